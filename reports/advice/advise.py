@@ -10,15 +10,9 @@ import numpy as np
 from rich.table import Table
 
 from reports.advice import serving
-from reports.advice.reduce_times import (
-    ReduceTimes,
-    assumed_times,
-    measured_times,
-    read_launches,
-    span_text,
-)
+from reports.advice.reduce_times import assumed_times, measured_times, read_launches, span_text
 from reports.advice.serving import GB, Deployment, rate
-from reports.advice.specs import BITS, GPUS, LINKS, MODELS, Gpu, Link, find, link_between, model_of
+from reports.advice.specs import BITS, GPUS, LINKS, MODELS, find, link_between, model_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -103,7 +97,13 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     if arguments.link:
         link = find("link", LINKS, arguments.link)
 
-    times = _times(arguments, gpu, link)
+    times = assumed_times(arguments.gpus, link)
+    if arguments.run:
+        launches = read_launches(arguments.run, arguments.gpus)
+        if launches.wrong:
+            raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
+        times = measured_times(launches, arguments.gpus, gpu, link)
+
     return Deployment(
         model,
         gpu,
@@ -116,17 +116,6 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
         arguments.slots,
         tensor=arguments.gpus,
     )
-
-
-def _times(arguments: argparse.Namespace, gpu: Gpu, link: Link) -> ReduceTimes:
-    if not arguments.run:
-        return assumed_times(arguments.gpus, link)
-
-    launches = read_launches(arguments.run, arguments.gpus)
-    if launches.wrong:
-        raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
-
-    return measured_times(launches, arguments.gpus, gpu, link)
 
 
 def advise(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
@@ -23,7 +22,7 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.sentences import counted, lay_out, number
+from reports.tables.sentences import counted, lay_out, number, plain_table
 from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
@@ -198,19 +197,17 @@ def _figure_rows(appraisals: Sequence[Appraisal]) -> list[Row]:
 def as_text(procurement: Procurement) -> str:
     """At most 80 columns."""
     appraisals, reasons = procurement.appraisals, []
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("", overflow="fold", max_width=20)
+    rows = [
+        [requirement, *(each.verdicts[requirement][0] for each in appraisals)]
+        for requirement in appraisals[0].verdicts
+    ]
+    rows += [list(map(str, row.values())) for row in _figure_rows(appraisals)]
+    table = plain_table(["", *(each.name for each in appraisals)], rows)
+    for column in table.columns:
+        column.no_wrap, column.overflow, column.vertical = False, "fold", "top"
+        column.max_width = 14 if column.header else 20
 
     for appraisal in appraisals:
-        table.add_column(appraisal.name, justify="right", overflow="fold", max_width=14)
-
-    for requirement in appraisals[0].verdicts:
-        table.add_row(requirement, *(each.verdicts[requirement][0] for each in appraisals))
-
-    for row in _figure_rows(appraisals):
-        table.add_row(*map(str, row.values()))
-
-    for appraisal in procurement.appraisals:
         for requirement, (verdict, reason) in appraisal.verdicts.items():
             if verdict != "PASS":  # its interval is in the table
                 reasons.append(f"{appraisal.name}, {requirement}: {verdict}, {reason}")
@@ -251,10 +248,7 @@ def _banner(procurement: Procurement) -> Banner:
     """The sentence that a buyer repeats: the cheapest candidate that meets every requirement."""
     appraisals = procurement.appraisals
     n = len(appraisals[0].verdicts)
-    ranked = sorted(
-        appraisals, key=lambda each: (NEAREST.index(each.word), each.offer.price.amount)
-    )
-    best = ranked[0]
+    best = min(appraisals, key=lambda each: (NEAREST.index(each.word), each.offer.price.amount))
     price = f"{best.offer.price.amount:g} {best.offer.price.currency}"
     currencies = {each.offer.price.currency for each in appraisals if each.word == best.word}
     cheapest = len(currencies) == 1 and len(appraisals) > 1
@@ -296,10 +290,9 @@ def _card(appraisal: Appraisal) -> Card:
 def _frontier(appraisals: Sequence[Appraisal]) -> list[Chart]:
     """Speed against price, and the candidates that no other beats in both; empty with fewer than
     two candidates that have the figure, or with several currencies."""
-    named = {figure.name: figure.unit for figure in appraisals[0].figures}
-    name = next((name for name, unit in named.items() if unit == "tok/s"), [*named][1])
-    found = [(each, next(f for f in each.figures if f.name == name)) for each in appraisals]
-    found = [(each, figure) for each, figure in found if figure.value]
+    units = [figure.unit for figure in appraisals[0].figures]  # of every candidate
+    at = units.index("tok/s") if "tok/s" in units else 1
+    found = [(each, each.figures[at]) for each in appraisals if each.figures[at].value]
     if len(found) < 2 or len({each.offer.price.currency for each, _ in found}) > 1:
         return []
 
@@ -314,8 +307,8 @@ def _frontier(appraisals: Sequence[Appraisal]) -> list[Chart]:
 
     currency = found[0][0].offer.price.currency
     prices = [each.offer.price.amount for each, _ in found]
-    title = f"{name} against the price in {currency}"
-    return [Chart(title, prices, lines, found[0][1].unit, "price")]
+    title = f"{found[0][1].name} against the price in {currency}"
+    return [Chart(title, prices, lines, units[at], "price")]
 
 
 def _record(appraisal: Appraisal) -> dict[str, object]:

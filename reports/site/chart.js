@@ -3,7 +3,6 @@
 "use strict";
 
 const charts = [];
-const UNITS = [[2 ** 30, "G"], [2 ** 20, "M"], [2 ** 10, "K"], [1, ""]];
 
 // Three digits, as in the tables.
 function digits(value) {
@@ -17,14 +16,16 @@ const short = (value) => String(Number(value.toPrecision(3)));
 const FORMS = {
   time: (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`,
   bytes: (size) => {
-    const [unit, name] = UNITS.find(([least]) => size >= least);
+    const [name, unit] = Object.entries(SCALES).findLast(([, least]) => size >= least) ?? ["", 1];
     return short(size / unit) + name;
   },
   price: short,
 };
 
-// Charts over time zoom together.
-function zoom(chart, range) {
+// Zooms to what lies between two positions in pixels, or to everything. Charts over time zoom
+// together.
+function zoom(chart, ends) {
+  const range = ends?.map((at) => chart.plot.posToVal(at, "x"));
   const isTime = chart.data.kind === "time";
   for (const { plot, data } of isTime ? charts : [chart]) {
     if (data.kind !== chart.data.kind) continue;
@@ -34,9 +35,9 @@ function zoom(chart, range) {
   if (isTime) remember("zoom", range?.map(Math.round).join("-"));
 }
 
-function pressed(chart, key) {
+function pressed(chart, event) {
   const { plot, data } = chart;
-  const { min, max } = plot.scales.x;
+  const { key } = event;
   const last = data.x.length - 1;
   const at = plot.cursor.idx ?? last;
   const move = { ArrowLeft: -1, ArrowRight: 1 }[key];
@@ -45,13 +46,10 @@ function pressed(chart, key) {
     const next = Math.min(Math.max(at + move, 0), last);
     plot.setCursor({ left: plot.valToPos(data.x[next], "x"), top: 8 });
   } else if (grow) {
-    const isLog = data.kind === "bytes";
-    const [low, high] = isLog ? [Math.log(min), Math.log(max)] : [min, max];
-    const ends = [low + grow * (high - low), high - grow * (high - low)];
-    zoom(chart, isLog ? ends.map(Math.exp) : ends);
-  } else if (key === "Escape") zoom(chart, null);
-  else return false;
-  return true;
+    zoom(chart, [grow, 1 - grow].map((share) => share * plot.over.clientWidth));
+  } else if (key === "Escape") zoom(chart);
+  else return;
+  event.preventDefault();
 }
 
 function drawSteps(plot, steps, colour) {
@@ -170,7 +168,7 @@ function draw(figure) {
   };
   const selected = (plot) => {
     const { left, width } = plot.select;
-    if (width) zoom(chart, [left, left + width].map((at) => plot.posToVal(at, "x")));
+    if (width) zoom(chart, [left, left + width]);
     plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
   };
   chart.plot = new uPlot({
@@ -186,7 +184,7 @@ function draw(figure) {
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     cursor: {
       drag: { x: true, y: false, setScale: false },
-      bind: { dblclick: () => () => zoom(chart, null) },
+      bind: { dblclick: () => () => zoom(chart) },
     },
     hooks: {
       ready: [read],
@@ -197,9 +195,7 @@ function draw(figure) {
   }, [data.x, ...data.lines.flatMap((line) => line.points)], place);
   charts.push(chart);
   addSwitches(figure, chart);
-  place.addEventListener("keydown", (event) => {
-    if (pressed(chart, event.key)) event.preventDefault();
-  });
+  place.addEventListener("keydown", (event) => pressed(chart, event));
   new ResizeObserver(() => {
     if (place.clientWidth) chart.plot.setSize({ width: place.clientWidth, height });
   }).observe(place);

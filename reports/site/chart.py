@@ -18,6 +18,7 @@ from reports.tables.sentences import number, tick_text
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24  # of a chart and its margins
 MOST_TICKS = 10
 MOST_MARKS = 120  # of a sparkline, the newest
+LEAST_REACH = 0.03  # of the scale of intervals
 HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percentage of colour
 
 
@@ -74,9 +75,11 @@ class Chart:
     @property
     def json(self) -> Markup:
         """The data for chart.js; harmless inside of a <script>."""
-        lines = [vars(line) | {"points": _numbers(line.points)} for line in self.lines]
-        data = vars(self) | {"lines": lines, "steps": list(map(vars, self.steps))}
-        data["is_log"] = self.is_log
+        data = vars(self) | {
+            "lines": [vars(line) | {"points": _numbers(line.points)} for line in self.lines],
+            "steps": list(map(vars, self.steps)),
+            "is_log": self.is_log,
+        }
         return htmlsafe_json_dumps(printable_in(data), separators=(",", ":"))
 
     @property
@@ -191,15 +194,16 @@ def spark(values: ArrayLike, steps: Sequence[Any] = ()) -> Markup:
     )
 
 
-def interval(figure: Sequence[float], ends: tuple[float, float], at: float, role: str) -> Markup:
-    """A value with its interval on a scale from `ends[0]` to `ends[1]`, with a line at `at`."""
-    value, low, high, line = np.clip(Axis(ends, 0, 240, False).at([*figure, at]), 0, 240)
+def interval(figure: Sequence[float], largest: float, role: str) -> Markup:
+    """A value with its interval, and a line at 0, on a scale for values up to `largest`."""
+    reach = 1.2 * max(LEAST_REACH, largest)
+    value, low, high = np.clip(Axis([-reach, reach], 0, 240, False).at(figure), 0, 240)
     if np.isnan(value):
         return Markup("")
 
     return _drawing(
         'class="range" aria-hidden="true" viewBox="-4 0 248 16" preserveAspectRatio="none"',
-        _path("bound", f"M{line:.1f} 0v16"),
+        _path("bound", "M120.0 0v16"),
         _path(role, f"M{low:.1f} 8H{high:.1f}") * bool(np.isfinite(high - low)),
         _path(f"{role} end", f"M{value:.1f} 8h0"),
     )

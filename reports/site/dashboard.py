@@ -15,7 +15,6 @@ import msgspec
 
 from reports.advice.procurement import evaluate, procure_page
 from reports.site import fleet_page, overview, shared
-from reports.site.compare_page import campaign_page
 from reports.site.history_page import KEY, history_page, leading, part_of, standing
 from reports.site.page import Banner, Page, banner_png, to_html
 from reports.site.run_page import run_page
@@ -24,7 +23,7 @@ from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, end_with_parent
 from reports.store.writing import write_whole
 from reports.tables.sentences import counted
-from reports.trends.history import history_of
+from reports.verdicts.page import campaign_page
 
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
 
@@ -126,18 +125,11 @@ def build(store: shared.Store, command: str) -> list[Page]:
 
 def plan_pages(store: shared.Store) -> Iterator[Job]:
     """Each page but the overview."""
-    if store.runs or store.campaigns:
-        try:
-            store.history = history_of(store.contents)
-        except ResultError as error:
-            store.left_out.append(f"There is no history: {error}")
-
-    if store.history:
-        keys = dict.fromkeys(map(KEY, store.history.series))
-        for key in keys:
-            part = part_of(store.history, *key)
-            name = "History" if len(keys) == 1 else ""
-            yield shared.history_file(*key), name, partial(history_page, part, store.machines)
+    keys = dict.fromkeys(map(KEY, store.history.series))
+    for key in keys:
+        part = part_of(store.history, *key)
+        name = "History" if len(keys) == 1 else ""
+        yield shared.history_file(*key), name, partial(history_page, part)
 
     yield from plan_runs(store)
     for path in store.campaigns:
@@ -160,7 +152,7 @@ def plan_runs(store: shared.Store) -> Iterator[Job]:
     a change."""
     sides = {
         run_id
-        for event in (standing(store.history) if store.history else [])
+        for event in standing(store.history)
         for series, step in [leading(event)]
         for run_id in series.run_ids[step.first - 1 : step.first + 1]
     }
@@ -188,10 +180,7 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
 
 def render(page: Page, pages: Mapping[str, str], command: str, folder: Path) -> None:
     """Set the HTML of a page. Its sentences name no folders."""
-
-    def clean(line: str) -> str:
-        return untrusted.printable(hide_folders(line, folder))
-
+    clean = partial(hide_folders, folder=folder)
     page.banner.sentence = clean(page.banner.sentence)
     page.banner.facts = list(map(clean, page.banner.facts))
     for section in page.sections:
@@ -204,8 +193,9 @@ def render(page: Page, pages: Mapping[str, str], command: str, folder: Path) -> 
 
 
 def hide_folders(sentence: str, folder: Path) -> str:
-    """Remove this folder and those of other paths: readers need not know the author's files."""
+    """The printable sentence without this folder and those of other paths: readers need not know
+    the author's files."""
     if folder.name:
         sentence = sentence.replace(f"{folder}/", "").replace(str(folder), folder.name)
 
-    return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)
+    return untrusted.printable(re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence))

@@ -2,15 +2,14 @@
 
 from reports.site import shared
 from reports.site.chart import heat, interval
-from reports.site.page import Banner, Page, Row, Section
+from reports.site.page import Banner, Page, Row, Section, role_of
 from reports.store.folder import Contents
 from reports.tables.sentences import counted, size_text
-from reports.trends.fleet import FINE, FOUND, Fleet, Group, Node, fleet_of, headline, summary
+from reports.trends.fleet import FINE, FOUND, Fleet, Group, fleet_of, headline, summary
 from reports.trends.slow_nodes import EQUAL
 
 FLEET = "fleet.html"
 MOST_NODES = 200  # of a heat map
-LEAST_REACH = 0.03  # of the scale of intervals
 
 
 def fleet_page(contents: Contents) -> Page:
@@ -19,10 +18,12 @@ def fleet_page(contents: Contents) -> Page:
     named = [*fleet.wrong, *fleet.failed]
     named += [node.node for group in fleet.groups for node in group.nodes if node.verdict != EQUAL]
     role = {FINE: "steady", FOUND: "worse"}.get(fleet.status, "unsure")
-    word, sentence = "No node differs" if fleet.groups else "Too few nodes", headline(fleet)
-    sentence = sentence[:1].upper() + sentence[1:]
+    sentence = headline(fleet)
     if named:
-        word, sentence = counted(len({*named}), "node") + " to look at", headline(fleet)
+        word = counted(len({*named}), "node") + " to look at"
+    else:
+        word = "No node differs" if fleet.groups else "Too few nodes"
+        sentence = sentence[:1].upper() + sentence[1:]
 
     facts = [line for group in fleet.groups for line in summary(group)]
     banner = Banner(word, f"{sentence}.", facts[:2], role)
@@ -31,8 +32,20 @@ def fleet_page(contents: Contents) -> Page:
 
 
 def _section(group: Group) -> Section:
-    reach = max(LEAST_REACH, *(1.2 * abs(node.excess[0]) for node in group.nodes))
-    rows = [_row(group, node, reach) for node in group.nodes[:MOST_NODES]]
+    """A row for each node, with a column for each size."""
+    largest = max(abs(node.excess[0]) for node in group.nodes)
+    sizes = list(map(size_text, group.sizes_bytes))
+    rows = [
+        {
+            group.kind: node.node,
+            "verdict": node.verdict,
+            "slower": node.slower,
+            "faster < median < slower": interval(node.excess, largest, role_of(node.verdict)),
+            "runs": str(node.runs),
+            **dict(zip(sizes, map(heat, node.by_size), strict=True)),
+        }
+        for node in group.nodes[:MOST_NODES]
+    ]
     more = len(group.nodes) - len(rows)
     return Section(
         f"{group.title}: {group.kind}s",
@@ -40,20 +53,6 @@ def _section(group: Group) -> Section:
         table=f"fleet-{group.machine_id}-{group.benchmark}-{group.method}".replace(" ", "-"),
         rows=rows,
     )
-
-
-def _row(group: Group, node: Node, reach: float) -> Row:
-    """A node's cells; a column for each size."""
-    sizes = zip(map(size_text, group.sizes_bytes), map(heat, node.by_size), strict=True)
-    role = {"SLOW": "worse", "SUSPECT": "unsure"}.get(node.verdict, "steady")
-    return {
-        group.kind: node.node,
-        "verdict": node.verdict,
-        "slower": node.slower,
-        "faster < median < slower": interval(node.excess, (-reach, reach), 0.0, role),
-        "runs": str(node.runs),
-        **dict(sizes),
-    }
 
 
 def _bad_runs(fleet: Fleet) -> Section:

@@ -1,10 +1,9 @@
 """The page of a machine and benchmark over time: what changed, and each size."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timezone
-from itertools import chain
 from operator import attrgetter
 
 import numpy as np
@@ -25,7 +24,6 @@ WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
 MOST_POINTS = 400  # of a line; of more runs a point is the median of several
 
-Machines = Mapping[str, str]  # names by id
 KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 
 
@@ -51,7 +49,7 @@ def standing(history: History) -> list[Event]:
     return sorted(events, key=lambda event: event.changes[0][1].word == "better")
 
 
-def banner_of(history: History, machines: Machines) -> Banner:
+def banner_of(history: History) -> Banner:
     """Did anything get worse, where, since when, how sure?"""
     words = Counter(series.word for series in history.series)
     last = [*history.runs.values()][-1]
@@ -64,9 +62,7 @@ def banner_of(history: History, machines: Machines) -> Banner:
         found = worse or events
         event, word = found[0], "worse" if worse else "better"
         title = f"{counted(len(found), 'change')} for the {word}"
-        return Banner(
-            title, f"{event.headline}.", [where(event, machines), f"{counts} {newest}"], word
-        )
+        return Banner(title, f"{event.headline}.", [where(event), f"{counts} {newest}"], word)
 
     word = max(words, key=lambda each: words[each], default="too early")
     sentence = f"No case changed over {counted(len(history.runs), 'run')}."
@@ -82,29 +78,28 @@ def leading(event: Event) -> tuple[Series, ChangeStep]:
     return [*ours, *event.changes][0]
 
 
-def where(event: Event, machines: Machines) -> str:
+def where(event: Event) -> str:
     """The place of a change, and between which runs it lies."""
     series, step = leading(event)
-    last, first = (_clock(series.run_ids[at]) for at in (step.low - 1, step.high))
-    place = f"{series.benchmark} on {machines.get(series.machine_id, series.machine_id)}"
+    sides = (time_of(series.run_ids[at]) for at in (step.low - 1, step.high))
+    last, first = (f"{time:%Y-%m-%d %H:%M}" for time in sides)
+    place = f"{series.benchmark} on {series.machine}"
     place += f", node {series.node}" if series.node else ""
     return f"{place}; 95 % sure: between {last} and {first} UTC."
 
 
-def history_page(history: History, machines: Machines) -> Page:
+def history_page(history: History) -> Page:
     """The changes, a chart for each size, and all series."""
     panels: dict[tuple[str | None, str], list[Series]] = {}
     for each in history.series:
         panels.setdefault((each.node, each.panel), []).append(each)
 
-    by_verdict = sorted(panels.values(), key=lambda own: min(map(_rank, own)))
-    shown = {id(own) for own in by_verdict[:MOST_PANELS]}
-    charts = []
-    for (node, panel), own in panels.items():
-        if id(own) in shown:
-            present = set(chain(*(each.run_ids for each in own)))
-            runs = [run for run in history.runs if run in present]
-            charts.append(panel_chart(panel + f", {node}" * bool(node), own, runs))
+    shown = sorted(panels, key=lambda key: min(map(_rank, panels[key])))[:MOST_PANELS]
+    charts = [
+        panel_chart(panel + f", {node}" * bool(node), own)
+        for (node, panel), own in panels.items()
+        if (node, panel) in shown
+    ]
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
@@ -118,9 +113,9 @@ def history_page(history: History, machines: Machines) -> Page:
     worst = sorted(history.series, key=_rank)
     return Page(
         "History",
-        banner_of(history, machines),
+        banner_of(history),
         [
-            *(event_section(event, machines) for event in [*current, *rest][:MOST_EVENTS]),
+            *map(event_section, [*current, *rest][:MOST_EVENTS]),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
             Section("All series", table="series", rows=list(map(_row, worst)), folded=True),
@@ -132,7 +127,7 @@ def _rank(series: Series) -> int:
     return WORST_FIRST.index(series.word)
 
 
-def event_section(event: Event, machines: Machines) -> Section:
+def event_section(event: Event) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
     series, step = leading(event)
     hidden = len(event.changes) - MOST_CHANGES
@@ -141,27 +136,29 @@ def event_section(event: Event, machines: Machines) -> Section:
     return Section(
         event.headline,
         [
-            [where(event, machines), *links],
+            [where(event), *links],
             *event.sentences[1:],
             *[f"{hidden} more cases changed here."] * (hidden > 0),
         ],
-        charts=[panel_chart(series.label, [series], series.run_ids)],
+        charts=[panel_chart(series.label, [series])],
         table=f"change-{event.run}-{series.label}".replace(" ", "-"),
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )
 
 
-def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> Chart:
-    """Series of one panel over these runs. The library, `auto` and the fastest are shown at first;
+def panel_chart(title: str, members: Sequence[Series]) -> Chart:
+    """Series of one panel over their runs. The library, `auto` and the fastest are shown at first;
     of many runs the median of several is a point, with their least and largest cost."""
     fastest = min(members, key=lambda each: (bool(each.case.library), each.costs_us[-1]))
     shown = [
         each for each in members if each is fastest or each.case.algorithm in ("library", "auto")
     ]
-    members = [*shown, *(each for each in members if each not in shown)]
+    members = sorted(members, key=lambda each: each not in shown)
     columns = {at: pd.Series(each.costs_us, list(each.run_ids)) for at, each in enumerate(members)}
+    frame = pd.DataFrame(columns).sort_index()  # by time, with which a run id begins
+    runs = [*frame.index]
     group = 1 + (len(runs) - 1) // MOST_POINTS
-    groups = pd.DataFrame(columns).reindex(list(runs)).groupby(np.arange(len(runs)) // group)
+    groups = frame.groupby(np.arange(len(runs)) // group)
     points = np.stack([groups.median(), groups.min(), groups.max()])
     # A clock that was wrong must not turn a line back.
     seconds = np.maximum.accumulate([*map(_seconds, runs[::group])]).tolist()
@@ -180,10 +177,6 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
     ]
     links = [shared.file_name("run", run) for run in runs[::group]]
     return Chart(title, seconds, lines, "us", "time", steps, links)
-
-
-def _clock(run_id: str) -> str:
-    return f"{time_of(run_id):%Y-%m-%d %H:%M}"
 
 
 def _seconds(run_id: str) -> float:

@@ -17,7 +17,14 @@ from reports.site.history_page import (
 )
 from reports.site.page import Banner, Card, Cell, Page, Row, Section
 from reports.store.observations import Entry
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, counted, describe, some, start_time
+from reports.tables.sentences import (
+    TOKEN_CALL_SIZE_BYTES,
+    counted,
+    describe,
+    machine_name,
+    some,
+    start_time,
+)
 from reports.trends.series import Series
 
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
@@ -32,7 +39,6 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     """The overview of a site with these other pages, by file."""
     wrong = _wrong(store)
     history = store.history
-    events = standing(history) if history else []
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
@@ -45,15 +51,22 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
         ),
         Section(
             "Machines and benchmarks",
-            [_steady(store)] if history else [],
+            [_steady(history.series)] if history.runs else [],
             cards,
             _trends(store) if len(cards) < 3 else [],
         ),
-        *(event_section(event, store.machines) for event in events[:MOST_EVENTS]),
+        *map(event_section, standing(history)[:MOST_EVENTS]),
         Section(
             "Campaigns and other reports",
             table="reports",
-            rows=[_page_row(page) for page in reversed(others)],
+            rows=[
+                {
+                    "page": (page.title, page.file),
+                    "verdict": page.banner.word,
+                    "finding": page.banner.sentence,
+                }
+                for page in reversed(others)
+            ],
         ),
         Section("Left out", store.left_out),
         Section(
@@ -71,13 +84,13 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
     if wrong:
         last = wrong[-1]
         cases = some(list(map(describe, last.wrong)))
-        where = f"{last.run.benchmark} on {store.machines[last.run.machine_id]}"
+        where = f"{last.run.benchmark} on {machine_name(last.run)}"
         sentence = f"{where}: {cases}, and no correct run has followed."
         facts = [f"{counted(len(wrong), 'run')}, the last of {start_time(last.run)}."]
         return Banner("WRONG RESULTS", sentence, facts)
 
-    if store.history:
-        return banner_of(store.history, store.machines)
+    if store.history.runs:
+        return banner_of(store.history)
 
     content: dict[str, Sequence[object]] = {
         "run": [run for run in store.runs if not run.left_out],
@@ -100,7 +113,7 @@ def _wrong(store: shared.Store) -> list[Entry]:
     found = list[Entry]()
     for entries in store.groups.values():
         last = takewhile(lambda run: shared.status_text(run) != "complete", reversed(entries))
-        found += [entry for entry in last if shared.status_text(entry) != "incomplete"]
+        found += [entry for entry in last if entry.wrong]
 
     return found
 
@@ -130,8 +143,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
 
 
 def _series(store: shared.Store, key: tuple[str, str]) -> list[Series]:
-    every = store.history.series if store.history else []
-    return [each for each in every if KEY(each) == key]
+    return [each for each in store.history.series if KEY(each) == key]
 
 
 def _trends(store: shared.Store) -> list[Chart]:
@@ -142,7 +154,7 @@ def _trends(store: shared.Store) -> list[Chart]:
         return []
 
     like = [each for each in series if (each.panel, each.node) == (first.panel, first.node)]
-    return [panel_chart(first.panel, like, first.run_ids)]
+    return [panel_chart(first.panel, like)]
 
 
 def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:
@@ -157,20 +169,11 @@ def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:
     )
 
 
-def _steady(store: shared.Store) -> str:
-    series = store.history.series if store.history else []
+def _steady(series: Sequence[Series]) -> str:
     steady = sum(each.word == "steady" for each in series)
     early = sum(each.word == "too early" for each in series)
     text = f"{steady} of {len(series)} series are steady"
     return f"{text}, and {early} have too few runs to tell." if early else f"{text}."
-
-
-def _page_row(page: Page) -> Row:
-    return {
-        "page": (page.title, page.file),
-        "verdict": page.banner.word,
-        "finding": page.banner.sentence,
-    }
 
 
 def _run_row(entry: Entry, pages: Pages) -> Row:

@@ -24,16 +24,21 @@ COLOURS = [
     f":root {{ --{role}: light-dark({light}, {dark}); }} .{role} {{ --role: var(--{role}); }}"
     for role, (light, dark) in figure.ROLES.items()
 ]
-# The class of each verdict, status or reason.
-ROLES = {
-    **dict.fromkeys(("slower", "slow", "worse", "wrong", "fail", "failed", "regression"), "worse"),
-    **dict.fromkeys(("unusable", "wrong results"), "worse"),
-    **dict.fromkeys(("faster", "better", "pass", "done"), "better"),
-    **dict.fromkeys(("inconclusive", "not enough data", "undecided", "unverified"), "unsure"),
-    **dict.fromkeys(("suspect", "too early", "noisy", "within", "unreplicated"), "unsure"),
-    **dict.fromkeys(("disturbed", "incomplete", "differs", "not clearly different"), "unsure"),
-    **dict.fromkeys(("same", "steady", "complete", "n/a", "even", "fine"), "steady"),
+# The verdicts, statuses and reasons of each class.
+WORDS = {
+    "worse": (
+        *("slower", "slow", "worse", "wrong", "fail", "failed", "regression"),
+        *("unusable", "wrong results"),
+    ),
+    "better": ("faster", "better", "pass", "done"),
+    "unsure": (
+        *("not enough data", "undecided", "unverified", "suspect", "too early", "noisy"),
+        *("within", "unreplicated", "disturbed", "incomplete", "differs"),
+        "not clearly different",
+    ),
+    "steady": ("same", "steady", "complete", "n/a", "even", "fine"),
 }
+ROLES = {word: role for role, words in WORDS.items() for word in words}
 
 # `5.23`, `3.65 us`, `+5.0% [+4.1% +5.9%]`, a cell of a heat map.
 NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<i class=.heat")
@@ -112,7 +117,7 @@ class Page:
 
 def role_of(text: str) -> str:
     """The class of a cell that is a verdict, such as `FAIL` or `WRONG: 2 cases`, otherwise `""`."""
-    return ROLES.get(re.split(":| [+]-", text)[0].rstrip("*").lower(), "")
+    return ROLES.get(re.split(":| [+]-", text)[0].lower(), "")
 
 
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:

@@ -15,12 +15,11 @@ from reports.store.schema import Result, Run
 from reports.tables import run_text, show
 from reports.tables.figure import Line as CaseLine
 from reports.tables.figure import lines_of
-from reports.tables.headline import Point
 from reports.tables.kinds import is_sweep, kind_of
 from reports.tables.long import long_rows
 from reports.tables.plot import Quantity, drawn_cases, quantities_of
 from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, views
-from reports.tables.sentences import algorithm_of, machine, number, start_time
+from reports.tables.sentences import algorithm_of, environment_of, machine, number, start_time
 
 
 def run_page(path: Path) -> Page:
@@ -42,9 +41,8 @@ def run_page(path: Path) -> Page:
 
 def environment(run: Run) -> Section:
     """The facts of the machine."""
-    rows: list[Row] = [
-        {"name": name, "value": shared.fact_text(fact)} for name, fact in run.environment.items()
-    ]
+    facts = environment_of(run)
+    rows: list[Row] = [{"name": name, "value": text[:500]} for name, text in facts.items()]
     return Section("Environment", table="environment", rows=rows, folded=True)
 
 
@@ -62,27 +60,33 @@ def banner_of(result: Result) -> Banner:
         return Banner("Nothing was measured", show.headline_of(result), facts, "unsure")
 
     first, *others = points
-    texts = [f"{number(first.ratio)}x as fast as {first.other}"] if first.ratio else []
-    texts[:1] = [text + " (unclear)" * (not first.is_clear) for text in texts[:1]]
+    texts, role = list[str](), "steady"
+    if first.ratio:
+        unclear = " (unclear)" * (not first.is_clear)
+        texts.append(f"{number(first.ratio)}x as fast as {first.other}{unclear}")
+        if first.is_clear:
+            role = "better" if first.ratio > 1 else "worse"
+
     for point in others:
         ratio = f" ({number(point.ratio)}x)" if point.ratio else ""
         texts.append(f"{number(point.value)} {point.unit} at {point.label}{ratio}")
 
-    role = _role(first) if result.complete else "unsure"
+    if not result.complete:
+        role = "unsure"
+
     word = f"{number(first.value)} {first.unit} at {first.label}"
     return Banner(word, "; ".join(texts) or show.headline_of(result), facts, role)
 
 
-def _role(point: Point) -> str:
-    if not point.ratio or not point.is_clear:
-        return "steady"
-
-    return "better" if point.ratio > 1 else "worse"
-
-
 def sweep_sections(result: Result) -> list[Section]:
-    """The two charts and a row for each size, of the first view."""
-    view = views(result)[0]
+    """Two charts, of the speed against the library, or else the busbw, and of the time; and a row
+    for each size, of the first view."""
+    view, charts = views(result)[0], list[Chart]()
+    if cases := drawn_cases(result, view):
+        lines = lines_of(cases, named_in(result))
+        first, *rest = quantities_of(result, cases)
+        charts = [_chart(quantity, lines) for quantity in (first, *rest[-1:])]
+
     rows = [
         {
             "size": row.label,
@@ -95,26 +99,14 @@ def sweep_sections(result: Result) -> list[Section]:
         for row in default_rows(result, view, find_states(result.blocks))
     ]
     return [
-        Section("Speed and time at each size", charts=charts_of(result)),
+        Section("Speed and time at each size", charts=charts),
         Section("Each size", table="sizes", rows=rows),
     ]
 
 
-def charts_of(result: Result) -> list[Chart]:
-    """Speed against the library, or else busbw, and time, over the sizes of the first view."""
-    cases = drawn_cases(result, views(result)[0])
-    if not cases:
-        return []
-
-    sizes = sorted({case.size_bytes for case in cases})
-    lines = lines_of(cases, named_in(result))
-    first, *rest = quantities_of(result, cases)
-    return [_chart(quantity, sizes, lines) for quantity in (first, *rest[-1:])]
-
-
-def _chart(quantity: Quantity, sizes: Sequence[int], lines: Sequence[CaseLine]) -> Chart:
+def _chart(quantity: Quantity, lines: Sequence[CaseLine]) -> Chart:
     """Each line's figures and the ends of their intervals at each size, and the bound."""
-    drawn = []
+    drawn, sizes = [], sorted({case.size_bytes for line in lines for case in line.cases})
     for line in lines:
         points = np.full((3, len(sizes)), np.nan)
         for case in line.cases:

@@ -25,14 +25,13 @@ SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
 @dataclass
 class Contents:
     """The content of a folder: its runs in order of time; manifests of campaigns; links and folders
-    that are left out, and why; files that are no runs; how many files were read, not cached."""
+    that are left out, and why; files that are no runs."""
 
     folder: Path
     entries: list[Entry] = field(default_factory=list)
     manifests: list[Path] = field(default_factory=list)
     problems: list[tuple[Path, str]] = field(default_factory=list)
     refused: list[tuple[Path, ResultError]] = field(default_factory=list)
-    n_read: int = 0
 
     @property
     def left_out(self) -> list[tuple[Path, str]]:
@@ -63,7 +62,6 @@ def read_store(folder: Path) -> Contents:
     is_cached = len(stamps) >= CACHED_RUNS
     known = cache.read(folder, stamps) if is_cached else {}
     missing = sorted(stamps.keys() - known.keys(), key=lambda path: (path.name, path))
-    store.n_read = len(missing)
 
     for entry in _read_all(missing):
         if isinstance(entry, Entry):

@@ -26,7 +26,7 @@ from reports.tables import sentences
 from reports.tables.headline import Point, contains_one, headline, without_version
 from reports.tables.rows import best, costs_of, ratio_text, ratio_value, rounds_of
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import EVEN_RATIO, has_gpus, number, plain_table
+from reports.tables.sentences import EVEN_RATIO, has_gpus, interval_text, number, plain_table
 
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"
@@ -123,10 +123,6 @@ def exposed_us(forms: Forms, kind: str) -> Interval | None:
     return compare(forms, kind, COMPUTE) if communicates else None
 
 
-def time_text(interval: Interval | None) -> str:
-    return sentences.interval_text(*interval) if interval else "-"
-
-
 def render(result: Result) -> str:
     """A table for each shape, at most 80 columns, and the verdicts; ends with a newline."""
     tables, verdicts = [], []
@@ -138,7 +134,7 @@ def render(result: Result) -> str:
             if exposed and library and library[0] > 0 and not form.case.library:
                 hidden = f"{(library[0] - exposed[0]) / library[0]:.0%}"
             time, wrong = number(form.median_us), sentences.count(form.case.n_wrong)
-            rows.append([form.name, time, time_text(exposed), hidden, wrong])
+            rows.append([form.name, time, interval_text(exposed), hidden, wrong])
         rows += [
             [case.algorithm, "WRONG", "-", "-", sentences.count(case.n_wrong)]
             for case in cases
@@ -215,12 +211,12 @@ def verdict(result: Result, case: Case, forms: Forms) -> str:
 
     name = sentences.spoken(forms[OURS].name.replace("then_", "unfused ", 1))
     if (gain[1] or 0) > 0:
-        words = f"fused exposes {time_text(gain)} us less than {name}"
+        words = f"fused exposes {interval_text(gain)} us less than {name}"
     elif (gain[2] or 0) < 0:
         loss = compare(forms, FUSED, OURS)
-        words = f"fused exposes {time_text(loss)} us more than {name}"
+        words = f"fused exposes {interval_text(loss)} us more than {name}"
     else:
-        words = f"fused and {name} do not clearly differ ({time_text(gain)} us)"
+        words = f"fused and {name} do not clearly differ ({interval_text(gain)} us)"
 
     return f"{work}: {words}."
 

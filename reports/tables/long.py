@@ -83,7 +83,7 @@ def _figures(case: Case) -> dict[str, str]:
 def _text(name: str, value: Any) -> str:
     """A figure in few digits: of a summary the median, with its interval for the whole cost."""
     if name == "total_us" and value:
-        return interval_text(value.median, value.ci_low, value.ci_high)
+        return interval_text((value.median, value.ci_low, value.ci_high))
     if isinstance(value, Summary | Range):
         return number(value.median)
     if isinstance(value, dict):

@@ -53,7 +53,7 @@ def draw_sweep(result: Result, path: Path) -> None:
 def footer(result: Result, view: View, lines: Sequence[Line]) -> str:
     """What was measured, where and when, and what is not drawn."""
     case = lines[0].cases[0]
-    operation = case.datatype + f" {case.redop}" * (case.redop != "none")
+    operation = f"{case.datatype} {case.redop}".removesuffix(" none")
     place = "in place" if case.in_place else "out of place"
     hidden = sum(not line.is_shown for line in lines)
     parts = [

@@ -17,25 +17,13 @@ from rich.text import Text
 from reports.store.case import is_peer
 from reports.store.result import time_of
 from reports.store.schema import CaseFields, Result, Run
+from reports.store.stats import Interval
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH, WIDEST = 80, 1000  # of sentences, and of a table, which cuts no cell
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
-LEFT = (
-    "",
-    "algorithm",
-    "variant",
-    "mode",
-    "place",
-    "status",
-    "collective",
-    "type",
-    "redop",
-    "best",
-    "next",
-    "winner",
-)
+LEFT = "", "algorithm", "variant", "mode", "place", "status", "type", "best"  # columns of words
 EVEN_RATIO = 1.01  # two costs that differ by less are even
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
 WAYS = {
@@ -77,8 +65,9 @@ def number(value: float | None) -> str:
     return f"{value:.1e}" if value >= 9_999_999.5 else f"{value:.{digits(value)}f}"
 
 
-def interval_text(median: float, low: float | None, high: float | None) -> str:
-    """`5.73 [5.51 5.92]`, or `5.73` without an interval."""
+def interval_text(interval: Interval | None) -> str:
+    """`5.73 [5.51 5.92]`, or `5.73` without ends; `-` for None."""
+    median, low, high = interval or (None, None, None)
     return number(median) + ("" if low is None else f" [{number(low)} {number(high)}]")
 
 
@@ -190,9 +179,24 @@ def has_gpus(result: Result) -> bool:
 
 def fact(result: Result, name: str) -> str | None:
     """A fact about the environment of a run; None if it is unknown."""
-    entry = result.run.environment.get(name)
-    value = entry.get("value") if isinstance(entry, dict) else None
-    return None if value is None else str(value)
+    text = environment_of(result.run).get(name, "-")
+    return None if text == "-" else text
+
+
+def environment_of(run: Run) -> dict[str, str]:
+    """The facts of a run's environment as text, by name; `-` for an unknown one."""
+    facts = {
+        name: fact.get("value") if isinstance(fact, dict) else fact
+        for name, fact in run.environment.items()
+    }
+    return {name: "-" if value is None else str(value) for name, value in facts.items()}
+
+
+def machine_name(run: Run) -> str:
+    """The machine's model and id: `AMD EPYC (1a2b3c4d)`."""
+    gpus = dict.fromkeys(rank.get("gpu") for rank in run.world.get("ranks", []))
+    cpu = environment_of(run).get("cpu.model", "unknown hardware")
+    return f"{some([*filter(None, gpus)]) or cpu} ({run.machine_id})"
 
 
 def start_time(run: Run) -> str:

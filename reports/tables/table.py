@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.store.case import find_states, is_peer, late_us
-from reports.store.schema import Case, Range, Result, Summary
+from reports.store.schema import Case, Result
 from reports.tables import sentences
 from reports.tables.conclusions import against_library, marks
 from reports.tables.headline import headline, points
@@ -154,7 +154,8 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
         cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
 
     if is_late:
-        cells["waits\nus"] = _median(row.ours.arrival_skew_us if row.ours else None)
+        waits = row.ours.arrival_skew_us if row.ours else None
+        cells["waits\nus"] = number(waits.median if waits else None)
     elif case and not case.routing:
         cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
         cells["of\nbound"] = _share_of_bound(row.ours)
@@ -175,10 +176,6 @@ def _share_of_bound(case: Case | None) -> str:
     return f"{min(case.share_of_bound, 9.99):.0%}" + "!" * case.suspect
 
 
-def _median(summary: Summary | Range | None) -> str:
-    return number(summary.median if summary else None)
-
-
 def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     """The operation, the library and the units of the first table."""
     (mode, shape), lines = view, list[str]()
@@ -186,7 +183,7 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 
     if cases:
         case = cases[0]
-        operation = case.datatype + f" {case.redop}" * (case.redop != "none")
+        operation = f"{case.datatype} {case.redop}".removesuffix(" none")
         place = "in place" if case.in_place else "out of place"
         words = [operation, mode, *shape_words(shape), *[place] * (case.collective != "sendrecv")]
         libraries = [row.library.library or "the library" for row in rows if row.library]

@@ -146,7 +146,7 @@ def _with_interval(estimate: Estimate) -> str:
     if not estimate.is_resolved:
         return "-"
 
-    return interval_text(*msgspec.structs.astuple(estimate))
+    return interval_text(msgspec.structs.astuple(estimate))
 
 
 def sentences(fits: Sequence[Fit]) -> list[str]:

@@ -20,7 +20,7 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Run
 from reports.store.untrusted import printable
-from reports.tables.sentences import WIDTH, counted, left_out_lines, some, wrapped
+from reports.tables.sentences import WIDTH, counted, environment_of, left_out_lines, some, wrapped
 from reports.trends.changes import LEAST_BASE, Step, judge
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series, series_of
@@ -39,12 +39,6 @@ class History:
     disturbed: dict[str, float] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-
-
-def load(folder: Path | str) -> History:
-    """The history of the runs below `folder`. Links are not followed; unusable files are named.
-    Raises ResultError if `folder` is not a folder or has no usable run."""
-    return history_of(read_store(Path(folder)))
 
 
 def history_of(contents: Contents) -> History:
@@ -136,11 +130,7 @@ def recorded_facts(entry: Entry) -> dict[str, str]:
     """The recorded facts of a run as text, by name."""
     run = entry.run
     facts = {"software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv)}
-
-    for name, fact in run.environment.items():
-        facts[name] = str(fact.get("value") if isinstance(fact, dict) else fact)
-
-    return facts
+    return facts | environment_of(run)
 
 
 def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> dict[str, str]:
@@ -172,7 +162,7 @@ def history(arguments: argparse.Namespace) -> int:
     """Prints the events, each with at most eight series, in at most 80 columns, or all as JSON.
     Returns 1 if a series is worse, for --since and --json, otherwise 0. Raises ResultError for a
     folder without runs, for an unknown run, and if the picture cannot be drawn."""
-    history = load(arguments.folder)
+    history = history_of(read_store(arguments.folder))
     if since := arguments.since:
         if since not in history.runs:
             raise ResultError(f"--since {since}: no usable run here has this id")

@@ -14,7 +14,7 @@ import numpy as np
 from reports.store.case import CASE_KEY, Key, method_of
 from reports.store.observations import Costs, Entry
 from reports.store.schema import CaseHeader
-from reports.tables.sentences import number, size_text, some
+from reports.tables.sentences import machine_name, number, size_text, some
 from reports.trends.changes import Step, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
@@ -24,8 +24,8 @@ from reports.verdicts.verdict import Floats
 class Series:
     """One case over runs, in order of time: `costs_us` are median costs in one state of the link.
     `steps` are the changes between them; `quiet` is the verdict without any. `node` is the label of
-    the host, if the runs have it. `case` is the newest run's. Series that differ in the algorithm
-    alone share a `panel`, where each has a `name`."""
+    the host, if the runs have it, `machine` the model and id of the machine. `case` is the newest
+    run's. Series that differ in the algorithm alone share a `panel`, where each has a `name`."""
 
     label: str
     panel: str
@@ -38,6 +38,7 @@ class Series:
     steps: list[Step] = field(default_factory=list)
     quiet: str = "too early"
     node: str | None = None
+    machine: str = ""
 
     @property
     def last_step(self) -> Step | None:
@@ -144,6 +145,7 @@ def series_of(
                     run_ids[is_there].tolist(),
                     own_us[is_there],
                     node=node,
+                    machine=machine_name(run),
                 )
 
 

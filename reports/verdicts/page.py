@@ -1,25 +1,25 @@
-"""The pages of the gate and of comparisons: the verdict, what to do next, and the forest plot,
-which is a table with a drawing in each row."""
+"""The pages of the gate and of campaigns: the verdict, what to do next, and the forest plot, which
+is a table with a drawing in each row."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reports.site.chart import interval
-from reports.site.page import Banner, Page, Row, Section
-from reports.tables.sentences import machine, start_time
+from reports.site.page import Banner, Page, Row, Section, role_of
+from reports.tables.command import command_without_seed
+from reports.tables.sentences import environment_of, machine, some, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, Outcome
-from reports.verdicts.judge import Comparison
-from reports.verdicts.sides import Side
-from reports.verdicts.verdict import FASTER, SAME, SLOWER
+from reports.verdicts.judge import Comparison, compare
+from reports.verdicts.sides import COMPARABLE, Side, notes_of, read_sides
 
 MOST_ROWS = 300  # of the forest plot
-LEAST_REACH = 0.03  # of its scale
 ORDER = "worse", "unsure", "better", "steady"  # roles
-ROLES = {SLOWER: "worse", FASTER: "better", SAME: "steady"}
 FIGURES = "ratio [95 %]", "base us", "variant us", "MDE", "pairs"  # columns
 # After each outcome: its name, what to do next, and the commands.
 NEXT = {
@@ -57,6 +57,28 @@ def gate_page(outcome: Outcome) -> Page:
     return Page(outcome.headline, banner, sections)
 
 
+def campaign_page(folder: Path) -> Page:
+    """A campaign: its comparisons, and the differences between its variants. Raises ResultError."""
+    variants = read_sides([str(folder)])
+    comparisons = compare(variants, list(COMPARABLE))
+    banner, *others = map(comparison_banner, comparisons)
+    banner.facts = [
+        *banner.facts,
+        *(f"{other.word}: {other.sentence}" for other in others),
+        *notes_of(variants),
+    ]
+    names = ", ".join(side.label for side in variants[1:])
+    return Page(
+        f"{folder.name}: {names} against {variants[0].label}",
+        banner,
+        [
+            *(forest(each, f"cells-{place}") for place, each in enumerate(comparisons)),
+            _differences(variants),
+            *map(explanation, comparisons),
+        ],
+    )
+
+
 def comparison_banner(comparison: Comparison) -> Banner:
     """The verdict on a comparison of a campaign: the first of its cells' verdicts."""
     words = [row["verdict"] for row in render.rows_of(comparison)]
@@ -88,21 +110,20 @@ def _named(side: Side) -> str:
 def forest(comparison: Comparison, table: str) -> Section:
     """The cells, grouped by verdict, the largest effect first, the library's as a control last."""
     texts = render.rows_of(comparison)
-    roles = [ROLES.get(text["verdict"], "unsure") for text in texts]
+    roles = [role_of(text["verdict"]) for text in texts]
     cells = comparison.cells.assign(
         text=pd.Series(texts),
         role=pd.Categorical(roles, ORDER, ordered=True),
         effect=-comparison.cells.log_ratio.abs().fillna(0),
         is_control=~comparison.is_judged,
     )
-    reach = 1.2 * max(LEAST_REACH, -cells.effect.min())
     sorted_cells: Any = cells.sort_values(["is_control", "role", "effect"], kind="stable")
     rows: list[Row] = [
         {
             "case": cell.title,
             "verdict": cell.text["verdict"] + "\ncontrol" * cell.is_control,
             "faster < 1 < slower": interval(
-                np.log([cell.ratio, cell.low, cell.high]).tolist(), (-reach, reach), 0.0, cell.role
+                np.log([cell.ratio, cell.low, cell.high]).tolist(), -cells.effect.min(), cell.role
             ),
             **{name: cell.text[name] for name in FIGURES},
         }
@@ -116,6 +137,38 @@ def forest(comparison: Comparison, table: str) -> Section:
         table=table,
         rows=rows[:MOST_ROWS],
     )
+
+
+def _differences(variants: Sequence[Side]) -> Section:
+    """The facts on machine, software and environment that are not the same on all sides."""
+    facts = pd.DataFrame(
+        [
+            environment_of(launch.run)
+            | {
+                "machine_id": launch.run.machine_id,
+                "software_id": launch.run.software_id,
+                "version": launch.run.version,
+                "command": command_without_seed(launch.run),
+                "side": side.label,
+            }
+            for side in variants
+            for launch in side.launches
+        ]
+    )
+    values = facts.fillna("-").groupby("side", sort=False).agg(frozenset)
+    rows = [
+        {
+            "fact": str(name),
+            **{
+                str(side): some([text[:500] for text in sorted(texts)])
+                for side, texts in values[name].items()
+            },
+        }
+        for name in values
+        if values[name].nunique() > 1
+    ]
+    same = "Machine, software and environment are the same on all sides."
+    return Section("What differs", [] if rows else [same], table="differences", rows=rows)
 
 
 def explanation(comparison: Comparison) -> Section:

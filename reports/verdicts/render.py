@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -161,7 +161,7 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
 def _row(cell: Any, is_interleaved: bool) -> dict[str, str]:
     noisy = is_noisy((cell.ratio, cell.low, cell.high))
     has_interval = np.isfinite(cell.low)
-    ratio = "too noisy" if noisy else _text(cell.ratio, _ratio)
+    ratio = "too noisy" if noisy else _ratio(cell.ratio)
 
     if has_interval and not noisy:
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
@@ -176,8 +176,8 @@ def _row(cell: Any, is_interleaved: bool) -> dict[str, str]:
     return {
         "algorithm": cell.name,
         "size": size_text(cell.size_bytes),
-        "base us": _text(cell.baseline_us, number),
-        "variant us": _text(cell.variant_us, number),
+        "base us": number(cell.baseline_us),
+        "variant us": number(cell.variant_us),
         "ratio [95 %]": ratio,
         "verdict": word,
         "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
@@ -185,11 +185,10 @@ def _row(cell: Any, is_interleaved: bool) -> dict[str, str]:
     }
 
 
-def _text(value: float, form: Callable[[float], str]) -> str:
-    return "-" if np.isnan(value) else form(value)
-
-
 def _ratio(value: float) -> str:
+    if np.isnan(value):
+        return "-"
+
     return f"{value:.3f}" if value < 10 else f"{value:.0f}"
 
 

@@ -63,8 +63,8 @@ def test_an_axis_has_round_values(low, high, is_log, ticks):
 
 def test_too_little_is_not_drawn():
     assert spark([1.0, 2.0]) == ""
-    assert interval([np.nan] * 3, (-1, 1), 0, "worse") == ""
-    assert interval([0.5, np.nan, np.nan], (-1, 1), 0, "worse").count("<path") == 2
+    assert interval([np.nan] * 3, 1, "worse") == ""
+    assert interval([0.5, np.nan, np.nan], 1, "worse").count("<path") == 2
 
 
 def test_very_many_runs_are_a_few_points_with_their_range():
@@ -76,7 +76,7 @@ def test_very_many_runs_are_a_few_points_with_their_range():
     costs_us[1234] = 50.0
     step = Step(7000, 6999, 7001, (0.18, 0.17, 0.19))
     series = Series("16 KiB auto", "16 KiB", "auto", CASE, "m", "allreduce", runs, costs_us, [step])
-    chart = panel_chart("16 KiB, us", [series], runs)
+    chart = panel_chart("16 KiB, us", [series])
     assert len(chart.x) <= MOST_POINTS
     middle, low, high = chart.lines[0].points
     assert (middle.max(), low.min(), high.max()) == (6.0, 5.0, 50.0)

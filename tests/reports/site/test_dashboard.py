@@ -14,7 +14,8 @@ from reports.site import overview
 from reports.site.dashboard import MARKER
 from reports.site.history_page import history_page
 from reports.site.page import to_html
-from reports.trends.history import load
+from reports.store.folder import read_store
+from reports.trends.history import history_of
 from tests.launch import ROOT
 from tests.reports.synthetic_run import rewrite_cases, write_run
 from tests.reports.synthetic_site import HOSTILE, make_site
@@ -90,7 +91,7 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
             scale=1.0 if number < 12 else 1.2,
             **SMALL,
         )
-    page = history_page(load(tmp_path / "results"), {})
+    page = history_page(history_of(read_store(tmp_path / "results")))
     assert page.banner.word == "1 change for the worse"
     assert "2026-11-13: all 2 series worse, median +2" in page.banner.sentence
     assert any("Series: worse 2." in fact for fact in page.banner.facts)

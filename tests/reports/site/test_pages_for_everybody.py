@@ -128,7 +128,7 @@ def many(tmp_path_factory):
     event = Event(run_ids[9000], [(each, step) for each in series], 48, ["One."], [])
     page = folder / "history.html"
     history = History(runs, [], series=series, events=[event])
-    page.write_text(to_html(history_page(history, {})))
+    page.write_text(to_html(history_page(history)))
     return page
 
 

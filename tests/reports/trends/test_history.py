@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
+from reports.store.folder import read_store
 from reports.trends.changes import judge
-from reports.trends.history import load
+from reports.trends.history import history_of
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, write_run
 
@@ -22,6 +23,10 @@ SLOWED = 1.25
 
 def run_id(number):
     return f"2026-{1 + number // 28:02d}-{1 + number % 28:02d}T03-00-00Z-allreduce-{number:06d}"
+
+
+def load(folder):
+    return history_of(read_store(folder))
 
 
 def write(folder, number, slowed=(), **fields):

@@ -2,6 +2,7 @@
 
 docs/link.md says how each figure is measured. Figures are a pair's, or of several pairs at once."""
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,17 @@ from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Refusal, launched_ranks
 from collectives.operation import Case, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
-from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Step, Transfer
+from kernels.devices.compile_cache import SOURCES, CompileError
+from kernels.devices.cpu import CpuModule, compile_kernel, find_compiler
+from kernels.devices.device import (
+    PEER_STRUCTURES,
+    CopyEngine,
+    Device,
+    DeviceError,
+    Echo,
+    Step,
+    Transfer,
+)
 from reports.store.schema import CaseHeader
 
 ABOUT = (
@@ -189,9 +200,12 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     }
     suite = Suite()
     session.flight.note("compile", text="link")
-    lacks = not link.engine, bool(world.device.reason_against_graphs())
-    no_engine, no_graphs = map(any, zip(*communicator.all_gather(lacks), strict=True))
-    absent = ["engine_push"] * no_engine + ["graph_kernel"] * no_graphs
+    lacks = {
+        "engine_push": not link.engine,
+        "graph_kernel": bool(world.device.reason_against_graphs()),
+        "host_echo": world.device.is_cpu or not can_compile(),
+    }
+    absent = {name for each in communicator.all_gather(lacks) for name in each if each[name]}
     for algorithm, same_kind in parts(communicator.nodes).items():
         if algorithm in absent:
             continue
@@ -243,6 +257,14 @@ def open_link(session: Session, size_bytes: int) -> Link:
     return Link(session, near, ranks, buffers, transfer, shared_engine(near))
 
 
+def can_compile() -> bool:
+    """Whether a C++ compiler is here."""
+    try:
+        return bool(find_compiler())
+    except CompileError:
+        return False
+
+
 def repeats_of(link: Link, part: Part) -> int:
     """How often a launch performs the part; 0 for a part that moves its size once."""
     if part.algorithm == "ping_pong" and link.near.memory == "same_device":
@@ -277,12 +299,33 @@ def bind(link: Link, part: Part, size_bytes: int) -> Operation:
             transfer.ranks.count = 0
         elif method.size == "message":
             transfer.bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
-        file = "link_parts" if method.by == "source" else "link"
+        file = "link_parts" if method.by in ("source", "host") else "link"
         kernels = device.compile(file, {"WT_WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
         step = Step(kernels.kernel(method.entry), transfer, blocks)
         if name == "graph_kernel":
             step = device.replayed(device.sequence([step] * repeats))
+        elif method.by == "host":
+            return answered(device, step)
     return Operation(step, device.caller(step), keep=link)
+
+
+def answered(device: Device, ask: Step) -> Operation:
+    """A kernel that waits for answers, and this thread, which answers. Only for calls from Python:
+    a stream behind a gate would wait for the thread, and the thread for it. Raises DeviceError."""
+    structures = *PEER_STRUCTURES, Transfer, Echo
+    ask.argument.ranks.more = flags = device.pinned(Echo)
+    answering = Transfer.from_buffer_copy(ask.argument)
+    answering.bytes = 1
+    library = CpuModule(compile_kernel(SOURCES / "link_parts.cu", {"WT_WORLD": "1"}, structures))
+    answer = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.kernel("link_echo").function)
+    reply = device.python("answer", lambda: answer(ctypes.addressof(answering)))
+    perform = device.caller(device.sequence([ask, reply]))
+
+    def call() -> None:
+        ctypes.memset(flags, 0, ctypes.sizeof(Echo))
+        perform()
+
+    return Operation(ask, call, keep=library)
 
 
 def iteration_of_part(link: Link, part: Part, size_bytes: int) -> Iteration:
@@ -302,7 +345,7 @@ def iteration_of_part(link: Link, part: Part, size_bytes: int) -> Iteration:
     else:
         timed = repeats_of(link, part) * (2 if part.algorithm == "ping_pong" else 1)
         iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / max(1, timed))
-        iteration.from_python = part.algorithm == "launch"
+        iteration.from_python = part.algorithm in ("launch", "host_echo")
     ranks = [source] if method.by == "source" else sorted({*chain(*part.pairs)})
     iteration.ranks = tuple(ranks)
     return iteration

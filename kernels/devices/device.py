@@ -110,6 +110,12 @@ class Transfer(ctypes.Structure):
     ]
 
 
+class Echo(ctypes.Structure):
+    """A flag of a kernel for its host, and the answer."""
+
+    _fields_ = [("asked", Line), ("answered", Line)]
+
+
 class Pattern(ctypes.Structure):
     """A buffer of segments that each repeat a table, shifted by the iteration."""
 
@@ -346,6 +352,11 @@ class Device(Protocol):
         memory = self.private(array.nbytes)
         memory.write(array)
         return memory
+
+    def pinned(self, kind: type[ctypes.Structure]) -> int:
+        """The address, for kernels and the host, of a zeroed structure in memory of the host.
+        Raises DeviceError."""
+        raise DeviceError(f"the {self.name} device has no pinned memory; GPUs have it")
 
     def watch(self, record: Watch) -> Watch:
         """The watch that kernels write: `record` if they can, otherwise one in pinned memory."""

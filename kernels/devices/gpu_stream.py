@@ -55,8 +55,8 @@ class GpuStream:
             runtime.setDevice(self.ordinal)
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
             self.stream.use()
-        self.pinned_gate = Gate.from_address(self._pinned(Gate))
-        self.pinned_watch = Watch.from_address(self._pinned(Watch))
+        self.pinned_gate = Gate.from_address(self.pinned(Gate))
+        self.pinned_watch = Watch.from_address(self.pinned(Watch))
         self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
         self.graphs: dict[tuple[Step, ...], Step] = {}
         self.launched = weakref.WeakSet[Step]()
@@ -79,8 +79,7 @@ class GpuStream:
         self.driver(name, ctypes.byref(value), *arguments)
         return value.value
 
-    def _pinned(self, kind: type[ctypes.Structure]) -> int:
-        """The address, for kernels and the host, of a zeroed structure in pinned host memory."""
+    def pinned(self, kind: type[ctypes.Structure]) -> int:
         flags = PORTABLE | MAPPED | (HIP_COHERENT if self.name == "hip" else 0)
         with self.calling("hostAlloc"):
             address = int(self.runtime.hostAlloc(ctypes.sizeof(kind), flags))

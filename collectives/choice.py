@@ -144,7 +144,8 @@ def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float
         trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else round_trip_ns
         return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3
     wire = WIRES[world.memory]
-    moved_ns = stored / wire.store_gb_s + (0 if algorithm.pushes else read / wire.read_gb_s)
+    is_local = algorithm.pushes and world.memory == "mapped"  # what a rank then reads
+    moved_ns = stored / wire.store_gb_s + (0 if is_local else read / wire.read_gb_s)
     return (traffic.hops * wire.round_trip_ns / 2 + moved_ns) / 1e3
 
 

@@ -41,7 +41,7 @@ def make_room(peers: PeerBuffer, message_bytes: int) -> None:
         peers.refusals.append(f"{peers.sharing} {size}: {refusal}")
         return
     peers.outgrown.append(peers.slabs)
-    peers.slabs, peers.half_bytes = slabs, half_bytes
+    peers.slabs, peers.half_bytes, peers.no_packets = slabs, half_bytes, larger.no_packets
 
 
 def connect(

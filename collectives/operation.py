@@ -345,7 +345,10 @@ class Algorithm:
 
     def candidates(self, world: World, size_bytes: int) -> "list[Algorithm]":
         """The builds that bench.tune tries at a size over this world's memory."""
-        if self.is_lossy or not self.by_default(world) or size_bytes >= self.wins_below:
+        most_bytes = self.most_bytes(world.communicator.size)
+        if size_bytes >= self.wins_below or size_bytes > most_bytes:
+            return []
+        if self.is_lossy or not self.by_default(world):
             return []
         builds = gpu_builds(self.varies, size_bytes, world.memory)
         if world.device.is_cpu:

@@ -72,6 +72,7 @@ class PeerBuffer:
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
     inboxes: list[list[Memory]] = field(default_factory=list)  # for copy engines, largest last
     multicast: Multicast | str | None = None  # slabs behind one address, or why there are none
+    no_packets: str | None = None  # why packets without flags are not used here
 
     @property
     def kind(self) -> str:

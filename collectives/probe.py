@@ -1,5 +1,5 @@
 """The probe of mapped memory: do stores become visible to other ranks while all kernels run, by
-every kind of access, in both directions?
+every kind of access, in both directions? And do packets arrive that have no flag?
 
 An allocator may ignore the requested type of memory. A stale cache shows only at the second use, so
 the rounds write new contents to the same addresses."""
@@ -30,7 +30,8 @@ def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
 
 def probe(peers: PeerBuffer) -> None:
     """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
-    ProbeFailed if data that were stored before a flag are not there after it."""
+    ProbeFailed if data that were stored before a flag are not there after it. Sets `no_packets` if
+    packets do not arrive whole: RCCL's hung in host memory on gfx12 (rocm-systems pull 7183)."""
     communicator, device = peers.communicator, peers.device
     macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1"}
     blocks = min(PROBE_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
@@ -46,7 +47,11 @@ def probe(peers: PeerBuffer) -> None:
             counts = wrong.read().view(np.uint32).reshape(counts.shape)
             wrong.close()
         sentence = _missing(peers, signal) or _stale(counts, communicator)
-        if sentence := communicator.first_reason(sentence):
+        sentence = communicator.first_reason(sentence)
+        if signal == "packet":
+            peers.no_packets = sentence
+            peers.waits.forget()
+        elif sentence:
             raise ProbeFailed(sentence)
 
 

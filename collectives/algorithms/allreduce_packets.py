@@ -1,8 +1,9 @@
 """One-shot all-reduces in packets that show by themselves that they have arrived. See
 kernels/include/packets.h.
 
-They win on GPUs for the shortest messages, as no flag follows the data. On a CPU they take many
-times as long as the others: there they serve tests."""
+They win on GPUs for short messages, as no flag follows the data, where the probe of peers' memory
+has seen packets arrive. On a CPU they take many times as long as the others: there they serve
+tests."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,9 +23,14 @@ def _ll_traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(1, ((others, 0), (0, others)) if others else (), case.segment_bytes)
 
 
+def _refuses_memory(world: World, case: Case) -> Unsupported | None:
+    reason = world.mapped.no_packets
+    return Unsupported(reason) if reason else None
+
+
 def _refuses_integers(world: World, case: Case) -> Unsupported | None:
     if case.datatype.is_float:
-        return None
+        return _refuses_memory(world, case)
     return Unsupported(f"every value of {case.datatype.name} is data: none can be the sentinel")
 
 
@@ -59,6 +65,7 @@ ALGORITHMS = {
             "one_shot_push in packets that carry their own flag",
             lambda ranks: MOST_LL_BYTES,
             _ll_traffic,
+            refuses=_refuses_memory,
         ),
         _packets(
             "one_shot_sentinel",
@@ -66,7 +73,6 @@ ALGORITHMS = {
             lambda ranks: MOST_SENTINEL_BYTES // ranks,
             direct_traffic,
             refuses=_refuses_integers,
-            wins_below=128 << 10,
         ),
     )
 }

@@ -11,7 +11,7 @@ import pytest
 from collectives.choice import by_model, ranked, same_state, states_of
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
-from collectives.operation import Case, Row
+from collectives.operation import Case, Row, Unsupported
 from collectives.peer_buffer import half_for
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed
@@ -141,6 +141,31 @@ def test_auto_takes_the_memory_that_a_row_names():
     }
     assert over[16384] == (host, KNOWN["one_shot_push"])
     assert over[1 << 20] == (both, KNOWN["two_shot"])
+
+
+@pytest.mark.parametrize("name", ["one_shot_ll", "one_shot_sentinel"])
+def test_packets_run_only_where_the_probe_saw_them(name):
+    """Elsewhere they hang: as RCCL's in host memory on gfx12."""
+    for reason in ("a packet never arrived", None):
+        of = world(is_cpu=False, mapped=SimpleNamespace(no_packets=reason))
+        refusal = KNOWN[name].feasible(of, all_reduce(16 << 10))
+        assert refusal == (Unsupported(reason) if reason else None)
+        assert not KNOWN["one_shot_push"].feasible(of, all_reduce(16 << 10))
+
+
+def test_a_search_on_gpus_tries_sentinel_up_to_its_room():
+    """On an H100 it was the fastest from a graph up to 256 KiB, and tune stopped at 64 KiB."""
+    sentinel, gpus = KNOWN["one_shot_sentinel"], world(is_cpu=False)
+    assert [bool(sentinel.candidates(gpus, size << 10)) for size in (64, 256, 512)] == [1, 1, 0]
+
+
+def test_ranks_that_share_a_gpu_sum_registered_buffers_directly():
+    """An H100 took 57 us for 32 MiB, and 80 by pushes through slabs, which its memory moves too."""
+    shared, two = world(is_cpu=False), [KNOWN["two_shot_push"], KNOWN["two_shot_direct"]]
+    shared.memory = "same_device"
+    for size_bytes in (256 << 10, 32 << 20):
+        case = all_reduce(size_bytes, variant="registered")
+        assert by_model(shared, case, 0.0, two).name == "two_shot_direct"
 
 
 def message(way: str) -> Case:

@@ -1,7 +1,7 @@
 """Ranks that map each other's memory, and say which sharing mode passed the probe.
 
-`memory_ranks.py [DEVICE] [MEMORY]`; rank 0 prints a JSON line: `sharing`, `refusals` and whether
-the ranks flush the HDP, or `reason` if no mode passed.
+`memory_ranks.py [DEVICE] [MEMORY]`; rank 0 prints a JSON line: `sharing`, `refusals`,
+`no_packets` and whether the ranks flush the HDP, or `reason` if no mode passed.
 """
 
 import json
@@ -21,6 +21,6 @@ peers = world.peers
 if isinstance(peers, Unsupported):
     report: dict[str, object] = {"reason": peers.reason}
 else:
-    report = {"sharing": peers.sharing, "refusals": peers.refusals, "types": peers.types}
+    report = {name: getattr(peers, name) for name in ("sharing", "refusals", "types", "no_packets")}
 if world.communicator.rank == 0:
     print(json.dumps(report), flush=True)

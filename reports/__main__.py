@@ -61,6 +61,11 @@ COMMANDS = {
         "advises how to split a model over GPUs, from a run's all-reduces",
         "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl",
     ),
+    "predict": (
+        "advice.predict",
+        "predicts what two cards would do, from runs of one",
+        "results/RUN.jsonl",
+    ),
     "peers": ("verdicts.libraries", "shows Wiretax beside several MPI libraries", "peers"),
     "procure": (
         "advice.procurement",

@@ -71,6 +71,7 @@ GROUPS = (
             "reports dashboard",
             "reports fit",
             "reports advise",
+            "reports predict",
             "reports procure",
             "reports import",
             "reports export",

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from reports.advice import serving
 from reports.advice.reduce_times import assumed_times, measured_times, read_launches, span_text
-from reports.advice.serving import GB, Deployment, rate
-from reports.advice.specs import BITS, GPUS, LINKS, MODELS, find, link_between, model_of
+from reports.advice.serving import Deployment, rate
+from reports.advice.specs import GB, GPUS, LINKS, MODELS, find, link_between, model_of, weights_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -84,15 +84,6 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     else:
         model = model_of(arguments.config)
 
-    size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", weights, re.IGNORECASE)
-    if size:
-        weights_bytes = float(size[1]) * GB
-    else:
-        weights_bytes = model.parameters * find("weights", BITS, weights) / 8
-
-    if not weights_bytes:
-        raise ResultError("a model of 0 GB has no weights")
-
     link = link_between(gpu, arguments.gpus)
     if arguments.link:
         link = find("link", LINKS, arguments.link)
@@ -108,7 +99,7 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
         model,
         gpu,
         printable(weights),
-        weights_bytes,
+        weights_of(model, weights),
         times,
         arguments.context,
         arguments.prompt,
@@ -269,15 +260,14 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
 
 def _break_even(load: Deployment, splits: dict[str, Deployment]) -> list[str]:
     """The all-reduce time at which TP and the best other split decode equally fast."""
-    steps_us = {name: split.figures["step_us"][0] for name, split in splits.items()}
+    others = {name: split for name, split in splits.items() if name != f"TP {load.gpus}"}
     tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
-    tensor_us, each_us = steps_us.pop(tensor, None), load.times(size)
 
-    if tensor_us is None or not steps_us:
+    if tensor not in splits or not others:
         return []
 
-    other = min(steps_us, key=lambda name: steps_us[name])
-    even_us = each_us[0] + (steps_us[other] - tensor_us) / load.model.all_reduces
+    other = min(others, key=lambda name: others[name].figures["step_us"][0])
+    even_us = serving.break_even_us(splits[tensor], others[other])
 
     if even_us <= 0:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
@@ -285,5 +275,5 @@ def _break_even(load: Deployment, splits: dict[str, Deployment]) -> list[str]:
     return [
         f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
         f"{size_text(size)} takes {number(even_us)} us; here it takes "
-        f"{span_text(each_us, ' us')}."
+        f"{span_text(load.times(size), ' us')}."
     ]

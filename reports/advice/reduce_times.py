@@ -74,7 +74,7 @@ class Launches:
 def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
     """The all-reduces of the runs, folders and globs with these names. Raises ResultError for a
     name without a run, and for all-reduces over another number of ranks or on several machines."""
-    files = [file for name in names for file in _files(str(name))]
+    files = [file for name in names for file in files_of(str(name))]
     entries = in_order(entry_of(read(file)) for file in files)
     wrong = [entry.run.run_id for entry in entries if entry.left_out == WRONG]
     notes = [
@@ -95,7 +95,7 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
     return Launches(runs, wrong, notes, _one_way(runs))
 
 
-def _files(name: str) -> list[Path]:
+def files_of(name: str) -> list[Path]:
     path = Path(name)
     files = runs_by_time(path) if path.is_dir() else sorted(map(Path, glob.glob(name)))
 

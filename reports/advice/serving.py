@@ -8,10 +8,9 @@ from math import ceil
 import numpy as np
 
 from reports.advice.reduce_times import ReduceTimes, Span
-from reports.advice.specs import Gpu, Transformer
+from reports.advice.specs import GB, Gpu, Transformer
 from reports.tables.sentences import number
 
-GB = 1e9
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
 LEAST_RANKED_RATIO = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
@@ -165,3 +164,11 @@ def all_splits(load: Deployment) -> dict[str, Deployment]:
         f"PP {n}": replace(one, stages=n),
         f"{n} replicas": replace(one, replicas=n),
     }
+
+
+def break_even_us(tensor: Deployment, other: Deployment) -> float:
+    """The time of an all-reduce at which both splits decode equally fast, the other's messages
+    unchanged; not above 0 if no all-reduce is fast enough."""
+    each_us = tensor.times(tensor.model.all_reduce_bytes(tensor.batch))[0]
+    gain_us = other.figures["step_us"][0] - tensor.figures["step_us"][0]
+    return float(each_us + gain_us / tensor.model.all_reduces)

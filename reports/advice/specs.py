@@ -13,6 +13,7 @@ import msgspec
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import printable
 
+GB = 1e9
 ELEMENT_BYTES = 2  # an activation in fp16 or bf16
 # Fields of attention or experts that the formulas in serving.py do not cover.
 UNSUPPORTED = (
@@ -130,6 +131,19 @@ class Link:
         return sorted(float(entry["us"]) for entry in SECTIONS["latencies"][self.kind])
 
 
+@dataclass(frozen=True)
+class Route:
+    """A way between two cards, beside what one card reaches: how many times as long a hop takes,
+    and which shares of the bandwidth stores and loads have. Each is typical, best, worst."""
+
+    name: str
+    title: str
+    hop: list[float]
+    store: list[float]
+    load: list[float]
+    sources: list[str]
+
+
 SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
 
 
@@ -157,6 +171,7 @@ def close_names(name: str, names: Iterable[str]) -> str:
 
 MODELS, GPUS = section("models", Transformer), section("gpus", Gpu)
 LINKS = section("links", Link)
+ROUTES = section("routes", Route)
 BITS: dict[str, float] = SECTIONS["bits"]
 
 
@@ -164,6 +179,27 @@ def link_between(gpu: Gpu, gpus: int) -> Link:
     """The link that joins this number of GPUs directly; their slots' if they have no other."""
     peer = LINKS[gpu.peer or gpu.slot]
     return peer if gpus <= peer.most_gpus else LINKS[gpu.slot]
+
+
+def sheet_of(name: str) -> Gpu | None:
+    """The data sheet of the card that a driver names so; None if no sheet has all words of it."""
+    letters = "".join(filter(str.isalnum, name.lower()))
+    fitting = [key for key in GPUS if all(word in letters for word in key.split("-"))]
+    return GPUS[max(fitting, key=len)] if fitting else None
+
+
+def weights_of(model: Transformer, text: str) -> float:
+    """The bytes of a model's weights: of a type such as q4, or a size such as 42.5GB. Raises
+    ResultError."""
+    size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", text, re.IGNORECASE)
+    if size:
+        weights_bytes = float(size[1]) * GB
+    else:
+        weights_bytes = model.parameters * find("weights", BITS, text) / 8
+
+    if not weights_bytes:
+        raise ResultError("a model of 0 GB has no weights")
+    return weights_bytes
 
 
 def convert(raw: Any, kind: type[Struct], place: str) -> Struct:

@@ -9,6 +9,7 @@ from reports.__main__ import COMMANDS, main
 from reports.store.report_json import plain
 from tests.launch import ROOT
 from tests.reports.advice.test_procure import ONE_BOX, spec, write_launches
+from tests.reports.archived import unpack
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
@@ -63,6 +64,7 @@ def arguments(tmp_path_factory):
             "--gpus",
             "2",
         ],
+        "predict": [unpack(folder / "wire")],
         "peers": [campaign],
         "procure": [buyer],
         "dashboard": [folder / "runs", "-o", folder / "site"],

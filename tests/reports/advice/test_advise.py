@@ -25,11 +25,11 @@ LARGE = 32 << 20
 RUN_ID = "2026-11-20T06-15-0{}Z-allreduce-1a2b3c"
 
 
-def advise(words, *more):
-    """The exit status, standard output and standard error of `advise`."""
+def advise(words, *more, command="advise"):
+    """The exit status, standard output and standard error of `advise`, or of another command."""
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
         try:
-            status = main(["advise", *words.split(), *map(str, more)])
+            status = main([command, *words.split(), *map(str, more)])
         except SystemExit as left:
             status = int(left.code or 0)
     return status, out.getvalue(), errors.getvalue()

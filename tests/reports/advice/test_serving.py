@@ -10,7 +10,8 @@ import pytest
 
 from reports.advice import specs
 from reports.advice.reduce_times import wire_factor
-from reports.advice.serving import GB, Deployment
+from reports.advice.serving import Deployment
+from reports.advice.specs import GB
 from reports.store.result import ResultError
 
 pytestmark = pytest.mark.unit

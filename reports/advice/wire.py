@@ -1,0 +1,209 @@
+"""The parts of one card's wire, from runs of `bench.link`, and the all-reduces of two such cards,
+by formulas over these parts (docs/advise.md).
+
+Host memory that a GPU maps crosses PCIe for every access: so one card has all parts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reports.advice.reduce_times import Span, files_of
+from reports.advice.specs import Gpu, Route
+from reports.store.case import method_of
+from reports.store.folder import in_order
+from reports.store.observations import entry_of
+from reports.store.result import ResultError, read
+from reports.store.schema import Case, Result
+
+MEASURE = (
+    "mpirun -n 2 python -m bench.link --ranks-share-gpus --memory host_staged -e 16M measures them"
+)
+# A read's round trip goes on from the root complex into memory, a store into another card does not:
+# less than the latency of DRAM.
+MEMORY_US = 0.1
+LOCAL_PASSES = 3  # over a card's own memory, at worst not hidden: two inputs and the sum
+
+
+class Moves(NamedTuple):
+    """What an all-reduce of two ranks does: hops of a flag or of packets one after another, fences
+    behind stores into the peer's memory, reads that wait for the peer's, and how many times its
+    size it stores there and loads from there. It takes messages of up to `most_bytes`."""
+
+    hops: int
+    fences: int
+    reads: int
+    stored: int
+    loaded: int
+    most_bytes: float = np.inf
+
+    @property
+    def is_packets(self) -> bool:
+        return not self.fences and not self.reads
+
+
+MOVES = {
+    "one_shot_ll": Moves(1, 0, 0, 2, 0, 32 << 10),
+    "one_shot_sentinel": Moves(1, 0, 0, 1, 0, 256 << 10),
+    "one_shot_push": Moves(1, 1, 0, 1, 0),
+    "one_shot_pull": Moves(1, 0, 1, 0, 1),
+    "two_shot": Moves(2, 0, 2, 0, 1),
+    "two_shot_push": Moves(2, 2, 0, 1, 0),
+    "ring": Moves(2, 2, 0, 1, 0),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Spans of what one `card` takes over its wire, over all ranks and launches. In us: a kernel in
+    a graph, the round trip of a dependent load, a flag one way through host memory, the drain of
+    stores before a flag. In us a byte: stores and loads alone, and each of both at once."""
+
+    card: str
+    launches: int
+    kernel: Span
+    load: Span
+    flag: Span
+    drain: Span
+    store_byte: Span
+    load_byte: Span
+    both_byte: Span
+
+    def between_cards(self, route: Route, gpu: Gpu, algorithm: str, size_bytes: int) -> Span:
+        """The time of an all-reduce between two cards, in us."""
+        moves, hop_ratio = MOVES[algorithm], np.array(route.hop)
+        hop = (self.load - MEMORY_US) * hop_ratio
+        stored = moves.stored * self._crowded(self.store_byte, route.store)
+        loaded = moves.loaded * self._crowded(self.load_byte, route.load)
+        local = np.array([0, 0, LOCAL_PASSES / gpu.bandwidth_gb_s / 1e3])
+        waits = moves.hops * hop + moves.fences * self.drain + moves.reads * self.load * hop_ratio
+        return np.asarray(self.kernel + waits + size_bytes * (stored + loaded + local))
+
+    def _crowded(self, alone: Span, share: Sequence[float]) -> Span:
+        """A byte's time by a route's shares; at worst at least as with both directions busy."""
+        byte = alone / np.array(share)
+        return np.array([*byte[:2], max(byte[2], self.both_byte[2])])
+
+    def through_host(self, algorithm: str, size_bytes: int, cards: int = 2) -> Span:
+        """The time of an all-reduce of two ranks through host memory, on two cards or on one, whose
+        wire then has the bytes of both. A rank stores and later loads its bytes; in two-shot it
+        stores half of them while it loads. At best both directions are always busy. Polls of
+        sentinel's packets crowd the wire: no part tells its time."""
+        moves = MOVES[algorithm]
+        fences = 0 if moves.is_packets else moves.hops
+        crossed = size_bytes * (moves.stored + moves.loaded) * 2 / cards
+        in_turn, both = self.store_byte + self.load_byte, self.both_byte
+        typical = in_turn[0] if moves.hops == 1 else (in_turn[0] + both[0]) / 2
+        byte = np.array([typical, min(both[1], in_turn[1]), max(2 * both[2], in_turn[2])])
+        waits = self.load + moves.hops * self.flag + fences * self.drain
+        return self.kernel + waits + crossed * byte
+
+
+def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:
+    """The runs of bench.link and of all-reduces that count, and sentences on those that do not.
+    Raises ResultError for runs that are not of one GPU."""
+    results = {path: read(path) for name in names for path in files_of(str(name))}
+    entries = in_order(map(entry_of, results.values()))
+    notes = [f"{each.path.name} is left out: {each.left_out}." for each in entries if each.left_out]
+    counted = [results[each.path] for each in entries if not each.left_out]
+    counted = [each for each in counted if each.run.benchmark in ("link", "allreduce")]
+    machines = dict[Any, Result]()
+
+    for result in counted:
+        ranks = result.run.world.get("ranks", [])
+        cards = {(rank.get("host"), rank.get("pci_bus_id")) for rank in ranks}
+        if not ranks or not all(rank.get("gpu") for rank in ranks):
+            raise ResultError(f"{result.path} is no run on a GPU: predict needs one card's")
+        if len(cards) > 1:
+            raise ResultError(
+                f"{result.path} is a run of {len(cards)} GPUs: what predict would guess is "
+                "measured there; advise reads it"
+            )
+        machines[result.run.machine_id, ranks[0]["gpu"]] = result
+
+    if len(machines) > 1:
+        first, second = (each.path for each in list(machines.values())[:2])
+        raise ResultError(f"{first} and {second} are of several machines")
+
+    return counted, notes
+
+
+def parts_of(results: Sequence[Result]) -> Parts:
+    """The parts that these runs measured over host memory. Raises ResultError if one is missing."""
+    links = [result for result in results if result.run.benchmark == "link"]
+    if not links:
+        raise ResultError(f"no run measured the parts of a wire: {MEASURE}")
+
+    kinds = {case.memory for result in links for case in result.cases}
+    if "host_staged" not in kinds:
+        raise ResultError(f"{links[0].path} measured the GPU's own memory, not a wire: {MEASURE}")
+
+    found = dict[str, list[Case]]()
+    for case in (case for result in links for case in result.cases):
+        if case.memory == "host_staged" and case.status == "ok" and case.time_us:
+            found.setdefault(case.algorithm, []).append(case)
+
+    needed = {
+        *("graph_kernel", "dependent_loads", "ping_pong", "fenced_stores", "unfenced_stores"),
+        *("stores", "loads", "stores_and_loads"),
+    }
+    if missing := sorted(needed - found.keys()):
+        raise ResultError(f"{links[0].path} lacks {', '.join(missing)}: {MEASURE}")
+
+    def us(name: str, is_a_byte: bool = False) -> Span:
+        cases = found[name]
+        spans = np.array([span_of(case) / (case.size_bytes if is_a_byte else 1) for case in cases])
+        return np.array([np.median(spans[:, 0]), spans[:, 1].min(), spans[:, 2].max()])
+
+    fenced, unfenced = us("fenced_stores"), us("unfenced_stores")
+    return Parts(
+        links[0].run.world["ranks"][0]["gpu"],
+        sum("host_staged" in {case.memory for case in result.cases} for result in links),
+        us("graph_kernel"),
+        us("dependent_loads"),
+        us("ping_pong"),
+        np.maximum(fenced - unfenced[[0, 2, 1]], 0),
+        us("stores", is_a_byte=True),
+        us("loads", is_a_byte=True),
+        us("stores_and_loads", is_a_byte=True),
+    )
+
+
+def span_of(case: Case) -> Span:
+    """A case's median and its interval, or the median alone."""
+    time = case.time_us
+    assert time, "its status is ok"
+    return np.array([time.median, time.ci_low or time.median, time.ci_high or time.median])
+
+
+class Check(NamedTuple):
+    """An all-reduce on the card itself, and what the same parts say of it, in us."""
+
+    algorithm: str
+    size_bytes: int
+    measured_us: float
+    model_us: float
+
+
+def checks_of(parts: Parts, results: Sequence[Result]) -> list[Check]:
+    """Chains over host memory from a graph, where the runs have them: the median over launches. A
+    call of a chain has a second kernel, which makes the next input."""
+    measured = dict[tuple[str, int], list[float]]()
+    for result in results:
+        if result.run.benchmark == "allreduce" and "graph 1" in method_of(result.run).split(", "):
+            for case in result.cases:
+                is_chain = case.mode == "chained" and case.memory == "host_staged"
+                if is_chain and case.time_us and case.algorithm in MOVES:
+                    key = case.algorithm, case.size_bytes
+                    measured.setdefault(key, []).append(case.time_us.median)
+
+    def model_us(algorithm: str, size_bytes: int) -> float:
+        one_card = parts.through_host(algorithm, size_bytes, cards=1)
+        return float((one_card + parts.kernel)[0])
+
+    return [
+        Check(name, size, float(np.median(times)), model_us(name, size))
+        for (name, size), times in sorted(measured.items())
+        if name != "one_shot_sentinel"
+    ]

@@ -1,0 +1,172 @@
+"""`python -m reports predict`: its formulas against the H100 in docs/experiments/runs, its text,
+and its refusals."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from reports.advice.specs import GPUS, ROUTES, sheet_of
+from reports.advice.wire import checks_of, parts_of, runs_of_one_card
+from tests.reports.advice.test_advise import advise
+from tests.reports.archived import unpack
+from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, write_run
+
+pytestmark = pytest.mark.unit
+
+MOST_ERROR = 0.1  # of a formula
+# FlashInfer pull 5023: all-gathers of two cards, bytes of a rank and us.
+FLASHINFER = {8 << 10: 4.08, 16 << 10: 3.97, 64 << 10: 4.79, 256 << 10: 9.19, 4 << 20: 88.91}
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory):
+    """The H100's runs of bench.link, and its all-reduces."""
+    return unpack(tmp_path_factory.mktemp("wire"))
+
+
+@pytest.fixture(scope="module")
+def measured(wire):
+    results, _ = runs_of_one_card([str(wire)])
+    return parts_of(results), results
+
+
+def predict(*words):
+    return advise("", *words, command="predict")
+
+
+def refusal(*words):
+    status, text, complaint = predict(*words)
+    assert (status, text, complaint.count("\n")) == (2, "", 1)
+    return complaint
+
+
+def test_the_formulas_are_within_ten_percent_of_the_card_that_has_the_parts(measured):
+    """Formulas that miss the card itself say nothing about two."""
+    parts, results = measured
+    checks = checks_of(parts, results)
+    assert {check.algorithm for check in checks} >= {
+        *("one_shot_ll", "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push")
+    }
+    assert {check.size_bytes for check in checks} >= {16 << 10, 256 << 10, 1 << 20}
+    errors = {check[:2]: check.model_us / check.measured_us - 1 for check in checks}
+    assert max(map(abs, errors.values())) <= MOST_ERROR, errors
+
+
+def test_published_times_of_two_cards_are_in_the_range(measured):
+    """Their card and host are others: a prediction that misses them would be a fit to ours."""
+    parts, _ = measured
+    for size, us in FLASHINFER.items():
+        span = parts.between_cards(ROUTES["root_complex"], GPUS["h100"], "one_shot_push", size)
+        assert span[1] <= us <= span[2], (size, span)
+        assert span[0] == pytest.approx(us, rel=MOST_ERROR), size
+
+
+def test_worst_cases_take_longer_and_no_span_is_upside_down(measured):
+    """Behind some switches stores collapse: then a pull takes over, and the range says so."""
+    parts, _ = measured
+    switch = ROUTES["switch"]
+    for name in ("one_shot_push", "one_shot_pull", "two_shot"):
+        for size in (16 << 10, 32 << 20):
+            for span in (
+                parts.between_cards(switch, GPUS["r9700"], name, size),
+                parts.through_host(name, size),
+            ):
+                assert span[1] <= span[0] <= span[2], (name, size, span)
+    large = [
+        parts.between_cards(switch, GPUS["r9700"], name, 32 << 20)[2]
+        for name in ("one_shot_push", "one_shot_pull")
+    ]
+    assert large[0] > 5 * large[1]
+
+
+def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
+    status, text, complaint = predict(wire)
+    assert (status, complaint) == (0, "")
+    assert max(map(len, text.splitlines())) <= 80
+    words = re.sub(r"\s+", " ", text)
+    assert words.startswith("PREDICTED for two h100 at a root complex: an all-reduce of 16 KiB")
+    titles = [line for line in text.splitlines() if "us, PREDICTED" in line or "chat of" in line]
+    assert len(titles) == 3
+    assert all(line.endswith("PREDICTED") for line in titles)
+    for way in ("a root complex", "a switch", "another NUMA node", "host memory"):
+        assert text.count(f"\n{way} ") == 2, way
+    assert "160 a token, ms" in text
+    assert re.search(r"one_shot_push +16 KiB +8\.\d+ +\d", text)  # measured beside the formulas
+
+    answer = json.loads(predict(wire, "--json")[1])
+    root = answer["predicted"][0]
+    each = next(us for us in root["all_reduces"] if us["size_bytes"] == 16 << 10)
+    assert root["token_ms"] == pytest.approx(160 * np.array(each["us"]) / 1e3)
+    assert root["tensor_tokens_per_s"][0] > root["pipeline_tokens_per_s"][0]
+    assert root["break_even_us"] > each["us"][2]
+
+
+def test_a_model_that_two_cards_do_not_hold_has_no_tokens(wire):
+    status, text, _ = predict(wire, "--gpu", "r9700", "--weights", "fp16")
+    assert status == 0
+    assert "llama-3.1-70b on two: does not fit" in text
+    assert "tokens/s" not in text
+
+
+def link_run(wire, memory):
+    return next(
+        path for path in sorted(wire.glob("*link*")) if f'"memory":"{memory}"' in path.read_text()
+    )
+
+
+def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
+    """A guess from the wrong run would look like a prediction."""
+    cpu = write_run(tmp_path / "cpu", sizes=[16384], n_blocks=6, n=4).path
+    assert "no run on a GPU" in refusal(cpu)
+
+    source = link_run(wire, "host_staged")
+
+    def copied(name):
+        path = tmp_path / name / source.name
+        path.parent.mkdir()
+        path.write_bytes(source.read_bytes())
+        return path
+
+    two = copied("two")
+    head = json.loads(two.read_bytes().partition(b"\n")[0])
+    ranks = head["world"]["ranks"]
+    rewrite_head(two, world__ranks=[ranks[0], ranks[1] | {"pci_bus_id": "0000:99:00.0"}])
+    assert "a run of 2 GPUs" in refusal(two)
+    assert "the GPU's own memory, not a wire" in refusal(link_run(wire, "same_device"))
+    assert "no run measured the parts" in refusal(next(wire.glob("*allreduce*")))
+
+    bare = copied("bare")
+
+    def drop(line):
+        if line.get("algorithm") in ("graph_kernel", "loads"):
+            line |= {"status": "unsupported", "reason": "none", "time_us": None}
+
+    rewrite(bare, drop)
+    assert "lacks graph_kernel, loads: mpirun -n 2" in refusal(bare)
+
+    other = copied("other")
+    rewrite_head(other, machine_id="another", run_id="2026-11-28T07-07-55Z-link-055839")
+    assert "several machines" in refusal(source, other)
+    wrong = copied("wrong")
+    mark_wrong(wrong)
+    assert "no run measured the parts" in refusal(wrong)
+    unnamed = copied("unnamed")
+    rewrite_head(unnamed, world__ranks=[rank | {"gpu": "AMD Radeon Graphics"} for rank in ranks])
+    assert "no data sheet is of 'AMD Radeon Graphics': --gpu names one" in refusal(unnamed)
+    assert predict(unnamed, "--gpu", "r9700")[0] == 0
+    assert "unknown model" in refusal(source, "--model", "gpt-5")
+
+
+def test_a_cards_name_finds_its_data_sheet():
+    names = {
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA H100 NVL": "h100-nvl",
+        "NVIDIA A100-SXM4-80GB": "a100-80gb",
+        "AMD Radeon AI PRO R9700": "r9700",
+        "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "rtxpro6000",
+    }
+    sheets = {name: sheet_of(name) for name in names}
+    assert {name: sheet.name for name, sheet in sheets.items() if sheet} == names
+    assert sheet_of("AMD Radeon Graphics") is None

@@ -16,6 +16,7 @@ from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, write
 pytestmark = pytest.mark.unit
 
 MOST_ERROR = 0.1  # of a formula
+QUICK_ERROR = 0.125  # by the parts of a survey of 8 s
 # FlashInfer pull 5023: all-gathers of two cards, bytes of a rank and us.
 FLASHINFER = {8 << 10: 4.08, 16 << 10: 3.97, 64 << 10: 4.79, 256 << 10: 9.19, 4 << 20: 88.91}
 
@@ -52,6 +53,15 @@ def test_the_formulas_are_within_ten_percent_of_the_card_that_has_the_parts(meas
     assert {check.size_bytes for check in checks} >= {16 << 10, 256 << 10, 1 << 20}
     errors = {check[:2]: check.model_us / check.measured_us - 1 for check in checks}
     assert max(map(abs, errors.values())) <= MOST_ERROR, errors
+
+
+def test_a_quick_survey_of_the_same_card_says_the_same(tmp_path):
+    """These cells chose no term of the formulas."""
+    results, _ = runs_of_one_card([str(unpack(tmp_path, "h100-decode"))])
+    checks = checks_of(parts_of(results), results)
+    errors = {check[:2]: check.model_us / check.measured_us - 1 for check in checks}
+    assert len(errors) == 17
+    assert max(map(abs, errors.values())) <= QUICK_ERROR, errors
 
 
 def test_published_times_of_two_cards_are_in_the_range(measured):

@@ -99,7 +99,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Prints the prediction and returns 0. Raises ResultError for runs that are not one card's, or
     lack a part."""
     results, notes = runs_of_one_card(map(str, arguments.runs))
-    parts = parts_of(results)
+    parts = parts_of(results, notes)
     load, checks = load_of(arguments, parts), checks_of(parts, results)
     made = predictions(parts, load)
     if arguments.json:

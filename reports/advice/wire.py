@@ -129,11 +129,12 @@ def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:
     return counted, notes
 
 
-def parts_of(results: Sequence[Result]) -> Parts:
-    """The parts that these runs measured over host memory. Raises ResultError if one is missing."""
+def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
+    """The parts that these runs measured over host memory. Raises ResultError, with the notes on
+    runs that do not count, if one is missing."""
     links = [result for result in results if result.run.benchmark == "link"]
     if not links:
-        raise ResultError(f"no run measured the parts of a wire: {MEASURE}")
+        raise ResultError(" ".join([*notes, f"No run measured the parts of a wire: {MEASURE}"]))
 
     kinds = {case.memory for result in links for case in result.cases}
     if "host_staged" not in kinds:

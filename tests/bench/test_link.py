@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench.link import METHODS, matchings, parts
+from reports.advice.wire import parts_of
 from reports.tables.show import text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
@@ -254,4 +255,5 @@ def test_copies_between_host_memories_do_not_end_the_run_on_a_fake_gpu(tmp_path)
     measured = {case.algorithm for case in result.cases}
     assert "engine_push" not in measured
     assert measured >= {*ALONE, "host_echo"}
+    assert parts_of([result]).launches == 1  # all that reports predict needs
     assert "A flag to the host's CPU and back takes at least" in words(printed)

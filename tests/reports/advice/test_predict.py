@@ -145,7 +145,7 @@ def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
     rewrite_head(two, world__ranks=[ranks[0], ranks[1] | {"pci_bus_id": "0000:99:00.0"}])
     assert "a run of 2 GPUs" in refusal(two)
     assert "the GPU's own memory, not a wire" in refusal(link_run(wire, "same_device"))
-    assert "no run measured the parts" in refusal(next(wire.glob("*allreduce*")))
+    assert "No run measured the parts" in refusal(next(wire.glob("*allreduce*")))
 
     bare = copied("bare")
 
@@ -161,7 +161,7 @@ def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
     assert "several machines" in refusal(source, other)
     wrong = copied("wrong")
     mark_wrong(wrong)
-    assert "no run measured the parts" in refusal(wrong)
+    assert "is left out: with wrong results. No run measured" in refusal(wrong)
     unnamed = copied("unnamed")
     rewrite_head(unnamed, world__ranks=[rank | {"gpu": "AMD Radeon Graphics"} for rank in ranks])
     assert "no data sheet is of 'AMD Radeon Graphics': --gpu names one" in refusal(unnamed)

@@ -16,6 +16,7 @@ from reports.store.folder import in_order
 from reports.store.observations import entry_of
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result
+from reports.tables.sentences import size_text
 
 MEASURE = (
     "mpirun -n 2 python -m bench.link --ranks-share-gpus --memory host_staged -e 16M measures them"
@@ -23,6 +24,8 @@ MEASURE = (
 # A read's round trip goes on from the root complex into memory, a store into another card does not:
 # less than the latency of DRAM.
 MEMORY_US = 0.1
+LEAST_MOVED_BYTES = 4 << 20  # of shorter stores and loads a launch is more than 5 %
+TAKE_TURNS = 10  # from so many round trips of a load on a flag waits for the scheduler
 LOCAL_PASSES = 3  # over a card's own memory, at worst not hidden: two inputs and the sum
 
 
@@ -70,10 +73,15 @@ class Parts:
     load_byte: Span
     both_byte: Span
 
+    @property
+    def is_shared_in_turns(self) -> bool:
+        """Whether the ranks did not run at once: then no flag tells of the wire."""
+        return bool(self.flag[0] > TAKE_TURNS * self.load[0])
+
     def between_cards(self, route: Route, gpu: Gpu, algorithm: str, size_bytes: int) -> Span:
         """The time of an all-reduce between two cards, in us."""
         moves, hop_ratio = MOVES[algorithm], np.array(route.hop)
-        hop = (self.load - MEMORY_US) * hop_ratio
+        hop = np.maximum(self.load - MEMORY_US, 0) * hop_ratio
         stored = moves.stored * self._crowded(self.store_byte, route.store)
         loaded = moves.loaded * self._crowded(self.load_byte, route.load)
         local = np.array([0, 0, LOCAL_PASSES / gpu.bandwidth_gb_s / 1e3])
@@ -152,6 +160,10 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
     if missing := sorted(needed - found.keys()):
         raise ResultError(f"{links[0].path} lacks {', '.join(missing)}: {MEASURE}")
 
+    moved_bytes = min(case.size_bytes for case in found["stores"])
+    if moved_bytes < LEAST_MOVED_BYTES:
+        raise ResultError(f"{links[0].path} stores {size_text(moved_bytes)} at most: {MEASURE}")
+
     def us(name: str, is_a_byte: bool = False) -> Span:
         cases = found[name]
         spans = np.array([span_of(case) / (case.size_bytes if is_a_byte else 1) for case in cases])
@@ -188,11 +200,13 @@ class Check(NamedTuple):
 
 
 def checks_of(parts: Parts, results: Sequence[Result]) -> list[Check]:
-    """Chains over host memory from a graph, where the runs have them: the median over launches. A
-    call of a chain has a second kernel, which makes the next input."""
+    """Chains of two ranks over host memory from a graph, where the runs have them: the median over
+    launches. A call of a chain has a second kernel, which makes the next input."""
     measured = dict[tuple[str, int], list[float]]()
     for result in results:
-        if result.run.benchmark == "allreduce" and "graph 1" in method_of(result.run).split(", "):
+        run = result.run
+        is_graph = "graph 1" in method_of(run).split(", ")
+        if run.benchmark == "allreduce" and is_graph and run.world["size"] == 2:
             for case in result.cases:
                 is_chain = case.mode == "chained" and case.memory == "host_staged"
                 if is_chain and case.time_us and case.algorithm in MOVES:

@@ -11,7 +11,7 @@ from reports.advice.specs import GPUS, ROUTES, sheet_of
 from reports.advice.wire import checks_of, parts_of, runs_of_one_card
 from tests.reports.advice.test_advise import advise
 from tests.reports.archived import unpack
-from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_cases, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -156,6 +156,10 @@ def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
     rewrite(bare, drop)
     assert "lacks graph_kernel, loads: mpirun -n 2" in refusal(bare)
 
+    short = copied("short")
+    rewrite_cases(short, lambda case: case.update(size_bytes=min(case["size_bytes"], 1 << 20)))
+    assert "stores 1 MiB at most" in refusal(short)
+
     other = copied("other")
     rewrite_head(other, machine_id="another", run_id="2026-11-28T07-07-55Z-link-055839")
     assert "several machines" in refusal(source, other)
@@ -167,6 +171,24 @@ def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
     assert "no data sheet is of 'AMD Radeon Graphics': --gpu names one" in refusal(unnamed)
     assert predict(unnamed, "--gpu", "r9700")[0] == 0
     assert "unknown model" in refusal(source, "--model", "gpt-5")
+
+
+def test_without_mps_host_memory_is_left_out(wire, tmp_path):
+    """A flag then takes the scheduler's milliseconds, and no wire's time."""
+    source = link_run(wire, "host_staged")
+    path = tmp_path / source.name
+    path.write_bytes(source.read_bytes())
+
+    def wait(line):
+        if line.get("kind") == "case" and line["algorithm"] == "ping_pong":
+            line["time_us"] |= dict.fromkeys(("median", "ci_low", "ci_high"), 4200.0)
+
+    rewrite(path, wait)
+    status, text, _ = predict(path, "--model", "qwen3-32b")
+    assert status == 0
+    assert "MPS lets ranks run at once" in re.sub(r"\s+", " ", text)
+    assert "\nhost memory " not in text
+    assert "10 KiB" in text  # of this model's tokens
 
 
 def test_a_cards_name_finds_its_data_sheet():

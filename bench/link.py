@@ -5,7 +5,7 @@ docs/link.md says how each figure is measured. Figures are a pair's, or of sever
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain, combinations, permutations, product
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +25,14 @@ from collectives.communicator import Refusal, launched_ranks
 from collectives.operation import Case, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES, CompileError
-from kernels.devices.cpu import CpuModule, compile_kernel, find_compiler
+from kernels.devices.cpu import CpuModule, compile_kernel
 from kernels.devices.device import (
     PEER_STRUCTURES,
     CopyEngine,
     Device,
     DeviceError,
     Echo,
+    Kernel,
     Step,
     Transfer,
 )
@@ -203,7 +204,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     lacks = {
         "engine_push": not link.engine,
         "graph_kernel": bool(world.device.reason_against_graphs()),
-        "host_echo": world.device.is_cpu or not can_compile(),
+        "host_echo": world.device.is_cpu or host_kernel() is None,
     }
     absent = {name for each in communicator.all_gather(lacks) for name in each if each[name]}
     for algorithm, same_kind in parts(communicator.nodes).items():
@@ -257,12 +258,15 @@ def open_link(session: Session, size_bytes: int) -> Link:
     return Link(session, near, ranks, buffers, transfer, shared_engine(near))
 
 
-def can_compile() -> bool:
-    """Whether a C++ compiler is here."""
+@cache
+def host_kernel() -> Kernel | None:
+    """The echo, built for the CPU; None where no compiler can: the link has its other parts."""
+    structures = *PEER_STRUCTURES, Transfer, Echo
     try:
-        return bool(find_compiler())
+        path = compile_kernel(SOURCES / "link_parts.cu", {"WT_WORLD": "1"}, structures)
     except CompileError:
-        return False
+        return None
+    return CpuModule(path).kernel("link_echo")
 
 
 def repeats_of(link: Link, part: Part) -> int:
@@ -312,12 +316,12 @@ def bind(link: Link, part: Part, size_bytes: int) -> Operation:
 def answered(device: Device, ask: Step) -> Operation:
     """A kernel that waits for answers, and this thread, which answers. Only for calls from Python:
     a stream behind a gate would wait for the thread, and the thread for it. Raises DeviceError."""
-    structures = *PEER_STRUCTURES, Transfer, Echo
+    kernel = host_kernel()
+    assert kernel, "where it is missing nobody echoes"
     ask.argument.ranks.more = flags = device.pinned(Echo)
     answering = Transfer.from_buffer_copy(ask.argument)
     answering.bytes = 1
-    library = CpuModule(compile_kernel(SOURCES / "link_parts.cu", {"WT_WORLD": "1"}, structures))
-    answer = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.kernel("link_echo").function)
+    answer = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.function)
     reply = device.python("answer", lambda: answer(ctypes.addressof(answering)))
     perform = device.caller(device.sequence([ask, reply]))
 
@@ -325,7 +329,7 @@ def answered(device: Device, ask: Step) -> Operation:
         ctypes.memset(flags, 0, ctypes.sizeof(Echo))
         perform()
 
-    return Operation(ask, call, keep=library)
+    return Operation(ask, call)
 
 
 def iteration_of_part(link: Link, part: Part, size_bytes: int) -> Iteration:

@@ -1,1 +1,1 @@
-"""Serving arithmetic: advise and procure. It imports `trends` and the rooms below."""
+"""Serving arithmetic: advise, predict and procure. It imports `trends` and the rooms below."""

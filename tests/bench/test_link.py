@@ -256,6 +256,6 @@ def test_copies_between_host_memories_do_not_end_the_run_on_a_fake_gpu(tmp_path)
     measured = {case.algorithm for case in result.cases}
     assert "engine_push" not in measured
     assert measured >= {*ALONE, "host_echo"}
-    with pytest.raises(ResultError, match="stores 16 KiB at most"):  # predict lacks nothing else
+    with pytest.raises(ResultError, match="moves 16 KiB at most"):  # predict lacks nothing else
         parts_of([result])
     assert "A flag to the host's CPU and back takes at least" in words(printed)

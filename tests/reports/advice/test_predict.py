@@ -158,7 +158,7 @@ def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
 
     short = copied("short")
     rewrite_cases(short, lambda case: case.update(size_bytes=min(case["size_bytes"], 1 << 20)))
-    assert "stores 1 MiB at most" in refusal(short)
+    assert "moves 1 MiB at most" in refusal(short)
 
     other = copied("other")
     rewrite_head(other, machine_id="another", run_id="2026-11-28T07-07-55Z-link-055839")

@@ -41,8 +41,8 @@ def load(path: "str | PathLike[str]") -> "pd.DataFrame":
       None on CPUs), `method` (the options that change how cases are measured, where they are
       not the default; of another harness its name and statistic), `slowed_percent`, and
       `imported_from`, the log or the variant of another harness;
-    - `case` (its number in the run), `collective`, `algorithm`, `chosen` (behind `auto`),
-      `library`, `variant`, `memory`, `size_bytes`, `count`, `datatype`, `redop`, `in_place`,
+    - `case` (its number in the run), `collective`, `algorithm`, `chosen` (what `auto` or a library
+      ran), `library`, `variant`, `memory`, `size_bytes`, `count`, `datatype`, `redop`, `in_place`,
       `mode`, `shape` (JSON, or None), `status` and `reason`.
 
     A case has all fields of docs/results.md, the columns of `wiretax export`, with `across_ranks`

@@ -139,7 +139,7 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
         key=lambda row: (case_of(row), row.where.get("round_trip_ns", [0.0])),
     )
     choices = [(*case_of(row), row.algorithm.name) for row in rows]
-    if choices and any(header.chosen for header in suite.headers):
+    if choices and any(header.chosen and not header.library for header in suite.headers):
         method["tuned"] = hashlib.sha256(repr(choices).encode()).hexdigest()[:7]
     return method
 

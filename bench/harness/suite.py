@@ -14,6 +14,7 @@ from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iterat
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, require_memory, say_once
 from bench.harness.timing import round_trip_ns
+from bench.machine import environment
 from collectives.algorithms.allreduce_copy_engine import shared_engine
 from collectives.choice import AUTO
 from collectives.collective import DATATYPES, Shape
@@ -171,6 +172,8 @@ def header_of(
         if trip_ns:  # the algorithm for the link as it is now
             operation = operation.in_state(trip_ns)
         header.chosen = operation.choice
+        if algorithm.library_variants and world.device.is_cpu:
+            header.chosen = environment.settings_of(case.collective.name)
         header.blocks = None if is_library else operation.step.blocks
         header.snr_db = operation.snr_db
         algorithm = operation.chosen or algorithm

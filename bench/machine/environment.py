@@ -136,6 +136,14 @@ def scrub_value(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else "<set>"
 
 
+def settings_of(collective: str) -> str | None:
+    """The stored variables that choose how MPI performs a collective: `I_MPI_ADJUST_ALLREDUCE=2`;
+    None if none is set."""
+    word = collective.replace("all_", "all")
+    names = [name for name in VARIABLES if word in name.lower() and name in os.environ]
+    return " ".join(f"{name}={scrub_value(os.environ[name])}" for name in names) or None
+
+
 def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
     """The GPUs of a run, from the facts of its ranks; {} on CPUs."""
     gpus = [rank for rank in ranks if "gpu" in rank]

@@ -18,7 +18,7 @@ import numpy as np
 from collectives.collective import COLLECTIVES, DATATYPES, Array, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
-from collectives.library.nccl import Nccl, environment, open_nccl
+from collectives.library.nccl import COPY_ENGINES, Nccl, environment, open_nccl
 from collectives.operation import Bound, Case, Library, Message, Operation, Unsupported, World
 from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice, GpuMemory
@@ -91,6 +91,12 @@ def behind_own_gate(world: World, operation: Operation) -> Operation:
     if not world.graph:
         return operation
     return replace(operation, step=replace(operation.step, entries=MOST_QUEUED))
+
+
+def detailed(operation: Operation, choice: str) -> Operation:
+    """The operation with this choice before what the library ran for it."""
+    ran = operation.choice
+    return replace(operation, choice=f"{choice}: {ran}" if ran and ran != choice else choice)
 
 
 class NcclLibrary(Library):
@@ -327,16 +333,23 @@ class NcclLibrary(Library):
                 raise DeviceError(complaint)
 
         # The first call makes the connections, and may never end.
-        library.agree(library.perform(calls))
-        self._wait_for_first_call(label, title)
+        before = len(library.logs.get(label, ""))
+        with library.logging(label):
+            library.agree(library.perform(calls))
+            self._wait_for_first_call(label, title)
         library.agree(library.refused.get(label) or failure() or "")
+        choice = nccl.decision(library.logs[label][before:])
+        if self.is_rccl:
+            first = next((call for group in groups for call in group), None)
+            choice = first and library.planned(label, *first)
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
         step = (
             Step(Kernel(title, enqueue), None, entries=len(calls))
             if calls
             else Step(self.device.nothing, Gate())
         )
-        return Operation(step, self.device.caller(step), failure=failure)
+        choice = self.ranks.broadcast(choice)  # only rank 0 logs it
+        return Operation(step, self.device.caller(step), choice=choice, failure=failure)
 
     def _wait_for_first_call(self, label: str, title: str) -> None:
         library, stream, deadline_s = self.nccl, self.device.stream, time.monotonic() + FIRST_CALL_S
@@ -348,7 +361,6 @@ class NcclLibrary(Library):
             library.refused[label] = f"{label}: {reason}"
         with self.device.calling(title):
             stream.synchronize()
-        library.read_log(label)
 
     def _zero_cta(self, case: Case) -> Operation:
         """The case under the policy that takes no blocks where it can. `choice` says what NCCL did.
@@ -360,7 +372,7 @@ class NcclLibrary(Library):
         if not library.log:  # the user's log file has it
             return operation
         copied = ZERO_CTA_LINE in library.logs[ZERO_CTA]
-        return replace(operation, choice="copy engines" if copied else "a kernel")
+        return detailed(operation, COPY_ENGINES if copied else "a kernel")
 
     def _register(self, case: Case, label: str) -> None:
         """Makes symmetric windows of the case's buffers. Raises DeviceError on all ranks."""
@@ -402,8 +414,7 @@ class NcclLibrary(Library):
                 sentence = label.replace("=", " set by environment to ")
                 was_read = not label.startswith("NCCL_") or sentence in library.logs[label]
                 library.agree("" if was_read else f"{library.name} does not say that it read it")
-                chosen = "default" if label == "plain" else label
-                operations.append(replace(operation, choice=chosen))
+                operations.append(detailed(operation, "default" if label == "plain" else label))
             except DeviceError as error:
                 if label == "registered":  # the variant's own row says why
                     continue

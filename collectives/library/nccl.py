@@ -35,6 +35,7 @@ _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 _MOVE = (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER)
 _REDUCE = (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
 _MESSAGE = (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
+_PLAN = (_POINTER, _INT, _SIZE, _INT, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER)
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "ncclGetVersion": (_POINTER,),
     "ncclGetErrorString": (_INT,),
@@ -55,7 +56,21 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "ncclRecv": _MESSAGE,
     "ncclGroupStart": (),
     "ncclGroupEnd": (),
+    "ncclResetDebugInit": (),  # deprecated, and in 2.32.3
+    "rcclGetAlgoInfo": _PLAN,
 }
+RESETS_SINCE = 22700  # older versions close their log beside their own threads
+# Numbers of RCCL's nccl_common.h.
+FUNCTIONS = {"ncclAllGather": 2, "ncclReduceScatter": 3, "ncclAllReduce": 4}
+ALGORITHMS = "TREE", "RING", "COLLNET_DIRECT", "COLLNET_CHAIN", "NVLS", "NVLS_TREE", "PAT"
+PROTOCOLS = "LL", "LL128", "SIMPLE"
+# A line of NCCL_DEBUG_SUBSYS=TUNING for a kernel, a symmetric kernel or copy engines, by the source
+# of 2.27 to 2.30 and the texts in the library 2.32.3.
+DECISION = re.compile(
+    r" Bytes -> (?:Algo (\w+) proto (\w+) channel\{Lo\.\.Hi\}=\{(\d+)\.\.(\d+)\}"
+    r"|Kernel (\w+) nchannels (\d+)|(?:cudaMemcpy|(?:Rail \S+ )?RMA proxy \+ CE))"
+)
+COPY_ENGINES = "copy engines"
 
 
 # Calls that progress together: each a name, a function and all its arguments.
@@ -76,6 +91,7 @@ class Nccl:
     communicators: dict[str, int] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # the log text of each communicator
     refused: dict[str, str] = field(default_factory=dict)  # why a label is not used
+    resets_log: bool = False  # whether it can begin and end its log at any time
 
     @property
     def name(self) -> str:
@@ -106,7 +122,7 @@ class Nccl:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
         name, _, value = label.partition("=")
-        with environment(self.environment | ({name: value} if value else {})):
+        with environment({name: value} if value else {}), self.logging(label):
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
             self.agree(self.complaint("ncclGetUniqueId", status))
@@ -135,9 +151,40 @@ class Nccl:
         self.calls.ncclCommGetAsyncError(handle, ctypes.byref(status))
         return self.complaint(title, status.value) or None
 
-    def read_log(self, label: str) -> None:
-        """Adds new log text to the label's."""
-        self.logs[label] = self.logs.get(label, "") + (self.log.read() if self.log else "")
+    @contextlib.contextmanager
+    def logging(self, label: str) -> Iterator[None]:
+        """Adds what the library logs within it to the label's log. A library that can end its log
+        logs its choices too, and nothing in timed calls, which that would slow down."""
+        try:
+            with environment(self.environment):
+                self.reset_log()
+                yield
+                self.logs[label] = self.logs.get(label, "") + (self.log.read() if self.log else "")
+        finally:
+            self.reset_log()
+
+    def reset_log(self) -> None:
+        """Has the library read anew where it logs and what, and empties the file."""
+        if self.log and self.resets_log:
+            os.ftruncate(self.log.fileno(), 0)
+            self.log.seek(0)
+            self.calls.ncclResetDebugInit()
+
+    def planned(self, label: str, name: str, arguments: tuple[int, ...]) -> str | None:
+        """What RCCL would run for a call; None if it does not say. A kernel can take fewer
+        channels, and copy engines or direct access can take its place."""
+        if name not in FUNCTIONS or not hasattr(self.calls, "rcclGetAlgoInfo"):
+            return None
+        _, _, count, kind, *_ = arguments
+        algorithm, protocol, channels = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        results = map(ctypes.byref, (algorithm, protocol, channels))
+        handle, function = self.communicators[label], FUNCTIONS[name]
+        status = self.calls.rcclGetAlgoInfo(handle, function, count, kind, 0, 0, 1, *results)
+        # RCCL has further algorithms behind NCCL's.
+        if status or not (0 <= algorithm.value < len(ALGORITHMS) and 0 <= protocol.value < 3):
+            return None
+        ran = f"{ALGORITHMS[algorithm.value]} {PROTOCOLS[protocol.value]}"
+        return f"{ran}, at most {counted(channels.value)}"
 
 
 def release(version: int) -> str:
@@ -156,6 +203,10 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
         for name in settings.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+def counted(channels: int) -> str:
+    return f"{channels} channel{'s' * (channels != 1)}"
 
 
 def find_library(vendor: str) -> str:
@@ -201,12 +252,14 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
             "2.30 on, NCCL_MULTI_RANK_GPU_ENABLE=1 lets NCCL try with two"
         )
     if "NCCL_DEBUG_FILE" not in os.environ:
-        # INIT logs channels, ENV the variables that were read. TUNING would log in timed calls.
+        resets = kind == "NCCL" and nccl.version >= RESETS_SINCE and "NCCL_DEBUG" not in os.environ
+        nccl.resets_log = resets and hasattr(calls, "ncclResetDebugInit")
+        # INIT logs channels, ENV the variables that were read, TUNING each call's algorithm.
         log = os.memfd_create("log")
         nccl.log = os.fdopen(log, encoding="utf-8", errors="replace")  # it quotes paths, variables
         nccl.environment |= {
             "NCCL_DEBUG": "INFO",
-            "NCCL_DEBUG_SUBSYS": "INIT,ENV",
+            "NCCL_DEBUG_SUBSYS": "INIT,ENV" + ",TUNING" * nccl.resets_log,
             "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}",
         }
     return nccl
@@ -222,6 +275,17 @@ def transports(text: str) -> dict[str, list[str]]:
     for source, target, transport in dict.fromkeys(line.findall(text)):
         by_pair.setdefault(f"{source} -> {target}", []).append(transport)
     return by_pair
+
+
+def decision(text: str) -> str | None:
+    """What the last call in a log ran: `RING SIMPLE, 24 channels`; None without a line on it."""
+    lines = DECISION.findall(text)
+    if not lines:
+        return None
+    algorithm, protocol, low, high, kernel, channels = lines[-1]
+    if algorithm:
+        return f"{algorithm} {protocol}, {counted(int(high) - int(low) + 1)}"
+    return f"{kernel}, {counted(int(channels))}" if kernel else COPY_ENGINES
 
 
 def channels(text: str) -> dict[str, int]:

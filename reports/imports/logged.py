@@ -67,6 +67,7 @@ class Row:
     redop: str = ""  # of a reduction: sum
     in_place: bool = False
     algorithm: str = "library"
+    chosen: str | None = None
     shape: Any = None
 
 

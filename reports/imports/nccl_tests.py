@@ -26,7 +26,7 @@ PROGRAM = re.compile(
 Part = IntEnum("Part", "BANNER STARTED SIZES RANKS TABLE ROWS FOOTER")
 # A line before the table; the name of its group is the part that it belongs to.
 HEAD = re.compile(
-    r"(?P<BANNER>nccl-tests version .*\bnccl-library=(?P<library>\d{5,6})\b)|"
+    r"(?P<BANNER>(?P<harness>[nr]ccl-tests) version .*\b[nr]ccl-library=(?P<library>\d{5,6})\b)|"
     r"(?P<STARTED>Collective test starting: (?P<name>\w+?)(?:_test)?(?:_perf)?(?:_mpi)?$)|"
     r"(?P<SIZES>nThread \d+ nGpus \d+ minBytes )|"
     r"(?P<RANKS>(?:Device +(?P<device>\d{1,7}) +->|"
@@ -57,12 +57,20 @@ EARLY = "NCCL 1.x"  # prints milliseconds, and no footer
 COLUMNS = {"bytes": "size", "n": "count", "op": "redop"}
 FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|N/A|-?nan|-?inf")
 WORD = re.compile(r"[A-Za-z]\w{1,15}")
-VALUES = {"type": WORD, "redop": WORD, "root": re.compile(r"-?\d{1,9}")}  # others: FIGURE
+NAME = re.compile(r"[\w/*-]{2,20}")
+VALUES = {  # others: FIGURE
+    "type": WORD,
+    "redop": WORD,
+    "root": re.compile(r"-?\d{1,9}"),
+    "algo": NAME,
+    "proto": NAME,
+}
+CHOSEN = "algo", "proto", "nchannels"  # what RCCL planned for both halves: -A of rccl-tests
 
 
 class Column(NamedTuple):
-    """`half` is 1 or 2 for the times of a row, and 0 before; `end` is where the name ends, from the
-    end of the first name."""
+    """`half` is 1 or 2 for the times of a row, and 0 elsewhere; `end` is where the name ends, from
+    the end of the first name."""
 
     name: str
     half: int
@@ -76,7 +84,8 @@ def read_heading(words: list[tuple[str, int]]) -> list[Column]:
     if names[:2] != ["size", "count"] or not {"time", "algbw", "busbw"} <= set(names):
         return []
 
-    halves = accumulate(name == "time" for name in names)
+    times = accumulate(name == "time" for name in names)
+    halves = [0 if name in CHOSEN else half for name, half in zip(names, times, strict=True)]
     ends = [end - words[0][1] for _, end in words]
     return list(map(Column, names, halves, ends))
 
@@ -123,7 +132,7 @@ class NcclTest(LoggedTest):
                 )
 
     def _split(self, text: str) -> list[dict[str, str]]:
-        """The words before the times, and those of each half, by the name of their column. If some
+        """The words beside the times, and those of each half, by the name of their column. If some
         columns are blank, the ends of the words show which. Raises ValueError for another line."""
         words = cells(text)
         columns = self.columns
@@ -132,7 +141,8 @@ class NcclTest(LoggedTest):
             ends = [end - words[0][1] for _, end in words]
             columns = [min(self.columns, key=lambda each: abs(each.end - end)) for end in ends]
 
-        parts: list[dict[str, str]] = [{} for _ in range(self.columns[-1].half + 1)]
+        halves = max(column.half for column in self.columns)
+        parts: list[dict[str, str]] = [{} for _ in range(halves + 1)]
         for column, (word, _) in zip(columns, words, strict=True):
             parts[column.half][column.name] = word
             if not VALUES.get(column.name, FIGURE).fullmatch(word):
@@ -160,17 +170,21 @@ class NcclTest(LoggedTest):
 
 
 def _fields_of(head: dict[str, str]) -> dict[str, Any]:
-    """The fields of a case by the columns before the times. Raises ValueError without a size."""
+    """The fields of a case by the columns beside the times. Raises ValueError without a size."""
     size, count = (whole_number(head.get(name, "")) for name in ("size", "count"))
     if size is None or count is None:
         raise ValueError(head)
 
     datatype = head.get("type", "").lower()
+    algorithm, protocol, channels = (head.get(name, "N/A") for name in CHOSEN)
     return {
         "size_bytes": size,
         "count": count,
         "datatype": TYPES.get(datatype, datatype) or logged.UNKNOWN,
         "redop": head.get("redop", "").lower(),
+        "chosen": None
+        if "N/A" in (algorithm, protocol)
+        else f"{algorithm} {protocol}, at most {channels} channels",
     }
 
 
@@ -294,7 +308,10 @@ class Reader:
     def _read_head(self, head: re.Match[str], text: str) -> None:
         test = self.test
         if head["library"]:
+            test.format = head["harness"]
             test.library = logged.nccl_version(int(head["library"]))
+            if test.format == "rccl-tests":
+                test.library = f"R{test.library[1:]}"
         if head["name"]:
             test.collective = collective_of(head["name"])
 

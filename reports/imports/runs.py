@@ -182,6 +182,7 @@ def _header(test: LoggedTest, row: Row, file: str) -> CaseHeader:
         datatype=row.datatype,
         redop=row.redop or ("sum" if "reduce" in collective else "none"),
         in_place=row.in_place,
+        chosen=row.chosen,
         shape=row.shape,
     )
 

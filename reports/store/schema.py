@@ -56,7 +56,10 @@ class CaseFields(Timed, kw_only=True):
     shape: Any = None
     status: str = "ok"
     reason: str | None = None
-    chosen: str | None = None
+    chosen: Annotated[
+        str | None,
+        Shown("chosen", "what `auto` or a library ran; of MPI, variables that choose it"),
+    ] = None
     calls: Positive = 1
     snr_db: Annotated[
         dict[str, Bounded] | None,

@@ -20,7 +20,7 @@ from reports.tables.sentences import (
 
 OTHER_STATES = {"own": " (another state of the link)", "mixed": " (the link never settled)"}
 # Columns that stand in the title if all cells are alike, and those that others make superfluous.
-FOLDED = ("type", "variant", "place", "mixed", "#wrong", "blocks", "status")
+FOLDED = ("type", "variant", "place", "chosen", "mixed", "#wrong", "blocks", "status")
 LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
 
 
@@ -58,8 +58,7 @@ def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> l
 
 
 def _facts(case: Case) -> dict[str, str]:
-    chosen = f": {case.chosen}" if case.chosen else ""
-    name = f"{case.library or algorithm_of(case)}{chosen} {shape_text(case.shape)}"
+    name = f"{case.library or algorithm_of(case)} {shape_text(case.shape)}"
     return {
         "size": size_text(case.size_bytes),
         "algorithm": name.rstrip(),
@@ -86,6 +85,8 @@ def _text(name: str, value: Any) -> str:
         return interval_text((value.median, value.ci_low, value.ci_high))
     if isinstance(value, Summary | Range):
         return number(value.median)
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return " ".join(f"{part:.1f}" for part in value.values()) or "-"
     if isinstance(value, int):

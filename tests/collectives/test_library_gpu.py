@@ -205,7 +205,7 @@ def test_without_windows_the_other_variants_still_run_on_a_fake_gpu(faults, own_
     ("faults", "chosen", "reason"),
     [
         ({}, "copy engines", None),
-        ({"no_copy_engines": 1}, "a kernel", None),
+        ({"no_copy_engines": 1}, "a kernel: AllGather_LD, 4 channels", None),
         ({"version": 22703}, None, "NCCL 2.27.3 has no zero-CTA policy; 2.28 has"),
     ],
 )
@@ -220,7 +220,7 @@ def test_the_zero_cta_policy_moves_data_and_says_what_moved_it_on_a_fake_gpu(
     assert report["results"] == {f"plain {case} 1000": RIGHT, key: reason or RIGHT}
     assert report["chosen"].get(key) == chosen
     notes = [note for note in report["head"]["notes"] if "zero-CTA policy" in note]
-    assert len(notes) == (chosen == "a kernel")
+    assert len(notes) == (chosen or "").startswith("a kernel")
 
 
 @pytest.mark.alone
@@ -229,7 +229,10 @@ def test_nccl_is_tuned_as_rccl_is_on_a_fake_gpu():
     others = "default", "LL", "Simple", "Ring"
     delays = ",".join([*(f"{each}:4000" for each in others), "Tree:0,"])
     for report in on_fake_gpus(request={"variants": ["plain", "tuned"]}, delays_us=delays):
-        assert report["chosen"] == {f"plain {KEY}": None, f"tuned {KEY}": "NCCL_ALGO=Tree"}
+        assert report["chosen"] == {
+            f"plain {KEY}": "RING SIMPLE, 2 channels",
+            f"tuned {KEY}": "NCCL_ALGO=Tree: TREE SIMPLE, 2 channels",
+        }
         assert OWN_BUFFERS in report["head"]["notes"]
 
 
@@ -242,7 +245,10 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
     for report in on_fake_gpus(
         "hip", own={"NCCL_PROTO": "LL128"}, delays_us=SLOW_DEFAULT, gpu=GFX942
     ):
-        assert report["chosen"] == {f"plain {KEY}": None, f"tuned {KEY}": "NCCL_PROTO=LL"}
+        assert report["chosen"] == {
+            f"plain {KEY}": "RING SIMPLE, at most 56 channels",
+            f"tuned {KEY}": "NCCL_PROTO=LL: RING LL, at most 56 channels",
+        }
         assert set(report["head"]["transports"]) == {"plain", "NCCL_PROTO=LL", "NCCL_PROTO=Simple"}
 
 
@@ -258,11 +264,36 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
 )
 def test_a_setting_that_rccl_refuses_or_ignores_is_left_out_on_a_fake_gpu(fault, why):
     for report in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, gpu=GFX942, **{fault: 1}):
-        assert report["chosen"][f"tuned {KEY}"] == "default"
+        assert report["chosen"][f"tuned {KEY}"] == "default: RING SIMPLE, at most 56 channels"
         notes = " ".join(report["head"]["notes"])
         assert re.search(rf"NCCL_PROTO=LL is out: .*{why}", notes)
         assert "HSA_FORCE_FINE_GRAIN_PCIE=1 is not set" in notes
         assert "NCCL_PROTO=LL" not in report["head"]["transports"]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "own", "faults"),
+    [
+        ("cuda", {}, {"version": 22603}),
+        ("cuda", {"NCCL_DEBUG": "WARN"}, {}),
+        ("hip", {}, {"fail": "rcclGetAlgoInfo"}),
+    ],
+    ids=["an old NCCL", "a user who logs", "an RCCL without"],
+)
+def test_a_library_that_does_not_say_what_it_runs_is_measured_on_a_fake_gpu(vendor, own, faults):
+    request = {"variants": ["plain"]}
+    report = on_fake_gpus(vendor, request, own, **faults)[0]
+    assert report["results"] == {f"plain {KEY}": RIGHT}
+    assert report["chosen"] == {f"plain {KEY}": None}
+    assert report["head"]["transports"]["plain"]
+
+
+def test_timed_calls_log_nothing_on_a_fake_gpu():
+    """A line for each call would slow rank 0 down, and fill its memory."""
+    request = {"variants": ["plain"], "repeat": 5}
+    for report in on_fake_gpus(request=request):
+        assert report["chosen"][f"plain {KEY}"] == "RING SIMPLE, 2 channels"
+        assert report["log_bytes"] == 0
 
 
 def test_a_transport_through_the_host_is_not_called_a_baseline_on_a_fake_gpu():
@@ -290,7 +321,9 @@ def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
     for report in on_fake_gpus("hip", own={"FIRST_CALL_S": "1"}, stands_still="default"):
         late = "plain: ncclAllReduce of RCCL 2.32.3 did not end in 1 s."
         assert report["results"] == {f"plain {KEY}": f"rank 0: {late}", f"tuned {KEY}": RIGHT}
-        assert report["chosen"][f"tuned {KEY}"] in library_gpu.TUNINGS["hip"]
+        setting, _, ran = report["chosen"][f"tuned {KEY}"].partition(": ")
+        assert setting in library_gpu.TUNINGS["hip"]
+        assert ran
         assert late in report["head"]["notes"]
 
 

@@ -63,6 +63,45 @@ def test_the_transport_of_a_recorded_log(name, ways, kinds):
     assert nccl.channels(recorded(name)) == kinds
 
 
+# From NVIDIA/nccl's docs/userguide/source/troubleshooting/logging.rst, and logs of users that
+# GitHub has: of 2.23, with symmetric windows, and with copy engines.
+DECISIONS = [
+    (
+        "node-01:631871:631871 [0] NCCL INFO AllReduce: 33554432 Bytes -> Algo RING proto SIMPLE "
+        "channel{Lo..Hi}={0..31}",
+        "RING SIMPLE, 32 channels",
+    ),
+    (
+        "node-01:1:1 [0] NCCL INFO AllReduce: 4096 Bytes -> Algo TREE proto LL "
+        "channel{Lo..Hi}={0..0} cgaClusterSize 4",
+        "TREE LL, 1 channel",
+    ),
+    (
+        "AllReduce [Symmetric]: 2097152 Bytes -> Kernel AllReduce_RSxLDMC_AGxSTMC nchannels 16 "
+        "nthreads 512 nWorks 1",
+        "AllReduce_RSxLDMC_AGxSTMC, 16 channels",
+    ),
+    (
+        "NCCL INFO AlltoAll [Copy Engine]: 134217728 Bytes -> cudaMemcpy",
+        "copy engines",
+    ),
+    # Numbers, at an earlier place in the source, and no channels.
+    (
+        "2: node-0:309:309 [0] NCCL INFO AllGather: 37756928 Bytes -> Algo 1 proto 2 time "
+        "2860.208008",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "ran"), DECISIONS)
+def test_what_the_last_call_ran_is_read_from_a_log(line, ran):
+    assert nccl.decision(line) == ran
+    earlier = "NCCL INFO AllReduce: 8 Bytes -> Algo NVLS proto LL128 channel{Lo..Hi}={0..1}\n"
+    assert nccl.decision(f"{earlier}{line}\n") == (ran or "NVLS LL128, 2 channels")
+    assert nccl.decision(recorded("nvls")) is None
+
+
 @pytest.mark.parametrize(
     ("number", "name"),
     [(900, "0.9.0"), (21908, "2.19.8"), (23203, "2.32.3")],
@@ -71,22 +110,22 @@ def test_a_version_number_is_read_as_the_library_prints_it(number, name):
     assert nccl.release(number) == name
 
 
-def header_of_nccl() -> str:
-    """nccl.h as NVIDIA ships it. Skips if it is not installed."""
+def file_of_nccl(wanted: str) -> Path:
+    """A file as NVIDIA ships it. Skips if it is not installed."""
     for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
         try:
             for file in importlib.metadata.files(name) or []:
-                if file.name == "nccl.h":
-                    return Path(str(file.locate())).read_text()
+                if file.name == wanted:
+                    return Path(str(file.locate()))
         except importlib.metadata.PackageNotFoundError:
             continue
     pytest.skip("NCCL is not installed: pip install nvidia-nccl-cu13")
 
 
 def test_calls_and_constants_match_the_real_header():
-    header = header_of_nccl()
+    header = file_of_nccl("nccl.h").read_text()
     for call, types in nccl.PROTOTYPES.items():
-        if call == "ncclAllToAll":  # RCCL's name; NCCL's headers lack it
+        if call in ("ncclAllToAll", "rcclGetAlgoInfo"):  # RCCL's
             continue
         declared = re.search(rf"\b{call}\(([^)]*)\)", header)
         assert declared, call
@@ -99,7 +138,8 @@ def test_calls_and_constants_match_the_real_header():
             )
             assert kind is (nccl._POINTER if by_address else by_value), (call, text)
     for name, number in (library_gpu.TYPES | library_gpu.OPS).items():
-        assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
+        name = name.replace("_", "").capitalize()
+        assert re.search(rf"\bnccl{name}\s*=\s*{number}\b", header), name
     assert re.search(rf"#define NCCL_WIN_COLL_SYMMETRIC 0x0?{library_gpu.SYMMETRIC}\b", header)
     assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
 
@@ -113,15 +153,45 @@ def test_the_fake_library_has_every_call_and_the_fake_packages_match_the_real_on
         assert callable(pytest.importorskip(module).get_version)
 
 
+ALONE = cast(
+    Communicator,
+    SimpleNamespace(
+        rank=0,
+        size=1,
+        ranks=[0],
+        all_gather=lambda item: [item],
+        broadcast=lambda item: item,
+    ),
+)
+
+
+def test_the_real_library_logs_while_it_is_asked_to(capfd):
+    """In timed calls it must not: a line for each would slow rank 0 down, and fill its memory."""
+    file = os.memfd_create("log")
+    settings = {
+        "NCCL_DEBUG": "INFO",
+        "NCCL_DEBUG_SUBSYS": "INIT,ENV,TUNING",
+        "NCCL_DEBUG_FILE": f"/proc/self/fd/{file}",
+    }
+    calls = nccl.load(str(file_of_nccl("libnccl.so.2")))
+    library = nccl.Nccl(ALONE, calls, "NCCL", 23203, settings, os.fdopen(file), resets_log=True)
+    for label in ("first", "second"):
+        with library.logging(label):
+            calls.ncclCommInitRank(None, 1, nccl.UniqueId(), 0)
+        assert "NCCL WARN" in library.logs[label]
+        calls.ncclCommInitRank(None, 1, nccl.UniqueId(), 0)
+        assert os.fstat(file).st_size == 0
+    assert capfd.readouterr().out == ""
+    line = b": %ld Bytes -> Algo %s proto %s channel{Lo..Hi}={%d..%d}"
+    assert line in Path(calls._name).read_bytes()
+
+
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")
 def test_the_real_library_without_a_driver_ends_in_one_sentence():
-    header_of_nccl()
+    file_of_nccl("nccl.h")
     library_file = nccl.find_library("cuda")
-    alone = SimpleNamespace(
-        rank=0, size=1, all_gather=lambda item: [item], broadcast=lambda item: item
-    )
-    ranks, settings = cast(Communicator, alone), {"NCCL_DEBUG": "WARN"}
-    library = nccl.Nccl(ranks, nccl.load(library_file), "NCCL", 23203, settings)
+    settings = {"NCCL_DEBUG": "WARN"}
+    library = nccl.Nccl(ALONE, nccl.load(library_file), "NCCL", 23203, settings)
     with pytest.raises(
         DeviceError,
         match=r"^rank 0: ncclCommInitRank of NCCL 2.32.3 fails: unhandled cuda error: Cuda ",

@@ -39,7 +39,7 @@ def test_a_run_names_its_number_of_chunks_on_a_fake_gpu(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "tokens 32, hidden 4096, columns 128, scale" in done.stdout
     [path] = tmp_path.glob("*.jsonl")
-    assert re.search(r"fused: [1248] chunks? llama-3.1-8b", text(read(path), long=True))
+    assert re.search(r"fused llama-3.1-8b.* [1248] chunks? ", text(read(path), long=True))
 
 
 def test_the_columns_of_a_models_layers():

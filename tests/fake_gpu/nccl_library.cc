@@ -63,18 +63,19 @@ static std::string setting(const char* name) {
 static std::string last_error;
 static FILE* log_file;
 static std::string level, subsystems;
+static bool unread = true;  // its variables for the log
 
-// Reads its variables once per process, at the first message.
+// Reads its variables at the first message, and at the first one after a reset.
 static void say(const char* subsystem, const char* format, ...) {
-  static const bool opened = [] {
+  if (std::exchange(unread, false)) {
+    if (log_file && log_file != stdout) fclose(log_file);
     level = setting("NCCL_DEBUG"), subsystems = setting("NCCL_DEBUG_SUBSYS");
     if (subsystems.empty()) subsystems = "INIT,BOOTSTRAP,ENV";
     const std::string path = setting("NCCL_DEBUG_FILE");
     log_file = path.empty() ? stdout : fopen(path.c_str(), "w");
     setlinebuf(log_file);
-    return true;
-  }();
-  if (!opened || level != "INFO" || subsystems.find(subsystem) == std::string::npos) return;
+  }
+  if (level != "INFO" || subsystems.find(subsystem) == std::string::npos) return;
   va_list arguments;
   va_start(arguments, format);
   fprintf(log_file, "host:%d:%d [0] NCCL INFO ", getpid(), getpid());
@@ -116,7 +117,7 @@ struct Shared {
 struct Comm {
   Shared* shared;
   int ranks, rank, delay_us;
-  std::string protocol;
+  std::string protocol, algorithm;
   bool connected, zero_cta, copied;
   std::vector<std::pair<const char*, size_t>> windows;
   std::atomic<uint64_t> met, performed;
@@ -305,7 +306,7 @@ int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
   const bool caches = setting("FAKE_NCCL_CACHES_PROTO") == "1";
   Comm* c = *comm = new Comm();
   c->ranks = ranks, c->rank = rank, c->protocol = caches ? first_protocol : setting("NCCL_PROTO");
-  const std::string algorithm = setting("NCCL_ALGO");
+  const std::string algorithm = c->algorithm = setting("NCCL_ALGO");
   const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
   c->delay_us = delay_of(chosen), c->zero_cta = setting("NCCL_CTA_POLICY") == "2";
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
@@ -359,9 +360,30 @@ static int look_at(const char* name, Comm* c) {
 
 static const std::vector<size_t> SIZES = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
 
+static std::string upper(std::string text) {
+  for (char& letter : text) letter = (char)toupper(letter);
+  return text;
+}
+
+// Logs what a call runs as NCCL 2.30 does.
+static void say_choice(const char* function, const Call& call) {
+  const Comm& c = *call.comm;
+  if (c.rank) return;
+  if (c.copied)
+    say("TUNING", "%s [Copy Engine]: %zu Bytes -> cudaMemcpy", function, call.bytes);
+  else if (!c.windows.empty())
+    say("TUNING", "%s [Symmetric]: %zu Bytes -> Kernel %s_LD nchannels 4 nthreads 512 nWorks 1",
+        function, call.bytes, function);
+  else if (call.what != EVERY_TO_EVERY)
+    say("TUNING", "%s: %zu Bytes -> Algo %s proto %s channel{Lo..Hi}={0..1}", function, call.bytes,
+        c.algorithm.empty() ? "RING" : upper(c.algorithm).c_str(),
+        c.protocol.empty() ? "SIMPLE" : upper(c.protocol).c_str());
+}
+
 static int enqueue(const char* name, void* stream, Call call) {
   if (int status = look_at(name, call.comm)) return status;
   call.bytes *= SIZES.at(call.type);
+  say_choice(name + strlen("nccl"), call);
   // Never freed: a captured graph may run it again.
   return gpu_launchHostFunc(stream, collective, new Call(call));
 }
@@ -416,6 +438,15 @@ int ncclSend(const void* send, size_t count, int type, int peer, Comm* c, void* 
 }
 int ncclRecv(void* receive, size_t count, int type, int peer, Comm* c, void* stream) {
   return message("ncclRecv", stream, {RECEIVE, c, nullptr, (char*)receive, count, type, 0, peer});
+}
+
+void ncclResetDebugInit() { unread = true; }
+
+int rcclGetAlgoInfo(Comm* c, int, uint64_t, int, int, int, int, int* algorithm, int* protocol,
+                    int* channels) {
+  if (told_to_fail("rcclGetAlgoInfo", c->rank)) return INVALID_USAGE;
+  *algorithm = 1, *protocol = c->protocol == "LL" ? 0 : 2, *channels = 56;
+  return 0;
 }
 
 int ncclCommAbort(Comm* c) { return c->aborted = true, 0; }

@@ -91,6 +91,7 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
         report["failure"] = operation.failure()
     report["head"] = library.describe(world)
     if isinstance(used := library.opened, Nccl):
+        report["log_bytes"] = os.fstat(used.log.fileno()).st_size if used.log else None
         windows = used.calls.fake_nccl_windows
         report["windows"] = {
             label: windows(c_void_p(handle)) for label, handle in used.communicators.items()

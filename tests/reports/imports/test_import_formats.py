@@ -89,6 +89,35 @@ def test_a_complete_log_is_read():
     assert {(row.datatype, row.redop, row.n_wrong) for row in test.rows} == {("float32", "sum", 0)}
 
 
+# rccl-tests -A as a user of ROCm 7.0 posted it; the head is that of src/util.cu in rocm-systems.
+ALGORITHMS = (
+    "#       size         count      type   redop    root     time   algbw   busbw #wrong     t"
+    "ime   algbw   busbw #wrong     algo     proto   nchannels\n"
+)
+PLANNED = (
+    "     1048576        262144     float     sum      -1    76.26   13.75   25.78      0    76"
+    ".43   13.72   25.72      0  Direct    SIMPLE          32\n"
+    "     2097152        524288     float     sum      -1    87.02   24.10   45.18      0    86"
+    ".52   24.24   45.45      0    RING    SIMPLE          32\n"
+)
+UNPLANNED = PLANNED.replace("  Direct    SIMPLE          32", "     N/A       N/A         N/A")
+
+
+def test_the_algorithms_that_rccl_tests_prints_are_read():
+    banner = "# rccl-tests version 2.17.0-1a2b3c4 rccl-headers=22707 rccl-library=22707"
+    head = banner + HEAD[HEAD.index("\n") :]
+    test = only(head + PLACES + ALGORITHMS + UNITS + PLANNED + FOOTER)
+    assert (test.format, test.library, test.unread) == ("rccl-tests", "RCCL 2.27.7", [])
+    assert {row.size_bytes: row.chosen for row in test.rows} == {
+        1 << 20: "Direct SIMPLE, at most 32 channels",
+        2 << 20: "RING SIMPLE, at most 32 channels",
+    }
+    assert [row.times_us for row in test.rows] == [[76.26], [76.43], [87.02], [86.52]]
+    assert cases_of([test])[0].chosen == "Direct SIMPLE, at most 32 channels"
+    blank = only(head + ALGORITHMS + UNPLANNED + FOOTER)
+    assert [row.chosen for row in blank.rows[:2]] == [None, None]
+
+
 LABELS = """\
 [1,0]<stdout>:
  0:

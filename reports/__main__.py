@@ -67,6 +67,11 @@ COMMANDS = {
         "results/RUN.jsonl",
     ),
     "peers": ("verdicts.libraries", "shows Wiretax beside several MPI libraries", "peers"),
+    "tuner": (
+        "verdicts.tuner",
+        "writes the settings that beat a library's default as the table that its tuner reads",
+        "CAMPAIGN --format rccl > table.csv",
+    ),
     "procure": (
         "advice.procurement",
         "compares candidate machines by figures and requirements",
@@ -139,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         if argv[:1] == [name]:  # the modules of other commands are not imported
             module = importlib.import_module(f"{__package__}.{module_name}")
             module.add_arguments(subparser)
-            if name != "export":
+            if name not in ("export", "tuner"):
                 subparser.add_argument(
                     "--json", action="store_true", help="print one JSON object (docs/results.md)"
                 )

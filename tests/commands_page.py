@@ -57,6 +57,7 @@ GROUPS = (
             "reports regress",
             "reports accept",
             "reports peers",
+            "reports tuner",
         ),
     ),
     Group(

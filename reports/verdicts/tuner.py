@@ -1,0 +1,314 @@
+"""The command `tuner`: the settings under which a library beats its default, by size, as the table
+that the tuner of RCCL or NCCL reads, or as JSON. A setting is a recorded environment variable, such
+as NCCL_PROTO or I_MPI_ADJUST_ALLREDUCE, in which a variant differs from the baseline."""
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.store.manifest import Variant
+from reports.store.report_json import write_json
+from reports.store.result import ResultError
+from reports.store.untrusted import printable
+from reports.tables.sentences import size_text, some
+from reports.verdicts.judge import Comparison, compare
+from reports.verdicts.render import add_allow
+from reports.verdicts.sides import Side, faults_of, notes_of, read_sides
+
+Settings = tuple[tuple[str, str], ...]  # names and values
+
+# RCCL's src/plugin/tuner/csv_tuner.cc (ROCm/rocm-systems pull request 4503) reads the table of
+# NCCL's plugins/tuner/example. Both skip lines with #; a header would be a row of NCCL's.
+COLUMNS = "collective,min_bytes,max_bytes,algorithm,protocol,channels,nodes,ranks,pipe_ops,reg_buff"
+COLLECTIVES = {
+    "all_reduce": "allreduce",
+    "all_gather": "allgather",
+    "reduce_scatter": "reducescatter",
+    "broadcast": "broadcast",
+    "reduce": "reduce",
+}
+NAMES = "tree", "ring", "collnet_direct", "collnet_chain", "nvls", "nvls_tree", "pat"
+ALGORITHMS = {name.replace("_", ""): name for name in NAMES}
+PROTOCOLS = "ll", "ll128", "simple"
+LEAST_CHANNELS, MOST_CHANNELS = "NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS"
+IN_COLUMNS = {"NCCL_ALGO", "NCCL_PROTO", LEAST_CHANNELS, MOST_CHANNELS}
+RAN = re.compile(r"(\w+) (\w+), ")  # in `chosen`
+ANY = -1  # of a column
+MEASURED = "size_bytes", "side", "ratio", "low", "high", "pairs"
+# What has the library read the table.
+LOADERS = {
+    "rccl": {"NCCL_TUNER_CONFIG_FILE": "table.csv"},
+    "nccl": {
+        "NCCL_TUNER_PLUGIN": "libnccl-tuner-example.so",
+        "NCCL_TUNER_CONFIG_FILE": "table.csv",
+    },
+}
+
+
+@dataclass
+class Stretch:
+    """Neighbouring sizes of a collective with one choice: `value` is what the table says of them,
+    from `least_bytes` to `most_bytes`. `cells` has the fastest cell at each measured size."""
+
+    collective: str
+    value: Any
+    least_bytes: int
+    most_bytes: int
+    cells: list[Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="a campaign's folder, the default of the library first; or such runs, folders of "
+        "runs, quoted globs, FOLDER/VARIANT of a campaign",
+    )
+    parser.add_argument(
+        "--format",
+        choices=(*LOADERS, "json"),
+        required=True,
+        help="the table of RCCL's tuner or of NCCL's example plugin, or JSON for any library",
+    )
+    add_allow(parser)
+
+
+def tuner(arguments: argparse.Namespace) -> int:
+    """Prints the table, and on standard error what would prove it. Returns 0. Raises ResultError
+    for runs without settings that differ, and for a campaign that is not finished."""
+    sides = read_sides(arguments.runs)
+    baseline = sides[0]
+    if baseline.campaign and not baseline.campaign.end:
+        raise ResultError(faults_of(baseline)[0])
+
+    if empty := [side.name for side in sides if not side.launches]:
+        raise ResultError(f"{empty[0]} has no launch that finished")
+
+    settings = settings_by_name(sides)
+    for sentence in notes_of(sides):
+        complain(sentence)
+
+    comparisons = compare(sides, arguments.allow)
+    cells = library_cells([each for each in comparisons if each.variant.name in settings])
+    cells = cells.assign(settings=cells.side.map(settings))
+    is_json = arguments.format == "json"
+    rows = pd.Series([columns_of(cell) for cell in cells.itertuples()], cells.index)
+    cells = cells.assign(value=cells.settings if is_json else rows)
+    stretches = stretches_of(cells)
+    if not stretches:
+        lacks = "; an interval takes 6 pairs" * bool(np.isinf(cells.high).all())
+        complain(f"no interval against {baseline.name} lies below 1 at any size{lacks}")
+
+    if is_json:
+        write(baseline, stretches)
+    else:
+        sys.stdout.write(as_csv(baseline, stretches))
+        if stretches:
+            sys.stdout.flush()
+            command = campaign_of(baseline, {"tuned": LOADERS[arguments.format]})
+            print(f"This campaign would prove the table:\n{command}", file=sys.stderr)
+
+    return 0
+
+
+def complain(sentence: str) -> None:
+    print(f"reports: {printable(sentence)}", file=sys.stderr)
+
+
+def recorded(side: Side) -> dict[str, str]:
+    """The environment variables of a side's launches, and those before a campaign's command."""
+    facts = {
+        name.removeprefix("env."): str(fact.get("value"))
+        for name, fact in side.launches[0].run.environment.items()
+        if name.startswith("env.") and isinstance(fact, dict)
+    }
+    variant = variant_of(side)
+    return facts | (variant.environment if variant else {})
+
+
+def variant_of(side: Side) -> Variant | None:
+    """The campaign's record of the side's command; None without a campaign."""
+    variants = side.campaign.campaign.variants if side.campaign else []
+    return next((each for each in variants if each.name == side.variant), None)
+
+
+def settings_by_name(sides: Sequence[Side]) -> dict[str, Settings]:
+    """The settings in which each side differs from the first, without sides that have none or a
+    value that was not stored. Raises ResultError if there is none, or the first has some."""
+    default, settings, unstored = recorded(sides[0]), dict[str, Settings](), list[str]()
+    for side in sides[1:]:
+        own = recorded(side)
+        names = sorted(name for name in {*own, *default} if own.get(name) != default.get(name))
+        if kept := [name for name in names if name in default]:
+            raise ResultError(
+                f"{sides[0].name} sets {kept[0]}={default[kept[0]]}: the first side must be the "
+                "library's default"
+            )
+        values = tuple((name, own[name]) for name in names)
+        if any(value == "<set>" for _, value in values):
+            unstored.append(f"{side.name}: a value of its settings was not stored: left out")
+        elif values:
+            settings[side.name] = values
+
+    if not settings and unstored:
+        raise ResultError(unstored[0])
+    if not settings:
+        raise ResultError(
+            f"nothing differs from {sides[0].name} in a setting of a library, such as NCCL_PROTO "
+            "or I_MPI_ADJUST_ALLREDUCE"
+        )
+    for sentence in unstored:
+        complain(sentence)
+    return settings
+
+
+def library_cells(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """A row for each variant, collective and size: the cell of the library's plain use with the
+    highest interval, so that all types and places must agree. `high` is infinite without one.
+    Raises ResultError without such cells."""
+    tables = [each.cells.assign(side=each.variant.name) for each in comparisons]
+    cells = pd.concat(tables, ignore_index=True)
+    is_plain = (cells.algorithm == "library") & cells.variant.isin(["plain", "graph"])
+    cells = cells[is_plain & (cells.size_bytes > 0)]
+    if (cells["mode"] == "isolated").any():
+        cells = cells[cells["mode"] == "isolated"]
+    if cells.empty:
+        raise ResultError("no case of a library itself is in these runs")
+
+    cells = cells.assign(high=cells.high.fillna(np.inf))
+    return cells.loc[cells.groupby(["side", "collective", "size_bytes"]).high.idxmax()]
+
+
+def columns_of(cell: Any) -> tuple[str, str, int] | None:
+    """Algorithm, protocol and channels as the table names them: those that ran, or else those of
+    the settings. None for what it has no names or columns for."""
+    settings = dict(cell.settings)
+    names = settings.get("NCCL_ALGO", ""), settings.get("NCCL_PROTO", "")
+    if cell.case.chosen:
+        found = RAN.match(cell.case.chosen)
+        names = (found[1], found[2]) if found else ("", "")
+
+    algorithm, protocol = (name.lower().replace("_", "") for name in names)
+    least = settings.get(LEAST_CHANNELS, "")
+    channels = int(least) if least == settings.get(MOST_CHANNELS) and least.isdecimal() else ANY
+    is_known = algorithm in ALGORITHMS and protocol in PROTOCOLS
+    if not is_known or not settings.keys() <= IN_COLUMNS or cell.collective not in COLLECTIVES:
+        return None
+    return ALGORITHMS[algorithm], protocol, channels
+
+
+def stretches_of(cells: pd.DataFrame) -> list[Stretch]:
+    """The stretches of sizes at which a variant is faster than the baseline, by collective. A size
+    stands for half to twice its bytes, up to the geometric middle to a measured neighbour."""
+    stretches = list[Stretch]()
+    for collective, own in cells.groupby("collective", sort=False):
+        faster = own[own.high < 1].sort_values("ratio", ascending=False, kind="stable")
+        rows: Any = faster[faster.value.notna()].itertuples()
+        winners = {cell.size_bytes: cell for cell in rows}  # the last has the lowest ratio
+        if lost := sorted({*faster.size_bytes} - winners.keys()):
+            names = some([size_text(size) for size in lost])
+            complain(
+                f"{collective} {names}: left out, because the table needs the algorithm and the "
+                "protocol that were faster, and takes no other setting"
+            )
+
+        sizes = sorted({*own.size_bytes.tolist()})
+        neighbours = zip([0, *sizes], sizes, [*sizes[1:], 4 * sizes[-1]], strict=False)
+        for before, size, after in neighbours:
+            if not (winner := winners.get(size)):
+                continue
+            least = max(-(-size // 2), isqrt(before * size) + 1)
+            most = min(2 * size, isqrt(size * after))
+            last = stretches[-1] if stretches else None
+            if last and (last.collective, last.value, last.most_bytes + 1) == (
+                collective,
+                winner.value,
+                least,
+            ):
+                last.most_bytes = most
+                last.cells.append(winner)
+            else:
+                stretches.append(Stretch(str(collective), winner.value, least, most, [winner]))
+
+    return stretches
+
+
+def as_csv(baseline: Side, stretches: Sequence[Stretch]) -> str:
+    """The table, with a line on what was measured before each row."""
+    run, campaign = baseline.launches[0].run, baseline.campaign
+    nodes, ranks = run.world.get("hosts") or ANY, run.world["size"] or ANY
+    lines = [f"# {campaign.campaign.campaign_id if campaign else run.run_id}", f"# {COLUMNS}"]
+    for each in stretches:
+        sizes = [size_text(cell.size_bytes) for cell in each.cells]
+        ratios = [cell.ratio for cell in each.cells]
+        highest = max(cell.high for cell in each.cells)
+        row = COLLECTIVES[each.collective], each.least_bytes, each.most_bytes, *each.value
+        lines += [
+            f"# {' to '.join(dict.fromkeys([sizes[0], sizes[-1]]))}: {min(ratios):.3f} to "
+            f"{max(ratios):.3f} of the default's time, intervals up to {highest:.3f}",
+            ",".join(map(str, (*row, nodes, ranks, ANY, ANY))),
+        ]
+
+    return "\n".join(lines) + "\n"
+
+
+def write(baseline: Side, stretches: Sequence[Stretch]) -> None:
+    """Prints the stretches as JSON. The campaign measures each of their settings again."""
+    rows = [
+        {
+            "collective": each.collective,
+            "min_bytes": each.least_bytes,
+            "max_bytes": each.most_bytes,
+            "settings": dict(each.value),
+            "measured": [
+                {name: getattr(cell, name) for name in MEASURED} | {"chosen": cell.case.chosen}
+                for cell in each.cells
+            ],
+        }
+        for each in stretches
+    ]
+    tuned = {cell.side: dict(cell.settings) for each in stretches for cell in each.cells}
+    world = baseline.launches[0].run.world
+    write_json(
+        "tuner",
+        baseline=baseline.name,
+        nodes=world.get("hosts"),
+        ranks=world["size"],
+        rows=rows,
+        campaign=campaign_of(baseline, tuned) if tuned else None,
+    )
+
+
+def campaign_of(baseline: Side, tuned: Mapping[str, Mapping[str, str]]) -> str:
+    """The command of a campaign of the baseline's command against itself with each of these
+    variables."""
+    command = command_of(baseline)
+    base = "base" if "base" not in tuned else "default"
+    lines = ["wiretax campaign"]
+    for name, variables in {base: dict[str, str](), **tuned}.items():
+        words = [*(f"{variable}={value}" for variable, value in variables.items()), command]
+        text = re.sub(r'([\\"$`])', r"\\\1", " ".join(words))
+        lines.append(f'  --variant {name.rsplit("/")[-1]}="{text}"')
+
+    return " \\\n".join(lines)
+
+
+def command_of(side: Side) -> str:
+    """What launched a side, as far as it is stored: `<set>` and `<path>` stand for the rest."""
+    run, variant = side.launches[0].run, variant_of(side)
+    if variant:
+        assigned = [f"{name}={value}" for name, value in variant.environment.items()]
+        return " ".join([*assigned, shlex.join(variant.argv)])
+    if run.imported_from:
+        return "COMMAND"
+    words = ["mpirun", "-n", str(run.world["size"]), "python", "-m", f"bench.{run.benchmark}"]
+    return shlex.join([*words, *run.argv])

@@ -1,0 +1,162 @@
+"""`reports tuner` on real campaigns of a script that prints the tables of nccl-tests and
+rccl-tests, and on real runs of the MPI library."""
+
+import json
+import shlex
+import sys
+from typing import Any
+
+import pytest
+
+from reports.__main__ import main as reports
+from reports.store.manifest import MANIFEST
+from reports.store.result import read
+from tests.bench.campaigns.test_campaign import run
+from tests.bench.campaigns.test_campaign_command import named
+from tests.launch import mpirun
+from tests.reports.imports.test_import_formats import FOOTER, HEAD, PLACES
+from tests.reports.test_report_json import FIELDS
+
+# LL takes 0.7 of the default's time up to 64 KiB, then 1.5; Tree 0.8 at all sizes but 256 KiB.
+# Other settings change nothing at all, so that no chance makes them faster.
+PROGRAM = f"""
+import os, random, sys
+protocol, tree = os.environ.get("NCCL_PROTO"), os.environ.get("NCCL_ALGO") == "Tree"
+draw, shows = random.Random(f"{{sys.argv[1]}} {{protocol}} {{tree}}"), os.environ.get("SHOWS")
+names = "     algo     proto   nchannels" if shows else ""
+ran = f"  {{'TREE' if tree else 'RING':>8}}  {{protocol or 'SIMPLE':>8}}  32" if shows else ""
+print({HEAD + PLACES!r}, end="")
+halves = "    time   algbw   busbw #wrong" * 2
+print("#  size  count  type  redop  root" + halves + names)
+for size in (4096, 16384, 65536, 262144, 67108864):
+    us = 1000 * draw.gauss(1, 0.002) * (1 if size == 262144 or not tree else 0.8)
+    us *= {{None: 1, "LL": 0.7 if size <= 65536 else 1.5}}[protocol]
+    half = f"  {{us:8.2f}}  1.0  1.0  0"
+    print(f"{{size:10}}  {{size // 4}}  float  sum  -1{{half}}{{half}}{{ran}}")
+print({FOOTER!r})
+"""
+BOTH = "NCCL_ALGO=Ring NCCL_PROTO=LL"
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """A function that makes a campaign of the variables of its variants."""
+    folder = tmp_path_factory.mktemp("tuner")
+    program = folder / "all_reduce_perf"
+    program.write_text(PROGRAM)
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(program))} {{seed}}"
+
+    def make(name, pairs=6, **variants):
+        commands = {key: f"{words} {command}" for key, words in variants.items()}
+        status, _, err = run(folder / name, *named(**commands), "--pairs", str(pairs))
+        assert status == 0, err
+        return folder / name
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tuned(launch):
+    return launch("named", base="", ll=BOTH, tree="NCCL_ALGO=Tree", own="NCCL_P2P_LEVEL=SYS")
+
+
+@pytest.fixture
+def tuner(capsys):
+    """Exit status, standard output and standard error of `reports tuner`."""
+
+    def ask(*words):
+        capsys.readouterr()
+        status = reports(["tuner", *map(str, words)])
+        return status, *capsys.readouterr()
+
+    return ask
+
+
+def rows_of(table):
+    return [line.split(",") for line in table.splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["rccl", "nccl"])
+def test_the_table_has_what_is_faster_where_it_was_measured(tuned, tuner, name):
+    status, out, err = tuner(tuned, "--format", name)
+    assert status == 0
+    assert rows_of(out) == [
+        ["allreduce", "2048", "131072", "ring", "ll", "-1", "1", "2", "-1", "-1"]
+    ]
+    assert "# 4 KiB to 64 KiB: 0." in out
+    assert max(map(len, out.splitlines())) < 255  # of a line that the readers take
+    assert "64 MiB: left out, because the table needs the algorithm and the protocol" in err
+    assert '--variant base="' in err
+    assert "NCCL_TUNER_CONFIG_FILE=table.csv" in err
+    assert ("NCCL_TUNER_PLUGIN=" in err) == (name == "nccl")
+
+
+def test_what_ran_counts_where_it_is_known(launch, tuner):
+    shown = launch(
+        "shown",
+        base="SHOWS=1",
+        tree="SHOWS=1 NCCL_ALGO=Tree NCCL_MIN_NCHANNELS=8 NCCL_MAX_NCHANNELS=8",
+    )
+    out = tuner(shown, "--format", "rccl")[1]
+    tail = ["tree", "simple", "8", "1", "2", "-1", "-1"]
+    assert rows_of(out) == [
+        ["allreduce", "2048", "131072", *tail],
+        ["allreduce", str(32 << 20), str(128 << 20), *tail],
+    ]
+
+
+def test_json_has_any_setting_its_figures_and_a_campaign(tuned, tuner):
+    status, out, err = tuner(tuned, "--format", "json")
+    content = json.loads(out)
+    assert (status, err, content["baseline"], content["ranks"]) == (0, "", "base", 2)
+    assert list(content) == ["schema", "command", *FIELDS["tuner"]]
+    settings = [(row["min_bytes"], row["max_bytes"], row["settings"]) for row in content["rows"]]
+    assert settings == [
+        (2048, 131072, {"NCCL_ALGO": "Ring", "NCCL_PROTO": "LL"}),
+        (32 << 20, 128 << 20, {"NCCL_ALGO": "Tree"}),
+    ]
+    first = content["rows"][0]["measured"][0]
+    assert (first["size_bytes"], first["side"]) == (4096, "ll")
+    assert 0.65 < first["low"] < first["ratio"] < first["high"] < 0.75
+    assert f'--variant ll="{BOTH} ' in content["campaign"]
+
+
+def test_without_an_interval_below_1_the_table_is_empty(launch, tuner):
+    equal = launch("equal", base="", p2p="NCCL_P2P_LEVEL=SYS")
+    status, out, err = tuner(equal, "--format", "rccl")
+    assert (status, rows_of(out)) == (0, [])
+    assert err == "reports: no interval against base lies below 1 at any size\n"
+
+
+def test_bad_input_is_refused(tuned, launch, tuner, tmp_path):
+    def refusal(*sides):
+        status, out, err = tuner(*sides, "--format", "json")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        return err
+
+    same = launch("same", pairs=1, base="", again="SHOWS=")
+    assert "nothing differs from base in a setting of a library" in refusal(same)
+    assert "a comparison takes two sides" in refusal(tuned / "base")
+    assert "ll sets NCCL_ALGO=Ring: the first side must be" in refusal(tuned / "ll", tuned / "base")
+    manifest = same / MANIFEST
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:-1]))
+    assert "the campaign of base is incomplete" in refusal(same)
+
+
+def test_a_run_stores_the_settings_of_its_mpi(tmp_path, tuner, capsys):
+    """Two real runs: too few for an interval, which the sentence says."""
+    options = "bench.allreduce --algorithm library --sizes 4K -n 20 --max-time 10 --out"
+    setting = {"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": "recursive_doubling"}
+    runs: dict[str, Any] = {"default": {}, "set": setting}
+    for name, variables in runs.items():
+        done = mpirun(2, "-m", *options.split(), str(tmp_path / name), **variables)
+        assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "set").glob("*.jsonl")
+    text = "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=recursive_doubling"
+    assert {case.chosen for case in read(path).cases} == {text}
+    assert reports(["show", str(path), "--long"]) == 0
+    assert text in capsys.readouterr().out
+    status, out, err = tuner(tmp_path / "default", tmp_path / "set", "--format", "json")
+    assert (status, json.loads(out)["rows"]) == (0, [])
+    assert err.endswith("lies below 1 at any size; an interval takes 6 pairs\n")

@@ -23,7 +23,8 @@ TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH, WIDEST = 80, 1000  # of sentences, and of a table, which cuts no cell
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
-LEFT = "", "algorithm", "variant", "mode", "place", "status", "type", "best"  # columns of words
+# Columns of words.
+LEFT = "", "algorithm", "chosen", "variant", "mode", "place", "status", "type", "best"
 EVEN_RATIO = 1.01  # two costs that differ by less are even
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
 WAYS = {

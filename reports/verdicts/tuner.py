@@ -42,7 +42,8 @@ LEAST_CHANNELS, MOST_CHANNELS = "NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS"
 IN_COLUMNS = {"NCCL_ALGO", "NCCL_PROTO", LEAST_CHANNELS, MOST_CHANNELS}
 RAN = re.compile(r"(\w+) (\w+), ")  # in `chosen`
 ANY = -1  # of a column
-MEASURED = "size_bytes", "side", "ratio", "low", "high", "pairs"
+MEASURED = "size_bytes", "ratio", "low", "high", "pairs"
+PROOF = "This campaign would prove the table, once folders and what <set> stands for are put back"
 # What has the library read the table.
 LOADERS = {
     "rccl": {"NCCL_TUNER_CONFIG_FILE": "table.csv"},
@@ -92,6 +93,9 @@ def tuner(arguments: argparse.Namespace) -> int:
 
     if empty := [side.name for side in sides if not side.launches]:
         raise ResultError(f"{empty[0]} has no launch that finished")
+    names = [side.name for side in sides[1:]]
+    if len({*names}) < len(names):
+        raise ResultError(f"two of {', '.join(names)} have one name")
 
     settings = settings_by_name(sides)
     for sentence in notes_of(sides):
@@ -115,7 +119,7 @@ def tuner(arguments: argparse.Namespace) -> int:
         if stretches:
             sys.stdout.flush()
             command = campaign_of(baseline, {"tuned": LOADERS[arguments.format]})
-            print(f"This campaign would prove the table:\n{command}", file=sys.stderr)
+            print(f"{PROOF}:\n{command}", file=sys.stderr)
 
     return 0
 
@@ -173,12 +177,18 @@ def settings_by_name(sides: Sequence[Side]) -> dict[str, Settings]:
 
 def library_cells(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """A row for each variant, collective and size: the cell of the library's plain use with the
-    highest interval, so that all types and places must agree. `high` is infinite without one.
-    Raises ResultError without such cells."""
-    tables = [each.cells.assign(side=each.variant.name) for each in comparisons]
+    highest interval, so that all types and places must agree; another harness times nothing else.
+    `high` is infinite without an interval. Raises ResultError without such cells."""
+    tables = [
+        each.cells.assign(
+            side=each.variant.name,
+            is_foreign=bool(each.variant.launches[0].run.imported_from),
+        )
+        for each in comparisons
+    ]
     cells = pd.concat(tables, ignore_index=True)
     is_plain = (cells.algorithm == "library") & cells.variant.isin(["plain", "graph"])
-    cells = cells[is_plain & (cells.size_bytes > 0)]
+    cells = cells[(is_plain | cells.is_foreign) & (cells.size_bytes > 0)]
     if (cells["mode"] == "isolated").any():
         cells = cells[cells["mode"] == "isolated"]
     if cells.empty:
@@ -270,7 +280,8 @@ def write(baseline: Side, stretches: Sequence[Stretch]) -> None:
             "max_bytes": each.most_bytes,
             "settings": dict(each.value),
             "measured": [
-                {name: getattr(cell, name) for name in MEASURED} | {"chosen": cell.case.chosen}
+                {name: getattr(cell, name) for name in MEASURED}
+                | {"variant": cell.side, "chosen": cell.case.chosen}
                 for cell in each.cells
             ],
         }

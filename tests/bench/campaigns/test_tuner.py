@@ -13,6 +13,7 @@ from reports.store.manifest import MANIFEST
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign import run
 from tests.bench.campaigns.test_campaign_command import named
+from tests.bench.campaigns.test_campaign_foreign import PROGRAM as TIMING_LINES
 from tests.launch import mpirun
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, PLACES
 from tests.reports.test_report_json import FIELDS
@@ -116,9 +117,22 @@ def test_json_has_any_setting_its_figures_and_a_campaign(tuned, tuner):
         (32 << 20, 128 << 20, {"NCCL_ALGO": "Tree"}),
     ]
     first = content["rows"][0]["measured"][0]
-    assert (first["size_bytes"], first["side"]) == (4096, "ll")
+    assert (first["size_bytes"], first["variant"]) == (4096, "ll")
     assert 0.65 < first["low"] < first["ratio"] < first["high"] < 0.75
     assert f'--variant ll="{BOTH} ' in content["campaign"]
+
+
+def test_any_program_that_prints_timing_lines_has_settings(tmp_path, tuner):
+    program = tmp_path / "mine.py"
+    program.write_text(TIMING_LINES)
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(program))}"
+    variants = named(
+        a=f"{command} 1.0 {{seed}} 4096", b=f"I_MPI_ADJUST_ALLREDUCE=2 {command} 0.8 {{seed}} 4096"
+    )
+    status, _, err = run(tmp_path / "c", *variants, "--pairs", "6", "--ranks", "2")
+    assert status == 0, err
+    (row,) = json.loads(tuner(tmp_path / "c", "--format", "json")[1])["rows"]
+    assert row["settings"] == {"I_MPI_ADJUST_ALLREDUCE": "2"}
 
 
 def test_without_an_interval_below_1_the_table_is_empty(launch, tuner):
@@ -138,6 +152,7 @@ def test_bad_input_is_refused(tuned, launch, tuner, tmp_path):
     assert "nothing differs from base in a setting of a library" in refusal(same)
     assert "a comparison takes two sides" in refusal(tuned / "base")
     assert "ll sets NCCL_ALGO=Ring: the first side must be" in refusal(tuned / "ll", tuned / "base")
+    assert "two of ll, ll have one name" in refusal(*[tuned / "base", *[tuned / "ll"] * 2])
     manifest = same / MANIFEST
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join(lines[:-1]))

@@ -58,7 +58,7 @@ class CaseFields(Timed, kw_only=True):
     reason: str | None = None
     chosen: Annotated[
         str | None,
-        Shown("chosen", "what `auto` or a library ran; of MPI, variables that choose it"),
+        Shown("chosen", "what `auto` or a library ran"),
     ] = None
     calls: Positive = 1
     snr_db: Annotated[

@@ -64,7 +64,8 @@ def test_the_transport_of_a_recorded_log(name, ways, kinds):
 
 
 # From NVIDIA/nccl's docs/userguide/source/troubleshooting/logging.rst, and logs of users that
-# GitHub has: of 2.23, with symmetric windows, and with copy engines.
+# GitHub has: of 2.23, with symmetric windows, and with copy engines. The second is by the format in
+# the library 2.32.3.
 DECISIONS = [
     (
         "node-01:631871:631871 [0] NCCL INFO AllReduce: 33554432 Bytes -> Algo RING proto SIMPLE "

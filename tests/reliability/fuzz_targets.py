@@ -331,9 +331,9 @@ def launch(argv: list[str]) -> int:
 def end_survey(argv: list[str]) -> int:
     """What a survey does after its launches: judges each step, and writes its page and archive."""
     folder = Path.cwd()
-    progress, planned = Progress("survey", quiet=True), steps.plan(False, True)
+    progress, planned = Progress("survey", quiet=True), steps.plan("", True)
     survey = steps.Survey(
-        folder, Path("../survey.tar.gz"), 2, "mpirun", False, "auto", True, 0.0, planned, progress
+        folder, Path("../survey.tar.gz"), 2, "mpirun", "", "auto", True, 0.0, planned, progress
     )
     statuses = {"link": CANNOT, "allreduce": WRONG}
 

@@ -192,8 +192,8 @@ def run_steps(survey: Survey) -> None:
         left_s = end_s - time.monotonic()
         share_s = left_s * step.share / sum(each.share for each in planned[place:])
         has_time = share_s >= steps.LEAST_STEP_S
-        if step.launch > 1 and not (has_time and survey.launches(step.name)):
-            survey.steps.remove(step)  # or the first launch failed, and this one would too
+        if step.launch > 1 and not (has_time and survey.may_succeed(step)):
+            survey.steps.remove(step)  # or earlier launches failed, and this one would too
         elif has_time:
             launch(survey, step, share_s, left_s)
         else:

@@ -56,8 +56,8 @@ PRIVACY = (
 
 def page_of(survey: Survey, is_interrupted: bool) -> Page:
     """The headline, a row and a section for each step, and what failed with what to type."""
-    firsts = [step for step in survey.steps if step.launch == 1]
-    results = {step.name: step.result for step in firsts if step.result}
+    shown = survey.shown
+    results = {step.name: step.result for step in shown if step.result}
     measured = [results[name] for name in HEADLINES if name in results]
     first = next((run for run in measured if any(case.time_us for case in run.cases)), None)
     table: list[Row] = [
@@ -65,8 +65,8 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         for step in survey.steps
     ]
     missing = [step for step in survey.steps if step.status != "done"]
-    n_done = sum(step.status == "done" for step in firsts)
-    done = f"{n_done} of {len(firsts)} steps are done"
+    n_done = sum(step.status == "done" for step in shown)
+    done = f"{n_done} of {len(shown)} steps are done"
     done += ", then the survey was interrupted." if is_interrupted else "."
     failed = [
         f"{step.title}: {step.sentence}. To run it again: {to_type(survey, step)}"
@@ -74,15 +74,15 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     ]
     to_do, command = next_command(survey, Path(survey.folder.resolve().name))
     sections = [
-        Section("A 70B model", model_sentences(survey)),
-        Section("What was measured", cards=[card for step in firsts for card in card_of(step)]),
+        Section("Tokens/s", model_sentences(survey)),
+        Section("What was measured", cards=[card for step in shown for card in card_of(step)]),
         Section("Next", [f"{to_do}:"], text=command),
         *(sweep_sections(first) if first and is_sweep(first) else []),
         *spread_sections(survey),
         Section("What is missing", failed),
         Section("Steps", table="steps", rows=table),
         Section("Machine", [*survey.remarks, *(first.run.notes if first else ())]),
-        *(section_of(survey, step) for step in firsts),
+        *(section_of(survey, step) for step in shown),
     ]
     banner = Banner("Nothing was measured", "The survey has no figure to show.", role="unsure")
     environments = list[Section]()
@@ -114,7 +114,8 @@ def model_sentences(survey: Survey) -> list[str]:
                     f"{survey.ranks} ranks, took {number(step_us / 1e3)} ms here: "
                     f"{number(1e6 / step_us)} tokens/s."
                 )
-    return sentences or ["Its decode step was not measured; a survey without --quick does that."]
+    hint = " A survey without --quick measures one." * survey.is_quick
+    return sentences or [f"No decode step of a 70B model was measured.{hint}"]
 
 
 def next_command(survey: Survey, folder: Path) -> tuple[str, str]:

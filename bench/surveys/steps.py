@@ -29,6 +29,7 @@ from reports.tables.show import headline_of
 MEASURING_SHARE = 0.9  # of a step's time; in the rest it starts, and prints
 LEAST_STEP_S = 1.0
 GRACE_S = 15.0  # for a step that starts slowly
+NO_TIME = "time ran out"  # as benchmarks say it
 TABLE, RESULTS, LOGS = "tuned.toml", "results", "logs"
 SYSTEM_FOLDERS = "dev|etc|lib|lib64|opt|proc|sys|usr"
 # A folder that could name a user or a project; the system's own folders tell nobody anything.
@@ -110,6 +111,18 @@ class Survey:
     def launches(self, name: str) -> list[Step]:
         """The launches of a step that measured something."""
         return [step for step in self.steps if step.name == name and step.is_measured]
+
+    def may_succeed(self, further: Step) -> bool:
+        """Whether an earlier launch measured something, or lacked only time, as when kernels are
+        compiled for the first time."""
+        earlier = [step for step in self.steps if step.name == further.name and step.elapsed_s]
+        return any(step.is_measured or NO_TIME in step.sentence for step in earlier)
+
+    @property
+    def shown(self) -> list[Step]:
+        """Of each step its first launch that measured something, or its first."""
+        firsts = [step for step in self.steps if step.launch == 1]
+        return [next(iter(self.launches(step.name)), step) for step in firsts]
 
     def runs(self, name: str) -> list[Path]:
         return [step.result.path for step in self.launches(name) if step.result]
@@ -257,7 +270,7 @@ def judge(survey: Survey, step: Step, exit_status: int, complaint: str) -> None:
         step.status = "done"
         step.sentence = headline_of(result) if result else last_words(survey, step)
         if step.sentence.endswith("nothing was measured"):
-            step.status, step.sentence = "failed", f"{step.sentence}: time ran out"
+            step.status, step.sentence = "failed", f"{step.sentence}: {NO_TIME}"
         elif result and not result.complete:
             step.status = "incomplete"
             step.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
@@ -294,9 +307,11 @@ def last_words(survey: Survey, step: Step) -> str:
 
 
 def sentence_of(log: Path) -> str:
-    """The sentence that a command printed before it ended; MPI may print lines of its own."""
+    """The sentence that a command printed before it ended, after those on what it left out; MPI may
+    print lines of its own."""
     lines = log_text(log, "err").splitlines()
-    spoken = (re.fullmatch(r"(?:bench\.|reports\b|wiretax\b)[^:]*: (.*)", line) for line in lines)
+    form = r"(?:bench\.|reports\b|wiretax\b)[^:]*: (?!\S+ is not measured: )(.*)"
+    spoken = (re.fullmatch(form, line) for line in lines)
     return next((match[1] for match in spoken if match), "")
 
 

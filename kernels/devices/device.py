@@ -374,7 +374,8 @@ class Device(Protocol):
 
     def leave_hdp(self) -> None:
         """Flushes no peer's host data path. Raises DeviceError on a device without one."""
-        raise DeviceError(f"the {self.name} device has no host data path; AMD GPUs have")
+        sentence = f"the {self.name} device has no host data path to flush; AMD GPUs have"
+        raise DeviceError(f"--hdp-flush off: {sentence}")
 
     def copy_engine(self, sharing: str) -> CopyEngine:
         """The engines, for memory that peers share in this mode. Raises DeviceError without."""

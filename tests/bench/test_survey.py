@@ -261,11 +261,12 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
     )
 
 
-def survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s, end="exit 0"):
+def survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s, end="exit 0", begin=""):
     """A survey whose launcher takes the next run of the folder `made`, in place of a launch."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     launcher = tmp_path / "mpirun"
     launcher.write_text(f"""#!/bin/sh
+{begin}
 for word; do
     case $word in --out=*) out="${{word#--out=}}" && mkdir -p "$out";; esac
 done
@@ -345,6 +346,20 @@ def test_a_step_without_its_package_is_left_out_and_what_fails_fails_alone(
     assert run_survey(survey) == 3
     assert [step.status for step in survey.steps] == ["left out", "failed", "failed"]
     assert "Torch, left out: no_such_package is not installed\n" in capsys.readouterr().out
+
+
+def test_a_launch_that_only_lacked_time_is_tried_again(tmp_path, monkeypatch):
+    """As on a new machine, whose first launches compile."""
+    write_launches(tmp_path / "made", 2, gpu=R9700)
+    first = f"""[ -e {tmp_path}/compiled ] || {{ touch {tmp_path}/compiled
+echo "bench.allreduce: two_shot is not measured: no reason" >&2
+echo "bench.allreduce: time ran out before a case was measured" >&2; exit 3; }}"""
+    steps = [step for step in plan("", is_quick=False) if step.name == "allreduce"][:3]
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0, begin=first)
+    assert run_survey(survey) == 3
+    assert [step.status for step in survey.steps[:3]] == ["failed", "done", "done"]
+    assert survey.steps[0].sentence == "time ran out before a case was measured"
+    assert "<h3>All-reduce, launch 2 </h3>" in (survey.folder / "index.html").read_text()
 
 
 def test_a_report_that_refuses_is_a_sentence(tmp_path, monkeypatch):

@@ -348,6 +348,16 @@ def test_a_step_without_its_package_is_left_out_and_what_fails_fails_alone(
     assert "Torch, left out: no_such_package is not installed\n" in capsys.readouterr().out
 
 
+def test_a_library_that_cannot_run_is_a_sentence_of_its_step(tmp_path, monkeypatch):
+    """As NCCL, which wants a GPU a rank; what else the step measured stands."""
+    write_run(tmp_path / "made", sizes=(16384,), unsupported=("library",))
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, quick_steps("allreduce"), 60.0)
+    run_survey(survey)
+    assert survey.steps[0].status == "done"
+    reason = "; MPICH 5.0.2 was not measured: MPICH 5.0.2 has no float32"
+    assert survey.steps[0].sentence.endswith(reason)
+
+
 def test_a_launch_that_only_lacked_time_is_tried_again(tmp_path, monkeypatch):
     """As on a new machine, whose first launches compile."""
     write_launches(tmp_path / "made", 2, gpu=R9700)

@@ -135,7 +135,7 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
     steps = [step for step in steps if fits(step, vendor)]
     if is_quick:
         return [
-            replace(step, line=f"{step.line} {step.quick}")
+            replace(step, line=f"{step.line} {step.quick}".rstrip())
             for step in steps
             if step.quick is not None
         ]
@@ -223,7 +223,11 @@ def to_type(survey: Survey, step: Step) -> str:
     """The command that runs the step again."""
     command = step.command
     if command in READS:
-        return f"python -m reports {step.line}"
+        folder = f"{survey.folder.resolve().name}/{RESULTS}"
+        runs = " ".join(f"{folder}/{name}/*.jsonl" for name in READS[command])
+        gpu = gpu_of(survey)[1]
+        of = f" --gpu {gpu.name if gpu else 'NAME'} --gpus {survey.ranks} --run"
+        return f"python -m reports {step.line}{of * (command == 'advise')} {runs}"
     variables = [f"{name}={value}" for name, value in step.environment.items()]
     words = [*variables, *launcher(survey, step), f"python -m bench.{command}", *step.arguments]
     if command != "doctor":

@@ -379,6 +379,8 @@ def test_a_report_that_refuses_is_a_sentence(tmp_path, monkeypatch):
     survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0)
     assert run_survey(survey) == 3
     (advise,) = [step for step in survey.steps if step.name == "advise"]
+    again = "advise --model llama-3.1-70b --weights q4 --gpu NAME --gpus 2 --run survey/results/"
+    assert again in (survey.folder / "index.html").read_text()
     refusal = "reports/advice/specs.toml has no data sheet of this CPU"
     assert (advise.status, advise.sentence) == ("failed", refusal)
 
@@ -419,7 +421,7 @@ def test_ranks_that_share_a_gpu_get_mps_for_the_time_of_the_survey(
 @SLOW_TEST
 def test_a_survey_of_one_gpu_shares_it_and_goes_on_past_failures_on_a_fake_gpu(tmp_path):
     folder = tmp_path / "survey"
-    status, out, err = run(folder, "--quick", "--max-time", "60", **fake_gpu.environment(count=1))
+    status, out, err = run(folder, "--quick", "--max-time", "150", **fake_gpu.environment(count=1))
     assert "Doctor, failed" not in out, out
     assert "nvidia-cuda-mps-control" in (folder / "index.html").read_text()
     runs = [read(path) for path in folder.glob("results/*/*.jsonl")]

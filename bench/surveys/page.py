@@ -17,6 +17,8 @@ from bench.surveys.steps import (
     to_type,
     without_names,
 )
+from reports.advice.candidates import Figure
+from reports.advice.procurement import evaluate
 from reports.advice.reduce_times import LEAST_LAUNCHES, read_launches, spans_of
 from reports.site.page import Banner, Card, Page, Row, Section, to_html
 from reports.site.run_page import banner_of as run_banner
@@ -98,8 +100,15 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
 
 
 def model_sentences(survey: Survey) -> list[str]:
-    """Tokens/s of a 70B model: as the reports say, and as a decode step was measured."""
+    """Tokens/s of a 70B model: by the spec's arithmetic, as the reports say, and as a decode step
+    was measured."""
     sentences = [
+        f"{figure.name}, one chat split by tensor over {survey.ranks} GPUs, at most: "
+        f"{' '.join(figure.text.split())} ({figure.note})."
+        for figure in figures_of_spec(survey)
+        if figure.unit == "tok/s"
+    ]
+    sentences += [
         f"{step.title}: {step.sentence}"
         for step in survey.steps
         if step.command in READS and step.is_measured
@@ -141,6 +150,14 @@ def write_spec(survey: Survey) -> None:
             date=time.strftime("%Y-%m-%d"),
         )
         write_whole(survey.folder / SPEC, text.encode())
+
+
+def figures_of_spec(survey: Survey) -> list[Figure]:
+    """The figures that `procure` has for this machine; none without a spec or a run that counts."""
+    try:
+        return evaluate(survey.folder / SPEC).appraisals[0].figures
+    except ResultError:
+        return []
 
 
 def spread_sections(survey: Survey) -> list[Section]:

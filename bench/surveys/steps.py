@@ -298,11 +298,11 @@ def absences(result: Result) -> Iterator[str]:
 
 
 def last_words(survey: Survey, step: Step) -> str:
-    """The worst problem that the doctor names, the first line of a report, or the last one of a
-    soak."""
+    """The worst problem that the doctor names, the headline of a report, which may take several
+    lines, or the last line of a soak."""
     text = log_text(survey.folder / LOGS / step.log, "out")
     if step.command in READS:
-        return text.partition("\n")[0]
+        return " ".join(re.split(r"(?<=\.)\n", text, maxsplit=1)[0].split())
     if step.command != "doctor":
         return "".join(text.splitlines()[-1:])
     problems = text.partition("\nProblems:")[2].partition("\n\n")[0].split("\n- ")[1:]

@@ -18,7 +18,6 @@ from bench.campaigns.launches import run_to_end
 from bench.harness.console import CANNOT, FINE, WRONG
 from bench.harness.progress import QUIET, Progress
 from reports import __name__ as REPORTS
-from reports.__main__ import COMMANDS
 from reports.advice.specs import Gpu, sheet_of
 from reports.interpreter import module_command
 from reports.store.result import ResultError, read
@@ -153,8 +152,6 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
 
 def fits(step: Step, vendor: str) -> bool:
     """Whether the step can run on these GPUs, on CPUs without."""
-    if step.command in READS and step.command not in COMMANDS:
-        return False
     return bool(vendor) >= step.gpus_only and step.vendor in ("", vendor)
 
 

@@ -307,7 +307,7 @@ def bind(link: Link, part: Part, size_bytes: int) -> Operation:
         kernels = device.compile(file, {"WT_WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
         step = Step(kernels.kernel(method.entry), transfer, blocks)
         if name == "graph_kernel":
-            step = device.replayed(device.sequence([step] * repeats))
+            step = device.replayed(*[step] * repeats)
         elif method.by == "host":
             return answered(device, step)
     return Operation(step, device.caller(step), keep=link)

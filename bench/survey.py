@@ -1,10 +1,12 @@
 """`python -m bench.survey` examines and measures this machine for somebody who decides about it.
 
 Doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on GPUs also what
-only a card can tell. A folder receives the runs, what each step printed, and one page; an archive
-holds it all, to send. The survey goes on past a step that fails, and says so."""
+only a card can tell, and on a single one what two would do. The time that is left goes into further
+launches of the all-reduce. A folder receives the runs, what each step printed, and one page; an
+archive holds it all, to send. The survey goes on past a step that fails, and says so."""
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -14,20 +16,23 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.launches import SIGNALS, Stop, check_new, run_command
+from bench.campaigns.launches import SIGNALS, Stop, check_new, run_command, run_to_end
 from bench.campaigns.options import add_quiet, launching_parser, parse_alone, time_text
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
+from bench.machine.gpu_state import in_use
 from bench.surveys import mps, steps
-from bench.surveys.steps import LOGS, RESULTS, Survey
+from bench.surveys.steps import LOGS, READS, RESULTS, Step, Survey
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
 from reports.store.writing import check_named
 
-FULL_S, QUICK_S = 900.0, 180.0
-CLOSING_SHARE, MOST_CLOSING_S = 0.2, 30.0  # to end a step that hangs, and for the page
+FULL_S, SHARED_S, QUICK_S = 900.0, 600.0, 180.0
+CLOSING_SHARE, MOST_CLOSING_S = 0.2, 30.0  # to end a step that hangs, for reports and the page
+OPENING_S = 60.0  # for a process that opens a GPU
+LAUNCH_MARGIN = 1.2  # a further launch begins only if it can take so many times as long as the last
 EPILOG = """\
 example:
   python -m bench.survey --quick
@@ -57,7 +62,7 @@ def make_parser() -> Parser:
         type=partial(options.positive_number, "seconds", options.MOST_S),
         metavar="S",
         dest="max_time_s",
-        help="seconds for the whole survey (900; 180 with --quick)",
+        help="seconds for the whole survey (900; 600 where ranks share a GPU; 180 with --quick)",
     )
     option(
         "--device",
@@ -78,9 +83,9 @@ def make_parser() -> Parser:
 
 def open_survey(arguments: argparse.Namespace) -> Survey:
     """The survey in its new folder. Raises Stop if it cannot begin, OSError."""
-    gpus = count_gpus(arguments.device)
-    ranks = arguments.ranks or max(2, min(gpus, MOST_RANKS))
-    shares_gpus = 0 < gpus < ranks
+    vendor, gpus = find_gpus(arguments.device)
+    ranks = arguments.ranks or max(2, min(len(gpus), MOST_RANKS))
+    shares_gpus = 0 < len(gpus) < ranks
     mpirun = find_mpirun()
     if not mpirun:
         raise Stop(CANNOT, "there is no mpirun, which starts the ranks: pip install mpich")
@@ -97,38 +102,47 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
     for name in (LOGS, RESULTS):
         (folder / name).mkdir(parents=True)
     check_named(archive)
-    max_time_s = arguments.max_time_s or (QUICK_S if arguments.quick else FULL_S)
+    usual_s = QUICK_S if arguments.quick else SHARED_S if shares_gpus else FULL_S
+    max_time_s = arguments.max_time_s or usual_s
     return Survey(
         folder,
         archive,
         ranks,
         mpirun,
-        gpus > 0,
+        vendor,
         arguments.device,
         arguments.quick,
         STARTED_S + max_time_s,
-        steps.plan(gpus > 0, arguments.quick, shares_gpus),
+        steps.plan(vendor, arguments.quick, shares_gpus),
         Progress("survey", arguments.quiet),
         shares_gpus,
+        [sentence for bus_id in gpus if (sentence := in_use(bus_id))],
     )
 
 
-def count_gpus(device: str) -> int:
-    """The number of GPUs to measure. Raises Stop if GPUs are here and cannot be used: a survey of
-    the CPU would surprise their owner."""
+def find_gpus(device: str) -> tuple[str, list[str]]:
+    """The vendor of the GPUs to measure, and their bus ids; "" without. Raises Stop if GPUs are
+    here and cannot be used: a survey of the CPU would surprise their owner."""
     from kernels.devices import gpu_driver  # not at the top: --help needs no GPU
 
     if device == "cpu":
-        return 0
+        return "", []
     try:
         vendor, bus_ids = gpu_driver.visible_gpus()
         if device not in ("auto", vendor):
             raise DeviceError(f"there is no {device} device here, CuPy is built for {vendor}")
     except DeviceError as error:
         if device == "auto" and not gpu_driver.gpu_node():
-            return 0
+            return "", []
         raise Stop(CANNOT, f"{error}; to measure the CPU add --device cpu") from error
-    return len(bus_ids)
+    return vendor, bus_ids
+
+
+def opened_gpu() -> str | None:
+    """Why a new process cannot use the GPU; None if it can."""
+    command = [sys.executable, "-c", "import cupy; cupy.cuda.runtime.malloc(1)"]
+    status, last_line = run_to_end(command, Path("/"), os.environ, OPENING_S)
+    return last_line if status else None
 
 
 def run_survey(survey: Survey) -> int:
@@ -138,10 +152,10 @@ def run_survey(survey: Survey) -> int:
 
     is_interrupted = False
     try:
-        with mps.service() if survey.shares_gpus else nullcontext("") as sentence:
-            if sentence:
-                survey.remarks.append(sentence)
-                survey.progress.write(sentence)
+        with mps.service(opened_gpu) if survey.shares_gpus else nullcontext("") as sentence:
+            survey.remarks.extend(filter(None, [sentence]))
+            for remark in survey.remarks:
+                survey.progress.write(remark)
             run_steps(survey)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -157,31 +171,65 @@ def run_survey(survey: Survey) -> int:
         for step in survey.steps
         if step.status != "done"
     ]
-    ends = f"page: {survey.folder / page.PAGE}", f"archive: {survey.archive}\n"
+    next_line = f"next: {page.next_command(survey, survey.folder)[1]}"
+    ends = next_line, f"page: {survey.folder / page.PAGE}", f"archive: {survey.archive}\n"
     print_out("\n".join([made.title, *failed, *ends]))
     statuses = {step.status for step in survey.steps}
     if is_interrupted:
         return INTERRUPTED
-    return WRONG if "wrong" in statuses else CANNOT if statuses - {"done", "incomplete"} else FINE
+    if any(step.status == "wrong" and not step.unsafe for step in survey.steps):
+        return WRONG
+    return CANNOT if statuses - {"done", "incomplete", "left out"} else FINE
 
 
 def run_steps(survey: Survey) -> None:
-    """Gives each step its share of the time that is left."""
+    """Gives each launch its share of the time that is left, then makes further ones, and lets the
+    reports read what was measured."""
     total_s = survey.deadline_s - STARTED_S
     end_s = survey.deadline_s - min(CLOSING_SHARE * total_s, MOST_CLOSING_S)
-    for place, step in enumerate(survey.steps):
+    planned = [step for step in survey.steps if step.command not in READS]
+    for place, step in enumerate(planned):
         left_s = end_s - time.monotonic()
-        share_s = left_s * step.share / sum(each.share for each in survey.steps[place:])
-        name = step.name.replace("_", " ")
-        if share_s < steps.LEAST_STEP_S:
-            survey.progress.write(f"{name}: not run, the time is up")
-            continue
-        survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
-        steps.perform(survey, step, share_s, left_s)
-        took = time_text(step.elapsed_s)
-        survey.progress.write(
-            f"{name}: {step.status} after {took}, {step.sentence}; {left_text(survey)}"
-        )
+        share_s = left_s * step.share / sum(each.share for each in planned[place:])
+        has_time = share_s >= steps.LEAST_STEP_S
+        if step.launch > 1 and not (has_time and survey.may_succeed(step)):
+            survey.steps.remove(step)  # or earlier launches failed, and this one would too
+        elif has_time:
+            launch(survey, step, share_s, left_s)
+        else:
+            survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
+    spend_the_rest(survey, end_s)
+    for step in survey.steps:
+        if step.command in READS:
+            launch(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
+
+
+def spend_the_rest(survey: Survey, end_s: float) -> None:
+    """Launches once more, in turn, what has further launches, as long as one fits the time."""
+    firsts = [step for step in survey.steps if step.again and step.is_measured]
+    while firsts:
+        ready = min(firsts, key=lambda step: len(survey.launches(step.name)))
+        last = survey.launches(ready.name)[-1]
+        left_s = end_s - time.monotonic()
+        if left_s < LAUNCH_MARGIN * last.elapsed_s:
+            return
+        number = max(step.launch for step in survey.steps if step.name == ready.name)
+        further = ready.next_launch(number + 1)
+        survey.steps.append(further)
+        launch(survey, further, last.elapsed_s, left_s)
+        if not further.is_measured:
+            firsts.remove(ready)
+
+
+def launch(survey: Survey, step: Step, share_s: float, left_s: float) -> None:
+    """Performs a step and tells how it began and ended."""
+    name = step.log.replace("_", " ")
+    survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
+    steps.perform(survey, step, share_s, left_s)
+    took = time_text(step.elapsed_s)
+    survey.progress.write(
+        f"{name}: {step.status} after {took}, {step.sentence}; {left_text(survey)}"
+    )
 
 
 def left_text(survey: Survey) -> str:

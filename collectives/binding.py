@@ -78,7 +78,8 @@ def run_sequence(world: World, operations: Sequence[Operation]) -> Operation:
         for operation in operations:
             operation.call()
 
-    step = world.device.sequence([operation.step for operation in operations])
+    parts = tuple(operation.step for operation in operations)
+    step = replace(world.device.sequence(parts), parts=parts)
     return Operation(step, call, failure=partial(first_failure, operations), keep=operations)
 
 

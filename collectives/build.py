@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 # The words without a number, and the field that each sets.
-FLAGS = {"nt": "stream_slab", "ntr": "stream_receive", "swap": "swap", "slabs": "slabs"}
+FLAGS = {
+    "nt": "stream_slab",
+    "ntr": "stream_receive",
+    "swap": "swap",
+    "sleep": "sleep",
+    "slabs": "slabs",
+}
 # The words with a number, by their last letter: the field, and the unit.
 LIMITS = {"K": ("chunk_bytes", 1 << 10), "b": ("blocks", 1), "t": ("threads", 1)}
 # Around the caches: into the slab, and into the receive buffer.
@@ -18,12 +24,14 @@ GPU_CHUNK_BYTES = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag acro
 class Build:
     """How a kernel is built, as in `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`: `nt` and
     `ntr` store around the caches, into the slab and into the receive buffer; with `swap` ranks
-    write where they last read, as they always do on CPUs. `slabs` treats registered buffers as
-    unregistered. The others are upper limits; None leaves the choice to the device."""
+    write where they last read, as they always do on CPUs; with `sleep` a GPU's threads sleep
+    between two polls. `slabs` treats registered buffers as unregistered. The others are upper
+    limits; None leaves the choice to the device."""
 
     stream_slab: bool = False
     stream_receive: bool = False
     swap: bool = False
+    sleep: bool = False
     chunk_bytes: int | None = None
     blocks: int | None = None
     threads: int | None = None
@@ -31,8 +39,12 @@ class Build:
 
     @property
     def slab_macros(self) -> dict[str, str]:
-        """What a kernel is compiled with for its use of slabs."""
-        flags = {"WT_STREAM_SLAB": self.stream_slab, "WT_SWAP": self.swap}
+        """What a kernel is compiled with for its use of slabs, and its waits."""
+        flags = {
+            "WT_STREAM_SLAB": self.stream_slab,
+            "WT_SWAP": self.swap,
+            "WT_SLEEP": self.sleep,
+        }
         return {macro: "1" for macro, is_set in flags.items() if is_set}
 
     @property

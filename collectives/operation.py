@@ -25,6 +25,7 @@ class Unsupported:
 
 
 NOT_MAPPED = Unsupported("its buffers are not mapped by the other ranks")
+NO_SLEEP = Unsupported("sleep changes nothing here: a CPU pauses between two polls anyway")
 NO_SWAP = Unsupported("swap changes nothing here: no rank writes where it has read")
 NO_WHOLE_PACKS = Unsupported(
     "stores around the caches take whole packs, which must divide the receive buffer's address "
@@ -331,6 +332,8 @@ class Algorithm:
             return Unsupported(blocks, depends_on_size=True)
         if case.build.swap and case.variant not in self.swaps:
             return NO_SWAP
+        if case.build.sleep and world.device.is_cpu:
+            return NO_SLEEP
         if case.build.stream_receive and (
             case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES
         ):

@@ -11,7 +11,7 @@ from bench.harness.suite import Suite
 from bench.machine import environment, node
 from bench.machine.diagnosis import summary
 from bench.machine.gpu_state import current_state
-from bench.machine.gpus import examine_peers
+from bench.machine.gpus import examine_peers, uncached_memory
 from bench.machine.pci import describe_rate
 from collectives.operation import Row, Unsupported, World
 from reports.store.schema import Run
@@ -173,6 +173,9 @@ def peer_memory(world: World) -> str:
     }
     refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
     flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
+    facts = world.device.facts
+    known = uncached_memory(world.device.arch, facts["runtime"]) if "runtime" in facts else None
+    release = f" {known}." if known else ""
     places, between = "", ""
     if world.node and isinstance(world.peers, Unsupported):
         places, reason = " within each host", world.peers.reason
@@ -180,5 +183,5 @@ def peer_memory(world: World) -> str:
     return (
         f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
         f"({peers.types['data']}) and was probed in every direction within one launch."
-        f"{flush}{refusals}{between}"
+        f"{flush}{release}{refusals}{between}"
     )

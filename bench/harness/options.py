@@ -87,8 +87,9 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Every benchmark has these. `graph` None: where the device has graphs. `iterations` 0: until
-    precise or out of time. `warmup` None: by a changepoint test, at least least_warmup's. `tuned`
+    """Every benchmark has these. `graph` None: where the device has graphs; `graph_nodes` None: as
+    many kernels in one as the device takes. `iterations` 0: until precise or out of time. `warmup`
+    None: by a changepoint test, at least least_warmup's. `tuned`
     None: this machine's table. `table`: a file for bench.tune's. Without `keeps_run` the command
     only prints. `method`: what METHOD options say, where it is not the default."""
 
@@ -101,6 +102,8 @@ class RunOptions:
     ranks_share_gpus: bool = False
     out: str = "results"
     graph: int | None = 0
+    graph_nodes: int | None = None
+    hdp_flush: str = "auto"
     iterations: int = 0
     warmup: int | None = None
     checks: int = 1
@@ -304,6 +307,18 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         metavar="DEVICE",
         help="auto, cuda, hip or cpu (auto)",
     )
+    add_gpu_options(add)
+    add(
+        "--mpi-thread-level",
+        changes=METHOD,
+        choices=THREAD_LEVELS,
+        metavar="LEVEL",
+        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
+        "cores)",
+    )
+
+
+def add_gpu_options(add: AddOption) -> None:
     add(
         "--memory",
         changes=CASES,
@@ -320,12 +335,13 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         help="let ranks share a GPU: for tests, it measures no wire",
     )
     add(
-        "--mpi-thread-level",
+        "--hdp-flush",
         changes=METHOD,
-        choices=THREAD_LEVELS,
-        metavar="LEVEL",
-        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
-        "cores)",
+        choices=("auto", "off"),
+        default="auto",
+        metavar="WHEN",
+        help="AMD GPUs: flush a peer's host data path before each flag, where the driver shows its "
+        "register (auto), or never (off)",
     )
 
 
@@ -350,6 +366,14 @@ def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> 
         metavar="N",
         dest="graph",
         help=f"launch from a graph, GPUs only ({where})",
+    )
+    add(
+        "--graph-nodes",
+        changes=METHOD,
+        type=partial(whole_number, 1),
+        metavar="N",
+        dest="graph_nodes",
+        help="at most N kernels in a graph (100 on gfx12, otherwise any number)",
     )
 
 

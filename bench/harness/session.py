@@ -210,6 +210,10 @@ def open_session(
     """Opens the device, pins this rank and maps the peers. Raises Refusal."""
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
+    device.most_graph_nodes = options.graph_nodes or device.most_graph_nodes
+    if options.hdp_flush == "off":
+        with communicator.all_or_none(DeviceError):
+            device.leave_hdp()
     # Only CPU ranks are pinned: a GPU library's threads would inherit their rank's single core.
     unpinned = Place(False, sorted(os.sched_getaffinity(0)))
     place = pin(communicator) if device.is_cpu else unpinned
@@ -220,6 +224,13 @@ def open_session(
         if options.graph and refusal:
             raise DeviceError(f"-G: {refusal}")
     graph = options.graph != 0 and not refusal
+    if options.graph_nodes and not graph:
+        raise Refusal("--graph-nodes: nothing is launched from a graph here; -G 1 does that")
+    if graph and device.most_graph_nodes and not options.graph_nodes:
+        notes.append(
+            f"Graphs hold at most {device.most_graph_nodes} kernels: longer ones read stale values "
+            "on gfx1201 (ROCm/hip issue 3887); --graph-nodes changes that."
+        )
     waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
     return Session(options, world, flight, place, features, notes)

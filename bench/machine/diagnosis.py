@@ -3,13 +3,15 @@ guesses nothing: for an unknown fact the page names the command, and if that nee
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from bench.machine.gpu_state import PEER_STATUS, Facts
-from bench.machine.pci import AMD, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
+from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
 from collectives.refusals import UNSET_LEGACY_IPC
 
 WIDTH = 100
 SMALL_SHM_BYTES = 1 << 30
+THROUGH_HOST = "measure through the host, first with python -m bench.tune --memory host_staged"
 # The command that shows a fact of a GPU, if the fact is unknown.
 ADVICE = {
     "slot": "PCIe links of GPU {}: run lspci -vv as root on the host (LnkSta and LnkCap of the GPU"
@@ -19,6 +21,7 @@ ADVICE = {
     " dmesg | grep BAR= as root",
     "nvlinks": "NVLink or xGMI of GPU {}: run nvidia-smi nvlink -s, or for AMD amd-smi topology",
 }
+HANGS = "NCCL has hung between PRO cards (NVIDIA/nccl issue 2079, vllm-project/vllm issue 51513)"
 AMDGPU_REFUSALS = {
     "not built": "amdgpu is built without CONFIG_HSA_AMD_P2P",
     "N": "amdgpu was loaded with pcie_p2p=0",
@@ -81,22 +84,33 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
         yield (
             f"The PCIe paths of GPU {', '.join(rootless)} share no root complex, and peer access"
             " across root complexes is refused: move a card (lspci -tv shows the slots), or"
-            " measure through the host, first with python -m bench.tune --memory host_staged."
+            f" {THROUGH_HOST}."
         )
     if facts["legacy_ipc"] and not facts["peers"] and not facts["refusals"]:
         yield f"{UNSET_LEGACY_IPC}."
 
 
 def _refusal(facts: Facts, pair: Facts) -> str:
-    """NVIDIA's driver gives the reason; AMD's must be built for it, and needs a full-size BAR."""
+    """NVIDIA's driver gives the reason; AMD's must be built for it, and needs a full-size BAR and a
+    CPU that forwards between its root ports."""
     owner = facts["gpus"][pair["owner"]]
     if owner["vendor"] != AMD:
         status = pair["status"]
-        return f"{PEER_STATUS[status]} (nvidia-smi topo -p2p r: {status})"
+        reason = f"{PEER_STATUS[status]} (nvidia-smi topo -p2p r: {status})"
+        if "GeForce" in owner["name"]:
+            reason += f". It offers none between GeForce cards, PRO cards have it: {THROUGH_HOST}"
+        return reason
     if facts["amdgpu_p2p"] in AMDGPU_REFUSALS:
         return AMDGPU_REFUSALS[facts["amdgpu_p2p"]]
     if _bar_is_small(owner):
         return "resizable BAR is off, and amdgpu needs a BAR of the whole memory"
+    if pair["path"] == ONE_ROOT_COMPLEX and not facts["forwards"]:
+        ports = " and ".join(sorted(pair["acs"]))
+        return (
+            f"they are below different root ports, {ports}, and Linux lets peers cross these only"
+            " on AMD's CPUs from Zen on and on listed Xeons (drivers/pci/p2pdma.c): put both below"
+            f" one switch, or {THROUGH_HOST}"
+        )
     return "the reason is unknown; as root on the host run dmesg | grep -i p2p"
 
 
@@ -118,6 +132,11 @@ def _narrow_link(number: int, gpu: Facts) -> Iterator[str]:
         cause = " The slot supports more: reseat the card, check riser and firmware settings."
     elif gpu["slot"]:
         cause = f" The slot supports {describe_rate(gpu['slot'])} at most."
+    if device != gpu["bus_id"] and gb_s(gpu["own"]) > link_gb_s:
+        cause += (
+            f" That is the link of {device}, above the GPU, which itself shows"
+            f" {describe_rate(gpu['own'])}."
+        )
     yield (
         f"GPU {number} ({gpu['bus_id']}) runs at {describe_rate(rate)}, its card"
         f" supports {describe_rate(gpu['card'])}: 32 MB takes about"
@@ -127,12 +146,17 @@ def _narrow_link(number: int, gpu: Facts) -> Iterator[str]:
 
 def _slow_paths(facts: Facts) -> Iterator[str]:
     """ACS and the IOMMU, which redirect or translate peer traffic."""
-    if ports := _acs_ports(facts, True):
-        commands = "; ".join(f"setpci -s {port} ECAP_ACS+6.w=0000" for port in ports)
-        yield (
-            f"ACS at {', '.join(ports)} sends peer traffic up to the CPU. To turn it off, run"
-            f" as root on the host: {commands}."
-        )
+    switch_ports, root_ports = _acs_ports(facts, True)
+    for ports, place, harm in (
+        (switch_ports, "", "up to the CPU"),
+        (root_ports, "root ports ", f"through the IOMMU, where {HANGS}"),
+    ):
+        if ports:
+            commands = "; ".join(f"setpci -s {port} ECAP_ACS+6.w=0000" for port in ports)
+            yield (
+                f"ACS at {place}{', '.join(ports)} sends peer traffic {harm}. To turn it off, run"
+                f" as root on the host: {commands}."
+            )
     over_pcie = any(pair["path"].startswith("PCIe") for pair in facts["pairs"])
     if over_pcie and any(gpu["iommu"] == "translating" for gpu in facts["gpus"]):
         yield (
@@ -150,22 +174,24 @@ def _limit_gb_s(facts: Facts, pair: Facts) -> float:
     return min((gb_s((reader | owner)[device]) for device in between), default=0.0)
 
 
-def _acs_ports(facts: Facts, state: bool | None) -> list[str]:
-    """The ports with this state of ACS redirection; None stands for unknown."""
-    return sorted(
-        {
-            port
-            for pair in facts["pairs"]
-            for port, redirects in pair["acs"].items()
-            if redirects is state
-        }
-    )
+def _acs_ports(facts: Facts, state: bool | None) -> tuple[list[str], list[str]]:
+    """The ports of switches, and the root ports where the IOMMU translates, with this state of ACS
+    redirection; None stands for unknown."""
+    of_switches, of_roots = set[str](), set[str]()
+    translates = any(gpu["iommu"] == "translating" for gpu in facts["gpus"])
+    for pair in facts["pairs"]:
+        ports = {port for port, redirects in pair["acs"].items() if redirects is state}
+        if pair["path"] != ONE_ROOT_COMPLEX:
+            of_switches |= ports
+        elif translates:
+            of_roots |= ports
+    return sorted(of_switches), sorted(of_roots)
 
 
 def unknowns(facts: Facts) -> Iterator[str]:
     """The unknown facts, each with the command that shows it and the user that may run it."""
     gpus, pairs, hypervisor = facts["gpus"], facts["pairs"], facts["virtualisation"]
-    if ports := ", ".join(_acs_ports(facts, None)):
+    if ports := ", ".join(chain(*_acs_ports(facts, None))):
         yield f"ACS at {ports}: run lspci -vvv as root on the host (ReqRedir+ means on)"
     if any("unknown" in pair["path"] for pair in pairs):
         yield "path between GPUs: run lspci -tv on the host, and lstopo for the sockets"
@@ -221,6 +247,8 @@ def page(facts: Facts) -> str:
     ]
     if pairs:
         lines += ["", *_table("pair", "path", "peer memory", "link limit", rows=pairs)]
+    if facts["uncached"]:
+        lines += ["", section("Memory", [f"{facts['uncached']}; the probe judges it."])]
     for title, sentences in (("Problems", problems(facts)), ("Unknown", unknowns(facts))):
         lines += ["", section(title, sentences)]
     return "\n".join(lines)

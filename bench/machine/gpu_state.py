@@ -19,6 +19,7 @@ PEER_STATUS = {
     "DR": "RegistryDwords in /proc/driver/nvidia/params disables it",
     "NS": "the driver does not support it",
 }
+IDLE_PERCENT = 10  # of time and of memory: a desktop draws, and a driver keeps some
 READ = 0  # NVML_P2P_CAPS_INDEX_READ, for which pynvml has a tuple
 THROTTLES = (
     "SwPowerCap",
@@ -87,6 +88,29 @@ def _amd_state(bus_id: str) -> Facts:
         speed, width = rates[pci.narrowest(rates)]
         facts |= {"pcie_generation": pci.GENERATION.get(speed), "pcie_width": width}
     return facts
+
+
+def in_use(bus_id: str) -> str | None:
+    """A sentence if others use the GPU, for a process that has not opened it."""
+    gpu = handle(bus_id)
+    if gpu is None:
+        busy, used, total = (
+            int(pci.attribute(bus_id, name) or 0)
+            for name in ("gpu_busy_percent", "mem_info_vram_used", "mem_info_vram_total")
+        )
+    else:
+        rates, memory = (
+            _ask(f"nvmlDeviceGet{name}", gpu) for name in ("UtilizationRates", "MemoryInfo")
+        )
+        busy = rates.gpu if rates else 0
+        used, total = (memory.used, memory.total) if memory else (0, 0)
+    taken = used / (total or 1)
+    if busy <= IDLE_PERCENT and taken <= IDLE_PERCENT / 100:
+        return None
+    return (
+        f"GPU {bus_id} is in use: {busy} % busy, {taken:.0%} of its memory taken. Its times are "
+        "longer, and less memory is free."
+    )
 
 
 def nvidia_gpu(bus_id: str) -> Facts:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collectives.library.gpu import NcclLibrary
 
 PEER_TIMEOUT_S = 30.0
+UNCACHED_SINCE = 7, 2  # ROCm, on gfx1200 and gfx1201
 SHM = "/dev/shm"
 
 
@@ -37,6 +38,8 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "gpus": gpus,
         "pairs": pairs,
         "amdgpu_p2p": pci.amdgpu_p2p(),
+        "forwards": pci.forwards_between_ports(),
+        "uncached": None,
         "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
         "virtualisation": virtualisation() or "unknown",
         "legacy_ipc": legacy_ipc() and any(gpu["vendor"] == pci.AMD for gpu in gpus),
@@ -58,6 +61,7 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
         "bar_bytes": pci.bar_bytes(bus_id),
         "links": pci.rates(bus_id) or None,
         "slot_at": card,
+        "own": pci.max_rate(bus_id, "current"),
         "slot": pci.max_rate(port),
         "card": pci.max_rate(card),
         **nvidia_gpu(bus_id),
@@ -93,12 +97,26 @@ def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
     }
 
 
+def uncached_memory(arch: str, runtime: str) -> str | None:
+    """What is known of uncached memory in this release of ROCm; None for other GPUs than gfx120x.
+    The probe judges it, whatever the release."""
+    if not arch.startswith("gfx120"):
+        return None
+    if tuple(map(int, runtime.split(".")[:2])) >= UNCACHED_SINCE:
+        return f"ROCm {runtime} gives {arch} the uncached memory that is requested"
+    return (
+        f"ROCm {runtime} gives {arch} fine-grained memory where uncached is requested: 7.2 and "
+        "newer do not (ROCm/rocm-systems pull request 1670)"
+    )
+
+
 def examine_peers(
     communicator: Communicator, device: Device, peers: PeerBuffer | Unsupported
 ) -> Facts:
     """The facts of the GPUs of this host's ranks, and of their peer memory. All ranks call it."""
     ranks = communicator.node_gather(device.facts)
     facts = examine([of_rank["pci_bus_id"] for of_rank in ranks])
+    facts["uncached"] = uncached_memory(device.arch, device.facts["runtime"])
     vendor = {"cuda": pci.NVIDIA, "hip": pci.AMD}[device.name]
     for gpu, of_rank in zip(facts["gpus"], ranks, strict=True):
         gpu |= {"name": of_rank["gpu"], "vendor": vendor}

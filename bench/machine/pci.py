@@ -15,9 +15,11 @@ GENERATION = {speed: number for number, speed in enumerate(LANE_GB_S, 1)}
 HOST_BRIDGE = re.compile(r"pci[0-9a-f]+:..")
 BUS_ID = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 ACS_CAPABILITY, ACS_REDIRECTS = 0x000D, 0b1100  # P2P request redirect and completion redirect
+ZEN = 0x17  # a family of AMD's CPUs
 XGMI = "11"  # HSA_IOLINK_TYPE_XGMI, a link type of KFD's topology
 IOMMU_TYPES = {"identity": "passthrough", "DMA": "translating", "DMA-FQ": "translating"}
 
+ONE_ROOT_COMPLEX = "PCIe, same root complex"
 # Paths between devices below different root complexes.
 ROOTLESS_PATHS = (
     "PCIe, two root complexes, sockets unknown",
@@ -96,9 +98,9 @@ def rates(bus_id: str, under_load: bool = False) -> dict[str, Rate]:
     return by_device
 
 
-def max_rate(device: str) -> Rate | None:
-    """The highest rate of a device, at its end of a link."""
-    speed, width = _number(device, "max_link_speed"), _number(device, "max_link_width")
+def max_rate(device: str, kind: str = "max") -> Rate | None:
+    """The highest rate of a device at its end of a link, or the `current` one."""
+    speed, width = _number(device, f"{kind}_link_speed"), _number(device, f"{kind}_link_width")
     return (speed, int(width)) if speed and width else None
 
 
@@ -113,7 +115,8 @@ def narrowest(rates: dict[str, Rate]) -> str:
 
 
 def path_between(a: str, b: str) -> tuple[str, list[str]]:
-    """The PCIe path between two devices, and the ports below the switch that joins them, if any."""
+    """The PCIe path between two devices, and the ports below the switch or the root complex that
+    joins them."""
     chain_a, chain_b = chain(a), chain(b)
     if not chain_a or not chain_b:
         return "unknown", []
@@ -121,7 +124,7 @@ def path_between(a: str, b: str) -> tuple[str, list[str]]:
     if len(common) > 1:
         return "PCIe, below the same switch", [chain_a[len(common)], chain_b[len(common)]]
     if common:
-        return "PCIe, same root complex", []
+        return ONE_ROOT_COMPLEX, [chain_a[1], chain_b[1]]
     sockets = {_socket(attribute(gpu, "numa_node")) for gpu in (a, b)}
     if "" in sockets:
         return ROOTLESS_PATHS[0], []
@@ -149,6 +152,14 @@ def acs_redirects(bus_id: str) -> bool | None:
         visited.add(offset)
         offset = header >> 20
     return False
+
+
+def forwards_between_ports() -> bool:
+    """Whether Linux lets peers below different root ports reach each other, whichever ports: on
+    AMD's CPUs from Zen on (cpu_supports_p2pdma in drivers/pci/p2pdma.c)."""
+    cpuinfo = files.read("proc/cpuinfo")
+    family = re.search(r"^cpu family\s*: (\d+)", cpuinfo, re.MULTILINE)
+    return "AuthenticAMD" in cpuinfo and family is not None and int(family[1]) >= ZEN
 
 
 def iommu(bus_id: str) -> str | None:

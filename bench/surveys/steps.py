@@ -4,10 +4,12 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +17,8 @@ from bench import __name__ as BENCH
 from bench.campaigns.launches import run_to_end
 from bench.harness.console import CANNOT, FINE, WRONG
 from bench.harness.progress import QUIET, Progress
+from reports import __name__ as REPORTS
+from reports.advice.specs import Gpu, sheet_of
 from reports.interpreter import module_command
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
@@ -24,26 +28,34 @@ from reports.tables.show import headline_of
 MEASURING_SHARE = 0.9  # of a step's time; in the rest it starts, and prints
 LEAST_STEP_S = 1.0
 GRACE_S = 15.0  # for a step that starts slowly
+NO_TIME = "time ran out"  # as benchmarks say it
 TABLE, RESULTS, LOGS = "tuned.toml", "results", "logs"
 SYSTEM_FOLDERS = "dev|etc|lib|lib64|opt|proc|sys|usr"
 # A folder that could name a user or a project; the system's own folders tell nobody anything.
 PRIVATE_FOLDER = re.compile(rf"(?<![\w/.>])~?/(?!(?:{SYSTEM_FOLDERS})/)(?:[^\s/'\":,;()]+/)+")
 PLANS = msgspec.toml.decode(Path(__file__).with_name("steps.toml").read_bytes())
-Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "not run"]
+# The steps whose runs a command of `reports` reads; without the first one's it has nothing to say.
+READS = {"advise": ("allreduce",), "predict": ("link_host", "host_graph")}
+Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "left out", "not run"]
 
 
 @dataclass
 class Step:
-    """A launch as in steps.toml, and how it ended: its status, a sentence, its stored run."""
+    """A launch as in steps.toml, and how it ended: its status, a sentence, its stored run. The
+    `launch` of a step counts from 1; the first one has its `name` in the folder `logs`."""
 
     name: str
     title: str
     line: str
     share: float = 1.0
     quick: str | None = None
+    again: dict[str, Any] = field(default_factory=dict)
+    unsafe: bool = False
     gpus_only: bool = False
-    folded: bool = False
+    vendor: str = ""
+    needs: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    launch: int = 1
     status: Status = "not run"
     sentence: str = "the time ran out before"
     elapsed_s: float = 0.0
@@ -57,16 +69,36 @@ class Step:
     def arguments(self) -> list[str]:
         return self.line.split()[1:]
 
+    @property
+    def log(self) -> str:
+        return self.name if self.launch == 1 else f"{self.name}-{self.launch}"
+
+    @property
+    def is_measured(self) -> bool:
+        return self.status in ("done", "incomplete")
+
+    def next_launch(self, number: int) -> "Step":
+        """The further launch with this number."""
+        line = f"{self.line} {self.again.get('line', '')}".rstrip()
+        return Step(
+            self.name,
+            f"{self.title}, launch {number}",
+            line,
+            self.again["share"],
+            environment=self.environment,
+            launch=number,
+        )
+
 
 @dataclass(frozen=True)
 class Survey:
-    """`steps` are all steps in their order."""
+    """`steps` are all launches in their order. `vendor`: of the GPUs, cuda or hip; "" on CPUs."""
 
     folder: Path
     archive: Path
     ranks: int
     mpirun: str
-    on_gpus: bool
+    vendor: str
     device: str
     is_quick: bool
     deadline_s: float
@@ -75,33 +107,73 @@ class Survey:
     shares_gpus: bool = False
     remarks: list[str] = field(default_factory=list)  # for the page
 
+    def launches(self, name: str) -> list[Step]:
+        """The launches of a step that measured something."""
+        return [step for step in self.steps if step.name == name and step.is_measured]
 
-def plan(on_gpus: bool, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
-    """The steps in their order."""
+    def may_succeed(self, further: Step) -> bool:
+        """Whether an earlier launch measured something, or lacked only time, as when kernels are
+        compiled for the first time."""
+        earlier = [step for step in self.steps if step.name == further.name and step.elapsed_s]
+        return any(step.is_measured or NO_TIME in step.sentence for step in earlier)
+
+    @property
+    def shown(self) -> list[Step]:
+        """Of each step its first launch that measured something, or its first."""
+        firsts = [step for step in self.steps if step.launch == 1]
+        return [next(iter(self.launches(step.name)), step) for step in firsts]
+
+    def runs(self, name: str) -> list[Path]:
+        return [step.result.path for step in self.launches(name) if step.result]
+
+
+def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
+    """The launches in their order: what is safe, the further ones in turn, what is unsafe, and what
+    reads their runs."""
     steps = [Step(**row) for row in PLANS["shared" if shares_gpus else "separate"]]
+    steps = [step for step in steps if fits(step, vendor)]
     if is_quick:
-        steps = [
-            replace(step, line=f"{step.line} {step.quick}")
+        return [
+            replace(step, line=f"{step.line} {step.quick}".rstrip())
             for step in steps
             if step.quick is not None
         ]
-    return [step for step in steps if on_gpus or not step.gpus_only]
+    most = max(step.again.get("number", 0) for step in steps)
+    further = [
+        step.next_launch(number + 1)
+        for number in range(1, most + 1)
+        for step in steps
+        if number <= step.again.get("number", 0)
+    ]
+    reports = [step for step in steps if step.command in READS]
+    safe = [step for step in steps if step not in reports and not step.unsafe]
+    return [*safe, *further, *(step for step in steps if step.unsafe), *reports]
+
+
+def fits(step: Step, vendor: str) -> bool:
+    """Whether the step can run on these GPUs, on CPUs without."""
+    return bool(vendor) >= step.gpus_only and step.vendor in ("", vendor)
 
 
 def launcher(survey: Survey, step: Step, mpirun: str = "mpirun") -> list[str]:
     """`mpirun` with the number of ranks. The doctor runs without it where there are no GPUs, and as
     one rank where ranks share one."""
     ranks = survey.ranks
+    if step.command in READS:
+        return []
     if step.command == "doctor":
-        if not survey.on_gpus:
+        if not survey.vendor:
             return []
         ranks = 1 if survey.shares_gpus else ranks
     return [mpirun, "-n", str(ranks)]
 
 
 def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
-    """`mpirun`, this interpreter and the step's module with its options."""
+    """`mpirun`, this interpreter and the step's module with its options. Raises ResultError for a
+    report without a run."""
     folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
+    if step.command in READS:
+        return [*module_command(REPORTS), *step.line.split(), *report_options(survey, step)]
     words = [*launcher(survey, step, survey.mpirun), *module_command(f"{BENCH}.{step.command}")]
     words += step.arguments
     if step.command == "doctor":
@@ -112,6 +184,7 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
         "--lean",
         f"--out={folder / RESULTS / step.name}",
         *["--ranks-share-gpus"] * survey.shares_gpus,
+        *[f"--seed={step.launch - 1}"] * (step.launch > 1),
     ]
     if step.command == "tune":
         words.append(f"--table={table}")
@@ -120,9 +193,38 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     return words
 
 
+def report_options(survey: Survey, step: Step) -> list[str]:
+    """The runs that a report reads, and of what. Raises ResultError without a run, and for a GPU
+    whose data sheet the advisor lacks."""
+    first, *others = READS[step.command]
+    runs = [str(path) for name in (first, *others) for path in survey.runs(name)]
+    if not survey.runs(first):
+        raise ResultError(f"the step {first} has no run to read")
+    if step.command == "predict":
+        return runs
+    name, gpu = gpu_of(survey)
+    if gpu is None:
+        raise ResultError(f"reports/advice/specs.toml has no data sheet of {name or 'this CPU'}")
+    return ["--gpu", gpu.name, "--gpus", str(survey.ranks), "--run", *runs]
+
+
+def gpu_of(survey: Survey) -> tuple[str, Gpu | None]:
+    """The GPUs' name in the first run, and their data sheet; "" on CPUs."""
+    runs = [step.result.run for step in survey.steps if step.result]
+    names = [rank.get("gpu", "") for run in runs for rank in run.world.get("ranks", [])]
+    name = next(filter(None, names), "")
+    return name, sheet_of(name)
+
+
 def to_type(survey: Survey, step: Step) -> str:
     """The command that runs the step again."""
     command = step.command
+    if command in READS:
+        folder = f"{survey.folder.resolve().name}/{RESULTS}"
+        runs = " ".join(f"{folder}/{name}/*.jsonl" for name in READS[command])
+        gpu = gpu_of(survey)[1]
+        of = f" --gpu {gpu.name if gpu else 'NAME'} --gpus {survey.ranks} --run"
+        return f"python -m reports {step.line}{of * (command == 'advise')} {runs}"
     variables = [f"{name}={value}" for name, value in step.environment.items()]
     words = [*variables, *launcher(survey, step), f"python -m bench.{command}", *step.arguments]
     if command != "doctor":
@@ -134,16 +236,25 @@ def to_type(survey: Survey, step: Step) -> str:
 def perform(survey: Survey, step: Step, share_s: float, left_s: float) -> None:
     """Launches the step for about `share_s` seconds, and ends it when it takes far longer."""
     limit_s = min(1.5 * share_s + GRACE_S, left_s)
+    if step.needs and find_spec(step.needs) is None:
+        step.status, step.sentence = "left out", f"{step.needs} is not installed"
+        return
+    try:
+        command = command_line(survey, step, MEASURING_SHARE * share_s)
+    except ResultError as error:
+        step.status, step.sentence = "failed", str(error)
+        return
     step.status, step.sentence = "interrupted", "interrupted"
-    command = command_line(survey, step, MEASURING_SHARE * share_s)
-    log, started_s = survey.folder / LOGS / step.name, time.monotonic()
+    log, started_s = survey.folder / LOGS / step.log, time.monotonic()
     environment = os.environ | {QUIET: "1"} | step.environment
+    runs = survey.folder / RESULTS / step.name
+    before = set(runs.glob("*.jsonl"))
     try:
         exit_status, last_line = run_to_end(command, None, environment, limit_s, log)
     finally:
         step.elapsed_s = time.monotonic() - started_s
         with suppress(ResultError):
-            for path in (survey.folder / RESULTS / step.name).glob("*.jsonl"):
+            for path in set(runs.glob("*.jsonl")) - before:
                 step.result = read(path)
     complaint = sentence_of(log) or last_line
     if step.elapsed_s >= limit_s:
@@ -160,19 +271,35 @@ def judge(survey: Survey, step: Step, exit_status: int, complaint: str) -> None:
         step.status = "done"
         step.sentence = headline_of(result) if result else last_words(survey, step)
         if step.sentence.endswith("nothing was measured"):
-            step.status, step.sentence = "failed", f"{step.sentence}: time ran out"
+            step.status, step.sentence = "failed", f"{step.sentence}: {NO_TIME}"
         elif result and not result.complete:
             step.status = "incomplete"
             step.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
+        if result and (absent := "; ".join(absences(result))):  # such as NCCL that wants two GPUs
+            step.sentence += f"; {absent}"
     elif is_wrong or (exit_status == WRONG and "wrong" in complaint.lower()):
         step.status = "wrong"
-    elif exit_status == CANNOT and step.command == "doctor" and not survey.on_gpus:
+    elif exit_status == CANNOT and step.command == "doctor" and not survey.vendor:
         step.status, step.sentence = "done", "the survey is of the CPU"
 
 
+def absences(result: Result) -> Iterator[str]:
+    """A sentence for each library and peer that no case of the run could measure."""
+    by_name: dict[str, list[Any]] = {}
+    for case in result.cases:
+        if case.library:
+            by_name.setdefault(case.library, []).append(case)
+    for name, cases in by_name.items():
+        if all(case.status == "unsupported" for case in cases):
+            yield f"{name} was not measured: {cases[0].reason}"
+
+
 def last_words(survey: Survey, step: Step) -> str:
-    """The worst problem that the doctor names, or the last line of a soak."""
-    text = log_text(survey.folder / LOGS / step.name, "out")
+    """The worst problem that the doctor names, the headline of a report, which may take several
+    lines, or the last line of a soak."""
+    text = log_text(survey.folder / LOGS / step.log, "out")
+    if step.command in READS:
+        return " ".join(re.split(r"(?<=\.)\n", text, maxsplit=1)[0].split())
     if step.command != "doctor":
         return "".join(text.splitlines()[-1:])
     problems = text.partition("\nProblems:")[2].partition("\n\n")[0].split("\n- ")[1:]
@@ -181,9 +308,11 @@ def last_words(survey: Survey, step: Step) -> str:
 
 
 def sentence_of(log: Path) -> str:
-    """The sentence that a benchmark printed before it ended; MPI may print lines of its own."""
+    """The sentence that a command printed before it ended, after those on what it left out; MPI may
+    print lines of its own."""
     lines = log_text(log, "err").splitlines()
-    spoken = (re.fullmatch(r"(?:bench\.|wiretax\b)[^:]*: (.*)", line) for line in lines)
+    form = r"(?:bench\.|reports\b|wiretax\b)[^:]*: (?!\S+ is not measured: )(.*)"
+    spoken = (re.fullmatch(form, line) for line in lines)
     return next((match[1] for match in spoken if match), "")
 
 

@@ -90,7 +90,8 @@ def behind_own_gate(world: World, operation: Operation) -> Operation:
     launch for the end of its first, which a gate held back."""
     if not world.graph:
         return operation
-    return replace(operation, step=replace(operation.step, entries=MOST_QUEUED))
+    step = replace(operation.step, entries=MOST_QUEUED, nodes=operation.step.entries)
+    return replace(operation, step=step)
 
 
 def detailed(operation: Operation, choice: str) -> Operation:

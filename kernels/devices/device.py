@@ -220,13 +220,16 @@ class Memory(Protocol):
 class Step:
     """One thing that an iteration does: `kernel(argument)` on `blocks` blocks of a GPU, which puts
     at most `entries` entries into the stream. It keeps `argument` alive. All ranks call
-    `after_capture` once a graph has captured it, before they launch the graph."""
+    `after_capture` once a graph has captured it, before they launch the graph. There it has `nodes`
+    kernels, 0 if as many as `entries`; each of its `parts` may lie in a graph of its own."""
 
     kernel: Kernel
     argument: Any
     blocks: int = 1
     entries: int = 1
     after_capture: Callable[[], object] | None = None
+    nodes: int = 0
+    parts: tuple["Step", ...] = ()
 
 
 # Where in an iteration a rank is; the watch holds the number.
@@ -319,6 +322,7 @@ class Device(Protocol):
     is_cpu: bool  # a peer's memory is as near as the rank's own, and ranks share a clock
     sharers: int = 1  # ranks on it
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
+    most_graph_nodes: int | None = None  # kernels in a graph; None: any number
     most_chunk_bytes: int  # the largest useful chunk of a message
     l1_bytes: int = 0  # a CPU core's first data cache; 0 if nobody knows
     l2_bytes: int = 0  # and its second
@@ -368,6 +372,11 @@ class Device(Protocol):
     def reason_against_graphs(self) -> str | None:
         """Why operations cannot be launched from a captured graph; None where they can."""
 
+    def leave_hdp(self) -> None:
+        """Flushes no peer's host data path. Raises DeviceError on a device without one."""
+        sentence = f"the {self.name} device has no host data path to flush; AMD GPUs have"
+        raise DeviceError(f"--hdp-flush off: {sentence}")
+
     def copy_engine(self, sharing: str) -> CopyEngine:
         """The engines, for memory that peers share in this mode. Raises DeviceError without."""
         raise DeviceError(f"the {self.name} device has no copy engines; GPUs have them")
@@ -396,9 +405,9 @@ class Device(Protocol):
         """A function of Python as a step, for all executors. It must not raise. On a GPU it puts at
         most `entries` entries into the stream, and waits for none."""
 
-    def replayed(self, step: Step) -> Step:
-        """The step as a replay of a captured graph, where the device has graphs."""
-        return step
+    def replayed(self, *steps: Step) -> Step:
+        """The steps as a replay of captured graphs, where the device has graphs."""
+        return self.sequence(steps)
 
     def caller(self, step: Step) -> Callable[[], None]:
         """A Python function that performs a step once and waits for its end."""

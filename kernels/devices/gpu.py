@@ -47,6 +47,8 @@ SHARING = {
 }
 HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's address, 64 bits
 XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
+# Replays of longer graphs read stale values on gfx1201, from 200 on (ROCm/hip issue 3887).
+GFX12_GRAPH_NODES = 100
 # Registering host memory by the driver: CuPy's own calls are stubs on HIP.
 REGISTRATION = {
     "cuda": ("cuMemHostRegister_v2", "cuMemHostGetDevicePointer_v2", "cuMemHostUnregister"),
@@ -111,6 +113,8 @@ class GpuDevice(GpuStream, Device):
             self.last_level_bytes = max(self.last_level_bytes, INFINITY_CACHE_BYTES)
         self.slab_types = list(HIP_MEMORY) if runtime.is_hip else ["plain"]
         self.sharing = SHARING[self.name]
+        self.may_flush_hdp = runtime.is_hip
+        self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
         self.copy_engines: dict[str, GpuCopyEngine] = {}
         self.load(self.loop_kernels())
         self.facts = {
@@ -195,7 +199,7 @@ class GpuDevice(GpuStream, Device):
             lambda: self.runtime.ipcCloseMemHandle(address),
             handle,
         )
-        if self.name == "hip" and peer != self.ordinal:
+        if self.may_flush_hdp and peer != self.ordinal:
             memory.flush_register = self._hdp_register(peer)
         return memory
 
@@ -213,6 +217,11 @@ class GpuDevice(GpuStream, Device):
             if link.value != XGMI:
                 address = self.driver_value("hipDeviceGetAttribute", HDP_MEM_FLUSH_CNTL, peer)
         return address if address >> 32 else 0  # a driver that knows it as a number writes 32 bits
+
+    def leave_hdp(self) -> None:
+        if not self.may_flush_hdp:
+            super().leave_hdp()
+        self.may_flush_hdp = False
 
     def private(self, size_bytes: int) -> Memory:
         return self.allocate_as(self.slab_types[-1], max(size_bytes, 1))

@@ -2,7 +2,7 @@
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,12 @@ class GpuModule:
         return Kernel(name, enqueue)
 
 
+def whole_parts(steps: Sequence[Step]) -> Iterator[Step]:
+    """The steps that have no parts, of these and of their parts."""
+    for step in steps:
+        yield from whole_parts(step.parts) if step.parts else [step]
+
+
 class GpuStream:
     """A GPU, by its PCI bus id, and its stream. The gate's kernel polls `pinned_gate`; `origin` is
     the first event of the last iteration."""
@@ -59,6 +65,7 @@ class GpuStream:
         self.pinned_watch = Watch.from_address(self.pinned(Watch))
         self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
         self.graphs: dict[tuple[Step, ...], Step] = {}
+        self.most_graph_nodes: int | None = None
         self.launched = weakref.WeakSet[Step]()
         self.origin: Any = None
 
@@ -240,6 +247,24 @@ class GpuStream:
         return Step(Kernel(name, lambda blocks, argument: function()), None, entries=entries)
 
     def replayed(self, *steps: Step) -> Step:
-        graph, first = self.captured(*steps), steps[0]
-        replay = Kernel(first.kernel.name, lambda blocks, argument: graph.launch(self.stream))
-        return Step(replay, steps, first.blocks)
+        graphs, first = [self.captured(*part) for part in self._cut(steps)], steps[0]
+
+        def launch(blocks: int, argument: Any) -> None:
+            for graph in graphs:
+                graph.launch(self.stream)
+
+        return Step(Kernel(first.kernel.name, launch), steps, first.blocks, entries=len(graphs))
+
+    def _cut(self, steps: Sequence[Step]) -> list[list[Step]]:
+        """The steps, or their parts, in groups that fit a graph each."""
+        if self.most_graph_nodes is None:
+            return [[*steps]]
+        groups, room = [list[Step]()], self.most_graph_nodes
+        for step in whole_parts(steps):
+            nodes = step.nodes or step.entries
+            if nodes > room and groups[-1]:
+                groups.append([])
+                room = self.most_graph_nodes
+            groups[-1].append(step)
+            room -= nodes
+        return groups

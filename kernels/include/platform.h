@@ -30,6 +30,9 @@
 #ifndef WT_HDP_FLUSH  // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
 #define WT_HDP_FLUSH 0
 #endif
+#ifndef WT_SLEEP  // 1: a GPU's thread sleeps between two polls
+#define WT_SLEEP 0
+#endif
 #ifndef WT_SWAP  // 1: ranks write next where they read last: see sync.h
 #define WT_SWAP ON_CPU
 #endif

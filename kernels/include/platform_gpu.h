@@ -19,7 +19,6 @@ typedef unsigned char uint8s;
 #include "platform_hip.h"
 #endif
 
-DEVICE void cpu_relax() {}
 DEVICE void yield() {}
 // Without pauses: a running kernel is not stopped with its process.
 struct Timer {

@@ -55,6 +55,10 @@ DEVICE void block_barrier() {
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
 DEVICE void fence_alias() {}
+// About 64 clocks: a poll over PCIe takes some thousand, and issues less beside other waves.
+DEVICE void cpu_relax() {
+  if (WT_SLEEP) __builtin_amdgcn_s_sleep(1);
+}
 // One wave's write-back covers the stores of a block's waves that are in L2, no store in flight.
 DEVICE void drain_stores() { asm volatile(WAIT_FOR_STORES ::: "memory"); }
 // LLVM up to 22 (gfx9) and 20 (gfx12) does not wait for a write-back when no store is in flight

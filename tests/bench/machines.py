@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,11 @@ def recorded(name: str) -> dict[str, Any]:
     return dict(json.loads((RECORDED / f"{name}.json").read_text()))
 
 
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
+def write(root: Path, files: Mapping[str, str | bytes]) -> Path:
+    for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        path.write_bytes(content if isinstance(content, bytes) else f"{content}\n".encode())
     return root
 
 
@@ -81,7 +82,7 @@ def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
         return SimpleNamespace(domain=domain, bus=bus, device=device)
 
     def total(gpu: str, key: str, name: str) -> SimpleNamespace:
-        return SimpleNamespace(**{name: lookup(gpus[gpu], key)})
+        return SimpleNamespace(**{name: lookup(gpus[gpu], key)}, used=gpus[gpu].get("used", 0))
 
     return SimpleNamespace(
         **NVML,
@@ -91,6 +92,7 @@ def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
         nvmlDeviceGetName=lambda gpu: lookup(gpus[gpu], "name"),
         nvmlDeviceGetMemoryInfo=lambda gpu: total(gpu, "memory", "total"),
         nvmlDeviceGetBAR1MemoryInfo=lambda gpu: total(gpu, "bar1", "bar1Total"),
+        nvmlDeviceGetUtilizationRates=lambda gpu: SimpleNamespace(gpu=lookup(gpus[gpu], "busy")),
         nvmlDeviceGetNvLinkState=lambda gpu, number: int(nvlink(gpu, number)[0]),
         nvmlDeviceGetNvLinkRemotePciInfo=remote,
         nvmlDeviceGetNvLinkRemoteDeviceType=lambda gpu, number: 0,

@@ -8,7 +8,7 @@ from collectives.table import parsed
 from tests.bench.launches import launch, run, stored
 
 KNOWN = ALGORITHMS["all_reduce"]
-UNKNOWN = "is not one of nt, ntr, swap, slabs, 128K, 16b, 256t"
+UNKNOWN = "is not one of nt, ntr, swap, sleep, slabs, 128K, 16b, 256t"
 BUILDS = (
     "one_shot_push+nt",
     "one_shot_pull+swap",
@@ -25,7 +25,7 @@ def test_a_name_says_how_a_kernel_is_built():
         stream_slab=True, stream_receive=True, chunk_bytes=128 << 10
     )
     assert Build.parse("1024K+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
-    for words in ("+nt", "+nt+ntr+swap+128K+16b+256t", "+128K+slabs"):
+    for words in ("+nt", "+nt+ntr+swap+sleep+128K+16b+256t", "+128K+slabs"):
         assert parsed(f"two_shot{words}", KNOWN).name == f"two_shot{words}"
 
 

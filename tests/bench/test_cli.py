@@ -55,6 +55,9 @@ def assert_refused(done, status, sentence, folder):
         ("-b 16Q", 2, "'16Q' is not a size"),  # harness/test_command.py has all bad options
         ("--device cuda", 3, "no GPU driver is here"),
         ("-G 1", 3, "-G: the cpu device has no graphs"),
+        ("--graph-nodes 9", 3, "--graph-nodes: nothing is launched from a graph here"),
+        ("--hdp-flush off", 3, "--hdp-flush off: the cpu device has no host data path"),
+        ("--algorithm two_shot+sleep -e 16K", 3, "sleep changes nothing here: a CPU pauses"),
         ("--mode chained -o prod -b 16K -e 16K", 3, "a chain of products leaves every datatype's"),
     ],
 )

@@ -21,15 +21,17 @@ from bench.soak import soak_parser
 from bench.survey import main, run_survey
 from bench.surveys import mps
 from bench.surveys.page import write
-from bench.surveys.steps import Step, Survey, command_line, plan, without_names
+from bench.surveys.steps import READS, Step, Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
+from reports.__main__ import main as reports_main
 from reports.interpreter import module_command
 from reports.store.result import read
 from tests import fake_gpu
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
 from tests.launch import ROOT, SLOW_TEST
+from tests.reports.advice.test_procure import R9700, write_launches
 from tests.reports.synthetic_run import mark_wrong, write_run
 from wiretax import load
 
@@ -205,7 +207,7 @@ def survey_of(folder, steps=(), launcher="mpirun", left_s=0.0):
         folder.with_name("survey.tar.gz"),
         2,
         str(launcher),
-        not steps,
+        "" if steps else "cuda",
         "auto",
         bool(steps),
         time.monotonic() + left_s,
@@ -216,7 +218,12 @@ def survey_of(folder, steps=(), launcher="mpirun", left_s=0.0):
 
 @pytest.mark.parametrize(
     "step",
-    [*plan(True, False), *plan(True, True), *plan(True, False, shares_gpus=True)],
+    [
+        step
+        for arguments in (("cuda", False), ("hip", False), ("cuda", True), ("cuda", False, True))
+        for step in plan(*arguments)
+        if step.command not in READS
+    ],
     ids=lambda step: step.line,
 )
 def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch, step):
@@ -254,31 +261,131 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
     )
 
 
-def test_a_wrong_result_is_the_status_and_the_headline(tmp_path, monkeypatch):
-    """The launcher of this survey stores a run with a wrong result, in place of a launch."""
+def survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s, end="exit 0", begin=""):
+    """A survey whose launcher takes the next run of the folder `made`, in place of a launch."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    made = write_run(tmp_path / "made", sizes=(16384,)).path
-    mark_wrong(made, 0)
     launcher = tmp_path / "mpirun"
     launcher.write_text(f"""#!/bin/sh
+{begin}
 for word; do
-    case $word in --out=*) mkdir -p "${{word#--out=}}" && cp {made} "${{word#--out=}}";; esac
+    case $word in --out=*) out="${{word#--out=}}" && mkdir -p "$out";; esac
 done
-echo "wiretax: auto 16384 B, block 0: element 3 of rank 1" >&2
-exit 1
+for made in {tmp_path}/made/*.jsonl; do mv "$made" "$out" && break; done || exit 3
+{end}
 """)
     launcher.chmod(0o755)
     folder = tmp_path / "survey"
     for name in ("logs", "results"):
         (folder / name).mkdir(parents=True)
-    steps = [step for step in plan(False, True) if step.name == "allreduce"]
-    survey = survey_of(folder, steps, launcher, left_s=60.0)
+    return survey_of(folder, steps, launcher, left_s)
+
+
+def quick_steps(*names, vendor=""):
+    return [step for step in plan(vendor, True) if step.name in names]
+
+
+def test_a_wrong_result_is_the_status_and_the_headline(tmp_path, monkeypatch):
+    mark_wrong(write_run(tmp_path / "made", sizes=(16384,)).path, 0)
+    wrong = 'echo "wiretax: auto 16384 B, block 0: element 3 of rank 1" >&2; exit 1'
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, quick_steps("allreduce"), 60.0, wrong)
+    folder = survey.folder
     assert run_survey(survey) == 1
     page = (folder / "index.html").read_text()
     assert re.search(r"<h1>allreduce: WRONG RESULTS in 1 of \d+ cases</h1>", page)
     assert '<span class="chip worse">wrong</span>' in page
     assert "auto 16384 B, block 0" in page
     archived(folder)
+
+
+def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
+    tmp_path, monkeypatch, capsys
+):
+    """Six launches of two R9700s: the last line says what to type, and that judges them."""
+    write_launches(tmp_path / "made", 6, gpu=R9700)
+    steps = quick_steps("allreduce", "advise", vendor="hip")
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0)
+    assert run_survey(survey) == 3  # the seventh launch stores no run
+    printed = capsys.readouterr().out
+    folder = survey.folder
+    assert f"next: python -m reports procure {folder}/spec.toml" in printed
+    assert "All-reduce, launch 7, failed" in printed
+    assert len([*folder.glob("results/allreduce/*.jsonl")]) == 6
+    page = (folder / "index.html").read_text()
+    assert "auto over 6 launches: geometric mean, least and most." in page
+    tokens = r"<p>70b-q4, one chat split by tensor over 2 GPUs, at most: 30.6 tok/s \[30"
+    assert re.search(tokens, page)
+    split = (
+        "Which split of a 70B model: llama-3.1-70b on 2 x r9700. Decode, latency of 1 stream: TP"
+    )
+    assert f"<p>{split} 2, " in page
+    assert "python -m reports procure survey/spec.toml" in page
+    archived(folder)
+    assert reports_main(["procure", str(folder / "spec.toml")]) == 0
+    assert "3 PASS" in capsys.readouterr().out
+
+
+def test_a_plan_has_five_launches_of_the_all_reduce_and_what_is_unsafe_last():
+    """Procure wants five; a hang or wrong results of an experiment must cost nothing else."""
+    for vendor, shared in (("", False), ("cuda", False), ("hip", False), ("cuda", True)):
+        steps = plan(vendor, is_quick=False, shares_gpus=shared)
+        measured = [step for step in steps if step.command not in READS]
+        unsafe = [step.unsafe for step in measured]
+        assert unsafe == sorted(unsafe)
+        assert any(unsafe) == (vendor == "hip" or shared)
+        if not shared:
+            assert len([step for step in steps if step.name == "allreduce"]) == 5
+    names = [step.name for step in plan("cuda", is_quick=False)]
+    assert not {"hdp", "graph_nodes", "sleep"} & {*names}, "these are AMD's questions"
+
+
+def test_a_step_without_its_package_is_left_out_and_what_fails_fails_alone(
+    tmp_path, monkeypatch, capsys
+):
+    """No launch stores a run here."""
+    (tmp_path / "made").mkdir()
+    step = Step("torch", "Torch", "allreduce --peer torch_symmetric", needs="no_such_package")
+    steps = [step, *quick_steps("link", "allreduce")]
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0)
+    assert run_survey(survey) == 3
+    assert [step.status for step in survey.steps] == ["left out", "failed", "failed"]
+    assert "Torch, left out: no_such_package is not installed\n" in capsys.readouterr().out
+
+
+def test_a_library_that_cannot_run_is_a_sentence_of_its_step(tmp_path, monkeypatch):
+    """As NCCL, which wants a GPU a rank; what else the step measured stands."""
+    write_run(tmp_path / "made", sizes=(16384,), unsupported=("library",))
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, quick_steps("allreduce"), 60.0)
+    run_survey(survey)
+    assert survey.steps[0].status == "done"
+    reason = "; MPICH 5.0.2 was not measured: MPICH 5.0.2 has no float32"
+    assert survey.steps[0].sentence.endswith(reason)
+
+
+def test_a_launch_that_only_lacked_time_is_tried_again(tmp_path, monkeypatch):
+    """As on a new machine, whose first launches compile."""
+    write_launches(tmp_path / "made", 2, gpu=R9700)
+    first = f"""[ -e {tmp_path}/compiled ] || {{ touch {tmp_path}/compiled
+echo "bench.allreduce: two_shot is not measured: no reason" >&2
+echo "bench.allreduce: time ran out before a case was measured" >&2; exit 3; }}"""
+    steps = [step for step in plan("", is_quick=False) if step.name == "allreduce"][:3]
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0, begin=first)
+    assert run_survey(survey) == 3
+    assert [step.status for step in survey.steps[:3]] == ["failed", "done", "done"]
+    assert survey.steps[0].sentence == "time ran out before a case was measured"
+    assert "<h3>All-reduce, launch 2 </h3>" in (survey.folder / "index.html").read_text()
+
+
+def test_a_report_that_refuses_is_a_sentence(tmp_path, monkeypatch):
+    """Runs of CPUs: there is no GPU to advise on."""
+    write_run(tmp_path / "made", sizes=(16384, 33554432))
+    steps = quick_steps("allreduce", "advise", vendor="hip")
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0)
+    assert run_survey(survey) == 3
+    (advise,) = [step for step in survey.steps if step.name == "advise"]
+    again = "advise --model llama-3.1-70b --weights q4 --gpu NAME --gpus 2 --run survey/results/"
+    assert again in (survey.folder / "index.html").read_text()
+    refusal = "reports/advice/specs.toml has no data sheet of this CPU"
+    assert (advise.status, advise.sentence) == ("failed", refusal)
 
 
 CONTROL = """#!/bin/sh
@@ -288,21 +395,28 @@ echo "$*$said" >> {calls}
 """
 
 
-@pytest.mark.parametrize(("runs", "expected"), [(False, "-d"), (True, "")])
+@pytest.mark.parametrize(
+    ("runs", "refusal", "expected", "said"),
+    [
+        (False, None, "-d", "The survey started MPS"),
+        (True, None, "", "MPS ran already"),
+        (False, "error 805", "-d quit", "MPS starts, and no process opens the GPU through it (err"),
+    ],
+)
 def test_ranks_that_share_a_gpu_get_mps_for_the_time_of_the_survey(
-    tmp_path, monkeypatch, runs, expected
+    tmp_path, monkeypatch, runs, refusal, expected, said
 ):
     """A service of the user's keeps running. Without it ranks would take turns of milliseconds."""
     control, calls = tmp_path / "nvidia-cuda-mps-control", tmp_path / "calls"
-    with mps.service() as sentence:
+    with mps.service(lambda: refusal) as sentence:
         assert sentence.startswith("There is no nvidia-cuda-mps-control")
     control.write_text(CONTROL.format(calls=calls))
     control.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     if runs:
         calls.with_suffix(".runs").touch()
-    with mps.service() as sentence:
-        assert sentence.startswith("MPS ran already" if runs else "The survey started MPS")
+    with mps.service(lambda: refusal) as sentence:
+        assert sentence.startswith(said)
         assert calls.read_text().split() == ["get_server_list", *expected.split()]
     assert calls.read_text().split()[1:] == ([] if runs else ["-d", "quit"])
 
@@ -310,7 +424,7 @@ def test_ranks_that_share_a_gpu_get_mps_for_the_time_of_the_survey(
 @SLOW_TEST
 def test_a_survey_of_one_gpu_shares_it_and_goes_on_past_failures_on_a_fake_gpu(tmp_path):
     folder = tmp_path / "survey"
-    status, out, err = run(folder, "--quick", "--max-time", "60", **fake_gpu.environment(count=1))
+    status, out, err = run(folder, "--quick", "--max-time", "150", **fake_gpu.environment(count=1))
     assert "Doctor, failed" not in out, out
     assert "nvidia-cuda-mps-control" in (folder / "index.html").read_text()
     runs = [read(path) for path in folder.glob("results/*/*.jsonl")]

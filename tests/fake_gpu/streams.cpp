@@ -302,6 +302,7 @@ int gpu_graphLaunch(void* graph, void* stream) {
   const bool waits = launched_graph->calls_host && setting("FAKE_GPU_GRAPH_WAITS", 0);
   while (waits && launched_graph->pending) usleep(100);
   ++launched_graph->pending;
+  const size_t most_nodes = setting("FAKE_GPU_GRAPH_NODES", 0);
   stream_of(stream).put([=] {
     std::lock_guard<std::mutex> held(one_at_a_time);
     for (const auto& point : launched_graph->points) point->set(false);
@@ -310,7 +311,9 @@ int gpu_graphLaunch(void* graph, void* stream) {
       beside.emplace_back([=] {
         for (const Task& task : launched_graph->branches[b].tasks) task();
       });
-    for (const Task& task : launched_graph->branches[0].tasks) task();
+    const std::vector<Task>& tasks = launched_graph->branches[0].tasks;
+    if (!most_nodes || tasks.size() <= most_nodes)
+      for (const Task& task : tasks) task();
     for (std::thread& t : beside) t.join();
     --launched_graph->pending;
   });

@@ -148,7 +148,9 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
 def test_a_driver_without_uncached_memory_gives_fine_grained_and_the_head_says_so_on_a_fake_gpu(
     tmp_path,
 ):
-    memory = measured(tmp_path, "--device hip", vendor="hip", uncached=0)[0].run.memory
+    result, printed = measured(tmp_path, "--device hip", vendor="hip", uncached=0)
+    assert "ROCm 7.0 gives gfx1201 fine-grained memory where uncached is requested" in printed
+    memory = result.run.memory
     assert memory["data"] == "hipExtMallocWithFlags fine_grained"
     assert (memory["requested"], memory["behaved"]) == ("mapped uncached", "mapped fine_grained")
 
@@ -176,6 +178,40 @@ def test_a_library_within_a_gpu_is_not_compared_with_host_memory_on_a_fake_gpu(
     options = "--device cuda --ranks-share-gpus --memory host_staged -n 1"
     _, printed = measured(tmp_path, options, library={}, count=1)
     assert "our algorithms through the host: their ratio compares two kinds of memory" in printed
+
+
+HELD_BACK: dict[str, object] = {"vendor": "hip", "cached": 3, "coherent": "hdp", "hdp": 1}
+
+
+def test_without_a_flush_of_the_host_data_path_the_probe_takes_other_memory_on_a_fake_gpu(tmp_path):
+    """This memory is right only with the flush."""
+    for option, expected in (
+        ("", ("mapped uncached", "before each flag")),
+        ("--hdp-flush off", ("mapped fine_grained", "none")),
+    ):
+        folder = tmp_path / option
+        result, _ = measured(folder, f"--device hip {option}", **HELD_BACK)
+        memory = result.run.memory
+        assert (memory["behaved"], memory["hdp_flush"]) == expected
+        assert result.run.method.get("hdp_flush") == ("off" if option else None)
+    words = "--soak 1s -e 64K -d float -o sum --algorithm two_shot --device hip --hdp-flush off"
+    done = on(tmp_path / "soak", words, base="", command="soak", **HELD_BACK)
+    assert done.returncode == 0, done.stderr
+    assert ", 0 wrong elements" in done.stdout
+
+
+CHAIN = "--lean --mode chained -n 1 -w 0 --max-time 60 -b 4K -e 4K --algorithm one_shot_push -G 1"
+
+
+def test_graphs_on_gfx12_are_short_until_somebody_asks_for_longer_ones_on_a_fake_gpu(tmp_path):
+    """Replays of 200 and more kernels read stale values on gfx1201 (ROCm/hip issue 3887)."""
+    stale: dict[str, object] = {"vendor": "hip", "graph_nodes": 199}
+    result, printed = measured(tmp_path / "short", "--device hip", base=CHAIN, **stale)
+    assert "Graphs hold at most 100 kernels" in printed
+    assert result.cases[0].calls == 160
+    done = on(tmp_path / "long", "--device hip --graph-nodes 1000", base=CHAIN, **stale)
+    assert done.returncode == 1
+    assert "one_shot_push 4096 B chained" in done.stderr
 
 
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))

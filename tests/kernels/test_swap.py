@@ -1,4 +1,5 @@
-"""The build word `swap`: it changes the code of the kernels that take it, and only theirs."""
+"""The build words `swap` and `sleep`: each changes the code of the kernels that take it, and only
+theirs."""
 
 import pytest
 
@@ -43,3 +44,16 @@ def test_swap_changes_exactly_the_kernels_that_take_the_word(architecture):
         for entry, changes in changed_by_swap(stem, architecture).items():
             if entry.startswith(prefix):
                 assert changes == takes_swap(collective, entry.removeprefix(prefix)), entry
+
+
+SLEEPS = {"gfx1201": "s_sleep 1", "gfx942": "s_sleep 1", "sm_90": "nanosleep.u32"}
+
+
+@pytest.mark.parametrize("architecture", few(["gfx1201", "sm_90", "gfx942"], 2))
+def test_sleep_is_in_a_kernel_s_waits_only_with_the_word(architecture):
+    for stem in ("allreduce_one_shot", "allreduce_one_shot_ll"):
+        plain, sleeping = (
+            compiled(stem, architecture, macros).text for macros in ((), (("WT_SLEEP", "1"),))
+        )
+        assert SLEEPS[architecture] not in plain
+        assert SLEEPS[architecture] in sleeping

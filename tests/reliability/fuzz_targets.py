@@ -331,17 +331,25 @@ def launch(argv: list[str]) -> int:
 def end_survey(argv: list[str]) -> int:
     """What a survey does after its launches: judges each step, and writes its page and archive."""
     folder = Path.cwd()
-    progress, planned = Progress("survey", quiet=True), steps.plan(False, True)
+    progress, planned = Progress("survey", quiet=True), steps.plan("", True)
     survey = steps.Survey(
-        folder, Path("../survey.tar.gz"), 2, "mpirun", False, "auto", True, 0.0, planned, progress
+        folder, Path("../survey.tar.gz"), 2, "mpirun", "", "auto", True, 0.0, planned, progress
     )
     statuses = {"link": CANNOT, "allreduce": WRONG}
+    results = folder / "results"
+    stored = results.rename(folder / "stored")
+    results.mkdir()
+
+    def end(step: steps.Step) -> tuple[int, str]:
+        with contextlib.suppress(OSError):  # a step without a run
+            (stored / step.name).rename(results / step.name)
+        return statuses.get(step.name, FINE), "no word"
 
     def run() -> int:
         for step in planned:
-            ended = statuses.get(step.name, FINE), "no word"
-            with mock.patch.object(steps, "run_to_end", lambda *_, ended=ended: ended):
+            with mock.patch.object(steps, "run_to_end", lambda *_, step=step: end(step)):
                 steps.perform(survey, step, 9.0, 9.0)
+        shutil.rmtree(stored)
         print_out(page.write(survey, False).title)
         return 0
 

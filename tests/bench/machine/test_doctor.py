@@ -14,7 +14,7 @@ import pytest
 from bench.machine import gpu_state
 from bench.machine.diagnosis import page, problems, summary, unknowns
 from bench.machine.gpus import examine
-from tests.bench.machines import fake_nvml, lay_out, recorded, write
+from tests.bench.machines import fake_nvml, lay_out, recorded, with_acs, write
 from tests.fake_gpu import environment, fake_nccl
 from tests.launch import few, mpirun
 
@@ -92,6 +92,8 @@ def test_a_recorded_card_in_a_narrow_slot_is_reported_with_its_slowdown(examined
 def test_the_slot_of_a_recorded_radeon_counts_and_not_its_inner_link(examined):
     sentence = only(problems(examined("rdna4_in_x8_slot", "03:00.0")), "GPU 0 (0000:03:00.0) runs")
     assert "PCIe 4 x8, its card supports PCIe 5 x16: 32 MB takes about 4 times as long" in sentence
+    own = "That is the link of 0000:01:00.0, above the GPU, which itself shows PCIe 5 x16."
+    assert sentence.endswith(own)
 
 
 def test_a_recorded_idle_card_is_not_reported_as_slow_but_its_small_bar_is(examined):
@@ -127,6 +129,59 @@ def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(examined, status,
         sentence,
         "Some facts are unknown: python -m bench.doctor tells how to get them.",
     ]
+
+
+def test_two_recorded_geforce_cards_are_told_to_go_through_the_host(examined):
+    card = {"name": "NVIDIA GeForce RTX 5090"}
+    cards = {"0000:01:00.0": card, "0000:03:00.0": card}
+    facts = examined(*RTX5090S, nvml_of=cards, status=2)
+    sentence = only(problems(facts), "No peer access from GPU 0 to 1, 1 to 0")
+    assert "It offers none between GeForce cards, PRO cards have it: measure through" in sentence
+
+
+ROOT_PORTS = "0000:00:01.1", "0000:00:01.3"
+
+
+@pytest.mark.parametrize(("kind", "is_problem"), [("DMA-FQ", True), ("identity", False)])
+def test_acs_at_root_ports_is_a_problem_where_the_iommu_translates(examined, kind, is_problem):
+    """NCCL hung so between two PRO cards, which the driver calls peers."""
+    card = {"name": "NVIDIA RTX PRO 6000 Blackwell Workstation Edition"}
+    files = {f"sys/bus/pci/devices/{port}/config": with_acs(0x1D) for port in ROOT_PORTS}
+    files["sys/bus/pci/devices/0000:01:00.0/iommu_group/type"] = kind
+    cards = {"0000:01:00.0": card, "0000:03:00.0": card}
+    facts = examined(*RTX5090S, nvml_of=cards, **files)
+    if not is_problem:
+        assert none(facts, "ACS")
+        return
+    sentence = only(problems(facts), "ACS at root ports 0000:00:01.1, 0000:00:01.3")
+    assert "NVIDIA/nccl issue 2079" in sentence
+    assert "setpci -s 0000:00:01.1 ECAP_ACS+6.w=0000" in sentence
+
+
+@pytest.mark.parametrize(
+    ("gpu", "sentence"),
+    [
+        ({"memory": 80 << 30, "used": 30 << 30, "busy": 3}, "3 % busy, 38% of its memory taken"),
+        ({"memory": 80 << 30, "used": 1 << 30, "busy": 0}, None),
+    ],
+)
+def test_a_card_in_use_is_told(nvml, machine, tmp_path, gpu, sentence):
+    nvml({"0000:01:00.0": gpu})
+    assert (sentence or "") in (gpu_state.in_use("0000:01:00.0") or "")
+    device = "sys/bus/pci/devices/0000:03:00.0"
+    machine(
+        write(
+            tmp_path,
+            {
+                f"{device}/gpu_busy_percent": str(gpu["busy"]),
+                f"{device}/mem_info_vram_used": str(gpu["used"]),
+                f"{device}/mem_info_vram_total": str(gpu["memory"]),
+            },
+        )
+    )
+    told = gpu_state.in_use("0000:03:00.0")
+    assert bool(told) == bool(sentence)
+    assert (sentence or "") in (told or "")
 
 
 def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(examined):
@@ -173,6 +228,25 @@ def test_the_reason_why_a_recorded_amd_pair_are_no_peers(examined, files, why):
     facts = examined(*VEGAS, **NO_PEERS, **files)
     assert why in only(problems(facts), "No peer access from GPU 0 to 1")
     assert facts["pairs"][0]["path"] == "PCIe, below the same switch"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "sentence"),
+    [
+        ("GenuineIntel\ncpu family\t: 6", "below different root ports, 0000:00:01.1 and"),
+        ("AuthenticAMD\ncpu family\t: 26", "the reason is unknown"),
+    ],
+)
+def test_amd_cards_below_different_recorded_root_ports(examined, cpu, sentence):
+    """Linux lets peers cross root ports of AMD's CPUs, and of few others."""
+    files = {f"sys/bus/pci/devices/0000:{bus}/vendor": "0x1002" for bus in RTX5090S[1:]}
+    files |= {
+        f"{KFD_NODES}/{bus}/properties": f"simd_count 64\np2p_links_count 0\nlocation_id {bus << 8}"
+        for bus in (1, 3)
+    }
+    files["proc/cpuinfo"] = f"vendor_id\t: {cpu}"
+    facts = examined(*RTX5090S, **files)
+    assert sentence in only(problems(facts), "No peer access from GPU 0 to 1, 1 to 0")
 
 
 def test_xgmi_of_the_recorded_pair_is_its_path(examined):
@@ -250,6 +324,7 @@ def test_the_peer_memory_of_all_pairs_is_tested_on_a_fake_gpu(vendor):
     printed = doctor(**environment(vendor=vendor, closed=1))
     reads = re.findall(r"^(\d reads \d) .* mapped +-$", printed, re.MULTILINE)
     assert reads == ["0 reads 1", "1 reads 0"]
+    assert ("- ROCm 7.0 gives gfx1201 fine-grained memory" in printed) == (vendor == "hip")
     assert max(map(len, printed.splitlines())) <= 100
 
 

@@ -17,6 +17,7 @@ FAKE_GPU_HDP=1: the driver gives the HDP register's address
 FAKE_GPU_LINK: the type of the links between HIP devices: 2 for PCIe (default), 4 for xGMI
 FAKE_GPU_CORRUPT_IPC: from this byte on, a mapping of a peer's memory is a copy without later writes
 FAKE_GPU_GRAPH_WAITS=1: the host waits at a launch of a library's graph for the end of its last one
+FAKE_GPU_GRAPH_NODES: a graph of more kernels does nothing
 FAKE_GPU_VANISH_AFTER: number of a launch; this launch and every later call fail"""
 
 import ctypes

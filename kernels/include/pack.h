@@ -274,7 +274,8 @@ DEVICE void for_places(long count, bool aligned, ThreadGroup team, Each each) {
   });
   for (; i + (BATCH - 1) * step < packs; i += BATCH * step) each(Packs<BATCH>{i, step});
   int number = 0;
-  for (; i < packs; i += step) each(Packs<1>{i, step, number++});
+  for (; i < packs; i += step, ++number)  // batches of two leave one pack
+    each(Packs<1>{i, step, BATCH > 2 ? number : 0});
   for (; i * PACK_ELEMENTS < count; i += step, number = (number + 1) % BATCH)
     for (unsigned e = i * (unsigned)PACK_ELEMENTS; e < smaller(count, (i + 1) * PACK_ELEMENTS); ++e)
       each(SingleElement{e, number});

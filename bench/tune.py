@@ -4,8 +4,10 @@ For each size, mode and state of the link it finds the algorithm, and how to com
 successive halving (Jamieson and Talwalkar, AISTATS 2016): all candidates are measured for a few
 rounds in random order, then the better half, and so on, until the best are hard to distinguish.
 A state of the link that appears later gets its own search. The untuned `auto` takes part until the
-end, and only a candidate that is clearly faster replaces its choice."""
+end, and only a candidate that is clearly faster replaces its choice. With --stable the rows are for
+`auto_stable` alone, beside those of `auto`."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -32,9 +34,9 @@ from reports.tables.tune import Heat
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
 
 
-def parse() -> tuple[RunOptions, tuple[int, ...], bool]:
-    """The options, the sizes to search, and whether to audit; or the end of the process with status
-    2."""
+def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
+    """The options, the sizes to search, and all that was parsed; or the end of the process with
+    status 2."""
     parser, what, how, output = options.rank_parser(
         "tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300", "auto gets no table"
     )
@@ -43,6 +45,11 @@ def parse() -> tuple[RunOptions, tuple[int, ...], bool]:
         "--audit",
         action="store_true",
         help="change no table: print how much longer auto takes than the best",
+    )
+    what(
+        "--stable",
+        action="store_true",
+        help="tune auto_stable: try only what sums in rank order",
     )
     options.add_run_options(how, max_time_s=180.0)
     output(
@@ -61,7 +68,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...], bool]:
         print_rows(parser, namespace.emit)
     parser.require_ranks()
     table = None if namespace.audit else "none"
-    return options.run_options(namespace, lean=True, tuned=table), sizes, namespace.audit
+    return options.run_options(namespace, lean=True, tuned=table), sizes, namespace
 
 
 def print_rows(parser: Parser, names: Sequence[str]) -> NoReturn:
@@ -73,11 +80,11 @@ def print_rows(parser: Parser, names: Sequence[str]) -> NoReturn:
     sys.exit(FINE)
 
 
-def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
+def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
     with session.communicator.all_or_none(ResultError):  # before anything is measured
         if not session.options.table:
             tuned.default_folder()
-    return search.prepare(sizes, session)
+    return search.prepare(sizes, stable, session)
 
 
 def store(table: str | None, program: str, result: Result, machine: Machine) -> str:
@@ -106,15 +113,17 @@ def audit(session: Session, result: Result, machine: Machine) -> str:
 
 def main() -> NoReturn:
     """The search, from its command line to its exit status."""
-    run_options, sizes, is_audit = parse()
+    run_options, sizes, namespace = parse()
     program = program_digest(*MEASURED)  # of the code that is measured: it may change meanwhile
 
     def work(session: Session) -> int:
         conclude = (
-            partial(audit, session) if is_audit else partial(store, run_options.table, program)
+            partial(audit, session)
+            if namespace.audit
+            else partial(store, run_options.table, program)
         )
         policy = RunPolicy(16, search.go_on, conclude)
-        return measure(session, partial(prepare, sizes), policy)
+        return measure(session, partial(prepare, sizes, namespace.stable), policy)
 
     start(run_options, work)
 

@@ -1,5 +1,6 @@
 """What `auto` runs: what the user's table says for the case, else the suite's own tables, else the
-feasible algorithm that a model of the cost expects to be fastest.
+feasible algorithm that a model of the cost expects to be fastest. `auto_stable` chooses in the same
+way among the algorithms that sum in rank order, whose bits depend on neither size nor place.
 
 The choice of CPU ranks depends on the state of their link, which changes while a run measures: so
 `auto` binds an operation for each state in which the choice differs."""
@@ -15,10 +16,10 @@ import msgspec
 
 from collectives.build import Build
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Bound, Case, Operation, Row, World
+from collectives.operation import Algorithm, Bound, Case, Operation, Row, Unsupported, World
 from collectives.table import Written, best_row, rows_of
 
-AUTO = "auto"
+AUTO, STABLE = "auto", "auto_stable"
 SAME_STATE_RATIO = 1.5  # of two round trips in one state of the link
 # The states of a link between two cores, by a flag's round trip: together all that was measured.
 STATES_NS = tuple(100.0 * SAME_STATE_RATIO**step for step in range(6))
@@ -86,11 +87,19 @@ def shipped_tables() -> dict[str, list[Written]]:
 
 
 def ranked(
-    world: World, case: Case, round_trip_ns: float, algorithms: Sequence[Algorithm], own: list[Row]
+    world: World,
+    case: Case,
+    round_trip_ns: float,
+    algorithms: Sequence[Algorithm],
+    own: list[Row],
+    stable: bool = False,
 ) -> Iterator[tuple[World, Algorithm]]:
-    """The algorithms for a case, each over its memory, in the order in which `auto` tries them."""
-    worlds, facts = (world, *world.other_memory), facts_of(world, case, round_trip_ns)
-    for rows in (world.rows, own):
+    """The algorithms for a case, each over its memory, in the order in which `auto` tries them, or
+    `auto_stable` does."""
+    worlds = world, *world.other_memory
+    facts = facts_of(world, case, round_trip_ns) | {"stable": stable}
+    for table in (world.rows, own):
+        rows = [row for row in table if row.algorithm.sums_in_rank_order or not stable]
         row = best_row(rows, case.collective.name, case.segment_bytes, facts)
         if row:
             over = next((each for each in worlds if each.memory == row.memory), world)
@@ -160,9 +169,11 @@ def states_of(world: World) -> list[float]:
     return tuned_ns + others_ns
 
 
-def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
-    """Performs each case by the algorithm that is chosen for it."""
+def auto(algorithms: Sequence[Algorithm], stable: bool = False) -> Algorithm:
+    """Performs each case by the algorithm that is chosen for it; if `stable`, by one that sums in
+    rank order."""
     known = {algorithm.name: algorithm for algorithm in algorithms}
+    choices = [each for each in algorithms if each.sums_in_rank_order or not stable]
 
     @cache
     def own_rows(collective: str) -> list[Row]:
@@ -178,7 +189,7 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
 
         def first_that_binds(round_trip_ns: float) -> Bound:
             refusal: Bound | None = None
-            for over, algorithm in ranked(world, case, round_trip_ns, algorithms, own):
+            for over, algorithm in ranked(world, case, round_trip_ns, choices, own, stable):
                 key = over.memory, algorithm.name
                 if key not in bound:
                     bound[key] = algorithm.bind(over, case)
@@ -196,10 +207,19 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
             return replace(next(iter(by_link.values())), by_link=by_link)
         return next(iter(bounds.values()))
 
+    def refuses(world: World, case: Case) -> Unsupported | None:
+        if stable and world.node:
+            return Unsupported("between hosts the library chooses the order of a sum")
+        return None
+
+    best = "the best for the size: as bench.tune measured, or as measured elsewhere, or a guess"
     return Algorithm(
-        AUTO,
-        "the best for the size: as bench.tune measured, or as measured elsewhere, or a guess",
+        STABLE if stable else AUTO,
+        "auto without algorithms whose bits depend on an element's place" if stable else best,
         perform,
+        refuses=refuses,
         registered=True,
         needs_peers=False,
+        sums_in_rank_order=stable,
+        by_default=lambda world: not stable,
     )

@@ -246,7 +246,8 @@ class Algorithm:
     at most `most_bytes(ranks)`, and a multiple of `whole_elements`; from `least_bytes` on and below
     `wins_below` it can be the fastest. `by_default`: whether a run that names no algorithm measures
     it. `is_lossy`: only a run that names it does. `is_modelled`: `auto` also takes it without a
-    table. `spans_hosts`: for ranks on several hosts."""
+    table. `spans_hosts`: for ranks on several hosts. `sums_in_rank_order`: an element's inputs are
+    added in the order of the ranks and rounded to the type once, wherever the element lies."""
 
     base: str
     about: str
@@ -266,6 +267,7 @@ class Algorithm:
     is_lossy: bool = False
     is_modelled: bool = True
     spans_hosts: bool = False
+    sums_in_rank_order: bool = False
     needs_peers: bool = True  # mapped memory of its peers
     library_variants: int = 0  # the number of the library's variants, if the library performs it
     peer: str | None = None  # who else performs it, such as `vLLM 0.33.0`

@@ -40,9 +40,10 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
         its.sort(key=lambda algorithm: (algorithm.spans_hosts, algorithm.is_lossy))
         moves = collective in ("all_gather", "alltoall")  # which a library's copy engines can do
         library = replace(LIBRARY, library_variants=4) if moves else LIBRARY
-        every[collective] = {
-            algorithm.name: algorithm for algorithm in (library, *its, choice.auto(its))
-        }
+        autos = [choice.auto(its)]
+        if COLLECTIVES[collective].reduces:
+            autos.append(choice.auto(its, stable=True))
+        every[collective] = {algorithm.name: algorithm for algorithm in (library, *its, *autos)}
     return every
 
 

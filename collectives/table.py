@@ -35,6 +35,7 @@ FACTS: dict[str, Any] = {
     "l1_bytes": float | Range,  # of a CPU core, for data
     "l2_bytes": float | Range,
     "oversubscribed": bool,  # whether ranks outnumber cores and take turns
+    "stable": bool,  # true in rows for `auto_stable` alone
 }
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
 Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name

@@ -41,7 +41,7 @@ def sweep_parser(
         f"mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {algorithm},library",
         "the results so far are kept",
     )
-    parser.set_defaults(collective=collective.name, redops=["none"])
+    parser.set_defaults(collective=collective.name, redops=["none"], stable=False)
     add_case_options(what, collective)
     for feature in features:
         feature.add_options(partial(what, changes=""))  # each declares what it changes
@@ -84,6 +84,11 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
             metavar="A,B",
             dest="redops",
             help="sum, prod, min, max, avg or all (sum)",
+        )
+        add(
+            "--stable",
+            action="store_true",
+            help="also time auto_stable, whose bits depend on neither size nor place",
         )
     algorithm = partial(options.algorithm, ALGORITHMS[collective.name])
     add(
@@ -148,6 +153,9 @@ def sweep_options(
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
     sizes = requested_sizes(parser, namespace, allow_zero=True)
+    if namespace.stable and not any_rounds(namespace.datatypes, namespace.redops):
+        of = f"{' and '.join(namespace.redops)} of {' and '.join(namespace.datatypes)}"
+        parser.error(f"--stable: nothing rounds in {of}, so every order gives the same bits")
     if namespace.keeps_run:
         parser.require_ranks()
     mode = namespace.mode or next((feature.mode for feature in active if feature.mode), None)
@@ -159,8 +167,14 @@ def sweep_options(
         namespace.algorithm,
         namespace.in_place,
         mode,
+        namespace.stable,
     )
     return options.run_options(namespace), sweep, active
+
+
+def any_rounds(datatypes: Sequence[str], redops: Sequence[str]) -> bool:
+    """Whether one of these operations rounds a result of one of these types."""
+    return any(DATATYPES[name].is_float for name in datatypes) and bool({*redops} - {"min", "max"})
 
 
 def requested_sizes(

@@ -132,7 +132,8 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     }
 
     def case_of(row: Row) -> tuple[Any, ...]:
-        return row.size_bytes, row.where["variant"], row.where.get("mode", "")
+        where = row.where
+        return row.size_bytes, where["variant"], where.get("mode", ""), "stable" in where
 
     rows = sorted(
         (row for row in world.rows if here.items() <= row.where.items()),

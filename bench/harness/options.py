@@ -118,7 +118,8 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
+    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among.
+    `stable`: also `auto_stable`."""
 
     collective: Collective
     datatypes: Sequence[str]
@@ -127,6 +128,7 @@ class SweepOptions:
     algorithms: Sequence[Algorithm] | None = None
     in_place: bool = False
     mode: str | None = None
+    stable: bool = False
 
 
 def size_bytes(text: str) -> int:

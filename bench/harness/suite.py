@@ -16,7 +16,7 @@ from bench.harness.session import Session, require_memory, say_once
 from bench.harness.timing import round_trip_ns
 from bench.machine import environment
 from collectives.algorithms.allreduce_copy_engine import shared_engine
-from collectives.choice import AUTO
+from collectives.choice import AUTO, STABLE
 from collectives.collective import DATATYPES, Shape
 from collectives.communicator import Refusal
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
@@ -94,7 +94,7 @@ def bind_cases(
 
 def worlds_for(algorithm: Algorithm, world: World) -> Sequence[World]:
     """The kinds of memory over which to measure: `auto` chooses one, a library uses none."""
-    if algorithm.is_library or algorithm.base == AUTO:
+    if algorithm.is_library or algorithm.base in (AUTO, STABLE):
         return [world]
     return [world, *world.other_memory]
 
@@ -150,7 +150,7 @@ def header_of(
 ) -> CaseHeader:
     """The header of a bound case. Raises Refusal."""
     is_library, memory = algorithm.is_library, world.memory
-    if algorithm.base == AUTO:
+    if algorithm.base in (AUTO, STABLE):
         memory = ",".join(each.memory for each in (world, *world.other_memory))
     header = CaseHeader(
         collective=case.collective.name,
@@ -177,6 +177,9 @@ def header_of(
         header.blocks = None if is_library else operation.step.blocks
         header.snr_db = operation.snr_db
         algorithm = operation.chosen or algorithm
+        if case.collective.reduces:
+            runs = [each.chosen for each in by_link.values() if each.chosen] or [algorithm]
+            header.sums_in_rank_order = all(each.sums_in_rank_order for each in runs)
         header.other_bound_parts = {
             each.choice: parts
             for each in by_link.values()
@@ -233,6 +236,11 @@ def prepare(
     if sweep.algorithms:
         listed = in_order(sweep.algorithms, list(ALGORITHMS[sweep.collective.name].values()))
     named = [algorithm.name for algorithm in sweep.algorithms or ()]
+    if sweep.stable and STABLE not in named:
+        listed.append(ALGORITHMS[sweep.collective.name][STABLE])
+        named.append(STABLE)
+    if sweep.stable and session.communicator.size <= 2:
+        session.notes.append("Up to two ranks a sum has one order: auto_stable has auto's bits.")
     for feature in session.features:
         of_feature = feature.algorithms(session)
         listed += of_feature.values()

@@ -22,7 +22,7 @@ from reports.tables.tune import FINALISTS, UNTUNED, Winner, chosen_in, winners
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
 KNOWN = ALGORITHMS["all_reduce"]
-OURS = [each for each in KNOWN.values() if not each.is_library and each.base != choice.AUTO]
+OURS = [each for each in KNOWN.values() if each.needs_peers or each.spans_hosts]
 
 
 def candidates(world: World, size_bytes: int) -> list[Algorithm]:
@@ -40,12 +40,17 @@ def case_of(size_bytes: int, variant: str, calls: str) -> Case:
     return Case(all_reduce, count, float32, "sum", 0, 0, variant=variant, mode=calls)
 
 
-def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
-    """`auto` and every candidate at every size, without the parts of a bound. Raises Refusal."""
+def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
+    """`auto` and every candidate at every size, or if `stable` `auto_stable` and those that sum in
+    rank order; without the parts of a bound. Raises Refusal."""
+
+    def tried(size_bytes: int) -> list[Algorithm]:
+        every = candidates(session.world, size_bytes)
+        ordered = [each for each in every if each.sums_in_rank_order or not stable]
+        return [KNOWN[choice.STABLE if stable else choice.AUTO], *ordered]
+
     suite = prepare_sweep(
-        SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes),
-        session,
-        lambda size_bytes: [KNOWN[UNTUNED], *candidates(session.world, size_bytes)],
+        SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes), session, tried
     )
     suite.link_parts.clear()
     return suite
@@ -72,7 +77,7 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
             key = header.size_bytes, header.variant, header.mode
             heats.setdefault(key, {})[number] = [*costs_us.get(number, {}).values()]
         for heat in heats.values():
-            untuned = next((n for n in heat if headers[n].algorithm == UNTUNED), None)
+            untuned = next((n for n in heat if headers[n].algorithm in UNTUNED), None)
             if untuned is not None:
                 its = builds.get(untuned, headers[untuned].chosen)
                 heat = {n: costs for n, costs in heat.items() if headers[n].algorithm != its}
@@ -117,6 +122,8 @@ def row_of(result: Result, two_modes: set[int], winner: Winner) -> Row:
         where["in_place"] = False
     if winner.size_bytes in two_modes or winner.variant == "registered":
         where["mode"] = winner.mode
+    if any(case.algorithm == choice.STABLE for case in result.cases):
+        where["stable"] = True
     if result.run.clock_shared:  # between CPU cores
         where["round_trip_ns"] = state_range(winner.link_rtt_ns)
     size = winner.size_bytes

@@ -243,6 +243,7 @@ ALGORITHMS = {
             varies=("chunks",),
             least_bytes=LEAST_BYTES,
             is_modelled=False,
+            sums_in_rank_order=True,
         ),
     )
 }

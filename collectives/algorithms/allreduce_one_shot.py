@@ -25,6 +25,7 @@ PUSH = Algorithm(
     pushes=True,
     varies=("grid", "slabs"),
     wins_below=WINS_BELOW,
+    sums_in_rank_order=True,
 )
 PULL = Algorithm(
     "one_shot_pull",
@@ -35,5 +36,6 @@ PULL = Algorithm(
     registered=True,
     varies=("grid", "slabs"),
     wins_below=WINS_BELOW,
+    sums_in_rank_order=True,
 )
 ALGORITHMS = {"all_reduce": (PUSH, PULL)}

@@ -54,6 +54,7 @@ def _packets(
         most_bytes=most_bytes,
         by_default=lambda world: not world.device.is_cpu,
         is_modelled=False,
+        sums_in_rank_order=True,
         **facts,
     )
 

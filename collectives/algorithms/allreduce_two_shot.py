@@ -27,6 +27,7 @@ TWO_SHOT = Algorithm(
     binder("allreduce_two_shot", "two_shot", lambda ranks: 2 + 2 / ranks, 4096),
     two_shot_traffic,
     registered=True,
+    sums_in_rank_order=True,
     swaps=("copied", "registered"),
     varies=("stores", "chunks", "grid", "slabs"),
 )
@@ -53,6 +54,7 @@ PUSH = Algorithm(
     binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096),
     _push_traffic,
     registered=True,
+    sums_in_rank_order=True,
     pushes=True,
     swaps=("copied", "registered"),
     varies=("stores", "chunks", "grid", "slabs"),
@@ -76,6 +78,7 @@ DIRECT = Algorithm(
     _direct_traffic,
     copied=False,
     registered=True,
+    sums_in_rank_order=True,
     swaps=(),
     varies=("stores",),
 )

@@ -12,6 +12,7 @@ PUSH = Algorithm(
     direct_traffic,
     pushes=True,
     varies=("stores", "chunks", "grid"),
+    sums_in_rank_order=True,
 )
 PULL = Algorithm(
     "direct_pull",
@@ -20,6 +21,7 @@ PULL = Algorithm(
     direct_traffic,
     registered=True,
     varies=("stores", "chunks", "grid"),
+    sums_in_rank_order=True,
 )
 RING = Algorithm(
     "ring",

@@ -267,7 +267,7 @@ def forms(
         if not algorithm.is_lossy
     ]
     about = f"compute and {collective} {about}"
-    listed.append(Algorithm("fused", about, fused, registered=registered))
+    listed.append(Algorithm("fused", about, fused, registered=registered, sums_in_rank_order=True))
     return {form.base: form for form in listed}
 
 

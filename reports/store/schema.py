@@ -66,6 +66,7 @@ class CaseFields(Timed, kw_only=True):
         Shown("SNR dB", "signal-to-noise ratio of a quantised case against fp64, by kind of data"),
     ] = None
     routing: dict[str, Any] | None = None
+    sums_in_rank_order: bool | None = None  # so that bits depend on neither size nor place
 
 
 class CaseHeader(CaseFields, kw_only=True):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from reports.tables import sentences
-from reports.tables.rows import SUSPECT, SizeRow
+from reports.tables.rows import SUSPECT, SizeRow, percent_text
 
 
 def against_library(rows: Sequence[SizeRow]) -> list[str]:
@@ -21,6 +21,22 @@ def against_library(rows: Sequence[SizeRow]) -> list[str]:
 
     sentence = f"Against the library, in this one launch, {ours} is {'; '.join(verdicts)}."
     return [sentence] * bool(verdicts)
+
+
+def cost_of_stable_bits(rows: Sequence[SizeRow]) -> list[str]:
+    """What `auto_stable` costs at most, and where it costs anything; nothing without it."""
+    clear = {row.label: cost for row in rows if (cost := row.stable_cost) and cost.is_clear}
+    if not clear:
+        is_known = any(row.stable_cost for row in rows)
+        return ["Stable bits (auto_stable) cost nothing that this launch shows."] * is_known
+
+    label, most = max(clear.items(), key=lambda item: item[1].ratio[0])
+    sizes = _sizes(rows, ["clear" if row.label in clear else None for row in rows])["clear"]
+    return [
+        f"Stable bits (auto_stable) cost up to {percent_text(most.ratio)} %, "
+        f"{sentences.number(most.us)} us, against {most.against} at {label}; more than chance at "
+        f"{sizes}."
+    ]
 
 
 def marks(rows: Sequence[SizeRow]) -> list[str]:

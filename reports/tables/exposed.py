@@ -23,10 +23,17 @@ from reports.store.case import (
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
-from reports.tables.headline import Point, contains_one, headline, without_version
+from reports.tables.headline import Point, contains_one, headline
 from reports.tables.rows import best, costs_of, ratio_text, ratio_value, rounds_of
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import EVEN_RATIO, has_gpus, interval_text, number, plain_table
+from reports.tables.sentences import (
+    EVEN_RATIO,
+    has_gpus,
+    interval_text,
+    number,
+    plain_table,
+    without_version,
+)
 
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"

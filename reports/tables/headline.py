@@ -1,7 +1,6 @@
 """The headline with which every table, page and comment of a gate starts, such as
 `allreduce: 16 KiB 2.5 us (4.5x MPICH), 32 MiB 5.6 GB/s (3.1x)`."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -11,7 +10,13 @@ from reports.store.case import find_states
 from reports.store.schema import Result
 from reports.store.stats import Interval
 from reports.tables.rows import SizeRow, default_rows, is_noisy, views
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text, spoken
+from reports.tables.sentences import (
+    TOKEN_CALL_SIZE_BYTES,
+    number,
+    size_text,
+    spoken,
+    without_version,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,11 +99,6 @@ def _point(row: SizeRow, value: float, unit: str) -> Point:
         name,
         not (row.verdict or "").startswith("not clearly"),
     )
-
-
-def without_version(library: str | None) -> str:
-    """`MPICH` of `MPICH 5.0.2`."""
-    return re.sub(r" \d.*", "", library or "the library")
 
 
 def contains_one(interval: Interval | None) -> bool:

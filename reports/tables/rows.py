@@ -22,12 +22,13 @@ from reports.store.case import (
 )
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import EVEN_RATIO, algorithm_of, digits, size_text
+from reports.tables.sentences import EVEN_RATIO, algorithm_of, digits, size_text, without_version
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
 BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
+STABLE = "auto_stable"
 
 View = tuple[str, Any]  # a mode and a shape: one table
 
@@ -44,12 +45,34 @@ class Named:
 
 
 @dataclass
+class StableCost:
+    """What stable bits cost at one size: how much longer `auto_stable` takes than the `fastest`
+    case whose bits may depend on an element's place, in us and as the ratio of both times."""
+
+    fastest: Case
+    us: float
+    ratio: Interval
+
+    @property
+    def against(self) -> str:
+        """The fastest case in a word, such as `ring` or `MPICH`."""
+        if self.fastest.algorithm != "library":
+            return algorithm_of(self.fastest)
+        return without_version(self.fastest.library)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it costs anything, by more than chance within this launch."""
+        return not is_noisy(self.ratio) and (self.ratio[1] or 0.0) > 1
+
+
+@dataclass
 class SizeRow:
     """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
     `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
     factor; `n_wrong` counts wrong elements, None if nothing was checked; `named` has the algorithms
-    of `named_in`. The interval of `ratio` holds within this launch: another launch may lie
-    outside."""
+    of `named_in`; `stable_cost` is None without `auto_stable`, or without another order of sums.
+    The interval of `ratio` holds within this launch: another launch may lie outside."""
 
     size_bytes: int
     skew: str | None
@@ -61,6 +84,7 @@ class SizeRow:
     better: tuple[str, float] | None
     n_wrong: int | None
     named: dict[str, Named]
+    stable_cost: StableCost | None
 
     @property
     def label(self) -> str:
@@ -115,6 +139,15 @@ def ratio_text(interval: Interval | None) -> str:
     return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
 
 
+def percent_text(ratio: Interval) -> str:
+    """How far a ratio is above 1, in percent: `3.1 [2.9 3.4]`."""
+    if is_noisy(ratio):
+        return ratio_text(ratio)
+
+    middle, *ends = (f"{100 * (value - 1):.1f}" for value in ratio if value is not None)
+    return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
+
+
 def cost_us(case: Case) -> float | None:
     """The cost of a case in microseconds; None if it is wrong or was not measured."""
     summary = case.total_us or case.time_us
@@ -153,14 +186,17 @@ def shown_cases(result: Result, view: View) -> list[Case]:
 
 
 def named_in(result: Result) -> list[str]:
-    """The algorithms of ours that `--algorithm` named, those of another harness, and the peers."""
+    """The algorithms of ours that `--algorithm` or `--stable` named, those of another harness, and
+    the peers."""
     has_names = result.run.imported_from or any(
         word.partition("=")[0] == "--algorithm" for word in result.run.argv
     )
     names = (
         algorithm_of(case)
         for case in result.cases
-        if is_peer(case) or (has_names and case.algorithm not in ("library", "auto"))
+        if is_peer(case)
+        or case.algorithm == STABLE
+        or (has_names and case.algorithm not in ("library", "auto"))
     )
     return list(dict.fromkeys(names))
 
@@ -256,6 +292,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
                 _better(ours, groups[key], costs, rho),
                 sum(counts) if counts else None,
                 named,
+                _stable_cost(groups[key], costs, rho),
             )
         )
 
@@ -298,6 +335,22 @@ def _better(
 
     variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
     return f"{algorithm_of(fastest)}{variant}", gain[0]
+
+
+def _stable_cost(cases: Sequence[Case], costs: RoundCosts, rho: float) -> StableCost | None:
+    """Odd rounds choose the variant of `auto_stable` and the fastest of the others, even ones
+    compare. None if one of both was not measured."""
+    exact = [case for case in cases if case.snr_db is None]
+    stable = best(_candidates([case for case in exact if case.algorithm == STABLE]), costs)
+    others = [case for case in exact if case.sums_in_rank_order is False]
+    fastest = best(_candidates(others), costs)
+    even = rounds_of(cases, costs, 0)
+    stable_us, fastest_us = (_median_us(case, even) for case in (stable, fastest))
+    ratio = _ratio(stable, fastest, even, rho)
+    if not fastest or not ratio or stable_us is None or fastest_us is None:
+        return None
+
+    return StableCost(fastest, stable_us - fastest_us, ratio)
 
 
 def speed_ups(result: Result) -> dict[int, Interval | None]:

@@ -112,6 +112,11 @@ def algorithm_of(case: Any) -> str:
     return f"{case.algorithm}{' over host_staged' * is_staged}"
 
 
+def without_version(library: str | None) -> str:
+    """`MPICH` of `MPICH 5.0.2`."""
+    return re.sub(r" \d.*", "", library or "the library")
+
+
 def describe(case: CaseFields) -> str:
     """`one-shot push 64 KiB isolated`."""
     place = "in place" if case.in_place else ""

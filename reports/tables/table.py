@@ -11,15 +11,18 @@ from rich.text import Text
 from reports.store.case import find_states, is_peer, late_us
 from reports.store.schema import Case, Result
 from reports.tables import sentences
-from reports.tables.conclusions import against_library, marks
+from reports.tables.conclusions import against_library, cost_of_stable_bits, marks
 from reports.tables.headline import headline, points
 from reports.tables.long import long_tables
 from reports.tables.rows import (
+    STABLE,
     Named,
     SizeRow,
+    StableCost,
     View,
     by_type,
     default_rows,
+    percent_text,
     ratio_text,
     shown_cases,
     views,
@@ -55,7 +58,8 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             tables += _default_tables(", ".join(words), result, rows, view)
 
     title = headline([result], partial(points, rows=first_rows))
-    lines, conclusions = head(result, first, first_rows), against_library(first_rows)
+    lines = head(result, first, first_rows)
+    conclusions = [*against_library(first_rows), *cost_of_stable_bits(first_rows)]
     return lay_out_run(result, title, lines, tables, conclusions, brief)
 
 
@@ -108,7 +112,10 @@ def _default_tables(
     for part in parts:
         for row, of_row in zip(rows, cells, strict=True):
             for other in part:
-                of_row |= _named_cells(row.named[other], other, name * has_ours, has_library)
+                if other == STABLE:
+                    of_row |= _stable_cells(row.named[other], row.stable_cost)
+                else:
+                    of_row |= _named_cells(row.named[other], other, name * has_ours, has_library)
         footnotes = marks(rows) if part is parts[0] else []
         shown = [heading for heading in cells[0] if any(of_row[heading] != "-" for of_row in cells)]
         lines = [[of_row[heading] for heading in shown] for of_row in cells]
@@ -127,6 +134,14 @@ def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[
         cells[f"library/\n{name}"] = ratio_text(named.from_library)
 
     return cells | ({f"{ours}/\n{name}": ratio_text(named.from_ours)} if ours else {})
+
+
+def _stable_cells(named: Named, cost: StableCost | None) -> dict[str, str | Text]:
+    """The cells of `auto_stable`: what stable bits cost, and against which case."""
+    texts = (number(cost.us), percent_text(cost.ratio), cost.against) if cost else "---"
+    headings = "costs\nus", "costs %\n[95 % in launch]", "\nagainst"
+    time: dict[str, str | Text] = {f"{STABLE}\nus": _cost(named.case, named.us)}
+    return time | dict(zip(headings, texts, strict=True))
 
 
 def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:

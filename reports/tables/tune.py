@@ -20,7 +20,7 @@ from reports.tables.sentences import lay_out, number, plain_table, size_text
 FINALISTS = 4
 LEAST_BLOCKS = 3  # of a finalist in a state of the link
 ENOUGH_BLOCKS = 12  # enough for a finalist, however many another one has
-UNTUNED = "auto"  # the candidate that runs what `auto` takes without a table
+UNTUNED = "auto", "auto_stable"  # the candidate that runs what it takes without a table
 Heat = tuple[str, int, str, float, bool]  # of a Winner's first four fields, and whether it is lossy
 
 
@@ -90,10 +90,10 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
         for case in result.cases:
             if case.status == "ok" and case.case in costs_us:
                 heat = case.variant, case.size_bytes, case.mode, rtt_ns, case.snr_db is not None
-                is_untuned = case.algorithm == UNTUNED
+                is_untuned = case.algorithm in UNTUNED
                 name = chosen.get(case.case, case.chosen) if is_untuned else case.algorithm
                 heats.setdefault(heat, []).append(
-                    Candidate(name or UNTUNED, costs_us[case.case], is_untuned)
+                    Candidate(name or case.algorithm, costs_us[case.case], is_untuned)
                 )
 
     for candidates in heats.values():

@@ -237,6 +237,21 @@ def test_the_search_stores_the_kind_of_memory_and_the_mode(tmp_path):
     }
 
 
+def test_a_search_for_stable_bits_stores_rows_for_auto_stable_beside_those_of_auto(tmp_path):
+    """Otherwise each of both searches would undo the other."""
+    table = tmp_path / "table.toml"
+    for untuned, name in (("auto", "ring"), ("auto_stable", "two_shot")):
+        blocks = [
+            (turn, algorithm, us, FAST)
+            for turn in range(14)
+            for algorithm, us in ((untuned, 6.0), (name, 5.0))
+        ]
+        result = searched_run(tmp_path / untuned, blocks)
+        assert tune.store(str(table), "1.0 (a)", result, MACHINE) == f"table: {table}\n"
+    rows = {each.algorithm.name: each.where.get("stable") for each in loaded(table, MACHINE)}
+    assert rows == {"ring": None, "two_shot": True}
+
+
 # -- real searches
 
 
@@ -278,6 +293,15 @@ def test_auto_uses_the_choices_that_the_search_stored(search_done, tmp_path):
     made = f"bench.tune made in {head.run_id} with Wiretax {head.program}"
     assert f"auto uses the table that {made}." in result.run.notes
     assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
+
+
+def test_a_search_for_stable_bits_tries_only_sums_in_rank_order(tmp_path):
+    options = "-b 16K -e 16K --stable --max-time 12 --table"
+    program = FEW_CANDIDATES.replace('"one_shot_pull"', '"ring", "one_shot_pull"')
+    _, result = run(tmp_path / "tune", options, tmp_path / "table.toml", program=program)
+    tried = {case.algorithm for case in result.cases}
+    assert tried == {"auto_stable", "one_shot_pull", "two_shot_direct+nt"}
+    assert all(row.where["stable"] for row in loaded(tmp_path / "table.toml", result.run))
 
 
 def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(search_done, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from collectives.algorithms import allreduce_quantized as quantized
+from collectives.choice import AUTO, STABLE
 from collectives.collective import (
     COLLECTIVES,
     COMBINE,
@@ -25,7 +26,7 @@ from collectives.collective import (
     combined,
 )
 from collectives.operation import Case
-from collectives.registry import exact
+from collectives.registry import ALGORITHMS, exact
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING
 
@@ -36,16 +37,6 @@ UNTOUCHED = 0xA5
 SPECIAL = [0.0, -0.0, 1e-40, 6e-8, 1e-5, 65504.0, 3.0e4]
 SENTINEL = "one_shot_sentinel"
 LOSSY = {f"two_shot_{wire.name}": wire for wire in quantized.WIRES}
-# The other algorithms reduce in rank order.
-IN_ANY_ORDER = (
-    "ring",
-    "library",
-    "flat",
-    "hierarchical",
-    "hierarchical_whole",
-    "one_shot_multimem",
-    "two_shot_multimem",
-)
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,7 @@ def fixed_examples(ranks: int, hosts: int = 1) -> Iterator[Example]:
         if hosts > 1 and count > 17:  # equal shards for two or four ranks of a host
             elements -= elements % 4
         names = usual_names(name, hosts)
-        names = [name for name in names if name not in ("library", "auto")]
+        names = [name for name in names if name not in ("library", AUTO, STABLE)]
         for shape, algorithm, (datatype, redop) in product(
             collective.shapes, names, types[collective.reduces]
         ):
@@ -301,7 +292,7 @@ class Buffers:
                 summed = LOSSY[example.algorithm].expected_sum(redop, blocks).reshape(got.shape)
                 want = datatype.decode(datatype.encode(summed))
                 wrong = np.argwhere(~same(values, want))
-            elif example.algorithm not in IN_ANY_ORDER:
+            elif ALGORITHMS[collective.name][example.algorithm].sums_in_rank_order:
                 want = datatype.decode(result(lambda sent: in_rank_order(sent, redop, datatype)))
                 wrong = np.argwhere(~same(values, want))
             else:

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from collectives.choice import by_model, ranked, same_state, states_of
+from collectives.choice import by_model, ranked, same_state, shipped_tables, states_of
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
 from collectives.operation import Case, Row, Unsupported
 from collectives.peer_buffer import half_for
 from collectives.registry import ALGORITHMS
-from collectives.table import parsed
+from collectives.table import parsed, rows_of
 from kernels.devices.device import HALF_BYTES
 
 pytestmark = pytest.mark.unit
@@ -56,10 +56,12 @@ def row(algorithm: str, least: int, most: int, **where: Any) -> Row:
     return Row("all_reduce", parsed(algorithm, KNOWN), (least, most), where)
 
 
-def first_choice(of: Any, case: Case, round_trip_ns: float = 100.0, shipped: Any = ()) -> str:
-    """What `auto` tries first."""
+def first_choice(
+    of: Any, case: Case, round_trip_ns: float = 100.0, shipped: Any = (), stable: bool = False
+) -> str:
+    """What `auto` or `auto_stable` tries first."""
     ours = [each for each in KNOWN.values() if each.needs_peers and not each.is_library]
-    return next(ranked(of, case, round_trip_ns, ours, list(shipped)))[1].name
+    return next(ranked(of, case, round_trip_ns, ours, list(shipped), stable))[1].name
 
 
 def test_the_row_with_most_facts_decides_then_the_one_with_the_nearest_sizes():
@@ -74,6 +76,31 @@ def test_the_row_with_most_facts_decides_then_the_one_with_the_nearest_sizes():
     assert first_choice(world(rows=rows), all_reduce(1 << 17)) == "two_shot+64K"
     assert first_choice(world(4, rows=rows), all_reduce(1 << 17)) == "two_shot_push"
     assert first_choice(world(rows=rows), all_reduce(1 << 15, variant="registered")) == "ring"
+
+
+def test_auto_stable_takes_rows_of_its_own_and_of_sums_in_rank_order_alone():
+    """The ring is this table's fastest, and adds each element in an order of its own."""
+    where = {"variant": "copied", "ranks": 3}
+    rows = [row("ring", 4096, 4096, **where), row("two_shot+nt", 4096, 4096, ranks=3)]
+    case = all_reduce(4096)
+    chosen = [first_choice(world(3, rows=rows), case, stable=stable) for stable in (False, True)]
+    assert chosen == ["ring", "two_shot+nt"]
+    rows.append(row("one_shot_push", 4096, 4096, **where, stable=True))
+    chosen = [first_choice(world(3, rows=rows), case, stable=stable) for stable in (False, True)]
+    assert chosen == ["ring", "one_shot_push"]
+
+
+def test_without_a_table_auto_sums_in_rank_order_on_one_host():
+    for collective in ("all_reduce", "reduce_scatter"):
+        of = [each for each in ALGORITHMS[collective].values() if each.needs_peers]
+        modelled = [each for each in of if each.is_modelled and not each.is_lossy]
+        assert modelled
+        assert all(each.sums_in_rank_order for each in modelled)
+    shipped = rows_of(shipped_tables(), ALGORITHMS)
+    sums = [row for row in shipped if COLLECTIVES[row.collective].reduces]
+    assert sums
+    # Sums of two ranks have one order.
+    assert all(row.algorithm.sums_in_rank_order or row.where["ranks"] == 2 for row in sums)
 
 
 def test_rows_of_the_user_come_before_the_suites_and_the_model_follows_both():

@@ -35,10 +35,12 @@ Change = Callable[[Block], Block | None]
 without_fsync = mock.patch("os.fsync", lambda file: None)  # noqa: PT008
 
 
-def chosen_for(size_bytes: int) -> str:
+def chosen_for(algorithm: str, size_bytes: int) -> str | None:
+    if not algorithm.startswith("auto"):
+        return None
     if size_bytes <= 128 << 10:
         return "one_shot_push"
-    return "two_shot" if size_bytes <= 4 << 20 else "ring"
+    return "two_shot" if size_bytes <= 4 << 20 or algorithm == "auto_stable" else "ring"
 
 
 def cost_us(algorithm: str, size_bytes: int, rtt_ns: float, n: int) -> float:
@@ -100,7 +102,7 @@ class Sweep:
         ]
 
     def case(self, size: int, mode: str, algorithm: str, place: bool, variant: str) -> CaseHeader:
-        chosen = chosen_for(size) if algorithm == "auto" else None
+        chosen = chosen_for(algorithm, size)
         missing = algorithm in self.unsupported
         case = CaseHeader(
             collective="all_reduce",
@@ -114,6 +116,7 @@ class Sweep:
             calls=160 if mode == "chained" else 1,
             variant=variant,
             chosen=chosen,
+            sums_in_rank_order=(chosen or algorithm) not in ("library", "ring"),
             status="unsupported" if missing else "ok",
             reason=f"MPICH 5.0.2 has no {self.datatype}" if missing else None,
         )

@@ -37,6 +37,9 @@ allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds
 allreduce --device gpu -> invalid choice: 'gpu'
 allreduce --bogus -> unrecognized arguments: --bogus
+allreduce --stable -d int32 -> --stable: nothing rounds in sum of int32, so every order gives the
+reduce_scatter --stable -o min,max -> --stable: nothing rounds in min and max of float32, so every
+allgather --stable -> unrecognized arguments: --stable
 allgather -o sum -> unrecognized arguments: -o sum
 allgather --algorithm two_shot -> unknown algorithm 'two_shot'
 alltoall --in-place -> --in-place: an all-to-all has no in-place form

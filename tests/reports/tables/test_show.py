@@ -227,6 +227,30 @@ def test_a_named_algorithm_has_its_columns_and_ratios(tmp_path):
     assert "ring" not in render(write_run(tmp_path / "all", sizes=[16384])).split("\n\n")[1]
 
 
+def test_a_run_with_auto_stable_says_what_stable_bits_cost_at_each_size(tmp_path):
+    """A serving engineer decides by us and percent. `auto` runs the ring at 8 MiB, `auto_stable`
+    the two-shot, which takes 7 % longer; at 16 KiB no other order of a sum is faster."""
+    algorithms = ["library", "auto", "auto_stable", "two_shot", "ring"]
+    fields = {"algorithms": algorithms, "modes": ["isolated"], "n_blocks": 16}
+    text = render(write_run(tmp_path, sizes=[16384, 8 << 20], **fields))
+    lines = [line for line in text.splitlines() if re.match(r" *(16 K|8 M)iB ", line)]
+    small, large = map(str.split, lines)
+    us, costs_us, percent = map(float, large[-6:-3])
+    assert percent == pytest.approx(100 * costs_us / (us - costs_us), abs=0.5)
+    assert percent == pytest.approx(7, abs=1.5)
+    assert large[-1] in ("auto", "ring")
+    assert float(small[-4]) < 0
+    assert small[-1] == "ring"
+    assert re.search(
+        r"Stable bits \(auto_stable\) cost up to [\d.]+ \[[\d.]+ [\d.]+\] %, [\d.]+ us, against "
+        r"(auto|ring) at 8 MiB; more than chance at 8 MiB\.",
+        " ".join(text.split()),
+    )
+    nothing = shown(tmp_path / "small", algorithms=algorithms, n_blocks=16)
+    assert "Stable bits (auto_stable) cost nothing that this launch shows." in nothing
+    assert "Stable bits" not in shown(tmp_path / "usual")
+
+
 def test_many_named_algorithms_fold_and_none_is_cut(tmp_path):
     result = named_run(tmp_path, ["library", "auto", *OURS])
     for brief in (False, True):

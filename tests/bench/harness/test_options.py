@@ -79,7 +79,7 @@ def test_a_table_counts_by_its_choices_for_these_ranks_and_only_if_auto_used_it(
         session: Any = SimpleNamespace(
             world=world, communicator=communicator, options=SimpleNamespace(method=asked)
         )
-        suite = SimpleNamespace(headers=[SimpleNamespace(chosen=chosen)])
+        suite = SimpleNamespace(headers=[SimpleNamespace(chosen=chosen, library=None)])
         return method_of(session, cast(Any, suite))
 
     used = method([here, large], tuned="/home/someone/table.json")

@@ -41,6 +41,11 @@ COMMANDS = {
         "tells whether the current is slower than the baseline: a gate",
         "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml",
     ),
+    "bits": (
+        "verdicts.bits",
+        "shows a record of bench.bits, and tells whether a baseline has the same bits",
+        "results/ --baseline baselines --require run,size",
+    ),
     "accept": (
         "verdicts.accept",
         "stores the current runs as the new baseline",

@@ -27,6 +27,7 @@ GROUPS = (
             "bench.reduce_scatter",
             "bench.alltoall",
             "bench.sendrecv",
+            "bench.bits",
         ),
     ),
     Group(
@@ -56,6 +57,7 @@ GROUPS = (
             "reports compare",
             "reports regress",
             "reports accept",
+            "reports bits",
             "reports peers",
             "reports tuner",
         ),

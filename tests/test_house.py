@@ -57,10 +57,11 @@ BELOW: dict[str, tuple[str, ...]] = {
     "bench.harness": ("bench.machine", *GROUND),
     "bench.features": HARNESS,
     "bench.campaigns": HARNESS,
+    "bench.stability": HARNESS,
     "bench.surveys": ("bench.campaigns", *HARNESS),
     "bench.layers": ("collectives.layers", *HARNESS),
     "bench": (
-        *("bench.layers", "bench.features", "bench.surveys", "bench.campaigns"),
+        *("bench.layers", "bench.features", "bench.surveys", "bench.campaigns", "bench.stability"),
         *("collectives.layers", *HARNESS),
     ),
 }

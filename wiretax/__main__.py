@@ -29,6 +29,7 @@ GROUPS = {
         "reduce_scatter": "times reduce-scatter beside the library's",
         "alltoall": "times all-to-all, also of a mixture of experts",
         "sendrecv": "times a message to the next rank",
+        "bits": "tells what changes the bits of a sum, and its order; of a FILE see below",
     },
     "Compute and communication together": {
         "allreduce_rmsnorm": "times all-reduce and RMSNorm in one launch",
@@ -211,6 +212,11 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
     runpy.run_module(f"{BENCH}.{command}", run_name="__main__", alter_sys=True)
 
 
+def names_record(arguments: list[str]) -> bool:
+    """Whether a command that measures and reports shall report: a benchmark takes options alone."""
+    return bool(arguments) and not arguments[0].startswith("-")
+
+
 def main() -> int:
     """Runs the command that the command line names; returns its exit status."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until a benchmark has more to keep
@@ -220,7 +226,7 @@ def main() -> int:
         return put(help_text())
     elif command in ("-V", "--version"):
         return put(f"wiretax {VERSION}")
-    elif command in REPORTS:
+    elif command in REPORTS and (command not in BENCHMARKS or names_record(arguments)):
         return 0 if launched_rank() else run_report([command, *arguments])  # rank 0 reports
     elif command in BENCHMARKS:
         run_benchmark(command, arguments)

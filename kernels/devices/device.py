@@ -208,8 +208,8 @@ class Memory(Protocol):
     type: str
     flush_register: int  # whose address makes stores into a peer's memory visible; 0: none
 
-    def read(self) -> Bytes:
-        """A copy of the contents."""
+    def read(self, offset: int = 0, size_bytes: int | None = None) -> Bytes:
+        """A copy of the contents, or of so many bytes from `offset` on."""
 
     def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None: ...
 

@@ -68,9 +68,9 @@ class GpuMemory:
     handle: bytes = b""
     flush_register: int = 0
 
-    def read(self) -> Bytes:
-        data = np.empty(self.size_bytes, np.uint8)
-        self.device.copy(data.ctypes.data, self.address, self.size_bytes, DEVICE_TO_HOST)
+    def read(self, offset: int = 0, size_bytes: int | None = None) -> Bytes:
+        data = np.empty(self.size_bytes - offset if size_bytes is None else size_bytes, np.uint8)
+        self.device.copy(data.ctypes.data, self.address + offset, data.nbytes, DEVICE_TO_HOST)
         return data
 
     def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None:

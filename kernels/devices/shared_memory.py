@@ -38,8 +38,9 @@ class HostMemory:
         self.view = np.frombuffer(self.map, np.uint8)
         self.address = self.view.ctypes.data
 
-    def read(self) -> Bytes:
-        return self.view[: self.size_bytes].copy()
+    def read(self, offset: int = 0, size_bytes: int | None = None) -> Bytes:
+        end = self.size_bytes if size_bytes is None else offset + size_bytes
+        return self.view[offset:end].copy()
 
     def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None:
         content = np.ascontiguousarray(data).view(np.uint8).reshape(-1)

@@ -1,4 +1,5 @@
-"""The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back.
+"""The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back. A
+record of bench.bits goes to FOLDER/bits/, in place of that of its machine, collective and ranks.
 FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one move. A machine's last
 line names its baseline's runs. After an interruption one of two baselines is complete."""
 
@@ -13,9 +14,10 @@ from typing import Annotated
 
 import msgspec
 
+from reports.store.bits import SUFFIX, read_bits
 from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
-from reports.store.untrusted import read_bytes
+from reports.store.untrusted import printable, read_bytes
 from reports.store.writing import write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.gate import UNUSABLE
@@ -24,6 +26,7 @@ from reports.verdicts.render import add_allow
 from reports.verdicts.sides import Side, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
 
+BITS = "bits"  # the folder of records of bits
 ACCEPTED, MOST_BYTES = "accepted.jsonl", 20_000_000  # of some 30,000 moves of baselines
 FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="Y",
         required=True,
         help="what becomes its machine's: "
-        "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs",
+        "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs, or a record of bench.bits",
     )
     option("--reason", metavar="TEXT", required=True, help="why the baseline moves; it is kept")
     add_allow(parser)
@@ -63,6 +66,8 @@ def accept(arguments: argparse.Namespace) -> int:
     folder = arguments.baseline
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")
+    if arguments.current.endswith(SUFFIX):
+        return _accept_bits(arguments)
 
     current = side_of(arguments.current)
     if faults := faults_of(current):
@@ -101,6 +106,23 @@ def accept(arguments: argparse.Namespace) -> int:
             f"{len(runs)} launches of {current.name} are now the baseline of machine "
             f"{machine_id} in {folder}"
         )
+
+    return 0
+
+
+def _accept_bits(arguments: argparse.Namespace) -> int:
+    """Keeps a record of bits, and the reason as its last note."""
+    record = read_bits(Path(arguments.current))
+    record.notes.append(f"accepted: {printable(arguments.reason)}")
+    folder = arguments.baseline / BITS
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{record.machine_id}-{record.collective}-{record.ranks}{SUFFIX}"
+    write_whole(folder / name, msgspec.json.encode(record))
+
+    if arguments.json:
+        write_json("accept", folder=folder, run_id=record.run_id, reason=arguments.reason)
+    else:
+        print(f"the bits of {record.run_id} are now the baseline in {folder / name}")
 
     return 0
 

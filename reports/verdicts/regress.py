@@ -2,13 +2,13 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from reports.site.page import banner_png, to_html
+from reports.site.page import Page, banner_png, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text
@@ -29,6 +29,7 @@ MOST_LINES = 22  # a screen has 24
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # The elements of JUnit for the outcomes that have one.
 TAGS = {
+    "changed": "failure",
     "unusable": "error",
     "regression": "failure",
     "inconclusive": "failure",
@@ -149,15 +150,23 @@ def markdown(outcome: Outcome) -> str:
 
 
 def junit(outcome: Outcome) -> str:
-    """A test case for each fault and cell; `?` replaces characters that XML cannot contain."""
-    suite = Element("testsuite", name=outcome.headline)
-    rows = [(fault, "gate", "unusable", fault) for fault in outcome.faults]
+    """A test case for each fault and cell."""
+    rows, said = [(fault, "gate", "unusable", fault) for fault in outcome.faults], list[str]()
 
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]
         rows += zip(cells.title, groups, cells.outcome, cells.text, strict=True)
         said = [f"machine {run.machine_id}", *comparison.allowed, *outcome.findings]
+
+    return as_junit(outcome.headline, rows, said)
+
+
+def as_junit(headline: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]) -> str:
+    """A suite with a test case for each row: its name and group, one of TAGS if it failed, and a
+    text; `?` replaces characters that XML cannot contain."""
+    suite = Element("testsuite", name=headline)
+    if said:
         SubElement(suite, "system-out").text = "\n".join(said)
 
     for name, group, word, text in rows:
@@ -176,9 +185,8 @@ def write_text(form: Callable[[Outcome], str], outcome: Outcome, path: Path) -> 
     write_named(path, form(outcome).encode())
 
 
-def write_page(outcome: Outcome, path: Path) -> None:
+def write_page(page: Page, path: Path) -> None:
     """Writes the page and, beside a file.html, the picture that chats show with a link to it."""
-    page = gate_page(outcome)
     if path.suffix == ".html":
         page.picture = f"{path.name}.png"
         write_named(path.with_name(page.picture), banner_png(page))
@@ -189,5 +197,8 @@ def write_page(outcome: Outcome, path: Path) -> None:
 FILES: dict[str, tuple[str, Callable[[Outcome, Path], None]]] = {
     "junit": ("JUnit XML", partial(write_text, junit)),
     "markdown": ("GitHub's Markdown", partial(write_text, markdown)),
-    "html": ("one page with plot and table, and its picture", write_page),
+    "html": (
+        "one page with plot and table, and its picture",
+        lambda outcome, path: write_page(gate_page(outcome), path),
+    ),
 }

@@ -1,0 +1,220 @@
+"""Tells whether the same input gives the same bits: `mpirun -n 4 python -m bench.bits`
+
+Each algorithm gets the same data from call to call while ranks come late, as part of a longer
+message, at other places and addresses, in place, in a chain, from a graph, after other
+communicators, and on other ranks. The bits alone show the order of the sum, and the sizes at which
+it changes."""
+
+import sys
+import time
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from bench import STARTED_S
+from bench.features.peers import Peers
+from bench.harness import head, options, tuned
+from bench.harness.command import requested_sizes
+from bench.harness.console import FINE, WRONG, print_out
+from bench.harness.iteration import Buffers
+from bench.harness.options import Parser
+from bench.harness.session import (
+    MEASURED,
+    Session,
+    program_digest,
+    require_memory,
+    say_once,
+    start,
+)
+from bench.harness.suite import worlds_for
+from bench.machine.environment import scrub_argv
+from bench.stability.inputs import DATA, MANTISSA_BITS
+from bench.stability.measure import measure_row
+from bench.stability.subject import MARGIN_BYTES, Subject
+from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Collective
+from collectives.communicator import Refusal, launched_ranks
+from collectives.operation import Algorithm
+from collectives.registry import ALGORITHMS, by_default, in_order
+from kernels.devices.device import DeviceError
+from reports.store.bits import SUFFIX, Bits, compare_launch
+from reports.store.writing import write_whole
+
+REDUCING = [name for name, collective in COLLECTIVES.items() if collective.reduces]
+MOST_BYTES = 64 << 20  # rank 0 draws the data of all ranks
+
+
+@dataclass(frozen=True)
+class BitsOptions:
+    """What to compare; without `algorithms` those of a run that names none."""
+
+    collective: Collective
+    sizes: Sequence[int]
+    datatypes: Sequence[str]
+    algorithms: Sequence[Algorithm] | None
+
+
+def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
+    """All that `auto` chooses among, or the named ones; and the peers. Raises Mistake."""
+    listed = by_default(bits.collective.name, session.world)
+    if bits.algorithms:
+        listed = in_order(bits.algorithms, [*ALGORITHMS[bits.collective.name].values()])
+    peers = [each for feature in session.features for each in feature.algorithms(session).values()]
+    return [*listed, *peers]
+
+
+def subjects(bits: BitsOptions, session: Session) -> Iterator[tuple[Subject, Subject]]:
+    """Each algorithm in each variant and datatype; and the same with other buffers and another
+    communicator. Raises Refusal."""
+    world, room_bytes = session.world, max(bits.sizes) + MARGIN_BYTES
+    require_memory(session, 2 * room_bytes)
+    session.flight.note("allocate", text=f"{room_bytes} B")
+    with session.communicator.all_or_none(DeviceError, MemoryError):
+        first, second, third, fourth = (world.library.allocate(world, room_bytes) for _ in range(4))
+    seed, everyone = session.options.seed, range(session.communicator.size)
+    buffers, others = Buffers(first, second, seed), Buffers(third, fourth, seed)
+    other_library = world.library.among(session.communicator.among(everyone))
+    for name, algorithm in product(bits.datatypes, algorithms_of(bits, session)):
+        for each, variant in product(worlds_for(algorithm, world), algorithm.variants(world)):
+            subject = Subject(
+                session,
+                each,
+                buffers,
+                bits.collective,
+                algorithm,
+                variant,
+                DATATYPES[name],
+            )
+            other_world = replace(each, baselines=[other_library])
+            yield subject, replace(subject, world=other_world, buffers=others, bound={})
+
+
+def compare_bits(bits: BitsOptions, session: Session) -> int:
+    """Measures all rows, and reports. Returns the exit status, the same on every rank. Raises
+    Refusal."""
+    communicator, options = session.communicator, session.options
+    session.flight.note("describe the machine", text="")
+    machine = head.examine(session)
+    tuned.use_table(session, machine)
+    if communicator.size == 2:
+        session.notes.append("With two ranks a sum has one order: 0+1 is 1+0.")
+    rows = [measure_row(*each, bits.sizes) for each in subjects(bits, session)]
+    session.flight.note("results", text="")
+    if not any(row.sizes for row in rows):
+        raise Refusal(f"no bits can be compared: {rows[0].name}: {rows[0].reason}")
+    for row in rows if bits.algorithms else ():
+        if not row.sizes:
+            say_once(options, f"{row.name} is not compared: {row.reason}", communicator)
+    if communicator.rank == 0:
+        record = Bits(
+            run_id=session.flight.run_id,
+            version=program_digest(*MEASURED),
+            argv=scrub_argv(sys.argv[1:]),
+            collective=bits.collective.name,
+            ranks=communicator.size,
+            hosts=communicator.hosts,
+            device=session.world.device.name,
+            seed=options.seed,
+            data=DATA,
+            machine_id=machine.machine_id,
+            software_id=machine.software_id,
+            environment=machine.facts,
+            rows=rows,
+            notes=session.notes,
+            elapsed_s=time.monotonic() - STARTED_S,
+        )
+        store(record, Path(options.out))
+    communicator.barrier()
+    return WRONG if any(row.sizes and row.reason for row in rows) else FINE
+
+
+def store(record: Bits, folder: Path) -> None:
+    """Compares with the newest launch of the same in the folder, writes the record into it, and
+    prints it. Raises ResultError."""
+    from reports.tables.bits import text  # not at the top: other ranks never print
+
+    compare_launch(record, folder)
+    path = folder / f"{record.run_id}{SUFFIX}"
+    write_whole(path, msgspec.json.encode(record))
+    print_out(f"{text(record)}bits: {path}\n")
+
+
+def bits_parser() -> Parser:
+    parser, add, how, output = options.rank_parser(
+        "bits",
+        "Tells what changes the bits of a sum, finds its order, and measures its error.",
+        "mpirun -n 4 python -m bench.bits -d half --algorithm two_shot,library",
+        "nothing is kept",
+    )
+    add(
+        "--collective",
+        choices=REDUCING,
+        default=REDUCING[0],
+        metavar="NAME",
+        help=f"{' or '.join(REDUCING)} ({REDUCING[0]})",
+    )
+    options.add_sizes(add, "4M", 2)
+    parser.set_defaults(minbytes=64, sizes=None)
+    add(
+        "-d",
+        "--datatype",
+        type=partial(options.comma_separated, rounding_type),
+        default=["float32"],
+        metavar="A,B",
+        dest="datatypes",
+        help="float, half, bfloat16 or double (float)",
+    )
+    add(
+        "--algorithm",
+        metavar="A,B",
+        type=partial(options.comma_separated, str),
+        default=[],
+        help="only these (all but lossy ones)",
+    )
+    Peers.add_options(partial(add, changes=""))
+    options.add_run_options(how, max_time_s=None)
+    output("--out", default="results", metavar="DIR", help="folder for the record (results)")
+    return parser
+
+
+def rounding_type(text: str) -> str:
+    """A datatype whose sums round in a way that is known."""
+    name = options.name_among("datatype", list(DATATYPES), text, DATATYPE_ALIASES)
+    if not DATATYPES[name].is_float:
+        raise ArgumentTypeError(f"{name} adds exactly in any order: no bits can differ")
+    return options.name_among("datatype", list(MANTISSA_BITS), name)
+
+
+def bits_options(parser: Parser, namespace: Namespace) -> BitsOptions:
+    """The options, or the end of the process with status 2 and one sentence."""
+    collective = COLLECTIVES[namespace.collective]
+    sizes = requested_sizes(parser, namespace)
+    if max(sizes) > MOST_BYTES:
+        parser.error(f"-e {namespace.maxbytes} is above the {MOST_BYTES >> 20}M that are compared")
+    known = partial(options.algorithm, ALGORITHMS[collective.name])
+    try:
+        algorithms = [known(name) for name in namespace.algorithm]
+    except ArgumentTypeError as error:
+        parser.error(f"--algorithm: {error}")
+    parser.require_ranks()
+    if launched_ranks() == 1:
+        parser.error(f"one rank adds nothing: mpirun -n 4 python -m {parser.prog}")
+    return BitsOptions(collective, sizes, namespace.datatypes, algorithms)
+
+
+def main() -> NoReturn:
+    """The command, from its command line to its exit status."""
+    parser = bits_parser()
+    namespace = parser.parse_args()
+    bits, peers = bits_options(parser, namespace), Peers.parse(parser, namespace)
+    run = options.run_options(namespace, tuned=None)
+    start(run, partial(compare_bits, bits), [peers] if peers else [])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""What changes the bits of an algorithm: it is performed in many ways, size by size."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+
+from bench.stability.inputs import POSITIVE, SIGNED, difference, error_of
+from bench.stability.order import Explainer, changes
+from bench.stability.subject import How, Subject
+from collectives.collective import Array
+from reports.store.bits import Difference, Error, Part, RowBits, SizeBits, Threshold
+
+SHORT = 64  # elements: of a shorter message several count, with so many together
+LONG_BYTES = 256 << 10  # from here on one rank a size comes late, in turn
+CHAIN_CALLS = 8
+EVERY_SIZE = 4  # of which one is measured again after other communicators
+ERROR_BYTES, ERROR_ELEMENTS = 64 << 10, 8192  # of the message whose errors count
+BLOCK, LONG_BLOCK = 16, 256  # elements that repeat in a message,
+LONG_BLOCKS = 4096  # and in a message of so many
+Pairs = Iterator[tuple[Array | None, Array]]  # a result, None where it cannot be, and what it was
+Found = dict[str, Difference | None]  # by the names of INVARIANCES
+Orders = list[tuple[int, str]]  # from which element on which order
+
+
+def ways_of(subject: Subject) -> dict[str, list[How]]:
+    """How to perform it on the same data, by the names of INVARIANCES."""
+    ranks = range(subject.ranks)
+    alike, ragged = [(1, 0) for _ in ranks], [(rank % 3, rank % 2) for rank in ranks]
+    # A peer says itself how a graph captures it.
+    has_graphs = not subject.algorithm.peer and not subject.world.device.reason_against_graphs()
+    return {
+        "align": [How(tuple(alike)), How(tuple(ragged))],
+        "in-place": [How(in_place=True)],
+        "chain": [How(calls=CHAIN_CALLS)],
+        "graph": [How(replayed=True)] * has_graphs,
+    }
+
+
+def pairs_of(subject: Subject, plain: Array, number: int) -> dict[str, Pairs]:
+    """The results of a size in each way, with what they must equal; `number` counts sizes."""
+    inputs, following = subject.inputs(plain.size), (subject.rank + 1) % subject.ranks
+    late: list[int | None] = [None, *range(subject.ranks)]
+    if subject.size_bytes(plain.size) > LONG_BYTES:
+        late = [number % subject.ranks]
+    moved = subject.inputs(plain.size, rank=following)
+    return {
+        "run": ((subject.result(inputs, late=rank), plain) for rank in late),
+        "ranks": on_all_ranks(subject, plain),
+        "place": elsewhere(subject, inputs),
+        **{
+            name: ((subject.result(inputs, how), plain) for how in ways)
+            for name, ways in ways_of(subject).items()
+        },
+        "order": ((subject.result(data), plain) for data in [moved]),
+    }
+
+
+def on_all_ranks(subject: Subject, plain: Array) -> Pairs:
+    if not subject.collective.cut:
+        yield plain, subject.world.communicator.broadcast(plain)
+
+
+def elsewhere(subject: Subject, inputs: Array) -> Pairs:
+    """A block that repeats in all segments: all its sums must be alike."""
+    segments, count = inputs.shape
+    block = min(LONG_BLOCK if count >= LONG_BLOCKS else BLOCK, count)
+    if inputs.size < 2 * block:
+        return
+    repeated = np.resize(inputs[0, :block], count)
+    got = subject.plain(np.stack([repeated] * segments))
+    blocks = got[: count // block * block].reshape(-1, block)
+    first = blocks[0]
+    if subject.collective.cut:
+        first = subject.world.communicator.broadcast(first)
+    yield blocks, np.broadcast_to(first, blocks.shape)
+
+
+def summed(differences: Sequence[Difference]) -> Difference:
+    return reduce(add, differences, Difference())
+
+
+def compare(subject: Subject, pairs: Pairs) -> Difference | None:
+    """The differences on this rank; None where nothing could be compared."""
+    found = [difference(got, plain, subject.datatype) for got, plain in pairs if got is not None]
+    return summed(found) if found else None
+
+
+def together(every: Sequence[Mapping[str, Difference | None]]) -> dict[str, Difference]:
+    """The differences of all ranks, without what none compared."""
+    found = {name: [known for own in every if (known := own[name])] for name in every[0]}
+    return {name: summed(known) for name, known in found.items() if known}
+
+
+def own_orders(subject: Subject, explainer: Explainer, results: Sequence[Array]) -> Orders:
+    """The order of each part of this rank's result, from the results of its trials. Where all ranks
+    have the same result, the first explains it."""
+    if subject.rank and not subject.collective.cut:
+        return []
+    count, trials = results[0].size, len(results)
+    parts = np.hstack([subject.parts(count, trial) for trial in range(trials)])
+    found = explainer.explain(parts, np.concatenate(results))
+    if trials > 1 and len(found) > 1:  # places in several messages mean nothing
+        return []
+    before = subject.rank * count if subject.collective.cut else 0
+    return [(before + first, order) for first, order in found]
+
+
+def parts_of(every: Sequence[Orders]) -> list[Part]:
+    """The parts of a message from those that the ranks explain."""
+    found = [part for own in every for part in own]
+    return [
+        Part(first=first, order=order)
+        for (_, before), (first, order) in zip([(0, ""), *found], found, strict=False)
+        if order != before
+    ]
+
+
+def measure_size(
+    subject: Subject, explainer: Explainer, count: int, number: int
+) -> tuple[SizeBits, Array, str | None]:
+    """What one size shows, this rank's result, and the sentence of a library that failed. Raises
+    Refusal."""
+    plain = [subject.plain(subject.inputs(count, trial)) for trial in range(-(-SHORT // count))]
+    pairs = pairs_of(subject, plain[0], number)
+    own = {name: compare(subject, of_name) for name, of_name in pairs.items()}
+    digest = hashlib.sha256(np.concatenate(plain).tobytes()).digest()
+    mine = digest, own, own_orders(subject, explainer, plain), subject.failure()
+    every = subject.world.communicator.all_gather(mine)
+    digests, owns, orders, failures = zip(*every, strict=True)
+    size = SizeBits(
+        size_bytes=subject.size_bytes(count),
+        digest=hashlib.sha256(b"".join(digests)).hexdigest()[:16],
+        parts=parts_of(orders),
+        compared=together(owns),
+        chosen=subject.chosen(count),
+    )
+    return size, plain[0], next(filter(None, failures), None)
+
+
+def measure_row(subject: Subject, other: Subject, sizes: Sequence[int]) -> RowBits:
+    """The sizes, in bytes, that an algorithm can. `other` is the same one between the same ranks,
+    with other buffers and another communicator. Raises Refusal."""
+    row, explainer, flight = subject.row(), Explainer(subject.datatype), subject.session.flight
+    results = dict[int, Array]()
+    ways = [how for of_name in ways_of(subject).values() for how in of_name]
+    for number, size_bytes in enumerate(sizes):
+        count = subject.count(size_bytes)
+        text = f"{row.name} {row.datatype} {size_bytes} B"
+        flight.note("bits", text=text)
+        flight.progress.show("compare", text)
+        if refusal := subject.refusal(count, ways):
+            row.reason = row.reason or refusal
+            continue
+        size, results[count], failure = measure_size(subject, explainer, count, number)
+        row.sizes.append(size)
+        if failure:
+            row.reason = failure
+            return row
+    if results:
+        row.reason = None
+        compare_sizes(subject, other, row, results)
+        row.thresholds = thresholds(subject, explainer, row)
+        row.errors = {signs: error(subject, list(results), signs) for signs in (POSITIVE, SIGNED)}
+    return row
+
+
+def compare_sizes(
+    subject: Subject, other: Subject, row: RowBits, results: Mapping[int, Array]
+) -> None:
+    """Adds to each size how its result differs from the start of the longest one, and to some how
+    it differs after other communicators."""
+    longest, own = results[max(results)], list[Found]()
+    for number, (count, result) in enumerate(results.items()):
+        subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B again")
+        prefix = [(longest[:count], result)] * (count < longest.size)
+        after = [other, subject.anew()] * (number % EVERY_SIZE == 0)
+        inputs = subject.inputs(count)
+        own.append(
+            {
+                "size": compare(subject, iter(prefix)),
+                "history": compare(subject, ((each.result(inputs), result) for each in after)),
+            }
+        )
+    every = subject.world.communicator.all_gather(own)
+    for size, found in zip(row.sizes, zip(*every, strict=True), strict=True):
+        size.compared |= together(found)
+
+
+def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Threshold]:
+    """The sizes from which on other orders sum."""
+    known = {subject.count(size.size_bytes): size.parts for size in row.sizes if size.parts}
+
+    def orders(count: int) -> list[str] | None:
+        if count not in known:
+            subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B")
+            if subject.refusal(count):
+                return None
+            plain = subject.plain(subject.inputs(count))
+            own = own_orders(subject, explainer, [plain])
+            known[count] = parts_of(subject.world.communicator.all_gather(own))
+        return sorted({part.order for part in known[count]}) or None
+
+    return [
+        Threshold(size_bytes=subject.size_bytes(count), before=before, after=after)
+        for count, before, after in changes(list(known), orders)
+    ]
+
+
+def error(subject: Subject, counts: Sequence[int], signs: str) -> Error:
+    """The error of a message on rank 0."""
+    below = [count for count in counts if subject.size_bytes(count) <= ERROR_BYTES]
+    count = max(below, default=counts[0])
+    got = subject.plain(subject.inputs(count, signs=signs))[:ERROR_ELEMENTS]
+    parts = subject.datatype.decode(subject.parts(count, signs=signs)[:, : got.size])
+    found: Error = subject.world.communicator.broadcast(error_of(parts, got, subject.datatype))
+    return found

@@ -1,0 +1,172 @@
+"""The order of a sum, from its bits alone: each way to put parentheses around the ranks' parts
+rounds differently, so over some tens of elements only one has the bits of the result."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+
+from bench.stability.inputs import exact_sums
+from collectives.collective import Array, Datatype
+from kernels.devices.device import MOST_RANKS
+
+# A rank, or the sum of two trees. A sum is commutative: the tree with the lowest rank stands left.
+Tree = int | tuple["Tree", "Tree"]
+
+LEAST_ELEMENTS = 32  # fewer may have the bits of several orders
+SEARCHED = 48  # elements: of 135,135 trees of eight ranks no two agree in as many
+WINDOW, MOST_WINDOWS = 96, 48  # elements of a message that stand for their surroundings
+TELLS = 2048  # elements; in a shorter message the parts may be shorter than a window
+MOST_FAILED = 4  # searches of a message that find nothing, 0.2 s each for eight ranks
+UNEXPLAINED = "no order explains"
+ROUNDED_ONCE = "rounded once"
+
+
+def splits(ranks: int) -> Iterator[tuple[int, int]]:
+    """Each way to divide a set of ranks, a bit for each, in two; the first has the lowest rank."""
+    rest = other = ranks & (ranks - 1)
+    while other:
+        yield ranks ^ other, other
+        other = (other - 1) & rest
+
+
+@cache
+def trees_over(ranks: int) -> int:
+    """The number of trees over a set of ranks: 1, 1, 3, 15, 105, ... 135,135 for eight."""
+    return sum(trees_over(one) * trees_over(other) for one, other in splits(ranks)) or 1
+
+
+def tree_at(ranks: int, number: int) -> Tree:
+    """The tree with this number over a set of ranks."""
+    for one, other in splits(ranks):
+        if number < trees_over(one) * trees_over(other):
+            first, second = divmod(number, trees_over(other))
+            return tree_at(one, first), tree_at(other, second)
+        number -= trees_over(one) * trees_over(other)
+    return ranks.bit_length() - 1
+
+
+def added(one: Array, other: Array, datatype: Datatype) -> Array:
+    """A sum of decoded elements, rounded to the datatype. In float64, of two elements with half as
+    many bits, that is one rounding."""
+    return datatype.decode(datatype.encode(one + other))
+
+
+def value(tree: Tree, parts: Array, datatype: Datatype) -> Array:
+    """The sum of the parts, (ranks, elements), in this order."""
+    if isinstance(tree, int):
+        return np.asarray(parts[tree])
+    first, second = (value(branch, parts, datatype) for branch in tree)
+    return added(first, second, datatype)
+
+
+def text(tree: Tree) -> str:
+    """`0+1+2+3`, `(0+1)+(2+3)`; sums are read from the left."""
+    if isinstance(tree, int):
+        return str(tree)
+    first, second = sorted(tree, key=lambda branch: isinstance(branch, int))
+    if isinstance(second, int):
+        return f"{text(first)}+{second}"
+    return f"({text(first)})+({text(second)})"
+
+
+def find_tree(parts: Array, got: Array, datatype: Datatype) -> Tree | None:
+    """The tree that sums the parts, (ranks, elements), to `got`; None if none does. It makes the
+    sums of all trees, those of each set of ranks from those of its halves."""
+    everyone = (1 << len(parts)) - 1
+    sums = {1 << rank: part[None] for rank, part in enumerate(parts)}
+
+    def of_split(one: int, other: int) -> Array:
+        pairs = added(sums[one][:, None], sums[other][None], datatype)
+        return pairs.reshape(-1, parts.shape[1])
+
+    for ranks in sorted(range(1, everyone), key=int.bit_count):
+        if ranks not in sums:
+            sums[ranks] = np.concatenate([of_split(*split) for split in splits(ranks)])
+    number = 0
+    for split in splits(everyone):
+        fits = (of_split(*split) == got).all(axis=1)
+        if fits.any():
+            return tree_at(everyone, number + int(fits.argmax()))
+        number += len(fits)
+    return None
+
+
+def windows(count: int) -> list[slice]:
+    """Pieces of a message of `count` elements, at the middles of equal parts of it."""
+    number = max(1, min(MOST_WINDOWS, count // LEAST_ELEMENTS))
+    edges = np.linspace(0, count, number + 1).astype(int)
+    return [
+        slice(max(low, (low + high - WINDOW) // 2), min(high, (low + high + WINDOW) // 2))
+        for low, high in pairwise(edges.tolist())
+    ]
+
+
+class Explainer:
+    """Finds the order of each part of a message; orders found before are tried first."""
+
+    def __init__(self, datatype: Datatype) -> None:
+        self.datatype, self.known, self.failed = datatype, dict[str, Tree](), 0
+
+    def order(self, parts: Array, got: Array) -> str:
+        """The order that explains decoded elements, from decoded parts, (ranks, elements)."""
+        for name, tree in self.known.items():
+            if np.array_equal(value(tree, parts, self.datatype), got):
+                return name
+        exact = self.datatype.decode(self.datatype.encode(exact_sums(parts)))
+        if len(parts) > 2 and np.array_equal(exact, got):
+            return ROUNDED_ONCE
+        if len(parts) > MOST_RANKS or self.failed >= MOST_FAILED:
+            return UNEXPLAINED
+        found = find_tree(parts[:, :SEARCHED], got[:SEARCHED], self.datatype)
+        if found is None or not np.array_equal(value(found, parts, self.datatype), got):
+            self.failed += 1
+            return UNEXPLAINED
+        self.known[text(found)] = found
+        return text(found)
+
+    def explain(self, parts: Array, got: Array) -> list[tuple[int, str]]:
+        """The first element and the order of each part of a message, from stored parts, (ranks,
+        elements), and the stored result; [] for a message that is too short to tell. A single
+        window without an order lies over the border of two parts."""
+        if got.size < LEAST_ELEMENTS:
+            return []
+        self.failed = 0
+        places = windows(got.size)
+        orders = [
+            self.order(self.datatype.decode(parts[:, place]), self.datatype.decode(got[place]))
+            for place in places
+        ]
+        is_long = got.size >= TELLS
+        kept = [
+            (place.start, order)
+            for place, order, following in zip(places, orders, [*orders[1:], ""], strict=True)
+            if order != UNEXPLAINED or (is_long and following in (UNEXPLAINED, ""))
+        ]
+        return [
+            (first if at else 0, order)
+            for at, (first, order) in enumerate(kept)
+            if at == 0 or order != kept[at - 1][1]
+        ]
+
+
+def changes(
+    counts: Sequence[int], order_of: Callable[[int], list[str] | None]
+) -> list[tuple[int, list[str], list[str]]]:
+    """Where the orders of sums change between ascending counts of elements, by bisection: the first
+    count with other orders, those before, and those from there on. Only between the counts may the
+    orders be unknown, None."""
+    found, orders = [], [order_of(count) for count in counts]
+    for (low, high), (before, after) in zip(pairwise(counts), pairwise(orders), strict=True):
+        if before == after or before is None or after is None:
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            at_middle = order_of(middle)
+            if at_middle is None or at_middle == before:
+                low = middle
+            else:
+                high, after = middle, at_middle
+        found.append((high, before, after))
+    return found

@@ -1,0 +1,186 @@
+"""One algorithm, performed once on given inputs in a given way."""
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bench.harness.iteration import Buffers
+from bench.harness.session import Session
+from bench.stability.inputs import SIGNED, draw
+from collectives.binding import first_failure
+from collectives.collective import Array, Collective, Datatype
+from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from kernels.devices.device import DeviceError
+from reports.store.bits import RowBits
+
+MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
+LATE_S = 0.002  # longer than a short collective
+
+
+@dataclass(frozen=True)
+class How:
+    """`shifts`: the elements by which the send and the receive buffer of each rank begin later;
+    `calls`: so many at once, of which the last one counts."""
+
+    shifts: tuple[tuple[int, int], ...] = ()
+    in_place: bool = False
+    calls: int = 1
+    replayed: bool = False
+
+
+PLAIN = How()
+
+
+@dataclass
+class Subject:
+    """An algorithm in a variant and a datatype. All ranks call each method together."""
+
+    session: Session
+    world: World
+    buffers: Buffers
+    collective: Collective
+    algorithm: Algorithm
+    variant: str
+    datatype: Datatype
+    bound: dict[tuple[int, How], Bound] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        return self.world.communicator.rank
+
+    @property
+    def ranks(self) -> int:
+        return self.world.communicator.size
+
+    def count(self, size_bytes: int) -> int:
+        """The elements of a segment, at least one."""
+        return max(1, self.collective.count(size_bytes, self.ranks, self.datatype))
+
+    def size_bytes(self, count: int) -> int:
+        """The size of a message of `count` elements in a segment, as nccl-tests counts it."""
+        return count * self.datatype.size_bytes * (self.ranks if self.collective.cut else 1)
+
+    def sent(self, rank: int, segment: int, count: int, trial: int, signs: str) -> Array:
+        """What a rank sends in a segment, stored; shorter messages are prefixes of longer ones."""
+        is_prefix = trial == 0 and signs == SIGNED
+        longest = self.count(self.buffers.send.size_bytes) if is_prefix else count
+        drawn = draw((self.buffers.seed, rank, segment, trial), longest, signs)
+        return self.datatype.encode(drawn[:count])
+
+    def inputs(
+        self, count: int, trial: int = 0, signs: str = SIGNED, rank: int | None = None
+    ) -> Array:
+        """What this rank sends, or what another `rank` would, (segments, count)."""
+        segments = self.collective.segments(self.ranks)[0]
+        rank = self.rank if rank is None else rank
+        return np.stack([self.sent(rank, each, count, trial, signs) for each in range(segments)])
+
+    def parts(self, count: int, trial: int = 0, signs: str = SIGNED) -> Array:
+        """What all ranks send for the result of this rank, (ranks, count)."""
+        segment = self.rank if self.collective.sends_all else 0
+        return np.stack(
+            [self.sent(rank, segment, count, trial, signs) for rank in range(self.ranks)]
+        )
+
+    def bind(self, count: int, ways: Sequence[How]) -> None:
+        """Binds the case of so many elements in each of these ways, together: ranks that outnumber
+        their cores agree slowly. Raises Refusal."""
+        communicator = self.world.communicator
+        new = [how for how in ways if (count, how) not in self.bound]
+        # A library's ranks talk to each other here, so a failed one cannot be waited for.
+        with communicator.all_or_none(DeviceError) if self.algorithm.needs_peers else nullcontext():
+            bounds = [self._bound(self.case(count, how), how) for how in new]
+        refusals = [bound if isinstance(bound, Unsupported) else None for bound in bounds]
+        every = communicator.all_gather(refusals)  # an address may suit some ranks alone
+        for how, bound, refused in zip(new, bounds, zip(*every, strict=True), strict=True):
+            self.bound[count, how] = next(filter(None, refused), bound)
+
+    def _bound(self, case: Case, how: How) -> Bound:
+        bound, device = self.algorithm.bind(self.world, case), self.world.device
+        if isinstance(bound, Unsupported) or (how.calls == 1 and not how.replayed):
+            return bound
+        step = device.sequence([bound.step] * how.calls) if how.calls > 1 else bound.step
+        step = device.replayed(step) if how.replayed else step
+        return replace(bound, step=step, call=device.caller(step))
+
+    def case(self, count: int, how: How) -> Case:
+        element_bytes = self.datatype.size_bytes
+        case = Case(
+            self.collective,
+            count,
+            self.datatype,
+            "sum",
+            0,
+            0,
+            how.in_place,
+            self.variant,
+            size_bytes=self.size_bytes(count),
+        )
+        case = self.buffers.place(self.world, case)
+        if not how.shifts:
+            return case
+        send, receive = (shift * element_bytes for shift in how.shifts[self.rank])
+        return replace(case, send=case.send + send, receive=case.receive + receive)
+
+    def result(self, inputs: Array, how: How = PLAIN, late: int | None = None) -> Array | None:
+        """This rank's result of stored inputs, (segments, count), while rank `late` comes late;
+        None where the algorithm cannot. Raises Refusal."""
+        count, flight = inputs.shape[1], self.session.flight
+        if (count, how) not in self.bound:
+            self.bind(count, [how])
+        case, operation = self.case(count, how), self.bound[count, how]
+        if isinstance(operation, Unsupported):
+            return None
+        receive = self.buffers.receive
+        offset = case.receive - receive.address
+        if not how.in_place:  # nobody takes an earlier result for this one
+            receive.write(np.full(case.segment_bytes, 0xFF, np.uint8), offset)
+        source = receive if how.in_place else self.buffers.send
+        source.write(inputs, case.send - source.address)
+        if late == self.rank:
+            time.sleep(LATE_S)
+        operation.call()
+        if self.world.watch.timed_out:
+            flight.end_if_stuck(f"{self.algorithm.name} {case.size_bytes} B")
+        return receive.read(offset, case.segment_bytes).view(self.datatype.storage)
+
+    def plain(self, inputs: Array) -> Array:
+        """This rank's result in the plain way, of which `refusal` knows nothing. Raises Refusal."""
+        result = self.result(inputs)
+        assert result is not None
+        return result
+
+    def refusal(self, count: int, ways: Sequence[How] = ()) -> str | None:
+        """Why it cannot perform so many elements in the plain way; also binds other ways. Raises
+        Refusal."""
+        self.bind(count, [PLAIN, *ways])
+        bound = self.bound[count, PLAIN]
+        return bound.reason if isinstance(bound, Unsupported) else None
+
+    def failure(self) -> str | None:
+        """A library's sentence on an earlier call of this rank."""
+        return first_failure([each for each in self.bound.values() if isinstance(each, Operation)])
+
+    def anew(self) -> "Subject":
+        """The same, which binds its cases anew."""
+        return replace(self, bound={})
+
+    def chosen(self, count: int) -> str | None:
+        """What `auto` or a library chose for this size."""
+        bound = self.bound[count, PLAIN]
+        return bound.choice if isinstance(bound, Operation) else None
+
+    def row(self) -> RowBits:
+        """The row of this algorithm, without sizes."""
+        algorithm = self.algorithm
+        library = self.world.library.name if algorithm.library_variants else None
+        return RowBits(
+            algorithm=algorithm.name,
+            variant=self.variant,
+            datatype=self.datatype.name,
+            library=algorithm.peer or library,
+            sizes=[],
+        )

@@ -1,0 +1,182 @@
+"""The record of `bench.bits`, one JSON object in `<run_id>.bits.json`: which bits each algorithm
+gives at each size, and what changes them. docs/results.md describes the fields."""
+
+import re
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from reports.store import untrusted
+from reports.store.result import NOT_JSON, ResultError, content_of
+from reports.store.schema import NotNegative
+
+SCHEMA, SUFFIX = 1, ".bits.json"
+MOST_BYTES = 20_000_000
+Count = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]  # also of a file
+
+# What may not change bits: what stays the same, and what changes, in words.
+INVARIANCES = {
+    "run": "from call to call, each rank late in turn",
+    "launch": "from launch to launch",
+    "ranks": "on all ranks",
+    "size": "in a longer message",
+    "place": "elsewhere in the message",
+    "align": "at other addresses of the buffers",
+    "in-place": "in place",
+    "chain": "in calls that follow each other at once",
+    "graph": "from a graph",
+    "history": "after other communicators and buffers",
+    "order": "with the data on other ranks",
+}
+
+
+class Difference(msgspec.Struct, kw_only=True):
+    """Of so many `elements`, `differ` have other bits; the greatest difference in ULP."""
+
+    elements: Count = 0
+    differ: Count = 0
+    ulp: Count = 0
+
+    def __add__(self, other: "Difference") -> "Difference":
+        return Difference(
+            elements=self.elements + other.elements,
+            differ=self.differ + other.differ,
+            ulp=max(self.ulp, other.ulp),
+        )
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """The elements from `first` on, and the order that explains their sums."""
+
+    first: Count
+    order: str
+
+
+class SizeBits(msgspec.Struct, kw_only=True):
+    """A size: a digest of all ranks' results, the order of each part of the message, and what was
+    compared, by the names of INVARIANCES."""
+
+    size_bytes: Count
+    digest: str
+    parts: list[Part]
+    compared: dict[str, Difference]
+    chosen: str | None = None
+
+
+class Threshold(msgspec.Struct, kw_only=True):
+    """The size from which on other orders sum than before."""
+
+    size_bytes: Count
+    before: list[str]
+    after: list[str]
+
+
+class Error(msgspec.Struct, kw_only=True):
+    """Against the exact sum, over the elements of a message: in ULP, and the share of elements that
+    are rounded correctly."""
+
+    mean_ulp: NotNegative
+    max_ulp: NotNegative
+    right: NotNegative
+
+
+class RowBits(msgspec.Struct, kw_only=True):
+    """An algorithm in a variant and a datatype. `reason`: why it stopped or has no sizes. `errors`
+    is by the data's signs: `positive` sums do not cancel, `signed` ones do."""
+
+    algorithm: str
+    variant: str
+    datatype: str
+    library: str | None = None
+    sizes: list[SizeBits]
+    thresholds: list[Threshold] = msgspec.field(default_factory=list)
+    errors: dict[str, Error] = msgspec.field(default_factory=dict)
+    reason: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What names the same row in another launch, also of another version of a library."""
+        stem = re.sub(r"[\d. ]+$", "", self.library or "")
+        return self.algorithm, self.variant, self.datatype, stem
+
+    @property
+    def name(self) -> str:
+        """The library with its version, or the algorithm with a variant other than copied."""
+        variant = "" if self.variant in ("copied", "plain") else f" {self.variant}"
+        return (self.library or self.algorithm) + variant
+
+    @property
+    def totals(self) -> dict[str, Difference]:
+        """What was compared over all sizes, by the names of INVARIANCES."""
+        names = dict.fromkeys(name for size in self.sizes for name in size.compared)
+        return {
+            name: reduce(add, (size.compared[name] for size in self.sizes if name in size.compared))
+            for name in names
+        }
+
+    @property
+    def orders(self) -> list[str]:
+        """Each order of a sum, the most frequent at the smallest sizes first."""
+        return [*dict.fromkeys(part.order for size in self.sizes for part in size.parts)]
+
+
+class Bits(msgspec.Struct, kw_only=True):
+    """A launch of bench.bits. `data` names the way to draw the inputs: a change of it changes all
+    bits, and only launches with one `data` and one seed can be compared."""
+
+    schema: int = SCHEMA
+    run_id: str
+    version: str
+    argv: list[str]
+    collective: Name
+    ranks: Count
+    hosts: Count
+    device: str
+    seed: Count
+    data: str
+    machine_id: Name
+    software_id: str
+    environment: dict[str, Any]
+    rows: list[RowBits]
+    notes: list[str] = msgspec.field(default_factory=list)
+    elapsed_s: NotNegative
+
+
+def read_bits(path: Path) -> Bits:
+    """The record in a file. Raises ResultError for another file, and for a newer schema."""
+    try:
+        fields = untrusted.printable_in(msgspec.json.decode(content_of(path, MOST_BYTES)))
+        newer = fields.get("schema") if isinstance(fields, dict) else None
+        if isinstance(newer, int) and newer > SCHEMA:
+            raise ResultError(f"{path}: schema {newer} is newer than this program's {SCHEMA}")
+        return msgspec.convert(fields, Bits)
+    except (*NOT_JSON, msgspec.ValidationError) as error:
+        raise ResultError(f"{path} is not a record of bench.bits ({error})") from error
+
+
+def compare_launch(record: Bits, folder: Path) -> None:
+    """Compares each row with that of the newest launch of the same in the folder, by the digests of
+    the sizes: `launch` counts sizes, not elements. A file that is no record is left out, with a
+    note."""
+    same = "collective", "ranks", "hosts", "device", "seed", "data", "software_id", "version"
+    for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
+        try:
+            earlier = read_bits(path)
+        except ResultError as error:
+            record.notes.append(f"left out: {error}")
+            continue
+        if all(getattr(earlier, name) == getattr(record, name) for name in same):
+            break
+    else:
+        return
+    digests = {
+        (row.key, size.size_bytes): size.digest for row in earlier.rows for size in row.sizes
+    }
+    for row in record.rows:
+        for size in row.sizes:
+            if digest := digests.get((row.key, size.size_bytes)):
+                size.compared["launch"] = Difference(elements=1, differ=int(digest != size.digest))

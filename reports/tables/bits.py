@@ -1,0 +1,137 @@
+"""A record of bench.bits as a table: rows of equal bits together, and in one line what changes the
+bits of no row."""
+
+import textwrap
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import NamedTuple
+
+from reports.store.bits import INVARIANCES, Bits, Difference, RowBits
+from reports.tables.sentences import lay_out, number, plain_table, size_text, some, wrapped
+
+MOST_LINES = 24  # of a terminal with 25, whose last one names the file
+MOST_ROWS = 10
+MOST_LETTERS = 48  # of the orders of a row
+HEAD = (
+    "cells: the share of elements with other bits, and the largest difference; error: mean of sums "
+    "without cancellation, in ULP; right: sums that are rounded correctly, with cancellation"
+)
+
+
+class Group(NamedTuple):
+    """Rows whose bits the same things change. Groups with one `letter` have the same bits at each
+    size that their rows share."""
+
+    letter: str
+    rows: list[RowBits]
+
+
+def groups_of(rows: Sequence[RowBits]) -> list[Group]:
+    """The rows in groups, by letter."""
+    known, groups = list[dict[int, str]](), dict[tuple[int, tuple[str, ...]], list[RowBits]]()
+    for row in rows:
+        own = {size.size_bytes: size.digest for size in row.sizes}
+        fits = [all(digests.get(size, own[size]) == own[size] for size in own) for digests in known]
+        place = fits.index(True) if True in fits else len(known)
+        known[place:] = [known[place] | own] if place < len(known) else [own]
+        groups.setdefault((place, changes(row)), []).append(row)
+
+    return [Group(ascii_uppercase[key[0] % 26], groups[key]) for key in sorted(groups)]
+
+
+def changes(row: RowBits) -> tuple[str, ...]:
+    """What changes the bits of a row, by the names of INVARIANCES."""
+    return tuple(name for name, total in row.totals.items() if total.differ)
+
+
+def steady_in(rows: Sequence[RowBits]) -> list[str]:
+    """What changes the bits of no row."""
+    compared = {name for row in rows for name in row.totals}
+    return [name for name in INVARIANCES if name in compared.difference(*map(changes, rows))]
+
+
+def share_text(name: str, total: Difference | None) -> str:
+    """`same`, `31 % 8 ULP`, of launches `2 of 17 sizes`, or `-` for what was not compared."""
+    if not total or not total.elements:
+        return "-"
+    if not total.differ:
+        return "same"
+    if name == "launch":
+        return f"{total.differ} of {total.elements} sizes"
+
+    percent = 100 * total.differ / total.elements
+    ulp = str(total.ulp) if total.ulp < 10_000 else f"{total.ulp:.0e}".replace("e+0", "e")
+    return f"{'<1' if percent < 0.5 else f'{percent:.0f}'} % {ulp} ULP"
+
+
+def orders_text(row: RowBits) -> str:
+    """`0+1+2+3`; of several orders the first ones, and whether they depend on the place."""
+    orders = row.orders
+    if len(orders) < 2:
+        return orders[0] if orders else "too short to tell"
+
+    is_by_place = any(len(size.parts) > 1 for size in row.sizes)
+    listed = textwrap.shorten("; ".join(orders), MOST_LETTERS, placeholder=" ...")
+    return f"{len(orders)} orders{' by place' * is_by_place}: {listed}"
+
+
+def threshold_sentence(row: RowBits) -> str:
+    """From which sizes on a row adds in another order; empty without."""
+    sizes = [f"{each.size_bytes:,} B" for each in row.thresholds]
+    return f"! {row.name} adds in another order from {some(sizes, 6)} on" if sizes else ""
+
+
+def headline(record: Bits) -> str:
+    """What was compared, and which rows change their bits other than by the order of the ranks."""
+    rows = [row for row in record.rows if row.sizes]
+    sizes = [size.size_bytes for row in rows for size in row.sizes]
+    datatypes = ", ".join(dict.fromkeys(row.datatype for row in rows))
+    moved = [row.name for row in rows if {*changes(row)} - {"order"}]
+    found = f"the bits of {some([*dict.fromkeys(moved)])} change" if moved else "no bits change"
+    return (
+        f"bits: {record.collective} of {datatypes}, {record.ranks} ranks, "
+        f"{size_text(min(sizes))} to {size_text(max(sizes))}: {found}"
+    )
+
+
+def cells_of(row: RowBits, names: Sequence[str]) -> dict[str, str]:
+    """The texts of a row by their headings: what was compared, the error, and the order."""
+    totals, positive, signed = row.totals, row.errors.get("positive"), row.errors.get("signed")
+    return {
+        **{name: share_text(name, totals.get(name)) for name in names},
+        "error": number(positive.mean_ulp) if positive else "-",
+        "right": f"{signed.right:.0%}" if signed else "-",
+        "order of the sum": orders_text(row),
+    }
+
+
+def text(record: Bits) -> str:
+    """The record in at most MOST_LINES lines; ends with a newline."""
+    rows = [row for row in record.rows if row.sizes]
+    same = steady_in(rows)
+    names = [
+        name for name in INVARIANCES if name not in same and any(name in row.totals for row in rows)
+    ]
+    head = [HEAD, f"same in every row: {', '.join(same)}"]
+    tables, sentences = [], list[str]()
+    types = [*dict.fromkeys(row.datatype for row in rows)]
+
+    for datatype in types:
+        groups = groups_of([row for row in rows if row.datatype == datatype])
+        listed = [
+            [f"{letter} {some([row.name for row in own], 1)}", *cells_of(own[0], names).values()]
+            for letter, own in groups
+        ]
+        headings = ["algorithm", *cells_of(rows[0], names)]
+        most = max(1, MOST_ROWS // len(types))
+        tables.append((datatype, plain_table(headings, listed[:most])))
+        sentences += [f"{len(listed) - most} more rows of {datatype}"] * (len(listed) > most)
+        sentences += filter(None, (threshold_sentence(own[0]) for _, own in groups))
+        sentences += [
+            f"{letter}: {', '.join(row.name for row in own)}" for letter, own in groups if own[1:]
+        ]
+
+    # Who names one of ours that cannot is told so on standard error.
+    sentences += [f"{row.name}: {row.reason}" for row in record.rows if row.reason and row.library]
+    lines = lay_out([headline(record)], head, tables, []).splitlines()
+    return "\n".join([*lines, *wrapped([*sentences, *record.notes])][:MOST_LINES]) + "\n"

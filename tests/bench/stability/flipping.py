@@ -1,0 +1,40 @@
+"""A peer that sums in rank order, and flips the last bit of one element where $FLIP says."""
+
+import os
+
+import numpy as np
+
+TITLE = "flipping"
+DATATYPES = ("float32",)
+IN_PLACE = True
+
+
+def start(world):
+    return {"calls": 0, "addresses": []}
+
+
+def bind(case):
+    (send, receive), flip, seen = case.arrays, os.environ["FLIP"], case.started
+    address = send.ctypes.data
+    seen["addresses"].append(address)
+    flips = {
+        "none": False,
+        "ranks": case.rank == 1,
+        "in-place": case.in_place,
+        "align": address % 64 != 0,
+        "size": case.count == 256,
+        "history": abs(address - seen["addresses"][0]) > 1 << 12 and not case.in_place,
+    }
+
+    def call():
+        parts = case.mpi.allgather(send.copy())
+        receive[:] = sum(parts[1:], parts[0])
+        seen["calls"] += 1
+        element = 100 if flip == "place" else 0
+        is_flipped = (
+            seen["calls"] % 7 == 0 if flip == "run" else flips.get(flip, receive.size > 100)
+        )
+        if is_flipped:
+            receive.view(np.uint32)[element] ^= 1
+
+    return call

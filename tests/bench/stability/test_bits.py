@@ -1,0 +1,202 @@
+"""`bench.bits` with real ranks, and `reports bits` of its records."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from reports.__main__ import main
+from reports.store.bits import read_bits
+from reports.tables.bits import changes, orders_text
+from tests.bench.launches import launch
+from tests.fake_gpu import fake_nccl
+
+bits = partial(launch, command="bits")
+FLIPPING = Path(__file__).with_name("flipping.py")
+
+
+def record_of(folder):
+    return read_bits(sorted(folder.glob("*.bits.json"))[-1])
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory):
+    """A folder with the records of two launches of four ranks, and what the second printed."""
+    folder = tmp_path_factory.mktemp("bits")
+    words = "-b 1K -e 16K --quiet --algorithm library,one_shot_pull,two_shot,two_shot_direct,ring"
+    for _ in range(2):
+        done = bits(folder, words, ranks=4)
+        assert (done.returncode, done.stderr) == (0, "")
+    return folder, done.stdout
+
+
+def test_each_algorithm_shows_its_order_and_what_changes_its_bits(launches):
+    record = record_of(launches[0])
+    rows = {row.name: row for row in record.rows}
+    for name in ("one_shot_pull", "two_shot registered", "two_shot_direct registered"):
+        assert (orders_text(rows[name]), changes(rows[name])) == ("0+1+2+3", ("order",))
+    assert {"size", "place"} < {*changes(rows["ring"])}
+    assert {"0+1+2+3", "1+2+3+0", "2+3+0+1", "3+0+1+2"} == {*rows["ring"].orders}
+    [mpich] = [row for row in record.rows if (row.library or "").startswith("MPICH")]
+    assert orders_text(mpich) == "(0+1)+(2+3)"
+    assert 0.3 < mpich.errors["positive"].mean_ulp < 0.45
+    compared = {
+        "run",
+        "launch",
+        "ranks",
+        "size",
+        "place",
+        "align",
+        "in-place",
+        "chain",
+        "history",
+        "order",
+    }
+    assert {*mpich.totals} == compared
+    assert mpich.totals["launch"].elements == len(mpich.sizes) == 5
+
+
+def test_a_screen_shows_it(launches):
+    lines = launches[1].splitlines()
+    assert len(lines) <= 25
+    assert lines[0].startswith("bits: all_reduce of float32, 4 ranks, 1 KiB to 16 KiB: ")
+    assert re.search(
+        r"^A MPICH [\d.]+ +same.* \d+ % \d+ ULP .* \(0\+1\)\+\(2\+3\)$", launches[1], re.M
+    )
+
+
+@pytest.mark.parametrize(
+    "flip", ["none", "run", "ranks", "size", "place", "align", "in-place", "history"]
+)
+def test_a_flip_of_one_ulp_is_found(tmp_path, flip):
+    words = "-b 512 -e 4K --algorithm library --quiet"
+    done = bits(tmp_path, words, "--peer", FLIPPING, ranks=3, FLIP=flip)
+    assert (done.returncode, done.stderr) == (0, "")
+    [row] = [row for row in record_of(tmp_path).rows if row.algorithm == "flipping"]
+    found = {*changes(row)} - {"order"}
+    assert found == set() if flip == "none" else flip in found
+    if flip != "none":
+        assert row.totals[flip].ulp == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks", "status", "sentence"),
+    [
+        ("", 1, 2, "one rank adds nothing: mpirun -n 4 python -m bench.bits"),
+        ("-d int32", 2, 2, "int32 adds exactly in any order: no bits can differ"),
+        ("-d f8e4m3", 2, 2, "unknown datatype 'float8_e4m3': "),
+        ("-e 1G", 2, 2, "above the 64M that are compared"),
+        ("--collective all_gather", 2, 2, "invalid choice: 'all_gather'"),
+        ("--algorithm twoshot", 2, 2, "did you mean two_shot"),
+        ("--algorithm two_shot_int8 -e 64", 2, 3, "no bits can be compared: two_shot_int8"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, words, ranks, status, sentence):
+    done = bits(tmp_path / "results", words, "--quiet", ranks=ranks)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
+    assert sentence in done.stderr
+
+
+def test_two_ranks_have_one_order_and_halves_and_reduce_scatter_are_compared(tmp_path):
+    words = (
+        "--collective reduce_scatter -d half,bfloat16 -e 4K --algorithm direct_pull,ring --quiet"
+    )
+    done = bits(tmp_path, words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "With two ranks a sum has one order" in done.stdout
+    rows = record_of(tmp_path).rows
+    assert {row.datatype for row in rows} == {"float16", "bfloat16"}
+    assert {changes(row) for row in rows} == {()}
+
+
+def test_a_gpu_is_compared_also_from_graphs_on_a_fake_gpu(tmp_path):
+    words = "-b 1K -e 4K -f 4 --algorithm one_shot_pull,library --quiet"
+    done = bits(tmp_path, words, **fake_nccl.environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = record_of(tmp_path).rows
+    assert {(row.totals["graph"].differ, row.totals["run"].differ) for row in rows} == {(0, 0)}
+
+
+# -- reports bits
+
+
+@pytest.fixture
+def changed(launches, tmp_path):
+    """A record whose library has another version, and other bits at two sizes."""
+    path = sorted(launches[0].glob("*.bits.json"))[-1]
+    record = json.loads(path.read_text())
+    [row] = [row for row in record["rows"] if row["algorithm"] == "library"]
+    row["library"] = "MPICH 9.0.0"
+    for size in row["sizes"][-2:]:
+        size |= {"digest": "0123456789abcdef", "parts": [{"first": 0, "order": "0+1+2+3"}]}
+    file = tmp_path / "changed.bits.json"
+    file.write_text(json.dumps(record))
+    return file
+
+
+def report(capsys, *words):
+    status = main(["bits", *map(str, words)])
+    return status, "".join(capsys.readouterr())
+
+
+def test_the_same_bits_pass_and_changed_ones_are_named_with_their_orders(
+    launches, changed, tmp_path, capsys
+):
+    """In all outputs of a gate."""
+    folder, _ = launches
+    status, said = report(capsys, folder, "--baseline", folder)
+    assert (status, said.count("SAME: ")) == (0, 1)
+    outputs = [tmp_path / name for name in ("junit.xml", "summary.md", "index.html")]
+    words = "--junit", outputs[0], "--markdown", outputs[1], "--html", outputs[2]
+    status, said = report(capsys, changed, "--baseline", folder, *words)
+    before, after = (
+        "(float32), MPICH 5",
+        "2 of 5 sizes changed, first at 8 KiB, (0+1)+(2+3) -> 0+1+2+3",
+    )
+    said = said.replace("\n", " ")
+    assert (status, before in said, after in said) == (1, True, True)
+    assert ElementTree.parse(outputs[0]).getroot().get("failures") == "1"
+    assert "2 of 5 sizes changed" in outputs[1].read_text()
+    assert "2 of 5 sizes changed" in outputs[2].read_text()
+    assert outputs[2].with_name("index.html.png").stat().st_size > 1000
+
+
+def test_what_is_required_fails_where_a_row_lacks_it(launches, capsys):
+    status, said = report(capsys, launches[0], "--require", "run,launch,ranks")
+    assert (status, said.count("SAME: ")) == (0, 1)
+    status, said = report(capsys, launches[0], "--require", "size,ranks")
+    assert status == 1
+    assert re.search(r"^ring \(float32\): \d+ % \d+ ULP in a longer message, at ", said, re.M)
+
+
+def test_what_cannot_be_judged_is_refused(launches, changed, tmp_path, capsys):
+    record = json.loads(changed.read_text())
+    changed.write_text(json.dumps(record | {"ranks": 8}))
+    status, said = report(capsys, launches[0], "--baseline", changed)
+    assert (status, said) == (
+        4,
+        f"reports: not comparable: ranks: 8 in {changed}, 4 in this record\n",
+    )
+    status, said = report(capsys, launches[0], "--require", "graph")
+    assert (status, "has not compared it" in said) == (2, True)
+    changed.write_text("{}")
+    assert report(capsys, changed)[0] == 2
+    assert report(capsys, tmp_path / "none.bits.json")[0] == 2
+    (tmp_path / "empty").mkdir()
+    status, said = report(capsys, tmp_path / "empty")
+    assert (status, "bench.bits" in said) == (2, True)
+    with pytest.raises(SystemExit, match="2"):
+        main(["bits", "--require", "sizes"])
+
+
+def test_accept_keeps_a_baseline_of_bits(launches, changed, tmp_path, capsys):
+    baselines = tmp_path / "baselines"
+    newest = sorted(launches[0].glob("*.bits.json"))[-1]
+    words = ["accept", "--baseline", str(baselines), "--reason", "first", "--current"]
+    assert main([*words, str(newest)]) == 0
+    assert "are now the baseline in" in capsys.readouterr().out
+    assert report(capsys, newest, "--baseline", baselines)[0] == 0
+    assert report(capsys, changed, "--baseline", baselines)[0] == 1

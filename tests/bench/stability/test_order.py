@@ -1,0 +1,119 @@
+"""The order of a sum from its bits, its error, and the sizes at which it changes."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from bench.stability import order
+from bench.stability.inputs import POSITIVE, difference, draw, error_of
+from collectives.collective import DATATYPES
+
+pytestmark = pytest.mark.unit
+
+FLOAT, BFLOAT16 = DATATYPES["float32"], DATATYPES["bfloat16"]
+
+
+def stored(datatype, ranks, count):
+    """What each rank sends, (ranks, count)."""
+    return np.stack([datatype.encode(draw((rank,), count)) for rank in range(ranks)])
+
+
+def summed(datatype, tree, parts):
+    return datatype.encode(order.value(tree, datatype.decode(parts), datatype))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5])
+def test_every_tree_is_recognised(ranks):
+    """With one element fewer than LEAST_ELEMENTS another tree could have the same bits."""
+    parts, everyone = stored(FLOAT, ranks, 96), (1 << ranks) - 1
+    trees = [order.tree_at(everyone, n) for n in range(order.trees_over(everyone))]
+    assert len({*map(order.text, trees)}) == len(trees) == [1, 3, 15, 105][ranks - 2]
+    for tree in trees:
+        found = order.Explainer(FLOAT).explain(parts, summed(FLOAT, tree, parts))
+        assert found == [(0, order.text(tree))]
+
+
+@pytest.mark.parametrize(
+    ("tree", "text"),
+    [
+        ((((((((0, 1), 2), 3), 4), 5), 6), 7), "0+1+2+3+4+5+6+7"),
+        ((0, ((((((1, 2), 3), 4), 5), 6), 7)), "1+2+3+4+5+6+7+0"),
+        ((((0, 1), (2, 3)), ((4, 5), (6, 7))), "((0+1)+(2+3))+((4+5)+(6+7))"),
+    ],
+)
+def test_trees_of_eight_ranks_are_found_among_135135(tree, text):
+    parts = stored(FLOAT, 8, 96)
+    assert order.Explainer(FLOAT).explain(parts, summed(FLOAT, tree, parts)) == [(0, text)]
+
+
+def test_a_result_in_parts_has_the_order_of_each_part():
+    """As of a ring, whose parts each begin at another rank; no window lies within both."""
+    parts, trees = stored(FLOAT, 3, 30_000), [((0, 1), 2), (0, (1, 2)), ((0, 2), 1)]
+    got = np.concatenate(
+        [
+            summed(FLOAT, tree, parts[:, at * 10_000 : (at + 1) * 10_000])
+            for at, tree in enumerate(trees)
+        ]
+    )
+    found = order.Explainer(FLOAT).explain(parts, got)
+    assert [text for _, text in found] == ["0+1+2", "1+2+0", "0+2+1"]
+    assert all(abs(first - 10_000 * at) < 700 for at, (first, _) in enumerate(found))
+
+
+def test_half_types_round_once_or_at_each_sum_and_nothing_explains_another_result():
+    parts = stored(BFLOAT16, 4, 3000)
+    exact = BFLOAT16.encode(BFLOAT16.decode(parts).sum(axis=0))
+    each = summed(BFLOAT16, (((0, 1), 2), 3), parts)
+    explain = order.Explainer(BFLOAT16).explain
+    assert explain(parts, exact) == [(0, "rounded once")]
+    assert explain(parts, each) == [(0, "0+1+2+3")]
+    assert explain(parts, each ^ 1) == [(0, "no order explains")]
+    assert explain(parts[:, :9], each[:9]) == []  # other orders may have these bits too
+
+
+def test_bisection_finds_the_first_count_of_each_order():
+    def order_of(count):
+        return None if count == 999 else [["a"], ["b"], ["c"]][(count >= 37) + (count >= 1000)]
+
+    found = order.changes([2**n for n in range(12)], order_of)
+    assert found == [(37, ["a"], ["b"]), (1000, ["b"], ["c"])]
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "float64"])
+def test_errors_are_those_of_exact_fractions(name):
+    datatype = DATATYPES[name]
+    parts = datatype.decode(
+        np.stack([datatype.encode(draw((rank,), 200, POSITIVE)) for rank in range(4)])
+    )
+    got = datatype.encode(order.value((((0, 1), 2), 3), parts, datatype))
+    exact = [sum(map(Fraction, column)) for column in parts.T.tolist()]
+    errors, right = [], 0
+    for value, code, total in zip(
+        datatype.decode(got).tolist(), got.view(f"u{got.itemsize}").tolist(), exact, strict=True
+    ):
+        digits = {"float32": 23, "float16": 10, "bfloat16": 7, "float64": 52}[name]
+        ulp = Fraction(2) ** (np.frexp(float(total))[1].item() - 1 - digits)
+        errors.append(abs(Fraction(value) - total) / ulp)
+        is_tie = errors[-1] == Fraction(1, 2)
+        right += errors[-1] < Fraction(1, 2) or (is_tie and code % 2 == 0)
+    found = error_of(parts, got, datatype)
+    assert found.mean_ulp == pytest.approx(float(sum(errors) / 200))
+    assert found.max_ulp == pytest.approx(float(max(errors)))
+    assert found.right == right / 200
+
+
+def test_a_difference_counts_elements_and_ulps_across_zero():
+    one = np.array([1.0, -0.0, 1e-45, 3.0], np.float32)
+    other = np.array([np.nextafter(np.float32(1), np.float32(2)), 0.0, -1e-45, 3.0], np.float32)
+    found = difference(one, other, FLOAT)
+    assert (found.elements, found.differ, found.ulp) == (4, 3, 2)
+
+
+def test_no_release_of_numpy_changes_the_data():
+    """Baselines of bits live for years."""
+    numbers = draw((0, 1, 0, 0), 3)
+    assert numbers.tobytes().hex() == "2516ac85e2eb25c0ccdb31fe6899f0bfbee98d4df84f18c0"
+    sizes = np.abs(draw((7,), 1000))
+    assert 1 <= sizes.min() < 2 < 8 < sizes.max() < 16
+    assert np.array_equal(draw((7,), 1000)[:10], draw((7,), 10))

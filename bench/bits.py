@@ -24,14 +24,7 @@ from bench.harness.command import requested_sizes
 from bench.harness.console import FINE, WRONG, print_out
 from bench.harness.iteration import Buffers
 from bench.harness.options import Parser
-from bench.harness.session import (
-    MEASURED,
-    Session,
-    program_digest,
-    require_memory,
-    say_once,
-    start,
-)
+from bench.harness.session import MEASURED, Session, program_digest, require_memory, say_once, start
 from bench.harness.suite import worlds_for
 from bench.machine.environment import scrub_argv
 from bench.stability.inputs import DATA, MANTISSA_BITS
@@ -68,28 +61,33 @@ def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
     return [*listed, *peers]
 
 
+def buffers_of(session: Session, room_bytes: int, is_library: bool) -> list[Buffers]:
+    """Two pairs of buffers, for the library from its own allocator if it has one. Raises
+    Refusal."""
+    world = session.world
+    session.flight.note("allocate", text=f"{room_bytes} B")
+    with session.communicator.all_or_none(DeviceError, MemoryError):
+        memories = [
+            (is_library and world.library.allocate_own(world, room_bytes))
+            or world.library.allocate(world, room_bytes)
+            for _ in range(4)
+        ]
+    return [Buffers(memories[at], memories[at + 1], session.options.seed) for at in (0, 2)]
+
+
 def subjects(bits: BitsOptions, session: Session) -> Iterator[tuple[Subject, Subject]]:
     """Each algorithm in each variant and datatype; and the same with other buffers and another
     communicator. Raises Refusal."""
     world, room_bytes = session.world, max(bits.sizes) + MARGIN_BYTES
-    require_memory(session, 2 * room_bytes)
-    session.flight.note("allocate", text=f"{room_bytes} B")
-    with session.communicator.all_or_none(DeviceError, MemoryError):
-        first, second, third, fourth = (world.library.allocate(world, room_bytes) for _ in range(4))
-    seed, everyone = session.options.seed, range(session.communicator.size)
-    buffers, others = Buffers(first, second, seed), Buffers(third, fourth, seed)
+    require_memory(session, 4 * room_bytes)
+    of_ours, of_library = (buffers_of(session, room_bytes, each) for each in (False, True))
+    everyone = range(session.communicator.size)
     other_library = world.library.among(session.communicator.among(everyone))
     for name, algorithm in product(bits.datatypes, algorithms_of(bits, session)):
         for each, variant in product(worlds_for(algorithm, world), algorithm.variants(world)):
-            subject = Subject(
-                session,
-                each,
-                buffers,
-                bits.collective,
-                algorithm,
-                variant,
-                DATATYPES[name],
-            )
+            own, others = of_library if algorithm.library_variants else of_ours
+            datatype, collective = DATATYPES[name], bits.collective
+            subject = Subject(session, each, own, collective, algorithm, variant, datatype)
             other_world = replace(each, baselines=[other_library])
             yield subject, replace(subject, world=other_world, buffers=others, bound={})
 

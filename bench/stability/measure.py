@@ -94,6 +94,11 @@ def together(every: Sequence[Mapping[str, Difference | None]]) -> dict[str, Diff
     return {name: summed(known) for name, known in found.items() if known}
 
 
+def results_of(subject: Subject, count: int) -> list[Array]:
+    """This rank's results of one message, or of several that are short."""
+    return [subject.plain(subject.inputs(count, trial)) for trial in range(-(-SHORT // count))]
+
+
 def own_orders(subject: Subject, explainer: Explainer, results: Sequence[Array]) -> Orders:
     """The order of each part of this rank's result, from the results of its trials. Where all ranks
     have the same result, the first explains it."""
@@ -123,7 +128,7 @@ def measure_size(
 ) -> tuple[SizeBits, Array, str | None]:
     """What one size shows, this rank's result, and the sentence of a library that failed. Raises
     Refusal."""
-    plain = [subject.plain(subject.inputs(count, trial)) for trial in range(-(-SHORT // count))]
+    plain = results_of(subject, count)
     pairs = pairs_of(subject, plain[0], number)
     own = {name: compare(subject, of_name) for name, of_name in pairs.items()}
     digest = hashlib.sha256(np.concatenate(plain).tobytes()).digest()
@@ -198,8 +203,7 @@ def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Thr
             subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B")
             if subject.refusal(count):
                 return None
-            plain = subject.plain(subject.inputs(count))
-            own = own_orders(subject, explainer, [plain])
+            own = own_orders(subject, explainer, results_of(subject, count))
             known[count] = parts_of(subject.world.communicator.all_gather(own))
         return sorted({part.order for part in known[count]}) or None
 

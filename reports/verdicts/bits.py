@@ -128,9 +128,10 @@ def baseline_for(record: Bits, path: Path) -> Bits:
     if not path.is_dir():
         baseline = read_bits(path)
     else:
-        folder = path / BITS if (path / BITS).is_dir() else path
+        kept = path / BITS  # of `accept`; elsewhere a record is no baseline of itself
+        folder, but = (kept, "") if kept.is_dir() else (path, record.run_id)
         found = [read_bits(file) for file in sorted(folder.glob(f"*{SUFFIX}"))]
-        found = [each for each in found if each.run_id != record.run_id]
+        found = [each for each in found if each.run_id != but]
         if not found:
             raise ResultError(f"{path} holds no other record of bench.bits: `accept` one")
         baseline = max(

@@ -39,7 +39,7 @@ def test_each_algorithm_shows_its_order_and_what_changes_its_bits(launches):
     for name in ("one_shot_pull", "two_shot registered", "two_shot_direct registered"):
         assert (orders_text(rows[name]), changes(rows[name])) == ("0+1+2+3", ("order",))
     assert {"size", "place"} < {*changes(rows["ring"])}
-    assert {"0+1+2+3", "1+2+3+0", "2+3+0+1", "3+0+1+2"} == {*rows["ring"].orders}
+    assert {"0+1+2+3", "1+2+3+0", "2+3+0+1", "0+3+1+2"} == {*rows["ring"].orders}
     [mpich] = [row for row in record.rows if (row.library or "").startswith("MPICH")]
     assert orders_text(mpich) == "(0+1)+(2+3)"
     assert 0.3 < mpich.errors["positive"].mean_ulp < 0.45

@@ -27,18 +27,23 @@ from bench.harness.options import Parser
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, say_once, start
 from bench.harness.suite import worlds_for
 from bench.machine.environment import scrub_argv
+from bench.stability import norm
 from bench.stability.inputs import DATA, MANTISSA_BITS
 from bench.stability.measure import measure_row
 from bench.stability.subject import MARGIN_BYTES, Subject
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Collective
 from collectives.communicator import Refusal, launched_ranks
+from collectives.layers.fused import peer_forms
 from collectives.operation import Algorithm
 from collectives.registry import ALGORITHMS, by_default, in_order
 from kernels.devices.device import DeviceError
 from reports.store.bits import SUFFIX, Bits, compare_launch
 from reports.store.writing import write_whole
 
-REDUCING = [name for name, collective in COLLECTIVES.items() if collective.reduces]
+KNOWN = {
+    **{name: ALGORITHMS[name] for name, each in COLLECTIVES.items() if each.reduces},
+    norm.NAME: norm.FORMS,
+}
 MOST_BYTES = 64 << 20  # rank 0 draws the data of all ranks
 
 
@@ -54,11 +59,12 @@ class BitsOptions:
 
 def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
     """All that `auto` chooses among, or the named ones; and the peers. Raises Mistake."""
-    listed = by_default(bits.collective.name, session.world)
+    known, is_norm = KNOWN[bits.collective.name], bits.collective is norm.COLLECTIVE_OF_NORM
+    listed = [*known.values()] if is_norm else by_default(bits.collective.name, session.world)
     if bits.algorithms:
-        listed = in_order(bits.algorithms, [*ALGORITHMS[bits.collective.name].values()])
+        listed = in_order(bits.algorithms, [*known.values()])
     peers = [each for feature in session.features for each in feature.algorithms(session).values()]
-    return [*listed, *peers]
+    return [*listed, *(peer_forms(norm.NAME, peers).values() if is_norm else peers)]
 
 
 def buffers_of(session: Session, room_bytes: int, is_library: bool) -> list[Buffers]:
@@ -80,16 +86,22 @@ def subjects(bits: BitsOptions, session: Session) -> Iterator[tuple[Subject, Sub
     communicator. Raises Refusal."""
     world, room_bytes = session.world, max(bits.sizes) + MARGIN_BYTES
     require_memory(session, 4 * room_bytes)
-    of_ours, of_library = (buffers_of(session, room_bytes, each) for each in (False, True))
+    rooms = [buffers_of(session, room_bytes, is_library) for is_library in (False, True)]
     everyone = range(session.communicator.size)
     other_library = world.library.among(session.communicator.among(everyone))
-    for name, algorithm in product(bits.datatypes, algorithms_of(bits, session)):
-        for each, variant in product(worlds_for(algorithm, world), algorithm.variants(world)):
-            own, others = of_library if algorithm.library_variants else of_ours
-            datatype, collective = DATATYPES[name], bits.collective
-            subject = Subject(session, each, own, collective, algorithm, variant, datatype)
-            other_world = replace(each, baselines=[other_library])
-            yield subject, replace(subject, world=other_world, buffers=others, bound={})
+    kind, algorithms = Subject, algorithms_of(bits, session)
+    for name in bits.datatypes:
+        datatype = DATATYPES[name]
+        if bits.collective is norm.COLLECTIVE_OF_NORM:
+            kind = norm.NormSubject
+            with session.communicator.all_or_none(DeviceError, MemoryError):
+                rooms = [[norm.beside(each, world, datatype) for each in pair] for pair in rooms]
+        for algorithm in algorithms:
+            own, others = rooms[bool(algorithm.library_variants)]
+            for each, variant in product(worlds_for(algorithm, world), algorithm.variants(world)):
+                subject = kind(session, each, own, bits.collective, algorithm, variant, datatype)
+                other_world = replace(each, baselines=[other_library])
+                yield subject, replace(subject, world=other_world, buffers=others, bound={})
 
 
 def compare_bits(bits: BitsOptions, session: Session) -> int:
@@ -151,10 +163,10 @@ def bits_parser() -> Parser:
     )
     add(
         "--collective",
-        choices=REDUCING,
-        default=REDUCING[0],
+        choices=list(KNOWN),
+        default="all_reduce",
         metavar="NAME",
-        help=f"{' or '.join(REDUCING)} ({REDUCING[0]})",
+        help=f"{', '.join(KNOWN)} (all_reduce)",
     )
     options.add_sizes(add, "4M", 2)
     parser.set_defaults(minbytes=64, sizes=None)
@@ -190,11 +202,11 @@ def rounding_type(text: str) -> str:
 
 def bits_options(parser: Parser, namespace: Namespace) -> BitsOptions:
     """The options, or the end of the process with status 2 and one sentence."""
-    collective = COLLECTIVES[namespace.collective]
+    collective = (COLLECTIVES | {norm.NAME: norm.COLLECTIVE_OF_NORM})[namespace.collective]
     sizes = requested_sizes(parser, namespace)
     if max(sizes) > MOST_BYTES:
         parser.error(f"-e {namespace.maxbytes} is above the {MOST_BYTES >> 20}M that are compared")
-    known = partial(options.algorithm, ALGORITHMS[collective.name])
+    known = partial(options.algorithm, KNOWN[collective.name])
     try:
         algorithms = [known(name) for name in namespace.algorithm]
     except ArgumentTypeError as error:

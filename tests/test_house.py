@@ -57,7 +57,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "bench.harness": ("bench.machine", *GROUND),
     "bench.features": HARNESS,
     "bench.campaigns": HARNESS,
-    "bench.stability": HARNESS,
+    "bench.stability": ("collectives.layers", *HARNESS),
     "bench.surveys": ("bench.campaigns", *HARNESS),
     "bench.layers": ("collectives.layers", *HARNESS),
     "bench": (

@@ -66,7 +66,8 @@ def on_all_ranks(subject: Subject, plain: Array) -> Pairs:
 def elsewhere(subject: Subject, inputs: Array) -> Pairs:
     """A block that repeats in all segments: all its sums must be alike."""
     segments, count = inputs.shape
-    block = min(LONG_BLOCK if count >= LONG_BLOCKS else BLOCK, count)
+    block = LONG_BLOCK if count >= LONG_BLOCKS else BLOCK
+    block = min(subject.row_elements or block, count)
     if inputs.size < 2 * block:
         return
     repeated = np.resize(inputs[0, :block], count)
@@ -102,7 +103,7 @@ def results_of(subject: Subject, count: int) -> list[Array]:
 def own_orders(subject: Subject, explainer: Explainer, results: Sequence[Array]) -> Orders:
     """The order of each part of this rank's result, from the results of its trials. Where all ranks
     have the same result, the first explains it."""
-    if subject.rank and not subject.collective.cut:
+    if subject.row_elements or (subject.rank and not subject.collective.cut):
         return []
     count, trials = results[0].size, len(results)
     parts = np.hstack([subject.parts(count, trial) for trial in range(trials)])
@@ -153,6 +154,8 @@ def measure_row(subject: Subject, other: Subject, sizes: Sequence[int]) -> RowBi
     ways = [how for of_name in ways_of(subject).values() for how in of_name]
     for number, size_bytes in enumerate(sizes):
         count = subject.count(size_bytes)
+        if count in results:
+            continue
         text = f"{row.name} {row.datatype} {size_bytes} B"
         flight.note("bits", text=text)
         flight.progress.show("compare", text)
@@ -168,7 +171,8 @@ def measure_row(subject: Subject, other: Subject, sizes: Sequence[int]) -> RowBi
         row.reason = None
         compare_sizes(subject, other, row, results)
         row.thresholds = thresholds(subject, explainer, row)
-        row.errors = {signs: error(subject, list(results), signs) for signs in (POSITIVE, SIGNED)}
+        signs = () if subject.row_elements else (POSITIVE, SIGNED)
+        row.errors = {each: error(subject, list(results), each) for each in signs}
     return row
 
 

@@ -36,7 +36,10 @@ PLAIN = How()
 
 @dataclass
 class Subject:
-    """An algorithm in a variant and a datatype. All ranks call each method together."""
+    """An algorithm in a variant and a datatype. All ranks call each method together. If elements
+    are no plain sums, `row_elements` belong together."""
+
+    row_elements = 0
 
     session: Session
     world: World

@@ -94,11 +94,20 @@ def headline(record: Bits) -> str:
     )
 
 
-def cells_of(row: RowBits, names: Sequence[str]) -> dict[str, str]:
-    """The texts of a row by their headings: what was compared, the error, and the order."""
-    totals, positive, signed = row.totals, row.errors.get("positive"), row.errors.get("signed")
+def cells_of(rows: Sequence[RowBits], names: Sequence[str]) -> list[dict[str, str]]:
+    """The texts of each row by their headings: what was compared, and, of sums, the error and the
+    order."""
+    is_sum = any(row.errors for row in rows)
+    return [
+        {name: share_text(name, row.totals.get(name)) for name in names}
+        | (sum_cells(row) if is_sum else {})
+        for row in rows
+    ]
+
+
+def sum_cells(row: RowBits) -> dict[str, str]:
+    positive, signed = row.errors.get("positive"), row.errors.get("signed")
     return {
-        **{name: share_text(name, totals.get(name)) for name in names},
         "error": number(positive.mean_ulp) if positive else "-",
         "right": f"{signed.right:.0%}" if signed else "-",
         "order of the sum": orders_text(row),
@@ -118,13 +127,13 @@ def text(record: Bits) -> str:
 
     for datatype in types:
         groups = groups_of([row for row in rows if row.datatype == datatype])
+        cells = cells_of([own[0] for _, own in groups], names)
         listed = [
-            [f"{letter} {some([row.name for row in own], 1)}", *cells_of(own[0], names).values()]
-            for letter, own in groups
+            [f"{letter} {some([row.name for row in own], 1)}", *of_row.values()]
+            for (letter, own), of_row in zip(groups, cells, strict=True)
         ]
-        headings = ["algorithm", *cells_of(rows[0], names)]
         most = max(1, MOST_ROWS // len(types))
-        tables.append((datatype, plain_table(headings, listed[:most])))
+        tables.append((datatype, plain_table(["algorithm", *cells[0]], listed[:most])))
         sentences += [f"{len(listed) - most} more rows of {datatype}"] * (len(listed) > most)
         sentences += filter(None, (threshold_sentence(own[0]) for _, own in groups))
         sentences += [

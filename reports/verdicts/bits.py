@@ -231,7 +231,11 @@ def rows_of(record: Bits) -> list[Row]:
     """Every row with everything that was compared."""
     rows = [row for row in record.rows if row.sizes]
     names = [name for name in INVARIANCES if any(name in row.totals for row in rows)]
-    return [{"row": row.name, "type": row.datatype, **cells_of(row, names)} for row in rows]
+    cells = cells_of(rows, names)
+    return [
+        {"row": row.name, "type": row.datatype, **of_row}
+        for row, of_row in zip(rows, cells, strict=True)
+    ]
 
 
 def sizes_of(record: Bits) -> list[Row]:

@@ -120,6 +120,15 @@ def test_a_gpu_is_compared_also_from_graphs_on_a_fake_gpu(tmp_path):
     assert {(row.totals["graph"].differ, row.totals["run"].differ) for row in rows} == {(0, 0)}
 
 
+def test_a_ring_changes_the_rows_of_a_norm_with_the_batch_and_a_fused_one_does_not(tmp_path):
+    words = "--collective allreduce_rmsnorm -b 16K -e 64K --algorithm fused,then_ring --quiet"
+    done = bits(tmp_path, words, ranks=3)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {row.name: {*changes(row)} for row in record_of(tmp_path).rows}
+    assert found["fused"] == found["fused registered"] == {"order"}
+    assert {"size", "place"} < found["then_ring"]
+
+
 # -- reports bits
 
 

@@ -165,7 +165,7 @@ def measure_row(subject: Subject, other: Subject, sizes: Sequence[int]) -> RowBi
         size, results[count], failure = measure_size(subject, explainer, count, number)
         row.sizes.append(size)
         if failure:
-            row.reason = failure
+            row.reason, subject.world.watch.stop = failure, 0  # a peer's failure stops loops
             return row
     if results:
         row.reason = None

@@ -138,11 +138,12 @@ class Explainer:
             self.order(self.datatype.decode(parts[:, place]), self.datatype.decode(got[place]))
             for place in places
         ]
-        is_long = got.size >= TELLS
+        if UNEXPLAINED in orders and got.size < TELLS:
+            return []
         kept = [
             (place.start, order)
             for place, order, following in zip(places, orders, [*orders[1:], ""], strict=True)
-            if order != UNEXPLAINED or (is_long and following in (UNEXPLAINED, ""))
+            if order != UNEXPLAINED or following in (UNEXPLAINED, "")
         ]
         return [
             (first if at else 0, order)

@@ -1,6 +1,8 @@
-"""A peer that sums in rank order, and flips the last bit of one element where $FLIP says."""
+"""A peer that sums in rank order, and flips the last bit of one element where $FLIP says, or does
+not return, or fails."""
 
 import os
+import time
 
 import numpy as np
 
@@ -30,6 +32,10 @@ def bind(case):
         parts = case.mpi.allgather(send.copy())
         receive[:] = sum(parts[1:], parts[0])
         seen["calls"] += 1
+        if flip == "hang" and case.rank == 1 and seen["calls"] > 9:
+            time.sleep(60)
+        if flip == "fail" and seen["calls"] > 9:
+            raise RuntimeError("the sum is lost")
         element = 100 if flip == "place" else 0
         is_flipped = (
             seen["calls"] % 7 == 0 if flip == "run" else flips.get(flip, receive.size > 100)

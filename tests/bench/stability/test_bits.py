@@ -100,6 +100,23 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, words, ranks, 
     assert sentence in done.stderr
 
 
+def test_a_library_that_fails_is_named_and_the_others_are_compared(tmp_path):
+    done = bits(
+        tmp_path, "-e 1K --algorithm ring --quiet", "--peer", FLIPPING, ranks=3, FLIP="fail"
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.search(r"flipping [0-9a-f]{7}: .*RuntimeError: the sum is lost", done.stdout, re.S)
+    ring, flipping = record_of(tmp_path).rows
+    assert (len(ring.sizes), len(flipping.sizes)) == (5, 1)
+
+
+def test_a_library_that_hangs_ends_by_the_watchdog(tmp_path):
+    words = "-e 1K --algorithm library --quiet --timeout 2"
+    done = bits(tmp_path, words, "--peer", FLIPPING, ranks=3, FLIP="hang")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "wiretax: rank 1 did not go on for 2 s and held the others up: flipping" in done.stderr
+
+
 def test_two_ranks_have_one_order_and_halves_and_reduce_scatter_are_compared(tmp_path):
     words = (
         "--collective reduce_scatter -d half,bfloat16 -e 4K --algorithm direct_pull,ring --quiet"

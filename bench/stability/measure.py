@@ -209,7 +209,7 @@ def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Thr
                 return None
             own = own_orders(subject, explainer, results_of(subject, count))
             known[count] = parts_of(subject.world.communicator.all_gather(own))
-        return sorted({part.order for part in known[count]}) or None
+        return sorted({part.order for part in known[count]})
 
     return [
         Threshold(size_bytes=subject.size_bytes(count), before=before, after=after)

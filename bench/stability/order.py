@@ -16,7 +16,8 @@ Tree = int | tuple["Tree", "Tree"]
 
 LEAST_ELEMENTS = 32  # fewer may have the bits of several orders
 SEARCHED = 48  # elements: of 135,135 trees of eight ranks no two agree in as many
-WINDOW, MOST_WINDOWS = 96, 48  # elements of a message that stand for their surroundings
+WINDOW, MOST_WINDOWS = 96, 96  # elements of a message that stand for their surroundings
+GOLDEN = (5**0.5 - 1) / 2  # its multiples hit no period of a message's parts again and again
 TELLS = 2048  # elements; in a shorter message the parts may be shorter than a window
 MOST_FAILED = 4  # searches of a message that find nothing, 0.2 s each for eight ranks
 UNEXPLAINED = "no order explains"
@@ -94,13 +95,15 @@ def find_tree(parts: Array, got: Array, datatype: Datatype) -> Tree | None:
 
 
 def windows(count: int) -> list[slice]:
-    """Pieces of a message of `count` elements, at the middles of equal parts of it."""
+    """Pieces of a message of `count` elements, one in each of equal parts of it."""
     number = max(1, min(MOST_WINDOWS, count // LEAST_ELEMENTS))
     edges = np.linspace(0, count, number + 1).astype(int)
-    return [
-        slice(max(low, (low + high - WINDOW) // 2), min(high, (low + high + WINDOW) // 2))
-        for low, high in pairwise(edges.tolist())
-    ]
+    found = list[slice]()
+    for at, (low, high) in enumerate(pairwise(edges.tolist())):
+        width = min(WINDOW, high - low)
+        start = low + int((high - low - width) * (at * GOLDEN % 1))
+        found.append(slice(start, start + width))
+    return found
 
 
 class Explainer:
@@ -128,8 +131,8 @@ class Explainer:
 
     def explain(self, parts: Array, got: Array) -> list[tuple[int, str]]:
         """The first element and the order of each part of a message, from stored parts, (ranks,
-        elements), and the stored result; [] for a message that is too short to tell. A single
-        window without an order lies over the border of two parts."""
+        elements), and the stored result; [] for a message that is too short to tell. A window
+        without an order between two with different ones lies over the border of two parts."""
         if got.size < LEAST_ELEMENTS:
             return []
         self.failed = 0
@@ -138,13 +141,14 @@ class Explainer:
             self.order(self.datatype.decode(parts[:, place]), self.datatype.decode(got[place]))
             for place in places
         ]
-        if UNEXPLAINED in orders and got.size < TELLS:
-            return []
+        around = zip(["", *orders], orders, [*orders[1:], ""], strict=False)
         kept = [
             (place.start, order)
-            for place, order, following in zip(places, orders, [*orders[1:], ""], strict=True)
-            if order != UNEXPLAINED or following in (UNEXPLAINED, "")
+            for place, (before, order, after) in zip(places, around, strict=True)
+            if order != UNEXPLAINED or before == after or {"", UNEXPLAINED} & {before, after}
         ]
+        if got.size < TELLS and any(order == UNEXPLAINED for _, order in kept):
+            return []
         return [
             (first if at else 0, order)
             for at, (first, order) in enumerate(kept)
@@ -156,18 +160,20 @@ def changes(
     counts: Sequence[int], order_of: Callable[[int], list[str] | None]
 ) -> list[tuple[int, list[str], list[str]]]:
     """Where the orders of sums change between ascending counts of elements, by bisection: the first
-    count with other orders, those before, and those from there on. Only between the counts may the
-    orders be unknown, None."""
+    count with other orders, those before, and those from there on. Between the counts, orders may
+    be None where there is no sum, and [] where they are unknown: then no first count is known."""
     found, orders = [], [order_of(count) for count in counts]
     for (low, high), (before, after) in zip(pairwise(counts), pairwise(orders), strict=True):
-        if before == after or before is None or after is None:
+        if before == after or not before or not after:
             continue
+        is_known = True
         while high - low > 1:
             middle = (low + high) // 2
             at_middle = order_of(middle)
-            if at_middle is None or at_middle == before:
-                low = middle
-            else:
+            if at_middle and at_middle != before:
                 high, after = middle, at_middle
-        found.append((high, before, after))
+            else:
+                low, is_known = middle, at_middle == before or (is_known and at_middle is None)
+        if is_known:
+            found.append((high, before, after))
     return found

@@ -168,8 +168,8 @@ def bits_parser() -> Parser:
         metavar="NAME",
         help=f"{', '.join(KNOWN)} (all_reduce)",
     )
-    options.add_sizes(add, "4M", 2)
-    parser.set_defaults(minbytes=64, sizes=None)
+    options.add_sizes(add, "4M", 2, "64")
+    parser.set_defaults(sizes=None)
     add(
         "-d",
         "--datatype",

@@ -243,14 +243,14 @@ def rank_parser(
     return parser, what, how, output
 
 
-def add_sizes(add: AddOption, largest: str, factor: int) -> None:
+def add_sizes(add: AddOption, largest: str, factor: int, smallest: str = "16K") -> None:
     add(
         "-b",
         "--minbytes",
         type=size_bytes,
-        default=16 << 10,
+        default=size_bytes(smallest),
         metavar="SIZE",
-        help="smallest size, such as 4096, 16K or 1M (16K)",
+        help=f"smallest size, such as 4096, 16K or 1M ({smallest})",
     )
     add(
         "-e",

@@ -74,7 +74,7 @@ def test_half_types_round_once_or_at_each_sum_and_nothing_explains_another_resul
 
 def test_bisection_finds_the_first_count_of_each_order():
     def order_of(count):
-        unknown = {999: None, 1999: []}
+        unknown: dict[int, list[str] | None] = {999: None, 1999: []}
         return unknown.get(count, ["abcd"[sum(count >= at for at in (37, 1000, 2000))]])
 
     found = order.changes([2**n for n in range(12)], order_of)

@@ -14,7 +14,7 @@ MOST_ROWS = 10
 MOST_LETTERS = 48  # of the orders of a row
 HEAD = (
     "cells: the share of elements with other bits, and the largest difference; error: mean of sums "
-    "without cancellation, in ULP; right: sums that are rounded correctly, with cancellation"
+    "without cancellation, in ULP; right: sums rounded correctly, with cancellation; sum: its order"
 )
 
 
@@ -110,7 +110,7 @@ def sum_cells(row: RowBits) -> dict[str, str]:
     return {
         "error": number(positive.mean_ulp) if positive else "-",
         "right": f"{signed.right:.0%}" if signed else "-",
-        "order of the sum": orders_text(row),
+        "sum": orders_text(row),
     }
 
 

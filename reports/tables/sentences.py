@@ -24,7 +24,7 @@ WIDTH, WIDEST = 80, 1000  # of sentences, and of a table, which cuts no cell
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
 # Columns of words.
-LEFT = "", "algorithm", "chosen", "variant", "mode", "place", "status", "type", "best", "order"
+LEFT = "", "algorithm", "chosen", "variant", "mode", "place", "status", "type", "best", "sum"
 EVEN_RATIO = 1.01  # two costs that differ by less are even
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
 WAYS = {

@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "bits": (
         "verdicts.bits",
-        "shows a record of bench.bits, and tells whether a baseline has the same bits",
+        "shows a record of bench.bits; has a baseline the same bits?",
         "results/ --baseline baselines --require run,size",
     ),
     "accept": (

@@ -29,7 +29,7 @@ GROUPS = {
         "reduce_scatter": "times reduce-scatter beside the library's",
         "alltoall": "times all-to-all, also of a mixture of experts",
         "sendrecv": "times a message to the next rank",
-        "bits": "tells what changes the bits of a sum, and its order; of a FILE see below",
+        "bits": "tells what changes the bits of a sum, and in which order it adds",
     },
     "Compute and communication together": {
         "allreduce_rmsnorm": "times all-reduce and RMSNorm in one launch",

@@ -153,9 +153,14 @@ def read_bits(path: Path) -> Bits:
         newer = fields.get("schema") if isinstance(fields, dict) else None
         if isinstance(newer, int) and newer > SCHEMA:
             raise ResultError(f"{path}: schema {newer} is newer than this program's {SCHEMA}")
-        return msgspec.convert(fields, Bits)
+        record = msgspec.convert(fields, Bits)
     except (*NOT_JSON, msgspec.ValidationError) as error:
         raise ResultError(f"{path} is not a record of bench.bits ({error})") from error
+
+    if not any(row.sizes for row in record.rows):
+        raise ResultError(f"{path}: no row has a size")
+
+    return record
 
 
 def compare_launch(record: Bits, folder: Path) -> None:

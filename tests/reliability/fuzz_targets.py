@@ -38,6 +38,7 @@ from tests.collectives.test_choices import all_reduce, world
 from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_benchmarks import BENCHMARKS, write_benchmark
+from tests.reports.synthetic_bits import write_bits
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
@@ -105,6 +106,7 @@ TARGETS = targets(f"""
     manifest        site       */*/c*.jsonl  -  dashboard . -o site
     baseline        kept       kept/*.jsonl  5  regress --baseline kept --current new --junit j
     baseline        kept       kept/*.jsonl  5  accept --baseline kept --current new --reason x
+    bits            bits       new/*         1  bits new --baseline old --require size --html h
     mark_of_a_site  site       site/.*       -  dashboard . -o site
     config          models     *             -  advise MACHINE --config config.json
     specification   boxes      *.toml        -  dashboard . -o site
@@ -211,6 +213,8 @@ def write_stores(root: Path) -> None:
     shutil.copytree(root / "runs" / "new", root / "kept" / "new")
     kept = root / "kept" / "kept"
     report("accept", "--baseline", kept, "--current", root / "runs" / "base", "--reason", "first")
+    write_bits(root / "bits" / "new")
+    write_bits(root / "bits" / "old" / "bits", ("0+1+2", "0+1+2"))
     for folder in ("cut", "campaigns", "every/decode"):
         shutil.copytree(root / folder, root / "site" / folder)
     (root / "site" / "site").mkdir()

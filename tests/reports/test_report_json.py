@@ -11,6 +11,7 @@ from tests.launch import ROOT
 from tests.reports.advice.test_procure import ONE_BOX, spec, write_launches
 from tests.reports.archived import unpack
 from tests.reports.imports.test_import_formats import WHOLE
+from tests.reports.synthetic_bits import write_bits
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import write_run
@@ -51,6 +52,7 @@ def arguments(tmp_path_factory):
         "import": [folder / "a.log", "--out", folder / "imports"],
         "compare": [campaign],
         "regress": ["--baseline", campaign / "main", "--current", campaign / "new"],
+        "bits": [write_bits(folder / "bits")],
         "accept": [*kept, "--reason", "first"],
         "history": [folder / "runs"],
         "index": [folder / "runs"],

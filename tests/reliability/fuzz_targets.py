@@ -106,7 +106,7 @@ TARGETS = targets(f"""
     manifest        site       */*/c*.jsonl  -  dashboard . -o site
     baseline        kept       kept/*.jsonl  5  regress --baseline kept --current new --junit j
     baseline        kept       kept/*.jsonl  5  accept --baseline kept --current new --reason x
-    bits            bits       new/*         1  bits new --baseline old --require size --html h
+    bits            bits       new/*         4  bits new --baseline old --require size --html h
     mark_of_a_site  site       site/.*       -  dashboard . -o site
     config          models     *             -  advise MACHINE --config config.json
     specification   boxes      *.toml        -  dashboard . -o site

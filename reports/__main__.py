@@ -74,7 +74,7 @@ COMMANDS = {
     "peers": ("verdicts.libraries", "shows Wiretax beside several MPI libraries", "peers"),
     "tuner": (
         "verdicts.tuner",
-        "writes the settings that beat a library's default as the table that its tuner reads",
+        "writes the settings that beat a library's default, for its tuner",
         "CAMPAIGN --format rccl > table.csv",
     ),
     "procure": (

@@ -88,7 +88,8 @@ def test_quantised_algorithms_run_only_by_name():
     assert not set(usual_names("all_reduce")) & set(NAMES)
     algorithm = parsed("two_shot_int8+64K", KNOWN)
     assert algorithm.name == "two_shot_int8+64K"
-    assert algorithm.candidates(cast(Any, SimpleNamespace(device=None)), 1 << 20) == []
+    world = SimpleNamespace(device=None, communicator=SimpleNamespace(size=2))
+    assert algorithm.candidates(cast(Any, world), 1 << 20) == []
     with pytest.raises(ValueError, match="auto does not choose two_shot_int8"):
         check_algorithm(algorithm)
 

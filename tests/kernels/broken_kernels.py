@@ -126,8 +126,8 @@ ONE_LAUNCH = [
     ),
     Patch(
         "kernels/include/platform_gpu.h",
-        "DEVICE void cpu_relax() {}\n",
-        """DEVICE void cpu_relax() {}
+        "DEVICE void yield() {}\n",
+        """DEVICE void yield() {}
 DEVICE int blocks() { return blocks_in_grid() / WT_WORLD; }
 DEVICE int block() { return block_in_grid() % blocks(); }
 """,

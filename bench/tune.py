@@ -5,7 +5,7 @@ successive halving (Jamieson and Talwalkar, AISTATS 2016): all candidates are me
 rounds in random order, then the better half, and so on, until the best are hard to distinguish.
 A state of the link that appears later gets its own search. The untuned `auto` takes part until the
 end, and only a candidate that is clearly faster replaces its choice. With --stable the rows are for
-`auto_stable` alone, beside those of `auto`."""
+`auto_stable` alone, beside those of `auto`. Over both kinds of GPU memory a row names its own."""
 
 import argparse
 import sys
@@ -25,7 +25,7 @@ from bench.harness.suite import Suite
 from bench.tuning import search
 from bench.tuning.audit import audited
 from bench.tuning.emit import rows_from
-from collectives.choice import by_model
+from collectives.choice import by_model, in_words
 from collectives.table import written
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
@@ -51,6 +51,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
         action="store_true",
         help="tune auto_stable: try only what sums in rank order",
     )
+    options.add_graph_options(how)
     options.add_run_options(how, max_time_s=180.0)
     output(
         "--emit",
@@ -106,7 +107,7 @@ def audit(session: Session, result: Result, machine: Machine) -> str:
     def model(heat: Heat) -> str:
         variant, size_bytes, mode, round_trip_ns, _ = heat
         case = search.case_of(size_bytes, variant, mode)
-        return by_model(session.world, case, round_trip_ns, search.OURS).name
+        return in_words(session.world, *by_model(session.world, case, round_trip_ns, search.OURS))
 
     return audited(result, model)
 

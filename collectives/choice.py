@@ -53,11 +53,21 @@ def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
     return max(rtt_a_ns, rtt_b_ns) <= SAME_STATE_RATIO * min(rtt_a_ns, rtt_b_ns)
 
 
+def kinds_of(world: World) -> str:
+    """The kinds of memory that the ranks have, as in tables: `mapped,host_staged`."""
+    return ",".join(each.memory for each in (world, *world.other_memory))
+
+
+def in_words(world: World, over: World, algorithm: Algorithm) -> str:
+    """A choice, such as `two_shot+nt`; with its memory where the ranks have several kinds."""
+    return algorithm.name + f" over {over.memory}" * bool(world.other_memory)
+
+
 def facts_of(world: World, case: Case, round_trip_ns: float) -> dict[str, Any]:
     """The facts that a row may require, those that are known here."""
     facts = {
         "device": "cpu" if world.device.is_cpu else "gpu",
-        "memory": ",".join(each.memory for each in (world, *world.other_memory)),
+        "memory": kinds_of(world),
         "ranks": world.communicator.size,
         "hosts": world.communicator.hosts,
         "variant": case.variant,
@@ -108,8 +118,7 @@ def ranked(
                 yield over, row.algorithm
             build = replace(row.algorithm.build, stream_receive=False)  # it takes any size
             yield over, replace(row.algorithm, build=build)
-    pairs = [(over, build) for over in worlds for build in modelled(over, case, algorithms)]
-    yield from sorted(pairs, key=lambda pair: cost_us(pair[0], pair[1], case, round_trip_ns))
+    yield from by_cost(world, case, round_trip_ns, algorithms)
 
 
 def modelled(world: World, case: Case, algorithms: Iterable[Algorithm]) -> Iterator[Algorithm]:
@@ -131,12 +140,19 @@ def modelled(world: World, case: Case, algorithms: Iterable[Algorithm]) -> Itera
 
 def by_model(
     world: World, case: Case, round_trip_ns: float, algorithms: Sequence[Algorithm]
-) -> Algorithm:
-    """The feasible algorithm that the model expects to be fastest."""
-    return min(
-        (each for each in modelled(world, case, algorithms) if not each.feasible(world, case)),
-        key=lambda each: cost_us(world, each, case, round_trip_ns),
-    )
+) -> tuple[World, Algorithm]:
+    """The feasible algorithm that the model expects to be fastest, and the world of its memory."""
+    pairs = by_cost(world, case, round_trip_ns, algorithms)
+    return next((over, each) for over, each in pairs if not each.feasible(over, case))
+
+
+def by_cost(
+    world: World, case: Case, round_trip_ns: float, algorithms: Sequence[Algorithm]
+) -> list[tuple[World, Algorithm]]:
+    """The modelled algorithms over each kind of memory, the fastest by the model first."""
+    worlds = world, *world.other_memory
+    pairs = [(over, each) for over in worlds for each in modelled(over, case, algorithms)]
+    return sorted(pairs, key=lambda pair: cost_us(pair[0], pair[1], case, round_trip_ns))
 
 
 def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float) -> float:
@@ -195,8 +211,8 @@ def auto(algorithms: Sequence[Algorithm], stable: bool = False) -> Algorithm:
                     bound[key] = algorithm.bind(over, case)
                 operation = bound[key]
                 if isinstance(operation, Operation):
-                    words = f" over {over.memory}" if world.other_memory else ""
-                    return replace(operation, chosen=algorithm, choice=algorithm.name + words)
+                    words = in_words(world, over, algorithm)
+                    return replace(operation, chosen=algorithm, choice=words)
                 refusal = refusal or operation
             assert refusal, "auto chooses among some algorithms"
             return refusal

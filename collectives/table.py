@@ -61,6 +61,13 @@ def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
     return algorithm.built(Build.parse(words)) if words else algorithm
 
 
+def parsed_choice(text: str, known: Mapping[str, Algorithm]) -> tuple[Algorithm, str | None]:
+    """The algorithm of `two_shot+nt over host_staged` and its memory, None where it names none.
+    Raises as `parsed`."""
+    name, _, memory = text.partition(" over ")
+    return parsed(name, known), memory or None
+
+
 def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
     """The rows of a file's tables, by collective. Raises ValueError, or msgspec.ValidationError,
     for one without a meaning."""

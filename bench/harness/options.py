@@ -348,22 +348,25 @@ def add_gpu_options(add: AddOption) -> None:
 
 
 def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> None:
-    number = partial(whole_number, 0)
     add(
         *["-n", "--iters"][IS_INSTALLED:],
         changes=NOTHING,
-        type=number,
+        type=partial(whole_number, 0),
         default=0,
         metavar="N",
         dest="iterations",
         help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)",
     )
+    add_graph_options(add, graph)
+
+
+def add_graph_options(add: AddOption, graph: int | None = 0) -> None:
     where = "where the device has graphs" if graph is None else graph
     add(
         "-G",
         "--cudagraph",
         changes=METHOD,
-        type=number,
+        type=partial(whole_number, 0),
         default=graph,
         metavar="N",
         dest="graph",

@@ -16,7 +16,7 @@ from bench.harness.session import Session, require_memory, say_once
 from bench.harness.timing import round_trip_ns
 from bench.machine import environment
 from collectives.algorithms.allreduce_copy_engine import shared_engine
-from collectives.choice import AUTO, STABLE
+from collectives.choice import AUTO, STABLE, kinds_of
 from collectives.collective import DATATYPES, Shape
 from collectives.communicator import Refusal
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
@@ -151,7 +151,7 @@ def header_of(
     """The header of a bound case. Raises Refusal."""
     is_library, memory = algorithm.is_library, world.memory
     if algorithm.base in (AUTO, STABLE):
-        memory = ",".join(each.memory for each in (world, *world.other_memory))
+        memory = kinds_of(world)
     header = CaseHeader(
         collective=case.collective.name,
         shape=dict(case.shape) or None,

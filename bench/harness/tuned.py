@@ -12,7 +12,7 @@ import msgspec
 
 from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
-from collectives.choice import same_state
+from collectives.choice import kinds_of, same_state
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
 from collectives.table import Written, as_text, rows_of, written
@@ -125,7 +125,8 @@ def find(name: str | None, machine: Machine) -> tuple[Path, dict[str, Any], str]
 
 def use_table(session: Session, machine: Machine) -> None:
     """Gives the session's world the table of `find`. Raises Refusal."""
-    name, communicator, memory = session.options.tuned, session.communicator, session.world.memory
+    name, communicator = session.options.tuned, session.communicator
+    memory = kinds_of(session.world)
     found = Path(), dict[str, Any](), ""
     with communicator.all_or_none(ResultError):
         if communicator.rank == 0 and name != "none":

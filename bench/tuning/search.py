@@ -14,10 +14,10 @@ from collectives import choice
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, Case, Row, World
 from collectives.registry import ALGORITHMS
-from collectives.table import parsed
+from collectives.table import parsed_choice
 from reports.store.case import costs_in, find_states
 from reports.store.schema import Result
-from reports.tables.tune import FINALISTS, UNTUNED, Winner, chosen_in, winners
+from reports.tables.tune import FINALISTS, UNTUNED, Winner, chosen_in, names_of, winners
 
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
@@ -30,7 +30,13 @@ def candidates(world: World, size_bytes: int) -> list[Algorithm]:
     if world.node:
         return [algorithm for algorithm in OURS if algorithm.spans_hosts]
     ours = [algorithm for algorithm in OURS if not algorithm.spans_hosts]
-    return [build for algorithm in ours for build in algorithm.candidates(world, size_bytes)]
+    builds = [
+        build
+        for over in (world, *world.other_memory)
+        for algorithm in ours
+        for build in algorithm.candidates(over, size_bytes)
+    ]
+    return [*{build.name: build for build in builds}.values()]
 
 
 def case_of(size_bytes: int, variant: str, calls: str) -> Case:
@@ -72,6 +78,7 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
         costs_us = costs_in(run.blocks, states.of_block, state)
         builds = chosen_in(run.blocks, states.of_block, state)
         headers = {number: run.suite.headers[number] for number in run.suite.iterations}
+        names = dict(zip(headers, names_of([*headers.values()]), strict=True))
         heats: dict[tuple[int, str, str], dict[int, list[float]]] = {}
         for number, header in headers.items():
             key = header.size_bytes, header.variant, header.mode
@@ -80,7 +87,7 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
             untuned = next((n for n in heat if headers[n].algorithm in UNTUNED), None)
             if untuned is not None:
                 its = builds.get(untuned, headers[untuned].chosen)
-                heat = {n: costs for n, costs in heat.items() if headers[n].algorithm != its}
+                heat = {n: costs for n, costs in heat.items() if names[n] != its}
             chosen |= survivors(heat, untuned)
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
@@ -113,7 +120,7 @@ def row_of(result: Result, two_modes: set[int], winner: Winner) -> Row:
     """A winner as a row for its size and its state of the link. A size that was measured in one
     mode serves both; but a chain over registered buffers is another case than one call."""
     where: dict[str, Any] = {
-        "memory": result.cases[0].memory,  # all are ours, over one kind of memory
+        "memory": result.cases[0].memory,  # of `auto`: all kinds
         "ranks": result.run.world["size"],
         "hosts": result.run.world["hosts"],
         "variant": winner.variant,
@@ -126,8 +133,8 @@ def row_of(result: Result, two_modes: set[int], winner: Winner) -> Row:
         where["stable"] = True
     if result.run.clock_shared:  # between CPU cores
         where["round_trip_ns"] = state_range(winner.link_rtt_ns)
-    size = winner.size_bytes
-    return Row("all_reduce", parsed(winner.name, KNOWN), (size, size), where, [result.run.run_id])
+    size, (algorithm, memory) = winner.size_bytes, parsed_choice(winner.name, KNOWN)
+    return Row("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
 
 
 def state_range(round_trip_ns: float) -> Sequence[float]:

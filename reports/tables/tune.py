@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.store.case import Rounds, costs_in, find_states, paired
-from reports.store.schema import Block, Result
+from reports.store.schema import Block, CaseFields, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.headline import Point, headline
 from reports.tables.rows import ratio_text
@@ -84,16 +84,17 @@ def winners(result: Result) -> list[Winner]:
 def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
     """The candidates that compete, without those that the untuned `auto` also runs."""
     states, heats = find_states(result.blocks), dict[Heat, list[Candidate]]()
+    names = names_of(result.cases)
     for state, rtt_ns in enumerate(states.rtt_ns) if states.rtt_ns else [(states.longest, 1.0)]:
         costs_us = costs_in(result.blocks, states.of_block, state)
         chosen = chosen_in(result.blocks, states.of_block, state)
-        for case in result.cases:
+        for case, name in zip(result.cases, names, strict=True):
             if case.status == "ok" and case.case in costs_us:
                 heat = case.variant, case.size_bytes, case.mode, rtt_ns, case.snr_db is not None
                 is_untuned = case.algorithm in UNTUNED
-                name = chosen.get(case.case, case.chosen) if is_untuned else case.algorithm
+                its = chosen.get(case.case, case.chosen) if is_untuned else name
                 heats.setdefault(heat, []).append(
-                    Candidate(name or case.algorithm, costs_us[case.case], is_untuned)
+                    Candidate(its or case.algorithm, costs_us[case.case], is_untuned)
                 )
 
     for candidates in heats.values():
@@ -105,6 +106,13 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
         ]
 
     return heats
+
+
+def names_of(cases: Sequence[CaseFields]) -> list[str]:
+    """What each case runs, in the words of `chosen`: with its memory if the run has several
+    kinds."""
+    several = len({case.memory for case in cases if not case.library}) > 1
+    return [f"{case.algorithm}{f' over {case.memory}' * several}" for case in cases]
 
 
 def chosen_in(

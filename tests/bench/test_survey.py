@@ -336,6 +336,7 @@ def test_a_plan_has_five_launches_of_the_all_reduce_and_what_is_unsafe_last():
             assert len([step for step in steps if step.name == "allreduce"]) == 5
     names = [step.name for step in plan("cuda", is_quick=False)]
     assert not {"hdp", "graph_nodes", "sleep"} & {*names}, "these are AMD's questions"
+    assert names.index("tune_memory") < names.index("memory"), "auto chooses as it was measured"
 
 
 def test_a_step_without_its_package_is_left_out_and_what_fails_fails_alone(

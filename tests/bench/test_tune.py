@@ -13,6 +13,7 @@ from collectives.operation import Row
 from collectives.table import parsed
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
+from tests import fake_gpu
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
 
@@ -38,15 +39,28 @@ COSTS = {FAST: [10.0 + number for number in EVERYONE], SLOW: [40.0 - number for 
 # -- the candidates
 
 
-@pytest.mark.parametrize(("is_cpu", "memory"), [(True, "mapped"), (False, "host_staged")])
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_every_candidate_has_a_meaning_and_a_unique_name(is_cpu, memory, ranks):
-    world: Any = SimpleNamespace(
+def world_of(is_cpu, memory, ranks=2, other_memory=()) -> Any:
+    return SimpleNamespace(
         device=SimpleNamespace(is_cpu=is_cpu),
         communicator=SimpleNamespace(size=ranks),
         memory=memory,
         node=None,
+        other_memory=other_memory,
     )
+
+
+def test_a_search_over_both_kinds_of_memory_tries_the_builds_of_each():
+    """Over host memory few blocks poll best; stores around the caches are for the GPU's."""
+    both = world_of(False, "mapped", other_memory=(world_of(False, "host_staged"),))
+    names = [each.name for each in search.candidates(both, 65536)]
+    assert {"two_shot+nt", "two_shot+2b"} <= {*names}
+    assert len({*names}) == len(names)
+
+
+@pytest.mark.parametrize(("is_cpu", "memory"), [(True, "mapped"), (False, "host_staged")])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_every_candidate_has_a_meaning_and_a_unique_name(is_cpu, memory, ranks):
+    world = world_of(is_cpu, memory, ranks)
     for size in (1 << power for power in range(10, 27)):
         names = [algorithm.name for algorithm in search.candidates(world, size)]
         assert len(set(names)) == len(names) >= 4
@@ -61,18 +75,24 @@ def test_every_candidate_has_a_meaning_and_a_unique_name(is_cpu, memory, ranks):
 # -- which candidates go on
 
 
-def go_on(*rounds, untuned=None):
+def go_on(*rounds, untuned=None, kinds=("mapped",)):
     """The candidates that go on after `rounds`, each a state of the link and the candidates that it
     measured. `untuned` is a candidate that runs what the first one runs, as `auto` without a
-    table."""
+    table. They take turns with the kinds of memory."""
     headers = [
         SimpleNamespace(
-            size_bytes=1 << 20, variant="copied", mode="isolated", algorithm=f"a{number}"
+            size_bytes=1 << 20,
+            variant="copied",
+            mode="isolated",
+            algorithm=f"a{number}",
+            memory=kinds[number % len(kinds)],
+            library=None,
         )
         for number in EVERYONE
     ]
     if untuned is not None:
-        headers[untuned].algorithm, headers[untuned].chosen = "auto", "a0"
+        chosen = "a0" if len(kinds) == 1 else "a0 over mapped"
+        headers[untuned].algorithm, headers[untuned].chosen = "auto", chosen
     blocks = [
         Block(case=case, block=turn, round=turn, n=3, time_us=COSTS[state][case], link_rtt_ns=state)
         for turn, (state, cases) in enumerate(rounds)
@@ -111,12 +131,14 @@ def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
     assert go_on(*fast, *slow) == [15]
 
 
-def test_the_untuned_choice_goes_on_to_the_end_and_its_copy_does_not():
+@pytest.mark.parametrize("kinds", [("mapped",), ("mapped", "host_staged")])
+def test_the_untuned_choice_goes_on_to_the_end_and_its_copy_does_not(kinds):
     """Only rounds that both were measured in show whether a candidate is faster."""
     begun, last = [(FAST, EVERYONE)] * 3, [1, 2, 3, 4, 15]
-    assert 0 not in go_on(*begun, untuned=15)
-    assert go_on(*begun, *[(FAST, last)] * 9, untuned=15) == last
-    assert go_on(*begun, *[(FAST, last)] * (search.LAST_ROUNDS - 3), untuned=15) == [1]
+    auto = {"untuned": 15, "kinds": kinds}
+    assert 0 not in go_on(*begun, **auto)
+    assert go_on(*begun, *[(FAST, last)] * 9, **auto) == last
+    assert go_on(*begun, *[(FAST, last)] * (search.LAST_ROUNDS - 3), **auto) == [1]
 
 
 # -- the winner
@@ -302,6 +324,45 @@ def test_a_search_for_stable_bits_tries_only_sums_in_rank_order(tmp_path):
     tried = {case.algorithm for case in result.cases}
     assert tried == {"auto_stable", "one_shot_pull", "two_shot_direct+nt"}
     assert all(row.where["stable"] for row in loaded(tmp_path / "table.toml", result.run))
+
+
+BOTH = "--device cuda --memory mapped,host_staged -G 1"
+
+
+def test_auto_takes_the_kind_of_memory_that_a_search_found_faster_on_a_fake_gpu(tmp_path):
+    """vLLM takes host memory for short messages between two R9700s. All memory of a software GPU is
+    equally fast, so the search's blocks get times in which the host's wins at 16 KiB alone."""
+    table, gpus = tmp_path / "table.toml", fake_gpu.environment()
+    options = f"-b 16K -e 64K {BOTH} --max-time 30 --table"
+    printed, result = run(
+        tmp_path / "tune", options, table, program=FEW_CANDIDATES, **cast(Any, gpus)
+    )
+    assert f"table: {table}\n" in printed
+    assert {each.where["memory"] for each in loaded(table, result.run)} == {"mapped,host_staged"}
+    cost_us = {("host_staged", 16384): 5.0, ("host_staged", 65536): 7.0}
+    result.blocks = [
+        Block(
+            case=case.case,
+            block=turn,
+            round=turn,
+            n=3,
+            time_us=8.0
+            if case.algorithm == "auto"
+            else cost_us.get((case.memory, case.size_bytes), 6.0),
+        )
+        for case in result.cases
+        if case.status == "ok"
+        for turn in range(12)
+    ]
+    tune.store(str(table), tuned.read(table, result.run)[0].program, result, result.run)
+    options = f"--lean --sizes 16K,64K --algorithm auto -n 2 {BOTH} --tuned"
+    _, result = run(tmp_path / "out", options, table, **cast(Any, gpus))
+    assert any("auto uses the table" in note for note in result.run.notes)
+    chosen = {case.size_bytes: case.chosen for case in result.cases if case.variant == "copied"}
+    assert chosen == {
+        16384: "one_shot_pull over host_staged",
+        65536: "one_shot_pull over mapped",
+    }
 
 
 def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(search_done, tmp_path):

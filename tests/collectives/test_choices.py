@@ -129,7 +129,7 @@ def test_the_model_needs_fewer_steps_for_short_messages_than_for_long_ones(is_cp
     for size_bytes in (256, *SIZES):
         case = all_reduce(size_bytes)
         ours = [KNOWN[name] for name in ("one_shot_push", "one_shot_pull", "two_shot", "ring")]
-        chosen = by_model(world(ranks, is_cpu), case, 200.0, ours)
+        _, chosen = by_model(world(ranks, is_cpu), case, 200.0, ours)
         traffic = chosen.traffic(ranks, case)
         assert traffic
         hops.append(traffic.hops)
@@ -140,7 +140,9 @@ def test_the_model_needs_fewer_steps_for_short_messages_than_for_long_ones(is_cp
 def test_auto_chooses_only_what_is_feasible():
     for ranks, size_bytes, variant in product((2, 3, 8), SIZES, ("copied", "registered")):
         case = all_reduce(size_bytes, variant=variant)
-        for chosen in (by_model(world(ranks), case, ns, list(OURS)) for ns in states_of(world())):
+        for _, chosen in (
+            by_model(world(ranks), case, ns, list(OURS)) for ns in states_of(world())
+        ):
             assert chosen.feasible(world(ranks), case) is None
             assert not chosen.is_lossy
 
@@ -192,7 +194,7 @@ def test_ranks_that_share_a_gpu_sum_registered_buffers_directly():
     shared.memory = "same_device"
     for size_bytes in (256 << 10, 32 << 20):
         case = all_reduce(size_bytes, variant="registered")
-        assert by_model(shared, case, 0.0, two).name == "two_shot_direct"
+        assert by_model(shared, case, 0.0, two)[1].name == "two_shot_direct"
 
 
 def message(way: str) -> Case:

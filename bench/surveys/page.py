@@ -135,6 +135,9 @@ def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
     if (survey.folder / SPEC).exists():
         sentence = f"Write your price and requirements into {SPEC}, to judge this machine"
         return sentence, f"python -m reports procure {folder / SPEC}"
+    if not survey.runs("allreduce"):
+        sentence = "No all-reduce was measured: mend what failed, or give more --max-time"
+        return sentence, "python -m bench.survey"
     sentence = "Beside the same folder of another machine's survey, OTHER"
     return sentence, f"python -m reports compare {folder / RESULTS / 'allreduce'} OTHER"
 

@@ -169,7 +169,7 @@ def result_or_reason(file: PeerFile, world: World, work: Callable[[], T]) -> T |
         mistake = str(error)
     except Refused as refusal:
         failure = time.monotonic(), str(refusal)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = str(error) if isinstance(error, DeviceError) else file.sentence_about(error)
         if not file.is_shipped:
             raise DeviceError(text) from error

@@ -132,7 +132,7 @@ class PeerFile:
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if self.is_shipped:
                 raise
             raise Mistake(self.sentence_about(error)) from error
@@ -177,8 +177,9 @@ def read(name: str) -> PeerFile:
     source = read_source(f"--peer {name}", path)
     try:
         tree = ast.parse(source, str(path))
-    except (SyntaxError, ValueError) as error:  # ValueError: null bytes
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+    except (SyntaxError, ValueError) as error:
+        number = getattr(error, "lineno", None)  # null bytes have none
+        line = f", line {number}" if number else ""
         raise Mistake(f"--peer {name}{line}: {getattr(error, 'msg', error)}") from error
     return PeerFile(path.resolve(), source, declared(tree, path))
 
@@ -216,7 +217,7 @@ def declared(tree: ast.Module, path: Path) -> Peer:
             assert isinstance(node, ast.Assign)
             try:
                 value = ast.literal_eval(node.value)
-            except ValueError:
+            except (ValueError, TypeError):  # TypeError: a set of lists
                 value = None
             value = (value,) if kind is tuple and isinstance(value, str) else value
             if type(value) is not kind:

@@ -22,6 +22,7 @@ from kernels.devices.device import (
     Action,
     Counts,
     Device,
+    DeviceError,
     Kernel,
     Macros,
     Phase,
@@ -154,8 +155,11 @@ class CpuModule:
 
     def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path))
+        self.stem = path.name.partition("-")[0]
 
     def kernel(self, name: str, threads: int | None = None) -> Kernel:
+        if not hasattr(self.library, name):
+            raise DeviceError(f"{self.stem}.cu has no RANK_KERNEL({name})")
         return Kernel(name, ctypes.cast(getattr(self.library, name), c_void_p).value)
 
 

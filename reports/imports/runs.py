@@ -71,7 +71,12 @@ def tests_of_text(path: Path, text: str) -> Sequence[LoggedTest]:
     if sum(line.lstrip(" #")[:1].isdigit() or MARK in line for line in lines) > MOST_ROWS:
         raise ResultError(f"{path} has more than {MOST_ROWS:,} rows")
 
-    tests: list[LoggedTest] = [*parse_nccl(lines), *parse_mpi(lines), *parse_timing_lines(raw)]
+    tests: list[LoggedTest] = [*parse_nccl(lines), *parse_mpi(lines)]
+    try:
+        tests += parse_timing_lines(raw)
+    except ResultError as error:
+        if not tests:
+            raise ResultError(f"{path}, {error}") from error
     tests.sort(key=lambda test: test.first_line)
     dates = list(dates_of(raw)) if tests else []
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from reports.imports.logged import LoggedTest, Row
+from reports.store.result import ResultError
 from reports.store.schema import LEAST_US, Count, Positive, Shape
 
 MARK, FORMAT = '"time_us"', "timing-lines"
@@ -43,17 +44,19 @@ SHARED = [each.name for each in fields(Row) if each.name in TimingLine.__struct_
 
 
 def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
-    """A test for each collective or name, and number of ranks, in the order of their first line."""
+    """A test for each collective or name, and number of ranks, in the order of their first line.
+    Raises ResultError if no timing line can be read."""
     tests: dict[tuple[str, int | None], LoggedTest] = {}
-    unread = list[int]()
+    unread, fault = list[int](), ""
 
     for number, text in enumerate(lines, 1):
         if MARK not in text:
             continue
         try:
             line = msgspec.json.decode(text[text.find("{") :].strip(), type=TimingLine)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, RecursionError) as error:
             unread.append(number)
+            fault = fault or f"line {number} is no timing line ({error})"
             continue
         key = line.collective or line.name, line.ranks
         test = tests.setdefault(
@@ -63,6 +66,8 @@ def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
         shared = {name: getattr(line, name) for name in SHARED}
         test.add(Row(times_us=times_us, line=number, **shared))
 
+    if fault and not tests:
+        raise ResultError(fault)
     for test in [*tests.values()][:1]:
         test.unread = unread
 

@@ -20,7 +20,7 @@ from bench.layers import command as layers
 from bench.soak import soak_parser
 from bench.survey import main, run_survey
 from bench.surveys import mps
-from bench.surveys.page import write
+from bench.surveys.page import next_command, write
 from bench.surveys.steps import READS, Step, Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
@@ -177,6 +177,12 @@ def test_names_are_taken_out_of_logs(monkeypatch):
         "/sys/bus/pci/devices, 16 KiB/s, see https://example.org/a/b; results/x/run.jsonl; GB/s 1/2"
     )
     assert without_names(kept) == kept
+
+
+def test_without_an_all_reduce_the_next_command_is_the_survey(tmp_path):
+    """`compare` would find no run in the folder that it named."""
+    survey = survey_of(tmp_path, [Step("allreduce", "All-reduce", "allreduce")])
+    assert next_command(survey, tmp_path)[1] == "python -m bench.survey"
 
 
 def test_what_is_no_log_is_left_out(tmp_path):

@@ -130,6 +130,10 @@ def faulty(fault, calls=0, where=ON_RANK_1):
             (faulty("raise SystemExit(0)"), 1, "wiretax: rank 1 failed: .*line 8: SystemExit: 0"),
             ("def bind(case):\n  return 3", 1, "wiretax: rank . failed: .*bind returns int, no .*"),
             ("def bind(case:", 2, ".*/mine.py, line 1: .* was never closed"),
+            ("def bind(case): pass\n\0", 2, ".*/mine.py: .* null bytes"),
+            ("raise SystemExit('no GPU')", 2, ".*: --peer mine.py, line 1: SystemExit: no GPU"),
+            ("def bind(case): exit(3)", 1, "wiretax: rank . failed: .*, line 1: SystemExit: 3"),
+            ("MULTIPLE = {[]}", 2, ".*: --peer mine.py, line 1: MULTIPLE is not a constant of .*"),
             (
                 "COLLECTIVES = 'allreduce'\ndef bind(case): pass",
                 2,
@@ -255,6 +259,10 @@ def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own
     done = launch(tmp_path / "norm", norm, *words[1:], command="allreduce_rmsnorm")
     assert (done.returncode, done.stderr) == (0, "")
     assert {case.n_wrong for case in of_peer(stored(tmp_path / "norm"), "then_mine")} == {0}
+    (tmp_path / "mine.cu").write_text(KERNEL.replace("sums_registered)", "other)"))
+    done = launch(tmp_path, *words)
+    assert done.returncode == 3
+    assert done.stderr == "bench.allreduce: mine.cu has no RANK_KERNEL(sums_registered)\n"
     (tmp_path / "own.h").write_text("#define OWN exchange_and_copy\n")
     done = launch(tmp_path, *words)
     assert done.returncode == 3

@@ -133,6 +133,9 @@ def test_any_program_that_prints_timing_lines_has_settings(tmp_path, tuner):
     assert status == 0, err
     (row,) = json.loads(tuner(tmp_path / "c", "--format", "json")[1])["rows"]
     assert row["settings"] == {"I_MPI_ADJUST_ALLREDUCE": "2"}
+    status, out, err = tuner(tmp_path / "c", "--format", "rccl")
+    assert (status, rows_of(out), err.count("\n")) == (0, [], 1)
+    assert "left out, because the table needs the algorithm" in err
 
 
 def test_without_an_interval_below_1_the_table_is_empty(launch, tuner):

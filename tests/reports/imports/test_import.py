@@ -135,6 +135,10 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
         (b" \n\n", "has no timings; known are nccl-tests"),
         (b"\x7fELF\0\0\1", "has no timings"),
         (b"just some words\n1 2 3\n", "has no timings; known are nccl-tests"),
+        (
+            b'\n{"size_bytes": 4, "time_us": "5"}',
+            "a.log, line 2 is no timing line (Expected `float",
+        ),
         (b'{"a": 1}', "not what nccl-tests -J writes"),
         (b'{"version": 3, "conf', "is JSON that is cut off"),
         (b"{" * 100_000, "is JSON that is cut off, damaged"),

@@ -318,7 +318,7 @@ def test_auto_uses_the_choices_that_the_search_stored(search_done, tmp_path):
 
 
 def test_a_search_for_stable_bits_tries_only_sums_in_rank_order(tmp_path):
-    options = "-b 16K -e 16K --stable --max-time 12 --table"
+    options = "-b 16K -e 16K --stable --max-time 40 --table"
     program = FEW_CANDIDATES.replace('"one_shot_pull"', '"ring", "one_shot_pull"')
     _, result = run(tmp_path / "tune", options, tmp_path / "table.toml", program=program)
     tried = {case.algorithm for case in result.cases}

@@ -2,9 +2,9 @@
 //   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares.
 //      Also stores the rounded sum, without the residual, in the peers' rows, if there are any
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
-// So that a row gets the same bits (but of NaNs) on all ranks, with any number of ranks or tokens,
-// the order of the fp32 sum depends on the row's length alone, and multiplies are fused with their
-// adds always (GPU) or never: a compiler would in some rows or kernels alone.
+// So that every rank gets the same bits (but of NaNs), the order of the fp32 sum does not depend on
+// the row's address, and multiplies are fused with their adds always (GPU) or never: a compiler
+// would in some rows or kernels alone.
 // If it overflows, the norm is 0.
 #pragma once
 #include "pack.h"
@@ -19,7 +19,7 @@ struct Norm {
   double epsilon;
 };
 
-constexpr int SUMS = 2;  // of squares, a thread's: its packs take turns
+constexpr int PACKS_AT_ONCE = WT_WORLD <= 4 ? 4 : 2;  // a GPU has 128 registers a thread
 
 // A token's row, in work by one block. `aligned`: all its buffers start at a pack.
 struct Row {
@@ -44,11 +44,10 @@ struct PeerRows {
   }
 };
 
-// Returns the sum of the squares.
+// Returns the sum of the squares. A thread's packs add to the sum with the pack's number.
 template <int SOURCES, int RANKS>
 DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<RANKS>& peers) {
-  constexpr int PACKS_AT_ONCE = SOURCES <= 4 ? 4 : 2;  // a GPU has 128 registers a thread
-  floats squares[SUMS] = {};
+  floats squares[PACKS_AT_ONCE] = {};
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
     pack sum[N], old[N];
@@ -65,16 +64,18 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<
       const pack narrow = Element::narrow(x);
       at.store(row.residual_out, k, narrow);
       x = Element::widen(narrow);
-      for (int n = 0; n < SUMS; ++n)
-        if (n == (at.number + k) % SUMS)
+      for (int n = 0; n < PACKS_AT_ONCE; ++n)
+        if (n == at.number + k)
           for (floats rounded_x : x.v) squares[n] = plus_square(squares[n], rounded_x);
     }
   });
-  return sum_over_block(squares[0] + squares[1]);
+  floats all = squares[0];
+  for (int k = 1; k < PACKS_AT_ONCE; ++k) all += squares[k];
+  return sum_over_block(all);
 }
 
 DEVICE void scale(const Row& row, float factor) {
-  for_places<4>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
+  for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
     pack old[N], weights[N];
     for (int k = 0; k < N; ++k) {

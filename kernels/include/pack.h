@@ -232,13 +232,11 @@ DEVICE ThreadGroup this_block() {
 }
 
 // A place in a buffer: a batch of N packs, `step` packs apart, or a single element in lane 0 of an
-// empty pack. A thread numbers its packs in turn, modulo the size of a batch, whether it takes them
-// in batches, one by one or by element: pack k of a batch has the number `number + k`.
+// empty pack. Pack k of a batch, or any of its elements alone, has the number `number + k`.
 template <int N>
 struct Packs {
-  static constexpr int COUNT = N;
+  static constexpr int COUNT = N, number = 0;
   unsigned first, step;
-  int number = 0;
   DEVICE unsigned at(int k) const { return first + k * step; }
   DEVICE pack load(const char* from, int k) const { return load_aligned_pack(from, at(k)); }
   DEVICE void store(char* to, int k, pack p, bool stream = false) const {
@@ -273,12 +271,13 @@ DEVICE void for_places(long count, bool aligned, ThreadGroup team, Each each) {
     each(Packs<BATCH>{pack, page});
   });
   for (; i + (BATCH - 1) * step < packs; i += BATCH * step) each(Packs<BATCH>{i, step});
-  int number = 0;
-  for (; i < packs; i += step, ++number)  // batches of two leave one pack
-    each(Packs<1>{i, step, BATCH > 2 ? number : 0});
-  for (; i * PACK_ELEMENTS < count; i += step, number = (number + 1) % BATCH)
+  for (; i < packs; i += step) each(Packs<1>{i, step});
+  for (int round = 0; i * PACK_ELEMENTS < count; i += step, ++round) {
+    const int k = round % BATCH;
+    const bool in_batch = i + (BATCH - 1 - k) * step < (unsigned)(count / PACK_ELEMENTS);
     for (unsigned e = i * (unsigned)PACK_ELEMENTS; e < smaller(count, (i + 1) * PACK_ELEMENTS); ++e)
-      each(SingleElement{e, number});
+      each(SingleElement{e, in_batch ? k : 0});
+  }
 }
 
 // Reduces `count` elements of each source into `to`; a single source is copied. All loads of a

@@ -79,8 +79,8 @@ KERNELS = {
     ),
     "last-element-lost": Mutant(
         PACK,
-        "i * PACK_ELEMENTS < count; i += step, number",
-        "i * PACK_ELEMENTS + 1 < count; i += step, number",
+        "i * PACK_ELEMENTS < count; i += step, ++round",
+        "i * PACK_ELEMENTS + 1 < count; i += step, ++round",
         (FIXED,),
     ),
     "streaming-to-any-address": Mutant(

@@ -261,7 +261,7 @@ def choose(argv: list[str]) -> int:
     session: Any = SimpleNamespace(
         options=SimpleNamespace(tuned=argv[1] if argv else "none"),
         communicator=ranks,
-        world=SimpleNamespace(memory="mapped", rows=()),
+        world=SimpleNamespace(memory="mapped", rows=(), other_memory=()),
         notes=[],
     )
     try:

@@ -91,7 +91,8 @@ def ratios_of(runs: Sequence[Measured]) -> dict[str, float]:
 def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: int) -> bool:
     """Whether `auto` may choose it: on CPUs a build of `cpu_builds` of what its model knows, which
     sums in rank order; the best of many others would be best by luck. On GPUs all: whether packets
-    arrive is for the probe of memory to say. No choice over one of several kinds of memory."""
+    arrive is for the probe of memory to say. Where a run has several kinds of memory the name says
+    over which: tables for all machines take none of these."""
     try:
         algorithm = parsed(name, ALGORITHMS[collective])
         check_algorithm(algorithm)

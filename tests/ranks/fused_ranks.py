@@ -146,6 +146,22 @@ class NormExample:
         ]
 
 
+def norm_case(tokens: int, hidden: int, datatype: Datatype, variant: str, build: Build) -> NormCase:
+    """An all-reduce of rows and their norms, in buffers that `NormExample` finds."""
+    return NormCase(
+        COLLECTIVE["allreduce_rmsnorm"],
+        tokens * hidden,
+        datatype,
+        "sum",
+        0,
+        0,
+        variant=variant,
+        build=build,
+        norm=Norm(),
+        summed=0,
+    )
+
+
 def norm_example(
     bed: Bed, draw: np.random.Generator, datatype: Datatype, variant: str
 ) -> tuple[str, str | None, list[Array]]:
@@ -157,18 +173,8 @@ def norm_example(
     tokens = min(int(draw.choice([1, 2, 5, 37, 300])), MOST // hidden)
     in_place, times = bool(draw.random() < 0.4), int(draw.integers(1, 4))
     shifts = np.roll(draw.choice([0, 0, 16 // size, 1, 3], 5), rank) * size  # differ by rank
-    case = NormCase(
-        COLLECTIVE["allreduce_rmsnorm"],
-        tokens * hidden,
-        datatype,
-        "sum",
-        0,
-        0,
-        variant=variant,
-        build=Build(chunk_bytes=[None, None, 64 << 10][draw.integers(3)]),
-        norm=Norm(),
-        summed=0,
-    )
+    build = Build(chunk_bytes=[None, None, 64 << 10][draw.integers(3)])
+    case = norm_case(tokens, hidden, datatype, variant, build)
     values, plain = drawn(draw, datatype, (ranks + 1, tokens, hidden))
     weight = datatype.encode(draw.normal(size=hidden))
     example = NormExample(case, values, weight, shifts.tolist(), in_place)

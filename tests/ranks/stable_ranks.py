@@ -3,8 +3,8 @@ data that round in every sum.
 
 `stable_ranks.py sums TYPE ...` compares every sum of ours, bit by bit, with the order that it
 documents: prefixes of one message, at other addresses, in place or not, a rank late in each launch.
-`stable_ranks.py norms TYPE ...` prints digests of fused norms; launches with other numbers of ranks
-print the same."""
+`stable_ranks.py norms TYPE ...` prints digests of fused norms; launches with two, three and
+four ranks print the same."""
 
 import hashlib
 import sys
@@ -17,14 +17,13 @@ import numpy as np
 
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
-from collectives.layers.fused import COLLECTIVE, Norm, NormCase
 from collectives.operation import Algorithm, Unsupported, World
 from collectives.registry import exact
 from kernels.devices.cpu import cpu_model
 from kernels.devices.device import Watch
 from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, in_rank_order
 from tests.ranks.fused_ranks import ROOM_BYTES as BED_BYTES
-from tests.ranks.fused_ranks import Bed, NormExample
+from tests.ranks.fused_ranks import Bed, NormExample, norm_case
 from tests.ranks.world import connect, launch, same_on_all_ranks
 
 COUNT = 40_000  # of a segment: several chunks
@@ -145,18 +144,7 @@ def check_norms(world: World, watch: Watch, datatype: Datatype, hidden: int) -> 
     for (form, variant), tokens, shift in product(FORMS, (1, 2, 9, 36), (0, 1)):
         values: Array = np.zeros((ranks + 1, tokens, hidden), datatype.storage)
         values[: ranks if form == "compute" else 1], values[-1] = row, residual
-        case = NormCase(
-            COLLECTIVE["allreduce_rmsnorm"],
-            tokens * hidden,
-            datatype,
-            "sum",
-            0,
-            0,
-            variant=variant,
-            build=[Build(), CHUNKS][shift],
-            norm=Norm(),
-            summed=0,
-        )
+        case = norm_case(tokens, hidden, datatype, variant, [Build(), CHUNKS][shift])
         example = NormExample(case, values, weight, [shift * datatype.size_bytes] * 5, False)
         for _ in range(2):  # both kernels of a form that has one for each state of the link
             rows = example.results(bed, form)[0]

@@ -2,20 +2,18 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from reports.store.schema import LEAST_US
+from reports.store.schema import Block
 
 # What the time of a row is.
 MEAN = "mean over iterations"
 MEAN_OVER_RANKS, SLOWEST = f"{MEAN} and ranks", f"{MEAN}, slowest rank"
-NO_ROWS, ENDED_EARLY = "it has no rows", "the run was ended before its time"
 CUT_OFF = "the log ends before the test does"
-NO_HEAD = "its rows follow no heading"
-TWO_RUNS, WRONG_RESULTS = "two runs wrote into each other's lines", "the run found wrong results"
+TWO_RUNS = "two runs wrote into each other's lines"
 UNKNOWN = "unknown"  # a collective or a type that the log does not name
 LONGEST_LINE = 2000
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
@@ -46,29 +44,18 @@ COLLECTIVES = {
 
 # `2024-03-20 12:25:21` of Slurm, NCCL and its tests; `Wed Mar 20 12:25:21 2024` of IMB and `date`.
 DATE = re.compile(
-    r"\b(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)\b"
-    r"|\b[A-Z][a-z]{2} ([A-Z][a-z]{2}) {1,2}(\d{1,2}) (\d\d:\d\d:\d\d) (?:[A-Z]{2,5} )?(\d{4})\b"
+    r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)\b"
+    r"|\b[A-Z][a-z]{2} ([A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d)(?: [A-Z]{2,5})?( \d{4})\b"
 )
 
 
-@dataclass
-class Row:
-    """A printed half of a row. Each of `times_us` is a block of `n` iterations (1: not printed).
-    `mean_us` is a mean over ranks, beside the time of the slowest one."""
+class Row(NamedTuple):
+    """A printed half of a row: its line, the printed fields of its `CaseHeader`, and its block,
+    whose `mean_us` is the mean over ranks, if that is beside the time of the slowest one."""
 
-    size_bytes: int
-    times_us: list[float]
     line: int
-    n_wrong: int | None = None
-    n: int = 1
-    mean_us: float | None = None
-    count: int | None = None
-    datatype: str = UNKNOWN
-    redop: str = ""  # of a reduction: sum
-    in_place: bool = False
-    algorithm: str = "library"
-    chosen: str | None = None
-    shape: Any = None
+    case: dict[str, Any]
+    block: Block
 
 
 @dataclass
@@ -92,22 +79,29 @@ class LoggedTest:
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
 
-    def add(self, row: Row) -> None:
-        """Adds a row, or its line to `unread` if a time is too short for any clock."""
-        if any(0 < time_us < LEAST_US for time_us in row.times_us):
-            self.unread.append(row.line)
-        else:
-            self.rows.append(row)
+    @contextmanager
+    def reading(self, line: int) -> Iterator[None]:
+        """Adds the line to `unread` if the block raises ValueError."""
+        try:
+            yield
+        except ValueError:
+            self.unread.append(line)
+
+    def add(self, line: int, case: dict[str, Any], n: int = 1, **figures: Any) -> None:
+        """Adds a row with the figures of its block of `n` iterations (1: not printed). Raises
+        ValueError if its time is too short for any clock."""
+        self.rows.append(Row(line, case, Block(case=0, block=0, round=0, n=n, **figures)))
 
     def set_status(self, lack: str | None) -> None:
         """Sets the status and its reason. `lack`: why the test is incomplete, if nothing is known
         from its lines."""
+        lack = self.reason or lack or ("" if self.rows else "it has no rows")
         if self.status == "failed":
             self.reason = "the run itself says so"
-        elif self.reason or lack or not self.rows:
-            self.status, self.reason = "incomplete", self.reason or lack or NO_ROWS
-        elif any(row.n_wrong for row in self.rows):
-            self.status, self.reason = "failed", WRONG_RESULTS
+        elif lack:
+            self.status, self.reason = "incomplete", lack
+        elif any(row.block.n_wrong for row in self.rows):
+            self.status, self.reason = "failed", "the run found wrong results"
 
 
 def dates_of(lines: Sequence[str]) -> Iterator[tuple[int, datetime]]:
@@ -116,13 +110,10 @@ def dates_of(lines: Sequence[str]) -> Iterator[tuple[int, datetime]]:
     for number, line in enumerate(lines, 1):
         found = DATE.search(line[:LONGEST_LINE])
         if found and "version" not in line.lower():
-            day, time, month, of_month, clock, year = found.groups()
+            iso, day, year = found.groups()
             with suppress(ValueError):
-                if day:
-                    yield number, datetime.fromisoformat(f"{day}T{time}")
-                else:
-                    text = f"{year} {month} {of_month} {clock}"
-                    yield number, datetime.strptime(text, "%Y %b %d %H:%M:%S")
+                date = iso and datetime.fromisoformat(iso)
+                yield number, date or datetime.strptime(day + year, "%b %d %H:%M:%S %Y")
 
 
 def clean_line(text: str) -> str:
@@ -131,11 +122,9 @@ def clean_line(text: str) -> str:
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " * char.isspace() for char in text)
 
-    start = 0
-    while (label := LABELS.match(text, start)) is not None:
-        start = label.end()
+    while label := LABELS.match(text):
+        text = text[label.end() :]
 
-    text = text[start:]
     nccl = text.find("NCCL ")
     message = MESSAGE.search(text, max(0, nccl - 200)) if nccl >= 0 else None
     return text[: message.start()] if message else text
@@ -147,21 +136,20 @@ def cells(text: str) -> list[tuple[str, int]]:
     return [(word.group(), word.end()) for word in words]
 
 
-def number(text: str) -> float | None:
-    """A finite figure that is not negative, else None."""
+def number(text: str) -> float:
+    """A finite figure that is not negative. Raises ValueError for other text."""
     value = float(text) if NUMBER.fullmatch(text) else 1e15
-    return value if value < 1e15 else None
+    if value >= 1e15:
+        raise ValueError(text)
+    return value
 
 
-def whole_number(text: str) -> int | None:
-    """A size or a count, also as `1.04858e+06` or `8.00`, else None."""
+def whole_number(text: str) -> int:
+    """A size or a count, also as `1.04858e+06` or `8.00`. Raises ValueError for other text."""
     value = number(text)
-    return int(value) if value is not None and value == int(value) else None
-
-
-def nccl_version(code: int) -> str:
-    """`NCCL 2.29.2` for 22902."""
-    return f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(value)
 
 
 def collective_of(name: str) -> str | None:

@@ -4,12 +4,15 @@ in ping-pong tests, and include the computation that a non-blocking test overlap
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
-from reports.imports import logged
 from reports.imports.logged import (
+    CUT_OFF,
     LIKE_A_FIGURE,
+    MEAN_OVER_RANKS,
+    SLOWEST,
+    TWO_RUNS,
     LoggedTest,
-    Row,
     collective_of,
     number,
     whole_number,
@@ -40,6 +43,13 @@ FIGURE = re.compile(
     r"(?P<max>max)|(?P<mb_s>mb/s)|(?P<validation>validation)|(?P<defects>defects)|"
     r"(?P<mean>\(us\)|\[usec\])"
 )
+# How a figure is read; others are a `number`. How many elements are wrong is not printed.
+READ: dict[str, Any] = {
+    "size": whole_number,
+    "n": whole_number,
+    "validation": {"Pass": 0, "Fail": 1}.get,
+    "defects": lambda word: int(number(word) > 0),
+}
 # A message of a launcher or the system: the run was ended. OSU prints no footer that would lack.
 ENDED = re.compile(
     r"BAD TERMINATION|exited on signal|MPI_ABORT was invoked|CANCELLED AT|Bus error|"
@@ -55,7 +65,7 @@ ENDED = re.compile(
 class MpiTest(LoggedTest):
     """`figures` names the figure in each column; `reason` is why the test is incomplete so far."""
 
-    statistic: str = logged.MEAN_OVER_RANKS
+    statistic: str = MEAN_OVER_RANKS
     figures: list[str] = field(default_factory=list)
 
     @property
@@ -76,44 +86,41 @@ class MpiTest(LoggedTest):
         elif text == "All processes entering MPI_Finalize":
             self.reason = None
         elif ENDED.search(text):
-            self.reason = logged.ENDED_EARLY
+            self.reason = "the run was ended before its time"
         elif self.figures and text:
             words = text.split()
             if all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in words[:2]):
-                self._read_row(words, line_number)
+                with self.reading(line_number):
+                    self._read_row(words, line_number)
 
     def _read_row(self, words: list[str], line_number: int) -> None:
-        """Adds the row, or its number if a figure cannot be read."""
-        pairs = list(zip(self.figures, words, strict=False))
-        texts = dict(reversed(pairs))  # the first column of each figure counts
-        values = {figure: number(word) for figure, word in texts.items()}
-        is_damaged = len(words) != len(self.figures) or any(
-            number(word) is None for figure, word in pairs if figure != "validation"
+        """Adds the row. Raises ValueError if a figure cannot be read."""
+        pairs = list(zip(self.figures, words, strict=True))
+        # The first column of each figure counts.
+        values = {figure: READ.get(figure, number)(word) for figure, word in reversed(pairs)}
+        size_bytes, mean_us = values.get("size", 0), values.get("mean")
+        time_us = values.get("max", mean_us)
+
+        if "max" in values:
+            self.statistic = SLOWEST
+        elif values.get("mb_s"):  # a megabyte has 10^6 bytes: bytes per microsecond
+            time_us = size_bytes / values["mb_s"]
+        if time_us is None:
+            raise ValueError(words)
+
+        self.add(
+            line_number,
+            {"size_bytes": size_bytes},
+            values.get("n", 1),
+            time_us=time_us,
+            mean_us=mean_us,
+            n_wrong=values.get("validation", values.get("defects")),
         )
-        size, n = whole_number(texts.get("size", "0")), whole_number(texts.get("n", "1"))
-        time_us, slowest_us, mb_s = map(values.get, ("mean", "max", "mb_s"))
-        mean_us = None
-        if slowest_us is not None:
-            self.statistic = logged.SLOWEST
-            time_us, mean_us = slowest_us, time_us
-        elif mb_s:
-            time_us = (size or 0) / mb_s  # a megabyte has 10^6 bytes: bytes per microsecond
-
-        if is_damaged or time_us is None or size is None or n is None:
-            self.unread.append(line_number)
-            return
-
-        # How many elements are wrong is not printed.
-        n_wrong = 0 if "Pass" in words or "defects" in values else None
-        if "Fail" in words or values.get("defects"):
-            n_wrong = 1
-
-        self.add(Row(size, [time_us], line_number, n_wrong, n, mean_us))
 
     def finish(self) -> None:
         """Sets the status, and whether the sizes are of one rank."""
-        is_double = self.is_osu and len(self.rows) > len({row.size_bytes for row in self.rows})
-        self.set_status(logged.TWO_RUNS if is_double else None)
+        sizes = {row.case["size_bytes"] for row in self.rows}
+        self.set_status(TWO_RUNS if self.is_osu and len(self.rows) > len(sizes) else None)
         self.is_per_rank = PER_RANK.fullmatch(self.collective or "") is not None
 
 
@@ -129,8 +136,8 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
         elif imb := re.fullmatch(r"Benchmarking (\w{1,40})", text):
             if tests:
                 tests[-1].reason = None
-            tests.append(MpiTest(version, line_number, collective=collective_of(imb[1])))
-            tests[-1].reason = logged.CUT_OFF
+            name = collective_of(imb[1])
+            tests.append(MpiTest(version, line_number, collective=name, reason=CUT_OFF))
         elif title := IMB_TITLE.match(text):
             version = f"IMB {title[1]}"
         elif tests:

@@ -21,7 +21,6 @@ def _test_of(report: Any) -> NcclTest:
         str(report.get("start_time")),
         f"nccl-tests version, nccl-library={report.get('nccl_version')}",
         f"Collective test starting: {(report.get('args') or [''])[0].rpartition('/')[2]}",
-        f"nThread {n_threads} nGpus {n_gpus} minBytes ",
     ]
     # nccl-tests lists only the first GPU of each process; other writers list every rank.
     devices = {int(device["rank"]): device for device in config.get("devices") or []}

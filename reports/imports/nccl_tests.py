@@ -2,16 +2,19 @@
 may be missing, NCCL's messages may split a row, and the heading of a table names its columns."""
 
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from reports.imports import logged
 from reports.imports.logged import (
+    CUT_OFF,
     LIKE_A_FIGURE,
+    TWO_RUNS,
+    UNKNOWN,
     LoggedTest,
-    Row,
     cells,
     collective_of,
     number,
@@ -69,25 +72,30 @@ CHOSEN = "algo", "proto", "nchannels"  # what RCCL planned for both halves: -A o
 
 
 class Column(NamedTuple):
-    """`half` is 1 or 2 for the times of a row, and 0 elsewhere; `end` is where the name ends, from
-    the end of the first name."""
+    """`in_place` is of the half of a row with this column, None beside the times; `end` is where
+    the name ends, from the end of the first name."""
 
     name: str
-    half: int
+    in_place: bool | None
     end: int
 
 
-def read_heading(words: list[tuple[str, int]]) -> list[Column]:
-    """The columns that a line names; empty if it is not the heading of a table."""
+def read_heading(
+    words: list[tuple[str, int]], places: Sequence[bool] = (False, True)
+) -> tuple[Column, ...]:
+    """The columns that a line names; empty if it is not the heading of a table. `places`: whether
+    each half is in place."""
     names = [COLUMNS.get(word.lower(), word.lower()) for word, _ in words]
 
     if names[:2] != ["size", "count"] or not {"time", "algbw", "busbw"} <= set(names):
-        return []
+        return ()
 
-    times = accumulate(name == "time" for name in names)
-    halves = [0 if name in CHOSEN else half for name, half in zip(names, times, strict=True)]
-    ends = [end - words[0][1] for _, end in words]
-    return list(map(Column, names, halves, ends))
+    halves = accumulate(name == "time" for name in names)
+    sides = dict(enumerate(places, 1))
+    return tuple(
+        Column(name, None if name in CHOSEN else sides.get(half), end - words[0][1])
+        for name, half, (_, end) in zip(names, halves, words, strict=True)
+    )
 
 
 # The columns of a log that begins within its table.
@@ -101,39 +109,35 @@ USUAL = read_heading(cells(USUAL_HEADING))
 @dataclass
 class NcclTest(LoggedTest):
     """A test while its lines are read. `part` is its last part. `texts` are the numbers and texts
-    of rows, `is_in_place` is of the halves of each. `groups` and `host_names` are of its ranks."""
+    of rows. `groups` has the hosts of each group of ranks."""
 
     part: Part = Part.BANNER
-    columns: list[Column] = field(default_factory=lambda: USUAL)
-    is_in_place: tuple[bool, ...] = (False, True)
+    columns: Sequence[Column] = USUAL
     texts: list[tuple[int, str]] = field(default_factory=list)
-    groups: set[str | None] = field(default_factory=set)
-    host_names: set[str | None] = field(default_factory=set)
+    groups: dict[str | None, set[str | None]] = field(default_factory=lambda: defaultdict(set))
 
     def read_row(self, line: int, text: str) -> None:
         """Adds the halves of a row, or the line to `unread` if one cannot be read."""
-        try:
-            head, *halves = self._split(text)
-            fields = _fields_of(head)
-        except ValueError:
-            self.unread.append(line)
-            return
+        with self.reading(line):
+            halves = self._split(text)
+            case = _case_of(halves.pop(None, {}))
 
-        for in_place, half in zip(self.is_in_place, halves, strict=False):
-            if set(half.values()) - {"N/A"}:
-                time, n_wrong = number(half.get("time", "")), whole_number(half.get("wrong", ""))
-                # Without a time, or with a part of a wrong element.
-                if time is None or (n_wrong is None and half.get("wrong", "N/A") != "N/A"):
-                    self.unread.append(line)
-                    continue
-                time_us = round(time * (1e3 if self.format == EARLY else 1.0), 9)
-                self.add(
-                    Row(times_us=[time_us], line=line, n_wrong=n_wrong, in_place=in_place, **fields)
-                )
+            for in_place, half in halves.items():
+                wrong = half.get("wrong", "N/A")
+                if {*half.values()} != {"N/A"}:
+                    with self.reading(line):
+                        scale = 1e3 if self.format == EARLY else 1.0
+                        self.add(
+                            line,
+                            case | {"in_place": in_place},
+                            time_us=round(number(half["time"]) * scale, 9),
+                            n_wrong=None if wrong == "N/A" else whole_number(wrong),
+                        )
 
-    def _split(self, text: str) -> list[dict[str, str]]:
-        """The words beside the times, and those of each half, by the name of their column. If some
-        columns are blank, the ends of the words show which. Raises ValueError for another line."""
+    def _split(self, text: str) -> dict[bool | None, dict[str, str]]:
+        """The words by the names of their columns: of each half that is not blank, and under None
+        those beside. If some columns are blank, the ends of the words show which. Raises
+        ValueError for another line."""
         words = cells(text)
         columns = self.columns
 
@@ -141,47 +145,40 @@ class NcclTest(LoggedTest):
             ends = [end - words[0][1] for _, end in words]
             columns = [min(self.columns, key=lambda each: abs(each.end - end)) for end in ends]
 
-        halves = max(column.half for column in self.columns)
-        parts: list[dict[str, str]] = [{} for _ in range(halves + 1)]
+        halves: dict[bool | None, dict[str, str]] = defaultdict(dict)
         for column, (word, _) in zip(columns, words, strict=True):
-            parts[column.half][column.name] = word
+            halves[column.in_place][column.name] = word
             if not VALUES.get(column.name, FIGURE).fullmatch(word):
                 raise ValueError(word)
 
-        width = sum(column.half == 1 for column in self.columns)
-        sizes = [len(half) for half in parts[1:]]
-
-        if not {*sizes} <= {0, width} or not any(sizes) or len({*columns}) < len(words):
+        lacking = {column.in_place for column in {*self.columns} - {*columns}} - {None}
+        if lacking & halves.keys() or len({*columns}) < len(words) or halves.keys() == {None}:
             raise ValueError(text)
 
-        return parts
+        return halves
 
     def finish(self) -> None:
         """Sets the ranks, if the output is of one run, adds the rows, and sets the status."""
-        if self.gpus and len(self.groups) == 1 and self.reason is None:
-            self.world_size = max(self.gpus) + 1
-            self.hosts = len(self.host_names)
+        if len(self.groups) == 1 and self.reason is None:
+            [hosts] = self.groups.values()
+            self.world_size, self.hosts = max(self.gpus) + 1, len(hosts)
 
         for line, text in self.texts:
             self.read_row(line, text)
 
         has_end = self.part == Part.FOOTER or self.format in (EARLY, "mscclpp-test")
-        self.set_status(None if has_end else logged.CUT_OFF)
+        self.set_status(None if has_end else CUT_OFF)
 
 
-def _fields_of(head: dict[str, str]) -> dict[str, Any]:
-    """The fields of a case by the columns beside the times. Raises ValueError without a size."""
-    size, count = (whole_number(head.get(name, "")) for name in ("size", "count"))
-    if size is None or count is None:
-        raise ValueError(head)
-
-    datatype = head.get("type", "").lower()
-    algorithm, protocol, channels = (head.get(name, "N/A") for name in CHOSEN)
+def _case_of(words: dict[str, str]) -> dict[str, Any]:
+    """The fields of a case in the columns beside the times. Raises ValueError without a size."""
+    datatype = words.get("type", "").lower()
+    algorithm, protocol, channels = (words.get(name, "N/A") for name in CHOSEN)
     return {
-        "size_bytes": size,
-        "count": count,
-        "datatype": TYPES.get(datatype, datatype) or logged.UNKNOWN,
-        "redop": head.get("redop", "").lower(),
+        "size_bytes": whole_number(words.get("size", "")),
+        "count": whole_number(words.get("count", "")),
+        "datatype": TYPES.get(datatype, datatype) or UNKNOWN,
+        "redop": words.get("redop", "").lower(),
         "chosen": None
         if "N/A" in (algorithm, protocol)
         else f"{algorithm} {protocol}, at most {channels} channels",
@@ -209,7 +206,7 @@ class Reader:
     tests: list[NcclTest] = field(default_factory=list)
     test: NcclTest = field(default_factory=lambda: NcclTest("", 0, part=Part.FOOTER))
     program: str | None = None
-    is_in_place: tuple[bool, ...] = (False, True)
+    places: Sequence[bool] = (False, True)
 
     def begin(self, part: Part, line: int) -> None:
         """Goes on to a part, in a new test if the last test is past this part."""
@@ -220,20 +217,14 @@ class Reader:
             self.tests.append(test)
 
         if test.part == part == Part.TABLE:
-            test.reason = logged.TWO_RUNS
+            test.reason = TWO_RUNS
 
         test.part = part
 
     def read_line(self, line: int, text: str, words: list[tuple[str, int]]) -> None:
         """Reads a cleaned line, which has these words."""
-        plain = text.strip(" #")
-        is_read = (
-            self.read_row(line, text, words)
-            or self.read_heading(line, words)
-            or self.read_text(line, plain)
-        )
-        if not is_read and (programs := PROGRAM.findall(plain)):
-            self.program = collective_of(programs[0])
+        if not (self.read_row(line, text, words) or self.read_heading(line, words)):
+            self.read_text(line, text.strip(" #"))
 
     def read_row(self, line: int, text: str, words: list[tuple[str, int]]) -> bool:
         """Whether the line is a row, the rest of one, or looks like one."""
@@ -255,9 +246,9 @@ class Reader:
             probe.read_row(line, text)
             if not probe.rows:
                 return False
-            test.reason = logged.TWO_RUNS
+            test.reason = TWO_RUNS
             self.begin(Part.BANNER, line)
-            self.test.reason = logged.NO_HEAD
+            self.test.reason = "its rows follow no heading"
         elif test.part < Part.TABLE:
             return False
 
@@ -269,16 +260,16 @@ class Reader:
         """Whether the line belongs to the heading of a table."""
         texts = [word.lower() for word, _ in words]
         if set(texts) <= {"out-of-place", "in-place"}:
-            self.is_in_place = tuple(text == "in-place" for text in texts)
+            self.places = [text == "in-place" for text in dict.fromkeys(texts)]
             return True
 
-        columns = read_heading(words)
+        columns = read_heading(words, self.places)
         if not columns:
             return False
 
         self.begin(Part.TABLE, line)
         test = self.test
-        test.columns, test.is_in_place = columns, self.is_in_place
+        test.columns = columns
         if "res" in texts:
             test.format = EARLY
         elif "type" not in texts:
@@ -286,8 +277,8 @@ class Reader:
 
         return True
 
-    def read_text(self, line: int, text: str) -> bool:
-        """Whether the line stands before or after a table, or says that the run failed."""
+    def read_text(self, line: int, text: str) -> None:
+        """Reads a line before or after a table, or one that says that the run failed."""
         if FAILURE.search(text):
             if not self.tests or (self.program and self.test.part == Part.FOOTER):
                 self.begin(Part.BANNER, line)
@@ -300,22 +291,18 @@ class Reader:
         elif footer := FOOTER.match(text):
             self.test.part = Part.FOOTER
             self.test.status = "failed" if footer["failed"] else self.test.status
-        else:
-            return False
-
-        return bool(self.tests)
+        elif program := PROGRAM.search(text):
+            self.program = collective_of(program[1])
 
     def _read_head(self, head: re.Match[str], text: str) -> None:
         test = self.test
         if head["library"]:
-            test.format = head["harness"]
-            test.library = logged.nccl_version(int(head["library"]))
-            if test.format == "rccl-tests":
-                test.library = f"R{test.library[1:]}"
+            test.format, code = head["harness"], int(head["library"])
+            version = f"{code // 10000}.{code // 100 % 100}.{code % 100}"  # 2.29.2 for 22902
+            test.library = f"{test.format[:4].upper()} {version}"
         if head["name"]:
             test.collective = collective_of(head["name"])
 
         if test.part == Part.RANKS:
             test.gpus[int(head["rank"] or head["device"])] = text[head.end() :]
-            test.groups.add(head["group"])
-            test.host_names.add(head["host"])
+            test.groups[head["group"]].add(head["host"])

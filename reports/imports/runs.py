@@ -3,7 +3,6 @@
 import hashlib
 from bisect import bisect
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +76,15 @@ def tests_of_text(path: Path, text: str) -> Sequence[LoggedTest]:
     except ResultError as error:
         if not tests:
             raise ResultError(f"{path}, {error}") from error
+    if not tests:
+        return []
     tests.sort(key=lambda test: test.first_line)
-    dates = list(dates_of(raw)) if tests else []
+    drop_cut_row(tests[-1], lines)
+    dates = dict(dates_of(raw))
+    dated = list(dates)
 
     for test in tests if dates else ():
-        place = bisect(dates, test.first_line, key=itemgetter(0))
-        _, test.date = dates[max(0, place - 1)]
-
-    if tests:
-        drop_cut_row(tests[-1], lines)
+        test.date = dates[dated[max(0, bisect(dated, test.first_line) - 1)]]
 
     return tests
 
@@ -118,20 +117,13 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
             header = _header(test, row, file)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
             is_block = header.size_bytes and test.status != "incomplete"
-            key = msgspec.json.encode(header) if is_block else (row.line, row.in_place)
-            case, _ = planned.setdefault(key, (len(planned), header))
-            for place, time_us in enumerate(row.times_us):
-                blocks.append(
-                    Block(
-                        case=case,
-                        block=len(blocks),
-                        round=len(blocks),
-                        n=row.n,
-                        time_us=time_us,
-                        mean_us=row.mean_us or (time_us if MEAN in test.statistic else None),
-                        n_wrong=None if place else row.n_wrong,
-                    )
-                )
+            key = msgspec.json.encode(header) if is_block else (row.line, header.in_place)
+            block = row.block
+            block.case, _ = planned.setdefault(key, (len(planned), header))
+            block.block = block.round = len(blocks)
+            if MEAN in test.statistic:
+                block.mean_us = block.mean_us or block.time_us
+            blocks.append(block)
 
     harness = first.format.split()[0]
     names = {(test.collective or UNKNOWN).replace("all_", "all") for test in tests}
@@ -140,10 +132,9 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         "version": first.format,
         "argv": [],
         "seed": 0,
-        "machine_id": _digest(*sorted({*first.gpus.values()})),
+        "machine_id": _digest(*sorted(set(first.gpus.values()))),
         "software_id": _digest(first.format, first.library or ""),
         "environment": {},
-        "notes": [],
         "imported_from": file,
     }
     ranks = range(min(sizes[0], 4096))  # so that a hostile number fills no memory
@@ -174,21 +165,14 @@ def _header(test: LoggedTest, row: Row, file: str) -> CaseHeader:
             f"{file}: it prints sizes of one rank of an unknown number: say how many: --ranks N"
         )
 
-    size_bytes = row.size_bytes * ((test.world_size or 1) if test.is_per_rank else 1)
+    size_bytes = row.case["size_bytes"] * ((test.world_size or 1) if test.is_per_rank else 1)
     collective = test.collective or UNKNOWN
+    fields = {"algorithm": "library", "count": size_bytes, "datatype": UNKNOWN} | row.case
+    fields["redop"] = fields.get("redop") or ("sum" if "reduce" in collective else "none")
+    fields["size_bytes"] = size_bytes
+    # The variant and the memory are those of the library's buffers in our own runs.
     return CaseHeader(
-        collective=collective,
-        algorithm=row.algorithm,
-        library=test.library,
-        variant="plain",  # buffers as the rows of our runs' own library have them
-        memory="private",
-        size_bytes=size_bytes,
-        count=size_bytes if row.count is None else row.count,
-        datatype=row.datatype,
-        redop=row.redop or ("sum" if "reduce" in collective else "none"),
-        in_place=row.in_place,
-        chosen=row.chosen,
-        shape=row.shape,
+        collective=collective, library=test.library, variant="plain", memory="private", **fields
     )
 
 

@@ -2,12 +2,11 @@
 docs/judge.md describes the fields."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Annotated
 
 import msgspec
 
-from reports.imports.logged import LoggedTest, Row
+from reports.imports.logged import LoggedTest
 from reports.store.result import ResultError
 from reports.store.schema import LEAST_US, Count, Positive, Shape
 
@@ -40,7 +39,7 @@ class TimingLine(msgspec.Struct):
         msgspec.convert(self.shape, Shape | None)
 
 
-SHARED = [each.name for each in fields(Row) if each.name in TimingLine.__struct_fields__]
+OF_CASE = "size_bytes", "in_place", "datatype", "redop", "algorithm", "shape"
 
 
 def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
@@ -59,12 +58,13 @@ def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
             fault = fault or f"line {number} is no timing line ({error})"
             continue
         key = line.collective or line.name, line.ranks
-        test = tests.setdefault(
-            key, LoggedTest(FORMAT, number, STATISTIC, key[0], world_size=line.ranks)
-        )
-        times_us = line.time_us if isinstance(line.time_us, list) else [line.time_us]
-        shared = {name: getattr(line, name) for name in SHARED}
-        test.add(Row(times_us=times_us, line=number, **shared))
+        test = tests.setdefault(key, LoggedTest(FORMAT, number, STATISTIC, *key))
+        case = {name: getattr(line, name) for name in OF_CASE}
+        n_wrong = line.n_wrong
+
+        for time_us in line.time_us if isinstance(line.time_us, list) else [line.time_us]:
+            test.add(number, case, line.n, time_us=time_us, n_wrong=n_wrong)
+            n_wrong = None  # of all blocks together
 
     if fault and not tests:
         raise ResultError(fault)

@@ -121,7 +121,7 @@ def test_a_log_that_ends_within_a_row_is_not_complete(text, status, rows):
     """A cut row must not look like a whole one, and its root must not be read as a time."""
     test = only(text)
     assert (test.status, len(test.rows)) == (status, 2 * rows)
-    assert all(row.times_us[0] for row in test.rows)
+    assert all(row.block.time_us for row in test.rows)
 
 
 FULL_OSU = (

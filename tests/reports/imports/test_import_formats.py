@@ -71,7 +71,9 @@ def cases_of(tests) -> Any:
 
 def halves(test):
     """Size, in_place and time of each half of a row (out-of-place, in-place)."""
-    return [(row.size_bytes, row.in_place, row.times_us[0]) for row in test.rows]
+    return [
+        (row.case["size_bytes"], row.case.get("in_place"), row.block.time_us) for row in test.rows
+    ]
 
 
 BOTH = [(8, False, 17.93), (8, True, 17.72), (16, False, 17.65), (16, True, 17.63)]
@@ -86,7 +88,9 @@ def test_a_complete_log_is_read():
     assert test.hosts == 1
     assert only(WHOLE.replace("204200 on  nid005471", "204200 on  nid005472")).hosts == 2
     assert only(TABLE + ROW_8 + FOOTER).hosts is None
-    assert {(row.datatype, row.redop, row.n_wrong) for row in test.rows} == {("float32", "sum", 0)}
+    for row in test.rows:
+        words = row.case["datatype"], row.case["redop"], row.block.n_wrong
+        assert words == ("float32", "sum", 0)
 
 
 # rccl-tests -A as a user of ROCm 7.0 posted it; the head is that of src/util.cu in rocm-systems.
@@ -108,14 +112,14 @@ def test_the_algorithms_that_rccl_tests_prints_are_read():
     head = banner + HEAD[HEAD.index("\n") :]
     test = only(head + PLACES + ALGORITHMS + UNITS + PLANNED + FOOTER)
     assert (test.format, test.library, test.unread) == ("rccl-tests", "RCCL 2.27.7", [])
-    assert {row.size_bytes: row.chosen for row in test.rows} == {
+    assert {row.case["size_bytes"]: row.case["chosen"] for row in test.rows} == {
         1 << 20: "Direct SIMPLE, at most 32 channels",
         2 << 20: "RING SIMPLE, at most 32 channels",
     }
-    assert [row.times_us for row in test.rows] == [[76.26], [76.43], [87.02], [86.52]]
+    assert [row.block.time_us for row in test.rows] == [76.26, 76.43, 87.02, 86.52]
     assert cases_of([test])[0].chosen == "Direct SIMPLE, at most 32 channels"
     blank = only(head + ALGORITHMS + UNPLANNED + FOOTER)
-    assert [row.chosen for row in blank.rows[:2]] == [None, None]
+    assert [row.case["chosen"] for row in blank.rows[:2]] == [None, None]
 
 
 LABELS = """\
@@ -171,7 +175,7 @@ def test_the_heading_names_the_columns():
     )
     test = only(names + UNITS + blank + FOOTER)
     assert halves(test) == BOTH[:2]
-    assert [(row.redop, row.n_wrong) for row in test.rows] == [("", None)] * 2
+    assert [(row.case["redop"], row.block.n_wrong) for row in test.rows] == [("", None)] * 2
 
 
 def test_times_in_milliseconds_are_converted():
@@ -179,7 +183,7 @@ def test_times_in_milliseconds_are_converted():
     alone = only(
         "$ ./build/test/single/all_reduce_test 10000000\n" + EARLY_HEAD + EARLY_NAMES + EARLY_ROW
     )
-    assert [row.times_us for row in alone.rows] == [[1618], [1622]]
+    assert [row.block.time_us for row in alone.rows] == [1618, 1622]
     assert (alone.format, alone.status, alone.collective, alone.world_size) == (
         "NCCL 1.x",
         "complete",
@@ -197,8 +201,8 @@ def test_large_small_and_missing_figures_are_read():
     wrong, other = only(
         HEAD + TABLE + row + "# Out of bounds values : 1 FAILED\n# Avg bus bandwidth    : 1\n"
     ).rows
-    assert (wrong.n_wrong, wrong.times_us) == (1048580, [1.7e7])
-    assert other.n_wrong is None
+    assert (wrong.block.n_wrong, wrong.block.time_us) == (1048580, 1.7e7)
+    assert other.block.n_wrong is None
 
 
 START = HEAD + TABLE
@@ -294,8 +298,8 @@ def test_osu_logs_are_read():
         "# Size  Avg Latency(us)  Min Latency(us)  "
         "Max Latency(us)  Iterations\n4   34.31   33.27   35.07   1000\n"
     )
-    (row,) = only(full).rows
-    assert (row.times_us, row.mean_us, row.n) == ([35.07], 34.31, 1000)
+    block = only(full).rows[0].block
+    assert (block.time_us, block.mean_us, block.n) == (35.07, 34.31, 1000)
     barrier, bandwidth, overlapped = read_tests(
         "# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n"
         "      12.5\n"
@@ -312,7 +316,8 @@ def test_osu_logs_are_read():
         "osu_non_blocking_allreduce",
     ]
     assert (barrier.world_size, barrier.status) == (None, "complete")
-    assert (barrier.rows[0].size_bytes, barrier.rows[0].times_us) == (0, [12.5])
+    (row,) = barrier.rows
+    assert (row.case["size_bytes"], row.block.time_us) == (0, 12.5)
     assert cases_of([bandwidth])[0].alg_bw_gb_s == pytest.approx(14.84895)
     twice = read_tests("".join(2 * line for line in full.splitlines(keepends=True)))
     assert {test.status for test in twice} == {"incomplete"}
@@ -337,7 +342,7 @@ def test_an_osu_log_with_a_crash_is_incomplete(crash):
 def test_the_validation_of_osu_is_read():
     head = "# OSU MPI Allreduce Latency Test v7.4\n# Size  Avg Latency(us)  Validation\n"
     test = only(head + "4  34.31  Pass\n8  35.02  Fail\n")
-    assert [row.n_wrong for row in test.rows] == [0, 1]
+    assert [row.block.n_wrong for row in test.rows] == [0, 1]
     assert (test.status, only(head + "4  34.31  Pass\n").status) == ("failed", "complete")
 
 
@@ -350,7 +355,8 @@ def test_imb_logs_are_read():
     )
     whole = only(head + "# All processes entering MPI_Finalize\n")
     (row,) = whole.rows
-    assert (whole.world_size, row.size_bytes, row.times_us, row.n) == (4, 4194304, [36914], 10)
+    assert (row.case["size_bytes"], row.block.time_us, row.block.n) == (4194304, 36914, 10)
+    assert whole.world_size == 4
     assert (whole.status, only(head).status) == ("complete", "incomplete")
 
 

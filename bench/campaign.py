@@ -41,11 +41,12 @@ def run_launches(campaign: OpenCampaign) -> None:
         shutil.rmtree(campaign.options.folder / WORKTREES, ignore_errors=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `python -m bench.campaign` and returns the exit status."""
+def main(argv: Sequence[str] | None = None, name: str = "bench.campaign") -> int:
+    """Runs `python -m bench.campaign` and returns the exit status. `name` is the command that the
+    user typed."""
     return run_command(
-        "bench.campaign",
-        lambda: run_campaign(parse(argv)),
+        name,
+        lambda: run_campaign(parse(argv, name)),
         "the campaign cannot be written",
         "interrupted; finished launches are kept",
     )

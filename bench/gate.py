@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     values, rest = parser.parse_known_args(argv)
     folder = Path(values.out)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
-    status = campaign([*variants, "--budget", values.budget, "--out", values.out, *rest])
+    options = ["--budget", values.budget, "--out", values.out, *rest]
+    status = campaign([*variants, *options], parser.prog)
     if status not in (FINE, WRONG) or not (folder / "head").is_dir():
         return status
 

@@ -263,7 +263,8 @@ def retry_launch(
 
 
 def launch_once(campaign: OpenCampaign, record: Launch) -> None:
-    """Makes a launch and records its outcome. Raises Stop if it refuses to run or stores no run."""
+    """Makes a launch and records its outcome. Raises Stop if it refuses to run, stores no run, or
+    takes the whole budget."""
     options, variant = campaign.options, campaign.options.variants[record.variant]
     folder, tree = campaign.folder / variant.name, campaign.revision_folder(variant)
     folder.mkdir(exist_ok=True)
@@ -274,7 +275,7 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     campaign.progress.show(f"launch {number}", f"{record.stage}, {variant.name}")
     started_s, seed = time.monotonic(), options.head.seed + record.pair
     if variant.is_foreign:
-        record.exit, last_line, run = launch_foreign(campaign, record, limit_s)
+        record.exit, last_line, run = launch_foreign(campaign, variant, number, seed, limit_s)
     else:
         runs_before = set(folder.glob("*.jsonl"))
         command = [*variant.launcher, "--out", str(folder.resolve()), "--lean", "--seed", str(seed)]
@@ -289,19 +290,25 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     record.reason = failure_of(record.exit, last_line, run)
     record.status = "died" if record.reason else "finished"
     campaign.record(record)
+    if record.stage == "pilot" and options.budget_s and record.elapsed_s >= limit_s:
+        raise Stop(
+            USAGE,
+            f"--budget: variant {variant.name} has not ended in {limit_s:.0f} s: it hangs, or "
+            "needs a longer budget",
+        )
     is_refused = not variant.is_foreign and record.exit in (USAGE, CANNOT)
     if not run and (is_refused or record.exit == FINE):
         raise Stop(record.exit or USAGE, f"variant {variant.name}: {last_line}")
 
 
 def launch_foreign(
-    campaign: OpenCampaign, record: Launch, limit_s: float
+    campaign: OpenCampaign, variant: Variant, number: int, seed: int, limit_s: float
 ) -> tuple[int, str, Path | None]:
     """Launches another harness's command. Returns its exit status, its last line or why there is no
     run, and its run; that has status 1 if results are wrong, as a command of ours does."""
-    options, variant = campaign.options, campaign.options.variants[record.variant]
-    with output_files(options, variant, len(campaign.manifest.launches) + 1) as log:
-        command = fill(options, variant, options.head.seed + record.pair, log)
+    options = campaign.options
+    with output_files(options, variant, number) as log:
+        command = fill(options, variant, seed, log)
         ticks, started_s = cpu_ticks(), time.monotonic()
         environment = variant.environment(None)
         status, last_line = run_to_end(command, None, environment, limit_s, log)

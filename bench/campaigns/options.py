@@ -292,9 +292,11 @@ def add_plan_options(option: AddOption) -> None:
     )
 
 
-def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
-    """The campaign's options. Bad options end the process with status 2 and one sentence."""
+def parse(argv: Sequence[str] | None = None, name: str = "bench.campaign") -> CampaignOptions:
+    """The campaign's options. Bad options end the process with status 2 and one sentence, which
+    begins with the `name` of the command."""
     parser = make_parser()
+    parser.prog = name
     values = parse_alone(parser, argv, "a campaign")
     commits = dict(values.revision)
     variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]

@@ -143,7 +143,15 @@ def test_the_gate_answers_with_a_status_and_files(tmp_path, program, refused, ca
     capsys.readouterr()
     slow = f"sh -c 'sleep 0.3; echo $0' '{TIMED}'"
     short = ["--base", slow, "--head", slow, "--out", str(tmp_path / "short"), "--budget", "1s"]
-    status, message = refused(gate, *short, "--quiet")
-    assert (status, message.startswith("--budget: 6 pairs of ")) == (2, True)
+    assert gate([*short, "--quiet"]) == 2
+    assert capsys.readouterr().err.startswith("bench.gate: --budget: 6 pairs of ")
     assert not (tmp_path / "short" / "status").exists()
     assert refused(gate, *commands, "--pears", "3")[0] == 2
+
+
+def test_a_budget_below_one_launch_is_the_users_mistake(tmp_path, refused):
+    """Three launches, each of them cut off after the whole budget, told of a program that died."""
+    variants = named(a="sleep 60", b="sleep 60")
+    status, message = refused(main, "--out", tmp_path / "c", *variants, "--budget", "1s")
+    assert (status, message[:39]) == (2, "--budget: variant a has not ended in 1 ")
+    assert made(tmp_path / "c", status="died") == [("pilot", 0, "a")]

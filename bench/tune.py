@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from bench.harness import options, tuned
 from bench.harness.command import requested_sizes
-from bench.harness.console import FINE, print_out
+from bench.harness.console import CANNOT, FINE, print_out
 from bench.harness.head import Machine
 from bench.harness.options import Parser, RunOptions
 from bench.harness.run import RunPolicy, measure
@@ -88,20 +88,22 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
     return search.prepare(sizes, stable, session)
 
 
-def store(table: str | None, program: str, result: Result, machine: Machine) -> str:
-    """Stores the winners, even if time ran out; the last line of the output. Raises OSError."""
+def store(table: str | None, program: str, result: Result, machine: Machine) -> tuple[str, int]:
+    """Stores the winners, even if time ran out; the last line of the output, and the exit status.
+    Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
-        return "table: none\n"
+        return "table: none\n", FINE
     settled, unsettled = search.rows_found(result)
     if not settled and not unsettled:
-        return "table: none, no case was measured often enough; allow more time (--max-time)\n"
+        more = "no case was measured often enough; allow more time (--max-time)"
+        return f"table: none, {more}\n", CANNOT
     path = Path(table) if table else tuned.default_path(machine)
     head = tuned.Head(machine.machine_id, machine.software_id, result.run.run_id, program)
     tuned.add(path, head, settled, unsettled)
-    return f"table: {path}\n"
+    return f"table: {path}\n", FINE
 
 
-def audit(session: Session, result: Result, machine: Machine) -> str:
+def audit(session: Session, result: Result, machine: Machine) -> tuple[str, int]:
     """The audit, for the end of the output."""
 
     def model(heat: Heat) -> str:
@@ -109,7 +111,7 @@ def audit(session: Session, result: Result, machine: Machine) -> str:
         case = search.case_of(size_bytes, variant, mode)
         return in_words(session.world, *by_model(session.world, case, round_trip_ns, search.OURS))
 
-    return audited(result, model)
+    return audited(result, model), FINE
 
 
 def main() -> NoReturn:

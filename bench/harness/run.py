@@ -62,11 +62,12 @@ def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
 class RunPolicy:
     """How a command spends its time. `rounds` should fit it. After each round
     `go_on(run, active, rounds)` returns, on all ranks, the cases that have another. On rank 0
-    `conclude(result, machine)` returns the last lines of the output."""
+    `conclude(result, machine)` returns the last lines of the output, and the exit status of a run
+    that was measured."""
 
     rounds: int = FITTING_ROUNDS
     go_on: Callable[[Run, list[int], int], list[int]] = unfinished
-    conclude: Callable[[Result, head.Machine], str] = lambda result, machine: ""
+    conclude: Callable[[Result, head.Machine], tuple[str, int]] = lambda *_: ("", FINE)
 
 
 UNTIL_PRECISE = RunPolicy()
@@ -105,7 +106,8 @@ def measure(
 
     result = finish(run, run.file, steal_share(ticks_before, cpu_ticks(cpus_here)))
     status = exit_status(run, result)
-    last_words = policy.conclude(result, machine)
+    last_words, concluded = policy.conclude(result, machine)
+    status = status or concluded
     communicator.broadcast(status)
     print_out(text(result, brief=True))
     print_out(f"{head.names_of_hosts(machine)}run: {result.path}\n{last_words}")

@@ -13,6 +13,7 @@ import msgspec
 from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
 from collectives.choice import kinds_of, same_state
+from collectives.communicator import Mistake, Refusal
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
 from collectives.table import Written, as_text, rows_of, written
@@ -124,16 +125,21 @@ def find(name: str | None, machine: Machine) -> tuple[Path, dict[str, Any], str]
 
 
 def use_table(session: Session, machine: Machine) -> None:
-    """Gives the session's world the table of `find`. Raises Refusal."""
+    """Gives the session's world the table of `find`. Raises Refusal, Mistake for a named table."""
     name, communicator = session.options.tuned, session.communicator
     memory = kinds_of(session.world)
     found = Path(), dict[str, Any](), ""
-    with communicator.all_or_none(ResultError):
-        if communicator.rank == 0 and name != "none":
-            found = find(name, machine)
-    path, tables, sentence = communicator.broadcast(found)
-    with communicator.all_or_none(ResultError):
-        rows = load(path, tables)
+    try:
+        with communicator.all_or_none(ResultError):
+            if communicator.rank == 0 and name != "none":
+                found = find(name, machine)
+        path, tables, sentence = communicator.broadcast(found)
+        with communicator.all_or_none(ResultError):
+            rows = load(path, tables)
+    except Refusal as refusal:
+        if not name:
+            raise
+        raise Mistake(f"--tuned: {refusal}") from refusal
     session.world = replace(session.world, rows=rows)
     here = {"memory": memory, "ranks": communicator.size, "hosts": communicator.hosts}
     if rows and not any(here.items() <= row.where.items() for row in rows):

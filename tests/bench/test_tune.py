@@ -248,7 +248,7 @@ def test_the_search_stores_the_kind_of_memory_and_the_mode(tmp_path):
     for case in result.cases:
         case.memory = "host_staged"
     table = tmp_path / "table.toml"
-    assert tune.store(str(table), "1.0 (a)", result, MACHINE) == f"table: {table}\n"
+    assert tune.store(str(table), "1.0 (a)", result, MACHINE) == (f"table: {table}\n", 0)
     rows = loaded(table, MACHINE)
     assert {
         (each.where["memory"], each.size_bytes[0], each.where.get("mode")) for each in rows
@@ -269,7 +269,7 @@ def test_a_search_for_stable_bits_stores_rows_for_auto_stable_beside_those_of_au
             for algorithm, us in ((untuned, 6.0), (name, 5.0))
         ]
         result = searched_run(tmp_path / untuned, blocks)
-        assert tune.store(str(table), "1.0 (a)", result, MACHINE) == f"table: {table}\n"
+        assert tune.store(str(table), "1.0 (a)", result, MACHINE) == (f"table: {table}\n", 0)
     rows = {each.algorithm.name: each.where.get("stable") for each in loaded(table, MACHINE)}
     assert rows == {"ring": None, "two_shot": True}
 
@@ -281,6 +281,17 @@ def test_an_unwritable_table_is_refused_before_the_search(tmp_path):
     done = launch(tmp_path, "-b 16K -e 16K --table /nowhere/table.json", command="tune")
     refusal = "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", refusal)
+
+
+def test_a_search_that_finds_nothing_does_not_look_like_one_that_tuned(tmp_path):
+    """A script would go on to measure an untuned `auto`."""
+    program = FEW_CANDIDATES.replace("if rounds < 6 else []", "if rounds < 1 else []")
+    options = "-b 16K -e 16K --max-time 12 --table"
+    done = launch(tmp_path / "tune", options, tmp_path / "table.toml", program=program)
+    assert (done.returncode, (tmp_path / "table.toml").exists()) == (3, False)
+    assert done.stdout.endswith(
+        "table: none, no case was measured often enough; allow more time (--max-time)\n"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ changed."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 
 from reports.site import shared
 from reports.site.chart import Chart, spark
@@ -25,6 +24,7 @@ from reports.tables.sentences import (
     some,
     start_time,
 )
+from reports.trends.history import standing_wrong
 from reports.trends.series import Series
 
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
@@ -37,7 +37,7 @@ Pages = Mapping[str, Page]
 
 def overview_page(store: shared.Store, pages: Pages) -> Page:
     """The overview of a site with these other pages, by file."""
-    wrong = _wrong(store)
+    wrong = standing_wrong(store.runs)
     history = store.history
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
@@ -105,17 +105,6 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
         [f"To measure one: {TO_BEGIN}"],
         "unsure",
     )
-
-
-def _wrong(store: shared.Store) -> list[Entry]:
-    """The runs with wrong results that no complete and correct run of the same machine and
-    benchmark has followed."""
-    found = list[Entry]()
-    for entries in store.groups.values():
-        last = takewhile(lambda run: shared.status_text(run) != "complete", reversed(entries))
-        found += [entry for entry in last if entry.wrong]
-
-    return found
 
 
 def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:

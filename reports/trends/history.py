@@ -14,13 +14,21 @@ from typing import Any
 import numpy as np
 
 from reports.store.case import MIN_STATE_BLOCKS
-from reports.store.folder import Contents, read_store
+from reports.store.folder import COPY, Contents, read_store
 from reports.store.observations import MOST_STEAL, Entry, alike_of, costs_of
 from reports.store.report_json import write_json
-from reports.store.result import ResultError
+from reports.store.result import ResultError, by_time
 from reports.store.schema import Run
 from reports.store.untrusted import printable
-from reports.tables.sentences import WIDTH, counted, environment_of, left_out_lines, some, wrapped
+from reports.tables.sentences import (
+    WIDTH,
+    counted,
+    describe,
+    environment_of,
+    left_out_lines,
+    some,
+    wrapped,
+)
 from reports.trends.changes import LEAST_BASE, Step, judge
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series, series_of
@@ -32,13 +40,29 @@ FACT_RUNS, MOST_FACT_CHANGES = 10, 3
 @dataclass
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the share of
-    the CPU time that was withheld from disturbed runs; the events, largest first."""
+    the CPU time that was withheld from disturbed runs; the events, largest first; the runs with
+    wrong results that no right one has followed."""
 
     runs: dict[str, Run]
     skipped: list[str]
     disturbed: dict[str, float] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    wrong: list[Entry] = field(default_factory=list)
+
+
+def standing_wrong(entries: Sequence[Entry]) -> list[Entry]:
+    """The runs with wrong results, of runs in order of time, that no complete and correct run of
+    the same machine and benchmark has followed."""
+    found, right = list[Entry](), set[tuple[str, str]]()
+    for entry in reversed(entries):
+        key = entry.run.machine_id, entry.run.benchmark
+        if entry.wrong and key not in right:
+            found.append(entry)
+        elif entry.complete and not entry.wrong:
+            right.add(key)
+
+    return found[::-1]
 
 
 def history_of(contents: Contents) -> History:
@@ -61,6 +85,7 @@ def history_of(contents: Contents) -> History:
         skipped,
         {run_id: entry.disturbance for run_id, entry in entries.items() if entry.disturbance},
     )
+    history.wrong = standing_wrong([run for run in contents.entries if run.left_out != COPY])
     campaigns = {path.parent for path in contents.manifests}
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
 
@@ -153,15 +178,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="RUN", help="only changes at this run id or later")
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
     parser.epilog = (
-        "With --since or --json the exit status is 1 if a series is worse, otherwise "
-        f"0; it is 2 if RUN is unknown or DIR has no usable run. {parser.epilog}"
+        "With --since or --json the exit status is 1 if a series is worse or no correct run has "
+        "followed wrong results, otherwise 0; it is 2 if RUN is unknown or DIR has no usable run. "
+        f"{parser.epilog}"
     )
 
 
 def history(arguments: argparse.Namespace) -> int:
     """Prints the events, each with at most eight series, in at most 80 columns, or all as JSON.
-    Returns 1 if a series is worse, for --since and --json, otherwise 0. Raises ResultError for a
-    folder without runs, for an unknown run, and if the picture cannot be drawn."""
+    Returns 1 if a series is worse or wrong results stand, for --since and --json, otherwise 0.
+    Raises ResultError for a folder without runs, for an unknown run, and if the picture cannot be
+    drawn."""
     history = history_of(read_store(arguments.folder))
     if since := arguments.since:
         if since not in history.runs:
@@ -169,6 +196,7 @@ def history(arguments: argparse.Namespace) -> int:
         later = [*history.runs][[*history.runs].index(since) :]
         history.events = [event for event in history.events if event.run in later]
         history.series = [series for series in history.series if series.since in later]
+        history.wrong = [run for run in history.wrong if by_time(run.run.run_id) >= by_time(since)]
 
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
@@ -192,6 +220,7 @@ def history(arguments: argparse.Namespace) -> int:
         write_json(
             "history",
             runs=len(history.runs),
+            wrong=[entry.run.run_id for entry in history.wrong],
             left_out=history.skipped,
             disturbed=history.disturbed,
             events=events,
@@ -200,8 +229,8 @@ def history(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(text_of(history)))
 
-    is_worse = any(series.word == "worse" for series in history.series)
-    return int(is_worse and bool(arguments.since or arguments.json))
+    is_bad = history.wrong or any(series.word == "worse" for series in history.series)
+    return int(bool(is_bad and (arguments.since or arguments.json)))
 
 
 def headline(history: History) -> str:
@@ -233,8 +262,14 @@ def text_of(history: History) -> list[str]:
     words = Counter(series.word for series in history.series)
     counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
     first, *closing_lines = closing(history)
+    wrong = [
+        f"WRONG RESULTS: {counted(len(history.wrong), 'run')} that no correct run has followed, "
+        f"the last {entry.run.run_id}: {some(list(map(describe, entry.wrong)))}"
+        for entry in history.wrong[-1:]
+    ]
     lines = wrapped(
         [
+            *wrong,
             headline(history),
             f"runs {len(history.runs)}, machines {len(machines)}, last "
             f"run {[*history.runs][-1]}; series: {counts or 'none changed'}. {first}",

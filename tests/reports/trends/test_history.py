@@ -142,6 +142,22 @@ def test_a_pipeline_asks_what_became_worse_since_a_run(store, history):
     assert re.fullmatch(r"reports: [^\n]*yesterday[^\n]*\n", err)
 
 
+def test_wrong_results_fail_a_pipeline_until_a_correct_run_follows(tmp_path, history):
+    """Otherwise nights of wrong sums would read "no change"."""
+    write(tmp_path, 1)
+    for number in (2, 3):
+        mark_wrong(write(tmp_path, number))
+    status, text, _ = history(tmp_path, "--since", run_id(1))
+    found = f"WRONG RESULTS: 2 runs that no correct run has followed, the last {run_id(3)}: "
+    assert (status, text[: len(found)]) == (1, found)
+    status, out, _ = history(tmp_path, "--json")
+    assert (status, json.loads(out)["wrong"]) == (1, [run_id(2), run_id(3)])
+    write(tmp_path, 4)
+    assert history(tmp_path, "--since", run_id(4))[0] == 0
+    status, out, _ = history(tmp_path, "--json")
+    assert (status, json.loads(out)["wrong"]) == (0, [])
+
+
 def words_after(late, cases=24, nights=60, spread=0.01):
     """The verdicts on cases that get `late`, (cases, nights) or alike, on top of their last
     nights."""

@@ -1,6 +1,7 @@
 """A peer's file: what it declares in capitals, read without running it, and its functions."""
 
 import ast
+import faulthandler
 import hashlib
 import importlib.abc
 import importlib.metadata
@@ -123,6 +124,7 @@ class PeerFile:
     def load(self) -> ModuleType:
         """Runs the file. Raises Mistake if a user's file raises, or has no function `bind`, and
         whatever a shipped file raises."""
+        faulthandler.enable(2, all_threads=False)  # a launcher does not say which file crashed
         if not self.is_shipped:
             sys.path.append(str(self.path.parent))  # last: what lies beside it hides no package
         name = f"wiretax_peer_{self.name}"

@@ -182,6 +182,16 @@ def test_a_function_that_hangs_is_named_by_the_watchdog(tmp_path):
     )
 
 
+def test_a_function_that_crashes_is_named_by_its_file_and_line(tmp_path):
+    """The launcher's banner names a process and a signal alone."""
+    file = peer(tmp_path, faulty("import ctypes; ctypes.string_at(0)", 50))
+    done = launch(tmp_path, SHORT, "--peer", file)
+    assert done.returncode
+    assert re.search(
+        rf'Segmentation fault\n(.*\n){{3,9}}  File "{file}", line \d+ in ', done.stderr
+    )
+
+
 # Each rank reads a file of its own under one name, as on hosts that share no folder.
 OTHER_CONTENT = """
 import os, runpy, sys

@@ -82,7 +82,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         *(sweep_sections(first) if first and is_sweep(first) else []),
         *spread_sections(survey),
         Section("What is missing", failed),
-        Section("Steps", table="steps", rows=table),
+        Section("Steps", rows=table),
         Section("Machine", [*survey.remarks, *(first.run.notes if first else ())]),
         *(section_of(survey, step) for step in shown),
     ]
@@ -187,7 +187,7 @@ def spread_sections(survey: Survey) -> list[Section]:
         sentence = f"auto over {n} launches: geometric mean, least and most"
         sentence += "." if n >= LEAST_LAUNCHES else f"; an interval needs {LEAST_LAUNCHES}."
         title = f"{first.title}: spread"
-        sections += [Section(title, [sentence], table=first.name, rows=rows)] * (n > 1)
+        sections += [Section(title, [sentence], rows=rows)] * (n > 1)
     return sections
 
 

@@ -232,7 +232,6 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             Section("Candidates", cards=list(map(_card, appraisals)), charts=_frontier(appraisals)),
             Section(
                 "Requirements, and figures with their intervals over launches",
-                table="figures",
                 rows=[*requirements, *_figure_rows(appraisals)],
             ),
             Section("How to read this", procurement.sentences, folded=True),

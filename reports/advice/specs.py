@@ -82,7 +82,7 @@ class Transformer(msgspec.Struct, kw_only=True):
         """The share of the KV heads on a GPU of a tensor split: at least one head."""
         return ceil(self.kv_heads / gpus) / self.kv_heads
 
-    def activation_bytes(self, tokens: int, gpus: int = 1) -> float:
+    def activation_bytes(self, tokens: int, gpus: int) -> float:
         """Activations of a GPU while `tokens` pass a layer that is split over `gpus`: the residual,
         its norm, and the GPU's share of queries, keys, values, gate and up."""
         attention = (self.heads + 2 * self.kv_heads) * self.head_dim

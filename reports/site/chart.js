@@ -4,12 +4,10 @@
 
 const charts = [];
 
-// Three digits, as in the tables.
+// Three digits or more, as in the tables.
 function digits(value) {
   if (value === null) return "-";
-  const size = Math.abs(value);
-  if (size && size < 0.0995) return value.toPrecision(2);
-  return value.toFixed(size < 9.995 ? 2 : size < 99.95 ? 1 : 0);
+  return value < 999.5 ? value.toPrecision(3) : value.toFixed();
 }
 
 const short = (value) => String(Number(value.toPrecision(3)));
@@ -22,13 +20,12 @@ const FORMS = {
   price: short,
 };
 
-// Zooms to what lies between two positions in pixels, or to everything. Charts over time zoom
-// together.
+// Zooms to what lies between two positions in pixels, or to everything. Charts over time, which
+// share no page with others, zoom together.
 function zoom(chart, ends) {
   const range = ends?.map((at) => chart.plot.posToVal(at, "x"));
   const isTime = chart.data.kind === "time";
   for (const { plot, data } of isTime ? charts : [chart]) {
-    if (data.kind !== chart.data.kind) continue;
     const [min, max] = range ?? [data.x[0], data.x.at(-1)];
     plot.setScale("x", { min, max });
   }
@@ -56,10 +53,10 @@ function drawSteps(plot, steps, colour) {
   const { ctx, bbox } = plot;
   ctx.save();
   ctx.beginPath();
-  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.rect(bbox.left, 0, bbox.width, bbox.top + bbox.height);
   ctx.clip();
   ctx.font = `${11 * devicePixelRatio}px system-ui`;
-  for (const { at, role, text } of steps) {
+  for (const [n, { at, role, text }] of steps.entries()) {
     const [first, low, high] = at.map((value) => plot.valToPos(value, "x", true));
     ctx.strokeStyle = ctx.fillStyle = colour(role);
     ctx.globalAlpha = 0.15;
@@ -67,7 +64,7 @@ function drawSteps(plot, steps, colour) {
     ctx.globalAlpha = 1;
     ctx.strokeRect(first, bbox.top, 0, bbox.height);
     ctx.textAlign = first > bbox.left + bbox.width / 2 ? "right" : "left";
-    ctx.fillText(` ${text} `, first, bbox.top + 12 * devicePixelRatio);
+    ctx.fillText(` ${text} `, first, bbox.top - (4 + 12 * (n % 2)) * devicePixelRatio);
   }
   ctx.restore();
 }
@@ -88,6 +85,7 @@ function seriesOf({ kind, lines }, colour) {
   return { series, bands };
 }
 
+const tight = (_, min, max) => [min, max];
 const roomy = (_, min, max) => [min / 1.05, max * 1.05];
 
 // Round values on a logarithmic axis: decades, with 2 and 5 or more if these are few.
@@ -115,7 +113,7 @@ function axesOf({ kind, unit, is_log: isLog }, colour) {
     return value < 1000 ? `${short(value)} us` : `${short(value / 1000)} ms`;
   };
   return [
-    { ...axis, values: named(x), size: 32, space: kind === "time" ? 76 : 40 },
+    { ...axis, values: named(x), size: 32, space: kind === "bytes" ? 40 : 76 },
     { ...axis, values: named(y), size: 64, ...(isLog && { splits: rounds, filter: (_, all) => all }) },
   ];
 }
@@ -162,10 +160,7 @@ function draw(figure) {
   const chart = { data };
   const read = reader(figure, data);
   const isTime = data.kind === "time";
-  const across = (_, min, max) => {
-    if (data.kind === "price" || (min === max && !isTime)) return roomy(_, min, max);
-    return min < max ? [min, max] : [min - 43200, max + 43200];
-  };
+  const across = data.kind === "price" || data.x.length === 1 ? roomy : tight;
   const selected = (plot) => {
     const { left, width } = plot.select;
     if (width) zoom(chart, [left, left + width]);
@@ -174,6 +169,7 @@ function draw(figure) {
   chart.plot = new uPlot({
     width: place.clientWidth,
     height,
+    padding: [32, 32, 0, 0],
     ...seriesOf(data, colour),
     scales: {
       x: { time: isTime, distr: data.kind === "bytes" ? 3 : 1, log: 2, range: across },

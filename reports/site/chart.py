@@ -17,7 +17,7 @@ from reports.tables.sentences import number, tick_text
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24  # of a chart and its margins
 MOST_TICKS = 10
-MOST_MARKS = 120  # of a sparkline, the newest
+LEAST_MARKS, MOST_MARKS = 3, 120  # of a line over time; of a sparkline, the newest
 LEAST_REACH = 0.03  # of the scale of intervals
 HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percentage of colour
 
@@ -149,18 +149,12 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round values between the ends: decades, with 2 and 5 if these are few, or multiples."""
-        span = self.high - self.low
-        if self.is_log:
-            digits = (1, 2, 5) if self.high < 300 * self.low else (1,)
-            powers = np.arange(np.floor(np.log10(self.low)), np.log10(self.high))
-            rounds = np.outer(10.0**powers, digits).ravel()
-        else:
-            scale = 10.0 ** np.floor(np.log10(span))
-            step = next(m * scale for m in (0.2, 0.5, 1, 2, 5) if span / (m * scale) <= 6)
-            rounds = step * np.arange(np.ceil(self.low / step), self.high / step)
+        from matplotlib.ticker import LogLocator, MaxNLocator  # takes 0.2 s
 
-        ticks = [float(tick) for tick in rounds if self.low <= tick <= self.high]
-        return ticks[:: 1 + (len(ticks) - 1) // 7]
+        few = (1, 2, 5) if self.high < 300 * self.low else (1,)
+        locator = LogLocator(subs=few) if self.is_log else MaxNLocator(6, steps=[1, 2, 5, 10])
+        ticks = map(float, locator.tick_values(self.low, self.high))
+        return [tick for tick in ticks if self.low <= tick <= self.high]
 
 
 def path(xs: ArrayLike, ys: ArrayLike) -> str:
@@ -179,7 +173,7 @@ def path(xs: ArrayLike, ys: ArrayLike) -> str:
 def spark(values: ArrayLike, steps: Sequence[Any] = ()) -> Markup:
     """The newest values as a line with a dot at its end, and a line at each step."""
     every = np.asarray(values, dtype=float)
-    if len(every) < 3:
+    if len(every) < LEAST_MARKS:
         return Markup("")
 
     shown = every[-MOST_MARKS:]

@@ -11,16 +11,14 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import msgspec
-
 from reports.advice.procurement import evaluate, procure_page
 from reports.site import fleet_page, overview, shared
-from reports.site.history_page import KEY, history_page, leading, part_of, standing
+from reports.site.history_page import KEY, history_page, part_of, sides_of, standing
 from reports.site.page import Banner, Page, banner_png, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.report_json import write_json
-from reports.store.result import NOT_JSON, ResultError, end_with_parent
+from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.page import campaign_page
@@ -60,13 +58,13 @@ def dashboard(arguments: argparse.Namespace) -> int:
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
     files = {*names, overview.PICTURE}
-    write_whole(site / MARKER, msgspec.json.encode(sorted({*files, *former})))
+    write_whole(site / MARKER, "\n".join(sorted(files | former)).encode())
 
     for page in pages:
         write_whole(site / page.file, page.html.encode(errors="replace"))
 
     write_whole(site / overview.PICTURE, banner_png(pages[-1]))
-    for name in {*former} - files:
+    for name in former - files:
         (site / name).unlink(missing_ok=True)
 
     for sentence in store.left_out:
@@ -80,28 +78,20 @@ def dashboard(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def claim(site: Path) -> list[str]:
-    """Make `site` a folder of pages. Returns the pages of a former build in it. Raises ResultError
-    if it holds other files."""
-    marker = site / MARKER
-    if site.is_file():
-        raise ResultError(f"{site} is a file: the pages need a folder of their own")
-    try:
-        names = msgspec.json.decode(untrusted.read_bytes(marker, follow=False), type=list[str])
-    except FileNotFoundError:
-        if site.exists() and any(site.iterdir()):
-            raise ResultError(
-                f"{site} holds other files: the pages need a folder of their own"
-            ) from None
-        site.mkdir(parents=True, exist_ok=True)
-        names = []
-    except (OSError, *NOT_JSON) as error:
-        raise ResultError(f"{marker} is not the mark of a folder of pages ({error})") from error
+def claim(site: Path) -> set[str]:
+    """Make `site` a folder of pages. Returns the files of a former build in it. Raises ResultError
+    if it is a file or holds other files."""
+    marker, former = site / MARKER, ""
+    if marker.is_file():
+        former = untrusted.read_bytes(marker, follow=False).decode(errors="replace")
+    elif site.is_file() or (site.exists() and any(site.iterdir())):
+        raise ResultError(f"{site} is not an empty folder: the pages need a folder of their own")
 
+    site.mkdir(parents=True, exist_ok=True)
     for unfinished in site.glob("*.html*.part"):
         unfinished.unlink()
 
-    return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.(html|png)", name)]
+    return set(re.findall(r"[A-Za-z0-9-]+\.(?:html|png)", former))
 
 
 def build(store: shared.Store, command: str) -> list[Page]:
@@ -150,12 +140,7 @@ def _procurement_page(spec: Path) -> Page:
 def plan_runs(store: shared.Store) -> Iterator[Job]:
     """The pages of the newest runs of each machine and benchmark, and of the runs on both sides of
     a change."""
-    sides = {
-        run_id
-        for event in standing(store.history)
-        for series, step in [leading(event)]
-        for run_id in series.run_ids[step.first - 1 : step.first + 1]
-    }
+    sides = {run_id for event in standing(store.history) for run_id in sides_of(event)}
     for entries in store.groups.values():
         for place, entry in enumerate(entries):
             run_id = entry.run.run_id
@@ -169,8 +154,8 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
     try:
         page = make()
     except (ResultError, OSError) as error:
-        title = name or "A page without content"
-        page = Page(title, Banner(title, str(error), role="unsure"), complaint=str(error))
+        banner = Banner("Cannot be shown", str(error), role="unsure")
+        page = Page(name or "A page without content", banner, complaint=str(error))
 
     page.file = file
     finish(page)

@@ -50,7 +50,6 @@ def _section(group: Group) -> Section:
     return Section(
         f"{group.title}: {group.kind}s",
         [*group.to_repeat, *[f"{more} more {group.kind}s are not slower."] * (more > 0)],
-        table=f"fleet-{group.machine_id}-{group.benchmark}-{group.method}".replace(" ", "-"),
         rows=rows,
     )
 
@@ -63,4 +62,4 @@ def _bad_runs(fleet: Fleet) -> Section:
         for node, run_ids in of_node.items()
         for run_id in run_ids
     ]
-    return Section("Wrong or failed", table="wrong-nodes", rows=rows)
+    return Section("Wrong or failed", rows=rows)

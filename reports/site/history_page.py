@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from reports.site import shared
-from reports.site.chart import Chart, Line, Step, spark
+from reports.site.chart import LEAST_MARKS, Chart, Line, Step, spark
 from reports.site.page import Banner, Page, Row, Section
 from reports.store.result import time_of
+from reports.tables.command import command_without_seed
 from reports.tables.figure import roles_of
 from reports.tables.sentences import counted, number, start_time
-from reports.trends.changes import MIN_RUNS
+from reports.trends.changes import LEAST_BASE, MIN_RUNS
 from reports.trends.changes import Step as ChangeStep
 from reports.trends.history import History, closing
 from reports.trends.series import Event, Series
@@ -43,10 +44,10 @@ def standing(history: History) -> list[Event]:
     events = [
         event
         for event in history.events
-        if event.is_alarm and any(series.last_step is step for series, step in event.changes)
+        if any(series.last_step is step for series, step in event.changes)
     ]
-    events.sort(key=lambda event: event.run, reverse=True)
-    return sorted(events, key=lambda event: event.changes[0][1].word == "better")
+    events.sort(key=attrgetter("run"), reverse=True)
+    return sorted(events, key=attrgetter("word"), reverse=True)
 
 
 def banner_of(history: History) -> Banner:
@@ -58,18 +59,21 @@ def banner_of(history: History) -> Banner:
     counts = f"Series: {counts or 'none'}."
 
     if events := standing(history):
-        worse = [event for event in events if event.changes[0][1].word == "worse"]
-        found = worse or events
-        event, word = found[0], "worse" if worse else "better"
-        title = f"{counted(len(found), 'change')} for the {word}"
-        return Banner(title, f"{event.headline}.", [where(event), f"{counts} {newest}"], word)
+        event, word = events[0], events[0].word
+        n = sum(each.word == word for each in events)
+        title = f"{counted(n, 'change')} for the {word}"
+        place = " ".join(part if isinstance(part, str) else part[0] for part in where(event))
+        return Banner(title, f"{event.headline}.", [place, f"{counts} {newest}"], word)
 
     word = max(words, key=lambda each: words[each], default="too early")
-    sentence = f"No case changed over {counted(len(history.runs), 'run')}."
+    sentence, facts = f"No case changed over {counted(len(history.runs), 'run')}.", [counts, newest]
     if word == "too early":
-        sentence += f" A case shows small changes from {MIN_RUNS} runs on."
+        sentence = (
+            f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
+        )
+        facts.append(f"To add one: {command_without_seed(last)}")
 
-    return Banner(word.capitalize(), sentence, [counts, newest])
+    return Banner(word.capitalize(), sentence, facts)
 
 
 def leading(event: Event) -> tuple[Series, ChangeStep]:
@@ -78,21 +82,29 @@ def leading(event: Event) -> tuple[Series, ChangeStep]:
     return [*ours, *event.changes][0]
 
 
-def where(event: Event) -> str:
-    """The place of a change, and between which runs it lies."""
+def sides_of(event: Event) -> list[str]:
+    """The runs between which the change lies."""
     series, step = leading(event)
-    sides = (time_of(series.run_ids[at]) for at in (step.low - 1, step.high))
-    last, first = (f"{time:%Y-%m-%d %H:%M}" for time in sides)
+    return [series.run_ids[at] for at in (step.low - 1, step.high)]
+
+
+def where(event: Event) -> list[str | tuple[str, str]]:
+    """The place of a change, and the runs between which it lies."""
+    series, _ = leading(event)
+    last, first = (
+        (f"{time_of(run):%Y-%m-%d %H:%M}", shared.file_name("run", run)) for run in sides_of(event)
+    )
     place = f"{series.benchmark} on {series.machine}"
     place += f", node {series.node}" if series.node else ""
-    return f"{place}; 95 % sure: between {last} and {first} UTC."
+    return [f"{place}; 95 % sure: between", last, "and", first, "UTC."]
 
 
 def history_page(history: History) -> Page:
     """The changes, a chart for each size, and all series."""
     panels: dict[tuple[str | None, str], list[Series]] = {}
     for each in history.series:
-        panels.setdefault((each.node, each.panel), []).append(each)
+        if len(each.run_ids) >= LEAST_MARKS:
+            panels.setdefault((each.node, each.panel), []).append(each)
 
     shown = sorted(panels, key=lambda key: min(map(_rank, panels[key])))[:MOST_PANELS]
     charts = [
@@ -118,7 +130,7 @@ def history_page(history: History) -> Page:
             *map(event_section, [*current, *rest][:MOST_EVENTS]),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
-            Section("All series", table="series", rows=list(map(_row, worst)), folded=True),
+            Section("All series", rows=list(map(_row, worst)), folded=bool(charts)),
         ],
     )
 
@@ -129,19 +141,16 @@ def _rank(series: Series) -> int:
 
 def event_section(event: Event) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
-    series, step = leading(event)
+    series, _ = leading(event)
     hidden = len(event.changes) - MOST_CHANGES
-    sides = zip(("before", "after"), series.run_ids[step.first - 1 :], strict=False)
-    links = [(f"run {side}", shared.file_name("run", run)) for side, run in sides]
     return Section(
         event.headline,
         [
-            [where(event), *links],
+            where(event),
             *event.sentences[1:],
-            *[f"{hidden} more cases changed here."] * (hidden > 0),
+            *[f"{counted(hidden, 'more case')} changed here."] * (hidden > 0),
         ],
         charts=[panel_chart(series.label, [series])],
-        table=f"change-{event.run}-{series.label}".replace(" ", "-"),
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )
 

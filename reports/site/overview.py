@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from reports.site import shared
-from reports.site.chart import Chart, spark
+from reports.site.chart import LEAST_MARKS, Chart, spark
 from reports.site.history_page import (
     KEY,
     WORST_FIRST,
@@ -38,7 +38,6 @@ Pages = Mapping[str, Page]
 def overview_page(store: shared.Store, pages: Pages) -> Page:
     """The overview of a site with these other pages, by file."""
     wrong = standing_wrong(store.runs)
-    history = store.history
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
@@ -46,19 +45,16 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     sections = [
         Section(
             "Wrong results that no correct run has followed",
-            table="wrong",
             rows=[_run_row(entry, pages) for entry in wrong],
         ),
         Section(
             "Machines and benchmarks",
-            [_steady(history.series)] if history.runs else [],
-            cards,
-            _trends(store) if len(cards) < 3 else [],
+            cards=cards,
+            charts=_trends(store) if len(cards) < 3 else [],
         ),
-        *map(event_section, standing(history)[:MOST_EVENTS]),
+        *map(event_section, standing(store.history)[:MOST_EVENTS]),
         Section(
             "Campaigns and other reports",
-            table="reports",
             rows=[
                 {
                     "page": (page.title, page.file),
@@ -71,16 +67,15 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
         Section("Left out", store.left_out),
         Section(
             f"The newest {MOST_RUNS} runs of each machine and benchmark",
-            table="runs",
             rows=[_run_row(entry, pages) for entry in reversed(newest)],
             folded=True,
         ),
     ]
-    title, banner = "Wiretax: all runs and their verdicts", _banner(store, wrong)
+    title, banner = "Wiretax: all runs and their verdicts", _banner(store, wrong, pages)
     return Page(title, banner, sections, file="index.html", picture=PICTURE)
 
 
-def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
+def _banner(store: shared.Store, wrong: list[Entry], pages: Pages) -> Banner:
     if wrong:
         last = wrong[-1]
         cases = some(list(map(describe, last.wrong)))
@@ -89,19 +84,20 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
         facts = [f"{counted(len(wrong), 'run')}, the last of {start_time(last.run)}."]
         return Banner("WRONG RESULTS", sentence, facts)
 
+    if store.campaigns and not store.runs:
+        return pages[shared.file_name("compare", str(store.campaigns[-1]))].banner
     if store.history.runs:
         return banner_of(store.history)
 
     content: dict[str, Sequence[object]] = {
         "run": [run for run in store.runs if not run.left_out],
         "failed run": [run for run in store.runs if run.left_out],
-        "campaign": store.campaigns,
         "specification": store.specs,
     }
     found = [counted(len(items), name) for name, items in content.items() if items]
     return Banner(
         "Nothing to judge yet",
-        f"Here are {' and '.join(found)}, but no complete and correct run.",
+        f"{' and '.join(found)}, but no complete and correct run.",
         [f"To measure one: {TO_BEGIN}"],
         "unsure",
     )
@@ -115,17 +111,19 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     if figure[:1].isdigit():
         figure, _, unit = figure.partition(" ")
 
-    lines: list[Cell] = [page.banner.sentence, page.title.partition(": ")[2]]
+    machine = f"{page.title.partition(': ')[2]} ({run.machine_id})"
+    lines: list[Cell] = [page.banner.sentence, machine]
     series = _series(store, key)
     headline, drawn = min(series, key=_by_headline, default=None), ""
     if headline and (drawn := spark(headline.costs_us, headline.steps)):
         lines.append(f"{headline.label}, {counted(len(headline.costs_us), 'run')}:")
 
     words = Counter(each.word for each in series)
-    changed = [word for word in WORST_FIRST[:2] if words[word]]
     status = shared.status_text(entries[-1])
-    if status == "complete":
-        status = next(iter([*changed, *(word for word, _ in words.most_common())]), "")
+    if status == "complete":  # then any change, or else the most frequent word
+        status = max(
+            words, key=lambda word: (word == "worse", word == "better", words[word]), default=""
+        )
 
     file = history if history in pages else page.file
     return Card((key[1], file), figure, unit, status, lines, drawn)
@@ -139,7 +137,7 @@ def _trends(store: shared.Store) -> list[Chart]:
     """The headline case of the newest machine and benchmark, beside the library, over time."""
     series = [each for key in [*store.groups][-1:] for each in _series(store, key)]
     first = min(series, key=_by_headline, default=None)
-    if not first or len(first.run_ids) < 3:
+    if not first or len(first.run_ids) < LEAST_MARKS:
         return []
 
     like = [each for each in series if (each.panel, each.node) == (first.panel, first.node)]
@@ -158,13 +156,6 @@ def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:
     )
 
 
-def _steady(series: Sequence[Series]) -> str:
-    steady = sum(each.word == "steady" for each in series)
-    early = sum(each.word == "too early" for each in series)
-    text = f"{steady} of {len(series)} series are steady"
-    return f"{text}, and {early} have too few runs to tell." if early else f"{text}."
-
-
 def _run_row(entry: Entry, pages: Pages) -> Row:
     run = entry.run
     file = shared.file_name("run", run.run_id)
@@ -173,9 +164,8 @@ def _run_row(entry: Entry, pages: Pages) -> Row:
     return {
         "when": (start_time(run), file),
         "benchmark": run.benchmark,
-        "figures": page.banner.sentence if page else "-",
+        "figures": f"{page.banner.word}\n{page.banner.sentence}" if page else "-",
         "status": status,
         "machine": run.machine_id,
         "node": run.node or "-",
-        "run id": run.run_id,
     }

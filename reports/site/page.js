@@ -88,19 +88,21 @@ function barBefore(place, ...tools) {
 }
 
 for (const table of document.querySelectorAll(".box > table")) {
+  const { id } = table.closest("section");
   const rows = [...table.tBodies[0].rows];
-  const bar = barBefore(table.parentNode, ...(rows.length > 12 ? [filterOf(table.id, rows)] : []));
-  const copy = buttonIn(bar, async () => {
+  const bar = barBefore(table.parentNode, ...(rows.length > 12 ? [filterOf(id, rows)] : []));
+  const copy = navigator.clipboard && buttonIn(bar, async () => {
     await navigator.clipboard.writeText(markdownOf(table));
     copy.textContent = "Copied";
   }, "Copy as Markdown");
   buttonIn(bar, () => {
     const href = URL.createObjectURL(new Blob([csvOf(table)], { type: "text/csv" }));
-    make("a", { href, download: `${table.id}.csv` }).click();
+    make("a", { href, download: `${id}.csv` }).click();
   }, "CSV");
   addSorting(table, rows);
 }
 
-for (const grid of document.querySelectorAll(".grid[id]")) {
-  if (grid.children.length > 6) barBefore(grid, filterOf(grid.id, [...grid.children]));
+for (const grid of document.querySelectorAll(".grid")) {
+  const items = [...grid.children];
+  if (items.length > 6) barBefore(grid, filterOf(grid.closest("section").id, items));
 }

@@ -26,19 +26,13 @@ COLOURS = [
 ]
 # The verdicts, statuses and reasons of each class.
 WORDS = {
-    "worse": (
-        *("slower", "slow", "worse", "wrong", "fail", "failed", "regression"),
-        *("unusable", "wrong results"),
-    ),
-    "better": ("faster", "better", "pass", "done"),
-    "unsure": (
-        *("not enough data", "undecided", "unverified", "suspect", "too early", "noisy"),
-        *("within", "unreplicated", "disturbed", "incomplete", "differs"),
-        "not clearly different",
-    ),
-    "steady": ("same", "steady", "complete", "n/a", "even", "fine"),
+    "worse": "slower, slow, worse, wrong, fail, failed, regression, unusable, wrong results",
+    "better": "faster, better, pass, done",
+    "unsure": "not enough data, undecided, unverified, suspect, too early, noisy, within, "
+    "unreplicated, disturbed, incomplete, differs, not clearly different",
+    "steady": "same, steady, complete, n/a, even, fine",
 }
-ROLES = {word: role for role, words in WORDS.items() for word in words}
+ROLES = {word: role for role, words in WORDS.items() for word in words.split(", ")}
 
 # `5.23`, `3.65 us`, `+5.0% [+4.1% +5.9%]`, a cell of a heat map.
 NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<i class=.heat")
@@ -75,24 +69,27 @@ class Card:
 
 @dataclass
 class Section:
-    """A heading and its content. `text` is preformatted, `table` is the id of the table of `rows`;
-    a `folded` section opens on demand."""
+    """A heading and its content. `text` is preformatted; a `folded` section opens on demand."""
 
     heading: str
     sentences: Sequence[Cell] = ()
     cards: Sequence[Card] = ()
     charts: Sequence[Chart] = ()
-    table: str = ""
     rows: Sequence[Row] = ()
     text: str = ""
     folded: bool = False
+
+    @property
+    def id(self) -> str:
+        """For links, the address of a filter, and the name of the table's file."""
+        return re.sub(r"\W+", "-", self.heading).strip("-").lower()
 
     @property
     def columns(self) -> dict[str, str]:
         """Each column that has a cell, with its class; the first names the rows."""
         found = dict[str, str]()
         for name in self.rows[0]:
-            cells = [row[name] for row in self.rows if row[name] != "-"]
+            cells = [row[name] for row in self.rows if row[name] not in ("", "-")]
             are_numbers = all(isinstance(cell, str) and NUMBER.match(cell) for cell in cells)
             if cells:
                 found[name] = "number" if found and are_numbers else "text"
@@ -123,6 +120,8 @@ def role_of(text: str) -> str:
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
     the navigation."""
+    origin = "\n\n".join(f"# {name}\n{text}" for name, text in page.reproduce.items() if text)
+    last = Section("How to reproduce this page", text=origin, folded=True)
     charts = [chart for section in page.sections for chart in section.charts]
     for chart in charts:
         chart.links = [link if link in (pages or {}) else "" for link in chart.links]
@@ -130,6 +129,7 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     script = _content("page.js", *("vendor/uplot.js", "chart.js") * bool(charts))
     return _template().render(
         page=page,
+        sections=[*page.sections, last],
         pages=pages or {},
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

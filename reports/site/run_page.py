@@ -32,7 +32,7 @@ def run_page(path: Path) -> Page:
     sections = sweep_sections(result) if is_sweep(result) else []
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
-        Section("Every cell", table="cells", rows=long_rows(cases, speed_ups(result)), folded=True),
+        Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
         Section("Notes", run.notes, folded=True),
         environment(run),
     ]
@@ -43,14 +43,14 @@ def environment(run: Run) -> Section:
     """The facts of the machine."""
     facts = environment_of(run)
     rows: list[Row] = [{"name": name, "value": text[:500]} for name, text in facts.items()]
-    return Section("Environment", table="environment", rows=rows, folded=True)
+    return Section("Environment", rows=rows, folded=True)
 
 
 def banner_of(result: Result) -> Banner:
     """The first figure of the headline, the headline, and what limits it."""
     facts = [
-        f"{machine(result)}. Run of {start_time(result.run)}.",
         *run_text.opening(result),
+        f"{machine(result)}. Run of {start_time(result.run)}.",
         *run_text.link_lines(find_states(result.blocks)),
     ]
     points = kind_of(result).points(result)
@@ -87,10 +87,11 @@ def sweep_sections(result: Result) -> list[Section]:
         first, *rest = quantities_of(result, cases)
         charts = [_chart(quantity, lines) for quantity in (first, *rest[-1:])]
 
+    best = "best, us" if result.run.imported_from else "ours, us"
     rows = [
         {
             "size": row.label,
-            "ours, us": number(row.ours_us),
+            best: number(row.ours_us),
             "library, us": number(row.library_us),
             "library / ours [95 %]": ratio_text(row.ratio),
             "verdict": row.verdict or "-",
@@ -100,7 +101,7 @@ def sweep_sections(result: Result) -> list[Section]:
     ]
     return [
         Section("Speed and time at each size", charts=charts),
-        Section("Each size", table="sizes", rows=rows),
+        Section("Each size", rows=rows),
     ]
 
 

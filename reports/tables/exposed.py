@@ -195,9 +195,10 @@ def calls(case: Case) -> int:
 
 
 def label(case: Case) -> str:
-    """`256 tokens`, `2 slots`, or else the size."""
+    """`256 tokens`, `1 slot`, or else the size."""
     shape = case.shape or {}
-    counts = (f"{shape[name]} {name}" for name in ("tokens", "slots") if name in shape)
+    nouns = (name for name in ("token", "slot") if f"{name}s" in shape)
+    counts = (sentences.counted(shape[f"{noun}s"], noun) for noun in nouns)
     return next(counts, sentences.size_text(case.size_bytes))
 
 

@@ -120,7 +120,7 @@ def figure(
 
 def fold(text: str, width_in: float, size: float = 10) -> str:
     """A text in lines of this width, in letters of so many points."""
-    return textwrap.fill(text, int(width_in * 120 / size))
+    return textwrap.fill(text, int(width_in * 120 / size), break_on_hyphens=False)
 
 
 def label_ends(axes: Any) -> None:
@@ -178,7 +178,7 @@ class Line:
         return 2.6 if self.is_named else 1.8 if self.role in ("library", "ours") else 1.2
 
 
-def lines_of(cases: Sequence[Case], named: Sequence[str] = ()) -> list[Line]:
+def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[Line]:
     """The lines of these cases, those that are shown first; `named` as of `named_in`."""
     by_key: dict[Key, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.size_bytes):

@@ -56,11 +56,12 @@ def footer(result: Result, view: View, lines: Sequence[Line]) -> str:
     operation = f"{case.datatype} {case.redop}".removesuffix(" none")
     place = "in place" if case.in_place else "out of place"
     hidden = sum(not line.is_shown for line in lines)
+    costs = [each.total_us or each.time_us for line in lines for each in line.cases]
     parts = [
         ", ".join([operation, view[0], *shape_words(view[1]), place]),
         machine(result).partition(": ")[2],
         start_time(result.run),
-        "bands: 95 % intervals in this launch",
+        *["bands: 95 % intervals in this launch"] * any(cost and cost.ci_low for cost in costs),
         *[f"{counted(hidden, 'more line')} in the table of --long"] * bool(hidden),
     ]
     return "; ".join(parts)

@@ -167,6 +167,11 @@ class Event:
         return self.changes[0][0]
 
     @property
+    def word(self) -> str:
+        """`worse` or `better`, as the largest step is."""
+        return self.changes[0][1].word
+
+    @property
     def is_alarm(self) -> bool:
         return any(step.is_alarm for _, step in self.changes)
 

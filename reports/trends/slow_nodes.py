@@ -41,7 +41,7 @@ class Screen:
     detectable: float
 
 
-def screen(log_costs: "pd.DataFrame", p: float = REPORT_P) -> Screen:
+def screen(log_costs: "pd.DataFrame", p: float) -> Screen:
     """Screens four or more nodes by their launches: `log_costs` has a row for each (node, launch)
     and a column for each size, NaN where nothing was measured. `p` is the chance of any alarm if no
     node is slow.

@@ -286,8 +286,8 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
     role = "worse" if failed else "better" if checks else "steady"
     sections = [
         Section("What failed", [check.text for check in failed], folded=not failed),
-        Section("Rows", [*notes, *record.notes], table="rows", rows=rows_of(record)),
-        Section("Sizes", table="sizes", rows=sizes_of(record), folded=True),
+        Section("Rows", [*notes, *record.notes], rows=rows_of(record)),
+        Section("Sizes", rows=sizes_of(record), folded=True),
         Section("As the command printed it", text=text(record), folded=True),
     ]
     facts = [headline(record), f"Machine {record.machine_id}, Wiretax {record.version}."]

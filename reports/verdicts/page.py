@@ -18,7 +18,6 @@ from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, Outc
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import COMPARABLE, Side, notes_of, read_sides
 
-MOST_ROWS = 300  # of the forest plot
 ORDER = "worse", "unsure", "better", "steady"  # roles
 FIGURES = "ratio [95 %]", "base us", "variant us", "MDE", "pairs"  # columns
 # After each outcome: its name, what to do next, and the commands.
@@ -46,13 +45,14 @@ def gate_page(outcome: Outcome) -> Page:
     word, todo, command = NEXT[outcome.status]
     sentence = sentence or outcome.headline
     banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
-    sections = [Section("What to do next", [*outcome.findings[:-1], todo], text=command)]
+    sections = [
+        Section("What to do next", [todo], text=command),
+        Section("What was found", outcome.findings),
+    ]
 
     if comparison:
         banner.facts = [*facts_of(comparison), headline_of(*comparison.variant.launches)]
-        more = explanation(comparison)
-        more.sentences = [*outcome.findings[-1:], *more.sentences]
-        sections += [forest(comparison, "cells-0"), more]
+        sections += [forest(comparison), explanation(comparison)]
 
     return Page(outcome.headline, banner, sections)
 
@@ -72,7 +72,7 @@ def campaign_page(folder: Path) -> Page:
         f"{folder.name}: {names} against {variants[0].label}",
         banner,
         [
-            *(forest(each, f"cells-{place}") for place, each in enumerate(comparisons)),
+            *map(forest, comparisons),
             _differences(variants),
             *map(explanation, comparisons),
         ],
@@ -107,7 +107,7 @@ def _named(side: Side) -> str:
     return f"{side.label} ({', '.join(commits) or side.launches[-1].run.version})"
 
 
-def forest(comparison: Comparison, table: str) -> Section:
+def forest(comparison: Comparison) -> Section:
     """The cells, grouped by verdict, the largest effect first, the library's as a control last."""
     texts = render.rows_of(comparison)
     roles = [role_of(text["verdict"]) for text in texts]
@@ -129,14 +129,7 @@ def forest(comparison: Comparison, table: str) -> Section:
         }
         for cell in sorted_cells.itertuples()
     ]
-
-    more = [f"Shown are {MOST_ROWS} of {len(rows)} cells."] * (len(rows) > MOST_ROWS)
-    return Section(
-        f"Cells of {comparison.variant.label}, the largest effect first",
-        more,
-        table=table,
-        rows=rows[:MOST_ROWS],
-    )
+    return Section(f"Cells of {comparison.variant.label}, the largest effect first", rows=rows)
 
 
 def _differences(variants: Sequence[Side]) -> Section:
@@ -168,7 +161,7 @@ def _differences(variants: Sequence[Side]) -> Section:
         if values[name].nunique() > 1
     ]
     same = "Machine, software and environment are the same on all sides."
-    return Section("What differs", [] if rows else [same], table="differences", rows=rows)
+    return Section("What differs", [] if rows else [same], rows=rows)
 
 
 def explanation(comparison: Comparison) -> Section:

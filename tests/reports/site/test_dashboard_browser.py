@@ -10,6 +10,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.reports.site.chromium import all_of, show
+from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_site import make_site
 
 # Computes the WCAG 2.2 contrast of all visible text outside of pictures against its background.
 CONTRASTS = """
@@ -106,10 +108,10 @@ def test_text_has_the_contrast_that_wcag_requires(browser, pages, scheme):
 
 def test_rows_are_filtered_by_text(browser, sweep):
     """A table may have hundreds of cells."""
-    browser.execute_script("document.querySelector('#cells').closest('details').open = true")
-    n_rows = len(seen(browser, "#cells tbody tr"))
+    browser.execute_script("document.querySelector('#every-cell details').open = true")
+    n_rows = len(seen(browser, "#every-cell tbody tr"))
     seen(browser, "details input[type=search]")[0].send_keys("TWO_SHOT")
-    rows = [row.text for row in seen(browser, "#cells tbody tr")]
+    rows = [row.text for row in seen(browser, "#every-cell tbody tr")]
     assert 0 < len(rows) < n_rows
     assert all("two_shot" in row for row in rows)
 
@@ -138,20 +140,23 @@ def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
     assert browser.execute_script("return charts[0].plot.series[1].show") is False
 
 
-def test_what_a_link_shows_is_what_its_sender_saw(browser, pages):
+def test_what_a_link_shows_is_what_its_sender_saw(browser, tmp_path):
     """The zoom over time and the text of a filter are in the address."""
-    (page,) = [page for page in pages if page.name.startswith("history-allreduce")]
+    for night in range(1, 4):
+        run_id = f"2026-11-{night:02d}T06-15-00Z-allreduce-{night}"
+        write_run(tmp_path / "runs", run_id=run_id, sizes=[16384, 1 << 20], n_blocks=6, n=4)
+    (page,) = make_site(tmp_path / "runs", tmp_path / "site").glob("history-*.html")
     show(browser, page)
     wait_for_chart(browser, "#each-size-over-time .chart")
     all_of(browser, "#each-size-over-time .plot")[0].send_keys("+")
-    seen(browser, "details summary")[-2].click()
-    all_of(browser, "#series")[0].find_element(By.XPATH, "../..//input").send_keys("two_shot")
+    seen(browser, "#all-series summary")[0].click()
+    all_of(browser, "#all-series input")[0].send_keys("two_shot")
     address = browser.current_url
     assert "zoom=" in address
     browser.get("about:blank")
     browser.get(address)
     wait_for_chart(browser, "#each-size-over-time .chart")
-    assert all("two_shot" in row.text for row in seen(browser, "#series tbody tr"))
+    assert all("two_shot" in row.text for row in seen(browser, "#all-series tbody tr"))
     zoomed = browser.execute_script("return charts[0].plot.scales.x")
     assert f"zoom={round(zoomed['min'])}-{round(zoomed['max'])}" in address
 
@@ -179,9 +184,9 @@ def test_without_scripts_everything_is_shown(browser, sweep):
 
 def test_headers_sort_with_the_keyboard(browser, sweep):
     """Sizes go by bytes, not by letters."""
-    (head, *_) = all_of(browser, "#sizes thead button")
+    (head, *_) = all_of(browser, "#each-size thead button")
     sizes = ["16 KiB", "64 KiB", "1 MiB", "32 MiB"]
     for order, state in ((1, "ascending"), (-1, "descending")):
         head.send_keys(Keys.ENTER)
-        assert [cell.text for cell in all_of(browser, "#sizes tbody th")] == sizes[::order]
-        assert all_of(browser, "#sizes th[aria-sort]")[0].get_attribute("aria-sort") == state
+        assert [cell.text for cell in all_of(browser, "#each-size tbody th")] == sizes[::order]
+        assert all_of(browser, "#each-size th[aria-sort]")[0].get_attribute("aria-sort") == state

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from reports.__main__ import main
 from reports.site import overview
-from reports.site.dashboard import MARKER
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
+from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import mark_wrong, write_run
 from tests.reports.synthetic_site import SPEC, make_site
@@ -101,13 +100,21 @@ def test_no_page_shows_the_path_of_the_folder(tmp_path):
         assert "alice" not in page.read_text(), page
 
 
-@pytest.mark.parametrize("mark", [b'["\xe9"]', b"[" * 10_000, b'["a"', b"{}"])
-def test_a_folder_with_a_damaged_mark_is_no_folder_of_pages(tmp_path, capsys, mark):
-    write_run(tmp_path, **SMALL)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / MARKER).write_bytes(mark)
-    assert main(["dashboard", str(tmp_path), "-o", str(tmp_path / "site")]) == 2
-    assert "is not the mark of a folder of pages" in capsys.readouterr().err
+def test_campaigns_alone_are_answered_by_the_verdict_of_the_newest(tmp_path):
+    """Their launches are too few for a history, which would say that it is too early."""
+    results = tmp_path / "results"
+    write_campaign(results / "campaign-1", {"main": no_effect, "new": slower(5)})
+    page = Read(make_site(results, tmp_path / "site") / "index.html")
+    assert "SLOWER 5.0%: 16 KiB two-shot" in page.text
+    assert "Too early" not in page.text
+
+
+def test_one_run_says_what_is_missing_and_what_to_type(tmp_path):
+    write_run(tmp_path / "results", run_id=run_id(1), **SMALL)
+    page = Read(page_of(make_site(tmp_path / "results", tmp_path / "site"), "history"))
+    assert "A case shows large changes from 11 runs on, small ones from 20." in page.text
+    assert "To add one: mpirun -n 2 python -m bench.allreduce" in page.text
+    assert not page.all("figure")  # one run is no line over time
 
 
 def test_worker_processes_end_with_the_command(tmp_path):

@@ -14,7 +14,7 @@ from reports.store.result import read
 from reports.tables.figure import figure, label_ends, shown_keys
 from tests.launch import few
 from tests.reports.synthetic_benchmarks import write_benchmark
-from tests.reports.synthetic_run import rewrite_cases, rewrite_head
+from tests.reports.synthetic_run import rewrite_cases, rewrite_head, write_run
 
 MACHINE = (
     "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition (sm_120) and AMD Radeon AI PRO R9700 "
@@ -86,6 +86,13 @@ def test_only_a_sweep_over_sizes_has_a_picture(tmp_path, capsys, name):
     assert main(["show", str(tmp_path / "run.jsonl"), "--plot", str(tmp_path / "a.svg")]) == 2
     assert "only a sweep over sizes has a picture" in capsys.readouterr().err
     assert not (tmp_path / "a.svg").exists()
+
+
+@pytest.mark.parametrize(("n_blocks", "has_bands"), [(12, True), (2, False)])
+def test_a_picture_claims_only_the_intervals_that_it_has(tmp_path, n_blocks, has_bands):
+    run, picture = write_run(tmp_path, sizes=[16384, 1 << 20], n_blocks=n_blocks, n=4).path, "a.svg"
+    assert main(["show", str(run), "--plot", str(tmp_path / picture)]) == 0
+    assert ("bands:" in (tmp_path / picture).read_text()) == has_bands
 
 
 def test_labels_of_lines_that_meet_do_not_touch(tmp_path, drawings):

@@ -2,8 +2,8 @@
 
 Each algorithm gets the same data from call to call while ranks come late, as part of a longer
 message, at other places and addresses, in place, in a chain, from a graph, after other
-communicators, and on other ranks. The bits alone show the order of the sum, and the sizes at which
-it changes."""
+communicators, on other ranks, and on one rank fewer. The bits alone show the order of the sum, and
+the sizes at which it changes."""
 
 import sys
 import time
@@ -27,14 +27,14 @@ from bench.harness.options import Parser
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, say_once, start
 from bench.harness.suite import worlds_for
 from bench.machine.environment import scrub_argv
-from bench.stability import norm
+from bench.stability.fused import FORMS, KINDS
 from bench.stability.inputs import DATA, MANTISSA_BITS
 from bench.stability.measure import measure_row
-from bench.stability.subject import MARGIN_BYTES, Subject
+from bench.stability.subject import MARGIN_BYTES, Subject, without_last
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Collective
 from collectives.communicator import Refusal, launched_ranks
-from collectives.layers.fused import peer_forms
-from collectives.operation import Algorithm
+from collectives.layers.fused import COLLECTIVE, peer_forms
+from collectives.operation import Algorithm, World
 from collectives.registry import ALGORITHMS, by_default, in_order
 from kernels.devices.device import DeviceError
 from reports.store.bits import SUFFIX, Bits, compare_launch
@@ -42,7 +42,7 @@ from reports.store.writing import write_whole
 
 KNOWN = {
     **{name: ALGORITHMS[name] for name, each in COLLECTIVES.items() if each.reduces},
-    norm.NAME: norm.FORMS,
+    **FORMS,
 }
 MOST_BYTES = 64 << 20  # rank 0 draws the data of all ranks
 
@@ -59,49 +59,62 @@ class BitsOptions:
 
 def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
     """All that `auto` chooses among, or the named ones; and the peers. Raises Mistake."""
-    known, is_norm = KNOWN[bits.collective.name], bits.collective is norm.COLLECTIVE_OF_NORM
-    listed = [*known.values()] if is_norm else by_default(bits.collective.name, session.world)
+    name = bits.collective.name
+    listed = [*FORMS[name].values()] if name in FORMS else by_default(name, session.world)
     if bits.algorithms:
-        listed = in_order(bits.algorithms, [*known.values()])
+        listed = in_order(bits.algorithms, [*KNOWN[name].values()])
     peers = [each for feature in session.features for each in feature.algorithms(session).values()]
-    return [*listed, *(peer_forms(norm.NAME, peers).values() if is_norm else peers)]
+    return [*listed, *(peer_forms(name, peers).values() if name in FORMS else peers)]
 
 
-def buffers_of(session: Session, room_bytes: int, is_library: bool) -> list[Buffers]:
-    """Two pairs of buffers, for the library from its own allocator if it has one. Raises
-    Refusal."""
-    world = session.world
-    session.flight.note("allocate", text=f"{room_bytes} B")
-    with session.communicator.all_or_none(DeviceError, MemoryError):
-        memories = [
+def buffers_of(world: World, seed: int, room_bytes: int, is_library: bool) -> Buffers:
+    """A pair of buffers, for the library from its own allocator if it has one. Raises Refusal."""
+    with world.communicator.all_or_none(DeviceError, MemoryError):
+        send, receive = (
             (is_library and world.library.allocate_own(world, room_bytes))
             or world.library.allocate(world, room_bytes)
-            for _ in range(4)
+            for _ in range(2)
+        )
+    return Buffers(send, receive, seed)
+
+
+def subjects(
+    bits: BitsOptions, session: Session
+) -> Iterator[tuple[Subject, Subject, Subject | None]]:
+    """Each algorithm in each variant and datatype; the same with other buffers and another
+    communicator; and the same between all ranks but the last, on these. Raises Refusal."""
+    world, communicator = session.world, session.communicator
+    room_bytes, seed = max(bits.sizes) + MARGIN_BYTES, session.options.seed
+    require_memory(session, 6 * room_bytes)
+    session.flight.note("allocate", text=f"{room_bytes} B")
+    other_library = world.library.among(communicator.among(range(communicator.size)))
+    few = without_last(world)
+    worlds = [world, world, few] if few else [world, world]
+    with communicator.all_or_none(Refusal):
+        rooms = [
+            [buffers_of(each, seed, room_bytes, is_library) for is_library in (False, True)]
+            for each in worlds
         ]
-    return [Buffers(memories[at], memories[at + 1], session.options.seed) for at in (0, 2)]
-
-
-def subjects(bits: BitsOptions, session: Session) -> Iterator[tuple[Subject, Subject]]:
-    """Each algorithm in each variant and datatype; and the same with other buffers and another
-    communicator. Raises Refusal."""
-    world, room_bytes = session.world, max(bits.sizes) + MARGIN_BYTES
-    require_memory(session, 4 * room_bytes)
-    rooms = [buffers_of(session, room_bytes, is_library) for is_library in (False, True)]
-    everyone = range(session.communicator.size)
-    other_library = world.library.among(session.communicator.among(everyone))
-    kind, algorithms = Subject, algorithms_of(bits, session)
+    kind, algorithms = KINDS.get(bits.collective.name, Subject), algorithms_of(bits, session)
     for name in bits.datatypes:
         datatype = DATATYPES[name]
-        if bits.collective is norm.COLLECTIVE_OF_NORM:
-            kind = norm.NormSubject
-            with session.communicator.all_or_none(DeviceError, MemoryError):
-                rooms = [[norm.beside(each, world, datatype) for each in pair] for pair in rooms]
+        with communicator.all_or_none(DeviceError, MemoryError, Refusal):
+            rooms = [
+                [kind.beside(buffers, each, datatype) for buffers in pair]
+                for each, pair in zip(worlds, rooms, strict=True)
+            ]
         for algorithm in algorithms:
-            own, others = rooms[bool(algorithm.library_variants)]
-            for each, variant in product(worlds_for(algorithm, world), algorithm.variants(world)):
-                subject = kind(session, each, own, bits.collective, algorithm, variant, datatype)
-                other_world = replace(each, baselines=[other_library])
-                yield subject, replace(subject, world=other_world, buffers=others, bound={})
+            own, others, *fewer = (pair[bool(algorithm.library_variants)] for pair in rooms)
+            for over, variant in product(worlds_for(algorithm, world), algorithm.variants(world)):
+                subject = kind(session, over, own, bits.collective, algorithm, variant, datatype)
+                anew = replace(over, baselines=[other_library])
+                yield (
+                    subject,
+                    replace(subject, world=anew, buffers=others, bound={}),
+                    replace(subject, world=few, buffers=fewer[0], bound={})
+                    if few and over is world
+                    else None,
+                )
 
 
 def compare_bits(bits: BitsOptions, session: Session) -> int:
@@ -179,13 +192,7 @@ def bits_parser() -> Parser:
         dest="datatypes",
         help="float, half, bfloat16 or double (float)",
     )
-    add(
-        "--algorithm",
-        metavar="A,B",
-        type=partial(options.comma_separated, str),
-        default=[],
-        help="only these (all but lossy ones)",
-    )
+    options.add_algorithms(add, "all but lossy ones")
     Peers.add_options(partial(add, changes=""))
     options.add_run_options(how, max_time_s=None)
     output("--out", default="results", metavar="DIR", help="folder for the record (results)")
@@ -202,15 +209,11 @@ def rounding_type(text: str) -> str:
 
 def bits_options(parser: Parser, namespace: Namespace) -> BitsOptions:
     """The options, or the end of the process with status 2 and one sentence."""
-    collective = (COLLECTIVES | {norm.NAME: norm.COLLECTIVE_OF_NORM})[namespace.collective]
+    collective = (COLLECTIVES | COLLECTIVE)[namespace.collective]
     sizes = requested_sizes(parser, namespace)
     if max(sizes) > MOST_BYTES:
         parser.error(f"-e {namespace.maxbytes} is above the {MOST_BYTES >> 20}M that are compared")
-    known = partial(options.algorithm, KNOWN[collective.name])
-    try:
-        algorithms = [known(name) for name in namespace.algorithm]
-    except ArgumentTypeError as error:
-        parser.error(f"--algorithm: {error}")
+    algorithms = options.named_algorithms(parser, KNOWN[collective.name], namespace.algorithm)
     parser.require_ranks()
     if launched_ranks() == 1:
         parser.error(f"one rank adds nothing: mpirun -n 4 python -m {parser.prog}")

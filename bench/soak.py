@@ -376,13 +376,7 @@ def soak_parser() -> Parser:
         dest="redops",
         help="only these operations (all)",
     )
-    add(
-        "--algorithm",
-        metavar="A,B",
-        type=partial(options.comma_separated, str),
-        default=[],
-        help="only these (all of ours but lossy ones)",
-    )
+    options.add_algorithms(add, "all of ours but lossy ones")
     options.add_run_options(how, max_time_s=None)  # --soak is the time
     options.add_output(output)
     return parser
@@ -401,11 +395,7 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> SoakOptions:
         parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
     if namespace.redops and not collective.reduces:
         parser.error(f"-o: {collective.name} reduces nothing")
-    known = partial(options.algorithm, ALGORITHMS[collective.name])
-    try:
-        algorithms = [known(name) for name in namespace.algorithm]
-    except argparse.ArgumentTypeError as error:
-        parser.error(f"--algorithm: {error}")
+    algorithms = options.named_algorithms(parser, ALGORITHMS[collective.name], namespace.algorithm)
     parser.require_ranks()
     redops = namespace.redops or (REDOPS if collective.reduces else ["none"])
     datatypes = [DATATYPES[name] for name in namespace.datatypes]

@@ -166,6 +166,27 @@ def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 
 
+def add_algorithms(add: AddOption, default_text: str) -> None:
+    """The names, which `named_algorithms` looks up once the collective is known."""
+    add(
+        "--algorithm",
+        metavar="A,B",
+        type=partial(comma_separated, str),
+        default=[],
+        help=f"only these ({default_text})",
+    )
+
+
+def named_algorithms(
+    parser: Parser, known: Mapping[str, Algorithm], names: Sequence[str]
+) -> list[Algorithm]:
+    """What `--algorithm` names, or the end of the process with status 2 and one sentence."""
+    try:
+        return [algorithm(known, name) for name in names]
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"--algorithm: {error}")
+
+
 def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
     if not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")

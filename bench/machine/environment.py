@@ -23,9 +23,13 @@ Fact = dict[str, Any]
 Environment = dict[str, Fact]
 
 TABLES = msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes())
-VARIABLES = [
-    prefix + name for prefix, names in TABLES["variables"].items() for name in names.split()
+SETTINGS = [
+    prefix + name
+    for prefix, names in TABLES["variables"].items()
+    for name in names.split()
+    if prefix
 ]
+VARIABLES = [*SETTINGS, *TABLES["variables"][""].split()]
 FACTS = TABLES["facts"]
 
 # Words and numbers. A dot outside a number, or more than 32 characters, could name a host or card.
@@ -136,11 +140,11 @@ def scrub_value(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else "<set>"
 
 
-def settings_of(collective: str) -> str | None:
-    """The stored variables that choose how MPI performs a collective: `I_MPI_ADJUST_ALLREDUCE=2`;
-    None if none is set."""
+def settings_of(collective: str = "") -> str | None:
+    """The stored variables that set a library, or that choose how MPI performs a collective:
+    `I_MPI_ADJUST_ALLREDUCE=2`; None if none is set."""
     word = collective.replace("all_", "all")
-    names = [name for name in VARIABLES if word in name.lower() and name in os.environ]
+    names = [name for name in SETTINGS if word in name.lower() and name in os.environ]
     return " ".join(f"{name}={scrub_value(os.environ[name])}" for name in names) or None
 
 

@@ -11,6 +11,7 @@ from bench.stability.inputs import POSITIVE, SIGNED, difference, error_of
 from bench.stability.order import Explainer, changes
 from bench.stability.subject import How, Subject
 from collectives.collective import Array
+from collectives.communicator import Refusal
 from reports.store.bits import Difference, Error, Part, RowBits, SizeBits, Threshold
 
 SHORT = 64  # elements: of a shorter message several count, with so many together
@@ -77,6 +78,20 @@ def elsewhere(subject: Subject, inputs: Array) -> Pairs:
     if subject.collective.cut:
         first = subject.world.communicator.broadcast(first)
     yield blocks, np.broadcast_to(first, blocks.shape)
+
+
+def on_fewer(subject: Subject, fewer: Subject | None, count: int) -> Pairs:
+    """The result where the last rank adds zeros; all ranks but the last, as `fewer`, must have it
+    without that rank. A peer's file is started on all ranks."""
+    if subject.ranks < 3 or subject.algorithm.peer:
+        return
+    inputs, alone = subject.inputs(count), None
+    is_last = subject.rank == subject.ranks - 1
+    padded = subject.plain(np.zeros_like(inputs) if is_last else inputs)
+    with subject.world.communicator.all_or_none(Refusal):
+        if fewer:
+            alone = fewer.result(fewer.inputs(count))
+    yield alone, padded
 
 
 def summed(differences: Sequence[Difference]) -> Difference:
@@ -146,9 +161,12 @@ def measure_size(
     return size, plain[0], next(filter(None, failures), None)
 
 
-def measure_row(subject: Subject, other: Subject, sizes: Sequence[int]) -> RowBits:
+def measure_row(
+    subject: Subject, other: Subject, fewer: Subject | None, sizes: Sequence[int]
+) -> RowBits:
     """The sizes, in bytes, that an algorithm can. `other` is the same one between the same ranks,
-    with other buffers and another communicator. Raises Refusal."""
+    with other buffers and another communicator; `fewer` is it between all ranks but the last, on
+    these. Raises Refusal."""
     row, explainer, flight = subject.row(), Explainer(subject.datatype), subject.session.flight
     results = dict[int, Array]()
     ways = [how for of_name in ways_of(subject).values() for how in of_name]
@@ -169,7 +187,7 @@ def measure_row(subject: Subject, other: Subject, sizes: Sequence[int]) -> RowBi
             return row
     if results:
         row.reason = None
-        compare_sizes(subject, other, row, results)
+        compare_sizes(subject, other, fewer, row, results)
         row.thresholds = thresholds(subject, explainer, row)
         signs = () if subject.row_elements else (POSITIVE, SIGNED)
         row.errors = {each: error(subject, list(results), each) for each in signs}
@@ -177,10 +195,14 @@ def measure_row(subject: Subject, other: Subject, sizes: Sequence[int]) -> RowBi
 
 
 def compare_sizes(
-    subject: Subject, other: Subject, row: RowBits, results: Mapping[int, Array]
+    subject: Subject,
+    other: Subject,
+    fewer: Subject | None,
+    row: RowBits,
+    results: Mapping[int, Array],
 ) -> None:
-    """Adds to each size how its result differs from the start of the longest one, and to some how
-    it differs after other communicators."""
+    """Adds to each size how its result differs from the start of the longest one and on one rank
+    fewer, and to some how it differs after other communicators."""
     longest, own = results[max(results)], list[Found]()
     for number, (count, result) in enumerate(results.items()):
         subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B again")
@@ -191,6 +213,7 @@ def compare_sizes(
             {
                 "size": compare(subject, iter(prefix)),
                 "history": compare(subject, ((each.result(inputs), result) for each in after)),
+                "fewer": compare(subject, on_fewer(subject, fewer, count)),
             }
         )
     every = subject.world.communicator.all_gather(own)

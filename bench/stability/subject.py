@@ -9,10 +9,14 @@ import numpy as np
 
 from bench.harness.iteration import Buffers
 from bench.harness.session import Session
+from bench.machine.environment import settings_of
 from bench.stability.inputs import SIGNED, draw
 from collectives.binding import first_failure
 from collectives.collective import Array, Collective, Datatype
+from collectives.communicator import Refusal
+from collectives.connect import connect
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import DeviceError
 from reports.store.bits import RowBits
 
@@ -34,6 +38,30 @@ class How:
 PLAIN = How()
 
 
+def without_last(world: World) -> World | None:
+    """The world of all ranks but the last, where it is None, as it is with two ranks. Ranks on
+    several hosts have the library alone there. All ranks call it. Raises Refusal."""
+    every, fewer = world.communicator, range(world.communicator.size - 1)
+    few = None
+    with every.all_or_none(Refusal):
+        if every.rank in fewer and len(fewer) > 1:
+            communicator = every.among(fewer)
+            communicator.whole = communicator  # no agreement of these ranks needs the last one
+            peers = world.peers
+            if isinstance(peers, PeerBuffer):
+                peers = connect(communicator, world.device, peers.waits, [peers.sharing])
+            few = replace(
+                world,
+                communicator=communicator,
+                peers=peers,
+                baselines=[world.library.among(communicator)],
+                other_memory=(),
+                node=None,
+                parts={},
+            )
+    return few
+
+
 @dataclass
 class Subject:
     """An algorithm in a variant and a datatype. All ranks call each method together. If elements
@@ -49,6 +77,12 @@ class Subject:
     variant: str
     datatype: Datatype
     bound: dict[tuple[int, How], Bound] = field(default_factory=dict)
+
+    @staticmethod
+    def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
+        """The buffers, and what it needs beside them. All ranks call it. Raises DeviceError and
+        Refusal."""
+        return buffers
 
     @property
     def rank(self) -> int:
@@ -180,10 +214,12 @@ class Subject:
         """The row of this algorithm, without sizes."""
         algorithm = self.algorithm
         library = self.world.library.name if algorithm.library_variants else None
+        uses_library = algorithm.is_library or self.world.node  # which joins hosts
         return RowBits(
             algorithm=algorithm.name,
             variant=self.variant,
             datatype=self.datatype.name,
             library=algorithm.peer or library,
+            setting=settings_of() if uses_library else None,
             sizes=[],
         )

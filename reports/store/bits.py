@@ -31,6 +31,7 @@ INVARIANCES = {
     "graph": "from a graph",
     "history": "after other communicators and buffers",
     "order": "with the data on other ranks",
+    "fewer": "without the last rank, whose data are zeros",
 }
 
 
@@ -85,29 +86,32 @@ class Error(msgspec.Struct, kw_only=True):
 
 
 class RowBits(msgspec.Struct, kw_only=True):
-    """An algorithm in a variant and a datatype. `reason`: why it stopped or has no sizes. `errors`
-    is by the data's signs: `positive` sums do not cancel, `signed` ones do."""
+    """An algorithm in a variant and a datatype. `setting`: the variables that set its library.
+    `reason`: why it stopped or has no sizes. `errors` is by the data's signs: `positive` sums do
+    not cancel, `signed` ones do."""
 
     algorithm: str
     variant: str
     datatype: str
     library: str | None = None
+    setting: str | None = None
     sizes: list[SizeBits]
     thresholds: list[Threshold] = msgspec.field(default_factory=list)
     errors: dict[str, Error] = msgspec.field(default_factory=dict)
     reason: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> tuple[str | None, ...]:
         """What names the same row in another launch, also of another version of a library."""
         stem = re.sub(r"[\d. ]+$", "", self.library or "")
-        return self.algorithm, self.variant, self.datatype, stem
+        return self.algorithm, self.variant, self.datatype, stem, self.setting
 
     @property
     def name(self) -> str:
-        """The library with its version, or the algorithm with a variant other than copied."""
-        variant = "" if self.variant in ("copied", "plain") else f" {self.variant}"
-        return (self.library or self.algorithm) + variant
+        """The library with its version, or the algorithm with a variant other than copied, and the
+        setting."""
+        variant = "" if self.variant in ("copied", "plain") else self.variant
+        return " ".join(filter(None, [self.library or self.algorithm, variant, self.setting]))
 
     @property
     def totals(self) -> dict[str, Difference]:
@@ -164,24 +168,23 @@ def read_bits(path: Path) -> Bits:
 
 
 def compare_launch(record: Bits, folder: Path) -> None:
-    """Compares each row with that of the newest launch of the same in the folder, by the digests of
-    the sizes: `launch` counts sizes, not elements. A file that is no record is left out, with a
+    """Compares each size of each row with the newest launch in the folder that has the same, by
+    their digests: `launch` counts sizes, not elements. A file that is no record is left out, with a
     note."""
     same = "collective", "ranks", "hosts", "device", "seed", "data", "software_id", "version"
+    wanted = {(row.key, size.size_bytes): size for row in record.rows for size in row.sizes}
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
+        if not wanted:
+            return
         try:
             earlier = read_bits(path)
         except ResultError as error:
             record.notes.append(f"left out: {error}")
             continue
-        if all(getattr(earlier, name) == getattr(record, name) for name in same):
-            break
-    else:
-        return
-    digests = {
-        (row.key, size.size_bytes): size.digest for row in earlier.rows for size in row.sizes
-    }
-    for row in record.rows:
-        for size in row.sizes:
-            if digest := digests.get((row.key, size.size_bytes)):
-                size.compared["launch"] = Difference(elements=1, differ=int(digest != size.digest))
+        if any(getattr(earlier, name) != getattr(record, name) for name in same):
+            continue
+        for row in earlier.rows:
+            for size in row.sizes:
+                if now := wanted.pop((row.key, size.size_bytes), None):
+                    changed = int(now.digest != size.digest)
+                    now.compared["launch"] = Difference(elements=1, differ=changed)

@@ -1,9 +1,9 @@
 """`python -m tests.reliability.cluster_matrix > docs/experiments/launchers.md`: each launcher of a
 Slurm cluster.
 
-Each cell is a real run of `bench.allreduce` with two ranks, on one node or on two. Ends with status
-1 if a launcher neither works nor is refused by one sentence of ours, and with 0 and a word on
-standard error where no cluster can be made.
+Each cell is a real run of `bench.allreduce` or `bench.bits` with two ranks, on one node or on two.
+Ends with status 1 if a launcher neither works nor is refused by one sentence of ours, and with 0
+and a word on standard error where no cluster can be made.
 """
 
 import re
@@ -68,6 +68,11 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
             *made.launcher(mpi, hosts, 2),
             *program,
         ],
+        "the same, `bench.bits`": [
+            *made.launcher(mpi, hosts, 2),
+            python,
+            *["-m", "bench.bits", "-e", "1K", "--device", "cpu", "--out", str(out)],
+        ],
         "the `mpirun` of the other MPI, in `salloc`": [
             *allocated,
             str(VENVS[OTHER[mpi]] / "bin/mpirun"),
@@ -85,8 +90,8 @@ def cell(made: Cluster, line: Sequence[str], out: Path, sentences: list[str]) ->
     except subprocess.TimeoutExpired:
         made.run("scancel", "--user=root")
         return f"**hangs** for {PATIENCE_S} s"
-    runs = [path.read_text() for path in out.glob("*.jsonl")]
-    if done.returncode == 0 and len(runs) == 1 and '"size":2' in runs[0]:
+    runs = [path.read_text() for path in out.glob("*.json*")]
+    if done.returncode == 0 and len(runs) == 1 and re.search('"(size|ranks)":2', runs[0]):
         return "works"
     ours = [
         line.partition(": ")[2] for line in done.stderr.splitlines() if line.startswith("bench.")

@@ -38,7 +38,7 @@ def test_each_algorithm_shows_its_order_and_what_changes_its_bits(launches):
     rows = {row.name: row for row in record.rows}
     for name in ("one_shot_pull", "two_shot registered", "two_shot_direct registered"):
         assert (orders_text(rows[name]), changes(rows[name])) == ("0+1+2+3", ("order",))
-    assert {"size", "place"} < {*changes(rows["ring"])}
+    assert {"size", "place", "fewer"} < {*changes(rows["ring"])}
     assert {"0+1+2+3", "1+2+3+0", "2+3+0+1", "0+3+1+2"} == {*rows["ring"].orders}
     [mpich] = [row for row in record.rows if (row.library or "").startswith("MPICH")]
     assert orders_text(mpich) == "(0+1)+(2+3)"
@@ -54,6 +54,7 @@ def test_each_algorithm_shows_its_order_and_what_changes_its_bits(launches):
         "chain",
         "history",
         "order",
+        "fewer",
     }
     assert {*mpich.totals} == compared
     assert mpich.totals["launch"].elements == len(mpich.sizes) == 5
@@ -69,7 +70,7 @@ def test_a_screen_shows_it(launches):
 
 
 @pytest.mark.parametrize(
-    "flip", ["none", "run", "ranks", "size", "place", "align", "in-place", "history"]
+    "flip", ["none", "run", "ranks", "size", "place", "align", "in-place", "chain", "history"]
 )
 def test_a_flip_of_one_ulp_is_found(tmp_path, flip):
     words = "-b 512 -e 4K --algorithm library --quiet"
@@ -129,21 +130,61 @@ def test_two_ranks_have_one_order_and_halves_and_reduce_scatter_are_compared(tmp
     assert {changes(row) for row in rows} == {()}
 
 
-def test_a_gpu_is_compared_also_from_graphs_on_a_fake_gpu(tmp_path):
+RING_IN_GRAPHS = """
+from dataclasses import replace
+from bench.bits import main
+from bench.stability.subject import Subject
+from collectives.registry import ALGORITHMS
+bound, ring = Subject._bound, ALGORITHMS["all_reduce"]["ring"]
+def with_ring(subject, case, how):
+    if how.replayed:
+        subject, case = replace(subject, algorithm=ring), replace(case, variant="copied")
+    return bound(subject, case, how)
+Subject._bound = with_ring
+main()
+"""
+
+
+@pytest.mark.parametrize("program", [None, RING_IN_GRAPHS])
+def test_a_gpu_is_compared_also_from_graphs_on_a_fake_gpu(tmp_path, program):
     words = "-b 1K -e 4K -f 4 --algorithm one_shot_pull,library --quiet"
-    done = bits(tmp_path, words, **fake_nccl.environment())
+    variables = fake_nccl.environment(gpu={"count": 3})
+    done = bits(tmp_path, words, ranks=3, program=program, **variables)
     assert (done.returncode, done.stderr) == (0, "")
-    rows = record_of(tmp_path).rows
-    assert {(row.totals["graph"].differ, row.totals["run"].differ) for row in rows} == {(0, 0)}
+    for row in record_of(tmp_path).rows:
+        found = {*changes(row)} - {"order", "size", "place"}
+        assert found == ({"graph"} if program else set())
+        assert row.totals["graph"].elements == row.totals["run"].elements / 4
 
 
-def test_a_ring_changes_the_rows_of_a_norm_with_the_batch_and_a_fused_one_does_not(tmp_path):
-    words = "--collective allreduce_rmsnorm -b 16K -e 64K --algorithm fused,then_ring --quiet"
+@pytest.mark.parametrize("collective", ["allreduce_rmsnorm", "gemv_allreduce"])
+def test_a_ring_changes_the_rows_of_a_batch_and_a_fused_form_does_not(tmp_path, collective):
+    words = f"--collective {collective} -b 4K -e 64K -f 4 --algorithm fused,then_ring --quiet"
     done = bits(tmp_path, words, ranks=3)
     assert (done.returncode, done.stderr) == (0, "")
-    found = {row.name: {*changes(row)} for row in record_of(tmp_path).rows}
-    assert found["fused"] == found["fused registered"] == {"order"}
-    assert {"size", "place"} < found["then_ring"]
+    rows = {row.name: row for row in record_of(tmp_path).rows}
+    ours = {name: {*changes(row)} for name, row in rows.items() if name.startswith("fused")}
+    assert {*map(frozenset, ours.values())} == {frozenset({"order"})}
+    assert {"size", "place", "fewer"} <= {*rows["fused"].totals}
+    assert "place" in changes(rows["then_ring"])
+
+
+def test_two_settings_of_a_library_are_two_rows(tmp_path, capsys):
+    """Also of one folder: a launch with other settings is no launch of the same."""
+    words, folders = "-b 1K -e 4K --algorithm library --quiet", []
+    for algorithm in ("recursive_doubling", "ring"):
+        folders.append(tmp_path / algorithm)
+        variable = {"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": algorithm}
+        assert bits(tmp_path / "both", words, ranks=3, **variable).returncode == 0
+        folders[-1].mkdir()
+        newest = sorted((tmp_path / "both").glob("*.bits.json"))[-1]
+        folders[-1].joinpath(newest.name).write_bytes(newest.read_bytes())
+    assert "launch" not in record_of(tmp_path / "both").rows[0].totals
+    status, said = report(capsys, *folders)
+    assert status == 0
+    for algorithm in ("recursive_doubling", "ring"):
+        assert re.search(rf"^[AB] MPICH [\d.]+ MPIR_\w+={algorithm} ", said, re.M)
+    assert report(capsys, *folders, "--require", "place")[0] == 1
 
 
 # -- reports bits
@@ -186,7 +227,10 @@ def test_the_same_bits_pass_and_changed_ones_are_named_with_their_orders(
     assert (status, before in said, after in said) == (1, True, True)
     assert ElementTree.parse(outputs[0]).getroot().get("failures") == "1"
     assert "2 of 5 sizes changed" in outputs[1].read_text()
-    assert "2 of 5 sizes changed" in outputs[2].read_text()
+    page = outputs[2].read_text()
+    assert "2 of 5 sizes changed" in page
+    assert "Same in every row: run, launch, ranks, align, in-place, chain, history." in page
+    assert re.search(r"B one_shot_pull\s*<br><small>.*two_shot registered", page)
     assert outputs[2].with_name("index.html.png").stat().st_size > 1000
 
 

@@ -1,0 +1,133 @@
+"""An all-reduce with compute, in one launch and in several: a message is some tokens, whose rows
+must not change with the other tokens of the batch. All ranks have the same weights, so that
+exchanged data are the same sums in another order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.harness.iteration import Buffers
+from bench.stability.inputs import draw
+from bench.stability.subject import How, Subject
+from collectives.collective import DATATYPES, Datatype
+from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
+from collectives.operation import Bound, Case, Unsupported, World
+from kernels.devices.device import Memory
+
+FORMS = {
+    name: {base: form for base, form in forms.items() if base != "compute"}
+    for name, forms in FUSED.items()
+}
+HIDDEN = 4096  # elements of a token's row in a norm
+RESIDUAL, WEIGHT = 1000, 1001  # whose data these are, where ranks have theirs
+NO_PLACE = Unsupported("the norm overlaps no other buffer", depends_on_size=True)
+INNER = 1024  # rows and columns of a matrix: calls take a CPU well below 1 ms
+MOST_TOKENS = 8  # of a GEMV
+WEIGHTS = DATATYPES["float16"]
+ALIGNED = Unsupported("a GEMV reads aligned activations from their own buffer")
+ADDS_IN_FP32 = Unsupported("a GEMV adds in fp32, and its sums have at most as many bits")
+
+
+@dataclass
+class NormBuffers(Buffers):
+    """Also the residual of each token, which is the same row, their sums, the sums without it, and
+    the weight."""
+
+    residual: Memory
+    residual_out: Memory
+    summed: Memory
+    weight: Memory
+
+
+@dataclass
+class NormSubject(Subject):
+    """Its buffers are NormBuffers."""
+
+    row_elements = HIDDEN
+
+    @staticmethod
+    def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
+        send, seed, device = buffers.send, buffers.seed, world.device
+        row, weight = (datatype.encode(draw((seed, whose), HIDDEN)) for whose in (RESIDUAL, WEIGHT))
+        return NormBuffers(
+            send,
+            buffers.receive,
+            seed,
+            residual=device.store(np.resize(row, send.size_bytes // datatype.size_bytes)),
+            residual_out=device.private(send.size_bytes),
+            summed=world.library.allocate(world, send.size_bytes),
+            weight=device.store(weight),
+        )
+
+    def count(self, size_bytes: int) -> int:
+        return max(1, super().count(size_bytes) // HIDDEN) * HIDDEN
+
+    def case(self, count: int, how: How) -> Case:
+        buffers = self.buffers
+        assert isinstance(buffers, NormBuffers)
+        norm = Norm(
+            hidden=HIDDEN,
+            residual=buffers.residual.address,
+            residual_out=buffers.residual_out.address,
+            weight=buffers.weight.address,
+            epsilon=EPSILON,
+        )
+        return NormCase(**vars(super().case(count, how)), norm=norm, summed=buffers.summed.address)
+
+    def _bound(self, case: Case, how: How) -> Bound:
+        return NO_PLACE if how.in_place else super()._bound(case, how)
+
+
+@dataclass
+class GemvBuffers(Buffers):
+    """Also the weights, and this rank's products; the send buffer has its activations."""
+
+    weights: Memory
+    products: Memory
+
+
+@dataclass
+class GemvSubject(Subject):
+    """Its buffers are GemvBuffers."""
+
+    row_elements = INNER
+
+    @staticmethod
+    def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
+        send, seed = buffers.send, buffers.seed
+        weights = draw((seed, WEIGHT), INNER * INNER)
+        return GemvBuffers(
+            send,
+            buffers.receive,
+            seed,
+            weights=world.device.store(WEIGHTS.encode(weights)),
+            products=world.library.allocate(world, send.size_bytes),
+        )
+
+    def count(self, size_bytes: int) -> int:
+        return min(MOST_TOKENS, max(1, super().count(size_bytes) // INNER)) * INNER
+
+    def _bound(self, case: Case, how: How) -> Bound:
+        buffers = self.buffers
+        assert isinstance(buffers, GemvBuffers)
+        if how.in_place or how.shifts:
+            return ALIGNED
+        if self.datatype.size_bytes > 4:
+            return ADDS_IN_FP32
+        layer = Gemv(
+            weights=buffers.weights.address,
+            activations=case.send,
+            hidden=INNER,
+            inner=INNER,
+            stride=INNER,
+            copies=1,
+        )
+        fields = vars(case) | {"send": buffers.products.address}
+        gemv = GemvCase(**fields, layer=layer, tokens=case.count // INNER, weight_type=WEIGHTS.name)
+        return super()._bound(gemv, how)
+
+
+KINDS: dict[str, type[Subject]] = {
+    "allreduce_rmsnorm": NormSubject,
+    "gemv_allreduce": GemvSubject,
+}

@@ -50,6 +50,11 @@ def steady_in(rows: Sequence[RowBits]) -> list[str]:
     return [name for name in INVARIANCES if name in compared.difference(*map(changes, rows))]
 
 
+def changing_in(rows: Sequence[RowBits]) -> list[str]:
+    """What changes the bits of a row."""
+    return [name for name in INVARIANCES if any(name in changes(row) for row in rows)]
+
+
 def share_text(name: str, total: Difference | None) -> str:
     """`same`, `31 % 8 ULP`, of launches `2 of 17 sizes`, or `-` for what was not compared."""
     if not total or not total.elements:
@@ -117,11 +122,7 @@ def sum_cells(row: RowBits) -> dict[str, str]:
 def text(record: Bits) -> str:
     """The record in at most MOST_LINES lines; ends with a newline."""
     rows = [row for row in record.rows if row.sizes]
-    same = steady_in(rows)
-    names = [
-        name for name in INVARIANCES if name not in same and any(name in row.totals for row in rows)
-    ]
-    head = [HEAD, f"same in every row: {', '.join(same)}"]
+    names, head = changing_in(rows), [HEAD, f"same in every row: {', '.join(steady_in(rows))}"]
     tables, sentences = [], list[str]()
     types = [*dict.fromkeys(row.datatype for row in rows)]
 

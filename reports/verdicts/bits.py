@@ -5,7 +5,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reports.site.page import Banner, Page, Row, Section
 from reports.store.bits import INVARIANCES, SUFFIX, Bits, RowBits, SizeBits, read_bits
@@ -13,7 +13,17 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text
 from reports.store.writing import write_named
-from reports.tables.bits import cells_of, headline, share_text, text
+from reports.tables.bits import (
+    HEAD,
+    cells_of,
+    changing_in,
+    groups_of,
+    headline,
+    share_text,
+    steady_in,
+    text,
+    threshold_sentence,
+)
 from reports.tables.sentences import counted, size_text, some, wrapped
 from reports.verdicts.accept import BITS
 from reports.verdicts.judge import Incomparable
@@ -23,6 +33,7 @@ SAME, CHANGED = 0, 1  # exit statuses
 COMPARABLE = "collective", "ranks", "hosts", "seed", "data"
 MOST_FINDINGS = 12
 NEWEST = Path("results")
+NO_BREAK = "\u00a0"
 
 
 class Check(NamedTuple):
@@ -37,12 +48,13 @@ class Check(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option(
-        "record",
+        "records",
         metavar="RECORD",
         type=Path,
-        nargs="?",
-        default=NEWEST,
-        help="a record of bench.bits, or a folder: the newest in it (results)",
+        nargs="*",
+        default=[NEWEST],
+        help="records of bench.bits, whose rows stand together, such as those of other libraries "
+        "and settings; of a folder the newest (results)",
     )
     option(
         "--baseline",
@@ -79,8 +91,8 @@ def required(text: str) -> list[str]:
 def bits(arguments: argparse.Namespace) -> int:
     """Prints the record or its verdict, and returns the exit status. Raises ResultError for files,
     Incomparable for a baseline of something else."""
-    path = newest(arguments.record)
-    record, checks, notes = read_bits(path), list[Check](), list[str]()
+    record = joined([read_bits(newest(path)) for path in arguments.records])
+    checks, notes = list[Check](), list[str]()
     for name in arguments.require:
         checks += require(record, name)
     if arguments.baseline:
@@ -120,6 +132,26 @@ def newest(path: Path) -> Path:
     if not (files := sorted(path.glob(f"*{SUFFIX}"))):
         raise ResultError(f"{path} holds no record yet: type mpirun -n 4 python -m bench.bits")
     return files[-1]
+
+
+def joined(records: Sequence[Bits]) -> Bits:
+    """The first record, with the rows of the others that have another name or other bits. Raises
+    Incomparable."""
+    first, *others = records
+    rows = dict[tuple[Any, ...], RowBits]()
+    for record in records:
+        if names := differing(first, record):
+            here, there = getattr(first, names[0]), getattr(record, names[0])
+            raise Incomparable(
+                f"not comparable: {names[0]}: {here} in {first.run_id}, {there} in {record.run_id}"
+            )
+        for row in record.rows:
+            bits_of = [(size.size_bytes, size.digest) for size in row.sizes]
+            rows.setdefault((row.name, row.datatype, *bits_of), row)
+
+    first.rows = [*rows.values()]
+    first.notes += [f"Also the rows of {record.run_id}." for record in others]
+    return first
 
 
 def baseline_for(record: Bits, path: Path) -> Bits:
@@ -238,6 +270,32 @@ def rows_of(record: Bits) -> list[Row]:
     ]
 
 
+def ulp_below(cell: str) -> str:
+    """The share of a cell, and in small print the difference, whose words stay together."""
+    share, percent, ulp = cell.partition(" % ")
+    return f"{share} %\n{ulp.replace(' ', NO_BREAK)}" if percent else cell
+
+
+def groups_in(record: Bits) -> list[Row]:
+    """Rows of equal bits together, as the command prints them, with the differences in ULP and the
+    further names in small print."""
+    rows = [row for row in record.rows if row.sizes]
+    names, found = changing_in(rows), list[Row]()
+    types = dict.fromkeys(row.datatype for row in rows)
+    for datatype in types:
+        for letter, own in groups_of([row for row in rows if row.datatype == datatype]):
+            [cells] = cells_of(own[:1], names)
+            found.append(
+                {
+                    "row": f"{letter} {own[0].name}\n{', '.join(row.name for row in own[1:])}",
+                    "type": datatype if len(types) > 1 else "-",
+                    "sum": cells.pop("sum", "-"),
+                    **{name: ulp_below(cell) for name, cell in cells.items()},
+                }
+            )
+    return found
+
+
 def sizes_of(record: Bits) -> list[Row]:
     """Every size of every row, with its digest and the parts of the message by their orders."""
     return [
@@ -280,17 +338,23 @@ def markdown(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[s
 
 
 def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
-    """The verdict, what failed, every row, and folded every size."""
+    """The verdict, what failed, the rows in groups, and folded all rows and sizes."""
     failed = [check for check in checks if check.failed]
     word = ("CHANGED" if failed else "SAME") if checks else "Bits"
     role = "worse" if failed else "better" if checks else "steady"
+    rows = [row for row in record.rows if row.sizes]
+    said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
+    said += filter(None, map(threshold_sentence, rows))
+    meanings: list[Row] = [{"column": name, "compared": text} for name, text in INVARIANCES.items()]
     sections = [
-        Section("What failed", [check.text for check in failed], folded=not failed),
-        Section("Rows", [*notes, *record.notes], rows=rows_of(record)),
-        Section("Sizes", rows=sizes_of(record), folded=True),
-        Section("As the command printed it", text=text(record), folded=True),
+        Section("What failed", [check.text for check in failed]),
+        Section("What changes the bits", [*said, *notes], rows=groups_in(record)),
+        Section("What was compared", rows=meanings, folded=True),
+        Section("Every row", record.notes, rows=rows_of(record), folded=True),
+        Section("Every size", rows=sizes_of(record), folded=True),
     ]
-    facts = [headline(record), f"Machine {record.machine_id}, Wiretax {record.version}."]
+    facts = [f"{headline(record).removeprefix('bits: ')}."] * bool(checks)
+    facts.append(f"Machine {record.machine_id}, Wiretax {record.version}.")
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
     }
@@ -298,6 +362,6 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
     return Page(
         line,
         Banner(word, f"{line.partition(': ')[2] or line}.", facts, role),
-        sections if failed else sections[1:],
+        sections,
         {"command": command.rstrip(), **ids},
     )

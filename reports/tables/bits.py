@@ -33,7 +33,8 @@ def groups_of(rows: Sequence[RowBits]) -> list[Group]:
         own = {size.size_bytes: size.digest for size in row.sizes}
         fits = [all(digests.get(size, own[size]) == own[size] for size in own) for digests in known]
         place = fits.index(True) if True in fits else len(known)
-        known[place:] = [known[place] | own] if place < len(known) else [own]
+        known += [{}] * (place == len(known))
+        known[place] = known[place] | own
         groups.setdefault((place, changes(row)), []).append(row)
 
     return [Group(ascii_uppercase[key[0] % 26], groups[key]) for key in sorted(groups)]

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from reports.__main__ import main
-from reports.store.bits import read_bits
-from reports.tables.bits import changes, orders_text
+from reports.store.bits import RowBits, SizeBits, read_bits
+from reports.tables.bits import changes, groups_of, orders_text
 from tests.bench.launches import launch
 from tests.fake_gpu import fake_nccl
 
@@ -67,6 +67,21 @@ def test_a_screen_shows_it(launches):
     assert re.search(
         r"^A MPICH [\d.]+ +same.* \d+ % \d+ ULP .* \(0\+1\)\+\(2\+3\)$", launches[1], re.M
     )
+
+
+def test_rows_share_a_letter_where_they_have_the_same_bits():
+    """Also if others lie between them."""
+    rows = [
+        RowBits(
+            algorithm=name,
+            variant="plain",
+            datatype="float32",
+            sizes=[SizeBits(size_bytes=64, digest=name[0], parts=[], compared={})],
+        )
+        for name in ("x", "y", "z", "x again", "w")
+    ]
+    named = {group.letter: [row.name for row in group.rows] for group in groups_of(rows)}
+    assert named == {"A": ["x", "x again"], "B": ["y"], "C": ["z"], "D": ["w"]}
 
 
 @pytest.mark.parametrize(

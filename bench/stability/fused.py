@@ -25,7 +25,7 @@ INNER = 1024  # rows and columns of a matrix: calls take a CPU well below 1 ms
 MOST_TOKENS = 8  # of a GEMV
 WEIGHTS = DATATYPES["float16"]
 ALIGNED = Unsupported("a GEMV reads aligned activations from their own buffer")
-ADDS_IN_FP32 = Unsupported("a GEMV adds in fp32, and its sums have at most as many bits")
+ADDS_IN_FP32 = Unsupported("a GEMV adds in fp32, and takes no float64")
 
 
 @dataclass

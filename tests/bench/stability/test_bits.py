@@ -108,6 +108,7 @@ def test_a_flip_of_one_ulp_is_found(tmp_path, flip):
         ("--collective all_gather", 2, 2, "invalid choice: 'all_gather'"),
         ("--algorithm twoshot", 2, 2, "did you mean two_shot"),
         ("--algorithm two_shot_int8 -e 64", 2, 3, "no bits can be compared: two_shot_int8"),
+        ("--collective gemv_allreduce -d double -e 4K", 2, 3, "adds in fp32, and takes no float64"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, words, ranks, status, sentence):
@@ -265,6 +266,8 @@ def test_what_cannot_be_judged_is_refused(launches, changed, tmp_path, capsys):
         4,
         f"reports: not comparable: ranks: 8 in {changed}, 4 in this record\n",
     )
+    status, said = report(capsys, launches[0], changed)
+    assert (status, "not comparable: ranks: 4 in " in said) == (4, True)
     status, said = report(capsys, launches[0], "--require", "graph")
     assert (status, "has not compared it" in said) == (2, True)
     changed.write_text("{}")

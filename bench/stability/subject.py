@@ -41,11 +41,11 @@ PLAIN = How()
 def without_last(world: World) -> World | None:
     """The world of all ranks but the last, where it is None, as it is with two ranks. Ranks on
     several hosts have the library alone there. All ranks call it. Raises Refusal."""
-    every, fewer = world.communicator, range(world.communicator.size - 1)
+    every, rest = world.communicator, range(world.communicator.size - 1)
     few = None
     with every.all_or_none(Refusal):
-        if every.rank in fewer and len(fewer) > 1:
-            communicator = every.among(fewer)
+        if every.rank in rest and len(rest) > 1:
+            communicator = every.among(rest)
             communicator.whole = communicator  # no agreement of these ranks needs the last one
             peers = world.peers
             if isinstance(peers, PeerBuffer):

@@ -46,13 +46,13 @@ def changes(row: RowBits) -> tuple[str, ...]:
 
 
 def steady_in(rows: Sequence[RowBits]) -> list[str]:
-    """What changes the bits of no row."""
-    compared = {name for row in rows for name in row.totals}
-    return [name for name in INVARIANCES if name in compared.difference(*map(changes, rows))]
+    """What was compared and changes the bits of no row."""
+    compared = {name for row in rows for name in row.totals}.difference(changing_in(rows))
+    return [name for name in INVARIANCES if name in compared]
 
 
 def changing_in(rows: Sequence[RowBits]) -> list[str]:
-    """What changes the bits of a row."""
+    """What changes the bits of some row."""
     return [name for name in INVARIANCES if any(name in changes(row) for row in rows)]
 
 

@@ -186,12 +186,12 @@ def differing(one: Bits, other: Bits) -> list[str]:
 def require(record: Bits, name: str) -> Iterator[Check]:
     """Whether something changes the bits of each row. Raises ResultError if no row has compared
     it."""
-    compared = {row.name: row for row in record.rows if name in row.totals}
+    compared = [row for row in record.rows if name in row.totals]
     if not compared:
         again = ": run bench.bits again into the same folder" if name == "launch" else ""
         raise ResultError(f"--require {name}: {record.run_id} has not compared it{again}")
 
-    for row in compared.values():
+    for row in compared:
         total = row.totals[name]
         share = share_text(name, total)
         sizes = [

@@ -250,12 +250,19 @@ def test_the_same_bits_pass_and_changed_ones_are_named_with_their_orders(
     assert outputs[2].with_name("index.html.png").stat().st_size > 1000
 
 
-def test_what_is_required_fails_where_a_row_lacks_it(launches, capsys):
+def test_what_is_required_fails_where_a_row_lacks_it(launches, tmp_path, capsys):
+    """In each datatype of a row."""
     status, said = report(capsys, launches[0], "--require", "run,launch,ranks")
     assert (status, said.count("SAME: ")) == (0, 1)
     status, said = report(capsys, launches[0], "--require", "size,ranks")
     assert status == 1
     assert re.search(r"^ring \(float32\): \d+ % \d+ ULP in a longer message, at ", said, re.M)
+    record = json.loads(sorted(launches[0].glob("*.bits.json"))[-1].read_text())
+    rows = [row for row in record["rows"] if row["sizes"]]
+    rows = [row | {"datatype": of} for of in ("float32", "float64") for row in rows]
+    both = tmp_path / "both.bits.json"
+    both.write_text(json.dumps(record | {"rows": rows}))
+    assert report(capsys, both, "--require", "ranks") == (0, f"SAME: {len(rows)} checks passed\n")
 
 
 def test_what_cannot_be_judged_is_refused(launches, changed, tmp_path, capsys):

@@ -26,13 +26,10 @@ PROGRAM = f"'{sys.executable}' -m wiretax"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LIBRARY = "all_reduce_library_16KiB_us"
 
-pytestmark = [
-    pytest.mark.skipif(
-        not (REFRAME / "reframe").exists(),
-        reason="system tool absent: ReFrame; make .venv-reframe/.installed",
-    ),
-    pytest.mark.alone,
-]
+pytestmark = pytest.mark.skipif(
+    not (REFRAME / "reframe").exists(),
+    reason="system tool absent: ReFrame; make .venv-reframe/.installed",
+)
 
 
 def reframe(folder, *words, partition="here", kernels=ROOT, enter=(), **settings):

@@ -18,9 +18,7 @@ from tests.bench.launches import launch, run, stored
 from tests.bench.synthetic_link import made_up
 from tests.launch import mpirun
 
-pytestmark = pytest.mark.alone
-
-# bench.link, limited to 4 iterations of each case instead of by time, so that it also completes on
+# bench.link, limited to an iteration of each case instead of by time, so that it also completes on
 # a slow machine.
 COUNTED = """
 from dataclasses import replace
@@ -30,7 +28,7 @@ from bench.harness.run import measure
 from bench.harness.session import start
 bind, message, (options, sizes) = link.bind, link.Message, link.parse()
 {}
-start(replace(options, iterations=4),
+start(replace(options, iterations=1),
       lambda session: measure(session, partial(link.prepare, sizes)))
 """
 LINK = COUNTED.format("")
@@ -121,6 +119,7 @@ def test_between_hosts_the_library_moves_the_data(tmp_path):
     assert re.search("message by MPICH .*, 16 KiB: row sends to column", words(printed))
 
 
+@pytest.mark.alone
 def test_the_flag_is_as_fast_as_in_a_minimal_loop():
     """Otherwise the reported latency floor would be the overhead of our loop. The test compares
     quartiles, because on a shared machine either loop can lose its core."""
@@ -131,6 +130,7 @@ def test_the_flag_is_as_fast_as_in_a_minimal_loop():
     assert 1 / 3 < ours_ns / bare_ns < 1.5, (ours_ns, bare_ns)
 
 
+@pytest.mark.alone
 def test_ranks_that_share_cores_still_measure_the_link_and_not_the_scheduler(tmp_path):
     """A mean over 100 round trips of four ranks on two cores took 0.3 to 17 us. A flag takes 0.1 to
     0.6 us."""

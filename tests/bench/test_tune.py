@@ -17,12 +17,12 @@ from tests import fake_gpu
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
 
-pytestmark = pytest.mark.alone
-
-# A search that ends after six rounds, however busy the machine is.
+# A search that ends after six rounds of short blocks, however busy the machine is.
 FEW_CANDIDATES = """
 import bench.tune as tune
+from bench.harness import schedule
 from bench.tuning import search
+schedule.LONGEST_BLOCK_S = 2e-3
 from collectives.table import parsed
 go_on = search.go_on
 search.go_on = lambda run, active, rounds: go_on(run, active, rounds) if rounds < 6 else []
@@ -299,7 +299,7 @@ def search_done(tmp_path_factory):
     """The printed text and the run of a search, and the table that it has stored."""
     folder = tmp_path_factory.mktemp("search")
     table = folder / "table.toml"
-    options = "-b 16K -e 16K --max-time 12 --table"
+    options = "-b 16K -e 16K --max-time 40 --table"
     printed, result = run(folder / "tune", options, table, program=FEW_CANDIDATES)
     return printed, result, table
 
@@ -338,16 +338,21 @@ def test_a_search_for_stable_bits_tries_only_sums_in_rank_order(tmp_path):
 
 
 BOTH = "--device cuda --memory mapped,host_staged -G 1"
+ONE_ISOLATED = FEW_CANDIDATES.replace(', "two_shot_direct+nt"', ",").replace(
+    "tune.main()",
+    """
+from functools import partial
+search.SweepOptions = partial(search.SweepOptions, mode="isolated")
+tune.main()""",
+)
 
 
 def test_auto_takes_the_kind_of_memory_that_a_search_found_faster_on_a_fake_gpu(tmp_path):
     """vLLM takes host memory for short messages between two R9700s. All memory of a software GPU is
     equally fast, so the search's blocks get times in which the host's wins at 16 KiB alone."""
-    table, gpus = tmp_path / "table.toml", fake_gpu.environment()
-    options = f"-b 16K -e 64K {BOTH} --max-time 30 --table"
-    printed, result = run(
-        tmp_path / "tune", options, table, program=FEW_CANDIDATES, **cast(Any, gpus)
-    )
+    table, gpus = tmp_path / "table.toml", cast(Any, fake_gpu.environment())
+    options = f"-b 16K -e 64K -f 4 {BOTH} --max-time 90 --table"
+    printed, result = run(tmp_path / "tune", options, table, program=ONE_ISOLATED, **gpus)
     assert f"table: {table}\n" in printed
     assert {each.where["memory"] for each in loaded(table, result.run)} == {"mapped,host_staged"}
     cost_us = {("host_staged", 16384): 5.0, ("host_staged", 65536): 7.0}
@@ -366,8 +371,8 @@ def test_auto_takes_the_kind_of_memory_that_a_search_found_faster_on_a_fake_gpu(
         for turn in range(12)
     ]
     tune.store(str(table), tuned.read(table, result.run)[0].program, result, result.run)
-    options = f"--lean --sizes 16K,64K --algorithm auto -n 2 {BOTH} --tuned"
-    _, result = run(tmp_path / "out", options, table, **cast(Any, gpus))
+    options = f"--lean --sizes 16K,64K --algorithm auto -n 2 --mode isolated {BOTH} --tuned"
+    _, result = run(tmp_path / "out", options, table, **gpus)
     assert any("auto uses the table" in note for note in result.run.notes)
     chosen = {case.size_bytes: case.chosen for case in result.cases if case.variant == "copied"}
     assert chosen == {

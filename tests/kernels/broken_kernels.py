@@ -16,6 +16,8 @@ from tests.launch import ROOT
 
 HEADERS = [ROOT / "tests/kernels" / name for name in ("faults.h", "delayed_stores.h")]
 UNCHANGED = "bench", "collectives", "reports", "tests"  # folders that trees share
+# They measure and judge, and stay whole: each tree would compile them anew.
+WHOLE = "devices/loop_cpu.cpp", "iteration.cu", "link_probe.cu", "memory_probe.cu"
 
 SYNC, EXCHANGE, PACK, TWO_SHOT = (
     f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot")
@@ -80,13 +82,13 @@ def tree(folder: Path, *names: str, breaks_probe: bool = False) -> Path:
     """Makes a project with the named `PATCHES` in its kernels below `folder` and returns `folder`.
 
     A program that runs with this folder as its working directory imports and compiles the patched
-    kernels. The probe of memory would refuse to run most of them, and stays whole unless
-    `breaks_probe`. Raises ValueError.
+    kernels. What measures them stays whole, also the probe of memory unless `breaks_probe`: it
+    would refuse to run most of them. Raises ValueError.
     """
     kernels = copy_kernels(folder, [patch for name in names for patch in PATCHES[name]])
-    if not breaks_probe:
-        (kernels / "whole").symlink_to(ROOT / "kernels")
-        (kernels / "memory_probe.cu").write_text('#include "whole/memory_probe.cu"\n')
+    (kernels / "whole").symlink_to(ROOT / "kernels")
+    for name in WHOLE[:-1] if breaks_probe else WHOLE:
+        (kernels / name).write_text(f'#include "{"../" * name.count("/")}whole/{name}"\n')
     for name in UNCHANGED:
         (folder / name).symlink_to(ROOT / name)
     return folder

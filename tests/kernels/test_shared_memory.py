@@ -14,8 +14,6 @@ from kernels.devices.shared_memory import HostMemory, allocate, open_shared
 from tests.bench.faulty_runs import wait_for
 from tests.launch import few, mpirun
 
-pytestmark = pytest.mark.alone
-
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 SIZE = 5000  # two pages, plus one page for the stamp

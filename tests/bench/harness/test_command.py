@@ -36,6 +36,7 @@ allreduce -d flaot -> unknown datatype 'flaot': did you mean float?
 allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds
 allreduce --device gpu -> invalid choice: 'gpu'
+allreduce --peer vlm -> unknown peer 'vlm': did you mean vllm?
 allreduce --bogus -> unrecognized arguments: --bogus
 allreduce --stable -d int32 -> --stable: nothing rounds in sum of int32, so every order gives the
 reduce_scatter --stable -o min,max -> --stable: nothing rounds in min and max of float32, so every

@@ -12,8 +12,6 @@ from bench.campaigns.options import Variant
 from tests.launch import ROOT, mpirun
 from tests.reliability.launch_matrix import AS_ROOT, SMALL, allreduce, command
 
-pytestmark = pytest.mark.alone
-
 LINE = re.compile(r"\[allreduce \d+ s\] \S.*")
 
 

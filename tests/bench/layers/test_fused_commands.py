@@ -17,8 +17,6 @@ from reports.tables.show import text
 from tests.bench.launches import launch, run, stored
 from tests.launch import few
 
-pytestmark = pytest.mark.alone
-
 FUSED = "allreduce_rmsnorm gemv_allreduce gemm_reduce_scatter allgather_gemm"
 COMMANDS = f"{FUSED} decode prefill".split()
 # The commands, their bad options, and after the arrow the sentence that refuses them.

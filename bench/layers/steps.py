@@ -2,6 +2,7 @@
 against float64, and from then on bit by bit against its first result."""
 
 import ctypes
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from bench import STARTED_S
 from bench.harness.iteration import Iteration, consume_step, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Suite
@@ -18,7 +20,7 @@ from bench.layers.forms import LayerOptions, fastest, scale_for
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers import steps
-from collectives.layers.fused import WEIGHTS
+from collectives.layers.fused import WEIGHTS, sequence
 from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
@@ -26,8 +28,10 @@ from collectives.operation import Bound, Operation, Unsupported
 from collectives.registry import LIBRARY
 from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
 from reports.store.schema import CaseHeader
+from reports.tables.sentences import number
 
 MEMORY_SHARE = 0.6  # of the free memory, for matrices
+FIRST_STEPS = 10  # of a batch, at least: each split is checked, and forms are tried
 MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 elements of 16 bits
 # Of a token's error / the result, both as root mean squares: 160 sums are rounded, and the residual
 # after each: half of this at most. A step that lacks one of 160 layers is off by 0.08.
@@ -65,12 +69,13 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     suite = Suite()
     for tokens in batches:
         session.flight.note("plan the splits", text=f"{tokens} tokens")
+        with session.communicator.all_or_none(DeviceError, MemoryError):
+            batch = Batch(net, tokens)
+        require_time(session, batch)
         draw = np.random.default_rng([session.options.seed, tokens])
         start = draw.standard_normal((tokens, model.hidden))
         expected = steps.reference(net, start) if session.communicator.rank == 0 else None
         expected = session.communicator.broadcast(expected)
-        with session.communicator.all_or_none(DeviceError, MemoryError):
-            batch = Batch(net, tokens)
         step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
         splits = Splits(session, batch, start, expected, step_shape, suite)
         splits.add_by_tensor()
@@ -106,6 +111,28 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
             weights,
             session.options.command == "prefill",
             session.options.seed,
+        )
+
+
+def require_time(session: Session, batch: Batch) -> None:
+    """Raises Refusal if the time would be over before a split is timed, by the time of one layer:
+    a model can be too large for a slow device."""
+    first = batch.net.shares[: len(LAYERS)]
+    layer = sequence(session.world, batch.unsplit_layers(first))
+    if isinstance(layer, Unsupported):  # each split says so
+        return
+    layer.call()  # warms up
+    started_s = time.monotonic()
+    layer.call()
+    now_s = time.monotonic()
+    own_s = batch.net.layers * (now_s - started_s), now_s - STARTED_S
+    step_s, passed_s = np.max(session.communicator.all_gather(own_s), axis=0)
+    left_s = session.options.max_time_s - passed_s
+    if left_s < FIRST_STEPS * step_s:
+        raise Refusal(
+            f"time ran out: a step takes about {number(step_s)} s here, {FIRST_STEPS} or more come "
+            f"before the first timed one, and {max(0, left_s):.0f} s are left: shrink the matrices "
+            "with --scale, or give it more --max-time"
         )
 
 

@@ -15,7 +15,6 @@ from reports.tables.export import as_csv
 from reports.tables.frame import case_rows
 from reports.tables.show import text
 from tests.bench.launches import launch, run, stored
-from tests.launch import few
 
 FUSED = "allreduce_rmsnorm gemv_allreduce gemm_reduce_scatter allgather_gemm"
 COMMANDS = f"{FUSED} decode prefill".split()
@@ -88,15 +87,16 @@ def test_each_bad_input_gives_one_sentence_from_rank_0(command, monkeypatch, cap
             assert printed.out == ""
 
 
+TINY = "--model llama-3.1-8b --scale 1/1024"
+
+
 @pytest.mark.parametrize(
     ("ranks", "command", "options", "sentence"),
-    few(
-        [
-            (3, "decode", "--model llama-3.1-8b", "32 layers do not divide into 3 equal stages"),
-            (2, "prefill", "-d half", "a CPU multiplies float32 only, not float16"),
-        ],
-        2,
-    ),
+    [
+        (2, "decode", f"{TINY} --max-time 0.1", "time ran out: a step takes about "),
+        (3, "decode", "--model llama-3.1-8b", "32 layers do not divide into 3 equal stages"),
+        (2, "prefill", "-d half", "a CPU multiplies float32 only, not float16"),
+    ],
 )
 def test_an_option_this_machine_cannot_run_is_refused_once(
     tmp_path, ranks, command, options, sentence
@@ -108,7 +108,7 @@ def test_an_option_this_machine_cannot_run_is_refused_once(
     assert not list(tmp_path.iterdir())
 
 
-SMALL = "--model llama-3.1-8b --scale 1/1024 -n 6 --lean --max-time 100"
+SMALL = f"{TINY} -n 6 --lean --max-time 100"
 STRICT = """import bench.layers.steps
 from bench.layers.command import main
 bench.layers.steps.TOLERANCE["float16"] = 1e-9

@@ -210,13 +210,16 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             for shape, variant, in_place in product(collective.shapes, variants, places):
                 words = [collective.name, algorithm.name, *shape.values(), variant]
                 name = " ".join(words + ["in place"] * in_place)
-                case = Case(collective, 0, datatype, redop, 0, 0, in_place, variant, shape)
+                build = Build(sleep=turn % 2 == 0 and not bed.worlds[0].device.is_cpu)
+                case = Case(
+                    collective, 0, datatype, redop, 0, 0, in_place, variant, shape, build=build
+                )
                 if wanted(name):
                     plain_item(bed, name, algorithm, case)
 
 
 def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: Case) -> None:
-    """`form` still lacks its count, buffers and build."""
+    """`form` still lacks its count, its buffers and the limit of its chunks."""
     ranks, collective, datatype = bed.ranks, form.collective, form.datatype
     count = bed.draw.choice(COUNTS)
     count += -count % BLOCK if algorithm.name in LOSSY else 0
@@ -232,7 +235,7 @@ def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: Case) -> None:
             into if collective.sends_all else own,
             into if collective.receives_all else own,
         )
-    build = Build(chunk_bytes=bed.draw.choice([None, 1 << 10]))
+    build = replace(form.build, chunk_bytes=bed.draw.choice([None, 1 << 10]))
     too_many = int(bed.plant == "short")  # elements beyond the end of the buffers
     cases = [
         replace(form, count=count + too_many, send=send, receive=receive, build=build)

@@ -123,8 +123,11 @@ class Survey:
         firsts = [step for step in self.steps if step.launch == 1]
         return [next(iter(self.launches(step.name)), step) for step in firsts]
 
+    def results(self, name: str) -> list[Result]:
+        return [step.result for step in self.launches(name) if step.result]
+
     def runs(self, name: str) -> list[Path]:
-        return [step.result.path for step in self.launches(name) if step.result]
+        return [result.path for result in self.results(name)]
 
 
 def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
@@ -223,8 +226,8 @@ def to_type(survey: Survey, step: Step) -> str:
         folder = f"{survey.folder.resolve().name}/{RESULTS}"
         runs = " ".join(f"{folder}/{name}/*.jsonl" for name in READS[command])
         gpu = gpu_of(survey)[1]
-        of = f" --gpu {gpu.name if gpu else 'NAME'} --gpus {survey.ranks} --run"
-        return f"python -m reports {step.line}{of * (command == 'advise')} {runs}"
+        line = f"python -m reports {step.line} --gpu {gpu.name if gpu else 'NAME'}"
+        return f"{line}{f' --gpus {survey.ranks} --run' * (command == 'advise')} {runs}"
     variables = [f"{name}={value}" for name, value in step.environment.items()]
     words = [*variables, *launcher(survey, step), f"python -m bench.{command}", *step.arguments]
     if command != "doctor":
@@ -299,7 +302,7 @@ def last_words(survey: Survey, step: Step) -> str:
     lines, or the last line of a soak."""
     text = log_text(survey.folder / LOGS / step.log, "out")
     if step.command in READS:
-        return " ".join(re.split(r"(?<=\.)\n", text, maxsplit=1)[0].split())
+        return " ".join(re.split(r"\.\n", text, maxsplit=1)[0].split())
     if step.command != "doctor":
         return "".join(text.splitlines()[-1:])
     problems = text.partition("\nProblems:")[2].partition("\n\n")[0].split("\n- ")[1:]

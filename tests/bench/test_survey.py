@@ -19,7 +19,6 @@ from bench.harness.progress import Progress
 from bench.layers import command as layers
 from bench.soak import soak_parser
 from bench.survey import main, run_survey
-from bench.surveys import mps
 from bench.surveys.page import next_command, write
 from bench.surveys.steps import READS, Step, Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
@@ -27,7 +26,6 @@ from kernels.devices import gpu_driver
 from reports.__main__ import main as reports_main
 from reports.interpreter import module_command
 from reports.store.result import read
-from tests import fake_gpu
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
 from tests.launch import ROOT, SLOW_TEST
@@ -393,47 +391,3 @@ def test_a_report_that_refuses_is_a_sentence(tmp_path, monkeypatch):
     assert again in (survey.folder / "index.html").read_text()
     refusal = "reports/advice/specs.toml has no data sheet of this CPU"
     assert (advise.status, advise.sentence) == ("failed", refusal)
-
-
-CONTROL = """#!/bin/sh
-read said
-echo "$*$said" >> {calls}
-[ -e {calls}.runs ] || [ "$1" = -d ]
-"""
-
-
-@pytest.mark.parametrize(
-    ("runs", "refusal", "expected", "said"),
-    [
-        (False, None, "-d", "The survey started MPS"),
-        (True, None, "", "MPS ran already"),
-        (False, "error 805", "-d quit", "MPS starts, and no process opens the GPU through it (err"),
-    ],
-)
-def test_ranks_that_share_a_gpu_get_mps_for_the_time_of_the_survey(
-    tmp_path, monkeypatch, runs, refusal, expected, said
-):
-    """A service of the user's keeps running. Without it ranks would take turns of milliseconds."""
-    control, calls = tmp_path / "nvidia-cuda-mps-control", tmp_path / "calls"
-    with mps.service(lambda: refusal) as sentence:
-        assert sentence.startswith("There is no nvidia-cuda-mps-control")
-    control.write_text(CONTROL.format(calls=calls))
-    control.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    if runs:
-        calls.with_suffix(".runs").touch()
-    with mps.service(lambda: refusal) as sentence:
-        assert sentence.startswith(said)
-        assert calls.read_text().split() == ["get_server_list", *expected.split()]
-    assert calls.read_text().split()[1:] == ([] if runs else ["-d", "quit"])
-
-
-@SLOW_TEST
-def test_a_survey_of_one_gpu_shares_it_and_goes_on_past_failures_on_a_fake_gpu(tmp_path):
-    folder = tmp_path / "survey"
-    status, out, err = run(folder, "--quick", "--max-time", "150", **fake_gpu.environment(count=1))
-    assert "Doctor, failed" not in out, out
-    assert "nvidia-cuda-mps-control" in (folder / "index.html").read_text()
-    runs = [read(path) for path in folder.glob("results/*/*.jsonl")]
-    assert {result.cases[0].memory for result in runs} >= {"same_device", "host_staged"}, err
-    assert status in (0, 3), err

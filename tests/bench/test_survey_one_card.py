@@ -1,0 +1,76 @@
+"""A survey of one GPU, which two ranks share: MPS around it, and what its owner is told."""
+
+import pytest
+
+from bench import survey
+from bench.surveys import mps
+from bench.surveys.page import write
+
+# As the real one: the service keeps what it inherits, and numbers the GPUs that it sees anew.
+CONTROL = """#!/bin/sh
+read said
+echo "$*$said" >> {calls}
+case "$*$said$CUDA_VISIBLE_DEVICES" in
+-d) [ -d "$CUDA_MPS_LOG_DIRECTORY" ] && {{ sleep 4 & }} ;;
+quit) ! [ -e {calls}.stuck ] || {{ echo "clients are running"; exit 1; }} ;;
+*) [ -e {calls}.runs ] ;;
+esac
+"""
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """The file to which the control program writes its calls; it is in PATH from now on."""
+    calls = tmp_path / "calls"
+    control = tmp_path / mps.CONTROL
+    control.write_text(CONTROL.format(calls=calls))
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(mps, "LIMIT_S", 3.0)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("runs", "refusal", "expected", "said"),
+    [
+        (False, None, "-d", "The survey started MPS"),
+        (True, None, "", "MPS ran already"),
+        (False, "error 805", "-d quit", "MPS starts, and no process opens the GPU through it (err"),
+    ],
+)
+def test_ranks_get_mps_for_the_time_of_the_survey(calls, runs, refusal, expected, said):
+    """A service of the user's keeps running. Without it ranks would take turns of milliseconds."""
+    if runs:
+        calls.with_suffix(".runs").touch()
+    with mps.service(lambda: refusal) as sentence:
+        assert sentence.startswith(said)
+        assert calls.read_text().split() == ["get_server_list", *expected.split()]
+    assert calls.read_text().split()[1:] == ([] if runs else ["-d", "quit"])
+
+
+def test_a_service_that_does_not_end_is_told(calls, capfd):
+    calls.with_suffix(".stuck").touch()
+    with mps.service(lambda: None):
+        assert capfd.readouterr().err == ""
+    told = f"bench.survey: MPS does not end (clients are running): echo quit | {mps.CONTROL}\n"
+    assert capfd.readouterr().err == told
+
+
+def test_without_its_control_program_ranks_take_turns():
+    with mps.service(lambda: None) as sentence:
+        assert sentence.startswith("There is no nvidia-cuda-mps-control")
+
+
+def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkeypatch):
+    """Its owner would take the figures for those of an idle card."""
+    in_use = "GPU 0000:01:00.0 is in use: 97 % busy."
+    monkeypatch.setattr(survey, "find_gpus", lambda device: ("cuda", ["0000:01:00.0"]))
+    monkeypatch.setattr(survey, "in_use", lambda bus_id: in_use)
+    options = survey.make_parser().parse_args(["--out", str(tmp_path / "survey")])
+    opened = survey.open_survey(options)
+    assert opened.shares_gpus
+    write(opened, False)
+    page = (tmp_path / "survey" / "index.html").read_text()
+    assert f"<p>{in_use}</p>" in page
+    assert "python -m reports predict --gpu NAME survey/results/link_host/*.jsonl" in page

@@ -80,7 +80,7 @@ def setDevice(device: int) -> None:
 def getDeviceProperties(device: int) -> dict[str, Any]:
     _physical(device)
     properties = {
-        "name": b"software GPU",
+        "name": os.environ.get("FAKE_GPU_NAME", "software GPU").encode(),
         "major": 12,
         "minor": 0,
         "multiProcessorCount": setting("SMS", 2),

@@ -186,7 +186,8 @@ def run_steps(survey: Survey) -> None:
     """Gives each launch its share of the time that is left, then makes further ones, and lets the
     reports read what was measured."""
     total_s = survey.deadline_s - STARTED_S
-    end_s = survey.deadline_s - min(CLOSING_SHARE * total_s, MOST_CLOSING_S)
+    closing_s = min(CLOSING_SHARE * total_s, MOST_CLOSING_S)
+    end_s = survey.deadline_s - closing_s
     planned = [step for step in survey.steps if step.command not in READS]
     for place, step in enumerate(planned):
         left_s = end_s - time.monotonic()
@@ -195,7 +196,7 @@ def run_steps(survey: Survey) -> None:
         if step.launch > 1 and not (has_time and survey.may_succeed(step)):
             survey.steps.remove(step)  # or earlier launches failed, and this one would too
         elif has_time:
-            launch(survey, step, share_s, left_s)
+            launch(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
         else:
             survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
     spend_the_rest(survey, end_s)

@@ -19,13 +19,15 @@ from bench.harness.timing import measure_block, measure_empty_launch, measure_li
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
-from reports.store.case import where_wrong
+from reports.store.case import counted_blocks, where_wrong
 from reports.store.schema import Block, End, Result
 from reports.store.stats import autocorrelation, is_precise
 from reports.store.writing import RunFile
 
-ROUNDS = 12  # at least: a best of many is chosen on odd rounds, and six even ones give an interval
-FITTING_ROUNDS = 16  # into the time, because the link changes during some blocks
+REQUESTED_ROUNDS = 12  # of -n
+# A best of many is chosen on odd rounds, and six even ones in one state of the link, which changes
+# during some blocks, give an interval.
+LEAST_ROUNDS = 16
 CLOSING_S = 1.0  # for cases and table
 
 
@@ -48,11 +50,12 @@ def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
     whose interval on rank 0 is too wide."""
     if requested := run.session.options.iterations:
         return [number for number in active if run.timed[number] < requested]
-    if rounds < ROUNDS:
+    if rounds < LEAST_ROUNDS:
         return active
-    medians_us: dict[int, list[float]] = {}
-    for block in run.blocks:
-        medians_us.setdefault(block.case, []).append(block.total_us or block.time_us)
+    medians_us = {
+        number: [block.total_us or block.time_us for block in blocks]
+        for number, blocks in counted_blocks(run.blocks).items()
+    }
     rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
     imprecise = [number for number in active if not is_precise(medians_us.get(number, []), rho)]
     return list(run.session.communicator.broadcast(imprecise))
@@ -65,7 +68,7 @@ class RunPolicy:
     `conclude(result, machine)` returns the last lines of the output, and the exit status of a run
     that was measured."""
 
-    rounds: int = FITTING_ROUNDS
+    rounds: int = LEAST_ROUNDS
     go_on: Callable[[Run, list[int], int], list[int]] = unfinished
     conclude: Callable[[Result, head.Machine], tuple[str, int]] = lambda *_: ("", FINE)
 
@@ -135,7 +138,7 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
     iterations += [suite.iterations[number] for number in active]
     warm_up_alike(iterations)
     left_s = 0.85 * (run.deadline_s - time.monotonic())
-    budget_s, rounds = session.communicator.broadcast(left_s), ROUNDS
+    budget_s, rounds = session.communicator.broadcast(left_s), REQUESTED_ROUNDS
     if not options.iterations:
         rounds = fit_rounds(iterations, options.checks, budget_s, policy.rounds)
     set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)

@@ -16,6 +16,7 @@ from reports.store.writing import write_named
 from reports.tables.bits import (
     HEAD,
     cells_of,
+    changes,
     changing_in,
     groups_of,
     headline,
@@ -340,9 +341,12 @@ def markdown(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[s
 def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
     """The verdict, what failed, the rows in groups, and folded all rows and sizes."""
     failed = [check for check in checks if check.failed]
-    word = ("CHANGED" if failed else "SAME") if checks else "Bits"
-    role = "worse" if failed else "better" if checks else "steady"
     rows = [row for row in record.rows if row.sizes]
+    moved = sum(bool({*changes(row)} - {"order"}) for row in rows)
+    word = f"{moved} of {len(rows)} rows change their bits" if moved else "The same bits"
+    if checks:
+        word = "CHANGED" if failed else "SAME"
+    role = "worse" if failed else "better" if checks else "steady"
     said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
     said += filter(None, map(threshold_sentence, rows))
     meanings: list[Row] = [{"column": name, "compared": text} for name, text in INVARIANCES.items()]

@@ -132,11 +132,16 @@ def model_sentences(survey: Survey) -> list[str]:
         if step.command in READS and step.is_measured
     ]
     sentences += [
-        f"A decode step of {(result.cases[0].shape or {}).get('model')}, {point.label}, split over "
-        f"{survey.ranks} ranks, took {number(point.value / 1e3)} ms here: "
-        f"{number(1e6 / point.value)} tokens/s of a chat."
+        f"A decode step of {shape.get('model')}, {point.label}, split over {survey.ranks} ranks, "
+        f"took {number(point.value / 1e3)} ms here"
+        + (
+            f": {number(1e6 / point.value)} tokens/s of a chat."
+            if shape.get("scale") == "1"
+            else f", with {shape.get('scale')} of each matrix: no figure of the whole model."
+        )
         for result in survey.results("decode")
         for point in first_point(result)
+        for shape in [result.cases[0].shape or {}]
     ]
     return sentences or [
         "No decode step of a 70B model was measured: a survey without --quick measures one."

@@ -131,7 +131,8 @@ def test_a_survey_of_one_gpu_goes_through_its_whole_plan_on_a_fake_gpu(tmp_path)
         "There is no nvidia-cuda-mps-control",
         "What two such cards would do: PREDICTED for two rtx5090 at a root complex",
         "tokens/s of one chat by tensor",
-        *["A decode step of llama-3.1-8b, 1 slots, split over 2"] * ("decode" not in failed),
+        *["A decode step of llama-3.1-8b, 1 slot, split over 2", "1/512 of each"]
+        * ("decode" not in failed),
     ):
         assert text in page, text
     assert "\nnext: python -m bench.survey\n" in out

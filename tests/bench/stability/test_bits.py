@@ -265,6 +265,24 @@ def test_what_is_required_fails_where_a_row_lacks_it(launches, tmp_path, capsys)
     assert report(capsys, both, "--require", "ranks") == (0, f"SAME: {len(rows)} checks passed\n")
 
 
+def test_each_of_several_records_is_judged(launches, changed, tmp_path, capsys):
+    """Also a row whose bits another record has, or that has another version there: a gate would
+    pass what it has not looked at."""
+    folder, _ = launches
+    assert report(capsys, folder, changed, "--baseline", folder)[0] == 1
+    assert report(capsys, folder, "--require", "run")[0] == 0
+    record = json.loads(sorted(folder.glob("*.bits.json"))[-1].read_text())
+    ring = next(row for row in record["rows"] if row["algorithm"] == "ring")
+    ring["sizes"][0]["compared"]["run"]["differ"] = 1
+    unsteady = tmp_path / "unsteady.bits.json"
+    unsteady.write_text(json.dumps(record))
+    assert report(capsys, folder, unsteady, "--require", "run")[0] == 1
+    record["rows"] = [row | {"sizes": row["sizes"] * (row is not ring)} for row in record["rows"]]
+    unsteady.write_text(json.dumps(record))
+    status, said = report(capsys, unsteady, "--baseline", folder)
+    assert (status, "only in the baseline: ring\n" in said) == (0, True)
+
+
 def test_what_cannot_be_judged_is_refused(launches, changed, tmp_path, capsys):
     record = json.loads(changed.read_text())
     changed.write_text(json.dumps(record | {"ranks": 8}))

@@ -109,6 +109,7 @@ def test_a_flip_of_one_ulp_is_found(tmp_path, flip):
         ("--algorithm twoshot", 2, 2, "did you mean two_shot"),
         ("--algorithm two_shot_int8 -e 64", 2, 3, "no bits can be compared: two_shot_int8"),
         ("--collective gemv_allreduce -d double -e 4K", 2, 3, "adds in fp32, and takes no float64"),
+        ("--collective allreduce_rmsnorm -d double -e 4K", 2, 3, "in fp32, and takes no float64"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, words, ranks, status, sentence):
@@ -183,6 +184,13 @@ def test_a_ring_changes_the_rows_of_a_batch_and_a_fused_form_does_not(tmp_path, 
     assert {*map(frozenset, ours.values())} == {frozenset({"order"})}
     assert {"size", "place", "fewer"} <= {*rows["fused"].totals}
     assert "place" in changes(rows["then_ring"])
+
+
+def test_a_message_shorter_than_a_row_is_a_row(tmp_path):
+    words = "--collective allreduce_rmsnorm -e 64 --algorithm fused,then_ring --quiet"
+    done = bits(tmp_path, words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {size.size_bytes for row in record_of(tmp_path).rows for size in row.sizes} == {16384}
 
 
 def test_two_settings_of_a_library_are_two_rows(tmp_path, capsys):

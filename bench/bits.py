@@ -83,8 +83,10 @@ def subjects(
 ) -> Iterator[tuple[Subject, Subject, Subject | None]]:
     """Each algorithm in each variant and datatype; the same with other buffers and another
     communicator; and the same between all ranks but the last, on these. Raises Refusal."""
-    world, communicator = session.world, session.communicator
-    room_bytes, seed = max(bits.sizes) + MARGIN_BYTES, session.options.seed
+    world, communicator, seed = session.world, session.communicator, session.options.seed
+    kind, algorithms = KINDS.get(bits.collective.name, Subject), algorithms_of(bits, session)
+    row_bytes = kind.row_elements * max(DATATYPES[name].size_bytes for name in bits.datatypes)
+    room_bytes = max(row_bytes, *bits.sizes) + MARGIN_BYTES
     require_memory(session, 6 * room_bytes)
     session.flight.note("allocate", text=f"{room_bytes} B")
     other_library = world.library.among(communicator.among(range(communicator.size)))
@@ -95,7 +97,6 @@ def subjects(
             [buffers_of(each, seed, room_bytes, is_library) for is_library in (False, True)]
             for each in worlds
         ]
-    kind, algorithms = KINDS.get(bits.collective.name, Subject), algorithms_of(bits, session)
     for name in bits.datatypes:
         datatype = DATATYPES[name]
         with communicator.all_or_none(DeviceError, MemoryError, Refusal):

@@ -3,10 +3,12 @@ turn, as `bench.campaign` does, and writes what a pipeline keeps of `reports reg
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.campaign import main as campaign
 from bench.campaigns.options import launching_parser
+from bench.harness import options
 from bench.harness.console import FINE, WRONG
 from reports.__main__ import main as reports
 from reports.verdicts.gate import STATUSES
@@ -37,12 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     option("--head", metavar="COMMAND", required=True, help="the command as it is now")
     option("--budget", metavar="TIME", default="10m", help="time for all launches (10m)")
     option("--out", metavar="DIR", default="gate", help="a new folder for runs and pages (gate)")
-    option("--min-effect", metavar="PERCENT", help="a slowdown below this passes")
+    option(
+        "--min-effect",
+        type=partial(options.positive_number, "percent", 100),
+        metavar="PERCENT",
+        help="a slowdown below this passes",
+    )
     values, rest = parser.parse_known_args(argv)
     folder = Path(values.out)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
-    options = ["--budget", values.budget, "--out", values.out, *rest]
-    status = campaign([*variants, *options], parser.prog)
+    status = campaign(
+        [*variants, "--budget", values.budget, "--out", values.out, *rest], parser.prog
+    )
     if status not in (FINE, WRONG) or not (folder / "head").is_dir():
         return status
 

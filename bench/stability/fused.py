@@ -26,6 +26,7 @@ MOST_TOKENS = 8  # of a GEMV
 WEIGHTS = DATATYPES["float16"]
 ALIGNED = Unsupported("a GEMV reads aligned activations from their own buffer")
 ADDS_IN_FP32 = Unsupported("a GEMV adds in fp32, and takes no float64")
+SQUARES_IN_FP32 = Unsupported("a norm is computed in fp32, and takes no float64")
 
 
 @dataclass
@@ -75,6 +76,8 @@ class NormSubject(Subject):
         return NormCase(**vars(super().case(count, how)), norm=norm, summed=buffers.summed.address)
 
     def _bound(self, case: Case, how: How) -> Bound:
+        if self.datatype.size_bytes > 4:
+            return SQUARES_IN_FP32
         return NO_PLACE if how.in_place else super()._bound(case, how)
 
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from bench.campaigns.launches import say
 
@@ -27,15 +27,21 @@ def service(opened_gpu: Callable[[], str | None]) -> Iterator[str]:
             yield "MPS ran already, and ranks share the GPU through it."
         elif refusal := failure_of("-d", CUDA_MPS_LOG_DIRECTORY=logs):
             yield f"MPS does not start ({refusal}): {WITHOUT}."
-        elif refusal := opened_gpu():
-            failure_of(command="quit\n")
-            yield f"MPS starts, and no process opens the GPU through it ({refusal}): {WITHOUT}."
         else:
-            try:
-                yield "The survey started MPS, and ranks share the GPU through it."
-            finally:
-                if refusal := failure_of(command="quit\n"):
-                    say(f"bench.survey: MPS does not end ({refusal}): echo quit | {CONTROL}")
+            with ExitStack() as running:
+                running.callback(end)
+                if refusal := opened_gpu():
+                    running.close()
+                    said = f"MPS starts, and no process opens the GPU through it ({refusal})"
+                    yield f"{said}: {WITHOUT}."
+                else:
+                    yield "The survey started MPS, and ranks share the GPU through it."
+
+
+def end() -> None:
+    """Ends the service, or says that it goes on."""
+    if refusal := failure_of(command="quit\n"):
+        say(f"bench.survey: MPS does not end ({refusal}): echo quit | {CONTROL}")
 
 
 def failure_of(*options: str, command: str = "", **variables: str) -> str | None:

@@ -147,9 +147,11 @@ class NcclTest(LoggedTest):
 
         halves: dict[bool | None, dict[str, str]] = defaultdict(dict)
         for column, (word, _) in zip(columns, words, strict=True):
-            halves[column.in_place][column.name] = word
-            if not VALUES.get(column.name, FIGURE).fullmatch(word):
+            half = halves[column.in_place]
+            is_again = column.name in half and column.in_place is not None  # a damaged heading
+            if is_again or not VALUES.get(column.name, FIGURE).fullmatch(word):
                 raise ValueError(word)
+            half[column.name] = word
 
         lacking = {column.in_place for column in {*self.columns} - {*columns}} - {None}
         if lacking & halves.keys() or len({*columns}) < len(words) or halves.keys() == {None}:

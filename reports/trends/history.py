@@ -191,9 +191,9 @@ def history(arguments: argparse.Namespace) -> int:
     drawn."""
     history = history_of(read_store(arguments.folder))
     if since := arguments.since:
-        if since not in history.runs:
+        if since not in {*history.runs, *(entry.run.run_id for entry in history.wrong)}:
             raise ResultError(f"--since {since}: no usable run here has this id")
-        later = [*history.runs][[*history.runs].index(since) :]
+        later = {run_id for run_id in history.runs if by_time(run_id) >= by_time(since)}
         history.events = [event for event in history.events if event.run in later]
         history.series = [series for series in history.series if series.since in later]
         history.wrong = [run for run in history.wrong if by_time(run.run.run_id) >= by_time(since)]

@@ -136,8 +136,8 @@ def newest(path: Path) -> Path:
 
 
 def joined(records: Sequence[Bits]) -> Bits:
-    """The first record, with the rows of the others that have another name or other bits. Raises
-    Incomparable."""
+    """The first record, with the rows of the others that have another name, other bits, or bits
+    that something else changes. Raises Incomparable."""
     first, *others = records
     rows = dict[tuple[Any, ...], RowBits]()
     for record in records:
@@ -148,7 +148,7 @@ def joined(records: Sequence[Bits]) -> Bits:
             )
         for row in record.rows:
             bits_of = [(size.size_bytes, size.digest) for size in row.sizes]
-            rows.setdefault((row.name, row.datatype, *bits_of), row)
+            rows.setdefault((row.name, row.datatype, changes(row), *bits_of), row)
 
     first.rows = [*rows.values()]
     first.notes += [f"Also the rows of {record.run_id}." for record in others]
@@ -207,11 +207,11 @@ def require(record: Bits, name: str) -> Iterator[Check]:
 
 
 def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
-    """Each row that both have, and a note on those that only the baseline has. Raises Incomparable
-    without a common size."""
+    """Each row that both have, of joined records several of one name, and a note on those that only
+    the baseline has. Raises Incomparable without a common size."""
     former, checks = {row.key: row for row in baseline.rows if row.sizes}, list[Check]()
     for row in record.rows:
-        if not (before := former.pop(row.key, None)):
+        if not (before := former.get(row.key)):
             continue
         pairs = common_sizes(before, row)
         changed = [pair for pair in pairs if pair[0].digest != pair[1].digest]
@@ -222,7 +222,8 @@ def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
     if not checks:
         raise Incomparable("not comparable: no row and size is in both records")
 
-    lacking = [row.name for row in former.values()]
+    found = {row.key for row in record.rows if row.sizes}
+    lacking = [row.name for key, row in former.items() if key not in found]
     notes = [f"only in the baseline: {some(lacking)}"] * bool(lacking)
     return checks, notes
 

@@ -147,6 +147,9 @@ def test_the_gate_answers_with_a_status_and_files(tmp_path, program, refused, ca
     assert capsys.readouterr().err.startswith("bench.gate: --budget: 6 pairs of ")
     assert not (tmp_path / "short" / "status").exists()
     assert refused(gate, *commands, "--pears", "3")[0] == 2
+    # Before anything is launched, which can take the whole budget.
+    assert refused(gate, *commands, "--min-effect", "x", "--out", tmp_path / "new")[0] == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_budget_below_one_launch_is_the_users_mistake(tmp_path, refused):

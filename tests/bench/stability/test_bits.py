@@ -109,6 +109,7 @@ def test_a_flip_of_one_ulp_is_found(tmp_path, flip):
         ("--algorithm twoshot", 2, 2, "did you mean two_shot"),
         ("--algorithm two_shot_int8 -e 64", 2, 3, "no bits can be compared: two_shot_int8"),
         ("--collective gemv_allreduce -d double -e 4K", 2, 3, "adds in fp32, and takes no float64"),
+        ("--collective allreduce_rmsnorm -d double -e 4K", 2, 3, "in fp32, and takes no float64"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, words, ranks, status, sentence):
@@ -183,6 +184,13 @@ def test_a_ring_changes_the_rows_of_a_batch_and_a_fused_form_does_not(tmp_path, 
     assert {*map(frozenset, ours.values())} == {frozenset({"order"})}
     assert {"size", "place", "fewer"} <= {*rows["fused"].totals}
     assert "place" in changes(rows["then_ring"])
+
+
+def test_a_message_shorter_than_a_row_is_a_row(tmp_path):
+    words = "--collective allreduce_rmsnorm -e 64 --algorithm fused,then_ring --quiet"
+    done = bits(tmp_path, words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {size.size_bytes for row in record_of(tmp_path).rows for size in row.sizes} == {16384}
 
 
 def test_two_settings_of_a_library_are_two_rows(tmp_path, capsys):
@@ -263,6 +271,24 @@ def test_what_is_required_fails_where_a_row_lacks_it(launches, tmp_path, capsys)
     both = tmp_path / "both.bits.json"
     both.write_text(json.dumps(record | {"rows": rows}))
     assert report(capsys, both, "--require", "ranks") == (0, f"SAME: {len(rows)} checks passed\n")
+
+
+def test_each_of_several_records_is_judged(launches, changed, tmp_path, capsys):
+    """Also a row whose bits another record has, or that has another version there: a gate would
+    pass what it has not looked at."""
+    folder, _ = launches
+    assert report(capsys, folder, changed, "--baseline", folder)[0] == 1
+    assert report(capsys, folder, "--require", "run")[0] == 0
+    record = json.loads(sorted(folder.glob("*.bits.json"))[-1].read_text())
+    ring = next(row for row in record["rows"] if row["algorithm"] == "ring")
+    ring["sizes"][0]["compared"]["run"]["differ"] = 1
+    unsteady = tmp_path / "unsteady.bits.json"
+    unsteady.write_text(json.dumps(record))
+    assert report(capsys, folder, unsteady, "--require", "run")[0] == 1
+    record["rows"] = [row | {"sizes": row["sizes"] * (row is not ring)} for row in record["rows"]]
+    unsteady.write_text(json.dumps(record))
+    status, said = report(capsys, unsteady, "--baseline", folder)
+    assert (status, "only in the baseline: ring\n" in said) == (0, True)
 
 
 def test_what_cannot_be_judged_is_refused(launches, changed, tmp_path, capsys):

@@ -90,6 +90,8 @@ UNREAD = [
     (START + ROW_8.replace(" 2 ", " 2.5 ") + ROW_8.replace(" 8 ", " 1e20 ") + ROW_16, [12, 13], 2),
     (START + ROW_8.replace("17.93    0.10", "  nan     nan") + ROW_16 + FOOTER, [12], 3),
     (START + ROW_8.replace(".", ",") + ROW_16.replace(".6", ",6") + FOOTER, [12, 13], 0),
+    # Otherwise the wrong elements of one half would count as those of the other.
+    ("tije".join(START.rsplit("time", 1)) + ROW_8 + ROW_16 + FOOTER, [12, 13], 0),
     (START + ROW_8 + "07/02/2025 14:12:36 1 2 3 4\n8 of 16 1 2 3 4\n" + ROW_16 + FOOTER, [], 4),
 ]
 

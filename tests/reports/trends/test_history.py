@@ -150,6 +150,7 @@ def test_wrong_results_fail_a_pipeline_until_a_correct_run_follows(tmp_path, his
     status, text, _ = history(tmp_path, "--since", run_id(1))
     found = f"WRONG RESULTS: 2 runs that no correct run has followed, the last {run_id(3)}: "
     assert (status, text[: len(found)]) == (1, found)
+    assert history(tmp_path, "--since", run_id(3))[0] == 1  # also since a wrong one
     status, out, _ = history(tmp_path, "--json")
     assert (status, json.loads(out)["wrong"]) == (1, [run_id(2), run_id(3)])
     write(tmp_path, 4)

@@ -143,9 +143,8 @@ def model_sentences(survey: Survey) -> list[str]:
         for point in first_point(result)
         for shape in [result.cases[0].shape or {}]
     ]
-    return sentences or [
-        "No decode step of a 70B model was measured: a survey without --quick measures one."
-    ]
+    hint = ": a survey without --quick measures one" * survey.is_quick
+    return sentences or [f"No decode step of a 70B model was measured{hint}."]
 
 
 def next_command(survey: Survey, folder: Path) -> tuple[str, str]:

@@ -87,12 +87,17 @@ def threshold_sentence(row: RowBits) -> str:
     return f"! {row.name} adds in another order from {some(sizes, 6)} on" if sizes else ""
 
 
+def moved_in(rows: Sequence[RowBits]) -> list[RowBits]:
+    """The rows whose bits change, other than by the order of the ranks."""
+    return [row for row in rows if {*changes(row)} - {"order"}]
+
+
 def headline(record: Bits) -> str:
     """What was compared, and which rows change their bits other than by the order of the ranks."""
     rows = [row for row in record.rows if row.sizes]
     sizes = [size.size_bytes for row in rows for size in row.sizes]
     datatypes = ", ".join(dict.fromkeys(row.datatype for row in rows))
-    moved = [row.name for row in rows if {*changes(row)} - {"order"}]
+    moved = [row.name for row in moved_in(rows)]
     found = f"the bits of {some([*dict.fromkeys(moved)])} change" if moved else "no bits change"
     return (
         f"bits: {record.collective} of {datatypes}, {record.ranks} ranks, "

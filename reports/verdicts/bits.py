@@ -20,6 +20,7 @@ from reports.tables.bits import (
     changing_in,
     groups_of,
     headline,
+    moved_in,
     share_text,
     steady_in,
     text,
@@ -343,8 +344,8 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
     """The verdict, what failed, the rows in groups, and folded all rows and sizes."""
     failed = [check for check in checks if check.failed]
     rows = [row for row in record.rows if row.sizes]
-    moved = sum(bool({*changes(row)} - {"order"}) for row in rows)
-    word = f"{moved} of {len(rows)} rows change their bits" if moved else "The same bits"
+    moved = moved_in(rows)
+    word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
     if checks:
         word = "CHANGED" if failed else "SAME"
     role = "worse" if failed else "better" if checks else "steady"

@@ -13,7 +13,7 @@ from bench.campaigns.stages import announce, run_pairs, run_pilot
 from bench.harness.console import FINE, WRONG
 from reports.__main__ import main as reports
 from reports.store.manifest import WORKTREES, CampaignEnd
-from reports.verdicts.sides import COMPARABLE
+from reports.verdicts.sides import COMPARABLE, read_sides
 
 
 def run_campaign(options: CampaignOptions) -> int:
@@ -23,8 +23,10 @@ def run_campaign(options: CampaignOptions) -> int:
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
     compare_status = reports(["compare", str(options.folder), *allowed])
     print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")
-    is_wrong = any(launch.exit == WRONG for launch in campaign.finished())
-    return WRONG if compare_status or is_wrong else FINE
+    if compare_status:
+        return WRONG
+    is_wrong = any(side.wrong_cases for side in read_sides([str(options.folder)]))
+    return WRONG if is_wrong else FINE
 
 
 def run_launches(campaign: OpenCampaign) -> None:

@@ -1,18 +1,33 @@
 """`python -m bench.gate` tells whether a command is slower than another one: it launches both in
-turn, as `bench.campaign` does, and writes what a pipeline keeps of `reports regress`."""
+turn, as `bench.campaign` does, judges as `reports regress` does, and writes what a pipeline keeps.
 
+However it ends, its folder has the status and the reason: only a folder that it refuses stays as it
+is. The status is 130 until there is another one, for a gate that is killed."""
+
+import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-from bench.campaign import main as campaign
-from bench.campaigns.options import launching_parser
+from bench.campaign import run_launches
+from bench.campaigns.launches import FAILURES, OpenCampaign, check_new, ending_of, run_command
+from bench.campaigns.options import CampaignOptions, Stop, launching_parser, parse
 from bench.harness import options
-from bench.harness.console import FINE, WRONG
-from reports.__main__ import main as reports
-from reports.verdicts.gate import STATUSES
+from bench.harness.console import INTERRUPTED, USAGE, print_out
+from reports.store.result import ResultError
+from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, failed
+from reports.verdicts.judge import NothingInCommon
+from reports.verdicts.regress import as_text, judge, write_files
 
+NAME = "bench.gate"
+ENDINGS = "the gate cannot be written", "interrupted"
+STATUS = "status"
+FILES = {"markdown": "summary.md", "junit": "junit.xml", "html": "index.html"}
+ANSWER = STATUS, *FILES.values(), "index.html.png"
 EPILOG = """\
 further options, such as --pairs, --ranks or --revision base=REV, are those of bench.campaign
 
@@ -25,8 +40,38 @@ exit status, also in the file status of the folder:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `python -m bench.gate` and returns the exit status: that of `regress`, or that of the
-    campaign if it could not be finished."""
+    """Runs `python -m bench.gate` and returns the exit status."""
+    return run_command(NAME, lambda: run_gate(argv), *ENDINGS)
+
+
+def run_gate(argv: Sequence[str] | None) -> int:
+    """Launches, judges, writes and prints the answer, and returns the exit status. Raises one of
+    FAILURES, after it wrote that answer, or if the folder is not new."""
+    folder, mistake = folder_of(argv), None
+    try:
+        campaign_options, min_effect = read_options(argv)
+    except Stop as stop:
+        mistake = stop
+    with answered(folder) as status_file:
+        if mistake:
+            raise mistake
+        launch(campaign_options)
+        sides = str(folder / "base"), str(folder / "head")
+        outcome = judge(*sides, min_effect=min_effect)
+        write_answer(folder, status_file, outcome)
+        print_out(f"{as_text(outcome, *sides)}\n")
+        return outcome.status
+
+
+def folder_of(argv: Sequence[str] | None) -> Path:
+    """The folder for the answer, whatever else the command line says."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", nargs="?", default="gate")
+    return Path(parser.parse_known_args(argv)[0].out or "gate")
+
+
+def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | None]:
+    """The campaign, and the slowdown that is too small to count, a share. Raises Stop."""
     meanings = "".join(f"  {status} {meaning}\n" for status, meaning in enumerate(STATUSES))
     parser = launching_parser(
         "gate",
@@ -46,27 +91,66 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a slowdown below this passes",
     )
     values, rest = parser.parse_known_args(argv)
-    folder = Path(values.out)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
-    status = campaign(
-        [*variants, "--budget", values.budget, "--out", values.out, *rest], parser.prog
-    )
-    if status not in (FINE, WRONG) or not (folder / "head").is_dir():
-        return status
+    words = [*variants, "--budget", values.budget, "--out", values.out, *rest]
+    return parse(words, NAME), values.min_effect and values.min_effect / 100
 
-    files = {"--markdown": "summary.md", "--junit": "junit.xml", "--html": "index.html"}
-    words = [word for flag, name in files.items() for word in (flag, str(folder / name))]
-    words += [f"--min-effect={values.min_effect}"] if values.min_effect else []
-    status = reports(
-        [
-            "regress",
-            f"--baseline={folder / 'base'}",
-            f"--current={folder / 'head'}",
-            *words,
-        ]
-    )
-    (folder / "status").write_text(f"{status}\n")
-    return status
+
+def launch(campaign_options: CampaignOptions) -> None:
+    """Makes the launches. Raises Stop with UNUSABLE if a side is why they cannot be finished, but
+    for a first launch that refuses its command line; and as campaigns do."""
+    campaign = OpenCampaign(campaign_options, beside=ANSWER)
+    try:
+        run_launches(campaign)
+    except NothingInCommon as error:
+        raise Stop(UNUSABLE, str(error)) from error
+    except Stop as stop:
+        is_refused = stop.exit_status == USAGE and not campaign.finished()
+        if stop.is_of_variant and not is_refused:
+            raise Stop(UNUSABLE, str(stop)) from stop
+        raise
+
+
+@contextmanager
+def answered(folder: Path) -> Iterator[BinaryIO]:
+    """The open status file in the new folder, which may have the answer of a gate that launched
+    nothing. Writes the answer of what is raised within. Raises Stop if the folder is not new."""
+    check_new(folder, ANSWER)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_files(folder)
+    (folder / STATUS).unlink(missing_ok=True)
+    with (folder / STATUS).open("xb", buffering=0) as status_file:
+        set_status(status_file, INTERRUPTED)
+        try:
+            yield status_file
+        except FAILURES as error:
+            status, sentence = ending_of(error, *ENDINGS)
+            set_status(status_file, status)
+            with suppress(ResultError):  # the disk may be full
+                write_answer(folder, status_file, failed(sentence, status))
+            raise
+
+
+def write_answer(folder: Path, status_file: BinaryIO, outcome: Outcome) -> None:
+    """Writes the files, and the status last. Raises ResultError after removing the files: those
+    that fitted onto a full disk could tell of another outcome."""
+    try:
+        write_files(outcome, {form: folder / name for form, name in FILES.items()})
+    except ResultError:
+        remove_files(folder)
+        raise
+    set_status(status_file, outcome.status)
+
+
+def remove_files(folder: Path) -> None:
+    for name in ANSWER[1:]:
+        (folder / name).unlink(missing_ok=True)
+
+
+def set_status(status_file: BinaryIO, status: int) -> None:
+    """Overwrites the status in its place, which a full disk permits."""
+    os.pwrite(status_file.fileno(), f"{status}\n".encode(), 0)
+    status_file.truncate(len(f"{status}\n"))
 
 
 if __name__ == "__main__":

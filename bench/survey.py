@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.launches import SIGNALS, Stop, check_new, run_command, run_to_end
-from bench.campaigns.options import add_quiet, launching_parser, parse_alone, time_text
+from bench.campaigns.launches import SIGNALS, check_new, run_command, run_to_end
+from bench.campaigns.options import Stop, add_quiet, launching_parser, parse_alone, time_text
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.options import Parser

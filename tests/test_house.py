@@ -78,6 +78,7 @@ OURS = (*PACKAGES, "tests")
 # Modules that read files otherwise: the door, sources, tables beside a module, and the kernel's
 # files. The witness imports nothing, and reads what its own run has written.
 OWN_READERS = {
+    "bench/campaigns/guard.py",
     "bench/harness/session.py",
     "bench/harness/witness.py",
     "bench/link.py",

@@ -2,7 +2,7 @@
 
 No process that a launch starts outlives it."""
 
-import ctypes
+import json
 import os
 import re
 import signal
@@ -11,15 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, cast
 
 import msgspec
 
+from bench.campaigns import guard
 from bench.campaigns.foreign import fill, output_files, read_output
-from bench.campaigns.options import CampaignOptions, Variant
+from bench.campaigns.options import CampaignOptions, Stop, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.progress import Progress
 from bench.machine.environment import cpu_ticks, steal_share
@@ -34,20 +35,14 @@ ATTEMPTS = 3
 GRACE_S = 60.0
 LONGEST_PILOT_S = 3600.0  # without a budget
 LAST_WORDS_BYTES = 1 << 20  # of a command's errors, in which its last line is found
+TIMED_OUT = 124  # the status of a command that exits with 0 when it is ended, as of `timeout`
 StageName = Literal["pilot", "first"]
-PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
-ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, None))
+# After them its guard has more than its own patience.
+FAILURES = (Stop, ResultError, OSError, MemoryError, KeyboardInterrupt)
+ENDINGS, GUARD_S = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0)), 10.0
 ROOT = Path(__file__).parents[2]
-
-
-class Stop(Exception):
-    """The command ends with an exit status and one sentence."""
-
-    def __init__(self, exit_status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.exit_status = exit_status
 
 
 def say(sentence: str) -> None:
@@ -87,30 +82,42 @@ def run_command(name: str, run: Callable[[], int], subject: str, interrupted: st
         signal.signal(number, interrupt)
     try:
         return run()
-    except (Stop, ResultError) as error:
-        status, sentence = error.exit_status, str(error)
-    except OSError as error:
-        status, sentence = USAGE, f"{error.filename or subject}: {error.strerror}"
-    except KeyboardInterrupt:
-        status, sentence = INTERRUPTED, interrupted
+    except FAILURES as error:
+        status, sentence = ending_of(error, subject, interrupted)
     say(f"{name}: {sentence}")
     return status
 
 
-def check_new(path: Path) -> None:
-    """Raises Stop if anything but an empty folder is at the path."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+def ending_of(error: BaseException, subject: str, interrupted: str) -> tuple[int, str]:
+    """The exit status and the sentence of a command that one of FAILURES ends."""
+    if isinstance(error, (Stop, ResultError)):
+        return error.exit_status, str(error)
+    if isinstance(error, OSError):
+        return USAGE, f"{error.filename or subject}: {error.strerror}"
+    return (
+        (USAGE, "the memory is full")
+        if isinstance(error, MemoryError)
+        else (INTERRUPTED, interrupted)
+    )
+
+
+def check_new(path: Path, beside: Container[str] = ()) -> None:
+    """Raises Stop if anything but an empty folder is at the path, or one with files `beside`."""
+    if path.exists() and not (
+        path.is_dir() and all(file.name in beside for file in path.iterdir())
+    ):
         raise Stop(USAGE, f"{path} is there already: name a new folder with --out")
 
 
 class OpenCampaign:
-    """A campaign in its new folder. Raises Stop if the folder is not new, OSError."""
+    """A campaign in its new folder, which may have files `beside`. Raises Stop if the folder is not
+    new, OSError."""
 
-    def __init__(self, options: CampaignOptions) -> None:
+    def __init__(self, options: CampaignOptions, beside: Container[str] = ()) -> None:
         self.options, self.folder, self.pairs = options, options.folder, options.head.pairs
         self.started_s = time.monotonic()
         self.progress = Progress("campaign", options.quiet)
-        check_new(self.folder)
+        check_new(self.folder, beside)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = (self.folder / MANIFEST).open("xb")
         self.manifest = Manifest(self.folder, options.head)
@@ -148,35 +155,34 @@ def run_to_end(
     limit_s: float | None = None,
     log: Path | None = None,
 ) -> tuple[int, str]:
-    """The exit status of a command in `folder` and its last line on standard error, without those
-    that Open MPI's mpirun adds, or else on standard output, where IMB writes what is wrong. `log`
-    keeps its output, in `log`.out.txt and `log`.err.txt.
+    """The exit status of a command in `folder`, not 0 if its time ran out, and its last line on
+    standard error, without those that Open MPI's mpirun adds, or else on standard output, where IMB
+    writes what is wrong. `log` keeps its output, in `log`.out.txt and `log`.err.txt.
 
-    No process of the command's group keeps running, also if a signal raises KeyboardInterrupt here.
-    If this process is killed, the kernel sends SIGTERM to the command; mpirun ends its ranks."""
-    prctl = ctypes.CDLL(None).prctl
+    Nothing that the command starts keeps running: its guard ends it, also if a signal raises
+    KeyboardInterrupt here or kills this process."""
     with open_output(log, "out") as output, open_output(log, "err") as errors:
         reason = None
         with ExitStack() as ending:
             with signals_wait():
                 process = subprocess.Popen(
-                    command,
+                    [sys.executable, "-I", "-S", guard.__file__, *command],
                     cwd=folder,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=errors,
                     start_new_session=True,
-                    preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
                 )
                 ending.callback(end_group, process)
+                tell(process, environment)
             try:
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:
                 reason = f"took longer than {limit_s:.0f} s"
         lines = last_lines(errors) or last_lines(output)
-    silent = f"exit status {process.returncode} without a message"
-    return process.returncode, reason or (lines[-1].strip() if lines else silent)
+    status = process.returncode or (TIMED_OUT if reason else FINE)
+    silent = f"exit status {status} without a message"
+    return status, reason or (lines[-1].strip() if lines else silent)
 
 
 def last_lines(file: TextIO) -> list[str]:
@@ -193,16 +199,28 @@ def open_output(log: Path | None, stream: str) -> TextIO:
     return log.with_suffix(f".{stream}.txt").open("w+", errors="replace")
 
 
-def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the process if it still runs, and then the rest of its process group."""
+def tell(guarded: "subprocess.Popen[bytes]", environment: Mapping[str, str]) -> None:
+    """Tells the guard the command's environment."""
+    assert guarded.stdin
+    guarded.stdin.write(json.dumps({**environment}).encode() + b"\n")
+    guarded.stdin.flush()
+
+
+def end_group(guarded: "subprocess.Popen[bytes]") -> None:
+    """Ends the command and its guard if they still run, or at last their process group."""
+    assert guarded.stdin
     for number, patience_s in ENDINGS:
-        if process.poll() is not None:
+        if guarded.poll() is not None:
             break
-        os.killpg(process.pid, number)
+        os.killpg(guarded.pid, number)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
+            guarded.wait(patience_s)
+    guarded.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        guarded.wait(GUARD_S)
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(guarded.pid, signal.SIGKILL)
+    guarded.wait()
 
 
 def check_out(variant: Variant, folder: Path) -> None:
@@ -214,17 +232,17 @@ def check_out(variant: Variant, folder: Path) -> None:
     for command in (["git", "archive", str(variant.commit)], ["tar", "-x", "-C", str(folder)]):
         done = subprocess.run(command, input=files, capture_output=True)
         if done.returncode:
-            raise Stop(WRONG, f"{subject}: {done.stderr.decode(errors='replace').strip()}")
+            raise Stop(WRONG, f"{subject}: {done.stderr.decode(errors='replace').strip()}", True)
         files = done.stdout
     package = "wiretax" if "wiretax" in map(os.path.basename, variant.launcher) else "bench"
     if not (folder / package).is_dir():  # the package of this tree would run
-        raise Stop(USAGE, f"{subject}: its revision has no {package}")
+        raise Stop(USAGE, f"{subject}: its revision has no {package}", True)
     locks = [root / "locks/runtime.lock" for root in (folder, ROOT)]
     theirs, ours = (read_bytes(lock) if lock.is_file() else b"" for lock in locks)
     if theirs not in (b"", ours):
         status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))
         if status:
-            raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}")
+            raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}", True)
 
 
 def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
@@ -295,25 +313,25 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
             USAGE,
             f"--budget: variant {variant.name} has not ended in {limit_s:.0f} s: it hangs, or "
             "needs a longer budget",
+            True,
         )
     is_refused = not variant.is_foreign and record.exit in (USAGE, CANNOT)
     if not run and (is_refused or record.exit == FINE):
-        raise Stop(record.exit or USAGE, f"variant {variant.name}: {last_line}")
+        raise Stop(record.exit or USAGE, f"variant {variant.name}: {last_line}", True)
 
 
 def launch_foreign(
     campaign: OpenCampaign, variant: Variant, number: int, seed: int, limit_s: float
 ) -> tuple[int, str, Path | None]:
     """Launches another harness's command. Returns its exit status, its last line or why there is no
-    run, and its run; that has status 1 if results are wrong, as a command of ours does."""
+    run, and its run: status 1 if results are wrong, as of a command of ours, unless it died. A
+    command that fails without wrong results has no run."""
     options = campaign.options
     with output_files(options, variant, number) as log:
         command = fill(options, variant, seed, log)
         ticks, started_s = cpu_ticks(), time.monotonic()
         environment = variant.environment(None)
         status, last_line = run_to_end(command, None, environment, limit_s, log)
-        if status not in (FINE, WRONG):
-            return status, last_line, None
         elapsed_s, steal = time.monotonic() - started_s, steal_share(ticks, cpu_ticks())
         try:
             result = read_output(options, variant, log)
@@ -326,4 +344,4 @@ def launch_foreign(
         result.end.elapsed_s, result.end.steal_share = elapsed_s, steal
     run = campaign.folder / variant.name / result.path
     write_whole(run, content_of_run(result))
-    return WRONG if is_wrong else FINE, last_line, run
+    return status if status not in (FINE, WRONG) else WRONG if is_wrong else FINE, last_line, run

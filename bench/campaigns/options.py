@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise, takewhile
 from pathlib import Path
+from typing import NoReturn
 
 from bench import VERSION
+from bench.harness.console import USAGE
 from bench.harness.options import AddOption, Parser, duration_s, whole_number
 from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
@@ -53,6 +55,29 @@ example:
 exit status:
   0 done; 1 a variant cannot run, or a result was wrong; 2 bad command line;
   3 this machine cannot run it; 130 interrupted"""
+
+
+class Stop(Exception):
+    """The command ends with an exit status and one sentence. `is_of_variant`: a variant's launch or
+    its revision is why."""
+
+    def __init__(self, exit_status: int, sentence: str, is_of_variant: bool = False) -> None:
+        super().__init__(sentence)
+        self.exit_status, self.is_of_variant = exit_status, is_of_variant
+
+
+class LaunchingParser(Parser):
+    """Raises Stop for a mistake, but in a rank: there it ends the process, as its base does."""
+
+    def error(self, message: str) -> NoReturn:
+        if is_rank():
+            super().error(message)
+        raise Stop(USAGE, message)
+
+
+def is_rank() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return launched_rank() is not None and "SLURM_PROCID" not in os.environ  # every job sets it
 
 
 @dataclass(frozen=True)
@@ -187,9 +212,9 @@ def time_text(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def launching_parser(command: str, usage: str, about: str | None, epilog: str) -> Parser:
+def launching_parser(command: str, usage: str, about: str | None, epilog: str) -> LaunchingParser:
     """The parser of a command that starts mpirun itself."""
-    return Parser(
+    return LaunchingParser(
         prog=f"bench.{command}",
         epilog=epilog,
         usage=f"python -m bench.{command} {usage}",
@@ -199,9 +224,10 @@ def launching_parser(command: str, usage: str, about: str | None, epilog: str) -
 
 
 def parse_alone(parser: Parser, argv: Sequence[str] | None, subject: str) -> argparse.Namespace:
-    """The options; under mpirun, where each rank would start mpirun, the end of the process."""
+    """The options; under mpirun, where each rank would start mpirun, the end of the process. Raises
+    Stop."""
     values = parser.parse_args(argv)
-    if launched_rank() is not None and "SLURM_PROCID" not in os.environ:  # every Slurm job sets it
+    if is_rank():
         parser.error(f"{subject} starts mpirun itself: run it without mpirun")
     return values
 
@@ -293,8 +319,8 @@ def add_plan_options(option: AddOption) -> None:
 
 
 def parse(argv: Sequence[str] | None = None, name: str = "bench.campaign") -> CampaignOptions:
-    """The campaign's options. Bad options end the process with status 2 and one sentence, which
-    begins with the `name` of the command."""
+    """The campaign's options. Raises Stop for bad ones; `name` is the command that the user
+    typed."""
     parser = make_parser()
     parser.prog = name
     values = parse_alone(parser, argv, "a campaign")
@@ -336,7 +362,7 @@ def parse(argv: Sequence[str] | None = None, name: str = "bench.campaign") -> Ca
 
 
 def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:
-    """Ends the process unless the variants can be launched and compared."""
+    """Raises Stop unless the variants can be launched and compared."""
     names = [variant.name for variant in variants]
     for variant in variants:
         program = [*variant.launcher, *variant.arguments][0]

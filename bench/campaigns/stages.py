@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.campaigns.launches import ATTEMPTS, OpenCampaign, Stop, retry_launch
-from bench.campaigns.options import MORE_PILOTS, time_text
+from bench.campaigns.launches import ATTEMPTS, OpenCampaign, retry_launch
+from bench.campaigns.options import MORE_PILOTS, Stop, time_text
 from bench.harness.console import CANNOT, USAGE, WRONG
 from reports.store.manifest import Stage
 from reports.store.observations import entry_of
@@ -15,7 +15,7 @@ from reports.store.result import read
 from reports.verdicts.judge import compare
 from reports.verdicts.pairs import log_costs
 from reports.verdicts.sides import COMPARABLE, Side, read_sides
-from reports.verdicts.verdict import MIN_PAIRS, resolvable_effects
+from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
 
 
 def run_pilot(campaign: OpenCampaign) -> None:
@@ -28,15 +28,16 @@ def run_pilot(campaign: OpenCampaign) -> None:
                 WRONG,
                 f"variant {name} cannot run: it died {ATTEMPTS} times, the last time "
                 f"with: {reason}",
+                True,
             )
 
 
 def announce(campaign: OpenCampaign) -> None:
     """Says how long the campaign takes and which difference it can see; records the first stage.
     Raises ResultError for variants without a common case, Stop for pilots that are too short."""
-    head = campaign.options.head
+    options, head = campaign.options, campaign.options.head
     pilots, launch_s = [], []
-    for name in campaign.options.variants:
+    for name in options.variants:
         finished = [launch for launch in campaign.finished("pilot") if launch.variant == name]
         launch_s.append(float(np.median([launch.elapsed_s for launch in finished])))
         runs = [read(campaign.folder / str(launch.run)) for launch in finished]
@@ -51,7 +52,7 @@ def announce(campaign: OpenCampaign) -> None:
     n_cells = len(compared[0].cells)
     logs = log_costs([entry_of(launch) for launch in pilots[0].launches])
     if logs.empty and all(case.status == "wrong" for case in pilots[0].cases):
-        raise Stop(WRONG, f"variant {pilots[0].name}: all its results are wrong")
+        raise Stop(WRONG, f"variant {pilots[0].name}: all its results are wrong", True)
     if logs.empty:
         raise Stop(
             CANNOT,
@@ -59,12 +60,16 @@ def announce(campaign: OpenCampaign) -> None:
             "needs more time (--budget, --max-time) or fewer cases",
         )
     effects, twice = (resolvable_effects(logs, n * pairs, head.margin, n_cells) for n in (1, 2))
-    effect = max(effects.values(), default=np.inf)
-    if np.isinf(effect):
+    effect, needed = max(effects.values(), default=np.inf), pairs_needed(n_cells)
+    if pairs < needed:
+        spent_s = time.monotonic() - campaign.started_s
+        budget = f" and --budget {spent_s + needed * sum(launch_s):.0f}s" * bool(options.budget_s)
         campaign.tell(
-            f"{pairs} pairs are too few to see any difference, or no two pilots have five blocks "
-            "of a case in one state of the link."
+            f"{pairs} pairs show only a large difference in one of {n_cells} cells: it takes "
+            f"{needed} (--pairs {needed}{budget})."
         )
+    elif np.isinf(effect):
+        campaign.tell("No two pilots have five blocks of a case in one state of the link.")
     else:
         campaign.tell(
             f"In {time_text(all_s)} this machine decides {effect:.1%} (80 %; half of the sizes: "
@@ -103,7 +108,8 @@ def run_pairs(campaign: OpenCampaign) -> None:
         last += more
         finished = {launch.variant for launch in campaign.finished("first")}
         if lost := [name for name in campaign.options.variants if name not in finished]:
-            raise Stop(WRONG, f"variant {lost[0]}: none of its launches after the pilot finished")
+            sentence = f"variant {lost[0]}: none of its launches after the pilot finished"
+            raise Stop(WRONG, sentence, True)
         lacking = pairs - shared_pairs(campaign)  # times do not decide on more pairs
         more = min(lacking, 2 * pairs - last)
         if more > 0:

@@ -10,6 +10,7 @@ from reports.store.result import ResultError
 from reports.tables.sentences import describe, some
 from reports.verdicts.judge import Comparison
 from reports.verdicts.render import rows_of, summary
+from reports.verdicts.sides import faults_between
 from reports.verdicts.verdict import FASTER, SLOWER
 
 # The exit status, and what it means.
@@ -20,8 +21,9 @@ STATUSES = [
     "the command line or a file",
     "not enough data to tell",
     "not comparable",
-    "the current is wrong, incomplete or lacks a case",
+    "a side is wrong, died, is incomplete or lacks a case",
 ]
+INTERRUPTED = 130
 # What a cell means for the gate.
 SLOWER_CELL, OPEN_CELL, FINE_CELL, CONTROL_CELL = "regression", "inconclusive", "", "control"
 MOST_LISTED = 5  # cells and faults
@@ -41,6 +43,13 @@ class Outcome:
     comparison: Comparison | None = None
 
 
+def failed(sentence: str, status: int) -> Outcome:
+    """The outcome of a gate that could not judge, and why."""
+    words = {UNUSABLE: "UNUSABLE", INTERRUPTED: "INTERRUPTED"}
+    word = words.get(status, "NOT JUDGED")
+    return Outcome(f"{word}: {sentence} (exit status {status})", status, [sentence])
+
+
 def outcomes(comparison: Comparison, fails_from: float, must_rule_out: float) -> "pd.Series[str]":
     """What each cell means: `regression` if it is slower by at least `fails_from`, `inconclusive`
     if a slowdown of `must_rule_out` could hide, `control` if it is a library's, which decides
@@ -54,11 +63,7 @@ def outcomes(comparison: Comparison, fails_from: float, must_rule_out: float) ->
     return pd.Series(np.select([*rules.values()], [*rules], FINE_CELL), cells.index)
 
 
-def decide(
-    comparison: Comparison,
-    faults: Sequence[str] = (),
-    min_effect: float | None = None,
-) -> Outcome:
+def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
     certain slowdown beyond the margin counts, and the resolvable one must be ruled out. Raises
     ResultError if it is below the margin, and for cells of a library alone."""
@@ -85,7 +90,7 @@ def decide(
     undecided = cells[cells.outcome == OPEN_CELL]
     faster = judged[judged.verdict == FASTER].sort_values("ratio")
     faults = [
-        *faults,
+        *faults_between(comparison.baseline, comparison.variant),
         *(f"{describe(case)} of the baseline was not measured" for case in comparison.lacking),
     ]
     of_cells = f"of {len(judged)} cells"
@@ -104,7 +109,8 @@ def decide(
     }
     status, text = next((status, text) for status, (applies, text) in answers.items() if applies)
     listed = pd.concat([slower, undecided])[:MOST_LISTED]
-    findings = [*faults[1:MOST_LISTED], *(listed.title + ": " + listed.text)]
+    findings = [*dict.fromkeys([*faults[1:MOST_LISTED], *comparison.deaths])]
+    findings.extend(listed.title + ": " + listed.text)
 
     if len(undecided):
         findings.append(_remedy(comparison, undecided, must_rule_out))

@@ -14,7 +14,7 @@ from reports.tables.command import command_without_seed
 from reports.tables.sentences import environment_of, machine, some, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
-from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, Outcome
+from reports.verdicts.gate import INCONCLUSIVE, INTERRUPTED, PASS, REGRESSION, UNUSABLE, Outcome
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import COMPARABLE, Side, notes_of, read_sides
 
@@ -34,15 +34,17 @@ NEXT = {
         "Measure more pairs of launches, in turn, until such a slowdown would show:",
         "make gate BUDGET=30m",
     ),
-    UNUSABLE: ("UNUSABLE", "Mend the current and measure it again:", "make gate"),
+    UNUSABLE: ("UNUSABLE", "Mend the side that is named and measure again:", "make gate"),
+    INTERRUPTED: ("INTERRUPTED", "Start it again, in a new folder:", "make gate"),
 }
+NOT_JUDGED = "NOT JUDGED", "Mend what is named and start it again:", "make gate"
 
 
 def gate_page(outcome: Outcome) -> Page:
     """The verdict, what to do next, and the comparison with what explains it."""
     sentence = outcome.headline.partition(": ")[2].rpartition(" (exit status")[0]
     comparison = outcome.comparison
-    word, todo, command = NEXT[outcome.status]
+    word, todo, command = NEXT.get(outcome.status, NOT_JUDGED)
     sentence = sentence or outcome.headline
     banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
     sections = [

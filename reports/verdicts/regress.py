@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -17,7 +17,7 @@ from reports.tables.sentences import wrapped
 from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.accept import baseline_side
-from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide
+from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide, failed
 from reports.verdicts.judge import Comparison, NothingInCommon, compare
 from reports.verdicts.page import gate_page
 from reports.verdicts.render import add_allow, percent
@@ -68,25 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
     for sides that measured different things, ResultError for files, after writing that sentence."""
-    problem, faults = None, list[str]()
+    sides, problem = (arguments.baseline, arguments.current), None
     try:
-        current = side_of(arguments.current)
-        faults = faults_of(current)
-        comparison = _compared(arguments, current)
-        outcome = decide(comparison, faults, arguments.min_effect)
+        outcome = judge(*sides, arguments.allow, arguments.min_effect)
     except ResultError as error:
-        sentence = str(error)
-        if faults or isinstance(error, NothingInCommon):
-            reasons = "; ".join([*faults[:1], sentence])
-            sentence = f"UNUSABLE: {reasons} (exit status {UNUSABLE})"
-        else:
-            problem = error
-        outcome = Outcome(sentence, UNUSABLE, [sentence])
+        problem, outcome = error, failed(str(error), error.exit_status)
 
-    for name, (_, write) in FILES.items():
-        if path := getattr(arguments, name):
-            write(outcome, path)
-
+    write_files(outcome, {name: getattr(arguments, name) for name in FILES})
     if problem:
         raise problem
 
@@ -100,10 +88,40 @@ def regress(arguments: argparse.Namespace) -> int:
             faults=outcome.faults,
             cells=cells.assign(case=cells.get("title")),
         )
-        return outcome.status
+    else:
+        print(as_text(outcome, *sides))
 
+    return outcome.status
+
+
+def judge(
+    baseline: str, current: str, allowed: Sequence[str] = (), min_effect: float | None = None
+) -> Outcome:
+    """The outcome for two sides as they are named on the command line. Raises Incomparable for
+    sides that measured different things, ResultError for files."""
+    faults = list[str]()
+    try:
+        current_side = side_of(current)
+        faults = faults_of(current_side)
+        comparison = _compared(baseline, current, current_side, allowed)
+        return decide(comparison, min_effect)
+    except ResultError as error:
+        if not faults and not isinstance(error, NothingInCommon):
+            raise
+        return failed("; ".join([*faults[:1], str(error)]), UNUSABLE)
+
+
+def write_files(outcome: Outcome, paths: Mapping[str, Path | None]) -> None:
+    """Writes the outcome to the paths of FILES that are given. Raises ResultError."""
+    for name, (_, write) in FILES.items():
+        if path := paths.get(name):
+            write(outcome, path)
+
+
+def as_text(outcome: Outcome, baseline: str, current: str) -> str:
+    """At most a screen."""
     lines = wrapped([outcome.headline])
-    if outcome.comparison:
+    if comparison := outcome.comparison:
         lines += wrapped(
             [
                 headline_of(*comparison.variant.launches),
@@ -113,22 +131,23 @@ def regress(arguments: argparse.Namespace) -> int:
                 *render.notes(comparison),
             ]
         )
-        sides = f"{quote(arguments.baseline)} {quote(arguments.current)}"
+        sides = f"{quote(baseline)} {quote(current)}"
         lines[MOST_LINES:] = [f"all cells: python -m reports compare {sides}"]
 
-    print("\n".join(lines))
-    return outcome.status
+    return "\n".join(lines)
 
 
-def _compared(arguments: argparse.Namespace, current: Side) -> Comparison:
+def _compared(
+    baseline_name: str, current_name: str, current: Side, allowed: Sequence[str]
+) -> Comparison:
     if not current.launches:
         raise NothingInCommon(f"{current.name} has no launch that finished")
 
-    baseline = baseline_side(arguments.baseline, current)
+    baseline = baseline_side(baseline_name, current)
     if baseline.name == current.name:
-        baseline.name, current.name = arguments.baseline, arguments.current
+        baseline.name, current.name = baseline_name, current_name
 
-    (comparison,) = compare([baseline, current], arguments.allow)
+    (comparison,) = compare([baseline, current], allowed)
     comparison.notes += notes_of([current, baseline])
     return comparison
 

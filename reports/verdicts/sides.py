@@ -3,12 +3,13 @@
 import glob
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reports.store.case import CASE_KEY, key_of, method_of, world_of
-from reports.store.manifest import MANIFEST, Manifest, read_manifest, run_files
+from reports.store.manifest import MANIFEST, Launch, Manifest, read_manifest, run_files
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
 from reports.tables.sentences import describe, fact, shape_text
@@ -36,14 +37,16 @@ UNNAMED = "size_bytes", "algorithm", "library"  # fields of a case that its name
 @dataclass
 class Side:
     """Launches of the same thing, a run each. `variant` is its name in the `campaign` that paired
-    them, and `of_pair` has its launches by the number of the pair; `notes` are sentences on
-    missing, incomplete and foreign files."""
+    them, and `of_pair` has its launches by the number of the pair; `others` has the runs of its
+    pilots and of launches that died, which are not judged, by their paths and what they were;
+    `notes` are sentences on missing, incomplete and foreign files."""
 
     name: str
     launches: list[Result]
     campaign: Manifest | None = None
     variant: str | None = None
     of_pair: dict[int, Result] = field(default_factory=dict)
+    others: dict[str, Result] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -52,6 +55,30 @@ class Side:
         cases = [case for launch in self.launches for case in launch.cases]
         measured = [case for case in cases if case.status in ("ok", "wrong")]
         return list({key_of(case): case for case in measured}.values())
+
+    @property
+    def wrong_cases(self) -> list[tuple[str, Case]]:
+        """The wrong cases of all launches, judged or not, each with its run."""
+        runs = {str(launch.path): launch for launch in self.launches} | self.others
+        return [(run, case) for run in runs for case in runs[run].cases if case.status == "wrong"]
+
+    @property
+    def died(self) -> list[Launch]:
+        """The launches of the campaign that died, and were repeated."""
+        return [launch for launch in self._attempts if launch.status == "died"]
+
+    @property
+    def deaths(self) -> str:
+        """A sentence on them; empty without."""
+        if not self.died:
+            return ""
+        count = f"{self.name} died in {len(self.died)} of {len(self._attempts)} launches"
+        return f"{count}, the last time with: {self.died[-1].reason}"
+
+    @property
+    def _attempts(self) -> list[Launch]:
+        launches = self.campaign.launches if self.campaign else []
+        return [launch for launch in launches if launch.variant == self.variant]
 
     @property
     def label(self) -> str:
@@ -118,10 +145,14 @@ def _variant_side(manifest: Manifest, variant: str) -> Side:
     side = Side(variant, [], manifest, variant)
     side.notes += [f"{path} is not part of this campaign: left out" for path in manifest.foreign]
 
-    for launch in manifest.launches:
-        is_judged = launch.status == "finished" and launch.stage == "first"
-        if launch.variant == variant and is_judged:
-            _add_launch(side, manifest.folder / str(launch.run), launch.pair)
+    for launch in side._attempts:
+        path = manifest.folder / str(launch.run)
+        if launch.status == "finished" and launch.stage == "first":
+            _add_launch(side, path, launch.pair)
+        elif launch.run:
+            with suppress(ResultError):  # what is damaged died of it
+                what = "which died" if launch.status == "died" else "a pilot"
+                side.others[f"{path}, {what}"] = read(path)
 
     return side
 
@@ -141,30 +172,33 @@ def _add_launch(side: Side, path: Path, pair: int = 0) -> None:
     side.of_pair[pair] = result
 
 
+def faults_between(baseline: Side, variant: Side) -> list[str]:
+    """Why no gate can judge: faults of the variant, wrong results of the baseline, and launches of
+    one side that died more often than those of the other."""
+    deaths = [side.deaths for side in (variant, baseline) if side.died]
+    differ = len(variant.died) != len(baseline.died)
+    return [*faults_of(variant), *wrong_results(baseline), *deaths[: 2 * differ]]
+
+
 def faults_of(side: Side) -> list[str]:
     """Sentences on each wrong case, incomplete run or campaign, and unfinished pair."""
-    faults = []
+    faults = wrong_results(side)
     if side.campaign:
         if not side.campaign.end:
             faults.append(
                 f"the campaign of {side.name} is incomplete: run its command with a new --out"
             )
-        launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
-        died = {launch.pair for launch in launches if launch.status == "died"}
-        lost = died - {launch.pair for launch in launches if launch.status == "finished"}
-        if lost:
+        finished = {launch.pair for launch in side._attempts if launch.status == "finished"}
+        if lost := {launch.pair for launch in side.died} - finished:
             faults.append(f"no launch of {side.name} finished in {len(lost)} of its pairs")
 
-    for launch in side.launches:
-        if not launch.complete:
-            faults.append(f"{launch.path} is incomplete")
-        faults += [
-            f"{describe(case)} is wrong in {launch.path}: {case.reason}"
-            for case in launch.cases
-            if case.status == "wrong"
-        ]
+    incomplete = [launch.path for launch in side.launches if not launch.complete]
+    return faults + [f"{path} is incomplete" for path in incomplete]
 
-    return faults
+
+def wrong_results(side: Side) -> list[str]:
+    """A sentence on each wrong case of all launches."""
+    return [f"{describe(case)} is wrong in {run}: {case.reason}" for run, case in side.wrong_cases]
 
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:

@@ -126,6 +126,12 @@ def holm(p: Any, alpha: float) -> Bools:
     return np.asarray(np.logical_and.accumulate(is_below)[np.argsort(order)])
 
 
+def pairs_needed(cells: int) -> int:
+    """The pairs with which `decide` can tell a difference in one of so many cells: if all pairs
+    agree, p is 2^(1 - pairs)."""
+    return max(MIN_PAIRS, int(np.ceil(1 - np.log2(FAMILY_P / cells))))
+
+
 def detectable(
     standard_error: Any,
     pairs: Any,

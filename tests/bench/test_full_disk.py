@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench import gate
 from reports.__main__ import main
 from reports.store.manifest import MANIFEST, read_manifest
 from reports.store.result import read
@@ -149,6 +150,24 @@ def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
     assert runs
     assert all(read(folder / str(run)).complete for run in runs)
     assert not half_written(folder)
+
+
+def test_a_gate_whose_disk_is_full_leaves_no_pass_but_a_status(disk_of, monkeypatch):
+    """Files that fitted onto the disk said PASS, and no status contradicted them."""
+    disk = disk_of(400_000)
+    folder = disk.at / "gate"
+
+    def launch(_):
+        write_campaign(folder, {"base": no_effect, "head": no_effect}, pairs=6)
+        disk.fill()
+        with (disk.at / "filler").open("ab") as file:
+            file.truncate(file.tell() - 20_000)  # enough for the summary
+
+    monkeypatch.setattr(gate, "launch", launch)
+    assert gate.main(["--base=true", "--head=true", "--out", str(folder), "--quiet"]) == 2
+    assert (folder / "status").read_text() == "2\n"
+    texts = [path.read_text(errors="replace") for path in folder.glob("*.*")]
+    assert not [text for text in texts if "PASS" in text]
 
 
 def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):

@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from bench.campaigns.options import parse, parse_variant
+from bench.campaign import main
+from bench.campaigns.options import parse_variant
 from bench.machine.environment import VARIABLES
 from tests.launch import ROOT
 
@@ -59,27 +60,27 @@ BAD = f"""
 def test_a_bad_command_line_is_(refused, row):
     """A bad option must not start an hour of unintended launches."""
     words, sentence = row.split(" -> ")
-    status, printed = refused(parse, *named(a=QUICK, b=QUICK), *shlex.split(words))
+    status, printed = refused(main, *named(a=QUICK, b=QUICK), *shlex.split(words))
     assert status == 2
     assert sentence.strip() in printed
 
 
 @pytest.mark.parametrize("variants", [{}, {"a": QUICK}])
 def test_a_campaign_compares_at_least_two_variants(refused, variants):
-    assert "at least two variants" in refused(parse, *named(**variants))[1]
+    assert "at least two variants" in refused(main, *named(**variants))[1]
 
 
 def test_a_campaign_under_mpirun_is_refused(refused, monkeypatch):
     """Each rank would run its own campaign, and the launches would join this mpirun as its
     ranks."""
     monkeypatch.setenv("PMI_RANK", "0")
-    assert "starts mpirun itself" in refused(parse, *named(a=QUICK, b=QUICK))[1]
+    assert "starts mpirun itself" in refused(main, *named(a=QUICK, b=QUICK))[1]
 
 
 def test_a_folder_outside_git_is_refused(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = *named(a=QUICK, b=QUICK), "--revision", "a=HEAD"
-    assert "not a git repository" in refused(parse, *options)[1]
+    assert "not a git repository" in refused(main, *options)[1]
 
 
 def test_make_peers_launches_each_library_in_settings_that_a_run_records():

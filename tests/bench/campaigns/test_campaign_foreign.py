@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from bench.campaign import main
-from bench.gate import main as gate
 from reports.__main__ import main as reports
 from reports.store.manifest import read_manifest
 from reports.store.result import read
@@ -129,27 +128,6 @@ def test_a_budget_buys_as_many_pairs_as_fit(tmp_path, refused):
     _, message = refused(main, "--out", tmp_path / "d", *variants, "--budget", "2s", "--quiet")
     assert message.startswith("--budget: 6 pairs of 0.")
     assert "need at least" in message
-
-
-def test_the_gate_answers_with_a_status_and_files(tmp_path, program, refused, capsys):
-    """A CI owner types two commands, and reads one status."""
-    folder = tmp_path / "gate"
-    commands = [f"--base={program} 1.0 {{seed}} 16384", f"--head={program} 1.1 {{seed}} 16384"]
-    options = ["--pairs", "8", "--ranks", "2", "--out", str(folder), "--quiet"]
-    assert gate([*commands, *options, "--min-effect", "3"]) == 1
-    assert (folder / "status").read_text() == "1\n"
-    assert "SLOWER" in (folder / "summary.md").read_text()
-    assert {path.name for path in folder.iterdir()} >= {"junit.xml", "index.html", "base", "head"}
-    capsys.readouterr()
-    slow = f"sh -c 'sleep 0.3; echo $0' '{TIMED}'"
-    short = ["--base", slow, "--head", slow, "--out", str(tmp_path / "short"), "--budget", "1s"]
-    assert gate([*short, "--quiet"]) == 2
-    assert capsys.readouterr().err.startswith("bench.gate: --budget: 6 pairs of ")
-    assert not (tmp_path / "short" / "status").exists()
-    assert refused(gate, *commands, "--pears", "3")[0] == 2
-    # Before anything is launched, which can take the whole budget.
-    assert refused(gate, *commands, "--min-effect", "x", "--out", tmp_path / "new")[0] == 2
-    assert not (tmp_path / "new").exists()
 
 
 def test_a_budget_below_one_launch_is_the_users_mistake(tmp_path, refused):

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from bench.campaigns.launches import Stop, check_out
-from bench.campaigns.options import parse
+from bench.campaigns.launches import check_out
+from bench.campaigns.options import Stop, parse
 from reports.store.manifest import read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign import run, started

@@ -1,0 +1,102 @@
+"""Runs a command and ends all that it has started, also what has left its process group: when the
+command has ended, and when whoever started this program closes its standard input, as the kernel
+does if that process is killed. The first line there is the command's environment as JSON: a library
+path of the command is not one of this interpreter.
+
+    python -I -S guard.py COMMAND ...
+
+Exits as the command does. On Linux the orphans of a *subreaper* become its children
+(prctl(2), PR_SET_CHILD_SUBREAPER)."""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+NOT_STARTED = 127  # as shells say
+PATIENCE_S = 3.0  # for a command that is told to end
+LAST_WORDS_S = 0.5  # for processes that outlive the command, such as one that records who died
+
+
+def start(command: list[str], environment: dict[str, str]) -> int:
+    """The process id of the command, which reads nothing and gets SIGTERM if this process dies."""
+    pid = os.fork()
+    if pid:
+        return pid
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    try:
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+    os._exit(NOT_STARTED)
+
+
+def children() -> list[int]:
+    """The processes whose parent is this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+def are_gone(patience_s: float) -> bool:
+    """Whether all children end in time."""
+    deadline_s = time.monotonic() + patience_s
+    while time.monotonic() < deadline_s:
+        try:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(0.01)
+        except ChildProcessError:
+            return True
+    return False
+
+
+def end_children() -> None:
+    """Ends the children, and theirs, which become children of this process. One that waits for a
+    disk may stay."""
+    deadline_s, patience_s = time.monotonic() + PATIENCE_S, LAST_WORDS_S
+    while not are_gone(patience_s) and time.monotonic() < deadline_s:
+        patience_s = 0.1
+        for pid in children():
+            os.kill(pid, signal.SIGKILL)
+
+
+def end_at_eof(pid: int) -> None:
+    """Ends the command when nobody holds the other end of standard input any more."""
+    sys.stdin.buffer.read()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(PATIENCE_S)
+        os.kill(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the command's group gets them
+        signal.signal(number, lambda *_: None)  # unlike SIG_IGN, not for the command
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    pid = start(sys.argv[1:], json.loads(sys.stdin.buffer.readline()))
+    threading.Thread(target=end_at_eof, args=[pid], daemon=True).start()
+    _, status = os.waitpid(pid, 0)
+    end_children()
+    sys.stderr.flush()
+    if os.WIFSIGNALED(status):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    main()

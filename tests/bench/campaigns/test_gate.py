@@ -1,0 +1,202 @@
+"""Tests the gate with real launches of small scripts: however it ends, a status and the reason are
+in its folder, and nothing that is wrong or dies passes."""
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench.gate import main as gate
+from reports.__main__ import main as reports
+from tests.bench.faulty_runs import wait_for
+from tests.bench.launches import watched
+
+# Prints timing lines, and acts as its words say in the launches with these numbers, which it counts
+# in a file. Launch 0 is its pilot.
+PROGRAM = """
+import json, os, pathlib, random, sys, time
+factor, counter, act, *numbers = sys.argv[1:]
+count = pathlib.Path(counter)
+number = len(count.read_text()) if count.exists() else 0
+count.write_text("x" * (number + 1))
+acts = str(number) in numbers
+draw = random.Random(time.time_ns())
+for size in (16384, 1048576) if act != "lose" else (16384,):
+    times_us = [(5 + size / 1e4) * float(factor) * draw.gauss(1, 0.005) for _ in range(6)]
+    line = {"collective": "all_reduce", "size_bytes": size, "time_us": times_us, "ranks": 2}
+    wrong = 3 if acts and act in ("wrong", "wrong_and_die") else 0
+    if not (acts and act == "silent"):
+        print(json.dumps(line | {"n_wrong": wrong}), flush=True)
+if acts and act == "die":
+    sys.exit("verification failed")
+if acts and act in ("abort", "wrong_and_die"):
+    os.abort()
+"""
+
+
+@pytest.fixture
+def side(tmp_path):
+    """The command of a side: its time relative to the base, and in which launches it does what."""
+    path = tmp_path / "mine.py"
+    path.write_text(PROGRAM)
+
+    def command(factor=1.0, act="-", *numbers):
+        counter = tmp_path / f"count-{factor}-{act}-{len(numbers)}-{time.monotonic_ns()}"
+        words = [sys.executable, path, factor, counter, act, *numbers]
+        return shlex.join(map(str, words))
+
+    return command
+
+
+def judged(folder, base, head, *options, pairs=6):
+    """The status of a gate, which its file repeats."""
+    words = [f"--base={base}", f"--head={head}", "--out", str(folder), "--quiet"]
+    status = gate([*words, "--pairs", str(pairs), *options])
+    assert (folder / "status").read_text() == f"{status}\n"
+    return status
+
+
+def said(folder):
+    """The summary, the JUnit and the page, each of which tells the outcome."""
+    return [(folder / name).read_text() for name in ("summary.md", "junit.xml", "index.html")]
+
+
+def test_the_gate_answers_with_a_status_and_files(tmp_path, side, capsys):
+    """A CI owner types two commands, and reads one status."""
+    folder = tmp_path / "gate"
+    assert judged(folder, side(), side(1.1), "--min-effect", "3", pairs=8) == 1
+    assert all("SLOWER" in text for text in said(folder))
+    assert {path.name for path in folder.iterdir()} >= {"base", "head"}
+    assert "REGRESSION: SLOWER" in capsys.readouterr().out
+    assert judged(tmp_path / "same", side(), side(), "--min-effect", "5") == 0
+
+
+WRONG = {
+    # A flaky kernel: the pilot is not judged, and a launch that died is repeated.
+    "head's pilot": ("head", "wrong", 0, "a pilot"),
+    "base's pilot": ("base", "wrong", 0, "a pilot"),
+    "a pair's launch": ("head", "wrong", 4, ".jsonl: "),
+    "a launch that died": ("head", "wrong_and_die", 4, "which died"),
+}
+
+
+@pytest.mark.parametrize("place", WRONG)
+def test_a_wrong_result_of_any_launch_is_unusable(tmp_path, side, place, capsys):
+    name, act, number, words = WRONG[place]
+    folder, commands = tmp_path / "gate", {"base": side(), "head": side()}
+    commands[name] = side(1.0, act, number)
+    assert judged(folder, **commands) == 5
+    for text in [capsys.readouterr().out.replace("\n", " "), *said(folder)]:
+        assert "is wrong in" in text
+        assert words in text
+    assert reports(["compare", str(folder)]) == 0
+    assert "WRONG: 16 KiB" in capsys.readouterr().out
+    current = ["--current", f"{folder}/{name}", "--reason", "x"]
+    assert reports(["accept", "--baseline", str(tmp_path), *current]) == 5
+
+
+@pytest.mark.parametrize("act", ["die", "abort"])
+def test_launches_that_die_are_told_and_unusable_if_one_side_has_them(tmp_path, side, act, capsys):
+    folder = tmp_path / "gate"
+    assert judged(folder, side(), side(1.0, act, 1, 3, 5, 7, 9, 11)) == 5
+    for text in [capsys.readouterr().out.replace("\n", " "), *said(folder)]:
+        assert "head died in 6 of 13 launches" in text
+    reports(["compare", str(folder), "--json"])
+    assert "head died in 6 of 13" in capsys.readouterr().out
+
+    both = side(1.0, act, 2), side(1.0, act, 1)
+    assert judged(tmp_path / "both", *both, "--min-effect", "5") == 0
+    for text in said(tmp_path / "both"):
+        assert "head died in 1 of 8 launches" in text
+        assert "base died in 1 of 10 launches" in text
+
+
+def test_a_command_that_exits_with_0_when_its_time_is_over_has_died(tmp_path, side, monkeypatch):
+    """A deadlock: its rows so far look like a whole launch."""
+    monkeypatch.setattr("bench.campaigns.launches.GRACE_S", 0.5)
+    script = tmp_path / "hang.sh"
+    script.write_text(f"""trap 'exit 0' INT
+{side()}
+[ "$(cat {tmp_path}/n 2>/dev/null | wc -c)" != 2 ] || {{ echo x >>{tmp_path}/n; sleep 60 & wait; }}
+echo x >>{tmp_path}/n""")
+    assert judged(tmp_path / "gate", side(), f"bash {script}") == 5
+    assert (
+        "head died in 1 of 8 launches, the last time with: took longer"
+        in said(tmp_path / "gate")[0]
+    )
+
+
+def test_what_cannot_be_judged_has_status_5_and_a_bad_command_line_2(tmp_path, side, capsys):
+    dead = shlex.join(["sh", "-c", "echo no device; exit 1"])
+    no_benchmark = "echo hello"
+    cases = {
+        "dead-base": (dead, side(), 5, "variant base cannot run"),
+        "dead-head": (side(), dead, 5, "variant head cannot run"),
+        "always-wrong": (side(1, "wrong", *range(9)), side(), 5, "all its results are wrong"),
+        "lost-size": (side(), side(1, "lose"), 5, "was not measured"),
+        "silent-head": (side(), side(1, "silent", 0), 5, "variant head: its output has no timings"),
+        "no-benchmark": (no_benchmark, no_benchmark, 2, "variant base: its output has no timings"),
+        "no-program": ("no-such-program", side(), 2, "no-such-program was not found"),
+    }
+    for name, (base, head, status, sentence) in cases.items():
+        assert judged(tmp_path / name, base, head) == status, name
+        assert all(sentence in text for text in said(tmp_path / name)), name
+        printed = capsys.readouterr()
+        assert sentence in (printed.out + printed.err).replace("\n", " ")
+
+
+def test_a_mistake_is_answered_and_its_folder_can_be_used_again(tmp_path, side, capsys):
+    """Otherwise a mistyped option would need the folder to be removed."""
+    folder = tmp_path / "gate"
+    for words in (["--pears", "3"], ["--min-effect", "x"], ["--budget", "1"]):
+        assert judged(folder, side(), side(), *words) == 2
+        assert capsys.readouterr().err.startswith("bench.gate: ")
+        assert all("NOT JUDGED" in text for text in said(folder))
+    assert gate(["--out", str(folder)]) == 2
+    assert "required" in said(folder)[0]
+    assert judged(folder, side(), side()) in (0, 3)
+    assert gate(["--out", str(folder), "--base", side(), "--head", side()]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert "NOT JUDGED" not in said(folder)[0]
+
+
+def test_a_short_budget_is_answered(tmp_path, side, capsys):
+    slow = f"sh -c {shlex.quote(f'sleep 0.3; {side()}')}"
+    assert judged(tmp_path / "gate", slow, slow, "--budget", "2s") == 2
+    assert capsys.readouterr().err.startswith("bench.gate: --budget: 6 pairs of ")
+
+
+def test_far_slower_is_slower_also_with_few_pairs(tmp_path, side, capsys):
+    """With 6 pairs no cell has a p that Holm's procedure can reject."""
+    words = [f"--base={side()}", f"--head={side(10)}", "--out", str(tmp_path / "gate")]
+    assert gate([*words, "--pairs", "6", "--budget", "10m"]) == 1
+    printed = capsys.readouterr()
+    assert "6 pairs show only a large difference in one of 2 cells: it takes 8" in printed.err
+    assert "--budget" in printed.err.partition("(--pairs 8 and ")[2]
+    assert "REGRESSION: SLOWER up to" in printed.out
+
+
+def test_a_gate_that_is_stopped_while_it_judges_leaves_no_pass(tmp_path, side, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "gate"
+    monkeypatch.setattr("reports.verdicts.regress.banner_png", interrupt)  # two files are written
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert judged(folder, side(), side(), "--min-effect", "20") == 130
+    assert "INTERRUPTED" in (folder / "summary.md").read_text()
+    assert not [text for text in folder.glob("*.*") if "PASS" in text.read_text(errors="replace")]
+
+
+def test_a_gate_that_is_killed_takes_everything_along(tmp_path, side):
+    """Also what its command has started, and what has left its process group."""
+    hangs = "sh -c 'setsid sleep 300 & sleep 301'"
+    words = ["--base", hangs, "--head", hangs, "--out", str(tmp_path / "gate")]
+    with watched("-m", "bench.gate", *words) as process:
+        wait_for(lambda: "sleep 301" in subprocess.getoutput("ps ax -o args"))
+        process.kill()
+        process.wait()
+    assert (tmp_path / "gate" / "status").read_text() == "130\n"

@@ -21,7 +21,7 @@ from reports.store.untrusted import printable
 from reports.tables.sentences import size_text, some
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.render import add_allow
-from reports.verdicts.sides import Side, faults_of, notes_of, read_sides
+from reports.verdicts.sides import Side, faults_between, notes_of, read_sides
 
 Settings = tuple[tuple[str, str], ...]  # names and values
 
@@ -85,12 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def tuner(arguments: argparse.Namespace) -> int:
     """Prints the table, and on standard error what would prove it. Returns 0. Raises ResultError
-    for runs without settings that differ, and for a campaign that is not finished."""
+    for runs without settings that differ, and without a side that a gate could judge."""
     sides = read_sides(arguments.runs)
     baseline = sides[0]
-    if baseline.campaign and not baseline.campaign.end:
-        raise ResultError(faults_of(baseline)[0])
-
     if empty := [side.name for side in sides if not side.launches]:
         raise ResultError(f"{empty[0]} has no launch that finished")
     names = [side.name for side in sides[1:]]
@@ -101,8 +98,10 @@ def tuner(arguments: argparse.Namespace) -> int:
     for sentence in notes_of(sides):
         complain(sentence)
 
-    comparisons = compare(sides, arguments.allow)
-    cells = library_cells([each for each in comparisons if each.variant.name in settings])
+    comparisons = [
+        each for each in compare(sides, arguments.allow) if each.variant.name in settings
+    ]
+    cells = library_cells(sound(comparisons))
     cells = cells.assign(settings=cells.side.map(settings))
     is_json = arguments.format == "json"
     rows = pd.Series([columns_of(cell) for cell in cells.itertuples()], cells.index)
@@ -122,6 +121,17 @@ def tuner(arguments: argparse.Namespace) -> int:
             print(f"{PROOF}:\n{command}", file=sys.stderr)
 
     return 0
+
+
+def sound(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those that a gate could judge; complains of the others. Raises ResultError if none is."""
+    faults = [faults_between(each.baseline, each.variant) for each in comparisons]
+    if all(faults):
+        raise ResultError(faults[0][0])
+    for each, sentences in zip(comparisons, faults, strict=True):
+        if sentences:
+            complain(f"{each.variant.name} is left out: {sentences[0]}")
+    return [each for each, sentences in zip(comparisons, faults, strict=True) if not sentences]
 
 
 def complain(sentence: str) -> None:

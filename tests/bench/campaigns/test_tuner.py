@@ -2,20 +2,23 @@
 rccl-tests, and on real runs of the MPI library."""
 
 import json
+import re
 import shlex
+import shutil
 import sys
 from typing import Any
 
 import pytest
 
 from reports.__main__ import main as reports
-from reports.store.manifest import MANIFEST
+from reports.store.manifest import MANIFEST, read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign import run
 from tests.bench.campaigns.test_campaign_command import named
 from tests.bench.campaigns.test_campaign_foreign import PROGRAM as TIMING_LINES
 from tests.launch import mpirun
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, PLACES
+from tests.reports.synthetic_run import mark_wrong
 from tests.reports.test_report_json import FIELDS
 
 # LL takes 0.7 of the default's time up to 64 KiB, then 1.5; Tree 0.8 at all sizes but 256 KiB.
@@ -156,10 +159,25 @@ def test_bad_input_is_refused(tuned, launch, tuner, tmp_path):
     assert "a comparison takes two sides" in refusal(tuned / "base")
     assert "ll sets NCCL_ALGO=Ring: the first side must be" in refusal(tuned / "ll", tuned / "base")
     assert "two of ll, ll have one name" in refusal(*[tuned / "base", *[tuned / "ll"] * 2])
-    manifest = same / MANIFEST
-    lines = manifest.read_text().splitlines(keepends=True)
-    manifest.write_text("".join(lines[:-1]))
-    assert "the campaign of base is incomplete" in refusal(same)
+    cut_off = shutil.copytree(tuned, tmp_path / "cut-off") / MANIFEST
+    lines = cut_off.read_text().splitlines(keepends=True)
+    cut_off.write_text("".join(lines[:-1]))
+    assert "the campaign of ll is incomplete" in refusal(cut_off.parent)
+
+
+def test_a_setting_that_was_wrong_or_died_is_left_out(tuned, tuner, tmp_path):
+    """Neighbouring sizes would get it, and a pilot's results are not in the table."""
+    folder = shutil.copytree(tuned, tmp_path / "wrong")
+    launches = read_manifest(folder).launches
+    mark_wrong(folder / next(launch.run for launch in launches if launch.variant == "ll"), 0)
+    manifest = folder / MANIFEST
+    line = next(line for line in manifest.read_text().splitlines() if '"variant":"tree"' in line)
+    died = re.sub('"run":"[^"]*"', '"run":null', line.replace("finished", "died"))
+    manifest.write_text(manifest.read_text().replace(line, f"{died}\n{line}"))
+    status, out, err = tuner(folder, "--format", "rccl")
+    assert (status, rows_of(out)) == (0, [])
+    assert "ll is left out: " in err
+    assert "tree is left out: tree died in 1 of 8 launches" in err
 
 
 def test_a_run_stores_the_settings_of_its_mpi(tmp_path, tuner, capsys):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, retry_launch
 from bench.campaigns.options import MORE_PILOTS, Stop, time_text
@@ -12,6 +13,7 @@ from bench.harness.console import CANNOT, USAGE, WRONG
 from reports.store.manifest import Stage
 from reports.store.observations import entry_of
 from reports.store.result import read
+from reports.verdicts.judge import WRONG as WRONG_CELL
 from reports.verdicts.judge import compare
 from reports.verdicts.pairs import log_costs
 from reports.verdicts.sides import COMPARABLE, Side, read_sides
@@ -119,9 +121,12 @@ def run_pairs(campaign: OpenCampaign) -> None:
 
 
 def shared_pairs(campaign: OpenCampaign) -> int:
-    """The number of pairs that half of the cells have in one state of the link."""
+    """The number of pairs that half of the cells have in one state of the link. No pair mends a
+    cell that was wrong."""
     compared = compare(read_sides([str(campaign.folder)]), list(COMPARABLE))
-    return int(np.median([pairs for each in compared for pairs in each.cells.pairs]))
+    cells = pd.concat([each.cells for each in compared])
+    pairs = cells.pairs[~cells.note.str.startswith(WRONG_CELL)]
+    return int(pairs.median()) if len(pairs) else campaign.pairs
 
 
 def run_rounds(campaign: OpenCampaign, pairs: range) -> None:

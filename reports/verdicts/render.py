@@ -166,7 +166,7 @@ def _row(cell: Any, is_interleaved: bool) -> dict[str, str]:
     if has_interval and not noisy:
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
 
-    word = cell.verdict
+    word = "WRONG" if cell.note.startswith(WRONG) else cell.verdict
     if word == AMBIGUOUS:
         reach = max(cell.high - 1, 1 - cell.low)
         word = f"within +-{reach:.1%}" if has_interval and not noisy else "undecided"

@@ -15,7 +15,7 @@ from reports.tables.sentences import size_text, some, spoken
 from reports.verdicts import verdict
 from reports.verdicts.days import spread_between_days
 from reports.verdicts.pairs import Pair, find_ratios, is_interleaved, pairs_of
-from reports.verdicts.sides import COMPARABLE, Side, case_names
+from reports.verdicts.sides import COMPARABLE, Side, case_names, deaths_of
 from reports.verdicts.verdict import (
     AMBIGUOUS,
     DEFAULT_MARGIN,
@@ -68,7 +68,7 @@ class Comparison:
     @property
     def deaths(self) -> list[str]:
         """Sentences on launches that died."""
-        return [side.deaths for side in (self.baseline, self.variant) if side.died]
+        return deaths_of([self.baseline, self.variant])
 
     @property
     def is_judged(self) -> "pd.Series[bool]":

@@ -19,7 +19,7 @@ from reports.tables.headline import ends
 from reports.tables.rows import default_rows, is_noisy, ratio_text
 from reports.tables.sentences import number, size_text, wrapped
 from reports.verdicts.judge import with_ratios
-from reports.verdicts.sides import Side, notes_of, read_sides
+from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
 from reports.verdicts.verdict import MIN_PAIRS, evidence
 
 MODES = "isolated", "chained"
@@ -30,12 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "campaign", metavar="CAMPAIGN", help="the folder of a campaign, variants for each library"
     )
+    parser.epilog = f"{parser.epilog}; exit status: 1 if a result was wrong, otherwise 0"
 
 
 def peers(arguments: argparse.Namespace) -> int:
-    """Prints the tables and returns exit status 0. Raises ResultError without measurements."""
+    """Prints the tables and returns exit status 0, or 1 if results were wrong. Raises ResultError
+    without measurements."""
     sides = read_sides([arguments.campaign])
-    for note in notes_of(sides):
+    wrong = [sentence for side in sides for sentence in wrong_results(side)]
+    for note in [*wrong, *deaths_of(sides), *notes_of(sides)]:
         print(f"reports: {note}", file=sys.stderr)
 
     cells = cells_of(sides)
@@ -44,7 +47,7 @@ def peers(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join([*wrapped([headline(cells)]), *tables_of(cells)]))
 
-    return 0
+    return 1 if wrong else 0
 
 
 def cells_of(sides: Sequence[Side]) -> pd.DataFrame:

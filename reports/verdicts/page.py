@@ -16,7 +16,7 @@ from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.gate import INCONCLUSIVE, INTERRUPTED, PASS, REGRESSION, UNUSABLE, Outcome
 from reports.verdicts.judge import Comparison, compare
-from reports.verdicts.sides import COMPARABLE, Side, notes_of, read_sides
+from reports.verdicts.sides import COMPARABLE, Side, deaths_of, notes_of, read_sides
 
 ORDER = "worse", "unsure", "better", "steady"  # roles
 FIGURES = "ratio [95 %]", "base us", "variant us", "MDE", "pairs"  # columns
@@ -67,6 +67,7 @@ def campaign_page(folder: Path) -> Page:
     banner.facts = [
         *banner.facts,
         *(f"{other.word}: {other.sentence}" for other in others),
+        *deaths_of(variants),
         *notes_of(variants),
     ]
     names = ", ".join(side.label for side in variants[1:])

@@ -65,18 +65,11 @@ class Side:
     @property
     def died(self) -> list[Launch]:
         """The launches of the campaign that died, and were repeated."""
-        return [launch for launch in self._attempts if launch.status == "died"]
+        return [launch for launch in self.attempts if launch.status == "died"]
 
     @property
-    def deaths(self) -> str:
-        """A sentence on them; empty without."""
-        if not self.died:
-            return ""
-        count = f"{self.name} died in {len(self.died)} of {len(self._attempts)} launches"
-        return f"{count}, the last time with: {self.died[-1].reason}"
-
-    @property
-    def _attempts(self) -> list[Launch]:
+    def attempts(self) -> list[Launch]:
+        """All its launches of the campaign."""
         launches = self.campaign.launches if self.campaign else []
         return [launch for launch in launches if launch.variant == self.variant]
 
@@ -145,7 +138,7 @@ def _variant_side(manifest: Manifest, variant: str) -> Side:
     side = Side(variant, [], manifest, variant)
     side.notes += [f"{path} is not part of this campaign: left out" for path in manifest.foreign]
 
-    for launch in side._attempts:
+    for launch in side.attempts:
         path = manifest.folder / str(launch.run)
         if launch.status == "finished" and launch.stage == "first":
             _add_launch(side, path, launch.pair)
@@ -175,9 +168,19 @@ def _add_launch(side: Side, path: Path, pair: int = 0) -> None:
 def faults_between(baseline: Side, variant: Side) -> list[str]:
     """Why no gate can judge: faults of the variant, wrong results of the baseline, and launches of
     one side that died more often than those of the other."""
-    deaths = [side.deaths for side in (variant, baseline) if side.died]
     differ = len(variant.died) != len(baseline.died)
-    return [*faults_of(variant), *wrong_results(baseline), *deaths[: 2 * differ]]
+    deaths = deaths_of([variant, baseline]) if differ else []
+    return [*faults_of(variant), *wrong_results(baseline), *deaths]
+
+
+def deaths_of(sides: Sequence[Side]) -> list[str]:
+    """A sentence on each side of which launches died."""
+    return [
+        f"{side.name} died in {len(side.died)} of {len(side.attempts)} launches, the last time "
+        f"with: {side.died[-1].reason}"
+        for side in sides
+        if side.died
+    ]
 
 
 def faults_of(side: Side) -> list[str]:
@@ -188,7 +191,7 @@ def faults_of(side: Side) -> list[str]:
             faults.append(
                 f"the campaign of {side.name} is incomplete: run its command with a new --out"
             )
-        finished = {launch.pair for launch in side._attempts if launch.status == "finished"}
+        finished = {launch.pair for launch in side.attempts if launch.status == "finished"}
         if lost := {launch.pair for launch in side.died} - finished:
             faults.append(f"no launch of {side.name} finished in {len(lost)} of its pairs")
 

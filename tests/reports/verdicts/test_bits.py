@@ -45,6 +45,82 @@ def report(capsys):
     return run
 
 
+def without_elements(record, ring):
+    for size in ring["sizes"]:
+        for each in size["compared"].values():
+            each |= {"elements": 0, "differ": 0}
+
+
+def failed(record, ring):
+    ring |= {"sizes": ring["sizes"][:1], "reason": "RuntimeError: the sum is lost"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda record, ring: record["rows"].pop(), "ring (float32): only the baseline has 1 KiB"),
+        (
+            lambda record, ring: ring.update(sizes=[], reason="no place"),
+            "ring (float32): only the baseline has 1 KiB, 2 KiB",
+        ),
+        (lambda record, ring: ring["sizes"].pop(), "ring (float32): only the baseline has 2 KiB"),
+        (failed, "ring (float32) failed: RuntimeError: the sum is lost"),
+        (without_elements, "ring (float32): not compared, or with another outcome: run, size"),
+        (
+            lambda record, ring: ring["sizes"][1]["compared"].pop("run"),
+            "ring (float32): not compared, or with another outcome: run",
+        ),
+        (
+            lambda record, ring: ring["sizes"][0]["compared"]["run"].update(differ=1),
+            "ring (float32): not compared, or with another outcome: run",
+        ),
+        (
+            lambda record, ring: ring["thresholds"][0].update(size_bytes=1600),
+            "ring (float32): not compared, or with another outcome: threshold",
+        ),
+    ],
+)
+def test_what_the_baseline_has_and_the_record_has_not_is_not_the_same(
+    baseline, edited, report, edit, sentence
+):
+    assert report(edited(), "--baseline", baseline) == (0, "SAME: 2 checks passed")
+    status, said = report(edited(edit), "--baseline", baseline)
+    assert (status, said.startswith("CHANGED: "), sentence in said) == (1, True, True), said
+
+
+def test_what_the_baseline_lacks_is_named(baseline, edited, report):
+    """Also in JSON: nobody compared it."""
+
+    def longer(record, ring):
+        ring["sizes"].append(ring["sizes"][1] | {"size_bytes": 4096})
+        record["rows"].append(record["rows"][0] | {"algorithm": "auto"})
+        record["machine_id"] = "f0f0f0"
+
+    notes = "the baseline lacks rows or sizes of ring, auto", "the baseline is of machine a1b2c3"
+    words = edited(longer), "--baseline", baseline
+    assert report(*words) == (0, f"SAME: 2 checks passed {' '.join(notes)}")
+    assert json.loads(report(*words, "--json")[1])["notes"] == [*notes]
+
+
+def test_another_device_is_not_comparable(baseline, edited, report):
+    other = edited(lambda record, ring: record.update(device="cuda"))
+    status, said = report(other, "--baseline", baseline)
+    assert (status, f"not comparable: device: cpu in {baseline}, cuda" in said) == (4, True)
+    assert report(baseline, other)[0] == 4
+
+
+def test_a_record_is_no_baseline_of_itself(baseline, edited, report, tmp_path):
+    """Nor is one of several that are joined; an earlier one of the same folder is."""
+    (first, second) = edited(run_id="2026-11-28-a"), edited(run_id="2026-11-28-b")
+    for words in ([first, "--baseline", first], [first, second, "--baseline", first.parent]):
+        status, said = report(*words)
+        assert (status, "is the record and the baseline" in said) == (2, True)
+    assert report(first.parent, "--baseline", first.parent) == (0, "SAME: 2 checks passed")
+    edited(lambda record, ring: record["rows"].pop(), run_id="2026-11-28-c")
+    status, said = report(second, "--baseline", first.parent)
+    assert (status, said.endswith("lacks rows or sizes of ring")) == (0, True)  # the newest
+
+
 @pytest.mark.parametrize("digest", ["", "\x01"])
 def test_what_is_no_digest_is_refused(edited, report, digest):
     path = edited(lambda record, ring: ring["sizes"][0].update(digest=digest))
@@ -61,6 +137,45 @@ def test_a_record_with_a_row_or_a_size_twice_is_refused(baseline, edited, report
 
     status, said = report(baseline, "--baseline", edited(twice))
     assert (status, said.endswith(": a row has a size twice")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("run", without_elements),
+        ("run", lambda record, ring: [size["compared"].pop("run") for size in ring["sizes"]]),
+        ("run", lambda record, ring: ring.update(sizes=[], reason="no place")),
+        ("run", failed),
+        ("graph", lambda record, ring: None),
+        (
+            "launch",  # of one size, as after a short launch in the same folder
+            lambda record, ring: [
+                size["compared"].update(launch={"elements": 1})
+                for size in record["rows"][0]["sizes"] + ring["sizes"][:1]
+            ],
+        ),
+    ],
+)
+def test_what_a_row_has_not_compared_it_lacks(edited, report, name, edit):
+    assert report(edited(), "--require", "run") == (0, "SAME: 2 checks passed")
+    status, said = report(edited(edit), "--require", name)
+    assert (status, said.startswith("CHANGED: "), "ring (float32) " in said) == (1, True, True)
+
+
+def test_a_row_of_joined_records_that_lacks_something_is_judged(baseline, edited, report):
+    """Though another record has the same row, which lacks nothing."""
+    lacking = edited(without_elements)
+    assert report(baseline, lacking, "--require", "run")[0] == 1
+    other = edited(run_id="2026-11-26-a")
+    assert report(other, lacking, "--baseline", baseline)[0] == 1
+
+
+def test_a_record_with_a_failed_row_is_shown_as_such(edited, report, tmp_path):
+    page = tmp_path / "page.html"
+    status, said = report(edited(failed), "--html", page)
+    assert (status, "; ring failed " in said) == (1, True)
+    assert "ring: RuntimeError: the sum is lost" in said
+    assert "ring (float32) failed: RuntimeError: the sum is lost" in page.read_text()
 
 
 def test_same_in_every_row_means_every_row(edited, report):

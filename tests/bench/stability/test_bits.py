@@ -128,6 +128,15 @@ def test_a_library_that_fails_is_named_and_the_others_are_compared(tmp_path):
     assert (len(ring.sizes), len(flipping.sizes)) == (5, 1)
 
 
+@pytest.mark.parametrize("flip", ["nothing", "zeros"])
+def test_what_is_no_sum_fails_whatever_keeps_its_bits(tmp_path, capsys, flip):
+    done = bits(tmp_path, "-e 1K --algorithm ring --quiet", "--peer", FLIPPING, ranks=3, FLIP=flip)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.search(r"^flipping [0-9a-f]{7}: its results are no sums$", done.stdout, re.M)
+    status, said = report(capsys, tmp_path, "--require", "run,ranks")
+    assert (status, "failed: its results are no sums" in said) == (1, True)
+
+
 def test_a_library_that_hangs_ends_by_the_watchdog(tmp_path):
     words = "-e 1K --algorithm library --quiet --timeout 2"
     done = bits(tmp_path, words, "--peer", FLIPPING, ranks=3, FLIP="hang")
@@ -172,6 +181,16 @@ def test_a_gpu_is_compared_also_from_graphs_on_a_fake_gpu(tmp_path, program):
         found = {*changes(row)} - {"order", "size", "place"}
         assert found == ({"graph"} if program else set())
         assert row.totals["graph"].elements == row.totals["run"].elements / 4
+
+
+def test_each_kind_of_memory_has_its_rows(tmp_path, capsys):
+    """Of two rows with one name, a baseline was compared with one alone."""
+    words = "-b 1K -e 1K --algorithm one_shot_pull --memory mapped,host_staged --quiet"
+    done = bits(tmp_path, words, ranks=2, **fake_nccl.environment(gpu={"count": 2}))
+    assert done.returncode == 0
+    names = [row.name for row in record_of(tmp_path).measured]
+    staged = "one_shot_pull copied over host_staged"
+    assert names == ["one_shot_pull", "one_shot_pull registered", staged]
 
 
 def test_what_nobody_named_and_this_machine_lacks_is_no_row(tmp_path, capsys):

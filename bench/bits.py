@@ -24,7 +24,7 @@ from bench.harness.command import requested_sizes
 from bench.harness.console import FINE, WRONG, print_out
 from bench.harness.iteration import Buffers
 from bench.harness.options import Parser
-from bench.harness.session import MEASURED, Session, program_digest, require_memory, say_once, start
+from bench.harness.session import MEASURED, Session, program_digest, require_memory, start
 from bench.harness.suite import worlds_for
 from bench.machine.environment import scrub_argv
 from bench.stability.fused import FORMS, KINDS
@@ -131,9 +131,10 @@ def compare_bits(bits: BitsOptions, session: Session) -> int:
     session.flight.note("results", text="")
     if not any(row.sizes for row in rows):
         raise Refusal(f"no bits can be compared: {rows[0].name}: {rows[0].reason}")
-    for row in rows if bits.algorithms else ():
-        if not row.sizes:
-            say_once(options, f"{row.name} is not compared: {row.reason}", communicator)
+    lacking = [row for row in rows if not (row.sizes or row.library or bits.algorithms)]
+    rows = [row for row in rows if row not in lacking]
+    names = ", ".join(row.name for row in lacking)
+    session.notes += [f"cannot run here, as --algorithm NAME explains: {names}"] * bool(lacking)
     if communicator.rank == 0:
         record = Bits(
             run_id=session.flight.run_id,

@@ -191,6 +191,10 @@ def measure_row(
         row.thresholds = thresholds(subject, explainer, row)
         signs = () if subject.row_elements else (POSITIVE, SIGNED)
         row.errors = {each: error(subject, list(results), each) for each in signs}
+        # Without cancellation, each addition rounds by at most half an ULP of the sum.
+        is_sum = not signs or row.errors[POSITIVE].max_ulp <= subject.ranks
+        if not is_sum and not subject.algorithm.is_lossy:
+            row.reason, row.errors = "its results are no sums", {}
     return row
 
 
@@ -241,10 +245,11 @@ def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Thr
 
 
 def error(subject: Subject, counts: Sequence[int], signs: str) -> Error:
-    """The error of a message on rank 0."""
+    """The error of a message on rank 0, or on the first rank that is further off than a sum."""
     below = [count for count in counts if subject.size_bytes(count) <= ERROR_BYTES]
     count = max(below, default=counts[0])
     got = subject.plain(subject.inputs(count, signs=signs))[:ERROR_ELEMENTS]
     parts = subject.datatype.decode(subject.parts(count, signs=signs)[:, : got.size])
-    found: Error = subject.world.communicator.broadcast(error_of(parts, got, subject.datatype))
+    every = subject.world.communicator.all_gather(error_of(parts, got, subject.datatype))
+    found: Error = max(every, key=lambda each: not each.max_ulp <= subject.ranks)
     return found

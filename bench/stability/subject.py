@@ -214,10 +214,11 @@ class Subject:
         """The row of this algorithm, without sizes."""
         algorithm = self.algorithm
         library = self.world.library.name if algorithm.library_variants else None
+        is_further = self.world is not self.session.world  # kind of memory
         uses_library = algorithm.is_library or self.world.node  # which joins hosts
         return RowBits(
             algorithm=algorithm.name,
-            variant=self.variant,
+            variant=self.variant + f" over {self.world.memory}" * is_further,
             datatype=self.datatype.name,
             library=algorithm.peer or library,
             setting=settings_of() if uses_library else None,

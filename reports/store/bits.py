@@ -2,8 +2,6 @@
 gives at each size, and what changes them. docs/results.md describes the fields."""
 
 import re
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +60,7 @@ class SizeBits(msgspec.Struct, kw_only=True):
     compared, by the names of INVARIANCES."""
 
     size_bytes: Count
-    digest: str
+    digest: Name  # printable: two others could become one `?`
     parts: list[Part]
     compared: dict[str, Difference]
     chosen: str | None = None
@@ -102,8 +100,9 @@ class RowBits(msgspec.Struct, kw_only=True):
 
     @property
     def key(self) -> tuple[str | None, ...]:
-        """What names the same row in another launch, also of another version of a library."""
-        stem = re.sub(r"[\d. ]+$", "", self.library or "")
+        """What names the same row in another launch, also of another version of a library, or of a
+        peer's file with another digest."""
+        stem = re.sub(r" \S*\d.*", "", self.library or "")
         return self.algorithm, self.variant, self.datatype, stem, self.setting
 
     @property
@@ -116,11 +115,11 @@ class RowBits(msgspec.Struct, kw_only=True):
     @property
     def totals(self) -> dict[str, Difference]:
         """What was compared over all sizes, by the names of INVARIANCES."""
-        names = dict.fromkeys(name for size in self.sizes for name in size.compared)
-        return {
-            name: reduce(add, (size.compared[name] for size in self.sizes if name in size.compared))
-            for name in names
-        }
+        totals = dict[str, Difference]()
+        for size in self.sizes:
+            for name, each in size.compared.items():
+                totals[name] = totals.get(name, Difference()) + each
+        return {name: total for name, total in totals.items() if total.elements}
 
     @property
     def orders(self) -> list[str]:
@@ -149,6 +148,11 @@ class Bits(msgspec.Struct, kw_only=True):
     notes: list[str] = msgspec.field(default_factory=list)
     elapsed_s: NotNegative
 
+    @property
+    def measured(self) -> list[RowBits]:
+        """The rows with sizes; one that failed has a reason too."""
+        return [row for row in self.rows if row.sizes]
+
 
 def read_bits(path: Path) -> Bits:
     """The record in a file. Raises ResultError for another file, and for a newer schema."""
@@ -161,8 +165,11 @@ def read_bits(path: Path) -> Bits:
     except (*NOT_JSON, msgspec.ValidationError) as error:
         raise ResultError(f"{path} is not a record of bench.bits ({error})") from error
 
-    if not any(row.sizes for row in record.rows):
+    keys = [(row.key, size.size_bytes) for row in record.rows for size in row.sizes]
+    if not keys:
         raise ResultError(f"{path}: no row has a size")
+    if len({*keys}) < len(keys):
+        raise ResultError(f"{path}: a row has a size twice")
 
     return record
 

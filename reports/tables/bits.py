@@ -2,9 +2,10 @@
 bits of no row."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from string import ascii_uppercase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reports.store.bits import INVARIANCES, Bits, Difference, RowBits
 from reports.tables.sentences import lay_out, number, plain_table, size_text, some, wrapped
@@ -19,8 +20,8 @@ HEAD = (
 
 
 class Group(NamedTuple):
-    """Rows whose bits the same things change. Groups with one `letter` have the same bits at each
-    size that their rows share."""
+    """Rows of one datatype whose bits the same things change. Any two rows with one `letter` share
+    sizes, and have the same bits at each of these."""
 
     letter: str
     rows: list[RowBits]
@@ -28,16 +29,28 @@ class Group(NamedTuple):
 
 def groups_of(rows: Sequence[RowBits]) -> list[Group]:
     """The rows in groups, by letter."""
-    known, groups = list[dict[int, str]](), dict[tuple[int, tuple[str, ...]], list[RowBits]]()
+    names, known, groups = changing_in(rows), list[list[Any]](), dict[Any, list[RowBits]]()
     for row in rows:
-        own = {size.size_bytes: size.digest for size in row.sizes}
-        fits = [all(digests.get(size, own[size]) == own[size] for size in own) for digests in known]
+        own = {(row.datatype, size.size_bytes): size.digest for size in row.sizes}
+        fits = [
+            all(
+                len(own.keys() & each.keys()) == len(own.items() & each.items()) > 0
+                for each in every
+            )
+            for every in known
+        ]
         place = fits.index(True) if True in fits else len(known)
-        known += [{}] * (place == len(known))
-        known[place] = known[place] | own
-        groups.setdefault((place, changes(row)), []).append(row)
+        known += [[]] * (place == len(known))
+        known[place] += [own] * (own not in known[place])
+        compared = tuple(name in row.totals for name in names)
+        groups.setdefault((place, changes(row), compared), []).append(row)
 
-    return [Group(ascii_uppercase[key[0] % 26], groups[key]) for key in sorted(groups)]
+    return [Group(letter(key[0]), groups[key]) for key in sorted(groups)]
+
+
+def letter(place: int) -> str:
+    """A to Z, AA, AB."""
+    return (letter(place // 26 - 1) if place >= 26 else "") + ascii_uppercase[place % 26]
 
 
 def changes(row: RowBits) -> tuple[str, ...]:
@@ -46,9 +59,13 @@ def changes(row: RowBits) -> tuple[str, ...]:
 
 
 def steady_in(rows: Sequence[RowBits]) -> list[str]:
-    """What was compared and changes the bits of no row."""
-    compared = {name for row in rows for name in row.totals}.difference(changing_in(rows))
-    return [name for name in INVARIANCES if name in compared]
+    """What was compared and changes the bits of no row, and in how many rows, if not in all."""
+    times = Counter(name for row in rows for name in row.totals)
+    return [
+        name + f" (compared in {times[name]} of {len(rows)})" * (times[name] < len(rows))
+        for name in INVARIANCES
+        if times[name] and name not in changing_in(rows)
+    ]
 
 
 def changing_in(rows: Sequence[RowBits]) -> list[str]:
@@ -58,7 +75,7 @@ def changing_in(rows: Sequence[RowBits]) -> list[str]:
 
 def share_text(name: str, total: Difference | None) -> str:
     """`same`, `31 % 8 ULP`, of launches `2 of 17 sizes`, or `-` for what was not compared."""
-    if not total or not total.elements:
+    if not total:
         return "-"
     if not total.differ:
         return "same"
@@ -93,12 +110,15 @@ def moved_in(rows: Sequence[RowBits]) -> list[RowBits]:
 
 
 def headline(record: Bits) -> str:
-    """What was compared, and which rows change their bits other than by the order of the ranks."""
-    rows = [row for row in record.rows if row.sizes]
+    """What was compared, and which rows change their bits other than by the order of the ranks, or
+    failed."""
+    rows = record.measured
     sizes = [size.size_bytes for row in rows for size in row.sizes]
     datatypes = ", ".join(dict.fromkeys(row.datatype for row in rows))
     moved = [row.name for row in moved_in(rows)]
+    failed = [row.name for row in rows if row.reason]
     found = f"the bits of {some([*dict.fromkeys(moved)])} change" if moved else "no bits change"
+    found += f"; {some(failed)} failed" * bool(failed)
     return (
         f"bits: {record.collective} of {datatypes}, {record.ranks} ranks, "
         f"{size_text(min(sizes))} to {size_text(max(sizes))}: {found}"
@@ -127,13 +147,13 @@ def sum_cells(row: RowBits) -> dict[str, str]:
 
 def text(record: Bits) -> str:
     """The record in at most MOST_LINES lines; ends with a newline."""
-    rows = [row for row in record.rows if row.sizes]
+    rows = record.measured
     names, head = changing_in(rows), [HEAD, f"same in every row: {', '.join(steady_in(rows))}"]
-    tables, sentences = [], list[str]()
+    tables, sentences, every = [], list[str](), groups_of(rows)
     types = [*dict.fromkeys(row.datatype for row in rows)]
 
     for datatype in types:
-        groups = groups_of([row for row in rows if row.datatype == datatype])
+        groups = [group for group in every if group.rows[0].datatype == datatype]
         cells = cells_of([own[0] for _, own in groups], names)
         listed = [
             [f"{letter} {some([row.name for row in own], 1)}", *of_row.values()]
@@ -147,7 +167,6 @@ def text(record: Bits) -> str:
             f"{letter}: {', '.join(row.name for row in own)}" for letter, own in groups if own[1:]
         ]
 
-    # Who names one of ours that cannot is told so on standard error.
-    sentences += [f"{row.name}: {row.reason}" for row in record.rows if row.reason and row.library]
+    sentences += [f"{row.name}: {row.reason}" for row in record.rows if row.reason]
     lines = lay_out([headline(record)], head, tables, []).splitlines()
     return "\n".join([*lines, *wrapped([*sentences, *record.notes])][:MOST_LINES]) + "\n"

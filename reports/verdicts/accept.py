@@ -114,10 +114,17 @@ def _accept_bits(arguments: argparse.Namespace) -> int:
     """Keeps a record of bits, and the reason as its last note."""
     record = read_bits(Path(arguments.current))
     record.notes.append(f"accepted: {printable(arguments.reason)}")
+    if failed := [row for row in record.measured if row.reason]:
+        print(f"reports: {failed[0].name} failed: {failed[0].reason}", file=sys.stderr)
+        return UNUSABLE
+
     folder = arguments.baseline / BITS
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"{record.machine_id}-{record.collective}-{record.ranks}{SUFFIX}"
-    write_whole(folder / name, msgspec.json.encode(record))
+    inside = _open_own(folder)
+    try:
+        write_whole(Path(f"/proc/self/fd/{inside}") / name, msgspec.json.encode(record))
+    finally:
+        os.close(inside)
 
     if arguments.json:
         write_json("accept", folder=folder, run_id=record.run_id, reason=arguments.reason)
@@ -127,19 +134,20 @@ def _accept_bits(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _store(folder: Path, entry: Acceptance, current: Side) -> None:
-    """Writes the runs, then the entry, and then removes the previous runs. Raises ResultError for a
-    link: it may come with a store and lead out of it."""
-    machine, log = folder / entry.machine_id, folder / ACCEPTED
-    machine.mkdir(parents=True, exist_ok=True)
-
-    whole = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _open_own(folder: Path) -> int:
+    """Opens a folder, and makes it where it is missing. Raises ResultError for a link: it may come
+    with a store and lead out of it."""
     try:
-        inside = os.open(machine, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        os.close(whole)
-        raise ResultError(f"{machine} is no folder of its own: {error.strerror}") from error
+        raise ResultError(f"{folder} is no folder of its own: {error.strerror}") from error
 
+
+def _store(folder: Path, entry: Acceptance, current: Side) -> None:
+    """Writes the runs, then the entry, and then removes the previous runs. Raises ResultError."""
+    inside, log = _open_own(folder / entry.machine_id), folder / ACCEPTED
+    whole = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         machine = Path(f"/proc/self/fd/{inside}")  # whatever takes the folder's name meanwhile
         with suppress(OSError):  # some file systems have no locks

@@ -5,10 +5,12 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import msgspec
 
 from reports.site.page import Banner, Page, Row, Section
-from reports.store.bits import INVARIANCES, SUFFIX, Bits, RowBits, SizeBits, read_bits
+from reports.store.bits import INVARIANCES, SUFFIX, Bits, Difference, RowBits, read_bits
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text
@@ -16,7 +18,6 @@ from reports.store.writing import write_named
 from reports.tables.bits import (
     HEAD,
     cells_of,
-    changes,
     changing_in,
     groups_of,
     headline,
@@ -31,8 +32,7 @@ from reports.verdicts.accept import BITS
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.regress import as_junit, write_page
 
-SAME, CHANGED = 0, 1  # exit statuses
-COMPARABLE = "collective", "ranks", "hosts", "seed", "data"
+COMPARABLE = "collective", "ranks", "hosts", "device", "seed", "data"
 MOST_FINDINGS = 12
 NEWEST = Path("results")
 NO_BREAK = "\u00a0"
@@ -73,10 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     option("--junit", metavar="FILE", type=Path, help="also write JUnit XML")
     option("--markdown", metavar="FILE", type=Path, help="also write GitHub's Markdown")
-    option("--html", metavar="FILE", type=Path, help="also write one page with every row and size")
+    option("--html", metavar="FILE", type=Path, help="also write one page with all rows and sizes")
     parser.epilog = (
-        f"{parser.epilog}; exit status: 0 the same bits, 1 other bits or something required is "
-        "missing, 2 the command line or a file, 4 not comparable"
+        f"{parser.epilog}; exit status: 0 the same bits, 1 other or fewer bits, or something "
+        "required is missing, 2 the command line or a file, 4 not comparable"
     )
 
 
@@ -93,17 +93,21 @@ def required(text: str) -> list[str]:
 def bits(arguments: argparse.Namespace) -> int:
     """Prints the record or its verdict, and returns the exit status. Raises ResultError for files,
     Incomparable for a baseline of something else."""
-    record = joined([read_bits(newest(path)) for path in arguments.records])
-    checks, notes = list[Check](), list[str]()
+    records = [read_bits(newest(path)) for path in arguments.records]
+    record, notes = joined(records), list[str]()
+    checks = [
+        Check(row.name, "failure", True, f"{row.name} ({row.datatype}) failed: {row.reason}")
+        for row in record.measured
+        if row.reason  # whatever it has not compared, nobody knows
+    ]
     for name in arguments.require:
         checks += require(record, name)
     if arguments.baseline:
-        baseline = baseline_for(record, arguments.baseline)
-        found, notes = against(record, baseline)
+        found, notes = against(record, baseline_for(records, arguments.baseline))
         checks += found
 
     failed = [check for check in checks if check.failed]
-    line = verdict(record, checks)
+    line = verdict(record, checks, failed)
     if arguments.junit:
         rows = [
             (check.row, f"bits.{check.against}", "changed" * check.failed, check.text)
@@ -111,20 +115,21 @@ def bits(arguments: argparse.Namespace) -> int:
         ]
         write_named(arguments.junit, as_junit(line, rows, notes).encode())
     if arguments.markdown:
-        write_named(arguments.markdown, markdown(record, line, checks, notes).encode())
+        write_named(arguments.markdown, markdown(record, line, failed, notes).encode())
     if arguments.html:
         write_page(page_of(record, line, checks, notes), arguments.html)
 
     if arguments.json:
-        write_json("bits", headline=line, checks=[each._asdict() for each in checks], record=record)
-    elif checks:
+        told = [check._asdict() for check in checks]
+        write_json("bits", headline=line, checks=told, notes=notes, record=record)
+    elif arguments.require or arguments.baseline:
         findings = [check.text for check in failed[:MOST_FINDINGS]]
         more = [f"{len(failed) - MOST_FINDINGS} more"] * (len(failed) > MOST_FINDINGS)
         print("\n".join(wrapped([line, *findings, *more, *notes])))
     else:
         sys.stdout.write(text(record))
 
-    return CHANGED if failed else SAME
+    return 1 if failed else 0
 
 
 def newest(path: Path) -> Path:
@@ -137,45 +142,47 @@ def newest(path: Path) -> Path:
 
 
 def joined(records: Sequence[Bits]) -> Bits:
-    """The first record, with the rows of the others that have another name, other bits, or bits
-    that something else changes. Raises Incomparable."""
+    """The first record, with the rows of the others that differ in anything. Raises
+    Incomparable."""
     first, *others = records
-    rows = dict[tuple[Any, ...], RowBits]()
-    for record in records:
+    for record in others:
         if names := differing(first, record):
             here, there = getattr(first, names[0]), getattr(record, names[0])
             raise Incomparable(
                 f"not comparable: {names[0]}: {here} in {first.run_id}, {there} in {record.run_id}"
             )
-        for row in record.rows:
-            bits_of = [(size.size_bytes, size.digest) for size in row.sizes]
-            rows.setdefault((row.name, row.datatype, changes(row), *bits_of), row)
 
-    first.rows = [*rows.values()]
-    first.notes += [f"Also the rows of {record.run_id}." for record in others]
-    return first
+    rows = {msgspec.json.encode(row): row for record in records for row in record.rows}
+    notes = [*first.notes, *(f"Also the rows of {record.run_id}." for record in others)]
+    return msgspec.structs.replace(first, rows=[*rows.values()], notes=notes)
 
 
-def baseline_for(record: Bits, path: Path) -> Bits:
+def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
     """The baseline in a file, or in a folder the newest one of the same that is, if possible, of
-    the same machine. Raises ResultError and Incomparable."""
+    the same machine and none of the records. Raises ResultError and Incomparable."""
+    record, own = records[0], {each.run_id: each.rows for each in records}
     if not path.is_dir():
         baseline = read_bits(path)
     else:
-        kept = path / BITS  # of `accept`; elsewhere a record is no baseline of itself
-        folder, but = (kept, "") if kept.is_dir() else (path, record.run_id)
-        found = [read_bits(file) for file in sorted(folder.glob(f"*{SUFFIX}"))]
-        found = [each for each in found if each.run_id != but]
-        if not found:
-            raise ResultError(f"{path} holds no other record of bench.bits: `accept` one")
+        kept = path / BITS  # of `accept`
+        files = (kept if kept.is_dir() else path).glob(f"*{SUFFIX}")
+        if not (found := [read_bits(file) for file in files]):
+            raise ResultError(f"{path} holds no record of bench.bits: `accept` one")
         baseline = max(
             found,
-            key=lambda each: (not differing(each, record), each.machine_id == record.machine_id),
+            key=lambda each: (
+                not differing(each, record),
+                each.machine_id == record.machine_id,
+                each.run_id not in own,
+                each.run_id,
+            ),
         )
 
     if names := differing(baseline, record):
         was, now = getattr(baseline, names[0]), getattr(record, names[0])
         raise Incomparable(f"not comparable: {names[0]}: {was} in {path}, {now} in this record")
+    if baseline.rows == own.get(baseline.run_id):
+        raise ResultError(f"{baseline.run_id} is the record and the baseline: `accept` another")
 
     return baseline
 
@@ -186,91 +193,88 @@ def differing(one: Bits, other: Bits) -> list[str]:
 
 
 def require(record: Bits, name: str) -> Iterator[Check]:
-    """Whether something changes the bits of each row. Raises ResultError if no row has compared
-    it."""
-    compared = [row for row in record.rows if name in row.totals]
-    if not compared:
-        again = ": run bench.bits again into the same folder" if name == "launch" else ""
-        raise ResultError(f"--require {name}: {record.run_id} has not compared it{again}")
-
-    for row in compared:
-        total = row.totals[name]
-        share = share_text(name, total)
-        sizes = [
-            size_text(size.size_bytes)
-            for size in row.sizes
-            if name in size.compared and size.compared[name].differ
-        ]
-        said = f"{row.name} ({row.datatype}) keeps its bits {INVARIANCES[name]}"
+    """Whether each row keeps its bits; one that has not compared it, or lacks another `launch` of a
+    size, fails."""
+    for row in record.rows:
+        total = row.totals.get(name, Difference())
+        lacks = total.elements < (len(row.sizes) if name == "launch" else 1)
+        said = f" keeps its bits {INVARIANCES[name]}"
         if total.differ:
-            said = f"{row.name} ({row.datatype}): {share} {INVARIANCES[name]}, at {some(sizes)}"
-        yield Check(row.name, name, bool(total.differ), said)
+            sizes = [
+                size_text(size.size_bytes)
+                for size in row.sizes
+                if name in size.compared and size.compared[name].differ
+            ]
+            said = f": {share_text(name, total)} {INVARIANCES[name]}, at {some(sizes)}"
+        elif lacks:
+            said = f" was not compared {INVARIANCES[name]}" + f": {row.reason}" * bool(row.reason)
+        failed = lacks or total.differ > 0
+        yield Check(row.name, name, failed, f"{row.name} ({row.datatype}){said}")
 
 
 def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
-    """Each row that both have, of joined records several of one name, and a note on those that only
-    the baseline has. Raises Incomparable without a common size."""
-    former, checks = {row.key: row for row in baseline.rows if row.sizes}, list[Check]()
+    """Each row of the baseline, of joined records against several, and notes on what it lacks."""
+    known = {(row.key, size.size_bytes) for row in baseline.rows for size in row.sizes}
+    rows, new = dict[object, list[RowBits]](), list[str]()
     for row in record.rows:
-        if not (before := former.get(row.key)):
-            continue
-        pairs = common_sizes(before, row)
-        changed = [pair for pair in pairs if pair[0].digest != pair[1].digest]
-        if pairs:
-            said = change_text(before, row, changed, len(pairs))
-            checks.append(Check(row.name, "baseline", bool(changed), said))
+        rows.setdefault(row.key, []).append(row)
+        new += [row.name] * any((row.key, size.size_bytes) not in known for size in row.sizes)
 
-    if not checks:
-        raise Incomparable("not comparable: no row and size is in both records")
-
-    found = {row.key for row in record.rows if row.sizes}
-    lacking = [row.name for key, row in former.items() if key not in found]
-    notes = [f"only in the baseline: {some(lacking)}"] * bool(lacking)
+    checks = [
+        compared(before, row)
+        for before in baseline.measured
+        for row in rows.get(before.key, [msgspec.structs.replace(before, sizes=[])])
+    ]
+    notes = [f"the baseline lacks rows or sizes of {some(new)}"] * bool(new)
+    if baseline.machine_id != record.machine_id:
+        notes.append(f"the baseline is of machine {baseline.machine_id}")
     return checks, notes
 
 
-def common_sizes(before: RowBits, row: RowBits) -> list[tuple[SizeBits, SizeBits]]:
-    former = {size.size_bytes: size for size in before.sizes}
-    return [(former[size.size_bytes], size) for size in row.sizes if size.size_bytes in former]
+def compared(before: RowBits, row: RowBits) -> Check:
+    """A row against the same one of the baseline: whether it has all that this one has."""
+    sizes, said = {size.size_bytes: size for size in row.sizes}, list[str]()
+    pairs = [(was, sizes.get(was.size_bytes)) for was in before.sizes]
+    if changed := [(was, now) for was, now in pairs if now and was.digest != now.digest]:
+        first = changed[0]
+        orders = [" and ".join(dict.fromkeys(part.order for part in each.parts)) for each in first]
+        said.append(
+            f"the bits of {len(changed)} of {counted(len(pairs), 'size')} changed, first at "
+            f"{size_text(first[0].size_bytes)}" + f", {' -> '.join(orders)}" * all(orders)
+        )
+    if lost := [size_text(was.size_bytes) for was, now in pairs if not now]:
+        said.append(f"only the baseline has {some(lost)}")
+    elif other := {name for name, *_ in facts(before) - facts(row)}:
+        said.append(f"not compared, or with another outcome: {', '.join(sorted(other))}")
+
+    same = f"the bits of {counted(len(pairs), 'size')} are the same"
+    way = f", {before.name} in the baseline" * (before.name != row.name)
+    text = f"{row.name} ({row.datatype}){way}: {'; '.join(said) or same}"
+    return Check(row.name, "baseline", bool(said), text)
 
 
-def change_text(
-    before: RowBits, row: RowBits, changed: Sequence[tuple[SizeBits, SizeBits]], sizes: int
-) -> str:
-    """Of how many sizes a row changed the bits, and from which order to which at the first."""
-    named = f"{row.name} ({row.datatype})"
-    named += f", {before.name} in the baseline" * (before.name != row.name)
-    if not changed:
-        return f"{named}: the bits of {counted(sizes, 'size')} are the same"
-
-    was, now = changed[0]
-    orders = [" and ".join(dict.fromkeys(part.order for part in each.parts)) for each in (was, now)]
-    way = f", {orders[0]} -> {orders[1]}" * all(orders)
-    return (
-        f"{named}: the bits of {len(changed)} of {counted(sizes, 'size')} changed, first at "
-        f"{size_text(now.size_bytes)}{way}"
-    )
+def facts(row: RowBits) -> set[tuple[str, int, bool]]:
+    """What must be the same in another launch: outcomes by size, and thresholds. Digests tell the
+    outcome of `launch` and `size`; the other sizes decide which ones have `size` and `history`."""
+    return {
+        *((name, 0, False) for name in {"size", "history"} & row.totals.keys()),
+        *(("threshold", each.size_bytes, True) for each in row.thresholds),
+        *(
+            (name, size.size_bytes, each.differ > 0)
+            for size in row.sizes
+            for name, each in size.compared.items()
+            if each.elements and name not in ("launch", "size", "history")
+        ),
+    }
 
 
-def verdict(record: Bits, checks: Sequence[Check]) -> str:
+def verdict(record: Bits, checks: Sequence[Check], failed: Sequence[Check]) -> str:
     """One sentence; without checks the record's own."""
-    failed = [check for check in checks if check.failed]
     if not checks:
         return headline(record)
     if failed:
         return f"CHANGED: {len(failed)} of {counted(len(checks), 'check')} failed"
     return f"SAME: {counted(len(checks), 'check')} passed"
-
-
-def rows_of(record: Bits) -> list[Row]:
-    """Every row with everything that was compared."""
-    rows = [row for row in record.rows if row.sizes]
-    names = [name for name in INVARIANCES if any(name in row.totals for row in rows)]
-    cells = cells_of(rows, names)
-    return [
-        {"row": row.name, "type": row.datatype, **of_row}
-        for row, of_row in zip(rows, cells, strict=True)
-    ]
 
 
 def ulp_below(cell: str) -> str:
@@ -282,21 +286,17 @@ def ulp_below(cell: str) -> str:
 def groups_in(record: Bits) -> list[Row]:
     """Rows of equal bits together, as the command prints them, with the differences in ULP and the
     further names in small print."""
-    rows = [row for row in record.rows if row.sizes]
-    names, found = changing_in(rows), list[Row]()
-    types = dict.fromkeys(row.datatype for row in rows)
-    for datatype in types:
-        for letter, own in groups_of([row for row in rows if row.datatype == datatype]):
-            [cells] = cells_of(own[:1], names)
-            found.append(
-                {
-                    "row": f"{letter} {own[0].name}\n{', '.join(row.name for row in own[1:])}",
-                    "type": datatype if len(types) > 1 else "-",
-                    "sum": cells.pop("sum", "-"),
-                    **{name: ulp_below(cell) for name, cell in cells.items()},
-                }
-            )
-    return found
+    names, groups = changing_in(record.measured), groups_of(record.measured)
+    every = cells_of([own[0] for _, own in groups], names)
+    return [
+        {
+            "row": f"{letter} {own[0].name}\n{', '.join(row.name for row in own[1:])}",
+            "type": own[0].datatype,
+            "sum": cells.pop("sum", "-"),
+            **{name: ulp_below(cell) for name, cell in cells.items()},
+        }
+        for (letter, own), cells in zip(groups, every, strict=True)
+    ]
 
 
 def sizes_of(record: Bits) -> list[Row]:
@@ -317,10 +317,10 @@ def sizes_of(record: Bits) -> list[Row]:
     ]
 
 
-def markdown(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> str:
+def markdown(record: Bits, line: str, failed: Sequence[Check], notes: Sequence[str]) -> str:
     """The verdict, what failed, and the whole table folded."""
-    rows = rows_of(record)
-    findings = [check.text for check in checks if check.failed][:MOST_FINDINGS]
+    rows = groups_in(record)
+    findings = [check.text for check in failed[:MOST_FINDINGS]]
     cells = [[*rows[0]], *([str(cell) for cell in row.values()] for row in rows)]
     table = [f"| {' | '.join(map(markdown_text, own))} |" for own in cells]
     table.insert(1, "|---" * len(rows[0]) + "|")
@@ -330,7 +330,7 @@ def markdown(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[s
             "",
             *(f"- {markdown_text(each)}" for each in [*findings, *notes, headline(record)]),
             "",
-            "<details><summary>all rows</summary>",
+            "<details><summary>rows of equal bits together</summary>",
             "",
             *table,
             "",
@@ -341,9 +341,9 @@ def markdown(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[s
 
 
 def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
-    """The verdict, what failed, the rows in groups, and folded all rows and sizes."""
+    """The verdict, what failed, the rows in groups, and folded all sizes."""
     failed = [check for check in checks if check.failed]
-    rows = [row for row in record.rows if row.sizes]
+    rows = record.measured
     moved = moved_in(rows)
     word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
     if checks:
@@ -356,8 +356,7 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
         Section("What failed", [check.text for check in failed]),
         Section("What changes the bits", [*said, *notes], rows=groups_in(record)),
         Section("What was compared", rows=meanings, folded=True),
-        Section("Every row", record.notes, rows=rows_of(record), folded=True),
-        Section("Every size", rows=sizes_of(record), folded=True),
+        Section("Every size", record.notes, rows=sizes_of(record), folded=True),
     ]
     facts = [f"{headline(record).removeprefix('bits: ')}."] * bool(checks)
     facts.append(f"Machine {record.machine_id}, Wiretax {record.version}.")

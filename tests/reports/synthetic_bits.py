@@ -16,9 +16,12 @@ def write_bits(folder: Path, orders: tuple[str, str] = ("0+1+2", "1+2+0")) -> Pa
         sizes = [
             SizeBits(
                 size_bytes=1024 << at,
-                digest=f"{algorithm} {order}",
+                digest=f"{algorithm}-{order.replace('+', '-')}",
                 parts=[Part(first=0, order=order)],
-                compared={"size": Difference(elements=256, differ=0 if is_same else 80, ulp=2)},
+                compared={
+                    "run": Difference(elements=1024),
+                    "size": Difference(elements=256, differ=0 if is_same else 80, ulp=2),
+                },
             )
             for at, order in enumerate(own)
         ]

@@ -1,0 +1,255 @@
+"""What `reports bits` may not call the same: a gate would pass what it has not looked at."""
+
+import json
+
+import pytest
+
+from reports.__main__ import main
+from reports.store.bits import RowBits, SizeBits
+from reports.tables.bits import groups_of
+from tests.reports.synthetic_bits import write_bits
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def baseline(tmp_path):
+    """A record of `two_shot` and `ring` at two sizes."""
+    return write_bits(tmp_path / "old")
+
+
+@pytest.fixture
+def edited(baseline, tmp_path):
+    """A function that writes the record of a later launch, after `edit` of its fields and of its
+    ring."""
+
+    def write(edit=lambda record, ring: None, run_id="2026-11-28T20-00-00Z-bits-4d5e6f"):
+        record = json.loads(baseline.read_text()) | {"run_id": run_id}
+        edit(record, record["rows"][1])
+        path = tmp_path / "new" / f"{run_id}.bits.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def report(capsys):
+    """A function that runs `reports bits`, and returns the status and what it prints, in a line."""
+
+    def run(*words, command="bits"):
+        status = main([command, *map(str, words)])
+        return status, " ".join("".join(capsys.readouterr()).split())
+
+    return run
+
+
+def without_elements(record, ring):
+    for size in ring["sizes"]:
+        for each in size["compared"].values():
+            each |= {"elements": 0, "differ": 0}
+
+
+def failed(record, ring):
+    ring |= {"sizes": ring["sizes"][:1], "reason": "RuntimeError: the sum is lost"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda record, ring: record["rows"].pop(), "ring (float32): only the baseline has 1 KiB"),
+        (
+            lambda record, ring: ring.update(sizes=[], reason="no place"),
+            "ring (float32): only the baseline has 1 KiB, 2 KiB",
+        ),
+        (lambda record, ring: ring["sizes"].pop(), "ring (float32): only the baseline has 2 KiB"),
+        (failed, "ring (float32) failed: RuntimeError: the sum is lost"),
+        (without_elements, "ring (float32): not compared, or with another outcome: run, size"),
+        (
+            lambda record, ring: ring["sizes"][1]["compared"].pop("run"),
+            "ring (float32): not compared, or with another outcome: run",
+        ),
+        (
+            lambda record, ring: ring["sizes"][0]["compared"]["run"].update(differ=1),
+            "ring (float32): not compared, or with another outcome: run",
+        ),
+        (
+            lambda record, ring: ring["thresholds"][0].update(size_bytes=1600),
+            "ring (float32): not compared, or with another outcome: threshold",
+        ),
+    ],
+)
+def test_what_the_baseline_has_and_the_record_has_not_is_not_the_same(
+    baseline, edited, report, edit, sentence
+):
+    assert report(edited(), "--baseline", baseline) == (0, "SAME: 2 checks passed")
+    status, said = report(edited(edit), "--baseline", baseline)
+    assert (status, said.startswith("CHANGED: "), sentence in said) == (1, True, True), said
+
+
+def test_what_the_baseline_lacks_is_named(baseline, edited, report):
+    """Also in JSON: nobody compared it."""
+
+    def longer(record, ring):
+        ring["sizes"].append(ring["sizes"][1] | {"size_bytes": 4096})
+        record["rows"].append(record["rows"][0] | {"algorithm": "auto"})
+        record["machine_id"] = "f0f0f0"
+
+    notes = "the baseline lacks rows or sizes of ring, auto", "the baseline is of machine a1b2c3"
+    words = edited(longer), "--baseline", baseline
+    assert report(*words) == (0, f"SAME: 2 checks passed {' '.join(notes)}")
+    assert json.loads(report(*words, "--json")[1])["notes"] == [*notes]
+
+
+def test_another_device_is_not_comparable(baseline, edited, report):
+    other = edited(lambda record, ring: record.update(device="cuda"))
+    status, said = report(other, "--baseline", baseline)
+    assert (status, f"not comparable: device: cpu in {baseline}, cuda" in said) == (4, True)
+    assert report(baseline, other)[0] == 4
+
+
+def test_a_record_is_no_baseline_of_itself(baseline, edited, report, tmp_path):
+    """Nor is one of several that are joined; an earlier one of the same folder is."""
+    (first, second) = edited(run_id="2026-11-28-a"), edited(run_id="2026-11-28-b")
+    for words in ([first, "--baseline", first], [first, second, "--baseline", first.parent]):
+        status, said = report(*words)
+        assert (status, "is the record and the baseline" in said) == (2, True)
+    assert report(first.parent, "--baseline", first.parent) == (0, "SAME: 2 checks passed")
+    edited(lambda record, ring: record["rows"].pop(), run_id="2026-11-28-c")
+    status, said = report(second, "--baseline", first.parent)
+    assert (status, said.endswith("lacks rows or sizes of ring")) == (0, True)  # the newest
+
+
+@pytest.mark.parametrize("digest", ["", "\x01"])
+def test_what_is_no_digest_is_refused(edited, report, digest):
+    path = edited(lambda record, ring: ring["sizes"][0].update(digest=digest))
+    status, said = report(path)
+    assert (status, "is not a record of bench.bits" in said) == (2, True)
+
+
+@pytest.mark.parametrize("of", ["rows", "sizes"])
+def test_a_record_with_a_row_or_a_size_twice_is_refused(baseline, edited, report, of):
+    def twice(record, ring):
+        other = ring["sizes"][0] | {"digest": "0123456789abcdef"}
+        own, extra = (record, ring | {"sizes": [other]}) if of == "rows" else (ring, other)
+        own[of].insert(0, extra)
+
+    status, said = report(baseline, "--baseline", edited(twice))
+    assert (status, said.endswith(": a row has a size twice")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("run", without_elements),
+        ("run", lambda record, ring: [size["compared"].pop("run") for size in ring["sizes"]]),
+        ("run", lambda record, ring: ring.update(sizes=[], reason="no place")),
+        ("run", failed),
+        ("graph", lambda record, ring: None),
+        (
+            "launch",  # of one size, as after a short launch in the same folder
+            lambda record, ring: [
+                size["compared"].update(launch={"elements": 1})
+                for size in record["rows"][0]["sizes"] + ring["sizes"][:1]
+            ],
+        ),
+    ],
+)
+def test_what_a_row_has_not_compared_it_lacks(edited, report, name, edit):
+    assert report(edited(), "--require", "run") == (0, "SAME: 2 checks passed")
+    status, said = report(edited(edit), "--require", name)
+    assert (status, said.startswith("CHANGED: "), "ring (float32) " in said) == (1, True, True)
+
+
+def test_a_row_of_joined_records_that_lacks_something_is_judged(baseline, edited, report):
+    """Though another record has the same row, which lacks nothing."""
+    lacking = edited(without_elements)
+    assert report(baseline, lacking, "--require", "run")[0] == 1
+    other = edited(run_id="2026-11-26-a")
+    assert report(other, lacking, "--baseline", baseline)[0] == 1
+
+
+def test_a_record_with_a_failed_row_is_shown_as_such(edited, report, tmp_path):
+    page = tmp_path / "page.html"
+    status, said = report(edited(failed), "--html", page)
+    assert (status, "; ring failed " in said) == (1, True)
+    assert "ring: RuntimeError: the sum is lost" in said
+    assert "ring (float32) failed: RuntimeError: the sum is lost" in page.read_text()
+
+
+def test_same_in_every_row_means_every_row(edited, report):
+    def some(record, ring):
+        del ring["sizes"][0]["compared"]["run"], ring["sizes"][1]["compared"]["run"]
+
+    assert "same in every row: run " in report(edited())[1]
+    assert "same in every row: run (compared in 1 of 2) " in report(edited(some))[1]
+
+
+def row(name, digests, datatype="float32", compared=None):
+    sizes = [
+        SizeBits(size_bytes=size, digest=digest, parts=[], compared=compared or {})
+        for size, digest in digests.items()
+    ]
+    return RowBits(algorithm=name, variant="plain", datatype=datatype, sizes=sizes)
+
+
+def letters(rows):
+    return {each.name: letter for letter, own in groups_of(rows) for each in own}
+
+
+def test_letters_go_on_after_z():
+    names = [f"x{number}" for number in range(26 * 27 + 1)]
+    found = letters([row(name, {64: name}) for name in names])
+    assert (found["x25"], found["x26"], found["x27"], found["x701"]) == ("Z", "AA", "AB", "ZZ")
+    assert len({*found.values()}) == len(names)
+
+
+def test_rows_with_one_letter_have_compared_bits():
+    """Each with each other, of one datatype."""
+    rows = [
+        row("a", {64: "d", 128: "d"}),
+        row("b", {128: "d", 256: "d"}),
+        row("c", {256: "d"}),
+        row("half", {64: "d", 128: "d"}, datatype="float16"),
+    ]
+    assert letters(rows) == {"a": "A", "b": "A", "c": "B", "half": "C"}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "versions"),
+    [
+        ("library", ("MPICH 5.0.2", "MPICH 9.0.0rc1")),
+        ("library", ("Open MPI 5.0.11", "Open MPI 6")),
+        ("mine", ("mine 1a2b3c4", "mine f00ba47")),
+    ],
+)
+def test_another_version_is_the_same_row(baseline, edited, report, algorithm, versions):
+    old, new = (
+        edited(lambda record, ring, of=of: ring.update(algorithm=algorithm, library=of), f"r{of}")
+        for of in versions
+    )
+    assert report(new, "--baseline", old) == (0, "SAME: 2 checks passed")
+
+
+@pytest.mark.parametrize("is_dangling", [False, True])
+def test_accept_refuses_a_link_in_place_of_the_folder(baseline, report, tmp_path, is_dangling):
+    """A store may come from elsewhere, and lead there."""
+    elsewhere, store = tmp_path / "elsewhere", tmp_path / "store"
+    store.mkdir()
+    if not is_dangling:
+        elsewhere.mkdir()
+    (store / "bits").symlink_to(elsewhere)
+    words = "--baseline", store, "--current", baseline, "--reason", "first"
+    status, said = report(*words, command="accept")
+    assert (status, f"{store / 'bits'} is no folder of its own: " in said) == (2, True)
+    assert not elsewhere.exists() or not [*elsewhere.iterdir()]
+    (store / "bits").unlink()
+    assert report(*words, command="accept")[0] == 0
+
+
+def test_accept_refuses_a_failed_row(edited, report, tmp_path):
+    words = "--baseline", tmp_path / "store", "--reason", "first", "--current", edited(failed)
+    status, said = report(*words, command="accept")
+    assert (status, said) == (5, "reports: ring failed: RuntimeError: the sum is lost")
+    assert not (tmp_path / "store").exists()

@@ -319,7 +319,7 @@ def launch_foreign(
             result = read_output(options, variant, log)
         except (ResultError, ValueError) as error:
             return status, last_line if status else str(error), None
-    is_wrong = any(case.n_wrong for case in result.cases)
+    is_wrong = any(case.status == "wrong" for case in result.cases)
     if status and not is_wrong:
         return status, last_line, None
     if result.end:

@@ -60,9 +60,9 @@ class Row(NamedTuple):
 
 @dataclass
 class LoggedTest:
-    """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
-    look like data and could not be read. A test that `is_per_rank` prints the bytes of one rank,
-    where a run has those of all."""
+    """`format` is a harness and its version, `gpus` has a model by rank, `n_wrong` is the count at
+    the end of the test, `unread` the lines that look like data and could not be read. A test that
+    `is_per_rank` prints the bytes of one rank, where a run has those of all."""
 
     format: str
     first_line: int
@@ -75,6 +75,7 @@ class LoggedTest:
     gpus: dict[int, str] = field(default_factory=dict)
     library: str | None = None
     rows: list[Row] = field(default_factory=list)
+    n_wrong: int = 0
     is_per_rank: bool = False
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
@@ -100,7 +101,7 @@ class LoggedTest:
             self.reason = "the run itself says so"
         elif lack:
             self.status, self.reason = "incomplete", lack
-        elif any(row.block.n_wrong for row in self.rows):
+        elif self.n_wrong or any(row.block.n_wrong for row in self.rows):
             self.status, self.reason = "failed", "the run found wrong results"
 
 

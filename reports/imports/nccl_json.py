@@ -36,9 +36,11 @@ def _test_of(report: Any) -> NcclTest:
         report.get(name) or {} for name in ("out_of_bounds", "average_bus_bandwidth")
     )
     is_bad = {bounds.get("okay"), average.get("okay")} & {"false", False} or report.get("errors")
-    end = f"Avg bus bandwidth : 0 {'FAILED' if is_bad else ''}"
+    n_wrong = bounds.get("count")
+    end = [f"Out of bounds values : {n_wrong}"] * bool(n_wrong)
+    end += [f"Avg bus bandwidth : 0 {'FAILED' if is_bad else ''}"] * bool(average or is_bad)
 
-    lines = [*head, *map(_row_of, results), *[end] * bool(average or is_bad)]
+    lines = [*head, *map(_row_of, results), *end]
     (test,) = parse_nccl(list(map(clean_line, lines)))
     test.unread = [line - len(head) for line in test.unread]
     test.date = next((date for _, date in dates_of(head[:1])), None)

@@ -13,7 +13,7 @@ from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_json import parse_json
 from reports.imports.nccl_tests import parse_nccl
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
-from reports.store.build import build_cases
+from reports.store.build import build_cases, mark_wrong
 from reports.store.result import ResultError
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import to_line
@@ -155,7 +155,9 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         case_result.across_ranks = "slowest" if "slowest" in first.statistic else "mean"
 
     bad = next((test for test in tests if test.status != "complete"), first)
-    end = End(status=bad.status, reason=bad.reason)
+    n_wrong = sum(test.n_wrong for test in tests)
+    mark_wrong(cases, blocks, n_wrong)
+    end = End(status=bad.status, reason=bad.reason, n_wrong=n_wrong or None)
     return Result(Path(f"{run_id}.jsonl"), run, cases, blocks, end=end)
 
 

@@ -130,8 +130,7 @@ def _add_launch(side: Side, path: Path, pair: int = 0) -> None:
     """Adds the run, unless it is a copy: copies of a run would agree with each other."""
     result = read(path)
     if not result.complete:
-        reason = (result.end and result.end.reason) or "it was cut off"
-        side.notes.append(f"{path} is incomplete: {reason}; its complete lines count")
+        side.notes.append(f"{_lack(result)}; its complete lines count")
 
     if result.run.run_id in {launch.run.run_id for launch in side.launches}:
         side.notes.append(f"{path} is a copy of the run {result.run.run_id}: left out")
@@ -139,6 +138,12 @@ def _add_launch(side: Side, path: Path, pair: int = 0) -> None:
 
     side.launches.append(result)
     side.of_pair[pair] = result
+
+
+def _lack(result: Result) -> str:
+    """`PATH is incomplete: interrupted`."""
+    reason = (result.end and result.end.reason) or "it was cut off"
+    return f"{result.path} is incomplete: {reason}"
 
 
 def faults_of(side: Side) -> list[str]:
@@ -157,7 +162,7 @@ def faults_of(side: Side) -> list[str]:
 
     for launch in side.launches:
         if not launch.complete:
-            faults.append(f"{launch.path} is incomplete")
+            faults.append(_lack(launch))
         faults += [
             f"{describe(case)} is wrong in {launch.path}: {case.reason}"
             for case in launch.cases

@@ -1,17 +1,27 @@
 """Shared by the parsers: lines without the text around them, numbers, dates, a test of a log."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from reports.store.result import ResultError
 from reports.store.schema import Block
 
 # What the time of a row is.
 MEAN = "mean over iterations"
 MEAN_OVER_RANKS, SLOWEST = f"{MEAN} and ranks", f"{MEAN}, slowest rank"
+# Of a log: a row, which is a block, takes 0.1 ms and at most 1.6 KB of a run file; a test has a run
+# file of its own, which names its ranks; JSON takes 35 times as much memory.
+MOST = {
+    "rows": 50_000,
+    "tests": 2000,
+    "ranks": 1_000_000,
+    "bytes of JSON": 20_000_000,
+    "names of other fields": 1000,
+}
 CUT_OFF = "the log ends before the test does"
 TWO_RUNS = "two runs wrote into each other's lines"
 UNKNOWN = "unknown"  # a collective or a type that the log does not name
@@ -105,7 +115,13 @@ class LoggedTest:
             self.status, self.reason = "failed", "the run found wrong results"
 
 
-def dates_of(lines: Sequence[str]) -> Iterator[tuple[int, datetime]]:
+def check(name: str, number: int) -> None:
+    """Raises ResultError for a log with more of these than MOST."""
+    if number > MOST[name]:
+        raise ResultError(f"it has more than {MOST[name]:,} {name}")
+
+
+def dates_of(lines: Iterable[str]) -> Iterator[tuple[int, datetime]]:
     """The first date of each line that has one, with the line's number. A version has the date of
     its build, as a kernel's in IMB's head."""
     for number, line in enumerate(lines, 1):

@@ -470,4 +470,5 @@ def test_wrong_elements_that_only_the_end_of_a_test_counts_make_all_its_cases_wr
     """No row is proven right: rows may be lost, and a test may print none of its checks."""
     run = run_of(read_tests(text), "r", "f")
     assert {case.status for case in run.cases} == {"wrong"}
+    assert run.end
     assert (run.end.status, run.end.n_wrong) == ("failed", 2)

@@ -104,7 +104,7 @@ def decide(
     }
     status, text = next((status, text) for status, (applies, text) in answers.items() if applies)
     listed = pd.concat([slower, undecided])[:MOST_LISTED]
-    findings = [*faults[1:MOST_LISTED], *(listed.title + ": " + listed.text)]
+    findings = [*comparison.caveats, *faults[1:MOST_LISTED], *(listed.title + ": " + listed.text)]
 
     if len(undecided):
         findings.append(_remedy(comparison, undecided, must_rule_out))

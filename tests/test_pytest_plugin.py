@@ -13,10 +13,12 @@ import pytest
 
 from reports.store.result import read
 from tests.launch import ROOT
+from tests.reports.imports.test_import_formats import WHOLE
 from wiretax.pytest_plugin import judge
 
 SHORT = "--mode isolated --max-time 60 --iters 24 --lean"
 COMMAND = f"allreduce -n 2 --sizes 16K,64K --algorithm one_shot_pull,library {SHORT}"
+TIMED = '{"collective": "all_reduce", "size_bytes": 65536, "ranks": 2, "time_us": 5.0'
 WITH_PLUGIN = "-p", "wiretax.pytest_plugin"
 MINE = f"""
 def test_mine(wiretax):
@@ -194,3 +196,39 @@ def test_another_harness_is_a_test_too(tmp_path):
     done = run_pytest(tmp_path, "--wiretax", "echo hello")
     assert done.returncode == 1
     assert "has no timings; known are" in done.stdout
+
+
+BAD_OUTPUTS = {
+    "a wrong row": (
+        f"echo '{TIMED}, \"n_wrong\": 7}}'",
+        r"program 64 KiB isolated is wrong in \S+: 7 elements were wrong",
+    ),
+    "a footer that failed": ("cat failed.log", r"library 8 B .* is wrong in \S+: its end counts 2"),
+    "a bandwidth that failed": ("cat slow.log", r"\S+ is incomplete: the run itself says so"),
+    "no footer": ("cat cut.log", r"\S+ is incomplete: the log ends before the test does"),
+    "a row that cannot be read": (
+        "cat unread.log",
+        r"reports: \S+: rows that could not be .*: 12 ",
+    ),
+}
+
+
+def test_another_harness_that_says_wrong_fails_the_test(tmp_path):
+    """A script of many benchmarks may end with status 0 all the same."""
+    failed = WHOLE.replace("0 OK", "2 FAILED")
+    logs = {
+        "failed": failed.replace("      0    17", "    N/A    17").replace(
+            "      0\n", "    N/A\n"
+        ),
+        "slow": WHOLE.replace(": 0.5", ": 0.5  FAILED"),
+        "cut": WHOLE.partition("# Out of")[0],
+        "unread": WHOLE.replace("17.93", "  nan"),
+    }
+    for name, text in logs.items():
+        (tmp_path / f"{name}.log").write_text(text)
+    words = [word for command, _ in BAD_OUTPUTS.values() for word in ("--wiretax", command)]
+    done = run_pytest(tmp_path, *words)
+    assert f"{len(BAD_OUTPUTS)} failed" in done.stdout, done.stdout
+    for sentence in (sentence for _, sentence in BAD_OUTPUTS.values()):
+        assert re.search(f"^{sentence}", done.stdout, re.MULTILINE), done.stdout
+    assert "Traceback" not in done.stdout

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LAUNCHES_OF_A_VERDICT = 6  # with fewer no cell has a verdict
 NOT_ENOUGH_DATA = 3  # the exit status of `regress`
+MOST_FAULTS = 5  # that a failed test lists
 LINES = pytest.StashKey[list[str]]()
 
 
@@ -101,8 +102,9 @@ class Launches(pytest.Item):
 
 def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd.DataFrame":
     """Launches the command line, adds a row to pytest-benchmark for each measured case, and returns
-    the cases as `wiretax.load` does. Fails the test in one sentence if a launch fails, a result is
-    wrong, or the verdict beside the baseline (by default `--wiretax-baseline`) is a regression.
+    the cases as `wiretax.load` does. Fails the test in one sentence if a launch fails, a run is
+    wrong or incomplete, or the verdict beside the baseline (by default `--wiretax-baseline`) is a
+    regression.
     Skips the test if there is too little data for a verdict, or if benchmarks are off."""
     config = node.config
     session = config.pluginmanager.get_plugin("pytest-benchmark")
@@ -119,6 +121,7 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
     except (OSError, ValueError) as error:  # an unwritable folder, an open quotation mark
         sentence = f"wiretax {command}: {error}"
         raise pytest.fail.Exception(sentence, pytrace=False) from None
+    require_right(folder)
     session.benchmarks += rows_of(node, folder)
     if baseline:
         judge(folder, baseline)
@@ -189,7 +192,17 @@ def import_output(words: list[str], folder: Path) -> "subprocess.CompletedProces
     log.write_text(done.stdout)
     imported = run_wiretax("import", str(log), "--out", str(folder))
     log.unlink()
+    imported.returncode = imported.returncode or 2 * bool(imported.stderr)  # rows it cannot read
     return imported
+
+
+def require_right(folder: Path) -> None:
+    """Fails the test if a run says that it is wrong or incomplete, although its command, as that of
+    another harness, ended with status 0."""
+    from reports.verdicts.sides import faults_of, side_of
+
+    if faults := faults_of(side_of(str(folder))):
+        pytest.fail("\n".join(faults[:MOST_FAULTS]), pytrace=False)
 
 
 def rows_of(node: pytest.Item, folder: Path) -> list[Any]:

@@ -335,13 +335,14 @@ def launch_foreign(
         elapsed_s, steal = time.monotonic() - started_s, steal_share(ticks, cpu_ticks())
         try:
             result = read_output(options, variant, log)
+            if result.end:
+                result.end.elapsed_s, result.end.steal_share = elapsed_s, steal
+            content = content_of_run(result)
         except (ResultError, ValueError) as error:
             return status, last_line if status else str(error), None
-    is_wrong = any(case.n_wrong for case in result.cases)
+    is_wrong = any(case.status == "wrong" for case in result.cases)
     if status and not is_wrong:
         return status, last_line, None
-    if result.end:
-        result.end.elapsed_s, result.end.steal_share = elapsed_s, steal
     run = campaign.folder / variant.name / result.path
-    write_whole(run, content_of_run(result))
+    write_whole(run, content)
     return status if status not in (FINE, WRONG) else WRONG if is_wrong else FINE, last_line, run

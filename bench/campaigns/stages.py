@@ -49,7 +49,7 @@ def announce(campaign: OpenCampaign) -> None:
     campaign.tell(f"{pairs} pairs, {np.mean(launch_s):.1f} s per launch: {time_text(all_s)}")
     # The user chose what to compare: every difference is allowed, and listed now and in the table.
     compared = compare(pilots, list(COMPARABLE))
-    for sentence in dict.fromkeys(line for each in compared for line in each.allowed):
+    for sentence in dict.fromkeys(line for each in compared for line in each.caveats):
         campaign.tell(sentence)
     n_cells = len(compared[0].cells)
     logs = log_costs([entry_of(launch) for launch in pilots[0].launches])

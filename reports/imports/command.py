@@ -67,10 +67,11 @@ def store(
     tests: Sequence[LoggedTest], path: Path, content: bytes, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Writes the run file of each test in the log at `path`. Returns their records for `--json`.
-    Raises ResultError, before it writes anything, for a test that lacks the number of ranks."""
+    Raises ResultError, before it writes anything, for a test that lacks the number of ranks, and
+    for one whose run no report would read."""
     digest = hashlib.sha256(content).hexdigest()[:12]
     written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
-    runs = []
+    runs = dict[Path, bytes]()
     for place, test in enumerate(tests, 1):
         test.world_size = test.world_size or arguments.ranks
         name = f"import-{digest}-{place:04}"
@@ -80,17 +81,18 @@ def store(
                 (file.stem for file in arguments.out.glob(f"[0-9]*Z-{name}.jsonl")), run_id
             )
         notes = ["The log has no date: the run has that of its file."] * (not test.date)
-        runs.append(run_of([test], run_id, printable(path.name), notes=notes))
+        run = run_of([test], run_id, printable(path.name), notes=notes)
+        runs[arguments.out / run.path] = content_of_run(run)
 
     with write_errors(arguments.out):
         arguments.out.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        write_whole(arguments.out / run.path, content_of_run(run))
+    for file, run_content in runs.items():
+        write_whole(file, run_content)
 
     return [
         {
             "log": printable(path.name),
-            "file": str(arguments.out / run.path),
+            "file": str(file),
             "format": test.format,
             "collective": test.collective,
             "ranks": test.world_size,
@@ -99,7 +101,7 @@ def store(
             "reason": test.reason,
             "unread": test.unread,
         }
-        for test, run in zip(tests, runs, strict=True)
+        for test, file in zip(tests, runs, strict=True)
     ]
 
 

@@ -1,16 +1,19 @@
 """Timing lines, a protocol for any program: one JSON object a line, among other lines if need be.
 docs/judge.md describes the fields."""
 
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import cache
 from typing import Annotated
 
 import msgspec
 
-from reports.imports.logged import LoggedTest
+from reports.imports.logged import LoggedTest, check
 from reports.store.result import ResultError
 from reports.store.schema import LEAST_US, Count, Positive, Shape
 
-MARK, FORMAT = '"time_us"', "timing-lines"
+MARK, FORMAT = b'"time_us"', "timing-lines"
 STATISTIC, MOST_BLOCKS = "median over blocks, slowest rank", 10_000
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z][\w.-]{0,63}\Z")]
 Time = Annotated[float, msgspec.Meta(ge=LEAST_US, lt=1e15)]
@@ -40,35 +43,60 @@ class TimingLine(msgspec.Struct):
 
 
 OF_CASE = "size_bytes", "in_place", "datatype", "redop", "algorithm", "shape"
+# Without `n`, which is a dimension of a matmul too.
+KNOWN = {name.replace("_", ""): name for name in TimingLine.__struct_fields__ if name != "n"}
+LIKE, MOST_LETTERS = 0.75, 64  # `dtype` is like `datatype`, by difflib; of a name
 
 
-def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
-    """A test for each collective or name, and number of ranks, in the order of their first line.
-    Raises ResultError if no timing line can be read."""
+def parse_timing_lines(lines: Sequence[bytes]) -> tuple[list[LoggedTest], str]:
+    """A test for each collective or name, and number of ranks, in the order of their first line;
+    and why the first line that cannot be read is none. Raises ResultError for an unknown field that
+    looks like one that its line lacks, or like `n_wrong`, and for too many rows."""
     tests: dict[tuple[str, int | None], LoggedTest] = {}
-    unread, fault = list[int](), ""
+    unread, fault, n_bytes, n_rows = list[int](), "", 0, 0
+    others = set[str]()
 
     for number, text in enumerate(lines, 1):
         if MARK not in text:
             continue
+        check("bytes of JSON", n_bytes := n_bytes + len(text))
+        text = text[text.find(b"{") :].strip()
         try:
-            line = msgspec.json.decode(text[text.find("{") :].strip(), type=TimingLine)
+            line = msgspec.json.decode(text, type=TimingLine)
+            fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).keys()
         except (msgspec.DecodeError, RecursionError) as error:
             unread.append(number)
             fault = fault or f"line {number} is no timing line ({error})"
             continue
+        others |= (unknown := fields - KNOWN.values())
+        check("names of other fields", len(others))
+        for name in unknown:
+            known = known_like(name[:MOST_LETTERS])
+            if known == "n_wrong" or known not in {*fields, None}:
+                sentence = f"has an unknown field {name[:MOST_LETTERS]!r}: do you mean `{known}`?"
+                raise ResultError(f"line {number} {sentence}")
         key = line.collective or line.name, line.ranks
         test = tests.setdefault(key, LoggedTest(FORMAT, number, STATISTIC, *key))
         case = {name: getattr(line, name) for name in OF_CASE}
         n_wrong = line.n_wrong
+        times_us = line.time_us if isinstance(line.time_us, list) else [line.time_us]
+        check("rows", n_rows := n_rows + len(times_us))
 
-        for time_us in line.time_us if isinstance(line.time_us, list) else [line.time_us]:
+        for time_us in times_us:
             test.add(number, case, line.n, time_us=time_us, n_wrong=n_wrong)
             n_wrong = None  # of all blocks together
 
-    if fault and not tests:
-        raise ResultError(fault)
+    for test in tests.values():
+        test.set_status(None)
     for test in [*tests.values()][:1]:
         test.unread = unread
 
-    return [*tests.values()]
+    return [*tests.values()], fault
+
+
+@cache
+def known_like(name: str) -> str | None:
+    """The field that an unknown name looks like."""
+    word = re.sub(r"[\W_]", "", name.lower())
+    near = ["nwrong"] if "wrong" in word else get_close_matches(word, KNOWN, 1, LIKE)
+    return KNOWN[near[0]] if near else None

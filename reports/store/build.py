@@ -91,16 +91,33 @@ def _summarise(
 
     blocks = [block for block, _ in of_case]
     case.blocks_mixed = sum(facts.round_trip_ns(block) is None for block in blocks)
-    # A wrong element counts in any block, also in a mixed one.
     counts = [block.n_wrong for block in blocks if block.n_wrong is not None]
     case.n_wrong = sum(counts) if counts else None
-
-    if case.n_wrong:
-        case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
-        if place := facts.where_wrong(blocks):
-            case.reason += f", first in {place[1]}"
-
+    mark_wrong([case], blocks)
     return state
+
+
+def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], n_wrong: int = 0) -> None:
+    """Gives the status `wrong` to each case for which it or any block, also a mixed one, counts a
+    wrong element. If none does, but the end of the run counts `n_wrong`, no case is proven right:
+    all that were measured are wrong."""
+    wrong_of: dict[int, list[Block]] = {}
+    for block in blocks:
+        if block.n_wrong or block.first_wrong:
+            wrong_of.setdefault(block.case, []).append(block)
+
+    for case in cases:
+        own = wrong_of.get(case.case, [])
+        found = max(case.n_wrong or 0, sum(block.n_wrong or 1 for block in own))
+        if found and case.status != "wrong":
+            case.status, case.n_wrong = "wrong", found
+            case.reason = f"{found} elements were wrong"
+            if place := facts.where_wrong(own):
+                case.reason += f", first in {place[1]}"
+
+    if n_wrong and not any(case.status == "wrong" for case in cases):
+        for case in [case for case in cases if case.status == "ok"] or cases:
+            case.status, case.reason = "wrong", f"its end counts {n_wrong} wrong elements"
 
 
 def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) -> dict[str, Any]:

@@ -41,9 +41,11 @@ class Content(msgspec.Struct, array_like=True):
     runs: list[Saved]
 
 
-# Changes with the records, so that a program never reads another version's cache.
+# Changes with the records and with what makes a case wrong, so that a program never reads another
+# version's cache.
+RULES = 2
 FIELDS = [kind.__struct_fields__ for kind in (Run, CaseHeader, End, Saved)]
-FORM = hashlib.sha256(repr((FIELDS, OBSERVED)).encode()).hexdigest()[:8]
+FORM = hashlib.sha256(repr((FIELDS, OBSERVED, RULES)).encode()).hexdigest()[:8]
 
 
 def _file_of(folder: Path) -> Path:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from reports.store import untrusted
-from reports.store.build import build_cases
+from reports.store.build import build_cases, mark_wrong
 from reports.store.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
 from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
 
@@ -55,8 +55,8 @@ def end_with_parent() -> None:
 
 
 def read(path: Path | str) -> Result:
-    """The run in the file `path`, incomplete if its last line is. Raises ResultError for a file
-    that is no run, is damaged earlier or has a newer schema."""
+    """The run in the file `path`, incomplete if its last line is; a case is wrong if any line says
+    so. Raises ResultError for a file that is no run, is damaged earlier or has a newer schema."""
     path = Path(path)
     lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
@@ -87,6 +87,7 @@ def read(path: Path | str) -> Result:
     elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
 
+    mark_wrong(result.cases, result.blocks, max((end.n_wrong or 0 for end in ends), default=0))
     return result
 
 

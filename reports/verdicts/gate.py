@@ -109,7 +109,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     }
     status, text = next((status, text) for status, (applies, text) in answers.items() if applies)
     listed = pd.concat([slower, undecided])[:MOST_LISTED]
-    findings = [*dict.fromkeys([*faults[1:MOST_LISTED], *comparison.deaths])]
+    findings = [*dict.fromkeys([*comparison.caveats, *faults[1:MOST_LISTED]])]
     findings.extend(listed.title + ": " + listed.text)
 
     if len(undecided):

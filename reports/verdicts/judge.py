@@ -1,16 +1,19 @@
 """Judges sides: `compare` holds each against the first, cell by cell."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, is_peer, key_of
+from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS, Key, is_peer, key_of
 from reports.store.result import ResultError
-from reports.store.schema import Case
+from reports.store.schema import Case, Result
 from reports.tables.sentences import size_text, some, spoken
 from reports.verdicts import verdict
 from reports.verdicts.days import spread_between_days
@@ -46,7 +49,8 @@ class NothingInCommon(ResultError):
 class Comparison:
     """A side against the baseline. `differing_fields` has a text for each field of a case in which
     the sides differ, such as the algorithm; `lacking` the baseline's cases that the other side
-    lacks.
+    lacks; `caveats` sentences on launches that died, allowed differences, results that one side did
+    not check, and copies.
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
     `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
@@ -58,17 +62,12 @@ class Comparison:
     variant: Side
     margin: float
     differing_fields: dict[str, str] = field(default_factory=dict)
-    allowed: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
     lacking: list[Case] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     is_interleaved: bool = False  # of one campaign, whose launches ran in turn
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    @property
-    def deaths(self) -> list[str]:
-        """Sentences on launches that died."""
-        return deaths_of([self.baseline, self.variant])
 
     @property
     def is_judged(self) -> "pd.Series[bool]":
@@ -152,7 +151,11 @@ def compare(
             variant,
             margin,
             _differing_fields(baseline, variant),
-            differences,
+            [
+                *deaths_of([baseline, variant]),
+                *differences,
+                *copies_in([*baseline.launches, *variant.launches]),
+            ],
             pairs=pairs_of(baseline, variant),
             is_interleaved=is_interleaved(baseline, variant),
         )
@@ -207,6 +210,11 @@ def _add_cells(comparison: Comparison) -> None:
         bool(case.library) and not is_imported and not is_peer(case) for case in common
     ]
     cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
+    for side, other in (sides, sides[::-1]):
+        keys = unchecked_in(side, without) - unchecked_in(other, without)
+        if titles := [title for key, title in zip(cases, cells.title, strict=True) if key in keys]:
+            sentence = f"{side.label} has launches that checked no result of {some(titles)}"
+            comparison.caveats.append(f"{sentence}; {other.label} has none")
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     cells["place"] = pd.factorize(cells.name)[0]
     comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
@@ -228,6 +236,28 @@ def _call_large(comparison: Comparison) -> None:
 def _is_finished(comparison: Comparison) -> bool:
     campaign = comparison.baseline.campaign
     return campaign is not None and campaign.end is not None
+
+
+def unchecked_in(side: Side, without: Sequence[str]) -> set[Key]:
+    """The keys of the cases whose results some launch did not check."""
+    cases = [case for launch in side.launches for case in launch.cases]
+    return {key_of(case, without) for case in cases if case.status == "ok" and case.n_wrong is None}
+
+
+def copies_in(launches: Sequence[Result]) -> list[str]:
+    """Sentences on launches with equal blocks, as a copy with another run_id has. Single times of
+    another harness may be equal: in a campaign, how long it ran tells launches apart."""
+    names: dict[bytes, list[str]] = defaultdict(list)
+    for launch in filter(attrgetter("blocks"), launches):
+        few = len(launch.blocks) < MIN_STATE_BLOCKS
+        content = msgspec.json.encode([launch.blocks, launch.end if few else None])
+        names[sha256(content).digest()].append(launch.run.run_id)
+
+    return [
+        f"{some(copies)} have the same times in each block: copies of a run agree with each other"
+        for copies in names.values()
+        if len(copies) > 1
+    ]
 
 
 def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:

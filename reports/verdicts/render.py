@@ -199,13 +199,7 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def opening(comparison: Comparison) -> list[str]:
     """The sentences before the table."""
-    return [
-        headline(comparison),
-        *head(comparison),
-        *comparison.allowed,
-        *comparison.deaths,
-        *notes(comparison),
-    ]
+    return [headline(comparison), *head(comparison), *comparison.caveats, *notes(comparison)]
 
 
 def headline(comparison: Comparison) -> str:

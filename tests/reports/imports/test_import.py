@@ -8,7 +8,7 @@ import re
 import pytest
 
 from reports.__main__ import main
-from reports.imports import runs
+from reports.imports import logged
 from reports.store.result import read
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE
 from tests.reports.synthetic_log import write_log
@@ -137,7 +137,7 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
         (b"just some words\n1 2 3\n", "has no timings; known are nccl-tests"),
         (
             b'\n{"size_bytes": 4, "time_us": "5"}',
-            "a.log, line 2 is no timing line (Expected `float",
+            "a.log: line 2 is no timing line (Expected `float",
         ),
         (b'{"a": 1}', "not what nccl-tests -J writes"),
         (b'{"version": 3, "conf', "is JSON that is cut off"),
@@ -174,8 +174,8 @@ def test_a_path_that_is_not_a_readable_file_is_refused_in_one_sentence(tmp_path,
 )
 def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, monkeypatch):
     """A million rows took more than 40 s, and their run file was too large for `show`."""
-    monkeypatch.setattr(runs, "MOST_ROWS", 4)
-    monkeypatch.setattr(runs, "MOST_TESTS", 2)
+    monkeypatch.setitem(logged.MOST, "rows", 4)
+    monkeypatch.setitem(logged.MOST, "tests", 2)
     assert "has more than" in refused(tmp_path, capsys, put(tmp_path / "a.log", text))
 
 

@@ -1,0 +1,143 @@
+"""Tests the timing lines that any program may print."""
+
+import json
+import resource
+
+import pytest
+
+from reports.__main__ import main
+from reports.imports import runs
+from reports.store.result import read
+from tests.reports.imports.test_import import imported, put, refused
+from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
+
+pytestmark = pytest.mark.unit
+
+
+def line(**fields):
+    return json.dumps({"size_bytes": 1024, "time_us": 5.0, "ranks": 2} | fields) + "\n"
+
+
+def test_timing_lines_are_read_among_other_lines():
+    text = "starting\n[1,0]<stdout>:" + line(collective="all_reduce", n_wrong=0, n=50)
+    text += line(name="moe", shape={"tokens": 64}, time_us=[7.0, 9.0, 8.0]) + "done {}\n"
+    (reduce, moe) = read_tests(text)
+    assert (reduce.collective, reduce.world_size, halves(reduce)) == (
+        "all_reduce",
+        2,
+        [(1024, False, 5.0)],
+    )
+    assert moe.collective == "moe"
+    ours, other = cases_of([reduce, moe])
+    assert (ours.time_us.median, other.time_us.median) == (5.0, 8.0)
+    assert ours.bus_bw_gb_s == pytest.approx(1024 / 5.0 / 1e3)
+    assert (other.bus_bw_gb_s, other.shape) == (None, {"tokens": 64})
+    (wrong,) = cases_of(read_tests(line(n_wrong=3, time_us=[5.0, 6.0])))
+    assert (wrong.status, wrong.n_wrong) == ("wrong", 3)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"time_us": -1},
+        {"time_us": 0},
+        {"time_us": []},
+        {"time_us": "5"},
+        {"size_bytes": 1.5},
+        {"ranks": 0},
+        {"name": "a\x1b[2J"},
+        {"shape": {"a": [1]}},
+        {"shape": {"arrival_skew_us": "late"}},
+        {"n_wrong": -1},
+    ],
+)
+def test_a_timing_line_with_a_bad_field_is_named(fields):
+    tests = read_tests(line() + line(**fields))
+    assert [test.unread for test in tests] == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"nwrong": 7}, "n_wrong"),
+        ({"N-Wrong": 0}, "n_wrong"),
+        ({"n_wrong": 0, "wrong_elements": 7}, "n_wrong"),
+        ({"inplace": True}, "in_place"),
+        ({"dtype": "float16"}, "datatype"),
+        ({"colective": "all_reduce"}, "collective"),
+        ({"nwrong\x1b[2J\n": 7}, "n_wrong"),
+    ],
+)
+def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, capsys):
+    """Its program counts wrong elements, and nobody would read them."""
+    log = put(tmp_path / "a.log", line() + "done\n" + line(**fields))
+    told = refused(tmp_path, capsys, log)
+    assert told.endswith(
+        f": line 3 has an unknown field {[*fields][-1]!r}: do you mean `{name}`?\n"
+    )
+
+
+def test_other_fields_are_left_out():
+    """Programs also print what they are, and when."""
+    other = {"host": "a", "rank": 0, "time": "06:15", "size": "1 KiB", "n_gpus": 2, "N": 7, "": {}}
+    (test,) = read_tests(line(**other))
+    assert (halves(test), test.unread) == ([(1024, False, 5.0)], [])
+
+
+def test_wrong_elements_make_the_run_fail(tmp_path, capsys):
+    log = put(tmp_path / "a.log", line() + line(name="moe", n_wrong=3))
+    right, wrong = imported(tmp_path / "out", log)
+    assert [read(path).complete for path in (right, wrong)] == [True, False]
+    assert "timing-lines moe: ranks 2, rows 1, failed: " in capsys.readouterr().out
+
+
+def many(text, times):
+    return "".join(text % number for number in range(times))
+
+
+# 1 to 20 MB each, and what is said of them; some took minutes, and gigabytes of memory or disk.
+HOSTILE = {
+    "times": (lambda: line(time_us=[5] * 10_000) * 6, "more than 50,000 rows"),
+    "ranks": (lambda: many('{"size_bytes":8,"time_us":5,"ranks":9%03d}\n', 999), "1,000,000 ranks"),
+    "tests": (
+        lambda: many('{"size_bytes":8,"time_us":5,"ranks":%d1}\n', 3000),
+        "more than 2,000 tests",
+    ),
+    "names": (
+        lambda: '{"size_bytes":8,"time_us":5,"ranks":2,' + many('"k%d":0,', 200_000) + '"a":0}\n',
+        "more than 1,000 names of other fields",
+    ),
+    "bytes": (lambda: line(name="moe", note="x" * 1_000_000) * 21, "20,000,000 bytes of JSON"),
+    "one list": (lambda: line(time_us=[5] * 4_000_000), "(Expected `array` of length <= 10000"),
+    "one name": (lambda: line(**{"x" * 15_000_000: 1}), ""),
+    "depth": (
+        lambda: line().replace("}", ',"x":' + "[" * 5_000_000),
+        "line 1 is no timing line (maximum",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_lines_take_10_s_and_a_gigabyte_at_most(kind, tmp_path, capsys):
+    """In the process of the tests, whose own memory is part of the gigabyte."""
+    text, sentence = HOSTILE[kind]
+    log = put(tmp_path / "a.log", text())
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    if sentence:
+        assert sentence in refused(tmp_path, capsys, log)
+    else:
+        (path,) = imported(tmp_path / "out", log)
+        assert main(["show", str(path)]) == 0
+    then = resource.getrusage(resource.RUSAGE_SELF)
+    assert then.ru_utime - used.ru_utime < 10
+    assert then.ru_maxrss < 1e6  # in KiB
+
+
+@pytest.mark.parametrize("limit", ["MOST_RUN_BYTES", "MOST_LINE_BYTES"])
+def test_a_run_that_no_report_would_read_is_not_written(limit, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runs, limit, 1000)
+    log = put(tmp_path / "a.log", line() + line(size_bytes=2048))
+    assert imported(tmp_path / "out", log, status=2) == []
+    sentence = "reports: a.log: a run of 2 cases is too large to be read\n"
+    assert capsys.readouterr() == ("", sentence)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,73 @@
+"""A run is wrong wherever its file says so, whatever the statuses of its cases say."""
+
+import json
+import shutil
+
+import pytest
+
+from reports.__main__ import main
+from reports.store.folder import WRONG, read_store
+from tests.reports.synthetic_campaign import write_launches
+from tests.reports.synthetic_run import rewrite
+
+pytestmark = pytest.mark.unit
+
+PLACE = {
+    "rank": 1,
+    "iteration": 0,
+    "offset_bytes": 16,
+    "element": 4,
+    "expected": "12.0 (0x41400000)",
+    "got": "13.0 (0x41500000)",
+}
+# What stands in a line of a kind.
+PLACES = {
+    "a block": ("block", {"n_wrong": 12, "first_wrong": PLACE}),
+    "a first wrong element": ("block", {"first_wrong": PLACE}),
+    "a case": ("case", {"n_wrong": 12}),
+    "a case that was not measured": ("case", {"n_wrong": 12, "status": "not measured"}),
+    "the end": ("end", {"n_wrong": 12}),
+}
+FOUND = {
+    "a first wrong element": "1 elements were wrong, first in block 2: rank 1 got 13.0",
+    "the end": "its end counts 12 wrong elements",
+}
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("right")
+    for name in ("base", "new"):
+        write_launches(folder / name, 6, seed=("base", "new").index(name), sizes=[16384])
+    return folder
+
+
+@pytest.fixture
+def copied(right, tmp_path):
+    return shutil.copytree(right, tmp_path / "copied")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_wrong_element_counts_wherever_it_stands(place, copied, capsys):
+    run = max((copied / "new").glob("*.jsonl"))
+    kind, said = PLACES[place]
+
+    def change(line):
+        if line["kind"] == kind and line.get("case", 1) == 1 and line.get("block", 2) == 2:
+            line |= said
+
+    rewrite(run, change)
+    assert main(["show", str(run)]) == 0
+    assert capsys.readouterr().out.startswith("WRONG RESULTS: ")
+    sides = ["--baseline", str(copied / "base"), "--current", str(copied / "new")]
+    assert main(["regress", *sides]) == 5
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"is wrong in {run}: " in told
+    assert f"{run}: {FOUND.get(place, '12 elements were wrong')}" in told
+    assert main(["compare", str(copied / "base"), str(copied / "new")]) == 0
+    assert capsys.readouterr().out.startswith("WRONG: 16 KiB ")
+    by_path = {entry.path: entry.left_out for entry in read_store(copied).entries}
+    assert by_path.pop(run) == WRONG
+    assert {*by_path.values()} == {""}
+    assert main(["history", "--json", str(copied)]) == 1
+    assert json.loads(capsys.readouterr().out)["wrong"] == [run.stem]

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -237,7 +238,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             Section("How to read this", procurement.sentences, folded=True),
         ],
         reproduce={
-            "command, without folders": f"python -m reports procure {printable(spec.name)}",
+            "command, without folders": f"python -m reports procure {quote(printable(spec.name))}",
             "run ids": "\n".join(runs),
         },
     )

@@ -13,7 +13,7 @@ from reports.site import shared
 from reports.site.chart import LEAST_MARKS, Chart, Line, Step, spark
 from reports.site.page import Banner, Page, Row, Section
 from reports.store.result import time_of
-from reports.tables.command import command_without_seed
+from reports.tables.command import command_of
 from reports.tables.figure import roles_of
 from reports.tables.sentences import counted, number, start_time
 from reports.trends.changes import LEAST_BASE, MIN_RUNS
@@ -71,7 +71,7 @@ def banner_of(history: History) -> Banner:
         sentence = (
             f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
         )
-        facts.append(f"To add one: {command_without_seed(last)}")
+        facts.append(f"To add one: {command_of(last, '--seed')}")
 
     return Banner(word.capitalize(), sentence, facts)
 

@@ -1,29 +1,25 @@
 """The command lines that made runs, for the pages' footers and for measuring again."""
 
-import re
 import shlex
 from pathlib import Path
 
 from reports.store.schema import Run
 
 
-def command_of(run: Run) -> str:
-    """The command that made the run; its file has each path as `<path>`, and hosts are the user's
-    to name."""
-    if run.imported_from:
-        words = run.argv or ["python", "-m", "reports", "import", run.imported_from]
-        return shlex.join(words)
+def command_of(run: Run, *without: str) -> str:
+    """The command that made the run, without these options and their values; its file has each path
+    as `<path>`, and hosts are the user's to name."""
+    words = run.argv
+    if not run.imported_from:
+        program = "mpirun", "-n", str(run.world["size"]), "python", "-m", f"bench.{run.benchmark}"
+        words = [*program, *words]
+    elif not words:
+        words = ["python", "-m", "reports", "import", run.imported_from]
 
-    program = f"mpirun -n {run.world['size']} python -m bench.{run.benchmark}"
-    return " ".join([program, *map(shlex.quote, run.argv)])
-
-
-def command_without_seed(run: Run) -> str:
-    """The command without its seed, which the launches of one experiment share."""
-    return re.sub(r" --seed \S+", "", command_of(run))
+    pairs = zip(["", *words], words, strict=False)
+    return shlex.join(word for before, word in pairs if {before, word}.isdisjoint(without))
 
 
 def command_again(run: Run, store: Path) -> str:
     """The command that measures the same again into a store."""
-    command = re.sub(r" --out \S+", "", command_without_seed(run))
-    return f"{command} --out {shlex.quote(str(store))}"
+    return f"{command_of(run, '--seed', '--out')} --out {shlex.quote(str(store))}"

@@ -2,6 +2,7 @@
 `--require` names; as text, JUnit, Markdown and HTML."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -363,10 +364,10 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
     }
-    command = f"mpirun -n {record.ranks} python -m bench.bits {' '.join(record.argv)}"
+    command = ["mpirun", "-n", str(record.ranks), "python", "-m", "bench.bits", *record.argv]
     return Page(
         line,
         Banner(word, f"{line.partition(': ')[2] or line}.", facts, role),
         sections,
-        {"command": command.rstrip(), **ids},
+        {"command": shlex.join(command), **ids},
     )

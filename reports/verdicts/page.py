@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports.site.chart import interval
 from reports.site.page import Banner, Page, Row, Section, role_of
-from reports.tables.command import command_without_seed
+from reports.tables.command import command_of
 from reports.tables.sentences import environment_of, machine, some, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
@@ -144,7 +144,7 @@ def _differences(variants: Sequence[Side]) -> Section:
                 "machine_id": launch.run.machine_id,
                 "software_id": launch.run.software_id,
                 "version": launch.run.version,
-                "command": command_without_seed(launch.run),
+                "command": command_of(launch.run, "--seed"),
                 "side": side.label,
             }
             for side in variants

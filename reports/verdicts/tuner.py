@@ -18,6 +18,7 @@ from reports.store.manifest import Variant
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
+from reports.tables.command import command_of
 from reports.tables.sentences import size_text, some
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.render import add_allow
@@ -312,24 +313,24 @@ def write(baseline: Side, stretches: Sequence[Stretch]) -> None:
 def campaign_of(baseline: Side, tuned: Mapping[str, Mapping[str, str]]) -> str:
     """The command of a campaign of the baseline's command against itself with each of these
     variables."""
-    command = command_of(baseline)
+    command = command_of_side(baseline)
     base = "base" if "base" not in tuned else "default"
     lines = ["wiretax campaign"]
     for name, variables in {base: dict[str, str](), **tuned}.items():
-        words = [*(f"{variable}={value}" for variable, value in variables.items()), command]
-        text = re.sub(r'([\\"$`])', r"\\\1", " ".join(words))
-        lines.append(f'  --variant {name.rsplit("/")[-1]}="{text}"')
+        variant = f"{name.rsplit('/')[-1]}={f'{assigned(variables)} {command}'.lstrip()}"
+        lines.append(f"  --variant {shlex.quote(variant)}")
 
     return " \\\n".join(lines)
 
 
-def command_of(side: Side) -> str:
+def command_of_side(side: Side) -> str:
     """What launched a side, as far as it is stored: `<set>` and `<path>` stand for the rest."""
     run, variant = side.launches[0].run, variant_of(side)
     if variant:
-        assigned = [f"{name}={value}" for name, value in variant.environment.items()]
-        return " ".join([*assigned, shlex.join(variant.argv)])
-    if run.imported_from:
-        return "COMMAND"
-    words = ["mpirun", "-n", str(run.world["size"]), "python", "-m", f"bench.{run.benchmark}"]
-    return shlex.join([*words, *run.argv])
+        return f"{assigned(variant.environment)} {shlex.join(variant.argv)}".lstrip()
+    return "COMMAND" if run.imported_from else command_of(run)
+
+
+def assigned(variables: Mapping[str, str]) -> str:
+    """Variables before a command, each a word of a shell."""
+    return shlex.join(f"{name}={value}" for name, value in variables.items())

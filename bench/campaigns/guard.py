@@ -22,6 +22,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 NOT_STARTED = 127  # as shells say
 PATIENCE_S = 3.0  # for a command that is told to end
+CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
 LAST_WORDS_S = 0.5  # for processes that outlive the command, such as one that records who died
 
 
@@ -39,37 +40,18 @@ def start(command: list[str], environment: dict[str, str]) -> int:
     os._exit(NOT_STARTED)
 
 
-def children() -> list[int]:
-    """The processes whose parent is this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text(errors="replace").rpartition(")")[2].split()
-            if int(fields[1]) == os.getpid():
-                found.append(int(path.parent.name))
-    return found
-
-
-def are_gone(patience_s: float) -> bool:
-    """Whether all children end in time."""
-    deadline_s = time.monotonic() + patience_s
-    while time.monotonic() < deadline_s:
-        try:
-            if not os.waitpid(-1, os.WNOHANG)[0]:
-                time.sleep(0.01)
-        except ChildProcessError:
-            return True
-    return False
-
-
 def end_children() -> None:
     """Ends the children, and theirs, which become children of this process. One that waits for a
     disk may stay."""
-    deadline_s, patience_s = time.monotonic() + PATIENCE_S, LAST_WORDS_S
-    while not are_gone(patience_s) and time.monotonic() < deadline_s:
-        patience_s = 0.1
-        for pid in children():
-            os.kill(pid, signal.SIGKILL)
+    started_s = time.monotonic()
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while (spent_s := time.monotonic() - started_s) < PATIENCE_S:
+            if os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+            if spent_s > LAST_WORDS_S:
+                for pid in CHILDREN.read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.01)
 
 
 def end_at_eof(pid: int) -> None:

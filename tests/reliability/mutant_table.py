@@ -39,6 +39,9 @@ CODE = (
     "test_flags_are_released_and_acquired_in_the_order_of_the_memory_model"
 )
 LOOP = "tests/kernels/test_device_cpu.py"
+EPOCHS = "tests/kernels/test_epochs.py"
+REACHED = "return seen - wanted < (2ull << 32) - (unsigned)wanted;"
+MARK = "return epoch ? epoch : 1;"
 MEASURE = "tests/bench/harness/test_measure.py"
 FAULTS = "tests/bench/test_faults.py"
 CORRUPTION = "tests/bench/test_corruption.py"
@@ -94,6 +97,14 @@ KERNELS = {
         "return packet >> 32 != mark_of(epoch);",
         "return packet >> 32 < mark_of(epoch);",
         (FIXED,),
+    ),
+    "packet-mark-of-8-bits": Mutant(LL, MARK, "return epoch % 256 ? epoch % 256 : 1;", (EPOCHS,)),
+    "packet-mark-of-16-bits": Mutant(LL, MARK, "return epoch << 16 | 1;", (EPOCHS,)),
+    "packet-mark-of-31-bits": Mutant(LL, MARK, "return epoch << 1 | 1;", (EPOCHS,)),
+    "flag-by-the-sign": Mutant(SYNC, REACHED, "return (long long)(seen - wanted) >= 0;", (EPOCHS,)),
+    "flag-two-launches-ahead": Mutant(SYNC, REACHED, REACHED.replace("2", "3", 1), (EPOCHS,)),
+    "flag-of-the-launch-before": Mutant(
+        SYNC, REACHED, REACHED.replace("wanted <", "wanted + (1ull << 32) <"), (EPOCHS,)
     ),
     "chunks-from-the-start": Mutant(
         EXCHANGE,

@@ -6,9 +6,9 @@ ids of pytest that notice the mutant, the fastest first.
 
 from dataclasses import dataclass
 
-CPU, CUDA, EXCHANGE, PACK, SYNC = (
+CPU, CUDA, EXCHANGE, PACK, REGISTER, SYNC = (
     f"kernels/include/{name}.h"
-    for name in ("platform_cpu", "platform_cuda", "exchange", "pack", "sync")
+    for name in ("platform_cpu", "platform_cuda", "exchange", "pack", "register", "sync")
 )
 LL = "kernels/allreduce_one_shot_ll.cu"
 
@@ -25,6 +25,7 @@ COLLECTIVES = "tests/collectives/test_collectives.py"
 FIXED = f"{COLLECTIVES}::test_every_algorithm_is_right_for_fixed_messages"
 EVERY = f"{COLLECTIVES}::test_every_collective_is_correct_and_equal_results_have_equal_bits"
 FENCES = f"{COLLECTIVES}::test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch"
+EXPECTED = f"{COLLECTIVES}::test_the_expected_result_is_exact_and_no_error_matches_it"
 ORDER = f"{COLLECTIVES}::test_three_ranks_get_equal_bits_of_sums_that_round"
 ROUTED = "tests/collectives/test_routed.py::test_tokens_reach_their_experts_and_return_bit_by_bit"
 STRESS = "tests/bench/test_stress.py::test_back_to_back_launches_are_right_when_the_epoch_wraps"
@@ -129,6 +130,36 @@ KERNELS = {
         "floats finish(floats a) { return a * (1.0f / WT_WORLD); }",
         "floats finish(floats a) { return a * (1.0f / (WT_WORLD - 1)); }",
         (FIXED,),
+    ),
+    "integer-mean-floors": Mutant(
+        PACK,
+        "return a / WT_WORLD;  // as NCCL divides",
+        "return (a - (a % WT_WORLD + WT_WORLD) % WT_WORLD) / WT_WORLD;",
+        (FIXED,),
+    ),
+    "integer-mean-of-checked-data-has-no-rest": Mutant(
+        "bench/harness/verify.py",
+        "numbers * self.ranks + (rank == 0)",
+        "numbers * self.ranks",
+        (EXPECTED,),
+    ),
+    "nan-of-rank-0-kept-in-max": Mutant(
+        REGISTER, "return (a < b) | (a != a) ? b : a;", "return a < b ? b : a;", (FIXED,)
+    ),
+    "nan-of-rank-0-kept-in-min": Mutant(
+        REGISTER, "return (b < a) | (a != a) ? b : a;", "return b < a ? b : a;", (FIXED,)
+    ),
+    "nan-of-the-last-rank-kept-in-max": Mutant(
+        REGISTER, "return (a < b) | (a != a) ? b : a;", "return a >= b ? a : b;", (FIXED,)
+    ),
+    "no-nan-in-checked-data": Mutant(
+        "bench/harness/iteration.py",
+        "        operation.ignores_nan,\n",
+        "",
+        (f"{CORRUPTION}::test_a_nan_that_max_keeps_is_located",),
+    ),
+    "segment-loses-one-more-than-whole-packs": Mutant(
+        PACK, "(count + WT_WORLD * UNIT - 1)", "(count + WT_WORLD * UNIT - 2)", (FIXED,)
     ),
     "bfloat16-ties-away": Mutant(CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),
     "squares-fused-in-some-kernels": Mutant(CPU, '  asm("" : "+x"(square));', "", (FUSED,)),

@@ -152,6 +152,12 @@ KERNELS = {
     "nan-of-the-last-rank-kept-in-max": Mutant(
         REGISTER, "return (a < b) | (a != a) ? b : a;", "return a >= b ? a : b;", (FIXED,)
     ),
+    "soak-repeats-at-once": Mutant(
+        "bench/soak.py",
+        "        skip_launches(peers, self.order.choice(AGES) - 1)\n",
+        "",
+        ("tests/bench/test_soak.py::test_a_soak_finds_what_passes_for_new_after_many_launches",),
+    ),
     "no-nan-in-checked-data": Mutant(
         "bench/harness/iteration.py",
         "        operation.ignores_nan,\n",

@@ -3,14 +3,16 @@
 It times nothing and keeps no run. A batch of launches holds each algorithm with each datatype and
 operation once; size, variant, alignment and place are drawn. Ranks draw the same launches, and each
 its own delays. Now and then they meet: the next launch's flag would repair a flag that was lost at
-the end of a launch. Every two seconds a new batch is drawn over the same buffers; the first one
-compiles everything."""
+the end of a launch. Between slices a launch repeats with its epoch set forward: what the first one
+left, flags or packets, must not pass for new. Every two seconds a new batch is drawn over the same
+buffers; the first one compiles everything."""
 
 import argparse
 import math
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,15 +30,28 @@ from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, Datatype
 from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Case, Unsupported, World
-from collectives.peer_buffer import PeerBuffer, set_epoch
+from collectives.peer_buffer import PeerBuffer, set_epoch, skip_launches
 from collectives.registry import ALGORITHMS, exact
-from kernels.devices.device import NEXT_ITERATION, Action, Counts, DeviceError, Phase, Step, Wrong
+from kernels.devices.device import (
+    NEXT_ITERATION,
+    PACK_BYTES,
+    Action,
+    Counts,
+    DeviceError,
+    Phase,
+    Step,
+    Wrong,
+)
 from reports.store.case import describe_wrong
 
 MOST_BYTES = 300007 * 8
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
 MARGIN_BYTES = 64 << 10  # of a buffer: an element a rank, whole blocks, and a shift
-START_EPOCH = 2**32 - 1000
+LAUNCHES_TO_WRAP = 1000
+START_EPOCH = 2**32 - LAUNCHES_TO_WRAP
+# Epochs from a launch to its repetition: where marks of 8, 16 and 31 bits and the sign of a
+# difference would err. An epoch returns after 2^32 launches, or 65,536 repetitions at 2^16.
+AGES = 2**8, 2**16, 2**31, 2**31 + 1
 BATCH_S = 2.0
 SLICE_S = 0.05  # of launches, between looks for a stop
 FIRST_LAUNCHES = 16  # of a slice; later slices fit SLICE_S
@@ -65,6 +80,7 @@ class Launch:
 
     case: Case
     iteration: Iteration
+    algorithm: str = ""
 
     def actions(self, delay: Step) -> list[Action]:
         iteration = self.iteration
@@ -94,12 +110,13 @@ def types_and_operations(draw: random.Random, soak: SoakOptions) -> list[tuple[D
     return [*islice(zip(cycle(types), cycle(redops)), max(len(types), len(redops)))]
 
 
-def draw_count(draw: random.Random, least: int, most: int) -> int:
-    """A number of elements: an awkward one, or any."""
+def draw_count(draw: random.Random, least: int, most: int, whole: int) -> int:
+    """A number of elements: an awkward one, any, or one more than a multiple of `whole`."""
     awkward = [count for count in COUNTS if least <= count <= most]
     if awkward and draw.random() < 0.5:
         return draw.choice(awkward)
-    return round(math.exp(draw.uniform(math.log(least), math.log(most))))
+    count = round(math.exp(draw.uniform(math.log(least), math.log(most))))
+    return max(least, (count - 1) // whole * whole + 1) if draw.random() < 0.5 else count
 
 
 def delay_steps(world: World, draw: random.Random) -> list[Step]:
@@ -134,7 +151,9 @@ class Sampler:
             self.session.flight.note("compile", block=None, text=name)
             least = max(1, soak.collective.count(soak.smallest, ranks, datatype))
             most = max(least, soak.collective.count(soak.largest, ranks, datatype))
-            counts = (least, most) if is_first else (draw_count(self.draw, least, most),)
+            whole = ranks * PACK_BYTES // datatype.size_bytes  # packs on every rank
+            drawn = draw_count(self.draw, least, most, whole)
+            counts = (least, most) if is_first else (drawn,)
             batch += [self.launch(algorithm, datatype, redop, count) for count in counts]
         return [launch for launch in batch if launch]
 
@@ -196,7 +215,7 @@ class Sampler:
         ]
         words += ["in place"] * case.in_place + ["in a graph"] * is_replay
         iteration.text = " ".join(words)
-        return Launch(case, iteration)
+        return Launch(case, iteration, algorithm.name)
 
 
 class Runner:
@@ -208,30 +227,43 @@ class Runner:
         self.delays = random.Random(seed * 1000 + session.communicator.rank + 1)
         self.delay_steps = delay_steps(session.world, self.delays)
         self.idle = nothing(session.world)
-        self.launches, self.slice_launches = 0, FIRST_LAUNCHES
+        self.launches = Counter[str]()  # by algorithm
+        self.slice_launches = FIRST_LAUNCHES
 
     def run(self, batch: list[Launch]) -> float:
         """Runs a slice of launches; returns rank 0's clock in seconds. A timeout ends the run."""
         length = min(self.slice_launches, LAUNCHES_A_PROGRAM)
-        repeats = self.slice_launches // length
-        program = self.order.choices(batch, k=length)
+        repeats, start_s = self.slice_launches // length, time.monotonic()
+        self.perform(self.order.choices(batch, k=length), repeats)
+        launched = repeats * length
+        now_s = time.monotonic()
+        now_s, slice_s = self.session.communicator.broadcast((now_s, now_s - start_s))
+        self.slice_launches = max(1, min(2 * launched, int(launched * SLICE_S / slice_s)))
+        return float(now_s)
+
+    def repeat_aged(self, batch: list[Launch], peers: PeerBuffer) -> None:
+        """Makes a launch twice, with one of AGES between. A timeout ends the run."""
+        again = [self.order.choice(batch)]
+        self.perform(again)
+        self.session.communicator.barrier()
+        skip_launches(peers, self.order.choice(AGES) - 1)
+        self.perform(again)
+
+    def perform(self, program: list[Launch], repeats: int = 1) -> None:
+        """Makes these launches. A timeout ends the run."""
         actions: list[Action] = []
         for launch in program:
             actions += launch.actions(self.delays.choice(self.delay_steps))
             if self.order.randrange(LAUNCHES_A_MEETING) == 0:
                 actions.append(Action(self.session.meet, Phase.MEET))
-        watch, start_s = self.session.flight.watch, time.monotonic()
+        watch = self.session.flight.watch
         before = watch.iteration
         self.session.world.device.run(actions, self.idle, Counts(repeats, 0), watch)
         if watch.timed_out:
-            launch = program[(watch.iteration - before - 1) % length]
+            launch = program[(watch.iteration - before - 1) % len(program)]
             self.session.flight.end_if_stuck(launch.iteration.text)
-        launched = repeats * length
-        self.launches += launched
-        now_s = time.monotonic()
-        now_s, slice_s = self.session.communicator.broadcast((now_s, now_s - start_s))
-        self.slice_launches = max(1, min(2 * launched, int(launched * SLICE_S / slice_s)))
-        return float(now_s)
+        for launch in program:
+            self.launches[launch.algorithm] += repeats
 
 
 def soak(soak: SoakOptions, session: Session) -> int:
@@ -268,15 +300,19 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
     is_first_rank = session.communicator.rank == 0
     begun_s = sampled_s = session.communicator.broadcast(time.monotonic())  # rank 0's clock decides
     while True:
-        session.flight.note("soak", block=batches, text=f"{runner.launches} launches")
+        launches = runner.launches.total()
+        session.flight.note("soak", block=batches, text=f"{launches} launches")
         now_s = runner.run(batch)
+        if launches > LAUNCHES_TO_WRAP:
+            runner.repeat_aged(batch, peers)
         wrongs, is_interrupted = gather_wrongs(session, batch)
         wrong_elements = sum(wrong.elements for of_rank in wrongs for wrong in of_rank)
         is_over = now_s - begun_s >= time_s
         if is_over or is_interrupted or wrong_elements:
             break
         session.flight.progress.show(
-            "soak", f"{now_s - begun_s:.0f} s of {time_s:g} s, {runner.launches} launches"
+            "soak",
+            f"{now_s - begun_s:.0f} s of {time_s:g} s, {runner.launches.total()} launches",
         )
         if now_s - sampled_s >= BATCH_S:
             for launch in batch:
@@ -286,9 +322,9 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
         passed = " past 2^32" * (epoch < START_EPOCH)
         print_out(
-            f"soak: {runner.launches} launches in {now_s - begun_s:.0f} s, "
-            f"{wrong_elements} wrong elements; {batches} batches, and the epoch went{passed} to "
-            f"{epoch}\n"
+            f"soak: {runner.launches.total()} launches in {now_s - begun_s:.0f} s, "
+            f"{wrong_elements} wrong elements; {batches} batches, each algorithm at least "
+            f"{min(runner.launches.values())} times, and the epoch went{passed} to {epoch}\n"
         )
         if wrong_elements:
             print(f"wiretax: {first_wrong(batch, wrongs)}", file=sys.stderr, flush=True)

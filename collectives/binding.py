@@ -45,7 +45,7 @@ def bind_kernel(
     module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
-    return Operation(step, world.device.caller(step))
+    return Operation(step, world.device.caller(step), ignores_nan=True)
 
 
 def without_gpus(world: World, lacks: str) -> Unsupported | None:

@@ -122,7 +122,9 @@ DATATYPE_ALIASES = {
     "fp8_e5m2": "float8_e5m2",
 }
 REDOPS = ("sum", "prod", "max", "min", "avg")  # in the order of nccl-tests
-COMBINE = {"sum": np.add, "avg": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
+# Without NaN, as NCCL and RCCL compare; MPI's depends on the rank that has it.
+COMPARE = {"min": np.fmin, "max": np.fmax}
+COMBINE = {"sum": np.add, "avg": np.add, "prod": np.multiply, **COMPARE}
 
 
 def quotient(total: Array, ranks: int) -> Array:

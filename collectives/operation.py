@@ -64,7 +64,8 @@ class Operation:
 
     `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words;
     `by_link` has an operation for each state of the link, by its round trip in ns, if they differ.
-    `failure` returns a library's error about earlier calls. Only quantised operations have
+    `failure` returns a library's error about earlier calls. `ignores_nan`: max and min are NaN only
+    where all ranks have one; others leave that open. Only quantised operations have
     `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
     and `snr_db`, the loss by kind of data."""
 
@@ -75,6 +76,7 @@ class Operation:
     failure: Callable[[], str | None] = field(default=lambda: None)
     keep: Any = None  # objects that the step points into
     by_link: Mapping[float, "Operation"] = field(default_factory=dict)
+    ignores_nan: bool = False
     expected_sum: Callable[[Array], Array] | None = None
     snr_db: dict[str, float] | None = None
 

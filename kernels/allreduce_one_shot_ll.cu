@@ -1,8 +1,7 @@
 // One-shot all-reduce in packets of 4 bytes of data and the launch's epoch (NCCL's LL protocol).
 // Each rank sends 2 (n-1) S bytes. Wins between GPUs, over device memory, up to 32 KiB of data
 // while a rank sends packets for at most 64 KiB: they spare a flag. Packets are compared for
-// equality, so nothing else writes their region. An epoch returns after 2^31 launches: then an old
-// packet would pass for new if only shorter messages followed.
+// equality, so nothing else writes their region.
 #include "include/packets.h"
 
 struct Marked {
@@ -10,8 +9,8 @@ struct Marked {
   static constexpr bool RESETS = false;
   static constexpr unsigned ROOM = (unsigned)(PACKET_BYTES / 8);
 
-  // The mark of an epoch: never 0, the contents of zeroed memory.
-  static DEVICE unsigned mark_of(unsigned epoch) { return epoch << 1 | 1; }
+  // The epoch, but not 0, the contents of zeroed memory: epoch 1 has the other half.
+  static DEVICE unsigned mark_of(unsigned epoch) { return epoch ? epoch : 1; }
   static DEVICE pack sent(pack p) { return p; }
   static DEVICE u64 packet(word data, unsigned epoch) { return (u64)mark_of(epoch) << 32 | data; }
   static DEVICE word data(u64 packet) { return (word)packet; }
@@ -20,8 +19,7 @@ struct Marked {
   static constexpr DEVICE unsigned offset(int writer, unsigned epoch) {
     return ((epoch & 1) * MOST_RANKS + writer) * ROOM;
   }
-  // The epoch of the mark.
-  static DEVICE u64 seen(u64 packet, unsigned) { return packet >> 33 << 32; }
+  static DEVICE u64 seen(u64 packet, unsigned) { return packet >> 32 << 32; }
 };
 
 RANK_KERNEL(one_shot_ll) { all_reduce_in_packets<Marked>(a); }

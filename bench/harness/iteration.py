@@ -163,7 +163,13 @@ def case_iteration(
     a chain, make the next send buffer from it. Raises DeviceError."""
     rank, ranks, collective = world.communicator.rank, world.communicator.size, case.collective
     data = verify.Data(
-        collective, case.datatype, case.redop, ranks, buffers.seed, operation.expected_sum
+        collective,
+        case.datatype,
+        case.redop,
+        ranks,
+        buffers.seed,
+        operation.expected_sum,
+        operation.ignores_nan,
     )
     receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
     values, result = data.sent(), data.received(case.shape)

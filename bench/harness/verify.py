@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.collective import Array, Collective, Datatype, Shape, combined, quotient
+from collectives.collective import COMPARE, Array, Collective, Datatype, Shape, combined, quotient
 from collectives.communicator import Refusal
 from kernels.devices.device import Wrong
 from reports.store.schema import FirstWrong
@@ -76,6 +76,7 @@ class Data:
     ranks: int
     seed: int
     expected_sum: Callable[[Array], Array] | None = None  # of a lossy operation
+    ignores_nan: bool = False  # in max and min; then each rank has one, at a place of its own
 
     def sent(self) -> Array:
         """The data that all ranks send, decoded."""
@@ -101,17 +102,22 @@ class Data:
             draw = np.random.default_rng([self.seed, rank, segment])
             most = max(1, exact // self.ranks)
             return draw.choice([-1.0, 1.0], PERIOD) * draw.integers(1, most + 1, PERIOD)
-        compares = self.redop in ("min", "max")
+        compares = self.redop in COMPARE
         if datatype.float8:  # the upper half of the codes is negative
-            return datatype.decode(numbers + FP8_CODES + 128 * (compares & numbers % 2))
-        if not datatype.is_float and self.redop == "avg":
-            numbers *= self.ranks  # a lost remainder would hide a wrong contribution
+            numbers = datatype.decode(numbers + FP8_CODES + 128 * (compares & numbers % 2))
+        elif not datatype.is_float and self.redop == "avg":
+            # One remainder in all: a lost one would hide a wrong contribution.
+            numbers = numbers * self.ranks + (rank == 0)
+            numbers *= 1 if datatype.is_unsigned else -1  # where rounding down is not towards 0
         elif compares:
             # On both sides of 0, or of an unsigned type's middle, where a comparison of the other
             # sign errs.
             middle = 1 << 8 * datatype.size_bytes - 1 if datatype.is_unsigned else 0
             numbers += middle - PERIOD // 2
-        return numbers.astype(np.float64 if datatype.is_float else np.int64)
+        table = numbers.astype(np.float64 if datatype.is_float else np.int64)
+        if self.ignores_nan and compares and datatype.is_float:
+            table[rank % PERIOD] = np.nan
+        return table
 
     def received(self, shape: Shape) -> Array:
         """The results of all ranks, stored."""

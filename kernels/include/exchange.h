@@ -204,9 +204,7 @@ struct Ring {
         hop(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
             Slab{inbox(right, s, chunk)});
       }
-      // The first round signals all: after 2^31 launches an unwritten flag would seem to be ahead.
-      const unsigned readers = round == 0 ? launch.peers : neighbours;
-      if (round < rounds - 1) launch.signal(round + 1, readers);
+      if (round < rounds - 1) launch.signal(round + 1, neighbours);
     }
     launch.leave();
   }

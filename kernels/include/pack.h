@@ -125,13 +125,13 @@ struct Prod : Unscaled {
 struct Min : Unscaled {
   template <class Lane>
   static DEVICE Lane combine(Lane a, Lane b) {
-    return b < a ? b : a;
+    return least_of(a, b);
   }
 };
 struct Max : Unscaled {
   template <class Lane>
   static DEVICE Lane combine(Lane a, Lane b) {
-    return a < b ? b : a;
+    return most_of(a, b);
   }
 };
 struct Avg : Sum {

@@ -11,5 +11,12 @@ DEVICE To reinterpret(From from) {
   copy_bits(&to, &from, sizeof to);
   return to;
 }
-DEVICE words least_of(words a, words b) { return a < b ? a : b; }
-DEVICE words most_of(words a, words b) { return a > b ? a : b; }
+// Of two lanes. NaN only if both are: as fmin and fmax, and so NCCL and RCCL.
+template <class Lane>
+DEVICE Lane least_of(Lane a, Lane b) {
+  return (b < a) | (a != a) ? b : a;
+}
+template <class Lane>
+DEVICE Lane most_of(Lane a, Lane b) {
+  return (a < b) | (a != a) ? b : a;
+}

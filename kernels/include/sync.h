@@ -1,7 +1,6 @@
 // Synchronisation between ranks, over memory that peers have mapped: epochs, flags and barriers. A
 // flag lies in its reader's control block, has one writer, and holds a stamp: the launch's epoch
-// above, the step below. Stamps only grow, so all algorithms share the flags. The sign of a
-// difference says "at least", also when the epoch wraps at 2^32.
+// above, the step below. Stamps only grow, so all algorithms share the flags.
 //
 // A launch uses the half of the slab that its epoch's low bit names. No rank waits at the end of a
 // launch: a rank in launch e+2, which writes into the half of e again, has finished e+1, in which
@@ -98,7 +97,11 @@ DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_blo
 DEVICE long threads() { return (long)blocks() * threads_in_block(); }
 
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
-DEVICE bool reached(u64 seen, u64 wanted) { return (long long)(seen - wanted) >= 0; }
+// At least `wanted`, and of this launch or the next, as no peer is further ahead: a block that
+// short messages do not use has old flags. Right also where the epoch wraps at 2^32.
+DEVICE bool reached(u64 seen, u64 wanted) {
+  return seen - wanted < (2ull << 32) - (unsigned)wanted;
+}
 
 // Ends every wait. The launch runs on over stale data; the host sees the time-out and discards it.
 DEVICE void give_up(const Arguments& a, int peer, u64 seen, u64 wanted) {

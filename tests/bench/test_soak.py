@@ -10,15 +10,15 @@ import pytest
 
 from tests.bench.faulty_runs import Launch, sentence, wait_for
 from tests.bench.launches import launch
-from tests.kernels.broken_kernels import tree
+from tests.kernels.broken_kernels import LL, SYNC, Patch, apply, tree
 from tests.launch import few
 
 pytestmark = pytest.mark.alone
 soak = partial(launch, command="soak")
 
 COUNTED = re.compile(
-    r"soak: (\d+) launches in \d+ s, (\d+) wrong elements; \d+ batches, and "
-    r"the epoch went( past 2\^32)? to (\d+)"
+    r"soak: (\d+) launches in \d+ s, (\d+) wrong elements; \d+ batches, each algorithm at least "
+    r"(\d+) times, and the epoch went( past 2\^32)? to (\d+)"
 )
 SMALL = "-e 32K -d float -o sum"
 SOAKED_RANKS = "tests/ranks/soaked_ranks.py"
@@ -45,9 +45,14 @@ def clean(done, folder, fewest):
 
 def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
     done = soak(tmp_path, "--soak 2s --seed 3", SMALL)
-    assert clean(done, tmp_path, 300)[3]
+    assert clean(done, tmp_path, 300)[4]
     drawn_from = r"seed 3, from epoch 4294966296 on: .*one_shot_ll, .* 32768 B"
     assert re.match(rf"soak of all_reduce for 2 s on 2 ranks .*{drawn_from}", done.stdout)
+
+
+def test_a_soak_launches_each_kernel_of_packets_more_often_than_a_mark_of_8_bits_counts(tmp_path):
+    done = soak(tmp_path, f"--soak 3s {SMALL} --algorithm one_shot_ll,one_shot_sentinel")
+    assert int(clean(done, tmp_path, 512)[3]) > 256
 
 
 @pytest.mark.parametrize("collective", few(["sendrecv", "all_to_all"], 1))
@@ -79,6 +84,28 @@ def test_a_soak_ends_at_a_wrong_result_and_locates_it(tmp_path, patch, algorithm
     counted = COUNTED.search(done.stdout)
     assert counted is None or int(counted[2]) > 0
     wait_for(lambda: not list(out.iterdir()), 2.0)  # after a fault, the witness removes the files
+
+
+MARK = "return epoch ? epoch : 1;"
+OLD = {
+    "a mark of 16 bits": Patch(LL, MARK, MARK.replace("epoch :", "epoch << 16 | 1 :")),
+    "the sign of the difference": Patch(
+        SYNC, "seen - wanted < (2ull << 32) - (unsigned)wanted", "(long long)(seen - wanted) >= 0"
+    ),
+    "a mark of 8 bits": Patch(LL, MARK, MARK.replace("epoch :", "epoch << 24 | 1 :")),
+    "a mark of 31 bits": Patch(LL, MARK, MARK.replace("epoch :", "epoch << 1 | 1 :")),
+}
+
+
+@pytest.mark.parametrize("name", few(OLD, 2))
+def test_a_soak_finds_what_passes_for_new_after_many_launches(tmp_path, name):
+    """A soak of a minute in the order that is drawn, without repetitions, found none of these."""
+    broken = tree(tmp_path / "tree")
+    apply(broken, [OLD[name]])
+    algorithms = "one_shot_ll" if OLD[name].path == LL else "one_shot_pull,two_shot"
+    done = soak(tmp_path, f"--soak 60s {SMALL} --algorithm {algorithms}", tree=broken)
+    assert done.returncode == 1
+    assert re.fullmatch(LOCATED, done.stderr), done.stderr
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.kernels.memory_model import (
 )
 from tests.launch import FULL
 
-BITS = 6  # bits of a stamp: a 3-bit epoch above a 3-bit step; the kernels use 32 and 32
+BITS, STEP_BITS = 6, 3  # of a stamp: a 3-bit epoch above a 3-bit step; the kernels use 32 and 32
 FIRST_EPOCH = 7  # the second launch then has epoch 0
 NEVER = (FIRST_EPOCH - 1) << 3  # the initial stamp of all flags
 PAIR = ((0, 1), (1, 0))  # (rank, peer)
@@ -40,8 +40,14 @@ def stamp(launch: int, step: int) -> int:
 
 
 def reached(wanted: int) -> Callable[[int], bool]:
-    """A flag has reached a stamp if their difference modulo 2^BITS is not negative, as in the
-    kernels."""
+    """A flag has reached a stamp if it is at least as far in the same launch, or of the next, as in
+    the kernels."""
+    step = wanted % (1 << STEP_BITS)
+    return lambda flag: (flag - wanted) % (1 << BITS) < (2 << STEP_BITS) - step
+
+
+def not_behind(wanted: int) -> Callable[[int], bool]:
+    """By the sign of the difference: what is older than half of all epochs seems to be ahead."""
     return lambda flag: (flag - wanted) % (1 << BITS) < 1 << (BITS - 1)
 
 
@@ -81,10 +87,11 @@ def without(threads: list[Thread], *parts: str) -> list[Thread]:
     return threads
 
 
-def outcome_of(threads: list[Thread]) -> Outcome:
+def outcome_of(threads: list[Thread], last: int = NEVER) -> Outcome:
+    """`last`: the stamp of all flags before."""
     locations = {op.location for thread in threads for op in thread.ops}
     flags = [location for location in locations if location and location[0] == "flag"]
-    return check(threads, dict.fromkeys(flags, NEVER))
+    return check(threads, dict.fromkeys(flags, last))
 
 
 def one_shot(
@@ -300,6 +307,15 @@ def test_a_protocol_is_correct_in_every_execution(name):
 @pytest.mark.parametrize("name", FAILS)
 def test_a_protocol_fails_without_a_part(name):
     assert outcome_of(FAILS[name]).error
+
+
+@pytest.mark.parametrize("age", range(2, 7))  # of eight epochs; 7 and 8 are the next and this one
+def test_a_protocol_is_correct_with_flags_of_any_older_launch(age):
+    """As of a GPU's further blocks, which short messages do not use."""
+    last = stamp(-age, (1 << STEP_BITS) - 1)
+    for threads in (exchange("push", 2), two_shot(1), ring(3), registered(2)):
+        assert outcome_of(threads, last).error is None
+    assert (age > 4) == bool(outcome_of(exchange("push", 2, compare=not_behind), last).error)
 
 
 SIGNALS = {

@@ -6,9 +6,9 @@ ids of pytest that notice the mutant, the fastest first.
 
 from dataclasses import dataclass
 
-CPU, CUDA, EXCHANGE, PACK, SYNC = (
+CPU, CUDA, EXCHANGE, PACK, REGISTER, SYNC = (
     f"kernels/include/{name}.h"
-    for name in ("platform_cpu", "platform_cuda", "exchange", "pack", "sync")
+    for name in ("platform_cpu", "platform_cuda", "exchange", "pack", "register", "sync")
 )
 LL = "kernels/allreduce_one_shot_ll.cu"
 
@@ -25,6 +25,7 @@ COLLECTIVES = "tests/collectives/test_collectives.py"
 FIXED = f"{COLLECTIVES}::test_every_algorithm_is_right_for_fixed_messages"
 EVERY = f"{COLLECTIVES}::test_every_collective_is_correct_and_equal_results_have_equal_bits"
 FENCES = f"{COLLECTIVES}::test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch"
+EXPECTED = f"{COLLECTIVES}::test_the_expected_result_is_exact_and_no_error_matches_it"
 ORDER = f"{COLLECTIVES}::test_three_ranks_get_equal_bits_of_sums_that_round"
 ROUTED = "tests/collectives/test_routed.py::test_tokens_reach_their_experts_and_return_bit_by_bit"
 STRESS = "tests/bench/test_stress.py::test_back_to_back_launches_are_right_when_the_epoch_wraps"
@@ -39,6 +40,9 @@ CODE = (
     "test_flags_are_released_and_acquired_in_the_order_of_the_memory_model"
 )
 LOOP = "tests/kernels/test_device_cpu.py"
+EPOCHS = "tests/kernels/test_epochs.py"
+REACHED = "return seen - wanted < (2ull << 32) - (unsigned)wanted;"
+MARK = "return epoch ? epoch : 1;"
 MEASURE = "tests/bench/harness/test_measure.py"
 FAULTS = "tests/bench/test_faults.py"
 CORRUPTION = "tests/bench/test_corruption.py"
@@ -95,6 +99,14 @@ KERNELS = {
         "return packet >> 32 < mark_of(epoch);",
         (FIXED,),
     ),
+    "packet-mark-of-8-bits": Mutant(LL, MARK, "return epoch % 256 ? epoch % 256 : 1;", (EPOCHS,)),
+    "packet-mark-of-16-bits": Mutant(LL, MARK, "return epoch << 16 | 1;", (EPOCHS,)),
+    "packet-mark-of-31-bits": Mutant(LL, MARK, "return epoch << 1 | 1;", (EPOCHS,)),
+    "flag-by-the-sign": Mutant(SYNC, REACHED, "return (long long)(seen - wanted) >= 0;", (EPOCHS,)),
+    "flag-two-launches-ahead": Mutant(SYNC, REACHED, REACHED.replace("2", "3", 1), (EPOCHS,)),
+    "flag-of-the-launch-before": Mutant(
+        SYNC, REACHED, REACHED.replace("wanted <", "wanted + (1ull << 32) <"), (EPOCHS,)
+    ),
     "chunks-from-the-start": Mutant(
         EXCHANGE,
         "segment_for<READERS>(a, a.send, reader, at);",
@@ -118,6 +130,42 @@ KERNELS = {
         "floats finish(floats a) { return a * (1.0f / WT_WORLD); }",
         "floats finish(floats a) { return a * (1.0f / (WT_WORLD - 1)); }",
         (FIXED,),
+    ),
+    "integer-mean-floors": Mutant(
+        PACK,
+        "return a / WT_WORLD;  // as NCCL divides",
+        "return (a - (a % WT_WORLD + WT_WORLD) % WT_WORLD) / WT_WORLD;",
+        (FIXED,),
+    ),
+    "integer-mean-of-checked-data-has-no-rest": Mutant(
+        "bench/harness/verify.py",
+        "numbers * self.ranks + (rank == 0)",
+        "numbers * self.ranks",
+        (EXPECTED,),
+    ),
+    "nan-of-rank-0-kept-in-max": Mutant(
+        REGISTER, "return (a < b) | (a != a) ? b : a;", "return a < b ? b : a;", (FIXED,)
+    ),
+    "nan-of-rank-0-kept-in-min": Mutant(
+        REGISTER, "return (b < a) | (a != a) ? b : a;", "return b < a ? b : a;", (FIXED,)
+    ),
+    "nan-of-the-last-rank-kept-in-max": Mutant(
+        REGISTER, "return (a < b) | (a != a) ? b : a;", "return a >= b ? a : b;", (FIXED,)
+    ),
+    "soak-repeats-at-once": Mutant(
+        "bench/soak.py",
+        "        skip_launches(peers, self.order.choice(AGES) - 1)\n",
+        "",
+        ("tests/bench/test_soak.py::test_a_soak_finds_what_passes_for_new_after_many_launches",),
+    ),
+    "no-nan-in-checked-data": Mutant(
+        "bench/harness/iteration.py",
+        "        operation.ignores_nan,\n",
+        "",
+        (f"{CORRUPTION}::test_a_nan_that_max_keeps_is_located",),
+    ),
+    "segment-loses-one-more-than-whole-packs": Mutant(
+        PACK, "(count + WT_WORLD * UNIT - 1)", "(count + WT_WORLD * UNIT - 2)", (FIXED,)
     ),
     "bfloat16-ties-away": Mutant(CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),
     "squares-fused-in-some-kernels": Mutant(CPU, '  asm("" : "+x"(square));', "", (FUSED,)),

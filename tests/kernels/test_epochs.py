@@ -1,0 +1,194 @@
+"""What an earlier launch left behind, a flag or a packet, must not pass for this launch's, however
+many launches ago that was. Epochs are set, so no test has to launch 2^31 times."""
+
+import ctypes
+from functools import partial
+from itertools import product
+
+import numpy as np
+import pytest
+
+from collectives.peer_buffer import SLAB_BYTES
+from kernels.devices.cpu import CpuDevice, compile_kernel
+from kernels.devices.device import (
+    HALF_BYTES,
+    PACKETS_BYTES,
+    PEER_STRUCTURES,
+    Arguments,
+    Control,
+    Own,
+    Step,
+    Watch,
+)
+
+pytestmark = pytest.mark.unit
+
+EPOCHS = 2**32
+COUNT, CHUNK_BYTES = 5003, 8192  # floats, in three chunks
+# Launches since the flag was stored. 2^k: where a mark or a comparison of k bits would wrap.
+OLD = sorted({2**k + more for k in range(32) for more in (-1, 0, 1)} - {0} | {EPOCHS - 3})
+OWN = 2**31 + 1, 0, 5, 2**16, EPOCHS - 1  # epochs of the launch that waits
+
+
+def test_a_flag_is_reached_in_its_launch_and_in_the_next_alone(tmp_path):
+    """A peer is at most one launch ahead."""
+    source = tmp_path / "reached.cu"
+    source.write_text(
+        '#include "include/sync.h"\n'
+        'extern "C" int is_reached(u64 seen, u64 wanted) { return reached(seen, wanted); }\n'
+    )
+    is_reached = ctypes.CDLL(str(compile_kernel(source, {}))).is_reached
+    is_reached.argtypes = ctypes.c_uint64, ctypes.c_uint64
+    for own, ahead, step, wanted in product(
+        OWN, (0, 1, 2, 3, *(-age for age in OLD)), (0, 1, 2, 2**32 - 1), (0, 1, 2**32 - 1)
+    ):
+        flag = (own + ahead) % EPOCHS
+        is_new = (ahead == 0 and step >= wanted) or ahead == 1
+        assert is_reached(flag << 32 | step, own << 32 | wanted) == is_new, (own, ahead, step)
+
+
+# What a rank does in a launch, in order: signals or awaits a step, from or to some ranks.
+Part = tuple[str, list[int], tuple[int, int]]
+
+
+def direct(rank: int, ranks: int, launch: int) -> list[Part]:
+    """One-shot and two-shot, and in_users_buffers."""
+    others = [peer for peer in range(ranks) if peer != rank]
+    return [("signal", others, (launch, 1)), ("wait", others, (launch, 1))]
+
+
+def ring(rank: int, ranks: int, launch: int, rounds: int | None = None) -> list[Part]:
+    """The shortest, which only gathers."""
+    neighbours = [(rank + 1) % ranks, (rank - 1) % ranks]
+    return [
+        (kind, neighbours, (launch, round))
+        for round in range(1, rounds or ranks)
+        for kind in ("signal", "wait")
+    ]
+
+
+def pairs(rank: int, ranks: int, launch: int, waits: bool = True) -> list[Part]:
+    """sendrecv.cu: chunks pass between partners, and all wait for all at the end."""
+    come, all_came = direct(rank, ranks, launch)
+    if (rank ^ 1) < ranks:
+        step = ["signal", "wait"][rank & 1], [rank ^ 1], (launch, 2)
+    else:
+        step = "signal", [], (launch, 2)
+    return [come, step, *([all_came] if waits else [])]
+
+
+def most_ahead(programs: list[list[Part]]) -> int:
+    """By how many launches a flag can be ahead of a wait for it. Holds the waiting rank, while the
+    others go on as far as they can."""
+    most = 0
+    for held, program in enumerate(programs):
+        for at, (kind, peers, (launch, _)) in enumerate(program):
+            if kind == "signal":
+                continue
+            done, flags = [0] * len(programs), dict[tuple[int, int], tuple[int, int]]()
+            while True:
+                before = list(done)
+                for rank, parts in enumerate(programs):
+                    while done[rank] < (at if rank == held else len(parts)):
+                        what, others, stamp = parts[done[rank]]
+                        if what == "signal":
+                            flags.update(((peer, rank), stamp) for peer in others)
+                        elif any(flags.get((rank, peer), (-1, 0)) < stamp for peer in others):
+                            break
+                        done[rank] += 1
+                if before == done:
+                    break
+            most = max([most, *(flags.get((held, peer), (0, 0))[0] - launch for peer in peers)])
+    return most
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5, 8])
+def test_no_peer_is_more_than_one_launch_ahead(ranks):
+    """Whatever the launches are: each waits for all, in a ring through other ranks."""
+
+    def ahead(*launches):
+        return most_ahead(
+            [
+                [part for number, each in enumerate(launches) for part in each(rank, ranks, number)]
+                for rank in range(ranks)
+            ]
+        )
+
+    for launches in product((direct, ring, pairs), repeat=3):
+        assert ahead(*launches) == 1, launches
+    for broken in (partial(ring, rounds=2), partial(pairs, waits=False)):
+        assert ahead(direct, broken, direct) > 1 or ranks < 4, broken
+
+
+class Pair:
+    """Both ranks of an all-reduce in this process."""
+
+    def __init__(self, stem: str, entry: str) -> None:
+        self.device = device = CpuDevice()
+        macros = {"WT_WORLD": "2", "WT_ELEMENT": "Float32", "WT_REDOP": "Sum"}
+        kernel = device.compile(stem, macros, PEER_STRUCTURES).kernel(entry)
+        data = device.store(np.ones(COUNT, np.float32))
+        self.memories = {
+            kind: [device.private(size_bytes) for _ in range(2)]
+            for kind, size_bytes in (
+                ("slab", SLAB_BYTES),
+                ("control", ctypes.sizeof(Control)),
+                ("own", ctypes.sizeof(Own)),
+                ("receive", 4 * COUNT),
+            )
+        }
+        of_both = {
+            kind: (ctypes.c_void_p * 8)(*(memory.address for memory in self.memories[kind]))
+            for kind in ("slab", "control")
+        }
+        self.watches, self.launches = (Watch(), Watch()), []
+        for rank, watch in enumerate(self.watches):
+            arguments = Arguments(
+                send=data.address,
+                receive=self.memories["receive"][rank].address,
+                count=COUNT,
+                chunk_bytes=CHUNK_BYTES,
+                half_bytes=HALF_BYTES,
+                timeout_ns=1000,
+                rank=rank,
+                watch=ctypes.addressof(watch),
+                own=self.memories["own"][rank].address,
+                **of_both,
+            )
+            self.launches.append(device.caller(Step(kernel, arguments)))
+        self.data = data
+
+    def launch(self, rank: int, epoch: int, waits: bool) -> bool:
+        """Launches a rank alone in an epoch. Returns whether it waited in vain; without `waits` it
+        takes what is there, and so stores all its flags and packets."""
+        watch = self.watches[rank]
+        watch.timed_out, watch.stop = 0, not waits
+        own = Own()
+        own.epoch.value = (epoch - 1) % EPOCHS
+        self.memories["own"][rank].write(np.frombuffer(bytes(own), np.uint8))
+        self.launches[rank]()
+        return bool(watch.timed_out)
+
+
+KERNELS = {
+    "one_shot_push": "allreduce_one_shot",
+    "one_shot_pull": "allreduce_one_shot",
+    "one_shot_ll": "allreduce_one_shot_ll",
+    "two_shot": "allreduce_two_shot",
+    "two_shot_push": "allreduce_two_shot",
+    "ring": "allreduce_ring",
+}
+
+
+@pytest.mark.parametrize("entry", KERNELS)
+def test_a_launch_waits_where_a_peer_was_in_an_older_launch(entry):
+    """The block's flags, or packets behind those of shorter messages, are then old."""
+    pair = Pair(KERNELS[entry], entry)
+    assert pair.launch(0, 1, waits=True)  # nothing has come yet
+    for own, age in product(OWN, [*OLD, EPOCHS - 2]):
+        pair.launch(1, (own - age) % EPOCHS, waits=False)
+        assert pair.launch(0, own, waits=True), f"epoch {own} takes what is {age} launches old"
+        pair.launch(1, own, waits=False)
+        assert not pair.launch(0, own, waits=True), f"epoch {own}"
+        pair.memories["control"][0].write(np.zeros(ctypes.sizeof(Control), np.uint8))
+        pair.memories["slab"][0].write(np.zeros(PACKETS_BYTES, np.uint8), 2 * HALF_BYTES)

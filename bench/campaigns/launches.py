@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, cast
 
@@ -39,9 +39,8 @@ TIMED_OUT = 124  # the status of a command that exits with 0 when it is ended, a
 StageName = Literal["pilot", "first"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
-# After them its guard has more than its own patience.
+ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0))
 FAILURES = (Stop, ResultError, OSError, MemoryError, KeyboardInterrupt)
-ENDINGS, GUARD_S = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0)), 10.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -173,7 +172,7 @@ def run_to_end(
                     stderr=errors,
                     start_new_session=True,
                 )
-                ending.callback(end_group, process)
+                ending.callback(end, process)
                 tell(process, environment)
             try:
                 process.wait(limit_s)
@@ -200,26 +199,16 @@ def open_output(log: Path | None, stream: str) -> TextIO:
 
 
 def tell(guarded: "subprocess.Popen[bytes]", environment: Mapping[str, str]) -> None:
-    """Tells the guard the command's environment."""
+    """Tells the guard the command's environment, and how to end it."""
     assert guarded.stdin
-    guarded.stdin.write(json.dumps({**environment}).encode() + b"\n")
+    guarded.stdin.write(json.dumps([{**environment}, ENDINGS]).encode() + b"\n")
     guarded.stdin.flush()
 
 
-def end_group(guarded: "subprocess.Popen[bytes]") -> None:
-    """Ends the command and its guard if they still run, or at last their process group."""
+def end(guarded: "subprocess.Popen[bytes]") -> None:
+    """Has the guard end the command if it still runs."""
     assert guarded.stdin
-    for number, patience_s in ENDINGS:
-        if guarded.poll() is not None:
-            break
-        os.killpg(guarded.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            guarded.wait(patience_s)
     guarded.stdin.close()
-    with suppress(subprocess.TimeoutExpired):
-        guarded.wait(GUARD_S)
-    with suppress(ProcessLookupError):
-        os.killpg(guarded.pid, signal.SIGKILL)
     guarded.wait()
 
 

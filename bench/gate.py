@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from bench.campaign import main as campaign
+from bench.campaigns.launches import run_command
 from bench.campaigns.options import launching_parser
 from bench.harness import options
 from bench.harness.console import FINE, WRONG
 from reports.__main__ import main as reports
+from reports.store.owners import opened
+from reports.store.writing import write_whole
 from reports.verdicts.gate import STATUSES
 
 EPILOG = """\
@@ -54,18 +57,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if status not in (FINE, WRONG) or not (folder / "head").is_dir():
         return status
 
+    judge = partial(write_verdict, folder, values.min_effect)
+    return run_command(parser.prog, judge, "the gate cannot be written", "interrupted")
+
+
+def write_verdict(folder: Path, min_effect: float | None) -> int:
+    """Writes the files of `regress` on both sides and its status, which it returns. Raises OSError,
+    ResultError."""
     files = {"--markdown": "summary.md", "--junit": "junit.xml", "--html": "index.html"}
-    words = [word for flag, name in files.items() for word in (flag, str(folder / name))]
-    words += [f"--min-effect={values.min_effect}"] if values.min_effect else []
-    status = reports(
-        [
-            "regress",
-            f"--baseline={folder / 'base'}",
-            f"--current={folder / 'head'}",
-            *words,
-        ]
-    )
-    (folder / "status").write_text(f"{status}\n")
+    with opened(folder) as inside:
+        words = [word for flag, name in files.items() for word in (flag, str(inside / name))]
+        words += [f"--min-effect={min_effect}"] if min_effect else []
+        status = reports(
+            [
+                "regress",
+                f"--baseline={folder / 'base'}",
+                f"--current={folder / 'head'}",
+                *words,
+            ]
+        )
+        write_whole(inside / "status", f"{status}\n".encode())
     return status
 
 

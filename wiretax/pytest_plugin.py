@@ -185,11 +185,10 @@ def import_output(words: list[str], folder: Path) -> "subprocess.CompletedProces
     done = subprocess.run(words, text=True, capture_output=True)
     if done.returncode:
         return done
-    log = folder / "output.txt"
-    log.write_text(done.stdout)
-    imported = run_wiretax("import", str(log), "--out", str(folder))
-    log.unlink()
-    return imported
+    with tempfile.TemporaryDirectory() as private:  # where nobody can put a link
+        log = Path(private) / "output.txt"
+        log.write_text(done.stdout)
+        return run_wiretax("import", str(log), "--out", str(folder))
 
 
 def rows_of(node: pytest.Item, folder: Path) -> list[Any]:

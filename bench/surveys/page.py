@@ -209,24 +209,23 @@ def write(survey: Survey, is_interrupted: bool) -> Page:
     quick = " --quick" * survey.is_quick
     page.reproduce["this page"] = f"python -m bench.survey{quick} -n {survey.ranks}"
     write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
-    content, top = io.BytesIO(), survey.folder.resolve().name
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for parent, folders, files, handle in os.fwalk(dir_fd=int(survey.inside.name)):
-            folders[:] = [name for name in folders if not name.endswith(".flight")]
-            for name in files:
-                if not name.endswith(".part"):  # which a killed run left, as flight records
-                    with suppress(OSError):  # a link or a pipe, which no step has written
-                        add_file(
-                            archive, Path(top, parent, name), Path(f"/proc/self/fd/{handle}/{name}")
-                        )
     with opened(survey.archive.parent) as beside:
-        write_whole(beside / survey.archive.name, content.getvalue())
+        write_whole(beside / survey.archive.name, pack(survey))
     return page
 
 
-def add_file(archive: tarfile.TarFile, path: Path, file: Path) -> None:
-    """Adds `file` under the name `path`, without its owner's name. Raises OSError for a link:
-    another user's could lead to what only this user may read."""
-    content, member = read_bytes(file, follow=False), tarfile.TarInfo(str(path))
-    member.size, member.mtime = len(content), int(file.lstat().st_mtime)
-    archive.addfile(member, io.BytesIO(content))
+def pack(survey: Survey) -> bytes:
+    """An archive of the folder's files, without their owner's name, and without what a killed run
+    left. Another user's link is left out: it could lead to what only this user may read."""
+    content, top = io.BytesIO(), survey.folder.resolve().name
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for parent, _, names, handle in os.fwalk(dir_fd=int(survey.inside.name)):
+            for name in names:
+                file, path = Path(f"/proc/self/fd/{handle}/{name}"), Path(top, parent, name)
+                if path.suffix == ".part" or path.parent.suffix == ".flight":
+                    continue
+                with suppress(OSError):  # a link or a pipe
+                    data, member = read_bytes(file, follow=False), tarfile.TarInfo(str(path))
+                    member.size, member.mtime = len(data), int(file.lstat().st_mtime)
+                    archive.addfile(member, io.BytesIO(data))
+    return content.getvalue()

@@ -3,7 +3,6 @@
 1. The pilot launches each variant, and the first twice more: it shows times and their spread.
 2. Pairs of launches follow; one look at all of them decides."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +11,7 @@ from bench.campaigns.options import CampaignOptions, parse
 from bench.campaigns.stages import announce, run_pairs, run_pilot
 from bench.harness.console import FINE, WRONG
 from reports.__main__ import main as reports
-from reports.store.manifest import WORKTREES, CampaignEnd
+from reports.store.manifest import CampaignEnd
 from reports.verdicts.sides import COMPARABLE, read_sides
 
 
@@ -40,7 +39,8 @@ def run_launches(campaign: OpenCampaign) -> None:
         run_pairs(campaign)
         campaign.record(CampaignEnd(status="complete"))
     finally:
-        shutil.rmtree(campaign.options.folder / WORKTREES, ignore_errors=True)
+        if campaign.revisions:
+            campaign.revisions.cleanup()
 
 
 def main(argv: Sequence[str] | None = None, name: str = "bench.campaign") -> int:

@@ -18,6 +18,7 @@ from bench.campaigns.launches import FAILURES, OpenCampaign, check_new, ending_o
 from bench.campaigns.options import CampaignOptions, Stop, launching_parser, parse
 from bench.harness import options
 from bench.harness.console import INTERRUPTED, USAGE, print_out
+from reports.store.owners import opened
 from reports.store.result import ResultError
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, failed
 from reports.verdicts.judge import NothingInCommon
@@ -52,13 +53,13 @@ def run_gate(argv: Sequence[str] | None) -> int:
         campaign_options, min_effect = read_options(argv)
     except Stop as stop:
         mistake = stop
-    with answered(folder) as status_file:
+    with answered(folder) as (inside, status_file):
         if mistake:
             raise mistake
         launch(campaign_options)
         sides = str(folder / "base"), str(folder / "head")
         outcome = judge(*sides, min_effect=min_effect)
-        write_answer(folder, status_file, outcome)
+        write_answer(inside, status_file, outcome)
         print_out(f"{as_text(outcome, *sides)}\n")
         return outcome.status
 
@@ -112,23 +113,23 @@ def launch(campaign_options: CampaignOptions) -> None:
 
 
 @contextmanager
-def answered(folder: Path) -> Iterator[BinaryIO]:
-    """The open status file in the new folder, which may have the answer of a gate that launched
-    nothing. Writes the answer of what is raised within. Raises Stop if the folder is not new."""
-    check_new(folder, ANSWER)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_files(folder)
-    (folder / STATUS).unlink(missing_ok=True)
-    with (folder / STATUS).open("xb", buffering=0) as status_file:
-        set_status(status_file, INTERRUPTED)
-        try:
-            yield status_file
-        except FAILURES as error:
-            status, sentence = ending_of(error, *ENDINGS)
-            set_status(status_file, status)
-            with suppress(ResultError):  # the disk may be full
-                write_answer(folder, status_file, failed(sentence, status))
-            raise
+def answered(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """The open folder, which is new or has the answer of a gate that launched nothing, and the open
+    status file. Writes the answer of what is raised within. Raises Stop for another folder."""
+    check_new(path, ANSWER)
+    with opened(path) as folder:
+        remove_files(folder)
+        (folder / STATUS).unlink(missing_ok=True)
+        with (folder / STATUS).open("xb", buffering=0) as status_file:
+            set_status(status_file, INTERRUPTED)
+            try:
+                yield folder, status_file
+            except FAILURES as error:
+                status, sentence = ending_of(error, *ENDINGS)
+                set_status(status_file, status)
+                with suppress(ResultError):  # the disk may be full
+                    write_answer(folder, status_file, failed(sentence, status))
+                raise
 
 
 def write_answer(folder: Path, status_file: BinaryIO, outcome: Outcome) -> None:

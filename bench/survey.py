@@ -24,7 +24,7 @@ from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use
 from bench.surveys import mps, steps
-from bench.surveys.steps import LOGS, READS, RESULTS, Step, Survey
+from bench.surveys.steps import READS, RESULTS, Step, Survey
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
 from reports.store.writing import check_named
@@ -99,12 +99,9 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
     archive = named.with_name(f"{named.name}.tar.gz")
     check_new(archive)
     check_new(folder)
-    for name in (LOGS, RESULTS):
-        (folder / name).mkdir(parents=True)
-    check_named(archive)
     usual_s = QUICK_S if arguments.quick else SHARED_S if shares_gpus else FULL_S
     max_time_s = arguments.max_time_s or usual_s
-    return Survey(
+    survey = Survey(
         folder,
         archive,
         ranks,
@@ -118,6 +115,9 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
         shares_gpus,
         [sentence for bus_id in gpus if (sentence := in_use(bus_id))],
     )
+    (survey.inside / RESULTS).mkdir()
+    check_named(archive)
+    return survey
 
 
 def find_gpus(device: str) -> tuple[str, list[str]]:

@@ -2,11 +2,26 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+
+
+def give(path: Path) -> Path:
+    """Makes the path, a link too, nobody's; a folder is made if it is missing."""
+    if not os.path.lexists(path):
+        path.mkdir()
+    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    return path
+
+
+def link_of_nobody(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return give(path)
 
 
 def said_as(

@@ -3,7 +3,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
         return root
 
     return use
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="wiretax-tests-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

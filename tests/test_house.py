@@ -70,6 +70,7 @@ DOORS = {
     "collectives.algorithm": "collectives.quantized",
     "bench.layers.experts": "collectives.experts",
     "bench.features.peers": "collectives.peers",
+    "kernels.devices.compile_cache": "reports.store",
 }
 # `bench` alone is its __init__.py with the version, which every room of bench may read.
 VERSION = "bench"

@@ -188,10 +188,10 @@ def import_output(words: list[str], folder: Path) -> "subprocess.CompletedProces
     done = subprocess.run(words, text=True, capture_output=True)
     if done.returncode:
         return done
-    log = folder / "output.txt"
-    log.write_text(done.stdout)
-    imported = run_wiretax("import", str(log), "--out", str(folder))
-    log.unlink()
+    with tempfile.TemporaryDirectory() as private:  # where nobody can put a link
+        log = Path(private) / "output.txt"
+        log.write_text(done.stdout)
+        imported = run_wiretax("import", str(log), "--out", str(folder))
     imported.returncode = imported.returncode or 2 * bool(imported.stderr)  # rows it cannot read
     return imported
 

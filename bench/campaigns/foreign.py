@@ -6,26 +6,31 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 
 from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Variant
 from bench.machine import environment, node
 from reports.imports.runs import find_tests, run_of
+from reports.store.owners import opened
 from reports.store.result import ResultError, content_of
 from reports.store.schema import Result
 
 
 @contextmanager
-def output_files(options: CampaignOptions, variant: Variant, number: int) -> Iterator[Path]:
-    """The path, without suffixes, of a launch's output: in a folder beside its run if it is to be
-    kept. Otherwise it is deleted, because it can hold a whole environment."""
-    if options.keeps_output:
-        folder = options.folder / variant.name / f"launch-{number}.output"
-        folder.mkdir()
-        yield folder / "launch"
-    else:
-        with TemporaryDirectory(prefix="wiretax-") as deleted:
-            yield Path(deleted) / "launch"
+def output_files(options: CampaignOptions, kept: Path) -> Iterator[Path]:
+    """The path, without suffixes, of a launch's output, where nobody else can put a link while the
+    command writes. The folder `kept` receives it if it is to be kept. Otherwise it is deleted,
+    because it can hold a whole environment."""
+    with TemporaryDirectory(prefix="wiretax-") as private:
+        try:
+            yield Path(private) / "launch"
+        finally:
+            if options.keeps_output:
+                with opened(kept) as folder:
+                    for file in filter(Path.is_file, Path(private).iterdir()):
+                        with (folder / file.name).open("xb") as copy:
+                            copyfile(file, f"/proc/self/fd/{copy.fileno()}")
 
 
 def fill(options: CampaignOptions, variant: Variant, seed: int, log: Path) -> list[str]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, cast
 
@@ -26,7 +27,8 @@ from bench.harness.progress import Progress
 from bench.machine.environment import cpu_ticks, steal_share
 from reports.__main__ import open_closed_streams
 from reports.imports.runs import content_of_run
-from reports.store.manifest import MANIFEST, WORKTREES, Launch, Manifest
+from reports.store.manifest import MANIFEST, Launch, Manifest
+from reports.store.owners import open_folder, private_folder, shown
 from reports.store.result import ResultError, read
 from reports.store.untrusted import read_bytes
 from reports.store.writing import to_line, write_whole
@@ -90,9 +92,9 @@ def run_command(name: str, run: Callable[[], int], subject: str, interrupted: st
 def ending_of(error: BaseException, subject: str, interrupted: str) -> tuple[int, str]:
     """The exit status and the sentence of a command that one of FAILURES ends."""
     if isinstance(error, (Stop, ResultError)):
-        return error.exit_status, str(error)
+        return error.exit_status, shown(str(error))
     if isinstance(error, OSError):
-        return USAGE, f"{error.filename or subject}: {error.strerror}"
+        return USAGE, shown(f"{error.filename or subject}: {error.strerror}")
     return (
         (USAGE, "the memory is full")
         if isinstance(error, MemoryError)
@@ -109,15 +111,22 @@ def check_new(path: Path, beside: Container[str] = ()) -> None:
 
 
 class OpenCampaign:
-    """A campaign in its new folder, which may have files `beside`. Raises Stop if the folder is not
-    new, OSError."""
+    """A campaign in its new folder, whose names are those of `open_folder`, and which may have
+    files `beside`. Raises Stop if the folder is not new, OSError."""
 
     def __init__(self, options: CampaignOptions, beside: Container[str] = ()) -> None:
-        self.options, self.folder, self.pairs = options, options.folder, options.head.pairs
+        self.options, self.pairs = options, options.head.pairs
         self.started_s = time.monotonic()
         self.progress = Progress("campaign", options.quiet)
-        check_new(self.folder, beside)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.revisions: tempfile.TemporaryDirectory[str] | None = None
+        check_new(options.folder, beside)
+        if any(variant.commit for variant in options.variants.values()):
+            # Not in the campaign's folder: who can write there could run code as this user.
+            self.revisions = tempfile.TemporaryDirectory(
+                prefix="revisions-", dir=private_folder(), ignore_cleanup_errors=True
+            )
+        self.folder = open_folder(options.folder)
+        self.folder_of = cache(lambda variant_name: open_folder(self.folder / variant_name))
         self.file = (self.folder / MANIFEST).open("xb")
         self.manifest = Manifest(self.folder, options.head)
         self.record(options.head)
@@ -144,7 +153,9 @@ class OpenCampaign:
 
     def revision_folder(self, variant: Variant) -> Path | None:
         """The folder with the files of the variant's revision, if it has one."""
-        return (self.folder / WORKTREES / variant.name).resolve() if variant.commit else None
+        if not (self.revisions and variant.commit):
+            return None
+        return Path(self.revisions.name) / variant.name
 
 
 def run_to_end(
@@ -195,7 +206,7 @@ def open_output(log: Path | None, stream: str) -> TextIO:
     """A file for a stream of a command's output: beside `log`, or one that nobody sees."""
     if log is None:
         return cast(TextIO, tempfile.TemporaryFile("w+", errors="replace"))
-    return log.with_suffix(f".{stream}.txt").open("w+", errors="replace")
+    return log.with_suffix(f".{stream}.txt").open("x+", errors="replace")  # never through a link
 
 
 def tell(guarded: "subprocess.Popen[bytes]", environment: Mapping[str, str]) -> None:
@@ -273,8 +284,7 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     """Makes a launch and records its outcome. Raises Stop if it refuses to run, stores no run, or
     takes the whole budget."""
     options, variant = campaign.options, campaign.options.variants[record.variant]
-    folder, tree = campaign.folder / variant.name, campaign.revision_folder(variant)
-    folder.mkdir(exist_ok=True)
+    folder, tree = campaign.folder_of(variant.name), campaign.revision_folder(variant)
     limit_s = options.budget_s or LONGEST_PILOT_S
     if record.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
@@ -316,7 +326,8 @@ def launch_foreign(
     run, and its run: status 1 if results are wrong, as of a command of ours, unless it died. A
     command that fails without wrong results has no run."""
     options = campaign.options
-    with output_files(options, variant, number) as log:
+    folder = campaign.folder_of(variant.name)
+    with output_files(options, folder / f"launch-{number}.output") as log:
         command = fill(options, variant, seed, log)
         ticks, started_s = cpu_ticks(), time.monotonic()
         environment = variant.environment(None)
@@ -332,6 +343,6 @@ def launch_foreign(
     is_wrong = any(case.status == "wrong" for case in result.cases)
     if status and not is_wrong:
         return status, last_line, None
-    run = campaign.folder / variant.name / result.path
+    run = folder / result.path
     write_whole(run, content)
     return status if status not in (FINE, WRONG) else WRONG if is_wrong else FINE, last_line, run

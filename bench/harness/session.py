@@ -38,6 +38,7 @@ from collectives.world import open_device, open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
 from kernels.devices.shared_memory import available_bytes
+from reports.store.owners import opened
 from reports.store.result import ResultError
 from reports.store.writing import check_named
 
@@ -344,18 +345,17 @@ def reserve_run(options: RunOptions) -> str:
         raise ResultError("--out is empty: name a folder, which receives the run")
     if os.path.isfile(folder):  # a Path raises for a name that is too long
         raise ResultError(f"--out {folder} is a file: name a folder, which receives the run")
-    with or_cannot(f"write {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+    with or_cannot(f"write {folder}"), opened(folder) as inside:
+        with tempfile.TemporaryFile(dir=inside) as file:
             file.write(bytes(LEAST_FREE_BYTES))
-    if options.table:
-        with or_cannot(f"write {options.table}"):
-            check_named(Path(options.table))
-    while True:
-        now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}"
-        run_id = f"{now}-{options.command}-{secrets.token_hex(3)}"
-        with or_cannot(f"write {folder}"), suppress(FileExistsError):
-            (folder / f"{run_id}.flight").mkdir(mode=0o755)
-            if not (folder / f"{run_id}.jsonl").exists():
-                return run_id
-            (folder / f"{run_id}.flight").rmdir()
+        if options.table:
+            with or_cannot(f"write {options.table}"):
+                check_named(Path(options.table))
+        while True:
+            now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}"
+            run_id = f"{now}-{options.command}-{secrets.token_hex(3)}"
+            with suppress(FileExistsError):
+                (inside / f"{run_id}.flight").mkdir(mode=0o755)
+                if not (inside / f"{run_id}.jsonl").exists():
+                    return run_id
+                (inside / f"{run_id}.flight").rmdir()

@@ -1,6 +1,7 @@
 """The page of a survey and its archive, the two things to send."""
 
 import io
+import os
 import tarfile
 import time
 from contextlib import suppress
@@ -21,10 +22,11 @@ from reports.advice.procurement import evaluate
 from reports.advice.reduce_times import read_launches, span_text, spans_of
 from reports.site.page import Banner, Card, Page, Section, to_html
 from reports.site.run_page import run_page
+from reports.store.owners import opened
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.untrusted import read_bytes
-from reports.store.writing import write_named, write_whole
+from reports.store.writing import write_whole
 from reports.tables import show
 from reports.tables.headline import Point
 from reports.tables.kinds import kind_of
@@ -100,7 +102,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
                 step.title,
                 text=show.text(step.result, brief=True)
                 if step.result
-                else log_text(survey.folder / LOGS / step.log, "out").rstrip(),
+                else log_text(survey.logs / step.log, "out").rstrip(),
                 folded=True,
             )
             for step in shown
@@ -166,7 +168,7 @@ def write_spec(survey: Survey) -> None:
     gpu = gpu_of(survey)[1]
     if gpu and not survey.shares_gpus and survey.runs("allreduce"):
         text = SPEC_TEXT.format(gpu=gpu.name, gpus=survey.ranks, date=time.strftime("%Y-%m-%d"))
-        write_whole(survey.folder / SPEC, text.encode())
+        write_whole(survey.inside / SPEC, text.encode())
 
 
 def spread_sections(survey: Survey) -> list[Section]:
@@ -196,7 +198,7 @@ def spread_sections(survey: Survey) -> list[Section]:
 def write(survey: Survey, is_interrupted: bool) -> Page:
     """Writes the page, then the archive with all files of the folder; returns the page. Raises
     OSError, ResultError."""
-    for path in (survey.folder / LOGS).iterdir():
+    for path in survey.logs.iterdir():
         try:
             text = read_bytes(path, follow=False).decode(errors="replace")
         except OSError as error:
@@ -206,16 +208,24 @@ def write(survey: Survey, is_interrupted: bool) -> Page:
     page = page_of(survey, is_interrupted)
     quick = " --quick" * survey.is_quick
     page.reproduce["this page"] = f"python -m bench.survey{quick} -n {survey.ranks}"
-    write_whole(survey.folder / PAGE, to_html(page).encode(errors="replace"))
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        archive.add(survey.folder, survey.folder.resolve().name, filter=without_owner)
-    write_named(survey.archive, content.getvalue())
+    write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
+    with opened(survey.archive.parent) as beside:
+        write_whole(beside / survey.archive.name, pack(survey))
     return page
 
 
-def without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """The member of an archive without the user's name; None for what a killed run left."""
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return None if member.name.endswith((".flight", ".part")) else member
+def pack(survey: Survey) -> bytes:
+    """An archive of the folder's files, without their owner's name, and without what a killed run
+    left. Another user's link is left out: it could lead to what only this user may read."""
+    content, top = io.BytesIO(), survey.folder.resolve().name
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for parent, _, names, handle in os.fwalk(dir_fd=int(survey.inside.name)):
+            for name in names:
+                file, path = Path(f"/proc/self/fd/{handle}/{name}"), Path(top, parent, name)
+                if path.suffix == ".part" or path.parent.suffix == ".flight":
+                    continue
+                with suppress(OSError):  # a link or a pipe
+                    data, member = read_bytes(file, follow=False), tarfile.TarInfo(str(path))
+                    member.size, member.mtime = len(data), int(file.lstat().st_mtime)
+                    archive.addfile(member, io.BytesIO(data))
+    return content.getvalue()

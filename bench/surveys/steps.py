@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from bench.harness.progress import QUIET, Progress
 from reports import __name__ as REPORTS
 from reports.advice.specs import Gpu, sheet_of
 from reports.interpreter import module_command
+from reports.store.owners import open_folder
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.store.untrusted import printable, read_bytes
@@ -106,6 +108,16 @@ class Survey:
     progress: Progress
     shares_gpus: bool = False
     remarks: list[str] = field(default_factory=list)  # for the page
+
+    @cached_property
+    def inside(self) -> Path:
+        """The folder, by the name of `open_folder`."""
+        return open_folder(self.folder)
+
+    @cached_property
+    def logs(self) -> Path:
+        """The folder of what the steps print, by the name of `open_folder`."""
+        return open_folder(self.inside / LOGS)
 
     def launches(self, name: str) -> list[Step]:
         """The launches of a step that measured something."""
@@ -248,7 +260,7 @@ def perform(survey: Survey, step: Step, share_s: float, left_s: float) -> None:
         step.status, step.sentence = "failed", str(error)
         return
     step.status, step.sentence = "interrupted", "interrupted"
-    log, started_s = survey.folder / LOGS / step.log, time.monotonic()
+    log, started_s = survey.logs / step.log, time.monotonic()
     environment = os.environ | {QUIET: "1"} | step.environment
     runs = survey.folder / RESULTS / step.name
     before = set(runs.glob("*.jsonl"))
@@ -300,7 +312,7 @@ def absences(result: Result) -> Iterator[str]:
 def last_words(survey: Survey, step: Step) -> str:
     """The worst problem that the doctor names, the headline of a report, which may take several
     lines, or the last line of a soak."""
-    text = log_text(survey.folder / LOGS / step.log, "out")
+    text = log_text(survey.logs / step.log, "out")
     if step.command in READS:
         return " ".join(re.split(r"\.\n", text, maxsplit=1)[0].split())
     if step.command != "doctor":

@@ -7,18 +7,17 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from kernels.devices.device import DeviceError, Macros, Structures, layout_checks
+from reports.store.owners import REMEDY, private_folder
 
 SOURCES = Path(__file__).parents[1]  # kernels/
 LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk
 MOST_COMPILE_S = 3600  # after which an unfinished file is nobody's
-REMEDY = "set XDG_CACHE_HOME to a folder of your own"
 
 listeners: list[Callable[[str], None]] = []  # get the name of a file that is about to be compiled
 
@@ -48,44 +47,11 @@ def source_with_headers(source: Path) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """The cache's folder, without links, created if needed. Raises CompileError if another user can
-    write to it, or put another folder in its place."""
+    """The cache's folder, as `private_folder` has it. Raises CompileError."""
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiretax"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        is_link, folder = folder.is_symlink(), folder.resolve()
-        if exposed := exposed_parent(folder):
-            raise CompileError(
-                f"other users can replace what is in {exposed}, and so the compile cache: "
-                f"chmod go-w that folder, or {REMEDY}"
-            )
-        status = folder.stat()
-        if is_link or status.st_uid != os.getuid() or status.st_mode & 0o022:
-            raise CompileError(
-                f"the compile cache {folder} belongs to another user, is a link or "
-                f"can be written by others: {REMEDY}"
-            )
-        folder.chmod(0o700)
-    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
-        raise CompileError(f"the compile cache cannot be made: {error}; {REMEDY}") from error
-    return folder
-
-
-def exposed_parent(path: Path) -> Path | None:
-    """The first folder above `path`, which has no links, in which another user can exchange an
-    entry; None if there is none. As sshd's StrictModes, but in sticky folders such as /tmp only an
-    entry's owner can exchange it, and what lies in a folder that only we can enter is out of
-    reach."""
-    # In a user namespace / belongs to nobody, as all that its root cannot own.
-    ours, owner_of_all = os.getuid(), Path("/").stat().st_uid
-    for folder in reversed(path.parents):
-        status = folder.stat()
-        is_shared = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
-        if is_shared or status.st_uid not in (0, ours, owner_of_all):
-            return folder
-        if status.st_uid == ours and not status.st_mode & 0o011:
-            break
-    return None
+        return private_folder()
+    except OSError as error:
+        raise CompileError(f"the compile cache {error.filename}: {error.strerror}") from error
 
 
 def cached_file(folder: Path, name: str) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from reports.imports.logged import LoggedTest
 from reports.imports.runs import FORMATS, content_of_run, find_tests, run_of
+from reports.store.owners import opened
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import MOST_BYTES, printable
@@ -82,12 +83,11 @@ def store(
             )
         notes = ["The log has no date: the run has that of its file."] * (not test.date)
         run = run_of([test], run_id, printable(path.name), notes=notes)
-        runs[arguments.out / run.path] = content_of_run(run)
+        runs[run.path] = content_of_run(run)
 
-    with write_errors(arguments.out):
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    for file, run_content in runs.items():
-        write_whole(file, run_content)
+    with write_errors(arguments.out), opened(arguments.out) as folder:
+        for file, run_content in runs.items():
+            write_whole(folder / file, run_content)
 
     return [
         {

@@ -17,9 +17,10 @@ from reports.site.history_page import KEY, history_page, part_of, sides_of, stan
 from reports.site.page import Banner, Page, banner_png, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
+from reports.store.owners import open_folder
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent
-from reports.store.writing import write_whole
+from reports.store.writing import write_errors, write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.page import campaign_page
 
@@ -52,20 +53,22 @@ def dashboard(arguments: argparse.Namespace) -> int:
     if not any([*store.contents.entries, *store.campaigns, *store.specs]):
         raise ResultError(f"{results} holds nothing to show: no run, log or specification")
 
-    former = claim(site)
+    with write_errors(site):
+        folder = open_folder(site)
+        former = claim(folder)
     pages = build(store, f"python -m reports {command}")
 
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
     files = {*names, overview.PICTURE}
-    write_whole(site / MARKER, "\n".join(sorted(files | former)).encode())
+    write_whole(folder / MARKER, "\n".join(sorted(files | former)).encode())
 
     for page in pages:
-        write_whole(site / page.file, page.html.encode(errors="replace"))
+        write_whole(folder / page.file, page.html.encode(errors="replace"))
 
-    write_whole(site / overview.PICTURE, banner_png(pages[-1]))
+    write_whole(folder / overview.PICTURE, banner_png(pages[-1]))
     for name in former - files:
-        (site / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
 
     for sentence in store.left_out:
         print(f"reports: {untrusted.printable(sentence)}", file=sys.stderr)
@@ -80,14 +83,13 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
 def claim(site: Path) -> set[str]:
     """Make `site` a folder of pages. Returns the files of a former build in it. Raises ResultError
-    if it is a file or holds other files."""
+    if it holds other files, OSError."""
     marker, former = site / MARKER, ""
     if marker.is_file():
         former = untrusted.read_bytes(marker, follow=False).decode(errors="replace")
-    elif site.is_file() or (site.exists() and any(site.iterdir())):
+    elif any(site.iterdir()):
         raise ResultError(f"{site} is not an empty folder: the pages need a folder of their own")
 
-    site.mkdir(parents=True, exist_ok=True)
     for unfinished in site.glob("*.html*.part"):
         unfinished.unlink()
 

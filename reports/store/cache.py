@@ -11,8 +11,11 @@ import msgspec
 import numpy as np
 
 from reports.store import untrusted
+from reports.store.case import Key
 from reports.store.observations import OBSERVED, Entry, plan_of
-from reports.store.schema import CaseHeader, End, Run
+from reports.store.owners import private_folder
+from reports.store.result import NOT_JSON, is_plain
+from reports.store.schema import End, Result, Run
 from reports.store.writing import write_whole
 
 DIGEST_BYTES = 32  # of SHA-256, at the head of the file
@@ -41,22 +44,26 @@ class Content(msgspec.Struct, array_like=True):
     runs: list[Saved]
 
 
-# Changes with the records and with what makes a case wrong, so that a program never reads another
-# version's cache.
-RULES = 2
-FIELDS = [kind.__struct_fields__ for kind in (Run, CaseHeader, End, Saved)]
-FORM = hashlib.sha256(repr((FIELDS, OBSERVED, RULES)).encode()).hexdigest()[:8]
+@lru_cache(maxsize=1)
+def _code() -> bytes:
+    """The code that makes a cache, so that no other code reads it."""
+    return b"".join(map(untrusted.read_bytes, sorted(Path(__file__).parent.glob("*.py"))))
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(_code())
+    digest.update(content)
+    return digest.digest()
 
 
 def _file_of(folder: Path) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return home / "wiretax" / "stores" / f"{digest}.{FORM}.msgpack"
+    return private_folder() / f"{digest}.msgpack"
 
 
 def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> None:
-    """Writes the runs of the folder. Raises ResultError, and OSError where the folder of caches
-    cannot be made."""
+    """Writes the runs of the folder. Raises ResultError, and OSError without a folder of caches
+    that only this user can write."""
     places: dict[bytes, int] = {}
 
     def place_of(value: Any) -> int:
@@ -80,42 +87,57 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
             )
         )
 
-    path = _file_of(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = msgspec.msgpack.encode(Content([*places], runs))
-    write_whole(path, hashlib.sha256(content).digest() + content)
+    write_whole(_file_of(folder), _digest(content) + content)
 
 
 def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
-    """The runs of the folder's cache whose files are as they were; none if it is not as it was
-    written. It has at most 200 MB, which are 20,000 runs of 200 cases."""
+    """The runs of the folder's cache whose files are as they were; none if it is not as this code
+    wrote it. It has at most 200 MB, which are 20,000 runs of 200 cases."""
     try:
-        file = memoryview(untrusted.read_bytes(_file_of(folder)))
-    except (OSError, RuntimeError):  # there is none yet, or this user has no home
+        file = memoryview(untrusted.read_bytes(_file_of(folder), follow=False))
+        if _digest(file[DIGEST_BYTES:]) != file[:DIGEST_BYTES]:
+            return {}
+        fields = msgspec.msgpack.decode(file[DIGEST_BYTES:])
+        content = msgspec.convert(untrusted.printable_in(fields), Content)
+        texts = [*map(_printable, content.texts)]
+        runs = [(folder / os.fsdecode(saved.path), saved) for saved in content.runs]
+        return {
+            path: _entry_of(path, saved, texts)
+            for path, saved in runs
+            if stamps.get(path) == saved.stamp
+        }
+    except (OSError, *NOT_JSON, ValueError, IndexError):  # none yet, or it is damaged
         return {}
 
-    if hashlib.sha256(file[DIGEST_BYTES:]).digest() != file[:DIGEST_BYTES]:
-        return {}
-    content = msgspec.msgpack.decode(file[DIGEST_BYTES:], type=Content)
 
-    entries = dict[Path, Entry]()
-    for saved in content.runs:
-        path = folder / os.fsdecode(saved.path)
-        if stamps.get(path) != saved.stamp:
-            continue
-        cases, keys = plan_of(content.texts[saved.cases])
-        run = msgspec.structs.replace(
-            _decoded(content.texts[saved.head], Run),
-            run_id=saved.run_id,
-            cases=cases,
-        )
-        statuses, across_ranks = _decoded(content.texts[saved.results], Statuses)
-        observed = np.frombuffer(saved.observed, OBSERVED)
-        entries[path] = Entry(
-            path, run, keys, saved.end, statuses, across_ranks, saved.n_blocks, observed
-        )
+def _printable(text: bytes) -> bytes:
+    """JSON with the strings that a run's file would have."""
+    if is_plain(text):
+        return text
+    return msgspec.json.encode(untrusted.printable_in(msgspec.json.decode(text)))
 
-    return entries
+
+def _entry_of(path: Path, saved: Saved, texts: list[bytes]) -> Entry:
+    """The entry of a run. Raises ValueError, IndexError or one of NOT_JSON if it is damaged."""
+    run, keys = _plan(texts[saved.head], texts[saved.cases])
+    statuses, across_ranks = _decoded(texts[saved.results], Statuses)
+    observed = np.frombuffer(saved.observed, OBSERVED)
+    sums = [observed[name].sum() for name in OBSERVED.names or ()]
+    if len(statuses) != len(keys) or not np.isfinite(sums).all():
+        raise ValueError("its observations are not of its cases")
+    np.zeros(len(keys))[observed["case"]]
+    run = msgspec.structs.replace(run, run_id=saved.run_id)
+    return Entry(path, run, keys, saved.end, statuses, across_ranks, saved.n_blocks, observed)
+
+
+@lru_cache(maxsize=4096)
+def _plan(head: bytes, cases: bytes) -> tuple[Run, tuple[Key, ...]]:
+    """A run without its id, and the keys of its cases."""
+    planned, keys = plan_of(cases)
+    run = msgspec.structs.replace(_decoded(head, Run), cases=planned)
+    Result(Path(), run, [], [], [], None).check_open_parts()
+    return run, keys
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from reports.store.build import Samples, build_cases
+from reports.store.owners import is_ours, opened, shown
 from reports.store.result import ENDED_EARLY, ResultError
 from reports.store.schema import Block, End, LinkBlock, Result, Run
 
@@ -35,12 +36,17 @@ def write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         is_file = path.parent.is_file()
         reason = f"{path.parent} is a file, not a folder" if is_file else error.strerror
-        raise ResultError(f"{path} cannot be written: {reason}") from error
+        raise ResultError(f"{shown(str(path))} cannot be written: {reason}") from error
 
 
 def _target(path: Path) -> Path | None:
     """The file to replace: a link's target, otherwise `path`, whose text names another folder
-    behind /proc/PID/root. None for a device, a pipe or a folder without write permission."""
+    behind /proc/PID/root, also if that is a link or a pipe of another user. None for a device, a
+    pipe or a folder without write permission."""
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        if not (is_ours(status) or stat.S_ISREG(status.st_mode)):
+            return path
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     is_special = path.parent == Path("/dev") or (path.exists() and not path.is_file())
     return None if is_special or not os.access(target.parent, os.W_OK) else target
@@ -58,8 +64,7 @@ def write_named(path: Path, content: bytes) -> None:
 
 def check_named(path: Path) -> None:
     """Raises OSError if `write_named` could not write `path`; creates nothing."""
-    target = _target(path)
-    if target and not path.exists():
+    if target := _target(path):
         tempfile.TemporaryFile(dir=target.parent).close()
     else:
         path.open("ab").close()
@@ -100,27 +105,26 @@ class RunFile:
         """Creates `folder` if missing, and `<run_id>.jsonl` in it, which appears with its complete
         head. Raises ResultError if the file exists or cannot be written."""
         path = Path(folder) / f"{run.run_id}.jsonl"
-        part = path.with_name(f"{path.name}.part")
 
-        with write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with write_errors(path), opened(path.parent) as inside:
+            part = inside / f"{path.name}.part"
             created = cls(path, run, part.open("xb"))
             try:
                 created.append(run)
                 # Another writer of this name holds `.part` until `.jsonl` exists: one is refused.
-                if path.exists():
+                if os.path.lexists(inside / path.name):
                     raise ResultError(f"{path} cannot be written: File exists")
-                part.rename(path)
+                part.rename(inside / path.name)
             finally:
                 part.unlink(missing_ok=True)
 
-        # The name survives a power cut; unreadable folders and some file systems refuse this.
-        with contextlib.suppress(OSError):
-            listing = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(listing)
-            finally:
-                os.close(listing)
+            # The name survives a power cut; unreadable folders and some file systems refuse this.
+            with contextlib.suppress(OSError):
+                listing = os.open(inside, os.O_RDONLY)
+                try:
+                    os.fsync(listing)
+                finally:
+                    os.close(listing)
 
         return created
 
@@ -158,7 +162,8 @@ class RunFile:
             content = io.BytesIO()
             np.save(content, rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32))
             case.samples = f"case-{case.case:04d}.npy"
-            write_whole(folder / case.samples, content.getvalue())
+            with write_errors(folder), opened(folder) as inside:
+                write_whole(inside / case.samples, content.getvalue())
 
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         end.n_wrong = sum(counts) if counts else None

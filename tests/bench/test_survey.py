@@ -26,6 +26,7 @@ from kernels.devices import gpu_driver
 from reports.__main__ import main as reports_main
 from reports.interpreter import module_command
 from reports.store.result import read
+from tests.another_user import as_root, give, link_of_nobody
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
 from tests.launch import ROOT, SLOW_TEST
@@ -139,7 +140,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
     (tmp_path / "sent.tar.gz").write_text("an archive of last week")
     there = "is there already: name a new folder with --out"
     for name, sentence in {
-        "/dev/null/survey": "/dev/null/survey/logs: Not a directory",
+        "/dev/null/survey": "/dev/null/survey: Not a directory",
         "/proc/survey": "/proc/survey: No such file",
         "/": "/ has no place for an archive beside it: name a new folder with --out",
         f"{tmp_path}/used": f"{tmp_path}/used {there}",
@@ -194,6 +195,28 @@ def test_what_is_no_log_is_left_out(tmp_path):
     assert texts["doctor.out.txt"] == "left out: it is not an ordinary file"
     assert texts["link.err.txt"].startswith("left out: ")
     archived(folder)
+
+
+@as_root
+def test_a_survey_changes_and_packs_no_file_beyond_the_links_of_another_user(open_folder):
+    """With `logs` a link it rewrote each file behind it, and with the archive one that file. What
+    only root may read went into an archive that everybody may."""
+    victim, theirs = open_folder / "victim", give(open_folder / "theirs")
+    victim.mkdir()
+    (victim / "file").write_text("/home/root/kept")
+    folder = give(theirs / "survey")
+    survey = survey_of(folder, [Step("doctor", "Doctor", "doctor")])
+    (survey.logs / "doctor.out.txt").write_text("printed")
+    (folder / "logs").rename(folder / "moved")
+    for path in (folder / "logs", folder / "results"):
+        link_of_nobody(path, victim)
+    for path in (folder / "index.html", survey.archive):
+        link_of_nobody(path, victim / "file")
+    write(survey, False)
+    assert [path.read_text() for path in victim.iterdir()] == ["/home/root/kept"]
+    files, text = archived(folder)
+    assert files == {"survey/index.html", "survey/moved/doctor.out.txt"}
+    assert "kept" not in text
 
 
 def test_gpus_that_cannot_be_used_are_no_reason_to_measure_the_cpu(tmp_path, refused, monkeypatch):

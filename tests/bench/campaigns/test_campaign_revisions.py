@@ -1,6 +1,7 @@
 """Tests campaigns over revisions: each revision is measured as committed, and no worktree is
 left."""
 
+import os
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ from bench.campaigns.launches import check_out
 from bench.campaigns.options import Stop, parse
 from reports.store.manifest import read_manifest
 from reports.store.result import read
+from tests.another_user import NOBODY, as_root, give, said_as
 from tests.bench.campaigns.test_campaign import run, started
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 from tests.bench.faulty_runs import wait_for
@@ -53,8 +55,9 @@ def repository(tmp_path):
 
 def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
     """A CI gate must not compare a change with itself or leave worktrees behind."""
-    folder = tmp_path / "c"
-    status, out, err = run(folder, *OF_HEAD, *ONE_PAIR, tree=repository, PYTHONPATH="")
+    folder, cache = tmp_path / "c", tmp_path / "cache"
+    variables = {"PYTHONPATH": "", "XDG_CACHE_HOME": str(cache)}
+    status, out, err = run(folder, *OF_HEAD, *ONE_PAIR, tree=repository, **variables)
     assert status == 0, err
     assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in out
     manifest = read_manifest(folder)
@@ -65,20 +68,42 @@ def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
     assert {
         (launch.variant, read(folder / str(launch.run)).run.version) for launch in manifest.launches
     } == {("base", "9.9.9"), ("head", "1.1.1")}
-    assert not (folder / "worktrees").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["base", "campaign.jsonl", "head"]
+    assert not list(cache.glob("wiretax/revisions-*"))
     assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+@as_root
+def test_code_is_never_run_from_a_folder_of_another_user(tmp_path, repository, open_folder):
+    """Of `--out` in his folder he moved the files of a revision away, and his own ran as root."""
+    folder, cache = give(open_folder / "his"), open_folder / "cache"
+    options, variables = (*OF_HEAD, *ONE_PAIR), {"PYTHONPATH": "", "XDG_CACHE_HOME": str(cache)}
+    with started(folder, *options, tree=repository, **variables) as process:
+        wait_for(lambda: list(cache.glob("wiretax/revisions-*/base/locks")))
+        [revisions] = cache.glob("wiretax/revisions-*")
+        assert said_as(NOBODY, NOBODY, os.listdir, revisions).startswith("[Errno 13] Permission")
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    give(cache)
+    status, out, err = run(folder / "new", *options, tree=repository, **variables)
+    assert (status, out) == (2, "")
+    assert err == (
+        f"bench.campaign: {cache}/wiretax: other users can replace what is in {cache}: "
+        "chmod go-w that folder; set XDG_CACHE_HOME to a folder of your own\n"
+    )
+    assert not (folder / "new").exists()
 
 
 @pytest.mark.parametrize("number", few([signal.SIGTERM, signal.SIGHUP], 1))
 def test_a_campaign_that_is_cut_short_leaves_no_worktree(tmp_path, repository, number):
     """A later campaign would find leftover files of a revision, perhaps from another campaign."""
-    options = *OF_HEAD, *ONE_PAIR
-    folder = tmp_path / "c"
-    with started(folder, *options, tree=repository, PYTHONPATH="") as process:
-        wait_for(lambda: (folder / "worktrees" / "base" / "bench").is_dir())
+    options, cache = (*OF_HEAD, *ONE_PAIR), tmp_path / "cache"
+    variables = {"PYTHONPATH": "", "XDG_CACHE_HOME": str(cache)}
+    with started(tmp_path / "c", *options, tree=repository, **variables) as process:
+        wait_for(lambda: list(cache.glob("wiretax/revisions-*/base/bench")))
         process.send_signal(number)
         process.wait(20)
-    assert not (folder / "worktrees").exists()
+    assert not list(cache.glob("wiretax/revisions-*"))
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
+from reports.store import cache, observations
 from reports.store import folder as folders
 from reports.store.folder import CACHED_RUNS, read_store
 from reports.store.observations import entry_of, shared_states, table
 from reports.store.result import read
+from tests.another_user import as_root, give, link_of_nobody
 from tests.launch import ROOT
 from tests.reports.synthetic_run import mark_wrong, rewrite, write_run
 
@@ -113,7 +115,7 @@ def test_a_new_run_is_added_and_a_changed_one_read_again(cached):
 @pytest.mark.parametrize("damage", ["cut", "empty", "folder", "foreign", "bit"])
 def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage):
     before = said(cached, capsys)
-    [cache] = (tmp_path / "cache/wiretax/stores").iterdir()
+    [cache] = (tmp_path / "cache/wiretax").iterdir()
     content = cache.read_bytes()
     cache.unlink()
     if damage == "folder":
@@ -125,6 +127,77 @@ def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage)
     else:
         cache.write_bytes(content[: 1000 * (damage == "cut")])
     assert said(cached, capsys) == before
+
+
+@as_root
+@pytest.mark.parametrize("whose", ["cache", "parent", "file", "writable"])
+def test_a_cache_that_another_user_could_write_is_not_believed(
+    cached, open_folder, monkeypatch, whose
+):
+    """As root with a user's HOME: a figure that nobody measured was reported."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(open_folder / "home" / "cache"))
+    assert [files_read(cached) for _ in range(2)] == [10, 1]
+    folder = open_folder / "home" / "cache" / "wiretax"
+    [file] = folder.iterdir()
+    if whose == "file":
+        link_of_nobody(folder / "link", give(file).rename(open_folder / "theirs"))
+        (folder / "link").rename(file)
+    elif whose == "writable":
+        folder.chmod(0o777)
+    else:
+        give({"cache": folder, "parent": folder.parent}[whose])
+    assert files_read(cached) == 10
+
+
+def signed(content):
+    """A cache with this content, as if this code had written it."""
+    content = msgspec.msgpack.encode(content)
+    return cache._digest(content) + content
+
+
+def changed(content, run):
+    """The content of a cache in which each run has the field that `run` names."""
+    name, value = run
+    place = cache.Saved.__struct_fields__.index(name)
+    texts, runs = content
+    return [texts, [[*row[:place], value, *row[place + 1 :]] for row in runs]]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        ("head", 999),
+        ("cases", "x"),
+        ("results", 0),
+        ("observed", b"x"),
+        ("observed", np.full(1, 99, observations.OBSERVED).tobytes()),
+        ("observed", np.full(1, np.nan, observations.OBSERVED[["time_us"]]).tobytes() * 4),
+        ("path", 1),
+        ("n_blocks", {}),
+    ],
+)
+def test_a_cache_that_is_damaged_or_by_other_code_is_made_anew(cached, tmp_path, run, monkeypatch):
+    [path] = (tmp_path / "cache/wiretax").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(signed(changed(msgspec.msgpack.decode(whole[32:]), run)))
+    assert files_read(cached) == 10
+    assert path.read_bytes()[32:] == whole[32:]
+    assert files_read(cached) == 1
+    monkeypatch.setattr(cache, "_code", lambda: b"other code")
+    assert [files_read(cached) for _ in range(2)] == [10, 1]
+
+
+def test_strings_of_a_cache_are_printable(cached, tmp_path):
+    """They reach the terminal without another check."""
+    [path] = (tmp_path / "cache/wiretax").iterdir()
+    texts, runs = changed(msgspec.msgpack.decode(path.read_bytes()[32:]), ("run_id", "a\x1b]0;b"))
+    texts = [text.replace(b'"library"', b'"li\\u001b\xe2\x80\xae"') for text in texts]
+    path.write_bytes(signed([texts, runs]))
+    assert files_read(cached) == 1
+    entries = read_store(cached).entries
+    assert {entry.run.run_id for entry in entries} == {"a?]0;b"}
+    assert {case.algorithm for entry in entries for case in entry.run.cases} == {"li??", "two_shot"}
+    assert {"li??", "two_shot"} <= {word for entry in entries for key in entry.keys for word in key}
 
 
 def test_reports_at_the_same_time_as_writers_fail_nowhere(cached, capsys):

@@ -83,11 +83,11 @@ def store(
             )
         notes = ["The log has no date: the run has that of its file."] * (not test.date)
         run = run_of([test], run_id, printable(path.name), notes=notes)
-        runs[run.path] = content_of_run(run)
+        runs[arguments.out / run.path] = content_of_run(run)
 
     with write_errors(arguments.out), opened(arguments.out) as folder:
         for file, run_content in runs.items():
-            write_whole(folder / file, run_content)
+            write_whole(folder / file.name, run_content)
 
     return [
         {

@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Sequence
+from tempfile import TemporaryDirectory
 
 from bench.campaigns.launches import OpenCampaign, check_out, run_command
 from bench.campaigns.options import CampaignOptions, parse
@@ -12,6 +13,7 @@ from bench.campaigns.stages import announce, run_pairs, run_pilot
 from bench.harness.console import FINE, WRONG
 from reports.__main__ import main as reports
 from reports.store.manifest import CampaignEnd
+from reports.store.owners import private_folder
 from reports.verdicts.sides import COMPARABLE, read_sides
 
 
@@ -29,18 +31,20 @@ def run_campaign(options: CampaignOptions) -> int:
 
 
 def run_launches(campaign: OpenCampaign) -> None:
-    """Makes all launches; the files of revisions are there while they run."""
-    try:
-        for variant in campaign.options.variants.values():
+    """Makes all launches. The files of revisions are there while they run: where nobody else can
+    write, who could run code as this user in the campaign's folder."""
+    variants = campaign.options.variants.values()
+    private = private_folder() if any(map(campaign.revision_folder, variants)) else None
+    with TemporaryDirectory(
+        "-revisions", dir=private, ignore_cleanup_errors=True
+    ) as campaign.revisions:
+        for variant in variants:
             if folder := campaign.revision_folder(variant):
                 check_out(variant, folder)
         run_pilot(campaign)
         announce(campaign)
         run_pairs(campaign)
         campaign.record(CampaignEnd(status="complete"))
-    finally:
-        if campaign.revisions:
-            campaign.revisions.cleanup()
 
 
 def main(argv: Sequence[str] | None = None, name: str = "bench.campaign") -> int:

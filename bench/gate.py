@@ -20,6 +20,7 @@ from bench.harness import options
 from bench.harness.console import INTERRUPTED, USAGE, print_out
 from reports.store.owners import opened
 from reports.store.result import ResultError
+from reports.store.writing import write_whole
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, failed
 from reports.verdicts.judge import NothingInCommon
 from reports.verdicts.regress import as_text, judge, write_files
@@ -121,12 +122,12 @@ def answered(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         remove_files(folder)
         (folder / STATUS).unlink(missing_ok=True)
         with (folder / STATUS).open("xb", buffering=0) as status_file:
-            set_status(status_file, INTERRUPTED)
+            set_status(folder, status_file, INTERRUPTED)
             try:
                 yield folder, status_file
             except FAILURES as error:
                 status, sentence = ending_of(error, *ENDINGS)
-                set_status(status_file, status)
+                set_status(folder, status_file, status)
                 with suppress(ResultError):  # the disk may be full
                     write_answer(folder, status_file, failed(sentence, status))
                 raise
@@ -140,7 +141,7 @@ def write_answer(folder: Path, status_file: BinaryIO, outcome: Outcome) -> None:
     except ResultError:
         remove_files(folder)
         raise
-    set_status(status_file, outcome.status)
+    set_status(folder, status_file, outcome.status)
 
 
 def remove_files(folder: Path) -> None:
@@ -148,10 +149,14 @@ def remove_files(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def set_status(status_file: BinaryIO, status: int) -> None:
-    """Overwrites the status in its place, which a full disk permits."""
-    os.pwrite(status_file.fileno(), f"{status}\n".encode(), 0)
-    status_file.truncate(len(f"{status}\n"))
+def set_status(folder: Path, status_file: BinaryIO, status: int) -> None:
+    """Overwrites the status in its place, which a full disk permits, and what may have taken its
+    name."""
+    line = f"{status}\n".encode()
+    os.pwrite(status_file.fileno(), line, 0)
+    status_file.truncate(len(line))
+    with suppress(ResultError):
+        write_whole(folder / STATUS, line)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import NoReturn
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
-from reports.store.owners import shown
 from reports.store.untrusted import printable
 
 # For each command: the module with its arguments and its function, help, and an example.
@@ -123,7 +122,7 @@ def open_closed_streams() -> None:
 def complain(sentence: str) -> None:
     """Writes the sentence to standard error, which may be full: the exit status says enough."""
     with suppress(OSError):
-        print(f"reports: {printable(shown(sentence))}", file=sys.stderr, flush=True)
+        print(f"reports: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from bench.machine.environment import cpu_ticks, steal_share
 from reports.__main__ import open_closed_streams
 from reports.imports.runs import content_of_run
 from reports.store.manifest import MANIFEST, Launch, Manifest
-from reports.store.owners import open_folder, private_folder, shown
+from reports.store.owners import open_folder, shown
 from reports.store.result import ResultError, read
 from reports.store.untrusted import read_bytes
 from reports.store.writing import to_line, write_whole
@@ -118,13 +118,8 @@ class OpenCampaign:
         self.options, self.pairs = options, options.head.pairs
         self.started_s = time.monotonic()
         self.progress = Progress("campaign", options.quiet)
-        self.revisions: tempfile.TemporaryDirectory[str] | None = None
+        self.revisions = ""  # the folder of their files, while there are any
         check_new(options.folder, beside)
-        if any(variant.commit for variant in options.variants.values()):
-            # Not in the campaign's folder: who can write there could run code as this user.
-            self.revisions = tempfile.TemporaryDirectory(
-                prefix="revisions-", dir=private_folder(), ignore_cleanup_errors=True
-            )
         self.folder = open_folder(options.folder)
         self.folder_of = cache(lambda variant_name: open_folder(self.folder / variant_name))
         self.file = (self.folder / MANIFEST).open("xb")
@@ -153,9 +148,7 @@ class OpenCampaign:
 
     def revision_folder(self, variant: Variant) -> Path | None:
         """The folder with the files of the variant's revision, if it has one."""
-        if not (self.revisions and variant.commit):
-            return None
-        return Path(self.revisions.name) / variant.name
+        return Path(self.revisions, variant.name) if variant.commit else None
 
 
 def run_to_end(

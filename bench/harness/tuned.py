@@ -17,7 +17,6 @@ from collectives.communicator import Mistake, Refusal
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
 from collectives.table import Written, as_text, rows_of, written
-from reports.store.owners import opened
 from reports.store.result import ResultError, content_of
 from reports.store.schema import Run
 from reports.store.untrusted import printable_in
@@ -88,8 +87,8 @@ def add(path: Path, head: Head, settled: Sequence[Row], unsettled: Sequence[Row]
             older = without(load(path, tables), settled)
     lines = [f"{name} = {as_text(value)}" for name, value in vars(head).items()]
     rows = [*settled, *without(unsettled, older), *older]
-    with opened(path.parent) as folder:
-        write_named(folder / path.name, "\n".join([*lines, "", written(rows)]).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_named(path, "\n".join([*lines, "", written(rows)]).encode())
 
 
 def without(rows: Iterable[Row], others: Sequence[Row]) -> list[Row]:

@@ -22,7 +22,6 @@ from reports.advice.procurement import evaluate
 from reports.advice.reduce_times import read_launches, span_text, spans_of
 from reports.site.page import Banner, Card, Page, Section, to_html
 from reports.site.run_page import run_page
-from reports.store.owners import opened
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.untrusted import read_bytes
@@ -209,8 +208,7 @@ def write(survey: Survey, is_interrupted: bool) -> Page:
     quick = " --quick" * survey.is_quick
     page.reproduce["this page"] = f"python -m bench.survey{quick} -n {survey.ranks}"
     write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
-    with opened(survey.archive.parent) as beside:
-        write_whole(beside / survey.archive.name, pack(survey))
+    write_whole(survey.archive, pack(survey))
     return page
 
 
@@ -221,11 +219,12 @@ def pack(survey: Survey) -> bytes:
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
         for parent, _, names, handle in os.fwalk(dir_fd=int(survey.inside.name)):
             for name in names:
-                file, path = Path(f"/proc/self/fd/{handle}/{name}"), Path(top, parent, name)
-                if path.suffix == ".part" or path.parent.suffix == ".flight":
+                path = Path(top, parent, name)
+                if path.suffix in ("", ".part"):  # flight records, unfinished files
                     continue
                 with suppress(OSError):  # a link or a pipe
-                    data, member = read_bytes(file, follow=False), tarfile.TarInfo(str(path))
-                    member.size, member.mtime = len(data), int(file.lstat().st_mtime)
+                    data = read_bytes(Path(f"/proc/self/fd/{handle}/{name}"), follow=False)
+                    member = tarfile.TarInfo(str(path))
+                    member.size, member.mtime = len(data), time.time()
                     archive.addfile(member, io.BytesIO(data))
     return content.getvalue()

@@ -10,11 +10,10 @@ from typing import Any
 
 from reports.imports.logged import LoggedTest
 from reports.imports.runs import FORMATS, content_of_run, find_tests, run_of
-from reports.store.owners import opened
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import MOST_BYTES, printable
-from reports.store.writing import write_errors, write_whole
+from reports.store.writing import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,9 +84,8 @@ def store(
         run = run_of([test], run_id, printable(path.name), notes=notes)
         runs[arguments.out / run.path] = content_of_run(run)
 
-    with write_errors(arguments.out), opened(arguments.out) as folder:
-        for file, run_content in runs.items():
-            write_whole(folder / file.name, run_content)
+    for file, run_content in runs.items():
+        write_whole(file, run_content)
 
     return [
         {

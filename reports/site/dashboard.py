@@ -82,13 +82,13 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
 
 def claim(site: Path) -> set[str]:
-    """Make `site` a folder of pages. Returns the files of a former build in it. Raises ResultError
-    if it holds other files, OSError."""
+    """Make `site` a folder of pages. Returns the files of a former build in it. Raises OSError if
+    it holds other files."""
     marker, former = site / MARKER, ""
     if marker.is_file():
         former = untrusted.read_bytes(marker, follow=False).decode(errors="replace")
     elif any(site.iterdir()):
-        raise ResultError(f"{site} is not an empty folder: the pages need a folder of their own")
+        raise OSError(0, "it is not empty, and the pages need a folder of their own")
 
     for unfinished in site.glob("*.html*.part"):
         unfinished.unlink()

@@ -11,14 +11,17 @@ import msgspec
 import numpy as np
 
 from reports.store import untrusted
-from reports.store.case import Key
 from reports.store.observations import OBSERVED, Entry, plan_of
 from reports.store.owners import private_folder
-from reports.store.result import NOT_JSON, is_plain
-from reports.store.schema import End, Result, Run
+from reports.store.result import NOT_JSON
+from reports.store.schema import End, Run
 from reports.store.writing import write_whole
 
 DIGEST_BYTES = 32  # of SHA-256, at the head of the file
+# The code that makes a cache, so that no other code reads it.
+CODE = hashlib.sha256(
+    b"".join(map(untrusted.read_bytes, sorted(Path(__file__).parent.glob("*.py"))))
+)
 Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
 Statuses = tuple[tuple[str, ...], tuple[str, ...]]  # of the cases, and `across_ranks`
 
@@ -44,14 +47,8 @@ class Content(msgspec.Struct, array_like=True):
     runs: list[Saved]
 
 
-@lru_cache(maxsize=1)
-def _code() -> bytes:
-    """The code that makes a cache, so that no other code reads it."""
-    return b"".join(map(untrusted.read_bytes, sorted(Path(__file__).parent.glob("*.py"))))
-
-
 def _digest(content: bytes | memoryview) -> bytes:
-    digest = hashlib.sha256(_code())
+    digest = CODE.copy()
     digest.update(content)
     return digest.digest()
 
@@ -94,50 +91,37 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
 def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
     """The runs of the folder's cache whose files are as they were; none if it is not as this code
     wrote it. It has at most 200 MB, which are 20,000 runs of 200 cases."""
+    entries = dict[Path, Entry]()
     try:
         file = memoryview(untrusted.read_bytes(_file_of(folder), follow=False))
         if _digest(file[DIGEST_BYTES:]) != file[:DIGEST_BYTES]:
             return {}
-        fields = msgspec.msgpack.decode(file[DIGEST_BYTES:])
-        content = msgspec.convert(untrusted.printable_in(fields), Content)
-        texts = [*map(_printable, content.texts)]
-        runs = [(folder / os.fsdecode(saved.path), saved) for saved in content.runs]
-        return {
-            path: _entry_of(path, saved, texts)
-            for path, saved in runs
-            if stamps.get(path) == saved.stamp
-        }
-    except (OSError, *NOT_JSON, ValueError, IndexError):  # none yet, or it is damaged
+        fields = untrusted.printable_in(msgspec.msgpack.decode(file[DIGEST_BYTES:]))
+        content = msgspec.convert(fields, Content)
+        texts = [
+            msgspec.json.encode(untrusted.printable_in(msgspec.json.decode(text)))
+            for text in content.texts
+        ]
+
+        for saved in content.runs:
+            path = folder / os.fsdecode(saved.path)
+            if stamps.get(path) != saved.stamp:
+                continue
+            cases, keys = plan_of(texts[saved.cases])
+            run = msgspec.structs.replace(
+                _decoded(texts[saved.head], Run),
+                run_id=saved.run_id,
+                cases=cases,
+            )
+            statuses, across_ranks = _decoded(texts[saved.results], Statuses)
+            observed = np.frombuffer(saved.observed, OBSERVED)
+            entries[path] = Entry(
+                path, run, keys, saved.end, statuses, across_ranks, saved.n_blocks, observed
+            )
+    except (OSError, *NOT_JSON, ValueError, IndexError):  # there is none yet, or it is damaged
         return {}
 
-
-def _printable(text: bytes) -> bytes:
-    """JSON with the strings that a run's file would have."""
-    if is_plain(text):
-        return text
-    return msgspec.json.encode(untrusted.printable_in(msgspec.json.decode(text)))
-
-
-def _entry_of(path: Path, saved: Saved, texts: list[bytes]) -> Entry:
-    """The entry of a run. Raises ValueError, IndexError or one of NOT_JSON if it is damaged."""
-    run, keys = _plan(texts[saved.head], texts[saved.cases])
-    statuses, across_ranks = _decoded(texts[saved.results], Statuses)
-    observed = np.frombuffer(saved.observed, OBSERVED)
-    sums = [observed[name].sum() for name in OBSERVED.names or ()]
-    if len(statuses) != len(keys) or not np.isfinite(sums).all():
-        raise ValueError("its observations are not of its cases")
-    np.zeros(len(keys))[observed["case"]]
-    run = msgspec.structs.replace(run, run_id=saved.run_id)
-    return Entry(path, run, keys, saved.end, statuses, across_ranks, saved.n_blocks, observed)
-
-
-@lru_cache(maxsize=4096)
-def _plan(head: bytes, cases: bytes) -> tuple[Run, tuple[Key, ...]]:
-    """A run without its id, and the keys of its cases."""
-    planned, keys = plan_of(cases)
-    run = msgspec.structs.replace(_decoded(head, Run), cases=planned)
-    Result(Path(), run, [], [], [], None).check_open_parts()
-    return run, keys
+    return entries
 
 
 @lru_cache(maxsize=4096)

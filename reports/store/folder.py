@@ -70,7 +70,7 @@ def read_store(folder: Path) -> Contents:
             store.refused.append(entry)
 
     if is_cached and len(store.refused) < len(missing):
-        with suppress(ResultError, OSError, RuntimeError):  # a cache spares time, and nothing else
+        with suppress(ResultError, OSError):  # a cache spares time, and nothing else
             cache.write(folder, list(known.values()), stamps)
 
     store.entries = in_order(known.values())

@@ -1,7 +1,6 @@
 """Folders that other users may own or write. What this user runs or believes lies where nobody else
 can write; what is only written goes into the folder that was opened, whatever takes its name."""
 
-import errno
 import os
 import re
 import stat
@@ -10,8 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 REMEDY = "set XDG_CACHE_HOME to a folder of your own"
-FOLDER = os.O_PATH | os.O_DIRECTORY
-MOST_STEPS = 5000  # a path has at most 2048 folders; links that lead to each other never end
+THEIRS = "another user's link is on the way to it: name the folder that it leads to"
 
 
 def is_ours(status: os.stat_result) -> bool:
@@ -23,25 +21,23 @@ def is_ours(status: os.stat_result) -> bool:
 def private_folder() -> Path:
     """`$XDG_CACHE_HOME/wiretax`, without links, made if it is missing. Raises OSError if another
     user can write to it, or put another folder in its place."""
-    folder = Path("~/.cache/wiretax")
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiretax"
+        folder = Path(cache).expanduser() / "wiretax"
         is_link, folder = folder.is_symlink(), folder.resolve()
-        exposed = exposed_parent(folder)  # where it is, nothing is made
-        if not exposed:
+        for _ in range(2):  # others may make a folder above it meanwhile
+            if exposed := exposed_parent(folder.resolve()):
+                raise OSError(
+                    0, f"other users can replace what is in {exposed}: chmod go-w that folder"
+                )
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            exposed = exposed_parent(folder.resolve(strict=True))  # one that others made meanwhile
-        if exposed:
-            raise PermissionError(
-                0, f"other users can replace what is in {exposed}: chmod go-w that folder"
-            )
         status = folder.stat()
         if is_link or status.st_uid != os.getuid() or status.st_mode & 0o022:
-            raise PermissionError(0, "it belongs to another user, is a link or others can write it")
+            raise OSError(0, "it belongs to another user, is a link or others can write it")
         folder.chmod(0o700)
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
-        reason = getattr(error, "strerror", error)
-        raise OSError(0, f"{reason}; {REMEDY}", str(folder)) from error
+        reason = f"{getattr(error, 'strerror', error)}; {REMEDY}"
+        raise OSError(0, reason, f"{cache}/wiretax") from error
     return folder
 
 
@@ -64,50 +60,35 @@ def exposed_parent(path: Path) -> Path | None:
 def open_folder(path: Path) -> Path:
     """Opens the folder, made if it is missing, until the process ends. Returns a name that leads to
     it whatever takes its place. Follows no link of another user. Raises OSError."""
-    at, words = os.open(".", FOLDER), [*reversed(path.parts)]
+    with suppress(FileNotFoundError):
+        path.stat()  # raises OSError for links that lead to each other, which would never end
+    at, words = os.open(".", os.O_PATH), [".", *reversed(path.parts)]  # a file has no "."
     try:
-        for _ in range(MOST_STEPS):
-            if not words:
-                return Path(f"/proc/self/fd/{at}")
-            above, word = at, words.pop()
+        while words:
+            word = words.pop()
+            # What /proc has are the kernel's own links, which only it can follow.
+            is_in_proc = os.fstat(at).st_dev == os.stat("/proc").st_dev
+            flags = os.O_PATH if is_in_proc else os.O_PATH | os.O_NOFOLLOW
             try:
-                at = _enter(word, above)
-                os.close(above)
-            except NotADirectoryError:
-                words += reversed(_target_of(word, above).parts)
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                inside = os.open(word, flags, dir_fd=at)
+            except FileNotFoundError:
+                with suppress(FileExistsError):
+                    os.mkdir(word, dir_fd=at)
+                words.append(word)
+                continue
+            status = os.fstat(inside)
+            if not stat.S_ISLNK(status.st_mode):
+                at, inside = inside, at
+            elif is_ours(status):
+                words += reversed(Path(os.readlink("", dir_fd=inside)).parts)
+            else:
+                raise OSError(0, THEIRS)
+            os.close(inside)
     except OSError as error:
         os.close(at)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _enter(word: str, above: int) -> int:
-    """The handle of the folder in the open folder `above`, made if it is missing. Raises
-    NotADirectoryError for a link, unless it is the kernel's own."""
-    is_in_proc = os.fstat(above).st_dev == os.stat("/proc").st_dev
-    flags = FOLDER if is_in_proc else FOLDER | os.O_NOFOLLOW
-    with suppress(FileNotFoundError):
-        return os.open(word, flags, dir_fd=above)
-    with suppress(FileExistsError):
-        os.mkdir(word, dir_fd=above)
-    return os.open(word, flags, dir_fd=above)
-
-
-def _target_of(word: str, above: int) -> Path:
-    """Where a link leads. Raises OSError if it belongs to another user or is none."""
-    link = os.open(word, os.O_PATH | os.O_NOFOLLOW, dir_fd=above)
-    try:
-        status = os.fstat(link)
-        if not stat.S_ISLNK(status.st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not is_ours(status):
-            raise PermissionError(
-                errno.EPERM,
-                "another user's link is on the way to it: name the folder that it leads to",
-            )
-        return Path(os.readlink("", dir_fd=link))
-    finally:
-        os.close(link)
+        error.filename = str(path)
+        raise
+    return Path(f"/proc/self/fd/{at}")
 
 
 def shown(text: str) -> str:

@@ -107,7 +107,7 @@ def read_lines(
 
     if first and rest and len(rest[0]) <= MOST_LINE_BYTES and b'"schema"' not in rest[0]:
         with suppress(*NOT_JSON):
-            if is_plain(rest[0]):
+            if _is_plain(rest[0]):
                 others = _decoder(*kinds[1:]).decode_lines(rest[0])
 
     lines = [first] if others is not None else [first, *b"".join(rest).split(b"\n")]
@@ -122,7 +122,7 @@ def read_lines(
             )
         try:
             raw = msgspec.json.decode(line)
-            raw = raw if is_plain(line) else untrusted.printable_in(raw)
+            raw = raw if _is_plain(line) else untrusted.printable_in(raw)
         except NOT_JSON as error:
             if number == len(lines) and records:
                 break
@@ -155,7 +155,7 @@ def _decoder(*kinds: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(reduce(or_, kinds))
 
 
-def is_plain(text: bytes) -> bool:
+def _is_plain(text: bytes) -> bool:
     """Whether `printable_in` would leave all strings of this JSON as they are: it has no escape
     sequence, and nowhere too many letters without a quotation mark."""
     if not text.isascii() or b"\\" in text or b"\x7f" in text:

@@ -72,9 +72,10 @@ def check_named(path: Path) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replaces the file at once, with the mode of a former file of this user; also a link or a
-    pipe, which another user may have put into a shared folder. Raises ResultError."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with write_errors(path):
+    pipe, which another user may have put into a shared folder. Makes the folder if it is missing.
+    Raises ResultError."""
+    with write_errors(path), opened(path.parent) as folder:
+        path, part = folder / path.name, folder / f"{path.name}.{os.getpid()}.part"
         try:
             part.unlink(missing_ok=True)
             with part.open("xb") as file:  # never through a link
@@ -112,7 +113,7 @@ class RunFile:
             try:
                 created.append(run)
                 # Another writer of this name holds `.part` until `.jsonl` exists: one is refused.
-                if os.path.lexists(inside / path.name):
+                if (inside / path.name).exists():
                     raise ResultError(f"{path} cannot be written: File exists")
                 part.rename(inside / path.name)
             finally:
@@ -162,8 +163,7 @@ class RunFile:
             content = io.BytesIO()
             np.save(content, rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32))
             case.samples = f"case-{case.case:04d}.npy"
-            with write_errors(folder), opened(folder) as inside:
-                write_whole(inside / case.samples, content.getvalue())
+            write_whole(folder / case.samples, content.getvalue())
 
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         end.n_wrong = sum(counts) if counts else None

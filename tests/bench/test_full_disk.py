@@ -154,7 +154,7 @@ def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
 
 def test_a_gate_whose_disk_is_full_leaves_no_pass_but_a_status(disk_of, monkeypatch):
     """Files that fitted onto the disk said PASS, and no status contradicted them."""
-    disk = disk_of(400_000)
+    disk = disk_of(900_000)
     folder = disk.at / "gate"
 
     def launch(_):

@@ -69,7 +69,7 @@ def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
         (launch.variant, read(folder / str(launch.run)).run.version) for launch in manifest.launches
     } == {("base", "9.9.9"), ("head", "1.1.1")}
     assert sorted(path.name for path in folder.iterdir()) == ["base", "campaign.jsonl", "head"]
-    assert not list(cache.glob("wiretax/revisions-*"))
+    assert not list(cache.glob("wiretax/*-revisions"))
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
@@ -79,8 +79,8 @@ def test_code_is_never_run_from_a_folder_of_another_user(tmp_path, repository, o
     folder, cache = give(open_folder / "his"), open_folder / "cache"
     options, variables = (*OF_HEAD, *ONE_PAIR), {"PYTHONPATH": "", "XDG_CACHE_HOME": str(cache)}
     with started(folder, *options, tree=repository, **variables) as process:
-        wait_for(lambda: list(cache.glob("wiretax/revisions-*/base/locks")))
-        [revisions] = cache.glob("wiretax/revisions-*")
+        wait_for(lambda: list(cache.glob("wiretax/*-revisions/base/locks")))
+        [revisions] = cache.glob("wiretax/*-revisions")
         assert said_as(NOBODY, NOBODY, os.listdir, revisions).startswith("[Errno 13] Permission")
         process.send_signal(signal.SIGTERM)
         process.wait(20)
@@ -91,7 +91,6 @@ def test_code_is_never_run_from_a_folder_of_another_user(tmp_path, repository, o
         f"bench.campaign: {cache}/wiretax: other users can replace what is in {cache}: "
         "chmod go-w that folder; set XDG_CACHE_HOME to a folder of your own\n"
     )
-    assert not (folder / "new").exists()
 
 
 @pytest.mark.parametrize("number", few([signal.SIGTERM, signal.SIGHUP], 1))
@@ -100,10 +99,10 @@ def test_a_campaign_that_is_cut_short_leaves_no_worktree(tmp_path, repository, n
     options, cache = (*OF_HEAD, *ONE_PAIR), tmp_path / "cache"
     variables = {"PYTHONPATH": "", "XDG_CACHE_HOME": str(cache)}
     with started(tmp_path / "c", *options, tree=repository, **variables) as process:
-        wait_for(lambda: list(cache.glob("wiretax/revisions-*/base/bench")))
+        wait_for(lambda: list(cache.glob("wiretax/*-revisions/base/bench")))
         process.send_signal(number)
         process.wait(20)
-    assert not list(cache.glob("wiretax/revisions-*"))
+    assert not list(cache.glob("wiretax/*-revisions"))
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 

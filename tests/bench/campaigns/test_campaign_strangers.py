@@ -50,7 +50,10 @@ line = {{"collective": "all_reduce", "size_bytes": 8, "algorithm": "mine", "n_wr
 line["time_us"] = [draw.gauss(5, 0.1) for _ in range(8)]
 print(json.dumps(line), file=open(file[0], "w") if file else sys.stdout)
 """
-FILES = "plant('status'), plant('index.html'), os.mkfifo(folder / 'summary.md')"
+FILES = (
+    "(folder / 'status').unlink(), plant('status'), plant('index.html'), "
+    "os.mkfifo(folder / 'summary.md')"
+)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A command from its first line to its exit status: start MPI, agree, work, end together."""
 
 import hashlib
+import mmap
 import os
 import platform
 import resource
@@ -23,6 +24,7 @@ from typing import NoReturn
 from bench import VERSION, end_interrupted
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.feature import Feature
+from bench.harness.guard import start_rank, tell
 from bench.harness.options import Parser, RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
@@ -93,6 +95,7 @@ def start(
     options: RunOptions, work: Callable[[Session], int], features: Sequence[Feature] = ()
 ) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on."""
+    guard = start_rank()
     signal.signal(signal.SIGINT, end_interrupted)  # until the flight record exists
     end_at_interrupts()
     limit_s = max(options.timeout_s, START_S)
@@ -120,7 +123,7 @@ def start(
     signal.set_wakeup_fd(-1)
     try:
         require_one_run(communicator, options)
-        flight = open_flight(communicator, options)
+        flight = open_flight(communicator, options, guard)
         flight.progress = progress
     except Refusal as refusal:
         say_once(options, str(refusal), communicator)
@@ -301,8 +304,9 @@ def program_digest(*packages: str) -> str:
     return f"{VERSION} ({digest.hexdigest()[:7]})"
 
 
-def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord:
-    """Names the run, opens the flight records and starts the witness. Raises Refusal."""
+def open_flight(communicator: Communicator, options: RunOptions, guard: mmap.mmap) -> FlightRecord:
+    """Names the run, opens the flight records, tells the guard, and starts the witness. Raises
+    Refusal."""
     rank, run_id = communicator.rank, ""
     if not options.keeps_run:
         return FlightRecord("", None, rank, options.timeout_s, {})
@@ -312,6 +316,7 @@ def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord
     folder = Path(options.out) / f"{communicator.broadcast(run_id)}.flight"
     pids = dict(communicator.node_gather((rank, os.getpid())))
     hosts = communicator.host_names if communicator.hosts > 1 else []
+    host = hosts[rank] if hosts else ""
     try:
         with communicator.all_or_none(ResultError), or_cannot(f"watch over the ranks in {folder}"):
             if not folder.is_dir():
@@ -321,8 +326,10 @@ def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord
                     "with --out"
                 )
             if communicator.local_rank == 0:
-                start_witness(folder, pids, hosts[rank] if hosts else "")
-            return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)
+                start_witness(folder, pids, host)
+            flight = FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)
+            tell(guard, folder, rank, host)
+            return flight
     except Refusal:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -32,7 +32,6 @@ GRACE_S = 0.6  # a kernel's wait knows more, so it times out first
 INTERRUPT_S = 1.3  # from Ctrl-C to the end, even if a rank waits
 VERDICT_S = 0.5  # in which other hosts first report a fault of a rank of their own
 SILENCES = 2  # in a row: one lost packet is no cut link
-LAUNCHER_S = 0.4  # until MPICH's launcher may know that a rank has exited
 # In these steps ranks compile, read or write alone, for at most LONGEST_ALONE time-outs.
 ALONE = (
     "open the device",
@@ -165,10 +164,10 @@ class FlightRecord:
             self.folder.rmdir()
 
     def _watch(self) -> None:
-        launcher, position, still_s = os.getppid(), b"", 0.0
+        position, still_s = b"", 0.0
         while True:
             signals = select.select([] if self.interrupted_s else [self.signals], [], [], LOOK_S)[0]
-            if signals or os.getppid() != launcher:  # Open MPI's ranks survive their mpirun
+            if signals:
                 self.interrupted_s = self.interrupted_s or time.monotonic()
             self._leave_if_ended()
             if self.interrupted_s and time.monotonic() - self.interrupted_s > INTERRUPT_S:
@@ -226,10 +225,6 @@ class FlightRecord:
         if not (self.folder / "ended").exists():
             return
         self.exiting.acquire()
-        # When a rank's pipes close, MPICH's launcher kills the other ranks, and the exit status may
-        # become that signal. `sleep` keeps this rank's pipes open until the others have exited.
-        with contextlib.suppress(OSError):
-            subprocess.Popen(["sleep", str(LAUNCHER_S)], close_fds=False)
         time.sleep(LOOK_S)  # by then `ended` is written
         flight, status = read_flight(self.folder), WRONG  # a full disk leaves the file empty
         if flight and (ended := flight.ended):
@@ -247,18 +242,23 @@ class FlightRecord:
         os._exit(status)
 
     def _say(self, culprit: dict[str, Any], why: str, details: str = "") -> None:
-        counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
-        host = f" on {self.hosts[culprit['rank']]}" if self.hosts else ""
-        place = [
-            culprit["text"],
-            "" if block is None else f"block {block}",
-            f"step {culprit['step']}",
-            PHASES[phase] if phase else "",
-            f"epoch {counters['epoch']}",
-            f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
-        ]
-        sentence = f"rank {culprit['rank']}{host} {why}: {', '.join(filter(None, place))}{details}"
-        say("wiretax", sentence)
+        host = self.hosts[culprit["rank"]] if self.hosts else ""
+        say("wiretax", sentence_on(culprit, why, host) + details)
+
+
+def sentence_on(culprit: dict[str, Any], why: str, host: str = "") -> str:
+    """Which rank ended a run, on which `host` where there are several, why, and where it was."""
+    counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
+    place = [
+        culprit["text"],
+        "" if block is None else f"block {block}",
+        f"step {culprit['step']}",
+        PHASES[phase] if phase else "",
+        f"epoch {counters['epoch']}",
+        f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
+    ]
+    on_host = f" on {host}" * bool(host)
+    return f"rank {culprit['rank']}{on_host} {why}: {', '.join(filter(None, place))}"
 
 
 def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:

@@ -21,10 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from bench import VERSION, end_interrupted
+from bench import VERSION
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.feature import Feature
-from bench.harness.guard import start_rank, tell
+from bench.harness.guard import start_rank
 from bench.harness.options import Parser, RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
@@ -96,8 +96,6 @@ def start(
 ) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on."""
     guard = start_rank()
-    signal.signal(signal.SIGINT, end_interrupted)  # until the flight record exists
-    end_at_interrupts()
     limit_s = max(options.timeout_s, START_S)
     signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
     late = threading.Timer(limit_s, end_start, (options, limit_s))
@@ -120,7 +118,6 @@ def start(
         sys.exit(CANNOT)
     except Refusal as refusal:
         Parser(prog=f"bench.{options.command}").error(str(refusal))
-    signal.set_wakeup_fd(-1)
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options, guard)
@@ -141,21 +138,6 @@ def start(
         flight.close()
     print_out("")
     sys.exit(status)
-
-
-def end_at_interrupts() -> None:
-    """Lets a thread end this rank at an interrupt, until the wake-up descriptor is reset: within
-    MPI's start the main thread runs no handler, and a launcher that was interrupted leaves it
-    there."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-
-    def wait() -> None:
-        os.read(reader, 1)
-        end_interrupted()
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def end_start(options: RunOptions, limit_s: float) -> None:
@@ -316,7 +298,6 @@ def open_flight(communicator: Communicator, options: RunOptions, guard: mmap.mma
     folder = Path(options.out) / f"{communicator.broadcast(run_id)}.flight"
     pids = dict(communicator.node_gather((rank, os.getpid())))
     hosts = communicator.host_names if communicator.hosts > 1 else []
-    host = hosts[rank] if hosts else ""
     try:
         with communicator.all_or_none(ResultError), or_cannot(f"watch over the ranks in {folder}"):
             if not folder.is_dir():
@@ -326,10 +307,9 @@ def open_flight(communicator: Communicator, options: RunOptions, guard: mmap.mma
                     "with --out"
                 )
             if communicator.local_rank == 0:
-                start_witness(folder, pids, host)
-            flight = FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)
-            tell(guard, folder, rank, host)
-            return flight
+                start_witness(folder, pids, hosts[rank] if hosts else "")
+            guard.write(os.fsencode(folder / f"rank-{rank}"))
+            return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)
     except Refusal:
         shutil.rmtree(folder, ignore_errors=True)
         raise

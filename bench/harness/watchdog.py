@@ -73,7 +73,8 @@ class FlightRecord:
                 file.write(bytes(PAGE_BYTES))  # without space on the disk a note would raise SIGBUS
                 self.page = mmap.mmap(file.fileno(), PAGE_BYTES)  # keeps the file open
         self.watch = self.page_watch = Watch.from_buffer(self.page, COUNTERS_OFFSET)
-        self.state = dict[str, Any](steps=0, rank=rank, case=None, block=None, text="")
+        name = f"rank {rank} on {hosts[rank]}" if hosts else f"rank {rank}"
+        self.state = dict[str, Any](steps=0, rank=rank, name=name, case=None, block=None, text="")
         self.interrupted_s: float | None = None
         self.progress = Progress("", quiet=True)
         self.exiting = threading.RLock()  # the thread that ends this process never releases it
@@ -216,7 +217,10 @@ class FlightRecord:
     def _lost_rank(self, hosts: Sequence[str]) -> dict[str, Any]:
         """The record of the first rank on these hosts, or what this rank knows in its place."""
         rank, flight = self.hosts.index(hosts[0]), read_flight(self.folder)
-        return (flight.ranks.get(rank) if flight else None) or self.record | {"rank": rank}
+        return (flight.ranks.get(rank) if flight else None) or self.record | {
+            "rank": rank,
+            "name": f"rank {rank} on {hosts[0]}",
+        }
 
     def _lost_why(self) -> str:
         return f"{UNREACHABLE} for {self.timeout_s:g} s, because its host does not answer"
@@ -228,8 +232,8 @@ class FlightRecord:
         time.sleep(LOOK_S)  # by then `ended` is written
         flight, status = read_flight(self.folder), WRONG  # a full disk leaves the file empty
         if flight and (ended := flight.ended):
-            status, culprit = ended["status"], flight.ranks.get(ended["rank"])
-            if self.hosts:  # each witness speaks itself, but not across a link that is cut
+            status = ended["status"]
+            if self.hosts:  # who ended the run has said so, but not across a link that is cut
                 is_here = ended["by"] in [f"rank {rank}" for rank in self.pids]
                 if ended["why"].startswith(UNREACHABLE) and not is_here:
                     asker = self.hosts[int(ended["by"].split()[1])]
@@ -237,17 +241,14 @@ class FlightRecord:
                         self._say(self._lost_rank(hosts), self._lost_why())
                     elif not self.neighbours:  # the launcher would end the rank that asks
                         time.sleep(ANSWER_S + VERDICT_S)
-            elif ended["by"] == "witness" and culprit and self.rank == int(culprit["rank"] == 0):
-                self._say(culprit, ended["why"])  # one survivor speaks for the witness
         os._exit(status)
 
     def _say(self, culprit: dict[str, Any], why: str, details: str = "") -> None:
-        host = self.hosts[culprit["rank"]] if self.hosts else ""
-        say("wiretax", sentence_on(culprit, why, host) + details)
+        say("wiretax", sentence_on(culprit, why) + details)
 
 
-def sentence_on(culprit: dict[str, Any], why: str, host: str = "") -> str:
-    """Which rank ended a run, on which `host` where there are several, why, and where it was."""
+def sentence_on(culprit: dict[str, Any], why: str) -> str:
+    """Which rank ended a run, why, and where it was."""
     counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
     place = [
         culprit["text"],
@@ -257,18 +258,16 @@ def sentence_on(culprit: dict[str, Any], why: str, host: str = "") -> str:
         f"epoch {counters['epoch']}",
         f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
     ]
-    on_host = f" on {host}" * bool(host)
-    return f"rank {culprit['rank']}{on_host} {why}: {', '.join(filter(None, place))}"
+    return f"{culprit['name']} {why}: {', '.join(filter(None, place))}"
 
 
 def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:
-    """Starts this host's witness: a process in its own session that exits after the ranks. With the
-    name of the host, which a run on several hosts has, it prints which rank died."""
+    """Starts this host's witness: a process in its own session that exits after the ranks. `host`:
+    the host's name in a run on several hosts."""
     script, null = Path(__file__).with_name("witness.py"), subprocess.DEVNULL
     subprocess.Popen(
         [sys.executable, "-S", "-E", script, folder, json.dumps(pids), *filter(None, [host])],
         stdin=null,
         stdout=null,
-        stderr=None if host else null,
         start_new_session=True,
     )

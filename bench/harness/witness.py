@@ -50,11 +50,11 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
     while alive:
         dead = deaths.poll(LEFT_BEHIND_S if len(alive) < len(pids) else None)
         for rank in [alive.pop(pidfd) for pidfd, _ in dead]:
-            if (folder / f"rank-{rank}").exists():  # a rank that has finished removes its record
-                is_first = record_end(folder, rank, SILENT, by="witness", status=1)
-                if is_first and host:
-                    with contextlib.suppress(OSError):  # the launcher has gone
-                        print(f"wiretax: rank {rank} on {host} {SILENT}", file=sys.stderr)
+            # A rank that has finished removes its record.
+            has_record, on_host = (folder / f"rank-{rank}").exists(), f" on {host}" * bool(host)
+            if has_record and record_end(folder, rank, SILENT, by="witness", status=1):
+                with contextlib.suppress(OSError):  # the launcher has gone
+                    print(f"wiretax: rank {rank}{on_host} {SILENT}", file=sys.stderr)
         for rank in [] if dead else alive.values():
             for pid in guards[rank], pids[rank]:
                 if state_of(pid) == "T":  # the launcher would wait forever
@@ -136,8 +136,9 @@ def clear_up(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1]),
-        {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
-        *sys.argv[3:],
-    )
+    with contextlib.suppress(OSError):  # a kernel before 5.3 has no pidfds
+        main(
+            Path(sys.argv[1]),
+            {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
+            *sys.argv[3:],
+        )

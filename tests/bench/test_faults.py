@@ -289,6 +289,7 @@ def test_a_rank_that_is_killed_with_its_guard_is_named(out):
     run.signal(run.guards()[1], signal.SIGKILL)
     done = run.end()
     assert done.returncode != 0
+    assert said_in(done) == ["wiretax: rank 1 ended without a word"]
     assert run.took_s < SOON_S
     wait_for(lambda: not processes(out), 2.0)
     assert stopped_first(out, 1, r".*step .*, epoch \d+", "ended without a word"), show(out)

@@ -83,6 +83,7 @@ LINK = Collective(
     _from_sources,
     cut=False,
     no_place="nothing moves in place",
+    sends=lambda shape, rank: rank in dict(shape["pairs"]),
     receives=lambda shape, rank, _: rank in dict(shape["pairs"]).values(),
 )
 
@@ -368,8 +369,6 @@ def moving_iteration(link: Link, part: Part, size_bytes: int, operation: Operati
         shape={"pairs": part.pairs},
     )
     iteration = case_iteration(world, buffers, case, operation, 0)
-    if world.communicator.rank not in dict(part.pairs):
-        iteration.prepare = nothing(world)
     iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
     return iteration
 

@@ -157,10 +157,11 @@ class Collective:
     Its size, as nccl-tests counts it, is one segment; if it is `cut`, one segment for each rank. A
     rank's send buffer holds all segments if `sends_all`, otherwise one; likewise `receives_all`.
     `result(sent, shape, combine)` computes the receive buffers of all ranks, (ranks, segments,
-    ...), from their send buffers; `combine` reduces the axis of ranks. `receives(shape, rank,
-    ranks)`: whether a rank gets any data. `least_bytes(segment_bytes, ranks)`: what each rank must
-    send and receive, and what it copies for itself. `no_place` says why there is no in-place form;
-    `no_chain` why a chain has no meaning, by the `way` of a shape (None: without ways)."""
+    ...), from their send buffers; `combine` reduces the axis of ranks. `sends(shape, rank)`:
+    whether a rank gives any data, `receives(shape, rank, ranks)`: whether it gets any.
+    `least_bytes(segment_bytes, ranks)`: what each rank must send and receive, and what it copies
+    for itself. `no_place` says why there is no in-place form; `no_chain` why a chain has no
+    meaning, by the `way` of a shape (None: without ways)."""
 
     name: str
     result: Callable[[Array, Shape, Callable[[Array], Array]], Array]
@@ -169,6 +170,7 @@ class Collective:
     receives_all: bool = False
     reduces: bool = False
     shapes: tuple[Shape, ...] = ({},)
+    sends: Callable[[Shape, int], bool] = lambda shape, rank: True
     receives: Callable[[Shape, int, int], bool] = lambda shape, rank, ranks: True
     least_bytes: Callable[[int, int], tuple[int, int]] = lambda segment, ranks: (
         (ranks - 1) * segment,

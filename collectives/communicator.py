@@ -34,6 +34,7 @@ LOCAL_SIZE_VARIABLES = (
     "SLURM_STEP_TASKS_PER_NODE",
     "SLURM_TASKS_PER_NODE",
 )
+LAUNCHER = os.getppid()  # later the parent is this rank's guard
 VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "Cray": "Cray MPICH"}
 
 
@@ -88,8 +89,8 @@ def best_thread_level() -> str:
     mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when ranks outnumber cores,
     MPICH 5.0.2 yields the core at no other level: four ranks on two cores took 1.5 s for 1 MB at
     FUNNELED, with any polling variables, and 1.5 ms at MULTIPLE."""
-    # A bound rank sees only its own core; its launcher, the parent process, sees all of them.
-    cores = max(len(os.sched_getaffinity(process)) for process in (0, os.getppid()))
+    # A bound rank sees only its own core; its launcher sees all of them.
+    cores = max(len(os.sched_getaffinity(process)) for process in (0, LAUNCHER))
     return "multiple" if (_number_in(LOCAL_SIZE_VARIABLES) or 1) > cores else "funneled"
 
 

@@ -2,9 +2,9 @@
 // filled it, make a rank late, write the send buffer (once), check the result (reads it once).
 #include "include/pack.h"
 
-// The number of wrong elements; for the first counted: iteration, offset in bytes, and the bits.
+// The number of wrong elements; for the first counted: iteration, offset in bytes, bits, and place.
 struct Wrong {
-  u64 elements, iteration, offset, expected, got;
+  u64 elements, iteration, offset, expected, got, place;
 };
 
 // A buffer of segments: in iteration t, element i of one is element (i + t) mod `period` of its
@@ -15,6 +15,7 @@ struct Pattern {
   long segments, segment_bytes, table_bytes, period, element_bytes;
   Wrong* wrong;
   const Watch* watch;
+  u64 place;
 };
 
 // Calls each(piece of the buffer, its expected content, bytes) for the pieces of this block.
@@ -65,6 +66,7 @@ KERNEL count_wrong(LAUNCHED_WITH(Pattern) p) {
       p.wrong->offset = (u64)(got + first - p.buffer);
       p.wrong->expected = bits_of(table + first, p.element_bytes);
       p.wrong->got = bits_of(got + first, p.element_bytes);
+      p.wrong->place = p.place;
     }
   });
 }

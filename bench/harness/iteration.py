@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness import verify
+from bench.harness.verify import MARGIN_BYTES, MARGINS, SEND
 from collectives.algorithms.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.binding import build_macros, plain_arguments
 from collectives.collective import Array
@@ -71,6 +72,7 @@ class Iteration:
     consume: Step
     check: Step
     wrong: Memory | None = None
+    fill_margins: Step | None = None  # once a block: other cases write there
     late: Step | None = None  # delays this rank between the meeting and its first stamp
     chain_calls: int = 0
     scale: float = 1.0  # from the timed part of a transfer to all of it
@@ -114,18 +116,20 @@ def stamp(column: int) -> Action:
 
 @dataclass
 class Buffers:
-    """A send and a receive buffer of this rank, large enough for every case, and the seed."""
+    """A send and a receive buffer of this rank, each large enough for every case between margins,
+    and the seed."""
 
     send: Memory
     receive: Memory
     seed: int
+    margin_bytes: int = field(default=0, kw_only=True)
 
     def place(self, world: World, case: Case) -> Case:
         """The case in these buffers; in place, the smaller buffer is this rank's own segment of the
         larger one."""
+        collective, whole = case.collective, self.receive.address + self.margin_bytes
         if not case.in_place:
-            return replace(case, send=self.send.address, receive=self.receive.address)
-        collective, whole = case.collective, self.receive.address
+            return replace(case, send=self.send.address + self.margin_bytes, receive=whole)
         own = whole + (world.communicator.rank * case.segment_bytes if collective.cut else 0)
         return replace(
             case,
@@ -141,6 +145,31 @@ class Segments:
     address: int
     segment_bytes: int
     tables: Array
+
+
+def margins(case: Case, ranks: int, inputs: Pattern) -> list[Pattern]:
+    """What lies in front of and behind the case's buffers, where nobody may write: the inputs'
+    table, shifted. So these areas differ, also between ranks, and a copy that is too long shows."""
+    sizes = [count * case.segment_bytes for count in case.collective.segments(ranks)]
+    areas = [*zip(sizes, (case.send, case.receive), MARGINS, strict=True)]
+    if case.in_place:  # the smaller buffer lies in the larger one
+        areas = [max(areas)]
+    return [
+        Pattern(
+            start,
+            inputs.tables + place * inputs.element_bytes,
+            1,
+            MARGIN_BYTES,
+            inputs.table_bytes,
+            1,
+            inputs.element_bytes,
+            inputs.wrong,
+            inputs.watch,
+            place,
+        )
+        for size, buffer, front in areas
+        for place, start in enumerate((buffer - MARGIN_BYTES, buffer + size), front)
+    ]
 
 
 def nothing(world: World) -> Step:
@@ -171,12 +200,14 @@ def case_iteration(
         operation.expected_sum,
         operation.ignores_nan,
     )
-    receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
+    sends, receives = collective.segments(ranks)
+    sends *= collective.sends(case.shape, rank)
+    receives *= collective.receives(case.shape, rank, ranks)
     values, result = data.sent(), data.received(case.shape)
     if chain_calls:
         values = data.chain_sent()
         result = data.chain_received(case.shape, case.in_place, chain_calls)
-    sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
+    sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank][:sends])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
     iteration = checked_iteration(world, case, operation, (sent, received), buffers)
     if chain_calls:
@@ -210,14 +241,15 @@ def checked_iteration(
     owner: object,
     repeats: int = verify.REPEATS,
 ) -> Iteration:
-    """Writes inputs, performs the operation, reads and checks outputs. Raises DeviceError."""
+    """Writes inputs, performs the operation, reads and checks outputs, and that out of place the
+    inputs, and margins that `owner` has, are as before. Raises DeviceError."""
     device, size = world.device, case.datatype.size_bytes
     wrong, outputs = device.private(WRONG_BYTES), contents[1]
     elements = len(outputs.tables) * outputs.segment_bytes // size
     most_bytes = max(len(part.tables) * part.segment_bytes for part in contents)
     kernels, blocks, keep = device.loop_kernels(), device.blocks_for(most_bytes), [owner, wrong]
 
-    def over(part: Segments, entry: str) -> Step:
+    def over(part: Segments, entry: str, place: int) -> Step:
         # `repeats` periods can start anywhere in the first one.
         table = device.store(np.tile(part.tables, repeats + 1))
         keep.append(table)
@@ -231,10 +263,20 @@ def checked_iteration(
             size,
             wrong.address,
             ctypes.addressof(world.watch),
+            place,
         )
         return Step(kernels.kernel(entry), pattern, blocks)
 
-    write, check = map(over, contents, ("write_pattern", "count_wrong"))
+    write, check = map(over, contents, ("write_pattern", "count_wrong"), (SEND, 0))
+    checks, fills = [check], list[Step]()
+    if not case.in_place:
+        if case.mode == "chained":  # its calls have overwritten the inputs: one more
+            checks += [write, operation.step]
+        checks.append(replace(write, kernel=check.kernel))
+    if isinstance(owner, Buffers) and owner.margin_bytes:
+        areas = margins(case, world.communicator.size, write.argument)
+        fills = [replace(write, argument=area) for area in areas]
+        checks += [replace(fill, kernel=check.kernel) for fill in fills]
     consume = consume_step(world, case, "read_own", elements)
     return Iteration(
         -1,
@@ -242,8 +284,9 @@ def checked_iteration(
         write,
         operation,
         consume,
-        check,
+        device.sequence(checks),
         wrong=wrong,
+        fill_margins=device.sequence(fills),
         keep=keep,
     )
 

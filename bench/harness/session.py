@@ -1,6 +1,7 @@
 """A command from its first line to its exit status: start MPI, agree, work, end together."""
 
 import hashlib
+import mmap
 import os
 import platform
 import resource
@@ -20,9 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from bench import VERSION, end_interrupted
+from bench import VERSION
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.feature import Feature
+from bench.harness.guard import start_rank
 from bench.harness.options import Parser, RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
@@ -94,8 +96,7 @@ def start(
     options: RunOptions, work: Callable[[Session], int], features: Sequence[Feature] = ()
 ) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on."""
-    signal.signal(signal.SIGINT, end_interrupted)  # until the flight record exists
-    end_at_interrupts()
+    guard = start_rank()
     limit_s = max(options.timeout_s, START_S)
     signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
     late = threading.Timer(limit_s, end_start, (options, limit_s))
@@ -118,10 +119,9 @@ def start(
         sys.exit(CANNOT)
     except Refusal as refusal:
         Parser(prog=f"bench.{options.command}").error(str(refusal))
-    signal.set_wakeup_fd(-1)
     try:
         require_one_run(communicator, options)
-        flight = open_flight(communicator, options)
+        flight = open_flight(communicator, options, guard)
         flight.progress = progress
     except Refusal as refusal:
         say_once(options, str(refusal), communicator)
@@ -139,21 +139,6 @@ def start(
         flight.close()
     print_out("")
     sys.exit(status)
-
-
-def end_at_interrupts() -> None:
-    """Lets a thread end this rank at an interrupt, until the wake-up descriptor is reset: within
-    MPI's start the main thread runs no handler, and a launcher that was interrupted leaves it
-    there."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-
-    def wait() -> None:
-        os.read(reader, 1)
-        end_interrupted()
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def end_start(options: RunOptions, limit_s: float) -> None:
@@ -302,8 +287,9 @@ def program_digest(*packages: str) -> str:
     return f"{VERSION} ({digest.hexdigest()[:7]})"
 
 
-def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord:
-    """Names the run, opens the flight records and starts the witness. Raises Refusal."""
+def open_flight(communicator: Communicator, options: RunOptions, guard: mmap.mmap) -> FlightRecord:
+    """Names the run, opens the flight records, tells the guard, and starts the witness. Raises
+    Refusal."""
     rank, run_id = communicator.rank, ""
     if not options.keeps_run:
         return FlightRecord("", None, rank, options.timeout_s, {})
@@ -323,6 +309,7 @@ def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord
                 )
             if communicator.local_rank == 0:
                 start_witness(folder, pids, hosts[rank] if hosts else "")
+            guard.write(os.fsencode(folder / f"rank-{rank}"))
             return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)
     except Refusal:
         shutil.rmtree(folder, ignore_errors=True)

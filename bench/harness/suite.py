@@ -14,6 +14,7 @@ from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iterat
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, require_memory, say_once
 from bench.harness.timing import round_trip_ns
+from bench.harness.verify import MARGIN_BYTES
 from bench.machine import environment
 from collectives.algorithms.allreduce_copy_engine import shared_engine
 from collectives.choice import AUTO, STABLE, kinds_of
@@ -228,10 +229,11 @@ def prepare(
     largest = max(sweep.sizes)
     require_memory(session, largest)
     session.flight.note("allocate", text=f"{largest} B")
+    room = largest + 2 * MARGIN_BYTES
     with session.communicator.all_or_none(DeviceError, MemoryError):
-        send, receive = (world.library.allocate(world, largest) for _ in range(2))
-        own_send, own_receive = (world.library.allocate_own(world, largest) for _ in range(2))
-    buffers = Buffers(send, receive, session.options.seed)
+        send, receive = (world.library.allocate(world, room) for _ in range(2))
+        own_send, own_receive = (world.library.allocate_own(world, room) for _ in range(2))
+    buffers = Buffers(send, receive, session.options.seed, margin_bytes=MARGIN_BYTES)
     listed = by_default(sweep.collective.name, world)
     if sweep.algorithms:
         listed = in_order(sweep.algorithms, list(ALGORITHMS[sweep.collective.name].values()))
@@ -251,7 +253,7 @@ def prepare(
         sweep.mode,
     )
     if own_send and own_receive:
-        library_buffers = Buffers(own_send, own_receive, session.options.seed)
+        library_buffers = replace(buffers, send=own_send, receive=own_receive)
         axes = replace(axes, for_library=partial(library_buffers.place, world))
     suite = bind_cases(
         session, axes, sweep_cases(sweep, session, buffers), partial(case_iteration, world, buffers)

@@ -181,6 +181,8 @@ def measure_block(
     flight.note("timed loop", case=iteration.number, block=block, text=iteration.text)
     if iteration.wrong:
         iteration.wrong.write(np.zeros(WRONG_BYTES, np.uint8))
+    if iteration.fill_margins:
+        session.world.device.caller(iteration.fill_margins)()
     before_ns = round_trip_ns(session)
     follow_link(session, iteration, before_ns)
     stamps = perform(session, iteration, Counts(schedule.warmup + checks, schedule.count, checks))

@@ -23,6 +23,17 @@ REPEATS = 64
 # Whole numbers up to these are exact; in e5m2 up to 8, in float32 up to 2^24.
 EXACT_SUMS = {"bfloat16": 256, "float16": 2048}
 FP8_CODES = 0x30  # of fp8: those that follow are finite and not tiny
+# What a rank did, by the place of the pattern that is wrong.
+PLACES = (
+    "got",
+    "changed its send buffer: got",
+    "wrote in the 4 KiB in front of its send buffer: got",
+    "wrote behind its send buffer: got",
+    "wrote in the 4 KiB in front of its receive buffer: got",
+    "wrote behind its receive buffer: got",
+)
+SEND, MARGINS = 1, (2, 4)  # the margins in front of both buffers
+MARGIN_BYTES = 4096  # a page, so that buffers between margins keep their alignment
 
 
 class WrongResult(Refusal):
@@ -46,6 +57,7 @@ def first_wrong(counts: Sequence[Wrong], datatype: Datatype) -> FirstWrong | Non
                 element=wrong.offset // size,
                 expected=text(wrong.expected),
                 got=text(wrong.got),
+                did=PLACES[wrong.place],
             )
     return None
 

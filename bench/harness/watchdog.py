@@ -32,7 +32,6 @@ GRACE_S = 0.6  # a kernel's wait knows more, so it times out first
 INTERRUPT_S = 1.3  # from Ctrl-C to the end, even if a rank waits
 VERDICT_S = 0.5  # in which other hosts first report a fault of a rank of their own
 SILENCES = 2  # in a row: one lost packet is no cut link
-LAUNCHER_S = 0.4  # until MPICH's launcher may know that a rank has exited
 # In these steps ranks compile, read or write alone, for at most LONGEST_ALONE time-outs.
 ALONE = (
     "open the device",
@@ -74,7 +73,8 @@ class FlightRecord:
                 file.write(bytes(PAGE_BYTES))  # without space on the disk a note would raise SIGBUS
                 self.page = mmap.mmap(file.fileno(), PAGE_BYTES)  # keeps the file open
         self.watch = self.page_watch = Watch.from_buffer(self.page, COUNTERS_OFFSET)
-        self.state = dict[str, Any](steps=0, rank=rank, case=None, block=None, text="")
+        name = f"rank {rank} on {hosts[rank]}" if hosts else f"rank {rank}"
+        self.state = dict[str, Any](steps=0, rank=rank, name=name, case=None, block=None, text="")
         self.interrupted_s: float | None = None
         self.progress = Progress("", quiet=True)
         self.exiting = threading.RLock()  # the thread that ends this process never releases it
@@ -165,10 +165,10 @@ class FlightRecord:
             self.folder.rmdir()
 
     def _watch(self) -> None:
-        launcher, position, still_s = os.getppid(), b"", 0.0
+        position, still_s = b"", 0.0
         while True:
             signals = select.select([] if self.interrupted_s else [self.signals], [], [], LOOK_S)[0]
-            if signals or os.getppid() != launcher:  # Open MPI's ranks survive their mpirun
+            if signals:
                 self.interrupted_s = self.interrupted_s or time.monotonic()
             self._leave_if_ended()
             if self.interrupted_s and time.monotonic() - self.interrupted_s > INTERRUPT_S:
@@ -217,7 +217,10 @@ class FlightRecord:
     def _lost_rank(self, hosts: Sequence[str]) -> dict[str, Any]:
         """The record of the first rank on these hosts, or what this rank knows in its place."""
         rank, flight = self.hosts.index(hosts[0]), read_flight(self.folder)
-        return (flight.ranks.get(rank) if flight else None) or self.record | {"rank": rank}
+        return (flight.ranks.get(rank) if flight else None) or self.record | {
+            "rank": rank,
+            "name": f"rank {rank} on {hosts[0]}",
+        }
 
     def _lost_why(self) -> str:
         return f"{UNREACHABLE} for {self.timeout_s:g} s, because its host does not answer"
@@ -226,15 +229,11 @@ class FlightRecord:
         if not (self.folder / "ended").exists():
             return
         self.exiting.acquire()
-        # When a rank's pipes close, MPICH's launcher kills the other ranks, and the exit status may
-        # become that signal. `sleep` keeps this rank's pipes open until the others have exited.
-        with contextlib.suppress(OSError):
-            subprocess.Popen(["sleep", str(LAUNCHER_S)], close_fds=False)
         time.sleep(LOOK_S)  # by then `ended` is written
         flight, status = read_flight(self.folder), WRONG  # a full disk leaves the file empty
         if flight and (ended := flight.ended):
-            status, culprit = ended["status"], flight.ranks.get(ended["rank"])
-            if self.hosts:  # each witness speaks itself, but not across a link that is cut
+            status = ended["status"]
+            if self.hosts:  # who ended the run has said so, but not across a link that is cut
                 is_here = ended["by"] in [f"rank {rank}" for rank in self.pids]
                 if ended["why"].startswith(UNREACHABLE) and not is_here:
                     asker = self.hosts[int(ended["by"].split()[1])]
@@ -242,33 +241,33 @@ class FlightRecord:
                         self._say(self._lost_rank(hosts), self._lost_why())
                     elif not self.neighbours:  # the launcher would end the rank that asks
                         time.sleep(ANSWER_S + VERDICT_S)
-            elif ended["by"] == "witness" and culprit and self.rank == int(culprit["rank"] == 0):
-                self._say(culprit, ended["why"])  # one survivor speaks for the witness
         os._exit(status)
 
     def _say(self, culprit: dict[str, Any], why: str, details: str = "") -> None:
-        counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
-        host = f" on {self.hosts[culprit['rank']]}" if self.hosts else ""
-        place = [
-            culprit["text"],
-            "" if block is None else f"block {block}",
-            f"step {culprit['step']}",
-            PHASES[phase] if phase else "",
-            f"epoch {counters['epoch']}",
-            f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
-        ]
-        sentence = f"rank {culprit['rank']}{host} {why}: {', '.join(filter(None, place))}{details}"
-        say("wiretax", sentence)
+        say("wiretax", sentence_on(culprit, why) + details)
+
+
+def sentence_on(culprit: dict[str, Any], why: str) -> str:
+    """Which rank ended a run, why, and where it was."""
+    counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
+    place = [
+        culprit["text"],
+        "" if block is None else f"block {block}",
+        f"step {culprit['step']}",
+        PHASES[phase] if phase else "",
+        f"epoch {counters['epoch']}",
+        f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
+    ]
+    return f"{culprit['name']} {why}: {', '.join(filter(None, place))}"
 
 
 def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:
-    """Starts this host's witness: a process in its own session that exits after the ranks. With the
-    name of the host, which a run on several hosts has, it prints which rank died."""
+    """Starts this host's witness: a process in its own session that exits after the ranks. `host`:
+    the host's name in a run on several hosts."""
     script, null = Path(__file__).with_name("witness.py"), subprocess.DEVNULL
     subprocess.Popen(
         [sys.executable, "-S", "-E", script, folder, json.dumps(pids), *filter(None, [host])],
         stdin=null,
         stdout=null,
-        stderr=None if host else null,
         start_new_session=True,
     )

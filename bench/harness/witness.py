@@ -1,24 +1,19 @@
-"""Records which rank of a host died first, and cleans up when all of its ranks have exited.
+"""Records which rank of a host was killed together with its guard, and cleans up when all of its
+ranks have exited.
 
-`watchdog` runs this file as a script. It imports nothing of the project and starts in milliseconds.
-MPICH's launcher kills the other ranks as soon as a dying rank's pipes close, while that rank may
-still take milliseconds to free its memory, so that another one ends before it. Linux closes the
-files of a process last opened first: a rank's record closes before the pipes that it started with.
-inotify keeps the order in which the records close."""
+`watchdog` runs this file as a script. It imports nothing of the project and starts in
+milliseconds."""
 
 import contextlib
-import ctypes
 import json
 import os
 import select
 import shutil
 import signal
-import struct
 import sys
 import time
 from pathlib import Path
 
-IN_CLOSE_WRITE = 8  # of inotify(7)
 LEFT_BEHIND_S, SILENT = 2.0, "ended without a word"
 LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "prterun", "prte", "prted"}
 REMOTE_SHELLS = {"ssh", "rsh"}  # by which a launcher reaches other hosts
@@ -41,46 +36,29 @@ def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
 
 
 def watch(folder: Path, pids: dict[int, int], host: str) -> None:
-    """Waits for the ends of all ranks of this host, and records the first one that is a fault."""
+    """Waits for the ends of the guards of this host's ranks, which outlive them, and records the
+    first one that could not do so itself."""
     deaths, alive = select.epoll(), dict[int, int]()  # {pidfd: rank}
-    closes, watched = watch_closes(folder, pids)
-    for rank, pid in pids.items():
+    guards = {rank: int(stat_of(pid)[1]) or pid for rank, pid in pids.items()}
+    for rank, guard in guards.items():
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = os.pidfd_open(guard)
             deaths.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
             alive[pidfd] = rank
         except ProcessLookupError:
             record_end(folder, rank, SILENT, by="witness", status=1)
     while alive:
         dead = deaths.poll(LEFT_BEHIND_S if len(alive) < len(pids) else None)
-        for rank in [*closed(closes, watched), *(alive.pop(pidfd) for pidfd, _ in dead)]:
-            if (folder / f"rank-{rank}").exists():  # a rank that has finished removes its record
-                is_first = record_end(folder, rank, SILENT, by="witness", status=1)
-                if is_first and host:
-                    with contextlib.suppress(OSError):  # the launcher has gone
-                        print(f"wiretax: rank {rank} on {host} {SILENT}", file=sys.stderr)
+        for rank in [alive.pop(pidfd) for pidfd, _ in dead]:
+            # A rank that has finished removes its record.
+            has_record, on_host = (folder / f"rank-{rank}").exists(), f" on {host}" * bool(host)
+            if has_record and record_end(folder, rank, SILENT, by="witness", status=1):
+                with contextlib.suppress(OSError):  # the launcher has gone
+                    print(f"wiretax: rank {rank}{on_host} {SILENT}", file=sys.stderr)
         for rank in [] if dead else alive.values():
-            if state_of(pids[rank]) == "T":  # the launcher would wait forever
-                os.kill(pids[rank], signal.SIGKILL)
-
-
-def watch_closes(folder: Path, pids: dict[int, int]) -> tuple[int, dict[int, int]]:
-    """An inotify instance, and {watch: rank}. The instance is -1 if this user has too many."""
-    libc = ctypes.CDLL(None)
-    closes = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    paths = {rank: os.fsencode(folder / f"rank-{rank}") for rank in pids}
-    return closes, {
-        libc.inotify_add_watch(closes, path, IN_CLOSE_WRITE): rank for rank, path in paths.items()
-    }
-
-
-def closed(closes: int, watched: dict[int, int]) -> list[int]:
-    """The ranks whose records have been closed since the last call, in that order."""
-    try:
-        events = struct.iter_unpack("iIII", os.read(closes, 16 * 1024))
-    except OSError:  # none, or no inotify
-        return []
-    return [watched[number] for number, mask, *_ in events if mask & IN_CLOSE_WRITE]
+            for pid in guards[rank], pids[rank]:
+                if state_of(pid) == "T":  # the launcher would wait forever
+                    os.kill(pid, signal.SIGKILL)
 
 
 def ancestors(pids: list[int]) -> list[int]:
@@ -158,8 +136,9 @@ def clear_up(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1]),
-        {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
-        *sys.argv[3:],
-    )
+    with contextlib.suppress(OSError):  # a kernel before 5.3 has no pidfds
+        main(
+            Path(sys.argv[1]),
+            {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
+            *sys.argv[3:],
+        )

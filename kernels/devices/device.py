@@ -129,13 +129,16 @@ class Pattern(ctypes.Structure):
         ("element_bytes", c_long),
         ("wrong", c_void_p),
         ("watch", c_void_p),
+        ("place", c_uint64),
     ]
 
 
 class Wrong(ctypes.Structure):
     """How many elements a check counted as wrong, and where the first one is, with its bits."""
 
-    _fields_ = [(name, c_uint64) for name in ("elements", "iteration", "offset", "expected", "got")]
+    _fields_ = [
+        (name, c_uint64) for name in ("elements", "iteration", "offset", "expected", "got", "place")
+    ]
 
 
 WRONG_BYTES = ctypes.sizeof(Wrong)

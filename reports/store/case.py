@@ -204,7 +204,7 @@ def work_of(case: Case) -> str:
 def describe_wrong(wrong: FirstWrong) -> str:
     """`rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected`."""
     return (
-        f"rank {wrong.rank} got {wrong.got} at offset {wrong.offset_bytes}, "
+        f"rank {wrong.rank} {wrong.did} {wrong.got} at offset {wrong.offset_bytes}, "
         f"element {wrong.element}; {wrong.expected} expected"
     )
 

@@ -115,7 +115,8 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
 
 
 class FirstWrong(msgspec.Struct, kw_only=True):
-    """The first wrong element of a check, in the receive buffer; values as `13.0 (0x41500000)`."""
+    """The first wrong element of a check; values as `13.0 (0x41500000)`. What the rank `did` begins
+    the sentence on it."""
 
     rank: int
     iteration: int
@@ -123,6 +124,7 @@ class FirstWrong(msgspec.Struct, kw_only=True):
     element: int
     expected: str
     got: str
+    did: str = "got"
 
 
 class Block(Timed, kw_only=True, tag="block", tag_field="kind"):

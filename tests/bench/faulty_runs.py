@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -49,6 +50,13 @@ def processes(out):
     return ranks
 
 
+def parent_of(pid):
+    """Return the process id of the parent, or None if the process has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).ppid()
+    return None
+
+
 class Launch:
     """A run in the background: `signal` sends a signal, `end` waits for the end. The words of an
     option are separate."""
@@ -89,9 +97,17 @@ class Launch:
         )
 
     def ranks(self):
-        """{rank: process id}"""
+        """{rank: process id}, without the guards, which are the ranks' parents."""
         rank_of_pid = processes(self.out)
-        return {int(rank): pid for pid, rank in rank_of_pid.items() if rank is not None}
+        return {
+            int(rank): pid
+            for pid, rank in rank_of_pid.items()
+            if rank is not None and rank_of_pid.get(parent_of(pid)) == rank
+        }
+
+    def guards(self):
+        """{rank: process id}"""
+        return {rank: parent_of(pid) for rank, pid in self.ranks().items()}
 
     def blocks(self):
         return sum(path.read_bytes().count(b'"kind":"block"') for path in self.out.glob("*.jsonl"))

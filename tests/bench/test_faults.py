@@ -35,6 +35,7 @@ SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the co
 REDUCING = SPINNING.replace("ring", "library").replace(r"\d+", r"[1-9]\d*")
 CHECKING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), check, epoch \d+"
 STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
+KILLED, EXITED = "was ended by signal 9, Killed", "exited with status 0"
 DIRECT = SPINNING.replace("ring", "two_shot_direct")
 
 
@@ -150,7 +151,7 @@ def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readabl
         [
             ("2 operation 40 stop", 2, SPINNING),
             ("1 operation 40 stop:0", 0, SPINNING),
-            ("0 store 5 stop", 0, STORING),
+            ("0 store 6 stop", 0, STORING),
             ("1 plan 1 stop:0", 0, r".*step .*, epoch \d+"),  # rank 0 waits inside MPI
         ],
         1,
@@ -222,23 +223,76 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s):
     few(
         [
             ("1 operation 40 kill", 3, SPINNING),
+            ("0 operation 40 exit", 3, SPINNING),
             ("1 map 1 kill", 2, "step map the peers, epoch 0"),
-            ("0 store 5 kill", 2, STORING),
+            ("0 store 6 kill", 2, STORING),
             ("1 check 6 kill", 2, CHECKING),
+            ("1 map 1 exit", 2, "step map the peers, epoch 0"),
+            ("0 store 6 exit", 2, STORING),
         ],
-        1,
+        2,
     ),
 )
-def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, fault, ranks, place):
+def test_a_rank_that_is_killed_or_exits_leaves_a_readable_run_that_names_it(
+    out, fault, ranks, place
+):
     done, took_s = struck(out, fault, RING, ranks=ranks)
-    assert done.returncode != 0
+    why = EXITED if "exit" in fault else KILLED
+    assert re.fullmatch(f"wiretax: rank {fault[0]} {why}: {place}", sentence(done))
     assert took_s < SOON_S
     wait_for(lambda: not processes(out), 2.0)
     if "map" in fault:  # no block is measured yet
         assert not list(out.iterdir())
         return
     assert "INCOMPLETE: the run was cut off." in show(out)
-    assert stopped_first(out, fault[0], place, "ended without a word"), show(out)
+    assert stopped_first(out, fault[0], place, why), show(out)
+
+
+ENDS_ALL = """
+import ctypes
+
+def bind(case):
+    return lambda: case.mpi.Barrier() or ctypes.CDLL(None).exit(0)
+"""
+CRASHES = """// wiretax: all_reduce
+#include "include/exchange.h"
+
+RANK_KERNEL(mine) {
+  exchange_and_reduce<PULL, ALL>(a);
+  if (a.rank == 1) *(volatile int*)8 = 0;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "how"),
+    [
+        ("mine.py", ENDS_ALL, f"rank [01] {EXITED}: mine 16384 B, step compile, epoch "),
+        ("mine.cu", CRASHES, r"rank 1 was ended by signal 11, Segmentation fault: case \d \(mine "),
+    ],
+)
+def test_a_peer_or_a_kernel_that_ends_its_ranks_is_no_run_that_went_well(out, name, text, how):
+    """No rank is left to say so if a library ends all of them with status 0."""
+    path = out.parent / name
+    path.write_text(text)
+    option = "--peer" if name.endswith("py") else "--kernel"
+    run = Launch(out, f"--algorithm library {option} {path}")
+    run.moment_s = time.monotonic()
+    assert re.match(f"wiretax: {how}", sentence(run.end()))
+    assert run.took_s < SOON_S + 4  # it compiles
+    assert all("INCOMPLETE" in show(out) for _ in out.glob("*.jsonl"))
+
+
+def test_a_rank_that_is_killed_with_its_guard_is_named(out):
+    run = Launch(out, RING)
+    wait_for(lambda: run.blocks() > 2)
+    run.signal(run.guards()[1], signal.SIGKILL)
+    done = run.end()
+    assert done.returncode != 0
+    assert said_in(done) == ["wiretax: rank 1 ended without a word"]
+    assert run.took_s < SOON_S
+    wait_for(lambda: not processes(out), 2.0)
+    assert stopped_first(out, 1, r".*step .*, epoch \d+", "ended without a word"), show(out)
 
 
 @pytest.mark.parametrize(
@@ -249,20 +303,20 @@ def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, algorithm, p
     fault, options = "1 operation 40 kill:0", f"--algorithm {algorithm}"
     done, took_s = struck(out, fault, options, spared=True)
     [message] = said_in(done)
-    assert re.fullmatch(f"wiretax: rank 0 ended without a word: {place}", message)
+    assert re.fullmatch(f"wiretax: rank 0 {KILLED}: {place}", message)
     assert done.returncode != 0
     assert took_s < SOON_S
-    assert stopped_first(out, 0, place, "ended without a word"), show(out)
+    assert stopped_first(out, 0, place, KILLED), show(out)
 
 
 def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
     """MPI may report an error to a survivor before the witness has recorded the killed rank."""
     done, took_s = struck(out, "0 between 9 lose:1", RING, spared=True)
     [message] = said_in(done)
-    assert message.startswith("wiretax: rank 1 ended without a word: "), done.stderr
+    assert message.startswith(f"wiretax: rank 1 {KILLED}: "), done.stderr
     assert "Traceback" not in done.stderr
     assert took_s < SOON_S
-    assert stopped_first(out, 1, ".*", "ended without a word")
+    assert stopped_first(out, 1, ".*", KILLED)
 
 
 def test_ranks_do_not_outlive_their_launcher(out):

@@ -173,6 +173,68 @@ def test_a_function_that_writes_wrong_bits_is_named_with_status_1(tmp_path):
     assert "WRONG RESULTS: mine" in done.stdout
 
 
+# Each sums rightly, and then writes where nobody may.
+ELSEWHERE = """
+import ctypes
+
+def bind(case):
+    send, receive = case.arrays
+    def call():
+        case.mpi.Allreduce(send, receive)
+        {stray}
+    return call
+"""
+STRAYS = {
+    "front": ("ctypes.memset(receive.ctypes.data - 3, 1, 3)", "wrote in the 4 KiB in front of its"),
+    "behind": ("ctypes.memset(receive.ctypes.data + receive.nbytes, 1, 3)", "wrote behind its"),
+    "eats": ("if case.rank == 1: send[5] = 99", "changed its send buffer: got 99.0"),
+}
+TOO_LONG = """
+COLLECTIVES = "sendrecv"
+
+def bind(case):
+    send, receive = (memory_of(array) for array in case.arrays)
+    to, source = (case.rank + 1) % case.ranks, (case.rank - 1) % case.ranks
+    return lambda: case.mpi.Sendrecv(send, to, recvbuf=receive, source=source)
+
+def memory_of(array):
+    import ctypes
+    return (ctypes.c_char * (array.nbytes + 4)).from_address(array.ctypes.data)
+"""
+
+
+def test_a_function_or_a_kernel_that_writes_elsewhere_is_wrong(tmp_path):
+    """Also in a chain, whose links overwrite the send buffer after each call."""
+    for name, (stray, _) in STRAYS.items():
+        peer(tmp_path, ELSEWHERE.format(stray=stray), name)
+    (tmp_path / "over.cu").write_text(
+        '// wiretax: all_reduce\n#include "include/exchange.h"\n\n'
+        "RANK_KERNEL(over) {\n  exchange_and_reduce<PULL, ALL>(a);\n"
+        "  ((float*)a.receive)[a.count] = 1;\n}\n"
+    )
+    files = ",".join(str(tmp_path / f"{name}.py") for name in STRAYS)
+    words = SHORT.replace("16K", "1000,16K").replace("isolated", "both"), "--peer", Path(files)
+    done = launch(tmp_path, *words, "--kernel", tmp_path / "over.cu")
+    assert done.returncode == 1
+    reasons = {name: reason for name, (_, reason) in STRAYS.items()}
+    result = stored(tmp_path)
+    for name, reason in (reasons | {"over": "wrote behind its"}).items():
+        cases = of_peer(result, name)
+        assert [case.status for case in cases] == ["wrong"] * 4
+        assert all(f" {reason}" in (case.reason or "") for case in cases), cases
+    assert {case.status for case in of_peer(result, "library")} == {"ok"}
+    assert re.search(r"block 0: rank \d (wrote|changed) .*; .* expected\n", done.stderr)
+
+
+def test_a_copy_that_is_too_long_is_wrong(tmp_path):
+    """It copies what lies behind the send buffer of the other rank to behind the receive buffer."""
+    done = launch(tmp_path, SHORT, "--peer", peer(tmp_path, TOO_LONG), command="sendrecv")
+    assert done.returncode == 1
+    for case in of_peer(stored(tmp_path)):  # of each direction
+        assert case.status == "wrong", case
+        assert "wrote behind its receive buffer: got " in str(case.reason)
+
+
 def test_a_function_that_hangs_is_named_by_the_watchdog(tmp_path):
     file = peer(tmp_path, faulty("import time; time.sleep(60)", 50))
     done = launch(tmp_path, SHORT, "-T 2", "--peer", file)

@@ -122,6 +122,19 @@ def test_peers_that_sum_wrong_or_may_call_nccl_are_no_baseline_on_a_fake_gpu(tmp
     )
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("long", "wrote behind its receive buffer"), ("send", "changed its send buffer")],
+)
+def test_peers_that_write_elsewhere_are_wrong_on_a_fake_gpu(tmp_path, fault, reason):
+    done, result = run(tmp_path, "--peer", "vllm", "--mode", "both", "-d", "half", fault=fault)
+    assert done.returncode == 1
+    assert f"vllm 4096 B isolated), block 0: rank 0 {reason}: got " in done.stderr
+    cases = [*of_peers(result).values(), *of_peers(result, "chained").values()]
+    assert [case.status for case in cases] == ["wrong", "wrong"]
+    assert all(f"first in block 0: rank 0 {reason}" in (case.reason or "") for case in cases)
+
+
 @pytest.mark.skipif(not FULL, reason="waits for a watchdog: make reliability")
 def test_a_peer_that_hangs_ends_by_the_watchdog_and_is_named_on_a_fake_gpu(tmp_path):
     """The step `compile` lets a peer compile for ten times the time-out."""

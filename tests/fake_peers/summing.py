@@ -41,10 +41,15 @@ class Summing:
     def enqueue(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
         assert tensor.numel() == out.numel()
         assert tensor.dtype is out.dtype
+        self.reduce(tensor, out, tensor.numel() + (FAULT == "long"))
+        if FAULT == "send":
+            self.reduce(tensor, tensor, tensor.numel())
+
+    def reduce(self, tensor: torch.Tensor, out: torch.Tensor, count: int) -> None:
         status = self.library.ncclAllReduce(
             ctypes.c_void_p(tensor.data_ptr()),
             ctypes.c_void_p(out.data_ptr()),
-            ctypes.c_size_t(tensor.numel()),
+            ctypes.c_size_t(count),
             TYPES[tensor.dtype.name],
             OPS["wrong" if FAULT == "wrong" else "sum"],
             self.handle,

@@ -2,12 +2,13 @@
 
 `fault_ranks.py RANK POINT CALL EFFECT ...options of bench.allreduce`: the fault strikes when RANK
 reaches POINT for the CALL-th time (from 1). EFFECT is `raise` (an exception), `kill` or `stop` (the
-process), or `sleep` (for a minute). `kill:0` or `stop:0` strikes rank 0 instead, after a delay, so
-that rank 0 already waits for RANK. `lose:0` kills rank 0 and at once raises the exception that MPI
-may raise when it loses a rank. POINT is `device`, `map` or `plan` (in set-up), `block`, `probe` (of
-the link, twice a block), `store`, `between` (blocks), `operation` or `check` (in the native loop,
-before its first instruction), `results` (on rank 0), `finish` (of MPI) or `close` (of the flight
-record, after `finish`). With LATE_RANK=1, rank 1 exits 0.1 s after the others.
+process), `exit` (with status 0), or `sleep` (for a minute). `kill:0` or `stop:0` strikes rank 0
+instead, after a delay, so that rank 0 already waits for RANK. `lose:0` kills rank 0 and at once
+raises the exception that MPI may raise when it loses a rank. POINT is `device`, `map` or `plan` (in
+set-up), `block`, `probe` (of the link, twice a block), `store`, `between` (blocks), `operation` or
+`check` (in the native loop, before its first instruction), `results` (on rank 0), `finish` (of MPI)
+or `close` (of the flight record, after `finish`). With LATE_RANK=1, rank 1 exits 0.1 s after the
+others.
 """
 
 import ctypes
@@ -45,6 +46,8 @@ def strike(effect: str) -> None:
         raise ValueError("struck")
     if kind == "sleep":
         time.sleep(STALL_S)
+    elif kind == "exit":
+        os._exit(0)
     else:
         signals = {"kill": signal.SIGKILL, "lose": signal.SIGKILL, "stop": signal.SIGSTOP}
         os.kill(process_of(victim) if victim else os.getpid(), signals[kind])
@@ -55,12 +58,15 @@ def strike(effect: str) -> None:
 
 
 def process_of(rank: str) -> int:
-    """Return the process id of another rank of this launch."""
+    """Return the process id of another rank of this launch. Its guard has the same command line,
+    and so has its parent."""
     mine = psutil.Process().cmdline()
-    ranks = (
-        process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == mine
-    )
-    return next(process.pid for process in ranks if process.environ().get("PMI_RANK") == rank)
+    ours = {
+        process.pid: process
+        for process in psutil.process_iter(["cmdline"])
+        if process.info["cmdline"] == mine and process.environ().get("PMI_RANK") == rank
+    }
+    return next(pid for pid, process in ours.items() if process.ppid() in ours)
 
 
 def exit_late(status: int, leave=os._exit) -> None:

@@ -30,7 +30,6 @@ from tests.bench.faulty_runs import (
 )
 
 LONGEST_S = 6.0  # from the launch to a signal; most runs have ended by then
-OUTLIVED_S = 1.0  # a survivor that lives longer has noticed the first death
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
 
 
@@ -107,11 +106,11 @@ def judge(
     fault: Injection, victim: int, done: "subprocess.CompletedProcess[str]", out: Path
 ) -> None:
     """Add the promises that a run with this fault has broken."""
-    sentences, killed = said_in(done), fault.kind == "SIGKILL"
+    sentences = said_in(done)
     place, runs = rf"wiretax: rank {victim} .*step .*, epoch \d+", list(out.glob("*.jsonl"))
     status = {
         "never": [0],
-        "run": range(1, 256) if killed else [1],
+        "run": [1],
         "early": range(1, 256),
         "kept": range(256),
     }
@@ -123,9 +122,7 @@ def judge(
         "a flight record is left": not list(out.glob("*.flight")) or (fault.when == "run" and runs),
     }
     if fault.when == "run":
-        outlived = fault.spared and fault.took_s > OUTLIVED_S
-        fewest = 1 if outlived or not killed else 0
-        wants["the ranks do not print one sentence"] = fewest <= len(sentences) <= 1
+        wants["the ranks do not print one sentence"] = len(sentences) == 1
         wants["the ranks print another sentence"] = all(
             re.match(place, sentence) for sentence in sentences
         )

@@ -3,18 +3,14 @@
 A good run ends with status 0, a bad run prints one sentence, and other users' files stay unchanged.
 """
 
-import json
 import os
 import platform
-import subprocess
-import sys
-import threading
 import time
 
 import pytest
 
 from bench.harness.watchdog import FlightRecord
-from bench.harness.witness import clear_up, watch
+from bench.harness.witness import clear_up
 from tests.bench.faulty_runs import Launch, processes, wait_for
 
 pytestmark = pytest.mark.alone
@@ -44,46 +40,6 @@ def test_a_good_run_completes_on_a_kernel_that_shows_the_witness_less(out):
     assert (done.returncode, done.stderr) == (0, "")
     wait_for(lambda: not processes(out), 2)
     assert {path.suffix for path in out.iterdir()} == {".jsonl"}
-
-
-def test_the_witness_names_the_rank_whose_record_closed_first(tmp_path):
-    """Rank 1 is slow to free its memory, so that rank 0, which its launcher kills, ends first."""
-    ranks = [start_rank(tmp_path / f"rank-{rank}") for rank in (0, 1)]
-    pids = {rank: process.pid for rank, process in enumerate(ranks)}
-    watching = threading.Thread(target=watch, args=(tmp_path, pids, ""))
-    watching.start()
-    time.sleep(0.2)
-    close_record(ranks[1])
-    ranks[0].kill()
-    ranks[0].wait(5)
-    time.sleep(0.2)
-    ranks[1].kill()
-    ranks[1].wait(5)
-    watching.join(5)
-    assert json.loads((tmp_path / "ended").read_text())["rank"] == 1
-
-
-def start_rank(record):
-    """A process that holds its record open until it is told to close it."""
-    script = (
-        "file = open(sys.argv[1], 'w'); print(flush=True); input()\n"
-        "file.close(); print(flush=True); input()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import sys\n{script}", record],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    process.stdout.readline()
-    return process
-
-
-def close_record(process):
-    process.stdin.write("\n")
-    process.stdin.flush()
-    process.stdout.readline()
 
 
 def test_the_target_of_a_link_in_a_shared_folder_stays_unchanged(tmp_path):

@@ -1,0 +1,75 @@
+"""Keeps the process that the launcher has started, and runs the rank in a child of it.
+
+Any code in a rank can end it: a library calls exit(0), a kernel crashes. No launcher takes status 0
+for a fault, and one that sees a rank die kills the others before they have spoken. The guard sees
+how its rank has ended, names it, and exits with the status of the run."""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.harness.console import INTERRUPTED, WRONG, say
+from bench.harness.watchdog import sentence_on
+from bench.harness.witness import record_end
+from collectives.communicator import LAUNCHER, launched_rank
+from reports.store.result import read_flight
+
+PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
+LAUNCHER_S = 0.4  # by then the other ranks have exited
+PEER_S = 0.2  # by then the guard of a rank that was lost before has spoken
+
+
+def start_rank() -> mmap.mmap:
+    """Returns in a child, which is the rank from now on, memory that takes the path of its flight
+    record. It goes before any thread. Raises OSError."""
+    told = mmap.mmap(-1, mmap.PAGESIZE)  # a path has a page at most
+    libc, rank = ctypes.CDLL(None), os.fork()
+    if rank == 0:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return told
+
+    def pass_on(number: int, _: Any) -> None:
+        # SIGHUP means that the launcher has gone: a terminal sends its own to the rank too.
+        if number == signal.SIGHUP and os.getppid() == LAUNCHER:
+            return
+        if not told[0]:  # within MPI's start no handler runs in the rank
+            os._exit(INTERRUPTED)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
+    code = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])
+    os._exit(status_of(code, Path(os.fsdecode(told[:].rstrip(b"\0")))))
+
+
+def status_of(code: int, record: Path) -> int:
+    """The exit status for the launcher, from that of the rank, or minus its signal. Says how a rank
+    ended whose flight record is still there, unless a watchdog or another guard has spoken."""
+    folder, rank, why = record.parent, launched_rank() or 0, f"exited with status {code}"
+    if code < 0:
+        why = f"was ended by signal {-code}, {signal.strsignal(-code)}"
+    if not record.is_file():  # it has not begun, or has finished
+        if code >= 0:
+            return code
+        say("wiretax", f"rank {rank} {why}, outside of its run")
+        return WRONG
+    if code > 0 and not (folder / "ended").exists():  # perhaps by a library that lost its peer
+        time.sleep(PEER_S)
+    # When a rank's pipes close, MPICH's launcher kills the other ranks, and the exit status may
+    # become that signal. `sleep` keeps this rank's pipes open until the others have exited.
+    with contextlib.suppress(OSError):
+        subprocess.Popen(["sleep", str(LAUNCHER_S)], close_fds=False)
+    if not record_end(folder, rank, why, f"rank {rank}", WRONG):
+        return code if code == INTERRUPTED else WRONG
+    flight = read_flight(folder)
+    if flight and rank in flight.ranks:
+        say("wiretax", sentence_on(flight.ranks[rank], why))
+    return WRONG

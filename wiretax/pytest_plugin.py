@@ -23,11 +23,9 @@ import pytest
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reports.store.schema import Result
 
 LAUNCHES_OF_A_VERDICT = 6  # with fewer no cell has a verdict
 NOT_ENOUGH_DATA = 3  # the exit status of `regress`
-MOST_FAULTS = 5  # that a failed test lists
 LINES = pytest.StashKey[list[str]]()
 
 
@@ -121,7 +119,6 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
     except (OSError, ValueError) as error:  # an unwritable folder, an open quotation mark
         sentence = f"wiretax {command}: {error}"
         raise pytest.fail.Exception(sentence, pytrace=False) from None
-    require_right(folder)
     session.benchmarks += rows_of(node, folder)
     if baseline:
         judge(folder, baseline)
@@ -196,28 +193,22 @@ def import_output(words: list[str], folder: Path) -> "subprocess.CompletedProces
     return imported
 
 
-def require_right(folder: Path) -> None:
-    """Fails the test if a run says that it is wrong or incomplete, although its command, as that of
-    another harness, ended with status 0."""
-    from reports.verdicts.sides import faults_of, side_of
-
-    if faults := faults_of(side_of(str(folder))):
-        pytest.fail("\n".join(faults[:MOST_FAULTS]), pytrace=False)
-
-
 def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     """A row of pytest-benchmark for each measured case. A round is a block; its time is the
     collective's with reading its result, as in our table, and only blocks in the state of the link
-    that our table shows count. Several launches of a case share a row."""
+    that our table shows count. Several launches of a case share a row. Fails the test if a run says
+    that it is wrong or incomplete, as that of a command may which ended with status 0."""
     from pytest_benchmark import stats
 
     from reports.store.case import counted_blocks
-    from reports.store.result import read
     from reports.tables.sentences import size_text
     from reports.tables.show import headline_of
-    from reports.verdicts.sides import case_names
+    from reports.verdicts.sides import case_names, faults_of, side_of
 
-    results: list[Result] = [read(path) for path in sorted(folder.glob("*.jsonl"))]
+    side = side_of(str(folder))
+    if faults := faults_of(side):
+        pytest.fail("\n".join([*side.notes, *faults]), pytrace=False)
+    results = side.launches
     lines = node.config.stash.setdefault(LINES, [])
     lines += [headline_of(*results), f"  the run{'s' * (len(results) > 1)}: {folder}"]
     run, rows = results[0].run, []

@@ -1,36 +1,24 @@
 """Finds the tests in another harness's output, and makes an ordinary run of them."""
 
 import hashlib
-import re
 from bisect import bisect
-from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from reports.imports.logged import (
-    LONGEST_LINE,
-    MEAN,
-    UNKNOWN,
-    LoggedTest,
-    Row,
-    check,
-    clean_line,
-    dates_of,
-)
+from reports.imports.logged import MEAN, UNKNOWN, LoggedTest, Row, check, clean_line, dates_of
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_json import parse_json
 from reports.imports.nccl_tests import parse_nccl
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
-from reports.store.build import build_cases, mark_wrong
+from reports.store.build import build_cases
 from reports.store.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import to_line
 
 FORMATS = "nccl-tests, rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB, timing lines"
-MOST_RANKS = 4096  # that a run lists, so that a hostile number fills no memory
 LOST = (
     "{}: timed by its own clock ({}); the state of the link is unknown, and in place and out of "
     "place are separate cases."
@@ -40,13 +28,14 @@ LOST = (
 def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
     """The tests in the log, in order. Raises ResultError for a file of an unknown format, for JSON
     that is damaged or not of nccl-tests, and for more than MOST."""
-    content = content.removeprefix(BOM_UTF8)
-    is_json = re.match(rb"[ \r\n\t\[]*\{", content) and MARK not in content
     try:
-        tests = tests_of_json(content) if is_json else tests_of_text(content)
+        if not content.isascii():  # an emoji makes each letter of a text take four bytes
+            check("bytes with other letters than ASCII", len(content))
+        text = content.decode("utf-8-sig", errors="replace")
+        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and MARK not in text
+        tests = tests_of_json(text.strip()) if is_json else tests_of_text(text)
         check("tests", len(tests))
         check("rows", sum(len(test.rows) for test in tests))
-        check("ranks", sum(min(test.world_size or 0, MOST_RANKS) for test in tests))
     except ResultError as error:
         raise ResultError(f"{path}: {error}") from error
 
@@ -56,11 +45,12 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
     return tests
 
 
-def tests_of_json(content: bytes) -> Sequence[LoggedTest]:
-    check("bytes of JSON", len(content))
+def tests_of_json(text: str) -> Sequence[LoggedTest]:
+    check("bytes of JSON", len(text))
+    check("rows", text.count("{") // 3)  # a row is three objects
 
     try:
-        return parse_json(content.decode(errors="replace"))
+        return parse_json(text)
     except (
         AttributeError,
         KeyError,
@@ -74,11 +64,10 @@ def tests_of_json(content: bytes) -> Sequence[LoggedTest]:
         ) from error
 
 
-def tests_of_text(content: bytes) -> Sequence[LoggedTest]:
+def tests_of_text(text: str) -> Sequence[LoggedTest]:
     """The tests with their dates: the last one before a test, or else the first after it."""
-    raw = content.split(b"\n")
-    # Of all lines as text, each with an emoji, a letter would take four bytes.
-    lines = [clean_line(text).encode("ascii", "replace").decode() for text in starts_of(raw)]
+    raw = text.split("\n")
+    lines = [clean_line(line) for line in raw]
     check("rows", sum(line.lstrip(" #")[:1].isdigit() for line in lines))
 
     timed, fault = parse_timing_lines(raw)
@@ -89,18 +78,13 @@ def tests_of_text(content: bytes) -> Sequence[LoggedTest]:
         return []
     tests.sort(key=lambda test: test.first_line)
     drop_cut_row(tests[-1], lines)
-    dates = dict(dates_of(starts_of(raw)))
+    dates = dict(dates_of(raw))
     dated = list(dates)
 
     for test in tests if dates else ():
         test.date = dates[dated[max(0, bisect(dated, test.first_line) - 1)]]
 
     return tests
-
-
-def starts_of(lines: Iterable[bytes]) -> Iterator[str]:
-    """As much of each line as is read."""
-    return (line[:LONGEST_LINE].decode(errors="replace") for line in lines)
 
 
 def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
@@ -151,7 +135,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         "environment": {},
         "imported_from": file,
     }
-    ranks = range(min(sizes[0], MOST_RANKS))
+    ranks = range(min(sizes[0], 4096))  # so that a hostile number fills no memory
     run = Run(
         run_id=run_id,
         cases=[header for _, header in planned.values()],
@@ -169,9 +153,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         case_result.across_ranks = "slowest" if "slowest" in first.statistic else "mean"
 
     bad = next((test for test in tests if test.status != "complete"), first)
-    n_wrong = sum(test.n_wrong for test in tests)
-    mark_wrong(cases, blocks, n_wrong)
-    end = End(status=bad.status, reason=bad.reason, n_wrong=n_wrong or None)
+    end = End(status=bad.status, reason=bad.reason)
     return Result(Path(f"{run_id}.jsonl"), run, cases, blocks, end=end)
 
 
@@ -203,7 +185,6 @@ def content_of_run(result: Result) -> bytes:
     lines = [*map(to_line, records)]
     content = b"".join(lines)
     if len(content) > MOST_RUN_BYTES or max(map(len, lines)) > MOST_LINE_BYTES:
-        sentence = f"a run of {len(result.cases):,} cases is too large to be read"
-        raise ResultError(f"{result.run.imported_from}: {sentence}")
+        raise ResultError(f"{result.run.imported_from}: a run of its cases is too large to read")
 
     return content

@@ -4,7 +4,6 @@ docs/judge.md describes the fields."""
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from functools import cache
 from typing import Annotated
 
 import msgspec
@@ -13,8 +12,8 @@ from reports.imports.logged import LoggedTest, check
 from reports.store.result import ResultError
 from reports.store.schema import LEAST_US, Count, Positive, Shape
 
-MARK, FORMAT = b'"time_us"', "timing-lines"
-STATISTIC, MOST_BLOCKS = "median over blocks, slowest rank", 10_000
+MARK, FORMAT = '"time_us"', "timing-lines"
+STATISTIC = "median over blocks, slowest rank"
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z][\w.-]{0,63}\Z")]
 Time = Annotated[float, msgspec.Meta(ge=LEAST_US, lt=1e15)]
 
@@ -25,7 +24,7 @@ class TimingLine(msgspec.Struct):
     `name` and a `shape`."""
 
     size_bytes: Count
-    time_us: Time | Annotated[list[Time], msgspec.Meta(min_length=1, max_length=MOST_BLOCKS)]
+    time_us: Time | Annotated[list[Time], msgspec.Meta(min_length=1)]
     collective: Name | None = None
     name: Name = "work"
     ranks: Positive | None = None
@@ -45,36 +44,36 @@ class TimingLine(msgspec.Struct):
 OF_CASE = "size_bytes", "in_place", "datatype", "redop", "algorithm", "shape"
 # Without `n`, which is a dimension of a matmul too.
 KNOWN = {name.replace("_", ""): name for name in TimingLine.__struct_fields__ if name != "n"}
-LIKE, MOST_LETTERS = 0.75, 64  # `dtype` is like `datatype`, by difflib; of a name
 
 
-def parse_timing_lines(lines: Sequence[bytes]) -> tuple[list[LoggedTest], str]:
+def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
     """A test for each collective or name, and number of ranks, in the order of their first line;
     and why the first line that cannot be read is none. Raises ResultError for an unknown field that
     looks like one that its line lacks, or like `n_wrong`, and for too many rows."""
     tests: dict[tuple[str, int | None], LoggedTest] = {}
     unread, fault, n_bytes, n_rows = list[int](), "", 0, 0
-    others = set[str]()
+    seen = {*TimingLine.__struct_fields__}
 
     for number, text in enumerate(lines, 1):
         if MARK not in text:
             continue
         check("bytes of JSON", n_bytes := n_bytes + len(text))
-        text = text[text.find(b"{") :].strip()
+        text = text[text.find("{") :].strip()
         try:
-            line = msgspec.json.decode(text, type=TimingLine)
-            fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).keys()
+            fields = msgspec.json.decode(text)
+            line = msgspec.convert(fields, TimingLine)
         except (msgspec.DecodeError, RecursionError) as error:
             unread.append(number)
             fault = fault or f"line {number} is no timing line ({error})"
             continue
-        others |= (unknown := fields - KNOWN.values())
-        check("names of other fields", len(others))
-        for name in unknown:
-            known = known_like(name[:MOST_LETTERS])
-            if known == "n_wrong" or known not in {*fields, None}:
-                sentence = f"has an unknown field {name[:MOST_LETTERS]!r}: do you mean `{known}`?"
-                raise ResultError(f"line {number} {sentence}")
+        for name in {field[:64] for field in fields} - seen:
+            check("names of fields", len(seen))
+            seen.add(name)
+            word = re.sub(r"[\W_]", "", name.lower())
+            near = ["nwrong"] if "wrong" in word else get_close_matches(word, KNOWN, 1, 0.75)
+            for known in map(KNOWN.get, near):
+                if known == "n_wrong" or known not in fields:
+                    raise ResultError(f"line {number} has {name!r}: do you mean `{known}`?")
         key = line.collective or line.name, line.ranks
         test = tests.setdefault(key, LoggedTest(FORMAT, number, STATISTIC, *key))
         case = {name: getattr(line, name) for name in OF_CASE}
@@ -92,11 +91,3 @@ def parse_timing_lines(lines: Sequence[bytes]) -> tuple[list[LoggedTest], str]:
         test.unread = unread
 
     return [*tests.values()], fault
-
-
-@cache
-def known_like(name: str) -> str | None:
-    """The field that an unknown name looks like."""
-    word = re.sub(r"[\W_]", "", name.lower())
-    near = ["nwrong"] if "wrong" in word else get_close_matches(word, KNOWN, 1, LIKE)
-    return KNOWN[near[0]] if near else None

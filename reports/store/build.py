@@ -1,7 +1,7 @@
 """Turns measured blocks into cases, with figures from the blocks in the state of the link with most
 blocks of the run: medians and intervals, bandwidth, bound, exposed communication."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reports.store import case as facts
-from reports.store.schema import Block, Case, CaseFields, LinkBlock, Range, Run, State, Summary
+from reports.store.schema import Block, Case, CaseFields, End, LinkBlock, Range, Run, State, Summary
 from reports.store.stats import autocorrelation, median_interval
 
 Samples = dict[int, NDArray[np.floating[Any]]]
@@ -97,27 +97,27 @@ def _summarise(
     return state
 
 
-def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], n_wrong: int = 0) -> None:
-    """Gives the status `wrong` to each case for which it or any block, also a mixed one, counts a
-    wrong element. If none does, but the end of the run counts `n_wrong`, no case is proven right:
-    all that were measured are wrong."""
-    wrong_of: dict[int, list[Block]] = {}
+def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], *ends: End) -> None:
+    """Makes each case wrong for which it or any block, also a mixed one, counts a wrong element;
+    and all cases if only an end does, because none is proven right."""
+    wrong_of = defaultdict[int, list[Block]](list)
     for block in blocks:
         if block.n_wrong or block.first_wrong:
-            wrong_of.setdefault(block.case, []).append(block)
+            wrong_of[block.case].append(block)
+
+    for end in ends:
+        if end.n_wrong and not (wrong_of or any(case.n_wrong for case in cases)):
+            for case in cases:
+                case.n_wrong = end.n_wrong
 
     for case in cases:
-        own = wrong_of.get(case.case, [])
-        found = max(case.n_wrong or 0, sum(block.n_wrong or 1 for block in own))
-        if found and case.status != "wrong":
-            case.status, case.n_wrong = "wrong", found
-            case.reason = f"{found} elements were wrong"
+        own = wrong_of[case.case]
+        n_wrong = max(case.n_wrong or 0, sum(block.n_wrong or 1 for block in own))
+        if n_wrong and case.status != "wrong":
+            case.status, case.n_wrong = "wrong", n_wrong
+            case.reason = f"{n_wrong} elements were wrong"
             if place := facts.where_wrong(own):
                 case.reason += f", first in {place[1]}"
-
-    if n_wrong and not any(case.status == "wrong" for case in cases):
-        for case in [case for case in cases if case.status == "ok"] or cases:
-            case.status, case.reason = "wrong", f"its end counts {n_wrong} wrong elements"
 
 
 def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def read(path: Path | str) -> Result:
     elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
 
-    mark_wrong(result.cases, result.blocks, max((end.n_wrong or 0 for end in ends), default=0))
+    mark_wrong(result.cases, result.blocks, *ends)
     return result
 
 

@@ -1,7 +1,6 @@
 """The command lines that made runs, for the pages' footers and for measuring again."""
 
 import shlex
-from pathlib import Path
 
 from reports.store.schema import Run
 
@@ -18,8 +17,3 @@ def command_of(run: Run, *without: str) -> str:
 
     pairs = zip(["", *words], words, strict=False)
     return shlex.join(word for before, word in pairs if {before, word}.isdisjoint(without))
-
-
-def command_again(run: Run, store: Path) -> str:
-    """The command that measures the same again into a store."""
-    return f"{command_of(run, '--seed', '--out')} --out {shlex.quote(str(store))}"

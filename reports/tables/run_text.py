@@ -31,8 +31,7 @@ def opening(result: Result) -> list[str]:
 
     has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
     wrong = [
-        f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types}"
-        + f" ({case.n_wrong} elements)" * bool(case.n_wrong)
+        f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types} ({case.n_wrong} elements)"
         for case in result.cases
         if case.status == "wrong"
     ]

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +21,7 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
 from reports.store.untrusted import printable
-from reports.tables.command import command_again
+from reports.tables.command import command_of
 from reports.tables.sentences import counted, left_out_lines, some, wrapped
 from reports.trends.slow_nodes import (
     EQUAL,
@@ -152,10 +153,11 @@ def fleet_of(contents: Contents) -> Fleet:
     for entries, rows in families:
         group = _group(entries, rows, REPORT_P / len(families))
         if suspects := group.named(SUSPECT):
+            again = command_of(entries[-1].run, "--seed", "--out")
             group.to_repeat = [
                 f"{SUSPECT}: some launches may have been disturbed, and {LEAST_LAUNCHES} that "
                 f"agree decide. Measure again on {some([node.node for node in suspects])}:",
-                command_again(entries[-1].run, contents.folder),
+                f"{again} --out {quote(str(contents.folder))}",
             ]
         fleet.groups.append(group)
 

@@ -364,10 +364,10 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
     }
-    command = ["mpirun", "-n", str(record.ranks), "python", "-m", "bench.bits", *record.argv]
+    command = f"mpirun -n {record.ranks} python -m bench.bits {shlex.join(record.argv)}"
     return Page(
         line,
         Banner(word, f"{line.partition(': ')[2] or line}.", facts, role),
         sections,
-        {"command": shlex.join(command), **ids},
+        {"command": command.rstrip(), **ids},
     )

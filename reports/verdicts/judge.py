@@ -1,20 +1,17 @@
 """Judges sides: `compare` holds each against the first, cell by cell."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from operator import attrgetter
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS, Key, is_peer, key_of
+from reports.store.case import CASE_KEY, is_peer, key_of
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.sentences import size_text, some, spoken
+from reports.tables.sentences import counted, size_text, some, spoken
 from reports.verdicts import verdict
 from reports.verdicts.days import spread_between_days
 from reports.verdicts.pairs import Pair, find_ratios, is_interleaved, pairs_of
@@ -193,6 +190,20 @@ def _add_cells(comparison: Comparison) -> None:
     if not cases:
         raise NothingInCommon(f"{names} have no case in common")
 
+    unchecked, others = (
+        {
+            key_of(case, without)
+            for launch in side.launches
+            for case in launch.cases
+            if case.n_wrong is None
+        }
+        for side in sides
+    )
+    for side, keys in zip(sides, (unchecked - others, others - unchecked), strict=True):
+        if n := len(keys & cases.keys()):
+            sentence = f"{side.label} has launches without a check of {counted(n, 'case')}"
+            comparison.caveats.append(sentence)
+
     comparison.lacking = [case for key, case in theirs.items() if key not in ours]
     wrong = {
         key_of(case, without): f"{WRONG} launches of {side.name}"
@@ -210,11 +221,6 @@ def _add_cells(comparison: Comparison) -> None:
         bool(case.library) and not is_imported and not is_peer(case) for case in common
     ]
     cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
-    for side, other in (sides, sides[::-1]):
-        keys = unchecked_in(side, without) - unchecked_in(other, without)
-        if titles := [title for key, title in zip(cases, cells.title, strict=True) if key in keys]:
-            sentence = f"{side.label} has launches that checked no result of {some(titles)}"
-            comparison.caveats.append(f"{sentence}; {other.label} has none")
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     cells["place"] = pd.factorize(cells.name)[0]
     comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
@@ -238,20 +244,11 @@ def _is_finished(comparison: Comparison) -> bool:
     return campaign is not None and campaign.end is not None
 
 
-def unchecked_in(side: Side, without: Sequence[str]) -> set[Key]:
-    """The keys of the cases whose results some launch did not check."""
-    cases = [case for launch in side.launches for case in launch.cases]
-    return {key_of(case, without) for case in cases if case.status == "ok" and case.n_wrong is None}
-
-
 def copies_in(launches: Sequence[Result]) -> list[str]:
-    """Sentences on launches with equal blocks, as a copy with another run_id has. Single times of
-    another harness may be equal: in a campaign, how long it ran tells launches apart."""
-    names: dict[bytes, list[str]] = defaultdict(list)
-    for launch in filter(attrgetter("blocks"), launches):
-        few = len(launch.blocks) < MIN_STATE_BLOCKS
-        content = msgspec.json.encode([launch.blocks, launch.end if few else None])
-        names[sha256(content).digest()].append(launch.run.run_id)
+    """Sentences on launches with equal content, as a copy with another run_id has."""
+    names: dict[str, list[str]] = {}
+    for launch in launches:
+        names.setdefault(str((launch.blocks, launch.end)), []).append(launch.run.run_id)
 
     return [
         f"{some(copies)} have the same times in each block: copies of a run agree with each other"

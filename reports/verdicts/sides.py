@@ -154,7 +154,8 @@ def _add_launch(side: Side, path: Path, pair: int = 0) -> None:
     """Adds the run, unless it is a copy: copies of a run would agree with each other."""
     result = read(path)
     if not result.complete:
-        side.notes.append(f"{_lack(result)}; its complete lines count")
+        reason = (result.end and result.end.reason) or "it was cut off"
+        side.notes.append(f"{path} is incomplete: {reason}; its complete lines count")
 
     if result.run.run_id in {launch.run.run_id for launch in side.launches}:
         side.notes.append(f"{path} is a copy of the run {result.run.run_id}: left out")
@@ -182,12 +183,6 @@ def deaths_of(sides: Sequence[Side]) -> list[str]:
     ]
 
 
-def _lack(result: Result) -> str:
-    """`PATH is incomplete: interrupted`."""
-    reason = (result.end and result.end.reason) or "it was cut off"
-    return f"{result.path} is incomplete: {reason}"
-
-
 def faults_of(side: Side) -> list[str]:
     """Sentences on each wrong case, incomplete run or campaign, and unfinished pair."""
     faults = wrong_results(side)
@@ -200,7 +195,8 @@ def faults_of(side: Side) -> list[str]:
         if lost := {launch.pair for launch in side.died} - finished:
             faults.append(f"no launch of {side.name} finished in {len(lost)} of its pairs")
 
-    return faults + [_lack(launch) for launch in side.launches if not launch.complete]
+    incomplete = [launch.path for launch in side.launches if not launch.complete]
+    return faults + [f"{path} is incomplete" for path in incomplete]
 
 
 def wrong_results(side: Side) -> list[str]:

@@ -234,15 +234,20 @@ def try_former_defects(tally: Tally) -> None:
 
 def former(defect: dict[str, Any], content: bytes) -> bytes | str:
     """What lies in the place of a file with this content: a form, the content with a change, or
-    `parts`, each a text and how often it stands there, with its number for {n}."""
+    `parts`, each a text or `parts`, and how often it stands there, with its number for {n}."""
     if "form" in defect:
         return str(defect["form"])
     if "old" in defect:
         changed = re.sub(defect["old"], lambda _: defect["new"], content.decode(), count=1)
         assert changed.encode() != content, (defect, content[:300])
         return changed.encode()
-    text = "".join(repeated(text, times) for text, times in defect["parts"])
-    return text.encode(defect.get("encoding", "utf-8"))
+    return joined(defect["parts"]).encode(defect.get("encoding", "utf-8"))
+
+
+def joined(parts: list[Any]) -> str:
+    return "".join(
+        repeated(part if isinstance(part, str) else joined(part), times) for part, times in parts
+    )
 
 
 @cache

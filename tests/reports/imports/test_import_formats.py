@@ -455,20 +455,3 @@ DATED = [
 def test_a_test_has_the_date_of_its_log(text, date):
     """Without dates six nights were no series."""
     assert str(only(text).date) == date
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        WHOLE.replace("0 OK", "2 FAILED"),
-        WHOLE.replace("0 OK", "2 OK"),
-        json.dumps(REPORT | {"out_of_bounds": {"count": 2, "okay": "false"}}),
-        json.dumps(REPORT | {"out_of_bounds": {"count": 2}}),
-    ],
-)
-def test_wrong_elements_that_only_the_end_of_a_test_counts_make_all_its_cases_wrong(text):
-    """No row is proven right: rows may be lost, and a test may print none of its checks."""
-    run = run_of(read_tests(text), "r", "f")
-    assert {case.status for case in run.cases} == {"wrong"}
-    assert run.end
-    assert (run.end.status, run.end.n_wrong) == ("failed", 2)

@@ -72,9 +72,7 @@ def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, 
     """Its program counts wrong elements, and nobody would read them."""
     log = put(tmp_path / "a.log", line() + "done\n" + line(**fields))
     told = refused(tmp_path, capsys, log)
-    assert told.endswith(
-        f": line 3 has an unknown field {[*fields][-1]!r}: do you mean `{name}`?\n"
-    )
+    assert told.endswith(f": line 3 has {[*fields][-1]!r}: do you mean `{name}`?\n")
 
 
 def test_other_fields_are_left_out():
@@ -98,17 +96,16 @@ def many(text, times):
 # 1 to 20 MB each, and what is said of them; some took minutes, and gigabytes of memory or disk.
 HOSTILE = {
     "times": (lambda: line(time_us=[5] * 10_000) * 6, "more than 50,000 rows"),
-    "ranks": (lambda: many('{"size_bytes":8,"time_us":5,"ranks":9%03d}\n', 999), "1,000,000 ranks"),
     "tests": (
         lambda: many('{"size_bytes":8,"time_us":5,"ranks":%d1}\n', 3000),
-        "more than 2,000 tests",
+        "more than 500 tests",
     ),
     "names": (
         lambda: '{"size_bytes":8,"time_us":5,"ranks":2,' + many('"k%d":0,', 200_000) + '"a":0}\n',
-        "more than 1,000 names of other fields",
+        "more than 1,000 names of fields",
     ),
     "bytes": (lambda: line(name="moe", note="x" * 1_000_000) * 21, "20,000,000 bytes of JSON"),
-    "one list": (lambda: line(time_us=[5] * 4_000_000), "(Expected `array` of length <= 10000"),
+    "one list": (lambda: line(time_us=[5] * 4_000_000), "more than 50,000 rows"),
     "one name": (lambda: line(**{"x" * 15_000_000: 1}), ""),
     "depth": (
         lambda: line().replace("}", ',"x":' + "[" * 5_000_000),
@@ -138,6 +135,6 @@ def test_a_run_that_no_report_would_read_is_not_written(limit, tmp_path, capsys,
     monkeypatch.setattr(runs, limit, 1000)
     log = put(tmp_path / "a.log", line() + line(size_bytes=2048))
     assert imported(tmp_path / "out", log, status=2) == []
-    sentence = "reports: a.log: a run of 2 cases is too large to be read\n"
+    sentence = "reports: a.log: a run of its cases is too large to read\n"
     assert capsys.readouterr() == ("", sentence)
     assert not (tmp_path / "out").exists()

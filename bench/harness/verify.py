@@ -153,7 +153,8 @@ class Data:
         tables = self.sent()
         if self.collective.reduces:
             tables[:, 1:] = tables[:, :1]
-            tables[-1] += -tables.sum(axis=0) % self.ranks
+            # A NaN of one rank is none of the last: nothing promises the sign of a NaN of all.
+            tables[-1] += -np.nansum(tables, axis=0).astype(tables.dtype) % self.ranks
         return tables
 
     def chain_received(self, shape: Shape, in_place: bool, calls: int) -> Array:

@@ -61,13 +61,3 @@ def test_a_page_shows_every_picture_and_each_picture_is_small(figures):
     ]
     assert sorted(shown) == sorted(figures)
     assert [path.name for path in PAGES.glob("*.png") if path.stat().st_size > 60_000] == []
-
-
-def test_pages_stay_short():
-    """Nobody reads, or doubts, a page of 20,000 words. Blocks of code do not count."""
-    words = {
-        page.name: len(re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL).split())
-        for page in PAGES.glob("*.md")
-    }
-    assert max(words.values()) <= 1600, words
-    assert sum(words.values()) <= 9000, words

@@ -60,6 +60,7 @@ def status_of(code: int, record: Path) -> int:
         if code >= 0:
             return code
         say("wiretax", f"rank {rank} {why}, outside of its run")
+        os.kill(os.getpid(), -code)  # within MPI's start a launcher ends the others for a signal
         return WRONG
     if code > 0 and not (folder / "ended").exists():  # perhaps by a library that lost its peer
         time.sleep(PEER_S)

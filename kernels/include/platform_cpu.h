@@ -48,6 +48,18 @@ struct four_chars {
 #define copy_bits __builtin_memcpy
 #include "register.h"
 
+// `best` is a, if one of both is NaN.
+template <class Lane>
+DEVICE Lane number_of(Lane best, Lane a, Lane b) {
+  asm("" : "+x"(best));  // g++ would turn the instruction back into a second comparison
+  return a == a ? best : b;
+}
+#define OF_NUMBERS(Lane)                                                          \
+  DEVICE Lane least_of(Lane a, Lane b) { return number_of(b < a ? b : a, a, b); } \
+  DEVICE Lane most_of(Lane a, Lane b) { return number_of(a < b ? b : a, a, b); }
+OF_NUMBERS(floats)
+OF_NUMBERS(doubles)
+
 #if defined(__x86_64__)
 DEVICE void cpu_relax() { __builtin_ia32_pause(); }
 // A release store on x86 orders earlier ordinary stores. Non-temporal stores it does not order:

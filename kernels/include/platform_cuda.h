@@ -1,6 +1,7 @@
 // Threads, fences, flags and accesses on CUDA, in PTX because C++ does not promise them.
 #pragma once
 
+#define MATH(function) function
 #define copy_bits memcpy  // NVRTC knows only this name; HIP's clang would call a function
 #include "register.h"
 
@@ -124,9 +125,3 @@ DEVICE unsigned short half_from_float(float f) {
 }
 DEVICE int wave() { return 32; }
 DEVICE float shuffle_xor(float x, int distance) { return __shfl_xor_sync(~0u, x, distance); }
-DEVICE float square_root(float x) { return sqrtf(x); }
-DEVICE float least_of(float a, float b) { return fminf(a, b); }
-DEVICE float most_of(float a, float b) { return fmaxf(a, b); }
-DEVICE double least_of(double a, double b) { return fmin(a, b); }
-DEVICE double most_of(double a, double b) { return fmax(a, b); }
-DEVICE float plus_square(float sum, float x) { return fmaf(x, x, sum); }

@@ -19,6 +19,13 @@ typedef unsigned char uint8s;
 #include "platform_hip.h"
 #endif
 
+DEVICE float square_root(float x) { return MATH(sqrtf)(x); }
+DEVICE float plus_square(float sum, float x) { return MATH(fmaf)(x, x, sum); }
+// Instructions: AMD's compiler spills scalar registers if it compares.
+DEVICE float least_of(float a, float b) { return MATH(fminf)(a, b); }
+DEVICE float most_of(float a, float b) { return MATH(fmaxf)(a, b); }
+DEVICE double least_of(double a, double b) { return MATH(fmin)(a, b); }
+DEVICE double most_of(double a, double b) { return MATH(fmax)(a, b); }
 DEVICE void yield() {}
 // Without pauses: a running kernel is not stopped with its process.
 struct Timer {

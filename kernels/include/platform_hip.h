@@ -1,6 +1,7 @@
 // Threads, fences, flags and accesses on HIP; part of platform.h. In compiler built-ins.
 #pragma once
 
+#define MATH(function) __builtin_##function
 #define copy_bits __builtin_memcpy
 #include "register.h"
 
@@ -116,10 +117,3 @@ DEVICE float shuffle_xor(float x, int distance) {
   const int from = (thread_in_block() % wave()) ^ distance;
   return reinterpret<float>(__builtin_amdgcn_ds_bpermute(from << 2, reinterpret<int>(x)));
 }
-DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
-// Instructions: comparisons would take more scalar registers than there are.
-DEVICE float least_of(float a, float b) { return __builtin_fminf(a, b); }
-DEVICE float most_of(float a, float b) { return __builtin_fmaxf(a, b); }
-DEVICE double least_of(double a, double b) { return __builtin_fmin(a, b); }
-DEVICE double most_of(double a, double b) { return __builtin_fmax(a, b); }
-DEVICE float plus_square(float sum, float x) { return __builtin_fmaf(x, x, sum); }

@@ -11,12 +11,12 @@ DEVICE To reinterpret(From from) {
   copy_bits(&to, &from, sizeof to);
   return to;
 }
-// Of two lanes. NaN only if both are: as fmin and fmax, and so NCCL and RCCL.
+// Of two lanes. The platforms' own, of floats, are NaN only if both are, as those of NCCL and RCCL.
 template <class Lane>
 DEVICE Lane least_of(Lane a, Lane b) {
-  return (b < a) | (a != a) ? b : a;
+  return b < a ? b : a;
 }
 template <class Lane>
 DEVICE Lane most_of(Lane a, Lane b) {
-  return (a < b) | (a != a) ? b : a;
+  return a < b ? b : a;
 }

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.bench.launches import launch, stored
-from tests.kernels.broken_kernels import REGISTER, Patch, apply, tree
+from tests.kernels.broken_kernels import CPU, Patch, apply, tree
 from tests.launch import few
 
 pytestmark = pytest.mark.alone
@@ -57,8 +57,7 @@ def test_a_missing_push_is_located(tmp_path):
 def test_a_nan_that_max_keeps_is_located(tmp_path, redop):
     """NCCL and RCCL ignore NaN. A comparison alone would keep the first rank's, and no other's."""
     out, broken = tmp_path / "out", tree(tmp_path / "tree")
-    comparison = "(a < b)" if redop == "max" else "(b < a)"
-    apply(broken, [Patch(REGISTER, f"{comparison} | (a != a)", comparison)])
+    apply(broken, [Patch(CPU, "return a == a ? best : b;", "return best;")])
     options = f"-o {redop} --sizes 4K --mode isolated -n 3 --algorithm {ALGORITHMS}"
     assert located(launch(out, CHECKED, options, tree=broken), out) == {*ALGORITHMS.split(",")}
 

@@ -184,11 +184,7 @@ PATCHES = {
     "without the acquire": [Patch(CPU, "(p, __ATOMIC_ACQUIRE)", "(p, __ATOMIC_RELAXED)")],
     # No error by itself: see delayed_stores.h.
     "delayed streaming stores": [
-        Patch(
-            REGISTER,
-            "// Of two lanes.",
-            '#include "delayed_stores.h"\n// Of two lanes.',
-        ),
+        Patch(REGISTER, "// Of two lanes.", '#include "delayed_stores.h"\n// Of two lanes.'),
         Patch(CPU, "void fence_system() {", "void fence_system() { end_delays();", times=2),
         Patch(CPU, "VECTOR_BYTES == 0) stream_pack(", "VECTOR_BYTES == 0) delay_store("),
         Patch(

@@ -6,9 +6,9 @@ ids of pytest that notice the mutant, the fastest first.
 
 from dataclasses import dataclass
 
-CPU, CUDA, EXCHANGE, PACK, REGISTER, SYNC = (
+CPU, CUDA, EXCHANGE, PACK, SYNC = (
     f"kernels/include/{name}.h"
-    for name in ("platform_cpu", "platform_cuda", "exchange", "pack", "register", "sync")
+    for name in ("platform_cpu", "platform_cuda", "exchange", "pack", "sync")
 )
 LL = "kernels/allreduce_one_shot_ll.cu"
 
@@ -97,7 +97,7 @@ KERNELS = {
         LL,
         "return packet >> 32 != mark_of(epoch);",
         "return packet >> 32 < mark_of(epoch);",
-        (FIXED,),
+        (EPOCHS,),
     ),
     "packet-mark-of-8-bits": Mutant(LL, MARK, "return epoch % 256 ? epoch % 256 : 1;", (EPOCHS,)),
     "packet-mark-of-16-bits": Mutant(LL, MARK, "return epoch << 16 | 1;", (EPOCHS,)),
@@ -144,13 +144,13 @@ KERNELS = {
         (EXPECTED,),
     ),
     "nan-of-rank-0-kept-in-max": Mutant(
-        REGISTER, "return (a < b) | (a != a) ? b : a;", "return a < b ? b : a;", (FIXED,)
+        CPU, "return number_of(a < b ? b : a, a, b);", "return a < b ? b : a;", (FIXED,)
     ),
     "nan-of-rank-0-kept-in-min": Mutant(
-        REGISTER, "return (b < a) | (a != a) ? b : a;", "return b < a ? b : a;", (FIXED,)
+        CPU, "return number_of(b < a ? b : a, a, b);", "return b < a ? b : a;", (FIXED,)
     ),
     "nan-of-the-last-rank-kept-in-max": Mutant(
-        REGISTER, "return (a < b) | (a != a) ? b : a;", "return a >= b ? a : b;", (FIXED,)
+        CPU, "number_of(a < b ? b : a, a, b)", "number_of(a >= b ? a : b, a, b)", (FIXED,)
     ),
     "soak-repeats-at-once": Mutant(
         "bench/soak.py",

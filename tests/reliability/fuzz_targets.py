@@ -93,7 +93,7 @@ TARGETS = targets(f"""
     run             runs       base/*        -  fit --json base
     run             runs       **/*.jsonl    5  regress --baseline base --current new --html h
     run             runs       new/*.jsonl   5  accept --baseline kept --current new --reason x
-    run             campaigns  */*/*.jsonl   -  peers campaign
+    run             campaigns  */*/*.jsonl   4  peers campaign
     run             campaigns  */*/*.jsonl   5  regress SIDES
     run             site       **/[2r]*.jsonl -  dashboard . -o site
     flight_record   cut        run.flight/*  -  show --long run.jsonl
@@ -101,7 +101,7 @@ TARGETS = targets(f"""
     imported_run    imported   *             -  show run.jsonl
     log             logs       *             -  import LOG
     manifest        campaigns  */*.jsonl     -  compare campaign
-    manifest        campaigns  */*.jsonl     -  peers campaign
+    manifest        campaigns  */*.jsonl     4  peers campaign
     manifest        campaigns  */*.jsonl     5  regress SIDES
     manifest        site       */*/c*.jsonl  -  dashboard . -o site
     baseline        kept       kept/*.jsonl  5  regress --baseline kept --current new --junit j

@@ -39,7 +39,7 @@ def load(path: "str | PathLike[str]") -> "pd.DataFrame":
     - `run_id`, `path`, `started` (UTC), `run_status`, `benchmark`, `version`, `machine_id`,
       `node` (the label of its host), `software_id`, `world_size` (ranks), `hosts`, `gpus` (models;
       None on CPUs), `method` (the options that change how cases are measured, where they are
-      not the default; of another harness its name and statistic), `slowed_percent`, and
+      not the default; of another harness its name and statistic), and
       `imported_from`, the log or the variant of another harness;
     - `case` (its number in the run), `collective`, `algorithm`, `chosen` (what `auto` or a library
       ran), `library`, `variant`, `memory`, `size_bytes`, `count`, `datatype`, `redop`, `in_place`,

@@ -193,10 +193,7 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
     factor = facts.case_bus_factor(case, run.world["size"])
     case.bus_bw_gb_s = case.alg_bw_gb_s * factor if factor else None
-    # The machine's parts are measured without background load, which older runs may have.
-    has_load = "beside" in (case.shape or {})
-    terms = None if has_load else _bound_terms(case, run, links)
-
+    terms = _bound_terms(case, run, links)
     if terms is None:
         return
 
@@ -229,7 +226,7 @@ def _bound_terms(
     header = run.cases[case.case]
     parts = header.other_bound_parts.get(case.chosen or "", header.bound_parts)
 
-    if parts is None or "hops" not in parts:  # of an older run over hosts
+    if parts is None:
         return None
 
     store = "push" if parts.get("pushes") else "copy_in"

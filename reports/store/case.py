@@ -89,15 +89,8 @@ def world_of(run: Run) -> tuple[Any, ...]:
 
 
 def method_of(run: Run) -> str:
-    """How the cases were measured, where not by default: `checks 0, warmup 5`. Runs of older
-    versions have a part of that in `world`; what they lack counts as the default."""
-    method = dict(run.method)
-    if run.world.get("launch") == "graph":
-        method["graph"] = 1
-    if run.world.get("dispatch") == "python":
-        method["dispatch"] = "python"
-
-    return ", ".join(f"{name} {value}" for name, value in sorted(method.items()))
+    """How the cases were measured, where not by default: `checks 0, warmup 5`."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(run.method.items()))
 
 
 def least_blocks(run: Run) -> int:

@@ -19,7 +19,7 @@ CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
 Found = Entry | tuple[Path, ResultError]  # a run, or a file and why it holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
-SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
+TIMELESS = "without a time in its run_id"
 
 
 @dataclass
@@ -95,7 +95,6 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
                 COPY: entry is not best,
                 WRONG: "wrong" in entry.statuses,
                 INCOMPLETE: not entry.complete,
-                SLOWED: entry.run.world.get("slowed_percent"),
                 TIMELESS: time_of(run_id) is None,
             }
             entry.left_out = next((why for why, applies in problems.items() if applies), "")

@@ -37,7 +37,7 @@ class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
 
 
 class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
-    stage: Literal["pilot", "first", "fresh"]  # fresh: of an older campaign
+    stage: Literal["pilot", "first"]
     pair: int  # of launches that ran one after the other
     place: int
     variant: str
@@ -50,7 +50,7 @@ class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
 
 
 class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
-    stage: Literal["first", "fresh"]
+    stage: Literal["first"]
     visible_effect: float | None = None  # the smallest fraction that it should detect
     expected_s: float | None = None
 

@@ -295,7 +295,6 @@ class Shape(TypedDict, total=False):
     layer: str
     scale: str
     skew: str
-    beside: str
     way: Literal["one_way", "ping_pong", "dispatch", "combine", "round_trip"]
     weights: Literal["int8", "float16", "bfloat16", "float32", "float64", "int32", "int64"]
     src: LinkRank

@@ -67,15 +67,14 @@ def as_csv(rows: Iterable[Mapping[Any, Any]]) -> str:
 
 def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
     """Gauges of measured cases in OpenMetrics 1.0. A series has a point for each run, oldest
-    first, and one for two runs of the same second. Suspect figures and runs that were slowed on
-    purpose have none."""
+    first, and one for two runs of the same second. Suspect figures have none."""
     metrics = list(gauges())
     series: dict[str, dict[str, dict[int, float]]] = {
         gauge.name: defaultdict(dict) for gauge in metrics
     }
 
     for row in rows:
-        if row["started"] is None or row.get("slowed_percent") or row.get("suspect"):
+        if row["started"] is None or row.get("suspect"):
             continue
         at_s = int(row["started"].timestamp())
         labels = ",".join(

@@ -117,7 +117,6 @@ def run_facts(run: Result) -> Row:
         "imported_from": head.imported_from or None,
         **{name: getattr(head, name) for name in names},
         "method": method_of(head),
-        "slowed_percent": world.get("slowed_percent"),
         "run_status": run.end.status if run.end else "cut off",
         "left_out": None,
     }

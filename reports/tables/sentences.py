@@ -132,8 +132,10 @@ def describe(case: CaseFields) -> str:
 
 def shape_text(shape: Any) -> str:
     """The rest of a case's name: `one_way 5us late`; empty without a shape."""
-    forms = {"arrival_skew_us": "{:g}us late", "beside": "beside {}"}
-    return " ".join(forms.get(name, "{}").format(value) for name, value in (shape or {}).items())
+    return " ".join(
+        f"{value:g}us late" if name == "arrival_skew_us" else str(value)
+        for name, value in (shape or {}).items()
+    )
 
 
 def shape_words(shape: Any) -> list[str]:

@@ -75,8 +75,6 @@ def accept(arguments: argparse.Namespace) -> int:
         return UNUSABLE
 
     runs = [launch.run for launch in current.launches]
-    if any(run.world.get("slowed_percent") for run in runs):
-        raise ResultError(f"{current.name} was slowed on purpose: no baseline")
     if len(runs) < MIN_PAIRS:
         raise ResultError(
             f"{current.name} has {counted(len(runs), 'launch')}; a verdict takes {MIN_PAIRS}"

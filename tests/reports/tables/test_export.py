@@ -19,13 +19,12 @@ RUN_ID = "2026-11-20T06-15-0{}Z-allreduce-1a2b3c"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Four launches, the third of another machine, the fourth slowed on purpose, a log, and a file
+    """Three launches, the third of another machine, a log, and a file
     that is no run."""
     folder = tmp_path_factory.mktemp("store")
-    for number in range(4):
+    for number in range(3):
         fields = {"sizes": SIZES, "algorithms": ALGORITHMS, "n_blocks": 6, "n": 4, "seed": number}
-        made = write_run(folder / f"day{number}", run_id=RUN_ID.format(number), **fields)
-    rewrite_head(made.path, world__slowed_percent=10)
+        write_run(folder / f"day{number}", run_id=RUN_ID.format(number), **fields)
     rewrite_head(run_of(folder, 2), machine_id='quote " and \\n')
     row = {"us": 0.2, "size_bytes": 8}
     write_log(folder, row, name="=cmd()", hosts=2, date="2027-01-01T00-00-00Z")
@@ -54,7 +53,7 @@ def test_the_csv_has_a_row_for_each_case_and_no_empty_column(store, capsysbinary
     assert err.startswith("reports: left out: other.jsonl: ")
     assert err.count("\n") == 1
     head, *rows = csv.reader(io.StringIO(out.decode()))
-    cases = [case for number in range(4) for case in read(run_of(store, number)).cases]
+    cases = [case for number in range(3) for case in read(run_of(store, number)).cases]
     assert len(rows) == len(cases) + 1
     assert all(any(column) for column in zip(*rows, strict=True))
     assert not {"snr_db", "routing", "shape"} & set(head)  # which no case of an all-reduce has
@@ -87,7 +86,7 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
         ): sample
         for sample in times.samples
     }
-    assert len(points) == len(times.samples) == 3 * 6 + 1  # not the slowed run
+    assert len(points) == len(times.samples) == 3 * 6 + 1
     runs = [read(run_of(store, number)) for number in range(3)]
     for number, run in enumerate(runs):
         for case in run.cases:

@@ -10,7 +10,7 @@ import pytest
 import wiretax
 from reports.__main__ import main as reports
 from tests.launch import ROOT
-from tests.reports.synthetic_run import rewrite_head, write_run
+from tests.reports.synthetic_run import write_run
 
 pytestmark = pytest.mark.unit
 
@@ -44,10 +44,9 @@ def test_rows_say_why_reports_leave_their_run_out(store):
     """The same decision as in history and fleet; a copy has no rows."""
     folder = store.path.parent
     shutil.copy(store.path, folder / "copy.jsonl")
-    slowed = write_run(folder, run_id=NEW.replace("21T", "22T"))
-    rewrite_head(slowed.path, world__slowed_percent=20)
+    short = write_run(folder, run_id=NEW.replace("21T", "22T"), status="incomplete")
     frame = wiretax.load(folder)
-    assert set(frame.left_out[frame.run_id == slowed.run.run_id]) == {"slowed on purpose"}
+    assert set(frame.left_out[frame.run_id == short.run.run_id]) == {"incomplete"}
     assert frame.left_out[frame.run_id == NEW].isna().all()
     assert len(frame[frame.run_id == NEW]) == len(store.cases)
 

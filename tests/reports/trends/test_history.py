@@ -275,19 +275,17 @@ def test_the_launches_of_a_campaign_are_one_point(tmp_path):
 
 
 def test_runs_that_measured_in_another_way_are_other_series_whose_labels_say_so(tmp_path):
-    """Runs of an older version lack `method`: they continue those with the defaults."""
     for number in range(4):
         write(tmp_path, number)
     for number in range(4, 6):
         rewrite_head(write(tmp_path, number), method={"checks": 0})
-    rewrite_head(write(tmp_path, 6), world__dispatch="python")
-    rewrite_head(write(tmp_path, 7), method={"dispatch": "python"})
+    rewrite_head(write(tmp_path, 6), method={"dispatch": "python"})
     points = {each.label: len(each.costs_us) for each in load(tmp_path).series}
     of_library = {label: n for label, n in points.items() if label.startswith("16 KiB library")}
     assert of_library == {
         "16 KiB library": 4,
         "16 KiB library checks 0": 2,
-        "16 KiB library dispatch python": 2,
+        "16 KiB library dispatch python": 1,
     }
 
 
@@ -298,8 +296,6 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
     rewrite_head(odd, run_id="yesterday")
     write(tmp_path, 2, status="incomplete")
     mark_wrong(write(tmp_path, 5))
-    slowed = write(tmp_path, 8)
-    rewrite(slowed, lambda line: line.get("world", {}).update(slowed_percent=3))
     (tmp_path / "torn\x1b[2J.jsonl").write_bytes(b"\x00\xff{")
     (tmp_path / "again").mkdir()
     shutil.copy(good, tmp_path / "again")
@@ -309,7 +305,6 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
     for reason in (
         "incomplete: 1",
         "with wrong results: 1",
-        "slowed on purpose: 1",
         "not a run that can be read: 2 (",
         "a run once more: 1",
         "without a time in its run_id: 1",

@@ -42,16 +42,12 @@ def on_day(day, folder, shift=1.0):
 
 def test_regress_takes_the_spread_from_five_other_days_or_says_what_it_assumes(tmp_path, capsys):
     """Nightly runs in one folder differ by 4 % between days, so that a night of 6 % is none of the
-    code's; a night of 50 % is told. The slow night itself is not one of the days, nor are nights
-    that were slowed on purpose."""
+    code's; a night of 50 % is told. The slow night itself is not one of the days."""
     store = tmp_path / "nightly"
     shifts = enumerate((1.0, 1.04, 0.96, 1.02, 0.98), 1)
     first, *_ = (on_day(day, store, shift) for day, shift in [*shifts])
     status, printed = gate(capsys, first, on_day(6, store, 1.06))
     assert (status in (0, 3), "estimated from 5 other days" in printed) == (True, True)
-    on_day(8, store, 3.0)
-    for path in store.glob("2026-11-08*"):
-        rewrite_head(path, world__slowed_percent=200)
     status, printed = gate(capsys, first, on_day(7, store, 1.5))
     assert (status, "estimated from 6 other days" in printed) == (1, True)
     worst = (

@@ -1,7 +1,6 @@
 """The gate, `python -m reports regress`: its exit status, its text, and the files that it
 writes."""
 
-import json
 import os
 import re
 import shutil
@@ -15,13 +14,7 @@ import pytest
 from reports.__main__ import main
 from reports.verdicts.gate import UNREADABLE
 from tests.launch import ROOT
-from tests.reports.synthetic_campaign import (
-    no_effect,
-    slower,
-    write_campaign,
-    write_launch,
-    write_launches,
-)
+from tests.reports.synthetic_campaign import no_effect, slower, write_campaign, write_launches
 from tests.reports.synthetic_run import mark_wrong, rewrite_head
 from tests.reports.verdicts.test_compare import DIFFERENT
 
@@ -176,23 +169,6 @@ def test_a_cell_of_the_library_never_fails_the_gate_and_tells_that_the_machine_m
     assert (status, "every cell is the library's" in printed) == (2, True)
     assert judge(capsys, folder, *options)[0] == 0
     assert not list(ElementTree.parse(junit).iter("failure"))
-
-
-def test_an_older_campaign_is_judged_by_its_pairs_of_all_sizes_alone(slowed, tmp_path, capsys):
-    """It has a design of two stages, a control, and fresh launches of the sizes in doubt."""
-    folder = shutil.copytree(slowed, tmp_path / "older")
-    manifest = folder / "campaign.jsonl"
-    head, *lines, end = manifest.read_text().splitlines()
-    head = json.dumps(json.loads(head) | {"design": "two-stage", "fresh": 25, "control": True})
-    lines.append(json.dumps({"kind": "stage", "stage": "fresh", "sizes": [16384]}))
-    for variant, stage in (("control", "first"), ("main", "fresh"), ("new", "fresh")):
-        run = write_launch(folder / variant, 99, seed=7, effect=lambda case: 3.0).path
-        launch = json.loads(lines[1]) | {"stage": stage, "variant": variant, "pair": 40}
-        lines.append(json.dumps(launch | {"run": f"{variant}/{run.name}"}))
-    manifest.write_text("\n".join([head, *lines, end]) + "\n")
-    status, printed = judge(capsys, folder)
-    assert status == 1
-    assert "12 interleaved pairs" in printed
 
 
 def test_too_few_pairs_never_pass(tmp_path, capsys):

@@ -42,7 +42,7 @@ from kernels.devices.device import (
     Step,
     Wrong,
 )
-from reports.store.case import describe_wrong
+from reports.store.wrong import describe_wrong
 
 MOST_BYTES = 300007 * 8
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from reports.advice.specs import LINKS, Gpu, Link
-from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
+from reports.store.case import CASE_KEY
 from reports.store.folder import WRONG, in_order
 from reports.store.manifest import runs_by_time
-from reports.store.observations import Entry, alike_of, entry_of, table
+from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
 from reports.store.result import ResultError, read
 from reports.tables.sentences import counted, number, size_text
 
@@ -92,7 +92,8 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
         first, second = list(kinds.values())[:2]
         raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
 
-    return Launches(runs, wrong, notes, _one_way(runs))
+    runs, others = in_one_state(runs)
+    return Launches(runs, wrong, [*notes, *others], _one_way(runs))
 
 
 def files_of(name: str) -> list[Path]:
@@ -106,10 +107,8 @@ def files_of(name: str) -> list[Path]:
 
 
 def _measured_rows(entries: Sequence[Entry]) -> pd.DataFrame:
-    """A row for each run and case, in the state of the link in which the run was longest."""
-    rows, keys, _ = table(entries)
-    rows["longest"] = rows.groupby(["run", "state"])["n_blocks"].transform("sum")
-    rows = rows.sort_values("longest", kind="stable").drop_duplicates(["run", "key"], keep="last")
+    """A row for each run and case."""
+    rows, keys = table(entries)
     return rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
 
 
@@ -214,7 +213,7 @@ def measured_times(
     """The times of these launches, with intervals of this confidence."""
     rows, n = launches.times, len(launches.runs)
     if rows.empty:
-        needed = f"an all-reduce of auto or a library with {MIN_STATE_BLOCKS} blocks in a launch"
+        needed = f"an all-reduce of auto or a library with {MIN_BLOCKS} blocks in a launch"
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
 
     spans = spans_of(launches, "cost_us", confidence)

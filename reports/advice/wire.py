@@ -11,7 +11,7 @@ import numpy as np
 
 from reports.advice.reduce_times import Span, files_of
 from reports.advice.specs import Gpu, Route
-from reports.store.case import method_of
+from reports.store.alike import method_of
 from reports.store.folder import in_order
 from reports.store.observations import entry_of
 from reports.store.result import ResultError, read

@@ -143,6 +143,7 @@ def compare(
 
     comparisons = []
     for variant in variants:
+        pairs, n_apart = pairs_of(baseline, variant)
         comparison = Comparison(
             baseline,
             variant,
@@ -152,8 +153,9 @@ def compare(
                 *deaths_of([baseline, variant]),
                 *differences,
                 *copies_in([*baseline.launches, *variant.launches]),
+                *apart_in(n_apart),
             ],
-            pairs=pairs_of(baseline, variant),
+            pairs=pairs,
             is_interleaved=is_interleaved(baseline, variant),
         )
         _add_cells(comparison)
@@ -255,6 +257,12 @@ def copies_in(launches: Sequence[Result]) -> list[str]:
         for copies in names.values()
         if len(copies) > 1
     ]
+
+
+def apart_in(n_apart: int) -> list[str]:
+    """A sentence on launches that are no pairs."""
+    pairs = counted(n_apart, "pair")
+    return [f"{pairs} left out: between its launches the link changed its state"][:n_apart]
 
 
 def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:

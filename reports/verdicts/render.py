@@ -274,12 +274,16 @@ def head(comparison: Comparison) -> list[str]:
         if not (baseline.campaign and baseline.campaign.end):
             launches += "; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
 
-    trips_ns = [f"{trip_ns:.0f}" for trip_ns in comparison.cells.rtt_ns.dropna().unique()]
+    trips_ns = {launch.counted.rtt_ns for launch in variant.launches + baseline.launches} - {0.0}
+    link = []
+    if trips_ns:
+        link = [f"link: flag round trip {min(trips_ns):.0f} to {max(trips_ns):.0f} ns"]
+
     return [
         f"{variant.label} against {baseline.label}, the baseline: {launches}",
         *comparison.differing_fields.values(),
         "ratio = variant / baseline; above 1, the variant is slower",
-        *[f"link: flag round trip {some(trips_ns)} ns"] * bool(trips_ns),
+        *link,
     ]
 
 

@@ -14,7 +14,7 @@ from bench.harness.timing import RankBlock, least_warmup, summary, times_us
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
-from reports.store.case import where_wrong
+from reports.store.wrong import where_wrong
 
 pytestmark = pytest.mark.unit
 

@@ -62,8 +62,7 @@ class Case:
 class Operation:
     """An algorithm bound to a case: `step` performs it natively, `call` from Python.
 
-    `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words;
-    `by_link` has an operation for each state of the link, by its round trip in ns, if they differ.
+    `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words.
     `failure` returns a library's error about earlier calls. `ignores_nan`: max and min are NaN only
     where all ranks have one; others leave that open. Only quantised operations have
     `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
@@ -75,17 +74,9 @@ class Operation:
     choice: str | None = None
     failure: Callable[[], str | None] = field(default=lambda: None)
     keep: Any = None  # objects that the step points into
-    by_link: Mapping[float, "Operation"] = field(default_factory=dict)
     ignores_nan: bool = False
     expected_sum: Callable[[Array], Array] | None = None
     snr_db: dict[str, float] | None = None
-
-    def in_state(self, round_trip_ns: float) -> "Operation":
-        """The operation for the state of the link that is nearest to this round trip."""
-        if not self.by_link:
-            return self
-        nearest_ns = min(self.by_link, key=lambda ns: abs(math.log(ns / round_trip_ns)))
-        return self.by_link[nearest_ns]
 
 
 Bound = Operation | Unsupported  # the reason is a value for the table, not a crash
@@ -109,9 +100,10 @@ class Row:
 class World:
     """An algorithm's surroundings. With `graph` every operation is launched from a captured graph.
     `baselines` are the libraries to compare with, the first of which is `library`. `rows` is
-    bench.tune's table for this machine. `other_memory` are worlds of the same ranks over other
-    kinds of memory. If the ranks are on several hosts, `node` is the world of this host's ranks;
-    `parts` keeps worlds of ranks between hosts."""
+    bench.tune's table for this machine. `round_trip_ns` is that of a flag between two CPU ranks,
+    as measured before the first case; 0 without such ranks, and on GPUs. `other_memory` are worlds
+    of the same ranks over other kinds of memory. If the ranks are on several hosts, `node` is the
+    world of this host's ranks; `parts` keeps worlds of ranks between hosts."""
 
     communicator: Communicator
     device: Device
@@ -120,6 +112,7 @@ class World:
     watch: Watch
     graph: bool = False
     rows: Sequence[Row] = ()
+    round_trip_ns: float = 0.0
     other_memory: Sequence["World"] = ()
     node: "World | None" = None
     parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)

@@ -13,7 +13,6 @@ from bench.harness.console import FINE, print_out
 from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, require_memory, say_once
-from bench.harness.timing import round_trip_ns
 from bench.harness.verify import MARGIN_BYTES
 from bench.machine import environment
 from collectives.algorithms.allreduce_copy_engine import shared_engine
@@ -168,10 +167,6 @@ def header_of(
         library=algorithm.peer or (world.library.name if is_library else None),
     )
     if isinstance(operation, Operation):
-        by_link = operation.by_link
-        trip_ns = session.communicator.broadcast(round_trip_ns(session)) if by_link else 0
-        if trip_ns:  # the algorithm for the link as it is now
-            operation = operation.in_state(trip_ns)
         header.chosen = operation.choice
         if algorithm.library_variants and world.device.is_cpu:
             header.chosen = environment.settings_of(case.collective.name)
@@ -179,16 +174,7 @@ def header_of(
         header.snr_db = operation.snr_db
         algorithm = operation.chosen or algorithm
         if case.collective.reduces:
-            runs = [each.chosen for each in by_link.values() if each.chosen] or [algorithm]
-            header.sums_in_rank_order = all(each.sums_in_rank_order for each in runs)
-        header.other_bound_parts = {
-            each.choice: parts
-            for each in by_link.values()
-            if each.choice
-            and each.choice != header.chosen
-            and each.chosen
-            and (parts := bound_parts(world, case, each.chosen))
-        }
+            header.sums_in_rank_order = algorithm.sums_in_rank_order
     if world is session.world:  # the link was measured in its memory
         header.bound_parts = bound_parts(world, case, algorithm)
     return header

@@ -17,7 +17,7 @@ from collectives.registry import ALGORITHMS
 from collectives.table import parsed_choice
 from reports.store.case import costs_in, find_states
 from reports.store.schema import Result
-from reports.tables.tune import FINALISTS, UNTUNED, Winner, chosen_in, names_of, winners
+from reports.tables.tune import FINALISTS, UNTUNED, Winner, names_of, winners
 
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
@@ -76,7 +76,6 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
         ]
         state = mode(last_states or [states.longest])
         costs_us = costs_in(run.blocks, states.of_block, state)
-        builds = chosen_in(run.blocks, states.of_block, state)
         headers = {number: run.suite.headers[number] for number in run.suite.iterations}
         names = dict(zip(headers, names_of([*headers.values()]), strict=True))
         heats: dict[tuple[int, str, str], dict[int, list[float]]] = {}
@@ -86,7 +85,7 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
         for heat in heats.values():
             untuned = next((n for n in heat if headers[n].algorithm in UNTUNED), None)
             if untuned is not None:
-                its = builds.get(untuned, headers[untuned].chosen)
+                its = headers[untuned].chosen
                 heat = {n: costs for n, costs in heat.items() if names[n] != its}
             chosen |= survivors(heat, untuned)
     return list(run.session.communicator.broadcast(sorted(chosen)))

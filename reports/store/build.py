@@ -1,7 +1,7 @@
 """Turns measured blocks into cases, with figures from the blocks in the state of the link with most
 blocks of the run: medians and intervals, bandwidth, bound, exposed communication."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -80,9 +80,6 @@ def _summarise(
 
     for name, figure in _figures(groups[state], samples, rho).items():
         setattr(case, name, figure)
-
-    if builds := Counter(block.chosen for block in groups[state] if block.chosen):
-        case.chosen = builds.most_common(1)[0][0]
 
     for other in sorted(label for label in groups if label not in (None, state)):
         figures, n_blocks = _figures(groups[other], samples, rho), len(groups[other])
@@ -223,8 +220,7 @@ def _bound_terms(
     """The terms of the lower bound of a case's time in us, with the low ends of their intervals: a
     flag hop (half a round trip) for each hop of the algorithm, the bytes that it moves, the launch,
     and the chain without collectives. None if `links` lack a needed part."""
-    header = run.cases[case.case]
-    parts = header.other_bound_parts.get(case.chosen or "", header.bound_parts)
+    parts = run.cases[case.case].bound_parts
 
     if parts is None:
         return None

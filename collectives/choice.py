@@ -15,7 +15,16 @@ import msgspec
 
 from collectives.build import Build
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Bound, Case, Operation, Row, Unsupported, World
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    Case,
+    KernelAlgorithm,
+    Operation,
+    Row,
+    Unsupported,
+    World,
+)
 from collectives.table import Written, best_row, rows_of
 
 AUTO, STABLE = "auto", "auto_stable"
@@ -57,7 +66,7 @@ def kinds_of(world: World) -> str:
 
 def in_words(world: World, over: World, algorithm: Algorithm) -> str:
     """A choice, such as `two_shot+nt`; with its memory where the ranks have several kinds."""
-    return algorithm.name + f" over {over.memory}" * bool(world.other_memory)
+    return algorithm.build.named(algorithm.base, over.memory if world.other_memory else None)
 
 
 def facts_of(world: World, case: Case) -> dict[str, Any]:
@@ -125,15 +134,16 @@ def modelled(world: World, case: Case, algorithms: Iterable[Algorithm]) -> Itera
     for algorithm in algorithms:
         if algorithm.is_lossy or not algorithm.is_modelled:
             continue
-        if case.segment_bytes >= algorithm.wins_below:
+        if case.segment_bytes >= algorithm.limits.wins_below:
             continue
-        if not algorithm.needs_peers or case.variant in algorithm.variants(world):
+        if not algorithm.needs_peers or case.variant in algorithm.variants:
             yield algorithm
-        if world.device.is_cpu and case.variant == "registered":
-            if "slabs" in algorithm.varies:
-                yield replace(algorithm, build=Build(slabs=True))
-            if not algorithm.copied:
-                yield replace(algorithm, build=Build(stream_slab=True))
+        if not world.device.is_cpu or case.variant != "registered":
+            continue
+        if isinstance(algorithm, KernelAlgorithm) and "slabs" in algorithm.varies:
+            yield replace(algorithm, build=Build(slabs=True))
+        if "copied" not in algorithm.variants:
+            yield replace(algorithm, build=Build(stream_slab=True))
 
 
 def by_model(world: World, case: Case, algorithms: Sequence[Algorithm]) -> tuple[World, Algorithm]:
@@ -208,8 +218,7 @@ def auto(algorithms: Sequence[Algorithm], stable: bool = False) -> Algorithm:
         "auto without algorithms whose bits depend on an element's place" if stable else best,
         partial(bind_best, tuple(algorithms), stable),
         refuses=refuses,
-        registered=True,
-        needs_peers=False,
+        variants=("copied", "registered"),
         sums_in_rank_order=stable,
         by_default=lambda world: not stable,
     )

@@ -11,10 +11,10 @@ from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
 from collectives import choice
+from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, Case, Row, World
 from collectives.registry import ALGORITHMS
-from collectives.table import parsed_choice
 from reports.store.case import costs_in, find_states
 from reports.store.schema import Result
 from reports.tables.tune import FINALISTS, UNTUNED, Winner, names_of, winners
@@ -132,7 +132,8 @@ def row_of(result: Result, two_modes: set[int], winner: Winner) -> Row:
         where["stable"] = True
     if result.run.clock_shared:  # between CPU cores
         where["round_trip_ns"] = state_range(winner.link_rtt_ns)
-    size, (algorithm, memory) = winner.size_bytes, parsed_choice(winner.name, KNOWN)
+    size, (name, build, memory) = winner.size_bytes, parse_name(winner.name)
+    algorithm = KNOWN[name].built(build)
     return Row("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
 
 

@@ -18,6 +18,7 @@ from collectives.operation import (
     Algorithm,
     Bound,
     Case,
+    KernelAlgorithm,
     Operation,
     Unsupported,
     World,
@@ -239,10 +240,11 @@ def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorit
     then = THEN[collective]
     listed = list[Algorithm]()
     for peer in peers:
-        if "all_reduce" in peer.peer_collectives:
+        performs = peer.peer.collectives if peer.peer else ()
+        if "all_reduce" in performs:
             # A kernel refuses other collectives, and the case of its form is another one.
             listed.append(replace(then_form(peer, then), refuses=lambda world, case: None))
-        if collective in peer.peer_collectives:
+        if collective in performs:
             listed.append(replace(peer, base=f"fused_{peer.base}", moves=lambda ranks, case: None))
     return {form.base: form for form in listed}
 
@@ -253,18 +255,20 @@ def forms(
     then: Callable[[Algorithm, World, Any], Bound],
     fused: Bind,
     about: str,
-    registered: bool = True,
+    variants: tuple[str, ...] = ("copied", "registered"),
 ) -> dict[str, Algorithm]:
-    """Compute alone, then each algorithm of a collective, or fused, also over `registered` buffers;
-    compute has no bound."""
-    listed = [Algorithm("compute", "the compute alone", alone, needs_peers=False)]
+    """Compute alone, then each algorithm of a collective, or fused, in these variants; compute has
+    no bound."""
+    listed: list[Algorithm] = [Algorithm("compute", "the compute alone", alone)]
     listed += [
         then_form(algorithm, then)
         for algorithm in ALGORITHMS[collective].values()
         if not algorithm.is_lossy
     ]
     about = f"compute and {collective} {about}"
-    listed.append(Algorithm("fused", about, fused, registered=registered, sums_in_rank_order=True))
+    listed.append(
+        KernelAlgorithm("fused", about, fused, variants=variants, sums_in_rank_order=True)
+    )
     return {form.base: form for form in listed}
 
 
@@ -281,6 +285,11 @@ FUSED = {
         "in one launch",
     ),
     "gemv_allreduce": forms(
-        "all_reduce", gemv, _gemv_then_reduce, partial(gemv, fused=True), "in one launch", False
+        "all_reduce",
+        gemv,
+        _gemv_then_reduce,
+        partial(gemv, fused=True),
+        "in one launch",
+        ("copied",),
     ),
 }

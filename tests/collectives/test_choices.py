@@ -28,7 +28,7 @@ SIZES = [1 << power for power in range(12, 28)]
 def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_copied_one_moves():
     algorithms = ALGORITHMS["all_reduce"]
     built = parsed("two_shot+slabs", algorithms)
-    assert built.variants(cast(Any, None)) == ("registered",)
+    assert built.variants_in(cast(Any, None)) == ("registered",)
     case = Case(ALL_REDUCE, 1024, FLOAT32, "sum", 0, 0, variant="registered")
     copied = built.traffic(2, case)
     assert copied == algorithms["two_shot"].traffic(2, replace(case, variant="copied"))

@@ -187,7 +187,7 @@ def norm_launch(session: Session, draw: random.Random) -> Launch:
     weight = norm_weight(world.device, datatype, draw.choice([1, 31, 248, 1024, 8192]))
     tokens = draw.choice([1, 3, 9, 40])
     send, receive = registered(session, 2 * tokens * weight.size_bytes, 2)
-    variant = draw.choice(form.variants(world))
+    variant = draw.choice(form.variants_in(world))
     case = norm_case(datatype, tokens, weight, send.address, receive.address, variant=variant)
     contents = norm_contents(case, session.communicator.size, session.communicator.rank, seed)
     return layer_launch(session, form, case, contents, weight)

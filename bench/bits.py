@@ -105,10 +105,12 @@ def subjects(
                 for each, pair in zip(worlds, rooms, strict=True)
             ]
         for algorithm in algorithms:
-            own, others, *fewer = (pair[bool(algorithm.library_variants)] for pair in rooms)
-            for over, variant in product(worlds_for(algorithm, world), algorithm.variants(world)):
+            own, others, *fewer = (pair[algorithm.is_library] for pair in rooms)
+            for over, variant in product(
+                worlds_for(algorithm, world), algorithm.variants_in(world)
+            ):
                 subject = kind(session, over, own, bits.collective, algorithm, variant, datatype)
-                anew = replace(over, baselines=[other_library])
+                anew = replace(over, library=other_library)
                 yield (
                     subject,
                     replace(subject, world=anew, buffers=others, bound={}),

@@ -19,9 +19,9 @@ from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import SHARED_PING_PONGS, Session, require_memory, start
 from bench.harness.suite import Suite
-from collectives.algorithms.allreduce_copy_engine import pushed, shared_engine
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Refusal, launched_ranks
+from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import Case, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES, CompileError

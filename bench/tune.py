@@ -107,9 +107,9 @@ def audit(session: Session, result: Result, machine: Machine) -> tuple[str, int]
     """The audit, for the end of the output."""
 
     def model(heat: Heat) -> str:
-        variant, size_bytes, mode, round_trip_ns, _ = heat
+        variant, size_bytes, mode, _, _ = heat
         case = search.case_of(size_bytes, variant, mode)
-        return in_words(session.world, *by_model(session.world, case, round_trip_ns, search.OURS))
+        return in_words(session.world, *by_model(session.world, case, search.OURS))
 
     return audited(result, model), FINE
 

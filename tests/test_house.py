@@ -24,7 +24,7 @@ MOST_FUNCTION_LINES = 70  # a screen, as formatted
 MOST_FILE_LINES = 500
 MOST_COLUMNS = 100
 MOST_PARAMETERS = 6
-MOST_LOADED_MODULES = 46
+MOST_LOADED_MODULES = 47
 MOST_DEVICE_BRANCHES = 8
 FAKES = "fake_gpu", "fake_peers"  # have the signatures of the packages that they stand for
 
@@ -71,6 +71,7 @@ DOORS = {
     "bench.layers.experts": "collectives.experts",
     "bench.features.peers": "collectives.peers",
     "kernels.devices.compile_cache": "reports.store",
+    "collectives.build": "reports.store",  # the names of builds
 }
 # `bench` alone is its __init__.py with the version, which every room of bench may read.
 VERSION = "bench"

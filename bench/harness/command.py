@@ -8,6 +8,7 @@ from typing import NoReturn
 from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import METHOD, AddOption, Parser, RunOptions, SweepOptions
+from collectives.choice import AUTO
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from collectives.registry import ALGORITHMS
 
@@ -34,7 +35,8 @@ def sweep_parser(
 ) -> Parser:
     """The parser of `python -m bench.<command>`."""
     known = ALGORITHMS[collective.name].values()
-    algorithm = next(each.name for each in known if each.registered and each.needs_peers)
+    ours = (each for each in known if each.needs_peers and "registered" in each.variants)
+    algorithm = next((each.name for each in ours), AUTO)
     parser, what, how, output = options.rank_parser(
         command,
         about,

@@ -19,6 +19,7 @@ from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collecti
 from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.operation import Algorithm
 from collectives.table import parsed
+from reports.store.names import BuildName
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30
@@ -158,10 +159,10 @@ def name_among(
 
 def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
     """The algorithm that `two_shot+nt+128K` means."""
-    base, plus, words = text.partition("+")
-    name = name_among("algorithm", list(known), base)
+    name = BuildName.parse(text)
+    base = name_among("algorithm", list(known), name.algorithm)
     try:
-        return parsed(name + plus + words, known)
+        return parsed(str(name._replace(algorithm=base)), known)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 

@@ -11,10 +11,10 @@ from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
 from collectives import choice
+from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, Case, Row, World
 from collectives.registry import ALGORITHMS
-from collectives.table import parsed_choice
 from reports.store.blocks import count_blocks
 from reports.store.schema import Result
 from reports.tables.tune import FINALISTS, UNTUNED, Winner, names_of, winners
@@ -64,7 +64,8 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
 
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     """The cases that have another round, by rank 0's figures. Cases of one size, variant and mode
-    compete. A candidate that `auto` also runs does not go on."""
+    compete.
+    A candidate that `auto` also runs does not go on."""
     chosen: set[int] = set()
     if run.file:
         costs_us = count_blocks(run.blocks).costs_us
@@ -124,7 +125,8 @@ def row_of(result: Result, two_modes: set[int], winner: Winner) -> Row:
         where["stable"] = True
     if result.run.clock_shared:  # between CPU cores
         where["round_trip_ns"] = state_range(winner.link_rtt_ns)
-    size, (algorithm, memory) = winner.size_bytes, parsed_choice(winner.name, KNOWN)
+    size, (name, build, memory) = winner.size_bytes, parse_name(winner.name)
+    algorithm = KNOWN[name].built(build)
     return Row("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
 
 

@@ -75,11 +75,9 @@ class CaseFields(Timed, kw_only=True):
 
 class CaseHeader(CaseFields, kw_only=True):
     """A planned case; its index in `Run.cases` is its number. A stage of `bound_parts` is [bytes
-    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass.
-    `other_bound_parts` are those of what `auto` runs in other states of the link, by name."""
+    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass."""
 
     bound_parts: dict[str, Any] | None = None
-    other_bound_parts: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
@@ -148,7 +146,6 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
     n_wrong: Count | None = None
     first_wrong: FirstWrong | None = None
-    chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
 
     @property
@@ -357,7 +354,6 @@ class OpenParts(msgspec.Struct):
     shape: Shape | None
     routing: Routing | None
     bound_parts: BoundParts | None = None
-    other_bound_parts: dict[str, BoundParts] = {}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from reports.site.page import Banner, Page, Row, Section
+from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import INVARIANCES, SUFFIX, Bits, Difference, RowBits, read_bits
 from reports.store.report_json import write_json
 from reports.store.result import ResultError

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.site.chart import interval
-from reports.site.page import Banner, Page, Row, Section, role_of
+from reports.kit.chart import interval
+from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.tables.command import command_of
 from reports.tables.sentences import environment_of, machine, some, start_time
 from reports.tables.show import headline_of

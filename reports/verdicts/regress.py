@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from reports.site.page import Page, banner_png, to_html
+from reports.kit.page import Page, banner_png, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text

@@ -195,7 +195,7 @@ docs: $(VENV)/.installed-docs
 # The chart library inside the pages. Of another version (make vendor UPLOT=...) the hashes differ, and make stops: after
 # a look at it, `sha256sum LICENSE.txt uplot.css uplot.js >SHA256SUMS.txt` in the folder accepts it.
 UPLOT ?= 1.6.32
-VENDORED := reports/site/vendor
+VENDORED := reports/kit/vendor
 vendor: writable
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	  npm pack --silent --pack-destination "$$folder" uplot@$(UPLOT) >/dev/null && tar -xzf "$$folder"/uplot-*.tgz -C "$$folder" && \

@@ -32,7 +32,7 @@ COMMANDS = {
         "slurm-1234.out",
     ),
     "compare": (
-        "verdicts.render",
+        "verdicts.compare",
         "compares runs or campaigns: ratios, intervals, verdicts",
         "results/campaign-1a2b3c4d",
     ),

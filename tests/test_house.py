@@ -20,26 +20,17 @@ CORE = "bench", "collectives", "kernels"
 PACKAGES = (*CORE, "reports")
 EVERYTHING = (*PACKAGES, "wiretax", "tests", "docs")
 
-MOST_FUNCTION_LINES = 70  # a screen, as formatted
+MOST_FUNCTION_LINES = 100
 MOST_FILE_LINES = 500
 MOST_COLUMNS = 100
-MOST_PARAMETERS = 6
+MOST_PARAMETERS = 8
 MOST_LOADED_MODULES = 47
 MOST_DEVICE_BRANCHES = 8
 FAKES = "fake_gpu", "fake_peers"  # have the signatures of the packages that they stand for
 
-# The rooms of reports. Each room may import the rooms before it.
-REPORTS = (
-    "reports.store",
-    "reports.imports",
-    "reports.tables",
-    "reports.site.chart",
-    "reports.site.page",
-    "reports.verdicts",
-    "reports.trends",
-    "reports.advice",
-    "reports.site",
-)
+# The rooms of reports, as docs/design.md draws them. Each room may import the rooms before it.
+DRAWN = re.findall("^in reports: (.*)", (ROOT / "docs/design.md").read_text(), re.MULTILINE)[0]
+REPORTS = tuple(f"reports.{name}" for name in reversed(DRAWN.split(" -> ")))
 GROUND = ("collectives", "kernels", "reports", *REPORTS)
 HARNESS = ("bench.harness", "bench.machine", *GROUND)
 # The other rooms that each room may import. A module belongs to the room with the longest
@@ -47,7 +38,6 @@ HARNESS = ("bench.harness", "bench.machine", *GROUND)
 BELOW: dict[str, tuple[str, ...]] = {
     "kernels": (),
     "collectives": ("kernels",),
-    "collectives.quantized": ("collectives", "kernels"),
     "collectives.layers": ("collectives", "kernels"),
     "collectives.experts": ("collectives", "kernels"),
     "collectives.peers": ("collectives", "kernels"),
@@ -55,21 +45,19 @@ BELOW: dict[str, tuple[str, ...]] = {
     **{room: REPORTS[:number] for number, room in enumerate(REPORTS)},
     "bench.machine": GROUND,
     "bench.harness": ("bench.machine", *GROUND),
-    "bench.features": HARNESS,
+    "bench.features": ("collectives.peers", *HARNESS),
     "bench.campaigns": HARNESS,
     "bench.stability": ("collectives.layers", *HARNESS),
     "bench.surveys": ("bench.campaigns", *HARNESS),
-    "bench.layers": ("collectives.layers", *HARNESS),
+    "bench.layers": ("collectives.layers", "collectives.experts", *HARNESS),
+    "bench.tuning": HARNESS,
     "bench": (
-        *("bench.layers", "bench.features", "bench.surveys", "bench.campaigns", "bench.stability"),
-        *("collectives.layers", *HARNESS),
+        *("bench.layers", "bench.features", "bench.stability", "bench.surveys", "bench.tuning"),
+        *("bench.campaigns", "collectives.layers", *HARNESS),
     ),
 }
-# A module that may import one more room.
+# The module with an arrow of its own in docs/design.md.
 DOORS = {
-    "collectives.algorithm": "collectives.quantized",
-    "bench.layers.experts": "collectives.experts",
-    "bench.features.peers": "collectives.peers",
     "kernels.devices.compile_cache": "reports.store",
     "collectives.build": "reports.store",  # the names of builds
 }
@@ -89,7 +77,7 @@ OWN_READERS = {
     "bench/machine/pci.py",
     "bench/surveys/steps.py",
     "reports/advice/specs.py",
-    "reports/site/page.py",
+    "reports/kit/page.py",
     "reports/store/untrusted.py",
 }
 
@@ -276,7 +264,7 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len(names) - (names[:1] in (["self"], ["cls"]))
 
 
-def test_functions_fit_on_a_screen():
+def test_functions_are_short():
     long = [
         place
         for place, node in functions(*EVERYTHING)

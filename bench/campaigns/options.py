@@ -24,7 +24,7 @@ from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
-from reports.verdicts.render import percent
+from reports.verdicts.compare import percent
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
 MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread

@@ -20,7 +20,7 @@ from bench.surveys.steps import (
 )
 from reports.advice.procurement import evaluate
 from reports.advice.reduce_times import read_launches, span_text, spans_of
-from reports.site.page import Banner, Card, Page, Section, to_html
+from reports.kit.page import Banner, Card, Page, Section, to_html
 from reports.site.run_page import run_page
 from reports.store.result import ResultError
 from reports.store.schema import Result

@@ -17,8 +17,8 @@ from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
 from reports.advice.reduce_times import LEAST_LAUNCHES, Launches, other_hardware, read_launches
 from reports.advice.specs import GPUS, find
-from reports.site.chart import Chart, Line
-from reports.site.page import Banner, Card, Cell, Page, Row, Section, to_html
+from reports.kit.chart import Chart, Line
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable

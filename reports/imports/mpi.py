@@ -19,7 +19,7 @@ from reports.imports.logged import (
 )
 
 OSU_TITLE = re.compile(
-    r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
+    r"OSU (?:(?:MPI|[NRX]CCL)(?:-\w+)? )?"
     r"([\w/ -]{1,60}) Test \(?(?:v|Version )([\w.]{1,12})\)?"
 )
 COLLECTIVE = re.compile(

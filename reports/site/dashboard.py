@@ -12,9 +12,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from reports.advice.procurement import evaluate, procure_page
+from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
 from reports.site.history_page import KEY, history_page, part_of, sides_of, standing
-from reports.site.page import Banner, Page, banner_png, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.owners import open_folder

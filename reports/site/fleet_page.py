@@ -1,8 +1,8 @@
 """The page about the nodes of a store: a heat map of each against its peers, the worst first."""
 
+from reports.kit.chart import heat, interval
+from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.site import shared
-from reports.site.chart import heat, interval
-from reports.site.page import Banner, Page, Row, Section, role_of
 from reports.store.folder import Contents
 from reports.tables.sentences import counted, size_text
 from reports.trends.fleet import FINE, FOUND, Fleet, Group, fleet_of, headline, summary

@@ -9,9 +9,9 @@ from operator import attrgetter
 import numpy as np
 import pandas as pd
 
+from reports.kit.chart import LEAST_MARKS, Chart, Line, Step, spark
+from reports.kit.page import Banner, Page, Row, Section
 from reports.site import shared
-from reports.site.chart import LEAST_MARKS, Chart, Line, Step, spark
-from reports.site.page import Banner, Page, Row, Section
 from reports.store.result import time_of
 from reports.tables.command import command_of
 from reports.tables.figure import roles_of

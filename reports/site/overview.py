@@ -4,8 +4,9 @@ changed."""
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from reports.kit.chart import LEAST_MARKS, Chart, spark
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section
 from reports.site import shared
-from reports.site.chart import LEAST_MARKS, Chart, spark
 from reports.site.history_page import (
     KEY,
     WORST_FIRST,
@@ -14,7 +15,6 @@ from reports.site.history_page import (
     panel_chart,
     standing,
 )
-from reports.site.page import Banner, Card, Cell, Page, Row, Section
 from reports.store.observations import Entry
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,

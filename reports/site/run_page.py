@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from reports.kit.chart import Chart, Line
+from reports.kit.page import Banner, Page, Row, Section
 from reports.site import shared
-from reports.site.chart import Chart, Line
-from reports.site.page import Banner, Page, Row, Section
 from reports.store.result import read
 from reports.store.schema import Result, Run
 from reports.tables import run_text, show

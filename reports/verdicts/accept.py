@@ -22,8 +22,7 @@ from reports.store.writing import write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.gate import UNUSABLE
 from reports.verdicts.judge import Incomparable, differing
-from reports.verdicts.render import add_allow
-from reports.verdicts.sides import Side, faults_of, side_of
+from reports.verdicts.sides import Side, add_allow, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
 
 BITS = "bits"  # the folder of records of bits

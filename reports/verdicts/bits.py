@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from reports.site.page import Banner, Page, Row, Section
+from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import INVARIANCES, SUFFIX, Bits, Difference, RowBits, read_bits
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
-from reports.store.untrusted import markdown_text
 from reports.store.writing import write_named
 from reports.tables.bits import (
     HEAD,
@@ -31,6 +30,7 @@ from reports.tables.bits import (
 from reports.tables.sentences import counted, size_text, some, wrapped
 from reports.verdicts.accept import BITS
 from reports.verdicts.judge import Incomparable
+from reports.verdicts.markdown import folded, heading, listed, table_of
 from reports.verdicts.regress import as_junit, write_page
 
 COMPARABLE = "collective", "ranks", "hosts", "device", "seed", "data"
@@ -320,25 +320,10 @@ def sizes_of(record: Bits) -> list[Row]:
 
 def markdown(record: Bits, line: str, failed: Sequence[Check], notes: Sequence[str]) -> str:
     """The verdict, what failed, and the whole table folded."""
-    rows = groups_in(record)
     findings = [check.text for check in failed[:MOST_FINDINGS]]
-    cells = [[*rows[0]], *([str(cell) for cell in row.values()] for row in rows)]
-    table = [f"| {' | '.join(map(markdown_text, own))} |" for own in cells]
-    table.insert(1, "|---" * len(rows[0]) + "|")
-    return "\n".join(
-        [
-            f"## {markdown_text(line)}",
-            "",
-            *(f"- {markdown_text(each)}" for each in [*findings, *notes, headline(record)]),
-            "",
-            "<details><summary>rows of equal bits together</summary>",
-            "",
-            *table,
-            "",
-            "</details>",
-            "",
-        ]
-    )
+    table = folded("rows of equal bits together", table_of(groups_in(record)))
+    lines = [heading(line), "", *listed([*findings, *notes, headline(record)]), "", *table, ""]
+    return "\n".join(lines)
 
 
 def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:

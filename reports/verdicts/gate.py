@@ -1,7 +1,8 @@
-"""The rule of the gate, and all its words: is the current slower than the baseline?"""
+"""The rule of the gate: is the current slower than the baseline?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from reports.store.result import ResultError
 from reports.tables.sentences import describe, some
 from reports.verdicts.judge import Comparison
-from reports.verdicts.render import rows_of, summary
+from reports.verdicts.render import ratio_text, summary, verdict_text, words_of
 from reports.verdicts.sides import faults_between
 from reports.verdicts.verdict import FASTER, SLOWER
 
@@ -24,6 +25,13 @@ STATUSES = [
     "a side is wrong, died, is incomplete or lacks a case",
 ]
 INTERRUPTED = 130
+WORDS = {
+    PASS: "PASS",
+    REGRESSION: "REGRESSION",
+    INCONCLUSIVE: "INCONCLUSIVE",
+    UNUSABLE: "UNUSABLE",
+    INTERRUPTED: "INTERRUPTED",
+}
 # What a cell means for the gate.
 SLOWER_CELL, OPEN_CELL, FINE_CELL, CONTROL_CELL = "regression", "inconclusive", "", "control"
 MOST_LISTED = 5  # cells and faults
@@ -31,23 +39,26 @@ MOST_LISTED = 5  # cells and faults
 
 @dataclass
 class Outcome:
-    """The gate's result: one sentence, the exit status, a sentence on each reason why the
-    current is unusable, further sentences, and the cells of the comparison, worst first. A cell has
-    the word `outcome` and its figures as `text`."""
+    """The gate's result: the exit status, one sentence, a sentence on each reason why the current
+    is unusable, further sentences, and the cells of the comparison, worst first. A cell has the
+    word `outcome` and its figures as `text`."""
 
-    headline: str
     status: int
+    sentence: str
     faults: Sequence[str]
     findings: list[str] = field(default_factory=list)
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparison: Comparison | None = None
 
+    @property
+    def headline(self) -> str:
+        word = WORDS.get(self.status, "NOT JUDGED")
+        return f"{word}: {self.sentence} (exit status {self.status})"
+
 
 def failed(sentence: str, status: int) -> Outcome:
     """The outcome of a gate that could not judge, and why."""
-    words = {UNUSABLE: "UNUSABLE", INTERRUPTED: "INTERRUPTED"}
-    word = words.get(status, "NOT JUDGED")
-    return Outcome(f"{word}: {sentence} (exit status {status})", status, [sentence])
+    return Outcome(status, sentence, [sentence])
 
 
 def outcomes(comparison: Comparison, fails_from: float, must_rule_out: float) -> "pd.Series[str]":
@@ -67,54 +78,53 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
     certain slowdown beyond the margin counts, and the resolvable one must be ruled out. Raises
     ResultError if it is below the margin, and for cells of a library alone."""
-    margin = comparison.margin
     if comparison.cells.is_library.all():
         raise ResultError(
             "every cell is the library's, which no gate judges: `reports compare` shows them"
         )
 
+    # The slowdown that counts, and the one that must be ruled out.
+    fails_from = comparison.margin
     must_rule_out, source = comparison.resolvable_slowdown
     if min_effect:
-        must_rule_out, source = min_effect, "of --min-effect"
+        fails_from, must_rule_out, source = min_effect, min_effect, "of --min-effect"
+    if fails_from < comparison.margin:
+        raise ResultError(
+            f"--min-effect {fails_from:.2%} is within the margin, {comparison.margin:.2%}"
+        )
 
-    fails_from = min_effect or margin
-    if fails_from < margin:
-        raise ResultError(f"--min-effect {fails_from:.2%} is within the margin, {margin:.2%}")
-
-    words = outcomes(comparison, fails_from, must_rule_out)
-    judged = comparison.cells[comparison.is_judged]
-    texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
-    cells = comparison.cells.assign(text=texts, outcome=words)
-    cells = cells.sort_values("ratio", ascending=False, kind="stable")
-    slower = cells[cells.outcome == SLOWER_CELL]
-    undecided = cells[cells.outcome == OPEN_CELL]
+    meanings = outcomes(comparison, fails_from, must_rule_out)
+    cells = comparison.cells.assign(text=texts_of(comparison), outcome=meanings)
+    judged = cells[cells.outcome != CONTROL_CELL]
     faster = judged[judged.verdict == FASTER].sort_values("ratio")
+    cells = cells.sort_values("ratio", ascending=False, kind="stable")
+    slower, undecided = cells[cells.outcome == SLOWER_CELL], cells[cells.outcome == OPEN_CELL]
+    of_cells = f"of {len(judged)} cells"
     faults = [
         *faults_between(comparison.baseline, comparison.variant),
         *(f"{describe(case)} of the baseline was not measured" for case in comparison.lacking),
     ]
-    of_cells = f"of {len(judged)} cells"
-    found = summary(comparison, must_rule_out)
 
+    # The first that applies.
+    found = summary(comparison, must_rule_out)
     if SLOWER in {*judged.verdict}:
         found += f"; {len(slower)} {of_cells} slower by {fails_from:.1%} or more"
+    if faults:
+        status, sentence = UNUSABLE, some(faults, 1)
+    elif len(slower):
+        status, sentence = REGRESSION, found
+    elif len(undecided):
+        can_hide = f"in {len(undecided)} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
+        status, sentence = INCONCLUSIVE, f"{can_hide}; {found}"
+    else:
+        status, sentence = PASS, found
 
-    can_hide = f"in {len(undecided)} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
-    # The first that applies.
-    answers = {
-        UNUSABLE: (len(faults), f"UNUSABLE: {some(faults, 1)}"),
-        REGRESSION: (len(slower), f"REGRESSION: {found}"),
-        INCONCLUSIVE: (len(undecided), f"INCONCLUSIVE: {can_hide}; {found}"),
-        PASS: (True, f"PASS: {found}"),
-    }
-    status, text = next((status, text) for status, (applies, text) in answers.items() if applies)
-    listed = pd.concat([slower, undecided])[:MOST_LISTED]
+    # What else a reader needs.
     findings = [*dict.fromkeys([*comparison.caveats, *faults[1:MOST_LISTED]])]
+    listed = pd.concat([slower, undecided])[:MOST_LISTED]
     findings.extend(listed.title + ": " + listed.text)
-
     if len(undecided):
         findings.append(_remedy(comparison, undecided, must_rule_out))
-
     if len(faster):
         findings.append(
             f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some([*faster.title])};"
@@ -122,8 +132,13 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         )
 
     findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
-    text += f" (exit status {status})"
-    return Outcome(text, status, faults, findings, cells, comparison)
+    return Outcome(status, sentence, faults, findings, cells, comparison)
+
+
+def texts_of(comparison: Comparison) -> list[str]:
+    """`1.049 [1.047 1.052] SLOWER` of each cell."""
+    cells: Any = zip(comparison.cells.itertuples(), words_of(comparison), strict=True)
+    return [f"{ratio_text(cell)} {verdict_text(cell, word)}" for cell, word in cells]
 
 
 def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.site.chart import interval
-from reports.site.page import Banner, Page, Row, Section, role_of
+from reports.kit.chart import interval
+from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.tables.command import command_of
 from reports.tables.sentences import environment_of, machine, some, start_time
 from reports.tables.show import headline_of
@@ -42,10 +42,8 @@ NOT_JUDGED = "NOT JUDGED", "Mend what is named and start it again:", "make gate"
 
 def gate_page(outcome: Outcome) -> Page:
     """The verdict, what to do next, and the comparison with what explains it."""
-    sentence = outcome.headline.partition(": ")[2].rpartition(" (exit status")[0]
-    comparison = outcome.comparison
+    comparison, sentence = outcome.comparison, outcome.sentence
     word, todo, command = NEXT.get(outcome.status, NOT_JUDGED)
-    sentence = sentence or outcome.headline
     banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
     sections = [
         Section("What to do next", [todo], text=command),
@@ -84,9 +82,11 @@ def campaign_page(folder: Path) -> Page:
 
 def comparison_banner(comparison: Comparison) -> Banner:
     """The verdict on a comparison of a campaign: the first of its cells' verdicts."""
-    words = [row["verdict"] for row in render.rows_of(comparison)]
-    verdict = next((word for word in ("SLOWER", "differs", "FASTER") if word in words), "UNDECIDED")
-    word = "SAME" if {*words} == {"SAME"} else verdict
+    words = {*render.words_of(comparison)}
+    word = next((each for each in ("SLOWER", "differs", "FASTER") if each in words), "UNDECIDED")
+    if words == {"SAME"}:
+        word = "SAME"
+
     return Banner(word, f"{render.headline(comparison)}.", facts_of(comparison))
 
 
@@ -96,9 +96,11 @@ def facts_of(comparison: Comparison) -> list[str]:
     variant = comparison.variant
     last = variant.launches[-1]
     against = f"{_named(variant)} against {_named(comparison.baseline)}"
-    launches = render.head(comparison)[0].partition(": ")[2]
-    place = f"{machine(last)}, {start_time(last.run)}."
-    return [f"{against}: {launches}.", place, f"{render.closing(comparison)[0]}."]
+    return [
+        f"{against}: {render.launches_of(comparison)}.",
+        f"{machine(last)}, {start_time(last.run)}.",
+        f"{render.counts(comparison)}.",
+    ]
 
 
 def _named(side: Side) -> str:
@@ -112,10 +114,9 @@ def _named(side: Side) -> str:
 
 def forest(comparison: Comparison) -> Section:
     """The cells, grouped by verdict, the largest effect first, the library's as a control last."""
-    texts = render.rows_of(comparison)
-    roles = [role_of(text["verdict"]) for text in texts]
+    roles = [role_of(word) for word in render.words_of(comparison)]
     cells = comparison.cells.assign(
-        text=pd.Series(texts),
+        text=pd.Series(render.rows_of(comparison)),
         role=pd.Categorical(roles, ORDER, ordered=True),
         effect=-comparison.cells.log_ratio.abs().fillna(0),
         is_control=~comparison.is_judged,
@@ -124,7 +125,9 @@ def forest(comparison: Comparison) -> Section:
     rows: list[Row] = [
         {
             "case": cell.title,
-            "verdict": cell.text["verdict"] + "\ncontrol" * cell.is_control,
+            "verdict": f"{cell.text['verdict']}\ncontrol"
+            if cell.is_control
+            else cell.text["verdict"],
             "faster < 1 < slower": interval(
                 np.log([cell.ratio, cell.low, cell.high]).tolist(), -cells.effect.min(), cell.role
             ),

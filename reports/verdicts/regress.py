@@ -8,23 +8,21 @@ from pathlib import Path
 from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from reports.site.page import Page, banner_png, to_html
+from reports.kit.page import Page, banner_png, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
-from reports.store.untrusted import markdown_text
 from reports.store.writing import write_named
 from reports.tables.sentences import wrapped
 from reports.tables.show import headline_of
-from reports.verdicts import render
 from reports.verdicts.accept import baseline_side
+from reports.verdicts.compare import percent
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide, failed
 from reports.verdicts.judge import Comparison, NothingInCommon, compare
+from reports.verdicts.markdown import markdown
 from reports.verdicts.page import gate_page
-from reports.verdicts.render import add_allow, percent
-from reports.verdicts.sides import Side, faults_of, notes_of, side_of
+from reports.verdicts.render import notes, what_ran
+from reports.verdicts.sides import Side, add_allow, faults_of, notes_of, side_of
 
-MOST_DRAWN = 6  # cells, in a comment
-MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
 MOST_LINES = 22  # a screen has 24
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # The elements of JUnit for the outcomes that have one.
@@ -126,8 +124,8 @@ def as_text(outcome: Outcome, baseline: str, current: str) -> str:
             [
                 headline_of(*comparison.variant.launches),
                 *outcome.findings,
-                render.head(comparison)[0],
-                *render.notes(comparison),
+                what_ran(comparison),
+                *notes(comparison),
             ]
         )
         sides = f"{quote(baseline)} {quote(current)}"
@@ -149,22 +147,6 @@ def _compared(
     (comparison,) = compare([baseline, current], allowed)
     comparison.notes += notes_of([current, baseline])
     return comparison
-
-
-def markdown(outcome: Outcome) -> str:
-    """The outcome, the largest effects as a drawing of letters, and the whole table folded: at most
-    20 lines are in view."""
-    title = f"## {markdown_text(outcome.headline)}\n"
-    if outcome.comparison is None:
-        return title
-
-    figures = headline_of(*outcome.comparison.variant.launches)
-    findings = [f"- {markdown_text(line)}\n" for line in outcome.findings]
-    forest = f"\n{render.forest_markdown(outcome.comparison, MOST_DRAWN)}\n"
-    rows = render.as_markdown(outcome.comparison, MOST_ROWS)
-    table = f"<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
-    figures = f"\n**{markdown_text(figures)}**\n\n"
-    return "".join([title, figures, *findings, forest, "\n", table])
 
 
 def junit(outcome: Outcome) -> str:

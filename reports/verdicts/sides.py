@@ -1,5 +1,6 @@
 """The sides of a comparison, read from runs, folders, globs and campaigns."""
 
+import argparse
 import glob
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -78,6 +79,18 @@ class Side:
     def label(self) -> str:
         """The name; the last two parts of a path."""
         return "/".join(self.name.split("/")[-2:])
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that permits a difference in a fact that must be equal."""
+    parser.add_argument(
+        "--allow",
+        metavar="KEY",
+        action="append",
+        default=[],
+        choices=COMPARABLE,
+        help=f"compare although this differs: {', '.join(COMPARABLE)}; may be repeated",
+    )
 
 
 def read_sides(arguments: Sequence[str]) -> list[Side]:

@@ -21,8 +21,7 @@ from reports.store.untrusted import printable
 from reports.tables.command import command_of
 from reports.tables.sentences import size_text, some
 from reports.verdicts.judge import Comparison, compare
-from reports.verdicts.render import add_allow
-from reports.verdicts.sides import Side, faults_between, notes_of, read_sides
+from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides
 
 Settings = tuple[tuple[str, str], ...]  # names and values
 

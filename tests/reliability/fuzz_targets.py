@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from reports.site.dashboard import MARKER
 from reports.store import folder as folders
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, ResultError
 from tests.collectives.test_choices import all_reduce, world
-from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
+from tests.reports.imports.test_import_damage import GATHER, IMB, OSU
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_benchmarks import BENCHMARKS, write_benchmark
 from tests.reports.synthetic_bits import write_bits
@@ -191,8 +190,6 @@ def write_logs(root: Path) -> None:
     """Writes logs of other benchmarks, and imports one."""
     logs = root / "logs"
     logs.mkdir()
-    kind = {"type": "float", "redop": "sum", "root": "-1"}
-    results = {"size": 8, "count": 2, "out_of_place": HALF, "in_place": HALF} | kind
     texts = {
         "nccl": WHOLE,
         "gather": GATHER,
@@ -201,7 +198,6 @@ def write_logs(root: Path) -> None:
         "imb": IMB + "4 1000 1.5\n8 1000 1.6\n",
         "lines": '{"size_bytes": 8, "time_us": [5.0, 6], "ranks": 2, "shape": {"a": 1}}\n' * 2
         + '{"size_bytes": 8, "time_us": 5, "ranks": 2, "n_wrong": 0, "host": "a"}\n',
-        "json": json.dumps(REPORT | {"results": [results] * 2, "out_of_bounds": {"count": 0}}),
     }
     for name, text in texts.items():
         (logs / name).write_text(text)

@@ -301,12 +301,6 @@ PARSERS = {
         "self.part >= Part.ROWS or",
         (FORMATS,),
     ),
-    "threads-not-multiplied": Mutant(
-        "reports/imports/nccl_json.py",
-        "else n_threads * n_gpus",
-        "else n_gpus",
-        (FORMATS,),
-    ),
     "decimal-megabyte": Mutant(
         "bench/harness/options.py",
         '"M": 1 << 20',

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from reports.site.chart import Axis, Chart, Line, interval, path, spark
+from reports.kit.chart import Axis, Chart, Line, interval, path, spark
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.store.schema import CaseHeader
 from reports.trends.changes import Step

@@ -8,10 +8,10 @@ import re
 from html.parser import HTMLParser
 
 from reports.__main__ import main
+from reports.kit.page import to_html
 from reports.site import overview
 from reports.site.dashboard import MARKER
 from reports.site.history_page import history_page
-from reports.site.page import to_html
 from reports.store.folder import read_store
 from reports.trends.history import history_of
 from tests.launch import ROOT
@@ -197,7 +197,7 @@ def test_only_the_newest_runs_have_pages(tmp_path, monkeypatch):
 
 def test_the_vendored_library_is_the_one_that_was_looked_at():
     """Otherwise anybody's script could come into every page with an update."""
-    folder = ROOT / "reports/site/vendor"
+    folder = ROOT / "reports/kit/vendor"
     sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS.txt").read_text().splitlines())
     files = {path.name for path in folder.iterdir()} - {"SHA256SUMS.txt"}
     assert files == set(sums)

@@ -14,8 +14,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from reports.__main__ import main
+from reports.kit.page import to_html
 from reports.site.history_page import history_page
-from reports.site.page import to_html
 from reports.store.result import read
 from reports.trends.changes import Step
 from reports.trends.history import History

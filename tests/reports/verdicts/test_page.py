@@ -6,7 +6,7 @@ import pytest
 
 from reports.verdicts.gate import decide
 from reports.verdicts.judge import compare
-from reports.verdicts.regress import markdown
+from reports.verdicts.markdown import markdown
 from reports.verdicts.sides import read_sides
 from tests.reports.synthetic_campaign import write_launch
 

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from reports.site.chart import Chart
+from reports.kit.chart import Chart
 from reports.store.untrusted import printable
 from reports.tables import figure
 

@@ -1,0 +1,1 @@
+"""The parts of HTML pages: text, tables, cards and charts. Each page is made from these."""

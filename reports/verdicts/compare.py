@@ -1,0 +1,85 @@
+"""The command `compare`: each side against the first, as tables of at most 80 columns or JSON."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import groupby
+
+from reports.store.report_json import write_json
+from reports.tables.sentences import wrapped
+from reports.verdicts import judge
+from reports.verdicts.judge import Comparison
+from reports.verdicts.render import closing, opening, rows_of, sentences
+from reports.verdicts.sides import add_allow, notes_of, read_sides
+
+LINE = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>6} {7:>5}"  # without the algorithm
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option(
+        "sides",
+        metavar="SIDE",
+        nargs="+",
+        help="one campaign's folder; or the baseline, then "
+        "the other sides: runs, folders of runs, quoted globs, FOLDER/VARIANT of a campaign",
+    )
+    add_allow(parser)
+    option(
+        "--margin",
+        metavar="PERCENT",
+        type=percent,
+        help="a difference up to this is none (the campaign's, else 1)",
+    )
+
+
+def percent(text: str) -> float:
+    """A percentage as a share."""
+    try:
+        share = float(text) / 100
+    except ValueError:
+        share = 0.0
+
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage between 0 and 100")
+
+    return share
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
+    different things, ResultError for a file that cannot be read."""
+    sides = read_sides(arguments.sides)
+    comparisons = judge.compare(sides, arguments.allow, arguments.margin)
+
+    for note in notes_of(sides):
+        print(f"reports: {note}", file=sys.stderr)
+
+    if not arguments.json:
+        sys.stdout.write(as_text(comparisons))
+        return 0
+
+    parts = [
+        {
+            "baseline": each.baseline.name,
+            "compared": each.variant.name,
+            "margin": each.margin,
+            "sentences": sentences(each),
+            "cells": each.cells.assign(case=each.cells.title),
+        }
+        for each in comparisons
+    ]
+    write_json("compare", comparisons=parts)
+    return 0
+
+
+def as_text(comparisons: Sequence[Comparison]) -> str:
+    lines = []
+    for comparison in comparisons:
+        rows = rows_of(comparison)
+        lines += [*wrapped(opening(comparison)), "", LINE.format(*rows[0])]
+        for name, of_name in groupby(rows, lambda row: row["algorithm"]):
+            lines += [name, *(LINE.format(*row.values()) for row in of_name)]
+        lines += ["", *wrapped(closing(comparison)), ""]
+
+    return "\n".join(line.rstrip() for line in lines)

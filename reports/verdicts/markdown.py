@@ -1,0 +1,84 @@
+"""The gate's outcome as GitHub's Markdown, for a comment on a pull request."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reports.store.untrusted import markdown_text
+from reports.tables.show import headline_of
+from reports.verdicts.gate import Outcome
+from reports.verdicts.judge import Comparison
+from reports.verdicts.render import rows_of, sentences
+
+MOST_DRAWN = 6  # cells
+MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
+DRAWN = 25  # letters of an interval
+FIGURES = "size", "base us", "variant us", "ratio [95 %]", "MDE", "pairs"
+
+
+def markdown(outcome: Outcome) -> str:
+    """The outcome, the largest effects as a drawing of letters, and the whole table folded: at most
+    20 lines are in view."""
+    lines = [heading(outcome.headline)]
+    if comparison := outcome.comparison:
+        figures = headline_of(*comparison.variant.launches)
+        title, *said = sentences(comparison)
+        rows = rows_of(comparison)
+        if len(rows) > MOST_ROWS:
+            said.append(f"{len(rows) - MOST_ROWS} more rows do not fit here")
+
+        table = [
+            f"### {markdown_text(title)}",
+            "",
+            *listed(said),
+            "",
+            *table_of(rows[:MOST_ROWS], FIGURES),
+        ]
+        lines += ["", f"**{markdown_text(figures)}**", "", *listed(outcome.findings), ""]
+        lines += [*forest(comparison), "", *folded("all cells", table)]
+
+    return "\n".join([*lines, ""])
+
+
+def heading(text: str) -> str:
+    return f"## {markdown_text(text)}"
+
+
+def listed(texts: Sequence[str]) -> list[str]:
+    return [f"- {markdown_text(text)}" for text in texts]
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], right: Collection[str] = ()) -> list[str]:
+    """The lines of a table of rows by their headings, with these columns aligned to the right."""
+    rules = ["---:" if name in right else "---" for name in rows[0]]
+    cells = [[*rows[0]], *([*row.values()] for row in rows)]
+    lines = [f"| {' | '.join(markdown_text(str(text)) for text in texts)} |" for texts in cells]
+    return [lines[0], f"|{'|'.join(rules)}|", *lines[1:]]
+
+
+def folded(summary: str, lines: Sequence[str]) -> list[str]:
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
+
+
+def forest(comparison: Comparison) -> list[str]:
+    """A table of judged cells, the largest effect first, with each interval as letters:
+    `·······│····●··`, where `│` is 1. Empty without intervals."""
+    cells = comparison.cells[comparison.is_judged & comparison.cells.high.notna()]
+    cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")[:MOST_DRAWN]
+    if cells.empty:
+        return []
+
+    reach = max(cells.log_high.max(), -cells.log_low.min(), 0.01)
+    rows = ["| case | ratio | faster │ slower |", "|---|---:|---|"]
+    places = np.linspace(-reach, reach, DRAWN)
+
+    for cell in cells.itertuples():
+        inside = (places >= cell.log_low) & (places <= cell.log_high)
+        letters = np.where(inside, "-", "·")
+        for value, letter in ((0, "│"), (cell.log_ratio, "●")):
+            letters[np.abs(places - value).argmin()] = letter
+        title = markdown_text(str(cell.title))
+        rows.append(f"| {title} | {cell.ratio:.3f} | `{''.join(letters)}` |")
+
+    return rows

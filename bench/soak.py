@@ -43,6 +43,7 @@ from kernels.devices.device import (
     Wrong,
 )
 from reports.store.case import describe_wrong
+from reports.store.program import on_ranks
 
 MOST_BYTES = 300007 * 8
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
@@ -362,7 +363,7 @@ def soak_parser() -> Parser:
     parser, add, how, output = options.rank_parser(
         "soak",
         "Checks launches of everything mixed, back to back, and times nothing.",
-        "mpirun -n 2 python -m bench.soak --soak 10m",
+        f"{on_ranks(2, 'soak')} --soak 10m",
         "no wrong element so far",
     )
     add(

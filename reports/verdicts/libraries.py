@@ -12,6 +12,7 @@ import pandas as pd
 
 from reports.store.case import find_states
 from reports.store.observations import shared_states
+from reports.store.program import REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -39,7 +40,7 @@ def peers(arguments: argparse.Namespace) -> int:
     sides = read_sides([arguments.campaign])
     wrong = [sentence for side in sides for sentence in wrong_results(side)]
     for note in [*wrong, *deaths_of(sides), *notes_of(sides)]:
-        print(f"reports: {note}", file=sys.stderr)
+        print(f"{REPORTS}: {note}", file=sys.stderr)
 
     cells = cells_of(sides)
     if arguments.json:

@@ -38,6 +38,7 @@ from collectives.operation import Algorithm, World
 from collectives.registry import ALGORITHMS, by_default, in_order
 from kernels.devices.device import DeviceError
 from reports.store.bits import SUFFIX, Bits, compare_launch
+from reports.store.program import on_ranks
 from reports.store.writing import write_whole
 
 KNOWN = {
@@ -175,7 +176,7 @@ def bits_parser() -> Parser:
     parser, add, how, output = options.rank_parser(
         "bits",
         "Tells what changes the bits of a sum, finds its order, and measures its error.",
-        "mpirun -n 4 python -m bench.bits -d half --algorithm two_shot,library",
+        f"{on_ranks(4, 'bits')} -d half --algorithm two_shot,library",
         "nothing is kept",
     )
     add(

@@ -36,6 +36,7 @@ from kernels.devices.device import (
     Step,
     Transfer,
 )
+from reports.store.program import on_ranks
 from reports.store.schema import CaseHeader
 
 ABOUT = (
@@ -127,7 +128,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
     parser, what, how, output = options.rank_parser(
         "link",
         ABOUT,
-        "mpirun -n 2 python -m bench.link --max-time 30",
+        f"{on_ranks(2, 'link')} --max-time 30",
         "the results so far are kept",
     )
     factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128

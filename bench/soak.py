@@ -42,6 +42,7 @@ from kernels.devices.device import (
     Step,
     Wrong,
 )
+from reports.store.program import on_ranks
 from reports.store.wrong import describe_wrong
 
 MOST_BYTES = 300007 * 8
@@ -362,7 +363,7 @@ def soak_parser() -> Parser:
     parser, add, how, output = options.rank_parser(
         "soak",
         "Checks launches of everything mixed, back to back, and times nothing.",
-        "mpirun -n 2 python -m bench.soak --soak 10m",
+        f"{on_ranks(2, 'soak')} --soak 10m",
         "no wrong element so far",
     )
     add(

@@ -212,7 +212,7 @@ def auto(algorithms: Sequence[Algorithm], stable: bool = False) -> Algorithm:
             return Unsupported("between hosts the library chooses the order of a sum")
         return None
 
-    best = "the best for the size: as bench.tune measured, or as measured elsewhere, or a guess"
+    best = "the best for the size: as measured here by tuning, or elsewhere, or a guess"
     return Algorithm(
         STABLE if stable else AUTO,
         "auto without algorithms whose bits depend on an element's place" if stable else best,

@@ -44,6 +44,7 @@ from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
 from kernels.devices.shared_memory import available_bytes
 from reports.store.owners import opened
+from reports.store.program import BENCH
 from reports.store.result import ResultError
 from reports.store.writing import check_named
 
@@ -132,7 +133,7 @@ def start(
         )
         sys.exit(CANNOT)
     except Refusal as refusal:
-        Parser(prog=f"bench.{options.command}").error(str(refusal))
+        Parser(prog=f"{BENCH}{options.command}").error(str(refusal))
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options, guard)
@@ -160,7 +161,7 @@ def end_start(options: RunOptions, limit_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
     time.sleep(2 * min(launched_rank() or 0, 2))  # where a lower rank spoke, the launcher ends this
     say(
-        f"bench.{options.command}",
+        f"{BENCH}{options.command}",
         f"MPI has not started all {launched_ranks() or 1} ranks in {limit_s:g} s: a rank, a host "
         "or the network between hosts does not answer, or the launcher does not belong to this "
         "MPI; docs/cluster.md lists what to type",
@@ -264,7 +265,7 @@ def say_once(options: RunOptions, sentence: str, communicator: Communicator | No
     if communicator and communicator.size > 1:
         is_first = communicator.rank == 0
     if is_first:
-        say(f"bench.{options.command}", sentence)
+        say(f"{BENCH}{options.command}", sentence)
 
 
 def require_one_run(communicator: Communicator, options: RunOptions) -> None:

@@ -19,6 +19,7 @@ from reports.store.case import CASE_KEY
 from reports.store.folder import WRONG, in_order
 from reports.store.manifest import runs_by_time
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
+from reports.store.program import BENCH
 from reports.store.result import ResultError, read
 from reports.tables.sentences import counted, number, size_text
 
@@ -272,7 +273,7 @@ def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
         if bus_gb_s < DOWN * expected.gb_s:
             lines.append(
                 f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
-                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see bench.doctor."
+                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see {BENCH}doctor."
             )
 
     return lines

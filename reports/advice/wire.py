@@ -14,13 +14,12 @@ from reports.advice.specs import Gpu, Route
 from reports.store.alike import method_of
 from reports.store.folder import in_order
 from reports.store.observations import entry_of
+from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result
 from reports.tables.sentences import size_text
 
-MEASURE = (
-    "mpirun -n 2 python -m bench.link --ranks-share-gpus --memory host_staged -e 16M measures them"
-)
+MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
 # A read's round trip goes on from the root complex into memory, a store into another card does not:
 # less than the latency of DRAM.
 MEMORY_US = 0.1

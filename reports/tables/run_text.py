@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from reports.store.program import REPORTS, RUN
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
 from reports.store.wrong import where_wrong
@@ -141,5 +142,5 @@ def lay_out_run(
             sentences.append(sentence)
             room -= lines
 
-    pointer = "More notes and tables: python -m reports show RUN; every case: with --long."
+    pointer = f"More notes and tables: {RUN}{REPORTS} show RUN; every case: with --long."
     return lay_out(bold, head, shown, [*sentences, pointer])

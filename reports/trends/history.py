@@ -22,6 +22,7 @@ from reports.store.observations import (
     costs_of,
     in_one_state,
 )
+from reports.store.program import REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, by_time
 from reports.store.schema import Run
@@ -208,7 +209,7 @@ def history(arguments: argparse.Namespace) -> int:
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
     elif arguments.plot:
-        print(f"reports: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
+        print(f"{REPORTS}: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
 
     if arguments.json:
         events = [

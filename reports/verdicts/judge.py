@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, is_peer, key_of
+from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables.sentences import counted, size_text, some, spoken
@@ -303,7 +304,7 @@ def _judge(
         [cells.pairs < n_pairs, cells.pairs < MIN_PAIRS],
         [
             lost + " pairs have no state of the link in common with enough blocks",
-            f"an interval takes {MIN_PAIRS} pairs, which python -m bench.campaign launches",
+            f"an interval takes {MIN_PAIRS} pairs, which {RUN}{BENCH}campaign launches",
         ],
         "",
     )

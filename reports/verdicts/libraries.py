@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.blocks import main_state
+from reports.store.program import REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -38,7 +39,7 @@ def peers(arguments: argparse.Namespace) -> int:
     sides = read_sides([arguments.campaign])
     wrong = [sentence for side in sides for sentence in wrong_results(side)]
     for note in [*wrong, *deaths_of(sides), *notes_of(sides)]:
-        print(f"reports: {note}", file=sys.stderr)
+        print(f"{REPORTS}: {note}", file=sys.stderr)
 
     cells = cells_of(sides)
     if arguments.json:

@@ -32,7 +32,8 @@ def opening(result: Result) -> list[str]:
 
     has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
     wrong = [
-        f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types} ({case.n_wrong} elements)"
+        f"{describe(case)}{f' {case.datatype} {case.redop}' if has_types else ''} "
+        f"({case.n_wrong} elements)"
         for case in result.cases
         if case.status == "wrong"
     ]

@@ -38,6 +38,7 @@ from collectives.operation import Algorithm, World
 from collectives.registry import ALGORITHMS, by_default, in_order
 from kernels.devices.device import DeviceError
 from reports.store.bits import SUFFIX, Bits, compare_launch
+from reports.store.program import on_ranks
 from reports.store.writing import write_whole
 
 KNOWN = {
@@ -105,10 +106,12 @@ def subjects(
                 for each, pair in zip(worlds, rooms, strict=True)
             ]
         for algorithm in algorithms:
-            own, others, *fewer = (pair[bool(algorithm.library_variants)] for pair in rooms)
-            for over, variant in product(worlds_for(algorithm, world), algorithm.variants(world)):
+            own, others, *fewer = (pair[algorithm.is_library] for pair in rooms)
+            for over, variant in product(
+                worlds_for(algorithm, world), algorithm.variants_in(world)
+            ):
                 subject = kind(session, over, own, bits.collective, algorithm, variant, datatype)
-                anew = replace(over, baselines=[other_library])
+                anew = replace(over, library=other_library)
                 yield (
                     subject,
                     replace(subject, world=anew, buffers=others, bound={}),
@@ -173,7 +176,7 @@ def bits_parser() -> Parser:
     parser, add, how, output = options.rank_parser(
         "bits",
         "Tells what changes the bits of a sum, finds its order, and measures its error.",
-        "mpirun -n 4 python -m bench.bits -d half --algorithm two_shot,library",
+        f"{on_ranks(4, 'bits')} -d half --algorithm two_shot,library",
         "nothing is kept",
     )
     add(

@@ -14,6 +14,7 @@ from bench.harness.console import FINE, WRONG
 from reports.__main__ import main as reports
 from reports.store.manifest import CampaignEnd
 from reports.store.owners import private_folder
+from reports.store.program import BENCH
 from reports.verdicts.sides import COMPARABLE, read_sides
 
 
@@ -47,7 +48,7 @@ def run_launches(campaign: OpenCampaign) -> None:
         campaign.record(CampaignEnd(status="complete"))
 
 
-def main(argv: Sequence[str] | None = None, name: str = "bench.campaign") -> int:
+def main(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> int:
     """Runs `python -m bench.campaign` and returns the exit status. `name` is the command that the
     user typed."""
     return run_command(

@@ -14,19 +14,20 @@ from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, examine_ranks
 from bench.machine.pci import gpu_bus_ids
 from collectives.communicator import Communicator, Refusal, launched_rank
+from reports.store.program import BENCH, RUN, on_ranks
 
 TIME_LIMIT_S = 120.0
 NO_GPU = (
     "No GPU to examine: /sys/bus/pci/devices lists no GPU of NVIDIA or AMD; on WSL, run"
-    " mpirun -n 1 python -m bench.doctor, which asks the driver."
+    f" {on_ranks(1, 'doctor')}, which asks the driver."
 )
 
 
 def main() -> NoReturn:
     """Prints the page; exits with 0, with 2 for a wrong command line, with 3 without a GPU."""
     parser = Parser(
-        prog="bench.doctor",
-        usage="[mpirun -n RANKS] python -m bench.doctor [--quiet]",
+        prog=f"{BENCH}doctor",
+        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet]",
         description=__doc__,
         epilog="exit status: 0 page printed; 2 wrong command line; 3 no GPU",
     )
@@ -53,7 +54,7 @@ def say(communicator: Communicator | None, text: str) -> None:
         try:
             print_out(f"{text}\n")
         except OSError as error:
-            sys.exit(f"bench.doctor: cannot print the page: {error.strerror}")
+            sys.exit(f"{BENCH}doctor: cannot print the page: {error.strerror}")
 
 
 if __name__ == "__main__":

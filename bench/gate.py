@@ -19,22 +19,23 @@ from bench.campaigns.options import CampaignOptions, Stop, launching_parser, par
 from bench.harness import options
 from bench.harness.console import INTERRUPTED, USAGE, print_out
 from reports.store.owners import opened
+from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.writing import write_whole
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, failed
 from reports.verdicts.judge import NothingInCommon
 from reports.verdicts.regress import as_text, judge, write_files
 
-NAME = "bench.gate"
+NAME = f"{BENCH}gate"
 ENDINGS = "the gate cannot be written", "interrupted"
 STATUS = "status"
 FILES = {"markdown": "summary.md", "junit": "junit.xml", "html": "index.html"}
 ANSWER = STATUS, *FILES.values(), "index.html.png"
-EPILOG = """\
-further options, such as --pairs, --ranks or --revision base=REV, are those of bench.campaign
+EPILOG = f"""\
+further options, such as --pairs, --ranks or --revision base=REV, are those of {BENCH}campaign
 
 example:
-  python -m bench.gate --budget 10m --base "old/all_reduce_perf -b 16K -e 32M -f 2" \\
+  {RUN}{BENCH}gate --budget 10m --base "old/all_reduce_perf -b 16K -e 32M -f 2" \\
     --head "new/all_reduce_perf -b 16K -e 32M -f 2"
 
 exit status, also in the file status of the folder:

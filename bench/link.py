@@ -19,9 +19,9 @@ from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import SHARED_PING_PONGS, Session, require_memory, start
 from bench.harness.suite import Suite
-from collectives.algorithms.allreduce_copy_engine import pushed, shared_engine
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Refusal, launched_ranks
+from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import Case, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES, CompileError
@@ -36,6 +36,7 @@ from kernels.devices.device import (
     Step,
     Transfer,
 )
+from reports.store.program import on_ranks
 from reports.store.schema import CaseHeader
 
 ABOUT = (
@@ -127,7 +128,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
     parser, what, how, output = options.rank_parser(
         "link",
         ABOUT,
-        "mpirun -n 2 python -m bench.link --max-time 30",
+        f"{on_ranks(2, 'link')} --max-time 30",
         "the results so far are kept",
     )
     factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128

@@ -42,7 +42,8 @@ from kernels.devices.device import (
     Step,
     Wrong,
 )
-from reports.store.case import describe_wrong
+from reports.store.program import on_ranks
+from reports.store.wrong import describe_wrong
 
 MOST_BYTES = 300007 * 8
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
@@ -161,7 +162,7 @@ class Sampler:
         """A case with shape, variant, alignment and place as drawn."""
         draw, collective, communicator = self.draw, self.soak.collective, self.session.communicator
         shape = draw.choice(collective.shapes)
-        variant = draw.choice(algorithm.variants(self.session.world))
+        variant = draw.choice(algorithm.variants_in(self.session.world))
         in_place = draw.random() < 0.3 and collective.no_place is None
         send_shift, receive_shift = draw.choice([0, 1, 3]), draw.choice([0, 1])
         if in_place:
@@ -189,9 +190,9 @@ class Sampler:
     ) -> Launch | None:
         """As drawn; None where the algorithm cannot. All ranks call it. Raises Refusal."""
         world = self.session.world
-        most = algorithm.most_bytes(world.communicator.size) / datatype.size_bytes
+        most = algorithm.limits.most(world.communicator.size) / datatype.size_bytes
         count = int(min(count, most))
-        count = -(-count // algorithm.whole_elements) * algorithm.whole_elements
+        count = -(-count // algorithm.limits.whole_elements) * algorithm.limits.whole_elements
         case = self.case(algorithm, datatype, redop, count)
         with world.communicator.all_or_none(DeviceError):
             operation = algorithm.bind(world, case)
@@ -362,7 +363,7 @@ def soak_parser() -> Parser:
     parser, add, how, output = options.rank_parser(
         "soak",
         "Checks launches of everything mixed, back to back, and times nothing.",
-        "mpirun -n 2 python -m bench.soak --soak 10m",
+        f"{on_ranks(2, 'soak')} --soak 10m",
         "no wrong element so far",
     )
     add(

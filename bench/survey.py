@@ -1,4 +1,4 @@
-"""`python -m bench.survey` examines and measures this machine for somebody who decides about it.
+"""Examines and measures this machine for somebody who decides about it.
 
 Doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on GPUs also what
 only a card can tell, and on a single one what two would do. The time that is left goes into further
@@ -27,15 +27,16 @@ from bench.surveys import mps, steps
 from bench.surveys.steps import READS, RESULTS, Step, Survey
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
+from reports.store.program import BENCH, RUN
 from reports.store.writing import check_named
 
 FULL_S, SHARED_S, QUICK_S = 900.0, 600.0, 180.0
 CLOSING_SHARE, MOST_CLOSING_S = 0.2, 30.0  # to end a step that hangs, for reports and the page
 OPENING_S = 60.0  # for a process that opens a GPU
 LAUNCH_MARGIN = 1.2  # a further launch begins only if it can take so many times as long as the last
-EPILOG = """\
+EPILOG = f"""\
 example:
-  python -m bench.survey --quick
+  {RUN}{BENCH}survey --quick
 
 exit status:
   0 all steps are done; 1 a result was wrong; 2 the command line, or files that
@@ -240,7 +241,7 @@ def left_text(survey: Survey) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.survey` and returns the exit status."""
     return run_command(
-        "bench.survey",
+        f"{BENCH}survey",
         lambda: run_survey(open_survey(parse_alone(make_parser(), argv, "a survey"))),
         "the survey",
         "interrupted before the first step",

@@ -27,6 +27,7 @@ from bench.tuning.audit import audited
 from bench.tuning.emit import rows_from
 from collectives.choice import by_model, in_words
 from collectives.table import written
+from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.tables.tune import Heat
@@ -38,7 +39,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
     """The options, the sizes to search, and all that was parsed; or the end of the process with
     status 2."""
     parser, what, how, output = options.rank_parser(
-        "tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300", "auto gets no table"
+        "tune", ABOUT, f"{on_ranks(2, 'tune')} --max-time 300", "auto gets no table"
     )
     options.add_sizes(what, "32M", 4)
     what(
@@ -107,9 +108,9 @@ def audit(session: Session, result: Result, machine: Machine) -> tuple[str, int]
     """The audit, for the end of the output."""
 
     def model(heat: Heat) -> str:
-        variant, size_bytes, mode, round_trip_ns, _ = heat
+        variant, size_bytes, mode, _, _ = heat
         case = search.case_of(size_bytes, variant, mode)
-        return in_words(session.world, *by_model(session.world, case, round_trip_ns, search.OURS))
+        return in_words(session.world, *by_model(session.world, case, search.OURS))
 
     return audited(result, model), FINE
 

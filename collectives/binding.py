@@ -83,20 +83,6 @@ def run_sequence(world: World, operations: Sequence[Operation]) -> Operation:
     return Operation(step, call, failure=partial(first_failure, operations), keep=operations)
 
 
-def in_each_state(
-    operations: Sequence[Operation], join: Callable[[Sequence[Operation]], Operation]
-) -> Operation:
-    """The operations as one, and for each state of the link in which one of them differs."""
-    joined = join(operations)
-    trips_ns = {trip_ns for operation in operations for trip_ns in operation.by_link}
-    choice = next((each.choice for each in operations if each.choice), None)
-    by_link = {
-        trip_ns: join([operation.in_state(trip_ns) for operation in operations])
-        for trip_ns in sorted(trips_ns)
-    }
-    return replace(joined, by_link=by_link, choice=choice)
-
-
 def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
     """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, and
     makes `arguments` point to it. The caller keeps the memory. Raises DeviceError."""

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reports.store.names import BuildName
+
 # The words without a number, and the field that each sets.
 FLAGS = {
     "nt": "stream_slab",
@@ -48,21 +50,25 @@ class Build:
         return {macro: "1" for macro, is_set in flags.items() if is_set}
 
     @property
-    def words(self) -> str:
-        """What `parse` reads: "" for the default, "+nt+128K"."""
+    def words(self) -> tuple[str, ...]:
+        """What `parse` reads: none for the default."""
         words = [word for word, name in FLAGS.items() if getattr(self, name)]
         for letter, (name, unit) in LIMITS.items():
             if number := getattr(self, name):
                 words.append(f"{number // unit}{letter}")
         words.sort(key=lambda word: word == "slabs")  # last
-        return "".join(f"+{word}" for word in words)
+        return tuple(words)
+
+    def named(self, algorithm: str, memory: str | None = None) -> str:
+        """`two_shot+nt+128K over host_staged`; the memory only where there are several kinds."""
+        return str(BuildName(algorithm, self.words, memory))
 
     @classmethod
-    def parse(cls, words: str) -> "Build":
-        """The build of words joined by "+". Raises ValueError."""
+    def parse(cls, words: Sequence[str]) -> "Build":
+        """Raises ValueError for a word that is unknown, or sets what another one has set."""
         fields: dict[str, Any] = {}
         value: bool | int
-        for word in words.split("+"):
+        for word in words:
             if word in FLAGS:
                 name, value = FLAGS[word], True
             elif re.fullmatch(r"[1-9]\d{0,4}[Kbt]", word):
@@ -74,6 +80,13 @@ class Build:
                 raise ValueError(f"{word!r} sets {name} a second time")
             fields[name] = value
         return cls(**fields)
+
+
+def parse_name(text: str) -> tuple[str, Build, str | None]:
+    """The algorithm of `two_shot+nt over host_staged`, its build, and its memory, None where it
+    names none. Raises ValueError."""
+    name = BuildName.parse(text)
+    return name.algorithm, Build.parse(name.words), name.memory
 
 
 def cpu_builds(varies: Sequence[str], size_bytes: int) -> Iterator[Build]:

@@ -2,13 +2,12 @@
 feasible algorithm that a model of the cost expects to be fastest. `auto_stable` chooses in the same
 way among the algorithms that sum in rank order, whose bits depend on neither size nor place.
 
-The choice of CPU ranks depends on the state of their link, which changes while a run measures: so
-`auto` binds an operation for each state in which the choice differs."""
+The choice of CPU ranks depends on the round trip of a flag, which is measured once, before the
+first case."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -16,13 +15,20 @@ import msgspec
 
 from collectives.build import Build
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Bound, Case, Operation, Row, Unsupported, World
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    Case,
+    KernelAlgorithm,
+    Operation,
+    Row,
+    Unsupported,
+    World,
+)
 from collectives.table import Written, best_row, rows_of
 
 AUTO, STABLE = "auto", "auto_stable"
 SAME_STATE_RATIO = 1.5  # of two round trips in one state of the link
-# The states of a link between two cores, by a flag's round trip: together all that was measured.
-STATES_NS = tuple(100.0 * SAME_STATE_RATIO**step for step in range(6))
 
 
 class Wire(NamedTuple):
@@ -60,10 +66,10 @@ def kinds_of(world: World) -> str:
 
 def in_words(world: World, over: World, algorithm: Algorithm) -> str:
     """A choice, such as `two_shot+nt`; with its memory where the ranks have several kinds."""
-    return algorithm.name + f" over {over.memory}" * bool(world.other_memory)
+    return algorithm.build.named(algorithm.base, over.memory if world.other_memory else None)
 
 
-def facts_of(world: World, case: Case, round_trip_ns: float) -> dict[str, Any]:
+def facts_of(world: World, case: Case) -> dict[str, Any]:
     """The facts that a row may require, those that are known here."""
     facts = {
         "device": "cpu" if world.device.is_cpu else "gpu",
@@ -77,7 +83,7 @@ def facts_of(world: World, case: Case, round_trip_ns: float) -> dict[str, Any]:
     }
     if world.device.is_cpu:
         facts |= {
-            "round_trip_ns": round_trip_ns,
+            "round_trip_ns": world.round_trip_ns,
             "l1_bytes": world.device.l1_bytes,
             "l2_bytes": world.device.l2_bytes,
             "oversubscribed": world.oversubscribed,
@@ -99,7 +105,6 @@ def shipped_tables() -> dict[str, list[Written]]:
 def ranked(
     world: World,
     case: Case,
-    round_trip_ns: float,
     algorithms: Sequence[Algorithm],
     own: list[Row],
     stable: bool = False,
@@ -107,7 +112,7 @@ def ranked(
     """The algorithms for a case, each over its memory, in the order in which `auto` tries them, or
     `auto_stable` does."""
     worlds = world, *world.other_memory
-    facts = facts_of(world, case, round_trip_ns) | {"stable": stable}
+    facts = facts_of(world, case) | {"stable": stable}
     for table in (world.rows, own):
         rows = [row for row in table if row.algorithm.sums_in_rank_order or not stable]
         row = best_row(rows, case.collective.name, case.segment_bytes, facts)
@@ -118,7 +123,9 @@ def ranked(
                 yield over, row.algorithm
             build = replace(row.algorithm.build, stream_receive=False)  # it takes any size
             yield over, replace(row.algorithm, build=build)
-    yield from by_cost(world, case, round_trip_ns, algorithms)
+    yield from by_cost(
+        world, case, [each for each in algorithms if each.sums_in_rank_order or not stable]
+    )
 
 
 def modelled(world: World, case: Case, algorithms: Iterable[Algorithm]) -> Iterator[Algorithm]:
@@ -127,35 +134,34 @@ def modelled(world: World, case: Case, algorithms: Iterable[Algorithm]) -> Itera
     for algorithm in algorithms:
         if algorithm.is_lossy or not algorithm.is_modelled:
             continue
-        if case.segment_bytes >= algorithm.wins_below:
+        if case.segment_bytes >= algorithm.limits.wins_below:
             continue
-        if not algorithm.needs_peers or case.variant in algorithm.variants(world):
+        if not algorithm.needs_peers or case.variant in algorithm.variants:
             yield algorithm
-        if world.device.is_cpu and case.variant == "registered":
-            if "slabs" in algorithm.varies:
-                yield replace(algorithm, build=Build(slabs=True))
-            if not algorithm.copied:
-                yield replace(algorithm, build=Build(stream_slab=True))
+        if not world.device.is_cpu or case.variant != "registered":
+            continue
+        if isinstance(algorithm, KernelAlgorithm) and "slabs" in algorithm.varies:
+            yield replace(algorithm, build=Build(slabs=True))
+        if "copied" not in algorithm.variants:
+            yield replace(algorithm, build=Build(stream_slab=True))
 
 
-def by_model(
-    world: World, case: Case, round_trip_ns: float, algorithms: Sequence[Algorithm]
-) -> tuple[World, Algorithm]:
+def by_model(world: World, case: Case, algorithms: Sequence[Algorithm]) -> tuple[World, Algorithm]:
     """The feasible algorithm that the model expects to be fastest, and the world of its memory."""
-    pairs = by_cost(world, case, round_trip_ns, algorithms)
+    pairs = by_cost(world, case, algorithms)
     return next((over, each) for over, each in pairs if not each.feasible(over, case))
 
 
 def by_cost(
-    world: World, case: Case, round_trip_ns: float, algorithms: Sequence[Algorithm]
+    world: World, case: Case, algorithms: Sequence[Algorithm]
 ) -> list[tuple[World, Algorithm]]:
     """The modelled algorithms over each kind of memory, the fastest by the model first."""
     worlds = world, *world.other_memory
     pairs = [(over, each) for over in worlds for each in modelled(over, case, algorithms)]
-    return sorted(pairs, key=lambda pair: cost_us(pair[0], pair[1], case, round_trip_ns))
+    return sorted(pairs, key=lambda pair: cost_us(pair[0], pair[1], case))
 
 
-def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float) -> float:
+def cost_us(world: World, algorithm: Algorithm, case: Case) -> float:
     """What the model expects: half a round trip for each flag, and the bytes. Launches cost all
     alike. 0 without a known traffic: then the order of the list counts."""
     traffic = algorithm.traffic(world.communicator.size, case)
@@ -164,9 +170,9 @@ def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float
     stored, read = map(sum, zip((0, 0), *traffic.stages, strict=True))
     if world.device.is_cpu:
         around = algorithm.build.stream_slab and case.mode != "chained"
-        contended_ns = CONTENDED_NS[round_trip_ns < NEAR_NS, around] * traffic.contended_bytes
+        contended_ns = CONTENDED_NS[world.round_trip_ns < NEAR_NS, around] * traffic.contended_bytes
         moved_ns = READ_NS * read + OWN_NS * traffic.own_bytes + contended_ns
-        trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else round_trip_ns
+        trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else world.round_trip_ns
         return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3
     wire = WIRES[world.memory]
     is_local = algorithm.pushes and world.memory == "mapped"  # what a rank then reads
@@ -174,68 +180,45 @@ def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float
     return (traffic.hops * wire.round_trip_ns / 2 + moved_ns) / 1e3
 
 
-def states_of(world: World) -> list[float]:
-    """The round trips for which `auto` binds an operation: those of the user's table, and all that
-    are no state of that. GPUs have one."""
-    if not world.device.is_cpu or world.node:
-        return [STATES_NS[0]]
-    trips_ns = [row.where["round_trip_ns"] for row in world.rows if "round_trip_ns" in row.where]
-    tuned_ns = sorted({math.sqrt(trip_ns[0] * trip_ns[-1]) for trip_ns in trips_ns})
-    others_ns = [ns for ns in STATES_NS if not any(same_state(ns, each) for each in tuned_ns)]
-    return tuned_ns + others_ns
+@cache
+def shipped_rows(collective: str, algorithms: tuple[Algorithm, ...]) -> list[Row]:
+    """The rows of the suite's own tables for a collective. Raises Refusal."""
+    known = {algorithm.name: algorithm for algorithm in algorithms}
+    try:
+        rows = {collective: shipped_tables().get(collective, [])}
+        return rows_of(rows, {collective: known})
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
+        raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
+
+
+def bind_best(algorithms: tuple[Algorithm, ...], stable: bool, world: World, case: Case) -> Bound:
+    """Binds the first algorithm that can be, in the order of `ranked`. Raises Refusal."""
+    own, refusal = shipped_rows(case.collective.name, algorithms), None
+    for over, algorithm in ranked(world, case, algorithms, own, stable):
+        bound = algorithm.bind(over, case)
+        if isinstance(bound, Operation):
+            return replace(bound, chosen=algorithm, choice=in_words(world, over, algorithm))
+        refusal = refusal or bound
+    assert refusal, "auto chooses among some algorithms"
+    return refusal
 
 
 def auto(algorithms: Sequence[Algorithm], stable: bool = False) -> Algorithm:
     """Performs each case by the algorithm that is chosen for it; if `stable`, by one that sums in
     rank order."""
-    known = {algorithm.name: algorithm for algorithm in algorithms}
-    choices = [each for each in algorithms if each.sums_in_rank_order or not stable]
-
-    @cache
-    def own_rows(collective: str) -> list[Row]:
-        try:
-            rows = {collective: shipped_tables().get(collective, [])}
-            return rows_of(rows, {collective: known})
-        except (ValueError, RecursionError, msgspec.DecodeError) as error:
-            raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
-
-    def perform(world: World, case: Case) -> Bound:
-        bound: dict[tuple[str, str], Bound] = {}
-        own = own_rows(case.collective.name)
-
-        def first_that_binds(round_trip_ns: float) -> Bound:
-            refusal: Bound | None = None
-            for over, algorithm in ranked(world, case, round_trip_ns, choices, own, stable):
-                key = over.memory, algorithm.name
-                if key not in bound:
-                    bound[key] = algorithm.bind(over, case)
-                operation = bound[key]
-                if isinstance(operation, Operation):
-                    words = in_words(world, over, algorithm)
-                    return replace(operation, chosen=algorithm, choice=words)
-                refusal = refusal or operation
-            assert refusal, "auto chooses among some algorithms"
-            return refusal
-
-        bounds = {state_ns: first_that_binds(state_ns) for state_ns in states_of(world)}
-        by_link = {ns: each for ns, each in bounds.items() if isinstance(each, Operation)}
-        if len({operation.choice for operation in by_link.values()}) > 1:
-            return replace(next(iter(by_link.values())), by_link=by_link)
-        return next(iter(bounds.values()))
 
     def refuses(world: World, case: Case) -> Unsupported | None:
         if stable and world.node:
             return Unsupported("between hosts the library chooses the order of a sum")
         return None
 
-    best = "the best for the size: as bench.tune measured, or as measured elsewhere, or a guess"
+    best = "the best for the size: as measured here by tuning, or elsewhere, or a guess"
     return Algorithm(
         STABLE if stable else AUTO,
         "auto without algorithms whose bits depend on an element's place" if stable else best,
-        perform,
+        partial(bind_best, tuple(algorithms), stable),
         refuses=refuses,
-        registered=True,
-        needs_peers=False,
+        variants=("copied", "registered"),
         sums_in_rank_order=stable,
         by_default=lambda world: not stable,
     )

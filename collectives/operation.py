@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from collectives.build import Build, cpu_builds, gpu_builds
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
@@ -25,6 +25,10 @@ class Unsupported:
 
 
 NOT_MAPPED = Unsupported("its buffers are not mapped by the other ranks")
+NOT_IN_VARIANT = {
+    "copied": Unsupported("its sums go straight into registered buffers"),
+    "registered": Unsupported("it works over slabs alone"),
+}
 NO_SLEEP = Unsupported("sleep changes nothing here: a CPU pauses between two polls anyway")
 NO_SWAP = Unsupported("swap changes nothing here: no rank writes where it has read")
 NO_WHOLE_PACKS = Unsupported(
@@ -62,8 +66,7 @@ class Case:
 class Operation:
     """An algorithm bound to a case: `step` performs it natively, `call` from Python.
 
-    `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words;
-    `by_link` has an operation for each state of the link, by its round trip in ns, if they differ.
+    `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words.
     `failure` returns a library's error about earlier calls. `ignores_nan`: max and min are NaN only
     where all ranks have one; others leave that open. Only quantised operations have
     `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
@@ -75,17 +78,9 @@ class Operation:
     choice: str | None = None
     failure: Callable[[], str | None] = field(default=lambda: None)
     keep: Any = None  # objects that the step points into
-    by_link: Mapping[float, "Operation"] = field(default_factory=dict)
     ignores_nan: bool = False
     expected_sum: Callable[[Array], Array] | None = None
     snr_db: dict[str, float] | None = None
-
-    def in_state(self, round_trip_ns: float) -> "Operation":
-        """The operation for the state of the link that is nearest to this round trip."""
-        if not self.by_link:
-            return self
-        nearest_ns = min(self.by_link, key=lambda ns: abs(math.log(ns / round_trip_ns)))
-        return self.by_link[nearest_ns]
 
 
 Bound = Operation | Unsupported  # the reason is a value for the table, not a crash
@@ -108,25 +103,28 @@ class Row:
 @dataclass(frozen=True)
 class World:
     """An algorithm's surroundings. With `graph` every operation is launched from a captured graph.
-    `baselines` are the libraries to compare with, the first of which is `library`. `rows` is
-    bench.tune's table for this machine. `other_memory` are worlds of the same ranks over other
-    kinds of memory. If the ranks are on several hosts, `node` is the world of this host's ranks;
-    `parts` keeps worlds of ranks between hosts."""
+    `library` is the one to compare with. `rows` is bench.tune's table for this machine.
+    `round_trip_ns` is that of a flag between two CPU ranks, as measured before the first case; 0
+    without such ranks, and on GPUs. `other_memory` are worlds of the same ranks over other kinds of
+    memory. If the ranks are on several hosts, `node` is the world of this host's ranks; `parts`
+    keeps worlds of ranks between hosts."""
 
     communicator: Communicator
     device: Device
     peers: PeerBuffer | Unsupported
-    baselines: Sequence["Library"]
+    library: "Library"
     watch: Watch
     graph: bool = False
     rows: Sequence[Row] = ()
+    round_trip_ns: float = 0.0
     other_memory: Sequence["World"] = ()
     node: "World | None" = None
     parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
 
     @property
-    def library(self) -> "Library":
-        return self.baselines[0]
+    def plain_variant(self) -> str:
+        """How the plain use of a library or a peer is launched."""
+        return "graph" if self.graph else "plain"
 
     @property
     def oversubscribed(self) -> bool:
@@ -234,6 +232,41 @@ class Library(ABC):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The segments that an algorithm takes: from `least_bytes` to `most_bytes`, and to
+    `most_bytes_of_ranks` over all ranks; a multiple of `whole_elements`. From `wins_below` on
+    another one is always faster."""
+
+    least_bytes: int = 0
+    most_bytes: float = math.inf
+    most_bytes_of_ranks: float = math.inf
+    whole_elements: int = 1
+    wins_below: float = math.inf
+
+    def most(self, ranks: int) -> float:
+        """The largest segment in bytes."""
+        return min(self.most_bytes, self.most_bytes_of_ranks / ranks)
+
+    def refusal(self, case: Case, ranks: int) -> Unsupported | None:
+        reason = None
+        if case.segment_bytes > (most_bytes := self.most(ranks)):
+            reason = f"a slab has room for {int(most_bytes) >> 10} KiB from each rank"
+        elif case.segment_bytes < self.least_bytes:
+            reason = f"it pays from {self.least_bytes >> 20} MiB on"
+        elif case.count % self.whole_elements:
+            reason = f"it takes whole blocks of {self.whole_elements} elements"
+        return Unsupported(reason, depends_on_size=True) if reason else None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who else performs an algorithm, such as `vLLM 0.33.0`, and which collectives."""
+
+    identity: str
+    collectives: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """A way to perform a collective, and all that is known about it. The commands, bench.tune, the
     soak, `auto` and the layers read it here; no other file names an algorithm.
@@ -242,109 +275,76 @@ class Algorithm:
     algorithm does not suit a case, alike on all ranks, before anything is compiled. `moves(ranks,
     case)` is its traffic, None if it does more than move bytes.
 
-    It works over slabs if `copied`, over users' buffers if `registered`. `pushes`: it stores into
-    peers' memory. `swaps`: the variants in which ranks can write where they have read. `varies`:
-    what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs`. A segment has
-    at most `most_bytes(ranks)`, and a multiple of `whole_elements`; from `least_bytes` on and below
-    `wins_below` it can be the fastest. `by_default`: whether a run that names no algorithm measures
-    it. `is_lossy`: only a run that names it does. `is_modelled`: `auto` also takes it without a
-    table. `spans_hosts`: for ranks on several hosts. `sums_in_rank_order`: an element's inputs are
-    added in the order of the ranks and rounded to the type once, wherever the element lies."""
+    | fact | meaning |
+    |---|---|
+    | `variants` | those that it has; without any, `graph` where graphs are used, else `plain` |
+    | `by_default` | whether a run that names no algorithm measures it |
+    | `is_lossy` | only a run that names it does |
+    | `is_modelled` | `auto` also takes it without a table |
+    | `spans_hosts` | for ranks on several hosts |
+    | `sums_in_rank_order` | adds an element's inputs in the order of the ranks, and rounds once |
+    | `pushes` | it stores into peers' memory |
+    """
 
     base: str
     about: str
     perform: Callable[[World, Case], Bound]
     moves: Callable[[int, Case], Traffic | None] = lambda ranks, case: None
     refuses: Callable[[World, Case], Unsupported | None] = lambda world, case: None
-    copied: bool = True
-    registered: bool = False
-    pushes: bool = False
-    swaps: tuple[str, ...] = ("copied",)
-    varies: tuple[str, ...] = ()
-    most_bytes: Callable[[int], float] = lambda ranks: math.inf
-    whole_elements: int = 1
-    least_bytes: int = 0
-    wins_below: float = math.inf
+    variants: tuple[str, ...] = ("copied",)
+    limits: Limits = Limits()
     by_default: Callable[[World], bool] = lambda world: True
     is_lossy: bool = False
     is_modelled: bool = True
     spans_hosts: bool = False
     sums_in_rank_order: bool = False
-    needs_peers: bool = True  # mapped memory of its peers
-    library_variants: int = 0  # the number of the library's variants, if the library performs it
-    peer: str | None = None  # who else performs it, such as `vLLM 0.33.0`
-    peer_variants: tuple[str, ...] = ()  # if it has several
-    peer_collectives: tuple[str, ...] = ()  # which it performs
+    pushes: bool = False
+    peer: Peer | None = None
     build: Build = field(default_factory=Build)
+
+    needs_peers: ClassVar[bool] = False  # mapped memory of its peers
+    is_library: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         """With the words of its build: `two_shot+nt+128K`."""
-        return self.base + self.build.words
+        return self.build.named(self.base)
 
     @property
-    def is_library(self) -> bool:
-        return bool(self.peer or self.library_variants)
+    def is_baseline(self) -> bool:
+        """Whether others perform it: a library, or a peer."""
+        return self.is_library or self.peer is not None
 
-    def variants(self, world: World) -> tuple[str, ...]:
-        if self.library_variants:
-            return world.library.variants(world)[: self.library_variants]
+    def performer(self, world: World) -> str | None:
+        """The library or the peer that performs it, with its version; None for ours."""
         if self.peer:
-            return self.peer_variants or ("graph" if world.graph else "plain",)
-        if self.build.slabs:
-            return ("registered",)
-        return ("copied",) * self.copied + ("registered",) * self.registered
+            return self.peer.identity
+        return world.library.name if self.is_library else None
+
+    def variants_in(self, world: World) -> tuple[str, ...]:
+        return self.variants or (world.plain_variant,)
 
     def built(self, build: Build) -> "Algorithm":
         """The algorithm in this build. Raises ValueError for one that it cannot have."""
-        if not self.needs_peers:
+        if build != Build():
             raise ValueError(f"{self.base} is not ours to build")
-        if build.slabs and not self.copied:
-            raise ValueError(f"{self.base} uses no slabs")
-        return replace(self, build=build)
+        return self
 
     def bind(self, world: World, case: Case) -> Bound:
         """All ranks call it. Raises DeviceError."""
-        return self.feasible(world, case) or self.perform(world, self._built_case(case))
+        return self.feasible(world, case) or self.perform(world, self.built_case(case))
 
     def traffic(self, ranks: int, case: Case) -> Traffic | None:
-        return self.moves(ranks, self._built_case(case))
+        return self.moves(ranks, self.built_case(case))
 
     def feasible(self, world: World, case: Case) -> Unsupported | None:
         """Why it does not suit this case; None if it does. Alike on all ranks; compiles nothing."""
-        case, ranks = self._built_case(case), world.communicator.size
         if self.spans_hosts and not world.node:
             return ONE_HOST
-        if not self.needs_peers:
-            return self.refuses(world, case)
-        if isinstance(world.peers, Unsupported):
-            return world.peers
-        if case.variant == "copied" and not self.copied:
-            return Unsupported("its sums go straight into registered buffers")
-        if case.variant == "registered" and not self.registered:
-            return Unsupported("it works over slabs alone")
-        if refusal := self.refuses(world, case):
-            return refusal
-        if case.segment_bytes > self.most_bytes(ranks):
-            limit = f"a slab has room for {int(self.most_bytes(ranks)) >> 10} KiB from each rank"
-            return Unsupported(limit, depends_on_size=True)
-        if case.segment_bytes < self.least_bytes:
-            pays = f"it pays from {self.least_bytes >> 20} MiB on"
-            return Unsupported(pays, depends_on_size=True)
-        if case.count % self.whole_elements:
-            blocks = f"it takes whole blocks of {self.whole_elements} elements"
-            return Unsupported(blocks, depends_on_size=True)
-        if case.build.swap and case.variant not in self.swaps:
-            return NO_SWAP
-        if case.build.sleep and world.device.is_cpu:
-            return NO_SLEEP
-        if case.build.stream_receive and (
-            case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES
-        ):
-            return NO_WHOLE_PACKS
-        return None
+        return self.refuses(world, case)
 
-    def _built_case(self, case: Case) -> Case:
+    def built_case(self, case: Case) -> Case:
+        """The case in this algorithm's build."""
         if self.build == Build():
             return case
         variant = "copied" if self.build.slabs else case.variant
@@ -352,12 +352,66 @@ class Algorithm:
 
     def candidates(self, world: World, size_bytes: int) -> "list[Algorithm]":
         """The builds that bench.tune tries at a size over this world's memory."""
-        most_bytes = self.most_bytes(world.communicator.size)
-        if size_bytes >= self.wins_below or size_bytes > most_bytes:
+        ranks, limits = world.communicator.size, self.limits
+        if size_bytes >= limits.wins_below or size_bytes > limits.most(ranks):
             return []
         if self.is_lossy or not self.by_default(world):
             return []
-        builds = gpu_builds(self.varies, size_bytes, world.memory)
+        return [replace(self, build=build) for build in self.builds(world, size_bytes)]
+
+    def builds(self, world: World, size_bytes: int) -> Iterable[Build]:
+        return [Build()]
+
+
+@dataclass(frozen=True)
+class LibraryAlgorithm(Algorithm):
+    """What the baseline library performs, in those of its `variants` that it has here."""
+
+    is_library: ClassVar[bool] = True
+
+    def variants_in(self, world: World) -> tuple[str, ...]:
+        return tuple(each for each in world.library.variants(world) if each in self.variants)
+
+
+@dataclass(frozen=True)
+class KernelAlgorithm(Algorithm):
+    """A kernel over the mapped memory of its peers. Variant `copied` works over slabs, `registered`
+    over users' buffers. `swaps`: the variants in which ranks can write where they have read.
+    `varies`: what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs`."""
+
+    swaps: tuple[str, ...] = ("copied",)
+    varies: tuple[str, ...] = ()
+
+    needs_peers: ClassVar[bool] = True
+
+    def variants_in(self, world: World) -> tuple[str, ...]:
+        return ("registered",) if self.build.slabs else self.variants
+
+    def built(self, build: Build) -> Algorithm:
+        if build.slabs and "copied" not in self.variants:
+            raise ValueError(f"{self.base} uses no slabs")
+        return replace(self, build=build)
+
+    def feasible(self, world: World, case: Case) -> Unsupported | None:
+        case = self.built_case(case)
+        is_cut_off = case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES
+        if isinstance(world.peers, Unsupported):
+            return world.peers
+        if case.variant not in self.variants:
+            return NOT_IN_VARIANT[case.variant]
+        if refusal := self.refuses(world, case):
+            return refusal
+        if refusal := self.limits.refusal(case, world.communicator.size):
+            return refusal
+        if case.build.swap and case.variant not in self.swaps:
+            return NO_SWAP
+        if case.build.sleep and world.device.is_cpu:
+            return NO_SLEEP
+        if case.build.stream_receive and is_cut_off:
+            return NO_WHOLE_PACKS
+        return None
+
+    def builds(self, world: World, size_bytes: int) -> Iterable[Build]:
         if world.device.is_cpu:
-            builds = cpu_builds(self.varies, size_bytes)
-        return [replace(self, build=build) for build in builds]
+            return cpu_builds(self.varies, size_bytes)
+        return gpu_builds(self.varies, size_bytes, world.memory)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from collectives.build import Build
+from collectives.build import parse_name
 from collectives.operation import Algorithm, Row
 
 Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
@@ -54,18 +54,8 @@ class Written(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
     """The algorithm that `two_shot+nt+128K` means. Raises ValueError for a wrong word, KeyError for
     an unknown name."""
-    base, plus, words = text.partition("+")
-    if plus and not words:
-        raise ValueError("no word follows the plus")
-    algorithm = known[base]
-    return algorithm.built(Build.parse(words)) if words else algorithm
-
-
-def parsed_choice(text: str, known: Mapping[str, Algorithm]) -> tuple[Algorithm, str | None]:
-    """The algorithm of `two_shot+nt over host_staged` and its memory, None where it names none.
-    Raises as `parsed`."""
-    name, _, memory = text.partition(" over ")
-    return parsed(name, known), memory or None
+    name, build, _ = parse_name(text)
+    return known[name].built(build)
 
 
 def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:

@@ -3,6 +3,8 @@
 from collectives.collective import Traffic
 from collectives.operation import Case
 
+HOPS = {"one_way": 1, "ping_pong": 2}  # of a message, by its way
+
 
 def direct_traffic(ranks: int, case: Case, copies: int | None = None) -> Traffic:
     """One step in which a rank gets a segment from every other. It stores `copies` (default: one a
@@ -25,3 +27,16 @@ def ring_traffic(ranks: int, case: Case) -> Traffic:
     segment, hops = case.segment_bytes, ranks - 1
     forwarded = [(segment, segment)] * (hops - 1)
     return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
+
+
+def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:
+    """Each rank gets a part of all inputs, then the sums of all other parts. `wire_bytes` (default:
+    all) of its data cross the wire."""
+    moved = case.segment_bytes if wire_bytes is None else wire_bytes
+    own = moved // ranks
+    others = moved - own
+    is_copied = case.variant == "copied"
+    copy_in = ((others, 0),) if is_copied else ()
+    stages = (*copy_in, (own, others), (0, others)) if ranks > 1 else ()
+    own_bytes = moved if is_copied else own
+    return Traffic(2, stages, case.segment_bytes, own_bytes, chained_bytes(case, others))

@@ -125,18 +125,18 @@ def open_world(
     `host_staged` or both; of both the first is `peers`. Raises Refusal if memory cannot be
     shared."""
     kinds = [modes_of(device, kind) for kind in memory.split(",")]
-    baselines = [_open_library(communicator, device)]
+    library = _open_library(communicator, device)
     if communicator.hosts == 1:
         mapped = [_map_peers(communicator, device, waits, modes) for modes in kinds]
         first, *others = (
-            World(communicator, device, peers, baselines, waits.watch, graph) for peers in mapped
+            World(communicator, device, peers, library, waits.watch, graph) for peers in mapped
         )
         return replace(first, other_memory=others)
     if len(kinds) > 1:
         raise Refusal(f"--memory {memory}: one kind at a time between hosts")
     reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
     unmapped = Unsupported(reason + remedy(communicator, reason), depends_on_size=True)
-    world = World(communicator, device, unmapped, baselines, waits.watch, graph)
+    world = World(communicator, device, unmapped, library, waits.watch, graph)
     return replace(world, node=_open_node(world, waits, kinds[0]))
 
 
@@ -164,7 +164,7 @@ def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
         world,
         communicator=communicator,
         peers=peers,
-        baselines=[world.library.among(communicator)],
+        library=world.library.among(communicator),
         parts={},
     )
 

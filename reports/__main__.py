@@ -16,6 +16,7 @@ from typing import NoReturn
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
+from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.untrusted import printable
 
 # For each command: the module with its arguments and its function, help, and an example.
@@ -43,7 +44,7 @@ COMMANDS = {
     ),
     "bits": (
         "verdicts.bits",
-        "shows a record of bench.bits; has a baseline the same bits?",
+        f"shows a record of {BENCH}bits; has a baseline the same bits?",
         "results/ --baseline baselines --require run,size",
     ),
     "accept": (
@@ -122,7 +123,7 @@ def open_closed_streams() -> None:
 def complain(sentence: str) -> None:
     """Writes the sentence to standard error, which may be full: the exit status says enough."""
     with suppress(OSError):
-        print(f"reports: {printable(sentence)}", file=sys.stderr, flush=True)
+        print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,9 +132,9 @@ def main(argv: list[str] | None = None) -> int:
 
     open_closed_streams()
     parser = OneLineParser(
-        prog="python -m reports",
+        prog=f"{RUN}{REPORTS}",
         description="Reads stored runs.",
-        epilog="example: python -m reports show results/RUN.jsonl --plot run.svg",
+        epilog=f"example: {RUN}{REPORTS} show results/RUN.jsonl --plot run.svg",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
@@ -144,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
             name,
             help=about,
             description=f"{about[0].upper()}{about[1:]}.",
-            epilog=f"example: python -m reports {name} {example}",
+            epilog=f"example: {RUN}{REPORTS} {name} {example}",
         )
         if argv[:1] == [name]:  # the modules of other commands are not imported
             module = importlib.import_module(f"{__package__}.{module_name}")

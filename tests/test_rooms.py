@@ -107,18 +107,18 @@ ALGORITHM = """
 from functools import partial
 
 from collectives.binding import binder
-from collectives.operation import Algorithm
+from collectives.operation import KernelAlgorithm, Limits
 from collectives.traffic import direct_traffic
 
 ALGORITHMS = {
     "all_reduce": (
-        Algorithm(
+        KernelAlgorithm(
             "mine",
             "each rank reads every slab",
             binder("allreduce_mine", "mine", lambda ranks: 2),
             partial(direct_traffic, copies=1),
             varies=("stores",),
-            most_bytes=lambda ranks: 1 << 20,
+            limits=Limits(most_bytes=1 << 20),
         ),
     )
 }

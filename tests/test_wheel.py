@@ -25,6 +25,7 @@ from wiretax.__main__ import BENCHMARKS, gpu_count, is_rank
 SOURCES = [
     path for folder in (*FOLDERS, "wiretax") for path in sorted((ROOT / folder).rglob("*.py"))
 ]
+PIP = sys.executable, "-m", "pip"
 SMALL = "-b", "16K", "-e", "16K", "--iters", "2", "--lean", "--max-time", "30"
 WORKFLOW = yaml.safe_load((ROOT / "examples" / "github-workflow.yml").read_text())
 LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_ID"
@@ -206,20 +207,40 @@ def test_in_a_checkout_the_command_starts_ranks_and_reads_runs(tmp_path):
     )
 
 
-def test_the_wheel_imports_our_folders_from_one_package_and_names_its_command():
+def test_the_wheel_imports_our_folders_from_one_package():
     for path in SOURCES:
         source = installed(path.read_text(), str(path))
         assert not {name.split(".")[0] for name in imported(ast.parse(source))} & {*FOLDERS}, path
         assert not re.search(rf"import_module\(f?.(?:{'|'.join(FOLDERS)})\.", source), (
             f"{path}: use __package__"
         )
-        assert not re.search(r"python -m (bench\.[a-z{]|reports)", source), path
+
+
+def test_texts_take_the_names_of_commands_from_one_place():
+    """In a wheel `python -m bench.tune` does not exist. Nobody prints a docstring but `__doc__`."""
+    named = re.compile(rf"\bbench\.({'|'.join(BENCHMARKS)})\b|python -m (bench|reports)|^reports: ")
+    for path in SOURCES:
+        source = path.read_text()
+        tree = ast.parse(source)
+        nodes = [*ast.walk(tree)]
+        printed = nodes[1:2] if "__doc__" in source else []
+        documents = [n.value for n in nodes if isinstance(n, ast.Expr) and n not in printed]
+        wrong = [
+            node.lineno
+            for node in nodes
+            if isinstance(node, ast.Constant)
+            and node not in documents
+            and named.search(str(node.value))
+        ]
+        assert not wrong, path
 
 
 def test_a_plain_import_of_a_folder_cannot_be_built():
     with pytest.raises(ValueError, match=r"x.py, line 1: write `from ... import`"):
         installed("import bench.harness\n", "x.py")
-    code = 'from bench import a\n# from bench\nx = "from bench import a"; from kernels.b import c\n'
+    code = (
+        'from bench import a\n# from bench\nx = "µ from bench import a"; from kernels.b import c\n'
+    )
     assert installed(code, "x.py") == code.replace(
         "from bench import a\n#", "from wiretax.bench import a\n#"
     ).replace("from kernels", "from wiretax.kernels")
@@ -256,24 +277,9 @@ def lines_of_commands():
     yield from (step["run"] for step in WORKFLOW["jobs"]["gate"]["steps"] if "run" in step)
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """A fresh environment with the wheel, made from a source distribution. It sees this
-    environment's packages, and another package `kernels`."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pip = sys.executable, "-m", "pip"
-    tree = folder / "tree"
-    answer = run("git", "ls-files", "-co", "--exclude-standard")
-    for name in answer.stdout.splitlines():
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_bytes((ROOT / name).read_bytes())
-    build = "import setuptools.build_meta as backend, sys; backend.build_sdist(sys.argv[1])"
-    done = run(sys.executable, "-c", build, folder, cwd=tree)
-    assert done.returncode == 0, done.stderr
-    (archive,) = folder.glob("*.tar.gz")
-    done = run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, archive)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = folder.glob("*.whl")
+def new_environment(folder):
+    """The programs of a fresh environment. It sees this environment's packages, and its MPI beside
+    the interpreter."""
     programs = folder / "environment" / "bin"
     assert (
         run(sys.executable, "-m", "venv", "--without-pip", folder / "environment").returncode == 0
@@ -282,11 +288,34 @@ def environment(tmp_path_factory):
     [packages] = Path(sys.prefix, "lib").glob("python*/site-packages")
     (site / "shared.pth").write_text(f"{packages}\n")
     for path in (*Path(sys.prefix, "lib").glob("[!p]*"), MPIRUN, *MPIRUN.parent.glob("hydra*")):
-        (folder / "environment" / path.relative_to(sys.prefix)).symlink_to(
-            path
-        )  # the MPI, beside the interpreter
-    done = run(*pip, "--python", programs / "python", "install", "--quiet", "--no-deps", wheel)
+        (folder / "environment" / path.relative_to(sys.prefix)).symlink_to(path)
+    return programs
+
+
+def copy_of_the_project(folder):
+    for name in run("git", "ls-files", "-co", "--exclude-standard").stdout.splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A fresh environment with the wheel, made from a source distribution, and with another package
+    `kernels`."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = copy_of_the_project(folder / "tree")
+    build = "import setuptools.build_meta as backend, sys; backend.build_sdist(sys.argv[1])"
+    done = run(sys.executable, "-c", build, folder, cwd=tree)
     assert done.returncode == 0, done.stderr
+    (archive,) = folder.glob("*.tar.gz")
+    done = run(*PIP, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, archive)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    programs = new_environment(folder)
+    done = run(*PIP, "--python", programs / "python", "install", "--quiet", "--no-deps", wheel)
+    assert done.returncode == 0, done.stderr
+    [site] = (folder / "environment" / "lib").glob("python*/site-packages")
     (site / "kernels").mkdir()
     (site / "kernels" / "__init__.py").write_text("raise ImportError('another package')")
     return programs
@@ -346,7 +375,7 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     )
     assert "benchmark 'allreduce 16 KiB isolated, 2 ranks'" in rows.stdout, rows.stdout
     helped = run(program, "allreduce", "--help", cwd=work).stdout
-    assert helped.startswith("usage: wiretax allreduce [OPTION ...]")
+    assert helped.startswith("usage: wiretax allreduce -n RANKS [OPTION ...]")
     assert "-n, --ranks N" in helped.replace("-n N, ", "-n, ")
     pair = [
         word
@@ -355,6 +384,24 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     ]
     campaign = run(program, "campaign", "--pairs", "1", *pair, cwd=work)
     assert campaign.returncode == 0, campaign.stderr
+
+
+@SLOW_TEST
+def test_an_editable_installation_runs_the_checkout(tmp_path):
+    tree, programs = copy_of_the_project(tmp_path / "tree"), new_environment(tmp_path)
+    words = "--python", programs / "python", "install", "--quiet", "--no-deps", "--editable", tree
+    done = run(*PIP, *words)
+    assert done.returncode == 0, done.stderr
+    (tree / "bench" / "__init__.py").write_text(
+        (tree / "bench" / "__init__.py").read_text().replace(VERSION, "9.9.9")
+    )
+    assert run(programs / "wiretax", "--version", cwd=tmp_path).stdout == "wiretax 9.9.9\n"
+    done = run(programs / "wiretax", "allreduce", *SMALL, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "holds no run yet: type mpirun -n 2 python -m bench"
+        in run(programs / "wiretax", "show", tree, cwd=tmp_path).stderr
+    )
 
 
 @SLOW_TEST

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench import VERSION
-from bench import __name__ as BENCH
+from bench import __name__ as BENCH_PACKAGE
 from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
@@ -209,7 +209,7 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
         if ranks or gpus or command != "doctor":
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
     sys.argv[1:] = rest
-    runpy.run_module(f"{BENCH}.{command}", run_name="__main__", alter_sys=True)
+    runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)
 
 
 def names_record(arguments: list[str]) -> bool:

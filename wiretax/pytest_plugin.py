@@ -195,12 +195,11 @@ def import_output(words: list[str], folder: Path) -> "subprocess.CompletedProces
 
 def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     """A row of pytest-benchmark for each measured case. A round is a block; its time is the
-    collective's with reading its result, as in our table, and only blocks in the state of the link
-    that our table shows count. Several launches of a case share a row. Fails the test if a run says
-    that it is wrong or incomplete, as that of a command may which ended with status 0."""
+    collective's with reading its result, as in our table, and the same blocks count. Several
+    launches of a case share a row. Fails the test if a run says that it is wrong or incomplete, as
+    that of a command may which ended with status 0."""
     from pytest_benchmark import stats
 
-    from reports.store.case import counted_blocks
     from reports.tables.sentences import size_text
     from reports.tables.show import headline_of
     from reports.verdicts.sides import case_names, faults_of, side_of
@@ -214,9 +213,8 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     run, rows = results[0].run, []
     metadata: Any = stats.Metadata  # without types
     test = run.benchmark if isinstance(node, Launches) else node.name
-    blocks_of = [counted_blocks(result.blocks) for result in results]
     for number, (header, name) in enumerate(zip(run.cases, case_names(run.cases), strict=True)):
-        blocks = [block for by_case in blocks_of for block in by_case.get(number, [])]
+        blocks = [block for each in results for block in each.counted.by_case.get(number, [])]
         if not blocks:
             continue
         size, ranks = size_text(header.size_bytes), run.world["size"]

@@ -24,6 +24,7 @@ from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
+from reports.store.program import BENCH, RUN, on_ranks
 from reports.verdicts.compare import percent
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
@@ -43,14 +44,14 @@ OF_CAMPAIGN, OF_SIZES = ("out", "seed"), ("min", "max", "sizes")
 PLACEHOLDERS = " ".join(
     [f"{{{name}}}" for name in OF_CAMPAIGN] + [f"{{{name}:X}}" for name in OF_SIZES]
 )
-EPILOG = """\
+EPILOG = f"""\
 example:
-  python -m bench.campaign --budget 10m --revision old=HEAD~1 \\
-    --variant old="mpirun -n 2 python -m bench.allreduce -e 1M" \\
-    --variant new="mpirun -n 2 python -m bench.allreduce -e 1M"
-  python -m bench.campaign --pairs 10 \\
-    --variant old="old/all_reduce_perf -b {min:16K} -e {max:8M} -f 2 -J {out}" \\
-    --variant new="new/all_reduce_perf -b {min:16K} -e {max:8M} -f 2 -J {out}"
+  {RUN}{BENCH}campaign --budget 10m --revision old=HEAD~1 \\
+    --variant old="{on_ranks(2, "allreduce")} -e 1M" \\
+    --variant new="{on_ranks(2, "allreduce")} -e 1M"
+  {RUN}{BENCH}campaign --pairs 10 \\
+    --variant old="old/all_reduce_perf -b {{min:16K}} -e {{max:8M}} -f 2 -J {{out}}" \\
+    --variant new="new/all_reduce_perf -b {{min:16K}} -e {{max:8M}} -f 2 -J {{out}}"
 
 exit status:
   0 done; 1 a variant cannot run, or a result was wrong; 2 bad command line;
@@ -215,9 +216,9 @@ def time_text(seconds: float) -> str:
 def launching_parser(command: str, usage: str, about: str | None, epilog: str) -> LaunchingParser:
     """The parser of a command that starts mpirun itself."""
     return LaunchingParser(
-        prog=f"bench.{command}",
+        prog=f"{BENCH}{command}",
         epilog=epilog,
-        usage=f"python -m bench.{command} {usage}",
+        usage=f"{RUN}{BENCH}{command} {usage}",
         description=about,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
     )
@@ -318,7 +319,7 @@ def add_plan_options(option: AddOption) -> None:
     )
 
 
-def parse(argv: Sequence[str] | None = None, name: str = "bench.campaign") -> CampaignOptions:
+def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> CampaignOptions:
     """The campaign's options. Raises Stop for bad ones; `name` is the command that the user
     typed."""
     parser = make_parser()

@@ -11,7 +11,7 @@ from bench.campaigns.launches import ATTEMPTS, OpenCampaign, retry_launch
 from bench.campaigns.options import MORE_PILOTS, Stop, time_text
 from bench.harness.console import CANNOT, USAGE, WRONG
 from reports.store.manifest import Stage
-from reports.store.observations import entry_of
+from reports.store.observations import entry_of, in_one_state
 from reports.store.result import read
 from reports.verdicts.judge import WRONG as WRONG_CELL
 from reports.verdicts.judge import compare
@@ -52,7 +52,7 @@ def announce(campaign: OpenCampaign) -> None:
     for sentence in dict.fromkeys(line for each in compared for line in each.caveats):
         campaign.tell(sentence)
     n_cells = len(compared[0].cells)
-    logs = log_costs([entry_of(launch) for launch in pilots[0].launches])
+    logs = log_costs(in_one_state([entry_of(launch) for launch in pilots[0].launches])[0])
     if logs.empty and all(case.status == "wrong" for case in pilots[0].cases):
         raise Stop(WRONG, f"variant {pilots[0].name}: all its results are wrong", True)
     if logs.empty:

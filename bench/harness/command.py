@@ -8,8 +8,10 @@ from typing import NoReturn
 from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import METHOD, AddOption, Parser, RunOptions, SweepOptions
+from collectives.choice import AUTO
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from collectives.registry import ALGORITHMS
+from reports.store.program import BENCH, on_ranks
 
 
 def main(command: str, collective: str, about: str, features: Sequence[type[Feature]]) -> NoReturn:
@@ -34,11 +36,12 @@ def sweep_parser(
 ) -> Parser:
     """The parser of `python -m bench.<command>`."""
     known = ALGORITHMS[collective.name].values()
-    algorithm = next(each.name for each in known if each.registered and each.needs_peers)
+    ours = (each for each in known if each.needs_peers and "registered" in each.variants)
+    algorithm = next((each.name for each in ours), AUTO)
     parser, what, how, output = options.rank_parser(
         command,
         about,
-        f"mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {algorithm},library",
+        f"{on_ranks(2, command)} -e 1M -d half --algorithm {algorithm},library",
         "the results so far are kept",
     )
     parser.set_defaults(collective=collective.name, redops=["none"], stable=False)
@@ -138,7 +141,7 @@ def add_method_options(add: AddOption) -> None:
         "--tuned",
         changes=METHOD,
         metavar="FILE",
-        help="tuning table for auto; 'none' disables (this machine's table, if bench.tune made "
+        help=f"tuning table for auto; 'none' disables (this machine's table, if {BENCH}tune made "
         "one)",
     )
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.verify import MARGIN_BYTES, MARGINS, SEND
-from collectives.algorithms.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.binding import build_macros, plain_arguments
 from collectives.collective import Array
+from collectives.copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.operation import Case, Operation, World
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels

@@ -19,6 +19,8 @@ from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collecti
 from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.operation import Algorithm
 from collectives.table import parsed
+from reports.store.names import BuildName
+from reports.store.program import BENCH, on_ranks
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30
@@ -158,10 +160,10 @@ def name_among(
 
 def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
     """The algorithm that `two_shot+nt+128K` means."""
-    base, plus, words = text.partition("+")
-    name = name_among("algorithm", list(known), base)
+    name = BuildName.parse(text)
+    base = name_among("algorithm", list(known), name.algorithm)
     try:
-        return parsed(name + plus + words, known)
+        return parsed(str(name._replace(algorithm=base)), known)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 
@@ -237,8 +239,8 @@ def rank_parser(
     if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever output goes
         os.environ.setdefault("NO_COLOR", "1")
     parser = Parser(
-        prog=f"bench.{command}",
-        usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]",
+        prog=f"{BENCH}{command}",
+        usage=f"{on_ranks('RANKS', command)} [OPTION ...]",
         description=about,
         epilog=f"example:\n  {example}\n\n{STATUS_TEXT}{when_interrupted}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(

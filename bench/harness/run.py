@@ -19,10 +19,11 @@ from bench.harness.timing import measure_block, measure_empty_launch, measure_li
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
-from reports.store.case import counted_blocks, where_wrong
+from reports.store.blocks import count_blocks
 from reports.store.schema import Block, End, Result
 from reports.store.stats import autocorrelation, is_precise
 from reports.store.writing import RunFile
+from reports.store.wrong import where_wrong
 
 REQUESTED_ROUNDS = 12  # of -n
 # A best of many is chosen on odd rounds, and six even ones in one state of the link, which changes
@@ -48,14 +49,14 @@ class Run:
 def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
     """The cases that need another round: those with fewer iterations than -n or, without it, those
     whose interval on rank 0 is too wide."""
+    by_case = count_blocks(run.blocks).by_case
     if requested := run.session.options.iterations:
+        timed = {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
+        run.timed = run.session.communicator.broadcast(Counter(timed))
         return [number for number in active if run.timed[number] < requested]
     if rounds < LEAST_ROUNDS:
         return active
-    medians_us = {
-        number: [block.total_us or block.time_us for block in blocks]
-        for number, blocks in counted_blocks(run.blocks).items()
-    }
+    medians_us = {number: [block.cost_us for block in blocks] for number, blocks in by_case.items()}
     rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
     imprecise = [number for number in active if not is_precise(medians_us.get(number, []), rho)]
     return list(run.session.communicator.broadcast(imprecise))

@@ -15,11 +15,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import NoReturn
+
+import numpy as np
 
 from bench import VERSION
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
@@ -41,6 +44,7 @@ from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
 from kernels.devices.shared_memory import available_bytes
 from reports.store.owners import opened
+from reports.store.program import BENCH
 from reports.store.result import ResultError
 from reports.store.writing import check_named
 
@@ -49,6 +53,7 @@ MEASURED = "collectives", "kernels"  # the packages whose code is measured
 START_S = 20.0  # for MPI to start all ranks
 LEAST_FREE_BYTES = 1 << 20  # for the head, the flight records and some blocks
 PING_PONGS = 100
+PROBES = 31  # of the link for `auto`: their median ignores a slow one
 SHARED_PING_PONGS = 4  # ranks that share a GPU take turns of milliseconds
 
 
@@ -87,6 +92,16 @@ class Session:
             trip_ns = self.world.device.private(8)
             return self._probe_step("flag_ping_pong", trip_ns.address, trips), trip_ns
 
+    def round_trip_ns(self) -> float:
+        """This rank's round trip of the flag; 0 without a partner or mapped memory."""
+        if self.link_probe is None:
+            return 0.0
+        step, trip_ns = self.link_probe
+        self.world.device.caller(step)()
+        if self.flight.watch.timed_out:
+            self.flight.end_if_stuck()
+        return float(trip_ns.read().view(np.uint64)[0])
+
     def _probe_step(self, entry: str, result: int = 0, count: int = 0) -> Step:
         kernels = probe_kernels(self.world.device, self.communicator.size)
         return Step(kernels.kernel(entry), self.world.mapped.arguments(0, result, count, 0))
@@ -118,7 +133,7 @@ def start(
         )
         sys.exit(CANNOT)
     except Refusal as refusal:
-        Parser(prog=f"bench.{options.command}").error(str(refusal))
+        Parser(prog=f"{BENCH}{options.command}").error(str(refusal))
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options, guard)
@@ -146,7 +161,7 @@ def end_start(options: RunOptions, limit_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
     time.sleep(2 * min(launched_rank() or 0, 2))  # where a lower rank spoke, the launcher ends this
     say(
-        f"bench.{options.command}",
+        f"{BENCH}{options.command}",
         f"MPI has not started all {launched_ranks() or 1} ranks in {limit_s:g} s: a rank, a host "
         "or the network between hosts does not answer, or the launcher does not belong to this "
         "MPI; docs/cluster.md lists what to type",
@@ -219,7 +234,13 @@ def open_session(
         )
     waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
-    return Session(options, world, flight, place, features, notes)
+    session = Session(options, world, flight, place, features, notes)
+    if device.is_cpu:  # `auto` chooses by it, once
+        flight.note("measure the link")
+        trip_ns = median(session.round_trip_ns() for _ in range(PROBES))
+        trip_ns = communicator.broadcast(trip_ns)
+        session.world = replace(world, round_trip_ns=trip_ns)
+    return session
 
 
 def require_memory(session: Session, buffer_bytes: int) -> None:
@@ -244,7 +265,7 @@ def say_once(options: RunOptions, sentence: str, communicator: Communicator | No
     if communicator and communicator.size > 1:
         is_first = communicator.rank == 0
     if is_first:
-        say(f"bench.{options.command}", sentence)
+        say(f"{BENCH}{options.command}", sentence)
 
 
 def require_one_run(communicator: Communicator, options: RunOptions) -> None:

@@ -13,13 +13,12 @@ from bench.harness.console import FINE, print_out
 from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, require_memory, say_once
-from bench.harness.timing import round_trip_ns
 from bench.harness.verify import MARGIN_BYTES
 from bench.machine import environment
-from collectives.algorithms.allreduce_copy_engine import shared_engine
 from collectives.choice import AUTO, STABLE, kinds_of
 from collectives.collective import DATATYPES, Shape
 from collectives.communicator import Refusal
+from collectives.copy_engine import shared_engine
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
 from collectives.registry import ALGORITHMS, by_default, in_order
 from kernels.devices.device import DeviceError
@@ -79,8 +78,8 @@ def bind_cases(
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
             worlds, modes = worlds_for(algorithm, session.world), axes.modes(case.size_bytes)
-            variants = algorithm.variants(session.world)
-            placed = axes.for_library(case) if algorithm.library_variants else case
+            variants = algorithm.variants_in(session.world)
+            placed = axes.for_library(case) if algorithm.is_library else case
             is_late = bool(suite.iterations) and time.monotonic() > late_s
             suite.is_cut_short = session.communicator.broadcast(is_late)
             if suite.is_cut_short:
@@ -95,7 +94,7 @@ def bind_cases(
 
 def worlds_for(algorithm: Algorithm, world: World) -> Sequence[World]:
     """The kinds of memory over which to measure: `auto` chooses one, a library uses none."""
-    if algorithm.is_library or algorithm.base in (AUTO, STABLE):
+    if algorithm.is_baseline or algorithm.base in (AUTO, STABLE):
         return [world]
     return [world, *world.other_memory]
 
@@ -150,7 +149,7 @@ def header_of(
     operation: Operation | Unsupported,
 ) -> CaseHeader:
     """The header of a bound case. Raises Refusal."""
-    is_library, memory = algorithm.is_library, world.memory
+    is_baseline, memory = algorithm.is_baseline, world.memory
     if algorithm.base in (AUTO, STABLE):
         memory = kinds_of(world)
     header = CaseHeader(
@@ -164,31 +163,18 @@ def header_of(
         algorithm=algorithm.name,
         in_place=case.in_place,
         variant=case.variant,
-        memory="private" if is_library else memory,
-        library=algorithm.peer or (world.library.name if is_library else None),
+        memory="private" if is_baseline else memory,
+        library=algorithm.performer(world),
     )
     if isinstance(operation, Operation):
-        by_link = operation.by_link
-        trip_ns = session.communicator.broadcast(round_trip_ns(session)) if by_link else 0
-        if trip_ns:  # the algorithm for the link as it is now
-            operation = operation.in_state(trip_ns)
         header.chosen = operation.choice
-        if algorithm.library_variants and world.device.is_cpu:
+        if algorithm.is_library and world.device.is_cpu:
             header.chosen = environment.settings_of(case.collective.name)
-        header.blocks = None if is_library else operation.step.blocks
+        header.blocks = None if is_baseline else operation.step.blocks
         header.snr_db = operation.snr_db
         algorithm = operation.chosen or algorithm
         if case.collective.reduces:
-            runs = [each.chosen for each in by_link.values() if each.chosen] or [algorithm]
-            header.sums_in_rank_order = all(each.sums_in_rank_order for each in runs)
-        header.other_bound_parts = {
-            each.choice: parts
-            for each in by_link.values()
-            if each.choice
-            and each.choice != header.chosen
-            and each.chosen
-            and (parts := bound_parts(world, case, each.chosen))
-        }
+            header.sums_in_rank_order = algorithm.sums_in_rank_order
     if world is session.world:  # the link was measured in its memory
         header.bound_parts = bound_parts(world, case, algorithm)
     return header
@@ -311,7 +297,7 @@ def list_algorithms(sweep: SweepOptions, session: Session) -> int:
     for algorithm in ALGORITHMS[sweep.collective.name].values():
         bound = (
             algorithm.bind(world, case)
-            if algorithm.copied
+            if algorithm.variants != ("registered",)
             else algorithm.feasible(world, replace(case, variant="registered"))
         )
         why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""

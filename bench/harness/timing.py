@@ -6,7 +6,7 @@ Iterations of a block are not independent, so intervals and the stop use block m
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,25 +79,6 @@ def perform_from_python(
     return stamps
 
 
-def round_trip_ns(session: Session) -> float:
-    """This rank's round trip of the flag; 0 without a partner or mapped memory."""
-    if session.link_probe is None:
-        return 0.0
-    step, trip_ns = session.link_probe
-    session.world.device.caller(step)()
-    if session.flight.watch.timed_out:
-        session.flight.end_if_stuck()
-    return float(trip_ns.read().view(np.uint64)[0])
-
-
-def follow_link(session: Session, iteration: Iteration, trip_ns: float) -> None:
-    """Switches all ranks to the operation for the state of the link that rank 0 measured."""
-    rank_0_ns = session.communicator.broadcast(trip_ns) if iteration.operation.by_link else 0.0
-    if rank_0_ns:
-        of_state = iteration.operation.in_state(rank_0_ns)
-        iteration.operation = replace(of_state, by_link=iteration.operation.by_link)
-
-
 @dataclass(frozen=True)
 class Times:
     """Microseconds by iteration: `time` of the operation (last exit minus last arrival on a shared
@@ -138,7 +119,6 @@ def least_warmup(ranks: int, chain_calls: int, iteration_s: float) -> int:
 def pilot(session: Session, iteration: Iteration) -> None:
     """Measures how long an iteration takes and how many warm up, as rank 0 sees it."""
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
-    follow_link(session, iteration, round_trip_ns(session))
     schedule, count, warmup = iteration.schedule, 1, 0
     while count:
         start_s = time.perf_counter()
@@ -183,10 +163,9 @@ def measure_block(
         iteration.wrong.write(np.zeros(WRONG_BYTES, np.uint8))
     if iteration.fill_margins:
         session.world.device.caller(iteration.fill_margins)()
-    before_ns = round_trip_ns(session)
-    follow_link(session, iteration, before_ns)
+    before_ns = session.round_trip_ns()
     stamps = perform(session, iteration, Counts(schedule.warmup + checks, schedule.count, checks))
-    trips_ns, wrong = (before_ns, round_trip_ns(session)), None
+    trips_ns, wrong = (before_ns, session.round_trip_ns()), None
     if checks and iteration.wrong:
         wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
     bus_id = session.world.device.facts.get("pci_bus_id")
@@ -236,7 +215,6 @@ def summary(
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
         link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]),
         gpus=[part.gpu for part in parts if part.gpu] or None,
-        chosen=iteration.operation.choice if iteration.operation.by_link else None,
     )
     n_ranks, n = times.time_by_rank.shape
     consume = np.full((n_ranks, n), np.nan) if chained else times.after_by_rank
@@ -256,12 +234,12 @@ def measure_link(
     """One block of the link's parts at a size; on rank 0."""
     flight = session.flight
     flight.note("link probe", case=None, block=round_, text=f"{size_bytes} B")
-    before_ns = round_trip_ns(session)
+    before_ns = session.round_trip_ns()
     stamps = {
         name: perform(session, part, Counts(part.schedule.warmup, part.schedule.count))
         for name, part in parts.items()
     }
-    after_ns = round_trip_ns(session)
+    after_ns = session.round_trip_ns()
     flight.note("gather")
     gathered = session.communicator.gather((stamps, (before_ns, after_ns)))
     if gathered is None:

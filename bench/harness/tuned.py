@@ -17,6 +17,7 @@ from collectives.communicator import Mistake, Refusal
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
 from collectives.table import Written, as_text, rows_of, written
+from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError, content_of
 from reports.store.schema import Run
 from reports.store.untrusted import printable_in
@@ -39,7 +40,7 @@ def default_folder() -> Path:
         home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     except RuntimeError as error:  # neither HOME nor an entry for this user
         raise ResultError(
-            "there is no home folder for bench.tune's table: set HOME, or XDG_DATA_HOME"
+            f"there is no home folder for {BENCH}tune's table: set HOME, or XDG_DATA_HOME"
         ) from error
     return home / "wiretax"
 
@@ -58,12 +59,12 @@ def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any
             {each.name: tables.pop(each.name, None) for each in fields(Head)}, Head
         )
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise ResultError(f"{path} is not a table of bench.tune: {error}") from error
+        raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
     named, here = (f"{each.machine_id}, {each.software_id}" for each in (head, machine))
     if named != here:
         raise ResultError(
             f"{path} was made on another machine or with other software "
-            f"({named}; this is {here}): run bench.tune here"
+            f"({named}; this is {here}): run {BENCH}tune here"
         )
     return head, tables
 
@@ -73,7 +74,7 @@ def load(path: Path, tables: dict[str, Any]) -> list[Row]:
     try:
         return rows_of(msgspec.convert(tables, dict[str, list[Written]]), ALGORITHMS)
     except (ValueError, msgspec.MsgspecError) as error:
-        raise ResultError(f"{path} is not a table of bench.tune: {error}") from error
+        raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
 
 
 def add(path: Path, head: Head, settled: Sequence[Row], unsettled: Sequence[Row]) -> None:
@@ -115,12 +116,12 @@ def find(name: str | None, machine: Machine) -> tuple[Path, dict[str, Any], str]
     if not name and not os.path.exists(path):
         return path, {}, ""
     (head, tables), code = read(path, machine), program_digest(*MEASURED)
-    origin = f"the table that bench.tune made in {head.run_id} with Wiretax {head.program}"
+    origin = f"the table that {BENCH}tune made in {head.run_id} with Wiretax {head.program}"
     if head.program == code:
         return path, tables, f"auto uses {origin}."
     if name:
         return path, tables, f"auto uses {origin}; this code is {code}."
-    unused = f"auto uses its defaults: this code is {code}, and {origin}. Run python -m bench.tune "
+    unused = f"auto uses its defaults: this code is {code}, and {origin}. Run {RUN}{BENCH}tune "
     return path, {}, f"{unused}for a new one."
 
 
@@ -145,6 +146,6 @@ def use_table(session: Session, machine: Machine) -> None:
     if rows and not any(here.items() <= row.where.items() for row in rows):
         sentence = (
             f"auto uses its defaults: nothing was tuned over {memory} memory with "
-            f"{communicator.size} ranks on {communicator.hosts} hosts; run bench.tune with these."
+            f"{communicator.size} ranks on {communicator.hosts} hosts; run {BENCH}tune with these."
         )
     session.notes += filter(None, [sentence])

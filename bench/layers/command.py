@@ -22,6 +22,7 @@ from collectives.layers.fused import FUSED, WEIGHTS
 from collectives.layers.models import MODELS
 from collectives.layers.overlap import CHUNKS, OVERLAPPED
 from collectives.operation import Algorithm
+from reports.store.program import on_ranks
 
 up_to_4096, up_to_8 = (partial(whole_number, 1, most=most) for most in (4096, 8))
 # Many short blocks close in time, so that a disturbance hits both sides of a difference.
@@ -250,7 +251,7 @@ def parse(
     name: str, argv: Sequence[str] | None = None, features: Sequence[type[Feature]] = ()
 ) -> tuple[RunOptions, LayerOptions, list[Feature]]:
     command = COMMANDS[name]
-    example = f"mpirun -n 2 python -m bench.{name} --model llama-3.1-8b"
+    example = f"{on_ranks(2, name)} --model llama-3.1-8b"
     parser, what, how, output = options.rank_parser(
         name, command.about, example, "the results so far are stored"
     )

@@ -10,7 +10,7 @@ import numpy as np
 from bench.harness.iteration import Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases, say_absent
-from bench.harness.timing import follow_link, perform, round_trip_ns, times_us
+from bench.harness.timing import perform, times_us
 from collectives.operation import Algorithm, Case
 from kernels.devices.device import Counts
 
@@ -78,7 +78,6 @@ def fastest(session: Session, candidates: Mapping[Any, Iteration]) -> Any:
     costs_us: dict[Any, list[float]] = {key: [] for key in candidates}
     for _ in range(1 + TRIES):
         for key, iteration in candidates.items():
-            follow_link(session, iteration, round_trip_ns(session))
             stamps = communicator.all_gather(perform(session, iteration, Counts(0, 1)))
             times = times_us(stamps, clock_shared)
             costs_us[key].append(float(times.time[0] + times.after[0]))

@@ -198,7 +198,7 @@ class Splits:
         chosen = (bound.choice if isinstance(bound, Operation) else None) or best[0]
         self.add(self.whole("tensor_parallel", bound), chosen=chosen, variant=best[1])
         library = self.session.world.library
-        for variant in LIBRARY.variants(self.session.world):
+        for variant in LIBRARY.variants_in(self.session.world):
             bound = steps.split_by_tensor(self.batch, "library", variant)
             self.add(
                 self.whole("tensor_parallel_library", bound), library=library.name, variant=variant

@@ -8,10 +8,11 @@ from itertools import chain
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
 from collectives.refusals import UNSET_LEGACY_IPC
+from reports.store.program import BENCH, RUN, on_ranks
 
 WIDTH = 100
 SMALL_SHM_BYTES = 1 << 30
-THROUGH_HOST = "measure through the host, first with python -m bench.tune --memory host_staged"
+THROUGH_HOST = f"measure through the host, first with {RUN}{BENCH}tune --memory host_staged"
 # The command that shows a fact of a GPU, if the fact is unknown.
 ADVICE = {
     "slot": "PCIe links of GPU {}: run lspci -vv as root on the host (LnkSta and LnkCap of the GPU"
@@ -200,12 +201,9 @@ def unknowns(facts: Facts) -> Iterator[str]:
             yield sentence.format(numbers)
     tested = facts["peers"] or facts["refusals"]
     if not tested and any(pair["status"] == "unknown" for pair in pairs):
-        yield (
-            f"peer access: run mpirun -n {len(gpus)} python -m bench.doctor, or nvidia-smi topo"
-            " -p2p r"
-        )
+        yield f"peer access: run {on_ranks(len(gpus), 'doctor')}, or nvidia-smi topo -p2p r"
     if gpus and hypervisor not in ("none", "unknown"):
-        yield f"the host of this virtual machine ({hypervisor}): run python -m bench.doctor there"
+        yield f"the host of this virtual machine ({hypervisor}): run {RUN}{BENCH}doctor there"
 
 
 def summary(facts: Facts) -> list[str]:
@@ -217,7 +215,7 @@ def summary(facts: Facts) -> list[str]:
     sentences += [f"GPU links at full speed: {'; '.join(links)}."] if links else []
     sentences = [*sentences, *_problems_of_the_host(facts)][:3]
     if any(unknowns(facts)):
-        sentences.append("Some facts are unknown: python -m bench.doctor tells how to get them.")
+        sentences.append(f"Some facts are unknown: {RUN}{BENCH}doctor tells how to get them.")
     return sentences
 
 
@@ -234,7 +232,7 @@ def page(facts: Facts) -> str:
         for number, gpu in enumerate(facts["gpus"])
     ]
     lines = _table("GPU", "bus id", "name", "link", "card maximum", "slot maximum", rows=gpus)
-    lines.append("link: full speed of both ends; bench.link measures each pair")
+    lines.append(f"link: full speed of both ends; {BENCH}link measures each pair")
     statuses = {"OK": "allowed", "unknown": "unknown"}
     pairs = [
         (

@@ -54,7 +54,7 @@ def without_last(world: World) -> World | None:
                 world,
                 communicator=communicator,
                 peers=peers,
-                baselines=[world.library.among(communicator)],
+                library=world.library.among(communicator),
                 other_memory=(),
                 node=None,
                 parts={},
@@ -213,14 +213,15 @@ class Subject:
     def row(self) -> RowBits:
         """The row of this algorithm, without sizes."""
         algorithm = self.algorithm
-        library = self.world.library.name if algorithm.library_variants else None
-        is_further = self.world is not self.session.world  # kind of memory
-        uses_library = algorithm.is_library or self.world.node  # which joins hosts
+        variant = self.variant
+        if self.world is not self.session.world:  # a further kind of memory
+            variant += f" over {self.world.memory}"
+        uses_library = algorithm.is_baseline or self.world.node  # which joins hosts
         return RowBits(
             algorithm=algorithm.name,
-            variant=self.variant + f" over {self.world.memory}" * is_further,
+            variant=variant,
             datatype=self.datatype.name,
-            library=algorithm.peer or library,
+            library=algorithm.performer(self.world),
             setting=settings_of() if uses_library else None,
             sizes=[],
         )

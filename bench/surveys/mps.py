@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from bench.campaigns.launches import say
+from reports.store.program import BENCH
 
 CONTROL = "nvidia-cuda-mps-control"
 LIMIT_S = 20.0
@@ -41,7 +42,7 @@ def service(opened_gpu: Callable[[], str | None]) -> Iterator[str]:
 def end() -> None:
     """Ends the service, or says that it goes on."""
     if refusal := failure_of(command="quit\n"):
-        say(f"bench.survey: MPS does not end ({refusal}): echo quit | {CONTROL}")
+        say(f"{BENCH}survey: MPS does not end ({refusal}): echo quit | {CONTROL}")
 
 
 def failure_of(*options: str, command: str = "", **variables: str) -> str | None:

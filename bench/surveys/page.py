@@ -22,6 +22,7 @@ from reports.advice.procurement import evaluate
 from reports.advice.reduce_times import read_launches, span_text, spans_of
 from reports.kit.page import Banner, Card, Page, Section, to_html
 from reports.site.run_page import run_page
+from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.untrusted import read_bytes
@@ -35,7 +36,7 @@ PAGE = "index.html"
 HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured
 SPEC = "spec.toml"
 SPEC_TEXT = """\
-# For python -m reports procure. Write your own requirements, and the price of all cards.
+# For {command}. Write your own requirements, and the price of all cards.
 requirements = ["16K <= 8 us", "32M >= 5 GB/s", "70b-q4 >= 25 tok/s"]
 
 [models]
@@ -150,23 +151,28 @@ def model_sentences(survey: Survey) -> list[str]:
 
 def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
     """What to do next, and what to type for it; `folder` is the survey's as it is shown."""
-    again = "python -m bench.survey"
+    again = f"{RUN}{BENCH}survey"
     if survey.shares_gpus:
         return "On a machine with two such cards, to measure what is predicted", again
     if (survey.folder / SPEC).exists():
         sentence = f"Write your price and requirements into {SPEC}, to judge this machine"
-        return sentence, f"python -m reports procure {folder / SPEC}"
+        return sentence, f"{RUN}{REPORTS} procure {folder / SPEC}"
     if not survey.runs("allreduce"):
         return "No all-reduce was measured: mend what failed, or give more --max-time", again
     sentence = "Beside the same folder of another machine's survey, OTHER"
-    return sentence, f"python -m reports compare {folder / RESULTS / 'allreduce'} OTHER"
+    return sentence, f"{RUN}{REPORTS} compare {folder / RESULTS / 'allreduce'} OTHER"
 
 
 def write_spec(survey: Survey) -> None:
     """Writes a spec for `procure`, if GPUs with a known data sheet measured an all-reduce."""
     gpu = gpu_of(survey)[1]
     if gpu and not survey.shares_gpus and survey.runs("allreduce"):
-        text = SPEC_TEXT.format(gpu=gpu.name, gpus=survey.ranks, date=time.strftime("%Y-%m-%d"))
+        text = SPEC_TEXT.format(
+            command=f"{RUN}{REPORTS} procure",
+            gpu=gpu.name,
+            gpus=survey.ranks,
+            date=time.strftime("%Y-%m-%d"),
+        )
         write_whole(survey.inside / SPEC, text.encode())
 
 
@@ -206,7 +212,7 @@ def write(survey: Survey, is_interrupted: bool) -> Page:
     write_spec(survey)
     page = page_of(survey, is_interrupted)
     quick = " --quick" * survey.is_quick
-    page.reproduce["this page"] = f"python -m bench.survey{quick} -n {survey.ranks}"
+    page.reproduce["this page"] = f"{RUN}{BENCH}survey{quick} -n {survey.ranks}"
     write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
     write_whole(survey.archive, pack(survey))
     return page

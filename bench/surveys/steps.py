@@ -14,14 +14,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from bench import __name__ as BENCH
+from bench import __name__ as BENCH_PACKAGE
 from bench.campaigns.launches import run_to_end
 from bench.harness.console import CANNOT, FINE, WRONG
 from bench.harness.progress import QUIET, Progress
-from reports import __name__ as REPORTS
+from reports import __name__ as REPORTS_PACKAGE
 from reports.advice.specs import Gpu, sheet_of
 from reports.interpreter import module_command
 from reports.store.owners import open_folder
+from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.store.untrusted import printable, read_bytes
@@ -188,8 +189,11 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     report without a run."""
     folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
     if step.command in READS:
-        return [*module_command(REPORTS), *step.line.split(), *report_options(survey, step)]
-    words = [*launcher(survey, step, survey.mpirun), *module_command(f"{BENCH}.{step.command}")]
+        return [*module_command(REPORTS_PACKAGE), *step.line.split(), *report_options(survey, step)]
+    words = [
+        *launcher(survey, step, survey.mpirun),
+        *module_command(f"{BENCH_PACKAGE}.{step.command}"),
+    ]
     words += step.arguments
     if step.command == "doctor":
         return words
@@ -238,10 +242,10 @@ def to_type(survey: Survey, step: Step) -> str:
         folder = f"{survey.folder.resolve().name}/{RESULTS}"
         runs = " ".join(f"{folder}/{name}/*.jsonl" for name in READS[command])
         gpu = gpu_of(survey)[1]
-        line = f"python -m reports {step.line} --gpu {gpu.name if gpu else 'NAME'}"
+        line = f"{RUN}{REPORTS} {step.line} --gpu {gpu.name if gpu else 'NAME'}"
         return f"{line}{f' --gpus {survey.ranks} --run' * (command == 'advise')} {runs}"
     variables = [f"{name}={value}" for name, value in step.environment.items()]
-    words = [*variables, *launcher(survey, step), f"python -m bench.{command}", *step.arguments]
+    words = [*variables, *launcher(survey, step), f"{RUN}{BENCH}{command}", *step.arguments]
     if command != "doctor":
         words += ["--device", survey.device] if survey.device != "auto" else []
         words += ["--ranks-share-gpus"] * survey.shares_gpus

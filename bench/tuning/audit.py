@@ -6,8 +6,8 @@ from statistics import mean, median
 
 import numpy as np
 
-from reports.store.case import Rounds, paired
-from reports.store.schema import Result
+from reports.store.blocks import paired
+from reports.store.schema import Result, Rounds
 from reports.tables.sentences import size_text
 from reports.tables.tune import Candidate, Heat, heats_of
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from collectives.build import cpu_builds
 from collectives.choice import SAME_STATE_RATIO, same_state
-from collectives.operation import Row
+from collectives.operation import KernelAlgorithm, Row
 from collectives.registry import ALGORITHMS
 from collectives.table import best_row, check_algorithm, parsed
 from reports.store.schema import Result
@@ -100,8 +100,9 @@ def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: 
         return False
     if facts["device"] == "gpu":
         return True
-    builds = cpu_builds(algorithm.varies, size_bytes)
-    return algorithm.is_modelled and algorithm.build in builds
+    if not isinstance(algorithm, KernelAlgorithm) or not algorithm.is_modelled:
+        return False
+    return algorithm.build in cpu_builds(algorithm.varies, size_bytes)
 
 
 def facts_of(result: Result) -> dict[str, Any]:

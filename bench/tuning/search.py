@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from statistics import median, mode
+from statistics import median
 from typing import Any
 
 from bench.harness.options import SweepOptions
@@ -11,13 +11,13 @@ from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
 from collectives import choice
+from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, Case, Row, World
 from collectives.registry import ALGORITHMS
-from collectives.table import parsed_choice
-from reports.store.case import costs_in, find_states
+from reports.store.blocks import count_blocks
 from reports.store.schema import Result
-from reports.tables.tune import FINALISTS, UNTUNED, Winner, chosen_in, names_of, winners
+from reports.tables.tune import FINALISTS, UNTUNED, Winner, names_of, winners
 
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
@@ -64,19 +64,11 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
 
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     """The cases that have another round, by rank 0's figures. Cases of one size, variant and mode
-    compete in a search for each state of the link; the state of the last round continues its own.
+    compete.
     A candidate that `auto` also runs does not go on."""
     chosen: set[int] = set()
     if run.file:
-        states = find_states(run.blocks)
-        last_states = [
-            state
-            for block, state in zip(run.blocks, states.of_block, strict=True)
-            if block.round == rounds - 1 and state is not None
-        ]
-        state = mode(last_states or [states.longest])
-        costs_us = costs_in(run.blocks, states.of_block, state)
-        builds = chosen_in(run.blocks, states.of_block, state)
+        costs_us = count_blocks(run.blocks).costs_us
         headers = {number: run.suite.headers[number] for number in run.suite.iterations}
         names = dict(zip(headers, names_of([*headers.values()]), strict=True))
         heats: dict[tuple[int, str, str], dict[int, list[float]]] = {}
@@ -86,7 +78,7 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
         for heat in heats.values():
             untuned = next((n for n in heat if headers[n].algorithm in UNTUNED), None)
             if untuned is not None:
-                its = builds.get(untuned, headers[untuned].chosen)
+                its = headers[untuned].chosen
                 heat = {n: costs for n, costs in heat.items() if names[n] != its}
             chosen |= survivors(heat, untuned)
     return list(run.session.communicator.broadcast(sorted(chosen)))
@@ -133,7 +125,8 @@ def row_of(result: Result, two_modes: set[int], winner: Winner) -> Row:
         where["stable"] = True
     if result.run.clock_shared:  # between CPU cores
         where["round_trip_ns"] = state_range(winner.link_rtt_ns)
-    size, (algorithm, memory) = winner.size_bytes, parsed_choice(winner.name, KNOWN)
+    size, (name, build, memory) = winner.size_bytes, parse_name(winner.name)
+    algorithm = KNOWN[name].built(build)
     return Row("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
 
 

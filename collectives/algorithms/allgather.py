@@ -3,10 +3,10 @@
 from functools import partial
 
 from collectives.binding import binder
-from collectives.operation import Algorithm
+from collectives.operation import KernelAlgorithm
 from collectives.traffic import direct_traffic, ring_traffic
 
-PUSH = Algorithm(
+PUSH = KernelAlgorithm(
     "direct_push",
     "each rank stores its segment into every peer's slab",
     binder("allgather", "all_gather_push", lambda ranks: 2 * ranks),
@@ -14,15 +14,15 @@ PUSH = Algorithm(
     pushes=True,
     varies=("stores", "chunks", "grid"),
 )
-PULL = Algorithm(
+PULL = KernelAlgorithm(
     "direct_pull",
     "each rank stores its segment into its own slab; all ranks read it",
     binder("allgather", "all_gather_pull", lambda ranks: 2),
     partial(direct_traffic, copies=1),
-    registered=True,
+    variants=("copied", "registered"),
     varies=("stores", "chunks", "grid"),
 )
-RING = Algorithm(
+RING = KernelAlgorithm(
     "ring",
     "segments travel around the ring",
     binder("allgather", "all_gather_ring", lambda ranks: 2 * max(1, ranks - 1)),

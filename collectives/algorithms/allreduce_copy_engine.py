@@ -7,41 +7,34 @@ their stream, and `await_copies` precedes the peer's sum. No flag has to say tha
 rank's launch ends with the sums of all peers, who have then read their inboxes. See
 kernels/allreduce_copy_engine.cu."""
 
-import ctypes
-from contextlib import suppress
-from ctypes import c_long
 from dataclasses import dataclass
 
 from collectives.binding import build_macros, without_gpus
 from collectives.collective import Traffic
 from collectives.communicator import Refusal
-from collectives.operation import NOT_MAPPED, Algorithm, Bound, Case, Operation, Unsupported, World
-from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import (
-    HALF_BYTES,
-    PACK_BYTES,
-    PEER_STRUCTURES,
-    Arguments,
-    CopyEngine,
-    DeviceError,
-    Memory,
-    Module,
-    Step,
-    Transfer,
+from collectives.copy_engine import (
+    LEAST_BYTES,
+    MARK_THREADS,
+    MOST_ENTRIES,
+    Mark,
+    engine_module,
+    engine_of,
 )
+from collectives.operation import (
+    NOT_MAPPED,
+    Bound,
+    Case,
+    KernelAlgorithm,
+    Limits,
+    Operation,
+    Unsupported,
+    World,
+)
+from collectives.peer_buffer import PeerBuffer
+from kernels.devices.device import PACK_BYTES, Arguments, CopyEngine, Memory, Module, Step
 
-LEAST_BYTES = 1 << 20
-FLOAT_BYTES = 4  # an element of bench.link
 LEAST_PIECE_BYTES = 128 << 10  # a copy takes a few microseconds to start
 PIECES = 4  # of a segment: a sum of one piece runs beside the copy of the next
-MARK_THREADS = 32
-MOST_ENTRIES = 500  # of the streams, for one launch
-
-
-class Mark(ctypes.Structure):
-    """`Mark` of allreduce_copy_engine.cu."""
-
-    _fields_ = [("ranks", Arguments), ("peers", c_long), ("step", c_long)]
 
 
 Copy = tuple[int, int, int]  # target address, in a peer's memory; source address; bytes
@@ -131,7 +124,7 @@ def _bind(world: World, case: Case) -> Bound:
     segment_bytes = -(-case.segment_bytes // (PACK_BYTES * ranks)) * PACK_BYTES
     # All ranks take part in these calls, so nothing before them may fail on one rank alone.
     try:
-        engine = _engine(world, peers)
+        engine = engine_of(world, peers)
         inboxes = _inboxes(peers, ranks * segment_bytes)
     except Refusal as refused:
         return Unsupported(str(refused))
@@ -140,7 +133,7 @@ def _bind(world: World, case: Case) -> Bound:
         return NOT_MAPPED
     most = case.build.chunk_bytes or max(LEAST_PIECE_BYTES, -(-segment_bytes // PIECES))
     pieces = range(0, segment_bytes, -(-most // PACK_BYTES) * PACK_BYTES)
-    module = _module(world, build_macros(world, case))
+    module = engine_module(world, build_macros(world, case))
     program = Program(world, case, engine, module, arguments, inboxes, segment_bytes, pieces)
     step = world.device.sequence(program.steps())
     if step.entries > MOST_ENTRIES:
@@ -159,63 +152,6 @@ def _refuses(world: World, case: Case) -> Unsupported | None:
     return None
 
 
-def shared_engine(world: World) -> CopyEngine | None:
-    """This rank's engines if all ranks have some; all call it."""
-    if isinstance(world.peers, Unsupported):
-        return None
-    with suppress(Refusal):
-        return _engine(world, world.peers)
-    return None
-
-
-def _engine(world: World, peers: PeerBuffer) -> CopyEngine:
-    """This rank's engines. Raises Refusal if a rank has none."""
-    with world.communicator.all_or_none(DeviceError):
-        return world.device.copy_engine(peers.sharing)
-
-
-def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
-    """This rank's part in a transfer between registered buffers, as link.cu makes it with stores,
-    by the engines. Ranks without a part only launch."""
-    arguments = transfer.ranks
-    module = _module(world, {"WT_WORLD": str(world.communicator.size)})
-    announce, await_copies, leave = (
-        module.kernel(entry, MARK_THREADS) for entry in ("announce", "await_copies", "leave")
-    )
-    steps = list[Step]()
-    if transfer.to >= 0:
-        moved = engine.copy(
-            int(arguments.receives[transfer.to]),
-            int(arguments.send),
-            FLOAT_BYTES * int(arguments.count),
-        )
-        signal = Step(announce, Mark(arguments, 1 << transfer.to, 1))
-        steps += [engine.beside([moved, signal]), engine.join()]
-    if transfer.from_ >= 0:
-        steps.append(Step(await_copies, Mark(arguments, 1 << transfer.from_, 1)))
-    return world.device.sequence([*steps, Step(leave, arguments)])
-
-
-def pushed_to_slab(
-    world: World, engine: CopyEngine, source: int, size_bytes: int
-) -> tuple[Step, int]:
-    """A step that copies into the next rank's slab, and its bytes: over the same place again and
-    again, and less than `size_bytes` where a stream has no room for so many copies."""
-    peers, ranks = world.mapped, world.communicator.size
-    target = peers.slabs[(world.communicator.rank + 1) % ranks].address
-    room = 2 * HALF_BYTES
-    copied_bytes = min(size_bytes, MOST_ENTRIES // 2 * room)
-    copies = [
-        engine.copy(target, source + start, min(room, copied_bytes - start))
-        for start in range(0, copied_bytes, room)
-    ]
-    return world.device.sequence([engine.beside(copies), engine.join()]), copied_bytes
-
-
-def _module(world: World, macros: dict[str, str]) -> Module:
-    return world.device.compile("allreduce_copy_engine", macros, (*PEER_STRUCTURES, Mark))
-
-
 def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
     """Every rank's inbox as mapped here; earlier cases go on with theirs. Raises Refusal."""
     if not peers.inboxes or peers.inboxes[-1][0].size_bytes < size_bytes:
@@ -230,18 +166,17 @@ def _traffic(ranks: int, case: Case) -> Traffic:
 
 ALGORITHMS = {
     "all_reduce": (
-        Algorithm(
+        KernelAlgorithm(
             "two_shot_copy_engine",
             "two_shot: a GPU's copy engines make its transfers",
             _bind,
             _traffic,
             _refuses,
-            copied=False,
-            registered=True,
+            variants=("registered",),
             pushes=True,
             swaps=(),
             varies=("chunks",),
-            least_bytes=LEAST_BYTES,
+            limits=Limits(least_bytes=LEAST_BYTES),
             is_modelled=False,
             sums_in_rank_order=True,
         ),

@@ -12,7 +12,15 @@ from functools import partial
 from collectives.binding import bind_kernel, without_gpus
 from collectives.collective import Traffic
 from collectives.communicator import Communicator, Refusal
-from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.operation import (
+    Bound,
+    Case,
+    KernelAlgorithm,
+    Limits,
+    Operation,
+    Unsupported,
+    World,
+)
 from collectives.peer_buffer import half_for
 from kernels.devices.device import MOST_RANKS, DeviceError, Multicast
 
@@ -126,14 +134,14 @@ def _two_shot_traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(2, ((own, own),), case.segment_bytes)
 
 
-through_switch = partial(Algorithm, refuses=_refuses, swaps=(), is_modelled=False)
+through_switch = partial(KernelAlgorithm, refuses=_refuses, swaps=(), is_modelled=False)
 ENTRIES = "one_shot_multimem", "two_shot_multimem"
 ONE_SHOT = through_switch(
     ENTRIES[0],
     "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
     partial(_bind, ENTRIES[0]),
     _one_shot_traffic,
-    wins_below=4 << 20,
+    limits=Limits(wins_below=4 << 20),
 )
 TWO_SHOT = through_switch(
     ENTRIES[1],

@@ -5,7 +5,7 @@ Wins for short messages: one step costs half a round trip less than two."""
 from functools import partial
 
 from collectives.binding import binder
-from collectives.operation import Algorithm, Case, Unsupported, World
+from collectives.operation import Case, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import direct_traffic
 
 WINS_BELOW = 4 << 20
@@ -17,25 +17,25 @@ def _refuses_in_place(world: World, case: Case) -> Unsupported | None:
     return None
 
 
-PUSH = Algorithm(
+PUSH = KernelAlgorithm(
     "one_shot_push",
     "each rank stores its input into every peer's slab and sums all",
     binder("allreduce_one_shot", "one_shot_push", lambda ranks: 2 * ranks),
     direct_traffic,
     pushes=True,
     varies=("grid", "slabs"),
-    wins_below=WINS_BELOW,
+    limits=Limits(wins_below=WINS_BELOW),
     sums_in_rank_order=True,
 )
-PULL = Algorithm(
+PULL = KernelAlgorithm(
     "one_shot_pull",
     "each rank stores its input into its own slab, reads every peer's and sums all",
     binder("allreduce_one_shot", "one_shot_pull", lambda ranks: 2),
     partial(direct_traffic, copies=1),
     _refuses_in_place,
-    registered=True,
+    variants=("copied", "registered"),
     varies=("grid", "slabs"),
-    wins_below=WINS_BELOW,
+    limits=Limits(wins_below=WINS_BELOW),
     sums_in_rank_order=True,
 )
 ALGORITHMS = {"all_reduce": (PUSH, PULL)}

@@ -6,16 +6,14 @@ has seen packets arrive. On a CPU they take many times as long as the others: th
 tests."""
 
 from collections.abc import Callable
-from typing import Any
 
 from collectives.binding import bind_kernel
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Bound, Case, Unsupported, World
+from collectives.operation import Bound, Case, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import direct_traffic
 
-MOST_LL_BYTES = 32 << 10
-MOST_SENTINEL_BYTES = 512 << 10  # from all ranks together
 Moves = Callable[[int, Case], Traffic]
+Refuses = Callable[[World, Case], Unsupported | None]
 
 
 def _ll_traffic(ranks: int, case: Case) -> Traffic:
@@ -35,27 +33,27 @@ def _refuses_integers(world: World, case: Case) -> Unsupported | None:
 
 
 def _packets(
-    base: str, about: str, most_bytes: Callable[[int], int], moves: Moves, **facts: Any
-) -> Algorithm:
+    base: str, about: str, limits: Limits, moves: Moves, refuses: Refuses
+) -> KernelAlgorithm:
     def perform(world: World, case: Case) -> Bound:
-        room_bytes = most_bytes(world.communicator.size)
+        room_bytes = int(limits.most(world.communicator.size))
         # The kernel checks when it is compiled that a writer's room holds as much.
         return bind_kernel(
             world, case, f"allreduce_{base}", base, room_bytes, WT_MOST_BYTES=str(room_bytes)
         )
 
-    return Algorithm(
+    return KernelAlgorithm(
         base,
         about,
         perform,
         moves,
+        refuses,
+        limits=limits,
         pushes=True,
         swaps=(),
-        most_bytes=most_bytes,
         by_default=lambda world: not world.device.is_cpu,
         is_modelled=False,
         sums_in_rank_order=True,
-        **facts,
     )
 
 
@@ -64,16 +62,16 @@ ALGORITHMS = {
         _packets(
             "one_shot_ll",
             "one_shot_push in packets that carry their own flag",
-            lambda ranks: MOST_LL_BYTES,
+            Limits(most_bytes=32 << 10),
             _ll_traffic,
-            refuses=_refuses_memory,
+            _refuses_memory,
         ),
         _packets(
             "one_shot_sentinel",
             "one_shot_push whose data are their own flags (Lamport)",
-            lambda ranks: MOST_SENTINEL_BYTES // ranks,
+            Limits(most_bytes_of_ranks=512 << 10),
             direct_traffic,
-            refuses=_refuses_integers,
+            _refuses_integers,
         ),
     )
 }

@@ -6,10 +6,10 @@ from functools import cache, partial, reduce
 
 import numpy as np
 
-from collectives.algorithms.allreduce_two_shot import two_shot_traffic
 from collectives.binding import bind_kernel
 from collectives.collective import Array, Datatype, Traffic, combined
-from collectives.operation import Algorithm, Bound, Case, Unsupported, World
+from collectives.operation import Bound, Case, KernelAlgorithm, Limits, Unsupported, World
+from collectives.traffic import two_shot_traffic
 
 BLOCK = 32  # elements that share a scale
 GPU_PACK_BYTES = 16
@@ -120,13 +120,13 @@ def _random_elements(kind: str, datatype: Datatype, seed: list[int]) -> Array:
 WIRES = (Wire(8), Wire(4))
 ALGORITHMS = {
     "all_reduce": tuple(
-        Algorithm(
+        KernelAlgorithm(
             f"two_shot_{wire.name}",
             f"lossy: two_shot over {wire.name} in blocks of {BLOCK}",
             wire.bind,
             wire.traffic,
             wire.refuses,
-            whole_elements=BLOCK,
+            limits=Limits(whole_elements=BLOCK),
             is_lossy=True,
         )
         for wire in WIRES

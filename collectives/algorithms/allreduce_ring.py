@@ -5,7 +5,7 @@ Wins for long messages between GPUs that reach only their neighbours at full spe
 
 from collectives.binding import binder
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Case
+from collectives.operation import Case, KernelAlgorithm
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
@@ -15,7 +15,7 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(2 * (ranks - 1), stages, case.segment_bytes)
 
 
-RING = Algorithm(
+RING = KernelAlgorithm(
     "ring",
     "segments go round twice: the first lap sums them, the second gathers the sums",
     # 2(n-1) inboxes of two segments each, in whole packs: less than four chunks and a page.

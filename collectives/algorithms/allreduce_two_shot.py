@@ -4,29 +4,16 @@ Wins for long messages: each rank sums 1/ranks of the data, and sends each byte 
 
 from collectives.binding import binder
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Case, World
-from collectives.traffic import chained_bytes
+from collectives.operation import Case, KernelAlgorithm, World
+from collectives.traffic import chained_bytes, two_shot_traffic
 
-
-def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:
-    """`wire_bytes` (default: all) of each rank's data cross the wire."""
-    moved = case.segment_bytes if wire_bytes is None else wire_bytes
-    own = moved // ranks
-    others = moved - own
-    is_copied = case.variant == "copied"
-    copy_in = ((others, 0),) if is_copied else ()
-    stages = (*copy_in, (own, others), (0, others)) if ranks > 1 else ()
-    own_bytes = moved if is_copied else own
-    return Traffic(2, stages, case.segment_bytes, own_bytes, chained_bytes(case, others))
-
-
-TWO_SHOT = Algorithm(
+TWO_SHOT = KernelAlgorithm(
     "two_shot",
     "each rank sums one segment of all inputs, then reads the other segments' sums",
     # Two chunks and two segments of sums, each rounded up to whole packs.
     binder("allreduce_two_shot", "two_shot", lambda ranks: 2 + 2 / ranks, 4096),
     two_shot_traffic,
-    registered=True,
+    variants=("copied", "registered"),
     sums_in_rank_order=True,
     swaps=("copied", "registered"),
     varies=("stores", "chunks", "grid", "slabs"),
@@ -47,13 +34,13 @@ def _not_between_two_cores(world: World) -> bool:
     return not (world.device.is_cpu and world.communicator.size == 2)
 
 
-PUSH = Algorithm(
+PUSH = KernelAlgorithm(
     "two_shot_push",
     "two_shot by stores: inputs into the owners' slabs, sums into all slabs",
     # Two chunks of input and two of sums, each rounded up to whole packs.
     binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096),
     _push_traffic,
-    registered=True,
+    variants=("copied", "registered"),
     sums_in_rank_order=True,
     pushes=True,
     swaps=("copied", "registered"),
@@ -71,13 +58,12 @@ def _direct_traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(2, stages, case.segment_bytes, own, contended)
 
 
-DIRECT = Algorithm(
+DIRECT = KernelAlgorithm(
     "two_shot_direct",
     "each rank sums one segment of all send buffers into all receive buffers",
     binder("allreduce_two_shot", "two_shot_direct", lambda ranks: 4),
     _direct_traffic,
-    copied=False,
-    registered=True,
+    variants=("registered",),
     sums_in_rank_order=True,
     swaps=(),
     varies=("stores",),

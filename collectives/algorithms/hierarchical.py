@@ -13,25 +13,24 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from collectives.algorithms import allgather, reduce_scatter
-from collectives.algorithms import allreduce_one_shot as one_shot
+from collectives.algorithms import listed
 from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.operation import Algorithm, Bound, Case, Limits, Operation, Unsupported, World
 from kernels.devices.device import DeviceError
 
 # A case of this host's ranks, by our kernels, or of a rail, by the library.
-Part = tuple[World, Case]
-Parts = Callable[[World, World, Case], Iterator[Part]]
+Leg = tuple[World, Case]
+Legs = Callable[[World, World, Case], Iterator[Leg]]
 
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
 MOST_WHOLE_BYTES = 16 << 10
 # By collective: the form that reads from peers, and the form that stores into them.
 WITHIN = {
-    "all_reduce": (one_shot.PULL, one_shot.PUSH),
-    "reduce_scatter": (reduce_scatter.PULL, reduce_scatter.PUSH),
-    "all_gather": (allgather.PULL, allgather.PUSH),
+    "all_reduce": ("one_shot_pull", "one_shot_push"),
+    "reduce_scatter": ("direct_pull", "direct_push"),
+    "all_gather": ("direct_pull", "direct_push"),
 }
 
 
@@ -42,7 +41,7 @@ def between(world: World, ranks: tuple[int, ...]) -> World:
         world.parts[ranks] = replace(
             world,
             communicator=communicator,
-            baselines=[world.library.among(communicator)],
+            library=world.library.among(communicator),
             peers=BETWEEN_HOSTS,
             node=None,
             parts={},
@@ -55,7 +54,7 @@ def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return list(zip(*nodes, strict=True))
 
 
-def sharded(node: World, rail: World, case: Case) -> Iterator[Part]:
+def sharded(node: World, rail: World, case: Case) -> Iterator[Leg]:
     """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; a whole
     message that is short and has no equal shards."""
     rank, ranks = node.communicator.rank, node.communicator.size
@@ -69,24 +68,22 @@ def sharded(node: World, rail: World, case: Case) -> Iterator[Part]:
     yield node, replace(shard, collective=COLLECTIVES["all_gather"], send=place)
 
 
-def whole(node: World, rail: World, case: Case) -> Iterator[Part]:
+def whole(node: World, rail: World, case: Case) -> Iterator[Leg]:
     """All-reduce here, then all-reduce along this rank's rail."""
     yield node, replace(case, variant="copied")
     yield rail, replace(case, send=case.receive, in_place=True)
 
 
-def bind(parts: Parts, world: World, case: Case) -> Bound:
-    """Binds the parts on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
+def bind(legs_of: Legs, world: World, case: Case) -> Bound:
+    """Binds the legs on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     assert world.node
     node = world.node
     rail = rails(world.communicator.nodes)[node.communicator.rank]
-    listed = list(parts(node, between(world, rail), replace(case, in_place=False)))
+    legs = list(legs_of(node, between(world, rail), replace(case, in_place=False)))
     # Our kernels first: a rank without a compiler must not let another wait in the library.
     with world.communicator.all_or_none(Refusal):
-        within = [bind_within(over, part) if over is node else None for over, part in listed]
-    bounds = [
-        ours or bind_flat(over, part) for ours, (over, part) in zip(within, listed, strict=True)
-    ]
+        within = [bind_within(over, leg) if over is node else None for over, leg in legs]
+    bounds = [ours or bind_flat(over, leg) for ours, (over, leg) in zip(within, legs, strict=True)]
     reasons = [bound.reason for bound in bounds if isinstance(bound, Unsupported)]
     if reason := world.communicator.first_reason(next(iter(reasons), None)):
         return Unsupported(reason)
@@ -97,8 +94,12 @@ def bind_within(node: World, case: Case) -> Bound:
     """Raises Refusal on all ranks of the host."""
     pull, push = WITHIN[case.collective.name]
     reads = node.device.is_cpu or case.variant == "registered"
+    name = pull if reads else push
+    algorithm = listed()[case.collective.name].get(name)
+    if not algorithm:
+        return Unsupported(f"within a host it needs {name}, which is not here")
     with node.communicator.all_or_none(DeviceError):
-        bound = (pull if reads else push).bind(node, case)
+        bound = algorithm.bind(node, case)
     return bound
 
 
@@ -130,13 +131,12 @@ def _refuses_shards(world: World, case: Case) -> Unsupported | None:
     return _refuses(world, case)
 
 
-def _form(base: str, about: str, parts: Parts, **facts: Any) -> Algorithm:
+def _form(base: str, about: str, legs_of: Legs, **facts: Any) -> Algorithm:
     return Algorithm(
         base,
         f"between hosts: {about}",
-        partial(bind, parts),
+        partial(bind, legs_of),
         spans_hosts=True,
-        needs_peers=False,
         **facts,
     )
 
@@ -146,7 +146,6 @@ FLAT = Algorithm(
     "between hosts: the library over all ranks, as auto may choose it",
     bind_flat,
     spans_hosts=True,
-    needs_peers=False,
     by_default=lambda world: False,  # it is the library
 )
 # In the order in which `auto` prefers them.
@@ -157,14 +156,14 @@ ALGORITHMS = dict.fromkeys(COLLECTIVES, (FLAT,)) | {
             "one-shot within each, the library between, whole",
             whole,
             refuses=_refuses,
-            wins_below=MOST_WHOLE_BYTES + 1,
+            limits=Limits(wins_below=MOST_WHOLE_BYTES + 1),
         ),
         _form(
             "hierarchical",
             "reduce-scatter and all-gather within each, the library between",
             sharded,
             refuses=_refuses_shards,
-            registered=True,
+            variants=("copied", "registered"),
         ),
         FLAT,
     )

@@ -4,9 +4,9 @@ from functools import partial
 
 from collectives.binding import bind_kernel
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Bound, Case, World
+from collectives.operation import Bound, Case, KernelAlgorithm, World
+from collectives.traffic import HOPS
 
-HOPS = {"one_way": 1, "ping_pong": 2}
 MOST_CHUNK_BYTES = 64 << 10  # sendrecv.cu has 6 to 32 chunks in each half of a slab
 LEAST_CHUNK_BYTES = 16 << 10
 CHUNKS = 32  # of a message between CPUs, where a flag costs little: the receiver starts after one
@@ -30,7 +30,7 @@ def _traffic(ranks: int, case: Case) -> Traffic:
 
 ALGORITHMS = {
     "sendrecv": (
-        Algorithm(
+        KernelAlgorithm(
             "direct_push",
             "the sender stores into the receiver's slab",
             partial(_bind, "push"),
@@ -38,12 +38,12 @@ ALGORITHMS = {
             pushes=True,
             varies=("stores", "chunks", "grid"),
         ),
-        Algorithm(
+        KernelAlgorithm(
             "direct_pull",
             "the sender stores into its own slab; the receiver reads it",
             partial(_bind, "pull"),
             _traffic,
-            registered=True,
+            variants=("copied", "registered"),
             varies=("stores", "chunks", "grid"),
         ),
     )

@@ -13,7 +13,16 @@ from collectives import choice
 from collectives.binding import attached, bind_kernel, chunk_that_fits, run_sequence
 from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
-from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    Case,
+    KernelAlgorithm,
+    LibraryAlgorithm,
+    Operation,
+    Unsupported,
+    World,
+)
 from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
@@ -188,28 +197,27 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(len(stages) // 2, stages, copied * row_bytes)
 
 
-PUSH = Algorithm(
+PUSH = KernelAlgorithm(
     "direct_push",
     "each rank stores tokens and sums into their reader's slab",
     partial(_bind, "push"),
     _traffic,
     pushes=True,
 )
-PULL = Algorithm(
+PULL = KernelAlgorithm(
     "direct_pull",
     "each rank stores tokens and sums into its own slab; readers read them from it",
     partial(_bind, "pull"),
     _traffic,
 )
-LIBRARY = Algorithm(
+LIBRARY = LibraryAlgorithm(
     "library",
     "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our kernels that pack and unpack",
     _bind_library,
     _traffic,
-    needs_peers=False,
-    library_variants=1,
+    variants=("plain", "graph"),
 )
-FLAT = replace(LIBRARY, base="flat", library_variants=0, spans_hosts=True)  # as auto takes it
+FLAT = Algorithm("flat", LIBRARY.about, _bind_library, _traffic, spans_hosts=True)  # for auto
 
 
 def _bind_auto(world: World, case: Case) -> Bound:
@@ -225,6 +233,5 @@ AUTO = Algorithm(
     choice.AUTO,
     "direct_pull between CPU cores, direct_push between GPUs, flat between hosts",
     _bind_auto,
-    needs_peers=False,
 )
 ALGORITHMS = (LIBRARY, AUTO, PUSH, PULL)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.binding import attached, chunk_that_fits, in_each_state, run_sequence
+from collectives.binding import attached, chunk_that_fits, run_sequence
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
     NO_SWAP,
@@ -18,6 +18,7 @@ from collectives.operation import (
     Algorithm,
     Bound,
     Case,
+    KernelAlgorithm,
     Operation,
     Unsupported,
     World,
@@ -31,7 +32,7 @@ BLOCK_THREADS = 256  # of a GEMV
 # Up to this size two near cores sum tokens directly: 0.85 times as long as pulling with 512 KiB,
 # 1.06 times with 64 MiB. Far cores take 1.3 times as long with 512 KiB, and pull.
 MOST_DIRECT_BYTES = 8 << 20
-NEAR_NS, NOT_NEAR_NS = 100.0, 225.0  # round trips of a flag
+MOST_NEAR_NS = 150.0  # a flag's round trip between near cores
 EPSILON = 1e-5
 MAPPED = "a fused benchmark begins with mapped memory"
 WEIGHTS = {
@@ -131,7 +132,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     structure = Norm.from_buffer_copy(case.norm)
     structure.tokens, structure.epsilon = case.count // structure.hidden, EPSILON
     row_bytes = structure.hidden * case.datatype.size_bytes
-    entry, chunk_bytes, is_direct = "add_rmsnorm", 0, False
+    entry, chunk_bytes = "add_rmsnorm", 0
     is_registered = sums is None and case.variant == "registered"
     if sums is None and not is_registered:
         entry = "allreduce_rmsnorm_pull"
@@ -155,21 +156,17 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
             world.device.is_cpu
             and structure.tokens >= peers.communicator.size
             and structure.tokens * row_bytes <= MOST_DIRECT_BYTES
+            and world.round_trip_ns < MOST_NEAR_NS
             and peers.locate(case.receive, arguments.receives)
         )
+        if is_direct:
+            entry = "allreduce_rmsnorm_direct_registered"
     module = _compile(world, case, "allreduce_rmsnorm", Norm, {})
     memory = attached(world, arguments, structure)
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
-
-    def operation(name: str) -> Operation:
-        step = Step(module.kernel(name), arguments, blocks)
-        return Operation(step, world.device.caller(step), keep=memory)
-
-    if not is_direct:
-        return operation(entry)
-    direct = operation("allreduce_rmsnorm_direct_registered")
-    return replace(direct, by_link={NEAR_NS: direct, NOT_NEAR_NS: operation(entry)})
+    step = Step(module.kernel(entry), arguments, blocks)
+    return Operation(step, world.device.caller(step), keep=memory)
 
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
@@ -223,7 +220,8 @@ def sequence(world: World, bounds: Sequence[Bound]) -> Bound:
         if isinstance(bound, Unsupported):
             return bound
         operations.append(bound)
-    return in_each_state(operations, partial(run_sequence, world))
+    choice = next((each.choice for each in operations if each.choice), None)
+    return replace(run_sequence(world, operations), choice=choice)
 
 
 def then_form(algorithm: Algorithm, then: Callable[[Algorithm, World, Any], Bound]) -> Algorithm:
@@ -242,10 +240,11 @@ def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorit
     then = THEN[collective]
     listed = list[Algorithm]()
     for peer in peers:
-        if "all_reduce" in peer.peer_collectives:
+        performs = peer.peer.collectives if peer.peer else ()
+        if "all_reduce" in performs:
             # A kernel refuses other collectives, and the case of its form is another one.
             listed.append(replace(then_form(peer, then), refuses=lambda world, case: None))
-        if collective in peer.peer_collectives:
+        if collective in performs:
             listed.append(replace(peer, base=f"fused_{peer.base}", moves=lambda ranks, case: None))
     return {form.base: form for form in listed}
 
@@ -256,18 +255,20 @@ def forms(
     then: Callable[[Algorithm, World, Any], Bound],
     fused: Bind,
     about: str,
-    registered: bool = True,
+    variants: tuple[str, ...] = ("copied", "registered"),
 ) -> dict[str, Algorithm]:
-    """Compute alone, then each algorithm of a collective, or fused, also over `registered` buffers;
-    compute has no bound."""
-    listed = [Algorithm("compute", "the compute alone", alone, needs_peers=False)]
+    """Compute alone, then each algorithm of a collective, or fused, in these variants; compute has
+    no bound."""
+    listed: list[Algorithm] = [Algorithm("compute", "the compute alone", alone)]
     listed += [
         then_form(algorithm, then)
         for algorithm in ALGORITHMS[collective].values()
         if not algorithm.is_lossy
     ]
     about = f"compute and {collective} {about}"
-    listed.append(Algorithm("fused", about, fused, registered=registered, sums_in_rank_order=True))
+    listed.append(
+        KernelAlgorithm("fused", about, fused, variants=variants, sums_in_rank_order=True)
+    )
     return {form.base: form for form in listed}
 
 
@@ -284,6 +285,11 @@ FUSED = {
         "in one launch",
     ),
     "gemv_allreduce": forms(
-        "all_reduce", gemv, _gemv_then_reduce, partial(gemv, fused=True), "in one launch", False
+        "all_reduce",
+        gemv,
+        _gemv_then_reduce,
+        partial(gemv, fused=True),
+        "in one launch",
+        ("copied",),
     ),
 }

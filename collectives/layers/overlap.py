@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.algorithms import allgather, reduce_scatter
+from collectives.algorithms import listed
 from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
@@ -184,9 +184,12 @@ def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
     return sequence(world, bounds if case.collective.reduces else bounds[::-1])
 
 
-def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
+def _bind_fused(world: World, case: MatmulCase) -> Bound:
     if runs_in_python(world):
         return ONE_STREAM
+    collective = "reduce_scatter" if case.collective.reduces else "all_gather"
+    if not (algorithm := listed()[collective].get("direct_pull")):
+        return Unsupported("it needs direct_pull, which is not here")
     collectives: dict[int, list[Operation]] = {}
     for chunks in CHUNKS:
         collectives[chunks] = []
@@ -259,11 +262,11 @@ OVERLAPPED = {
         collective,
         _compute,
         _bind_then,
-        partial(_bind_fused, algorithm),
+        _bind_fused,
         "in chunks, one communicated while the next is multiplied",
     )
-    for name, collective, algorithm in (
-        ("gemm_reduce_scatter", "reduce_scatter", reduce_scatter.PULL),
-        ("allgather_gemm", "all_gather", allgather.PULL),
+    for name, collective in (
+        ("gemm_reduce_scatter", "reduce_scatter"),
+        ("allgather_gemm", "all_gather"),
     )
 }

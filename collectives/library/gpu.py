@@ -133,7 +133,7 @@ class NcclLibrary(Library):
         return NcclLibrary(communicator, self.device, part)
 
     def variants(self, world: World) -> tuple[str, ...]:
-        plain = "graph" if world.graph else "plain"
+        plain = world.plain_variant
         return (plain, "tuned") if self.is_rccl else (plain, "registered", "tuned", "zero_cta")
 
     def allocate_own(self, world: World, size_bytes: int) -> Memory | None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from collectives.communicator import Mistake
-from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.operation import Algorithm, Bound, Case, Operation, Peer, Unsupported, World
 from collectives.peers.case import PeerCase, PeerWorld, Refused
 from collectives.peers.file import PeerFile, read
 from collectives.peers.kernel import KernelFile, read_kernel
@@ -93,15 +93,13 @@ def algorithm_of(file: PeerFile, world: World) -> Algorithm:
             return Unsupported(reason)
         return result_or_reason(file, world, lambda: bound(file, world, case, ranks))
 
-    return replace(
-        LIBRARY,
-        base=file.name,
-        about=file.identity,
-        perform=bind,
-        library_variants=0,
-        peer=file.identity,
-        peer_variants=peer.variants,
-        peer_collectives=peer.collectives,
+    return Algorithm(
+        file.name,
+        file.identity,
+        bind,
+        LIBRARY.moves,
+        variants=peer.variants,
+        peer=Peer(file.identity, peer.collectives),
     )
 
 

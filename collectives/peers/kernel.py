@@ -6,13 +6,13 @@ with `registered` there is an entry `mine_registered` for buffers that all ranks
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from collectives.binding import binder
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Mistake
-from collectives.operation import Algorithm, Case, Unsupported, World
+from collectives.operation import Algorithm, Case, KernelAlgorithm, Peer, Unsupported, World
 from collectives.peers.file import read_source
 from collectives.registry import LIBRARY
 from kernels.devices.compile_cache import SOURCES, source_with_headers
@@ -46,22 +46,18 @@ class KernelFile:
         return Unsupported(f"{self.name} is {self.collective}") if is_other else None
 
     def algorithm(self) -> Algorithm:
-        return replace(
-            LIBRARY,
-            base=self.name,
-            about=self.identity,
-            perform=binder(
+        return KernelAlgorithm(
+            self.name,
+            self.identity,
+            binder(
                 str(self.path.with_suffix("")),
                 self.entry,
                 lambda ranks: self.chunks * (ranks if self.per_rank else 1),
             ),
-            refuses=self.reason_against,
-            registered=self.registered,
-            needs_peers=True,
-            library_variants=0,
-            peer=self.identity,
-            peer_collectives=(self.collective,),
-            peer_variants=("copied", "registered") if self.registered else ("copied",),
+            LIBRARY.moves,
+            self.reason_against,
+            variants=("copied", "registered") if self.registered else ("copied",),
+            peer=Peer(self.identity, (self.collective,)),
         )
 
 

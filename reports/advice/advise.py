@@ -13,6 +13,7 @@ from reports.advice import serving
 from reports.advice.reduce_times import assumed_times, measured_times, read_launches, span_text
 from reports.advice.serving import Deployment, rate
 from reports.advice.specs import GB, GPUS, LINKS, MODELS, find, link_between, model_of, weights_of
+from reports.store.program import BENCH
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -20,8 +21,8 @@ from reports.tables.sentences import counted, lay_out, number, plain_table, size
 
 MOST_GPUS = 64
 BEFORE_TRUSTING_IT = (
-    "Before trusting it, check the path of the GPUs (bench.doctor) and the chained all-reduces of "
-    "the engine's own library."
+    f"Before trusting it, check the path of the GPUs ({BENCH}doctor) and the chained all-reduces "
+    "of the engine's own library."
 )
 
 

@@ -23,6 +23,7 @@ from reports.advice.specs import (
     weights_of,
 )
 from reports.advice.wire import ALGORITHMS, Check, Parts, checks_of, parts_of, runs_of_one_card
+from reports.store.program import BENCH
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -33,7 +34,7 @@ SIZES = [1 << power for power in range(10, 28)]
 SHOWN = [16 << 10, 64 << 10, 256 << 10, 1 << 20, LARGE]
 HOST = "host_memory"
 TITLES = {name: route.title for name, route in ROUTES.items()} | {HOST: "host memory"}
-NEXT = "With two cards here, bench.survey measures what stands here as PREDICTED."
+NEXT = f"With two cards here, {BENCH}survey measures what stands here as PREDICTED."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +137,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
     obstacle = made["root_complex"].obstacle
     question = [
-        f"one card: {printable(parts.card)}, {counted(parts.launches, 'launch')} of bench.link",
+        f"one card: {printable(parts.card)}, {counted(parts.launches, 'launch')} of {BENCH}link",
         f"model: {load.weights}, {number(load.weights_bytes / GB)} GB; "
         f"{load.model.all_reduces} all-reduces a token; data sheet: {load.gpu.source}",
         "brackets: best to worst, by the intervals of the parts and by published figures",
@@ -240,7 +241,7 @@ def _fastest(load: Deployment, made: Mapping[str, Prediction]) -> str:
         by = (f"{name} ({', '.join(titles)})" for name, titles in ways.items())
         texts.append(f"{size_text(size)} by {', '.join(by)}")
 
-    return f"What bench.tune could find: {'; '.join(texts)}."
+    return f"What {BENCH}tune could find: {'; '.join(texts)}."
 
 
 def _doubts(load: Deployment) -> list[str]:

@@ -19,6 +19,7 @@ from reports.advice.reduce_times import LEAST_LAUNCHES, Launches, other_hardware
 from reports.advice.specs import GPUS, find
 from reports.kit.chart import Chart, Line
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
+from reports.store.program import REPORTS, RUN
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -238,7 +239,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             Section("How to read this", procurement.sentences, folded=True),
         ],
         reproduce={
-            "command, without folders": f"python -m reports procure {quote(printable(spec.name))}",
+            "command, without folders": f"{RUN}{REPORTS} procure {quote(printable(spec.name))}",
             "run ids": "\n".join(runs),
         },
     )

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from reports.advice.specs import LINKS, Gpu, Link
-from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
+from reports.store.case import CASE_KEY
 from reports.store.folder import WRONG, in_order
 from reports.store.manifest import runs_by_time
-from reports.store.observations import Entry, alike_of, entry_of, table
+from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
+from reports.store.program import BENCH
 from reports.store.result import ResultError, read
 from reports.tables.sentences import counted, number, size_text
 
@@ -92,7 +93,8 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
         first, second = list(kinds.values())[:2]
         raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
 
-    return Launches(runs, wrong, notes, _one_way(runs))
+    runs, others = in_one_state(runs)
+    return Launches(runs, wrong, [*notes, *others], _one_way(runs))
 
 
 def files_of(name: str) -> list[Path]:
@@ -106,10 +108,8 @@ def files_of(name: str) -> list[Path]:
 
 
 def _measured_rows(entries: Sequence[Entry]) -> pd.DataFrame:
-    """A row for each run and case, in the state of the link in which the run was longest."""
-    rows, keys, _ = table(entries)
-    rows["longest"] = rows.groupby(["run", "state"])["n_blocks"].transform("sum")
-    rows = rows.sort_values("longest", kind="stable").drop_duplicates(["run", "key"], keep="last")
+    """A row for each run and case."""
+    rows, keys = table(entries)
     return rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
 
 
@@ -214,7 +214,7 @@ def measured_times(
     """The times of these launches, with intervals of this confidence."""
     rows, n = launches.times, len(launches.runs)
     if rows.empty:
-        needed = f"an all-reduce of auto or a library with {MIN_STATE_BLOCKS} blocks in a launch"
+        needed = f"an all-reduce of auto or a library with {MIN_BLOCKS} blocks in a launch"
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
 
     spans = spans_of(launches, "cost_us", confidence)
@@ -273,7 +273,7 @@ def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
         if bus_gb_s < DOWN * expected.gb_s:
             lines.append(
                 f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
-                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see bench.doctor."
+                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see {BENCH}doctor."
             )
 
     return lines

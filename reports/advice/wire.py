@@ -14,16 +14,15 @@ from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.operation import Case as ToPerform
 from reports.advice.reduce_times import Span, files_of
 from reports.advice.specs import Gpu, Route
-from reports.store.case import method_of
+from reports.store.alike import method_of
 from reports.store.folder import in_order
 from reports.store.observations import entry_of
+from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result
 from reports.tables.sentences import size_text
 
-MEASURE = (
-    "mpirun -n 2 python -m bench.link --ranks-share-gpus --memory host_staged -e 16M measures them"
-)
+MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
 # A read's round trip goes on from the root complex into memory, a store into another card does not:
 # less than the latency of DRAM.
 MEMORY_US = 0.1
@@ -42,7 +41,7 @@ def traffic_of(name: str, size_bytes: int) -> Traffic | None:
     """What each of two ranks moves in an all-reduce; None if the algorithm has no room for it."""
     all_reduce, algorithm = COLLECTIVES["all_reduce"], ALGORITHMS[name]
     case = ToPerform(all_reduce, size_bytes, DATATYPES["int8"], "sum", send=0, receive=0)
-    return None if size_bytes > algorithm.most_bytes(2) else algorithm.traffic(2, case)
+    return None if size_bytes > algorithm.limits.most(2) else algorithm.traffic(2, case)
 
 
 @dataclass(frozen=True)

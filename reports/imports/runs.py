@@ -12,6 +12,7 @@ from reports.imports.logged import MEAN, UNKNOWN, LoggedTest, Row, check, clean_
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_nccl
 from reports.imports.timing_lines import FORMAT, parse_timing_lines
+from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
 from reports.store.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
 from reports.store.schema import Block, CaseHeader, End, Result, Run
@@ -127,13 +128,14 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         **head | facts,
     )
     run.notes.append(LOST.format(first.format, first.statistic))
-    cases = build_cases(run, blocks, [])
+    counted = count_blocks(blocks)
+    cases = build_cases(run, counted, blocks, [])
     for case_result in cases:
         case_result.across_ranks = "slowest" if "slowest" in first.statistic else "mean"
 
     bad = next((test for test in tests if test.status != "complete"), first)
     end = End(status=bad.status, reason=bad.reason)
-    return Result(Path(f"{run_id}.jsonl"), run, cases, blocks, end=end)
+    return Result(Path(f"{run_id}.jsonl"), run, cases, counted, blocks, end=end)
 
 
 def _header(test: LoggedTest, row: Row, file: str) -> CaseHeader:

@@ -18,6 +18,7 @@ from reports.site.history_page import KEY, history_page, part_of, sides_of, stan
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.owners import open_folder
+from reports.store.program import REPORTS, RUN
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
@@ -56,7 +57,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     with write_errors(site):
         folder = open_folder(site)
         former = claim(folder)
-    pages = build(store, f"python -m reports {command}")
+    pages = build(store, f"{RUN}{REPORTS} {command}")
 
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
@@ -71,7 +72,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
         (folder / name).unlink(missing_ok=True)
 
     for sentence in store.left_out:
-        print(f"reports: {untrusted.printable(sentence)}", file=sys.stderr)
+        print(f"{REPORTS}: {untrusted.printable(sentence)}", file=sys.stderr)
 
     if arguments.json:
         write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)

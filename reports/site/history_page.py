@@ -12,6 +12,7 @@ import pandas as pd
 from reports.kit.chart import LEAST_MARKS, Chart, Line, Step, spark
 from reports.kit.page import Banner, Page, Row, Section
 from reports.site import shared
+from reports.store.program import REPORTS, RUN
 from reports.store.result import time_of
 from reports.tables.command import command_of
 from reports.tables.figure import roles_of
@@ -117,7 +118,7 @@ def history_page(history: History) -> Page:
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
         notes.append(
             f"Shown are {len(charts)} of {len(panels)} charts and the first {MOST_EVENTS} of "
-            f"{len(history.events)} changes; `python -m reports history --json` has all."
+            f"{len(history.events)} changes; `{RUN}{REPORTS} history --json` has all."
         )
 
     current = standing(history)

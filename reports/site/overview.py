@@ -16,6 +16,7 @@ from reports.site.history_page import (
     standing,
 )
 from reports.store.observations import Entry
+from reports.store.program import on_ranks
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
     counted,
@@ -30,7 +31,7 @@ from reports.trends.series import Series
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 PICTURE = "index.png"
 MOST_EVENTS = 6  # on the page
-TO_BEGIN = "mpirun -n 2 python -m bench.allreduce --out results"
+TO_BEGIN = f"{on_ranks(2, 'allreduce')} --out results"
 
 Pages = Mapping[str, Page]
 

@@ -9,7 +9,6 @@ import numpy as np
 from reports.kit.chart import Chart, Line
 from reports.kit.page import Banner, Page, Row, Section
 from reports.site import shared
-from reports.store.case import find_states
 from reports.store.result import read
 from reports.store.schema import Result, Run
 from reports.tables import run_text, show
@@ -51,7 +50,7 @@ def banner_of(result: Result) -> Banner:
     facts = [
         *run_text.opening(result),
         f"{machine(result)}. Run of {start_time(result.run)}.",
-        *run_text.link_lines(find_states(result.blocks)),
+        *run_text.link_lines(result),
     ]
     points = kind_of(result).points(result)
     if "wrong" in {case.status for case in result.cases}:
@@ -97,7 +96,7 @@ def sweep_sections(result: Result) -> list[Section]:
             "verdict": row.verdict or "-",
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
         }
-        for row in default_rows(result, view, find_states(result.blocks))
+        for row in default_rows(result, view)
     ]
     return [
         Section("Speed and time at each size", charts=charts),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from reports.store import untrusted
+from reports.store.program import BENCH
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.schema import NotNegative
 
@@ -163,7 +164,7 @@ def read_bits(path: Path) -> Bits:
             raise ResultError(f"{path}: schema {newer} is newer than this program's {SCHEMA}")
         record = msgspec.convert(fields, Bits)
     except (*NOT_JSON, msgspec.ValidationError) as error:
-        raise ResultError(f"{path} is not a record of bench.bits ({error})") from error
+        raise ResultError(f"{path} is not a record of {BENCH}bits ({error})") from error
 
     keys = [(row.key, size.size_bytes) for row in record.rows for size in row.sizes]
     if not keys:

@@ -1,7 +1,6 @@
-"""Turns measured blocks into cases, with figures from the blocks in the state of the link with most
-blocks of the run: medians and intervals, bandwidth, bound, exposed communication."""
+"""Turns the blocks of a run that count into its cases: medians and intervals, bandwidth, bound,
+exposed communication."""
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -10,114 +9,75 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reports.store import case as facts
-from reports.store.schema import Block, Case, CaseFields, End, LinkBlock, Range, Run, State, Summary
+from reports.store.blocks import paired, round_trip_ns, same_state
+from reports.store.schema import (
+    Block,
+    Case,
+    CaseFields,
+    Counted,
+    LinkBlock,
+    Range,
+    RoundCosts,
+    Run,
+    Summary,
+)
 from reports.store.stats import autocorrelation, median_interval
+from reports.store.wrong import mark_wrong
 
 Samples = dict[int, NDArray[np.floating[Any]]]
 OF_ITERATIONS = ("time_us", "consume_us", "total_us", "arrival_skew_us")
+ELSEWHERE = "the link was in another state whenever it was measured"
 
 
 def build_cases(
     run: Run,
+    counted: Counted,
     blocks: Sequence[Block],
     link_blocks: Sequence[LinkBlock],
     samples: Samples | None = None,
     reason: str = "time ran out",
 ) -> list[Case]:
-    """One case for each case header of the run, in the same order. `samples[case]` has shape
-    (rows, 5): block, rank, time_us, consume_us, arrival_skew_us, in the order of the iterations;
-    percentiles need them. `reason` is the reason of cases without a block."""
-    states = facts.find_states(blocks)
-    blocks_of: list[list[tuple[Block, int | None]]] = [[] for _ in run.cases]
-
-    for block, state in zip(blocks, states.of_block, strict=True):
-        blocks_of[block.case].append((block, state))
-
+    """One case for each case header of the run, in the same order, from the `counted` of its
+    `blocks`. `samples[case]` has shape (rows, 5): block, rank, time_us, consume_us,
+    arrival_skew_us, in the order of the iterations; percentiles need them. `reason` is the reason
+    of cases without a block."""
     rho = autocorrelation(
         [
-            [
-                block.time_us
-                for block, state in of_case
-                if state == states.longest and block.time_us > 0
-            ]
-            for of_case in blocks_of
+            [block.time_us for block in of_case if block.time_us > 0]
+            for of_case in counted.by_case.values()
         ]
     )
+    links = [
+        link
+        for link in link_blocks
+        if not counted.rtt_ns or same_state(round_trip_ns(link) or counted.rtt_ns, counted.rtt_ns)
+    ]
     cases = [
         Case(case=number, **{name: getattr(header, name) for name in CaseFields.__struct_fields__})
         for number, header in enumerate(run.cases)
     ]
-
-    for case, of_case in zip(cases, blocks_of, strict=True):
-        if case.status == "ok" and not of_case:
-            case.status, case.reason = "not measured", reason
-        elif case.status == "ok":
-            state = _summarise(case, of_case, states, (samples or {}).get(case.case), rho)
-            links = [link for link in link_blocks if link.size_bytes == case.size_bytes]
-            same_state = [link for link in links if states.state_of(link) == state]
-            _set_bandwidth(case, run, links if state is None else same_state or links)
-
-    _set_exposed(cases, facts.costs_in(blocks, states.of_block, states.longest))
-    return cases
-
-
-def _summarise(
-    case: Case,
-    of_case: Sequence[tuple[Block, int | None]],
-    states: facts.LinkStates,
-    samples: NDArray[Any] | None,
-    rho: float,
-) -> int | None:
-    """Fills in the figures of a case and returns the state of the link that they are from: the
-    run's longest, otherwise the case's longest. None stands for all blocks of a mixed case."""
-    groups: dict[int | None, list[Block]] = {}
-    for block, state_of_block in of_case:
-        groups.setdefault(state_of_block, []).append(block)
-
-    state = facts.counted_state([label for _, label in of_case], states.longest)
-    if state != states.longest or state is None:
-        case.state = "mixed" if state is None else "own"
-
-    for name, figure in _figures(groups[state], samples, rho).items():
-        setattr(case, name, figure)
-
-    if builds := Counter(block.chosen for block in groups[state] if block.chosen):
-        case.chosen = builds.most_common(1)[0][0]
-
-    for other in sorted(label for label in groups if label not in (None, state)):
-        figures, n_blocks = _figures(groups[other], samples, rho), len(groups[other])
-        same = {name: figures[name] for name in ("link_rtt_ns", "time_us", "total_us")}
-        case.states.append(State(share=n_blocks / len(of_case), n_blocks=n_blocks, **same))
-
-    blocks = [block for block, _ in of_case]
-    case.blocks_mixed = sum(facts.round_trip_ns(block) is None for block in blocks)
-    counts = [block.n_wrong for block in blocks if block.n_wrong is not None]
-    case.n_wrong = sum(counts) if counts else None
-    mark_wrong([case], blocks)
-    return state
-
-
-def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], *ends: End) -> None:
-    """Makes each case wrong for which it or any block, also a mixed one, counts a wrong element;
-    and all cases if only an end does, because none is proven right."""
-    wrong_of = defaultdict[int, list[Block]](list)
-    for block in blocks:
-        if block.n_wrong or block.first_wrong:
-            wrong_of[block.case].append(block)
-
-    for end in ends:
-        if end.n_wrong and not (wrong_of or any(case.n_wrong for case in cases)):
-            for case in cases:
-                case.n_wrong = end.n_wrong
+    elsewhere = {block.case for block in blocks} - counted.by_case.keys()
+    measured = [case for case in cases if case.status == "ok" and case.case in counted.by_case]
+    is_measured = {case.case for case in measured}
 
     for case in cases:
-        own = wrong_of[case.case]
-        n_wrong = max(case.n_wrong or 0, sum(block.n_wrong or 1 for block in own))
-        if n_wrong and case.status != "wrong":
-            case.status, case.n_wrong = "wrong", n_wrong
-            case.reason = f"{n_wrong} elements were wrong"
-            if place := facts.where_wrong(own):
-                case.reason += f", first in {place[1]}"
+        if case.status == "ok" and case.case not in counted.by_case:
+            case.status = "not measured"
+            case.reason = ELSEWHERE if case.case in elsewhere else reason
+
+    for block in blocks:
+        if block.n_wrong is not None and block.case in is_measured:
+            cases[block.case].n_wrong = (cases[block.case].n_wrong or 0) + block.n_wrong
+
+    mark_wrong(cases, blocks)
+    for case in measured:
+        of_case, of_iterations = counted.by_case[case.case], (samples or {}).get(case.case)
+        for name, figure in _figures(of_case, of_iterations, rho).items():
+            setattr(case, name, figure)
+        _set_bandwidth(case, run, [link for link in links if link.size_bytes == case.size_bytes])
+
+    _set_exposed(cases, counted.costs_us)
+    return cases
 
 
 def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) -> dict[str, Any]:
@@ -202,7 +162,6 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     moving = np.maximum(between_ranks, terms["memory"])
     bound_us, low_us = terms["hop"] + terms["launch"] + moving + terms.get("chain_only", 0.0)
     case.bound_us = float(bound_us)
-    case.bound_parts_us = {name: float(term[0]) for name, term in terms.items()}
     case.share_of_bound = case.bound_us / case.time_us.median
     high = case.time_us.ci_high
     case.suspect = high is not None and bool(low_us > high)
@@ -223,9 +182,7 @@ def _bound_terms(
     """The terms of the lower bound of a case's time in us, with the low ends of their intervals: a
     flag hop (half a round trip) for each hop of the algorithm, the bytes that it moves, the launch,
     and the chain without collectives. None if `links` lack a needed part."""
-    header = run.cases[case.case]
-    parts = header.other_bound_parts.get(case.chosen or "", header.bound_parts)
-
+    parts = run.cases[case.case].bound_parts
     if parts is None:
         return None
 
@@ -274,7 +231,7 @@ def _bound_terms(
     return terms
 
 
-def _set_exposed(cases: Sequence[Case], costs_us: facts.RoundCosts) -> None:
+def _set_exposed(cases: Sequence[Case], costs_us: RoundCosts) -> None:
     """Fills in `compute_us` and `exposed_us`, the extra time of a form over its compute alone by
     round: negative by chance, or if the reader gets the result of the compute alone slowly."""
     alone = {
@@ -287,8 +244,6 @@ def _set_exposed(cases: Sequence[Case], costs_us: facts.RoundCosts) -> None:
         communicates = case.algorithm.startswith(facts.COMMUNICATES)
         if case.status != "ok" or compute is None or not communicates:
             continue
-        case_us, compute_us = facts.paired(
-            costs_us.get(case.case, {}), costs_us.get(compute.case, {})
-        )
+        case_us, compute_us = paired(costs_us.get(case.case, {}), costs_us.get(compute.case, {}))
         if len(case_us):
             case.compute_us, case.exposed_us = _summary(compute_us), _summary(case_us - compute_us)

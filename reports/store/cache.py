@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 
 from reports.store import untrusted
-from reports.store.observations import OBSERVED, Entry, plan_of
+from reports.store.observations import OBSERVED, Entry, Plan, shared_plan
 from reports.store.owners import private_folder
 from reports.store.result import NOT_JSON
-from reports.store.schema import End, Run
+from reports.store.schema import CaseHeader, End, Run
 from reports.store.writing import write_whole
 
 DIGEST_BYTES = 32  # of SHA-256, at the head of the file
@@ -38,6 +38,7 @@ class Saved(msgspec.Struct, array_like=True):
     cases: int
     results: int
     observed: bytes
+    rtt_ns: float
 
 
 class Content(msgspec.Struct, array_like=True):
@@ -81,6 +82,7 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
                 place_of(run.cases),
                 place_of((entry.statuses, entry.across_ranks)),
                 entry.observed.tobytes(),
+                entry.rtt_ns,
             )
         )
 
@@ -107,7 +109,7 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
             path = folder / os.fsdecode(saved.path)
             if stamps.get(path) != saved.stamp:
                 continue
-            cases, keys = plan_of(texts[saved.cases])
+            cases, keys = _plan(texts[saved.cases])
             run = msgspec.structs.replace(
                 _decoded(texts[saved.head], Run),
                 run_id=saved.run_id,
@@ -116,7 +118,15 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
             statuses, across_ranks = _decoded(texts[saved.results], Statuses)
             observed = np.frombuffer(saved.observed, OBSERVED)
             entries[path] = Entry(
-                path, run, keys, saved.end, statuses, across_ranks, saved.n_blocks, observed
+                path,
+                run,
+                keys,
+                saved.end,
+                statuses,
+                across_ranks,
+                saved.n_blocks,
+                observed,
+                saved.rtt_ns,
             )
     except (OSError, *NOT_JSON, ValueError, IndexError):  # there is none yet, or it is damaged
         return {}
@@ -127,3 +137,8 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
 @lru_cache(maxsize=4096)
 def _decoded(text: bytes, kind: Any) -> Any:
     return msgspec.json.decode(text, type=kind)
+
+
+@lru_cache(maxsize=4096)
+def _plan(text: bytes) -> Plan:
+    return shared_plan(msgspec.json.decode(text, type=list[CaseHeader]))

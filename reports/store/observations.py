@@ -1,50 +1,45 @@
 """The observations of runs, which every report on many runs groups and joins.
 
-An observation is a case of a run in one state of the link: the median cost of its blocks there. The
-states are clustered once, within the run. `folder.read_store` says which runs of a folder count and
-in which order; `table` makes one DataFrame of their observations."""
+An observation is a case of a run: the medians over its blocks that count. `folder.read_store` says
+which runs of a folder count and in which order; `table` makes one DataFrame of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import Key, key_of, label_states, least_blocks, method_of, world_of
+from reports.store.alike import method_of, world_of
+from reports.store.blocks import main_state
+from reports.store.case import Key, key_of
 from reports.store.schema import CaseHeader, End, Result, Run
-from reports.store.stats import link_bins, link_valleys
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MIN_BLOCKS = 5  # of a case, to count
 # A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
 # cases take longer by as much, which is the order of the changes that reports look for.
 MOST_STEAL = 0.05
 
 
-# An observation: the number of the case; the median round trip of a flag in that state of the link
-# in ns, 0 without probes; the number of blocks there; the medians of their cost and of the time of
-# the collective alone.
+# An observation: the number of the case, the number of its blocks that count, and the medians of
+# their cost and of the time of the collective alone.
 OBSERVED = np.dtype(
-    [
-        ("case", np.int32),
-        ("round_trip_ns", np.float64),
-        ("n_blocks", np.int32),
-        ("cost_us", np.float64),
-        ("time_us", np.float64),
-    ]
+    [("case", np.int32), ("n_blocks", np.int32), ("cost_us", np.float64), ("time_us", np.float64)]
 )
 
 
 @dataclass(eq=False)
 class Entry:
     """A run in a store. `keys` and `statuses` are of its cases, `across_ranks` of all of them,
-    `observed` has its observations, (n,) of OBSERVED. `left_out` says why the
-    run does not count in reports on many runs, and is empty if it does."""
+    `observed` has its observations, (n,) of OBSERVED, and `rtt_ns` a flag's round trip in its state
+    of the link, 0 without probes. `left_out` says why the run does not count in reports on many
+    runs, and is empty if it does."""
 
     path: Path
     run: Run
@@ -54,6 +49,7 @@ class Entry:
     across_ranks: tuple[str, ...]
     n_blocks: int
     observed: NDArray[Any]
+    rtt_ns: float
     left_out: str = ""
 
     @property
@@ -76,16 +72,20 @@ class Entry:
         ]
 
 
-@lru_cache(maxsize=4096)
-def plan_of(text: bytes) -> tuple[list[CaseHeader], tuple[Key, ...]]:
-    """Planned cases from their JSON, which runs have in common, as one object; and their keys."""
-    cases = msgspec.json.decode(text, type=list[CaseHeader])
-    return cases, tuple(map(key_of, cases))
+Plan = tuple[list[CaseHeader], tuple[Key, ...]]
+_PLANS: dict[tuple[Key, ...], Plan] = {}
+
+
+def shared_plan(cases: list[CaseHeader]) -> Plan:
+    """Planned cases, as one object for all runs that have these keys, and the keys: a folder has
+    many runs of few plans."""
+    keys = tuple(map(key_of, cases))
+    return _PLANS.setdefault(keys, (cases, keys))
 
 
 def entry_of(result: Result) -> Entry:
     """The entry of a run that was read."""
-    cases, keys = plan_of(msgspec.json.encode(result.run.cases))
+    cases, keys = shared_plan(result.run.cases)
     return Entry(
         result.path,
         msgspec.structs.replace(result.run, cases=cases),
@@ -95,78 +95,65 @@ def entry_of(result: Result) -> Entry:
         tuple(sorted({case.across_ranks for case in result.cases})),
         len(result.blocks),
         observe(result),
+        result.counted.rtt_ns,
     )
 
 
 def observe(result: Result) -> NDArray[Any]:
-    """The observations of a run, (n,) of OBSERVED: of each case with status ok and each state of
-    the link with at least `least_blocks` of its blocks. A block whose two probes disagree is in
-    no state; if no probes agree, all blocks are in one."""
-    blocks = result.blocks
-    of_block, rtt_ns = label_states(blocks)
-    states_ns = rtt_ns or [0.0]
+    """The observations of a run, (n,) of OBSERVED: of each case with status ok and at least
+    MIN_BLOCKS blocks, or one of another harness, which may print one mean of all its iterations."""
+    least, by_case = 1 if result.run.imported_from else MIN_BLOCKS, result.counted.by_case
+    rows = []
+    for case in result.cases:
+        blocks = by_case.get(case.case, ())
+        if case.status == "ok" and len(blocks) >= least:
+            cost_us = median(block.cost_us for block in blocks)
+            rows.append(
+                (case.case, len(blocks), cost_us, median(block.time_us for block in blocks))
+            )
 
-    if of_block.max(initial=-1) < 0:
-        of_block[:] = 0
+    observed = np.array(rows, OBSERVED)
+    return observed[observed["cost_us"] > 0]
 
-    is_ok = np.array([case.status == "ok" for case in result.cases], dtype=bool)
-    case = np.array([block.case for block in blocks], dtype=np.int32)
-    counted = np.flatnonzero(is_ok[case] & (of_block >= 0)) if len(blocks) else np.zeros(0, int)
-    group = case[counted].astype(np.int64) * len(states_ns) + of_block[counted]
-    groups, n = np.unique(group, return_counts=True)
-    first = np.cumsum(n) - n
 
-    def medians(values: list[float]) -> NDArray[np.float64]:
-        """The median of each group."""
-        own = np.array(values)[counted]
-        ordered = own[np.lexsort((own, group))]
-        return np.asarray((ordered[first + (n - 1) // 2] + ordered[first + n // 2]) / 2)
-
-    cost_us = medians([block.cost_us for block in blocks])
-    time_us = medians([block.time_us for block in blocks])
-    rows = (n >= least_blocks(result.run)) & (cost_us > 0)
-    columns = (
-        groups // len(states_ns),
-        np.array(states_ns)[groups % len(states_ns)],
-        n,
-        cost_us,
-        time_us,
-    )
-    return np.rec.fromarrays(columns, OBSERVED)[rows]
+def in_one_state(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """The runs in the state of the link that most of these are in, and a sentence on the others."""
+    rtt_ns, is_in = main_state([entry.rtt_ns for entry in entries])
+    others = [entry.rtt_ns for entry, own in zip(entries, is_in.tolist(), strict=True) if not own]
+    notes = [
+        f"{len(others)} of {len(entries)} runs are left out: their link was in another state, with "
+        f"a flag's round trip of {median(others):.0f} ns instead of {rtt_ns:.0f} ns"
+        for _ in others[:1]
+    ]
+    return [entry for entry, own in zip(entries, is_in.tolist(), strict=True) if own], notes
 
 
 def table(
     entries: Sequence[Entry], without: Sequence[str] = ()
-) -> tuple["pd.DataFrame", list[Key], list[float]]:
+) -> tuple["pd.DataFrame", list[Key]]:
     """The observations of these runs, which were measured alike, in one DataFrame:
 
     - `run`: the place of the run in `entries`;
     - `key`: the place of the case's key in the second value, which leaves out the fields `without`;
-    - `state` of the link, which the runs share: its place in the third value, the round trip of
-      each state in ns, the fastest first, which is empty without probes;
-    - `n_blocks` in that state, the median of their costs `cost_us`, and `time_us`, that of the
-      collective alone.
+    - `n_blocks`, the median of their costs `cost_us`, and `time_us`, that of the collective alone.
 
-    A run has one row for a key and state."""
+    A run has one row for a key."""
     import pandas as pd  # takes 0.3 s
 
     keys, key_of_cases = _numbered_keys(entries, without)
     runs = [entry.observed for entry in entries]
     observed = np.concatenate([np.empty(0, OBSERVED), *runs])
-    state, rtt_ns = shared_states(observed["round_trip_ns"], observed["n_blocks"])
     of_rows = [numbers[own["case"]] for numbers, own in zip(key_of_cases, runs, strict=True)]
     rows = pd.DataFrame(
         {
             "run": np.repeat(np.arange(len(entries)), list(map(len, runs))),
             "key": np.concatenate([np.empty(0, dtype=np.int64), *of_rows]),
-            "state": state,
             **{name: observed[name] for name in ("n_blocks", "cost_us", "time_us")},
         }
     )
-    # Of two states of a run that are one for all runs, the one with more blocks counts.
+    # Of two cases that are one without some fields, the one with more blocks counts.
     rows = rows.sort_values("n_blocks", kind="stable")
-    rows = rows.drop_duplicates(["run", "key", "state"], keep="last").sort_index()
-    return rows, keys, rtt_ns
+    return rows.drop_duplicates(["run", "key"], keep="last").sort_index(), keys
 
 
 def _numbered_keys(
@@ -185,46 +172,13 @@ def _numbered_keys(
     return list(numbers), [plans[id(entry.keys)] for entry in entries]
 
 
-def shared_states(
-    trips_ns: NDArray[np.float64], n_blocks: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], list[float]]:
-    """The states that runs share, from the round trip of each observation's own state: the state of
-    each, and the median round trip of each state in ns. On the runs of docs/experiments/runs no
-    block of 28,051 is in another state than by clustering the blocks of all runs together."""
-    is_probed = trips_ns > 0
-    state = np.zeros(len(trips_ns), dtype=np.int64)
-
-    if not is_probed.any():
-        return state, []
-
-    bins = link_bins(np.log(trips_ns[is_probed]))
-    different, place = np.unique(bins, return_inverse=True)
-    counts = np.bincount(place, weights=n_blocks[is_probed])
-    state[is_probed] = np.searchsorted(link_valleys(different, counts), bins)
-    return state, [
-        float(np.quantile(trips_ns[own], 0.5, weights=n_blocks[own], method="inverted_cdf"))
-        for number in range(state.max() + 1)
-        for own in [is_probed & (state == number)]
-    ]
-
-
-@dataclass
-class Costs:
-    """Costs in us of runs, (runs, keys, states), NaN without an observation; and the round trip of
-    each state of the link in ns, fastest first."""
-
-    keys: list[Key]
-    rtt_ns: list[float]
-    us: NDArray[np.float64]
-
-
-def costs_of(entries: Sequence[Entry]) -> Costs:
-    """The observations of these runs, which were measured alike, as arrays."""
-    rows, keys, rtt_ns = table(entries)
-    shape = len(entries), len(keys), max(len(rtt_ns), 1)
-    costs = Costs(keys, rtt_ns, np.full(shape, np.nan))
-    costs.us[rows.run, rows.key, rows.state] = rows.cost_us
-    return costs
+def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], list[Key]]:
+    """The costs in us of these runs, which were measured alike, (runs, keys), NaN without an
+    observation; and the keys."""
+    rows, keys = table(entries)
+    costs_us = np.full((len(entries), len(keys)), np.nan)
+    costs_us[rows.run, rows.key] = rows.cost_us
+    return costs_us, keys
 
 
 def alike_of(entry: Entry) -> tuple[Any, ...]:

@@ -16,9 +16,11 @@ import msgspec
 import numpy as np
 
 from reports.store import untrusted
-from reports.store.build import build_cases, mark_wrong
+from reports.store.blocks import count_blocks
+from reports.store.build import build_cases
 from reports.store.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
 from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
+from reports.store.wrong import mark_wrong
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
 MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
@@ -60,12 +62,15 @@ def read(path: Path | str) -> Result:
     path = Path(path)
     lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
+    blocks, link_blocks = of_kind(Block, lines), of_kind(LinkBlock, lines)
+    counted = count_blocks(blocks)
     result = Result(
         path,
         run,
         cases,
-        of_kind(Block, lines),
-        of_kind(LinkBlock, lines),
+        counted,
+        blocks,
+        link_blocks,
         ends[-1] if ends else None,
         read_flight(path.with_suffix(".flight")),
     )
@@ -79,15 +84,15 @@ def read(path: Path | str) -> Result:
     unknown = {header.collective for header in run.cases} - possible
     if unknown and not run.imported_from:
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
-    if any(not 0 <= block.case < len(run.cases) for block in result.blocks):
+    if any(not 0 <= block.case < len(run.cases) for block in blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
 
     if not ends:
-        result.cases = build_cases(run, result.blocks, result.link_blocks, reason=ENDED_EARLY)
+        result.cases = build_cases(run, counted, blocks, link_blocks, reason=ENDED_EARLY)
     elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
 
-    mark_wrong(result.cases, result.blocks, *ends)
+    mark_wrong(result.cases, blocks, *ends)
     return result
 
 

@@ -2,7 +2,9 @@
 measurement, then each `case` and the `end`. docs/results.md describes the fields. Times are in
 microseconds, flag round trips in nanoseconds, sizes in bytes, bandwidths in 1e9 bytes/s."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_type_hints
 
@@ -14,6 +16,8 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 LEAST_US = 1e-6  # a picosecond; ratios of shorter times overflow
+Rounds = Mapping[int, float]  # costs in microseconds by round
+RoundCosts = Mapping[int, Rounds]  # by case
 LinkRank = Annotated[int, msgspec.Meta(ge=0, lt=256)]  # a matrix of more takes too long to show
 
 
@@ -71,11 +75,9 @@ class CaseFields(Timed, kw_only=True):
 
 class CaseHeader(CaseFields, kw_only=True):
     """A planned case; its index in `Run.cases` is its number. A stage of `bound_parts` is [bytes
-    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass.
-    `other_bound_parts` are those of what `auto` runs in other states of the link, by name."""
+    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass."""
 
     bound_parts: dict[str, Any] | None = None
-    other_bound_parts: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
@@ -144,7 +146,6 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
     n_wrong: Count | None = None
     first_wrong: FirstWrong | None = None
-    chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
 
     @property
@@ -191,19 +192,8 @@ class Range(msgspec.Struct, kw_only=True):
     max: Bounded | None = None
 
 
-class State(Timed, kw_only=True):
-    """A case in another state of the link than its figures. `share` is the share of its blocks."""
-
-    share: Bounded
-    n_blocks: int
-    link_rtt_ns: Range | None
-    time_us: Summary
-    total_us: Summary
-
-
 class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
-    """The results of a case, from the blocks in the state of the link with most blocks of the run
-    (`run`) or of the case (`own`), or from all blocks if the link never settled (`mixed`)."""
+    """The results of a case, from its blocks that count: those in the run's state of the link."""
 
     case: int
     time_us: Annotated[
@@ -233,11 +223,6 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     link_rtt_ns: Annotated[
         Range | None, Shown("rtt ns", "round trip of a flag before and after the blocks")
     ] = None
-    blocks_mixed: Annotated[
-        int, Shown("mixed", "blocks whose two probes of the link differ by more than 1.3 times")
-    ] = 0
-    state: str = "run"
-    states: list[State] = msgspec.field(default_factory=list)
     across_ranks: str = "slowest"
     alg_bw_gb_s: Annotated[
         Bounded | None, Shown("algbw GB/s", "`size_bytes` / `time_us`, as nccl-tests defines it")
@@ -253,7 +238,6 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     bound_us: Annotated[
         Bounded | None, Shown("bound us", "least time of the algorithm by the machine's parts")
     ] = None
-    bound_parts_us: dict[str, Bounded] | None = None
     share_of_bound: Annotated[
         Bounded | None,
         Shown("of bound", "time of the bound over the time of the collective", "share_of_bound"),
@@ -280,7 +264,29 @@ class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     reason: str | None = None
     n_wrong: Count | None = None
     elapsed_s: Bounded | None = None
+    rtt_ns: Bounded | None = None  # a flag's round trip in the run's state of the link
+    left_out_blocks: Count = 0  # of other states
     steal_share: Bounded | None = None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The blocks that count by case, in the order of the run; the round trip of a flag in the run's
+    state in ns, 0 without probes; and how many blocks are left out. `is_settled`: false if so few
+    blocks share a state that all count."""
+
+    by_case: dict[int, list[Block]]
+    rtt_ns: float = 0.0
+    left_out: int = 0
+    is_settled: bool = True
+
+    @cached_property
+    def costs_us(self) -> RoundCosts:
+        """The cost of each block that counts and is above 0, by case and round."""
+        return {
+            case: {block.round: block.cost_us for block in blocks if block.cost_us > 0}
+            for case, blocks in self.by_case.items()
+        }
 
 
 @dataclass
@@ -348,7 +354,6 @@ class OpenParts(msgspec.Struct):
     shape: Shape | None
     routing: Routing | None
     bound_parts: BoundParts | None = None
-    other_bound_parts: dict[str, BoundParts] = {}
 
 
 @dataclass
@@ -356,7 +361,8 @@ class Result:
     path: Path
     run: Run
     cases: list[Case]
-    blocks: list[Block] = field(default_factory=list)
+    counted: Counted
+    blocks: list[Block] = field(default_factory=list)  # all, counted or not
     link_blocks: list[LinkBlock] = field(default_factory=list)
     end: End | None = None  # None if the run was cut off
     flight: Flight | None = None

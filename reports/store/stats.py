@@ -3,7 +3,6 @@ distribution: medians replace means, and order statistics replace standard error
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,6 @@ Interval = tuple[float, float | None, float | None]
 
 MIN_INTERVAL_VALUES, MIN_PRECISE_BLOCKS = 6, 10
 RHOS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95])
-STATE_RATIO = 1.5
-KERNEL_BINS = 8  # the width of the kernel that finds the states of the link
-BIN = np.log(STATE_RATIO) / 3 / KERNEL_BINS  # of a logarithm
 MOST_HALF = float(np.log(1e6))  # of an interval of logarithms: a wider one tells nothing
 
 
@@ -156,41 +152,6 @@ def ar1(noise: NDArray[Any], rho: ArrayLike) -> NDArray[Any]:
         noise[..., i] = rho * noise[..., i - 1] + innovation * noise[..., i]
 
     return noise
-
-
-def link_bins(log_rtt: ArrayLike) -> NDArray[np.int64]:
-    """The bin of each logarithm of a flag round trip, (n,): a multiple of BIN."""
-    return np.asarray(np.rint(np.asarray(log_rtt) / BIN), dtype=np.int64)
-
-
-def link_valleys(bins: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The last bin of each state of the link but the slowest, from `counts` of round trips in
-    different `bins`. A state is a peak of the density (a Gaussian kernel, Silverman 1986) that is
-    1.5x away from every higher peak, and separated from it by a valley of less than half its own
-    height."""
-    grid = np.arange(bins.min() - 4 * KERNEL_BINS, bins.max() + 4 * KERNEL_BINS)
-    density = np.exp(-0.5 * ((grid[:, None] - bins) / KERNEL_BINS) ** 2) @ counts
-    peaks = np.flatnonzero((density[1:-1] > density[:-2]) & (density[1:-1] >= density[2:])) + 1
-    states: list[int] = []
-
-    for peak in sorted(peaks.tolist(), key=lambda peak: -density[peak]):
-        ways = [slice(*sorted((peak, higher))) for higher in states]
-        is_far = all((way.stop - way.start) * BIN >= np.log(STATE_RATIO) for way in ways)
-        if is_far and all(density[way].min() < 0.5 * density[peak] for way in ways):
-            states.append(peak)
-
-    return np.asarray(
-        grid[
-            [left + int(np.argmin(density[left:right])) for left, right in pairwise(sorted(states))]
-        ]
-    )
-
-
-def link_states(log_rtt: ArrayLike) -> NDArray[np.int64]:
-    """The state of the link for each logarithm of a flag round trip, shape (n,); 0 is the fastest.
-    Only their bins count, so that those of many runs can be stored."""
-    bins = link_bins(log_rtt)
-    return np.searchsorted(link_valleys(*np.unique(bins, return_counts=True)), bins)
 
 
 def warmup_length(times: ArrayLike) -> int:

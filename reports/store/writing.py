@@ -14,6 +14,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from reports.store.blocks import count_blocks
 from reports.store.build import Samples, build_cases
 from reports.store.owners import is_ours, opened, shown
 from reports.store.result import ENDED_EARLY, ResultError
@@ -146,7 +147,8 @@ class RunFile:
         """Builds the cases; writes samples (if `keep_samples`: of as many blocks over the run as
         fit), cases and end. Returns the run as `read` does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
-        cases = build_cases(self.run, self.blocks, self.link_blocks, samples, reason)
+        counted = count_blocks(self.blocks)
+        cases = build_cases(self.run, counted, self.blocks, self.link_blocks, samples, reason)
         ranks, folder = self.run.world["size"], self.path.with_suffix(".samples")
         iterations = min(20_000, MAX_SAMPLES_BYTES // (len(cases) * ranks * 5 * 4))
 
@@ -167,9 +169,10 @@ class RunFile:
 
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         end.n_wrong = sum(counts) if counts else None
+        end.rtt_ns, end.left_out_blocks = counted.rtt_ns or None, counted.left_out
 
         for record in (*cases, end):
             self.append(record)
 
         self.file.close()
-        return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
+        return Result(self.path, self.run, cases, counted, self.blocks, self.link_blocks, end)

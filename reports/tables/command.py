@@ -2,6 +2,7 @@
 
 import shlex
 
+from reports.store.program import REPORTS, RUN, on_ranks
 from reports.store.schema import Run
 
 
@@ -10,10 +11,9 @@ def command_of(run: Run, *without: str) -> str:
     as `<path>`, and hosts are the user's to name."""
     words = run.argv
     if not run.imported_from:
-        program = "mpirun", "-n", str(run.world["size"]), "python", "-m", f"bench.{run.benchmark}"
-        words = [*program, *words]
+        words = [*shlex.split(on_ranks(run.world["size"], shlex.quote(run.benchmark))), *words]
     elif not words:
-        words = ["python", "-m", "reports", "import", run.imported_from]
+        words = [*shlex.split(f"{RUN}{REPORTS} import"), run.imported_from]
 
     pairs = zip(["", *words], words, strict=False)
     return shlex.join(word for before, word in pairs if {before, word}.isdisjoint(without))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reports.store.case import CASE_KEY
+from reports.store.program import REPORTS
 from reports.store.schema import FIGURES
 from reports.store.untrusted import printable, spreadsheet_cell
 from reports.tables.frame import PARTS, read_rows
@@ -43,7 +44,7 @@ def export(arguments: argparse.Namespace) -> int:
         del row["path"]  # readers elsewhere need not know the author's folders
 
     for sentence in unreadable:
-        print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
+        print(f"{REPORTS}: left out: {printable(sentence)}", file=sys.stderr)
 
     content = (as_csv(rows) if arguments.csv else as_openmetrics(rows)).encode()
     sys.stdout.flush()

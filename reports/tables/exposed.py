@@ -8,19 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import (
-    COMMUNICATES,
-    COMPUTE,
-    FUSED,
-    LIBRARY,
-    RoundCosts,
-    Rounds,
-    find_states,
-    is_peer,
-    paired,
-    work_of,
-)
-from reports.store.schema import Case, Result
+from reports.store.blocks import paired
+from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_peer, work_of
+from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
 from reports.tables.headline import Point, contains_one, headline
@@ -74,9 +64,8 @@ def shapes(result: Result) -> list[list[Case]]:
 
 
 def groups(result: Result) -> list[tuple[list[Case], Forms]]:
-    """The cases of each shape and its forms, by the costs in the link's longest state."""
-    states = find_states(result.blocks)
-    costs = costs_of(result, states, states.longest)
+    """The cases of each shape, and its forms."""
+    costs = costs_of(result)
     return [(cases, forms_of(cases, costs)) for cases in shapes(result)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from reports.store.case import method_of
+from reports.store.alike import method_of
 from reports.store.folder import in_order
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.observations import Entry, entry_of

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from reports.store.case import find_states
 from reports.store.schema import Result
 from reports.store.stats import Interval
 from reports.tables.rows import SizeRow, default_rows, is_noisy, views
@@ -67,7 +66,7 @@ def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]
     """The headline's figures: the time of decode's size, or else of the smallest, and the busbw of
     the largest; `rows` of the first view, if they are known."""
     if rows is None:
-        rows = default_rows(result, views(result)[0], find_states(result.blocks))
+        rows = default_rows(result, views(result)[0])
 
     timed = [row for row in rows if (row.ours_us or row.library_us) is not None]
     if not timed:

@@ -18,9 +18,8 @@ from reports.tables.sentences import (
     size_text,
 )
 
-OTHER_STATES = {"own": " (another state of the link)", "mixed": " (the link never settled)"}
 # Columns that stand in the title if all cells are alike, and those that others make superfluous.
-FOLDED = ("type", "variant", "place", "chosen", "mixed", "#wrong", "blocks", "status")
+FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
 LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
 
 
@@ -98,6 +97,4 @@ def _text(name: str, value: Any) -> str:
 
 
 def _status(case: Case) -> str:
-    reason = f": {case.reason}" if case.reason else ""
-    state = OTHER_STATES.get(case.state, "") if case.time_us else ""
-    return case.status + reason + state
+    return case.status + (f": {case.reason}" if case.reason else "")

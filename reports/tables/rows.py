@@ -1,4 +1,4 @@
-"""The rows of the default table: the library beside our algorithm, in the link's longest state. A
+"""The rows of the default table: the library beside our algorithm. A
 cost includes reading the result (`total_us`); costs of one round are paired. If several variants
 compete, odd rounds choose and even rounds report, so that the choice does not bias its result."""
 
@@ -10,17 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import (
-    LinkStates,
-    RoundCosts,
-    costs_in,
-    find_states,
-    is_peer,
-    late_us,
-    paired,
-    work_of,
-)
-from reports.store.schema import Case, Result
+from reports.store.blocks import paired
+from reports.store.case import is_peer, late_us, work_of
+from reports.store.schema import Case, Result, RoundCosts
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import EVEN_RATIO, algorithm_of, digits, size_text, without_version
 
@@ -216,9 +208,9 @@ def imbalance(case: Case) -> float:
     return (case.routing["rank_max_over_mean"] if case.routing else None) or 1.0
 
 
-def costs_of(result: Result, states: LinkStates, state: int | None) -> RoundCosts:
-    """The costs in a state of the link by case and round; none of a wrong case."""
-    costs = costs_in(result.blocks, states.of_block, state)
+def costs_of(result: Result) -> RoundCosts:
+    """The costs by case and round; none of a wrong case."""
+    costs = result.counted.costs_us
     return {
         case.case: costs.get(case.case, {}) if case.status == "ok" else {} for case in result.cases
     }
@@ -240,10 +232,10 @@ def ratios_of(case: Case | None, other: Case | None, costs: RoundCosts) -> NDArr
     return np.asarray(np.divide(*paired(costs[case.case], costs[other.case])))
 
 
-def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow]:
+def default_rows(result: Result, view: View) -> list[SizeRow]:
     """The rows of a view by size; rows of one size by skew, the most even first. Another harness's
     library is its subject: `ours`."""
-    costs = costs_of(result, states, states.longest)
+    costs = costs_of(result)
     groups: dict[tuple[int, str | None], list[Case]] = {}
 
     for case in sorted(
@@ -356,8 +348,7 @@ def _stable_cost(cases: Sequence[Case], costs: RoundCosts, rho: float) -> Stable
 def speed_ups(result: Result) -> dict[int, Interval | None]:
     """The cost of the library's best variant over that of every other case of the same work, by the
     number of the case."""
-    states = find_states(result.blocks)
-    costs = costs_of(result, states, states.longest)
+    costs = costs_of(result)
     libraries: dict[tuple[str, bool], list[Case]] = {}
     for case in result.cases:
         if case.algorithm == "library":
@@ -375,12 +366,10 @@ def speed_ups(result: Result) -> dict[int, Interval | None]:
 
 
 def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
-    """A wrong case, so that readers see it; else the measured cases, those in the link's longest
-    state if there are any; else the first case."""
+    """A wrong case, so that readers see it; else the measured cases; else the first case."""
     wrong = [case for case in cases if case.status == "wrong"]
     measured = [case for case in cases if cost_us(case) is not None]
-    in_state = [case for case in measured if case.state == "run"]
-    return wrong[:1] or in_state or measured or cases[:1]
+    return wrong[:1] or measured or cases[:1]
 
 
 def best(cases: Sequence[Case], costs: RoundCosts) -> Case | None:
@@ -405,7 +394,7 @@ def _ratio(
     ratios = ratios_of(case, other, costs)
     if len(ratios):
         return median_interval(ratios, rho=rho)
-    if case is None or other is None or case.state != other.state or other.state == "own":
+    if case is None or other is None:
         return None
 
     case_us, other_us = cost_us(case), cost_us(other)

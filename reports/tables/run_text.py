@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from reports.store.case import LinkStates, find_states, where_wrong
+from reports.store.program import REPORTS, RUN
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
+from reports.store.wrong import where_wrong
 from reports.tables.sentences import (
     MOST_LINES,
     MOST_STEAL_SHARE,
@@ -64,38 +65,22 @@ def _stopped_first(result: Result) -> list[str]:
     return [f"stopped first: {', '.join(words)}{reason}"]
 
 
-def link_lines(states: LinkStates) -> list[str]:
-    """The states of the link during the run."""
-    state, mixed = states.longest, states.of_block.count(None)
-    if state is None and mixed:
+def link_lines(result: Result) -> list[str]:
+    """The state of the link during the run, and how many blocks were in others."""
+    counted, n = result.counted, len(result.blocks)
+    if not counted.is_settled:
         return ["link: its flag round trip never settled; every block counts"]
-    if state is None or not states.rtt_ns:
+    if not counted.rtt_ns:
         return []
 
-    others = [
-        f"{rtt:.0f} ns {states.share(other):.0%}"
-        for other, rtt in enumerate(states.rtt_ns)
-        if other != state
-    ]
-    if mixed:
-        others.append(f"changing {mixed / len(states.of_block):.0%}")
-
-    changes = f" ({', '.join(others)})" if others else ""
-    return [
-        f"link: flag round trip {states.rtt_ns[state]:.0f} ns, held {states.share(state):.0%} "
-        f"of the blocks{changes}"
-    ]
+    others = f"; {counted.left_out / n:.0%} of the blocks were in another state, and do not count"
+    return [f"link: flag round trip {counted.rtt_ns:.0f} ns{others if counted.left_out else ''}"]
 
 
 def footnotes(result: Result) -> list[str]:
     """The conditions that limit the figures, and the cases that were not measured."""
     notes = []
     measured = [case for case in result.cases if case.time_us]
-    elsewhere = [describe(case) for case in measured if case.state != "run"]
-
-    if 0 < len(elsewhere) < len(measured):
-        notes.append(f"measured in another state of the link than the rest: {some(elsewhere)}")
-
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
 
@@ -133,7 +118,7 @@ def lay_out_run(
     with its parts that have no title, and as much as fits of the other tables, the footnotes, the
     conclusions and the notes."""
     bold, head = [*opening(result), headline], [machine(result), *head]
-    head += link_lines(find_states(result.blocks))
+    head += link_lines(result)
     notes = [f"note: {note}" for note in result.run.notes]
     below = [*footnotes(result), *conclusions]
     if not brief:
@@ -157,5 +142,5 @@ def lay_out_run(
             sentences.append(sentence)
             room -= lines
 
-    pointer = "More notes and tables: python -m reports show RUN; every case: with --long."
+    pointer = f"More notes and tables: {RUN}{REPORTS} show RUN; every case: with --long."
     return lay_out(bold, head, shown, [*sentences, pointer])

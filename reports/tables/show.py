@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from reports.store.manifest import runs_by_time
+from reports.store.program import on_ranks
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
@@ -43,8 +44,8 @@ def show(arguments: argparse.Namespace) -> int:
 
     if arguments.run.is_dir() or arguments.run == NEWEST:
         if not (files := runs_by_time(arguments.run)):
-            command = "mpirun -n 2 python -m bench.allreduce"
-            raise ResultError(f"{arguments.run} holds no run yet: type {command}")
+            first = on_ranks(2, "allreduce")
+            raise ResultError(f"{arguments.run} holds no run yet: type {first}")
         arguments.run = files[-1]
 
     result = read(arguments.run)

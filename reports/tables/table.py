@@ -8,7 +8,7 @@ from functools import partial
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import find_states, is_peer, late_us
+from reports.store.case import is_peer, late_us
 from reports.store.schema import Case, Result
 from reports.tables import sentences
 from reports.tables.conclusions import against_library, cost_of_stable_bits, marks
@@ -44,14 +44,13 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
         bold = [*opening(result), headline([result], points)]
         return lay_out(bold, [], long_tables(result), [])
 
-    states = find_states(result.blocks)
     first, tables = views(result)[0], list[tuple[str, Table]]()
     first_rows = list[SizeRow]()
 
     for type_name, cases in by_type(result).items():
         part = replace(result, cases=cases)
         for view in views(part):
-            rows = default_rows(part, view, states)
+            rows = default_rows(part, view)
             words = [type_name] * (cases[0] is not result.cases[0])
             words += _title(result, view, rows)
             first_rows = first_rows or rows

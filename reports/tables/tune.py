@@ -4,13 +4,13 @@ untuned `auto` is a candidate: another wins only if it is clearly faster, round 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median, mode
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import Rounds, costs_in, find_states, paired
-from reports.store.schema import Block, CaseFields, Result
+from reports.store.blocks import paired
+from reports.store.schema import CaseFields, Result, Rounds
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.headline import Point, headline
 from reports.tables.rows import ratio_text
@@ -83,19 +83,16 @@ def winners(result: Result) -> list[Winner]:
 
 def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
     """The candidates that compete, without those that the untuned `auto` also runs."""
-    states, heats = find_states(result.blocks), dict[Heat, list[Candidate]]()
-    names = names_of(result.cases)
-    for state, rtt_ns in enumerate(states.rtt_ns) if states.rtt_ns else [(states.longest, 1.0)]:
-        costs_us = costs_in(result.blocks, states.of_block, state)
-        chosen = chosen_in(result.blocks, states.of_block, state)
-        for case, name in zip(result.cases, names, strict=True):
-            if case.status == "ok" and case.case in costs_us:
-                heat = case.variant, case.size_bytes, case.mode, rtt_ns, case.snr_db is not None
-                is_untuned = case.algorithm in UNTUNED
-                its = chosen.get(case.case, case.chosen) if is_untuned else name
-                heats.setdefault(heat, []).append(
-                    Candidate(its or case.algorithm, costs_us[case.case], is_untuned)
-                )
+    heats, costs_us = dict[Heat, list[Candidate]](), result.counted.costs_us
+    rtt_ns = result.counted.rtt_ns or 1.0
+    for case, name in zip(result.cases, names_of(result.cases), strict=True):
+        if case.status == "ok" and costs_us.get(case.case):
+            heat = case.variant, case.size_bytes, case.mode, rtt_ns, case.snr_db is not None
+            is_untuned = case.algorithm in UNTUNED
+            its = case.chosen if is_untuned else name
+            heats.setdefault(heat, []).append(
+                Candidate(its or case.algorithm, costs_us[case.case], is_untuned)
+            )
 
     for candidates in heats.values():
         default = {candidate.name for candidate in candidates if candidate.is_untuned}
@@ -113,18 +110,6 @@ def names_of(cases: Sequence[CaseFields]) -> list[str]:
     kinds."""
     several = len({case.memory for case in cases if not case.library}) > 1
     return [f"{case.algorithm}{f' over {case.memory}' * several}" for case in cases]
-
-
-def chosen_in(
-    blocks: Sequence[Block], of_block: Sequence[int | None], state: int | None
-) -> dict[int, str]:
-    """The build that a case with several builds ran most often in this state, by the case."""
-    builds: dict[int, list[str]] = {}
-    for block, state_of_block in zip(blocks, of_block, strict=True):
-        if block.chosen and state_of_block == state:
-            builds.setdefault(block.case, []).append(block.chosen)
-
-    return {case: mode(names) for case, names in builds.items()}
 
 
 def settled_of(candidates: list[Candidate]) -> list[Candidate]:

@@ -45,7 +45,7 @@ class Regime(msgspec.Struct, kw_only=True):
 
 
 class Fit(msgspec.Struct, kw_only=True):
-    """One algorithm in one state of the link (by its median flag round trip). `times_us` are median
+    """One algorithm. `link_rtt_ns` is a flag's round trip. `times_us` are median
     costs: a column for each of `sizes_bytes`, and a row for each launch of `run_ids`."""
 
     machine_id: str

@@ -1,17 +1,18 @@
-"""`fit`: fits time = alpha + size / beta, in one or two regimes, to each algorithm in each state
-of the link. `alpha_beta` has the statistics."""
+"""`fit`: fits time = alpha + size / beta, in one or two regimes, to each algorithm.
+`alpha_beta` has the statistics."""
 
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import product
 
 import msgspec
 import numpy as np
 
+from reports.store.blocks import main_state
 from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key
 from reports.store.folder import in_order
-from reports.store.observations import alike_of, costs_of, entry_of
+from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
+from reports.store.program import REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -24,7 +25,7 @@ from reports.verdicts.verdict import MIN_PAIRS
 
 
 def fits_of(results: Sequence[Result]) -> list[Fit]:
-    """A fit for each case, over its sizes, and each state of the link, from the launches that
+    """A fit for each case, over its sizes, from the launches in one state of the link that
     count. Raises Incomparable for launches of different things."""
     entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
     kinds = {(alike_of(entry), entry.run.software_id): entry.run.run_id for entry in entries}
@@ -35,18 +36,19 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
             "benchmark or method differ"
         )
 
-    costs = costs_of(entries)
+    entries, _ = in_one_state(entries)
+    costs_us, keys = costs_of(entries)
     cases: dict[Key, dict[int, int]] = {}  # by key without a size: the column of each size
-    for column, key in enumerate(costs.keys):
+    for column, key in enumerate(keys):
         fields = dict(zip(CASE_KEY, key, strict=True))
         size = fields.pop("size_bytes")
         if size and fields["collective"] not in COMPUTE_BENCHMARKS:
             cases.setdefault(tuple(fields.items()), {})[size] = column
 
     fits = []
-    for (case, columns), state in product(cases.items(), range(costs.us.shape[2])):
+    for case, columns in cases.items():
         sizes = np.array(sorted(columns))
-        times_us = costs.us[:, [columns[size] for size in sizes.tolist()], state]
+        times_us = costs_us[:, [columns[size] for size in sizes.tolist()]]
         has_time = np.isfinite(times_us)
         is_there = has_time.any(axis=1)
         # Sizes that half of the launches lack go first, then launches that lack a size.
@@ -66,7 +68,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
                     software_id=run.software_id,
                     world_size=run.world["size"],
                     hosts=run.world.get("hosts", 1),
-                    link_rtt_ns=costs.rtt_ns[state] if costs.rtt_ns else None,
+                    link_rtt_ns=main_state([entry.rtt_ns for entry in entries])[0] or None,
                     sizes_bytes=sizes.tolist(),
                     times_us=times_us.tolist(),
                     regimes=regimes_of(sizes, times_us),
@@ -91,18 +93,18 @@ def fit(arguments: argparse.Namespace) -> int:
     sides = [side_of(argument) for argument in arguments.runs]
     results = [result for side in sides for result in side.launches]
     fits = fits_of(results)
+    entries = in_order(map(entry_of, results))
     notes = notes_of(sides) + [
-        f"{entry.path} is left out: {entry.left_out}"
-        for entry in in_order(map(entry_of, results))
-        if entry.left_out
+        f"{entry.path} is left out: {entry.left_out}" for entry in entries if entry.left_out
     ]
+    notes += in_one_state([entry for entry in entries if not entry.left_out])[1]
 
     if not fits:
-        problem = "nothing to fit: no case has three sizes with five blocks in one link state"
+        problem = "nothing to fit: no case has three sizes with five blocks"
         raise ResultError("; ".join([problem, *notes]))
 
     for note in notes:
-        print(f"reports: {note}", file=sys.stderr)
+        print(f"{REPORTS}: {note}", file=sys.stderr)
 
     if arguments.json:
         write_json("fit", fits=fits)

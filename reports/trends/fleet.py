@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from reports.store.case import MIN_STATE_BLOCKS, key_of, method_of
+from reports.store.alike import method_of
+from reports.store.case import key_of
 from reports.store.folder import INCOMPLETE, WRONG, Contents, read_store
-from reports.store.observations import Entry, alike_of, table
+from reports.store.observations import MIN_BLOCKS, Entry, alike_of, table
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
@@ -200,7 +201,7 @@ def _families(
     shares with its peers. `left_out` gets the runs that cannot be used."""
     import pandas as pd  # takes 0.3 s
 
-    rows, keys, _ = table(entries)
+    rows, keys = table(entries)
     numbers, peers = {key: number for number, key in enumerate(keys)}, dict[Any, int]()
     layouts, layout_of, cases = dict[Any, int](), list[int](), []
 
@@ -218,7 +219,7 @@ def _families(
     rows = rows.assign(layout=np.array(layout_of)[rows.run]).merge(places, on=["layout", "key"])
 
     for run in sorted({*range(len(entries))} - {*rows.run}):
-        reason = f"without {MIN_STATE_BLOCKS} blocks in one state of the link on two nodes at most"
+        reason = f"without {MIN_BLOCKS} blocks on two nodes at most"
         left_out[reason].append(printable(entries[run].path.name))
 
     families = []
@@ -233,13 +234,9 @@ def _families(
 
 
 def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> Group:
-    """Screens a family, with the chance `p` of a false alarm. A case counts in the state of the
-    link that most nodes had, of these the fastest; of a node that never had it in its own, so that
-    a node with a slow link shows."""
-    n_nodes = rows.groupby(["peer", "state"]).node.transform("nunique")
-    preference = n_nodes - rows.state / (rows.state.max() + 1)
-    is_counted = preference == preference.groupby([rows.node, rows.peer]).transform("max")
-    rows = rows[is_counted].assign(log=np.log(rows.cost_us))
+    """Screens a family, with the chance `p` of a false alarm. Each run counts in its own state of
+    the link, so that a node with a slow link shows."""
+    rows = rows.assign(log=np.log(rows.cost_us))
     logs = rows.groupby(["node", "run", "size", "peer"]).log.median()
     of_peers = logs.groupby(["node", "peer"]).median().groupby("peer").median()
     excess = logs.sub(of_peers, level="peer").groupby(["node", "run", "size"]).mean().unstack()

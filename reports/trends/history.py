@@ -13,9 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.case import MIN_STATE_BLOCKS
 from reports.store.folder import COPY, Contents, read_store
-from reports.store.observations import MOST_STEAL, Entry, alike_of, costs_of
+from reports.store.observations import (
+    MIN_BLOCKS,
+    MOST_STEAL,
+    Entry,
+    alike_of,
+    costs_of,
+    in_one_state,
+)
+from reports.store.program import REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, by_time
 from reports.store.schema import Run
@@ -96,16 +103,17 @@ def history_of(contents: Contents) -> History:
 
     n_few = n_results = 0
     for (variant, node, *_), group in groups.items():
-        costs = costs_of(group)
-        history.series += series_of(group, costs, variant, node)
+        group, notes = in_one_state(group)
+        skipped += notes
+        costs_us, keys = costs_of(group)
+        history.series += series_of(group, costs_us, keys, variant, node)
         n_group = sum(entry.statuses.count("ok") for entry in group)
-        n_few += n_group - int(np.isfinite(costs.us).any(axis=-1).sum())
+        n_few += n_group - int(np.isfinite(costs_us).sum())
         n_results += n_group
 
     if n_few:
         skipped.append(
-            f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the "
-            f"link: {n_few} of {n_results} results"
+            f"left out, with fewer than {MIN_BLOCKS} blocks: {n_few} of {n_results} results"
         )
 
     add_events(history, entries)
@@ -201,7 +209,7 @@ def history(arguments: argparse.Namespace) -> int:
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
     elif arguments.plot:
-        print(f"reports: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
+        print(f"{REPORTS}: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
 
     if arguments.json:
         events = [

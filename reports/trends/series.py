@@ -1,6 +1,5 @@
-"""The series of a history: one for each case, machine, node, benchmark, world, method and state of
-the link. The launches of one side of a campaign ran close together in time: they are one point,
-their median."""
+"""The series of a history: one for each case, machine, node, benchmark, world and method. The
+launches of one side of a campaign ran close together in time: they are one point, their median."""
 
 import re
 from collections import Counter, defaultdict
@@ -11,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.case import CASE_KEY, Key, method_of
-from reports.store.observations import Costs, Entry
+from reports.store.alike import method_of
+from reports.store.case import CASE_KEY, Key
+from reports.store.observations import Entry
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import machine_name, number, size_text, some
 from reports.trends.changes import Step, neighbours
@@ -22,7 +22,7 @@ from reports.verdicts.verdict import Floats
 
 @dataclass(eq=False)
 class Series:
-    """One case over runs, in order of time: `costs_us` are median costs in one state of the link.
+    """One case over runs, in order of time: `costs_us` are median costs.
     `steps` are the changes between them; `quiet` is the verdict without any. `node` is the label of
     the host, if the runs have it, `machine` the model and id of the machine. `case` is the newest
     run's. Series that differ in the algorithm alone share a `panel`, where each has a `name`."""
@@ -93,60 +93,57 @@ class Series:
 
 
 def series_of(
-    entries: Sequence[Entry], costs: Costs, variant: str, node: str | None
+    entries: Sequence[Entry], costs_us: Floats, keys: Sequence[Key], variant: str, node: str | None
 ) -> Iterator[Series]:
     """The series of runs that were measured alike on a `node`, of a `variant` of campaigns or, if
-    it is empty, outside. The runs of one side of a campaign are one point, named by the first."""
+    it is empty, outside, from their `costs_us` (runs, keys). The runs of one side of a campaign are
+    one point, named by the first."""
     import pandas as pd  # takes 0.3 s
 
     run = entries[0].run
     # The library's version, in the last value of a key, may change within a series.
     columns: dict[Key, list[int]] = defaultdict(list)
 
-    for column, key in enumerate(costs.keys):
+    for column, key in enumerate(keys):
         columns[(*key[:-1], re.split(r"\s*\d", key[-1] or "")[0])].append(column)
 
     plans = {id(entry.keys): entry for entry in entries}.values()
     cases = {
         key: case for entry in plans for key, case in zip(entry.keys, entry.run.cases, strict=True)
     }
-    names = case_names([cases[costs.keys[own[-1]]] for own in columns.values()])
+    names = case_names([cases[keys[own[-1]]] for own in columns.values()])
     run_ids = np.array([entry.run.run_id for entry in entries])
     sides = [str(entry.path.parent) for entry in entries]
     points, _ = pd.factorize(np.array(sides) if variant else run_ids)
     run_ids = run_ids[np.unique(points, return_index=True)[1]]
-    of_runs = pd.DataFrame(costs.us.reshape(len(entries), -1))
-    costs_us = of_runs.groupby(points).median().to_numpy().reshape(-1, *costs.us.shape[1:])
+    costs_us = pd.DataFrame(costs_us).groupby(points).median().to_numpy()
 
     for size_bytes, name, own in sorted(
         (key[CASE_KEY.index("size_bytes")], name, own)
         for (key, own), name in zip(columns.items(), names, strict=True)
     ):
-        for state, trip_ns in enumerate(costs.rtt_ns or [0.0]):
-            # Each run has one version of a library, so one column.
-            own_us = np.fmax.reduce(costs_us[:, own, state], axis=1)
-            is_there = np.isfinite(own_us)
-            link = f"link {trip_ns:.0f} ns" if len(costs.rtt_ns) > 1 else ""
-            case = cases[costs.keys[own[-1]]]
-            rest = filter(None, [link, method_of(run), variant])
-            size, *words = [size_text(size_bytes), *rest]
-            in_panel = " ".join(word for word in name.split(" ") if word != case.mode)
-            if case.library:
-                in_panel = in_panel.replace(case.algorithm, case.library, 1)
+        # Each run has one version of a library, so one column.
+        own_us = np.fmax.reduce(costs_us[:, own], axis=1)
+        is_there = np.isfinite(own_us)
+        case = cases[keys[own[-1]]]
+        size, *words = [size_text(size_bytes), *filter(None, [method_of(run), variant])]
+        in_panel = " ".join(word for word in name.split(" ") if word != case.mode)
+        if case.library:
+            in_panel = in_panel.replace(case.algorithm, case.library, 1)
 
-            if is_there.any():
-                yield Series(
-                    " ".join([size, name, *words]),
-                    " ".join([size, case.mode, *words]),
-                    in_panel,
-                    case,
-                    run.machine_id,
-                    run.benchmark,
-                    run_ids[is_there].tolist(),
-                    own_us[is_there],
-                    node=node,
-                    machine=machine_name(run),
-                )
+        if is_there.any():
+            yield Series(
+                " ".join([size, name, *words]),
+                " ".join([size, case.mode, *words]),
+                in_panel,
+                case,
+                run.machine_id,
+                run.benchmark,
+                run_ids[is_there].tolist(),
+                own_us[is_there],
+                node=node,
+                machine=machine_name(run),
+            )
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import Annotated
 import msgspec
 
 from reports.store.bits import SUFFIX, read_bits
+from reports.store.program import BENCH, REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import printable, read_bytes
@@ -52,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--current",
         metavar="Y",
         required=True,
-        help="what becomes its machine's: "
-        "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs, or a record of bench.bits",
+        help="what becomes its machine's: FOLDER/VARIANT of a campaign, a folder or quoted glob of "
+        f"runs, or a record of {BENCH}bits",
     )
     option("--reason", metavar="TEXT", required=True, help="why the baseline moves; it is kept")
     add_allow(parser)
@@ -70,7 +71,7 @@ def accept(arguments: argparse.Namespace) -> int:
 
     current = side_of(arguments.current)
     if faults := faults_of(current):
-        print(f"reports: {faults[0]}", file=sys.stderr)
+        print(f"{REPORTS}: {faults[0]}", file=sys.stderr)
         return UNUSABLE
 
     runs = [launch.run for launch in current.launches]
@@ -112,7 +113,7 @@ def _accept_bits(arguments: argparse.Namespace) -> int:
     record = read_bits(Path(arguments.current))
     record.notes.append(f"accepted: {printable(arguments.reason)}")
     if failed := [row for row in record.measured if row.reason]:
-        print(f"reports: {failed[0].name} failed: {failed[0].reason}", file=sys.stderr)
+        print(f"{REPORTS}: {failed[0].name} failed: {failed[0].reason}", file=sys.stderr)
         return UNUSABLE
 
     folder = arguments.baseline / BITS

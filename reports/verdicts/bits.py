@@ -12,6 +12,7 @@ import msgspec
 
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import INVARIANCES, SUFFIX, Bits, Difference, RowBits, read_bits
+from reports.store.program import BENCH, on_ranks
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="*",
         default=[NEWEST],
-        help="records of bench.bits, whose rows stand together, such as those of other libraries "
+        help=f"records of {BENCH}bits, whose rows stand together, such as those of other libraries "
         "and settings; of a folder the newest (results)",
     )
     option(
@@ -138,7 +139,7 @@ def newest(path: Path) -> Path:
     if not path.is_dir() and path != NEWEST:
         return path
     if not (files := sorted(path.glob(f"*{SUFFIX}"))):
-        raise ResultError(f"{path} holds no record yet: type mpirun -n 4 python -m bench.bits")
+        raise ResultError(f"{path} holds no record yet: type {on_ranks(4, 'bits')}")
     return files[-1]
 
 
@@ -168,7 +169,7 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
         kept = path / BITS  # of `accept`
         files = (kept if kept.is_dir() else path).glob(f"*{SUFFIX}")
         if not (found := [read_bits(file) for file in files]):
-            raise ResultError(f"{path} holds no record of bench.bits: `accept` one")
+            raise ResultError(f"{path} holds no record of {BENCH}bits: `accept` one")
         baseline = max(
             found,
             key=lambda each: (
@@ -349,7 +350,7 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
     }
-    command = f"mpirun -n {record.ranks} python -m bench.bits {shlex.join(record.argv)}"
+    command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}"
     return Page(
         line,
         Banner(word, f"{line.partition(': ')[2] or line}.", facts, role),

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
 from reports.store.folder import read_store
-from reports.store.observations import alike_of, entry_of
+from reports.store.observations import alike_of, entry_of, in_one_state
 from reports.verdicts.pairs import log_costs
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, decide, evidence
@@ -110,9 +110,10 @@ def spread_between_days(
         and not entry.left_out
         and alike_of(entry) == facts
     }
-    logs = log_costs([*others.values()])
-    logs["day"] = np.array([run_id[:10] for run_id in others])[logs.run]
-    by_day = logs.groupby(["key", "state", "day"]).log_cost
+    entries, _ = in_one_state([*others.values()])
+    logs = log_costs(entries)
+    logs["day"] = np.array([entry.run.run_id[:10] for entry in entries])[logs.run]
+    by_day = logs.groupby(["key", "day"]).log_cost
     levels = by_day.mean().unstack()
     levels = levels.loc[:, levels.notna().mean() > 0.5].dropna()
     noise = float(np.nan_to_num((by_day.var() / by_day.size()).mean()))

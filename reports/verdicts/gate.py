@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError
 from reports.tables.sentences import describe, some
 from reports.verdicts.judge import Comparison
@@ -80,7 +81,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     ResultError if it is below the margin, and for cells of a library alone."""
     if comparison.cells.is_library.all():
         raise ResultError(
-            "every cell is the library's, which no gate judges: `reports compare` shows them"
+            f"every cell is the library's, which no gate judges: `{REPORTS} compare` shows them"
         )
 
     # The slowdown that counts, and the one that must be ruled out.
@@ -128,7 +129,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     if len(faster):
         findings.append(
             f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some([*faster.title])};"
-            " `python -m reports accept` moves it"
+            f" `{RUN}{REPORTS} accept` moves it"
         )
 
     findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
@@ -145,7 +146,7 @@ def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str
     """What would decide these cells, in which this slowdown can hide: the end of an interval comes
     nearer with the root of the number of pairs."""
     if not comparison.is_interleaved:
-        return "launches in turn decide more: python -m bench.campaign"
+        return f"launches in turn decide more: {RUN}{BENCH}campaign"
 
     reach = (cells.log_high - cells.log_ratio) / (np.log1p(slowdown) - cells.log_ratio)
     pairs = np.max(cells.pairs * reach.where(reach > 0, np.inf) ** 2)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, is_peer, key_of
+from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables.sentences import counted, size_text, some, spoken
@@ -143,6 +144,7 @@ def compare(
 
     comparisons = []
     for variant in variants:
+        pairs, n_apart = pairs_of(baseline, variant)
         comparison = Comparison(
             baseline,
             variant,
@@ -152,8 +154,9 @@ def compare(
                 *deaths_of([baseline, variant]),
                 *differences,
                 *copies_in([*baseline.launches, *variant.launches]),
+                *apart_in(n_apart),
             ],
-            pairs=pairs_of(baseline, variant),
+            pairs=pairs,
             is_interleaved=is_interleaved(baseline, variant),
         )
         _add_cells(comparison)
@@ -257,6 +260,12 @@ def copies_in(launches: Sequence[Result]) -> list[str]:
     ]
 
 
+def apart_in(n_apart: int) -> list[str]:
+    """A sentence on launches that are no pairs."""
+    pairs = counted(n_apart, "pair")
+    return [f"{pairs} left out: between its launches the link changed its state"][:n_apart]
+
+
 def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells with `ratio`, `low` and `high` of their logs; NaN for an infinite interval."""
     has_interval = np.isfinite(cells.log_high)
@@ -295,7 +304,7 @@ def _judge(
         [cells.pairs < n_pairs, cells.pairs < MIN_PAIRS],
         [
             lost + " pairs have no state of the link in common with enough blocks",
-            f"an interval takes {MIN_PAIRS} pairs, which python -m bench.campaign launches",
+            f"an interval takes {MIN_PAIRS} pairs, which {RUN}{BENCH}campaign launches",
         ],
         "",
     )

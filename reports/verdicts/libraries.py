@@ -1,6 +1,6 @@
 """The command `peers`: ours beside several MPI libraries, from a campaign with variants for each.
 At each size the library's variant with the least median time counts, which favours the library. A
-ratio comes from one run and one state of the link."""
+ratio comes from one run."""
 
 import argparse
 import sys
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.case import find_states
-from reports.store.observations import shared_states
+from reports.store.blocks import main_state
+from reports.store.program import REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -23,7 +23,7 @@ from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_
 from reports.verdicts.verdict import MIN_PAIRS, evidence
 
 MODES = "isolated", "chained"
-CELL = ["state", "mode", "size_bytes", "library"]
+CELL = ["mode", "size_bytes", "library"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def peers(arguments: argparse.Namespace) -> int:
     sides = read_sides([arguments.campaign])
     wrong = [sentence for side in sides for sentence in wrong_results(side)]
     for note in [*wrong, *deaths_of(sides), *notes_of(sides)]:
-        print(f"reports: {note}", file=sys.stderr)
+        print(f"{REPORTS}: {note}", file=sys.stderr)
 
     cells = cells_of(sides)
     if arguments.json:
@@ -51,20 +51,16 @@ def peers(arguments: argparse.Namespace) -> int:
 
 
 def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
-    """A row for each state of the link (with the flag's round trip in ns), mode, size and library:
-    its fastest variant, the median time there in us, and `ratio`, library over ours, above 1 if
-    ours is faster, with its 95 % interval over the launches. The least ratio comes first, those
-    that are too noisy last."""
+    """A row for each mode, size and library: its fastest variant, the median time there in us, and
+    `ratio`, library over ours, above 1 if ours is faster, with its 95 % interval over the launches,
+    and `rtt_ns`, a flag's round trip. The least ratio comes first, those that are too noisy last.
+    Launches in another state of the link than most do not count."""
     rows = [row for side in sides for launch in side.launches for row in _rows(side.name, launch)]
     if not rows:
-        raise ResultError("no launch measured a library beside ours in one state of the link")
+        raise ResultError("no launch measured a library beside ours")
 
     launches = pd.DataFrame(rows)
-    if launches.rtt_ns.any():  # launches without a state count only if no launch has one
-        launches = launches[launches.rtt_ns > 0]
-
-    trips_ns = launches.rtt_ns.to_numpy()
-    launches["state"], _ = shared_states(trips_ns, np.ones(len(trips_ns)))
+    launches = launches[main_state(launches.rtt_ns)[1]]
     key = [*CELL, "variant"]
     log_ratios = launches.pivot_table("log_ratio", key, launches.groupby(key).cumcount())
     medians = launches.groupby(key)[["rtt_ns", "library_us"]].median().reset_index()
@@ -75,30 +71,27 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
 
 
 def _rows(variant: str, launch: Result) -> list[dict[str, Any]]:
-    """The libraries of a launch, by mode and size, in the launch's longest state of the link."""
-    states = find_states(launch.blocks)
+    """The libraries of a launch, by mode and size."""
     return [
         {
             "library": row.library.library or variant,
             "variant": variant,
-            "rtt_ns": states.rtt_ns[states.longest or 0] if states.rtt_ns else 0.0,
+            "rtt_ns": launch.counted.rtt_ns,
             "mode": mode,
             "size_bytes": row.size_bytes,
             "library_us": row.library_us,
             "log_ratio": np.log(row.ratio[0]),
         }
         for mode in MODES
-        for row in default_rows(launch, (mode, None), states)
+        for row in default_rows(launch, (mode, None))
         if row.library and row.ratio and row.library_us
     ]
 
 
 def headline(cells: pd.DataFrame) -> str:
-    """Ours beside the closest library, at decode's size or the smallest, and at the largest, in the
-    fastest state of the link."""
-    first: Any = cells[cells.state == cells.state.min()]
-    mode = first["mode"].max()  # isolated, if it was measured
-    first = first[first["mode"] == mode]
+    """Ours beside the closest library, at decode's size or the smallest, and at the largest."""
+    mode = cells["mode"].max()  # isolated, if it was measured
+    first: Any = cells[cells["mode"] == mode]
     texts = []
 
     for size_bytes in ends(first.size_bytes):
@@ -109,7 +102,7 @@ def headline(cells: pd.DataFrame) -> str:
 
 
 def tables_of(cells: pd.DataFrame) -> list[str]:
-    """A table for each state of the link and mode: a row per size, a column per library."""
+    """A table for each mode: a row per size, a column per library."""
     lines = [
         "us = the library's time in its fastest variant (which favours the library), then",
         f"library/auto [95 % interval over {MIN_PAIRS} launches or more], and that variant",
@@ -118,7 +111,7 @@ def tables_of(cells: pd.DataFrame) -> list[str]:
     texts = [f"{number(cell.library_us)} {_ratio_text(cell)} {cell.variant}" for cell in rows]
     cells = cells.assign(text=texts)
 
-    for (_, mode), own in cells.groupby(["state", "mode"]):
+    for mode, own in cells.groupby("mode"):
         trip_ns = own.rtt_ns.median()
         trip = f", a flag's round trip {trip_ns:.0f} ns" if trip_ns else ""
         table = own.pivot(index="size_bytes", columns="library", values="text").fillna("-")

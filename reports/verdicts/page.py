@@ -10,6 +10,7 @@ import pandas as pd
 
 from reports.kit.chart import interval
 from reports.kit.page import Banner, Page, Row, Section, role_of
+from reports.store.program import REPORTS, RUN
 from reports.tables.command import command_of
 from reports.tables.sentences import environment_of, machine, some, start_time
 from reports.tables.show import headline_of
@@ -27,7 +28,7 @@ NEXT = {
         "REGRESSION",
         "Find out what made these cases slower; or, if that is the price of something better, "
         "make it the new baseline:",
-        'python -m reports accept --baseline BASELINES --current CURRENT --reason "..."',
+        f'{RUN}{REPORTS} accept --baseline BASELINES --current CURRENT --reason "..."',
     ),
     INCONCLUSIVE: (
         "NOT ENOUGH DATA",

@@ -9,6 +9,7 @@ from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
+from reports.store.program import REPORTS, RUN
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
@@ -129,7 +130,7 @@ def as_text(outcome: Outcome, baseline: str, current: str) -> str:
             ]
         )
         sides = f"{quote(baseline)} {quote(current)}"
-        lines[MOST_LINES:] = [f"all cells: python -m reports compare {sides}"]
+        lines[MOST_LINES:] = [f"all cells: {RUN}{REPORTS} compare {sides}"]
 
     return "\n".join(lines)
 

@@ -83,7 +83,8 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def opening(comparison: Comparison) -> list[str]:
     """The sentences before the table: what was found, what was compared, and notes."""
-    trips_ns = [f"{trip_ns:.0f}" for trip_ns in comparison.cells.rtt_ns.dropna().unique()]
+    launches = comparison.variant.launches + comparison.baseline.launches
+    trips_ns = {launch.counted.rtt_ns for launch in launches} - {0.0}
     lines = [
         headline(comparison),
         what_ran(comparison),
@@ -91,7 +92,7 @@ def opening(comparison: Comparison) -> list[str]:
         "ratio = variant / baseline; above 1, the variant is slower",
     ]
     if trips_ns:
-        lines.append(f"link: flag round trip {some(trips_ns)} ns")
+        lines.append(f"link: flag round trip {min(trips_ns):.0f} to {max(trips_ns):.0f} ns")
 
     return [*lines, *comparison.caveats, *notes(comparison)]
 

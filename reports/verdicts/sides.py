@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reports.store.case import CASE_KEY, key_of, method_of, world_of
+from reports.store.alike import method_of, world_of
+from reports.store.case import CASE_KEY, key_of
 from reports.store.manifest import MANIFEST, Launch, Manifest, read_manifest, run_files
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result

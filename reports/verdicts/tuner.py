@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.manifest import Variant
+from reports.store.program import REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -135,7 +136,7 @@ def sound(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def complain(sentence: str) -> None:
-    print(f"reports: {printable(sentence)}", file=sys.stderr)
+    print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr)
 
 
 def recorded(side: Side) -> dict[str, str]:

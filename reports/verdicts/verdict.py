@@ -156,7 +156,7 @@ def resolvable_effects(
     """The slowdown, as a share, at each size in bytes that a campaign with a pilot of these
     `log_costs` finds in one cell, and excludes from all cells of equal variants, each with power
     0.8; empty if unknown. The variance between launches is pooled over the cases of a size."""
-    logs = log_costs.groupby(["size_bytes", "key", "state"]).log_cost
+    logs = log_costs.groupby(["size_bytes", "key"]).log_cost
     variances = logs.var().dropna().groupby("size_bytes").mean()
     # For normal log ratios the signed-rank test has 3 / pi of the efficiency of Student's.
     error = np.sqrt(2 * variances.to_numpy() / pairs / (3 / np.pi))

@@ -21,10 +21,12 @@ BUILDS = (
 
 
 def test_a_name_says_how_a_kernel_is_built():
-    assert Build.parse("nt+ntr+128K") == Build(
+    assert Build.parse(["nt", "ntr", "128K"]) == Build(
         stream_slab=True, stream_receive=True, chunk_bytes=128 << 10
     )
-    assert Build.parse("1024K+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
+    assert Build.parse(["1024K", "16b", "256t"]) == Build(
+        chunk_bytes=1 << 20, blocks=16, threads=256
+    )
     for words in ("+nt", "+nt+ntr+swap+sleep+128K+16b+256t", "+128K+slabs"):
         assert parsed(f"two_shot{words}", KNOWN).name == f"two_shot{words}"
 
@@ -34,7 +36,7 @@ def test_a_name_says_how_a_kernel_is_built():
     [
         *((word, UNKNOWN) for word in ("nt+", "NT", "1M", "0K", "999999K")),
         ("2K+4K", "'4K' sets chunk_bytes a second time"),
-        ("", "no word follows the plus"),
+        ("", "'' is not one of"),
     ],
 )
 def test_a_name_with_an_unknown_build_or_two_builds_is_refused(words, sentence):

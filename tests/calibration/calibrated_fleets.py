@@ -74,8 +74,8 @@ def _common(rng: Rng, shape: tuple[int, ...]) -> Floats:
 
 def _recorded(rng: Rng, shape: tuple[int, ...]) -> Floats:
     """Launches of the recorded campaign, in the state of the link that most of them have."""
-    logs = np.load(synthetic.RECORDED)["log_medians"]
-    logs = logs[..., np.argmax(np.isfinite(logs).sum(axis=(0, 1)))]
+    launches = synthetic.recorded()
+    logs = launches.medians[launches.states == np.bincount(launches.states).argmax()]
     logs = logs[np.isfinite(logs).sum(axis=1) >= SIZES]
     cases = np.flatnonzero(np.isfinite(logs).sum(axis=0) > len(logs) // 2)[:SIZES]
     centred = logs[:, cases] - np.nanmedian(logs[:, cases], axis=0)

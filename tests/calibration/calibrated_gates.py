@@ -115,13 +115,12 @@ def forecasts(rng: Rng, n: int) -> list[Figure]:
     equal variants all cells exclude it."""
     pilot = synthetic.campaigns(EVEN, synthetic.launches_of(EVEN, rng), rng, n // 4, CELLS, PILOTS)
     is_found, is_excluded = list[bool](), list[bool]()
-    for logs, ratios in zip(pilot[0, ..., 0], draw_tables(EVEN, rng, n // 4), strict=True):
+    for logs, ratios in zip(pilot[0], draw_tables(EVEN, rng, n // 4), strict=True):
         case, launch = np.indices(logs.shape)
         rows = {
             "key": case,
             "run": launch,
             "size_bytes": case % SIZES,
-            "state": 0,
             "log_cost": logs,
         }
         table = pd.DataFrame(

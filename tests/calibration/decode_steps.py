@@ -11,7 +11,7 @@ import numpy as np
 
 from reports.store.case import COMPUTE
 from reports.store.result import read
-from reports.store.schema import Case, Result, State
+from reports.store.schema import Case, Result
 from reports.tables import exposed
 from reports.tables.rows import cost_us
 
@@ -73,24 +73,14 @@ def predictions(
 
 
 def chained_us(reduces: Result, algorithm: str, step: Case) -> float | None:
-    """A chained all-reduce of the step's size and type, in the state of the link with the round
-    trip nearest to the step's: of the fastest variant; None if the run has none."""
+    """A chained all-reduce of the step's size and type: of the fastest variant; None if the run has
+    none."""
     key = algorithm, "chained", step.size_bytes, step.datatype
-    step_ns = step.link_rtt_ns.median if step.link_rtt_ns else 0.0
-
-    def nearest_us(case: Case) -> float:
-        choices, states = [], list[Case | State]([case, *case.states])
-        for state in states:
-            trip_ns = state.link_rtt_ns.median if state.link_rtt_ns else 0.0
-            ratio = trip_ns / step_ns if trip_ns and step_ns else 1.0
-            choices += [(abs(np.log(ratio)), state.time_us.median)] if state.time_us else []
-        return min(choices)[1]
-
     return min(
         (
-            nearest_us(case)
+            us
             for case in reduces.cases
-            if cost_us(case)
+            if (us := cost_us(case))
             and not case.in_place
             and (case.algorithm, case.mode, case.size_bytes, case.datatype) == key
         ),

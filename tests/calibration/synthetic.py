@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrik, betainccinv, betaincinv
 
-from reports.store.case import MIN_STATE_BLOCKS
-from reports.store.stats import STATE_RATIO, ar1
-from reports.verdicts.pairs import within_one_state
+from reports.store.blocks import STATE_RATIO
+from reports.store.observations import MIN_BLOCKS
+from reports.store.stats import ar1
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -35,7 +35,7 @@ class Scenario:
     Each state of the link is `state_ratio` times as slow as the last. Half of the launches run on
     cores that are `placement` slower, a fifth is slower by `throttle` in their last third; a
     `neighbour` slows several launches in a row. These three are logs of a ratio. The log of a
-    cell's spread is up to `unequal` above or below, within one state of the link."""
+    cell's spread is up to `unequal` above or below."""
 
     name: str
     spread: float = 0.015
@@ -69,14 +69,13 @@ def link_sequences(rng: Rng, launches: int, rounds: int, states: int) -> Ints:
     return np.asarray(np.cumsum(np.hstack([start, changes]), axis=-1) % states)
 
 
-def launch_medians(costs: Floats, states: Ints, n_states: int) -> Floats:
-    """Logs of the medians of a launch's blocks by state, (..., n_states), NaN below five blocks.
-    `costs` is (..., rounds), `states` (rounds,), below 0 for a mixed block."""
-    medians = np.full((*costs.shape[:-1], n_states), np.nan, costs.dtype)
-    for state in range(n_states):
-        if np.sum(states == state) >= MIN_STATE_BLOCKS:
-            medians[..., state] = np.log(np.median(costs[..., states == state], axis=-1))
-    return medians
+def launch_medians(costs: Floats, states: Ints) -> tuple[Floats, int]:
+    """Logs of the medians of a launch's blocks in the state that most are in, (...,), NaN below
+    five; and this state. `costs` is (..., rounds), `states` (rounds,)."""
+    state = int(np.bincount(states).argmax())
+    if np.sum(states == state) < MIN_BLOCKS:
+        return np.full(costs.shape[:-1], np.nan, costs.dtype), state
+    return np.log(np.median(costs[..., states == state], axis=-1)), state
 
 
 def between_launches(within: Floats, spread: float) -> float:
@@ -84,10 +83,30 @@ def between_launches(within: Floats, spread: float) -> float:
     return float(np.sqrt(max(0.0, spread**2 - float(np.var(np.median(within, axis=-1))))))
 
 
-def launches_of(scenario: Scenario, rng: Rng) -> tuple[Floats, float]:
-    """Log medians to draw from, (sequences, members, states), and the spread that cases share."""
+@dataclass(frozen=True)
+class Launches:
+    """Log medians to draw from, (sequences, members); the state of the link of each sequence; and
+    the spread that cases share."""
+
+    medians: Floats
+    states: Ints
+    shared: float
+
+
+def recorded() -> Launches:
+    """The launches of a real campaign, each in the state that most of its cases have."""
+    by_state = np.load(RECORDED)["log_medians"]
+    n_cases = np.isfinite(by_state).sum(axis=1)
+    states = n_cases.argmax(axis=1)
+    medians = np.take_along_axis(by_state, states[:, None, None], axis=2)[..., 0]
+    is_there = n_cases.any(axis=1)
+    return Launches(medians[is_there], states[is_there], 0.0)
+
+
+def launches_of(scenario: Scenario, rng: Rng) -> Launches:
+    """The launches of a scenario, to draw from."""
     if scenario.recorded:
-        return np.load(RECORDED)["log_medians"], 0.0
+        return recorded()
     is_one = scenario.states == 1 and scenario.placement == scenario.throttle == 0
     sequences = 1 if is_one else 64  # kinds of launches
     links = link_sequences(rng, sequences, ROUNDS, scenario.states)
@@ -99,34 +118,32 @@ def launches_of(scenario: Scenario, rng: Rng) -> tuple[Floats, float]:
     within += np.log(scenario.state_ratio) * links[:, None, :]
     within[::2] += scenario.placement
     within[::5, :, 2 * ROUNDS // 3 :] += scenario.throttle
-    n_states = scenario.states if scenario.state_ratio >= STATE_RATIO else 1
-    medians = np.stack(
-        [
-            launch_medians(costs, link * (n_states > 1), n_states)
-            for costs, link in zip(np.exp(within), links, strict=True)
-        ]
-    )
-    own = rng.standard_normal((*medians.shape[:2], 1), dtype=np.float32)
+    if scenario.state_ratio < STATE_RATIO:  # probes do not tell the states apart
+        links[:] = 0
+    each = [launch_medians(costs, link) for costs, link in zip(np.exp(within), links, strict=True)]
+    medians = np.stack([logs for logs, _ in each])
+    own = rng.standard_normal(medians.shape, dtype=np.float32)
     medians = medians + between * np.sqrt(1 - scenario.shared) * own
-    return np.asarray(medians, np.float32), float(between * np.sqrt(scenario.shared))
+    states = np.array([state for _, state in each])
+    shared = float(between * np.sqrt(scenario.shared))
+    return Launches(np.asarray(medians, np.float32), states, shared)
 
 
 def campaigns(
-    scenario: Scenario,
-    launches: tuple[Floats, float],
-    rng: Rng,
-    tables: int,
-    cells: int,
-    pairs: int,
+    scenario: Scenario, launches: Launches, rng: Rng, tables: int, cells: int, pairs: int
 ) -> Floats:
-    """Log medians, (2, tables, cells, pairs, states), baseline first, drawn from `launches_of`.
-    Which launch of a pair ran first is random for every other pair, and reversed for the next."""
-    medians, shared = launches
-    sequences, members, _ = medians.shape
+    """Log medians, (2, tables, cells, pairs), baseline first, drawn from `launches`: both of a pair
+    in one state of the link, since a campaign launches other pairs again. Which launch of a pair
+    ran first is random for every other pair, and reversed for the next."""
+    medians, states = launches.medians, launches.states
+    sequences, members = medians.shape
     sequence = rng.integers(sequences, size=(2, tables, 1, pairs))
-    if sequences > 1:
-        other = rng.integers(1, sequences, size=sequence[0].shape)
-        sequence[1] = (sequence[0] + other) % sequences
+    for state in np.unique(states) if sequences > 1 else ():
+        of_state = np.flatnonzero(states == state)
+        is_first = states[sequence[0]] == state
+        place = np.searchsorted(of_state, sequence[0][is_first])
+        other = rng.integers(1, max(len(of_state), 2), size=len(place))
+        sequence[1][is_first] = of_state[(place + other) % len(of_state)]
     member = (
         np.resize(np.arange(members), (cells, 1))
         if scenario.recorded
@@ -139,19 +156,19 @@ def campaigns(
     of_launch = (
         scenario.drift * place
         + scenario.neighbour * busy
-        + shared * rng.standard_normal(place.shape)
+        + launches.shared * rng.standard_normal(place.shape)
     )
     if scenario.outliers:
         excess = rng.exponential(LAUNCH_EXCESS, place.shape)
         of_launch += excess * (rng.random(place.shape) < OUTLYING)
     scale = np.exp(scenario.unequal * np.sin(2.4 * np.arange(cells)))
-    drawn_logs = medians[sequence, member] * np.float32(scale[:, None, None])
-    return np.asarray(drawn_logs + of_launch[:, :, None, :, None])
+    drawn_logs = medians[sequence, member] * np.float32(scale[:, None])
+    return np.asarray(drawn_logs + of_launch[:, :, None, :])
 
 
 def log_ratios(medians: Floats) -> NDArray[np.float64]:
     """The log ratio of each pair of `campaigns`, (tables, cells, pairs)."""
-    return within_one_state((medians[1] - medians[0]).astype(float))
+    return np.asarray(medians[1] - medians[0], dtype=np.float64)
 
 
 @dataclass

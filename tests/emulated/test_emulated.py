@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 
 from collectives.algorithms import allreduce_copy_engine
+from collectives.operation import Limits
 from collectives.registry import ALGORITHMS
 from kernels.devices.compile_cache import SOURCES
 from tests.emulated import machine
@@ -40,7 +41,7 @@ ITEMS = {"plain": plain_items, "routed": routed_items, "fused": fused_items, "li
 @pytest.fixture(autouse=True)
 def copy_engines_take_short_messages(monkeypatch):
     name, all_reduce = "two_shot_copy_engine", ALGORITHMS["all_reduce"]
-    monkeypatch.setitem(all_reduce, name, replace(all_reduce[name], least_bytes=0))
+    monkeypatch.setitem(all_reduce, name, replace(all_reduce[name], limits=Limits()))
     monkeypatch.setattr(allreduce_copy_engine, "LEAST_PIECE_BYTES", 256)
 
 

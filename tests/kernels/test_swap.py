@@ -3,6 +3,7 @@ theirs."""
 
 import pytest
 
+from collectives.operation import KernelAlgorithm
 from collectives.registry import ALGORITHMS
 from tests.kernels.gpu_builds import compiled
 from tests.kernels.kernel_code import kernels_in
@@ -35,7 +36,9 @@ def takes_swap(collective: str, name: str) -> bool:
     base = name.removesuffix("_registered")
     variant = "copied" if base == name else "registered"
     known = ALGORITHMS[collective]
-    return variant in (known.get(base) or known[f"direct_{base}"]).swaps
+    algorithm = known.get(base) or known[f"direct_{base}"]
+    assert isinstance(algorithm, KernelAlgorithm)
+    return variant in algorithm.swaps
 
 
 @pytest.mark.parametrize("architecture", few(["gfx942", "sm_90", "sm_80", "gfx1201"], 1))

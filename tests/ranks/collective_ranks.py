@@ -41,7 +41,7 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *n
 
     def problem(example: Example, every: np.ndarray) -> str | None:
         algorithm = ALGORITHMS[example.collective.name][example.algorithm]
-        if example.algorithm != "library" and example.variant not in algorithm.variants(world):
+        if example.algorithm != "library" and example.variant not in algorithm.variants_in(world):
             return None
         operation = algorithm.bind(world, buffers.case(example, every))
         if isinstance(operation, Unsupported):

@@ -18,7 +18,7 @@ import numpy as np
 from collectives.algorithms import allreduce_copy_engine as forms
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Algorithm, Case, Operation, World
+from collectives.operation import Algorithm, Case, Limits, Operation, World
 from collectives.probe import probe_kernels
 from kernels.devices.copy_engine import GpuCopyEngine
 from kernels.devices.device import Kernel, Memory, Step
@@ -26,7 +26,7 @@ from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
 forms.LEAST_PIECE_BYTES = 256
-TWO_SHOT = replace(forms.ALGORITHMS["all_reduce"][0], least_bytes=0)
+TWO_SHOT = replace(forms.ALGORITHMS["all_reduce"][0], limits=Limits())
 SIZES, ROUNDS, LATE_S = (4096, 5000), 2, 0.3
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 

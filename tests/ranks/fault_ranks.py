@@ -130,7 +130,7 @@ def main(rank: int, point: str, call: int, effect: str) -> None:
             "measure_block",
             lambda: setattr(bench.harness.timing, "perform", lambda *_: fault()),
         ),
-        "probe": (bench.harness.timing, "round_trip_ns", fault),
+        "probe": (bench.harness.session.Session, "round_trip_ns", fault),
         "store": (RunFile, "append", fault),
         "between": (bench.harness.run, "agreed_stop", fault),
         "results": (RunFile, "finish", fault),

@@ -51,7 +51,7 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
     send, receive = memories[:: -1 if communicator.rank % 2 else 1]
     buffers = Buffers(communicator.rank, communicator.size, send, receive)
     algorithm = ALGORITHMS[collective.name]["library"]
-    report["variants"] = algorithm.variants(world)
+    report["variants"] = algorithm.variants_in(world)
     for variant, text, count, shape in product(
         request.get("variants") or report["variants"],
         request["cases"],

@@ -67,7 +67,7 @@ def check(world: World, command: str, datatype: Datatype) -> None:
     weights.write(datatype.encode(integers(7, rank, rows=INNER, columns=COLUMNS)))
     done = set()
     for form in OVERLAPPED[command].values():
-        for variant in form.variants(world):
+        for variant in form.variants_in(world):
             case = MatmulCase(
                 COLLECTIVE[command],
                 TOKENS // ranks * (COLUMNS if reduces else INNER),

@@ -206,7 +206,7 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             datatype = DATATYPES[fitting[turn % len(fitting)]]
             redop = "sum" if is_lossy else REDOPS[turn % len(REDOPS)]
             places = (False, True) if collective.no_place is None else (False,)
-            variants = algorithm.variants(bed.worlds[0])
+            variants = algorithm.variants_in(bed.worlds[0])
             for shape, variant, in_place in product(collective.shapes, variants, places):
                 words = [collective.name, algorithm.name, *shape.values(), variant]
                 name = " ".join(words + ["in place"] * in_place)
@@ -261,7 +261,7 @@ def routed_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     datatype = DATATYPES[("float32", "bfloat16", "float64", "float16")[bed.seed % 4]]
     ours = [algorithm for algorithm in ROUTED if algorithm.name not in ("library", "auto")]
     for algorithm, way in product(ours, WAYS):
-        for variant in algorithm.variants(bed.worlds[0]):
+        for variant in algorithm.variants_in(bed.worlds[0]):
             if wanted(name := f"routed {algorithm.name} {way} {variant}"):
                 routed_item(bed, name, algorithm, way, variant, datatype)
 
@@ -432,7 +432,7 @@ def open_bed(
         own = allocate(ctypes.sizeof(Own))
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
         set_epoch(peers, START_EPOCH)
-        worlds.append(World(communicator, device, peers, [], waits.watch))
+        worlds.append(World(communicator, device, peers, cast(Any, None), waits.watch))
     return Bed(worlds, random.Random(seed), seed, plant)
 
 

@@ -107,12 +107,12 @@ def check_sums(world: World, watch: Watch, name: str, types: Sequence[str]) -> i
     buffers, performed = Buffers(rank, ranks, send, receive), 0
     for algorithm, of_type in product(exact(name, 1), types):
         datatype = DATATYPES[of_type]
-        whole = int(min(COUNT, algorithm.most_bytes(ranks) // datatype.size_bytes))
+        whole = int(min(COUNT, algorithm.limits.most(ranks) // datatype.size_bytes))
         built = replace(algorithm, build=CHUNKS if algorithm.needs_peers else Build())
         draw = np.random.default_rng(1)
         shape = ranks, collective.segments(ranks)[0], COUNT
         sent = datatype.encode(draw.normal(size=shape) * 10.0 ** draw.integers(-3, 3, shape))
-        for variant, (count, shift, in_place) in product(algorithm.variants(world), PLACES):
+        for variant, (count, shift, in_place) in product(algorithm.variants_in(world), PLACES):
             example = Example(
                 collective,
                 {},

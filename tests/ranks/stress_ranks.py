@@ -15,6 +15,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -180,18 +181,16 @@ def routed_launch(way: str, algorithm: Algorithm, session: Session, draw: random
 
 def norm_launch(session: Session, draw: random.Random) -> Launch:
     """All-reduce, residual and RMSNorm of rows with one mean of squares."""
-    world, seed, form = session.world, session.options.seed, FUSED["allreduce_rmsnorm"]["fused"]
+    seed, form = session.options.seed, FUSED["allreduce_rmsnorm"]["fused"]
+    world = session.world = replace(session.world, round_trip_ns=draw.choice([100.0, 225.0]))
     datatype = DATATYPES[("float32", "bfloat16", "float16")[seed % 3]]
     weight = norm_weight(world.device, datatype, draw.choice([1, 31, 248, 1024, 8192]))
     tokens = draw.choice([1, 3, 9, 40])
     send, receive = registered(session, 2 * tokens * weight.size_bytes, 2)
-    variant = draw.choice(form.variants(world))
+    variant = draw.choice(form.variants_in(world))
     case = norm_case(datatype, tokens, weight, send.address, receive.address, variant=variant)
     contents = norm_contents(case, session.communicator.size, session.communicator.rank, seed)
-    launch = layer_launch(session, form, case, contents, weight)
-    if by_link := launch.iteration.operation.by_link:
-        launch.iteration.operation = draw.choice(list(by_link.values()))
-    return launch
+    return layer_launch(session, form, case, contents, weight)
 
 
 def gemv_launch(session: Session, draw: random.Random) -> Launch:

@@ -14,7 +14,7 @@ from bench.harness.timing import RankBlock, least_warmup, summary, times_us
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
-from reports.store.case import where_wrong
+from reports.store.wrong import where_wrong
 
 pytestmark = pytest.mark.unit
 
@@ -98,8 +98,8 @@ def test_wrong_elements_of_all_ranks_count_and_an_unchecked_run_has_no_count(
         flight=SimpleNamespace(note=lambda *_, **__: None),
         communicator=SimpleNamespace(all_gather=lambda word: [word], gather=lambda part: gathered),
         world=SimpleNamespace(shares_clock=lambda ranks: True, device=SimpleNamespace(facts={})),
+        round_trip_ns=lambda: 0.0,
     )
-    monkeypatch.setattr(timing, "round_trip_ns", lambda session: 0.0)
     monkeypatch.setattr(timing, "perform", lambda session, iteration, counts: STAMPS[0])
     measured = timing.measure_block(cast(Any, session), iteration, 3, DATATYPES["float32"])
     assert measured is not None

@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from reports.store.blocks import count_blocks, main_state
 from reports.store.build import build_cases
-from reports.store.case import counted_blocks
 from reports.store.schema import Block, CaseHeader, LinkBlock, Run
 from reports.store.stats import autocorrelation, median_interval
 
@@ -61,7 +61,7 @@ def build(blocks, *planned, size=2, links=(), samples=None):
         world={"size": size},
         cases=list(planned or [PLANNED]),
     )
-    return build_cases(run, blocks, list(links), samples)
+    return build_cases(run, count_blocks(blocks), blocks, list(links), samples)
 
 
 def medians(cases):
@@ -127,34 +127,40 @@ def test_a_time_below_the_bound_is_suspect_only_if_both_intervals_agree():
         assert case.suspect is is_suspect
 
 
-def test_figures_are_from_the_longest_state_of_the_run():
+def test_figures_are_from_the_state_of_the_link_that_most_blocks_are_in():
     first = blocks_of([10.0] * 4 + [30.0] * 8, [100.0] * 4 + [540.0] * 8)
     second = blocks_of([11.0] * 9 + [33.0] * 7, [100.0] * 9 + [540.0] * 7, case=1)
     third = blocks_of([12.0] * 3, 100.0, case=2)
     # 16 blocks at 100 ns and 15 at 540 ns, although the first case has more at 540 ns.
     blocks = [*first, *second, *third]
-    cases = build(blocks, *[PLANNED] * 3)
-    assert medians(cases) == [10.0, 11.0, 12.0]
-    counted = counted_blocks(blocks)
-    assert [counted[case][0].time_us for case in range(3)] == medians(cases)
-    [other] = cases[0].states
-    assert (other.time_us.median, other.n_blocks, other.share) == (30.0, 8, 8 / 12)
-    assert other.link_rtt_ns is not None
-    assert other.link_rtt_ns.median == 540.0
+    assert medians(build(blocks, *[PLANNED] * 3)) == [10.0, 11.0, 12.0]
+    counted = count_blocks(blocks)
+    assert (counted.rtt_ns, counted.left_out) == (100.0, 15)
+    assert counted.costs_us[0] == dict.fromkeys(range(4), 10.0)
     cases = build([*first, *second[9:], *third], *[PLANNED] * 3)
-    assert medians(cases) == [30.0, 33.0, 12.0]
-    assert [case.state for case in cases] == ["run", "run", "own"]
+    assert medians(cases) == [30.0, 33.0, None]
+    assert (cases[2].status, "another state" in (cases[2].reason or "")) == ("not measured", True)
 
 
-def test_a_link_that_never_settles_has_no_states_and_every_block_counts():
+def test_round_trips_within_1_5_times_are_one_state():
+    trips_ns = [100.0, 140.0, 160.0, 0.0, float("nan"), 110.0, 300.0, 120.0]
+    rtt_ns, counts = main_state(trips_ns)
+    assert rtt_ns == 120.0
+    assert counts.tolist() == [True, True, True, True, False, True, False, True]
+    rtt_ns, counts = main_state([0.0, 0.0])
+    assert (rtt_ns, counts.tolist()) == (0.0, [True, True])
+
+
+def test_where_the_link_never_settles_every_block_counts():
     rng = np.random.default_rng(6)
     blocks = blocks_of([10.0] * 30)
     for block, trips in zip(blocks, np.exp(rng.uniform(4, 14, (30, 2))).tolist(), strict=True):
         block.link_rtt_ns = tuple(trips)
     blocks[0].link_rtt_ns = (100.0, 100.0)
     [case] = build(blocks)
-    assert (case.state, case.time_us and case.time_us.n_blocks) == ("mixed", 30)
-    assert 0 < case.blocks_mixed < 30
+    assert case.time_us
+    assert case.time_us.n_blocks == 30
+    assert (count_blocks(blocks).is_settled, count_blocks(blocks).left_out) == (False, 0)
 
 
 def test_intervals_allow_for_the_correlation_of_blocks_over_all_cases():
@@ -173,14 +179,13 @@ def test_intervals_allow_for_the_correlation_of_blocks_over_all_cases():
         assert interval == median_interval(times, rho=estimate) != median_interval(times)
 
 
-def test_a_block_during_a_change_of_the_link_is_counted_and_left_out():
+def test_a_block_during_a_change_of_the_link_is_left_out_and_its_wrong_elements_count():
     blocks = blocks_of([10.0] * 9 + [99.0])
     blocks[-1].link_rtt_ns = (500.0, 700.0)
     blocks[-1].n_wrong = 3
     [case] = build(blocks)
     assert case.time_us is not None
-    assert (case.blocks_mixed, case.time_us.n_blocks, case.time_us.median) == (1, 9, 10.0)
-    # Its wrong elements still count.
+    assert (case.time_us.n_blocks, case.time_us.median) == (9, 10.0)
     assert (case.status, case.n_wrong) == ("wrong", 3)
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from unittest import mock
 
 import msgspec
-import numpy as np
 import pytest
 
 from reports.__main__ import main
 from reports.store import cache
 from reports.store import folder as folders
 from reports.store.folder import CACHED_RUNS, read_store
-from reports.store.observations import entry_of, shared_states, table
+from reports.store.observations import entry_of, in_one_state, table
 from reports.store.result import read
 from tests.another_user import as_root, give, link_of_nobody
 from tests.launch import ROOT
@@ -36,8 +35,8 @@ def run_id(night):
 
 
 def write(folder, night, **options):
-    """Writes a run that is in both states of the link, each long enough to count."""
-    fast = range(night % 3, night % 3 + 6)
+    """Writes a run whose link is in another state for a while."""
+    fast = range(night % 3, night % 3 + 3)
     made = {"n_blocks": 12, "fast_rounds": fast, "seed": night, "run_id": run_id(night)}
     return write_run(folder, **SMALL | made | options).path
 
@@ -216,28 +215,30 @@ def test_reports_at_the_same_time_as_writers_fail_nowhere(cached, capsys):
     assert json.loads(said(cached, capsys))["runs"] == 12
 
 
-def test_an_observation_is_the_median_cost_in_a_state_of_the_link(tmp_path):
-    """Blocks between states, and blocks without probes, which belong to the first state."""
+def test_an_observation_is_the_median_cost_of_the_blocks_that_count(tmp_path):
+    """Not of blocks between states, or in the other; a block without probes counts."""
 
     def change(block):
         trips = {0: None, 1: (100.0, 300.0)}.get(block.round, block.link_rtt_ns)
         us = 10.0 + block.round + 100 * (block.link_rtt_ns[0] > 200)
         return msgspec.structs.replace(block, link_rtt_ns=trips, total_us=us, time_us=us)
 
-    path = write(tmp_path, 0, change=change, n_blocks=14, fast_rounds=range(7), algorithms=["auto"])
-    rows, keys, rtt_ns = table([entry_of(read(path))])
+    path = write(tmp_path, 0, change=change, n_blocks=13, fast_rounds=range(9), algorithms=["auto"])
+    rows, keys = table([entry_of(read(path))])
     assert len(keys) == 2
-    assert len(rtt_ns) == 2
-    first = rows[rows.key == 0]
-    assert first.n_blocks.tolist() == [6, 7]  # rounds 0, 2 to 6; 7 to 13
-    assert first.cost_us.tolist() == [13.5, 120.0]
+    assert rows.n_blocks.tolist() == [8, 8]  # rounds 0, 2 to 8
+    assert rows.cost_us[0] == 14.5
 
 
-def test_runs_share_the_states_of_the_link():
-    trips_ns, n_blocks = [55.0, 400.0, 57.0, 0.0, 410.0], [10, 10, 30, 5, 11]
-    state, rtt_ns = shared_states(np.array(trips_ns), np.array(n_blocks))
-    assert state.tolist() == [0, 1, 0, 0, 1]
-    assert rtt_ns == [57.0, 410.0]
+def test_runs_in_another_state_of_the_link_are_left_out_with_a_sentence(tmp_path):
+    entries = [
+        entry_of(read(write(tmp_path, night, fast_rounds=range(12 * (night < 3)))))
+        for night in range(4)
+    ]
+    own, [sentence] = in_one_state(entries)
+    assert own == entries[:3]
+    assert sentence.startswith("1 of 4 runs are left out: their link was in another state")
+    assert in_one_state(own) == (own, [])
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path, capsys):

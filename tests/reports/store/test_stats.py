@@ -3,15 +3,8 @@ link instead of two."""
 
 import numpy as np
 import pytest
-from scipy.stats import norm
 
-from reports.store.stats import (
-    autocorrelation,
-    is_precise,
-    link_states,
-    median_interval,
-    warmup_length,
-)
+from reports.store.stats import autocorrelation, is_precise, median_interval, warmup_length
 from tests.launch import few
 
 pytestmark = pytest.mark.unit
@@ -78,26 +71,6 @@ def test_intervals_hold_for_correlated_blocks(n, rho):
     assert np.mean(rhos) == pytest.approx(rho, abs=0.05)
     assert 0.92 < np.mean(inside) < 0.98
     assert rho == 0 or np.mean(inside_without_rho) < 0.87
-
-
-@pytest.mark.parametrize("spread", [0.02, 0.4])
-def test_one_peak_of_any_width_is_one_state(spread):
-    rng = np.random.default_rng(2)
-    assert set(link_states(np.log(540) + rng.normal(0, spread, 400))) == {0}
-
-
-@pytest.mark.parametrize("n_fast", [12, 388])
-def test_two_peaks_are_two_states_even_if_one_is_rare(n_fast):
-    rng = np.random.default_rng(3)
-    rtt = np.concatenate([np.full(n_fast, 105.0), np.full(400 - n_fast, 540.0)])
-    labels = link_states(np.log(rtt * rng.normal(1, 0.1, 400)))
-    assert labels.tolist() == [0] * n_fast + [1] * (400 - n_fast)
-
-
-def test_a_dent_is_not_a_valley():
-    peak = 0.2 * norm.ppf((np.arange(200) + 0.5) / 200)
-    assert set(link_states(np.concatenate([peak, peak + 0.63]))) == {0}
-    assert set(link_states(np.concatenate([peak, peak + 1.2]))) == {0, 1}
 
 
 def test_warmup_is_only_the_slower_part_before_a_change():

@@ -52,7 +52,7 @@ def test_exposed_time_is_the_difference_within_a_round(tmp_path):
     assert (then.median, then.ci_low, then.ci_high, then.n_blocks) == (4.0, 4.0, 4.0, 12)
 
 
-def test_exposed_time_comes_from_the_longest_state_of_the_link(tmp_path):
+def test_exposed_time_comes_from_the_runs_state_of_the_link(tmp_path):
     """In the other state the cores share no cache: all times are longer, and the exposed time is a
     different quantity."""
     costs = {

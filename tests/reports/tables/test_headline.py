@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from reports.store.case import find_states
 from reports.store.result import read
 from reports.tables.rows import default_rows
 from reports.tables.sentences import MOST_LINES
@@ -21,7 +20,7 @@ def result(tmp_path_factory):
 
 def test_the_headline_has_the_tables_figures(result):
     """Of decode's size and of the largest one."""
-    small, *_, large = default_rows(result, ("isolated", None), find_states(result.blocks))
+    small, *_, large = default_rows(result, ("isolated", None))
     assert small.ratio
     assert large.ratio
     assert large.ours

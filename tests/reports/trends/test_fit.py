@@ -66,7 +66,7 @@ def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_
 
 @pytest.fixture(scope="module")
 def six(tmp_path_factory):
-    return launches(tmp_path_factory.mktemp("six"), 6, fast_rounds=[0, 1, 2, 3, 4], n_blocks=10)
+    return launches(tmp_path_factory.mktemp("six"), 6, fast_rounds=range(6), n_blocks=10)
 
 
 @pytest.fixture
@@ -89,17 +89,16 @@ def has(estimate, truth):
     return estimate.low <= truth <= estimate.high
 
 
-def test_a_fit_recovers_a_known_line_in_each_state_of_the_link(six):
+def test_a_fit_recovers_a_known_line_in_the_runs_state_of_the_link(six):
     """States of the link must not mix, and intervals must cover the truth."""
     fits = fits_of(six)
-    assert len(fits) == 6
-    for rtt_ns, alpha_us in ((FAST_NS, 2), (SLOW_NS, 4)):
-        found = named(fits, "two_shot", rtt_ns)
-        (regime,) = found.regimes
-        assert len(set(found.run_ids)) == 6
-        assert has(regime.alpha_us, alpha_us)
-        assert has(regime.beta_gb_s, 10)
-        assert regime.worst_residual < 0.02
+    assert len(fits) == 3
+    found = named(fits, "two_shot")
+    (regime,) = found.regimes
+    assert len(set(found.run_ids)) == 6
+    assert has(regime.alpha_us, 2)
+    assert has(regime.beta_gb_s, 10)
+    assert regime.worst_residual < 0.02
 
 
 def test_only_a_jump_splits_a_fit_into_two_regimes(six):
@@ -110,7 +109,7 @@ def test_only_a_jump_splits_a_fit_into_two_regimes(six):
     assert (first.to_bytes, second.from_bytes) == (STEP_BYTES // 2, STEP_BYTES)
     assert has(first.beta_gb_s, 5)
     assert has(second.beta_gb_s, 5 / 1.5)
-    assert [len(fit.regimes) for fit in fits if fit.name != "MPICH 5.0.2"] == [1] * 4
+    assert [len(fit.regimes) for fit in fits if fit.name != "MPICH 5.0.2"] == [1] * 2
 
 
 def test_times_that_bend_have_no_figures(tmp_path):

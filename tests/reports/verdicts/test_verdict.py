@@ -108,7 +108,7 @@ def test_the_detectable_effect_is_called_four_times_in_five(n):
 def test_a_campaign_finds_the_effect_that_its_pilot_promises_at_least_four_times_in_five():
     runs, size = np.arange(8), 16384
     log_cost = 0.01 * (runs % 2 - 0.5)
-    logs = pd.DataFrame({"size_bytes": size, "key": 0, "state": 0, "log_cost": log_cost})
+    logs = pd.DataFrame({"size_bytes": size, "key": 0, "log_cost": log_cost})
     (effect,) = resolvable_effects(logs, 27, 0.01, 24).values()
     rng, pair_sd = np.random.default_rng(9), np.sqrt(2 * log_cost.var(ddof=1))
     tables = pair_sd * rng.standard_normal((300, 24, 27))

@@ -1,0 +1,87 @@
+"""A GPU's copy engines between ranks, with the signals of kernels/allreduce_copy_engine.cu."""
+
+import ctypes
+from contextlib import suppress
+from ctypes import c_long
+
+from collectives.communicator import Refusal
+from collectives.operation import Unsupported, World
+from collectives.peer_buffer import PeerBuffer
+from kernels.devices.device import (
+    HALF_BYTES,
+    PEER_STRUCTURES,
+    Arguments,
+    CopyEngine,
+    DeviceError,
+    Module,
+    Step,
+    Transfer,
+)
+
+LEAST_BYTES = 1 << 20  # below, a copy takes longer to start than to move the bytes
+FLOAT_BYTES = 4  # an element of bench.link
+MARK_THREADS = 32
+MOST_ENTRIES = 500  # of the streams, for one launch
+
+
+class Mark(ctypes.Structure):
+    """`Mark` of allreduce_copy_engine.cu."""
+
+    _fields_ = [("ranks", Arguments), ("peers", c_long), ("step", c_long)]
+
+
+def shared_engine(world: World) -> CopyEngine | None:
+    """This rank's engines if all ranks have some; all call it."""
+    if isinstance(world.peers, Unsupported):
+        return None
+    with suppress(Refusal):
+        return engine_of(world, world.peers)
+    return None
+
+
+def engine_of(world: World, peers: PeerBuffer) -> CopyEngine:
+    """This rank's engines. Raises Refusal if a rank has none."""
+    with world.communicator.all_or_none(DeviceError):
+        return world.device.copy_engine(peers.sharing)
+
+
+def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
+    """This rank's part in a transfer between registered buffers, as link.cu makes it with stores,
+    by the engines. Ranks without a part only launch."""
+    arguments = transfer.ranks
+    module = engine_module(world, {"WT_WORLD": str(world.communicator.size)})
+    announce, await_copies, leave = (
+        module.kernel(entry, MARK_THREADS) for entry in ("announce", "await_copies", "leave")
+    )
+    steps = list[Step]()
+    if transfer.to >= 0:
+        moved = engine.copy(
+            int(arguments.receives[transfer.to]),
+            int(arguments.send),
+            FLOAT_BYTES * int(arguments.count),
+        )
+        signal = Step(announce, Mark(arguments, 1 << transfer.to, 1))
+        steps += [engine.beside([moved, signal]), engine.join()]
+    if transfer.from_ >= 0:
+        steps.append(Step(await_copies, Mark(arguments, 1 << transfer.from_, 1)))
+    return world.device.sequence([*steps, Step(leave, arguments)])
+
+
+def pushed_to_slab(
+    world: World, engine: CopyEngine, source: int, size_bytes: int
+) -> tuple[Step, int]:
+    """A step that copies into the next rank's slab, and its bytes: over the same place again and
+    again, and less than `size_bytes` where a stream has no room for so many copies."""
+    peers, ranks = world.mapped, world.communicator.size
+    target = peers.slabs[(world.communicator.rank + 1) % ranks].address
+    room = 2 * HALF_BYTES
+    copied_bytes = min(size_bytes, MOST_ENTRIES // 2 * room)
+    copies = [
+        engine.copy(target, source + start, min(room, copied_bytes - start))
+        for start in range(0, copied_bytes, room)
+    ]
+    return world.device.sequence([engine.beside(copies), engine.join()]), copied_bytes
+
+
+def engine_module(world: World, macros: dict[str, str]) -> Module:
+    return world.device.compile("allreduce_copy_engine", macros, (*PEER_STRUCTURES, Mark))

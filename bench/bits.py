@@ -138,7 +138,7 @@ def compare_bits(bits: BitsOptions, session: Session) -> int:
     session.notes += [f"cannot run here, as --algorithm NAME explains: {names}"] * bool(lacking)
     if communicator.rank == 0:
         record = Bits(
-            run_id=session.flight.run_id,
+            run_id=session.flight.folder.stem,
             version=program_digest(*MEASURED),
             argv=scrub_argv(sys.argv[1:]),
             collective=bits.collective.name,

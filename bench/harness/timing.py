@@ -42,7 +42,7 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     if failure := iteration.operation.failure():  # other ranks may wait for this one
         raise DeviceError(failure)
     if watch.timed_out:
-        session.flight.end_if_stuck()
+        session.watchdog.wait_for_end()
     if not iteration.chain_calls:
         stamps[:, BEGUN] = stamps[:, LEFT]
     return stamps
@@ -86,7 +86,7 @@ def round_trip_ns(session: Session) -> float:
     step, trip_ns = session.link_probe
     session.world.device.caller(step)()
     if session.flight.watch.timed_out:
-        session.flight.end_if_stuck()
+        session.watchdog.wait_for_end()
     return float(trip_ns.read().view(np.uint64)[0])
 
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from reports.store import untrusted
-from reports.store.blocks import count_blocks
+from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import build_cases
 from reports.store.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
 from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
@@ -93,6 +93,8 @@ def read(path: Path | str) -> Result:
         raise ResultError(f"{path}: its cases differ from the planned ones")
 
     mark_wrong(result.cases, blocks, *ends)
+    if result.end:
+        describe_link(result.end, counted)
     return result
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from reports.store.blocks import count_blocks
+from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import Samples, build_cases
 from reports.store.owners import is_ours, opened, shown
 from reports.store.result import ENDED_EARLY, ResultError
@@ -169,7 +169,7 @@ class RunFile:
 
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         end.n_wrong = sum(counts) if counts else None
-        end.rtt_ns, end.left_out_blocks = counted.rtt_ns or None, counted.left_out
+        describe_link(end, counted)
 
         for record in (*cases, end):
             self.append(record)

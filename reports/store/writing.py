@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +18,7 @@ from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import Samples, build_cases
 from reports.store.owners import is_ours, opened, shown
 from reports.store.result import ENDED_EARLY, ResultError
-from reports.store.schema import Block, End, LinkBlock, Result, Run
+from reports.store.schema import Block, End, LinkBlock, Result, Run, Winner
 
 MAX_SAMPLES_BYTES = 40_000_000
 
@@ -143,9 +143,15 @@ class RunFile:
         elif isinstance(record, LinkBlock):
             self.link_blocks.append(record)
 
-    def finish(self, samples: Samples, end: End, keep_samples: bool = True) -> Result:
+    def finish(
+        self,
+        samples: Samples,
+        end: End,
+        keep_samples: bool = True,
+        find_winners: Callable[[Result], Sequence[Winner]] = lambda result: (),
+    ) -> Result:
         """Builds the cases; writes samples (if `keep_samples`: of as many blocks over the run as
-        fit), cases and end. Returns the run as `read` does. Raises ResultError."""
+        fit), cases, winners and end. Returns the run as `read` does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
         counted = count_blocks(self.blocks)
         cases = build_cases(self.run, counted, self.blocks, self.link_blocks, samples, reason)
@@ -171,8 +177,10 @@ class RunFile:
         end.n_wrong = sum(counts) if counts else None
         describe_link(end, counted)
 
-        for record in (*cases, end):
+        result = Result(self.path, self.run, cases, counted, self.blocks, self.link_blocks, end)
+        result.winners = [*find_winners(result)]
+        for record in (*cases, *result.winners, end):
             self.append(record)
 
         self.file.close()
-        return Result(self.path, self.run, cases, counted, self.blocks, self.link_blocks, end)
+        return result

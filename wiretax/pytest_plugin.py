@@ -209,7 +209,8 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
         pytest.fail("\n".join([*side.notes, *faults]), pytrace=False)
     results = side.launches
     lines = node.config.stash.setdefault(LINES, [])
-    lines += [headline_of(*results), f"  the run{'s' * (len(results) > 1)}: {folder}"]
+    runs = "run" if len(results) == 1 else "runs"
+    lines += [headline_of(*results), f"  the {runs}: {folder}"]
     run, rows = results[0].run, []
     metadata: Any = stats.Metadata  # without types
     test = run.benchmark if isinstance(node, Launches) else node.name

@@ -163,7 +163,7 @@ def _record(load: Deployment, splits: dict[str, Deployment]) -> dict[str, object
 def _question(load: Deployment) -> list[str]:
     """The load with all defaults, the origin of its times, and the all-reduces of a step."""
     gpu, model, n = load.gpu, load.model, load.gpus
-    mixture = f", {model.top_k} of {model.experts} experts" * (model.experts > 1)
+    mixture = f", {model.top_k} of {model.experts} experts" if model.experts > 1 else ""
     lines = [
         f"model: {number(model.parameters / GB)}e9 weights, {load.weights}: "
         f"{number(load.weights_bytes / GB)} GB; {model.layers} layers, {model.kv_heads} KV heads "

@@ -34,7 +34,6 @@ SIZES = [1 << power for power in range(10, 28)]
 SHOWN = [16 << 10, 64 << 10, 256 << 10, 1 << 20, LARGE]
 HOST = "host_memory"
 TITLES = {name: route.title for name, route in ROUTES.items()} | {HOST: "host memory"}
-NEXT = f"With two cards here, {BENCH}survey measures what stands here as PREDICTED."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,27 +122,50 @@ def predict(arguments: argparse.Namespace) -> int:
         _write_json(load, parts, made, checks, notes)
         return 0
 
+    best, model = made["root_complex"], load.model
     tables = [
         ("Parts of the wire, measured on the one card", _parts_table(parts)),
         ("An all-reduce of two cards, us, PREDICTED", _times_table(load, made)),
     ]
-    if not made["root_complex"].obstacle:
-        tables.append((f"One chat of {load.model.name}, PREDICTED", _chat_table(made)))
+    if not best.obstacle:
+        tables.append((f"One chat of {model.name}, PREDICTED", _chat_table(made)))
 
+    spans = {size: algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN}
+    rows = [
+        [name, *(number(own[name][0]) if name in own else "-" for own in spans.values())]
+        for name in ALGORITHMS
+    ]
     title = f"The typical time of each algorithm at {TITLES['root_complex']}, us, PREDICTED"
-    tables.append((title, _algorithms_table(parts, load.gpu)))
+    tables.append((title, plain_table(["algorithm", *map(size_text, SHOWN)], rows)))
     if checks:
-        tables.append(("The formulas on the one card: from a graph, us a call", _checks(checks)))
+        rows = [
+            [
+                check.algorithm,
+                size_text(check.size_bytes),
+                number(check.measured_us),
+                number(check.model_us),
+                f"{100 * (check.model_us / check.measured_us - 1):+.0f} %",
+            ]
+            for check in checks
+        ]
+        table = plain_table(["algorithm", "size", "measured", "formulas", "error"], rows)
+        tables.append(("The formulas on the one card: from a graph, us a call", table))
 
-    obstacle = made["root_complex"].obstacle
     question = [
         f"one card: {printable(parts.card)}, {counted(parts.launches, 'launch')} of {BENCH}link",
         f"model: {load.weights}, {number(load.weights_bytes / GB)} GB; "
-        f"{load.model.all_reduces} all-reduces a token; data sheet: {load.gpu.source}",
+        f"{model.all_reduces} all-reduces a token; data sheet: {load.gpu.source}",
         "brackets: best to worst, by the intervals of the parts and by published figures",
     ]
-    closing = [f"{load.model.name} on two: {obstacle}."] if obstacle else []
-    closing += [*notes, _fastest(load, made), *_doubts(load), NEXT]
+    closing = [f"{model.name} on two: {best.obstacle}."] if best.obstacle else []
+    closing += [
+        *notes,
+        _fastest(load, made),
+        "None of this was measured between two cards: docs/advise.md has the formulas.",
+    ]
+    if load.gpu.peer:
+        closing.append(f"Joined by {load.gpu.peer} they need no PCIe, and this does not apply.")
+    closing.append(f"With two cards here, {BENCH}survey measures what stands here as PREDICTED.")
     sys.stdout.write(lay_out([_headline(load, made)], question, tables, closing))
     return 0
 
@@ -207,30 +229,6 @@ def _chat_table(made: Mapping[str, Prediction]) -> Table:
     return plain_table(headings, rows)
 
 
-def _algorithms_table(parts: Parts, gpu: Gpu) -> Table:
-    rows = []
-    for name in ALGORITHMS:
-        spans = [algorithm_spans(parts, gpu, "root_complex", size).get(name) for size in SHOWN]
-        rows.append([name, *("-" if span is None else number(span[0]) for span in spans)])
-
-    return plain_table(["algorithm", *map(size_text, SHOWN)], rows)
-
-
-def _checks(checks: list[Check]) -> Table:
-    """Measured all-reduces beside the model's, each with its error."""
-    rows = [
-        [
-            check.algorithm,
-            size_text(check.size_bytes),
-            number(check.measured_us),
-            number(check.model_us),
-            f"{100 * (check.model_us / check.measured_us - 1):+.0f} %",
-        ]
-        for check in checks
-    ]
-    return plain_table(["algorithm", "size", "measured", "formulas", "error"], rows)
-
-
 def _fastest(load: Deployment, made: Mapping[str, Prediction]) -> str:
     """Which algorithms the times stand for; `auto` takes packets only from a table."""
     texts = []
@@ -242,14 +240,6 @@ def _fastest(load: Deployment, made: Mapping[str, Prediction]) -> str:
         texts.append(f"{size_text(size)} by {', '.join(by)}")
 
     return f"What {BENCH}tune could find: {'; '.join(texts)}."
-
-
-def _doubts(load: Deployment) -> list[str]:
-    """What the prediction leaves out."""
-    sentences = ["None of this was measured between two cards: docs/advise.md has the formulas."]
-    if load.gpu.peer:
-        sentences.append(f"Joined by {load.gpu.peer} they need no PCIe, and this does not apply.")
-    return sentences
 
 
 def _write_json(

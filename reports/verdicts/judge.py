@@ -288,7 +288,8 @@ def _judge(
     else:
         groups = [(case.algorithm, case.variant) for case in cases]
         days = spread_between_days(comparison.baseline, comparison.variant, log_ratios, groups)
-        comparison.notes += [days.source] * (n_pairs >= MIN_PAIRS)
+        if n_pairs >= MIN_PAIRS:
+            comparison.notes.append(days.source)
         cells = days.judge(log_ratios, margin)
 
     cells = with_ratios(cells)

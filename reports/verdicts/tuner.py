@@ -99,18 +99,31 @@ def tuner(arguments: argparse.Namespace) -> int:
     for sentence in notes_of(sides):
         complain(sentence)
 
-    comparisons = [
-        each for each in compare(sides, arguments.allow) if each.variant.name in settings
-    ]
-    cells = library_cells(sound(comparisons))
+    # The sides that a gate could judge.
+    judged, faults = list[Comparison](), dict[str, str]()
+    for each in compare(sides, arguments.allow):
+        if each.variant.name not in settings:
+            continue
+        if found := faults_between(each.baseline, each.variant):
+            faults[each.variant.name] = found[0]
+        else:
+            judged.append(each)
+    if not judged:
+        raise ResultError(next(iter(faults.values())))
+    for name, fault in faults.items():
+        complain(f"{name} is left out: {fault}")
+
+    # What the table says of each setting at each size.
+    cells = library_cells(judged)
     cells = cells.assign(settings=cells.side.map(settings))
     is_json = arguments.format == "json"
     rows = pd.Series([columns_of(cell) for cell in cells.itertuples()], cells.index)
-    cells = cells.assign(value=cells.settings if is_json else rows)
-    stretches = stretches_of(cells)
+    stretches = stretches_of(cells.assign(value=cells.settings if is_json else rows))
     if not (cells.high < 1).any():
-        lacks = "; an interval takes 6 pairs" * bool(np.isinf(cells.high).all())
-        complain(f"no interval against {baseline.name} lies below 1 at any size{lacks}")
+        sentence = f"no interval against {baseline.name} lies below 1 at any size"
+        if np.isinf(cells.high).all():
+            sentence += "; an interval takes 6 pairs"
+        complain(sentence)
 
     if is_json:
         write(baseline, stretches)
@@ -122,17 +135,6 @@ def tuner(arguments: argparse.Namespace) -> int:
             print(f"{PROOF}:\n{command}", file=sys.stderr)
 
     return 0
-
-
-def sound(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Those that a gate could judge; complains of the others. Raises ResultError if none is."""
-    faults = [faults_between(each.baseline, each.variant) for each in comparisons]
-    if all(faults):
-        raise ResultError(faults[0][0])
-    for each, sentences in zip(comparisons, faults, strict=True):
-        if sentences:
-            complain(f"{each.variant.name} is left out: {sentences[0]}")
-    return [each for each, sentences in zip(comparisons, faults, strict=True) if not sentences]
 
 
 def complain(sentence: str) -> None:

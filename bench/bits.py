@@ -141,7 +141,7 @@ def compare_bits(bits: BitsOptions, session: Session) -> int:
         session.notes.append(f"cannot run here, as --algorithm NAME explains: {names}")
     if communicator.rank == 0:
         record = Bits(
-            run_id=session.flight.run_id,
+            run_id=session.flight.folder.stem,
             version=program_digest(*MEASURED),
             argv=scrub_argv(sys.argv[1:]),
             collective=bits.collective.name,

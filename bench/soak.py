@@ -262,7 +262,7 @@ class Runner:
         self.session.world.device.run(actions, self.idle, Counts(repeats, 0), watch)
         if watch.timed_out:
             launch = program[(watch.iteration - before - 1) % len(program)]
-            self.session.flight.end_if_stuck(launch.iteration.text)
+            self.session.watchdog.wait_for_end(launch.iteration.text)
         for launch in program:
             self.launches[launch.algorithm] += repeats
 
@@ -337,7 +337,7 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
 def gather_wrongs(session: Session, batch: list[Launch]) -> tuple[list[list[Wrong]], bool]:
     """Wrong elements by rank and launch, and whether a rank was interrupted. Raises DeviceError."""
     failure = first_failure([launch.iteration.operation for launch in batch])
-    is_interrupted = session.flight.interrupted_s is not None
+    is_interrupted = session.watchdog.interrupted_s is not None
     votes = session.communicator.all_gather(
         ([launch.wrong() for launch in batch], is_interrupted, failure)
     )

@@ -29,8 +29,12 @@ MOST_DEVICE_BRANCHES = 8
 FAKES = "fake_gpu", "fake_peers"  # have the signatures of the packages that they stand for
 
 # The rooms of reports, as docs/design.md draws them. Each room may import the rooms before it.
-DRAWN = re.findall("^in reports: (.*)", (ROOT / "docs/design.md").read_text(), re.MULTILINE)[0]
+DESIGN = (ROOT / "docs/design.md").read_text()
+[DRAWN] = re.findall("^in reports: (.*)", DESIGN, re.MULTILINE)
 REPORTS = tuple(f"reports.{name}" for name in reversed(DRAWN.split(" -> ")))
+# The modules with an arrow of their own there, and the rooms that it leads to.
+ARROWS = re.findall(r"^(\S+)\.py -> (\S+)/\w+\.py", DESIGN, re.MULTILINE)
+DOORS = {module.replace("/", "."): target.replace("/", ".") for module, target in ARROWS}
 GROUND = ("collectives", "kernels", "reports", *REPORTS)
 HARNESS = ("bench.harness", "bench.machine", *GROUND)
 # The other rooms that each room may import. A module belongs to the room with the longest
@@ -55,11 +59,6 @@ BELOW: dict[str, tuple[str, ...]] = {
         *("bench.layers", "bench.features", "bench.stability", "bench.surveys", "bench.tuning"),
         *("bench.campaigns", "collectives.layers", *HARNESS),
     ),
-}
-# The module with an arrow of its own in docs/design.md.
-DOORS = {
-    "kernels.devices.compile_cache": "reports.store",
-    "collectives.build": "reports.store",  # the names of builds
 }
 # `bench` alone is its __init__.py with the version, which every room of bench may read.
 VERSION = "bench"

@@ -5,6 +5,8 @@ Each test changes a copy of the project and runs the copy.
 """
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,27 @@ class Room:
     option: str = ""
 
 
+# Without each algorithm's file in turn: imports what uses algorithms, and reads the suite's tables
+# as `auto` does. A fork spares a start of Python with numpy for each.
+WITHOUT_EACH = """
+import os, sys
+from pathlib import Path
+import msgspec, numpy
+
+for path in sorted(Path("collectives/algorithms").glob("[a-z]*.py")):
+    hidden = path.rename(path.with_suffix(".hidden"))
+    if not (child := os.fork()):
+        import bench.allreduce, bench.link, bench.soak, bench.layers.command, bench.layers.experts
+        from bench.tuning import emit, search
+        from collectives import choice
+        from collectives.algorithms import listed
+        for collective, its in listed().items():
+            choice.shipped_rows(collective, tuple(its.values()))
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"without {path.name}")
+    hidden.rename(path)
+"""
 FEATURES = "bench/features/__init__.py"
 ROOMS = {
     "arrival_skew": Room(
@@ -95,6 +118,20 @@ def test_without_a_room_everything_else_works(tmp_path, name):
     if name == "quantised" and FULL:
         soaked = launch(tmp_path, "--soak 1s -e 16K -d float -o sum", command="soak", tree=tree)
         assert (soaked.returncode, soaked.stderr) == (0, "")
+
+
+def test_the_file_of_an_algorithm_goes_without_a_trace(tmp_path):
+    """Rows of the suite's tables that name it are passed over; `auto` has the others."""
+    tree = without(tmp_path / "tree", Room([]))
+    command = sys.executable, "-c", WITHOUT_EACH
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tree / "collectives" / "algorithms" / "allreduce_two_shot.py").unlink()
+    listed = launch(tmp_path, "--list", tree=tree)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    names = {line.split()[0] for line in listed.stdout.splitlines()}
+    assert {"auto", "ring", "two_shot_int8"} <= names
+    assert not names & {"two_shot", "two_shot_push", "two_shot_direct"}
 
 
 # A new all-reduce: its kernel, and what it says of itself.

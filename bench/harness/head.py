@@ -99,7 +99,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
         world_facts |= {"gpus": machine.gpus, "library": library}
         notes += [*summary(machine.gpus), *library["notes"]]
     return Run(
-        run_id=session.flight.run_id,
+        run_id=session.flight.folder.stem,
         benchmark=options.command,
         version=VERSION,
         argv=environment.scrub_argv(sys.argv[1:]),

@@ -188,7 +188,7 @@ def agreed_stop(run: Run, deadline_s: float) -> bool:
     """Whether all ranks stop: one was interrupted, or rank 0 is past the deadline."""
     flight = run.session.flight
     flight.note("between blocks")
-    vote = flight.interrupted_s is not None, time.monotonic() > deadline_s
+    vote = run.session.watchdog.interrupted_s is not None, time.monotonic() > deadline_s
     votes = run.session.communicator.all_gather(vote)
     run.interrupted = any(interrupted for interrupted, _ in votes)
     return run.interrupted or bool(votes[0][1])

@@ -42,7 +42,7 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     if failure := iteration.operation.failure():  # other ranks may wait for this one
         raise DeviceError(failure)
     if watch.timed_out:
-        session.flight.end_if_stuck()
+        session.watchdog.wait_for_end()
     if not iteration.chain_calls:
         stamps[:, BEGUN] = stamps[:, LEFT]
     return stamps

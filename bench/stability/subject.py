@@ -165,7 +165,7 @@ class Subject:
     def result(self, inputs: Array, how: How = PLAIN, late: int | None = None) -> Array | None:
         """This rank's result of stored inputs, (segments, count), while rank `late` comes late;
         None where the algorithm cannot. Raises Refusal."""
-        count, flight = inputs.shape[1], self.session.flight
+        count = inputs.shape[1]
         if (count, how) not in self.bound:
             self.bind(count, [how])
         case, operation = self.case(count, how), self.bound[count, how]
@@ -181,7 +181,7 @@ class Subject:
             time.sleep(LATE_S)
         operation.call()
         if self.world.watch.timed_out:
-            flight.end_if_stuck(f"{self.algorithm.name} {case.size_bytes} B")
+            self.session.watchdog.wait_for_end(f"{self.algorithm.name} {case.size_bytes} B")
         return receive.read(offset, case.segment_bytes).view(self.datatype.storage)
 
     def plain(self, inputs: Array) -> Array:

@@ -22,7 +22,7 @@ from reports.advice.specs import (
     sheet_of,
     weights_of,
 )
-from reports.advice.wire import MOVES, Check, Parts, checks_of, parts_of, runs_of_one_card
+from reports.advice.wire import ALGORITHMS, Check, Parts, checks_of, parts_of, runs_of_one_card
 from reports.store.program import BENCH
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -61,14 +61,13 @@ class Prediction:
 
 def algorithm_spans(parts: Parts, gpu: Gpu, way: str, size_bytes: int) -> dict[str, Span]:
     """The time of each algorithm that takes this size between two cards joined in this way."""
-    spans = dict[str, Span]()
-    for name, moves in MOVES.items():
-        if size_bytes <= moves.most_bytes and way != HOST:
-            spans[name] = parts.between_cards(ROUTES[way], gpu, name, size_bytes)
-        elif size_bytes <= moves.most_bytes and name != "one_shot_sentinel":
-            spans[name] = parts.through_host(name, size_bytes)
-
-    return spans
+    spans = {
+        name: parts.through_host(name, size_bytes)
+        if way == HOST
+        else parts.between_cards(ROUTES[way], gpu, name, size_bytes)
+        for name in ALGORITHMS
+    }
+    return {name: span for name, span in spans.items() if span is not None}
 
 
 def fastest_of(spans: Mapping[str, Span]) -> tuple[str, Span]:
@@ -210,7 +209,7 @@ def _chat_table(made: Mapping[str, Prediction]) -> Table:
 
 def _algorithms_table(parts: Parts, gpu: Gpu) -> Table:
     rows = []
-    for name in MOVES:
+    for name in ALGORITHMS:
         spans = [algorithm_spans(parts, gpu, "root_complex", size).get(name) for size in SHOWN]
         rows.append([name, *("-" if span is None else number(span[0]) for span in spans)])
 

@@ -1,5 +1,5 @@
 """The parts of one card's wire, from runs of `bench.link`, and the all-reduces of two such cards,
-by formulas over these parts (docs/advise.md).
+by formulas over these parts and what each algorithm moves (docs/advise.md).
 
 Host memory that a GPU maps crosses PCIe for every access: so one card has all parts."""
 
@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from collectives import registry
+from collectives.collective import COLLECTIVES, DATATYPES, Traffic
+from collectives.operation import Case as ToPerform
 from reports.advice.reduce_times import Span, files_of
 from reports.advice.specs import Gpu, Route
 from reports.store.alike import method_of
@@ -28,32 +31,17 @@ TAKE_TURNS = 10  # from so many round trips of a load on a flag waits for the sc
 LOCAL_PASSES = 3  # over a card's own memory, at worst not hidden: two inputs and the sum
 
 
-class Moves(NamedTuple):
-    """What an all-reduce of two ranks does: hops of a flag or of packets one after another, fences
-    behind stores into the peer's memory, reads that wait for the peer's, and how many times its
-    size it stores there and loads from there. It takes messages of up to `most_bytes`."""
-
-    hops: int
-    fences: int
-    reads: int
-    stored: int
-    loaded: int
-    most_bytes: float = np.inf
-
-    @property
-    def is_packets(self) -> bool:
-        return not self.fences and not self.reads
+PACKETS = "one_shot_ll", "one_shot_sentinel"  # data that show by themselves that they arrived
+NAMES = *PACKETS, "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push", "ring"
+KNOWN = registry.ALGORITHMS["all_reduce"]
+ALGORITHMS = {name: KNOWN[name] for name in NAMES if name in KNOWN}
 
 
-MOVES = {
-    "one_shot_ll": Moves(1, 0, 0, 2, 0, 32 << 10),
-    "one_shot_sentinel": Moves(1, 0, 0, 1, 0, 256 << 10),
-    "one_shot_push": Moves(1, 1, 0, 1, 0),
-    "one_shot_pull": Moves(1, 0, 1, 0, 1),
-    "two_shot": Moves(2, 0, 2, 0, 1),
-    "two_shot_push": Moves(2, 2, 0, 1, 0),
-    "ring": Moves(2, 2, 0, 1, 0),
-}
+def traffic_of(name: str, size_bytes: int) -> Traffic | None:
+    """What each of two ranks moves in an all-reduce; None if the algorithm has no room for it."""
+    all_reduce, algorithm = COLLECTIVES["all_reduce"], ALGORITHMS[name]
+    case = ToPerform(all_reduce, size_bytes, DATATYPES["int8"], "sum", send=0, receive=0)
+    return None if size_bytes > algorithm.limits.most(2) else algorithm.traffic(2, case)
 
 
 @dataclass(frozen=True)
@@ -77,34 +65,52 @@ class Parts:
         """Whether the ranks did not run at once: then no flag tells of the wire."""
         return bool(self.flag[0] > TAKE_TURNS * self.load[0])
 
-    def between_cards(self, route: Route, gpu: Gpu, algorithm: str, size_bytes: int) -> Span:
-        """The time of an all-reduce between two cards, in us."""
-        moves, hop_ratio = MOVES[algorithm], np.array(route.hop)
+    def between_cards(self, route: Route, gpu: Gpu, name: str, size_bytes: int) -> Span | None:
+        """The time of an all-reduce between two cards, in us; None of a size that the algorithm
+        does not take. What a rank stores into its own memory, and loads from there, is local."""
+        traffic, hop_ratio = traffic_of(name, size_bytes), np.array(route.hop)
+        if not traffic:
+            return None
+
         hop = np.maximum(self.load - MEMORY_US, 0) * hop_ratio
-        stored = moves.stored * self._crowded(self.store_byte, route.store)
-        loaded = moves.loaded * self._crowded(self.load_byte, route.load)
         local = np.array([0, 0, LOCAL_PASSES / gpu.bandwidth_gb_s / 1e3])
-        waits = moves.hops * hop + moves.fences * self.drain + moves.reads * self.load * hop_ratio
-        return np.asarray(self.kernel + waits + size_bytes * (stored + loaded + local))
+        stored_bytes, loaded_bytes = map(sum, zip(*traffic.stages, strict=True))
+        if ALGORITHMS[name].pushes:
+            wait = 0.0 if name in PACKETS else self.drain  # before the flag
+            moved = stored_bytes * self._crowded(self.store_byte, route.store)
+        else:
+            wait = self.load * hop_ratio  # a read of the peer's memory after the flag
+            moved = loaded_bytes * self._crowded(self.load_byte, route.load)
+
+        waits = traffic.hops * (hop + wait)
+        return np.asarray(self.kernel + waits + moved + size_bytes * local)
 
     def _crowded(self, alone: Span, share: Sequence[float]) -> Span:
         """A byte's time by a route's shares; at worst at least as with both directions busy."""
         byte = alone / np.array(share)
         return np.array([*byte[:2], max(byte[2], self.both_byte[2])])
 
-    def through_host(self, algorithm: str, size_bytes: int, cards: int = 2) -> Span:
+    def through_host(self, name: str, size_bytes: int, cards: int = 2) -> Span | None:
         """The time of an all-reduce of two ranks through host memory, on two cards or on one, whose
-        wire then has the bytes of both. A rank stores and later loads its bytes; in two-shot it
-        stores half of them while it loads. At best both directions are always busy. Polls of
-        sentinel's packets crowd the wire: no part tells its time."""
-        moves = MOVES[algorithm]
-        fences = 0 if moves.is_packets else moves.hops
-        crossed = size_bytes * (moves.stored + moves.loaded) * 2 / cards
-        in_turn, both = self.store_byte + self.load_byte, self.both_byte
-        typical = in_turn[0] if moves.hops == 1 else (in_turn[0] + both[0]) / 2
-        byte = np.array([typical, min(both[1], in_turn[1]), max(2 * both[2], in_turn[2])])
-        waits = self.load + moves.hops * self.flag + fences * self.drain
-        return self.kernel + waits + crossed * byte
+        wire then has the bytes of both; None of a size that the algorithm does not take. Typically
+        only the stores and loads of one stage overlap, at best both directions are always busy.
+        Polls of sentinel's packets crowd the wire: no part tells its time."""
+        traffic = traffic_of(name, size_bytes)
+        if not traffic or name == "one_shot_sentinel":
+            return None
+
+        store, load, both = (span[0] for span in (self.store_byte, self.load_byte, self.both_byte))
+        typical = sum(
+            min(stage) * both + (stage[0] - min(stage)) * store + (stage[1] - min(stage)) * load
+            for stage in traffic.stages
+        )
+        crossed_bytes = sum(stored for stored, _ in traffic.stages)
+        in_turn, both_byte = self.store_byte + self.load_byte, self.both_byte
+        best = crossed_bytes * min(both_byte[1], in_turn[1])
+        worst = crossed_bytes * max(2 * both_byte[2], in_turn[2])
+        fence = 0.0 if name in PACKETS else self.drain
+        waits = self.load + traffic.hops * (self.flag + fence)
+        return self.kernel + waits + np.array([typical, best, worst]) * 2 / cards
 
 
 def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:
@@ -211,16 +217,15 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Check]:
         if run.benchmark == "allreduce" and is_graph and run.world["size"] == 2:
             for case in result.cases:
                 is_chain = case.mode == "chained" and case.memory == "host_staged"
-                if is_chain and case.time_us and case.algorithm in MOVES:
+                if is_chain and case.time_us and case.algorithm in ALGORITHMS:
                     key = case.algorithm, case.size_bytes
                     measured.setdefault(key, []).append(case.time_us.median)
 
-    def model_us(algorithm: str, size_bytes: int) -> float:
-        one_card = parts.through_host(algorithm, size_bytes, cards=1)
-        return float((one_card + parts.kernel)[0])
+    checks = []
+    for (name, size_bytes), times_us in sorted(measured.items()):
+        one_card = parts.through_host(name, size_bytes, cards=1)
+        if one_card is not None:
+            model_us = float((one_card + parts.kernel)[0])
+            checks.append(Check(name, size_bytes, float(np.median(times_us)), model_us))
 
-    return [
-        Check(name, size, float(np.median(times)), model_us(name, size))
-        for (name, size), times in sorted(measured.items())
-        if name != "one_shot_sentinel"
-    ]
+    return checks

@@ -11,10 +11,11 @@ import sys
 
 import numpy as np
 
+from bench.harness.flight import FlightRecord
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.timing import perform, times_us
-from bench.harness.watchdog import FlightRecord
+from bench.harness.watchdog import Watchdog
 from bench.link import METHODS, iteration_of_part, open_link, parts
 from bench.machine.placement import pin
 from collectives.communicator import Communicator
@@ -40,11 +41,11 @@ def main(pairs: int) -> None:
     communicator = Communicator()
     device, _ = open_device(communicator, "cpu", False)
     place = pin(communicator)
-    flight = FlightRecord("test", None, communicator.rank, 30.0, {})
+    flight = FlightRecord(None, communicator.rank)
     world = open_world(communicator, device, WaitPolicy(flight.watch, place.oversubscribed))
     assert not isinstance(world.peers, Unsupported)
     assert not place.oversubscribed
-    session = Session(RunOptions("link"), world, flight, place)
+    session = Session(RunOptions("link"), world, Watchdog(flight, 30.0, {}), place)
     link = open_link(session, 1 << 20)
     iteration = iteration_of_part(link, parts([[0, 1]])["ping_pong"][0], 0)
     sends = link.transfer.ranks.sends

@@ -209,7 +209,7 @@ def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
         elapsed_s=time.monotonic() - STARTED_S,
         steal_share=stolen,
     )
-    return file.finish(samples, end, keep_samples=not run.session.options.lean)
+    return file.finish(samples, end, keep_samples=run.session.options.samples)
 
 
 def exit_status(run: Run, result: Result) -> int:

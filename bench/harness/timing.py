@@ -14,7 +14,6 @@ import numpy as np
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.verify import first_wrong
-from bench.machine.gpu_state import current_state
 from collectives.collective import Datatype
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Action, Counts, DeviceError, Phase, Stamps, Wrong
@@ -168,7 +167,6 @@ class RankBlock:
     stamps: Stamps
     wrong: Wrong | None
     trips_ns: tuple[float, float]
-    gpu: dict[str, Any] | None
 
 
 def measure_block(
@@ -189,10 +187,8 @@ def measure_block(
     trips_ns, wrong = (before_ns, round_trip_ns(session)), None
     if checks and iteration.wrong:
         wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
-    bus_id = session.world.device.facts.get("pci_bus_id")
-    gpu = {"pci_bus_id": bus_id, **current_state(bus_id)} if bus_id else None
     flight.note("gather")
-    gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns, gpu))
+    gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns))
     flight.note("store")
     if gathered is None:
         return None
@@ -235,7 +231,6 @@ def summary(
         chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
         link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]),
-        gpus=[part.gpu for part in parts if part.gpu] or None,
         chosen=iteration.operation.choice if iteration.operation.by_link else None,
     )
     n_ranks, n = times.time_by_rank.shape

@@ -76,7 +76,6 @@ class CaseHeader(CaseFields, kw_only=True):
 
     bound_parts: dict[str, Any] | None = None
     other_bound_parts: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
-    blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
 class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
@@ -145,7 +144,6 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     n_wrong: Count | None = None
     first_wrong: FirstWrong | None = None
     chosen: str | None = None
-    gpus: list[dict[str, Any]] | None = None
 
     @property
     def cost_us(self) -> float:

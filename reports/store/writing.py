@@ -142,7 +142,7 @@ class RunFile:
         elif isinstance(record, LinkBlock):
             self.link_blocks.append(record)
 
-    def finish(self, samples: Samples, end: End, keep_samples: bool = True) -> Result:
+    def finish(self, samples: Samples, end: End, keep_samples: bool = False) -> Result:
         """Builds the cases; writes samples (if `keep_samples`: of as many blocks over the run as
         fit), cases and end. Returns the run as `read` does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY

@@ -7,7 +7,7 @@ from reports.store.bits import read_bits
 from tests.bench.launches import launch, run
 
 HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}
-QUICK = "-n 1 --lean --max-time 80"
+QUICK = "-n 1 --max-time 80"
 DECODE = "--scale 1/1024 --model llama-3.1-8b --slots 1"
 COMMANDS = {
     "decode": (

@@ -32,7 +32,7 @@ start(replace(options, iterations=1),
       lambda session: measure(session, partial(link.prepare, sizes)))
 """
 LINK = COUNTED.format("")
-SMALL = "-e 16K --max-time 80 --lean"
+SMALL = "-e 16K --max-time 80"
 ALONE = {name for name, method in METHODS.items() if method.by == "source"}
 TWO_HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}  # MPICH sees a host for each rank
 
@@ -48,7 +48,7 @@ def words(text):
 def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, ranks):
     """Without this, a broken pair could be left out or left unchecked."""
     sizes = 2 if ranks == 2 else 1
-    options = "-e 256K -f 16" if ranks == 2 else "-e 256K -b 256K --lean"
+    options = "-e 256K -f 16" if ranks == 2 else "-e 256K -b 256K"
     printed, result = run(tmp_path, "--max-time 60", options, program=LINK, ranks=ranks)
     assert result.complete
     pairs = ranks * (ranks - 1)
@@ -139,7 +139,7 @@ def test_ranks_that_share_cores_still_measure_the_link_and_not_the_scheduler(tmp
         pytest.skip("one core")
     os.sched_setaffinity(0, cpus)
     try:
-        options = "--sizes 64K --algorithm two_shot --mode isolated -n 9 --lean"
+        options = "--sizes 64K --algorithm two_shot --mode isolated -n 9"
         _, result = run(tmp_path, options, ranks=4)
     finally:
         os.sched_setaffinity(0, allowed)

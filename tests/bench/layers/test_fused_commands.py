@@ -108,7 +108,7 @@ def test_an_option_this_machine_cannot_run_is_refused_once(
     assert not list(tmp_path.iterdir())
 
 
-SMALL = f"{TINY} -n 6 --lean --max-time 100"
+SMALL = f"{TINY} -n 6 --max-time 100"
 STRICT = """import bench.layers.steps
 from bench.layers.command import main
 bench.layers.steps.TOLERANCE["float16"] = 1e-9
@@ -174,7 +174,7 @@ TENSOR_PARALLEL = {"tensor_parallel", "tensor_parallel_library"}
 # small messages have only one_shot_pull and the library; MPICH has no bfloat16.
 RUNS = {
     "allreduce_rmsnorm": (
-        "--hidden 1000 --tokens 1,3 -n 6 --lean --max-time 100",
+        "--hidden 1000 --tokens 1,3 -n 6 --max-time 100",
         {"fused", "then_auto", "then_library"},
     ),
     "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_auto"}),

@@ -14,7 +14,7 @@ from bench.harness.options import AddOption, RunOptions, comma_separated, name_a
 from bench.harness.run import Run, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
-from bench.layers import fused, overlap, steps
+from bench.layers import fused, overlap, step_splits
 from bench.layers.forms import LayerOptions
 from collectives.collective import DATATYPE_ALIASES
 from collectives.communicator import launched_ranks
@@ -212,7 +212,7 @@ COMMANDS = {
             datatype_of_wire("half"),
             WEIGHT_TYPE,
         ),
-        steps.prepare,
+        step_splits.prepare,
         policy=RunPolicy(),
         graph=None,
     ),
@@ -238,7 +238,7 @@ COMMANDS = {
             datatype_of_wire(),
         ),
         # The checked iteration warms up, and an iteration takes a quarter of a second.
-        steps.prepare,
+        step_splits.prepare,
         mistake_in_prefill,
         RunPolicy(),
         110.0,

@@ -60,9 +60,9 @@ def test_bits_are_compared_between_hosts(tmp_path):
 
 ENDS_EARLY = """
 from bench.layers.command import main
-from collectives.layers import steps
-message = steps.Message
-steps.Message = lambda sent, peer, address, size: message(sent, peer, address, size - 64)
+from collectives.layers import model_step
+message = model_step.Message
+model_step.Message = lambda sent, peer, address, size: message(sent, peer, address, size - 64)
 main("decode")
 """
 

@@ -109,9 +109,9 @@ def test_an_option_this_machine_cannot_run_is_refused_once(
 
 
 SMALL = f"{TINY} -n 6 --max-time 100"
-STRICT = """import bench.layers.steps
+STRICT = """import bench.layers.step_splits
 from bench.layers.command import main
-bench.layers.steps.TOLERANCE["float16"] = 1e-9
+bench.layers.step_splits.TOLERANCE["float16"] = 1e-9
 main("decode")
 """
 
@@ -126,17 +126,17 @@ def test_a_step_with_a_wrong_result_is_reported_and_not_timed(tmp_path):
 
 
 SHORT = """from bench.layers.command import main
-from collectives.layers import steps
-split = steps.split_by_tensor
+from collectives.layers import model_step
+split = model_step.split_by_tensor
 
 def without_last_layer(batch, form, variant):
-    shares = batch.net.shares
-    batch.net.shares = shares if form == "compute" else shares[:-1]
+    shares = batch.weights.shares
+    batch.weights.shares = shares if form == "compute" else shares[:-1]
     bound = split(batch, form, variant)
-    batch.net.shares = shares
+    batch.weights.shares = shares
     return bound
 
-steps.split_by_tensor = without_last_layer
+model_step.split_by_tensor = without_last_layer
 main("decode")
 """
 

@@ -68,7 +68,7 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         software_id=software_id,
         environment=facts,
         argv=variant.recorded().argv,
-        notes=[f"Rows that could not be read: {unread}."] * bool(unread),
+        notes=[f"Rows that could not be read: {unread}."] if unread else [],
         imported_from=f"variant {variant.name}",
     )
     if result.run.world["hosts"] in (None, 1):

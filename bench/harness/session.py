@@ -116,7 +116,7 @@ def start(
     except (ImportError, RuntimeError) as error:  # mpi4py's
         most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
         is_limited = most_bytes != resource.RLIM_INFINITY
-        hint = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; " * is_limited
+        hint = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; " if is_limited else ""
         say_once(
             options,
             f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; {hint}"

@@ -193,7 +193,7 @@ def measure_block(
     if gathered is None:
         return None
     shares_clock = session.world.shares_clock(iteration.ranks)
-    record, samples = summary(iteration, block, gathered, shares_clock)
+    record, samples = block_record(iteration, block, gathered, shares_clock)
     wrongs = [part.wrong for part in gathered if part.wrong is not None]
     if len(wrongs) == len(gathered):
         record.n_wrong = sum(wrong.elements for wrong in wrongs)
@@ -207,7 +207,7 @@ def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] 
     return (float(before), float(after)) if before or after else None
 
 
-def summary(
+def block_record(
     iteration: Iteration, block: int, parts: Sequence[RankBlock], clock_shared: bool
 ) -> tuple[Block, np.ndarray[Any, Any]]:
     """The record and the samples of a block from all ranks' parts."""

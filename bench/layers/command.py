@@ -125,14 +125,14 @@ def mistake_in_prefill(prefill: LayerOptions) -> str | None:
     )
 
 
-def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
+def until_time_is_up(run: Run, active: list[int], rounds: int) -> list[int]:
     """As many rounds as fit, unless -n limits them: a difference of two times needs more."""
     if run.session.options.iterations:
         return unfinished(run, active, rounds)
     return active if rounds < ROUNDS else []
 
 
-DIFFERENCES = RunPolicy(ROUNDS, go_on)
+DIFFERENCES = RunPolicy(ROUNDS, until_time_is_up)
 
 
 @dataclass(frozen=True)

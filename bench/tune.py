@@ -70,7 +70,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
         print_rows(parser, namespace.emit)
     parser.require_ranks()
     table = None if namespace.audit else "none"
-    return options.run_options(namespace, lean=True, tuned=table), sizes, namespace
+    return options.run_options(namespace, tuned=table), sizes, namespace
 
 
 def print_rows(parser: Parser, names: Sequence[str]) -> NoReturn:

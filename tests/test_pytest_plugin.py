@@ -17,7 +17,7 @@ from tests.launch import ROOT
 from tests.reports.imports.test_import_formats import WHOLE
 from wiretax.pytest_plugin import judge
 
-SHORT = "--mode isolated --max-time 60 --iters 24 --lean"
+SHORT = "--mode isolated --max-time 60 --iters 24"
 COMMAND = f"allreduce -n 2 --sizes 16K,64K --algorithm one_shot_pull,library {SHORT}"
 TIMED = '{"collective": "all_reduce", "size_bytes": 65536, "ranks": 2, "time_us": 5.0'
 WITH_PLUGIN = "-p", "wiretax.pytest_plugin"

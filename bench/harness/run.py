@@ -213,7 +213,7 @@ def finish(run: Run, file: RunFile, stolen: float | None, policy: RunPolicy) -> 
         elapsed_s=time.monotonic() - STARTED_S,
         steal_share=stolen,
     )
-    return file.finish(samples, end, not run.session.options.lean, policy.find_winners)
+    return file.finish(samples, end, run.session.options.samples, policy.find_winners)
 
 
 def exit_status(run: Run, result: Result) -> int:

@@ -79,7 +79,6 @@ class CaseHeader(CaseFields, kw_only=True):
     copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass."""
 
     bound_parts: dict[str, Any] | None = None
-    blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
 class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
@@ -147,7 +146,6 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
     n_wrong: Count | None = None
     first_wrong: FirstWrong | None = None
-    gpus: list[dict[str, Any]] | None = None
 
     @property
     def cost_us(self) -> float:

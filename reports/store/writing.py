@@ -147,7 +147,7 @@ class RunFile:
         self,
         samples: Samples,
         end: End,
-        keep_samples: bool = True,
+        keep_samples: bool = False,
         find_winners: Callable[[Result], Sequence[Winner]] = lambda result: (),
     ) -> Result:
         """Builds the cases; writes samples (if `keep_samples`: of as many blocks over the run as

@@ -304,7 +304,7 @@ def search_done(tmp_path_factory):
 
 def with_table(folder, table, options="--mode isolated"):
     """The run of `auto` over 16 KiB with a table."""
-    options = f"--lean --sizes 16K --algorithm auto -n 2 {options} --tuned"
+    options = f"--sizes 16K --algorithm auto -n 2 {options} --tuned"
     return run(folder, options, table)[1]
 
 
@@ -371,7 +371,7 @@ def test_auto_takes_the_kind_of_memory_that_a_search_found_faster_on_a_fake_gpu(
     ]
     result.winners = find_winners(result)
     tune.store(str(table), tuned.read(table, result.run)[0].program, result, result.run)
-    options = f"--lean --sizes 16K,64K --algorithm auto -n 2 --mode isolated {BOTH} --tuned"
+    options = f"--sizes 16K,64K --algorithm auto -n 2 --mode isolated {BOTH} --tuned"
     _, result = run(tmp_path / "out", options, table, **gpus)
     assert any("auto uses the table" in note for note in result.run.notes)
     chosen = {case.size_bytes: case.chosen for case in result.cases if case.variant == "copied"}

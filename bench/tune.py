@@ -8,6 +8,7 @@ row serves the state of the link that the run was in. With --stable the rows are
 `auto_stable` alone, beside those of `auto`. Over both kinds of GPU memory a row names its own."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -69,6 +70,11 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
     if namespace.emit:
         print_rows(parser, namespace.emit)
     parser.require_ranks()
+    try:
+        if namespace.table and os.path.isfile(namespace.table) and os.path.getsize(namespace.table):
+            tuned.any_table(Path(namespace.table))  # no other file of the user is replaced
+    except ResultError as error:
+        parser.error(f"--table: {error}")
     table = None if namespace.audit else "none"
     return options.run_options(namespace, tuned=table), sizes, namespace
 

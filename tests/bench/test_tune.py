@@ -275,7 +275,12 @@ def test_a_search_for_stable_bits_stores_rows_for_auto_stable_beside_those_of_au
 # -- real searches
 
 
-def test_an_unwritable_table_is_refused_before_the_search(tmp_path):
+def test_an_unwritable_table_or_another_file_is_refused_before_the_search(tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n")
+    done = launch(tmp_path, f"-b 16K -e 16K --table {notes}", command="tune")
+    assert (done.returncode, done.stdout, notes.read_text()) == (2, "", "mine\n")
+    assert "notes.txt is not a table of bench.tune" in done.stderr
     done = launch(tmp_path, "-b 16K -e 16K --table /nowhere/table.json", command="tune")
     refusal = "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", refusal)

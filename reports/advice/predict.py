@@ -22,7 +22,7 @@ from reports.advice.specs import (
     sheet_of,
     weights_of,
 )
-from reports.advice.wire import ALGORITHMS, Check, Parts, checks_of, parts_of, runs_of_one_card
+from reports.advice.wire import ALGORITHMS, Parts, Tested, checks_of, parts_of, runs_of_one_card
 from reports.store.program import BENCH
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -246,7 +246,7 @@ def _write_json(
     load: Deployment,
     parts: Parts,
     made: Mapping[str, Prediction],
-    checks: list[Check],
+    checks: list[Tested],
     notes: list[str],
 ) -> None:
     """For `--json`; a span is [value, low, high]."""

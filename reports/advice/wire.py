@@ -198,7 +198,7 @@ def span_of(case: Case) -> Span:
     return np.array([time.median, time.ci_low or time.median, time.ci_high or time.median])
 
 
-class Check(NamedTuple):
+class Tested(NamedTuple):
     """An all-reduce on the card itself, and what the same parts say of it, in us."""
 
     algorithm: str
@@ -207,7 +207,7 @@ class Check(NamedTuple):
     model_us: float
 
 
-def checks_of(parts: Parts, results: Sequence[Result]) -> list[Check]:
+def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     """Chains of two ranks over host memory from a graph, where the runs have them: the median over
     launches. A call of a chain has a second kernel, which makes the next input."""
     measured = dict[tuple[str, int], list[float]]()
@@ -226,6 +226,6 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Check]:
         one_card = parts.through_host(name, size_bytes, cards=1)
         if one_card is not None:
             model_us = float((one_card + parts.kernel)[0])
-            checks.append(Check(name, size_bytes, float(np.median(times_us)), model_us))
+            checks.append(Tested(name, size_bytes, float(np.median(times_us)), model_us))
 
     return checks

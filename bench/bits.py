@@ -137,10 +137,11 @@ def compare_bits(bits: BitsOptions, session: Session) -> int:
     lacking = [row for row in rows if not (row.sizes or row.library or bits.algorithms)]
     rows = [row for row in rows if row not in lacking]
     names = ", ".join(row.name for row in lacking)
-    session.notes += [f"cannot run here, as --algorithm NAME explains: {names}"] * bool(lacking)
+    if lacking:
+        session.notes.append(f"cannot run here, as --algorithm NAME explains: {names}")
     if communicator.rank == 0:
         record = Bits(
-            run_id=session.flight.run_id,
+            run_id=session.flight.folder.stem,
             version=program_digest(*MEASURED),
             argv=scrub_argv(sys.argv[1:]),
             collective=bits.collective.name,

@@ -214,7 +214,10 @@ class Sampler:
             redop,
             f"{case.size_bytes} B",
         ]
-        words += ["in place"] * case.in_place + ["in a graph"] * is_replay
+        if case.in_place:
+            words.append("in place")
+        if is_replay:
+            words.append("in a graph")
         iteration.text = " ".join(words)
         return Launch(case, iteration, algorithm.name)
 
@@ -262,7 +265,7 @@ class Runner:
         self.session.world.device.run(actions, self.idle, Counts(repeats, 0), watch)
         if watch.timed_out:
             launch = program[(watch.iteration - before - 1) % len(program)]
-            self.session.flight.end_if_stuck(launch.iteration.text)
+            self.session.watchdog.wait_for_end(launch.iteration.text)
         for launch in program:
             self.launches[launch.algorithm] += repeats
 
@@ -277,7 +280,7 @@ def soak(soak: SoakOptions, session: Session) -> int:
     send, receive = (peers.register(room) for _ in range(2))
     sampler = Sampler(session, soak, random.Random(seed), Buffers(send, receive, seed))
     names = ", ".join(algorithm.name for algorithm in sampler.algorithms)
-    hosts = f" on {communicator.hosts} hosts" * (communicator.hosts > 1)
+    hosts = f" on {communicator.hosts} hosts" if communicator.hosts > 1 else ""
     pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in sampler.pairs)
     if communicator.rank == 0:
         print_out(
@@ -321,7 +324,7 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
             batch, batches, sampled_s = sampler.sample(), batches + 1, now_s
     if is_first_rank:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
-        passed = " past 2^32" * (epoch < START_EPOCH)
+        passed = " past 2^32" if epoch < START_EPOCH else ""
         print_out(
             f"soak: {runner.launches.total()} launches in {now_s - begun_s:.0f} s, "
             f"{wrong_elements} wrong elements; {batches} batches, each algorithm at least "
@@ -337,7 +340,7 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
 def gather_wrongs(session: Session, batch: list[Launch]) -> tuple[list[list[Wrong]], bool]:
     """Wrong elements by rank and launch, and whether a rank was interrupted. Raises DeviceError."""
     failure = first_failure([launch.iteration.operation for launch in batch])
-    is_interrupted = session.flight.interrupted_s is not None
+    is_interrupted = session.watchdog.interrupted_s is not None
     votes = session.communicator.all_gather(
         ([launch.wrong() for launch in batch], is_interrupted, failure)
     )

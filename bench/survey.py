@@ -1,9 +1,9 @@
 """Examines and measures this machine for somebody who decides about it.
 
-Doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on GPUs also what
-only a card can tell, and on a single one what two would do. The time that is left goes into further
-launches of the all-reduce. A folder receives the runs, what each step printed, and one page; an
-archive holds it all, to send. The survey goes on past a step that fails, and says so."""
+Doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on a single GPU
+also what two would do. The time that is left goes into further launches of the all-reduce. A folder
+receives the runs, what each step printed, and one page; an archive holds it all, to send. The
+survey goes on past a step that fails, and says so."""
 
 import argparse
 import os
@@ -178,9 +178,9 @@ def run_survey(survey: Survey) -> int:
     statuses = {step.status for step in survey.steps}
     if is_interrupted:
         return INTERRUPTED
-    if any(step.status == "wrong" and not step.unsafe for step in survey.steps):
+    if "wrong" in statuses:
         return WRONG
-    return CANNOT if statuses - {"done", "incomplete", "left out"} else FINE
+    return CANNOT if statuses - {"done", "incomplete"} else FINE
 
 
 def run_steps(survey: Survey) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from collectives.build import Build
+from collectives.build import Build, parse_name
 from collectives.communicator import Refusal
 from collectives.operation import (
     Algorithm,
@@ -25,7 +25,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.table import Written, best_row, rows_of
+from collectives.table import WrittenTables, best_row, row_of
 
 AUTO, STABLE = "auto", "auto_stable"
 SAME_STATE_RATIO = 1.5  # of two round trips in one state of the link
@@ -92,14 +92,11 @@ def facts_of(world: World, case: Case) -> dict[str, Any]:
 
 
 @cache
-def shipped_tables() -> dict[str, list[Written]]:
-    """The rows of the suite's own tables by collective, unread. Raises msgspec.DecodeError."""
-    tables: dict[str, list[Written]] = {}
-    for file in sorted(resources.files(__package__).joinpath("tables").iterdir(), key=str):
-        written = msgspec.toml.decode(file.read_bytes(), type=dict[str, list[Written]])
-        for collective, rows in written.items():
-            tables.setdefault(collective, []).extend(rows)
-    return tables
+def shipped_tables() -> WrittenTables:
+    """The suite's own tables. Raises msgspec.DecodeError."""
+    files = sorted(resources.files(__package__).joinpath("tables").iterdir(), key=str)
+    read = [msgspec.toml.decode(file.read_bytes(), type=WrittenTables) for file in files]
+    return WrittenTables([table for tables in read for table in tables.table])
 
 
 def ranked(
@@ -182,11 +179,16 @@ def cost_us(world: World, algorithm: Algorithm, case: Case) -> float:
 
 @cache
 def shipped_rows(collective: str, algorithms: tuple[Algorithm, ...]) -> list[Row]:
-    """The rows of the suite's own tables for a collective. Raises Refusal."""
+    """The rows of the suite's own tables for a collective, but for those of algorithms that are not
+    here. Raises Refusal."""
     known = {algorithm.name: algorithm for algorithm in algorithms}
     try:
-        rows = {collective: shipped_tables().get(collective, [])}
-        return rows_of(rows, {collective: known})
+        return [
+            row_of(row, table.where, {collective: known})
+            for table in shipped_tables().table
+            for row in table.rows
+            if row.collective == collective and parse_name(row.algorithm)[0] in known
+        ]
     except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
 

@@ -1,16 +1,21 @@
 """Tables for `auto`: rows that say which algorithm runs measured as best, and under which facts.
 
-A table is a TOML file. The suite's own, in `tables/`, and a user's are both written by bench.tune:
+A TOML file has a table for each set of facts about ranks and their machine. The suite's own files,
+in `tables/`, and a user's are both written by bench.tune:
 
-    [[all_reduce]]
+    [[table]]
+    where = { device = "cpu", memory = "mapped", ranks = 2, round_trip_ns = [180, 270] }
+
+    [[table.rows]]
+    collective = "all_reduce"
     algorithm = "two_shot+nt"
     size_bytes = [65536, 1048576]
-    where = { device = "cpu", ranks = 2, variant = "copied", round_trip_ns = [180, 270] }
+    where = { variant = "copied", mode = "isolated" }
     runs = ["2026-11-27T10-02-11Z-tune-0a1b2c"]
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -21,7 +26,7 @@ from collectives.operation import Algorithm, Row
 Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 # The least and the most.
 Range = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
-# The facts that a row may name, and what each may be.
+# The facts that a row may require, and what each may be.
 FACTS: dict[str, Any] = {
     "device": str,  # cpu or gpu
     "memory": str,  # mapped, host_staged or same_device; "mapped,host_staged" if ranks have both
@@ -37,52 +42,75 @@ FACTS: dict[str, Any] = {
     "oversubscribed": bool,  # whether ranks outnumber cores and take turns
     "stable": bool,  # true in rows for `auto_stable` alone
 }
+# Those that vary over the cases of a run.
+CASE_FACTS = "variant", "mode", "in_place", "way", "stable"
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
 Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name
 
 
-class Written(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A row as a file has it. `where`: the facts that it requires."""
+Where = dict[str, str | bool | int | float | list[float]]
 
+
+class WrittenRow(msgspec.Struct, forbid_unknown_fields=True):
+    """A row as a file has it. `where`: the facts about the case that it requires."""
+
+    collective: str
     algorithm: str
     size_bytes: tuple[int, int]
-    where: dict[str, str | bool | int | float | list[float]]
     runs: list[str]
+    where: Where = {}
     memory: str | None = None
+
+
+class WrittenTable(msgspec.Struct, forbid_unknown_fields=True):
+    """Rows that require the same facts about the ranks and their machine."""
+
+    where: Where
+    rows: list[WrittenRow]
+
+
+class WrittenTables(msgspec.Struct, forbid_unknown_fields=True):
+    """The tables of a file."""
+
+    table: list[WrittenTable] = []
 
 
 def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
     """The algorithm that `two_shot+nt+128K` means. Raises ValueError for a wrong word, KeyError for
     an unknown name."""
-    name, build, _ = parse_name(text)
+    name, build, memory = parse_name(text)
+    if memory:
+        raise ValueError(f"the name of an algorithm has no memory: {memory}")
     return known[name].built(build)
 
 
-def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
-    """The rows of a file's tables, by collective. Raises ValueError, or msgspec.ValidationError,
-    for one without a meaning."""
-    rows = []
-    for collective, written_rows in tables.items():
-        if collective not in known:
-            raise ValueError(f"{collective!r} is not one of {', '.join(known)}")
-        for row in written_rows:
-            try:
-                algorithm = parsed(row.algorithm, known[collective])
-            except KeyError:
-                names = ", ".join(known[collective])
-                raise ValueError(
-                    f"{collective} has no algorithm {row.algorithm!r}: it has {names}"
-                ) from None
-            check_algorithm(algorithm)
-            least, most = row.size_bytes
-            if not 0 < least <= most < 1 << 63:
-                raise ValueError(f"sizes from {least} to {most} B")
-            if unknown := set(row.where) - set(FACTS):
-                raise ValueError(f"{min(unknown)!r} is not one of the facts {', '.join(FACTS)}")
-            for fact, value in row.where.items():
-                msgspec.convert(value, FACTS[fact])
-            rows.append(Row(collective, algorithm, (least, most), row.where, row.runs, row.memory))
-    return rows
+def rows_of(tables: WrittenTables, known: Known) -> list[Row]:
+    """The rows of a file. Raises ValueError, or msgspec.ValidationError, for one without a
+    meaning."""
+    return [row_of(row, table.where, known) for table in tables.table for row in table.rows]
+
+
+def row_of(row: WrittenRow, shared: Where, known: Known) -> Row:
+    """A row of a table whose rows all require the facts `shared`. Raises as `rows_of`."""
+    if row.collective not in known:
+        raise ValueError(f"{row.collective!r} is not one of {', '.join(known)}")
+    try:
+        algorithm = parsed(row.algorithm, known[row.collective])
+    except KeyError:
+        names = ", ".join(known[row.collective])
+        raise ValueError(
+            f"{row.collective} has no algorithm {row.algorithm!r}: it has {names}"
+        ) from None
+    check_algorithm(algorithm)
+    least, most = row.size_bytes
+    if not 0 < least <= most < 1 << 63:
+        raise ValueError(f"sizes from {least} to {most} B")
+    where = shared | row.where
+    if unknown := set(where) - set(FACTS):
+        raise ValueError(f"{min(unknown)!r} is not one of the facts {', '.join(FACTS)}")
+    for fact, value in where.items():
+        msgspec.convert(value, FACTS[fact])
+    return Row(row.collective, algorithm, (least, most), where, row.runs, row.memory)
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
@@ -93,20 +121,33 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
 
 def written(rows: Iterable[Row]) -> str:
-    """The text of a table. Values of JSON are values of TOML."""
-    lines = []
+    """The text of a file with these rows. Values of JSON are values of TOML."""
+    tables: dict[str, list[str]] = {}
     for row in rows:
-        where = ", ".join(f"{fact} = {as_text(value)}" for fact, value in row.where.items())
+        shared = {fact: value for fact, value in row.where.items() if fact not in CASE_FACTS}
+        of_case = {fact: value for fact, value in row.where.items() if fact in CASE_FACTS}
+        lines = tables.setdefault(as_facts(shared), [])
         lines += [
-            f"[[{row.collective}]]",
+            "[[table.rows]]",
+            f"collective = {as_text(row.collective)}",
             f"algorithm = {as_text(row.algorithm.name)}",
             f"size_bytes = {as_text(row.size_bytes)}",
-            f"where = {{ {where} }}",
+            f"where = {as_facts(of_case)}",
             *([f"memory = {as_text(row.memory)}"] if row.memory else []),
             f"runs = {as_text(row.runs)}",
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join(
+        line
+        for where, lines in tables.items()
+        for line in ("[[table]]", f"where = {where}", "", *lines)
+    )
+
+
+def as_facts(facts: Mapping[str, Any]) -> str:
+    """An inline table, its facts in the order of `FACTS`."""
+    texts = [f"{fact} = {as_text(facts[fact])}" for fact in FACTS if fact in facts]
+    return f"{{ {', '.join(texts)} }}"
 
 
 def as_text(value: Any) -> str:

@@ -5,6 +5,8 @@ Each test changes a copy of the project and runs the copy.
 """
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.bench.launches import launch, run
 from tests.launch import FULL, ROOT
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
-SMALL = "-b 16K -e 16K -n 1 --mode isolated --max-time 60 --lean"
+SMALL = "-b 16K -e 16K -n 1 --mode isolated --max-time 60"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,27 @@ class Room:
     option: str = ""
 
 
+# Without each algorithm's file in turn: imports what uses algorithms, and reads the suite's tables
+# as `auto` does. A fork spares a start of Python with numpy for each.
+WITHOUT_EACH = """
+import os, sys
+from pathlib import Path
+import msgspec, numpy
+
+for path in sorted(Path("collectives/algorithms").glob("[a-z]*.py")):
+    hidden = path.rename(path.with_suffix(".hidden"))
+    if not (child := os.fork()):
+        import bench.allreduce, bench.link, bench.soak, bench.layers.command, bench.layers.experts
+        from bench.tuning import emit, search
+        from collectives import choice
+        from collectives.algorithms import listed
+        for collective, its in listed().items():
+            choice.shipped_rows(collective, tuple(its.values()))
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"without {path.name}")
+    hidden.rename(path)
+"""
 FEATURES = "bench/features/__init__.py"
 ROOMS = {
     "arrival_skew": Room(
@@ -97,6 +120,20 @@ def test_without_a_room_everything_else_works(tmp_path, name):
         assert (soaked.returncode, soaked.stderr) == (0, "")
 
 
+def test_the_file_of_an_algorithm_goes_without_a_trace(tmp_path):
+    """Rows of the suite's tables that name it are passed over; `auto` has the others."""
+    tree = without(tmp_path / "tree", Room([]))
+    command = sys.executable, "-c", WITHOUT_EACH
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tree / "collectives" / "algorithms" / "allreduce_two_shot.py").unlink()
+    listed = launch(tmp_path, "--list", tree=tree)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    names = {line.split()[0] for line in listed.stdout.splitlines()}
+    assert {"auto", "ring", "two_shot_int8"} <= names
+    assert not names & {"two_shot", "two_shot_push", "two_shot_direct"}
+
+
 # A new all-reduce: its kernel, and what it says of itself.
 KERNEL = """
 #include "include/exchange.h"
@@ -146,7 +183,7 @@ def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     assert ours.keys() == {"mine", "mine+nt"}
     assert {(case.status, case.n_wrong) for case in ours.values()} == {("ok", 0)}
     assert all(case.bound_us for case in ours.values())
-    words = "--sizes 16K,2M -n 1 --mode isolated --lean --algorithm mine"
+    words = "--sizes 16K,2M -n 1 --mode isolated --algorithm mine"
     _, result = run(out / "long", words, tree=tree)
     assert [case.reason for case in result.cases if case.size_bytes > 16 << 10] == [
         "a slab has room for 1024 KiB from each rank"
@@ -158,6 +195,6 @@ def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     soaked = launch(tmp_path, words, command="soak", tree=tree)
     assert soaked.returncode == 0, soaked.stderr
     assert " 0 wrong elements" in soaked.stdout
-    words = "--hidden 256 --tokens 1 -n 1 --lean --algorithm then_mine"
+    words = "--hidden 256 --tokens 1 -n 1 --algorithm then_mine"
     _, result = run(out / "norm", words, tree=tree, command="allreduce_rmsnorm")
     assert {case.algorithm for case in result.cases} == {"compute", "then_mine"}

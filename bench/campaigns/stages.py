@@ -65,7 +65,9 @@ def announce(campaign: OpenCampaign) -> None:
     effect, needed = max(effects.values(), default=np.inf), pairs_needed(n_cells)
     if pairs < needed:
         spent_s = time.monotonic() - campaign.started_s
-        budget = f" and --budget {spent_s + needed * sum(launch_s):.0f}s" * bool(options.budget_s)
+        budget = ""
+        if options.budget_s:
+            budget = f" and --budget {spent_s + needed * sum(launch_s):.0f}s"
         campaign.tell(
             f"{pairs} pairs show only a large difference in one of {n_cells} cells: it takes "
             f"{needed} (--pairs {needed}{budget})."

@@ -6,16 +6,18 @@ how its rank has ended, names it, and exits with the status of the run."""
 
 import contextlib
 import ctypes
+import json
 import mmap
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from bench.harness.console import INTERRUPTED, WRONG, say
-from bench.harness.watchdog import sentence_on
+from bench.harness.flight import sentence_on
 from bench.harness.witness import record_end
 from collectives.communicator import LAUNCHER, launched_rank
 from reports.store.result import read_flight
@@ -48,6 +50,14 @@ def start_rank() -> mmap.mmap:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
     code = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])
     os._exit(status_of(code, Path(os.fsdecode(told[:].rstrip(b"\0")))))
+
+
+def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:
+    """Starts this host's witness: a process in its own session that exits after the ranks. `host`:
+    the host's name in a run on several hosts."""
+    script, null = Path(__file__).with_name("witness.py"), subprocess.DEVNULL
+    command = [sys.executable, "-S", "-E", str(script), str(folder), json.dumps(pids), host]
+    subprocess.Popen(command, stdin=null, stdout=null, start_new_session=True)
 
 
 def status_of(code: int, record: Path) -> int:

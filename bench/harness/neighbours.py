@@ -5,36 +5,55 @@ The kernel of a host accepts or refuses a connection even if every process of th
 so the question needs no listener of ours."""
 
 import socket
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 PORT = 9  # discard: usually closed, and a refusal is an answer
 ANSWER_S = 1.0
+SILENCES = 2  # in a row: one lost packet is no cut link
 
 
-def addresses_of(hosts: Iterable[str]) -> dict[str, str]:
-    """The addresses of the hosts that answer now. The names of the others cannot be resolved, or a
-    firewall drops the question: their silence would say nothing."""
-    addresses = dict[str, str]()
-    for host in hosts:
-        with suppress(OSError):
-            *_, address = socket.getaddrinfo(host, PORT, type=socket.SOCK_STREAM)[0]
-            addresses[host] = str(address[0])
-    answering = answering_hosts(addresses)
-    return {host: address for host, address in addresses.items() if host in answering}
+class Neighbours:
+    """The other hosts that answered when the run began. Of a host whose name cannot be resolved, or
+    whose firewall drops the question, silence would say nothing."""
+
+    def __init__(self) -> None:
+        self.addresses, self.silences = dict[str, str](), dict[str, int]()  # by host
+        self.asked_s = 0.0
+
+    def find(self, hosts: Iterable[str]) -> None:
+        """Fills in the addresses, within seconds."""
+        addresses = dict[str, str]()
+        for host in hosts:
+            with suppress(OSError):
+                *_, address = socket.getaddrinfo(host, PORT, type=socket.SOCK_STREAM)[0]
+                addresses[host] = str(address[0])
+        silent = silent_hosts(addresses)
+        self.addresses = {host: addresses[host] for host in addresses if host not in silent}
+
+    def silent(self) -> list[str]:
+        """The hosts that do not answer now, within ANSWER_S."""
+        return silent_hosts(self.addresses)
+
+    def lost(self) -> list[str]:
+        """The hosts that were silent several times in a row. It asks once a second at most."""
+        if not self.addresses or time.monotonic() < self.asked_s + ANSWER_S:
+            return []
+        self.asked_s = time.monotonic()
+        self.silences = {host: self.silences.get(host, 0) + 1 for host in self.silent()}
+        return [host for host, number in self.silences.items() if number == SILENCES]
 
 
-def answering_hosts(addresses: dict[str, str]) -> set[str]:
-    """The hosts that answer within ANSWER_S; all are asked at the same time."""
-    if not addresses:
-        return set()
-    with ThreadPoolExecutor(len(addresses)) as threads:
-        answers = threads.map(_answers, addresses.values())
-        return {host for host, does in zip(addresses, answers, strict=True) if does}
+def silent_hosts(addresses: dict[str, str]) -> list[str]:
+    """Those that do not answer, in order; all are asked at the same time."""
+    with ThreadPoolExecutor(len(addresses) or 1) as threads:
+        answers = threads.map(answers_at, addresses.values())
+        return sorted(host for host, does in zip(addresses, answers, strict=True) if not does)
 
 
-def _answers(address: str) -> bool:
+def answers_at(address: str) -> bool:
     try:
         socket.create_connection((address, PORT), ANSWER_S).close()
     except OSError as error:

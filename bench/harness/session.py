@@ -27,11 +27,12 @@ import numpy as np
 from bench import VERSION
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.feature import Feature
-from bench.harness.guard import start_rank
+from bench.harness.flight import LOOK_S, FlightRecord
+from bench.harness.guard import start_rank, start_witness
 from bench.harness.options import Parser, RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
-from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
+from bench.harness.watchdog import Watchdog
 from bench.harness.witness import record_end
 from bench.machine import node
 from bench.machine.placement import Place, pin
@@ -63,11 +64,15 @@ class Session:
 
     options: RunOptions
     world: World
-    flight: FlightRecord
+    watchdog: Watchdog
     place: Place
     features: Sequence[Feature] = ()
     notes: list[str] = field(default_factory=list)  # sentences for the head of the run
     overhead_us: float = 0.0  # of an empty collective in each time, on rank 0
+
+    @property
+    def flight(self) -> FlightRecord:
+        return self.watchdog.flight
 
     @property
     def communicator(self) -> Communicator:
@@ -99,7 +104,7 @@ class Session:
         step, trip_ns = self.link_probe
         self.world.device.caller(step)()
         if self.flight.watch.timed_out:
-            self.flight.end_if_stuck()
+            self.watchdog.wait_for_end()
         return float(trip_ns.read().view(np.uint64)[0])
 
     def _probe_step(self, entry: str, result: int = 0, count: int = 0) -> Step:
@@ -125,7 +130,7 @@ def start(
     except (ImportError, RuntimeError) as error:  # mpi4py's
         most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
         is_limited = most_bytes != resource.RLIM_INFINITY
-        hint = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; " * is_limited
+        hint = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; " if is_limited else ""
         say_once(
             options,
             f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; {hint}"
@@ -136,8 +141,8 @@ def start(
         Parser(prog=f"{BENCH}{options.command}").error(str(refusal))
     try:
         require_one_run(communicator, options)
-        flight = open_flight(communicator, options, guard)
-        flight.progress = progress
+        watchdog = start_watchdog(communicator, options, guard)
+        watchdog.flight.progress = progress
     except Refusal as refusal:
         say_once(options, str(refusal), communicator)
         status = USAGE
@@ -147,11 +152,11 @@ def start(
         status = guarded(
             options,
             communicator,
-            flight,
-            lambda: work(open_session(options, communicator, flight, features)),
+            watchdog,
+            lambda: work(open_session(options, communicator, watchdog, features)),
         )
         communicator.finish()
-        flight.close()
+        watchdog.close()
     print_out("")
     sys.exit(status)
 
@@ -177,10 +182,11 @@ def end_start(options: RunOptions, limit_s: float) -> None:
 def guarded(
     options: RunOptions,
     communicator: Communicator,
-    flight: FlightRecord,
+    watchdog: Watchdog,
     work: Callable[[], int],
 ) -> int:
     """Does `work`; an exception on one rank ends all ranks."""
+    flight = watchdog.flight
     try:
         try:
             status = work()
@@ -199,16 +205,17 @@ def guarded(
         # A full disk, full memory or a lost GPU is not a bug, and its sentence is enough.
         expected = isinstance(error, OSError | ResultError | DeviceError | MemoryError)
         trace = "" if expected else f"\n{traceback.format_exc().rstrip()}"
-        flight.end(flight.record, "failed", WRONG, f": {type(error).__name__}: {error}{trace}")
+        watchdog.end(flight.record, "failed", WRONG, f": {type(error).__name__}: {error}{trace}")
 
 
 def open_session(
     options: RunOptions,
     communicator: Communicator,
-    flight: FlightRecord,
+    watchdog: Watchdog,
     features: Sequence[Feature],
 ) -> Session:
     """Opens the device, pins this rank and maps the peers. Raises Refusal."""
+    flight = watchdog.flight
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
     device.most_graph_nodes = options.graph_nodes or device.most_graph_nodes
@@ -234,7 +241,7 @@ def open_session(
         )
     waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
-    session = Session(options, world, flight, place, features, notes)
+    session = Session(options, world, watchdog, place, features, notes)
     if device.is_cpu:  # `auto` chooses by it, once
         flight.note("measure the link")
         trip_ns = median(session.round_trip_ns() for _ in range(PROBES))
@@ -308,12 +315,12 @@ def program_digest(*packages: str) -> str:
     return f"{VERSION} ({digest.hexdigest()[:7]})"
 
 
-def open_flight(communicator: Communicator, options: RunOptions, guard: mmap.mmap) -> FlightRecord:
-    """Names the run, opens the flight records, tells the guard, and starts the witness. Raises
-    Refusal."""
+def start_watchdog(communicator: Communicator, options: RunOptions, guard: mmap.mmap) -> Watchdog:
+    """Names the run, opens the flight records, tells the guard, and starts the witness and the
+    watchdog. Raises Refusal."""
     rank, run_id = communicator.rank, ""
     if not options.keeps_run:
-        return FlightRecord("", None, rank, options.timeout_s, {})
+        return Watchdog(FlightRecord(None, rank), options.timeout_s, {})
     with communicator.all_or_none(ResultError):
         if rank == 0:
             run_id = reserve_run(options)
@@ -331,7 +338,8 @@ def open_flight(communicator: Communicator, options: RunOptions, guard: mmap.mma
             if communicator.local_rank == 0:
                 start_witness(folder, pids, hosts[rank] if hosts else "")
             guard.write(os.fsencode(folder / f"rank-{rank}"))
-            return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)
+            flight = FlightRecord(folder, rank, communicator.rank_name(rank))
+            return Watchdog(flight, options.timeout_s, pids, hosts)
     except Refusal:
         shutil.rmtree(folder, ignore_errors=True)
         raise

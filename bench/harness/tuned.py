@@ -16,7 +16,7 @@ from collectives.choice import kinds_of, same_state
 from collectives.communicator import Mistake, Refusal
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
-from collectives.table import Written, as_text, rows_of, written
+from collectives.table import WrittenTables, as_text, rows_of, written
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError, content_of
 from reports.store.schema import Run
@@ -72,7 +72,7 @@ def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any
 def load(path: Path, tables: dict[str, Any]) -> list[Row]:
     """The rows of the tables that `read` found in a file. Raises ResultError."""
     try:
-        return rows_of(msgspec.convert(tables, dict[str, list[Written]]), ALGORITHMS)
+        return rows_of(msgspec.convert(tables, WrittenTables), ALGORITHMS)
     except (ValueError, msgspec.MsgspecError) as error:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
 

@@ -23,7 +23,8 @@ LAUNCHER_ENDS_S, CUT_OFF_S, LAUNCHER_OBEYS_S = 4.0, 0.5, 0.3
 OTHERS_LOOK_S = 2.0  # in which other hosts read `ended`, before `clear_up` takes it away
 
 
-def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
+def main(folder: Path, pids: dict[int, int], host: str) -> None:
+    """Sees a run to its end on this host. `host`: its name in a run on several hosts, or empty."""
     launchers = ancestors([*pids.values()]) if host else []
     watch(folder, pids, host)
     if launchers and (folder / "ended").exists():
@@ -51,10 +52,11 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
         dead = deaths.poll(LEFT_BEHIND_S if len(alive) < len(pids) else None)
         for rank in [alive.pop(pidfd) for pidfd, _ in dead]:
             # A rank that has finished removes its record.
-            has_record, on_host = (folder / f"rank-{rank}").exists(), f" on {host}" * bool(host)
+            has_record = (folder / f"rank-{rank}").exists()
             if has_record and record_end(folder, rank, SILENT, by="witness", status=1):
+                name = f"rank {rank} on {host}" if host else f"rank {rank}"
                 with contextlib.suppress(OSError):  # the launcher has gone
-                    print(f"wiretax: rank {rank}{on_host} {SILENT}", file=sys.stderr)
+                    print(f"wiretax: {name} {SILENT}", file=sys.stderr)
         for rank in [] if dead else alive.values():
             for pid in guards[rank], pids[rank]:
                 if state_of(pid) == "T":  # the launcher would wait forever
@@ -140,5 +142,5 @@ if __name__ == "__main__":
         main(
             Path(sys.argv[1]),
             {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
-            *sys.argv[3:],
+            sys.argv[3],
         )

@@ -125,7 +125,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         chunks = fastest(session, by_chunks)
         best = by_chunks[chunks]
         best.number, best.text, best.schedule = first.number, first.text, first.schedule
-        suite.headers[best.number].chosen = f"{chunks} chunk{'s' * (chunks > 1)}"
+        suite.headers[best.number].chosen = "1 chunk" if chunks == 1 else f"{chunks} chunks"
         suite.iterations[best.number] = best
     for header in suite.headers:  # a case counts the elements of one rank
         header.count *= session.communicator.size

@@ -71,7 +71,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         page = run_page(first.path)
         page.title = show.headline_of(first)
     n_done = sum(step.status == "done" for step in shown)
-    end = ", then the survey was interrupted" * is_interrupted
+    end = ", then the survey was interrupted" if is_interrupted else ""
     page.banner.facts = [*page.banner.facts, f"{n_done} of {len(shown)} steps are done{end}."]
     cards = [
         Card(step.title, number(point.value), f"{point.unit}, {point.label}", "", [step.sentence])
@@ -145,7 +145,7 @@ def model_sentences(survey: Survey) -> list[str]:
         for point in first_point(result)
         for shape in [result.cases[0].shape or {}]
     ]
-    hint = ": a survey without --quick measures one" * survey.is_quick
+    hint = ": a survey without --quick measures one" if survey.is_quick else ""
     return sentences or [f"No decode step of a 70B model was measured{hint}."]
 
 
@@ -211,7 +211,7 @@ def write(survey: Survey, is_interrupted: bool) -> Page:
         write_whole(path, without_names(text).encode())
     write_spec(survey)
     page = page_of(survey, is_interrupted)
-    quick = " --quick" * survey.is_quick
+    quick = " --quick" if survey.is_quick else ""
     page.reproduce["this page"] = f"{RUN}{BENCH}survey{quick} -n {survey.ranks}"
     write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
     write_whole(survey.archive, pack(survey))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +38,7 @@ PRIVATE_FOLDER = re.compile(rf"(?<![\w/.>])~?/(?!(?:{SYSTEM_FOLDERS})/)(?:[^\s/'
 PLANS = msgspec.toml.decode(Path(__file__).with_name("steps.toml").read_bytes())
 # The steps whose runs a command of `reports` reads; without the first one's it has nothing to say.
 READS = {"advise": ("allreduce",), "predict": ("link_host", "host_graph")}
-Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "left out", "not run"]
+Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "not run"]
 
 
 @dataclass
@@ -53,11 +52,7 @@ class Step:
     share: float = 1.0
     quick: str | None = None
     again: dict[str, Any] = field(default_factory=dict)
-    unsafe: bool = False
     gpus_only: bool = False
-    vendor: str = ""
-    needs: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
     launch: int = 1
     status: Status = "not run"
     sentence: str = "the time ran out before"
@@ -83,14 +78,8 @@ class Step:
     def next_launch(self, number: int) -> "Step":
         """The further launch with this number."""
         line = f"{self.line} {self.again.get('line', '')}".rstrip()
-        return Step(
-            self.name,
-            f"{self.title}, launch {number}",
-            line,
-            self.again["share"],
-            environment=self.environment,
-            launch=number,
-        )
+        title, share = f"{self.title}, launch {number}", self.again["share"]
+        return Step(self.name, title, line, share, launch=number)
 
 
 @dataclass(frozen=True)
@@ -144,10 +133,10 @@ class Survey:
 
 
 def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
-    """The launches in their order: what is safe, the further ones in turn, what is unsafe, and what
-    reads their runs."""
+    """The launches in their order: each step once, the further ones in turn, and what reads their
+    runs."""
     steps = [Step(**row) for row in PLANS["shared" if shares_gpus else "separate"]]
-    steps = [step for step in steps if fits(step, vendor)]
+    steps = [step for step in steps if vendor or not step.gpus_only]
     if is_quick:
         return [
             replace(step, line=f"{step.line} {step.quick}".rstrip())
@@ -162,13 +151,7 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
         if number <= step.again.get("number", 0)
     ]
     reports = [step for step in steps if step.command in READS]
-    safe = [step for step in steps if step not in reports and not step.unsafe]
-    return [*safe, *further, *(step for step in steps if step.unsafe), *reports]
-
-
-def fits(step: Step, vendor: str) -> bool:
-    """Whether the step can run on these GPUs, on CPUs without."""
-    return bool(vendor) >= step.gpus_only and step.vendor in ("", vendor)
+    return [*(step for step in steps if step not in reports), *further, *reports]
 
 
 def launcher(survey: Survey, step: Step, mpirun: str = "mpirun") -> list[str]:
@@ -198,13 +181,14 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     if step.command == "doctor":
         return words
     words += [
-        f"--soak={time_s:.1f}s" if step.command == "soak" else f"--max-time={time_s:.1f}",
+        f"--max-time={time_s:.1f}",
         f"--device={survey.device}",
-        "--lean",
         f"--out={folder / RESULTS / step.name}",
-        *["--ranks-share-gpus"] * survey.shares_gpus,
-        *[f"--seed={step.launch - 1}"] * (step.launch > 1),
     ]
+    if survey.shares_gpus:
+        words.append("--ranks-share-gpus")
+    if step.launch > 1:
+        words.append(f"--seed={step.launch - 1}")
     if step.command == "tune":
         words.append(f"--table={table}")
     elif step.command == "allreduce" and "--tuned" not in step.arguments and table.exists():
@@ -243,21 +227,20 @@ def to_type(survey: Survey, step: Step) -> str:
         runs = " ".join(f"{folder}/{name}/*.jsonl" for name in READS[command])
         gpu = gpu_of(survey)[1]
         line = f"{RUN}{REPORTS} {step.line} --gpu {gpu.name if gpu else 'NAME'}"
-        return f"{line}{f' --gpus {survey.ranks} --run' * (command == 'advise')} {runs}"
-    variables = [f"{name}={value}" for name, value in step.environment.items()]
-    words = [*variables, *launcher(survey, step), f"{RUN}{BENCH}{command}", *step.arguments]
-    if command != "doctor":
-        words += ["--device", survey.device] if survey.device != "auto" else []
-        words += ["--ranks-share-gpus"] * survey.shares_gpus
+        if command == "advise":
+            line += f" --gpus {survey.ranks} --run"
+        return f"{line} {runs}"
+    words = [*launcher(survey, step), f"{RUN}{BENCH}{command}", *step.arguments]
+    if command != "doctor" and survey.device != "auto":
+        words += ["--device", survey.device]
+    if command != "doctor" and survey.shares_gpus:
+        words.append("--ranks-share-gpus")
     return " ".join(words)
 
 
 def perform(survey: Survey, step: Step, share_s: float, left_s: float) -> None:
     """Launches the step for about `share_s` seconds, and ends it when it takes far longer."""
     limit_s = min(1.5 * share_s + GRACE_S, left_s)
-    if step.needs and find_spec(step.needs) is None:
-        step.status, step.sentence = "left out", f"{step.needs} is not installed"
-        return
     try:
         command = command_line(survey, step, MEASURING_SHARE * share_s)
     except ResultError as error:
@@ -265,7 +248,7 @@ def perform(survey: Survey, step: Step, share_s: float, left_s: float) -> None:
         return
     step.status, step.sentence = "interrupted", "interrupted"
     log, started_s = survey.logs / step.log, time.monotonic()
-    environment = os.environ | {QUIET: "1"} | step.environment
+    environment = os.environ | {QUIET: "1"}
     runs = survey.folder / RESULTS / step.name
     before = set(runs.glob("*.jsonl"))
     try:
@@ -314,13 +297,11 @@ def absences(result: Result) -> Iterator[str]:
 
 
 def last_words(survey: Survey, step: Step) -> str:
-    """The worst problem that the doctor names, the headline of a report, which may take several
-    lines, or the last line of a soak."""
+    """The worst problem that the doctor names, or the headline of a report, which may take several
+    lines."""
     text = log_text(survey.logs / step.log, "out")
-    if step.command in READS:
-        return " ".join(re.split(r"\.\n", text, maxsplit=1)[0].split())
     if step.command != "doctor":
-        return "".join(text.splitlines()[-1:])
+        return " ".join(re.split(r"\.\n", text, maxsplit=1)[0].split())
     problems = text.partition("\nProblems:")[2].partition("\n\n")[0].split("\n- ")[1:]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return " ".join(problems[0].split()) + more if problems else "no problem between the GPUs"

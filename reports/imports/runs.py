@@ -94,7 +94,8 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         for row in test.rows:
             header = _header(test, row, file)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
-            is_block = header.size_bytes and test.status != "incomplete"
+            is_exact = header.size_bytes or test.format == FORMAT
+            is_block = is_exact and test.status != "incomplete"
             key = msgspec.json.encode(header) if is_block else (row.line, header.in_place)
             block = row.block
             block.case, _ = planned.setdefault(key, (len(planned), header))

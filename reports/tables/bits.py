@@ -62,7 +62,7 @@ def steady_in(rows: Sequence[RowBits]) -> list[str]:
     """What was compared and changes the bits of no row, and in how many rows, if not in all."""
     times = Counter(name for row in rows for name in row.totals)
     return [
-        name + f" (compared in {times[name]} of {len(rows)})" * (times[name] < len(rows))
+        name + (f" (compared in {times[name]} of {len(rows)})" if times[name] < len(rows) else "")
         for name in INVARIANCES
         if times[name] and name not in changing_in(rows)
     ]
@@ -95,7 +95,8 @@ def orders_text(row: RowBits) -> str:
 
     is_by_place = any(len(size.parts) > 1 for size in row.sizes)
     listed = textwrap.shorten("; ".join(orders), MOST_LETTERS, placeholder=" ...")
-    return f"{len(orders)} orders{' by place' * is_by_place}: {listed}"
+    by_place = " by place" if is_by_place else ""
+    return f"{len(orders)} orders{by_place}: {listed}"
 
 
 def threshold_sentence(row: RowBits) -> str:
@@ -118,7 +119,8 @@ def headline(record: Bits) -> str:
     moved = [row.name for row in moved_in(rows)]
     failed = [row.name for row in rows if row.reason]
     found = f"the bits of {some([*dict.fromkeys(moved)])} change" if moved else "no bits change"
-    found += f"; {some(failed)} failed" * bool(failed)
+    if failed:
+        found += f"; {some(failed)} failed"
     return (
         f"bits: {record.collective} of {datatypes}, {record.ranks} ranks, "
         f"{size_text(min(sizes))} to {size_text(max(sizes))}: {found}"
@@ -161,7 +163,8 @@ def text(record: Bits) -> str:
         ]
         most = max(1, MOST_ROWS // len(types))
         tables.append((datatype, plain_table(["algorithm", *cells[0]], listed[:most])))
-        sentences += [f"{len(listed) - most} more rows of {datatype}"] * (len(listed) > most)
+        if len(listed) > most:
+            sentences.append(f"{len(listed) - most} more rows of {datatype}")
         sentences += filter(None, (threshold_sentence(own[0]) for _, own in groups))
         sentences += [
             f"{letter}: {', '.join(row.name for row in own)}" for letter, own in groups if own[1:]

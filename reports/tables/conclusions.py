@@ -20,7 +20,7 @@ def against_library(rows: Sequence[SizeRow]) -> list[str]:
         verdicts.append(f"{verdict} at {sizes} ({span})")
 
     sentence = f"Against the library, in this one launch, {ours} is {'; '.join(verdicts)}."
-    return [sentence] * bool(verdicts)
+    return [sentence] if verdicts else []
 
 
 def cost_of_stable_bits(rows: Sequence[SizeRow]) -> list[str]:
@@ -28,7 +28,8 @@ def cost_of_stable_bits(rows: Sequence[SizeRow]) -> list[str]:
     clear = {row.label: cost for row in rows if (cost := row.stable_cost) and cost.is_clear}
     if not clear:
         is_known = any(row.stable_cost for row in rows)
-        return ["Stable bits (auto_stable) cost nothing that this launch shows."] * is_known
+        nothing = "Stable bits (auto_stable) cost nothing that this launch shows."
+        return [nothing] if is_known else []
 
     label, most = max(clear.items(), key=lambda item: item[1].ratio[0])
     sizes = _sizes(rows, ["clear" if row.label in clear else None for row in rows])["clear"]

@@ -193,7 +193,8 @@ def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[Line]:
     algorithms = [algorithm for algorithm, _ in keys]
     return [
         Line(
-            (own[0].library or algorithm) + f" {variant}" * (algorithms.count(algorithm) > 1),
+            (own[0].library or algorithm)
+            + (f" {variant}" if algorithms.count(algorithm) > 1 else ""),
             role,
             own,
             algorithm in named,

@@ -52,7 +52,7 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
         points = [launch[key] for launch in launches if key in launch]
         text = f"{point.label} {_short(median(each.value for each in points))} {point.unit}"
         if ratios := [each.ratio for each in points if each.ratio]:
-            other = f" {point.other}" * (point.other != named)
+            other = f" {point.other}" if point.other != named else ""
             is_clear = point.is_clear if len(ratios) == 1 else min(ratios) > 1 or max(ratios) < 1
             unclear = "" if is_clear else ", unclear"
             text += f" ({_short(median(ratios))}x{other}{unclear})"
@@ -136,8 +136,8 @@ def lines_text(fits: Sequence[Any]) -> str:
 
     for fit in [*ours[:1], *[fit for fit in group if fit.library][:1]]:
         alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s
-        alpha = f"alpha {number(alpha_us.value)} us" * alpha_us.is_resolved
-        beta = f"beta {number(beta_gb_s.value)} GB/s" * beta_gb_s.is_resolved
+        alpha = f"alpha {number(alpha_us.value)} us" if alpha_us.is_resolved else ""
+        beta = f"beta {number(beta_gb_s.value)} GB/s" if beta_gb_s.is_resolved else ""
         found = ", ".join(filter(None, [alpha, beta])) or "no line fits"
         texts.append(f"{spoken(fit.name)}: {found}")
 

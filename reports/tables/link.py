@@ -198,6 +198,8 @@ def _contention(frame: Any) -> list[str]:
         slowdowns.append((case.us / slowest_us, f"{pairs}, {size_text(case.size_bytes)}"))
 
     ratio, where = max(slowdowns, default=(0.0, ""))
-    return [
-        f"A push takes up to {ratio:.2f}x as long in disjoint_pairs as alone (ranks {where})."
-    ] * bool(ratio)
+    return (
+        [f"A push takes up to {ratio:.2f}x as long in disjoint_pairs as alone (ranks {where})."]
+        if ratio
+        else []
+    )

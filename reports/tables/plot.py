@@ -41,7 +41,7 @@ def draw_sweep(result: Result, path: Path) -> None:
     lines = lines_of(cases, named_in(result))
     shown = [line for line in lines if line.is_shown]
     quantities = quantities_of(result, cases)[:2]
-    title = "INCOMPLETE. " * (not result.complete) + headline([result], points)
+    title = ("" if result.complete else "INCOMPLETE. ") + headline([result], points)
     if not late_us(view[1]):
         title += bandwidth_bound(shown)
 
@@ -62,7 +62,7 @@ def footer(result: Result, view: View, lines: Sequence[Line]) -> str:
         machine(result).partition(": ")[2],
         start_time(result.run),
         *["bands: 95 % intervals in this launch"] * any(cost and cost.ci_low for cost in costs),
-        *[f"{counted(hidden, 'more line')} in the table of --long"] * bool(hidden),
+        *([f"{counted(hidden, 'more line')} in the table of --long"] if hidden else []),
     ]
     return "; ".join(parts)
 
@@ -120,7 +120,12 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
         * any(ratios.get(case.case) for case in cases),
         *[Quantity("Bus bandwidth, of the collective alone", "GB/s", bus_bw, bounds_gb_s)]
         * bool(factor and not late_us(cases[0].shape)),
-        Quantity("Time of a call" + ", with reading its result" * is_read, "us", time, bounds_us),
+        Quantity(
+            "Time of a call, with reading its result" if is_read else "Time of a call",
+            "us",
+            time,
+            bounds_us,
+        ),
     ]
 
 

@@ -325,7 +325,7 @@ def _better(
     if fastest is None or gain is None or gain[0] <= BEATEN_BY or (gain[1] or 0) <= 1:
         return None
 
-    variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
+    variant = f" {fastest.variant}" if fastest.variant != ours.variant else ""
     return f"{algorithm_of(fastest)}{variant}", gain[0]
 
 

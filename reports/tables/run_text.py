@@ -32,7 +32,8 @@ def opening(result: Result) -> list[str]:
 
     has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
     wrong = [
-        f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types} ({case.n_wrong} elements)"
+        f"{describe(case)}{f' {case.datatype} {case.redop}' if has_types else ''} "
+        f"({case.n_wrong} elements)"
         for case in result.cases
         if case.status == "wrong"
     ]
@@ -75,6 +76,15 @@ def link_lines(result: Result) -> list[str]:
 
     others = f"; {counted.left_out / n:.0%} of the blocks were in another state, and do not count"
     return [f"link: flag round trip {counted.rtt_ns:.0f} ns{others if counted.left_out else ''}"]
+
+
+def link_of(results: Sequence[Result]) -> list[str]:
+    """The state of the link in several runs."""
+    trips_ns = {result.counted.rtt_ns for result in results} - {0.0}
+    if not trips_ns:
+        return []
+
+    return [f"link: flag round trip {min(trips_ns):.0f} to {max(trips_ns):.0f} ns"]
 
 
 def footnotes(result: Result) -> list[str]:

@@ -98,7 +98,7 @@ def spoken(algorithm: str) -> str:
     """The name of an algorithm in a sentence: `two-shot push, built +nt+128K`."""
     name, plus, build = algorithm.partition("+")
     words = re.sub(r"\b(one|two)_shot", r"\1-shot", name).replace("_", " ")
-    return words + f", built {plus}{build}" * bool(build)
+    return f"{words}, built {plus}{build}" if build else words
 
 
 def algorithm_of(case: Any) -> str:
@@ -155,7 +155,7 @@ def machine(result: Result) -> str:
     ranks = run.world.get("ranks", [])
     # Such as `NVIDIA H200 (sm_90)`, each kind once.
     gpus = dict.fromkeys(
-        rank["gpu"] + f" ({rank.get('arch')})" * ("arch" in rank)
+        rank["gpu"] + (f" ({rank['arch']})" if "arch" in rank else "")
         for rank in ranks
         if rank.get("gpu")
     )
@@ -165,7 +165,8 @@ def machine(result: Result) -> str:
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
     hosts = f" on {hosts_text(run)}," if run.world.get("hosts", 1) not in (1, None) else ""
     count = counted(size, "rank") if size else "an unknown number of ranks"
-    return f"{run.benchmark}: {count}{hosts} on {model}" + f", {cores}" * (not run.imported_from)
+    sentence = f"{run.benchmark}: {count}{hosts} on {model}"
+    return sentence if run.imported_from else f"{sentence}, {cores}"
 
 
 def hosts_text(run: Run) -> str:
@@ -178,7 +179,8 @@ def hosts_text(run: Run) -> str:
             numbers_of.setdefault(name, []).append(str(number))
 
     texts = [f"{name}: {' '.join(numbers)}" for name, numbers in numbers_of.items()]
-    return f"{run.world['hosts']} hosts" + f" ({some(texts, MOST_HOSTS)})" * bool(texts)
+    hosts = f"{run.world['hosts']} hosts"
+    return f"{hosts} ({some(texts, MOST_HOSTS)})" if texts else hosts
 
 
 def has_gpus(result: Result) -> bool:

@@ -51,7 +51,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
         part = replace(result, cases=cases)
         for view in views(part):
             rows = default_rows(part, view)
-            words = [type_name] * (cases[0] is not result.cases[0])
+            words = [] if cases[0] is result.cases[0] else [type_name]
             words += _title(result, view, rows)
             first_rows = first_rows or rows
             tables += _default_tables(", ".join(words), result, rows, view)
@@ -145,7 +145,7 @@ def _stable_cells(named: Named, cost: StableCost | None) -> dict[str, str | Text
 
 def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
-    case, mark = row.ours or row.library, "*" * bool(row.better)
+    case, mark = row.ours or row.library, "*" if row.better else ""
     cells: dict[str, str | Text] = {"size\n": row.label}
 
     if case and case.routing:
@@ -174,7 +174,7 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
         cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
         cells["of\nbound"] = _share_of_bound(row.ours)
 
-    cells["\n#wrong"] = Text(sentences.count(row.n_wrong), style="bold red" * bool(row.n_wrong))
+    cells["\n#wrong"] = Text(sentences.count(row.n_wrong), style="bold red" if row.n_wrong else "")
     return cells
 
 
@@ -198,8 +198,9 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     if cases:
         case = cases[0]
         operation = f"{case.datatype} {case.redop}".removesuffix(" none")
-        place = "in place" if case.in_place else "out of place"
-        words = [operation, mode, *shape_words(shape), *[place] * (case.collective != "sendrecv")]
+        words = [operation, mode, *shape_words(shape)]
+        if case.collective != "sendrecv":
+            words.append("in place" if case.in_place else "out of place")
         libraries = [row.library.library or "the library" for row in rows if row.library]
         # On GPUs the library is NCCL or RCCL, which have no thread level.
         level = None if sentences.has_gpus(result) else sentences.fact(result, "mpi.thread_level")
@@ -216,7 +217,7 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
         return lines
 
     is_read = any(case.consume_us for case in cases)
-    ranks = "slowest rank" + "; busbw = collective alone" * is_read
+    ranks = "slowest rank; busbw = collective alone" if is_read else "slowest rank"
 
     if late_us(shape):
         ranks = (

@@ -314,8 +314,8 @@ def fleet(arguments: argparse.Namespace) -> int:
 
 def headline(fleet: Fleet) -> str:
     """`n07 WRONG; n31 SLOW +5.1% [+3.9% +6.2%]; of 200 nodes`, worst first."""
-    parts = [f"{some([*fleet.wrong])} WRONG"] * bool(fleet.wrong)
-    parts += [f"{some([*fleet.failed])} FAILED"] * bool(fleet.failed)
+    parts = [f"{some([*fleet.wrong])} WRONG"] if fleet.wrong else []
+    parts += [f"{some([*fleet.failed])} FAILED"] if fleet.failed else []
 
     for group in fleet.groups:
         for node, slow in group.explained.items():
@@ -352,7 +352,9 @@ def summary(group: Group) -> list[str]:
         for node in group.nodes
         if node.disturbed
     ]
-    texts = [f"Disturbed, the hypervisor withheld CPU time: {some(disturbed)}."] * bool(disturbed)
+    texts = list[str]()
+    if disturbed:
+        texts.append(f"Disturbed, the hypervisor withheld CPU time: {some(disturbed)}.")
     return [compared, *texts]
 
 

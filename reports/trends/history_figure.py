@@ -25,7 +25,9 @@ def plot(events: "Sequence[Event]", target: Path) -> None:
     by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
     changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
     shown = changed[:MOST_PANELS]
-    title = events[0].headline + f"; {counted(len(events) - 1, 'more event')}" * (len(events) > 1)
+    title = events[0].headline
+    if len(events) > 1:
+        title += f"; {counted(len(events) - 1, 'more event')}"
     footer = (
         f"{len(shown)} of {len(changed)} series that changed; {events[0].series.benchmark} "
         f"on {events[0].machine}; a dot a run, lines: medians between changes; bands: 95 % "

@@ -130,10 +130,8 @@ def test_a_survey_of_one_gpu_goes_through_its_whole_plan_on_a_fake_gpu(tmp_path)
     steps = plan("cuda", False, shares_gpus=True)
     assert [*ended] == [step.log.replace("_", " ") for step in steps], err
     failed = {name: told for name, (status, told) in ended.items() if status == "failed"}
-    assert {*failed} <= {"decode", "decode host"}, out  # of which a busy machine makes few
+    assert {*failed} <= {"decode"}, out  # of which a busy machine makes few
     assert all(told.startswith("time ran out: a step takes") for told in failed.values())
-    for name in ("torch", "torch graph"):
-        assert ended[name] == ("left out", "torch is not installed")
     assert process.returncode == (3 if failed else 0)
     page = (folder / "index.html").read_text()
     for text in (

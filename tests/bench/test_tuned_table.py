@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from bench.harness import tuned
@@ -12,7 +13,7 @@ from bench.harness.head import Machine
 from bench.harness.session import MEASURED, program_digest
 from collectives.choice import shipped_tables
 from collectives.registry import ALGORITHMS
-from collectives.table import as_text, rows_of
+from collectives.table import WrittenTables, as_text, rows_of, written
 from reports.store.result import ResultError
 from tests import fake_gpu
 from tests.bench.launches import launch
@@ -67,7 +68,7 @@ def text(head=HEAD, **row):
     lines = [f"{name} = {as_text(value)}" for name, value in vars(head).items()]
     row = ROW | row
     where = ", ".join(f"{fact} = {as_text(value)}" for fact, value in row.pop("where").items())
-    lines += ["[[all_reduce]]", f"where = {{ {where} }}"]
+    lines += ["[[table]]", f"where = {{ {where} }}", "[[table.rows]]", 'collective = "all_reduce"']
     return "\n".join([*lines, *(f"{name} = {as_text(value)}" for name, value in row.items())])
 
 
@@ -148,9 +149,17 @@ def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, mon
 
 
 def test_the_suites_own_tables_hold_what_a_row_may_hold():
-    for collective, written in shipped_tables().items():
-        rows_of({collective: written}, ALGORITHMS)
-        assert all(row.runs for row in written), "a row without a run that supports it"
+    rows = rows_of(shipped_tables(), ALGORITHMS)
+    assert rows
+    assert all(row.runs for row in rows), "a row without a run that supports it"
+
+
+def test_a_file_has_the_facts_of_a_machine_once_and_gives_back_its_rows():
+    rows = rows_of(shipped_tables(), ALGORITHMS)
+    text = written([*rows[:2], *rows[-2:], rows[2]])
+    assert text.count("[[table]]") == 2, "rows of two machines"
+    again = rows_of(msgspec.toml.decode(text, type=WrittenTables), ALGORITHMS)
+    assert again == [*rows[:3], *rows[-2:]]
 
 
 def test_the_program_of_a_table_depends_on_kernels_and_collectives_alone():
@@ -171,11 +180,11 @@ def test_a_damaged_table_of_the_suite_ends_a_run_with_one_sentence(tmp_path):
     for layer in ("bench", "collectives", "kernels", "reports"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / layer, tree / layer, ignore=ignored)
-    table = '[[all_reduce]]\nalgorithm = "three_shot"\nsize_bytes = [1, 2]\nwhere = {}\nruns = []\n'
-    (tree / "collectives" / "tables" / "cpu.toml").write_text(table)
+    table = text(algorithm="two_shot+fast").partition("[[table]]")
+    (tree / "collectives" / "tables" / "cpu.toml").write_text("".join(table[1:]))
     done = launch(tmp_path / "out", "--sizes 16K --algorithm auto", tree=tree)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
-    assert "own table is damaged, install it anew: all_reduce has no algorithm" in done.stderr
+    assert "own table is damaged, install it anew: 'fast' is not one of" in done.stderr
 
 
 def test_algorithms_that_cannot_run_here_are_refused_with_the_way_to_find_others(tmp_path):

@@ -28,7 +28,7 @@ import bench.harness.suite
 import bench.harness.timing
 from bench.features import FEATURES
 from bench.harness.iteration import Iteration
-from bench.harness.watchdog import FlightRecord
+from bench.harness.watchdog import Watchdog
 from collectives.communicator import Communicator, launched_rank
 from kernels.devices.device import Kernel, Step
 from reports.store.writing import RunFile
@@ -135,7 +135,7 @@ def main(rank: int, point: str, call: int, effect: str) -> None:
         "between": (bench.harness.run, "agreed_stop", fault),
         "results": (RunFile, "finish", fault),
         "finish": (Communicator, "finish", fault),
-        "close": (FlightRecord, "close", fault),
+        "close": (Watchdog, "close", fault),
     }
     if str(launched_rank()) == os.environ.get("LATE_RANK"):
         os._exit = exit_late  # type: ignore[assignment]

@@ -43,12 +43,12 @@ def refuse(calls: list[int], number: int) -> None:
 
 
 if __name__ == "__main__":
-    open_flight, kind = bench.harness.session.open_flight, sys.argv[1]
+    start_watchdog, kind = bench.harness.session.start_watchdog, sys.argv[1]
 
     def refused(*arguments):
         refuse(*REFUSED[kind])
-        return open_flight(*arguments)
+        return start_watchdog(*arguments)
 
-    bench.harness.session.open_flight = refused
+    bench.harness.session.start_watchdog = refused
     sys.argv[1:] = sys.argv[2:]
     main("allreduce", "all_reduce", "All-reduce while the kernel refuses system calls.", FEATURES)

@@ -20,10 +20,11 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+from bench.harness.flight import FlightRecord
 from bench.harness.iteration import Buffers, Segments, checked_iteration, nothing
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
-from bench.harness.watchdog import FlightRecord
+from bench.harness.watchdog import Watchdog
 from bench.layers.experts import routed_iteration
 from bench.machine.placement import Place
 from bench.soak import COUNTS, MARGIN_BYTES, Launch, Sampler, SoakOptions, delay_steps
@@ -88,10 +89,10 @@ def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) ->
     GPUs."""
     timeout_s, device = float(settings.get("timeout_s", 30)), settings.get("device", "cpu")
     world, watch = connect(timeout_s, device, settings.get("memory", "auto"), **macros)
-    flight = FlightRecord("", None, world.communicator.rank, timeout_s, {})
+    flight = FlightRecord(None, world.communicator.rank)
     flight.watch = watch
     options = RunOptions("stress", timeout_s, seed=seed, device=device, keeps_run=False)
-    return Session(options, world, flight, Place(False, []))
+    return Session(options, world, Watchdog(flight, timeout_s, {}), Place(False, []))
 
 
 def program(session: Session, hand: Sequence[Launch], launches: int) -> list[Action]:

@@ -30,7 +30,7 @@ WATCHERS = [
     Patch(
         SESSION, 'start_witness(folder, pids, hosts[rank] if hosts else "")\n', "folder.rmdir()\n"
     ),
-    Patch(SESSION, "FlightRecord(folder.stem, folder,", "FlightRecord(folder.stem, None,"),
+    Patch(SESSION, "FlightRecord(folder, rank", "FlightRecord(None, rank"),
 ]
 KERNEL_GUARDS = WAITS + RECORDS
 GUARDS = KERNEL_GUARDS + WATCHERS

@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from bench.harness.watchdog import FlightRecord
+from bench.harness.flight import FlightRecord
 from bench.harness.witness import clear_up
 from tests.bench.faulty_runs import Launch, processes, wait_for
 
 pytestmark = pytest.mark.alone
 
-SHORT = "--algorithm ring -n 10 --lean"
+SHORT = "--algorithm ring -n 10"
 on_x86_64 = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's"
 )
@@ -67,5 +67,5 @@ def test_a_record_is_never_written_through_a_link(tmp_path):
     flight.mkdir()
     (flight / "rank-0").symlink_to(mine)
     with pytest.raises(FileExistsError):
-        FlightRecord("run", flight, 0, 2, {})
+        FlightRecord(flight, 0)
     assert mine.read_text() == "mine"

@@ -1,0 +1,200 @@
+"""Questions of research that only GPUs can answer, each a launch:
+
+    PYTHONPATH=. python docs/experiments/open_questions.py --vendor cuda   # or hip
+    PYTHONPATH=. python docs/experiments/open_questions.py --vendor cuda --one-card
+
+The runs go to results/questions/NAME, what a launch prints goes beside them. A launch that hangs is
+ended, and the next one begins; those that may hang, or be wrong, are last."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.campaigns.launches import run_to_end
+from collectives.communicator import find_mpirun
+from reports.interpreter import module_command
+
+LONGEST = 1.5  # times its limit, until a launch is ended
+GRACE_S = 15.0  # for a launch that starts slowly
+SHORT = "--sizes 16K,64K,256K -G 1"
+FIVE = "--tuned none --sizes 16K,64K,256K,1M,32M"
+# NCCL reads MULTI_RANK_GPU_ENABLE from 2.30 on. The kernels of both ranks must be resident at once,
+# hence at most 32 CTAs; its variants for symmetric memory take one GPU for NVLink.
+TWO_RANKS = {
+    "NCCL_MULTI_RANK_GPU_ENABLE": "1",
+    "NCCL_MAX_CTAS": "32",
+    "NCCL_NVLS_ENABLE": "0",
+}
+TORCH = {"TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """`vendor`: cuda or hip, "" for both. `needs`: a package. `environment`: of the ranks."""
+
+    name: str
+    title: str
+    line: str
+    vendor: str = ""
+    needs: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+TWO_CARDS = (
+    # vLLM's pull request 55917 takes host memory for short messages between two R9700s.
+    Question(
+        "tune_memory",
+        "Tuning over peer and host memory, from a graph",
+        "tune --memory mapped,host_staged -G 1 -b 16K -e 128K -f 2 "
+        "--table results/questions/tuned.toml",
+    ),
+    Question(
+        "memory",
+        "Which memory does auto take, from a graph?",
+        "allreduce --memory mapped,host_staged --sizes 16K,32K,64K,128K -G 1 "
+        "--tuned results/questions/tuned.toml",
+    ),
+    Question(
+        "slabs",
+        "Are slabs of 8 MiB better than of 2 MiB?",
+        "allreduce --algorithm two_shot_push,two_shot_push+2048K -b 32M",
+    ),
+    Question(
+        "copy_engines",
+        "Do copy engines beat the kernels' stores, and from which size?",
+        "allreduce -b 1M -e 256M -f 4 --algorithm two_shot,two_shot_copy_engine",
+    ),
+    Question(
+        "copy_engines_graph",
+        "Do copy engines also beat them from a graph?",
+        "allreduce -b 1M -e 256M -f 4 -G 1 --algorithm two_shot,two_shot_copy_engine",
+    ),
+    Question(
+        "multimem",
+        "Does NVLS sum right, and faster? What does its fence between aliases cost?",
+        "allreduce -b 4K -e 256M -f 4 "
+        "--algorithm one_shot_multimem,two_shot_multimem,one_shot_push",
+        vendor="cuda",
+    ),
+    Question(
+        "library",
+        "Does NCCL accept our symmetric windows?",
+        "allreduce --algorithm library -f 4",
+    ),
+    Question(
+        "host_staged",
+        "What does memory through the host cost?",
+        "allreduce --memory host_staged -f 8 --tuned none",
+    ),
+    Question(
+        "packets",
+        "Do 16-byte stores arrive in whole packets on AMD?",
+        "soak --algorithm one_shot_ll,one_shot_sentinel",
+    ),
+    # vLLM's RFC 55916 sleeps between polls, against stalls under load.
+    Question(
+        "sleep",
+        "Does a sleep between polls cost time, or save some?",
+        f"allreduce {SHORT} --algorithm "
+        "one_shot_push,one_shot_push+sleep,two_shot_push,two_shot_push+sleep",
+        vendor="hip",
+    ),
+    # vLLM's kernels for RDNA flush nothing.
+    Question(
+        "hdp",
+        "What does the flush of the host data path cost?",
+        f"allreduce --hdp-flush off {SHORT} --algorithm auto,one_shot_push,two_shot_push",
+        vendor="hip",
+    ),
+    Question(
+        "hdp_soak",
+        "Are results right without that flush?",
+        "soak --hdp-flush off",
+        vendor="hip",
+    ),
+    # gfx12 has at most 100 kernels in a graph otherwise.
+    Question(
+        "graph_nodes",
+        "Are graphs of 320 kernels right? (ROCm/hip issue 3887)",
+        "allreduce --graph-nodes 1000 --sizes 16K,64K -G 1 --mode chained --algorithm "
+        "auto,one_shot_push,two_shot_push",
+        vendor="hip",
+    ),
+)
+ONE_CARD = (
+    Question("decode_host", "Decode step through the host", "decode --memory host_staged"),
+    Question(
+        "torch",
+        "PyTorch's symmetric memory with two ranks on the GPU",
+        f"allreduce {FIVE} --algorithm auto --peer torch_symmetric",
+        vendor="cuda",
+        needs="torch",
+        environment=TORCH,
+    ),
+    Question(
+        "torch_graph",
+        "PyTorch's symmetric memory from a graph",
+        f"allreduce {FIVE} --algorithm auto --peer torch_symmetric -G 1",
+        vendor="cuda",
+        needs="torch",
+        environment=TORCH,
+    ),
+    Question(
+        "library",
+        "NCCL with two ranks on the GPU",
+        f"allreduce {FIVE} --algorithm auto,library",
+        environment=TWO_RANKS,
+    ),
+    Question(
+        "library_graph",
+        "NCCL from a graph",
+        f"allreduce {FIVE} --algorithm auto,library -G 1",
+        environment=TWO_RANKS,
+    ),
+)
+
+
+def arguments_of(question: Question, vendor: str, is_one_card: bool, limit_s: float) -> list[str]:
+    """What follows the command's name."""
+    command, *words = question.line.split()
+    return [
+        *words,
+        f"--soak={limit_s:.0f}s" if command == "soak" else f"--max-time={limit_s:.0f}",
+        f"--device={vendor}",
+        f"--out=results/questions/{question.name}",
+        *(["--ranks-share-gpus"] if is_one_card else []),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--vendor", choices=("cuda", "hip"), required=True)
+    parser.add_argument("--one-card", action="store_true", help="both ranks share one GPU")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="a launch (60)")
+    options = parser.parse_args()
+    mpirun = find_mpirun() or sys.exit("there is no mpirun")
+    for question in ONE_CARD if options.one_card else TWO_CARDS:
+        if question.vendor not in ("", options.vendor):
+            continue
+        if question.needs and find_spec(question.needs) is None:
+            print(f"{question.title}: left out, {question.needs} is not installed", flush=True)
+            continue
+        module = module_command(f"bench.{question.line.split()[0]}")
+        words = arguments_of(question, options.vendor, options.one_card, options.seconds)
+        log = Path("results/questions/logs", question.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "WIRETAX_QUIET": "1", **question.environment}
+        limit_s = LONGEST * options.seconds + GRACE_S
+        status, last = run_to_end(
+            [mpirun, "-n", "2", *module, *words], None, environment, limit_s, log
+        )
+        print(f"{question.title}: status {status}, {last}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from reports.imports.logged import MEAN, UNKNOWN, LoggedTest, Row, check, clean_line, dates_of
+from reports.imports.logged import MEAN, UNKNOWN, LoggedRow, LoggedTest, check, clean_line, dates_of
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_nccl
 from reports.imports.timing_lines import FORMAT, parse_timing_lines
@@ -139,7 +139,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
     return Result(Path(f"{run_id}.jsonl"), run, cases, counted, blocks, end=end)
 
 
-def _header(test: LoggedTest, row: Row, file: str) -> CaseHeader:
+def _header(test: LoggedTest, row: LoggedRow, file: str) -> CaseHeader:
     if test.is_per_rank and not test.world_size:
         raise ResultError(
             f"{file}: it prints sizes of one rank of an unknown number: say how many: --ranks N"

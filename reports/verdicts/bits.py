@@ -307,9 +307,18 @@ def groups_in(record: Bits) -> list[Row]:
     ]
 
 
-def sizes_of(record: Bits) -> list[Row]:
-    """Every size of every row, with its digest and the parts of the message by their orders."""
-    return [
+def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
+    """The verdict, what failed, the rows in groups, and folded all sizes."""
+    failed = [check for check in checks if check.failed]
+    rows = record.measured
+    moved = moved_in(rows)
+    word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
+    if checks:
+        word = "CHANGED" if failed else "SAME"
+    role = "worse" if failed else "better" if checks else "steady"
+    said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
+    said += filter(None, map(threshold_sentence, rows))
+    every_size: list[Row] = [
         {
             "row": row.name,
             "type": row.datatype,
@@ -323,25 +332,12 @@ def sizes_of(record: Bits) -> list[Row]:
         for row in record.rows
         for size in row.sizes
     ]
-
-
-def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
-    """The verdict, what failed, the rows in groups, and folded all sizes."""
-    failed = [check for check in checks if check.failed]
-    rows = record.measured
-    moved = moved_in(rows)
-    word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
-    if checks:
-        word = "CHANGED" if failed else "SAME"
-    role = "worse" if failed else "better" if checks else "steady"
-    said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
-    said += filter(None, map(threshold_sentence, rows))
     meanings: list[Row] = [{"column": name, "compared": text} for name, text in INVARIANCES.items()]
     sections = [
         Section("What failed", [check.text for check in failed]),
         Section("What changes the bits", [*said, *notes], rows=groups_in(record)),
         Section("What was compared", rows=meanings, folded=True),
-        Section("Every size", record.notes, rows=sizes_of(record), folded=True),
+        Section("Every size", record.notes, rows=every_size, folded=True),
     ]
     facts = [f"Machine {record.machine_id}, Wiretax {record.version}."]
     if checks:

@@ -17,11 +17,11 @@ from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
 from reports.verdicts.compare import percent
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide, failed
-from reports.verdicts.judge import Comparison, NothingInCommon, compare
+from reports.verdicts.judge import NothingInCommon, compare
 from reports.verdicts.markdown import as_markdown
 from reports.verdicts.page import gate_page
 from reports.verdicts.render import notes, what_ran
-from reports.verdicts.sides import Side, add_allow, faults_of, notes_of, side_of
+from reports.verdicts.sides import add_allow, faults_of, notes_of, side_of
 
 MOST_LINES = 22  # a screen has 24
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -108,9 +108,17 @@ def judge(
     sides that measured different things, ResultError for files."""
     faults = list[str]()
     try:
-        current_side = side_of(current)
-        faults = faults_of(current_side)
-        comparison = _compared(baseline, current, current_side, allowed)
+        ours = side_of(current)
+        faults = faults_of(ours)
+        if not ours.launches:
+            raise NothingInCommon(f"{ours.name} has no launch that finished")
+
+        theirs = baseline_side(baseline, ours)
+        if theirs.name == ours.name:
+            theirs.name, ours.name = baseline, current
+
+        (comparison,) = compare([theirs, ours], allowed)
+        comparison.notes += notes_of([ours, theirs])
         return decide(comparison, min_effect)
     except ResultError as error:
         if not faults and not isinstance(error, NothingInCommon):
@@ -149,21 +157,6 @@ def as_text(outcome: Outcome, baseline: str, current: str) -> str:
         lines[MOST_LINES:] = [f"all cells: {RUN}{REPORTS} compare {sides}"]
 
     return "\n".join(lines)
-
-
-def _compared(
-    baseline_name: str, current_name: str, current: Side, allowed: Sequence[str]
-) -> Comparison:
-    if not current.launches:
-        raise NothingInCommon(f"{current.name} has no launch that finished")
-
-    baseline = baseline_side(baseline_name, current)
-    if baseline.name == current.name:
-        baseline.name, current.name = baseline_name, current_name
-
-    (comparison,) = compare([baseline, current], allowed)
-    comparison.notes += notes_of([current, baseline])
-    return comparison
 
 
 def junit_rows(outcome: Outcome) -> tuple[list[tuple[str, str, str, str]], list[str]]:

@@ -174,15 +174,15 @@ def what_ran(comparison: Comparison) -> str:
 
 def launches_of(comparison: Comparison) -> str:
     """The number of launches, and how they were paired."""
-    baseline, variant = comparison.baseline, comparison.variant
     if not comparison.is_interleaved:
+        launches = counted(len(comparison.variant.launches), "launch")
         return (
-            f"{counted(len(variant.launches), 'launch')} against {len(baseline.launches)}, not "
-            "interleaved: differences are by machine or code"
+            f"{launches} against {len(comparison.baseline.launches)}, not interleaved: differences "
+            "are by machine or code"
         )
 
     pairs = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"
-    if baseline.campaign and baseline.campaign.end:
+    if comparison.is_finished:
         return pairs
 
     return f"{pairs}; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"

@@ -1,7 +1,7 @@
 """Tables for `auto`: rows that say which algorithm runs measured as best, and under which facts.
 
 A TOML file has a table for each set of facts about ranks and their machine. The suite's own files,
-in `tables/`, and a user's are both written by bench.tune:
+in `tables/`, are from docs/experiments/suite_tables.py, a user's from bench.tune:
 
     [[table]]
     where = { device = "cpu", memory = "mapped", ranks = 2, round_trip_ns = [180, 270] }

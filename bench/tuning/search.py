@@ -1,7 +1,6 @@
 """The search of bench.tune: its candidates, which of them go on, and the rows that it finds."""
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 from bench.harness.options import SweepOptions
@@ -9,8 +8,9 @@ from bench.harness.run import Run
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
-from bench.tuning.winners import FINALISTS, UNTUNED, Heat, names_of, run_costs
+from bench.tuning.winners import FINALISTS, Candidate, heats_of, run_costs
 from collectives import choice
+from collectives.algorithms import listed
 from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, Case, Row, World
@@ -20,7 +20,7 @@ from reports.store.schema import Result
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
 KNOWN = ALGORITHMS["all_reduce"]
-OURS = [each for each in KNOWN.values() if each.needs_peers or each.spans_hosts]
+OURS = [*listed()["all_reduce"].values()]
 
 
 def candidates(world: World, size_bytes: int) -> list[Algorithm]:
@@ -65,33 +65,22 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     compete. A candidate that `auto` also runs does not go on."""
     chosen: set[int] = set()
     if run.file:
-        costs_us, _ = run_costs(run.blocks)
-        headers = {number: run.suite.headers[number] for number in run.suite.iterations}
-        names = dict(zip(headers, names_of(headers.values()), strict=True))
-        heats: dict[Heat, dict[int, list[float]]] = {}
-        for number, header in headers.items():
-            heat = Heat(header.variant, header.size_bytes, header.mode)
-            heats.setdefault(heat, {})[number] = [*costs_us.get(number, {}).values()]
-        for costs in heats.values():
-            untuned = next((n for n in costs if headers[n].algorithm in UNTUNED), None)
-            if untuned is not None:
-                its = headers[untuned].chosen
-                costs = {n: of_case for n, of_case in costs.items() if names[n] != its}
-            chosen |= survivors(costs, untuned)
+        for heat in heats_of(run.suite.headers, run.blocks, run.suite.iterations).values():
+            chosen |= survivors(heat)
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
 
-def survivors(costs_us: dict[int, list[float]], untuned: int | None = None) -> set[int]:
-    """The cases of a heat that have another round, by the costs of their blocks: cases with fewer
-    than three, and the best, fewer the longer the heat has lasted. The finalists stay until the
-    end, and so does `untuned`."""
-    halvings = max(map(len, costs_us.values())) // ROUNDS_A_HEAT
-    places = max(FINALISTS, len(costs_us) >> halvings)
-    ranked = sorted(filter(costs_us.get, costs_us), key=lambda number: median(costs_us[number]))
-    newcomers = {number for number, costs in costs_us.items() if len(costs) < ROUNDS_A_HEAT}
-    finalists = {*ranked[:places], *(number for number in ranked if number == untuned)}
-    unsettled = {number for number in finalists if len(costs_us[number]) < LAST_ROUNDS}
-    return newcomers | (unsettled or set(ranked[:1]))
+def survivors(heat: list[Candidate]) -> set[int]:
+    """The cases of a heat that have another round: those with fewer than three blocks, and the
+    best, fewer the longer the heat has lasted. The finalists stay until the end, and so does the
+    untuned choice."""
+    halvings = max(len(each.rounds) for each in heat) // ROUNDS_A_HEAT
+    places = max(FINALISTS, len(heat) >> halvings)
+    ranked = sorted((each for each in heat if each.rounds), key=lambda each: each.cost_us)
+    newcomers = {each.number for each in heat if len(each.rounds) < ROUNDS_A_HEAT}
+    finalists = [each for place, each in enumerate(ranked) if place < places or each.is_untuned]
+    unsettled = {each.number for each in finalists if len(each.rounds) < LAST_ROUNDS}
+    return newcomers | (unsettled or {each.number for each in ranked[:1]})
 
 
 def rows_found(result: Result) -> tuple[list[Row], list[Row]]:

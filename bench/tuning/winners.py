@@ -33,8 +33,10 @@ class Heat(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A build with its cost in each round; `is_untuned`: the choice of `auto`."""
+    """A case of a heat: the build that it runs, and its cost in each round; `is_untuned`: that is
+    the choice of `auto`."""
 
+    number: int
     name: str
     rounds: Rounds
     is_untuned: bool
@@ -55,13 +57,14 @@ def run_costs(blocks: Sequence[Block]) -> tuple[RoundCosts, float]:
 def find_winners(result: Result) -> list[Winner]:
     """The winner of each heat. Quantised candidates have their own, if it is faster than the exact
     one."""
-    heats = heats_of(result)
+    right = [case.case for case in result.cases if case.status == "ok"]
+    heats = heats_of(result.cases, result.blocks, right)
     settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}
     untuned = {
         heat: candidate
         for heat, candidates in heats.items()
         for candidate in candidates
-        if candidate.is_untuned
+        if candidate.is_untuned and candidate.rounds
     }
     rho = autocorrelation(
         [gains(default, settled[heat][0]) for heat, default in untuned.items() if settled[heat]]
@@ -88,17 +91,24 @@ def find_winners(result: Result) -> list[Winner]:
     return winners
 
 
-def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
-    """The candidates that compete, without those that the untuned `auto` also runs."""
-    costs_us, _ = run_costs(result.blocks)
+def heats_of(
+    cases: Sequence[CaseFields], blocks: Sequence[Block], numbers: Iterable[int] | None = None
+) -> dict[Heat, list[Candidate]]:
+    """The candidates that compete, of these numbers (default: all), without those that the untuned
+    `auto` also runs."""
+    costs_us, _ = run_costs(blocks)
+    several = len({case.memory for case in cases if not case.library}) > 1
     heats = dict[Heat, list[Candidate]]()
-    for case, name in zip(result.cases, names_of(result.cases), strict=True):
-        if case.status != "ok" or case.case not in costs_us:
-            continue
+    for number in range(len(cases)) if numbers is None else numbers:
+        case = cases[number]
         heat = Heat(case.variant, case.size_bytes, case.mode, case.snr_db is not None)
+        name = BuildName.parse(case.algorithm)
+        runs = str(name._replace(memory=case.memory if several else None))
         is_untuned = case.algorithm in UNTUNED
-        runs = (case.chosen or case.algorithm) if is_untuned else name
-        heats.setdefault(heat, []).append(Candidate(runs, costs_us[case.case], is_untuned))
+        if is_untuned:
+            runs = case.chosen or case.algorithm
+        candidate = Candidate(number, runs, costs_us.get(number, {}), is_untuned)
+        heats.setdefault(heat, []).append(candidate)
     for candidates in heats.values():
         default = {candidate.name for candidate in candidates if candidate.is_untuned}
         candidates[:] = [
@@ -109,22 +119,11 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
     return heats
 
 
-def names_of(cases: Iterable[CaseFields]) -> list[str]:
-    """What each case runs, in the words of `chosen`: with its memory if the run has several
-    kinds."""
-    cases = list(cases)
-    several = len({case.memory for case in cases if not case.library}) > 1
-    names = [BuildName.parse(case.algorithm) for case in cases]
-    if several:
-        names = [name._replace(memory=case.memory) for name, case in zip(names, cases, strict=True)]
-    return [str(name) for name in names]
-
-
 def settled_of(candidates: list[Candidate]) -> list[Candidate]:
     """The candidates with enough blocks, the fastest first. Early losers have few blocks: the best
     of them would be luck."""
-    half = max(len(candidate.rounds) for candidate in candidates) / 2
-    least = min(max(half, LEAST_BLOCKS), ENOUGH_BLOCKS)
+    most = max(len(candidate.rounds) for candidate in candidates)
+    least = min(max(most / 2, LEAST_BLOCKS), ENOUGH_BLOCKS)
     return sorted(
         (candidate for candidate in candidates if len(candidate.rounds) >= least),
         key=lambda candidate: candidate.cost_us,

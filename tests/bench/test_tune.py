@@ -88,6 +88,7 @@ def go_on(*rounds, untuned=None, kinds=("mapped",)):
             algorithm=f"a{number}",
             memory=kinds[number % len(kinds)],
             library=None,
+            snr_db=None,
         )
         for number in EVERYONE
     ]

@@ -1,13 +1,16 @@
-"""Writes the suite's own tables: rows for `auto` from stored runs of any command, of several
-machines. A row enters only if it raises no regret in the runs of another machine."""
+"""Prints rows for the suite's own tables, collectives/tables, from stored runs of any command, of
+several machines: `python -m docs.experiments.suite_tables RUN ...` in the project's folder. A row
+enters only if it raises no regret in the runs of another machine."""
 
 import math
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, pairwise
 from operator import itemgetter
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,7 +21,8 @@ from collectives.build import cpu_builds
 from collectives.choice import SAME_STATE_RATIO, same_state
 from collectives.operation import KernelAlgorithm, Row
 from collectives.registry import ALGORITHMS
-from collectives.table import best_row, check_algorithm, parsed
+from collectives.table import best_row, check_algorithm, parsed, written
+from reports.store.result import read
 from reports.store.schema import Result
 
 NEAR_BEST = 1.04  # builds up to this ratio to the best are as good: rows then share one
@@ -48,12 +52,12 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
         run, collective, of_run = result.run, result.cases[0].collective, facts_of(result)
         trip_ns = run_costs(result.blocks)[1] if run.clock_shared else 0.0
         state = round(math.log(trip_ns or 1.0, SAME_STATE_RATIO))
-        for heat, candidates in heats_of(result).items():
+        for heat, candidates in heats_of(result.cases, result.blocks).items():
             facts = {**of_run, "variant": heat.variant, "mode": heat.mode}
             measured = {
                 each.name: (each.cost_us, len(each.rounds))
                 for each in candidates
-                if is_choice(each.name, collective, facts, heat.size_bytes)
+                if each.rounds and is_choice(each.name, collective, facts, heat.size_bytes)
             }
             if len(measured) > 1 and facts["ranks"] > 1 and not heat.is_lossy:
                 key = run.machine_id, collective, frozenset(facts.items()), heat.size_bytes, state
@@ -179,3 +183,7 @@ def raises_regret(row: Row, rows: Sequence[Row], cells: Sequence[Cell]) -> bool:
     ratios = np.array([pair for pair in pairs if all(pair)])
     with_row, without = ratios.mean(axis=0) if len(ratios) else (1.0, 1.0)
     return bool(with_row > without)
+
+
+if __name__ == "__main__":
+    print(written(rows_from([read(Path(name)) for name in sys.argv[1:]])))

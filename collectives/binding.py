@@ -83,7 +83,7 @@ def run_sequence(world: World, operations: Sequence[Operation]) -> Operation:
     return Operation(step, call, failure=partial(first_failure, operations), keep=operations)
 
 
-def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
+def place_structure(world: World, arguments: Arguments, structure: Any) -> Memory:
     """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, and
     makes `arguments` point to it. The caller keeps the memory. Raises DeviceError."""
     memory = world.device.private(ctypes.sizeof(structure))

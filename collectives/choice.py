@@ -103,17 +103,17 @@ def ranked(
     world: World,
     case: Case,
     algorithms: Sequence[Algorithm],
-    own: list[Row],
+    own: Sequence[Row],
     stable: bool = False,
 ) -> Iterator[tuple[World, Algorithm]]:
     """The algorithms for a case, each over its memory, in the order in which `auto` tries them, or
-    `auto_stable` does."""
-    worlds = world, *world.other_memory
+    `auto_stable` does: those of the user's rows, of the suite's `own`, and by the model's cost."""
     facts = facts_of(world, case) | {"stable": stable}
     for table in (world.rows, own):
         rows = [row for row in table if row.algorithm.sums_in_rank_order or not stable]
         row = best_row(rows, case.collective.name, case.segment_bytes, facts)
         if row:
+            worlds = world, *world.other_memory
             over = next((each for each in worlds if each.memory == row.memory), world)
             # In place the lines of the receive buffer have just been read.
             if not (case.in_place and case.collective.reduces):
@@ -205,22 +205,31 @@ def bind_best(algorithms: tuple[Algorithm, ...], stable: bool, world: World, cas
     return refusal
 
 
-def auto(algorithms: Sequence[Algorithm], stable: bool = False) -> Algorithm:
-    """Performs each case by the algorithm that is chosen for it; if `stable`, by one that sums in
-    rank order."""
+def refuses_hosts(world: World, case: Case) -> Unsupported | None:
+    """Why `auto_stable` has no choice between hosts."""
+    if world.node:
+        return Unsupported("between hosts the library chooses the order of a sum")
+    return None
 
-    def refuses(world: World, case: Case) -> Unsupported | None:
-        if stable and world.node:
-            return Unsupported("between hosts the library chooses the order of a sum")
-        return None
 
-    best = "the best for the size: as bench.tune measured, or as measured elsewhere, or a guess"
+def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
+    """Performs each case by the algorithm that is chosen for it."""
     return Algorithm(
-        STABLE if stable else AUTO,
-        "auto without algorithms whose bits depend on an element's place" if stable else best,
-        partial(bind_best, tuple(algorithms), stable),
-        refuses=refuses,
+        AUTO,
+        "the best for the size: as bench.tune measured, or as measured elsewhere, or a guess",
+        partial(bind_best, tuple(algorithms), False),
         variants=("copied", "registered"),
-        sums_in_rank_order=stable,
-        by_default=lambda world: not stable,
+    )
+
+
+def auto_stable(algorithms: Sequence[Algorithm]) -> Algorithm:
+    """As `auto`, by an algorithm that sums in rank order."""
+    return Algorithm(
+        STABLE,
+        "auto without algorithms whose bits depend on an element's place",
+        partial(bind_best, tuple(algorithms), True),
+        refuses=refuses_hosts,
+        variants=("copied", "registered"),
+        sums_in_rank_order=True,
+        by_default=lambda world: False,
     )

@@ -34,7 +34,7 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
             library = replace(LIBRARY, variants=(*LIBRARY.variants, "zero_cta"))
         autos = [choice.auto([*its.values()])]
         if COLLECTIVES[collective].reduces:
-            autos.append(choice.auto([*its.values()], stable=True))
+            autos.append(choice.auto_stable([*its.values()]))
         every[collective] = {each.name: each for each in (library, *its.values(), *autos)}
     return every
 

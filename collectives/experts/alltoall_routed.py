@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from collectives import choice
-from collectives.binding import attached, bind_kernel, chunk_that_fits, run_sequence
+from collectives.binding import bind_kernel, chunk_that_fits, place_structure, run_sequence
 from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
 from collectives.operation import (
@@ -126,7 +126,7 @@ def _with_routing(
 ) -> list[object]:
     routing = Routing.from_buffer_copy(case.tables.structure)
     routing.step_tokens = step_tokens
-    return [attached(world, arguments, routing), case.tables]
+    return [place_structure(world, arguments, routing), case.tables]
 
 
 def _bind(direction: str, world: World, case: Case) -> Bound:

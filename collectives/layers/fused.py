@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.binding import attached, chunk_that_fits, run_sequence
+from collectives.binding import chunk_that_fits, place_structure, run_sequence
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
     NO_SWAP,
@@ -162,7 +162,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         if is_direct:
             entry = "allreduce_rmsnorm_direct_registered"
     module = _compile(world, case, "allreduce_rmsnorm", Norm, {})
-    memory = attached(world, arguments, structure)
+    memory = place_structure(world, arguments, structure)
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
     step = Step(module.kernel(entry), arguments, blocks)
@@ -190,7 +190,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     macros = {"WT_TOKENS": str(case.tokens), "WT_WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
     structure = Gemv.from_buffer_copy(case.layer)
-    memory = attached(world, arguments, structure)
+    memory = place_structure(world, arguments, structure)
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
     return Operation(step, world.device.caller(step), keep=memory)
 

@@ -22,7 +22,7 @@ from bench.harness.suite import Suite
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Refusal, launched_ranks
 from collectives.copy_engine import pushed, shared_engine
-from collectives.operation import Case, Message, Operation, Unsupported, World
+from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.cpu import CpuModule, compile_kernel
@@ -359,7 +359,7 @@ def iteration_of_part(link: Link, part: Part, size_bytes: int) -> Iteration:
 def moving_iteration(link: Link, part: Part, size_bytes: int, operation: Operation) -> Iteration:
     """The iteration of an operation that moves data from sources to destinations."""
     world, buffers = link.session.world, link.buffers
-    case = Case(
+    case = CollectiveCase(
         LINK,
         size_bytes // DATATYPE.size_bytes,
         DATATYPE,

@@ -11,7 +11,7 @@ from bench.stability.inputs import draw
 from bench.stability.subject import How, Subject
 from collectives.collective import DATATYPES, Datatype
 from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
-from collectives.operation import Bound, Case, Unsupported, World
+from collectives.operation import Bound, CollectiveCase, Unsupported, World
 from kernels.devices.device import Memory
 
 FORMS = {
@@ -63,7 +63,7 @@ class NormSubject(Subject):
     def count(self, size_bytes: int) -> int:
         return max(1, super().count(size_bytes) // HIDDEN) * HIDDEN
 
-    def case(self, count: int, how: How) -> Case:
+    def case(self, count: int, how: How) -> CollectiveCase:
         buffers = self.buffers
         assert isinstance(buffers, NormBuffers)
         norm = Norm(
@@ -75,7 +75,7 @@ class NormSubject(Subject):
         )
         return NormCase(**vars(super().case(count, how)), norm=norm, summed=buffers.summed.address)
 
-    def _bound(self, case: Case, how: How) -> Bound:
+    def _bound(self, case: CollectiveCase, how: How) -> Bound:
         if self.datatype.size_bytes > 4:
             return SQUARES_IN_FP32
         return NO_PLACE if how.in_place else super()._bound(case, how)
@@ -110,7 +110,7 @@ class GemvSubject(Subject):
     def count(self, size_bytes: int) -> int:
         return min(MOST_TOKENS, max(1, super().count(size_bytes) // INNER)) * INNER
 
-    def _bound(self, case: Case, how: How) -> Bound:
+    def _bound(self, case: CollectiveCase, how: How) -> Bound:
         buffers = self.buffers
         assert isinstance(buffers, GemvBuffers)
         if how.in_place or how.shifts:

@@ -15,7 +15,7 @@ from collectives.binding import first_failure
 from collectives.collective import Array, Collective, Datatype
 from collectives.communicator import Refusal
 from collectives.connect import connect
-from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import DeviceError
 from reports.store.bits import RowBits
@@ -135,7 +135,7 @@ class Subject:
         for how, bound, refused in zip(new, bounds, zip(*every, strict=True), strict=True):
             self.bound[count, how] = next(filter(None, refused), bound)
 
-    def _bound(self, case: Case, how: How) -> Bound:
+    def _bound(self, case: CollectiveCase, how: How) -> Bound:
         bound, device = self.algorithm.bind(self.world, case), self.world.device
         if isinstance(bound, Unsupported) or (how.calls == 1 and not how.replayed):
             return bound
@@ -143,9 +143,9 @@ class Subject:
         step = device.replayed(step) if how.replayed else step
         return replace(bound, step=step, call=device.caller(step))
 
-    def case(self, count: int, how: How) -> Case:
+    def case(self, count: int, how: How) -> CollectiveCase:
         element_bytes = self.datatype.size_bytes
-        case = Case(
+        case = CollectiveCase(
             self.collective,
             count,
             self.datatype,

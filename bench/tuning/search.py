@@ -13,7 +13,7 @@ from collectives import choice
 from collectives.algorithms import listed
 from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Algorithm, Case, Row, World
+from collectives.operation import Algorithm, ChoiceRow, CollectiveCase, World
 from collectives.registry import ALGORITHMS
 from reports.store.schema import Result
 
@@ -37,11 +37,11 @@ def candidates(world: World, size_bytes: int) -> list[Algorithm]:
     return [*{build.name: build for build in builds}.values()]
 
 
-def case_of(size_bytes: int, variant: str, calls: str) -> Case:
+def case_of(size_bytes: int, variant: str, calls: str) -> CollectiveCase:
     """A case of the search, without buffers."""
     all_reduce, float32 = COLLECTIVES["all_reduce"], DATATYPES["float32"]
     count = size_bytes // float32.size_bytes
-    return Case(all_reduce, count, float32, "sum", 0, 0, variant=variant, mode=calls)
+    return CollectiveCase(all_reduce, count, float32, "sum", 0, 0, variant=variant, mode=calls)
 
 
 def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
@@ -83,7 +83,7 @@ def survivors(heat: list[Candidate]) -> set[int]:
     return newcomers | (unsettled or {each.number for each in ranked[:1]})
 
 
-def rows_found(result: Result) -> tuple[list[Row], list[Row]]:
+def rows_found(result: Result) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
     """The rows of a search: those with enough rounds, and the others."""
     case, shared = result.cases[0], dict[str, Any]()
     if any(case.algorithm == choice.STABLE for case in result.cases):
@@ -96,7 +96,7 @@ def rows_found(result: Result) -> tuple[list[Row], list[Row]]:
         "hosts": result.run.world["hosts"],
     }
     two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
-    rows: tuple[list[Row], list[Row]] = [], []
+    rows: tuple[list[ChoiceRow], list[ChoiceRow]] = [], []
     for winner in result.winners:
         where = {**shared, "variant": winner.variant}
         if winner.variant == "registered":
@@ -107,7 +107,7 @@ def rows_found(result: Result) -> tuple[list[Row], list[Row]]:
             where["mode"] = winner.mode
         size, (name, build, memory) = winner.size_bytes, parse_name(winner.name)
         algorithm = KNOWN[name].built(build)
-        row = Row("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
+        row = ChoiceRow("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
         rows[not winner.is_settled].append(row)
     return rows
 

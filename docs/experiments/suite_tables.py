@@ -19,7 +19,7 @@ import numpy as np
 from bench.tuning.winners import heats_of, run_costs
 from collectives.build import cpu_builds
 from collectives.choice import SAME_STATE_RATIO, same_state
-from collectives.operation import KernelAlgorithm, Row
+from collectives.operation import ChoiceRow, KernelAlgorithm
 from collectives.registry import ALGORITHMS
 from collectives.table import best_row, check_algorithm, parsed, written
 from reports.store.result import read
@@ -125,7 +125,7 @@ def facts_of(result: Result) -> dict[str, Any]:
     return facts
 
 
-def rows_from(results: Sequence[Result]) -> list[Row]:
+def rows_from(results: Sequence[Result]) -> list[ChoiceRow]:
     """The rows of a table."""
     cells = cells_of(results)
     groups: dict[Group, list[Cell]] = defaultdict(list)
@@ -135,7 +135,7 @@ def rows_from(results: Sequence[Result]) -> list[Row]:
     return [row for row in rows if not raises_regret(row, rows, cells)]
 
 
-def rows_of_group(cells: Sequence[Cell]) -> Iterable[Row]:
+def rows_of_group(cells: Sequence[Cell]) -> Iterable[ChoiceRow]:
     """Rows of one machine under the same facts. The states of the link divide all round trips."""
     facts = dict(cells[0].facts)
     states = sorted({cell.round_trip_ns for cell in cells} - {0.0})
@@ -153,7 +153,7 @@ def rows_of_group(cells: Sequence[Cell]) -> Iterable[Row]:
         yield from merged(sorted(of_state, key=lambda cell: cell.size_bytes), where)
 
 
-def merged(cells: Sequence[Cell], where: dict[str, Any]) -> Iterable[Row]:
+def merged(cells: Sequence[Cell], where: dict[str, Any]) -> Iterable[ChoiceRow]:
     """A row for each stretch of sizes with one choice, which is among the best at each of them."""
     good = [[name for name, ratio in cell.ratios.items() if ratio <= NEAR_BEST] for cell in cells]
     votes = Counter(chain(*good))
@@ -166,10 +166,10 @@ def merged(cells: Sequence[Cell], where: dict[str, Any]) -> Iterable[Row]:
         algorithm = parsed(name, ALGORITHMS[alike[0].collective])
         sizes = alike[0].size_bytes, alike[-1].size_bytes
         runs = sorted({run for cell in alike for run in cell.runs})
-        yield Row(alike[0].collective, algorithm, sizes, where, runs)
+        yield ChoiceRow(alike[0].collective, algorithm, sizes, where, runs)
 
 
-def raises_regret(row: Row, rows: Sequence[Row], cells: Sequence[Cell]) -> bool:
+def raises_regret(row: ChoiceRow, rows: Sequence[ChoiceRow], cells: Sequence[Cell]) -> bool:
     """Whether the runs of other machines would be slower with this row than without."""
     others, pairs = [each for each in rows if each is not row], []
     for cell in cells:

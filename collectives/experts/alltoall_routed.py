@@ -67,8 +67,8 @@ class Tables:
 
 @dataclass(frozen=True)
 class RoutedCase(CollectiveCase):
-    """Rows of `count` elements: this rank's tokens at `send` before a dispatch, at `receive` after a
-    combine, and the experts' rows in `tables.rows`."""
+    """Rows of `count` elements: this rank's tokens, at `send` before a dispatch and at `receive`
+    after a combine, and the experts' rows in `tables.rows`."""
 
     tables: Tables = field(kw_only=True)
 

@@ -259,7 +259,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Peer:
+class Performer:
     """Who else performs an algorithm, such as `vLLM 0.33.0`, and which collectives."""
 
     identity: str
@@ -299,7 +299,7 @@ class Algorithm:
     spans_hosts: bool = False
     sums_in_rank_order: bool = False
     pushes: bool = False
-    peer: Peer | None = None
+    peer: Performer | None = None
     build: Build = field(default_factory=Build)
 
     needs_peers: ClassVar[bool] = False  # mapped memory of its peers

@@ -16,7 +16,7 @@ from collectives.operation import (
     Bound,
     CollectiveCase,
     Operation,
-    Peer,
+    Performer,
     Unsupported,
     World,
 )
@@ -107,7 +107,7 @@ def algorithm_of(file: PeerFile, world: World) -> Algorithm:
         bind,
         LIBRARY.moves,
         variants=peer.variants,
-        peer=Peer(file.identity, peer.collectives),
+        peer=Performer(file.identity, peer.collectives),
     )
 
 

@@ -16,7 +16,7 @@ from collectives.operation import (
     Algorithm,
     CollectiveCase,
     KernelAlgorithm,
-    Peer,
+    Performer,
     Unsupported,
     World,
 )
@@ -64,7 +64,7 @@ class KernelFile:
             LIBRARY.moves,
             self.reason_against,
             variants=("copied", "registered") if self.registered else ("copied",),
-            peer=Peer(self.identity, (self.collective,)),
+            peer=Performer(self.identity, (self.collective,)),
         )
 
 

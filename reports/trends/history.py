@@ -2,7 +2,6 @@
 change."""
 
 import argparse
-import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from reports.store.case import MIN_STATE_BLOCKS
 from reports.store.folder import COPY, Contents, read_store
 from reports.store.observations import MOST_STEAL, Entry, alike_of, costs_of
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, by_time
 from reports.store.schema import Run
@@ -202,7 +201,7 @@ def history(arguments: argparse.Namespace) -> int:
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
     elif arguments.plot:
-        print(f"{REPORTS}: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
+        complain(f"nothing changed, so {arguments.plot} is not drawn")
 
     if arguments.json:
         events = [

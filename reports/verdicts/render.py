@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.untrusted import markdown_text
 from reports.tables.headline import ratios_text
@@ -78,7 +78,7 @@ def compare(arguments: argparse.Namespace) -> int:
     comparisons = judge.compare(sides, arguments.allow, arguments.margin)
 
     for note in notes_of(sides):
-        print(f"{REPORTS}: {note}", file=sys.stderr)
+        complain(note)
 
     if not arguments.json:
         sys.stdout.write(as_text(comparisons))

@@ -11,7 +11,7 @@ import numpy as np
 from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key
 from reports.store.folder import in_order
 from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -102,7 +102,7 @@ def fit(arguments: argparse.Namespace) -> int:
         raise ResultError("; ".join([problem, *notes]))
 
     for note in notes:
-        print(f"{REPORTS}: {note}", file=sys.stderr)
+        complain(note)
 
     if arguments.json:
         write_json("fit", fits=fits)

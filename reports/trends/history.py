@@ -2,7 +2,6 @@
 change."""
 
 import argparse
-import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from reports.store.observations import (
     costs_of,
     in_one_state,
 )
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, by_time
 from reports.store.schema import Run
@@ -209,7 +208,7 @@ def history(arguments: argparse.Namespace) -> int:
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
     elif arguments.plot:
-        print(f"{REPORTS}: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
+        complain(f"nothing changed, so {arguments.plot} is not drawn")
 
     if arguments.json:
         events = [

@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("runs", metavar="RUN", type=Path, nargs="+", help="run, folder or quoted glob, of one GPU")
     add("--model", metavar="NAME", default="llama-3.1-70b", help="as in advise; %(default)s")
     add("--weights", metavar="TYPE", default="q4", help="as in advise; %(default)s")
-    add("--gpu", metavar="NAME", help="its data sheet, such as r9700, if its name does not tell")
+    add(
+        "--gpu",
+        metavar="NAME",
+        help="the data sheet, such as r9700, if the card's name does not tell",
+    )
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
     if arguments.gpu:
         gpu = find("GPU", GPUS, arguments.gpu)
     if gpu is None:
-        raise ResultError(f"no data sheet is of {printable(parts.card)!r}: --gpu names one")
+        raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 
     model, weights = find("model", MODELS, arguments.model), arguments.weights
     times = ReduceTimes(2, "PREDICTED", link_between(gpu, 2))

@@ -181,7 +181,7 @@ def launches_of(comparison: Comparison) -> str:
     if not comparison.is_interleaved:
         return (
             f"{counted(len(variant.launches), 'launch')} against {len(baseline.launches)}, not "
-            "interleaved: differences are by machine or code"
+            "interleaved: machine or code may cause a difference"
         )
 
     pairs = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"

@@ -11,7 +11,7 @@ from bench.harness.console import CANNOT, FINE, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
-from bench.machine.gpus import examine, examine_library, examine_ranks
+from bench.machine.gpus import examine, examine_library, open_and_examine
 from bench.machine.pci import gpu_bus_ids
 from collectives.communicator import Communicator, Refusal, launched_rank
 from reports.store.program import BENCH, RUN, on_ranks
@@ -39,7 +39,9 @@ def main() -> NoReturn:
         communicator = None if launched_rank() is None else Communicator()
     except Refusal as refusal:
         parser.error(str(refusal))
-    facts, world = examine_ranks(communicator) if communicator else (examine(gpu_bus_ids()), None)
+    facts, world = (
+        open_and_examine(communicator) if communicator else (examine(gpu_bus_ids()), None)
+    )
     say(communicator, page(facts) if facts["gpus"] else "\n".join([NO_GPU, *facts["refusals"]]))
     if world:  # after the page: a library's first call may hang
         progress.show("call the GPUs' library")

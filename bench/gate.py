@@ -138,7 +138,7 @@ def write_answer(folder: Path, status_file: BinaryIO, outcome: Outcome) -> None:
     """Writes the files, and the status last. Raises ResultError after removing the files: those
     that fitted onto a full disk could tell of another outcome."""
     try:
-        write_files(outcome, {form: folder / name for form, name in FILES.items()})
+        write_files(outcome, **{form: folder / name for form, name in FILES.items()})
     except ResultError:
         remove_files(folder)
         raise

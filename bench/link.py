@@ -7,10 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain, combinations, permutations, product
-from pathlib import Path
-from typing import NamedTuple
-
-import msgspec
 
 from bench.harness import options
 from bench.harness.command import requested_sizes
@@ -29,7 +25,6 @@ from kernels.devices.cpu import CpuModule, compile_kernel
 from kernels.devices.device import (
     PEER_STRUCTURES,
     CopyEngine,
-    Device,
     DeviceError,
     Echo,
     Kernel,
@@ -52,26 +47,7 @@ LINE_BYTES = 256  # no line of a cache is longer
 FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
 MOST_FAR_RANKS = 8  # with more, only ranks at the same place of their hosts exchange messages
 Pairs = tuple[tuple[int, int], ...]  # (source, destination)
-
-
-@dataclass(frozen=True)
-class Method:
-    """How an algorithm is measured, as in link.toml."""
-
-    pairs: str
-    by: str
-    size: str = "every"
-    entry: str = ""
-    repeats: int = 0
-
-    @property
-    def is_checked(self) -> bool:
-        """Whether data arrive at a destination that checks them."""
-        return self.by in ("link", "engine", "probe") and not self.repeats
-
-
-TABLE = Path(__file__).with_suffix(".toml")
-METHODS = {name: Method(**row) for name, row in msgspec.toml.decode(TABLE.read_bytes()).items()}
+Groups = list[list[Message]]
 
 
 def _from_sources(sent: Array, shape: Shape, _: object) -> Array:
@@ -87,25 +63,6 @@ LINK = Collective(
     sends=lambda shape, rank: rank in dict(shape["pairs"]),
     receives=lambda shape, rank, _: rank in dict(shape["pairs"]).values(),
 )
-
-
-class Part(NamedTuple):
-    """One measurement of the link: `pairs` move in one launch."""
-
-    algorithm: str
-    pairs: Pairs
-
-    @property
-    def is_far(self) -> bool:
-        """Whether the library moves the data, because the ranks have no memory in common."""
-        return METHODS[self.algorithm].by == "library"
-
-    @property
-    def shape(self) -> Shape:
-        """The part's place in the key of its case."""
-        if self.algorithm == "disjoint_pairs":
-            return {"pairs": [list(pair) for pair in self.pairs]}
-        return {"src": self.pairs[0][0], "dst": self.pairs[0][1]}
 
 
 @dataclass(frozen=True)
@@ -180,68 +137,6 @@ def sets_of_pairs(nodes: Sequence[Sequence[int]]) -> dict[str, list[Pairs]]:
     }
 
 
-def parts(nodes: Sequence[Sequence[int]]) -> dict[str, list[Part]]:
-    """All measurements between the ranks of these hosts, by algorithm."""
-    pairs_of = sets_of_pairs(nodes)
-    return {
-        algorithm: [Part(algorithm, pairs) for pairs in pairs_of[method.pairs]]
-        for algorithm, method in METHODS.items()
-    }
-
-
-def prepare(sizes: Sequence[int], session: Session) -> Suite:
-    """All parts, and the parts of every benchmark's bound at one size. Raises Refusal."""
-    communicator, world = session.communicator, session.world
-    link = open_link(session, sizes[-1])
-    contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
-    at_sizes = {
-        "every": sizes,
-        "contended": [contended],
-        "message": [min(MESSAGE_BYTES, contended)],
-        "element": [DATATYPE.size_bytes],
-        "none": [0],
-    }
-    suite = Suite()
-    session.flight.note("compile", text="link")
-    lacks = {
-        "engine_push": not link.engine,
-        "graph_kernel": bool(world.device.reason_against_graphs()),
-        "host_echo": world.device.is_cpu or host_kernel() is None,
-    }
-    absent = {name for each in communicator.all_gather(lacks) for name in each if each[name]}
-    for algorithm, same_kind in parts(communicator.nodes).items():
-        if algorithm in absent:
-            continue
-        for size, part in product(at_sizes[METHODS[algorithm].size], same_kind):
-            header = CaseHeader(
-                collective=LINK.name,
-                shape=dict(part.shape),
-                size_bytes=size,
-                count=size // DATATYPE.size_bytes,
-                datatype=DATATYPE.name,
-                redop="none",
-                algorithm=algorithm,
-                memory=link.near.mapped.kind,
-            )
-            if part.is_far:
-                header.library, header.memory = world.library.name, "private"
-                # The library's ranks talk to each other here: a failed one cannot be waited for.
-                iteration = iteration_of_messages(link, part, size)
-            else:
-                with communicator.all_or_none(DeviceError, MemoryError):
-                    iteration = iteration_of_part(link, part, size)
-            if isinstance(iteration, Unsupported):
-                header.status, header.reason = "unsupported", iteration.reason
-                suite.add(header, None)
-            else:
-                ranks = "-".join(map(str, part.shape.values()))
-                iteration.text = f"{algorithm} {ranks} {size} B"
-                suite.add(header, iteration)
-    with communicator.all_or_none(DeviceError, MemoryError):
-        suite.link_parts[contended] = link_parts(link.near, link.buffers, contended, link.engine)
-    return suite
-
-
 def open_link(session: Session, size_bytes: int) -> Link:
     """Buffers of this size on all ranks. Raises Refusal if a host's ranks map no memory."""
     communicator = session.communicator
@@ -271,145 +166,333 @@ def host_kernel() -> Kernel | None:
     return CpuModule(path).kernel("link_echo")
 
 
-def repeats_of(link: Link, part: Part) -> int:
-    """How often a launch performs the part; 0 for a part that moves its size once."""
-    if part.algorithm == "ping_pong" and link.near.memory == "same_device":
-        return SHARED_PING_PONGS
-    return METHODS[part.algorithm].repeats
+class Measurement:
+    """One measurement of the link: `pairs` of ranks move `size_bytes` in one launch.
+
+    `key` is the algorithm of its cases. It takes the sets of pairs `among` those of `sets_of_pairs`
+    and the sizes `at` of `prepare`. Its kernel, `entry` of `file`, is performed by one block
+    `repeats` times, or at 0 by many blocks once. All ranks of the host launch it, since its flags
+    advance all epochs, unless the source `is_alone`, whose clock then counts. A destination checks
+    the data if it `is_checked`; the arrival of the `mover` of each pair begins the time."""
+
+    key: str
+    among, at = "near", "every"
+    file, entry = "link", "link_push"
+    repeats, mover = 0, 0
+    is_alone, is_checked, from_python = False, True, False
+
+    def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
+        self.link, self.pairs, self.size_bytes = link, pairs, size_bytes
+        self.world, self.device = link.session.world, link.near.device
+        self.own, (self.source, self.target) = self.world.communicator.rank, pairs[0]
+        self.scale = 1 / max(1, self.repeats)
+
+    @staticmethod
+    def is_here(link: Link) -> bool:
+        """Whether this rank can take part. A measurement is left out unless all ranks can."""
+        return True
+
+    @staticmethod
+    def shape(pairs: Pairs) -> Shape:
+        """The place of the pairs in the key of their case."""
+        return {"src": pairs[0][0], "dst": pairs[0][1]}
+
+    def transfer(self) -> Transfer:
+        """The argument of the kernel: a launch numbers the ranks of its host."""
+        transfer, ranks = Transfer.from_buffer_copy(self.link.transfer), self.link.ranks
+        transfer.ranks.count = self.repeats or self.size_bytes // DATATYPE.size_bytes
+        for source, target in self.pairs:
+            if self.own == source:
+                transfer.to = ranks.index(target)
+            if self.own == target:
+                transfer.from_ = ranks.index(source)
+        return transfer
+
+    def step(self) -> Step:
+        """This rank's launch. Raises DeviceError."""
+        macros, structures = {"WT_WORLD": str(len(self.link.ranks))}, (*PEER_STRUCTURES, Transfer)
+        kernels = self.device.compile(self.file, macros, structures)
+        blocks = 1 if self.repeats else self.device.blocks_for(self.size_bytes)
+        return Step(kernels.kernel(self.entry), self.transfer(), blocks)
+
+    def operation(self) -> Operation:
+        step = self.step()
+        return Operation(step, self.device.caller(step), keep=self.link)
+
+    def iteration(self) -> Iteration | Unsupported:
+        """What is timed. All ranks call it. Raises DeviceError, MemoryError."""
+        operation = Operation(nothing(self.world), lambda: None)
+        launching = [self.source] if self.is_alone else self.link.ranks
+        if self.source in self.link.ranks and self.own in launching:
+            operation = self.operation()
+        iteration = self.timed(operation)
+        if self.is_checked:
+            iteration.movers = tuple(pair[self.mover] for pair in self.pairs)
+        return iteration
+
+    def timed(self, operation: Operation) -> Iteration:
+        """Checked data are rewritten by the source, moved, and read by the destination: the lines
+        that a push stores into, or a pull reads, lie where a real exchange leaves them."""
+        if not self.is_checked:
+            idle = nothing(self.world)
+            iteration = Iteration(-1, "", idle, operation, idle, idle, scale=self.scale)
+        else:
+            send, receive = self.link.buffers.send, self.link.buffers.receive
+            count, shape = self.size_bytes // DATATYPE.size_bytes, {"pairs": self.pairs}
+            case = Case(LINK, count, DATATYPE, "none", send.address, receive.address, shape=shape)
+            iteration = case_iteration(self.world, self.link.buffers, case, operation, 0)
+            iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
+        iteration.from_python, ranks = self.from_python, sorted({*chain(*self.pairs)})
+        iteration.ranks = (self.source,) if self.is_alone else tuple(ranks)
+        return iteration
 
 
-def bind(link: Link, part: Part, size_bytes: int) -> Operation:
-    """This rank's launch. Raises DeviceError."""
-    world, own, ranks = link.near, link.session.communicator.rank, len(link.ranks)
-    device, name, method = world.device, part.algorithm, METHODS[part.algorithm]
-    repeats = repeats_of(link, part)
-    transfer = Transfer.from_buffer_copy(link.transfer)
-    transfer.ranks.count = repeats or size_bytes // DATATYPE.size_bytes
-    blocks = 1 if repeats else device.blocks_for(size_bytes)
-    for source, target in part.pairs:  # a launch numbers the ranks of its host
-        if own == source:
-            transfer.to = link.ranks.index(target)
-        if own == target:
-            transfer.from_ = link.ranks.index(source)
-    if method.by == "nothing":
-        step = nothing(world)
-    elif method.by == "probe":
-        step = Step(probe_kernels(device, ranks).kernel(method.entry), transfer.ranks, blocks)
-    elif method.by == "engine" and link.engine:
-        step = pushed(world, link.engine, transfer)
-    else:
-        if name == "dependent_loads":
-            lines = max(1, link.buffers.send.size_bytes // LINE_BYTES)
-            transfer.bytes = lines * LINE_BYTES
-        elif name == "graph_kernel":
-            transfer.ranks.count = 0
-        elif method.size == "message":
-            transfer.bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
-        file = "link_parts" if method.by in ("source", "host") else "link"
-        kernels = device.compile(file, {"WT_WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
-        step = Step(kernels.kernel(method.entry), transfer, blocks)
-        if name == "graph_kernel":
-            step = device.replayed(*[step] * repeats)
-        elif method.by == "host":
-            return answered(device, step)
-    return Operation(step, device.caller(step), keep=link)
+class Push(Measurement):
+    key = "push"
 
 
-def answered(device: Device, ask: Step) -> Operation:
-    """A kernel that waits for answers, and this thread, which answers. Only for calls from Python:
-    a stream behind a gate would wait for the thread, and the thread for it. Raises DeviceError."""
-    kernel = host_kernel()
-    assert kernel, "where it is missing nobody echoes"
-    ask.argument.ranks.more = flags = device.pinned(Echo)
-    answering = Transfer.from_buffer_copy(ask.argument)
-    answering.bytes = 1
-    answer = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.function)
-    reply = device.python("answer", lambda: answer(ctypes.addressof(answering)))
-    perform = device.caller(device.sequence([ask, reply]))
-
-    def call() -> None:
-        ctypes.memset(flags, 0, ctypes.sizeof(Echo))
-        perform()
-
-    return Operation(ask, call)
+class Pull(Measurement):
+    key, entry, mover = "pull", "link_pull", 1
 
 
-def iteration_of_part(link: Link, part: Part, size_bytes: int) -> Iteration:
-    """The source rewrites its buffer, the timed operation moves it, and the destination reads it:
-    so the lines that a push stores into, or a pull reads, lie where a real exchange leaves them.
-    What the source measures alone is not checked: other cases write the buffers anew."""
-    world, method, source = link.session.world, METHODS[part.algorithm], part.pairs[0][0]
-    idle = nothing(world)
-    operation = Operation(idle, lambda: None)
-    # All ranks of the host launch what has flags, since that advances all epochs.
-    launching = link.ranks if method.by in ("link", "engine") else [source]
-    if source in link.ranks and world.communicator.rank in launching:
-        operation = bind(link, part, size_bytes)
-    if method.is_checked:
-        iteration = moving_iteration(link, part, size_bytes, operation)
-        iteration.movers = tuple(pair[1 if part.algorithm == "pull" else 0] for pair in part.pairs)
-    else:
-        timed = repeats_of(link, part) * (2 if part.algorithm == "ping_pong" else 1)
-        iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / max(1, timed))
-        iteration.from_python = part.algorithm in ("launch", "host_echo")
-    ranks = [source] if method.by == "source" else sorted({*chain(*part.pairs)})
-    iteration.ranks = tuple(ranks)
-    return iteration
+class EnginePush(Measurement):
+    key = "engine_push"
+
+    @staticmethod
+    def is_here(link: Link) -> bool:
+        return link.engine is not None
+
+    def step(self) -> Step:
+        assert self.link.engine, "is_here"
+        return pushed(self.link.near, self.link.engine, self.transfer())
 
 
-def moving_iteration(link: Link, part: Part, size_bytes: int, operation: Operation) -> Iteration:
-    """The iteration of an operation that moves data from sources to destinations."""
-    world, buffers = link.session.world, link.buffers
-    case = Case(
-        LINK,
-        size_bytes // DATATYPE.size_bytes,
-        DATATYPE,
-        "none",
-        buffers.send.address,
-        buffers.receive.address,
-        shape={"pairs": part.pairs},
-    )
-    iteration = case_iteration(world, buffers, case, operation, 0)
-    iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
-    return iteration
+class BothDirections(Measurement):
+    key, among = "both_directions", "near_both"
 
 
-def iteration_of_messages(link: Link, part: Part, size_bytes: int) -> Iteration | Unsupported:
-    """Messages of the library between two ranks without a common clock. So both first exchange an
+class LocalCopy(Measurement):
+    key, among, is_alone = "local_copy", "own", True
+
+    def step(self) -> Step:
+        kernel = probe_kernels(self.device, len(self.link.ranks)).kernel("copy_local")
+        return Step(kernel, self.transfer().ranks, self.device.blocks_for(self.size_bytes))
+
+
+class DisjointPairs(Measurement):
+    key, among, at = "disjoint_pairs", "disjoint", "contended"
+
+    @staticmethod
+    def shape(pairs: Pairs) -> Shape:
+        return {"pairs": [list(pair) for pair in pairs]}
+
+
+class PingPong(Measurement):  # so many that launching and stamping do not show
+    key, among, at, entry = "ping_pong", "near_both", "none", "link_ping_pong"
+    repeats, is_checked = 500, False
+
+    def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
+        if link.near.memory == "same_device":
+            self.repeats = SHARED_PING_PONGS
+        super().__init__(link, pairs, size_bytes)
+        self.scale /= 2
+
+
+class Wire(Measurement):
+    """A part of a wire: a kernel of the source alone, over the buffers of another rank. Nobody
+    checks its data: other cases write the buffers anew."""
+
+    at, file = "contended", "link_parts"
+    is_alone, is_checked = True, False
+
+
+class Stores(Wire):
+    key, entry = "stores", "link_stores"
+
+
+class Loads(Wire):
+    key, entry = "loads", "link_loads"
+
+
+class StoresAndLoads(Wire):
+    key, entry = "stores_and_loads", "link_both_streams"
+
+
+class FencedStores(Wire):
+    key, at, entry, repeats = "fenced_stores", "message", "link_fenced_stores", 200
+
+    def transfer(self) -> Transfer:
+        transfer = super().transfer()
+        transfer.bytes = max(0, self.size_bytes - LINE_BYTES)  # the flag has the last line
+        return transfer
+
+
+class UnfencedStores(FencedStores):
+    key, entry = "unfenced_stores", "link_unfenced_stores"
+
+
+class DependentLoads(Wire):
+    key, at, entry, repeats = "dependent_loads", "none", "link_dependent_loads", 200
+
+    def transfer(self) -> Transfer:
+        transfer = super().transfer()
+        transfer.bytes = max(1, self.link.buffers.send.size_bytes // LINE_BYTES) * LINE_BYTES
+        return transfer
+
+
+class GraphKernel(Wire):  # without a load
+    key, at, entry, repeats = "graph_kernel", "none", "link_dependent_loads", 200
+
+    @staticmethod
+    def is_here(link: Link) -> bool:
+        return not link.near.device.reason_against_graphs()
+
+    def step(self) -> Step:
+        step = super().step()
+        step.argument.ranks.count = 0
+        return self.device.replayed(*[step] * self.repeats)
+
+
+class HostEcho(Wire):
+    """A kernel that waits for answers, and a thread of the host, which answers. Only from Python: a
+    stream behind a gate would wait for the thread, and the thread for it."""
+
+    key, among, at, entry = "host_echo", "own", "none", "link_echo"
+    repeats, from_python = 1000, True
+
+    @staticmethod
+    def is_here(link: Link) -> bool:
+        return not link.near.device.is_cpu and host_kernel() is not None
+
+    def operation(self) -> Operation:
+        ask, device, kernel = self.step(), self.device, host_kernel()
+        assert kernel, "is_here"
+        ask.argument.ranks.more = flags = device.pinned(Echo)
+        answering = Transfer.from_buffer_copy(ask.argument)
+        answering.bytes = 1
+        answer = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.function)
+        reply = device.python("answer", lambda: answer(ctypes.addressof(answering)))
+        perform = device.caller(device.sequence([ask, reply]))
+
+        def call() -> None:
+            ctypes.memset(flags, 0, ctypes.sizeof(Echo))
+            perform()
+
+        return Operation(ask, call)
+
+
+class Launch(Wire):
+    key, among, at, from_python = "launch", "own", "none", True
+
+    def step(self) -> Step:
+        return nothing(self.link.near)
+
+
+class LibraryMessage(Measurement):
+    """A message of the library between two ranks without a common clock. So both first exchange an
     element, which tells that the other has arrived; one way, the source's clock runs until the
-    destination has answered with an element. All ranks call it. Raises DeviceError."""
-    world, buffers, name = link.session.world, link.buffers, part.algorithm
-    own, (source, target) = world.communicator.rank, part.pairs[0]
-    peer = {source: target, target: source}.get(own, -1)
-    element_bytes = DATATYPE.size_bytes
-    elements = world.device.private(2 * element_bytes)
-    send = Message(True, peer, elements.address, element_bytes)
-    receive = Message(False, peer, elements.address + element_bytes, element_bytes)
-    send_all = Message(True, peer, buffers.send.address, size_bytes)
-    receive_all = Message(False, peer, buffers.receive.address, size_bytes)
-    one_way, trip = [[send_all], [receive]], [[send], [receive]]
-    if own == target:
-        one_way, trip = [[receive_all], [send]], [[receive], [send]]
-    groups = {
-        "send_library": one_way,
-        "both_directions_library": [[send_all, receive_all]],
-        "ping_pong_library": trip * FAR_TRIPS,
-    }[name]
-    arrive = world.library.bind_messages(world, [[send, receive]] if peer >= 0 else [])
-    operation = world.library.bind_messages(world, groups if peer >= 0 else [])
-    if isinstance(arrive, Unsupported):
-        return arrive
-    if isinstance(operation, Unsupported):
-        return operation
-    if name == "ping_pong_library":
-        idle = nothing(world)
-        iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / (2 * FAR_TRIPS))
-    else:
-        iteration = moving_iteration(link, part, size_bytes, operation)
-    iteration.late = arrive.step
-    iteration.keep += [elements, arrive, operation]
-    iteration.ranks = (source, target) if name == "both_directions_library" else (source,)
-    return iteration
+    destination has answered with an element."""
+
+    key, among, is_alone = "send_library", "far", True
+
+    def groups(self, send: Message, receive: Message, elements: Sequence[Message]) -> Groups:
+        """This rank's messages, those of a group at once: the data, or `elements` to send and to
+        receive."""
+        one_element, its_answer = elements
+        return [[send], [its_answer]] if self.own == self.source else [[receive], [one_element]]
+
+    def iteration(self) -> Iteration | Unsupported:
+        library, buffers, element_bytes = self.world.library, self.link.buffers, DATATYPE.size_bytes
+        peer = {self.source: self.target, self.target: self.source}.get(self.own, -1)
+        memory = self.world.device.private(2 * element_bytes)
+        elements = [
+            Message(True, peer, memory.address, element_bytes),
+            Message(False, peer, memory.address + element_bytes, element_bytes),
+        ]
+        send = Message(True, peer, buffers.send.address, self.size_bytes)
+        receive = Message(False, peer, buffers.receive.address, self.size_bytes)
+        groups = self.groups(send, receive, elements)
+        arrive = library.bind_messages(self.world, [elements] if peer >= 0 else [])
+        operation = library.bind_messages(self.world, groups if peer >= 0 else [])
+        if isinstance(arrive, Unsupported):
+            return arrive
+        if isinstance(operation, Unsupported):
+            return operation
+        iteration = self.timed(operation)
+        iteration.late = arrive.step
+        iteration.keep += [memory, arrive, operation]
+        return iteration
+
+
+class LibraryBothDirections(LibraryMessage):
+    key, among, is_alone = "both_directions_library", "far_both", False
+
+    def groups(self, send: Message, receive: Message, elements: Sequence[Message]) -> Groups:
+        return [[send, receive]]
+
+
+class LibraryPingPong(LibraryMessage):
+    key, among, at, is_checked = "ping_pong_library", "far_both", "element", False
+    repeats = 2 * FAR_TRIPS
+
+    def groups(self, send: Message, receive: Message, elements: Sequence[Message]) -> Groups:
+        send, receive = elements
+        return super().groups(send, receive, elements) * FAR_TRIPS
+
+
+MEASUREMENTS: tuple[type[Measurement], ...] = (
+    *(Push, Pull, EnginePush, BothDirections, LocalCopy, DisjointPairs, PingPong),
+    *(Stores, Loads, StoresAndLoads, FencedStores, UnfencedStores, DependentLoads),
+    *(GraphKernel, HostEcho, Launch),
+    *(LibraryMessage, LibraryBothDirections, LibraryPingPong),
+)
+
+
+def prepare(sizes: Sequence[int], session: Session) -> Suite:
+    """All measurements, and the parts of every benchmark's bound at one size. Raises Refusal."""
+    communicator, world = session.communicator, session.world
+    link = open_link(session, sizes[-1])
+    contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
+    at_sizes = {
+        "every": sizes,
+        "contended": [contended],  # at which many ranks contend
+        "message": [min(MESSAGE_BYTES, contended)],
+        "element": [DATATYPE.size_bytes],
+        "none": [0],
+    }
+    suite, sets = Suite(), sets_of_pairs(communicator.nodes)
+    session.flight.note("compile", text="link")
+    here = communicator.all_gather([kind.is_here(link) for kind in MEASUREMENTS])
+    for kind, is_here in zip(MEASUREMENTS, map(all, zip(*here, strict=True)), strict=True):
+        for size, pairs in product(at_sizes[kind.at], sets[kind.among] if is_here else []):
+            header = CaseHeader(
+                collective=LINK.name,
+                shape=dict(kind.shape(pairs)),
+                size_bytes=size,
+                count=size // DATATYPE.size_bytes,
+                datatype=DATATYPE.name,
+                redop="none",
+                algorithm=kind.key,
+                memory=link.near.mapped.kind,
+            )
+            measurement = kind(link, pairs, size)
+            if issubclass(kind, LibraryMessage):
+                header.library, header.memory = world.library.name, "private"
+                # The library's ranks talk to each other here: a failed one cannot be waited for.
+                iteration = measurement.iteration()
+            else:
+                with communicator.all_or_none(DeviceError, MemoryError):
+                    iteration = measurement.iteration()
+            if isinstance(iteration, Unsupported):
+                header.status, header.reason = "unsupported", iteration.reason
+                suite.add(header, None)
+            else:
+                ranks = "-".join(map(str, kind.shape(pairs).values()))
+                iteration.text = f"{kind.key} {ranks} {size} B"
+                suite.add(header, iteration)
+    with communicator.all_or_none(DeviceError, MemoryError):
+        suite.link_parts[contended] = link_parts(link.near, link.buffers, contended, link.engine)
+    return suite
 
 
 if __name__ == "__main__":

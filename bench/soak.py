@@ -214,7 +214,10 @@ class Sampler:
             redop,
             f"{case.size_bytes} B",
         ]
-        words += ["in place"] * case.in_place + ["in a graph"] * is_replay
+        if case.in_place:
+            words.append("in place")
+        if is_replay:
+            words.append("in a graph")
         iteration.text = " ".join(words)
         return Launch(case, iteration, algorithm.name)
 
@@ -277,7 +280,7 @@ def soak(soak: SoakOptions, session: Session) -> int:
     send, receive = (peers.register(room) for _ in range(2))
     sampler = Sampler(session, soak, random.Random(seed), Buffers(send, receive, seed))
     names = ", ".join(algorithm.name for algorithm in sampler.algorithms)
-    hosts = f" on {communicator.hosts} hosts" * (communicator.hosts > 1)
+    hosts = f" on {communicator.hosts} hosts" if communicator.hosts > 1 else ""
     pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in sampler.pairs)
     if communicator.rank == 0:
         print_out(
@@ -321,7 +324,7 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
             batch, batches, sampled_s = sampler.sample(), batches + 1, now_s
     if is_first_rank:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
-        passed = " past 2^32" * (epoch < START_EPOCH)
+        passed = " past 2^32" if epoch < START_EPOCH else ""
         print_out(
             f"soak: {runner.launches.total()} launches in {now_s - begun_s:.0f} s, "
             f"{wrong_elements} wrong elements; {batches} batches, each algorithm at least "

@@ -1,13 +1,14 @@
 """Finds the best all-reduce for `auto` on this machine: `mpirun -n 2 python -m bench.tune`
 
-For each size, mode and state of the link it finds the algorithm, and how to compile and cut it, by
-successive halving (Jamieson and Talwalkar, AISTATS 2016): all candidates are measured for a few
-rounds in random order, then the better half, and so on, until the best are hard to distinguish.
-A state of the link that appears later gets its own search. The untuned `auto` takes part until the
-end, and only a candidate that is clearly faster replaces its choice. With --stable the rows are for
+For each size, variant and mode it finds the algorithm, and how to compile and cut it, by successive
+halving (Jamieson and Talwalkar, AISTATS 2016): all candidates are measured for a few rounds in
+random order, then the better half, and so on, until the best are hard to distinguish. The untuned
+`auto` takes part until the end, and only a candidate that is clearly faster replaces its choice. A
+row serves the state of the link that the run was in. With --stable the rows are for
 `auto_stable` alone, beside those of `auto`. Over both kinds of GPU memory a row names its own."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -25,14 +26,14 @@ from bench.harness.suite import Suite
 from bench.tuning import search
 from bench.tuning.audit import audited
 from bench.tuning.emit import rows_from
+from bench.tuning.winners import Heat, find_winners
 from collectives.choice import by_model, in_words
 from collectives.table import written
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
-from reports.tables.tune import Heat
 
-ABOUT = "Finds what auto should run on this machine, by size and state of the link."
+ABOUT = "Finds what auto should run on this machine, by size."
 
 
 def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
@@ -69,8 +70,13 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
     if namespace.emit:
         print_rows(parser, namespace.emit)
     parser.require_ranks()
+    try:
+        if namespace.table and os.path.isfile(namespace.table) and os.path.getsize(namespace.table):
+            tuned.any_table(Path(namespace.table))  # no other file of the user is replaced
+    except ResultError as error:
+        parser.error(f"--table: {error}")
     table = None if namespace.audit else "none"
-    return options.run_options(namespace, lean=True, tuned=table), sizes, namespace
+    return options.run_options(namespace, tuned=table), sizes, namespace
 
 
 def print_rows(parser: Parser, names: Sequence[str]) -> NoReturn:
@@ -108,8 +114,7 @@ def audit(session: Session, result: Result, machine: Machine) -> tuple[str, int]
     """The audit, for the end of the output."""
 
     def model(heat: Heat) -> str:
-        variant, size_bytes, mode, _, _ = heat
-        case = search.case_of(size_bytes, variant, mode)
+        case = search.case_of(heat.size_bytes, heat.variant, heat.mode)
         return in_words(session.world, *by_model(session.world, case, search.OURS))
 
     return audited(result, model), FINE
@@ -126,7 +131,7 @@ def main() -> NoReturn:
             if namespace.audit
             else partial(store, run_options.table, program)
         )
-        policy = RunPolicy(16, search.go_on, conclude)
+        policy = RunPolicy(16, search.go_on, conclude, find_winners)
         return measure(session, partial(prepare, sizes, namespace.stable), policy)
 
     start(run_options, work)

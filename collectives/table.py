@@ -78,7 +78,9 @@ class WrittenTables(msgspec.Struct, forbid_unknown_fields=True):
 def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
     """The algorithm that `two_shot+nt+128K` means. Raises ValueError for a wrong word, KeyError for
     an unknown name."""
-    name, build, _ = parse_name(text)
+    name, build, memory = parse_name(text)
+    if memory:
+        raise ValueError(f"the name of an algorithm has no memory: {memory}")
     return known[name].built(build)
 
 

@@ -52,7 +52,7 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
 
     @run_before("run")
     def set_command(self):
-        self.executable_opts = ["allreduce", "--lean", self.options, "--out", FILES]
+        self.executable_opts = ["allreduce", self.options, "--out", FILES]
         if self.store:
             store = quote(self.store)
             copy = f"mkdir -p {store} && cp {FILES}/*.jsonl {store}"

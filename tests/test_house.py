@@ -70,7 +70,6 @@ OWN_READERS = {
     "bench/campaigns/guard.py",
     "bench/harness/session.py",
     "bench/harness/witness.py",
-    "bench/link.py",
     "bench/machine/environment.py",
     "bench/machine/files.py",
     "bench/machine/pci.py",

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,20 @@ from tests.launch import ROOT
 from tests.reports.imports.test_import_formats import WHOLE
 from wiretax.pytest_plugin import judge
 
-SHORT = "--mode isolated --max-time 60 --iters 24 --lean"
+SHORT = "--mode isolated --max-time 60 --iters 24"
 COMMAND = f"allreduce -n 2 --sizes 16K,64K --algorithm one_shot_pull,library {SHORT}"
 TIMED = '{"collective": "all_reduce", "size_bytes": 65536, "ranks": 2, "time_us": 5.0'
 WITH_PLUGIN = "-p", "wiretax.pytest_plugin"
+THEIR_PROGRAM = """
+import json, pathlib, random, subprocess
+pids = pathlib.Path("pids")
+pid = subprocess.Popen(["sleep", "300"]).pid
+number = pids.write_text((pids.read_text() if pids.exists() else "") + f"{pid:9}") // 9 - 1
+cases = [("reduce", 10, 2), ("reduce", 16, 50), ("gather", 16, 900)][number == 2 :]
+for name, bits, time_us in cases if number % 2 else cases[::-1]:
+    line = {"collective": f"all_{name}", "size_bytes": 1 << bits, "ranks": 2}
+    print(json.dumps(line | {"time_us": time_us + random.random() / 3}))
+"""
 MINE = f"""
 def test_mine(wiretax):
     cases = wiretax("allreduce -n 2 --sizes 16K --algorithm two_shot {SHORT}")
@@ -183,16 +194,29 @@ def test_the_plugin_changes_nothing_for_others(tmp_path):
 
 
 def test_another_harness_is_a_test_too(tmp_path):
-    """A CI owner has a script that prints timing lines, and pytest."""
-    line = {"collective": "all_reduce", "size_bytes": 65536, "ranks": 2}
-    (tmp_path / "mine.py").write_text(
-        f"import json, time\nprint(json.dumps({line} | {{'time_us': 5 + time.time() % 1}}))\n"
-    )
+    """A CI owner has pytest, and a script that prints timing lines in any order and starts a
+    daemon."""
+    (tmp_path / "mine.py").write_text(THEIR_PROGRAM)
     command = f"{shlex.quote(sys.executable)} mine.py"
-    done = run_pytest(tmp_path, "--wiretax", command, "--wiretax-launches=2")
+    words = "--wiretax", command, "--wiretax-launches=2", "--benchmark-json=rows.json"
+    done = run_pytest(tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "allreduce[64 KiB program]" in done.stdout
-    assert len([*(tmp_path / "results").rglob("*.jsonl")]) == 2
+    times_us = {
+        name: [round(time * 1e6) for time in row["stats"]["data"]]
+        for name, row in rows_of(tmp_path).items()
+    }
+    assert times_us == {
+        "allreduce[1 KiB program]": [2, 2],
+        "allreduce[64 KiB program]": [50, 50],
+        "allgather[64 KiB program]": [900, 900],
+    }
+    assert len([*(tmp_path / "results").rglob("*.jsonl")]) == 4
+    done = run_pytest(tmp_path, *words[:3])  # from its third launch on one lacks a size
+    assert done.returncode == 1
+    assert "program 1 KiB isolated is in 1 of 2 launches of results/pytest-" in done.stdout
+    assert "Traceback" not in done.stdout
+    for pid in (tmp_path / "pids").read_text().split():
+        os.kill(int(pid), signal.SIGTERM)  # pytest has not waited for it
     done = run_pytest(tmp_path, "--wiretax", "echo hello")
     assert done.returncode == 1
     assert "has no timings; known are" in done.stdout

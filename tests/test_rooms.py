@@ -17,7 +17,7 @@ from tests.bench.launches import launch, run
 from tests.launch import FULL, ROOT
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
-SMALL = "-b 16K -e 16K -n 1 --mode isolated --max-time 60 --lean"
+SMALL = "-b 16K -e 16K -n 1 --mode isolated --max-time 60"
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     assert ours.keys() == {"mine", "mine+nt"}
     assert {(case.status, case.n_wrong) for case in ours.values()} == {("ok", 0)}
     assert all(case.bound_us for case in ours.values())
-    words = "--sizes 16K,2M -n 1 --mode isolated --lean --algorithm mine"
+    words = "--sizes 16K,2M -n 1 --mode isolated --algorithm mine"
     _, result = run(out / "long", words, tree=tree)
     assert [case.reason for case in result.cases if case.size_bytes > 16 << 10] == [
         "a slab has room for 1024 KiB from each rank"
@@ -195,6 +195,6 @@ def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     soaked = launch(tmp_path, words, command="soak", tree=tree)
     assert soaked.returncode == 0, soaked.stderr
     assert " 0 wrong elements" in soaked.stdout
-    words = "--hidden 256 --tokens 1 -n 1 --lean --algorithm then_mine"
+    words = "--hidden 256 --tokens 1 -n 1 --algorithm then_mine"
     _, result = run(out / "norm", words, tree=tree, command="allreduce_rmsnorm")
     assert {case.algorithm for case in result.cases} == {"compute", "then_mine"}

@@ -26,7 +26,7 @@ SOURCES = [
     path for folder in (*FOLDERS, "wiretax") for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 PIP = sys.executable, "-m", "pip"
-SMALL = "-b", "16K", "-e", "16K", "--iters", "2", "--lean", "--max-time", "30"
+SMALL = "-b", "16K", "-e", "16K", "--iters", "2", "--max-time", "30"
 WORKFLOW = yaml.safe_load((ROOT / "examples" / "github-workflow.yml").read_text())
 LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_ID"
 

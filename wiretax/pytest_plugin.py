@@ -13,10 +13,11 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from shlex import split
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -182,12 +183,19 @@ def launch(command: str, launches: int) -> Path:
 
 def import_output(words: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     """Runs another harness's command, and imports what it printed as a run into the folder."""
-    done = subprocess.run(words, text=True, capture_output=True)
-    if done.returncode:
-        return done
-    with tempfile.TemporaryDirectory() as private:  # where nobody can put a link
+    with (
+        tempfile.TemporaryDirectory() as private,  # where nobody can put a link
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+    ):
         log = Path(private) / "output.txt"
-        log.write_text(done.stdout)
+        with log.open("w+", errors="replace") as output:
+            # No pipes, which would wait for what the command leaves in the background.
+            done = subprocess.run(words, stdout=output, stderr=errors, text=True)
+            for file in (output, errors):
+                file.seek(0)
+            done.stdout, done.stderr = output.read(), errors.read()
+        if done.returncode:
+            return done
         imported = run_wiretax("import", str(log), "--out", str(folder))
     imported.returncode = imported.returncode or 2 * bool(imported.stderr)  # rows it cannot read
     return imported
@@ -200,43 +208,50 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     that of a command may which ended with status 0."""
     from pytest_benchmark import stats
 
+    from reports.store.case import key_of
     from reports.tables.sentences import size_text
     from reports.tables.show import headline_of
-    from reports.verdicts.sides import case_names, faults_of, side_of
+    from reports.verdicts.sides import case_names, faults_of, side_of, uneven_cases
 
     side = side_of(str(folder))
-    if faults := faults_of(side):
+    if faults := faults_of(side) + uneven_cases(side):
         pytest.fail("\n".join([*side.notes, *faults]), pytrace=False)
     results = side.launches
     lines = node.config.stash.setdefault(LINES, [])
-    lines += [headline_of(*results), f"  the run{'s' * (len(results) > 1)}: {folder}"]
-    run, rows = results[0].run, []
-    metadata: Any = stats.Metadata  # without types
-    test = run.benchmark if isinstance(node, Launches) else node.name
-    for number, (header, name) in enumerate(zip(run.cases, case_names(run.cases), strict=True)):
-        blocks = [block for each in results for block in each.counted.by_case.get(number, [])]
-        if not blocks:
-            continue
-        size, ranks = size_text(header.size_bytes), run.world["size"]
-        title, cases = f"{size} {name}", [result.cases[number] for result in results]
-        row: Any = metadata(
+    runs = "run" if len(results) == 1 else "runs"
+    lines += [headline_of(*results), f"  the {runs}: {folder}"]
+    rows, metadata = list[Any](), cast(Any, stats.Metadata)  # without types
+    measured: dict[Any, list[Any]] = {}
+    for result in results:
+        run, blocks_of = result.run, result.counted.by_case
+        for case, name in zip(result.cases, case_names(run.cases), strict=True):
+            if blocks := blocks_of.get(case.case):
+                key = run.benchmark, run.world["size"], key_of(case)
+                measured.setdefault(key, []).append((case, name, blocks, str(result.path)))
+    for (benchmark, ranks, _), launches in measured.items():
+        cases, names, blocks_of_launches, paths = zip(*launches, strict=True)
+        case, blocks = cases[-1], list(chain(*blocks_of_launches))
+        test = benchmark if isinstance(node, Launches) else node.name
+        size = size_text(case.size_bytes)
+        title = f"{size} {names[-1]}"
+        row = metadata(
             SimpleNamespace(
                 name=f"{test}[{title}]",
                 fullname=f"{node.nodeid}[{title}]",
                 param=title,
-                group=f"{run.benchmark} {size} {header.mode}, {ranks} ranks",
+                group=f"{benchmark} {size} {case.mode}, {ranks} ranks",
                 params={
-                    "size_bytes": header.size_bytes,
-                    "algorithm": header.algorithm,
-                    "mode": header.mode,
+                    "size_bytes": case.size_bytes,
+                    "algorithm": case.algorithm,
+                    "mode": case.mode,
                     "ranks": ranks,
                 },
                 extra_info={
                     "bus_bw_gb_s": [case.bus_bw_gb_s for case in cases],
                     "n_wrong": [case.n_wrong for case in cases],
-                    "library": header.library,
-                    "chosen": cases[-1].chosen,
-                    "runs": [str(result.path) for result in results],
+                    "library": case.library,
+                    "chosen": case.chosen,
+                    "runs": list(paths),
                 },
                 cprofile_stats=None,
                 has_error=False,

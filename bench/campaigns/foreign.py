@@ -14,7 +14,7 @@ from bench.machine import environment, node
 from reports.imports.runs import find_tests, run_of
 from reports.store.owners import opened
 from reports.store.result import ResultError, content_of
-from reports.store.schema import Result
+from reports.store.schema import End, Result
 
 
 @contextmanager
@@ -47,8 +47,9 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
     ResultError without timings or without the number of ranks, ValueError for a bad name of this
     node."""
     files = [log.with_suffix(suffix) for suffix in (".file.txt", ".out.txt")]
-    content = content_of(next(file for file in files if file.is_file()))
-    tests = [test for test in find_tests(Path("its output"), content) if test.rows]
+    content = content_of(files[not files[0].is_file()])
+    found = find_tests(Path("its output"), content)
+    tests = [test for test in found if test.rows]
     if not tests:
         raise ResultError("its output has no timings, only the head of a table")
     for test in tests:
@@ -56,7 +57,6 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         if not test.world_size:
             raise ResultError("its output names no number of ranks: say how many: --ranks N")
 
-    unread = sum(len(test.unread) for test in tests)
     facts, started = environment.describe(), time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     library = f"{tests[0].format} {tests[0].library}"
     machine_id, software_id = environment.identities(facts, library, "")
@@ -68,11 +68,15 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         software_id=software_id,
         environment=facts,
         argv=variant.recorded().argv,
-        notes=[f"Rows that could not be read: {unread}."] if unread else [],
         imported_from=f"variant {variant.name}",
     )
     if result.run.world["hosts"] in (None, 1):
         label = node.chosen_name() or node.host_label()
         for rank in result.run.world["ranks"]:
             rank["node"] = label
+    lacks = [str(test.reason) for test in found if test.status == "failed"]
+    if unread := sum(len(test.unread) for test in found):
+        lacks.append(f"rows that could not be read: {unread}")  # a wrong one would be among them
+    if lacks and result.complete:
+        result.end = End(status="incomplete", reason=lacks[0])
     return result

@@ -288,7 +288,7 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
         record.exit, last_line, run = launch_foreign(campaign, variant, number, seed, limit_s)
     else:
         runs_before = set(folder.glob("*.jsonl"))
-        command = [*variant.launcher, "--out", str(folder.resolve()), "--lean", "--seed", str(seed)]
+        command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", str(seed)]
         command += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
         command += variant.arguments  # the last of two equal options counts: the command's own one
         record.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)

@@ -10,7 +10,7 @@ from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.machine import environment, node
 from bench.machine.diagnosis import summary
-from bench.machine.gpu_state import current_state
+from bench.machine.gpu_state import throttle_reasons
 from bench.machine.gpus import examine_peers, uncached_memory
 from bench.machine.pci import describe_rate
 from collectives.operation import Row, Unsupported, World
@@ -54,7 +54,7 @@ def examine(session: Session) -> Machine:
     }
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
-        rank["throttle"] = current_state(bus_id).get("throttle")
+        rank["throttle"] = throttle_reasons(bus_id)
     ranks = communicator.all_gather(rank)
     facts |= environment.gpu_facts(ranks)
     gpus = examine_peers(communicator, device, world.peers) if bus_id else None

@@ -111,7 +111,7 @@ class RunOptions:
     checks: int = 1
     mpi_thread_level: str | None = None
     tuned: str | None = "none"
-    lean: bool = False
+    samples: bool = False
     table: str | None = None
     quiet: bool = False
     keeps_run: bool = True
@@ -407,10 +407,10 @@ def add_graph_options(add: AddOption, graph: int | None = 0) -> None:
 
 def add_output(add: AddOption) -> None:
     add(
-        "--lean",
+        "--samples",
         changes=NOTHING,
         action="store_true",
-        help="store no single iterations",
+        help="also store the time of each iteration, in arrays beside the run",
     )
     add(
         "--out",

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
 from reports.store.blocks import count_blocks
-from reports.store.schema import Block, End, Result
+from reports.store.schema import Block, End, Result, Winner
 from reports.store.stats import autocorrelation, is_precise
 from reports.store.writing import RunFile
 from reports.store.wrong import where_wrong
@@ -66,12 +66,14 @@ def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
 class RunPolicy:
     """How a command spends its time. `rounds` should fit it. After each round
     `go_on(run, active, rounds)` returns, on all ranks, the cases that have another. On rank 0
-    `conclude(result, machine)` returns the last lines of the output, and the exit status of a run
+    `find_winners(result)` returns what the run stores beside its cases, and
+    `conclude(result, machine)` the last lines of the output, and the exit status of a run
     that was measured."""
 
     rounds: int = LEAST_ROUNDS
     go_on: Callable[[Run, list[int], int], list[int]] = unfinished
     conclude: Callable[[Result, head.Machine], tuple[str, int]] = lambda *_: ("", FINE)
+    find_winners: Callable[[Result], Sequence[Winner]] = lambda result: ()
 
 
 UNTIL_PRECISE = RunPolicy()
@@ -108,7 +110,8 @@ def measure(
         return int(communicator.broadcast(None))
     from reports.tables.show import text  # not at the top: other ranks never print
 
-    result = finish(run, run.file, steal_share(ticks_before, cpu_ticks(cpus_here)))
+    stolen = steal_share(ticks_before, cpu_ticks(cpus_here))
+    result = finish(run, run.file, stolen, policy)
     status = exit_status(run, result)
     last_words, concluded = policy.conclude(result, machine)
     status = status or concluded
@@ -194,7 +197,7 @@ def agreed_stop(run: Run, deadline_s: float) -> bool:
     return run.interrupted or bool(votes[0][1])
 
 
-def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
+def finish(run: Run, file: RunFile, stolen: float | None, policy: RunPolicy) -> Result:
     """Builds the cases and ends the file, on rank 0."""
     total, reason = len(run.suite.iterations), None
     if run.interrupted:
@@ -210,7 +213,7 @@ def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
         elapsed_s=time.monotonic() - STARTED_S,
         steal_share=stolen,
     )
-    return file.finish(samples, end, keep_samples=not run.session.options.lean)
+    return file.finish(samples, end, run.session.options.samples, policy.find_winners)
 
 
 def exit_status(run: Run, result: Result) -> int:

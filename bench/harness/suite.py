@@ -170,7 +170,6 @@ def header_of(
         header.chosen = operation.choice
         if algorithm.is_library and world.device.is_cpu:
             header.chosen = environment.settings_of(case.collective.name)
-        header.blocks = None if is_baseline else operation.step.blocks
         header.snr_db = operation.snr_db
         algorithm = operation.chosen or algorithm
         if case.collective.reduces:

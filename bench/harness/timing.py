@@ -14,7 +14,6 @@ import numpy as np
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.verify import first_wrong
-from bench.machine.gpu_state import current_state
 from collectives.collective import Datatype
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Action, Counts, DeviceError, Phase, Stamps, Wrong
@@ -148,7 +147,6 @@ class RankBlock:
     stamps: Stamps
     wrong: Wrong | None
     trips_ns: tuple[float, float]
-    gpu: dict[str, Any] | None
 
 
 def measure_block(
@@ -168,15 +166,13 @@ def measure_block(
     trips_ns, wrong = (before_ns, session.round_trip_ns()), None
     if checks and iteration.wrong:
         wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
-    bus_id = session.world.device.facts.get("pci_bus_id")
-    gpu = {"pci_bus_id": bus_id, **current_state(bus_id)} if bus_id else None
     flight.note("gather")
-    gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns, gpu))
+    gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns))
     flight.note("store")
     if gathered is None:
         return None
     shares_clock = session.world.shares_clock(iteration.ranks)
-    record, samples = summary(iteration, block, gathered, shares_clock)
+    record, samples = block_record(iteration, block, gathered, shares_clock)
     wrongs = [part.wrong for part in gathered if part.wrong is not None]
     if len(wrongs) == len(gathered):
         record.n_wrong = sum(wrong.elements for wrong in wrongs)
@@ -190,7 +186,7 @@ def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] 
     return (float(before), float(after)) if before or after else None
 
 
-def summary(
+def block_record(
     iteration: Iteration, block: int, parts: Sequence[RankBlock], clock_shared: bool
 ) -> tuple[Block, np.ndarray[Any, Any]]:
     """The record and the samples of a block from all ranks' parts."""
@@ -214,7 +210,6 @@ def summary(
         chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
         link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]),
-        gpus=[part.gpu for part in parts if part.gpu] or None,
     )
     n_ranks, n = times.time_by_rank.shape
     consume = np.full((n_ranks, n), np.nan) if chained else times.after_by_rank

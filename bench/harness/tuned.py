@@ -50,9 +50,9 @@ def default_path(machine: Machine) -> Path:
     return default_folder() / f"tuned-{machine.machine_id}-{machine.software_id}.toml"
 
 
-def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any]]:
-    """The head of the table in a file, and its rows as the file has them. Raises ResultError, also
-    for another machine's or other software's."""
+def any_table(path: Path) -> tuple[Head, dict[str, Any]]:
+    """The head of any machine's table in a file, and its rows as the file has them. Raises
+    ResultError."""
     try:
         tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
         head = msgspec.convert(
@@ -60,6 +60,13 @@ def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any
         )
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
+    return head, tables
+
+
+def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any]]:
+    """The same of this machine's table. Raises ResultError, also for another machine's or other
+    software's."""
+    head, tables = any_table(path)
     named, here = (f"{each.machine_id}, {each.software_id}" for each in (head, machine))
     if named != here:
         raise ResultError(
@@ -79,8 +86,8 @@ def load(path: Path, tables: dict[str, Any]) -> list[Row]:
 
 def add(path: Path, head: Head, settled: Sequence[Row], unsettled: Sequence[Row]) -> None:
     """Adds the rows of a run to the table at `path`, atomically. Older rows of this program for
-    other sizes, modes or states of the link stay, and replace `unsettled` ones. A file that is no
-    table of this machine is replaced. Raises OSError, ResultError."""
+    other sizes, modes or states of the link stay, and replace `unsettled` ones. Another machine's
+    table is replaced. Raises OSError, ResultError."""
     older = list[Row]()
     with suppress(ResultError):
         other, tables = read(path, head)

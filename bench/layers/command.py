@@ -14,7 +14,7 @@ from bench.harness.options import AddOption, RunOptions, comma_separated, name_a
 from bench.harness.run import Run, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
-from bench.layers import fused, overlap, steps
+from bench.layers import fused, overlap, step_splits
 from bench.layers.forms import LayerOptions
 from collectives.collective import DATATYPE_ALIASES
 from collectives.communicator import launched_ranks
@@ -125,14 +125,14 @@ def mistake_in_prefill(prefill: LayerOptions) -> str | None:
     )
 
 
-def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
+def until_time_is_up(run: Run, active: list[int], rounds: int) -> list[int]:
     """As many rounds as fit, unless -n limits them: a difference of two times needs more."""
     if run.session.options.iterations:
         return unfinished(run, active, rounds)
     return active if rounds < ROUNDS else []
 
 
-DIFFERENCES = RunPolicy(ROUNDS, go_on)
+DIFFERENCES = RunPolicy(ROUNDS, until_time_is_up)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ COMMANDS = {
             datatype_of_wire("half"),
             WEIGHT_TYPE,
         ),
-        steps.prepare,
+        step_splits.prepare,
         policy=RunPolicy(),
         graph=None,
     ),
@@ -240,7 +240,7 @@ COMMANDS = {
             datatype_of_wire(),
         ),
         # The checked iteration warms up, and an iteration takes a quarter of a second.
-        steps.prepare,
+        step_splits.prepare,
         mistake_in_prefill,
         RunPolicy(),
         110.0,

@@ -1,7 +1,6 @@
-"""Asks the GPU drivers for clocks, link, throttling, memory, NVLinks and peer access: NVIDIA's by
+"""Asks the GPU drivers for load, throttling, memory, NVLinks and peer access: NVIDIA's by
 NVML (pynvml), AMD's by amdgpu's files in /sys. What a driver does not give is left out."""
 
-import re
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -54,40 +53,11 @@ def handle(bus_id: str) -> Any:
     return _ask("nvmlDeviceGetHandleByPciBusId", bus_id)
 
 
-def current_state(bus_id: str) -> Facts:
-    """A GPU's current clocks, PCIe link, power and throttle reasons, in less than a millisecond."""
-    gpu = handle(bus_id)
-    return _known(_amd_state(bus_id) if gpu is None else _nvidia_state(gpu))
-
-
-def _nvidia_state(gpu: Any) -> Facts:
-    power_mw = _ask("nvmlDeviceGetPowerUsage", gpu)
-    reasons = _ask("nvmlDeviceGetCurrentClocksEventReasons", gpu)
+def throttle_reasons(bus_id: str) -> list[str] | None:
+    """Why an NVIDIA GPU is slower than its clocks now; None where no driver tells."""
+    reasons = _ask("nvmlDeviceGetCurrentClocksEventReasons", handle(bus_id))
     bits = {name: getattr(nvml(), f"nvmlClocksEventReason{name}", 0) for name in THROTTLES}
-    return {
-        "sm_clock_mhz": _ask("nvmlDeviceGetClockInfo", gpu, nvml().NVML_CLOCK_SM),
-        "memory_clock_mhz": _ask("nvmlDeviceGetClockInfo", gpu, nvml().NVML_CLOCK_MEM),
-        "pcie_generation": _ask("nvmlDeviceGetCurrPcieLinkGeneration", gpu),
-        "pcie_width": _ask("nvmlDeviceGetCurrPcieLinkWidth", gpu),
-        "power_w": None if power_mw is None else power_mw / 1e3,
-        "throttle": (
-            None if reasons is None else [name for name, bit in bits.items() if reasons & bit]
-        ),
-    }
-
-
-def _amd_state(bus_id: str) -> Facts:
-    facts: Facts = {}
-    for name, file in (("sm_clock_mhz", "pp_dpm_sclk"), ("memory_clock_mhz", "pp_dpm_mclk")):
-        # An asterisk marks the current level.
-        level = re.search(r"(\d+)\s*Mhz \*", pci.attribute(bus_id, file))
-        if level:
-            facts[name] = int(level[1])
-    rates = pci.rates(bus_id, under_load=True)
-    if facts and rates:
-        speed, width = rates[pci.narrowest(rates)]
-        facts |= {"pcie_generation": pci.GENERATION.get(speed), "pcie_width": width}
-    return facts
+    return None if reasons is None else [name for name, bit in bits.items() if reasons & bit]
 
 
 def in_use(bus_id: str) -> str | None:
@@ -128,10 +98,6 @@ def nvidia_gpu(bus_id: str) -> Facts:
         "bar_bytes": bar1 and bar1.bar1Total,
         "nvlinks": [link for link in links if link],
     }
-    return _known(facts)
-
-
-def _known(facts: Facts) -> Facts:
     return {name: value for name, value in facts.items() if value is not None}
 
 

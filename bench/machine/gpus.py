@@ -1,5 +1,5 @@
 """Examines GPUs and the paths between them, for `bench.doctor` and a run's head. `examine` reads
-/sys, /proc and NVML, `examine_peers` adds peer memory, `examine_ranks` opens the GPUs for it."""
+/sys, /proc and NVML, `examine_peers` adds peer memory, `open_and_examine` opens the GPUs for it."""
 
 import os
 import shutil
@@ -138,7 +138,7 @@ def examine_library(world: World) -> list[str]:
     return notes if is_noted or not reason else [f"{reason}.", *notes]
 
 
-def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
+def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
     """Opens and examines the ranks' GPUs. Returns their facts and the world; if they do not open,
     the facts with the reason, and None."""
     gpu = None

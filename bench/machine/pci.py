@@ -82,17 +82,16 @@ def links(bus_id: str) -> list[tuple[str, str]]:
     return list(zip(devices[::2], devices[1::2], strict=False))
 
 
-def rates(bus_id: str, under_load: bool = False) -> dict[str, Rate]:
-    """The known rates of `links`, by the device at the lower end: what they run at `under_load`,
-    otherwise the highest rate that both ends reach together, because an idle link runs slower."""
+def rates(bus_id: str) -> dict[str, Rate]:
+    """The known rates of `links`, by the device at the lower end: the highest rate that both ends
+    reach together, because an idle link runs slower."""
     by_device = {}
     for ends in links(bus_id):
         # Both ends show the same current state, if they show it.
         speed = max(_number(end, "current_link_speed") for end in ends)
         width = max(_number(end, "current_link_width") for end in ends)
-        if not under_load:
-            speeds = [_number(end, "max_link_speed") for end in ends]
-            speed = min(speeds) or speed or max(speeds)
+        speeds = [_number(end, "max_link_speed") for end in ends]
+        speed = min(speeds) or speed or max(speeds)
         if speed and width:
             by_device[ends[1]] = speed, int(width)
     return by_device

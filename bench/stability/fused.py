@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.harness.iteration import Buffers
 from bench.stability.inputs import draw
-from bench.stability.subject import How, Subject
+from bench.stability.subject import Subject, Way
 from collectives.collective import DATATYPES, Datatype
 from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Bound, Case, Unsupported, World
@@ -63,7 +63,7 @@ class NormSubject(Subject):
     def count(self, size_bytes: int) -> int:
         return max(1, super().count(size_bytes) // HIDDEN) * HIDDEN
 
-    def case(self, count: int, how: How) -> Case:
+    def case(self, count: int, way: Way) -> Case:
         buffers = self.buffers
         assert isinstance(buffers, NormBuffers)
         norm = Norm(
@@ -73,12 +73,12 @@ class NormSubject(Subject):
             weight=buffers.weight.address,
             epsilon=EPSILON,
         )
-        return NormCase(**vars(super().case(count, how)), norm=norm, summed=buffers.summed.address)
+        return NormCase(**vars(super().case(count, way)), norm=norm, summed=buffers.summed.address)
 
-    def _bound(self, case: Case, how: How) -> Bound:
+    def bind_way(self, case: Case, way: Way) -> Bound:
         if self.datatype.size_bytes > 4:
             return SQUARES_IN_FP32
-        return NO_PLACE if how.in_place else super()._bound(case, how)
+        return NO_PLACE if way.in_place else super().bind_way(case, way)
 
 
 @dataclass
@@ -110,10 +110,10 @@ class GemvSubject(Subject):
     def count(self, size_bytes: int) -> int:
         return min(MOST_TOKENS, max(1, super().count(size_bytes) // INNER)) * INNER
 
-    def _bound(self, case: Case, how: How) -> Bound:
+    def bind_way(self, case: Case, way: Way) -> Bound:
         buffers = self.buffers
         assert isinstance(buffers, GemvBuffers)
-        if how.in_place or how.shifts:
+        if way.in_place or way.shifts:
             return ALIGNED
         if self.datatype.size_bytes > 4:
             return ADDS_IN_FP32
@@ -127,7 +127,7 @@ class GemvSubject(Subject):
         )
         fields = vars(case) | {"send": buffers.products.address}
         gemv = GemvCase(**fields, layer=layer, tokens=case.count // INNER, weight_type=WEIGHTS.name)
-        return super()._bound(gemv, how)
+        return super().bind_way(gemv, way)
 
 
 KINDS: dict[str, type[Subject]] = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.stability.inputs import POSITIVE, SIGNED, difference, error_of
 from bench.stability.order import Explainer, changes
-from bench.stability.subject import How, Subject
+from bench.stability.subject import Subject, Way
 from collectives.collective import Array
 from collectives.communicator import Refusal
 from reports.store.bits import Difference, Error, Part, RowBits, SizeBits, Threshold
@@ -21,26 +21,27 @@ EVERY_SIZE = 4  # of which one is measured again after other communicators
 ERROR_BYTES, ERROR_ELEMENTS = 64 << 10, 8192  # of the message whose errors count
 BLOCK, LONG_BLOCK = 16, 256  # elements that repeat in a message,
 LONG_BLOCKS = 4096  # and in a message of so many
-Pairs = Iterator[tuple[Array | None, Array]]  # a result, None where it cannot be, and what it was
-Found = dict[str, Difference | None]  # by the names of INVARIANCES
+# A result, None where it cannot be, and what it must equal.
+Comparisons = Iterator[tuple[Array | None, Array]]
 Orders = list[tuple[int, str]]  # from which element on which order
 
 
-def ways_of(subject: Subject) -> dict[str, list[How]]:
-    """How to perform it on the same data, by the names of INVARIANCES."""
+def ways_of(subject: Subject) -> dict[str, list[Way]]:
+    """The ways to perform it on the same data, by the names of INVARIANCES."""
     ranks = range(subject.ranks)
     alike, ragged = [(1, 0) for _ in ranks], [(rank % 3, rank % 2) for rank in ranks]
-    # A peer says itself how a graph captures it.
-    has_graphs = not subject.algorithm.peer and not subject.world.device.reason_against_graphs()
-    return {
-        "align": [How(tuple(alike)), How(tuple(ragged))],
-        "in-place": [How(in_place=True)],
-        "chain": [How(calls=CHAIN_CALLS)],
-        "graph": [How(replayed=True)] * has_graphs,
+    ways = {
+        "align": [Way(tuple(alike)), Way(tuple(ragged))],
+        "in-place": [Way(in_place=True)],
+        "chain": [Way(calls=CHAIN_CALLS)],
     }
+    # A peer says itself how a graph captures it.
+    if not subject.algorithm.peer and not subject.world.device.reason_against_graphs():
+        ways["graph"] = [Way(replayed=True)]
+    return ways
 
 
-def pairs_of(subject: Subject, plain: Array, number: int) -> dict[str, Pairs]:
+def comparisons_of(subject: Subject, plain: Array, number: int) -> dict[str, Comparisons]:
     """The results of a size in each way, with what they must equal; `number` counts sizes."""
     inputs, following = subject.inputs(plain.size), (subject.rank + 1) % subject.ranks
     late: list[int | None] = [None, *range(subject.ranks)]
@@ -49,22 +50,22 @@ def pairs_of(subject: Subject, plain: Array, number: int) -> dict[str, Pairs]:
     moved = subject.inputs(plain.size, rank=following)
     return {
         "run": ((subject.result(inputs, late=rank), plain) for rank in late),
-        "ranks": on_all_ranks(subject, plain),
-        "place": elsewhere(subject, inputs),
+        "ranks": of_first_rank(subject, plain),
+        "place": repeated_blocks(subject, inputs),
         **{
-            name: ((subject.result(inputs, how), plain) for how in ways)
+            name: ((subject.result(inputs, way), plain) for way in ways)
             for name, ways in ways_of(subject).items()
         },
         "order": ((subject.result(data), plain) for data in [moved]),
     }
 
 
-def on_all_ranks(subject: Subject, plain: Array) -> Pairs:
+def of_first_rank(subject: Subject, plain: Array) -> Comparisons:
     if not subject.collective.cut:
         yield plain, subject.world.communicator.broadcast(plain)
 
 
-def elsewhere(subject: Subject, inputs: Array) -> Pairs:
+def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
     """A block that repeats in all segments: all its sums must be alike."""
     segments, count = inputs.shape
     block = LONG_BLOCK if count >= LONG_BLOCKS else BLOCK
@@ -80,7 +81,7 @@ def elsewhere(subject: Subject, inputs: Array) -> Pairs:
     yield blocks, np.broadcast_to(first, blocks.shape)
 
 
-def on_fewer(subject: Subject, fewer: Subject | None, count: int) -> Pairs:
+def without_last_rank(subject: Subject, fewer: Subject | None, count: int) -> Comparisons:
     """The result where the last rank adds zeros; all ranks but the last, as `fewer`, must have it
     without that rank. A peer's file is started on all ranks."""
     if subject.ranks < 3 or subject.algorithm.peer:
@@ -98,13 +99,13 @@ def summed(differences: Sequence[Difference]) -> Difference:
     return reduce(add, differences, Difference())
 
 
-def compare(subject: Subject, pairs: Pairs) -> Difference | None:
+def compare(subject: Subject, pairs: Comparisons) -> Difference | None:
     """The differences on this rank; None where nothing could be compared."""
     found = [difference(got, plain, subject.datatype) for got, plain in pairs if got is not None]
     return summed(found) if found else None
 
 
-def together(every: Sequence[Mapping[str, Difference | None]]) -> dict[str, Difference]:
+def over_ranks(every: Sequence[Mapping[str, Difference | None]]) -> dict[str, Difference]:
     """The differences of all ranks, without what none compared."""
     found = {name: [known for own in every if (known := own[name])] for name in every[0]}
     return {name: summed(known) for name, known in found.items() if known}
@@ -139,28 +140,6 @@ def parts_of(every: Sequence[Orders]) -> list[Part]:
     ]
 
 
-def measure_size(
-    subject: Subject, explainer: Explainer, count: int, number: int
-) -> tuple[SizeBits, Array, str | None]:
-    """What one size shows, this rank's result, and the sentence of a library that failed. Raises
-    Refusal."""
-    plain = results_of(subject, count)
-    pairs = pairs_of(subject, plain[0], number)
-    own = {name: compare(subject, of_name) for name, of_name in pairs.items()}
-    digest = hashlib.sha256(np.concatenate(plain).tobytes()).digest()
-    mine = digest, own, own_orders(subject, explainer, plain), subject.failure()
-    every = subject.world.communicator.all_gather(mine)
-    digests, owns, orders, failures = zip(*every, strict=True)
-    size = SizeBits(
-        size_bytes=subject.size_bytes(count),
-        digest=hashlib.sha256(b"".join(digests)).hexdigest()[:16],
-        parts=parts_of(orders),
-        compared=together(owns),
-        chosen=subject.chosen(count),
-    )
-    return size, plain[0], next(filter(None, failures), None)
-
-
 def measure_row(
     subject: Subject, other: Subject, fewer: Subject | None, sizes: Sequence[int]
 ) -> RowBits:
@@ -169,7 +148,7 @@ def measure_row(
     these. Raises Refusal."""
     row, explainer, flight = subject.row(), Explainer(subject.datatype), subject.session.flight
     results = dict[int, Array]()
-    ways = [how for of_name in ways_of(subject).values() for how in of_name]
+    ways = [way for of_name in ways_of(subject).values() for way in of_name]
     for number, size_bytes in enumerate(sizes):
         count = subject.count(size_bytes)
         if count in results:
@@ -180,21 +159,39 @@ def measure_row(
         if refusal := subject.refusal(count, ways):
             row.reason = row.reason or refusal
             continue
-        size, results[count], failure = measure_size(subject, explainer, count, number)
-        row.sizes.append(size)
-        if failure:
-            row.reason, subject.world.watch.stop = failure, 0  # a peer's failure stops loops
+        plain = results_of(subject, count)
+        results[count] = plain[0]
+        compared = {
+            name: compare(subject, comparisons)
+            for name, comparisons in comparisons_of(subject, plain[0], number).items()
+        }
+        digest = hashlib.sha256(np.concatenate(plain).tobytes()).digest()
+        orders = own_orders(subject, explainer, plain)
+        every = subject.world.communicator.all_gather((digest, compared, orders, subject.failure()))
+        digests, all_compared, all_orders, failures = zip(*every, strict=True)
+        row.sizes.append(
+            SizeBits(
+                size_bytes=subject.size_bytes(count),
+                digest=hashlib.sha256(b"".join(digests)).hexdigest()[:16],
+                parts=parts_of(all_orders),
+                compared=over_ranks(all_compared),
+                chosen=subject.chosen(count),
+            )
+        )
+        if any(failures):  # of a library; a peer's failure stops loops
+            row.reason, subject.world.watch.stop = next(filter(None, failures)), 0
             return row
-    if results:
-        row.reason = None
-        compare_sizes(subject, other, fewer, row, results)
-        row.thresholds = thresholds(subject, explainer, row)
-        signs = () if subject.row_elements else (POSITIVE, SIGNED)
-        row.errors = {each: error(subject, list(results), each) for each in signs}
-        # Without cancellation, each addition rounds by at most half an ULP of the sum.
-        is_sum = not signs or row.errors[POSITIVE].max_ulp <= subject.ranks
-        if not is_sum and not subject.algorithm.is_lossy:
-            row.reason, row.errors = "its results are no sums", {}
+    if not results:
+        return row
+    row.reason = None
+    compare_sizes(subject, other, fewer, row, results)
+    row.thresholds = thresholds(subject, explainer, row)
+    if subject.row_elements:  # no sums
+        return row
+    row.errors = {signs: error(subject, list(results), signs) for signs in (POSITIVE, SIGNED)}
+    # Without cancellation, each addition rounds by at most half an ULP of the sum.
+    if row.errors[POSITIVE].max_ulp > subject.ranks and not subject.algorithm.is_lossy:
+        row.reason, row.errors = "its results are no sums", {}
     return row
 
 
@@ -207,22 +204,22 @@ def compare_sizes(
 ) -> None:
     """Adds to each size how its result differs from the start of the longest one and on one rank
     fewer, and to some how it differs after other communicators."""
-    longest, own = results[max(results)], list[Found]()
+    longest, own = results[max(results)], list[dict[str, Difference | None]]()
     for number, (count, result) in enumerate(results.items()):
         subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B again")
-        prefix = [(longest[:count], result)] * (count < longest.size)
-        after = [other, subject.anew()] * (number % EVERY_SIZE == 0)
+        prefix = [(longest[:count], result)] if count < longest.size else []
+        after = [] if number % EVERY_SIZE else [other, subject.anew()]
         inputs = subject.inputs(count)
         own.append(
             {
                 "size": compare(subject, iter(prefix)),
                 "history": compare(subject, ((each.result(inputs), result) for each in after)),
-                "fewer": compare(subject, on_fewer(subject, fewer, count)),
+                "fewer": compare(subject, without_last_rank(subject, fewer, count)),
             }
         )
     every = subject.world.communicator.all_gather(own)
     for size, found in zip(row.sizes, zip(*every, strict=True), strict=True):
-        size.compared |= together(found)
+        size.compared |= over_ranks(found)
 
 
 def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Threshold]:

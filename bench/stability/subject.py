@@ -25,7 +25,7 @@ LATE_S = 0.002  # longer than a short collective
 
 
 @dataclass(frozen=True)
-class How:
+class Way:
     """`shifts`: the elements by which the send and the receive buffer of each rank begin later;
     `calls`: so many at once, of which the last one counts."""
 
@@ -35,7 +35,7 @@ class How:
     replayed: bool = False
 
 
-PLAIN = How()
+PLAIN = Way()
 
 
 def without_last(world: World) -> World | None:
@@ -76,7 +76,7 @@ class Subject:
     algorithm: Algorithm
     variant: str
     datatype: Datatype
-    bound: dict[tuple[int, How], Bound] = field(default_factory=dict)
+    bound: dict[tuple[int, Way], Bound] = field(default_factory=dict)
 
     @staticmethod
     def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
@@ -122,29 +122,28 @@ class Subject:
             [self.sent(rank, segment, count, trial, signs) for rank in range(self.ranks)]
         )
 
-    def bind(self, count: int, ways: Sequence[How]) -> None:
+    def bind(self, count: int, ways: Sequence[Way]) -> None:
         """Binds the case of so many elements in each of these ways, together: ranks that outnumber
         their cores agree slowly. Raises Refusal."""
         communicator = self.world.communicator
-        new = [how for how in ways if (count, how) not in self.bound]
+        new = [way for way in ways if (count, way) not in self.bound]
         # A library's ranks talk to each other here, so a failed one cannot be waited for.
         with communicator.all_or_none(DeviceError) if self.algorithm.needs_peers else nullcontext():
-            bounds = [self._bound(self.case(count, how), how) for how in new]
+            bounds = [self.bind_way(self.case(count, way), way) for way in new]
         refusals = [bound if isinstance(bound, Unsupported) else None for bound in bounds]
         every = communicator.all_gather(refusals)  # an address may suit some ranks alone
-        for how, bound, refused in zip(new, bounds, zip(*every, strict=True), strict=True):
-            self.bound[count, how] = next(filter(None, refused), bound)
+        for way, bound, refused in zip(new, bounds, zip(*every, strict=True), strict=True):
+            self.bound[count, way] = next(filter(None, refused), bound)
 
-    def _bound(self, case: Case, how: How) -> Bound:
+    def bind_way(self, case: Case, way: Way) -> Bound:
         bound, device = self.algorithm.bind(self.world, case), self.world.device
-        if isinstance(bound, Unsupported) or (how.calls == 1 and not how.replayed):
+        if isinstance(bound, Unsupported) or (way.calls == 1 and not way.replayed):
             return bound
-        step = device.sequence([bound.step] * how.calls) if how.calls > 1 else bound.step
-        step = device.replayed(step) if how.replayed else step
+        step = bound.step if way.calls == 1 else device.sequence([bound.step] * way.calls)
+        step = device.replayed(step) if way.replayed else step
         return replace(bound, step=step, call=device.caller(step))
 
-    def case(self, count: int, how: How) -> Case:
-        element_bytes = self.datatype.size_bytes
+    def case(self, count: int, way: Way) -> Case:
         case = Case(
             self.collective,
             count,
@@ -152,30 +151,30 @@ class Subject:
             "sum",
             0,
             0,
-            how.in_place,
+            way.in_place,
             self.variant,
             size_bytes=self.size_bytes(count),
         )
         case = self.buffers.place(self.world, case)
-        if not how.shifts:
+        if not way.shifts:
             return case
-        send, receive = (shift * element_bytes for shift in how.shifts[self.rank])
+        send, receive = (shift * self.datatype.size_bytes for shift in way.shifts[self.rank])
         return replace(case, send=case.send + send, receive=case.receive + receive)
 
-    def result(self, inputs: Array, how: How = PLAIN, late: int | None = None) -> Array | None:
+    def result(self, inputs: Array, way: Way = PLAIN, late: int | None = None) -> Array | None:
         """This rank's result of stored inputs, (segments, count), while rank `late` comes late;
         None where the algorithm cannot. Raises Refusal."""
         count = inputs.shape[1]
-        if (count, how) not in self.bound:
-            self.bind(count, [how])
-        case, operation = self.case(count, how), self.bound[count, how]
+        if (count, way) not in self.bound:
+            self.bind(count, [way])
+        case, operation = self.case(count, way), self.bound[count, way]
         if isinstance(operation, Unsupported):
             return None
         receive = self.buffers.receive
         offset = case.receive - receive.address
-        if not how.in_place:  # nobody takes an earlier result for this one
+        if not way.in_place:  # nobody takes an earlier result for this one
             receive.write(np.full(case.segment_bytes, 0xFF, np.uint8), offset)
-        source = receive if how.in_place else self.buffers.send
+        source = receive if way.in_place else self.buffers.send
         source.write(inputs, case.send - source.address)
         if late == self.rank:
             time.sleep(LATE_S)
@@ -190,7 +189,7 @@ class Subject:
         assert result is not None
         return result
 
-    def refusal(self, count: int, ways: Sequence[How] = ()) -> str | None:
+    def refusal(self, count: int, ways: Sequence[Way] = ()) -> str | None:
         """Why it cannot perform so many elements in the plain way; also binds other ways. Raises
         Refusal."""
         self.bind(count, [PLAIN, *ways])
@@ -212,11 +211,10 @@ class Subject:
 
     def row(self) -> RowBits:
         """The row of this algorithm, without sizes."""
-        algorithm = self.algorithm
-        variant = self.variant
+        algorithm, variant = self.algorithm, self.variant
+        uses_library = algorithm.is_baseline or self.world.node  # which joins hosts
         if self.world is not self.session.world:  # a further kind of memory
             variant += f" over {self.world.memory}"
-        uses_library = algorithm.is_baseline or self.world.node  # which joins hosts
         return RowBits(
             algorithm=algorithm.name,
             variant=variant,

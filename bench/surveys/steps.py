@@ -183,7 +183,6 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     words += [
         f"--max-time={time_s:.1f}",
         f"--device={survey.device}",
-        "--lean",
         f"--out={folder / RESULTS / step.name}",
     ]
     if survey.shares_gpus:

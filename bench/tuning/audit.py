@@ -1,18 +1,18 @@
-"""An audit of `auto`: how much longer it takes than the best candidate, at each size, variant, mode
-and state of the link, and how much longer its model alone would."""
+"""An audit of `auto`: how much longer it takes than the best candidate, at each size, variant and
+mode, and how much longer its model alone would."""
 
 from collections.abc import Callable
 from statistics import mean, median
 
 import numpy as np
 
+from bench.tuning.winners import Candidate, Heat, heats_of
 from reports.store.blocks import paired
 from reports.store.schema import Result, Rounds
 from reports.tables.sentences import size_text
-from reports.tables.tune import Candidate, Heat, heats_of
 
 LEAST_ROUNDS = 6  # of the best
-HEAD = f"{'size':>8} {'variant':10} {'mode':8} {'link ns':>7}  {'auto/best':>9}  {'model/best':>10}"
+HEAD = f"{'size':>8} {'variant':10} {'mode':8}  {'auto/best':>9}  {'model/best':>10}"
 
 
 def turns(rounds: Rounds, remainder: int) -> Rounds:
@@ -45,9 +45,8 @@ def audited(result: Result, by_model: Callable[[Heat], str]) -> str:
         for name, ratio in cells.items():
             regrets[name] += [ratio] if ratio else []
         texts = [f"{ratio:.2f}" if ratio else "-" for ratio in cells.values()]
-        variant, size_bytes, calls, rtt_ns, _ = heat
         lines.append(
-            f"{size_text(size_bytes):>8} {variant:10} {calls:8} {rtt_ns:7.0f}  {texts[0]:>9}  "
+            f"{size_text(heat.size_bytes):>8} {heat.variant:10} {heat.mode:8}  {texts[0]:>9}  "
             f"{texts[1]:>10}  {auto.name:22} {by_model(heat):22} {best.name}"
         )
     for name, ratios in regrets.items():

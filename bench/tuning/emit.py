@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from bench.tuning.winners import heats_of
 from collectives.build import cpu_builds
 from collectives.choice import SAME_STATE_RATIO, same_state
 from collectives.operation import KernelAlgorithm, Row
 from collectives.registry import ALGORITHMS
 from collectives.table import best_row, check_algorithm, parsed
 from reports.store.schema import Result
-from reports.tables.tune import heats_of
 
 NEAR_BEST = 1.04  # builds up to this ratio to the best are as good: rows then share one
 LEAST_ROUNDS = 6  # of a build, for it to count
@@ -46,17 +46,17 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
     found: dict[tuple[Any, ...], list[tuple[float, Measured, str]]] = defaultdict(list)
     for result in results:
         run, collective, of_run = result.run, result.cases[0].collective, facts_of(result)
-        for (variant, size_bytes, mode, rtt_ns, is_lossy), candidates in heats_of(result).items():
-            facts = {**of_run, "variant": variant, "mode": mode}
+        trip_ns = result.counted.rtt_ns if run.clock_shared else 0.0
+        state = round(math.log(trip_ns or 1.0, SAME_STATE_RATIO))
+        for heat, candidates in heats_of(result).items():
+            facts = {**of_run, "variant": heat.variant, "mode": heat.mode}
             measured = {
                 each.name: (each.cost_us, len(each.rounds))
                 for each in candidates
-                if is_choice(each.name, collective, facts, size_bytes)
+                if is_choice(each.name, collective, facts, heat.size_bytes)
             }
-            trip_ns = rtt_ns if run.clock_shared else 0.0
-            state = round(math.log(trip_ns or 1.0, SAME_STATE_RATIO))
-            if len(measured) > 1 and facts["ranks"] > 1 and not is_lossy:
-                key = run.machine_id, collective, frozenset(facts.items()), size_bytes, state
+            if len(measured) > 1 and facts["ranks"] > 1 and not heat.is_lossy:
+                key = run.machine_id, collective, frozenset(facts.items()), heat.size_bytes, state
                 found[key].append((trip_ns, measured, run.run_id))
     cells = []
     for (_, collective, facts_of_cell, size_bytes, _), parts in found.items():

@@ -1,7 +1,6 @@
 """The search of bench.tune: its candidates, which of them go on, and the rows that it finds."""
 
 from collections.abc import Sequence
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -10,6 +9,7 @@ from bench.harness.run import Run
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
+from bench.tuning.winners import FINALISTS, UNTUNED, Heat, names_of
 from collectives import choice
 from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
@@ -17,7 +17,6 @@ from collectives.operation import Algorithm, Case, Row, World
 from collectives.registry import ALGORITHMS
 from reports.store.blocks import count_blocks
 from reports.store.schema import Result
-from reports.tables.tune import FINALISTS, UNTUNED, Winner, names_of, winners
 
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
@@ -64,30 +63,29 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
 
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     """The cases that have another round, by rank 0's figures. Cases of one size, variant and mode
-    compete.
-    A candidate that `auto` also runs does not go on."""
+    compete. A candidate that `auto` also runs does not go on."""
     chosen: set[int] = set()
     if run.file:
         costs_us = count_blocks(run.blocks).costs_us
         headers = {number: run.suite.headers[number] for number in run.suite.iterations}
-        names = dict(zip(headers, names_of([*headers.values()]), strict=True))
-        heats: dict[tuple[int, str, str], dict[int, list[float]]] = {}
+        names = dict(zip(headers, names_of(headers.values()), strict=True))
+        heats: dict[Heat, dict[int, list[float]]] = {}
         for number, header in headers.items():
-            key = header.size_bytes, header.variant, header.mode
-            heats.setdefault(key, {})[number] = [*costs_us.get(number, {}).values()]
-        for heat in heats.values():
-            untuned = next((n for n in heat if headers[n].algorithm in UNTUNED), None)
+            heat = Heat(header.variant, header.size_bytes, header.mode)
+            heats.setdefault(heat, {})[number] = [*costs_us.get(number, {}).values()]
+        for costs in heats.values():
+            untuned = next((n for n in costs if headers[n].algorithm in UNTUNED), None)
             if untuned is not None:
                 its = headers[untuned].chosen
-                heat = {n: costs for n, costs in heat.items() if names[n] != its}
-            chosen |= survivors(heat, untuned)
+                costs = {n: of_case for n, of_case in costs.items() if names[n] != its}
+            chosen |= survivors(costs, untuned)
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
 
 def survivors(costs_us: dict[int, list[float]], untuned: int | None = None) -> set[int]:
-    """The cases of a heat that have another round, by the costs of their blocks in one state of the
-    link: cases with fewer than three blocks, and the best, fewer the longer the state has lasted.
-    The finalists stay until the end, in case another state appears; so does `untuned`."""
+    """The cases of a heat that have another round, by the costs of their blocks: cases with fewer
+    than three, and the best, fewer the longer the heat has lasted. The finalists stay until the
+    end, and so does `untuned`."""
     halvings = max(map(len, costs_us.values())) // ROUNDS_A_HEAT
     places = max(FINALISTS, len(costs_us) >> halvings)
     ranked = sorted(filter(costs_us.get, costs_us), key=lambda number: median(costs_us[number]))
@@ -99,35 +97,31 @@ def survivors(costs_us: dict[int, list[float]], untuned: int | None = None) -> s
 
 def rows_found(result: Result) -> tuple[list[Row], list[Row]]:
     """The rows of a search: those with enough rounds, and the others."""
-    two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
-    best = winners(result)
-    make = partial(row_of, result, two_modes)
-    return (
-        [make(winner) for winner in best if winner.is_settled],
-        [make(winner) for winner in best if not winner.is_settled],
-    )
-
-
-def row_of(result: Result, two_modes: set[int], winner: Winner) -> Row:
-    """A winner as a row for its size and its state of the link. A size that was measured in one
-    mode serves both; but a chain over registered buffers is another case than one call."""
-    where: dict[str, Any] = {
-        "memory": result.cases[0].memory,  # of `auto`: all kinds
+    case, shared = result.cases[0], dict[str, Any]()
+    if any(case.algorithm == choice.STABLE for case in result.cases):
+        shared["stable"] = True
+    if result.run.clock_shared:  # between CPU cores
+        shared["round_trip_ns"] = state_range(result.counted.rtt_ns)
+    shared |= {
+        "memory": case.memory,  # of `auto`: all kinds
         "ranks": result.run.world["size"],
         "hosts": result.run.world["hosts"],
-        "variant": winner.variant,
     }
-    if winner.variant == "registered":
-        where["in_place"] = False
-    if winner.size_bytes in two_modes or winner.variant == "registered":
-        where["mode"] = winner.mode
-    if any(case.algorithm == choice.STABLE for case in result.cases):
-        where["stable"] = True
-    if result.run.clock_shared:  # between CPU cores
-        where["round_trip_ns"] = state_range(winner.link_rtt_ns)
-    size, (name, build, memory) = winner.size_bytes, parse_name(winner.name)
-    algorithm = KNOWN[name].built(build)
-    return Row("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
+    two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
+    rows: tuple[list[Row], list[Row]] = [], []
+    for winner in result.winners:
+        where = {**shared, "variant": winner.variant}
+        if winner.variant == "registered":
+            where["in_place"] = False
+        # A size that was measured in one mode serves both; but a chain over registered buffers is
+        # another case than one call.
+        if winner.size_bytes in two_modes or winner.variant == "registered":
+            where["mode"] = winner.mode
+        size, (name, build, memory) = winner.size_bytes, parse_name(winner.name)
+        algorithm = KNOWN[name].built(build)
+        row = Row("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
+        rows[not winner.is_settled].append(row)
+    return rows
 
 
 def state_range(round_trip_ns: float) -> Sequence[float]:

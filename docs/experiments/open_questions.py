@@ -165,7 +165,6 @@ def arguments_of(question: Question, vendor: str, is_one_card: bool, limit_s: fl
         *words,
         f"--soak={limit_s:.0f}s" if command == "soak" else f"--max-time={limit_s:.0f}",
         f"--device={vendor}",
-        "--lean",
         f"--out=results/questions/{question.name}",
         *(["--ranks-share-gpus"] if is_one_card else []),
     ]

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from reports.advice import serving
 from reports.advice.reduce_times import assumed_times, measured_times, read_launches, span_text
@@ -117,57 +116,78 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
 def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
     load = load_of(arguments)
-    splits = serving.all_splits(load)
-    advice = _recommendation(load, splits)
+    model, splits = load.model, serving.all_splits(load)
+    possible = {name: split for name, split in splits.items() if split.obstacle is None}
+    headline, *rest = advice = _recommendation(load, possible)
     if arguments.json:
-        write_json("advise", **_record(load, splits), recommendation=advice)
+        # A span is [value, low, high].
+        all_reduce = {
+            "source": load.times.source,
+            "is_assumed": not load.times.spans,
+            "size_bytes": (size := model.all_reduce_bytes(load.batch)),
+            "us": load.times(size) if load.gpus > 1 else None,
+            "calls": model.all_reduces,
+            "hosts": load.times.hosts,
+            "notes": load.times.notes,
+        }
+        records = [
+            {"name": name, "obstacle": split.obstacle, **({} if split.obstacle else split.figures)}
+            for name, split in splits.items()
+        ]
+        write_json(
+            "advise",
+            model=model.name,
+            weights_bytes=load.weights_bytes,
+            gpu=load.gpu.name,
+            gpus=load.gpus,
+            context=load.context,
+            batch=load.batch,
+            slots=load.slots,
+            all_reduce=all_reduce,
+            splits=records,
+            recommendation=advice,
+        )
         return 0
 
+    headings = [
+        "",
+        "GB a\nGPU",
+        "decode: ms\na token",
+        "tokens/s a\nstream",
+        f"tokens/s of\n{load.slots} streams",
+        "prompt:\nms",
+        "tokens/s\nof many",
+    ]
+    rows = []
+    for name, split in possible.items():
+        step_us, prompt_us, tokens, prompt_tokens = split.figures.values()
+        rows.append(
+            [
+                name,
+                number(split.memory_bytes / GB),
+                number(step_us[0] / 1e3),
+                span_text(rate(1, step_us)),
+                number(tokens[0]),
+                number(prompt_us[0] / 1e3),
+                number(prompt_tokens[0]),
+            ]
+        )
+
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
-    headline, *rest = advice
-    table = _table(load, splits)
     text = lay_out(
-        [f"{load.model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
+        [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
         _question(load),
-        [("", table)] if table.row_count else [],
+        [("", plain_table(headings, rows))] if rows else [],
         [*obstacles, *rest, "", BEFORE_TRUSTING_IT],
     )
     sys.stdout.write(text)
     return 0
 
 
-def _record(load: Deployment, splits: dict[str, Deployment]) -> dict[str, object]:
-    """The load, its all-reduce and its splits for `--json`; a span is [value, low, high]."""
-    size = load.model.all_reduce_bytes(load.batch)
-    records = [
-        {"name": name, "obstacle": split.obstacle, **({} if split.obstacle else split.figures)}
-        for name, split in splits.items()
-    ]
-    return {
-        "model": load.model.name,
-        "weights_bytes": load.weights_bytes,
-        "gpu": load.gpu.name,
-        "gpus": load.gpus,
-        "context": load.context,
-        "batch": load.batch,
-        "slots": load.slots,
-        "all_reduce": {
-            "source": load.times.source,
-            "is_assumed": not load.times.spans,
-            "size_bytes": size,
-            "us": load.times(size) if load.gpus > 1 else None,
-            "calls": load.model.all_reduces,
-            "hosts": load.times.hosts,
-            "notes": load.times.notes,
-        },
-        "splits": records,
-    }
-
-
 def _question(load: Deployment) -> list[str]:
     """The load with all defaults, the origin of its times, and the all-reduces of a step."""
     gpu, model, n = load.gpu, load.model, load.gpus
-    mixture = f", {model.top_k} of {model.experts} experts" * (model.experts > 1)
+    mixture = f", {model.top_k} of {model.experts} experts" if model.experts > 1 else ""
     lines = [
         f"model: {number(model.parameters / GB)}e9 weights, {load.weights}: "
         f"{number(load.weights_bytes / GB)} GB; {model.layers} layers, {model.kv_heads} KV heads "
@@ -192,38 +212,9 @@ def _question(load: Deployment) -> list[str]:
     ]
 
 
-def _table(load: Deployment, splits: dict[str, Deployment]) -> Table:
-    """A row for each split that fits."""
-    headings = [
-        "",
-        "GB a\nGPU",
-        "decode: ms\na token",
-        "tokens/s a\nstream",
-        f"tokens/s of\n{load.slots} streams",
-        "prompt:\nms",
-        "tokens/s\nof many",
-    ]
-    table = plain_table(headings, [])
-
-    for name, split in splits.items():
-        if split.obstacle is None:
-            step_us, prompt_us, tokens, prompt_tokens = split.figures.values()
-            held_gb = split.memory_bytes / GB
-            table.add_row(
-                name,
-                number(held_gb),
-                number(step_us[0] / 1e3),
-                span_text(rate(1, step_us)),
-                number(tokens[0]),
-                number(prompt_us[0] / 1e3),
-                number(prompt_tokens[0]),
-            )
-
-    return table
-
-
-def _recommendation(load: Deployment, splits: dict[str, Deployment]) -> list[str]:
-    possible = {name: split for name, split in splits.items() if split.obstacle is None}
+def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[str]:
+    """The best of the splits that fit for each goal, and the all-reduce time at which TP and the
+    best other split decode equally fast."""
     if not possible:
         return ["Nothing fits: take more GPUs, a larger card, fewer bits, streams or tokens."]
 
@@ -234,7 +225,23 @@ def _recommendation(load: Deployment, splits: dict[str, Deployment]) -> list[str
         "Prefill, throughput of many": "prompt_tokens_per_s",
     }
     sentences = [f"{goal}: {_best(possible, figure)}" for goal, figure in goals.items()]
-    return [*sentences, *_break_even(load, possible)]
+    tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
+    others = [name for name in possible if name != tensor]
+    if tensor not in possible or not others:
+        return sentences
+
+    other = min(others, key=lambda name: possible[name].figures["step_us"][0])
+    even_us = serving.break_even_us(possible[tensor], possible[other])
+    if even_us <= 0:
+        sentence = f"No all-reduce is fast enough for {tensor} to win the latency of decode."
+    else:
+        sentence = (
+            f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
+            f"{size_text(size)} takes {number(even_us)} us; here it takes "
+            f"{span_text(load.times(size), ' us')}."
+        )
+
+    return [*sentences, sentence]
 
 
 def _best(splits: dict[str, Deployment], figure: str) -> str:
@@ -261,24 +268,3 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
         answer += f", {span_text(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
 
     return f"{answer}."
-
-
-def _break_even(load: Deployment, splits: dict[str, Deployment]) -> list[str]:
-    """The all-reduce time at which TP and the best other split decode equally fast."""
-    others = {name: split for name, split in splits.items() if name != f"TP {load.gpus}"}
-    tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
-
-    if tensor not in splits or not others:
-        return []
-
-    other = min(others, key=lambda name: others[name].figures["step_us"][0])
-    even_us = serving.break_even_us(splits[tensor], others[other])
-
-    if even_us <= 0:
-        return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
-
-    return [
-        f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
-        f"{size_text(size)} takes {number(even_us)} us; here it takes "
-        f"{span_text(load.times(size), ' us')}."
-    ]

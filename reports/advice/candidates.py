@@ -166,7 +166,7 @@ def figures_of(
             name = label
             span, note = _tokens(spec.models[label], gpu, times, origin)
         else:
-            name = size_text(label) + " busbw" * (unit == "GB/s")
+            name = size_text(label) + (" busbw" if unit == "GB/s" else "")
             if label in times.spans:
                 span, note = times.spans[label], origin
                 if unit == "GB/s":

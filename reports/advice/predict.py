@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from reports.advice.reduce_times import ReduceTimes, Span, span_text
 from reports.advice.serving import Deployment, break_even_us, rate
@@ -22,7 +21,7 @@ from reports.advice.specs import (
     sheet_of,
     weights_of,
 )
-from reports.advice.wire import ALGORITHMS, Check, Parts, checks_of, parts_of, runs_of_one_card
+from reports.advice.wire import ALGORITHMS, Parts, Tested, checks_of, parts_of, runs_of_one_card
 from reports.store.program import BENCH
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -34,7 +33,6 @@ SIZES = [1 << power for power in range(10, 28)]
 SHOWN = [16 << 10, 64 << 10, 256 << 10, 1 << 20, LARGE]
 HOST = "host_memory"
 TITLES = {name: route.title for name, route in ROUTES.items()} | {HOST: "host memory"}
-NEXT = f"With two cards here, {BENCH}survey measures what stands here as PREDICTED."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +59,25 @@ class Prediction:
     @property
     def obstacle(self) -> str | None:
         return self.tensor.obstacle or self.pipeline.obstacle
+
+    @property
+    def token_ms(self) -> Span:
+        """All all-reduces of a token."""
+        model = self.tensor.model
+        return model.all_reduces * self.tensor.times(model.all_reduce_bytes(1)) / 1e3
+
+    @property
+    def tensor_rate(self) -> Span:
+        """Tokens per second of one chat."""
+        return rate(1, self.tensor.decode_us(1))
+
+    @property
+    def pipeline_rate(self) -> Span:
+        return rate(1, self.pipeline.decode_us(1))
+
+    @property
+    def break_even_us(self) -> float:
+        return break_even_us(self.tensor, self.pipeline)
 
 
 def algorithm_spans(parts: Parts, gpu: Gpu, way: str, size_bytes: int) -> dict[str, Span]:
@@ -122,56 +139,62 @@ def predict(arguments: argparse.Namespace) -> int:
             "Host memory is left out: a flag waited for the scheduler. MPS lets ranks run at once."
         )
         checks = []
-    made = predictions(parts, load)
-    if arguments.json:
-        _write_json(load, parts, made, checks, notes)
+
+    made, model = predictions(parts, load), load.model
+    if not arguments.json:
+        sys.stdout.write(text_of(parts, load, made, checks, notes))
         return 0
 
-    tables = [
-        ("Parts of the wire, measured on the one card", _parts_table(parts)),
-        ("An all-reduce of two cards, us, PREDICTED", _times_table(load, made)),
+    ways = [
+        {
+            "way": way,
+            "all_reduces": [
+                {"size_bytes": size, "algorithm": name, "us": span}
+                for size, (name, span) in each.fastest.items()
+            ],
+            "token_ms": each.token_ms,
+            "obstacle": each.obstacle,
+            "tensor_tokens_per_s": None if each.obstacle else each.tensor_rate,
+            "pipeline_tokens_per_s": None if each.obstacle else each.pipeline_rate,
+            "break_even_us": None if each.obstacle else each.break_even_us,
+        }
+        for way, each in made.items()
     ]
-    if not made["root_complex"].obstacle:
-        tables.append((f"One chat of {load.model.name}, PREDICTED", _chat_table(made)))
-
-    title = f"The typical time of each algorithm at {TITLES['root_complex']}, us, PREDICTED"
-    tables.append((title, _algorithms_table(parts, load.gpu)))
-    if checks:
-        tables.append(("The formulas on the one card: from a graph, us a call", _checks(checks)))
-
-    obstacle = made["root_complex"].obstacle
-    question = [
-        f"one card: {printable(parts.card)}, {counted(parts.launches, 'launch')} of {BENCH}link",
-        f"model: {load.weights}, {number(load.weights_bytes / GB)} GB; "
-        f"{load.model.all_reduces} all-reduces a token; data sheet: {load.gpu.source}",
-        "brackets: best to worst, by the intervals of the parts and by published figures",
-    ]
-    closing = [f"{load.model.name} on two: {obstacle}."] if obstacle else []
-    closing += [*notes, _fastest(load, made), *_doubts(load), NEXT]
-    sys.stdout.write(lay_out([_headline(load, made)], question, tables, closing))
+    write_json(
+        "predict",
+        card=parts.card,
+        gpu=load.gpu.name,
+        model=model.name,
+        weights_bytes=load.weights_bytes,
+        parts=vars(parts),
+        predicted=ways,
+        checks=[check._asdict() for check in checks],
+        notes=notes,
+    )
     return 0
 
 
-def _headline(load: Deployment, made: Mapping[str, Prediction]) -> str:
-    best = made["root_complex"]
-    size = load.model.all_reduce_bytes(1)
-    sentence = (
-        f"PREDICTED for two {load.gpu.name} at {TITLES['root_complex']}: an all-reduce of "
+def text_of(
+    parts: Parts,
+    load: Deployment,
+    made: Mapping[str, Prediction],
+    checks: Sequence[Tested],
+    notes: Sequence[str],
+) -> str:
+    """The prediction at a root complex in a sentence, and all ways in tables."""
+    best, model = made["root_complex"], load.model
+    size, root_complex = model.all_reduce_bytes(1), TITLES["root_complex"]
+    headline = (
+        f"PREDICTED for two {load.gpu.name} at {root_complex}: an all-reduce of "
         f"{size_text(size)} takes {span_text(best.tensor.times(size), ' us')}"
     )
-    if best.obstacle:
-        return f"{sentence}."
+    if not best.obstacle:
+        headline += (
+            f"; {model.name} decodes {span_text(best.tensor_rate)} tokens/s of one chat by tensor, "
+            f"{span_text(best.pipeline_rate)} by pipeline"
+        )
 
-    tensor, pipeline = (rate(1, split.decode_us(1)) for split in (best.tensor, best.pipeline))
-    return (
-        f"{sentence}; {load.model.name} decodes {span_text(tensor)} tokens/s of one chat by "
-        f"tensor, {span_text(pipeline)} by pipeline."
-    )
-
-
-def _parts_table(parts: Parts) -> Table:
-    """Each part with its range over ranks and launches."""
-    spans = {
+    measured = {
         "a load's round trip": (parts.load, "us"),
         "a flag one way, host memory": (parts.flag, "us"),
         "drain of stores before a flag": (parts.drain, "us"),
@@ -180,59 +203,63 @@ def _parts_table(parts: Parts) -> Table:
         "loads": (1e-3 / parts.load_byte[[0, 2, 1]], "GB/s"),
         "both at once, each": (1e-3 / parts.both_byte[[0, 2, 1]], "GB/s"),
     }
-    rows = [[name, span_text(span), unit] for name, (span, unit) in spans.items()]
-    return plain_table(["", "", ""], rows)
+    rows = [[name, span_text(span), unit] for name, (span, unit) in measured.items()]
+    tables = [("Parts of the wire, measured on the one card", plain_table(["", "", ""], rows))]
 
-
-def _times_table(load: Deployment, made: Mapping[str, Prediction]) -> Table:
-    """The all-reduce of a token, a large one, and all of a token."""
-    size, calls = load.model.all_reduce_bytes(1), load.model.all_reduces
-    headings = ["", size_text(size), size_text(LARGE), f"{calls} a token, ms"]
+    # The all-reduce of a token, a large one, and all of a token.
+    headings = ["", size_text(size), size_text(LARGE), f"{model.all_reduces} a token, ms"]
     rows = []
-    for way, prediction in made.items():
-        times = prediction.tensor.times
-        cells = times(size), times(LARGE), calls * times(size) / 1e3
-        rows.append([TITLES[way], *map(span_text, cells)])
+    for way, each in made.items():
+        spans = each.tensor.times(size), each.tensor.times(LARGE), each.token_ms
+        rows.append([TITLES[way], *map(span_text, spans)])
+    tables.append(("An all-reduce of two cards, us, PREDICTED", plain_table(headings, rows)))
 
-    return plain_table(headings, rows)
+    if not best.obstacle:
+        headings = ["", "tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
+        rows = []
+        for way, each in made.items():
+            rates = map(span_text, (each.tensor_rate, each.pipeline_rate))
+            rows.append([TITLES[way], *rates, number(each.break_even_us)])
+        tables.append((f"One chat of {model.name}, PREDICTED", plain_table(headings, rows)))
 
-
-def _chat_table(made: Mapping[str, Prediction]) -> Table:
-    """Tokens a second, and where tensor and pipeline are equally fast."""
-    headings = ["", "tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
+    by_size = [algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN]
     rows = [
-        [
-            TITLES[way],
-            *(span_text(rate(1, split.decode_us(1))) for split in (each.tensor, each.pipeline)),
-            number(break_even_us(each.tensor, each.pipeline)),
-        ]
-        for way, each in made.items()
+        [name, *(number(own[name][0]) if name in own else "-" for own in by_size)]
+        for name in ALGORITHMS
     ]
-    return plain_table(headings, rows)
+    title = f"The typical time of each algorithm at {root_complex}, us, PREDICTED"
+    tables.append((title, plain_table(["algorithm", *map(size_text, SHOWN)], rows)))
 
-
-def _algorithms_table(parts: Parts, gpu: Gpu) -> Table:
-    rows = []
-    for name in ALGORITHMS:
-        spans = [algorithm_spans(parts, gpu, "root_complex", size).get(name) for size in SHOWN]
-        rows.append([name, *("-" if span is None else number(span[0]) for span in spans)])
-
-    return plain_table(["algorithm", *map(size_text, SHOWN)], rows)
-
-
-def _checks(checks: list[Check]) -> Table:
-    """Measured all-reduces beside the model's, each with its error."""
-    rows = [
-        [
-            check.algorithm,
-            size_text(check.size_bytes),
-            number(check.measured_us),
-            number(check.model_us),
-            f"{100 * (check.model_us / check.measured_us - 1):+.0f} %",
+    if checks:
+        rows = [
+            [
+                each.algorithm,
+                size_text(each.size_bytes),
+                number(each.measured_us),
+                number(each.model_us),
+                f"{100 * (each.model_us / each.measured_us - 1):+.0f} %",
+            ]
+            for each in checks
         ]
-        for check in checks
+        table = plain_table(["algorithm", "size", "measured", "formulas", "error"], rows)
+        tables.append(("The formulas on the one card: from a graph, us a call", table))
+
+    question = [
+        f"one card: {printable(parts.card)}, {counted(parts.launches, 'launch')} of {BENCH}link",
+        f"model: {load.weights}, {number(load.weights_bytes / GB)} GB; "
+        f"{model.all_reduces} all-reduces a token; data sheet: {load.gpu.source}",
+        "brackets: best to worst, by the intervals of the parts and by published figures",
     ]
-    return plain_table(["algorithm", "size", "measured", "formulas", "error"], rows)
+    closing = [f"{model.name} on two: {best.obstacle}."] if best.obstacle else []
+    closing += [
+        *notes,
+        _fastest(load, made),
+        "None of this was measured between two cards: docs/advise.md has the formulas.",
+    ]
+    if load.gpu.peer:
+        closing.append(f"Joined by {load.gpu.peer} they need no PCIe, and this does not apply.")
+    closing.append(f"With two cards here, {BENCH}survey measures what stands here as PREDICTED.")
+    return lay_out([f"{headline}."], question, tables, closing)
 
 
 def _fastest(load: Deployment, made: Mapping[str, Prediction]) -> str:
@@ -246,48 +273,3 @@ def _fastest(load: Deployment, made: Mapping[str, Prediction]) -> str:
         texts.append(f"{size_text(size)} by {', '.join(by)}")
 
     return f"What {BENCH}tune could find: {'; '.join(texts)}."
-
-
-def _doubts(load: Deployment) -> list[str]:
-    """What the prediction leaves out."""
-    sentences = ["None of this was measured between two cards: docs/advise.md has the formulas."]
-    if load.gpu.peer:
-        sentences.append(f"Joined by {load.gpu.peer} they need no PCIe, and this does not apply.")
-    return sentences
-
-
-def _write_json(
-    load: Deployment,
-    parts: Parts,
-    made: Mapping[str, Prediction],
-    checks: list[Check],
-    notes: list[str],
-) -> None:
-    """For `--json`; a span is [value, low, high]."""
-    size = load.model.all_reduce_bytes(1)
-    ways = [
-        {
-            "way": way,
-            "all_reduces": [
-                {"size_bytes": size, "algorithm": name, "us": span}
-                for size, (name, span) in each.fastest.items()
-            ],
-            "token_ms": load.model.all_reduces * each.tensor.times(size) / 1e3,
-            "obstacle": each.obstacle,
-            "tensor_tokens_per_s": None if each.obstacle else rate(1, each.tensor.decode_us(1)),
-            "pipeline_tokens_per_s": None if each.obstacle else rate(1, each.pipeline.decode_us(1)),
-            "break_even_us": None if each.obstacle else break_even_us(each.tensor, each.pipeline),
-        }
-        for way, each in made.items()
-    ]
-    write_json(
-        "predict",
-        card=parts.card,
-        gpu=load.gpu.name,
-        model=load.model.name,
-        weights_bytes=load.weights_bytes,
-        parts=vars(parts),
-        predicted=ways,
-        checks=[check._asdict() for check in checks],
-        notes=notes,
-    )

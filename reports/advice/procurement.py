@@ -17,7 +17,7 @@ from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
 from reports.advice.reduce_times import LEAST_LAUNCHES, Launches, other_hardware, read_launches
 from reports.advice.specs import GPUS, find
-from reports.kit.chart import Chart, Line
+from reports.kit.chart import Chart, Curve
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
 from reports.store.program import REPORTS, RUN
 from reports.store.report_json import write_json
@@ -300,11 +300,11 @@ def _frontier(appraisals: Sequence[Appraisal]) -> list[Chart]:
     found.sort(key=lambda pair: pair[0].offer.price.amount)
     values = np.array([figure.value for _, figure in found], dtype=float)
     best = np.where(values == np.maximum.accumulate(values), values, np.nan)
-    lines = [Line("frontier", "bound", best)]
+    lines = [Curve("frontier", "bound", best)]
     for place, (each, figure) in enumerate(found):
         points = np.full((3, len(found)), np.nan)
         points[:, place] = [end or values[place] for end in (figure.value, figure.low, figure.high)]
-        lines.append(Line(each.name, f"line-{place % 5 + 1}", points))
+        lines.append(Curve(each.name, f"line-{place % 5 + 1}", points))
 
     currency = found[0][0].offer.price.currency
     prices = [each.offer.price.amount for each, _ in found]

@@ -28,6 +28,9 @@ MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M
 MEMORY_US = 0.1
 LEAST_MOVED_BYTES = 4 << 20  # of shorter stores and loads a launch is more than 5 %
 TAKE_TURNS = 10  # from so many round trips of a load on a flag waits for the scheduler
+# Of bench.link: what it times, and what moves bytes.
+MEASURED = "graph_kernel", "dependent_loads", "ping_pong", "fenced_stores", "unfenced_stores"
+MOVED = "stores", "loads", "stores_and_loads"
 LOCAL_PASSES = 3  # over a card's own memory, at worst not hidden: two inputs and the sum
 
 
@@ -159,36 +162,34 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
         if case.memory == "host_staged" and is_timed:
             found.setdefault(case.algorithm, []).append(case)
 
-    needed = {
-        *("graph_kernel", "dependent_loads", "ping_pong", "fenced_stores", "unfenced_stores"),
-        *("stores", "loads", "stores_and_loads"),
-    }
-    if missing := sorted(needed - found.keys()):
+    if missing := sorted({*MEASURED, *MOVED} - found.keys()):
         raise ResultError(f"{links[0].path} lacks {', '.join(missing)}: {MEASURE}")
 
-    moved_bytes = min(
-        case.size_bytes for name in ("stores", "loads", "stores_and_loads") for case in found[name]
-    )
+    moved_bytes = min(case.size_bytes for name in MOVED for case in found[name])
     if moved_bytes < LEAST_MOVED_BYTES:
         raise ResultError(f"{links[0].path} moves {size_text(moved_bytes)} at most: {MEASURE}")
 
-    def us(name: str, is_a_byte: bool = False) -> Span:
-        cases = found[name]
-        spans = np.array([span_of(case) / (case.size_bytes if is_a_byte else 1) for case in cases])
-        return np.array([np.median(spans[:, 0]), spans[:, 1].min(), spans[:, 2].max()])
-
-    fenced, unfenced = us("fenced_stores"), us("unfenced_stores")
+    us = {name: spread_of(map(span_of, found[name])) for name in MEASURED}
+    byte_us = {
+        name: spread_of(span_of(case) / case.size_bytes for case in found[name]) for name in MOVED
+    }
     return Parts(
-        links[0].run.world["ranks"][0]["gpu"],
-        sum("host_staged" in {case.memory for case in result.cases} for result in links),
-        us("graph_kernel"),
-        us("dependent_loads"),
-        us("ping_pong"),
-        np.maximum(fenced - unfenced[[0, 2, 1]], 0),
-        us("stores", is_a_byte=True),
-        us("loads", is_a_byte=True),
-        us("stores_and_loads", is_a_byte=True),
+        card=links[0].run.world["ranks"][0]["gpu"],
+        launches=sum("host_staged" in {case.memory for case in each.cases} for each in links),
+        kernel=us["graph_kernel"],
+        load=us["dependent_loads"],
+        flag=us["ping_pong"],
+        drain=np.maximum(us["fenced_stores"] - us["unfenced_stores"][[0, 2, 1]], 0),
+        store_byte=byte_us["stores"],
+        load_byte=byte_us["loads"],
+        both_byte=byte_us["stores_and_loads"],
     )
+
+
+def spread_of(spans: Iterable[Span]) -> Span:
+    """The median of some spans, and their least and largest end."""
+    every = np.array(list(spans))
+    return np.array([np.median(every[:, 0]), every[:, 1].min(), every[:, 2].max()])
 
 
 def span_of(case: Case) -> Span:
@@ -198,7 +199,7 @@ def span_of(case: Case) -> Span:
     return np.array([time.median, time.ci_low or time.median, time.ci_high or time.median])
 
 
-class Check(NamedTuple):
+class Tested(NamedTuple):
     """An all-reduce on the card itself, and what the same parts say of it, in us."""
 
     algorithm: str
@@ -207,7 +208,7 @@ class Check(NamedTuple):
     model_us: float
 
 
-def checks_of(parts: Parts, results: Sequence[Result]) -> list[Check]:
+def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     """Chains of two ranks over host memory from a graph, where the runs have them: the median over
     launches. A call of a chain has a second kernel, which makes the next input."""
     measured = dict[tuple[str, int], list[float]]()
@@ -226,6 +227,6 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Check]:
         one_card = parts.through_host(name, size_bytes, cards=1)
         if one_card is not None:
             model_us = float((one_card + parts.kernel)[0])
-            checks.append(Check(name, size_bytes, float(np.median(times_us)), model_us))
+            checks.append(Tested(name, size_bytes, float(np.median(times_us)), model_us))
 
     return checks

@@ -81,7 +81,7 @@ def store(
             run_id = next(
                 (file.stem for file in arguments.out.glob(f"[0-9]*Z-{name}.jsonl")), run_id
             )
-        notes = ["The log has no date: the run has that of its file."] * (not test.date)
+        notes = [] if test.date else ["The log has no date: the run has that of its file."]
         run = run_of([test], run_id, printable(path.name), notes=notes)
         runs[arguments.out / run.path] = content_of_run(run)
 

@@ -57,7 +57,7 @@ DATE = re.compile(
 )
 
 
-class Row(NamedTuple):
+class LoggedRow(NamedTuple):
     """A printed half of a row: its line, the printed fields of its `CaseHeader`, and its block,
     whose `mean_us` is the mean over ranks, if that is beside the time of the slowest one."""
 
@@ -82,7 +82,7 @@ class LoggedTest:
     reason: str | None = None
     gpus: dict[int, str] = field(default_factory=dict)
     library: str | None = None
-    rows: list[Row] = field(default_factory=list)
+    rows: list[LoggedRow] = field(default_factory=list)
     is_per_rank: bool = False
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
@@ -98,7 +98,7 @@ class LoggedTest:
     def add(self, line: int, case: dict[str, Any], n: int = 1, **figures: Any) -> None:
         """Adds a row with the figures of its block of `n` iterations (1: not printed). Raises
         ValueError if its time is too short for any clock."""
-        self.rows.append(Row(line, case, Block(case=0, block=0, round=0, n=n, **figures)))
+        self.rows.append(LoggedRow(line, case, Block(case=0, block=0, round=0, n=n, **figures)))
 
     def set_status(self, lack: str | None) -> None:
         """Sets the status and its reason. `lack`: why the test is incomplete, if nothing is known

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from reports.imports.logged import MEAN, UNKNOWN, LoggedTest, Row, check, clean_line, dates_of
+from reports.imports.logged import MEAN, UNKNOWN, LoggedRow, LoggedTest, check, clean_line, dates_of
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_nccl
 from reports.imports.timing_lines import FORMAT, parse_timing_lines
@@ -94,7 +94,8 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         for row in test.rows:
             header = _header(test, row, file)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
-            is_block = header.size_bytes and test.status != "incomplete"
+            is_exact = header.size_bytes or test.format == FORMAT
+            is_block = is_exact and test.status != "incomplete"
             key = msgspec.json.encode(header) if is_block else (row.line, header.in_place)
             block = row.block
             block.case, _ = planned.setdefault(key, (len(planned), header))
@@ -138,7 +139,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
     return Result(Path(f"{run_id}.jsonl"), run, cases, counted, blocks, end=end)
 
 
-def _header(test: LoggedTest, row: Row, file: str) -> CaseHeader:
+def _header(test: LoggedTest, row: LoggedRow, file: str) -> CaseHeader:
     if test.is_per_rank and not test.world_size:
         raise ResultError(
             f"{file}: it prints sizes of one rank of an unknown number: say how many: --ranks N"

@@ -23,7 +23,7 @@ HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percen
 
 
 @dataclass
-class Line:
+class Curve:
     """A line of a chart: its values, or these and the ends of their intervals, (3, n); NaN where it
     has a gap. `role` is a class of page.css. A line that is not `shown` waits for a click."""
 
@@ -39,7 +39,7 @@ class Line:
 
 
 @dataclass
-class Step:
+class ChangeMark:
     """A change before the first position of `at`, with its interval, the others; `role` is `worse`
     or `better`."""
 
@@ -55,10 +55,10 @@ class Chart:
 
     title: str
     x: Sequence[float]
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
     unit: str
     kind: str = "bytes"
-    steps: Sequence[Step] = ()
+    steps: Sequence[ChangeMark] = ()
     links: Sequence[str] = ()
 
     @property
@@ -164,7 +164,7 @@ def path(xs: ArrayLike, ys: ArrayLike) -> str:
         if not np.isfinite(y):
             pen = "M"
             continue
-        parts.append(f"{pen}{x:.1f} {y:.1f}" + "h0" * (pen == "M"))
+        parts.append(f"{pen}{x:.1f} {y:.1f}{'h0' if pen == 'M' else ''}")
         pen = "L"
 
     return "".join(parts)
@@ -195,12 +195,12 @@ def interval(figure: Sequence[float], largest: float, role: str) -> Markup:
     if np.isnan(value):
         return Markup("")
 
-    return _drawing(
-        'class="range" aria-hidden="true" viewBox="-4 0 248 16" preserveAspectRatio="none"',
-        _path("bound", "M120.0 0v16"),
-        _path(role, f"M{low:.1f} 8H{high:.1f}") * bool(np.isfinite(high - low)),
-        _path(f"{role} end", f"M{value:.1f} 8h0"),
-    )
+    parts = [_path("bound", "M120.0 0v16"), _path(f"{role} end", f"M{value:.1f} 8h0")]
+    if np.isfinite(high - low):
+        parts.insert(1, _path(role, f"M{low:.1f} 8H{high:.1f}"))
+
+    box = 'viewBox="-4 0 248 16" preserveAspectRatio="none"'
+    return _drawing(f'class="range" aria-hidden="true" {box}', *parts)
 
 
 def heat(share: float) -> Markup:

@@ -126,15 +126,19 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     for chart in charts:
         chart.links = [link if link in (pages or {}) else "" for link in chart.links]
 
-    script = _content("page.js", *("vendor/uplot.js", "chart.js") * bool(charts))
+    scripts, styles = ["page.js"], ["page.css"]
+    if charts:
+        scripts += ["vendor/uplot.js", "chart.js"]
+        styles.append("vendor/uplot.css")
+
+    script = _content(scripts)
     return _template().render(
         page=page,
         sections=[*page.sections, last],
         pages=pages or {},
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup("\n".join(COLOURS))
-        + _content("page.css", *["vendor/uplot.css"] * bool(charts)),
+        style=Markup("\n".join(COLOURS)) + _content(styles),
     )
 
 
@@ -156,7 +160,7 @@ def banner_png(page: Page) -> bytes:
     return content.getvalue()
 
 
-def _content(*names: str) -> Markup:
+def _content(names: Sequence[str]) -> Markup:
     return Markup("\n".join((FOLDER / name).read_text() for name in names))
 
 

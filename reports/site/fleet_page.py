@@ -46,12 +46,11 @@ def _section(group: Group) -> Section:
         }
         for node in group.nodes[:MOST_NODES]
     ]
-    more = len(group.nodes) - len(rows)
-    return Section(
-        f"{group.title}: {group.kind}s",
-        [*group.to_repeat, *[f"{more} more {group.kind}s are not slower."] * (more > 0)],
-        rows=rows,
-    )
+    said = [*group.to_repeat]
+    if more := len(group.nodes) - len(rows):
+        said.append(f"{more} more {group.kind}s are not slower.")
+
+    return Section(f"{group.title}: {group.kind}s", said, rows=rows)
 
 
 def _bad_runs(fleet: Fleet) -> Section:

@@ -9,16 +9,15 @@ from operator import attrgetter
 import numpy as np
 import pandas as pd
 
-from reports.kit.chart import LEAST_MARKS, Chart, Line, Step, spark
-from reports.kit.page import Banner, Page, Row, Section
+from reports.kit.chart import LEAST_MARKS, ChangeMark, Chart, Curve, spark
+from reports.kit.page import Banner, Cell, Page, Row, Section
 from reports.site import shared
 from reports.store.program import REPORTS, RUN
 from reports.store.result import time_of
 from reports.tables.command import command_of
 from reports.tables.figure import roles_of
 from reports.tables.sentences import counted, number, start_time
-from reports.trends.changes import LEAST_BASE, MIN_RUNS
-from reports.trends.changes import Step as ChangeStep
+from reports.trends.changes import LEAST_BASE, MIN_RUNS, Step
 from reports.trends.history import History, closing
 from reports.trends.series import Event, Series
 
@@ -77,7 +76,7 @@ def banner_of(history: History) -> Banner:
     return Banner(word.capitalize(), sentence, facts)
 
 
-def leading(event: Event) -> tuple[Series, ChangeStep]:
+def leading(event: Event) -> tuple[Series, Step]:
     """The largest change of a case of ours, if one changed."""
     ours = [change for change in event.changes if not change[0].case.library]
     return [*ours, *event.changes][0]
@@ -109,7 +108,7 @@ def history_page(history: History) -> Page:
 
     shown = sorted(panels, key=lambda key: min(map(_rank, panels[key])))[:MOST_PANELS]
     charts = [
-        panel_chart(panel + f", {node}" * bool(node), own)
+        panel_chart(f"{panel}, {node}" if node else panel, own)
         for (node, panel), own in panels.items()
         if (node, panel) in shown
     ]
@@ -143,14 +142,13 @@ def _rank(series: Series) -> int:
 def event_section(event: Event) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
     series, _ = leading(event)
-    hidden = len(event.changes) - MOST_CHANGES
+    said: list[Cell] = [where(event), *event.sentences[1:]]
+    if (hidden := len(event.changes) - MOST_CHANGES) > 0:
+        said.append(f"{counted(hidden, 'more case')} changed here.")
+
     return Section(
         event.headline,
-        [
-            where(event),
-            *event.sentences[1:],
-            *[f"{counted(hidden, 'more case')} changed here."] * (hidden > 0),
-        ],
+        said,
         charts=[panel_chart(series.label, [series])],
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )
@@ -174,11 +172,11 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
     seconds = np.maximum.accumulate([*map(_seconds, runs[::group])]).tolist()
     roles = roles_of([each.case.algorithm for each in members])
     lines = [
-        Line(each.name, role, points[:, :, at], each in shown)
+        Curve(each.name, role, points[:, :, at], each in shown)
         for at, (each, role) in enumerate(zip(members, roles, strict=True))
     ]
     steps = [
-        Step(
+        ChangeMark(
             [_seconds(fastest.run_ids[at]) for at in (step.first, step.low, step.high)],
             step.word,
             f"{step.word} {np.expm1(step.log_ratio[0]):+.1%}",

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.kit.chart import Chart, Line
+from reports.kit.chart import Chart, Curve
 from reports.kit.page import Banner, Page, Row, Section
 from reports.site import shared
 from reports.store.result import read
 from reports.store.schema import Result, Run
 from reports.tables import run_text, show
-from reports.tables.figure import Line as CaseLine
-from reports.tables.figure import lines_of
+from reports.tables.figure import Line, lines_of
 from reports.tables.kinds import is_sweep, kind_of
 from reports.tables.long import long_rows
 from reports.tables.plot import Quantity, drawn_cases, quantities_of
@@ -61,10 +60,10 @@ def banner_of(result: Result) -> Banner:
     first, *others = points
     texts, role = list[str](), "steady"
     if first.ratio:
-        unclear = " (unclear)" * (not first.is_clear)
-        texts.append(f"{number(first.ratio)}x as fast as {first.other}{unclear}")
+        text = f"{number(first.ratio)}x as fast as {first.other}"
         if first.is_clear:
             role = "better" if first.ratio > 1 else "worse"
+        texts.append(text if first.is_clear else f"{text} (unclear)")
 
     for point in others:
         ratio = f" ({number(point.ratio)}x)" if point.ratio else ""
@@ -104,7 +103,7 @@ def sweep_sections(result: Result) -> list[Section]:
     ]
 
 
-def _chart(quantity: Quantity, lines: Sequence[CaseLine]) -> Chart:
+def _chart(quantity: Quantity, lines: Sequence[Line]) -> Chart:
     """Each line's figures and the ends of their intervals at each size, and the bound."""
     drawn, sizes = [], sorted({case.size_bytes for line in lines for case in line.cases})
     for line in lines:
@@ -112,8 +111,10 @@ def _chart(quantity: Quantity, lines: Sequence[CaseLine]) -> Chart:
         for case in line.cases:
             points[:, sizes.index(case.size_bytes)] = quantity.of(case)
         if np.isfinite(points).any():
-            drawn.append(Line(line.name, line.role, points, line.is_shown))
+            drawn.append(Curve(line.name, line.role, points, line.is_shown))
 
-    bounds = np.array([quantity.bounds.get(size, np.nan) for size in sizes])
-    drawn += [Line("bound", "bound", bounds)] * bool(quantity.bounds)
+    if quantity.bounds:
+        bounds = np.array([quantity.bounds.get(size, np.nan) for size in sizes])
+        drawn.append(Curve("bound", "bound", bounds))
+
     return Chart(quantity.title, sizes, drawn, quantity.unit)

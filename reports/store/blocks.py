@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reports.store.schema import Block, Counted, LinkBlock, Rounds
+from reports.store.schema import Block, Counted, End, LinkBlock, Result, Rounds
 
 STATE_RATIO = 1.5  # of two round trips in one state: those of all archived runs differ by more
 CHANGED_RATIO = 1.3  # of the round trips before and after a block during which the link changed
@@ -29,6 +29,11 @@ def count_blocks(blocks: Sequence[Block]) -> Counted:
 
     left_out = len(blocks) - int(counts.sum()) if is_settled else 0
     return Counted(by_case, rtt_ns, left_out, is_settled)
+
+
+def describe_link(end: End, counted: Counted) -> None:
+    """Says in the end of a run where its link was, and how many blocks are left out."""
+    end.rtt_ns, end.left_out_blocks = counted.rtt_ns or None, counted.left_out
 
 
 def round_trip_ns(block: Block | LinkBlock) -> float:
@@ -63,6 +68,12 @@ def same_state(trips_ns: ArrayLike, other_ns: ArrayLike) -> NDArray[np.bool_]:
     """Whether two round trips, above 0, show one state of the link; false for NaN."""
     ratio = np.asarray(trips_ns, dtype=float) / np.asarray(other_ns, dtype=float)
     return np.asarray((ratio <= STATE_RATIO) & (ratio * STATE_RATIO >= 1))
+
+
+def in_one_state(results: Sequence[Result]) -> list[Result]:
+    """The runs in the state of the link that most of these are in."""
+    _, is_in = main_state([result.counted.rtt_ns for result in results])
+    return [result for result, own in zip(results, is_in.tolist(), strict=True) if own]
 
 
 def paired(first: Rounds, second: Rounds) -> NDArray[np.float64]:

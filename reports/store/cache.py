@@ -38,7 +38,6 @@ class Saved(msgspec.Struct, array_like=True):
     cases: int
     results: int
     observed: bytes
-    rtt_ns: float
 
 
 class Content(msgspec.Struct, array_like=True):
@@ -82,7 +81,6 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
                 place_of(run.cases),
                 place_of((entry.statuses, entry.across_ranks)),
                 entry.observed.tobytes(),
-                entry.rtt_ns,
             )
         )
 
@@ -126,7 +124,6 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
                 across_ranks,
                 saved.n_blocks,
                 observed,
-                saved.rtt_ns,
             )
     except (OSError, *NOT_JSON, ValueError, IndexError):  # there is none yet, or it is damaged
         return {}

@@ -37,9 +37,8 @@ OBSERVED = np.dtype(
 @dataclass(eq=False)
 class Entry:
     """A run in a store. `keys` and `statuses` are of its cases, `across_ranks` of all of them,
-    `observed` has its observations, (n,) of OBSERVED, and `rtt_ns` a flag's round trip in its state
-    of the link, 0 without probes. `left_out` says why the run does not count in reports on many
-    runs, and is empty if it does."""
+    `observed` has its observations, (n,) of OBSERVED. `left_out` says why the run does not count in
+    reports on many runs, and is empty if it does."""
 
     path: Path
     run: Run
@@ -49,12 +48,16 @@ class Entry:
     across_ranks: tuple[str, ...]
     n_blocks: int
     observed: NDArray[Any]
-    rtt_ns: float
     left_out: str = ""
 
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.status == "complete"
+
+    @property
+    def rtt_ns(self) -> float:
+        """A flag's round trip in its state of the link; 0 without probes."""
+        return (self.end and self.end.rtt_ns) or 0.0
 
     @property
     def disturbance(self) -> float:
@@ -95,7 +98,6 @@ def entry_of(result: Result) -> Entry:
         tuple(sorted({case.across_ranks for case in result.cases})),
         len(result.blocks),
         observe(result),
-        result.counted.rtt_ns,
     )
 
 

@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 
 from reports.store import untrusted
-from reports.store.blocks import count_blocks
+from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import build_cases
 from reports.store.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
-from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
+from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run, Winner
 from reports.store.wrong import mark_wrong
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
@@ -60,7 +60,7 @@ def read(path: Path | str) -> Result:
     """The run in the file `path`, incomplete if its last line is; a case is wrong if any line says
     so. Raises ResultError for a file that is no run, is damaged earlier or has a newer schema."""
     path = Path(path)
-    lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
+    lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, Winner, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
     blocks, link_blocks = of_kind(Block, lines), of_kind(LinkBlock, lines)
     counted = count_blocks(blocks)
@@ -73,6 +73,7 @@ def read(path: Path | str) -> Result:
         link_blocks,
         ends[-1] if ends else None,
         read_flight(path.with_suffix(".flight")),
+        of_kind(Winner, lines),
     )
 
     try:
@@ -93,6 +94,8 @@ def read(path: Path | str) -> Result:
         raise ResultError(f"{path}: its cases differ from the planned ones")
 
     mark_wrong(result.cases, blocks, *ends)
+    if result.end:
+        describe_link(result.end, counted)
     return result
 
 

@@ -1,6 +1,7 @@
 """The records of a run file, one a line: the `run`, a `block` or `link_block` after each
-measurement, then each `case` and the `end`. docs/results.md describes the fields. Times are in
-microseconds, flag round trips in nanoseconds, sizes in bytes, bandwidths in 1e9 bytes/s."""
+measurement, then each `case`, each `winner` of bench.tune, and the `end`. docs/results.md describes
+the fields. Times are in microseconds, flag round trips in nanoseconds, sizes in bytes, bandwidths
+in 1e9 bytes/s."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,7 +79,6 @@ class CaseHeader(CaseFields, kw_only=True):
     copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass."""
 
     bound_parts: dict[str, Any] | None = None
-    blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
 class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
@@ -146,7 +146,6 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
     n_wrong: Count | None = None
     first_wrong: FirstWrong | None = None
-    gpus: list[dict[str, Any]] | None = None
 
     @property
     def cost_us(self) -> float:
@@ -259,6 +258,20 @@ FIGURES: dict[str, Shown] = {
 }
 
 
+class Winner(msgspec.Struct, kw_only=True, tag="winner", tag_field="kind"):
+    """The best candidate of bench.tune for calls of a size. `gain` is the untuned choice's cost
+    over its own, with the interval, None if it is that choice or if that was not measured.
+    `is_settled`: the rounds sufficed to compare both."""
+
+    variant: str
+    size_bytes: Count
+    mode: str
+    name: str
+    cost_us: NotNegative
+    gain: tuple[Bounded, Bounded | None, Bounded | None] | None = None
+    is_settled: bool = True
+
+
 class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     status: str
     reason: str | None = None
@@ -366,6 +379,7 @@ class Result:
     link_blocks: list[LinkBlock] = field(default_factory=list)
     end: End | None = None  # None if the run was cut off
     flight: Flight | None = None
+    winners: list[Winner] = field(default_factory=list)  # of bench.tune
 
     @property
     def complete(self) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,11 +14,11 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from reports.store.blocks import count_blocks
+from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import Samples, build_cases
 from reports.store.owners import is_ours, opened, shown
 from reports.store.result import ENDED_EARLY, ResultError
-from reports.store.schema import Block, End, LinkBlock, Result, Run
+from reports.store.schema import Block, End, LinkBlock, Result, Run, Winner
 
 MAX_SAMPLES_BYTES = 40_000_000
 
@@ -143,9 +143,15 @@ class RunFile:
         elif isinstance(record, LinkBlock):
             self.link_blocks.append(record)
 
-    def finish(self, samples: Samples, end: End, keep_samples: bool = True) -> Result:
+    def finish(
+        self,
+        samples: Samples,
+        end: End,
+        keep_samples: bool = False,
+        find_winners: Callable[[Result], Sequence[Winner]] = lambda result: (),
+    ) -> Result:
         """Builds the cases; writes samples (if `keep_samples`: of as many blocks over the run as
-        fit), cases and end. Returns the run as `read` does. Raises ResultError."""
+        fit), cases, winners and end. Returns the run as `read` does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
         counted = count_blocks(self.blocks)
         cases = build_cases(self.run, counted, self.blocks, self.link_blocks, samples, reason)
@@ -169,10 +175,12 @@ class RunFile:
 
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         end.n_wrong = sum(counts) if counts else None
-        end.rtt_ns, end.left_out_blocks = counted.rtt_ns or None, counted.left_out
+        describe_link(end, counted)
 
-        for record in (*cases, end):
+        result = Result(self.path, self.run, cases, counted, self.blocks, self.link_blocks, end)
+        result.winners = [*find_winners(result)]
+        for record in (*cases, *result.winners, end):
             self.append(record)
 
         self.file.close()
-        return Result(self.path, self.run, cases, counted, self.blocks, self.link_blocks, end)
+        return result

@@ -78,6 +78,15 @@ def link_lines(result: Result) -> list[str]:
     return [f"link: flag round trip {counted.rtt_ns:.0f} ns{others if counted.left_out else ''}"]
 
 
+def link_of(results: Sequence[Result]) -> list[str]:
+    """The state of the link in several runs."""
+    trips_ns = {result.counted.rtt_ns for result in results} - {0.0}
+    if not trips_ns:
+        return []
+
+    return [f"link: flag round trip {min(trips_ns):.0f} to {max(trips_ns):.0f} ns"]
+
+
 def footnotes(result: Result) -> list[str]:
     """The conditions that limit the figures, and the cases that were not measured."""
     notes = []

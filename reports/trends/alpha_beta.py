@@ -45,7 +45,7 @@ class Regime(msgspec.Struct, kw_only=True):
 
 
 class Fit(msgspec.Struct, kw_only=True):
-    """One algorithm. `link_rtt_ns` is a flag's round trip. `times_us` are median
+    """One algorithm. `times_us` are median
     costs: a column for each of `sizes_bytes`, and a row for each launch of `run_ids`."""
 
     machine_id: str
@@ -62,7 +62,6 @@ class Fit(msgspec.Struct, kw_only=True):
     memory: str
     algorithm: str
     library: str | None
-    link_rtt_ns: float | None
     run_ids: list[str]
     sizes_bytes: list[int]
     times_us: list[list[float]]
@@ -70,7 +69,7 @@ class Fit(msgspec.Struct, kw_only=True):
 
     @property
     def title(self) -> str:
-        """`all_reduce, float32 sum, isolated, 2 ranks; flag round trip 113 ns`."""
+        """`all_reduce, float32 sum, isolated, 2 ranks`."""
         words = [
             self.collective,
             f"{self.datatype} {self.redop}",
@@ -79,8 +78,7 @@ class Fit(msgspec.Struct, kw_only=True):
             *["in place"] * self.in_place,
             f"{self.world_size} ranks" + f" on {self.hosts} hosts" * (self.hosts not in (1, None)),
         ]
-        link = f"; flag round trip {self.link_rtt_ns:.0f} ns" if self.link_rtt_ns else ""
-        return ", ".join(words) + link
+        return ", ".join(words)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from reports.store.blocks import main_state
 from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key
 from reports.store.folder import in_order
 from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
@@ -68,7 +67,6 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
                     software_id=run.software_id,
                     world_size=run.world["size"],
                     hosts=run.world.get("hosts", 1),
-                    link_rtt_ns=main_state([entry.rtt_ns for entry in entries])[0] or None,
                     sizes_bytes=sizes.tolist(),
                     times_us=times_us.tolist(),
                     regimes=regimes_of(sizes, times_us),

@@ -157,7 +157,8 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
             write_whole(file, read_bytes(launch.path))
 
         lines = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
-        lines += b"\n" * (lines[-1:] not in (b"", b"\n"))  # an editor may leave out the last
+        if lines and not lines.endswith(b"\n"):  # an editor may leave out the last
+            lines += b"\n"
         write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
 
         for file in machine.glob("*.jsonl*"):

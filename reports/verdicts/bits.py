@@ -4,7 +4,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ from reports.tables.sentences import counted, size_text, some, wrapped
 from reports.verdicts.accept import BITS
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.markdown import folded, heading, listed, table_of
-from reports.verdicts.regress import as_junit, write_page
+from reports.verdicts.regress import add_files, as_junit, write_page
 
 COMPARABLE = "collective", "ranks", "hosts", "device", "seed", "data"
 MOST_FINDINGS = 12
@@ -73,9 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help=f"fail where one of these changes bits: {', '.join(INVARIANCES)}",
     )
-    option("--junit", metavar="FILE", type=Path, help="also write JUnit XML")
-    option("--markdown", metavar="FILE", type=Path, help="also write GitHub's Markdown")
-    option("--html", metavar="FILE", type=Path, help="also write one page with all rows and sizes")
+    add_files(parser)
     parser.epilog = (
         f"{parser.epilog}; exit status: 0 the same bits, 1 other or fewer bits, or something "
         "required is missing, 2 the command line or a file, 4 not comparable"
@@ -96,28 +94,37 @@ def bits(arguments: argparse.Namespace) -> int:
     """Prints the record or its verdict, and returns the exit status. Raises ResultError for files,
     Incomparable for a baseline of something else."""
     records = [read_bits(newest(path)) for path in arguments.records]
-    record, notes = joined(records), list[str]()
+    record, notes = with_all_rows(records), list[str]()
     checks = [
         Check(row.name, "failure", True, f"{row.name} ({row.datatype}) failed: {row.reason}")
         for row in record.measured
         if row.reason  # whatever it has not compared, nobody knows
     ]
     for name in arguments.require:
-        checks += require(record, name)
+        checks += [required_of(row, name) for row in record.rows]
     if arguments.baseline:
         found, notes = against(record, baseline_for(records, arguments.baseline))
         checks += found
 
     failed = [check for check in checks if check.failed]
-    line = verdict(record, checks, failed)
+    line = headline(record)
+    if failed:
+        line = f"CHANGED: {len(failed)} of {counted(len(checks), 'check')} failed"
+    elif checks:
+        line = f"SAME: {counted(len(checks), 'check')} passed"
+
+    findings = [check.text for check in failed[:MOST_FINDINGS]]
     if arguments.junit:
         rows = [
-            (check.row, f"bits.{check.against}", "changed" * check.failed, check.text)
-            for check in checks
+            (each.row, f"bits.{each.against}", "changed" if each.failed else "", each.text)
+            for each in checks
         ]
         write_named(arguments.junit, as_junit(line, rows, notes).encode())
     if arguments.markdown:
-        write_named(arguments.markdown, markdown(record, line, failed, notes).encode())
+        table = folded("rows of equal bits together", table_of(groups_in(record)))
+        said = listed([*findings, *notes, headline(record)])
+        lines = [heading(line), "", *said, "", *table, ""]
+        write_named(arguments.markdown, "\n".join(lines).encode())
     if arguments.html:
         write_page(page_of(record, line, checks, notes), arguments.html)
 
@@ -125,9 +132,9 @@ def bits(arguments: argparse.Namespace) -> int:
         told = [check._asdict() for check in checks]
         write_json("bits", headline=line, checks=told, notes=notes, record=record)
     elif arguments.require or arguments.baseline:
-        findings = [check.text for check in failed[:MOST_FINDINGS]]
-        more = [f"{len(failed) - MOST_FINDINGS} more"] * (len(failed) > MOST_FINDINGS)
-        print("\n".join(wrapped([line, *findings, *more, *notes])))
+        if hidden := len(failed) - len(findings):
+            findings.append(f"{hidden} more")
+        print("\n".join(wrapped([line, *findings, *notes])))
     else:
         sys.stdout.write(text(record))
 
@@ -143,20 +150,23 @@ def newest(path: Path) -> Path:
     return files[-1]
 
 
-def joined(records: Sequence[Bits]) -> Bits:
+def with_all_rows(records: Sequence[Bits]) -> Bits:
     """The first record, with the rows of the others that differ in anything. Raises
     Incomparable."""
     first, *others = records
     for record in others:
-        if names := differing(first, record):
-            here, there = getattr(first, names[0]), getattr(record, names[0])
-            raise Incomparable(
-                f"not comparable: {names[0]}: {here} in {first.run_id}, {there} in {record.run_id}"
-            )
+        check_comparable(first, record, f"in {first.run_id}", f"in {record.run_id}")
 
     rows = {msgspec.json.encode(row): row for record in records for row in record.rows}
     notes = [*first.notes, *(f"Also the rows of {record.run_id}." for record in others)]
     return msgspec.structs.replace(first, rows=[*rows.values()], notes=notes)
+
+
+def check_comparable(one: Bits, other: Bits, place: str, other_place: str) -> None:
+    """Raises Incomparable, which names the `place` of each, if they measured different things."""
+    for name in unequal(one, other)[:1]:
+        here, there = getattr(one, name), getattr(other, name)
+        raise Incomparable(f"not comparable: {name}: {here} {place}, {there} {other_place}")
 
 
 def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
@@ -173,61 +183,61 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
         baseline = max(
             found,
             key=lambda each: (
-                not differing(each, record),
+                not unequal(each, record),
                 each.machine_id == record.machine_id,
                 each.run_id not in own,
                 each.run_id,
             ),
         )
 
-    if names := differing(baseline, record):
-        was, now = getattr(baseline, names[0]), getattr(record, names[0])
-        raise Incomparable(f"not comparable: {names[0]}: {was} in {path}, {now} in this record")
+    check_comparable(baseline, record, f"in {path}", "in this record")
     if baseline.rows == own.get(baseline.run_id):
         raise ResultError(f"{baseline.run_id} is the record and the baseline: `accept` another")
 
     return baseline
 
 
-def differing(one: Bits, other: Bits) -> list[str]:
+def unequal(one: Bits, other: Bits) -> list[str]:
     """The facts that must be equal and differ."""
     return [name for name in COMPARABLE if getattr(one, name) != getattr(other, name)]
 
 
-def require(record: Bits, name: str) -> Iterator[Check]:
-    """Whether each row keeps its bits; one that has not compared it, or lacks another `launch` of a
+def required_of(row: RowBits, name: str) -> Check:
+    """Whether the row keeps its bits; one that has not compared it, or lacks another `launch` of a
     size, fails."""
-    for row in record.rows:
-        total = row.totals.get(name, Difference())
-        lacks = total.elements < (len(row.sizes) if name == "launch" else 1)
-        said = f" keeps its bits {INVARIANCES[name]}"
-        if total.differ:
-            sizes = [
-                size_text(size.size_bytes)
-                for size in row.sizes
-                if name in size.compared and size.compared[name].differ
-            ]
-            said = f": {share_text(name, total)} {INVARIANCES[name]}, at {some(sizes)}"
-        elif lacks:
-            said = f" was not compared {INVARIANCES[name]}" + f": {row.reason}" * bool(row.reason)
-        failed = lacks or total.differ > 0
-        yield Check(row.name, name, failed, f"{row.name} ({row.datatype}){said}")
+    total = row.totals.get(name, Difference())
+    lacks = total.elements < (len(row.sizes) if name == "launch" else 1)
+    said = f" keeps its bits {INVARIANCES[name]}"
+    if total.differ:
+        sizes = [
+            size_text(size.size_bytes)
+            for size in row.sizes
+            if name in size.compared and size.compared[name].differ
+        ]
+        said = f": {share_text(name, total)} {INVARIANCES[name]}, at {some(sizes)}"
+    elif lacks:
+        said = f" was not compared {INVARIANCES[name]}"
+        said += f": {row.reason}" if row.reason else ""
+
+    failed = lacks or total.differ > 0
+    return Check(row.name, name, failed, f"{row.name} ({row.datatype}){said}")
 
 
 def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
-    """Each row of the baseline, of joined records against several, and notes on what it lacks."""
+    """Each row of the baseline, of several records against several, and notes on what it lacks."""
     known = {(row.key, size.size_bytes) for row in baseline.rows for size in row.sizes}
     rows, new = dict[object, list[RowBits]](), list[str]()
     for row in record.rows:
         rows.setdefault(row.key, []).append(row)
-        new += [row.name] * any((row.key, size.size_bytes) not in known for size in row.sizes)
+        if any((row.key, size.size_bytes) not in known for size in row.sizes):
+            new.append(row.name)
 
     checks = [
         compared(before, row)
         for before in baseline.measured
         for row in rows.get(before.key, [msgspec.structs.replace(before, sizes=[])])
     ]
-    notes = [f"the baseline lacks rows or sizes of {some(new)}"] * bool(new)
+    notes = [f"the baseline lacks rows or sizes of {some(new)}"] if new else []
     if baseline.machine_id != record.machine_id:
         notes.append(f"the baseline is of machine {baseline.machine_id}")
     return checks, notes
@@ -238,20 +248,25 @@ def compared(before: RowBits, row: RowBits) -> Check:
     sizes, said = {size.size_bytes: size for size in row.sizes}, list[str]()
     pairs = [(was, sizes.get(was.size_bytes)) for was in before.sizes]
     if changed := [(was, now) for was, now in pairs if now and was.digest != now.digest]:
-        first = changed[0]
-        orders = [" and ".join(dict.fromkeys(part.order for part in each.parts)) for each in first]
-        said.append(
-            f"the bits of {len(changed)} of {counted(len(pairs), 'size')} changed, first at "
-            f"{size_text(first[0].size_bytes)}" + f", {' -> '.join(orders)}" * all(orders)
-        )
+        was, now = changed[0]
+        orders = [
+            " and ".join(dict.fromkeys(part.order for part in each.parts)) for each in (was, now)
+        ]
+        place = size_text(was.size_bytes)
+        if all(orders):
+            place += f", {' -> '.join(orders)}"
+        all_sizes = counted(len(pairs), "size")
+        said.append(f"the bits of {len(changed)} of {all_sizes} changed, first at {place}")
     if lost := [size_text(was.size_bytes) for was, now in pairs if not now]:
         said.append(f"only the baseline has {some(lost)}")
     elif other := {name for name, *_ in facts(before) - facts(row)}:
         said.append(f"not compared, or with another outcome: {', '.join(sorted(other))}")
 
     same = f"the bits of {counted(len(pairs), 'size')} are the same"
-    way = f", {before.name} in the baseline" * (before.name != row.name)
-    text = f"{row.name} ({row.datatype}){way}: {'; '.join(said) or same}"
+    name = f"{row.name} ({row.datatype})"
+    if before.name != row.name:
+        name += f", {before.name} in the baseline"
+    text = f"{name}: {'; '.join(said) or same}"
     return Check(row.name, "baseline", bool(said), text)
 
 
@@ -268,15 +283,6 @@ def facts(row: RowBits) -> set[tuple[str, int, bool]]:
             if each.elements and name not in ("launch", "size", "history")
         ),
     }
-
-
-def verdict(record: Bits, checks: Sequence[Check], failed: Sequence[Check]) -> str:
-    """One sentence; without checks the record's own."""
-    if not checks:
-        return headline(record)
-    if failed:
-        return f"CHANGED: {len(failed)} of {counted(len(checks), 'check')} failed"
-    return f"SAME: {counted(len(checks), 'check')} passed"
 
 
 def ulp_below(cell: str) -> str:
@@ -301,9 +307,18 @@ def groups_in(record: Bits) -> list[Row]:
     ]
 
 
-def sizes_of(record: Bits) -> list[Row]:
-    """Every size of every row, with its digest and the parts of the message by their orders."""
-    return [
+def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
+    """The verdict, what failed, the rows in groups, and folded all sizes."""
+    failed = [check for check in checks if check.failed]
+    rows = record.measured
+    moved = moved_in(rows)
+    word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
+    if checks:
+        word = "CHANGED" if failed else "SAME"
+    role = "worse" if failed else "better" if checks else "steady"
+    said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
+    said += filter(None, map(threshold_sentence, rows))
+    every_size: list[Row] = [
         {
             "row": row.name,
             "type": row.datatype,
@@ -317,36 +332,16 @@ def sizes_of(record: Bits) -> list[Row]:
         for row in record.rows
         for size in row.sizes
     ]
-
-
-def markdown(record: Bits, line: str, failed: Sequence[Check], notes: Sequence[str]) -> str:
-    """The verdict, what failed, and the whole table folded."""
-    findings = [check.text for check in failed[:MOST_FINDINGS]]
-    table = folded("rows of equal bits together", table_of(groups_in(record)))
-    lines = [heading(line), "", *listed([*findings, *notes, headline(record)]), "", *table, ""]
-    return "\n".join(lines)
-
-
-def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
-    """The verdict, what failed, the rows in groups, and folded all sizes."""
-    failed = [check for check in checks if check.failed]
-    rows = record.measured
-    moved = moved_in(rows)
-    word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
-    if checks:
-        word = "CHANGED" if failed else "SAME"
-    role = "worse" if failed else "better" if checks else "steady"
-    said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
-    said += filter(None, map(threshold_sentence, rows))
     meanings: list[Row] = [{"column": name, "compared": text} for name, text in INVARIANCES.items()]
     sections = [
         Section("What failed", [check.text for check in failed]),
         Section("What changes the bits", [*said, *notes], rows=groups_in(record)),
         Section("What was compared", rows=meanings, folded=True),
-        Section("Every size", record.notes, rows=sizes_of(record), folded=True),
+        Section("Every size", record.notes, rows=every_size, folded=True),
     ]
-    facts = [f"{headline(record).removeprefix('bits: ')}."] * bool(checks)
-    facts.append(f"Machine {record.machine_id}, Wiretax {record.version}.")
+    facts = [f"Machine {record.machine_id}, Wiretax {record.version}."]
+    if checks:
+        facts = [f"{headline(record).removeprefix('bits: ')}.", *facts]
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
     }

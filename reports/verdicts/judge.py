@@ -68,6 +68,11 @@ class Comparison:
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether they are of a campaign that has ended."""
+        return bool(self.baseline.campaign and self.baseline.campaign.end)
+
+    @property
     def is_judged(self) -> "pd.Series[bool]":
         """The cells that the headline is about, and that a gate can fail: all but the library's, or
         all if there are no others."""
@@ -142,58 +147,47 @@ def compare(
     if margin is None:
         margin = baseline.campaign.campaign.margin if baseline.campaign else DEFAULT_MARGIN
 
-    comparisons = []
-    for variant in variants:
-        pairs, n_apart = pairs_of(baseline, variant)
-        comparison = Comparison(
-            baseline,
-            variant,
-            margin,
-            _differing_fields(baseline, variant),
-            [
-                *deaths_of([baseline, variant]),
-                *differences,
-                *copies_in([*baseline.launches, *variant.launches]),
-                *apart_in(n_apart),
-            ],
-            pairs=pairs,
-            is_interleaved=is_interleaved(baseline, variant),
-        )
-        _add_cells(comparison)
-        _add_notes(comparison)
-        comparisons.append(comparison)
-
-    return comparisons
+    return [_compare(baseline, variant, margin, differences) for variant in variants]
 
 
-def _differing_fields(baseline: Side, variant: Side) -> dict[str, str]:
-    texts = {}
-    for name in ("algorithm", "variant", "memory", "in_place", "datatype", "redop"):
-        ours, theirs = (
-            {str(getattr(case, name)) for case in side.cases} for side in (baseline, variant)
-        )
-        if len(ours) == len(theirs) == 1 and ours != theirs:
-            texts[name] = f"{spoken(name)}: {spoken(min(ours))} against {spoken(min(theirs))}"
-
-    return texts
-
-
-def _add_cells(comparison: Comparison) -> None:
-    sides = comparison.baseline, comparison.variant
-    without = "library", *comparison.differing_fields
-    names = f"{comparison.baseline.name} and {comparison.variant.name}"
+def _compare(
+    baseline: Side, variant: Side, margin: float, differences: Sequence[str]
+) -> Comparison:
+    sides, names = (baseline, variant), f"{baseline.name} and {variant.name}"
     runs = [{launch.run.run_id for launch in side.launches} for side in sides]
-
     if both := set.intersection(*runs):
         raise ResultError(f"{min(both)} is a run of {names}: compared with itself")
 
-    theirs, ours = ({key_of(case, without): case for case in side.cases} for side in sides)
-    cases = {key: ours[key] for key in theirs if key in ours}
+    pairs, n_apart = pairs_of(baseline, variant)
+    comparison = Comparison(
+        baseline, variant, margin, pairs=pairs, is_interleaved=is_interleaved(baseline, variant)
+    )
+    caveats, notes = comparison.caveats, comparison.notes
+    caveats += [*deaths_of(sides), *differences]
+    caveats += copies_in([*baseline.launches, *variant.launches])
+    if n_apart:
+        left_out = f"{counted(n_apart, 'pair')} left out"
+        caveats.append(f"{left_out}: between its launches the link changed its state")
 
+    # The fields in which all cases of one side differ from all of the other.
+    for name in ("algorithm", "variant", "memory", "in_place", "datatype", "redop"):
+        theirs, ours = ({str(getattr(case, name)) for case in side.cases} for side in sides)
+        if len(theirs) == len(ours) == 1 and theirs != ours:
+            text = f"{spoken(name)}: {spoken(min(theirs))} against {spoken(min(ours))}"
+            comparison.differing_fields[name] = text
+
+    # The cases that both have.
+    without = "library", *comparison.differing_fields
+    of_baseline, of_variant = (
+        {key_of(case, without): case for case in side.cases} for side in sides
+    )
+    cases = {key: of_variant[key] for key in of_baseline if key in of_variant}
+    comparison.lacking = [case for key, case in of_baseline.items() if key not in cases]
     if not cases:
         raise NothingInCommon(f"{names} have no case in common")
 
-    unchecked, others = (
+    # Those that only one side has checked, and those that some launch had wrong.
+    unchecked = [
         {
             key_of(case, without)
             for launch in side.launches
@@ -201,50 +195,41 @@ def _add_cells(comparison: Comparison) -> None:
             if case.n_wrong is None
         }
         for side in sides
-    )
-    for side, keys in zip(sides, (unchecked - others, others - unchecked), strict=True):
-        if n := len(keys & cases.keys()):
-            sentence = f"{side.label} has launches without a check of {counted(n, 'case')}"
-            comparison.caveats.append(sentence)
+    ]
+    for side, keys in zip(sides, unchecked, strict=True):
+        if n := len((keys - (unchecked[0] & unchecked[1])) & cases.keys()):
+            caveats.append(f"{side.label} has launches without a check of {counted(n, 'case')}")
 
-    comparison.lacking = [case for key, case in theirs.items() if key not in ours]
     wrong = {
         key_of(case, without): f"{WRONG} launches of {side.name}"
         for side in sides
         for _, case in side.wrong_cases
     }
-    common: list[Any] = [*cases.values()]
+
     # The times of a case that was wrong in some launch prove nothing: it has no key.
-    judged = _judge(comparison, [() if key in wrong else key for key in cases], without, common)
-    fields = pd.DataFrame(map(attrgetter(*CASE_KEY), common), columns=list(CASE_KEY))
-    cells = judged.join(fields).assign(case=common, name=case_names(common))
-    # Another harness times the code that is compared, although its maker is a library.
-    is_imported = any(launch.run.imported_from for side in sides for launch in side.launches)
-    cells["is_library"] = [
-        bool(case.library) and not is_imported and not is_peer(case) for case in common
-    ]
-    cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
+    common: list[Any] = [*cases.values()]
+    cells = _judge(comparison, [() if key in wrong else key for key in cases], without, common)
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
-    cells["place"] = pd.factorize(cells.name)[0]
     comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
 
-    if comparison.is_interleaved and _is_finished(comparison):
-        _call_large(comparison)
+    if comparison.is_interleaved and comparison.is_finished:
+        # Holm's procedure cannot decide a cell with few pairs, by however much they differ: these
+        # are decided whose interval lies wholly beyond what these launches resolve. Of equal
+        # variants with 6 to 27 pairs it calls a cell in at most 1.4 % of tables (simulated,
+        # spreads of 1 to 20 %).
+        cells, large = comparison.cells, 1 + comparison.resolved_slowdown
+        is_open = cells.verdict == AMBIGUOUS
+        cells.loc[is_open & (cells.low > large), "verdict"] = SLOWER
+        cells.loc[is_open & (cells.high < 1 / large), "verdict"] = FASTER
 
+    here, there = ({str(launch.run.node) for launch in side.launches} for side in sides)
+    if not here & there:
+        nodes = f"{some(sorted(here))} and {some(sorted(there))}"
+        notes.append(f"The sides ran on different nodes, {nodes}, and nodes differ.")
+    if lacking := len(comparison.lacking):
+        notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")
 
-def _call_large(comparison: Comparison) -> None:
-    """Decides cells whose interval lies wholly beyond what these launches resolve: Holm's procedure
-    cannot with few pairs, by however much they differ. Of equal variants with 6 to 27 pairs it
-    calls a cell in at most 1.4 % of tables (simulated, spreads of 1 to 20 %)."""
-    cells, large = comparison.cells, 1 + comparison.resolved_slowdown
-    is_open = cells.verdict == AMBIGUOUS
-    cells.loc[is_open & (cells.low > large), "verdict"] = SLOWER
-    cells.loc[is_open & (cells.high < 1 / large), "verdict"] = FASTER
-
-
-def _is_finished(comparison: Comparison) -> bool:
-    campaign = comparison.baseline.campaign
-    return campaign is not None and campaign.end is not None
+    return comparison
 
 
 def copies_in(launches: Sequence[Result]) -> list[str]:
@@ -260,12 +245,6 @@ def copies_in(launches: Sequence[Result]) -> list[str]:
     ]
 
 
-def apart_in(n_apart: int) -> list[str]:
-    """A sentence on launches that are no pairs."""
-    pairs = counted(n_apart, "pair")
-    return [f"{pairs} left out: between its launches the link changed its state"][:n_apart]
-
-
 def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells with `ratio`, `low` and `high` of their logs; NaN for an infinite interval."""
     has_interval = np.isfinite(cells.log_high)
@@ -279,22 +258,22 @@ def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
 def _judge(
     comparison: Comparison, keys: Sequence[Any], without: Sequence[str], cases: Sequence[Any]
 ) -> pd.DataFrame:
-    """The columns of the cells that follow from the ratios and times of these keys, of `cases`."""
-    margin, n_pairs = comparison.margin, len(comparison.pairs)
+    """The cells of these `cases` by the ratios and times of their keys."""
+    sides, n_pairs = (comparison.baseline, comparison.variant), len(comparison.pairs)
     log_ratios, times = find_ratios(comparison.pairs, keys, without)
 
     if comparison.is_interleaved:
-        cells = verdict.once(log_ratios, margin)
+        cells = verdict.once(log_ratios, comparison.margin)
     else:
         groups = [(case.algorithm, case.variant) for case in cases]
-        days = spread_between_days(comparison.baseline, comparison.variant, log_ratios, groups)
-        comparison.notes += [days.source] * (n_pairs >= MIN_PAIRS)
-        cells = days.judge(log_ratios, margin)
+        days = spread_between_days(*sides, log_ratios, groups)
+        if n_pairs >= MIN_PAIRS:
+            comparison.notes.append(days.source)
+        cells = days.judge(log_ratios, comparison.margin)
 
     cells = with_ratios(cells)
     cells.loc[cells.high.isna(), "detectable"] = np.nan
-
-    if comparison.is_interleaved and not _is_finished(comparison):
+    if comparison.is_interleaved and not comparison.is_finished:
         # Each look at a growing campaign would be another chance of a false verdict.
         cells.loc[cells.verdict.isin([SLOWER, FASTER]), "verdict"] = AMBIGUOUS
 
@@ -308,18 +287,12 @@ def _judge(
         ],
         "",
     )
-    return cells.join(times)
-
-
-def _add_notes(comparison: Comparison) -> None:
-    baseline, variant = comparison.baseline, comparison.variant
-    here, there = (
-        {str(launch.run.node) for launch in side.launches} for side in (baseline, variant)
-    )
-
-    if not here & there:
-        nodes = f"{some(sorted(here))} and {some(sorted(there))}"
-        comparison.notes.append(f"The sides ran on different nodes, {nodes}, and nodes differ.")
-
-    if lacking := len(comparison.lacking):
-        comparison.notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")
+    fields = pd.DataFrame(map(attrgetter(*CASE_KEY), cases), columns=list(CASE_KEY))
+    cells = cells.join(times).join(fields).assign(case=cases, name=case_names(cases))
+    # Another harness times the code that is compared, although its maker is a library.
+    is_imported = any(launch.run.imported_from for side in sides for launch in side.launches)
+    cells["is_library"] = [
+        bool(case.library) and not is_imported and not is_peer(case) for case in cases
+    ]
+    cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
+    return cells.assign(place=pd.factorize(cells.name)[0])

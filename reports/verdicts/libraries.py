@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import main_state
+from reports.store.blocks import in_one_state
 from reports.store.program import REPORTS
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.headline import ends
 from reports.tables.rows import default_rows, is_noisy, ratio_text
+from reports.tables.run_text import link_of
 from reports.tables.sentences import number, size_text, wrapped
 from reports.verdicts.judge import with_ratios
 from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
@@ -45,25 +46,26 @@ def peers(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json("peers", cells=cells)
     else:
-        print("\n".join([*wrapped([headline(cells)]), *tables_of(cells)]))
+        link = link_of([launch for side in sides for launch in side.launches])
+        print("\n".join([*wrapped([headline(cells)]), *link, *tables_of(cells)]))
 
     return 1 if wrong else 0
 
 
 def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     """A row for each mode, size and library: its fastest variant, the median time there in us, and
-    `ratio`, library over ours, above 1 if ours is faster, with its 95 % interval over the launches,
-    and `rtt_ns`, a flag's round trip. The least ratio comes first, those that are too noisy last.
-    Launches in another state of the link than most do not count."""
-    rows = [row for side in sides for launch in side.launches for row in _rows(side.name, launch)]
+    `ratio`, library over ours, above 1 if ours is faster, with its 95 % interval over the launches.
+    The least ratio comes first, those that are too noisy last. Launches in another state of the
+    link than most do not count."""
+    names = {launch.run.run_id: side.name for side in sides for launch in side.launches}
+    launches = in_one_state([launch for side in sides for launch in side.launches])
+    rows = [row for launch in launches for row in _rows(names[launch.run.run_id], launch)]
     if not rows:
         raise ResultError("no launch measured a library beside ours")
 
-    launches = pd.DataFrame(rows)
-    launches = launches[main_state(launches.rtt_ns)[1]]
-    key = [*CELL, "variant"]
-    log_ratios = launches.pivot_table("log_ratio", key, launches.groupby(key).cumcount())
-    medians = launches.groupby(key)[["rtt_ns", "library_us"]].median().reset_index()
+    measured, key = pd.DataFrame(rows), [*CELL, "variant"]
+    log_ratios = measured.pivot_table("log_ratio", key, measured.groupby(key).cumcount())
+    medians = measured.groupby(key)[["library_us"]].median().reset_index()
     cells = medians.join(with_ratios(evidence(log_ratios.to_numpy())))
     cells["is_noisy"] = [*map(is_noisy, zip(cells.ratio, cells.low, cells.high, strict=True))]
     fastest = cells.sort_values("library_us", kind="stable").groupby(CELL).head(1)
@@ -76,7 +78,6 @@ def _rows(variant: str, launch: Result) -> list[dict[str, Any]]:
         {
             "library": row.library.library or variant,
             "variant": variant,
-            "rtt_ns": launch.counted.rtt_ns,
             "mode": mode,
             "size_bytes": row.size_bytes,
             "library_us": row.library_us,
@@ -112,11 +113,9 @@ def tables_of(cells: pd.DataFrame) -> list[str]:
     cells = cells.assign(text=texts)
 
     for mode, own in cells.groupby("mode"):
-        trip_ns = own.rtt_ns.median()
-        trip = f", a flag's round trip {trip_ns:.0f} ns" if trip_ns else ""
         table = own.pivot(index="size_bytes", columns="library", values="text").fillna("-")
         table.index = table.index.map(size_text)
-        title = f"{mode}{trip}; launches of each library: at least {own.pairs.min()}"
+        title = f"{mode}; launches of each library: at least {own.pairs.min()}"
         lines += ["", title, table.to_string()]
 
     return lines

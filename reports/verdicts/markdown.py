@@ -17,7 +17,7 @@ DRAWN = 25  # letters of an interval
 FIGURES = "size", "base us", "variant us", "ratio [95 %]", "MDE", "pairs"
 
 
-def markdown(outcome: Outcome) -> str:
+def as_markdown(outcome: Outcome) -> str:
     """The outcome, the largest effects as a drawing of letters, and the whole table folded: at most
     20 lines are in view."""
     lines = [heading(outcome.headline)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import same_state
+from reports.store.blocks import in_one_state
 from reports.store.case import CASE_KEY, Key
 from reports.store.observations import Entry, entry_of, table
 from reports.store.schema import Result
@@ -37,14 +37,8 @@ def pairs_of(baseline: Side, variant: Side) -> tuple[list[Pair], int]:
             for pair in zip(_newest(baseline, node), _newest(variant, node), strict=False)
         ]
 
-    pairs = [pair for pair in both if is_in_one_state(*pair)]
+    pairs = [pair for pair in both if len(in_one_state(pair)) == len(pair)]
     return pairs, len(both) - len(pairs)
-
-
-def is_in_one_state(first: Result, second: Result) -> bool:
-    """Whether two launches had the same state of the link, as far as they measured it."""
-    trips_ns = first.counted.rtt_ns, second.counted.rtt_ns
-    return not all(trips_ns) or bool(same_state(*trips_ns))
 
 
 def _newest(side: Side, node: str | None) -> list[Result]:

@@ -2,8 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -18,11 +17,11 @@ from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
 from reports.verdicts.compare import percent
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide, failed
-from reports.verdicts.judge import Comparison, NothingInCommon, compare
-from reports.verdicts.markdown import markdown
+from reports.verdicts.judge import NothingInCommon, compare
+from reports.verdicts.markdown import as_markdown
 from reports.verdicts.page import gate_page
 from reports.verdicts.render import notes, what_ran
-from reports.verdicts.sides import Side, add_allow, faults_of, notes_of, side_of
+from reports.verdicts.sides import add_allow, faults_of, notes_of, side_of
 
 MOST_LINES = 22  # a screen has 24
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -56,27 +55,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a slowdown below this passes (what the campaign decides)",
     )
     add_allow(parser)
-
-    for name, (content, _) in FILES.items():
-        option(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
-
+    add_files(parser)
     meanings = ", ".join(f"{status} {meaning}" for status, meaning in enumerate(STATUSES))
     parser.epilog = f"{parser.epilog}; exit status: {meanings}"
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the files that a verdict can be written to."""
+    contents = {
+        "junit": "JUnit XML",
+        "markdown": "GitHub's Markdown",
+        "html": "one page with all of it, and its picture",
+    }
+    for name, content in contents.items():
+        parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
 
 
 def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
     for sides that measured different things, ResultError for files, after writing that sentence."""
-    sides, problem = (arguments.baseline, arguments.current), None
+    sides, files = (
+        (arguments.baseline, arguments.current),
+        (arguments.junit, arguments.markdown, arguments.html),
+    )
     try:
         outcome = judge(*sides, arguments.allow, arguments.min_effect)
     except ResultError as error:
-        problem, outcome = error, failed(str(error), error.exit_status)
+        write_files(failed(str(error), error.exit_status), *files)
+        raise
 
-    write_files(outcome, {name: getattr(arguments, name) for name in FILES})
-    if problem:
-        raise problem
-
+    write_files(outcome, *files)
     if arguments.json:
         cells = outcome.cells
         write_json(
@@ -100,9 +108,17 @@ def judge(
     sides that measured different things, ResultError for files."""
     faults = list[str]()
     try:
-        current_side = side_of(current)
-        faults = faults_of(current_side)
-        comparison = _compared(baseline, current, current_side, allowed)
+        ours = side_of(current)
+        faults = faults_of(ours)
+        if not ours.launches:
+            raise NothingInCommon(f"{ours.name} has no launch that finished")
+
+        theirs = baseline_side(baseline, ours)
+        if theirs.name == ours.name:
+            theirs.name, ours.name = baseline, current
+
+        (comparison,) = compare([theirs, ours], allowed)
+        comparison.notes += notes_of([ours, theirs])
         return decide(comparison, min_effect)
     except ResultError as error:
         if not faults and not isinstance(error, NothingInCommon):
@@ -110,11 +126,19 @@ def judge(
         return failed("; ".join([*faults[:1], str(error)]), UNUSABLE)
 
 
-def write_files(outcome: Outcome, paths: Mapping[str, Path | None]) -> None:
-    """Writes the outcome to the paths of FILES that are given. Raises ResultError."""
-    for name, (_, write) in FILES.items():
-        if path := paths.get(name):
-            write(outcome, path)
+def write_files(
+    outcome: Outcome,
+    junit: Path | None = None,
+    markdown: Path | None = None,
+    html: Path | None = None,
+) -> None:
+    """Writes the outcome to the paths that are given. Raises ResultError."""
+    if junit:
+        write_named(junit, as_junit(outcome.headline, *junit_rows(outcome)).encode())
+    if markdown:
+        write_named(markdown, as_markdown(outcome).encode())
+    if html:
+        write_page(gate_page(outcome), html)
 
 
 def as_text(outcome: Outcome, baseline: str, current: str) -> str:
@@ -135,32 +159,16 @@ def as_text(outcome: Outcome, baseline: str, current: str) -> str:
     return "\n".join(lines)
 
 
-def _compared(
-    baseline_name: str, current_name: str, current: Side, allowed: Sequence[str]
-) -> Comparison:
-    if not current.launches:
-        raise NothingInCommon(f"{current.name} has no launch that finished")
-
-    baseline = baseline_side(baseline_name, current)
-    if baseline.name == current.name:
-        baseline.name, current.name = baseline_name, current_name
-
-    (comparison,) = compare([baseline, current], allowed)
-    comparison.notes += notes_of([current, baseline])
-    return comparison
-
-
-def junit(outcome: Outcome) -> str:
-    """A test case for each fault and cell."""
+def junit_rows(outcome: Outcome) -> tuple[list[tuple[str, str, str, str]], list[str]]:
+    """A test case for each fault and cell, and what else to say."""
     rows, said = [(fault, "gate", "unusable", fault) for fault in outcome.faults], list[str]()
-
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]
         rows += zip(cells.title, groups, cells.outcome, cells.text, strict=True)
         said = [f"machine {run.machine_id}", *outcome.findings]
 
-    return as_junit(outcome.headline, rows, said)
+    return rows, said
 
 
 def as_junit(headline: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]) -> str:
@@ -182,10 +190,6 @@ def as_junit(headline: str, rows: Iterable[tuple[str, str, str, str]], said: Seq
     return NOT_XML.sub("?", tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"
 
 
-def write_text(form: Callable[[Outcome], str], outcome: Outcome, path: Path) -> None:
-    write_named(path, form(outcome).encode())
-
-
 def write_page(page: Page, path: Path) -> None:
     """Writes the page and, beside a file.html, the picture that chats show with a link to it."""
     if path.suffix == ".html":
@@ -193,13 +197,3 @@ def write_page(page: Page, path: Path) -> None:
         write_named(path.with_name(page.picture), banner_png(page))
 
     write_named(path, to_html(page).encode())
-
-
-FILES: dict[str, tuple[str, Callable[[Outcome, Path], None]]] = {
-    "junit": ("JUnit XML", partial(write_text, junit)),
-    "markdown": ("GitHub's Markdown", partial(write_text, markdown)),
-    "html": (
-        "one page with plot and table, and its picture",
-        lambda outcome, path: write_page(gate_page(outcome), path),
-    ),
-}

@@ -10,6 +10,7 @@ import pandas as pd
 
 from reports.tables.headline import ratios_text
 from reports.tables.rows import is_noisy
+from reports.tables.run_text import link_of
 from reports.tables.sentences import MOST_STEAL_SHARE, counted, number, size_text, some
 from reports.verdicts.judge import WRONG, Comparison
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
@@ -83,17 +84,13 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def opening(comparison: Comparison) -> list[str]:
     """The sentences before the table: what was found, what was compared, and notes."""
-    launches = comparison.variant.launches + comparison.baseline.launches
-    trips_ns = {launch.counted.rtt_ns for launch in launches} - {0.0}
     lines = [
         headline(comparison),
         what_ran(comparison),
         *comparison.differing_fields.values(),
         "ratio = variant / baseline; above 1, the variant is slower",
     ]
-    if trips_ns:
-        lines.append(f"link: flag round trip {min(trips_ns):.0f} to {max(trips_ns):.0f} ns")
-
+    lines += link_of([launch for pair in comparison.pairs for launch in pair])
     return [*lines, *comparison.caveats, *notes(comparison)]
 
 
@@ -177,15 +174,15 @@ def what_ran(comparison: Comparison) -> str:
 
 def launches_of(comparison: Comparison) -> str:
     """The number of launches, and how they were paired."""
-    baseline, variant = comparison.baseline, comparison.variant
     if not comparison.is_interleaved:
+        launches = counted(len(comparison.variant.launches), "launch")
         return (
-            f"{counted(len(variant.launches), 'launch')} against {len(baseline.launches)}, not "
-            "interleaved: machine or code may cause a difference"
+            f"{launches} against {len(comparison.baseline.launches)}, not interleaved: "
+            "machine or code may cause a difference"
         )
 
     pairs = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"
-    if baseline.campaign and baseline.campaign.end:
+    if comparison.is_finished:
         return pairs
 
     return f"{pairs}; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"

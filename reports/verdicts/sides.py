@@ -2,7 +2,7 @@
 
 import argparse
 import glob
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -198,7 +198,8 @@ def deaths_of(sides: Sequence[Side]) -> list[str]:
 
 
 def faults_of(side: Side) -> list[str]:
-    """Sentences on each wrong case, incomplete run or campaign, and unfinished pair."""
+    """Sentences on each wrong case, incomplete run or campaign, unfinished pair, and case that some
+    launches of a campaign lack."""
     faults = wrong_results(side)
     if side.campaign:
         if not side.campaign.end:
@@ -208,9 +209,26 @@ def faults_of(side: Side) -> list[str]:
         finished = {launch.pair for launch in side.attempts if launch.status == "finished"}
         if lost := {launch.pair for launch in side.died} - finished:
             faults.append(f"no launch of {side.name} finished in {len(lost)} of its pairs")
+        faults += uneven_cases(side)
 
     incomplete = [launch.path for launch in side.launches if not launch.complete]
     return faults + [f"{path} is incomplete" for path in incomplete]
+
+
+def uneven_cases(side: Side) -> list[str]:
+    """A sentence on each case that launches of its benchmark lack: they may have ended early."""
+    launches = Counter(launch.run.benchmark for launch in side.launches)
+    cases, have = dict[Any, Case](), Counter[Any]()
+    for launch in side.launches:
+        own = {(launch.run.benchmark, key_of(case)): case for case in launch.cases}
+        cases |= own
+        have.update([*own])
+
+    return [
+        f"{describe(cases[key])} is in {n} of {launches[key[0]]} launches of {side.name}"
+        for key, n in have.items()
+        if n < launches[key[0]]
+    ]
 
 
 def wrong_results(side: Side) -> list[str]:

@@ -99,40 +99,66 @@ def tuner(arguments: argparse.Namespace) -> int:
     for sentence in notes_of(sides):
         complain(sentence)
 
-    comparisons = [
-        each for each in compare(sides, arguments.allow) if each.variant.name in settings
-    ]
-    cells = library_cells(sound(comparisons))
+    # The sides that a gate could judge.
+    judged, faults = list[Comparison](), dict[str, str]()
+    for each in compare(sides, arguments.allow):
+        if each.variant.name not in settings:
+            continue
+        if found := faults_between(each.baseline, each.variant):
+            faults[each.variant.name] = found[0]
+        else:
+            judged.append(each)
+    if not judged:
+        raise ResultError(next(iter(faults.values())))
+    for name, fault in faults.items():
+        complain(f"{name} is left out: {fault}")
+
+    # What the table says of each setting at each size.
+    cells = library_cells(judged)
     cells = cells.assign(settings=cells.side.map(settings))
     is_json = arguments.format == "json"
     rows = pd.Series([columns_of(cell) for cell in cells.itertuples()], cells.index)
-    cells = cells.assign(value=cells.settings if is_json else rows)
-    stretches = stretches_of(cells)
+    stretches = stretches_of(cells.assign(value=cells.settings if is_json else rows))
     if not (cells.high < 1).any():
-        lacks = "; an interval takes 6 pairs" * bool(np.isinf(cells.high).all())
-        complain(f"no interval against {baseline.name} lies below 1 at any size{lacks}")
+        sentence = f"no interval against {baseline.name} lies below 1 at any size"
+        if np.isinf(cells.high).all():
+            sentence += "; an interval takes 6 pairs"
+        complain(sentence)
 
-    if is_json:
-        write(baseline, stretches)
-    else:
+    if not is_json:
         sys.stdout.write(as_csv(baseline, stretches))
         if stretches:
             sys.stdout.flush()
             command = campaign_of(baseline, {"tuned": LOADERS[arguments.format]})
             print(f"{PROOF}:\n{command}", file=sys.stderr)
+        return 0
 
+    # The campaign measures each of the settings again.
+    records = [
+        {
+            "collective": each.collective,
+            "min_bytes": each.least_bytes,
+            "max_bytes": each.most_bytes,
+            "settings": dict(each.value),
+            "measured": [
+                {name: getattr(cell, name) for name in MEASURED}
+                | {"variant": cell.side, "chosen": cell.case.chosen}
+                for cell in each.cells
+            ],
+        }
+        for each in stretches
+    ]
+    tuned = {cell.side: dict(cell.settings) for each in stretches for cell in each.cells}
+    world = baseline.launches[0].run.world
+    write_json(
+        "tuner",
+        baseline=baseline.name,
+        nodes=world.get("hosts"),
+        ranks=world["size"],
+        rows=records,
+        campaign=campaign_of(baseline, tuned) if tuned else None,
+    )
     return 0
-
-
-def sound(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Those that a gate could judge; complains of the others. Raises ResultError if none is."""
-    faults = [faults_between(each.baseline, each.variant) for each in comparisons]
-    if all(faults):
-        raise ResultError(faults[0][0])
-    for each, sentences in zip(comparisons, faults, strict=True):
-        if sentences:
-            complain(f"{each.variant.name} is left out: {sentences[0]}")
-    return [each for each, sentences in zip(comparisons, faults, strict=True) if not sentences]
 
 
 def complain(sentence: str) -> None:
@@ -282,53 +308,21 @@ def as_csv(baseline: Side, stretches: Sequence[Stretch]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(baseline: Side, stretches: Sequence[Stretch]) -> None:
-    """Prints the stretches as JSON. The campaign measures each of their settings again."""
-    rows = [
-        {
-            "collective": each.collective,
-            "min_bytes": each.least_bytes,
-            "max_bytes": each.most_bytes,
-            "settings": dict(each.value),
-            "measured": [
-                {name: getattr(cell, name) for name in MEASURED}
-                | {"variant": cell.side, "chosen": cell.case.chosen}
-                for cell in each.cells
-            ],
-        }
-        for each in stretches
-    ]
-    tuned = {cell.side: dict(cell.settings) for each in stretches for cell in each.cells}
-    world = baseline.launches[0].run.world
-    write_json(
-        "tuner",
-        baseline=baseline.name,
-        nodes=world.get("hosts"),
-        ranks=world["size"],
-        rows=rows,
-        campaign=campaign_of(baseline, tuned) if tuned else None,
-    )
-
-
 def campaign_of(baseline: Side, tuned: Mapping[str, Mapping[str, str]]) -> str:
-    """The command of a campaign of the baseline's command against itself with each of these
-    variables."""
-    command = command_of_side(baseline)
+    """The command of a campaign of the baseline's command, as far as it is stored, against itself
+    with each of these variables: `<set>` and `<path>` stand for the rest."""
+    run, variant = baseline.launches[0].run, variant_of(baseline)
+    command = "COMMAND" if run.imported_from else command_of(run)
+    if variant:
+        command = f"{assigned(variant.environment)} {shlex.join(variant.argv)}".lstrip()
+
     base = "base" if "base" not in tuned else "default"
     lines = ["wiretax campaign"]
     for name, variables in {base: dict[str, str](), **tuned}.items():
-        variant = f"{name.rsplit('/')[-1]}={f'{assigned(variables)} {command}'.lstrip()}"
-        lines.append(f"  --variant {shlex.quote(variant)}")
+        text = f"{name.rsplit('/')[-1]}={f'{assigned(variables)} {command}'.lstrip()}"
+        lines.append(f"  --variant {shlex.quote(text)}")
 
     return " \\\n".join(lines)
-
-
-def command_of_side(side: Side) -> str:
-    """What launched a side, as far as it is stored: `<set>` and `<path>` stand for the rest."""
-    run, variant = side.launches[0].run, variant_of(side)
-    if variant:
-        return f"{assigned(variant.environment)} {shlex.join(variant.argv)}".lstrip()
-    return "COMMAND" if run.imported_from else command_of(run)
 
 
 def assigned(variables: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.link import parts
+from bench.link import MEASUREMENTS, LibraryMessage, sets_of_pairs
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import RunFile
 from tests.reports.synthetic_run import without_fsync
@@ -19,17 +19,18 @@ def headers_of(nodes: Sequence[Sequence[int]]) -> list[CaseHeader]:
     cases = []
     for name in (*WITHIN_A_HOST, *(BETWEEN_HOSTS if len(nodes) > 1 else ())):
         size = SIZES.get(name, 64 << 20)
-        for part in parts(nodes)[name]:
+        kind = next(kind for kind in MEASUREMENTS if kind.key == name)
+        for pairs in sets_of_pairs(nodes)[kind.among]:
             cases.append(
                 CaseHeader(
                     collective="link",
                     algorithm=name,
-                    shape=part.shape,
+                    shape=dict(kind.shape(pairs)),
                     size_bytes=size,
                     count=size // 4,
                     datatype="float32",
                     redop="none",
-                    library="NCCL 2.28.3" if part.is_far else None,
+                    library="NCCL 2.28.3" if issubclass(kind, LibraryMessage) else None,
                 )
             )
     return cases

@@ -47,7 +47,7 @@ def test_a_name_with_an_unknown_build_or_two_builds_is_refused(words, sentence):
 def test_builds_are_measured_by_name_with_right_results(tmp_path):
     """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
     options = f"-d half -n 2 --mode isolated --sizes 16392,1M --algorithm {','.join(BUILDS)}"
-    done = launch(tmp_path, options, "--lean")
+    done = launch(tmp_path, options)
     nowhere = "swap changes nothing here: no rank writes where it has read"
     assert done.stderr == f"bench.allreduce: two_shot_direct+swap is not measured: {nowhere}\n"
     assert done.returncode == 0
@@ -66,7 +66,7 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
 
 def test_auto_and_slabs_take_messages_that_are_no_whole_packs(tmp_path):
     """From 16 MiB on `auto` stores results around the caches, which takes whole packs."""
-    options = "--mode isolated -n 2 --lean --sizes"
+    options = "--mode isolated -n 2 --sizes"
     _, result = run(tmp_path / "auto", options, "17825796 --algorithm auto")
     assert {(case.variant, case.status) for case in result.cases} == {
         ("copied", "ok"),

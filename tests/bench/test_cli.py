@@ -29,7 +29,7 @@ OURS = (
     "ring",
     "auto",
 )
-QUICK = "-e 16K -n 2 --max-time 80 --lean"  # the number of iterations ends a run, not the time
+QUICK = "-e 16K -n 2 --max-time 80"  # the number of iterations ends a run, not the time
 ISOLATED = f"{QUICK} --mode isolated"
 
 
@@ -134,7 +134,7 @@ def test_buffers_that_memory_cannot_hold_are_refused_before_they_are_touched(tmp
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
     """A default run, shortened: what it prints and stores."""
-    return run(tmp_path_factory.mktemp("default"), "-e 32K -n 3 --max-time 60")
+    return run(tmp_path_factory.mktemp("default"), "-e 32K -n 3 --max-time 60 --samples")
 
 
 def test_every_algorithm_is_measured_and_correct_at_every_size(default_run):
@@ -198,7 +198,7 @@ runpy.run_module("bench.allreduce", run_name="__main__")
 
 def test_a_run_with_too_much_to_compile_measures_what_is_compiled_in_time(tmp_path):
     """Here the time for compiling is over after the first case."""
-    options = "-e 16K -n 2 --max-time 80 --lean --mode isolated --algorithm ring,two_shot"
+    options = "-e 16K -n 2 --max-time 80 --mode isolated --algorithm ring,two_shot"
     _, result = run(tmp_path, options, program=NO_TIME_TO_COMPILE)
     assert result.end
     assert result.end.status == "incomplete"
@@ -260,7 +260,7 @@ def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
             assert row["status"] == "ok"
             assert float(row["time_us_median"]) > 0
     assert all(case.n_wrong is None for case in result.cases)
-    assert [*tmp_path.iterdir()] == [result.path], "a lean run stores no samples"
+    assert [*tmp_path.iterdir()] == [result.path], "without --samples it stores none"
 
 
 @pytest.mark.parametrize(

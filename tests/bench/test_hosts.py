@@ -7,7 +7,7 @@ from reports.store.bits import read_bits
 from tests.bench.launches import launch, run
 
 HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}
-QUICK = "-n 1 --lean --max-time 80"
+QUICK = "-n 1 --max-time 80"
 DECODE = "--scale 1/1024 --model llama-3.1-8b --slots 1"
 COMMANDS = {
     "decode": (
@@ -60,9 +60,9 @@ def test_bits_are_compared_between_hosts(tmp_path):
 
 ENDS_EARLY = """
 from bench.layers.command import main
-from collectives.layers import steps
-message = steps.Message
-steps.Message = lambda sent, peer, address, size: message(sent, peer, address, size - 64)
+from collectives.layers import model_step
+message = model_step.Message
+model_step.Message = lambda sent, peer, address, size: message(sent, peer, address, size - 64)
 main("decode")
 """
 

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from bench.link import METHODS, matchings, parts
+from bench.link import MEASUREMENTS, Wire, matchings, sets_of_pairs
 from reports.advice.wire import parts_of
 from reports.store.result import ResultError
 from reports.tables.show import text
@@ -26,14 +26,14 @@ from functools import partial
 import bench.link as link
 from bench.harness.run import measure
 from bench.harness.session import start
-bind, message, (options, sizes) = link.bind, link.Message, link.parse()
+transfer, message, (options, sizes) = link.Push.transfer, link.Message, link.parse()
 {}
 start(replace(options, iterations=1),
       lambda session: measure(session, partial(link.prepare, sizes)))
 """
 LINK = COUNTED.format("")
-SMALL = "-e 16K --max-time 80 --lean"
-ALONE = {name for name, method in METHODS.items() if method.by == "source"}
+SMALL = "-e 16K --max-time 80"
+ALONE = {kind.key for kind in MEASUREMENTS if issubclass(kind, Wire) and kind.among == "near"}
 TWO_HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}  # MPICH sees a host for each rank
 
 
@@ -48,12 +48,12 @@ def words(text):
 def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, ranks):
     """Without this, a broken pair could be left out or left unchecked."""
     sizes = 2 if ranks == 2 else 1
-    options = "-e 256K -f 16" if ranks == 2 else "-e 256K -b 256K --lean"
+    options = "-e 256K -f 16" if ranks == 2 else "-e 256K -b 256K"
     printed, result = run(tmp_path, "--max-time 60", options, program=LINK, ranks=ranks)
     assert result.complete
     pairs = ranks * (ranks - 1)
     counted = {
-        name: sum(case.algorithm == name for case in result.cases) for name in parts([range(ranks)])
+        kind.key: sum(case.algorithm == kind.key for case in result.cases) for kind in MEASUREMENTS
     }
     assert {name: count for name, count in counted.items() if count} == {
         "push": sizes * pairs,
@@ -78,7 +78,14 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
     ("ends_early", "wrong", "variables"),
     [
         (
-            "link.bind = lambda of, part, n: bind(of, part, n - 4 * (part.algorithm == 'push'))",
+            """
+def shorter(push):
+    made = transfer(push)
+    made.ranks.count -= 1
+    return made
+
+link.Push.transfer = shorter
+""",
             "push",
             {},
         ),
@@ -139,7 +146,7 @@ def test_ranks_that_share_cores_still_measure_the_link_and_not_the_scheduler(tmp
         pytest.skip("one core")
     os.sched_setaffinity(0, cpus)
     try:
-        options = "--sizes 64K --algorithm two_shot --mode isolated -n 9 --lean"
+        options = "--sizes 64K --algorithm two_shot --mode isolated -n 9"
         _, result = run(tmp_path, options, ranks=4)
     finally:
         os.sched_setaffinity(0, allowed)
@@ -156,20 +163,18 @@ def test_pairs_are_mapped_within_a_host_and_the_librarys_between_hosts():
     """With many ranks only the ranks at one place of their hosts exchange messages, as the time
     does not suffice."""
 
-    def pairs(measured, name):
-        return {part.pairs[0] for part in measured[name]}
+    def pairs(sets, name):
+        return {pairs[0] for pairs in sets[name]}
 
-    four = parts([(0, 2), (1, 3)])
-    assert pairs(four, "push") == {(0, 2), (2, 0), (1, 3), (3, 1)}
-    assert pairs(four, "send_library") == {
-        (a, b) for a in range(4) for b in range(4) if a % 2 != b % 2
-    }
-    large = parts([range(8), range(8, 16)])
-    assert pairs(large, "send_library") == {
+    four = sets_of_pairs([(0, 2), (1, 3)])
+    assert pairs(four, "near") == {(0, 2), (2, 0), (1, 3), (3, 1)}
+    assert pairs(four, "far") == {(a, b) for a in range(4) for b in range(4) if a % 2 != b % 2}
+    large = sets_of_pairs([range(8), range(8, 16)])
+    assert pairs(large, "far") == {
         pair for rank in range(8) for pair in ((rank, rank + 8), (rank + 8, rank))
     }
-    disjoint = {pair for part in large["disjoint_pairs"] for pair in part.pairs}
-    assert disjoint == {(a, b) for a, b in pairs(large, "push") if a < b}
+    disjoint = {pair for pairs in large["disjoint"] for pair in pairs}
+    assert disjoint == {(a, b) for a, b in pairs(large, "near") if a < b}
 
 
 @pytest.mark.parametrize("ranks", range(2, 9))

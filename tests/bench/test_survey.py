@@ -280,11 +280,7 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
             "decode": lambda: layers.parse("decode"),
         }
         options, *_ = parse[step.command]()
-    assert (options.max_time_s, options.lean, options.out) == (
-        5.0,
-        True,
-        str(tmp_path / "results" / step.name),
-    )
+    assert (options.max_time_s, options.out) == (5.0, str(tmp_path / "results" / step.name))
 
 
 SCRIPT = ROOT / "docs" / "experiments" / "open_questions.py"

@@ -9,10 +9,10 @@ import pytest
 from bench import tune
 from bench.harness import tuned
 from bench.tuning import search
+from bench.tuning.winners import FINALISTS, find_winners
 from collectives.operation import Row
 from collectives.table import parsed
 from reports.store.schema import Block
-from reports.tables.tune import FINALISTS, winners
 from tests import fake_gpu
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
@@ -22,6 +22,7 @@ FEW_CANDIDATES = """
 import bench.tune as tune
 from bench.harness import schedule
 from bench.tuning import search
+from bench.tuning.winners import find_winners
 schedule.LONGEST_BLOCK_S = 2e-3
 from collectives.table import parsed
 go_on = search.go_on
@@ -118,17 +119,11 @@ def test_the_better_half_goes_on_and_the_finalists_are_measured_to_the_end():
     assert go_on(*begun, *[(FAST, HALF)] * 3, *to_the_end) == [0]
 
 
-def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
-    """The first search may have dropped the best candidate of the second state. Neither search
-    continues only because the other one does."""
-    fast = [*[(FAST, EVERYONE)] * 3, *[(FAST, HALF)] * 3, *[(FAST, LAST)] * 2]
-    assert go_on(*fast, (SLOW, LAST)) == EVERYONE
-    slow = [(SLOW, EVERYONE)] * 3
-    assert go_on(*fast, *slow) == EVERYONE[8:]
-    assert go_on(*fast, *slow, (FAST, LAST)) == LAST, "the current state's search must go on"
-    best = EVERYONE[-FINALISTS:]
-    slow += [*[(SLOW, EVERYONE[8:])] * 3, *[(SLOW, best)] * (search.LAST_ROUNDS - 6)]
-    assert go_on(*fast, *slow) == [15]
+def test_rounds_in_another_state_of_the_link_drop_nobody():
+    """There the order of the candidates is another."""
+    begun = [(FAST, EVERYONE)] * 3
+    assert go_on(*begun, *[(SLOW, HALF)] * 2) == HALF
+    assert go_on(*begun[:2], (SLOW, EVERYONE)) == EVERYONE
 
 
 @pytest.mark.parametrize("kinds", [("mapped",), ("mapped", "host_staged")])
@@ -159,6 +154,7 @@ def searched_run(folder, blocks):
         )
         for turn, algorithm, us, state in blocks
     ]
+    result.winners = find_winners(result)
     return result
 
 
@@ -178,22 +174,23 @@ def test_the_default_wins_unless_another_is_clearly_faster(tmp_path, costs_us, r
         for turn in range(rounds)
         for algorithm, us in ({"auto": [6.0]} | costs_us).items()
     ]
-    (best,) = winners(searched_run(tmp_path, blocks))
+    (best,) = find_winners(searched_run(tmp_path, blocks))
     assert best.is_settled == (rounds > 5)
     gain = None if winner == "one_shot_push" else pytest.approx(6 / costs_us[winner][0])
     assert (best.name, best.gain and best.gain[0]) == (winner, gain)
 
 
-def test_each_state_has_a_winner_and_a_lucky_early_loser_never_wins(tmp_path):
+def test_the_runs_state_has_the_winner_and_a_lucky_early_loser_never_wins(tmp_path):
     blocks = []
     for turn in range(24):
-        state, ring_us = ((FAST, 5.0), (SLOW, 9.0))[turn % 2]
+        state, ring_us = ((FAST, 5.0), (SLOW, 9.0))[turn % 3 == 2]
         blocks += [(turn, "ring", ring_us, state), (turn, "two_shot", 6.0, state)]
         blocks += [(turn, "one_shot_pull", 1.0, state)] * (turn < 4)
-    best = [
-        (round(each.link_rtt_ns), each.name) for each in winners(searched_run(tmp_path, blocks))
-    ]
-    assert best == [(100, "ring"), (502, "two_shot")]
+    result = searched_run(tmp_path, blocks)
+    assert [each.name for each in find_winners(result)] == ["ring"]
+    settled, _ = search.rows_found(result)
+    ((least_ns, most_ns),) = (each.where["round_trip_ns"] for each in settled)
+    assert least_ns < 100 < most_ns < 200
 
 
 # -- the table
@@ -247,6 +244,7 @@ def test_the_search_stores_the_kind_of_memory_and_the_mode(tmp_path):
     result = write_run(tmp_path, sizes=sizes, algorithms=["ring"], modes=modes, n_blocks=12)
     for case in result.cases:
         case.memory = "host_staged"
+    result.winners = find_winners(result)
     table = tmp_path / "table.toml"
     assert tune.store(str(table), "1.0 (a)", result, MACHINE) == (f"table: {table}\n", 0)
     rows = loaded(table, MACHINE)
@@ -277,7 +275,12 @@ def test_a_search_for_stable_bits_stores_rows_for_auto_stable_beside_those_of_au
 # -- real searches
 
 
-def test_an_unwritable_table_is_refused_before_the_search(tmp_path):
+def test_an_unwritable_table_or_another_file_is_refused_before_the_search(tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n")
+    done = launch(tmp_path, f"-b 16K -e 16K --table {notes}", command="tune")
+    assert (done.returncode, done.stdout, notes.read_text()) == (2, "", "mine\n")
+    assert "notes.txt is not a table of bench.tune" in done.stderr
     done = launch(tmp_path, "-b 16K -e 16K --table /nowhere/table.json", command="tune")
     refusal = "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", refusal)
@@ -306,7 +309,7 @@ def search_done(tmp_path_factory):
 
 def with_table(folder, table, options="--mode isolated"):
     """The run of `auto` over 16 KiB with a table."""
-    options = f"--lean --sizes 16K --algorithm auto -n 2 {options} --tuned"
+    options = f"--sizes 16K --algorithm auto -n 2 {options} --tuned"
     return run(folder, options, table)[1]
 
 
@@ -322,6 +325,7 @@ def test_auto_uses_the_choices_that_the_search_stored(search_done, tmp_path):
         (variant, mode) for variant in ("copied", "registered") for mode in ("isolated", "chained")
     }
     assert all(each.algorithm.name in printed for each in rows)
+    assert {each.name for each in result.winners} == {each.algorithm.name for each in rows}
     result = with_table(tmp_path, table)
     made = f"bench.tune made in {head.run_id} with Wiretax {head.program}"
     assert f"auto uses the table that {made}." in result.run.notes
@@ -370,8 +374,9 @@ def test_auto_takes_the_kind_of_memory_that_a_search_found_faster_on_a_fake_gpu(
         if case.status == "ok"
         for turn in range(12)
     ]
+    result.winners = find_winners(result)
     tune.store(str(table), tuned.read(table, result.run)[0].program, result, result.run)
-    options = f"--lean --sizes 16K,64K --algorithm auto -n 2 --mode isolated {BOTH} --tuned"
+    options = f"--sizes 16K,64K --algorithm auto -n 2 --mode isolated {BOTH} --tuned"
     _, result = run(tmp_path / "out", options, table, **gpus)
     assert any("auto uses the table" in note for note in result.run.notes)
     chosen = {case.size_bytes: case.chosen for case in result.cases if case.variant == "copied"}

@@ -80,7 +80,7 @@ except DeviceError as error:
     assert (done.returncode, done.stdout.strip()) == (0, sentence), done.stderr
 
 
-RUN = "-m bench.allreduce -b 1M -e 1M --mode isolated -w 0 --lean"
+RUN = "-m bench.allreduce -b 1M -e 1M --mode isolated -w 0"
 
 
 def test_a_cpu_refuses_with_the_reason_and_lists_the_form_only_if_requested(tmp_path):

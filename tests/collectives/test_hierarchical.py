@@ -90,7 +90,7 @@ def run_over_hosts(program, *options):
     assert done.returncode == 0, done.stderr
 
 
-SHORT = "--mode isolated -n 12 --lean --quiet"
+SHORT = "--mode isolated -n 12 --quiet"
 
 
 def test_auto_over_hosts_chooses_by_size_and_has_no_bound(tmp_path):

@@ -79,7 +79,7 @@ def test_a_driver_that_refuses_a_step_leaves_the_reason_on_a_fake_gpu(faults, se
 
 
 def test_a_run_times_and_checks_both_with_a_bound_on_a_fake_gpu(tmp_path):
-    options = "-b 4K -e 4K -n 2 -w 0 --max-time 120 --lean --device cuda --mode isolated"
+    options = "-b 4K -e 4K -n 2 -w 0 --max-time 120 --device cuda --mode isolated"
     options += f" --algorithm {','.join(ENTRIES)} --out {tmp_path}"
     environment: dict[str, Any] = fake_gpu.environment(multicast=1)
     done = mpirun(2, "-m", "bench.allreduce", *options.split(), **environment)

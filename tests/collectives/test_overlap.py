@@ -32,7 +32,7 @@ def test_two_streams_of_a_fake_gpu_give_the_same_results(vendor, datatype):
 
 
 def test_a_run_names_its_number_of_chunks_on_a_fake_gpu(tmp_path):
-    options = "--model llama-3.1-8b --tokens 32 --scale 1/64 -n 2 --lean --device cuda"
+    options = "--model llama-3.1-8b --tokens 32 --scale 1/64 -n 2 --device cuda"
     options += f" --algorithm then_direct_pull,fused --max-time 100 --out {tmp_path}"
     environment: dict[str, Any] = fake_nccl.environment(vendor="cuda", gpu={"closed": 1})
     done = mpirun(1, "-m", "bench.allgather_gemm", *options.split(), **environment)

@@ -12,7 +12,7 @@ from collectives.peers.file import read
 from tests.bench.launches import launch, stored
 from tests.launch import ROOT, few
 
-SHORT = "--sizes 16K --mode isolated --algorithm library --lean --quiet -n 20 --max-time 40"
+SHORT = "--sizes 16K --mode isolated --algorithm library --quiet -n 20 --max-time 40"
 MINE = """
 TITLE = "mpi4py"
 COLLECTIVES = "all_reduce", "all_gather"
@@ -294,7 +294,7 @@ def bind(case):
 
 
 def test_a_peer_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(tmp_path):
-    words = "--tokens 1,4 --hidden 64 -n 20 --lean --quiet --max-time 40 --algorithm fused"
+    words = "--tokens 1,4 --hidden 64 -n 20 --quiet --max-time 40 --algorithm fused"
     file = peer(tmp_path, NORM)
     done = launch(tmp_path, words, "--peer", file, command="allreduce_rmsnorm")
     assert (done.returncode, done.stderr) == (0, "")
@@ -327,7 +327,7 @@ def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own
         for mode in ("isolated", "chained")
     }
     assert all(re.fullmatch("mine [0-9a-f]{7}", case.library or "") for case in cases)
-    norm = "--tokens 1 --hidden 64 -n 20 --lean --quiet --algorithm fused"
+    norm = "--tokens 1 --hidden 64 -n 20 --quiet --algorithm fused"
     (tmp_path / "norm").mkdir()
     done = launch(tmp_path / "norm", norm, *words[1:], command="allreduce_rmsnorm")
     assert (done.returncode, done.stderr) == (0, "")

@@ -12,7 +12,7 @@ from tests.launch import FULL, few, mpirun
 
 PEERS = "vllm,mscclpp,flashinfer"
 TITLES = {"vllm": "vLLM 0.33.0", "mscclpp": "mscclpp 0.9.0", "flashinfer": "FlashInfer 0.7.2.post1"}
-ONE = "--algorithm one_shot_pull --sizes 4K -n 2 -w 0 --lean --max-time 110"
+ONE = "--algorithm one_shot_pull --sizes 4K -n 2 -w 0 --max-time 110"
 ISOLATED = "--mode", "isolated"
 
 

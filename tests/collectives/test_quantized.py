@@ -95,7 +95,7 @@ def test_quantised_algorithms_run_only_by_name():
 
 
 def run(folder, *options):
-    done = mpirun(2, "-m", "bench.allreduce", "--out", str(folder), "--lean", "-n", "12", *options)
+    done = mpirun(2, "-m", "bench.allreduce", "--out", str(folder), "-n", "12", *options)
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = folder.glob("*.jsonl")
     return done.stdout, read(path)

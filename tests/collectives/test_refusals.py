@@ -15,7 +15,7 @@ from tests.launch import MPIRUN, ROOT
 from tests.reliability.launch_matrix import UNSHARE, has_namespaces
 
 namespaces = pytest.mark.skipif(not has_namespaces(), reason="no namespace can be had here")
-ONE = "--algorithm ring -b 4K -e 4K --mode isolated -n 2 -w 0 --lean --max-time 60"
+ONE = "--algorithm ring -b 4K -e 4K --mode isolated -n 2 -w 0 --max-time 60"
 LEGACY = {"HSA_ENABLE_IPC_MODE_LEGACY": "1"}
 UNSET = (
     " (HSA_ENABLE_IPC_MODE_LEGACY=1 is set, and hipIpcGetMemHandle then fails "

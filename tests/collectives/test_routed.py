@@ -9,7 +9,7 @@ from tests.fake_gpu import fake_nccl
 from tests.kernels.broken_kernels import tree
 from tests.launch import ROOT, count, few, mpirun
 
-FEW = "--max-time 40 -n 12 --lean"
+FEW = "--max-time 40 -n 12"
 SMALL = "--experts 8 --top-k 3 --tokens 40 --hidden 96"  # unlike two, three choices weigh unequally
 
 

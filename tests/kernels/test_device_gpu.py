@@ -19,7 +19,7 @@ from tests.fake_gpu import fake_nccl
 from tests.launch import MPIRUN, ROOT, few, mpirun
 
 # Without warm-up, which takes seconds on the software GPU.
-LEAN = "--lean --mode isolated -n 2 -w 0 --max-time 30"
+LEAN = "--mode isolated -n 2 -w 0 --max-time 30"
 ONE = f"{LEAN} -b 4K -e 4K --algorithm ring"
 CLOSED: dict[str, object] = {"closed": 1}  # our host code must not touch device memory
 BOTH = ["0000:41:00.0", "0000:61:00.0"]
@@ -200,7 +200,7 @@ def test_without_a_flush_of_the_host_data_path_the_probe_takes_other_memory_on_a
     assert ", 0 wrong elements" in done.stdout
 
 
-CHAIN = "--lean --mode chained -n 1 -w 0 --max-time 60 -b 4K -e 4K --algorithm one_shot_push -G 1"
+CHAIN = "--mode chained -n 1 -w 0 --max-time 60 -b 4K -e 4K --algorithm one_shot_push -G 1"
 
 
 def test_graphs_on_gfx12_are_short_until_somebody_asks_for_longer_ones_on_a_fake_gpu(tmp_path):

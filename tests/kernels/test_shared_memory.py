@@ -97,7 +97,7 @@ def test_memory_of_another_size_is_refused(memory):
     assert mapped_or_open() == before
 
 
-OPTIONS = ("-b", "16K", "-e", "16K", "-n", "3", "--algorithm", "two_shot", "--lean")
+OPTIONS = ("-b", "16K", "-e", "16K", "-n", "3", "--algorithm", "two_shot")
 
 
 @pytest.mark.parametrize(

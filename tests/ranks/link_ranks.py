@@ -16,7 +16,7 @@ from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.timing import perform, times_us
 from bench.harness.watchdog import Watchdog
-from bench.link import METHODS, iteration_of_part, open_link, parts
+from bench.link import PingPong, open_link
 from bench.machine.placement import pin
 from collectives.communicator import Communicator
 from collectives.operation import Unsupported
@@ -47,14 +47,15 @@ def main(pairs: int) -> None:
     assert not place.oversubscribed
     session = Session(RunOptions("link"), world, Watchdog(flight, 30.0, {}), place)
     link = open_link(session, 1 << 20)
-    iteration = iteration_of_part(link, parts([[0, 1]])["ping_pong"][0], 0)
+    iteration = PingPong(link, ((0, 1), (1, 0)), 0).iteration()
+    assert not isinstance(iteration, Unsupported)
     sends = link.transfer.ranks.sends
     bare, rank = bare_loop(), communicator.rank
     ours_ns, bare_ns = [], []
     for _ in range(pairs):
         link.buffers.send.write(np.zeros(1, np.uint64))
         communicator.barrier()
-        bare_ns.append(bare(sends[1 - rank], sends[rank], METHODS["ping_pong"].repeats, rank == 0))
+        bare_ns.append(bare(sends[1 - rank], sends[rank], PingPong.repeats, rank == 0))
         stamps = communicator.gather(perform(session, iteration, Counts(0, 1)))
         if stamps is not None:
             times = times_us(stamps, True, iteration.ranks, iteration.movers)

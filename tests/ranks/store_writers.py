@@ -53,6 +53,7 @@ def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
             algorithms=["library", "auto"],
             modes=["isolated"],
             n_blocks=BLOCKS,
+            keeps_samples=True,
             change=lambda block: msgspec.structs.replace(block, time_us=1.0 + seed),
         )
     except ResultError:

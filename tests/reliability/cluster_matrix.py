@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.cluster import OF_SLURM, VENVS, Cluster, cluster, missing
 
 PATIENCE_S = 60
-SMALL = "-b 16K -e 16K --algorithm library --mode isolated --lean --device cpu -n 12"
+SMALL = "-b 16K -e 16K --algorithm library --mode isolated --device cpu -n 12"
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 PMI = {"mpich": "pmi2", "openmpi": "pmix"}
 OTHER = {"mpich": "openmpi", "openmpi": "mpich"}

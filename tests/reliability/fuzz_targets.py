@@ -177,8 +177,6 @@ def write_corpus(root: Path) -> None:
         shutil.copytree(root / "every" / name, root / "survey" / "results" / name)
         (root / "survey" / "results" / name / "other.jsonl").unlink()
     write_stores(root)
-    for folder in root.rglob("*.samples"):  # which no command reads
-        shutil.rmtree(folder)
 
 
 def rename_run(folder: Path, stem: str) -> None:

@@ -20,7 +20,7 @@ from tests.launch import ROOT
 
 CORES = len(os.sched_getaffinity(0))
 NOBODY = 65534
-WORDS = "--sizes 16K --algorithm ring,library --mode isolated -n 12 --lean --max-time 60"
+WORDS = "--sizes 16K --algorithm ring,library --mode isolated -n 12 --max-time 60"
 SMALL = tuple(WORDS.split())  # the iterations end the run, not the time
 LARGE = (*SMALL, "--sizes", "16K,32M", "--max-time", "20")
 ALONE = {"OMPI_MCA_btl": "self"}  # otherwise a single rank of Open MPI leaves 16 MiB in /dev/shm

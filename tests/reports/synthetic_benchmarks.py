@@ -104,9 +104,7 @@ def write_benchmark(folder, name):
     else:
         path = made_up(folder, 4, lambda *_: 5.0, blocks=6).path
         rewrite_cases(path, lambda case: case.update(paired(case)))
-    for made_path in (path, path.with_suffix(".samples")):
-        if made_path.exists():
-            made_path.rename(folder / f"run{made_path.suffix}")
+    path.rename(folder / "run.jsonl")
     shutil.copy(folder / "run.jsonl", folder / "other.jsonl")
     for minute, file in enumerate(("run", "other")):
         run_id = f"2026-11-20T06-{minute:02}-00Z-{benchmark}-1a2b3c"

@@ -88,6 +88,7 @@ class Sweep:
     scale: float = 1.0
     seed: int = 7
     finish: bool = True
+    keeps_samples: bool = False
     status: str = "complete"
     run_id: str = "2026-11-20T06-15-00Z-allreduce-1a2b3c"
 
@@ -225,7 +226,7 @@ def write_run(folder: Path, **fields: Any) -> Result:
     reason = None if sweep.status == "complete" else "interrupted"
     joined = {number: np.concatenate(rows) for number, rows in samples.items()}
     end = End(status=sweep.status, reason=reason, elapsed_s=52.0)
-    return file.finish(joined, end)
+    return file.finish(joined, end, keep_samples=sweep.keeps_samples)
 
 
 def rewrite(path: Path, change: Callable[[Record], object]) -> Path:

@@ -24,12 +24,16 @@ number = len(count.read_text()) if count.exists() else 0
 count.write_text("x" * (number + 1))
 acts = str(number) in numbers
 draw = random.Random(time.time_ns())
-for size in (16384, 1048576) if act != "lose" else (16384,):
+for size in (16384,) if act == "lose" and (acts or not numbers) else (16384, 1048576):
     times_us = [(5 + size / 1e4) * float(factor) * draw.gauss(1, 0.005) for _ in range(6)]
     line = {"collective": "all_reduce", "size_bytes": size, "time_us": times_us, "ranks": 2}
     wrong = 3 if acts and act in ("wrong", "wrong_and_die") else 0
     if not (acts and act == "silent"):
         print(json.dumps(line | {"n_wrong": wrong}), flush=True)
+    if acts and act == "garble":
+        print(json.dumps(line | {"n_wrong": -1}), flush=True)
+if acts and act == "fail":
+    print("Collective test concluded: all_reduce_perf\\nhost: Test NCCL failure common.cu:345")
 if acts and act == "die":
     sys.exit("verification failed")
 if acts and act in ("abort", "wrong_and_die"):
@@ -137,6 +141,10 @@ def test_what_cannot_be_judged_has_status_5_and_a_bad_command_line_2(tmp_path, s
         "dead-head": (side(), dead, 5, "variant head cannot run"),
         "always-wrong": (side(1, "wrong", *range(9)), side(), 5, "all its results are wrong"),
         "lost-size": (side(), side(1, "lose"), 5, "was not measured"),
+        "often-lost": (side(), side(1, "lose", 6), 5, "1 MiB isolated is in "),
+        "unread": (side(), side(1, "garble", 4), 5, " is incomplete"),
+        "failed-later": (side(), side(1, "fail", 4), 5, " is incomplete"),
+        "tidy": (side(), f"sh -c {shlex.quote(f'{side()}; rm $0*')} {{out}}", 5, "No such file"),
         "silent-head": (side(), side(1, "silent", 0), 5, "variant head: its output has no timings"),
         "no-benchmark": (no_benchmark, no_benchmark, 2, "variant base: its output has no timings"),
         "no-program": ("no-such-program", side(), 2, "no-such-program was not found"),

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.alone
 
 LATE_US = 20_000
 N = 4  # timed iterations of a case, each of 20 ms
-QUICK = f"--sizes 16K -n {N} -w 0 --max-time 60 --lean"
+QUICK = f"--sizes 16K -n {N} -w 0 --max-time 60"
 
 
 def is_late(case):
@@ -118,7 +118,7 @@ def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path, vendor):
     options = f"--device {vendor} --algorithm direct_pull,library"
     printed, result = run(
         tmp_path,
-        f"--sizes 16K -n {N} -w 0 --mode isolated --arrival-skew 20ms --max-time 60",
+        f"--sizes 16K -n {N} -w 0 --mode isolated --arrival-skew 20ms --max-time 60 --samples",
         options,
         command="allgather",
         **fake_nccl.environment(vendor=vendor),

@@ -8,7 +8,7 @@ from reports.store.case import key_of
 from tests.bench.launches import launch, run
 from tests.fake_gpu import fake_nccl
 
-QUICK = "--sizes 256K -w 4 --max-time 60 --lean --quiet --algorithm two_shot,library"
+QUICK = "--sizes 256K -w 4 --max-time 60 --quiet --algorithm two_shot,library"
 
 
 def test_with_cold_caches_a_collective_takes_longer_and_is_another_case(tmp_path):
@@ -36,7 +36,7 @@ def test_a_chain_is_never_cold(tmp_path):
 
 @pytest.mark.parametrize("graph", [0, 1])
 def test_the_l2_of_a_gpu_is_flushed_on_a_fake_gpu(tmp_path, graph):
-    words = f"--sizes 4K -n 2 -w 0 --max-time 100 --lean --quiet --cold -G {graph}"
+    words = f"--sizes 4K -n 2 -w 0 --max-time 100 --quiet --cold -G {graph}"
     _, result = run(tmp_path, words, "--algorithm one_shot_pull", **fake_nccl.environment())
     assert {(case.shape["caches"], case.status, case.n_wrong) for case in result.cases} == {
         ("cold", "ok", 0)

@@ -15,7 +15,7 @@ from tests.bench.faulty_runs import Launch, processes, wait_for
 
 pytestmark = pytest.mark.alone
 
-SHORT = "--algorithm ring -n 10 --lean"
+SHORT = "--algorithm ring -n 10"
 on_x86_64 = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's"
 )

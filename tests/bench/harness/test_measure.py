@@ -10,7 +10,7 @@ import pytest
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
 from bench.harness.schedule import fit_rounds
-from bench.harness.timing import RankBlock, least_warmup, summary, times_us
+from bench.harness.timing import RankBlock, block_record, least_warmup, times_us
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
@@ -37,10 +37,9 @@ STAMPS = [
 
 def block_of(clock_shared: bool = True, chain_calls: int = 0):
     parts = [
-        RankBlock(stamps, None, (100.0 + rank, 110.0 + rank), None)
-        for rank, stamps in enumerate(STAMPS)
+        RankBlock(stamps, None, (100.0 + rank, 110.0 + rank)) for rank, stamps in enumerate(STAMPS)
     ]
-    return summary(iteration_of(chain_calls), 3, parts, clock_shared)
+    return block_record(iteration_of(chain_calls), 3, parts, clock_shared)
 
 
 def first_wrong(*elements: int):
@@ -62,7 +61,7 @@ def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_c
 
 def test_one_slow_iteration_changes_the_mean_of_a_block_but_not_its_time():
     stamps = np.array([[0, 1000, 1000, 1000], [0, 9000, 9000, 9000], [0, 2000, 2000, 2000]])
-    record, _ = summary(iteration_of(), 0, [RankBlock(stamps, None, (1.0, 1.0), None)], True)
+    record, _ = block_record(iteration_of(), 0, [RankBlock(stamps, None, (1.0, 1.0))], True)
     assert (record.time_us, record.mean_us) == (2.0, 4.0)
 
 
@@ -88,7 +87,7 @@ def test_wrong_elements_of_all_ranks_count_and_an_unchecked_run_has_no_count(
     iteration = iteration_of()
     counts = elements or (0, 0)
     gathered = [
-        RankBlock(stamps, Wrong(n, 40, 1184) if elements else None, (0.0, 0.0), None)
+        RankBlock(stamps, Wrong(n, 40, 1184) if elements else None, (0.0, 0.0))
         for stamps, n in zip(STAMPS, counts, strict=True)
     ]
     zeros = np.zeros(WRONG_BYTES, np.uint8)

@@ -46,7 +46,7 @@ def test_every_option_declares_what_it_changes(command, monkeypatch):
 
 
 def test_a_run_stores_how_it_was_measured_where_that_is_not_the_default(tmp_path):
-    quick = "-b 16K -e 16K -n 12 --mode isolated --algorithm auto --lean"
+    quick = "-b 16K -e 16K -n 12 --mode isolated --algorithm auto"
     _, usual = run(tmp_path / "usual", quick, "-c 1")
     assert usual.run.method == {}
     other = "-w 3 -c 0 --tuned none --mpi-thread-level multiple"

@@ -108,10 +108,10 @@ def test_an_option_this_machine_cannot_run_is_refused_once(
     assert not list(tmp_path.iterdir())
 
 
-SMALL = f"{TINY} -n 6 --lean --max-time 100"
-STRICT = """import bench.layers.steps
+SMALL = f"{TINY} -n 6 --max-time 100"
+STRICT = """import bench.layers.step_splits
 from bench.layers.command import main
-bench.layers.steps.TOLERANCE["float16"] = 1e-9
+bench.layers.step_splits.TOLERANCE["float16"] = 1e-9
 main("decode")
 """
 
@@ -126,17 +126,17 @@ def test_a_step_with_a_wrong_result_is_reported_and_not_timed(tmp_path):
 
 
 SHORT = """from bench.layers.command import main
-from collectives.layers import steps
-split = steps.split_by_tensor
+from collectives.layers import model_step
+split = model_step.split_by_tensor
 
 def without_last_layer(batch, form, variant):
-    shares = batch.net.shares
-    batch.net.shares = shares if form == "compute" else shares[:-1]
+    shares = batch.weights.shares
+    batch.weights.shares = shares if form == "compute" else shares[:-1]
     bound = split(batch, form, variant)
-    batch.net.shares = shares
+    batch.weights.shares = shares
     return bound
 
-steps.split_by_tensor = without_last_layer
+model_step.split_by_tensor = without_last_layer
 main("decode")
 """
 
@@ -174,7 +174,7 @@ TENSOR_PARALLEL = {"tensor_parallel", "tensor_parallel_library"}
 # small messages have only one_shot_pull and the library; MPICH has no bfloat16.
 RUNS = {
     "allreduce_rmsnorm": (
-        "--hidden 1000 --tokens 1,3 -n 6 --lean --max-time 100",
+        "--hidden 1000 --tokens 1,3 -n 6 --max-time 100",
         {"fused", "then_auto", "then_library"},
     ),
     "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_auto"}),

@@ -10,7 +10,7 @@ from bench.machine import node
 from tests.bench.launches import launch, run
 from tests.bench.machines import write
 
-SMALL = "-b 16K -e 16K -n 2 --mode isolated --lean --algorithm library"
+SMALL = "-b 16K -e 16K -n 2 --mode isolated --algorithm library"
 
 
 @pytest.fixture

@@ -161,12 +161,12 @@ from dataclasses import replace
 from bench.bits import main
 from bench.stability.subject import Subject
 from collectives.registry import ALGORITHMS
-bound, ring = Subject._bound, ALGORITHMS["all_reduce"]["ring"]
-def with_ring(subject, case, how):
-    if how.replayed:
+bound, ring = Subject.bind_way, ALGORITHMS["all_reduce"]["ring"]
+def with_ring(subject, case, way):
+    if way.replayed:
         subject, case = replace(subject, algorithm=ring), replace(case, variant="copied")
-    return bound(subject, case, how)
-Subject._bound = with_ring
+    return bound(subject, case, way)
+Subject.bind_way = with_ring
 main()
 """
 

@@ -32,6 +32,11 @@ def test_timing_lines_are_read_among_other_lines():
     assert (ours.time_us.median, other.time_us.median) == (5.0, 8.0)
     assert ours.bus_bw_gb_s == pytest.approx(1024 / 5.0 / 1e3)
     assert (other.bus_bw_gb_s, other.shape) == (None, {"tokens": 64})
+    work = line(name="moe", collective=None, size_bytes=0, time_us=4) + line(
+        name="moe", collective=None, size_bytes=0, time_us=[8.0, 9.0]
+    )
+    (blocks,) = cases_of(read_tests(work))
+    assert (blocks.time_us.median, blocks.time_us.n_blocks) == (8.0, 3)
     (wrong,) = cases_of(read_tests(line(n_wrong=3, time_us=[5.0, 6.0])))
     assert (wrong.status, wrong.n_wrong) == ("wrong", 3)
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from reports.kit.chart import Axis, Chart, Line, interval, path, spark
+from reports.kit.chart import Axis, Chart, Curve, interval, path, spark
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.store.schema import CaseHeader
 from reports.trends.changes import Step
@@ -26,7 +26,7 @@ CASE = CaseHeader(
 
 
 def test_data_in_the_page_cannot_end_its_script():
-    line = Line(HOSTILE, "ours", np.array([1.0, np.nan]))
+    line = Curve(HOSTILE, "ours", np.array([1.0, np.nan]))
     chart = Chart(HOSTILE, [1024, 2048], [line], HOSTILE, links=["", HOSTILE])
     assert not set("<>&\x1b\u202e") & set(chart.json)
     data = json.loads(chart.json)
@@ -38,12 +38,12 @@ def test_data_in_the_page_cannot_end_its_script():
 def test_a_picture_has_gaps_dots_and_bands():
     assert path([0, 1, 2, 3], [5, 5, np.nan, 6]) == "M0.0 5.0h0L1.0 5.0M3.0 6.0h0"
     points = np.array([[1.0, 2.0, 4.0], [0.9, 1.9, 3.8], [1.1, 2.1, 4.2]])
-    chart = Chart("time", [1024, 2048, 4096], [Line("auto", "ours", points)], "us")
+    chart = Chart("time", [1024, 2048, 4096], [Curve("auto", "ours", points)], "us")
     assert chart.svg.count('class="band ours"') == 1
     assert (">1 us<" in chart.svg, ">2K<" in chart.svg) == (True, True)
-    slow = Chart("time", [1024], [Line("auto", "ours", 1e5 * points[0, :1])], "us")
+    slow = Chart("time", [1024], [Curve("auto", "ours", 1e5 * points[0, :1])], "us")
     assert ">100 ms<" in slow.svg
-    hidden = Chart("time", [1024], [Line("ring", "line-1", points[0, :1], shown=False)], "us")
+    hidden = Chart("time", [1024], [Curve("ring", "line-1", points[0, :1], shown=False)], "us")
     assert 'class="line-1"' in hidden.svg  # a chart without any line would say nothing
 
 

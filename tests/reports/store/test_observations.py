@@ -96,8 +96,8 @@ def test_reports_are_the_same_with_and_without_the_cache(results, cached, capsys
     with_cache = said(cached, capsys)
     monkeypatch.setattr(folders, "CACHED_RUNS", CACHED_RUNS)
     assert said(results, capsys) == with_cache
-    beside = {path.suffix for path in results.rglob("*")} - {"", ".npy"}
-    assert beside == {".jsonl", ".samples"}  # the cache lies elsewhere
+    beside = {path.suffix for path in results.rglob("*")} - {""}
+    assert beside == {".jsonl"}  # the cache lies elsewhere
 
 
 def test_a_new_run_is_added_and_a_changed_one_read_again(cached):

@@ -166,13 +166,13 @@ def test_samples_are_not_written_through_another_users_link(tmp_path):
     run = write_run(tmp_path / "first", **SMALL).run
     (tmp_path / f"{run.run_id}.samples").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ResultError, match=r"samples cannot be written: File exists"):
-        write_run(tmp_path, **SMALL)
+        write_run(tmp_path, **SMALL, keeps_samples=True)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_samples_are_whole_blocks_within_the_limits(tmp_path):
     fields = SMALL | {"algorithms": ["library"], "n": 900}
-    result = write_run(tmp_path, **fields, n_blocks=30)
+    result = write_run(tmp_path, **fields, n_blocks=30, keeps_samples=True)
     samples = np.load(result.path.with_suffix(".samples") / "case-0000.npy")
     assert (samples.dtype, samples.shape[1]) == (np.float32, 5)
     for rank in (0, 1):

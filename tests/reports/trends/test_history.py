@@ -40,9 +40,7 @@ def write(folder, number, slowed=(), **fields):
 
     shape = {"sizes": [16384, 65536], "algorithms": ["library", "two_shot"], "modes": ["isolated"]}
     made = {"n_blocks": 6, "n": 4, "seed": number, "run_id": run_id(number), "scale": noise}
-    path = write_run(folder, change=change, **shape | made | fields).path
-    shutil.rmtree(path.with_suffix(".samples"))
-    return path
+    return write_run(folder, change=change, **shape | made | fields).path
 
 
 @pytest.fixture(scope="module")

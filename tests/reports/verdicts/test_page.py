@@ -6,7 +6,7 @@ import pytest
 
 from reports.verdicts.gate import decide
 from reports.verdicts.judge import compare
-from reports.verdicts.markdown import markdown
+from reports.verdicts.markdown import as_markdown
 from reports.verdicts.sides import read_sides
 from tests.reports.synthetic_campaign import write_launch
 
@@ -18,7 +18,7 @@ def test_markdown_stays_below_githubs_limit_and_escapes_names(tmp_path):
     (comparison,) = compare(read_sides([str(base.path), str(new.path)]))
     comparison.variant.name = "a|b<script>`*"
     comparison.cells = comparison.cells.iloc[[-1] * 2000].reset_index(drop=True)
-    text = markdown(decide(comparison))
+    text = as_markdown(decide(comparison))
     assert len(text.encode()) < 60_000
     assert re.search(r"- \d+ more rows do not fit here", text)
     assert "a\\|b&lt;script&gt;\\`\\*" in text

@@ -17,16 +17,16 @@ from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
 from bench.layers.forms import LayerOptions, fastest, scale_for
-from collectives.collective import DATATYPES, Array, Datatype
+from collectives.collective import DATATYPES, Array
 from collectives.communicator import Refusal
-from collectives.layers import steps
+from collectives.layers import model_step
 from collectives.layers.fused import WEIGHTS, sequence
+from collectives.layers.model_step import StepWeights, TokenBatch
 from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
-from collectives.layers.steps import Batch, Net
 from collectives.operation import Bound, Operation, Unsupported
 from collectives.registry import LIBRARY
-from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
+from kernels.devices.device import WRONG_BYTES, DeviceError, Pattern, Step
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import number
 
@@ -53,71 +53,66 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     if is_prefill:
         require_matmul(session.world, datatype)
         batches = batches or [MESSAGE_BYTES // (model.hidden * datatype.size_bytes)]
-    net = open_net(options, session, layers, datatype if is_prefill else WEIGHTS[options.weights])
-    shape = {
-        "model": options.model,
-        "layers": model.layers,
-        "hidden": model.hidden,
-        "inner": list(net.inner.values()),
-        "weights": net.weights.name,
-        "scale": str(scale_for(options, session)),
-    }
-    if is_prefill:
-        shape["timed_layers"] = layers
-    if net.held < net.layers:
-        shape["layers_held"] = net.held
-    suite = Suite()
-    for tokens in batches:
-        session.flight.note("plan the splits", text=f"{tokens} tokens")
-        with session.communicator.all_or_none(DeviceError, MemoryError):
-            batch = Batch(net, tokens)
-        require_time(session, batch)
-        draw = np.random.default_rng([session.options.seed, tokens])
-        start = draw.standard_normal((tokens, model.hidden))
-        expected = steps.reference(net, start) if session.communicator.rank == 0 else None
-        expected = session.communicator.broadcast(expected)
-        step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
-        splits = Splits(session, batch, start, expected, step_shape, suite)
-        splits.add_by_tensor()
-        splits.add_pipeline(1 if is_prefill else min(tokens, ranks))
-    return suite
-
-
-def open_net(options: LayerOptions, session: Session, layers: int, weights: Datatype) -> Net:
-    """As many distinct matrices as the device can hold. Raises Refusal."""
-    model, ranks, device = MODELS[options.model], session.communicator.size, session.world.device
-    scale = float(scale_for(options, session))
-    columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
-    layer_bytes = columns * model.hidden * weights.size_bytes
+    # As many distinct matrices as fit, of a rank's GPU, or of a rank's part of its host: the least
+    # of all ranks. Each rank holds a share of each layer, and a stage's layers.
+    weight_type = datatype if is_prefill else WEIGHTS[options.weights]
+    scale, device = scale_for(options, session), session.world.device
+    columns = sum(model.columns(layer, ranks, float(scale)) for layer in LAYERS)
+    layer_bytes = columns * model.hidden * weight_type.size_bytes
     host_bytes = psutil.virtual_memory().available / len(session.communicator.node_gather(None))
-    free = device.facts.get("memory_bytes", 0) / device.sharers or host_bytes
-    # Of a rank's GPU, or of a rank's part of its host; the least of all ranks.
-    room = MEMORY_SHARE * min(session.communicator.all_gather(free))
-    copies = min(ranks, 2)  # a share of each layer, and a stage's layers
-    held = min(layers, int(room / (copies * layer_bytes)))
+    free_bytes = device.facts.get("memory_bytes", 0) / device.sharers or host_bytes
+    room_bytes = MEMORY_SHARE * min(session.communicator.all_gather(free_bytes))
+    held = min(layers, int(room_bytes / (min(ranks, 2) * layer_bytes)))
     if held < ranks:
         raise Refusal(
             f"a rank's share of a layer has {layer_bytes} B, and the memory has no room for {ranks}"
         )
     session.flight.note("draw the weights", text=options.model)
     with session.communicator.all_or_none(DeviceError, MemoryError):
-        return Net(
+        weights = StepWeights(
             session.world,
             model,
             layers,
             held,
-            scale,
-            DATATYPES[options.datatype],
-            weights,
-            session.options.command == "prefill",
+            float(scale),
+            datatype,
+            weight_type,
+            is_prefill,
             session.options.seed,
         )
+    shape = {
+        "model": options.model,
+        "layers": model.layers,
+        "hidden": model.hidden,
+        "inner": list(weights.inner.values()),
+        "weights": weight_type.name,
+        "scale": str(scale),
+    }
+    if is_prefill:
+        shape["timed_layers"] = layers
+    if held < layers:
+        shape["layers_held"] = held
+    suite = Suite()
+    for tokens in batches:
+        session.flight.note("plan the splits", text=f"{tokens} tokens")
+        with session.communicator.all_or_none(DeviceError, MemoryError):
+            batch = TokenBatch(weights, tokens)
+        require_time(session, batch)
+        draw = np.random.default_rng([session.options.seed, tokens])
+        start = draw.standard_normal((tokens, model.hidden))
+        expected = model_step.reference(weights, start) if session.communicator.rank == 0 else None
+        expected = session.communicator.broadcast(expected)
+        step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
+        splits = SplitCases(session, batch, start, expected, step_shape, suite)
+        splits.add_by_tensor()
+        splits.add_pipeline(1 if is_prefill else min(tokens, ranks))
+    return suite
 
 
-def require_time(session: Session, batch: Batch) -> None:
+def require_time(session: Session, batch: TokenBatch) -> None:
     """Raises Refusal if the time would be over before a split is timed, by the time of one layer:
     a model can be too large for a slow device."""
-    first = batch.net.shares[: len(LAYERS)]
+    first = batch.weights.shares[: len(LAYERS)]
     layer = sequence(session.world, batch.unsplit_layers(first))
     if isinstance(layer, Unsupported):  # each split says so
         return
@@ -125,7 +120,7 @@ def require_time(session: Session, batch: Batch) -> None:
     started_s = time.monotonic()
     layer.call()
     now_s = time.monotonic()
-    own_s = batch.net.layers * (now_s - started_s), now_s - STARTED_S
+    own_s = batch.weights.layers * (now_s - started_s), now_s - STARTED_S
     step_s, passed_s = np.max(session.communicator.all_gather(own_s), axis=0)
     left_s = session.options.max_time_s - passed_s
     if left_s < FIRST_STEPS * step_s:
@@ -137,7 +132,7 @@ def require_time(session: Session, batch: Batch) -> None:
 
 
 @dataclass(frozen=True)
-class Split:
+class StepSplit:
     """One way to split a step over the ranks. A step begins with `initial`; its result lies at
     `result`, None on a rank without one, and must be `expected`. `checked` is what to check
     instead, if `bound` computes only a part."""
@@ -151,12 +146,12 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Splits:
+class SplitCases:
     """Adds the splits of one batch to a suite. `start` is the residual before the step, `expected`
     after it, (tokens, hidden). All ranks call each method. Raises WrongResult."""
 
     session: Session
-    batch: Batch
+    batch: TokenBatch
     start: Array
     expected: Array
     shape: Mapping[str, Any]
@@ -165,29 +160,29 @@ class Splits:
     @property
     def scale(self) -> float:
         """The ratio of a whole step to the timed layers."""
-        return self.batch.net.model.layers / self.batch.net.layers
+        return self.batch.weights.model.layers / self.batch.weights.layers
 
-    def whole(self, algorithm: str, bound: Bound) -> Split:
+    def whole(self, algorithm: str, bound: Bound) -> StepSplit:
         """A split that leaves the whole result on each rank."""
         initial = [
-            (self.batch.activations, steps.normed(self.start)),
+            (self.batch.activations, model_step.normed(self.start)),
             (self.batch.residual, self.start),
         ]
-        return Split(algorithm, bound, initial, self.batch.residual, self.expected)
+        return StepSplit(algorithm, bound, initial, self.batch.residual, self.expected)
 
     def add_by_tensor(self) -> None:
-        alone = self.whole("compute", steps.split_by_tensor(self.batch, "compute", "copied"))
+        alone = self.whole("compute", model_step.split_by_tensor(self.batch, "compute", "copied"))
         self.add(replace(alone, result=None))
         names: Sequence[str] = TENSOR_FORMS[self.session.options.command]
         if self.session.world.node:
             names = ("auto",)
         forms = {
-            name: steps.split_by_tensor(self.batch, *name)
+            name: model_step.split_by_tensor(self.batch, *name)
             for name in product(names, ("registered", "copied"))
             if name != ("gemv_allreduce", "registered")  # its parts are stored into slabs
         }
         idle, prepare = self.idle(), self.prepare(alone.initial)
-        from_python = self.batch.net.in_python
+        from_python = self.batch.weights.in_python
         candidates = {
             name: Iteration(-1, " ".join(name), prepare, bound, idle, idle, from_python=from_python)
             for name, bound in forms.items()
@@ -199,7 +194,7 @@ class Splits:
         self.add(self.whole("tensor_parallel", bound), chosen=chosen, variant=best[1])
         library = self.session.world.library
         for variant in LIBRARY.variants_in(self.session.world):
-            bound = steps.split_by_tensor(self.batch, "library", variant)
+            bound = model_step.split_by_tensor(self.batch, "library", variant)
             self.add(
                 self.whole("tensor_parallel_library", bound), library=library.name, variant=variant
             )
@@ -207,7 +202,7 @@ class Splits:
     def add_pipeline(self, groups: int) -> None:
         """The batch in equal groups; rank 0 checks the first one's result. If only some layers are
         timed, only their share of the residual is handed on; the check hands on all of it."""
-        net, world, tokens = self.batch.net, self.session.world, len(self.start) // groups
+        weights, world, tokens = self.batch.weights, self.session.world, len(self.start) // groups
         ranks, is_first = world.communicator.size, world.communicator.rank == 0
         if ranks == 1 or len(self.start) % groups:
             refusal = (
@@ -219,17 +214,19 @@ class Splits:
             return
         inbox = world.device.private if world.node else world.mapped.register
         inboxes = [inbox(self.batch.size_bytes // groups) for _ in range(ranks)]
-        net.keep.append(inboxes)
-        batches = [self.batch] if groups == 1 else [Batch(net, tokens) for _ in range(groups)]
-        checked = steps.pipeline(batches, inboxes) if self.scale > 1 else None
+        weights.keep.append(inboxes)
+        batches = (
+            [self.batch] if groups == 1 else [TokenBatch(weights, tokens) for _ in range(groups)]
+        )
+        checked = model_step.pipeline(batches, inboxes) if self.scale > 1 else None
         assert not isinstance(checked, Unsupported)
         first, expected, result = self.start[:tokens], self.expected, inboxes[-1].address
         if is_first and groups > 1:  # a token's activations depend on its place in the batch
-            expected = steps.reference(net, first)
+            expected = model_step.reference(weights, first)
         self.add(
-            Split(
+            StepSplit(
                 "pipeline_parallel",
-                steps.pipeline(batches, inboxes, 1 / self.scale),
+                model_step.pipeline(batches, inboxes, 1 / self.scale),
                 [(result, first)],
                 result if is_first else None,
                 expected[:tokens],
@@ -237,8 +234,8 @@ class Splits:
             )
         )
 
-    def add(self, split: Split, **facts: Any) -> None:
-        world, datatype = self.session.world, self.batch.net.datatype
+    def add(self, split: StepSplit, **facts: Any) -> None:
+        world, datatype = self.session.world, self.batch.weights.datatype
         header = CaseHeader(
             collective=self.session.options.command,
             shape=dict(self.shape),
@@ -261,9 +258,9 @@ class Splits:
         return nothing(self.session.world)
 
     def prepare(self, initial: Initial) -> Step:
-        net = self.batch.net
+        weights = self.batch.weights
         writes = [
-            self.probe("copy_local", net.store(values), address, values.size)
+            self.probe("copy_local", weights.store(values), address, values.size)
             for address, values in initial
         ]
         return self.session.world.device.sequence(writes)
@@ -272,40 +269,46 @@ class Splits:
         case = replace(self.batch.norm_case(), send=send, receive=receive)
         return consume_step(self.session.world, case, entry, count)
 
-    def equality(self, result: int, expected: Memory, wrong: Memory) -> Step:
-        """Counts wrong elements in a result that is the same in each iteration."""
-        world, size_bytes = self.session.world, expected.size_bytes
-        element_bytes = self.batch.net.datatype.size_bytes
-        pattern = Pattern(
-            result,
-            expected.address,
-            1,
-            size_bytes,
-            size_bytes,
-            1,
-            element_bytes,
-            wrong.address,
-            ctypes.addressof(world.watch),
-        )
-        return Step(
-            world.device.loop_kernels().kernel("count_wrong"),
-            pattern,
-            world.device.blocks_for(size_bytes),
-        )
-
-    def checked_iteration(self, split: Split, operation: Operation) -> Iteration:
-        net, world, device = self.batch.net, self.session.world, self.session.world.device
+    def checked_iteration(self, split: StepSplit, operation: Operation) -> Iteration:
+        """The iteration of a split, whose first result is right within the rounding."""
+        weights, world, device = self.batch.weights, self.session.world, self.session.world.device
         prepare, check, consume = self.prepare(split.initial), self.idle(), self.idle()
+        mistake, wrong, expected = None, device.private(WRONG_BYTES), split.expected
         device.caller(prepare)()
         world.communicator.barrier()
         (split.checked or operation).call()
         world.communicator.barrier()
-        mistake, wrong = None, device.private(WRONG_BYTES)
         if split.result is not None:
-            first, mistake = self.first_result(split, split.result)
-            consume = self.probe("read_own", split.result, split.result, split.expected.size)
+            # A copy of the first result, which every later one must equal.
+            element_bytes = weights.datatype.size_bytes
+            first = device.private(expected.size * element_bytes)
+            weights.keep.append(first)
+            device.caller(self.probe("copy_local", split.result, first.address, expected.size))()
+            stored: Array = first.read().view(weights.datatype.storage)[: expected.size]
+            values = weights.datatype.decode(stored).reshape(expected.shape)
+            squares = np.mean((values - expected) ** 2, axis=-1) / np.mean(expected**2)
+            error = float(np.sqrt(np.max(squares)))
+            if not error <= TOLERANCE[weights.datatype.name]:
+                mistake = (
+                    f"{split.algorithm} {self.batch.size_bytes} B is off by {error:.2g} of its "
+                    "result's root mean square, so it is not timed"
+                )
+            consume = self.probe("read_own", split.result, split.result, expected.size)
             if split.checked is None:
-                check = self.equality(split.result, first, wrong)
+                size_bytes = first.size_bytes
+                pattern = Pattern(
+                    split.result,
+                    first.address,
+                    1,
+                    size_bytes,
+                    size_bytes,
+                    1,
+                    element_bytes,
+                    wrong.address,
+                    ctypes.addressof(world.watch),
+                )
+                kernel = device.loop_kernels().kernel("count_wrong")
+                check = Step(kernel, pattern, device.blocks_for(size_bytes))
         if complaint := world.communicator.first_reason(mistake):
             raise WrongResult(complaint)
         return Iteration(
@@ -317,23 +320,6 @@ class Splits:
             check,
             wrong=None if split.checked or split.algorithm == "compute" else wrong,
             scale=self.scale,
-            from_python=net.in_python,
-            keep=[net, wrong],
-        )
-
-    def first_result(self, split: Split, result: int) -> tuple[Memory, str | None]:
-        """A copy of the first result, and a sentence if it is wrong."""
-        net, device, expected = self.batch.net, self.session.world.device, split.expected
-        first = device.private(expected.size * net.datatype.size_bytes)
-        net.keep.append(first)
-        device.caller(self.probe("copy_local", result, first.address, expected.size))()
-        stored: Array = first.read().view(net.datatype.storage)[: expected.size]
-        values = net.datatype.decode(stored).reshape(expected.shape)
-        squares = np.mean((values - expected) ** 2, axis=-1) / np.mean(expected**2)
-        error = float(np.sqrt(np.max(squares)))
-        if error <= TOLERANCE[net.datatype.name]:
-            return first, None
-        return first, (
-            f"{split.algorithm} {self.batch.size_bytes} B is off by {error:.2g} of its "
-            "result's root mean square, so it is not timed"
+            from_python=weights.in_python,
+            keep=[weights, wrong],
         )

@@ -1,6 +1,6 @@
 """Whole steps of a model, one token of decode or a chunk of a prompt: its row-parallel layers in
 order, each a product with a matrix, an all-reduce, and a norm that feeds the next layer.
-`bench.layers.steps` measures them.
+`bench.layers.step_splits` measures them.
 
 A decode step multiplies with our GEMV, a prefill step with the vendor's matmul. A real step also
 has column-parallel matrices. They are left out: they need no collective, and every split computes
@@ -44,7 +44,7 @@ class Matrix:
 
 
 @dataclass
-class Net:
+class StepWeights:
     """The matrices that every split of a step multiplies: for each of `layers` layers one of each
     kind in LAYERS, (hidden, columns of all ranks), with the columns shrunk by `scale`. The first
     `held` layers are distinct; then they repeat. `uses_matmul`: the vendor's matmul, not our GEMV.
@@ -63,7 +63,7 @@ class Net:
     held: int
     scale: float
     datatype: Datatype
-    weights: Datatype
+    weight_type: Datatype
     uses_matmul: bool
     seed: int
     keep: list[object] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Net:
         """All ranks' columns of a matrix of each layer, the same on every rank, as they are stored,
         and the scale of their rows. All cores draw them, in blocks of rows."""
         seeds = iter(np.random.SeedSequence(self.seed).spawn(len(self.inner) * ROW_BLOCKS))
-        rows, encode = self.model.hidden // ROW_BLOCKS, self.weights.encode
+        rows, ranks = self.model.hidden // ROW_BLOCKS, self.world.communicator.size
 
         def draw_block(columns: int, seed: np.random.SeedSequence) -> Array:
             block = np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
@@ -97,16 +97,16 @@ class Net:
             return float(np.abs(block).max())
 
         def encoded(block: Array) -> Array:
-            return encode(block if self.weights.is_float else np.rint(block / scale))
+            whole = block if self.weight_type.is_float else np.rint(block / scale)
+            return self.weight_type.encode(whole)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            blocks = {}
-            for layer, inner in self.inner.items():
-                columns = inner * self.world.communicator.size
-                of_layer = islice(seeds, ROW_BLOCKS)
-                blocks[layer] = list(pool.map(partial(draw_block, columns), of_layer))
+            blocks = {
+                layer: list(pool.map(partial(draw_block, ranks * inner), islice(seeds, ROW_BLOCKS)))
+                for layer, inner in self.inner.items()
+            }
             every = chain.from_iterable(blocks.values())
-            scale = 1.0 if self.weights.is_float else max(pool.map(largest, every)) / 127
+            scale = 1.0 if self.weight_type.is_float else max(pool.map(largest, every)) / 127
             stored = {layer: np.vstack(list(pool.map(encoded, blocks[layer]))) for layer in blocks}
         return stored, scale
 
@@ -135,7 +135,7 @@ class Net:
         matrices: dict[int, Matrix] = {}
         for number in distinct:
             layer = self.layer(number)
-            part, shift = parts[layer], self.shift(number)
+            part, shift = parts[layer], self.rotation(number)
             last, others = part[len(part) - shift :], part[: len(part) - shift]
             memory.write(last, offset)
             memory.write(others, offset + last.nbytes)
@@ -151,7 +151,7 @@ class Net:
     def layer(self, number: int) -> str:
         return LAYERS[number % len(LAYERS)]
 
-    def shift(self, number: int) -> int:
+    def rotation(self, number: int) -> int:
         """The number of rows by which a matrix is rotated against `stored`."""
         return number % (len(LAYERS) * self.held) * SHIFT_ROWS % self.model.hidden
 
@@ -160,23 +160,23 @@ class Net:
 
 
 @dataclass
-class Batch:
+class TokenBatch:
     """Tokens on a rank, and where their data are. All ranks make one. Raises DeviceError."""
 
-    net: Net
+    weights: StepWeights
     tokens: int
 
     def __post_init__(self) -> None:
-        net, world, size = self.net, self.net.world, self.net.datatype.size_bytes
-        elements = self.tokens * max(map(net.stride, LAYERS))
-        self.count = self.tokens * net.model.hidden
+        weights, world, size = self.weights, self.weights.world, self.weights.datatype.size_bytes
+        elements = self.tokens * max(map(weights.stride, LAYERS))
+        self.count = self.tokens * weights.model.hidden
         self.size_bytes = self.count * size
         memories = [
             world.library.allocate(world, count * size)
             for count in (self.count, self.count, self.count, elements)
         ]
-        memories[-1].write(net.datatype.encode(np.full(elements, PAD)))
-        net.keep.append(memories)
+        memories[-1].write(weights.datatype.encode(np.full(elements, PAD)))
+        weights.keep.append(memories)
         self.parts, self.sums, self.residual, self.activations = (
             memory.address for memory in memories
         )
@@ -184,15 +184,15 @@ class Batch:
     def norm_case(self, variant: str = "copied", residual: int | None = None) -> fused.NormCase:
         """The norm of the sums plus `residual`, of this batch or at another address."""
         norm = fused.Norm(
-            hidden=self.net.model.hidden,
-            weight=self.net.norm_weight,
+            hidden=self.weights.model.hidden,
+            weight=self.weights.norm_weight,
             residual=residual or self.residual,
             residual_out=self.residual,
         )
         return fused.NormCase(
             fused.COLLECTIVE["allreduce_rmsnorm"],
             self.count,
-            self.net.datatype,
+            self.weights.datatype,
             "sum",
             self.parts,
             self.activations,
@@ -203,35 +203,35 @@ class Batch:
 
     def multiply(self, matrix: Matrix, fused_sum: bool) -> Bound:
         """The product, into `parts`; with `fused_sum` fused with its all-reduce, into `sums`."""
-        net, world = self.net, self.net.world
-        if net.uses_matmul:
-            array = partial(array_of, world, net.datatype)
+        weights, world = self.weights, self.weights.world
+        if weights.uses_matmul:
+            array = partial(array_of, world, weights.datatype)
             rows = array(self.activations, self.tokens, matrix.stride)
             left = rows[:, matrix.first : matrix.first + matrix.columns]
-            right = array(matrix.address, net.model.hidden, matrix.columns).T
-            result = array(self.parts, self.tokens, net.model.hidden)
+            right = array(matrix.address, weights.model.hidden, matrix.columns).T
+            result = array(self.parts, self.tokens, weights.model.hidden)
             return python_operation(
                 world, [partial(world.device.xp.matmul, left, right, out=result)]
             )
         layer = fused.Gemv(
-            hidden=net.model.hidden,
+            hidden=weights.model.hidden,
             inner=matrix.columns,
             stride=matrix.stride,
             copies=1,
             weights=matrix.address,
-            row_scales=net.row_scales,
-            activations=self.activations + matrix.first * net.datatype.size_bytes,
+            row_scales=weights.row_scales,
+            activations=self.activations + matrix.first * weights.datatype.size_bytes,
         )
         case = fused.GemvCase(
             fused.COLLECTIVE["gemv_allreduce"],
             self.count,
-            net.datatype,
+            weights.datatype,
             "sum",
             self.parts,
             self.sums,
             layer=layer,
             tokens=self.tokens,
-            weight_type=net.weights.name,
+            weight_type=weights.weight_type.name,
         )
         return fused.gemv(world, case, fused_sum)
 
@@ -246,27 +246,29 @@ class Batch:
 
     def unsplit_layers(self, matrices: Sequence[Matrix]) -> list[Bound]:
         """Layers with all columns on this rank: their products are the sums."""
-        return self.layers(matrices, [fused.norm(self.net.world, self.norm_case(), self.parts)])
+        return self.layers(matrices, [fused.norm(self.weights.world, self.norm_case(), self.parts)])
 
 
-def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
+def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:
     """A step in which every rank has a share of each matrix. `form` is an all-reduce, a fused
     kernel, or `compute` without the sum. All ranks call it. Raises DeviceError."""
-    net, world, case = batch.net, batch.net.world, batch.norm_case(variant)
+    weights, world, case = batch.weights, batch.weights.world, batch.norm_case(variant)
     sums = {"allreduce_rmsnorm": None, "compute": batch.parts}.get(form, batch.sums)
     after = [fused.norm(world, case, sums)]
     if form in ALGORITHMS["all_reduce"]:
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
     fused_sum = form == "gemv_allreduce"
-    return fused.sequence(net.world, batch.layers(net.shares, after, fused_sum))
+    return fused.sequence(weights.world, batch.layers(weights.shares, after, fused_sum))
 
 
-def sendrecv(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Bound:
+def sendrecv(
+    weights: StepWeights, send: int, receive: int, count: int, target: int, source: int
+) -> Bound:
     """Sends `count` elements to rank `target` and receives as many from rank `source`, as
     MPI_Sendrecv does; -1: none. With ranks on several hosts the library does it. All ranks call
     it."""
-    world, size_bytes = net.world, count * net.datatype.size_bytes
+    world, size_bytes = weights.world, count * weights.datatype.size_bytes
     if world.node:
         ends = (True, target, send), (False, source, receive)
         messages = [Message(*end, size_bytes) for end in ends if end[1] >= 0]
@@ -274,13 +276,13 @@ def sendrecv(net: Net, send: int, receive: int, count: int, target: int, source:
     arguments = world.mapped.arguments(send, receive, count, 0)
     is_mapped = world.mapped.locate(receive, arguments.receives)
     assert is_mapped, "a stage receives into memory that all ranks have mapped"
-    macros = {"WT_WORLD": str(world.communicator.size), "WT_ELEMENT": net.datatype.element}
+    macros = {"WT_WORLD": str(world.communicator.size), "WT_ELEMENT": weights.datatype.element}
     kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")
     step = Step(kernel, Transfer(arguments, target, source), world.device.blocks_for(size_bytes))
     return Operation(step, world.device.caller(step))
 
 
-def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:
+def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:
     """A step of all micro-batches through the stages of a pipeline, one stage a rank, with the same
     number of layers each. Only this share of a residual is sent on, where only this share of the
     layers is timed. All ranks call it. Raises DeviceError.
@@ -288,8 +290,8 @@ def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float =
     In round r rank k computes batch (r - k) mod ranks, if it exists, and sends the residual into
     the next rank's inbox r. So every stage with a batch works from the begin of a step to its
     end."""
-    net = batches[0].net
-    rank, ranks = net.world.communicator.rank, net.world.communicator.size
+    weights = batches[0].weights
+    rank, ranks = weights.world.communicator.rank, weights.world.communicator.size
     count = int(batches[0].count * share)
     operations: list[Bound] = []
     for r in range(ranks):
@@ -297,13 +299,16 @@ def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float =
         send, target = 0, -1
         if own < len(batches):
             batch, target = batches[own], (rank + 1) % ranks
-            send, zeros = batch.residual, net.store(np.zeros(batch.count))
+            send, zeros = batch.residual, weights.store(np.zeros(batch.count))
             # The norm of the received residual plus zeros, which also copies it to `residual`.
             case = batch.norm_case(residual=inboxes[r - 1].address)
-            operations += [fused.norm(net.world, case, zeros), *batch.unsplit_layers(net.stage)]
+            operations += [
+                fused.norm(weights.world, case, zeros),
+                *batch.unsplit_layers(weights.stage),
+            ]
         source = (rank - 1) % ranks if previous < len(batches) else -1
-        operations.append(sendrecv(net, send, inboxes[r].address, count, target, source))
-    return fused.sequence(net.world, operations)
+        operations.append(sendrecv(weights, send, inboxes[r].address, count, target, source))
+    return fused.sequence(weights.world, operations)
 
 
 def normed(residual: Array) -> Array:
@@ -311,25 +316,25 @@ def normed(residual: Array) -> Array:
     return np.asarray(residual / np.sqrt(mean_of_squares + fused.EPSILON))
 
 
-def reference(net: Net, residual: Array) -> Array:
+def reference(weights: StepWeights, residual: Array) -> Array:
     """The residual after a step, (tokens, hidden), in float64. All cores compute it, each some rows
     of a matrix: one would take minutes for a model of 70B."""
     tokens, cores = len(residual), os.cpu_count() or 1
-    flat = np.full(tokens * max(map(net.stride, LAYERS)), PAD)
+    flat = np.full(tokens * max(map(weights.stride, LAYERS)), PAD)
 
     def decoded(stored: Array) -> Array:
-        return net.weights.decode(stored) * net.row_scale
+        return weights.weight_type.decode(stored) * weights.row_scale
 
     with ThreadPoolExecutor(cores) as pool:
         matrices = {
             layer: list(pool.map(decoded, np.array_split(stored, cores)))
-            for layer, stored in net.stored.items()
+            for layer, stored in weights.stored.items()
         }
-        for number in net.numbers:
-            layer = net.layer(number)
+        for number in weights.numbers:
+            layer = weights.layer(number)
             flat[: residual.size] = normed(residual).ravel()
-            rows = flat[: tokens * net.stride(layer)].reshape(tokens, -1)
-            rows = rows[:, : net.stored[layer].shape[1]]
+            rows = flat[: tokens * weights.stride(layer)].reshape(tokens, -1)
+            rows = rows[:, : weights.stored[layer].shape[1]]
             outputs = list(pool.map(lambda part, rows=rows: rows @ part.T, matrices[layer]))
-            residual = residual + np.roll(np.hstack(outputs), net.shift(number), axis=1)
+            residual = residual + np.roll(np.hstack(outputs), weights.rotation(number), axis=1)
     return residual

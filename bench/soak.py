@@ -1,4 +1,4 @@
-"""Checks launches of everything mixed, back to back, for hours: `mpirun -n 2 python -m bench.soak`
+"""Launches random mixtures for hours and checks every result: `mpirun -n 2 python -m bench.soak`
 
 It times nothing and keeps no run. A batch of launches holds each algorithm with each datatype and
 operation once; size, variant, alignment and place are drawn. Ranks draw the same launches, and each
@@ -367,7 +367,7 @@ def first_wrong(batch: list[Launch], wrongs: list[list[Wrong]]) -> str:
 def soak_parser() -> Parser:
     parser, add, how, output = options.rank_parser(
         "soak",
-        "Checks launches of everything mixed, back to back, and times nothing.",
+        "Launches random mixtures of everything, checks every result, and times nothing.",
         f"{on_ranks(2, 'soak')} --soak 10m",
         "no wrong element so far",
     )
@@ -376,7 +376,7 @@ def soak_parser() -> Parser:
         type=options.duration_s,
         default=600.0,
         metavar="TIME",
-        help="for this long, such as 90s, 10m or 2h (10m)",
+        help="how long to soak, such as 90s, 10m or 2h (10m)",
     )
     add(
         "--collective",

@@ -161,14 +161,14 @@ ALGORITHMS = dict.fromkeys(COLLECTIVES, (FLAT,)) | {
     "all_reduce": (
         _form(
             "hierarchical_whole",
-            "one-shot within each, the library between, whole",
+            "one-shot within each host, the library between them for whole messages",
             whole,
             refuses=_refuses,
             limits=Limits(wins_below=MOST_WHOLE_BYTES + 1),
         ),
         _form(
             "hierarchical",
-            "reduce-scatter and all-gather within each, the library between",
+            "reduce-scatter and all-gather within each host, the library between them",
             sharded,
             refuses=_refuses_shards,
             variants=("copied", "registered"),

@@ -40,7 +40,12 @@ def blocks_taken_for_independent(monkeypatch):
 
 
 def runs_taken_for_independent(monkeypatch):
-    monkeypatch.setattr(changes, "correlations", lambda calm: np.zeros((len(calm), 1)))
+    noise_of = changes.noise_of
+    monkeypatch.setattr(
+        changes,
+        "noise_of",
+        lambda values, least_rho=0.0: noise_of(values)._replace(rho=np.zeros((len(values), 1))),
+    )
 
 
 BROKEN = [

@@ -108,7 +108,6 @@ TARGETS = targets(f"""
     bits            bits       new/*         4  bits new --baseline old --require size --html h
     mark_of_a_site  site       site/.*       -  dashboard . -o site
     config          models     *             -  advise MACHINE --config config.json
-    specification   boxes      *.toml        -  dashboard . -o site
     specification   boxes      *.toml        3  procure --html h SPEC.toml
     run             boxes      *.jsonl       3  procure --html h SPEC.toml
     run             runs       **/*.jsonl    -  wiretax.load .

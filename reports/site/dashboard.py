@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -18,7 +17,7 @@ from reports.site.history_page import KEY, history_page, part_of, sides_of, stan
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.owners import open_folder
-from reports.store.program import REPORTS, RUN
+from reports.store.program import REPORTS, RUN, complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
@@ -72,7 +71,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
         (folder / name).unlink(missing_ok=True)
 
     for sentence in store.left_out:
-        print(f"{REPORTS}: {untrusted.printable(sentence)}", file=sys.stderr)
+        complain(sentence)
 
     if arguments.json:
         write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)

@@ -7,6 +7,6 @@ if __name__ == "__main__":
     main(
         "sendrecv",
         "sendrecv",
-        "Times a message to the next rank, one way and there and back: ours beside the library's.",
+        "Times a message to the next rank, one way and there and back, beside the library's.",
         FEATURES,
     )

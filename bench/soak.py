@@ -1,4 +1,4 @@
-"""Checks launches of everything mixed, back to back, for hours: `mpirun -n 2 python -m bench.soak`
+"""Launches random mixtures for hours and checks every result: `mpirun -n 2 python -m bench.soak`
 
 It times nothing and keeps no run. A batch of launches holds each algorithm with each datatype and
 operation once; size, variant, alignment and place are drawn. Ranks draw the same launches, and each
@@ -29,7 +29,7 @@ from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, Datatype
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Case, Unsupported, World
+from collectives.operation import Algorithm, CollectiveCase, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, set_epoch, skip_launches
 from collectives.registry import ALGORITHMS, exact
 from kernels.devices.device import (
@@ -79,7 +79,7 @@ class SoakOptions:
 class Launch:
     """A launch that the soak may make, with the steps that write its input and check its result."""
 
-    case: Case
+    case: CollectiveCase
     iteration: Iteration
     algorithm: str = ""
 
@@ -158,7 +158,9 @@ class Sampler:
             batch += [self.launch(algorithm, datatype, redop, count) for count in counts]
         return [launch for launch in batch if launch]
 
-    def case(self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int) -> Case:
+    def case(
+        self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
+    ) -> CollectiveCase:
         """A case with shape, variant, alignment and place as drawn."""
         draw, collective, communicator = self.draw, self.soak.collective, self.session.communicator
         shape = draw.choice(collective.shapes)
@@ -168,7 +170,7 @@ class Sampler:
         if in_place:
             send_shift = receive_shift
         size = datatype.size_bytes
-        case = Case(
+        case = CollectiveCase(
             collective,
             count,
             datatype,
@@ -365,7 +367,7 @@ def first_wrong(batch: list[Launch], wrongs: list[list[Wrong]]) -> str:
 def soak_parser() -> Parser:
     parser, add, how, output = options.rank_parser(
         "soak",
-        "Checks launches of everything mixed, back to back, and times nothing.",
+        "Launches random mixtures of everything, checks every result, and times nothing.",
         f"{on_ranks(2, 'soak')} --soak 10m",
         "no wrong element so far",
     )
@@ -374,7 +376,7 @@ def soak_parser() -> Parser:
         type=options.duration_s,
         default=600.0,
         metavar="TIME",
-        help="for this long, such as 90s, 10m or 2h (10m)",
+        help="how long to soak, such as 90s, 10m or 2h (10m)",
     )
     add(
         "--collective",

@@ -1,9 +1,9 @@
 """Examines and measures this machine for somebody who decides about it.
 
-Doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on a single GPU
-also what two would do. The time that is left goes into further launches of the all-reduce. A folder
-receives the runs, what each step printed, and one page; an archive holds it all, to send. The
-survey goes on past a step that fails, and says so."""
+The steps are doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on
+a single GPU a last one predicts what two would do. The time that is left goes into further launches
+of the all-reduce. A folder receives the runs, what each step printed, and one page; an archive
+holds it all, to send. If a step fails, the survey says so and goes on."""
 
 import argparse
 import os

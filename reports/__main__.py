@@ -38,12 +38,12 @@ COMMANDS = {
     ),
     "regress": (
         "verdicts.regress",
-        "tells whether the current is slower than the baseline: a gate",
+        "tells whether the current runs are slower than the baseline",
         "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml",
     ),
     "bits": (
         "verdicts.bits",
-        f"shows a record of {BENCH}bits; has a baseline the same bits?",
+        f"shows a record of {BENCH}bits, and whether a baseline has the same bits",
         "results/ --baseline baselines --require run,size",
     ),
     "accept": (

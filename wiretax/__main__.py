@@ -43,7 +43,7 @@ GROUPS = {
         "doctor": "shows the GPUs, their links and the obstacles between them",
         "link": "measures the link between ranks",
         "tune": "finds the fastest algorithm of this machine for auto",
-        "soak": "checks launches of everything mixed, for hours",
+        "soak": "launches random mixtures for hours, and checks every result",
         "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send",
     },
     "Several launches": {

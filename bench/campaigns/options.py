@@ -315,7 +315,7 @@ def add_plan_options(option: AddOption) -> None:
         type=partial(whole_number, 0),
         default=0,
         metavar="N",
-        help="seed of the order and, plus its number, of each pair (0)",
+        help="seed of the order; that of a pair is this plus its number (0)",
     )
 
 

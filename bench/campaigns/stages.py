@@ -76,9 +76,9 @@ def announce(campaign: OpenCampaign) -> None:
         campaign.tell("No two pilots have five blocks of a case in one state of the link.")
     else:
         campaign.tell(
-            f"In {time_text(all_s)} this machine decides {effect:.1%} (80 %; half of the sizes: "
-            f"{np.median([*effects.values()]):.1%}), {max(twice.values()):.1%} with "
-            f"twice the pairs in {time_text(2 * all_s)}."
+            f"In {time_text(all_s)} this machine finds a slowdown of {effect:.1%} four times in "
+            f"five ({np.median([*effects.values()]):.1%} at half of the sizes); with twice the "
+            f"pairs, in {time_text(2 * all_s)}, {max(twice.values()):.1%}."
         )
     visible = None if np.isinf(effect) else effect
     campaign.record(Stage(stage="first", visible_effect=visible, expected_s=all_s))

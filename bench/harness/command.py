@@ -116,7 +116,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
 
 def add_method_options(add: AddOption) -> None:
     few = partial(options.whole_number, 0, most=options.MOST_CHECKS)
-    options.add_iterations(add, "until precise or out of time")
+    options.add_iterations(add, "until they are precise or time is up")
     add(
         "-w",
         "--warmup_iters",
@@ -124,7 +124,8 @@ def add_method_options(add: AddOption) -> None:
         type=few,
         metavar="N",
         dest="warmup",
-        help="warm-up iterations a block (by a changepoint test; 4 calls a rank or 5 ms at least)",
+        help="warm-up iterations per block (found by a changepoint test: at least 4 calls per "
+        "rank, or 5 ms)",
     )
     add(
         "-c",
@@ -141,8 +142,7 @@ def add_method_options(add: AddOption) -> None:
         "--tuned",
         changes=METHOD,
         metavar="FILE",
-        help=f"tuning table for auto; 'none' disables (this machine's table, if {BENCH}tune made "
-        "one)",
+        help=f"tuning table for auto, or 'none' (this machine's table, if {BENCH}tune made one)",
     )
 
 

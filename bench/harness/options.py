@@ -357,7 +357,7 @@ def add_gpu_options(add: AddOption) -> None:
         "--ranks-share-gpus",
         changes=METHOD,
         action="store_true",
-        help="let ranks share a GPU: for tests, it measures no wire",
+        help="let ranks share a GPU; for tests, because this measures no wire",
     )
     add(
         "--hdp-flush",
@@ -378,7 +378,7 @@ def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> 
         default=0,
         metavar="N",
         dest="iterations",
-        help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)",
+        help=f"timed iterations per case, in 12 blocks; 0: {default_text} (0)",
     )
     add_graph_options(add, graph)
 

@@ -14,7 +14,7 @@ from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
 from collectives.choice import kinds_of, same_state
 from collectives.communicator import Mistake, Refusal
-from collectives.operation import Row
+from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
 from collectives.table import WrittenTables, as_text, rows_of, written
 from reports.store.program import BENCH, RUN
@@ -50,9 +50,9 @@ def default_path(machine: Machine) -> Path:
     return default_folder() / f"tuned-{machine.machine_id}-{machine.software_id}.toml"
 
 
-def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any]]:
-    """The head of the table in a file, and its rows as the file has them. Raises ResultError, also
-    for another machine's or other software's."""
+def any_table(path: Path) -> tuple[Head, dict[str, Any]]:
+    """The head of any machine's table in a file, and its rows as the file has them. Raises
+    ResultError."""
     try:
         tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
         head = msgspec.convert(
@@ -60,6 +60,13 @@ def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any
         )
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
+    return head, tables
+
+
+def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any]]:
+    """The same of this machine's table. Raises ResultError, also for another machine's or other
+    software's."""
+    head, tables = any_table(path)
     named, here = (f"{each.machine_id}, {each.software_id}" for each in (head, machine))
     if named != here:
         raise ResultError(
@@ -69,7 +76,7 @@ def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any
     return head, tables
 
 
-def load(path: Path, tables: dict[str, Any]) -> list[Row]:
+def load(path: Path, tables: dict[str, Any]) -> list[ChoiceRow]:
     """The rows of the tables that `read` found in a file. Raises ResultError."""
     try:
         return rows_of(msgspec.convert(tables, WrittenTables), ALGORITHMS)
@@ -77,11 +84,13 @@ def load(path: Path, tables: dict[str, Any]) -> list[Row]:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
 
 
-def add(path: Path, head: Head, settled: Sequence[Row], unsettled: Sequence[Row]) -> None:
+def add(
+    path: Path, head: Head, settled: Sequence[ChoiceRow], unsettled: Sequence[ChoiceRow]
+) -> None:
     """Adds the rows of a run to the table at `path`, atomically. Older rows of this program for
-    other sizes, modes or states of the link stay, and replace `unsettled` ones. A file that is no
-    table of this machine is replaced. Raises OSError, ResultError."""
-    older = list[Row]()
+    other sizes, modes or states of the link stay, and replace `unsettled` ones. Another machine's
+    table is replaced. Raises OSError, ResultError."""
+    older = list[ChoiceRow]()
     with suppress(ResultError):
         other, tables = read(path, head)
         if other.program == head.program:
@@ -92,16 +101,16 @@ def add(path: Path, head: Head, settled: Sequence[Row], unsettled: Sequence[Row]
     write_named(path, "\n".join([*lines, "", written(rows)]).encode())
 
 
-def without(rows: Iterable[Row], others: Sequence[Row]) -> list[Row]:
+def without(rows: Iterable[ChoiceRow], others: Sequence[ChoiceRow]) -> list[ChoiceRow]:
     """The rows for other cases than these."""
     return [row for row in rows if not any(is_for_same_cases(row, other) for other in others)]
 
 
-def is_for_same_cases(a: Row, b: Row) -> bool:
+def is_for_same_cases(a: ChoiceRow, b: ChoiceRow) -> bool:
     """Whether both are for one size, variant and mode in one state of the link."""
     trips_ns = [row.where.get("round_trip_ns", [1.0])[0] for row in (a, b)]
 
-    def key(row: Row) -> tuple[Any, ...]:
+    def key(row: ChoiceRow) -> tuple[Any, ...]:
         where = {name: value for name, value in row.where.items() if name != "round_trip_ns"}
         return row.collective, row.size_bytes, where
 

@@ -27,8 +27,8 @@ from reports.store.program import on_ranks
 up_to_4096, up_to_8 = (partial(whole_number, 1, most=most) for most in (4096, 8))
 # Many short blocks close in time, so that a disturbance hits both sides of a difference.
 ROUNDS = 256
-HIDES = "one after the other: how much of the communication the compute does not hide."
-SPLIT = "split by tensor, with our kernels and the library's;"
+HIDES = "one after the other, to show how much communication the compute does not hide."
+SPLIT = "split by tensor, with our kernels and with the library's,"
 Option = Callable[[AddOption], object]
 
 
@@ -65,7 +65,7 @@ def datatype_of_wire(default: str = "float") -> Option:
         default=default,
         metavar="TYPE",
         type=partial(name_among, "datatype", names, aliases=DATATYPE_ALIASES),
-        help=f"on the wire: float, half or bfloat16 ({default})",
+        help=f"type on the wire: float, half or bfloat16 ({default})",
     )
 
 
@@ -159,7 +159,7 @@ def matmul_command(name: str, about: str) -> Command:
                 "--tokens",
                 tokens_of_matmul,
                 "256,1024,4096",
-                "of a prefill; multiples of 8 chunks times the ranks",
+                "tokens of a prefill, in multiples of 8 chunks times the ranks",
             ),
             datatype_of_wire(),
             algorithms(OVERLAPPED[name]),
@@ -181,7 +181,7 @@ COMMANDS = {
                 metavar="N",
                 help="elements of a token (the model's)",
             ),
-            counts("--tokens", up_to_4096, "1,16,256,2048", "at once"),
+            counts("--tokens", up_to_4096, "1,16,256,2048", "tokens at once"),
             datatype_of_wire(),
             algorithms(FUSED["allreduce_rmsnorm"]),
         ),
@@ -194,7 +194,7 @@ COMMANDS = {
         (
             one_model(),
             SCALE,
-            counts("--tokens", up_to_8, "1", "chats at once, a token each"),
+            counts("--tokens", up_to_8, "1", "chats that decode at once, with a token each"),
             datatype_of_wire(),
             WEIGHT_TYPE,
             algorithms(FUSED["gemv_allreduce"]),
@@ -204,11 +204,13 @@ COMMANDS = {
     "gemm_reduce_scatter": matmul_command("gemm_reduce_scatter", "matmul + reduce-scatter"),
     "allgather_gemm": matmul_command("allgather_gemm", "all-gather + matmul"),
     "decode": Command(
-        f"Times a whole decode step: {SPLIT} and in a pipeline.",
+        f"Times a whole decode step of a model: {SPLIT} and as a pipeline.",
         (
             one_model(),
             SCALE,
-            counts("--slots", up_to_8, "1,2", "chats at once, a token of each a step"),
+            counts(
+                "--slots", up_to_8, "1,2", "chats that decode at once, with a token per step each"
+            ),
             datatype_of_wire("half"),
             WEIGHT_TYPE,
         ),
@@ -217,7 +219,7 @@ COMMANDS = {
         graph=None,
     ),
     "prefill": Command(
-        f"Times a prefill step: {SPLIT} and in a pipeline.",
+        f"Times a prefill step of a model: {SPLIT} and as a pipeline.",
         (
             one_model(),
             SCALE,

@@ -29,7 +29,7 @@ from collectives.experts.alltoall_routed import (
     make_tables,
 )
 from collectives.experts.routing import Array, Routes
-from collectives.operation import Case, Operation
+from collectives.operation import CollectiveCase, Operation
 from kernels.devices.device import DeviceError
 
 MOST_BYTES = 1 << 30  # MPI_Alltoallv has 32-bit offsets
@@ -50,22 +50,23 @@ class ExpertOptions:
 
 def add_options(add: AddOption) -> None:
     for flag, most, text in (
-        ("--experts", routing.MOST_EXPERTS, "tokens to N experts on all ranks, and back"),
-        ("--top-k", routing.MOST_CHOICES, "experts of a token (2)"),
-        ("--tokens", 1 << 16, "tokens of all ranks (1024)"),
-        ("--hidden", 1 << 20, "elements of a token (4096)"),
+        ("--experts", routing.MOST_EXPERTS, "route tokens to N experts on all ranks, and back"),
+        ("--top-k", routing.MOST_CHOICES, "with --experts: experts per token (2)"),
+        ("--tokens", 1 << 16, "with --experts: tokens of all ranks (1024)"),
+        ("--hidden", 1 << 20, "with --experts: elements per token (4096)"),
     ):
         add(
             flag,
             type=partial(options.whole_number, 1, most=most),
             metavar="N",
-            help=f"routed: {text}",
+            help=text,
         )
     add(
         "--skew",
         type=partial(options.comma_separated, str),
         metavar="A,B",
-        help="routed: how unevenly tokens choose experts: uniform or zipf:S (uniform,zipf:1.2)",
+        help="with --experts: how unevenly tokens choose them: uniform or zipf:S "
+        "(uniform,zipf:1.2)",
     )
 
 
@@ -170,7 +171,7 @@ def routed_cases(
     session: Session,
     buffers: Buffers,
     tables: Mapping[str, Tables],
-) -> Iterator[Case]:
+) -> Iterator[CollectiveCase]:
     """Each way with each skew: `send` to the experts' rows, rows to `receive`, or both."""
     shapes: Sequence[Shape] = [
         {
@@ -207,7 +208,7 @@ def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
 
 
 def routed_iteration(
-    session: Session, buffers: Buffers, case: Case, operation: Operation, chain_calls: int
+    session: Session, buffers: Buffers, case: CollectiveCase, operation: Operation, chain_calls: int
 ) -> Iteration:
     assert isinstance(case, RoutedCase)
     sent, expected = source_and_target(

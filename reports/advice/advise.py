@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="TYPE",
         default="q4",
-        help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB; %(default)s",
+        help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB (%(default)s)",
     )
     add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
     add(
@@ -45,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="launches of an all-reduce over N ranks of one machine",
     )
-    add("--link", metavar="NAME", help="link without a run, such as pcie5x16 (the GPU's own)")
+    add(
+        "--link",
+        metavar="NAME",
+        help="link to assume without a run, such as pcie5x16 (the GPU's own)",
+    )
 
     for name, unit, least, most, default, text in (
         ("--gpus", "N", 1, MOST_GPUS, 2, "number of GPUs"),

@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("runs", metavar="RUN", type=Path, nargs="+", help="run, folder or quoted glob, of one GPU")
     add("--model", metavar="NAME", default="llama-3.1-70b", help="as in advise; %(default)s")
     add("--weights", metavar="TYPE", default="q4", help="as in advise; %(default)s")
-    add("--gpu", metavar="NAME", help="its data sheet, such as r9700, if its name does not tell")
+    add(
+        "--gpu",
+        metavar="NAME",
+        help="the data sheet, such as r9700, if the card's name does not tell",
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
     if arguments.gpu:
         gpu = find("GPU", GPUS, arguments.gpu)
     if gpu is None:
-        raise ResultError(f"no data sheet is of {printable(parts.card)!r}: --gpu names one")
+        raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 
     model, weights = find("model", MODELS, arguments.model), arguments.weights
     times = ReduceTimes(2, "PREDICTED", link_between(gpu, 2))

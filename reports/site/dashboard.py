@@ -10,7 +10,6 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from reports.advice.procurement import evaluate, procure_page
 from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
 from reports.site.history_page import KEY, history_page, part_of, sides_of, standing
@@ -50,8 +49,8 @@ def dashboard(arguments: argparse.Namespace) -> int:
     command = shlex.join(["dashboard", results.name or ".", "-o", site.name])
 
     store = shared.find(results)
-    if not any([*store.contents.entries, *store.campaigns, *store.specs]):
-        raise ResultError(f"{results} holds nothing to show: no run, log or specification")
+    if not any([*store.contents.entries, *store.campaigns]):
+        raise ResultError(f"{results} holds nothing to show: no run or log")
 
     with write_errors(site):
         folder = open_folder(site)
@@ -129,14 +128,6 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
 
     if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
         yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.contents)
-
-    for spec in store.specs:
-        name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
-        yield shared.file_name("procure", str(spec)), name, partial(_procurement_page, spec)
-
-
-def _procurement_page(spec: Path) -> Page:
-    return procure_page(evaluate(spec), spec)
 
 
 def plan_runs(store: shared.Store) -> Iterator[Job]:

@@ -69,7 +69,7 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     words = [word for word in shape_words(shape) if word not in shape_words(first_shape)]
 
     if words and late_us(shape):
-        words[-1] += ": us are after it has come"
+        words[-1] += ": us count from its arrival"
 
     if mode == "chained":
         calls = max(case.calls for case in shown_cases(result, view))
@@ -221,7 +221,7 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 
     if late_us(shape):
         ranks = (
-            "slowest rank, after the late one has come; waits = from the first arrival to the last"
+            "slowest rank, from the late one's arrival; waits = from the first arrival to the last"
             if result.run.clock_shared
             else "the late rank alone"
         )

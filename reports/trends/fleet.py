@@ -167,8 +167,7 @@ def fleet_of(contents: Contents) -> Fleet:
 
     if not fleet.nodes:
         problem = (
-            f"{contents.folder} has no run with the label of a node: runs store it since "
-            "this version, in containers with WIRETAX_NODE"
+            f"{contents.folder} has no run with the label of a node: in containers set WIRETAX_NODE"
         )
         raise ResultError("; ".join([problem, *fleet.left_out]))
 
@@ -219,7 +218,7 @@ def _families(
     rows = rows.assign(layout=np.array(layout_of)[rows.run]).merge(places, on=["layout", "key"])
 
     for run in sorted({*range(len(entries))} - {*rows.run}):
-        reason = f"without {MIN_BLOCKS} blocks on two nodes at most"
+        reason = f"without a case of {MIN_BLOCKS} blocks on at most two nodes"
         left_out[reason].append(printable(entries[run].path.name))
 
     families = []

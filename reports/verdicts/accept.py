@@ -46,16 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         type=Path,
         required=True,
-        help="keeps the machines' baselines",
+        help="the folder that keeps each machine's baseline",
     )
     option(
         "--current",
         metavar="Y",
         required=True,
-        help="what becomes its machine's: FOLDER/VARIANT of a campaign, a folder or quoted glob of "
-        f"runs, or a record of {BENCH}bits",
+        help="the new baseline of its machine: FOLDER/VARIANT of a campaign, a folder or quoted "
+        f"glob of runs, or a record of {BENCH}bits",
     )
-    option("--reason", metavar="TEXT", required=True, help="why the baseline moves; it is kept")
+    option(
+        "--reason", metavar="TEXT", required=True, help="why the baseline changes; this is stored"
+    )
     add_allow(parser)
 
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--margin",
         metavar="PERCENT",
         type=percent,
-        help="a difference up to this is none (the campaign's, else 1)",
+        help="differences up to this do not count (the campaign's margin, else 1)",
     )
 
 

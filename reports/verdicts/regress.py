@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--current",
         metavar="Y",
         required=True,
-        help="likewise; of the same campaign, where possible",
+        help="named likewise; if possible, of the same campaign",
     )
     option(
         "--min-effect",

@@ -177,8 +177,8 @@ def launches_of(comparison: Comparison) -> str:
     if not comparison.is_interleaved:
         launches = counted(len(comparison.variant.launches), "launch")
         return (
-            f"{launches} against {len(comparison.baseline.launches)}, not interleaved: differences "
-            "are by machine or code"
+            f"{launches} against {len(comparison.baseline.launches)}, not interleaved: "
+            "machine or code may cause a difference"
         )
 
     pairs = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"

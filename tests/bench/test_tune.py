@@ -10,7 +10,7 @@ from bench import tune
 from bench.harness import tuned
 from bench.tuning import search
 from bench.tuning.winners import FINALISTS, find_winners
-from collectives.operation import Row
+from collectives.operation import ChoiceRow
 from collectives.table import parsed
 from reports.store.schema import Block
 from tests import fake_gpu
@@ -88,6 +88,7 @@ def go_on(*rounds, untuned=None, kinds=("mapped",)):
             algorithm=f"a{number}",
             memory=kinds[number % len(kinds)],
             library=None,
+            snr_db=None,
         )
         for number in EVERYONE
     ]
@@ -200,7 +201,9 @@ def row(size_bytes, round_trip_ns, name, **where):
     """A row for one size and state of the link."""
     where = {"variant": "copied", "round_trip_ns": search.state_range(round_trip_ns), **where}
     where |= {"memory": "mapped", "ranks": 2, "hosts": 1}
-    return Row("all_reduce", parsed(name, search.KNOWN), (size_bytes, size_bytes), where, ["run"])
+    return ChoiceRow(
+        "all_reduce", parsed(name, search.KNOWN), (size_bytes, size_bytes), where, ["run"]
+    )
 
 
 def loaded(path, machine):
@@ -275,7 +278,12 @@ def test_a_search_for_stable_bits_stores_rows_for_auto_stable_beside_those_of_au
 # -- real searches
 
 
-def test_an_unwritable_table_is_refused_before_the_search(tmp_path):
+def test_an_unwritable_table_or_another_file_is_refused_before_the_search(tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n")
+    done = launch(tmp_path, f"-b 16K -e 16K --table {notes}", command="tune")
+    assert (done.returncode, done.stdout, notes.read_text()) == (2, "", "mine\n")
+    assert "notes.txt is not a table of bench.tune" in done.stderr
     done = launch(tmp_path, "-b 16K -e 16K --table /nowhere/table.json", command="tune")
     refusal = "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", refusal)

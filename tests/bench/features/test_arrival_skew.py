@@ -59,7 +59,7 @@ def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, 
         assert (skew_us > 0.9 * LATE_US) is is_late(case), case
     assert {(case.bus_bw_gb_s, case.bound_us) for case in late} == {(None, None)}
     assert all(case.bus_bw_gb_s for case in ordinary)
-    shown = [table for table in printed.split("\n\n") if "late by 20000 us: us are after" in table]
+    shown = [table for table in printed.split("\n\n") if "late by 20000 us: us count from" in table]
     assert shown
     assert all("waits" in table and "busbw" not in table for table in shown)
     assert printed.index("busbw") < printed.index("waits"), "the ordinary table must come first"

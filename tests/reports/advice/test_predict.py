@@ -168,7 +168,7 @@ def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
     assert "is left out: with wrong results. No run measured" in refusal(wrong)
     unnamed = copied("unnamed")
     rewrite_head(unnamed, world__ranks=[rank | {"gpu": "AMD Radeon Graphics"} for rank in ranks])
-    assert "no data sheet is of 'AMD Radeon Graphics': --gpu names one" in refusal(unnamed)
+    assert "no data sheet fits 'AMD Radeon Graphics': name one with --gpu" in refusal(unnamed)
     assert predict(unnamed, "--gpu", "r9700")[0] == 0
     assert "unknown model" in refusal(source, "--model", "gpt-5")
 

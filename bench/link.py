@@ -18,7 +18,7 @@ from bench.harness.suite import Suite
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Refusal, launched_ranks
 from collectives.copy_engine import pushed, shared_engine
-from collectives.operation import Case, Message, Operation, Unsupported, World
+from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.cpu import CpuModule, compile_kernel
@@ -239,7 +239,9 @@ class Measurement:
         else:
             send, receive = self.link.buffers.send, self.link.buffers.receive
             count, shape = self.size_bytes // DATATYPE.size_bytes, {"pairs": self.pairs}
-            case = Case(LINK, count, DATATYPE, "none", send.address, receive.address, shape=shape)
+            case = CollectiveCase(
+                LINK, count, DATATYPE, "none", send.address, receive.address, shape=shape
+            )
             iteration = case_iteration(self.world, self.link.buffers, case, operation, 0)
             iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
         iteration.from_python, ranks = self.from_python, sorted({*chain(*self.pairs)})

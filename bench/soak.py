@@ -29,7 +29,7 @@ from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, Datatype
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Case, Unsupported, World
+from collectives.operation import Algorithm, CollectiveCase, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, set_epoch, skip_launches
 from collectives.registry import ALGORITHMS, exact
 from kernels.devices.device import (
@@ -79,7 +79,7 @@ class SoakOptions:
 class Launch:
     """A launch that the soak may make, with the steps that write its input and check its result."""
 
-    case: Case
+    case: CollectiveCase
     iteration: Iteration
     algorithm: str = ""
 
@@ -158,7 +158,9 @@ class Sampler:
             batch += [self.launch(algorithm, datatype, redop, count) for count in counts]
         return [launch for launch in batch if launch]
 
-    def case(self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int) -> Case:
+    def case(
+        self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
+    ) -> CollectiveCase:
         """A case with shape, variant, alignment and place as drawn."""
         draw, collective, communicator = self.draw, self.soak.collective, self.session.communicator
         shape = draw.choice(collective.shapes)
@@ -168,7 +170,7 @@ class Sampler:
         if in_place:
             send_shift = receive_shift
         size = datatype.size_bytes
-        case = Case(
+        case = CollectiveCase(
             collective,
             count,
             datatype,

@@ -9,28 +9,24 @@ row serves the state of the link that the run was in. With --stable the rows are
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from bench.harness import options, tuned
 from bench.harness.command import requested_sizes
-from bench.harness.console import CANNOT, FINE, print_out
+from bench.harness.console import CANNOT, FINE
 from bench.harness.head import Machine
-from bench.harness.options import Parser, RunOptions
+from bench.harness.options import RunOptions
 from bench.harness.run import RunPolicy, measure
 from bench.harness.session import MEASURED, Session, program_digest, start
 from bench.harness.suite import Suite
 from bench.tuning import search
 from bench.tuning.audit import audited
-from bench.tuning.emit import rows_from
 from bench.tuning.winners import Heat, find_winners
 from collectives.choice import by_model, in_words
-from collectives.table import written
 from reports.store.program import on_ranks
-from reports.store.result import ResultError, read
+from reports.store.result import ResultError
 from reports.store.schema import Result
 
 ABOUT = "Finds what auto should run on this machine, by size."
@@ -55,20 +51,11 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
     )
     options.add_graph_options(how)
     options.add_run_options(how, max_time_s=180.0)
-    output(
-        "--emit",
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="measure nothing: print rows for the suite's own tables, from these runs",
-    )
     output("--table", metavar="FILE", help="file for the table (where auto looks for it)")
     options.add_output(output)
     parser.set_defaults(sizes=None, datatypes=["float32"])
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
-    if namespace.emit:
-        print_rows(parser, namespace.emit)
     parser.require_ranks()
     try:
         if namespace.table and os.path.isfile(namespace.table) and os.path.getsize(namespace.table):
@@ -77,15 +64,6 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
         parser.error(f"--table: {error}")
     table = None if namespace.audit else "none"
     return options.run_options(namespace, tuned=table), sizes, namespace
-
-
-def print_rows(parser: Parser, names: Sequence[str]) -> NoReturn:
-    """Prints a table from stored runs, and exits."""
-    try:
-        print_out(written(rows_from([read(Path(name)) for name in names])))
-    except ResultError as error:
-        parser.error(str(error))
-    sys.exit(FINE)
 
 
 def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.operation import NOT_MAPPED, Bound, Case, Operation, Unsupported, World
+from collectives.operation import NOT_MAPPED, Bound, CollectiveCase, Operation, Unsupported, World
 from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Memory, Step, Watch
 
 # From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times
@@ -18,10 +18,10 @@ SEVERAL_PAGES_BYTES = 8 << 20
 
 def binder(
     stem: str, entry: str, chunks: Callable[[int], float], rest_bytes: int = 0
-) -> Callable[[World, Case], Bound]:
+) -> Callable[[World, CollectiveCase], Bound]:
     """Binds an entry of kernels/<stem>.cu; half a slab holds `chunks(ranks)` and `rest_bytes`."""
 
-    def bind(world: World, case: Case) -> Bound:
+    def bind(world: World, case: CollectiveCase) -> Bound:
         room_bytes = (world.mapped.half_bytes - rest_bytes) / chunks(world.communicator.size)
         return bind_kernel(world, case, stem, entry, room_bytes)
 
@@ -29,7 +29,7 @@ def binder(
 
 
 def bind_kernel(
-    world: World, case: Case, stem: str, entry: str, room_bytes: float, **macros: str
+    world: World, case: CollectiveCase, stem: str, entry: str, room_bytes: float, **macros: str
 ) -> Bound:
     """Binds an entry of `kernels/<stem>.cu`; a chunk may take up to `room_bytes`. All ranks call
     it for a registered variant. Raises DeviceError."""
@@ -54,7 +54,7 @@ def without_gpus(world: World, lacks: str) -> Unsupported | None:
     return on_cpus if world.device.is_cpu else None
 
 
-def build_macros(world: World, case: Case) -> dict[str, str]:
+def build_macros(world: World, case: CollectiveCase) -> dict[str, str]:
     ranks = world.communicator.size
     macros = {"WT_WORLD": str(ranks), "WT_ELEMENT": case.datatype.element}
     if case.collective.reduces:
@@ -83,7 +83,7 @@ def run_sequence(world: World, operations: Sequence[Operation]) -> Operation:
     return Operation(step, call, failure=partial(first_failure, operations), keep=operations)
 
 
-def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
+def place_structure(world: World, arguments: Arguments, structure: Any) -> Memory:
     """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, and
     makes `arguments` point to it. The caller keeps the memory. Raises DeviceError."""
     memory = world.device.private(ctypes.sizeof(structure))
@@ -98,7 +98,7 @@ def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch
     )
 
 
-def chunk_that_fits(world: World, case: Case, room_bytes: float) -> int:
+def chunk_that_fits(world: World, case: CollectiveCase, room_bytes: float) -> int:
     """The bytes of a chunk: whole packs, at least one, within `room_bytes`."""
     most = case.build.chunk_bytes or world.device.most_chunk_bytes
     return max(PACK_BYTES, int(min(most, room_bytes)) // PACK_BYTES * PACK_BYTES)

@@ -112,7 +112,8 @@ def gpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[
     if "chunks" in varies:
         shapes += [Build(chunk_bytes=each) for each in GPU_CHUNK_BYTES if each < size_bytes]
     if "grid" in varies:
-        shapes += [Build(blocks=2)] * is_host
+        if is_host:
+            shapes.append(Build(blocks=2))
         shapes += [Build(blocks=8), Build(blocks=32), Build(threads=256), Build(swap=True)]
     for slab, receive in stores if "stores" in varies and not is_host else STORES[:1]:
         for shape in shapes:

@@ -18,10 +18,10 @@ from collectives.communicator import Refusal
 from collectives.operation import (
     Algorithm,
     Bound,
-    Case,
+    ChoiceRow,
+    CollectiveCase,
     KernelAlgorithm,
     Operation,
-    Row,
     Unsupported,
     World,
 )
@@ -69,7 +69,7 @@ def in_words(world: World, over: World, algorithm: Algorithm) -> str:
     return algorithm.build.named(algorithm.base, over.memory if world.other_memory else None)
 
 
-def facts_of(world: World, case: Case) -> dict[str, Any]:
+def facts_of(world: World, case: CollectiveCase) -> dict[str, Any]:
     """The facts that a row may require, those that are known here."""
     facts = {
         "device": "cpu" if world.device.is_cpu else "gpu",
@@ -101,19 +101,19 @@ def shipped_tables() -> WrittenTables:
 
 def ranked(
     world: World,
-    case: Case,
+    case: CollectiveCase,
     algorithms: Sequence[Algorithm],
-    own: list[Row],
+    own: Sequence[ChoiceRow],
     stable: bool = False,
 ) -> Iterator[tuple[World, Algorithm]]:
     """The algorithms for a case, each over its memory, in the order in which `auto` tries them, or
-    `auto_stable` does."""
-    worlds = world, *world.other_memory
+    `auto_stable` does: those of the user's rows, of the suite's `own`, and by the model's cost."""
     facts = facts_of(world, case) | {"stable": stable}
     for table in (world.rows, own):
         rows = [row for row in table if row.algorithm.sums_in_rank_order or not stable]
         row = best_row(rows, case.collective.name, case.segment_bytes, facts)
         if row:
+            worlds = world, *world.other_memory
             over = next((each for each in worlds if each.memory == row.memory), world)
             # In place the lines of the receive buffer have just been read.
             if not (case.in_place and case.collective.reduces):
@@ -125,7 +125,9 @@ def ranked(
     )
 
 
-def modelled(world: World, case: Case, algorithms: Iterable[Algorithm]) -> Iterator[Algorithm]:
+def modelled(
+    world: World, case: CollectiveCase, algorithms: Iterable[Algorithm]
+) -> Iterator[Algorithm]:
     """The algorithms that `auto` takes without a table, on CPUs also over slabs in place of
     registered buffers, and with direct stores around the caches."""
     for algorithm in algorithms:
@@ -143,14 +145,16 @@ def modelled(world: World, case: Case, algorithms: Iterable[Algorithm]) -> Itera
             yield replace(algorithm, build=Build(stream_slab=True))
 
 
-def by_model(world: World, case: Case, algorithms: Sequence[Algorithm]) -> tuple[World, Algorithm]:
+def by_model(
+    world: World, case: CollectiveCase, algorithms: Sequence[Algorithm]
+) -> tuple[World, Algorithm]:
     """The feasible algorithm that the model expects to be fastest, and the world of its memory."""
     pairs = by_cost(world, case, algorithms)
     return next((over, each) for over, each in pairs if not each.feasible(over, case))
 
 
 def by_cost(
-    world: World, case: Case, algorithms: Sequence[Algorithm]
+    world: World, case: CollectiveCase, algorithms: Sequence[Algorithm]
 ) -> list[tuple[World, Algorithm]]:
     """The modelled algorithms over each kind of memory, the fastest by the model first."""
     worlds = world, *world.other_memory
@@ -158,7 +162,7 @@ def by_cost(
     return sorted(pairs, key=lambda pair: cost_us(pair[0], pair[1], case))
 
 
-def cost_us(world: World, algorithm: Algorithm, case: Case) -> float:
+def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
     """What the model expects: half a round trip for each flag, and the bytes. Launches cost all
     alike. 0 without a known traffic: then the order of the list counts."""
     traffic = algorithm.traffic(world.communicator.size, case)
@@ -178,7 +182,7 @@ def cost_us(world: World, algorithm: Algorithm, case: Case) -> float:
 
 
 @cache
-def shipped_rows(collective: str, algorithms: tuple[Algorithm, ...]) -> list[Row]:
+def shipped_rows(collective: str, algorithms: tuple[Algorithm, ...]) -> list[ChoiceRow]:
     """The rows of the suite's own tables for a collective, but for those of algorithms that are not
     here. Raises Refusal."""
     known = {algorithm.name: algorithm for algorithm in algorithms}
@@ -193,7 +197,9 @@ def shipped_rows(collective: str, algorithms: tuple[Algorithm, ...]) -> list[Row
         raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
 
 
-def bind_best(algorithms: tuple[Algorithm, ...], stable: bool, world: World, case: Case) -> Bound:
+def bind_best(
+    algorithms: tuple[Algorithm, ...], stable: bool, world: World, case: CollectiveCase
+) -> Bound:
     """Binds the first algorithm that can be, in the order of `ranked`. Raises Refusal."""
     own, refusal = shipped_rows(case.collective.name, algorithms), None
     for over, algorithm in ranked(world, case, algorithms, own, stable):
@@ -205,22 +211,31 @@ def bind_best(algorithms: tuple[Algorithm, ...], stable: bool, world: World, cas
     return refusal
 
 
-def auto(algorithms: Sequence[Algorithm], stable: bool = False) -> Algorithm:
-    """Performs each case by the algorithm that is chosen for it; if `stable`, by one that sums in
-    rank order."""
+def refuses_hosts(world: World, case: CollectiveCase) -> Unsupported | None:
+    """Why `auto_stable` has no choice between hosts."""
+    if world.node:
+        return Unsupported("between hosts the library chooses the order of a sum")
+    return None
 
-    def refuses(world: World, case: Case) -> Unsupported | None:
-        if stable and world.node:
-            return Unsupported("between hosts the library chooses the order of a sum")
-        return None
 
-    best = "the best for the size: as measured here by tuning, or elsewhere, or a guess"
+def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
+    """Performs each case by the algorithm that is chosen for it."""
     return Algorithm(
-        STABLE if stable else AUTO,
-        "auto without algorithms whose bits depend on an element's place" if stable else best,
-        partial(bind_best, tuple(algorithms), stable),
-        refuses=refuses,
+        AUTO,
+        "the best for the size: as measured here by tuning, or elsewhere, or a guess",
+        partial(bind_best, tuple(algorithms), False),
         variants=("copied", "registered"),
-        sums_in_rank_order=stable,
-        by_default=lambda world: not stable,
+    )
+
+
+def auto_stable(algorithms: Sequence[Algorithm]) -> Algorithm:
+    """As `auto`, by an algorithm that sums in rank order."""
+    return Algorithm(
+        STABLE,
+        "auto without algorithms whose bits depend on an element's place",
+        partial(bind_best, tuple(algorithms), True),
+        refuses=refuses_hosts,
+        variants=("copied", "registered"),
+        sums_in_rank_order=True,
+        by_default=lambda world: False,
     )

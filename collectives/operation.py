@@ -1,4 +1,4 @@
-"""The nouns of a collective: a Case to perform, an Algorithm that can, the Operation it binds."""
+"""The nouns of a collective: a case to perform, an Algorithm that can, the Operation it binds."""
 
 import math
 from abc import ABC, abstractmethod
@@ -39,7 +39,7 @@ ONE_HOST = Unsupported("its ranks are on one host", depends_on_size=True)
 
 
 @dataclass(frozen=True)
-class Case:
+class CollectiveCase:
     """One collective to perform: `count` elements in each segment of the buffers at `send` and
     `receive`. `size_bytes` is the size that nccl-tests would print. `mode`, `isolated` or
     `chained`, only matters to `auto`."""
@@ -87,7 +87,7 @@ Bound = Operation | Unsupported  # the reason is a value for the table, not a cr
 
 
 @dataclass(frozen=True)
-class Row:
+class ChoiceRow:
     """A line of a table for `auto`: at sizes from `size_bytes[0]` to `size_bytes[1]` the runs with
     these ids measured `algorithm` as best, over `memory` if ranks have several kinds. `where` has
     the facts under which that holds, each a value or the least and the most (`table.FACTS`)."""
@@ -115,7 +115,7 @@ class World:
     library: "Library"
     watch: Watch
     graph: bool = False
-    rows: Sequence[Row] = ()
+    rows: Sequence[ChoiceRow] = ()
     round_trip_ns: float = 0.0
     other_memory: Sequence["World"] = ()
     node: "World | None" = None
@@ -183,7 +183,7 @@ class Library(ABC):
         """The variants in which the library is measured; the first is its plain use."""
 
     @abstractmethod
-    def bind(self, world: World, case: Case) -> Bound:
+    def bind(self, world: World, case: CollectiveCase) -> Bound:
         """Binds a case in one of `variants`."""
 
     @abstractmethod
@@ -247,7 +247,7 @@ class Limits:
         """The largest segment in bytes."""
         return min(self.most_bytes, self.most_bytes_of_ranks / ranks)
 
-    def refusal(self, case: Case, ranks: int) -> Unsupported | None:
+    def refusal(self, case: CollectiveCase, ranks: int) -> Unsupported | None:
         reason = None
         if case.segment_bytes > (most_bytes := self.most(ranks)):
             reason = f"a slab has room for {int(most_bytes) >> 10} KiB from each rank"
@@ -259,7 +259,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Peer:
+class Performer:
     """Who else performs an algorithm, such as `vLLM 0.33.0`, and which collectives."""
 
     identity: str
@@ -288,9 +288,9 @@ class Algorithm:
 
     base: str
     about: str
-    perform: Callable[[World, Case], Bound]
-    moves: Callable[[int, Case], Traffic | None] = lambda ranks, case: None
-    refuses: Callable[[World, Case], Unsupported | None] = lambda world, case: None
+    perform: Callable[[World, CollectiveCase], Bound]
+    moves: Callable[[int, CollectiveCase], Traffic | None] = lambda ranks, case: None
+    refuses: Callable[[World, CollectiveCase], Unsupported | None] = lambda world, case: None
     variants: tuple[str, ...] = ("copied",)
     limits: Limits = Limits()
     by_default: Callable[[World], bool] = lambda world: True
@@ -299,7 +299,7 @@ class Algorithm:
     spans_hosts: bool = False
     sums_in_rank_order: bool = False
     pushes: bool = False
-    peer: Peer | None = None
+    peer: Performer | None = None
     build: Build = field(default_factory=Build)
 
     needs_peers: ClassVar[bool] = False  # mapped memory of its peers
@@ -330,20 +330,20 @@ class Algorithm:
             raise ValueError(f"{self.base} is not ours to build")
         return self
 
-    def bind(self, world: World, case: Case) -> Bound:
+    def bind(self, world: World, case: CollectiveCase) -> Bound:
         """All ranks call it. Raises DeviceError."""
         return self.feasible(world, case) or self.perform(world, self.built_case(case))
 
-    def traffic(self, ranks: int, case: Case) -> Traffic | None:
+    def traffic(self, ranks: int, case: CollectiveCase) -> Traffic | None:
         return self.moves(ranks, self.built_case(case))
 
-    def feasible(self, world: World, case: Case) -> Unsupported | None:
+    def feasible(self, world: World, case: CollectiveCase) -> Unsupported | None:
         """Why it does not suit this case; None if it does. Alike on all ranks; compiles nothing."""
         if self.spans_hosts and not world.node:
             return ONE_HOST
         return self.refuses(world, case)
 
-    def built_case(self, case: Case) -> Case:
+    def built_case(self, case: CollectiveCase) -> CollectiveCase:
         """The case in this algorithm's build."""
         if self.build == Build():
             return case
@@ -392,7 +392,7 @@ class KernelAlgorithm(Algorithm):
             raise ValueError(f"{self.base} uses no slabs")
         return replace(self, build=build)
 
-    def feasible(self, world: World, case: Case) -> Unsupported | None:
+    def feasible(self, world: World, case: CollectiveCase) -> Unsupported | None:
         case = self.built_case(case)
         is_cut_off = case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES
         if isinstance(world.peers, Unsupported):

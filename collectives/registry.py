@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from collectives import algorithms, choice
 from collectives.collective import COLLECTIVES, Traffic
-from collectives.operation import Algorithm, Case, LibraryAlgorithm, World
+from collectives.operation import Algorithm, CollectiveCase, LibraryAlgorithm, World
 from collectives.traffic import HOPS
 
 
-def _library_traffic(ranks: int, case: Case) -> Traffic:
+def _library_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     """A lower bound for every algorithm: each rank must receive the data that it lacks."""
     each_way, own = case.collective.least_bytes(case.segment_bytes, ranks)
     hops = HOPS.get(case.shape.get("way", ""), 1)
@@ -34,7 +34,7 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
             library = replace(LIBRARY, variants=(*LIBRARY.variants, "zero_cta"))
         autos = [choice.auto([*its.values()])]
         if COLLECTIVES[collective].reduces:
-            autos.append(choice.auto([*its.values()], stable=True))
+            autos.append(choice.auto_stable([*its.values()]))
         every[collective] = {each.name: each for each in (library, *its.values(), *autos)}
     return every
 

@@ -1,7 +1,7 @@
 """Tables for `auto`: rows that say which algorithm runs measured as best, and under which facts.
 
 A TOML file has a table for each set of facts about ranks and their machine. The suite's own files,
-in `tables/`, and a user's are both written by bench.tune:
+in `tables/`, are from docs/experiments/suite_tables.py, a user's from bench.tune:
 
     [[table]]
     where = { device = "cpu", memory = "mapped", ranks = 2, round_trip_ns = [180, 270] }
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import msgspec
 
 from collectives.build import parse_name
-from collectives.operation import Algorithm, Row
+from collectives.operation import Algorithm, ChoiceRow
 
 Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 # The least and the most.
@@ -84,13 +84,13 @@ def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
     return known[name].built(build)
 
 
-def rows_of(tables: WrittenTables, known: Known) -> list[Row]:
+def rows_of(tables: WrittenTables, known: Known) -> list[ChoiceRow]:
     """The rows of a file. Raises ValueError, or msgspec.ValidationError, for one without a
     meaning."""
     return [row_of(row, table.where, known) for table in tables.table for row in table.rows]
 
 
-def row_of(row: WrittenRow, shared: Where, known: Known) -> Row:
+def row_of(row: WrittenRow, shared: Where, known: Known) -> ChoiceRow:
     """A row of a table whose rows all require the facts `shared`. Raises as `rows_of`."""
     if row.collective not in known:
         raise ValueError(f"{row.collective!r} is not one of {', '.join(known)}")
@@ -110,7 +110,7 @@ def row_of(row: WrittenRow, shared: Where, known: Known) -> Row:
         raise ValueError(f"{min(unknown)!r} is not one of the facts {', '.join(FACTS)}")
     for fact, value in where.items():
         msgspec.convert(value, FACTS[fact])
-    return Row(row.collective, algorithm, (least, most), where, row.runs, row.memory)
+    return ChoiceRow(row.collective, algorithm, (least, most), where, row.runs, row.memory)
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
@@ -120,7 +120,7 @@ def check_algorithm(algorithm: Algorithm) -> None:
         raise ValueError(f"auto does not choose {algorithm.name}")
 
 
-def written(rows: Iterable[Row]) -> str:
+def written(rows: Iterable[ChoiceRow]) -> str:
     """The text of a file with these rows. Values of JSON are values of TOML."""
     tables: dict[str, list[str]] = {}
     for row in rows:
@@ -155,8 +155,8 @@ def as_text(value: Any) -> str:
 
 
 def best_row(
-    rows: Iterable[Row], collective: str, size_bytes: int, facts: Mapping[str, Any]
-) -> Row | None:
+    rows: Iterable[ChoiceRow], collective: str, size_bytes: int, facts: Mapping[str, Any]
+) -> ChoiceRow | None:
     """The row for a case: of those whose facts hold and whose sizes are near, the one that names
     most facts, then the one with the nearest sizes."""
     near = [
@@ -169,7 +169,7 @@ def best_row(
     return min(near, key=lambda row: (-len(row.where), distance(row, size_bytes)), default=None)
 
 
-def distance(row: Row, size_bytes: int) -> float:
+def distance(row: ChoiceRow, size_bytes: int) -> float:
     """From a size to the sizes of a row: the logarithm of their ratio, 0 within them."""
     least, most = row.size_bytes
     size = max(size_bytes, 1)

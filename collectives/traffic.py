@@ -1,12 +1,12 @@
 """What the algorithms move, for their bounds."""
 
 from collectives.collective import Traffic
-from collectives.operation import Case
+from collectives.operation import CollectiveCase
 
 HOPS = {"one_way": 1, "ping_pong": 2}  # of a message, by its way
 
 
-def direct_traffic(ranks: int, case: Case, copies: int | None = None) -> Traffic:
+def direct_traffic(ranks: int, case: CollectiveCase, copies: int | None = None) -> Traffic:
     """One step in which a rank gets a segment from every other. It stores `copies` (default: one a
     peer); over registered buffers none, and a second flag tells that these are free again."""
     segment, others = case.segment_bytes, ranks - 1
@@ -17,19 +17,19 @@ def direct_traffic(ranks: int, case: Case, copies: int | None = None) -> Traffic
     return Traffic(1, ((copied, 0), (0, others * segment)), segment, 2 * segment)
 
 
-def chained_bytes(case: Case, read_bytes: int) -> int:
+def chained_bytes(case: CollectiveCase, read_bytes: int) -> int:
     """Bytes of a registered send buffer that peers read, if a chain stores into it again."""
     return read_bytes if case.mode == "chained" and case.variant == "registered" else 0
 
 
-def ring_traffic(ranks: int, case: Case) -> Traffic:
+def ring_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     """Segments that go once around a ring."""
     segment, hops = case.segment_bytes, ranks - 1
     forwarded = [(segment, segment)] * (hops - 1)
     return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
 
 
-def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:
+def two_shot_traffic(ranks: int, case: CollectiveCase, wire_bytes: int | None = None) -> Traffic:
     """Each rank gets a part of all inputs, then the sums of all other parts. `wire_bytes` (default:
     all) of its data cross the wire."""
     moved = case.segment_bytes if wire_bytes is None else wire_bytes

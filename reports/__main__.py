@@ -9,14 +9,13 @@ import re
 import signal
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
-from reports.store.program import BENCH, REPORTS, RUN
+from reports.store.program import BENCH, REPORTS, RUN, complain
 from reports.store.untrusted import printable
 
 # For each command: the module with its arguments and its function, help, and an example.
@@ -118,12 +117,6 @@ def open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the process
-
-
-def complain(sentence: str) -> None:
-    """Writes the sentence to standard error, which may be full: the exit status says enough."""
-    with suppress(OSError):
-        print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

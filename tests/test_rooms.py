@@ -41,7 +41,7 @@ for path in sorted(Path("collectives/algorithms").glob("[a-z]*.py")):
     hidden = path.rename(path.with_suffix(".hidden"))
     if not (child := os.fork()):
         import bench.allreduce, bench.link, bench.soak, bench.layers.command, bench.layers.experts
-        from bench.tuning import emit, search
+        from bench.tuning import search
         from collectives import choice
         from collectives.algorithms import listed
         for collective, its in listed().items():

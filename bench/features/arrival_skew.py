@@ -11,7 +11,7 @@ from bench.harness.feature import Feature, SessionView
 from bench.harness.options import CASES, AddOption, Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.communicator import launched_ranks
-from collectives.operation import Case
+from collectives.operation import CollectiveCase
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
@@ -71,7 +71,11 @@ class ArrivalSkew(Feature):
         ]
 
     def change(
-        self, session: SessionView, header: "CaseHeader", case: Case, iteration: "Iteration"
+        self,
+        session: SessionView,
+        header: "CaseHeader",
+        case: CollectiveCase,
+        iteration: "Iteration",
     ) -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
 

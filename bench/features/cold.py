@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.harness.feature import Feature, SessionView
 from bench.harness.options import CASES, AddOption, Parser
 from collectives.collective import Shape
-from collectives.operation import Case
+from collectives.operation import CollectiveCase
 from kernels.devices.device import DeviceError, Memory
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ class Cold(Feature):
         return [{**shape, **SHAPE} for shape in shapes]
 
     def change(
-        self, session: SessionView, header: "CaseHeader", case: Case, iteration: "Iteration"
+        self,
+        session: SessionView,
+        header: "CaseHeader",
+        case: CollectiveCase,
+        iteration: "Iteration",
     ) -> "Iteration":
         from bench.harness.iteration import consume_step  # not at the top: --help would load it
 

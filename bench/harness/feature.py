@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bench.harness.options import AddOption, Parser
 from collectives.collective import Shape
-from collectives.operation import Algorithm, Case, World
+from collectives.operation import Algorithm, CollectiveCase, World
 
 if TYPE_CHECKING:  # no command line needs these modules
     from bench.harness.iteration import Iteration
@@ -45,7 +45,11 @@ class Feature:
         return {}
 
     def change(
-        self, session: SessionView, header: "CaseHeader", case: Case, iteration: "Iteration"
+        self,
+        session: SessionView,
+        header: "CaseHeader",
+        case: CollectiveCase,
+        iteration: "Iteration",
     ) -> "Iteration":
         """The iteration of a case with this feature. Raises DeviceError."""
         return iteration

@@ -13,7 +13,7 @@ from bench.machine.diagnosis import summary
 from bench.machine.gpu_state import throttle_reasons
 from bench.machine.gpus import examine_peers, uncached_memory
 from bench.machine.pci import describe_rate
-from collectives.operation import Row, Unsupported, World
+from collectives.operation import ChoiceRow, Unsupported, World
 from reports.store.schema import Run
 
 
@@ -131,7 +131,7 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
         "memory": world.memory,
     }
 
-    def case_of(row: Row) -> tuple[Any, ...]:
+    def case_of(row: ChoiceRow) -> tuple[Any, ...]:
         where = row.where
         return row.size_bytes, where["variant"], where.get("mode", ""), "stable" in where
 

@@ -12,7 +12,7 @@ from bench.harness.verify import MARGIN_BYTES, MARGINS, SEND
 from collectives.binding import build_macros, plain_arguments
 from collectives.collective import Array
 from collectives.copy_engine import LEAST_BYTES, pushed_to_slab
-from collectives.operation import Case, Operation, World
+from collectives.operation import CollectiveCase, Operation, World
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
 from kernels.devices.device import (
@@ -124,7 +124,7 @@ class Buffers:
     seed: int
     margin_bytes: int = field(default=0, kw_only=True)
 
-    def place(self, world: World, case: Case) -> Case:
+    def place(self, world: World, case: CollectiveCase) -> CollectiveCase:
         """The case in these buffers; in place, the smaller buffer is this rank's own segment of the
         larger one."""
         collective, whole = case.collective, self.receive.address + self.margin_bytes
@@ -147,7 +147,7 @@ class Segments:
     tables: Array
 
 
-def margins(case: Case, ranks: int, inputs: Pattern) -> list[Pattern]:
+def margins(case: CollectiveCase, ranks: int, inputs: Pattern) -> list[Pattern]:
     """What lies in front of and behind the case's buffers, where nobody may write: the inputs'
     table, shifted. So these areas differ, also between ranks, and a copy that is too long shows."""
     sizes = [count * case.segment_bytes for count in case.collective.segments(ranks)]
@@ -186,7 +186,7 @@ def come_late(world: World, delay_ns: int = 0) -> Step:
 
 
 def case_iteration(
-    world: World, buffers: Buffers, case: Case, operation: Operation, chain_calls: int
+    world: World, buffers: Buffers, case: CollectiveCase, operation: Operation, chain_calls: int
 ) -> Iteration:
     """The iteration of a collective: write the send buffer, perform it, and read the result or, in
     a chain, make the next send buffer from it. Raises DeviceError."""
@@ -217,7 +217,7 @@ def case_iteration(
     return iteration
 
 
-def consume_step(world: World, case: Case, entry: str, count: int) -> Step:
+def consume_step(world: World, case: CollectiveCase, entry: str, count: int) -> Step:
     """An entry of link_probe.cu over `count` elements of a case's buffers."""
     rank, ranks = world.communicator.rank, world.communicator.size
     arguments = plain_arguments(rank, case.send, case.receive, count, world.watch)
@@ -235,7 +235,7 @@ def consume_step(world: World, case: Case, entry: str, count: int) -> Step:
 
 def checked_iteration(
     world: World,
-    case: Case,
+    case: CollectiveCase,
     operation: Operation,
     contents: tuple[Segments, Segments],
     owner: object,

@@ -19,7 +19,14 @@ from collectives.choice import AUTO, STABLE, kinds_of
 from collectives.collective import DATATYPES, Shape
 from collectives.communicator import Refusal
 from collectives.copy_engine import shared_engine
-from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
+from collectives.operation import (
+    MOST_CHAINED_BYTES,
+    Algorithm,
+    CollectiveCase,
+    Operation,
+    Unsupported,
+    World,
+)
 from collectives.registry import ALGORITHMS, by_default, in_order
 from kernels.devices.device import DeviceError
 from reports.store.schema import CaseHeader
@@ -27,7 +34,7 @@ from reports.store.schema import CaseHeader
 COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
 MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
-MakeIteration = Callable[[Case, Operation, int], Iteration]
+MakeIteration = Callable[[CollectiveCase, Operation, int], Iteration]
 
 
 @dataclass
@@ -59,7 +66,7 @@ class Axes:
     requested: bool = False
     mode: str | None = None
     chain_calls: int = CHAIN_CALLS
-    for_library: Callable[[Case], Case] = lambda case: case
+    for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case
 
     def modes(self, size_bytes: int) -> list[str]:
         if self.mode == "both" or (self.mode is None and size_bytes <= MOST_CHAINED_BYTES):
@@ -68,7 +75,7 @@ class Axes:
 
 
 def bind_cases(
-    session: Session, axes: Axes, cases: Iterable[Case], make_iteration: MakeIteration
+    session: Session, axes: Axes, cases: Iterable[CollectiveCase], make_iteration: MakeIteration
 ) -> Suite:
     """The cases of the run, bound if they can be, as long as time is left to measure them. All
     ranks call it. Raises Refusal."""
@@ -103,7 +110,7 @@ def _bound(
     session: Session,
     axes: Axes,
     world: World,
-    case: Case,
+    case: CollectiveCase,
     algorithm: Algorithm,
     make_iteration: MakeIteration,
 ) -> tuple[CaseHeader, Iteration | None] | None:
@@ -144,7 +151,7 @@ def _bound(
 def header_of(
     session: Session,
     world: World,
-    case: Case,
+    case: CollectiveCase,
     algorithm: Algorithm,
     operation: Operation | Unsupported,
 ) -> CaseHeader:
@@ -179,7 +186,7 @@ def header_of(
     return header
 
 
-def bound_parts(world: World, case: Case, algorithm: Algorithm) -> dict[str, Any] | None:
+def bound_parts(world: World, case: CollectiveCase, algorithm: Algorithm) -> dict[str, Any] | None:
     """What bounds the algorithm's time from below: flags and bytes. None if that is not known."""
     traffic = None if world.node else algorithm.traffic(world.communicator.size, case)
     if not traffic:
@@ -260,7 +267,9 @@ def say_absent(session: Session, suite: Suite, named: Iterable[str]) -> None:
             say_once(session.options, f"{name} is not measured: {own[0].reason}")
 
 
-def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iterator[Case]:
+def sweep_cases(
+    sweep: SweepOptions, session: Session, buffers: Buffers
+) -> Iterator[CollectiveCase]:
     """Every datatype and operation, at every size in every shape."""
     collective = sweep.collective
     ranks = session.communicator.size
@@ -273,7 +282,7 @@ def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iter
         datatype = DATATYPES[name]
         count = collective.count(requested_bytes, ranks, datatype)
         segment_bytes = count * datatype.size_bytes
-        case = Case(
+        case = CollectiveCase(
             collective,
             count,
             datatype,

@@ -14,7 +14,7 @@ from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
 from collectives.choice import kinds_of, same_state
 from collectives.communicator import Mistake, Refusal
-from collectives.operation import Row
+from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
 from collectives.table import WrittenTables, as_text, rows_of, written
 from reports.store.program import BENCH, RUN
@@ -76,7 +76,7 @@ def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any
     return head, tables
 
 
-def load(path: Path, tables: dict[str, Any]) -> list[Row]:
+def load(path: Path, tables: dict[str, Any]) -> list[ChoiceRow]:
     """The rows of the tables that `read` found in a file. Raises ResultError."""
     try:
         return rows_of(msgspec.convert(tables, WrittenTables), ALGORITHMS)
@@ -84,11 +84,13 @@ def load(path: Path, tables: dict[str, Any]) -> list[Row]:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
 
 
-def add(path: Path, head: Head, settled: Sequence[Row], unsettled: Sequence[Row]) -> None:
+def add(
+    path: Path, head: Head, settled: Sequence[ChoiceRow], unsettled: Sequence[ChoiceRow]
+) -> None:
     """Adds the rows of a run to the table at `path`, atomically. Older rows of this program for
     other sizes, modes or states of the link stay, and replace `unsettled` ones. Another machine's
     table is replaced. Raises OSError, ResultError."""
-    older = list[Row]()
+    older = list[ChoiceRow]()
     with suppress(ResultError):
         other, tables = read(path, head)
         if other.program == head.program:
@@ -99,16 +101,16 @@ def add(path: Path, head: Head, settled: Sequence[Row], unsettled: Sequence[Row]
     write_named(path, "\n".join([*lines, "", written(rows)]).encode())
 
 
-def without(rows: Iterable[Row], others: Sequence[Row]) -> list[Row]:
+def without(rows: Iterable[ChoiceRow], others: Sequence[ChoiceRow]) -> list[ChoiceRow]:
     """The rows for other cases than these."""
     return [row for row in rows if not any(is_for_same_cases(row, other) for other in others)]
 
 
-def is_for_same_cases(a: Row, b: Row) -> bool:
+def is_for_same_cases(a: ChoiceRow, b: ChoiceRow) -> bool:
     """Whether both are for one size, variant and mode in one state of the link."""
     trips_ns = [row.where.get("round_trip_ns", [1.0])[0] for row in (a, b)]
 
-    def key(row: Row) -> tuple[Any, ...]:
+    def key(row: ChoiceRow) -> tuple[Any, ...]:
         where = {name: value for name, value in row.where.items() if name != "round_trip_ns"}
         return row.collective, row.size_bytes, where
 

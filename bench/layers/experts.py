@@ -29,7 +29,7 @@ from collectives.experts.alltoall_routed import (
     make_tables,
 )
 from collectives.experts.routing import Array, Routes
-from collectives.operation import Case, Operation
+from collectives.operation import CollectiveCase, Operation
 from kernels.devices.device import DeviceError
 
 MOST_BYTES = 1 << 30  # MPI_Alltoallv has 32-bit offsets
@@ -171,7 +171,7 @@ def routed_cases(
     session: Session,
     buffers: Buffers,
     tables: Mapping[str, Tables],
-) -> Iterator[Case]:
+) -> Iterator[CollectiveCase]:
     """Each way with each skew: `send` to the experts' rows, rows to `receive`, or both."""
     shapes: Sequence[Shape] = [
         {
@@ -208,7 +208,7 @@ def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
 
 
 def routed_iteration(
-    session: Session, buffers: Buffers, case: Case, operation: Operation, chain_calls: int
+    session: Session, buffers: Buffers, case: CollectiveCase, operation: Operation, chain_calls: int
 ) -> Iteration:
     assert isinstance(case, RoutedCase)
     sent, expected = source_and_target(

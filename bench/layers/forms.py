@@ -11,7 +11,7 @@ from bench.harness.iteration import Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases, say_absent
 from bench.harness.timing import perform, times_us
-from collectives.operation import Algorithm, Case
+from collectives.operation import Algorithm, CollectiveCase
 from kernels.devices.device import Counts
 
 CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
@@ -47,9 +47,9 @@ def bind_forms(
     session: Session,
     forms: Mapping[str, Algorithm],
     options: LayerOptions,
-    cases: Iterable[Case],
+    cases: Iterable[CollectiveCase],
     make_iteration: MakeIteration,
-    for_library: Callable[[Case], Case] = lambda case: case,
+    for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case,
 ) -> Suite:
     """Compute alone, and the requested forms, or the library, `auto` and fused, and those of peers;
     `for_library(case)` is the case on the library's own buffers. All ranks call it. Raises

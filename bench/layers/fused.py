@@ -14,7 +14,7 @@ from bench.layers.forms import LayerOptions, bind_forms, of_features, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, MODELS
-from collectives.operation import Case, Operation, World
+from collectives.operation import CollectiveCase, Operation, World
 from kernels.devices.device import DeviceError, Memory
 
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
@@ -60,7 +60,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     inputs = datatype.encode(np.stack([parts[rank], residual]))
     outputs = datatype.encode(np.stack([normed(total), total]))
 
-    def for_library(case: Case) -> Case:
+    def for_library(case: CollectiveCase) -> CollectiveCase:
         assert isinstance(case, fused.NormCase)
         norm = fused.Norm.from_buffer_copy(case.norm)
         norm.residual = own[0].address + case.size_bytes
@@ -69,7 +69,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
             case, send=own[0].address, receive=own[1].address, summed=own[2].address, norm=norm
         )
 
-    def cases() -> Iterator[Case]:
+    def cases() -> Iterator[CollectiveCase]:
         for tokens in options.tokens:
             size_bytes = tokens * row_bytes
             norm = fused.Norm(
@@ -92,7 +92,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
                 size_bytes=size_bytes,
             )
 
-    def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:
+    def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
         contents = (
             Segments(case.send, case.size_bytes, inputs),
             Segments(case.receive, case.size_bytes, outputs),
@@ -155,10 +155,10 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
         activations = world.device.private(most_tokens * max(inner.values()) * size)
     keep = [send, receive, scales, activations]
 
-    def for_library(case: Case) -> Case:
+    def for_library(case: CollectiveCase) -> CollectiveCase:
         return replace(case, send=own[0].address, receive=own[1].address)
 
-    def cases() -> Iterator[Case]:
+    def cases() -> Iterator[CollectiveCase]:
         for layer, columns in inner.items():
             stored = fused.WEIGHTS[options.weights].encode(matrix(hidden, columns, rank, seed))
             copies = 1 if world.device.is_cpu else max(1, WEIGHT_BYTES // stored.nbytes)
@@ -191,7 +191,7 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
                     weight_type=options.weights,
                 )
 
-    def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:
+    def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
         assert isinstance(case, fused.GemvCase)
         drawn = drawn_activations(ranks, case.tokens, seed)
         outputs = summed_products(case.layer.inner, drawn, seed) * row_scale

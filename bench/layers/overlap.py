@@ -12,7 +12,7 @@ from bench.layers.forms import LayerOptions, bind_forms, fastest, scale_for
 from collectives.collective import DATATYPES
 from collectives.layers import overlap
 from collectives.layers.models import COLUMN_LAYERS, LAYERS, MODELS
-from collectives.operation import Case, Operation
+from collectives.operation import CollectiveCase, Operation
 from kernels.devices.device import DeviceError, Memory
 
 REPEATS = 8  # of a table, one a token: 4,096 tokens' tables have 4.6 MB
@@ -46,7 +46,7 @@ class Matmuls:
         self.weights: list[Memory] = []
         self.by_chunks: list[dict[int, Iteration]] = []
 
-    def cases(self) -> Iterator[Case]:
+    def cases(self) -> Iterator[CollectiveCase]:
         collective, hidden, size = self.collective, self.model.hidden, self.datatype.size_bytes
         communicator, seed = self.world.communicator, self.session.options.seed
         for layer, width in self.widths.items():
@@ -81,7 +81,7 @@ class Matmuls:
                     between=self.between.address,
                 )
 
-    def iteration(self, case: Case, operation: Operation, chain_calls: int) -> Iteration:
+    def iteration(self, case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
         if not isinstance(operation, overlap.Overlapped):
             return self.iteration_of(case, operation, 1)
         self.by_chunks.append(
@@ -92,7 +92,7 @@ class Matmuls:
         )
         return self.by_chunks[-1][1]
 
-    def iteration_of(self, case: Case, operation: Operation, chunks: int) -> Iteration:
+    def iteration_of(self, case: CollectiveCase, operation: Operation, chunks: int) -> Iteration:
         assert isinstance(case, overlap.MatmulCase)
         communicator, seed = self.session.communicator, self.session.options.seed
         rank, ranks = communicator.rank, communicator.size

@@ -11,7 +11,7 @@ from bench.stability.inputs import draw
 from bench.stability.subject import Subject, Way
 from collectives.collective import DATATYPES, Datatype
 from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
-from collectives.operation import Bound, Case, Unsupported, World
+from collectives.operation import Bound, CollectiveCase, Unsupported, World
 from kernels.devices.device import Memory
 
 FORMS = {
@@ -63,7 +63,7 @@ class NormSubject(Subject):
     def count(self, size_bytes: int) -> int:
         return max(1, super().count(size_bytes) // HIDDEN) * HIDDEN
 
-    def case(self, count: int, way: Way) -> Case:
+    def case(self, count: int, way: Way) -> CollectiveCase:
         buffers = self.buffers
         assert isinstance(buffers, NormBuffers)
         norm = Norm(
@@ -75,7 +75,7 @@ class NormSubject(Subject):
         )
         return NormCase(**vars(super().case(count, way)), norm=norm, summed=buffers.summed.address)
 
-    def bind_way(self, case: Case, way: Way) -> Bound:
+    def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
         if self.datatype.size_bytes > 4:
             return SQUARES_IN_FP32
         return NO_PLACE if way.in_place else super().bind_way(case, way)
@@ -110,7 +110,7 @@ class GemvSubject(Subject):
     def count(self, size_bytes: int) -> int:
         return min(MOST_TOKENS, max(1, super().count(size_bytes) // INNER)) * INNER
 
-    def bind_way(self, case: Case, way: Way) -> Bound:
+    def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
         buffers = self.buffers
         assert isinstance(buffers, GemvBuffers)
         if way.in_place or way.shifts:

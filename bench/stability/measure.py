@@ -189,8 +189,9 @@ def measure_row(
     if subject.row_elements:  # no sums
         return row
     row.errors = {signs: error(subject, list(results), signs) for signs in (POSITIVE, SIGNED)}
-    # Without cancellation, each addition rounds by at most half an ULP of the sum.
-    if row.errors[POSITIVE].max_ulp > subject.ranks and not subject.algorithm.is_lossy:
+    # Without cancellation, each addition rounds by at most half an ULP of the sum. No NaN is one.
+    is_sum = row.errors[POSITIVE].max_ulp <= subject.ranks
+    if not is_sum and not subject.algorithm.is_lossy:
         row.reason, row.errors = "its results are no sums", {}
     return row
 

@@ -15,7 +15,7 @@ from collectives.binding import first_failure
 from collectives.collective import Array, Collective, Datatype
 from collectives.communicator import Refusal
 from collectives.connect import connect
-from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import DeviceError
 from reports.store.bits import RowBits
@@ -135,7 +135,7 @@ class Subject:
         for way, bound, refused in zip(new, bounds, zip(*every, strict=True), strict=True):
             self.bound[count, way] = next(filter(None, refused), bound)
 
-    def bind_way(self, case: Case, way: Way) -> Bound:
+    def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
         bound, device = self.algorithm.bind(self.world, case), self.world.device
         if isinstance(bound, Unsupported) or (way.calls == 1 and not way.replayed):
             return bound
@@ -143,8 +143,8 @@ class Subject:
         step = device.replayed(step) if way.replayed else step
         return replace(bound, step=step, call=device.caller(step))
 
-    def case(self, count: int, way: Way) -> Case:
-        case = Case(
+    def case(self, count: int, way: Way) -> CollectiveCase:
+        case = CollectiveCase(
             self.collective,
             count,
             self.datatype,

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -154,17 +154,18 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
     return [*(step for step in steps if step not in reports), *further, *reports]
 
 
-def launcher(survey: Survey, step: Step, mpirun: str = "mpirun") -> list[str]:
-    """`mpirun` with the number of ranks. The doctor runs without it where there are no GPUs, and as
+def launch_of(survey: Survey, step: Step, mpirun: str, program: Sequence[str]) -> list[str]:
+    """The launch of a benchmark. The doctor runs without `mpirun` where there are no GPUs, and as
     one rank where ranks share one."""
-    ranks = survey.ranks
-    if step.command in READS:
-        return []
+    words = [*program, *step.arguments]
     if step.command == "doctor":
-        if not survey.vendor:
-            return []
-        ranks = 1 if survey.shares_gpus else ranks
-    return [mpirun, "-n", str(ranks)]
+        ranks = 1 if survey.shares_gpus else survey.ranks
+        return [mpirun, "-n", str(ranks), *words] if survey.vendor else words
+    if survey.device != "auto":
+        words.append(f"--device={survey.device}")
+    if survey.shares_gpus:
+        words.append("--ranks-share-gpus")
+    return [mpirun, "-n", str(survey.ranks), *words]
 
 
 def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
@@ -173,20 +174,11 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
     if step.command in READS:
         return [*module_command(REPORTS_PACKAGE), *step.line.split(), *report_options(survey, step)]
-    words = [
-        *launcher(survey, step, survey.mpirun),
-        *module_command(f"{BENCH_PACKAGE}.{step.command}"),
-    ]
-    words += step.arguments
+    module = module_command(f"{BENCH_PACKAGE}.{step.command}")
+    words = launch_of(survey, step, survey.mpirun, module)
     if step.command == "doctor":
         return words
-    words += [
-        f"--max-time={time_s:.1f}",
-        f"--device={survey.device}",
-        f"--out={folder / RESULTS / step.name}",
-    ]
-    if survey.shares_gpus:
-        words.append("--ranks-share-gpus")
+    words += [f"--max-time={time_s:.1f}", f"--out={folder / RESULTS / step.name}"]
     if step.launch > 1:
         words.append(f"--seed={step.launch - 1}")
     if step.command == "tune":
@@ -230,12 +222,7 @@ def to_type(survey: Survey, step: Step) -> str:
         if command == "advise":
             line += f" --gpus {survey.ranks} --run"
         return f"{line} {runs}"
-    words = [*launcher(survey, step), f"{RUN}{BENCH}{command}", *step.arguments]
-    if command != "doctor" and survey.device != "auto":
-        words += ["--device", survey.device]
-    if command != "doctor" and survey.shares_gpus:
-        words.append("--ranks-share-gpus")
-    return " ".join(words)
+    return " ".join(launch_of(survey, step, "mpirun", [f"{RUN}{BENCH}{command}"]))
 
 
 def perform(survey: Survey, step: Step, share_s: float, left_s: float) -> None:

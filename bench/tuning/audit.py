@@ -33,7 +33,7 @@ def audited(result: Result, by_model: Callable[[Heat], str]) -> str:
     """The table and the means; `by_model` names the choice of the model for a case."""
     lines = [f"{HEAD}  {'auto':22} {'model':22} best"]
     regrets: dict[str, list[float]] = {"auto": [], "model": []}
-    for heat, candidates in sorted(heats_of(result).items()):
+    for heat, candidates in sorted(heats_of(result.cases, result.counted.costs_us).items()):
         named = {candidate.name: candidate for candidate in candidates}
         auto = next((each for each in candidates if each.is_untuned), None)
         enough = [each for each in candidates if len(each.rounds) >= LEAST_ROUNDS]

@@ -1,7 +1,6 @@
 """The search of bench.tune: its candidates, which of them go on, and the rows that it finds."""
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 from bench.harness.options import SweepOptions
@@ -9,11 +8,12 @@ from bench.harness.run import Run
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
-from bench.tuning.winners import FINALISTS, UNTUNED, Heat, names_of
+from bench.tuning.winners import FINALISTS, Candidate, heats_of
 from collectives import choice
+from collectives.algorithms import listed
 from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Algorithm, Case, Row, World
+from collectives.operation import Algorithm, ChoiceRow, CollectiveCase, World
 from collectives.registry import ALGORITHMS
 from reports.store.blocks import count_blocks
 from reports.store.schema import Result
@@ -21,7 +21,7 @@ from reports.store.schema import Result
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
 KNOWN = ALGORITHMS["all_reduce"]
-OURS = [each for each in KNOWN.values() if each.needs_peers or each.spans_hosts]
+OURS = [*listed()["all_reduce"].values()]
 
 
 def candidates(world: World, size_bytes: int) -> list[Algorithm]:
@@ -38,11 +38,11 @@ def candidates(world: World, size_bytes: int) -> list[Algorithm]:
     return [*{build.name: build for build in builds}.values()]
 
 
-def case_of(size_bytes: int, variant: str, calls: str) -> Case:
+def case_of(size_bytes: int, variant: str, calls: str) -> CollectiveCase:
     """A case of the search, without buffers."""
     all_reduce, float32 = COLLECTIVES["all_reduce"], DATATYPES["float32"]
     count = size_bytes // float32.size_bytes
-    return Case(all_reduce, count, float32, "sum", 0, 0, variant=variant, mode=calls)
+    return CollectiveCase(all_reduce, count, float32, "sum", 0, 0, variant=variant, mode=calls)
 
 
 def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
@@ -67,35 +67,25 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     chosen: set[int] = set()
     if run.file:
         costs_us = count_blocks(run.blocks).costs_us
-        headers = {number: run.suite.headers[number] for number in run.suite.iterations}
-        names = dict(zip(headers, names_of(headers.values()), strict=True))
-        heats: dict[Heat, dict[int, list[float]]] = {}
-        for number, header in headers.items():
-            heat = Heat(header.variant, header.size_bytes, header.mode)
-            heats.setdefault(heat, {})[number] = [*costs_us.get(number, {}).values()]
-        for costs in heats.values():
-            untuned = next((n for n in costs if headers[n].algorithm in UNTUNED), None)
-            if untuned is not None:
-                its = headers[untuned].chosen
-                costs = {n: of_case for n, of_case in costs.items() if names[n] != its}
-            chosen |= survivors(costs, untuned)
+        for heat in heats_of(run.suite.headers, costs_us, run.suite.iterations).values():
+            chosen |= survivors(heat)
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
 
-def survivors(costs_us: dict[int, list[float]], untuned: int | None = None) -> set[int]:
-    """The cases of a heat that have another round, by the costs of their blocks: cases with fewer
-    than three, and the best, fewer the longer the heat has lasted. The finalists stay until the
-    end, and so does `untuned`."""
-    halvings = max(map(len, costs_us.values())) // ROUNDS_A_HEAT
-    places = max(FINALISTS, len(costs_us) >> halvings)
-    ranked = sorted(filter(costs_us.get, costs_us), key=lambda number: median(costs_us[number]))
-    newcomers = {number for number, costs in costs_us.items() if len(costs) < ROUNDS_A_HEAT}
-    finalists = {*ranked[:places], *(number for number in ranked if number == untuned)}
-    unsettled = {number for number in finalists if len(costs_us[number]) < LAST_ROUNDS}
-    return newcomers | (unsettled or set(ranked[:1]))
+def survivors(heat: list[Candidate]) -> set[int]:
+    """The cases of a heat that have another round: those with fewer than three blocks, and the
+    best, fewer the longer the heat has lasted. The finalists stay until the end, and so does the
+    untuned choice."""
+    halvings = max(len(each.rounds) for each in heat) // ROUNDS_A_HEAT
+    places = max(FINALISTS, len(heat) >> halvings)
+    ranked = sorted((each for each in heat if each.rounds), key=lambda each: each.cost_us)
+    newcomers = {each.number for each in heat if len(each.rounds) < ROUNDS_A_HEAT}
+    finalists = [each for place, each in enumerate(ranked) if place < places or each.is_untuned]
+    unsettled = {each.number for each in finalists if len(each.rounds) < LAST_ROUNDS}
+    return newcomers | (unsettled or {each.number for each in ranked[:1]})
 
 
-def rows_found(result: Result) -> tuple[list[Row], list[Row]]:
+def rows_found(result: Result) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
     """The rows of a search: those with enough rounds, and the others."""
     case, shared = result.cases[0], dict[str, Any]()
     if any(case.algorithm == choice.STABLE for case in result.cases):
@@ -108,7 +98,7 @@ def rows_found(result: Result) -> tuple[list[Row], list[Row]]:
         "hosts": result.run.world["hosts"],
     }
     two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
-    rows: tuple[list[Row], list[Row]] = [], []
+    rows: tuple[list[ChoiceRow], list[ChoiceRow]] = [], []
     for winner in result.winners:
         where = {**shared, "variant": winner.variant}
         if winner.variant == "registered":
@@ -119,7 +109,7 @@ def rows_found(result: Result) -> tuple[list[Row], list[Row]]:
             where["mode"] = winner.mode
         size, (name, build, memory) = winner.size_bytes, parse_name(winner.name)
         algorithm = KNOWN[name].built(build)
-        row = Row("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
+        row = ChoiceRow("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
         rows[not winner.is_settled].append(row)
     return rows
 

@@ -2,7 +2,7 @@
 run's state of the link. The untuned `auto` is a candidate: another wins only if it is clearly
 faster, round by round."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reports.store.blocks import paired
 from reports.store.names import BuildName
-from reports.store.schema import CaseFields, Result, Rounds, Winner
+from reports.store.schema import CaseFields, Result, RoundCosts, Rounds, Winner
 from reports.store.stats import Interval, autocorrelation, median_interval
 
 FINALISTS = 4
@@ -33,8 +33,10 @@ class Heat(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A build with its cost in each round; `is_untuned`: the choice of `auto`."""
+    """A case of a heat: the build that it runs, and its cost in each round; `is_untuned`: that is
+    the choice of `auto`."""
 
+    number: int
     name: str
     rounds: Rounds
     is_untuned: bool
@@ -47,13 +49,14 @@ class Candidate:
 def find_winners(result: Result) -> list[Winner]:
     """The winner of each heat. Quantised candidates have their own, if it is faster than the exact
     one."""
-    heats = heats_of(result)
+    right = [case.case for case in result.cases if case.status == "ok"]
+    heats = heats_of(result.cases, result.counted.costs_us, right)
     settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}
     untuned = {
         heat: candidate
         for heat, candidates in heats.items()
         for candidate in candidates
-        if candidate.is_untuned
+        if candidate.is_untuned and candidate.rounds
     }
     rho = autocorrelation(
         [gains(default, settled[heat][0]) for heat, default in untuned.items() if settled[heat]]
@@ -80,17 +83,23 @@ def find_winners(result: Result) -> list[Winner]:
     return winners
 
 
-def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
-    """The candidates that compete, without those that the untuned `auto` also runs."""
-    costs_us = result.counted.costs_us
+def heats_of(
+    cases: Sequence[CaseFields], costs_us: RoundCosts, numbers: Iterable[int] | None = None
+) -> dict[Heat, list[Candidate]]:
+    """The candidates that compete, of these numbers (default: all), with their costs by round, and
+    without those that the untuned `auto` also runs."""
+    several = len({case.memory for case in cases if not case.library}) > 1
     heats = dict[Heat, list[Candidate]]()
-    for case, name in zip(result.cases, names_of(result.cases), strict=True):
-        if case.status != "ok" or not costs_us.get(case.case):
-            continue
+    for number in range(len(cases)) if numbers is None else numbers:
+        case = cases[number]
         heat = Heat(case.variant, case.size_bytes, case.mode, case.snr_db is not None)
+        name = BuildName.parse(case.algorithm)
+        runs = str(name._replace(memory=case.memory if several else None))
         is_untuned = case.algorithm in UNTUNED
-        runs = (case.chosen or case.algorithm) if is_untuned else name
-        heats.setdefault(heat, []).append(Candidate(runs, costs_us[case.case], is_untuned))
+        if is_untuned:
+            runs = case.chosen or case.algorithm
+        candidate = Candidate(number, runs, costs_us.get(number, {}), is_untuned)
+        heats.setdefault(heat, []).append(candidate)
     for candidates in heats.values():
         default = {candidate.name for candidate in candidates if candidate.is_untuned}
         candidates[:] = [
@@ -101,22 +110,11 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
     return heats
 
 
-def names_of(cases: Iterable[CaseFields]) -> list[str]:
-    """What each case runs, in the words of `chosen`: with its memory if the run has several
-    kinds."""
-    cases = list(cases)
-    several = len({case.memory for case in cases if not case.library}) > 1
-    names = [BuildName.parse(case.algorithm) for case in cases]
-    if several:
-        names = [name._replace(memory=case.memory) for name, case in zip(names, cases, strict=True)]
-    return [str(name) for name in names]
-
-
 def settled_of(candidates: list[Candidate]) -> list[Candidate]:
     """The candidates with enough blocks, the fastest first. Early losers have few blocks: the best
     of them would be luck."""
-    half = max(len(candidate.rounds) for candidate in candidates) / 2
-    least = min(max(half, LEAST_BLOCKS), ENOUGH_BLOCKS)
+    most = max(len(candidate.rounds) for candidate in candidates)
+    least = min(max(most / 2, LEAST_BLOCKS), ENOUGH_BLOCKS)
     return sorted(
         (candidate for candidate in candidates if len(candidate.rounds) >= least),
         key=lambda candidate: candidate.cost_us,

@@ -23,7 +23,7 @@ from collectives.copy_engine import (
 from collectives.operation import (
     NOT_MAPPED,
     Bound,
-    Case,
+    CollectiveCase,
     KernelAlgorithm,
     Limits,
     Operation,
@@ -47,7 +47,7 @@ class Program:
     writer's inputs."""
 
     world: World
-    case: Case
+    case: CollectiveCase
     engine: CopyEngine
     module: Module
     arguments: Arguments  # receives: the registered buffers of all ranks
@@ -119,7 +119,7 @@ class Program:
         return Step(kernel, arguments, min(blocks, build.blocks or blocks))
 
 
-def _bind(world: World, case: Case) -> Bound:
+def _bind(world: World, case: CollectiveCase) -> Bound:
     peers, ranks = world.mapped, world.communicator.size
     segment_bytes = -(-case.segment_bytes // (PACK_BYTES * ranks)) * PACK_BYTES
     # All ranks take part in these calls, so nothing before them may fail on one rank alone.
@@ -144,7 +144,7 @@ def _bind(world: World, case: Case) -> Bound:
     return Operation(step, world.device.caller(step), keep=program, ignores_nan=True)
 
 
-def _refuses(world: World, case: Case) -> Unsupported | None:
+def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     if refusal := without_gpus(world, "copy engines; GPUs have them"):
         return refusal
     if world.communicator.size == 1:
@@ -159,7 +159,7 @@ def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
     return peers.inboxes[-1]
 
 
-def _traffic(ranks: int, case: Case) -> Traffic:
+def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
     others = case.segment_bytes - case.segment_bytes // ranks
     return Traffic(2, ((others, 0), (others, others)), case.segment_bytes)
 

@@ -14,7 +14,7 @@ from collectives.collective import Traffic
 from collectives.communicator import Communicator, Refusal
 from collectives.operation import (
     Bound,
-    Case,
+    CollectiveCase,
     KernelAlgorithm,
     Limits,
     Operation,
@@ -34,7 +34,7 @@ CHUNKS, REST_BYTES = 4, 4096  # of a half: two chunks of input and two of sums, 
 SOCKET_TIMEOUT_S = 10.0
 
 
-def _bind(entry: str, world: World, case: Case) -> Bound:
+def _bind(entry: str, world: World, case: CollectiveCase) -> Bound:
     """Raises DeviceError."""
     peers = world.mapped
     if peers.multicast is None:
@@ -53,7 +53,7 @@ def _bind(entry: str, world: World, case: Case) -> Bound:
     return bound
 
 
-def _refuses(world: World, case: Case) -> Unsupported | None:
+def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     if refusal := without_gpus(world, "multicast; NVIDIA GPUs on an NVSwitch have it"):
         return refusal
     if world.communicator.size == 1:
@@ -125,11 +125,11 @@ def _receive_descriptor(communicator: Communicator, descriptor: int) -> int:
     return descriptor
 
 
-def _one_shot_traffic(ranks: int, case: Case) -> Traffic:
+def _one_shot_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     return Traffic(1, ((0, case.segment_bytes),), case.segment_bytes)
 
 
-def _two_shot_traffic(ranks: int, case: Case) -> Traffic:
+def _two_shot_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     own = case.segment_bytes // ranks
     return Traffic(2, ((own, own),), case.segment_bytes)
 

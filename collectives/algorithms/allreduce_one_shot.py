@@ -5,13 +5,13 @@ Wins for short messages: one step costs half a round trip less than two."""
 from functools import partial
 
 from collectives.binding import binder
-from collectives.operation import Case, KernelAlgorithm, Limits, Unsupported, World
+from collectives.operation import CollectiveCase, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import direct_traffic
 
 WINS_BELOW = 4 << 20
 
 
-def _refuses_in_place(world: World, case: Case) -> Unsupported | None:
+def _refuses_in_place(world: World, case: CollectiveCase) -> Unsupported | None:
     if case.in_place and case.variant == "registered":
         return Unsupported("in place a result would overwrite inputs that peers have yet to read")
     return None

@@ -9,24 +9,24 @@ from collections.abc import Callable
 
 from collectives.binding import bind_kernel
 from collectives.collective import Traffic
-from collectives.operation import Bound, Case, KernelAlgorithm, Limits, Unsupported, World
+from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import direct_traffic
 
-Moves = Callable[[int, Case], Traffic]
-Refuses = Callable[[World, Case], Unsupported | None]
+Moves = Callable[[int, CollectiveCase], Traffic]
+Refuses = Callable[[World, CollectiveCase], Unsupported | None]
 
 
-def _ll_traffic(ranks: int, case: Case) -> Traffic:
+def _ll_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     others = 2 * (ranks - 1) * case.segment_bytes
     return Traffic(1, ((others, 0), (0, others)) if others else (), case.segment_bytes)
 
 
-def _refuses_memory(world: World, case: Case) -> Unsupported | None:
+def _refuses_memory(world: World, case: CollectiveCase) -> Unsupported | None:
     reason = world.mapped.no_packets
     return Unsupported(reason) if reason else None
 
 
-def _refuses_integers(world: World, case: Case) -> Unsupported | None:
+def _refuses_integers(world: World, case: CollectiveCase) -> Unsupported | None:
     if case.datatype.is_float:
         return _refuses_memory(world, case)
     return Unsupported(f"every value of {case.datatype.name} is data: none can be the sentinel")
@@ -35,7 +35,7 @@ def _refuses_integers(world: World, case: Case) -> Unsupported | None:
 def _packets(
     base: str, about: str, limits: Limits, moves: Moves, refuses: Refuses
 ) -> KernelAlgorithm:
-    def perform(world: World, case: Case) -> Bound:
+    def perform(world: World, case: CollectiveCase) -> Bound:
         room_bytes = int(limits.most(world.communicator.size))
         # The kernel checks when it is compiled that a writer's room holds as much.
         return bind_kernel(

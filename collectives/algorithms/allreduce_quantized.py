@@ -8,7 +8,7 @@ import numpy as np
 
 from collectives.binding import bind_kernel
 from collectives.collective import Array, Datatype, Traffic, combined
-from collectives.operation import Bound, Case, KernelAlgorithm, Limits, Unsupported, World
+from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import two_shot_traffic
 
 BLOCK = 32  # elements that share a scale
@@ -58,12 +58,12 @@ class Wire:
                 total = total * np.float32(1 / np.float32(len(inputs)))
             return self.rounded(total)
 
-    def refuses(self, world: World, case: Case) -> Unsupported | None:
+    def refuses(self, world: World, case: CollectiveCase) -> Unsupported | None:
         if case.datatype.name in DATATYPES and case.redop in ("sum", "avg"):
             return None
         return Unsupported(f"only sum and avg of {', '.join(DATATYPES)} can be quantised")
 
-    def bind(self, world: World, case: Case) -> Bound:
+    def bind(self, world: World, case: CollectiveCase) -> Bound:
         # Two chunks and two segments of sums as codes and scales, each rounded up by 256 B at most.
         if isinstance(world.peers, Unsupported):
             return world.peers
@@ -89,7 +89,7 @@ class Wire:
             snr_db=signal_to_noise_db(self, case.datatype, case.redop, world.communicator.size),
         )
 
-    def traffic(self, ranks: int, case: Case) -> Traffic:
+    def traffic(self, ranks: int, case: CollectiveCase) -> Traffic:
         return two_shot_traffic(ranks, case, self.wire_bytes(case.count))
 
 

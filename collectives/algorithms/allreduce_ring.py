@@ -5,10 +5,10 @@ Wins for long messages between GPUs that reach only their neighbours at full spe
 
 from collectives.binding import binder
 from collectives.collective import Traffic
-from collectives.operation import Case, KernelAlgorithm
+from collectives.operation import CollectiveCase, KernelAlgorithm
 
 
-def _traffic(ranks: int, case: Case) -> Traffic:
+def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
     segment = case.segment_bytes // ranks
     forwarded = [(segment, segment)] * (2 * ranks - 3)
     stages = ((segment, 0), *forwarded, (0, segment)) if ranks > 1 else ()

@@ -4,7 +4,7 @@ Wins for long messages: each rank sums 1/ranks of the data, and sends each byte 
 
 from collectives.binding import binder
 from collectives.collective import Traffic
-from collectives.operation import Case, KernelAlgorithm, World
+from collectives.operation import CollectiveCase, KernelAlgorithm, World
 from collectives.traffic import chained_bytes, two_shot_traffic
 
 TWO_SHOT = KernelAlgorithm(
@@ -20,7 +20,7 @@ TWO_SHOT = KernelAlgorithm(
 )
 
 
-def _push_traffic(ranks: int, case: Case) -> Traffic:
+def _push_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     own = case.segment_bytes // ranks
     others = case.segment_bytes - own
     is_copied = case.variant == "copied"
@@ -49,7 +49,7 @@ PUSH = KernelAlgorithm(
 )
 
 
-def _direct_traffic(ranks: int, case: Case) -> Traffic:
+def _direct_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     own = case.segment_bytes // ranks
     others = case.segment_bytes - own
     stored = 0 if case.in_place else others  # in place into lines that have just been read

@@ -17,12 +17,20 @@ from collectives.algorithms import listed
 from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Bound, Case, Limits, Operation, Unsupported, World
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    CollectiveCase,
+    Limits,
+    Operation,
+    Unsupported,
+    World,
+)
 from kernels.devices.device import DeviceError
 
 # A case of this host's ranks, by our kernels, or of a rail, by the library.
-Leg = tuple[World, Case]
-Legs = Callable[[World, World, Case], Iterator[Leg]]
+Leg = tuple[World, CollectiveCase]
+Legs = Callable[[World, World, CollectiveCase], Iterator[Leg]]
 
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
 MOST_WHOLE_BYTES = 16 << 10
@@ -54,7 +62,7 @@ def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return list(zip(*nodes, strict=True))
 
 
-def sharded(node: World, rail: World, case: Case) -> Iterator[Leg]:
+def sharded(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
     """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; a whole
     message that is short and has no equal shards."""
     rank, ranks = node.communicator.rank, node.communicator.size
@@ -68,13 +76,13 @@ def sharded(node: World, rail: World, case: Case) -> Iterator[Leg]:
     yield node, replace(shard, collective=COLLECTIVES["all_gather"], send=place)
 
 
-def whole(node: World, rail: World, case: Case) -> Iterator[Leg]:
+def whole(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
     """All-reduce here, then all-reduce along this rank's rail."""
     yield node, replace(case, variant="copied")
     yield rail, replace(case, send=case.receive, in_place=True)
 
 
-def bind(legs_of: Legs, world: World, case: Case) -> Bound:
+def bind(legs_of: Legs, world: World, case: CollectiveCase) -> Bound:
     """Binds the legs on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     assert world.node
     node = world.node
@@ -90,7 +98,7 @@ def bind(legs_of: Legs, world: World, case: Case) -> Bound:
     return run_sequence(world, [bound for bound in bounds if isinstance(bound, Operation)])
 
 
-def bind_within(node: World, case: Case) -> Bound:
+def bind_within(node: World, case: CollectiveCase) -> Bound:
     """Raises Refusal on all ranks of the host."""
     pull, push = WITHIN[case.collective.name]
     reads = node.device.is_cpu or case.variant == "registered"
@@ -103,12 +111,12 @@ def bind_within(node: World, case: Case) -> Bound:
     return bound
 
 
-def bind_flat(world: World, case: Case) -> Bound:
+def bind_flat(world: World, case: CollectiveCase) -> Bound:
     """The library's plain call."""
     return world.library.bind(world, replace(case, variant=world.library.variants(world)[0]))
 
 
-def _refuses(world: World, case: Case) -> Unsupported | None:
+def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     assert world.node
     if isinstance(world.node.peers, Unsupported):
         return world.node.peers
@@ -122,7 +130,7 @@ def _refuses(world: World, case: Case) -> Unsupported | None:
     return None
 
 
-def _refuses_shards(world: World, case: Case) -> Unsupported | None:
+def _refuses_shards(world: World, case: CollectiveCase) -> Unsupported | None:
     assert world.node
     ranks = world.node.communicator.size
     if case.count % ranks and case.segment_bytes > MOST_WHOLE_BYTES:

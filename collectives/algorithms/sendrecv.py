@@ -4,7 +4,7 @@ from functools import partial
 
 from collectives.binding import bind_kernel
 from collectives.collective import Traffic
-from collectives.operation import Bound, Case, KernelAlgorithm, World
+from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, World
 from collectives.traffic import HOPS
 
 MOST_CHUNK_BYTES = 64 << 10  # sendrecv.cu has 6 to 32 chunks in each half of a slab
@@ -12,7 +12,7 @@ LEAST_CHUNK_BYTES = 16 << 10
 CHUNKS = 32  # of a message between CPUs, where a flag costs little: the receiver starts after one
 
 
-def _bind(direction: str, world: World, case: Case) -> Bound:
+def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     room_bytes = MOST_CHUNK_BYTES
     if world.device.is_cpu and not case.build.chunk_bytes:
         wanted_bytes = max(LEAST_CHUNK_BYTES, case.segment_bytes // CHUNKS)
@@ -20,7 +20,7 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
     return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}", room_bytes)
 
 
-def _traffic(ranks: int, case: Case) -> Traffic:
+def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
     """Hop by hop. Over registered buffers both ranks of a pair can move half of the message, and a
     flag before the first hop tells that the buffers are free."""
     registered, hops = case.variant == "registered", HOPS[case.shape["way"]]

@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 
 from collectives import choice
-from collectives.binding import attached, bind_kernel, chunk_that_fits, run_sequence
+from collectives.binding import bind_kernel, chunk_that_fits, place_structure, run_sequence
 from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
 from collectives.operation import (
     Algorithm,
     Bound,
-    Case,
+    CollectiveCase,
     KernelAlgorithm,
     LibraryAlgorithm,
     Operation,
@@ -66,9 +66,9 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class RoutedCase(Case):
-    """A Case over rows of `count` elements: this rank's tokens at `send` before a dispatch, at
-    `receive` after a combine, and the experts' rows in `tables.rows`."""
+class RoutedCase(CollectiveCase):
+    """Rows of `count` elements: this rank's tokens, at `send` before a dispatch and at `receive`
+    after a combine, and the experts' rows in `tables.rows`."""
 
     tables: Tables = field(kw_only=True)
 
@@ -126,10 +126,10 @@ def _with_routing(
 ) -> list[object]:
     routing = Routing.from_buffer_copy(case.tables.structure)
     routing.step_tokens = step_tokens
-    return [attached(world, arguments, routing), case.tables]
+    return [place_structure(world, arguments, routing), case.tables]
 
 
-def _bind(direction: str, world: World, case: Case) -> Bound:
+def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     assert isinstance(case, RoutedCase)
     way, routes = case.shape["way"], case.tables.routes
     if isinstance(world.peers, Unsupported):
@@ -152,7 +152,7 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
     return Operation(step, world.device.caller(step), keep=keep)
 
 
-def _bind_library(world: World, case: Case) -> Bound:
+def _bind_library(world: World, case: CollectiveCase) -> Bound:
     """For each direction: pack rows, exchange them, unpack them."""
     assert isinstance(case, RoutedCase)
     rank, routing, routes = world.communicator.rank, case.tables.structure, case.tables.routes
@@ -180,7 +180,7 @@ def _bind_library(world: World, case: Case) -> Bound:
     return run_sequence(world, operations)
 
 
-def _traffic(ranks: int, case: Case) -> Traffic:
+def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
     """What the busiest rank stores and reads; and the most bytes that a rank copies for tokens
     that stay on it, each row of a dispatch, each token of a combine."""
     assert isinstance(case, RoutedCase)
@@ -220,7 +220,7 @@ LIBRARY = LibraryAlgorithm(
 FLAT = Algorithm("flat", LIBRARY.about, _bind_library, _traffic, spans_hosts=True)  # for auto
 
 
-def _bind_auto(world: World, case: Case) -> Bound:
+def _bind_auto(world: World, case: CollectiveCase) -> Bound:
     ours = PULL if world.device.is_cpu else PUSH
     algorithm = FLAT if world.node else ours
     bound = algorithm.bind(world, case)

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from collectives.binding import attached, chunk_that_fits, run_sequence
+from collectives.binding import chunk_that_fits, place_structure, run_sequence
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
     NO_SWAP,
     NOT_MAPPED,
     Algorithm,
     Bound,
-    Case,
+    CollectiveCase,
     KernelAlgorithm,
     Operation,
     Unsupported,
@@ -43,7 +43,7 @@ COLLECTIVE = {
     name: replace(COLLECTIVES["all_reduce"], name=name)
     for name in ("allreduce_rmsnorm", "gemv_allreduce")
 }
-Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of Case
+Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of CollectiveCase
 
 
 class Norm(ctypes.Structure):
@@ -77,7 +77,7 @@ class Gemv(ctypes.Structure):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormCase(Case):
+class NormCase(CollectiveCase):
     """Rows of `norm.hidden` elements, one a token: `send` has this rank's parts of the sums,
     `receive`, which overlaps no other buffer, gets the norm. `norm` has the other addresses, but of
     the sums between a collective and the norm, which lie at `summed`."""
@@ -87,7 +87,7 @@ class NormCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GemvCase(Case):
+class GemvCase(CollectiveCase):
     """A matrix of `layer.hidden` rows for `tokens` tokens. This rank has `layer.inner` of its
     columns, stored as `weight_type` (one of WEIGHTS); `send` gets its products, `receive` the sums.
     The `copies` of the weights are used in turn, so that weights come from memory as in a model."""
@@ -98,7 +98,11 @@ class GemvCase(Case):
 
 
 def _compile(
-    world: World, case: Case, stem: str, structure: type[ctypes.Structure], macros: dict[str, str]
+    world: World,
+    case: CollectiveCase,
+    stem: str,
+    structure: type[ctypes.Structure],
+    macros: dict[str, str],
 ) -> Module:
     ranks = mapped_here(world).communicator.size
     macros = {
@@ -162,7 +166,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         if is_direct:
             entry = "allreduce_rmsnorm_direct_registered"
     module = _compile(world, case, "allreduce_rmsnorm", Norm, {})
-    memory = attached(world, arguments, structure)
+    memory = place_structure(world, arguments, structure)
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
     step = Step(module.kernel(entry), arguments, blocks)
@@ -190,7 +194,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     macros = {"WT_TOKENS": str(case.tokens), "WT_WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
     structure = Gemv.from_buffer_copy(case.layer)
-    memory = attached(world, arguments, structure)
+    memory = place_structure(world, arguments, structure)
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
     return Operation(step, world.device.caller(step), keep=memory)
 
@@ -200,8 +204,8 @@ def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bo
     return sequence(world, [gemv(world, case), reduce])
 
 
-def all_reduce(case: Case, send: int, receive: int) -> Case:
-    return Case(
+def all_reduce(case: CollectiveCase, send: int, receive: int) -> CollectiveCase:
+    return CollectiveCase(
         COLLECTIVES["all_reduce"],
         case.count,
         case.datatype,

@@ -29,7 +29,7 @@ from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers.fused import forms, sequence
-from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from kernels.devices.device import Gate, Kernel, Step
 
 CHUNKS = (1, 2, 4, 8)
@@ -39,7 +39,7 @@ Call = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatmulCase(Case):
+class MatmulCase(CollectiveCase):
     """[tokens, inner] times [inner, columns]; a rank sends or gets `count` elements of the
     collective's.
 
@@ -159,7 +159,7 @@ def _collectives(world: World, case: MatmulCase, algorithm: Algorithm, chunks: i
     for chunk in range(chunks):
         between = case.between + chunk * part_bytes * world.communicator.size
         own = (case.receive if reduces else case.send) + chunk * part_bytes
-        part = Case(
+        part = CollectiveCase(
             collective,
             case.count // chunks,
             case.datatype,

@@ -19,7 +19,15 @@ from collectives.collective import COLLECTIVES, DATATYPES, Array, ordered, partn
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
 from collectives.library.nccl import COPY_ENGINES, Nccl, environment, open_nccl
-from collectives.operation import Bound, Case, Library, Message, Operation, Unsupported, World
+from collectives.operation import (
+    Bound,
+    CollectiveCase,
+    Library,
+    Message,
+    Operation,
+    Unsupported,
+    World,
+)
 from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice, GpuMemory
 from kernels.devices.gpu_stream import MOST_QUEUED
@@ -151,7 +159,7 @@ class NcclLibrary(Library):
         self.memories.append(memory)
         return memory
 
-    def bind(self, world: World, case: Case) -> Bound:
+    def bind(self, world: World, case: CollectiveCase) -> Bound:
         try:
             if case.collective.reduces and case.datatype.name not in TYPES:
                 return Unsupported(f"{self.nccl.name} does not reduce {case.datatype.name}")
@@ -198,7 +206,7 @@ class NcclLibrary(Library):
     def bind_smallest(self, world: World) -> Bound:
         """Binds an all-reduce of one element. Raises DeviceError."""
         at = self.device.private(4).address
-        case = Case(COLLECTIVES["all_reduce"], 1, DATATYPES["int32"], "sum", at, at, True)
+        case = CollectiveCase(COLLECTIVES["all_reduce"], 1, DATATYPES["int32"], "sum", at, at, True)
         return self.bind(world, case)
 
     def barrier(self, world: World) -> Step:
@@ -278,7 +286,7 @@ class NcclLibrary(Library):
             notes.append(f"{library.name} uses {', '.join(dict(used))}.")
         return notes
 
-    def _groups(self, case: Case) -> list[list[Call]]:
+    def _groups(self, case: CollectiveCase) -> list[list[Call]]:
         rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
         int8 = TYPES["int8"]  # without a reduction every type is moved as bytes
         move = case.send, case.receive, size, int8
@@ -306,7 +314,7 @@ class NcclLibrary(Library):
         }
         return groups[case.collective.name]
 
-    def _labelled(self, case: Case, label: str) -> Operation:
+    def _labelled(self, case: CollectiveCase, label: str) -> Operation:
         """The case on the communicator with this label. Raises DeviceError on all ranks."""
         if label in ("registered", ZERO_CTA):
             self._register(case, label)
@@ -363,7 +371,7 @@ class NcclLibrary(Library):
         with self.device.calling(title):
             stream.synchronize()
 
-    def _zero_cta(self, case: Case) -> Operation:
+    def _zero_cta(self, case: CollectiveCase) -> Operation:
         """The case under the policy that takes no blocks where it can. `choice` says what NCCL did.
         Raises DeviceError on all ranks."""
         library = self.nccl
@@ -375,7 +383,7 @@ class NcclLibrary(Library):
         copied = ZERO_CTA_LINE in library.logs[ZERO_CTA]
         return detailed(operation, COPY_ENGINES if copied else "a kernel")
 
-    def _register(self, case: Case, label: str) -> None:
+    def _register(self, case: CollectiveCase, label: str) -> None:
         """Makes symmetric windows of the case's buffers. Raises DeviceError on all ranks."""
         library = self.nccl
         if library.version < WINDOWS_SINCE:
@@ -399,7 +407,7 @@ class NcclLibrary(Library):
             if not self.windows[label, memory.address]:
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
-    def _tuned(self, case: Case) -> Operation:
+    def _tuned(self, case: CollectiveCase) -> Operation:
         """The fastest of the default and of the TUNINGS; the log must confirm a variable."""
         library = self.nccl
         if not self.is_rccl and "plain" in library.refused:  # each setting would hang as long

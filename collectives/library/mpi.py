@@ -11,7 +11,15 @@ import numpy as np
 from collectives.binding import run_sequence
 from collectives.collective import Array, ordered, partner
 from collectives.communicator import Communicator
-from collectives.operation import Bound, Case, Library, Message, Operation, Unsupported, World
+from collectives.operation import (
+    Bound,
+    CollectiveCase,
+    Library,
+    Message,
+    Operation,
+    Unsupported,
+    World,
+)
 from kernels.devices.cpu import CpuDevice, LibraryCall
 from kernels.devices.device import Device, Step
 
@@ -49,7 +57,7 @@ class MpiLibrary(Library):
     def variants(self, world: World) -> tuple[str, ...]:
         return ("plain",)
 
-    def bind(self, world: World, case: Case) -> Bound:
+    def bind(self, world: World, case: CollectiveCase) -> Bound:
         count, type_name, op_name = case.segment_bytes, "BYTE", "SUM"
         if case.collective.reduces:
             count = case.count

@@ -206,7 +206,7 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def counted(channels: int) -> str:
-    return f"{channels} channel{'s' * (channels != 1)}"
+    return "1 channel" if channels == 1 else f"{channels} channels"
 
 
 def find_library(vendor: str) -> str:
@@ -259,7 +259,7 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
         nccl.log = os.fdopen(log, encoding="utf-8", errors="replace")  # it quotes paths, variables
         nccl.environment |= {
             "NCCL_DEBUG": "INFO",
-            "NCCL_DEBUG_SUBSYS": "INIT,ENV" + ",TUNING" * nccl.resets_log,
+            "NCCL_DEBUG_SUBSYS": "INIT,ENV,TUNING" if nccl.resets_log else "INIT,ENV",
             "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}",
         }
     return nccl

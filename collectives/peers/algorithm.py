@@ -11,7 +11,15 @@ from typing import TypeVar
 import numpy as np
 
 from collectives.communicator import Mistake
-from collectives.operation import Algorithm, Bound, Case, Operation, Peer, Unsupported, World
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    CollectiveCase,
+    Operation,
+    Performer,
+    Unsupported,
+    World,
+)
 from collectives.peers.case import PeerCase, PeerWorld, Refused
 from collectives.peers.file import PeerFile, read
 from collectives.peers.kernel import KernelFile, read_kernel
@@ -83,7 +91,7 @@ def algorithm_of(file: PeerFile, world: World) -> Algorithm:
     refusal = file.reason_against_world(world, versions)
     started: list[PeerWorld | Unsupported] = [Unsupported(refusal)] if refusal else []
 
-    def bind(world: World, case: Case) -> Bound:
+    def bind(world: World, case: CollectiveCase) -> Bound:
         if not started:
             started.append(start(file, world))
         ranks = started[0]
@@ -99,7 +107,7 @@ def algorithm_of(file: PeerFile, world: World) -> Algorithm:
         bind,
         LIBRARY.moves,
         variants=peer.variants,
-        peer=Peer(file.identity, peer.collectives),
+        peer=Performer(file.identity, peer.collectives),
     )
 
 
@@ -118,7 +126,7 @@ def start(file: PeerFile, world: World) -> PeerWorld | Unsupported:
     return result_or_reason(file, world, begin)
 
 
-def bound(file: PeerFile, world: World, case: Case, ranks: PeerWorld) -> Operation:
+def bound(file: PeerFile, world: World, case: CollectiveCase, ranks: PeerWorld) -> Operation:
     """The case's operation, performed once as the run will: the first call loads and connects."""
     function = ranks.file.bind(PeerCase(ranks, world, case))
     if not callable(function):

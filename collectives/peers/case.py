@@ -6,7 +6,7 @@ from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any, NoReturn
 
-from collectives.operation import Case, World
+from collectives.operation import CollectiveCase, World
 
 TIMEOUT_S = 60  # a rank that failed keeps the others of torch's group waiting so long
 TORCH_NAMES = {"float8_e4m3": "float8_e4m3fn"}  # where torch names a type otherwise
@@ -85,7 +85,7 @@ class PeerCase:
     of the sums plus `residual`, times `weight`, of (hidden,); `residual_out` gets the sums plus
     `residual`. `epsilon` is added to the mean of squares."""
 
-    def __init__(self, peer_world: PeerWorld, world: World, case: Case) -> None:
+    def __init__(self, peer_world: PeerWorld, world: World, case: CollectiveCase) -> None:
         self.peer_world = peer_world
         self.collective, self.redop, self.in_place = case.collective.name, case.redop, case.in_place
         self.datatype, self.count, self.size_bytes = case.datatype.name, case.count, case.size_bytes

@@ -16,7 +16,7 @@ from typing import Any
 
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
 from collectives.communicator import Mistake
-from collectives.operation import Case, World
+from collectives.operation import CollectiveCase, World
 from collectives.peers import SHIPPED
 from collectives.registry import ALGORITHMS
 
@@ -105,7 +105,7 @@ class PeerFile:
         wants_own = device.sharers > 1 and not peer.shares_gpus
         return f"{peer.title} wants one GPU a rank" if wants_own else None
 
-    def reason_against(self, case: Case) -> str | None:
+    def reason_against(self, case: CollectiveCase) -> str | None:
         """Why it does not suit this case."""
         peer = self.peer
         if case.collective.name not in peer.collectives:

@@ -12,7 +12,14 @@ from pathlib import Path
 from collectives.binding import binder
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Mistake
-from collectives.operation import Algorithm, Case, KernelAlgorithm, Peer, Unsupported, World
+from collectives.operation import (
+    Algorithm,
+    CollectiveCase,
+    KernelAlgorithm,
+    Performer,
+    Unsupported,
+    World,
+)
 from collectives.peers.file import read_source
 from collectives.registry import LIBRARY
 from kernels.devices.compile_cache import SOURCES, source_with_headers
@@ -41,7 +48,7 @@ class KernelFile:
     def identity(self) -> str:
         return f"{self.name} {self.digest}"
 
-    def reason_against(self, world: World, case: Case) -> Unsupported | None:
+    def reason_against(self, world: World, case: CollectiveCase) -> Unsupported | None:
         is_other = case.collective.name != self.collective
         return Unsupported(f"{self.name} is {self.collective}") if is_other else None
 
@@ -57,7 +64,7 @@ class KernelFile:
             LIBRARY.moves,
             self.reason_against,
             variants=("copied", "registered") if self.registered else ("copied",),
-            peer=Peer(self.identity, (self.collective,)),
+            peer=Performer(self.identity, (self.collective,)),
         )
 
 

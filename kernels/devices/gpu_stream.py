@@ -15,6 +15,7 @@ from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordin
 MOST_QUEUED = 500
 HOLD_NS = 2_000_000_000  # filling a batch takes ms; a display's driver kills kernels after seconds
 STAMPS = 4
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY, hipErrorOutOfMemory
 PORTABLE, MAPPED = 1, 2  # host allocations: for all devices of the process, in their address space
 HIP_COHERENT = 0x40000000  # otherwise a running kernel may not see the host's writes
 
@@ -77,8 +78,11 @@ class GpuStream:
         number for a shorter one, and for a pointer. Raises DeviceError."""
         with self.calling(name):
             wide = [ctypes.c_uint64(each) if isinstance(each, int) else each for each in arguments]
-            if status := driver_library(self.name)[name](*wide):
-                raise RuntimeError(f"error {status}{' OutOfMemory' * (status == 2)}")
+            status = driver_library(self.name)[name](*wide)
+            if status == OUT_OF_MEMORY:
+                raise RuntimeError(f"error {status} OutOfMemory")
+            if status:
+                raise RuntimeError(f"error {status}")
 
     def driver_value(self, name: str, *arguments: Any) -> int:
         """What such a function writes to its first argument, which `arguments` leave out."""

@@ -17,7 +17,6 @@ from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
 from reports.advice.reduce_times import LEAST_LAUNCHES, Launches, other_hardware, read_launches
 from reports.advice.specs import GPUS, find
-from reports.kit.chart import Chart, Curve
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
 from reports.store.program import REPORTS, RUN
 from reports.store.report_json import write_json
@@ -219,7 +218,7 @@ def as_text(procurement: Procurement) -> str:
 
 
 def procure_page(procurement: Procurement, spec: Path) -> Page:
-    """The page for `procure --html` and for the dashboard: the candidates side by side."""
+    """The page for `procure --html`: the candidates side by side."""
     appraisals = procurement.appraisals
     requirements: list[Row] = [
         {"figure": requirement}
@@ -231,7 +230,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         f"Procurement: {procurement.headline}",
         _banner(procurement),
         [
-            Section("Candidates", cards=list(map(_card, appraisals)), charts=_frontier(appraisals)),
+            Section("Candidates", cards=list(map(_card, appraisals))),
             Section(
                 "Requirements, and figures with their intervals over launches",
                 rows=[*requirements, *_figure_rows(appraisals)],
@@ -258,7 +257,9 @@ def _banner(procurement: Procurement) -> Banner:
         return Banner(f"{len(appraisals)} candidates", f"{best.name} costs {price}.", facts)
     if best.word == "PASS":
         sentence = f"{best.name} meets all {counted(n, 'requirement')} for {price}"
-        return Banner("PASS", sentence + ", the cheapest that does." * cheapest, facts)
+        if cheapest:
+            sentence += ", the cheapest that does."
+        return Banner("PASS", sentence, facts)
 
     counts = Counter(word for word, _ in best.verdicts.values())
     left = ", ".join(f"{count} {word}" for word, count in counts.items())
@@ -286,30 +287,6 @@ def _card(appraisal: Appraisal) -> Card:
         appraisal.word,
         [*lines, *figures, *appraisal.notes],
     )
-
-
-def _frontier(appraisals: Sequence[Appraisal]) -> list[Chart]:
-    """Speed against price, and the candidates that no other beats in both; empty with fewer than
-    two candidates that have the figure, or with several currencies."""
-    units = [figure.unit for figure in appraisals[0].figures]  # of every candidate
-    at = units.index("tok/s") if "tok/s" in units else 1
-    found = [(each, each.figures[at]) for each in appraisals if each.figures[at].value]
-    if len(found) < 2 or len({each.offer.price.currency for each, _ in found}) > 1:
-        return []
-
-    found.sort(key=lambda pair: pair[0].offer.price.amount)
-    values = np.array([figure.value for _, figure in found], dtype=float)
-    best = np.where(values == np.maximum.accumulate(values), values, np.nan)
-    lines = [Curve("frontier", "bound", best)]
-    for place, (each, figure) in enumerate(found):
-        points = np.full((3, len(found)), np.nan)
-        points[:, place] = [end or values[place] for end in (figure.value, figure.low, figure.high)]
-        lines.append(Curve(each.name, f"line-{place % 5 + 1}", points))
-
-    currency = found[0][0].offer.price.currency
-    prices = [each.offer.price.amount for each, _ in found]
-    title = f"{found[0][1].name} against the price in {currency}"
-    return [Chart(title, prices, lines, units[at], "price")]
 
 
 def _record(appraisal: Appraisal) -> dict[str, object]:

@@ -22,8 +22,8 @@ from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in
 from reports.store.program import BENCH
 from reports.store.result import ResultError, read
 from reports.tables.sentences import counted, number, size_text
+from reports.trends.alpha_beta import LATENCY_BOUND_BYTES
 
-CHAINED_UP_TO = 512 << 10  # bytes
 LEAST_LAUNCHES = 5  # of an interval
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
@@ -127,7 +127,7 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
     ways = rows.groupby(WAY, dropna=False)
     rows["way"] = ways.ngroup()
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
-    rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= CHAINED_UP_TO)
+    rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= LATENCY_BOUND_BYTES)
     rows["copied"] = rows.variant != "registered"
     rows = rows[ways["run"].transform("nunique") == len(runs)]
     order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "way"]
@@ -247,7 +247,7 @@ def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
     """The reasons why these times may not apply to this GPU's link."""
     rows, link, size = launches.times, times.link, max(times.spans)
     lines = []
-    single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= CHAINED_UP_TO)]
+    single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
 
     if len(single):
         sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))

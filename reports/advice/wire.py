@@ -11,7 +11,7 @@ import numpy as np
 
 from collectives import registry
 from collectives.collective import COLLECTIVES, DATATYPES, Traffic
-from collectives.operation import Case as ToPerform
+from collectives.operation import CollectiveCase
 from reports.advice.reduce_times import Span, files_of
 from reports.advice.specs import Gpu, Route
 from reports.store.alike import method_of
@@ -43,7 +43,7 @@ ALGORITHMS = {name: KNOWN[name] for name in NAMES if name in KNOWN}
 def traffic_of(name: str, size_bytes: int) -> Traffic | None:
     """What each of two ranks moves in an all-reduce; None if the algorithm has no room for it."""
     all_reduce, algorithm = COLLECTIVES["all_reduce"], ALGORITHMS[name]
-    case = ToPerform(all_reduce, size_bytes, DATATYPES["int8"], "sum", send=0, receive=0)
+    case = CollectiveCase(all_reduce, size_bytes, DATATYPES["int8"], "sum", send=0, receive=0)
     return None if size_bytes > algorithm.limits.most(2) else algorithm.traffic(2, case)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from reports.imports.logged import LoggedTest
 from reports.imports.runs import FORMATS, content_of_run, find_tests, run_of
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import MOST_BYTES, printable
@@ -48,13 +47,13 @@ def import_logs(arguments: argparse.Namespace) -> int:
             tests = find_tests(path, content := content_of(path))
             records += store(tests, path, content, arguments)
         except ResultError as error:
-            print(f"{REPORTS}: {printable(str(error))}", file=sys.stderr)
+            complain(str(error))
             status = 2
             continue
         if unread := sorted({line for test in tests for line in test.unread}):
             numbers = ", ".join(map(str, unread[:20]))
             listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
-            print(f"{REPORTS}: {printable(str(path))}: {listed}", file=sys.stderr)
+            complain(f"{path}: {listed}")
 
     if arguments.json:
         write_json("import", tests=records)

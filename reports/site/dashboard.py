@@ -4,21 +4,19 @@ import argparse
 import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from reports.advice.procurement import evaluate, procure_page
 from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
 from reports.site.history_page import KEY, history_page, part_of, sides_of, standing
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.owners import open_folder
-from reports.store.program import REPORTS, RUN
+from reports.store.program import REPORTS, RUN, complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
@@ -51,8 +49,8 @@ def dashboard(arguments: argparse.Namespace) -> int:
     command = shlex.join(["dashboard", results.name or ".", "-o", site.name])
 
     store = shared.find(results)
-    if not any([*store.contents.entries, *store.campaigns, *store.specs]):
-        raise ResultError(f"{results} holds nothing to show: no run, log or specification")
+    if not any([*store.contents.entries, *store.campaigns]):
+        raise ResultError(f"{results} holds nothing to show: no run or log")
 
     with write_errors(site):
         folder = open_folder(site)
@@ -72,7 +70,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
         (folder / name).unlink(missing_ok=True)
 
     for sentence in store.left_out:
-        print(f"{REPORTS}: {untrusted.printable(sentence)}", file=sys.stderr)
+        complain(sentence)
 
     if arguments.json:
         write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)
@@ -130,14 +128,6 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
 
     if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
         yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.contents)
-
-    for spec in store.specs:
-        name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
-        yield shared.file_name("procure", str(spec)), name, partial(_procurement_page, spec)
-
-
-def _procurement_page(spec: Path) -> Page:
-    return procure_page(evaluate(spec), spec)
 
 
 def plan_runs(store: shared.Store) -> Iterator[Job]:

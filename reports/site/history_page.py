@@ -21,7 +21,7 @@ from reports.trends.changes import LEAST_BASE, MIN_RUNS, Step
 from reports.trends.history import History, closing
 from reports.trends.series import Event, Series
 
-WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
+WORST_FIRST = ("worse", "suspect", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
 MOST_POINTS = 400  # of a line; of more runs a point is the median of several
 
@@ -44,7 +44,7 @@ def standing(history: History) -> list[Event]:
     events = [
         event
         for event in history.events
-        if any(series.last_step is step for series, step in event.changes)
+        if any(series.last_alarm is step for series, step in event.changes)
     ]
     events.sort(key=attrgetter("run"), reverse=True)
     return sorted(events, key=attrgetter("word"), reverse=True)
@@ -64,6 +64,10 @@ def banner_of(history: History) -> Banner:
         title = f"{counted(n, 'change')} for the {word}"
         place = " ".join(part if isinstance(part, str) else part[0] for part in where(event))
         return Banner(title, f"{event.headline}.", [place, f"{counts} {newest}"], word)
+
+    for event in history.events:
+        if event.is_suspect:
+            return Banner("Suspect", f"{event.headline}.", [counts, newest])
 
     word = max(words, key=lambda each: words[each], default="too early")
     sentence, facts = f"No case changed over {counted(len(history.runs), 'run')}.", [counts, newest]

@@ -93,7 +93,6 @@ def _banner(store: shared.Store, wrong: list[Entry], pages: Pages) -> Banner:
     content: dict[str, Sequence[object]] = {
         "run": [run for run in store.runs if not run.left_out],
         "failed run": [run for run in store.runs if run.left_out],
-        "specification": store.specs,
     }
     found = [counted(len(items), name) for name, items in content.items() if items]
     return Banner(

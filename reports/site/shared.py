@@ -18,13 +18,11 @@ from reports.trends.history import History, history_of
 @dataclass
 class Store:
     """The content of a folder: runs (oldest first, without those of campaigns), folders of
-    campaigns, specs of procurements, sentences about files that are left out, and the history of
-    all runs."""
+    campaigns, sentences about files that are left out, and the history of all runs."""
 
     contents: Contents
     runs: list[Entry]
     campaigns: list[Path]
-    specs: list[Path]
     left_out: list[str]
     history: History
 
@@ -52,7 +50,6 @@ def find(folder: Path) -> Store:
         *(str(error) for _, error in contents.refused),
         *(f"{copy.path} is the run {copy.run.run_id} once more" for copy in copies),
     ]
-    specs = sorted(path for path in folder.glob("*.toml") if not path.is_symlink())
     history = History({}, [])
     if runs or campaigns:
         try:
@@ -60,7 +57,7 @@ def find(folder: Path) -> Store:
         except ResultError as error:
             left_out.append(f"There is no history: {error}")
 
-    return Store(contents, runs, campaigns, specs, left_out, history)
+    return Store(contents, runs, campaigns, left_out, history)
 
 
 def file_name(kind: str, name: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reports.store.case import CASE_KEY
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.schema import FIGURES
-from reports.store.untrusted import printable, spreadsheet_cell
+from reports.store.untrusted import spreadsheet_cell
 from reports.tables.frame import PARTS, read_rows
 
 # The base unit of a figure by the end of its name, and the scale to it.
@@ -44,7 +44,7 @@ def export(arguments: argparse.Namespace) -> int:
         del row["path"]  # readers elsewhere need not know the author's folders
 
     for sentence in unreadable:
-        print(f"{REPORTS}: left out: {printable(sentence)}", file=sys.stderr)
+        complain(f"left out: {sentence}")
 
     content = (as_csv(rows) if arguments.csv else as_openmetrics(rows)).encode()
     sys.stdout.flush()

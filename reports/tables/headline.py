@@ -138,7 +138,7 @@ def lines_text(fits: Sequence[Any]) -> str:
         alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s
         alpha = f"alpha {number(alpha_us.value)} us" if alpha_us.is_resolved else ""
         beta = f"beta {number(beta_gb_s.value)} GB/s" if beta_gb_s.is_resolved else ""
-        found = ", ".join(filter(None, [alpha, beta])) or "no line fits"
+        found = ", ".join(filter(None, [alpha, beta])) or "nothing is resolved"
         texts.append(f"{spoken(fit.name)}: {found}")
 
     return "; ".join(texts)

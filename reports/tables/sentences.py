@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.store.case import is_peer
+from reports.store.names import BuildName
 from reports.store.result import time_of
 from reports.store.schema import CaseFields, Result, Run
 from reports.store.stats import Interval
@@ -96,9 +97,12 @@ def left_out_lines(names_of: Mapping[str, Sequence[str]]) -> list[str]:
 
 def spoken(algorithm: str) -> str:
     """The name of an algorithm in a sentence: `two-shot push, built +nt+128K`."""
-    name, plus, build = algorithm.partition("+")
-    words = re.sub(r"\b(one|two)_shot", r"\1-shot", name).replace("_", " ")
-    return f"{words}, built {plus}{build}" if build else words
+    name = BuildName.parse(algorithm)
+    unbuilt = str(name._replace(words=()))
+    text = re.sub(r"\b(one|two)_shot", r"\1-shot", unbuilt).replace("_", " ")
+    if name.words:
+        text += f", built +{'+'.join(name.words)}"
+    return text
 
 
 def algorithm_of(case: Any) -> str:
@@ -109,7 +113,8 @@ def algorithm_of(case: Any) -> str:
         return str(case.library)
 
     is_staged = case.memory == "host_staged" and case.algorithm != "auto"
-    return f"{case.algorithm}{' over host_staged' * is_staged}"
+    memory = case.memory if is_staged else None
+    return str(BuildName.parse(case.algorithm)._replace(memory=memory))
 
 
 def without_version(library: str | None) -> str:

@@ -13,8 +13,8 @@ HEADINGS = ["size", "variant", "us", "best", "gain [95 %]"]
 def render(result: Result) -> str:
     """A table for each mode with a line for each size and variant; ends with a newline."""
     head = [
-        "the best; us with reading the result; gain: the choice of the untuned auto over the best,",
-        "- if it is the best",
+        "the best, in us with reading the result; gain: the choice of the untuned auto",
+        "over the best, - if it is the best",
     ]
     tables = []
     for calls in sorted({winner.mode for winner in result.winners}, reverse=True):

@@ -1,5 +1,5 @@
-"""`fit`: fits time = alpha + size / beta, in one or two regimes, to each algorithm.
-`alpha_beta` has the statistics."""
+"""`fit`: fits time = alpha + size / beta to the latency-bound and the bandwidth-bound sizes of each
+algorithm. `alpha_beta` has the statistics."""
 
 import argparse
 import sys
@@ -11,12 +11,12 @@ import numpy as np
 from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key
 from reports.store.folder import in_order
 from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.headline import lines_text
-from reports.tables.sentences import interval_text, lay_out, plain_table, spoken, tick_text, wrapped
+from reports.tables.sentences import interval_text, lay_out, plain_table, tick_text, wrapped
 from reports.trends.alpha_beta import MIN_SIZES, Estimate, Fit, Regime, regimes_of
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import notes_of, side_of
@@ -102,7 +102,7 @@ def fit(arguments: argparse.Namespace) -> int:
         raise ResultError("; ".join([problem, *notes]))
 
     for note in notes:
-        print(f"{REPORTS}: {note}", file=sys.stderr)
+        complain(note)
 
     if arguments.json:
         write_json("fit", fits=fits)
@@ -127,7 +127,9 @@ def text(fits: Sequence[Fit]) -> str:
         table = plain_table(rows[0], [row.values() for row in rows])
         for column in table.columns:
             column.no_wrap = False  # a cut figure would be wrong
-        texts.append(lay_out([], [title], [("", table)], sentences(group)))
+        few = min(len(fit.run_ids) for fit in group) < MIN_PAIRS
+        sentences = [f"Fewer than {MIN_PAIRS} launches have no intervals."] if few else []
+        texts.append(lay_out([], [title], [("", table)], sentences))
 
     return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
 
@@ -147,16 +149,3 @@ def _with_interval(estimate: Estimate) -> str:
         return "-"
 
     return interval_text(msgspec.structs.astuple(estimate))
-
-
-def sentences(fits: Sequence[Fit]) -> list[str]:
-    """Sentences on the limits of these fits."""
-    bent = [
-        f"{spoken(fit.name)} at {cells(regime)['sizes']}"
-        for fit in fits
-        for regime in fit.regimes
-        if regime.alpha_us.value is None
-    ]
-    texts = [f"No line, the times bend; measure more sizes: {', '.join(bent)}."] * bool(bent)
-    is_short = min(len(fit.run_ids) for fit in fits) < MIN_PAIRS
-    return texts + [f"Fewer than {MIN_PAIRS} launches have no intervals."] * is_short

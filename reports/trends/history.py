@@ -2,7 +2,6 @@
 change."""
 
 import argparse
-import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from reports.store.observations import (
     costs_of,
     in_one_state,
 )
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, by_time
 from reports.store.schema import Run
@@ -42,13 +41,18 @@ from reports.trends.series import Event, Series, series_of
 
 # Before and after an event: a fact that changes more often than this among them is no cause.
 FACT_RUNS, MOST_FACT_CHANGES = 10, 3
+# Of 84 series, up to this correlation of neighbouring runs (docs/calibration.md): the share of
+# months without a change that have an alarm at the most, and of steps of three spreads in one
+# series that are told within eight runs at the least.
+RATES = (0.0, 0.02, 0.95), (0.4, 0.04, 0.65), (0.7, 0.05, 0.35)
 
 
 @dataclass
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the share of
     the CPU time that was withheld from disturbed runs; the events, largest first; the runs with
-    wrong results that no right one has followed."""
+    wrong results that no right one has followed; the largest correlation of neighbouring runs, None
+    if no series is long enough."""
 
     runs: dict[str, Run]
     skipped: list[str]
@@ -56,6 +60,7 @@ class History:
     series: list[Series] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     wrong: list[Entry] = field(default_factory=list)
+    rho: float | None = None
 
 
 def standing_wrong(entries: Sequence[Entry]) -> list[Entry]:
@@ -132,7 +137,9 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
     n_series, facts_of = sum(map(len, panels.values())), cache(recorded_facts)
     for panel in panels.values():
         log_costs = np.log([series.costs_us for series in panel])
-        for series, judged in zip(panel, judge(log_costs, n_series), strict=True):
+        verdicts, rho = judge(log_costs.T, n_series)
+        history.rho = max(rho, history.rho or 0.0)
+        for series, judged in zip(panel, verdicts, strict=True):
             series.steps, series.quiet = judged
             series.mark_disturbed(history.disturbed)
         at: dict[int, list[tuple[Series, Step]]] = defaultdict(list)
@@ -198,18 +205,19 @@ def history(arguments: argparse.Namespace) -> int:
     Raises ResultError for a folder without runs, for an unknown run, and if the picture cannot be
     drawn."""
     history = history_of(read_store(arguments.folder))
+    later = {*history.runs}
     if since := arguments.since:
         if since not in {*history.runs, *(entry.run.run_id for entry in history.wrong)}:
             raise ResultError(f"--since {since}: no usable run here has this id")
         later = {run_id for run_id in history.runs if by_time(run_id) >= by_time(since)}
         history.events = [event for event in history.events if event.run in later]
-        history.series = [series for series in history.series if series.since in later]
+        history.series = [each for each in history.series if each.since(each.last_step) in later]
         history.wrong = [run for run in history.wrong if by_time(run.run.run_id) >= by_time(since)]
 
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
     elif arguments.plot:
-        print(f"{REPORTS}: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
+        complain(f"nothing changed, so {arguments.plot} is not drawn")
 
     if arguments.json:
         events = [
@@ -237,7 +245,10 @@ def history(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(text_of(history)))
 
-    is_bad = history.wrong or any(series.word == "worse" for series in history.series)
+    alarms = [(series, series.last_alarm) for series in history.series]
+    is_bad = history.wrong or any(
+        step and step.word == "worse" and series.since(step) in later for series, step in alarms
+    )
     return int(bool(is_bad and (arguments.since or arguments.json)))
 
 
@@ -246,7 +257,8 @@ def headline(history: History) -> str:
     number of changes and the largest."""
     events = [event for event in history.events if event.is_alarm]
     if not events:
-        return f"no change over {counted(len(history.runs), 'run')}"
+        suspects = [f", but {event.headline}" for event in history.events if event.is_suspect]
+        return f"no change over {counted(len(history.runs), 'run')}{''.join(suspects)}"
     if len(events) == 1:
         return f"1 change on {events[0].headline}"
 
@@ -255,7 +267,7 @@ def headline(history: History) -> str:
 
 def closing(history: History) -> list[str]:
     """Sentences on the error rate, the disturbed runs and what is left out."""
-    texts = ["Of months without a change or a disturbed run at most 5 % have an alarm."]
+    texts = [rates(history.rho)] if history.rho is not None else []
     if history.disturbed:
         texts.append(
             f"disturbed, above {MOST_STEAL:.0%} of the CPU time withheld by the hypervisor: "
@@ -265,11 +277,23 @@ def closing(history: History) -> list[str]:
     return [*texts, *history.skipped]
 
 
+def rates(rho: float) -> str:
+    """The error rates at this correlation of neighbouring runs."""
+    text = f"Neighbouring runs have a correlation of {rho:.2f}"
+    for most, alarms, found in RATES:
+        if rho <= most:
+            return (
+                f"{text}: up to {most:g}, {alarms:.0%} of months without a change have an alarm, "
+                f"and {found:.0%} of steps of 3 spreads in one series are told within eight runs."
+            )
+
+    return f"{text}, above {RATES[-1][0]:g}: no error rates were measured there."
+
+
 def text_of(history: History) -> list[str]:
     machines = {run.machine_id for run in history.runs.values()}
     words = Counter(series.word for series in history.series)
     counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
-    first, *closing_lines = closing(history)
     wrong = [
         f"WRONG RESULTS: {counted(len(history.wrong), 'run')} that no correct run has followed, "
         f"the last {entry.run.run_id}: {some(list(map(describe, entry.wrong)))}"
@@ -280,8 +304,8 @@ def text_of(history: History) -> list[str]:
             *wrong,
             headline(history),
             f"runs {len(history.runs)}, machines {len(machines)}, last "
-            f"run {[*history.runs][-1]}; series: {counts or 'none changed'}. {first}",
-            *closing_lines,
+            f"run {[*history.runs][-1]}; series: {counts or 'none changed'}.",
+            *closing(history),
         ]
     )
 

@@ -15,7 +15,7 @@ from reports.store.case import CASE_KEY, Key
 from reports.store.observations import Entry
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import machine_name, number, size_text, some
-from reports.trends.changes import Step, neighbours
+from reports.trends.changes import DISTURBED, SUSPECT, Step, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
 
@@ -42,17 +42,21 @@ class Series:
 
     @property
     def last_step(self) -> Step | None:
-        """The last change that does not rest on disturbed runs."""
-        return next((step for step in reversed(self.steps) if step.is_alarm), None)
+        """The last change that does not rest on disturbed runs; it may be a suspect."""
+        return next((step for step in reversed(self.steps) if step.doubt != DISTURBED), None)
+
+    @property
+    def last_alarm(self) -> Step | None:
+        return next((step for step in reversed(self.steps) if not step.doubt), None)
 
     @property
     def word(self) -> str:
-        return self.last_step.word if self.last_step else self.quiet
+        step = self.last_step
+        return step.doubt or step.word if step else self.quiet
 
-    @property
-    def since(self) -> str | None:
-        """The first run after the last change."""
-        return self.run_ids[self.last_step.first] if self.last_step else None
+    def since(self, step: Step | None) -> str | None:
+        """The first run after a change."""
+        return self.run_ids[step.first] if step else None
 
     def mark_disturbed(self, disturbed: Container[str]) -> None:
         """Marks the steps to or from a level with disturbed runs only: they are no alarms."""
@@ -62,18 +66,21 @@ class Series:
 
         for step, (start, first, stop) in zip(self.steps, places, strict=True):
             sides = is_disturbed[start:first], is_disturbed[first:stop]
-            step.is_alarm = not any(map(all, sides))
+            if any(map(all, sides)):
+                step.doubt = DISTURBED
 
     def record(self) -> dict[str, Any]:
         """The series for `--json`; the change is a share of the cost, with its 95 % interval."""
-        change = np.expm1(self.last_step.log_ratio).round(5).tolist() if self.last_step else None
+        step = self.last_step
+        change = np.expm1(step.log_ratio).round(5).tolist() if step else None
         return {
             "case": self.label,
             "machine_id": self.machine_id,
             "node": self.node,
             "benchmark": self.benchmark,
-            "verdict": self.word,
-            "since": self.since,
+            "verdict": step.word if step else self.quiet,
+            "alarm": bool(step and not step.doubt),
+            "since": self.since(step),
             "change": change,
             "runs": len(self.costs_us),
             "last_us": float(self.costs_us[-1]),
@@ -85,7 +92,7 @@ class Series:
         estimate, low, high = np.exp(step.log_ratio) - 1
         return {
             "case": self.label,
-            "verdict": step.word if step.is_alarm else "disturbed",
+            "verdict": step.doubt or step.word,
             "before, us": number(median(costs_us[: step.first][-8:])),
             "after, us": number(median(costs_us[step.first :][:8])),
             "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]",
@@ -170,7 +177,11 @@ class Event:
 
     @property
     def is_alarm(self) -> bool:
-        return any(step.is_alarm for _, step in self.changes)
+        return any(not step.doubt for _, step in self.changes)
+
+    @property
+    def is_suspect(self) -> bool:
+        return any(step.doubt == SUSPECT for _, step in self.changes)
 
     @property
     def headline(self) -> str:
@@ -181,6 +192,8 @@ class Event:
         mixed = "".join(f", {n} {word}" for word, n in others)
         facts = some(self.changed, 2) or "nothing recorded"
         end = "" if self.is_alarm else "; no alarm: its runs were disturbed"
+        if self.is_suspect:
+            end = "; a suspect, no alarm until the next run confirms it"
         return (
             f"{self.run[:10]}: {number} series {word}{mixed}, "
             f"median {100 * np.expm1(np.median(log_ratios)):+.1f} %, {facts} changed{end}"

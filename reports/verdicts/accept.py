@@ -6,7 +6,6 @@ line names its baseline's runs. After an interruption one of two baselines is co
 import argparse
 import fcntl
 import os
-import sys
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated
 import msgspec
 
 from reports.store.bits import SUFFIX, read_bits
-from reports.store.program import BENCH, REPORTS
+from reports.store.program import BENCH, complain
 from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import printable, read_bytes
@@ -73,7 +72,7 @@ def accept(arguments: argparse.Namespace) -> int:
 
     current = side_of(arguments.current)
     if faults := faults_of(current):
-        print(f"{REPORTS}: {faults[0]}", file=sys.stderr)
+        complain(faults[0])
         return UNUSABLE
 
     runs = [launch.run for launch in current.launches]
@@ -115,7 +114,7 @@ def _accept_bits(arguments: argparse.Namespace) -> int:
     record = read_bits(Path(arguments.current))
     record.notes.append(f"accepted: {printable(arguments.reason)}")
     if failed := [row for row in record.measured if row.reason]:
-        print(f"{REPORTS}: {failed[0].name} failed: {failed[0].reason}", file=sys.stderr)
+        complain(f"{failed[0].name} failed: {failed[0].reason}")
         return UNUSABLE
 
     folder = arguments.baseline / BITS

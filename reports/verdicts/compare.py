@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.tables.sentences import wrapped
 from reports.verdicts import judge
@@ -54,7 +54,7 @@ def compare(arguments: argparse.Namespace) -> int:
     comparisons = judge.compare(sides, arguments.allow, arguments.margin)
 
     for note in notes_of(sides):
-        print(f"{REPORTS}: {note}", file=sys.stderr)
+        complain(note)
 
     if not arguments.json:
         sys.stdout.write(as_text(comparisons))

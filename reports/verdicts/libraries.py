@@ -3,7 +3,6 @@ At each size the library's variant with the least median time counts, which favo
 ratio comes from one run."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.blocks import in_one_state
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -40,7 +39,7 @@ def peers(arguments: argparse.Namespace) -> int:
     sides = read_sides([arguments.campaign])
     wrong = [sentence for side in sides for sentence in wrong_results(side)]
     for note in [*wrong, *deaths_of(sides), *notes_of(sides)]:
-        print(f"{REPORTS}: {note}", file=sys.stderr)
+        complain(note)
 
     cells = cells_of(sides)
     if arguments.json:

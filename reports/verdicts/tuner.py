@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 from reports.store.manifest import Variant
-from reports.store.program import REPORTS
+from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
-from reports.store.untrusted import printable
 from reports.tables.command import command_of
 from reports.tables.sentences import size_text, some
 from reports.verdicts.judge import Comparison, compare
@@ -159,10 +158,6 @@ def tuner(arguments: argparse.Namespace) -> int:
         campaign=campaign_of(baseline, tuned) if tuned else None,
     )
     return 0
-
-
-def complain(sentence: str) -> None:
-    print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr)
 
 
 def recorded(side: Side) -> dict[str, str]:

@@ -10,7 +10,7 @@ from bench import tune
 from bench.harness import tuned
 from bench.tuning import search
 from bench.tuning.winners import FINALISTS, find_winners
-from collectives.operation import Row
+from collectives.operation import ChoiceRow
 from collectives.table import parsed
 from reports.store.schema import Block
 from tests import fake_gpu
@@ -88,6 +88,7 @@ def go_on(*rounds, untuned=None, kinds=("mapped",)):
             algorithm=f"a{number}",
             memory=kinds[number % len(kinds)],
             library=None,
+            snr_db=None,
         )
         for number in EVERYONE
     ]
@@ -200,7 +201,9 @@ def row(size_bytes, round_trip_ns, name, **where):
     """A row for one size and state of the link."""
     where = {"variant": "copied", "round_trip_ns": search.state_range(round_trip_ns), **where}
     where |= {"memory": "mapped", "ranks": 2, "hosts": 1}
-    return Row("all_reduce", parsed(name, search.KNOWN), (size_bytes, size_bytes), where, ["run"])
+    return ChoiceRow(
+        "all_reduce", parsed(name, search.KNOWN), (size_bytes, size_bytes), where, ["run"]
+    )
 
 
 def loaded(path, machine):

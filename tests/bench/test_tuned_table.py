@@ -28,7 +28,7 @@ AUTO_OVER_HOST_MEMORY = """
 from dataclasses import replace
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator
-from collectives.operation import Case, Row
+from collectives.operation import CollectiveCase, ChoiceRow
 from collectives.peer_buffer import WaitPolicy
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed
@@ -38,9 +38,9 @@ ranks = Communicator()
 device, _ = open_device(ranks, "cuda", False)
 world = open_world(ranks, device, WaitPolicy(device.watch(Watch()), yields=True), "host_staged")
 send, receive = (device.private(16384).address for _ in range(2))
-case = Case(COLLECTIVES["all_reduce"], 4096, DATATYPES["float32"], "sum", send, receive)
+case = CollectiveCase(COLLECTIVES["all_reduce"], 4096, DATATYPES["float32"], "sum", send, receive)
 known = ALGORITHMS["all_reduce"]
-rows = [Row("all_reduce", parsed(name, known), (16384, 16384), {"memory": memory})
+rows = [ChoiceRow("all_reduce", parsed(name, known), (16384, 16384), {"memory": memory})
         for name, memory in (("ring", "mapped"), ("two_shot+2b", "host_staged"))]
 chosen = [known["auto"].bind(world, case).choice for world in (world, replace(world, rows=rows))]
 if ranks.rank == 0:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from reports.store import stats
-from reports.trends import alpha_beta, changes
+from reports.trends import changes
 from reports.verdicts import verdict
 from tests.calibration import selfcheck
-from tests.calibration.calibrated_trends import NORMAL, RUNS, Launches, alarms, one_line
+from tests.calibration.calibrated_trends import NORMAL, RUNS, alarms
 from tests.calibration.selfcheck import false_alarms, launch_coverage
 from tests.calibration.synthetic import Scenario
 from tests.launch import FULL, few
@@ -39,19 +39,19 @@ def blocks_taken_for_independent(monkeypatch):
     monkeypatch.setattr(stats, "autocorrelation", lambda series: 0.0)
 
 
-def any_break_that_looks_good(monkeypatch):
-    monkeypatch.setattr(alpha_beta, "BEND_P", 0.2)
-
-
 def runs_taken_for_independent(monkeypatch):
-    monkeypatch.setattr(changes, "correlations", lambda calm: np.zeros((len(calm), 1)))
+    noise_of = changes.noise_of
+    monkeypatch.setattr(
+        changes,
+        "noise_of",
+        lambda values, least_rho=0.0: noise_of(values)._replace(rho=np.zeros((len(values), 1))),
+    )
 
 
 BROKEN = [
     (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS], 0.05), 120),
     (no_correction_for_many_cells, partial(false_alarms, WIDE), 200),
     (blocks_taken_for_independent, partial(launch_coverage, CORRELATED, 84, False), 400),
-    (any_break_that_looks_good, partial(one_line, Launches(10, 0.1)), 400),
 ]
 
 

@@ -25,7 +25,7 @@ from collectives.collective import (
     Shape,
     combined,
 )
-from collectives.operation import Case
+from collectives.operation import CollectiveCase
 from collectives.registry import ALGORITHMS, exact
 from kernels.devices.device import PACK_BYTES, Memory
 from tests.ranks.world import ROUNDING
@@ -264,13 +264,13 @@ class Buffers:
         segments = max(example.collective.segments(self.ranks))
         return segments * example.count * example.datatype.size_bytes + MARGIN_BYTES
 
-    def case(self, example: Example, every: np.ndarray) -> Case:
+    def case(self, example: Example, every: np.ndarray) -> CollectiveCase:
         """Fills the memories and returns the case with the addresses of its buffers."""
         source, send, receive = self._place(example)
         for memory in (self.send, self.receive):
             memory.write(np.full(self._room_bytes(example), UNTOUCHED, np.uint8))
         source.write(np.ascontiguousarray(every[self.rank]).view(np.uint8).ravel(), send)
-        return Case(
+        return CollectiveCase(
             example.collective,
             example.count,
             example.datatype,

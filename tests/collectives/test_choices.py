@@ -11,7 +11,7 @@ import pytest
 from collectives.choice import by_model, ranked, shipped_tables
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
-from collectives.operation import Case, Row, Unsupported
+from collectives.operation import ChoiceRow, CollectiveCase, Unsupported
 from collectives.peer_buffer import half_for
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed, rows_of
@@ -29,7 +29,7 @@ def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_cop
     algorithms = ALGORITHMS["all_reduce"]
     built = parsed("two_shot+slabs", algorithms)
     assert built.variants_in(cast(Any, None)) == ("registered",)
-    case = Case(ALL_REDUCE, 1024, FLOAT32, "sum", 0, 0, variant="registered")
+    case = CollectiveCase(ALL_REDUCE, 1024, FLOAT32, "sum", 0, 0, variant="registered")
     copied = built.traffic(2, case)
     assert copied == algorithms["two_shot"].traffic(2, replace(case, variant="copied"))
     assert copied != algorithms["two_shot"].traffic(2, case)
@@ -40,7 +40,7 @@ def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_cop
 def world(
     ranks: int = 2,
     is_cpu: bool = True,
-    rows: Sequence[Row] = (),
+    rows: Sequence[ChoiceRow] = (),
     round_trip_ns: float = 100.0,
     **facts: Any,
 ) -> Any:
@@ -55,15 +55,15 @@ def world(
     )
 
 
-def all_reduce(size_bytes: int, **fields: Any) -> Case:
-    return Case(ALL_REDUCE, size_bytes // 4, FLOAT32, "sum", 0, 0, **fields)
+def all_reduce(size_bytes: int, **fields: Any) -> CollectiveCase:
+    return CollectiveCase(ALL_REDUCE, size_bytes // 4, FLOAT32, "sum", 0, 0, **fields)
 
 
-def row(algorithm: str, least: int, most: int, **where: Any) -> Row:
-    return Row("all_reduce", parsed(algorithm, KNOWN), (least, most), where)
+def row(algorithm: str, least: int, most: int, **where: Any) -> ChoiceRow:
+    return ChoiceRow("all_reduce", parsed(algorithm, KNOWN), (least, most), where)
 
 
-def first_choice(of: Any, case: Case, shipped: Any = (), stable: bool = False) -> str:
+def first_choice(of: Any, case: CollectiveCase, shipped: Any = (), stable: bool = False) -> str:
     """What `auto` or `auto_stable` tries first."""
     ours = [each for each in KNOWN.values() if each.needs_peers and not each.is_library]
     return next(ranked(of, case, ours, list(shipped), stable))[1].name
@@ -159,8 +159,8 @@ def test_auto_sums_in_place_without_stores_around_the_caches():
 def test_auto_takes_the_memory_that_a_row_names():
     """A public all-reduce for four R9700s uses host memory up to 64 KiB, and peers' above."""
     where = {"memory": "mapped,host_staged", "device": "gpu"}
-    short = Row("all_reduce", KNOWN["one_shot_push"], (1024, 65536), where, (), "host_staged")
-    long = Row("all_reduce", KNOWN["two_shot"], (131072, 1 << 25), where, (), "mapped")
+    short = ChoiceRow("all_reduce", KNOWN["one_shot_push"], (1024, 65536), where, (), "host_staged")
+    long = ChoiceRow("all_reduce", KNOWN["two_shot"], (131072, 1 << 25), where, (), "mapped")
     host = world(is_cpu=False)
     host.memory = "host_staged"
     both = world(is_cpu=False, rows=[short, long])
@@ -198,8 +198,10 @@ def test_ranks_that_share_a_gpu_sum_registered_buffers_directly():
         assert by_model(shared, case, two)[1].name == "two_shot_direct"
 
 
-def message(way: str) -> Case:
-    return Case(COLLECTIVES["sendrecv"], 4 << 20, FLOAT32, "none", 0, 0, shape={"way": way})
+def message(way: str) -> CollectiveCase:
+    return CollectiveCase(
+        COLLECTIVES["sendrecv"], 4 << 20, FLOAT32, "none", 0, 0, shape={"way": way}
+    )
 
 
 @pytest.mark.parametrize("name", ["library", "direct_pull"])

@@ -15,7 +15,7 @@ import pytest
 from collectives.collective import COLLECTIVES, Datatype
 from collectives.library import gpu as library_gpu
 from collectives.library.gpu import NcclLibrary, has_endless_ll, reduces_float8
-from collectives.operation import Case, Unsupported
+from collectives.operation import CollectiveCase, Unsupported
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
 
@@ -372,7 +372,7 @@ def test_ranks_that_share_a_gpu_on_a_fake_gpu(allowed):
 def test_a_type_that_nccl_lacks_is_refused():
     """A new type of ours must not end a run on GPUs."""
     int16 = Datatype("int16", np.int16, False)
-    case = Case(COLLECTIVES["all_reduce"], 8, int16, "sum", 0, 0)
+    case = CollectiveCase(COLLECTIVES["all_reduce"], 8, int16, "sum", 0, 0)
     library: Any = SimpleNamespace(nccl=SimpleNamespace(name="NCCL 2.32.3"))
     world: Any = None
     assert NcclLibrary.bind(library, world, case) == Unsupported(

@@ -11,7 +11,7 @@ import pytest
 from collectives.algorithms.allreduce_quantized import ALGORITHMS as QUANTIZED
 from collectives.algorithms.allreduce_quantized import WIRES
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Case, Unsupported
+from collectives.operation import CollectiveCase, Unsupported
 from collectives.registry import ALGORITHMS
 from collectives.table import check_algorithm, parsed
 from reports.store.result import read
@@ -76,7 +76,7 @@ def test_a_block_out_of_range_becomes_nan_and_zeros_stay_zeros(wire):
     ids=["type", "operation", "count"],
 )
 def test_cases_that_cannot_be_quantised_are_refused_with_one_sentence(changed, sentence):
-    plain = Case(COLLECTIVES["all_reduce"], 64, DATATYPES["float32"], "sum", 0, 0)
+    plain = CollectiveCase(COLLECTIVES["all_reduce"], 64, DATATYPES["float32"], "sum", 0, 0)
     world: Any = SimpleNamespace(communicator=SimpleNamespace(size=2), peers=None)
     refusal = KNOWN[NAMES[0]].bind(world, replace(plain, **changed))
     assert isinstance(refusal, Unsupported)

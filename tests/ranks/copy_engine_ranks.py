@@ -18,7 +18,7 @@ import numpy as np
 from collectives.algorithms import allreduce_copy_engine as forms
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Algorithm, Case, Limits, Operation, World
+from collectives.operation import Algorithm, CollectiveCase, Limits, Operation, World
 from collectives.probe import probe_kernels
 from kernels.devices.copy_engine import GpuCopyEngine
 from kernels.devices.device import Kernel, Memory, Step
@@ -55,12 +55,14 @@ class Bed:
         memories = (world.mapped.register((16 << 10) + 64) for _ in range(4))
         self.send, self.receive, self.result, self.blank = memories
 
-    def case(self, count: int, target: Memory, **options: Any) -> Case:
+    def case(self, count: int, target: Memory, **options: Any) -> CollectiveCase:
         buffers = {"send": self.send.address, "receive": target.address} | options
         buffers["variant"] = "registered"
-        return Case(COLLECTIVES["all_reduce"], count, DATATYPES["float32"], "sum", **buffers)
+        return CollectiveCase(
+            COLLECTIVES["all_reduce"], count, DATATYPES["float32"], "sum", **buffers
+        )
 
-    def bound(self, form: Algorithm, case: Case) -> Step:
+    def bound(self, form: Algorithm, case: CollectiveCase) -> Step:
         operation = form.bind(self.world, case)
         assert isinstance(operation, Operation), operation
         return operation.step

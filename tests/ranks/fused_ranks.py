@@ -19,7 +19,7 @@ import numpy as np
 from collectives.build import Build
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
-from collectives.operation import Case, Operation, Unsupported, World
+from collectives.operation import CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING, connect, launch, same_on_all_ranks
@@ -95,7 +95,7 @@ class Bed:
         stored: Array = whole[shift_bytes:end].view(datatype.storage)
         return stored.reshape(shape)
 
-    def perform(self, kernel: str, form: str, case: Case, times: int = 1) -> None:
+    def perform(self, kernel: str, form: str, case: CollectiveCase, times: int = 1) -> None:
         self.turn += form == "fused"
         world = replace(self.world, round_trip_ns=LINKS_NS[self.turn % len(LINKS_NS)])
         operation = FUSED[kernel][form].bind(world, case)

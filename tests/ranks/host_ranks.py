@@ -16,7 +16,7 @@ from unittest import mock
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Refusal
 from collectives.library import mpi
-from collectives.operation import Case, Message, Operation, Unsupported, World
+from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.registry import ALGORITHMS
 from collectives.world import open_world
@@ -35,7 +35,7 @@ def count_bytes(world: World, name: str, size: str, calls: str) -> None:
     calls."""
     communicator, all_reduce = world.communicator, COLLECTIVES["all_reduce"]
     send, receive = (world.library.allocate(world, int(size)) for _ in range(2))
-    case = Case(
+    case = CollectiveCase(
         all_reduce, int(size) // 4, DATATYPES["float32"], "sum", send.address, receive.address
     )
     operation = ALGORITHMS["all_reduce"][name].bind(world, case)
@@ -60,7 +60,7 @@ def refuse(world: World) -> None:
     communicator, device = world.communicator, world.device
     memory, own = world.library.allocate(world, 1 << 20), communicator.rank
     at = memory.address, memory.address + 4000
-    case = Case(COLLECTIVES["all_reduce"], 1000, DATATYPES["int32"], "sum", *at)
+    case = CollectiveCase(COLLECTIVES["all_reduce"], 1000, DATATYPES["int32"], "sum", *at)
     form = ALGORITHMS["all_reduce"]["hierarchical"]
 
     def fail(*_: object) -> Any:

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Case, Operation
+from collectives.operation import CollectiveCase, Operation
 from collectives.registry import ALGORITHMS
 from tests.ranks.world import connect, launch
 
@@ -57,7 +57,7 @@ def main(name: str) -> None:
     ]
     windows[0][:] = inputs[rank]
     send, receive = map(repeated, files)
-    case = Case(COLLECTIVES["all_reduce"], COUNT, int8, "sum", send, receive)
+    case = CollectiveCase(COLLECTIVES["all_reduce"], COUNT, int8, "sum", send, receive)
     operation = ALGORITHMS["all_reduce"][name].bind(world, case)
     assert isinstance(operation, Operation)
     world.communicator.barrier()

@@ -6,7 +6,7 @@ from itertools import product
 
 from collectives.algorithms.allreduce_multimem import COMBINED, ONE_SHOT, TWO_SHOT
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
-from collectives.operation import Bound, Case, Unsupported
+from collectives.operation import Bound, CollectiveCase, Unsupported
 from tests.ranks.world import connect
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     send, receive = at
 
     def bind(name: str, redop: str) -> list[Bound]:
-        case = Case(COLLECTIVES["all_reduce"], 64, DATATYPES[name], redop, send, receive)
+        case = CollectiveCase(COLLECTIVES["all_reduce"], 64, DATATYPES[name], redop, send, receive)
         return [form.bind(world, case) for form in (ONE_SHOT, TWO_SHOT)]
 
     first, second = bind("float32", "sum")

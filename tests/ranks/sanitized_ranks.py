@@ -40,7 +40,7 @@ from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.layers.fused import FUSED
-from collectives.operation import Algorithm, Case, Operation, Unsupported, World
+from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
 from collectives.probe import PROBE_BYTES, probe_kernels
 from collectives.registry import ALGORITHMS
@@ -153,7 +153,7 @@ class Bed:
             cast(PeerBuffer, world.peers).registered.append(cast(Any, made))
         return [memory.address for memory in made]
 
-    def bind(self, bind: Callable[[World, Case], Any], cases: list[Any]) -> list[Any]:
+    def bind(self, bind: Callable[[World, CollectiveCase], Any], cases: list[Any]) -> list[Any]:
         """Each rank's operation. In parallel, because the ranks exchange the addresses of their
         buffers."""
         with ThreadPoolExecutor(self.ranks) as ranks:
@@ -163,7 +163,7 @@ class Bed:
         self,
         name: str,
         cases: list[Any],
-        bind: Callable[[World, Case], Any],
+        bind: Callable[[World, CollectiveCase], Any],
         contents: Callable[[int, Operation], tuple[Segments, Segments]],
     ) -> bool:
         """Bind a case on every rank, between writing and checking; `contents(rank, operation)`
@@ -211,14 +211,14 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
                 words = [collective.name, algorithm.name, *shape.values(), variant]
                 name = " ".join(words + ["in place"] * in_place)
                 build = Build(sleep=turn % 2 == 0 and not bed.worlds[0].device.is_cpu)
-                case = Case(
+                case = CollectiveCase(
                     collective, 0, datatype, redop, 0, 0, in_place, variant, shape, build=build
                 )
                 if wanted(name):
                     plain_item(bed, name, algorithm, case)
 
 
-def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: Case) -> None:
+def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: CollectiveCase) -> None:
     """`form` still lacks its count, its buffers and the limit of its chunks."""
     ranks, collective, datatype = bed.ranks, form.collective, form.datatype
     count = bed.draw.choice(COUNTS)

@@ -12,7 +12,7 @@ import numpy as np
 
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.connect import make_room
-from collectives.operation import Case, Operation
+from collectives.operation import CollectiveCase, Operation
 from collectives.registry import ALGORITHMS
 from tests.ranks.world import connect, launch
 
@@ -26,11 +26,11 @@ def main(name: str) -> None:
     count = 5000
     send, receive = device.private(4 * count), device.private(4 * count)
     send.write(np.full(count, rank + 1, np.float32))
-    case = Case(
+    case = CollectiveCase(
         COLLECTIVES["all_reduce"], count, DATATYPES["float32"], "sum", send.address, receive.address
     )
 
-    def bound(name: str, case: Case) -> Operation:
+    def bound(name: str, case: CollectiveCase) -> Operation:
         operation = ALGORITHMS["all_reduce"][name].bind(world, case)
         assert isinstance(operation, Operation), operation
         return operation

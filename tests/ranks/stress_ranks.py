@@ -32,7 +32,7 @@ from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import PULL, PUSH, WAYS, RoutedCase, make_tables
 from collectives.layers.fused import FUSED
-from collectives.operation import Algorithm, Case, Operation
+from collectives.operation import Algorithm, CollectiveCase, Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from collectives.registry import ALGORITHMS, exact
 from collectives.table import parsed
@@ -142,7 +142,11 @@ def registered(session: Session, size_bytes: int, number: int) -> list[Memory]:
 
 
 def layer_launch(
-    session: Session, form: Algorithm, case: Case, contents: tuple[Segments, Segments], keep: Any
+    session: Session,
+    form: Algorithm,
+    case: CollectiveCase,
+    contents: tuple[Segments, Segments],
+    keep: Any,
 ) -> Launch:
     """A launch that first writes its inputs and then checks its outputs; `contents` gives both."""
     operation = form.bind(session.world, case)

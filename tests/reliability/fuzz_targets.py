@@ -27,7 +27,7 @@ from bench.harness.progress import Progress
 from bench.surveys import page, steps
 from collectives import choice
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Row, Unsupported
+from collectives.operation import Algorithm, ChoiceRow, Unsupported
 from collectives.registry import ALGORITHMS
 from reports import __main__ as program
 from reports.site.dashboard import MARKER
@@ -108,7 +108,6 @@ TARGETS = targets(f"""
     bits            bits       new/*         4  bits new --baseline old --require size --html h
     mark_of_a_site  site       site/.*       -  dashboard . -o site
     config          models     *             -  advise MACHINE --config config.json
-    specification   boxes      *.toml        -  dashboard . -o site
     specification   boxes      *.toml        3  procure --html h SPEC.toml
     run             boxes      *.jsonl       3  procure --html h SPEC.toml
     run             runs       **/*.jsonl    -  wiretax.load .
@@ -285,7 +284,7 @@ def changed(made: SimpleNamespace, **fields: Any) -> SimpleNamespace:
     return SimpleNamespace(**vars(made) | fields)
 
 
-def bind_all(rows: list[Row]) -> None:
+def bind_all(rows: list[ChoiceRow]) -> None:
     """Lets `auto` try all algorithms in its order, each of which refuses."""
 
     def refusing(algorithm: Algorithm) -> Algorithm:
@@ -309,7 +308,7 @@ def bind_all(rows: list[Row]) -> None:
 def add_to_table(argv: list[str]) -> int:
     """What bench.tune does with the table of an earlier run."""
     head = tuned.Head("a1b2c3", "d4e5f6", "now", "0.1.0 (1a2b3c4)")
-    ring = Row("all_reduce", ALGORITHMS["all_reduce"]["ring"], (4096, 4096), {"ranks": 2})
+    ring = ChoiceRow("all_reduce", ALGORITHMS["all_reduce"]["ring"], (4096, 4096), {"ranks": 2})
     try:
         with mock.patch.object(tuned, "write_named"):  # it waits for the reader of a pipe
             tuned.add(Path(argv[1]), head, [ring], [])

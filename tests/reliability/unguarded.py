@@ -13,7 +13,11 @@ from pathlib import Path
 from tests.kernels.broken_kernels import SYNC, Patch, apply
 from tests.launch import ROOT
 
-LOOP, SESSION = "kernels/devices/loop_cpu.cpp", "bench/harness/session.py"
+LOOP, SESSION, WATCHDOG = (
+    "kernels/devices/loop_cpu.cpp",
+    "bench/harness/session.py",
+    "bench/harness/watchdog.py",
+)
 WAITS = [
     Patch(
         SYNC,
@@ -31,6 +35,11 @@ WATCHERS = [
         SESSION, 'start_witness(folder, pids, hosts[rank] if hosts else "")\n', "folder.rmdir()\n"
     ),
     Patch(SESSION, "FlightRecord(folder, rank", "FlightRecord(None, rank"),
+    Patch(
+        WATCHDOG,
+        "        if pids:\n",
+        "        if not hosts:\n            return\n        if pids:\n",
+    ),
 ]
 KERNEL_GUARDS = WAITS + RECORDS
 GUARDS = KERNEL_GUARDS + WATCHERS

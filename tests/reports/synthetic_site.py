@@ -1,5 +1,5 @@
 """Writes a team's folder of runs, and its pages, for tests of the dashboard: sweeps, whole steps, a
-campaign, an imported log, boxes to buy, and a hostile run."""
+campaign, an imported log, and a hostile run."""
 
 from pathlib import Path
 
@@ -16,18 +16,6 @@ LOG = """# nThread 1 nGpus 2 minBytes 8 maxBytes 16 step: 2(factor) warmup iters
 # Out of bounds values : 0 OK
 # Avg bus bandwidth    : 19.32
 """
-SPEC = """requirements = ["16K <= 8 us"]
-[candidates.two-r9700]
-runs = ["2026-*.jsonl"]
-gpu = "r9700"
-gpus = 2
-price = {amount = 5200, currency = "EUR", date = 2026-11-01}
-[candidates."<script>window.harmed=1</script>"]
-runs = ["2026-*.jsonl"]
-gpu = "rtx5090"
-gpus = 2
-price = {amount = 8900, currency = "EUR", date = 2026-11-03}
-"""
 HOSTILE = (
     "<script>window.harmed=1</script>\"'><img src=x onerror=window.harmed=1>$\\frac$ \x1b[31m"
     "\u202e&amp;"
@@ -35,7 +23,7 @@ HOSTILE = (
 
 
 def write_store(folder: Path) -> Path:
-    """Writes the folder, which gives nine pages."""
+    """Writes the folder, which gives eight pages."""
     write_run(
         folder,
         sizes=[16384, 65536, 1 << 20, 32 << 20],
@@ -52,7 +40,6 @@ def write_store(folder: Path) -> Path:
     log = folder / "<img src=x onerror=window.harmed=1>.log"
     log.write_text(LOG)
     assert main(["import", "--out", str(folder / "imports"), str(log)]) == 0
-    (folder / "boxes.toml").write_text(SPEC)
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench.harness.head import method_of
 from bench.harness.options import CASES, METHOD, NOTHING, Parser
-from collectives.operation import Row
+from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
 from tests.bench.launches import run
 from tests.launch import ROOT
@@ -66,7 +66,7 @@ def test_a_table_counts_by_its_choices_for_these_ranks_and_only_if_auto_used_it(
     def row(size_bytes, name, ranks=2, trip_ns=300.0):
         where = {"variant": "copied", "memory": "mapped", "ranks": ranks, "hosts": 1}
         where["round_trip_ns"] = [trip_ns, 1.5 * trip_ns]
-        return Row("all_reduce", known[name], (size_bytes, size_bytes), where)
+        return ChoiceRow("all_reduce", known[name], (size_bytes, size_bytes), where)
 
     here, large, elsewhere = row(16384, "two_shot"), row(1 << 20, "ring"), row(16384, "ring", 4)
     again = [row(1 << 20, "ring", trip_ns=297.0), row(16384, "two_shot", trip_ns=305.0)]

@@ -79,7 +79,7 @@ def kinds(tmp_path_factory):
     campaign = store / "campaign-1a2b3c4d"
     sides = ["--baseline", str(campaign / "main"), "--current", str(campaign / "new")]
     assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
-    parts = ["index", "history-allreduce", "run-2026-11-20", "compare", "procure", "fleet", "gate"]
+    parts = ["index", "history-allreduce", "run-2026-11-20", "compare", "fleet", "gate"]
     return [next(site.glob(f"{part}*.html")) for part in parts]
 
 

@@ -163,7 +163,8 @@ def words_after(late, cases=24, nights=60, spread=0.01):
     values = spread * np.random.default_rng(5).standard_normal((cases, nights))
     late = np.atleast_2d(late)
     values[:, nights - late.shape[1] :] += late
-    return [steps[-1].word if steps else quiet for steps, quiet in judge(values, cases)]
+    verdicts, _ = judge(values.T, cases)
+    return [steps[-1].doubt or steps[-1].word if steps else quiet for steps, quiet in verdicts]
 
 
 @pytest.mark.parametrize(
@@ -175,11 +176,42 @@ def test_a_step_of_all_cases_is_told_at_the_right_night(spreads, nights):
     for noise or for a correlation between nights or cases."""
     log_costs = 0.01 * np.random.default_rng(abs(spreads)).standard_normal((84, 100))
     log_costs[:, 100 - nights :] += 0.01 * spreads
-    steps = [step for steps, _ in judge(log_costs, 84) for step in steps]
+    verdicts, _ = judge(log_costs.T, 84)
+    steps = [step for steps, _ in verdicts for step in steps]
     assert {step.first for step in steps} == {100 - nights}
-    assert len(steps) >= 80
+    assert len(steps) >= 75
     assert {step.word for step in steps} == {"worse" if spreads > 0 else "better"}
     assert all(step.low <= 100 - nights <= step.high for step in steps)
+    assert {step.doubt for step in steps} == {"suspect" if nights == 1 else ""}
+
+
+def test_a_past_spell_of_all_cases_does_not_hide_the_change_of_one():
+    """A week on a warm machine must not blind the report for months."""
+    values = 0.01 * np.random.default_rng(6).standard_normal((24, 90))
+    values[:, 40:45] += 0.1
+    values[7, 80:] += 0.05
+    verdicts, _ = judge(values.T, 24)
+    late = {series for series, (steps, _) in enumerate(verdicts) if steps and steps[-1].first == 80}
+    assert late == {7}
+
+
+def test_the_first_slow_night_is_a_suspect_that_fails_nothing(tmp_path, history):
+    """One slow night must be named and must not fail the pipeline; the second one must."""
+    for number in range(25):
+        write(tmp_path, number, dict.fromkeys(range(4), 1.4) if number == 24 else {})
+    status, text, _ = history(tmp_path, "--since", run_id(20))
+    assert (status, "series: 4 suspect." in text) == (0, True)
+    assert re.match(r"no change over 25 runs, but [\d-]+: all 4 series worse, median \+", text)
+    assert "a suspect, no alarm until the next run confirms it" in text
+    status, out, _ = history(tmp_path, "--json")
+    series = json.loads(out)["series"]
+    assert (status, {(each["verdict"], each["alarm"]) for each in series}) == (
+        0,
+        {("worse", False)},
+    )
+    write(tmp_path, 25, dict.fromkeys(range(4), 1.4))
+    status, text, _ = history(tmp_path, "--since", run_id(20))
+    assert (status, text[:25]) == (1, f"1 change on {run_id(24)[:10]}: a")
 
 
 def test_the_change_of_one_case_is_not_a_change_of_all():
@@ -194,7 +226,7 @@ def test_the_change_of_one_case_is_not_a_change_of_all():
 def test_a_verdict_needs_enough_runs_with_little_noise():
     """`steady` means that a step would have been seen."""
     assert set(words_after([0.0], nights=12)) == {"too early"}
-    assert set(words_after([1.0], nights=12)) == {"worse"}
+    assert set(words_after([1.0, 1.0], nights=12)) == {"worse"}
     assert set(words_after([0.0], spread=0.05)) == {"noisy"}
 
 

@@ -1,13 +1,16 @@
-"""Writes the suite's own tables: rows for `auto` from stored runs of any command, of several
-machines. A row enters only if it raises no regret in the runs of another machine."""
+"""Prints rows for the suite's own tables, collectives/tables, from stored runs of any command, of
+several machines: `python -m docs.experiments.suite_tables RUN ...` in the project's folder. A row
+enters only if it raises no regret in the runs of another machine."""
 
 import math
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, pairwise
 from operator import itemgetter
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,9 +19,10 @@ import numpy as np
 from bench.tuning.winners import heats_of
 from collectives.build import cpu_builds
 from collectives.choice import SAME_STATE_RATIO, same_state
-from collectives.operation import KernelAlgorithm, Row
+from collectives.operation import ChoiceRow, KernelAlgorithm
 from collectives.registry import ALGORITHMS
-from collectives.table import best_row, check_algorithm, parsed
+from collectives.table import best_row, check_algorithm, parsed, written
+from reports.store.result import read
 from reports.store.schema import Result
 
 NEAR_BEST = 1.04  # builds up to this ratio to the best are as good: rows then share one
@@ -48,12 +52,12 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
         run, collective, of_run = result.run, result.cases[0].collective, facts_of(result)
         trip_ns = result.counted.rtt_ns if run.clock_shared else 0.0
         state = round(math.log(trip_ns or 1.0, SAME_STATE_RATIO))
-        for heat, candidates in heats_of(result).items():
+        for heat, candidates in heats_of(result.cases, result.blocks).items():
             facts = {**of_run, "variant": heat.variant, "mode": heat.mode}
             measured = {
                 each.name: (each.cost_us, len(each.rounds))
                 for each in candidates
-                if is_choice(each.name, collective, facts, heat.size_bytes)
+                if each.rounds and is_choice(each.name, collective, facts, heat.size_bytes)
             }
             if len(measured) > 1 and facts["ranks"] > 1 and not heat.is_lossy:
                 key = run.machine_id, collective, frozenset(facts.items()), heat.size_bytes, state
@@ -121,7 +125,7 @@ def facts_of(result: Result) -> dict[str, Any]:
     return facts
 
 
-def rows_from(results: Sequence[Result]) -> list[Row]:
+def rows_from(results: Sequence[Result]) -> list[ChoiceRow]:
     """The rows of a table."""
     cells = cells_of(results)
     groups: dict[Group, list[Cell]] = defaultdict(list)
@@ -131,7 +135,7 @@ def rows_from(results: Sequence[Result]) -> list[Row]:
     return [row for row in rows if not raises_regret(row, rows, cells)]
 
 
-def rows_of_group(cells: Sequence[Cell]) -> Iterable[Row]:
+def rows_of_group(cells: Sequence[Cell]) -> Iterable[ChoiceRow]:
     """Rows of one machine under the same facts. The states of the link divide all round trips."""
     facts = dict(cells[0].facts)
     states = sorted({cell.round_trip_ns for cell in cells} - {0.0})
@@ -149,7 +153,7 @@ def rows_of_group(cells: Sequence[Cell]) -> Iterable[Row]:
         yield from merged(sorted(of_state, key=lambda cell: cell.size_bytes), where)
 
 
-def merged(cells: Sequence[Cell], where: dict[str, Any]) -> Iterable[Row]:
+def merged(cells: Sequence[Cell], where: dict[str, Any]) -> Iterable[ChoiceRow]:
     """A row for each stretch of sizes with one choice, which is among the best at each of them."""
     good = [[name for name, ratio in cell.ratios.items() if ratio <= NEAR_BEST] for cell in cells]
     votes = Counter(chain(*good))
@@ -162,10 +166,10 @@ def merged(cells: Sequence[Cell], where: dict[str, Any]) -> Iterable[Row]:
         algorithm = parsed(name, ALGORITHMS[alike[0].collective])
         sizes = alike[0].size_bytes, alike[-1].size_bytes
         runs = sorted({run for cell in alike for run in cell.runs})
-        yield Row(alike[0].collective, algorithm, sizes, where, runs)
+        yield ChoiceRow(alike[0].collective, algorithm, sizes, where, runs)
 
 
-def raises_regret(row: Row, rows: Sequence[Row], cells: Sequence[Cell]) -> bool:
+def raises_regret(row: ChoiceRow, rows: Sequence[ChoiceRow], cells: Sequence[Cell]) -> bool:
     """Whether the runs of other machines would be slower with this row than without."""
     others, pairs = [each for each in rows if each is not row], []
     for cell in cells:
@@ -179,3 +183,7 @@ def raises_regret(row: Row, rows: Sequence[Row], cells: Sequence[Cell]) -> bool:
     ratios = np.array([pair for pair in pairs if all(pair)])
     with_row, without = ratios.mean(axis=0) if len(ratios) else (1.0, 1.0)
     return bool(with_row > without)
+
+
+if __name__ == "__main__":
+    print(written(rows_from([read(Path(name)) for name in sys.argv[1:]])))

@@ -27,11 +27,13 @@ TWO_RUNS = "two runs wrote into each other's lines"
 UNKNOWN = "unknown"  # a collective or a type that the log does not name
 LONGEST_LINE = 2000
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
-# What launchers put before a line, with at most one blank after it.
+# What people, launchers and schedulers put before a line, with at most one blank after it.
 # Repetitions have limits, otherwise a hostile line takes quadratic time.
 LABELS = re.compile(
-    r"\s*(?:\[[^\[\]]{1,200}\](?:<std\w{3,4}>)?:? ?"  # mpirun --tag-output, torchrun
-    r"|[\w.-]{1,200}: (?=[# \d]))"  # srun -l, pdsh
+    r"\s*(?:(?:>|&gt;) ?"
+    r"|\[[^\[\]]{1,200}\](?:<std\w{3,4}>)?:? ?"  # mpirun --tag-output, kubectl, torchrun
+    r"|[\w.-]{1,200}: (?=[# \d])"  # srun -l, pdsh
+    r"|(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?[ \t])"
 )
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
 MESSAGE = re.compile(

@@ -10,15 +10,16 @@ import msgspec
 
 from reports.imports.logged import MEAN, UNKNOWN, LoggedRow, LoggedTest, check, clean_line, dates_of
 from reports.imports.mpi import parse_mpi
+from reports.imports.nccl_json import parse_json
 from reports.imports.nccl_tests import parse_nccl
-from reports.imports.timing_lines import FORMAT, parse_timing_lines
+from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
 from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
 from reports.store.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import to_line
 
-FORMATS = "nccl-tests, rccl-tests, NCCL 1.x, mscclpp-test, OSU, IMB, timing lines"
+FORMATS = "nccl-tests, rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB, timing lines"
 LOST = (
     "{}: timed by its own clock ({}); the state of the link is unknown, and in place and out of "
     "place are separate cases."
@@ -26,13 +27,14 @@ LOST = (
 
 
 def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
-    """The tests in the log, in order. Raises ResultError for a file of an unknown format, and for
-    more than MOST."""
+    """The tests in the log, in order. Raises ResultError for a file of an unknown format, for JSON
+    that is damaged or not of nccl-tests, and for more than MOST."""
     try:
         if not content.isascii():  # an emoji makes each letter of a text take four bytes
             check("bytes with other letters than ASCII", len(content))
         text = content.decode("utf-8-sig", errors="replace")
-        tests = tests_of_text(text)
+        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and MARK not in text
+        tests = tests_of_json(text.strip()) if is_json else tests_of_text(text)
         check("tests", len(tests))
         check("rows", sum(len(test.rows) for test in tests))
     except ResultError as error:
@@ -42,6 +44,25 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
         raise ResultError(f"{path} has no timings; known are {FORMATS}")
 
     return tests
+
+
+def tests_of_json(text: str) -> Sequence[LoggedTest]:
+    check("bytes of JSON", len(text))
+    check("rows", text.count("{") // 3)  # a row is three objects
+
+    try:
+        return parse_json(text)
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ResultError(
+            f"it is JSON that is cut off, damaged, or not what nccl-tests -J writes ({error})"
+        ) from error
 
 
 def tests_of_text(text: str) -> Sequence[LoggedTest]:

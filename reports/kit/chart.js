@@ -17,7 +17,6 @@ const FORMS = {
     const [name, unit] = Object.entries(SCALES).findLast(([, least]) => size >= least) ?? ["", 1];
     return short(size / unit) + name;
   },
-  price: short,
 };
 
 // Zooms to what lies between two positions in pixels, or to everything. Charts over time, which
@@ -70,13 +69,12 @@ function drawSteps(plot, steps, colour) {
 }
 
 // uPlot's series and bands: each line, then the ends of its intervals, which are not drawn.
-function seriesOf({ kind, lines }, colour) {
+function seriesOf({ lines }, colour) {
   const series = [{}], bands = [];
-  const size = kind === "price" ? 12 : 4;
   lines.forEach(({ role, shown: show, points: [, ...ends] }, line) => {
     const stroke = () => colour(role);
     const dash = role === "bound" ? [6, 4] : [];
-    series.push({ line, show, stroke, dash, width: 1.5, points: { size, fill: stroke } });
+    series.push({ line, show, stroke, dash, width: 1.5, points: { size: 4, fill: stroke } });
     if (!ends.length) return;
     const fill = () => stroke().replace(/^rgb\((.*)\)$/, "rgba($1, 0.2)");
     bands.push({ series: [series.length + 1, series.length], fill });
@@ -160,7 +158,7 @@ function draw(figure) {
   const chart = { data };
   const read = reader(figure, data);
   const isTime = data.kind === "time";
-  const across = data.kind === "price" || data.x.length === 1 ? roomy : tight;
+  const across = data.x.length === 1 ? roomy : tight;
   const selected = (plot) => {
     const { left, width } = plot.select;
     if (width) zoom(chart, [left, left + width]);

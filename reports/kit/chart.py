@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
 from reports.store.untrusted import printable, printable_in
-from reports.tables.sentences import number, tick_text
+from reports.tables.sentences import tick_text
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24  # of a chart and its margins
 MOST_TICKS = 10
@@ -50,7 +50,7 @@ class ChangeMark:
 
 @dataclass
 class Chart:
-    """Lines in a `unit` over `x`: sizes in `bytes`, seconds since 1970 (`time`), or a `price`.
+    """Lines in a `unit` over `x`: sizes in `bytes`, or seconds since 1970 (`time`).
     `links` are the files of pages about the positions."""
 
     title: str
@@ -118,9 +118,6 @@ class Chart:
         if self.kind == "bytes":
             shown = self.x[:: 1 + (len(self.x) - 1) // MOST_TICKS]
             return [(size, tick_text(int(size))) for size in shown]
-        if self.kind == "price":
-            return [(tick, number(tick)) for tick in axis.ticks()]
-
         seconds = np.linspace(axis.low, axis.high, 7)[1::2].tolist()
         return [
             (at, f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%d %H:%M}") for at in seconds

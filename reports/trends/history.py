@@ -44,7 +44,7 @@ FACT_RUNS, MOST_FACT_CHANGES = 10, 3
 # Of 84 series, up to this correlation of neighbouring runs (docs/calibration.md): the share of
 # months without a change that have an alarm at the most, and of steps of three spreads in one
 # series that are told within eight runs at the least.
-RATES = (0.0, 0.02, 0.95), (0.4, 0.04, 0.65), (0.7, 0.05, 0.35)
+RATES = (0.0, 0.03, 0.95), (0.4, 0.03, 0.65), (0.7, 0.09, 0.35)
 
 
 @dataclass
@@ -283,8 +283,9 @@ def rates(rho: float) -> str:
     for most, alarms, found in RATES:
         if rho <= most:
             return (
-                f"{text}: up to {most:g}, {alarms:.0%} of months without a change have an alarm, "
-                f"and {found:.0%} of steps of 3 spreads in one series are told within eight runs."
+                f"{text}: up to {most:g}, at most {alarms:.0%} of months without a change have an "
+                f"alarm, and at least {found:.0%} of steps of 3 spreads in one series are told "
+                "within eight runs."
             )
 
     return f"{text}, above {RATES[-1][0]:g}: no error rates were measured there."

@@ -12,6 +12,7 @@ from bench.tuning import search
 from bench.tuning.winners import FINALISTS, find_winners
 from collectives.operation import ChoiceRow
 from collectives.table import parsed
+from reports.store.blocks import count_blocks
 from reports.store.schema import Block
 from tests import fake_gpu
 from tests.bench.launches import launch, run
@@ -155,6 +156,7 @@ def searched_run(folder, blocks):
         )
         for turn, algorithm, us, state in blocks
     ]
+    result.counted = count_blocks(result.blocks)
     result.winners = find_winners(result)
     return result
 
@@ -377,6 +379,7 @@ def test_auto_takes_the_kind_of_memory_that_a_search_found_faster_on_a_fake_gpu(
         if case.status == "ok"
         for turn in range(12)
     ]
+    result.counted = count_blocks(result.blocks)
     result.winners = find_winners(result)
     tune.store(str(table), tuned.read(table, result.run)[0].program, result, result.run)
     options = f"--sizes 16K,64K --algorithm auto -n 2 --mode isolated {BOTH} --tuned"

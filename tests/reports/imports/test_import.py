@@ -139,8 +139,14 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
             b'\n{"size_bytes": 4, "time_us": "5"}',
             "a.log: line 2 is no timing line (Expected `float",
         ),
-        (b'{"version": 3, "results": []}', "has no timings"),
-        (b"{" * 100_000, "has no timings"),
+        (b'{"a": 1}', "not what nccl-tests -J writes"),
+        (b'{"version": 3, "conf', "is JSON that is cut off"),
+        (b"{" * 100_000, "is JSON that is cut off, damaged"),
+        (b'{"config": {"ngpus": Infinity}, "results": []}', "is JSON that is cut off, damaged"),
+        (
+            b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}',
+            "is JSON that is cut off",
+        ),
     ],
 )
 def test_a_file_that_is_not_a_log_is_refused_in_one_sentence(content, sentence, tmp_path, capsys):
@@ -163,7 +169,9 @@ def test_a_path_that_is_not_a_readable_file_is_refused_in_one_sentence(tmp_path,
     assert main(["import", str(tmp_path / "a.log"), "--out", str(tmp_path / "a.log")]) == 2
 
 
-@pytest.mark.parametrize("text", [WHOLE + ROW_8 * 3, WHOLE * 3])
+@pytest.mark.parametrize(
+    "text", [WHOLE + ROW_8 * 3, WHOLE * 3, "[" + ",".join(['{"config":{},"results":[]}'] * 3) + "]"]
+)
 def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, monkeypatch):
     """A million rows took more than 40 s, and their run file was too large for `show`."""
     monkeypatch.setitem(logged.MOST, "rows", 4)

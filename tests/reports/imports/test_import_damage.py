@@ -1,6 +1,7 @@
 """Tests the command `import` on logs that are damaged, truncated or hostile, or contain impossible
 figures."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from reports.imports import logged
 from reports.imports import mpi as import_mpi
 from reports.imports.runs import find_tests
+from reports.store.result import read
 from tests.reports.imports.test_import import imported, put
 from tests.reports.imports.test_import_formats import (
     BOTH,
@@ -147,6 +149,46 @@ def test_a_cut_osu_table_is_incomplete(text, rows):
         "complete" if text == FULL_OSU[:-1] else "incomplete",
         rows,
     )
+
+
+HALF = {"time": 10.0, "alg_bw": 1.0, "bus_bw": 1.0, "nwrong": 0}
+REPORT = {
+    "version": 3,
+    "args": ["all_reduce_perf"],
+    "config": {},
+    "average_bus_bandwidth": {"bandwidth": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "half"),
+    [
+        ({}, {"time": None}),
+        ({}, {"nwrong": 0.5}),
+        ({}, {"alg_bw": "x"}),
+        ({"size": 2**63}, {}),
+        ({"count": 0.5}, {}),
+    ],
+)
+def test_impossible_figures_in_a_report_are_refused(row, half, tmp_path, capsys):
+    """Otherwise a wrong count of 0.5 would become 0, and an impossible size would become blank."""
+    good = {
+        "size": 8,
+        "count": 2,
+        "type": "float",
+        "redop": "sum",
+        "root": "-1",
+        "out_of_place": HALF | {"nwrong": "N/A", "bus_bw": "nan"},
+        "in_place": None,
+    }
+    log = put(
+        tmp_path / "a.log",
+        json.dumps(REPORT | {"results": [good, good | row | {"out_of_place": HALF | half}]}),
+    )
+    (path,) = imported(tmp_path / "out", log)
+    assert [case.size_bytes for case in read(path).cases] == [8]
+    err = capsys.readouterr().err
+    assert ": rows that could not be read: 2 (1 in all)\n" in err
 
 
 GATHER = WHOLE.replace("all_reduce", "all_gather")

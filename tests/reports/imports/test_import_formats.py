@@ -1,5 +1,6 @@
 """Tests the figures that `import` reads from logs of every supported format and version."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,12 @@ LABELS = """\
 [1,0]<stdout>:
  0:
 [0]
+>
+&gt;
+2025-02-07T14:12:36.123456789Z
 [2025-02-07 14:12:36,123]
 [pod/nccl-launcher-x7/main]
+14:12:36
 [rank0]:
 node-07:
 """
@@ -136,7 +141,7 @@ node-07:
     "label", [*(f"{label} " for label in LABELS.splitlines()), "\t", "\x1b[32m", "\xa0\xa0"]
 )
 def test_prefixes_of_lines_change_no_figures(label):
-    """Launchers put labels before each line."""
+    """Launchers, schedulers, pods and chats put labels before each line."""
     assert halves(only("".join(label + line + "\n" for line in WHOLE.splitlines()))) == BOTH
 
 
@@ -355,6 +360,56 @@ def test_imb_logs_are_read():
     assert (whole.status, only(head).status) == ("complete", "incomplete")
 
 
+HALF = {"time": 17.93, "alg_bw": 0.1, "bus_bw": 0.2, "nwrong": 0}
+CASE = {"size": 8, "count": 2, "type": "float", "redop": "sum", "root": "-1"}
+DEVICES = [
+    {"rank": rank, "group": 0, "pid": 4711, "hostname": host, "device_info": "NVIDIA H200"}
+    for rank, host in ((0, "host0"), (4, "host1"))
+]
+REPORT = {
+    "version": 3,
+    "args": ["/home/x/all_reduce_perf", "-t", "2", "-g", "2"],
+    "env": ["HOSTNAME=host0"],
+    "nccl_version": 22902,
+    "config": {"nthreads": 2, "ngpus": 2, "devices": DEVICES},
+    "results": [
+        CASE | {"out_of_place": None, "in_place": HALF},
+        CASE
+        | {
+            "size": 16,
+            "out_of_place": HALF | {"bus_bw": "nan"},
+            "in_place": HALF | {"nwrong": None},
+        },
+    ],
+    "out_of_bounds": {"count": 0, "okay": "true"},
+    "average_bus_bandwidth": {"bandwidth": 0.2, "okay": "unchecked"},
+}
+
+
+def test_the_json_report_of_nccl_tests_is_read():
+    report, whole = REPORT, json.dumps(REPORT)
+    test = only(whole)
+    assert (test.collective, test.world_size, test.status) == ("all_reduce", 8, "complete")
+    assert test.hosts == 2
+    assert halves(test) == [(8, True, 17.93), (16, False, 17.93), (16, True, 17.93)]
+    for changed, status in (
+        (report | {"out_of_bounds": {"count": 2, "okay": "false"}}, "failed"),
+        (report | {"average_bus_bandwidth": None}, "incomplete"),
+    ):
+        assert only(json.dumps(changed)).status == status
+    assert only(whole.replace('"nwrong": 0', '"nwrong": 3', 1)).status == "failed"
+    both = read_tests(f"[{whole},{whole}]")
+    assert [(test.status, len(test.rows)) for test in both] == [("complete", 3)] * 2
+
+
+def test_the_median_of_iterations_counts_where_nccl_tests_prints_it():
+    """With -I a report has each iteration; the mean follows a single slow one."""
+    row = CASE | {"out_of_place": HALF, "out_of_place_per_iter": {"p50_us": 11.5}}
+    test = only(json.dumps(REPORT | {"results": [row]}))
+    assert halves(test) == [(8, False, 11.5)]
+    assert test.statistic == "median over iterations"
+
+
 IMB_GATHER = (
     "# Intel(R) MPI Benchmarks 2021.3, MPI-1 part\n"
     "# Date                  : Wed Mar 20 12:25:21 2024\n"
@@ -390,6 +445,7 @@ DATED = [
     (IMB_GATHER, "2024-03-20 12:25:21"),
     ("slurmd: *** JOB 7 ON n1 STARTED AT 2025-02-07T14:12:36 ***\n" + WHOLE, "2025-02-07 14:12:36"),
     (WHOLE + "x CANCELLED AT 2025-02-07T14:12:36 ***\n", "2025-02-07 14:12:36"),
+    (json.dumps(REPORT | {"start_time": "2026-07-09 16:03:21"}), "2026-07-09 16:03:21"),
     ("driver version of 2025-02-07 14:12:36\n" + WHOLE, "None"),
     ("at 2025-02-31 14:12:36\n" + WHOLE, "None"),
 ]

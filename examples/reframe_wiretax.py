@@ -84,7 +84,8 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
         elif unknown := sorted(self.references.keys() - set(ok)):
             problems.append(
                 f"references name no measured case: {', '.join(unknown)}; "
-                f"measured were {', '.join(ok[:MOST_NAMES])}" + ", ..." * (len(ok) > MOST_NAMES)
+                f"measured were {', '.join(ok[:MOST_NAMES])}"
+                f"{', ...' if len(ok) > MOST_NAMES else ''}"
             )
         return sn.assert_false(problems, msg="; ".join(problems))
 

@@ -125,7 +125,7 @@ def draw_history(alarms: pd.DataFrame, methods: pd.DataFrame) -> Figure:
     wide = methods.pivot_table(
         index=["common_variance_percent", "rho"], columns="method", values=column, sort=False
     )
-    wide.index = [f"rho {rho:g}" + "\ncommon" * (common > 0) for common, rho in wide.index]
+    wide.index = [f"rho {rho:g}" + ("\ncommon" if common else "") for common, rho in wide.index]
     wide.plot.bar(ax=right, rot=0, width=0.8, color=[RED, BLUE, GREEN, PURPLE], zorder=2)
     right.grid(False, axis="x")
     right.set(

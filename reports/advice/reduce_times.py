@@ -220,7 +220,9 @@ def measured_times(
     spans = spans_of(launches, "cost_us", confidence)
     names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype
     place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
-    count = counted(n, "launch") + ", no interval" * (not launches.have_intervals)
+    count = counted(n, "launch")
+    if not launches.have_intervals:
+        count += ", no interval"
     harness = launches.runs[0].run.method.get("harness")
     origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"

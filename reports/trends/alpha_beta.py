@@ -72,7 +72,8 @@ class Fit(msgspec.Struct, kw_only=True):
             self.mode,
             *shape_words(self.shape),
             *["in place"] * self.in_place,
-            f"{self.world_size} ranks" + f" on {self.hosts} hosts" * (self.hosts not in (1, None)),
+            f"{self.world_size} ranks"
+            + ("" if self.hosts in (1, None) else f" on {self.hosts} hosts"),
         ]
         return ", ".join(words)
 

@@ -38,10 +38,10 @@ class Machines:
     def __str__(self) -> str:
         words = [
             f"{self.nodes} nodes x {self.launches}",
-            f"{self.spread * 100:g} %" * (self.spread != Machines.spread),
+            "" if self.spread == Machines.spread else f"{self.spread * 100:g} %",
             "outliers" * self.outliers,
-            f"+{self.disturbed:.0%}" * (self.disturbed > 0),
-            "lacking sizes" * (self.lacking > 0),
+            f"+{self.disturbed:.0%}" if self.disturbed else "",
+            "lacking sizes" if self.lacking else "",
             "nodes vary by t with 5 df" * self.heavy,
         ]
         if self.recorded:

@@ -123,7 +123,9 @@ def launch_coverage(scenario: Scenario, cases: int, stops: bool, rng: Rng, n: in
         covered = [(low or 0) <= 1 <= (high or np.inf) for _, low, high in intervals]
         shares.append(float(np.mean(covered)))
     limits = (0.93, 0.97) if cases == CELLS else (0.0, 1.0)
-    return [Figure(f"{scenario.name}, {cases} case{'s' * (cases > 1)}", shares, *limits)]
+    return [
+        Figure(f"{scenario.name}, {cases} {'case' if cases == 1 else 'cases'}", shares, *limits)
+    ]
 
 
 def one_launch_alarms(spread: float, rng: Rng, n: int) -> list[Figure]:

@@ -115,7 +115,7 @@ def matrix(made: Cluster) -> str:
                 cell(made, lines(made, mpi, nodes, out)[name], out, sentences)
             )
             print(f"{NAMES[mpi]:8} {nodes} {name}: {rows[name][-1]}", file=sys.stderr, flush=True)
-    heads = [f"{NAMES[mpi]}, {nodes} node{'s' * (nodes > 1)}" for mpi, nodes in columns]
+    heads = [f"{NAMES[mpi]}, {nodes} {'node' if nodes == 1 else 'nodes'}" for mpi, nodes in columns]
     page = [TOP + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     page += [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
     return "\n".join(

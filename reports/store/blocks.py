@@ -20,7 +20,7 @@ def count_blocks(blocks: Sequence[Block]) -> Counted:
     """The blocks in the state of the link that most of them are in."""
     trips_ns = np.array([round_trip_ns(block) for block in blocks], dtype=float)
     rtt_ns, counts = main_state(trips_ns)
-    is_settled = not rtt_ns or counts.sum() >= LEAST_SHARE * len(blocks)
+    is_settled = bool(counts.sum() >= LEAST_SHARE * len(blocks))
 
     by_case = dict[int, list[Block]]()
     for block, is_counted in zip(blocks, counts.tolist(), strict=True):
@@ -54,7 +54,7 @@ def main_state(trips_ns: ArrayLike) -> tuple[float, NDArray[np.bool_]]:
     trips_ns = np.asarray(trips_ns, dtype=float)
     probed = np.sort(trips_ns[trips_ns > 0])
     if not len(probed):
-        return 0.0, np.ones(len(trips_ns), dtype=bool)
+        return 0.0, trips_ns == 0
 
     last = np.searchsorted(probed, probed * STATE_RATIO, side="right")
     n_near = last - np.searchsorted(probed, probed / STATE_RATIO)

@@ -50,7 +50,8 @@ def build_cases(
     links = [
         link
         for link in link_blocks
-        if not counted.rtt_ns or same_state(round_trip_ns(link) or counted.rtt_ns, counted.rtt_ns)
+        if not (counted.is_settled and counted.rtt_ns)
+        or same_state(round_trip_ns(link) or counted.rtt_ns, counted.rtt_ns)
     ]
     cases = [
         Case(case=number, **{name: getattr(header, name) for name in CaseFields.__struct_fields__})

@@ -161,6 +161,8 @@ def test_where_the_link_never_settles_every_block_counts():
     assert case.time_us
     assert case.time_us.n_blocks == 30
     assert (count_blocks(blocks).is_settled, count_blocks(blocks).left_out) == (False, 0)
+    never = count_blocks(blocks[1:])
+    assert (never.is_settled, len(never.by_case[0])) == (False, 29)
 
 
 def test_intervals_allow_for_the_correlation_of_blocks_over_all_cases():

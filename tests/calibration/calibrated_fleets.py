@@ -1,15 +1,12 @@
-"""Claims on `fleet`: how often equal nodes have an alarm, and how often slow nodes are
-named, by their own runs or by their pairs."""
+"""Claims on `fleet`: how often equal nodes have an alarm, and how often slow nodes are named."""
 
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from reports.trends.slow_nodes import EQUAL, PAIR, REPORT_P, SLOW, screen, slow_ends
-from tests.calibration import synthetic
+from reports.trends.slow_nodes import EQUAL, REPORT_P, SLOW, screen
 from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
 
 NODES, SIZES = 200, 12
@@ -21,32 +18,27 @@ class Machines:
     """How the launches of a fleet scatter. `spread` is the standard deviation of the log of a
     launch's median, 70 % of its variance common to all sizes; `between` is the one of nodes.
     `outliers`: 3 % of launches are slower by 10 % on average; `disturbed`: 3 % of launches are
-    slower by this share. `recorded`: the launches of a real campaign.
-    `lacking`: the share of nodes without the larger half of the sizes. `heavy`: nodes
-    differ by Student's t with 5 degrees of freedom."""
+    slower by this share. `heavy`: nodes differ by Student's t with 5 degrees of freedom."""
 
     launches: int
     spread: float = 0.015
     between: float = 0.005
     nodes: int = NODES
     outliers: bool = False
-    recorded: bool = False
-    lacking: float = 0.0
     heavy: bool = False
     disturbed: float = 0.0
 
     def __str__(self) -> str:
-        words = [
-            f"{self.nodes} nodes x {self.launches}",
-            "" if self.spread == Machines.spread else f"{self.spread * 100:g} %",
-            "outliers" * self.outliers,
-            f"+{self.disturbed:.0%}" if self.disturbed else "",
-            "lacking sizes" if self.lacking else "",
-            "nodes vary by t with 5 df" * self.heavy,
-        ]
-        if self.recorded:
-            words[1] = "recorded"
-        return ", ".join(filter(None, words))
+        words = [f"{self.nodes} nodes x {self.launches}"]
+        if self.spread != Machines.spread:
+            words.append(f"{self.spread * 100:g} %")
+        if self.outliers:
+            words.append("outliers")
+        if self.disturbed:
+            words.append(f"+{self.disturbed:.0%}")
+        if self.heavy:
+            words.append("nodes vary by t with 5 df")
+        return ", ".join(words)
 
     def draw(self, rng: Rng) -> Floats:
         """Log costs, (nodes, launches, sizes)."""
@@ -54,15 +46,11 @@ class Machines:
         logs = self.between * _common(rng, (self.nodes, 1, SIZES))
         if self.heavy:  # a normal value over a chi of 5 degrees of freedom, with variance 1
             logs *= np.sqrt(3 / rng.chisquare(5, (self.nodes, 1, 1)))
-        if self.recorded:
-            logs = logs + _recorded(rng, shape)
-        else:
-            logs = logs + self.spread * _common(rng, shape)
+        logs = logs + self.spread * _common(rng, shape)
         if self.outliers:
             excess = rng.exponential(LAUNCH_EXCESS, shape[:2])
             logs += (excess * (rng.random(shape[:2]) < OUTLYING))[..., None]
         logs += (np.log1p(self.disturbed) * (rng.random(shape[:2]) < OUTLYING))[..., None]
-        logs[: round(self.lacking * self.nodes), :, SIZES // 2 :] = np.nan
         return np.asarray(logs)
 
 
@@ -72,24 +60,13 @@ def _common(rng: Rng, shape: tuple[int, ...]) -> Floats:
     return np.asarray(np.sqrt(0.7) * shared + np.sqrt(0.3) * rng.standard_normal(shape))
 
 
-def _recorded(rng: Rng, shape: tuple[int, ...]) -> Floats:
-    """Launches of the recorded campaign, in the state of the link that most of them have."""
-    launches = synthetic.recorded()
-    logs = launches.medians[launches.states == np.bincount(launches.states).argmax()]
-    logs = logs[np.isfinite(logs).sum(axis=1) >= SIZES]
-    cases = np.flatnonzero(np.isfinite(logs).sum(axis=0) > len(logs) // 2)[:SIZES]
-    centred = logs[:, cases] - np.nanmedian(logs[:, cases], axis=0)
-    order = np.argsort(rng.random((shape[0], len(centred))), axis=1)  # a node's launches differ
-    return np.asarray(centred[order[:, : shape[1]]])
-
-
 def screened(logs: Floats, p: float = REPORT_P) -> pd.DataFrame:
     """The nodes of (nodes, launches, sizes), screened."""
     nodes, launches, sizes = logs.shape
     index = pd.MultiIndex.from_product([range(nodes), range(launches)])
-    rows = pd.DataFrame(logs.reshape(-1, sizes).astype(float), index)
-    screened: pd.DataFrame = screen(rows.dropna(how="all"), p).nodes
-    return screened
+    rows = pd.DataFrame(logs.reshape(-1, sizes), index)
+    nodes: pd.DataFrame = screen(rows.dropna(how="all"), p).nodes
+    return nodes
 
 
 def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figure]:
@@ -120,32 +97,15 @@ def many_questions(rng: Rng, n: int) -> list[Figure]:
     return [Figure("9 groups, 3 %: any", alarmed, most=0.05)]
 
 
-def measured_again(
-    machines: Machines, slower: float, least: float, rng: Rng, n: int
-) -> list[Figure]:
-    """One launch of each node and two more of each suspect: how often an equal node is SLOW, and
-    how often a slower one is a suspect first and SLOW then. Runs a fifth of the replications."""
-    alarmed, suspected, found = list[bool](), list[bool](), list[bool]()
+def measured_again(machines: Machines, rng: Rng, n: int) -> list[Figure]:
+    """One launch of each node and two more of each suspect, if no node is slow: how often one is
+    SLOW. Runs a fifth of the replications."""
+    alarmed = list[bool]()
     for _ in range(n // 5):
         logs = machines.draw(rng)
-        logs[0] += np.log1p(slower)
-        first = screened(logs[:, :1])
-        logs[first.verdict == EQUAL, 1:] = np.nan
-        is_slow = screened(logs).verdict == SLOW
-        alarmed.append(bool(is_slow[int(slower > 0) :].any()))
-        suspected.append(first.verdict[0] != EQUAL)
-        found.append(bool(is_slow[0]))
-    name = str(replace(machines, launches=1))
-    figures = [Figure(f"{name}: another", alarmed, most=0.05)]
-    return (
-        figures
-        if slower == 0
-        else [
-            *figures,
-            Figure(f"{name}: suspected", suspected, least),
-            Figure(f"{name}: SLOW", found, least),
-        ]
-    )
+        logs[screened(logs[:, :1]).verdict == EQUAL, 1:] = np.nan
+        alarmed.append(bool((screened(logs).verdict == SLOW).any()))
+    return [Figure(str(replace(machines, launches=1)), alarmed, most=0.05)]
 
 
 def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) -> list[Figure]:
@@ -155,8 +115,7 @@ def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) 
     for _ in range(n // 5):
         levels = machines.between * _common(rng, (machines.nodes, 1, SIZES))
         levels[:number] += np.log1p(SLOWER)
-        still = Machines(**{**machines.__dict__, "between": 0.0})
-        seen = screened(still.draw(rng) + levels)
+        seen = screened(replace(machines, between=0.0).draw(rng) + levels)
         named.append(bool((seen.verdict[:number] != EQUAL).all()))
         others.append(bool((seen.verdict[number:] != EQUAL).any()))
         truth = np.expm1(levels[:number].mean(axis=(1, 2)))
@@ -171,27 +130,6 @@ def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) 
     ]
 
 
-def slow_pairs(nodes: int, slower: float, rng: Rng, n: int) -> list[Figure]:
-    """All pairs of some nodes, 3 launches each: one node is slower, and it alone is named; or one
-    pair is, and no node is named. Runs a fifth of the replications."""
-    pairs = [PAIR.join(ends) for ends in combinations([f"n{node}" for node in range(nodes)], 2)]
-    with_node = np.array(["n1" in pair.split(PAIR) for pair in pairs])
-    named: dict[str, list[bool]] = {"node": [], "pair": []}
-    for _ in range(n // 5):
-        machines = Machines(3, spread=0.01, nodes=len(pairs))
-        for kind, is_slow in (("node", with_node), ("pair", np.arange(len(pairs)) == 2)):
-            logs = machines.draw(rng)
-            logs[is_slow] += np.log1p(slower)
-            slow = np.array(pairs)[screened(logs).verdict != EQUAL].tolist()
-            expected = ["n1"] if kind == "node" else []
-            is_named = pairs[2] in slow or kind == "node"
-            named[kind].append(is_named and [*slow_ends(slow, pairs)] == expected)
-    return [
-        Figure(f"{nodes} nodes, +{slower:.0%}: the {kind}", values, 0.90)
-        for kind, values in named.items()
-    ]
-
-
 CLAIMS: dict[str, list[Simulation]] = {
     "A fleet of equal nodes: any alarm": [
         *(
@@ -201,8 +139,6 @@ CLAIMS: dict[str, list[Simulation]] = {
                 Machines(1),
                 Machines(3, 0.005, 0.0),
                 Machines(2, 0.03, 0.01),
-                Machines(5, recorded=True),
-                Machines(5, lacking=0.1),
                 Machines(3, nodes=20),
                 Machines(1, nodes=8),
                 Machines(3, nodes=4),
@@ -225,9 +161,8 @@ CLAIMS: dict[str, list[Simulation]] = {
         many_questions,
     ],
     "One launch a node, suspects measured again": [
-        partial(measured_again, Machines(3, disturbed=0.3), 0.0, 0.0),
-        partial(measured_again, Machines(3, outliers=True), 0.0, 0.0),
-        partial(measured_again, Machines(3, 0.005, disturbed=0.3), SLOWER, 0.95),
+        partial(measured_again, Machines(3, disturbed=0.3)),
+        partial(measured_again, Machines(3, outliers=True)),
     ],
     "Nodes slower by 5 %": [
         partial(slow_nodes, Machines(5), 1, 0.95),
@@ -235,9 +170,5 @@ CLAIMS: dict[str, list[Simulation]] = {
         partial(slow_nodes, Machines(1, 0.005), 1, 0.95),
         partial(slow_nodes, Machines(5, outliers=True), 1, 0.90),
         partial(slow_nodes, Machines(1), 1, 0.0),
-    ],
-    "Which node, by its pairs x 3": [
-        partial(slow_pairs, 6, 0.25),
-        partial(slow_pairs, 12, 0.10),
     ],
 }

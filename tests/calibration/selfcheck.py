@@ -63,13 +63,10 @@ def tables(
 
 
 def false_alarms(scenario: Scenario, rng: Rng, n: int) -> list[Figure]:
-    """The shares of tables and of cells with FASTER or SLOWER if nothing differs."""
+    """The share of tables with FASTER or SLOWER if nothing differs."""
     verdicts, _ = tables(scenario, rng, n)
     called = np.isin(verdicts, (verdict.SLOWER, verdict.FASTER))
-    return [
-        Figure(f"{scenario.name}: tables", np.any(called, axis=1), most=0.05),
-        Figure(f"{scenario.name}: cells", np.mean(called, axis=1), most=0.005),
-    ]
+    return [Figure(scenario.name, np.any(called, axis=1), most=0.05)]
 
 
 def power(spread: float, least: float, rng: Rng, n: int) -> list[Figure]:
@@ -81,7 +78,6 @@ def power(spread: float, least: float, rng: Rng, n: int) -> list[Figure]:
     return [
         Figure(f"{name}: SLOWER", is_slower, least),
         Figure(f"{name}: SLOWER, or MDE >= 3 %", is_slower | is_open, 0.90),
-        Figure(f"{name}: SAME", first == verdict.SAME, most=0.05),
     ]
 
 

@@ -49,9 +49,8 @@ def runs_taken_for_independent(monkeypatch):
 
 
 BROKEN = [
-    (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS], 0.05), 120),
+    (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS]), 120),
     (no_correction_for_many_cells, partial(false_alarms, WIDE), 200),
-    (blocks_taken_for_independent, partial(launch_coverage, CORRELATED, 84, False), 400),
 ]
 
 

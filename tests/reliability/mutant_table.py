@@ -251,14 +251,11 @@ STATISTICS = {
         "time_us=float(np.mean(time)),",
         (MEASURE,),
     ),
-    "valleys-of-any-depth": Mutant(
-        "reports/store/stats.py", "< 0.5 * density[peak]", "< 0.95 * density[peak]", (STATS,)
-    ),
     "precise-at-half-the-width": Mutant(
         "reports/store/stats.py", "(high - low) / 2 <= 0.01", "high - low <= 0.01", (STATS,)
     ),
     "changing-link-counts": Mutant(
-        "reports/store/case.py", "MIXED_RATIO = 1.3", "MIXED_RATIO = 13.0", (CASE,)
+        "reports/store/blocks.py", "CHANGED_RATIO = 1.3", "CHANGED_RATIO = 13.0", (CASE,)
     ),
     "holm-backwards": Mutant(
         "reports/verdicts/verdict.py",
@@ -277,8 +274,8 @@ STATISTICS = {
     ),
     "correlation-of-runs-ignored": Mutant(
         "reports/trends/changes.py",
-        "np.clip(rhos.mean() + own, 0, 0.9)",
-        "np.clip(rhos.mean() + own, 0, 0.0)",
+        "np.clip(rho, least_rho, MOST_RHO)",
+        "0 * np.clip(rho, least_rho, MOST_RHO)",
         ("tests/reports/trends/test_history.py", "tests/calibration/test_calibration.py"),
     ),
 }

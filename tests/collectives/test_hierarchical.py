@@ -10,13 +10,12 @@ import sys
 
 import pytest
 
-from reports.store.result import read
+from tests.bench.launches import run
 from tests.cluster import SCRIPTS, cluster, needs_hosts
-from tests.launch import MPIRUN, few, mpirun
+from tests.launch import MPIRUN, few, mpirun, printed
 
 RANKS = "tests/ranks/host_ranks.py"
 SIZE = 2 << 20
-
 
 RIGHT = "tests/ranks/collective_ranks.py", "fixed", "3"
 
@@ -35,16 +34,15 @@ def test_every_collective_between_hosts_is_right(ranks, hosts):
 
 
 def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
-    done = mpirun(4, RANKS, "refused", MPIR_CVAR_NUM_CLIQUES="2", timeout_s=60)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[:2] == [
+    said = printed(4, RANKS, "refused", MPIR_CVAR_NUM_CLIQUES="2", timeout_s=60)
+    assert said.splitlines()[:2] == [
         "register: ['rank 3: no room']",
         "kernel: ['rank 3: no room']",
     ]
-    assert "messages: ['MPI counts up to 10']" in done.stdout
+    assert "messages: ['MPI counts up to 10']" in said
     assert (
         "kinds: ['the hosts differ: memory is mapped for rank 0 and host_staged for rank 1; "
-        in done.stdout
+        in said
     )
 
 
@@ -78,24 +76,10 @@ def test_real_hosts_give_right_results_and_send_the_least_bytes(on_hosts, hosts)
         assert least_bytes <= sent <= 1.03 * least_bytes, sent / least_bytes
 
 
-def cases_of(out):
-    [path] = out.glob("*.jsonl")
-    cases = read(path).cases
-    assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}
-    return cases
-
-
-def run_over_hosts(program, *options):
-    done = mpirun(4, "-m", program, *map(str, options), MPIR_CVAR_NUM_CLIQUES="2")
-    assert done.returncode == 0, done.stderr
-
-
-SHORT = "--mode isolated -n 12 --quiet"
-
-
 def test_auto_over_hosts_chooses_by_size_and_has_no_bound(tmp_path):
-    run_over_hosts("bench.allreduce", "--sizes", "4K,64K", *SHORT.split(), "--out", tmp_path)
-    cases = cases_of(tmp_path)
+    options = "--sizes 4K,64K --mode isolated -n 2"
+    cases = run(tmp_path, options, ranks=4, MPIR_CVAR_NUM_CLIQUES="2")[1].cases
+    assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}
     assert {case.share_of_bound for case in cases} == {None}
     chosen = {case.size_bytes: case.chosen for case in cases if case.algorithm == "auto"}
     assert chosen == {4096: "hierarchical_whole", 65536: "hierarchical"}

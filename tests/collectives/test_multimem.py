@@ -3,48 +3,41 @@ to fail."""
 
 import re
 from itertools import product
-from typing import Any
 
 import pytest
 
 from collectives.algorithms.allreduce_multimem import COMBINED, ENTRIES
 from collectives.collective import DATATYPES, REDOPS
-from reports.store.result import read
 from tests import fake_gpu
+from tests.bench.launches import launch, stored
+from tests.bench.test_cli import assert_refused
 from tests.kernels.broken_kernels import tree
 from tests.kernels.gpu_builds import compiled
 from tests.kernels.kernel_code import kernels_in
-from tests.launch import ROOT, few, mpirun
+from tests.launch import ROOT, assert_right, few
 
 STEM = "allreduce_multimem"
 
 
-def output(**faults):
-    """What two ranks print, each line once."""
-    environment: dict[str, Any] = fake_gpu.environment(**{"multicast": 1, "count": 2, **faults})
-    done = mpirun(2, "-m", "tests.ranks.multimem_ranks", timeout_s=200, **environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return set(re.findall(r"(?:offered|refused: .*?\.)(?=refused|\n)", done.stdout))
+OPTIONS = "-b 4K -e 4K -n 2 -w 0 --max-time 90 --mode isolated --algorithm"
 
 
-def examples(ranks, number, folder=ROOT):
-    """Draws sums with tails, shifts and launches in a row."""
-    environment: dict[str, Any] = fake_gpu.environment(multicast=1, count=ranks)
-    program = "-m", "tests.ranks.collective_ranks", str(number), str(ranks), "cuda", "auto"
-    return mpirun(ranks, *program, *ENTRIES, timeout_s=200, tree=folder, **environment)
+def started(folder, device="cuda", **faults):
+    """The end of a run of two ranks on GPUs with multicast and these faults."""
+    settings = fake_gpu.environment(**{"multicast": 1, **faults})
+    return launch(folder, f"{OPTIONS} {','.join(ENTRIES)} --device {device}", **settings)
+
+
+def performed(ranks, examples, folder=ROOT):
+    """Draws sums with tails, shifts and launches in a row; the number that was performed."""
+    words = str(ranks), "cuda", "auto", *ENTRIES
+    environment = fake_gpu.environment(multicast=1, count=ranks)
+    return assert_right(ranks, "collective", examples, *words, tree=folder, **environment)
 
 
 @pytest.mark.parametrize("ranks", few([3, 2, 4], 1))
 def test_sums_are_right_with_tails_shifts_and_launches_in_a_row_on_a_fake_gpu(ranks):
-    done = examples(ranks, 240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    performed = re.search(rf"examples right on {ranks} ranks, (\d+) performed", done.stdout)
-    assert performed
-    assert int(performed[1]) > 10
-
-
-def test_what_can_be_combined_is_offered_on_a_fake_gpu():
-    assert output() == {"offered"}
+    assert performed(ranks, 240) > 10
 
 
 STEPS = (
@@ -58,42 +51,53 @@ STEPS = (
 
 
 @pytest.mark.parametrize(
-    ("faults", "sentence"),
+    ("options", "faults", "sentence"),
     [
         *(
-            ({"fail": step}, rf"rank \d: on GPU \S+, {step.partition(':')[0]} fails: error 999")
+            (
+                "cuda",
+                {"fail": step},
+                rf"rank \d: on GPU \S+, {step.partition(':')[0]} fails: error 999",
+            )
             for step in few(STEPS, 2)
         ),
         (
+            "cuda",
             {"multicast": 0},
             "the driver offers no multicast: this GPU is on no NVSwitch that can sum",
         ),
-        ({"count": 1}, "ranks share a GPU, and a multicast address takes each GPU once"),
-        ({"vendor": "hip"}, "the hip device has no multicast; NVIDIA GPUs on an NVSwitch have it"),
+        (
+            "cuda --ranks-share-gpus",
+            {"count": 1},
+            "ranks share a GPU, and a multicast address takes each GPU once",
+        ),
+        (
+            "hip",
+            {"vendor": "hip"},
+            "the hip device has no multicast; NVIDIA GPUs on an NVSwitch have it",
+        ),
     ],
     ids=str,
 )
-def test_a_driver_that_refuses_a_step_leaves_the_reason_on_a_fake_gpu(faults, sentence):
-    (line,) = output(**faults)
-    assert re.fullmatch(rf"refused: {sentence}\.", line), line
+def test_a_driver_that_refuses_a_step_leaves_the_reason_on_a_fake_gpu(
+    tmp_path, options, faults, sentence
+):
+    done = started(tmp_path, options, **faults)
+    assert_refused(done, 3, f"no case can be measured: {sentence}; --list says", tmp_path)
 
 
 def test_a_run_times_and_checks_both_with_a_bound_on_a_fake_gpu(tmp_path):
-    options = "-b 4K -e 4K -n 2 -w 0 --max-time 120 --device cuda --mode isolated"
-    options += f" --algorithm {','.join(ENTRIES)} --out {tmp_path}"
-    environment: dict[str, Any] = fake_gpu.environment(multicast=1)
-    done = mpirun(2, "-m", "bench.allreduce", *options.split(), **environment)
-    assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.glob("*.jsonl")
-    cases = read(path).cases
-    assert [(case.algorithm, case.status, case.n_wrong) for case in cases] == [
+    assert started(tmp_path).returncode == 0
+    measured = stored(tmp_path).cases
+    assert [(case.algorithm, case.status, case.n_wrong) for case in measured] == [
         (entry, "ok", 0) for entry in ENTRIES
     ]
-    assert all(case.bound_us for case in cases)
+    assert all(case.bound_us for case in measured)
 
 
 def test_without_the_wait_sums_are_wrong_on_a_fake_gpu(tmp_path):
-    assert examples(2, 60, tree(tmp_path, "without the wait")).returncode
+    with pytest.raises(AssertionError, match="element"):
+        performed(2, 60, tree(tmp_path, "without the wait"))
 
 
 @pytest.mark.parametrize(

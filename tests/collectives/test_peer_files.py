@@ -12,7 +12,7 @@ from collectives.peers.file import read
 from tests.bench.launches import launch, stored
 from tests.launch import ROOT, few
 
-SHORT = "--sizes 16K --mode isolated --algorithm library --quiet -n 20 --max-time 40"
+SHORT = "--sizes 16K --mode isolated --algorithm library --quiet -n 4 --max-time 40"
 MINE = """
 TITLE = "mpi4py"
 COLLECTIVES = "all_reduce", "all_gather"
@@ -124,7 +124,7 @@ def faulty(fault, calls=0, where=ON_RANK_1):
                 r"wiretax: rank 1 failed: mine 16384 B, .*--peer mine.py, line 8: ValueError: boom",
             ),
             (
-                faulty("raise ValueError('late')", 50),
+                faulty("raise ValueError('late')", 6),
                 1,
                 r"wiretax: rank 1 failed: case 1 \(mine 16384 B isolated\), .*line 8: .*late",
             ),
@@ -236,7 +236,7 @@ def test_a_copy_that_is_too_long_is_wrong(tmp_path):
 
 
 def test_a_function_that_hangs_is_named_by_the_watchdog(tmp_path):
-    file = peer(tmp_path, faulty("import time; time.sleep(60)", 50))
+    file = peer(tmp_path, faulty("import time; time.sleep(60)", 6))
     done = launch(tmp_path, SHORT, "-T 2", "--peer", file)
     assert done.returncode == 1
     assert re.fullmatch(
@@ -247,7 +247,7 @@ def test_a_function_that_hangs_is_named_by_the_watchdog(tmp_path):
 
 def test_a_function_that_crashes_is_named_by_its_file_and_line(tmp_path):
     """The launcher's banner names a process and a signal alone."""
-    file = peer(tmp_path, faulty("import ctypes; ctypes.string_at(0)", 50))
+    file = peer(tmp_path, faulty("import ctypes; ctypes.string_at(0)", 6))
     done = launch(tmp_path, SHORT, "--peer", file)
     assert done.returncode
     assert re.search(
@@ -294,7 +294,7 @@ def bind(case):
 
 
 def test_a_peer_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(tmp_path):
-    words = "--tokens 1,4 --hidden 64 -n 20 --quiet --max-time 40 --algorithm fused"
+    words = "--tokens 1,4 --hidden 64 -n 4 --quiet --max-time 40 --algorithm fused"
     file = peer(tmp_path, NORM)
     done = launch(tmp_path, words, "--peer", file, command="allreduce_rmsnorm")
     assert (done.returncode, done.stderr) == (0, "")
@@ -327,7 +327,7 @@ def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own
         for mode in ("isolated", "chained")
     }
     assert all(re.fullmatch("mine [0-9a-f]{7}", case.library or "") for case in cases)
-    norm = "--tokens 1 --hidden 64 -n 20 --quiet --algorithm fused"
+    norm = "--tokens 1 --hidden 64 -n 4 --quiet --algorithm fused"
     (tmp_path / "norm").mkdir()
     done = launch(tmp_path / "norm", norm, *words[1:], command="allreduce_rmsnorm")
     assert (done.returncode, done.stderr) == (0, "")

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from reports.store.result import read
 from tests import fake_peers
+from tests.bench.launches import stored
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
 
@@ -26,9 +26,7 @@ def launched(out, *options, environment=None, fault=""):
 
 def run(out, *options, **how):
     """The process, and the result."""
-    done = launched(out, *options, **how)
-    (path,) = out.glob("*.jsonl")
-    return done, read(path)
+    return launched(out, *options, **how), stored(out)
 
 
 def of_peers(result, mode="isolated"):
@@ -47,7 +45,7 @@ def reasons(result) -> dict[str, str | None]:
     ("graph", "mode", "peers"), few([(1, "isolated", PEERS), (0, "chained", "vllm")], 2)
 )
 def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path, graph, mode, peers):
-    options = f"--peer {peers} --mode {mode} -G {graph} -d half".split()
+    options = f"--peer {peers} --mode {mode} -G {graph} -d half -n 1".split()
     done, result = run(tmp_path, *options)
     assert done.returncode == 0, done.stderr
     titles = {name: TITLES[name] for name in peers.split(",")}
@@ -124,10 +122,12 @@ def test_peers_that_sum_wrong_or_may_call_nccl_are_no_baseline_on_a_fake_gpu(tmp
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("long", "wrote behind its receive buffer"), ("send", "changed its send buffer")],
+    few([("long", "wrote behind its receive buffer"), ("send", "changed its send buffer")], 1),
 )
 def test_peers_that_write_elsewhere_are_wrong_on_a_fake_gpu(tmp_path, fault, reason):
-    done, result = run(tmp_path, "--peer", "vllm", "--mode", "both", "-d", "half", fault=fault)
+    done, result = run(
+        tmp_path, "--peer", "vllm", "--mode", "both", "-d", "half", "-n", "1", fault=fault
+    )
     assert done.returncode == 1
     assert f"vllm 4096 B isolated), block 0: rank 0 {reason}: got " in done.stderr
     cases = [*of_peers(result).values(), *of_peers(result, "chained").values()]

@@ -14,10 +14,10 @@ from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import CollectiveCase, Unsupported
 from collectives.registry import ALGORITHMS
 from collectives.table import check_algorithm, parsed
-from reports.store.result import read
 from reports.tables.table import render
+from tests.bench.launches import run
 from tests.collectives.collective_examples import usual_names
-from tests.launch import count, few, mpirun
+from tests.launch import assert_right, count, few
 
 NAMES = [algorithm.name for algorithm in QUANTIZED["all_reduce"]]
 KNOWN = ALGORITHMS["all_reduce"]
@@ -28,11 +28,7 @@ ERROR = {"int8": 0.5 / 127, "int4": 0.5 / 7}
 
 @pytest.mark.parametrize("ranks", few([2, 3, 1], 2))  # three ranks with stores around the caches
 def test_every_element_equals_numpys(ranks):
-    examples, seed = str(count(60)), str(ranks)
-    program = "tests/ranks/collective_ranks.py", examples, seed, "cpu", "auto", *NAMES
-    done = mpirun(ranks, *program)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{examples} examples right on {ranks} ranks" in done.stdout
+    assert_right(ranks, "collective", count(60), str(ranks), "cpu", "auto", *NAMES)
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
@@ -94,16 +90,11 @@ def test_quantised_algorithms_run_only_by_name():
         check_algorithm(algorithm)
 
 
-def run(folder, *options):
-    done = mpirun(2, "-m", "bench.allreduce", "--out", str(folder), "-n", "12", *options)
-    assert (done.returncode, done.stderr) == (0, "")
-    (path,) = folder.glob("*.jsonl")
-    return done.stdout, read(path)
-
-
 def test_long_has_the_signal_to_noise_ratio_beside_the_time(tmp_path):
     algorithms = ",".join(["library", "two_shot", "auto", *NAMES])
-    _, result = run(tmp_path, "--sizes", "16K,16388", "--algorithm", algorithms)
+    _, result = run(
+        tmp_path, f"--lean --mode isolated -n 2 --sizes 16K,16388 --algorithm {algorithms}"
+    )
     cases = [case for case in result.cases if case.algorithm in NAMES and case.status == "ok"]
     assert {case.algorithm for case in cases} == set(NAMES)
     odd = {case.reason for case in result.cases if case.size_bytes == 16388} - {None}

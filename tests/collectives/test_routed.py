@@ -4,21 +4,19 @@ import json
 
 import pytest
 
-from reports.store.result import read
+from tests.bench.launches import launch, run
 from tests.fake_gpu import fake_nccl
 from tests.kernels.broken_kernels import tree
-from tests.launch import ROOT, count, few, mpirun
+from tests.launch import ROOT, count, few, printed
 
-FEW = "--max-time 40 -n 12"
+FEW = "--max-time 40 -n 2"
 SMALL = "--experts 8 --top-k 3 --tokens 40 --hidden 96"  # unlike two, three choices weigh unequally
 
 
 def stressed(ranks, launches, seed, tree=ROOT):
     """The report of back-to-back dispatches, combines and round trips."""
     program = "-m", "tests.ranks.stress_ranks", str(launches), str(seed), "routed", "timeout_s=5"
-    done = mpirun(ranks, *program, tree=tree)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return json.loads(printed(ranks, *program, tree=tree))
 
 
 @pytest.mark.parametrize("ranks", few([2, 3, 1, 5], 2))
@@ -36,38 +34,37 @@ def test_tokens_are_wrong_without_the_wait(tmp_path):
 def test_a_gpu_library_sends_tokens_to_their_experts_and_back_on_a_fake_gpu(tmp_path):
     """NCCL sends rows in one group."""
     settings = fake_nccl.environment("cuda", gpu={"count": 2})
-    result, _ = run(
-        tmp_path, f"{SMALL} --algorithm library --device cuda --mode isolated", **settings
-    )
-    assert {case.shape["way"] for case in result.cases} == {"dispatch", "combine", "round_trip"}
-    assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
+    words = f"{SMALL} --algorithm library --device cuda --mode isolated"
+    assert_all_ways_right(measured(tmp_path, words, **settings)[1])
 
 
-def run(tmp_path, options, ranks=2, **environment):
-    command = "-m", "bench.alltoall", *f"{options} {FEW} --out {tmp_path}".split()
-    done = mpirun(ranks, *command, **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    (path,) = tmp_path.glob("*.jsonl")
-    return read(path), done.stdout
+def measured(tmp_path, options, **environment):
+    return run(tmp_path, options, FEW, command="alltoall", **environment)
+
+
+def assert_all_ways_right(result):
+    cases = [case for case in result.cases if case.status == "ok"]
+    assert {case.shape["way"] for case in cases} == {"dispatch", "combine", "round_trip"}
+    assert {case.n_wrong for case in cases} == {0}
 
 
 @pytest.fixture(scope="module")
 def skewed(tmp_path_factory):
     options = f"{SMALL} -d half --mode both --skew uniform,zipf:99"
-    return run(tmp_path_factory.mktemp("skewed"), options)
+    return measured(tmp_path_factory.mktemp("skewed"), options)
 
 
 def test_every_direction_and_skew_is_measured_beside_the_library_with_right_results(skewed):
-    result, _ = skewed
-    measured = [case for case in result.cases if case.status != "unsupported"]
-    assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
-    seen = {(case.shape["way"], case.shape["skew"], case.mode) for case in measured}
+    _, result = skewed
+    cases = [case for case in result.cases if case.status != "unsupported"]
+    assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}
+    seen = {(case.shape["way"], case.shape["skew"], case.mode) for case in cases}
     skews = ("uniform", "zipf:99")
     isolated = {
         (way, skew, "isolated") for way in ("dispatch", "combine", "round_trip") for skew in skews
     }
     assert seen == isolated | {("round_trip", skew, "chained") for skew in skews}
-    forms = {(case.algorithm, case.variant) for case in measured if case.shape["way"] == "dispatch"}
+    forms = {(case.algorithm, case.variant) for case in cases if case.shape["way"] == "dispatch"}
     assert forms == {
         ("library", "plain"),
         ("direct_push", "copied"),
@@ -79,9 +76,9 @@ def test_every_direction_and_skew_is_measured_beside_the_library_with_right_resu
 
 
 def test_imbalance_and_sent_bytes_are_printed_beside_the_time(skewed):
-    result, printed = skewed
-    assert "experts 8, top_k 3, tokens 40" in printed.replace("\n", " ")
-    hot = next(line for line in printed.splitlines() if line.strip().startswith("zipf:99"))
+    said, result = skewed
+    assert "experts 8, top_k 3, tokens 40" in said.replace("\n", " ")
+    hot = next(line for line in said.splitlines() if line.strip().startswith("zipf:99"))
     assert hot.split()[1:3] == ["2.67", "2.00"]
     dispatch = next(case for case in result.cases if case.shape["skew"] == "zipf:99")
     assert dispatch.routing["leaving_bytes"] == [0, 20 * 96 * 2], (
@@ -90,20 +87,14 @@ def test_imbalance_and_sent_bytes_are_printed_beside_the_time(skewed):
     assert dispatch.bus_bw_gb_s == pytest.approx(20 * 96 * 2 / dispatch.time_us.median / 1e3)
 
 
-def assert_right(result):
-    measured = [case for case in result.cases if case.status == "ok"]
-    assert {case.shape["way"] for case in measured} == {"dispatch", "combine", "round_trip"}
-    assert {case.n_wrong for case in measured} == {0}
-
-
 def test_a_rank_may_have_no_tokens_and_get_none(tmp_path):
     options = "--experts 2 --tokens 1 --top-k 1 --skew zipf:9 --hidden 257 --mode isolated"
-    assert_right(run(tmp_path, options)[0])
+    assert_all_ways_right(measured(tmp_path, options)[1])
 
 
 def test_rows_that_fit_no_buffer_are_refused_before_any_timing(tmp_path):
-    options = f"--experts 4 --tokens 65536 --hidden 8192 --skew zipf:99 --out {tmp_path}"
-    done = mpirun(2, "-m", "bench.alltoall", *options.split())
+    options = "--experts 4 --tokens 65536 --hidden 8192 --skew zipf:99"
+    done = launch(tmp_path, options, command="alltoall")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     refusal = "a rank gets up to 131072 rows of 32768 B, and a buffer has 1 GiB at most"
     assert refusal in done.stderr

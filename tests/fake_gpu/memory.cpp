@@ -335,7 +335,6 @@ int hipExtGetLinkTypeAndHopCount(int, int, unsigned* type, unsigned* hops) {
   ENTER;
   return *type = (unsigned)setting("FAKE_GPU_LINK", 2), *hops = 1, 0;
 }
-int hipFree(void* pointer) { return gpu_free(pointer); }
 
 // A host's memory for a kernel: CUDA's functions, and HIP's, which CuPy has only as stubs.
 #define REGISTER_HOST_MEMORY(REGISTER, POINTER, UNREGISTER)          \

@@ -1,12 +1,7 @@
-"""Compiles every kernel file with the oldest and the newest compiler that each extra allows,
-without a GPU.
-
-    python -m tests.kernels.compile_matrix
+"""The compilers of GPU code that the extras allow, without a GPU.
 
 NVRTC comes from PyPI, into the user's cache; clang 19 and 22 stand for hipRTC of ROCm 6.3 to 7,
-with the names of its implicit header. Prints one line per compiler and architecture. Exit status 1
-if a file does not compile, if its code breaks the order of the memory model, or if a compiler is
-absent."""
+with the names of its implicit header."""
 
 import ctypes
 import multiprocessing
@@ -15,29 +10,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 
 from kernels.devices import gpu_driver
-from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder, source_with_headers
+from kernels.devices.compile_cache import CompileError, cache_folder, source_with_headers
 from kernels.devices.device import layout_checks
-from tests.kernels import kernel_code
-from tests.kernels.gpu_builds import cached, sources
-from tests.kernels.kernel_code import kernels_in
 from tests.kernels.kernel_resources import PRELUDE, hip_assembly
-from tests.kernels.test_kernels_compile import COLLECTIVES, FILES, HALVES, UNSYNCHRONISED, disorder
 from tests.launch import ROOT
 from tests.test_house import structures_compared_in_runs
 
 # CuPy 14 takes the NVRTC of any CUDA 12 or 13. The newest of each are in the locks of the extras.
-OLDEST_CUDA12 = "nvidia-cuda-nvrtc-cu12==12.0.76"
-OLDER_NVRTC = OLDEST_CUDA12, "nvidia-cuda-nvrtc==13.0.48", "nvidia-cuda-nvrtc==13.2.78"
+OLDEST_NVRTC = "nvidia-cuda-nvrtc-cu12==12.0.76"
+OLDER_NVRTC = OLDEST_NVRTC, "nvidia-cuda-nvrtc==13.0.48", "nvidia-cuda-nvrtc==13.2.78"
 LOCKS = "locks/cuda12.lock", "locks/cuda13.lock"
-NVRTC_ARCHITECTURES = 80, 90, 120
 CLANGS = "clang-19", "clang-22"
-AMD_ARCHITECTURES = "gfx942", "gfx1100", "gfx1201"
 HIPRTC_NAMES, HIPRTC_FUNCTIONS = (
     Path(__file__).with_name(name) for name in ("hiprtc_names.h", "hiprtc_functions.inc")
 )
@@ -89,13 +77,6 @@ class Nvrtc:
         output = ctypes.create_string_buffer(size.value)
         self._call(f"nvrtcGet{kind}", program, output)
         return output.raw
-
-    def architectures(self) -> list[int]:
-        count = ctypes.c_int()
-        self._call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
-        numbers = (ctypes.c_int * count.value)()
-        self._call("nvrtcGetSupportedArchs", numbers)
-        return list(numbers)
 
     def createProgram(
         self, source: str, name: str, headers: object, names: object
@@ -150,10 +131,6 @@ def nvrtc_code(wheel: str, source: Path, flags: list[str], refusal: str, checks:
     return gpu_driver.build(nvrtc_of(wheel), source, flags, refusal, checks)[0].decode()
 
 
-def nvrtc_architectures(wheel: str) -> list[int]:
-    return nvrtc_of(wheel).architectures()
-
-
 def clang_of(name: str) -> str:
     """The path of this clang. Raises CompileError if it is not installed."""
     if path := shutil.which(name):
@@ -170,71 +147,3 @@ def code(compiler: str, source: Path, architecture: str, *options: str) -> str:
     flags = [*gpu_driver.compiler_flags(architecture), *options]
     refusal = f"{source.name} does not compile for {architecture}"
     return PROCESSES.submit(nvrtc_code, compiler, source, flags, refusal, layouts(source)).result()
-
-
-def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
-    """What is wrong with a kernel file's code: a sentence each. Raises CompileError if the compiler
-    is absent."""
-    clang_of(compiler) if compiler in CLANGS else install(compiler)
-
-    def look() -> list[str]:
-        text = code(compiler, SOURCES / f"{stem}.cu", architecture)
-        kernels = kernels_in(text, architecture)
-        if stem not in COLLECTIVES:
-            return [] if kernels else [f"{stem} has no kernel"]
-        # NVRTC before 12.8 has no fence.acquire and polls by acquire on every architecture, as on
-        # sm_80.
-        model = architecture if compiler in CLANGS or "fence.acquire.sys" in text else "sm_80"
-        return disorder(kernels, model)
-
-    files = (__file__, HIPRTC_NAMES, HIPRTC_FUNCTIONS, str(kernel_code.__file__))
-    checks = [*(Path(file).read_bytes() for file in files), layouts(SOURCES / f"{stem}.cu")]
-    flags = gpu_driver.compiler_flags(architecture)
-    try:
-        return cached(
-            list[str], look, compiler, flags, checks, sorted(UNSYNCHRONISED), HALVES, sources(stem)
-        )
-    except CompileError as error:
-        return [str(error)]
-
-
-def flaws_by_file(compiler: str, architecture: str) -> dict[str, list[str]]:
-    """`flaws` of every kernel file, two at a time."""
-    # It parses Python: two threads of Python 3.11 that do so can fail.
-    structures_compared_in_runs()
-    with ThreadPoolExecutor(2) as compilers:
-        found = compilers.map(lambda stem: flaws(compiler, stem, architecture), FILES)
-        return dict(zip(FILES, found, strict=True))
-
-
-def cells() -> Iterator[tuple[str, str]]:
-    """All pairs of a compiler and an architecture that it knows. Raises CompileError if a wheel is
-    absent."""
-    for wheel in nvrtc_wheels():
-        known = PROCESSES.submit(nvrtc_architectures, wheel).result()
-        yield from ((wheel, f"sm_{number}") for number in NVRTC_ARCHITECTURES if number in known)
-    yield from (
-        (compiler, architecture) for compiler in CLANGS for architecture in AMD_ARCHITECTURES
-    )
-
-
-def main() -> int:
-    failed = False
-    try:
-        for compiler, architecture in cells():
-            found = flaws_by_file(compiler, architecture).values()
-            print(
-                f"{compiler:<32} {architecture:<8} {list(found).count([])} of {len(FILES)} files",
-                flush=True,
-            )
-            for sentence in (sentence for sentences in found for sentence in sentences):
-                failed = True
-                print(f"    {sentence}")
-    except CompileError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return int(failed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

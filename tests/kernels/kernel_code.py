@@ -194,7 +194,8 @@ RDNA: Effects = {
     "i": [(BLOCK_STALE, ()), (STALE_L0, ())],
     "I": [(STALE, ()), (BLOCK_STALE, ())],
 }
-# A barrier orders a block's stores before a release of any of its threads: test_ptx_model.
+# A barrier orders a block's stores before a release of any of its threads (PTX ISA, "Causality
+# order": synchronization by a barrier is part of base causality order).
 SM_80: Effects = {
     "d": [(ANY, (UNSHARED,))],
     "L": [(ANY, (UNMET,))],

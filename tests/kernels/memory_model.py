@@ -17,8 +17,8 @@ threads. The memory is weak in these ways:
   newest value; a block barrier shares views within the block.
 - A release drains after all earlier stores of its thread, and after stores of other threads in the
   block that were fenced before a block barrier between them. A release does not carry unfenced
-  stores of other threads. PTX's release does (test_ptx_model.py); AMD's does not, and there the
-  wait of drain_stores is this fence.
+  stores of other threads. PTX's release does; AMD's does not, and there the wait of drain_stores
+  is this fence.
 - A block barrier waits for all threads of the block and orders only their accesses.
 
 The model does not cover stores that reach some readers before others, scopes narrower than the

@@ -13,10 +13,10 @@ import pytest
 from collectives.world import choose_gpus
 from reports.store.result import read
 from tests import fake_gpu
-from tests.bench.launches import launch
+from tests.bench.launches import launch, stored
 from tests.bench.test_cli import assert_refused
 from tests.fake_gpu import fake_nccl
-from tests.launch import MPIRUN, ROOT, few, mpirun
+from tests.launch import MPIRUN, ROOT, few, printed, python
 
 # Without warm-up, which takes seconds on the software GPU.
 LEAN = "--mode isolated -n 2 -w 0 --max-time 30"
@@ -37,17 +37,11 @@ def on(folder, options, base=ONE, command="allreduce", library=None, **faults):
     return launch(folder / "results", *words, command=command, **environment)
 
 
-def run_of(folder):
-    (path,) = (folder / "results").glob("*.jsonl")
-    return read(path)
-
-
 def measured(folder, options, **arguments):
-    """The run of a command that must succeed, with correct results, and what it printed in one
-    line."""
+    """The run of a command that must succeed, with correct results, and what it said."""
     done = on(folder, options, **arguments)
     assert done.returncode == 0, done.stderr
-    result = run_of(folder)
+    result = stored(folder / "results")
     assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
     return result, " ".join(done.stdout.split())
 
@@ -126,11 +120,11 @@ def test_impossible_options_are_refused_in_one_line_on_a_fake_gpu(
 def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gpu(
     tmp_path, vendor, faults, kind, why
 ):
-    result, printed = measured(tmp_path, f"--device {vendor}", vendor=vendor, **faults)
+    result, said = measured(tmp_path, f"--device {vendor}", vendor=vendor, **faults)
     (case,) = result.cases
     assert (case.memory, case.status) == (kind, "ok")
-    assert f"Peer memory is {kind}" in printed
-    assert (why in printed) if why else ("Better was refused" not in printed)
+    assert f"Peer memory is {kind}" in said
+    assert (why in said) if why else ("Better was refused" not in said)
     memory = result.run.memory
     mapped = {"cuda": "cudaMalloc", "hip": "hipExtMallocWithFlags uncached"}[vendor]
     assert {memory["flags"], memory["data"]} == {
@@ -140,7 +134,7 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
     behaved = requested if kind == "mapped" else kind
     facts = (memory["requested"], memory["behaved"], memory["hdp_flush"])
     assert facts == (requested, behaved, "none")
-    assert result.run.environment["gpu.module"]["value"][0] in printed
+    assert result.run.environment["gpu.module"]["value"][0] in said
     ranks = result.run.world["ranks"]
     assert [rank["pci_bus_id"] for rank in ranks] == BOTH
 
@@ -148,8 +142,8 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
 def test_a_driver_without_uncached_memory_gives_fine_grained_and_the_head_says_so_on_a_fake_gpu(
     tmp_path,
 ):
-    result, printed = measured(tmp_path, "--device hip", vendor="hip", uncached=0)
-    assert "ROCm 7.0 gives gfx1201 fine-grained memory where uncached is requested" in printed
+    result, said = measured(tmp_path, "--device hip", vendor="hip", uncached=0)
+    assert "ROCm 7.0 gives gfx1201 fine-grained memory where uncached is requested" in said
     memory = result.run.memory
     assert memory["data"] == "hipExtMallocWithFlags fine_grained"
     assert (memory["requested"], memory["behaved"]) == ("mapped uncached", "mapped fine_grained")
@@ -166,9 +160,9 @@ def test_without_shared_memory_only_the_library_is_measured_on_a_fake_gpu(tmp_pa
 
 
 def test_the_table_says_that_ranks_share_a_gpu_on_a_fake_gpu(tmp_path):
-    result, printed = measured(tmp_path, "--device cuda --ranks-share-gpus", count=1)
+    result, said = measured(tmp_path, "--device cuda --ranks-share-gpus", count=1)
     assert result.cases[0].memory == "same_device"
-    assert "ranks share a GPU, so no time here measures a wire" in printed
+    assert "ranks share a GPU, so no time here measures a wire" in said
 
 
 def test_a_library_within_a_gpu_is_not_compared_with_host_memory_on_a_fake_gpu(
@@ -176,8 +170,8 @@ def test_a_library_within_a_gpu_is_not_compared_with_host_memory_on_a_fake_gpu(
 ):
     monkeypatch.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
     options = "--device cuda --ranks-share-gpus --memory host_staged -n 1"
-    _, printed = measured(tmp_path, options, library={}, count=1)
-    assert "our algorithms through the host: their ratio compares two kinds of memory" in printed
+    _, said = measured(tmp_path, options, library={}, count=1)
+    assert "our algorithms through the host: their ratio compares two kinds of memory" in said
 
 
 HELD_BACK: dict[str, object] = {"vendor": "hip", "cached": 3, "coherent": "hdp", "hdp": 1}
@@ -206,8 +200,8 @@ CHAIN = "--mode chained -n 1 -w 0 --max-time 60 -b 4K -e 4K --algorithm one_shot
 def test_graphs_on_gfx12_are_short_until_somebody_asks_for_longer_ones_on_a_fake_gpu(tmp_path):
     """Replays of 200 and more kernels read stale values on gfx1201 (ROCm/hip issue 3887)."""
     stale: dict[str, object] = {"vendor": "hip", "graph_nodes": 199}
-    result, printed = measured(tmp_path / "short", "--device hip", base=CHAIN, **stale)
-    assert "Graphs hold at most 100 kernels" in printed
+    result, said = measured(tmp_path / "short", "--device hip", base=CHAIN, **stale)
+    assert "Graphs hold at most 100 kernels" in said
     assert result.cases[0].calls == 160
     done = on(tmp_path / "long", "--device hip --graph-nodes 1000", base=CHAIN, **stale)
     assert done.returncode == 1
@@ -244,13 +238,12 @@ def test_slabs_grow_for_long_messages_and_stay_where_larger_ones_fail_on_a_fake_
 ):
     """Each round costs a trip of a flag: in halves of 4 MiB a message of 32 MiB would take 27."""
     settings = fake_gpu.environment(**CLOSED, **faults)
-    done = mpirun(2, "tests/ranks/slab_ranks.py", "cuda", timeout_s=90, **settings)
-    assert done.returncode == 0, done.stderr
-    *algorithms, slabs = [line.split() for line in done.stdout.splitlines()]
+    said = printed(2, "tests/ranks/slab_ranks.py", "cuda", **settings)
+    *algorithms, slabs = [line.split() for line in said.splitlines()]
     rounds = {name: int(number) for name, _, number in algorithms}
     assert (max(rounds.values()) <= 8) == (not faults), rounds
     assert (int(slabs[0]) == 4 << 20) == bool(faults)
-    assert refusal in done.stdout
+    assert refusal in said
     assert len(slabs) == 1 or faults
 
 
@@ -352,20 +345,13 @@ def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
         timeout=90,
     )
     assert done.returncode == 0, done.stderr
-    ranks = run_of(tmp_path).run.world["ranks"]
+    ranks = stored(tmp_path / "results").run.world["ranks"]
     assert [rank["pci_bus_id"] for rank in ranks] == BOTH[::-1]
 
 
 def output_of(program, **faults):
     """What a Python program prints on a software GPU."""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, **fake_gpu.environment(**faults)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = python(program, **fake_gpu.environment(**faults))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -392,7 +378,6 @@ LOOPS = (
     "slow_host",
     "many_iterations",
     "long_program",
-    "graph",
     "actions",
     "stopped",
     "stopping_launch",
@@ -435,12 +420,6 @@ def test_a_program_longer_than_a_stream_needs_no_gate_on_a_fake_gpu(loops):
     report = loops["long_program"]
     assert (report["calls"], report["iterations"]) == (700, 2100)
     assert report["elapsed_s"] < 20
-
-
-@pytest.mark.alone
-def test_a_graph_captures_a_library_call_once_on_a_fake_gpu(loops):
-    """The graph holds the launches that a step enqueues; later iterations enqueue none again."""
-    assert loops["graph"]["enqueued"] == {"stream": 9, "graph": 1}
 
 
 @pytest.mark.alone

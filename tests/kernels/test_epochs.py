@@ -4,22 +4,15 @@ many launches ago that was. Epochs are set, so no test has to launch 2^31 times.
 import ctypes
 from functools import partial
 from itertools import product
+from typing import cast
 
 import numpy as np
 import pytest
 
-from collectives.peer_buffer import SLAB_BYTES
+from collectives.peer_buffer import PeerBuffer, write_own
 from kernels.devices.cpu import CpuDevice, compile_kernel
-from kernels.devices.device import (
-    HALF_BYTES,
-    PACKETS_BYTES,
-    PEER_STRUCTURES,
-    Arguments,
-    Control,
-    Own,
-    Step,
-    Watch,
-)
+from kernels.devices.device import HALF_BYTES, PACKETS_BYTES, PEER_STRUCTURES, Control, Step
+from tests.ranks.sanitized_ranks import open_bed
 
 pytestmark = pytest.mark.unit
 
@@ -124,50 +117,32 @@ class Pair:
     """Both ranks of an all-reduce in this process."""
 
     def __init__(self, stem: str, entry: str) -> None:
-        self.device = device = CpuDevice()
+        device = CpuDevice()
+        bed = open_bed([device] * 2, 1, timeout_s=1e-6)
         macros = {"WT_WORLD": "2", "WT_ELEMENT": "Float32", "WT_REDOP": "Sum"}
         kernel = device.compile(stem, macros, PEER_STRUCTURES).kernel(entry)
-        data = device.store(np.ones(COUNT, np.float32))
-        self.memories = {
-            kind: [device.private(size_bytes) for _ in range(2)]
-            for kind, size_bytes in (
-                ("slab", SLAB_BYTES),
-                ("control", ctypes.sizeof(Control)),
-                ("own", ctypes.sizeof(Own)),
-                ("receive", 4 * COUNT),
-            )
-        }
-        of_both = {
-            kind: (ctypes.c_void_p * 8)(*(memory.address for memory in self.memories[kind]))
-            for kind in ("slab", "control")
-        }
-        self.watches, self.launches = (Watch(), Watch()), []
-        for rank, watch in enumerate(self.watches):
-            arguments = Arguments(
-                send=data.address,
-                receive=self.memories["receive"][rank].address,
-                count=COUNT,
-                chunk_bytes=CHUNK_BYTES,
-                half_bytes=HALF_BYTES,
-                timeout_ns=1000,
-                rank=rank,
-                watch=ctypes.addressof(watch),
-                own=self.memories["own"][rank].address,
-                **of_both,
-            )
+        buffers = [device.private(4 * COUNT) for _ in range(3)]
+        self.peers = [cast(PeerBuffer, world.peers) for world in bed.worlds]
+        self.keep, self.launches = buffers, []
+        for rank, peers in enumerate(self.peers):
+            at = buffers[-1].address, buffers[rank].address
+            arguments = peers.arguments(*at, COUNT, CHUNK_BYTES)
+            arguments.yields = False  # nobody comes
             self.launches.append(device.caller(Step(kernel, arguments)))
-        self.data = data
 
     def launch(self, rank: int, epoch: int, waits: bool) -> bool:
         """Launches a rank alone in an epoch. Returns whether it waited in vain; without `waits` it
         takes what is there, and so stores all its flags and packets."""
-        watch = self.watches[rank]
+        watch = self.peers[rank].waits.watch
         watch.timed_out, watch.stop = 0, not waits
-        own = Own()
-        own.epoch.value = (epoch - 1) % EPOCHS
-        self.memories["own"][rank].write(np.frombuffer(bytes(own), np.uint8))
+        write_own(self.peers[rank], (epoch - 1) % EPOCHS)
         self.launches[rank]()
         return bool(watch.timed_out)
+
+    def forget(self) -> None:
+        """Takes back the flags and packets that rank 0 has got."""
+        self.peers[0].controls[0].write(np.zeros(ctypes.sizeof(Control), np.uint8))
+        self.peers[0].slabs[0].write(np.zeros(PACKETS_BYTES, np.uint8), 2 * HALF_BYTES)
 
 
 KERNELS = {
@@ -184,11 +159,11 @@ KERNELS = {
 def test_a_launch_waits_where_a_peer_was_in_an_older_launch(entry):
     """The block's flags, or packets behind those of shorter messages, are then old."""
     pair = Pair(KERNELS[entry], entry)
+    pair.forget()
     assert pair.launch(0, 1, waits=True)  # nothing has come yet
     for own, age in product(OWN, [*OLD, EPOCHS - 2]):
         pair.launch(1, (own - age) % EPOCHS, waits=False)
         assert pair.launch(0, own, waits=True), f"epoch {own} takes what is {age} launches old"
         pair.launch(1, own, waits=False)
         assert not pair.launch(0, own, waits=True), f"epoch {own}"
-        pair.memories["control"][0].write(np.zeros(ctypes.sizeof(Control), np.uint8))
-        pair.memories["slab"][0].write(np.zeros(PACKETS_BYTES, np.uint8), 2 * HALF_BYTES)
+        pair.forget()

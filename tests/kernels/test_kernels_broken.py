@@ -5,26 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.broken_kernels import HIP, PACK, PACKETS, SYNC, Patch, copy_kernels
+from tests.kernels.broken_kernels import HIP, PACK, PACKETS, Patch, copy_kernels
 from tests.kernels.gpu_builds import WIDE, compiled, flaws_of_loops, misfits
 from tests.kernels.kernel_code import broken, kernels_in, protocol
 from tests.launch import few
 
-AMD = ("gfx942", "gfx1100", "gfx1201")
-STORE = "fence_system(); __hip_atomic_store("
-ACQUIRE = 'void fence_acquire_system() { __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, ""); }'
-# {the change: (the architectures on which it breaks the protocol, the file, the text, its
-# replacement)}
-SYNCHRONISATION_BROKEN = {
-    "a store not released": (("gfx942", "gfx1201"), HIP, STORE, "__hip_atomic_store("),
-    "no barrier before the flag": (
-        ("sm_90", "gfx942"),
-        SYNC,
-        "drain_stores();\n  block_barrier();",
-        "drain_stores();",
-    ),
-    "a load not acquired": (AMD, HIP, ACQUIRE, "void fence_acquire_system() {}"),
-}
 PTX_BROKEN = [
     ("st.release", "st.relaxed"),
     ("st.release.sys", "st.release.gpu"),
@@ -37,19 +22,6 @@ PTX_BROKEN = [
 def changed(folder: Path, path: str, old: str, new: str) -> Path:
     """Copies the kernels and replaces every `old` in this file by `new`."""
     return copy_kernels(folder, [Patch(path, old, new, times=None)])
-
-
-def flaws_of_one_shot(architecture: str, folder: Path) -> list[list[str]]:
-    text = compiled("allreduce_one_shot", architecture, folder=folder).text
-    return [broken(lines, architecture) for lines in kernels_in(text, architecture).values()]
-
-
-@pytest.mark.parametrize("name", few(SYNCHRONISATION_BROKEN, 2))
-def test_broken_synchronisation_is_detected(name, tmp_path):
-    breaks, *change = SYNCHRONISATION_BROKEN[name]
-    folder = changed(tmp_path, *change)
-    for architecture in breaks:
-        assert all(flaws_of_one_shot(architecture, folder)), architecture
 
 
 def test_a_weaker_instruction_is_detected_in_ptx():

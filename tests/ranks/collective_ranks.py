@@ -49,7 +49,9 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *n
         assert isinstance(operation, Operation)
         performed.append(example)
         launch(world.device, operation.step, 1 if example.in_place else example.launches)
-        error = operation.failure() or buffers.problem(example, every)
+        is_ring = example.algorithm == "ring" and world.device.is_cpu
+        chunk_bytes = operation.step.argument.chunk_bytes if is_ring else 0
+        error = operation.failure() or buffers.problem(example, every, chunk_bytes)
         is_alike = example.collective.name in ("all_reduce", "all_gather")
         bits = [buffers.result(example)] if is_alike and example.algorithm != "library" else []
         return same_on_all_ranks(world, watch, error, *bits)

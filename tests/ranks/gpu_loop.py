@@ -1,9 +1,6 @@
-"""Run alone: runs steps that act on the host while a GPU's executor enqueues them. Prints the
-result as JSON."""
+"""Runs steps that act on the host while a GPU's executor enqueues them."""
 
 import ctypes
-import json
-import sys
 import time
 from typing import Any
 
@@ -50,13 +47,13 @@ class Loop:
             chain_calls=chain_calls,
         )
 
-    def run(self, count: int, graph: bool = False) -> list[float]:
+    def run(self, count: int) -> list[float]:
         """The times in us of the operation in `count` iterations."""
         idle = self.idle
         actions = Iteration(
             -1, "", idle, Operation(self.operation, lambda: None), idle, idle
         ).actions(idle)
-        stamps = self.device.run(actions, idle, Counts(0, count), self.watch, graph)
+        stamps = self.device.run(actions, idle, Counts(0, count), self.watch)
         return [float(ns) / 1e3 for ns in stamps[:, LEFT] - stamps[:, ARRIVED]]
 
 
@@ -82,15 +79,6 @@ def many_iterations() -> object:
     loop.run(1)
     begun_s = time.monotonic()
     return {"times_us": loop.run(600), "elapsed_s": time.monotonic() - begun_s}
-
-
-def graph() -> object:
-    loop = Loop()
-    loop.run(9)
-    by_stream = len(loop.enqueued)
-    loop.enqueued.clear()
-    loop.run(8, graph=True)
-    return {"enqueued": {"stream": by_stream, "graph": len(loop.enqueued)}}
 
 
 def actions() -> object:
@@ -166,7 +154,3 @@ def long_program() -> object:
         "iterations": loop.watch.iteration,
         "elapsed_s": time.monotonic() - begun_s,
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(globals()[sys.argv[1]]()))

@@ -2,7 +2,6 @@
 
 FAKE_GPU_VENDOR: cuda or hip; a list has one per rank
 FAKE_GPU_COUNT: devices, 1 to 8 (2)
-FAKE_GPU_NAME: the devices' name (software GPU)
 FAKE_GPU_ARCH: architecture with HIP (gfx1201)
 FAKE_GPU_SMS: multiprocessors per device (2)
 FAKE_GPU_THREADS: most threads per block; a multiprocessor holds two such blocks (4)
@@ -10,7 +9,7 @@ FAKE_GPU_DRIVER: the driver's version, as CUDA writes it
 FAKE_GPU_PEER=0: the driver refuses peer access
 FAKE_GPU_CLOSED=1: a host access to device memory ends the process
 FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail
-FAKE_GPU_MULTICAST=1: CUDA devices have multicast; 2: with wrong sums
+FAKE_GPU_MULTICAST=1: CUDA devices have multicast
 FAKE_GPU_UNCACHED=0: HIP has no uncached memory
 FAKE_GPU_CACHED: flags of hipExtMallocWithFlags of memory that peers reach through a cache
 FAKE_GPU_COHERENT: launch (default), fence or hdp: when that cache writes back and forgets

@@ -80,7 +80,7 @@ def setDevice(device: int) -> None:
 def getDeviceProperties(device: int) -> dict[str, Any]:
     _physical(device)
     properties = {
-        "name": os.environ.get("FAKE_GPU_NAME", "software GPU").encode(),
+        "name": b"software GPU",
         "major": 12,
         "minor": 0,
         "multiProcessorCount": setting("SMS", 2),
@@ -147,34 +147,10 @@ def ipcCloseMemHandle(devPtr: int) -> None:
     _call("ipcCloseMemHandle", devPtr)
 
 
-# Streams, events, graphs
+# Streams; those that CuPy wraps are in stream.py
 
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _host_functions: list[Any] = []  # kept alive, because a graph may call them
-
-
-def streamCreateWithPriority(flags: int, priority: int) -> int:
-    return _pointer("streamCreateWithPriority")
-
-
-def streamQuery(stream: int) -> int:
-    return status_of("streamQuery", stream)
-
-
-def streamSynchronize(stream: int) -> None:
-    _call("streamSynchronize", stream)
-
-
-def streamWaitEvent(stream: int, event: int, flags: int = 0) -> None:
-    _call("streamWaitEvent", stream, event)
-
-
-def streamBeginCapture(stream: int, mode: int = 2) -> None:
-    _call("streamBeginCapture", stream)
-
-
-def streamEndCapture(stream: int) -> int:
-    return _pointer("streamEndCapture", stream)
 
 
 def streamIsCapturing(stream: int) -> bool:
@@ -185,21 +161,3 @@ def launchHostFunc(stream: int, callback: Callable[[Any], None], arg: int) -> No
     function = _HOST_FUNCTION(callback)
     _host_functions.append(function)
     _call("launchHostFunc", stream, function, arg)
-
-
-def graphLaunch(graphExec: int, stream: int) -> None:
-    _call("graphLaunch", graphExec, stream)
-
-
-def eventCreateWithFlags(flags: int) -> int:
-    return _pointer("eventCreateWithFlags")
-
-
-def eventRecord(event: int, stream: int) -> None:
-    _call("eventRecord", event, stream)
-
-
-def eventElapsedTime(start: int, end: int) -> float:
-    ms = ctypes.c_float()
-    _call("eventElapsedTime", ctypes.byref(ms), start, end)
-    return ms.value

@@ -1,9 +1,11 @@
 """`cupy.cuda.stream` of the software GPU."""
 
+import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from .._software import status_of
 from . import runtime
 
 _thread = threading.local()
@@ -13,15 +15,17 @@ class Event:
     def __init__(
         self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
     ) -> None:
-        self.ptr = runtime.eventCreateWithFlags(0)
+        self.ptr = runtime._pointer("eventCreateWithFlags")
 
     def record(self, stream: "Stream | None" = None) -> None:
-        runtime.eventRecord(self.ptr, (stream or get_current_stream()).ptr)
+        runtime._call("eventRecord", self.ptr, (stream or get_current_stream()).ptr)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     """Milliseconds."""
-    return runtime.eventElapsedTime(start_event.ptr, end_event.ptr)
+    ms = ctypes.c_float()
+    runtime._call("eventElapsedTime", ctypes.byref(ms), start_event.ptr, end_event.ptr)
+    return ms.value
 
 
 class Graph:
@@ -31,7 +35,7 @@ class Graph:
         self.ptr = ptr
 
     def launch(self, stream: "Stream | None" = None) -> None:
-        runtime.graphLaunch(self.ptr, (stream or get_current_stream()).ptr)
+        runtime._call("graphLaunch", self.ptr, (stream or get_current_stream()).ptr)
 
 
 class Stream:
@@ -44,7 +48,7 @@ class Stream:
         ptds: bool = False,
         priority: int | None = None,
     ) -> None:
-        self.ptr = 0 if null else runtime.streamCreateWithPriority(int(non_blocking), priority or 0)
+        self.ptr = 0 if null else runtime._pointer("streamCreateWithPriority")
 
     def use(self) -> "Stream":
         _thread.current = self
@@ -52,13 +56,13 @@ class Stream:
 
     @property
     def done(self) -> bool:
-        return runtime.streamQuery(self.ptr) == 0
+        return status_of("streamQuery", self.ptr) == 0
 
     def synchronize(self) -> None:
-        runtime.streamSynchronize(self.ptr)
+        runtime._call("streamSynchronize", self.ptr)
 
     def wait_event(self, event: Event) -> None:
-        runtime.streamWaitEvent(self.ptr, event.ptr)
+        runtime._call("streamWaitEvent", self.ptr, event.ptr)
 
     def launch_host_func(self, callback: Callable[[Any], None], arg: Any) -> None:
         if runtime.is_hip and runtime.streamIsCapturing(self.ptr):
@@ -68,10 +72,10 @@ class Stream:
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        runtime.streamBeginCapture(self.ptr)
+        runtime._call("streamBeginCapture", self.ptr)
 
     def end_capture(self) -> Graph:
-        return Graph(runtime.streamEndCapture(self.ptr))
+        return Graph(runtime._pointer("streamEndCapture", self.ptr))
 
 
 Stream.null = Stream(null=True)

@@ -92,9 +92,7 @@ def test_quantised_algorithms_run_only_by_name():
 
 def test_long_has_the_signal_to_noise_ratio_beside_the_time(tmp_path):
     algorithms = ",".join(["library", "two_shot", "auto", *NAMES])
-    _, result = run(
-        tmp_path, f"--mode isolated -n 2 --sizes 16K,16388 --algorithm {algorithms}"
-    )
+    _, result = run(tmp_path, f"--mode isolated -n 2 --sizes 16K,16388 --algorithm {algorithms}")
     cases = [case for case in result.cases if case.algorithm in NAMES and case.status == "ok"]
     assert {case.algorithm for case in cases} == set(NAMES)
     odd = {case.reason for case in result.cases if case.size_bytes == 16388} - {None}

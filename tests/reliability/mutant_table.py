@@ -256,6 +256,9 @@ STATISTICS = {
     "changing-link-counts": Mutant(
         "reports/store/blocks.py", "CHANGED_RATIO = 1.3", "CHANGED_RATIO = 13.0", (CASE,)
     ),
+    "another-link-counts": Mutant(
+        "reports/store/blocks.py", "if is_counted or not is_settled:", "if block:", (CASE,)
+    ),
     "holm-backwards": Mutant(
         "reports/verdicts/verdict.py",
         "alpha / (len(p) - np.arange(len(p)))",

@@ -87,7 +87,8 @@ def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
 def test_campaigns_alone_are_answered_by_the_verdict_of_the_newest(tmp_path):
     """Their launches are too few for a history, which would say that it is too early."""
     results = tmp_path / "results"
-    write_campaign(results / "campaign-1", {"main": no_effect, "new": slower(5)})
+    variants = {"main": no_effect, "new": slower(5)}
+    write_campaign(results / "campaign-1", variants, pairs=8, sizes=[16384])
     page = Read(make_site(results, tmp_path / "site") / "index.html")
     assert "SLOWER 5.0%: 16 KiB two-shot" in page.text
     assert "Too early" not in page.text

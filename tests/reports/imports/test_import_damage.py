@@ -13,10 +13,6 @@ from reports.store.result import read
 from tests.reports.imports.test_import import imported, put
 from tests.reports.imports.test_import_formats import (
     BOTH,
-    CRASH,
-    EARLY_HEAD,
-    EARLY_NAMES,
-    EARLY_ROW,
     FOOTER,
     HEAD,
     ROW_8,
@@ -104,26 +100,6 @@ def test_invalid_rows_are_counted(text, unread, read):
     if not read:
         assert (test.status, test.reason) == ("incomplete", "it has no rows")
     assert (test.reason == "the log ends within a row") == text.endswith("20.1")
-
-
-ROOTED = ROW_8.replace("     -1", "      0")
-EARLY = EARLY_HEAD + EARLY_NAMES + EARLY_ROW
-FAILURE = "host0: Test CUDA failure common.cu:291 'unknown'\n" + CRASH
-CUT = [
-    (START + ROW_8 + "          16\n" + CRASH, "failed", 1),
-    (START + ROW_8 + ROW_16[:40] + FAILURE, "failed", 1),
-    (START + ROOTED[:114], "incomplete", 0),
-    (EARLY + EARLY_ROW[:13], "incomplete", 1),
-    (EARLY + EARLY_ROW.replace("sum", "max") + EARLY_ROW[:-2], "incomplete", 2),
-]
-
-
-@pytest.mark.parametrize(("text", "status", "rows"), CUT)
-def test_a_log_that_ends_within_a_row_is_not_complete(text, status, rows):
-    """A cut row must not look like a whole one, and its root must not be read as a time."""
-    test = only(text)
-    assert (test.status, len(test.rows)) == (status, 2 * rows)
-    assert all(row.block.time_us for row in test.rows)
 
 
 FULL_OSU = (

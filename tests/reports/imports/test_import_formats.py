@@ -220,6 +220,15 @@ STATUSES = [
     (START + ROW_8[:-2] + "5\n" + FOOTER, "failed", 1),
     (EARLY_NAMES + EARLY_ROW, "complete", 1),
     (EARLY_HEAD + EARLY_NAMES + EARLY_ROW, "complete", 1),
+    # A cut row must not look like a whole one, and its root must not be read as a time.
+    (START + ROW_8 + "          16\n" + CRASH, "failed", 1),
+    (START + ROW_8.replace("     -1", "      0")[:114], "incomplete", 0),
+    (EARLY_HEAD + EARLY_NAMES + EARLY_ROW + EARLY_ROW[:13], "incomplete", 1),
+    (
+        EARLY_HEAD + EARLY_NAMES + EARLY_ROW + EARLY_ROW.replace("sum", "max") + EARLY_ROW[:-2],
+        "incomplete",
+        2,
+    ),
 ]
 
 
@@ -228,6 +237,7 @@ def test_the_status_shows_how_a_test_ended(text, status, rows):
     """A run that hung or was killed must not look like a short run."""
     test = only(text)
     assert (test.status, len(test.rows)) == (status, 2 * rows)
+    assert all(row.block.time_us for row in test.rows)
 
 
 def test_a_log_may_have_several_tests_with_text_between():

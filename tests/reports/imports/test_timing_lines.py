@@ -45,7 +45,6 @@ def test_timing_lines_are_read_among_other_lines():
     "fields",
     [
         {"time_us": -1},
-        {"time_us": 0},
         {"time_us": []},
         {"time_us": "5"},
         {"size_bytes": 1.5},
@@ -109,7 +108,6 @@ HOSTILE = {
         lambda: '{"size_bytes":8,"time_us":5,"ranks":2,' + many('"k%d":0,', 200_000) + '"a":0}\n',
         "more than 1,000 names of fields",
     ),
-    "bytes": (lambda: line(name="moe", note="x" * 1_000_000) * 21, "20,000,000 bytes of JSON"),
     "one list": (lambda: line(time_us=[5] * 4_000_000), "more than 50,000 rows"),
     "one name": (lambda: line(**{"x" * 15_000_000: 1}), ""),
     "depth": (

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from reports.kit.chart import Axis, Chart, Curve, interval, path, spark
+from reports.kit.chart import Chart, Curve
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.store.schema import CaseHeader
 from reports.trends.changes import Step
@@ -33,38 +33,6 @@ def test_data_in_the_page_cannot_end_its_script():
     assert data["lines"][0]["name"].startswith("</script><script>harm()")
     assert data["lines"][0]["points"] == [[1.0, None]]
     assert "<script" not in chart.svg
-
-
-def test_a_picture_has_gaps_dots_and_bands():
-    assert path([0, 1, 2, 3], [5, 5, np.nan, 6]) == "M0.0 5.0h0L1.0 5.0M3.0 6.0h0"
-    points = np.array([[1.0, 2.0, 4.0], [0.9, 1.9, 3.8], [1.1, 2.1, 4.2]])
-    chart = Chart("time", [1024, 2048, 4096], [Curve("auto", "ours", points)], "us")
-    assert chart.svg.count('class="band ours"') == 1
-    assert (">1 us<" in chart.svg, ">2K<" in chart.svg) == (True, True)
-    slow = Chart("time", [1024], [Curve("auto", "ours", 1e5 * points[0, :1])], "us")
-    assert ">100 ms<" in slow.svg
-    hidden = Chart("time", [1024], [Curve("ring", "line-1", points[0, :1], shown=False)], "us")
-    assert 'class="line-1"' in hidden.svg  # a chart without any line would say nothing
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "is_log", "ticks"),
-    [
-        (7.5, 18.2, False, [8, 10, 12, 14, 16, 18]),
-        (1.5, 19, True, [2, 5, 10]),
-        (9, 17000, True, [10, 100, 1000, 10000]),
-        (3, 3, False, [2.8, 3.0, 3.2]),
-        (0, 0, True, [1, 2]),  # nothing to draw
-    ],
-)
-def test_an_axis_has_round_values(low, high, is_log, ticks):
-    assert Axis([low, high, np.nan], 0, 100, is_log).ticks() == pytest.approx(ticks, rel=0.03)
-
-
-def test_too_little_is_not_drawn():
-    assert spark([1.0, 2.0]) == ""
-    assert interval([np.nan] * 3, 1, "worse") == ""
-    assert interval([0.5, np.nan, np.nan], 1, "worse").count("<path") == 2
 
 
 def test_very_many_runs_are_a_few_points_with_their_range():

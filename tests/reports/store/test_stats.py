@@ -4,8 +4,7 @@ link instead of two."""
 import numpy as np
 import pytest
 
-from reports.store.stats import autocorrelation, is_precise, median_interval, warmup_length
-from tests.launch import few
+from reports.store.stats import is_precise, median_interval, warmup_length
 
 pytestmark = pytest.mark.unit
 
@@ -42,35 +41,6 @@ def test_an_interval_of_equal_values_is_the_value():
     for value in (7.941999999999999, 1.146, 0.1, 128.937):
         for n in range(6, 60):
             assert median_interval([value] * n) == (value, value, value)
-
-
-def blocks_of_a_run(rng, cases, n, rho):
-    """Log-normal block medians, (cases, n), as an AR(1) over the blocks."""
-    noise = rng.normal(size=(cases, n))
-    for i in range(1, n):
-        noise[:, i] = rho * noise[:, i - 1] + np.sqrt(1 - rho**2) * noise[:, i]
-    return 20 * np.exp(0.02 * noise)
-
-
-@pytest.mark.parametrize(
-    ("n", "rho"), few([(12, 0.5), (7, 0.6), (12, 0.0), (12, 0.9), (40, 0.8)], 2)
-)
-def test_intervals_hold_for_correlated_blocks(n, rho):
-    """Intervals for independent blocks would miss the median of the launch in 20 to 60 %."""
-    rng = np.random.default_rng(6)
-    inside, inside_without_rho, rhos = list[bool](), list[bool](), list[float]()
-    for _ in range(60):
-        run = blocks_of_a_run(rng, 30, n, rho)
-        rhos.append(autocorrelation(list(run)))
-        for case in run:
-            for hits, assumed_rho in ((inside, rhos[-1]), (inside_without_rho, 0.0)):
-                _, low, high = median_interval(case, rho=assumed_rho)
-                assert low is not None
-                assert high is not None
-                hits.append(low <= 20 <= high)
-    assert np.mean(rhos) == pytest.approx(rho, abs=0.05)
-    assert 0.92 < np.mean(inside) < 0.98
-    assert rho == 0 or np.mean(inside_without_rho) < 0.87
 
 
 def test_warmup_is_only_the_slower_part_before_a_change():

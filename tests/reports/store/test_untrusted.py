@@ -14,7 +14,7 @@ from reports.__main__ import main
 from reports.store.manifest import MANIFEST, read_manifest
 from reports.store.result import ResultError, read
 from tests.reports.synthetic_campaign import no_effect, write_campaign
-from tests.reports.synthetic_run import rewrite_cases, write_run
+from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import write_hostile
 
 pytestmark = pytest.mark.unit
@@ -84,14 +84,6 @@ def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path, report
         text for element in ElementTree.parse(junit).iter() for text in element.attrib.values()
     )
     assert "alert(1)" in words
-
-
-@pytest.mark.parametrize("shape", [[1], {"arrival_skew_us": "soon"}, {"pairs": [[0, 1, 2]]}])
-def test_an_invalid_shape_is_refused_in_one_sentence(tmp_path, shape, reports):
-    path = write_run(tmp_path, **SMALL).path
-    rewrite_cases(path, lambda case: case.update(shape=shape))
-    status, _, err = reports("show", path)
-    assert (status, err.count("\n")) == (2, 1)
 
 
 def test_a_flight_record_that_is_a_link_or_a_pipe_is_not_read(tmp_path):

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 
 from reports.__main__ import main
 from reports.store.result import read
-from reports.tables.figure import figure, label_ends, shown_keys
+from reports.tables.figure import figure, label_ends
 from tests.launch import few
 from tests.reports.synthetic_benchmarks import write_benchmark
 from tests.reports.synthetic_run import rewrite_cases, rewrite_head, write_run
@@ -103,18 +103,3 @@ def test_labels_of_lines_that_meet_do_not_touch(tmp_path, drawings):
         axes.plot([1], [8], "o", label="a name that is folded, as it has many words")
         label_ends(axes)
     check(drawings[0])
-
-
-def test_a_picture_has_the_library_auto_the_best_and_what_was_named():
-    costs = {
-        ("library", "plain"): {1: 9.0, 2: 9.0, 4: 9.0},
-        ("auto", "copied"): {1: 1.0, 2: 4.0, 4: 4.0},
-        ("auto", "registered"): {1: 2.0, 2: 2.0, 4: 3.0},
-        ("ring", "copied"): {1: 8.0, 2: 8.0, 4: 8.0},
-        ("two_shot", "copied"): {1: 3.0, 2: 3.0},
-        ("one_shot", "copied"): {1: 4.0, 2: 4.0, 4: 1.0},
-    }
-    first = [("auto", "registered"), ("library", "plain")]
-    last = [("two_shot", "copied"), ("auto", "copied")]
-    assert shown_keys(costs, []) == [*first, *last]
-    assert shown_keys(costs, ["ring"]) == [*first, ("ring", "copied"), *last]

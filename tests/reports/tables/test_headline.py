@@ -10,7 +10,6 @@ from reports.tables.rows import default_rows
 from reports.tables.sentences import MOST_LINES
 from reports.tables.show import headline_of, text
 from tests.reports.synthetic_run import SIZES, mark_wrong, write_run
-from tests.reports.synthetic_together import layer, steps
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +54,6 @@ def test_what_a_run_lacks_the_headline_leaves_out(tmp_path, options, expected):
     assert re.fullmatch(
         expected, headline_of(write_run(tmp_path, **{"sizes": SIZES[::11]} | options))
     )
-
-
-def test_layers_and_steps_have_their_headlines(tmp_path):
-    step = text(steps(tmp_path / "step", 10.0, 12.0, 20.0))
-    assert re.match(r"decode: \d+ slots \d+ us \(\d\.\d+x pipeline parallel.*\)\n", step)
-    assert re.match(r"\w+: .* 11 us.*\n", text(layer(tmp_path / "layer")))
 
 
 def test_the_table_of_a_command_fits_a_screen(tmp_path):

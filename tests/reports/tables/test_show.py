@@ -3,19 +3,16 @@
 import io
 import re
 import xml.etree.ElementTree as ElementTree
-from typing import Any
 
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
-from reports.__main__ import main
-from reports.store.result import ResultError, read
-from reports.tables.figure import lines_of
+from reports.store.result import read
 from reports.tables.show import plot
 from reports.tables.table import render
-from tests.reports.synthetic_run import OURS, SIZES, rewrite_cases, rewrite_head, write_run
+from tests.reports.synthetic_run import SIZES, rewrite_cases, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -173,39 +170,17 @@ def test_a_case_without_a_block_in_the_runs_state_of_the_link_was_not_measured(t
     assert rows_of(text)["32 KiB"][3] != "-"
 
 
-def test_the_plot_names_its_lines(tmp_path, result):
-    plot(result, tmp_path / "run.svg")
-    words = " ".join(ElementTree.parse(tmp_path / "run.svg").getroot().itertext())
-    for expected in ("MPICH 5.0.2", "auto", "bound", "16 KiB", "2 ranks on", "2026-"):
-        assert expected in words
-    with pytest.raises(ResultError, match=r"ends in \.svg or \.png"):
-        plot(result, tmp_path / "run.pdf")
-
-
-def test_show_prints_the_stored_table_and_refuses_in_one_line(
-    tmp_path, result, capsys, monkeypatch
-):
-    def show(*words):
-        status: Any = None
-        try:
-            status = main(["show", *map(str, words)])
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
-
+def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, reports):
     picture = tmp_path / "a.svg"
-    assert show(result.path, "--plot", picture) == (0, render(read(result.path)), "")
+    assert reports("show", result.path, "--plot", picture) == (0, render(read(result.path)), "")
     assert picture.exists()
     (tmp_path / "other.jsonl").write_text("[1, 2]\n")
     for path in (tmp_path / "none.jsonl", tmp_path / "other.jsonl", tmp_path):
-        status, out, err = show(path)
+        status, out, err = reports("show", path)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"reports: {path}")
-    monkeypatch.chdir(tmp_path)
-    sentence = "reports: results holds no run yet: type mpirun -n 2 python -m bench.allreduce\n"
-    assert show() == (2, "", sentence)
-    for options in ("--json --long", "--format csv"):
-        status, out, err = show(result.path, *options.split())
+    for words in (["--json", "--long"], ["--plot", tmp_path / "run.pdf"]):
+        status, out, err = reports("show", result.path, *words)
         assert (status, out, err.count("\n")) == (2, "", 1)
 
 
@@ -254,38 +229,7 @@ def test_a_run_with_auto_stable_says_what_stable_bits_cost_at_each_size(tmp_path
     assert "Stable bits" not in shown(tmp_path / "usual")
 
 
-def test_many_named_algorithms_fold_and_none_is_cut(tmp_path):
-    result = named_run(tmp_path, ["library", "auto", *OURS])
-    for brief in (False, True):
-        table = render(result, brief=brief)
-        assert max(map(len, table.splitlines())) <= 140
-        assert all(table.count(f"{name}\n") or f" {name} " in table for name in OURS)
-    assert table.count("32 MiB") >= 2  # the second part belongs to the first table
-
-
-def test_without_auto_the_only_named_algorithm_is_the_heading(tmp_path):
-    table = render(named_run(tmp_path, ["library", "ring"], sizes=[16384]))
-    assert re.search(r"library +ring ", table)
-    assert "library/ring" in table
-    assert "best" not in table.split("\n\n")[1]
-
-
-def test_long_has_the_speed_up_and_stays_narrow(tmp_path):
-    rows = dict[str, list[str]]()
-    result = named_run(tmp_path, ["library", "auto", "ring"], variants=("copied", "registered"))
-    table = render(result, long=True)
-    assert max(map(len, table.splitlines())) <= 140
-    assert "chain\n" not in table.partition("chained,")[0]  # of the other mode alone
-    assert "isolated, type float32 sum, place out," in table
-    for line in table.splitlines():
-        if line.startswith(" 16 KiB"):
-            rows.setdefault(line.split()[2], line.split())
-    assert float(rows["ring"][-3]) == pytest.approx(
-        float(rows["MPICH"][7]) / float(rows["ring"][6]), rel=0.05
-    )
-
-
-def test_two_kinds_of_memory_are_told_apart(tmp_path, capsys):
+def test_two_kinds_of_memory_are_told_apart(tmp_path, reports):
     """`--memory mapped,host_staged` has each algorithm twice, and `auto` once."""
     path = named_run(
         tmp_path, ["library", "auto", "ring"], sizes=SIZES[:3], variants=("copied", "host")
@@ -307,14 +251,8 @@ def test_two_kinds_of_memory_are_told_apart(tmp_path, capsys):
     plot(result, tmp_path / "run.svg")
     words = [*ElementTree.parse(tmp_path / "run.svg").getroot().itertext()]
     assert {"ring", "ring over host_staged"} <= {*words}
-    main(["export", str(path), "--csv"])
-    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    frame = pd.read_csv(io.StringIO(reports("export", path, "--csv")[1]))
     assert {*frame.memory[frame.algorithm == "ring"]} == {"mapped", "host_staged"}
-
-
-def test_the_line_of_a_named_algorithm_is_bold(result):
-    lines = {line.name: line for line in lines_of(result.cases, ["ring"])}
-    assert lines["ring"].width > lines["auto"].width > lines["two_shot"].width
 
 
 def test_a_mark_never_stands_without_its_footnote(tmp_path):

@@ -3,13 +3,13 @@ records."""
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from reports.__main__ import main
 from reports.store.result import read
 from reports.trends.alpha_beta import Fit
 from reports.trends.fit import fits_of, text
@@ -70,14 +70,8 @@ def six(tmp_path_factory):
 
 
 @pytest.fixture
-def fit(capsys):
-    """A function that fits, and returns the status, standard output and standard error."""
-
-    def run(*words):
-        status = main(["fit", *map(str, words)])
-        return status, *capsys.readouterr()
-
-    return run
+def fit(reports):
+    return partial(reports, "fit")
 
 
 def named(fits, name):
@@ -129,10 +123,9 @@ def test_a_start_up_that_is_not_resolved_has_no_figure(tmp_path, fit):
     assert out.startswith("ring: beta ")
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_few_launches_give_no_interval(count, tmp_path):
+def test_few_launches_give_no_interval(tmp_path):
     """An interval over one launch's blocks must not pass for an interval over launches."""
-    fits = fits_of(launches(tmp_path, count))
+    fits = fits_of(launches(tmp_path, 5))
     assert "Fewer than 6 launches have no intervals." in text(fits)
     assert fits[0].regimes[0].alpha_us.low is None
     assert fits[0].regimes[0].beta_gb_s.value

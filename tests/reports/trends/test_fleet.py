@@ -8,7 +8,6 @@ from itertools import combinations
 
 import pytest
 
-from reports.__main__ import main
 from reports.site.fleet_page import fleet_page
 from reports.store.folder import read_store
 from tests.reports.synthetic_fleet import write_fleet
@@ -17,28 +16,35 @@ from tests.reports.synthetic_run import mark_wrong, rewrite, write_run
 NODES = [f"n{number:02d}" for number in range(12)]
 
 
-def fleet(capsys, *arguments):
-    """The exit status, and the text or the error."""
-    status = main(["fleet", *map(str, arguments)])
-    out, error = capsys.readouterr()
-    return status, out or error
+@pytest.fixture
+def fleet(reports):
+    """A function that asks, and returns the exit status, and the text or the error."""
+
+    def run(*words):
+        status, out, error = reports("fleet", *words)
+        return status, out or error
+
+    return run
 
 
-def test_a_slow_node_is_named_with_its_interval(tmp_path, capsys):
+def test_a_slow_node_is_named_with_one_interval_in_headline_table_and_picture(tmp_path, fleet):
+    """Otherwise readers would ask which of two figures is right."""
     write_fleet(tmp_path, NODES, slower={"n07": 0.08})
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
+    found = re.match(r"n07 SLOW (\+([\d.]+)% \[\+([\d.]+)% \+([\d.]+)%\]); of 12 nodes\n", text)
+    assert found, text
     assert status == 1
-    values = re.match(r"n07 SLOW \+([\d.]+)% \[\+([\d.]+)% \+([\d.]+)%\]; of 12 nodes\n", text)
-    assert values, text
-    value, low, high = map(float, values.groups())
+    figure, *values = found.groups()
+    value, low, high = map(float, values)
     assert low < 8 < high
     assert 7 < value < 9
-    assert re.search(
-        r"^11 other nodes: -\d\.\d% to \+\d\.\d% slower than the median$", text, re.MULTILINE
-    )
+    assert re.search(r"(?m)^11 other nodes: -\d\.\d% to \+\d\.\d% slower than the median$", text)
+    assert re.search(rf"(?m)^n07 +3 +SLOW +{re.escape(figure)}$", text)
+    page = fleet_page(read_store(tmp_path))
+    assert [row["slower"] for row in page.sections[1].rows if row["node"] == "n07"] == [figure]
 
 
-def test_a_node_whose_link_is_slow_throughout_is_named_and_hides_no_other(tmp_path, capsys):
+def test_a_node_whose_link_is_slow_throughout_is_named_and_hides_no_other(tmp_path, fleet):
     """Its costs are in a state of the link that no other node has."""
     paths = write_fleet(tmp_path, NODES, slower={"n05": 0.3, "n07": 0.08})
     for path in paths[3 * NODES.index("n05") :][:3]:
@@ -49,14 +55,14 @@ def test_a_node_whose_link_is_slow_throughout_is_named_and_hides_no_other(tmp_pa
                 path.read_text(),
             )
         )
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert status == 1
     assert re.match(r"n05 SLOW \+\d.*, n07 SLOW \+\d.*; of 12 nodes\n", text), text
 
 
-def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_path, capsys):
+def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_path, fleet):
     write_fleet(tmp_path, NODES)
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert (status, text.splitlines()[0]) == (0, "no node differs; of 12 nodes")
     assert re.search(
         r"A node that is \d\.\d% slower than its peers is found four times in five",
@@ -64,10 +70,10 @@ def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_pa
     )
 
 
-def test_many_nodes_with_one_run_each_fit_on_a_page_and_the_slow_one_is_a_suspect(tmp_path, capsys):
+def test_many_nodes_with_one_run_each_fit_on_a_page_and_the_slow_one_is_a_suspect(tmp_path, fleet):
     names = [f"r{number // 20}-n{number:03d}" for number in range(100)]
     write_fleet(tmp_path, names, runs=1, slower={"r3-n071": 0.09})
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert text.startswith("r3-n071 SUSPECT +")
     assert status == 3
     again = f"Measure again on r3-n071: mpirun -n 2 python -m bench.allreduce --out {tmp_path}"
@@ -77,12 +83,12 @@ def test_many_nodes_with_one_run_each_fit_on_a_page_and_the_slow_one_is_a_suspec
     assert max(len(line) for line in lines if not line.startswith("  mpirun ")) <= 80
 
 
-def test_wrong_nodes_come_first_and_then_failed_ones(tmp_path, capsys):
+def test_wrong_nodes_come_first_and_then_failed_ones(tmp_path, fleet):
     """A wrong result matters more than any time."""
     paths = write_fleet(tmp_path, NODES, slower={"n05": 0.3})
     mark_wrong(paths[3 * 9])  # the other runs of n09 are right
     cut(*paths[3 * 3 : 3 * 4])
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert status == 1
     assert re.match(r"n09 WRONG; n03 FAILED; n05 SLOW \+", text)
     assert f"WRONG: n09 ({paths[27].stem})" in text
@@ -95,51 +101,39 @@ def cut(*paths, written_s_ago=3600):
         os.utime(path, (time.time() - written_s_ago,) * 2)
 
 
-def test_a_run_that_is_still_written_has_not_failed(tmp_path, capsys):
+def test_a_run_that_is_still_written_has_not_failed(tmp_path, fleet):
     paths = write_fleet(tmp_path, NODES, runs=1)
     cut(paths[3], written_s_ago=20)
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert (status, text.splitlines()[0]) == (0, "no node differs; of 11 nodes")
     assert "left out, still running: 1" in text
     cut(paths[4])
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert (status, text.splitlines()[0]) == (1, "n04 FAILED; of 11 nodes")
 
 
-def test_two_launches_are_a_suspect_and_the_third_decides(tmp_path, capsys):
+def test_two_launches_are_a_suspect_and_the_third_decides(tmp_path, fleet):
     """3 % of launches are disturbed: in 16 % of fleets of 200 both launches of some node are."""
     for runs, status, verdict in ((2, 3, "SUSPECT"), (3, 1, "SLOW")):
         write_fleet(tmp_path / str(runs), NODES, runs=runs, slower={"n07": 0.3})
-        answer, text = fleet(capsys, tmp_path / str(runs))
+        answer, text = fleet(tmp_path / str(runs))
         assert (answer, text.split(" +")[0]) == (status, f"n07 {verdict}"), text
 
 
-def test_disturbed_launches_alone_make_a_suspect(tmp_path, capsys):
+def test_disturbed_launches_alone_make_a_suspect(tmp_path, fleet):
     """A neighbour on the host is no reason to return a node; one undisturbed launch is."""
     paths = write_fleet(tmp_path, NODES, slower={"n07": 0.3})
     own = paths[3 * 7 : 3 * 8]
     for path in own:
         rewrite(path, lambda line: line["kind"] == "end" and line.update(steal_share=0.4))
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert (status, text.split(" +")[0]) == (3, "n07 SUSPECT")
     assert "n07 (up to 40%, 3 of 3 runs)" in text
     rewrite(own[0], lambda line: line["kind"] == "end" and line.update(steal_share=0.0))
-    assert fleet(capsys, tmp_path)[1].startswith("n07 SLOW +")
+    assert fleet(tmp_path)[1].startswith("n07 SLOW +")
 
 
-def test_a_node_has_one_figure_in_headline_table_and_picture(tmp_path, capsys):
-    """Otherwise readers would ask which of two figures is right."""
-    write_fleet(tmp_path, NODES, slower={"n07": 0.08})
-    _, text = fleet(capsys, tmp_path)
-    headline = re.match(r"n07 SLOW (\+.*\]); of 12 nodes\n", text)
-    assert headline, text
-    assert re.search(rf"^n07 +3 +SLOW +{re.escape(headline[1])}$", text, re.MULTILINE)
-    page = fleet_page(read_store(tmp_path))
-    row = next(row for row in page.sections[1].rows if row["node"] == "n07")
-    assert row["slower"] == headline[1]
-
-
-def test_other_hardware_has_its_own_peers(tmp_path, capsys):
+def test_other_hardware_has_its_own_peers(tmp_path, fleet):
     """Nodes of another model must neither be slow nor make the spread wide."""
     write_fleet(tmp_path, NODES, runs=2)
     write_fleet(
@@ -148,7 +142,7 @@ def test_other_hardware_has_its_own_peers(tmp_path, capsys):
         machine_id="d4e5f6",
         slower={**{f"m{number}": 1.0 for number in range(6)}, "m2": 1.3},
     )
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert status == 1
     assert re.match(r"m2 SLOW \+1\d\.\d% .*; of 18 nodes\n", text)
 
@@ -160,30 +154,30 @@ def test_other_hardware_has_its_own_peers(tmp_path, capsys):
         (lambda pair: pair == ("n01", "n04"), r"n01\+n04 SLOW \+[23]\d\.\d% \[.*\]; of 7 nodes"),
     ],
 )
-def test_pairs_tell_a_slow_node_from_a_slow_pair(is_slow, headline, tmp_path, capsys):
+def test_pairs_tell_a_slow_node_from_a_slow_pair(is_slow, headline, tmp_path, fleet):
     pairs = list(combinations(NODES[:7], 2))
     write_fleet(
         tmp_path,
         ["+".join(pair) for pair in pairs],
         slower={"+".join(pair): 0.3 for pair in pairs if is_slow(pair)},
     )
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert status == 1
     assert re.match(headline, text), text
 
 
-def test_few_nodes_are_no_fleet(tmp_path, capsys):
+def test_few_nodes_are_no_fleet(tmp_path, fleet):
     write_fleet(tmp_path, NODES[:3], slower={NODES[0]: 1.0})
-    status, text = fleet(capsys, tmp_path)
+    status, text = fleet(tmp_path)
     assert (status, text.splitlines()[0]) == (
         3,
         "too few nodes to compare, which takes 4 with equal hardware and runs; of 3 nodes",
     )
 
 
-def test_a_store_without_labels_is_refused_in_one_sentence(tmp_path, capsys):
+def test_a_store_without_labels_is_refused_in_one_sentence(tmp_path, fleet):
     """Runs of former versions have none."""
     write_run(tmp_path, sizes=[16384], modes=["isolated"], n_blocks=6, n=1)
-    status, error = fleet(capsys, tmp_path)
+    status, error = fleet(tmp_path)
     assert status == 2
     assert re.fullmatch(r"reports: [^\n]* no run with the label of a node: [^\n]*\n", error)

@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from reports.__main__ import main
 from reports.store.folder import read_store
 from reports.trends.changes import judge
 from reports.trends.history import history_of
@@ -65,12 +64,12 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def history(capsys):
-    """A function that asks, and returns the status, standard output and standard error."""
+def history(reports):
+    """A function that asks, and returns the status, standard output in a line and standard
+    error."""
 
     def run(folder, *words):
-        status = main(["history", str(folder), *words])
-        out, err = capsys.readouterr()
+        status, out, err = reports("history", folder, *words)
         assert max(map(len, out.splitlines()), default=0) <= 80 or "--json" in words
         return status, " ".join(out.split()), err
 
@@ -267,57 +266,37 @@ def test_a_night_without_a_change_draws_nothing_and_is_no_error(tmp_path, histor
     assert err == f"reports: nothing changed, so {tmp_path / 'x.png'} is not drawn\n"
 
 
-def test_machine_and_number_of_ranks_separate_the_series_and_other_links_do_not_count(
-    tmp_path, history
-):
-    """Other cores or another machine must not look like a regression."""
-    for number in range(60):
-        path = write(tmp_path, number, fast_rounds=range(6) if number < 8 else ())
-        if number >= 48:
-            rewrite_head(path, machine_id="b" * 6)
-    found = load(tmp_path)
-    assert found.events == []
-    groups = {(series.machine_id, len(series.costs_us)) for series in found.series}
-    assert groups == {("a1b2c3", 40), ("bbbbbb", 12)}
+def test_runs_in_another_state_of_the_link_do_not_count(tmp_path, history):
+    """Other cores must not look like a regression."""
+    for number in range(24):
+        write(tmp_path, number, fast_rounds=range(6) if number < 4 else ())
     text = history(tmp_path)[1]
-    assert "series: 4 steady, 4 too early." in text
-    assert "8 of 48 runs are left out: their link was in another state" in " ".join(text.split())
-    write(tmp_path, 99, world_size=4)
-    assert len(load(tmp_path).series) == len(found.series) + 4
+    assert "series: 4 steady." in text
+    assert "4 of 24 runs are left out: their link was in another state" in text
 
 
-def test_each_node_is_a_series(tmp_path):
-    """A slow node must not drown among equal ones."""
-    for number in range(6):
-        label(write(tmp_path, number), f"n{number % 2}")
-    series = load(tmp_path).series
-    assert {(len(each.costs_us), each.node) for each in series} == {(3, "n0"), (3, "n1")}
-
-
-def test_the_launches_of_a_campaign_are_one_point(tmp_path):
-    """Ten launches within minutes agree better than ten nights do, and would outweigh them."""
-    for number in range(6):
+def test_what_separates_series_is_in_their_labels(tmp_path):
+    """Another machine, node, world or method must not look like a regression, and a slow node must
+    not drown among equal ones. Ten launches of a campaign agree better than ten nights do, and are
+    one point."""
+    paths = [write(tmp_path, number) for number in range(5)]
+    rewrite_head(paths[2], machine_id="b" * 6)
+    rewrite_head(paths[3], method={"checks": 0})
+    rewrite_head(paths[4], method={"graph": 1})
+    label(write(tmp_path, 5), "n1")
+    write(tmp_path, 6, world_size=4)
+    for number in range(10, 16):
         write(tmp_path / "campaign-1" / "main", number)
     (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
-    write(tmp_path, 7)
-    series = load(tmp_path).series
-    points = {(each.label.endswith(" main"), len(each.costs_us)) for each in series}
-    assert points == {(True, 1), (False, 1)}
-
-
-def test_runs_that_measured_in_another_way_are_other_series_whose_labels_say_so(tmp_path):
-    for number in range(4):
-        write(tmp_path, number)
-    for number in range(4, 6):
-        rewrite_head(write(tmp_path, number), method={"checks": 0})
-    rewrite_head(write(tmp_path, 6), method={"dispatch": "python"})
-    points = {each.label: len(each.costs_us) for each in load(tmp_path).series}
-    of_library = {label: n for label, n in points.items() if label.startswith("16 KiB library")}
-    assert of_library == {
-        "16 KiB library": 4,
-        "16 KiB library checks 0": 2,
-        "16 KiB library dispatch python": 1,
+    series = [each for each in load(tmp_path).series if each.label.startswith("16 KiB library")]
+    found = sorted((each.label, each.machine_id, each.node or "") for each in series)
+    assert [label for label, _, _ in found].count("16 KiB library") == 4
+    assert {"16 KiB library checks 0", "16 KiB library graph 1", "16 KiB library main"} < {
+        label for label, _, _ in found
     }
+    assert {machine for _, machine, _ in found} == {"a1b2c3", "bbbbbb"}
+    assert {node for _, _, node in found} == {"", "n1"}
+    assert sorted(len(each.costs_us) for each in series) == [1, 1, 1, 1, 1, 1, 2]
 
 
 def test_unusable_runs_are_left_out_and_named(tmp_path, history):

@@ -110,22 +110,16 @@ def test_accept_refuses_runs_that_cannot_be_a_baseline(accept, alike, tmp_path):
     assert not (tmp_path / "baselines").exists()
 
 
-@pytest.mark.parametrize(
-    ("head", "sentence"),
-    [
-        ({"machine_id": ".."}, "cannot name a file"),
-        ({"machine_id": ""}, "cannot name a file"),
-    ],
-)
-def test_runs_that_would_harm_a_baseline_change_nothing(accept, tmp_path, head, sentence):
+@pytest.mark.parametrize("machine_id", ["..", ""])
+def test_runs_that_would_harm_a_baseline_change_nothing(accept, tmp_path, machine_id):
     """Otherwise accept would store the runs outside the folder and remove the files there as a
     former baseline."""
     runs = write_launches(tmp_path / "runs", 6)
     for run in runs.glob("*.jsonl"):
-        rewrite_head(run, **head)
+        rewrite_head(run, machine_id=machine_id)
     (tmp_path / "precious.jsonl").write_text("{}")
     status, printed = accept(runs)
-    assert (status, sentence in printed) == (2, True)
+    assert (status, "cannot name a file" in printed) == (2, True)
     assert (tmp_path / "precious.jsonl").exists()
 
 

@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 
-from reports.__main__ import main
 from tests.reports.synthetic_campaign import write_launches
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_run import rewrite_head
@@ -12,21 +11,11 @@ from tests.reports.synthetic_run import rewrite_head
 pytestmark = pytest.mark.unit
 
 
-def said(baseline, current, tmp_path, capsys):
-    """The texts of `compare`, and of every form of `regress`, each in one line."""
-    sides = [str(baseline), str(current)]
-    assert main(["compare", *sides]) == 0
-    assert main(["compare", "--json", *sides]) == 0
-    sides = ["--baseline", sides[0], "--current", sides[1]]
-    files = [tmp_path / name for name in ("a.xml", "a.md", "a.html")]
-    options = "--junit", files[0], "--markdown", files[1], "--html", files[2]
-    main(["regress", *sides, *map(str, options)])
-    main(["regress", "--json", *sides])
-    compared, rest = capsys.readouterr().out.split("{", 1)
-    in_json, rest = rest.split("\n}\n", 1)
-    text, gate_json = rest.split("\n{\n", 1)
-    texts = [compared, in_json, text, gate_json, *(file.read_text() for file in files)]
-    return [" ".join(each.replace("\\_", "_").split()) for each in texts]
+def compared(sides, reports):
+    """The text of `compare`, in a line."""
+    status, out, _ = reports("compare", *sides)
+    assert status == 0
+    return " ".join(out.split())
 
 
 def write_side(folder, *checks):
@@ -37,35 +26,40 @@ def write_side(folder, *checks):
     return folder
 
 
-@pytest.mark.parametrize("is_head", [False, True])
-@pytest.mark.parametrize("checks", [[None] * 6, [0, 0, 0, 0, 0, None]])
-def test_a_side_that_checks_nothing_beside_one_that_does_is_told(is_head, checks, tmp_path, capsys):
-    """Its wrong results would pass."""
-    lazy, careful = (
-        write_side(tmp_path / "lazy", *checks),
-        write_side(tmp_path / "careful", *[0] * 6),
-    )
-    sides = (careful, lazy) if is_head else (lazy, careful)
+@pytest.mark.parametrize(("is_head", "n_checks"), [(False, 0), (True, 5)])
+def test_a_side_that_checks_nothing_beside_one_that_does_is_told(
+    is_head, n_checks, tmp_path, reports
+):
+    """Its wrong results would pass. Every form of every report says so."""
+    lazy = write_side(tmp_path / "lazy", *[0] * n_checks, *[None] * (6 - n_checks))
+    sides = lazy, write_side(tmp_path / "careful", *[0] * 6)
+    sides = sides[::-1] if is_head else sides
     sentence = "lazy has launches without a check of 1 case"
-    for text in said(*sides, tmp_path, capsys):
-        assert sentence in text
-    write_side(tmp_path / "lazy", *[0] * 6)
-    assert not any("without a check" in text for text in said(*sides, tmp_path, capsys))
+    texts = [compared(sides, reports)]
+    if is_head:
+        files = [tmp_path / name for name in ("a.xml", "a.md", "a.html")]
+        both = ["--baseline", sides[0], "--current", sides[1]]
+        options = "--junit", files[0], "--markdown", files[1], "--html", files[2]
+        texts += [reports("compare", "--json", *sides)[1], reports("regress", "--json", *both)[1]]
+        texts += [reports("regress", *both, *options)[1], *(file.read_text() for file in files)]
+    for text in texts:
+        assert sentence in " ".join(text.replace("\\_", "_").split())
+    write_side(lazy, *[0] * 6)
+    assert "without a check" not in compared(sides, reports)
 
 
 @pytest.mark.parametrize("places", [("base", "new"), ("new", "new"), ("base", "base")])
-def test_one_run_under_several_ids_is_told(places, tmp_path, capsys):
+def test_one_run_under_several_ids_is_told(places, tmp_path, reports):
     """Copies agree with each other."""
     for seed, name in enumerate(("base", "new")):
         write_launches(tmp_path / name, 6, seed=seed, sizes=[16384])
+    sides = tmp_path / "base", tmp_path / "new"
     source, target = (tmp_path / place for place in places)
     copied = max(source.glob("*.jsonl"))
     copy = target / "2026-11-20T07-00-00Z-allreduce-copied.jsonl"
     shutil.copy(copied, copy)
     rewrite_head(copy, run_id=copy.stem)
-    names = f"{copied.stem}, {copy.stem}"
-    for text in said(tmp_path / "base", tmp_path / "new", tmp_path, capsys):
-        assert f"{names} have the same times in each block: " in text
+    sentence = f"{copied.stem}, {copy.stem} have the same times in each block: "
+    assert sentence in compared(sides, reports)
     copy.unlink()
-    texts = said(tmp_path / "base", tmp_path / "new", tmp_path, capsys)
-    assert not any("the same times" in text for text in texts)
+    assert "the same times" not in compared(sides, reports)

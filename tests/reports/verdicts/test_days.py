@@ -2,32 +2,13 @@
 
 import re
 
-import numpy as np
 import pytest
 
-from reports.verdicts import days
-from reports.verdicts.verdict import once
-from tests.launch import count
 from tests.reports.synthetic_campaign import write_launch, write_launches
 from tests.reports.synthetic_run import rewrite_head
 from tests.reports.verdicts.test_regress import gate
 
 pytestmark = pytest.mark.unit
-
-CELLS = 24
-
-
-def test_another_day_is_no_slowdown():
-    """Days differ by 2 %. By the launches alone, 3 of 4 comparisons of the same code would be
-    called slower."""
-    rng, alone, called = np.random.default_rng(6), [], []
-    for _ in range(count(240)):
-        shift = 0.02 * np.sqrt(2) * rng.standard_normal((CELLS, 1))
-        ratios = shift + 0.018 * rng.standard_normal((CELLS, 12))
-        alone.append("SLOWER" in set(once(ratios).verdict))
-        called.append("SLOWER" in set(days.PRIOR.judge(ratios, 0.01).verdict))
-    assert np.mean(alone) > 0.7
-    assert np.mean(called) < 0.12
 
 
 def on_day(day, folder, shift=1.0):

@@ -3,10 +3,10 @@ figures, through the real store."""
 
 import json
 import re
+from functools import partial
 
 import pytest
 
-from reports.__main__ import main
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import SLOW_NS, cost_us
 
@@ -43,14 +43,8 @@ def campaign(tmp_path_factory):
 
 
 @pytest.fixture
-def peers(capsys):
-    """A function with the exit status, standard output and standard error of `reports peers`."""
-
-    def run(*words):
-        status = main(["peers", *map(str, words)])
-        return status, *capsys.readouterr()
-
-    return run
+def peers(reports):
+    return partial(reports, "peers")
 
 
 def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launches(campaign, peers):

@@ -2,12 +2,11 @@
 test_calibration.py tests the error rates."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.stats import nct, wilcoxon
 from scipy.stats import t as student_t
 
-from reports.verdicts.verdict import detectable, evidence, holm, once, resolvable_effects
+from reports.verdicts.verdict import detectable, evidence, holm, once
 
 pytestmark = pytest.mark.unit
 
@@ -46,12 +45,6 @@ def test_the_interval_ends_at_the_tabulated_walsh_means(n, critical):
     figures = evidence(values[None])
     assert (figures.log_low[0], figures.log_high[0]) == (walsh[critical], walsh[-critical - 1])
     assert figures.log_ratio[0] == pytest.approx(np.median(walsh))
-
-
-def test_a_missing_pair_has_no_effect_at_any_position():
-    values = np.random.default_rng(5).normal(0.01, 0.02, (1, 9))
-    with_gaps = np.insert(values, [0, 4, 4, 9], np.nan, axis=1)
-    pd.testing.assert_frame_equal(evidence(with_gaps), evidence(values))
 
 
 def test_fewer_than_six_pairs_give_only_an_estimate():
@@ -103,14 +96,3 @@ def test_the_detectable_effect_is_called_four_times_in_five(n):
     )
     # If the test can detect less than the margin, the estimate must exceed the margin.
     assert float(detectable(1e-4, n, alpha)) == pytest.approx(0.01, abs=2e-4)
-
-
-def test_a_campaign_finds_the_effect_that_its_pilot_promises_at_least_four_times_in_five():
-    runs, size = np.arange(8), 16384
-    log_cost = 0.01 * (runs % 2 - 0.5)
-    logs = pd.DataFrame({"size_bytes": size, "key": 0, "log_cost": log_cost})
-    (effect,) = resolvable_effects(logs, 27, 0.01, 24).values()
-    rng, pair_sd = np.random.default_rng(9), np.sqrt(2 * log_cost.var(ddof=1))
-    tables = pair_sd * rng.standard_normal((300, 24, 27))
-    tables[:, 0] += np.log1p(effect)
-    assert np.mean([once(table).verdict[0] == "SLOWER" for table in tables]) > 0.78

@@ -292,6 +292,15 @@ def test_a_rank_that_is_killed_with_its_guard_is_named(out):
     assert stopped_first(out, 1, r".*step .*, epoch \d+", "ended without a word"), show(out)
 
 
+def test_a_rank_that_is_killed_before_mpi_has_started_keeps_no_rank_waiting(out):
+    run = Launch(out, RING)
+    run.signal(wait_for(lambda: run.ranks().get(1)), signal.SIGKILL)
+    done = run.end()
+    assert done.returncode != 0
+    assert said_in(done) == ["wiretax: rank 1 was ended by signal 9, Killed, outside of its run"]
+    assert run.took_s < SOON_S
+
+
 @pytest.mark.parametrize(
     ("algorithm", "place"),
     few([("ring", SPINNING), ("library", REDUCING), ("two_shot_direct", DIRECT)], 2),

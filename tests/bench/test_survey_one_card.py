@@ -66,6 +66,15 @@ def test_a_service_that_does_not_end_is_told(calls, capfd):
     assert capfd.readouterr().err == told
 
 
+def test_a_service_ends_also_if_the_user_interrupts_while_it_is_tried(calls):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), mps.service(interrupted):
+        pass
+    assert calls.read_text().split() == ["get_server_list", "-d", "quit"]
+
+
 def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkeypatch):
     """Its owner would take the figures for those of an idle card."""
     in_use = "GPU 0000:01:00.0 is in use: 97 % busy."

@@ -7,6 +7,7 @@ useful advice.
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -243,6 +244,11 @@ def test_xgmi_of_the_recorded_pair_is_its_path(examined):
 
 
 # -- the machine
+
+
+def test_the_small_shm_of_a_container_is_a_problem(examined, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=64 << 20))
+    assert only(problems(examined(*VEGAS[:2])), "/dev/shm holds 64 MiB", "--ipc=host")
 
 
 def test_the_page_of_a_recorded_machine_fits_and_its_summary_is_short(examined):

@@ -67,10 +67,9 @@ LINK = Collective(
 
 @dataclass(frozen=True)
 class Link:
-    """What a launch on this host needs. `near` is the world of its `ranks`. `buffers` are this
-    rank's, registered. `transfer` is the argument of a launch without its count and its two ranks:
-    the buffers of all ranks as mapped here. `engine` is a copy engine if each of the ranks has
-    one."""
+    """What a launch on this host needs. `near` is the world of its `ranks`; `buffers` are this
+    rank's, registered. `transfer`, the argument of a launch without its count and its two ranks,
+    has the buffers of all ranks as mapped here. `engine` is None unless each rank has one."""
 
     session: Session
     near: World
@@ -398,8 +397,7 @@ class LibraryMessage(Measurement):
     key, among, is_alone = "send_library", "far", True
 
     def groups(self, send: Message, receive: Message, elements: Sequence[Message]) -> Groups:
-        """This rank's messages, those of a group at once: the data, or `elements` to send and to
-        receive."""
+        """This rank's messages, a group at once: the data, or `elements` to send and receive."""
         one_element, its_answer = elements
         return [[send], [its_answer]] if self.own == self.source else [[receive], [one_element]]
 

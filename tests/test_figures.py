@@ -49,7 +49,8 @@ def test_every_picture_can_be_drawn(figures):
 def test_every_table_is_drawn_and_says_where_it_comes_from(figures):
     """A table that nobody reads is a table that nobody doubts."""
     read = {table for _, tables in figures.values() for table in tables}
-    assert {path.stem for path in TABLES} == read
+    linked = re.findall(r"\(data/(\w+)\.csv\)", (PAGES / "decisions.md").read_text())
+    assert {path.stem for path in TABLES} == {*read, *linked}
     assert [path.name for path in TABLES if not path.read_text().startswith("# ")] == []
 
 

@@ -107,10 +107,8 @@ def test_variables_are_named_after_their_cases():
         "datatype": "bfloat16",
         "in_place": True,
     }
-    late, again = (
-        {"shape": {"arrival_skew_us": 2.5}, "case": 2},
-        {"case": 3},
-    )  # `again`: the name of the first case
+    late = {"shape": {"arrival_skew_us": 2.5}, "case": 2}
+    again = {"case": 3}  # the name of the first case
     program = (
         "import runpy, sys; print(*runpy.run_path(sys.argv[1])['measured'](eval(sys.argv[2])))"
     )
@@ -124,20 +122,6 @@ def test_variables_are_named_after_their_cases():
         "all_reduce_auto_8204B_arrival_skew_us_2_5_us",
         "all_reduce_auto_8204B_case3_us",
     ], done.stderr
-
-
-def test_a_misspelt_reference_fails_in_one_sentence(tmp_path):
-    done, _ = reframe(
-        tmp_path,
-        options=f"{CASES} library",
-        references="all_reduce_libary_16KiB_us:7.5",
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    [reason] = re.findall("Reason: sanity error: (.*)", done.stdout)
-    assert (
-        reason
-        == f"references name no measured case: all_reduce_libary_16KiB_us; measured were {LIBRARY}"
-    )
 
 
 def test_a_launcher_that_starts_nothing_is_quoted(tmp_path):
@@ -203,27 +187,6 @@ def test_reframe_measures_each_node_of_slurm_for_the_gate_and_the_fleet(slurm, t
     fleet = reports("fleet", tmp_path / "store")
     assert (fleet.returncode, "2 nodes, 2 runs" in fleet.stdout) == (3, True), (
         fleet.stdout + fleet.stderr
-    )
-
-
-@SLOW_TEST
-def test_reframe_measures_across_nodes_and_names_a_bad_option(slurm, tmp_path):
-    done, variables = reframe(
-        tmp_path,
-        options=f"{CASES} library",
-        store=tmp_path / "store",
-        num_tasks=2,
-        num_tasks_per_node=1,
-        partition="slurm",
-        enter=slurm,
-    )
-    assert (done.returncode, list(variables)) == (0, [LIBRARY]), done.stdout + done.stderr
-    [run] = (tmp_path / "store").glob("*.jsonl")
-    assert json.loads(run.read_text().splitlines()[0])["world"]["hosts"] == 2
-    done, _ = reframe(tmp_path, options="--no-such-option", partition="slurm", enter=slurm)
-    assert (
-        "no run was stored: bench.allreduce: unrecognized arguments: --no-such-option"
-        in done.stdout
     )
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -173,7 +172,6 @@ def test_help_lists_every_command_at_once():
     ("line", "words"),
     [
         ("wiretax allr", {"allreduce", "allreduce_rmsnorm"}),
-        ("wiretax allreduce --mode ", {"isolated", "chained", "both"}),
         ("wiretax campaign --var", {"--variant"}),
     ],
 )
@@ -235,46 +233,13 @@ def test_texts_take_the_names_of_commands_from_one_place():
         assert not wrong, path
 
 
-def test_a_plain_import_of_a_folder_cannot_be_built():
-    with pytest.raises(ValueError, match=r"x.py, line 1: write `from ... import`"):
-        installed("import bench.harness\n", "x.py")
-    code = (
-        'from bench import a\n# from bench\nx = "µ from bench import a"; from kernels.b import c\n'
-    )
-    assert installed(code, "x.py") == code.replace(
-        "from bench import a\n#", "from wiretax.bench import a\n#"
-    ).replace("from kernels", "from wiretax.kernels")
-
-
 def test_the_files_of_the_project_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     settings = (ROOT / "pyproject.toml").read_text()
-    assert (
-        citation["version"]
-        == VERSION
-        == re.findall(r'^version = "(.*)"$', settings, re.MULTILINE)[0]
-    )
+    assert f'\nversion = "{VERSION}"\n' in settings
+    assert citation["version"] == VERSION
     assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
-    text = "".join(
-        (ROOT / name).read_text()
-        for name in ("CONTRIBUTING.md", "Dockerfile", "examples/wiretax.sbatch")
-    )
-    for link in re.findall(r"\]\(([\w/.-]+)\)", text):
-        assert (ROOT / link).exists(), link
-    commands = re.findall(r"(?<![\w/-])wiretax (\w+)", "\n".join(lines_of_commands()))
-    assert set(commands) == {"doctor", "allreduce", "show"}
-    targets = re.findall(r"make (\w+)", "\n".join(lines_of_commands()))
-    assert [
-        target for target in targets if f"\n{target}:" not in (ROOT / "Makefile").read_text()
-    ] == []
-
-
-def lines_of_commands():
-    """The commands of the examples: the job's, which bash accepts, and the workflow's."""
-    job = ROOT / "examples" / "wiretax.sbatch"
-    assert run("bash", "-n", job).returncode == 0
-    yield from (line for line in job.read_text().splitlines() if not line.startswith("#"))
-    yield from (step["run"] for step in WORKFLOW["jobs"]["gate"]["steps"] if "run" in step)
+    assert run("bash", "-n", ROOT / "examples" / "wiretax.sbatch").returncode == 0
 
 
 def new_environment(folder):
@@ -331,17 +296,13 @@ def work(tmp_path):
 
 
 @SLOW_TEST
-def test_the_wheel_has_one_package(environment):
+def test_the_installed_command_runs_beside_packages_of_the_same_names(environment, work):
     [site] = environment.parent.glob("lib/python*/site-packages")
     ours = [path.name for path in site.iterdir() if path.suffix not in {".pth", ".dist-info"}]
     assert sorted(ours) == ["kernels", "wiretax"]
     answer = run("git", "ls-files", *FOLDERS, "examples/peers")
     sources = {Path(name) for name in answer.stdout.splitlines()}
     assert sources <= {path.relative_to(site / "wiretax") for path in (site / "wiretax").rglob("*")}
-
-
-@SLOW_TEST
-def test_the_installed_command_runs_beside_packages_of_the_same_names(environment, work):
     program = environment / "wiretax"
     assert run(program, "--version", cwd=work).stdout == "wiretax 0.1.0\n"
     for launcher in ([], [environment / "mpirun", "-n", "2"]):
@@ -376,32 +337,6 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     assert "benchmark 'allreduce 16 KiB isolated, 2 ranks'" in rows.stdout, rows.stdout
     helped = run(program, "allreduce", "--help", cwd=work).stdout
     assert helped.startswith("usage: wiretax allreduce -n RANKS [OPTION ...]")
-    assert "-n, --ranks N" in helped.replace("-n N, ", "-n, ")
-    pair = [
-        word
-        for name in "ab"
-        for word in ("--variant", f"{name}=wiretax allreduce -n 2 --sizes 16K --max-time 4")
-    ]
-    campaign = run(program, "campaign", "--pairs", "1", *pair, cwd=work)
-    assert campaign.returncode == 0, campaign.stderr
-
-
-@SLOW_TEST
-def test_an_editable_installation_runs_the_checkout(tmp_path):
-    tree, programs = copy_of_the_project(tmp_path / "tree"), new_environment(tmp_path)
-    words = "--python", programs / "python", "install", "--quiet", "--no-deps", "--editable", tree
-    done = run(*PIP, *words)
-    assert done.returncode == 0, done.stderr
-    (tree / "bench" / "__init__.py").write_text(
-        (tree / "bench" / "__init__.py").read_text().replace(VERSION, "9.9.9")
-    )
-    assert run(programs / "wiretax", "--version", cwd=tmp_path).stdout == "wiretax 9.9.9\n"
-    done = run(programs / "wiretax", "allreduce", *SMALL, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (
-        "holds no run yet: type mpirun -n 2 python -m bench"
-        in run(programs / "wiretax", "show", tree, cwd=tmp_path).stderr
-    )
 
 
 @SLOW_TEST
@@ -444,24 +379,3 @@ def test_the_job_of_slurm_and_the_workflow_run(environment, work):
         done = run("bash", "-e", "-c", step, cwd=tree, timeout_s=900, **settings)
         assert done.returncode == 0, (step, done.stdout, done.stderr)
     assert (work / "summary.md").read_text()
-
-
-@SLOW_TEST
-def test_ctrl_c_reaches_the_ranks_and_the_status_comes_back(environment, work):
-    command = [environment / "wiretax", "allreduce", "-e", "1M"]
-    process = subprocess.Popen(
-        command,
-        cwd=work,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(work.glob("results/*.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)
-    os.killpg(process.pid, 2)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, errors
-    assert "INCOMPLETE: " in run(environment / "wiretax", "show", cwd=work).stdout

@@ -1,14 +1,7 @@
 """Builds of a kernel by name, as in `two_shot+nt+128K`."""
 
-import pytest
-
-from collectives.build import Build
-from collectives.registry import ALGORITHMS
-from collectives.table import parsed
 from tests.bench.launches import launch, run, stored
 
-KNOWN = ALGORITHMS["all_reduce"]
-UNKNOWN = "is not one of nt, ntr, swap, sleep, slabs, 128K, 16b, 256t"
 BUILDS = (
     "one_shot_push+nt",
     "one_shot_pull+swap",
@@ -18,30 +11,6 @@ BUILDS = (
     "ring+ntr",
     "two_shot+slabs",
 )
-
-
-def test_a_name_says_how_a_kernel_is_built():
-    assert Build.parse(["nt", "ntr", "128K"]) == Build(
-        stream_slab=True, stream_receive=True, chunk_bytes=128 << 10
-    )
-    assert Build.parse(["1024K", "16b", "256t"]) == Build(
-        chunk_bytes=1 << 20, blocks=16, threads=256
-    )
-    for words in ("+nt", "+nt+ntr+swap+sleep+128K+16b+256t", "+128K+slabs"):
-        assert parsed(f"two_shot{words}", KNOWN).name == f"two_shot{words}"
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        *((word, UNKNOWN) for word in ("nt+", "NT", "1M", "0K", "999999K")),
-        ("2K+4K", "'4K' sets chunk_bytes a second time"),
-        ("", "'' is not one of"),
-    ],
-)
-def test_a_name_with_an_unknown_build_or_two_builds_is_refused(words, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        parsed(f"two_shot+{words}", KNOWN)
 
 
 def test_builds_are_measured_by_name_with_right_results(tmp_path):

@@ -4,7 +4,6 @@ import csv
 import re
 from collections import Counter
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ from reports.tables.frame import case_rows
 from reports.tables.show import plot
 from tests.bench.launches import launch, run, stored
 from tests.kernels.broken_kernels import PACK, Patch, apply, tree
-from tests.launch import few, mpirun
+from tests.launch import mpirun
 
 OURS = (
     "one_shot_push",
@@ -57,9 +56,7 @@ def assert_refused(done, status, sentence, folder):
         ("-b 16Q", 2, "'16Q' is not a size"),  # harness/test_command.py has all bad options
         ("--device cuda", 3, "no GPU driver is here"),
         ("-G 1", 3, "-G: the cpu device has no graphs"),
-        ("--graph-nodes 9", 3, "--graph-nodes: nothing is launched from a graph here"),
         ("--hdp-flush off", 3, "--hdp-flush off: the cpu device has no host data path"),
-        ("--algorithm two_shot+sleep -e 16K", 3, "sleep changes nothing here: a CPU pauses"),
         ("--mode chained -o prod -b 16K -e 16K", 3, "a chain of products leaves every datatype's"),
     ],
 )
@@ -68,20 +65,13 @@ def test_what_this_machine_cannot_run_is_refused_in_one_line(tmp_path, options, 
     assert_refused(launch(tmp_path / "results", options), status, sentence, tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path):
-    """A late refusal would lose a minute of measurements. Even root cannot write to a path below a
-    file."""
-    unwritable = Path(__file__) / "results"
-    done = launch(tmp_path / "results", "--out", unwritable)
-    assert_refused(done, 2, f"cannot write {re.escape(str(unwritable))}", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("folder", "sentence"),
     [
         ("", "--out is empty: name a folder"),
         ("a" * 300, "cannot write a+: File name too long"),
         (__file__, rf"--out {re.escape(__file__)} is a file: name a folder"),
+        (f"{__file__}/results", "cannot write .*results"),  # also for root
     ],
 )
 def test_a_folder_that_cannot_be_is_refused_at_once(folder, sentence):
@@ -115,8 +105,6 @@ def test_a_missing_compiler_is_reported_with_the_names_searched_for(tmp_path):
     looked_for = re.escape("looked for $CXX, c++, g++, clang++ and the ziglang wheel")
     sentence = f"no C.. compiler was found: {looked_for}"
     assert_refused(launch(tmp_path / "results", **nowhere), 3, sentence, tmp_path)
-    done = launch(tmp_path / "results", CXX="no-such-compiler", XDG_CACHE_HOME=cache)
-    assert_refused(done, 3, "no-such-compiler --version fails: ", tmp_path)
 
 
 @pytest.mark.skipif(available_bytes() > 60e9, reason="the memory suffices")
@@ -210,7 +198,7 @@ def test_a_run_with_too_much_to_compile_measures_what_is_compiled_in_time(tmp_pa
 
 
 def test_help_and_list_print_once_for_all_ranks(tmp_path):
-    """Only one of the two ranks prints; --list needs no mpirun."""
+    """Only one of the two ranks prints."""
     helped = launch(tmp_path / "results", "--help")
     assert (helped.returncode, helped.stderr, helped.stdout.count("usage:")) == (0, "", 1)
     listed = launch(tmp_path / "results", "--list -d bfloat16")
@@ -221,71 +209,26 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
     assert {"library", "one_shot_multimem", "two_shot_copy_engine", "hierarchical"} <= not_here
     assert not not_here & {*OURS}
     assert "does not reduce bfloat16" in about["library"]
-    assert launch(tmp_path / "results", "--list -d bfloat16", ranks=None).stdout == listed.stdout
     assert not list(tmp_path.iterdir())
-
-
-def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
-    """The link probe cannot time 2 B of half; the all-reduce can."""
-    _, result = run(tmp_path, ISOLATED, "-d half -b 2 -e 4 --algorithm two_shot,library")
-    bounds = {(case.size_bytes, case.bound_us is not None) for case in result.cases}
-    assert bounds == {(2, False), (4, True)}
-    plot(result, tmp_path / "run.png")
-
-
-def test_n_sets_the_iterations_and_options_of_nccl_tests_change_nothing(tmp_path):
-    options = "-d half -b 1000 -e 2000 -n 6 --max-time 60 -g 1 -t 1 -r 0 -R 1"
-    _, result = run(tmp_path, "--algorithm two_shot --mode isolated", options)
-    assert {(case.size_bytes, case.count, case.n_wrong) for case in result.cases} == {
-        (size, size // 2, 0) for size in (1000, 2000)
-    }
-    timed = Counter(block.case for block in result.blocks for _ in range(block.n))
-    assert timed == {case.case: 6 for case in result.cases}
 
 
 def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
     """An unchecked case shows no 0, which would look like a check. A type that MPI lacks must not
-    stop the run."""
-    _, result = run(tmp_path, ISOLATED, "-c 0 -d bfloat16 -o avg --sizes 16K,1030,16K")
+    stop the run, nor a size that the probe of the link cannot time, such as 2 B."""
+    _, result = run(tmp_path, ISOLATED, "-c 0 -d bfloat16 -o avg --sizes 2,1030,16K,2")
     rows = list(csv.DictReader(as_csv(case_rows(result)).splitlines()))
     assert {row["algorithm"] for row in rows} == {"library", *OURS}
-    assert {row["size_bytes"] for row in rows} == {"16384", "1030"}
+    assert {row["size_bytes"] for row in rows} == {"16384", "1030", "2"}
     for row in rows:
         assert "n_wrong" not in row
         if row["algorithm"] == "library":
             assert (row["status"], row["bus_bw_gb_s"]) == ("unsupported", "")
-            assert row["memory"] == "private"
             assert "does not reduce bfloat16" in row["reason"]
         else:
-            assert row["status"] == "ok"
-            assert float(row["time_us_median"]) > 0
+            assert (row["status"], float(row["time_us_median"]) > 0) == ("ok", True)
     assert all(case.n_wrong is None for case in result.cases)
     assert [*tmp_path.iterdir()] == [result.path], "without --samples it stores none"
-
-
-@pytest.mark.parametrize(
-    "options",
-    few(
-        [
-            "-d bfloat16 -o prod --in-place",
-            "-d int64 -o prod",
-            "-d half -o min",
-            "-d int32 -o sum --in-place",
-        ],
-        1,
-    ),
-)
-def test_types_and_operations_give_correct_results(tmp_path, options):
-    """Types other than float must not give figures of a wrong result."""
-    _, result = run(tmp_path, options, QUICK)
-    for case in result.cases:
-        lacking = case.algorithm == "library" and ("avg" in options or "bfloat16" in options)
-        chained_product = case.mode == "chained" and "prod" in options
-        unread = "in-place" in options and case.variant == "registered"
-        unread &= case.algorithm == "one_shot_pull"
-        expected = "unsupported" if lacking or chained_product or unread else "ok"
-        assert case.status == expected, case.reason
-        assert case.n_wrong == (0 if expected == "ok" else None)
+    plot(result, tmp_path / "run.png")
 
 
 def test_a_run_has_every_listed_type_and_operation_in_its_own_table(tmp_path, capsys):
@@ -313,24 +256,15 @@ def test_one_rank_runs_and_reports_that_busbw_means_nothing(tmp_path):
     assert {case.n_wrong for case in result.cases} == {0}
 
 
-def test_ranks_on_two_hosts_run_what_spans_them(tmp_path):
-    """A variable makes MPICH see two nodes on one machine. Ranks map memory only within a node;
-    this is no error."""
-    _, result = run(tmp_path, ISOLATED, MPIR_CVAR_NUM_CLIQUES="2")
-    assert any("Between hosts MPICH" in note for note in result.run.notes)
-    algorithms = {case.algorithm for case in result.cases}
-    assert {"library", "auto"} <= algorithms
-    assert algorithms <= {"library", "auto", "hierarchical", "hierarchical_whole"}
-    assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
-    assert {case.chosen for case in result.cases if case.algorithm == "auto"} == {"flat"}
-
-
 def test_the_seed_decides_the_order_and_n_counts_the_timed_iterations_of_a_case(tmp_path):
-    """The same seed repeats a run's order, and another seed gives another order."""
+    """The same seed repeats a run's order, and another seed gives another order. The options of
+    nccl-tests change nothing."""
     orders: list[list[int]] = []
-    for seed, iterations in ((7, 13), (7, 2), (8, 2)):
-        folder, options = tmp_path / str(len(orders)), f"--seed {seed} -n {iterations}"
-        _, result = run(folder, ISOLATED, options, "--algorithm library,two_shot,ring")
+    for seed, iterations, more in ((7, 5, ""), (7, 2, "-g 1 -t 1 -r 0 -R 1"), (8, 2, "")):
+        folder, options = tmp_path / str(len(orders)), f"--seed {seed} -n {iterations} {more}"
+        _, result = run(
+            folder, ISOLATED, options, "--algorithm two_shot,ring,library --sizes 1K,2K"
+        )
         timed = Counter(block.case for block in result.blocks for _ in range(block.n))
         assert set(timed.values()) == {iterations}
         orders.append([block.case for block in result.blocks])

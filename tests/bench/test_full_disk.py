@@ -31,13 +31,6 @@ TIGHT: dict[str, Any] = {
     "modes": ["isolated"],
     "n": 5,
 }
-SPEC = """requirements = []
-[candidates.box]
-runs = ["results/*.jsonl"]
-gpu = "r9700"
-gpus = 2
-price = {amount = 5200, currency = "EUR", date = 2026-11-01}
-"""
 
 
 @pytest.fixture
@@ -118,21 +111,6 @@ def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
     assert not half_written(disk.at)
 
 
-def test_a_disk_without_room_for_samples_keeps_every_block(disk_of):
-    disk = disk_of(1400 << 10)  # the samples of a case take 400 KB
-    out = disk.at / "results"
-    algorithms = "--algorithm ring,library,two_shot,one_shot_pull"
-    done = launch(out, SMALL, algorithms, "-n 20000 --samples", ranks=1)
-    assert done.returncode == 1, done.stderr
-    written = r"step results, epoch \d+: .*\.samples/case-000[2-9]\.npy"
-    assert re.search(rf"{written} cannot be written: {FULL}\n$", done.stderr), done.stderr
-    result = stored(out)
-    assert sum(block.n for block in result.blocks) == 20_000 * len(result.cases)
-    assert {case.status for case in result.cases} == {"ok"}
-    assert "INCOMPLETE: the run was cut off." in text(result)
-    assert not half_written(disk.at)
-
-
 def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
     disk = disk_of(8 << 20)
     folder = disk.at / "campaign"
@@ -174,16 +152,12 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     disk = disk_of(16 << 20)
     run = write_run(tmp_path / "results", **(TIGHT | {"sizes": [16384, 65536, 262144]})).path
     campaign = write_campaign(tmp_path / "campaign", {"main": no_effect, "new": no_effect})
-    log, spec, to = tmp_path / "a.log", tmp_path / "box.toml", disk.at
+    log, to = tmp_path / "a.log", disk.at
     log.write_text(WHOLE)
-    spec.write_text(SPEC)
     sides = f"--baseline {campaign}/main --current {campaign}/new"
     commands = {
         "a.svg": f"show {run} --plot",
-        "b.png": f"show {run} --plot",
         "junit.xml": f"regress {sides} --junit",
-        "page.html": f"regress {sides} --html",
-        "procure.html": f"procure {spec} --html",
         "imported": f"import {log} --out",
         "site": f"dashboard {tmp_path}/results -o",
         "kept": f"accept --reason first --current {campaign}/main --baseline",

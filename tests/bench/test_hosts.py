@@ -10,6 +10,7 @@ HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}
 QUICK = "-n 1 --max-time 80"
 DECODE = "--scale 1/1024 --model llama-3.1-8b --slots 1"
 COMMANDS = {
+    "allreduce": ("-e 16K --mode isolated", {"library", "auto"}),
     "decode": (
         DECODE,
         {"compute", "tensor_parallel", "tensor_parallel_library", "pipeline_parallel"},

@@ -2,7 +2,6 @@
 the others."""
 
 import json
-import os
 import re
 from itertools import combinations
 
@@ -137,44 +136,15 @@ def test_the_flag_is_as_fast_as_in_a_minimal_loop():
     assert 1 / 3 < ours_ns / bare_ns < 1.5, (ours_ns, bare_ns)
 
 
-@pytest.mark.alone
-def test_ranks_that_share_cores_still_measure_the_link_and_not_the_scheduler(tmp_path):
-    """A mean over 100 round trips of four ranks on two cores took 0.3 to 17 us. A flag takes 0.1 to
-    0.6 us."""
-    allowed, cpus = os.sched_getaffinity(0), {0, 1}
-    if not cpus <= allowed:
-        pytest.skip("one core")
-    os.sched_setaffinity(0, cpus)
-    try:
-        options = "--sizes 64K --algorithm two_shot --mode isolated -n 9"
-        _, result = run(tmp_path, options, ranks=4)
-    finally:
-        os.sched_setaffinity(0, allowed)
-    assert [rank["cpus"] for rank in result.run.world["ranks"]] == [[rank % 2] for rank in range(4)]
-    trips_us = [trip / 1e3 for block in result.blocks for trip in block.link_rtt_ns or ()]
-    assert len(trips_us) > 20
-    assert np.percentile(trips_us, 75) < 0.7, trips_us
-
-
 # -- which pairs are measured
 
 
-def test_pairs_are_mapped_within_a_host_and_the_librarys_between_hosts():
-    """With many ranks only the ranks at one place of their hosts exchange messages, as the time
-    does not suffice."""
-
-    def pairs(sets, name):
-        return {pairs[0] for pairs in sets[name]}
-
-    four = sets_of_pairs([(0, 2), (1, 3)])
-    assert pairs(four, "near") == {(0, 2), (2, 0), (1, 3), (3, 1)}
-    assert pairs(four, "far") == {(a, b) for a in range(4) for b in range(4) if a % 2 != b % 2}
-    large = sets_of_pairs([range(8), range(8, 16)])
-    assert pairs(large, "far") == {
-        pair for rank in range(8) for pair in ((rank, rank + 8), (rank + 8, rank))
-    }
-    disjoint = {pair for pairs in large["disjoint"] for pair in pairs}
-    assert disjoint == {(a, b) for a, b in pairs(large, "near") if a < b}
+def test_with_many_ranks_only_those_at_one_place_of_their_hosts_exchange_messages():
+    """The time does not suffice for all pairs."""
+    sets = sets_of_pairs([range(8), range(8, 16)])
+    far = {pair for (pair,) in sets["far"]}
+    assert far == {pair for rank in range(8) for pair in ((rank, rank + 8), (rank + 8, rank))}
+    assert all(a // 8 == b // 8 for pairs in sets["disjoint"] for a, b in pairs)
 
 
 @pytest.mark.parametrize("ranks", range(2, 9))
@@ -194,12 +164,6 @@ def test_a_degraded_pair_is_named(tmp_path):
     printed = words(text(result))
     sentence = r"GPU[01] to GPU[01] is 5\.[012]x slower than GPU\d to GPU\d by push, 64 MiB"
     assert re.search(sentence, printed), printed
-
-
-def test_a_pair_that_is_slow_in_one_direction_is_named(tmp_path):
-    result = made_up(tmp_path, 2, lambda src, dst: 12.0 if (src, dst) == (1, 0) else 24.0)
-    sentence = r"GPU1 to GPU0 is 2\.0x slower than GPU0 to GPU1 by (push|pull), 64 MiB\."
-    assert re.search(sentence, words(text(result))), text(result)
 
 
 def test_a_slow_pair_of_hosts_is_named_and_a_network_is_not_held_against_a_link(tmp_path):
@@ -223,17 +187,13 @@ def test_a_slow_pair_of_hosts_is_named_and_a_network_is_not_held_against_a_link(
 
 def test_similar_pairs_are_not_reported(tmp_path):
     """With too few blocks the report makes no claim, however far apart the medians are."""
-    printed = text(made_up(tmp_path, 4, lambda src, dst: 24.0 + src / 10))
+    printed = text(made_up(tmp_path, 8, lambda src, dst: 24.0 + src / 10))
     assert "No pair is more than 1.25x slower than another." in printed
+    assert max(map(len, printed.splitlines())) <= 80
     slow = lambda src, dst: 24.0 / (1 + 4 * (src == 2))  # noqa: E731
     printed = text(made_up(tmp_path / "few", 4, slow, blocks=3))
     assert "x slower" not in printed
     assert "too few blocks" in printed
-
-
-def test_the_table_fits(tmp_path):
-    result = made_up(tmp_path, 8, lambda src, dst: 25.0 + 100 * (src + dst))
-    assert max(map(len, text(result).splitlines())) <= 80
 
 
 # -- simulated GPUs

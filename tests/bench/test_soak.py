@@ -50,11 +50,6 @@ def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
     assert re.match(rf"soak of all_reduce for 2 s on 2 ranks .*{drawn_from}", done.stdout)
 
 
-def test_a_soak_launches_each_kernel_of_packets_more_often_than_a_mark_of_8_bits_counts(tmp_path):
-    done = soak(tmp_path, f"--soak 3s {SMALL} --algorithm one_shot_ll,one_shot_sentinel")
-    assert int(clean(done, tmp_path, 512)[3]) > 256
-
-
 @pytest.mark.parametrize("collective", few(["sendrecv", "all_to_all"], 1))
 def test_a_soak_also_checks_the_library_and_has_its_own_sizes(tmp_path, collective):
     """A round trip of sendrecv is two successive MPI calls. The smallest size of a sweep, 16 KiB,
@@ -92,7 +87,6 @@ OLD = {
     "the sign of the difference": Patch(
         SYNC, "seen - wanted < (2ull << 32) - (unsigned)wanted", "(long long)(seen - wanted) >= 0"
     ),
-    "a mark of 8 bits": Patch(LL, MARK, MARK.replace("epoch :", "epoch << 24 | 1 :")),
     "a mark of 31 bits": Patch(LL, MARK, MARK.replace("epoch :", "epoch << 1 | 1 :")),
 }
 
@@ -152,9 +146,3 @@ def test_a_library_failure_ends_a_soak_with_its_error(tmp_path):
     error = r"DeviceError: rank 1: \S+ of \S+ \S+ returned error \d+"
     failed = rf"wiretax: rank [01] failed: .*step soak.*: {error}\n"
     assert re.fullmatch(failed, done.stderr), done.stderr
-
-
-def test_an_algorithm_that_cannot_soak_is_refused_with_a_sentence(tmp_path):
-    done = soak(tmp_path, "--soak 1s --algorithm two_shot_int8 -d int32")
-    assert (done.returncode, done.stdout.count("\n"), done.stderr.count("\n")) == (3, 1, 1)
-    assert "none of these algorithms can do that here" in done.stderr

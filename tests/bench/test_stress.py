@@ -73,7 +73,6 @@ swap in place of the epoch flip | 3 | 5000 | one_shot_pull
 without the wait | 2 | 5000 | one_shot_push two_shot
 without the wait | 2 | 5000 | one_shot_ll
 without the wait | 2 | 5000 | one_shot_sentinel
-without the wait | 2 | 5000 | allreduce_rmsnorm
 without the epoch flip | 2 | 5000 | allreduce_rmsnorm
 without the epoch flip | 2 | 20000 | gemv_allreduce
 without the epoch flip | 2 | 5000 | one_shot_sentinel

@@ -75,11 +75,6 @@ def test_a_service_ends_also_if_the_user_interrupts_while_it_is_tried(calls):
     assert calls.read_text().split() == ["get_server_list", "-d", "quit"]
 
 
-def test_without_its_control_program_ranks_take_turns():
-    with mps.service(lambda: None) as sentence:
-        assert sentence.startswith("There is no nvidia-cuda-mps-control")
-
-
 def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkeypatch):
     """Its owner would take the figures for those of an idle card."""
     in_use = "GPU 0000:01:00.0 is in use: 97 % busy."

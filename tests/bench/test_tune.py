@@ -41,22 +41,14 @@ COSTS = {FAST: [10.0 + number for number in EVERYONE], SLOW: [40.0 - number for 
 # -- the candidates
 
 
-def world_of(is_cpu, memory, ranks=2, other_memory=()) -> Any:
+def world_of(is_cpu, memory, ranks) -> Any:
     return SimpleNamespace(
         device=SimpleNamespace(is_cpu=is_cpu),
         communicator=SimpleNamespace(size=ranks),
         memory=memory,
         node=None,
-        other_memory=other_memory,
+        other_memory=(),
     )
-
-
-def test_a_search_over_both_kinds_of_memory_tries_the_builds_of_each():
-    """Over host memory few blocks poll best; stores around the caches are for the GPU's."""
-    both = world_of(False, "mapped", other_memory=(world_of(False, "host_staged"),))
-    names = [each.name for each in search.candidates(both, 65536)]
-    assert {"two_shot+nt", "two_shot+2b"} <= {*names}
-    assert len({*names}) == len(names)
 
 
 @pytest.mark.parametrize(("is_cpu", "memory"), [(True, "mapped"), (False, "host_staged")])
@@ -77,25 +69,24 @@ def test_every_candidate_has_a_meaning_and_a_unique_name(is_cpu, memory, ranks):
 # -- which candidates go on
 
 
-def go_on(*rounds, untuned=None, kinds=("mapped",)):
+def go_on(*rounds, untuned=None):
     """The candidates that go on after `rounds`, each a state of the link and the candidates that it
     measured. `untuned` is a candidate that runs what the first one runs, as `auto` without a
-    table. They take turns with the kinds of memory."""
+    table."""
     headers = [
         SimpleNamespace(
             size_bytes=1 << 20,
             variant="copied",
             mode="isolated",
             algorithm=f"a{number}",
-            memory=kinds[number % len(kinds)],
+            memory="mapped",
             library=None,
             snr_db=None,
         )
         for number in EVERYONE
     ]
     if untuned is not None:
-        chosen = "a0" if len(kinds) == 1 else "a0 over mapped"
-        headers[untuned].algorithm, headers[untuned].chosen = "auto", chosen
+        headers[untuned].algorithm, headers[untuned].chosen = "auto", "a0"
     blocks = [
         Block(case=case, block=turn, round=turn, n=3, time_us=COSTS[state][case], link_rtt_ns=state)
         for turn, (state, cases) in enumerate(rounds)
@@ -116,26 +107,15 @@ def test_the_better_half_goes_on_and_the_finalists_are_measured_to_the_end():
     assert go_on(*begun[:2]) == EVERYONE, "two blocks must not drop a candidate"
     assert go_on(*begun) == HALF
     assert go_on(*begun, *[(FAST, HALF)] * 3) == LAST
-    assert go_on(*begun, *[(FAST, HALF)] * 3, *[(FAST, LAST)] * 3) == LAST
-    to_the_end = [(FAST, LAST)] * (search.LAST_ROUNDS - 6)
-    assert go_on(*begun, *[(FAST, HALF)] * 3, *to_the_end) == [0]
-
-
-def test_rounds_in_another_state_of_the_link_drop_nobody():
-    """There the order of the candidates is another."""
-    begun = [(FAST, EVERYONE)] * 3
+    # In another state of the link the order of the candidates is another.
     assert go_on(*begun, *[(SLOW, HALF)] * 2) == HALF
     assert go_on(*begun[:2], (SLOW, EVERYONE)) == EVERYONE
-
-
-@pytest.mark.parametrize("kinds", [("mapped",), ("mapped", "host_staged")])
-def test_the_untuned_choice_goes_on_to_the_end_and_its_copy_does_not(kinds):
-    """Only rounds that both were measured in show whether a candidate is faster."""
-    begun, last = [(FAST, EVERYONE)] * 3, [1, 2, 3, 4, 15]
-    auto = {"untuned": 15, "kinds": kinds}
-    assert 0 not in go_on(*begun, **auto)
-    assert go_on(*begun, *[(FAST, last)] * 9, **auto) == last
-    assert go_on(*begun, *[(FAST, last)] * (search.LAST_ROUNDS - 3), **auto) == [1]
+    # The untuned choice goes on to the end, and its copy does not.
+    last = [1, 2, 3, 4, 15]
+    assert go_on(*begun, *[(FAST, last)] * 9, untuned=15) == last
+    assert go_on(*begun, *[(FAST, last)] * (search.LAST_ROUNDS - 3), untuned=15) == [1]
+    to_the_end = [(FAST, LAST)] * (search.LAST_ROUNDS - 6)
+    assert go_on(*begun, *[(FAST, HALF)] * 3, *to_the_end) == [0]
 
 
 # -- the winner
@@ -244,39 +224,6 @@ def test_a_table_keeps_its_rows_for_other_sizes_and_states(tmp_path):
     assert add(first) == stored(first)
 
 
-def test_the_search_stores_the_kind_of_memory_and_the_mode(tmp_path):
-    sizes, modes = [16384, 1 << 20], ["isolated", "chained"]
-    result = write_run(tmp_path, sizes=sizes, algorithms=["ring"], modes=modes, n_blocks=12)
-    for case in result.cases:
-        case.memory = "host_staged"
-    result.winners = find_winners(result)
-    table = tmp_path / "table.toml"
-    assert tune.store(str(table), "1.0 (a)", result, MACHINE) == (f"table: {table}\n", 0)
-    rows = loaded(table, MACHINE)
-    assert {
-        (each.where["memory"], each.size_bytes[0], each.where.get("mode")) for each in rows
-    } == {
-        ("host_staged", 16384, "isolated"),
-        ("host_staged", 16384, "chained"),
-        ("host_staged", 1 << 20, None),  # measured in one mode
-    }
-
-
-def test_a_search_for_stable_bits_stores_rows_for_auto_stable_beside_those_of_auto(tmp_path):
-    """Otherwise each of both searches would undo the other."""
-    table = tmp_path / "table.toml"
-    for untuned, name in (("auto", "ring"), ("auto_stable", "two_shot")):
-        blocks = [
-            (turn, algorithm, us, FAST)
-            for turn in range(14)
-            for algorithm, us in ((untuned, 6.0), (name, 5.0))
-        ]
-        result = searched_run(tmp_path / untuned, blocks)
-        assert tune.store(str(table), "1.0 (a)", result, MACHINE) == (f"table: {table}\n", 0)
-    rows = {each.algorithm.name: each.where.get("stable") for each in loaded(table, MACHINE)}
-    assert rows == {"ring": None, "two_shot": True}
-
-
 # -- real searches
 
 
@@ -337,13 +284,21 @@ def test_auto_uses_the_choices_that_the_search_stored(search_done, tmp_path):
     assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
 
 
-def test_a_search_for_stable_bits_tries_only_sums_in_rank_order(tmp_path):
-    options = "-b 16K -e 16K --stable --max-time 40 --table"
+def test_a_search_for_stable_bits_tries_sums_in_rank_order_and_keeps_the_rows_of_auto(
+    search_done, tmp_path
+):
+    """Otherwise each of both searches would undo the other."""
+    table = tmp_path / "table.toml"
+    table.write_text(search_done[2].read_text())
     program = FEW_CANDIDATES.replace('"one_shot_pull"', '"ring", "one_shot_pull"')
-    _, result = run(tmp_path / "tune", options, tmp_path / "table.toml", program=program)
+    options = "-b 16K -e 16K --stable --max-time 40 --table"
+    _, result = run(tmp_path / "tune", options, table, program=program)
     tried = {case.algorithm for case in result.cases}
     assert tried == {"auto_stable", "one_shot_pull", "two_shot_direct+nt"}
-    assert all(row.where["stable"] for row in loaded(tmp_path / "table.toml", result.run))
+    rows = [(each.where.get("stable"), each.where["mode"]) for each in loaded(table, result.run)]
+    assert {(stable, mode) for stable in (None, True) for mode in ("isolated", "chained")} == {
+        *rows
+    }
 
 
 BOTH = "--device cuda --memory mapped,host_staged -G 1"

@@ -89,7 +89,6 @@ UNRANKED = json.dumps({"size_bytes": 8, "time_us": 5.0})
 MIXED = TIMED + "\n" + TIMED.replace("2}", "4}")
 BAD = [
     ("echo hello", 2, "variant a: its output has no timings; known are nccl-tests", 1),
-    ("true", 2, "variant a: its output has no timings; known are", 1),
     (f"echo '{UNRANKED}'", 2, "variant a: its output names no number of ranks: say how many", 1),
     (f"printf '%s\\n' '{MIXED}'", 2, "variant a: its output: its tests have 2 and 4 ranks", 1),
     ("sh -c 'echo no device; exit 2'", 1, "variant a cannot run: it died 3 times, .*no device", 3),
@@ -108,13 +107,11 @@ def test_a_command_without_timings_is_refused(tmp_path, refused, command, status
 def test_wrong_results_are_stored_and_have_status_1(tmp_path, refused):
     bad = TIMED.replace("}", ', "n_wrong": 3}')
     wrong = f"{bad}\n{TIMED.replace('8', '16')}"
-    for ending in ("0", "1"):
-        command = f"""sh -c 'echo "$0"; exit {ending}' '{wrong}'"""
-        folder = tmp_path / ending
-        status, out, err = run(folder, *named(a=command, b=command), "--pairs", "1")
-        assert status == 1, err
-        assert "wrong in launches" in out.replace("\n", " ")
-        assert len(made(folder)) >= 6
+    command = f"""sh -c 'echo "$0"; exit 1' '{wrong}'"""
+    status, out, err = run(tmp_path / "c", *named(a=command, b=command), "--pairs", "1")
+    assert status == 1, err
+    assert "wrong in launches" in out.replace("\n", " ")
+    assert len(made(tmp_path / "c")) >= 6
     variants = named(a=f"echo '{bad}'", b=f"echo '{bad}'")
     ended = refused(main, "--out", tmp_path / "all", *variants, "--quiet")
     assert ended == (1, "variant a: all its results are wrong")
@@ -128,11 +125,3 @@ def test_a_budget_buys_as_many_pairs_as_fit(tmp_path, refused):
     _, message = refused(main, "--out", tmp_path / "d", *variants, "--budget", "2s", "--quiet")
     assert message.startswith("--budget: 6 pairs of 0.")
     assert "need at least" in message
-
-
-def test_a_budget_below_one_launch_is_the_users_mistake(tmp_path, refused):
-    """Three launches, each of them cut off after the whole budget, told of a program that died."""
-    variants = named(a="sleep 60", b="sleep 60")
-    status, message = refused(main, "--out", tmp_path / "c", *variants, "--budget", "1s")
-    assert (status, message[:39]) == (2, "--budget: variant a has not ended in 1 ")
-    assert made(tmp_path / "c", status="died") == [("pilot", 0, "a")]

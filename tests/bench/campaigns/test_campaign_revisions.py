@@ -17,7 +17,7 @@ from tests.another_user import NOBODY, as_root, give, said_as
 from tests.bench.campaigns.test_campaign import run, started
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 from tests.bench.faulty_runs import wait_for
-from tests.launch import NEEDS_GIT, ROOT, few
+from tests.launch import NEEDS_GIT, ROOT
 
 pytestmark = NEEDS_GIT
 
@@ -75,7 +75,8 @@ def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
 
 @as_root
 def test_code_is_never_run_from_a_folder_of_another_user(tmp_path, repository, open_folder):
-    """Of `--out` in his folder he moved the files of a revision away, and his own ran as root."""
+    """Of `--out` in his folder he moved the files of a revision away, and his own ran as root. A
+    campaign that is cut short leaves no worktree."""
     folder, cache = give(open_folder / "his"), open_folder / "cache"
     options, variables = (*OF_HEAD, *ONE_PAIR), {"PYTHONPATH": "", "XDG_CACHE_HOME": str(cache)}
     with started(folder, *options, tree=repository, **variables) as process:
@@ -84,6 +85,8 @@ def test_code_is_never_run_from_a_folder_of_another_user(tmp_path, repository, o
         assert said_as(NOBODY, NOBODY, os.listdir, revisions).startswith("[Errno 13] Permission")
         process.send_signal(signal.SIGTERM)
         process.wait(20)
+    assert not list(cache.glob("wiretax/*-revisions"))
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
     give(cache)
     status, out, err = run(folder / "new", *options, tree=repository, **variables)
     assert (status, out) == (2, "")
@@ -91,19 +94,6 @@ def test_code_is_never_run_from_a_folder_of_another_user(tmp_path, repository, o
         f"bench.campaign: {cache}/wiretax: other users can replace what is in {cache}: "
         "chmod go-w that folder; set XDG_CACHE_HOME to a folder of your own\n"
     )
-
-
-@pytest.mark.parametrize("number", few([signal.SIGTERM, signal.SIGHUP], 1))
-def test_a_campaign_that_is_cut_short_leaves_no_worktree(tmp_path, repository, number):
-    """A later campaign would find leftover files of a revision, perhaps from another campaign."""
-    options, cache = (*OF_HEAD, *ONE_PAIR), tmp_path / "cache"
-    variables = {"PYTHONPATH": "", "XDG_CACHE_HOME": str(cache)}
-    with started(tmp_path / "c", *options, tree=repository, **variables) as process:
-        wait_for(lambda: list(cache.glob("wiretax/*-revisions/base/bench")))
-        process.send_signal(number)
-        process.wait(20)
-    assert not list(cache.glob("wiretax/*-revisions"))
-    assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
 def test_a_revision_that_needs_other_packages_makes_its_own_environment(

@@ -21,6 +21,7 @@ def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
     names = [f"v{number}" for number in range(names)]
     drawn = stages.orders(names, rounds, str(seed))
     assert drawn == stages.orders(names, rounds, str(seed))
+    assert len(names) * rounds < 40 or drawn != stages.orders(names, rounds, "another seed")
     assert [sorted(order) for order in drawn] == [names] * rounds
     whole = drawn[: rounds // 2 * 2]
     for name in names:
@@ -29,12 +30,6 @@ def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
         )  # the mean place
         before = sum(order.index(names[0]) < order.index(name) for order in whole)
         assert before * 2 == (len(whole) if name != names[0] else 0)
-
-
-def test_the_order_is_drawn_from_the_seed():
-    """Without the seed, every campaign would have the same order and the same bias from that
-    order."""
-    assert len({str(stages.orders(["a", "b", "c"], 10, str(seed))) for seed in range(20)}) > 10
 
 
 def finished(variant, pair):

@@ -31,6 +31,7 @@ allreduce -F 1 -> unrecognized arguments: -F 1
 allreduce -g many -> is not a whole number of at least 1
 allreduce --algorithm two_shott,library -> unknown algorithm 'two_shott': did you mean two_shot?
 allreduce --algorithm two_shot+fast -> algorithm 'two_shot+fast': 'fast' is not one of nt, ntr,
+allreduce --algorithm two_shot+2K+4K -> '4K' sets chunk_bytes a second time
 allreduce --algorithm library+nt -> algorithm 'library+nt': library is not ours to build
 allreduce -d flaot -> unknown datatype 'flaot': did you mean float?
 allreduce -o summ -> unknown operation 'summ': did you mean sum?
@@ -48,6 +49,7 @@ alltoall --arrival-skew 5s -> '5s' is not a time such as 0, 5us or 1.5ms
 alltoall --arrival-skew nan -> 'nan' is not a time such as 0, 5us or 1.5ms
 alltoall --arrival-skew 100.1ms -> 100.1ms is above the longest, 100ms
 alltoall --arrival-skew 5 --mode both -> --arrival-skew delays single calls: leave out --mode both
+allreduce --cold --mode chained -> --cold: the calls of a chain are warm: leave out --mode chained
 soak --soak 10 -> argument --soak: '10' is not a time such as 90s, 10m or 2h
 soak --in-place -> unrecognized arguments: --in-place
 soak --algorithm rong -> --algorithm: unknown algorithm 'rong': did you mean ring?
@@ -63,6 +65,11 @@ alltoall --experts 4 -d f8e4m3 -> rows of tokens cannot be float8_e4m3: choose h
 alltoall --experts 4 -d half,float -> with --experts -d takes one datatype
 alltoall --experts 4 --sizes 1M -> with --experts the size is --tokens times --hidden
 alltoall --tokens 64 -> --tokens is for a routed all-to-all: add --experts N
+bits -d int32 -> int32 adds exactly in any order: no bits can differ
+bits -d f8e4m3 -> unknown datatype 'float8_e4m3'
+bits -e 1G -> above the 64M that are compared
+bits --collective all_gather -> invalid choice: 'all_gather'
+bits --algorithm twoshot -> did you mean two_shot
 """
 BAD_LINES = [row.split(" -> ") for row in BAD.strip().splitlines()]
 

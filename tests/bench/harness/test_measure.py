@@ -10,8 +10,8 @@ import pytest
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
 from bench.harness.schedule import fit_rounds
-from bench.harness.timing import RankBlock, block_record, least_warmup, times_us
-from collectives.collective import COLLECTIVES, DATATYPES
+from bench.harness.timing import RankBlock, block_record
+from collectives.collective import DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
 from reports.store.wrong import where_wrong
@@ -121,43 +121,6 @@ def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     assert (wrong.rank, wrong.got) == (1, "nan (0x7fc0)")
 
 
-def test_each_ranks_time_starts_at_the_last_arrival():
-    times = times_us(STAMPS, clock_shared=True)
-    assert times.time_by_rank.tolist() == [[1.7, 2.0], [1.6, 1.0]]
-
-
-@pytest.mark.parametrize("collective", COLLECTIVES.values(), ids=COLLECTIVES)
-@pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
-def test_a_chain_continues_exactly_and_its_ranks_send_different_data(collective, datatype, ranks):
-    for redop in ["sum", "avg", "min", "max"] if collective.reduces else ["none"]:
-        if collective.reason_against_chain({}, redop, datatype):
-            continue
-        data = verify.Data(collective, datatype, redop, ranks, seed=3)
-        for shape in collective.shapes:
-            check_chain(data, shape)
-
-
-def check_chain(data: verify.Data, shape: Any) -> None:
-    """Check that five successive calls, chained as the kernels do, give the result of
-    `chain_received`."""
-    collective, datatype, ranks = data.collective, data.datatype, data.ranks
-    sent = datatype.encode(data.chain_sent())
-    for _ in range(5):
-        result = datatype.encode(data._result(shape, datatype.decode(sent)))
-        links = [data._linked(table, rank) for rank, table in enumerate(datatype.decode(result))]
-        sent = datatype.encode(np.array(links))
-        if data.redop == "sum":
-            assert ranks == 1 or np.all(datatype.decode(sent[0]) != datatype.decode(sent[-1]))
-    assert np.array_equal(result, data.chain_received(shape, in_place=False, calls=5))
-    if collective.no_place is None:
-        in_place = data.chain_received(shape, in_place=True, calls=5)
-        for rank in range(ranks):
-            own = rank if collective.cut else 0
-            sent_own, received_own = own * collective.sends_all, own * collective.receives_all
-            assert np.array_equal(in_place[rank, received_own], sent[rank, sent_own])
-
-
 @pytest.mark.parametrize(
     ("budget_s", "turns"),
     [
@@ -179,13 +142,3 @@ def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
     assert all(number % 2 for number in every.values())
     assert every.pop("") == 1
     assert {group: rounds // number for group, number in every.items()} == turns
-
-
-@pytest.mark.parametrize(
-    ("ranks", "chain_calls", "iteration_s", "calls"),
-    [(2, 0, 1e-5, 8), (4, 0, 1e-5, 16), (2, 160, 1e-3, 0), (2, 0, 0.1, 0)],
-)
-def test_calls_warm_up_until_places_have_changed_hands_twice_but_not_for_long(
-    ranks, chain_calls, iteration_s, calls
-):
-    assert least_warmup(ranks, chain_calls, iteration_s) == calls

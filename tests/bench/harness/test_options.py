@@ -5,7 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -61,30 +61,27 @@ def test_a_run_stores_how_it_was_measured_where_that_is_not_the_default(tmp_path
 @pytest.mark.unit
 def test_a_table_counts_by_its_choices_for_these_ranks_and_only_if_auto_used_it():
     """A table that was tuned again with the same outcome must not begin another history."""
-    known = ALGORITHMS["all_reduce"]
+    known, communicator = ALGORITHMS["all_reduce"], SimpleNamespace(size=2, hosts=1)
 
     def row(size_bytes, name, ranks=2, trip_ns=300.0):
         where = {"variant": "copied", "memory": "mapped", "ranks": ranks, "hosts": 1}
         where["round_trip_ns"] = [trip_ns, 1.5 * trip_ns]
         return ChoiceRow("all_reduce", known[name], (size_bytes, size_bytes), where)
 
-    here, large, elsewhere = row(16384, "two_shot"), row(1 << 20, "ring"), row(16384, "ring", 4)
-    again = [row(1 << 20, "ring", trip_ns=297.0), row(16384, "two_shot", trip_ns=305.0)]
-
-    def method(choices, chosen="two_shot", graph=False, **asked):
-        communicator = SimpleNamespace(size=2, hosts=1)
-        world = SimpleNamespace(
-            communicator=communicator, memory="mapped", rows=choices, graph=graph
-        )
+    def method(*rows, chosen="two_shot"):
+        facts = {"communicator": communicator, "memory": "mapped", "graph": False}
         session: Any = SimpleNamespace(
-            world=world, communicator=communicator, options=SimpleNamespace(method=asked)
+            world=SimpleNamespace(rows=rows, **facts),
+            communicator=communicator,
+            options=SimpleNamespace(method={"tuned": "/home/someone/table.json"}),
         )
-        suite = SimpleNamespace(headers=[SimpleNamespace(chosen=chosen, library=None)])
-        return method_of(session, cast(Any, suite))
+        suite: Any = SimpleNamespace(headers=[SimpleNamespace(chosen=chosen, library=None)])
+        return method_of(session, suite)
 
-    used = method([here, large], tuned="/home/someone/table.json")
-    assert used == method([large, elsewhere, here]) == method(again) != method([here])
+    here, large, elsewhere = row(16384, "two_shot"), row(1 << 20, "ring"), row(16384, "ring", 4)
+    again = row(1 << 20, "ring", trip_ns=297.0), row(16384, "two_shot", trip_ns=305.0)
+    used = method(here, large)
+    assert used == method(large, elsewhere, here) == method(*again) != method(here)
     assert set(used) == {"tuned"}
     assert "someone" not in used["tuned"]
-    assert method([here], chosen=None) == method([elsewhere], tuned="none") == {}
-    assert method([], graph=True, checks=0) == {"checks": 0, "graph": 1}
+    assert method(here, chosen=None) == {}

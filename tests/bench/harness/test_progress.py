@@ -8,7 +8,6 @@ import subprocess
 
 import pytest
 
-from bench.campaigns.options import Variant
 from tests.launch import ROOT, mpirun
 from tests.reliability.launch_matrix import AS_ROOT, SMALL, allreduce, command
 
@@ -85,8 +84,3 @@ def test_no_line_is_written_inside_timed_work(tmp_path):
     counts = json.loads((tmp_path / "counts.json").read_text())
     assert set(counts) == {"outside"}
     assert counts["outside"] > 24, "12 rounds of two cases"
-
-
-def test_the_campaign_silences_its_launches():
-    launcher = ["python", "-m", "bench.allreduce"]
-    assert Variant("base", launcher, []).environment(None)["WIRETAX_QUIET"] == "1"

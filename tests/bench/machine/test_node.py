@@ -43,10 +43,9 @@ def test_a_container_whose_name_changes_has_no_label(host, monkeypatch):
     assert host("bench-7d9f-x2b", "3d12") is None
 
 
-@pytest.mark.parametrize("name", ["", "rack3-n07"])
-def test_a_run_stores_the_label_and_not_the_name_of_its_host(tmp_path, name):
-    _, result = run(tmp_path, SMALL, WIRETAX_NODE=name)
-    assert result.run.nodes == [label for label in [name or node.host_label()] if label]
+def test_a_run_stores_the_label_of_its_host(tmp_path):
+    _, result = run(tmp_path, SMALL, WIRETAX_NODE="rack3-n07")
+    assert result.run.nodes == ["rack3-n07"]
 
 
 def test_a_bad_name_is_refused_once_before_anything_is_written(tmp_path):

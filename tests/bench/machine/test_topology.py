@@ -45,10 +45,3 @@ def test_sockets_are_unknown_if_a_recorded_firmware_gives_no_numa_node(tmp_path,
     machine(lay_out(tmp_path, "westmere_without_numa_of_pci"))
     assert "unknown" in path_between("0000:03:00.0", "0000:43:00.0")[0]
     assert path_between("0000:03:00.0", "0000:99:00.0") == ("unknown", [])
-
-
-def test_gpus_are_devices_of_the_two_vendors_and_no_bridge_or_network_card(tmp_path, machine):
-    machine(lay_out(tmp_path / "a", "two_vega20_under_a_switch"))
-    assert pci.gpu_bus_ids() == ["0000:3f:00.0", "0000:43:00.0"]
-    machine(lay_out(tmp_path / "b", "westmere_without_numa_of_pci"))
-    assert pci.gpu_bus_ids() == []

@@ -1,7 +1,6 @@
-"""A peer that sums in rank order, and flips the last bit of one element where $FLIP says, or does
-not return, or fails, or has other results."""
+"""A peer that sums in rank order. The title of its copy says where it flips the last bit of one
+element, or that it does not return, fails, or has other results."""
 
-import os
 import time
 
 import numpy as np
@@ -16,13 +15,13 @@ def start(world):
 
 
 def bind(case):
-    (send, receive), flip, seen = case.arrays, os.environ["FLIP"], case.started
+    (send, receive), flip, seen = case.arrays, TITLE, case.started
     address = send.ctypes.data
     seen["addresses"].append(address)
     flips = {
         "none": False,
         "ranks": case.rank == 1,
-        "in-place": case.in_place,
+        "place_of_result": case.in_place,
         "align": address % 64 != 0,
         "size": case.count == 256,
         "history": abs(address - seen["addresses"][0]) > 1 << 12 and not case.in_place,

@@ -1,11 +1,10 @@
-"""The link between every two ranks: data, flags, launches. `mpirun -n 2 python -m bench.link`
+"""The link between every two ranks: data and flags. `mpirun -n 2 python -m bench.link`
 
 docs/link.md says how each figure is measured. Figures are a pair's, or of several pairs at once."""
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import chain, combinations, permutations, product
 
 from bench.harness import options
@@ -20,22 +19,12 @@ from collectives.communicator import Refusal, launched_ranks
 from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
-from kernels.devices.compile_cache import SOURCES, CompileError
-from kernels.devices.cpu import CpuModule, compile_kernel
-from kernels.devices.device import (
-    PEER_STRUCTURES,
-    CopyEngine,
-    DeviceError,
-    Echo,
-    Kernel,
-    Step,
-    Transfer,
-)
+from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Step, Transfer
 from reports.store.program import on_ranks
 from reports.store.schema import CaseHeader
 
 ABOUT = (
-    "Times the wire between every two ranks: push, pull, both ways at once, flags and launches; "
+    "Times the wire between every two ranks: push, pull, both ways at once, and flags; "
     "between hosts, messages of the library."
 )
 DATATYPE = DATATYPES["float32"]
@@ -154,17 +143,6 @@ def open_link(session: Session, size_bytes: int) -> Link:
     return Link(session, near, ranks, buffers, transfer, shared_engine(near))
 
 
-@cache
-def host_kernel() -> Kernel | None:
-    """The echo, built for the CPU; None where no compiler can: the link has its other parts."""
-    structures = *PEER_STRUCTURES, Transfer, Echo
-    try:
-        path = compile_kernel(SOURCES / "link_parts.cu", {"WT_WORLD": "1"}, structures)
-    except CompileError:
-        return None
-    return CpuModule(path).kernel("link_echo")
-
-
 class Measurement:
     """One measurement of the link: `pairs` of ranks move `size_bytes` in one launch.
 
@@ -178,7 +156,7 @@ class Measurement:
     among, at = "near", "every"
     file, entry = "link", "link_push"
     repeats, mover = 0, 0
-    is_alone, is_checked, from_python = False, True, False
+    is_alone, is_checked = False, True
 
     def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
         self.link, self.pairs, self.size_bytes = link, pairs, size_bytes
@@ -216,11 +194,11 @@ class Measurement:
 
     def operation(self) -> Operation:
         step = self.step()
-        return Operation(step, self.device.caller(step), keep=self.link)
+        return Operation(step, keep=self.link)
 
     def iteration(self) -> Iteration | Unsupported:
         """What is timed. All ranks call it. Raises DeviceError, MemoryError."""
-        operation = Operation(nothing(self.world), lambda: None)
+        operation = Operation(nothing(self.world))
         launching = [self.source] if self.is_alone else self.link.ranks
         if self.source in self.link.ranks and self.own in launching:
             operation = self.operation()
@@ -243,7 +221,7 @@ class Measurement:
             )
             iteration = case_iteration(self.world, self.link.buffers, case, operation, 0)
             iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
-        iteration.from_python, ranks = self.from_python, sorted({*chain(*self.pairs)})
+        ranks = sorted({*chain(*self.pairs)})
         iteration.ranks = (self.source,) if self.is_alone else tuple(ranks)
         return iteration
 
@@ -354,41 +332,6 @@ class GraphKernel(Wire):  # without a load
         return self.device.replayed(*[step] * self.repeats)
 
 
-class HostEcho(Wire):
-    """A kernel that waits for answers, and a thread of the host, which answers. Only from Python: a
-    stream behind a gate would wait for the thread, and the thread for it."""
-
-    key, among, at, entry = "host_echo", "own", "none", "link_echo"
-    repeats, from_python = 1000, True
-
-    @staticmethod
-    def is_here(link: Link) -> bool:
-        return not link.near.device.is_cpu and host_kernel() is not None
-
-    def operation(self) -> Operation:
-        ask, device, kernel = self.step(), self.device, host_kernel()
-        assert kernel, "is_here"
-        ask.argument.ranks.more = flags = device.pinned(Echo)
-        answering = Transfer.from_buffer_copy(ask.argument)
-        answering.bytes = 1
-        answer = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.function)
-        reply = device.python("answer", lambda: answer(ctypes.addressof(answering)))
-        perform = device.caller(device.sequence([ask, reply]))
-
-        def call() -> None:
-            ctypes.memset(flags, 0, ctypes.sizeof(Echo))
-            perform()
-
-        return Operation(ask, call)
-
-
-class Launch(Wire):
-    key, among, at, from_python = "launch", "own", "none", True
-
-    def step(self) -> Step:
-        return nothing(self.link.near)
-
-
 class LibraryMessage(Measurement):
     """A message of the library between two ranks without a common clock. So both first exchange an
     element, which tells that the other has arrived; one way, the source's clock runs until the
@@ -443,8 +386,7 @@ class LibraryPingPong(LibraryMessage):
 MEASUREMENTS: tuple[type[Measurement], ...] = (
     *(Push, Pull, EnginePush, BothDirections, LocalCopy, DisjointPairs, PingPong),
     *(Stores, Loads, StoresAndLoads, FencedStores, UnfencedStores, DependentLoads),
-    *(GraphKernel, HostEcho, Launch),
-    *(LibraryMessage, LibraryBothDirections, LibraryPingPong),
+    *(GraphKernel, LibraryMessage, LibraryBothDirections, LibraryPingPong),
 )
 
 

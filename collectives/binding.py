@@ -45,7 +45,7 @@ def bind_kernel(
     module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
-    return Operation(step, world.device.caller(step), ignores_nan=True)
+    return Operation(step, ignores_nan=True)
 
 
 def without_gpus(world: World, lacks: str) -> Unsupported | None:
@@ -65,6 +65,21 @@ def build_macros(world: World, case: CollectiveCase) -> dict[str, str]:
     return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
 
 
+def guarded(
+    world: World, function: Callable[[], object], tell: Callable[[BaseException], object]
+) -> Callable[[], None]:
+    """The function for the timed loop, which takes no exception: the loop stops after one."""
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - also sys.exit
+            tell(error)
+            world.watch.stop = 1
+
+    return call
+
+
 def first_failure(operations: Sequence[Operation]) -> str | None:
     return next(filter(None, (operation.failure() for operation in operations)), None)
 
@@ -74,13 +89,9 @@ def run_sequence(world: World, operations: Sequence[Operation]) -> Operation:
     if len(operations) == 1:
         return operations[0]
 
-    def call() -> None:
-        for operation in operations:
-            operation.call()
-
     parts = tuple(operation.step for operation in operations)
     step = replace(world.device.sequence(parts), parts=parts)
-    return Operation(step, call, failure=partial(first_failure, operations), keep=operations)
+    return Operation(step, failure=partial(first_failure, operations), keep=operations)
 
 
 def place_structure(world: World, arguments: Arguments, structure: Any) -> Memory:

@@ -64,7 +64,7 @@ class CollectiveCase:
 
 @dataclass(frozen=True)
 class Operation:
-    """An algorithm bound to a case: `step` performs it natively, `call` from Python.
+    """An algorithm bound to a case: `step` performs it.
 
     `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words.
     `failure` returns a library's error about earlier calls. `ignores_nan`: max and min are NaN only
@@ -73,7 +73,6 @@ class Operation:
     and `snr_db`, the loss by kind of data."""
 
     step: Step
-    call: Callable[[], None]
     chosen: "Algorithm | None" = None
     choice: str | None = None
     failure: Callable[[], str | None] = field(default=lambda: None)

@@ -3,7 +3,6 @@
 //   stores, loads, both_streams: the wire up, down, and of both at once
 //   dependent_loads: a read's round trip; without a load, a kernel's time in a graph
 //   fenced_stores less unfenced_stores: the time until stores have drained
-//   echo: a flag to the host and back, where a thread answers by the same kernel, built for a CPU
 // In host memory all cross PCIe, also on a shared GPU.
 #include "include/digest.h"
 #include "include/transfer.h"
@@ -56,21 +55,3 @@ DEVICE void store_and_flag(const Transfer& t) {
 }
 KERNEL link_fenced_stores(LAUNCHED_WITH(Transfer) t) { store_and_flag<true>(t); }
 KERNEL link_unfenced_stores(LAUNCHED_WITH(Transfer) t) { store_and_flag<false>(t); }
-
-// Both flags of an echo, in memory of the host.
-struct Echo {
-  Line asked, answered;
-};
-// Sends a flag `count` times, and awaits the other's; with `bytes` it awaits first, and so answers.
-KERNEL link_echo(LAUNCHED_WITH(Transfer) t) {
-  if (thread() != 0) return;
-  const bool answers = t.bytes != 0;
-  Echo* echo = (Echo*)t.ranks.more;
-  u64* own = answers ? &echo->answered.value : &echo->asked.value;
-  const u64* others = answers ? &echo->asked.value : &echo->answered.value;
-  for (u64 trip = 1; trip <= (u64)t.ranks.count; ++trip) {
-    if (!answers) store_release_system(own, trip);
-    await_acquire_system(t.ranks, others, trip, (int)t.ranks.rank);
-    if (answers) store_release_system(own, trip);
-  }
-}

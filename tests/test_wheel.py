@@ -326,15 +326,6 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     assert "bench." not in survey.stderr + (work / "vendor" / "index.html").read_text()
     code = "import wiretax; assert set(wiretax.load('results').world_size) == {2}"
     assert run(environment / "python", "-P", "-c", code, cwd=work).stderr == ""
-    rows = run(
-        environment / "python",
-        "-m",
-        "pytest",
-        "--wiretax",
-        f"allreduce {' '.join(SMALL)}",
-        cwd=work,
-    )
-    assert "benchmark 'allreduce 16 KiB isolated, 2 ranks'" in rows.stdout, rows.stdout
     helped = run(program, "allreduce", "--help", cwd=work).stdout
     assert helped.startswith("usage: wiretax allreduce -n RANKS [OPTION ...]")
 

@@ -1,5 +1,5 @@
-"""One iteration of a case: its steps and its schedule. `timing` gives its actions to one of three
-executors: the native loop of a CPU, the stream of a GPU, or Python."""
+"""One iteration of a case: its steps and its schedule. `timing` gives its actions to the
+native loop of a CPU, or to the stream of a GPU."""
 
 import ctypes
 from dataclasses import dataclass, field, replace
@@ -76,14 +76,13 @@ class Iteration:
     late: Step | None = None  # delays this rank between the meeting and its first stamp
     chain_calls: int = 0
     scale: float = 1.0  # from the timed part of a transfer to all of it
-    from_python: bool = False
     ranks: tuple[int, ...] = ()
     movers: tuple[int, ...] = ()
     keep: list[Any] = field(default_factory=list)  # objects that the steps point into
     schedule: Schedule = field(default_factory=Schedule)
 
     def actions(self, meet: Step) -> list[Action]:
-        """The one description of an iteration, which all executors follow."""
+        """The one description of an iteration, which both executors follow."""
         begin = [Action(self.prepare, Phase.PREPARE), Action(meet, Phase.MEET)]
         consume = Action(self.consume, Phase.CONSUME)
         launch = self.operation.step
@@ -319,7 +318,7 @@ def link_parts(
         return Step(kernels.kernel(entry), arguments, device.blocks_for(pass_bytes))
 
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Iteration:
-        operation = Operation(timed, device.caller(timed))
+        operation = Operation(timed)
         return Iteration(
             -1,
             f"link {timed.kernel.name} {size_bytes} B",

@@ -16,7 +16,7 @@ from bench.harness.session import Session
 from bench.harness.verify import first_wrong
 from collectives.collective import Datatype
 from collectives.operation import Operation
-from kernels.devices.device import WRONG_BYTES, Action, Counts, DeviceError, Phase, Stamps, Wrong
+from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps, Wrong
 from reports.store.schema import Block, LinkBlock
 from reports.store.stats import warmup_length
 
@@ -34,47 +34,13 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     Raises DeviceError, on this rank alone, with the sentence of a library that failed."""
     world, watch = session.world, session.flight.watch
     actions = iteration.actions(session.meet)
-    if iteration.from_python:
-        stamps = perform_from_python(session, iteration, actions, counts)
-    else:
-        stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
+    stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
     if failure := iteration.operation.failure():  # other ranks may wait for this one
         raise DeviceError(failure)
     if watch.timed_out:
         session.watchdog.wait_for_end()
     if not iteration.chain_calls:
         stamps[:, BEGUN] = stamps[:, LEFT]
-    return stamps
-
-
-def perform_from_python(
-    session: Session, iteration: Iteration, actions: Sequence[Action], counts: Counts
-) -> Stamps:
-    """The same actions, called from Python through ctypes."""
-    caller, watch = session.world.device.caller, session.flight.watch
-    callers = {id(action.step): caller(action.step) for action in actions if action.step}
-    callers[id(iteration.operation.step)] = iteration.operation.call
-    check = caller(iteration.check)
-    # Looked up before the loop, and no phase is noted in it: both would be timed.
-    program = [(callers.get(id(action.step)), action.stamp) for action in actions]
-    stamps = np.zeros((counts.timed, 4), np.int64)
-    for number in range(counts.total):
-        if watch.stop:
-            break
-        row = [0, 0, 0, 0]
-        for call, column in program:
-            if call:
-                call()
-            elif column >= 0:
-                row[column] = time.monotonic_ns()
-            else:
-                watch.iteration += 1
-        if counts.is_timed(number):
-            stamps[number - counts.warmup] = row
-        if counts.is_checked(number):
-            watch.phase = Phase.CHECK
-            check()
-            watch.phase = Phase.IDLE
     return stamps
 
 
@@ -258,7 +224,7 @@ def measure_empty_launch(session: Session) -> None:
     world = session.world
     session.flight.note("empty launches", text="")
     idle = nothing(world)
-    operation = Operation(idle, world.device.caller(idle))
+    operation = Operation(idle)
     empty = Iteration(-1, "nothing", idle, operation, idle, idle)
     gathered = session.communicator.gather(perform(session, empty, Counts(20, 100)))
     if gathered is not None:

@@ -108,9 +108,7 @@ class Matmuls:
             Segments(case.send, case.inner * size, encode(inputs)),
             Segments(case.receive, case.columns * size, encode(outputs)),
         )
-        iteration = checked_iteration(self.world, case, operation, contents, self, REPEATS)
-        iteration.from_python = overlap.runs_in_python(self.world)
-        return iteration
+        return checked_iteration(self.world, case, operation, contents, self, REPEATS)
 
 
 def prepare(options: LayerOptions, session: Session) -> Suite:

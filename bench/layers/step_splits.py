@@ -116,9 +116,10 @@ def require_time(session: Session, batch: TokenBatch) -> None:
     layer = sequence(session.world, batch.unsplit_layers(first))
     if isinstance(layer, Unsupported):  # each split says so
         return
-    layer.call()  # warms up
+    call = session.world.device.caller(layer.step)
+    call()  # warms up
     started_s = time.monotonic()
-    layer.call()
+    call()
     now_s = time.monotonic()
     own_s = batch.weights.layers * (now_s - started_s), now_s - STARTED_S
     step_s, passed_s = np.max(session.communicator.all_gather(own_s), axis=0)
@@ -182,9 +183,8 @@ class SplitCases:
             if name != ("gemv_allreduce", "registered")  # its parts are stored into slabs
         }
         idle, prepare = self.idle(), self.prepare(alone.initial)
-        from_python = self.batch.weights.in_python
         candidates = {
-            name: Iteration(-1, " ".join(name), prepare, bound, idle, idle, from_python=from_python)
+            name: Iteration(-1, " ".join(name), prepare, bound, idle, idle)
             for name, bound in forms.items()
             if isinstance(bound, Operation)
         }
@@ -276,7 +276,7 @@ class SplitCases:
         mistake, wrong, expected = None, device.private(WRONG_BYTES), split.expected
         device.caller(prepare)()
         world.communicator.barrier()
-        (split.checked or operation).call()
+        device.caller((split.checked or operation).step)()
         world.communicator.barrier()
         if split.result is not None:
             # A copy of the first result, which every later one must equal.
@@ -320,6 +320,5 @@ class SplitCases:
             check,
             wrong=None if split.checked or split.algorithm == "compute" else wrong,
             scale=self.scale,
-            from_python=weights.in_python,
             keep=[weights, wrong],
         )

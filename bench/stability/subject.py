@@ -141,7 +141,7 @@ class Subject:
             return bound
         step = bound.step if way.calls == 1 else device.sequence([bound.step] * way.calls)
         step = device.replayed(step) if way.replayed else step
-        return replace(bound, step=step, call=device.caller(step))
+        return replace(bound, step=step)
 
     def case(self, count: int, way: Way) -> CollectiveCase:
         case = CollectiveCase(
@@ -178,7 +178,7 @@ class Subject:
         source.write(inputs, case.send - source.address)
         if late == self.rank:
             time.sleep(LATE_S)
-        operation.call()
+        self.world.device.caller(operation.step)()
         if self.world.watch.timed_out:
             self.session.watchdog.wait_for_end(f"{self.algorithm.name} {case.size_bytes} B")
         return receive.read(offset, case.segment_bytes).view(self.datatype.storage)

@@ -141,7 +141,7 @@ def _bind(world: World, case: CollectiveCase) -> Bound:
             f"a launch of {step.entries} kernels, copies and events is too long "
             "for a stream: its chunks are too short"
         )
-    return Operation(step, world.device.caller(step), keep=program, ignores_nan=True)
+    return Operation(step, keep=program, ignores_nan=True)
 
 
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:

@@ -149,7 +149,7 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     keep = _with_routing(world, case, bound.step.argument, step_tokens)
     # A block handles whole tokens.
     step = replace(bound.step, blocks=world.device.blocks_for(chunk_bytes))
-    return Operation(step, world.device.caller(step), keep=keep)
+    return Operation(step, keep=keep)
 
 
 def _bind_library(world: World, case: CollectiveCase) -> Bound:
@@ -164,7 +164,7 @@ def _bind_library(world: World, case: CollectiveCase) -> Bound:
 
     def launch(name: str) -> Operation:
         step = Step(module.kernel(name), arguments, blocks)
-        return Operation(step, world.device.caller(step), keep=keep)
+        return Operation(step, keep=keep)
 
     stride = row_stride(case.segment_bytes)
     out = routing.out, routes.between[rank] * stride

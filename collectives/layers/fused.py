@@ -170,7 +170,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
     step = Step(module.kernel(entry), arguments, blocks)
-    return Operation(step, world.device.caller(step), keep=memory)
+    return Operation(step, keep=memory)
 
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
@@ -196,7 +196,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     structure = Gemv.from_buffer_copy(case.layer)
     memory = place_structure(world, arguments, structure)
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
-    return Operation(step, world.device.caller(step), keep=memory)
+    return Operation(step, keep=memory)
 
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:

@@ -23,7 +23,7 @@ import numpy as np
 from collectives.collective import Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, Model
-from collectives.layers.overlap import array_of, python_operation, runs_in_python
+from collectives.layers.overlap import array_of, python_operation
 from collectives.operation import Bound, Message, Operation, World
 from collectives.registry import ALGORITHMS
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
@@ -70,7 +70,6 @@ class StepWeights:
 
     def __post_init__(self) -> None:
         # With this size of the elements the residual neither grows nor vanishes.
-        self.in_python = self.uses_matmul and runs_in_python(self.world)
         self.numbers = range(len(LAYERS) * self.layers)  # of all matrices, in order
         rank, ranks = self.world.communicator.rank, self.world.communicator.size
         self.inner = {layer: self.model.columns(layer, ranks, self.scale) for layer in LAYERS}
@@ -279,7 +278,7 @@ def sendrecv(
     macros = {"WT_WORLD": str(world.communicator.size), "WT_ELEMENT": weights.datatype.element}
     kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")
     step = Step(kernel, Transfer(arguments, target, source), world.device.blocks_for(size_bytes))
-    return Operation(step, world.device.caller(step))
+    return Operation(step)
 
 
 def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:

@@ -15,7 +15,6 @@ gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk 
 The matmul is the vendor's, through numpy or CuPy. The overlapped collective is `direct_pull`, in a
 second stream of a GPU."""
 
-import ctypes
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,12 +24,11 @@ from typing import Any
 import numpy as np
 
 from collectives.algorithms import listed
-from collectives.binding import first_failure
+from collectives.binding import first_failure, guarded
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers.fused import forms, sequence
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
-from kernels.devices.device import Gate, Kernel, Step
 
 CHUNKS = (1, 2, 4, 8)
 ENTRIES = 16  # of a GPU's stream for a chunk: seven peers' matmuls of two launches, and events
@@ -74,14 +72,9 @@ def own_tokens(rank: int, ranks: int, tokens: int, chunks: int) -> Array:
     return np.arange(tokens).reshape(chunks, ranks, -1)[:, rank].ravel()
 
 
-def runs_in_python(world: World) -> bool:
-    """Whether Python performs a matmul: numpy offers no C function to the native loop."""
-    return world.device.xp is np
-
-
 def require_matmul(world: World, datatype: Datatype) -> None:
     """Raises Refusal if the vendor's matmul cannot run as requested."""
-    if runs_in_python(world) and datatype.name != "float32":
+    if world.device.is_cpu and datatype.name != "float32":
         raise Refusal(f"a CPU multiplies float32 only, not {datatype.name}")
     if world.graph and world.device.name == "cuda":
         raise Refusal("-G: CuPy cannot capture cuBLAS in a graph")
@@ -133,22 +126,20 @@ class PriorityStream:
 def python_operation(
     world: World, calls: Sequence[Call], collectives: Sequence[Operation] = ()
 ) -> Operation:
-    """These calls in order. On a CPU Python performs them, and the step does nothing; a GPU has
-    them in its stream or graph."""
+    """These calls in order; a GPU has them in its stream or graph."""
+    failures: list[str] = []
 
     def perform() -> None:
         for call in calls:
             call()
 
-    if runs_in_python(world):
-        nothing = Gate(watch=ctypes.addressof(world.watch))
-        step, call = Step(world.device.loop_kernels().kernel("nothing"), nothing), perform
-    else:
-        enqueue = Kernel("matmul and collective", lambda blocks, argument: perform())
-        step = Step(enqueue, None, entries=ENTRIES * max(1, len(collectives)))
-        call = world.device.caller(step)
+    function = guarded(world, perform, lambda error: failures.append(f"the matmul fails: {error}"))
+    entries = ENTRIES * max(1, len(collectives))
+    step = world.device.python("matmul and collective", function, entries)
     return Operation(
-        step, call, failure=partial(first_failure, collectives), keep=(calls, collectives)
+        step,
+        failure=lambda: next(iter(failures), None) or first_failure(collectives),
+        keep=collectives,
     )
 
 
@@ -185,7 +176,7 @@ def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
 
 
 def _bind_fused(world: World, case: MatmulCase) -> Bound:
-    if runs_in_python(world):
+    if world.device.is_cpu:
         return ONE_STREAM
     collective = "reduce_scatter" if case.collective.reduces else "all_gather"
     if not (algorithm := listed()[collective].get("direct_pull")):
@@ -207,7 +198,7 @@ def _bind_fused(world: World, case: MatmulCase) -> Bound:
         )
         for chunks, operations in collectives.items()
     }
-    return Overlapped(by_chunks[1].step, by_chunks[1].call, by_chunks=by_chunks)
+    return Overlapped(by_chunks[1].step, by_chunks=by_chunks)
 
 
 def _enqueues(operation: Operation) -> Call:

@@ -358,7 +358,7 @@ class NcclLibrary(Library):
             else Step(self.device.nothing, Gate())
         )
         choice = self.ranks.broadcast(choice)  # only rank 0 logs it
-        return Operation(step, self.device.caller(step), choice=choice, failure=failure)
+        return Operation(step, choice=choice, failure=failure)
 
     def _wait_for_first_call(self, label: str, title: str) -> None:
         library, stream, deadline_s = self.nccl, self.device.stream, time.monotonic() + FIRST_CALL_S

@@ -143,4 +143,4 @@ class MpiLibrary(Library):
             return f"MPI_{name} of {self.name} returned error {error}" if error else None
 
         step = Step(self.device.loop.kernel("call_library"), call)
-        return Operation(step, self.device.caller(step), failure=failure)
+        return Operation(step, failure=failure)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from collectives.binding import guarded
 from collectives.communicator import Mistake
 from collectives.operation import (
     Algorithm,
@@ -135,31 +136,14 @@ def bound(file: PeerFile, world: World, case: CollectiveCase, ranks: PeerWorld) 
     call = guarded(world, function, lambda error: failures.append(file.sentence_about(error)))
     step = world.device.python(file.peer.title, call, getattr(function, "entries", ENTRIES))
     step = replace(step, after_capture=getattr(function, "after_capture", None))
-    operation = Operation(
-        step, world.device.caller(step), failure=lambda: failures[0] if failures else None
-    )
-    operation.call()
+    operation = Operation(step, failure=lambda: failures[0] if failures else None)
+    world.device.caller(step)()
     if world.graph and not failures:
         world.device.caller(world.device.replayed(step))()
     if failures:
         world.watch.stop = 0
         raise DeviceError(failures.pop())
     return operation
-
-
-def guarded(
-    world: World, function: Callable[[], object], tell: Callable[[BaseException], object]
-) -> Callable[[], None]:
-    """The function for the timed loop, which takes no exception: the loop stops after one."""
-
-    def call() -> None:
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001 - also sys.exit
-            tell(error)
-            world.watch.stop = 1
-
-    return call
 
 
 def result_or_reason(file: PeerFile, world: World, work: Callable[[], T]) -> T | Unsupported:

@@ -110,12 +110,6 @@ class Transfer(ctypes.Structure):
     ]
 
 
-class Echo(ctypes.Structure):
-    """A flag of a kernel for its host, and the answer."""
-
-    _fields_ = [("asked", Line), ("answered", Line)]
-
-
 class Pattern(ctypes.Structure):
     """A buffer of segments that each repeat a table, shifted by the iteration."""
 
@@ -360,11 +354,6 @@ class Device(Protocol):
         memory.write(array)
         return memory
 
-    def pinned(self, kind: type[ctypes.Structure]) -> int:
-        """The address, for kernels and the host, of a zeroed structure in memory of the host.
-        Raises DeviceError."""
-        raise DeviceError(f"the {self.name} device has no pinned memory; GPUs have it")
-
     def watch(self, record: Watch) -> Watch:
         """The watch that kernels write: `record` if they can, otherwise one in pinned memory."""
         return record
@@ -405,7 +394,7 @@ class Device(Protocol):
         """The steps one after another, as one step."""
 
     def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
-        """A function of Python as a step, for all executors. It must not raise. On a GPU it puts at
+        """A function of Python as a step. It must not raise. On a GPU it puts at
         most `entries` entries into the stream, and waits for none."""
 
     def replayed(self, *steps: Step) -> Step:

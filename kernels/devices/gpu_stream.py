@@ -91,6 +91,7 @@ class GpuStream:
         return value.value
 
     def pinned(self, kind: type[ctypes.Structure]) -> int:
+        """The address, for kernels and the host, of a zeroed structure in memory of the host."""
         flags = PORTABLE | MAPPED | (HIP_COHERENT if self.name == "hip" else 0)
         with self.calling("hostAlloc"):
             address = int(self.runtime.hostAlloc(ctypes.sizeof(kind), flags))

@@ -141,8 +141,6 @@ def findings(result: Result) -> list[str]:
     for name, words in (
         ("ping_pong", "A flag takes at least {} ns one way ({}), the floor of any collective."),
         ("ping_pong_library", "Between hosts an element takes at least {} ns one way ({})."),
-        ("host_echo", "A flag to the host's CPU and back takes at least {} ns ({})."),
-        ("launch", "To launch an empty kernel and wait for it takes at least {} ns ({})."),
     ):
         cases = shown[shown.algorithm == name]
         if len(cases):

@@ -156,7 +156,7 @@ class Noted:
             -1,
             "",
             self.step("prepare"),
-            Operation(self.step("operation"), lambda: None),
+            Operation(self.step("operation")),
             self.step("consume"),
             self.step("check"),
             late=self.step("late") if late else None,

@@ -41,7 +41,7 @@ class Loop:
             -1,
             "",
             self.noted("prepare"),
-            Operation(self.operation, lambda: None),
+            Operation(self.operation),
             consume,
             check,
             chain_calls=chain_calls,
@@ -50,9 +50,7 @@ class Loop:
     def run(self, count: int) -> list[float]:
         """The times in us of the operation in `count` iterations."""
         idle = self.idle
-        actions = Iteration(
-            -1, "", idle, Operation(self.operation, lambda: None), idle, idle
-        ).actions(idle)
+        actions = Iteration(-1, "", idle, Operation(self.operation), idle, idle).actions(idle)
         stamps = self.device.run(actions, idle, Counts(0, count), self.watch)
         return [float(ns) / 1e3 for ns in stamps[:, LEFT] - stamps[:, ARRIVED]]
 

@@ -87,7 +87,7 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
         report["chosen"][key] = operation.choice
         report["calls"] = operation.step.kernel.name
         for _ in range(request.get("repeat", 0)):
-            operation.call()
+            device.caller(operation.step)()
         report["failure"] = operation.failure()
     report["head"] = library.describe(world)
     if isinstance(used := library.opened, Nccl):

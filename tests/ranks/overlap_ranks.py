@@ -48,7 +48,7 @@ def problem(
         memory.write(datatype.encode(np.full(memory.size_bytes // datatype.size_bytes, np.nan)))
     send.write(datatype.encode(sent))
     world.communicator.barrier()
-    operation.call()
+    world.device.caller(operation.step)()
     world.communicator.barrier()
     if world.watch.timed_out or operation.failure():
         return f"rank {world.watch.peer} never came, or {operation.failure()}"

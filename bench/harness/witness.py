@@ -40,7 +40,9 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
     """Waits for the ends of the guards of this host's ranks, which outlive them, and records the
     first one that could not do so itself."""
     deaths, alive = select.epoll(), dict[int, int]()  # {pidfd: rank}
-    guards = {rank: int(stat_of(pid)[1]) or pid for rank, pid in pids.items()}
+    # A rank whose guard has gone before belongs to process 1, which never ends.
+    parents = {rank: int(stat_of(pid)[1]) for rank, pid in pids.items()}
+    guards = {rank: parent if parent > 1 else pids[rank] for rank, parent in parents.items()}
     for rank, guard in guards.items():
         try:
             pidfd = os.pidfd_open(guard)

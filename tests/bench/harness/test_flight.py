@@ -3,12 +3,16 @@
 A good run ends with status 0, a bad run prints one sentence, and other users' files stay unchanged.
 """
 
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
 
 import pytest
 
+from bench.harness import witness
 from bench.harness.flight import FlightRecord
 from bench.harness.witness import clear_up
 from tests.bench.faulty_runs import Launch, processes, wait_for
@@ -59,6 +63,16 @@ def test_the_witness_waits_for_no_writer_of_a_pipe_in_the_place_of_the_run(tmp_p
     (tmp_path / "run.flight").mkdir()
     clear_up(tmp_path / "run.flight")
     assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+def test_the_witness_ends_with_a_rank_whose_guard_had_gone_before(tmp_path):
+    """It waited for process 1, its rank's next parent, for ever."""
+    flight = tmp_path / "run.flight"
+    flight.mkdir()
+    shell = ["sh", "-c", "sleep 2 >/dev/null & echo $!"]
+    orphan = subprocess.run(shell, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, witness.__file__, str(flight), json.dumps({"0": int(orphan)}), ""]
+    subprocess.run(command, check=True, timeout=20)
 
 
 def test_a_record_is_never_written_through_a_link(tmp_path):

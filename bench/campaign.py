@@ -11,9 +11,9 @@ from bench.campaigns.launches import OpenCampaign, check_out, run_command
 from bench.campaigns.options import CampaignOptions, parse
 from bench.campaigns.stages import announce, run_pairs, run_pilot
 from bench.harness.console import FINE, WRONG
+from kernels.devices.owners import private_folder
 from reports.__main__ import main as reports
 from reports.store.manifest import CampaignEnd
-from reports.store.owners import private_folder
 from reports.store.program import BENCH
 from reports.verdicts.sides import COMPARABLE, read_sides
 

@@ -18,7 +18,7 @@ from bench.campaigns.launches import FAILURES, OpenCampaign, check_new, ending_o
 from bench.campaigns.options import CampaignOptions, Stop, launching_parser, parse
 from bench.harness import options
 from bench.harness.console import INTERRUPTED, USAGE, print_out
-from reports.store.owners import opened
+from kernels.devices.owners import opened
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.writing import write_whole

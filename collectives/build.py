@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.store.names import BuildName
+from collectives.names import BuildName
 
 # The words without a number, and the field that each sets.
 FLAGS = {

@@ -32,10 +32,8 @@ FAKES = "fake_gpu", "fake_peers"  # have the signatures of the packages that the
 DESIGN = (ROOT / "docs/design.md").read_text()
 [DRAWN] = re.findall("^in reports: (.*)", DESIGN, re.MULTILINE)
 REPORTS = tuple(f"reports.{name}" for name in reversed(DRAWN.split(" -> ")))
-# The modules with an arrow of their own there, and the rooms that it leads to.
-ARROWS = re.findall(r"^(\S+)\.py -> (\S+)/\w+\.py", DESIGN, re.MULTILINE)
-DOORS = {module.replace("/", "."): target.replace("/", ".") for module, target in ARROWS}
-GROUND = ("collectives", "kernels", "reports", *REPORTS)
+BENEATH = "collectives", "kernels"
+GROUND = (*BENEATH, "reports", *REPORTS)
 HARNESS = ("bench.harness", "bench.machine", *GROUND)
 # The other rooms that each room may import. A module belongs to the room with the longest
 # matching name: collectives/library is part of "collectives", the commands bench/*.py of "bench".
@@ -45,8 +43,8 @@ BELOW: dict[str, tuple[str, ...]] = {
     "collectives.layers": ("collectives", "kernels"),
     "collectives.experts": ("collectives", "kernels"),
     "collectives.peers": ("collectives", "kernels"),
-    "reports": REPORTS,
-    **{room: REPORTS[:number] for number, room in enumerate(REPORTS)},
+    "reports": (*BENEATH, *REPORTS),
+    **{room: (*BENEATH, *REPORTS[:number]) for number, room in enumerate(REPORTS)},
     "bench.machine": GROUND,
     "bench.harness": ("bench.machine", *GROUND),
     "bench.features": ("collectives.peers", *HARNESS),
@@ -153,7 +151,7 @@ def test_imports_point_downwards():
     wrong = set()
     for path in files(*PACKAGES):
         module = module_name(path)
-        allowed = {room(module), *BELOW[room(module)], DOORS.get(module)}
+        allowed = {room(module), *BELOW[room(module)]}
         wrong |= {
             f"{module} imports {name}"
             for name in imported(parsed(path))

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Variant
 from bench.machine import environment, node
+from kernels.devices.owners import opened
 from reports.imports.runs import find_tests, run_of
-from reports.store.owners import opened
 from reports.store.result import ResultError, content_of
 from reports.store.schema import End, Result
 

@@ -25,10 +25,10 @@ from bench.campaigns.options import CampaignOptions, Stop, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.progress import Progress
 from bench.machine.environment import cpu_ticks, steal_share
+from kernels.devices.owners import open_folder, shown
 from reports.__main__ import open_closed_streams
 from reports.imports.runs import content_of_run
 from reports.store.manifest import MANIFEST, Launch, Manifest
-from reports.store.owners import open_folder, shown
 from reports.store.result import ResultError, read
 from reports.store.untrusted import read_bytes
 from reports.store.writing import to_line, write_whole

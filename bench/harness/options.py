@@ -17,9 +17,9 @@ from typing import Any, NoReturn, Protocol
 from bench.harness.console import STATUS_TEXT, USAGE, say
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
 from collectives.communicator import THREAD_LEVELS, launched_rank
+from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
-from reports.store.names import BuildName
 from reports.store.program import BENCH, on_ranks
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

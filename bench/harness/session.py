@@ -43,8 +43,8 @@ from collectives.probe import probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
+from kernels.devices.owners import opened
 from kernels.devices.shared_memory import available_bytes
-from reports.store.owners import opened
 from reports.store.program import BENCH
 from reports.store.result import ResultError
 from reports.store.writing import check_named

@@ -17,10 +17,10 @@ from bench import __name__ as BENCH_PACKAGE
 from bench.campaigns.launches import run_to_end
 from bench.harness.console import CANNOT, FINE, WRONG
 from bench.harness.progress import QUIET, Progress
+from kernels.devices.owners import open_folder
 from reports import __name__ as REPORTS_PACKAGE
 from reports.advice.specs import Gpu, sheet_of
 from reports.interpreter import module_command
-from reports.store.owners import open_folder
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError, read
 from reports.store.schema import Result

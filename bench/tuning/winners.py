@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from collectives.names import BuildName
 from reports.store.blocks import paired
-from reports.store.names import BuildName
 from reports.store.schema import CaseFields, Result, RoundCosts, Rounds, Winner
 from reports.store.stats import Interval, autocorrelation, median_interval
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kernels.devices.device import DeviceError, Macros, Structures, layout_checks
-from reports.store.owners import REMEDY, private_folder
+from kernels.devices.owners import REMEDY, private_folder
 
 SOURCES = Path(__file__).parents[1]  # kernels/
 LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk

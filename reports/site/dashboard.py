@@ -10,12 +10,12 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from kernels.devices.owners import open_folder
 from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
 from reports.site.history_page import KEY, history_page, part_of, sides_of, standing
 from reports.site.run_page import run_page
 from reports.store import untrusted
-from reports.store.owners import open_folder
 from reports.store.program import REPORTS, RUN, complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent

@@ -75,7 +75,10 @@ def build_cases(
         of_case, of_iterations = counted.by_case[case.case], (samples or {}).get(case.case)
         for name, figure in _figures(of_case, of_iterations, rho).items():
             setattr(case, name, figure)
-        _set_bandwidth(case, run, [link for link in links if link.size_bytes == case.size_bytes])
+        # A run of few rounds may have no probe of this size in its state.
+        of_size = [link for link in links if link.size_bytes == case.size_bytes]
+        of_size = of_size or [link for link in link_blocks if link.size_bytes == case.size_bytes]
+        _set_bandwidth(case, run, of_size)
 
     _set_exposed(cases, counted.costs_us)
     return cases

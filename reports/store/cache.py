@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kernels.devices.owners import private_folder
 from reports.store import untrusted
 from reports.store.observations import OBSERVED, Entry, Plan, shared_plan
-from reports.store.owners import private_folder
 from reports.store.result import NOT_JSON
 from reports.store.schema import CaseHeader, End, Run
 from reports.store.writing import write_whole

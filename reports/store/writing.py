@@ -14,9 +14,9 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from kernels.devices.owners import is_ours, opened, shown
 from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import Samples, build_cases
-from reports.store.owners import is_ours, opened, shown
 from reports.store.result import ENDED_EARLY, ResultError
 from reports.store.schema import Block, End, LinkBlock, Result, Run, Winner
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from collectives.names import BuildName
 from reports.store.case import is_peer
-from reports.store.names import BuildName
 from reports.store.result import time_of
 from reports.store.schema import CaseFields, Result, Run
 from reports.store.stats import Interval

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kernels.devices.owners import opened
 from reports.__main__ import main
 from reports.site import dashboard
-from reports.store.owners import opened
 from reports.store.result import ResultError
 from reports.store.writing import RunFile, check_named, write_named
 from tests.another_user import as_root, give, link_of_nobody

@@ -76,7 +76,7 @@ class SoakOptions:
 
 
 @dataclass
-class Launch:
+class SoakLaunch:
     """A launch that the soak may make, with the steps that write its input and check its result."""
 
     case: CollectiveCase
@@ -143,7 +143,7 @@ class Sampler:
         self.algorithms = soak.algorithms or every
         self.pairs = types_and_operations(draw, soak)
 
-    def sample(self, is_first: bool = False) -> list[Launch]:
+    def sample(self, is_first: bool = False) -> list[SoakLaunch]:
         """A batch: every algorithm with every pair. Raises Refusal."""
         ranks, soak = self.session.communicator.size, self.soak
         batch = []
@@ -189,7 +189,7 @@ class Sampler:
 
     def launch(
         self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
-    ) -> Launch | None:
+    ) -> SoakLaunch | None:
         """As drawn; None where the algorithm cannot. All ranks call it. Raises Refusal."""
         world = self.session.world
         most = algorithm.limits.most(world.communicator.size) / datatype.size_bytes
@@ -221,7 +221,7 @@ class Sampler:
         if is_replay:
             words.append("in a graph")
         iteration.text = " ".join(words)
-        return Launch(case, iteration, algorithm.name)
+        return SoakLaunch(case, iteration, algorithm.name)
 
 
 class Runner:
@@ -236,7 +236,7 @@ class Runner:
         self.launches = Counter[str]()  # by algorithm
         self.slice_launches = FIRST_LAUNCHES
 
-    def run(self, batch: list[Launch]) -> float:
+    def run(self, batch: list[SoakLaunch]) -> float:
         """Runs a slice of launches; returns rank 0's clock in seconds. A timeout ends the run."""
         length = min(self.slice_launches, LAUNCHES_A_PROGRAM)
         repeats, start_s = self.slice_launches // length, time.monotonic()
@@ -247,7 +247,7 @@ class Runner:
         self.slice_launches = max(1, min(2 * launched, int(launched * SLICE_S / slice_s)))
         return float(now_s)
 
-    def repeat_aged(self, batch: list[Launch], peers: PeerBuffer) -> None:
+    def repeat_aged(self, batch: list[SoakLaunch], peers: PeerBuffer) -> None:
         """Makes a launch twice, with one of AGES between. A timeout ends the run."""
         again = [self.order.choice(batch)]
         self.perform(again)
@@ -255,7 +255,7 @@ class Runner:
         skip_launches(peers, self.order.choice(AGES) - 1)
         self.perform(again)
 
-    def perform(self, program: list[Launch], repeats: int = 1) -> None:
+    def perform(self, program: list[SoakLaunch], repeats: int = 1) -> None:
         """Makes these launches. A timeout ends the run."""
         actions: list[Action] = []
         for launch in program:
@@ -299,7 +299,7 @@ def soak(soak: SoakOptions, session: Session) -> int:
     return repeat(session, sampler, batch, peers)
 
 
-def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerBuffer) -> int:
+def repeat(session: Session, sampler: Sampler, batch: list[SoakLaunch], peers: PeerBuffer) -> int:
     """Runs batch after batch until the time is up, an element is wrong or somebody interrupts.
     Raises DeviceError, on all ranks, with the sentence of a library that failed."""
     runner, batches, time_s = Runner(session), 1, sampler.soak.time_s
@@ -339,7 +339,7 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
     return FINE if is_over else INTERRUPTED
 
 
-def gather_wrongs(session: Session, batch: list[Launch]) -> tuple[list[list[Wrong]], bool]:
+def gather_wrongs(session: Session, batch: list[SoakLaunch]) -> tuple[list[list[Wrong]], bool]:
     """Wrong elements by rank and launch, and whether a rank was interrupted. Raises DeviceError."""
     failure = first_failure([launch.iteration.operation for launch in batch])
     is_interrupted = session.watchdog.interrupted_s is not None
@@ -352,7 +352,7 @@ def gather_wrongs(session: Session, batch: list[Launch]) -> tuple[list[list[Wron
     return [vote[0] for vote in votes], any(vote[1] for vote in votes)
 
 
-def first_wrong(batch: list[Launch], wrongs: list[list[Wrong]]) -> str:
+def first_wrong(batch: list[SoakLaunch], wrongs: list[list[Wrong]]) -> str:
     """The earliest wrong launch, with its element."""
     located = [
         (verify.first_wrong(by_rank, launch.case.datatype), launch.iteration.text)

@@ -24,7 +24,7 @@ from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use
 from bench.surveys import mps, steps
-from bench.surveys.steps import READS, RESULTS, Step, Survey
+from bench.surveys.steps import READS, RESULTS, Survey, SurveyStep
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
 from reports.store.program import BENCH, RUN
@@ -223,7 +223,7 @@ def spend_the_rest(survey: Survey, end_s: float) -> None:
             firsts.remove(ready)
 
 
-def launch(survey: Survey, step: Step, share_s: float, left_s: float) -> None:
+def launch(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:
     """Performs a step and tells how it began and ended."""
     name = step.log.replace("_", " ")
     survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")

@@ -31,7 +31,7 @@ AUTO, STABLE = "auto", "auto_stable"
 SAME_STATE_RATIO = 1.5  # of two round trips in one state of the link
 
 
-class Wire(NamedTuple):
+class WireSpeed(NamedTuple):
     """How fast GPUs reach each other: a flag there and back, stores and loads."""
 
     round_trip_ns: float
@@ -41,9 +41,9 @@ class Wire(NamedTuple):
 
 # One H100 (docs/experiments/gpu.md); only ratios matter.
 WIRES = {
-    "mapped": Wire(2400.0, 50.0, 40.0),
-    "host_staged": Wire(2600.0, 50.0, 40.0),
-    "same_device": Wire(1600.0, 800.0, 800.0),
+    "mapped": WireSpeed(2400.0, 50.0, 40.0),
+    "host_staged": WireSpeed(2600.0, 50.0, 40.0),
+    "same_device": WireSpeed(1600.0, 800.0, 800.0),
 }
 # Between CPU cores, in ns a byte, fitted on two processors (docs/experiments/performance.md): a
 # read of a peer, of the own input, and a store into a line that another core holds, near or far,

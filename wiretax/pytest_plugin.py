@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     items += [
-        Launches.from_parent(
+        LaunchedItem.from_parent(
             session, name=f"wiretax {command}", nodeid=f"wiretax::{command}", command=command
         )
         for command in config.getoption("wiretax")
@@ -84,7 +84,7 @@ def wiretax(request: pytest.FixtureRequest) -> "Callable[..., pd.DataFrame]":
     return partial(measure, request.node)
 
 
-class Launches(pytest.Item):
+class LaunchedItem(pytest.Item):
     """The test of one `--wiretax`."""
 
     def __init__(self, *, command: str, **options: Any) -> None:
@@ -231,7 +231,7 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     for (benchmark, ranks, _), launches in measured.items():
         cases, names, blocks_of_launches, paths = zip(*launches, strict=True)
         case, blocks = cases[-1], list(chain(*blocks_of_launches))
-        test = benchmark if isinstance(node, Launches) else node.name
+        test = benchmark if isinstance(node, LaunchedItem) else node.name
         size = size_text(case.size_bytes)
         title = f"{size} {names[-1]}"
         row = metadata(

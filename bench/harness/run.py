@@ -46,29 +46,30 @@ class Run:
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
 
-def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
+def unfinished(run: Run, cases: list[int], rounds: int) -> list[int]:
     """The cases that need another round: those with fewer iterations than -n or, without it, those
     whose interval on rank 0 is too wide."""
     by_case = count_blocks(run.blocks).by_case
     if requested := run.session.options.iterations:
         timed = {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
         run.timed = run.session.communicator.broadcast(Counter(timed))
-        return [number for number in active if run.timed[number] < requested]
+        return [number for number in cases if run.timed[number] < requested]
     if rounds < LEAST_ROUNDS:
-        return active
+        return cases
     medians_us = {number: [block.cost_us for block in blocks] for number, blocks in by_case.items()}
     rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
-    imprecise = [number for number in active if not is_precise(medians_us.get(number, []), rho)]
+    imprecise = [number for number in cases if not is_precise(medians_us.get(number, []), rho)]
     return list(run.session.communicator.broadcast(imprecise))
 
 
 @dataclass(frozen=True)
 class RunPolicy:
     """How a command spends its time. `rounds` should fit it. After each round
-    `go_on(run, active, rounds)` returns, on all ranks, the cases that have another. On rank 0
+    `go_on(run, cases, rounds)` returns, on all ranks, which of the cases have another: also one
+    that had enough blocks before most were in another state of the link. On rank 0
     `find_winners(result)` returns what the run stores beside its cases, and
-    `conclude(result, machine)` the last lines of the output, and the exit status of a run
-    that was measured."""
+    `conclude(result, machine)` the last lines of the output, and the exit status of a run that was
+    measured."""
 
     rounds: int = LEAST_ROUNDS
     go_on: Callable[[Run, list[int], int], list[int]] = unfinished
@@ -139,7 +140,8 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
             break
     if run.interrupted:
         return
-    iterations += [suite.iterations[number] for number in active]
+    cases = active
+    iterations += [suite.iterations[number] for number in cases]
     warm_up_alike(iterations)
     left_s = 0.85 * (run.deadline_s - time.monotonic())
     budget_s, rounds = session.communicator.broadcast(left_s), REQUESTED_ROUNDS
@@ -159,7 +161,7 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
             if agreed_stop(run, run.deadline_s):
                 return
         round_ += 1
-        active = policy.go_on(run, active, round_)
+        active = policy.go_on(run, cases, round_)
 
 
 def store_block(run: Run, number: int, round_: int) -> None:

@@ -42,7 +42,7 @@ Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "not ru
 
 
 @dataclass
-class Step:
+class SurveyStep:
     """A launch as in steps.toml, and how it ended: its status, a sentence, its stored run. The
     `launch` of a step counts from 1; the first one has its `name` in the folder `logs`."""
 
@@ -75,11 +75,11 @@ class Step:
     def is_measured(self) -> bool:
         return self.status in ("done", "incomplete")
 
-    def next_launch(self, number: int) -> "Step":
+    def next_launch(self, number: int) -> "SurveyStep":
         """The further launch with this number."""
         line = f"{self.line} {self.again.get('line', '')}".rstrip()
         title, share = f"{self.title}, launch {number}", self.again["share"]
-        return Step(self.name, title, line, share, launch=number)
+        return SurveyStep(self.name, title, line, share, launch=number)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Survey:
     device: str
     is_quick: bool
     deadline_s: float
-    steps: list[Step]
+    steps: list[SurveyStep]
     progress: Progress
     shares_gpus: bool = False
     remarks: list[str] = field(default_factory=list)  # for the page
@@ -109,18 +109,18 @@ class Survey:
         """The folder of what the steps print, by the name of `open_folder`."""
         return open_folder(self.inside / LOGS)
 
-    def launches(self, name: str) -> list[Step]:
+    def launches(self, name: str) -> list[SurveyStep]:
         """The launches of a step that measured something."""
         return [step for step in self.steps if step.name == name and step.is_measured]
 
-    def may_succeed(self, further: Step) -> bool:
+    def may_succeed(self, further: SurveyStep) -> bool:
         """Whether an earlier launch measured something, or lacked only time, as when kernels are
         compiled for the first time."""
         earlier = [step for step in self.steps if step.name == further.name and step.elapsed_s]
         return any(step.is_measured or NO_TIME in step.sentence for step in earlier)
 
     @property
-    def shown(self) -> list[Step]:
+    def shown(self) -> list[SurveyStep]:
         """Of each step its first launch that measured something, or its first."""
         firsts = [step for step in self.steps if step.launch == 1]
         return [next(iter(self.launches(step.name)), step) for step in firsts]
@@ -132,10 +132,10 @@ class Survey:
         return [result.path for result in self.results(name)]
 
 
-def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
+def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[SurveyStep]:
     """The launches in their order: each step once, the further ones in turn, and what reads their
     runs."""
-    steps = [Step(**row) for row in PLANS["shared" if shares_gpus else "separate"]]
+    steps = [SurveyStep(**row) for row in PLANS["shared" if shares_gpus else "separate"]]
     steps = [step for step in steps if vendor or not step.gpus_only]
     if is_quick:
         return [
@@ -154,7 +154,7 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
     return [*(step for step in steps if step not in reports), *further, *reports]
 
 
-def launch_of(survey: Survey, step: Step, mpirun: str, program: Sequence[str]) -> list[str]:
+def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[str]) -> list[str]:
     """The launch of a benchmark. The doctor runs without `mpirun` where there are no GPUs, and as
     one rank where ranks share one."""
     words = [*program, *step.arguments]
@@ -168,7 +168,7 @@ def launch_of(survey: Survey, step: Step, mpirun: str, program: Sequence[str]) -
     return [mpirun, "-n", str(survey.ranks), *words]
 
 
-def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
+def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
     """`mpirun`, this interpreter and the step's module with its options. Raises ResultError for a
     report without a run."""
     folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
@@ -188,7 +188,7 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     return words
 
 
-def report_options(survey: Survey, step: Step) -> list[str]:
+def report_options(survey: Survey, step: SurveyStep) -> list[str]:
     """The runs that a report reads, and of what. Raises ResultError without a run, and for a GPU
     whose data sheet the advisor lacks."""
     first, *others = READS[step.command]
@@ -211,7 +211,7 @@ def gpu_of(survey: Survey) -> tuple[str, Gpu | None]:
     return name, sheet_of(name)
 
 
-def to_type(survey: Survey, step: Step) -> str:
+def to_type(survey: Survey, step: SurveyStep) -> str:
     """The command that runs the step again."""
     command = step.command
     if command in READS:
@@ -225,7 +225,7 @@ def to_type(survey: Survey, step: Step) -> str:
     return " ".join(launch_of(survey, step, "mpirun", [f"{RUN}{BENCH}{command}"]))
 
 
-def perform(survey: Survey, step: Step, share_s: float, left_s: float) -> None:
+def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:
     """Launches the step for about `share_s` seconds, and ends it when it takes far longer."""
     limit_s = min(1.5 * share_s + GRACE_S, left_s)
     try:
@@ -251,7 +251,7 @@ def perform(survey: Survey, step: Step, share_s: float, left_s: float) -> None:
     judge(survey, step, exit_status, without_names(printable(complaint)))
 
 
-def judge(survey: Survey, step: Step, exit_status: int, complaint: str) -> None:
+def judge(survey: Survey, step: SurveyStep, exit_status: int, complaint: str) -> None:
     """Sets the status and the sentence of a step that has ended."""
     result = step.result
     is_wrong = bool(result and any(case.status == "wrong" for case in result.cases))
@@ -283,7 +283,7 @@ def absences(result: Result) -> Iterator[str]:
             yield f"{name} was not measured: {cases[0].reason}"
 
 
-def last_words(survey: Survey, step: Step) -> str:
+def last_words(survey: Survey, step: SurveyStep) -> str:
     """The worst problem that the doctor names, or the headline of a report, which may take several
     lines."""
     text = log_text(survey.logs / step.log, "out")

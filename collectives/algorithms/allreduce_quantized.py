@@ -1,5 +1,5 @@
 """Two-shot all-reduces over a quantised wire: lossy, and measured only by name. See
-kernels/allreduce_two_shot_quantized.cu. `Wire.expected_sum` defines each element's exact result."""
+kernels/allreduce_two_shot_quantized.cu. `WireFormat.expected_sum` defines the exact result."""
 
 from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
@@ -18,7 +18,7 @@ LOSS_ELEMENTS = 1 << 16  # of a figure of the loss
 
 
 @dataclass(frozen=True)
-class Wire:
+class WireFormat:
     """Codes of so many bits, from -`largest` to `largest`."""
 
     bits: int
@@ -94,7 +94,9 @@ class Wire:
 
 
 @cache
-def signal_to_noise_db(wire: Wire, datatype: Datatype, redop: str, ranks: int) -> dict[str, float]:
+def signal_to_noise_db(
+    wire: WireFormat, datatype: Datatype, redop: str, ranks: int
+) -> dict[str, float]:
     """10 log10(sum of squares of the exact result / of the error) in dB, by kind of data; the exact
     result sums the stored inputs in fp64. It depends on no machine."""
     ratios_db = {}
@@ -117,7 +119,7 @@ def _random_elements(kind: str, datatype: Datatype, seed: list[int]) -> Array:
     return datatype.decode(datatype.encode(values))
 
 
-WIRES = (Wire(8), Wire(4))
+WIRES = (WireFormat(8), WireFormat(4))
 ALGORITHMS = {
     "all_reduce": tuple(
         KernelAlgorithm(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from reports.advice.reduce_times import (
-    Launches,
+    AllReduceLaunches,
     ReduceTimes,
     Span,
     assumed_times,
@@ -148,7 +148,11 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
 
 
 def figures_of(
-    offer: Offer, launches: Launches, spec: Spec, keys: Iterable[FigureKey], confidence: float
+    offer: Offer,
+    launches: AllReduceLaunches,
+    spec: Spec,
+    keys: Iterable[FigureKey],
+    confidence: float,
 ) -> tuple[dict[FigureKey, Figure], list[str]]:
     """These figures of a candidate, with intervals of this confidence, and doubts about its
     all-reduces. Raises ResultError for unknown names."""

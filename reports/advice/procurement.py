@@ -15,7 +15,12 @@ import numpy as np
 
 from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
-from reports.advice.reduce_times import LEAST_LAUNCHES, Launches, other_hardware, read_launches
+from reports.advice.reduce_times import (
+    LEAST_LAUNCHES,
+    AllReduceLaunches,
+    other_hardware,
+    read_launches,
+)
 from reports.advice.specs import GPUS, find
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
 from reports.store.program import REPORTS, RUN
@@ -40,7 +45,7 @@ class Appraisal:
 
     name: str
     offer: Offer
-    launches: Launches
+    launches: AllReduceLaunches
     figures: list[Figure]
     verdicts: dict[str, tuple[str, str]]
     notes: list[str]
@@ -149,7 +154,7 @@ def _appraise(
     return Appraisal(name, offer, launches, every, verdicts, notes)
 
 
-def judge(requirement: Requirement, figure: Figure, launches: Launches) -> tuple[str, str]:
+def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches) -> tuple[str, str]:
     """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
     misses the limit, or if one GPU's data sheet does; UNVERIFIED for other figures of a data
     sheet."""

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from reports.advice.specs import LINKS, Gpu, Link
+from reports.advice.specs import LINKS, CardLink, Gpu
 from reports.store.case import CASE_KEY
 from reports.store.folder import WRONG, in_order
 from reports.store.manifest import runs_by_time
@@ -47,7 +47,7 @@ def wire_factor(gpus: int) -> float:
 
 
 @dataclass
-class Launches:
+class AllReduceLaunches:
     """All-reduces of one machine: its runs that count; the names of runs with wrong results;
     sentences on runs that do not count. `times` has a row for each launch and
     size: `run` (its place in `runs`), `size_bytes`, `cost_us` with reading the result, `time_us`
@@ -72,7 +72,7 @@ class Launches:
         return [rank["gpu"] for rank in self.ranks if rank.get("gpu")]
 
 
-def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
+def read_launches(names: Iterable[str | Path], gpus: int) -> AllReduceLaunches:
     """The all-reduces of the runs, folders and globs with these names. Raises ResultError for a
     name without a run, and for all-reduces over another number of ranks or on several machines."""
     files = [file for name in names for file in files_of(str(name))]
@@ -94,7 +94,7 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
         raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
 
     runs, others = in_one_state(runs)
-    return Launches(runs, wrong, [*notes, *others], _one_way(runs))
+    return AllReduceLaunches(runs, wrong, [*notes, *others], _one_way(runs))
 
 
 def files_of(name: str) -> list[Path]:
@@ -144,7 +144,7 @@ class ReduceTimes:
 
     gpus: int
     source: str
-    link: Link
+    link: CardLink
     spans: dict[int, Span] = field(default_factory=dict)
     notes: Sequence[str] = ()
     hosts: int | None = 1
@@ -181,7 +181,7 @@ class ReduceTimes:
         return largest_us + more_bytes / self.link.gb_s / 1e3, origin
 
 
-def assumed_times(gpus: int, link: Link) -> ReduceTimes:
+def assumed_times(gpus: int, link: CardLink) -> ReduceTimes:
     """Times by the published figures of a link."""
     known_us = link.latencies_us
     return ReduceTimes(
@@ -194,7 +194,7 @@ def assumed_times(gpus: int, link: Link) -> ReduceTimes:
     )
 
 
-def spans_of(launches: Launches, column: str, confidence: float = 0.95) -> dict[int, Span]:
+def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95) -> dict[int, Span]:
     """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
     with Student's intervals from five launches on."""
     n, spans = len(launches.runs), dict[int, Span]()
@@ -209,7 +209,7 @@ def spans_of(launches: Launches, column: str, confidence: float = 0.95) -> dict[
 
 
 def measured_times(
-    launches: Launches, gpus: int, gpu: Gpu, link: Link, confidence: float = 0.95
+    launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = 0.95
 ) -> ReduceTimes:
     """The times of these launches, with intervals of this confidence."""
     rows, n = launches.times, len(launches.runs)
@@ -232,7 +232,7 @@ def measured_times(
     return times
 
 
-def other_hardware(launches: Launches, gpu: Gpu) -> str | None:
+def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     """A sentence if the ranks ran on something else than this GPU; None otherwise."""
     if any(rank.get("device") == "cpu" for rank in launches.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
@@ -245,7 +245,7 @@ def other_hardware(launches: Launches, gpu: Gpu) -> str | None:
     return None
 
 
-def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
+def _doubts(times: ReduceTimes, launches: AllReduceLaunches, gpu: Gpu) -> list[str]:
     """The reasons why these times may not apply to this GPU's link."""
     rows, link, size = launches.times, times.link, max(times.spans)
     lines = []

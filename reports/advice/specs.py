@@ -110,7 +110,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Link:
+class CardLink:
     """`gb_s` is one direction between two GPUs; a `mesh` has such a link to each peer. `kind` names
     its published latencies."""
 
@@ -170,12 +170,12 @@ def close_names(name: str, names: Iterable[str]) -> str:
 
 
 MODELS, GPUS = section("models", Transformer), section("gpus", Gpu)
-LINKS = section("links", Link)
+LINKS = section("links", CardLink)
 ROUTES = section("routes", Route)
 BITS: dict[str, float] = SECTIONS["bits"]
 
 
-def link_between(gpu: Gpu, gpus: int) -> Link:
+def link_between(gpu: Gpu, gpus: int) -> CardLink:
     """The link that joins this number of GPUs directly; their slots' if they have no other."""
     peer = LINKS[gpu.peer or gpu.slot]
     return peer if gpus <= peer.most_gpus else LINKS[gpu.slot]

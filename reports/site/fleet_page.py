@@ -5,7 +5,7 @@ from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.site import shared
 from reports.store.folder import Contents
 from reports.tables.sentences import counted, size_text
-from reports.trends.fleet import FINE, FOUND, Fleet, Group, fleet_of, headline, summary
+from reports.trends.fleet import FINE, FOUND, EqualNodes, Fleet, fleet_of, headline, summary
 from reports.trends.slow_nodes import EQUAL
 
 FLEET = "fleet.html"
@@ -31,7 +31,7 @@ def fleet_page(contents: Contents) -> Page:
     return Page("Fleet", banner, [_bad_runs(fleet), *map(_section, fleet.groups), left_out])
 
 
-def _section(group: Group) -> Section:
+def _section(group: EqualNodes) -> Section:
     """A row for each node, with a column for each size."""
     largest = max(abs(node.excess[0]) for node in group.nodes)
     sizes = list(map(size_text, group.sizes_bytes))

@@ -17,7 +17,7 @@ from reports.store.result import time_of
 from reports.tables.command import command_of
 from reports.tables.figure import roles_of
 from reports.tables.sentences import counted, number, start_time
-from reports.trends.changes import LEAST_BASE, MIN_RUNS, Step
+from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
 from reports.trends.history import History, closing
 from reports.trends.series import Event, Series
 
@@ -80,7 +80,7 @@ def banner_of(history: History) -> Banner:
     return Banner(word.capitalize(), sentence, facts)
 
 
-def leading(event: Event) -> tuple[Series, Step]:
+def leading(event: Event) -> tuple[Series, LevelChange]:
     """The largest change of a case of ours, if one changed."""
     ours = [change for change in event.changes if not change[0].case.library]
     return [*ours, *event.changes][0]

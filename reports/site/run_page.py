@@ -12,7 +12,7 @@ from reports.site import shared
 from reports.store.result import read
 from reports.store.schema import Result, Run
 from reports.tables import run_text, show
-from reports.tables.figure import Line, lines_of
+from reports.tables.figure import DrawnLine, lines_of
 from reports.tables.kinds import is_sweep, kind_of
 from reports.tables.long import long_rows
 from reports.tables.plot import Quantity, drawn_cases, quantities_of
@@ -103,7 +103,7 @@ def sweep_sections(result: Result) -> list[Section]:
     ]
 
 
-def _chart(quantity: Quantity, lines: Sequence[Line]) -> Chart:
+def _chart(quantity: Quantity, lines: Sequence[DrawnLine]) -> Chart:
     """Each line's figures and the ends of their intervals at each size, and the bound."""
     drawn, sizes = [], sorted({case.size_bytes for line in lines for case in line.cases})
     for line in lines:

@@ -333,7 +333,7 @@ class BoundParts(TypedDict, total=False):
     stages: list[tuple[NotNegative, NotNegative]]
 
 
-class Routing(TypedDict):
+class RoutingFacts(TypedDict):
     leaving_bytes: Annotated[list[NotNegative], msgspec.Meta(min_length=1)]
     expert_max_over_mean: NotNegative
     rank_max_over_mean: NotNegative
@@ -357,7 +357,7 @@ NEEDED = {
 }
 
 
-class World(msgspec.Struct):
+class WorldFacts(msgspec.Struct):
     size: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
     ranks: list[Rank] = []
     hosts: Positive | None = None
@@ -365,7 +365,7 @@ class World(msgspec.Struct):
 
 class OpenParts(msgspec.Struct):
     shape: Shape | None
-    routing: Routing | None
+    routing: RoutingFacts | None
     bound_parts: BoundParts | None = None
 
 
@@ -391,7 +391,7 @@ class Result:
         if not run.imported_from and not (run.cases and run.world.get("size")):
             raise msgspec.ValidationError("it has no case, or no rank")
         overhead_us = run.link.get("overhead_us", 0)
-        msgspec.convert((run.world, overhead_us), tuple[World, NotNegative])
+        msgspec.convert((run.world, overhead_us), tuple[WorldFacts, NotNegative])
         msgspec.convert(cases, list[OpenParts], from_attributes=True)
 
         for case in () if run.imported_from else cases:

@@ -163,7 +163,7 @@ def label_ends(axes: Any) -> None:
 
 
 @dataclass
-class Line:
+class DrawnLine:
     """A line of a picture or a chart: the cases of an algorithm, smallest size first. `role` is its
     colour. `is_named`: the command line names it; `is_shown`: a picture draws it."""
 
@@ -178,7 +178,7 @@ class Line:
         return 2.6 if self.is_named else 1.8 if self.role in ("library", "ours") else 1.2
 
 
-def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[Line]:
+def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
     """The lines of these cases, those that are shown first; `named` as of `named_in`."""
     by_key: dict[Key, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.size_bytes):
@@ -192,7 +192,7 @@ def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[Line]:
     keys = [*shown, *(key for key in by_key if key not in shown)]
     algorithms = [algorithm for algorithm, _ in keys]
     return [
-        Line(
+        DrawnLine(
             (own[0].library or algorithm)
             + (f" {variant}" if algorithms.count(algorithm) > 1 else ""),
             role,

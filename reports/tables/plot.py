@@ -9,7 +9,7 @@ import numpy as np
 from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.figure import Line, dress, figure, label_ends, lines_of
+from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import View, cost_us, named_in, shown_cases, speed_ups, views
 from reports.tables.sentences import counted, machine, shape_words, size_text, start_time
@@ -50,7 +50,7 @@ def draw_sweep(result: Result, path: Path) -> None:
             draw_against_size(axes, shown, quantity)
 
 
-def footer(result: Result, view: View, lines: Sequence[Line]) -> str:
+def footer(result: Result, view: View, lines: Sequence[DrawnLine]) -> str:
     """What was measured, where and when, and what is not drawn."""
     case = lines[0].cases[0]
     operation = f"{case.datatype} {case.redop}".removesuffix(" none")
@@ -67,7 +67,7 @@ def footer(result: Result, view: View, lines: Sequence[Line]) -> str:
     return "; ".join(parts)
 
 
-def bandwidth_bound(lines: Sequence[Line]) -> str:
+def bandwidth_bound(lines: Sequence[DrawnLine]) -> str:
     """From which size on a call of ours costs hardly more than its bytes, if it is a size of many;
     the cost of the smallest call bounds that of a start."""
     ours = next((line for line in lines if line.role != "library"), lines[0])
@@ -135,7 +135,7 @@ def _interval(summary: Any) -> tuple[float, float, float]:
     return median_us, max(summary.ci_low or median_us, 1e-9), summary.ci_high or median_us
 
 
-def draw_against_size(axes: Any, lines: Sequence[Line], quantity: Quantity) -> None:
+def draw_against_size(axes: Any, lines: Sequence[DrawnLine], quantity: Quantity) -> None:
     """Lines with their intervals as bands, and the bound."""
     for line in lines:
         figures = np.transpose([quantity.of(case) for case in line.cases])

@@ -45,7 +45,7 @@ SUSPECT, DISTURBED = "suspect", "disturbed"
 
 
 @dataclass
-class Step:
+class LevelChange:
     """A change of level before the run `first` (an index); 95 % interval `low` to `high`.
     `log_ratio` is the logarithm of the ratio of levels, after over before, with its 95 % interval.
     A step with a `doubt` is no alarm: SUSPECT if only the newest run has it, DISTURBED if one of
@@ -78,7 +78,7 @@ Place = tuple[int, int, int]  # the first run after a step, with its 95 % interv
 first_of = itemgetter(0)
 
 
-def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[Step], str]], float]:
+def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange], str]], float]:
     """The steps of each series of `log_costs`, (runs, series), in order of time, and its word if
     none counts; then the correlation of neighbouring runs. `n_series` counts the series that all
     calls test together."""
@@ -118,7 +118,7 @@ def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[Step], str]
     for series, places in enumerate(own):
         for place, near in zip(places, neighbours(map(first_of, places), runs), strict=True):
             [log_ratio], _ = sizes_of(rest[[series]], of_rest.of(series), *near)
-            steps[series][place[0]] = Step(*place, tuple(log_ratio.tolist()))
+            steps[series][place[0]] = LevelChange(*place, tuple(log_ratio.tolist()))
 
     spreads = (noise.spread / np.sqrt(1 - noise.rho**2))[:, 0]
     words = np.where(spreads > NOISY_SPREAD, "noisy", "steady")
@@ -133,11 +133,11 @@ def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[Step], str]
 
 def shared_steps(
     values: Floats, noise: Noise, places: Sequence[Place], reach: int
-) -> list[dict[int, Step]]:
+) -> list[dict[int, LevelChange]]:
     """The steps of each series at these places, by their first run; of sizes over `reach` runs on
     either side. The chance that any series is named which did not change is MEMBER_ALPHA."""
     n, runs = values.shape
-    steps = [dict[int, Step]() for _ in values]
+    steps = [dict[int, LevelChange]() for _ in values]
     limit = stdtrit(noise.freedom, 1 - MEMBER_ALPHA / n / 2)
 
     for place, (start, first, stop) in zip(
@@ -147,7 +147,7 @@ def shared_steps(
         log_ratios, deviates = sizes_of(values, noise, *near)
         doubt = SUSPECT if first == runs - 1 else ""
         for series in np.flatnonzero(np.abs(deviates) > limit).tolist():
-            steps[series][first] = Step(*place, tuple(log_ratios[series].tolist()), doubt)
+            steps[series][first] = LevelChange(*place, tuple(log_ratios[series].tolist()), doubt)
 
     return steps
 

@@ -64,7 +64,7 @@ class Node(msgspec.Struct):
         return f"{value:+.1%} [{low:+.1%} {high:+.1%}]"
 
 
-class Group(msgspec.Struct):
+class EqualNodes(msgspec.Struct):
     """Nodes, or pairs of nodes, with equal hardware that were measured alike: named ones first,
     then the slowest. `detectable` is the slowdown that would be found in four of five fleets;
     `explained` has the slow pairs of nodes of which most pairs are slow; `to_repeat` a sentence on
@@ -99,7 +99,7 @@ class Fleet:
     """The groups of a store; by node, the runs with wrong results, and those that failed on a node
     without any that finished; sentences on what is left out."""
 
-    groups: list[Group] = field(default_factory=list)
+    groups: list[EqualNodes] = field(default_factory=list)
     wrong: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
@@ -232,7 +232,7 @@ def _families(
     return families
 
 
-def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> Group:
+def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> EqualNodes:
     """Screens a family, with the chance `p` of a false alarm. Each run counts in its own state of
     the link, so that a node with a slow link shows."""
     rows = rows.assign(log=np.log(rows.cost_us))
@@ -268,7 +268,7 @@ def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> Group:
         slow = [n.node for n in nodes if n.verdict != EQUAL and len(n.disturbed) < n.runs]
         kind, explained = "pair", slow_ends(slow, [*disturbed])
 
-    return Group(
+    return EqualNodes(
         run.machine_id,
         run.benchmark,
         run.world["size"],
@@ -338,7 +338,7 @@ def headline(fleet: Fleet) -> str:
     return f"{found}; of {counted(len(fleet.nodes), 'node')}"
 
 
-def summary(group: Group) -> list[str]:
+def summary(group: EqualNodes) -> list[str]:
     """What was compared, what would be found, and which nodes ran disturbed."""
     runs = [node.runs for node in group.nodes]
     compared = (

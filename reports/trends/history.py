@@ -35,7 +35,7 @@ from reports.tables.sentences import (
     some,
     wrapped,
 )
-from reports.trends.changes import LEAST_BASE, Step, judge
+from reports.trends.changes import LEAST_BASE, LevelChange, judge
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series, series_of
 
@@ -142,7 +142,7 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
         for series, judged in zip(panel, verdicts, strict=True):
             series.steps, series.quiet = judged
             series.mark_disturbed(history.disturbed)
-        at: dict[int, list[tuple[Series, Step]]] = defaultdict(list)
+        at: dict[int, list[tuple[Series, LevelChange]]] = defaultdict(list)
         for series in panel:
             for step in series.steps:
                 at[step.first].append((series, step))

@@ -15,7 +15,7 @@ from reports.store.case import CASE_KEY, Key
 from reports.store.observations import Entry
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import machine_name, number, size_text, some
-from reports.trends.changes import DISTURBED, SUSPECT, Step, neighbours
+from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
 
@@ -35,18 +35,18 @@ class Series:
     benchmark: str
     run_ids: Sequence[str]
     costs_us: Floats
-    steps: list[Step] = field(default_factory=list)
+    steps: list[LevelChange] = field(default_factory=list)
     quiet: str = "too early"
     node: str | None = None
     machine: str = ""
 
     @property
-    def last_step(self) -> Step | None:
+    def last_step(self) -> LevelChange | None:
         """The last change that does not rest on disturbed runs; it may be a suspect."""
         return next((step for step in reversed(self.steps) if step.doubt != DISTURBED), None)
 
     @property
-    def last_alarm(self) -> Step | None:
+    def last_alarm(self) -> LevelChange | None:
         return next((step for step in reversed(self.steps) if not step.doubt), None)
 
     @property
@@ -54,7 +54,7 @@ class Series:
         step = self.last_step
         return step.doubt or step.word if step else self.quiet
 
-    def since(self, step: Step | None) -> str | None:
+    def since(self, step: LevelChange | None) -> str | None:
         """The first run after a change."""
         return self.run_ids[step.first] if step else None
 
@@ -86,7 +86,7 @@ class Series:
             "last_us": float(self.costs_us[-1]),
         }
 
-    def row(self, step: Step) -> dict[str, str]:
+    def row(self, step: LevelChange) -> dict[str, str]:
         """A step as cells of a table by column; the costs are medians of up to eight runs."""
         costs_us = self.costs_us.tolist()
         estimate, low, high = np.exp(step.log_ratio) - 1
@@ -160,7 +160,7 @@ class Event:
     `changed` has the names of that."""
 
     run: str
-    changes: list[tuple[Series, Step]]
+    changes: list[tuple[Series, LevelChange]]
     n_series: int
     sentences: list[str]
     changed: list[str]

@@ -20,7 +20,7 @@ from bench.harness.progress import Progress
 from bench.layers import command as layers
 from bench.survey import main, run_survey
 from bench.surveys.page import write
-from bench.surveys.steps import READS, Step, Survey, command_line, plan, without_names
+from bench.surveys.steps import READS, Survey, SurveyStep, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.__main__ import main as reports_main
@@ -171,7 +171,7 @@ def test_what_is_no_log_is_left_out(tmp_path):
     (folder / "logs").mkdir(parents=True)
     (folder / "logs" / "link.err.txt").symlink_to("/dev/zero")
     os.mkfifo(folder / "logs" / "doctor.out.txt")
-    write(survey_of(folder, [Step("doctor", "Doctor", "doctor")]), False)
+    write(survey_of(folder, [SurveyStep("doctor", "Doctor", "doctor")]), False)
     texts = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
     assert texts["doctor.out.txt"] == "left out: it is not an ordinary file"
     assert texts["link.err.txt"].startswith("left out: ")
@@ -186,7 +186,7 @@ def test_a_survey_changes_and_packs_no_file_beyond_the_links_of_another_user(ope
     victim.mkdir()
     (victim / "file").write_text("/home/root/kept")
     folder = give(theirs / "survey")
-    survey = survey_of(folder, [Step("doctor", "Doctor", "doctor")])
+    survey = survey_of(folder, [SurveyStep("doctor", "Doctor", "doctor")])
     (survey.logs / "doctor.out.txt").write_text("printed")
     (folder / "logs").rename(folder / "moved")
     for path in (folder / "logs", folder / "results"):

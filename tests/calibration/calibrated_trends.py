@@ -9,7 +9,7 @@ import numpy as np
 
 from reports.store.stats import ar1
 from reports.trends.alpha_beta import fit_lines, parts
-from reports.trends.changes import Step, judge
+from reports.trends.changes import LevelChange, judge
 from reports.verdicts.verdict import Floats, evidence
 from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 
@@ -90,13 +90,13 @@ class Runs:
         return np.ascontiguousarray(values)
 
 
-def steps_of(values: Floats) -> list[list[Step]]:
+def steps_of(values: Floats) -> list[list[LevelChange]]:
     """The steps of each series of a history, (series, runs)."""
     verdicts, _ = judge(values.T, len(values))
     return [steps for steps, _ in verdicts]
 
 
-def is_alarm(steps: Sequence[Step]) -> bool:
+def is_alarm(steps: Sequence[LevelChange]) -> bool:
     return any(not step.doubt for step in steps)
 
 

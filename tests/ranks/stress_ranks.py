@@ -27,7 +27,7 @@ from bench.harness.session import Session
 from bench.harness.watchdog import Watchdog
 from bench.layers.experts import routed_iteration
 from bench.machine.placement import Place
-from bench.soak import COUNTS, MARGIN_BYTES, Launch, Sampler, SoakOptions, delay_steps
+from bench.soak import COUNTS, MARGIN_BYTES, Sampler, SoakLaunch, SoakOptions, delay_steps
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import PULL, PUSH, WAYS, RoutedCase, make_tables
@@ -51,7 +51,7 @@ START_EPOCH = 2**32 - 5
 PLAIN_LAUNCHES = 24
 CHUNKS = "", "", "", "+32K"  # of a message that passes through the slots in many steps
 STREAMS = {"nt": "WT_STREAM_SLAB", "ntr": "WT_STREAM_RECEIVE"}
-Make = Callable[[Session, random.Random], Launch]
+Make = Callable[[Session, random.Random], SoakLaunch]
 
 
 def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -> None:
@@ -95,7 +95,7 @@ def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) ->
     return Session(options, world, Watchdog(flight, timeout_s, {}), Place(False, []))
 
 
-def program(session: Session, hand: Sequence[Launch], launches: int) -> list[Action]:
+def program(session: Session, hand: Sequence[SoakLaunch], launches: int) -> list[Action]:
     """The actions of `launches` launches from `hand`, in one random order for all ranks, with
     delays of this rank."""
     seed, rank = session.options.seed, session.communicator.rank
@@ -108,7 +108,7 @@ def program(session: Session, hand: Sequence[Launch], launches: int) -> list[Act
     ]
 
 
-def plain_launches(session: Session, draw: random.Random, names: list[str]) -> list[Launch]:
+def plain_launches(session: Session, draw: random.Random, names: list[str]) -> list[SoakLaunch]:
     """Launches of the named all-reduces, or of every algorithm of every collective.
 
     Each collective has one type and operation, as the seed draws them: the protocol does not depend
@@ -129,7 +129,7 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
         algorithms = [parsed(name, known) for name in names or chunked]
         soak = SoakOptions(collective, 0.0, 1, most_bytes, [datatype], [redop], algorithms)
         samplers.append(Sampler(session, soak, draw, buffers))
-    hand: list[Launch] = []
+    hand: list[SoakLaunch] = []
     while len(hand) < PLAIN_LAUNCHES:
         hand += [launch for sampler in samplers for launch in sampler.sample()]
     return hand
@@ -147,14 +147,16 @@ def layer_launch(
     case: CollectiveCase,
     contents: tuple[Segments, Segments],
     keep: Any,
-) -> Launch:
+) -> SoakLaunch:
     """A launch that first writes its inputs and then checks its outputs; `contents` gives both."""
     operation = form.bind(session.world, case)
     assert isinstance(operation, Operation), operation
-    return Launch(case, checked_iteration(session.world, case, operation, contents, keep))
+    return SoakLaunch(case, checked_iteration(session.world, case, operation, contents, keep))
 
 
-def routed_launch(way: str, algorithm: Algorithm, session: Session, draw: random.Random) -> Launch:
+def routed_launch(
+    way: str, algorithm: Algorithm, session: Session, draw: random.Random
+) -> SoakLaunch:
     """Tokens to experts that leave them unchanged, or back, or both; also to ranks without tokens
     or experts."""
     world, ranks = session.world, session.communicator.size
@@ -179,12 +181,12 @@ def routed_launch(way: str, algorithm: Algorithm, session: Session, draw: random
     operation = algorithm.bind(world, case)
     assert isinstance(operation, Operation), operation
     buffers = Buffers(send, receive, session.options.seed)
-    launch = Launch(case, routed_iteration(session, buffers, case, operation, 0))
+    launch = SoakLaunch(case, routed_iteration(session, buffers, case, operation, 0))
     launch.iteration.keep.append(rows)
     return launch
 
 
-def norm_launch(session: Session, draw: random.Random) -> Launch:
+def norm_launch(session: Session, draw: random.Random) -> SoakLaunch:
     """All-reduce, residual and RMSNorm of rows with one mean of squares."""
     seed, form = session.options.seed, FUSED["allreduce_rmsnorm"]["fused"]
     world = session.world = replace(session.world, round_trip_ns=draw.choice([100.0, 225.0]))
@@ -198,7 +200,7 @@ def norm_launch(session: Session, draw: random.Random) -> Launch:
     return layer_launch(session, form, case, contents, weight)
 
 
-def gemv_launch(session: Session, draw: random.Random) -> Launch:
+def gemv_launch(session: Session, draw: random.Random) -> SoakLaunch:
     """A matrix of +1 and -1 times a few tokens, and the all-reduce."""
     world, seed, form = session.world, session.options.seed, FUSED["gemv_allreduce"]["fused"]
     rank, ranks = session.communicator.rank, session.communicator.size

@@ -277,7 +277,7 @@ def end_survey(argv: list[str]) -> int:
     stored = results.rename(folder / "stored")
     results.mkdir()
 
-    def end(step: steps.Step) -> tuple[int, str]:
+    def end(step: steps.SurveyStep) -> tuple[int, str]:
         with contextlib.suppress(OSError):  # a step without a run
             (stored / step.name).rename(results / step.name)
         return statuses.get(step.name, FINE), "no word"

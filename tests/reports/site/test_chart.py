@@ -9,7 +9,7 @@ import pytest
 from reports.kit.chart import Chart, Curve
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.store.schema import CaseHeader
-from reports.trends.changes import Step
+from reports.trends.changes import LevelChange
 from reports.trends.series import Series
 
 pytestmark = pytest.mark.unit
@@ -42,7 +42,7 @@ def test_very_many_runs_are_a_few_points_with_their_range():
     costs_us = np.full(10_000, 5.0)
     costs_us[7000:] = 6.0
     costs_us[1234] = 50.0
-    step = Step(7000, 6999, 7001, (0.18, 0.17, 0.19))
+    step = LevelChange(7000, 6999, 7001, (0.18, 0.17, 0.19))
     series = Series("16 KiB auto", "16 KiB", "auto", CASE, "m", "allreduce", runs, costs_us, [step])
     chart = panel_chart("16 KiB, us", [series])
     assert len(chart.x) <= MOST_POINTS

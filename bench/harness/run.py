@@ -49,13 +49,14 @@ class Run:
 def unfinished(run: Run, cases: list[int], rounds: int) -> list[int]:
     """The cases that need another round: those with fewer iterations than -n or, without it, those
     whose interval on rank 0 is too wide."""
+    requested = run.session.options.iterations
+    if rounds < LEAST_ROUNDS and not requested:
+        return cases
     by_case = count_blocks(run.blocks).by_case
-    if requested := run.session.options.iterations:
+    if requested:
         timed = {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
         run.timed = run.session.communicator.broadcast(Counter(timed))
         return [number for number in cases if run.timed[number] < requested]
-    if rounds < LEAST_ROUNDS:
-        return cases
     medians_us = {number: [block.cost_us for block in blocks] for number, blocks in by_case.items()}
     rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
     imprecise = [number for number in cases if not is_precise(medians_us.get(number, []), rho)]
@@ -131,16 +132,15 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
         pilot(session, part)
         if agreed_stop(run, run.deadline_s):
             return
-    active: list[int] = []
+    cases: list[int] = []
     half_s = (time.monotonic() + run.deadline_s) / 2
     for number, iteration in suite.iterations.items():
         pilot(session, iteration)
-        active.append(number)
+        cases.append(number)
         if agreed_stop(run, half_s):
             break
     if run.interrupted:
         return
-    cases = active
     iterations += [suite.iterations[number] for number in cases]
     warm_up_alike(iterations)
     left_s = 0.85 * (run.deadline_s - time.monotonic())
@@ -149,6 +149,7 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
         rounds = fit_rounds(iterations, options.checks, budget_s, policy.rounds)
     set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)
     round_ = 0
+    active = cases
     while active:
         for size, visited in visits(suite, active, round_, options.seed):
             if visited is not None:

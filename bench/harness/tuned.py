@@ -12,11 +12,12 @@ import msgspec
 
 from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
-from collectives.choice import kinds_of, same_state
+from collectives.choice import kinds_of
 from collectives.communicator import Mistake, Refusal
 from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
 from collectives.table import WrittenTables, as_text, rows_of, written
+from reports.store.blocks import same_state
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError, content_of
 from reports.store.schema import Run
@@ -114,7 +115,7 @@ def is_for_same_cases(a: ChoiceRow, b: ChoiceRow) -> bool:
         where = {name: value for name, value in row.where.items() if name != "round_trip_ns"}
         return row.collective, row.size_bytes, where
 
-    return key(a) == key(b) and same_state(*trips_ns)
+    return key(a) == key(b) and bool(same_state(*trips_ns))
 
 
 def find(name: str | None, machine: Machine) -> tuple[Path, dict[str, Any], str]:

@@ -15,7 +15,7 @@ from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, ChoiceRow, CollectiveCase, World
 from collectives.registry import ALGORITHMS
-from reports.store.blocks import count_blocks
+from reports.store.blocks import STATE_RATIO, count_blocks
 from reports.store.schema import Result
 
 ROUNDS_A_HEAT = 3  # before the worse half leaves
@@ -116,5 +116,5 @@ def rows_found(result: Result) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
 
 def state_range(round_trip_ns: float) -> Sequence[float]:
     """The round trips that count as one state of the link with this one."""
-    half = choice.SAME_STATE_RATIO**0.5
+    half = STATE_RATIO**0.5
     return [round(round_trip_ns / half, 1), round(round_trip_ns * half, 1)]

@@ -18,10 +18,10 @@ import numpy as np
 
 from bench.tuning.winners import heats_of
 from collectives.build import cpu_builds
-from collectives.choice import SAME_STATE_RATIO, same_state
 from collectives.operation import ChoiceRow, KernelAlgorithm
 from collectives.registry import ALGORITHMS
 from collectives.table import best_row, check_algorithm, parsed, written
+from reports.store.blocks import STATE_RATIO, same_state
 from reports.store.result import read
 from reports.store.schema import Result
 
@@ -51,7 +51,7 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
     for result in results:
         run, collective, of_run = result.run, result.cases[0].collective, facts_of(result)
         trip_ns = result.counted.rtt_ns if run.clock_shared else 0.0
-        state = round(math.log(trip_ns or 1.0, SAME_STATE_RATIO))
+        state = round(math.log(trip_ns or 1.0, STATE_RATIO))
         for heat, candidates in heats_of(result.cases, result.blocks).items():
             facts = {**of_run, "variant": heat.variant, "mode": heat.mode}
             measured = {

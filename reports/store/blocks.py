@@ -5,13 +5,14 @@ link. A run has one state, the one that most blocks are in. The other blocks sta
 not count, except that a wrong result in them is one."""
 
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reports.store.schema import Block, Counted, End, LinkBlock, Result, Rounds
 
-STATE_RATIO = 1.5  # of two round trips in one state: those of all archived runs differ by more
+STATE_RATIO = 1.5  # of two round trips in one state, at the most
 CHANGED_RATIO = 1.3  # of the round trips before and after a block during which the link changed
 LEAST_SHARE = 1 / 3  # of the blocks in one state; below it the link never settled, and all count
 
@@ -66,14 +67,14 @@ def main_state(trips_ns: ArrayLike) -> tuple[float, NDArray[np.bool_]]:
 
 def same_state(trips_ns: ArrayLike, other_ns: ArrayLike) -> NDArray[np.bool_]:
     """Whether two round trips, above 0, show one state of the link; false for NaN."""
-    ratio = np.asarray(trips_ns, dtype=float) / np.asarray(other_ns, dtype=float)
-    return np.asarray((ratio <= STATE_RATIO) & (ratio * STATE_RATIO >= 1))
+    trips_ns, other_ns = np.asarray(trips_ns), np.asarray(other_ns)
+    return np.asarray((trips_ns <= STATE_RATIO * other_ns) & (other_ns <= STATE_RATIO * trips_ns))
 
 
-def in_one_state(results: Sequence[Result]) -> list[Result]:
+def results_in_one_state(results: Sequence[Result]) -> list[Result]:
     """The runs in the state of the link that most of these are in."""
     _, is_in = main_state([result.counted.rtt_ns for result in results])
-    return [result for result, own in zip(results, is_in.tolist(), strict=True) if own]
+    return list(compress(results, is_in))
 
 
 def paired(first: Rounds, second: Rounds) -> NDArray[np.float64]:

@@ -58,17 +58,16 @@ def build_cases(
         for number, header in enumerate(run.cases)
     ]
     elsewhere = {block.case for block in blocks} - counted.by_case.keys()
-    measured = [case for case in cases if case.status == "ok" and case.case in counted.by_case]
-    is_measured = {case.case for case in measured}
-
     for case in cases:
         if case.status == "ok" and case.case not in counted.by_case:
             case.status = "not measured"
             case.reason = ELSEWHERE if case.case in elsewhere else reason
 
+    measured = [case for case in cases if case.status == "ok"]
     for block in blocks:
-        if block.n_wrong is not None and block.case in is_measured:
-            cases[block.case].n_wrong = (cases[block.case].n_wrong or 0) + block.n_wrong
+        case = cases[block.case]
+        if block.n_wrong is not None and case.status == "ok":
+            case.n_wrong = (case.n_wrong or 0) + block.n_wrong
 
     mark_wrong(cases, blocks)
     for case in measured:

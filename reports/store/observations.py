@@ -5,6 +5,7 @@ which runs of a folder count and in which order; `table` makes one DataFrame of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -121,13 +122,14 @@ def observe(result: Result) -> NDArray[Any]:
 def in_one_state(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
     """The runs in the state of the link that most of these are in, and a sentence on the others."""
     rtt_ns, is_in = main_state([entry.rtt_ns for entry in entries])
-    others = [entry.rtt_ns for entry, own in zip(entries, is_in.tolist(), strict=True) if not own]
-    notes = [
-        f"{len(others)} of {len(entries)} runs are left out: their link was in another state, with "
-        f"a flag's round trip of {median(others):.0f} ns instead of {rtt_ns:.0f} ns"
-        for _ in others[:1]
-    ]
-    return [entry for entry, own in zip(entries, is_in.tolist(), strict=True) if own], notes
+    own, notes = list(compress(entries, is_in)), list[str]()
+    if others := [entry.rtt_ns for entry in compress(entries, ~is_in)]:
+        notes.append(
+            f"{len(others)} of {len(entries)} runs are left out: their link was in another state, "
+            f"with a flag's round trip of {median(others):.0f} ns instead of {rtt_ns:.0f} ns"
+        )
+
+    return own, notes
 
 
 def table(

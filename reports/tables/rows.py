@@ -1,6 +1,6 @@
-"""The rows of the default table: the library beside our algorithm. A
-cost includes reading the result (`total_us`); costs of one round are paired. If several variants
-compete, odd rounds choose and even rounds report, so that the choice does not bias its result."""
+"""The rows of the default table: the library beside our algorithm. A cost includes reading the
+result (`total_us`); costs of one round are paired. If several variants compete, odd rounds choose
+and even rounds report, so that the choice does not bias its result."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -41,8 +41,8 @@ class Regime(msgspec.Struct, kw_only=True):
 
 
 class Fit(msgspec.Struct, kw_only=True):
-    """One algorithm. `times_us` are median
-    costs: a column for each of `sizes_bytes`, and a row for each launch of `run_ids`."""
+    """One algorithm. `times_us` are median costs: a column for each of `sizes_bytes`, and a row for
+    each launch of `run_ids`."""
 
     machine_id: str
     software_id: str

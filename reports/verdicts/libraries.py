@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import in_one_state
+from reports.store.blocks import results_in_one_state
 from reports.store.program import complain
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -57,7 +57,7 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     The least ratio comes first, those that are too noisy last. Launches in another state of the
     link than most do not count."""
     names = {launch.run.run_id: side.name for side in sides for launch in side.launches}
-    launches = in_one_state([launch for side in sides for launch in side.launches])
+    launches = results_in_one_state([launch for side in sides for launch in side.launches])
     rows = [row for launch in launches for row in _rows(names[launch.run.run_id], launch)]
     if not rows:
         raise ResultError("no launch measured a library beside ours")

@@ -108,7 +108,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
         software_id=machine.software_id,
         environment=machine.facts,
         memory=memory_facts(world),
-        link={"overhead_us": session.overhead_us},
+        link={"overhead_us": session.overhead_us, "auto_rtt_ns": world.round_trip_ns},
         clock_shared=world.clock_shared,
         cases=suite.headers,
         world=world_facts,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from reports.store.blocks import same_state
 from reports.store.program import REPORTS, RUN
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
@@ -74,8 +75,17 @@ def link_lines(result: Result) -> list[str]:
     if not counted.rtt_ns:
         return []
 
-    others = f"; {counted.left_out / n:.0%} of the blocks were in another state, and do not count"
-    return [f"link: flag round trip {counted.rtt_ns:.0f} ns{others if counted.left_out else ''}"]
+    line = f"link: flag round trip {counted.rtt_ns:.0f} ns"
+    if counted.left_out:
+        share = f"{counted.left_out / n:.0%} of the blocks"
+        line += f"; {share} were in another state, and do not count"
+    auto_ns = result.run.link.get("auto_rtt_ns", 0.0)
+    has_auto = any(case.algorithm == "auto" for case in result.cases)
+    if has_auto and auto_ns and not same_state(auto_ns, counted.rtt_ns):
+        line += (
+            f"; auto chose for {auto_ns:.0f} ns, before it changed: run again for its choice here"
+        )
+    return [line]
 
 
 def link_of(results: Sequence[Result]) -> list[str]:

@@ -167,7 +167,7 @@ def _compare(
     caveats += copies_in([*baseline.launches, *variant.launches])
     if n_apart:
         left_out = f"{counted(n_apart, 'pair')} left out"
-        caveats.append(f"{left_out}: between its launches the link changed its state")
+        caveats.append(f"{left_out}: between their launches the link changed its state")
 
     # The fields in which all cases of one side differ from all of the other.
     for name in ("algorithm", "variant", "memory", "in_place", "datatype", "redop"):

@@ -62,6 +62,9 @@ def test_the_default_table_has_every_figure(result):
     assert re.search(r"flag round trip 5[34]\d ns; 10% of the blocks were in another state", text)
     for expected in ("MPICH 5.0.2, funneled", "AMD EPYC", "seed 7", "160 dependent calls"):
         assert expected in text
+    assert "auto chose" not in text
+    result.run.link["auto_rtt_ns"] = 200.0
+    assert "auto chose for 200 ns, before it changed" in " ".join(render(result).split())
 
 
 def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):

@@ -116,7 +116,7 @@ def test_launches_in_different_states_of_the_link_are_no_pairs(tmp_path, compare
     _, out, _ = compared(folder)
     text = " ".join(out.split())
     assert "8 interleaved pairs of launches" in text
-    assert "4 pairs left out: between its launches the link changed its state" in text
+    assert "4 pairs left out: between their launches the link changed its state" in text
     assert {row[5] for row in rows_of(out).values()} == {"SAME"}
 
 

@@ -109,7 +109,7 @@ def history_of(contents: Contents) -> History:
     n_few = n_results = 0
     for (variant, node, *_), group in groups.items():
         group, notes = in_one_state(group)
-        skipped += notes
+        skipped += [f"{node}: {note}" if node else note for note in notes]
         costs_us, keys = costs_of(group)
         history.series += series_of(group, costs_us, keys, variant, node)
         n_group = sum(entry.statuses.count("ok") for entry in group)

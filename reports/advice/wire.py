@@ -5,6 +5,7 @@ Host memory that a GPU maps crosses PCIe for every access: so one card has all p
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from reports.advice.reduce_times import Span, files_of
 from reports.advice.specs import Gpu, Route
 from reports.store.alike import method_of
 from reports.store.folder import in_order
+from reports.store.grouped import grouped
 from reports.store.observations import entry_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
@@ -156,12 +158,16 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
     if "host_staged" not in kinds:
         raise ResultError(f"{links[0].path} measured the GPU's own memory, not a wire: {MEASURE}")
 
-    found = dict[str, list[Case]]()
-    for case in (case for result in links for case in result.cases):
-        is_timed = case.status == "ok" and case.time_us and case.time_us.median > 0
-        if case.memory == "host_staged" and is_timed:
-            found.setdefault(case.algorithm, []).append(case)
-
+    timed = (
+        case
+        for result in links
+        for case in result.cases
+        if case.memory == "host_staged"
+        and case.status == "ok"
+        and case.time_us
+        and case.time_us.median > 0
+    )
+    found = grouped(timed, attrgetter("algorithm"))
     if missing := sorted({*MEASURED, *MOVED} - found.keys()):
         raise ResultError(f"{links[0].path} lacks {', '.join(missing)}: {MEASURE}")
 

@@ -12,6 +12,7 @@ import pandas as pd
 from reports.kit.chart import LEAST_MARKS, ChangeMark, Chart, Curve, spark
 from reports.kit.page import Banner, Cell, Page, Row, Section
 from reports.site import shared
+from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN
 from reports.store.result import time_of
 from reports.tables.command import command_of
@@ -105,11 +106,8 @@ def where(event: Event) -> list[str | tuple[str, str]]:
 
 def history_page(history: History) -> Page:
     """The changes, a chart for each size, and all series."""
-    panels: dict[tuple[str | None, str], list[Series]] = {}
-    for each in history.series:
-        if len(each.run_ids) >= LEAST_MARKS:
-            panels.setdefault((each.node, each.panel), []).append(each)
-
+    drawn = (each for each in history.series if len(each.run_ids) >= LEAST_MARKS)
+    panels = grouped(drawn, attrgetter("node", "panel"))
     shown = sorted(panels, key=lambda key: min(map(_rank, panels[key])))[:MOST_PANELS]
     charts = [
         panel_chart(f"{panel}, {node}" if node else panel, own)

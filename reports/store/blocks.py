@@ -6,10 +6,12 @@ not count, except that a wrong result in them is one."""
 
 from collections.abc import Sequence
 from itertools import compress
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reports.store.grouped import grouped
 from reports.store.schema import Block, Counted, End, LinkBlock, Result, Rounds
 
 STATE_RATIO = 1.5  # of two round trips in one state, at the most
@@ -23,11 +25,7 @@ def count_blocks(blocks: Sequence[Block]) -> Counted:
     rtt_ns, counts = main_state(trips_ns)
     is_settled = bool(counts.sum() >= LEAST_SHARE * len(blocks))
 
-    by_case = dict[int, list[Block]]()
-    for block, is_counted in zip(blocks, counts.tolist(), strict=True):
-        if is_counted or not is_settled:
-            by_case.setdefault(block.case, []).append(block)
-
+    by_case = grouped(compress(blocks, counts) if is_settled else blocks, attrgetter("case"))
     left_out = len(blocks) - int(counts.sum()) if is_settled else 0
     return Counted(by_case, rtt_ns, left_out, is_settled)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reports.store import cache
 from reports.store.cache import Stamp
+from reports.store.grouped import grouped
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.observations import Entry, entry_of
 from reports.store.result import ResultError, by_time, end_with_parent, read, time_of
@@ -80,11 +81,8 @@ def read_store(folder: Path) -> Contents:
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """The runs in order of time, each with the reason why it does not count. Of copies of a run the
     one with the most blocks counts, if possible a complete one."""
-    by_id: dict[str, list[Entry]] = {}
-    for entry in sorted(entries, key=lambda entry: str(entry.path)):
-        by_id.setdefault(entry.run.run_id, []).append(entry)
-
-    ordered = list[Entry]()
+    by_path, ordered = sorted(entries, key=lambda entry: str(entry.path)), list[Entry]()
+    by_id = grouped(by_path, lambda entry: entry.run.run_id)
     for run_id in sorted(by_id, key=by_time):
         best, *copies = sorted(
             by_id[run_id],

@@ -1,8 +1,9 @@
 """Wrong results: which cases have them, and where."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
+from reports.store.grouped import grouped
 from reports.store.schema import Block, Case, End, FirstWrong
 
 
@@ -26,10 +27,9 @@ def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:
 def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], *ends: End) -> None:
     """Makes each case wrong for which it or any block, counted or not, counts a wrong element; and
     all cases if only an end does, because none is proven right."""
-    wrong_of = defaultdict[int, list[Block]](list)
-    for block in blocks:
-        if block.n_wrong or block.first_wrong:
-            wrong_of[block.case].append(block)
+    wrong_of = grouped(
+        (block for block in blocks if block.n_wrong or block.first_wrong), attrgetter("case")
+    )
 
     for end in ends:
         if end.n_wrong and not (wrong_of or any(case.n_wrong for case in cases)):
@@ -37,7 +37,7 @@ def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], *ends: End) -> No
                 case.n_wrong = end.n_wrong
 
     for case in cases:
-        own = wrong_of[case.case]
+        own = wrong_of.get(case.case, [])
         n_wrong = max(case.n_wrong or 0, sum(block.n_wrong or 1 for block in own))
         if n_wrong and case.status != "wrong":
             case.status, case.n_wrong = "wrong", n_wrong

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from reports.store.blocks import paired
 from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_peer, work_of
+from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
@@ -54,34 +55,23 @@ class Form:
 Forms = Mapping[str, Form]  # by kind: OURS, or the algorithm
 
 
-def shapes(result: Result) -> list[list[Case]]:
-    """The cases of each shape, in the order of the run."""
-    by_work: dict[str, list[Case]] = {}
-    for case in result.cases:
-        by_work.setdefault(work_of(case), []).append(case)
-
-    return list(by_work.values())
-
-
 def groups(result: Result) -> list[tuple[list[Case], Forms]]:
-    """The cases of each shape, and its forms."""
-    costs = costs_of(result)
-    return [(cases, forms_of(cases, costs)) for cases in shapes(result)]
+    """The cases of each shape, in the order of the run, and its forms."""
+    costs, shapes = costs_of(result), grouped(result.cases, work_of)
+    return [(cases, forms_of(cases, costs)) for cases in shapes.values()]
 
 
 def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
     """The best form of each kind. A name has the variant if several competed, and the build or the
     number of chunks."""
-    by_kind: dict[str, list[Case]] = {}
-    for case in cases:
-        kind = case.algorithm.partition("+")[0]
-        if kind.startswith("then_") and kind != LIBRARY and not is_peer(case):
-            kind = OURS
-        if len(costs[case.case]) > 1:
-            by_kind.setdefault(kind, []).append(case)
 
-    forms = {}
-    for kind, rivals in by_kind.items():
+    def kind_of(case: Case) -> str:
+        kind = case.algorithm.partition("+")[0]
+        is_ours = kind.startswith("then_") and kind != LIBRARY and not is_peer(case)
+        return OURS if is_ours else kind
+
+    forms, timed = {}, (case for case in cases if len(costs[case.case]) > 1)
+    for kind, rivals in grouped(timed, kind_of).items():
         chosen = best(rivals, costs) or rivals[0]
         report = rounds_of([chosen], costs, 0) if len(rivals) > 1 else costs
         if not report[chosen.case]:
@@ -185,10 +175,11 @@ def calls(case: Case) -> int:
 
 def label(case: Case) -> str:
     """`256 tokens`, `1 slot`, or else the size."""
-    shape = case.shape or {}
-    nouns = (name for name in ("token", "slot") if f"{name}s" in shape)
-    counts = (sentences.counted(shape[f"{noun}s"], noun) for noun in nouns)
-    return next(counts, sentences.size_text(case.size_bytes))
+    for noun in ("token", "slot"):
+        if n := (case.shape or {}).get(f"{noun}s"):
+            return sentences.counted(n, noun)
+
+    return sentences.size_text(case.size_bytes)
 
 
 def title(case: Case) -> str:

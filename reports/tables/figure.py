@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from reports.store.grouped import grouped
 from reports.store.result import ResultError
 from reports.store.schema import Case
 from reports.store.writing import write_named
@@ -180,10 +181,8 @@ class DrawnLine:
 
 def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
     """The lines of these cases, those that are shown first; `named` as of `named_in`."""
-    by_key: dict[Key, list[Case]] = {}
-    for case in sorted(cases, key=lambda case: case.size_bytes):
-        by_key.setdefault((algorithm_of(case), case.variant), []).append(case)
-
+    by_size = sorted(cases, key=lambda case: case.size_bytes)
+    by_key = grouped(by_size, lambda case: (algorithm_of(case), case.variant))
     costs_us = {
         key: {case.size_bytes: cost_us(case) or np.inf for case in own}
         for key, own in by_key.items()

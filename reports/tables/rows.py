@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reports.store.blocks import paired
 from reports.store.case import is_peer, late_us, work_of
+from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import EVEN_RATIO, algorithm_of, digits, size_text, without_version
@@ -195,12 +196,8 @@ def named_in(result: Result) -> list[str]:
 
 def by_type(result: Result) -> dict[str, list[Case]]:
     """The cases of the run's collective by datatype and operation, such as `int8 sum`."""
-    groups: dict[str, list[Case]] = {}
-    for case in result.cases:
-        if case.collective == result.cases[0].collective:
-            groups.setdefault(f"{case.datatype} {case.redop}", []).append(case)
-
-    return groups
+    own = (case for case in result.cases if case.collective == result.cases[0].collective)
+    return grouped(own, lambda case: f"{case.datatype} {case.redop}")
 
 
 def imbalance(case: Case) -> float:
@@ -236,14 +233,8 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
     """The rows of a view by size; rows of one size by skew, the most even first. Another harness's
     library is its subject: `ours`."""
     costs = costs_of(result)
-    groups: dict[tuple[int, str | None], list[Case]] = {}
-
-    for case in sorted(
-        shown_cases(result, view), key=lambda case: (case.size_bytes, imbalance(case))
-    ):
-        key = case.size_bytes, (case.shape or {}).get("skew")
-        groups.setdefault(key, []).append(case)
-
+    shown = sorted(shown_cases(result, view), key=lambda case: (case.size_bytes, imbalance(case)))
+    groups = grouped(shown, lambda case: (case.size_bytes, (case.shape or {}).get("skew")))
     rivals, names, is_imported = {}, named_in(result), result.run.imported_from
     for key, cases in groups.items():
         others = [case for case in cases if case.algorithm != "library" or is_imported]
@@ -348,18 +339,13 @@ def _stable_cost(cases: Sequence[Case], costs: RoundCosts, rho: float) -> Stable
 def speed_ups(result: Result) -> dict[int, Interval | None]:
     """The cost of the library's best variant over that of every other case of the same work, by the
     number of the case."""
-    costs = costs_of(result)
-    libraries: dict[tuple[str, bool], list[Case]] = {}
-    for case in result.cases:
-        if case.algorithm == "library":
-            libraries.setdefault((work_of(case), case.in_place), []).append(case)
-
-    pairs = {}
-    for case in result.cases:
-        rivals = libraries.get((work_of(case), case.in_place), [])
-        if rivals and case.algorithm != "library":
-            (library, own), report = _fastest([rivals, [case]], costs)
-            pairs[case.case] = library, own, report
+    costs, pairs = costs_of(result), {}
+    for cases in grouped(result.cases, lambda case: (work_of(case), case.in_place)).values():
+        rivals = [case for case in cases if case.algorithm == "library"]
+        for case in cases if rivals else ():
+            if case.algorithm != "library":
+                (library, own), report = _fastest([rivals, [case]], costs)
+                pairs[case.case] = library, own, report
 
     rho = autocorrelation([ratios_of(*pair) for pair in pairs.values()])
     return {number: _ratio(*pair, rho) for number, pair in pairs.items()}

@@ -4,12 +4,14 @@ algorithm. `alpha_beta` has the statistics."""
 import argparse
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 import numpy as np
 
 from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key
 from reports.store.folder import in_order
+from reports.store.grouped import grouped
 from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
 from reports.store.program import complain
 from reports.store.report_json import write_json
@@ -114,11 +116,8 @@ def fit(arguments: argparse.Namespace) -> int:
 
 def text(fits: Sequence[Fit]) -> str:
     """A table for each title, with sentences below it, in 80 columns."""
-    texts, by_title = [], dict[str, list[Fit]]()
-    for fit in fits:
-        by_title.setdefault(fit.title, []).append(fit)
-
-    for title, group in by_title.items():
+    texts = []
+    for title, group in grouped(fits, attrgetter("title")).items():
         rows = [
             {"algorithm": fit.name, "runs": str(len(fit.run_ids)), **cells(regime)}
             for fit in group

@@ -17,6 +17,7 @@ import numpy as np
 from reports.store.alike import method_of
 from reports.store.case import key_of
 from reports.store.folder import INCOMPLETE, WRONG, Contents, read_store
+from reports.store.grouped import grouped
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, table
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -126,7 +127,7 @@ def fleet_of(contents: Contents) -> Fleet:
     finished = {
         node for entry in contents.entries if not entry.left_out for node in entry.run.nodes
     }
-    fleet, alike = Fleet(), defaultdict[Any, list[Entry]](list)
+    fleet, counting = Fleet(), list[Entry]()
 
     for entry in contents.entries:
         run, reason = entry.run, entry.left_out
@@ -144,13 +145,14 @@ def fleet_of(contents: Contents) -> Fleet:
         for node in run.nodes if reason == WRONG else ():
             fleet.wrong.setdefault(node, []).append(run.run_id)
         if not reason:
-            alike[alike_of(entry)].append(entry)
+            counting.append(entry)
         elif reason != WRONG and not failed:
             left_out[reason].append(printable(entry.path.name))
         if reason in ("", WRONG, INCOMPLETE):
             fleet.nodes.update(run.nodes)
 
-    families = [family for entries in alike.values() for family in _families(entries, left_out)]
+    alike = grouped(counting, alike_of).values()
+    families = [family for entries in alike for family in _families(entries, left_out)]
     for entries, rows in families:
         group = _group(entries, rows, REPORT_P / len(families))
         if suspects := group.named(SUSPECT):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from reports.store.folder import COPY, Contents, read_store
+from reports.store.grouped import grouped
 from reports.store.observations import (
     MIN_BLOCKS,
     MOST_STEAL,
@@ -35,7 +36,7 @@ from reports.tables.sentences import (
     some,
     wrapped,
 )
-from reports.trends.changes import LEAST_BASE, LevelChange, judge
+from reports.trends.changes import LEAST_BASE, judge
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series, series_of
 
@@ -99,15 +100,14 @@ def history_of(contents: Contents) -> History:
     )
     history.wrong = standing_wrong([run for run in contents.entries if run.left_out != COPY])
     campaigns = {path.parent for path in contents.manifests}
-    groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
 
-    for entry in entries.values():
+    def alike(entry: Entry) -> tuple[Any, ...]:
         side = entry.path.parent
         variant = printable(side.name) if side.parent in campaigns else ""
-        groups[(variant, entry.run.node, *alike_of(entry))].append(entry)
+        return (variant, entry.run.node, *alike_of(entry))
 
     n_few = n_results = 0
-    for (variant, node, *_), group in groups.items():
+    for (variant, node, *_), group in grouped(entries.values(), alike).items():
         group, notes = in_one_state(group)
         skipped += [f"{node}: {note}" if node else note for note in notes]
         costs_us, keys = costs_of(group)
@@ -127,13 +127,8 @@ def history_of(contents: Contents) -> History:
 
 def add_events(history: History, entries: dict[str, Entry]) -> None:
     """Series over the same runs are tested together; their steps at one run are one event."""
-    panels: dict[tuple[Any, ...], list[Series]] = defaultdict(list)
-    for series in history.series:
-        if len(series.costs_us) > LEAST_BASE:
-            panels[(series.machine_id, series.node, series.benchmark, *series.run_ids)].append(
-                series
-            )
-
+    long = (series for series in history.series if len(series.costs_us) > LEAST_BASE)
+    panels = grouped(long, lambda each: (each.machine_id, each.node, each.benchmark, *each.run_ids))
     n_series, facts_of = sum(map(len, panels.values())), cache(recorded_facts)
     for panel in panels.values():
         log_costs = np.log([series.costs_us for series in panel])
@@ -142,11 +137,8 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
         for series, judged in zip(panel, verdicts, strict=True):
             series.steps, series.quiet = judged
             series.mark_disturbed(history.disturbed)
-        at: dict[int, list[tuple[Series, LevelChange]]] = defaultdict(list)
-        for series in panel:
-            for step in series.steps:
-                at[step.first].append((series, step))
-        for place, own in at.items():
+        steps = ((series, step) for series in panel for step in series.steps)
+        for place, own in grouped(steps, lambda change: change[1].first).items():
             own.sort(key=lambda change: -abs(change[1].log_ratio[0]))
             ends = np.median([(step.low, step.high) for _, step in own], axis=0)
             low, high = ends.astype(int).tolist()

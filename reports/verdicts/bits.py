@@ -5,6 +5,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import msgspec
 
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import INVARIANCES, SUFFIX, Bits, Difference, RowBits, read_bits
+from reports.store.grouped import grouped
 from reports.store.program import BENCH, on_ranks
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -226,12 +228,12 @@ def required_of(row: RowBits, name: str) -> Check:
 def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
     """Each row of the baseline, of several records against several, and notes on what it lacks."""
     known = {(row.key, size.size_bytes) for row in baseline.rows for size in row.sizes}
-    rows, new = dict[object, list[RowBits]](), list[str]()
-    for row in record.rows:
-        rows.setdefault(row.key, []).append(row)
-        if any((row.key, size.size_bytes) not in known for size in row.sizes):
-            new.append(row.name)
-
+    rows = grouped(record.rows, attrgetter("key"))
+    new = [
+        row.name
+        for row in record.rows
+        if any((row.key, size.size_bytes) not in known for size in row.sizes)
+    ]
     checks = [
         compared(before, row)
         for before in baseline.measured

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, is_peer, key_of
+from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
@@ -234,13 +235,11 @@ def _compare(
 
 def copies_in(launches: Sequence[Result]) -> list[str]:
     """Sentences on launches with equal content, as a copy with another run_id has."""
-    names: dict[str, list[str]] = {}
-    for launch in launches:
-        names.setdefault(str((launch.blocks, launch.end)), []).append(launch.run.run_id)
-
+    alike = grouped(launches, lambda launch: str((launch.blocks, launch.end)))
     return [
-        f"{some(copies)} have the same times in each block: copies of a run agree with each other"
-        for copies in names.values()
+        f"{some([copy.run.run_id for copy in copies])} have the same times in each block: copies "
+        "of a run agree with each other"
+        for copies in alike.values()
         if len(copies) > 1
     ]
 

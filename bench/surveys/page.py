@@ -29,8 +29,8 @@ from reports.store.untrusted import read_bytes
 from reports.store.writing import write_whole
 from reports.tables import show
 from reports.tables.headline import Point
-from reports.tables.kinds import kind_of
 from reports.tables.sentences import number, size_text
+from reports.tables.show import kind_of
 
 PAGE = "index.html"
 HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured

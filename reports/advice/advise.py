@@ -12,8 +12,7 @@ from reports.advice import serving
 from reports.advice.reduce_times import assumed_times, measured_times, read_launches, span_text
 from reports.advice.serving import Deployment, rate
 from reports.advice.specs import GB, GPUS, LINKS, MODELS, find, link_between, model_of, weights_of
-from reports.store.program import BENCH
-from reports.store.report_json import write_json
+from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,7 @@ from reports.advice.specs import (
     weights_of,
 )
 from reports.advice.wire import ALGORITHMS, Parts, Tested, checks_of, parts_of, runs_of_one_card
-from reports.store.program import BENCH
-from reports.store.report_json import write_json
+from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
@@ -49,35 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Two cards joined in one way: the fastest algorithm and the time by size, and the splits of a
-    model over them, by tensor and by pipeline."""
+    """Two cards joined in one way: the fastest algorithm and the time by size, all all-reduces of a
+    token, and, without an `obstacle`, the rates of one chat by each split, and the all-reduce time
+    at which these are equal."""
 
     fastest: Mapping[int, tuple[str, Span]]
-    tensor: Deployment
-    pipeline: Deployment
-
-    @property
-    def obstacle(self) -> str | None:
-        return self.tensor.obstacle or self.pipeline.obstacle
-
-    @property
-    def token_ms(self) -> Span:
-        """All all-reduces of a token."""
-        model = self.tensor.model
-        return model.all_reduces * self.tensor.times(model.all_reduce_bytes(1)) / 1e3
-
-    @property
-    def tensor_rate(self) -> Span:
-        """Tokens per second of one chat."""
-        return rate(1, self.tensor.decode_us(1))
-
-    @property
-    def pipeline_rate(self) -> Span:
-        return rate(1, self.pipeline.decode_us(1))
-
-    @property
-    def break_even_us(self) -> float:
-        return break_even_us(self.tensor, self.pipeline)
+    token_ms: Span
+    obstacle: str | None
+    tensor_tokens_per_s: Any = None
+    pipeline_tokens_per_s: Any = None
+    break_even_us: Any = None
 
 
 def algorithm_spans(parts: Parts, gpu: Gpu, way: str, size_bytes: int) -> dict[str, Span]:
@@ -100,7 +81,9 @@ def fastest_of(spans: Mapping[str, Span]) -> tuple[str, Span]:
 
 def predictions(parts: Parts, load: Deployment) -> dict[str, Prediction]:
     """The prediction for each way to join two cards that the parts tell of."""
-    made, sizes = dict[str, Prediction](), sorted({*SIZES, load.model.all_reduce_bytes(1)})
+    model, made = load.model, dict[str, Prediction]()
+    token_bytes = model.all_reduce_bytes(1)
+    sizes = sorted({*SIZES, token_bytes})
     for way in TITLES:
         if way == HOST and parts.is_shared_in_turns:
             continue
@@ -108,7 +91,19 @@ def predictions(parts: Parts, load: Deployment) -> dict[str, Prediction]:
         spans = {size: span for size, (_, span) in fastest.items()}
         times = ReduceTimes(2, "PREDICTED", load.times.link, spans)
         tensor = replace(load, times=times, tensor=2)
-        made[way] = Prediction(fastest, tensor, replace(tensor, tensor=1, stages=2))
+        pipeline = replace(tensor, tensor=1, stages=2)
+        token_ms = model.all_reduces * spans[token_bytes] / 1e3
+        if obstacle := tensor.obstacle or pipeline.obstacle:
+            made[way] = Prediction(fastest, token_ms, obstacle)
+            continue
+        made[way] = Prediction(
+            fastest,
+            token_ms,
+            None,
+            rate(1, tensor.decode_us(1)),
+            rate(1, pipeline.decode_us(1)),
+            break_even_us(tensor, pipeline),
+        )
 
     return made
 
@@ -152,11 +147,7 @@ def predict(arguments: argparse.Namespace) -> int:
                 {"size_bytes": size, "algorithm": name, "us": span}
                 for size, (name, span) in each.fastest.items()
             ],
-            "token_ms": each.token_ms,
-            "obstacle": each.obstacle,
-            "tensor_tokens_per_s": None if each.obstacle else each.tensor_rate,
-            "pipeline_tokens_per_s": None if each.obstacle else each.pipeline_rate,
-            "break_even_us": None if each.obstacle else each.break_even_us,
+            **{name: value for name, value in vars(each).items() if name != "fastest"},
         }
         for way, each in made.items()
     ]
@@ -186,12 +177,12 @@ def text_of(
     size, root_complex = model.all_reduce_bytes(1), TITLES["root_complex"]
     headline = (
         f"PREDICTED for two {load.gpu.name} at {root_complex}: an all-reduce of "
-        f"{size_text(size)} takes {span_text(best.tensor.times(size), ' us')}"
+        f"{size_text(size)} takes {span_text(best.fastest[size][1], ' us')}"
     )
     if not best.obstacle:
         headline += (
-            f"; {model.name} decodes {span_text(best.tensor_rate)} tokens/s of one chat by tensor, "
-            f"{span_text(best.pipeline_rate)} by pipeline"
+            f"; {model.name} decodes {span_text(best.tensor_tokens_per_s)} tokens/s of one chat by "
+            f"tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
         )
 
     measured = {
@@ -210,7 +201,7 @@ def text_of(
     headings = ["", size_text(size), size_text(LARGE), f"{model.all_reduces} a token, ms"]
     rows = []
     for way, each in made.items():
-        spans = each.tensor.times(size), each.tensor.times(LARGE), each.token_ms
+        spans = each.fastest[size][1], each.fastest[LARGE][1], each.token_ms
         rows.append([TITLES[way], *map(span_text, spans)])
     tables.append(("An all-reduce of two cards, us, PREDICTED", plain_table(headings, rows)))
 
@@ -218,7 +209,7 @@ def text_of(
         headings = ["", "tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
         rows = []
         for way, each in made.items():
-            rates = map(span_text, (each.tensor_rate, each.pipeline_rate))
+            rates = map(span_text, (each.tensor_tokens_per_s, each.pipeline_tokens_per_s))
             rows.append([TITLES[way], *rates, number(each.break_even_us)])
         tables.append((f"One chat of {model.name}, PREDICTED", plain_table(headings, rows)))
 

@@ -23,8 +23,7 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.specs import GPUS, find
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
-from reports.store.program import REPORTS, RUN
-from reports.store.report_json import write_json
+from reports.store.program import REPORTS, RUN, write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.store.writing import write_named

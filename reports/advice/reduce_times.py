@@ -22,7 +22,7 @@ from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in
 from reports.store.program import BENCH
 from reports.store.result import ResultError, read
 from reports.tables.sentences import counted, number, size_text
-from reports.trends.alpha_beta import LATENCY_BOUND_BYTES
+from reports.trends.fit import LATENCY_BOUND_BYTES
 
 LEAST_LAUNCHES = 5  # of an interval
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
@@ -107,18 +107,14 @@ def files_of(name: str) -> list[Path]:
     return files
 
 
-def _measured_rows(entries: Sequence[Entry]) -> pd.DataFrame:
-    """A row for each run and case."""
-    rows, keys = table(entries)
-    return rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
-
-
 def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
     """A row for each launch and each size that all launches have, measured in one way: if possible
     in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
     buffers, as engines do. Times do not choose: the fastest of several would look too fast. Of
     another harness any algorithm will do."""
-    rows, names = _measured_rows(runs), ["auto", "library"]
+    rows, keys = table(runs)
+    rows = rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
+    names = ["auto", "library"]
     if any(run.run.imported_from for run in runs):
         names = [*rows.algorithm]
     is_sum = (rows.collective == "all_reduce") & rows.redop.eq("sum")

@@ -15,10 +15,9 @@ from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.operation import CollectiveCase
 from reports.advice.reduce_times import Span, files_of
 from reports.advice.specs import Gpu, Route
-from reports.store.alike import method_of
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
-from reports.store.observations import entry_of
+from reports.store.observations import entry_of, method_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result

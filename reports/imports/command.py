@@ -9,8 +9,7 @@ from typing import Any
 
 from reports.imports.logged import LoggedTest
 from reports.imports.runs import FORMATS, content_of_run, find_tests, run_of
-from reports.store.program import complain
-from reports.store.report_json import write_json
+from reports.store.program import complain, write_json
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import MOST_BYTES, printable
 from reports.store.writing import write_whole

@@ -10,8 +10,7 @@ import msgspec
 
 from reports.imports.logged import MEAN, UNKNOWN, LoggedRow, LoggedTest, check, clean_line, dates_of
 from reports.imports.mpi import parse_mpi
-from reports.imports.nccl_json import parse_json
-from reports.imports.nccl_tests import parse_nccl
+from reports.imports.nccl_tests import parse_json, parse_nccl
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
 from reports.store.blocks import count_blocks
 from reports.store.build import build_cases

@@ -13,11 +13,10 @@ from pathlib import Path
 from kernels.devices.owners import open_folder
 from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
-from reports.site.history_page import KEY, history_page, part_of, sides_of, standing
+from reports.site.history_page import history_page, part_of, sides_of, standing
 from reports.site.run_page import run_page
 from reports.store import untrusted
-from reports.store.program import REPORTS, RUN, complain
-from reports.store.report_json import write_json
+from reports.store.program import REPORTS, RUN, complain, write_json
 from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
 from reports.tables.sentences import counted
@@ -116,10 +115,9 @@ def build(store: shared.Store, command: str) -> list[Page]:
 
 def plan_pages(store: shared.Store) -> Iterator[Job]:
     """Each page but the overview."""
-    keys = dict.fromkeys(map(KEY, store.history.series))
-    for key in keys:
-        part = part_of(store.history, *key)
-        name = "History" if len(keys) == 1 else ""
+    for key in store.series:
+        part = part_of(store.history, key)
+        name = "History" if len(store.series) == 1 else ""
         yield shared.history_file(*key), name, partial(history_page, part)
 
     yield from plan_runs(store)

@@ -15,9 +15,8 @@ from reports.site import shared
 from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN
 from reports.store.result import time_of
-from reports.tables.command import command_of
 from reports.tables.figure import roles_of
-from reports.tables.sentences import counted, number, start_time
+from reports.tables.sentences import command_of, counted, number, start_time
 from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
 from reports.trends.history import History, closing
 from reports.trends.series import Event, Series
@@ -26,17 +25,14 @@ WORST_FIRST = ("worse", "suspect", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
 MOST_POINTS = 400  # of a line; of more runs a point is the median of several
 
-KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 
-
-def part_of(history: History, machine: str, benchmark: str) -> History:
+def part_of(history: History, key: tuple[str, str]) -> History:
     """The history of one machine and benchmark."""
-    key = machine, benchmark
     return replace(
         history,
-        runs={run_id: run for run_id, run in history.runs.items() if KEY(run) == key},
-        series=[each for each in history.series if KEY(each) == key],
-        events=[event for event in history.events if KEY(event.series) == key],
+        runs={run_id: run for run_id, run in history.runs.items() if shared.KEY(run) == key},
+        series=[each for each in history.series if shared.KEY(each) == key],
+        events=[event for event in history.events if shared.KEY(event.series) == key],
     )
 
 

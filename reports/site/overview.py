@@ -7,14 +7,7 @@ from collections.abc import Mapping, Sequence
 from reports.kit.chart import LEAST_MARKS, Chart, spark
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section
 from reports.site import shared
-from reports.site.history_page import (
-    KEY,
-    WORST_FIRST,
-    banner_of,
-    event_section,
-    panel_chart,
-    standing,
-)
+from reports.site.history_page import WORST_FIRST, banner_of, event_section, panel_chart, standing
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
 from reports.tables.sentences import (
@@ -113,7 +106,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
 
     machine = f"{page.title.partition(': ')[2]} ({run.machine_id})"
     lines: list[Cell] = [page.banner.sentence, machine]
-    series = _series(store, key)
+    series = store.series.get(key, [])
     headline, drawn = min(series, key=_by_headline, default=None), ""
     if headline and (drawn := spark(headline.costs_us, headline.steps)):
         lines.append(f"{headline.label}, {counted(len(headline.costs_us), 'run')}:")
@@ -129,13 +122,9 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     return Card((key[1], file), figure, unit, status, lines, drawn)
 
 
-def _series(store: shared.Store, key: tuple[str, str]) -> list[Series]:
-    return [each for each in store.history.series if KEY(each) == key]
-
-
 def _trends(store: shared.Store) -> list[Chart]:
     """The headline case of the newest machine and benchmark, beside the library, over time."""
-    series = [each for key in [*store.groups][-1:] for each in _series(store, key)]
+    series = [each for key in [*store.groups][-1:] for each in store.series.get(key, [])]
     first = min(series, key=_by_headline, default=None)
     if not first or len(first.run_ids) < LEAST_MARKS:
         return []

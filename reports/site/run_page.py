@@ -8,16 +8,24 @@ import numpy as np
 
 from reports.kit.chart import Chart, Curve
 from reports.kit.page import Banner, Page, Row, Section
-from reports.site import shared
 from reports.store.result import read
 from reports.store.schema import Result, Run
 from reports.tables import run_text, show
 from reports.tables.figure import DrawnLine, lines_of
-from reports.tables.kinds import is_sweep, kind_of
-from reports.tables.long import long_rows
 from reports.tables.plot import Quantity, drawn_cases, quantities_of
 from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, views
-from reports.tables.sentences import algorithm_of, environment_of, machine, number, start_time
+from reports.tables.sentences import (
+    algorithm_of,
+    command_of,
+    environment_of,
+    machine,
+    number,
+    start_time,
+)
+from reports.tables.show import is_sweep, kind_of
+from reports.tables.table import long_rows
+
+IDS = "version", "run_id", "machine_id", "software_id"
 
 
 def run_page(path: Path) -> Page:
@@ -34,7 +42,8 @@ def run_page(path: Path) -> Page:
         Section("Notes", run.notes, folded=True),
         environment(run),
     ]
-    return Page(machine(result), banner_of(result), sections, shared.how_to_reproduce(run))
+    ids = {name: getattr(run, name) for name in IDS}
+    return Page(machine(result), banner_of(result), sections, {"command": command_of(run), **ids})
 
 
 def environment(run: Run) -> Section:

@@ -4,15 +4,18 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 from reports.store.folder import COPY, Contents, read_store
+from reports.store.grouped import grouped
 from reports.store.observations import Entry
 from reports.store.result import ResultError
-from reports.store.schema import Run
-from reports.tables.command import command_of
 from reports.tables.sentences import counted
 from reports.trends.history import History, history_of
+from reports.trends.series import Series
+
+KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 
 
 @dataclass
@@ -27,11 +30,16 @@ class Store:
     history: History
 
     @cached_property
+    def series(self) -> dict[tuple[str, str], list[Series]]:
+        """The series by machine and benchmark."""
+        return grouped(self.history.series, KEY)
+
+    @cached_property
     def groups(self) -> dict[tuple[str, str], list[Entry]]:
         """The runs by machine and benchmark; the group with the newest run is the last."""
         groups: dict[tuple[str, str], list[Entry]] = {}
         for entry in self.runs:
-            key = entry.run.machine_id, entry.run.benchmark
+            key = KEY(entry.run)
             groups[key] = groups.pop(key, [])  # to the end
             groups[key].append(entry)
 
@@ -78,9 +86,3 @@ def status_text(run: Entry) -> str:
         return f"WRONG: {counted(len(run.wrong), 'case')}"
 
     return "complete" if run.complete else "incomplete"
-
-
-def how_to_reproduce(run: Run) -> dict[str, str]:
-    """The command, version, machine and software of a run, for the footer of its page."""
-    names = "version", "run_id", "machine_id", "software_id"
-    return {"command": command_of(run)} | {name: getattr(run, name) for name in names}

@@ -13,6 +13,7 @@ from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.schema import NotNegative
 
 SCHEMA, SUFFIX = 1, ".bits.json"
+COMPARABLE = "collective", "ranks", "hosts", "device", "seed", "data"  # equal in both records
 MOST_BYTES = 20_000_000
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]  # also of a file
@@ -179,7 +180,7 @@ def compare_launch(record: Bits, folder: Path) -> None:
     """Compares each size of each row with the newest launch in the folder that has the same, by
     their digests: `launch` counts sizes, not elements. A file that is no record is left out, with a
     note."""
-    same = "collective", "ranks", "hosts", "device", "seed", "data", "software_id", "version"
+    same = *COMPARABLE, "software_id", "version"
     wanted = {(row.key, size.size_bytes): size for row in record.rows for size in row.sizes}
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         if not wanted:

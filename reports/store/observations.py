@@ -3,24 +3,22 @@
 An observation is a case of a run: the medians over its blocks that count. `folder.read_store` says
 which runs of a folder count and in which order; `table` makes one DataFrame of them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from reports.store.alike import method_of, world_of
 from reports.store.blocks import main_state
 from reports.store.case import Key, key_of
 from reports.store.schema import CaseHeader, End, Result, Run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MIN_BLOCKS = 5  # of a case, to count
 # A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
@@ -132,9 +130,7 @@ def in_one_state(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
     return own, notes
 
 
-def table(
-    entries: Sequence[Entry], without: Sequence[str] = ()
-) -> tuple["pd.DataFrame", list[Key]]:
+def table(entries: Sequence[Entry], without: Sequence[str] = ()) -> tuple[pd.DataFrame, list[Key]]:
     """The observations of these runs, which were measured alike, in one DataFrame:
 
     - `run`: the place of the run in `entries`;
@@ -142,8 +138,6 @@ def table(
     - `n_blocks`, the median of their costs `cost_us`, and `time_us`, that of the collective alone.
 
     A run has one row for a key."""
-    import pandas as pd  # takes 0.3 s
-
     keys, key_of_cases = _numbered_keys(entries, without)
     runs = [entry.observed for entry in entries]
     observed = np.concatenate([np.empty(0, OBSERVED), *runs])
@@ -183,6 +177,25 @@ def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], list[Key]]:
     costs_us = np.full((len(entries), len(keys)), np.nan)
     costs_us[rows.run, rows.key] = rows.cost_us
     return costs_us, keys
+
+
+def world_of(run: Run) -> tuple[Any, ...]:
+    """The number of ranks, of hosts (or of ranks on each of several hosts), and what each rank runs
+    on."""
+    ranks, hosts = run.world.get("ranks", []), run.world.get("hosts", 1)
+    if hosts != 1:
+        hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
+
+    return (
+        run.world["size"],
+        hosts,
+        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu")))) for rank in ranks),
+    )
+
+
+def method_of(run: Run) -> str:
+    """How the cases were measured, where not by default: `checks 0, warmup 5`."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(run.method.items()))
 
 
 def alike_of(entry: Entry) -> tuple[Any, ...]:

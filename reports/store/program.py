@@ -1,8 +1,16 @@
-"""How texts name our commands: `python -m bench.tune` in a checkout, which an editable installation
-runs too, and `wiretax tune` where a wheel has put all folders inside the package `wiretax`."""
+"""How commands speak: their names in texts, complaints, and `--json`.
 
+A command is `python -m bench.tune` in a checkout, which an editable installation runs too, and
+`wiretax tune` where a wheel has put all folders inside the package `wiretax`."""
+
+import json
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from reports.store.untrusted import printable
 
@@ -10,6 +18,7 @@ IS_CHECKOUT = __name__ == "reports.store.program"
 RUN, BENCH, REPORTS = (
     ("python -m ", "bench.", "reports") if IS_CHECKOUT else ("", "wiretax ", "wiretax")
 )
+SCHEMA = 1  # of --json; grows when the meaning of a field changes
 
 
 def on_ranks(ranks: object, command: str) -> str:
@@ -23,3 +32,29 @@ def complain(sentence: str) -> None:
     """Writes the sentence to standard error, which may be full: the exit status says enough."""
     with suppress(OSError):
         print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+def write_json(command: str, **fields: Any) -> None:
+    """Prints the fields as one JSON object on standard output, led by the schema and the command;
+    docs/results.md describes them."""
+    content = {"schema": SCHEMA, "command": command} | fields
+    print(json.dumps(plain(content), indent=1))
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: unknown and infinite figures are null, as msgspec writes them, paths
+    are texts, and tables of pandas are lists of rows."""
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_builtin))
+
+
+def _builtin(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict("records")
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        return value.tolist()
+    if isinstance(value, Path):
+        return printable(str(value))
+    if isinstance(value, Iterable):
+        return list(value)
+
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

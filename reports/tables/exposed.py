@@ -14,7 +14,7 @@ from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
-from reports.tables.headline import Point, contains_one, headline
+from reports.tables.headline import Point, headline
 from reports.tables.rows import best, costs_of, ratio_text, ratio_value, rounds_of
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import (
@@ -156,7 +156,7 @@ def points(result: Result) -> list[Point]:
                     "us",
                     ratio_value(ratio),
                     without_version(library),
-                    not contains_one(ratio),
+                    not ratio or not (ratio[1] or 0) <= 1 <= (ratio[2] or np.inf),
                 )
             )
 

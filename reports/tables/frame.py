@@ -6,19 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
+import pandas as pd
 
-from reports.store.alike import method_of
 from reports.store.folder import in_order
 from reports.store.manifest import MANIFEST, run_files
-from reports.store.observations import Entry, entry_of
+from reports.store.observations import Entry, entry_of, method_of
 from reports.store.result import ResultError, read, time_of
 from reports.store.schema import Case, Range, Result, Summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Row = dict[str, Any]
 # The parts of each field of a case that is a summary.
@@ -30,11 +27,9 @@ PARTS = {
 }
 
 
-def load_frame(path: str | os.PathLike[str]) -> "pd.DataFrame":
+def load_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The cases of the runs of a file or below a folder. A folder's broken files are left out, and
     named in `attrs["unreadable"]`. Raises ValueError where no run can be read."""
-    import pandas as pd  # takes 0.3 s, which a run's own table does not need
-
     unreadable = list[str]()
     try:
         rows = read_rows([Path(path)], unreadable)

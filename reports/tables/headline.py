@@ -7,7 +7,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from reports.store.schema import Result
-from reports.store.stats import Interval
 from reports.tables.rows import SizeRow, default_rows, is_noisy, views
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
@@ -98,11 +97,6 @@ def _point(row: SizeRow, value: float, unit: str) -> Point:
         name,
         not (row.verdict or "").startswith("not clearly"),
     )
-
-
-def contains_one(interval: Interval | None) -> bool:
-    """Whether a ratio's interval contains 1, or has no ends."""
-    return interval is not None and (interval[1] or 0.0) <= 1 <= (interval[2] or float("inf"))
 
 
 def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:

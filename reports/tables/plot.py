@@ -1,12 +1,14 @@
 """The picture of a sweep over sizes: the first two of speed-up, bus bandwidth and time."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from reports.store.case import bus_factor, late_us
+from reports.store.grouped import grouped
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
@@ -92,11 +94,8 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     time."""
     ratios, nothing = speed_ups(result), (np.nan, np.nan, np.nan)
     factor = bus_factor(cases[0].collective, result.run.world["size"])
-    bounds_us: dict[int, float] = {}
-    for case in cases:
-        if case.bound_us:
-            lowest_us = bounds_us.get(case.size_bytes, case.bound_us)
-            bounds_us[case.size_bytes] = min(lowest_us, case.bound_us)
+    bounded = grouped((case for case in cases if case.bound_us), attrgetter("size_bytes"))
+    bounds_us = {size: min(case.bound_us or 0 for case in own) for size, own in bounded.items()}
 
     def speed_up(case: Case) -> tuple[float, float, float]:
         if case.algorithm == "library":

@@ -15,7 +15,14 @@ from reports.store.case import is_peer, late_us, work_of
 from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import EVEN_RATIO, algorithm_of, digits, size_text, without_version
+from reports.tables.sentences import (
+    EVEN_RATIO,
+    algorithm_of,
+    digits,
+    interval_text,
+    size_text,
+    without_version,
+)
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
 BEATEN_BY = 1.05
@@ -119,17 +126,12 @@ def ratio_value(ratio: Interval | None) -> float | None:
 
 def ratio_text(interval: Interval | None) -> str:
     """A ratio as `1.93 [1.88 1.97]`, at most 16 columns."""
-    if interval is None:
-        return "-"
-    if is_noisy(interval):
+    if interval and is_noisy(interval):
         return "too noisy"
 
-    middle, *ends = (
-        ">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
-        for value in interval
-        if value is not None
+    return interval_text(
+        interval, lambda value: ">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
     )
-    return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
 
 
 def percent_text(ratio: Interval) -> str:
@@ -137,8 +139,7 @@ def percent_text(ratio: Interval) -> str:
     if is_noisy(ratio):
         return ratio_text(ratio)
 
-    middle, *ends = (f"{100 * (value - 1):.1f}" for value in ratio if value is not None)
-    return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
+    return interval_text(ratio, lambda value: f"{100 * (value - 1):.1f}")
 
 
 def cost_us(case: Case) -> float | None:
@@ -192,12 +193,6 @@ def named_in(result: Result) -> list[str]:
         or (has_names and case.algorithm not in ("library", "auto"))
     )
     return list(dict.fromkeys(names))
-
-
-def by_type(result: Result) -> dict[str, list[Case]]:
-    """The cases of the run's collective by datatype and operation, such as `int8 sum`."""
-    own = (case for case in result.cases if case.collective == result.cases[0].collective)
-    return grouped(own, lambda case: f"{case.datatype} {case.redop}")
 
 
 def imbalance(case: Case) -> float:

@@ -5,9 +5,12 @@ import io
 import math
 import os
 import re
+import shlex
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,9 +19,12 @@ from rich.text import Text
 
 from collectives.names import BuildName
 from reports.store.case import is_peer
+from reports.store.grouped import grouped
+from reports.store.program import REPORTS, RUN, on_ranks
 from reports.store.result import time_of
 from reports.store.schema import CaseFields, Result, Run
 from reports.store.stats import Interval
+from reports.store.untrusted import printable
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH, WIDEST = 80, 1000  # of sentences, and of a table, which cuts no cell
@@ -67,10 +73,13 @@ def number(value: float | None) -> str:
     return f"{value:.1e}" if value >= 9_999_999.5 else f"{value:.{digits(value)}f}"
 
 
-def interval_text(interval: Interval | None) -> str:
+def interval_text(interval: Interval | None, text_of: Callable[[Any], str] = number) -> str:
     """`5.73 [5.51 5.92]`, or `5.73` without ends; `-` for None."""
-    median, low, high = interval or (None, None, None)
-    return number(median) + ("" if low is None else f" [{number(low)} {number(high)}]")
+    if interval is None:
+        return "-"
+
+    middle, *ends = (text_of(value) for value in interval if value is not None)
+    return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
 
 
 def counted(n: int, noun: str) -> str:
@@ -90,9 +99,12 @@ def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
     return ", ".join(names[:most]) + more
 
 
-def left_out_lines(names_of: Mapping[str, Sequence[str]]) -> list[str]:
+def left_out_lines(left_out: Iterable[tuple[Path, str]]) -> list[str]:
     """A sentence for each reason why runs or files are left out, with their first names."""
-    return [f"left out, {why}: {len(names)} ({some(names)})" for why, names in names_of.items()]
+    return [
+        f"left out, {why}: {len(own)} ({some([printable(path.name) for path, _ in own])})"
+        for why, own in grouped(left_out, itemgetter(1)).items()
+    ]
 
 
 def spoken(algorithm: str) -> str:
@@ -212,6 +224,19 @@ def machine_name(run: Run) -> str:
     gpus = dict.fromkeys(rank.get("gpu") for rank in run.world.get("ranks", []))
     cpu = environment_of(run).get("cpu.model", "unknown hardware")
     return f"{some([*filter(None, gpus)]) or cpu} ({run.machine_id})"
+
+
+def command_of(run: Run, *without: str) -> str:
+    """The command that made the run, without these options and their values; its file has each path
+    as `<path>`, and hosts are the user's to name."""
+    words = run.argv
+    if not run.imported_from:
+        words = [*shlex.split(on_ranks(run.world["size"], shlex.quote(run.benchmark))), *words]
+    elif not words:
+        words = [*shlex.split(f"{RUN}{REPORTS} import"), run.imported_from]
+
+    pairs = zip(["", *words], words, strict=False)
+    return shlex.join(word for before, word in pairs if {before, word}.isdisjoint(without))
 
 
 def start_time(run: Run) -> str:

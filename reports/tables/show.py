@@ -1,22 +1,50 @@
-"""`show`: a stored run as its table, or as a picture."""
+"""`show`: a stored run as its table, or as a picture. A benchmark that is not a sweep over sizes
+has its text and its headline's figures in a file of its own, and a line in KINDS."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from reports.store.case import COMPUTE_BENCHMARKS
 from reports.store.manifest import runs_by_time
-from reports.store.program import on_ranks
-from reports.store.report_json import write_json
+from reports.store.program import on_ranks, write_json
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
-from reports.tables.headline import headline
-from reports.tables.kinds import SWEEP, is_sweep, kind_of
+from reports.tables import exposed, link, tune
+from reports.tables.headline import Point, headline, points
 from reports.tables.plot import draw_sweep
 from reports.tables.table import render
 
 NEWEST = Path("results")  # where benchmarks put their runs
+
+
+class Kind(NamedTuple):
+    """The table with its head and sentences, and the headline's figures; None stands for a sweep
+    over sizes, which alone has a picture."""
+
+    text: Callable[[Result], str] | None = None
+    points: Callable[[Result], list[Point]] = points
+
+
+SWEEP = Kind()
+KINDS = {
+    "link": Kind(link.render, link.points),
+    "tune": Kind(tune.render, tune.points),
+    **dict.fromkeys(COMPUTE_BENCHMARKS, Kind(exposed.render, exposed.points)),
+}
+
+
+def kind_of(result: Result) -> Kind:
+    return SWEEP if result.run.imported_from else KINDS.get(result.run.benchmark, SWEEP)
+
+
+def is_sweep(result: Result) -> bool:
+    """Whether a run times sizes, and neither a link, layers nor routed calls."""
+    return kind_of(result) is SWEEP and not any(case.routing for case in result.cases)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

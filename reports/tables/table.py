@@ -1,38 +1,57 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from reports.store.case import is_peer, late_us
-from reports.store.schema import Case, Result
+from reports.store.grouped import grouped
+from reports.store.schema import FIGURES, Case, Range, Result, Summary
+from reports.store.stats import Interval
 from reports.tables import sentences
-from reports.tables.conclusions import against_library, cost_of_stable_bits, marks
 from reports.tables.headline import headline, points
-from reports.tables.long import long_tables
 from reports.tables.rows import (
     STABLE,
+    SUSPECT,
     Named,
     SizeRow,
     StableCost,
     View,
-    by_type,
     default_rows,
     percent_text,
     ratio_text,
     shown_cases,
+    speed_ups,
     views,
 )
 from reports.tables.run_text import lay_out_run, opening
-from reports.tables.sentences import algorithm_of, lay_out, number, plain_table, shape_words
+from reports.tables.sentences import (
+    algorithm_of,
+    count,
+    interval_text,
+    lay_out,
+    number,
+    plain_table,
+    shape_text,
+    shape_words,
+    size_text,
+    some,
+    spoken,
+)
 
 # From this share of the shortest isolated time on, stamps and an empty launch hide a difference
 # between algorithms; on AMD's GPUs they take microseconds.
 STAMPS_SHARE = 0.25
+# Columns that stand in the title if all cells are alike, and those that others make superfluous.
+FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
+LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
 NAMED_BESIDE = 3  # named algorithms in one table below the first, of about 42 columns each
 
 
@@ -47,7 +66,10 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     first, tables = views(result)[0], list[tuple[str, Table]]()
     first_rows = list[SizeRow]()
 
-    for type_name, cases in by_type(result).items():
+    # The cases of the run's collective by datatype and operation, such as `int8 sum`.
+    own = (case for case in result.cases if case.collective == result.cases[0].collective)
+    by_type = grouped(own, lambda case: f"{case.datatype} {case.redop}")
+    for type_name, cases in by_type.items():
         part = replace(result, cases=cases)
         for view in views(part):
             rows = default_rows(part, view)
@@ -174,7 +196,7 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
         cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
         cells["of\nbound"] = _share_of_bound(row.ours)
 
-    cells["\n#wrong"] = Text(sentences.count(row.n_wrong), style="bold red" if row.n_wrong else "")
+    cells["\n#wrong"] = Text(count(row.n_wrong), style="bold red" if row.n_wrong else "")
     return cells
 
 
@@ -231,3 +253,138 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
         lines.append("note: busbw means nothing with one rank; start at least two")
 
     return lines
+
+
+def against_library(rows: Sequence[SizeRow]) -> list[str]:
+    """The verdict against the library."""
+    is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
+    ours = "auto" if is_auto else "the best of ours"
+    verdicts = []
+
+    for verdict, sizes in _sizes(rows, [row.verdict for row in rows]).items():
+        ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
+        span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
+        verdicts.append(f"{verdict} at {sizes} ({span})")
+
+    sentence = f"Against the library, in this one launch, {ours} is {'; '.join(verdicts)}."
+    return [sentence] if verdicts else []
+
+
+def cost_of_stable_bits(rows: Sequence[SizeRow]) -> list[str]:
+    """What `auto_stable` costs at most, and where it costs anything; nothing without it."""
+    clear = {row.label: cost for row in rows if (cost := row.stable_cost) and cost.is_clear}
+    if not clear:
+        is_known = any(row.stable_cost for row in rows)
+        nothing = "Stable bits (auto_stable) cost nothing that this launch shows."
+        return [nothing] if is_known else []
+
+    label, most = max(clear.items(), key=lambda item: item[1].ratio[0])
+    sizes = _sizes(rows, ["clear" if row.label in clear else None for row in rows])["clear"]
+    return [
+        f"Stable bits (auto_stable) cost up to {percent_text(most.ratio)} %, "
+        f"{number(most.us)} us, against {most.against} at {label}; more than chance at "
+        f"{sizes}."
+    ]
+
+
+def marks(rows: Sequence[SizeRow]) -> list[str]:
+    """The footnotes of the marks in these rows."""
+    better = [
+        f"{spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x)"
+        for row in rows
+        if row.better
+    ]
+    lines = ["* another variant beat auto by more than 5 %: " + some(better, 4)]
+    return lines * bool(better) + [SUSPECT] * any(row.ours and row.ours.suspect for row in rows)
+
+
+def _sizes(rows: Sequence[SizeRow], names: Iterable[str | None]) -> dict[str, str]:
+    """The sizes of the rows with each name: `16 KiB to 128 KiB, 4 MiB`."""
+    spans: dict[str, list[str]] = defaultdict(list)
+    for name, pairs in groupby(zip(names, rows, strict=True), key=lambda pair: pair[0]):
+        labels = [row.label for _, row in pairs]
+        if name:
+            spans[name].append(_span(labels[0], labels[-1]))
+
+    return {name: ", ".join(of_name) for name, of_name in spans.items()}
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
+
+
+def long_tables(result: Result) -> list[tuple[str, Table]]:
+    """A table for each mode, isolated before chained, with a row for each case, smaller sizes
+    first; without columns that are empty in it. Ordinary runs take less than 140 columns."""
+    ratios, tables = speed_ups(result), []
+    for mode in sorted({case.mode for case in result.cases}, reverse=True):
+        cases = [case for case in result.cases if case.mode == mode]
+        cases.sort(key=lambda case: (case.size_bytes, case.in_place))
+        rows = long_rows(cases, ratios)
+        texts = {name: {row[name] for row in rows} for name in rows[0] if name not in LEFT_OUT}
+        alike = [name for name in FOLDED if len(texts.get(name, ())) == 1]
+        columns = [name for name in texts if name not in alike]
+        title = ", ".join([mode, *(f"{name} {rows[0][name]}" for name in alike)])
+        headings = [name.replace(" ", "\n", 1) for name in columns]
+        cells = [[row[name] for name in columns] for row in rows]
+        footnotes = [SUSPECT] * any(case.suspect for case in cases)
+        tables.append((title, plain_table(headings, cells, footnotes=footnotes)))
+
+    return tables
+
+
+def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> list[dict[str, str]]:
+    """The cells of each case by their headings, without figures that no case has; `ratios` of
+    `speed_ups`."""
+    rows = [
+        _facts(case)
+        | _figures(case)
+        | {"library/ this": ratio_text(ratios.get(case.case)), "status": _status(case)}
+        for case in cases
+    ]
+    shown = [name for name in rows[0] if any(row[name] != "-" for row in rows)] if rows else []
+    return [{name: row[name] for name in shown} for row in rows]
+
+
+def _facts(case: Case) -> dict[str, str]:
+    name = f"{case.library or algorithm_of(case)} {shape_text(case.shape)}"
+    return {
+        "size": size_text(case.size_bytes),
+        "algorithm": name.rstrip(),
+        "type": f"{case.datatype} {case.redop}".removesuffix(" none"),
+        "variant": case.variant,
+        "mode": case.mode,
+        "place": "in" if case.in_place else "out",
+    }
+
+
+def _figures(case: Case) -> dict[str, str]:
+    cells = {shown.heading: _text(name, getattr(case, name)) for name, shown in FIGURES.items()}
+    cells["blocks"] = str(case.time_us.n_blocks) if case.time_us else "-"
+
+    if case.suspect:
+        cells[FIGURES["share_of_bound"].heading] += "!"
+
+    return cells
+
+
+def _text(name: str, value: Any) -> str:
+    """A figure in few digits: of a summary the median, with its interval for the whole cost."""
+    if name == "total_us" and value:
+        return interval_text((value.median, value.ci_low, value.ci_high))
+    if isinstance(value, Summary | Range):
+        return number(value.median)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return " ".join(f"{part:.1f}" for part in value.values()) or "-"
+    if isinstance(value, int):
+        return count(value)
+    if name.startswith("share") and value is not None:
+        return f"{min(value, 9.99):.0%}"
+
+    return number(value)
+
+
+def _status(case: Case) -> str:
+    return case.status + (f": {case.reason}" if case.reason else "")

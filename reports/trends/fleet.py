@@ -4,27 +4,31 @@ statistics."""
 
 import argparse
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 
-from reports.store.alike import method_of
 from reports.store.case import key_of
 from reports.store.folder import INCOMPLETE, WRONG, Contents, read_store
 from reports.store.grouped import grouped
-from reports.store.observations import MIN_BLOCKS, Entry, alike_of, table
-from reports.store.report_json import write_json
+from reports.store.observations import MIN_BLOCKS, Entry, alike_of, method_of, table
+from reports.store.program import write_json
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
-from reports.store.untrusted import printable
-from reports.tables.command import command_of
-from reports.tables.sentences import counted, left_out_lines, some, wrapped
+from reports.tables.sentences import (
+    command_of,
+    counted,
+    interval_text,
+    left_out_lines,
+    some,
+    wrapped,
+)
 from reports.trends.slow_nodes import (
     EQUAL,
     LEAST_LAUNCHES,
@@ -36,9 +40,6 @@ from reports.trends.slow_nodes import (
     screen,
     slow_ends,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
 QUIET_S = 900  # a run without an end that was not written to for so long was cut off
@@ -61,8 +62,7 @@ class Node(msgspec.Struct):
     @property
     def slower(self) -> str:
         """`+5.1% [+3.9% +6.2%]`."""
-        value, low, high = self.excess
-        return f"{value:+.1%} [{low:+.1%} {high:+.1%}]"
+        return interval_text(self.excess, "{:+.1%}".format)
 
 
 class EqualNodes(msgspec.Struct):
@@ -120,10 +120,7 @@ class Fleet:
 
 def fleet_of(contents: Contents) -> Fleet:
     """The fleet of these runs. Raises ResultError without a run of a labelled node."""
-    left_out: dict[str, list[str]] = defaultdict(list)
-    for path, reason in contents.left_out:
-        left_out[reason].append(printable(path.name))
-
+    left_out = contents.left_out
     finished = {
         node for entry in contents.entries if not entry.left_out for node in entry.run.nodes
     }
@@ -147,7 +144,7 @@ def fleet_of(contents: Contents) -> Fleet:
         if not reason:
             counting.append(entry)
         elif reason != WRONG and not failed:
-            left_out[reason].append(printable(entry.path.name))
+            left_out.append((entry.path, reason))
         if reason in ("", WRONG, INCOMPLETE):
             fleet.nodes.update(run.nodes)
 
@@ -195,46 +192,38 @@ def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:
 
 
 def _families(
-    entries: Sequence[Entry], left_out: dict[str, list[str]]
-) -> list[tuple[Sequence[Entry], "pd.DataFrame"]]:
+    entries: Sequence[Entry], left_out: list[tuple[Path, str]]
+) -> list[tuple[Sequence[Entry], pd.DataFrame]]:
     """The observations of runs that were measured alike, on nodes and on pairs: rows of
     `observations.table` with the `node` or pair, and the `peer`, the number of the key that it
     shares with its peers. `left_out` gets the runs that cannot be used."""
-    import pandas as pd  # takes 0.3 s
-
     rows, keys = table(entries)
     numbers, peers = {key: number for number, key in enumerate(keys)}, dict[Any, int]()
-    layouts, layout_of, cases = dict[Any, int](), list[int](), []
-
-    for entry in entries:
-        run = entry.run
-        layout = id(run.cases), *(rank.get("node") for rank in run.world["ranks"])
-        is_new = layout not in layouts
-        layout_of.append(layouts.setdefault(layout, len(layouts)))
-        for case, key in zip(run.cases, entry.keys, strict=True) if is_new else ():
-            if place := place_of(case, run):
-                peer = peers.setdefault(place[1], len(peers))
-                cases.append((layout_of[-1], numbers[key], place[0], peer, case.size_bytes))
-
-    places = pd.DataFrame(cases, columns=["layout", "key", "node", "peer", "size"])
-    rows = rows.assign(layout=np.array(layout_of)[rows.run]).merge(places, on=["layout", "key"])
+    cases = [
+        (at, numbers[key], place[0], peers.setdefault(place[1], len(peers)), case.size_bytes)
+        for at, entry in enumerate(entries)
+        for case, key in zip(entry.run.cases, entry.keys, strict=True)
+        if (place := place_of(case, entry.run))
+    ]
+    places = pd.DataFrame(cases, columns=["run", "key", "node", "peer", "size"])
+    rows = rows.merge(places, on=["run", "key"])
 
     for run in sorted({*range(len(entries))} - {*rows.run}):
         reason = f"without a case of {MIN_BLOCKS} blocks on at most two nodes"
-        left_out[reason].append(printable(entries[run].path.name))
+        left_out.append((entries[run].path, reason))
 
     families = []
     for _, family in rows.groupby(rows.node.str.contains(PAIR, regex=False)):
         if family.node.nunique() >= LEAST_NODES:
             families.append((entries, family))
         else:
-            names = [printable(entries[run].path.name) for run in family.run.unique()]
-            left_out[f"of fewer than {LEAST_NODES} nodes with equal hardware and runs"] += names
+            reason = f"of fewer than {LEAST_NODES} nodes with equal hardware and runs"
+            left_out += [(entries[run].path, reason) for run in family.run.unique()]
 
     return families
 
 
-def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> EqualNodes:
+def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes:
     """Screens a family, with the chance `p` of a false alarm. Each run counts in its own state of
     the link, so that a node with a slow link shows."""
     rows = rows.assign(log=np.log(rows.cost_us))

@@ -9,12 +9,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from reports.store.alike import method_of
 from reports.store.case import CASE_KEY, Key
-from reports.store.observations import Entry
+from reports.store.observations import Entry, method_of
 from reports.store.schema import CaseHeader
-from reports.tables.sentences import machine_name, number, size_text, some
+from reports.tables.sentences import interval_text, machine_name, number, size_text, some
 from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
@@ -89,13 +89,12 @@ class Series:
     def row(self, step: LevelChange) -> dict[str, str]:
         """A step as cells of a table by column; the costs are medians of up to eight runs."""
         costs_us = self.costs_us.tolist()
-        estimate, low, high = np.exp(step.log_ratio) - 1
         return {
             "case": self.label,
             "verdict": step.doubt or step.word,
             "before, us": number(median(costs_us[: step.first][-8:])),
             "after, us": number(median(costs_us[step.first :][:8])),
-            "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]",
+            "change [95 %]": interval_text(tuple(np.exp(step.log_ratio) - 1), "{:+.1%}".format),
         }
 
 
@@ -105,8 +104,6 @@ def series_of(
     """The series of runs that were measured alike on a `node`, of a `variant` of campaigns or, if
     it is empty, outside, from their `costs_us` (runs, keys). The runs of one side of a campaign are
     one point, named by the first."""
-    import pandas as pd  # takes 0.3 s
-
     run = entries[0].run
     # The library's version, in the last value of a key, may change within a series.
     columns: dict[Key, list[int]] = defaultdict(list)

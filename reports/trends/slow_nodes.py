@@ -4,16 +4,14 @@ a screen reports are shares of the cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from reports.store.stats import clipped
 from reports.verdicts.verdict import POWER, Floats
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SLOW, SUSPECT, EQUAL = "SLOW", "SUSPECT", "fine"
 PAIR = "+"  # between the labels of a pair
@@ -41,7 +39,7 @@ class Screen:
     detectable: float
 
 
-def screen(log_costs: "pd.DataFrame", p: float) -> Screen:
+def screen(log_costs: pd.DataFrame, p: float) -> Screen:
     """Screens four or more nodes by their launches: `log_costs` has a row for each (node, launch)
     and a column for each size, NaN where nothing was measured. `p` is the chance of any alarm if no
     node is slow.
@@ -49,8 +47,6 @@ def screen(log_costs: "pd.DataFrame", p: float) -> Screen:
     A node's value is the median of its launches. It is compared with the median node, in robust
     standard deviations of all nodes, by Student's test; Bonferroni's correction covers the nodes.
     Fewer than three launches cannot tell a slow node from disturbed launches."""
-    import pandas as pd  # takes 0.3 s
-
     of_node = log_costs.groupby(level=0).median()
     of_launch = log_costs - of_node.median()
     excess = of_node - of_node.median()
@@ -79,7 +75,7 @@ def screen(log_costs: "pd.DataFrame", p: float) -> Screen:
     return Screen(nodes, np.expm1(excess), max(float(found), LEAST_SLOWDOWN))
 
 
-def _limits(values: "pd.Series", of_launch: "pd.Series", p: float) -> tuple[Floats, Floats]:
+def _limits(values: pd.Series, of_launch: pd.Series, p: float) -> tuple[Floats, Floats]:
     """The value that each node reaches with probability `p` if none is slow, and its standard
     deviation. Nodes with fewer launches than most vary more, by the variance between launches."""
     spread = _robust_variance(values - values.median())
@@ -92,7 +88,7 @@ def _limits(values: "pd.Series", of_launch: "pd.Series", p: float) -> tuple[Floa
     return np.asarray(deviate * errors), errors
 
 
-def _half_width(errors: Floats, of_launch: "pd.Series", launches: "pd.Series") -> Floats:
+def _half_width(errors: Floats, of_launch: pd.Series, launches: pd.Series) -> Floats:
     """Half the 95 % interval of each node's level, from the noise of its launches, or from the
     spread of the nodes if each has one launch, and from the noise of the median node."""
     noise = launch_variance(of_launch)
@@ -101,7 +97,7 @@ def _half_width(errors: Floats, of_launch: "pd.Series", launches: "pd.Series") -
     return np.asarray(-stdtrit(FREEDOM * (len(errors) - 1), 0.025) * np.hypot(own, of_median))
 
 
-def launch_variance(of_launch: "pd.Series") -> float:
+def launch_variance(of_launch: pd.Series) -> float:
     """The variance between launches of a node; 0 if each node has one."""
     of_node = of_launch.groupby(level=0)
     counts = of_node.transform("size")
@@ -120,7 +116,7 @@ def median_variance(n: Any) -> Floats:
     return np.asarray(np.pi / 2 / (n - 1 + np.pi / 2))
 
 
-def _robust_variance(deviations: "pd.Series") -> float:
+def _robust_variance(deviations: pd.Series) -> float:
     """The variance around 0, without the weight of outliers."""
     return float(np.mean(clipped(deviations.to_numpy(), CLIP) ** 2) / KEPT)
 

@@ -14,8 +14,7 @@ from typing import Annotated
 import msgspec
 
 from reports.store.bits import SUFFIX, read_bits
-from reports.store.program import BENCH, complain
-from reports.store.report_json import write_json
+from reports.store.program import BENCH, complain, write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import printable, read_bytes
 from reports.store.writing import write_whole

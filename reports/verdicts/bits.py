@@ -12,10 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from reports.kit.page import Banner, Page, Row, Section
-from reports.store.bits import INVARIANCES, SUFFIX, Bits, Difference, RowBits, read_bits
+from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, Difference, RowBits, read_bits
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, on_ranks
-from reports.store.report_json import write_json
+from reports.store.program import BENCH, on_ranks, write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.bits import (
@@ -36,7 +35,6 @@ from reports.verdicts.judge import Incomparable
 from reports.verdicts.markdown import folded, heading, listed, table_of
 from reports.verdicts.regress import add_files, as_junit, write_page
 
-COMPARABLE = "collective", "ranks", "hosts", "device", "seed", "data"
 MOST_FINDINGS = 12
 NEWEST = Path("results")
 NO_BREAK = "\u00a0"

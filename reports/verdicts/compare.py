@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 
-from reports.store.program import complain
-from reports.store.report_json import write_json
+from reports.store.program import complain, write_json
 from reports.tables.sentences import wrapped
 from reports.verdicts import judge
 from reports.verdicts.judge import Comparison

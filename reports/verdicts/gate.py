@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError
 from reports.tables.sentences import describe, some
 from reports.verdicts.judge import Comparison
-from reports.verdicts.render import ratio_text, summary, verdict_text, words_of
+from reports.verdicts.render import rows_of, summary
 from reports.verdicts.sides import faults_between
 from reports.verdicts.verdict import FASTER, SLOWER
 
@@ -95,7 +94,8 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         )
 
     meanings = outcomes(comparison, fails_from, must_rule_out)
-    cells = comparison.cells.assign(text=texts_of(comparison), outcome=meanings)
+    texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
+    cells = comparison.cells.assign(text=texts, outcome=meanings)
     judged = cells[cells.outcome != CONTROL_CELL]
     faster = judged[judged.verdict == FASTER].sort_values("ratio")
     cells = cells.sort_values("ratio", ascending=False, kind="stable")
@@ -134,12 +134,6 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
 
     findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
     return Outcome(status, sentence, faults, findings, cells, comparison)
-
-
-def texts_of(comparison: Comparison) -> list[str]:
-    """`1.049 [1.047 1.052] SLOWER` of each cell."""
-    cells: Any = zip(comparison.cells.itertuples(), words_of(comparison), strict=True)
-    return [f"{ratio_text(cell)} {verdict_text(cell, word)}" for cell, word in cells]
 
 
 def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:

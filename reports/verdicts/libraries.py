@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.blocks import results_in_one_state
-from reports.store.program import complain
-from reports.store.report_json import write_json
+from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.headline import ends

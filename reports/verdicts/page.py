@@ -11,8 +11,7 @@ import pandas as pd
 from reports.kit.chart import interval
 from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.store.program import REPORTS, RUN
-from reports.tables.command import command_of
-from reports.tables.sentences import environment_of, machine, some, start_time
+from reports.tables.sentences import command_of, environment_of, machine, some, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.gate import INCONCLUSIVE, INTERRUPTED, PASS, REGRESSION, UNUSABLE, Outcome
@@ -106,11 +105,8 @@ def facts_of(comparison: Comparison) -> list[str]:
 
 def _named(side: Side) -> str:
     """The label of a side with its commit, or else its version."""
-    variants = side.campaign.campaign.variants if side.campaign else []
-    commits = [
-        each.revision[:9] for each in variants if each.name == side.variant and each.revision
-    ]
-    return f"{side.label} ({', '.join(commits) or side.launches[-1].run.version})"
+    commit = side.command and side.command.revision
+    return f"{side.label} ({commit[:9] if commit else side.launches[-1].run.version})"
 
 
 def forest(comparison: Comparison) -> Section:

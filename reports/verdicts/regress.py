@@ -8,8 +8,7 @@ from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
-from reports.store.program import REPORTS, RUN
-from reports.store.report_json import write_json
+from reports.store.program import REPORTS, RUN, write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.sentences import wrapped

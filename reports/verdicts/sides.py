@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reports.store.alike import method_of, world_of
 from reports.store.case import CASE_KEY, key_of
-from reports.store.manifest import MANIFEST, Launch, Manifest, read_manifest, run_files
+from reports.store.manifest import MANIFEST, Launch, Manifest, Variant, read_manifest, run_files
+from reports.store.observations import method_of, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
 from reports.tables.sentences import describe, fact, shape_text
@@ -74,6 +74,12 @@ class Side:
         """All its launches of the campaign."""
         launches = self.campaign.launches if self.campaign else []
         return [launch for launch in launches if launch.variant == self.variant]
+
+    @property
+    def command(self) -> Variant | None:
+        """The campaign's record of its command."""
+        variants = self.campaign.campaign.variants if self.campaign else []
+        return next((each for each in variants if each.name == self.variant), None)
 
     @property
     def label(self) -> str:

@@ -14,12 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.manifest import Variant
-from reports.store.program import complain
-from reports.store.report_json import write_json
+from reports.store.program import complain, write_json
 from reports.store.result import ResultError
-from reports.tables.command import command_of
-from reports.tables.sentences import size_text, some
+from reports.tables.sentences import command_of, size_text, some
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides
 
@@ -167,14 +164,7 @@ def recorded(side: Side) -> dict[str, str]:
         for name, fact in side.launches[0].run.environment.items()
         if name.startswith("env.") and isinstance(fact, dict)
     }
-    variant = variant_of(side)
-    return facts | (variant.environment if variant else {})
-
-
-def variant_of(side: Side) -> Variant | None:
-    """The campaign's record of the side's command; None without a campaign."""
-    variants = side.campaign.campaign.variants if side.campaign else []
-    return next((each for each in variants if each.name == side.variant), None)
+    return facts | (side.command.environment if side.command else {})
 
 
 def settings_by_name(sides: Sequence[Side]) -> dict[str, Settings]:
@@ -306,10 +296,10 @@ def as_csv(baseline: Side, stretches: Sequence[Stretch]) -> str:
 def campaign_of(baseline: Side, tuned: Mapping[str, Mapping[str, str]]) -> str:
     """The command of a campaign of the baseline's command, as far as it is stored, against itself
     with each of these variables: `<set>` and `<path>` stand for the rest."""
-    run, variant = baseline.launches[0].run, variant_of(baseline)
+    run, stored = baseline.launches[0].run, baseline.command
     command = "COMMAND" if run.imported_from else command_of(run)
-    if variant:
-        command = f"{assigned(variant.environment)} {shlex.join(variant.argv)}".lstrip()
+    if stored:
+        command = f"{assigned(stored.environment)} {shlex.join(stored.argv)}".lstrip()
 
     base = "base" if "base" not in tuned else "default"
     lines = ["wiretax campaign"]

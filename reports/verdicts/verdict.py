@@ -5,14 +5,12 @@ Wilcoxon's signed-rank test assumes nothing else. `log_ratios` are (cells, pairs
 pair."""
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit  # scipy.stats takes four times as long to import
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -34,7 +32,7 @@ POWER = 0.80
 MIN_PAIRS = 6
 
 
-def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> "pd.DataFrame":
+def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> pd.DataFrame:
     """Tests every cell over its pairs, all from the Walsh means (i <= j) of its log ratios.
 
     `log_ratio` is their median (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963).
@@ -45,8 +43,6 @@ def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> "pd.DataFram
     `is_same` is two one-sided tests (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15,
     1987): the 90 % interval lies within the margin. Below six pairs the interval is infinite and p
     is 1."""
-    import pandas as pd  # takes 0.3 s, which a history does not need
-
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
     blank = {
         "log_ratio": np.nan,
@@ -94,12 +90,12 @@ def signed_rank_cdf(n: int) -> Floats:
     return np.minimum(np.cumsum(probabilities), 1.0)
 
 
-def once(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> "pd.DataFrame":
+def once(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> pd.DataFrame:
     """Verdicts after one look at all pairs."""
     return decide(evidence(log_ratios, margin), margin)
 
 
-def decide(cells: "pd.DataFrame", margin: float, family_p: float = FAMILY_P) -> "pd.DataFrame":
+def decide(cells: pd.DataFrame, margin: float, family_p: float = FAMILY_P) -> pd.DataFrame:
     """The tested cells of a table with their verdicts: Holm's procedure, two-sided, over all cells
     keeps the chance of any false SLOWER or FASTER below `family_p`. Adds `verdict` and
     `detectable`, the minimum detectable effect (0.03: 3 %), if AMBIGUOUS at least the interval's
@@ -151,7 +147,7 @@ def detectable(
 
 
 def resolvable_effects(
-    log_costs: "pd.DataFrame", pairs: int, margin: float, cells: int
+    log_costs: pd.DataFrame, pairs: int, margin: float, cells: int
 ) -> dict[int, float]:
     """The slowdown, as a share, at each size in bytes that a campaign with a pilot of these
     `log_costs` finds in one cell, and excludes from all cells of equal variants, each with power

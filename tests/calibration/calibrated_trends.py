@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from reports.store.stats import ar1
-from reports.trends.alpha_beta import fit_lines, parts
 from reports.trends.changes import LevelChange, judge
+from reports.trends.fit import fit_lines, parts
 from reports.verdicts.verdict import Floats, evidence
 from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from reports.__main__ import COMMANDS, main
-from reports.store.report_json import plain
+from reports.store.program import plain
 from tests.launch import ROOT
 from tests.reports.advice.test_procure import ONE_BOX, spec, write_launches
 from tests.reports.archived import unpack

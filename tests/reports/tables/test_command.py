@@ -11,7 +11,7 @@ import pytest
 from bench.campaigns.options import parse_variant
 from reports.__main__ import main
 from reports.store.manifest import read_manifest
-from reports.tables.command import command_of
+from reports.tables.sentences import command_of
 from reports.verdicts.sides import read_sides
 from reports.verdicts.tuner import campaign_of
 from tests.launch import ROOT

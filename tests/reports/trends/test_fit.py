@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from reports.store.result import read
-from reports.trends.alpha_beta import Fit
-from reports.trends.fit import fits_of, text
+from reports.trends.fit import Fit, fits_of, text
 from reports.verdicts.judge import Incomparable
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, rewrite_head, write_run
 

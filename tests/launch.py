@@ -33,19 +33,28 @@ def few(cases: Iterable[T], most: int) -> list[T]:
     return list(cases) if FULL else list(cases)[:most]
 
 
+def end_of(
+    *words: object, cwd: Path | str = ROOT, timeout_s: float = 240, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a command line with these variables added, and returns its output as text."""
+    return subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, **environment},
+    )
+
+
 def mpirun(
     ranks: int, *command: str, timeout_s: float = 240, tree: Path | str = ROOT, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     """Runs `mpirun -n RANKS python COMMAND` from the root of the project, or of a tree with other
-    kernels, and returns its output as text."""
-    return subprocess.run(
-        [str(MPIRUN), "-n", str(ranks), sys.executable, *command],
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        env={**os.environ, **KEEP_MEMORY, "PYTHONPATH": str(tree), **environment},
-    )
+    kernels."""
+    line = MPIRUN, "-n", ranks, sys.executable, *command
+    variables = {**KEEP_MEMORY, "PYTHONPATH": str(tree), **environment}
+    return end_of(*line, cwd=tree, timeout_s=timeout_s, **variables)
 
 
 def printed(ranks: int, *command: str, **how: Any) -> str:
@@ -66,11 +75,4 @@ def assert_right(ranks: int, program: str, examples: int | str, *words: str, **h
 
 def python(program: str, *launcher: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs a Python program from the root of the project, behind the words of a launcher."""
-    return subprocess.run(
-        [*launcher, sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return end_of(*launcher, sys.executable, "-c", program, timeout_s=120, **environment)

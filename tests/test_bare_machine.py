@@ -3,13 +3,12 @@ another tool is skipped, and says which."""
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.launch import ROOT
+from tests.launch import end_of
 
 OPTIONAL = re.compile(
     r"clang|llvm|lld|chrom|slurm|srun$|sbatch$|salloc$|s(info|queue|control)$|sshd?$|munge|ip$|git$"
@@ -41,9 +40,8 @@ def bare_path(tmp_path: Path) -> str:
 
 def test_without_optional_tools_tests_are_skipped_and_none_fails(bare_path: str) -> None:
     """All files are collected, and the tests of some run."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHOSEN]
-    variables = {**os.environ, "PATH": bare_path}
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    command = sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHOSEN
+    done = end_of(*command, PATH=bare_path)
     assert done.returncode == 0, done.stdout[-3000:]
     for tool in ("chromium", "clang-19", "clang-22", "git"):
         assert f"system tool absent: {tool}" in done.stdout

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.launch import ROOT
+from tests.launch import ROOT, end_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,7 +28,7 @@ def required(extra: str) -> set[str]:
 
 def make(*words: str) -> "subprocess.CompletedProcess[str]":
     # PIP=true: a broken Makefile must not install anything here.
-    return subprocess.run(["make", "PIP=true", *words], cwd=ROOT, capture_output=True, text=True)
+    return end_of("make", "PIP=true", *words)
 
 
 @pytest.mark.parametrize("gpu", GPUS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reports.store.result import read
-from tests.launch import ROOT
+from tests.launch import ROOT, end_of
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import write_launches
 from wiretax.pytest_plugin import judge
@@ -49,17 +49,10 @@ def test_theirs():
 
 def run_pytest(folder: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
     """Runs pytest in a user's folder with the plugin of this checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    for name in ("OPENBLAS_NUM_THREADS", "PYTEST_XDIST_WORKER"):  # it skips beside other tests
-        environment.pop(name, None)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *WITH_PLUGIN, *map(str, words)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    # It skips beside other tests.
+    unset = "env", "-u", "OPENBLAS_NUM_THREADS", "-u", "PYTEST_XDIST_WORKER"
+    line = *unset, sys.executable, "-m", "pytest", *WITH_PLUGIN, *words
+    return end_of(*line, cwd=folder, PYTHONPATH=str(ROOT), COLUMNS="200")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ the value after it, and lines break at other places. The tests therefore compare
 """
 
 import re
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from reports.__main__ import COMMANDS
 from reports.tables.table import render
 from tests import figures_table
-from tests.launch import ROOT
+from tests.launch import ROOT, end_of
 from tests.reports.synthetic_run import write_run
 
 pytestmark = pytest.mark.unit
@@ -32,13 +31,7 @@ def words(text):
 @pytest.fixture(scope="module")
 def help_texts():
     """The help text of each command, as the program prints it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.commands_page"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = end_of(sys.executable, "-m", "tests.commands_page")
     assert (done.returncode, done.stderr) == (0, "")
     return dict(HELP.findall(done.stdout))
 

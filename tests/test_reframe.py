@@ -6,7 +6,6 @@ runs that they leave.
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from tests.cluster import OF_SLURM, cluster, missing
 from tests.kernels.broken_kernels import tree
-from tests.launch import ROOT, SLOW_TEST
+from tests.launch import ROOT, SLOW_TEST, end_of
 
 REFRAME = ROOT / ".venv-reframe" / "bin"
 SITE = """site_configuration = {"systems": [{"name": "site", "hostnames": [".*"], "partitions": [
@@ -38,31 +37,25 @@ def reframe(folder, *words, partition="here", kernels=ROOT, enter=(), **settings
     settings = {"executable": PROGRAM} | settings
     (folder / "site.py").write_text(SITE)
     command = (REFRAME / "python", REFRAME / "reframe", "-C", "site.py", "-c", CHECK)
-    done = subprocess.run(
-        [
-            *enter,
-            *command,
-            "-r",
-            "--system",
-            f"site:{partition}",
-            "--exec-policy=serial",
-            "--report-file=report.json",
-            "--nocolor",
-            *(f"--setvar={name}={value}" for name, value in settings.items()),
-            *words,
-        ],
+    options = "--exec-policy=serial --report-file=report.json --nocolor"
+    done = end_of(
+        *enter,
+        *command,
+        "-r",
+        f"--system=site:{partition}",
+        *options.split(),
+        *(f"--setvar={name}={value}" for name, value in settings.items()),
+        *words,
         cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PATH": PATH, "PYTHONPATH": f"{kernels}:{ROOT}", "TMPDIR": str(folder)},
+        PATH=PATH,
+        PYTHONPATH=f"{kernels}:{ROOT}",
+        TMPDIR=str(folder),
     )
     return done, dict(re.findall(r"P: (\w+): ([\d.]+) us", done.stdout))
 
 
 def reports(*words):
-    command = [sys.executable, "-m", "reports", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return end_of(sys.executable, "-m", "reports", *words)
 
 
 def gate(baseline, current):
@@ -113,9 +106,7 @@ def test_variables_are_named_after_their_cases():
         "import runpy, sys; print(*runpy.run_path(sys.argv[1])['measured'](eval(sys.argv[2])))"
     )
     cases = str([case, case | other, case | late, case | again])
-    done = subprocess.run(
-        [REFRAME / "python", "-c", program, CHECK, cases], capture_output=True, text=True
-    )
+    done = end_of(REFRAME / "python", "-c", program, CHECK, cases)
     assert done.stdout.split() == [
         "all_reduce_auto_8204B_us",
         "all_reduce_auto_3MiB_chained_registered_bfloat16_in_place_us",
@@ -203,18 +194,17 @@ def test_an_array_of_jobs_leaves_a_run_each(slurm, tmp_path):
         .replace("#SBATCH --gpus-per-node=2\n", "")
     )
     (tmp_path / "array.sbatch").write_text(job)
-    done = subprocess.run(
-        [*slurm, "sbatch", "--wait", "array.sbatch", *CASES.split(), "library"],
+    done = end_of(
+        *slurm,
+        "sbatch",
+        "--wait",
+        "array.sbatch",
+        *CASES.split(),
+        "library",
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={
-            **os.environ,
-            "WIRETAX_ENV": str(tmp_path),
-            "RESULTS": str(tmp_path / "store"),
-            "WIRETAX_NODE": "login",
-        },
+        WIRETAX_ENV=str(tmp_path),
+        RESULTS=str(tmp_path / "store"),
+        WIRETAX_NODE="login",
     )
     outputs = "".join(path.read_text() for path in tmp_path.glob("wiretax-*.out"))
     assert done.returncode == 0, done.stderr + outputs

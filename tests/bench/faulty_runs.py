@@ -50,6 +50,11 @@ def processes(out):
     return ranks
 
 
+def blocks_in(folder):
+    """Return the number of blocks in the runs of a folder."""
+    return sum(path.read_bytes().count(b'"kind":"block"') for path in folder.glob("*.jsonl"))
+
+
 def parent_of(pid):
     """Return the process id of the parent, or None if the process has ended."""
     with suppress(psutil.NoSuchProcess):
@@ -110,7 +115,7 @@ class Launch:
         return {rank: parent_of(pid) for rank, pid in self.ranks().items()}
 
     def blocks(self):
-        return sum(path.read_bytes().count(b'"kind":"block"') for path in self.out.glob("*.jsonl"))
+        return blocks_in(self.out)
 
     def signal(self, pid, number):
         self.moment_s = time.monotonic()

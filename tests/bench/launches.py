@@ -14,7 +14,7 @@ import psutil
 
 from reports.store.result import read
 from reports.store.schema import Result
-from tests.launch import MPIRUN, ROOT
+from tests.launch import MPIRUN, ROOT, end_of
 
 
 @contextmanager
@@ -55,14 +55,8 @@ def launch(
         called = ["-c", program] if isinstance(program, str) else program
     launcher = [str(MPIRUN), "-n", str(ranks)] if ranks else []
     with marked(**{"PYTHONPATH": str(tree), **variables}) as environment:
-        done = subprocess.run(
-            [*launcher, sys.executable, *called, "--out", folder, *words],
-            cwd=tree,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        line = *launcher, sys.executable, *called, "--out", folder, *words
+        done = end_of(*line, cwd=tree, timeout_s=120, **environment)
     assert "Traceback" not in done.stdout + done.stderr, done.stderr[-3000:]
     return done
 

@@ -2,7 +2,6 @@
 a documented status, former files stay complete, and no file is half written."""
 
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -16,8 +15,10 @@ from reports.store.manifest import MANIFEST, read_manifest
 from reports.store.result import read
 from reports.tables.show import text
 from tests.bench.campaigns.test_campaign_command import QUICK, named
+from tests.bench.faulty_runs import blocks_in
 from tests.bench.launches import launch, stored
 from tests.bench.small_disk import Disk
+from tests.launch import end_of
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import write_run
@@ -75,10 +76,6 @@ def when(condition, act):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def blocks_in(folder):
-    return sum(path.read_bytes().count(b'"kind":"block"') for path in folder.glob("*.jsonl"))
-
-
 @pytest.mark.parametrize("why", [FULL, READ_ONLY])
 def test_a_run_that_cannot_be_stored_does_not_start(disk_of, why):
     disk = disk_of(1 << 20)
@@ -118,7 +115,7 @@ def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
     when(lambda: manifest.exists() and b'"finished"' in manifest.read_bytes(), disk.fill)
     words = ["--out", disk.mounted / "campaign", "--pairs", "4", *named(a=QUICK, b=QUICK)]
     command = disk.inside(sys.executable, "-m", "bench.campaign", *words)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = end_of(*command)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count(FULL) == 1
     assert "Traceback" not in done.stderr

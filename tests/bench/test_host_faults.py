@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.bench.faulty_runs import wait_for
+from tests.bench.faulty_runs import blocks_in, wait_for
 from tests.cluster import VENVS, Cluster, cluster, needs_hosts
 from tests.launch import ROOT, few
 
@@ -54,9 +54,7 @@ def struck(hosts: Cluster, mpi: str, fault: str, ranks: int = 2):
     options = "-T", TIMEOUT_S, "--max-time", "30", "--out", out
     run = hosts.start(*line_of(hosts, *options, mpi=mpi, ranks=ranks))
     try:
-        wait_for(
-            lambda: any(b'"kind":"block"' in path.read_bytes() for path in out.glob("*.jsonl")), 40
-        )
+        wait_for(lambda: blocks_in(out), 40)
         hosts.script(*FAULTS[fault])
         struck_s = time.monotonic()
         _, stderr = run.communicate(timeout=30)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from tests.bench.faulty_runs import wait_for
+from tests.bench.faulty_runs import blocks_in, wait_for
 from tests.launch import ROOT, SLOW_TEST, few
 from tests.reliability.launch_matrix import (
     ALONE,
@@ -168,9 +168,7 @@ def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing
         text=True,
         env={**os.environ, **AS_ROOT, **segments, "PYTHONPATH": str(ROOT)},
     ) as run:
-        wait_for(
-            lambda: any(b'"kind":"block"' in path.read_bytes() for path in out.glob("*.jsonl")), 40
-        )
+        wait_for(lambda: blocks_in(out), 40)
         ranks = {
             int(each.environ()["PMIX_RANK"]): each
             for each in psutil.Process(run.pid).children(recursive=True)

@@ -4,14 +4,12 @@ Real ranks run on the software GPU, which refuses as ROCm does: in real namespac
 variable that public images set.
 """
 
-import os
-import subprocess
 import sys
 
 import pytest
 
 from tests.fake_gpu import environment
-from tests.launch import MPIRUN, ROOT
+from tests.launch import MPIRUN, ROOT, end_of
 from tests.reliability.launch_matrix import UNSHARE, has_namespaces
 
 namespaces = pytest.mark.skipif(not has_namespaces(), reason="no namespace can be had here")
@@ -30,15 +28,8 @@ def run(out, *options, second=(), device="hip", variables=LEGACY, **faults):
     gpu = environment(vendor=device, **faults) if device != "cpu" else {}
     own = [*ONE.split(), "--device", device, "--out", str(out), *options]
     rank = [sys.executable, "-m", "bench.allreduce", *own]
-    line = [str(MPIRUN), "-n", "1", *rank, ":", "-n", "1", *second, *rank]
-    done = subprocess.run(
-        line,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **gpu, **variables},
-    )
+    line = MPIRUN, "-n", "1", *rank, ":", "-n", "1", *second, *rank
+    done = end_of(*line, timeout_s=120, **{"PYTHONPATH": str(ROOT), **gpu, **variables})
     return done, " ".join(f"{done.stdout} {done.stderr}".split())
 
 

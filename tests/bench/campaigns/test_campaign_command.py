@@ -1,14 +1,14 @@
 """Tests the command line of a campaign: which input is refused, and with which message."""
 
+import json
 import shlex
-import subprocess
 
 import pytest
 
 from bench.campaign import main
 from bench.campaigns.options import parse_variant
 from bench.machine.environment import VARIABLES
-from tests.launch import ROOT
+from tests.launch import end_of
 
 pytestmark = pytest.mark.unit
 BENCH = (
@@ -17,6 +17,8 @@ BENCH = (
 )
 # A single rank has no link. States of the link would add pairs to a campaign.
 QUICK = f"mpirun -n 1 {BENCH}"
+# The line of another harness, which takes no time.
+TIMED = json.dumps({"size_bytes": 8, "time_us": 5.0, "ranks": 2})
 
 
 def named(**commands):
@@ -85,13 +87,7 @@ def test_a_folder_outside_git_is_refused(refused, tmp_path, monkeypatch):
 
 def test_make_peers_launches_each_library_in_settings_that_a_run_records():
     """Otherwise two runs in different settings would look equal."""
-    printed = subprocess.run(
-        ["make", "-n", "peers", "BENCH=allgather"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.replace("\\\n", "")
+    printed = end_of("make", "-n", "peers", "BENCH=allgather").stdout.replace("\\\n", "")
     [line] = [line for line in printed.splitlines() if "bench.campaign" in line]
     words = shlex.split(line.partition("--variant")[2])
     variants = [parse_variant(word) for word in words if "bench.allgather" in word]

@@ -21,7 +21,8 @@ from tests.launch import NEEDS_GIT, ROOT
 
 pytestmark = NEEDS_GIT
 
-OF_HEAD = *named(base=QUICK, head=QUICK), "--revision", "base=HEAD"
+LIBRARY = QUICK.replace("auto,", "")
+OF_HEAD = *named(base=LIBRARY, head=LIBRARY), "--revision", "base=HEAD"
 ONE_PAIR = "--pairs", "1"
 
 

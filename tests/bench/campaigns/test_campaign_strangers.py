@@ -10,7 +10,7 @@ from bench.gate import main as gate
 from reports.store.manifest import read_manifest
 from tests.another_user import NOBODY, as_root, give
 from tests.bench.campaigns.test_campaign import run
-from tests.bench.campaigns.test_campaign_command import QUICK, named
+from tests.bench.campaigns.test_campaign_command import named
 
 pytestmark = as_root
 
@@ -88,7 +88,7 @@ def test_a_gate_replaces_planted_links_and_waits_on_no_pipe(theirs, monkeypatch)
 def test_no_run_and_no_output_is_written_through_a_link(theirs, deed):
     line = command(theirs, f"{deed}('a')", "{out}")
     options = ["--pairs", "1", "--ranks", "2", "--keep-output"]
-    status, _, err = run(theirs, *named(a=line, b=QUICK), *options)
+    status, _, err = run(theirs, *named(a=line, b=line), *options)
     sentence = err.splitlines()[-1]
     assert (status, sentence.startswith("bench.campaign: ")) == (2, True), err
     assert sentence.endswith(".jsonl cannot be read: No such file or directory")
@@ -99,6 +99,7 @@ def test_no_run_and_no_output_is_written_through_a_link(theirs, deed):
 def test_a_folder_of_another_user_may_hold_a_campaign(theirs):
     """Such as a folder that a user has mounted for root in a container, and that of a group."""
     theirs.chmod(0o2777)
-    status, _, err = run(theirs / "new", *named(a=QUICK, b=QUICK), "--pairs", "1")
+    line = command(theirs, "pass")
+    status, _, err = run(theirs / "new", *named(a=line, b=line), "--pairs", "1", "--ranks", "2")
     assert status == 0, err
     assert len(read_manifest(theirs / "new").launches) == 6

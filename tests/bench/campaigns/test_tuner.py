@@ -1,21 +1,18 @@
 """`reports tuner` on real campaigns of a script that prints the tables of nccl-tests and
-rccl-tests, and on real runs of the MPI library."""
+rccl-tests."""
 
 import json
 import re
 import shlex
 import shutil
 import sys
-from typing import Any
 
 import pytest
 
 from reports.__main__ import main as reports
 from reports.store.manifest import MANIFEST, read_manifest
-from reports.store.result import read
 from tests.bench.campaigns.test_campaign import run
 from tests.bench.campaigns.test_campaign_command import named
-from tests.launch import mpirun
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, PLACES
 from tests.reports.synthetic_run import mark_wrong
 from tests.reports.test_report_json import FIELDS
@@ -140,19 +137,3 @@ def test_a_setting_that_was_wrong_or_died_is_left_out(tuned, tuner, tmp_path):
     assert (status, rows_of(out)) == (0, [])
     assert "ll is left out: " in err
     assert "tree is left out: tree died in 1 of 8 launches" in err
-
-
-def test_a_run_stores_the_settings_of_its_mpi(tmp_path, tuner):
-    """One real run of each side: too few for an interval, which the sentence says."""
-    options = "bench.allreduce --algorithm library --sizes 4K -n 20 --max-time 10 --out"
-    setting = {"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": "recursive_doubling"}
-    runs: dict[str, Any] = {"default": {}, "set": setting}
-    for name, variables in runs.items():
-        done = mpirun(2, "-m", *options.split(), str(tmp_path / name), **variables)
-        assert done.returncode == 0, done.stderr
-    (path,) = (tmp_path / "set").glob("*.jsonl")
-    text = "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=recursive_doubling"
-    assert {case.chosen for case in read(path).cases} == {text}
-    status, out, err = tuner(tmp_path / "default", tmp_path / "set", "--format", "json")
-    assert (status, json.loads(out)["rows"]) == (0, [])
-    assert err.endswith("lies below 1 at any size; an interval takes 6 pairs\n")

@@ -1,68 +1,136 @@
 """Cases of the fused kernels and of routed tokens whose results are known bit by bit, for stress
-and for the sanitizers."""
+and for the sanitizers.
 
+A bed holds the ranks of this process: `worlds`, and for each of them the address of a buffer that
+all ranks map (`buffers`), and private memory (`memory`). `add` takes a case for each, and the
+function that gives a rank's input and its result."""
+
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from bench.harness.iteration import Segments
 from bench.layers import fused
-from collectives.collective import Datatype
-from collectives.layers.fused import COLLECTIVE, Gemv, GemvCase, Norm, NormCase
-from kernels.devices.device import Device, Memory
+from bench.layers.experts import source_and_target
+from collectives.collective import COLLECTIVES, Datatype
+from collectives.experts.alltoall_routed import RoutedCase, make_tables
+from collectives.experts.routing import Routes
+from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
+from collectives.operation import Algorithm, World
+from kernels.devices.device import Memory
 
 
-def norm_case(
-    datatype: Datatype, tokens: int, weight: Memory, send: int, receive: int, **options: Any
-) -> NormCase:
-    """The residual lies behind the rank's part, and the sum behind the normed rows."""
-    hidden = weight.size_bytes // datatype.size_bytes
-    size = tokens * hidden * datatype.size_bytes
-    norm = Norm(
-        hidden=hidden, residual=send + size, residual_out=receive + size, weight=weight.address
-    )
-    kernel, count = COLLECTIVE["allreduce_rmsnorm"], tokens * hidden
-    return NormCase(kernel, count, datatype, "sum", send, receive, norm=norm, summed=0, **options)
+@dataclass
+class LocalRanks:
+    worlds: list[World]
+    seed: int
+    keep: list[Any] = field(default_factory=list, kw_only=True)
+
+    @property
+    def ranks(self) -> int:
+        return self.worlds[0].communicator.size
+
+    def buffers(self, size_bytes: int, element_bytes: int = 0) -> list[int]:
+        raise NotImplementedError
+
+    def memory(self, size_bytes: int) -> Memory:
+        raise NotImplementedError
+
+    def add(self, name: str, cases: list[Any], bind: Any, contents: Any) -> None:
+        raise NotImplementedError
 
 
-def norm_weight(device: Device, datatype: Datatype, hidden: int) -> Memory:
-    return device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
+def routed_item(
+    bed: LocalRanks,
+    name: str,
+    algorithm: Algorithm,
+    way: str,
+    datatype: Datatype,
+    hidden: int,
+    routes: Routes,
+    **options: Any,
+) -> None:
+    """Tokens to experts that leave them unchanged, or back, or both."""
+    row_bytes = hidden * datatype.size_bytes
+    most_home = int(np.bincount(routes.home, minlength=bed.ranks).max())
+    sends, receives = (bed.buffers(most_home * row_bytes, datatype.size_bytes) for _ in range(2))
+    cases = []
+    for world, send, receive in zip(bed.worlds, sends, receives, strict=True):
+        rows = bed.memory(len(routes.rows_of(world.communicator.rank)[0]) * row_bytes)
+        case = RoutedCase(
+            COLLECTIVES["alltoall"],
+            hidden,
+            datatype,
+            "none",
+            rows.address if way == "combine" else send,
+            rows.address if way == "dispatch" else receive,
+            shape={"way": way},
+            tables=make_tables(world, routes, rows, row_bytes),
+            **options,
+        )
+        cases.append(case)
+
+    def contents(case: RoutedCase, rank: int) -> Any:
+        tables = source_and_target(routes, datatype, way, 1, bed.seed, rank)
+        return (
+            Segments(address, row_bytes, datatype.encode(table))
+            for address, table in zip((case.send, case.receive), tables, strict=True)
+        )
+
+    bed.add(name, cases, algorithm.bind, contents)
 
 
-def norm_contents(case: NormCase, ranks: int, rank: int, seed: int) -> tuple[Segments, Segments]:
-    """A rank's input and its result."""
-    parts, residual, total = fused.tables_of_norm(case.datatype, ranks, seed)
-    encode, size = case.datatype.encode, case.segment_bytes
-    return (
-        Segments(case.send, size, encode(np.stack([parts[rank], residual]))),
-        Segments(case.receive, size, encode(np.stack([fused.normed(total), total]))),
-    )
+def norm_item(
+    bed: LocalRanks, name: str, datatype: Datatype, tokens: int, hidden: int, **options: Any
+) -> None:
+    """All-reduce, residual and RMSNorm of rows with one mean of squares. The residual lies behind
+    the rank's part, and the sum behind the normed rows."""
+    weight = bed.worlds[0].device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
+    bed.keep.append(weight)
+    kernel, size = COLLECTIVE["allreduce_rmsnorm"], tokens * weight.size_bytes
+    sends, receives = (bed.buffers(2 * size, datatype.size_bytes) for _ in range(2))
+    cases = []
+    for send, receive in zip(sends, receives, strict=True):
+        norm = Norm(hidden=hidden, residual=send + size, residual_out=receive + size)
+        norm.weight = weight.address
+        form: tuple[Any, ...] = (kernel, tokens * hidden, datatype, "sum", send, receive)
+        cases.append(NormCase(*form, norm=norm, summed=0, **options))
+
+    def contents(case: NormCase, rank: int) -> Any:
+        parts, residual, total = fused.tables_of_norm(datatype, bed.ranks, bed.seed)
+        tables = np.stack([parts[rank], residual]), np.stack([fused.normed(total), total])
+        return (
+            Segments(address, case.segment_bytes, datatype.encode(table))
+            for address, table in zip((case.send, case.receive), tables, strict=True)
+        )
+
+    bed.add(name, cases, FUSED["allreduce_rmsnorm"]["fused"].bind, contents)
 
 
-def gemv_case(datatype: Datatype, tokens: int, layer: Gemv, receive: int) -> GemvCase:
-    kernel, count = COLLECTIVE["gemv_allreduce"], tokens * layer.hidden
-    own: dict[str, Any] = {"layer": layer, "tokens": tokens, "weight_type": "int8"}
-    return GemvCase(kernel, count, datatype, "sum", 0, receive, **own)
+def gemv_item(
+    bed: LocalRanks, name: str, datatype: Datatype, tokens: int, hidden: int, inner: int
+) -> None:
+    """A matrix of +1 and -1 times a few tokens, and the all-reduce."""
+    size, kernel = datatype.size_bytes, COLLECTIVE["gemv_allreduce"]
+    inputs, outputs = (bed.buffers(tokens * width * size) for width in (inner, hidden))
+    cases = []
+    for world, activations, receive in zip(bed.worlds, inputs, outputs, strict=True):
+        matrix = fused.matrix(hidden, inner, world.communicator.rank, bed.seed)
+        weights = world.device.store(matrix.astype(np.int8))
+        scales = world.device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
+        bed.keep += [weights, scales]
+        layer = Gemv(hidden=hidden, inner=inner, stride=inner, copies=1, activations=activations)
+        layer.weights, layer.row_scales = weights.address, scales.address
+        form: tuple[Any, ...] = (kernel, tokens * hidden, datatype, "sum", 0, receive)
+        cases.append(GemvCase(*form, layer=layer, tokens=tokens, weight_type="int8"))
 
+    def contents(case: GemvCase, rank: int) -> Any:
+        activations = fused.drawn_activations(bed.ranks, tokens, bed.seed)
+        results = fused.summed_products(inner, activations, bed.seed) * fused.ROW_SCALE
+        return (
+            Segments(case.layer.activations, inner * size, datatype.encode(activations[rank])),
+            Segments(case.receive, hidden * size, datatype.encode(results)),
+        )
 
-def gemv_layer(
-    device: Device, hidden: int, inner: int, rank: int, seed: int
-) -> tuple[Gemv, list[Memory]]:
-    """A matrix of +1 and -1, and the memories to keep. It still lacks the address of
-    activations."""
-    weights = device.store(fused.matrix(hidden, inner, rank, seed).astype(np.int8))
-    scales = device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
-    layer = Gemv(hidden=hidden, inner=inner, stride=inner, copies=1)
-    layer.weights, layer.row_scales = weights.address, scales.address
-    return layer, [weights, scales]
-
-
-def gemv_contents(case: GemvCase, ranks: int, rank: int, seed: int) -> tuple[Segments, Segments]:
-    """A rank's activations and its result."""
-    layer, size, encode = case.layer, case.datatype.size_bytes, case.datatype.encode
-    inputs = fused.drawn_activations(ranks, case.tokens, seed)
-    outputs = fused.summed_products(layer.inner, inputs, seed) * fused.ROW_SCALE
-    return (
-        Segments(layer.activations, layer.inner * size, encode(inputs[rank])),
-        Segments(case.receive, layer.hidden * size, encode(outputs)),
-    )
+    bed.add(name, cases, FUSED["gemv_allreduce"]["fused"].bind, contents)

@@ -11,17 +11,11 @@ import sys
 
 import numpy as np
 
-from bench.harness.flight import FlightRecord
 from bench.harness.options import RunOptions
-from bench.harness.session import Session
+from bench.harness.session import Session, start
 from bench.harness.timing import perform, times_us
-from bench.harness.watchdog import Watchdog
 from bench.link import PingPong, open_link
-from bench.machine.placement import pin
-from collectives.communicator import Communicator
 from collectives.operation import Unsupported
-from collectives.peer_buffer import WaitPolicy
-from collectives.world import open_device, open_world
 from kernels.devices.cpu import compile_kernel
 from kernels.devices.device import Counts
 from tests.launch import ROOT
@@ -37,22 +31,15 @@ def bare_loop():
     return function
 
 
-def main(pairs: int) -> None:
-    communicator = Communicator()
-    device, _ = open_device(communicator, "cpu", False)
-    place = pin(communicator)
-    flight = FlightRecord(None, communicator.rank)
-    world = open_world(communicator, device, WaitPolicy(flight.watch, place.oversubscribed))
-    assert not isinstance(world.peers, Unsupported)
-    assert not place.oversubscribed
-    session = Session(RunOptions("link"), world, Watchdog(flight, 30.0, {}), place)
+def compare(session: Session) -> int:
+    assert not session.place.oversubscribed
     link = open_link(session, 1 << 20)
     iteration = PingPong(link, ((0, 1), (1, 0)), 0).iteration()
     assert not isinstance(iteration, Unsupported)
-    sends = link.transfer.ranks.sends
+    sends, communicator = link.transfer.ranks.sends, session.communicator
     bare, rank = bare_loop(), communicator.rank
     ours_ns, bare_ns = [], []
-    for _ in range(pairs):
+    for _ in range(int(sys.argv[1])):
         link.buffers.send.write(np.zeros(1, np.uint64))
         communicator.barrier()
         bare_ns.append(bare(sends[1 - rank], sends[rank], PingPong.repeats, rank == 0))
@@ -61,7 +48,8 @@ def main(pairs: int) -> None:
             times = times_us(stamps, True, iteration.ranks, iteration.movers)
             ours_ns.append(1e3 * iteration.scale * float(times.time[0]))
     if rank == 0:
-        print(json.dumps({"ours_ns": ours_ns, "bare_ns": bare_ns}))
+        print(json.dumps({"ours_ns": ours_ns, "bare_ns": bare_ns}), flush=True)
+    return 0
 
 
-main(int(sys.argv[1]))
+start(RunOptions("link", device="cpu", keeps_run=False), compare)

@@ -18,7 +18,7 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,16 +30,13 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.iteration import Segments, checked_iteration, nothing
-from bench.layers.experts import source_and_target
-from collectives.algorithms.allreduce_quantized import ALGORITHMS as QUANTIZED
-from collectives.algorithms.allreduce_quantized import BLOCK
+from collectives.algorithms.allreduce_quantized import BLOCK, WIRES
 from collectives.algorithms.allreduce_quantized import DATATYPES as QUANTIZED_DATATYPES
 from collectives.build import Build
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Datatype
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
-from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
-from collectives.layers.fused import FUSED
+from collectives.experts.alltoall_routed import WAYS
 from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
 from collectives.probe import PROBE_BYTES, probe_kernels
@@ -59,16 +56,10 @@ from kernels.devices.device import (
     Transfer,
     Watch,
 )
-from tests.ranks.layer_cases import (
-    gemv_case,
-    gemv_contents,
-    gemv_layer,
-    norm_case,
-    norm_contents,
-    norm_weight,
-)
+from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
 
-LOSSY = {algorithm.name for algorithm in QUANTIZED["all_reduce"]}
+LOSSY = {f"two_shot_{wire.name}": wire for wire in WIRES}
+SMALL_CHUNKS = Build(chunk_bytes=4 << 10)
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20
 LINE_BYTES = 128  # the alignment of flags and packs in a slab
@@ -127,20 +118,16 @@ class Gathering:
 
 
 @dataclass
-class Bed:
+class Bed(LocalRanks):
     """All ranks' worlds, the random draws, and the items: for each rank its steps and its counter
     of wrong elements."""
 
-    worlds: list[World]
     draw: random.Random
-    seed: int
     plant: str
     items: dict[str, list[tuple[list[Step], Memory | None]]] = field(default_factory=dict)
-    keep: list[Any] = field(default_factory=list)
 
-    @property
-    def ranks(self) -> int:
-        return len(self.worlds)
+    def memory(self, size_bytes: int) -> Any:
+        return ExactMemory(size_bytes)
 
     def buffers(self, size_bytes: int, element_bytes: int = 0) -> list[int]:
         """The addresses of every rank's buffer of this size, mapped by all ranks. `element_bytes`
@@ -164,21 +151,21 @@ class Bed:
         name: str,
         cases: list[Any],
         bind: Callable[[World, CollectiveCase], Any],
-        contents: Callable[[int, Operation], tuple[Segments, Segments]],
-    ) -> bool:
-        """Bind a case on every rank, between writing and checking; `contents(rank, operation)`
-        gives the input and the result."""
+        contents: Callable[[Any, int], Iterable[Segments]],
+    ) -> None:
+        """Bind a case on every rank, between writing and checking; `contents(case, rank)` gives
+        the input and the result."""
         operations = self.bind(bind, cases)
         if isinstance(operations[0], Unsupported):
-            return False
+            return
         self.items[name] = []
         for rank, world in enumerate(self.worlds):
             case, operation = cases[rank], operations[rank]
             assert isinstance(operation, Operation), operation
-            made = checked_iteration(world, case, operation, contents(rank, operation), case)
+            source, target = contents(case, rank)
+            made = checked_iteration(world, case, operation, (source, target), case)
             self.items[name].append(([made.prepare, operation.step, made.check], made.wrong))
             self.keep.append(made)
-        return True
 
     def wrong_elements(self, name: str) -> int:
         counters = [counted for _, counted in self.items[name] if counted]
@@ -242,11 +229,10 @@ def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: CollectiveCase) 
         for send, receive in zip(first, into, strict=True)
     ]
 
-    def contents(rank: int, operation: Operation) -> tuple[Segments, Segments]:
-        assert (operation.expected_sum is not None) == (algorithm.name in LOSSY)
-        data = verify.Data(
-            collective, datatype, form.redop, ranks, bed.seed, operation.expected_sum
-        )
+    def contents(_: CollectiveCase, rank: int) -> tuple[Segments, Segments]:
+        wire = LOSSY.get(algorithm.name)
+        expected_sum = partial(wire.expected_sum, form.redop) if wire else None
+        data = verify.Data(collective, datatype, form.redop, ranks, bed.seed, expected_sum)
         gets = receives * collective.receives(form.shape, rank, ranks)
         return (
             Segments(first[rank], segment, datatype.encode(data.sent())[rank]),
@@ -263,46 +249,12 @@ def routed_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     for algorithm, way in product(ours, WAYS):
         for variant in algorithm.variants_in(bed.worlds[0]):
             if wanted(name := f"routed {algorithm.name} {way} {variant}"):
-                routed_item(bed, name, algorithm, way, variant, datatype)
-
-
-def routed_item(
-    bed: Bed, name: str, algorithm: Algorithm, way: str, variant: str, datatype: Datatype
-) -> None:
-    ranks, hidden = bed.ranks, bed.draw.choice([31, 248])
-    tokens, top_k = bed.draw.choice([ranks, 7, 64]), bed.draw.choice([1, 2, 3])
-    skew = bed.draw.choice(["uniform", "zipf:1.5", "zipf:9"])
-    routes = routing.draw(skew, ranks, 8, tokens, top_k, bed.seed)
-    row_bytes = hidden * datatype.size_bytes
-    most_home = int(np.bincount(routes.home, minlength=ranks).max())
-    sends, receives = (bed.buffers(most_home * row_bytes, datatype.size_bytes) for _ in range(2))
-    rows = [ExactMemory(len(routes.rows_of(r)[0]) * row_bytes) for r in range(ranks)]
-    cases = [
-        RoutedCase(
-            COLLECTIVES["alltoall"],
-            hidden,
-            datatype,
-            "none",
-            rows[r].address if way == "combine" else sends[r],
-            rows[r].address if way == "dispatch" else receives[r],
-            variant=variant,
-            shape={"way": way},
-            build=Build(chunk_bytes=4 << 10),
-            tables=make_tables(world, routes, cast(Any, rows[r]), row_bytes),
-        )
-        for r, world in enumerate(bed.worlds)
-    ]
-
-    def contents(rank: int, _: Operation) -> tuple[Segments, Segments]:
-        tables = source_and_target(routes, datatype, way, 1, bed.seed, rank)
-        at = cases[rank].send, cases[rank].receive
-        source, target = (
-            Segments(address, row_bytes, datatype.encode(table))
-            for address, table in zip(at, tables, strict=True)
-        )
-        return source, target
-
-    bed.add(name, cases, algorithm.bind, contents)
+                hidden = bed.draw.choice([31, 248])
+                tokens, top_k = bed.draw.choice([bed.ranks, 7, 64]), bed.draw.choice([1, 2, 3])
+                skew = bed.draw.choice(["uniform", "zipf:1.5", "zipf:9"])
+                routes = routing.draw(skew, bed.ranks, 8, tokens, top_k, bed.seed)
+                options = {"variant": variant, "build": SMALL_CHUNKS}
+                routed_item(bed, name, algorithm, way, datatype, hidden, routes, **options)
 
 
 def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
@@ -312,46 +264,11 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     # Registered, a single token is pulled, and others are summed directly.
     for variant, tokens in (("copied", 3), ("registered", 1), ("registered", 9)):
         if wanted(name := f"allreduce_rmsnorm {variant} {tokens}"):
-            norm_item(bed, name, variant, datatype, tokens)
+            hidden, options = bed.draw.choice([31, 248, 1024]), {"variant": variant}
+            norm_item(bed, name, datatype, tokens, hidden, build=SMALL_CHUNKS, **options)
     if wanted(name := "gemv_allreduce"):
-        gemv_item(bed, name, datatype)
-
-
-def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype, tokens: int) -> None:
-    weight = norm_weight(bed.worlds[0].device, datatype, bed.draw.choice([31, 248, 1024]))
-    size = 2 * tokens * weight.size_bytes
-    sends, receives = (bed.buffers(size, datatype.size_bytes) for _ in range(2))
-    options = {"variant": variant, "build": Build(chunk_bytes=4 << 10)}
-    cases = [
-        norm_case(datatype, tokens, weight, send, receive, **options)
-        for send, receive in zip(sends, receives, strict=True)
-    ]
-    bed.keep.append(weight)
-    bed.add(
-        name,
-        cases,
-        FUSED["allreduce_rmsnorm"]["fused"].bind,
-        lambda rank, _: norm_contents(cases[rank], bed.ranks, rank, bed.seed),
-    )
-
-
-def gemv_item(bed: Bed, name: str, datatype: Datatype) -> None:
-    tokens, (hidden, inner) = 1 + bed.seed % 8, (bed.draw.choice([64, 320]) for _ in range(2))
-    activations, receives = (
-        bed.buffers(tokens * width * datatype.size_bytes) for width in (inner, hidden)
-    )
-    cases = []
-    for rank, world in enumerate(bed.worlds):
-        layer, memories = gemv_layer(world.device, hidden, inner, rank, bed.seed)
-        layer.activations = activations[rank]
-        bed.keep.append(memories)
-        cases.append(gemv_case(datatype, tokens, layer, receives[rank]))
-    bed.add(
-        name,
-        cases,
-        FUSED["gemv_allreduce"]["fused"].bind,
-        lambda rank, _: gemv_contents(cases[rank], bed.ranks, rank, bed.seed),
-    )
+        hidden, inner = (bed.draw.choice([64, 320]) for _ in range(2))
+        gemv_item(bed, name, datatype, 1 + bed.seed % 8, hidden, inner)
 
 
 MEETINGS = {
@@ -433,7 +350,7 @@ def open_bed(
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
         set_epoch(peers, START_EPOCH)
         worlds.append(World(communicator, device, peers, cast(Any, None), waits.watch))
-    return Bed(worlds, random.Random(seed), seed, plant)
+    return Bed(worlds, seed, random.Random(seed), plant)
 
 
 def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:

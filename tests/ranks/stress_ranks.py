@@ -14,44 +14,34 @@ same random order, each rank with its own data and random delays. No barrier sep
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
 from bench.harness.flight import FlightRecord
-from bench.harness.iteration import Buffers, Segments, checked_iteration, nothing
+from bench.harness.iteration import Buffers, checked_iteration, nothing
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.watchdog import Watchdog
-from bench.layers.experts import routed_iteration
 from bench.machine.placement import Place
 from bench.soak import COUNTS, MARGIN_BYTES, Sampler, SoakLaunch, SoakOptions, delay_steps
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts import routing
-from collectives.experts.alltoall_routed import PULL, PUSH, WAYS, RoutedCase, make_tables
+from collectives.experts.alltoall_routed import PULL, PUSH, WAYS
 from collectives.layers.fused import FUSED
-from collectives.operation import Algorithm, CollectiveCase, Operation
+from collectives.operation import Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from collectives.registry import ALGORITHMS, exact
 from collectives.table import parsed
 from kernels.devices.device import Action, Counts, Memory
-from tests.ranks.layer_cases import (
-    gemv_case,
-    gemv_contents,
-    gemv_layer,
-    norm_case,
-    norm_contents,
-    norm_weight,
-)
+from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
 from tests.ranks.world import connect
 
 START_EPOCH = 2**32 - 5
 PLAIN_LAUNCHES = 24
 CHUNKS = "", "", "", "+32K"  # of a message that passes through the slots in many steps
 STREAMS = {"nt": "WT_STREAM_SLAB", "ntr": "WT_STREAM_RECEIVE"}
-Make = Callable[[Session, random.Random], SoakLaunch]
 
 
 def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -> None:
@@ -61,7 +51,11 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
     names = [name for name in names if name not in STREAMS]
     world, communicator, watch = session.world, session.communicator, session.flight.watch
     draw = random.Random(seed)
-    hand = [make(session, draw) for name in names or LAYERS for make in LAYERS.get(name, [])]
+    bed = OneRank(session, draw)
+    for name in names or LAYERS:
+        if name in LAYERS:
+            LAYERS[name](bed)
+    hand = bed.launches
     plain = [name for name in names if name not in LAYERS]
     if plain or not names:
         hand += plain_launches(session, draw, plain)
@@ -141,83 +135,58 @@ def registered(session: Session, size_bytes: int, number: int) -> list[Memory]:
     return [session.world.peers.register(size_bytes) for _ in range(number)]
 
 
-def layer_launch(
-    session: Session,
-    form: Algorithm,
-    case: CollectiveCase,
-    contents: tuple[Segments, Segments],
-    keep: Any,
-) -> SoakLaunch:
-    """A launch that first writes its inputs and then checks its outputs; `contents` gives both."""
-    operation = form.bind(session.world, case)
-    assert isinstance(operation, Operation), operation
-    return SoakLaunch(case, checked_iteration(session.world, case, operation, contents, keep))
+class OneRank(LocalRanks):
+    """The rank of this process, and the launches of its layers."""
+
+    def __init__(self, session: Session, draw: random.Random) -> None:
+        super().__init__([session.world], session.options.seed)
+        self.session, self.draw, self.launches = session, draw, list[SoakLaunch]()
+
+    def buffers(self, size_bytes: int, element_bytes: int = 0) -> list[int]:
+        return [memory.address for memory in registered(self.session, size_bytes, 1)]
+
+    def memory(self, size_bytes: int) -> Memory:
+        return self.session.world.device.private(max(1, size_bytes))
+
+    def add(self, name: str, cases: list[Any], bind: Any, contents: Any) -> None:
+        [world], [case] = self.worlds, cases
+        operation = bind(world, case)
+        assert isinstance(operation, Operation), operation
+        source, target = contents(case, world.communicator.rank)
+        made = checked_iteration(world, case, operation, (source, target), self)
+        self.launches.append(SoakLaunch(case, made))
 
 
-def routed_launch(
-    way: str, algorithm: Algorithm, session: Session, draw: random.Random
-) -> SoakLaunch:
-    """Tokens to experts that leave them unchanged, or back, or both; also to ranks without tokens
-    or experts."""
-    world, ranks = session.world, session.communicator.size
-    datatype = DATATYPES[draw.choice(["float32", "bfloat16", "float16", "float64"])]
-    experts = draw.choice([3, 8, 13])
-    top_k, hidden = draw.choice([1, 2, 3]), draw.choice([1, 31, 248, 1024])
-    tokens, skew = draw.choice([1, 5, 64, 300]), draw.choice(["uniform", "zipf:1.5", "zipf:9"])
-    routes = routing.draw(skew, ranks, experts, tokens, top_k, draw.randrange(1 << 30))
-    row_bytes = hidden * datatype.size_bytes
-    send, receive, rows = registered(session, tokens * top_k * row_bytes, 3)
-    combines = way == "combine"
-    case = RoutedCase(
-        COLLECTIVES["alltoall"],
-        hidden,
-        datatype,
-        "none",
-        rows.address if combines else send.address,
-        rows.address if way == "dispatch" else receive.address,
-        shape={"way": way},
-        tables=make_tables(world, routes, rows, row_bytes),
-    )
-    operation = algorithm.bind(world, case)
-    assert isinstance(operation, Operation), operation
-    buffers = Buffers(send, receive, session.options.seed)
-    launch = SoakLaunch(case, routed_iteration(session, buffers, case, operation, 0))
-    launch.iteration.keep.append(rows)
-    return launch
+def add_routed(bed: OneRank) -> None:
+    """Every way by pushes and by pulls; also to ranks without tokens or experts."""
+    draw = bed.draw
+    for way, algorithm in product(WAYS, (PUSH, PULL)):
+        datatype = DATATYPES[draw.choice(["float32", "bfloat16", "float16", "float64"])]
+        experts = draw.choice([3, 8, 13])
+        top_k, hidden = draw.choice([1, 2, 3]), draw.choice([1, 31, 248, 1024])
+        tokens, skew = draw.choice([1, 5, 64, 300]), draw.choice(["uniform", "zipf:1.5", "zipf:9"])
+        routes = routing.draw(skew, bed.ranks, experts, tokens, top_k, draw.randrange(1 << 30))
+        routed_item(bed, "routed", algorithm, way, datatype, hidden, routes)
 
 
-def norm_launch(session: Session, draw: random.Random) -> SoakLaunch:
-    """All-reduce, residual and RMSNorm of rows with one mean of squares."""
-    seed, form = session.options.seed, FUSED["allreduce_rmsnorm"]["fused"]
-    world = session.world = replace(session.world, round_trip_ns=draw.choice([100.0, 225.0]))
-    datatype = DATATYPES[("float32", "bfloat16", "float16")[seed % 3]]
-    weight = norm_weight(world.device, datatype, draw.choice([1, 31, 248, 1024, 8192]))
-    tokens = draw.choice([1, 3, 9, 40])
-    send, receive = registered(session, 2 * tokens * weight.size_bytes, 2)
-    variant = draw.choice(form.variants_in(world))
-    case = norm_case(datatype, tokens, weight, send.address, receive.address, variant=variant)
-    contents = norm_contents(case, session.communicator.size, session.communicator.rank, seed)
-    return layer_launch(session, form, case, contents, weight)
+def add_norms(bed: OneRank) -> None:
+    """In both forms of each variant, of which the round trip chooses one."""
+    draw, datatype = bed.draw, DATATYPES[("float32", "bfloat16", "float16")[bed.seed % 3]]
+    for _ in range(5):
+        bed.worlds = [replace(bed.session.world, round_trip_ns=draw.choice([100.0, 225.0]))]
+        hidden, tokens = draw.choice([1, 31, 248, 1024, 8192]), draw.choice([1, 3, 9, 40])
+        variants = FUSED["allreduce_rmsnorm"]["fused"].variants_in(bed.worlds[0])
+        norm_item(bed, "norm", datatype, tokens, hidden, variant=draw.choice(variants))
 
 
-def gemv_launch(session: Session, draw: random.Random) -> SoakLaunch:
-    """A matrix of +1 and -1 times a few tokens, and the all-reduce."""
-    world, seed, form = session.world, session.options.seed, FUSED["gemv_allreduce"]["fused"]
-    rank, ranks = session.communicator.rank, session.communicator.size
-    datatype = DATATYPES[("float32", "float16", "bfloat16")[seed % 3]]
-    tokens, hidden, inner = 1 + seed % 8, draw.choice([64, 320, 2048]), draw.choice([64, 128, 320])
-    layer, keep = gemv_layer(world.device, hidden, inner, rank, seed)
-    activations, receive = registered(session, tokens * max(hidden, inner) * datatype.size_bytes, 2)
-    layer.activations = activations.address
-    case = gemv_case(datatype, tokens, layer, receive.address)
-    return layer_launch(session, form, case, gemv_contents(case, ranks, rank, seed), keep)
+def add_gemvs(bed: OneRank) -> None:
+    datatype = DATATYPES[("float32", "float16", "bfloat16")[bed.seed % 3]]
+    for _ in range(5):
+        hidden, inner = bed.draw.choice([64, 320, 2048]), bed.draw.choice([64, 128, 320])
+        gemv_item(bed, "gemv", datatype, 1 + bed.seed % 8, hidden, inner)
 
 
-LAYERS: dict[str, list[Make]] = {
-    "routed": [partial(routed_launch, *each) for each in product(WAYS, (PUSH, PULL))],
-    "allreduce_rmsnorm": [norm_launch] * 5,
-    "gemv_allreduce": [gemv_launch] * 5,
-}
+LAYERS = {"routed": add_routed, "allreduce_rmsnorm": add_norms, "gemv_allreduce": add_gemvs}
 
 
 if __name__ == "__main__":

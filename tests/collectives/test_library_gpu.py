@@ -72,9 +72,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("device", "graph"), few([("cuda", True), ("hip", False), ("cuda", False)], 2)
-)
+@pytest.mark.parametrize(("device", "graph"), [("cuda", True), ("hip", False)])
 def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph):
     """Tuning calls each setting 60 times, so few cases are tuned."""
     is_cuda = device == "cuda"
@@ -148,9 +146,7 @@ NO_SOCKET = "unhandled system error: Bootstrap : no socket interface found"
         [
             ("all_reduce", "ncclCommInitRank:rank1", f"unhandled system error: {MEMORY}"),
             ("all_gather", "ncclAllGather:rank1", LAUNCH),
-            ("sendrecv", "ncclRecv:rank1", LAUNCH),
             ("all_reduce", "ncclGetUniqueId:rank0", NO_SOCKET),
-            ("alltoall", "ncclAlltoAll:rank1", LAUNCH),
         ],
         2,
     ),
@@ -166,13 +162,16 @@ def test_a_function_that_fails_on_one_rank_is_named_by_all_on_a_fake_gpu(collect
 
 @pytest.mark.parametrize(
     ("binding", "is_found"),
-    few([("cupy", True), ("cupy,none", False), ("nccl4py", True)], 2),
+    [("cupy", True), ("cupy,none", False)],
 )
 def test_the_library_depends_on_the_installed_binding_on_a_fake_gpu(binding, is_found):
     install = "NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)"
     reason = f"rank 1: {install}"
-    for report in on_fake_gpus(binding=binding):
+    for report in on_fake_gpus(request={"repeat": 5}, binding=binding):
         if is_found:
+            # In timed calls a line for each would slow rank 0 down, and fill its memory.
+            assert report["chosen"][f"plain {KEY}"] == "RING SIMPLE, 2 channels"
+            assert report["log_bytes"] == 0
             assert report["name"] == report["head"]["library"] == "NCCL 2.32.3"
             assert outcomes(report) == {(None, None)}
         else:
@@ -259,21 +258,11 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
         assert set(report["head"]["transports"]) == {"plain", "NCCL_PROTO=LL", "NCCL_PROTO=Simple"}
 
 
-@pytest.mark.parametrize(
-    ("fault", "why"),
-    few(
-        [
-            ("no_ll", "no algorithm/protocol available"),
-            ("caches_proto", "does not say that it read it"),
-        ],
-        1,
-    ),
-)
-def test_a_setting_that_rccl_refuses_or_ignores_is_left_out_on_a_fake_gpu(fault, why):
-    for report in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, gpu=GFX942, **{fault: 1}):
+def test_a_setting_that_rccl_refuses_is_left_out_on_a_fake_gpu():
+    for report in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, gpu=GFX942, no_ll=1):
         assert report["chosen"][f"tuned {KEY}"] == "default: RING SIMPLE, at most 56 channels"
         notes = " ".join(report["head"]["notes"])
-        assert re.search(rf"NCCL_PROTO=LL is out: .*{why}", notes)
+        assert re.search("NCCL_PROTO=LL is out: .*no algorithm/protocol available", notes)
         assert "HSA_FORCE_FINE_GRAIN_PCIE=1 is not set" in notes
         assert "NCCL_PROTO=LL" not in report["head"]["transports"]
 
@@ -293,25 +282,6 @@ def test_a_library_that_does_not_say_what_it_runs_is_measured_on_a_fake_gpu(vend
     assert report["results"] == {f"plain {KEY}": RIGHT}
     assert report["chosen"] == {f"plain {KEY}": None}
     assert report["head"]["transports"]["plain"]
-
-
-def test_timed_calls_log_nothing_on_a_fake_gpu():
-    """A line for each call would slow rank 0 down, and fill its memory."""
-    request = {"variants": ["plain"], "repeat": 5}
-    for report in on_fake_gpus(request=request):
-        assert report["chosen"][f"plain {KEY}"] == "RING SIMPLE, 2 channels"
-        assert report["log_bytes"] == 0
-
-
-def test_a_transport_through_the_host_is_not_called_a_baseline_on_a_fake_gpu():
-    way = "SHM/direct/direct"
-    head = on_fake_gpus(way=way)[1]["head"]
-    assert head["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
-    assert head["notes"][1] == (
-        f"NCCL 2.32.3 went through host memory ({way}, ranks 0 -> 1): it is not a peer-to-peer "
-        "baseline. Where our kernels reach the peers, unset NCCL_P2P_DISABLE or export "
-        "NCCL_P2P_LEVEL=SYS."
-    )
 
 
 def test_the_users_log_file_stays_theirs_on_a_fake_gpu(tmp_path):

@@ -18,28 +18,18 @@ ALL_TO_ALL = {"cuda": "ncclAlltoAll", "hip": "ncclAllToAll", "mscclpp": "ncclAll
 def library(vendor: str, has_alltoall: bool = True) -> str:
     """The path of the library for a vendor, built once, with or without an all-to-all."""
     text = SOURCE.read_bytes()
-    folder = (
-        cache_folder()
-        / f"fake_nccl-{hashlib.sha256(text).hexdigest()[:16]}{'' if has_alltoall else '-older'}"
-    )
-    path = folder / NAMES[vendor]
+    key, age = hashlib.sha256(text).hexdigest()[:16], "" if has_alltoall else "-older"
+    path = cache_folder() / f"fake_nccl-{key}{age}" / NAMES[vendor]
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        making = folder / f"{path.name}.{id(path)}"
-        flags = [
-            "-std=c++17",
-            "-O2",
-            "-fwrapv",
-            "-fPIC",
-            "-shared",
-            f"-Wl,-soname,{NAMES[vendor]}",
-            "-o",
-            str(making),
-        ]
-        flags += [f"-DALL_TO_ALL={ALL_TO_ALL[vendor]}"] * has_alltoall + ["-DVERSION=900"] * (
-            vendor == "mscclpp"
-        )
-        subprocess.run([str(shutil.which("clang++-22")), *flags, str(SOURCE)], check=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        making = path.with_name(f"{path.name}.{id(path)}")
+        flags = f"-std=c++17 -O2 -fwrapv -fPIC -shared -Wl,-soname,{NAMES[vendor]}".split()
+        if has_alltoall:
+            flags.append(f"-DALL_TO_ALL={ALL_TO_ALL[vendor]}")
+        if vendor == "mscclpp":
+            flags.append("-DVERSION=900")
+        clang = str(shutil.which("clang++-22"))
+        subprocess.run([clang, *flags, str(SOURCE), "-o", str(making)], check=True)
         making.rename(path)
     return str(path)
 

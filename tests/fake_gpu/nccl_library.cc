@@ -10,7 +10,6 @@
 //   FAKE_NCCL_DELAYS_US=default:1000,LL:0  the time of a call, by protocol or algorithm
 //   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
 //   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
-//   FAKE_NCCL_CACHES_PROTO=1               a process reads NCCL_PROTO only once
 // ALL_TO_ALL is the name of its all-to-all, because NCCL since 2.28 and RCCL use different names;
 // without this macro, the library has no all-to-all. VERSION is the version that it reports by
 // default.
@@ -302,10 +301,8 @@ int ncclGetUniqueId(UniqueId* id) {
 }
 
 int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
-  static const std::string first_protocol = setting("NCCL_PROTO");
-  const bool caches = setting("FAKE_NCCL_CACHES_PROTO") == "1";
   Comm* c = *comm = new Comm();
-  c->ranks = ranks, c->rank = rank, c->protocol = caches ? first_protocol : setting("NCCL_PROTO");
+  c->ranks = ranks, c->rank = rank, c->protocol = setting("NCCL_PROTO");
   const std::string algorithm = c->algorithm = setting("NCCL_ALGO");
   const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
   c->delay_us = delay_of(chosen), c->zero_cta = setting("NCCL_CTA_POLICY") == "2";

@@ -3,10 +3,8 @@ and defaults of the arguments that Wiretax gives.
 
 They sum for real, through the library with NCCL's interface. FAKE_PEER_FAULT selects a fault:
   raise        the start raises on rank 1
-  hang         rank 1 never comes back from the start
   wrong        the maximum instead of the sum
   long         an element too many
-  send         the sum also in the send buffer
   disabled     vLLM disables itself
 """
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import time
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ def start() -> None:
     """The faults of a start."""
     if FAULT == "raise" and torch.distributed.get_rank() == 1:
         raise RuntimeError("no NVLink between these GPUs,\n  says /usr/lib/driver.so")
-    if FAULT == "hang" and torch.distributed.get_rank() == 1:
-        time.sleep(3600)
 
 
 class UniqueId(ctypes.Structure):
@@ -41,15 +38,10 @@ class Summing:
     def enqueue(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
         assert tensor.numel() == out.numel()
         assert tensor.dtype is out.dtype
-        self.reduce(tensor, out, tensor.numel() + (FAULT == "long"))
-        if FAULT == "send":
-            self.reduce(tensor, tensor, tensor.numel())
-
-    def reduce(self, tensor: torch.Tensor, out: torch.Tensor, count: int) -> None:
         status = self.library.ncclAllReduce(
             ctypes.c_void_p(tensor.data_ptr()),
             ctypes.c_void_p(out.data_ptr()),
-            ctypes.c_size_t(count),
+            ctypes.c_size_t(tensor.numel() + (FAULT == "long")),
             TYPES[tensor.dtype.name],
             OPS["wrong" if FAULT == "wrong" else "sum"],
             self.handle,

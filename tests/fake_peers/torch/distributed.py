@@ -6,7 +6,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-TIMEOUT_S = 3
+TIMEOUT_S = 1.5
 
 
 class group:

@@ -5,29 +5,14 @@ Each test changes a copy of the project and runs the copy.
 """
 
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
 from tests.bench.launches import launch, run
-from tests.launch import ROOT
+from tests.launch import ROOT, end_of
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
 SMALL = "-b 16K -e 16K -n 1 --mode isolated --max-time 60"
-
-
-@dataclass(frozen=True)
-class Room:
-    """Its files and folders, the text of its registrations in other files, and an option that goes
-    with it."""
-
-    paths: Sequence[str]
-    registrations: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    option: str = ""
 
 
 # Without each algorithm's file in turn: imports what uses algorithms, and reads the suite's tables
@@ -52,62 +37,52 @@ for path in sorted(Path("collectives/algorithms").glob("[a-z]*.py")):
     hidden.rename(path)
 """
 FEATURES = "bench/features/__init__.py"
-ROOMS = {
-    "arrival_skew": Room(
-        ["bench/features/arrival_skew.py"],
-        {
-            FEATURES: [
-                "from bench.features.arrival_skew import ArrivalSkew\n",
-                "    ArrivalSkew,\n",
-            ]
-        },
-        "--arrival-skew 5us",
-    ),
-    "peers": Room(
-        ["collectives/peers", "bench/features/peers.py"],
-        {FEATURES: ["from bench.features.peers import Peers\n", "    Peers,\n"]},
-        "--peer vllm",
-    ),
-    "soak": Room(["bench/soak.py"]),
-}
+# Files and folders, and the lines that register features.
+ROOMS = (
+    "bench/features/arrival_skew.py",
+    "bench/features/peers.py",
+    "collectives/peers",
+    "bench/soak.py",
+)
+REGISTRATIONS = (
+    "from bench.features.arrival_skew import ArrivalSkew\n",
+    "    ArrivalSkew,\n",
+    "from bench.features.peers import Peers\n",
+    "    Peers,\n",
+)
 
 
-def without(folder: Path, room: Room) -> Path:
-    """A copy of the folders that the program needs, without a room. Each registration stands in its
-    file once."""
+def without(folder: Path, *rooms: str) -> Path:
+    """A copy of the folders that the program needs, without these rooms and then without the
+    registrations of features, each of which stands there once."""
     for layer in LAYERS:  # with the bytecode, but for what another process is writing
         ignored = shutil.ignore_patterns("*.pyc.*")
         shutil.copytree(ROOT / layer, folder / layer, ignore=ignored)
-    for name in room.paths:
-        path = folder / name
+    for path in (folder / name for name in rooms):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for name, pieces in room.registrations.items():
-        text = (folder / name).read_text()
-        for piece in pieces:
-            assert text.count(piece) == 1, f"{name} has {piece!r} {text.count(piece)} times"
-            text = text.replace(piece, "")
-        (folder / name).write_text(text)
+    features = folder / FEATURES
+    for piece in REGISTRATIONS if rooms else ():
+        text = features.read_text()
+        assert text.count(piece) == 1, f"{FEATURES} has {piece!r} {text.count(piece)} times"
+        features.write_text(text.replace(piece, ""))
     return folder
 
 
-@pytest.mark.parametrize("name", ROOMS)
-def test_without_a_room_everything_else_works(tmp_path, name):
-    room = ROOMS[name]
-    tree, out = without(tmp_path / "tree", room), tmp_path / "results"
+def test_without_the_optional_rooms_everything_else_works(tmp_path):
+    tree, out = without(tmp_path / "tree", *ROOMS), tmp_path / "results"
     _, result = run(out, SMALL, tree=tree)
     assert result.complete
     assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
-    if room.option:
-        done = launch(out, room.option, tree=tree, ranks=None)
+    for option in ("--arrival-skew 5us", "--peer vllm"):
+        done = launch(out, option, tree=tree, ranks=None)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"bench.allreduce: unrecognized arguments: {room.option}\n"
+        assert done.stderr == f"bench.allreduce: unrecognized arguments: {option}\n"
 
 
 def test_the_file_of_an_algorithm_goes_without_a_trace(tmp_path):
     """Rows of the suite's tables that name it are passed over; `auto` has the others."""
-    tree = without(tmp_path / "tree", Room([]))
-    command = sys.executable, "-c", WITHOUT_EACH
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    tree = without(tmp_path / "tree")
+    done = end_of(sys.executable, "-c", WITHOUT_EACH, cwd=tree)
     assert (done.returncode, done.stderr) == (0, "")
     (tree / "collectives" / "algorithms" / "allreduce_two_shot.py").unlink()
     for source in (tree / "kernels").glob("allreduce_two_shot*.cu"):
@@ -161,7 +136,7 @@ tune.main()
 
 def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     """The command line, --list, bench.tune, the soak and the layers find it without an edit."""
-    tree, out = without(tmp_path / "tree", Room([])), tmp_path / "results"
+    tree, out = without(tmp_path / "tree"), tmp_path / "results"
     (tree / "collectives" / "algorithms" / "allreduce_mine.py").write_text(ALGORITHM)
     (tree / "kernels" / "allreduce_mine.cu").write_text(KERNEL)
 

@@ -32,7 +32,6 @@ SHORT = "-n 10"
 # CALL EFFECT.
 SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
 REDUCING = SPINNING.replace("ring", "library").replace(r"\d+", r"[1-9]\d*")
-CHECKING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), check, epoch \d+"
 STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
 KILLED, EXITED = "was ended by signal 9, Killed", "exited with status 0"
 DIRECT = SPINNING.replace("ring", "two_shot_direct")
@@ -68,7 +67,6 @@ def stopped_first(out, victim, place, why):
         [
             ("1 device 1 raise", 3, "step open the device"),
             ("1 block 4 raise", 2, r"case 0 \(.*\), block 3, step timed loop"),
-            ("2 between 9 raise", 3, ".*step [a-z ]+"),
             ("0 map 1 raise", 2, "step map the peers"),
         ],
         1,
@@ -91,7 +89,6 @@ def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, fault, r
         [
             ("1 check 6 sleep", RING, r"case 0 \(.*\), .*step .*, check"),
             ("1 operation 300 sleep", LIBRARY, r"case 0 \(.*\), .*step .*, the collective"),
-            ("1 plan 1 sleep", RING, "step plan the cases"),
         ],
         1,
     ),
@@ -109,7 +106,6 @@ def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, fault, options, p
         [
             ("1 operation 40 sleep", 3, "ring", "isolated"),
             ("1 operation 40 sleep", 2, "two_shot_direct", "isolated"),
-            ("1 operation 200 sleep", 2, "ring", "chained"),
         ],
         1,
     ),
@@ -225,7 +221,6 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s):
             ("0 operation 40 exit", 3, SPINNING),
             ("1 map 1 kill", 2, "step map the peers, epoch 0"),
             ("0 store 6 kill", 2, STORING),
-            ("1 check 6 exit", 2, CHECKING),
         ],
         2,
     ),
@@ -334,7 +329,6 @@ def test_ranks_do_not_outlive_their_launcher(out):
             ("mpirun", signal.SIGINT),
             ("rank 1", signal.SIGTERM),
             ("group", signal.SIGINT),
-            ("mpirun", signal.SIGTERM),
         ],
         2,
     ),

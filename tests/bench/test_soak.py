@@ -26,10 +26,6 @@ LOCATED = (
     r"wiretax: all_reduce \w+ \w+ float32 sum \d+ B.*, launch \d+: rank [01] got "
     r"\S+ \(0x[0-9a-f]{8}\) at offset \d+, element \d+; \S+ \(0x[0-9a-f]{8}\) expected\n"
 )
-TIMED_OUT = (
-    r"wiretax: rank [01] .* held the others up: .*epoch \d+ step \d+ seen, epoch \d+ step \d+ "
-    r"wanted by .*\n"
-)
 
 
 def clean(done, folder, fewest):
@@ -50,34 +46,22 @@ def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
     assert re.match(rf"soak of all_reduce for 2 s on 2 ranks .*{drawn_from}", done.stdout)
 
 
-@pytest.mark.parametrize("collective", few(["sendrecv", "all_to_all"], 1))
-def test_a_soak_also_checks_the_library_and_has_its_own_sizes(tmp_path, collective):
+def test_a_soak_also_checks_the_library_and_has_its_own_sizes(tmp_path):
     """A round trip of sendrecv is two successive MPI calls. The smallest size of a sweep, 16 KiB,
     is no limit for a soak of small messages."""
-    options = f"--soak 1s --collective {collective} -e 1K -d float --algorithm library"
-    done = soak(tmp_path, options)
+    done = soak(tmp_path, "--soak 1s --collective sendrecv -e 1K -d float --algorithm library")
     clean(done, tmp_path, 10)
     assert "; 1 to 1024 B\n" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("patch", "algorithm"),
-    few(
-        [
-            ("flip_bit", "ring"),
-            ("drop_flag", "one_shot_pull"),
-            ("stale_epoch", "one_shot_ll"),
-        ],
-        1,
-    ),
-)
-def test_a_soak_ends_at_a_wrong_result_and_locates_it(tmp_path, patch, algorithm):
-    out, broken = tmp_path / "out", tree(tmp_path / "tree", patch)
-    done = soak(out, f"--soak 60s {SMALL} --algorithm {algorithm} --timeout 2", tree=broken)
+def test_a_soak_ends_at_a_wrong_result_and_locates_it(tmp_path):
+    out, broken = tmp_path / "out", tree(tmp_path / "tree", "flip_bit")
+    done = soak(out, f"--soak 60s {SMALL} --algorithm ring --timeout 2", tree=broken)
     assert done.returncode == 1
-    assert re.fullmatch(f"{LOCATED}|{TIMED_OUT}", done.stderr), done.stderr
+    assert re.fullmatch(LOCATED, done.stderr), done.stderr
     counted = COUNTED.search(done.stdout)
-    assert counted is None or int(counted[2]) > 0
+    assert counted
+    assert int(counted[2]) > 0
     wait_for(lambda: not list(out.iterdir()), 2.0)  # after a fault, the witness removes the files
 
 
@@ -134,7 +118,7 @@ def test_an_interrupted_soak_ends_within_two_seconds_with_its_counts(tmp_path, s
 
 
 def test_ranks_with_different_clocks_start_and_end_together(tmp_path):
-    options = f"--soak 3s {SMALL} --algorithm ring --timeout 5"
+    options = f"--soak 2s {SMALL} --algorithm ring --timeout 5"
     done = launch(tmp_path, options, program=[SOAKED_RANKS, "clock"])
     clean(done, tmp_path, 0)
 

@@ -1,19 +1,10 @@
-"""A survey of one GPU, which two ranks share: MPS around it, what its owner is told, and the whole
-plan on the software GPU."""
-
-import re
-from typing import Any
+"""A survey of one GPU, which two ranks share: MPS around it, and what its owner is told."""
 
 import pytest
 
 from bench import survey
 from bench.surveys import mps
 from bench.surveys.page import write
-from bench.surveys.steps import plan
-from tests.bench.launches import watched
-from tests.bench.test_survey import archived
-from tests.fake_gpu import fake_nccl
-from tests.launch import SLOW_TEST
 
 # As the real one: the service keeps what it inherits, and numbers the GPUs that it sees anew.
 CONTROL = """#!/bin/sh
@@ -87,55 +78,3 @@ def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkey
     page = (tmp_path / "survey" / "index.html").read_text()
     assert f"<p>{in_use}</p>" in page
     assert "python -m reports predict --gpu NAME survey/results/link_host/*.jsonl" in page
-
-
-# A survey whose launches are short enough for the software GPU, and that makes no more of them.
-SHORT = """
-import sys
-from dataclasses import replace
-from bench import survey
-from bench.surveys import steps
-
-short = {
-    "link": "-b 4M -e 4M",
-    "allreduce": "--sizes 16K --mode chained -n 12",
-    "decode": "--model llama-3.1-8b --scale 1/512 --slots 1 -n 12",
-}
-whole = steps.plan
-steps.plan = lambda *of: [
-    replace(step, line=f"{step.line} {short.get(step.command, '')}".rstrip()) for step in whole(*of)
-]
-survey.spend_the_rest = lambda *_: None
-sys.exit(survey.main(sys.argv[1:]))
-"""
-
-
-@SLOW_TEST
-@pytest.mark.alone
-def test_a_survey_of_one_gpu_goes_through_its_whole_plan_on_a_fake_gpu(tmp_path):
-    """Each step runs or is refused in a sentence, and the last one predicts two cards; on a GPU
-    nobody would see this before ten minutes are gone."""
-    folder = tmp_path / "survey"
-    variables: Any = fake_nccl.environment(gpu={"count": 1, "name": "software rtx5090"})
-    with watched("-c", SHORT, "--out", str(folder), WIRETAX_QUIET="", **variables) as process:
-        out, err = process.communicate(timeout=660)
-    assert "Traceback" not in out + err, err
-    form = r"^\[survey .*\] (.*): ([a-z ]+) after \d+ \w+, (.+); \d+ \w+ left$"
-    ended = {name: (status, told) for name, status, told in re.findall(form, err, re.MULTILINE)}
-    steps = plan("cuda", False, shares_gpus=True)
-    assert [*ended] == [step.log.replace("_", " ") for step in steps], err
-    failed = {name: told for name, (status, told) in ended.items() if status == "failed"}
-    assert {*failed} <= {"decode"}, out  # of which a busy machine makes few
-    assert all(told.startswith("time ran out: a step takes") for told in failed.values())
-    assert process.returncode == (3 if failed else 0)
-    page = (folder / "index.html").read_text()
-    for text in (
-        "There is no nvidia-cuda-mps-control",
-        "What two such cards would do: PREDICTED for two rtx5090 at a root complex",
-        "tokens/s of one chat by tensor",
-        *["A decode step of llama-3.1-8b, 1 slot, split over 2", "1/512 of each"]
-        * ("decode" not in failed),
-    ):
-        assert text in page, text
-    assert "\nnext: python -m bench.survey\n" in out
-    archived(folder)

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 
-from bench import tune
 from bench.harness import tuned
 from bench.tuning import search
 from bench.tuning.winners import FINALISTS, find_winners
@@ -14,7 +13,6 @@ from collectives.operation import ChoiceRow
 from collectives.table import parsed
 from reports.store.blocks import count_blocks
 from reports.store.schema import Block
-from tests import fake_gpu
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
 
@@ -176,6 +174,20 @@ def test_the_runs_state_has_the_winner_and_a_lucky_early_loser_never_wins(tmp_pa
     assert least_ns < 100 < most_ns < 200
 
 
+def test_a_row_names_the_kind_of_memory_in_which_its_algorithm_won(tmp_path):
+    """vLLM takes host memory for short messages between two R9700s."""
+    times_us = {"auto": 8.0, "ring": 5.0, "two_shot": 6.0}
+    blocks = [(turn, *each, FAST) for turn in range(12) for each in times_us.items()]
+    result = searched_run(tmp_path, blocks)
+    memories = "mapped,host_staged", "host_staged", "mapped"
+    for case, memory in zip(result.cases, memories, strict=True):
+        case.memory = memory
+    result.winners = find_winners(result)
+    ([row],) = filter(None, search.rows_found(result))
+    assert (row.algorithm.name, row.memory) == ("ring", "host_staged")
+    assert row.where["memory"] == "mapped,host_staged"
+
+
 # -- the table
 
 
@@ -298,52 +310,6 @@ def test_a_search_for_stable_bits_tries_sums_in_rank_order_and_keeps_the_rows_of
     rows = [(each.where.get("stable"), each.where["mode"]) for each in loaded(table, result.run)]
     assert {(stable, mode) for stable in (None, True) for mode in ("isolated", "chained")} == {
         *rows
-    }
-
-
-BOTH = "--device cuda --memory mapped,host_staged -G 1"
-ONE_ISOLATED = FEW_CANDIDATES.replace(', "two_shot_direct+nt"', ",").replace(
-    "tune.main()",
-    """
-from functools import partial
-search.SweepOptions = partial(search.SweepOptions, mode="isolated")
-tune.main()""",
-)
-
-
-def test_auto_takes_the_kind_of_memory_that_a_search_found_faster_on_a_fake_gpu(tmp_path):
-    """vLLM takes host memory for short messages between two R9700s. All memory of a software GPU is
-    equally fast, so the search's blocks get times in which the host's wins at 16 KiB alone."""
-    table, gpus = tmp_path / "table.toml", cast(Any, fake_gpu.environment())
-    options = f"-b 16K -e 64K -f 4 {BOTH} --max-time 90 --table"
-    printed, result = run(tmp_path / "tune", options, table, program=ONE_ISOLATED, **gpus)
-    assert f"table: {table}\n" in printed
-    assert {each.where["memory"] for each in loaded(table, result.run)} == {"mapped,host_staged"}
-    cost_us = {("host_staged", 16384): 5.0, ("host_staged", 65536): 7.0}
-    result.blocks = [
-        Block(
-            case=case.case,
-            block=turn,
-            round=turn,
-            n=3,
-            time_us=8.0
-            if case.algorithm == "auto"
-            else cost_us.get((case.memory, case.size_bytes), 6.0),
-        )
-        for case in result.cases
-        if case.status == "ok"
-        for turn in range(12)
-    ]
-    result.counted = count_blocks(result.blocks)
-    result.winners = find_winners(result)
-    tune.store(str(table), tuned.read(table, result.run)[0].program, result, result.run)
-    options = f"--sizes 16K,64K --algorithm auto -n 2 --mode isolated {BOTH} --tuned"
-    _, result = run(tmp_path / "out", options, table, **gpus)
-    assert any("auto uses the table" in note for note in result.run.notes)
-    chosen = {case.size_bytes: case.chosen for case in result.cases if case.variant == "copied"}
-    assert chosen == {
-        16384: "one_shot_pull over host_staged",
-        65536: "one_shot_pull over mapped",
     }
 
 

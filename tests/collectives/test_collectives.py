@@ -137,17 +137,6 @@ def test_the_expected_result_is_exact_and_no_error_matches_it(datatype, redop, r
     assert np.mean(result([*tables[1:], doubled]) != exact) >= least
 
 
-@pytest.mark.parametrize("redop", ["min", "max"])
-@pytest.mark.parametrize("name", ["float32", "float8_e4m3"])
-def test_each_rank_has_a_nan_that_no_result_has(name, redop):
-    datatype, ranks = DATATYPES[name], 3
-    data = verify.Data(ALL_REDUCE, datatype, redop, ranks, seed=5, ignores_nan=True)
-    tables = np.array([data.table(rank, 0) for rank in range(ranks)])
-    assert np.argwhere(np.isnan(tables)).tolist() == [[0, 0], [1, 1], [2, 2]]
-    best = np.nanmin(tables, axis=0) if redop == "min" else np.nanmax(tables, axis=0)
-    assert np.array_equal(datatype.decode(data.received({})[0, 0]), best)
-
-
 def test_an_unsigned_type_compares_values_that_it_holds_on_both_sides_of_its_middle():
     """Else every library's minimum of a new unsigned type would count as wrong."""
     uint32 = Datatype("uint32", np.uint32, False)

@@ -10,7 +10,7 @@ from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import DeviceError
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
-from tests.launch import few, mpirun, python
+from tests.launch import mpirun, python
 
 FORM = "two_shot_copy_engine"
 
@@ -28,10 +28,7 @@ def wrong_results(ranks, graph, fault, **faults):
     return sum(map(int, wrong))
 
 
-@pytest.mark.parametrize(
-    ("ranks", "graph", "vendor"),
-    few([(2, "1", "hip"), (2, "0", "cuda"), (3, "0", "cuda"), (3, "1", "cuda")], 2),
-)
+@pytest.mark.parametrize(("ranks", "graph", "vendor"), [(2, "1", "hip"), (3, "0", "cuda")])
 def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(ranks, graph, vendor):
     assert wrong_results(ranks, graph, "none", vendor=vendor) == 0
 
@@ -89,15 +86,12 @@ def test_a_cpu_refuses_with_the_reason_and_lists_the_form_only_if_requested(tmp_
         assert reasons == ({refusal} if words else set())
 
 
-@pytest.mark.parametrize("graph", few(["1", "0"], 1))
-def test_a_run_times_and_checks_it_with_a_bound_and_refuses_long_chains_on_a_fake_gpu(
-    tmp_path, graph
-):
-    options = f"{RUN} -n 1 --max-time 90 --device cuda --algorithm {FORM} -G {graph}"
-    mode = "isolated" if graph == "1" else "both"
-    cases = run(tmp_path, options, "--mode", mode, **fake_gpu.environment())[1].cases
+def test_a_run_times_and_checks_it_with_a_bound_and_refuses_long_chains_on_a_fake_gpu(tmp_path):
+    options = f"{RUN} -n 1 --max-time 90 --device cuda --algorithm {FORM} -G 0 --mode both"
+    cases = run(tmp_path, options, **fake_gpu.environment())[1].cases
     timed = [case for case in cases if case.status == "ok"]
     assert {(case.algorithm, case.variant) for case in timed} == {(FORM, "registered")}
     assert all(case.n_wrong == 0 and case.bound_us for case in timed)
     chained = [case.reason for case in cases if case.mode == "chained"]
+    assert chained
     assert all("too long for a stream" in str(reason) for reason in chained)

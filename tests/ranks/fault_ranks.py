@@ -3,12 +3,10 @@
 `fault_ranks.py RANK POINT CALL EFFECT ...options of bench.allreduce`: the fault strikes when RANK
 reaches POINT for the CALL-th time (from 1). EFFECT is `raise` (an exception), `kill` or `stop` (the
 process), `exit` (with status 0), or `sleep` (for a minute). `kill:0` or `stop:0` strikes rank 0
-instead, after a delay, so that rank 0 already waits for RANK. `lose:0` kills rank 0 and at once
-raises the exception that MPI may raise when it loses a rank. POINT is `device`, `map` or `plan` (in
-set-up), `block`, `probe` (of the link, twice a block), `store`, `between` (blocks), `operation` or
-`check` (in the native loop, before its first instruction), `results` (on rank 0), `finish` (of MPI)
-or `close` (of the flight record, after `finish`). With LATE_RANK=1, rank 1 exits 0.1 s after the
-others.
+instead, after a delay, so that rank 0 already waits for RANK. POINT is
+`device`, `map` or `plan` (in set-up), `block`, `store`, `operation` or `check`
+(in the native loop, before its first instruction), `results` (on rank 0) or `close` (of the flight
+record, after MPI). With LATE_RANK=1, rank 1 exits 0.1 s after the others.
 """
 
 import ctypes
@@ -29,7 +27,7 @@ import bench.harness.timing
 from bench.features import FEATURES
 from bench.harness.iteration import Iteration
 from bench.harness.watchdog import Watchdog
-from collectives.communicator import Communicator, launched_rank
+from collectives.communicator import launched_rank
 from kernels.devices.device import Kernel, Step
 from reports.store.writing import RunFile
 
@@ -49,12 +47,8 @@ def strike(effect: str) -> None:
     elif kind == "exit":
         os._exit(0)
     else:
-        signals = {"kill": signal.SIGKILL, "lose": signal.SIGKILL, "stop": signal.SIGSTOP}
-        os.kill(process_of(victim) if victim else os.getpid(), signals[kind])
-    if kind == "lose":
-        from mpi4py import MPI
-
-        raise MPI.Exception(MPI.ERR_IN_STATUS)
+        number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[kind]
+        os.kill(process_of(victim) if victim else os.getpid(), number)
 
 
 def process_of(rank: str) -> int:
@@ -130,11 +124,8 @@ def main(rank: int, point: str, call: int, effect: str) -> None:
             "measure_block",
             lambda: setattr(bench.harness.timing, "perform", lambda *_: fault()),
         ),
-        "probe": (bench.harness.session.Session, "round_trip_ns", fault),
         "store": (RunFile, "append", fault),
-        "between": (bench.harness.run, "agreed_stop", fault),
         "results": (RunFile, "finish", fault),
-        "finish": (Communicator, "finish", fault),
         "close": (Watchdog, "close", fault),
     }
     if str(launched_rank()) == os.environ.get("LATE_RANK"):

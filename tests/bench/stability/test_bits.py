@@ -138,13 +138,6 @@ def test_a_library_that_fails_or_does_not_sum_is_named_and_the_others_are_compar
     assert (status, "failed: its results are no sums" in said) == (1, True)
 
 
-def test_a_library_that_hangs_ends_by_the_watchdog(tmp_path):
-    words = "-e 1K --algorithm library --quiet --timeout 2"
-    done = bits(tmp_path, words, *flipping(tmp_path, "hang"), ranks=3)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "wiretax: rank 1 did not go on for 2 s and held the others up: hang" in done.stderr
-
-
 def test_two_ranks_have_one_order_and_halves_and_reduce_scatter_are_compared(tmp_path):
     words = (
         "--collective reduce_scatter -d half,bfloat16 -e 4K --algorithm direct_pull,ring --quiet"

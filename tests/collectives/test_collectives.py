@@ -154,28 +154,26 @@ def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():
 
 @pytest.mark.parametrize("name", ["float8_e4m3", "float8_e5m2"])
 def test_fp8_has_the_values_of_ocp_and_rounds_to_nearest_even_and_saturates(name):
-    """OCP 8-bit Floating Point Specification, tables 1 and 2. The nearest code is found here by
-    trying all."""
+    """OCP 8-bit Floating Point Specification, tables 1 and 2. Rounding is monotonic, so it is right
+    everywhere if it is right around the middle of each two neighbours."""
     fp8 = DATATYPES[name]
     values = fp8.decode(np.arange(256, dtype=np.uint8))
-    finite = values[np.isfinite(values)]
-    positive = finite[: len(finite) // 2]
+    positive = values[:128][np.isfinite(values[:128])]
     ends = {"float8_e4m3": (2.0**-9, 448.0, 2), "float8_e5m2": (2.0**-16, 57344.0, 6)}
     assert (positive[1], positive[-1], np.isnan(values).sum()) == ends[name]
     assert np.all(np.diff(positive) > 0)
-    assert np.array_equal(values[128:][np.isfinite(values[128:])], -positive)
-    middles = (positive[1:] + positive[:-1]) / 2
-    drawn = np.exp2(np.random.default_rng(1).uniform(-20, 18, 3000))
-    for tried in (positive, middles, np.nextafter(middles, 0), np.nextafter(middles, 1e9), drawn):
-        distances = np.abs(np.minimum(tried, positive[-1])[:, None] - positive)
-        codes = [
-            min(np.flatnonzero(of_one == of_one.min()), key=lambda code: code % 2)
-            for of_one in distances
-        ]
-        assert np.array_equal(fp8.encode(tried), codes)
-        assert np.array_equal(fp8.encode(-tried), np.array(codes) | 128)
+    codes, middles = np.arange(len(positive)), (positive[1:] + positive[:-1]) / 2
+    for tried, expected in (
+        (positive, codes),
+        (middles, codes[:-1] + codes[:-1] % 2),
+        (np.nextafter(middles, 0), codes[:-1]),
+        (np.nextafter(middles, 1e9), codes[1:]),
+        (np.array([1e9, np.inf]), codes[[-1, -1]]),
+    ):
+        assert np.array_equal(fp8.encode(tried), expected)
+        assert np.array_equal(fp8.encode(-tried), expected | 128)
+        assert np.array_equal(fp8.decode(expected.astype(np.uint8) | 128), -positive[expected])
     assert np.isnan(fp8.decode(fp8.encode(np.array([np.nan])))).all()
-    assert fp8.decode(fp8.encode(np.array([-np.inf]))) == [-positive[-1]]
 
 
 def test_a_mean_of_integers_is_the_quotient_of_the_sum_that_wraps():

@@ -317,15 +317,13 @@ def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(sear
     """In a state without its own row, the row for another state can cost up to three times as
     much."""
     registered = {"variant": "registered", "in_place": False, "mode": "isolated"}
+    by_mode = {"isolated": "ring", "chained": "two_shot"}
     rows = [
         *(row(16384, ns, "two_shot+nt", mode="isolated") for ns in (1.0, 1e6)),
         *(
-            row(16384, ns, "ring", mode="isolated")
+            row(16384, ns, name, mode=mode)
             for ns in (70.0, 100.0, 150.0, 225.0, 340.0, 510.0)
-        ),
-        *(
-            row(16384, ns, "two_shot", mode="chained")
-            for ns in (70.0, 100.0, 150.0, 225.0, 340.0, 510.0)
+            for mode, name in by_mode.items()
         ),
         row(16384, 1e9, "two_shot_direct+ntr", **registered),
     ]
@@ -334,6 +332,5 @@ def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(sear
     tuned.add(table, head, rows, [])
     result = with_table(tmp_path / "out", table, "--mode both")
     chosen = {(case.variant, case.mode): case.chosen for case in result.cases}
-    assert chosen["copied", "isolated"] == "ring"
-    assert chosen["copied", "chained"] == "two_shot"
+    assert {mode: chosen["copied", mode] for mode in by_mode} == by_mode
     assert chosen["registered", "isolated"] != "two_shot_direct+ntr"

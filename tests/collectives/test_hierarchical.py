@@ -5,17 +5,16 @@ each.
 """
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from tests.bench.launches import run
-from tests.cluster import SCRIPTS, cluster, needs_hosts
-from tests.launch import MPIRUN, few, mpirun, printed
+from tests.cluster import cluster, needs_hosts
+from tests.launch import few, mpirun, printed
 
 RANKS = "tests/ranks/host_ranks.py"
 SIZE = 2 << 20
+NUMBERS = few((2, 3), 1)  # of hosts
 
 RIGHT = "tests/ranks/collective_ranks.py", "fixed", "3"
 
@@ -47,29 +46,21 @@ def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
 
 
 @pytest.fixture(scope="module")
-def on_hosts():
-    """Runs `python COMMAND` on ranks of real hosts, such as `wt1:2,wt2:1`."""
-    with cluster(len(few((2, 3), 1)) + 1) as made:
-
-        def run(hosts: str, *command: str) -> "subprocess.CompletedProcess[str]":
-            ranks = sum(int(host.partition(":")[2]) for host in hosts.split(","))
-            on_wt1 = SCRIPTS / "two_hosts.sh", "in", "wt1"
-            agent = "-launcher", "ssh", "-launcher-exec", made.folder / "hosts/agent"
-            launcher = MPIRUN, *agent, "-hosts", hosts, "-n", ranks
-            return made.run(*on_wt1, *launcher, sys.executable, *command, timeout_s=120)
-
-        yield run
+def hosts():
+    with cluster(max(NUMBERS)) as made:
+        yield made
 
 
 @needs_hosts
-@pytest.mark.parametrize("hosts", few(["wt1:2,wt2:2", "wt1:2,wt2:2,wt3:2"], 1))
-def test_real_hosts_give_right_results_and_send_the_least_bytes(on_hosts, hosts):
+@pytest.mark.parametrize("n", NUMBERS)
+def test_real_hosts_give_right_results_and_send_the_least_bytes(hosts, n):
     """A host sends 2S(H-1)/H for an all-reduce. The wire may have 3 % more: TCP and IP add 0.1 to
     0.5 % in segments of up to 64 KiB."""
-    assert_right(on_hosts(hosts, *RIGHT))
-    done = on_hosts(hosts, RANKS, "bytes", "hierarchical", str(SIZE), "4")
+    launcher = hosts.launcher("mpich", [f"wt{number}" for number in range(1, n + 1)], 2 * n)
+    line = *launcher, hosts.python("mpich")
+    assert_right(hosts.run(*line, *RIGHT, timeout_s=120))
+    done = hosts.run(*line, RANKS, "bytes", "hierarchical", SIZE, 4, timeout_s=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    n = hosts.count(",") + 1
     if n == 2:  # MPICH's own differs between three hosts
         least_bytes = 2 * SIZE * (n - 1) / n
         [sent] = map(int, re.findall(r"(\d+) bytes a call", done.stdout))

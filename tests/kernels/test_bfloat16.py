@@ -35,12 +35,20 @@ BITS = (
 
 
 def compiled(program, folder, *flags):
-    """The library of a program over this CPU's platform.h, or over the folder's own."""
+    """A function that calls an entry of a program over this CPU's platform.h, or over the folder's
+    own, with arrays and their length."""
     source, binary = folder / "program.cpp", folder / "program.so"
     source.write_text(program)
     output = [f"-I{SOURCES / 'include'}", str(source), "-o", str(binary)]
     subprocess.run([*find_compiler(), *FLAGS, *flags, *output], check=True)
-    return ctypes.CDLL(str(binary))
+    library = ctypes.CDLL(str(binary))
+
+    def call(entry, *arrays):
+        pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in arrays]
+        getattr(library, entry)(*pointers, ctypes.c_long(len(arrays[0])))
+        return arrays[-1]
+
+    return call
 
 
 with_instruction = pytest.mark.skipif(
@@ -64,16 +72,14 @@ def test_the_compiler_uses_the_processors_instruction():
     ],
 )
 def test_all_kinds_of_floats_are_rounded_as_the_expected_results_are(flags, tmp_path):
-    join = compiled(PROGRAM, tmp_path, *flags).join
+    call = compiled(PROGRAM, tmp_path, *flags)
     # In this order few vectors have a subnormal number. In the other order, where 1 of 32 numbers
     # is subnormal, most have.
     draw = np.random.default_rng(1)
     mixed = np.where(draw.random(len(BITS)) < 1 / 32, BITS & 0x807FFFFF, BITS)
     for low in (BITS, draw.permutation(mixed)):
         high = np.roll(low, 5)
-        both = np.zeros_like(low)
-        pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (low, high, both))
-        join(*pointers, ctypes.c_long(len(low)))
+        both = call("join", low, high, np.zeros_like(low))
         for got, exact in ((both & 0xFFFF, low), (both >> 16, high)):
             is_number = ~np.isnan(exact.view(np.float32))
             with np.errstate(invalid="ignore"):

@@ -203,17 +203,13 @@ def test_only_the_owner_can_access_the_folder(tmp_path, monkeypatch):
         ):
             cache_folder()
     folder.chmod(0o700)
+    if os.getuid() == 0:
+        os.chown(folder, NAMELESS, NAMELESS)
+        with pytest.raises(CompileError, match="belongs to another user"):
+            cache_folder()
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CompileError, match="is a link"):
-        cache_folder()
-
-
-@as_root
-def test_another_users_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    os.chown(cache_folder(), 65534, 65534)
-    with pytest.raises(CompileError, match="belongs to another user"):
         cache_folder()
 
 
@@ -293,11 +289,7 @@ LAYOUTS = [
     (structure("Lines", first=LINE, others=LINE * 3 * 2), None),
     (structure("Pair", from_=POINTER, count=LONG, in_=INT, more=LONG), "more"),
     (MOVED, "OFFSET_OF(Pair, count) is 0 in Python and not in C++"),
-    (
-        structure("Pair", from_=POINTER, count=LONG),
-        "sizeof(Pair) is 16 in Python and not in C++",
-    ),
-    (structure("Pair", from_=POINTER, number=LONG, in_=INT), "number"),
+    (structure("Pair", from_=POINTER, count=LONG), "sizeof(Pair) is 16 in Python and not in C++"),
 ]
 
 

@@ -58,12 +58,6 @@ def test_another_process_sees_the_shared_memory_until_its_owner_closes_it():
         device.open(memory.handle, 8192, "memfd")
 
 
-def pattern_of(buffer, tables, wrong, watch, **fields):
-    """The pattern of elements whose period is 31 elements."""
-    addresses = {"buffer": buffer.address, "tables": tables.address, "wrong": wrong.address}
-    return Pattern(period=31, watch=ctypes.addressof(watch), **addresses, **fields)
-
-
 def report_of(wrong):
     return Wrong.from_buffer_copy(bytes(wrong.read()))
 
@@ -81,16 +75,8 @@ def test_each_wrong_element_counts_once_at_every_position(element_bytes):
     at = draw.choice(segments * count, 40, replace=False)
     broken = right.reshape(-1, element_bytes).copy()
     broken[at, draw.integers(0, element_bytes, 40)] ^= 1
-    pattern = pattern_of(
-        got,
-        stored,
-        wrong,
-        watch,
-        segments=segments,
-        segment_bytes=count * element_bytes,
-        table_bytes=table,
-        element_bytes=element_bytes,
-    )
+    sizes = segments, count * element_bytes, table, 31, element_bytes
+    pattern = Pattern(got.address, stored.address, *sizes, wrong.address, ctypes.addressof(watch))
     check = device.caller(Step(device.compile("iteration", {}).kernel("count_wrong"), pattern))
     for data, n, first in (
         (right, 0, 0),
@@ -115,8 +101,10 @@ def test_the_pattern_of_another_iteration_is_wrong_everywhere():
     period = np.arange(31, dtype=np.float32)
     tables = device.store(np.tile(period, 65))
     buffer, wrong = device.private(4 * count), device.private(WRONG_BYTES)
-    sizes = {"segments": 1, "segment_bytes": 4 * count, "table_bytes": 64 * period.nbytes}
-    pattern = pattern_of(buffer, tables, wrong, watch, element_bytes=4, **sizes)
+    sizes = 1, 4 * count, 64 * period.nbytes, 31, 4
+    pattern = Pattern(
+        buffer.address, tables.address, *sizes, wrong.address, ctypes.addressof(watch)
+    )
     module = device.compile("iteration", {})
     write, check = (
         device.caller(Step(module.kernel(name), pattern))

@@ -97,24 +97,15 @@ def test_impossible_options_are_refused_in_one_line_on_a_fake_gpu(
 
 @pytest.mark.parametrize(
     ("vendor", "faults", "kind", "why"),
-    few(
-        [
-            ("hip", {}, "mapped", None),
-            (
-                "cuda",
-                {"peer": 0},
-                "host_staged",
-                "the driver refuses peer access from GPU 0000:41:00.0 to GPU 0000:61",
-            ),
-            (
-                "hip",
-                {"corrupt_ipc": 4096},
-                "host_staged",
-                "within one launch rank 0 read old or wrong data after the flag of rank 1",
-            ),
-        ],
-        3,
-    ),
+    [
+        ("hip", {}, "mapped", None),
+        (
+            "cuda",
+            {"peer": 0},
+            "host_staged",
+            "the driver refuses peer access from GPU 0000:41:00.0 to GPU 0000:61",
+        ),
+    ],
     ids=str,
 )
 def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gpu(
@@ -188,10 +179,6 @@ def test_without_a_flush_of_the_host_data_path_the_probe_takes_other_memory_on_a
         memory = result.run.memory
         assert (memory["behaved"], memory["hdp_flush"]) == expected
         assert result.run.method.get("hdp_flush") == ("off" if option else None)
-    words = "--soak 1s -e 64K -d float -o sum --algorithm two_shot --device hip --hdp-flush off"
-    done = on(tmp_path / "soak", words, base="", command="soak", **HELD_BACK)
-    assert done.returncode == 0, done.stderr
-    assert ", 0 wrong elements" in done.stdout
 
 
 CHAIN = "--mode chained -n 1 -w 0 --max-time 60 -b 4K -e 4K --algorithm one_shot_push -G 1"
@@ -251,14 +238,9 @@ def test_auto_stores_into_peers_on_a_fake_gpu(tmp_path):
     """No table knows two GPUs with mapped memory: the model chooses."""
     options = "-b 4K -e 1M -f 16 -n 1 --device cuda --algorithm auto"
     result, _ = measured(tmp_path, options, base=LEAN)
-    assert {(case.size_bytes, case.variant): case.chosen for case in result.cases} == {
-        (4 << 10, "copied"): "one_shot_push",
-        (4 << 10, "registered"): "two_shot_push",
-        (64 << 10, "copied"): "one_shot_push",
-        (64 << 10, "registered"): "two_shot_push",
-        (1 << 20, "copied"): "one_shot_push",
-        (1 << 20, "registered"): "two_shot_push",
-    }
+    stores = {"copied": "one_shot_push", "registered": "two_shot_push"}
+    assert [case.chosen for case in result.cases] == [stores[c.variant] for c in result.cases]
+    assert len(result.cases) == 6
 
 
 COMMANDS = ("allgather", "reduce_scatter", "alltoall", "sendrecv")
@@ -285,15 +267,12 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
     assert {case.variant for case in cases if case.library} == {"plain", "tuned"} | windows
 
 
-@pytest.mark.parametrize("memory", few(["host_staged", "auto"], 1))
-def test_our_algorithms_do_not_move_the_librarys_buffers_to_the_host_on_a_fake_gpu(
-    tmp_path, memory
-):
+def test_our_algorithms_do_not_move_the_librarys_buffers_to_the_host_on_a_fake_gpu(tmp_path):
     """With its buffers in host memory, the library would be slow and not a fair baseline."""
-    options = f"-b 4K -e 4K --device hip --memory {memory} --algorithm direct_pull"
+    options = "-b 4K -e 4K --device hip --memory host_staged --algorithm direct_pull"
     result, _ = measured(tmp_path, options, base=LEAN, command="allgather", vendor="hip", closed=0)
     status = {case.variant: case.status for case in result.cases}
-    assert status == {"copied": "ok", "registered": "ok" if memory == "auto" else "unsupported"}
+    assert status == {"copied": "ok", "registered": "unsupported"}
 
 
 def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gpu(tmp_path):
@@ -407,19 +386,12 @@ def test_measured_times_exclude_the_hosts_enqueue_time_on_a_fake_gpu(loops):
 
 @pytest.mark.alone
 def test_more_launches_than_a_stream_holds_run_in_batches_on_a_fake_gpu(loops):
-    """On a full stream, the host would wait for a gate that only the host can open."""
-    report = loops["many_iterations"]
-    assert len(report["times_us"]) == 600
-    assert report["elapsed_s"] < 20
-
-
-@pytest.mark.alone
-def test_a_program_longer_than_a_stream_needs_no_gate_on_a_fake_gpu(loops):
-    """A gate would let the soak's second program fill the stream. The watch's call is the program's
-    last launch."""
-    report = loops["long_program"]
-    assert (report["calls"], report["iterations"]) == (700, 2100)
-    assert report["elapsed_s"] < 20
+    """On a full stream, the host would wait for a gate that only the host can open. The soak's
+    second program needs no gate, which would let it fill the stream; the watch's call is the
+    program's last launch."""
+    many, long = loops["many_iterations"], loops["long_program"]
+    assert (len(many["times_us"]), long["calls"], long["iterations"]) == (600, 700, 2100)
+    assert max(many["elapsed_s"], long["elapsed_s"]) < 20
 
 
 @pytest.mark.alone

@@ -307,7 +307,7 @@ def test_a_protocol_fails_without_a_part(name):
     assert outcome_of(FAILS[name]).error
 
 
-@pytest.mark.parametrize("age", few((2, 6, 4, 5, 3), 3))  # of eight; 7 and 8 are the next and this
+@pytest.mark.parametrize("age", few((2, 6, 4, 5, 3), 2))  # of eight; 7 and 8 are the next and this
 def test_a_protocol_is_correct_with_flags_of_any_older_launch(age):
     """As of a GPU's further blocks, which short messages do not use."""
     last = stamp(-age, (1 << STEP_BITS) - 1)

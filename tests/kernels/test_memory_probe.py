@@ -13,18 +13,25 @@ from tests.launch import ROOT, few, printed
 
 STORES = ", ".join(MEMORY_ACCESSES[:-1])  # all but the packets
 RELEASE = Patch(HIP, '  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "");\n', "")
+# Packets that never arrive are awaited for a second.
+HASTY = """
+from collectives import probe
+probe.PROBE_NS = 10**9
+from tests.ranks import memory_ranks
+"""
 PACKET = Patch(HIP, "asm volatile(STORE_16_BYTES_SYSTEM", "*(four_words*)p = four;\n}", "\n}")
 ACQUIRE = Patch(HIP, '__builtin_amdgcn_fence(__ATOMIC_ACQUIRE, ""); }', "}")
 
 
-def probed(*words, folder=ROOT, **variables):
-    return json.loads(
-        printed(2, "-m", "tests.ranks.memory_ranks", *words, tree=folder, **variables)
-    )
+PROGRAM = "-m", "tests.ranks.memory_ranks"
 
 
-def on_a_fake_gpu(folder=ROOT, **faults):
-    return probed("hip", folder=folder, **environment(vendor="hip", **faults))
+def probed(*words, folder=ROOT, program=PROGRAM, **variables):
+    return json.loads(printed(2, *program, *words, tree=folder, **variables))
+
+
+def on_a_fake_gpu(folder=ROOT, program=PROGRAM, **faults):
+    return probed("hip", folder=folder, program=program, **environment(vendor="hip", **faults))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +102,6 @@ def test_a_build_without_a_part_of_the_protocol_is_found_on_a_fake_gpu(patch, tm
 def test_memory_in_which_packets_stay_away_serves_all_that_have_flags(tmp_path):
     """RCCL's packets hang in host memory on gfx12: without its flags nothing would run there."""
     apply(tree(tmp_path / "tree", breaks_probe=True), [PACKET])
-    report = on_a_fake_gpu(folder=tmp_path / "tree", cached=3, coherent="fence")
+    report = on_a_fake_gpu(tmp_path / "tree", ("-c", HASTY), cached=3, coherent="fence")
     assert (report["sharing"], report["refusals"]) == ("mapped uncached", [])
     assert re.match("a packet from rank . never arrived", report["no_packets"])

@@ -2,7 +2,7 @@
 
     python -m tests.reliability.mutants [NAME ...]
 
-Each mutant of `mutant_table` replaces one text in one file. The program copies the project to a
+Each mutant of `mutants.toml` replaces one text in one file. The program copies the project to a
 temporary folder, applies the mutant there, and runs the mutant's tests. It prints a line for each
 mutant, `killed by TEST` or `SURVIVES`; a mutant that hangs counts as killed. Before the mutants,
 all their tests must pass in a copy without a mutant.
@@ -22,9 +22,26 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.launch import ROOT
-from tests.reliability.mutant_table import MUTANTS, Mutant
+import msgspec
 
+from tests.launch import ROOT
+
+
+class Mutant(msgspec.Struct):
+    """Replaces `old` by `new` in the file `path`; `tests` notice it, the fastest first."""
+
+    path: str
+    old: str
+    new: str
+    tests: list[str]
+
+
+TABLE = msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes())
+MUTANTS = {
+    name: Mutant(**mutant, tests=group["by"])
+    for group in TABLE["noticed"]
+    for name, mutant in group["mutants"].items()
+}
 LIMIT_S = 300  # for the tests of a mutant; on a slow machine twice the time of the clean run
 CLEAN_LIMIT_S = 1800  # for all tests of all mutants
 OPTIONS = "-x -q -rfEs --tb=short -p no:cacheprovider"

@@ -7,8 +7,7 @@ from typing import TypeGuard
 import pytest
 
 from tests.launch import ROOT
-from tests.reliability.mutant_table import MUTANTS
-from tests.reliability.mutants import misfit
+from tests.reliability.mutants import MUTANTS, misfit
 
 pytestmark = pytest.mark.unit
 

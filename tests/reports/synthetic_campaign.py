@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, Stage, Variant
@@ -46,22 +45,18 @@ def write_launch(
     Each case deviates by a factor common to the launch and by a factor of the case; `spread` is the
     standard deviation of both together, of the log. Blocks deviate by a fifth of `spread`.
     """
-    sweep = Sweep(**SMALL | fields)
-    rng, cases = np.random.default_rng([seed, number]), sweep.cases()
-    common, *own = np.exp(rng.normal(0, spread / np.sqrt(2), 1 + len(cases))).tolist()
+    sweep, rng = Sweep(**SMALL | fields), np.random.default_rng([seed, number])
+    n_factors = 1 + len(sweep.cases())
+    common, *own = np.exp(rng.normal(0, spread / np.sqrt(2), n_factors)).tolist()
 
-    def made_up(block):
-        case = cases[block.case]
+    def us(case, block):
         rtt_ns = FAST_NS if block.round in sweep.fast_rounds else SLOW_NS
-        time_us = cost_us(case.algorithm, case.size_bytes, rtt_ns, 2) * effect(case)
-        time_us *= common * own[block.case] * float(np.exp(rng.normal(0, spread / 5)))
-        return sweep.change(
-            msgspec.structs.replace(block, time_us=time_us, total_us=1.25 * time_us)
-        )
+        us = cost_us(case.algorithm, case.size_bytes, rtt_ns, 2) * effect(case)
+        return us * common * own[block.case] * float(np.exp(rng.normal(0, spread / 5)))
 
     minute, second = divmod(number, 60)
     run_id = f"2026-11-20T06-{minute:02d}-{second:02d}Z-allreduce-{seed:03d}{number:03d}"
-    made = {"change": made_up, "seed": number, "run_id": run_id}
+    made = {"us": us, "seed": number, "run_id": run_id}
     return write_run(folder, **SMALL | fields | made)
 
 

@@ -18,6 +18,13 @@ from reports.store.result import read
 from reports.store.schema import Block, CaseHeader, End, LinkBlock, Result, Run
 from reports.store.writing import RunFile
 
+# A run of one case.
+ONE: dict[str, Any] = {
+    "sizes": [16384],
+    "algorithms": ["library"],
+    "modes": ["isolated"],
+    "n": 5,
+}
 SIZES = [16384 << step for step in range(12)]
 OURS = ["one_shot_push", "one_shot_pull", "two_shot", "ring"]
 ALGORITHMS = ["library", "auto", *OURS]
@@ -68,8 +75,9 @@ def parts_of(algorithm: str, size: int, n: int) -> Record:
 class Sweep:
     """The cases and blocks of a synthetic run.
 
-    The link is in its fast state in `fast_rounds`; `change` may replace a block, or drop it by
-    returning None. Without `finish`, the run is cut off after its last block.
+    The link is in its fast state in `fast_rounds`; `us` sets the times of a block, and `change` may
+    replace it, or drop it by returning None. Without `finish`, the run is cut off after its last
+    block.
     """
 
     sizes: Sequence[int] = tuple(SIZES)
@@ -84,6 +92,7 @@ class Sweep:
     n_blocks: int = 10
     n: int = 20
     fast_rounds: Sequence[int] = ()
+    us: Callable[[CaseHeader, Block], float] | None = None
     change: Change = lambda block: block
     scale: float = 1.0
     seed: int = 7
@@ -129,25 +138,18 @@ class Sweep:
 
     def head(self) -> Run:
         facts = {"cpu.model": "AMD EPYC 9B45", "mpi.thread_level": "funneled"}
-        ranks = [
-            {"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]}
-            for rank in range(self.world_size)
-        ]
-        return Run(
+        return head_of(
+            self.cases(),
             run_id=self.run_id,
             benchmark="allreduce",
-            version="0.1.0",
             argv=["--seed", str(self.seed)],
             seed=self.seed,
-            machine_id="a1b2c3",
-            software_id="d4e5f6",
             environment={
                 name: {"value": value, "source": "/proc", "status": "ok"}
                 for name, value in facts.items()
             },
-            world={"size": self.world_size, "hosts": 1, "ranks": ranks},
+            world=world_of(self.world_size),
             notes=list(NOTES),
-            cases=self.cases(),
         )
 
     def round(
@@ -200,8 +202,34 @@ class Sweep:
                 block.arrival_skew_us = float(np.median(skew))
             else:
                 block.chain_only_us = 0.1 * base_us
+            if self.us:
+                block.time_us = block.total_us = self.us(case, block)
             if changed := self.change(block):
                 yield changed, rows
+
+
+def world_of(size: int) -> Record:
+    """Ranks on cores of one host."""
+    ranks = [
+        {"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]}
+        for rank in range(size)
+    ]
+    return {"size": size, "hosts": 1, "ranks": ranks}
+
+
+def head_of(cases: Sequence[CaseHeader], **fields: Any) -> Run:
+    """The head of a run of these cases, with these fields in place of made-up ones."""
+    made: Record = {
+        "run_id": "2026-11-20T06-15-00Z-made-1a2b3c",
+        "version": "0.1.0",
+        "argv": [],
+        "seed": 7,
+        "machine_id": "a1b2c3",
+        "software_id": "d4e5f6",
+        "environment": {},
+        "world": world_of(2),
+    }
+    return Run(cases=list(cases), **made | fields)
 
 
 def plan(*fields: Any) -> list[CaseHeader]:
@@ -236,6 +264,11 @@ def rewrite(path: Path, change: Callable[[Record], object]) -> Path:
         change(line)
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return path
+
+
+def run_id(night: int, name: str = "made") -> str:
+    """The run_id of a night's run: months have 28 days."""
+    return f"2026-{1 + night // 28:02d}-{1 + night % 28:02d}T03-00-00Z-allreduce-{name}{night:03d}"
 
 
 def rewrite_cases(path: Path, change: Callable[[Record], object]) -> Path:

@@ -7,15 +7,11 @@ from pathlib import Path
 
 from reports.store.case import COMPUTE
 from reports.store.result import read
-from reports.store.schema import Block, CaseHeader, End, Run
+from reports.store.schema import Block, CaseHeader, End
 from reports.store.writing import RunFile
-from tests.reports.synthetic_run import without_fsync
+from tests.reports.synthetic_run import head_of, without_fsync
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
-CPUS = [
-    {"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]}
-    for rank in range(2)
-]
 LAYER = {
     "model": "llama-3.1-70b",
     "layer": "attention_output",
@@ -47,24 +43,15 @@ class Made:
     shape: dict = field(default_factory=lambda: LAYER)
     rounds: int = 12
     trips: Callable = lambda turn: FAST_NS
-    devices: list = field(default_factory=lambda: CPUS)
+    devices: list | None = None
     chosen: dict = field(default_factory=dict)
     wrong: dict = field(default_factory=dict)
 
     @without_fsync
     def run(self, costs, finish=True):
-        head = Run(
-            run_id="2026-11-20T06-15-00Z-made-1a2b3c",
-            benchmark=self.benchmark,
-            version="0.1.0",
-            argv=[],
-            seed=7,
-            machine_id="a1b2c3",
-            software_id="d4e5f6",
-            environment={},
-            world={"size": 2, "hosts": 1, "ranks": self.devices},
-            cases=[self.planned(name) for name in costs],
-        )
+        cases = [self.planned(name) for name in costs]
+        head = head_of(cases, benchmark=self.benchmark)
+        head.world["ranks"] = self.devices or head.world["ranks"]
         file = RunFile.create(self.folder, head)
         for turn in range(self.rounds):
             for number, (name, cost) in enumerate(costs.items()):

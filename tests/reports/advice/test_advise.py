@@ -9,7 +9,7 @@ import pytest
 
 from reports.__main__ import main
 from tests.reports.synthetic_log import write_log
-from tests.reports.synthetic_run import Sweep, mark_wrong, rewrite_cases, rewrite_head, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite_cases, rewrite_head, run_id, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,6 @@ NVL = [
     {"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 NVL"} for rank in range(2)
 ]
 LARGE = 32 << 20
-RUN_ID = "2026-11-20T06-15-0{}Z-allreduce-1a2b3c"
 
 
 def advise(words, *more, command="advise"):
@@ -53,15 +52,12 @@ def write(folder, us_by_size, ranks=GPUS, spread=0.0, **fields):
     """Writes a run of `auto` and of a library twice as slow; blocks differ by `spread`."""
     shape = {"sizes": list(us_by_size), "algorithms": ["auto", "library"], "datatype": "float16"}
     fields = shape | {"n": 5, "n_blocks": 12, "scale": 1e-6} | fields
-    cases = Sweep(**fields).cases()
 
-    def change(block):
-        case = cases[block.case]
+    def us(case, block):
         us = us_by_size[case.size_bytes] * (2 if case.library else 1)
-        block.time_us = block.total_us = us * (1 + spread * (block.round - 5.5) / 5.5)
-        return block
+        return us * (1 + spread * (block.round - 5.5) / 5.5)
 
-    path = write_run(folder, **fields, change=change).path
+    path = write_run(folder, **fields, us=us).path
     rewrite_head(path, world__ranks=ranks, world__size=len(ranks))
     return path
 
@@ -143,7 +139,7 @@ def test_unsuitable_runs_are_refused(tmp_path):
     """Advice must not use a run of another collective, other ranks, other machines, or wrong
     sums."""
     good, gather = (write(tmp_path / name, {16384: 33}) for name in "ab")
-    other = write(tmp_path / "c", {16384: 33}, run_id=RUN_ID.format(7))
+    other = write(tmp_path / "c", {16384: 33}, run_id=run_id(7))
     rewrite_head(other, machine_id="z")
     rewrite_cases(gather, lambda case: case.update(collective="all_gather"))
     assert "the runs lack an all-reduce" in refusal(TWO, "--run", gather)
@@ -157,8 +153,8 @@ def test_several_launches_give_one_figure_with_students_interval(tmp_path):
     """A single unlucky launch must not decide the advice, nor one that does not count."""
     times_us = (30, 31, 33, 36, 60)
     for number, us in enumerate(times_us):
-        write(tmp_path / "runs", {16384: us, LARGE: 600}, run_id=RUN_ID.format(number))
-    cut = write(tmp_path / "runs", {16384: 9, LARGE: 600}, run_id=RUN_ID.format(5), finish=False)
+        write(tmp_path / "runs", {16384: us, LARGE: 600}, run_id=run_id(number))
+    cut = write(tmp_path / "runs", {16384: 9, LARGE: 600}, run_id=run_id(5), finish=False)
     _, words = answer(R9700, "--run", tmp_path / "runs")
     assert "measured: auto, float16, AMD Radeon AI PRO R9700; 5 launches" in words
     assert f"{cut.name} is left out: incomplete" in words

@@ -1,17 +1,23 @@
-"""The dashboard's pages in a real browser, opened from files: display, the filter of rows, and
-network requests."""
+"""The pages in a real browser, opened from files: display, controls and the keyboard, assistive
+technology, and network requests."""
 
+import hashlib
 import json
 import re
+import shutil
+import subprocess
+import tarfile
 
 import pytest
+from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.reports.site.chromium import all_of, show
+from reports.__main__ import main
+from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import write_run
-from tests.reports.synthetic_site import make_site
+from tests.reports.synthetic_site import make_site, write_store
 
 # Computes the WCAG 2.2 contrast of all visible text outside of pictures against its background.
 CONTRASTS = """
@@ -44,17 +50,103 @@ for (const element of document.querySelectorAll("body *")) {
 }
 return contrasts;
 """
+AXE = "axe-core@4.14.1"
+AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+RUN_AXE = """
+const done = arguments[arguments.length - 1];
+axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => done(
+  violations.filter(({ impact }) => ["serious", "critical"].includes(impact))
+    .map(({ id, nodes }) => [id, nodes[0].html.slice(0, 200), nodes[0].failureSummary])));
+"""
+# Marks what has the focus, and tells whether that is new; null until a chart is drawn.
+VISIT = """
+const at = document.activeElement;
+if (at.closest(".chart:not(.live)")) return null;
+const isNew = at !== document.body && !at.dataset.visited;
+at.dataset.visited = "yes";
+return [isNew];
+"""
+CONTROLS = "a[href], button, input, summary, [tabindex='0']"
 
 
 @pytest.fixture(scope="module")
-def pages(site):
-    return sorted(site.glob("*.html"))
+def browser():
+    """Chromium, which keeps its messages and requests."""
+    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver_path:
+        pytest.skip("system tool absent: chromium")
+    options = webdriver.ChromeOptions()
+    for name in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
+        options.add_argument(f"--{name}")
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def axe(request):
+    """The source of axe-core, which npm fetches once."""
+    if not shutil.which("npm"):
+        pytest.skip("axe-core is fetched by npm, which is not here")
+    folder = request.config.cache.mkdir("axe-core")
+    archive = folder / f"{AXE.replace('@', '-')}.tgz"
+    if not archive.exists():
+        command = ["npm", "pack", "--silent", "--pack-destination", str(folder), AXE]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("npm cannot fetch axe-core")
+    with tarfile.open(archive) as package:
+        file = package.extractfile("package/axe.min.js")
+        assert file
+        source = file.read()
+    assert hashlib.sha256(source).hexdigest() == AXE_SHA256
+    return source.decode()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A page of each kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    store = write_store(folder / "results")
+    for night in range(22):
+        run_id = f"2026-10-{night + 1:02d}T06-15-00Z-allreduce-{night}"
+        scale = 1.0 if night < 15 else 1.3
+        sizes = {"sizes": [16384, 1 << 20], "algorithms": ["library", "auto", "ring"]}
+        write_run(store, run_id=run_id, seed=night, scale=scale, n_blocks=6, n=4, **sizes)
+    write_fleet(store / "fleet", [f"n{number}" for number in range(5)], 1, slower={"n3": 0.2})
+    site = make_site(store, folder / "site")
+    campaign = store / "campaign-1a2b3c4d"
+    sides = ["--baseline", str(campaign / "main"), "--current", str(campaign / "new")]
+    assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
+    runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
+    parts = ["fleet", "index", "history-allreduce", "compare", "gate", *runs]
+    return [next(site.glob(f"{part}*.html")) for part in parts]
+
+
+def show(browser, page, width=1280):
+    """Opens a page in the light scheme."""
+    view = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
+    use_scheme(browser, "light")
+    browser.get("about:blank")
+    browser.get(page.as_uri())
+
+
+def use_scheme(browser, scheme, medium=""):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    media = {"media": medium, "features": features}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+
+def all_of(browser, selector):
+    return browser.find_elements(By.CSS_SELECTOR, selector)
 
 
 @pytest.fixture
 def sweep(browser, pages):
     """The page of a sweep, opened."""
-    (page,) = [page for page in pages if re.search("run-.*allreduce-000", page.name)]
+    (page,) = [page for page in pages if "allreduce-000" in page.name]
     show(browser, page)
     wait_for_chart(browser, ".chart:nth-of-type(2)")
     return page
@@ -75,7 +167,7 @@ def test_pages_open_offline_at_any_width_without_errors_and_run_no_names(browser
     not run code in the reader's browser. Only wide tables and figures scroll sideways, each inside
     its box."""
     browser.get_log("performance")
-    for page in pages:
+    for page in pages[1:]:
         show(browser, page, width)
         assert browser.get_log("browser") == [], page
         assert browser.execute_script("return window.harmed") is None, page
@@ -87,23 +179,38 @@ def test_pages_open_offline_at_any_width_without_errors_and_run_no_names(browser
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
-    assert len(urls) >= len(pages)
+    assert len(urls) >= len(pages[1:])
     assert [url for url in urls if not url.startswith(("file://", "data:", "about:"))] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_the_contrast_that_wcag_requires(browser, pages, scheme):
+def open_details(browser, page):
+    show(browser, page)
+    browser.execute_script(
+        "document.querySelectorAll('details').forEach((element) => { element.open = true; })"
+    )
+
+
+def test_text_has_the_contrast_that_wcag_requires(browser, pages):
     """WCAG 2.2, criterion 1.4.3, requires a contrast of 4.5 to 1."""
+    for page in pages[1:]:
+        open_details(browser, page)
+        for scheme in ("light", "dark"):
+            use_scheme(browser, scheme)
+            contrasts = browser.execute_script(CONTRASTS)
+            assert len(contrasts) > 10
+            low = [(round(ratio, 2), words) for ratio, words in contrasts if ratio < 4.5]
+            assert low == [], page
+            page_is = browser.execute_script("return getComputedStyle(document.body).background")
+            assert ("rgb(255, 255, 255)" in page_is) == (scheme == "light")
+
+
+def test_axe_finds_nothing_serious(browser, axe, pages):
     for page in pages:
-        show(browser, page, scheme=scheme)
-        browser.execute_script(
-            "document.querySelectorAll('details').forEach((element) => { element.open = true; })"
-        )
-        contrasts = browser.execute_script(CONTRASTS)
-        assert len(contrasts) > 10
-        assert [(round(ratio, 2), words) for ratio, words in contrasts if ratio < 4.5] == [], page
-        dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-        assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
+        open_details(browser, page)
+        browser.execute_script(axe)
+        for scheme in ("light", "dark"):
+            use_scheme(browser, scheme)
+            assert browser.execute_async_script(RUN_AXE) == [], page
 
 
 def test_rows_are_filtered_by_text(browser, sweep):
@@ -163,12 +270,9 @@ def test_what_a_link_shows_is_what_its_sender_saw(browser, tmp_path):
 
 def test_print_shows_the_pictures(browser, sweep):
     """A canvas of the dark scheme would be unreadable on paper, and is as wide as the window."""
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    try:
-        assert all(picture.is_displayed() for picture in all_of(browser, ".chart svg"))
-        assert not seen(browser, ".uplot")
-    finally:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    use_scheme(browser, "dark", "print")
+    assert all(picture.is_displayed() for picture in all_of(browser, ".chart svg"))
+    assert not seen(browser, ".uplot")
 
 
 def test_without_scripts_everything_is_shown(browser, sweep):
@@ -190,3 +294,17 @@ def test_headers_sort_with_the_keyboard(browser, sweep):
         head.send_keys(Keys.ENTER)
         assert [cell.text for cell in all_of(browser, "#each-size tbody th")] == sizes[::order]
         assert all_of(browser, "#each-size th[aria-sort]")[0].get_attribute("aria-sort") == state
+
+
+def test_the_keyboard_reaches_every_control(browser, pages):
+    """Tab alone visits each link, chart, button, field and scrolling box."""
+    tab = {"type": "keyDown", "key": "Tab", "windowsVirtualKeyCode": 9}
+    for page in pages:
+        show(browser, page)
+        found = True
+        while found:
+            browser.execute_cdp_cmd("Input.dispatchKeyEvent", tab)
+            found = WebDriverWait(browser, 30).until(lambda _: browser.execute_script(VISIT))[0]
+        missed = all_of(browser, f":is({CONTROLS}):not([data-visited])")
+        assert len(all_of(browser, "[data-visited]")) > 2
+        assert [item.get_attribute("outerHTML") for item in missed if item.is_displayed()] == []

@@ -6,8 +6,9 @@ import pytest
 
 from reports.store.blocks import count_blocks, main_state
 from reports.store.build import build_cases
-from reports.store.schema import Block, CaseHeader, LinkBlock, Run
+from reports.store.schema import Block, CaseHeader, LinkBlock
 from reports.store.stats import autocorrelation, median_interval
+from tests.reports.synthetic_run import head_of
 
 pytestmark = pytest.mark.unit
 
@@ -49,18 +50,7 @@ def blocks_of(times, rtt_ns=500.0, case=0, **fields):
 
 
 def build(blocks, *planned, size=2, links=(), samples=None):
-    run = Run(
-        run_id="r",
-        benchmark="allreduce",
-        version="0",
-        argv=[],
-        seed=1,
-        machine_id="m",
-        software_id="s",
-        environment={},
-        world={"size": size},
-        cases=list(planned or [PLANNED]),
-    )
+    run = head_of(planned or [PLANNED], benchmark="allreduce", world={"size": size})
     return build_cases(run, count_blocks(blocks), blocks, list(links), samples)
 
 

@@ -16,7 +16,7 @@ from reports.store.folder import CACHED_RUNS, read_store
 from reports.store.observations import entry_of, table
 from reports.store.result import read
 from tests.another_user import as_root, give, link_of_nobody
-from tests.reports.synthetic_run import mark_wrong, write_run
+from tests.reports.synthetic_run import mark_wrong, run_id, write_run
 
 SMALL = {
     "sizes": [16384, 65536],
@@ -24,10 +24,6 @@ SMALL = {
     "modes": ["isolated"],
     "n": 4,
 }
-
-
-def run_id(night):
-    return f"2026-11-{night + 1:02d}T03-00-00Z-allreduce-{night:06d}"
 
 
 def write(folder, night, **options):

@@ -22,17 +22,6 @@ def result(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("run"), fast_rounds=[3], in_place=(False, True))
 
 
-def timed(factor):
-    """A change of a run: its blocks take `factor(block)` times as long."""
-
-    def change(block):
-        own = factor(block)
-        total_us = own * block.total_us
-        return msgspec.structs.replace(block, time_us=own * block.time_us, total_us=total_us)
-
-    return change
-
-
 def shown(folder, **fields):
     """The table of an isolated run of one or two sizes."""
     return render(write_run(folder, **{"sizes": SIZES[:2], "modes": ["isolated"]} | fields))
@@ -75,7 +64,7 @@ def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
         sizes=[16384],
         modes=["isolated"],
         library_variants=("plain", "registered"),
-        change=timed(lambda block: 0.5 if block.case == 1 else 1.0),
+        us=lambda case, block: block.total_us * (0.5 if block.case == 1 else 1.0),
     )
     for rank in result.run.world["ranks"]:
         rank |= {"device": "hip", "arch": "gfx1201", "gpu": "AMD Radeon AI PRO R9700"}
@@ -123,29 +112,30 @@ def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
 
 
 def test_without_auto_the_best_algorithm_is_chosen_on_odd_rounds_and_shown_on_even_ones(tmp_path):
-    def lucky(block):
-        """Case 0, one_shot_push, is fast in odd rounds only; case 1, ring, is always a little
-        slower than those rounds."""
-        block.time_us = {0: 5.0 if block.round % 2 else 50.0, 1: 6.0, 2: 9.0}[block.case]
-        block.total_us = block.time_us
-        return block
+    def lucky(case, block):
+        """one_shot_push is fast in odd rounds only; the ring is always a little slower than those
+        rounds."""
+        return {0: 5.0 if block.round % 2 else 50.0, 1: 6.0, 2: 9.0}[block.case]
 
     algorithms = ["one_shot_push", "ring", "library"]
-    text = shown(tmp_path, sizes=[16384], algorithms=algorithms, change=lucky)
+    text = shown(tmp_path, sizes=[16384], algorithms=algorithms, us=lucky)
     assert rows_of(text)["16 KiB"][:4] == ["9.00", "50.0", "one_shot_push", "0.18"]
 
 
 def test_an_algorithm_that_clearly_beats_auto_is_marked_and_named_once(tmp_path):
     """At 16 KiB case 1 is auto, and case 2 is one_shot_push, which auto runs: it does not beat
     itself."""
-    slowed = timed(lambda block: 1.6 if block.case in (1, 2) else 1)
-    text = shown(tmp_path / "a", n_blocks=16, change=slowed)
+
+    def slowed(case, block):
+        return block.total_us * (1.6 if block.case in (1, 2) else 1)
+
+    text = shown(tmp_path / "a", n_blocks=16, us=slowed)
     assert rows_of(text)["16 KiB"][2] == "one_shot_push*"
     assert rows_of(text)["32 KiB"][2] == "one_shot_push"
     words = r"\* another variant beat auto by more than 5 %: one-shot pull at 16 KiB \(1\.\d\dx\)"
     assert re.search(words, " ".join(text.split()))
     # Five even rounds of ten give no interval, so no algorithm clearly beats auto.
-    assert "*" not in shown(tmp_path / "b", n_blocks=10, change=slowed)
+    assert "*" not in shown(tmp_path / "b", n_blocks=10, us=slowed)
 
 
 def test_an_incomplete_run_starts_with_a_warning(tmp_path):
@@ -264,8 +254,10 @@ def test_a_mark_never_stands_without_its_footnote(tmp_path):
     def suspect(case):
         case["suspect"] = case["mode"] == "chained" and case["algorithm"] == "auto"
 
-    slowed = timed(lambda block: 1.6 if block.case % 6 in (1, 2) else 1)
-    run = write_run(tmp_path, n_blocks=16, change=slowed, sizes=SIZES[:6])
+    def slowed(case, block):
+        return block.total_us * (1.6 if block.case % 6 in (1, 2) else 1)
+
+    run = write_run(tmp_path, n_blocks=16, us=slowed, sizes=SIZES[:6])
     result = read(rewrite_cases(run.path, suspect))
     result.run.notes[:0] = [f"Note {number}, at the beginning." for number in range(40)]
     for brief in (False, True):
@@ -279,9 +271,10 @@ def test_a_mark_never_stands_without_its_footnote(tmp_path):
 
 def test_an_interval_that_says_nothing_is_not_printed(tmp_path):
     """4.97 [0.04 569] looks like a speed-up."""
-    noise = timed(
-        lambda block: np.exp(np.random.default_rng(block.case + 10 * block.round).normal(0, 3))
-    )
-    text = shown(tmp_path, sizes=SIZES[:1], algorithms=["library", "auto"], change=noise)
+
+    def noise(case, block):
+        return np.exp(np.random.default_rng(block.case + 10 * block.round).normal(0, 3))
+
+    text = shown(tmp_path, sizes=SIZES[:1], algorithms=["library", "auto"], us=noise)
     assert re.search(r"one_shot_push +too noisy ", text)
     assert "Against the library" not in text

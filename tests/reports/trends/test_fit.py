@@ -13,7 +13,7 @@ import pytest
 from reports.store.result import read
 from reports.trends.fit import Fit, fits_of, text
 from reports.verdicts.judge import Incomparable
-from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, rewrite_head, write_run
+from tests.reports.synthetic_run import FAST_NS, SLOW_NS, rewrite_head, run_id, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -31,34 +31,22 @@ def line_us(algorithm, size, rtt_ns):
     return (30 + size / 5e3) * (1.5 if size >= STEP_BYTES else 1)
 
 
-def run_id(number):
-    return f"2026-11-2{number}T06-15-00Z-allreduce-1a2b3c"
-
-
 def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_us, **fields):
     """Launches that scatter by 1 % around `us(algorithm, size, rtt_ns)`; blocks scatter by another
     0.5 %."""
     shape = {"sizes": SIZES, "modes": ["isolated"], "n_blocks": 5, "n": 2}
     fields = {**shape, **fields, "algorithms": algorithms}
-    planned = Sweep(**fields).cases()
 
     def launch(number):
         rng, own = np.random.default_rng(100 + number), dict[Any, float]()
 
-        def change(block):
-            case, rtt_ns = planned[block.case], FAST_NS if block.link_rtt_ns[0] < 300 else SLOW_NS
+        def drawn_us(case, block):
+            rtt_ns = FAST_NS if block.link_rtt_ns[0] < 300 else SLOW_NS
             own.setdefault((block.case, rtt_ns), np.exp(0.01 * rng.standard_normal()))
             factor = own[block.case, rtt_ns] * np.exp(0.005 * rng.standard_normal())
-            took_us = us(case.algorithm, case.size_bytes, rtt_ns) * factor
-            return msgspec.structs.replace(block, time_us=took_us * 0.8, total_us=took_us)
+            return us(case.algorithm, case.size_bytes, rtt_ns) * factor
 
-        return write_run(
-            folder,
-            change=change,
-            run_id=run_id(number),
-            seed=number,
-            **fields,
-        )
+        return write_run(folder, us=drawn_us, run_id=run_id(number), seed=number, **fields)
 
     return [launch(number) for number in range(count)]
 

@@ -7,7 +7,15 @@ import numpy as np
 import pandas as pd
 
 from reports.trends.slow_nodes import EQUAL, REPORT_P, SLOW, screen
-from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
+from tests.calibration.synthetic import (
+    LAUNCH_EXCESS,
+    OUTLYING,
+    Figure,
+    Floats,
+    Rng,
+    Simulation,
+    outliers,
+)
 
 NODES, SIZES = 200, 12
 SLOWER = 0.05
@@ -29,16 +37,14 @@ class Machines:
     disturbed: float = 0.0
 
     def __str__(self) -> str:
-        words = [f"{self.nodes} nodes x {self.launches}"]
-        if self.spread != Machines.spread:
-            words.append(f"{self.spread * 100:g} %")
-        if self.outliers:
-            words.append("outliers")
-        if self.disturbed:
-            words.append(f"+{self.disturbed:.0%}")
-        if self.heavy:
-            words.append("nodes vary by t with 5 df")
-        return ", ".join(words)
+        words = {
+            f"{self.nodes} nodes x {self.launches}": True,
+            f"{self.spread * 100:g} %": self.spread != Machines.spread,
+            "outliers": self.outliers,
+            f"+{self.disturbed:.0%}": self.disturbed,
+            "nodes vary by t with 5 df": self.heavy,
+        }
+        return ", ".join(word for word, holds in words.items() if holds)
 
     def draw(self, rng: Rng) -> Floats:
         """Log costs, (nodes, launches, sizes)."""
@@ -48,8 +54,7 @@ class Machines:
             logs *= np.sqrt(3 / rng.chisquare(5, (self.nodes, 1, 1)))
         logs = logs + self.spread * _common(rng, shape)
         if self.outliers:
-            excess = rng.exponential(LAUNCH_EXCESS, shape[:2])
-            logs += (excess * (rng.random(shape[:2]) < OUTLYING))[..., None]
+            logs += outliers(rng, shape[:2], LAUNCH_EXCESS)[..., None]
         logs += (np.log1p(self.disturbed) * (rng.random(shape[:2]) < OUTLYING))[..., None]
         return np.asarray(logs)
 

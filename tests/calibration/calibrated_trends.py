@@ -11,7 +11,15 @@ from reports.store.stats import ar1
 from reports.trends.changes import LevelChange, judge
 from reports.trends.fit import fit_lines, parts
 from reports.verdicts.verdict import Floats, evidence
-from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
+from tests.calibration.synthetic import (
+    LAUNCH_EXCESS,
+    OUTLYING,
+    Figure,
+    Rng,
+    Simulation,
+    deviates,
+    outliers,
+)
 
 SIZES = np.array([16384.0 * 2**step for step in range(12)])
 US_A_BYTE = 1e-4  # 10 GB/s
@@ -85,8 +93,7 @@ class Runs:
         ar1(new, self.rho)
         values = np.sqrt(1 - self.shared) * new[:-1] + np.sqrt(self.shared) * new[-1]
         if self.outliers:
-            excess = rng.exponential(LAUNCH_EXCESS / 0.015, RUNS)  # for a spread of 1.5 %
-            values += excess * (rng.random(RUNS) < OUTLYING)
+            values += outliers(rng, (RUNS,), LAUNCH_EXCESS / 0.015)  # for a spread of 1.5 %
         return np.ascontiguousarray(values)
 
 

@@ -57,6 +57,11 @@ def deviates(rng: Rng, shape: tuple[int, ...], heavy: bool) -> Floats:
     return rng.standard_t(3, shape) / np.sqrt(3) if heavy else rng.standard_normal(shape)
 
 
+def outliers(rng: Rng, shape: tuple[int, ...], excess: float) -> Floats:
+    """Nothing, or for a few the exponential excess of an outlier."""
+    return np.asarray(rng.exponential(excess, shape) * (rng.random(shape) < OUTLYING))
+
+
 def blocks(rng: Rng, shape: tuple[int, ...], rho: float) -> Floats:
     """AR(1) series along the last axis, each value normal with variance 1."""
     return ar1(rng.standard_normal(shape, dtype=np.float32), rho)
@@ -114,7 +119,7 @@ def launches_of(scenario: Scenario, rng: Rng) -> Launches:
     within = scenario.spread * blocks(rng, shape, scenario.rho)
     between = between_launches(within, scenario.spread)
     if scenario.outliers:
-        within += rng.exponential(BLOCK_EXCESS, shape) * (rng.random(shape) < OUTLYING)
+        within += outliers(rng, shape, BLOCK_EXCESS)
     within += np.log(scenario.state_ratio) * links[:, None, :]
     within[::2] += scenario.placement
     within[::5, :, 2 * ROUNDS // 3 :] += scenario.throttle
@@ -159,8 +164,7 @@ def campaigns(
         + launches.shared * rng.standard_normal(place.shape)
     )
     if scenario.outliers:
-        excess = rng.exponential(LAUNCH_EXCESS, place.shape)
-        of_launch += excess * (rng.random(place.shape) < OUTLYING)
+        of_launch += outliers(rng, place.shape, LAUNCH_EXCESS)
     scale = np.exp(scenario.unequal * np.sin(2.4 * np.arange(cells)))
     drawn_logs = medians[sequence, member] * np.float32(scale[:, None])
     return np.asarray(drawn_logs + of_launch[:, :, None, :])

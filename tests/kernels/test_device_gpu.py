@@ -83,9 +83,14 @@ def measured(folder, options, **arguments):
                 "in what it pushed to rank 0, by accesses of 2 B; ranks without memory in common "
                 "need the GPUs' library to meet: NCCL is not installed",
             ),
+            (
+                "hip -G 1",
+                {"vendor": "hip", "fail": "streamBeginCapture:hipErrorNotSupported"},
+                "-G: CuPy cannot capture a graph on GPU .*hipErrorNotSupported",
+            ),
             ("cuda", {"vendor": "hip"}, "no cuda device here: the installed CuPy is built for hip"),
         ],
-        5,
+        7,
     ),
     ids=str,
 )
@@ -273,13 +278,6 @@ def test_our_algorithms_do_not_move_the_librarys_buffers_to_the_host_on_a_fake_g
     result, _ = measured(tmp_path, options, base=LEAN, command="allgather", vendor="hip", closed=0)
     status = {case.variant: case.status for case in result.cases}
     assert status == {"copied": "ok", "registered": "unsupported"}
-
-
-def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gpu(tmp_path):
-    fault = "streamBeginCapture:hipErrorNotSupported"
-    done = on(tmp_path, "--device hip -G 1", vendor="hip", fail=fault)
-    sentence = "-G: CuPy cannot capture a graph on GPU .*hipErrorNotSupported"
-    assert_refused(done, 3, sentence, tmp_path)
 
 
 @pytest.mark.parametrize("launches", few([1000, 300], 1))

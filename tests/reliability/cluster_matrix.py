@@ -43,6 +43,9 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
         on_hosts = [mpirun, "--host", ",".join(f"{host}:{2 // nodes}" for host in hosts), "-n", "2"]
     own_words = [*run[:-4], "--iters", "12", *run[-2:]]
     started = [python, "-m", "wiretax", "allreduce", "-n", "2", *own_words]
+    on_two = made.launcher(mpi, hosts, 2)
+    bits = [python, *f"-m bench.bits -e 1K --device cpu --out {out}".split()]
+    other = str(VENVS[OTHER[mpi]] / "bin/mpirun")
 
     def batch(*line: str) -> list[str]:
         job.write_text(f"#!/bin/bash\n{shlex.join(line)}\n")
@@ -64,22 +67,9 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
         "`salloc`, `mpirun`": [*allocated, mpirun, "-n", "2", *program],
         "`salloc`, `mpirun` with `-hosts` or `--host`": [*allocated, *on_hosts, *program],
         "`salloc`, `wiretax allreduce -n 2`": [*allocated, *started],
-        "no Slurm: `mpirun` with `-hosts` or `--host`, through ssh": [
-            *made.launcher(mpi, hosts, 2),
-            *program,
-        ],
-        "the same, `bench.bits`": [
-            *made.launcher(mpi, hosts, 2),
-            python,
-            *["-m", "bench.bits", "-e", "1K", "--device", "cpu", "--out", str(out)],
-        ],
-        "the `mpirun` of the other MPI, in `salloc`": [
-            *allocated,
-            str(VENVS[OTHER[mpi]] / "bin/mpirun"),
-            "-n",
-            "2",
-            *program,
-        ],
+        "no Slurm: `mpirun` with `-hosts` or `--host`, through ssh": [*on_two, *program],
+        "the same, `bench.bits`": [*on_two, *bits],
+        "the `mpirun` of the other MPI, in `salloc`": [*allocated, other, "-n", "2", *program],
     }
 
 

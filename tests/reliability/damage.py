@@ -36,7 +36,7 @@ FORMS = ["pipe", "folder", "link /dev/zero", "link .", "link /dev/null", "sparse
 def dumped(value):
     """JSON text, with each string `@raw TEXT` replaced by TEXT without quotes."""
     text = json.dumps(value, separators=(",", ":"))
-    text = re.sub(r'"@raw ((?:[^"\\]|\\.)*)"', lambda match: str(json.loads(f'"{match[1]}"')), text)
+    text = re.sub(r'"@raw ((?:[^"\\]|\\.)*)"', lambda match: json.loads(f'"{match[1]}"'), text)
     return text.encode("utf-8", "replace")
 
 
@@ -44,10 +44,9 @@ def paths_of(value, path=()):
     """The path to each value in a record at any depth; of a list, to its first two items."""
     if path:
         yield path
-    if isinstance(value, dict):
-        items = [*value.items()]
-    else:
-        items = [*enumerate(value[:2])] if isinstance(value, list) else []
+    items: Any = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list):
+        items = enumerate(value[:2])
     for key, item in items:
         yield from paths_of(item, (*path, key))
 
@@ -87,14 +86,10 @@ def change_lines(draw, content):
     ends = [0, 0, max(0, len(lines) - 2), min(len(lines) - 1, 1)]
     at, other = draw(places | st.sampled_from(ends)), draw(places)
     choice = draw(st.integers(0, 9))
-    if choice == 0:
-        del lines[at]
-    elif choice == 1:
-        lines.insert(at, lines[other])
-    elif choice == 2:
-        lines[at], lines[other] = lines[other], lines[at]
-    else:
+    if choice > 2:
         lines[at] = change_json(draw, lines[at])
+    else:  # removed, repeated, or another in its place
+        lines[at : at + 1] = [[], [lines[other], lines[at]], [lines[other]]][choice]
     return b"\n".join(lines)
 
 
@@ -106,8 +101,7 @@ def change_text(draw, content):
     word = draw(st.sampled_from(words))
     others = [*map(str, NUMBERS), *WORDS, "1.5.5", "١٢", "1_000", "{}", "[[", "%s"]
     new = draw(st.sampled_from(others) | st.text(max_size=6)).encode("utf-8", "replace")
-    if draw(st.booleans()):
-        new = (word[0] + b"\n") * draw(st.sampled_from([0, 2, 20_000]))
+    new = draw(st.sampled_from([new, b"", 2 * (word[0] + b"\n"), 20_000 * (word[0] + b"\n")]))
     return content[: word.start()] + new + content[word.end() :]
 
 

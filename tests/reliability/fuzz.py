@@ -82,11 +82,9 @@ class Tally:
     slowest: tuple[float, str] = (0.0, "")
 
     def lines(self) -> list[str]:
+        tried = sorted(self.tried.items())
         return [
-            *(
-                f"{name}: {self.tried[name]} inputs, {self.refused[name]} refused"
-                for name in sorted(self.tried)
-            ),
+            *(f"{kind}: {n} inputs, {self.refused[kind]} refused" for kind, n in tried),
             f"{self.tried.total()} inputs, {len(self.failures)} found; peak {self.peak_mb:.0f} MB; "
             f"the longest took {self.slowest[0]:.1f} s ({self.slowest[1]})",
             *self.failures.values(),

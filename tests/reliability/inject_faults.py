@@ -126,15 +126,9 @@ def judge(
     """Add the promises that a run with this fault has broken."""
     sentences = said_in(done)
     place, runs = rf"wiretax: rank {victim} .*step .*, epoch \d+", list(out.glob("*.jsonl"))
-    status = {
-        "never": [0],
-        "run": [1],
-        "early": range(1, 256),
-        "kept": range(256),
-        "all": range(-255, 256),
-    }
+    status = {"never": [0], "run": [1], "early": range(1, 256), "kept": range(256)}
     wants: dict[str, object] = {
-        f"status {done.returncode}": done.returncode in status[fault.when],
+        f"status {done.returncode}": done.returncode in status.get(fault.when, range(-255, 256)),
         "a traceback": "Traceback" not in done.stderr,
         f"{fault.took_s:.1f} s": fault.took_s < SOON_S + (START_S if fault.when == "early" else 0),
         "an unfinished file is left": not list(out.rglob("*.part")),

@@ -18,19 +18,18 @@ LOOP, SESSION, WATCHDOG = (
     "bench/harness/session.py",
     "bench/harness/watchdog.py",
 )
-WAITS = [
+GUARDS = [
+    # Waits end.
     Patch(
         SYNC,
         "  Timer timer;\n",
         "  for (u64 seen; !poll(seen);) cpu_relax();\n",
         until="    if (a.yields && polls % (looks * POLLS_PER_LOOK) == 0) yield();\n  }\n",
     ),
-]
-RECORDS = [
+    # The timed loop leaves a record.
     Patch(LOOP, "  watch->phase = (u64)action.phase;\n", ""),
     Patch(LOOP, "  if (begins || action.call) watch->calls = (u64)action.call;\n", ""),
-]
-WATCHERS = [
+    # Others watch.
     Patch(
         SESSION, 'start_witness(folder, pids, hosts[rank] if hosts else "")\n', "folder.rmdir()\n"
     ),
@@ -41,8 +40,6 @@ WATCHERS = [
         "        if not hosts:\n            return\n        if pids:\n",
     ),
 ]
-KERNEL_GUARDS = WAITS + RECORDS
-GUARDS = KERNEL_GUARDS + WATCHERS
 
 
 def commit() -> str:

@@ -121,24 +121,22 @@ def test_few_launches_and_copies_are_shown_but_never_judged(tmp_path, capsys):
 
 
 def test_five_logs_of_a_vendor_are_judged_and_one_is_not(tmp_path, capsys):
-    def asked(name, us):
-        return spec(tmp_path, [f"16K <= {us} us"], MODELS + BOX.format(name=name))
+    def asked(name):
+        return spec(tmp_path, ["16K <= 80 us"], MODELS + BOX.format(name=name))
 
-    write_log(tmp_path / "log", {"us": 47.3}, gpu=R9700)
-    assert verdict_of(evaluate(asked("log", 80))) == ("UNDECIDED", "1 launch; 5 are needed")
-    for night, us in enumerate((47.1, 47.2, 47.0, 47.4)):
+    for night, us in enumerate((47.3, 47.1, 47.2, 47.0, 47.4)):
         write_log(tmp_path / "log", {"us": us}, name=str(night), gpu=R9700)
-    verdict, reason = verdict_of(evaluate(asked("log", 80)))
+        if night == 0:
+            assert verdict_of(evaluate(asked("log"))) == ("UNDECIDED", "1 launch; 5 are needed")
+    verdict, reason = verdict_of(evaluate(asked("log")))
     assert (verdict, reason.endswith(" us over 5 launches")) == ("PASS", True)
     write_log(tmp_path / "wrong", {"us": 47.3, "n_wrong": 1}, status="failed")
-    assert verdict_of(evaluate(asked("wrong", 80))) == (
-        "FAIL",
-        "wrong results in 2026-11-20T06-15-00Z-import-abc-1",
-    )
+    verdict, reason = verdict_of(evaluate(asked("wrong")))
+    assert (verdict, reason.startswith("wrong results in 2026")) == ("FAIL", True)
     # 47 us of one box and 90 us of another are not 65 us of a box that does not exist.
     for gpu, us in {"NVIDIA H200": 47.3, "NVIDIA H100": 90.0}.items():
         write_log(tmp_path / "two", {"us": us}, name=gpu[-3:], gpu=gpu)
-    assert "of several machines" in ask(capsys, asked("two", 80))[2]
+    assert "of several machines" in ask(capsys, asked("two"))[2]
 
 
 def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path):
@@ -179,14 +177,11 @@ def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
 
 PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"
 BAD = [
-    (PRICE, "", "candidate box: Object missing required field `price`"),
     (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`; did you mean price"),
     ("gpu = 'r9700'", "gpu = 'r9800'", "unknown GPU 'r9800'; did you mean r9700"),
     ("gpus = 2", "gpus = 4", "a run of 2 ranks, not of 4"),
-    ("runs = ['box/*.jsonl']", "", "candidate box has no run"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
     ("requirements = []", "requirements", "is not TOML"),
-    ("requirements = []", "lifetime_years = 4", "unknown field `lifetime_years`"),
 ]
 
 

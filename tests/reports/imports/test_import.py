@@ -49,11 +49,10 @@ def test_a_second_import_of_a_log_writes_no_copy_and_no_error(tmp_path, capsys):
     log = put(tmp_path / "a.log", WHOLE + WHOLE)
     first = imported(tmp_path / "out", log)
     before = [path.read_bytes() for path in first]
+    os.utime(log, (0, 0))
     assert imported(tmp_path / "out", log) == first
     assert [path.read_bytes() for path in first] == before
     assert capsys.readouterr().err == ""
-    os.utime(log, (0, 0))
-    assert imported(tmp_path / "out", log) == first
     assert read(first[1]).run.imported_from == "a.log"
 
 
@@ -93,18 +92,13 @@ def test_an_import_is_shown_like_a_run(tmp_path, capsys):
 
 def test_an_import_of_no_row_or_of_an_unknown_number_of_ranks_is_shown(tmp_path, capsys):
     named = "# Collective test starting: all_reduce_perf\n"
-    no_row, no_ranks = (
-        put(tmp_path / "a.log", HEAD),
-        put(tmp_path / "b.log", named + TABLE + ROW_8 + FOOTER),
-    )
-    for path in imported(tmp_path / "out", no_row, no_ranks):
-        assert main(["show", str(path)]) == 0
-    assert "allreduce: an unknown number of ranks on" in capsys.readouterr().out
-    (path,) = imported(tmp_path / "more", no_ranks)
+    logs = put(tmp_path / "a.log", HEAD), put(tmp_path / "b.log", named + TABLE + ROW_8 + FOOTER)
+    paths = imported(tmp_path / "out", *logs)
     assert "--ranks N says how many" in capsys.readouterr().out
-    assert read(path).cases[0].bus_bw_gb_s is None
-    assert main(["import", str(no_ranks), "--ranks", "2", "--out", str(tmp_path / "two")]) == 0
-    (path,) = (tmp_path / "two").iterdir()
+    assert {main(["show", str(path)]) for path in paths} == {0}
+    assert "allreduce: an unknown number of ranks on" in capsys.readouterr().out
+    assert {case.bus_bw_gb_s for path in paths for case in read(path).cases} == {None}
+    (path,) = imported(tmp_path / "two", logs[1], "--ranks", "2")
     assert read(path).cases[0].bus_bw_gb_s == pytest.approx(8 / 17.93 / 1e3)
 
 
@@ -133,16 +127,13 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
     ("content", "sentence"),
     [
         (b" \n\n", "has no timings; known are nccl-tests"),
-        (b"\x7fELF\0\0\1", "has no timings"),
-        (b"just some words\n1 2 3\n", "has no timings; known are nccl-tests"),
+        (b"\x7fELF\0\0\1\n1 2 3\n", "has no timings"),
         (
             b'\n{"size_bytes": 4, "time_us": "5"}',
             "a.log: line 2 is no timing line (Expected `float",
         ),
         (b'{"a": 1}', "not what nccl-tests -J writes"),
-        (b'{"version": 3, "conf', "is JSON that is cut off"),
         (b"{" * 100_000, "is JSON that is cut off, damaged"),
-        (b'{"config": {"ngpus": Infinity}, "results": []}', "is JSON that is cut off, damaged"),
         (
             b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}',
             "is JSON that is cut off",
@@ -179,22 +170,14 @@ def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, mo
     assert "has more than" in refused(tmp_path, capsys, put(tmp_path / "a.log", text))
 
 
-@pytest.mark.parametrize(
-    "evil",
-    [
-        "\x1b]0;title\x07\x1b[2J",
-        "=cmd()|x!A1",
-        "\u202egnp",
-        "\x9b31m\x08",
-    ],
-)
-def test_hostile_strings_do_not_reach_the_terminal_or_file_names(evil, tmp_path, capsys):
+def test_hostile_strings_do_not_reach_the_terminal_or_file_names(tmp_path, capsys):
     """A log must not control the reader's terminal or choose a file's name."""
+    evil = "=cmd()|x!A1\x1b]0;title\x07\x1b[2J\u202egnp\x9b31m\x08"
     text = WHOLE.replace("NVIDIA GH200", f"NVIDIA {evil} GH200").replace(
         "starting: all_reduce", f"starting: all{evil}"
     )
     text += f"$ ./{evil}_perf -g 2\n{TABLE}{ROW_8.replace('sum', evil[:5])}"
-    log = put(tmp_path / f"{evil.replace('/', '')[:20]}.log", text)
+    log = put(tmp_path / f"{evil[:20]}.log", text)
     for path in imported(tmp_path / "out", log):
         assert main(["show", str(path)]) == 0
         assert all(
@@ -202,8 +185,7 @@ def test_hostile_strings_do_not_reach_the_terminal_or_file_names(evil, tmp_path,
             for text in re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text())
             for letter in json.loads(f'"{text}"')
         )
-        assert all(
-            re.fullmatch("[a-z0-9_-]+", case.collective or "none") for case in read(path).cases
-        )
+        names = {case.collective or "none" for case in read(path).cases}
+        assert all(re.fullmatch("[a-z0-9_-]+", name) for name in names)
     out, err = capsys.readouterr()
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)

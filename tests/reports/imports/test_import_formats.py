@@ -208,17 +208,12 @@ def test_large_small_and_missing_figures_are_read():
 START = HEAD + TABLE
 STATUSES = [
     (HEAD, "incomplete", 0),
-    (START + ROW_8, "incomplete", 1),
     (START + "host0: Test NCCL failure common.cu:401 'unhandled system error'\n", "failed", 0),
     (WHOLE.replace("0 OK", "2 FAILED"), "failed", 2),
     (WHOLE.replace(": 0.5", ": 0.5  FAILED"), "failed", 2),
     (ROW_8 + ROW_16 + FOOTER, "incomplete", 2),
-    (TABLE + ROW_8 + FOOTER, "complete", 1),
-    (START + FOOTER, "incomplete", 0),
     (START + ROW_8 + ROW_16[:50] + "\n" + CRASH + CRASH, "failed", 1),
-    (START + ROW_8 + CRASH, "failed", 1),
     (START + ROW_8[:-2] + "5\n" + FOOTER, "failed", 1),
-    (EARLY_NAMES + EARLY_ROW, "complete", 1),
     (EARLY_HEAD + EARLY_NAMES + EARLY_ROW, "complete", 1),
     # A cut row must not look like a whole one, and its root must not be read as a time.
     (START + ROW_8 + "          16\n" + CRASH, "failed", 1),
@@ -329,14 +324,13 @@ def test_osu_logs_are_read():
     (row,) = barrier.rows
     assert (row.case["size_bytes"], row.block.time_us) == (0, 12.5)
     assert cases_of([bandwidth])[0].alg_bw_gb_s == pytest.approx(14.84895)
-    twice = read_tests("".join(2 * line for line in full.splitlines(keepends=True)))
-    assert {test.status for test in twice} == {"incomplete"}
 
 
 @pytest.mark.parametrize(
     "crash",
     [
         "Abort(604045839) on node 0 (rank 0 in comm 0): Fatal error",
+        "[host0:9:0:9] Caught signal 11 (Segmentation fault)",
         "srun: error: n1: tasks 0-3: Exited with exit code 1",
         "run.sh: line 3: 77 Bus error",
         "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0",
@@ -397,16 +391,14 @@ REPORT = {
 
 
 def test_the_json_report_of_nccl_tests_is_read():
-    report, whole = REPORT, json.dumps(REPORT)
+    whole = json.dumps(REPORT)
     test = only(whole)
     assert (test.collective, test.world_size, test.status) == ("all_reduce", 8, "complete")
     assert test.hosts == 2
     assert halves(test) == [(8, True, 17.93), (16, False, 17.93), (16, True, 17.93)]
-    for changed, status in (
-        (report | {"out_of_bounds": {"count": 2, "okay": "false"}}, "failed"),
-        (report | {"average_bus_bandwidth": None}, "incomplete"),
-    ):
-        assert only(json.dumps(changed)).status == status
+    cut = only(json.dumps(REPORT | {"average_bus_bandwidth": None}))
+    wrong = only(json.dumps(REPORT | {"out_of_bounds": {"count": 2, "okay": "false"}}))
+    assert (cut.status, wrong.status) == ("incomplete", "failed")
     assert only(whole.replace('"nwrong": 0', '"nwrong": 3', 1)).status == "failed"
     both = read_tests(f"[{whole},{whole}]")
     assert [(test.status, len(test.rows)) for test in both] == [("complete", 3)] * 2

@@ -10,7 +10,7 @@ from tests.launch import ROOT, SLOW_TEST, count
 from tests.ranks import store_writers
 from tests.reliability import inject_faults
 
-WRITERS = 24
+WRITERS = 12
 
 
 @SLOW_TEST  # tests/bench/test_faults.py kills ranks at named moments

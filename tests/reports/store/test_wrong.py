@@ -12,14 +12,8 @@ from tests.reports.synthetic_run import rewrite
 
 pytestmark = pytest.mark.unit
 
-PLACE = {
-    "rank": 1,
-    "iteration": 0,
-    "offset_bytes": 16,
-    "element": 4,
-    "expected": "12.0 (0x41400000)",
-    "got": "13.0 (0x41500000)",
-}
+PLACE: dict[str, object] = {"rank": 1, "iteration": 0, "offset_bytes": 16, "element": 4}
+PLACE |= {"expected": "12.0 (0x41400000)", "got": "13.0 (0x41500000)"}
 # What stands in a line of a kind.
 PLACES = {
     "a block": ("block", {"n_wrong": 12, "first_wrong": PLACE}),
@@ -53,17 +47,20 @@ def test_a_wrong_element_counts_wherever_it_stands(place, copied, capsys):
             line |= said
 
     rewrite(run, change)
-    assert main(["show", str(run)]) == 0
-    assert capsys.readouterr().out.startswith("WRONG RESULTS: ")
     sides = ["--baseline", str(copied / "base"), "--current", str(copied / "new")]
-    assert main(["regress", *sides]) == 5
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"is wrong in {run}: " in told
-    assert f"{run}: {'1' if 'first' in place else '12'} elements were wrong" in told
-    assert main(["compare", str(copied / "base"), str(copied / "new")]) == 0
-    assert capsys.readouterr().out.startswith("WRONG: 16 KiB ")
+
+    def told(*words):
+        return main([*words]), " ".join(capsys.readouterr().out.split())
+
+    status, text = told("show", str(run))
+    assert (status, text.startswith("WRONG RESULTS: ")) == (0, True)
+    status, text = told("regress", *sides)
+    assert (status, f"is wrong in {run}: " in text) == (5, True)
+    assert f"{run}: {'1' if 'first' in place else '12'} elements were wrong" in text
+    status, text = told("compare", *sides[1::2])
+    assert (status, text.startswith("WRONG: 16 KiB ")) == (0, True)
     by_path = {entry.path: entry.left_out for entry in read_store(copied).entries}
     assert by_path.pop(run) == WRONG
     assert {*by_path.values()} == {""}
-    assert main(["history", "--json", str(copied)]) == 1
-    assert json.loads(capsys.readouterr().out)["wrong"] == [run.stem]
+    status, text = told("history", "--json", str(copied))
+    assert (status, json.loads(text)["wrong"]) == (1, [run.stem])

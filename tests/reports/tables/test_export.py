@@ -12,6 +12,7 @@ from reports.store.result import read
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_run import rewrite_head, write_run
 
+LABELS = "size_bytes", "algorithm", "mode"
 SIZES, ALGORITHMS = (16384, 33554432), ("library", "auto")
 RUN_ID = "2026-11-20T06-15-0{}Z-allreduce-1a2b3c"
 
@@ -77,19 +78,15 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
     times = families["wiretax_collective_time_seconds"]
     assert (times.type, times.unit) == ("gauge", "seconds")
     points = {
-        (
-            float(sample.timestamp),
-            sample.labels["size_bytes"],
-            sample.labels["algorithm"],
-            sample.labels["mode"],
-        ): sample
+        (float(sample.timestamp), *(sample.labels[name] for name in LABELS)): sample
         for sample in times.samples
     }
     assert len(points) == len(times.samples) == 3 * 6 + 1
-    runs = [read(run_of(store, number)) for number in range(3)]
-    for number, run in enumerate(runs):
+    for number in range(3):
+        run = read(run_of(store, number))
         for case in run.cases:
-            sample = points[1795155300 + number, str(case.size_bytes), case.algorithm, case.mode]
+            labels = (str(getattr(case, name)) for name in LABELS)
+            sample = points[(1795155300 + number, *labels)]
             assert math.isclose(sample.value, median_us(case) / 1e6, rel_tol=1e-9)
             assert sample.labels["machine_id"] == run.run.machine_id
     busbw = families["wiretax_bus_bandwidth_bytes_per_second"]

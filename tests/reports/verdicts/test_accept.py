@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import reports.verdicts.accept
 from reports.__main__ import main
 from reports.store.writing import write_whole
+from tests.bench.faulty_runs import wait_for
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import slower, write_launches
 from tests.reports.synthetic_run import rewrite_head
@@ -165,31 +167,24 @@ def test_an_interrupted_move_leaves_the_former_baseline(
     assert (status in (0, 3), "8 launches against 8" in printed) == (True, True)
 
 
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (lambda run: run.unlink(), "{run.stem}"),
-        (
-            lambda run: run.write_bytes(run.read_bytes()[:20_000]),
-            "the accepted run {run.stem} is not whole any more",
-        ),
-    ],
-)
-def test_a_damaged_run_of_the_baseline_is_refused(baselines, alike, capsys, damage, sentence):
+@pytest.mark.parametrize("kept_bytes", [None, 20_000])
+def test_a_damaged_run_of_the_baseline_is_refused(baselines, alike, capsys, kept_bytes):
     """Otherwise its launch would be judged by fewer blocks or none."""
-    run = sorted((baselines / "a1b2c3").iterdir())[2]
-    damage(run)
+    run = max((baselines / "a1b2c3").iterdir())
+    content = run.read_bytes()
+    run.unlink()
+    if kept_bytes:
+        run.write_bytes(content[:kept_bytes])
     status, printed = gate(capsys, baselines, alike[1])
-    assert (status, sentence.format(run=run) in printed) == (2, True)
+    assert (status, run.stem in printed) == (2, True)
 
 
-@pytest.mark.parametrize("line", ["{}", '{"machine_id":'])
 def test_a_damaged_list_of_baselines_is_one_sentence_with_its_line(
-    baselines, accept, alike, capsys, line
+    baselines, accept, alike, capsys
 ):
     """A traceback ends with status 1, which means a regression."""
     with (baselines / "accepted.jsonl").open("a") as file:
-        file.write(f"{line}\n")
+        file.write('{"machine_id":\n')
     status, printed = gate(capsys, baselines, alike[1])
     assert status == 2
     assert re.fullmatch(rf"reports: {baselines}/accepted\.jsonl, line 2: [^\n]+\n", printed)
@@ -209,8 +204,8 @@ def test_of_two_at_once_no_line_is_lost(baselines, alike):
     fcntl.flock(folder, fcntl.LOCK_EX)
     sides = ["--baseline", str(baselines), "--current", str(alike[1]), "--reason", "later"]
     with subprocess.Popen([*command, *sides], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(2)
+        waits = re.compile(rf"-> FLOCK .* {process.pid} ")
+        wait_for(lambda: waits.search(Path("/proc/locks").read_text()))
         other = log.read_text().replace("a1b2c3", "d4e5f6")
         log.write_text(log.read_text() + other)
         os.close(folder)

@@ -58,17 +58,9 @@ def failed(record, ring):
     ("edit", "sentence"),
     [
         (lambda record, ring: record["rows"].pop(), "ring (float32): only the baseline has 1 KiB"),
-        (
-            lambda record, ring: ring.update(sizes=[], reason="no place"),
-            "ring (float32): only the baseline has 1 KiB, 2 KiB",
-        ),
         (lambda record, ring: ring["sizes"].pop(), "ring (float32): only the baseline has 2 KiB"),
         (failed, "ring (float32) failed: RuntimeError: the sum is lost"),
         (without_elements, "ring (float32): not compared, or with another outcome: run, size"),
-        (
-            lambda record, ring: ring["sizes"][1]["compared"].pop("run"),
-            "ring (float32): not compared, or with another outcome: run",
-        ),
         (
             lambda record, ring: ring["sizes"][0]["compared"]["run"].update(differ=1),
             "ring (float32): not compared, or with another outcome: run",
@@ -120,9 +112,8 @@ def test_a_record_is_no_baseline_of_itself(baseline, edited, report, tmp_path):
     assert (status, said.endswith("lacks rows or sizes of ring")) == (0, True)  # the newest
 
 
-@pytest.mark.parametrize("digest", ["", "\x01"])
-def test_what_is_no_digest_is_refused(edited, report, digest):
-    path = edited(lambda record, ring: ring["sizes"][0].update(digest=digest))
+def test_what_is_no_digest_is_refused(edited, report):
+    path = edited(lambda record, ring: ring["sizes"][0].update(digest="\x01"))
     status, said = report(path)
     assert (status, "is not a record of bench.bits" in said) == (2, True)
 
@@ -142,7 +133,6 @@ def test_a_record_with_a_row_or_a_size_twice_is_refused(baseline, edited, report
     ("name", "edit"),
     [
         ("run", without_elements),
-        ("run", lambda record, ring: [size["compared"].pop("run") for size in ring["sizes"]]),
         ("graph", lambda record, ring: None),
         (
             "launch",  # of one size, as after a short launch in the same folder
@@ -170,8 +160,7 @@ def test_a_row_of_joined_records_that_lacks_something_is_judged(baseline, edited
 def test_a_record_with_a_failed_row_is_shown_as_such(edited, report, tmp_path):
     page = tmp_path / "page.html"
     status, said = report(edited(failed), "--html", page)
-    assert (status, "; ring failed " in said) == (1, True)
-    assert "ring: RuntimeError: the sum is lost" in said
+    assert (status, "ring: RuntimeError: the sum is lost" in said) == (1, True)
     assert "ring (float32) failed: RuntimeError: the sum is lost" in page.read_text()
 
 
@@ -183,16 +172,12 @@ def test_same_in_every_row_means_every_row(edited, report):
     assert "same in every row: run (compared in 1 of 2) " in report(edited(some))[1]
 
 
-def row(name, digests, datatype="float32", compared=None):
+def row(name, digests, datatype="float32"):
     sizes = [
-        SizeBits(size_bytes=size, digest=digest, parts=[], compared=compared or {})
+        SizeBits(size_bytes=size, digest=digest, parts=[], compared={})
         for size, digest in digests.items()
     ]
     return RowBits(algorithm=name, variant="plain", datatype=datatype, sizes=sizes)
-
-
-def letters(rows):
-    return {each.name: letter for letter, own in groups_of(rows) for each in own}
 
 
 def test_rows_with_one_letter_have_compared_bits():
@@ -203,23 +188,23 @@ def test_rows_with_one_letter_have_compared_bits():
         row("c", {256: "d"}),
         row("half", {64: "d", 128: "d"}, datatype="float16"),
     ]
-    assert letters(rows) == {"a": "A", "b": "A", "c": "B", "half": "C"}
+    letters = {each.name: letter for letter, own in groups_of(rows) for each in own}
+    assert letters == {"a": "A", "b": "A", "c": "B", "half": "C"}
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "versions"),
+    ("algorithm", "old", "new"),
     [
-        ("library", ("MPICH 5.0.2", "MPICH 9.0.0rc1")),
-        ("library", ("Open MPI 5.0.11", "Open MPI 6")),
-        ("mine", ("mine 1a2b3c4", "mine f00ba47")),
+        ("library", "Open MPI 5.0.11", "Open MPI 6"),
+        ("mine", "mine 1a2b3c4", "mine f00ba47"),
     ],
 )
-def test_another_version_is_the_same_row(baseline, edited, report, algorithm, versions):
-    old, new = (
-        edited(lambda record, ring, of=of: ring.update(algorithm=algorithm, library=of), f"r{of}")
-        for of in versions
-    )
-    assert report(new, "--baseline", old) == (0, "SAME: 2 checks passed")
+def test_another_version_is_the_same_row(edited, report, algorithm, old, new):
+    def of(library):
+        fields = {"algorithm": algorithm, "library": library}
+        return edited(lambda record, ring: ring.update(fields), f"r{library}")
+
+    assert report(of(new), "--baseline", of(old)) == (0, "SAME: 2 checks passed")
 
 
 @pytest.mark.parametrize("is_dangling", [False, True])

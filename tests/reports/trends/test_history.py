@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,8 +255,8 @@ def test_what_separates_series_is_in_their_labels(tmp_path):
     """Another machine, node, world or method must not look like a regression, and a slow node must
     not drown among equal ones. Ten launches of a campaign agree better than ten nights do, and are
     one point."""
-    checks, graph = {"method": {"checks": 0}}, {"method": {"graph": 1}}
-    heads: list[dict[str, object]] = [{}, {}, {"machine_id": "b" * 6}, checks, graph]
+    methods = [{"method": {"checks": 0}}, {"method": {"graph": 1}}]
+    heads: list[Any] = [{}, {}, {"machine_id": "b" * 6}, *methods]
     for number, head in enumerate(heads):
         rewrite_head(write(tmp_path, number), **head)
     label(write(tmp_path, 5), "n1")

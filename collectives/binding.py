@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from collectives.operation import NOT_MAPPED, Bound, CollectiveCase, Operation, Unsupported, World
+from collectives.probe import UNCACHED
 from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Memory, Step, Watch
 
 # From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times
@@ -23,9 +24,16 @@ def binder(
 
     def bind(world: World, case: CollectiveCase) -> Bound:
         room_bytes = (world.mapped.half_bytes - rest_bytes) / chunks(world.communicator.size)
-        return bind_kernel(world, case, stem, entry, room_bytes)
+        return bind_kernel(world, case, stem, entry, room_bytes, **slab_macros(world, case))
 
     return bind
+
+
+def slab_macros(world: World, case: CollectiveCase) -> dict[str, str]:
+    """For a kernel that stores by `Slab` alone: its flags need no write-back of the caches, if they
+    hold no line of a slab. They may hold lines of a registered buffer."""
+    is_cached = case.variant != "copied" or world.mapped.shown.writes_back
+    return {} if is_cached else UNCACHED
 
 
 def bind_kernel(

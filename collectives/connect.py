@@ -33,7 +33,7 @@ def make_room(peers: PeerBuffer, message_bytes: int) -> None:
     try:
         slabs = share(*own, slab_bytes(half_bytes), undo)
         larger = replace(peers, slabs=slabs, half_bytes=half_bytes)
-        probe(larger)
+        larger.shown = probe(larger)
     except Refusal as refusal:
         undo.close()
         peers.waits.forget()
@@ -41,7 +41,7 @@ def make_room(peers: PeerBuffer, message_bytes: int) -> None:
         peers.refusals.append(f"{peers.sharing} {size}: {refusal}")
         return
     peers.outgrown.append(peers.slabs)
-    peers.slabs, peers.half_bytes, peers.no_packets = slabs, half_bytes, larger.no_packets
+    peers.slabs, peers.half_bytes, peers.shown = slabs, half_bytes, larger.shown
 
 
 def connect(
@@ -50,7 +50,7 @@ def connect(
     """Allocates, maps and probes in the first mode that works. Raises Refusal if memory is
     short or no mode works, and ProbeFailed if mapped memory failed a probe."""
     refusals, probe_failed = list[str](), False
-    for sharing in modes:
+    for number, sharing in enumerate(modes):
         undo = ExitStack()
         try:
             controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
@@ -72,7 +72,16 @@ def connect(
             device.flushes_hdp = any(peers.hdp_flush)
             with communicator.all_or_none(DeviceError):
                 write_own(peers, 0)
-            probe(peers)
+            peers.shown = probe(peers)
+            has_another = any(mode.startswith("mapped") for mode in modes[number + 1 :])
+            if has_another and peers.shown.no_reads:  # other memory may show reads too
+                raise ProbeFailed(peers.shown.no_reads)
+            for use, reason in (
+                ("reads of peers' memory", peers.shown.no_reads),
+                ("registered buffers", peers.shown.no_registered),
+            ):
+                if reason:
+                    refusals.append(f"{use}: {reason}")
             return peers
         except Refusal as refusal:
             undo.close()

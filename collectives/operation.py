@@ -398,6 +398,11 @@ class KernelAlgorithm(Algorithm):
             return world.peers
         if case.variant not in self.variants:
             return NOT_IN_VARIANT[case.variant]
+        shown, reads = world.peers.shown, not self.pushes or case.build.swap
+        if unseen := (reads and shown.no_reads) or (
+            case.variant == "registered" and shown.no_registered
+        ):
+            return Unsupported(unseen)
         if refusal := self.refuses(world, case):
             return refusal
         if refusal := self.limits.refusal(case, world.communicator.size):

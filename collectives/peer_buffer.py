@@ -53,6 +53,18 @@ class WaitPolicy:
         self.watch.stop = self.watch.timed_out = 0
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What the probe found beside pushed data, which every mapped memory shows: why packets without
+    flags, reads of peers' memory or registered buffers are not used here, each None where they are;
+    and whether a flag waits until the caches have written slabs back."""
+
+    no_packets: str | None = None
+    no_reads: str | None = None
+    no_registered: str | None = None
+    writes_back: bool = True
+
+
 @dataclass
 class PeerBuffer:
     """Every rank's slab, control block and `registered` buffers as mapped in this process, and this
@@ -72,7 +84,7 @@ class PeerBuffer:
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
     inboxes: list[list[Memory]] = field(default_factory=list)  # for copy engines, largest last
     multicast: Multicast | str | None = None  # slabs behind one address, or why there are none
-    no_packets: str | None = None  # why packets without flags are not used here
+    shown: Shown = Shown()
 
     @property
     def kind(self) -> str:
@@ -135,6 +147,8 @@ class PeerBuffer:
         """Writes where every rank's buffer at its own `address` is mapped in this process to
         `targets`; False if one is not registered. All ranks call it."""
         rank, place = self.communicator.rank, None
+        if self.shown.no_registered:
+            return False
         for number, memories in enumerate(self.registered):
             offset = address - memories[rank].address
             if 0 <= offset < memories[rank].size_bytes:

@@ -4,20 +4,33 @@ every kind of access, in both directions? And do packets arrive that have no fla
 An allocator may ignore the requested type of memory. A stale cache shows only at the second use, so
 the rounds write new contents to the same addresses."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from collectives.communicator import Communicator, Refusal
-from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import MOST_RANKS, PEER_STRUCTURES, Device, DeviceError, Module, Step
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, Shown
+from kernels.devices.device import (
+    HALF_BYTES,
+    MOST_RANKS,
+    PEER_STRUCTURES,
+    Device,
+    DeviceError,
+    Module,
+    Step,
+)
 
 PROBE_BYTES = 4096  # written by each access at a time
+LONG_BYTES = 64 << 10  # the same, for launches between short ones
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 # As memory_probe.cu numbers them. A pack has 16 B on a GPU and a vector's width on a CPU.
 MEMORY_ACCESSES = "2 B", "4 B", "a pack", "a streamed pack", "a polled packet"
 PROBE_ROUNDS = {True: 16, False: 64}  # by is_cpu: a loaded CPU may run one rank at a time
 PROBE_BLOCKS = 8  # on as many multiprocessors, with a cache each
+LAUNCHES = 4  # of a size; each compares what the one before has stored
+UNCACHED = {"WT_UNCACHED_SLAB": "1"}  # a build whose flags do not wait for a write-back
 
 
 class ProbeFailed(Refusal):
@@ -28,31 +41,71 @@ def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
     return device.compile("link_probe", {"WT_WORLD": str(ranks), **macros}, PEER_STRUCTURES)
 
 
-def probe(peers: PeerBuffer) -> None:
+def probe(peers: PeerBuffer) -> Shown:
     """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
-    ProbeFailed if data that were stored before a flag are not there after it. Sets `no_packets` if
-    packets do not arrive whole: RCCL's hung in host memory on gfx12 (rocm-systems pull 7183)."""
+    ProbeFailed if data that were pushed before a flag are not there after it. What else fails is
+    in the answer: packets (RCCL's hung in host memory on gfx12: rocm-systems pull 7183), reads of
+    peers' memory, which some hosts do not route (open-gpu-kernel-modules issue 1253), stores into
+    uncached memory without a write-back, and ordinary memory, which HIP promises to show after a
+    synchronisation alone."""
+    if sentence := _launch(peers, "show_stores"):
+        raise ProbeFailed(sentence)
+    no_reads = _launch(peers, "show_reads")
+    no_packets = _launch(peers, "show_packets")
+    writes_back = not peers.sharing.endswith(" uncached") or bool(
+        _launch(peers, "show_stores", macros=UNCACHED)
+        or (not no_reads and _launch(peers, "show_reads", macros=UNCACHED))
+    )
+    no_registered = None
+    if peers.device.name == "hip" and peers.kind != "host_staged":
+        slabs = peers.share(SLAB_BYTES, ordinary=True)
+        no_registered = _later(replace(peers, slabs=slabs, half_bytes=HALF_BYTES))
+        for memory in slabs:
+            memory.close()
+    return Shown(no_packets, no_reads, no_registered, writes_back)
+
+
+def _later(peers: PeerBuffer) -> str | None:
+    """Why one launch does not show what the one before has stored; short, long and short again."""
+    for size_bytes in (PROBE_BYTES, LONG_BYTES, PROBE_BYTES):
+        for number in range(LAUNCHES):  # in the third, a place has had other contents
+            if sentence := _launch(peers, "show_later", number, size_bytes):
+                return sentence
+    return None
+
+
+def _launch(
+    peers: PeerBuffer,
+    entry: str,
+    rounds: int | None = None,
+    size_bytes: int = PROBE_BYTES,
+    macros: Mapping[str, str] = {},
+) -> str | None:
+    """Runs a kernel of the probe, and says what was missing or wrong first; None if all was right.
+    Raises Refusal."""
     communicator, device = peers.communicator, peers.device
-    macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1"}
+    macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1", **macros}
     blocks = min(PROBE_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
-    counts = np.zeros((len(MEMORY_ACCESSES), 2, MOST_RANKS), np.uint32)
+    shape = len(MEMORY_ACCESSES), 2, MOST_RANKS
     with communicator.all_or_none(DeviceError):  # all have compiled before the first rank waits
-        kernels = device.compile("memory_probe", macros, PEER_STRUCTURES)
-    for entry, signal in ("show_stores", "flag"), ("show_packets", "packet"):
-        with communicator.all_or_none(DeviceError):
-            wrong, rounds = device.private(counts.nbytes), PROBE_ROUNDS[device.is_cpu]
-            arguments = peers.arguments(0, wrong.address, rounds, PROBE_BYTES)
-            arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
-            device.caller(Step(kernels.kernel(entry), arguments, blocks))()
-            counts = wrong.read().view(np.uint32).reshape(counts.shape)
-            wrong.close()
-        sentence = _missing(peers, signal) or _stale(counts, communicator)
-        sentence = communicator.first_reason(sentence)
-        if signal == "packet":
-            peers.no_packets = sentence
-            peers.waits.forget()
-        elif sentence:
-            raise ProbeFailed(sentence)
+        kernel = device.compile("memory_probe", macros, PEER_STRUCTURES).kernel(entry)
+    with communicator.all_or_none(DeviceError):
+        wrong = device.private(4 * int(np.prod(shape)))
+        count = PROBE_ROUNDS[device.is_cpu] if rounds is None else rounds
+        arguments = peers.arguments(0, wrong.address, count, size_bytes)
+        arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
+        device.caller(Step(kernel, arguments, blocks))()
+        counts = wrong.read().view(np.uint32).reshape(shape)
+        wrong.close()
+    signal = "packet" if entry == "show_packets" else "flag"
+    sentence, stale = _missing(peers, signal), _stale(counts, communicator)
+    if stale and not sentence:
+        where = "in ordinary memory" if entry == "show_later" else "within one launch"
+        sentence = f"{where} {stale}"
+    sentence = communicator.first_reason(sentence)
+    if sentence:
+        peers.waits.forget()
+    return sentence
 
 
 def _missing(peers: PeerBuffer, name: str) -> str | None:
@@ -78,7 +131,7 @@ def _stale(counts: np.ndarray[Any, Any], communicator: Communicator) -> str | No
                 if count
             ]
             return (
-                f"within one launch {name(rank)} read old or wrong data after the flag of "
+                f"{name(rank)} read old or wrong data after the flag of "
                 f"{name(writer)}: in what it {verb} {name(rank)}, by accesses of "
                 f"{', '.join(accesses)}"
             )

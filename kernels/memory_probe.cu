@@ -1,8 +1,9 @@
 // Whether memory shows a peer's stores while both kernels run. Each rank stores patterns into every
 // rank's slab, its own included, and signals; its peers wait for the flag and compare, in their own
-// slab (pushed) and in the writer's (pulled). All ranks write and read at once, by the accesses
-// that the collectives use. A round writes new contents where the round before the last one wrote,
-// so a line that stays in a reader's cache shows.
+// slab (`show_stores`) or in the writer's (`show_reads`: some hosts route no reads between
+// devices). All ranks write and read at once, by the accesses that the collectives use. A round
+// writes new contents where the round before the last one wrote, so a line that stays in a reader's
+// cache shows. `show_later` compares in the next launch, as registered buffers are read.
 #include "include/pack.h"
 
 constexpr int ACCESSES = 4;  // before the packets
@@ -13,9 +14,9 @@ struct InPieces {
   static DEVICE void store(char* at, pack p) { store_pieces<Piece>(at, p); }
   static DEVICE pack load(const char* at) { return load_pieces<Piece>(at); }
 };
-template <bool STREAM>
+template <Stores STORES>
 struct WholePack {
-  static DEVICE void store(char* at, pack p) { store_aligned_pack(at, 0, p, STREAM); }
+  static DEVICE void store(char* at, pack p) { store_aligned_pack(at, 0, p, STORES); }
   static DEVICE pack load(const char* at) { return load_aligned_pack(at, 0); }
 };
 // As MEMORY_ACCESSES in probe.py names them.
@@ -23,8 +24,8 @@ template <class Each>
 DEVICE void for_accesses(Each each) {
   each(0, InPieces<unsigned short>{});
   each(1, InPieces<unsigned>{});
-  each(2, WholePack<false>{});
-  each(3, WholePack<true>{});
+  each(2, WholePack<WT_UNCACHED_SLAB ? SYSTEM : CACHED>{});
+  each(3, WholePack<SLAB_STORES>{});
 }
 
 // A round of any launch, never 0; up to 255 in a launch.
@@ -102,29 +103,53 @@ DEVICE void exchange_packets(const Launch& launch, unsigned round) {
   });
 }
 
+DEVICE void store_in_all(const Launch& launch, unsigned round) {
+  const Arguments& a = launch.a;
+  const auto store_for = [&](long owner) {
+    for_accesses([&](int access, auto by) {
+      char* to = region(launch, owner, a.rank, access, round);
+      for_items(a, sizeof(pack), false, [&](unsigned i) {
+        by.store(to + i * sizeof(pack), pattern(round, a.rank, owner, i));
+      });
+    });
+  };
+  for_each_peer(a, store_for, 0);
+}
+template <int PATH>
+DEVICE void compare_all(const Launch& launch, unsigned round) {
+  const Arguments& a = launch.a;
+  for_each_peer(a, [&](long writer) {
+    for_accesses([&](int access, auto by) {
+      compare(launch, PATH == PUSHED ? a.rank : writer, writer, access, round, by);
+    });
+  });
+}
+
 // Runs `count` rounds over regions of `chunk_bytes`. A build with WT_STREAM_SLAB has the fence that
 // streamed stores need before a flag.
-RANK_KERNEL(show_stores) {
+template <int PATH>
+DEVICE void show(const Arguments& a) {
   const Launch launch(a);
   for (unsigned step = 1; step <= (unsigned)a.count; ++step) {
     const unsigned round = round_of(launch.epoch, step);
-    const auto store_for = [&](long owner) {
-      for_accesses([&](int access, auto by) {
-        char* to = region(launch, owner, a.rank, access, round);
-        for_items(a, sizeof(pack), false, [&](unsigned i) {
-          by.store(to + i * sizeof(pack), pattern(round, a.rank, owner, i));
-        });
-      });
-    };
-    for_each_peer(a, store_for, 0);
+    store_in_all(launch, round);
     launch.meet(step);
-    for_each_peer(a, [&](long writer) {
-      for_accesses([&](int access, auto by) {
-        compare(launch, a.rank, writer, access, round, by);
-        compare(launch, writer, writer, access, round, by);
-      });
-    });
+    compare_all<PATH>(launch, round);
   }
+  launch.leave();
+}
+RANK_KERNEL(show_stores) { show<PUSHED>(a); }
+RANK_KERNEL(show_reads) { show<PULLED>(a); }
+// Compares, unless `count` is 0, what the launch before stored.
+RANK_KERNEL(show_later) {
+  const Launch launch(a), last(a, launch.epoch - 1);
+  launch.meet(1);
+  if (a.count) {
+    compare_all<PUSHED>(last, round_of(last.epoch, 1));
+    compare_all<PULLED>(last, round_of(last.epoch, 1));
+  }
+  launch.meet(2);
+  store_in_all(launch, round_of(launch.epoch, 1));
   launch.leave();
 }
 // The same with packets that are polled without flags, as in packets.h.

@@ -22,7 +22,7 @@ def _ll_traffic(ranks: int, case: CollectiveCase) -> Traffic:
 
 
 def _refuses_memory(world: World, case: CollectiveCase) -> Unsupported | None:
-    reason = world.mapped.no_packets
+    reason = world.mapped.shown.no_packets
     return Unsupported(reason) if reason else None
 
 

@@ -6,7 +6,7 @@ from functools import cache, partial, reduce
 
 import numpy as np
 
-from collectives.binding import bind_kernel
+from collectives.binding import bind_kernel, slab_macros
 from collectives.collective import Array, Datatype, Traffic, combined
 from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import two_shot_traffic
@@ -80,6 +80,7 @@ class WireFormat:
             "two_shot_quantized",
             room,
             WT_WIRE_FORMAT=f"Int{self.bits}Blocks",
+            **slab_macros(world, case),
         )
         if isinstance(bound, Unsupported):
             return bound

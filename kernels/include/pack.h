@@ -163,17 +163,17 @@ DEVICE void store_pack(char* to, long i, pack p) {
 }
 
 // Destinations of a reduction. A user's buffer may start anywhere.
-template <bool STREAM>
+template <Stores STORES>
 struct Destination {
   char* at;
   DEVICE bool aligned() const { return is_aligned(at); }
   template <class Place>
   DEVICE void put(Place place, int k, pack p) const {
-    place.store(at, k, p, STREAM);
+    place.store(at, k, p, STORES);
   }
 };
-using Output = Destination<WT_STREAM_RECEIVE>;
-using Slab = Destination<WT_STREAM_SLAB>;
+using Output = Destination<RECEIVE_STORES>;
+using Slab = Destination<SLAB_STORES>;
 struct OutputAndSlab {
   Output output;
   Slab slab;
@@ -239,8 +239,8 @@ struct Packs {
   unsigned first, step;
   DEVICE unsigned at(int k) const { return first + k * step; }
   DEVICE pack load(const char* from, int k) const { return load_aligned_pack(from, at(k)); }
-  DEVICE void store(char* to, int k, pack p, bool stream = false) const {
-    store_aligned_pack(to, at(k), p, stream);
+  DEVICE void store(char* to, int k, pack p, Stores stores = CACHED) const {
+    store_aligned_pack(to, at(k), p, stores);
   }
 };
 struct SingleElement {
@@ -254,7 +254,7 @@ struct SingleElement {
     copy_bits(&p, &e, sizeof e);
     return p;
   }
-  DEVICE void store(char* to, int, pack p, bool = false) const {
+  DEVICE void store(char* to, int, pack p, Stores = CACHED) const {
     Element::bits e;
     copy_bits(&e, &p, sizeof e);
     *(volatile Element::bits*)(to + at()) = e;
@@ -313,7 +313,7 @@ template <class To>
 DEVICE bool copied_as_string(To, const char*, long) {
   return false;
 }
-DEVICE bool copied_as_string(Destination<false> to, const char* from, long count) {
+DEVICE bool copied_as_string(Destination<CACHED> to, const char* from, long count) {
   return copied_as_string(to.at, from, count * ELEMENT_BYTES);
 }
 template <class To>

@@ -11,6 +11,9 @@
 // CPU stores and loads each packet alone, with 8-byte atomics, and takes several times as long as
 // with flags: there the kernels serve tests.
 //
+// A peer may write a place again as soon as it has this rank's packets of the next launch: resets
+// end before this launch does, and with them the order of PTX's and LLVM's models.
+//
 // Between launches, a peer that has this rank's packets may overwrite slab data that this rank read
 // one launch ago, by another algorithm. The end of a launch keeps that order on a GPU; on a CPU,
 // packets release and acquire, as x86 does anyway.
@@ -185,5 +188,6 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
       store_unit<BYTES>(a.receive, i, count, combined<WT_WORLD>(input_of));
     }
   }
+  if (Packet::RESETS) finish_resets();
   launch.leave();
 }

@@ -27,6 +27,9 @@
 #ifndef WT_STREAM_RECEIVE  // 1: stores into the receive buffer too
 #define WT_STREAM_RECEIVE 0
 #endif
+#ifndef WT_UNCACHED_SLAB  // 1: AMD's caches hold no line of a slab: see store_release_system
+#define WT_UNCACHED_SLAB 0
+#endif
 #ifndef WT_HDP_FLUSH  // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
 #define WT_HDP_FLUSH 0
 #endif
@@ -50,6 +53,11 @@
 #define KERNEL extern "C" __global__ UP_TO_512_THREADS void
 typedef unsigned long long u64;
 #define INLINED __attribute__((always_inline))  // for lambdas: g++ calls one that is used twice
+
+// How packs are stored: into the caches, around them, or at once as far as other devices see.
+enum Stores { CACHED, STREAMED, SYSTEM };
+constexpr Stores SLAB_STORES = WT_UNCACHED_SLAB ? SYSTEM : WT_STREAM_SLAB ? STREAMED : CACHED;
+constexpr Stores RECEIVE_STORES = WT_STREAM_RECEIVE ? STREAMED : CACHED;
 
 #if defined(__CUDACC__) || defined(__HIP__)
 #define ON_CPU 0

@@ -186,13 +186,14 @@ struct Timer {
   }
 };
 
+DEVICE void finish_resets() {}                        // packets release
 DEVICE bool is_aligned(const char*) { return true; }  // packs may begin anywhere
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) {
   return {{(words)((const any_words*)buffer)[i]}};
 }
 // A streaming store at an address that is not aligned would fault.
-DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = false) {
-  if (stream && (u64)buffer % VECTOR_BYTES == 0)
+DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, Stores stores = CACHED) {
+  if (stores == STREAMED && (u64)buffer % VECTOR_BYTES == 0)
     stream_pack(buffer, i, x);
   else
     ((any_words*)buffer)[i] = (any_words)x.r[0];
@@ -245,7 +246,7 @@ DEVICE T load_as(const void* p) {
   return *(const volatile T*)p;
 }
 template <class T>
-DEVICE void store_as(void* p, T x) {
+DEVICE void store_as(void* p, T x, Stores = CACHED) {
   *(volatile T*)p = x;
 }
 

@@ -46,6 +46,7 @@ DEVICE u64 load_flag_system(const u64* p) {
   return v;
 }
 DEVICE void fence_acquire_system() { asm volatile(FENCE_ACQUIRE ::: "memory"); }
+DEVICE void finish_resets() { fence_system(); }
 DEVICE void drain_stores() {}  // the barrier orders a block's stores before a thread's release
 DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
   asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1,%2};" ::"l"(p), "l"(x[0]), "l"(x[1])
@@ -82,6 +83,7 @@ DEVICE void stream_16_bytes(void* p, pack x) {
                "r"(x.r[2]), "r"(x.r[3])
                : "memory");
 }
+DEVICE void store_16_bytes_system(void* p, pack x) { store_16_bytes(p, x); }  // on AMD alone
 // At a multicast address: see multimem.h. Relaxed, as a cache could serve a weak access.
 #define LOAD_MULTIMEM_WORD(x, from, op, type)                                    \
   asm volatile("multimem.ld_reduce.relaxed.sys.global." op "." type " %0, [%1];" \
@@ -108,7 +110,7 @@ DEVICE T load_as(const void* p);
     asm volatile("ld.global." type " %0, [%1];" : "=" constraint(x) : "l"(p) : "memory"); \
     return x;                                                                             \
   }                                                                                       \
-  DEVICE void store_as(void* p, T x) {                                                    \
+  DEVICE void store_as(void* p, T x, Stores = CACHED) {                                   \
     asm volatile("st.global." type " [%0], %1;" ::"l"(p), constraint(x) : "memory");      \
   }
 ACCESS(u64, "u64", "l")

@@ -41,8 +41,10 @@ DEVICE bool is_aligned(const char* p) { return ((u64)p & 15) == 0; }
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) {
   return load_16_bytes(buffer + i * 16);
 }
-DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = false) {
-  stream ? stream_16_bytes(buffer + i * 16, x) : store_16_bytes(buffer + i * 16, x);
+DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, Stores stores = CACHED) {
+  char* const at = buffer + i * 16;
+  if (stores == SYSTEM) return store_16_bytes_system(at, x);
+  stores == STREAMED ? stream_16_bytes(at, x) : store_16_bytes(at, x);
 }
 
 // Its threads have enough loads under way, and its stores do not wait for lines.

@@ -62,6 +62,7 @@ DEVICE void cpu_relax() {
 }
 // One wave's write-back covers the stores of a block's waves that are in L2, no store in flight.
 DEVICE void drain_stores() { asm volatile(WAIT_FOR_STORES ::: "memory"); }
+DEVICE void finish_resets() { drain_stores(); }  // stores of system scope
 // LLVM up to 22 (gfx9) and 20 (gfx12) does not wait for a write-back when no store is in flight
 // (pull requests 178316, 135340): a flag could overtake data in L2.
 DEVICE void fence_system() {
@@ -72,16 +73,20 @@ DEVICE void fence_system() {
 #define GLOBAL __attribute__((address_space(1)))
 typedef unsigned four_words __attribute__((ext_vector_type(4)));
 typedef GLOBAL four_words global_words;
+// A fence also writes back what earlier kernels left in L2. Into uncached slabs all stores have the
+// scope of the system, and have arrived once they have ended.
 DEVICE void store_release_system(u64* p, u64 v) {
-  fence_system();
+  WT_UNCACHED_SLAB ? drain_stores() : fence_system();
   __hip_atomic_store((GLOBAL u64*)p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
 // LLVM has no atomic access of 16 bytes. This is its 8-byte store, twice as wide.
-DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
+template <class T>
+DEVICE void store_16_bytes_system(void* p, const T& x) {
   four_words four;
-  copy_bits(&four, x, sizeof four);
+  copy_bits(&four, &x, sizeof four);
   asm volatile(STORE_16_BYTES_SYSTEM ::"v"(p), "v"(four) : "memory");
 }
+DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) { store_16_bytes_system(p, x); }
 DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
   for (int k = 0; k < 2; ++k)
     x[k] = __hip_atomic_load((const GLOBAL u64*)p + k, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
@@ -107,8 +112,11 @@ DEVICE T load_as(const void* p) {
   return *(const GLOBAL T*)p;
 }
 template <class T>
-DEVICE void store_as(void* p, T x) {
-  *(GLOBAL T*)p = x;
+DEVICE void store_as(void* p, T x, Stores stores = CACHED) {
+  if (stores == SYSTEM)
+    __hip_atomic_store((GLOBAL T*)p, x, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
+  else
+    *(GLOBAL T*)p = x;
 }
 DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
 DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }

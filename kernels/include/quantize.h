@@ -112,9 +112,10 @@ struct CodedSlab {
   DEVICE void put(unsigned u, const CodedUnit& q) const {
     UNROLLED
     for (int k = 0; k < CODE_PACKS; ++k)
-      store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], WT_STREAM_SLAB);
+      store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], SLAB_STORES);
     UNROLLED
-    for (int b = 0; b < BLOCKS; ++b) store_as(scale(u, b), (unsigned short)q.scales[b]);
+    for (int b = 0; b < BLOCKS; ++b)
+      store_as(scale(u, b), (unsigned short)q.scales[b], SLAB_STORES);
   }
 };
 DEVICE unsigned units_of(long count) {
@@ -145,6 +146,6 @@ DEVICE void put_unit(char* to, unsigned u, long count, const WideUnit& x) {
     if (BLOCKS > 1 && i * PACK_ELEMENTS >= count) break;
     typename Element::values v;
     copy_bits(&v, &x.f[k * FLOATS / UNIT_PACKS], sizeof v);
-    store_aligned_pack(to, i, Element::narrow(v), WT_STREAM_RECEIVE);
+    store_aligned_pack(to, i, Element::narrow(v), RECEIVE_STORES);
   }
 }

@@ -187,25 +187,22 @@ struct Launch {
 
   DEVICE u64 stamp(long step) const { return ::stamp(epoch, step); }
 
-  // Flushes the host data path (HDP) of peers' AMD GPUs, which may hold back stores that arrived
-  // over PCIe. RCCL writes this register before each flag, too. Data go first, and the flag last.
-  DEVICE void flush_hdp(unsigned of) const {
-    fence_system();
-    by_thread_of_peer(of, [&](int p) {
-      if (const u64 flush = a.own->hdp_flush[p].value) *(volatile unsigned*)flush = 1;
-    });
-    fence_system();
-  }
   // Tells the peers that this block has made all its stores before `step`. The barrier waits for
-  // all threads; then one wave's release makes the stores of the whole block visible.
+  // all threads; then one wave's release makes the stores of the whole block visible. The host data
+  // path (HDP) of a peer's AMD GPU may hold back stores that arrived over PCIe: it is flushed after
+  // the data and before the flag. RCCL writes this register before each flag, too.
   DEVICE void signal(long step, unsigned to) const {
     drain_stores();
     block_barrier();
-    if (WT_HDP_FLUSH) flush_hdp(to);
     NO_UNROLL  // not by_thread_of_peer: AMD's compiler would keep all peers' pointers in registers
     for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
-      if (to >> p & 1)
+      if (to >> p & 1) {
+        if (const u64 flush = WT_HDP_FLUSH ? a.own->hdp_flush[p].value : 0) {
+          WT_UNCACHED_SLAB ? drain_stores() : fence_system();
+          *(volatile unsigned*)flush = 1;
+        }
         store_release_system(&a.control.selected(p)->flags[block()][a.rank].value, stamp(step));
+      }
   }
   DEVICE void signal(long step) const { signal(step, peers); }
   // Waits until the peers have signalled at least `step`. The barrier holds all threads back.

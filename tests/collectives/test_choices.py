@@ -12,6 +12,7 @@ from collectives.choice import by_model, ranked, shipped_tables
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
 from collectives.operation import ChoiceRow, CollectiveCase, Unsupported
+from collectives.peer_buffer import Shown
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed, rows_of
 
@@ -174,7 +175,7 @@ def test_auto_takes_the_memory_that_a_row_names():
 def test_packets_run_only_where_the_probe_saw_them(name):
     """Elsewhere they hang: as RCCL's in host memory on gfx12."""
     for reason in ("a packet never arrived", None):
-        of = world(is_cpu=False, mapped=SimpleNamespace(no_packets=reason))
+        of = world(is_cpu=False, mapped=SimpleNamespace(shown=Shown(reason)))
         refusal = KNOWN[name].feasible(of, all_reduce(16 << 10))
         assert refusal == (Unsupported(reason) if reason else None)
         assert not KNOWN["one_shot_push"].feasible(of, all_reduce(16 << 10))

@@ -132,7 +132,8 @@ void remove_memory(void* at) {
 // FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags: this process reaches parts of a peer's
 // large allocation of such a kind through a cache. FAKE_GPU_COHERENT says when the cache writes
 // back and forgets: at the ends of a `launch` only, also at every `fence` of the system's scope,
-// or, for stores, when the kernel writes the `hdp` register.
+// or, for stores, when the kernel writes the `hdp` register. `pushes`: a fence writes back, and
+// nothing makes the cache forget.
 constexpr size_t CACHE_BYTES = 384 << 10, LINE_BYTES = 64,
                  CACHED_FROM_BYTES = 8 << 20;  // flags are in less
 constexpr size_t HALF_BYTES =
@@ -198,12 +199,12 @@ void write_caches_back() {
   if (caching) exchange_lines(true);
 }
 void empty_caches() {
-  if (caching) exchange_lines(false);
+  if (caching && coherent() != 'p') exchange_lines(false);
 }
 extern "C" void gpu_fence(int order, const char* scope) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   if (!caching || *scope || coherent() == 'l') return;
-  if (order == __ATOMIC_ACQUIRE) return exchange_lines(false);
+  if (order == __ATOMIC_ACQUIRE) return empty_caches();
   if (coherent() == 'h' &&
       !__atomic_exchange_n(hdp_register ? hdp_register : &no_register, 0u, __ATOMIC_SEQ_CST))
     return;
@@ -211,7 +212,7 @@ extern "C" void gpu_fence(int order, const char* scope) {
 }
 // An atomic access of the system's scope bypasses the caches; an acquire empties them.
 extern "C" void gpu_loaded(const void* at, int order) {
-  if (caching && coherent() != 'l')
+  if (caching && coherent() != 'l' && coherent() != 'p')
     exchange_lines(false, order == __ATOMIC_ACQUIRE ? nullptr : (const char*)at);
 }
 extern "C" void gpu_stored(const void* at) {

@@ -104,7 +104,7 @@ GIVE = "give(reader, start, n, slot(reader, a.rank));"
 MARKED = "Packet::packet(data[0], epoch)"
 HOP, SENT = "hop(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
 INPUT = "copy_in(part(round, owner), input(a.rank, round, owner));"
-ENTER_STORES = "RANK_KERNEL(show_stores) {\n  const Launch launch(a);\n"
+ENTER_STORES = "DEVICE void show(const Arguments& a) {\n  const Launch launch(a);\n"
 ENCODE, SEND = "const pack p = own(i);", "store_packets_system(packets_of(a, reader)"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
 

@@ -158,6 +158,7 @@ IN_FLIGHT, OTHERS_IN_FLIGHT = "own stores in flight", "other waves' stores in fl
 UNWRITTEN, WRITING = "stores not written back", "write-back in flight"
 UNSHARED = "stores of other threads since the barrier"
 POLLING, STALE, STALE_L0 = "poll in flight", "stale caches", "stale L0 of this CU"
+FLUSHING = "HDP flush in flight"
 UNMET = "polls of other threads since the barrier"
 UNRELEASED = {IN_FLIGHT, OTHERS_IN_FLIGHT, UNWRITTEN, WRITING, UNSHARED}
 UNACQUIRED = {POLLING, STALE, STALE_L0}
@@ -264,23 +265,53 @@ def _followers(lines: list[str]) -> list[list[int]]:
     return following
 
 
-def broken(lines: list[str], architecture: str) -> list[str]:
-    """Describes each violation of the memory model on some path through a kernel."""
+# Of a build for uncached slabs with streamed results: stores into slabs have the system's scope, so
+# they need no write-back, as on gfx1100; all others stream, and no peer reads them.
+STREAMED = r"global_store_\S+ .* (nt|glc slc dlc|th:TH_STORE_NT)$"
+SYSTEM = {"gfx942": r".* sc0 sc1$", "gfx1201": r".* scope:SCOPE_SYS$", "gfx1100": ""}
+
+
+def broken(
+    lines: list[str], architecture: str, uncached: bool = False, flushes: bool = False
+) -> list[str]:
+    """Describes each violation of the memory model on some path through a kernel. It `flushes` the
+    HDP by its only flat stores of 4 bytes."""
     effects, letters, following = (
         EFFECTS[_model(architecture)],
         protocol(lines, architecture),
         _followers(lines),
     )
-    flaws = {f"no {letter}" for letter in "SL" if letter not in letters}
+    cached = list[str]()
+    if flushes:
+        written: Effects = {"H": [(ANY, (FLUSHING,))], "w": [*effects["w"], (FLUSHING, ())]}
+        effects = {**effects, **written}
+        for at, line in enumerate(lines):
+            if re.match(r"flat_store_(dword|b32) ", line):
+                letters[at] = "H"
+    if uncached:
+        stale = (ANY, (BLOCK_STALE,))
+        barrier = [*HANDED, stale] if stale in effects["B"] else HANDED
+        effects = {**effects, "d": EFFECTS["gfx1100"]["d"], "B": barrier}
+        for at, line in enumerate(lines):
+            if letters[at] == "d" and re.match(STREAMED, line):
+                letters[at] = ""
+            elif letters[at] == "d" and not re.match(rf"\S*(x2|b64) |{SYSTEM[architecture]}", line):
+                cached.append(f"cached store at {at}")  # counters have 8 bytes
+        cached += ["writes back"] * ("W" in letters)
+    needed = "SLH" if flushes else "SL"
+    flaws = {f"no {letter}" for letter in needed if letter not in letters} | {*cached}
     start: tuple[int, frozenset[str]] = (0, frozenset())
     reached, open_states = {start}, [start]
     while open_states:
         at, facts = open_states.pop()
         letter = letters[at]
         forbidden = UNACQUIRED if letter in ("d", "B", "S", "r") else set()
-        forbidden = forbidden | {"S": UNRELEASED, "r": {BLOCK_STALE, UNMET}, "d": {UNMET}}.get(
-            letter, set()
-        )
+        forbidden = forbidden | {
+            "S": {*UNRELEASED, FLUSHING},
+            "H": UNRELEASED,
+            "r": {BLOCK_STALE, UNMET},
+            "d": {UNMET},
+        }.get(letter, set())
         flaws |= {f"{letter} at {at}: {fact}" for fact in facts & forbidden}
         for condition, replaced in effects.get(letter, []):
             if condition == ANY or condition in facts:

@@ -186,6 +186,39 @@ def test_without_a_flush_of_the_host_data_path_the_probe_takes_other_memory_on_a
         assert result.run.method.get("hdp_flush") == ("off" if option else None)
 
 
+def test_an_unseen_peer_whose_hdp_may_hold_data_back_is_refused(tmp_path):
+    """Each rank sees its own GPU: it cannot tell whether the other's needs a flush, and has no
+    register. Without a flush by the user's word it is used."""
+    own: dict[str, object] = {**HELD_BACK, "visible": 1}
+    result, said = measured(tmp_path / "refused", "--device hip", **own)
+    assert result.run.memory["behaved"] == "host_staged"
+    assert "does not see GPU 0000:" in said
+    assert "unset HIP_VISIBLE_DEVICES" in said
+    result, _ = measured(tmp_path / "off", "--device hip --hdp-flush off", vendor="hip", visible=1)
+    assert result.run.memory["behaved"] == "mapped uncached"
+
+
+PULLED = "one_shot_pull", "two_shot"
+
+
+def test_where_no_rank_can_read_its_peers_only_pushes_run_on_a_fake_gpu(tmp_path):
+    words = "--device cuda --algorithm auto,one_shot_push,one_shot_pull,two_shot,one_shot_push+swap"
+    result, said = measured(tmp_path, words, vendor="cuda", cached=0, coherent="pushes")
+    assert result.run.memory["behaved"] == "mapped"
+    assert "reads of peers' memory: within one launch rank" in " ".join(said.split())
+    status = {case.algorithm: case.status for case in result.cases if case.algorithm != "library"}
+    assert {name for name, each in status.items() if each == "ok"} == {"auto", "one_shot_push"}
+    assert {name for name, each in status.items() if each == "unsupported"} >= {*PULLED}
+
+
+def test_registered_buffers_are_not_used_where_the_next_launch_shows_old_data(tmp_path):
+    words = "--device hip --algorithm two_shot_push"
+    result, said = measured(tmp_path, words, vendor="hip", cached=0, coherent="pushes")
+    status = {case.variant: case.status for case in result.cases if case.algorithm != "library"}
+    assert status == {"copied": "ok", "registered": "unsupported"}
+    assert "registered buffers: in ordinary memory rank" in " ".join(said.split())
+
+
 CHAIN = "--mode chained -n 1 -w 0 --max-time 60 -b 4K -e 4K --algorithm one_shot_push -G 1"
 
 

@@ -82,6 +82,14 @@ def test_the_probe_decides_which_memory_is_used_on_a_fake_gpu(faults, sharing, r
     assert report["types"]["requested"] == "mapped uncached"
     assert report["types"]["hdp_flush"] == "none"  # test_device_gpu.py has memory with a flush
     assert re.search(refusal, "; ".join(report["refusals"]))
+    assert report["writes_back"]  # the memory has a cache, whatever was requested
+
+
+def test_memory_that_is_really_uncached_needs_no_write_back_on_a_fake_gpu():
+    report = on_a_fake_gpu()
+    assert report["sharing"] == "mapped uncached"
+    assert not report["writes_back"]
+    assert [report[name] for name in ("no_packets", "no_reads", "no_registered")] == [None] * 3
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Ranks that map each other's memory, and say which sharing mode passed the probe.
 
 `memory_ranks.py [DEVICE] [MEMORY]`; rank 0 prints a JSON line: `sharing`, `refusals`,
-`no_packets` and whether the ranks flush the HDP, or `reason` if no mode passed.
+what the probe `Shown`, and whether the ranks flush the HDP, or `reason` if no mode passed.
 """
 
 import json
 import sys
+from dataclasses import asdict
 
 from collectives.communicator import Refusal
 from collectives.operation import Unsupported
@@ -21,6 +22,7 @@ peers = world.peers
 if isinstance(peers, Unsupported):
     report: dict[str, object] = {"reason": peers.reason}
 else:
-    report = {name: getattr(peers, name) for name in ("sharing", "refusals", "types", "no_packets")}
+    report = {name: getattr(peers, name) for name in ("sharing", "refusals", "types")}
+    report |= asdict(peers.shown)
 if world.communicator.rank == 0:
     print(json.dumps(report), flush=True)

@@ -3,6 +3,7 @@
 FAKE_GPU_VENDOR: cuda or hip; a list has one per rank
 FAKE_GPU_COUNT: devices, 1 to 8 (2)
 FAKE_GPU_ARCH: architecture with HIP (gfx1201)
+FAKE_GPU_VISIBLE=1: each rank sees one device, its own
 FAKE_GPU_SMS: multiprocessors per device (2)
 FAKE_GPU_THREADS: most threads per block; a multiprocessor holds two such blocks (4)
 FAKE_GPU_DRIVER: the driver's version, as CUDA writes it
@@ -12,7 +13,8 @@ FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail
 FAKE_GPU_MULTICAST=1: CUDA devices have multicast
 FAKE_GPU_UNCACHED=0: HIP has no uncached memory
 FAKE_GPU_CACHED: flags of hipExtMallocWithFlags of memory that peers reach through a cache
-FAKE_GPU_COHERENT: launch (default), fence or hdp: when that cache writes back and forgets
+FAKE_GPU_COHERENT: launch (default), fence or hdp: when that cache writes back and forgets; pushes:
+  at a fence it writes back, and it never forgets
 FAKE_GPU_HDP=1: the driver gives the HDP register's address
 FAKE_GPU_LINK: the type of the links between HIP devices: 2 for PCIe (default), 4 for xGMI
 FAKE_GPU_CORRUPT_IPC: from this byte on, a mapping of a peer's memory is a copy without later writes
@@ -79,6 +81,8 @@ def setting(name: str, otherwise: int) -> int:
 DEVICES = list(range(setting("COUNT", 2)))
 if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
     DEVICES = [DEVICES[int(number)] for number in visible.split(",")]
+if setting("VISIBLE", 0):
+    DEVICES = [DEVICES[RANK]]
 library.gpu_open(IS_HIP, DEVICES[0])
 
 

@@ -176,7 +176,7 @@ def sentinel(
     rank: int, launches: int, is_gpu: bool = True, halves: int = 2, resets: bool = True
 ) -> Iterator[Op]:
     """allreduce_one_shot_sentinel.cu: a word that is not 0 has arrived, and its reader writes 0
-    back. On a GPU a launch's end orders, on a CPU each access does."""
+    back. On a GPU `finish_resets` orders, on a CPU each access does."""
     send, await_word = (store, await_relaxed) if is_gpu else (store_release, await_acquire)
     for launch in range(launches):
         word = ("word", rank, launch % halves)
@@ -276,6 +276,7 @@ FAILS = {  # {the removed part: the protocol without it}
     "packets: one store": packets(1, "torn"),
     "sentinel: reset": sentinel(3, resets=False),
     "sentinel: epoch flip": sentinel(2, halves=1),
+    "sentinel: finishing the resets": without(sentinel(4), "fence"),
     "two-shot: second slot": two_shot(2, slots=1),
     "ring: second slot": ring(4, slots=1),
     "ring: waiting for the left": ring(4, waits_for=(1,)),

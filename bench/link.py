@@ -12,13 +12,13 @@ from bench.harness.command import requested_sizes
 from bench.harness.iteration import Buffers, Iteration, case_iteration, link_parts, nothing
 from bench.harness.options import RunOptions
 from bench.harness.run import measure
-from bench.harness.session import SHARED_PING_PONGS, Session, require_memory, start
+from bench.harness.session import Session, require_memory, start
 from bench.harness.suite import Suite
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Refusal, launched_ranks
 from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
-from collectives.probe import probe_kernels
+from collectives.probe import SHARED_PING_PONGS, probe_kernels
 from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Step, Transfer
 from reports.store.program import on_ranks
 from reports.store.schema import CaseHeader

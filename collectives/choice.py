@@ -2,14 +2,14 @@
 feasible algorithm that a model of the cost expects to be fastest. `auto_stable` chooses in the same
 way among the algorithms that sum in rank order, whose bits depend on neither size nor place.
 
-The choice of CPU ranks depends on the round trip of a flag, which is measured once, before the
-first case."""
+It depends on the wire, which is measured once, before the first case: between CPU ranks the round
+trip of a flag, between GPUs also stores and reads."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -25,20 +25,13 @@ from collectives.operation import (
     Unsupported,
     World,
 )
+from collectives.peer_buffer import WireSpeed
 from collectives.table import WrittenTables, best_row, row_of
 
 AUTO, STABLE = "auto", "auto_stable"
 
 
-class WireSpeed(NamedTuple):
-    """How fast GPUs reach each other: a flag there and back, stores and loads."""
-
-    round_trip_ns: float
-    store_gb_s: float
-    read_gb_s: float
-
-
-# One H100 (docs/experiments/gpu.md); only ratios matter.
+# One H100 (docs/experiments/gpu.md), for worlds that have measured nothing.
 WIRES = {
     "mapped": WireSpeed(2400.0, 50.0, 40.0),
     "host_staged": WireSpeed(2600.0, 50.0, 40.0),
@@ -169,7 +162,8 @@ def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
         moved_ns = READ_NS * read + OWN_NS * traffic.own_bytes + contended_ns
         trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else world.round_trip_ns
         return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3
-    wire = WIRES[world.memory]
+    measured = None if isinstance(world.peers, Unsupported) else world.peers.wire
+    wire = measured or WIRES[world.memory]
     is_local = algorithm.pushes and world.memory == "mapped"  # what a rank then reads
     moved_ns = stored / wire.store_gb_s + (0 if is_local else read / wire.read_gb_s)
     return (traffic.hops * wire.round_trip_ns / 2 + moved_ns) / 1e3

@@ -17,7 +17,7 @@ from collectives.peer_buffer import (
     slab_bytes,
     write_own,
 )
-from collectives.probe import ProbeFailed, probe
+from collectives.probe import ProbeFailed, probe, wire_speed
 from collectives.refusals import remedy
 from kernels.devices.device import Control, Device, DeviceError, Own
 
@@ -76,6 +76,8 @@ def connect(
             has_another = any(mode.startswith("mapped") for mode in modes[number + 1 :])
             if has_another and peers.shown.no_reads:  # other memory may show reads too
                 raise ProbeFailed(peers.shown.no_reads)
+            if not device.is_cpu:
+                peers.wire = wire_speed(peers)
             for use, reason in (
                 ("reads of peers' memory", peers.shown.no_reads),
                 ("registered buffers", peers.shown.no_registered),

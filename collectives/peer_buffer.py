@@ -5,7 +5,7 @@ Flags and data are separate allocations. `connect.py` chooses the sharing mode a
 import ctypes
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,14 @@ class WaitPolicy:
         self.watch.stop = self.watch.timed_out = 0
 
 
+class WireSpeed(NamedTuple):
+    """How fast GPUs reach each other: a flag there and back, stores and loads."""
+
+    round_trip_ns: float
+    store_gb_s: float
+    read_gb_s: float
+
+
 @dataclass(frozen=True)
 class Shown:
     """What the probe found beside pushed data, which every mapped memory shows: why packets without
@@ -85,6 +93,7 @@ class PeerBuffer:
     inboxes: list[list[Memory]] = field(default_factory=list)  # for copy engines, largest last
     multicast: Multicast | str | None = None  # slabs behind one address, or why there are none
     shown: Shown = Shown()
+    wire: WireSpeed | None = None  # of GPUs
 
     @property
     def kind(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from collectives.communicator import Communicator, Refusal
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, Shown
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, Shown, WireSpeed
 from kernels.devices.device import (
     HALF_BYTES,
     MOST_RANKS,
@@ -29,6 +29,9 @@ PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 MEMORY_ACCESSES = "2 B", "4 B", "a pack", "a streamed pack", "a polled packet"
 PROBE_ROUNDS = {True: 16, False: 64}  # by is_cpu: a loaded CPU may run one rank at a time
 PROBE_BLOCKS = 8  # on as many multiprocessors, with a cache each
+WIRE_BYTES, WIRE_CALLS = 2 << 20, 5  # of stores and reads that time the wire
+PING_PONGS = 100
+SHARED_PING_PONGS = 4  # ranks that share a GPU take turns of milliseconds
 LAUNCHES = 4  # of a size; each compares what the one before has stored
 UNCACHED = {"WT_UNCACHED_SLAB": "1"}  # a build whose flags do not wait for a write-back
 
@@ -63,6 +66,29 @@ def probe(peers: PeerBuffer) -> Shown:
         for memory in slabs:
             memory.close()
     return Shown(no_packets, no_reads, no_registered, writes_back)
+
+
+def wire_speed(peers: PeerBuffer) -> WireSpeed:
+    """The slowest rank's flag, stores and reads, of all ranks at once. All ranks call it, and get
+    the same. Raises Refusal."""
+    device, communicator = peers.device, peers.communicator
+    with communicator.all_or_none(DeviceError):
+        kernels, buffer = probe_kernels(device, communicator.size), device.private(WIRE_BYTES)
+        arguments = peers.arguments(buffer.address, buffer.address, WIRE_BYTES // 4, WIRE_BYTES)
+        blocks = device.blocks_for(WIRE_BYTES)
+        times_us = [
+            device.time_us(
+                Step(kernels.kernel(entry), arguments, blocks), WIRE_CALLS, peers.waits.watch
+            )
+            for entry in ("push_out", "read_peer")
+        ]
+        trips = SHARED_PING_PONGS if peers.kind == "same_device" else PING_PONGS
+        arguments = peers.arguments(0, buffer.address, trips, 0)
+        device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))()
+        trip_ns = int(buffer.read(0, 8).view(np.uint64)[0])
+        buffer.close()
+    store_us, read_us, trip_ns = np.max(communicator.all_gather([*times_us, trip_ns]), 0).tolist()
+    return WireSpeed(trip_ns, WIRE_BYTES / 1e3 / store_us, WIRE_BYTES / 1e3 / read_us)
 
 
 def _later(peers: PeerBuffer) -> str | None:

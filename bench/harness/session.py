@@ -39,7 +39,7 @@ from bench.machine.placement import Place, pin
 from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
-from collectives.probe import probe_kernels
+from collectives.probe import PING_PONGS, SHARED_PING_PONGS, probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
@@ -53,9 +53,7 @@ SOURCES = ".py", ".cu", ".cpp", ".h"
 MEASURED = "collectives", "kernels"  # the packages whose code is measured
 START_S = 20.0  # for MPI to start all ranks
 LEAST_FREE_BYTES = 1 << 20  # for the head, the flight records and some blocks
-PING_PONGS = 100
 PROBES = 31  # of the link for `auto`: their median ignores a slow one
-SHARED_PING_PONGS = 4  # ranks that share a GPU take turns of milliseconds
 
 
 @dataclass

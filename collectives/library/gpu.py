@@ -6,7 +6,6 @@ nothing is reduced. Windows and each setting have their own communicator, so tha
 the other variants."""
 
 import ctypes
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ import numpy as np
 from collectives.collective import COLLECTIVES, DATATYPES, Array, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
-from collectives.library.nccl import COPY_ENGINES, Nccl, environment, open_nccl
+from collectives.library.nccl import CONFIGURED_SINCE, COPY_ENGINES, Nccl, environment, open_nccl
 from collectives.operation import (
     Bound,
     CollectiveCase,
@@ -30,7 +29,6 @@ from collectives.operation import (
 )
 from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice, GpuMemory
-from kernels.devices.gpu_stream import MOST_QUEUED
 
 # Numbers of nccl.h.
 TYPES = {
@@ -63,10 +61,12 @@ TUNINGS = {
         "NCCL_ALGO=Tree",
     ),
 }
+CTAS = "CTAs=1", "CTAs=4", "CTAs=16", "CTAs=32"  # blocks of the fastest of these
 # ncclConfig_t's CTAPolicy: from 2.28 on copy engines move data in symmetric windows of one host.
 # NCCL logs this line when it first uses them, and otherwise runs a kernel without a word.
-ZERO_CTA, ZERO_CTA_SINCE, ZERO_CTA_LINE = "NCCL_CTA_POLICY=2", 22800, "Init CE, rank"
+ZERO_CTA, ZERO_CTA_SINCE, ZERO_CTA_LINE = "CTAPolicy=2", 22800, "Init CE, rank"
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
+CHAINED_CALLS = 8  # of a launch that is timed for a chain
 FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
 # On gfx12 LL has no memory order that makes stores visible (ROCm/rocm-systems issue 5480). Pull
 # requests 6966 and 7183 of June 2026 repair it: too late for 2.28.3, and no list of changes names
@@ -90,16 +90,6 @@ def reduces_float8(arch: str, version: int) -> bool:
     other values for the same codes (FNUZ)."""
     has_codes = arch.startswith(("sm_9", "sm_1", "gfx950", "gfx12"))
     return has_codes and version >= FLOAT8_SINCE
-
-
-def behind_own_gate(world: World, operation: Operation) -> Operation:
-    """The operation; from graphs it counts as a full stream, so that a gate closes and opens for
-    each iteration. With two ranks on one H100, NCCL 2.32 made the host wait at a graph's second
-    launch for the end of its first, which a gate held back."""
-    if not world.graph:
-        return operation
-    step = replace(operation.step, entries=MOST_QUEUED, nodes=operation.step.entries)
-    return replace(operation, step=step)
 
 
 def detailed(operation: Operation, choice: str) -> Operation:
@@ -167,11 +157,11 @@ class NcclLibrary(Library):
             if needs_float8 and not reduces_float8(arch, self.nccl.version):
                 return Unsupported(f"{self.nccl.name} does not reduce fp8 on {arch}")
             if case.variant == "tuned":
-                return behind_own_gate(world, self._tuned(case))
+                return self._tuned(world, case)
             if case.variant == "zero_cta":
-                return behind_own_gate(world, self._zero_cta(case))
+                return self._zero_cta(case)
             label = "registered" if case.variant == "registered" else "plain"
-            return behind_own_gate(world, self._labelled(case, label))
+            return self._labelled(case, label)
         except DeviceError as error:  # all ranks raise it
             return Unsupported(str(error))
 
@@ -199,7 +189,7 @@ class NcclLibrary(Library):
             for group in groups
         ]
         try:
-            return behind_own_gate(world, self._operation(calls, "plain"))
+            return self._operation(calls, "plain")
         except DeviceError as error:
             return Unsupported(str(error))
 
@@ -276,11 +266,6 @@ class NcclLibrary(Library):
             notes.append(
                 f"Ranks share a GPU, so {library.name} moves data within its memory, and our "
                 "algorithms through the host: their ratio compares two kinds of memory."
-            )
-        if self.is_rccl and os.environ.get("HSA_FORCE_FINE_GRAIN_PCIE") != "1":
-            notes.append(
-                "HSA_FORCE_FINE_GRAIN_PCIE=1 is not set; RCCL's README asks for it if "
-                "GPUs peer over PCIe."
             )
         if used:
             notes.append(f"{library.name} uses {', '.join(dict(used))}.")
@@ -407,33 +392,51 @@ class NcclLibrary(Library):
             if not self.windows[label, memory.address]:
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
-    def _tuned(self, case: CollectiveCase) -> Operation:
-        """The fastest of the default and of the TUNINGS; the log must confirm a variable."""
+    def _tuned(self, world: World, case: CollectiveCase) -> Operation:
+        """The fastest of the default and of the TUNINGS, and of it with other numbers of blocks;
+        the log must confirm a variable."""
         library = self.nccl
         if not self.is_rccl and "plain" in library.refused:  # each setting would hang as long
             raise DeviceError(library.refused["plain"])
         if has_endless_ll(self.device.arch, library.version):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
-        operations: list[Operation] = []
-        for label in ("plain", *TUNINGS[self.device.name]):
+        label = self._fastest(world, case, ["plain", *TUNINGS[self.device.name]])
+        if library.version >= CONFIGURED_SINCE and label != "registered":
+            words = label.replace("plain", "")
+            label = self._fastest(world, case, [label, *(f"{words} {n}".strip() for n in CTAS)])
+        return detailed(self._labelled(case, label), "default" if label == "plain" else label)
+
+    def _fastest(self, world: World, case: CollectiveCase, labels: Sequence[str]) -> str:
+        """The label whose slowest rank is fastest, launched as the case is: single or in a row,
+        from a graph or not. Raises DeviceError on all ranks."""
+        library, steps = self.nccl, dict[str, Step]()
+        calls = CHAINED_CALLS if case.mode == "chained" else 1
+        for label in labels:
             if label in library.refused:
                 continue
             try:
-                operation = self._labelled(case, label)
-                sentence = label.replace("=", " set by environment to ")
-                was_read = not label.startswith("NCCL_") or sentence in library.logs[label]
-                library.agree("" if was_read else f"{library.name} does not say that it read it")
-                operations.append(detailed(operation, "default" if label == "plain" else label))
+                step = self._labelled(case, label).step
+                unread = [
+                    word
+                    for word in label.split()
+                    if word.startswith("NCCL_")
+                    and word.replace("=", " set by environment to ") not in library.logs[label]
+                ]
+                library.agree(f"{library.name} does not say that it read it" if unread else "")
             except DeviceError as error:
                 if label == "registered":  # the variant's own row says why
                     continue
                 library.logs.pop(label, None)
                 library.refused[label] = f"{label} is out: {str(error).rstrip('.')}."
-        if not operations:
+                continue
+            row = [step] * calls
+            timed = self.device.replayed(*row) if world.graph else self.device.sequence(row)
+            steps[label] = timed
+        if not steps:
             raise DeviceError(" ".join(library.refused.values()))
         times_us = [
-            [self.device.time_us(operation.step, TUNING_CALLS) for operation in operations]
+            [self.device.time_us(step, TUNING_CALLS, world.watch) for step in steps.values()]
             for _ in range(TUNING_ROUNDS)
         ]
         slowest_us = np.max(self.ranks.all_gather(np.median(times_us, axis=0)), axis=0)
-        return operations[int(np.argmin(slowest_us))]
+        return list(steps)[int(np.argmin(slowest_us))]

@@ -31,6 +31,40 @@ class UniqueId(ctypes.Structure):
     _fields_ = [("internal", ctypes.c_uint8 * 128)]
 
 
+UNDEFINED, MAGIC = -(2**31), 0xCAFEBEEF
+CONFIGURED_SINCE = 22700
+# Fields of a Config by the names of labels. NCCL reads the variables of the same meaning once in a
+# process, so a communicator of its own has them by its Config.
+CONFIGURED = {"CTAs": ("minCTAs", "maxCTAs"), "CTAPolicy": ("CTAPolicy",)}
+
+
+class Config(ctypes.Structure):
+    """ncclConfig_t of 2.27, which later versions take by its size."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("magic", ctypes.c_uint),
+        ("version", ctypes.c_uint),
+        *((name, ctypes.c_int) for name in ("blocking", "cgaClusterSize", "minCTAs", "maxCTAs")),
+        ("netName", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("splitShare", "trafficClass")),
+        ("commName", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_int)
+            for name in ("collnetEnable", "CTAPolicy", "shrinkShare", "nvlsCTAs")
+        ),
+    ]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, str]) -> "Config":
+        """The defaults, but for these settings of CONFIGURED."""
+        integers = (each[0] for each in cls._fields_ if each[1] is ctypes.c_int)
+        values = dict.fromkeys(integers, UNDEFINED)
+        for setting, value in settings.items():
+            values |= dict.fromkeys(CONFIGURED[setting], int(value))
+        return cls(ctypes.sizeof(cls), MAGIC, CONFIGURED_SINCE, **values)
+
+
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 _MOVE = (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER)
 _REDUCE = (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
@@ -41,7 +75,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "ncclGetErrorString": (_INT,),
     "ncclGetLastError": (_POINTER,),
     "ncclGetUniqueId": (_POINTER,),
-    "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
+    "ncclCommInitRankConfig": (_POINTER, _INT, UniqueId, _INT, _POINTER),
     "ncclCommGetAsyncError": (_POINTER, _POINTER),
     "ncclCommAbort": (_POINTER,),
     "ncclMemAlloc": (_POINTER, _SIZE),
@@ -80,7 +114,8 @@ Group = list[tuple[str, Callable[..., int], tuple[int, ...]]]
 @dataclass
 class Nccl:
     """NCCL or RCCL, loaded by all ranks. The labels of communicators are `plain`, `registered`,
-    or the NAME=VALUE that the environment has while one is made."""
+    or settings such as `NCCL_PROTO=LL CTAs=4`: variables that the environment has while one is
+    made, and those of CONFIGURED."""
 
     ranks: Communicator
     calls: ctypes.CDLL
@@ -121,16 +156,17 @@ class Nccl:
         if label in self.communicators:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
-        name, _, value = label.partition("=")
-        with environment({name: value} if value else {}), self.logging(label):
+        settings = dict(word.split("=") for word in label.split() if "=" in word)
+        config = Config.of({name: settings.pop(name) for name in CONFIGURED if name in settings})
+        with environment(settings), self.logging(label):
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
             self.agree(self.complaint("ncclGetUniqueId", status))
             unique = UniqueId.from_buffer_copy(self.ranks.broadcast(bytes(unique)))
-            status = self.calls.ncclCommInitRank(
-                ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank
+            status = self.calls.ncclCommInitRankConfig(
+                ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank, ctypes.byref(config)
             )
-            self.agree(self.complaint("ncclCommInitRank", status))
+            self.agree(self.complaint("ncclCommInitRankConfig", status))
         self.communicators[label] = handle.value or 0
         return self.communicators[label]
 

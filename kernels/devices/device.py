@@ -217,15 +217,14 @@ class Memory(Protocol):
 class Step:
     """One thing that an iteration does: `kernel(argument)` on `blocks` blocks of a GPU, which puts
     at most `entries` entries into the stream. It keeps `argument` alive. All ranks call
-    `after_capture` once a graph has captured it, before they launch the graph. There it has `nodes`
-    kernels, 0 if as many as `entries`; each of its `parts` may lie in a graph of its own."""
+    `after_capture` once a graph has captured it, before they launch the graph. There each of its
+    `parts` may lie in a graph of its own."""
 
     kernel: Kernel
     argument: Any
     blocks: int = 1
     entries: int = 1
     after_capture: Callable[[], object] | None = None
-    nodes: int = 0
     parts: tuple["Step", ...] = ()
 
 
@@ -389,6 +388,12 @@ class Device(Protocol):
     ) -> Stamps:
         """Runs a block of iterations natively; returns their stamps in ns, [timed, 4], fewer rows
         after a stop. `graph` launches the actions between two stamps as one captured graph."""
+
+    def time_us(self, step: Step, calls: int, watch: Watch) -> float:
+        """The median time of a step over these calls in a row, in microseconds."""
+        actions = [Action(stamp=0), Action(step), Action(stamp=1)]
+        stamps_ns = self.run(actions, step, Counts(0, calls), watch)
+        return float(np.median(stamps_ns[:, 1] - stamps_ns[:, 0]) / 1e3)
 
     def sequence(self, steps: Sequence[Step]) -> Step:
         """The steps one after another, as one step."""

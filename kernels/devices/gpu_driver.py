@@ -22,6 +22,8 @@ NVIDIA_MODULE = Path("/sys/module/nvidia/version")
 @cache
 def load_cupy() -> Any:
     """The module `cupy`. Raises DeviceError with CuPy's own reason and what to install."""
+    # RCCL's README asks for it if GPUs peer over PCIe; read when ROCm starts.
+    os.environ.setdefault("HSA_FORCE_FINE_GRAIN_PCIE", "1")
     # ROCm's older IPC fails without AMD's own driver module.
     if not AMD_MODULE.exists():
         os.environ.setdefault("HSA_ENABLE_IPC_MODE_LEGACY", "0")

@@ -90,7 +90,7 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
             assert outcomes(report) == {(None, None)}
             assert report["environment"]
         # Each has its own communicator.
-        assert set(reports[1]["head"]["transports"]) == {"plain", *library_gpu.TUNINGS[device]}
+        assert {*reports[1]["head"]["transports"]} >= {"plain", *library_gpu.TUNINGS[device]}
         windows = {label for label, number in reports[1]["windows"].items() if number}
         assert windows == ({"registered"} if is_cuda else set())
 
@@ -144,7 +144,7 @@ NO_SOCKET = "unhandled system error: Bootstrap : no socket interface found"
     ("collective", "fails", "why"),
     few(
         [
-            ("all_reduce", "ncclCommInitRank:rank1", f"unhandled system error: {MEMORY}"),
+            ("all_reduce", "ncclCommInitRankConfig:rank1", f"unhandled system error: {MEMORY}"),
             ("all_gather", "ncclAllGather:rank1", LAUNCH),
             ("all_reduce", "ncclGetUniqueId:rank0", NO_SOCKET),
         ],
@@ -233,11 +233,11 @@ def test_the_zero_cta_policy_moves_data_and_says_what_moved_it_on_a_fake_gpu(
 def test_nccl_is_tuned_as_rccl_is_on_a_fake_gpu():
     """Ours is tuned by size. A baseline that is not would make ours look better than it is."""
     others = "default", "LL", "Simple", "Ring"
-    delays = ",".join([*(f"{each}:4000" for each in others), "Tree:0,"])
+    delays = ",".join([*(f"{each}:4000" for each in others), "Tree:2000,CTAs16:-2000,"])
     for report in on_fake_gpus(request={"variants": ["plain", "tuned"]}, delays_us=delays):
         assert report["chosen"] == {
             f"plain {KEY}": "RING SIMPLE, 2 channels",
-            f"tuned {KEY}": "NCCL_ALGO=Tree: TREE SIMPLE, 2 channels",
+            f"tuned {KEY}": "NCCL_ALGO=Tree CTAs=16: TREE SIMPLE, 2 channels",
         }
         assert OWN_BUFFERS in report["head"]["notes"]
 
@@ -255,7 +255,8 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
             f"plain {KEY}": "RING SIMPLE, at most 56 channels",
             f"tuned {KEY}": "NCCL_PROTO=LL: RING LL, at most 56 channels",
         }
-        assert set(report["head"]["transports"]) == {"plain", "NCCL_PROTO=LL", "NCCL_PROTO=Simple"}
+        tried = {label for label in report["head"]["transports"] if "CTAs" not in label}
+        assert tried == {"plain", "NCCL_PROTO=LL", "NCCL_PROTO=Simple"}
 
 
 def test_a_setting_that_rccl_refuses_is_left_out_on_a_fake_gpu():
@@ -263,7 +264,6 @@ def test_a_setting_that_rccl_refuses_is_left_out_on_a_fake_gpu():
         assert report["chosen"][f"tuned {KEY}"] == "default: RING SIMPLE, at most 56 channels"
         notes = " ".join(report["head"]["notes"])
         assert re.search("NCCL_PROTO=LL is out: .*no algorithm/protocol available", notes)
-        assert "HSA_FORCE_FINE_GRAIN_PCIE=1 is not set" in notes
         assert "NCCL_PROTO=LL" not in report["head"]["transports"]
 
 

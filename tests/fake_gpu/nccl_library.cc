@@ -136,11 +136,11 @@ static bool meet(Comm& c) {
   return true;
 }
 
-static int delay_of(const std::string& protocol) {
+static int delay_of(const std::string& protocol, int otherwise = 0) {
   const std::string all = setting("FAKE_NCCL_DELAYS_US"),
                     name = (protocol.empty() ? "default" : protocol) + ":";
   const size_t at = all.find(name);
-  return at == std::string::npos ? 0 : atoi(all.c_str() + at + name.size());
+  return at == std::string::npos ? otherwise : atoi(all.c_str() + at + name.size());
 }
 
 struct Bfloat {
@@ -300,19 +300,33 @@ int ncclGetUniqueId(UniqueId* id) {
   return 0;
 }
 
-int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
+// ncclConfig_t of 2.27.
+struct Config {
+  size_t size;
+  unsigned magic, version;
+  int blocking, cga, least, most;
+  const char* net;
+  int split, traffic;
+  const char* name;
+  int collnet, policy, shrink, nvls;
+};
+int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const Config* config) {
+  if (config->magic != 0xcafebeef || config->size != sizeof(Config))
+    return fail(INVALID_USAGE, "ncclConfig_t argument not initialized");
   Comm* c = *comm = new Comm();
   c->ranks = ranks, c->rank = rank, c->protocol = setting("NCCL_PROTO");
   const std::string algorithm = c->algorithm = setting("NCCL_ALGO");
   const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
-  c->delay_us = delay_of(chosen), c->zero_cta = setting("NCCL_CTA_POLICY") == "2";
+  c->delay_us = delay_of(chosen);
+  if (config->most > 0) c->delay_us += delay_of("CTAs" + std::to_string(config->most), 400);
+  c->zero_cta = config->policy == 2;
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
   if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());
   const int file = shm_open(id.internal, O_RDWR | O_CREAT, 0600);
   if (file < 0 || ftruncate(file, sizeof(Shared))) return fail(SYSTEM_ERROR, "no shared memory");
   c->shared = (Shared*)mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   close(file);
-  c->shared->places[rank].failed = told_to_fail("ncclCommInitRank", rank);
+  c->shared->places[rank].failed = told_to_fail("ncclCommInitRankConfig", rank);
   meet(*c);
   shm_unlink(id.internal);
   for (int r = 0; r < ranks; ++r)
@@ -326,6 +340,11 @@ int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
       "2 coll channels, 0 collnet channels, 0 nvls channels, 2 p2p channels, 2 p2p channels per "
       "peer");
   return 0;
+}
+
+int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
+  Config config{sizeof(Config), 0xcafebeef};
+  return ncclCommInitRankConfig(comm, ranks, id, rank, &config);
 }
 
 int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchronous, 0; }

@@ -118,9 +118,10 @@ def modelled(
     """The algorithms that `auto` takes without a table, on CPUs also over slabs in place of
     registered buffers, and with direct stores around the caches."""
     for algorithm in algorithms:
-        if algorithm.is_lossy or not algorithm.is_modelled:
+        leads = algorithm.limits.leads(world, case.segment_bytes)
+        if algorithm.is_lossy or not (algorithm.is_modelled or leads):
             continue
-        if case.segment_bytes >= algorithm.limits.wins_below:
+        if not algorithm.limits.wins(world, case.segment_bytes):
             continue
         if not algorithm.needs_peers or case.variant in algorithm.variants:
             yield algorithm
@@ -143,10 +144,17 @@ def by_model(
 def by_cost(
     world: World, case: CollectiveCase, algorithms: Sequence[Algorithm]
 ) -> list[tuple[World, Algorithm]]:
-    """The modelled algorithms over each kind of memory, the fastest by the model first."""
+    """The modelled algorithms over each kind of memory, those that lead and then the fastest by the
+    model first."""
     worlds = world, *world.other_memory
     pairs = [(over, each) for over in worlds for each in modelled(over, case, algorithms)]
-    return sorted(pairs, key=lambda pair: cost_us(pair[0], pair[1], case))
+
+    def place(pair: tuple[World, Algorithm]) -> tuple[bool, float]:
+        over, algorithm = pair
+        leads = algorithm.limits.leads(over, case.segment_bytes)
+        return not leads, cost_us(over, algorithm, case)
+
+    return sorted(pairs, key=place)
 
 
 def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:

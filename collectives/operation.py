@@ -234,13 +234,25 @@ class Library(ABC):
 class Limits:
     """The segments that an algorithm takes: from `least_bytes` to `most_bytes`, and to
     `most_bytes_of_ranks` over all ranks; a multiple of `whole_elements`. From `wins_below` on
-    another one is always faster."""
+    another one is always faster, and between two GPUs from `pair_wins_below` on. Up to
+    `leads_up_to`, over the mapped memory of other GPUs, none is."""
 
     least_bytes: int = 0
     most_bytes: float = math.inf
     most_bytes_of_ranks: float = math.inf
     whole_elements: int = 1
     wins_below: float = math.inf
+    pair_wins_below: float = 0
+    leads_up_to: int = 0
+
+    def leads(self, world: World, size_bytes: int) -> bool:
+        is_wire = world.memory == "mapped" and not world.device.is_cpu
+        return is_wire and size_bytes <= self.leads_up_to
+
+    def wins(self, world: World, size_bytes: int) -> bool:
+        """Whether a segment of this size may be fastest by this algorithm."""
+        is_pair = world.communicator.size == 2 and not world.device.is_cpu
+        return size_bytes < max(self.wins_below, self.pair_wins_below if is_pair else 0)
 
     def most(self, ranks: int) -> float:
         """The largest segment in bytes."""
@@ -351,8 +363,9 @@ class Algorithm:
 
     def candidates(self, world: World, size_bytes: int) -> "list[Algorithm]":
         """The builds that bench.tune tries at a size over this world's memory."""
-        ranks, limits = world.communicator.size, self.limits
-        if size_bytes >= limits.wins_below or size_bytes > limits.most(ranks):
+        if size_bytes > self.limits.most(world.communicator.size):
+            return []
+        if not self.limits.wins(world, size_bytes):
             return []
         if self.is_lossy or not self.by_default(world):
             return []

@@ -9,6 +9,9 @@ from collectives.operation import CollectiveCase, KernelAlgorithm, Limits, Unsup
 from collectives.traffic import direct_traffic
 
 WINS_BELOW = 4 << 20
+# Two ranks move as many bytes as in two shots, with a flag less.
+PAIR_WINS_BELOW = (32 << 20) + 1
+LIMITS = Limits(wins_below=WINS_BELOW, pair_wins_below=PAIR_WINS_BELOW)
 
 
 def _refuses_in_place(world: World, case: CollectiveCase) -> Unsupported | None:
@@ -24,7 +27,7 @@ PUSH = KernelAlgorithm(
     direct_traffic,
     pushes=True,
     varies=("grid", "slabs"),
-    limits=Limits(wins_below=WINS_BELOW),
+    limits=LIMITS,
     sums_in_rank_order=True,
 )
 PULL = KernelAlgorithm(
@@ -35,7 +38,7 @@ PULL = KernelAlgorithm(
     _refuses_in_place,
     variants=("copied", "registered"),
     varies=("grid", "slabs"),
-    limits=Limits(wins_below=WINS_BELOW),
+    limits=LIMITS,
     sums_in_rank_order=True,
 )
 ALGORITHMS = {"all_reduce": (PUSH, PULL)}

@@ -62,7 +62,7 @@ ALGORITHMS = {
         _packets(
             "one_shot_ll",
             "one_shot_push in packets that carry their own flag",
-            Limits(most_bytes=32 << 10),
+            Limits(most_bytes=32 << 10, leads_up_to=16 << 10),
             _ll_traffic,
             _refuses_memory,
         ),

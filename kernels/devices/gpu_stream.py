@@ -17,6 +17,8 @@ HOLD_NS = 2_000_000_000  # filling a batch takes ms; a display's driver kills ke
 STAMPS = 4
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY, hipErrorOutOfMemory
 PORTABLE, MAPPED = 1, 2  # host allocations: for all devices of the process, in their address space
+# hipEventDisableSystemFence: other events write L2 back, which then counts as the kernel's time.
+HIP_WITHOUT_FENCE = 0x20000000
 HIP_COHERENT = 0x40000000  # otherwise a running kernel may not see the host's writes
 
 
@@ -198,11 +200,19 @@ class GpuStream:
                 note = Gate(wanted=action.call, watch=ctypes.addressof(watch))
                 self.enqueue(Step(self.begin, note))
             else:
-                events[action.stamp] = self.cupy.cuda.Event()
+                events[action.stamp] = self._stamp()
                 events[action.stamp].record(self.stream)
         if check:
             self.enqueue(check)
         return events
+
+    def _stamp(self) -> Any:
+        Event = self.cupy.cuda.Event
+        if self.name != "hip":
+            return Event()
+        event = Event.__new__(Event)  # CuPy's own takes no flags of HIP
+        event.ptr = self.runtime.eventCreateWithFlags(HIP_WITHOUT_FENCE)
+        return event
 
     def _stamps_ns(self, events: dict[int, Any]) -> list[int]:
         self.origin = next(iter(events.values()), None)

@@ -12,7 +12,7 @@ from collectives.choice import by_model, ranked, shipped_tables
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
 from collectives.operation import ChoiceRow, CollectiveCase, Unsupported
-from collectives.peer_buffer import Shown
+from collectives.peer_buffer import Shown, WireSpeed
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed, rows_of
 
@@ -41,16 +41,18 @@ def world(
     is_cpu: bool = True,
     rows: Sequence[ChoiceRow] = (),
     round_trip_ns: float = 100.0,
-    **facts: Any,
+    shown: Shown | None = None,
+    wire: WireSpeed | None = None,
 ) -> Any:
     """Ranks of one host that map each other's memory."""
+    peers = SimpleNamespace(shown=shown or Shown(), wire=wire)
     return SimpleNamespace(
         device=SimpleNamespace(is_cpu=is_cpu, l1_bytes=32 << 10, l2_bytes=1 << 20),
         communicator=SimpleNamespace(size=ranks, hosts=1),
-        **{"peers": None, "node": None, "rows": rows, "other_memory": (), "memory": "mapped"},
+        **{"peers": peers, "mapped": peers, "node": None, "rows": rows},
+        **{"other_memory": (), "memory": "mapped"},
         oversubscribed=False,
         round_trip_ns=round_trip_ns,
-        **facts,
     )
 
 
@@ -175,10 +177,45 @@ def test_auto_takes_the_memory_that_a_row_names():
 def test_packets_run_only_where_the_probe_saw_them(name):
     """Elsewhere they hang: as RCCL's in host memory on gfx12."""
     for reason in ("a packet never arrived", None):
-        of = world(is_cpu=False, mapped=SimpleNamespace(shown=Shown(reason)))
+        of = world(is_cpu=False, shown=Shown(reason))
         refusal = KNOWN[name].feasible(of, all_reduce(16 << 10))
         assert refusal == (Unsupported(reason) if reason else None)
         assert not KNOWN["one_shot_push"].feasible(of, all_reduce(16 << 10))
+
+
+def test_two_gpus_may_take_one_shot_up_to_32_mib():
+    """It moves as many bytes as two shots, with a flag less. Others send more."""
+    for ranks, is_cpu, expected in (
+        (2, False, [1, 1, 0]),
+        (3, False, [1, 0, 0]),
+        (2, True, [1, 0, 0]),
+    ):
+        of = world(ranks, is_cpu=is_cpu)
+        tried = [bool(KNOWN["one_shot_push"].candidates(of, size << 20)) for size in (1, 32, 64)]
+        assert tried == expected
+
+
+def test_packets_lead_up_to_16_kib_between_gpus_and_where_the_probe_saw_them():
+    pair = [KNOWN["one_shot_push"], KNOWN["one_shot_ll"]]
+    for size_bytes, reason, expected in (
+        (16 << 10, None, "one_shot_ll"),
+        (16 << 10, "a packet never arrived", "one_shot_push"),
+        (32 << 10, None, "one_shot_push"),
+    ):
+        of = world(is_cpu=False, shown=Shown(reason))
+        assert by_model(of, all_reduce(size_bytes), pair)[1].name == expected
+    of.memory = "host_staged"
+    assert by_model(of, all_reduce(4096), pair)[1].name == "one_shot_push"
+
+
+def test_the_measured_wire_decides_between_gpus():
+    """Four ranks at 1 MiB: a slow wire wants few bytes, a fast one few flags."""
+    names = {}
+    for wire in (WireSpeed(2000.0, 5.0, 5.0), WireSpeed(9000.0, 400.0, 400.0)):
+        of = world(4, is_cpu=False, wire=wire)
+        two = [KNOWN["one_shot_push"], KNOWN["two_shot_push"]]
+        names[wire] = by_model(of, all_reduce(1 << 20), two)[1].name
+    assert list(names.values()) == ["two_shot_push", "one_shot_push"]
 
 
 def test_a_search_on_gpus_tries_sentinel_up_to_its_room():

@@ -125,6 +125,11 @@ def hostAlloc(size: int, flags: int) -> int:
     return _pointer("hostAlloc", size, flags)
 
 
+def eventCreateWithFlags(flags: int) -> int:
+    assert flags == 0x20000000
+    return _pointer("eventCreateWithFlags")
+
+
 def memset(ptr: int, value: int, size: int) -> None:
     _call("memset", ptr, value, size)
 

@@ -15,6 +15,7 @@ class Event:
     def __init__(
         self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
     ) -> None:
+        assert disable_timing or not runtime.is_hip, "HIP's stamps would write L2 back"
         self.ptr = runtime._pointer("eventCreateWithFlags")
 
     def record(self, stream: "Stream | None" = None) -> None:

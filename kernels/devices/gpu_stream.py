@@ -161,13 +161,13 @@ class GpuStream:
         device, as a new graph does. Blocks without timed iterations have none either: these may be
         longer than a stream. Stamps are ns since the first event of their iteration. Raises
         DeviceError."""
-        entries = 4 + sum(action.step.entries if action.step else 1 for action in actions)
-        batch_size = max(1, MOST_QUEUED // entries)
         rows: list[list[int]] = []
         begun = 0
         with self.calling("the timed loop"):
             # Before a gate closes: a new graph may wait for the device.
             actions = self._with_graphs(actions) if graph else actions
+            entries = 4 + sum(action.step.entries if action.step else 1 for action in actions)
+            batch_size = max(1, MOST_QUEUED // entries)
             while begun < counts.total and not watch.stop:
                 steps = {action.step for action in actions if action.step}
                 is_first = not self.launched >= steps

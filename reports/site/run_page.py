@@ -11,6 +11,7 @@ from reports.kit.page import Banner, Page, Row, Section
 from reports.store.result import read
 from reports.store.schema import Result, Run
 from reports.tables import run_text, show
+from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, lines_of
 from reports.tables.plot import Quantity, drawn_cases, quantities_of
 from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, views
@@ -88,6 +89,7 @@ def banner_of(result: Result) -> Banner:
 def sweep_sections(result: Result) -> list[Section]:
     """Two charts, of the speed against the library, or else the busbw, and of the time; and a row
     for each size, of the first view."""
+    result = without_links(result)
     view, charts = views(result)[0], list[Chart]()
     if cases := drawn_cases(result, view):
         lines = lines_of(cases, named_in(result))

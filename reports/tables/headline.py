@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from reports.store.schema import Result
+from reports.tables.chains import leads, without_links
 from reports.tables.rows import SizeRow, default_rows, is_noisy, views
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
@@ -63,13 +64,17 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
 
 def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]:
     """The headline's figures: the time of decode's size, or else of the smallest, and the busbw of
-    the largest; `rows` of the first view, if they are known."""
+    the largest, which may be in the second view; `rows` of the first view, if they are known."""
     if rows is None:
+        result = without_links(result)
         rows = default_rows(result, views(result)[0])
 
     timed = [row for row in rows if (row.ours_us or row.library_us) is not None]
     if not timed:
         return []
+    if leads(result):  # a chain has short messages alone
+        further = default_rows(result, ("isolated", views(result)[0][1]))
+        timed += [row for row in further if row.size_bytes > timed[-1].size_bytes and row.ours_us]
 
     small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
     figures = [_point(small, small.ours_us or small.library_us or 0.0, "us")]

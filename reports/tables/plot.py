@@ -11,6 +11,7 @@ from reports.store.case import bus_factor, late_us
 from reports.store.grouped import grouped
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
+from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import View, cost_us, named_in, shown_cases, speed_ups, views
@@ -34,6 +35,7 @@ class Quantity(NamedTuple):
 def draw_sweep(result: Result, path: Path) -> None:
     """Draws the run into `path`. Raises ResultError for another suffix, a run without a measured
     case, or a file that cannot be written."""
+    result = without_links(result)
     view = views(result)[0]
     cases = drawn_cases(result, view)
 

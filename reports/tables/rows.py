@@ -15,6 +15,7 @@ from reports.store.case import is_peer, late_us, work_of
 from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts
 from reports.store.stats import Interval, autocorrelation, median_interval
+from reports.tables import chains
 from reports.tables.sentences import (
     EVEN_RATIO,
     algorithm_of,
@@ -155,13 +156,14 @@ def view_of(case: Case) -> View:
 
 
 def views(result: Result) -> list[View]:
-    """The views of a run: isolated before chained, then late ranks. Unsupported cases have a view
-    only if nothing else ran."""
+    """The views of a run: isolated before chained, but where the chain leads; then late ranks.
+    Unsupported cases have a view only if nothing else ran."""
     cases = [case for case in result.cases if case.status != "unsupported"] or result.cases
     distinct = {repr(view_of(case)): view_of(case) for case in cases}
+    first = "chained" if chains.leads(result) else "isolated"
     return sorted(
         distinct.values() or [("isolated", None)],  # another harness may have been cut off early
-        key=lambda view: (view[0] != "isolated", late_us(view[1])),
+        key=lambda view: (view[0] != first, late_us(view[1])),
     )
 
 

@@ -16,6 +16,7 @@ from reports.store.grouped import grouped
 from reports.store.schema import FIGURES, Case, Range, Result, Summary
 from reports.store.stats import Interval
 from reports.tables import sentences
+from reports.tables.chains import leads, without_links
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
     STABLE,
@@ -63,6 +64,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
         bold = [*opening(result), headline([result], points)]
         return lay_out(bold, [], long_tables(result), [])
 
+    result = without_links(result)
     first, tables = views(result)[0], list[tuple[str, Table]]()
     first_rows = list[SizeRow]()
 
@@ -95,9 +97,8 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 
     if mode == "chained":
         calls = max(case.calls for case in shown_cases(result, view))
-        words.append(
-            f"chained: {calls} dependent calls; us, busbw of a call with its next send buffer"
-        )
+        send_buffer = f"{'less' if leads(result) else 'with'} its next send buffer"
+        words.append(f"chained: {calls} dependent calls; us, busbw of a call {send_buffer}")
 
     stamps_us = 0.0 if result.run.clock_shared else result.run.link.get("overhead_us", 0.0)
     shortest_us = min((row.ours_us for row in rows if row.ours_us), default=0.0)

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from reports.store.result import read
+from reports.tables.sentences import size_text
 from reports.tables.show import plot
 from reports.tables.table import render
+from tests.reports.archived import unpack
 from tests.reports.synthetic_run import SIZES, rewrite_cases, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
@@ -277,3 +279,22 @@ def test_an_interval_that_says_nothing_is_not_printed(tmp_path):
     text = shown(tmp_path, sizes=SIZES[:1], algorithms=["library", "auto"], us=noise)
     assert re.search(r"one_shot_push +too noisy ", text)
     assert "Against the library" not in text
+
+
+def test_on_gpus_the_chain_from_a_graph_leads_less_its_own_links(tmp_path):
+    """As a model decodes; isolated calls contain two stamps and an empty launch. The largest size
+    has no chain. Launched one by one, a chain's links overlap with its calls: then nothing is
+    taken off."""
+    result = read(unpack(tmp_path, "h100") / "2026-11-26T11-03-34Z-allreduce-800a1c.jsonl")
+    for graph in (1, 0):
+        result.run.method["graph"] = graph
+        text = render(result)
+        first, second = text.index("chained: 160"), text.index("isolated: two stamps")
+        assert (first < second) == bool(graph)
+        chained = next(c for c in result.cases if c.mode == "chained" and c.algorithm == "auto")
+        row = rows_of(text[min(first, second) :])[size_text(chained.size_bytes)]
+        isolated = next(c for c in result.cases if c.mode == "isolated" and c.algorithm == "auto")
+        assert chained.time_us and chained.chain_only_us and isolated.total_us
+        chain_us = chained.time_us.median - chained.chain_only_us.median
+        expected_us = chain_us if graph else isolated.total_us.median
+        assert float(row[0]) == pytest.approx(expected_us, rel=0.05)

@@ -184,17 +184,3 @@ def test_the_real_library_logs_while_it_is_asked_to(capfd):
     assert capfd.readouterr().out == ""
     line = b": %ld Bytes -> Algo %s proto %s channel{Lo..Hi}={%d..%d}"
     assert line in Path(calls._name).read_bytes()
-
-
-@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")
-def test_the_real_library_without_a_driver_ends_in_one_sentence():
-    file_of_nccl("nccl.h")
-    library_file = nccl.find_library("cuda")
-    settings = {"NCCL_DEBUG": "WARN"}
-    library = nccl.Nccl(ALONE, nccl.load(library_file), "NCCL", 23203, settings)
-    with pytest.raises(
-        DeviceError,
-        match=r"^rank 0: ncclCommInitRankConfig of NCCL 2.32.3 fails: unhandled cuda error: Cuda ",
-    ):
-        library.connect("plain")
-    assert "NCCL_DEBUG" not in os.environ

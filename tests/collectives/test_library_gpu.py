@@ -299,7 +299,7 @@ def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
         late = "plain: ncclAllReduce of RCCL 2.32.3 did not end in 1 s."
         assert report["results"] == {f"plain {KEY}": f"rank 0: {late}", f"tuned {KEY}": RIGHT}
         setting, _, ran = report["chosen"][f"tuned {KEY}"].partition(": ")
-        assert setting in library_gpu.TUNINGS["hip"]
+        assert setting.split()[0] in library_gpu.TUNINGS["hip"]
         assert ran
         assert late in report["head"]["notes"]
 

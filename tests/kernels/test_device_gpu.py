@@ -273,12 +273,11 @@ def test_slabs_grow_for_long_messages_and_stay_where_larger_ones_fail_on_a_fake_
 
 
 def test_auto_stores_into_peers_on_a_fake_gpu(tmp_path):
-    """No table knows two GPUs with mapped memory: the model chooses."""
+    """No table knows two GPUs with mapped memory: packets lead, and the model chooses."""
     options = "-b 4K -e 1M -f 16 -n 1 --device cuda --algorithm auto"
     result, _ = measured(tmp_path, options, base=LEAN)
-    stores = {"copied": "one_shot_push", "registered": "two_shot_push"}
-    assert [case.chosen for case in result.cases] == [stores[c.variant] for c in result.cases]
-    assert len(result.cases) == 6
+    chosen = [case.chosen for case in result.cases if case.variant == "copied"]
+    assert chosen == ["one_shot_ll", "one_shot_push", "one_shot_push"]
 
 
 COMMANDS = ("allgather", "reduce_scatter", "alltoall", "sendrecv")

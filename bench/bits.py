@@ -70,7 +70,7 @@ def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
 
 def buffers_of(world: World, seed: int, room_bytes: int, is_library: bool) -> Buffers:
     """A pair of buffers, for the library from its own allocator if it has one. Raises Refusal."""
-    with world.communicator.all_or_none(DeviceError, MemoryError):
+    with world.communicator.all_or_none():
         send, receive = (
             (is_library and world.library.allocate_own(world, room_bytes))
             or world.library.allocate(world, room_bytes)

@@ -19,7 +19,7 @@ from collectives.communicator import Refusal, launched_ranks
 from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
 from collectives.probe import SHARED_PING_PONGS, probe_kernels
-from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Step, Transfer
+from kernels.devices.device import PEER_STRUCTURES, CopyEngine, Step, Transfer
 from reports.store.program import on_ranks
 from reports.store.schema import CaseHeader
 
@@ -161,7 +161,7 @@ class Measurement:
     def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
         self.link, self.pairs, self.size_bytes = link, pairs, size_bytes
         self.world, self.device = link.session.world, link.near.device
-        self.own, (self.source, self.target) = self.world.communicator.rank, pairs[0]
+        self.own, (self.source, self.target) = self.world.rank, pairs[0]
         self.scale = 1 / max(1, self.repeats)
 
     @staticmethod
@@ -423,7 +423,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 # The library's ranks talk to each other here: a failed one cannot be waited for.
                 iteration = measurement.iteration()
             else:
-                with communicator.all_or_none(DeviceError, MemoryError):
+                with communicator.all_or_none():
                     iteration = measurement.iteration()
             if isinstance(iteration, Unsupported):
                 header.status, header.reason = "unsupported", iteration.reason
@@ -432,7 +432,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 ranks = "-".join(map(str, kind.shape(pairs).values()))
                 iteration.text = f"{kind.key} {ranks} {size} B"
                 suite.add(header, iteration)
-    with communicator.all_or_none(DeviceError, MemoryError):
+    with communicator.all_or_none():
         suite.link_parts[contended] = link_parts(link.near, link.buffers, contended, link.engine)
     return suite
 

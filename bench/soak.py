@@ -192,11 +192,11 @@ class Sampler:
     ) -> SoakLaunch | None:
         """As drawn; None where the algorithm cannot. All ranks call it. Raises Refusal."""
         world = self.session.world
-        most = algorithm.limits.most(world.communicator.size) / datatype.size_bytes
+        most = algorithm.limits.most(world.ranks) / datatype.size_bytes
         count = int(min(count, most))
         count = -(-count // algorithm.limits.whole_elements) * algorithm.limits.whole_elements
         case = self.case(algorithm, datatype, redop, count)
-        with world.communicator.all_or_none(DeviceError):
+        with world.communicator.all_or_none():
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):  # registered in place
                 case = replace(case, variant="copied")

@@ -23,7 +23,7 @@ def binder(
     """Binds an entry of kernels/<stem>.cu; half a slab holds `chunks(ranks)` and `rest_bytes`."""
 
     def bind(world: World, case: CollectiveCase) -> Bound:
-        room_bytes = (world.mapped.half_bytes - rest_bytes) / chunks(world.communicator.size)
+        room_bytes = (world.mapped.half_bytes - rest_bytes) / chunks(world.ranks)
         return bind_kernel(world, case, stem, entry, room_bytes, **slab_macros(world, case))
 
     return bind
@@ -63,7 +63,7 @@ def without_gpus(world: World, lacks: str) -> Unsupported | None:
 
 
 def build_macros(world: World, case: CollectiveCase) -> dict[str, str]:
-    ranks = world.communicator.size
+    ranks = world.ranks
     macros = {"WT_WORLD": str(ranks), "WT_ELEMENT": case.datatype.element}
     if case.collective.reduces:
         macros["WT_REDOP"] = case.redop.capitalize()

@@ -61,7 +61,7 @@ def facts_of(world: World, case: CollectiveCase) -> dict[str, Any]:
     facts = {
         "device": "cpu" if world.device.is_cpu else "gpu",
         "memory": kinds_of(world),
-        "ranks": world.communicator.size,
+        "ranks": world.ranks,
         "hosts": world.communicator.hosts,
         "variant": case.variant,
         "mode": case.mode,
@@ -160,7 +160,7 @@ def by_cost(
 def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
     """What the model expects: half a round trip for each flag, and the bytes. Launches cost all
     alike. 0 without a known traffic: then the order of the list counts."""
-    traffic = algorithm.traffic(world.communicator.size, case)
+    traffic = algorithm.traffic(world.ranks, case)
     if traffic is None:
         return 0.0
     stored, read = map(sum, zip((0, 0), *traffic.stages, strict=True))

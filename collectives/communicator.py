@@ -14,6 +14,8 @@ from ctypes import c_int
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kernels.devices.device import DeviceError
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -178,10 +180,11 @@ class Communicator:
 
     @contextmanager
     def all_or_none(self, *expected: type[Exception]) -> Iterator[None]:
-        """If one rank raises an `expected` exception inside, all ranks raise one Refusal that
-        names it. Inside, no rank may wait for another: the rank that raised has already left. Only
-        if a Refusal is `expected`, the ranks of a host may agree inside."""
-        failure = None
+        """If one rank raises an `expected` exception inside (default: its device refuses, or lacks
+        memory), all ranks raise one Refusal that names it. Inside, no rank may wait for another:
+        the rank that raised has already left. Only if a Refusal is `expected`, the ranks of a host
+        may agree inside."""
+        failure, expected = None, expected or (DeviceError, MemoryError)
         try:
             yield
         except expected as error:  # a Refusal names its rank

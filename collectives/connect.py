@@ -19,7 +19,7 @@ from collectives.peer_buffer import (
 )
 from collectives.probe import ProbeFailed, probe, wire_speed
 from collectives.refusals import remedy
-from kernels.devices.device import Control, Device, DeviceError, Own
+from kernels.devices.device import Control, Device, Own
 
 
 def make_room(peers: PeerBuffer, message_bytes: int) -> None:
@@ -55,7 +55,7 @@ def connect(
         try:
             controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
             slabs = share(communicator, device, sharing, SLAB_BYTES, undo)
-            with communicator.all_or_none(DeviceError):
+            with communicator.all_or_none():
                 own = device.private(ctypes.sizeof(Own))
                 undo.callback(own.close)
             peers = PeerBuffer(
@@ -70,7 +70,7 @@ def connect(
                 modes[0],
             )
             device.flushes_hdp = any(peers.hdp_flush)
-            with communicator.all_or_none(DeviceError):
+            with communicator.all_or_none():
                 write_own(peers, 0)
             peers.shown = probe(peers)
             has_another = any(mode.startswith("mapped") for mode in modes[number + 1 :])

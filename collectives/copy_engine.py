@@ -12,7 +12,6 @@ from kernels.devices.device import (
     PEER_STRUCTURES,
     Arguments,
     CopyEngine,
-    DeviceError,
     Module,
     Step,
     Transfer,
@@ -41,7 +40,7 @@ def shared_engine(world: World) -> CopyEngine | None:
 
 def engine_of(world: World, peers: PeerBuffer) -> CopyEngine:
     """This rank's engines. Raises Refusal if a rank has none."""
-    with world.communicator.all_or_none(DeviceError):
+    with world.communicator.all_or_none():
         return world.device.copy_engine(peers.sharing)
 
 
@@ -49,7 +48,7 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
     """This rank's part in a transfer between registered buffers, as link.cu makes it with stores,
     by the engines. Ranks without a part only launch."""
     arguments = transfer.ranks
-    module = engine_module(world, {"WT_WORLD": str(world.communicator.size)})
+    module = engine_module(world, {"WT_WORLD": str(world.ranks)})
     announce, await_copies, leave = (
         module.kernel(entry, MARK_THREADS) for entry in ("announce", "await_copies", "leave")
     )
@@ -72,8 +71,8 @@ def pushed_to_slab(
 ) -> tuple[Step, int]:
     """A step that copies into the next rank's slab, and its bytes: over the same place again and
     again, and less than `size_bytes` where a stream has no room for so many copies."""
-    peers, ranks = world.mapped, world.communicator.size
-    target = peers.slabs[(world.communicator.rank + 1) % ranks].address
+    peers, ranks = world.mapped, world.ranks
+    target = peers.slabs[(world.rank + 1) % ranks].address
     room = 2 * HALF_BYTES
     copied_bytes = min(size_bytes, MOST_ENTRIES // 2 * room)
     copies = [

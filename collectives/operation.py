@@ -121,6 +121,15 @@ class World:
     parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
 
     @property
+    def rank(self) -> int:
+        """This rank's number among `ranks`."""
+        return self.communicator.rank
+
+    @property
+    def ranks(self) -> int:
+        return self.communicator.size
+
+    @property
     def plain_variant(self) -> str:
         """How the plain use of a library or a peer is launched."""
         return "graph" if self.graph else "plain"
@@ -251,7 +260,7 @@ class Limits:
 
     def wins(self, world: World, size_bytes: int) -> bool:
         """Whether a segment of this size may be fastest by this algorithm."""
-        is_pair = world.communicator.size == 2 and not world.device.is_cpu
+        is_pair = world.ranks == 2 and not world.device.is_cpu
         return size_bytes < max(self.wins_below, self.pair_wins_below if is_pair else 0)
 
     def most(self, ranks: int) -> float:
@@ -363,9 +372,7 @@ class Algorithm:
 
     def candidates(self, world: World, size_bytes: int) -> "list[Algorithm]":
         """The builds that bench.tune tries at a size over this world's memory."""
-        if size_bytes > self.limits.most(world.communicator.size):
-            return []
-        if not self.limits.wins(world, size_bytes):
+        if size_bytes > self.limits.most(world.ranks) or not self.limits.wins(world, size_bytes):
             return []
         if self.is_lossy or not self.by_default(world):
             return []
@@ -418,7 +425,7 @@ class KernelAlgorithm(Algorithm):
             return Unsupported(unseen)
         if refusal := self.refuses(world, case):
             return refusal
-        if refusal := self.limits.refusal(case, world.communicator.size):
+        if refusal := self.limits.refusal(case, world.ranks):
             return refusal
         if case.build.swap and case.variant not in self.swaps:
             return NO_SWAP

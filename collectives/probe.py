@@ -17,7 +17,6 @@ from kernels.devices.device import (
     MOST_RANKS,
     PEER_STRUCTURES,
     Device,
-    DeviceError,
     Module,
     Step,
 )
@@ -72,7 +71,7 @@ def wire_speed(peers: PeerBuffer) -> WireSpeed:
     """The slowest rank's flag, stores and reads, of all ranks at once. All ranks call it, and get
     the same. Raises Refusal."""
     device, communicator = peers.device, peers.communicator
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         kernels, buffer = probe_kernels(device, communicator.size), device.private(WIRE_BYTES)
         arguments = peers.arguments(buffer.address, buffer.address, WIRE_BYTES // 4, WIRE_BYTES)
         blocks = device.blocks_for(WIRE_BYTES)
@@ -113,9 +112,9 @@ def _launch(
     macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1", **macros}
     blocks = min(PROBE_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
     shape = len(MEMORY_ACCESSES), 2, MOST_RANKS
-    with communicator.all_or_none(DeviceError):  # all have compiled before the first rank waits
+    with communicator.all_or_none():  # all have compiled before the first rank waits
         kernel = device.compile("memory_probe", macros, PEER_STRUCTURES).kernel(entry)
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         wrong = device.private(4 * int(np.prod(shape)))
         count = PROBE_ROUNDS[device.is_cpu] if rounds is None else rounds
         arguments = peers.arguments(0, wrong.address, count, size_bytes)

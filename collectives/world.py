@@ -38,7 +38,7 @@ def open_device(
         if refusal := communicator.first_reason(refusal):
             device, _ = open_device(communicator, "cpu", share_gpus)
             return device, [f"--device auto chose the CPU: {refusal}."]
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         if refusal:
             raise DeviceError(refusal)
     device = _open_gpu(communicator, chosen, share_gpus)
@@ -60,7 +60,7 @@ def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str
             )
     except DeviceError as error:
         refusal = str(error)
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         # Nobody measures a CPU beside a GPU by accident.
         if refusal and name == "auto" and (node := gpu_driver.gpu_node()):
             raise DeviceError(
@@ -77,7 +77,7 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
 
     bus_id = chosen[communicator.local_rank]
     sharers = [rank for rank, other in enumerate(chosen) if other == bus_id]
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         if len(sharers) > 1 and not share_gpus:
             raise DeviceError(
                 f"ranks {', '.join(map(str, sharers))} of this host would share GPU "
@@ -143,7 +143,7 @@ def open_world(
 def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     """The world of this host's ranks. Its memory is mapped on all hosts or on none."""
     communicator = world.communicator.among(
-        next(ranks for ranks in world.communicator.nodes if world.communicator.rank in ranks)
+        next(ranks for ranks in world.communicator.nodes if world.rank in ranks)
     )
     peers: PeerBuffer | Unsupported
     try:

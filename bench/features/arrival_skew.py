@@ -15,7 +15,6 @@ from collectives.operation import CollectiveCase
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
-    from reports.store.schema import CaseHeader
 
 MOST_LATE_US = 100_000
 
@@ -71,11 +70,7 @@ class ArrivalSkew(Feature):
         ]
 
     def change(
-        self,
-        session: SessionView,
-        header: "CaseHeader",
-        case: CollectiveCase,
-        iteration: "Iteration",
+        self, session: SessionView, case: CollectiveCase, iteration: "Iteration"
     ) -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
 
@@ -83,9 +78,9 @@ class ArrivalSkew(Feature):
         if not late_us:
             return iteration
         world = session.world
-        late = late_rank(case.collective, case.shape, world.communicator.size)
+        late = late_rank(case.collective, case.shape, world.ranks)
         # Of stamps that cannot be compared only the late rank's contain no waiting for others.
         ranks = () if world.clock_shared else (late,)
-        if world.communicator.rank != late:
+        if world.rank != late:
             return replace(iteration, ranks=ranks)
         return replace(iteration, ranks=ranks, late=come_late(world, round(1e3 * late_us)))

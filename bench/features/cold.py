@@ -15,7 +15,6 @@ from kernels.devices.device import DeviceError, Memory
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
-    from reports.store.schema import CaseHeader
 
 SHAPE = {"caches": "cold"}
 FLUSHED = 2  # times the last-level cache: a pass of its size alone leaves some of the older lines
@@ -49,11 +48,7 @@ class Cold(Feature):
         return [{**shape, **SHAPE} for shape in shapes]
 
     def change(
-        self,
-        session: SessionView,
-        header: "CaseHeader",
-        case: CollectiveCase,
-        iteration: "Iteration",
+        self, session: SessionView, case: CollectiveCase, iteration: "Iteration"
     ) -> "Iteration":
         from bench.harness.iteration import consume_step  # not at the top: --help would load it
 

@@ -12,7 +12,6 @@ from collectives.operation import Algorithm, CollectiveCase, World
 
 if TYPE_CHECKING:  # no command line needs these modules
     from bench.harness.iteration import Iteration
-    from reports.store.schema import CaseHeader
 
 
 class SessionView(Protocol):
@@ -45,11 +44,7 @@ class Feature:
         return {}
 
     def change(
-        self,
-        session: SessionView,
-        header: "CaseHeader",
-        case: CollectiveCase,
-        iteration: "Iteration",
+        self, session: SessionView, case: CollectiveCase, iteration: "Iteration"
     ) -> "Iteration":
         """The iteration of a case with this feature. Raises DeviceError."""
         return iteration

@@ -129,7 +129,7 @@ class Buffers:
         collective, whole = case.collective, self.receive.address + self.margin_bytes
         if not case.in_place:
             return replace(case, send=self.send.address + self.margin_bytes, receive=whole)
-        own = whole + (world.communicator.rank * case.segment_bytes if collective.cut else 0)
+        own = whole + (world.rank * case.segment_bytes if collective.cut else 0)
         return replace(
             case,
             send=whole if collective.sends_all else own,
@@ -189,7 +189,7 @@ def case_iteration(
 ) -> Iteration:
     """The iteration of a collective: write the send buffer, perform it, and read the result or, in
     a chain, make the next send buffer from it. Raises DeviceError."""
-    rank, ranks, collective = world.communicator.rank, world.communicator.size, case.collective
+    rank, ranks, collective = world.rank, world.ranks, case.collective
     data = verify.Data(
         collective,
         case.datatype,
@@ -218,7 +218,7 @@ def case_iteration(
 
 def consume_step(world: World, case: CollectiveCase, entry: str, count: int) -> Step:
     """An entry of link_probe.cu over `count` elements of a case's buffers."""
-    rank, ranks = world.communicator.rank, world.communicator.size
+    rank, ranks = world.rank, world.ranks
     arguments = plain_arguments(rank, case.send, case.receive, count, world.watch)
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
     redop = build_macros(world, case).get("WT_REDOP", "Max")
@@ -273,7 +273,7 @@ def checked_iteration(
             checks += [write, operation.step]
         checks.append(replace(write, kernel=check.kernel))
     if isinstance(owner, Buffers) and owner.margin_bytes:
-        areas = margins(case, world.communicator.size, write.argument)
+        areas = margins(case, world.ranks, write.argument)
         fills = [replace(write, argument=area) for area in areas]
         checks += [replace(fill, kernel=check.kernel) for fill in fills]
     consume = consume_step(world, case, "read_own", elements)
@@ -311,7 +311,7 @@ def link_parts(
     macros = {"WT_SEVERAL_PAGES": "1"} if is_far else {}
 
     def step(entry: str, timed_bytes: int, pass_bytes: int, **stores: str) -> Step:
-        kernels = probe_kernels(device, world.communicator.size, **macros, **stores)
+        kernels = probe_kernels(device, world.ranks, **macros, **stores)
         arguments = peers.arguments(
             buffers.send.address, buffers.receive.address, timed_bytes // WORD_BYTES, chunk_bytes
         )

@@ -79,7 +79,7 @@ class Session:
     @cached_property
     def meet(self) -> Step:
         """The meeting before each timed stretch. All ranks make it. Raises Refusal."""
-        with self.communicator.all_or_none(DeviceError):
+        with self.communicator.all_or_none():
             if isinstance(self.world.peers, Unsupported):
                 return self.world.library.barrier(self.world)
             return self._probe_step("meet")
@@ -91,7 +91,7 @@ class Session:
         if isinstance(self.world.peers, Unsupported):
             return None
         trips = SHARED_PING_PONGS if self.world.peers.kind == "same_device" else PING_PONGS
-        with self.communicator.all_or_none(DeviceError):
+        with self.communicator.all_or_none():
             trip_ns = self.world.device.private(8)
             return self._probe_step("flag_ping_pong", trip_ns.address, trips), trip_ns
 
@@ -218,13 +218,13 @@ def open_session(
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
     device.most_graph_nodes = options.graph_nodes or device.most_graph_nodes
     if options.hdp_flush == "off":
-        with communicator.all_or_none(DeviceError):
+        with communicator.all_or_none():
             device.leave_hdp()
     # Only CPU ranks are pinned: a GPU library's threads would inherit their rank's single core.
     unpinned = Place(False, sorted(os.sched_getaffinity(0)))
     place = pin(communicator) if device.is_cpu else unpinned
     flight.note("map the peers")
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         flight.watch = device.watch(flight.watch)
         refusal = device.reason_against_graphs() if options.graph != 0 else None
         if options.graph and refusal:

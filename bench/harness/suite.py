@@ -28,7 +28,6 @@ from collectives.operation import (
     World,
 )
 from collectives.registry import ALGORITHMS, by_default, in_order
-from kernels.devices.device import DeviceError
 from reports.store.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
@@ -122,7 +121,7 @@ def _bound(
     if reason and axes.mode is None:
         return None
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
-    with nullcontext() if not algorithm.needs_peers else communicator.all_or_none(DeviceError):
+    with nullcontext() if not algorithm.needs_peers else communicator.all_or_none():
         operation = algorithm.bind(world, case)
     if isinstance(operation, Unsupported):
         if operation.depends_on_size and not axes.requested:
@@ -140,10 +139,10 @@ def _bound(
     if reason or isinstance(operation, Unsupported):
         header.status = "unsupported"
         return header, None
-    with communicator.all_or_none(DeviceError, MemoryError):
+    with communicator.all_or_none():
         iteration = make_iteration(case, operation, chain_calls)
         for feature in session.features:
-            iteration = feature.change(session, header, case, iteration)
+            iteration = feature.change(session, case, iteration)
     iteration.text = f"{algorithm.name} {case.size_bytes} B {case.mode}"
     return header, iteration
 
@@ -188,7 +187,7 @@ def header_of(
 
 def bound_parts(world: World, case: CollectiveCase, algorithm: Algorithm) -> dict[str, Any] | None:
     """What bounds the algorithm's time from below: flags and bytes. None if that is not known."""
-    traffic = None if world.node else algorithm.traffic(world.communicator.size, case)
+    traffic = None if world.node else algorithm.traffic(world.ranks, case)
     if not traffic:
         return None
     # In place nothing moves from one buffer to the other.
@@ -205,7 +204,7 @@ def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
     if isinstance(world.peers, Unsupported):
         return
     engine = shared_engine(world)
-    with session.communicator.all_or_none(DeviceError):
+    with session.communicator.all_or_none():
         for size in sorted({header.size_bytes for header in headers}):
             if parts := link_parts(world, buffers, size, engine):
                 suite.link_parts[size] = parts
@@ -222,7 +221,7 @@ def prepare(
     require_memory(session, largest)
     session.flight.note("allocate", text=f"{largest} B")
     room = largest + 2 * MARGIN_BYTES
-    with session.communicator.all_or_none(DeviceError, MemoryError):
+    with session.communicator.all_or_none():
         send, receive = (world.library.allocate(world, room) for _ in range(2))
         own_send, own_receive = (world.library.allocate_own(world, room) for _ in range(2))
     buffers = Buffers(send, receive, session.options.seed, margin_bytes=MARGIN_BYTES)
@@ -299,7 +298,7 @@ def sweep_cases(
 def list_algorithms(sweep: SweepOptions, session: Session) -> int:
     """Prints every algorithm, and why one is not available here; on rank 0. Returns the status."""
     world = session.world
-    size = 8 * 32 * world.communicator.size  # whole blocks of the quantised forms in each segment
+    size = 8 * 32 * world.ranks  # whole blocks of the quantised forms in each segment
     buffers = Buffers(world.device.private(size), world.device.private(size), 0)
     case = next(sweep_cases(replace(sweep, sizes=(size,)), session, buffers))
     for algorithm in ALGORITHMS[sweep.collective.name].values():
@@ -309,6 +308,6 @@ def list_algorithms(sweep: SweepOptions, session: Session) -> int:
             else algorithm.feasible(world, replace(case, variant="registered"))
         )
         why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""
-        if world.communicator.rank == 0:
+        if world.rank == 0:
             print_out(f"{algorithm.name:22} {algorithm.about}{why}\n")
     return FINE

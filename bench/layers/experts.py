@@ -30,7 +30,6 @@ from collectives.experts.alltoall_routed import (
 )
 from collectives.experts.routing import Array, Routes
 from collectives.operation import CollectiveCase, Operation
-from kernels.devices.device import DeviceError
 
 MOST_BYTES = 1 << 30  # MPI_Alltoallv has 32-bit offsets
 REPEATS = 8  # of a row's table; there are many rows
@@ -133,7 +132,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
             f"a rank gets up to {most_rows} rows of {row_bytes} B, and a "
             f"buffer has {MOST_BYTES >> 30} GiB at most"
         )
-    with world.communicator.all_or_none(DeviceError, MemoryError):
+    with world.communicator.all_or_none():
         send, receive, rows = (
             world.library.allocate(world, size_bytes)
             for size_bytes in (tokens_bytes, tokens_bytes, rows_bytes)

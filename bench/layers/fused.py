@@ -15,7 +15,7 @@ from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, MODELS
 from collectives.operation import CollectiveCase, Operation, World
-from kernels.devices.device import DeviceError, Memory
+from kernels.devices.device import Memory
 
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
 NORM_WEIGHT = 1.5
@@ -45,10 +45,10 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     """The cases of allreduce_rmsnorm. Raises Refusal."""
     world, datatype = session.world, DATATYPES[options.datatype]
     hidden = options.hidden or MODELS[options.model].hidden
-    rank, ranks = world.communicator.rank, world.communicator.size
+    rank, ranks = world.rank, world.ranks
     row_bytes, most_tokens = hidden * datatype.size_bytes, max(options.tokens)
     require_memory(session, 3 * most_tokens * row_bytes)
-    with world.communicator.all_or_none(DeviceError, MemoryError):
+    with world.communicator.all_or_none():
         send, receive, summed = memories = [
             world.library.allocate(world, rows * most_tokens * row_bytes) for rows in (2, 2, 1)
         ]
@@ -141,12 +141,12 @@ def summed_products(inner: int, activations: Array, seed: int) -> Array:
 def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     """The cases of gemv_allreduce. Raises Refusal."""
     world, datatype, model = session.world, DATATYPES[options.datatype], MODELS[options.model]
-    rank, ranks, seed = world.communicator.rank, world.communicator.size, session.options.seed
+    rank, ranks, seed = world.rank, world.ranks, session.options.seed
     hidden, size, most_tokens = model.hidden, datatype.size_bytes, max(options.tokens)
     scale = scale_for(options, session)
     inner = {layer: model.columns(layer, ranks, float(scale)) for layer in LAYERS}
     row_scale = ROW_SCALE if options.weights == "int8" else 1.0
-    with world.communicator.all_or_none(DeviceError, MemoryError):
+    with world.communicator.all_or_none():
         send, receive = memories = [
             world.library.allocate(world, most_tokens * hidden * size) for _ in range(2)
         ]
@@ -162,7 +162,7 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
         for layer, columns in inner.items():
             stored = fused.WEIGHTS[options.weights].encode(matrix(hidden, columns, rank, seed))
             copies = 1 if world.device.is_cpu else max(1, WEIGHT_BYTES // stored.nbytes)
-            with world.communicator.all_or_none(DeviceError, MemoryError):
+            with world.communicator.all_or_none():
                 weights = world.device.store(np.tile(stored, (copies, 1)))
             keep.append(weights)
             gemv = fused.Gemv(

@@ -13,7 +13,7 @@ from collectives.collective import DATATYPES
 from collectives.layers import overlap
 from collectives.layers.models import COLUMN_LAYERS, LAYERS, MODELS
 from collectives.operation import CollectiveCase, Operation
-from kernels.devices.device import DeviceError, Memory
+from kernels.devices.device import Memory
 
 REPEATS = 8  # of a table, one a token: 4,096 tokens' tables have 4.6 MB
 
@@ -33,7 +33,7 @@ class Matmuls:
             for layer in (LAYERS if reduces else COLUMN_LAYERS)
         }
         size, hidden, most_tokens = self.datatype.size_bytes, self.model.hidden, max(options.tokens)
-        with world.communicator.all_or_none(DeviceError, MemoryError):
+        with world.communicator.all_or_none():
             self.between, part = (
                 world.library.allocate(world, tokens * hidden * size)
                 for tokens in (most_tokens, most_tokens // ranks)
@@ -53,7 +53,7 @@ class Matmuls:
             inner, columns = (width, hidden) if collective.reduces else (hidden, width)
             # Transposed, so that the result has a period too.
             values = fused.matrix(columns, inner, communicator.rank, seed).T
-            with communicator.all_or_none(DeviceError, MemoryError):
+            with communicator.all_or_none():
                 weights = self.world.device.store(self.datatype.encode(values))
             self.weights.append(weights)
             for tokens in self.options.tokens:

@@ -26,7 +26,7 @@ from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.operation import Bound, Operation, Unsupported
 from collectives.registry import LIBRARY
-from kernels.devices.device import WRONG_BYTES, DeviceError, Pattern, Step
+from kernels.devices.device import WRONG_BYTES, Pattern, Step
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import number
 
@@ -40,7 +40,6 @@ TENSOR_FORMS = {
     "decode": ("gemv_allreduce", "allreduce_rmsnorm", "auto"),
     "prefill": ("auto", "allreduce_rmsnorm"),
 }
-Initial = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
 
 
 def prepare(options: LayerOptions, session: Session) -> Suite:
@@ -68,7 +67,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
             f"a rank's share of a layer has {layer_bytes} B, and the memory has no room for {ranks}"
         )
     session.flight.note("draw the weights", text=options.model)
-    with session.communicator.all_or_none(DeviceError, MemoryError):
+    with session.communicator.all_or_none():
         weights = StepWeights(
             session.world,
             model,
@@ -95,7 +94,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     suite = Suite()
     for tokens in batches:
         session.flight.note("plan the splits", text=f"{tokens} tokens")
-        with session.communicator.all_or_none(DeviceError, MemoryError):
+        with session.communicator.all_or_none():
             batch = TokenBatch(weights, tokens)
         require_time(session, batch)
         draw = np.random.default_rng([session.options.seed, tokens])
@@ -133,20 +132,6 @@ def require_time(session: Session, batch: TokenBatch) -> None:
 
 
 @dataclass(frozen=True)
-class StepSplit:
-    """One way to split a step over the ranks. A step begins with `initial`; its result lies at
-    `result`, None on a rank without one, and must be `expected`. `checked` is what to check
-    instead, if `bound` computes only a part."""
-
-    algorithm: str
-    bound: Bound
-    initial: Initial
-    result: int | None
-    expected: Array
-    checked: Operation | None = None
-
-
-@dataclass(frozen=True)
 class SplitCases:
     """Adds the splits of one batch to a suite. `start` is the residual before the step, `expected`
     after it, (tokens, hidden). All ranks call each method. Raises WrongResult."""
@@ -163,26 +148,23 @@ class SplitCases:
         """The ratio of a whole step to the timed layers."""
         return self.batch.weights.model.layers / self.batch.weights.layers
 
-    def whole(self, algorithm: str, bound: Bound) -> StepSplit:
-        """A split that leaves the whole result on each rank."""
-        initial = [
-            (self.batch.activations, model_step.normed(self.start)),
-            (self.batch.residual, self.start),
-        ]
-        return StepSplit(algorithm, bound, initial, self.batch.residual, self.expected)
-
     def add_by_tensor(self) -> None:
-        alone = self.whole("compute", model_step.split_by_tensor(self.batch, "compute", "copied"))
-        self.add(replace(alone, result=None))
+        """Each leaves the whole result on each rank."""
+        batch, residual = self.batch, self.batch.residual
+        prepare = self.prepare(
+            [(batch.activations, model_step.normed(self.start)), (residual, self.start)]
+        )
+        compute = model_step.split_by_tensor(batch, "compute", "copied")
+        self.add("compute", compute, prepare, None, self.expected)
         names: Sequence[str] = TENSOR_FORMS[self.session.options.command]
         if self.session.world.node:
             names = ("auto",)
         forms = {
-            name: model_step.split_by_tensor(self.batch, *name)
+            name: model_step.split_by_tensor(batch, *name)
             for name in product(names, ("registered", "copied"))
             if name != ("gemv_allreduce", "registered")  # its parts are stored into slabs
         }
-        idle, prepare = self.idle(), self.prepare(alone.initial)
+        idle = nothing(self.session.world)
         candidates = {
             name: Iteration(-1, " ".join(name), prepare, bound, idle, idle)
             for name, bound in forms.items()
@@ -191,26 +173,25 @@ class SplitCases:
         best = fastest(self.session, candidates) if candidates else next(iter(forms))
         bound = forms[best]
         chosen = (bound.choice if isinstance(bound, Operation) else None) or best[0]
-        self.add(self.whole("tensor_parallel", bound), chosen=chosen, variant=best[1])
-        library = self.session.world.library
+        end = prepare, residual, self.expected
+        self.add("tensor_parallel", bound, *end, chosen=chosen, variant=best[1])
+        library = self.session.world.library.name
         for variant in LIBRARY.variants_in(self.session.world):
-            bound = model_step.split_by_tensor(self.batch, "library", variant)
-            self.add(
-                self.whole("tensor_parallel_library", bound), library=library.name, variant=variant
-            )
+            bound = model_step.split_by_tensor(batch, "library", variant)
+            self.add("tensor_parallel_library", bound, *end, library=library, variant=variant)
 
     def add_pipeline(self, groups: int) -> None:
         """The batch in equal groups; rank 0 checks the first one's result. If only some layers are
         timed, only their share of the residual is handed on; the check hands on all of it."""
         weights, world, tokens = self.batch.weights, self.session.world, len(self.start) // groups
-        ranks, is_first = world.communicator.size, world.communicator.rank == 0
+        ranks, is_first = world.ranks, world.rank == 0
         if ranks == 1 or len(self.start) % groups:
             refusal = (
                 "one rank makes no pipeline"
                 if ranks == 1
                 else f"{len(self.start)} chats do not divide evenly into {groups} stages"
             )
-            self.add(self.whole("pipeline_parallel", Unsupported(refusal)))
+            self.add("pipeline_parallel", Unsupported(refusal), nothing(world), None, self.expected)
             return
         inbox = world.device.private if world.node else world.mapped.register
         inboxes = [inbox(self.batch.size_bytes // groups) for _ in range(ranks)]
@@ -224,40 +205,16 @@ class SplitCases:
         if is_first and groups > 1:  # a token's activations depend on its place in the batch
             expected = model_step.reference(weights, first)
         self.add(
-            StepSplit(
-                "pipeline_parallel",
-                model_step.pipeline(batches, inboxes, 1 / self.scale),
-                [(result, first)],
-                result if is_first else None,
-                expected[:tokens],
-                checked=checked,
-            )
+            "pipeline_parallel",
+            model_step.pipeline(batches, inboxes, 1 / self.scale),
+            self.prepare([(result, first)]),
+            result if is_first else None,
+            expected[:tokens],
+            checked,
         )
 
-    def add(self, split: StepSplit, **facts: Any) -> None:
-        world, datatype = self.session.world, self.batch.weights.datatype
-        header = CaseHeader(
-            collective=self.session.options.command,
-            shape=dict(self.shape),
-            size_bytes=self.batch.size_bytes,
-            count=self.batch.count,
-            datatype=datatype.name,
-            redop="sum",
-            algorithm=split.algorithm,
-            memory=world.memory,
-            **facts,
-        )
-        if isinstance(split.bound, Unsupported):
-            header.status, header.reason = "unsupported", split.bound.reason
-            self.suite.add(header, None)
-            return
-        self.session.flight.note("check the step", text=split.algorithm)
-        self.suite.add(header, self.checked_iteration(split, split.bound))
-
-    def idle(self) -> Step:
-        return nothing(self.session.world)
-
-    def prepare(self, initial: Initial) -> Step:
+    def prepare(self, initial: Sequence[tuple[int, Array]]) -> Step:
+        """Stores these values at their addresses."""
         weights = self.batch.weights
         writes = [
             self.probe("copy_local", weights.store(values), address, values.size)
@@ -269,56 +226,84 @@ class SplitCases:
         case = replace(self.batch.norm_case(), send=send, receive=receive)
         return consume_step(self.session.world, case, entry, count)
 
-    def checked_iteration(self, split: StepSplit, operation: Operation) -> Iteration:
-        """The iteration of a split, whose first result is right within the rounding."""
+    def add(
+        self,
+        algorithm: str,
+        bound: Bound,
+        prepare: Step,
+        result: int | None,
+        expected: Array,
+        checked: Operation | None = None,
+        **facts: Any,
+    ) -> None:
+        """Adds a split, whose step begins with `prepare`. Its first result lies at `result`, None
+        on a rank without one, and must be `expected` within the rounding. `checked` is what to
+        check instead, if `bound` computes only a part."""
         weights, world, device = self.batch.weights, self.session.world, self.session.world.device
-        prepare, check, consume = self.prepare(split.initial), self.idle(), self.idle()
-        mistake, wrong, expected = None, device.private(WRONG_BYTES), split.expected
+        size_bytes, datatype = self.batch.size_bytes, weights.datatype
+        header = CaseHeader(
+            collective=self.session.options.command,
+            shape=dict(self.shape),
+            size_bytes=size_bytes,
+            count=self.batch.count,
+            datatype=datatype.name,
+            redop="sum",
+            algorithm=algorithm,
+            memory=world.memory,
+            **facts,
+        )
+        if isinstance(bound, Unsupported):
+            header.status, header.reason = "unsupported", bound.reason
+            self.suite.add(header, None)
+            return
+        self.session.flight.note("check the step", text=algorithm)
+        text, wrong = f"{algorithm} {size_bytes} B", device.private(WRONG_BYTES)
+        check = consume = nothing(world)
+        mistake = None
         device.caller(prepare)()
         world.communicator.barrier()
-        device.caller((split.checked or operation).step)()
+        device.caller((checked or bound).step)()
         world.communicator.barrier()
-        if split.result is not None:
+        if result is not None:
             # A copy of the first result, which every later one must equal.
-            element_bytes = weights.datatype.size_bytes
-            first = device.private(expected.size * element_bytes)
+            first = device.private(expected.size * datatype.size_bytes)
             weights.keep.append(first)
-            device.caller(self.probe("copy_local", split.result, first.address, expected.size))()
-            stored: Array = first.read().view(weights.datatype.storage)[: expected.size]
-            values = weights.datatype.decode(stored).reshape(expected.shape)
+            device.caller(self.probe("copy_local", result, first.address, expected.size))()
+            stored: Array = first.read().view(datatype.storage)[: expected.size]
+            values = datatype.decode(stored).reshape(expected.shape)
             squares = np.mean((values - expected) ** 2, axis=-1) / np.mean(expected**2)
             error = float(np.sqrt(np.max(squares)))
-            if not error <= TOLERANCE[weights.datatype.name]:
+            if not error <= TOLERANCE[datatype.name]:
                 mistake = (
-                    f"{split.algorithm} {self.batch.size_bytes} B is off by {error:.2g} of its "
-                    "result's root mean square, so it is not timed"
+                    f"{text} is off by {error:.2g} of its result's root mean square, so it is not "
+                    "timed"
                 )
-            consume = self.probe("read_own", split.result, split.result, expected.size)
-            if split.checked is None:
-                size_bytes = first.size_bytes
+            consume = self.probe("read_own", result, result, expected.size)
+            if checked is None:
                 pattern = Pattern(
-                    split.result,
+                    result,
                     first.address,
                     1,
-                    size_bytes,
-                    size_bytes,
+                    first.size_bytes,
+                    first.size_bytes,
                     1,
-                    element_bytes,
+                    datatype.size_bytes,
                     wrong.address,
                     ctypes.addressof(world.watch),
                 )
                 kernel = device.loop_kernels().kernel("count_wrong")
-                check = Step(kernel, pattern, device.blocks_for(size_bytes))
+                check = Step(kernel, pattern, device.blocks_for(first.size_bytes))
         if complaint := world.communicator.first_reason(mistake):
             raise WrongResult(complaint)
-        return Iteration(
+        iteration = Iteration(
             -1,
-            f"{split.algorithm} {self.batch.size_bytes} B",
+            text,
             prepare,
-            operation,
+            bound,
             consume,
             check,
-            wrong=None if split.checked or split.algorithm == "compute" else wrong,
+            wrong=None if checked or algorithm == "compute" else wrong,
             scale=self.scale,
             keep=[weights, wrong],
         )
+        self.suite.add(header, iteration)

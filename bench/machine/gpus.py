@@ -16,7 +16,7 @@ from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.refusals import legacy_ipc
 from collectives.world import open_device, open_world
-from kernels.devices.device import Device, DeviceError, Watch
+from kernels.devices.device import Device, Watch
 
 if TYPE_CHECKING:
     from collectives.library.gpu import NcclLibrary
@@ -128,7 +128,7 @@ def examine_peers(
 def examine_library(world: World) -> list[str]:
     """Sentences on NCCL or RCCL from its first all-reduce: transport, settings, failure."""
     try:
-        with world.communicator.all_or_none(DeviceError):
+        with world.communicator.all_or_none():
             operation = cast("NcclLibrary", world.library).bind_smallest(world)
     except Refusal as refusal:
         return [f"{refusal}."]
@@ -147,7 +147,7 @@ def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
         if device.name == "cpu":
             raise Refusal(notes[0].partition(": ")[2])
         gpu = device
-        with communicator.all_or_none(DeviceError):
+        with communicator.all_or_none():
             watch = device.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)
         world = open_world(communicator, device, waits)

@@ -17,7 +17,6 @@ from collectives.communicator import Refusal
 from collectives.connect import connect
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import DeviceError
 from reports.store.bits import RowBits
 
 MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
@@ -41,7 +40,7 @@ PLAIN = Way()
 def without_last(world: World) -> World | None:
     """The world of all ranks but the last, where it is None, as it is with two ranks. Ranks on
     several hosts have the library alone there. All ranks call it. Raises Refusal."""
-    every, rest = world.communicator, range(world.communicator.size - 1)
+    every, rest = world.communicator, range(world.ranks - 1)
     few = None
     with every.all_or_none(Refusal):
         if every.rank in rest and len(rest) > 1:
@@ -86,11 +85,11 @@ class Subject:
 
     @property
     def rank(self) -> int:
-        return self.world.communicator.rank
+        return self.world.rank
 
     @property
     def ranks(self) -> int:
-        return self.world.communicator.size
+        return self.world.ranks
 
     def count(self, size_bytes: int) -> int:
         """The elements of a segment, at least one."""
@@ -128,7 +127,7 @@ class Subject:
         communicator = self.world.communicator
         new = [way for way in ways if (count, way) not in self.bound]
         # A library's ranks talk to each other here, so a failed one cannot be waited for.
-        with communicator.all_or_none(DeviceError) if self.algorithm.needs_peers else nullcontext():
+        with communicator.all_or_none() if self.algorithm.needs_peers else nullcontext():
             bounds = [self.bind_way(self.case(count, way), way) for way in new]
         refusals = [bound if isinstance(bound, Unsupported) else None for bound in bounds]
         every = communicator.all_gather(refusals)  # an address may suit some ranks alone

@@ -57,7 +57,7 @@ class Program:
 
     def steps(self) -> list[Step]:
         """In the order in which the host puts them into the streams."""
-        rank, ranks, case = self.world.communicator.rank, self.world.communicator.size, self.case
+        rank, ranks, case = self.world.rank, self.world.ranks, self.case
         # First the next rank: otherwise all would copy to rank 0 first.
         others = [(rank + distance) % ranks for distance in range(1, ranks)]
         peers = sum(1 << peer for peer in others)
@@ -106,8 +106,8 @@ class Program:
     def sum_of(self, start: int, size_bytes: int, offset: int) -> Step:
         """Sums a piece of this rank's segment, of all inputs in rank order."""
         rank, ranks, build = (
-            self.world.communicator.rank,
-            self.world.communicator.size,
+            self.world.rank,
+            self.world.ranks,
             self.case.build,
         )
         arguments = Arguments.from_buffer_copy(self.arguments)
@@ -120,7 +120,7 @@ class Program:
 
 
 def _bind(world: World, case: CollectiveCase) -> Bound:
-    peers, ranks = world.mapped, world.communicator.size
+    peers, ranks = world.mapped, world.ranks
     segment_bytes = -(-case.segment_bytes // (PACK_BYTES * ranks)) * PACK_BYTES
     # All ranks take part in these calls, so nothing before them may fail on one rank alone.
     try:
@@ -147,7 +147,7 @@ def _bind(world: World, case: CollectiveCase) -> Bound:
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     if refusal := without_gpus(world, "copy engines; GPUs have them"):
         return refusal
-    if world.communicator.size == 1:
+    if world.ranks == 1:
         return Unsupported("a single rank has no peer to copy to", depends_on_size=True)
     return None
 

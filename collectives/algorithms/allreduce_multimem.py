@@ -22,7 +22,7 @@ from collectives.operation import (
     World,
 )
 from collectives.peer_buffer import half_for
-from kernels.devices.device import MOST_RANKS, DeviceError, Multicast
+from kernels.devices.device import MOST_RANKS, Multicast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
 COMBINED = {
@@ -56,7 +56,7 @@ def _bind(entry: str, world: World, case: CollectiveCase) -> Bound:
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     if refusal := without_gpus(world, "multicast; NVIDIA GPUs on an NVSwitch have it"):
         return refusal
-    if world.communicator.size == 1:
+    if world.ranks == 1:
         return Unsupported("a single rank has no peer to sum with", depends_on_size=True)
     if world.memory == "same_device":
         return Unsupported("ranks share a GPU, and a multicast address takes each GPU once")
@@ -69,7 +69,7 @@ def _shared_slabs(world: World) -> Multicast | str:
     """This rank's slab and the address of all, or why there are none; the same on all ranks."""
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
-        with communicator.all_or_none(DeviceError):
+        with communicator.all_or_none():
             slabs = world.device.multicast(communicator.size, 2 * _half_bytes(world))
             undo.callback(slabs.close)
         _connect(communicator, slabs)
@@ -87,16 +87,16 @@ def _connect(communicator: Communicator, slabs: Multicast) -> None:
     """Binds every rank's memory to one multicast object. Raises Refusal."""
     descriptor = -1
     try:
-        with communicator.all_or_none(DeviceError):
+        with communicator.all_or_none():
             if communicator.rank == 0:
                 descriptor = slabs.create()
         descriptor = _receive_descriptor(communicator, descriptor)
-        with communicator.all_or_none(DeviceError):
+        with communicator.all_or_none():
             slabs.join(descriptor)
     finally:
         if descriptor >= 0:
             os.close(descriptor)
-    with communicator.all_or_none(DeviceError):  # all have joined
+    with communicator.all_or_none():  # all have joined
         slabs.bind()
 
 

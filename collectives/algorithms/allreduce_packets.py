@@ -36,7 +36,7 @@ def _packets(
     base: str, about: str, limits: Limits, moves: Moves, refuses: Refuses
 ) -> KernelAlgorithm:
     def perform(world: World, case: CollectiveCase) -> Bound:
-        room_bytes = int(limits.most(world.communicator.size))
+        room_bytes = int(limits.most(world.ranks))
         # The kernel checks when it is compiled that a writer's room holds as much.
         return bind_kernel(
             world, case, f"allreduce_{base}", base, room_bytes, WT_MOST_BYTES=str(room_bytes)

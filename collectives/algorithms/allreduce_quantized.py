@@ -71,7 +71,7 @@ class WireFormat:
         reason = None if is_aligned else f"a GPU needs buffers at multiples of {GPU_PACK_BYTES} B"
         if reason := world.communicator.first_reason(reason):
             return Unsupported(reason)
-        room = (world.peers.half_bytes - 8192) / (2 + 2 / world.communicator.size)
+        room = (world.peers.half_bytes - 8192) / (2 + 2 / world.ranks)
         room *= BLOCK * case.datatype.size_bytes / self.wire_bytes(BLOCK)
         bound = bind_kernel(
             world,
@@ -87,7 +87,7 @@ class WireFormat:
         return replace(
             bound,
             expected_sum=partial(self.expected_sum, case.redop),
-            snr_db=signal_to_noise_db(self, case.datatype, case.redop, world.communicator.size),
+            snr_db=signal_to_noise_db(self, case.datatype, case.redop, world.ranks),
         )
 
     def traffic(self, ranks: int, case: CollectiveCase) -> Traffic:

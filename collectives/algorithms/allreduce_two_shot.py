@@ -31,7 +31,7 @@ def _push_traffic(ranks: int, case: CollectiveCase) -> Traffic:
 
 
 def _not_between_two_cores(world: World) -> bool:
-    return not (world.device.is_cpu and world.communicator.size == 2)
+    return not (world.device.is_cpu and world.ranks == 2)
 
 
 PUSH = KernelAlgorithm(

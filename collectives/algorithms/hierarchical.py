@@ -26,7 +26,6 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import DeviceError
 
 # A case of this host's ranks, by our kernels, or of a rail, by the library.
 Leg = tuple[World, CollectiveCase]
@@ -65,7 +64,7 @@ def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 def sharded(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
     """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; a whole
     message that is short and has no equal shards."""
-    rank, ranks = node.communicator.rank, node.communicator.size
+    rank, ranks = node.rank, node.ranks
     if case.count % ranks or not case.count:
         yield from whole(node, rail, case)
         return
@@ -86,7 +85,7 @@ def bind(legs_of: Legs, world: World, case: CollectiveCase) -> Bound:
     """Binds the legs on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     assert world.node
     node = world.node
-    rail = rails(world.communicator.nodes)[node.communicator.rank]
+    rail = rails(world.communicator.nodes)[node.rank]
     legs = list(legs_of(node, between(world, rail), replace(case, in_place=False)))
     # Our kernels first: a rank without a compiler must not let another wait in the library.
     with world.communicator.all_or_none(Refusal):
@@ -106,7 +105,7 @@ def bind_within(node: World, case: CollectiveCase) -> Bound:
     algorithm = listed()[case.collective.name].get(name)
     if not algorithm:
         return Unsupported(f"within a host it needs {name}, which is not here")
-    with node.communicator.all_or_none(DeviceError):
+    with node.communicator.all_or_none():
         bound = algorithm.bind(node, case)
     return bound
 
@@ -132,7 +131,7 @@ def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
 
 def _refuses_shards(world: World, case: CollectiveCase) -> Unsupported | None:
     assert world.node
-    ranks = world.node.communicator.size
+    ranks = world.node.ranks
     if case.count % ranks and case.segment_bytes > MOST_WHOLE_BYTES:
         reason = f"{case.count} elements have no equal shards for {ranks} ranks"
         return Unsupported(reason, depends_on_size=True)

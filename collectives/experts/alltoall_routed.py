@@ -75,7 +75,7 @@ class RoutedCase(CollectiveCase):
 
 def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> Tables:
     """Fills the tables of this rank. Raises DeviceError."""
-    rank, ranks, most = world.communicator.rank, routes.ranks, int(routes.tokens_of.max())
+    rank, ranks, most = world.rank, routes.ranks, int(routes.tokens_of.max())
     top_k, memories = routes.chosen.shape[1], list[Memory]()
 
     def on_device(array: Array) -> int:
@@ -134,9 +134,7 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     way, routes = case.shape["way"], case.tables.routes
     if isinstance(world.peers, Unsupported):
         return world.peers
-    chunk_bytes = chunk_that_fits(
-        world, case, world.peers.half_bytes / (2 * world.communicator.size)
-    )
+    chunk_bytes = chunk_that_fits(world, case, world.peers.half_bytes / (2 * world.ranks))
     token_bytes = row_stride(case.segment_bytes) + routes.chosen.shape[1] * CHOICE.itemsize
     step_tokens = (chunk_bytes - 4 * routes.experts) // token_bytes
     if step_tokens < 1:
@@ -155,10 +153,10 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
 def _bind_library(world: World, case: CollectiveCase) -> Bound:
     """For each direction: pack rows, exchange them, unpack them."""
     assert isinstance(case, RoutedCase)
-    rank, routing, routes = world.communicator.rank, case.tables.structure, case.tables.routes
+    rank, routing, routes = world.rank, case.tables.structure, case.tables.routes
     arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=rank)
     keep = _with_routing(world, case, arguments)
-    macros = {"WT_WORLD": str(world.communicator.size), "WT_ELEMENT": case.datatype.element}
+    macros = {"WT_WORLD": str(world.ranks), "WT_ELEMENT": case.datatype.element}
     module = world.device.compile("experts/routed_records", macros, structures=(Routing,))
     blocks = world.device.blocks_for(case.segment_bytes * int(routes.tokens_of.max()))
 

@@ -183,7 +183,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     Raises DeviceError."""
     if fused and isinstance(world.peers, Unsupported):
         return world.peers
-    ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
+    ranks, entry = world.ranks, "gemv_allreduce" if fused else "gemv"
     peers = mapped_here(world)
     if fused and ranks * case.segment_bytes > peers.half_bytes:
         return Unsupported(

@@ -71,7 +71,7 @@ class StepWeights:
     def __post_init__(self) -> None:
         # With this size of the elements the residual neither grows nor vanishes.
         self.numbers = range(len(LAYERS) * self.layers)  # of all matrices, in order
-        rank, ranks = self.world.communicator.rank, self.world.communicator.size
+        rank, ranks = self.world.rank, self.world.ranks
         self.inner = {layer: self.model.columns(layer, ranks, self.scale) for layer in LAYERS}
         self.stored, self.row_scale = self.draw()
         hidden = self.model.hidden
@@ -86,7 +86,7 @@ class StepWeights:
         """All ranks' columns of a matrix of each layer, the same on every rank, as they are stored,
         and the scale of their rows. All cores draw them, in blocks of rows."""
         seeds = iter(np.random.SeedSequence(self.seed).spawn(len(self.inner) * ROW_BLOCKS))
-        rows, ranks = self.model.hidden // ROW_BLOCKS, self.world.communicator.size
+        rows, ranks = self.model.hidden // ROW_BLOCKS, self.world.ranks
 
         def draw_block(columns: int, seed: np.random.SeedSequence) -> Array:
             block = np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
@@ -155,7 +155,7 @@ class StepWeights:
         return number % (len(LAYERS) * self.held) * SHIFT_ROWS % self.model.hidden
 
     def stride(self, layer: str) -> int:
-        return max(self.model.hidden, self.world.communicator.size * self.inner[layer])
+        return max(self.model.hidden, self.world.ranks * self.inner[layer])
 
 
 @dataclass
@@ -275,7 +275,7 @@ def sendrecv(
     arguments = world.mapped.arguments(send, receive, count, 0)
     is_mapped = world.mapped.locate(receive, arguments.receives)
     assert is_mapped, "a stage receives into memory that all ranks have mapped"
-    macros = {"WT_WORLD": str(world.communicator.size), "WT_ELEMENT": weights.datatype.element}
+    macros = {"WT_WORLD": str(world.ranks), "WT_ELEMENT": weights.datatype.element}
     kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")
     step = Step(kernel, Transfer(arguments, target, source), world.device.blocks_for(size_bytes))
     return Operation(step)
@@ -290,7 +290,7 @@ def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: fl
     the next rank's inbox r. So every stage with a batch works from the begin of a step to its
     end."""
     weights = batches[0].weights
-    rank, ranks = weights.world.communicator.rank, weights.world.communicator.size
+    rank, ranks = weights.world.rank, weights.world.ranks
     count = int(batches[0].count * share)
     operations: list[Bound] = []
     for r in range(ranks):

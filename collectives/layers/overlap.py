@@ -148,7 +148,7 @@ def _collectives(world: World, case: MatmulCase, algorithm: Algorithm, chunks: i
     collective = COLLECTIVES["reduce_scatter" if reduces else "all_gather"]
     bounds: list[Bound] = []
     for chunk in range(chunks):
-        between = case.between + chunk * part_bytes * world.communicator.size
+        between = case.between + chunk * part_bytes * world.ranks
         own = (case.receive if reduces else case.send) + chunk * part_bytes
         part = CollectiveCase(
             collective,
@@ -228,7 +228,7 @@ def _reduce_beside(
 def _gather_beside(
     world: World, case: MatmulCase, stream: PriorityStream, collectives: Sequence[Call]
 ) -> list[Call]:
-    rank, ranks, size = world.communicator.rank, world.communicator.size, case.datatype.size_bytes
+    rank, ranks, size = world.rank, world.ranks, case.datatype.size_bytes
     own_rows = case.tokens // ranks
     rows = own_rows // len(collectives)
 

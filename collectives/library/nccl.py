@@ -272,7 +272,7 @@ def load(name: str) -> ctypes.CDLL:
 def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
     """Loads this device's library on all ranks, in one version. Raises Refusal."""
     kind, version = LIBRARIES[device.name][0], ctypes.c_int()
-    with ranks.all_or_none(DeviceError):
+    with ranks.all_or_none():
         calls = load(find_library(device.name))
         calls.ncclGetVersion(ctypes.byref(version))
     versions, sharing = zip(*ranks.all_gather((version.value, device.sharers)), strict=True)

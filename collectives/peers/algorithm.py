@@ -23,7 +23,7 @@ from collectives.operation import (
 )
 from collectives.peers.case import PeerCase, PeerWorld, Refused
 from collectives.peers.file import PeerFile, read
-from collectives.peers.kernel import KernelFile, read_kernel
+from collectives.peers.kernel import read_kernel
 from collectives.registry import LIBRARY
 from kernels.devices.device import Action, Counts, DeviceError
 
@@ -33,38 +33,33 @@ EMPTY_CALLS = 1000
 T = TypeVar("T")
 
 
-def open_files(world: World, names: Sequence[str]) -> list[PeerFile | KernelFile]:
-    """The files, alike on all ranks, which call this together. Raises Mistake on all ranks."""
-    ranks, files, mistake = world.communicator, list[PeerFile | KernelFile](), None
+def open_peers(world: World, names: Sequence[str]) -> tuple[dict[str, Algorithm], list[str]]:
+    """The algorithms of these files by name, and sentences for the head of the run. The first case
+    of a file of Python starts it. All ranks call it. Raises Mistake on all ranks."""
+    ranks, mistake = world.communicator, None
+    python, kernels = list[PeerFile](), list[Algorithm]()
     try:
-        files = [read_kernel(name) if name.endswith(".cu") else read(name) for name in names]
+        python = [read(name) for name in names if not name.endswith(".cu")]
+        kernels = [read_kernel(name) for name in names if name.endswith(".cu")]
     except Mistake as error:
         mistake = str(error)
     if mistake := ranks.first_reason(mistake):
         raise Mistake(mistake)
-    for file in files:
-        digests = ranks.all_gather(file.digest)
-        other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
-        if other is not None:
-            raise Mistake(
-                f"{file.path.name} has other content on {ranks.rank_name(other)} than on "
-                f"{ranks.rank_name(0)}"
-            )
-    if len({file.name for file in files}) < len(files):
+    contents = [(file.path.name, file.digest) for file in python]
+    contents += [(f"{kernel.base}.cu", kernel.about) for kernel in kernels]
+    every = ranks.all_gather(contents)
+    for rank, theirs in enumerate(every):
+        for (name, first), (_, other) in zip(every[0], theirs, strict=True):
+            if first != other:
+                raise Mistake(
+                    f"{name} has other content on {ranks.rank_name(rank)} than on "
+                    f"{ranks.rank_name(0)}"
+                )
+    peers = {file.name: algorithm_of(file, world) for file in python}
+    peers |= {kernel.base: kernel for kernel in kernels}
+    if len(peers) < len(names):
         raise Mistake("two files have the same name, which names their algorithm")
-    return files
-
-
-def open_peers(world: World, names: Sequence[str]) -> tuple[dict[str, Algorithm], list[str]]:
-    """The algorithms of these files by name, and sentences for the head of the run. The first case
-    of a file of Python starts it. All ranks call it. Raises Mistake on all ranks."""
-    files = open_files(world, names)
-    ours = [file for file in files if isinstance(file, PeerFile)]
-    peers = {
-        file.name: algorithm_of(file, world) if isinstance(file, PeerFile) else file.algorithm()
-        for file in files
-    }
-    return peers, notes_on(ours, world) if ours else []
+    return peers, notes_on(python, world) if python else []
 
 
 def notes_on(files: Sequence[PeerFile], world: World) -> list[str]:

@@ -42,7 +42,7 @@ COSTS = {FAST: [10.0 + number for number in EVERYONE], SLOW: [40.0 - number for 
 def world_of(is_cpu, memory, ranks) -> Any:
     return SimpleNamespace(
         device=SimpleNamespace(is_cpu=is_cpu),
-        communicator=SimpleNamespace(size=ranks),
+        ranks=ranks,
         memory=memory,
         node=None,
         other_memory=(),

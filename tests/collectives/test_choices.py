@@ -48,7 +48,8 @@ def world(
     peers = SimpleNamespace(shown=shown or Shown(), wire=wire)
     return SimpleNamespace(
         device=SimpleNamespace(is_cpu=is_cpu, l1_bytes=32 << 10, l2_bytes=1 << 20),
-        communicator=SimpleNamespace(size=ranks, hosts=1),
+        communicator=SimpleNamespace(hosts=1),
+        ranks=ranks,
         **{"peers": peers, "mapped": peers, "node": None, "rows": rows},
         **{"other_memory": (), "memory": "mapped"},
         oversubscribed=False,

@@ -27,8 +27,8 @@ def test_a_norm_has_the_same_bits_up_to_four_ranks_in_any_form_batch_and_place()
 
 def test_tokens_that_do_not_fit_give_one_sentence():
     peers = SimpleNamespace(half_bytes=HALF_BYTES)
-    device, ranks = SimpleNamespace(most_chunk_bytes=1 << 30), SimpleNamespace(size=2)
-    world: Any = SimpleNamespace(communicator=ranks, peers=peers, shared=peers, device=device)
+    device = SimpleNamespace(most_chunk_bytes=1 << 30)
+    world: Any = SimpleNamespace(ranks=2, peers=peers, shared=peers, device=device)
 
     def refusal(name: str, case_type: Any, **options: Any) -> object:
         case = case_type(COLLECTIVE[name], 1 << 21, DATATYPES["float32"], "sum", 0, 0, **options)

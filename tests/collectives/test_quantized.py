@@ -61,7 +61,7 @@ def test_a_block_out_of_range_becomes_nan_and_zeros_stay_zeros(wire):
 @pytest.mark.parametrize(("datatype", "redop"), [("int32", "sum"), ("float32", "max")])
 def test_types_and_operations_that_cannot_be_quantised_are_refused(datatype, redop):
     case = CollectiveCase(COLLECTIVES["all_reduce"], 64, DATATYPES[datatype], redop, 0, 0)
-    world: Any = SimpleNamespace(communicator=SimpleNamespace(size=2), peers=None)
+    world: Any = SimpleNamespace(ranks=2, peers=None)
     refusal = KNOWN[NAMES[0]].bind(world, case)
     sentence = "only sum and avg of float32, float16, bfloat16 can be quantised"
     assert isinstance(refusal, Unsupported)
@@ -73,7 +73,7 @@ def test_quantised_algorithms_run_only_by_name():
     assert not set(usual_names("all_reduce")) & set(NAMES)
     algorithm = parsed("two_shot_int8+64K", KNOWN)
     assert algorithm.name == "two_shot_int8+64K"
-    world = SimpleNamespace(device=None, communicator=SimpleNamespace(size=2))
+    world = SimpleNamespace(device=None, ranks=2)
     assert algorithm.candidates(cast(Any, world), 1 << 20) == []
     with pytest.raises(ValueError, match="auto does not choose two_shot_int8"):
         check_algorithm(algorithm)

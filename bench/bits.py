@@ -26,6 +26,7 @@ from bench.harness.iteration import Buffers
 from bench.harness.options import Parser
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, start
 from bench.harness.suite import worlds_for
+from bench.layers.forms import of_features
 from bench.machine.environment import scrub_argv
 from bench.stability.fused import FORMS, KINDS
 from bench.stability.inputs import DATA, MANTISSA_BITS
@@ -64,7 +65,7 @@ def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
     listed = [*FORMS[name].values()] if name in FORMS else by_default(name, session.world)
     if bits.algorithms:
         listed = in_order(bits.algorithms, [*KNOWN[name].values()])
-    peers = [each for feature in session.features for each in feature.algorithms(session).values()]
+    peers = of_features(session)
     return [*listed, *(peer_forms(name, peers).values() if name in FORMS else peers)]
 
 

@@ -82,13 +82,6 @@ class Build:
         return cls(**fields)
 
 
-def parse_name(text: str) -> tuple[str, Build, str | None]:
-    """The algorithm of `two_shot+nt over host_staged`, its build, and its memory, None where it
-    names none. Raises ValueError."""
-    name = BuildName.parse(text)
-    return name.algorithm, Build.parse(name.words), name.memory
-
-
 def cpu_builds(varies: Sequence[str], size_bytes: int) -> Iterator[Build]:
     """The builds that ever beat all others by 3 % at a size, on two processors
     (docs/experiments/performance.md)."""

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from collectives.build import Build, parse_name
+from collectives.build import Build
 from collectives.communicator import Refusal
+from collectives.names import BuildName
 from collectives.operation import (
     Algorithm,
     Bound,
@@ -187,7 +188,7 @@ def shipped_rows(collective: str, algorithms: tuple[Algorithm, ...]) -> list[Cho
             row_of(row, table.where, {collective: known})
             for table in shipped_tables().table
             for row in table.rows
-            if row.collective == collective and parse_name(row.algorithm)[0] in known
+            if row.collective == collective and BuildName.parse(row.algorithm).algorithm in known
         ]
     except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cached_property, reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,33 +19,28 @@ class Float8:
     bias: int
     largest: int
 
+    @cached_property
     def values(self) -> Array:
         """The value of each of the 256 codes."""
-        values: Array = _values_of(self)
-        return values
+        magnitude, one = np.arange(128), 1 << self.mantissa_bits
+        exponent, fraction = magnitude >> self.mantissa_bits, magnitude & one - 1
+        scale = np.exp2(np.maximum(exponent, 1) - self.bias - self.mantissa_bits)
+        values = (fraction + one * (exponent > 0)) * scale
+        values[self.largest + 1 :] = np.nan
+        if (self.largest + 1) % one == 0:  # the first code of the last exponent
+            values[self.largest + 1] = np.inf
+        return np.concatenate([values, -values])
 
     def encode(self, values: Array) -> Array:
         """The nearest codes, ties to even. Values beyond the largest become the largest, as in
         cvt.rn.satfinite of PTX."""
-        finite = self.values()[: self.largest + 1]
+        finite = self.values[: self.largest + 1]
         size = np.fmin(np.abs(values), finite[-1])
         step = np.exp2(np.maximum(np.frexp(size)[1] - 1, 1 - self.bias) - self.mantissa_bits)
         codes = np.searchsorted(finite, np.rint(size / step) * step)
         size_codes = np.where(np.isnan(values), 0x7F, codes)
         signed: Array = (size_codes | np.signbit(values) << 7).astype(np.uint8)
         return signed
-
-
-@cache
-def _values_of(kind: Float8) -> Any:
-    magnitude, one = np.arange(128), 1 << kind.mantissa_bits
-    exponent, fraction = magnitude >> kind.mantissa_bits, magnitude & one - 1
-    scale = np.exp2(np.maximum(exponent, 1) - kind.bias - kind.mantissa_bits)
-    values = (fraction + one * (exponent > 0)) * scale
-    values[kind.largest + 1 :] = np.nan
-    if (kind.largest + 1) % one == 0:  # the first code of the last exponent
-        values[kind.largest + 1] = np.inf
-    return np.concatenate([values, -values])
 
 
 @dataclass(frozen=True)
@@ -87,8 +82,7 @@ class Datatype:
         if self.name == "bfloat16":
             return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
         if self.float8:
-            decoded: Array = self.float8.values()[stored]
-            return decoded
+            return np.asarray(self.float8.values[stored])
         return stored.astype(np.float64 if self.is_float else np.int64)
 
 

@@ -20,7 +20,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from collectives.build import parse_name
+from collectives.build import Build
+from collectives.names import BuildName
 from collectives.operation import Algorithm, ChoiceRow
 
 Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
@@ -78,10 +79,10 @@ class WrittenTables(msgspec.Struct, forbid_unknown_fields=True):
 def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
     """The algorithm that `two_shot+nt+128K` means. Raises ValueError for a wrong word, KeyError for
     an unknown name."""
-    name, build, memory = parse_name(text)
-    if memory:
-        raise ValueError(f"the name of an algorithm has no memory: {memory}")
-    return known[name].built(build)
+    name = BuildName.parse(text)
+    if name.memory:
+        raise ValueError(f"the name of an algorithm has no memory: {name.memory}")
+    return known[name.algorithm].built(Build.parse(name.words))
 
 
 def rows_of(tables: WrittenTables, known: Known) -> list[ChoiceRow]:

@@ -176,8 +176,11 @@ def run_to_end(
                     stderr=errors,
                     start_new_session=True,
                 )
-                ending.callback(end, process)
-                tell(process, environment)
+                assert process.stdin
+                ending.callback(process.wait)  # last
+                ending.callback(process.stdin.close)  # has the guard end the command
+                process.stdin.write(json.dumps([{**environment}, ENDINGS]).encode() + b"\n")
+                process.stdin.flush()
             try:
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:
@@ -200,20 +203,6 @@ def open_output(log: Path | None, stream: str) -> TextIO:
     if log is None:
         return cast(TextIO, tempfile.TemporaryFile("w+", errors="replace"))
     return log.with_suffix(f".{stream}.txt").open("x+", errors="replace")  # never through a link
-
-
-def tell(guarded: "subprocess.Popen[bytes]", environment: Mapping[str, str]) -> None:
-    """Tells the guard the command's environment, and how to end it."""
-    assert guarded.stdin
-    guarded.stdin.write(json.dumps([{**environment}, ENDINGS]).encode() + b"\n")
-    guarded.stdin.flush()
-
-
-def end(guarded: "subprocess.Popen[bytes]") -> None:
-    """Has the guard end the command if it still runs."""
-    assert guarded.stdin
-    guarded.stdin.close()
-    guarded.wait()
 
 
 def check_out(variant: Variant, folder: Path) -> None:

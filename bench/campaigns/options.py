@@ -288,14 +288,6 @@ def make_parser() -> Parser:
         action="store_true",
         help="keep what another harness printed, beside the run of each launch",
     )
-    add_plan_options(option)
-    option("--out", metavar="FOLDER", help="a new folder (results/campaign-TIME)")
-    add_quiet(option)
-    return parser
-
-
-def add_plan_options(option: AddOption) -> None:
-    """How many pairs of launches there are, in which order, and what they decide."""
     option(
         "--pairs",
         type=partial(whole_number, 1, most=1000),
@@ -317,6 +309,9 @@ def add_plan_options(option: AddOption) -> None:
         metavar="N",
         help="seed of the order; that of a pair is this plus its number (0)",
     )
+    option("--out", metavar="FOLDER", help="a new folder (results/campaign-TIME)")
+    add_quiet(option)
+    return parser
 
 
 def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> CampaignOptions:

@@ -332,18 +332,6 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         metavar="DEVICE",
         help="auto, cuda, hip or cpu (auto)",
     )
-    add_gpu_options(add)
-    add(
-        "--mpi-thread-level",
-        changes=METHOD,
-        choices=THREAD_LEVELS,
-        metavar="LEVEL",
-        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
-        "cores)",
-    )
-
-
-def add_gpu_options(add: AddOption) -> None:
     add(
         "--memory",
         changes=CASES,
@@ -367,6 +355,14 @@ def add_gpu_options(add: AddOption) -> None:
         metavar="WHEN",
         help="AMD GPUs: flush a peer's host data path before each flag, where the driver shows its "
         "register (auto), or never (off)",
+    )
+    add(
+        "--mpi-thread-level",
+        changes=METHOD,
+        choices=THREAD_LEVELS,
+        metavar="LEVEL",
+        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
+        "cores)",
     )
 
 

@@ -120,7 +120,8 @@ def run(
 def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
     """The cases of every way and skew. Raises Refusal if a buffer would be too large."""
     world, ranks, seed = session.world, session.communicator.size, session.options.seed
-    row_bytes = batch.hidden * DATATYPES[sweep.datatypes[0]].size_bytes
+    datatype = DATATYPES[sweep.datatypes[0]]
+    row_bytes = batch.hidden * datatype.size_bytes
     batches: dict[str, Routes] = {}
     for skew in batch.skew:
         session.flight.note("draw the routes", text=skew)
@@ -159,7 +160,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     )
     for header in suite.headers:
         header.routing = load_of(batches[header.shape["skew"]], header.shape["way"], row_bytes)
-        header.count = tokens_bytes // DATATYPES[sweep.datatypes[0]].size_bytes
+        header.count = tokens_bytes // datatype.size_bytes
     add_link_parts(session, suite, buffers)
     return suite
 

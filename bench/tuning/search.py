@@ -11,10 +11,11 @@ from bench.harness.suite import prepare as prepare_sweep
 from bench.tuning.winners import FINALISTS, Candidate, heats_of
 from collectives import choice
 from collectives.algorithms import listed
-from collectives.build import parse_name
 from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.names import BuildName
 from collectives.operation import Algorithm, ChoiceRow, CollectiveCase, World
 from collectives.registry import ALGORITHMS
+from collectives.table import parsed
 from reports.store.blocks import STATE_RATIO, count_blocks
 from reports.store.schema import Result
 
@@ -107,9 +108,10 @@ def rows_found(result: Result) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
         # another case than one call.
         if winner.size_bytes in two_modes or winner.variant == "registered":
             where["mode"] = winner.mode
-        size, (name, build, memory) = winner.size_bytes, parse_name(winner.name)
-        algorithm = KNOWN[name].built(build)
-        row = ChoiceRow("all_reduce", algorithm, (size, size), where, [result.run.run_id], memory)
+        size, name = winner.size_bytes, BuildName.parse(winner.name)
+        algorithm = parsed(str(name._replace(memory=None)), KNOWN)
+        runs = [result.run.run_id]
+        row = ChoiceRow("all_reduce", algorithm, (size, size), where, runs, name.memory)
         rows[not winner.is_settled].append(row)
     return rows
 

@@ -56,22 +56,19 @@ class Times:
     after_by_rank: Floats
 
 
-def times_us(
-    stamps: Sequence[Stamps],
-    clock_shared: bool,
-    ranks: tuple[int, ...] = (),
-    movers: tuple[int, ...] = (),
-) -> Times:
-    """The times from all ranks' stamps. Only the stamps of `ranks` count, from the arrival of
-    `movers` on: a rank without a part in a transfer may arrive when it is over. Empty means all."""
-    ranks = ranks or tuple(range(len(stamps)))
+def times_us(iteration: Iteration, stamps: Sequence[Stamps], clock_shared: bool) -> Times:
+    """The times from all ranks' stamps. Only the stamps of the iteration's `ranks` count, from the
+    arrival of its `movers` on: a rank without a part in a transfer may arrive when it is over."""
+    ranks = iteration.ranks or tuple(range(len(stamps)))
     stamps_ns = np.stack([stamps[rank] for rank in ranks])
     arrived_ns, skew_us = stamps_ns[:, :, ARRIVED], np.full(stamps_ns.shape[1], np.nan)
     after_us = (stamps_ns[:, :, DONE] - stamps_ns[:, :, BEGUN]) / 1e3
     if clock_shared:
         if len(ranks) > 1 or len(stamps) == 1:
             skew_us = np.ptp(arrived_ns, axis=0) / 1e3
-        arrived_ns = arrived_ns[[ranks.index(rank) for rank in movers or ranks]].max(axis=0)
+        arrived_ns = arrived_ns[[ranks.index(rank) for rank in iteration.movers or ranks]].max(
+            axis=0
+        )
     time_us = (stamps_ns[:, :, LEFT] - arrived_ns) / 1e3
     return Times(time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us)
 
@@ -92,12 +89,7 @@ def pilot(session: Session, iteration: Iteration) -> None:
         verdict = None
         gathered = session.communicator.gather(stamps)
         if gathered is not None:
-            times = times_us(
-                gathered,
-                session.world.shares_clock(iteration.ranks),
-                iteration.ranks,
-                iteration.movers,
-            )
+            times = times_us(iteration, gathered, session.world.shares_clock(iteration.ranks))
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
         schedule.iteration_s, warmup, count = session.communicator.broadcast(verdict)
@@ -156,9 +148,7 @@ def block_record(
     iteration: Iteration, block: int, parts: Sequence[RankBlock], clock_shared: bool
 ) -> tuple[Block, np.ndarray[Any, Any]]:
     """The record and the samples of a block from all ranks' parts."""
-    times = times_us(
-        [part.stamps for part in parts], clock_shared, iteration.ranks, iteration.movers
-    )
+    times = times_us(iteration, [part.stamps for part in parts], clock_shared)
     chained = iteration.chain_calls > 0
     calls = max(1, iteration.chain_calls) / iteration.scale
     time, after = times.time / calls, times.after / calls
@@ -207,7 +197,8 @@ def measure_link(
         return None
     medians_us: dict[str, Any] = {}
     for name, part in parts.items():
-        times = times_us([by_name[name] for by_name, _ in gathered], session.world.clock_shared)
+        stamps_of_part = [by_name[name] for by_name, _ in gathered]
+        times = times_us(part, stamps_of_part, session.world.clock_shared)
         median_us = float(np.median(times.time)) - session.overhead_us
         medians_us[name] = max(median_us, 0.0) * part.scale
     return LinkBlock(
@@ -228,4 +219,4 @@ def measure_empty_launch(session: Session) -> None:
     empty = Iteration(-1, "nothing", idle, operation, idle, idle)
     gathered = session.communicator.gather(perform(session, empty, Counts(20, 100)))
     if gathered is not None:
-        session.overhead_us = float(np.median(times_us(gathered, world.clock_shared).time))
+        session.overhead_us = float(np.median(times_us(empty, gathered, world.clock_shared).time))

@@ -79,6 +79,6 @@ def fastest(session: Session, candidates: Mapping[Any, Iteration]) -> Any:
     for _ in range(1 + TRIES):
         for key, iteration in candidates.items():
             stamps = communicator.all_gather(perform(session, iteration, Counts(0, 1)))
-            times = times_us(stamps, clock_shared)
+            times = times_us(iteration, stamps, clock_shared)
             costs_us[key].append(float(times.time[0] + times.after[0]))
     return communicator.broadcast(min(costs_us, key=lambda key: np.median(costs_us[key][1:])))

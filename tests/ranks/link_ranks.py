@@ -45,7 +45,7 @@ def compare(session: Session) -> int:
         bare_ns.append(bare(sends[1 - rank], sends[rank], PingPong.repeats, rank == 0))
         stamps = communicator.gather(perform(session, iteration, Counts(0, 1)))
         if stamps is not None:
-            times = times_us(stamps, True, iteration.ranks, iteration.movers)
+            times = times_us(iteration, stamps, True)
             ours_ns.append(1e3 * iteration.scale * float(times.time[0]))
     if rank == 0:
         print(json.dumps({"ours_ns": ours_ns, "bare_ns": bare_ns}), flush=True)

@@ -11,8 +11,6 @@
 #include "include/exchange.h"
 #include "include/norm.h"
 
-DEVICE const Norm& norm_of(const Arguments& a) { return *(const Norm*)a.more; }
-
 // The row of one token in every rank, in rank order; peer(rank) gives the peers' rows.
 template <class Peer>
 DEVICE Sources<WT_WORLD> rows_of_all(const Arguments& a, const char* own, Peer peer) {
@@ -26,7 +24,7 @@ DEVICE Sources<WT_WORLD> rows_of_all(const Arguments& a, const char* own, Peer p
 }
 
 KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
-  const Norm& n = norm_of(launched);
+  const Norm& n = more_of<Norm>(launched);
   const Arguments& a = n.ranks;
   const long row_bytes = n.hidden * ELEMENT_BYTES, stride = stride_of(row_bytes);
   const Launch launch(a);
@@ -46,7 +44,7 @@ KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
 }
 
 KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
-  const Norm& n = norm_of(launched);
+  const Norm& n = more_of<Norm>(launched);
   const Arguments& a = n.ranks;
   in_users_buffers(a, [&] {
     const Sources<WT_WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
@@ -61,7 +59,7 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
 // Sums go into the peers' receive buffers, as in two_shot_direct_registered. A peer overwrites each
 // with its norm.
 KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
-  const Norm& n = norm_of(launched);
+  const Norm& n = more_of<Norm>(launched);
   const Arguments& a = n.ranks;
   const long row_bytes = n.hidden * ELEMENT_BYTES;
   const auto for_tokens_of = [&](long rank, auto each) {
@@ -84,7 +82,7 @@ KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
 
 // The compute alone: `send` is the sum.
 KERNEL add_rmsnorm(LAUNCHED_WITH(Arguments) launched) {
-  const Norm& n = norm_of(launched);
+  const Norm& n = more_of<Norm>(launched);
   for_tokens_of_block(0, n.tokens, [&](long t) {
     norm_row<1>(n, t, Sources<1>{{n.ranks.send + t * n.hidden * ELEMENT_BYTES}});
   });

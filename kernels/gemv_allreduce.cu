@@ -14,13 +14,11 @@ DEVICE Segment rows_of_block(const Gemv& g) {
   return {first, smaller(first + share, g.hidden) - first};
 }
 
-DEVICE const Gemv& gemv_of(const Arguments& a) { return *(const Gemv*)a.more; }
-
 #define GEMV_KERNEL(name) \
   extern "C" __global__ UP_TO_256_THREADS void name(LAUNCHED_WITH(Arguments) launched)
 
 GEMV_KERNEL(gemv_allreduce) {
-  const Gemv& g = gemv_of(launched);
+  const Gemv& g = more_of<Gemv>(launched);
   const Arguments& a = g.ranks;
   const Launch launch(a);
   const Segment rows = rows_of_block(g);
@@ -44,7 +42,7 @@ GEMV_KERNEL(gemv_allreduce) {
 
 // The compute alone, into `send`.
 GEMV_KERNEL(gemv) {
-  const Gemv& g = gemv_of(launched);
+  const Gemv& g = more_of<Gemv>(launched);
   char* to = const_cast<char*>(g.ranks.send);
   compute_rows(g, rows_of_block(g),
                [&](long at, pack sums) { Element::store_sums(to + at, sums); });

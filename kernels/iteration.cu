@@ -31,11 +31,10 @@ DEVICE void for_pieces(const Pattern& p, Each each) {
 
 KERNEL write_pattern(LAUNCHED_WITH(Pattern) p) {
   for_pieces(p, [](char* to, const char* table, long bytes) {
-    const long packs = bytes / (long)sizeof(pack);
+    const long packs = bytes / OWN_PACK_BYTES;
     for (long i = thread_in_block(); i < packs; i += threads_in_block())
       store_pack<unsigned char>(to, i, load_pack<unsigned char>(table, i));
-    for (long b = packs * (long)sizeof(pack) + thread_in_block(); b < bytes;
-         b += threads_in_block())
+    for (long b = packs * OWN_PACK_BYTES + thread_in_block(); b < bytes; b += threads_in_block())
       to[b] = table[b];
   });
 }
@@ -49,11 +48,11 @@ DEVICE u64 bits_of(const char* element, long bytes) {
 // Counts wrong elements. The thread that raises the count from 0 reports the place.
 KERNEL count_wrong(LAUNCHED_WITH(Pattern) p) {
   for_pieces(p, [&](const char* got, const char* table, long bytes) {
-    const long packs = bytes / (long)sizeof(pack);
-    for (long i = thread_in_block(); i * (long)sizeof(pack) < bytes; i += threads_in_block()) {
+    const long packs = bytes / OWN_PACK_BYTES;
+    for (long i = thread_in_block(); i * OWN_PACK_BYTES < bytes; i += threads_in_block()) {
       const auto pack_of = [&](const char* bytes) { return load_pack<unsigned char>(bytes, i); };
       if (i < packs && !differ(pack_of(got), pack_of(table))) continue;
-      const long start = i * (long)sizeof(pack), end = smaller(bytes, start + (long)sizeof(pack));
+      const long start = i * OWN_PACK_BYTES, end = smaller(bytes, start + OWN_PACK_BYTES);
       unsigned wrong = 0;
       long first = 0;
       for (long e = start; e < end; e += p.element_bytes)

@@ -104,7 +104,7 @@ struct NextSend {
   DEVICE bool aligned() const { return send.aligned(); }
   template <class Place>
   DEVICE void put(Place place, int k, pack p) const {
-    typename Element::values v = Element::widen(p);
+    auto v = Element::widen(p);
     UNROLLED
     for (auto& lane : v.v) lane = next_of(WT_REDOP{}, lane, offset);
     send.put(place, k, Element::narrow(v));

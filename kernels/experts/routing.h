@@ -130,7 +130,7 @@ DEVICE void weighted_sum(const Arguments& a, const Routing& r, To to, EachTerm e
   const bool aligned = to.aligned() && is_aligned(r.rows) && is_aligned(r.rows + row_bytes(a));
   for_places<4>(a.count, aligned, this_block(), [&](auto place) INLINED {
     constexpr int N = decltype(place)::COUNT;
-    typename Element::values sum[N];
+    Element::values sum[N];
     for (int k = 0; k < N; ++k) {
       sum[k] = Element::widen(pack{});
       for (auto& lane : sum[k].v) lane = -lane;
@@ -140,7 +140,7 @@ DEVICE void weighted_sum(const Arguments& a, const Routing& r, To to, EachTerm e
       for (int k = 0; k < N; ++k) loaded[k] = place.load(row, k);
       loads_first<N>();
       for (int k = 0; k < N; ++k) {
-        const typename Element::values next = Element::widen(loaded[k]);
+        const auto next = Element::widen(loaded[k]);
         for (unsigned j = 0; j < VALUES; ++j) sum[k].v[j] += next.v[j] * weight;
       }
     });

@@ -27,7 +27,7 @@ constexpr int TOKENS_AT_ONCE = WT_TOKENS < 8 / WIDENED ? WT_TOKENS : 8 / WIDENED
 DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile,
                          pack (&tile_sums)[WT_TOKENS]) {
   const long row_bytes = g.inner * WEIGHT_BYTES;
-  const unsigned packs = (unsigned)(row_bytes / (long)sizeof(pack));
+  const unsigned packs = (unsigned)(row_bytes / OWN_PACK_BYTES);
   const char* activations = g.activations;
   const long activation_bytes = g.stride * ELEMENT_BYTES;
   floats sums[WT_TOKENS][ROWS];

@@ -58,8 +58,8 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<
     loads_first<N*(SOURCES + 1)>();
     for (int k = 0; k < N; ++k) {
       peers.store(at, k, sum[k]);
-      typename Element::values x = Element::widen(sum[k]);
-      const typename Element::values y = Element::widen(old[k]);
+      auto x = Element::widen(sum[k]);
+      const auto y = Element::widen(old[k]);
       for (unsigned j = 0; j < VALUES; ++j) x.v[j] += y.v[j];
       const pack narrow = Element::narrow(x);
       at.store(row.residual_out, k, narrow);
@@ -84,8 +84,8 @@ DEVICE void scale(const Row& row, float factor) {
     }
     loads_first<2 * N>();
     for (int k = 0; k < N; ++k) {
-      typename Element::values x = Element::widen(old[k]);
-      const typename Element::values w = Element::widen(weights[k]);
+      auto x = Element::widen(old[k]);
+      const auto w = Element::widen(weights[k]);
       for (unsigned j = 0; j < VALUES; ++j) x.v[j] = x.v[j] * factor * w.v[j];
       at.store(row.normed, k, Element::narrow(x));
     }

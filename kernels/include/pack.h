@@ -116,24 +116,16 @@ struct Sum : Unscaled {
     return a + b;  // the sum
   }
 };
-struct Prod : Unscaled {
-  template <class Lane>
-  static DEVICE Lane combine(Lane a, Lane b) {
-    return a * b;
-  }
-};
-struct Min : Unscaled {
-  template <class Lane>
-  static DEVICE Lane combine(Lane a, Lane b) {
-    return least_of(a, b);
-  }
-};
-struct Max : Unscaled {
-  template <class Lane>
-  static DEVICE Lane combine(Lane a, Lane b) {
-    return most_of(a, b);
-  }
-};
+#define UNSCALED(Name, result)                   \
+  struct Name : Unscaled {                       \
+    template <class Lane>                        \
+    static DEVICE Lane combine(Lane a, Lane b) { \
+      return result;                             \
+    }                                            \
+  };
+UNSCALED(Prod, a* b)
+UNSCALED(Min, least_of(a, b))
+UNSCALED(Max, most_of(a, b))
 struct Avg : Sum {
   static DEVICE floats finish(floats a) { return a * (1.0f / WT_WORLD); }
   static DEVICE doubles finish(doubles a) { return a * (1.0 / WT_WORLD); }
@@ -153,12 +145,12 @@ constexpr long MOST_ELEMENTS = 1L << 28;
 // Pack i of a buffer that may start at any multiple of a piece's size.
 template <class Piece = Element::bits>
 DEVICE pack load_pack(const char* from, long i) {
-  const char* at = from + i * (long)sizeof(pack);
+  const char* at = from + i * OWN_PACK_BYTES;
   return is_aligned(at) ? load_aligned_pack(at, 0) : load_pieces<Piece>(at);
 }
 template <class Piece = Element::bits>
 DEVICE void store_pack(char* to, long i, pack p) {
-  char* at = to + i * (long)sizeof(pack);
+  char* at = to + i * OWN_PACK_BYTES;
   is_aligned(at) ? store_aligned_pack(at, 0, p) : store_pieces<Piece>(at, p);
 }
 
@@ -189,9 +181,9 @@ enum Finish { PARTIAL, COMPLETE };
 template <int SOURCES, Finish FINISH = COMPLETE, class Load>
 DEVICE pack combined(Load load) {
   if (SOURCES == 1) return load(0);
-  typename Element::values sum = Element::widen(load(0));
+  auto sum = Element::widen(load(0));
   for (int s = 1; s < SOURCES; ++s) {
-    const typename Element::values next = Element::widen(load(s));
+    const auto next = Element::widen(load(s));
     UNROLLED
     for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = WT_REDOP::combine(sum.v[k], next.v[k]);
   }
@@ -297,8 +289,8 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, ThreadGroup team = 
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];
     if constexpr (PREFETCHES && N > 1) {
-      const long ahead = place.at(0) * (long)sizeof(pack) + PREFETCH_BYTES;
-      if (ahead + (N - 1) * (long)sizeof(pack) < bytes)
+      const long ahead = place.at(0) * OWN_PACK_BYTES + PREFETCH_BYTES;
+      if (ahead + (N - 1) * OWN_PACK_BYTES < bytes)
         for (const char* source : from.at) prefetch(source + ahead, N * sizeof(pack));
     }
     UNROLLED

@@ -23,12 +23,8 @@
 // A conditional of array elements would select an address, which keeps the array in memory.
 DEVICE words selected(bool first, words x, words y) { return first ? x : y; }
 
-// A unit in parts.
 struct UnitElements {
   Element::bits of[PACK_ELEMENTS];
-};
-struct UnitWords {
-  u64 of[sizeof(pack) / 8];
 };
 // Loads unit i of a user's buffer; elements from `count` on are zeros.
 template <int BYTES>
@@ -38,7 +34,7 @@ DEVICE pack load_unit(const char* from, int i, int count) {
   const int n = count - i * N;
   if (n >= N && BYTES == sizeof(pack)) return load_pack(from, i);
   if (n >= N && (u64)at % 8 == 0) {
-    UnitWords words = {};
+    PackBits words = {};
     for (int k = 0; k < BYTES / 8; ++k) words.of[k] = load_as<u64>(at + 8 * k);
     return reinterpret<pack>(words);
   }
@@ -55,7 +51,7 @@ DEVICE void store_unit(char* to, int i, int count, pack p) {
   const int n = count - i * N;
   if (n >= N && BYTES == sizeof(pack)) return store_pack(to, i, p);
   if (n >= N && (u64)at % 8 == 0) {
-    const UnitWords words = reinterpret<UnitWords>(p);
+    const PackBits words = reinterpret<PackBits>(p);
     for (int k = 0; k < BYTES / 8; ++k) store_as(at + 8 * k, words.of[k]);
     return;
   }

@@ -65,24 +65,24 @@ DEVICE u64 clock_ns() {
   return t;
 }
 // In C++ the compiler split accesses, and may use ld.global.nc, which must not read peers' stores.
+#define LOAD_PACK(x, from, load)                                        \
+  asm volatile(load " {%0,%1,%2,%3}, [%4];"                             \
+               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) \
+               : "l"(from)                                              \
+               : "memory")
+#define STORES_PACK(name, store)                                                                \
+  DEVICE void name(void* p, pack x) {                                                           \
+    asm volatile(store " [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), \
+                 "r"(x.r[3])                                                                    \
+                 : "memory");                                                                   \
+  }
 DEVICE pack load_16_bytes(const void* p) {
   pack x;
-  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3])
-               : "l"(p)
-               : "memory");
+  LOAD_PACK(x, p, "ld.global.v4.u32");
   return x;
 }
-DEVICE void store_16_bytes(void* p, pack x) {
-  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]),
-               "r"(x.r[2]), "r"(x.r[3])
-               : "memory");
-}
-DEVICE void stream_16_bytes(void* p, pack x) {
-  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]),
-               "r"(x.r[2]), "r"(x.r[3])
-               : "memory");
-}
+STORES_PACK(store_16_bytes, "st.global.v4.u32")
+STORES_PACK(stream_16_bytes, "st.global.cs.v4.u32")
 DEVICE void store_16_bytes_system(void* p, pack x) { store_16_bytes(p, x); }  // on AMD alone
 // At a multicast address: see multimem.h. Relaxed, as a cache could serve a weak access.
 #define LOAD_MULTIMEM_WORD(x, from, op, type)                                    \
@@ -90,16 +90,9 @@ DEVICE void store_16_bytes_system(void* p, pack x) { store_16_bytes(p, x); }  //
                : "=r"(x)                                                         \
                : "l"(from)                                                       \
                : "memory")
-#define LOAD_MULTIMEM_PACK(x, from, op, type)                                                  \
-  asm volatile("multimem.ld_reduce.relaxed.sys.global." op ".v4." type " {%0,%1,%2,%3}, [%4];" \
-               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3])                        \
-               : "l"(from)                                                                     \
-               : "memory")
-DEVICE void store_multimem(void* p, pack x) {
-  asm volatile("multimem.st.relaxed.sys.global.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]),
-               "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3])
-               : "memory");
-}
+#define LOAD_MULTIMEM_PACK(x, from, op, type) \
+  LOAD_PACK(x, from, "multimem.ld_reduce.relaxed.sys.global." op ".v4." type)
+STORES_PACK(store_multimem, "multimem.st.relaxed.sys.global.v4.f32")
 DEVICE void fence_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
 template <class T>
 DEVICE T load_as(const void* p);

@@ -105,16 +105,14 @@ DEVICE void widen_chars(words w, floats* to) {
   for (int i = 0; i < 4; ++i) to[i] = (float)(signed char)(w >> 8 * i);
 }
 // Store a pack of fp32 as 16-bit elements, which take half a pack.
-DEVICE void store_halves(char* at, pack p) {
+template <class Join>
+DEVICE void store_joined(char* at, pack p, Join join) {
   for (int i = 0; i < 2; ++i)
     ((volatile unsigned*)at)[i] =
-        halves(reinterpret<floats>(p.r[2 * i]), reinterpret<floats>(p.r[2 * i + 1]));
+        join(reinterpret<floats>(p.r[2 * i]), reinterpret<floats>(p.r[2 * i + 1]));
 }
-DEVICE void store_bfloat16s(char* at, pack p) {
-  for (int i = 0; i < 2; ++i)
-    ((volatile unsigned*)at)[i] =
-        bfloat16s(reinterpret<floats>(p.r[2 * i]), reinterpret<floats>(p.r[2 * i + 1]));
-}
+DEVICE void store_halves(char* at, pack p) { store_joined(at, p, halves); }
+DEVICE void store_bfloat16s(char* at, pack p) { store_joined(at, p, bfloat16s); }
 
 // A subgroup sums across its lanes without a barrier: a warp, a wave, or a smaller block.
 DEVICE int lanes() { return threads_in_block() < wave() ? threads_in_block() : wave(); }

@@ -134,7 +134,7 @@ DEVICE WideUnit load_unit(const char* from, unsigned u, long count) {
   WideUnit x;
   UNROLLED
   for (int k = 0; k < UNIT_PACKS; ++k) {
-    const typename Element::values v = Element::widen(loaded[k]);
+    const auto v = Element::widen(loaded[k]);
     copy_bits(&x.f[k * FLOATS / UNIT_PACKS], &v, sizeof v);
   }
   return x;
@@ -144,7 +144,7 @@ DEVICE void put_unit(char* to, unsigned u, long count, const WideUnit& x) {
   for (int k = 0; k < UNIT_PACKS; ++k) {
     const unsigned i = u * UNIT_PACKS + k;
     if (BLOCKS > 1 && i * PACK_ELEMENTS >= count) break;
-    typename Element::values v;
+    Element::values v;
     copy_bits(&v, &x.f[k * FLOATS / UNIT_PACKS], sizeof v);
     store_aligned_pack(to, i, Element::narrow(v), RECEIVE_STORES);
   }

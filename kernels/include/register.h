@@ -4,6 +4,7 @@
 struct alignas(REGISTERS * sizeof(words)) pack {
   words r[REGISTERS];
 };
+constexpr long OWN_PACK_BYTES = sizeof(pack);  // of this machine; PACK_BYTES of the widest one
 template <class To, class From>
 DEVICE To reinterpret(From from) {
   static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");

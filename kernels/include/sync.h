@@ -91,6 +91,11 @@ struct Arguments {
   const void* more;  // further arguments: Routing, Norm, Gemv; a multicast address
 };
 
+template <class T>
+DEVICE const T& more_of(const Arguments& a) {
+  return *(const T*)a.more;
+}
+
 #define RANK_KERNEL(name) KERNEL name(LAUNCHED_WITH(Arguments) a)
 
 DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_block(); }

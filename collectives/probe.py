@@ -12,14 +12,7 @@ import numpy as np
 
 from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, Shown, WireSpeed
-from kernels.devices.device import (
-    HALF_BYTES,
-    MOST_RANKS,
-    PEER_STRUCTURES,
-    Device,
-    Module,
-    Step,
-)
+from kernels.devices.device import HALF_BYTES, MOST_RANKS, PEER_STRUCTURES, Device, Module, Step
 
 PROBE_BYTES = 4096  # written by each access at a time
 LONG_BYTES = 64 << 10  # the same, for launches between short ones

@@ -418,11 +418,6 @@ class KernelAlgorithm(Algorithm):
             return world.peers
         if case.variant not in self.variants:
             return NOT_IN_VARIANT[case.variant]
-        shown, reads = world.peers.shown, not self.pushes or case.build.swap
-        if unseen := (reads and shown.no_reads) or (
-            case.variant == "registered" and shown.no_registered
-        ):
-            return Unsupported(unseen)
         if refusal := self.refuses(world, case):
             return refusal
         if refusal := self.limits.refusal(case, world.ranks):
@@ -433,6 +428,11 @@ class KernelAlgorithm(Algorithm):
             return NO_SLEEP
         if case.build.stream_receive and is_cut_off:
             return NO_WHOLE_PACKS
+        shown = world.peers.shown
+        if shown.no_reads and (case.build.swap or not self.pushes):
+            return Unsupported(shown.no_reads)
+        if shown.no_registered and case.variant == "registered":
+            return Unsupported(shown.no_registered)
         return None
 
     def builds(self, world: World, size_bytes: int) -> Iterable[Build]:

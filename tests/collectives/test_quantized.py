@@ -73,7 +73,7 @@ def test_quantised_algorithms_run_only_by_name():
     assert not set(usual_names("all_reduce")) & set(NAMES)
     algorithm = parsed("two_shot_int8+64K", KNOWN)
     assert algorithm.name == "two_shot_int8+64K"
-    world = SimpleNamespace(device=None, ranks=2)
+    world = SimpleNamespace(device=SimpleNamespace(is_cpu=True), ranks=2)
     assert algorithm.candidates(cast(Any, world), 1 << 20) == []
     with pytest.raises(ValueError, match="auto does not choose two_shot_int8"):
         check_algorithm(algorithm)

@@ -113,7 +113,7 @@ class Variant:
             environment |= {"PYTHONPATH": modules, "PYTHONDONTWRITEBYTECODE": "1"}
         return environment | {"PATH": os.pathsep.join(programs), QUIET: "1"} | self.variables
 
-    def recorded(self) -> manifest.Variant:
+    def recorded(self) -> manifest.VariantRecord:
         """The variant for the manifest. Before the benchmark's own words only options and counts
         stay: a launcher's other values can hold host names or secrets."""
         words, ours = self.launcher[:-1], [*self.launcher[-1:], *self.arguments]
@@ -125,7 +125,9 @@ class Variant:
         values = {
             name: scrub_value(value) for name, value in self.variables.items() if name in VARIABLES
         }
-        return manifest.Variant(name=self.name, argv=argv, revision=self.commit, environment=values)
+        return manifest.VariantRecord(
+            name=self.name, argv=argv, revision=self.commit, environment=values
+        )
 
 
 def split_name(text: str) -> tuple[str, str]:

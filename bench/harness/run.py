@@ -33,7 +33,7 @@ CLOSING_S = 1.0  # for cases and table
 
 
 @dataclass
-class Run:
+class RunInProgress:
     """A run in progress on this rank. Rank 0 has `file`, and the blocks and samples so far."""
 
     session: Session
@@ -46,7 +46,7 @@ class Run:
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
 
-def unfinished(run: Run, cases: list[int], rounds: int) -> list[int]:
+def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
     """The cases that need another round: those with fewer iterations than -n or, without it, those
     whose interval on rank 0 is too wide."""
     requested = run.session.options.iterations
@@ -73,7 +73,7 @@ class RunPolicy:
     measured."""
 
     rounds: int = LEAST_ROUNDS
-    go_on: Callable[[Run, list[int], int], list[int]] = unfinished
+    go_on: Callable[[RunInProgress, list[int], int], list[int]] = unfinished
     conclude: Callable[[Result, head.Machine], tuple[str, int]] = lambda *_: ("", FINE)
     find_winners: Callable[[Result], Sequence[Winner]] = lambda result: ()
 
@@ -100,7 +100,7 @@ def measure(
     if suite.link_parts and not session.world.clock_shared:
         measure_empty_launch(session)
     run_head = head.describe(session, machine, suite)
-    run = Run(session, suite, STARTED_S + options.max_time_s - CLOSING_S)
+    run = RunInProgress(session, suite, STARTED_S + options.max_time_s - CLOSING_S)
     if communicator.rank == 0:
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {cpu for cpus in communicator.node_gather(session.place.cpus) for cpu in cpus}
@@ -123,7 +123,7 @@ def measure(
     return status
 
 
-def measure_all(run: Run, policy: RunPolicy) -> None:
+def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
     """Pilots, then rounds of blocks in seeded random order until no case is left or time is up.
     Cases whose pilot would not leave half of the time are not measured."""
     session, options, suite = run.session, run.session.options, run.suite
@@ -165,7 +165,7 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
         active = policy.go_on(run, cases, round_)
 
 
-def store_block(run: Run, number: int, round_: int) -> None:
+def store_block(run: RunInProgress, number: int, round_: int) -> None:
     """Measures one block of a case; rank 0 puts it on disk."""
     iteration, requested = run.suite.iterations[number], run.session.options.iterations
     schedule = iteration.schedule
@@ -181,7 +181,7 @@ def store_block(run: Run, number: int, round_: int) -> None:
         run.blocks.append(block)
 
 
-def show_block(run: Run, number: int | None, round_: int) -> None:
+def show_block(run: RunInProgress, number: int | None, round_: int) -> None:
     """Shows where the run is after a block, before other ranks go on to the next."""
     case = "the link" if number is None else run.suite.iterations[number].text
     left_s = run.deadline_s - time.monotonic()
@@ -190,7 +190,7 @@ def show_block(run: Run, number: int | None, round_: int) -> None:
     )
 
 
-def agreed_stop(run: Run, deadline_s: float) -> bool:
+def agreed_stop(run: RunInProgress, deadline_s: float) -> bool:
     """Whether all ranks stop: one was interrupted, or rank 0 is past the deadline."""
     flight = run.session.flight
     flight.note("between blocks")
@@ -200,7 +200,7 @@ def agreed_stop(run: Run, deadline_s: float) -> bool:
     return run.interrupted or bool(votes[0][1])
 
 
-def finish(run: Run, file: RunFile, stolen: float | None, policy: RunPolicy) -> Result:
+def finish(run: RunInProgress, file: RunFile, stolen: float | None, policy: RunPolicy) -> Result:
     """Builds the cases and ends the file, on rank 0."""
     total, reason = len(run.suite.iterations), None
     if run.interrupted:
@@ -219,7 +219,7 @@ def finish(run: Run, file: RunFile, stolen: float | None, policy: RunPolicy) -> 
     return file.finish(samples, end, run.session.options.samples, policy.find_winners)
 
 
-def exit_status(run: Run, result: Result) -> int:
+def exit_status(run: RunInProgress, result: Result) -> int:
     """The exit status, on rank 0; names the first wrong element on standard error."""
     if run.interrupted:
         return INTERRUPTED

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import AddOption, RunOptions, comma_separated, name_among, whole_number
-from bench.harness.run import Run, RunPolicy, measure, unfinished
+from bench.harness.run import RunInProgress, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.layers import fused, overlap, step_splits
@@ -125,7 +125,7 @@ def mistake_in_prefill(prefill: LayerOptions) -> str | None:
     )
 
 
-def until_time_is_up(run: Run, active: list[int], rounds: int) -> list[int]:
+def until_time_is_up(run: RunInProgress, active: list[int], rounds: int) -> list[int]:
     """As many rounds as fit, unless -n limits them: a difference of two times needs more."""
     if run.session.options.iterations:
         return unfinished(run, active, rounds)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.harness.options import SweepOptions
-from bench.harness.run import Run
+from bench.harness.run import RunInProgress
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
@@ -62,7 +62,7 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
     return suite
 
 
-def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
+def go_on(run: RunInProgress, active: list[int], rounds: int) -> list[int]:
     """The cases that have another round, by rank 0's figures. Cases of one size, variant and mode
     compete. A candidate that `auto` also runs does not go on."""
     chosen: set[int] = set()

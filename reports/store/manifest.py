@@ -17,7 +17,7 @@ BESIDE_A_RUN = {".samples", ".flight", ".output"}
 NO_RUNS = {"", ".part", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # reports, torn files
 
 
-class Variant(msgspec.Struct, kw_only=True):
+class VariantRecord(msgspec.Struct, kw_only=True):
     """The command of a variant, for reading only: possible secrets are removed."""
 
     name: str
@@ -33,7 +33,9 @@ class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
     seed: int
     pairs: Annotated[int, msgspec.Meta(ge=1)]
     margin: Annotated[float, msgspec.Meta(gt=0, lt=1)]  # 0.01 is 1 %
-    variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]  # the first is the baseline
+    variants: Annotated[
+        list[VariantRecord], msgspec.Meta(min_length=1)
+    ]  # the first is the baseline
 
 
 class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):

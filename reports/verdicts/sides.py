@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from reports.store.case import CASE_KEY, key_of
-from reports.store.manifest import MANIFEST, Launch, Manifest, Variant, read_manifest, run_files
+from reports.store.manifest import (
+    MANIFEST,
+    Launch,
+    Manifest,
+    VariantRecord,
+    read_manifest,
+    run_files,
+)
 from reports.store.observations import method_of, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
@@ -76,7 +83,7 @@ class Side:
         return [launch for launch in launches if launch.variant == self.variant]
 
     @property
-    def command(self) -> Variant | None:
+    def command(self) -> VariantRecord | None:
         """The campaign's record of its command."""
         variants = self.campaign.campaign.variants if self.campaign else []
         return next((each for each in variants if each.name == self.variant), None)

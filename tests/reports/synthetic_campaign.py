@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, Stage, Variant
+from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, Stage, VariantRecord
 from reports.store.writing import to_line
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, cost_us, write_run
 
@@ -77,7 +77,7 @@ def write_campaign(
 ):
     """Writes a campaign of these variants: the first is the baseline. `options` maps a variant to
     the options of its launches, `common` has those of all."""
-    commands = [Variant(name=name, argv=["mpirun", "-n", "2", "python"]) for name in variants]
+    commands = [VariantRecord(name=name, argv=["mpirun", "-n", "2", "python"]) for name in variants]
     campaign = Campaign(
         campaign_id=f"{folder.name}-1",
         version="0.1.0",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reports.store.manifest import MANIFEST, Campaign, Launch, Variant, read_manifest
+from reports.store.manifest import MANIFEST, Campaign, Launch, VariantRecord, read_manifest
 from reports.store.result import ResultError
 from reports.store.writing import to_line
 
@@ -14,7 +14,7 @@ HEAD = Campaign(
     seed=0,
     pairs=10,
     margin=0.01,
-    variants=[Variant(name="a", argv=["mpirun"]), Variant(name="b", argv=[])],
+    variants=[VariantRecord(name="a", argv=["mpirun"]), VariantRecord(name="b", argv=[])],
 )
 
 

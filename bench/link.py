@@ -156,7 +156,7 @@ class Measurement:
     among, at = "near", "every"
     file, entry = "link", "link_push"
     repeats, mover = 0, 0
-    is_alone, is_checked = False, True
+    is_alone, is_checked, reads = False, True, False
 
     def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
         self.link, self.pairs, self.size_bytes = link, pairs, size_bytes
@@ -164,10 +164,10 @@ class Measurement:
         self.own, (self.source, self.target) = self.world.rank, pairs[0]
         self.scale = 1 / max(1, self.repeats)
 
-    @staticmethod
-    def is_here(link: Link) -> bool:
+    @classmethod
+    def is_here(cls, link: Link) -> bool:
         """Whether this rank can take part. A measurement is left out unless all ranks can."""
-        return True
+        return not (cls.reads and link.near.mapped.shown.no_reads)
 
     @staticmethod
     def shape(pairs: Pairs) -> Shape:
@@ -231,7 +231,7 @@ class Push(Measurement):
 
 
 class Pull(Measurement):
-    key, entry, mover = "pull", "link_pull", 1
+    key, entry, mover, reads = "pull", "link_pull", 1, True
 
 
 class EnginePush(Measurement):
@@ -290,11 +290,11 @@ class Stores(Wire):
 
 
 class Loads(Wire):
-    key, entry = "loads", "link_loads"
+    key, entry, reads = "loads", "link_loads", True
 
 
 class StoresAndLoads(Wire):
-    key, entry = "stores_and_loads", "link_both_streams"
+    key, entry, reads = "stores_and_loads", "link_both_streams", True
 
 
 class FencedStores(Wire):
@@ -312,6 +312,7 @@ class UnfencedStores(FencedStores):
 
 class DependentLoads(Wire):
     key, at, entry, repeats = "dependent_loads", "none", "link_dependent_loads", 200
+    reads = True
 
     def transfer(self) -> Transfer:
         transfer = super().transfer()

@@ -156,8 +156,6 @@ class PeerBuffer:
         """Writes where every rank's buffer at its own `address` is mapped in this process to
         `targets`; False if one is not registered. All ranks call it."""
         rank, place = self.communicator.rank, None
-        if self.shown.no_registered:
-            return False
         for number, memories in enumerate(self.registered):
             offset = address - memories[rank].address
             if 0 <= offset < memories[rank].size_bytes:

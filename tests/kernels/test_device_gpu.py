@@ -209,6 +209,12 @@ def test_where_no_rank_can_read_its_peers_only_pushes_run_on_a_fake_gpu(tmp_path
     status = {case.algorithm: case.status for case in result.cases if case.algorithm != "library"}
     assert {name for name, each in status.items() if each == "ok"} == {"auto", "one_shot_push"}
     assert {name for name, each in status.items() if each == "unsupported"} >= {*PULLED}
+    words = "--device cuda -b 64K -e 64K --max-time 15"
+    done = on(tmp_path / "link", words, base="", command="link", cached=0, coherent="pushes")
+    assert done.returncode == 0, done.stderr
+    parts = {case.algorithm for case in stored(tmp_path / "link/results").cases}
+    assert "push" in parts
+    assert not {"pull", "loads", "dependent_loads"} & parts
 
 
 def test_registered_buffers_are_not_used_where_the_next_launch_shows_old_data(tmp_path):

@@ -5,13 +5,14 @@ An allocator may ignore the requested type of memory. A stale cache shows only a
 the rounds write new contents to the same addresses."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from collectives.communicator import Communicator, Refusal
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, Shown, WireSpeed
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, Shown, WireSpeed, share
 from kernels.devices.device import HALF_BYTES, MOST_RANKS, PEER_STRUCTURES, Device, Module, Step
 
 PROBE_BYTES = 4096  # written by each access at a time
@@ -53,10 +54,10 @@ def probe(peers: PeerBuffer) -> Shown:
     )
     no_registered = None
     if peers.device.name == "hip" and peers.kind != "host_staged":
-        slabs = peers.share(SLAB_BYTES, ordinary=True)
-        no_registered = _later(replace(peers, slabs=slabs, half_bytes=HALF_BYTES))
-        for memory in slabs:
-            memory.close()
+        with ExitStack() as undo:
+            own = peers.communicator, peers.device, peers.sharing
+            slabs = share(*own, SLAB_BYTES, undo, ordinary=True)
+            no_registered = _later(replace(peers, slabs=slabs, half_bytes=HALF_BYTES))
     return Shown(no_packets, no_reads, no_registered, writes_back)
 
 

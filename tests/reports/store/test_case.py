@@ -135,6 +135,12 @@ def test_round_trips_within_1_5_times_are_one_state():
     assert (rtt_ns, counts.tolist()) == (0.0, [True, True])
 
 
+def test_a_block_during_which_the_round_trip_changed_does_not_count():
+    blocks = blocks_of([10.0] * 6)
+    blocks[2].link_rtt_ns = (400.0, 600.0)
+    assert count_blocks(blocks).left_out == 1
+
+
 def test_where_the_link_never_settles_every_block_counts():
     rng = np.random.default_rng(6)
     blocks = blocks_of([10.0] * 30)

@@ -185,6 +185,8 @@ def test_an_imported_log_gives_advice_that_names_its_harness(tmp_path):
         float(re.findall(r"(?m)^TP 2 .* (\S+) +\S+$", each)[0]) for each in (text, answer(R9700)[0])
     )
     assert with_run == pytest.approx(without, rel=0.02)
+    wrong = write_log(tmp_path, good | {"n_wrong": 1}, name="bad", status="failed")
+    assert "failed or has wrong results" in refusal(R9700, "--run", wrong)
 
 
 @pytest.mark.parametrize(("hosts", "place"), [(1, None), (None, "perhaps on several hosts")])

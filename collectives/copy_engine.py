@@ -12,6 +12,7 @@ from kernels.devices.device import (
     PEER_STRUCTURES,
     Arguments,
     CopyEngine,
+    Memory,
     Module,
     Step,
     Transfer,
@@ -21,6 +22,7 @@ LEAST_BYTES = 1 << 20  # below, a copy takes longer to start than to move the by
 FLOAT_BYTES = 4  # an element of bench.link
 MARK_THREADS = 32
 MOST_ENTRIES = 500  # of the streams, for one launch
+FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 
 
 class Mark(ctypes.Structure):
@@ -38,10 +40,33 @@ def shared_engine(world: World) -> CopyEngine | None:
     return None
 
 
-def engine_of(world: World, peers: PeerBuffer) -> CopyEngine:
-    """This rank's engines. Raises Refusal if a rank has none."""
+def engine_of(world: World, peers: PeerBuffer, memops: bool = False) -> CopyEngine:
+    """This rank's engines, for the peers' memory. Raises Refusal if a rank has none."""
+    # CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
+    if peers.kind == "host_staged":
+        raise Refusal("between host memories the driver copies with the CPU, not an engine")
+    return own_engine(world, memops)
+
+
+def own_engine(world: World, memops: bool) -> CopyEngine:
+    """This rank's engines, for its own memory at one end. Raises Refusal if a rank has none."""
     with world.communicator.all_or_none():
-        return world.device.copy_engine(peers.sharing)
+        return world.device.copy_engine(memops)
+
+
+def inboxes(peers: PeerBuffer, form: str, size_bytes: int) -> list[Memory]:
+    """Every rank's inbox behind its flags, as mapped here, for the cases of a form; earlier cases
+    go on with theirs. Raises Refusal."""
+    known = peers.inboxes.setdefault(form, [])
+    if not known or known[-1][0].size_bytes < FLAGS_BYTES + size_bytes:
+        known.append(peers.share(FLAGS_BYTES + size_bytes))
+    return known[-1]
+
+
+def arrival(engine: CopyEngine, flag: int) -> list[Step]:
+    """Awaits a peer's flag, and takes it down for the next launch: in a graph values are constant.
+    The peer raises it again only after a signal that this rank gives later."""
+    return [engine.wait(flag, 1), engine.store(flag, 0)]
 
 
 def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:

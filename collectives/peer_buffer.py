@@ -90,7 +90,7 @@ class PeerBuffer:
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
-    inboxes: list[list[Memory]] = field(default_factory=list)  # for copy engines, largest last
+    inboxes: dict[str, list[list[Memory]]] = field(default_factory=dict)  # of copy engines' forms
     multicast: Multicast | str | None = None  # slabs behind one address, or why there are none
     shown: Shown = Shown()
     wire: WireSpeed | None = None  # of GPUs

@@ -5,20 +5,25 @@ Each rank copies its inputs into its peers' inboxes and its sums into their regi
 buffers, in a stream of its own. Flags order the ranks: the kernel `announce` follows the copies in
 their stream, and `await_copies` precedes the peer's sum. No flag has to say that a place is free: a
 rank's launch ends with the sums of all peers, who have then read their inboxes. See
-kernels/allreduce_copy_engine.cu."""
+kernels/allreduce_copy_engine.cu. `two_shot_copy_engine_memops` has CUDA's stream memory operations
+in place of these two kernels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from collectives.binding import build_macros, without_gpus
 from collectives.collective import Traffic
 from collectives.communicator import Refusal
 from collectives.copy_engine import (
+    FLAGS_BYTES,
     LEAST_BYTES,
     MARK_THREADS,
     MOST_ENTRIES,
     Mark,
+    arrival,
     engine_module,
     engine_of,
+    inboxes,
 )
 from collectives.operation import (
     NOT_MAPPED,
@@ -30,8 +35,15 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import PACK_BYTES, Arguments, CopyEngine, Memory, Module, Step
+from kernels.devices.device import (
+    MOST_RANKS,
+    PACK_BYTES,
+    Arguments,
+    CopyEngine,
+    Memory,
+    Module,
+    Step,
+)
 
 LEAST_PIECE_BYTES = 128 << 10  # a copy takes a few microseconds to start
 PIECES = 4  # of a segment: a sum of one piece runs beside the copy of the next
@@ -44,7 +56,7 @@ Copy = tuple[int, int, int]  # target address, in a peer's memory; source addres
 class Program:
     """The steps of one launch. The message has a segment for each rank, with room for
     `segment_bytes`, cut into pieces at the offsets `pieces`. A rank's inbox has a slot for each
-    writer's inputs."""
+    writer's inputs. With `memops` the streams store and await the flags, without a kernel."""
 
     world: World
     case: CollectiveCase
@@ -54,6 +66,7 @@ class Program:
     inboxes: list[Memory]
     segment_bytes: int
     pieces: range
+    memops: bool
 
     def steps(self) -> list[Step]:
         """In the order in which the host puts them into the streams."""
@@ -61,7 +74,7 @@ class Program:
         # First the next rank: otherwise all would copy to rank 0 first.
         others = [(rank + distance) % ranks for distance in range(1, ranks)]
         peers = sum(1 << peer for peer in others)
-        sums_from = len(self.pieces)
+        last = len(self.pieces)  # the one flag behind all sums
         steps = list[Step]()
         for number, offset in enumerate(self.pieces):
             inputs = [(peer, *self.part(peer, offset)) for peer in others]
@@ -79,10 +92,10 @@ class Program:
                 (int(self.arguments.receives[peer]) + start, case.receive + start, size_bytes)
                 for peer in others
             ]
-            steps.append(self.send(copies, peers, sums_from + number))
-        last = sums_from + len(self.pieces) - 1
+            steps.append(self.send(copies, peers if number + 1 == last else 0, last))
         leave = Step(self.module.kernel("leave", MARK_THREADS), self.arguments)
-        return [*steps, self.mark("await_copies", peers, last), self.engine.join(), leave]
+        steps += [self.mark("await_copies", peers, last), self.engine.join()]
+        return steps if self.memops else [*steps, leave]
 
     def part(self, segment: int, offset: int) -> tuple[int, int]:
         """The place of a segment's piece in a buffer, and its size, both in bytes."""
@@ -92,16 +105,29 @@ class Program:
         return start, max(0, end - start)
 
     def inbox(self, peer: int, slot: int, offset: int) -> int:
-        return self.inboxes[peer].address + slot * self.segment_bytes + offset
+        return self.inboxes[peer].address + FLAGS_BYTES + slot * self.segment_bytes + offset
+
+    def flag(self, owner: int, writer: int, number: int) -> int:
+        return self.inboxes[owner].address + 4 * (MOST_RANKS * number + writer)
 
     def mark(self, entry: str, peers: int, number: int) -> Step:
-        """A kernel that stores (`announce`) or awaits (`await_copies`) a signal for each peer."""
+        """Stores (`announce`) or awaits (`await_copies`) a signal for each peer."""
+        rank, ranks = self.world.communicator.rank, self.world.communicator.size
+        if self.memops:
+            steps = list[Step]()
+            for peer in (peer for peer in range(ranks) if peers >> peer & 1):
+                if entry == "announce":
+                    steps.append(self.engine.store(self.flag(peer, rank, number), 1))
+                else:
+                    steps += arrival(self.engine, self.flag(rank, peer, number))
+            return self.world.device.sequence(steps)
         return Step(self.module.kernel(entry, MARK_THREADS), Mark(self.arguments, peers, number))
 
     def send(self, copies: list[Copy], peers: int, number: int) -> Step:
-        """Copies, after all sums so far, and then signals the peers."""
+        """Copies, after all sums so far, and then signals the peers, if any."""
         moved = [self.engine.copy(*copy) for copy in copies if copy[-1]]
-        return self.engine.beside([*moved, self.mark("announce", peers, number)])
+        signals = [self.mark("announce", peers, number)] if peers else []
+        return self.engine.beside([*moved, *signals])
 
     def sum_of(self, start: int, size_bytes: int, offset: int) -> Step:
         """Sums a piece of this rank's segment, of all inputs in rank order."""
@@ -119,13 +145,13 @@ class Program:
         return Step(kernel, arguments, min(blocks, build.blocks or blocks))
 
 
-def _bind(world: World, case: CollectiveCase) -> Bound:
+def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
     peers, ranks = world.mapped, world.ranks
     segment_bytes = -(-case.segment_bytes // (PACK_BYTES * ranks)) * PACK_BYTES
     # All ranks take part in these calls, so nothing before them may fail on one rank alone.
     try:
-        engine = engine_of(world, peers)
-        inboxes = _inboxes(peers, ranks * segment_bytes)
+        engine = engine_of(world, peers, memops)
+        rooms = inboxes(peers, "two_shot", ranks * segment_bytes)
     except Refusal as refused:
         return Unsupported(str(refused))
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
@@ -134,7 +160,7 @@ def _bind(world: World, case: CollectiveCase) -> Bound:
     most = case.build.chunk_bytes or max(LEAST_PIECE_BYTES, -(-segment_bytes // PIECES))
     pieces = range(0, segment_bytes, -(-most // PACK_BYTES) * PACK_BYTES)
     module = engine_module(world, build_macros(world, case))
-    program = Program(world, case, engine, module, arguments, inboxes, segment_bytes, pieces)
+    program = Program(world, case, engine, module, arguments, rooms, segment_bytes, pieces, memops)
     step = world.device.sequence(program.steps())
     if step.entries > MOST_ENTRIES:
         return Unsupported(
@@ -152,33 +178,33 @@ def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     return None
 
 
-def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
-    """Every rank's inbox as mapped here; earlier cases go on with theirs. Raises Refusal."""
-    if not peers.inboxes or peers.inboxes[-1][0].size_bytes < size_bytes:
-        peers.inboxes.append(peers.share(size_bytes))
-    return peers.inboxes[-1]
-
-
 def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
     others = case.segment_bytes - case.segment_bytes // ranks
     return Traffic(2, ((others, 0), (others, others)), case.segment_bytes)
 
 
+TWO_SHOT = KernelAlgorithm(
+    "two_shot_copy_engine",
+    "two_shot: a GPU's copy engines make its transfers",
+    _bind,
+    _traffic,
+    _refuses,
+    variants=("registered",),
+    pushes=True,
+    swaps=(),
+    varies=("chunks",),
+    limits=Limits(least_bytes=LEAST_BYTES),
+    is_modelled=False,
+    sums_in_rank_order=True,
+)
 ALGORITHMS = {
     "all_reduce": (
-        KernelAlgorithm(
-            "two_shot_copy_engine",
-            "two_shot: a GPU's copy engines make its transfers",
-            _bind,
-            _traffic,
-            _refuses,
-            variants=("registered",),
-            pushes=True,
-            swaps=(),
-            varies=("chunks",),
-            limits=Limits(least_bytes=LEAST_BYTES),
-            is_modelled=False,
-            sums_in_rank_order=True,
+        TWO_SHOT,
+        replace(
+            TWO_SHOT,
+            base="two_shot_copy_engine_memops",
+            about="two_shot_copy_engine: CUDA's streams store and await its flags, no kernel does",
+            perform=partial(_bind, memops=True),
         ),
     )
 }

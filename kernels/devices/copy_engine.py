@@ -1,4 +1,8 @@
-"""A GPU's copy engines (DMA, AMD: SDMA): copies in a second stream, beside the kernels'."""
+"""A GPU's copy engines (DMA, AMD: SDMA): copies in a second stream, beside the kernels', and CUDA's
+stream memory operations, which store and await a flag without a kernel.
+
+HIP has such operations too, but not for this: they are beta, a wait wants `hipMallocSignalMemory`
+and has no flush, and graphs capture them only since July 2026 (ROCm/rocm-systems pull 8911)."""
 
 import os
 from collections.abc import Sequence
@@ -11,27 +15,45 @@ ANY_DIRECTION = 4  # cudaMemcpyDefault
 # hipMemcpyDeviceToDeviceNoCU: HIP copies within what it takes for one device with a kernel, and a
 # peer's memory looks like that to the process that opened it.
 WITHOUT_KERNEL = 1024
+# CU_STREAM_WAIT_VALUE_EQ, _FLUSH and CU_DEVICE_ATTRIBUTE_CAN_FLUSH_REMOTE_WRITES: a device that may
+# reorder a peer's copy and the flag behind it has the flush that orders both.
+EQUAL, FLUSH, CAN_FLUSH = 1, 1 << 30, 98
 
 
 class GpuCopyEngine(CopyEngine):
-    """The engines of a GPU, for copies of memory shared in this mode. Raises DeviceError."""
+    """The engines of a GPU. Raises DeviceError."""
 
-    def __init__(self, device: GpuStream, sharing: str) -> None:
+    def __init__(self, device: GpuStream) -> None:
         self.device, is_hip = device, device.name == "hip"
-        # CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
-        if sharing == "host_staged":
-            raise DeviceError("between host memories the driver copies with the CPU, not an engine")
         if is_hip and os.environ.get("HSA_ENABLE_SDMA") == "0":
             raise DeviceError("HSA_ENABLE_SDMA=0 makes AMD's driver copy with kernels")
         with device.calling("making a stream"):
             self.stream = device.cupy.cuda.Stream(non_blocking=True)
         self.kind = WITHOUT_KERNEL if is_hip else ANY_DIRECTION
+        self.waits = EQUAL
+        if not is_hip and device.driver_value("cuDeviceGetAttribute", CAN_FLUSH, device.ordinal):
+            self.waits |= FLUSH
 
     def copy(self, target: int, source: int, size_bytes: int) -> Step:
         def enqueue(blocks: int, argument: Any) -> None:
-            self.device.runtime.memcpyAsync(target, source, size_bytes, self.kind, self.stream.ptr)
+            self.device.runtime.memcpyAsync(target, source, size_bytes, self.kind, self._current())
 
         return Step(Kernel(f"copy of {size_bytes} B", enqueue), None)
+
+    def store(self, address: int, value: int) -> Step:
+        return self._on_value("cuStreamWriteValue32_v2", address, value, 0)
+
+    def wait(self, address: int, value: int) -> Step:
+        return self._on_value("cuStreamWaitValue32_v2", address, value, self.waits)
+
+    def _on_value(self, name: str, address: int, value: int, flags: int) -> Step:
+        def enqueue(blocks: int, argument: Any) -> None:
+            self.device.driver(name, self._current(), address, value, flags)
+
+        return Step(Kernel(name, enqueue), None)
+
+    def _current(self) -> int:
+        return int(self.device.cupy.cuda.get_current_stream().ptr)
 
     def beside(self, steps: Sequence[Step]) -> Step:
         reached = self._event()

@@ -278,7 +278,14 @@ class CopyEngine(Protocol):
     """A device's DMA engines, which copy in a stream of their own while kernels run."""
 
     def copy(self, target: int, source: int, size_bytes: int) -> Step:
-        """A copy between memories that this rank maps. It runs inside of `beside` alone."""
+        """A copy between memories that this rank maps, not both the host's. It runs in its stream,
+        which is the kernels' outside of `beside`."""
+
+    def store(self, address: int, value: int) -> Step:
+        """Stores a 32-bit value after all that its stream did, which all devices then see. CUDA."""
+
+    def wait(self, address: int, value: int) -> Step:
+        """Holds its stream until the place has this 32-bit value, without a time limit. CUDA."""
 
     def beside(self, steps: Sequence[Step]) -> Step:
         """The steps, copies and kernels, in the copies' stream: after all steps so far, and beside
@@ -368,8 +375,8 @@ class Device(Protocol):
         sentence = f"the {self.name} device has no host data path to flush; AMD GPUs have"
         raise DeviceError(f"--hdp-flush off: {sentence}")
 
-    def copy_engine(self, sharing: str) -> CopyEngine:
-        """The engines, for memory that peers share in this mode. Raises DeviceError without."""
+    def copy_engine(self, memops: bool = False) -> CopyEngine:
+        """The engines, with `memops` also CUDA's stream memory operations. Raises DeviceError."""
         raise DeviceError(f"the {self.name} device has no copy engines; GPUs have them")
 
     def multicast(self, ranks: int, size_bytes: int) -> Multicast:

@@ -115,7 +115,7 @@ class GpuDevice(GpuStream, Device):
         self.sharing = SHARING[self.name]
         self.may_flush_hdp = runtime.is_hip
         self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
-        self.copy_engines: dict[str, GpuCopyEngine] = {}
+        self.engine: GpuCopyEngine | None = None
         self.load(self.loop_kernels())
         self.facts = {
             "gpu": properties["name"].decode(),
@@ -249,10 +249,11 @@ class GpuDevice(GpuStream, Device):
             free = undo.pop_all().close
         return GpuMemory(self, address, size_bytes, "registered host memory", free, shared.handle)
 
-    def copy_engine(self, sharing: str) -> GpuCopyEngine:
-        if sharing not in self.copy_engines:
-            self.copy_engines[sharing] = GpuCopyEngine(self, sharing)
-        return self.copy_engines[sharing]
+    def copy_engine(self, memops: bool = False) -> GpuCopyEngine:
+        if memops and self.name == "hip":
+            raise DeviceError("HIP's streams await values in signal memory alone, which is beta")
+        self.engine = self.engine or GpuCopyEngine(self)
+        return self.engine
 
     def multicast(self, ranks: int, size_bytes: int) -> Multicast:
         if self.name == "hip":

@@ -12,13 +12,17 @@ from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
 from tests.launch import mpirun, python
 
-FORM = "two_shot_copy_engine"
+FORM, MEMOPS, ONE_SHOT = (
+    "two_shot_copy_engine",
+    "two_shot_copy_engine_memops",
+    "one_shot_copy_engine",
+)
 
 
-def wrong_results(ranks, graph, fault, **faults):
+def wrong_results(ranks, graph, fault, form=FORM, memory="auto", **faults):
     """The number of wrong elements on all ranks."""
     environment: dict[str, Any] = fake_gpu.environment(**faults)
-    program = "-m", "tests.ranks.copy_engine_ranks", graph, fault
+    program = "-m", "tests.ranks.copy_engine_ranks", form, graph, fault, memory
     done = mpirun(ranks, *program, timeout_s=200, **environment)
     if "StreamCapture" in done.stderr:
         return done.stderr.strip().splitlines()[-1]
@@ -33,6 +37,46 @@ def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(ranks, graph, ven
     assert wrong_results(ranks, graph, "none", vendor=vendor) == 0
 
 
+@pytest.mark.parametrize(
+    ("form", "ranks", "graph", "memory", "flushes"),
+    few(
+        [
+            (ONE_SHOT, 2, "1", "auto", 1),
+            (ONE_SHOT, 2, "1", "host_staged", 0),
+            (MEMOPS, 3, "1", "auto", 0),
+            (ONE_SHOT, 2, "0", "auto", 0),
+            (ONE_SHOT, 2, "0", "host_staged", 0),
+            (MEMOPS, 2, "0", "auto", 1),
+        ],
+        3,
+    ),
+)
+def test_sums_are_right_where_streams_await_the_flags_on_a_fake_gpu(
+    form, ranks, graph, memory, flushes
+):
+    assert wrong_results(ranks, graph, "none", form, memory, flushes=flushes) == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "fault", "memory"),
+    few(
+        [
+            (ONE_SHOT, "early", "auto"),
+            (ONE_SHOT, "reset", "host_staged"),
+            (MEMOPS, "reset", "auto"),
+            (ONE_SHOT, "early", "host_staged"),
+            (ONE_SHOT, "reset", "auto"),
+            (MEMOPS, "early", "auto"),
+        ],
+        3,
+    ),
+)
+def test_a_flag_before_its_copy_or_of_the_launch_before_gives_wrong_sums_on_a_fake_gpu(
+    form, fault, memory
+):
+    assert wrong_results(2, "1", fault, form, memory) > 0
+
+
 def test_a_flag_that_is_left_out_gives_wrong_sums_on_a_fake_gpu():
     assert wrong_results(2, "0", "flag") > 0
 
@@ -45,11 +89,6 @@ def test_copies_that_a_graph_does_not_join_are_found_on_a_fake_gpu():
     ("faults", "variables", "sentence"),
     [
         (
-            {},
-            {"SHARING": "host_staged"},
-            "between host memories the driver copies with the CPU, not an engine",
-        ),
-        (
             {"vendor": "hip"},
             {"HSA_ENABLE_SDMA": "0"},
             "HSA_ENABLE_SDMA=0 makes AMD's driver copy with kernels",
@@ -59,11 +98,10 @@ def test_copies_that_a_graph_does_not_join_are_found_on_a_fake_gpu():
 )
 def test_a_gpu_without_engines_is_refused_on_a_fake_gpu(faults, variables, sentence):
     program = """
-import os
 from kernels.devices.gpu import DeviceError, GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 try:
-    GpuDevice(visible_gpus()[1][0]).copy_engine(os.environ.get("SHARING", "mapped"))
+    GpuDevice(visible_gpus()[1][0]).copy_engine()
 except DeviceError as error:
     print(error)
 """
@@ -77,13 +115,32 @@ RUN = "-b 1M -e 1M -w 0"
 def test_a_cpu_refuses_with_the_reason_and_lists_the_form_only_if_requested(tmp_path):
     refusal = "the cpu device has no copy engines; GPUs have them"
     with pytest.raises(DeviceError, match=refusal):
-        CpuDevice().copy_engine("memfd")
+        CpuDevice().copy_engine()
     for name, words in (("named", f"--algorithm one_shot_pull,{FORM}"), ("all", "")):
         done = launch(tmp_path / name, f"{RUN} --mode isolated -n 2 --max-time 20 {words}")
         assert done.returncode == 0, done.stderr
         cases = stored(tmp_path / name).cases
         reasons = {case.reason for case in cases if "copy_engine" in case.algorithm}
         assert reasons == ({refusal} if words else set())
+
+
+@pytest.mark.parametrize(
+    ("form", "device", "memory", "reason"),
+    [
+        (FORM, "cuda", "host_staged", "between host memories the driver copies with the CPU"),
+        (ONE_SHOT, "hip", "mapped", "HIP's streams await values in signal memory alone"),
+    ],
+)
+def test_memory_or_a_driver_that_no_engine_serves_is_named_on_a_fake_gpu(
+    tmp_path, form, device, memory, reason
+):
+    done = launch(
+        tmp_path,
+        f"{RUN} --max-time 20 --device {device} --memory {memory} --algorithm {form}",
+        **fake_gpu.environment(vendor=device),
+    )
+    assert done.returncode == 3
+    assert reason in done.stderr
 
 
 def test_a_run_times_and_checks_it_with_a_bound_and_refuses_long_chains_on_a_fake_gpu(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import CopyEngine, Kernel, Step
+from kernels.devices.device import CopyEngine, DeviceError, Kernel, Step
 from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
 from tests.kernels.kernel_resources import HIP, PRELUDE, clang
 
@@ -50,6 +50,11 @@ class HostCopies(CopyEngine):
 
     def join(self) -> Step:
         return self.device.sequence([])
+
+    def store(self, address: int, value: int) -> Step:
+        raise AssertionError("CUDA's alone")
+
+    wait = store
 
 
 class EmulatedDevice(CpuDevice):
@@ -102,7 +107,9 @@ class EmulatedDevice(CpuDevice):
     def blocks_for(self, size_bytes: int) -> int:
         return max(1, min(self.most_blocks, -(-size_bytes // (16 * self.threads))))
 
-    def copy_engine(self, sharing: str) -> CopyEngine:
+    def copy_engine(self, memops: bool = False) -> CopyEngine:
+        if memops:
+            raise DeviceError("HIP's streams have none for this")
         return HostCopies(self)
 
     def launches(self) -> Iterator[Launch | Callable[[], object]]:

@@ -16,7 +16,7 @@ from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, open_bed
 
-INBOX_BYTES = 1 << 18  # of the copy engines, for the largest case
+INBOX_BYTES = 1 << 19  # of the copy engines, for the largest case
 TIMEOUT_S = 0.5  # of the emulated clock: 50 million instructions
 
 
@@ -53,7 +53,7 @@ def open_ranks(
     bed = open_bed(devices, seed, timeout_s=timeout_s)
     inboxes: Any = [device.private(INBOX_BYTES) for device in devices]
     for world in bed.worlds:
-        cast(PeerBuffer, world.peers).inboxes = [inboxes]
+        cast(PeerBuffer, world.peers).inboxes = {"two_shot": [inboxes]}
         cast(Any, world.communicator).all_or_none = refused
     return bed
 

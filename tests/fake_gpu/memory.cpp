@@ -100,7 +100,7 @@ bool reachable(uintptr_t address) {
 bool on_host(uintptr_t address) {
   std::lock_guard<std::mutex> held(lock);
   const auto it = holding(address);
-  return it != allocations.end() && it->second.kind == PINNED;
+  return it != allocations.end() && (it->second.kind == PINNED || it->second.kind == REGISTERED);
 }
 
 // Protects device memory between the end of a wait and the next launch or copy: a host access ends

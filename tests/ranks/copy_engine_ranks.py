@@ -1,4 +1,5 @@
-"""Copy-engine all-reduces on the software GPU: `copy_engine_ranks.py GRAPH FAULT`, under mpirun.
+"""Copy-engine all-reduces on the software GPU: `copy_engine_ranks.py FORM GRAPH FAULT MEMORY`,
+under mpirun.
 
 Every rank prints how many results were wrong. FAULT names an ordering of streams or ranks that this
 program leaves out.
@@ -16,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from collectives.algorithms import allreduce_copy_engine as forms
+from collectives.algorithms import allreduce_one_shot_engine as one_shot
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, CollectiveCase, Limits, Operation, World
@@ -26,20 +28,40 @@ from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
 forms.LEAST_PIECE_BYTES = 256
-TWO_SHOT = replace(forms.ALGORITHMS["all_reduce"][0], limits=Limits())
+FORMS = {
+    form.base: replace(form, limits=Limits())
+    for module in (forms, one_shot)
+    for form in module.ALGORITHMS["all_reduce"]
+}
+FORM, GRAPH, FAULT, MEMORY = sys.argv[1:]
 SIZES, ROUNDS, LATE_S = (4096, 5000), 2, 0.3
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 
 
 def leave_out(fault: str) -> None:
     program, engine = cast(Any, forms.Program), cast(Any, GpuCopyEngine)
-    plain_mark = program.mark
+    plain_mark, plain_copy, plain_store = program.mark, engine.copy, engine.store
+    held = list[Step]()
 
     def mark(self, entry, peers, number):
         is_left_out = entry == "await_copies"
         return NOTHING if is_left_out else plain_mark(self, entry, peers, number)
 
-    if fault == "flag":  # a sum does not wait for its inputs
+    def copy(self, target, source, size_bytes):
+        held.append(plain_copy(self, target, source, size_bytes))
+        return NOTHING
+
+    def store(self, address, value):
+        steps = [plain_store(self, address, value), *held]
+        held.clear()
+        return self.device.sequence(steps)
+
+    if fault == "early":  # a flag is stored before its copy
+        engine.copy, engine.store = copy, store
+    elif fault == "reset":  # a flag stays up for the next launch
+        for module in (forms, one_shot):
+            cast(Any, module).arrival = lambda engine, flag: [engine.wait(flag, 1)]
+    elif fault == "flag":  # a sum does not wait for its inputs
         program.mark = mark
     elif fault == "join":  # a launch ends before its copies
         engine.join = lambda self: NOTHING
@@ -52,12 +74,13 @@ class Bed:
         assert isinstance(world.device, GpuDevice)
         self.world, self.device = world, world.device
         self.rank, self.ranks = world.communicator.rank, world.communicator.size
-        memories = (world.mapped.register((16 << 10) + 64) for _ in range(4))
+        allocate = self.device.private if MEMORY == "host_staged" else world.mapped.register
+        memories = (allocate((16 << 10) + 64) for _ in range(4))
         self.send, self.receive, self.result, self.blank = memories
 
     def case(self, count: int, target: Memory, **options: Any) -> CollectiveCase:
         buffers = {"send": self.send.address, "receive": target.address} | options
-        buffers["variant"] = "registered"
+        (buffers["variant"],) = FORMS[FORM].variants
         return CollectiveCase(
             COLLECTIVES["all_reduce"], count, DATATYPES["float32"], "sum", **buffers
         )
@@ -98,7 +121,7 @@ def each_size(bed: Bed, graph: bool) -> int:
         source = receive if in_place else send
         options = {"in_place": in_place, "send": source, "receive": receive}
         build = Build(chunk_bytes=256 if number == 2 else None)
-        step = bed.bound(TWO_SHOT, bed.case(size // 4, bed.receive, build=build, **options))
+        step = bed.bound(FORMS[FORM], bed.case(size // 4, bed.receive, build=build, **options))
         step = bed.device.replayed(step) if graph else step
         after = [
             bed.copying(receive, bed.result.address, size),
@@ -129,8 +152,8 @@ def in_turn(bed: Bed) -> int:
     # share an inbox.
     long = bed.case(size, bed.result, build=Build(chunk_bytes=4 * size))
     short = bed.case(size // 4, bed.receive, build=Build(chunk_bytes=size))
-    last = bed.bound(TWO_SHOT, long)
-    first = bed.bound(TWO_SHOT, short)
+    last = bed.bound(FORMS[FORM], long)
+    first = bed.bound(FORMS[FORM], short)
     inputs = bed.drawn(size)
     bed.launch([first, last], inputs, bed.send.address)
     expected = np.sum(inputs, axis=0)
@@ -140,7 +163,7 @@ def in_turn(bed: Bed) -> int:
 def in_the_first_inbox(bed: Bed) -> Callable[[], int]:
     """A function that launches a case that is bound now, and counts its wrong elements. Its inbox
     must stay mapped when later cases have larger ones."""
-    step = bed.bound(TWO_SHOT, bed.case(256, bed.receive))
+    step = bed.bound(FORMS[FORM], bed.case(256, bed.receive))
 
     def launch() -> int:
         gc.collect()
@@ -152,10 +175,10 @@ def in_the_first_inbox(bed: Bed) -> Callable[[], int]:
 
 
 def main() -> None:
-    graph, fault = sys.argv[1] == "1", sys.argv[2]
-    leave_out(fault)
+    graph = GRAPH == "1"
+    leave_out(FAULT)
     vendor = os.environ.get("FAKE_GPU_VENDOR", "cuda")
-    world, watch = connect(20.0, vendor)
+    world, watch = connect(20.0, vendor, MEMORY)
     bed = Bed(world)
     launch_early = in_the_first_inbox(bed)
     wrong = each_size(bed, graph)

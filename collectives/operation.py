@@ -68,9 +68,10 @@ class Operation:
 
     `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words.
     `failure` returns a library's error about earlier calls. `ignores_nan`: max and min are NaN only
-    where all ranks have one; others leave that open. Only quantised operations have
-    `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
-    and `snr_db`, the loss by kind of data."""
+    where all ranks have one; others leave that open. `own_case`: the case in a peer's own buffers,
+    where inputs are made and results read. Only quantised operations have `expected_sum(inputs)`,
+    the exact result from all ranks' decoded blocks, (ranks, ..., block), and `snr_db`, the loss by
+    kind of data."""
 
     step: Step
     chosen: "Algorithm | None" = None
@@ -78,6 +79,7 @@ class Operation:
     failure: Callable[[], str | None] = field(default=lambda: None)
     keep: Any = None  # objects that the step points into
     ignores_nan: bool = False
+    own_case: CollectiveCase | None = None
     expected_sum: Callable[[Array], Array] | None = None
     snr_db: dict[str, float] | None = None
 

@@ -223,6 +223,8 @@ def sequence(world: World, bounds: Sequence[Bound]) -> Bound:
     for bound in bounds:
         if isinstance(bound, Unsupported):
             return bound
+        if bound.own_case:
+            return Unsupported("its input lies in buffers of its own, where no compute writes")
         operations.append(bound)
     choice = next((each.choice for each in operations if each.choice), None)
     return replace(run_sequence(world, operations), choice=choice)

@@ -131,7 +131,12 @@ def bound(file: PeerFile, world: World, case: CollectiveCase, ranks: PeerWorld) 
     call = guarded(world, function, lambda error: failures.append(file.sentence_about(error)))
     step = world.device.python(file.peer.title, call, getattr(function, "entries", ENTRIES))
     step = replace(step, after_capture=getattr(function, "after_capture", None))
-    operation = Operation(step, failure=lambda: failures[0] if failures else None)
+    own_case = None
+    if own := getattr(function, "buffers", None):
+        own_case = replace(case, send=own[0], receive=own[1])
+    operation = Operation(
+        step, failure=lambda: failures[0] if failures else None, own_case=own_case
+    )
     world.device.caller(step)()
     if world.graph and not failures:
         world.device.caller(world.device.replayed(step))()

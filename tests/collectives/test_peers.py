@@ -2,6 +2,7 @@
 for real."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,32 @@ def test_a_case_that_does_not_fit_is_refused_with_the_reason(
     for name, said in reasons(result).items():
         assert said
         assert said.startswith(f"{TITLES[name].split()[0]} {reason}")
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ("", {"one_shot", "two_shot", "one_shot_symmetric", "copied", "registered"}),
+        ("--in-place", {"two_shot_symmetric", "copied", "registered"}),
+    ],
+)
+def test_torch_and_ours_have_the_same_link_in_a_chain_on_a_fake_gpu(tmp_path, options, rows):
+    links = tmp_path / "links"
+    words = f"--algorithm one_shot_push,two_shot_direct --peer torch_symmetric {options}".split()
+    command = "tests.ranks.chain_links", "bench.allreduce", *ONE.split()[2:], "--mode", "chained"
+    settings: dict[str, Any] = {**fake_peers.environment(), "LINKS_FILE": str(links)}
+    done = mpirun(2, "-m", *command, *words, "--out", str(tmp_path), **settings)
+    assert done.returncode == 0, done.stderr
+    timed = {
+        number: case for number, case in enumerate(stored(tmp_path).cases) if case.status == "ok"
+    }
+    assert all(case.n_wrong == 0 for case in timed.values())
+    assert {case.variant for case in timed.values()} == rows
+    of_case = dict(line.split(maxsplit=1) for line in links.read_text().splitlines())
+    assert len({of_case[str(number)] for number in timed}) == 1
+    # 160 calls of the chain without collectives, and 160 of the chain with them.
+    assert "chain_link" in of_case[str(min(timed))]
+    assert of_case[str(min(timed))].endswith(": 320.0}")
 
 
 @pytest.mark.parametrize(

@@ -28,5 +28,10 @@ def is_current_stream_capturing() -> bool:
     return bool(cupy.cuda.runtime.streamIsCapturing(current_stream().cuda_stream))
 
 
+def copy(source: Any, target: Any, size_bytes: int) -> None:
+    addresses = target.data_ptr(), source.data_ptr()
+    cupy.cuda.runtime.memcpyAsync(*addresses, size_bytes, 3, current_stream().cuda_stream)
+
+
 def set_stream(stream: ExternalStream) -> None:
     _current[:] = [stream]

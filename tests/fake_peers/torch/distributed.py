@@ -1,5 +1,6 @@
 """`torch.distributed` through the MPI that started the ranks."""
 
+import importlib
 import time
 from datetime import timedelta
 from typing import Any
@@ -7,6 +8,16 @@ from typing import Any
 from mpi4py import MPI
 
 TIMEOUT_S = 1.5
+
+
+class Group(MPI.Intracomm):
+    group_name = "0"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "_symmetric_memory":
+        raise AttributeError(name)
+    return importlib.import_module("torch._symmetric_memory")
 
 
 class group:
@@ -30,7 +41,7 @@ def init_process_group(
     assert init_method.startswith("tcp://127.0.0.1:")
     assert timeout
     assert (world_size, rank) == (MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank)
-    group.WORLD = MPI.COMM_WORLD.Dup()
+    group.WORLD = Group(MPI.COMM_WORLD.Dup())
 
 
 def get_rank(group: Any = None) -> int:

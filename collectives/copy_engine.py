@@ -22,6 +22,8 @@ LEAST_BYTES = 1 << 20  # below, a copy takes longer to start than to move the by
 FLOAT_BYTES = 4  # an element of bench.link
 MARK_THREADS = 32
 MOST_ENTRIES = 500  # of the streams, for one launch
+# CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
+BETWEEN_HOST_MEMORIES = "between host memories the driver copies with the CPU, not an engine"
 FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 
 
@@ -42,9 +44,8 @@ def shared_engine(world: World) -> CopyEngine | None:
 
 def engine_of(world: World, peers: PeerBuffer, memops: bool = False) -> CopyEngine:
     """This rank's engines, for the peers' memory. Raises Refusal if a rank has none."""
-    # CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
     if peers.kind == "host_staged":
-        raise Refusal("between host memories the driver copies with the CPU, not an engine")
+        raise Refusal(BETWEEN_HOST_MEMORIES)
     return own_engine(world, memops)
 
 

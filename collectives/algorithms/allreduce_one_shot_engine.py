@@ -14,6 +14,7 @@ piece waits for anything but the peer's last launch."""
 from collectives.binding import build_macros, without_gpus
 from collectives.communicator import Refusal
 from collectives.copy_engine import (
+    BETWEEN_HOST_MEMORIES,
     FLAGS_BYTES,
     LEAST_BYTES,
     arrival,
@@ -40,6 +41,9 @@ MOST_PIECES = 32
 def _bind(world: World, case: CollectiveCase) -> Bound:
     peers, rank, size_bytes, inbox = world.mapped, world.communicator.rank, case.segment_bytes, None
     is_staged = peers.kind == "host_staged"
+    arguments = peers.arguments(case.send, case.receive, case.count, 0)
+    if is_staged and peers.locate(case.send, arguments.sends):
+        return Unsupported(BETWEEN_HOST_MEMORIES)
     try:
         engine = own_engine(world, memops=True)
         rooms = inboxes(peers, "one_shot", size_bytes)
@@ -66,7 +70,6 @@ def _bind(world: World, case: CollectiveCase) -> Bound:
     steps = [*sends, *receives]
     if inbox:  # the sum, in place, must not overtake the copies of its input
         steps = [engine.beside(sends), *receives, engine.join()]
-    arguments = peers.arguments(case.send, case.receive, case.count, 0)
     arguments.sends[1 - rank] = inbox.address if inbox else own + FLAGS_BYTES
     blocks = world.device.blocks_for(size_bytes)
     kernel = engine_module(world, build_macros(world, case)).kernel("add_all", case.build.threads)

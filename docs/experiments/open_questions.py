@@ -3,23 +3,30 @@
     PYTHONPATH=. python docs/experiments/open_questions.py --vendor cuda   # or hip
     PYTHONPATH=. python docs/experiments/open_questions.py --vendor cuda --one-card
 
+With `--one-card` MPS runs meanwhile, if it can.
 The runs go to results/questions/NAME, what a launch prints goes beside them. A launch that hangs is
 ended, and the next one begins; those that may hang, or be wrong, are last."""
 
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from bench.campaigns.launches import run_to_end
+from bench.survey import opened_gpu
+from bench.surveys import mps
 from collectives.communicator import find_mpirun
+from collectives.registry import exact
 from reports.interpreter import module_command
 
 LONGEST = 1.5  # times its limit, until a launch is ended
 GRACE_S = 15.0  # for a launch that starts slowly
+USUAL_S = 60.0  # a launch
+LARGEST_BYTES = 32 << 20
 SHORT = "--sizes 16K,64K,256K -G 1"
 FIVE = "--tuned none --sizes 16K,64K,256K,1M,32M"
 # NCCL reads MULTI_RANK_GPU_ENABLE from 2.30 on. The kernels of both ranks must be resident at once,
@@ -34,7 +41,8 @@ TORCH = {"TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1"}
 
 @dataclass(frozen=True)
 class Question:
-    """`vendor`: cuda or hip, "" for both. `needs`: a package. `environment`: of the ranks."""
+    """`line` begins with a module of bench, or with a script beside this one. `vendor`: cuda or
+    hip, "" for both. `needs`: a package. `environment`: of the ranks. `seconds`: of its launch."""
 
     name: str
     title: str
@@ -42,6 +50,7 @@ class Question:
     vendor: str = ""
     needs: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = USUAL_S
 
 
 TWO_CARDS = (
@@ -66,12 +75,14 @@ TWO_CARDS = (
     Question(
         "copy_engines",
         "Do copy engines beat the kernels' stores, and from which size?",
-        "allreduce -b 1M -e 256M -f 4 --algorithm two_shot,two_shot_copy_engine",
+        "allreduce -b 1M -e 256M -f 4 --algorithm two_shot,two_shot_copy_engine,"
+        "two_shot_copy_engine_memops,one_shot_copy_engine",
     ),
     Question(
         "copy_engines_graph",
         "Do copy engines also beat them from a graph?",
-        "allreduce -b 1M -e 256M -f 4 -G 1 --algorithm two_shot,two_shot_copy_engine",
+        "allreduce -b 1M -e 256M -f 4 -G 1 --algorithm two_shot,two_shot_copy_engine,"
+        "two_shot_copy_engine_memops,one_shot_copy_engine",
     ),
     Question(
         "multimem",
@@ -125,23 +136,85 @@ TWO_CARDS = (
         vendor="hip",
     ),
 )
+# Stores alone: over host memory a load waits for a whole trip.
+OVER_HOST = [
+    algorithm.name
+    for algorithm in exact("all_reduce", hosts=1)
+    if algorithm.pushes
+    and "copied" in algorithm.variants
+    and algorithm.limits.most(2) >= LARGEST_BYTES
+]
+HOST = (
+    "allreduce --memory host_staged -b 1M -e 32M -f 2 --tuned none --mode chained "
+    f"--algorithm {','.join(OVER_HOST)},two_shot_push+1024K,library"
+)
+# Each of torch's rows has its pair: a copy or a kernel's copy first, or the input in mapped memory.
+PAIRS = (
+    "allreduce --sizes 16K,1M,32M --tuned none --mode chained "
+    "--algorithm one_shot_push,two_shot,two_shot_direct --peer torch_symmetric"
+)
+# In the order of their worth: a card is often lent for a quarter of an hour.
 ONE_CARD = (
-    Question("decode_host", "Decode step through the host", "decode --memory host_staged"),
+    Question("survey", "The survey of one card", "survey", seconds=280),
     Question(
-        "torch",
-        "PyTorch's symmetric memory with two ranks on the GPU",
-        f"allreduce {FIVE} --algorithm auto --peer torch_symmetric",
-        vendor="cuda",
-        needs="torch",
-        environment=TORCH,
+        "host_chain",
+        "1 to 32 MiB over host memory beside NCCL over host memory, in a chain",
+        HOST,
+        environment=TWO_RANKS | {"NCCL_P2P_DISABLE": "1"},
+    ),
+    Question(
+        "host_graph",
+        "The same from a graph",
+        f"{HOST} -G 1",
+        environment=TWO_RANKS | {"NCCL_P2P_DISABLE": "1"},
+    ),
+    Question(
+        "host_soak",
+        "Are packets and flags right over PCIe?",
+        "soak --memory host_staged --algorithm "
+        "one_shot_ll,one_shot_sentinel,one_shot_push,two_shot_push",
+        seconds=120,
     ),
     Question(
         "torch_graph",
-        "PyTorch's symmetric memory from a graph",
-        f"allreduce {FIVE} --algorithm auto --peer torch_symmetric -G 1",
+        "PyTorch's symmetric memory in the same chain, from a graph",
+        f"{PAIRS} -G 1",
         vendor="cuda",
         needs="torch",
         environment=TORCH,
+        seconds=40,
+    ),
+    Question(
+        "torch_in_place",
+        "The same in place",
+        f"{PAIRS} -G 1 --in-place",
+        vendor="cuda",
+        needs="torch",
+        environment=TORCH,
+        seconds=30,
+    ),
+    Question(
+        "torch",
+        "The same launched one by one",
+        PAIRS,
+        vendor="cuda",
+        needs="torch",
+        environment=TORCH,
+        seconds=40,
+    ),
+    Question(
+        "estimator",
+        "How well does the slowest rank's interval stand for a collective's time?",
+        "estimator",
+        environment=TWO_RANKS,
+        seconds=30,
+    ),
+    Question(
+        "estimator_graph",
+        "The same from a graph",
+        "estimator -G 1",
+        environment=TWO_RANKS,
+        seconds=30,
     ),
     Question(
         "library",
@@ -155,6 +228,7 @@ ONE_CARD = (
         f"allreduce {FIVE} --algorithm auto,library -G 1",
         environment=TWO_RANKS,
     ),
+    Question("decode_host", "Decode step through the host", "decode --memory host_staged"),
 )
 
 
@@ -166,8 +240,34 @@ def arguments_of(question: Question, vendor: str, is_one_card: bool, limit_s: fl
         f"--soak={limit_s:.0f}s" if command == "soak" else f"--max-time={limit_s:.0f}",
         f"--device={vendor}",
         f"--out=results/questions/{question.name}",
-        *(["--ranks-share-gpus"] if is_one_card else []),
+        *(["--ranks-share-gpus"] if is_one_card and command != "survey" else []),
     ]
+
+
+def command_of(question: Question, mpirun: str, arguments: Sequence[str]) -> list[str]:
+    """Its launch: a survey starts its ranks itself."""
+    command = question.line.split()[0]
+    script = Path(__file__).with_name(f"{command}.py")
+    if script.exists():
+        return [mpirun, "-n", "2", sys.executable, str(script), *arguments]
+    module = [*module_command(f"bench.{command}"), *arguments]
+    return module if command == "survey" else [mpirun, "-n", "2", *module]
+
+
+def ask(question: Question, options: argparse.Namespace, mpirun: str) -> None:
+    """Launches a question, and says how it ended."""
+    if question.needs and find_spec(question.needs) is None:
+        print(f"{question.title}: left out, {question.needs} is not installed", flush=True)
+        return
+    limit_s = options.seconds or question.seconds
+    words = arguments_of(question, options.vendor, options.one_card, limit_s)
+    log = Path("results/questions/logs", question.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "WIRETAX_QUIET": "1", **question.environment}
+    command = command_of(question, mpirun, words)
+    longest_s = LONGEST * limit_s + GRACE_S
+    status, last = run_to_end(command, None, environment, longest_s, log)
+    print(f"{question.title}: status {status}, {last}", flush=True)
 
 
 def main() -> None:
@@ -175,25 +275,20 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--vendor", choices=("cuda", "hip"), required=True)
     parser.add_argument("--one-card", action="store_true", help="both ranks share one GPU")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="a launch (60)")
+    parser.add_argument("--only", metavar="A,B", help="the questions of these names")
+    parser.add_argument("--seconds", type=float, metavar="S", help="each launch (60, or its own)")
     options = parser.parse_args()
     mpirun = find_mpirun() or sys.exit("there is no mpirun")
-    for question in ONE_CARD if options.one_card else TWO_CARDS:
-        if question.vendor not in ("", options.vendor):
-            continue
-        if question.needs and find_spec(question.needs) is None:
-            print(f"{question.title}: left out, {question.needs} is not installed", flush=True)
-            continue
-        module = module_command(f"bench.{question.line.split()[0]}")
-        words = arguments_of(question, options.vendor, options.one_card, options.seconds)
-        log = Path("results/questions/logs", question.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "WIRETAX_QUIET": "1", **question.environment}
-        limit_s = LONGEST * options.seconds + GRACE_S
-        status, last = run_to_end(
-            [mpirun, "-n", "2", *module, *words], None, environment, limit_s, log
-        )
-        print(f"{question.title}: status {status}, {last}", flush=True)
+    questions = ONE_CARD if options.one_card else TWO_CARDS
+    names = options.only.split(",") if options.only else [each.name for each in questions]
+    if unknown := {*names} - {each.name for each in questions}:
+        sys.exit(f"there is no question {min(unknown)}")
+    is_shared = options.one_card and options.vendor == "cuda"
+    with mps.service(opened_gpu) if is_shared else nullcontext("") as sentence:
+        print(sentence, flush=True)
+        for question in questions:
+            if question.name in names and question.vendor in ("", options.vendor):
+                ask(question, options, mpirun)
 
 
 if __name__ == "__main__":

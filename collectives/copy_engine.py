@@ -23,7 +23,7 @@ FLOAT_BYTES = 4  # an element of bench.link
 MARK_THREADS = 32
 MOST_ENTRIES = 500  # of the streams, for one launch
 # CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
-BETWEEN_HOST_MEMORIES = "between host memories the driver copies with the CPU, not an engine"
+BETWEEN_HOSTS = Unsupported("between host memories the driver copies with the CPU, not an engine")
 FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 
 
@@ -34,23 +34,16 @@ class Mark(ctypes.Structure):
 
 
 def shared_engine(world: World) -> CopyEngine | None:
-    """This rank's engines if all ranks have some; all call it."""
-    if isinstance(world.peers, Unsupported):
+    """This rank's engines for peers' memory, if all ranks have some; all call it."""
+    if isinstance(world.peers, Unsupported) or world.memory == "host_staged":
         return None
     with suppress(Refusal):
-        return engine_of(world, world.peers)
+        return engine_of(world)
     return None
 
 
-def engine_of(world: World, peers: PeerBuffer, memops: bool = False) -> CopyEngine:
-    """This rank's engines, for the peers' memory. Raises Refusal if a rank has none."""
-    if peers.kind == "host_staged":
-        raise Refusal(BETWEEN_HOST_MEMORIES)
-    return own_engine(world, memops)
-
-
-def own_engine(world: World, memops: bool) -> CopyEngine:
-    """This rank's engines, for its own memory at one end. Raises Refusal if a rank has none."""
+def engine_of(world: World, memops: bool = False) -> CopyEngine:
+    """This rank's engines. Raises Refusal if a rank has none."""
     with world.communicator.all_or_none():
         return world.device.copy_engine(memops)
 

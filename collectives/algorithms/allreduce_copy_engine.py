@@ -15,6 +15,7 @@ from collectives.binding import build_macros, without_gpus
 from collectives.collective import Traffic
 from collectives.communicator import Refusal
 from collectives.copy_engine import (
+    BETWEEN_HOSTS,
     FLAGS_BYTES,
     LEAST_BYTES,
     MARK_THREADS,
@@ -150,7 +151,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
     segment_bytes = -(-case.segment_bytes // (PACK_BYTES * ranks)) * PACK_BYTES
     # All ranks take part in these calls, so nothing before them may fail on one rank alone.
     try:
-        engine = engine_of(world, peers, memops)
+        engine = engine_of(world, memops)
         rooms = inboxes(peers, "two_shot", ranks * segment_bytes)
     except Refusal as refused:
         return Unsupported(str(refused))
@@ -173,6 +174,8 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     if refusal := without_gpus(world, "copy engines; GPUs have them"):
         return refusal
+    if world.memory == "host_staged":
+        return BETWEEN_HOSTS
     if world.ranks == 1:
         return Unsupported("a single rank has no peer to copy to", depends_on_size=True)
     return None

@@ -14,13 +14,13 @@ piece waits for anything but the peer's last launch."""
 from collectives.binding import build_macros, without_gpus
 from collectives.communicator import Refusal
 from collectives.copy_engine import (
-    BETWEEN_HOST_MEMORIES,
+    BETWEEN_HOSTS,
     FLAGS_BYTES,
     LEAST_BYTES,
     arrival,
     engine_module,
+    engine_of,
     inboxes,
-    own_engine,
 )
 from collectives.operation import (
     Bound,
@@ -32,26 +32,24 @@ from collectives.operation import (
     World,
 )
 from collectives.traffic import direct_traffic
-from kernels.devices.device import PACK_BYTES, DeviceError, Step
+from kernels.devices.device import PACK_BYTES, Step
 
 LEAST_PIECE_BYTES = 512 << 10  # 10 us over a slot of PCIe 5, beside 2 or 3 us to start a copy
 MOST_PIECES = 32
 
 
 def _bind(world: World, case: CollectiveCase) -> Bound:
-    peers, rank, size_bytes, inbox = world.mapped, world.communicator.rank, case.segment_bytes, None
+    peers, rank, size_bytes = world.mapped, world.communicator.rank, case.segment_bytes
     is_staged = peers.kind == "host_staged"
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
     if is_staged and peers.locate(case.send, arguments.sends):
-        return Unsupported(BETWEEN_HOST_MEMORIES)
+        return BETWEEN_HOSTS
     try:
-        engine = own_engine(world, memops=True)
+        engine = engine_of(world, memops=True)
         rooms = inboxes(peers, "one_shot", size_bytes)
-        if is_staged:
-            with world.communicator.all_or_none(DeviceError):
-                inbox = world.device.private(size_bytes)
     except Refusal as refused:
         return Unsupported(str(refused))
+    inbox = world.device.private(size_bytes) if is_staged else None
     # Flags lie in front of a room: `taken`, then an `arrived` for each piece.
     own, other = rooms[rank].address, rooms[1 - rank].address
     out, back = (own if is_staged else other) + FLAGS_BYTES, other + FLAGS_BYTES

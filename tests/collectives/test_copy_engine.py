@@ -10,7 +10,7 @@ from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import DeviceError
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
-from tests.launch import mpirun, python
+from tests.launch import few, mpirun, python
 
 FORM, MEMOPS, ONE_SHOT = (
     "two_shot_copy_engine",

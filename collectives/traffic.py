@@ -29,14 +29,22 @@ def ring_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
 
 
-def two_shot_traffic(ranks: int, case: CollectiveCase, wire_bytes: int | None = None) -> Traffic:
+def two_shot_traffic(
+    ranks: int, case: CollectiveCase, wire_bytes: int | None = None, pushes: bool = False
+) -> Traffic:
     """Each rank gets a part of all inputs, then the sums of all other parts. `wire_bytes` (default:
-    all) of its data cross the wire."""
+    all) of its data cross the wire. If it `pushes`, it reads both in its own slab."""
     moved = case.segment_bytes if wire_bytes is None else wire_bytes
     own = moved // ranks
     others = moved - own
-    is_copied = case.variant == "copied"
-    copy_in = ((others, 0),) if is_copied else ()
-    stages = (*copy_in, (own, others), (0, others)) if ranks > 1 else ()
-    own_bytes = moved if is_copied else own
-    return Traffic(2, stages, case.segment_bytes, own_bytes, chained_bytes(case, others))
+    contended = chained_bytes(case, others)
+    stages = [(others, 0), (others if pushes else own, others), (0, others)]
+    if case.variant == "registered":
+        moved = own
+        if pushes:  # the owners' stores fill the buffers
+            contended, stages = others, stages[:2]
+        else:
+            stages = stages[1:]
+    if ranks == 1:
+        stages = []
+    return Traffic(2, tuple(stages), case.segment_bytes, moved, contended)

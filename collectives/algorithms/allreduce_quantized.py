@@ -63,22 +63,22 @@ class WireFormat:
             return None
         return Unsupported(f"only sum and avg of {', '.join(DATATYPES)} can be quantised")
 
-    def bind(self, world: World, case: CollectiveCase) -> Bound:
-        # Two chunks and two segments of sums as codes and scales, each rounded up by 256 B at most.
+    def bind(self, form: str, world: World, case: CollectiveCase) -> Bound:
+        # Two chunks of input and, pushed, two of sums, as codes and scales; each segment is rounded
+        # up by 256 B at most.
         if isinstance(world.peers, Unsupported):
             return world.peers
         is_aligned = world.device.is_cpu or (case.send | case.receive) % GPU_PACK_BYTES == 0
         reason = None if is_aligned else f"a GPU needs buffers at multiples of {GPU_PACK_BYTES} B"
         if reason := world.communicator.first_reason(reason):
             return Unsupported(reason)
-        room = (world.peers.half_bytes - 8192) / (2 + 2 / world.ranks)
-        room *= BLOCK * case.datatype.size_bytes / self.wire_bytes(BLOCK)
+        room = (world.peers.half_bytes - 8192) / 4 * BLOCK * case.datatype.size_bytes
         bound = bind_kernel(
             world,
             case,
             "allreduce_two_shot_quantized",
-            "two_shot_quantized",
-            room,
+            form.replace("two_shot", "two_shot_quantized"),
+            room / self.wire_bytes(BLOCK),
             WT_WIRE_FORMAT=f"Int{self.bits}Blocks",
             **slab_macros(world, case),
         )
@@ -90,8 +90,8 @@ class WireFormat:
             snr_db=signal_to_noise_db(self, case.datatype, case.redop, world.ranks),
         )
 
-    def traffic(self, ranks: int, case: CollectiveCase) -> Traffic:
-        return two_shot_traffic(ranks, case, self.wire_bytes(case.count))
+    def traffic(self, ranks: int, case: CollectiveCase, pushes: bool) -> Traffic:
+        return two_shot_traffic(ranks, case, self.wire_bytes(case.count), pushes)
 
 
 @cache
@@ -120,18 +120,21 @@ def _random_elements(kind: str, datatype: Datatype, seed: list[int]) -> Array:
     return datatype.decode(datatype.encode(values))
 
 
-WIRES = (WireFormat(8), WireFormat(4))
+WIRES = (WireFormat(8), WireFormat(6), WireFormat(4))
+FORMS = "two_shot", "two_shot_push"
 ALGORITHMS = {
     "all_reduce": tuple(
         KernelAlgorithm(
-            f"two_shot_{wire.name}",
-            f"lossy: two_shot over {wire.name} in blocks of {BLOCK}",
-            wire.bind,
-            wire.traffic,
+            f"{form}_{wire.name}",
+            f"lossy: {form} over {wire.name} in blocks of {BLOCK}",
+            partial(wire.bind, form),
+            partial(wire.traffic, pushes="push" in form),
             wire.refuses,
             limits=Limits(whole_elements=BLOCK),
             is_lossy=True,
+            pushes="push" in form,
         )
+        for form in FORMS
         for wire in WIRES
     )
 }

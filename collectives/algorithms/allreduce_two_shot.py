@@ -2,6 +2,8 @@
 
 Wins for long messages: each rank sums 1/ranks of the data, and sends each byte twice at most."""
 
+from functools import partial
+
 from collectives.binding import binder
 from collectives.collective import Traffic
 from collectives.operation import CollectiveCase, KernelAlgorithm, World
@@ -20,16 +22,6 @@ TWO_SHOT = KernelAlgorithm(
 )
 
 
-def _push_traffic(ranks: int, case: CollectiveCase) -> Traffic:
-    own = case.segment_bytes // ranks
-    others = case.segment_bytes - own
-    is_copied = case.variant == "copied"
-    copy_out = ((0, others),) if is_copied else ()  # else the owners' stores fill the buffers
-    stages = ((others, 0), (others, others), *copy_out) if ranks > 1 else ()
-    own_bytes, contended_bytes = (case.segment_bytes, 0) if is_copied else (own, others)
-    return Traffic(2, stages, case.segment_bytes, own_bytes, contended_bytes)
-
-
 def _not_between_two_cores(world: World) -> bool:
     return not (world.device.is_cpu and world.ranks == 2)
 
@@ -39,7 +31,7 @@ PUSH = KernelAlgorithm(
     "two_shot by stores: inputs into the owners' slabs, sums into all slabs",
     # Two chunks of input and two of sums, each rounded up to whole packs.
     binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096),
-    _push_traffic,
+    partial(two_shot_traffic, pushes=True),
     variants=("copied", "registered"),
     sums_in_rank_order=True,
     pushes=True,

@@ -18,7 +18,7 @@
 #ifndef WT_TOKENS  // tokens, 1 to 8, that one pass over a matrix serves
 #define WT_TOKENS 1
 #endif
-#ifndef WT_WIRE_FORMAT  // Int8Blocks Int4Blocks: see quantize.h
+#ifndef WT_WIRE_FORMAT  // Int8Blocks Int6Blocks Int4Blocks: see quantize.h
 #define WT_WIRE_FORMAT Int8Blocks
 #endif
 #ifndef WT_STREAM_SLAB  // 1: stores into the slab bypass the caches

@@ -1,4 +1,4 @@
-// Elements as codes of 8 or 4 bits, in blocks of 32 with one fp16 scale (34 or 18 bytes):
+// Elements as codes of 8, 6 or 4 bits, in blocks of 32 with one fp16 scale (34, 26 or 18 bytes):
 //   1. scale = largest magnitude / largest code, rounded up to fp16, so that no code saturates
 //   2. code = element / scale, rounded to the nearest, ties to even; element = code * scale
 // The scale is 0 if all elements are 0, and NaN if one is NaN or infinite or the scale overflows:
@@ -26,31 +26,31 @@ struct IntBlocks {
     return reinterpret<floats>((codes & MASK) ^ (0x4b000000u + HALF)) - (8388608.0f + HALF);
   }
 };
-typedef IntBlocks<8, 0x42fe0000u> Int8Blocks;  // the limits are 127 and 7, as bits of a float
+typedef IntBlocks<8, 0x42fe0000u> Int8Blocks;  // the limits are 127, 31, 7, as bits of a float
+typedef IntBlocks<6, 0x41f80000u> Int6Blocks;
 typedef IntBlocks<4, 0x40e00000u> Int4Blocks;
 
 typedef WT_WIRE_FORMAT Wire;
 // A thread handles a unit at once: one block, or on a CPU enough blocks for a register of codes.
 constexpr long BLOCK_ELEMENTS = 32;
-constexpr int BLOCK_FLOATS = BLOCK_ELEMENTS * 4 / sizeof(floats), WORD_CODES = 32 / Wire::BITS;
-constexpr int BLOCKS = WORD_CODES > BLOCK_FLOATS ? WORD_CODES / BLOCK_FLOATS : 1;
+constexpr int BLOCK_FLOATS = BLOCK_ELEMENTS * 4 / sizeof(floats);
+constexpr int WHOLE = Wire::BITS == 6 ? 16 : 32 / Wire::BITS;  // codes in whole words
+constexpr int BLOCKS = WHOLE > BLOCK_FLOATS ? WHOLE / BLOCK_FLOATS : 1;
 constexpr int FLOATS = BLOCKS * BLOCK_FLOATS;  // registers of fp32 in a unit
-constexpr int CODE_PACKS = FLOATS / WORD_CODES / REGISTERS;
+constexpr int CODE_WORDS = FLOATS * Wire::BITS / 32, CODE_PACKS = CODE_WORDS / REGISTERS;
+constexpr bool HAS_REST = CODE_WORDS % REGISTERS;  // a GPU's codes of 6 bits: half a pack
 constexpr long UNIT_ELEMENTS = BLOCKS * BLOCK_ELEMENTS;
 constexpr int UNIT_PACKS = UNIT_ELEMENTS / PACK_ELEMENTS;
-constexpr long UNIT_BYTES = CODE_PACKS * sizeof(pack) + 2 * BLOCKS;
+constexpr long UNIT_BYTES = CODE_WORDS * sizeof(words) + 2 * BLOCKS;
 
-// A unit, as fp32 and as codes. Word k / WORD_CODES has the codes of register k.
+// A unit, as fp32 and as codes, one behind the other: that of register k may end in the next word.
 struct WideUnit {
   floats f[FLOATS];
 };
 struct CodedUnit {
-  pack codes[CODE_PACKS];
+  words codes[CODE_WORDS];
   unsigned scales[BLOCKS];
 };
-DEVICE constexpr int code_pack(int k) { return k / WORD_CODES / REGISTERS; }
-DEVICE constexpr int code_register(int k) { return k / WORD_CODES % REGISTERS; }
-DEVICE constexpr int code_shift(int k) { return k % WORD_CODES * Wire::BITS; }
 
 DEVICE floats scale_in_lanes(unsigned half) {
   return low_halves(words{} + (half & 0xffffu) * 0x10001u);
@@ -75,8 +75,10 @@ DEVICE CodedUnit quantized(const WideUnit& x) {
     const floats inverse = stored > floats{} ? 1.0f / stored : floats{};
     UNROLLED
     for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k) {
-      const words codes = Wire::codes(x.f[k] * inverse);
-      q.codes[code_pack(k)].r[code_register(k)] |= codes << code_shift(k);
+      const words code = Wire::codes(x.f[k] * inverse);
+      const int word = k * Wire::BITS / 32, shift = k * Wire::BITS % 32;
+      q.codes[word] |= code << shift;
+      if (shift + Wire::BITS > 32) q.codes[word + 1] |= code >> (32 - shift);
     }
   }
   return q;
@@ -86,33 +88,54 @@ DEVICE WideUnit dequantized(const CodedUnit& q) {
   WideUnit x;
   UNROLLED
   for (int k = 0; k < FLOATS; ++k) {
-    const words codes = q.codes[code_pack(k)].r[code_register(k)] >> code_shift(k);
-    x.f[k] = Wire::values(codes) * scale_in_lanes(q.scales[k / BLOCK_FLOATS]);
+    const int word = k * Wire::BITS / 32, shift = k * Wire::BITS % 32;
+    words code = q.codes[word] >> shift;
+    if (shift + Wire::BITS > 32) code |= q.codes[word + 1] << (32 - shift);
+    x.f[k] = Wire::values(code) * scale_in_lanes(q.scales[k / BLOCK_FLOATS]);
   }
   return x;
 }
 
-// `units` units in a slab with `room` for more: codes, then, behind their room, scales. So a place
-// belongs to one block, however long a segment is. A GPU's thread moves whole packs of codes and
-// one scale; the scales of neighbouring threads are adjacent, so a wave moves 64 or 128 bytes.
+// `units` units in a slab with `room` for more: packs of codes, then, behind their room, the rests,
+// then scales. So a place belongs to one block, however long a segment is. A GPU's thread moves
+// whole packs, half a pack if there is a rest, and one scale; those of neighbouring threads are
+// adjacent, so a wave moves 64 or 128 bytes of scales.
 struct CodedSlab {
   char* at;
   unsigned units, room;
+  DEVICE char* rest(unsigned u) const {
+    return at + (room * (unsigned)(CODE_PACKS * sizeof(pack)) + u * 8);
+  }
   DEVICE char* scale(unsigned u, int b) const {
-    return at + (room * (unsigned)(CODE_PACKS * sizeof(pack)) + (u * BLOCKS + b) * 2);
+    return at + (room * (unsigned)(CODE_WORDS * sizeof(words)) + (u * BLOCKS + b) * 2);
   }
   DEVICE CodedUnit load(unsigned u) const {
     CodedUnit q;
     UNROLLED
-    for (int k = 0; k < CODE_PACKS; ++k) q.codes[k] = load_aligned_pack(at, u * CODE_PACKS + k);
+    for (int k = 0; k < CODE_PACKS; ++k) {
+      const pack codes = load_aligned_pack(at, u * CODE_PACKS + k);
+      copy_bits(&q.codes[k * REGISTERS], &codes, sizeof codes);
+    }
+    if constexpr (HAS_REST) {
+      const u64 rest = load_as<u64>(this->rest(u));
+      copy_bits(&q.codes[CODE_PACKS * REGISTERS], &rest, sizeof rest);
+    }
     UNROLLED
     for (int b = 0; b < BLOCKS; ++b) q.scales[b] = load_as<unsigned short>(scale(u, b));
     return q;
   }
   DEVICE void put(unsigned u, const CodedUnit& q) const {
     UNROLLED
-    for (int k = 0; k < CODE_PACKS; ++k)
-      store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], SLAB_STORES);
+    for (int k = 0; k < CODE_PACKS; ++k) {
+      pack codes;
+      copy_bits(&codes, &q.codes[k * REGISTERS], sizeof codes);
+      store_aligned_pack(at, u * CODE_PACKS + k, codes, SLAB_STORES);
+    }
+    if constexpr (HAS_REST) {
+      u64 rest;
+      copy_bits(&rest, &q.codes[CODE_PACKS * REGISTERS], sizeof rest);
+      store_as(this->rest(u), rest, SLAB_STORES);
+    }
     UNROLLED
     for (int b = 0; b < BLOCKS; ++b)
       store_as(scale(u, b), (unsigned short)q.scales[b], SLAB_STORES);

@@ -37,7 +37,7 @@ def test_back_to_back_launches_are_right_when_the_epoch_wraps(stores, ranks):
     assert stress(ranks, *settings, launches=launches, seed=ranks) == right(launches)
 
 
-QUANTISED = "nt", "two_shot_int8", "two_shot_int4"
+QUANTISED = "nt", "two_shot_int8", "two_shot_push_int6", "two_shot_push_int4"
 FUSED = "allreduce_rmsnorm", "gemv_allreduce", "one_shot_pull", "two_shot"
 CHUNKED = (
     "one_shot_pull+32K",

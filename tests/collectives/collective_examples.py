@@ -39,7 +39,7 @@ ONE_MORE = -1  # than whole packs of the widest machine on every rank
 COMPARES = "min", "max"
 SPECIAL = [0.0, -0.0, 1e-40, 6e-8, 1e-5, 65504.0, 3.0e4]
 SENTINEL = "one_shot_sentinel"
-LOSSY = {f"two_shot_{wire.name}": wire for wire in quantized.WIRES}
+LOSSY = {f"{form}_{wire.name}": wire for form in quantized.FORMS for wire in quantized.WIRES}
 
 
 @dataclass(frozen=True)
@@ -279,6 +279,8 @@ class Buffers:
     def _place(self, example: Example) -> tuple[Memory, int, int]:
         """The memory of the send buffer, and the offsets of the send and the receive buffer."""
         size, collective = example.datatype.size_bytes, example.collective
+        if example.algorithm in LOSSY and example.shift > 3:  # a GPU takes only whole packs
+            size = quantized.GPU_PACK_BYTES
         receive = (example.shift + self.rank) % 7 * size
         if not example.in_place:
             return self.send, (example.shift + 3 * self.rank) % 5 * size, receive

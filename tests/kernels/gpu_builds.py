@@ -57,8 +57,9 @@ BLOCK_SUMS = re.compile(
 )  # 16 subgroups store a float each in shared memory
 # Each block of 32 codes has one scale, and the thread that moves the block moves its scale.
 # Adjacent threads move adjacent scales, so a wave makes one access of 64 or 128 bytes. In whole
-# packs, a thread would have eight blocks, and most threads would have none.
-WITH_SCALES = {"two_shot_quantized"}
+# packs, a thread would have eight blocks, and most threads would have none. Codes of 6 bits take a
+# pack and a half.
+WITH_SCALES = {"two_shot_quantized", "two_shot_quantized_push"}
 CACHED_FOR_S = 30 * 24 * 3600
 
 T = TypeVar("T")
@@ -145,7 +146,7 @@ def flaws_of_loops(text: str, architecture: str) -> list[str]:
         if not main_loops and kernel not in WITHOUT_MAIN_LOOP:
             flaws.append(f"{kernel} has no loop with four 16-byte loads")
         for loop in main_loops:
-            if not all(a.wide or (a.half and kernel in WITH_SCALES) for a in loop.accesses):
+            if not all(a.wide or (a.coded and kernel in WITH_SCALES) for a in loop.accesses):
                 flaws.append(f"{kernel} makes a narrow access in its main loop")
             if not loop.loads_first:
                 flaws.append(f"{kernel} loads after a store in its main loop")

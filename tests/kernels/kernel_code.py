@@ -24,11 +24,12 @@ def kernels_in(text: str, architecture: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Access:
-    """A global access of an instruction: `wide` for 16 bytes, `half` for 2 bytes."""
+    """A global access of an instruction: `wide` for 16 bytes, `coded` for a scale's 2 bytes or for
+    half a pack of codes."""
 
     load: bool
     wide: bool
-    half: bool = False
+    coded: bool = False
 
 
 def access(line: str) -> Access | None:
@@ -39,11 +40,17 @@ def access(line: str) -> Access | None:
     )
     if ptx:
         return Access(
-            ptx[1] == "ld", bool(re.search(r"\.v4\.(u32|f32|b?f16x2)", ptx[2])), ptx[2] == ".u16"
+            ptx[1] == "ld",
+            bool(re.search(r"\.v4\.(u32|f32|b?f16x2)", ptx[2])),
+            ptx[2] in (".u16", ".u64"),
         )
     amd = re.match(r"(?:global|flat|scratch|buffer)_(load|store)_(\S+)", line)
     return (
-        Access(amd[1] == "load", amd[2] in ("dwordx4", "b128"), bool(re.search("short|16", amd[2])))
+        Access(
+            amd[1] == "load",
+            amd[2] in ("dwordx4", "b128"),
+            bool(re.search("short|16|x2|b64", amd[2])),
+        )
         if amd
         else None
     )

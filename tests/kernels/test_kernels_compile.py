@@ -177,8 +177,10 @@ TYPES = (
 FORMATS = [
     (QUANTIZED, macros("WT_WIRE_FORMAT=Int8Blocks", *WIDE)),
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=8", *WIDE)),
+    (QUANTIZED, macros("WT_WIRE_FORMAT=Int6Blocks", *WIDE)),
     (QUANTIZED, macros("WT_WIRE_FORMAT=Int4Blocks")),
     (QUANTIZED, macros("WT_WIRE_FORMAT=Int4Blocks WT_ELEMENT=Float16 WT_WORLD=3")),
+    (QUANTIZED, macros("WT_WIRE_FORMAT=Int6Blocks WT_ELEMENT=Float16 WT_WORLD=3")),
     (GEMV, macros("WT_WEIGHT=Bfloat16 WT_TOKENS=8")),
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=5 WT_ELEMENT=Float16")),
 ]
@@ -187,7 +189,7 @@ TYPED = [
     for stem in ("allreduce_two_shot", "reduce_scatter", "allgather", "link_probe")
     for words in TYPES
 ]
-VARIANTS = [*FORMATS[:3], *TYPED[:2], *FORMATS[3:], *TYPED[2:]]
+VARIANTS = [*FORMATS[:4], *TYPED[:2], *FORMATS[4:], *TYPED[2:]]
 
 
 STREAMING = {

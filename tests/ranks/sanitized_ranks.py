@@ -30,7 +30,7 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.iteration import Segments, checked_iteration, nothing
-from collectives.algorithms.allreduce_quantized import BLOCK, WIRES
+from collectives.algorithms.allreduce_quantized import BLOCK, FORMS, WIRES
 from collectives.algorithms.allreduce_quantized import DATATYPES as QUANTIZED_DATATYPES
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array
@@ -58,7 +58,7 @@ from kernels.devices.device import (
 )
 from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
 
-LOSSY = {f"two_shot_{wire.name}": wire for wire in WIRES}
+LOSSY = {f"{form}_{wire.name}": wire for form in FORMS for wire in WIRES}
 SMALL_CHUNKS = Build(chunk_bytes=4 << 10)
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20
@@ -183,8 +183,8 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             # One datatype and operation for each kernel file, because each pair needs a build.
             stem = collective.name
             if collective is COLLECTIVES["all_reduce"]:
-                base = algorithm.name.removesuffix("_push").removesuffix("_pull")
-                stem += base.rstrip("4831fpint")
+                base = algorithm.name.replace("_push", "").replace("_pull", "")
+                stem += base.rstrip("468int")
             turn = bed.seed + turns.setdefault(stem, len(turns))
             is_lossy = algorithm.name in LOSSY
             fitting = QUANTIZED_DATATYPES if is_lossy else list(DATATYPES)

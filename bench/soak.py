@@ -3,50 +3,39 @@
 It times nothing and keeps no run. A batch of launches holds each algorithm with each datatype and
 operation once; size, variant, alignment and place are drawn. Ranks draw the same launches, and each
 its own delays. Now and then they meet: the next launch's flag would repair a flag that was lost at
-the end of a launch. Between slices a launch repeats with its epoch set forward: what the first one
-left, flags or packets, must not pass for new. Every two seconds a new batch is drawn over the same
-buffers; the first one compiles everything."""
+the end of a launch. A batch also has sequences of alternating sizes with one rank late, on a GPU a
+graph each: others' kernels were wrong in these alone. Between slices a sequence or launch repeats
+with its epoch set forward: what the first one left, flags or packets, must not pass for new. Every
+two seconds a new batch is drawn over the same buffers; the first one compiles everything."""
 
 import argparse
-import math
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import cycle, islice, product
 from typing import NoReturn
 
 import numpy as np
 
 from bench.harness import options, verify
 from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out
-from bench.harness.iteration import Buffers, Iteration, case_iteration, come_late, nothing
+from bench.harness.iteration import Buffers, come_late, nothing
 from bench.harness.options import Parser
+from bench.harness.sampler import Sampler, SoakLaunch, SoakOptions, SoakSequence
 from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, Datatype
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, CollectiveCase, Unsupported, World
+from collectives.operation import World
 from collectives.peer_buffer import PeerBuffer, set_epoch, skip_launches
-from collectives.registry import ALGORITHMS, exact
-from kernels.devices.device import (
-    NEXT_ITERATION,
-    PACK_BYTES,
-    Action,
-    Counts,
-    DeviceError,
-    Phase,
-    Step,
-    Wrong,
-)
+from collectives.registry import ALGORITHMS
+from kernels.devices.device import Action, Counts, DeviceError, Phase, Step, Wrong
 from reports.store.program import on_ranks
 from reports.store.wrong import describe_wrong
 
 MOST_BYTES = 300007 * 8
-COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
 MARGIN_BYTES = 64 << 10  # of a buffer: an element a rank, whole blocks, and a shift
 LAUNCHES_TO_WRAP = 1000
 START_EPOCH = 2**32 - LAUNCHES_TO_WRAP
@@ -55,69 +44,10 @@ START_EPOCH = 2**32 - LAUNCHES_TO_WRAP
 AGES = 2**8, 2**16, 2**31, 2**31 + 1
 BATCH_S = 2.0
 SLICE_S = 0.05  # of launches, between looks for a stop
-FIRST_LAUNCHES = 16  # of a slice; later slices fit SLICE_S
-LAUNCHES_A_PROGRAM = 400  # then the program repeats: Python draws more slowly than a CPU launches
-LAUNCHES_A_MEETING = 8
+FIRST_LENGTH = 16  # of a slice, in sequences; later slices fit SLICE_S
+MOST_A_PROGRAM = 400  # then the program repeats: Python draws more slowly than a CPU launches
+DRAWS_A_MEETING = 8
 DELAYS = 64  # that each rank draws from
-
-
-@dataclass(frozen=True)
-class SoakOptions:
-    """What to soak, in sizes from `smallest` to `largest` bytes; without `algorithms` all
-    of ours for these hosts but lossy ones."""
-
-    collective: Collective
-    time_s: float
-    smallest: int
-    largest: int
-    datatypes: Sequence[Datatype]
-    redops: Sequence[str]
-    algorithms: Sequence[Algorithm]
-
-
-@dataclass
-class SoakLaunch:
-    """A launch that the soak may make, with the steps that write its input and check its result."""
-
-    case: CollectiveCase
-    iteration: Iteration
-    algorithm: str = ""
-
-    def actions(self, delay: Step) -> list[Action]:
-        iteration = self.iteration
-        return [
-            NEXT_ITERATION,
-            Action(iteration.prepare, Phase.PREPARE),
-            Action(delay, Phase.MEET),
-            Action(iteration.operation.step, Phase.OPERATION),
-            Action(iteration.check, Phase.CHECK),
-        ]
-
-    def wrong(self) -> Wrong:
-        assert self.iteration.wrong
-        return Wrong.from_buffer_copy(bytes(self.iteration.wrong.read()))
-
-    def close(self) -> None:
-        """Frees the data, but not the buffers."""
-        for memory in self.iteration.keep:
-            if not isinstance(memory, Buffers):
-                memory.close()
-
-
-def types_and_operations(draw: random.Random, soak: SoakOptions) -> list[tuple[Datatype, str]]:
-    """Every requested datatype and operation at least once; each further pair would compile."""
-    types = draw.sample(soak.datatypes, len(soak.datatypes))
-    redops = draw.sample(soak.redops, len(soak.redops))
-    return [*islice(zip(cycle(types), cycle(redops)), max(len(types), len(redops)))]
-
-
-def draw_count(draw: random.Random, least: int, most: int, whole: int) -> int:
-    """A number of elements: an awkward one, any, or one more than a multiple of `whole`."""
-    awkward = [count for count in COUNTS if least <= count <= most]
-    if awkward and draw.random() < 0.5:
-        return draw.choice(awkward)
-    count = round(math.exp(draw.uniform(math.log(least), math.log(most))))
-    return max(least, (count - 1) // whole * whole + 1) if draw.random() < 0.5 else count
 
 
 def delay_steps(world: World, draw: random.Random) -> list[Step]:
@@ -132,98 +62,6 @@ def delay_steps(world: World, draw: random.Random) -> list[Step]:
     return steps
 
 
-class Sampler:
-    """Draws launches over the same buffers; all ranks draw alike."""
-
-    def __init__(
-        self, session: Session, soak: SoakOptions, draw: random.Random, buffers: Buffers
-    ) -> None:
-        self.session, self.soak, self.draw, self.buffers = session, soak, draw, buffers
-        every = exact(soak.collective.name, session.communicator.hosts)
-        self.algorithms = soak.algorithms or every
-        self.pairs = types_and_operations(draw, soak)
-
-    def sample(self, is_first: bool = False) -> list[SoakLaunch]:
-        """A batch: every algorithm with every pair. Raises Refusal."""
-        ranks, soak = self.session.communicator.size, self.soak
-        batch = []
-        for algorithm, (datatype, redop) in product(self.algorithms, self.pairs):
-            name = f"{algorithm.name} {datatype.name} {redop}"
-            self.session.flight.note("compile", block=None, text=name)
-            least = max(1, soak.collective.count(soak.smallest, ranks, datatype))
-            most = max(least, soak.collective.count(soak.largest, ranks, datatype))
-            whole = ranks * PACK_BYTES // datatype.size_bytes  # packs on every rank
-            drawn = draw_count(self.draw, least, most, whole)
-            counts = (least, most) if is_first else (drawn,)
-            batch += [self.launch(algorithm, datatype, redop, count) for count in counts]
-        return [launch for launch in batch if launch]
-
-    def case(
-        self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
-    ) -> CollectiveCase:
-        """A case with shape, variant, alignment and place as drawn."""
-        draw, collective, communicator = self.draw, self.soak.collective, self.session.communicator
-        shape = draw.choice(collective.shapes)
-        variant = draw.choice(algorithm.variants_in(self.session.world))
-        in_place = draw.random() < 0.3 and collective.no_place is None
-        send_shift, receive_shift = draw.choice([0, 1, 3]), draw.choice([0, 1])
-        if in_place:
-            send_shift = receive_shift
-        size = datatype.size_bytes
-        case = CollectiveCase(
-            collective,
-            count,
-            datatype,
-            redop,
-            0,
-            0,
-            in_place,
-            variant=variant,
-            shape=shape,
-            size_bytes=count * size * (communicator.size if collective.cut else 1),
-        )
-        case = self.buffers.place(self.session.world, case)
-        return replace(
-            case, send=case.send + send_shift * size, receive=case.receive + receive_shift * size
-        )
-
-    def launch(
-        self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
-    ) -> SoakLaunch | None:
-        """As drawn; None where the algorithm cannot. All ranks call it. Raises Refusal."""
-        world = self.session.world
-        most = algorithm.limits.most(world.ranks) / datatype.size_bytes
-        count = int(min(count, most))
-        count = -(-count // algorithm.limits.whole_elements) * algorithm.limits.whole_elements
-        case = self.case(algorithm, datatype, redop, count)
-        with world.communicator.all_or_none():
-            operation = algorithm.bind(world, case)
-            if isinstance(operation, Unsupported):  # registered in place
-                case = replace(case, variant="copied")
-                operation = algorithm.bind(world, case)
-            if isinstance(operation, Unsupported):
-                return None
-            is_replay = world.graph and self.draw.random() < 0.5
-            if is_replay:
-                operation = replace(operation, step=world.device.replayed(operation.step))
-            iteration = case_iteration(world, self.buffers, case, operation, 0)
-        words = [
-            case.collective.name,
-            algorithm.name,
-            case.variant,
-            *map(str, case.shape.values()),
-            datatype.name,
-            redop,
-            f"{case.size_bytes} B",
-        ]
-        if case.in_place:
-            words.append("in place")
-        if is_replay:
-            words.append("in a graph")
-        iteration.text = " ".join(words)
-        return SoakLaunch(case, iteration, algorithm.name)
-
-
 class Runner:
     """Runs random programs of launches, each rank with its own delays."""
 
@@ -234,41 +72,42 @@ class Runner:
         self.delay_steps = delay_steps(session.world, self.delays)
         self.idle = nothing(session.world)
         self.launches = Counter[str]()  # by algorithm
-        self.slice_launches = FIRST_LAUNCHES
+        self.slice_length = FIRST_LENGTH
 
-    def run(self, batch: list[SoakLaunch]) -> float:
-        """Runs a slice of launches; returns rank 0's clock in seconds. A timeout ends the run."""
-        length = min(self.slice_launches, LAUNCHES_A_PROGRAM)
-        repeats, start_s = self.slice_launches // length, time.monotonic()
+    def run(self, batch: list[SoakSequence]) -> float:
+        """Runs a slice of sequences; returns rank 0's clock in seconds. A timeout ends the run."""
+        length = min(self.slice_length, MOST_A_PROGRAM)
+        repeats, start_s = self.slice_length // length, time.monotonic()
         self.perform(self.order.choices(batch, k=length), repeats)
-        launched = repeats * length
+        drawn = repeats * length
         now_s = time.monotonic()
         now_s, slice_s = self.session.communicator.broadcast((now_s, now_s - start_s))
-        self.slice_launches = max(1, min(2 * launched, int(launched * SLICE_S / slice_s)))
+        self.slice_length = max(1, min(2 * drawn, int(drawn * SLICE_S / slice_s)))
         return float(now_s)
 
-    def repeat_aged(self, batch: list[SoakLaunch], peers: PeerBuffer) -> None:
-        """Makes a launch twice, with one of AGES between. A timeout ends the run."""
-        again = [self.order.choice(batch)]
-        self.perform(again)
+    def repeat_aged(self, batch: list[SoakSequence], peers: PeerBuffer) -> None:
+        """Makes a sequence twice, each launch one of AGES after itself. A timeout ends the run."""
+        again = self.order.choice(batch)
+        self.perform([again])
         self.session.communicator.barrier()
-        skip_launches(peers, self.order.choice(AGES) - 1)
-        self.perform(again)
+        skip_launches(peers, self.order.choice(AGES) - len(again.launches))
+        self.perform([again])
 
-    def perform(self, program: list[SoakLaunch], repeats: int = 1) -> None:
+    def perform(self, program: list[SoakSequence], repeats: int = 1) -> None:
         """Makes these launches. A timeout ends the run."""
         actions: list[Action] = []
-        for launch in program:
-            actions += launch.actions(self.delays.choice(self.delay_steps))
-            if self.order.randrange(LAUNCHES_A_MEETING) == 0:
+        for sequence in program:
+            actions += sequence.actions(self.delays.choice(self.delay_steps))
+            if self.order.randrange(DRAWS_A_MEETING) == 0:
                 actions.append(Action(self.session.meet, Phase.MEET))
+        launches = [launch for sequence in program for launch in sequence.launches]
         watch = self.session.flight.watch
         before = watch.iteration
         self.session.world.device.run(actions, self.idle, Counts(repeats, 0), watch)
         if watch.timed_out:
-            launch = program[(watch.iteration - before - 1) % len(program)]
+            launch = launches[(watch.iteration - before - 1) % len(launches)]
             self.session.watchdog.wait_for_end(launch.iteration.text)
-        for launch in program:
+        for launch in launches:
             self.launches[launch.algorithm] += repeats
 
 
@@ -299,19 +138,20 @@ def soak(soak: SoakOptions, session: Session) -> int:
     return repeat(session, sampler, batch, peers)
 
 
-def repeat(session: Session, sampler: Sampler, batch: list[SoakLaunch], peers: PeerBuffer) -> int:
+def repeat(session: Session, sampler: Sampler, batch: list[SoakSequence], peers: PeerBuffer) -> int:
     """Runs batch after batch until the time is up, an element is wrong or somebody interrupts.
     Raises DeviceError, on all ranks, with the sentence of a library that failed."""
     runner, batches, time_s = Runner(session), 1, sampler.soak.time_s
     is_first_rank = session.communicator.rank == 0
     begun_s = sampled_s = session.communicator.broadcast(time.monotonic())  # rank 0's clock decides
     while True:
-        launches = runner.launches.total()
-        session.flight.note("soak", block=batches, text=f"{launches} launches")
+        launches = [launch for sequence in batch for launch in sequence.launches]
+        before = runner.launches.total()
+        session.flight.note("soak", block=batches, text=f"{before} launches")
         now_s = runner.run(batch)
-        if launches > LAUNCHES_TO_WRAP:
+        if before > LAUNCHES_TO_WRAP:
             runner.repeat_aged(batch, peers)
-        wrongs, is_interrupted = gather_wrongs(session, batch)
+        wrongs, is_interrupted = gather_wrongs(session, launches)
         wrong_elements = sum(wrong.elements for of_rank in wrongs for wrong in of_rank)
         is_over = now_s - begun_s >= time_s
         if is_over or is_interrupted or wrong_elements:
@@ -321,7 +161,7 @@ def repeat(session: Session, sampler: Sampler, batch: list[SoakLaunch], peers: P
             f"{now_s - begun_s:.0f} s of {time_s:g} s, {runner.launches.total()} launches",
         )
         if now_s - sampled_s >= BATCH_S:
-            for launch in batch:
+            for launch in launches:
                 launch.close()
             batch, batches, sampled_s = sampler.sample(), batches + 1, now_s
     if is_first_rank:
@@ -333,7 +173,7 @@ def repeat(session: Session, sampler: Sampler, batch: list[SoakLaunch], peers: P
             f"{min(runner.launches.values())} times, and the epoch went{passed} to {epoch}\n"
         )
         if wrong_elements:
-            print(f"wiretax: {first_wrong(batch, wrongs)}", file=sys.stderr, flush=True)
+            print(f"wiretax: {first_wrong(launches, wrongs)}", file=sys.stderr, flush=True)
     if wrong_elements:
         return WRONG
     return FINE if is_over else INTERRUPTED

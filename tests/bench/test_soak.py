@@ -10,6 +10,7 @@ import pytest
 
 from tests.bench.faulty_runs import Launch, sentence, wait_for
 from tests.bench.launches import launch
+from tests.fake_gpu import environment
 from tests.kernels.broken_kernels import LL, SYNC, Patch, apply, tree
 from tests.launch import few
 
@@ -84,6 +85,29 @@ def test_a_soak_finds_what_passes_for_new_after_many_launches(tmp_path, name):
     done = soak(tmp_path, f"--soak 60s {SMALL} --algorithm {algorithms}", tree=broken)
     assert done.returncode == 1
     assert re.fullmatch(LOCATED, done.stderr), done.stderr
+
+
+SEQUENCES_ALONE = """
+from bench.soak import Sampler, main
+Sampler.singles = lambda *_: []
+main()
+"""
+HALF_BY_BLOCK = "the half by a counter per block"
+
+
+@pytest.mark.parametrize(("sizes", "is_found"), [("-e 256K", True), ("-b 64K -e 64K", False)])
+def test_a_graph_of_alternating_sizes_finds_what_one_size_misses_on_a_fake_gpu(
+    tmp_path, sizes, is_found
+):
+    broken, variables = tree(tmp_path / "tree", HALF_BY_BLOCK), environment()
+    variables["PYTHONPATH"] = f"{broken}:{variables['PYTHONPATH']}"
+    time = "--soak 40s" if is_found else "--soak 2s"
+    options = f"{time} {sizes} -d float -o sum --algorithm one_shot_pull"
+    done = launch(tmp_path, options, program=SEQUENCES_ALONE, tree=broken, **variables)
+    assert done.returncode == is_found, done.stdout
+    if is_found:
+        located = LOCATED.replace(", launch", r", \d+ of \d+ in a graph, launch")
+        assert re.search(located, done.stderr), done.stderr
 
 
 @pytest.fixture

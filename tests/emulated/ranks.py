@@ -87,8 +87,14 @@ def late_ranks(bed: Bed) -> str | None:
 
 def run_items(bed: Bed, launches: int) -> dict[str, int]:
     """Launches each item several times, in an order that is random and the same on every rank.
-    Returns the number of wrong elements by item. The ranks meet once, at the start."""
+    Returns the number of wrong elements by item."""
     order = random.Random(bed.seed).sample([*bed.items] * launches, launches * len(bed.items))
+    return run_in_order(bed, order)
+
+
+def run_in_order(bed: Bed, order: Sequence[str]) -> dict[str, int]:
+    """Launches these items; returns the number of wrong elements by item. The ranks meet once, at
+    the start."""
     for rank, world in enumerate(bed.worlds):
         peers = cast(PeerBuffer, world.peers)
         loop = world.device.compile("iteration", {}, ITERATION_STRUCTURES)

@@ -11,13 +11,20 @@ from functools import cache
 import pytest
 
 from collectives.algorithms import allreduce_copy_engine
-from collectives.operation import Limits
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.operation import CollectiveCase, Limits
 from collectives.registry import ALGORITHMS
 from kernels.devices.compile_cache import SOURCES
 from tests.emulated import machine
-from tests.emulated.ranks import Grid, devices_of, late_ranks, open_ranks, run_items
+from tests.emulated.ranks import Grid, devices_of, late_ranks, open_ranks, run_in_order, run_items
 from tests.kernels.broken_kernels import PATCHES, copy_kernels
-from tests.ranks.sanitized_ranks import fused_items, link_items, plain_items, routed_items
+from tests.ranks.sanitized_ranks import (
+    fused_items,
+    link_items,
+    plain_item,
+    plain_items,
+    routed_items,
+)
 
 pytestmark = [
     pytest.mark.emulated,
@@ -81,6 +88,29 @@ def test_broken_kernels_are_noticed(arch, name, tmp_path):
     bed = open_ranks(Grid(arch, 2, 128, 2), 1, kernels, paces=(1.0, 0.1), timeout_s=0.03)
     plain_items(bed, lambda item: item in [f"all_reduce {name} copied" for name in algorithms])
     assert run_items(bed, launches=8) or late_ranks(bed)
+
+
+SMALL, LARGE = 4, 2048  # elements: one block of a grid, and all
+
+
+@pytest.mark.parametrize(
+    ("patch", "counts", "is_wrong"),
+    [
+        ("blocks in reverse", (SMALL, LARGE, SMALL), False),
+        ("the half by a counter per block", (SMALL, LARGE, SMALL), True),
+        ("the half by a counter per block", (LARGE, LARGE, LARGE), False),
+    ],
+)
+def test_sizes_that_alternate_before_a_slow_rank(patch, counts, is_wrong, tmp_path):
+    """Launches of one size miss the bug."""
+    kernels = copy_kernels(tmp_path, PATCHES[patch])
+    bed = open_ranks(Grid("gfx1201", 2, 32, 8), 1, kernels, paces=(1.0, 0.1))
+    all_reduce, pull = COLLECTIVES["all_reduce"], ALGORITHMS["all_reduce"]["one_shot_pull"]
+    for count in set(counts):
+        form = CollectiveCase(all_reduce, count, DATATYPES["float32"], "sum", 0, 0)
+        plain_item(bed, str(count), pull, form)
+    wrong = run_in_order(bed, [str(count) for count in counts * 3])
+    assert (bool(wrong), late_ranks(bed)) == (is_wrong, None)
 
 
 def test_every_kernel_file_is_executed():

@@ -206,9 +206,9 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
 
 
 def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: CollectiveCase) -> None:
-    """`form` still lacks its count, its buffers and the limit of its chunks."""
+    """`form` still lacks its buffers, the limit of its chunks and, if it is 0, its count."""
     ranks, collective, datatype = bed.ranks, form.collective, form.datatype
-    count = bed.draw.choice(COUNTS)
+    count = form.count or bed.draw.choice(COUNTS)
     count += -count % BLOCK if algorithm.name in LOSSY else 0
     size, segment = datatype.size_bytes, count * datatype.size_bytes
     sends, receives = collective.segments(ranks)

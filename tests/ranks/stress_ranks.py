@@ -22,10 +22,11 @@ from typing import Any
 from bench.harness.flight import FlightRecord
 from bench.harness.iteration import Buffers, checked_iteration, nothing
 from bench.harness.options import RunOptions
+from bench.harness.sampler import COUNTS, Sampler, SoakLaunch, SoakOptions
 from bench.harness.session import Session
 from bench.harness.watchdog import Watchdog
 from bench.machine.placement import Place
-from bench.soak import COUNTS, MARGIN_BYTES, Sampler, SoakLaunch, SoakOptions, delay_steps
+from bench.soak import MARGIN_BYTES, delay_steps
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import PULL, PUSH, WAYS
@@ -125,7 +126,7 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
         samplers.append(Sampler(session, soak, draw, buffers))
     hand: list[SoakLaunch] = []
     while len(hand) < PLAIN_LAUNCHES:
-        hand += [launch for sampler in samplers for launch in sampler.sample()]
+        hand += [launch for sampler in samplers for launch in sampler.singles()]
     return hand
 
 

@@ -91,14 +91,15 @@ def test_broken_kernels_are_noticed(arch, name, tmp_path):
 
 
 SMALL, LARGE = 4, 2048  # elements: one block of a grid, and all
+ALTERNATING = (SMALL, LARGE, SMALL, SMALL, LARGE, LARGE, SMALL, LARGE)
 
 
 @pytest.mark.parametrize(
     ("patch", "counts", "is_wrong"),
     [
-        ("blocks in reverse", (SMALL, LARGE, SMALL), False),
-        ("the half by a counter per block", (SMALL, LARGE, SMALL), True),
-        ("the half by a counter per block", (LARGE, LARGE, LARGE), False),
+        ("blocks in reverse", ALTERNATING, False),
+        ("the half by a counter per block", ALTERNATING, True),
+        ("the half by a counter per block", (LARGE, LARGE), False),
     ],
 )
 def test_sizes_that_alternate_before_a_slow_rank(patch, counts, is_wrong, tmp_path):
@@ -106,10 +107,10 @@ def test_sizes_that_alternate_before_a_slow_rank(patch, counts, is_wrong, tmp_pa
     kernels = copy_kernels(tmp_path, PATCHES[patch])
     bed = open_ranks(Grid("gfx1201", 2, 32, 8), 1, kernels, paces=(1.0, 0.1))
     all_reduce, pull = COLLECTIVES["all_reduce"], ALGORITHMS["all_reduce"]["one_shot_pull"]
-    for count in set(counts):
+    for count in sorted({*counts}):
         form = CollectiveCase(all_reduce, count, DATATYPES["float32"], "sum", 0, 0)
         plain_item(bed, str(count), pull, form)
-    wrong = run_in_order(bed, [str(count) for count in counts * 3])
+    wrong = run_in_order(bed, [str(count) for count in counts * 4])
     assert (bool(wrong), late_ranks(bed)) == (is_wrong, None)
 
 

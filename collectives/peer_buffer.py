@@ -54,11 +54,13 @@ class WaitPolicy:
 
 
 class WireSpeed(NamedTuple):
-    """How fast GPUs reach each other: a flag there and back, stores and loads."""
+    """How fast GPUs reach each other: a flag there and back, stores and loads; and by rank, a copy
+    in its own memory."""
 
     round_trip_ns: float
     store_gb_s: float
     read_gb_s: float
+    own_gb_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

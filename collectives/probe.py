@@ -62,8 +62,8 @@ def probe(peers: PeerBuffer) -> Shown:
 
 
 def wire_speed(peers: PeerBuffer) -> WireSpeed:
-    """The slowest rank's flag, stores and reads, of all ranks at once. All ranks call it, and get
-    the same. Raises Refusal."""
+    """The slowest rank's flag, stores and reads, of all ranks at once, and each rank's own copy.
+    All ranks call it, and get the same. Raises Refusal."""
     device, communicator = peers.device, peers.communicator
     with communicator.all_or_none():
         kernels, buffer = probe_kernels(device, communicator.size), device.private(WIRE_BYTES)
@@ -73,15 +73,18 @@ def wire_speed(peers: PeerBuffer) -> WireSpeed:
             device.time_us(
                 Step(kernels.kernel(entry), arguments, blocks), WIRE_CALLS, peers.waits.watch
             )
-            for entry in ("push_out", "read_peer")
+            for entry in ("push_out", "read_peer", "copy_local")
         ]
         trips = SHARED_PING_PONGS if peers.kind == "same_device" else PING_PONGS
         arguments = peers.arguments(0, buffer.address, trips, 0)
         device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))()
         trip_ns = int(buffer.read(0, 8).view(np.uint64)[0])
         buffer.close()
-    store_us, read_us, trip_ns = np.max(communicator.all_gather([*times_us, trip_ns]), 0).tolist()
-    return WireSpeed(trip_ns, WIRE_BYTES / 1e3 / store_us, WIRE_BYTES / 1e3 / read_us)
+    by_rank = np.array(communicator.all_gather([*times_us, trip_ns]))
+    store_gb_s, read_gb_s, _ = WIRE_BYTES / 1e3 / by_rank.max(0)[:3]
+    own_gb_s = WIRE_BYTES / 1e3 / by_rank[:, 2]
+    trip_ns = by_rank[:, 3].max()
+    return WireSpeed(float(trip_ns), float(store_gb_s), float(read_gb_s), tuple(own_gb_s.tolist()))
 
 
 def _later(peers: PeerBuffer) -> str | None:

@@ -16,6 +16,7 @@ from bench.harness.schedule import fit_rounds, set_block_lengths, visits, warm_u
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.timing import measure_block, measure_empty_launch, measure_link, pilot
+from bench.machine import pci
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
@@ -105,15 +106,22 @@ def measure(
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {cpu for cpus in communicator.node_gather(session.place.cpus) for cpu in cpus}
     ticks_before = cpu_ticks(cpus_here)
+    gpus_here = list(
+        filter(None, communicator.node_gather(session.world.device.facts.get("pci_bus_id")))
+    )
+    errors_before = pci.errors(gpus_here)
     measure_all(run, policy)
     flight.note("results", case=None, block=None, text="")
+    new_errors = communicator.all_gather(pci.new_errors(errors_before, pci.errors(gpus_here)))
     if run.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
     from reports.tables.show import text  # not at the top: other ranks never print
 
     stolen = steal_share(ticks_before, cpu_ticks(cpus_here))
-    result = finish(run, run.file, stolen, policy)
+    errors = sorted({error for of_rank in new_errors for error in of_rank})
+    note = f"PCIe errors during the run (AER): {', '.join(errors)}" if errors else None
+    result = finish(run, run.file, stolen, note, policy)
     status = exit_status(run, result)
     last_words, concluded = policy.conclude(result, machine)
     status = status or concluded
@@ -200,7 +208,9 @@ def agreed_stop(run: RunInProgress, deadline_s: float) -> bool:
     return run.interrupted or bool(votes[0][1])
 
 
-def finish(run: RunInProgress, file: RunFile, stolen: float | None, policy: RunPolicy) -> Result:
+def finish(
+    run: RunInProgress, file: RunFile, stolen: float | None, note: str | None, policy: RunPolicy
+) -> Result:
     """Builds the cases and ends the file, on rank 0."""
     total, reason = len(run.suite.iterations), None
     if run.interrupted:
@@ -215,6 +225,7 @@ def finish(run: RunInProgress, file: RunFile, stolen: float | None, policy: RunP
         reason=reason,
         elapsed_s=time.monotonic() - STARTED_S,
         steal_share=stolen,
+        note=note,
     )
     return file.finish(samples, end, run.session.options.samples, policy.find_winners)
 

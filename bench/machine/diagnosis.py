@@ -3,7 +3,7 @@ guesses nothing: for an unknown fact the page names the command, and if that nee
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, product
 
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
@@ -17,10 +17,41 @@ THROUGH_HOST = f"measure through the host, first with {RUN}{BENCH}tune --memory 
 ADVICE = {
     "slot": "PCIe links of GPU {}: run lspci -vv as root on the host (LnkSta and LnkCap of the GPU"
     " and the ports above it)",
+    "target": "target speed above GPU {}: run lspci -vvv as root on the host (LnkCtl2 of the port)",
+    "atomics": "PCIe AtomicOps of GPU {}: run lspci -vvv as root on the host (AtomicOpsCap of the"
+    " ports above)",
+    "errors": "PCIe errors of GPU {}: run dmesg | grep -i aer as root on the host",
     "iommu": "IOMMU of GPU {}: run dmesg | grep -i -e iommu -e dmar as root on the host",
     "memory_bytes": "resizable BAR of GPU {}: run nvidia-smi -q -d MEMORY, or for AMD"
     " dmesg | grep BAR= as root",
     "nvlinks": "NVLink or xGMI of GPU {}: run nvidia-smi nvlink -s, or for AMD amd-smi topology",
+}
+VM_DRIVER = "vfio-pci"
+MOST_SKEW = 1.1  # of the ranks' own copies
+# The columns of the page's tables, by fact.
+LINKS = {
+    "bus_id": "bus id",
+    "name": "name",
+    "link": "link",
+    "card": "card maximum",
+    "slot": "slot maximum",
+}
+SLOTS = {
+    "driver": "driver",
+    "now": "link now",
+    "bar": "BAR at",
+    "bar_bytes": "BAR size",
+    "iommu": "IOMMU",
+    "atomics": "AtomicOps",
+    "errors": "PCIe errors",
+}
+CARDS = {
+    "memory_bytes": "memory",
+    "memory_vendor": "its maker",
+    "vbios": "VBIOS",
+    "ecc": "ECC",
+    "cap_w": "power cap in W",
+    "clocks_mhz": "MHz now",
 }
 HANGS = "NCCL has hung between PRO cards (NVIDIA/nccl issue 2079, vllm-project/vllm issue 51513)"
 AMDGPU_REFUSALS = {
@@ -52,17 +83,68 @@ def _problems_of_the_host(facts: Facts) -> Iterator[str]:
             )
     for number, gpu in gpus:
         if gpu["links"]:
-            yield from _narrow_link(number, gpu)
+            yield from _narrow_link(number, gpu, bool(facts["wire"]))
     yield from _slow_paths(facts)
+    for number, gpu in gpus:
+        if gpu["driver"] == VM_DRIVER:
+            yield (
+                f"GPU {number} is bound to {VM_DRIVER}: it belongs to a virtual machine. Run the"
+                " doctor there too, and compare the BAR addresses."
+            )
+        if gpu["vendor"] == AMD and gpu["atomics"] is False:
+            yield (
+                f"PCIe AtomicOps of GPU {number} end at {gpu['refusing'] or 'a port above it'}:"
+                " RCCL's kernels that declare hostcall do not start (the operation cannot be"
+                " performed in the present state: ROCm issue 6520). Use a slot of the CPU; in a"
+                " virtual machine, pass the card without its audio function."
+            )
+    missing = ", ".join(f"CONFIG_{name}" for name, has in facts["kernel"].items() if has is False)
+    if missing and any(gpu["driver"] == "amdgpu" for _, gpu in gpus):
+        yield f"This kernel lacks {missing}: AMD's GPUs are no peers over PCIe then."
+    if errors := [f"{count} {kind}" for kind, count in facts["errors"].items() if count]:
+        yield f"PCIe errors since the boot (AER): {', '.join(errors)}; check riser and slot."
     for number, gpu in gpus:
         if _bar_is_small(gpu):
             share = f"{gpu['bar_bytes'] >> 20} of its {gpu['memory_bytes'] >> 20} MiB"
             yield f"GPU {number} shows {share} over PCIe: resizable BAR is off or not supported."
+    yield from _differences(facts)
     if (shm_bytes := facts["shm_bytes"]) and shm_bytes < SMALL_SHM_BYTES:
         yield (
             f"/dev/shm holds {shm_bytes >> 20} MiB, NCCL and RCCL may need more:"
             " docker run --ipc=host."
         )
+
+
+def _differences(facts: Facts) -> Iterator[str]:
+    """What differs between cards of one name, as far as known, and between their own copies."""
+    gpus = facts["gpus"]
+    for name, key in product(sorted({gpu["name"] for gpu in gpus}), [*CARDS][:-1]):
+        owners: dict[str, list[str]] = {}
+        for number, gpu in enumerate(gpus):
+            if gpu["name"] == name and gpu[key] is not None:
+                owners.setdefault(_shown(gpu, key), []).append(str(number))
+        if len(owners) > 1:
+            each = "; ".join(f"{value} on GPU {', '.join(on)}" for value, on in owners.items())
+            yield f"Cards of one name differ in {CARDS[key]}: {each}."
+    own_gb_s = facts["wire"].own_gb_s if facts["wire"] else [1]
+    if max(own_gb_s) > MOST_SKEW * min(own_gb_s):
+        each = ", ".join(f"{gb_s:.3g}" for gb_s in own_gb_s)
+        yield (
+            f"Ranks differ apart from the link: copies of 2 MiB in their own memory run at {each}"
+            " GB/s. Compare power caps, clocks and cooling."
+        )
+
+
+def _shown(gpu: Facts, key: str) -> str:
+    """A fact of a GPU in a table."""
+    value = gpu[key]
+    if key.endswith("bytes") and value:
+        return f"{value >> 20} MiB"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or isinstance(value, tuple):
+        return describe_rate(value)
+    return str(value)[:32]
 
 
 def _refused_peers(facts: Facts) -> Iterator[str]:
@@ -119,16 +201,24 @@ def _bar_is_small(gpu: Facts) -> bool:
     return bool(gpu["bar_bytes"]) and gpu["bar_bytes"] < (gpu["memory_bytes"] or 0)
 
 
-def _narrow_link(number: int, gpu: Facts) -> Iterator[str]:
+def _narrow_link(number: int, gpu: Facts, is_loaded: bool) -> Iterator[str]:
     """The link of a GPU that is slower than its card, with the cause if the facts show it."""
     device = narrowest(gpu["links"])
-    rate = gpu["links"][device]
+    rate, claimed = gpu["link"], gpu["links"].get(gpu["slot_at"])
+    if is_loaded and gpu["now"] and gb_s(gpu["now"]) < 0.9 * gb_s(claimed):
+        yield (
+            f"GPU {number} ({gpu['bus_id']}) runs at {_shown(gpu, 'now')} under load, where both"
+            f" ends claim {describe_rate(claimed)}: reseat the card, check the riser."
+        )
     link_gb_s, card_gb_s = gb_s(rate), gb_s(gpu["card"])
     if link_gb_s >= 0.9 * card_gb_s:  # or the card is unknown
         return
     cause = ""
     if device != gpu["slot_at"]:
         cause = f" The narrow link is above the slot, at {device}."
+    elif gpu["target"] == rate[0] < min(gpu["card"][0], (gpu["slot"] or gpu["card"])[0]):
+        cause = " The port above holds it at this speed (LnkCtl2): set the slot to automatic in the"
+        cause += " BIOS."
     elif gb_s(gpu["slot"]) >= 0.9 * card_gb_s:
         cause = " The slot supports more: reseat the card, check riser and firmware settings."
     elif gpu["slot"]:
@@ -203,14 +293,23 @@ def unknowns(facts: Facts) -> Iterator[str]:
     if not tested and any(pair["status"] == "unknown" for pair in pairs):
         yield f"peer access: run {on_ranks(len(gpus), 'doctor')}, or nvidia-smi topo -p2p r"
     if gpus and hypervisor not in ("none", "unknown"):
-        yield f"the host of this virtual machine ({hypervisor}): run {RUN}{BENCH}doctor there"
+        yield (
+            f"the host of this virtual machine ({hypervisor}): run {RUN}{BENCH}doctor there, and"
+            " compare the BAR addresses: without ACS redirection they must be the same"
+        )
+    if None in facts["kernel"].values() and any(gpu["vendor"] == AMD for gpu in gpus):
+        names = "|".join(facts["kernel"])
+        yield f"options of the kernel: run zgrep -E '{names}' /boot/config-* /proc/config.gz"
 
 
 def summary(facts: Facts) -> list[str]:
     """At most four sentences for the head of a run, which reports refused peer memory itself."""
     paths = dict.fromkeys(pair["path"] for pair in facts["pairs"])
-    rates = [_rates(gpu) for gpu in facts["gpus"] if gpu["links"]]
-    links = dict.fromkeys(f"{link} (card maximum: {card})" for link, card, _ in rates)
+    links = dict.fromkeys(
+        f"{_shown(gpu, 'link')} (card maximum: {_shown(gpu, 'card')})"
+        for gpu in facts["gpus"]
+        if gpu["link"]
+    )
     sentences = [f"Between the GPUs: {'; '.join(paths)}."] if paths else []
     sentences += [f"GPU links at full speed: {'; '.join(links)}."] if links else []
     sentences = [*sentences, *_problems_of_the_host(facts)][:3]
@@ -219,20 +318,23 @@ def summary(facts: Facts) -> list[str]:
     return sentences
 
 
-def _rates(gpu: Facts) -> tuple[str, str, str]:
-    """The narrowest link, and the maximum of card and of slot."""
-    link = gpu["links"] and gpu["links"][narrowest(gpu["links"])]
-    return describe_rate(link), describe_rate(gpu["card"]), describe_rate(gpu["slot"])
-
-
 def page(facts: Facts) -> str:
     """The page of the doctor, at most 100 columns wide."""
-    gpus = [
-        (str(number), gpu["bus_id"], gpu["name"][:32], *_rates(gpu))
-        for number, gpu in enumerate(facts["gpus"])
-    ]
-    lines = _table("GPU", "bus id", "name", "link", "card maximum", "slot maximum", rows=gpus)
-    lines.append(f"link: full speed of both ends; {BENCH}link measures each pair")
+    lines = list[str]()
+    for columns in (LINKS, SLOTS, CARDS):
+        rows = [
+            [str(number), *(_shown(gpu, key) for key in columns)]
+            for number, gpu in enumerate(facts["gpus"])
+        ]
+        lines += [*_table("GPU", *columns.values(), rows=rows), ""]
+    now = "under load" if facts["wire"] else "at rest"
+    lines.append(f"link: full speed of both ends; now: {now}; {BENCH}link measures each pair")
+    if facts["wire"]:
+        trip_ns, store_gb_s, read_gb_s, _ = facts["wire"]
+        lines.append(
+            f"all ranks at once: stores {store_gb_s:.3g} GB/s, reads {read_gb_s:.3g} GB/s, a flag"
+            f" there and back {trip_ns / 1e3:.3g} us"
+        )
     statuses = {"OK": "allowed", "unknown": "unknown"}
     pairs = [
         (

@@ -1,6 +1,7 @@
-"""Asks the GPU drivers for load, throttling, memory, NVLinks and peer access: NVIDIA's by
+"""Asks the GPU drivers for load, throttling, memory, clocks, NVLinks and peer access: NVIDIA's by
 NVML (pynvml), AMD's by amdgpu's files in /sys. What a driver does not give is left out."""
 
+import re
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -19,6 +20,7 @@ PEER_STATUS = {
     "NS": "the driver does not support it",
 }
 IDLE_PERCENT = 10  # of time and of memory: a desktop draws, and a driver keeps some
+SM_CLOCK, MEMORY_CLOCK = 1, 2  # NVML_CLOCK_*
 READ = 0  # NVML_P2P_CAPS_INDEX_READ, for which pynvml has a tuple
 THROTTLES = (
     "SwPowerCap",
@@ -84,21 +86,42 @@ def in_use(bus_id: str) -> str | None:
 
 
 def nvidia_gpu(bus_id: str) -> Facts:
-    """Name, memory and BAR1 in bytes, and NVLinks of a GPU, without those that NVML does not give;
-    {} if it does not know the GPU."""
+    """Name, memory and BAR1 in bytes, NVLinks, VBIOS, ECC, power cap and clocks of a GPU, without
+    those that NVML does not give; {} if it does not know the GPU."""
     gpu = handle(bus_id)
     if gpu is None:
         return {}
     memory = _ask("nvmlDeviceGetMemoryInfo", gpu)
     bar1 = _ask("nvmlDeviceGetBAR1MemoryInfo", gpu)
+    ecc, cap_mw = (_ask(f"nvmlDeviceGet{name}", gpu) for name in ("EccMode", "EnforcedPowerLimit"))
+    clocks = [_ask("nvmlDeviceGetClockInfo", gpu, kind) for kind in (SM_CLOCK, MEMORY_CLOCK)]
     links = (_nvlink(gpu, link) for link in range(nvml().NVML_NVLINK_MAX_LINKS))
     facts = {
         "name": _ask("nvmlDeviceGetName", gpu),
         "memory_bytes": memory and memory.total,
         "bar_bytes": bar1 and bar1.bar1Total,
         "nvlinks": [link for link in links if link],
+        "vbios": _ask("nvmlDeviceGetVbiosVersion", gpu),
+        "ecc": ecc and bool(ecc[0]),
+        "cap_w": cap_mw and cap_mw // 1000,
+        "clocks_mhz": None if None in clocks else "/".join(map(str, clocks)),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def amd_card(bus_id: str) -> Facts:
+    """Memory's maker, VBIOS, ECC, power cap and clocks of a GPU from amdgpu; None if unknown."""
+    names = "mem_info_vram_vendor", "vbios_version", "ras/umc_err_count", "hwmon/*/power1_cap"
+    vendor, vbios, errors, cap_uw = (pci.attribute(bus_id, name) or None for name in names)
+    tables = [pci.attribute(bus_id, f"pp_dpm_{kind}") for kind in ("sclk", "mclk")]
+    clocks = re.findall(r"(\d+)Mhz \*", "\n".join(tables))
+    return {
+        "memory_vendor": vendor,
+        "vbios": vbios,
+        "ecc": True if errors else None,  # amdgpu counts errors only where ECC is on
+        "cap_w": cap_uw and int(cap_uw) // 10**6,
+        "clocks_mhz": "/".join(clocks) or None,
+    }
 
 
 def _nvlink(gpu: Any, link: int) -> Facts | None:

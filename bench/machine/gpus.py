@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 from bench.machine import pci
 from bench.machine.environment import virtualisation
-from bench.machine.gpu_state import Facts, nvidia_gpu, nvidia_peer_status
+from bench.machine.gpu_state import Facts, amd_card, nvidia_gpu, nvidia_peer_status
 from bench.machine.placement import pin
 from collectives.communicator import Communicator, Refusal
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
+from collectives.probe import wire_speed
 from collectives.refusals import legacy_ipc
 from collectives.world import open_device, open_world
 from kernels.devices.device import Device, Watch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 PEER_TIMEOUT_S = 30.0
 UNCACHED_SINCE = 7, 2  # ROCm, on gfx1200 and gfx1201
 SHM = "/dev/shm"
+LOADS = 10  # measurements of the wire, by whose end links and clocks are up
 
 
 def examine(bus_ids: Sequence[str]) -> Facts:
@@ -39,6 +41,9 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "pairs": pairs,
         "amdgpu_p2p": pci.amdgpu_p2p(),
         "forwards": pci.forwards_between_ports(),
+        "kernel": pci.kernel_options(),
+        "errors": pci.errors(bus_ids),
+        "wire": None,
         "uncached": None,
         "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
         "virtualisation": virtualisation() or "unknown",
@@ -51,6 +56,12 @@ def examine(bus_ids: Sequence[str]) -> Facts:
 def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
     links, vendor = pci.links(bus_id), pci.attribute(bus_id, "vendor")
     port, card = links[-1] if links else ("", "")
+    rates = pci.rates(bus_id)
+    bar_bytes, bar = pci.bar(bus_id) or (None, None)
+    atomics, counted = pci.atomics(bus_id), pci.errors([bus_id])
+    states = {*atomics.values()} or {None}
+    if bus_id in amd_peers:  # the driver has tried to enable them
+        states = {"no atomics" not in amd_peers[bus_id]}
     return {
         "bus_id": bus_id,
         "vendor": vendor,
@@ -58,12 +69,21 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
         "nvlinks": [] if bus_id in amd_peers else None,
         "iommu": pci.iommu(bus_id),
         "memory_bytes": pci.memory_bytes(bus_id),
-        "bar_bytes": pci.bar_bytes(bus_id),
-        "links": pci.rates(bus_id) or None,
+        "bar": bar and hex(bar),
+        "bar_bytes": bar_bytes,
+        "driver": pci.driver(bus_id),
+        "atomics": False if False in states else None if None in states else True,
+        "refusing": ", ".join(port for port, passes in atomics.items() if passes is False),
+        "errors": sum(counted.values()) if counted else None,
+        "links": rates or None,
+        "link": rates[pci.narrowest(rates)] if rates else None,
         "slot_at": card,
         "own": pci.max_rate(bus_id, "current"),
         "slot": pci.max_rate(port),
         "card": pci.max_rate(card),
+        "now": pci.max_rate(card, "current"),
+        "target": pci.target_speed(port),
+        **amd_card(bus_id),
         **nvidia_gpu(bus_id),
     }
 
@@ -151,7 +171,10 @@ def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
             watch = device.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)
         world = open_world(communicator, device, waits)
-        return examine_peers(communicator, device, world.peers), world
+        wire = None
+        for _ in range(LOADS if isinstance(world.peers, PeerBuffer) else 0):
+            wire = wire_speed(world.mapped)
+        return examine_peers(communicator, device, world.peers) | {"wire": wire}, world
     except Refusal as refusal:
         reason = str(refusal).removesuffix(".")
         if gpu:

@@ -1,7 +1,11 @@
-"""Reads the PCIe topology of GPUs from /sys: paths, links, ACS, IOMMU, BARs, KFD's peers. A file
-that cannot be read raises nothing: the value is then None, empty or `unknown`."""
+"""Reads the PCIe topology of GPUs from /sys: paths, links, ACS, AtomicOps, errors, IOMMU, BARs, and
+KFD's peers; and the kernel's options. A file that cannot be read raises nothing: the value is then
+None, empty or `unknown`."""
 
+import gzip
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +20,12 @@ HOST_BRIDGE = re.compile(r"pci[0-9a-f]+:..")
 BUS_ID = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 ACS_CAPABILITY, ACS_REDIRECTS = 0x000D, 0b1100  # P2P request redirect and completion redirect
 ZEN = 0x17  # a family of AMD's CPUs
+# The PCIe capability, its registers and their bits, as Linux's include/uapi/linux/pci_regs.h names
+# them: DEVCAP2, DEVCTL2, LNKCTL2.
+EXPRESS_CAPABILITY, ABILITIES, CONTROL, TARGET = 0x10, 0x24, 0x28, 0x30
+ROUTES_ATOMICS, COMPLETES_ATOMICS, BLOCKS_ATOMICS = 1 << 6, 0b11 << 7, 1 << 7
+NO_ATOMICS = 0b11 << 2  # of KFD's flags of a link: the driver could not enable them
+OPTIONS = "HSA_AMD_P2P", "PCI_P2PDMA", "DMABUF_MOVE_NOTIFY"  # that AMD's peers over PCIe need
 XGMI = "11"  # HSA_IOLINK_TYPE_XGMI, a link type of KFD's topology
 IOMMU_TYPES = {"identity": "passthrough", "DMA": "translating", "DMA-FQ": "translating"}
 
@@ -45,8 +55,9 @@ def _folder(bus_id: str) -> Path:
 
 
 def attribute(bus_id: str, name: str) -> str:
-    """An attribute of a PCI device, such as `vendor`; empty if it is unknown."""
-    return files.read(_folder(bus_id) / name)
+    """An attribute of a PCI device, such as `vendor`, or the first that a pattern matches; empty if
+    it is unknown."""
+    return next(map(files.read, _folder(bus_id).glob(name)), "") if bus_id else ""
 
 
 def gpu_bus_ids() -> list[str]:
@@ -93,7 +104,7 @@ def rates(bus_id: str) -> dict[str, Rate]:
         speeds = [_number(end, "max_link_speed") for end in ends]
         speed = min(speeds) or speed or max(speeds)
         if speed and width:
-            by_device[ends[1]] = speed, int(width)
+            by_device[ends[1]] = min(speed, target_speed(ends[0]) or speed), int(width)
     return by_device
 
 
@@ -136,21 +147,88 @@ def _socket(node: str) -> str:
     return files.read(f"{topology}/physical_package_id")
 
 
-def acs_redirects(bus_id: str) -> bool | None:
-    """Whether ACS at a port sends peer traffic up to the CPU; None if only root may read it."""
-    config = b""
+def _capability(bus_id: str, number: int, is_extended: bool) -> bytes | None:
+    """The registers of a capability; empty without it; None if only root may read them."""
+    config, visited = b"", set[int]()
     with suppress(OSError):
         config = (_folder(bus_id) / "config").read_bytes()
-    if len(config) < 0x104:
+    if len(config) < (0x104 if is_extended else 0x44):  # others than root read 0x40 bytes
         return None
-    offset, visited = 0x100, set[int]()
-    while offset >= 0x100 and offset not in visited:  # a broken list may lead back to itself
+    offset = 0x100 if is_extended else config[0x34]
+    while offset >= 0x40 and offset not in visited:  # a broken list may lead back to itself
         header = int.from_bytes(config[offset : offset + 4], "little")
-        if header & 0xFFFF == ACS_CAPABILITY:  # the control word's low byte follows 6 bytes later
-            return bool(config[offset + 6] & ACS_REDIRECTS)
+        if header & (0xFFFF if is_extended else 0xFF) == number:
+            return config[offset:]
         visited.add(offset)
-        offset = header >> 20
-    return False
+        offset = header >> 20 if is_extended else header >> 8 & 0xFC
+    return b""
+
+
+def driver(bus_id: str) -> str | None:
+    """The driver that a device is bound to; None without one."""
+    link = _folder(bus_id) / "driver"
+    return link.resolve().name if link.exists() else None
+
+
+def acs_redirects(bus_id: str) -> bool | None:
+    """Whether ACS at a port sends peer traffic up to the CPU; None if only root may read it."""
+    acs = _capability(bus_id, ACS_CAPABILITY, True)
+    return bool(acs[6] & ACS_REDIRECTS) if acs else None if acs is None else False
+
+
+def _register(bus_id: str, offset: int) -> int | None:
+    """16 bits of the PCIe capability; None if unknown."""
+    express = _capability(bus_id, EXPRESS_CAPABILITY, False)
+    return int.from_bytes(express[offset : offset + 2], "little") if express else None
+
+
+def target_speed(port: str) -> float | None:
+    """The speed that a port allows the link below it, in GT/s; None if unknown."""
+    return dict(enumerate(LANE_GB_S, 1)).get((_register(port, TARGET) or 0) & 0xF)
+
+
+def atomics(bus_id: str) -> dict[str, bool | None]:
+    """By port above a device, whether AtomicOps get through: the root port completes them, others
+    route them. None if only root may know."""
+    states = dict[str, bool | None]()
+    for port in chain(bus_id)[1:-1]:
+        able, control = _register(port, ABILITIES), _register(port, CONTROL)
+        if able is None or control is None:
+            states[port] = None
+        elif states:
+            states[port] = bool(able & ROUTES_ATOMICS and not control & BLOCKS_ATOMICS)
+        else:
+            states[port] = able & COMPLETES_ATOMICS == COMPLETES_ATOMICS
+    return states
+
+
+def errors(bus_ids: Sequence[str]) -> dict[str, int]:
+    """PCIe errors since the boot at these devices and at the ports above them, those that Linux
+    counts: `{"correctable at 0000:00:01.1": 3}`."""
+    counts = {}
+    for device in sorted({device for bus_id in bus_ids for device in chain(bus_id)[1:]}):
+        for kind in ("correctable", "nonfatal", "fatal"):
+            total = re.search(r"TOTAL_ERR_\w+ (\d+)", attribute(device, f"aer_dev_{kind}"))
+            if total:
+                counts[f"{kind} at {device}"] = int(total[1])
+    return counts
+
+
+def new_errors(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
+    """The errors that came between, in words. A device that was reset or lost hides its own."""
+    lost = [kind for kind, number in before.items() if after.get(kind, -1) < number]
+    counted = Counter(after) - Counter(before)
+    return [f"{number} {kind}" for kind, number in counted.items()] + [
+        f"an unknown number of {kind}" for kind in lost
+    ]
+
+
+def kernel_options() -> dict[str, bool | None]:
+    """Whether this kernel has each of OPTIONS; None if its configuration cannot be read."""
+    text = files.read(f"boot/config-{files.read('proc/sys/kernel/osrelease')}")
+    with suppress(OSError):
+        text = text or gzip.decompress((files.ROOT / "proc/config.gz").read_bytes()).decode()
+    return {name: f"CONFIG_{name}=y" in text if text else None for name in OPTIONS}
 
 
 def forwards_between_ports() -> bool:
@@ -174,15 +252,16 @@ def memory_bytes(bus_id: str) -> int | None:
     return int(attribute(bus_id, "mem_info_vram_total") or 0) or None
 
 
-def bar_bytes(bus_id: str) -> int | None:
-    """The largest BAR of a device; None if unknown."""
+def bar(bus_id: str) -> tuple[int, int] | None:
+    """The bytes and the address of a device's largest BAR; None if unknown."""
     lines = attribute(bus_id, "resource").splitlines()[:6]
     windows = [[int(word, 16) for word in line.split()[:2]] for line in lines]
-    return max((end - start + 1 for start, end in windows if end), default=None)
+    return max(((end - start + 1, start) for start, end in windows if end), default=None)
 
 
 def kfd_peers() -> dict[str, dict[str, str]]:
-    """For each AMD GPU its peers in the kernel's KFD, by `xGMI` or `PCIe`; {} before Linux 6.0."""
+    """For each AMD GPU its peers in the kernel's KFD, by `xGMI` or `PCIe`, and `no atomics` where
+    the driver could not enable AtomicOps; {} before Linux 6.0."""
 
     def properties(path: Path) -> dict[str, str]:
         return dict(re.findall(r"^(\w+) (\d+)$", files.read(path / "properties"), re.MULTILINE))
@@ -197,12 +276,14 @@ def kfd_peers() -> dict[str, dict[str, str]]:
             bus_ids[folder.name] = f"{domain:04x}:{bus:02x}:{device:02x}.{location & 7}"
     peers = {}
     for name, bus_id in bus_ids.items():
-        links = map(properties, (nodes / name).glob("*_links/*"))
+        links = [*map(properties, (nodes / name).glob("*_links/*"))]
         peers[bus_id] = {
             bus_ids[link["node_to"]]: "xGMI" if link.get("type") == XGMI else "PCIe"
             for link in links
             if link.get("node_to") in bus_ids
         }
+        if any(int(link.get("flags", 0)) & NO_ATOMICS for link in links):
+            peers[bus_id]["no atomics"] = ""
     return peers
 
 

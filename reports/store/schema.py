@@ -280,6 +280,7 @@ class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     rtt_ns: Bounded | None = None  # a flag's round trip in the run's state of the link
     left_out_blocks: Count = 0  # of other states
     steal_share: Bounded | None = None
+    note: str | None = None  # what went on meanwhile
 
 
 @dataclass(frozen=True)

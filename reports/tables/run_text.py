@@ -114,6 +114,9 @@ def footnotes(result: Result) -> list[str]:
     if stolen and stolen > MOST_STEAL_SHARE:
         notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time")
 
+    if result.end and result.end.note:
+        notes.append(result.end.note)
+
     unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):

@@ -31,6 +31,17 @@ def with_acs(control: int) -> bytes:
     return bytes(0x100) + capability + bytes(0xEF8)
 
 
+def with_express(able: int = 0, control: int = 0, target: int = 0) -> bytes:
+    """A configuration space of 256 bytes. Its second capability, after power management, is PCIe's,
+    with these low words of DEVCAP2 and DEVCTL2 and this target speed in LNKCTL2."""
+    config = bytearray(0x100)
+    config[0x34] = 0x40
+    config[0x40:0x42], config[0x48:0x4A] = b"\x01\x48", b"\x10\x00"
+    for offset, word in ((0x24, able), (0x28, control), (0x30, target)):
+        config[0x48 + offset : 0x4A + offset] = word.to_bytes(2, "little")
+    return bytes(config)
+
+
 def lay_out(root: Path, name: str) -> Path:
     """Write the recorded machine's folders below `root`."""
     machine = recorded(name)
@@ -89,6 +100,10 @@ def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
         NVMLError=NVMLError,
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByPciBusId=handle,
+        nvmlDeviceGetVbiosVersion=lambda gpu: lookup(gpus[gpu], "vbios"),
+        nvmlDeviceGetEccMode=lambda gpu: lookup(gpus[gpu], "ecc"),
+        nvmlDeviceGetEnforcedPowerLimit=lambda gpu: lookup(gpus[gpu], "cap_mw"),
+        nvmlDeviceGetClockInfo=lambda gpu, kind: lookup(gpus[gpu], "clocks")[kind],
         nvmlDeviceGetName=lambda gpu: lookup(gpus[gpu], "name"),
         nvmlDeviceGetMemoryInfo=lambda gpu: total(gpu, "memory", "total"),
         nvmlDeviceGetBAR1MemoryInfo=lambda gpu: total(gpu, "bar1", "bar1Total"),

@@ -1,10 +1,12 @@
 """Shows how the GPUs of this machine reach each other, and what slows them down or stops them.
 
 Alone it reads /sys, /proc and the drivers' libraries, in a second. Under mpirun, with one rank per
-GPU, it also tests peer memory as a benchmark does, and makes one call of NCCL or RCCL."""
+GPU, it also tests peer memory as a benchmark does, and makes one call of NCCL or RCCL. For peers
+that hang the host, --ladder tests in steps instead, and keeps on disk how far it came."""
 
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from bench.harness.console import CANNOT, FINE, print_out
@@ -13,10 +15,12 @@ from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, open_and_examine
 from bench.machine.pci import gpu_bus_ids
-from collectives.communicator import Communicator, Refusal, launched_rank
+from collectives.communicator import Communicator, Refusal, launched_rank, launched_ranks
+from collectives.world import open_device
 from reports.store.program import BENCH, RUN, on_ranks
 
 TIME_LIMIT_S = 120.0
+LADDER = "~/.cache/wiretax/ladder.log"
 NO_GPU = (
     "No GPU to examine: /sys/bus/pci/devices lists no GPU of NVIDIA or AMD; on WSL, run"
     f" {on_ranks(1, 'doctor')}, which asks the driver."
@@ -27,12 +31,25 @@ def main() -> NoReturn:
     """Prints the page; exits with 0, with 2 for a wrong command line, with 3 without a GPU."""
     parser = Parser(
         prog=f"{BENCH}doctor",
-        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet]",
+        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--ladder [FILE]]",
         description=__doc__,
-        epilog="exit status: 0 page printed; 2 wrong command line; 3 no GPU",
+        epilog="exit status: 0 page printed, or all steps of the ladder work; 1 a step is wrong or"
+        " hangs; 2 wrong command line; 3 no GPU; 4 a step is inconclusive: refused, or its control"
+        " in host memory failed",
+    )
+    parser.add_argument(
+        "--ladder",
+        nargs="?",
+        const=LADDER,
+        metavar="FILE",
+        help=f"climb from host memory to collectives between GPUs; each step's name is in FILE"
+        f" before it starts ({LADDER})",
     )
     parser.add_argument("--quiet", action="store_true", help="print no progress on standard error")
-    progress = Progress("doctor", parser.parse_args().quiet)
+    arguments = parser.parse_args()
+    if arguments.ladder:
+        climb_ladder(parser, Path(arguments.ladder).expanduser())
+    progress = Progress("doctor", arguments.quiet)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
     progress.show("examine the GPUs and their links")
     try:
@@ -48,6 +65,25 @@ def main() -> NoReturn:
         library = section("Library", examine_library(world))
         say(communicator, f"\n{library}")
     sys.exit(FINE if facts["gpus"] else CANNOT)
+
+
+def climb_ladder(parser: Parser, path: Path) -> NoReturn:
+    """Climbs, and exits with the status."""
+    from bench.harness.ladder import Log, climb  # needs numpy and a GPU's library
+
+    if (launched_ranks() or 1) < 2:
+        parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
+    try:
+        communicator = Communicator()
+        device, notes = open_device(communicator, "auto", share_gpus=False)
+        if device.is_cpu:
+            raise Refusal(notes[0].partition(": ")[2])
+        with communicator.all_or_none(OSError):
+            log = Log(path) if communicator.rank == 0 else None
+        sys.exit(climb(communicator, device, log))
+    except Refusal as refusal:
+        say(communicator, f"No ladder: {refusal}")
+        sys.exit(CANNOT)
 
 
 def say(communicator: Communicator | None, text: str) -> None:

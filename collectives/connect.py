@@ -44,6 +44,23 @@ def make_room(peers: PeerBuffer, message_bytes: int) -> None:
     peers.slabs, peers.half_bytes, peers.shown = slabs, half_bytes, larger.shown
 
 
+def map_peers(
+    communicator: Communicator, device: Device, waits: WaitPolicy, sharing: str, undo: ExitStack
+) -> PeerBuffer:
+    """Allocates and maps in one mode, without a probe. All ranks call it, and `undo` if it fails.
+    Raises Refusal."""
+    controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
+    slabs = share(communicator, device, sharing, SLAB_BYTES, undo)
+    with communicator.all_or_none(DeviceError):
+        own = device.private(ctypes.sizeof(Own))
+        undo.callback(own.close)
+    peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
+    device.flushes_hdp = any(peers.hdp_flush)
+    with communicator.all_or_none(DeviceError):
+        write_own(peers, 0)
+    return peers
+
+
 def connect(
     communicator: Communicator, device: Device, waits: WaitPolicy, modes: Sequence[str]
 ) -> PeerBuffer:
@@ -53,25 +70,8 @@ def connect(
     for number, sharing in enumerate(modes):
         undo = ExitStack()
         try:
-            controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
-            slabs = share(communicator, device, sharing, SLAB_BYTES, undo)
-            with communicator.all_or_none():
-                own = device.private(ctypes.sizeof(Own))
-                undo.callback(own.close)
-            peers = PeerBuffer(
-                communicator,
-                device,
-                slabs,
-                controls,
-                own,
-                waits,
-                sharing,
-                refusals,
-                modes[0],
-            )
-            device.flushes_hdp = any(peers.hdp_flush)
-            with communicator.all_or_none():
-                write_own(peers, 0)
+            peers = map_peers(communicator, device, waits, sharing, undo)
+            peers.refusals, peers.requested = refusals, modes[0]
             peers.shown = probe(peers)
             has_another = any(mode.startswith("mapped") for mode in modes[number + 1 :])
             if has_another and peers.shown.no_reads:  # other memory may show reads too

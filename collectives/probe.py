@@ -44,13 +44,13 @@ def probe(peers: PeerBuffer) -> Shown:
     peers' memory, which some hosts do not route (open-gpu-kernel-modules issue 1253), stores into
     uncached memory without a write-back, and ordinary memory, which HIP promises to show after a
     synchronisation alone."""
-    if sentence := _launch(peers, "show_stores"):
+    if sentence := show(peers, "show_stores"):
         raise ProbeFailed(sentence)
-    no_reads = _launch(peers, "show_reads")
-    no_packets = _launch(peers, "show_packets")
+    no_reads = show(peers, "show_reads")
+    no_packets = show(peers, "show_packets")
     writes_back = not peers.sharing.endswith(" uncached") or bool(
-        _launch(peers, "show_stores", macros=UNCACHED)
-        or (not no_reads and _launch(peers, "show_reads", macros=UNCACHED))
+        show(peers, "show_stores", macros=UNCACHED)
+        or (not no_reads and show(peers, "show_reads", macros=UNCACHED))
     )
     no_registered = None
     if peers.device.name == "hip" and peers.kind != "host_staged":
@@ -58,6 +58,7 @@ def probe(peers: PeerBuffer) -> Shown:
             own = peers.communicator, peers.device, peers.sharing
             slabs = share(*own, SLAB_BYTES, undo, ordinary=True)
             no_registered = _later(replace(peers, slabs=slabs, half_bytes=HALF_BYTES))
+    peers.waits.forget()
     return Shown(no_packets, no_reads, no_registered, writes_back)
 
 
@@ -91,12 +92,12 @@ def _later(peers: PeerBuffer) -> str | None:
     """Why one launch does not show what the one before has stored; short, long and short again."""
     for size_bytes in (PROBE_BYTES, LONG_BYTES, PROBE_BYTES):
         for number in range(LAUNCHES):  # in the third, a place has had other contents
-            if sentence := _launch(peers, "show_later", number, size_bytes):
+            if sentence := show(peers, "show_later", number, size_bytes):
                 return sentence
     return None
 
 
-def _launch(
+def show(
     peers: PeerBuffer,
     entry: str,
     rounds: int | None = None,
@@ -104,8 +105,9 @@ def _launch(
     macros: Mapping[str, str] = {},
 ) -> str | None:
     """Runs a kernel of the probe, and says what was missing or wrong first; None if all was right.
-    Raises Refusal."""
+    Its watch tells until the next one whether a wait timed out. Raises Refusal."""
     communicator, device = peers.communicator, peers.device
+    peers.waits.forget()
     macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1", **macros}
     blocks = min(PROBE_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
     shape = len(MEMORY_ACCESSES), 2, MOST_RANKS
@@ -124,10 +126,7 @@ def _launch(
     if stale and not sentence:
         where = "in ordinary memory" if entry == "show_later" else "within one launch"
         sentence = f"{where} {stale}"
-    sentence = communicator.first_reason(sentence)
-    if sentence:
-        peers.waits.forget()
-    return sentence
+    return communicator.first_reason(sentence)
 
 
 def _missing(peers: PeerBuffer, name: str) -> str | None:

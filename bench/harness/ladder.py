@@ -1,0 +1,238 @@
+"""Climbs from host memory to collectives over peers' memory, for `bench.doctor --ladder`. Where
+peers hang the host, or copies work and collectives do not, the log tells after a reset how far the
+climb came: each rung's name is on disk before the rung starts.
+
+All rungs are first climbed in host memory, the control: if they fail there, the peers are not to
+blame."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from bench.harness.console import FINE, WRONG, print_out
+from bench.harness.iteration import Buffers, case_iteration, come_late, nothing
+from bench.harness.sampler import SoakLaunch, SoakSequence, captured
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.communicator import Communicator, Refusal
+from collectives.connect import map_peers
+from collectives.library.gpu import NcclLibrary
+from collectives.operation import CollectiveCase, Unsupported, World
+from collectives.peer_buffer import WaitPolicy
+from collectives.probe import PING_PONGS, probe_kernels, show
+from collectives.registry import ALGORITHMS
+from collectives.world import modes_of
+from kernels.devices.device import (
+    PEER_STRUCTURES,
+    Counts,
+    Device,
+    DeviceError,
+    Step,
+    Transfer,
+    Watch,
+)
+
+INCONCLUSIVE = 4  # exit status
+WAIT_S = 10.0  # of a kernel, for a flag
+GIVE_UP_S = 60.0  # for a rung that does not return
+SIZES_BYTES = 16, 4 << 20, 16
+ROUNDS = 10
+STALL_NS = 50_000_000
+ALL_REDUCE, FLOAT = COLLECTIVES["all_reduce"], DATATYPES["float32"]
+STARTED = "started"
+OUTCOMES = "works", "inconclusive", "wrong", "hangs"
+
+
+def move(world: World, first: int, last: int, hop: int) -> str | None:
+    """The ranks `first` to `last` store into the memory of the rank `hop` further, in a circle."""
+    peers, rank, size = world.mapped, world.communicator.rank, world.communicator.size
+    send, receive = (memories[rank] for memories in peers.registered)
+
+    def contents(writer: int) -> np.ndarray[Any, Any]:
+        return np.arange(send.size_bytes // 4, dtype=np.uint32) * 0x9E3779B1 + writer
+
+    arguments = peers.arguments(send.address, receive.address, send.size_bytes // 4, 0)
+    peers.locate(send.address, arguments.sends)
+    peers.locate(receive.address, arguments.receives)
+    writers = {(writer + hop) % size: writer for writer in range(first, last + 1)}
+    to = (rank + hop) % size if first <= rank <= last else -1
+    with world.communicator.all_or_none(DeviceError):
+        send.write(contents(rank).view(np.uint8))
+        receive.write(np.zeros(receive.size_bytes, np.uint8))
+        macros = {"WT_WORLD": str(size)}
+        kernels = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer))
+    transfer = Transfer(arguments, to, writers.get(rank, -1))
+    step = Step(kernels.kernel("link_push"), transfer, world.device.blocks_for(send.size_bytes))
+    world.device.caller(step)()
+    if rank in writers and not np.array_equal(
+        receive.read().view(np.uint32), contents(writers[rank])
+    ):
+        return f"rank {rank} holds other data than rank {writers[rank]} has stored"
+    return None
+
+
+def ping_pong(world: World) -> None:
+    with world.communicator.all_or_none(DeviceError):
+        buffer = world.device.private(8)
+        kernels = probe_kernels(world.device, world.communicator.size)
+    arguments = world.mapped.arguments(0, buffer.address, PING_PONGS, 0)
+    world.device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))()
+
+
+def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str | None:
+    """All-reduces small, large and small, ten times; the last rank stalls before each."""
+    rank, size = world.communicator.rank, world.communicator.size
+    send, receive = (memories[rank] for memories in world.mapped.registered)
+    buffers = Buffers(send, receive, 0)
+    launches = []
+    with world.communicator.all_or_none(DeviceError):
+        for size_bytes in SIZES_BYTES:
+            case = CollectiveCase(ALL_REDUCE, size_bytes // 4, FLOAT, "sum", 0, 0)
+            case = buffers.place(world, replace(case, size_bytes=size_bytes))
+            operation = ALGORITHMS["all_reduce"]["one_shot_push"].bind(world, case)
+            if isinstance(operation, Unsupported):
+                raise DeviceError(operation.reason)
+            launches.append(SoakLaunch(case, case_iteration(world, buffers, case, operation, 0)))
+        late = come_late(world, stall_ns if rank == size - 1 else 0)
+        sequence = SoakSequence(launches, [late] * len(launches))
+        if is_graph:
+            sequence.graph = captured(world, sequence)
+        idle = nothing(world)
+    world.device.run(sequence.actions(late), idle, Counts(ROUNDS, 0), world.watch)
+    for launch in launches:
+        if wrong := launch.wrong().elements:
+            return f"{wrong} wrong elements in all-reduces of {launch.case.size_bytes} B"
+    return None
+
+
+def call_library(world: World) -> None:
+    library = cast(NcclLibrary, world.library)
+    with world.communicator.all_or_none(DeviceError):
+        operation = library.bind_smallest(world)
+    if isinstance(operation, Unsupported):
+        raise (DeviceError if library.opened else Refusal)(operation.reason)
+
+
+def rungs(ranks: int) -> dict[str, Callable[[World], str | None]]:
+    """What is tried, in this order, in both memories; it says what is wrong."""
+    last = ranks - 1
+    return {
+        "stores to the next rank": partial(move, first=0, last=last - 1, hop=1),
+        "stores to the rank before": partial(move, first=1, last=last, hop=-1),
+        "stores both ways": partial(move, first=0, last=last, hop=1),
+        "flags there and back": ping_pong,
+        "reads": lambda world: show(world.mapped, "show_reads"),
+        "one kernel, all accesses": lambda world: show(world.mapped, "show_stores"),
+        "all-reduces, small, large, small": all_reduces,
+        "the same in a graph": partial(all_reduces, is_graph=True),
+        "the same with a stalled rank": partial(all_reduces, stall_ns=STALL_NS),
+    }
+
+
+class Log:
+    """The file of all climbs, a line for each start and each end of a rung."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.last: dict[str, str] = {}
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with suppress(ValueError):  # a reset may tear a line
+                self.last = json.loads(line)
+        self.file = path.open("ab")
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # the file's name
+        os.close(folder)
+
+    def write(self, rung: str, outcome: str, sentence: str | None = None) -> None:
+        """Returns when the line is on disk. Raises OSError."""
+        time = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+        line = {"time": time, "rung": rung, "outcome": outcome, "sentence": sentence}
+        self.file.write(f"\n{json.dumps(line)}".encode())
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+class Climb:
+    """Performs rungs. Rank 0 writes the log and prints."""
+
+    def __init__(self, communicator: Communicator, log: Log | None, waits: WaitPolicy) -> None:
+        self.communicator, self.log, self.waits = communicator, log, waits
+        self.outcomes = list[str]()
+
+    def rung(self, name: str, work: Callable[[], str | None]) -> str:
+        """Does the work on all ranks; returns the outcome."""
+        self.note(name, STARTED)
+        self.communicator.barrier()
+        self.waits.forget()
+        # Rank 0 writes before another rank's end ends it.
+        limit_s = GIVE_UP_S + (2 if self.communicator.rank else 0)
+        timer = threading.Timer(limit_s, self.give_up, [name])
+        timer.daemon = True
+        timer.start()
+        sentence, outcome = None, "works"
+        try:
+            sentence = work()
+            outcome = "wrong" if sentence else outcome
+        except Refusal as refusal:
+            sentence, outcome = str(refusal), "inconclusive"
+        except DeviceError as error:  # in a launch: the GPU is lost
+            sentence, outcome = str(error), "hangs"
+        if self.waits.watch.timed_out:
+            sentence, outcome = f"rank {self.waits.watch.peer} never answered", "hangs"
+        votes = self.communicator.all_gather((OUTCOMES.index(outcome), sentence))
+        timer.cancel()
+        worst, sentence = max(votes, key=lambda vote: vote[0])
+        self.outcomes.append(OUTCOMES[worst])
+        self.note(name, OUTCOMES[worst], sentence)
+        return OUTCOMES[worst]
+
+    def note(self, name: str, outcome: str, sentence: str | None = None) -> None:
+        if self.log:
+            self.log.write(name, outcome, sentence)
+            if outcome != STARTED:
+                print_out(f"{name}: {outcome}{f' ({sentence})' if sentence else ''}\n")
+
+    def give_up(self, name: str) -> None:
+        self.note(name, "hangs", f"it did not return in {GIVE_UP_S:g} s")
+        os._exit(WRONG)
+
+
+def climb(communicator: Communicator, device: Device, log: Log | None) -> int:
+    """Climbs; returns the exit status, the same on every rank. Raises Refusal."""
+    with communicator.all_or_none(DeviceError):
+        waits = WaitPolicy(device.watch(Watch()), timeout_s=WAIT_S)
+        library = NcclLibrary(communicator, device)
+    climb = Climb(communicator, log, waits)
+    if log and log.last.get("outcome") == STARTED:
+        time, rung = log.last["time"], log.last["rung"]
+        print_out(f"The climb of {time} never returned from its rung: {rung}.\n")
+    for memory, kind in (("host memory", "host_staged"), ("peer memory", "mapped")):
+        sharing, worlds = modes_of(device, kind)[0], list[World]()
+
+        def map_memory(sharing: str = sharing, worlds: list[World] = worlds) -> None:
+            peers = map_peers(communicator, device, waits, sharing, ExitStack())
+            for _ in range(2):
+                peers.register(max(SIZES_BYTES))
+            worlds.append(World(communicator, device, peers, library, waits.watch))
+
+        climb.rung(f"{memory}: mapped", map_memory)
+        for name, work in rungs(communicator.size).items() if worlds else ():
+            if climb.rung(f"{memory}: {name}", partial(work, worlds[0])) == "hangs":
+                break  # kernels may still use this memory
+        if memory == "host memory" and {*climb.outcomes} != {"works"}:
+            climb.note("the climb", "inconclusive", "its control, host memory, failed")
+            return INCONCLUSIVE
+    if "hangs" not in climb.outcomes and worlds:
+        climb.rung("the GPUs' library", partial(call_library, worlds[0]))
+    if {"wrong", "hangs"} & {*climb.outcomes}:
+        return WRONG
+    return INCONCLUSIVE if "inconclusive" in climb.outcomes else FINE

@@ -1,0 +1,177 @@
+"""The ladder of the doctor on GPUs in software: its outcomes and statuses, and what is on disk when
+a climb never returns."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.harness.ladder import Climb, Log
+from collectives.communicator import Refusal
+from collectives.peer_buffer import WaitPolicy
+from kernels.devices.device import Watch
+from tests.bench.faulty_runs import wait_for
+from tests.bench.launches import marked
+from tests.fake_gpu import environment, fake_nccl
+from tests.launch import MPIRUN, mpirun
+
+pytestmark = pytest.mark.alone
+
+
+IMPATIENT = """
+from bench.doctor import main
+from bench.harness import ladder
+ladder.WAIT_S, ladder.SIZES_BYTES = 0.5, (16, 1 << 16, 16)
+main()
+"""
+
+
+def climb(log, **variables):
+    return mpirun(2, "-c", IMPATIENT, "--ladder", str(log), timeout_s=100, **variables)
+
+
+def lines(log):
+    return [json.loads(line) for line in log.read_text().splitlines() if line]
+
+
+def test_a_climb_in_which_all_works_ends_with_0_and_its_log_on_disk(tmp_path):
+    log = tmp_path / "folder/ladder.log"
+    done = climb(log, **fake_nccl.environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    written = lines(log)
+    assert [line["outcome"] for line in written] == ["started", "works"] * (len(written) // 2)
+    rungs = [line["rung"] for line in written[::2]]
+    assert [f"{rung}: works" for rung in rungs] == done.stdout.splitlines()
+    assert rungs[0] == "host memory: mapped"
+    assert rungs[-2:] == ["peer memory: the same with a stalled rank", "the GPUs' library"]
+    assert len(rungs) == 21
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "first", "last"),
+    [
+        (  # what a rank stores for the next one never arrives
+            {"corrupt_ipc": 4096},
+            1,
+            "peer memory: stores to the next rank: wrong (rank 1 holds other data than rank 0",
+            "the GPUs' library: inconclusive (NCCL is not installed",
+        ),
+        (  # nor does its flag: the memory is left alone from then on
+            {"corrupt_ipc": 0},
+            1,
+            "peer memory: stores to the next rank: hangs (rank 0 never answered)",
+            "peer memory: stores to the next rank: hangs",
+        ),
+        (
+            {"peer": 0},
+            4,
+            "peer memory: mapped: inconclusive (rank 0: the driver refuses peer access",
+            "peer memory: mapped: inconclusive",
+        ),
+        (  # the control: the peers are not tried, nor blamed
+            {"fail": "cuMemHostRegister_v2"},
+            4,
+            "host memory: mapped: inconclusive (rank 0: on GPU",
+            "the climb: inconclusive (its control, host memory, failed)",
+        ),
+        (
+            {"vanish_after": 40},
+            4,
+            "host memory: all-reduces, small, large, small: hangs (on GPU",
+            "the climb: inconclusive",
+        ),
+    ],
+)
+def test_what_fails_has_an_outcome_a_status_and_a_sentence(
+    tmp_path, variables, status, first, last
+):
+    done = climb(tmp_path / "ladder.log", **environment(**variables))
+    failed = [line for line in done.stdout.splitlines() if not line.endswith(": works")]
+    assert (done.returncode, done.stderr) == (status, "")
+    assert failed[0].startswith(first)
+    assert failed[-1].startswith(last)
+    assert lines(tmp_path / "ladder.log")[-1]["rung"] == last.rpartition(": ")[0]
+
+
+def test_after_a_climb_that_never_returned_the_next_one_says_how_far_it_came(tmp_path):
+    log = tmp_path / "ladder.log"
+    command = [MPIRUN, "-n", "2", sys.executable, "-m", "bench.doctor", "--ladder", log]
+    with marked(**environment()) as variables:
+        process = subprocess.Popen(
+            command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for(lambda: log.exists() and "flags there" in log.read_text(), 60)
+        finally:
+            end(variables["WIRETAX_TEST"])
+            process.wait()
+    rung = lines(log)[-1]["rung"]
+    assert lines(log)[-1]["outcome"] == "started"
+    log.write_text(log.read_text() + '\n{"time": "20')  # a reset tears a line
+    done = climb(log, **environment(fail="cuMemHostRegister_v2"))
+    assert re.match(rf"The climb of \S+ never returned from its rung: {rung}\.\n", done.stdout)
+
+
+def end(mark):
+    """Kills every process of a launch at once."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("WIRETAX_TEST") == mark:
+                process.kill()
+
+
+def test_a_rung_s_name_is_on_disk_before_the_rung_starts(tmp_path, monkeypatch, capsys):
+    """Written after it, a reset would hide the rung that caused it."""
+    path, synced, seen = tmp_path / "new/ladder.log", list[str](), list[list[str]]()
+    fsync = os.fsync
+
+    def note(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def work():
+        seen.append([line["outcome"] for line in lines(path)])
+        seen.append(synced[:])
+        raise Refusal("no")
+
+    monkeypatch.setattr(os, "fsync", note)
+    communicator: Any = SimpleNamespace(
+        rank=0, barrier=lambda: None, all_gather=lambda item: [item]
+    )
+    climb = Climb(communicator, Log(path), WaitPolicy(Watch()))
+    assert climb.rung("a", work) == "inconclusive"
+    assert seen == [["started"], [str(path.parent), str(path)]]
+    assert [line["outcome"] for line in lines(path)] == ["started", "inconclusive"]
+    assert synced[2:] == [str(path)]
+    assert capsys.readouterr().out == "a: inconclusive (no)\n"
+
+
+def test_a_rung_that_does_not_return_is_given_up(tmp_path):
+    program = IMPATIENT.replace("WAIT_S,", "GIVE_UP_S,").replace(
+        "main()",
+        "ladder.ping_pong = lambda world: __import__('time').sleep(60)\nmain()",
+    )
+    log = tmp_path / "ladder.log"
+    done = mpirun(2, "-c", program, "--ladder", str(log), timeout_s=50, **environment())
+    assert done.returncode == 1
+    assert lines(log)[-1]["outcome"] == "hangs"
+    assert done.stdout.endswith("hangs (it did not return in 0.5 s)\n")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "status", "sentence"),
+    [(2, 3, "No ladder: "), (1, 2, "--ladder climbs between GPUs: mpirun -n 2")],
+)
+def test_without_two_gpus_it_refuses_in_a_sentence(tmp_path, ranks, status, sentence):
+    done = mpirun(ranks, "-m", "bench.doctor", "--ladder", str(tmp_path / "log"))
+    assert done.returncode == status
+    assert sentence in done.stdout + done.stderr
+    assert len((done.stdout + done.stderr).splitlines()) == 1
+    assert not (tmp_path / "log").exists()

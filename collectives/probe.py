@@ -103,9 +103,11 @@ def show(
     rounds: int | None = None,
     size_bytes: int = PROBE_BYTES,
     macros: Mapping[str, str] = {},
+    writers: int = 0,
 ) -> str | None:
     """Runs a kernel of the probe, and says what was missing or wrong first; None if all was right.
-    Its watch tells until the next one whether a wait timed out. Raises Refusal."""
+    In one round not all ranks need to store: `writers` has their bits. The watch tells until the
+    next call whether a wait timed out. Raises Refusal."""
     communicator, device = peers.communicator, peers.device
     peers.waits.forget()
     macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1", **macros}
@@ -116,7 +118,7 @@ def show(
     with communicator.all_or_none():
         wrong = device.private(4 * int(np.prod(shape)))
         count = PROBE_ROUNDS[device.is_cpu] if rounds is None else rounds
-        arguments = peers.arguments(0, wrong.address, count, size_bytes)
+        arguments = peers.arguments(writers, wrong.address, count, size_bytes)
         arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
         device.caller(Step(kernel, arguments, blocks))()
         counts = wrong.read().view(np.uint32).reshape(shape)

@@ -103,6 +103,9 @@ DEVICE void exchange_packets(const Launch& launch, unsigned round) {
   });
 }
 
+// The ranks that store, one bit each: `send`, or all.
+DEVICE unsigned writers(const Arguments& a) { return a.send ? (unsigned)(u64)a.send : ~0u; }
+
 DEVICE void store_in_all(const Launch& launch, unsigned round) {
   const Arguments& a = launch.a;
   const auto store_for = [&](long owner) {
@@ -119,21 +122,25 @@ template <int PATH>
 DEVICE void compare_all(const Launch& launch, unsigned round) {
   const Arguments& a = launch.a;
   for_each_peer(a, [&](long writer) {
-    for_accesses([&](int access, auto by) {
-      compare(launch, PATH == PUSHED ? a.rank : writer, writer, access, round, by);
-    });
+    if (writers(a) >> writer & 1)
+      for_accesses([&](int access, auto by) {
+        compare(launch, PATH == PUSHED ? a.rank : writer, writer, access, round, by);
+      });
   });
 }
 
-// Runs `count` rounds over regions of `chunk_bytes`. A build with WT_STREAM_SLAB has the fence that
-// streamed stores need before a flag.
+// Runs `count` rounds over regions of `chunk_bytes`, one round unless all ranks store. A build with
+// WT_STREAM_SLAB has the fence that streamed stores need before a flag.
 template <int PATH>
 DEVICE void show(const Arguments& a) {
   const Launch launch(a);
   for (unsigned step = 1; step <= (unsigned)a.count; ++step) {
     const unsigned round = round_of(launch.epoch, step);
-    store_in_all(launch, round);
-    launch.meet(step);
+    if (writers(a) >> a.rank & 1) {
+      store_in_all(launch, round);
+      launch.signal(step);
+    }
+    launch.wait(step, launch.peers & writers(a));
     compare_all<PATH>(launch, round);
   }
   launch.leave();

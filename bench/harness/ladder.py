@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from bench.harness.console import FINE, WRONG, print_out
 from bench.harness.iteration import Buffers, case_iteration, come_late, nothing
 from bench.harness.sampler import SoakLaunch, SoakSequence, captured
@@ -27,18 +25,10 @@ from collectives.connect import map_peers
 from collectives.library.gpu import NcclLibrary
 from collectives.operation import CollectiveCase, Unsupported, World
 from collectives.peer_buffer import WaitPolicy
-from collectives.probe import PING_PONGS, probe_kernels, show
+from collectives.probe import show
 from collectives.registry import ALGORITHMS
 from collectives.world import modes_of
-from kernels.devices.device import (
-    PEER_STRUCTURES,
-    Counts,
-    Device,
-    DeviceError,
-    Step,
-    Transfer,
-    Watch,
-)
+from kernels.devices.device import Counts, Device, DeviceError, Watch
 
 INCONCLUSIVE = 4  # exit status
 WAIT_S = 10.0  # of a kernel, for a flag
@@ -51,40 +41,8 @@ STARTED = "started"
 OUTCOMES = "works", "inconclusive", "wrong", "hangs"
 
 
-def move(world: World, first: int, last: int, hop: int) -> str | None:
-    """The ranks `first` to `last` store into the memory of the rank `hop` further, in a circle."""
-    peers, rank, size = world.mapped, world.communicator.rank, world.communicator.size
-    send, receive = (memories[rank] for memories in peers.registered)
-
-    def contents(writer: int) -> np.ndarray[Any, Any]:
-        return np.arange(send.size_bytes // 4, dtype=np.uint32) * 0x9E3779B1 + writer
-
-    arguments = peers.arguments(send.address, receive.address, send.size_bytes // 4, 0)
-    peers.locate(send.address, arguments.sends)
-    peers.locate(receive.address, arguments.receives)
-    writers = {(writer + hop) % size: writer for writer in range(first, last + 1)}
-    to = (rank + hop) % size if first <= rank <= last else -1
-    with world.communicator.all_or_none(DeviceError):
-        send.write(contents(rank).view(np.uint8))
-        receive.write(np.zeros(receive.size_bytes, np.uint8))
-        macros = {"WT_WORLD": str(size)}
-        kernels = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer))
-    transfer = Transfer(arguments, to, writers.get(rank, -1))
-    step = Step(kernels.kernel("link_push"), transfer, world.device.blocks_for(send.size_bytes))
-    world.device.caller(step)()
-    if rank in writers and not np.array_equal(
-        receive.read().view(np.uint32), contents(writers[rank])
-    ):
-        return f"rank {rank} holds other data than rank {writers[rank]} has stored"
-    return None
-
-
-def ping_pong(world: World) -> None:
-    with world.communicator.all_or_none(DeviceError):
-        buffer = world.device.private(8)
-        kernels = probe_kernels(world.device, world.communicator.size)
-    arguments = world.mapped.arguments(0, buffer.address, PING_PONGS, 0)
-    world.device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))()
+def stores(world: World, entry: str = "show_stores", **how: Any) -> str | None:
+    return show(world.mapped, entry, **how)
 
 
 def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str | None:
@@ -121,20 +79,19 @@ def call_library(world: World) -> None:
         raise (DeviceError if library.opened else Refusal)(operation.reason)
 
 
-def rungs(ranks: int) -> dict[str, Callable[[World], str | None]]:
-    """What is tried, in this order, in both memories; it says what is wrong."""
-    last = ranks - 1
-    return {
-        "stores to the next rank": partial(move, first=0, last=last - 1, hop=1),
-        "stores to the rank before": partial(move, first=1, last=last, hop=-1),
-        "stores both ways": partial(move, first=0, last=last, hop=1),
-        "flags there and back": ping_pong,
-        "reads": lambda world: show(world.mapped, "show_reads"),
-        "one kernel, all accesses": lambda world: show(world.mapped, "show_stores"),
-        "all-reduces, small, large, small": all_reduces,
-        "the same in a graph": partial(all_reduces, is_graph=True),
-        "the same with a stalled rank": partial(all_reduces, stall_ns=STALL_NS),
-    }
+# What is tried, in this order, in both memories; it says what is wrong. Even ranks have odd peers.
+RUNGS: dict[str, Callable[[World], str | None]] = {
+    "stores of even ranks": partial(stores, rounds=1, writers=0x55),
+    "stores of odd ranks": partial(stores, rounds=1, writers=0xAA),
+    "stores of all ranks": partial(stores, rounds=1),
+    "flags there and back": partial(stores, size_bytes=0),
+    "reads": partial(stores, entry="show_reads"),
+    "one kernel, many rounds": stores,
+    "packets": partial(stores, entry="show_packets"),
+    "all-reduces, small, large, small": all_reduces,
+    "the same in a graph": partial(all_reduces, is_graph=True),
+    "the same with a stalled rank": partial(all_reduces, stall_ns=STALL_NS),
+}
 
 
 class Log:
@@ -225,7 +182,7 @@ def climb(communicator: Communicator, device: Device, log: Log | None) -> int:
             worlds.append(World(communicator, device, peers, library, waits.watch))
 
         climb.rung(f"{memory}: mapped", map_memory)
-        for name, work in rungs(communicator.size).items() if worlds else ():
+        for name, work in RUNGS.items() if worlds else ():
             if climb.rung(f"{memory}: {name}", partial(work, worlds[0])) == "hangs":
                 break  # kernels may still use this memory
         if memory == "host memory" and {*climb.outcomes} != {"works"}:

@@ -7,8 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from bench.machine.diagnosis import problems
 from tests.launch import ROOT
 
+# Recorded machines, and two of their GPUs.
+VEGAS = "two_vega20_under_a_switch", "3f:00.0", "43:00.0"
+RTX5090S = "two_rtx5090_on_one_root_complex", "01:00.0", "03:00.0"
+KFD_NODES = "sys/class/kfd/kfd/topology/nodes"
+# The recorded pair below one switch, in KFD's format with no link between the two.
+NO_PEERS = {
+    f"{KFD_NODES}/{number}/properties": f"simd_count 240\np2p_links_count 0\nlocation_id {bus << 8}"
+    for number, bus in ((1, 0x3F), (2, 0x43))
+}
 RECORDED = ROOT / "tests/recorded/machines"
 
 
@@ -115,3 +125,16 @@ def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
             dict.fromkeys(gpus, status), reader
         ),
     )
+
+
+def only(sentences, *words):
+    """Returns the only sentence with all these words."""
+    sentences = list(sentences)
+    matches = [sentence for sentence in sentences if all(word in sentence for word in words)]
+    assert len(matches) == 1, sentences
+    return matches[0]
+
+
+def none(facts, word):
+    """Whether no problem has this word."""
+    return not [sentence for sentence in problems(facts) if word in sentence]

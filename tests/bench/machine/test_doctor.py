@@ -4,22 +4,26 @@ The doctor must give the reason for each problem, must not show a guess as a fac
 useful advice.
 """
 
-import gzip
 import json
 import re
-import sys
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from bench.machine import gpu_state
 from bench.machine.diagnosis import page, problems, summary, unknowns
-from bench.machine.gpus import examine
-from bench.machine.pci import new_errors
-from collectives.peer_buffer import WireSpeed
 from tests.bench.launches import run
-from tests.bench.machines import fake_nvml, lay_out, recorded, with_acs, with_express, write
+from tests.bench.machines import (
+    KFD_NODES,
+    NO_PEERS,
+    RTX5090S,
+    VEGAS,
+    none,
+    only,
+    recorded,
+    with_acs,
+    write,
+)
 from tests.fake_gpu import environment, fake_nccl
 from tests.launch import few, mpirun
 
@@ -31,57 +35,9 @@ main()
 """
 
 
-@pytest.fixture
-def nvml(monkeypatch):
-    """Installs `machines.fake_nvml`."""
-
-    def install(gpus, status=0):
-        fake = fake_nvml(gpus, status)
-        monkeypatch.setitem(sys.modules, "pynvml", fake)
-        forget()
-        return fake
-
-    def forget():
-        gpu_state.nvml.cache_clear()
-        gpu_state.handle.cache_clear()
-
-    forget()
-    yield install
-    forget()
-
-
-@pytest.fixture
-def examined(tmp_path, machine, nvml):
-    """A function that returns the facts of GPUs on a recorded machine, with more or other files."""
-
-    def facts_of(name, *ids, nvml_of=None, status=0, **files):
-        root = tmp_path / str(len([*tmp_path.iterdir()]))
-        machine(write(lay_out(root, name) if name else root, files))
-        if nvml_of is not None:
-            nvml(nvml_of, status)
-        return examine([f"0000:{bus}" for bus in ids])
-
-    return facts_of
-
-
-def only(sentences, *words):
-    """Returns the only sentence with all these words."""
-    sentences = list(sentences)
-    matches = [sentence for sentence in sentences if all(word in sentence for word in words)]
-    assert len(matches) == 1, sentences
-    return matches[0]
-
-
-def none(facts, word):
-    """Whether no problem has this word."""
-    return not [sentence for sentence in problems(facts) if word in sentence]
-
-
 # -- slots and links
 
-VEGAS = "two_vega20_under_a_switch", "3f:00.0", "43:00.0"
 PLX = "acs_on_a_plx_switch", "0d:01.0", "11:01.0"
-RTX5090S = "two_rtx5090_on_one_root_complex", "01:00.0", "03:00.0"
 PORTS = ("0000:0b:00.0", "0000:0b:10.0")
 
 
@@ -190,14 +146,6 @@ def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(examined):
     assert only(problems(facts), "NVLinks of GPU 2 are down: 3 (to GPU 0);")
 
 
-KFD_NODES = "sys/class/kfd/kfd/topology/nodes"
-# The recorded pair below one switch, in KFD's format with no link between the two.
-NO_PEERS = {
-    f"{KFD_NODES}/{number}/properties": f"simd_count 240\np2p_links_count 0\nlocation_id {bus << 8}"
-    for number, bus in ((1, 0x3F), (2, 0x43))
-}
-
-
 @pytest.mark.parametrize(
     ("files", "why"),
     [
@@ -246,175 +194,6 @@ def test_xgmi_of_the_recorded_pair_is_its_path(examined):
     facts = examined(*VEGAS, **NO_PEERS, **links)
     assert {pair["path"] for pair in facts["pairs"]} == {"xGMI"}
     assert none(facts, "peer")
-
-
-# -- the slot and the card: facts of owners' reports, with the bits of pci_regs.h
-
-RADEON = "rdna4_in_x8_slot", "03:00.0"
-DEVICES = "sys/bus/pci/devices"
-ROOT_PORT, INNER_PORT = "0000:00:01.1", "0000:02:00.0"
-ROUTES, COMPLETES, BLOCKS = 0x40, 0x180, 0x80
-
-
-def ports_of_radeon(root, others=ROUTES, control=0, **root_port):
-    """The configuration spaces of the ports above RADEON, as root reads them."""
-    above = {f"{DEVICES}/{ROOT_PORT}/config": with_express(root, **root_port)}
-    inner = with_express(others, control)
-    return above | {f"{DEVICES}/0000:0{bus}:00.0/config": inner for bus in (1, 2)}
-
-
-@pytest.mark.parametrize(
-    ("files", "state", "ports"),
-    [
-        (ports_of_radeon(COMPLETES), True, ""),
-        (ports_of_radeon(ROUTES), False, ROOT_PORT),  # a slot of the chipset
-        (ports_of_radeon(0x80), False, ROOT_PORT),  # 32 bits alone
-        (ports_of_radeon(COMPLETES, 0x180), False, "0000:01:00.0, 0000:02:00.0"),
-        (ports_of_radeon(COMPLETES, control=BLOCKS), False, "0000:01:00.0, 0000:02:00.0"),
-        (ports_of_radeon(COMPLETES) | {f"{DEVICES}/{ROOT_PORT}/config": bytes(64)}, None, ""),
-        ({}, None, ""),
-    ],
-)
-def test_atomicops_end_at_a_port_or_are_unknown(examined, files, state, ports):
-    """What only root may read, more than 64 bytes, is unknown and never fine."""
-    facts = examined(*RADEON, **files)
-    assert facts["gpus"][0]["atomics"] is state
-    row = next(line for line in page(facts).splitlines() if re.match("0 +none|0 +unknown", line))
-    assert row.split()[-2] == {True: "yes", False: "no", None: "unknown"}[state]
-    if state is False:
-        assert f"end at {ports}: RCCL" in only(problems(facts), "PCIe AtomicOps of GPU 0")
-    else:
-        assert none(facts, "AtomicOps")
-    assert any("AtomicOps" in unknown for unknown in unknowns(facts)) == (state is None)
-
-
-@pytest.mark.parametrize(("flags", "state"), [(1, True), (13, False)])
-def test_without_root_amd_s_driver_knows_atomicops(examined, flags, state):
-    """Bits 2 and 3 of a link's flags: no AtomicOps of 32 and 64 bits."""
-    link = f"type 2\nnode_from 1\nnode_to 0\nflags {flags}"
-    files = {f"{KFD_NODES}/1/io_links/0/properties": link}
-    facts = examined(*VEGAS, **NO_PEERS, **files)
-    assert [gpu["atomics"] for gpu in facts["gpus"]] == [state, True]
-    assert none(facts, "AtomicOps of GPU 0") == state
-
-
-def test_a_bios_that_pins_the_slot_is_named(examined):
-    """The registers of the link claim more, and only the port's target speed tells."""
-    facts = examined(*RADEON, **ports_of_radeon(COMPLETES, target=1))
-    sentence = only(problems(facts), "GPU 0 (0000:03:00.0) runs at PCIe 1 x8")
-    assert "The port above holds it at this speed (LnkCtl2): set the slot" in sentence
-    free = examined(*RADEON, **ports_of_radeon(COMPLETES, target=5))
-    assert "LnkCtl2" not in only(problems(free), "GPU 0 (0000:03:00.0) runs at PCIe 4 x8")
-
-
-def test_a_link_that_stays_slow_under_load_is_told(examined):
-    facts = examined("rtx2070_idle", "07:00.0")
-    assert facts["gpus"][0]["now"][0] == 2.5
-    assert none(facts, "under load")  # at rest it may
-    facts["wire"] = WireSpeed(3e3, 1.6, 1.5, (100.0,))
-    assert only(problems(facts), "GPU 0 (0000:07:00.0) runs at PCIe 1 x16 under load")
-    facts["gpus"][0]["now"] = None
-    assert none(facts, "under load")
-
-
-def test_ranks_that_differ_apart_from_the_link_are_told(examined):
-    facts = examined(*RTX5090S)
-    facts["wire"] = WireSpeed(3e3, 25.0, 24.0, (910.0, 770.0))
-    assert "run at 910, 770 GB/s" in only(problems(facts), "Ranks differ apart from the link")
-    facts["wire"] = WireSpeed(3e3, 25.0, 24.0, (910.0, 900.0))
-    assert none(facts, "Ranks differ")
-
-
-def test_cards_of_one_name_that_differ_are_told_without_what_is_unknown(examined):
-    """Two recorded cards: one has ECC, and so two GiB less."""
-    card = {"name": "Radeon", "memory": 32 << 30, "vbios": "113-1", "cap_mw": 300000}
-    gpus: dict[str, dict[str, Any]] = {
-        f"0000:{bus}": {**card, "ecc": (0, 0)} for bus in RTX5090S[1:]
-    }
-    assert none(examined(*RTX5090S, nvml_of=gpus), "differ")
-    gpus["0000:03:00.0"] |= {"ecc": (1, 1), "memory": 30 << 30, "clocks": [0, 2350, 1258]}
-    del gpus["0000:03:00.0"]["vbios"]
-    facts = examined(*RTX5090S, nvml_of=gpus)
-    sentences = list(problems(facts))
-    assert "differ in ECC: no on GPU 0; yes on GPU 1." in only(sentences, "differ in ECC")
-    assert "32768 MiB on GPU 0; 30720 MiB on GPU 1." in only(sentences, "differ in memory")
-    assert none(facts, "differ in VBIOS")
-    assert re.search(
-        r"^1 +30720 MiB +unknown +unknown +yes +300 +2350/1258$", page(facts), re.MULTILINE
-    )
-
-
-def test_a_card_of_amd_is_described_by_its_driver_s_files(examined):
-    card = f"{DEVICES}/0000:03:00.0"
-    files = {
-        f"{card}/mem_info_vram_vendor": "samsung",
-        f"{card}/vbios_version": "113-D7020100-102",
-        f"{card}/hwmon/hwmon4/power1_cap": "300000000",
-        f"{card}/pp_dpm_sclk": "0: 500Mhz\n1: 2350Mhz *\n2: 2900Mhz",
-        f"{card}/pp_dpm_mclk": "0: 96Mhz\n1: 1258Mhz *",
-    }
-    row = r"^0 +unknown +samsung +113-D7020100-102 +unknown +300 +2350/1258$"
-    assert re.search(row, page(examined(*RADEON, **files)), re.MULTILINE)
-
-
-@pytest.mark.parametrize(
-    ("count", "shown", "sentence"),
-    [("", "unknown", False), ("TOTAL_ERR_COR 0", "0", False), ("TOTAL_ERR_COR 7", "7", True)],
-)
-def test_pcie_errors_are_counted_at_the_ports_above_too(examined, count, shown, sentence):
-    file = f"{DEVICES}/{ROOT_PORT}/aer_dev_correctable"
-    facts = examined(*RADEON, **({file: f"RxErr {count[-1]}\n{count}"} if count else {}))
-    row = next(line for line in page(facts).splitlines() if re.match("0 +none|0 +unknown", line))
-    assert row.split()[-1] == shown
-    assert none(facts, f"(AER): 7 correctable at {ROOT_PORT}") != sentence
-    assert any("PCIe errors" in unknown for unknown in unknowns(facts)) == (not count)
-
-
-def test_errors_that_come_during_a_run_are_its_difference():
-    a, b, c = "correctable at a", "fatal at b", "nonfatal at c"
-    assert new_errors({a: 3, b: 0}, {a: 3, b: 0}) == []
-    assert new_errors({a: 3}, {a: 15, b: 1}) == [f"12 {a}", f"1 {b}"]
-    gone = [f"an unknown number of {a}", f"an unknown number of {c}"]
-    assert new_errors({a: 3, b: 0, c: 0}, {a: 1, b: 0}) == gone
-
-
-@pytest.mark.parametrize(
-    ("config", "missing", "is_unknown"),
-    [
-        ("CONFIG_HSA_AMD_P2P=y\nCONFIG_PCI_P2PDMA=y\nCONFIG_DMABUF_MOVE_NOTIFY=y", "", False),
-        (
-            "# CONFIG_HSA_AMD_P2P is not set\nCONFIG_PCI_P2PDMA=y",
-            "CONFIG_HSA_AMD_P2P, CONFIG_DMABUF_MOVE_NOTIFY",
-            False,
-        ),
-        ("", "", True),
-    ],
-)
-@pytest.mark.parametrize("is_in_boot", few([True, False], 2))
-def test_options_of_the_kernel_that_amd_s_peers_need(
-    examined, config, missing, is_unknown, is_in_boot
-):
-    files: dict[str, str | bytes] = {"proc/sys/kernel/osrelease": "6.12"}
-    if config:
-        path = "boot/config-6.12" if is_in_boot else "proc/config.gz"
-        files[path] = config if is_in_boot else gzip.compress(config.encode())
-    facts = examined(*RADEON, **files)
-    facts["gpus"][0]["driver"] = "amdgpu"
-    assert none(facts, f"This kernel lacks {missing}:") == (not missing)
-    assert any("options of the kernel" in each for each in unknowns(facts)) == is_unknown
-
-
-def test_a_card_that_belongs_to_a_virtual_machine_is_told(examined, machine, tmp_path):
-    """On the machine's host, without any library of GPUs."""
-    root = lay_out(tmp_path / "host", RADEON[0])
-    device = root / f"{DEVICES}/0000:03:00.0"
-    write(root, {f"{DEVICES}/0000:03:00.0/resource": "0x7c00000000 0x7fffffffff 0x14220c"})
-    (root / "sys/bus/pci/drivers/vfio-pci").mkdir(parents=True)
-    (device / "driver").symlink_to(root / "sys/bus/pci/drivers/vfio-pci")
-    machine(root)
-    facts = examine(["0000:03:00.0"])
-    assert "it belongs to a virtual machine" in only(problems(facts), "bound to vfio-pci")
-    assert re.search(r"^0 +vfio-pci .* 0x7c00000000 +16384 MiB", page(facts), re.MULTILINE)
 
 
 # -- the machine

@@ -4,12 +4,13 @@ Alone it reads /sys, /proc and the drivers' libraries, in a second. Under mpirun
 GPU, it also tests peer memory as a benchmark does, and makes one call of NCCL or RCCL. For peers
 that hang the host, --ladder tests in steps instead, and keeps on disk how far it came."""
 
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bench.harness.console import CANNOT, FINE, print_out
+from bench.harness.console import CANNOT, FINE, USAGE, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
@@ -84,6 +85,9 @@ def climb_ladder(parser: Parser, path: Path) -> NoReturn:
     except Refusal as refusal:
         say(communicator, f"No ladder: {refusal}")
         sys.exit(CANNOT)
+    except OSError as error:  # on rank 0, while others wait
+        print(f"{BENCH}doctor: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(USAGE)
 
 
 def say(communicator: Communicator | None, text: str) -> None:

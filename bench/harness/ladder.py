@@ -101,7 +101,7 @@ class Log:
         """Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.last: dict[str, str] = {}
-        for line in path.read_bytes().splitlines() if path.exists() else ():
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
             with suppress(ValueError):  # a reset may tear a line
                 self.last = json.loads(line)
         self.file = path.open("ab")
@@ -173,13 +173,20 @@ def climb(communicator: Communicator, device: Device, log: Log | None) -> int:
         time, rung = log.last["time"], log.last["rung"]
         print_out(f"The climb of {time} never returned from its rung: {rung}.\n")
     for memory, kind in (("host memory", "host_staged"), ("peer memory", "mapped")):
-        sharing, worlds = modes_of(device, kind)[0], list[World]()
+        worlds = list[World]()
 
-        def map_memory(sharing: str = sharing, worlds: list[World] = worlds) -> None:
-            peers = map_peers(communicator, device, waits, sharing, ExitStack())
-            for _ in range(2):
-                peers.register(max(SIZES_BYTES))
-            worlds.append(World(communicator, device, peers, library, waits.watch))
+        def map_memory(kind: str = kind, worlds: list[World] = worlds) -> None:
+            refusals = []
+            for sharing in modes_of(device, kind):
+                try:
+                    peers = map_peers(communicator, device, waits, sharing, ExitStack())
+                    for _ in range(2):
+                        peers.register(max(SIZES_BYTES))
+                    worlds.append(World(communicator, device, peers, library, waits.watch))
+                    return
+                except Refusal as refusal:
+                    refusals.append(str(refusal))
+            raise Refusal("; ".join(refusals))
 
         climb.rung(f"{memory}: mapped", map_memory)
         for name, work in RUNGS.items() if worlds else ():

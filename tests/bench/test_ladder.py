@@ -100,6 +100,13 @@ def test_what_fails_has_an_outcome_a_status_and_a_sentence(
     assert lines(tmp_path / "ladder.log")[-1]["rung"] == last.rpartition(": ")[0]
 
 
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
+    done = climb("/dev/full", **environment())
+    assert done.returncode == 2
+    assert "bench.doctor: cannot write /dev/full: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_after_a_climb_that_never_returned_the_next_one_says_how_far_it_came(tmp_path):
     log = tmp_path / "ladder.log"
     command = [MPIRUN, "-n", "2", sys.executable, "-m", "bench.doctor", "--ladder", log]

@@ -51,12 +51,12 @@ def map_peers(
     Raises Refusal."""
     controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
     slabs = share(communicator, device, sharing, SLAB_BYTES, undo)
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         own = device.private(ctypes.sizeof(Own))
         undo.callback(own.close)
     peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
     device.flushes_hdp = any(peers.hdp_flush)
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         write_own(peers, 0)
     return peers
 

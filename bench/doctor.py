@@ -13,6 +13,7 @@ from typing import NoReturn
 from bench.harness.console import CANNOT, FINE, USAGE, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
+from bench.machine import pci
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, open_and_examine
 from bench.machine.pci import gpu_bus_ids
@@ -79,6 +80,7 @@ def climb_ladder(parser: Parser, path: Path) -> NoReturn:
         device, notes = open_device(communicator, "auto", share_gpus=False)
         if device.is_cpu:
             raise Refusal(notes[0].partition(": ")[2])
+        device.over_xgmi = pci.over_xgmi(device)
         with communicator.all_or_none(OSError):
             log = Log(path) if communicator.rank == 0 else None
         sys.exit(climb(communicator, device, log))

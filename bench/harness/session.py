@@ -34,7 +34,7 @@ from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import Watchdog
 from bench.harness.witness import record_end
-from bench.machine import node
+from bench.machine import node, pci
 from bench.machine.placement import Place, pin
 from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
@@ -216,6 +216,7 @@ def open_session(
     flight = watchdog.flight
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
+    device.over_xgmi = pci.over_xgmi(device)
     device.most_graph_nodes = options.graph_nodes or device.most_graph_nodes
     if options.hdp_flush == "off":
         with communicator.all_or_none():

@@ -166,7 +166,7 @@ def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
         device, notes = open_device(communicator, "auto", share_gpus=False)
         if device.name == "cpu":
             raise Refusal(notes[0].partition(": ")[2])
-        gpu = device
+        gpu, device.over_xgmi = device, pci.over_xgmi(device)
         with communicator.all_or_none():
             watch = device.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.machine import files
+from kernels.devices.device import Device
 
 NVIDIA, AMD, AMD_CPU = "0x10de", "0x1002", "0x1022"
 # One lane, one way: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, 236 of a flit's 256 bytes at
@@ -285,6 +286,12 @@ def kfd_peers() -> dict[str, dict[str, str]]:
         if any(int(link.get("flags", 0)) & NO_ATOMICS for link in links):
             peers[bus_id]["no atomics"] = ""
     return peers
+
+
+def over_xgmi(device: Device) -> list[str]:
+    """The bus ids of the GPUs that this AMD GPU reaches without PCIe, also unseen ones."""
+    peers = kfd_peers().get(device.facts.get("pci_bus_id", ""), {})
+    return [bus_id for bus_id, link in peers.items() if link == "xGMI"]
 
 
 def amdgpu_p2p() -> str | None:

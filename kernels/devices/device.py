@@ -1,7 +1,7 @@
 """The Device protocol, and the structures of `sync.h`, `link.cu` and `iteration.cu` in Python."""
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ctypes import c_char, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
@@ -324,6 +324,7 @@ class Device(Protocol):
     sharing: tuple[str, ...]  # the modes in which peers can reach its memory, best first
     is_cpu: bool  # a peer's memory is as near as the rank's own, and ranks share a clock
     sharers: int = 1  # ranks on it
+    over_xgmi: Collection[str] = ()  # bus ids of peers without a PCIe link, as the kernel says
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_graph_nodes: int | None = None  # kernels in a graph; None: any number
     most_chunk_bytes: int  # the largest useful chunk of a message

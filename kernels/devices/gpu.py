@@ -178,7 +178,7 @@ class GpuDevice(GpuStream, Device):
         owner, ipc, type = handle.decode().split(maxsplit=2)
         with self.calling(f"asking about GPU {owner}"):
             seen = ordinals(self.runtime)
-            if owner not in seen and self.may_flush_hdp:
+            if owner not in seen and owner not in self.over_xgmi and self.may_flush_hdp:
                 raise DeviceError(
                     f"this process does not see GPU {owner}, whose host data path it may have to"
                     " flush: show it to all ranks (unset HIP_VISIBLE_DEVICES and"

@@ -7,10 +7,11 @@ useful advice.
 import json
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from bench.machine import gpu_state
+from bench.machine import gpu_state, pci
 from bench.machine.diagnosis import page, problems, summary, unknowns
 from tests.bench.launches import run
 from tests.bench.machines import (
@@ -193,6 +194,9 @@ def test_xgmi_of_the_recorded_pair_is_its_path(examined):
     }
     facts = examined(*VEGAS, **NO_PEERS, **links)
     assert {pair["path"] for pair in facts["pairs"]} == {"xGMI"}
+    first, second = (gpu["bus_id"] for gpu in facts["gpus"])
+    device: Any = SimpleNamespace(facts={"pci_bus_id": first})
+    assert pci.over_xgmi(device) == [second]  # so its HDP holds nothing back, seen or not
     assert none(facts, "peer")
 
 

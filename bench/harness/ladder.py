@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from collectives.probe import show
 from collectives.registry import ALGORITHMS
 from collectives.world import modes_of
 from kernels.devices.device import Counts, Device, DeviceError, Watch
+from reports.store.untrusted import printable_in, read_bytes
 
 INCONCLUSIVE = 4  # exit status
 WAIT_S = 10.0  # of a kernel, for a flag
@@ -36,7 +36,9 @@ GIVE_UP_S = 60.0  # for a rung that does not return
 SIZES_BYTES = 16, 4 << 20, 16
 ROUNDS = 10
 STALL_NS = 50_000_000
-ALL_REDUCE, FLOAT = COLLECTIVES["all_reduce"], DATATYPES["float32"]
+ALL_REDUCE = COLLECTIVES["all_reduce"]
+FLOAT = DATATYPES["float32"]
+PUSH = ALGORITHMS["all_reduce"]["one_shot_push"]
 STARTED = "started"
 OUTCOMES = "works", "inconclusive", "wrong", "hangs"
 
@@ -46,28 +48,32 @@ def stores(world: World, entry: str = "show_stores", **how: Any) -> str | None:
 
 
 def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str | None:
-    """All-reduces small, large and small, ten times; the last rank stalls before each."""
-    rank, size = world.communicator.rank, world.communicator.size
+    """All-reduces small, large and small, ten times; rank 0 stalls before each."""
+    rank = world.communicator.rank
     send, receive = (memories[rank] for memories in world.mapped.registered)
     buffers = Buffers(send, receive, 0)
     launches = []
+
     with world.communicator.all_or_none(DeviceError):
         for size_bytes in SIZES_BYTES:
             case = CollectiveCase(ALL_REDUCE, size_bytes // 4, FLOAT, "sum", 0, 0)
-            case = buffers.place(world, replace(case, size_bytes=size_bytes))
-            operation = ALGORITHMS["all_reduce"]["one_shot_push"].bind(world, case)
+            case = buffers.place(world, case)
+            operation = PUSH.bind(world, case)
             if isinstance(operation, Unsupported):
                 raise DeviceError(operation.reason)
-            launches.append(SoakLaunch(case, case_iteration(world, buffers, case, operation, 0)))
-        late = come_late(world, stall_ns if rank == size - 1 else 0)
+            iteration = case_iteration(world, buffers, case, operation, 0)
+            launches.append(SoakLaunch(case, iteration))
+
+        late = come_late(world, 0 if rank else stall_ns)
         sequence = SoakSequence(launches, [late] * len(launches))
         if is_graph:
             sequence.graph = captured(world, sequence)
         idle = nothing(world)
+
     world.device.run(sequence.actions(late), idle, Counts(ROUNDS, 0), world.watch)
-    for launch in launches:
+    for launch, size_bytes in zip(launches, SIZES_BYTES, strict=True):
         if wrong := launch.wrong().elements:
-            return f"{wrong} wrong elements in all-reduces of {launch.case.size_bytes} B"
+            return f"{wrong} wrong elements in all-reduces of {size_bytes} B"
     return None
 
 
@@ -95,15 +101,17 @@ RUNGS: dict[str, Callable[[World], str | None]] = {
 
 
 class Log:
-    """The file of all climbs, a line for each start and each end of a rung."""
+    """The file of all climbs, a JSON line for each start and each end of a rung."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
+
         self.last: dict[str, str] = {}
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            with suppress(ValueError):  # a reset may tear a line
-                self.last = json.loads(line)
+        for line in read_bytes(path).splitlines() if path.is_file() else ():
+            with suppress(ValueError, TypeError):  # a reset may tear a line
+                self.last = dict(printable_in(json.loads(line)))
+
         self.file = path.open("ab")
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # the file's name
@@ -111,18 +119,23 @@ class Log:
 
     def write(self, rung: str, outcome: str, sentence: str | None = None) -> None:
         """Returns when the line is on disk. Raises OSError."""
-        time = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-        line = {"time": time, "rung": rung, "outcome": outcome, "sentence": sentence}
+        line = {
+            "time": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+            "rung": rung,
+            "outcome": outcome,
+            "sentence": sentence,
+        }
         self.file.write(f"\n{json.dumps(line)}".encode())
         self.file.flush()
         os.fsync(self.file.fileno())
 
 
 class Climb:
-    """Performs rungs. Rank 0 writes the log and prints."""
+    """Performs rungs. Rank 0 has the log, and prints."""
 
     def __init__(self, communicator: Communicator, log: Log | None, waits: WaitPolicy) -> None:
-        self.communicator, self.log, self.waits = communicator, log, waits
+        self.communicator = communicator
+        self.log, self.waits = log, waits
         self.outcomes = list[str]()
 
     def rung(self, name: str, work: Callable[[], str | None]) -> str:
@@ -130,21 +143,25 @@ class Climb:
         self.note(name, STARTED)
         self.communicator.barrier()
         self.waits.forget()
-        # Rank 0 writes before another rank's end ends it.
+
+        # The end of another rank would end rank 0 before it has written.
         limit_s = GIVE_UP_S + (2 if self.communicator.rank else 0)
         timer = threading.Timer(limit_s, self.give_up, [name])
         timer.daemon = True
         timer.start()
-        sentence, outcome = None, "works"
+
+        outcome = "works"
         try:
-            sentence = work()
-            outcome = "wrong" if sentence else outcome
+            if sentence := work():
+                outcome = "wrong"
         except Refusal as refusal:
-            sentence, outcome = str(refusal), "inconclusive"
+            outcome, sentence = "inconclusive", str(refusal)
         except DeviceError as error:  # in a launch: the GPU is lost
-            sentence, outcome = str(error), "hangs"
+            outcome, sentence = "hangs", str(error)
         if self.waits.watch.timed_out:
-            sentence, outcome = f"rank {self.waits.watch.peer} never answered", "hangs"
+            outcome = "hangs"
+            sentence = f"rank {self.waits.watch.peer} never answered"
+
         votes = self.communicator.all_gather((OUTCOMES.index(outcome), sentence))
         timer.cancel()
         worst, sentence = max(votes, key=lambda vote: vote[0])
@@ -153,10 +170,13 @@ class Climb:
         return OUTCOMES[worst]
 
     def note(self, name: str, outcome: str, sentence: str | None = None) -> None:
-        if self.log:
-            self.log.write(name, outcome, sentence)
-            if outcome != STARTED:
-                print_out(f"{name}: {outcome}{f' ({sentence})' if sentence else ''}\n")
+        if not self.log:
+            return
+
+        self.log.write(name, outcome, sentence)
+        if outcome != STARTED:
+            why = f" ({sentence})" if sentence else ""
+            print_out(f"{name}: {outcome}{why}\n")
 
     def give_up(self, name: str) -> None:
         self.note(name, "hangs", f"it did not return in {GIVE_UP_S:g} s")
@@ -169,9 +189,13 @@ def climb(communicator: Communicator, device: Device, log: Log | None) -> int:
         waits = WaitPolicy(device.watch(Watch()), timeout_s=WAIT_S)
         library = NcclLibrary(communicator, device)
     climb = Climb(communicator, log, waits)
-    if log and log.last.get("outcome") == STARTED:
-        time, rung = log.last["time"], log.last["rung"]
+
+    last = log.last if log else {}
+    if last.get("outcome") == STARTED:
+        time = last.get("time")
+        rung = last.get("rung")
         print_out(f"The climb of {time} never returned from its rung: {rung}.\n")
+
     for memory, kind in (("host memory", "host_staged"), ("peer memory", "mapped")):
         worlds = list[World]()
 
@@ -189,14 +213,17 @@ def climb(communicator: Communicator, device: Device, log: Log | None) -> int:
             raise Refusal("; ".join(refusals))
 
         climb.rung(f"{memory}: mapped", map_memory)
+
         for name, work in RUNGS.items() if worlds else ():
             if climb.rung(f"{memory}: {name}", partial(work, worlds[0])) == "hangs":
                 break  # kernels may still use this memory
         if memory == "host memory" and {*climb.outcomes} != {"works"}:
             climb.note("the climb", "inconclusive", "its control, host memory, failed")
             return INCONCLUSIVE
+
     if "hangs" not in climb.outcomes and worlds:
         climb.rung("the GPUs' library", partial(call_library, worlds[0]))
+
     if {"wrong", "hangs"} & {*climb.outcomes}:
         return WRONG
     return INCONCLUSIVE if "inconclusive" in climb.outcomes else FINE

@@ -24,7 +24,8 @@ from kernels.devices.device import (
 )
 
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
-SEQUENCES, SEQUENCE_LAUNCHES = 8, (3, 12)  # in a batch; launches of a sequence
+SEQUENCES = 8  # in a batch
+SEQUENCE_LAUNCHES = 3, 12
 LATE_NS = {True: 20_000, False: 200_000}  # at most, in a sequence, by is_cpu
 
 
@@ -85,6 +86,7 @@ class SoakSequence:
     def actions(self, delay: Step) -> list[Action]:
         if self.graph:
             return [Action(delay, Phase.MEET), Action(self.graph, Phase.OPERATION)]
+
         delays = self.delays or [delay]
         return [
             action
@@ -115,7 +117,8 @@ class Sampler:
     def __init__(
         self, session: Session, soak: SoakOptions, draw: random.Random, buffers: Buffers
     ) -> None:
-        self.session, self.soak, self.draw, self.buffers = session, soak, draw, buffers
+        self.session, self.soak = session, soak
+        self.draw, self.buffers = draw, buffers
         every = exact(soak.collective.name, session.communicator.hosts)
         self.algorithms = soak.algorithms or every
         self.pairs = types_and_operations(draw, soak)
@@ -138,16 +141,19 @@ class Sampler:
 
     def counts(self, datatype: Datatype) -> tuple[int, int]:
         """The fewest and the most elements."""
-        ranks, soak = self.session.communicator.size, self.soak
+        ranks = self.session.communicator.size
+        soak = self.soak
         least = max(1, soak.collective.count(soak.smallest, ranks, datatype))
         return least, max(least, soak.collective.count(soak.largest, ranks, datatype))
 
     def draw_count(self, datatype: Datatype, least: int, most: int) -> int:
         """A number of elements: an awkward one, any, or one more than whole packs on each rank."""
         draw = self.draw
+
         awkward = [count for count in COUNTS if least <= count <= most]
         if awkward and draw.random() < 0.5:
             return draw.choice(awkward)
+
         count = round(math.exp(draw.uniform(math.log(least), math.log(most))))
         whole = self.session.communicator.size * PACK_BYTES // datatype.size_bytes
         return max(least, (count - 1) // whole * whole + 1) if draw.random() < 0.5 else count
@@ -159,24 +165,30 @@ class Sampler:
         least, most = self.counts(datatype)
         middle = math.isqrt(least * most)
         ranges = {"small": (least, middle), "large": (middle, most)}
+
         sizes = ["small", "large", "small"]
         sizes += draw.choices(sizes, k=draw.randint(*SEQUENCE_LAUNCHES) - len(sizes))
-        one, is_mixed = draw.choice(self.algorithms), draw.random() < 0.5
-        late_rank, most_ns = draw.randrange(world.communicator.size), LATE_NS[world.device.is_cpu]
+        one = draw.choice(self.algorithms)
+        is_mixed = draw.random() < 0.5
+        is_late = draw.randrange(world.communicator.size) == world.communicator.rank
+
         sequence = SoakSequence([])
         for size in sizes:
             algorithm = draw.choice(self.algorithms) if is_mixed else one
-            count, is_bare = self.draw_count(datatype, *ranges[size]), draw.random() < 0.3
-            late_ns = draw.randrange(most_ns) if draw.random() < 0.5 else 0
-            if launch := self.launch(algorithm, datatype, redop, count, in_sequence=True):
+            count = self.draw_count(datatype, *ranges[size])
+            is_bare = draw.random() < 0.3
+            late_ns = int(draw.uniform(-1, 1) * LATE_NS[world.device.is_cpu])
+            launch = self.launch(algorithm, datatype, redop, count, in_sequence=True)
+            if launch:
                 launch.is_bare = is_bare
-                is_late = world.communicator.rank == late_rank
                 sequence.launches.append(launch)
-                sequence.delays.append(come_late(world, late_ns if is_late else 0))
+                sequence.delays.append(come_late(world, max(0, late_ns) if is_late else 0))
+
         number = len(sequence.launches)
         for place, launch in enumerate(sequence.launches, 1):
             kind = "graph" if world.graph else "sequence"
             launch.iteration.text += f", {place} of {number} in a {kind}"
+
         if world.graph and number:
             with world.communicator.all_or_none(DeviceError):
                 sequence.graph = captured(world, sequence)
@@ -186,13 +198,17 @@ class Sampler:
         self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
     ) -> CollectiveCase:
         """A case with shape, variant, alignment and place as drawn."""
-        draw, collective, communicator = self.draw, self.soak.collective, self.session.communicator
+        draw, collective = self.draw, self.soak.collective
+        communicator = self.session.communicator
+
         shape = draw.choice(collective.shapes)
         variant = draw.choice(algorithm.variants_in(self.session.world))
         in_place = draw.random() < 0.3 and collective.no_place is None
-        send_shift, receive_shift = draw.choice([0, 1, 3]), draw.choice([0, 1])
+        send_shift = draw.choice([0, 1, 3])
+        receive_shift = draw.choice([0, 1])
         if in_place:
             send_shift = receive_shift
+
         size = datatype.size_bytes
         case = CollectiveCase(
             collective,
@@ -220,12 +236,15 @@ class Sampler:
         in_sequence: bool = False,
     ) -> SoakLaunch | None:
         """As drawn; None where the algorithm cannot. All ranks call it. Raises Refusal."""
-        world, name = self.session.world, f"{algorithm.name} {datatype.name} {redop}"
+        world = self.session.world
+        name = f"{algorithm.name} {datatype.name} {redop}"
         self.session.flight.note("compile", block=None, text=name)
         most = algorithm.limits.most(world.communicator.size) / datatype.size_bytes
         count = int(min(count, most))
-        count = -(-count // algorithm.limits.whole_elements) * algorithm.limits.whole_elements
+        whole = algorithm.limits.whole_elements
+        count = -(-count // whole) * whole
         case = self.case(algorithm, datatype, redop, count)
+
         with world.communicator.all_or_none(DeviceError):
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):  # registered in place
@@ -233,10 +252,12 @@ class Sampler:
                 operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):
                 return None
+
             is_replay = world.graph and not in_sequence and self.draw.random() < 0.5
             if is_replay:
                 operation = replace(operation, step=world.device.replayed(operation.step))
             iteration = case_iteration(world, self.buffers, case, operation, 0)
+
         words = [
             case.collective.name,
             algorithm.name,
@@ -246,9 +267,11 @@ class Sampler:
             redop,
             f"{case.size_bytes} B",
         ]
+
         if case.in_place:
             words.append("in place")
         if is_replay:
             words.append("in a graph")
+
         iteration.text = " ".join(words)
         return SoakLaunch(case, iteration, algorithm.name)

@@ -54,27 +54,37 @@ def examine(bus_ids: Sequence[str]) -> Facts:
 
 
 def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
-    links, vendor = pci.links(bus_id), pci.attribute(bus_id, "vendor")
-    port, card = links[-1] if links else ("", "")
-    rates = pci.rates(bus_id)
-    bar_bytes, bar = pci.bar(bus_id) or (None, None)
-    atomics, counted = pci.atomics(bus_id), pci.errors([bus_id])
-    states = {*atomics.values()} or {None}
-    if bus_id in amd_peers:  # the driver has tried to enable them
-        states = {"no atomics" not in amd_peers[bus_id]}
+    """A GPU by itself: its slot, its links and its card."""
+    vendor = pci.attribute(bus_id, "vendor")
     return {
         "bus_id": bus_id,
         "vendor": vendor,
         "name": {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown"),
-        "nvlinks": [] if bus_id in amd_peers else None,
-        "iommu": pci.iommu(bus_id),
-        "memory_bytes": pci.memory_bytes(bus_id),
-        "bar": bar and hex(bar),
-        "bar_bytes": bar_bytes,
         "driver": pci.driver(bus_id),
-        "atomics": False if False in states else None if None in states else True,
-        "refusing": ", ".join(port for port, passes in atomics.items() if passes is False),
-        "errors": sum(counted.values()) if counted else None,
+        "iommu": pci.iommu(bus_id),
+        "nvlinks": [] if bus_id in amd_peers else None,
+        "memory_bytes": pci.memory_bytes(bus_id),
+        **_slot(bus_id, amd_peers.get(bus_id)),
+        **amd_card(bus_id),
+        **nvidia_gpu(bus_id),
+    }
+
+
+def _slot(bus_id: str, amd_peers: Facts | None) -> Facts:
+    """The ports and links above a GPU, its BAR, and PCIe errors. `amd_peers`: those that KFD knows,
+    if it knows the GPU."""
+    links = pci.links(bus_id)
+    rates = pci.rates(bus_id)
+    port, card = links[-1] if links else ("", "")
+    bar_bytes, bar = pci.bar(bus_id) or (None, None)
+    counted = pci.errors([bus_id])
+
+    atomics = pci.atomics(bus_id)
+    states = {*atomics.values()} or {None}
+    if amd_peers is not None:  # the driver has tried to enable them
+        states = {"no atomics" not in amd_peers}
+
+    return {
         "links": rates or None,
         "link": rates[pci.narrowest(rates)] if rates else None,
         "slot_at": card,
@@ -83,20 +93,26 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
         "card": pci.max_rate(card),
         "now": pci.max_rate(card, "current"),
         "target": pci.target_speed(port),
-        **amd_card(bus_id),
-        **nvidia_gpu(bus_id),
+        "bar": bar and hex(bar),
+        "bar_bytes": bar_bytes,
+        "atomics": False if False in states else None if None in states else True,
+        "refusing": ", ".join(port for port, passes in atomics.items() if passes is False),
+        "errors": sum(counted.values()) if counted else None,
     }
 
 
 def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
     """The path between two GPUs, the driver's status of peer access, and ACS along the path."""
-    reader_id, owner_id = reader["bus_id"], owner["bus_id"]
+    reader_id = reader["bus_id"]
+    owner_id = owner["bus_id"]
     if reader_id == owner_id:
         return {"path": "the same GPU", "status": "OK", "acs": {}}
+
     path, ports = pci.path_between(reader_id, owner_id)
     reader_links, owner_links = (
         [link["to"] for link in gpu["nvlinks"] or () if link["up"]] for gpu in (reader, owner)
     )
+
     direct = reader_links.count(owner_id)
     switched = min(reader_links.count("switch"), owner_links.count("switch"))
     if direct:
@@ -105,10 +121,12 @@ def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
         path = f"NVLink x{switched} through NVSwitch"
     elif amd_peers.get(reader_id, {}).get(owner_id) == "xGMI":
         path = "xGMI"
+
     if reader_id in amd_peers and owner_id in amd_peers:
         status = "OK" if owner_id in amd_peers[reader_id] else "NS"
     else:
         status = nvidia_peer_status(reader_id, owner_id)
+
     ports = ports if path.startswith("PCIe") else []
     return {
         "path": path,
@@ -122,6 +140,7 @@ def uncached_memory(arch: str, runtime: str) -> str | None:
     The probe judges it, whatever the release."""
     if not arch.startswith("gfx120"):
         return None
+
     if tuple(map(int, runtime.split(".")[:2])) >= UNCACHED_SINCE:
         return f"ROCm {runtime} gives {arch} the uncached memory that is requested"
     return (
@@ -137,9 +156,11 @@ def examine_peers(
     ranks = communicator.node_gather(device.facts)
     facts = examine([of_rank["pci_bus_id"] for of_rank in ranks])
     facts["uncached"] = uncached_memory(device.arch, device.facts["runtime"])
+
     vendor = {"cuda": pci.NVIDIA, "hip": pci.AMD}[device.name]
     for gpu, of_rank in zip(facts["gpus"], ranks, strict=True):
         gpu |= {"name": of_rank["gpu"], "vendor": vendor}
+
     if isinstance(peers, Unsupported):
         return facts | {"refusals": [peers.reason]}
     return facts | {"peers": peers.kind, "refusals": list(peers.refusals)}
@@ -152,7 +173,9 @@ def examine_library(world: World) -> list[str]:
             operation = cast("NcclLibrary", world.library).bind_smallest(world)
     except Refusal as refusal:
         return [f"{refusal}."]
+
     notes: list[str] = world.library.describe(world)["notes"]
+
     reason = operation.reason.rstrip(".") if isinstance(operation, Unsupported) else ""
     is_noted = any(reason in note or note.rstrip(".") in reason for note in notes)
     return notes if is_noted or not reason else [f"{reason}.", *notes]
@@ -166,11 +189,14 @@ def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
         device, notes = open_device(communicator, "auto", share_gpus=False)
         if device.name == "cpu":
             raise Refusal(notes[0].partition(": ")[2])
+
         gpu, device.over_xgmi = device, pci.over_xgmi(device)
+
         with communicator.all_or_none():
             watch = device.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)
         world = open_world(communicator, device, waits)
+
         wire = None
         for _ in range(LOADS if isinstance(world.peers, PeerBuffer) else 0):
             wire = wire_speed(world.mapped)

@@ -19,12 +19,17 @@ LANE_GB_S = {2.5: 0.25, 5.0: 0.5, 8.0: 0.985, 16.0: 1.969, 32.0: 3.938, 64.0: 7.
 GENERATION = {speed: number for number, speed in enumerate(LANE_GB_S, 1)}
 HOST_BRIDGE = re.compile(r"pci[0-9a-f]+:..")
 BUS_ID = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-ACS_CAPABILITY, ACS_REDIRECTS = 0x000D, 0b1100  # P2P request redirect and completion redirect
+ACS_CAPABILITY = 0x000D
+ACS_REDIRECTS = 0b1100  # P2P request redirect and completion redirect
 ZEN = 0x17  # a family of AMD's CPUs
-# The PCIe capability, its registers and their bits, as Linux's include/uapi/linux/pci_regs.h names
-# them: DEVCAP2, DEVCTL2, LNKCTL2.
-EXPRESS_CAPABILITY, ABILITIES, CONTROL, TARGET = 0x10, 0x24, 0x28, 0x30
-ROUTES_ATOMICS, COMPLETES_ATOMICS, BLOCKS_ATOMICS = 1 << 6, 0b11 << 7, 1 << 7
+# The PCIe capability, its registers and their bits: Linux's include/uapi/linux/pci_regs.h.
+EXPRESS_CAPABILITY = 0x10
+ABILITIES = 0x24  # DEVCAP2
+ROUTES_ATOMICS = 1 << 6
+COMPLETES_ATOMICS = 0b11 << 7  # of 32 and of 64 bits
+CONTROL = 0x28  # DEVCTL2
+BLOCKS_ATOMICS = 1 << 7
+TARGET = 0x30  # LNKCTL2
 NO_ATOMICS = 0b11 << 2  # of KFD's flags of a link: the driver could not enable them
 OPTIONS = "HSA_AMD_P2P", "PCI_P2PDMA", "DMABUF_MOVE_NOTIFY"  # that AMD's peers over PCIe need
 XGMI = "11"  # HSA_IOLINK_TYPE_XGMI, a link type of KFD's topology
@@ -90,6 +95,7 @@ def links(bus_id: str) -> list[tuple[str, str]]:
         lower_ports = [path for path in _folder(switch).iterdir() if BUS_ID.fullmatch(path.name)]
         if attribute(switch, "vendor") in (AMD, AMD_CPU) and len(lower_ports) == 1:
             devices = devices[:-2]
+
     # Below a root port every second step is a link; the other steps are inside a switch.
     return list(zip(devices[::2], devices[1::2], strict=False))
 
@@ -102,6 +108,7 @@ def rates(bus_id: str) -> dict[str, Rate]:
         # Both ends show the same current state, if they show it.
         speed = max(_number(end, "current_link_speed") for end in ends)
         width = max(_number(end, "current_link_width") for end in ends)
+
         speeds = [_number(end, "max_link_speed") for end in ends]
         speed = min(speeds) or speed or max(speeds)
         if speed and width:
@@ -131,11 +138,13 @@ def path_between(a: str, b: str) -> tuple[str, list[str]]:
     chain_a, chain_b = chain(a), chain(b)
     if not chain_a or not chain_b:
         return "unknown", []
+
     common = [x for x, y in zip(chain_a, chain_b, strict=False) if x == y]
     if len(common) > 1:
         return "PCIe, below the same switch", [chain_a[len(common)], chain_b[len(common)]]
     if common:
         return ONE_ROOT_COMPLEX, [chain_a[1], chain_b[1]]
+
     sockets = {_socket(attribute(gpu, "numa_node")) for gpu in (a, b)}
     if "" in sockets:
         return ROOTLESS_PATHS[0], []
@@ -155,11 +164,13 @@ def _capability(bus_id: str, number: int, is_extended: bool) -> bytes | None:
         config = (_folder(bus_id) / "config").read_bytes()
     if len(config) < (0x104 if is_extended else 0x44):  # others than root read 0x40 bytes
         return None
+
     offset = 0x100 if is_extended else config[0x34]
     while offset >= 0x40 and offset not in visited:  # a broken list may lead back to itself
         header = int.from_bytes(config[offset : offset + 4], "little")
         if header & (0xFFFF if is_extended else 0xFF) == number:
             return config[offset:]
+
         visited.add(offset)
         offset = header >> 20 if is_extended else header >> 8 & 0xFC
     return b""
@@ -193,13 +204,15 @@ def atomics(bus_id: str) -> dict[str, bool | None]:
     route them. None if only root may know."""
     states = dict[str, bool | None]()
     for port in chain(bus_id)[1:-1]:
-        able, control = _register(port, ABILITIES), _register(port, CONTROL)
+        able = _register(port, ABILITIES)
+        control = _register(port, CONTROL)
         if able is None or control is None:
             states[port] = None
-        elif states:
+        elif states:  # a port of a switch
             states[port] = bool(able & ROUTES_ATOMICS and not control & BLOCKS_ATOMICS)
-        else:
+        else:  # the root port
             states[port] = able & COMPLETES_ATOMICS == COMPLETES_ATOMICS
+
     return states
 
 
@@ -219,9 +232,8 @@ def new_errors(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]
     """The errors that came between, in words. A device that was reset or lost hides its own."""
     lost = [kind for kind, number in before.items() if after.get(kind, -1) < number]
     counted = Counter(after) - Counter(before)
-    return [f"{number} {kind}" for kind, number in counted.items()] + [
-        f"an unknown number of {kind}" for kind in lost
-    ]
+    sentences = [f"{number} {kind}" for kind, number in counted.items()]
+    return sentences + [f"an unknown number of {kind}" for kind in lost]
 
 
 def kernel_options() -> dict[str, bool | None]:
@@ -272,9 +284,11 @@ def kfd_peers() -> dict[str, dict[str, str]]:
     for folder in nodes.glob("*"):
         node = properties(folder)
         if node.get("simd_count", "0") != "0" and "p2p_links_count" in node:
-            location, domain = int(node.get("location_id", 0)), int(node.get("domain", 0))
+            location = int(node.get("location_id", 0))
+            domain = int(node.get("domain", 0))
             bus, device = location >> 8 & 255, location >> 3 & 31
             bus_ids[folder.name] = f"{domain:04x}:{bus:02x}:{device:02x}.{location & 7}"
+
     peers = {}
     for name, bus_id in bus_ids.items():
         links = [*map(properties, (nodes / name).glob("*_links/*"))]

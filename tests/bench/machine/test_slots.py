@@ -46,7 +46,12 @@ def ports_of_radeon(root, others=ROUTES, control=0, **root_port):
         (ports_of_radeon(0x80), False, ROOT_PORT),  # 32 bits alone
         (ports_of_radeon(COMPLETES, 0x180), False, "0000:01:00.0, 0000:02:00.0"),
         (ports_of_radeon(COMPLETES, control=BLOCKS), False, "0000:01:00.0, 0000:02:00.0"),
-        (ports_of_radeon(COMPLETES) | {f"{DEVICES}/{ROOT_PORT}/config": bytes(64)}, None, ""),
+        (
+            ports_of_radeon(COMPLETES)
+            | {f"{DEVICES}/{ROOT_PORT}/config": with_express(COMPLETES)[:64]},
+            None,
+            "",
+        ),
         ({}, None, ""),
     ],
 )

@@ -192,11 +192,12 @@ struct Launch {
 
   DEVICE u64 stamp(long step) const { return ::stamp(epoch, step); }
 
-  // Tells the peers that this block has made all its stores before `step`. The barrier waits for
+  // Tells the peers' block (by default, of this number) that this block has made all its stores
+  // before `step`. The barrier waits for
   // all threads; then one wave's release makes the stores of the whole block visible. The host data
   // path (HDP) of a peer's AMD GPU may hold back stores that arrived over PCIe: it is flushed after
   // the data and before the flag. RCCL writes this register before each flag, too.
-  DEVICE void signal(long step, unsigned to) const {
+  DEVICE void signal(long step, unsigned to, int of_block = block()) const {
     drain_stores();
     block_barrier();
     NO_UNROLL  // not by_thread_of_peer: AMD's compiler would keep all peers' pointers in registers
@@ -206,7 +207,7 @@ struct Launch {
           WT_UNCACHED_SLAB ? drain_stores() : fence_system();
           *(volatile unsigned*)flush = 1;
         }
-        store_release_system(&a.control.selected(p)->flags[block()][a.rank].value, stamp(step));
+        store_release_system(&a.control.selected(p)->flags[of_block][a.rank].value, stamp(step));
       }
   }
   DEVICE void signal(long step) const { signal(step, peers); }

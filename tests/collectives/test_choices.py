@@ -184,6 +184,18 @@ def test_packets_run_only_where_the_probe_saw_them(name):
         assert not KNOWN["one_shot_push"].feasible(of, all_reduce(16 << 10))
 
 
+def test_the_pipelined_form_is_taken_from_measured_rows_alone_and_needs_two_blocks():
+    """No card has measured it yet."""
+    pipelined, shot = KNOWN["one_shot_pipelined"], KNOWN["one_shot_push"]
+    of = world(is_cpu=False)
+    assert by_model(of, all_reduce(1 << 20), [pipelined, shot])[1] is shot
+    of.rows = [ChoiceRow("all_reduce", pipelined, (1 << 20, 1 << 20), {})]
+    assert next(ranked(of, all_reduce(1 << 20), [pipelined, shot], []))[1] is pipelined
+    for blocks, expected in ((1, Unsupported("it needs two blocks at once", True)), (2, None)):
+        of.device.blocks_for = lambda size_bytes, blocks=blocks: blocks
+        assert pipelined.feasible(of, all_reduce(1 << 20)) == expected
+
+
 def test_two_gpus_may_take_one_shot_up_to_32_mib():
     """It moves as many bytes as two shots, with a flag less. Others send more."""
     for ranks, is_cpu, expected in (

@@ -95,7 +95,7 @@ def tree(folder: Path, *names: str, breaks_probe: bool = False) -> Path:
 
 
 # signal in sync.h sets the flag of peer p, and wait waits for it.
-FLAG = "->flags[block()][a.rank].value, stamp(step));"
+FLAG = "->flags[of_block][a.rank].value, stamp(step));"
 SET_FLAG = "store_release_system(&a.control.selected(p)" + FLAG
 AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, stamp(step), p);"
 # A rank stores its data for its peers: in a direct exchange, in the first round of a ring, in a

@@ -18,6 +18,7 @@ FILES = {
     "allreduce_one_shot": ("all_reduce", ""),
     "allreduce_one_shot_ll": ("all_reduce", ""),
     "allreduce_one_shot_sentinel": ("all_reduce", ""),
+    "allreduce_one_shot_pipelined": ("all_reduce", ""),
     "allreduce_two_shot": ("all_reduce", ""),
     "allreduce_ring": ("all_reduce", ""),
 }

@@ -38,7 +38,7 @@ ROUNDS = 10
 STALL_NS = 50_000_000
 ALL_REDUCE = COLLECTIVES["all_reduce"]
 FLOAT = DATATYPES["float32"]
-PUSH = ALGORITHMS["all_reduce"]["one_shot_push"]
+ALGORITHM = "one_shot_push"
 STARTED = "started"
 OUTCOMES = "works", "inconclusive", "wrong", "hangs"
 
@@ -53,12 +53,15 @@ def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str 
     send, receive = (memories[rank] for memories in world.mapped.registered)
     buffers = Buffers(send, receive, 0)
     launches = []
+    algorithm = ALGORITHMS["all_reduce"].get(ALGORITHM)
+    if not algorithm:
+        raise Refusal(f"{ALGORITHM} is not here")
 
     with world.communicator.all_or_none(DeviceError):
         for size_bytes in SIZES_BYTES:
             case = CollectiveCase(ALL_REDUCE, size_bytes // 4, FLOAT, "sum", 0, 0)
             case = buffers.place(world, case)
-            operation = PUSH.bind(world, case)
+            operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):
                 raise DeviceError(operation.reason)
             iteration = case_iteration(world, buffers, case, operation, 0)

@@ -19,8 +19,8 @@ from bench.layers.forms import LayerOptions
 from collectives.collective import DATATYPE_ALIASES
 from collectives.communicator import launched_ranks
 from collectives.layers.fused import FUSED, WEIGHTS
-from collectives.layers.models import MODELS
 from collectives.layers.overlap import CHUNKS, OVERLAPPED
+from collectives.models import MODELS
 from collectives.operation import Algorithm
 from reports.store.program import on_ranks
 

@@ -13,7 +13,7 @@ from bench.harness.verify import PERIOD, Data
 from bench.layers.forms import LayerOptions, bind_forms, of_features, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
-from collectives.layers.models import LAYERS, MODELS
+from collectives.models import LAYERS, MODELS
 from collectives.operation import CollectiveCase, Operation, World
 from kernels.devices.device import Memory
 

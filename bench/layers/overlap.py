@@ -11,7 +11,7 @@ from bench.layers import fused
 from bench.layers.forms import LayerOptions, bind_forms, fastest, scale_for
 from collectives.collective import DATATYPES, Array
 from collectives.layers import overlap
-from collectives.layers.models import COLUMN_LAYERS, LAYERS, MODELS
+from collectives.models import COLUMN_LAYERS, LAYERS, MODELS
 from collectives.operation import CollectiveCase, Operation, World
 from kernels.devices.device import Memory
 

@@ -22,8 +22,8 @@ from collectives.communicator import Refusal
 from collectives.layers import model_step
 from collectives.layers.fused import WEIGHTS, sequence
 from collectives.layers.model_step import StepWeights, TokenBatch
-from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
+from collectives.models import LAYERS, MODELS
 from collectives.operation import Bound, Operation, Unsupported
 from collectives.registry import LIBRARY
 from kernels.devices.device import WRONG_BYTES, Pattern, Step

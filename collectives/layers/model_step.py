@@ -22,8 +22,8 @@ import numpy as np
 
 from collectives.collective import Array, Datatype
 from collectives.layers import fused
-from collectives.layers.models import LAYERS, Model
 from collectives.layers.overlap import array_of, python_operation
+from collectives.models import LAYERS, Model
 from collectives.operation import Bound, Message, Operation, World
 from collectives.registry import ALGORITHMS
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer

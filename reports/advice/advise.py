@@ -11,7 +11,18 @@ import numpy as np
 from reports.advice import serving
 from reports.advice.reduce_times import assumed_times, measured_times, read_launches, span_text
 from reports.advice.serving import Deployment, rate
-from reports.advice.specs import GB, GPUS, LINKS, MODELS, find, link_between, model_of, weights_of
+from reports.advice.specs import (
+    GB,
+    GPUS,
+    LINKS,
+    MODELS,
+    engine_calls,
+    engine_text,
+    find,
+    link_between,
+    model_of,
+    weights_of,
+)
 from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -26,7 +37,7 @@ BEFORE_TRUSTING_IT = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", metavar="NAME", help="such as llama-3.1-70b; see reports/advice/specs.toml")
+    add("--model", metavar="NAME", help="such as llama-3.1-70b; see collectives/models.toml")
     add("--config", metavar="FILE", type=Path, help="or the config.json of a Hugging Face model")
     add(
         "--weights",
@@ -126,6 +137,7 @@ def advise(arguments: argparse.Namespace) -> int:
             "size_bytes": (size := model.all_reduce_bytes(load.batch)),
             "us": load.times(size) if load.gpus > 1 else None,
             "calls": model.all_reduces,
+            "engine_calls": engine_calls(model),
             "hosts": load.times.hosts,
             "notes": load.times.notes,
         }
@@ -187,10 +199,14 @@ def _question(load: Deployment) -> list[str]:
     """The load with all defaults, the origin of its times, and the all-reduces of a step."""
     gpu, model, n = load.gpu, load.model, load.gpus
     mixture = f", {model.top_k} of {model.experts} experts" if model.experts > 1 else ""
+    window = ""
+    if model.window_bytes_per_token:
+        window = f", up to {model.sliding_window} also {model.window_bytes_per_token:,} B"
     lines = [
         f"model: {number(model.parameters / GB)}e9 weights, {load.weights}: "
         f"{number(load.weights_bytes / GB)} GB; {model.layers} layers, {model.kv_heads} KV heads "
-        f"of {model.head_dim}{mixture}; {model.kv_bytes_per_token:,} B of cache a token (fp16)",
+        f"of {model.head_dim}{mixture}; "
+        f"{model.kv_bytes_per_token:,} B of cache a token{window} (fp16)",
         f"GPU: {number(gpu.memory_gb)} GB (90 % may be used), {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s ({gpu.source}): peaks, so all times are lower bounds",
         f"load: {counted(load.batch, 'stream')} for latency, {load.slots} for "
@@ -207,7 +223,8 @@ def _question(load: Deployment) -> list[str]:
         f"all-reduce: {load.times.source}",
         *load.times.notes,
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
-        f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms.",
+        f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms. "
+        f"{engine_text(model)}.",
     ]
 
 

@@ -17,6 +17,7 @@ from reports.advice.specs import (
     MODELS,
     ROUTES,
     Gpu,
+    engine_text,
     find,
     link_between,
     sheet_of,
@@ -238,7 +239,8 @@ def text_of(
     question = [
         f"one card: {printable(parts.card)}, {counted(parts.launches, 'launch')} of {BENCH}link",
         f"model: {load.weights}, {number(load.weights_bytes / GB)} GB; "
-        f"{model.all_reduces} all-reduces a token; data sheet: {load.gpu.source}",
+        f"{model.all_reduces} all-reduces a token, {engine_text(model)}; "
+        f"data sheet: {load.gpu.source}",
         "brackets: best to worst, by the intervals of the parts and by published figures",
     ]
     closing = [f"{model.name} on two: {best.obstacle}."] if best.obstacle else []

@@ -56,7 +56,7 @@ class Deployment:
 
     def kv_bytes(self, streams: float) -> float:
         """The cached keys and values of these streams."""
-        return streams * self.context * self.model.kv_bytes_per_token
+        return streams * self.model.cached_bytes(self.context)
 
     def read_bytes(self, tokens: float) -> float:
         """Weights that a step of `tokens` reads: all but the experts that no token uses."""
@@ -106,7 +106,7 @@ class Deployment:
         tokens = self.prompt / chunks
         # One GPU works on the weights for each chunk, and on attention with
         # 2 x prompt^2 x heads x head size operations in each layer (half of the pairs).
-        attention = 2 * self.prompt**2 * model.heads * model.head_dim * model.kv_layers
+        attention = 2 * self.prompt**2 * model.heads * model.global_head_dim * model.kv_layers
         work_us = chunks * self.work_us(self.read_bytes(tokens), tokens)
         work_us += attention / self.tflops / 1e6
         us = np.full(3, work_us / self.tensor)

@@ -1,4 +1,5 @@
-"""Models, GPUs and links by name from `specs.toml`, and models from a `config.json` on disk."""
+"""GPUs and links by name from `specs.toml`, models from the table in `collectives` or from a
+`config.json` on disk."""
 
 import difflib
 import re
@@ -10,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from collectives.models import ROWS
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import printable
 
@@ -34,8 +36,9 @@ Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 class Transformer(msgspec.Struct, kw_only=True):
     """A model by the fields of its config.json on Hugging Face; a dense model has one expert.
-    `kv_layers` of the layers cache keys and values. `parameters` is the published number if the
-    other fields do not determine it."""
+    `kv_layers` of the layers cache keys and values of the whole context, with the `global_` heads;
+    if there is a `sliding_window`, the others cache so many tokens. `parameters` is the published
+    number if the other fields do not determine it."""
 
     name: str = ""
     layers: Count = msgspec.field(name="num_hidden_layers")
@@ -51,10 +54,15 @@ class Transformer(msgspec.Struct, kw_only=True):
     top_k: Count = msgspec.field(name="num_experts_per_tok", default=1)
     tied: Any = msgspec.field(name="tie_word_embeddings", default=False)
     kv_layers: Count = 0
+    layer_types: list[str] = []
+    global_kv_heads: Count = msgspec.field(name="num_global_key_value_heads", default=0)
+    global_head_dim: Count = 0
+    sliding_window: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
     parameters: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0
     expert_share: float = 0  # of the parameters
     active_share: float = 0  # of the parameters that one token is multiplied with
     kv_bytes_per_token: int = 0
+    window_bytes_per_token: int = 0  # beside it, up to `sliding_window` tokens
     all_reduces: int = 0  # of a tensor-parallel step
 
     def __post_init__(self) -> None:
@@ -62,7 +70,10 @@ class Transformer(msgspec.Struct, kw_only=True):
         self.head_dim = self.head_dim or max(1, self.hidden // self.heads)
         self.intermediate = self.moe_intermediate_size or self.intermediate
         self.experts = self.num_local_experts or self.experts
-        self.kv_layers = self.kv_layers or self.layers
+        self.global_kv_heads = self.global_kv_heads or self.kv_heads
+        self.global_head_dim = self.global_head_dim or self.head_dim
+        full_layers = self.layer_types.count("full_attention")
+        self.kv_layers = self.kv_layers or full_layers or self.layers
         # Norms, biases and routers are less than 0.1 %. An expert has three matrices a layer.
         attention = 2 * (self.heads + self.kv_heads) * self.head_dim * self.hidden * self.layers
         experts = 3 * self.intermediate * self.hidden * self.layers * self.experts
@@ -71,16 +82,25 @@ class Transformer(msgspec.Struct, kw_only=True):
         self.expert_share = experts / self.parameters
         self.active_share = 1 - self.expert_share * (1 - self.top_k / self.experts)
         # Keys and values (grouped queries: Ainslie et al., EMNLP 2023).
-        self.kv_bytes_per_token = 2 * self.kv_layers * self.kv_heads * self.head_dim * ELEMENT_BYTES
+        elements = self.kv_layers * self.global_kv_heads * self.global_head_dim
+        self.kv_bytes_per_token = 2 * elements * ELEMENT_BYTES
+        if self.sliding_window:
+            elements = (self.layers - self.kv_layers) * self.kv_heads * self.head_dim
+            self.window_bytes_per_token = 2 * elements * ELEMENT_BYTES
         # After attention and after the MLP (Shoeybi et al., Megatron-LM, 2019, section 3).
         self.all_reduces = 2 * self.layers
 
     def all_reduce_bytes(self, tokens: float) -> int:
         return round(tokens * self.hidden * ELEMENT_BYTES)
 
+    def cached_bytes(self, context: int) -> int:
+        """The keys and values of a stream with so many tokens."""
+        windowed = self.window_bytes_per_token * min(context, self.sliding_window)
+        return self.kv_bytes_per_token * context + windowed
+
     def kv_share(self, gpus: int) -> float:
         """The share of the KV heads on a GPU of a tensor split: at least one head."""
-        return ceil(self.kv_heads / gpus) / self.kv_heads
+        return ceil(self.global_kv_heads / gpus) / self.global_kv_heads
 
     def activation_bytes(self, tokens: int, gpus: int) -> float:
         """Activations of a GPU while `tokens` pass a layer that is split over `gpus`: the residual,
@@ -147,11 +167,9 @@ class Route:
 SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
 
 
-def section(name: str, kind: type[Spec]) -> dict[str, Spec]:
-    """The entries of a section of `specs.toml` by lower-case name."""
-    return {
-        key: msgspec.convert({"name": key} | fields, kind) for key, fields in SECTIONS[name].items()
-    }
+def entries(rows: Mapping[str, dict[str, Any]], kind: type[Spec]) -> dict[str, Spec]:
+    """The rows of a table by lower-case name."""
+    return {key: msgspec.convert({"name": key} | fields, kind) for key, fields in rows.items()}
 
 
 def find(kind: str, known: Mapping[str, Spec], name: str) -> Spec:
@@ -169,10 +187,22 @@ def close_names(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-MODELS, GPUS = section("models", Transformer), section("gpus", Gpu)
-LINKS = section("links", CardLink)
-ROUTES = section("routes", Route)
+MODELS, GPUS = entries(ROWS, Transformer), entries(SECTIONS["gpus"], Gpu)
+LINKS = entries(SECTIONS["links"], CardLink)
+ROUTES = entries(SECTIONS["routes"], Route)
 BITS: dict[str, float] = SECTIONS["bits"]
+ENGINE = SECTIONS["engine"]
+
+
+def engine_calls(model: Transformer) -> int:
+    """The all-reduces of a step as the engine of `specs.toml` makes them."""
+    return model.all_reduces + int(ENGINE["more_calls"])
+
+
+def engine_text(model: Transformer) -> str:
+    """`vLLM makes 161 (1 more for the embeddings ...)`."""
+    calls, more = engine_calls(model), ENGINE["more_calls"]
+    return f"{ENGINE['name']} makes {calls} ({more} more {ENGINE['source']})"
 
 
 def link_between(gpu: Gpu, gpus: int) -> CardLink:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from collectives.layers.models import MODELS
+from collectives.models import MODELS
 from reports.tables.show import text
 from tests.bench.launches import run
 from tests.fake_gpu import fake_nccl

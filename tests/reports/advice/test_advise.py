@@ -72,6 +72,7 @@ def test_two_r9700_for_one_chat(tmp_path):
     assert "Decode, latency of 1 stream: TP 2, 36.5 ms, 1.71x PP 2." in words
     assert re.search(r"an all-reduce of 16 KiB takes 19[56] us", words)
     assert "160 all-reduces (2 a layer) of 16,384 B: 160 x 33.0 us" in words
+    assert "vLLM makes 161 (1 more for the embeddings: 73 counted for 36 layers" in words
     assert "2 replicas: does not fit" in words
     assert "ASSUMED" not in words
     assert "CPU cores" not in words

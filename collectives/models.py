@@ -1,0 +1,43 @@
+"""The linear layers of public models, by the fields of `models.toml`.
+
+In a mixture of experts a token uses the layers of `top_k` experts, and their outputs add up: they
+count as one layer with `top_k` times the columns, and those of an expert that all tokens share. Of
+layers with several kinds of attention, all are as wide as most of them."""
+
+from pathlib import Path
+
+import msgspec
+
+UNIT_COLUMNS = 64  # a rank's columns are a multiple of this
+LAYERS = ("attention_output", "mlp_down")  # row-parallel: the ranks' outputs are summed
+COLUMN_LAYERS = ("qkv", "gate_up")  # column-parallel: every rank needs all inputs
+
+
+class Model(msgspec.Struct, frozen=True):
+    """`hidden` elements of a token; heads of `head` elements; `dense` ones in an MLP, in a mixture
+    `expert` ones in each of its experts and `shared` ones in that of all tokens."""
+
+    hidden: int = msgspec.field(name="hidden_size")
+    layers: int = msgspec.field(name="num_hidden_layers")
+    heads: int = msgspec.field(name="num_attention_heads")
+    kv_heads: int = msgspec.field(name="num_key_value_heads")
+    head: int = msgspec.field(name="head_dim")
+    dense: int = msgspec.field(name="intermediate_size", default=0)
+    expert: int = msgspec.field(name="moe_intermediate_size", default=0)
+    shared: int = msgspec.field(name="shared_expert_intermediate_size", default=0)
+    top_k: int = msgspec.field(name="num_experts_per_tok", default=1)
+
+    def columns(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
+        """A rank's inputs (row-parallel) or outputs (column-parallel), in units of UNIT_COLUMNS."""
+        intermediate = self.top_k * (self.expert or self.dense) + self.shared
+        total = {
+            "attention_output": self.heads * self.head,
+            "mlp_down": intermediate,
+            "qkv": (self.heads + 2 * self.kv_heads) * self.head,
+            "gate_up": 2 * intermediate,
+        }[layer]
+        return max(1, -(-int(total * scale) // (ranks * UNIT_COLUMNS))) * UNIT_COLUMNS
+
+
+ROWS = msgspec.toml.decode((Path(__file__).parent / "models.toml").read_bytes())
+MODELS = {name: msgspec.convert(row, Model) for name, row in ROWS.items()}

@@ -23,6 +23,7 @@ from reports.advice.specs import (
     model_of,
     weights_of,
 )
+from reports.advice.wire import Wire
 from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -60,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="link to assume without a run, such as pcie5x16 (the GPU's own)",
     )
+    add(
+        "--wire",
+        metavar="US,US,GB/s[,CARDS]",
+        type=wire,
+        help="without a run, PREDICT from a kernel of a graph, a handshake, and the narrowest "
+        "link, which so many cards share (1)",
+    )
 
     for name, unit, least, most, default, text in (
         ("--gpus", "N", 1, MOST_GPUS, 2, "number of GPUs"),
@@ -86,6 +94,19 @@ def whole(least: int, most: int, text: str) -> int:
     return int(text)
 
 
+def wire(text: str) -> Wire:
+    """`3,2.9,12,2`"""
+    if not re.fullmatch(r"(\d{1,6}(\.\d{1,6})?,){2}\d{1,6}(\.\d{1,6})?(,[1-9]\d?)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{printable(text)!r} is not a kernel's us, a handshake's us and GB/s such as 3,2.9,12"
+        )
+
+    kernel_us, handshake_us, gb_s, *cards = map(float, text.split(","))
+    if not gb_s:
+        raise argparse.ArgumentTypeError("a link of 0 GB/s joins nothing")
+    return Wire(kernel_us, handshake_us, gb_s, *map(int, cards))
+
+
 def load_of(arguments: argparse.Namespace) -> Deployment:
     """The model, its GPUs and the times of their all-reduces. Raises ResultError for names and
     options that do not go together."""
@@ -102,7 +123,12 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     if arguments.link:
         link = find("link", LINKS, arguments.link)
 
+    if arguments.wire and (arguments.run or arguments.link):
+        raise ResultError("advise takes one of --run, --link and --wire")
+
     times = assumed_times(arguments.gpus, link)
+    if arguments.wire:
+        times = arguments.wire.times(arguments.gpus, gpu, link)
     if arguments.run:
         launches = read_launches(arguments.run, arguments.gpus)
         if launches.wrong:

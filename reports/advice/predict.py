@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from reports.advice.reduce_times import ReduceTimes, Span, span_text
 from reports.advice.serving import Deployment, break_even_us, rate
 from reports.advice.specs import (
@@ -23,14 +21,22 @@ from reports.advice.specs import (
     sheet_of,
     weights_of,
 )
-from reports.advice.wire import ALGORITHMS, Parts, Tested, checks_of, parts_of, runs_of_one_card
+from reports.advice.wire import (
+    ALGORITHMS,
+    SIZES,
+    Parts,
+    Tested,
+    checks_of,
+    fastest_of,
+    parts_of,
+    runs_of_one_card,
+)
 from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 
 LARGE = 32 << 20
-SIZES = [1 << power for power in range(10, 28)]
 SHOWN = [16 << 10, 64 << 10, 256 << 10, 1 << 20, LARGE]
 HOST = "host_memory"
 TITLES = {name: route.title for name, route in ROUTES.items()} | {HOST: "host memory"}
@@ -71,13 +77,6 @@ def algorithm_spans(parts: Parts, gpu: Gpu, way: str, size_bytes: int) -> dict[s
         for name in ALGORITHMS
     }
     return {name: span for name, span in spans.items() if span is not None}
-
-
-def fastest_of(spans: Mapping[str, Span]) -> tuple[str, Span]:
-    """The algorithm with the least typical time, and the least of all times in each column: where
-    a route is at its worst, bench.tune takes another one."""
-    name = min(spans, key=lambda name: spans[name][0])
-    return name, np.min(list(spans.values()), axis=0)
 
 
 def predictions(parts: Parts, load: Deployment) -> dict[str, Prediction]:

@@ -1,9 +1,9 @@
-"""The parts of one card's wire, from runs of `bench.link`, and the all-reduces of two such cards,
-by formulas over these parts and what each algorithm moves (docs/advise.md).
+"""The parts of a wire, from runs of `bench.link` on one card or as given, and the all-reduces of
+cards that it joins, by formulas over these parts and what each algorithm moves (docs/advise.md).
 
 Host memory that a GPU maps crosses PCIe for every access: so one card has all parts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ import numpy as np
 from collectives import registry
 from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.operation import CollectiveCase
-from reports.advice.reduce_times import Span, files_of
-from reports.advice.specs import Gpu, Route
+from reports.advice.reduce_times import ReduceTimes, Span, files_of
+from reports.advice.specs import CardLink, Gpu, Route
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
 from reports.store.observations import entry_of, method_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result
-from reports.tables.sentences import size_text
+from reports.tables.sentences import number, size_text
 
 MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
 # A read's round trip goes on from the root complex into memory, a store into another card does not:
@@ -32,8 +32,12 @@ TAKE_TURNS = 10  # from so many round trips of a load on a flag waits for the sc
 # Of bench.link: what it times, and what moves bytes.
 MEASURED = "graph_kernel", "dependent_loads", "ping_pong", "fenced_stores", "unfenced_stores"
 MOVED = "stores", "loads", "stores_and_loads"
-LOCAL_PASSES = 3  # over a card's own memory, at worst not hidden: two inputs and the sum
-
+SIZES = [1 << power for power in range(10, 28)]
+# Seven times of another owner's kernels lie within 18 % of what the formulas say of them
+# (tests/reports/advice/test_wire.py).
+GIVEN_SPREAD = 0.2
+ONES = [1.0] * 3
+AS_GIVEN = Route("given", "the given wire", hop=ONES, store=ONES, load=ONES, sources=[])
 
 PACKETS = "one_shot_ll", "one_shot_sentinel"  # data that show by themselves that they arrived
 NAMES = *PACKETS, "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push", "ring"
@@ -41,11 +45,21 @@ KNOWN = registry.ALGORITHMS["all_reduce"]
 ALGORITHMS = {name: KNOWN[name] for name in NAMES if name in KNOWN}
 
 
-def traffic_of(name: str, size_bytes: int) -> Traffic | None:
-    """What each of two ranks moves in an all-reduce; None if the algorithm has no room for it."""
+def traffic_of(name: str, size_bytes: int, ranks: int = 2) -> Traffic | None:
+    """What each rank moves in an all-reduce; None if the algorithm has no room for it."""
     all_reduce, algorithm = COLLECTIVES["all_reduce"], ALGORITHMS[name]
     case = CollectiveCase(all_reduce, size_bytes, DATATYPES["int8"], "sum", send=0, receive=0)
-    return None if size_bytes > algorithm.limits.most(2) else algorithm.traffic(2, case)
+    return None if size_bytes > algorithm.limits.most(ranks) else algorithm.traffic(ranks, case)
+
+
+def crowd_of(name: str, ranks: int, cards: int) -> float:
+    """How many times the bytes of a card's own link pass the narrowest link on their way, if
+    `cards` of the ranks share it: each of these reaches the others through it. The ranks of a ring
+    are in order, so that only one of a group does."""
+    if name == "ring" or ranks == 1:
+        return 1.0
+
+    return max(1.0, cards * (ranks - cards) / (ranks - 1))
 
 
 @dataclass(frozen=True)
@@ -69,15 +83,18 @@ class Parts:
         """Whether the ranks did not run at once: then no flag tells of the wire."""
         return bool(self.flag[0] > TAKE_TURNS * self.load[0])
 
-    def between_cards(self, route: Route, gpu: Gpu, name: str, size_bytes: int) -> Span | None:
-        """The time of an all-reduce between two cards, in us; None of a size that the algorithm
-        does not take. What a rank stores into its own memory, and loads from there, is local."""
-        traffic, hop_ratio = traffic_of(name, size_bytes), np.array(route.hop)
+    def between_cards(
+        self, route: Route, gpu: Gpu, name: str, size_bytes: int, ranks: int = 2, cards: int = 1
+    ) -> Span | None:
+        """The time of an all-reduce in us, of which `cards` share each link of this route; None of
+        a size that the algorithm does not take. What a rank stores into its own memory, and loads
+        from there, is local: at worst all inputs and the sum are not hidden."""
+        traffic, hop_ratio = traffic_of(name, size_bytes, ranks), np.array(route.hop)
         if not traffic:
             return None
 
         hop = np.maximum(self.load - MEMORY_US, 0) * hop_ratio
-        local = np.array([0, 0, LOCAL_PASSES / gpu.bandwidth_gb_s / 1e3])
+        local = np.array([0, 0, (ranks + 1) / gpu.bandwidth_gb_s / 1e3])
         stored_bytes, loaded_bytes = map(sum, zip(*traffic.stages, strict=True))
         if ALGORITHMS[name].pushes:
             wait = 0.0 if name in PACKETS else self.drain  # before the flag
@@ -87,6 +104,7 @@ class Parts:
             moved = loaded_bytes * self._crowded(self.load_byte, route.load)
 
         waits = traffic.hops * (hop + wait)
+        moved = moved * crowd_of(name, ranks, cards)
         return np.asarray(self.kernel + waits + moved + size_bytes * local)
 
     def _crowded(self, alone: Span, share: Sequence[float]) -> Span:
@@ -115,6 +133,54 @@ class Parts:
         fence = 0.0 if name in PACKETS else self.drain
         waits = self.load + traffic.hops * (self.flag + fence)
         return self.kernel + waits + np.array([typical, best, worst]) * 2 / cards
+
+
+def fastest_of(spans: Mapping[str, Span]) -> tuple[str, Span]:
+    """The algorithm with the least typical time, and the least of all times in each column: where
+    a route is at its worst, bench.tune takes another one."""
+    name = min(spans, key=lambda name: spans[name][0])
+    return name, np.min(list(spans.values()), axis=0)
+
+
+class Wire(NamedTuple):
+    """A wire in four figures: us of a kernel in a graph; us of a handshake, from the store of a
+    flag until a peer has seen it; GB/s one way of the narrowest link; the cards that share it."""
+
+    kernel_us: float
+    handshake_us: float
+    gb_s: float
+    cards: int = 1
+
+    def times(self, gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
+        """The fastest algorithm at each size. Raises ResultError if more cards share a link than
+        there are."""
+        if self.cards > gpus:
+            raise ResultError(f"--wire: {self.cards} cards share a link, of {gpus} GPUs")
+
+        none, byte_us = np.zeros(3), np.full(3, 1e-3 / self.gb_s)
+        kernel, load = np.full(3, self.kernel_us), np.full(3, self.handshake_us + MEMORY_US)
+        parts = Parts(gpu.name, 0, kernel, load, load, none, byte_us, byte_us, byte_us)
+        spread, spans = [1.0, 1 - GIVEN_SPREAD, 1 + GIVEN_SPREAD], dict[int, Span]()
+        fastest = dict[str, int]()  # the least size of each
+
+        for size in SIZES:
+            each = {
+                name: span
+                for name in ALGORITHMS
+                if (span := parts.between_cards(AS_GIVEN, gpu, name, size, gpus, self.cards))
+                is not None
+            }
+            name, span = fastest_of(each)
+            spans[size] = span[0] * np.array(spread)
+            fastest.setdefault(name, size)
+
+        by = ", ".join(f"{name} from {size_text(size)}" for name, size in fastest.items())
+        source = (
+            f"PREDICTED, not measured: {number(self.kernel_us)} us a kernel of a graph, "
+            f"{number(self.handshake_us)} us a handshake, {number(self.gb_s)} GB/s of a link that "
+            f"{self.cards} of {gpus} cards share; {by}; brackets: +-{GIVEN_SPREAD:.0%}"
+        )
+        return ReduceTimes(gpus, source, link, spans)
 
 
 def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:

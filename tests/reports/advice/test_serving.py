@@ -47,7 +47,7 @@ def test_parameter_counts_match_the_published_ones():
 
 
 def test_a_sliding_window_ends_the_growth_of_most_layers_caches(tmp_path):
-    """Counted as full attention, eight chats of 32,768 tokens would need 206 GB and not 28."""
+    """Counted as full attention, eight chats of 32,768 tokens would need 236 GB and not 28."""
     gemma = specs.MODELS["gemma-4-31b"]
     fields = {
         **{"num_hidden_layers": 60, "hidden_size": 5376, "num_attention_heads": 32},

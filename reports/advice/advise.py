@@ -28,6 +28,7 @@ from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
+from reports.verdicts.served import tpot_ms
 
 MOST_GPUS = 64
 BEFORE_TRUSTING_IT = (
@@ -60,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--link",
         metavar="NAME",
         help="link to assume without a run, such as pcie5x16 (the GPU's own)",
+    )
+    add(
+        "--tpot-ms",
+        metavar="MS",
+        type=tpot_ms,
+        help="with --run: the share of all-reduces in this measured time of a token",
     )
     add(
         "--wire",
@@ -125,6 +132,8 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
 
     if arguments.wire and (arguments.run or arguments.link):
         raise ResultError("advise takes one of --run, --link and --wire")
+    if arguments.tpot_ms and not (arguments.run and arguments.gpus > 1):
+        raise ResultError("--tpot-ms needs --run, all-reduces that were measured, and two GPUs")
 
     times = assumed_times(arguments.gpus, link)
     if arguments.wire:
@@ -155,6 +164,7 @@ def advise(arguments: argparse.Namespace) -> int:
     model, splits = load.model, serving.all_splits(load)
     possible = {name: split for name, split in splits.items() if split.obstacle is None}
     headline, *rest = advice = _recommendation(load, possible)
+    served = [_share_of_token(load, arguments.tpot_ms)] if arguments.tpot_ms else []
     if arguments.json:
         # A span is [value, low, high].
         all_reduce = {
@@ -182,6 +192,7 @@ def advise(arguments: argparse.Namespace) -> int:
             slots=load.slots,
             all_reduce=all_reduce,
             splits=records,
+            measured=served,
             recommendation=advice,
         )
         return 0
@@ -213,7 +224,7 @@ def advise(arguments: argparse.Namespace) -> int:
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
     text = lay_out(
         [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
-        _question(load),
+        [*_question(load), *served],
         [("", plain_table(headings, rows))] if rows else [],
         [*obstacles, *rest, "", BEFORE_TRUSTING_IT],
     )
@@ -252,6 +263,23 @@ def _question(load: Deployment) -> list[str]:
         f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms. "
         f"{engine_text(model)}.",
     ]
+
+
+def _share_of_token(load: Deployment, tpot_ms: float) -> str:
+    """What all-reduces, as an engine makes them, are of a measured token, and a microsecond of
+    each."""
+    calls = engine_calls(load.model)
+    each_us = load.times(load.model.all_reduce_bytes(load.batch))
+    all_ms, one_ms = calls * each_us / 1e3, calls / 1e3
+    text = (
+        f"measured: {number(tpot_ms)} ms a token, of which {calls} x {span_text(each_us, ' us')} "
+        f"= {span_text(all_ms, ' ms')} are {span_text(100 * all_ms / tpot_ms, ' %')}; a "
+        f"microsecond less a call is {number(one_ms)} ms, {number(100 * one_ms / tpot_ms)} %, if "
+        "no call overlaps with compute. Waiting for a late rank comes on top, whatever the link."
+    )
+    if all_ms[1] > tpot_ms:
+        text += " They do not fit into the token: these are not its all-reduces."
+    return text
 
 
 def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[str]:

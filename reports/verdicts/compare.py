@@ -1,13 +1,15 @@
 """The command `compare`: each side against the first, as tables of at most 80 columns or JSON."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 
 from reports.store.program import complain, write_json
+from reports.store.result import ResultError
 from reports.tables.sentences import wrapped
-from reports.verdicts import judge
+from reports.verdicts import judge, served
 from reports.verdicts.judge import Comparison
 from reports.verdicts.render import closing, opening, rows_of, sentences
 from reports.verdicts.sides import add_allow, notes_of, read_sides
@@ -31,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=percent,
         help="differences up to this do not count (the campaign's margin, else 1)",
     )
+    option(
+        "--tpot-ms",
+        metavar="MS",
+        type=served.tpot_ms,
+        help="with --calls: what the difference is worth of this measured time of a token",
+    )
+    option("--calls", metavar="N", type=calls, help="calls in a token, such as 161")
 
 
 def percent(text: str) -> float:
@@ -46,9 +55,20 @@ def percent(text: str) -> float:
     return share
 
 
+def calls(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,5}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of calls")
+
+    return int(text)
+
+
 def compare(arguments: argparse.Namespace) -> int:
     """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
     different things, ResultError for a file that cannot be read."""
+    token = arguments.tpot_ms, arguments.calls
+    if (token[0] is None) != (token[1] is None):
+        raise ResultError("compare needs both --tpot-ms and --calls, or neither")
+
     sides = read_sides(arguments.sides)
     comparisons = judge.compare(sides, arguments.allow, arguments.margin)
 
@@ -57,6 +77,8 @@ def compare(arguments: argparse.Namespace) -> int:
 
     if not arguments.json:
         sys.stdout.write(as_text(comparisons))
+        for each in comparisons if token[0] else ():
+            sys.stdout.write("\n" + served.as_text(each, *token))
         return 0
 
     parts = [
@@ -67,6 +89,7 @@ def compare(arguments: argparse.Namespace) -> int:
             "sentences": sentences(each),
             "cells": each.cells.assign(case=each.cells.title),
         }
+        | (served.record(each, *token) if token[0] else {})
         for each in comparisons
     ]
     write_json("compare", comparisons=parts)

@@ -78,6 +78,21 @@ def test_two_r9700_for_one_chat(tmp_path):
     assert "CPU cores" not in words
 
 
+def test_the_all_reduces_have_their_share_of_a_measured_token(tmp_path):
+    """A measured token and measured calls: an engine's calls, not the model's, and no more than the
+    token."""
+    run = write(tmp_path, {16384: 33, 131072: 66, LARGE: 600})
+    _, words = answer(R9700, "--run", run, "--tpot-ms", "40")
+    assert "measured: 40.0 ms a token, of which 161 x 33.0 us = 5.31 ms are 13.3 %" in words
+    assert "a microsecond less a call is 0.16 ms, 0.40 %" in words
+    assert "Waiting for a late rank comes on top" in words
+    assert "They do not fit" not in words
+    _, words = answer(R9700, "--run", run, "--tpot-ms", "5")
+    assert "They do not fit into the token: these are not its all-reduces." in words
+    assert "--tpot-ms needs --run" in refusal(f"{R9700} --tpot-ms 40")
+    assert "'x' is not the ms of a token" in refusal(f"{R9700} --tpot-ms x")
+
+
 def test_the_recommendation_turns_at_the_flip(tmp_path):
     """`advise` must not recommend TP over a link on which TP loses."""
     for us, wins in ((190, "TP 2"), (205, "PP 2")):

@@ -1,6 +1,7 @@
 """`python -m reports compare`: its text, CSV and JSON of two variants, and the input that it
 refuses."""
 
+import json
 import re
 import shutil
 from functools import partial
@@ -198,3 +199,63 @@ def test_another_harness_is_compared_in_any_state_of_the_link(tmp_path):
     sides = read_sides([str(tmp_path / "ours"), str(tmp_path / "theirs")])
     (comparison,) = compare(sides, list(COMPARABLE))
     assert comparison.cells.pairs.tolist() == [2]
+
+
+TOKEN = "--tpot-ms", "30", "--calls", "160"
+
+
+def test_a_difference_is_worth_its_calls_of_a_token(campaign, compared):
+    """A reviewer asks what microseconds a call are in served tokens: without the number of calls
+    and the token nobody can say."""
+    status, out, err = compared(campaign, *TOKEN)
+    assert (status, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    table = out.partition("160 calls in a token of 30.0 ms")[2]
+    (row,) = re.findall(r"two_shot +16 KiB +(\S+) \[.*?\] +(\S+) \[(\S+) (\S+)\] +(\S+)", table)
+    us, ms, low, high, percent = map(float, row)
+    assert us == pytest.approx(0.05 * 4.11, rel=0.05)
+    assert low < ms < high
+    assert ms == pytest.approx(160 * us / 1e3, abs=1e-3)
+    assert percent == pytest.approx(100 * ms / 30, abs=0.01)
+    words = " ".join(table.split())
+    assert re.search(r"The ranks arrived [\d.]+ us apart \(baseline; variant [\d.]+\)", words)
+    assert "Skew between the ranks of an engine comes on top" in words
+
+    status, out, _ = compared(campaign, *TOKEN, "--json")
+    (answer,) = json.loads(out)["comparisons"]
+    worth = {(each["name"], each["size_bytes"]): each for each in answer["worth"]}
+    assert worth["two_shot", 16384]["ms"] == pytest.approx([ms, low, high], abs=1e-3)
+    low, high = worth["one_shot_push", 16384]["ms"][1:]
+    assert low < 0 < high, "no difference, and no worth"
+
+
+def test_calls_that_are_longer_than_the_token_are_not_in_it(campaign, compared):
+    """160 calls of 64 KiB take 1.8 ms: they are none of a token of 1 ms."""
+    _, out, _ = compared(campaign, "--tpot-ms", "1", "--calls", "160")
+    table = out.partition("160 calls in a token")[2]
+    assert re.search(r"one_shot_push +16 KiB", table)
+    assert not re.search(r"two_shot +64 KiB", table)
+    words = " ".join(table.split())
+    assert re.search(r"Left out, longer than the token: .*64 KiB .*\.", words), words
+
+
+def test_single_launches_have_no_interval_of_a_token(two, compared):
+    """One launch against one cannot tell a difference from chance."""
+    _, out, _ = compared(*two, *TOKEN)
+    table = out.partition("160 calls in a token")[2]
+    assert re.search(r"two_shot +16 KiB +[+-]\d", table)
+    assert "[+" not in table
+    assert "[-" not in table
+
+
+def test_a_token_without_its_calls_is_refused(campaign, compared):
+    for options, refused in (
+        (TOKEN[:2], "compare needs both --tpot-ms and --calls, or neither"),
+        (TOKEN[2:], "compare needs both --tpot-ms and --calls, or neither"),
+        (("--tpot-ms", "nan", *TOKEN[2:]), "'nan' is not the ms of a token, above 0"),
+        (("--tpot-ms", "0", *TOKEN[2:]), "'0' is not the ms of a token, above 0"),
+        ((*TOKEN[:2], "--calls", "1.5"), "'1.5' is not a number of calls"),
+    ):
+        status, out, err = compared(campaign, *options)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert refused in err

@@ -1,9 +1,13 @@
 """The pictures of the pages on statistics, advice and reliability. figures.py draws them."""
 
+import numpy as np
 import pandas as pd
-from drawing import BLACK, BLUE, GREEN, PURPLE, RED, legend_below, panels
+from drawing import BLACK, BLUE, GREEN, PURPLE, RED, label_sizes, legend_below, panels
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from reports.advice.specs import GPUS
+from reports.advice.wire import AS_GIVEN, GIVEN_SPREAD, Wire
 
 GREY = "#888888"
 
@@ -181,7 +185,33 @@ def draw_advise(steps: pd.DataFrame, hosts: pd.DataFrame) -> Figure:
     return figure
 
 
+def draw_another_owner(calls: pd.DataFrame) -> Figure:
+    finding = "A node, the handshakes and the shared uplink give another owner's times within 18 %"
+    figure, (axes,) = panels(finding, 1, 1, 3.6)
+    wire, sizes = Wire(3.0, 2.9, 12.0, 2), np.geomspace(2 << 10, 512 << 10, 60)
+    names = {"one_shot_push": ("one-shot", RED), "two_shot_push": ("two-shot", BLUE)}
+    for kernel, (name, colour) in names.items():
+        spans = [
+            wire.parts.between_cards(AS_GIVEN, GPUS["r9700"], kernel, int(size), 4, wire.cards)
+            for size in sizes
+        ]
+        us = np.array([span[0] for span in spans if span is not None])
+        low, high = us * (1 - GIVEN_SPREAD), us * (1 + GIVEN_SPREAD)
+        axes.fill_between(sizes / 1024, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(sizes / 1024, us, color=colour, label=f"{name}: formula, +-{GIVEN_SPREAD:.0%}")
+        own = calls[calls.kernel == kernel]
+        axes.plot(own.size_bytes / 1024, own.time_us, "o", color=colour, label=f"{name}: measured")
+    label_sizes(axes, [2, 512])
+    axes.set_yscale("log")
+    axes.set_yticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
+    axes.set_yticks([], minor=True)
+    axes.set_ylabel("us a call from a graph")
+    legend_below(axes, 4)
+    return figure
+
+
 FIGURES = {
+    "another_owner": (draw_another_owner, ("another_owner",)),
     "calibration_rates": (draw_calibration_rates, ("calibration_rates",)),
     "calibration_campaigns": (draw_calibration_campaigns, ("calibration_campaigns",)),
     "history": (draw_history, ("history_alarms", "history_methods")),

@@ -151,15 +151,18 @@ class Wire(NamedTuple):
     gb_s: float
     cards: int = 1
 
+    @property
+    def parts(self) -> Parts:
+        none, byte_us = np.zeros(3), np.full(3, 1e-3 / self.gb_s)
+        kernel, load = np.full(3, self.kernel_us), np.full(3, self.handshake_us + MEMORY_US)
+        return Parts("", 0, kernel, load, load, none, byte_us, byte_us, byte_us)
+
     def times(self, gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
         """The fastest algorithm at each size. Raises ResultError if more cards share a link than
         there are."""
         if self.cards > gpus:
             raise ResultError(f"--wire: {self.cards} cards share a link, of {gpus} GPUs")
 
-        none, byte_us = np.zeros(3), np.full(3, 1e-3 / self.gb_s)
-        kernel, load = np.full(3, self.kernel_us), np.full(3, self.handshake_us + MEMORY_US)
-        parts = Parts(gpu.name, 0, kernel, load, load, none, byte_us, byte_us, byte_us)
         spread, spans = [1.0, 1 - GIVEN_SPREAD, 1 + GIVEN_SPREAD], dict[int, Span]()
         fastest = dict[str, int]()  # the least size of each
 
@@ -167,7 +170,7 @@ class Wire(NamedTuple):
             each = {
                 name: span
                 for name in ALGORITHMS
-                if (span := parts.between_cards(AS_GIVEN, gpu, name, size, gpus, self.cards))
+                if (span := self.parts.between_cards(AS_GIVEN, gpu, name, size, gpus, self.cards))
                 is not None
             }
             name, span = fastest_of(each)

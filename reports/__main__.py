@@ -66,6 +66,11 @@ COMMANDS = {
         "advises how to split a model over GPUs, from a run's all-reduces",
         "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl",
     ),
+    "expect": (
+        "advice.expect",
+        "shows what others have published for these GPUs, and the place of a run among it",
+        "--gpu r9700 --gpus 2 --size 16K",
+    ),
     "predict": (
         "advice.predict",
         "predicts what two cards would do, from runs of one",

@@ -69,12 +69,13 @@ function drawSteps(plot, steps, colour) {
 }
 
 // uPlot's series and bands: each line, then the ends of its intervals, which are not drawn.
-function seriesOf({ lines }, colour) {
+function seriesOf({ lines, spans: spanGaps }, colour) {
   const series = [{}], bands = [];
   lines.forEach(({ role, shown: show, points: [, ...ends] }, line) => {
     const stroke = () => colour(role);
     const dash = role === "bound" ? [6, 4] : [];
-    series.push({ line, show, stroke, dash, width: 1.5, points: { size: 4, fill: stroke } });
+    const points = { size: 4, fill: stroke };
+    series.push({ line, show, stroke, dash, width: 1.5, spanGaps, points });
     if (!ends.length) return;
     const fill = () => stroke().replace(/^rgb\((.*)\)$/, "rgba($1, 0.2)");
     bands.push({ series: [series.length + 1, series.length], fill });

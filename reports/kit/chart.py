@@ -51,7 +51,7 @@ class ChangeMark:
 @dataclass
 class Chart:
     """Lines in a `unit` over `x`: sizes in `bytes`, or seconds since 1970 (`time`).
-    `links` are the files of pages about the positions."""
+    `links` are the files of pages about the positions. Lines with `spans` cross their gaps."""
 
     title: str
     x: Sequence[float]
@@ -60,6 +60,7 @@ class Chart:
     kind: str = "bytes"
     steps: Sequence[ChangeMark] = ()
     links: Sequence[str] = ()
+    spans: bool = False
 
     @property
     def has_intervals(self) -> bool:
@@ -108,7 +109,8 @@ class Chart:
             if ends:
                 outline = path([*places, *places[::-1]], [*ends[0], *ends[1][::-1]])
                 parts.append(_path(f"band {line.role}", f"{outline}z"))
-            parts.append(_path(line.role, path(places, middle)))
+            drawn = np.isfinite(middle) | (not self.spans)
+            parts.append(_path(line.role, path(places[drawn], middle[drawn])))
 
         label = escape(printable(self.title))
         return _drawing(f'role="img" aria-label="{label}" viewBox="0 0 {WIDTH} {HEIGHT}"', *parts)

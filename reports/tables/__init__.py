@@ -1,1 +1,1 @@
-"""One run as text and pictures. It imports `store` and `imports`."""
+"""One run as text and pictures. It imports `references` and the rooms below."""

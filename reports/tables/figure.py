@@ -124,9 +124,9 @@ def fold(text: str, width_in: float, size: float = 10) -> str:
     return textwrap.fill(text, int(width_in * 120 / size), break_on_hyphens=False)
 
 
-def label_ends(axes: Any) -> None:
-    """Writes the label of each line to the right of the axes, none over another. To be called when
-    all lines are drawn."""
+def label_ends(axes: Any, letters: int = LABEL_LETTERS) -> None:
+    """Writes the label of each line, so many letters wide, to the right of the axes, none over
+    another. To be called when all lines are drawn."""
     from scipy.optimize import isotonic_regression
 
     axes.figure.draw_without_rendering()
@@ -138,7 +138,7 @@ def label_ends(axes: Any) -> None:
     }
     lines = sorted(heights, key=lambda line: heights[line])
     ends = np.array([heights[line] for line in lines])
-    texts = [textwrap.fill(line.get_label(), LABEL_LETTERS) for line in lines]
+    texts = [textwrap.fill(line.get_label(), letters) for line in lines]
     needed = LABEL_PITCH * np.array([1 + text.count("\n") for text in texts])
     # Stacked labels touch each other; what is added to their heights must not fall.
     stacked = needed.cumsum() - needed / 2

@@ -70,13 +70,7 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.json and arguments.long:
         raise ResultError("--json and --long each print the run in another form: choose one")
 
-    if arguments.run.is_dir() or arguments.run == NEWEST:
-        if not (files := runs_by_time(arguments.run)):
-            first = on_ranks(2, "allreduce")
-            raise ResultError(f"{arguments.run} holds no run yet: type {first}")
-        arguments.run = files[-1]
-
-    result = read(arguments.run)
+    result = read_newest(arguments.run)
     if arguments.plot:
         plot(result, arguments.plot)
 
@@ -88,6 +82,16 @@ def show(arguments: argparse.Namespace) -> int:
         sys.stdout.write(text(result, arguments.long))
 
     return 0
+
+
+def read_newest(path: Path) -> Result:
+    """The run of a file, or the newest below a folder. Raises ResultError."""
+    if path.is_dir() or path == NEWEST:
+        if not (files := runs_by_time(path)):
+            raise ResultError(f"{path} holds no run yet: type {on_ranks(2, 'allreduce')}")
+        path = files[-1]
+
+    return read(path)
 
 
 def headline_of(*results: Result) -> str:

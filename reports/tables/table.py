@@ -16,6 +16,7 @@ from reports.store.grouped import grouped
 from reports.store.schema import FIGURES, Case, Range, Result, Summary
 from reports.store.stats import Interval
 from reports.tables import sentences
+from reports.tables.beside_published import published_line
 from reports.tables.chains import leads, without_links
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
@@ -82,7 +83,11 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
 
     title = headline([result], partial(points, rows=first_rows))
     lines = head(result, first, first_rows)
-    conclusions = [*against_library(first_rows), *cost_of_stable_bits(first_rows)]
+    conclusions = [
+        *published_line(result),
+        *against_library(first_rows),
+        *cost_of_stable_bits(first_rows),
+    ]
     return lay_out_run(result, title, lines, tables, conclusions, brief)
 
 

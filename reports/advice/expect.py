@@ -1,0 +1,271 @@
+"""`expect`: what others have published for these GPUs, and the place of a run among it."""
+
+import argparse
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from reports.advice.specs import GPUS, find, link_between, sheet_of
+from reports.kit.chart import Chart, Curve
+from reports.kit.page import Banner, Page, Section, to_html
+from reports.references.published import PublishedCall, calls, cards_named, near_size, select
+from reports.store.grouped import grouped
+from reports.store.program import BENCH, write_json
+from reports.store.result import ResultError
+from reports.store.schema import Result
+from reports.store.untrusted import printable
+from reports.store.writing import write_named
+from reports.tables import figure
+from reports.tables.beside_published import LARGE_BYTES, THIS_RUN, amounts, own_calls
+from reports.tables.headline import ends
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, plain_table, size_text
+from reports.tables.show import read_newest
+
+SIZES = TOKEN_CALL_SIZE_BYTES, 32 << 20  # decode of one token, a chunk of prefill
+# Kinds of algorithms, with the role of their colour.
+KINDS = {"library": "library", "tuned": "line-3", "lossy": "line-1"}
+BAD = 1.1  # times the median of the published times
+LARGE_CAUSES = (
+    "no peer access between the cards, a slot of eight lanes or of an older generation, or ACS, "
+    "which sends peers' traffic through the root complex"
+)
+SMALL_CAUSES = (
+    "no peer access, LL switched off or taken for too large messages by this version of the "
+    "library, fine-grained memory, or calls that are not replayed from a graph"
+)
+NOTED = "machine", "date", "version", "power_w", "grade", "valid_until"  # of a source
+
+
+@dataclass
+class Question:
+    """`name` is the card as the user or the driver calls it, `cards` are its names in the table;
+    `generations` are the fabrics that count as the same, `own` the figures of a run."""
+
+    name: str
+    cards: set[str]
+    gpus: int
+    hosts: int | None
+    generations: set[str]
+    own: list[PublishedCall] = field(default_factory=list)
+    collective: str = "all_reduce"
+
+    def __str__(self) -> str:
+        return f"{self.gpus}x {self.name}"
+
+    def levels(self, kinds: Collection[str]) -> Iterator[tuple[str, list[PublishedCall]]]:
+        """The figures of such a machine, then those of the nearest, after what differs."""
+        rows = select(calls(), collective={self.collective}, hosts={self.hosts}, kind=kinds)
+        alike, own = select(rows, generation=self.generations), select(rows, gpu=self.cards)
+        yield "", select(alike, gpu=self.cards, gpus={self.gpus})
+        yield "these cards over another fabric", select(own, gpus={self.gpus})
+        yield "another number of these cards", own
+        yield "other cards over the same fabric", select(alike, gpus={self.gpus})
+
+
+@dataclass
+class Answer:
+    """What is published of one kind of algorithm at or near one size; `differs` says in what its
+    machines are others. Without `figures` nothing is known."""
+
+    size_bytes: int
+    kind: str
+    differs: str = ""
+    figures: Sequence[PublishedCall] = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Path, nargs="?", help="a run of GPUs, or a folder: its newest")
+    add("--gpu", metavar="NAME", help="or a card, such as r9700, h100, rtx5090")
+    add("--gpus", metavar="N", type=count, default=2, help="number of GPUs (%(default)s)")
+    add("--hosts", metavar="N", type=count, default=1, help="number of hosts (%(default)s)")
+    sizes = "16K and 32M, or a run's smallest and largest"
+    add("--size", metavar="BYTES", type=count, nargs="+", default=SIZES, help=sizes)
+    add("--plot", metavar="OUT", type=Path, help="draw all published sizes; .svg or .png")
+    add("--html", metavar="FILE", type=Path, help="also write a page")
+
+
+def count(text: str) -> int:
+    match = re.fullmatch("([1-9][0-9]{0,11})([KMG]?)", text.upper())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{printable(text)!r} is no number such as 2, 16K or 32M")
+    return int(match[1]) << 10 * " KMG".index(match[2] or " ")
+
+
+def expect(arguments: argparse.Namespace) -> int:
+    """Prints the published figures and returns 0. Raises ResultError for an unknown card and for a
+    run that cannot stand beside others."""
+    if (arguments.run is None) == (arguments.gpu is None):
+        raise ResultError("expect needs either a RUN, or --gpu with --gpus")
+
+    sizes = arguments.size
+    if arguments.run:
+        question = question_of_run(read_newest(arguments.run))
+        if sizes is SIZES:
+            sizes = ends(call.size_bytes or 0 for call in question.own)
+    else:
+        question = question_of(arguments.gpu, arguments.gpus, arguments.hosts)
+
+    answers = [answer_to(question, size, kind) for size in sizes for kind in KINDS]
+    sentences = [line for answer in answers for line in sentences_on(question, answer)]
+    shown = [row for answer in answers for row in figures_of(question, answer)]
+    rows, listed = rows_of(shown), sources(shown)
+    title = f"{question}, published {question.collective}"
+    if arguments.plot:
+        draw(arguments.plot, f"{question}: {sentences[0]}", chart_of(question))
+    if arguments.html:
+        sections = [
+            Section("Published points", charts=[chart_of(question)]),
+            Section("Figures", sentences, rows=rows),
+            Section("Sources", listed),
+        ]
+        page = Page(title, Banner(str(question), sentences[0]), sections)
+        write_named(arguments.html, to_html(page).encode())
+
+    if arguments.json:
+        facts = {name: getattr(question, name) for name in ("name", "gpus", "hosts", "own")}
+        write_json("expect", **facts, answers=[*map(vars, answers)], sentences=sentences)
+        return 0
+
+    tables = [("", plain_table(rows[0], map(dict.values, rows)))] if rows else []
+    sys.stdout.write(lay_out([title], sentences, tables, listed))
+    return 0
+
+
+def question_of(name: str, gpus: int, hosts: int | None) -> Question:
+    """The question about cards of this name. Raises ResultError for an unknown one."""
+    cards = cards_named(name)
+    generations = {row.generation for row in select(calls(), gpu=cards, hosts={hosts})}
+    sheet = GPUS.get(name.lower()) or sheet_of(name)
+    if not cards and sheet:
+        link = re.sub(r"(pcie|nvlink)(\d).*", r"\1 \2", link_between(sheet, gpus).name)
+        generations = {row.generation for row in calls() if row.generation.lower() == link}
+    elif not cards:
+        known = {call.gpu.lower().replace(" ", "") for call in calls()}
+        find("GPU", dict.fromkeys(known | GPUS.keys()), name)
+    return Question(printable(name), cards, gpus, hosts, generations)
+
+
+def question_of_run(result: Result) -> Question:
+    """The question about a run's cards and its first collective. Raises ResultError for a run that
+    has no figure to stand beside others."""
+    if any(case.status == "wrong" for case in result.cases):
+        raise ResultError(f"{result.path} has wrong results: its times stand beside no others")
+    if not (own := own_calls(result)):
+        raise ResultError(f"{result.path} has no times of ranks with a GPU each, all of one model")
+
+    first = own[0]
+    question = question_of(first.gpu, first.gpus, first.hosts)
+    question.generations = {first.generation} - {"unknown"} or question.generations
+    question.collective = first.collective
+    question.own = select(own, collective={first.collective})
+    return question
+
+
+def answer_to(question: Question, size: int, kind: str) -> Answer:
+    for differs, rows in question.levels({kind}):
+        if found := near_size(rows, size):
+            return Answer(size, kind, differs, found)
+    return Answer(size, kind)
+
+
+def figures_of(question: Question, answer: Answer) -> list[PublishedCall]:
+    """Those of an answer, and before them the run's."""
+    own = select(question.own, kind={answer.kind}, size_bytes={answer.size_bytes})
+    return [*own, *sorted(answer.figures, key=lambda row: row.us)]
+
+
+def sentences_on(question: Question, answer: Answer) -> Iterator[str]:
+    """What is known in each mode, what is not, and what stands in its place; the place of each own
+    figure among those of its kind and mode, and what usually explains a bad one."""
+    size, name = answer.size_bytes, f"{answer.kind} at {size_text(answer.size_bytes)}"
+    if not answer.figures and answer.kind != "lossy":
+        yield f"{name}: none is known, nor of the nearest cards, from half to twice of that size."
+    for mode, rows in grouped(answer.figures, lambda row: row.mode).items():
+        sizes = ", ".join(map(size_text, sorted({row.size_bytes or 0 for row in rows})))
+        line = f"{name}, {mode}: {amounts(rows)}"
+        if answer.differs:
+            line = f"{name}, {mode}: none is known; {answer.differs}: {amounts(rows)}"
+        if sizes != size_text(size):
+            line += f"; nobody measured that size, this is at {sizes}"
+        yield f"{line} (figures: {len(rows)})."
+
+    causes = LARGE_CAUSES if size >= LARGE_BYTES else SMALL_CAUSES
+    for call in select(question.own, kind={answer.kind}, size_bytes={size}):
+        alike = select(answer.figures, size_bytes={size}, mode={call.mode, "unknown"})
+        if not alike:
+            continue
+        faster = sum(row.us < call.us for row in alike)
+        place = f"slower than {faster} of {len(alike)}"
+        yield f"this run's {name}, {call.mode}: {amounts([call])}, {place} ({amounts(alike)})."
+        if call.us > BAD * median(row.us for row in alike):
+            yield f"What usually explains that: {causes}. {BENCH}doctor shows the links."
+
+
+def sources(figures: Sequence[PublishedCall]) -> list[str]:
+    """What to know of each source, in the order of their numbers."""
+    lines = list[str]()
+    for source, rows in grouped(figures, lambda row: row.source).items():
+        facts = dict.fromkeys((name, getattr(row, name)) for name in NOTED for row in rows)
+        words = [f"{name} {value}" for name, value in facts if value]
+        lines.append(f"[{len(lines) + 1}] {source}: {'; '.join(words)}")
+    return lines
+
+
+def rows_of(figures: Sequence[PublishedCall]) -> list[dict[str, str]]:
+    """A row of a table for each figure."""
+    numbers = [*grouped(figures, lambda row: row.source)]
+    return [
+        {
+            "size": size_text(row.size_bytes or 0),
+            "algorithm": f"{row.library} {row.variant}".rstrip(),
+            "mode": row.mode,
+            "us": number(row.us),
+            "busbw\nGB/s": number(row.gb_s),
+            "place": f"{row.gpus}x {row.gpu}, {row.fabric}, {row.transport}",
+            "source": f"[{numbers.index(row.source) + 1}]",
+        }
+        for row in figures
+    ]
+
+
+def chart_of(question: Question) -> Chart:
+    """The published times of the same machine at all sizes, or of the nearest, and the run's.
+    Raises ResultError without any."""
+    figures = next((rows for _, rows in question.levels(KINDS) if rows), [])
+    shown = [row for row in (*figures, *question.own) if row.size_bytes]
+    if not shown:
+        raise ResultError(f"nothing is published near {question}: there is nothing to draw")
+
+    sizes = sorted({row.size_bytes or 0 for row in shown})
+    curves = dict[str, Curve]()
+    for row in shown:
+        words = row.source.partition("/")[0] + ":", row.library, row.version, row.variant
+        name = f"{' '.join(filter(None, words))}, {row.mode}, {row.gpus}x {row.gpu}"
+        role = "ours" if row.source == THIS_RUN else KINDS[row.kind]
+        new = Curve(name, role, np.full(len(sizes), np.nan))
+        curve = curves.setdefault(new.name + row.machine, new)
+        curve.points[0, sizes.index(row.size_bytes or 0)] = row.us
+    title = f"Time of a call of {question.collective}"
+    return Chart(title, sizes, [*curves.values()], "us", spans=True)
+
+
+def draw(path: Path, title: str, chart: Chart) -> None:
+    """Draws published times as points with their names, those of the run as bold lines. Raises
+    ResultError for a file that cannot be written."""
+    height_in = max(5.0, 0.3 * len(chart.lines))  # two lines of letters for each name
+    footer = "black: a library, amber: a tuned kernel, pink: a lossy one, blue: this run"
+    with figure.figure(path, 1, (figure.WIDEST_IN, height_in), title, footer) as [axes]:
+        for line in chart.lines:
+            width = 2.6 if line.role == "ours" else 0.5
+            drawn = np.isfinite(line.points[0])
+            points = np.array(chart.x)[drawn], line.points[0, drawn]
+            axes.plot(*points, "o-", color=line.role, label=line.name, lw=width, ms=2 + width)
+        axes.set_title(f"{chart.title}, {chart.unit}")
+        figure.dress(axes, list(map(int, chart.x)))
+        figure.label_ends(axes, 50)

@@ -1,0 +1,159 @@
+"""Published figures with their sources: collectives in `calls.csv`, serving in `serving.csv`.
+
+Nothing in the tables is computed or estimated: what a source does not say is empty or `unknown`.
+docs/references.md has the meaning of the columns."""
+
+import csv
+import io
+import re
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from reports.store.case import bus_factor
+from reports.store.result import ResultError, content_of
+from reports.store.untrusted import printable
+
+FOLDER = Path(__file__).parent
+MOST_TABLE_BYTES = 20_000_000
+# Of PCIe and NVLink the generation, of PCIe also the lanes, as far as the source says.
+FABRIC = (
+    r"^(PCIe( [1-6]( x(1|2|4|8|16))?)?|(NVLink [1-6]|xGMI)( \+ network)?"
+    r"|network|mixed|none|unknown)$"
+)
+
+Kind = Literal["library", "tuned", "lossy"]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
+
+
+class Published(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What all rows have."""
+
+    machine: str
+    gpu: str
+    gpus: Annotated[int, msgspec.Meta(gt=0, lt=10**6)]
+    fabric: Annotated[str, msgspec.Meta(pattern=FABRIC)] = "unknown"
+    version: str = ""
+    power_w: str = ""
+    grade: Literal["table", "figure", "hearsay"]
+    statistic: str = "unknown"
+    date: str = ""
+    source: Annotated[str, msgspec.Meta(min_length=1)]
+    note: str = ""
+
+
+class PublishedCall(Published, kw_only=True, frozen=True):
+    """A figure of a collective: the time in microseconds, the busbw in GB/s, or both, as printed.
+    `valid_until` names the change from which on the library chooses otherwise."""
+
+    hosts: Number | None = None
+    transport: Literal["p2p", "host memory", "nvls", "network", "unknown"] = "unknown"
+    protocol: Literal["LL", "LL128", "Simple", "unknown"] = "unknown"
+    mode: Literal["eager", "graph", "unknown"] = "unknown"
+    kind: Kind
+    library: str
+    variant: str = ""
+    valid_until: str = ""
+    collective: str
+    datatype: str = ""
+    size_bytes: Number | None = None
+    time_us: Positive | None = None
+    busbw_gb_s: Positive | None = None
+
+    @property
+    def generation(self) -> str:
+        """The fabric without its number of lanes."""
+        return self.fabric.partition(" x")[0]
+
+    @property
+    def us(self) -> float:
+        """The printed time, or the one that the printed busbw means; NaN without a size."""
+        return self.time_us or self._bus_mb() / (self.busbw_gb_s or 1) * 1e3
+
+    @property
+    def gb_s(self) -> float:
+        """The printed busbw, or the one that the printed time means; NaN without a size."""
+        return self.busbw_gb_s or self._bus_mb() / (self.time_us or 1) * 1e3
+
+    def _bus_mb(self) -> float:
+        factor = bus_factor(self.collective, self.gpus)
+        return (self.size_bytes or float("nan")) * factor / 1e6
+
+
+class PublishedServing(Published, kw_only=True, frozen=True):
+    """A figure of an engine's decode and prefill in tokens/s; of several `streams` their sum."""
+
+    peer_access: Literal["on", "off", "unknown"]
+    model: str
+    weights: str
+    engine: str
+    split: Literal["tp2", "tp3", "tp4", "pp2", "layer", "tensor", "single"]
+    streams: Number | None = None
+    context_tokens: Number | None = None
+    decode_tok_s: Positive | None = None
+    prefill_tok_s: Positive | None = None
+
+
+Row = TypeVar("Row", PublishedCall, PublishedServing)
+
+
+def read_table(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a table. Raises ResultError, which names the line, for a damaged one."""
+    content, line = content_of(path, most_bytes=MOST_TABLE_BYTES), 1
+    rows = list[Row]()
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode()), restkey="one cell too many")
+        for cells in reader:
+            line = reader.line_num
+            filled = {name: printable(str(cell)) for name, cell in cells.items() if cell}
+            rows.append(msgspec.convert(filled, kind, strict=False))
+    except (UnicodeDecodeError, csv.Error, msgspec.ValidationError) as error:
+        raise ResultError(f"{path}, line {line}: not a published figure ({error})") from error
+
+    return rows
+
+
+@cache
+def calls() -> Sequence[PublishedCall]:
+    return read_table(FOLDER / "calls.csv", PublishedCall)
+
+
+@cache
+def serving() -> Sequence[PublishedServing]:
+    return read_table(FOLDER / "serving.csv", PublishedServing)
+
+
+def select(rows: Iterable[Row], **values: Collection[Any]) -> list[Row]:
+    """The rows whose fields are among these values, such as `fabric={"PCIe 4 x8"},
+    library={"rccl"}`."""
+    return [row for row in rows if all(getattr(row, name) in of for name, of in values.items())]
+
+
+def near_size(rows: Iterable[PublishedCall], size_bytes: int) -> list[PublishedCall]:
+    """The rows of this size; if nobody measured it, those from half to twice of it."""
+    near = [row for row in rows if size_bytes / 2 <= (row.size_bytes or 0) <= size_bytes * 2]
+    return select(near, size_bytes={size_bytes}) or near
+
+
+def cards_named(name: str) -> set[str]:
+    """The cards that a user or a driver means by a name: the longest whose words stand in it in
+    this order, or else all that have all of its words."""
+    text = name[:80].lower()
+    wanted = {*re.findall("[a-z0-9]+", text)}
+    words = {
+        call.gpu: re.findall("[a-z0-9]+", call.gpu.lower())
+        for call in calls()
+        if call.gpu not in ("none", "unknown")
+    }
+    inside = [
+        card
+        for card, own in words.items()
+        if re.search(rf"(?<![a-z0-9]){'.*?'.join(own)}(?![a-z0-9])", text)
+    ]
+    if inside:
+        return {max(inside, key=len)}
+    return {card for card, own in words.items() if wanted and wanted <= {*own}}

@@ -1,0 +1,91 @@
+"""A run's own figures in the form of published ones, and the sentence under the table of a GPU run
+that names what is published."""
+
+import re
+from collections.abc import Sequence
+
+from reports.references.published import Kind, PublishedCall, calls, cards_named, select
+from reports.store.schema import Result
+from reports.tables.chains import without_links
+from reports.tables.sentences import environment_of, number, size_text
+
+THIS_RUN = "this run"
+LARGE_BYTES = 1 << 20  # from here on a figure is a bandwidth
+COMPARED_BYTES = 32 << 20  # a chunk of prefill: 2,048 tokens of 8192 x 2 bytes
+
+
+def own_calls(result: Result) -> list[PublishedCall]:
+    """The fastest plain call of each size, kind and mode, smaller sizes first; [] unless each rank
+    has a GPU of its own, all of one model."""
+    ranks = result.run.world.get("ranks", [])
+    models = {rank.get("gpu") for rank in ranks}
+    gpus = {(rank.get("host"), rank.get("pci_bus_id", n)) for n, rank in enumerate(ranks)}
+    if len(models) != 1 or None in models or len(gpus) < len(ranks):
+        return []
+
+    result = without_links(result)
+    links = environment_of(result.run).get("gpu.links", "")
+    slot = re.search(r"PCIe [1-6]( x\d+)?", links)
+    calls = dict[tuple[int, str, str], PublishedCall]()
+    for case in result.cases:
+        if case.status != "ok" or not case.time_us or case.shape or not case.size_bytes:
+            continue
+        kind: Kind = "lossy" if "quantized" in case.algorithm else "tuned"
+        if case.algorithm.endswith("library"):
+            kind = "library"
+        is_graph = case.mode == "chained" and result.run.method.get("graph")
+        call = PublishedCall(
+            machine=THIS_RUN,
+            gpu=str(*models),
+            gpus=len(ranks),
+            hosts=result.run.world.get("hosts", 1),
+            fabric=slot[0] if slot and not re.search("NVLink|xGMI", links) else "unknown",
+            mode="graph" if is_graph else "eager",
+            kind=kind,
+            library=case.library or case.algorithm,
+            collective=case.collective,
+            size_bytes=case.size_bytes,
+            time_us=case.time_us.median,
+            grade="table",
+            source=THIS_RUN,
+        )
+        key = (case.size_bytes, call.kind, call.mode)
+        calls[key] = min(call, calls.get(key, call), key=lambda call: call.us)
+    return [calls[key] for key in sorted(calls)]
+
+
+def amounts(rows: Sequence[PublishedCall]) -> str:
+    """`16.7 to 21.5 us`, or from 1 MiB on the busbw, `10.6 to 12.8 GB/s`."""
+    is_large = (rows[0].size_bytes or 0) >= LARGE_BYTES
+    values = sorted(row.gb_s if is_large else row.us for row in rows)
+    ends = dict.fromkeys(map(number, (values[0], values[-1])))
+    return f"{' to '.join(ends)} {'GB/s' if is_large else 'us'}"
+
+
+def published_line(result: Result) -> list[str]:
+    """What a library is published to reach on as many of these cards, at the size near 32 MiB that
+    both have; [] without such a figure."""
+    own = own_calls(result)
+    pairs = []
+    for call in select(own, kind={"library"}) or own:
+        alike = select(
+            calls(),
+            gpu=cards_named(call.gpu),
+            gpus={call.gpus},
+            hosts={call.hosts},
+            kind={"library"},
+            collective={call.collective},
+            size_bytes={call.size_bytes},
+            mode={call.mode, "unknown"},
+        )
+        if alike:
+            pairs.append((call, alike))
+    if not pairs:
+        return []
+
+    call, alike = min(pairs, key=lambda pair: abs((pair[0].size_bytes or 0) - COMPARED_BYTES))
+    fabrics = ", ".join(sorted({row.fabric for row in alike}))
+    return [
+        f"Published for {call.gpus}x {alike[0].gpu} ({fabrics}): {alike[0].library.upper()} "
+        f"{size_text(call.size_bytes or 0)} {amounts(alike)}; yours {amounts([call])}."
+    ]

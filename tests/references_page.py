@@ -1,0 +1,238 @@
+"""`python -m tests.references_page > docs/references.md` writes the page of the published figures
+from the tables in reports/references."""
+
+import re
+from collections.abc import Iterable
+
+from reports.references.published import PublishedCall, calls, near_size, select, serving
+from reports.store.case import bus_factor
+from reports.store.grouped import grouped
+from reports.store.untrusted import markdown_text
+from reports.tables.sentences import number, size_text
+
+HEAD = """# Published figures
+
+Here you can look up what others have published about all-reduces between GPUs, and about engines
+that split a model over them, before you measure. `reports expect` answers from the same rows:
+
+```bash
+python -m reports expect --gpu r9700 --gpus 2 --size 32M
+python -m reports expect results/RUN.jsonl --plot expect.png --html expect.html
+```
+
+`reports/references/calls.csv` has {calls} figures of collectives on {machines} machines,
+`serving.csv` has {serving} of serving; together they have {sources} sources. `python -m
+tests.references_page > docs/references.md` writes this page, and a test compares it with the
+tables. Nobody here has repeated these measurements.
+
+## Columns
+
+What a source does not say is empty or `unknown`; nothing is computed, estimated or interpolated.
+
+| column | what it is |
+|---|---|
+| `gpus`, `hosts` | all ranks, and their hosts; ranks of MPI have no GPU (`gpu` is none) |
+| `fabric` | the link inside a host, PCIe with generation and lanes; `+network` with several hosts |
+| `transport`, `protocol` | what ran: peer access, host memory, the network; LL, LL128 or Simple |
+| `mode` | `eager`, or `graph`: replayed from a CUDA or HIP graph |
+| `kind` | `library` (NCCL, RCCL, oneCCL, MPI), `tuned` (a kernel), `lossy` (sends fewer bits) |
+| `library`, `variant`, `version` | what ran, its settings or kernel, and its printed version |
+| `valid_until` | a later change of the library, which chooses otherwise on this card |
+| `time_us`, `busbw_gb_s` | as printed; busbw as nccl-tests defines it |
+| `power_w` | the power cap of a card, W |
+| `grade` | `table`: of several sizes; `figure`: of one or two; `hearsay`: see the note |
+| `statistic` | of one measurement; nccl-tests prints the mean |
+
+A row is `hearsay` if its source says "about" or mentions another machine in passing, or if a
+reader had to assume its unit, size or card. `expect` converts a busbw to a time, or back, where
+only one is printed.
+
+Versions bound what a figure says. On gfx12 (R9700) RCCL had no LL from
+[rccl#1268](https://github.com/ROCm/rccl/pull/1268) on, and has had it again since
+[rccl#2095](https://github.com/ROCm/rccl/pull/2095) (December 2025).
+[rocm-systems#7183](https://github.com/ROCm/rocm-systems/pull/7183) (June 2026) keeps LL from
+hanging through host memory, where it stays slow.
+[rocm-systems#8666](https://github.com/ROCm/rocm-systems/pull/8666) (July 2026) ends LL at 16 KiB
+a rank, not at 913,532 bytes.
+"""
+
+CAVEATS = """## Caveats
+
+- A speed-up from 69 to 3 us that circulates divides unlike things: a call under load, by the
+  shorter of both ranks' kernel times in another trace. The same trace has 10.4 us as rank 0
+  observes it.
+- bkvargyas/r9700-stack prints GiB/s as GB/s in one script: its bandwidths are left out, its times
+  are here.
+- A card reports its own slot as PCIe 5 x16 also on a PCIe 4 host: believe the link under load.
+- Host launch is in some eager times: the figures of meta-pytorch/torchcomms begin at 40 us for
+  that reason.
+- Eager and graph, warm and unknown caches, other clocks and power caps stand side by side. Two
+  rows of one machine need not agree.
+- cadamcat's times from a graph are the mean of replays of many calls; those of 2026-09-04 seem to
+  be medians over several message sizes.
+- vllm-project/vllm#57767 has ratios native / RCCL of four cards of gfx1201, 0.83 to 3.9, and no
+  times: they are not here.
+
+## Contradictions
+
+- waynehacking8/nccl-collectives-bench: the report says NCCL 2.18.3, the header of its log 2.29.2.
+- ROCm/rocm-systems#9049 prints other busbw than #9040, which measured again: 52.3 and 57.7 GB/s
+  on two cards, 146.7 and 165.9 on four, 361.0 on eight.
+- local-inference-lab/rtx6kpro has two tables of other times for 1 and 4 MB on one machine, and
+  gives 37.6 GB/s once for 32 MB and once for a sweep; its 71.2 us at 64 KB is an outlier.
+- gardenlinux/gardenlinux#4556 compares peer access with none; which of both the table is could
+  not be read.
+
+Figures of equal card, number, fabric, transport, library and mode that differ by a factor of 1.5
+or more; machines and networks may explain them:
+
+"""
+
+ROW = """## How a row gets in
+
+Add a line to `reports/references/calls.csv` or `serving.csv`, by hand, with the figure as its
+source prints it, and the source as `owner/repository@commit path` or `owner/repository#number`;
+the commit fixes what was read. Convert nothing: leave empty what is not printed, and say in
+`note` what you had to assume; such a row has the grade `hearsay`. Then write this page anew and
+run `pytest tests/reports/references`, which checks the vocabulary, the units (busbw = size / time
+x factor within 3 % and the rounding of what is printed), that each row has a source, and that no
+row stands twice.
+"""
+
+
+def table(headings: str, rows: Iterable[Iterable[str]]) -> str:
+    """Rows of a Markdown table; their cells are text, the last one links."""
+    lines = [f"| {headings} |", "|---" * (headings.count("|") + 1) + "|"]
+    for row in rows:
+        *texts, links = row
+        lines.append(f"| {' | '.join(map(markdown_text, texts))} | {links} |")
+    return "\n".join([*lines, ""])
+
+
+def span(values: Iterable[float], unit: str) -> str:
+    texts = [number(value) for value in sorted(values)]
+    return f"{' to '.join(dict.fromkeys([texts[0], texts[-1]]))} {unit}" if texts else ""
+
+
+def busbw(call: PublishedCall) -> float:
+    size = call.size_bytes or 0
+    return call.busbw_gb_s or size * bus_factor(call.collective, call.gpus) / call.us / 1e3
+
+
+def sources() -> dict[str, int]:
+    """The number of each source."""
+    names = dict.fromkeys(row.source for row in [*calls(), *serving()])
+    return {name: place for place, name in enumerate(sorted(names, key=str.lower), 1)}
+
+
+def address(source: str) -> str:
+    repository, _, rest = source.partition("@" if "@" in source else "#")
+    if "@" not in source:
+        return f"https://github.com/{repository}/issues/{rest.split()[0]}"
+    commit, _, path = rest.partition(" ")
+    path = re.sub(r" \(.*", "", path)
+    return f"https://github.com/{repository}/blob/{commit}/{path}"
+
+
+def by_fabric() -> str:
+    numbers, parts = (
+        sources(),
+        [
+            "## By fabric and machine\n\nTimes near 16 KiB and bandwidths near 32 MiB are of "
+            "all-reduces of any mode; those of other sizes from half to twice.\n"
+        ],
+    )
+    for fabric, rows in sorted(grouped(calls(), lambda call: call.generation).items()):
+        parts.append(f"### {fabric}\n")
+        lines = []
+        by_machine = grouped(rows, lambda call: (call.machine, call.gpus, call.kind, call.library))
+        for (machine, gpus, kind, library), own in sorted(by_machine.items()):
+            reduces = [call for call in select(own, collective={"all_reduce"}) if call.size_bytes]
+            ran = dict.fromkeys(call.transport for call in own if call.transport != "unknown")
+            found = sorted({numbers[call.source] for call in own})
+            lines.append(
+                [
+                    machine,
+                    str(gpus),
+                    ", ".join(ran),
+                    library + (f" ({kind})" if kind != "library" else ""),
+                    ", ".join(dict.fromkeys(call.mode for call in own if call.mode != "unknown")),
+                    str(len(own)),
+                    span([call.us for call in near_size(reduces, 16384)], "us"),
+                    span([busbw(call) for call in near_size(reduces, 32 << 20)], "GB/s"),
+                    " ".join(f"[{number}](#sources)" for number in found),
+                ]
+            )
+        heading = "machine | GPUs | transport | library | mode | figures | 16 KiB | 32 MiB | source"
+        parts.append(table(heading, lines))
+    return "\n".join(parts)
+
+
+def contradictions() -> str:
+    lines = []
+    numbers = sources()
+    keys = [
+        "gpu",
+        "gpus",
+        "hosts",
+        "fabric",
+        "transport",
+        "library",
+        "variant",
+        "mode",
+        "collective",
+        "size_bytes",
+    ]
+    alike = grouped(calls(), lambda call: tuple(getattr(call, key) for key in keys))
+    for (gpu, gpus, _, fabric, _, library, _, mode, _, size), own in alike.items():
+        times = [call.us for call in own]
+        if size and max(times) >= 1.5 * min(times):
+            found = sorted({numbers[call.source] for call in own})
+            lines.append(
+                [
+                    f"{gpus}x {gpu}, {fabric}",
+                    f"{library}, {mode}",
+                    size_text(size),
+                    span(times, "us"),
+                    " ".join(f"[{number}](#sources)" for number in found),
+                ]
+            )
+    return table("cards | library | size | times | source", lines)
+
+
+def of_serving() -> str:
+    numbers = sources()
+    lines = [
+        [
+            f"{row.gpus}x {row.gpu}, {row.fabric} ({row.machine})",
+            f"{row.model} {row.weights}",
+            f"{row.engine} {row.version}".strip(),
+            row.split,
+            row.peer_access,
+            "" if row.streams is None else str(row.streams),
+            number(row.decode_tok_s).replace("-", ""),
+            number(row.prefill_tok_s).replace("-", ""),
+            f"[{numbers[row.source]}](#sources)",
+        ]
+        for row in serving()
+    ]
+    heading = "cards | model | engine | split | peer access | streams | decode, tokens/s | "
+    return "## Serving\n\n" + table(heading + "prefill, tokens/s | source", lines)
+
+
+def page() -> str:
+    head = HEAD.format(
+        calls=len(calls()),
+        machines=len({call.machine for call in calls()}),
+        serving=len(serving()),
+        sources=len(sources()),
+    )
+    listed = [
+        f"{place}. [{markdown_text(name)}]({address(name)})" for name, place in sources().items()
+    ]
+    parts = [head, by_fabric(), of_serving(), CAVEATS + contradictions(), ROW]
+    return "\n".join([*parts, "## Sources\n", *listed, ""])
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -68,7 +68,7 @@ COMMANDS = {
     ),
     "expect": (
         "advice.expect",
-        "shows what others have published for these GPUs, and the place of a run among it",
+        "shows what is published for these GPUs, and the place of a run among it",
         "--gpu r9700 --gpus 2 --size 16K",
     ),
     "predict": (

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -112,9 +112,11 @@ def expect(arguments: argparse.Namespace) -> int:
         question = question_of(arguments.gpu, arguments.gpus, arguments.hosts)
 
     answers = [answer_to(question, size, kind) for size in sizes for kind in KINDS]
-    sentences = [line for answer in answers for line in sentences_on(question, answer)]
+    sentences = [line for answer in answers for line in places(answer, question.own)]
+    sentences += [line for answer in answers for line in known(answer)]
     shown = [row for answer in answers for row in figures_of(question, answer)]
-    rows, listed = rows_of(shown), sources(shown)
+    texts = sources(answers)
+    rows, listed = rows_of(shown, texts), [*texts.values()]
     title = f"{question}, published {question.collective}"
     if arguments.plot:
         draw(arguments.plot, f"{question}: {sentences[0]}", chart_of(question))
@@ -180,46 +182,53 @@ def figures_of(question: Question, answer: Answer) -> list[PublishedCall]:
     return [*own, *sorted(answer.figures, key=lambda row: row.us)]
 
 
-def sentences_on(question: Question, answer: Answer) -> Iterator[str]:
-    """What is known in each mode, what is not, and what stands in its place; the place of each own
-    figure among those of its kind and mode, and what usually explains a bad one."""
-    size, name = answer.size_bytes, f"{answer.kind} at {size_text(answer.size_bytes)}"
+def known(answer: Answer) -> Iterator[str]:
+    """What is known in each mode, what is not, and what stands in its place."""
+    name = f"{answer.kind.capitalize()} at {size_text(answer.size_bytes)}"
     if not answer.figures and answer.kind != "lossy":
         yield f"{name}: none is known, nor of the nearest cards, from half to twice of that size."
     for mode, rows in grouped(answer.figures, lambda row: row.mode).items():
-        sizes = ", ".join(map(size_text, sorted({row.size_bytes or 0 for row in rows})))
         line = f"{name}, {mode}: {amounts(rows)}"
         if answer.differs:
             line = f"{name}, {mode}: none is known; {answer.differs}: {amounts(rows)}"
-        if sizes != size_text(size):
-            line += f"; nobody measured that size, this is at {sizes}"
+        sizes = sorted({row.size_bytes or 0 for row in rows})
+        if sizes != [answer.size_bytes]:
+            texts = ", ".join(map(size_text, sizes))
+            line += f"; nobody measured that size, this is at {texts}"
         yield f"{line} (figures: {len(rows)})."
 
-    causes = LARGE_CAUSES if size >= LARGE_BYTES else SMALL_CAUSES
-    for call in select(question.own, kind={answer.kind}, size_bytes={size}):
+
+def places(answer: Answer, own: Sequence[PublishedCall]) -> Iterator[str]:
+    """The place of each of the run's figures among those of its kind and mode, and what usually
+    explains a bad one."""
+    size = answer.size_bytes
+    for call in select(own, kind={answer.kind}, size_bytes={size}):
         alike = select(answer.figures, size_bytes={size}, mode={call.mode, "unknown"})
         if not alike:
             continue
         faster = sum(row.us < call.us for row in alike)
-        place = f"slower than {faster} of {len(alike)}"
-        yield f"this run's {name}, {call.mode}: {amounts([call])}, {place} ({amounts(alike)})."
+        yield (
+            f"This run's {call.kind} at {size_text(size)}, {call.mode}: {amounts([call])}, "
+            f"slower than {faster} of {len(alike)} published figures ({amounts(alike)})."
+        )
         if call.us > BAD * median(row.us for row in alike):
+            causes = LARGE_CAUSES if size >= LARGE_BYTES else SMALL_CAUSES
             yield f"What usually explains that: {causes}. {BENCH}doctor shows the links."
 
 
-def sources(figures: Sequence[PublishedCall]) -> list[str]:
-    """What to know of each source, in the order of their numbers."""
-    lines = list[str]()
+def sources(answers: Sequence[Answer]) -> dict[str, str]:
+    """What to know of each source, behind its number."""
+    texts = dict[str, str]()
+    figures = [row for answer in answers for row in answer.figures]
     for source, rows in grouped(figures, lambda row: row.source).items():
         facts = dict.fromkeys((name, getattr(row, name)) for name in NOTED for row in rows)
         words = [f"{name} {value}" for name, value in facts if value]
-        lines.append(f"[{len(lines) + 1}] {source}: {'; '.join(words)}")
-    return lines
+        texts[source] = f"[{len(texts) + 1}] {source}: {'; '.join(words)}"
+    return texts
 
 
-def rows_of(figures: Sequence[PublishedCall]) -> list[dict[str, str]]:
-    """A row of a table for each figure."""
-    numbers = [*grouped(figures, lambda row: row.source)]
+def rows_of(figures: Sequence[PublishedCall], texts: Mapping[str, str]) -> list[dict[str, str]]:
+    """A row of a table for each figure, with the number of its source."""
     return [
         {
             "size": size_text(row.size_bytes or 0),
@@ -228,7 +237,7 @@ def rows_of(figures: Sequence[PublishedCall]) -> list[dict[str, str]]:
             "us": number(row.us),
             "busbw\nGB/s": number(row.gb_s),
             "place": f"{row.gpus}x {row.gpu}, {row.fabric}, {row.transport}",
-            "source": f"[{numbers.index(row.source) + 1}]",
+            "source": texts[row.source].split()[0] if row.source in texts else THIS_RUN,
         }
         for row in figures
     ]
@@ -249,7 +258,7 @@ def chart_of(question: Question) -> Chart:
         name = f"{' '.join(filter(None, words))}, {row.mode}, {row.gpus}x {row.gpu}"
         role = "ours" if row.source == THIS_RUN else KINDS[row.kind]
         new = Curve(name, role, np.full(len(sizes), np.nan))
-        curve = curves.setdefault(new.name + row.machine, new)
+        curve = curves.setdefault(name + row.source + row.machine, new)
         curve.points[0, sizes.index(row.size_bytes or 0)] = row.us
     title = f"Time of a call of {question.collective}"
     return Chart(title, sizes, [*curves.values()], "us", spans=True)

@@ -23,6 +23,8 @@ def own_calls(result: Result) -> list[PublishedCall]:
     if len(models) != 1 or None in models or len(gpus) < len(ranks):
         return []
 
+    [model] = models
+    card = min(cards_named(model), default=model)
     result = without_links(result)
     links = environment_of(result.run).get("gpu.links", "")
     slot = re.search(r"PCIe [1-6]( x\d+)?", links)
@@ -36,7 +38,7 @@ def own_calls(result: Result) -> list[PublishedCall]:
         is_graph = case.mode == "chained" and result.run.method.get("graph")
         call = PublishedCall(
             machine=THIS_RUN,
-            gpu=str(*models),
+            gpu=card,
             gpus=len(ranks),
             hosts=result.run.world.get("hosts", 1),
             fabric=slot[0] if slot and not re.search("NVLink|xGMI", links) else "unknown",
@@ -79,7 +81,7 @@ def published_line(result: Result) -> list[str]:
             mode={call.mode, "unknown"},
         )
         if alike:
-            pairs.append((call, alike))
+            pairs.append((call, select(alike, generation={call.generation}) or alike))
     if not pairs:
         return []
 

@@ -59,6 +59,7 @@ def arguments(tmp_path_factory):
         "fleet": [folder / "fleet"],
         "fit": [run],
         "advise": ["--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", "2"],
+        "expect": ["--gpu", "r9700", "--size", "32M"],
         "predict": [unpack(folder / "wire")],
         "peers": [campaign],
         "procure": [buyer],

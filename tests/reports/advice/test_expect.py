@@ -1,0 +1,181 @@
+"""`expect`: the nearest published figures, said so, and a run's place among them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from reports.references.published import calls, select
+from tests.launch import ROOT
+from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
+
+SIZES = [16384, 1 << 20, 32 << 20]
+
+
+def gpu_run(folder, us, gpu="AMD Radeon AI PRO R9700", world_size=2, **facts):
+    """A run of GPUs whose library takes `us` at each size."""
+    run = write_run(
+        folder,
+        sizes=SIZES,
+        algorithms=("library", "two_shot"),
+        modes=("isolated",),
+        n_blocks=4,
+        n=4,
+        world_size=world_size,
+        us=lambda case, _: us(case.size_bytes),
+    ).path
+    ranks = [{"rank": rank, "device": "hip", "gpu": gpu, **facts} for rank in range(world_size)]
+    rewrite_head(run, world__ranks=ranks)
+    return run
+
+
+def at_gb_s(gb_s):
+    return lambda size: max(20.0, size / gb_s / 1e3)
+
+
+def test_the_same_cards_come_with_their_range_and_their_sources(reports):
+    status, text, error = reports("expect", "--gpu", "r9700", "--gpus", 2, "--size", "32M")
+    assert (status, error) == (0, "")
+    assert "Library at 32 MiB, eager: 10.6 to 12.8 GB/s (figures: 11)." in text
+    assert "2x R9700, PCIe 4 x8, p2p" in text
+    assert "2x R9700, PCIe 5 x8, host memory" in text
+    assert "kurtronshausen/r9700-serving@01d6c619 BENCHMARKS.md" in text
+    assert "valid_until ROCm/rocm-systems#8666" in " ".join(text.split())
+    assert "Tuned at 32 MiB, graph: none is known; another number of these cards:" in text
+    lossy = text.partition("Lossy at 32 MiB, graph")[2]
+    assert "16.9 to 27.3 GB/s" in " ".join(lossy.split())
+
+
+def test_modes_stand_apart(reports):
+    _, text, _ = reports("expect", "--gpu", "h100", "--gpus", 4, "--size", "16K")
+    assert "Library at 16 KiB, eager: 24.3 us (figures: 1)." in text
+    assert "Library at 16 KiB, graph: 16.2 to 19.7 us (figures: 2)." in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("r9700", "--gpus", 2), "another number of these cards: 73.0 us"),
+        (
+            ("w7900", "--gpus", 2),
+            "none is known; other cards over the same fabric: 39.0 to 81.0 us",
+        ),
+        (("l40s", "--gpus", 3), "Library at 16 KiB: none is known, nor of the nearest cards"),
+        (("r9700", "--gpus", 2, "--hosts", 2), "Library at 16 KiB, eager: 47.3 us (figures: 1)."),
+    ],
+)
+def test_the_nearest_are_named_as_such(reports, words, sentence):
+    status, text, _ = reports("expect", "--size", "16K", "--gpu", *words)
+    assert status == 0
+    assert sentence in " ".join(text.split())
+
+
+def test_no_figure_is_invented(reports):
+    """At sizes that nobody measured, and on machines of nobody."""
+    for gpu in ("r9700", "w7900", "rtx pro 6000", "a100"):
+        words = ("--gpu", gpu, "--gpus", 2, "--size", "3000", "16K", "5M", "700M")
+        answer = json.loads(reports("expect", *words, "--json")[1])
+        rows = [row for each in answer["answers"] for row in each["figures"]]
+        known = select(calls(), source={row["source"] for row in rows})
+        assert {(row["size_bytes"], row["time_us"], row["busbw_gb_s"]) for row in rows} <= {
+            (row.size_bytes, row.time_us, row.busbw_gb_s) for row in known
+        }
+    text = " ".join(reports("expect", "--gpu", "r9700", "--size", "3M")[1].split())
+    assert "nobody measured that size, this is at 2 MiB, 4 MiB" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--gpu", "radeon 9999"), "unknown GPU 'radeon 9999'"),
+        (("--gpu", "r9070"), "unknown GPU 'r9070'; did you mean r9700"),
+        (("--gpu", "h20\x1b[2J"), "unknown GPU 'h20?[2J'"),
+        ((), "expect needs either a RUN, or --gpu with --gpus"),
+        (("--gpu", "r9700", "--gpus", "0"), "'0' is no number"),
+        (("--gpu", "r9700", "--size", "16Q"), "'16Q' is no number such as 2, 16K or 32M"),
+        (("--gpu", "r9700", "--plot", "a.pdf"), "a picture ends in .svg or .png"),
+        (("--gpu", "l40s", "--gpus", "3", "--plot", "a.svg"), "nothing is published near 3x l40s"),
+        (("nowhere.jsonl",), "nowhere.jsonl cannot be read"),
+    ],
+)
+def test_what_cannot_be_answered_takes_one_sentence(
+    reports, tmp_path, monkeypatch, words, complaint
+):
+    monkeypatch.chdir(tmp_path)
+    status, text, error = reports("expect", *words)
+    assert (status, text) == (2, "")
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_that_cannot_stand_beside_others_is_refused(reports, tmp_path):
+    wrong = gpu_run(tmp_path / "wrong", at_gb_s(9.1))
+    mark_wrong(wrong, 0)
+    shared = gpu_run(tmp_path / "shared", at_gb_s(9.1), pci_bus_id="0000:01:00.0")
+    cpus = write_run(tmp_path / "cpus", sizes=SIZES, n_blocks=2, n=2).path
+    for run, complaint in (
+        (wrong, "has wrong results"),
+        (shared, "has no times of ranks with a GPU each"),
+        (cpus, "has no times of ranks with a GPU each"),
+    ):
+        status, text, error = reports("expect", run)
+        assert (status, text) == (2, "")
+        assert complaint in error
+        assert error.count("\n") == 1
+
+
+def test_a_slow_run_gets_its_place_and_the_usual_causes(reports, tmp_path):
+    slow = gpu_run(tmp_path / "slow", at_gb_s(5.2))
+    text = " ".join(reports("expect", slow, "--size", "32M")[1].split())
+    assert "This run's library at 32 MiB, eager: 5.20 GB/s, slower than 11 of 11" in text
+    assert "What usually explains that: no peer access" in text
+    assert "ACS" in text
+    good = gpu_run(tmp_path / "good", at_gb_s(12.85))
+    text = " ".join(reports("expect", good, "--size", "32M")[1].split())
+    assert "slower than 0 of 11" in text
+    assert "explains" not in text
+    assert "this run: machine" not in text
+
+
+def test_the_picture_and_the_page_name_each_series(reports, tmp_path):
+    run = gpu_run(tmp_path / "runs", at_gb_s(9.1))
+    picture, page = tmp_path / "run.svg", tmp_path / "run.html"
+    status, _, _ = reports("expect", run, "--size", "32M", "--plot", picture, "--html", page)
+    assert status == 0
+    svg, html = picture.read_text(), page.read_text()
+    for name in ("kurtronshausen: rccl 4 channels, eager", "bkvargyas: r9k one-shot", "this run:"):
+        assert name in svg
+        assert name in html
+    assert len({role for role in ("#171b21", "#a86b00", "#005fa3") if role in svg}) == 3
+    assert "kurtronshausen/r9700-serving@01d6c619 BENCHMARKS.md" in html
+
+
+def test_a_gpu_run_names_the_published_figure_under_its_table(reports, tmp_path):
+    run = gpu_run(tmp_path / "two", at_gb_s(9.1))
+    text = " ".join(reports("show", run)[1].split())
+    assert (
+        "Published for 2x R9700 (PCIe 4 x8, PCIe 5 x8): RCCL 32 MiB 10.6 to 12.8 GB/s; yours 9.10"
+        in text
+    )
+    for other in (
+        gpu_run(tmp_path / "three", at_gb_s(9.1), world_size=3),
+        gpu_run(tmp_path / "card", at_gb_s(9.1), gpu="AMD Radeon PRO W7900"),
+        gpu_run(tmp_path / "one", at_gb_s(9.1), pci_bus_id="0000:01:00.0"),
+        write_run(tmp_path / "cpus", sizes=SIZES, n_blocks=2, n=2).path,
+    ):
+        assert "Published for" not in reports("show", other)[1]
+
+
+HEAVY = """
+import sys
+from reports.__main__ import main
+assert main(["expect", "--gpu", "h100", "--gpus", "8", "--size", "16K"]) == 0
+heavy = {"pandas", "scipy", "matplotlib"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_an_answer_loads_nothing_heavy():
+    """Each of these takes a large part of the second in which the answer comes."""
+    subprocess.run([sys.executable, "-c", HEAVY], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

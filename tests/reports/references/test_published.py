@@ -1,0 +1,144 @@
+"""The tables of published figures: what is in them, what is refused, and the page about them."""
+
+import re
+from collections import Counter
+
+import pytest
+from msgspec import structs
+
+from reports.references.published import (
+    FOLDER,
+    PublishedCall,
+    PublishedServing,
+    calls,
+    cards_named,
+    near_size,
+    read_table,
+    select,
+    serving,
+)
+from reports.store.case import bus_factor
+from reports.store.result import ResultError
+from tests import references_page
+from tests.launch import ROOT
+
+pytestmark = pytest.mark.unit
+
+
+def disagreement(call, printed):
+    """By how much busbw and size / time x factor differ, beyond the rounding of the printed busbw,
+    as a share."""
+    meant = call.size_bytes * bus_factor(call.collective, call.gpus) / call.time_us / 1e3
+    step = 10.0 ** -len(printed.partition(".")[2]) / 2
+    return max(abs(meant - call.busbw_gb_s) - step, 0) / call.busbw_gb_s
+
+
+def test_times_and_bandwidths_agree_within_their_rounding():
+    both = [call for call in calls() if call.time_us and call.busbw_gb_s]
+    assert len(both) > 300
+    for call in both:
+        printed = f"{call.busbw_gb_s}"
+        assert disagreement(call, printed) < 0.03, call
+    spoilt = structs.replace(both[0], busbw_gb_s=1.05 * (both[0].busbw_gb_s or 0))
+    assert disagreement(spoilt, "1.000") > 0.03
+
+
+def test_every_row_has_a_figure_and_a_source_and_stands_once():
+    for call in calls():
+        assert call.time_us or call.busbw_gb_s, call
+        assert bus_factor(call.collective, call.gpus), call
+        if call.kind == "library":
+            assert call.library in ("nccl", "rccl", "oneccl", "mpi"), call
+    for served in serving():
+        assert served.decode_tok_s or served.prefill_tok_s, served
+    rows = [structs.replace(row, note="") for row in [*calls(), *serving()]]
+    assert len(rows) == 976 + 73
+    assert [row for row, count in Counter(rows).items() if count > 1] == []
+    for row in rows:
+        assert re.match(r"[\w.-]+/[\w.-]+(@[\w.-]+ \S|#\d)", row.source), row
+
+
+HEAD = "machine,gpu,gpus,mode,kind,library,collective,size_bytes,time_us,grade,source\n"
+GOOD = "box,R9700,2,eager,library,rccl,all_reduce,16384,20,table,a/b#1\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (GOOD.replace("a/b#1", ""), "missing required field `source`"),
+        (GOOD.replace("eager", "lazy"), "Invalid enum value 'lazy'"),
+        (GOOD.replace(",20,", ",20 ms,"), "Expected `float | null`, got `str` - at `$.time_us`"),
+        (GOOD.replace(",20,", ",nan,"), "time_us"),
+        (GOOD.replace(",20,", ",-1,"), "Expected `float` > 0.0"),
+        (GOOD.replace("16384", "9" * 30), "size_bytes"),
+        (GOOD.replace("\n", ",more\n"), "one cell too many"),
+        (GOOD.replace("eager", "\x1b[2Jlazy"), "?[2Jlazy"),
+        (GOOD.replace("box", "b" * 200_000), "field larger than field limit"),
+        (GOOD.replace("box", "\ud800"), "can't decode"),
+    ],
+)
+def test_a_damaged_or_hostile_table_is_refused_in_one_sentence(tmp_path, line, complaint):
+    path = tmp_path / "calls.csv"
+    path.write_text(HEAD + GOOD + line, errors="surrogatepass")
+    with pytest.raises(ResultError) as error:
+        read_table(path, PublishedCall)
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}, line ")
+    path.write_text(HEAD + GOOD)
+    assert read_table(path, PublishedCall)[0].us == 20.0
+
+
+def test_a_column_of_another_table_is_refused(tmp_path):
+    with pytest.raises(ResultError, match=r"missing required field|unknown field"):
+        read_table(FOLDER / "calls.csv", PublishedServing)
+
+
+@pytest.mark.parametrize(
+    ("name", "cards"),
+    [
+        ("r9700", {"R9700"}),
+        ("AMD Radeon AI PRO R9700", {"R9700"}),
+        ("NVIDIA H100 80GB HBM3", {"H100"}),
+        ("NVIDIA H100 NVL", {"H100-NVL"}),
+        ("NVIDIA A100-SXM4-40GB", {"A100-SXM4-40GB"}),
+        ("rtxpro6000", {"RTX PRO 6000"}),
+        ("5090", {"RTX 5090"}),
+        ("AMD Radeon RX 7900 XT", {"RX 7900 XT"}),
+        ("AMD Radeon RX 7900 XTX", {"RX 7900 XTX"}),
+        ("7900", {"RX 7900 XT", "RX 7900 XTX"}),
+        ("NVIDIA GB200", {"GB200"}),
+        ("gb300", set()),
+        ("h20", set()),
+        ("unknown", set()),
+        ("", set()),
+    ],
+)
+def test_a_name_means_the_cards_that_have_it(name, cards):
+    assert cards_named(name) == cards
+
+
+def test_a_printed_figure_gives_the_other_one():
+    figure = select(
+        calls(), source={"microsoft/superbenchmark@700d6501 tests/data/nccl_allreduce.log"}
+    )
+    known = next(call for call in figure if call.size_bytes == 33554432)
+    assert structs.replace(known, time_us=None).us == pytest.approx(known.us, rel=1e-3)
+    assert structs.replace(known, busbw_gb_s=None).gb_s == pytest.approx(known.gb_s, rel=1e-3)
+    assert known.us == 374.3
+    assert known.gb_s == 156.89
+
+
+def test_figures_are_selected_by_fields_and_found_near_a_size():
+    slot = select(calls(), fabric={"PCIe 4 x8"}, library={"rccl"}, gpus={2})
+    assert {call.gpu for call in slot} == {"R9700"}
+    assert {call.generation for call in slot} == {"PCIe 4"}
+    assert {call.size_bytes for call in near_size(slot, 1 << 20)} == {1 << 20}
+    assert {call.size_bytes for call in near_size(slot, 3 << 20)} == {4 << 20}
+    assert near_size(slot, 16384) == []
+    assert select(calls(), library={"nobody's"}) == []
+
+
+def test_the_page_is_written_from_todays_tables():
+    page = (ROOT / "docs" / "references.md").read_text()
+    assert page == references_page.page(), "python -m tests.references_page > docs/references.md"

@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from reports.tables.sentences import counted, lay_out, number, plain_table, size
 from reports.verdicts.served import tpot_ms
 
 MOST_GPUS = 64
+SLOTS = 8  # streams for throughput, unless none of the splits can hold as many
 BEFORE_TRUSTING_IT = (
     f"Before trusting it, check the path of the GPUs ({BENCH}doctor) and the chained all-reduces "
     "of the engine's own library."
@@ -81,14 +83,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
         ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
         ("--batch", "N", 1, 10**5, 1, "streams for latency"),
-        ("--slots", "N", 1, 10**5, 8, "streams for throughput"),
+        ("--slots", "N", 1, 10**5, None, f"streams for throughput ({SLOTS}, or fewer that fit)"),
     ):
+        default_text = "" if default is None else " (%(default)s)"
         add(
             name,
             metavar=unit,
             type=partial(whole, least, most),
             default=default,
-            help=f"{text} (%(default)s)",
+            help=text + default_text,
         )
 
 
@@ -153,7 +156,7 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
         arguments.context,
         arguments.prompt,
         arguments.batch,
-        arguments.slots,
+        arguments.slots or SLOTS,
         tensor=arguments.gpus,
     )
 
@@ -162,6 +165,14 @@ def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
     load = load_of(arguments)
     model, splits = load.model, serving.all_splits(load)
+    # A default leaves no cards out that serve fewer streams.
+    while (
+        not arguments.slots
+        and load.slots > load.batch
+        and all(split.obstacle for split in splits.values())
+    ):
+        load = replace(load, slots=load.slots // 2)
+        splits = serving.all_splits(load)
     possible = {name: split for name, split in splits.items() if split.obstacle is None}
     headline, *rest = advice = _recommendation(load, possible)
     served = [_share_of_token(load, arguments.tpot_ms)] if arguments.tpot_ms else []

@@ -137,6 +137,16 @@ def test_a_model_that_does_not_fit_is_reported():
     assert "TP 4: does not fit, 20.6 GB short." in words
 
 
+def test_the_default_number_of_streams_loses_no_card():
+    """A buyer would leave out a card that serves one chat well."""
+    one = "--model llama-3.1-70b --gpu w7900 --gpus 1"
+    _, words = answer(one)
+    assert "1 stream for latency, 2 for throughput" in words
+    assert "Decode, latency of 1 stream: one GPU, 47.5 ms." in words
+    _, words = answer(f"{one} --slots 8")
+    assert "one GPU: does not fit, 7.57 GB short." in words
+
+
 @pytest.mark.parametrize(
     ("words", "refused"),
     [

@@ -28,7 +28,7 @@ from reports.tables.show import read_newest
 
 SIZES = TOKEN_CALL_SIZE_BYTES, 32 << 20  # decode of one token, a chunk of prefill
 # Kinds of algorithms, with the role of their colour.
-KINDS = {"library": "library", "tuned": "line-3", "lossy": "line-1"}
+ROLE_OF_KIND = {"library": "library", "tuned": "line-3", "lossy": "line-1"}
 BAD = 1.1  # times the median of the published times
 LARGE_CAUSES = (
     "no peer access between the cards, a slot of eight lanes or of an older generation, or ACS, "
@@ -111,7 +111,7 @@ def expect(arguments: argparse.Namespace) -> int:
     else:
         question = question_of(arguments.gpu, arguments.gpus, arguments.hosts)
 
-    answers = [answer_to(question, size, kind) for size in sizes for kind in KINDS]
+    answers = [answer_to(question, size, kind) for size in sizes for kind in ROLE_OF_KIND]
     sentences = [line for answer in answers for line in places(answer, question.own)]
     sentences += [line for answer in answers for line in known(answer)]
     shown = [row for answer in answers for row in figures_of(question, answer)]
@@ -246,7 +246,7 @@ def rows_of(figures: Sequence[PublishedCall], texts: Mapping[str, str]) -> list[
 def chart_of(question: Question) -> Chart:
     """The published times of the same machine at all sizes, or of the nearest, and the run's.
     Raises ResultError without any."""
-    figures = next((rows for _, rows in question.levels(KINDS) if rows), [])
+    figures = next((rows for _, rows in question.levels(ROLE_OF_KIND) if rows), [])
     shown = [row for row in (*figures, *question.own) if row.size_bytes]
     if not shown:
         raise ResultError(f"nothing is published near {question}: there is nothing to draw")
@@ -256,7 +256,7 @@ def chart_of(question: Question) -> Chart:
     for row in shown:
         words = row.source.partition("/")[0] + ":", row.library, row.version, row.variant
         name = f"{' '.join(filter(None, words))}, {row.mode}, {row.gpus}x {row.gpu}"
-        role = "ours" if row.source == THIS_RUN else KINDS[row.kind]
+        role = "ours" if row.source == THIS_RUN else ROLE_OF_KIND[row.kind]
         new = Curve(name, role, np.full(len(sizes), np.nan))
         curve = curves.setdefault(name + row.source + row.machine, new)
         curve.points[0, sizes.index(row.size_bytes or 0)] = row.us

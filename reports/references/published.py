@@ -98,13 +98,13 @@ class PublishedServing(Published, kw_only=True, frozen=True):
     prefill_tok_s: Positive | None = None
 
 
-Row = TypeVar("Row", PublishedCall, PublishedServing)
+AnyRow = TypeVar("AnyRow", PublishedCall, PublishedServing)
 
 
-def read_table(path: Path, kind: type[Row]) -> list[Row]:
+def read_table(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
     """The rows of a table. Raises ResultError, which names the line, for a damaged one."""
     content, line = content_of(path, most_bytes=MOST_TABLE_BYTES), 1
-    rows = list[Row]()
+    rows = list[AnyRow]()
     try:
         reader = csv.DictReader(io.StringIO(content.decode()), restkey="one cell too many")
         for cells in reader:
@@ -127,7 +127,7 @@ def serving() -> Sequence[PublishedServing]:
     return read_table(FOLDER / "serving.csv", PublishedServing)
 
 
-def select(rows: Iterable[Row], **values: Collection[Any]) -> list[Row]:
+def select(rows: Iterable[AnyRow], **values: Collection[Any]) -> list[AnyRow]:
     """The rows whose fields are among these values, such as `fabric={"PCIe 4 x8"},
     library={"rccl"}`."""
     return [row for row in rows if all(getattr(row, name) in of for name, of in values.items())]

@@ -30,7 +30,7 @@ SIZES = TOKEN_CALL_SIZE_BYTES, 32 << 20  # decode of one token, a chunk of prefi
 # Kinds of algorithms, with the role of their colour.
 ROLE_OF_KIND = {"library": "library", "tuned": "line-3", "lossy": "line-1"}
 BAD = 1.1  # times the median of the published times
-LARGE_CAUSES = (
+SLOT_CAUSES = (
     "no peer access between the cards, a slot of eight lanes or of an older generation, or ACS, "
     "which sends peers' traffic through the root complex"
 )
@@ -159,7 +159,9 @@ def question_of_run(result: Result) -> Question:
     if any(case.status == "wrong" for case in result.cases):
         raise ResultError(f"{result.path} has wrong results: its times stand beside no others")
     if not (own := own_calls(result)):
-        raise ResultError(f"{result.path} has no times of ranks with a GPU each, all of one model")
+        raise ResultError(
+            f"{result.path} has no time of a collective of GPUs of one model, one a rank"
+        )
 
     first = own[0]
     question = question_of(first.gpu, first.gpus, first.hosts)
@@ -212,7 +214,10 @@ def places(answer: Answer, own: Sequence[PublishedCall]) -> Iterator[str]:
             f"slower than {faster} of {len(alike)} published figures ({amounts(alike)})."
         )
         if call.us > BAD * median(row.us for row in alike):
-            causes = LARGE_CAUSES if size >= LARGE_BYTES else SMALL_CAUSES
+            causes = SMALL_CAUSES
+            if size >= LARGE_BYTES:
+                is_slot = alike[0].fabric.startswith("PCIe")
+                causes = SLOT_CAUSES if is_slot else "a link between the GPUs that is down"
             yield f"What usually explains that: {causes}. {BENCH}doctor shows the links."
 
 

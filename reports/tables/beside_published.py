@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from reports.references.published import Kind, PublishedCall, calls, cards_named, select
+from reports.store.case import bus_factor
 from reports.store.schema import Result
 from reports.tables.chains import without_links
 from reports.tables.sentences import environment_of, number, size_text
@@ -30,7 +31,8 @@ def own_calls(result: Result) -> list[PublishedCall]:
     slot = re.search(r"PCIe [1-6]( x\d+)?", links)
     calls = dict[tuple[int, str, str], PublishedCall]()
     for case in result.cases:
-        if case.status != "ok" or not case.time_us or case.shape or not case.size_bytes:
+        is_plain = case.size_bytes and bus_factor(case.collective, len(ranks)) and not case.shape
+        if case.status != "ok" or not case.time_us or not is_plain:
             continue
         kind: Kind = "lossy" if "quantized" in case.algorithm else "tuned"
         if case.algorithm.endswith("library"):

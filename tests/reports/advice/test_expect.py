@@ -116,13 +116,36 @@ def test_a_run_that_cannot_stand_beside_others_is_refused(reports, tmp_path):
     cpus = write_run(tmp_path / "cpus", sizes=SIZES, n_blocks=2, n=2).path
     for run, complaint in (
         (wrong, "has wrong results"),
-        (shared, "has no times of ranks with a GPU each"),
-        (cpus, "has no times of ranks with a GPU each"),
+        (shared, "has no time of a collective of GPUs of one model, one a rank"),
+        (cpus, "has no time of a collective of GPUs of one model, one a rank"),
     ):
         status, text, error = reports("expect", run)
         assert (status, text) == (2, "")
         assert complaint in error
         assert error.count("\n") == 1
+
+
+LOG = """# nThread 1 nGpus 2 minBytes 16384 maxBytes 33554432 step: 2(factor) iters: 20
+#   Rank  0 Pid 11 on box device  0 [0x01] AMD Radeon AI PRO R9700
+#   Rank  1 Pid 11 on box device  1 [0x02] AMD Radeon AI PRO R9700
+#       size    count   type  redop    time   algbw   busbw  error
+    33554432  8388608  float    sum  3687.0    9.10    9.10    N/A
+# Avg bus bandwidth    : 9.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "answer"),
+    [
+        ("# all_reduce_perf\n", "library at 32 MiB, eager: 9.10 GB/s, slower than 11 of 11"),
+        ("", "has no time of a collective"),  # the log does not say which collective ran
+    ],
+)
+def test_a_log_of_nccl_tests_gets_its_place_too(reports, tmp_path, first, answer):
+    (tmp_path / "a.log").write_text(first + LOG)
+    reports("import", tmp_path / "a.log", "--out", tmp_path / "runs")
+    _, text, error = reports("expect", tmp_path / "runs")
+    assert answer in " ".join((text + error).split())
 
 
 def test_a_slow_run_gets_its_place_and_the_usual_causes(reports, tmp_path):
@@ -136,6 +159,9 @@ def test_a_slow_run_gets_its_place_and_the_usual_causes(reports, tmp_path):
     assert "slower than 0 of 11" in text
     assert "explains" not in text
     assert "this run: machine" not in text
+    nvlink = gpu_run(tmp_path / "nvlink", at_gb_s(50), gpu="NVIDIA H100 80GB HBM3", world_size=8)
+    text = " ".join(reports("expect", nvlink, "--size", "32M")[1].split())
+    assert "What usually explains that: a link between the GPUs that is down." in text
 
 
 def test_the_picture_and_the_page_name_each_series(reports, tmp_path):

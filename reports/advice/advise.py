@@ -140,7 +140,8 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
 
     times = assumed_times(arguments.gpus, link)
     if arguments.wire:
-        times = arguments.wire.times(arguments.gpus, gpu, link)
+        size_bytes = model.all_reduce_bytes(arguments.batch)
+        times = arguments.wire.times(arguments.gpus, gpu, link, size_bytes)
     if arguments.run:
         launches = read_launches(arguments.run, arguments.gpus)
         if launches.wrong:
@@ -180,7 +181,7 @@ def advise(arguments: argparse.Namespace) -> int:
         # A span is [value, low, high].
         all_reduce = {
             "source": load.times.source,
-            "is_assumed": not load.times.spans,
+            "is_assumed": not arguments.run,
             "size_bytes": (size := model.all_reduce_bytes(load.batch)),
             "us": load.times(size) if load.gpus > 1 else None,
             "calls": model.all_reduces,

@@ -157,16 +157,16 @@ class Wire(NamedTuple):
         kernel, load = np.full(3, self.kernel_us), np.full(3, self.handshake_us + MEMORY_US)
         return Parts("", 0, kernel, load, load, none, byte_us, byte_us, byte_us)
 
-    def times(self, gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
-        """The fastest algorithm at each size. Raises ResultError if more cards share a link than
-        there are."""
-        if self.cards > gpus:
-            raise ResultError(f"--wire: {self.cards} cards share a link, of {gpus} GPUs")
+    def times(self, gpus: int, gpu: Gpu, link: CardLink, size_bytes: int) -> ReduceTimes:
+        """The fastest algorithm at each size, one of them `size_bytes`. Raises ResultError if there
+        are fewer GPUs than two or than share a link."""
+        if gpus < max(2, self.cards):
+            raise ResultError(f"--wire joins at least {max(2, self.cards)} GPUs, not {gpus}")
 
         spread, spans = [1.0, 1 - GIVEN_SPREAD, 1 + GIVEN_SPREAD], dict[int, Span]()
         fastest = dict[str, int]()  # the least size of each
 
-        for size in SIZES:
+        for size in sorted({*SIZES, size_bytes}):
             each = {
                 name: span
                 for name in ALGORITHMS

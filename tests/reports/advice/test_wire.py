@@ -81,7 +81,10 @@ def test_advise_predicts_the_best_of_these_times(tmp_path):
     for tokens, measured_us in BEST.items():
         status, text, _ = advise(f"{words} --batch {tokens} --json")
         assert status == 0
-        value, low, high = json.loads(text)["all_reduce"]["us"]
+        all_reduce = json.loads(text)["all_reduce"]
+        assert all_reduce["is_assumed"]
+        assert all_reduce["engine_calls"] == all_reduce["calls"] + 1
+        value, low, high = all_reduce["us"]
         assert low <= measured_us <= high
         assert max(value - low, high - value) <= MOST_SPREAD * value
 
@@ -90,6 +93,7 @@ def test_advise_predicts_the_best_of_these_times(tmp_path):
     assert "12.0 GB/s of a link that 2 of 4 cards share" in said
     # Their own cap between the two kernels is 16 KB.
     assert "two_shot_push from 32 KiB" in said
+    assert "measured sizes" not in said
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,8 @@ def test_advise_predicts_the_best_of_these_times(tmp_path):
         ("--wire 3,2.9,-1", "'3,2.9,-1' is not a kernel's us"),
         ("--wire nan,2.9,12", "'nan,2.9,12' is not a kernel's us"),
         ("--wire 3,2.9,0.0", "a link of 0 GB/s joins nothing"),
-        ("--wire 3,2.9,12,5", "--wire: 5 cards share a link, of 4 GPUs"),
+        ("--wire 3,2.9,12,5", "--wire joins at least 5 GPUs, not 4"),
+        ("--wire 3,2.9,12 --gpus 1", "--wire joins at least 2 GPUs, not 1"),
         ("--wire 3,2.9,12 --link pcie3x16", "one of --run, --link and --wire"),
     ],
 )

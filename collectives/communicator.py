@@ -14,8 +14,6 @@ from ctypes import c_int
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernels.devices.device import DeviceError
-
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -184,6 +182,8 @@ class Communicator:
         memory), all ranks raise one Refusal that names it. Inside, no rank may wait for another:
         the rank that raised has already left. Only if a Refusal is `expected`, the ranks of a host
         may agree inside."""
+        from kernels.devices.device import DeviceError  # loads numpy, which --help does without
+
         failure, expected = None, expected or (DeviceError, MemoryError)
         try:
             yield

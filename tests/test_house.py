@@ -24,7 +24,7 @@ MOST_FUNCTION_LINES = 100
 MOST_FILE_LINES = 500
 MOST_COLUMNS = 100
 MOST_PARAMETERS = 8
-MOST_LOADED_MODULES = 50
+MOST_LOADED_MODULES = 40
 FAKES = "fake_gpu", "fake_peers"  # have the signatures of the packages that they stand for
 
 # The rooms of reports, as docs/design.md draws them. Each room may import the rooms before it.
@@ -226,6 +226,7 @@ def test_a_default_run_loads_few_modules():
     )
     loaded = result.stdout.splitlines()[-1].split()
     assert loaded.pop(0) == "LOADED"
+    loaded = [name for name in loaded if not name.startswith("collectives.algorithms.")]
     assert len(loaded) <= MOST_LOADED_MODULES, f"{len(loaded)} modules: {' '.join(loaded)}"
 
 

@@ -1,4 +1,5 @@
-"""`make figures`: draws the pictures of docs/experiments/ from the tables in data/.
+"""`make figures`: draws the pictures of docs/experiments/ from the tables in data/, and writes
+docs/answer.md.
 
 A file figures_*.py has a table FIGURES: the name of each picture -> (the function that draws it,
 the names of the tables that it takes). To add a picture, add a function and a row there.
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+import answer_page
 from drawing import HERE, read, write
 from matplotlib.figure import Figure
 
@@ -20,7 +22,11 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
 
 
 def main() -> None:
-    for name in sys.argv[1:] or FIGURES:
+    names = sys.argv[1:] or list(FIGURES)
+    if "answer" in names:
+        answer_page.write()
+
+    for name in names:
         draw, tables = FIGURES[name]
         write(draw(*map(read, tables)), HERE / f"{name}.png", tables)
         print(f"docs/experiments/{name}.png")

@@ -107,7 +107,7 @@ def gains(difference: str) -> list[float]:
 
 
 def in_note(row: PublishedServing, pattern: str) -> float:
-    """A figure of milliseconds that stands in a row's note."""
+    """A figure that stands in a row's note."""
     found = re.search(pattern, row.note)
     assert found, row
     return float(found[1])
@@ -147,8 +147,8 @@ to four cards. The last columns put the slowest time into the model.
 
 {call_table}
 
-Where R9700s have a size over PCIe, they were four on two switches. `r9k` and `libr4d` are kernels
-of owners. The time of `libr4d` is from a serving trace and contains the wait for the later card,
+Near {size} the R9700s over PCIe were four, on two switches. `r9k` and `libr4d` are kernels of
+owners. The time of `libr4d` is from a serving trace and contains the wait for the later card,
 that of RCCL between two R9700s is of a decode message. Times depend on the library's version and
 protocol ([columns](references.md#columns)).
 
@@ -166,7 +166,8 @@ a kernel of the owner.
   ([apohllo](https://github.com/kyuz0/amd-r9700-vllm-toolboxes/issues/8)).
 - ACS that redirects peers through the CPU costs {acs_prefill} of prefill and {acs_step} of a step
   ({acs_ms} for {acs_size} and not {direct_ms}). A translating IOMMU cost nearly all: {iommu}
-  tokens/s at {iommu_context} tokens, and {passed} with `iommu=pt`
+  tokens/s at {iommu_context} tokens of context, and {passed} with `iommu=pt`; short ones did not
+  suffer
   ([mattbucci](https://github.com/mattbucci/2x-R9700-RDNA4-GFX1201-sglang-inference)).
 
 ## Prefill
@@ -355,6 +356,8 @@ def of_prefill(small_us: Sequence[float]) -> dict[str, str]:
     rates = [float(load.figures["prompt_tokens_per_s"][0]) for load in (worst, best)]
     layer_rate = float(by_layer(best).figures["prompt_tokens_per_s"][0])
     riser = {"source": "daimonionnn", "machine": "B450 ITX, riser x8/x4/x4"}
+    narrow = served(**riser, split="tp2")
+    most = in_note(narrow, r"about \d+ to (\d+)")
     return {
         "chunk": f"{CHUNK_TOKENS:,}",
         "chunk_bytes": f"{CHUNK_BYTES:,} B",
@@ -367,7 +370,7 @@ def of_prefill(small_us: Sequence[float]) -> dict[str, str]:
         "pp_prompt": f"{number(prompt_s(by_layer(best)))} s",
         "tp_rate": span(rates, "").strip(),
         "pp_rate": number(layer_rate),
-        "narrow": rate_text(served(**riser, split="tp2").prefill_tok_s),
+        "narrow": f"{rate_text(narrow.prefill_tok_s)} to {most:.0f}",
         "narrow_layer": rate_text(served(**riser, split="pp2").prefill_tok_s),
     }
 

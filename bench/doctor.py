@@ -71,7 +71,7 @@ def main() -> NoReturn:
 
 def climb_ladder(parser: Parser, path: Path) -> NoReturn:
     """Climbs, and exits with the status."""
-    from bench.harness.ladder import Log, climb  # needs numpy and a GPU's library
+    from bench.harness.ladder import climb  # needs numpy and a GPU's library
 
     if (launched_ranks() or 1) < 2:
         parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
@@ -81,9 +81,7 @@ def climb_ladder(parser: Parser, path: Path) -> NoReturn:
         if device.is_cpu:
             raise Refusal(notes[0].partition(": ")[2])
         device.over_xgmi = pci.over_xgmi(device)
-        with communicator.all_or_none(OSError):
-            log = Log(path) if communicator.rank == 0 else None
-        sys.exit(climb(communicator, device, log))
+        sys.exit(climb(communicator, device, path))
     except Refusal as refusal:
         say(communicator, f"No ladder: {refusal}")
         sys.exit(CANNOT)

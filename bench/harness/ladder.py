@@ -10,10 +10,11 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO
 
 from bench.harness.console import FINE, WRONG, print_out
 from bench.harness.iteration import Buffers, case_iteration, come_late, nothing
@@ -30,17 +31,15 @@ from collectives.world import modes_of
 from kernels.devices.device import Counts, Device, DeviceError, Watch
 from reports.store.untrusted import printable_in, read_bytes
 
-INCONCLUSIVE = 4  # exit status
 WAIT_S = 10.0  # of a kernel, for a flag
 GIVE_UP_S = 60.0  # for a rung that does not return
 SIZES_BYTES = 16, 4 << 20, 16
 ROUNDS = 10
 STALL_NS = 50_000_000
-ALL_REDUCE = COLLECTIVES["all_reduce"]
-FLOAT = DATATYPES["float32"]
-ALGORITHM = "one_shot_push"
 STARTED = "started"
-OUTCOMES = "works", "inconclusive", "wrong", "hangs"
+# The exit status of each outcome, the worst last.
+STATUSES = {"works": FINE, "inconclusive": 4, "wrong": WRONG, "hangs": WRONG}
+OUTCOMES = list(STATUSES)
 
 
 def stores(world: World, entry: str = "show_stores", **how: Any) -> str | None:
@@ -49,39 +48,33 @@ def stores(world: World, entry: str = "show_stores", **how: Any) -> str | None:
 
 def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str | None:
     """All-reduces small, large and small, ten times; rank 0 stalls before each."""
-    rank = world.communicator.rank
-    send, receive = (memories[rank] for memories in world.mapped.registered)
+    send, receive = (memories[world.rank] for memories in world.mapped.registered)
     buffers = Buffers(send, receive, 0)
     launches = []
-    algorithm = ALGORITHMS["all_reduce"].get(ALGORITHM)
-    if not algorithm:
-        raise Refusal(f"{ALGORITHM} is not here")
-
-    with world.communicator.all_or_none(DeviceError):
+    with world.communicator.all_or_none(DeviceError, KeyError):
+        algorithm = ALGORITHMS["all_reduce"]["one_shot_push"]  # its file is optional
+        late = come_late(world, 0 if world.rank else stall_ns)
         for size_bytes in SIZES_BYTES:
-            case = CollectiveCase(ALL_REDUCE, size_bytes // 4, FLOAT, "sum", 0, 0)
+            case = CollectiveCase(
+                COLLECTIVES["all_reduce"], size_bytes // 4, DATATYPES["float32"], "sum", 0, 0
+            )
             case = buffers.place(world, case)
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):
                 raise DeviceError(operation.reason)
             iteration = case_iteration(world, buffers, case, operation, 0)
-            launches.append(SoakLaunch(case, iteration))
-
-        late = come_late(world, 0 if rank else stall_ns)
-        sequence = SoakSequence(launches, [late] * len(launches))
-        if is_graph:
-            sequence.graph = captured(world, sequence)
+            launches.append(SoakLaunch(case, iteration, late=late))
+        sequence = captured(world, launches) if is_graph else SoakSequence(launches)
         idle = nothing(world)
 
     world.device.run(sequence.actions(late), idle, Counts(ROUNDS, 0), world.watch)
-    for launch, size_bytes in zip(launches, SIZES_BYTES, strict=True):
+    for launch in launches:
         if wrong := launch.wrong().elements:
-            return f"{wrong} wrong elements in all-reduces of {size_bytes} B"
+            return f"{wrong} wrong elements in all-reduces of {launch.case.size_bytes} B"
     return None
 
 
-def call_library(world: World) -> None:
-    library = cast(NcclLibrary, world.library)
+def call_library(world: World, library: NcclLibrary) -> None:
     with world.communicator.all_or_none(DeviceError):
         operation = library.bind_smallest(world)
     if isinstance(operation, Unsupported):
@@ -103,43 +96,29 @@ RUNGS: dict[str, Callable[[World], str | None]] = {
 }
 
 
-class Log:
-    """The file of all climbs, a JSON line for each start and each end of a rung."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-        self.last: dict[str, str] = {}
-        for line in read_bytes(path).splitlines() if path.is_file() else ():
-            with suppress(ValueError, TypeError):  # a reset may tear a line
-                self.last = dict(printable_in(json.loads(line)))
-
-        self.file = path.open("ab")
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # the file's name
-        os.close(folder)
-
-    def write(self, rung: str, outcome: str, sentence: str | None = None) -> None:
-        """Returns when the line is on disk. Raises OSError."""
-        line = {
-            "time": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-            "rung": rung,
-            "outcome": outcome,
-            "sentence": sentence,
-        }
-        self.file.write(f"\n{json.dumps(line)}".encode())
-        self.file.flush()
-        os.fsync(self.file.fileno())
+def open_log(path: Path) -> tuple[BinaryIO, dict[str, str]]:
+    """The file of all climbs, a JSON line for each start and each end of a rung, and the last line.
+    Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    last = {}
+    for line in read_bytes(path).splitlines() if path.is_file() else ():
+        with suppress(ValueError, TypeError):  # a reset may tear a line
+            last = dict(printable_in(json.loads(line)))
+    file = path.open("ab")
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)  # the file's name
+    os.close(folder)
+    return file, last
 
 
+@dataclass
 class Climb:
     """Performs rungs. Rank 0 has the log, and prints."""
 
-    def __init__(self, communicator: Communicator, log: Log | None, waits: WaitPolicy) -> None:
-        self.communicator = communicator
-        self.log, self.waits = log, waits
-        self.outcomes = list[str]()
+    communicator: Communicator
+    waits: WaitPolicy
+    log: BinaryIO | None
+    outcomes: list[str] = field(default_factory=list)
 
     def rung(self, name: str, work: Callable[[], str | None]) -> str:
         """Does the work on all ranks; returns the outcome."""
@@ -162,71 +141,73 @@ class Climb:
         except DeviceError as error:  # in a launch: the GPU is lost
             outcome, sentence = "hangs", str(error)
         if self.waits.watch.timed_out:
-            outcome = "hangs"
-            sentence = f"rank {self.waits.watch.peer} never answered"
+            outcome, sentence = "hangs", f"rank {self.waits.watch.peer} never answered"
 
-        votes = self.communicator.all_gather((OUTCOMES.index(outcome), sentence))
+        votes = self.communicator.all_gather((outcome, sentence))
         timer.cancel()
-        worst, sentence = max(votes, key=lambda vote: vote[0])
-        self.outcomes.append(OUTCOMES[worst])
-        self.note(name, OUTCOMES[worst], sentence)
-        return OUTCOMES[worst]
+        outcome, sentence = max(votes, key=lambda vote: OUTCOMES.index(vote[0]))
+        self.outcomes.append(outcome)
+        self.note(name, outcome, sentence)
+        return self.outcomes[-1]
 
-    def note(self, name: str, outcome: str, sentence: str | None = None) -> None:
+    def note(self, rung: str, outcome: str, sentence: str | None = None) -> None:
+        """Returns when the line is on disk. Raises OSError."""
         if not self.log:
             return
 
-        self.log.write(name, outcome, sentence)
+        time = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+        line = {"time": time, "rung": rung, "outcome": outcome, "sentence": sentence}
+        self.log.write(f"\n{json.dumps(line)}".encode())
+        self.log.flush()
+        os.fsync(self.log.fileno())
         if outcome != STARTED:
             why = f" ({sentence})" if sentence else ""
-            print_out(f"{name}: {outcome}{why}\n")
+            print_out(f"{rung}: {outcome}{why}\n")
 
     def give_up(self, name: str) -> None:
         self.note(name, "hangs", f"it did not return in {GIVE_UP_S:g} s")
         os._exit(WRONG)
 
 
-def climb(communicator: Communicator, device: Device, log: Log | None) -> int:
-    """Climbs; returns the exit status, the same on every rank. Raises Refusal."""
+def map_memory(
+    climb: Climb, device: Device, library: NcclLibrary, kind: str, worlds: list[World]
+) -> None:
+    """Adds a world over this kind of memory. Raises Refusal."""
+    refusals = []
+    for sharing in modes_of(device, kind):
+        try:
+            peers = map_peers(climb.communicator, device, climb.waits, sharing, ExitStack())
+            for _ in range(2):
+                peers.register(max(SIZES_BYTES))
+            worlds.append(World(climb.communicator, device, peers, library, climb.waits.watch))
+            return
+        except Refusal as refusal:
+            refusals.append(str(refusal))
+    raise Refusal("; ".join(refusals))
+
+
+def climb(communicator: Communicator, device: Device, path: Path) -> int:
+    """Climbs; returns the exit status, the same on every rank. Raises Refusal, and on rank 0
+    OSError."""
+    log, last = open_log(path) if communicator.rank == 0 else (None, {})
+    if last.get("outcome") == STARTED:
+        time, rung = last.get("time"), last.get("rung")
+        print_out(f"The climb of {time} never returned from its rung: {rung}.\n")
     with communicator.all_or_none(DeviceError):
         waits = WaitPolicy(device.watch(Watch()), timeout_s=WAIT_S)
         library = NcclLibrary(communicator, device)
-    climb = Climb(communicator, log, waits)
-
-    last = log.last if log else {}
-    if last.get("outcome") == STARTED:
-        time = last.get("time")
-        rung = last.get("rung")
-        print_out(f"The climb of {time} never returned from its rung: {rung}.\n")
+    climb = Climb(communicator, waits, log)
 
     for memory, kind in (("host memory", "host_staged"), ("peer memory", "mapped")):
         worlds = list[World]()
-
-        def map_memory(kind: str = kind, worlds: list[World] = worlds) -> None:
-            refusals = []
-            for sharing in modes_of(device, kind):
-                try:
-                    peers = map_peers(communicator, device, waits, sharing, ExitStack())
-                    for _ in range(2):
-                        peers.register(max(SIZES_BYTES))
-                    worlds.append(World(communicator, device, peers, library, waits.watch))
-                    return
-                except Refusal as refusal:
-                    refusals.append(str(refusal))
-            raise Refusal("; ".join(refusals))
-
-        climb.rung(f"{memory}: mapped", map_memory)
-
+        climb.rung(f"{memory}: mapped", partial(map_memory, climb, device, library, kind, worlds))
         for name, work in RUNGS.items() if worlds else ():
             if climb.rung(f"{memory}: {name}", partial(work, worlds[0])) == "hangs":
                 break  # kernels may still use this memory
         if memory == "host memory" and {*climb.outcomes} != {"works"}:
             climb.note("the climb", "inconclusive", "its control, host memory, failed")
-            return INCONCLUSIVE
+            return STATUSES["inconclusive"]
 
     if "hangs" not in climb.outcomes and worlds:
-        climb.rung("the GPUs' library", partial(call_library, worlds[0]))
-
-    if {"wrong", "hangs"} & {*climb.outcomes}:
-        return WRONG
-    return INCONCLUSIVE if "inconclusive" in climb.outcomes else FINE
+        climb.rung("the GPUs' library", partial(call_library, worlds[0], library))
+    return STATUSES[max(climb.outcomes, key=OUTCOMES.index)]

@@ -4,8 +4,9 @@ import ctypes
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import cycle, islice, product
+from typing import NamedTuple
 
 from bench.harness.iteration import Buffers, Iteration, case_iteration, come_late
 from bench.harness.session import Session
@@ -45,24 +46,26 @@ class SoakOptions:
 
 @dataclass
 class SoakLaunch:
-    """A launch that the soak may make, with the steps that write its input and check its result.
-    One that `is_bare` leaves these out, and follows the launch before at once."""
+    """A launch that the soak may make, with the steps that write its input and check its result,
+    and in a sequence with a delay of its own. One that `is_bare` leaves out input and check, and
+    follows the launch before at once."""
 
     case: CollectiveCase
     iteration: Iteration
     algorithm: str = ""
     is_bare: bool = False
+    late: Step | None = None
 
     def actions(self, delay: Step) -> list[Action]:
         iteration = self.iteration
         actions = [
             NEXT_ITERATION,
             Action(iteration.prepare, Phase.PREPARE),
-            Action(delay, Phase.MEET),
+            Action(self.late or delay, Phase.MEET),
             Action(iteration.operation.step, Phase.OPERATION),
             Action(iteration.check, Phase.CHECK),
         ]
-        return [actions[0], *actions[2:4]] if self.is_bare else actions
+        return [NEXT_ITERATION, *actions[2:4]] if self.is_bare else actions
 
     def wrong(self) -> Wrong:
         assert self.iteration.wrong
@@ -75,40 +78,25 @@ class SoakLaunch:
                 memory.close()
 
 
-@dataclass
-class SoakSequence:
-    """Launches in a row, with this rank's delay before each; `graph` makes all of them at once."""
+class SoakSequence(NamedTuple):
+    """Launches in a row; `graph` makes all of them at once."""
 
     launches: list[SoakLaunch]
-    delays: list[Step] = field(default_factory=list)
     graph: Step | None = None
 
     def actions(self, delay: Step) -> list[Action]:
         if self.graph:
             return [Action(delay, Phase.MEET), Action(self.graph, Phase.OPERATION)]
-
-        delays = self.delays or [delay]
-        return [
-            action
-            for launch, own in zip(self.launches, delays, strict=True)
-            for action in launch.actions(own)
-        ]
+        return [action for launch in self.launches for action in launch.actions(delay)]
 
 
-def captured(world: World, sequence: SoakSequence) -> Step:
-    """The sequence as one graph, or as few as the device allows."""
+def captured(world: World, launches: list[SoakLaunch]) -> SoakSequence:
+    """The launches as one graph, or as few as the device allows."""
     watch = ctypes.addressof(world.watch)
     begin = Step(world.device.loop_kernels().kernel("begin_iteration"), Gate(watch=watch))
-    return world.device.replayed(
-        *(action.step or begin for action in sequence.actions(sequence.delays[0]))
-    )
-
-
-def types_and_operations(draw: random.Random, soak: SoakOptions) -> list[tuple[Datatype, str]]:
-    """Every requested datatype and operation at least once; each further pair would compile."""
-    types = draw.sample(soak.datatypes, len(soak.datatypes))
-    redops = draw.sample(soak.redops, len(soak.redops))
-    return [*islice(zip(cycle(types), cycle(redops)), max(len(types), len(redops)))]
+    actions = SoakSequence(launches).actions(begin)
+    steps = [action.step or begin for action in actions]
+    return SoakSequence(launches, world.device.replayed(*steps))
 
 
 class Sampler:
@@ -121,7 +109,11 @@ class Sampler:
         self.draw, self.buffers = draw, buffers
         every = exact(soak.collective.name, session.communicator.hosts)
         self.algorithms = soak.algorithms or every
-        self.pairs = types_and_operations(draw, soak)
+        # Every requested datatype and operation at least once; each further pair would compile.
+        types = draw.sample(soak.datatypes, len(soak.datatypes))
+        redops = draw.sample(soak.redops, len(soak.redops))
+        most = max(len(types), len(redops))
+        self.pairs = [*islice(zip(cycle(types), cycle(redops)), most)]
 
     def sample(self, is_first: bool = False) -> list[SoakSequence]:
         """A batch: every algorithm with every pair, and sequences. Raises Refusal."""
@@ -164,52 +156,56 @@ class Sampler:
         draw, world = self.draw, self.session.world
         least, most = self.counts(datatype)
         middle = math.isqrt(least * most)
-        ranges = {"small": (least, middle), "large": (middle, most)}
-
-        sizes = ["small", "large", "small"]
+        small, large = (least, middle), (middle, most)
+        sizes = [small, large, small]
         sizes += draw.choices(sizes, k=draw.randint(*SEQUENCE_LAUNCHES) - len(sizes))
-        one = draw.choice(self.algorithms)
         is_mixed = draw.random() < 0.5
+        algorithms = self.algorithms if is_mixed else [draw.choice(self.algorithms)]
         is_late = draw.randrange(world.communicator.size) == world.communicator.rank
 
-        sequence = SoakSequence([])
+        launches = []
         for size in sizes:
-            algorithm = draw.choice(self.algorithms) if is_mixed else one
-            count = self.draw_count(datatype, *ranges[size])
-            is_bare = draw.random() < 0.3
+            algorithm = draw.choice(algorithms)
+            count = self.draw_count(datatype, *size)
             late_ns = int(draw.uniform(-1, 1) * LATE_NS[world.device.is_cpu])
-            launch = self.launch(algorithm, datatype, redop, count, in_sequence=True)
-            if launch:
-                launch.is_bare = is_bare
-                sequence.launches.append(launch)
-                sequence.delays.append(come_late(world, max(0, late_ns) if is_late else 0))
+            if launch := self.launch(algorithm, datatype, redop, count, in_sequence=True):
+                launch.is_bare = draw.random() < 0.3
+                launch.late = come_late(world, max(0, late_ns) if is_late else 0)
+                launches.append(launch)
 
-        number = len(sequence.launches)
-        for place, launch in enumerate(sequence.launches, 1):
-            kind = "graph" if world.graph else "sequence"
-            launch.iteration.text += f", {place} of {number} in a {kind}"
+        kind = "graph" if world.graph else "sequence"
+        for place, launch in enumerate(launches, 1):
+            launch.iteration.text += f", {place} of {len(launches)} in a {kind}"
+        if not (world.graph and launches):
+            return SoakSequence(launches)
+        with world.communicator.all_or_none(DeviceError):
+            return captured(world, launches)
 
-        if world.graph and number:
-            with world.communicator.all_or_none(DeviceError):
-                sequence.graph = captured(world, sequence)
-        return sequence
-
-    def case(
-        self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
-    ) -> CollectiveCase:
-        """A case with shape, variant, alignment and place as drawn."""
-        draw, collective = self.draw, self.soak.collective
-        communicator = self.session.communicator
+    def launch(
+        self,
+        algorithm: Algorithm,
+        datatype: Datatype,
+        redop: str,
+        count: int,
+        in_sequence: bool = False,
+    ) -> SoakLaunch | None:
+        """With shape, variant, alignment and place as drawn; None where the algorithm cannot. All
+        ranks call it. Raises Refusal."""
+        draw, world, collective = self.draw, self.session.world, self.soak.collective
+        size, ranks = datatype.size_bytes, world.communicator.size
+        self.session.flight.note(
+            "compile", block=None, text=f"{algorithm.name} {datatype.name} {redop}"
+        )
+        count = int(min(count, algorithm.limits.most(ranks) / size))
+        whole = algorithm.limits.whole_elements
+        count = -(-count // whole) * whole
 
         shape = draw.choice(collective.shapes)
-        variant = draw.choice(algorithm.variants_in(self.session.world))
+        variant = draw.choice(algorithm.variants_in(world))
         in_place = draw.random() < 0.3 and collective.no_place is None
-        send_shift = draw.choice([0, 1, 3])
-        receive_shift = draw.choice([0, 1])
+        send_shift, receive_shift = draw.choice([0, 1, 3]), draw.choice([0, 1])
         if in_place:
             send_shift = receive_shift
-
-        size = datatype.size_bytes
         case = CollectiveCase(
             collective,
             count,
@@ -220,30 +216,12 @@ class Sampler:
             in_place,
             variant=variant,
             shape=shape,
-            size_bytes=count * size * (communicator.size if collective.cut else 1),
+            size_bytes=count * size * (ranks if collective.cut else 1),
         )
-        case = self.buffers.place(self.session.world, case)
-        return replace(
+        case = self.buffers.place(world, case)
+        case = replace(
             case, send=case.send + send_shift * size, receive=case.receive + receive_shift * size
         )
-
-    def launch(
-        self,
-        algorithm: Algorithm,
-        datatype: Datatype,
-        redop: str,
-        count: int,
-        in_sequence: bool = False,
-    ) -> SoakLaunch | None:
-        """As drawn; None where the algorithm cannot. All ranks call it. Raises Refusal."""
-        world = self.session.world
-        name = f"{algorithm.name} {datatype.name} {redop}"
-        self.session.flight.note("compile", block=None, text=name)
-        most = algorithm.limits.most(world.communicator.size) / datatype.size_bytes
-        count = int(min(count, most))
-        whole = algorithm.limits.whole_elements
-        count = -(-count // whole) * whole
-        case = self.case(algorithm, datatype, redop, count)
 
         with world.communicator.all_or_none(DeviceError):
             operation = algorithm.bind(world, case)
@@ -253,22 +231,22 @@ class Sampler:
             if isinstance(operation, Unsupported):
                 return None
 
-            is_replay = world.graph and not in_sequence and self.draw.random() < 0.5
+            is_replay = world.graph and not in_sequence and draw.random() < 0.5
             if is_replay:
                 operation = replace(operation, step=world.device.replayed(operation.step))
             iteration = case_iteration(world, self.buffers, case, operation, 0)
 
         words = [
-            case.collective.name,
+            collective.name,
             algorithm.name,
             case.variant,
-            *map(str, case.shape.values()),
+            *map(str, shape.values()),
             datatype.name,
             redop,
             f"{case.size_bytes} B",
         ]
 
-        if case.in_place:
+        if in_place:
             words.append("in place")
         if is_replay:
             words.append("in a graph")

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.harness.ladder import Climb, Log
+from bench.harness.ladder import Climb, open_log
 from collectives.communicator import Refusal
 from collectives.peer_buffer import WaitPolicy
 from kernels.devices.device import Watch
@@ -152,7 +152,7 @@ def test_a_rung_s_name_is_on_disk_before_the_rung_starts(tmp_path, monkeypatch, 
     communicator: Any = SimpleNamespace(
         rank=0, barrier=lambda: None, all_gather=lambda item: [item]
     )
-    climb = Climb(communicator, Log(path), WaitPolicy(Watch()))
+    climb = Climb(communicator, WaitPolicy(Watch()), open_log(path)[0])
     assert climb.rung("a", work) == "inconclusive"
     assert seen == [["started"], [str(path.parent), str(path)]]
     assert [line["outcome"] for line in lines(path)] == ["started", "inconclusive"]

@@ -13,12 +13,10 @@ from typing import NoReturn
 from bench.harness.console import CANNOT, FINE, USAGE, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
-from bench.machine import pci
 from bench.machine.diagnosis import page, section
-from bench.machine.gpus import examine, examine_library, open_and_examine
+from bench.machine.gpus import examine, examine_library, open_and_examine, open_gpu
 from bench.machine.pci import gpu_bus_ids
 from collectives.communicator import Communicator, Refusal, launched_rank, launched_ranks
-from collectives.world import open_device
 from reports.store.program import BENCH, RUN, on_ranks
 
 TIME_LIMIT_S = 120.0
@@ -77,11 +75,7 @@ def climb_ladder(parser: Parser, path: Path) -> NoReturn:
         parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
     try:
         communicator = Communicator()
-        device, notes = open_device(communicator, "auto", share_gpus=False)
-        if device.is_cpu:
-            raise Refusal(notes[0].partition(": ")[2])
-        device.over_xgmi = pci.over_xgmi(device)
-        sys.exit(climb(communicator, device, path))
+        sys.exit(climb(communicator, open_gpu(communicator), path))
     except Refusal as refusal:
         say(communicator, f"No ladder: {refusal}")
         sys.exit(CANNOT)

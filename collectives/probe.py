@@ -7,11 +7,11 @@ the rounds write new contents to the same addresses."""
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from itertools import compress
 
 import numpy as np
 
-from collectives.communicator import Communicator, Refusal
+from collectives.communicator import Refusal
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, Shown, WireSpeed, share
 from kernels.devices.device import HALF_BYTES, MOST_RANKS, PEER_STRUCTURES, Device, Module, Step
 
@@ -19,6 +19,7 @@ PROBE_BYTES = 4096  # written by each access at a time
 LONG_BYTES = 64 << 10  # the same, for launches between short ones
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 # As memory_probe.cu numbers them. A pack has 16 B on a GPU and a vector's width on a CPU.
+PATHS = "pushed to", "left for"
 MEMORY_ACCESSES = "2 B", "4 B", "a pack", "a streamed pack", "a polled packet"
 PROBE_ROUNDS = {True: 16, False: 64}  # by is_cpu: a loaded CPU may run one rank at a time
 PROBE_BLOCKS = 8  # on as many multiprocessors, with a cache each
@@ -82,10 +83,9 @@ def wire_speed(peers: PeerBuffer) -> WireSpeed:
         trip_ns = int(buffer.read(0, 8).view(np.uint64)[0])
         buffer.close()
     by_rank = np.array(communicator.all_gather([*times_us, trip_ns]))
-    store_gb_s, read_gb_s, _ = WIRE_BYTES / 1e3 / by_rank.max(0)[:3]
-    own_gb_s = WIRE_BYTES / 1e3 / by_rank[:, 2]
-    trip_ns = by_rank[:, 3].max()
-    return WireSpeed(float(trip_ns), float(store_gb_s), float(read_gb_s), tuple(own_gb_s.tolist()))
+    store_gb_s, read_gb_s, own_gb_s = (WIRE_BYTES / 1e3 / by_rank.T[:3]).tolist()
+    trip_ns = by_rank.max(0)[3].item()
+    return WireSpeed(trip_ns, min(store_gb_s), min(read_gb_s), tuple(own_gb_s))
 
 
 def _later(peers: PeerBuffer) -> str | None:
@@ -112,7 +112,7 @@ def show(
     peers.waits.forget()
     macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1", **macros}
     blocks = min(PROBE_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
-    shape = len(MEMORY_ACCESSES), 2, MOST_RANKS
+    shape = len(MEMORY_ACCESSES), len(PATHS), MOST_RANKS  # of the counts of wrong packs or packets
     with communicator.all_or_none():  # all have compiled before the first rank waits
         kernel = device.compile("memory_probe", macros, PEER_STRUCTURES).kernel(entry)
     with communicator.all_or_none():
@@ -123,39 +123,19 @@ def show(
         device.caller(Step(kernel, arguments, blocks))()
         counts = wrong.read().view(np.uint32).reshape(shape)
         wrong.close()
-    signal = "packet" if entry == "show_packets" else "flag"
-    sentence, stale = _missing(peers, signal), _stale(counts, communicator)
-    if stale and not sentence:
+    own, sentence = communicator.rank_name(communicator.rank), None
+    stale = np.argwhere(counts.sum(0)).tolist()  # path and writer
+    if peers.waits.watch.timed_out:
+        signal = "packet" if entry == "show_packets" else "flag"
+        peer = communicator.rank_name(peers.waits.watch.peer)
+        sentence = f"a {signal} from {peer} never arrived in the memory of {own}"
+    elif stale:
+        path, writer = stale[0]
+        accesses = compress(MEMORY_ACCESSES, counts[:, path, writer])
         where = "in ordinary memory" if entry == "show_later" else "within one launch"
-        sentence = f"{where} {stale}"
+        sentence = (
+            f"{where} {own} read old or wrong data after the flag of "
+            f"{communicator.rank_name(writer)}: in what it {PATHS[path]} {own}, by accesses of "
+            f"{', '.join(accesses)}"
+        )
     return communicator.first_reason(sentence)
-
-
-def _missing(peers: PeerBuffer, name: str) -> str | None:
-    """A sentence if the last launch waited in vain."""
-    if not peers.waits.watch.timed_out:
-        return None
-    rank_name, peer = peers.communicator.rank_name, peers.waits.watch.peer
-    return (
-        f"a {name} from {rank_name(peer)} never arrived in the memory of "
-        f"{rank_name(peers.communicator.rank)}"
-    )
-
-
-def _stale(counts: np.ndarray[Any, Any], communicator: Communicator) -> str | None:
-    """A sentence on the first writer whose data were old or wrong; None without. `counts` of wrong
-    packs or packets: [access, path, writer]."""
-    name, rank = communicator.rank_name, communicator.rank
-    for path, verb in enumerate(("pushed to", "left for")):
-        for writer in map(int, np.flatnonzero(counts[:, path].sum(0))):
-            accesses = [
-                name
-                for name, count in zip(MEMORY_ACCESSES, counts[:, path, writer], strict=True)
-                if count
-            ]
-            return (
-                f"{name(rank)} read old or wrong data after the flag of "
-                f"{name(writer)}: in what it {verb} {name(rank)}, by accesses of "
-                f"{', '.join(accesses)}"
-            )
-    return None

@@ -106,13 +106,11 @@ def measure(
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {cpu for cpus in communicator.node_gather(session.place.cpus) for cpu in cpus}
     ticks_before = cpu_ticks(cpus_here)
-    gpus_here = list(
-        filter(None, communicator.node_gather(session.world.device.facts.get("pci_bus_id")))
-    )
-    errors_before = pci.errors(gpus_here)
+    gpu = [session.world.device.facts.get("pci_bus_id", "")]
+    errors_before = pci.errors(gpu)
     measure_all(run, policy)
     flight.note("results", case=None, block=None, text="")
-    new_errors = communicator.all_gather(pci.new_errors(errors_before, pci.errors(gpus_here)))
+    new_errors = communicator.all_gather(pci.new_errors(errors_before, pci.errors(gpu)))
     if run.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))

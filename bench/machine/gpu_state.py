@@ -110,12 +110,22 @@ def nvidia_gpu(bus_id: str) -> Facts:
 
 
 def amd_card(bus_id: str) -> Facts:
-    """Memory's maker, VBIOS, ECC, power cap and clocks of a GPU from amdgpu; None if unknown."""
-    names = "mem_info_vram_vendor", "vbios_version", "ras/umc_err_count", "hwmon/*/power1_cap"
-    vendor, vbios, errors, cap_uw = (pci.attribute(bus_id, name) or None for name in names)
+    """Memory in bytes and its maker, VBIOS, ECC, power cap and clocks of a GPU from amdgpu; None if
+    unknown."""
+    memory, vendor, vbios, errors, cap_uw = (
+        pci.attribute(bus_id, name) or None
+        for name in (
+            "mem_info_vram_total",
+            "mem_info_vram_vendor",
+            "vbios_version",
+            "ras/umc_err_count",
+            "hwmon/*/power1_cap",
+        )
+    )
     tables = [pci.attribute(bus_id, f"pp_dpm_{kind}") for kind in ("sclk", "mclk")]
     clocks = re.findall(r"(\d+)Mhz \*", "\n".join(tables))
     return {
+        "memory_bytes": memory and int(memory),
         "memory_vendor": vendor,
         "vbios": vbios,
         "ecc": True if errors else None,  # amdgpu counts errors only where ECC is on

@@ -54,8 +54,18 @@ def examine(bus_ids: Sequence[str]) -> Facts:
 
 
 def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
-    """A GPU by itself: its slot, its links and its card."""
+    """A GPU by itself: its slot, its links and its card. `amd_peers`: those that KFD knows, by
+    GPU."""
     vendor = pci.attribute(bus_id, "vendor")
+    links, rates = pci.links(bus_id), pci.rates(bus_id)
+    port, card = links[-1] if links else ("", "")
+    bar_bytes, bar = pci.bar(bus_id) or (None, None)
+    counted = pci.errors([bus_id])
+    atomics = pci.atomics(bus_id)
+    states = {*atomics.values()} or {None}
+    if bus_id in amd_peers:  # the driver has tried to enable them
+        states = {"no atomics" not in amd_peers[bus_id]}
+
     return {
         "bus_id": bus_id,
         "vendor": vendor,
@@ -63,28 +73,6 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
         "driver": pci.driver(bus_id),
         "iommu": pci.iommu(bus_id),
         "nvlinks": [] if bus_id in amd_peers else None,
-        "memory_bytes": pci.memory_bytes(bus_id),
-        **_slot(bus_id, amd_peers.get(bus_id)),
-        **amd_card(bus_id),
-        **nvidia_gpu(bus_id),
-    }
-
-
-def _slot(bus_id: str, amd_peers: Facts | None) -> Facts:
-    """The ports and links above a GPU, its BAR, and PCIe errors. `amd_peers`: those that KFD knows,
-    if it knows the GPU."""
-    links = pci.links(bus_id)
-    rates = pci.rates(bus_id)
-    port, card = links[-1] if links else ("", "")
-    bar_bytes, bar = pci.bar(bus_id) or (None, None)
-    counted = pci.errors([bus_id])
-
-    atomics = pci.atomics(bus_id)
-    states = {*atomics.values()} or {None}
-    if amd_peers is not None:  # the driver has tried to enable them
-        states = {"no atomics" not in amd_peers}
-
-    return {
         "links": rates or None,
         "link": rates[pci.narrowest(rates)] if rates else None,
         "slot_at": card,
@@ -98,6 +86,8 @@ def _slot(bus_id: str, amd_peers: Facts | None) -> Facts:
         "atomics": False if False in states else None if None in states else True,
         "refusing": ", ".join(port for port, passes in atomics.items() if passes is False),
         "errors": sum(counted.values()) if counted else None,
+        **amd_card(bus_id),
+        **nvidia_gpu(bus_id),
     }
 
 
@@ -181,26 +171,30 @@ def examine_library(world: World) -> list[str]:
     return notes if is_noted or not reason else [f"{reason}.", *notes]
 
 
+def open_gpu(communicator: Communicator) -> Device:
+    """This rank's GPU. Raises Refusal without one."""
+    device, notes = open_device(communicator, "auto", share_gpus=False)
+    if device.is_cpu:
+        raise Refusal(notes[0].partition(": ")[2])
+    device.over_xgmi = pci.over_xgmi(device)
+    return device
+
+
 def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
     """Opens and examines the ranks' GPUs. Returns their facts and the world; if they do not open,
     the facts with the reason, and None."""
     gpu = None
     try:
-        device, notes = open_device(communicator, "auto", share_gpus=False)
-        if device.name == "cpu":
-            raise Refusal(notes[0].partition(": ")[2])
-
-        gpu, device.over_xgmi = device, pci.over_xgmi(device)
-
+        gpu = open_gpu(communicator)
         with communicator.all_or_none():
-            watch = device.watch(Watch())
+            watch = gpu.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)
-        world = open_world(communicator, device, waits)
+        world = open_world(communicator, gpu, waits)
 
         wire = None
         for _ in range(LOADS if isinstance(world.peers, PeerBuffer) else 0):
             wire = wire_speed(world.mapped)
-        return examine_peers(communicator, device, world.peers) | {"wire": wire}, world
+        return examine_peers(communicator, gpu, world.peers) | {"wire": wire}, world
     except Refusal as refusal:
         reason = str(refusal).removesuffix(".")
         if gpu:

@@ -260,11 +260,6 @@ def iommu(bus_id: str) -> str | None:
     return IOMMU_TYPES.get(attribute(bus_id, "iommu_group/type"))
 
 
-def memory_bytes(bus_id: str) -> int | None:
-    """The memory of a GPU, from amdgpu; None if unknown."""
-    return int(attribute(bus_id, "mem_info_vram_total") or 0) or None
-
-
 def bar(bus_id: str) -> tuple[int, int] | None:
     """The bytes and the address of a device's largest BAR; None if unknown."""
     lines = attribute(bus_id, "resource").splitlines()[:6]

@@ -1,12 +1,23 @@
-"""Two-shot all-reduce whose transfers a GPU's copy engines make while its kernels sum, from 1 MiB
-on.
+"""All-reduces whose transfers a GPU's copy engines make, from 1 MiB on.
 
-Each rank copies its inputs into its peers' inboxes and its sums into their registered receive
-buffers, in a stream of its own. Flags order the ranks: the kernel `announce` follows the copies in
-their stream, and `await_copies` precedes the peer's sum. No flag has to say that a place is free: a
-rank's launch ends with the sums of all peers, who have then read their inboxes. See
-kernels/allreduce_copy_engine.cu. `two_shot_copy_engine_memops` has CUDA's stream memory operations
-in place of these two kernels."""
+Two-shot: the kernels sum meanwhile. Each rank copies its inputs into its peers' inboxes and its
+sums into their registered receive buffers, in a stream of its own. Flags order the ranks: the
+kernel `announce` follows the copies in their stream, and `await_copies` precedes the peer's sum. No
+flag has to say that a place is free: a rank's launch ends with the sums of all peers, who have then
+read their inboxes. See kernels/allreduce_copy_engine.cu. `two_shot_copy_engine_memops` has CUDA's
+stream memory operations in place of these two kernels.
+
+One-shot, of two ranks: no multiprocessor works but for the sum, and no kernel waits. CUDA only; not
+measured yet between two GPUs. A rank's engine copies the whole input into the peer's inbox; when
+the peer's has arrived, one kernel sums. Without peer access the inbox is on the host: one engine
+copies pieces down into this rank's, while the other fetches the peer's pieces up, so that both
+directions of the slot are busy.
+
+CUDA's streams store and await two kinds of flags, whose values are constant in a graph. `taken`, on
+its sender, is 1 from before a copy until the peer has summed; `arrived` is 1 from behind a copy
+until the reader sees it. A rank raises `arrived` again only after `taken` fell, which the peer took
+down after `arrived`. The flags work as well if the driver runs both streams one after the other: no
+piece waits for anything but the peer's last launch."""
 
 from dataclasses import replace
 from functools import partial
@@ -36,10 +47,13 @@ from collectives.operation import (
     Unsupported,
     World,
 )
+from collectives.traffic import direct_traffic
 from kernels.devices.device import MOST_RANKS, PACK_BYTES, Arguments, Step
 
 LEAST_PIECE_BYTES = 128 << 10  # a copy takes a few microseconds to start
 PIECES = 4  # of a segment: a sum of one piece runs beside the copy of the next
+STAGED_PIECE_BYTES = 512 << 10  # 10 us over a slot of PCIe 5, beside 2 or 3 us to start a copy
+STAGED_PIECES = 32  # at most
 
 
 def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
@@ -131,6 +145,44 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
     return Operation(step, keep=(rooms, module), ignores_nan=True)
 
 
+def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
+    peers, rank, size_bytes = world.mapped, world.rank, case.segment_bytes
+    is_staged = peers.kind == "host_staged"
+    arguments = peers.arguments(case.send, case.receive, case.count, 0)
+    if is_staged and peers.locate(case.send, arguments.sends):
+        return BETWEEN_HOSTS
+    try:
+        engine = engine_of(world, memops=True)
+        rooms = inboxes(peers, "one_shot", size_bytes)
+    except Refusal as refused:
+        return Unsupported(str(refused))
+    inbox = world.device.private(size_bytes) if is_staged else None
+    # Flags lie in front of a room: `taken`, then an `arrived` for each piece.
+    own, other = rooms[rank].address, rooms[1 - rank].address
+    out, back = (own if is_staged else other) + FLAGS_BYTES, other + FLAGS_BYTES
+    piece_bytes = size_bytes
+    if is_staged:
+        wanted_bytes = case.build.chunk_bytes or STAGED_PIECE_BYTES
+        piece_bytes = max(wanted_bytes, -(-size_bytes // STAGED_PIECES // PACK_BYTES) * PACK_BYTES)
+    sends, receives = [engine.wait(own, 0), engine.store(own, 1)], list[Step]()
+    for number, start in enumerate(range(0, size_bytes, piece_bytes), 1):
+        moved_bytes = min(piece_bytes, size_bytes - start)
+        sends.append(engine.copy(out + start, case.send + start, moved_bytes))
+        sends.append(engine.store(other + 4 * number, 1))
+        receives += arrival(engine, own + 4 * number)
+        if inbox:
+            receives.append(engine.copy(inbox.address + start, back + start, moved_bytes))
+    steps = [*sends, *receives]
+    if inbox:  # the sum, in place, must not overtake the copies of its input
+        steps = [engine.beside(sends), *receives, engine.join()]
+    arguments.sends[1 - rank] = inbox.address if inbox else own + FLAGS_BYTES
+    blocks = world.device.blocks_for(size_bytes)
+    kernel = engine_module(world, build_macros(world, case)).kernel("add_all", case.build.threads)
+    steps.append(Step(kernel, arguments, min(blocks, case.build.blocks or blocks)))
+    steps.append(engine.store(other, 0))
+    return Operation(world.device.sequence(steps), keep=(rooms, inbox), ignores_nan=True)
+
+
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     if refusal := without_gpus(world, "copy engines; GPUs have them"):
         return refusal
@@ -139,6 +191,12 @@ def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     if world.ranks == 1:
         return Unsupported("a single rank has no peer to copy to", depends_on_size=True)
     return None
+
+
+def _refuses_one_shot(world: World, case: CollectiveCase) -> Unsupported | None:
+    if world.ranks != 2:
+        return Unsupported("it is for two ranks", depends_on_size=True)
+    return without_gpus(world, "copy engines; GPUs have them")
 
 
 def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
@@ -168,6 +226,18 @@ ALGORITHMS = {
             base="two_shot_copy_engine_memops",
             about="two_shot_copy_engine: CUDA's streams store and await its flags, no kernel does",
             perform=partial(_bind, memops=True),
+        ),
+        KernelAlgorithm(
+            "one_shot_copy_engine",
+            "one_shot of two ranks: a GPU's copy engine moves the input, CUDA's streams wait",
+            _bind_one_shot,
+            direct_traffic,
+            _refuses_one_shot,
+            pushes=True,
+            swaps=(),
+            limits=TWO_SHOT.limits,
+            is_modelled=False,
+            sums_in_rank_order=True,
         ),
     )
 }

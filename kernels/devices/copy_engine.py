@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from kernels.devices.device import CopyEngine, DeviceError, Kernel, Step
+from kernels.devices.device import CopyEngine, DeviceError, Step
 from kernels.devices.gpu_stream import GpuStream
 
 ANY_DIRECTION = 4  # cudaMemcpyDefault
@@ -35,10 +35,10 @@ class GpuCopyEngine(CopyEngine):
             self.waits |= FLUSH
 
     def copy(self, target: int, source: int, size_bytes: int) -> Step:
-        def enqueue(blocks: int, argument: Any) -> None:
+        def copy() -> None:
             self.device.runtime.memcpyAsync(target, source, size_bytes, self.kind, self._current())
 
-        return Step(Kernel(f"copy of {size_bytes} B", enqueue), None)
+        return self.device.python(f"copy of {size_bytes} B", copy)
 
     def store(self, address: int, value: int) -> Step:
         return self._on_value("cuStreamWriteValue32_v2", address, value, 0)
@@ -47,10 +47,10 @@ class GpuCopyEngine(CopyEngine):
         return self._on_value("cuStreamWaitValue32_v2", address, value, self.waits)
 
     def _on_value(self, name: str, address: int, value: int, flags: int) -> Step:
-        def enqueue(blocks: int, argument: Any) -> None:
+        def act() -> None:
             self.device.driver(name, self._current(), address, value, flags)
 
-        return Step(Kernel(name, enqueue), None)
+        return self.device.python(name, act)
 
     def _current(self) -> int:
         return int(self.device.cupy.cuda.get_current_stream().ptr)
@@ -58,7 +58,7 @@ class GpuCopyEngine(CopyEngine):
     def beside(self, steps: Sequence[Step]) -> Step:
         reached = self._event()
 
-        def enqueue(blocks: int, argument: Any) -> None:
+        def enqueue() -> None:
             reached.record(self.device.stream)
             self.stream.wait_event(reached)
             self.stream.use()
@@ -67,16 +67,16 @@ class GpuCopyEngine(CopyEngine):
             finally:
                 self.device.stream.use()
 
-        return Step(Kernel("copies beside", enqueue), steps, entries=2 + len(steps))
+        return self.device.python("copies beside", enqueue, 2 + len(steps))
 
     def join(self) -> Step:
         ended = self._event()
 
-        def enqueue(blocks: int, argument: Any) -> None:
+        def wait() -> None:
             ended.record(self.stream)
             self.device.stream.wait_event(ended)
 
-        return Step(Kernel("end of the copies", enqueue), None, entries=2)
+        return self.device.python("end of the copies", wait, 2)
 
     def _event(self) -> Any:
         with self.device.calling("making an event"):

@@ -191,7 +191,7 @@ def sentinel(
 
 @on_ranks(2)
 def engines(rank: int, launches: int, form: str = "") -> Iterator[Op]:
-    """allreduce_one_shot_engine.py: copies and flags of a stream, with values that are the same in
+    """allreduce_copy_engine.py: copies and flags of a stream, with values that are the same in
     every launch. `form`: early, a flag before its copy; no reset, or no credit, of a peer's sum."""
     peer = 1 - rank
     for launch in range(launches):

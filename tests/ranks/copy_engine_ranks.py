@@ -17,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 
 from collectives.algorithms import allreduce_copy_engine as forms
-from collectives.algorithms import allreduce_one_shot_engine as one_shot
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, CollectiveCase, Limits, Operation, World
@@ -28,11 +27,7 @@ from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
 forms.LEAST_PIECE_BYTES = 256
-FORMS = {
-    form.base: replace(form, limits=Limits())
-    for module in (forms, one_shot)
-    for form in module.ALGORITHMS["all_reduce"]
-}
+FORMS = {form.base: replace(form, limits=Limits()) for form in forms.ALGORITHMS["all_reduce"]}
 FORM, GRAPH, FAULT, MEMORY = sys.argv[1:]
 SIZES, ROUNDS, LATE_S = (4096, 5000), 2, 0.3
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
@@ -58,8 +53,7 @@ def leave_out(fault: str) -> None:
     if fault == "early":  # a flag is stored before its copy
         engine.copy, engine.store = copy, store
     elif fault == "reset":  # a flag stays up for the next launch
-        for module in (forms, one_shot):
-            cast(Any, module).arrival = lambda engine, flag: [engine.wait(flag, 1)]
+        cast(Any, forms).arrival = lambda engine, flag: [engine.wait(flag, 1)]
     elif fault == "flag":  # a sum does not wait for its inputs
         cast(Any, forms).Step = step
     elif fault == "join":  # a launch ends before its copies

@@ -8,7 +8,6 @@ graph each: others' kernels were wrong in these alone. Between slices a sequence
 with its epoch set forward: what the first one left, flags or packets, must not pass for new. Every
 two seconds a new batch is drawn over the same buffers; the first one compiles everything."""
 
-import argparse
 import random
 import sys
 import time
@@ -112,7 +111,9 @@ class Runner:
 
 
 def soak(soak: SoakOptions, session: Session) -> int:
-    """Runs the soak. Returns the exit status, the same on every rank. Raises Refusal."""
+    """Runs batch after batch until the time is up, an element is wrong or somebody interrupts.
+    Returns the exit status, the same on every rank. Raises Refusal, and DeviceError, on all ranks,
+    with the sentence of a library that failed."""
     world, communicator = session.world, session.communicator
     peers = (world.node or world).mapped
     session.world = world = replace(world, graph=world.device.reason_against_graphs() is None)
@@ -129,48 +130,47 @@ def soak(soak: SoakOptions, session: Session) -> int:
             f"ranks{hosts} ({world.device.name}, {peers.kind}), seed {seed}, from epoch "
             f"{START_EPOCH} on: {names}; {pairs}; {soak.smallest} to {soak.largest} B\n"
         )
-    batch = sampler.sample(is_first=True)
+    batch, batches = sampler.sample(is_first=True), 1
     if not batch:
         raise Refusal("--soak: none of these algorithms can do that here")
     communicator.barrier()
     set_epoch(peers, START_EPOCH)
     communicator.barrier()
-    return repeat(session, sampler, batch, peers)
-
-
-def repeat(session: Session, sampler: Sampler, batch: list[SoakSequence], peers: PeerBuffer) -> int:
-    """Runs batch after batch until the time is up, an element is wrong or somebody interrupts.
-    Raises DeviceError, on all ranks, with the sentence of a library that failed."""
-    runner, batches, time_s = Runner(session), 1, sampler.soak.time_s
-    is_first_rank = session.communicator.rank == 0
-    begun_s = sampled_s = session.communicator.broadcast(time.monotonic())  # rank 0's clock decides
+    runner = Runner(session)
+    begun_s = communicator.broadcast(time.monotonic())  # rank 0's clock decides
+    sampled_s = 0.0  # after that
     while True:
         launches = [launch for sequence in batch for launch in sequence.launches]
         before = runner.launches.total()
         session.flight.note("soak", block=batches, text=f"{before} launches")
-        now_s = runner.run(batch)
+        soaked_s = runner.run(batch) - begun_s
         if before > LAUNCHES_TO_WRAP:
             runner.repeat_aged(batch, peers)
-        wrongs, is_interrupted = gather_wrongs(session, launches)
+        failure = first_failure([launch.iteration.operation for launch in launches])
+        mine = [launch.wrong() for launch in launches]
+        votes = communicator.all_gather((mine, session.watchdog.interrupted_s is not None, failure))
+        wrongs, interrupted, failures = zip(*votes, strict=True)
+        for rank, sentence in enumerate(failures):
+            if sentence:
+                raise DeviceError(f"{communicator.rank_name(rank)}: {sentence}")
         wrong_elements = sum(wrong.elements for of_rank in wrongs for wrong in of_rank)
-        is_over = now_s - begun_s >= time_s
-        if is_over or is_interrupted or wrong_elements:
+        total, is_over = runner.launches.total(), soaked_s >= soak.time_s
+        if is_over or any(interrupted) or wrong_elements:
             break
         session.flight.progress.show(
-            "soak",
-            f"{now_s - begun_s:.0f} s of {time_s:g} s, {runner.launches.total()} launches",
+            "soak", f"{soaked_s:.0f} s of {soak.time_s:g} s, {total} launches"
         )
-        if now_s - sampled_s >= BATCH_S:
+        if soaked_s - sampled_s >= BATCH_S:
             for launch in launches:
                 launch.close()
-            batch, batches, sampled_s = sampler.sample(), batches + 1, now_s
-    if is_first_rank:
+            batch, batches, sampled_s = sampler.sample(), batches + 1, soaked_s
+    if communicator.rank == 0:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
         passed = " past 2^32" if epoch < START_EPOCH else ""
         print_out(
-            f"soak: {runner.launches.total()} launches in {now_s - begun_s:.0f} s, "
-            f"{wrong_elements} wrong elements; {batches} batches, each algorithm at least "
-            f"{min(runner.launches.values())} times, and the epoch went{passed} to {epoch}\n"
+            f"soak: {total} launches in {soaked_s:.0f} s, {wrong_elements} wrong elements; "
+            f"{batches} batches, each algorithm at least {min(runner.launches.values())} times, "
+            f"and the epoch went{passed} to {epoch}\n"
         )
         if wrong_elements:
             print(f"wiretax: {first_wrong(launches, wrongs)}", file=sys.stderr, flush=True)
@@ -179,20 +179,7 @@ def repeat(session: Session, sampler: Sampler, batch: list[SoakSequence], peers:
     return FINE if is_over else INTERRUPTED
 
 
-def gather_wrongs(session: Session, batch: list[SoakLaunch]) -> tuple[list[list[Wrong]], bool]:
-    """Wrong elements by rank and launch, and whether a rank was interrupted. Raises DeviceError."""
-    failure = first_failure([launch.iteration.operation for launch in batch])
-    is_interrupted = session.watchdog.interrupted_s is not None
-    votes = session.communicator.all_gather(
-        ([launch.wrong() for launch in batch], is_interrupted, failure)
-    )
-    for rank, (_, _, sentence) in enumerate(votes):
-        if sentence:
-            raise DeviceError(f"{session.communicator.rank_name(rank)}: {sentence}")
-    return [vote[0] for vote in votes], any(vote[1] for vote in votes)
-
-
-def first_wrong(batch: list[SoakLaunch], wrongs: list[list[Wrong]]) -> str:
+def first_wrong(batch: list[SoakLaunch], wrongs: tuple[list[Wrong], ...]) -> str:
     """The earliest wrong launch, with its element."""
     located = [
         (verify.first_wrong(by_rank, launch.case.datatype), launch.iteration.text)
@@ -264,13 +251,12 @@ def soak_parser() -> Parser:
     return parser
 
 
-def soak_options(parser: Parser, namespace: argparse.Namespace) -> SoakOptions:
-    """The options, or the end of the process with status 2 and one sentence."""
-    collective, smallest, largest = (
-        COLLECTIVES[namespace.collective],
-        namespace.minbytes,
-        namespace.maxbytes,
-    )
+def main() -> NoReturn:
+    """The soak, from its command line to its exit status; 2 and one sentence for a mistake."""
+    parser = soak_parser()
+    namespace = parser.parse_args()
+    collective = COLLECTIVES[namespace.collective]
+    smallest, largest = namespace.minbytes, namespace.maxbytes
     if not largest:
         parser.error("-e 0: a soak checks elements, and 0 B hold no element")
     if largest < smallest:
@@ -279,25 +265,16 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> SoakOptions:
         parser.error(f"-o: {collective.name} reduces nothing")
     algorithms = options.named_algorithms(parser, ALGORITHMS[collective.name], namespace.algorithm)
     parser.require_ranks()
-    redops = namespace.redops or (REDOPS if collective.reduces else ["none"])
-    datatypes = [DATATYPES[name] for name in namespace.datatypes]
-    return SoakOptions(
+    what = SoakOptions(
         collective,
         namespace.soak,
         smallest,
         largest,
-        datatypes,
-        redops,
+        [DATATYPES[name] for name in namespace.datatypes],
+        namespace.redops or (REDOPS if collective.reduces else ["none"]),
         algorithms,
     )
-
-
-def main() -> NoReturn:
-    """The soak, from its command line to its exit status."""
-    parser = soak_parser()
-    namespace = parser.parse_args()
-    soaked = soak_options(parser, namespace)
-    start(options.run_options(namespace), partial(soak, soaked))
+    start(options.run_options(namespace), partial(soak, what))
 
 
 if __name__ == "__main__":

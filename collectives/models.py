@@ -13,19 +13,32 @@ LAYERS = ("attention_output", "mlp_down")  # row-parallel: the ranks' outputs ar
 COLUMN_LAYERS = ("qkv", "gate_up")  # column-parallel: every rank needs all inputs
 
 
-class Model(msgspec.Struct, frozen=True):
+FIELDS = {  # of a model's config.json, by ours
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head": "head_dim",
+    "dense": "intermediate_size",
+    "expert": "moe_intermediate_size",
+    "shared": "shared_expert_intermediate_size",
+    "top_k": "num_experts_per_tok",
+}
+
+
+class Model(msgspec.Struct, frozen=True, rename=FIELDS):
     """`hidden` elements of a token; heads of `head` elements; `dense` ones in an MLP, in a mixture
     `expert` ones in each of its experts and `shared` ones in that of all tokens."""
 
-    hidden: int = msgspec.field(name="hidden_size")
-    layers: int = msgspec.field(name="num_hidden_layers")
-    heads: int = msgspec.field(name="num_attention_heads")
-    kv_heads: int = msgspec.field(name="num_key_value_heads")
-    head: int = msgspec.field(name="head_dim")
-    dense: int = msgspec.field(name="intermediate_size", default=0)
-    expert: int = msgspec.field(name="moe_intermediate_size", default=0)
-    shared: int = msgspec.field(name="shared_expert_intermediate_size", default=0)
-    top_k: int = msgspec.field(name="num_experts_per_tok", default=1)
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    dense: int = 0
+    expert: int = 0
+    shared: int = 0
+    top_k: int = 1
 
     def columns(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
         """A rank's inputs (row-parallel) or outputs (column-parallel), in units of UNIT_COLUMNS."""

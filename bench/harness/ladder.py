@@ -62,8 +62,7 @@ def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str 
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):
                 raise DeviceError(operation.reason)
-            iteration = case_iteration(world, buffers, case, operation, 0)
-            launches.append(SoakLaunch(case, iteration, late=late))
+            launches.append(SoakLaunch(case, case_iteration(world, buffers, case, operation, 0)))
         sequence = captured(world, launches) if is_graph else SoakSequence(launches)
         idle = nothing(world)
 

@@ -46,22 +46,21 @@ class SoakOptions:
 
 @dataclass
 class SoakLaunch:
-    """A launch that the soak may make, with the steps that write its input and check its result,
-    and in a sequence with a delay of its own. One that `is_bare` leaves out input and check, and
-    follows the launch before at once."""
+    """A launch that the soak may make, with the steps that write its input and check its result;
+    in a sequence its iteration has a delay, `late`. One that `is_bare` leaves out input and check,
+    and follows the launch before at once."""
 
     case: CollectiveCase
     iteration: Iteration
     algorithm: str = ""
     is_bare: bool = False
-    late: Step | None = None
 
     def actions(self, delay: Step) -> list[Action]:
         iteration = self.iteration
         actions = [
             NEXT_ITERATION,
             Action(iteration.prepare, Phase.PREPARE),
-            Action(self.late or delay, Phase.MEET),
+            Action(iteration.late or delay, Phase.MEET),
             Action(iteration.operation.step, Phase.OPERATION),
             Action(iteration.check, Phase.CHECK),
         ]
@@ -94,7 +93,7 @@ def captured(world: World, launches: list[SoakLaunch]) -> SoakSequence:
     """The launches as one graph, or as few as the device allows."""
     watch = ctypes.addressof(world.watch)
     begin = Step(world.device.loop_kernels().kernel("begin_iteration"), Gate(watch=watch))
-    actions = SoakSequence(launches).actions(begin)
+    actions = SoakSequence(launches).actions(come_late(world))
     steps = [action.step or begin for action in actions]
     return SoakSequence(launches, world.device.replayed(*steps))
 
@@ -168,9 +167,9 @@ class Sampler:
             algorithm = draw.choice(algorithms)
             count = self.draw_count(datatype, *size)
             late_ns = int(draw.uniform(-1, 1) * LATE_NS[world.device.is_cpu])
-            if launch := self.launch(algorithm, datatype, redop, count, in_sequence=True):
+            if launch := self.launch(algorithm, datatype, redop, count):
                 launch.is_bare = draw.random() < 0.3
-                launch.late = come_late(world, max(0, late_ns) if is_late else 0)
+                launch.iteration.late = come_late(world, max(0, late_ns) if is_late else 0)
                 launches.append(launch)
 
         kind = "graph" if world.graph else "sequence"
@@ -182,12 +181,7 @@ class Sampler:
             return captured(world, launches)
 
     def launch(
-        self,
-        algorithm: Algorithm,
-        datatype: Datatype,
-        redop: str,
-        count: int,
-        in_sequence: bool = False,
+        self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
     ) -> SoakLaunch | None:
         """With shape, variant, alignment and place as drawn; None where the algorithm cannot. All
         ranks call it. Raises Refusal."""
@@ -231,9 +225,6 @@ class Sampler:
             if isinstance(operation, Unsupported):
                 return None
 
-            is_replay = world.graph and not in_sequence and draw.random() < 0.5
-            if is_replay:
-                operation = replace(operation, step=world.device.replayed(operation.step))
             iteration = case_iteration(world, self.buffers, case, operation, 0)
 
         words = [
@@ -248,8 +239,6 @@ class Sampler:
 
         if in_place:
             words.append("in place")
-        if is_replay:
-            words.append("in a graph")
 
         iteration.text = " ".join(words)
         return SoakLaunch(case, iteration, algorithm.name)

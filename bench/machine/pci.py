@@ -204,9 +204,8 @@ def atomics(bus_id: str) -> dict[str, bool | None]:
     route them. None if only root may know."""
     states = dict[str, bool | None]()
     for port in chain(bus_id)[1:-1]:
-        able = _register(port, ABILITIES)
-        control = _register(port, CONTROL)
-        if able is None or control is None:
+        able, control = _register(port, ABILITIES), _register(port, CONTROL) or 0
+        if able is None:
             states[port] = None
         elif states:  # a port of a switch
             states[port] = bool(able & ROUTES_ATOMICS and not control & BLOCKS_ATOMICS)
@@ -247,9 +246,8 @@ def kernel_options() -> dict[str, bool | None]:
 def forwards_between_ports() -> bool:
     """Whether Linux lets peers below different root ports reach each other, whichever ports: on
     AMD's CPUs from Zen on (cpu_supports_p2pdma in drivers/pci/p2pdma.c)."""
-    cpuinfo = files.read("proc/cpuinfo")
-    family = re.search(r"^cpu family\s*: (\d+)", cpuinfo, re.MULTILINE)
-    return "AuthenticAMD" in cpuinfo and family is not None and int(family[1]) >= ZEN
+    family = re.search(r"AuthenticAMD\s+cpu family\s*: (\d+)", files.read("proc/cpuinfo"))
+    return family is not None and int(family[1]) >= ZEN
 
 
 def iommu(bus_id: str) -> str | None:

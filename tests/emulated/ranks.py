@@ -11,7 +11,7 @@ from collectives.communicator import Refusal
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES
-from kernels.devices.device import ITERATION_STRUCTURES, Gate, Step
+from kernels.devices.device import ITERATION_STRUCTURES, DeviceError, Gate, Step
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, open_bed
@@ -32,9 +32,10 @@ class Grid(NamedTuple):
 @contextmanager
 def refused(*errors: type[Exception]) -> Iterator[None]:
     """What all ranks do with an error, of which each has the same."""
+    expected = errors or (DeviceError,)
     try:
         yield
-    except errors as error:
+    except expected as error:
         raise Refusal(str(error)) from error
 
 

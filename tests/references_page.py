@@ -40,6 +40,7 @@ What a source does not say is empty or `unknown`; nothing is computed, estimated
 | `valid_until` | a later change of the library, which chooses otherwise on this card |
 | `time_us`, `busbw_gb_s` | as printed; busbw as nccl-tests defines it |
 | `power_w` | the power cap of a card, W |
+| `drafter` | of serving: what proposed several tokens a step; `none` if nothing did |
 | `grade` | `table`: of several sizes; `figure`: of one or two; `hearsay`: see the note |
 | `statistic` | of one measurement; nccl-tests prints the mean |
 

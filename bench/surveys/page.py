@@ -123,7 +123,7 @@ def model_sentences(survey: Survey) -> list[str]:
     sentences = list[str]()
     with suppress(ResultError):  # without a spec, or a run that counts
         sentences += [
-            f"{figure.name}, one chat split by tensor over {survey.ranks} GPUs, at most: "
+            f"{figure.name}, one chat split by tensor over {survey.ranks} GPUs: "
             f"{' '.join(figure.text.split())} ({figure.note})."
             for figure in evaluate(survey.folder / SPEC).appraisals[0].figures
             if figure.unit == "tok/s"

@@ -138,7 +138,7 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     if arguments.tpot_ms and not (arguments.run and arguments.gpus > 1):
         raise ResultError("--tpot-ms needs --run, all-reduces that were measured, and two GPUs")
 
-    times = assumed_times(arguments.gpus, link)
+    times = assumed_times(arguments.gpus, gpu, link)
     if arguments.wire:
         size_bytes = model.all_reduce_bytes(arguments.batch)
         times = arguments.wire.times(arguments.gpus, gpu, link, size_bytes)
@@ -213,8 +213,8 @@ def advise(arguments: argparse.Namespace) -> int:
         "",
         "GB a\nGPU",
         "decode: ms\na token",
-        "tokens/s a\nstream",
-        f"tokens/s of\n{load.slots} streams",
+        "at most\ntokens/s a\nstream",
+        f"at most\ntokens/s of\n{load.slots} streams",
         "prompt:\nms",
         "tokens/s\nof many",
     ]
@@ -257,7 +257,8 @@ def _question(load: Deployment) -> list[str]:
         f"of {model.head_dim}{mixture}; "
         f"{model.kv_bytes_per_token:,} B of cache a token{window} (fp16)",
         f"GPU: {number(gpu.memory_gb)} GB (90 % may be used), {number(gpu.bandwidth_gb_s)} GB/s, "
-        f"{number(load.tflops)} TFLOP/s ({gpu.source}): peaks, so all times are lower bounds",
+        f"{number(load.tflops)} TFLOP/s ({gpu.source}): peaks, so all times are lower bounds; "
+        f"{serving.reached()}",
         f"load: {counted(load.batch, 'stream')} for latency, {load.slots} for "
         f"throughput, each with {load.context} tokens cached; prompts of {load.prompt}",
     ]
@@ -330,7 +331,9 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
     """The best split, those that do not clearly differ from it, and its gain over the next one."""
     spans = {name: split.figures[figure] for name, split in splits.items()}
     is_rate = figure.endswith("per_s")
-    power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
+    power, scale, bound = 1, 1.0, "at most {} tokens/s"
+    if not is_rate:
+        power, scale, bound = -1, 1e-3, "at least {} ms"
     ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)
     close = [
         name
@@ -340,9 +343,10 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
     # Replicas and a single card come first, since they need no link.
     simple = [name for name in close if splits[name].replicas > 1 or splits[name].gpus == 1]
     first = [*simple, *ordered][0]
-    answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
+    answer = f"{first}, {bound.format(number(spans[first][0] * scale))}"
     equals = " and ".join(name for name in close if name != first)
-    answer += f" (no clear difference from {equals})" if equals else ""
+    if equals:
+        answer += f" (no clear difference from {equals}: perhaps less than 10 %)"
     after = next((name for name in ordered if name not in close), None)
 
     if after is not None:

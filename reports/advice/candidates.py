@@ -15,11 +15,14 @@ from reports.advice.reduce_times import (
     Span,
     assumed_times,
     measured_times,
+    published,
     spans_of,
+    typical,
     wire_factor,
 )
 from reports.advice.serving import Deployment
-from reports.advice.specs import BITS, GPUS, LINKS, MODELS, Gpu, close_names, convert, find
+from reports.advice.specs import BITS, GPUS, MODELS, Gpu, close_names, convert, find, link_between
+from reports.references.published import select
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
 from reports.tables.sentences import number, size_text
@@ -33,6 +36,7 @@ FORMS = {
 }
 DOES_NOT_FIT = "does not fit"
 ONE_GPU, DATA_SHEET = "one GPU needs no all-reduce", "data sheet"
+PUBLISHED = "published by others, UNVERIFIED"  # typical, and the range
 
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
 Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217
@@ -94,7 +98,7 @@ class Requirement:
 @dataclass
 class Figure:
     """A figure of a candidate: its geometric mean over launches and, from five launches on, its
-    interval. `note` has its origin, or why it is missing."""
+    interval; without runs what is published. `note` has its origin, or why it is missing."""
 
     name: str
     unit: str
@@ -105,12 +109,14 @@ class Figure:
 
     @property
     def text(self) -> str:
-        """`7.41 us`, then in a line of its own the interval, `[7.2 7.6]`; `-` without a value."""
+        """`7.41 us` or `at most 26.4 tok/s`, then in a line of its own the interval, `[7.2 7.6]`;
+        `-` without a value."""
         if self.value is None:
             return "-"
 
         interval = "" if self.low is None else f"\n[{number(self.low)} {number(self.high)}]"
-        return f"{number(self.value)} {self.unit}{interval}"
+        most = "at most " if self.unit == "tok/s" else ""
+        return f"{most}{number(self.value)} {self.unit}{interval}"
 
 
 def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
@@ -157,10 +163,13 @@ def figures_of(
     """These figures of a candidate, with intervals of this confidence, and doubts about its
     all-reduces. Raises ResultError for unknown names."""
     gpu, gpus = find("GPU", GPUS, offer.gpu), offer.gpus
-    link, figures = LINKS[gpu.slot], dict[FigureKey, Figure]()
-    times, origin = assumed_times(gpus, link), ""
+    link, figures = link_between(gpu, gpus), dict[FigureKey, Figure]()
+    times, origin = assumed_times(gpus, gpu, link), ""
+    is_published = gpus > 1 and not offer.runs
 
-    if gpus > 1 and len(launches.times):
+    if is_published:
+        times.notes, origin = [times.source, *times.notes], PUBLISHED
+    elif gpus > 1 and len(launches.times):
         times = measured_times(launches, gpus, gpu, link, confidence)
         origin = "measured"
 
@@ -171,7 +180,13 @@ def figures_of(
             span, note = _tokens(spec.models[label], gpu, times, origin)
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
-            if label in times.spans:
+            if is_published:
+                fabric, rows = published(gpu, link, label / 2, label * 2)
+                note = "no run, and nobody published it"
+                if select(rows, kind={"library"}):
+                    span = typical(rows, "us" if unit == "us" else "gb_s")
+                    note = f"{PUBLISHED}: {len(rows)} figures over {fabric}"
+            elif label in times.spans:
                 span, note = times.spans[label], origin
                 if unit == "GB/s":
                     # Without reading the result, as nccl-tests defines busbw.
@@ -180,11 +195,11 @@ def figures_of(
         figure = Figure(name, unit, note)
         if span is not None:
             figure.value, *ends = span.tolist()
-            if launches.have_intervals:
+            if launches.have_intervals or is_published:
                 figure.low, figure.high = ends
         figures[unit, label] = figure
 
-    return figures, list(times.notes)
+    return figures, list(times.notes) if origin else []
 
 
 def _tokens(

@@ -143,10 +143,9 @@ def question_of(name: str, gpus: int, hosts: int | None) -> Question:
     """The question about cards of this name. Raises ResultError for an unknown one."""
     cards = cards_named(name)
     generations = {row.generation for row in select(calls(), gpu=cards, hosts={hosts})}
-    sheet = GPUS.get(name.lower()) or sheet_of(name)
+    sheet = sheet_of(name)
     if not cards and sheet:
-        link = re.sub(r"(pcie|nvlink)(\d).*", r"\1 \2", link_between(sheet, gpus).name)
-        generations = {row.generation for row in calls() if row.generation.lower() == link}
+        generations = {link_between(sheet, gpus).fabric.partition(" x")[0]}
     elif not cards:
         known = {call.gpu.lower().replace(" ", "") for call in calls()}
         find("GPU", dict.fromkeys(known | GPUS.keys()), name)

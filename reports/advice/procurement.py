@@ -21,10 +21,10 @@ from reports.advice.reduce_times import (
     other_hardware,
     read_launches,
 )
+from reports.advice.serving import reached
 from reports.advice.specs import GPUS, find
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
 from reports.store.program import REPORTS, RUN, write_json
-from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.sentences import counted, lay_out, number, plain_table
@@ -32,7 +32,7 @@ from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
 ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]
-# A figure of a data sheet is UNVERIFIED: nobody measured it.
+# UNVERIFIED is a figure of a data sheet or of other machines: nobody measured this one.
 WORDS = "PASS", "FAIL", "UNDECIDED", "UNVERIFIED", "N/A"
 NEAREST = "PASS", "UNVERIFIED", "UNDECIDED", "FAIL", "N/A"
 
@@ -130,9 +130,6 @@ def evaluate(path: Path) -> Procurement:
 def _appraise(
     name: str, offer: Offer, spec: Spec, requirements: Sequence[Requirement], confidence: float
 ) -> Appraisal:
-    if not offer.runs and offer.gpus > 1:
-        raise ResultError(f"candidate {name} has no run: name some in `runs`")
-
     launches = read_launches(offer.runs, offer.gpus)
     keys = [*ALWAYS, *(("tok/s", model) for model in spec.models)]
     keys = list(dict.fromkeys([*keys, *(each.figure for each in requirements)]))
@@ -156,7 +153,7 @@ def _appraise(
 def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches) -> tuple[str, str]:
     """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
     misses the limit, or if one GPU's data sheet does; UNVERIFIED for other figures of a data
-    sheet."""
+    sheet, and for a published range of which some meets the limit."""
     n, unit = len(launches.runs), figure.unit
     if figure.value is None:
         words = {candidates.ONE_GPU: "N/A", candidates.DOES_NOT_FIT: "FAIL"}
@@ -178,6 +175,10 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
         reason += ", a ceiling by data sheets"
 
     low_meets, high_meets = requirement.is_met(figure.low), requirement.is_met(figure.high)
+    if candidates.PUBLISHED in figure.note:
+        word = "UNVERIFIED" if low_meets or high_meets else "UNDECIDED"
+        return word, f"{' '.join(figure.text.split())} of other machines"
+
     if low_meets == high_meets:
         return "PASS" if low_meets else "FAIL", reason
 
@@ -328,4 +329,6 @@ def _sentences(
         "cached, split by tensor over all GPUs; the arithmetic of advise."
         for name, each in spec.models.items()
     ]
+    if spec.models:
+        lines.append(f"tok/s are upper limits: {reached()}.")
     return lines + [f"{each.name}: {note}" for each in appraisals for note in each.notes]

@@ -7,6 +7,7 @@ import glob
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import numpy as np
@@ -15,17 +16,22 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from reports.advice.specs import LINKS, CardLink, Gpu
+from reports.references.published import PublishedCall, calls, select
 from reports.store.case import CASE_KEY
 from reports.store.folder import WRONG, in_order
+from reports.store.grouped import grouped
 from reports.store.manifest import runs_by_time
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
 from reports.store.program import BENCH
 from reports.store.result import ResultError, read
+from reports.tables.beside_published import amounts
 from reports.tables.sentences import counted, number, size_text
 from reports.trends.fit import LATENCY_BOUND_BYTES
 
 LEAST_LAUNCHES = 5  # of an interval
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
+SMALL = 32 << 10  # bytes; published times up to here are latencies
+LEAST_MACHINES = 3  # of which a published figure is typical
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
 HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
 # How an all-reduce of a size was measured.
@@ -134,7 +140,7 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
 @dataclass
 class ReduceTimes:
     """All-reduce times over `gpus` ranks; call it with a message size in bytes for microseconds.
-    `spans` has the measured times by size. Without these, all times come from `link`. `source`
+    `spans` has the measured times by size, or only a published latency, of 0 bytes. `source`
     describes the origin in one line, `notes` say why it may not apply. Ranks on several `hosts`
     (None: unknown) use a network and not `link`."""
 
@@ -153,11 +159,6 @@ class ReduceTimes:
         are linear between sizes, in logarithms, and constant below the smallest. Beyond the largest
         they grow with the bytes, by the link if the largest is below 1 MiB."""
         sent_bytes = wire_factor(self.gpus) * size_bytes
-        if not self.spans:  # the typical, best and worst published latency, plus the bytes sent
-            known_us = self.link.latencies_us
-            band_us = np.array([np.median(known_us), known_us[0], known_us[-1]])
-            return band_us + sent_bytes / self.link.total_gb_s(self.gpus) / 1e3, ""
-
         sizes = sorted(self.spans)
         if size_bytes in sizes:
             return self.spans[int(size_bytes)], ""
@@ -173,21 +174,64 @@ class ReduceTimes:
             return largest_us * size_bytes / largest, origin
 
         more_bytes = sent_bytes - wire_factor(self.gpus) * largest
-        origin = f", ASSUMED from {size_text(largest)} on"
-        return largest_us + more_bytes / self.link.gb_s / 1e3, origin
+        origin = f", ASSUMED from {size_text(largest)} on" if largest else ""
+        return largest_us + more_bytes / self.link.total_gb_s(self.gpus) / 1e3, origin
 
 
-def assumed_times(gpus: int, link: CardLink) -> ReduceTimes:
-    """Times by the published figures of a link."""
-    known_us = link.latencies_us
-    return ReduceTimes(
-        gpus,
+def published(
+    gpu: Gpu, link: CardLink, least_bytes: float, most_bytes: float
+) -> tuple[str, list[PublishedCall]]:
+    """A fabric, and all-reduces of these sizes that others measured over it within one machine, by
+    the GPU's library; small ones also by tuned kernels, and only as engines make them, not eager.
+    The fabric is the link's, or the nearest over which enough machines had the library."""
+    is_small, fabric = least_bytes < SMALL, link.fabric
+    rows = [
+        row
+        for row in select(calls(), collective={"all_reduce"}, hosts={1})
+        if least_bytes <= (row.size_bytes or 0) <= most_bytes
+        and (row.library == gpu.library or (is_small and row.kind == "tuned"))
+        and not (is_small and row.mode == "eager")
+    ]
+    while True:
+        found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
+        machines = len({row.machine for row in found if row.library == gpu.library})
+        if machines >= LEAST_MACHINES or " " not in fabric:
+            return fabric, found
+        fabric = fabric.rpartition(" ")[0]  # without its lanes, then without its generation
+
+
+def typical(rows: Sequence[PublishedCall], name: str) -> Span:
+    """Of this field the median over machines of the library, then the least and the most of all."""
+    machines = grouped(select(rows, kind={"library"}), lambda row: row.machine).values()
+    medians = [median(getattr(row, name) for row in own) for own in machines]
+    values = [getattr(row, name) for row in rows]
+    return np.array([median(medians), min(values), max(values)])
+
+
+def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
+    """Times by the bandwidth of a link and by what others published over its fabric."""
+    fabric, rows = published(gpu, link, 1, SMALL)
+    latency_us, name = typical(rows, "us"), gpu.library.upper()
+    source = (
         f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way ({link.source}), "
-        f"and a latency of {number(float(np.median(known_us)))} us, best {number(known_us[0])}, "
-        f"worst {number(known_us[-1])}, of {len(known_us)} published ones over {link.kind} "
-        "(reports/advice/specs.toml); brackets: best to worst",
-        link,
+        f"and a latency of {span_text(latency_us, ' us')} by {len(rows)} published figures over "
+        f"{fabric}, typical of {name} (docs/references.md); brackets: best to worst, also of "
+        "tuned kernels"
     )
+    times = ReduceTimes(gpus, source, link, {0: latency_us})
+    if fabric.startswith("PCIe"):
+        staged = [
+            row
+            for row in select(calls(), library={gpu.library}, transport={"host memory"}, hosts={1})
+            if row.collective == "all_reduce" and 0 < (row.size_bytes or 0) <= SMALL
+        ]
+        who = "Cards" if gpu.peer_access else f"{gpu.name} (if its driver is not patched) and cards"
+        times.notes = [
+            f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
+            f"figures of {name}). Many boards give two cards eight lanes each: for these see "
+            "advise --link pcie5x8."
+        ]
+    return times
 
 
 def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95) -> dict[int, Span]:

@@ -2,13 +2,14 @@
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from math import ceil
 
 import numpy as np
 
 from reports.advice.reduce_times import ReduceTimes, Span
-from reports.advice.specs import GB, Gpu, Transformer
+from reports.advice.specs import BITS, GB, GPUS, MODELS, Gpu, Transformer
+from reports.references import published
 from reports.tables.sentences import number
 
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
@@ -151,6 +152,33 @@ class Deployment:
 
         short_gb = (self.memory_bytes - self.usable_bytes) / GB
         return f"does not fit, {number(short_gb)} GB short" if short_gb > 0 else None
+
+
+@cache
+def reached() -> str:
+    """How much of the bandwidth of the memory others' engines reached, by their tokens/s of one
+    stream and the weights that a token reads, where both are known and no drafter ran. Caches come
+    on top."""
+    tensor, whole = list[float](), list[float]()
+    for row in published.select(published.serving(), streams={1}, drafter={"none"}):
+        gpu, model = GPUS.get(row.gpu.replace(" ", "").lower()), MODELS.get(row.model.lower())
+        bits = BITS.get(row.weights.lower())
+        if not (gpu and model and bits and row.decode_tok_s):
+            continue
+        # Of a table of embeddings a token reads one row, unless it is also the last matrix.
+        table = 0 if model.tied is True else model.vocab * model.hidden
+        read_bytes = (model.parameters * model.active_share - table) * bits / 8
+        share = read_bytes * row.decode_tok_s / gpu.bandwidth_gb_s / GB
+        if row.split.startswith("t"):
+            tensor.append(share / row.gpus)
+        else:
+            whole.append(share)
+
+    return (
+        f"for one stream others' engines got {min(tensor):.0%} to {max(tensor):.0%} of the "
+        f"memory's bandwidth with a split by tensor, {min(whole):.0%} to {max(whole):.0%} with one "
+        f"card at a time ({len(tensor + whole)} figures)"
+    )
 
 
 def all_splits(load: Deployment) -> dict[str, Deployment]:

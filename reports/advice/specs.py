@@ -116,7 +116,8 @@ class Transformer(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True)
 class Gpu:
-    """A data sheet with dense TFLOP/s; `slot` and `peer` name links."""
+    """A data sheet with dense TFLOP/s; `slot` and `peer` name links. `library` is the vendor's
+    collectives; `peer_access` says whether its driver joins slots without host memory."""
 
     name: str
     memory_gb: float
@@ -127,15 +128,17 @@ class Gpu:
     source: str
     fp8_tflops: float | None = None
     peer: str | None = None
+    library: str = "nccl"
+    peer_access: bool = True
 
 
 @dataclass(frozen=True)
 class CardLink:
-    """`gb_s` is one direction between two GPUs; a `mesh` has such a link to each peer. `kind` names
-    its published latencies."""
+    """`gb_s` is one direction between two GPUs; a `mesh` has such a link to each peer. `fabric`
+    is its name in the tables of published figures."""
 
     name: str
-    kind: str
+    fabric: str
     gb_s: float
     source: str
     mesh: bool = False
@@ -144,11 +147,6 @@ class CardLink:
     def total_gb_s(self, gpus: int) -> float:
         """GB/s that a GPU can send to all its peers together."""
         return self.gb_s * (gpus - 1 if self.mesh else 1)
-
-    @property
-    def latencies_us(self) -> list[float]:
-        """The published times of a small all-reduce over this kind of link, in order."""
-        return sorted(float(entry["us"]) for entry in SECTIONS["latencies"][self.kind])
 
 
 @dataclass(frozen=True)

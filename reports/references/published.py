@@ -85,13 +85,15 @@ class PublishedCall(Published, kw_only=True, frozen=True):
 
 
 class PublishedServing(Published, kw_only=True, frozen=True):
-    """A figure of an engine's decode and prefill in tokens/s; of several `streams` their sum."""
+    """A figure of an engine's decode and prefill in tokens/s; of several `streams` their sum.
+    A `drafter` proposes tokens, so that a step makes several; without one it is `none`."""
 
     peer_access: Literal["on", "off", "unknown"]
     model: str
     weights: str
     engine: str
     split: Literal["tp2", "tp3", "tp4", "pp2", "layer", "tensor", "single"]
+    drafter: str = ""
     streams: Number | None = None
     context_tokens: Number | None = None
     decode_tok_s: Positive | None = None

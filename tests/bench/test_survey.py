@@ -314,7 +314,7 @@ def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     assert len([*folder.glob("results/allreduce/*.jsonl")]) == 6
     page = (folder / "index.html").read_text()
     assert "auto over 6 launches: geometric mean, interval from five on, least and most." in page
-    tokens = r"<p>70b-q4, one chat split by tensor over 2 GPUs, at most: 30.6 tok/s \[30"
+    tokens = r"<p>70b-q4, one chat split by tensor over 2 GPUs: at most 30.6 tok/s \[30"
     assert re.search(tokens, page)
     split = (
         "Which split of a 70B model: llama-3.1-70b on 2 x r9700. Decode, latency of 1 stream: TP"

@@ -156,6 +156,47 @@ def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches
     assert verdict_of(evaluate(path))[0] == "FAIL"
 
 
+@pytest.mark.parametrize(
+    ("requirement", "expected"),
+    [
+        ("16K <= 100 us", "UNVERIFIED"),  # the whole range meets it
+        ("16K <= 8 us", "UNVERIFIED"),
+        ("16K <= 5 us", "UNDECIDED"),  # none of it does
+        ("32M >= 12 GB/s", "UNVERIFIED"),
+        ("32M >= 60 GB/s", "UNDECIDED"),  # what the slot's data sheet would allow
+        ("70b-q4 >= 25 tok/s", "UNVERIFIED"),
+        ("70b-f16 >= 1 tok/s", "FAIL"),  # does not fit
+        ("1G <= 1 us", "UNDECIDED"),
+    ],
+)
+def test_a_candidate_without_runs_has_the_published_range_and_never_passes(
+    tmp_path, requirement, expected
+):
+    """A buyer compares before anything is delivered; what others measured must not pass for it."""
+    box = BOX.format(name="box").replace('runs = ["box/*.jsonl"]\n', "")
+    models = MODELS + '70b-f16 = {model = "llama-3.1-70b", weights = "fp16"}\n'
+    procurement = evaluate(spec(tmp_path, [requirement], models + box))
+    assert verdict_of(procurement)[0] == expected
+    us, busbw = figure(procurement, "16 KiB"), figure(procurement, "32 MiB busbw")
+    assert us.low < us.value < us.high
+    assert us.note == "published by others, UNVERIFIED: 47 figures over PCIe"
+    assert busbw.low <= busbw.value <= busbw.high < 20
+    assert figure(procurement, "70b-q4").text.startswith("at most 25.3 tok/s\n[23.3 31.1]")
+    said = " ".join(procurement.sentences)
+    assert "ASSUMED, not measured: pcie5x16" in said
+    assert "tok/s are upper limits: for one stream others' engines got" in said
+
+
+def test_runs_decide_beside_a_candidate_without_runs(launches, tmp_path):
+    """The published range of one candidate must reach neither the figures nor the doubts of another
+    one."""
+    two = BOX.format(name="two").replace("two/", f"{launches}/box/")
+    bare = BOX.format(name="bare").replace('runs = ["bare/*.jsonl"]\n', "")
+    procurement = evaluate(spec(tmp_path, ["16K <= 8 us"], MODELS + two + bare))
+    assert procurement.headline == "2 candidates: 1 PASS, 0 FAIL, 0 UNDECIDED, 1 UNVERIFIED"
+    assert not [line for line in procurement.sentences if line.startswith("two: ASSUMED")]
+
+
 def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
     """Otherwise a buyer could choose a fast box that gives wrong results."""
     path = spec(tmp_path, ["16K <= 8 us"])

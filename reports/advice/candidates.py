@@ -22,7 +22,6 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.serving import Deployment
 from reports.advice.specs import BITS, GPUS, MODELS, Gpu, close_names, convert, find, link_between
-from reports.references.published import select
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
 from reports.tables.sentences import number, size_text
@@ -183,7 +182,7 @@ def figures_of(
             if is_published:
                 fabric, rows = published(gpu, link, label / 2, label * 2)
                 note = "no run, and nobody published it"
-                if select(rows, kind={"library"}):
+                if rows:
                     span = typical(rows, "us" if unit == "us" else "gb_s")
                     note = f"{PUBLISHED}: {len(rows)} figures over {fabric}"
             elif label in times.spans:

@@ -183,7 +183,8 @@ def published(
 ) -> tuple[str, list[PublishedCall]]:
     """A fabric, and all-reduces of these sizes that others measured over it within one machine, by
     the GPU's library; small ones also by tuned kernels, and only as engines make them, not eager.
-    The fabric is the link's, or the nearest over which enough machines had the library."""
+    The fabric is the link's, or the nearest over which enough machines had the library; if none
+    had, there are no figures."""
     is_small, fabric = least_bytes < SMALL, link.fabric
     rows = [
         row
@@ -196,7 +197,7 @@ def published(
         found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
         machines = len({row.machine for row in found if row.library == gpu.library})
         if machines >= LEAST_MACHINES or " " not in fabric:
-            return fabric, found
+            return fabric, found if machines else []
         fabric = fabric.rpartition(" ")[0]  # without its lanes, then without its generation
 
 
@@ -209,9 +210,13 @@ def typical(rows: Sequence[PublishedCall], name: str) -> Span:
 
 
 def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
-    """Times by the bandwidth of a link and by what others published over its fabric."""
-    fabric, rows = published(gpu, link, 1, SMALL)
-    latency_us, name = typical(rows, "us"), gpu.library.upper()
+    """Times by the bandwidth of a link and by what others published over its fabric. Raises
+    ResultError if they published nothing."""
+    (fabric, rows), name = published(gpu, link, 1, SMALL), gpu.library.upper()
+    if not rows:
+        raise ResultError(f"nobody published {name} over {fabric}, which {link.name} is")
+
+    latency_us = typical(rows, "us")
     source = (
         f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way ({link.source}), "
         f"and a latency of {span_text(latency_us, ' us')} by {len(rows)} published figures over "

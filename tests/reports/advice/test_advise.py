@@ -215,6 +215,7 @@ def test_the_default_number_of_streams_loses_no_card():
     ("words", "refused"),
     [
         ("--model llama-70b --gpu r9700", "unknown model 'llama-70b'; did you mean llama-3"),
+        (f"{TWO} --link nvlink4", "nobody published RCCL over NVLink, which nvlink4 is"),
         (f"{TWO} --gpus 65", "--gpus: '65' is not a whole number from 1 to 64"),
     ],
 )

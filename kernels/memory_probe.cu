@@ -7,7 +7,7 @@
 #include "include/pack.h"
 
 constexpr int ACCESSES = 4;  // before the packets
-constexpr int PUSHED = 0, PULLED = 1, PATHS = 2;
+constexpr int PUSHED = 0, PULLED = 1, PATHS = 2, BOTH = 2;
 
 template <class Piece>
 struct InPieces {
@@ -124,7 +124,8 @@ DEVICE void compare_all(const Launch& launch, unsigned round) {
   for_each_peer(a, [&](long writer) {
     if (writers(a) >> writer & 1)
       for_accesses([&](int access, auto by) {
-        compare(launch, PATH == PUSHED ? a.rank : writer, writer, access, round, by);
+        if (PATH != PULLED) compare(launch, a.rank, writer, access, round, by);
+        if (PATH != PUSHED) compare(launch, writer, writer, access, round, by);
       });
   });
 }
@@ -145,19 +146,21 @@ DEVICE void show(const Arguments& a) {
   }
   launch.leave();
 }
-RANK_KERNEL(show_stores) { show<PUSHED>(a); }
-RANK_KERNEL(show_reads) { show<PULLED>(a); }
+// CPUs read what they can write, and compile nothing for the others.
+RANK_KERNEL(show_stores) { show<ON_CPU ? BOTH : PUSHED>(a); }
+RANK_KERNEL(show_reads) {
+  if constexpr (!ON_CPU) show<PULLED>(a);
+}
 // Compares, unless `count` is 0, what the launch before stored.
 RANK_KERNEL(show_later) {
-  const Launch launch(a), last(a, launch.epoch - 1);
-  launch.meet(1);
-  if (a.count) {
-    compare_all<PUSHED>(last, round_of(last.epoch, 1));
-    compare_all<PULLED>(last, round_of(last.epoch, 1));
+  if constexpr (!ON_CPU) {
+    const Launch launch(a), last(a, launch.epoch - 1);
+    launch.meet(1);
+    if (a.count) compare_all<BOTH>(last, round_of(last.epoch, 1));
+    launch.meet(2);
+    store_in_all(launch, round_of(launch.epoch, 1));
+    launch.leave();
   }
-  launch.meet(2);
-  store_in_all(launch, round_of(launch.epoch, 1));
-  launch.leave();
 }
 // The same with packets that are polled without flags, as in packets.h.
 RANK_KERNEL(show_packets) {

@@ -277,7 +277,7 @@ class PingPong(Measurement):  # so many that launching and stamping do not show
         self.scale /= 2
 
 
-class Wire(Measurement):
+class WirePart(Measurement):
     """A part of a wire: a kernel of the source alone, over the buffers of another rank. Nobody
     checks its data: other cases write the buffers anew."""
 
@@ -285,19 +285,19 @@ class Wire(Measurement):
     is_alone, is_checked = True, False
 
 
-class Stores(Wire):
+class Stores(WirePart):
     key, entry = "stores", "link_stores"
 
 
-class Loads(Wire):
+class Loads(WirePart):
     key, entry, reads = "loads", "link_loads", True
 
 
-class StoresAndLoads(Wire):
+class StoresAndLoads(WirePart):
     key, entry, reads = "stores_and_loads", "link_both_streams", True
 
 
-class FencedStores(Wire):
+class FencedStores(WirePart):
     key, at, entry, repeats = "fenced_stores", "message", "link_fenced_stores", 200
 
     def transfer(self) -> Transfer:
@@ -310,7 +310,7 @@ class UnfencedStores(FencedStores):
     key, entry = "unfenced_stores", "link_unfenced_stores"
 
 
-class DependentLoads(Wire):
+class DependentLoads(WirePart):
     key, at, entry, repeats = "dependent_loads", "none", "link_dependent_loads", 200
     reads = True
 
@@ -320,7 +320,7 @@ class DependentLoads(Wire):
         return transfer
 
 
-class GraphKernel(Wire):  # without a load
+class GraphKernel(WirePart):  # without a load
     key, at, entry, repeats = "graph_kernel", "none", "link_dependent_loads", 200
 
     @staticmethod

@@ -64,7 +64,7 @@ class WireSpeed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shown:
+class ProbeResult:
     """What the probe found beside pushed data, which every mapped memory shows: why packets without
     flags, reads of peers' memory or registered buffers are not used here, each None where they are;
     and whether a flag waits until the caches have written slabs back."""
@@ -94,7 +94,7 @@ class PeerBuffer:
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
     inboxes: dict[str, list[list[Memory]]] = field(default_factory=dict)  # of copy engines' forms
     multicast: Multicast | str | None = None  # slabs behind one address, or why there are none
-    shown: Shown = Shown()
+    shown: ProbeResult = ProbeResult()
     wire: WireSpeed | None = None  # of GPUs
 
     @property

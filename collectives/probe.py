@@ -12,7 +12,7 @@ from itertools import compress
 import numpy as np
 
 from collectives.communicator import Refusal
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, Shown, WireSpeed, share
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, ProbeResult, WireSpeed, share
 from kernels.devices.device import HALF_BYTES, MOST_RANKS, PEER_STRUCTURES, Device, Module, Step
 
 PROBE_BYTES = 4096  # written by each access at a time
@@ -38,7 +38,7 @@ def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
     return device.compile("link_probe", {"WT_WORLD": str(ranks), **macros}, PEER_STRUCTURES)
 
 
-def probe(peers: PeerBuffer) -> Shown:
+def probe(peers: PeerBuffer) -> ProbeResult:
     """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
     ProbeFailed if data that were pushed before a flag are not there after it. What else fails is
     in the answer: packets (RCCL's hung in host memory on gfx12: rocm-systems pull 7183), reads of
@@ -60,7 +60,7 @@ def probe(peers: PeerBuffer) -> Shown:
             slabs = share(*own, SLAB_BYTES, undo, ordinary=True)
             no_registered = _later(replace(peers, slabs=slabs, half_bytes=HALF_BYTES))
     peers.waits.forget()
-    return Shown(no_packets, no_reads, no_registered, writes_back)
+    return ProbeResult(no_packets, no_reads, no_registered, writes_back)
 
 
 def wire_speed(peers: PeerBuffer) -> WireSpeed:

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from bench.link import MEASUREMENTS, Wire, matchings, sets_of_pairs
+from bench.link import MEASUREMENTS, WirePart, matchings, sets_of_pairs
 from reports.advice.wire import parts_of
 from reports.store.result import ResultError
 from reports.tables.show import text
@@ -32,7 +32,7 @@ start(replace(options, iterations=1),
 """
 LINK = COUNTED.format("")
 SMALL = "-e 16K --max-time 80"
-ALONE = {kind.key for kind in MEASUREMENTS if issubclass(kind, Wire) and kind.among == "near"}
+ALONE = {kind.key for kind in MEASUREMENTS if issubclass(kind, WirePart) and kind.among == "near"}
 TWO_HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}  # MPICH sees a host for each rank
 
 

@@ -12,7 +12,7 @@ from collectives.choice import by_model, ranked, shipped_tables
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
 from collectives.operation import ChoiceRow, CollectiveCase, Unsupported
-from collectives.peer_buffer import Shown, WireSpeed
+from collectives.peer_buffer import ProbeResult, WireSpeed
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed, rows_of
 
@@ -41,11 +41,11 @@ def world(
     is_cpu: bool = True,
     rows: Sequence[ChoiceRow] = (),
     round_trip_ns: float = 100.0,
-    shown: Shown | None = None,
+    shown: ProbeResult | None = None,
     wire: WireSpeed | None = None,
 ) -> Any:
     """Ranks of one host that map each other's memory."""
-    peers = SimpleNamespace(shown=shown or Shown(), wire=wire)
+    peers = SimpleNamespace(shown=shown or ProbeResult(), wire=wire)
     return SimpleNamespace(
         device=SimpleNamespace(is_cpu=is_cpu, l1_bytes=32 << 10, l2_bytes=1 << 20),
         communicator=SimpleNamespace(hosts=1),
@@ -178,7 +178,7 @@ def test_auto_takes_the_memory_that_a_row_names():
 def test_packets_run_only_where_the_probe_saw_them(name):
     """Elsewhere they hang: as RCCL's in host memory on gfx12."""
     for reason in ("a packet never arrived", None):
-        of = world(is_cpu=False, shown=Shown(reason))
+        of = world(is_cpu=False, shown=ProbeResult(reason))
         refusal = KNOWN[name].feasible(of, all_reduce(16 << 10))
         assert refusal == (Unsupported(reason) if reason else None)
         assert not KNOWN["one_shot_push"].feasible(of, all_reduce(16 << 10))
@@ -215,7 +215,7 @@ def test_packets_lead_up_to_16_kib_between_gpus_and_where_the_probe_saw_them():
         (16 << 10, "a packet never arrived", "one_shot_push"),
         (32 << 10, None, "one_shot_push"),
     ):
-        of = world(is_cpu=False, shown=Shown(reason))
+        of = world(is_cpu=False, shown=ProbeResult(reason))
         assert by_model(of, all_reduce(size_bytes), pair)[1].name == expected
     of.memory = "host_staged"
     assert by_model(of, all_reduce(4096), pair)[1].name == "one_shot_push"

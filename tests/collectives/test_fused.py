@@ -9,7 +9,7 @@ import pytest
 from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Unsupported
-from collectives.peer_buffer import Shown
+from collectives.peer_buffer import ProbeResult
 from kernels.devices.device import HALF_BYTES
 from tests.launch import assert_right, count, few, printed
 
@@ -27,7 +27,7 @@ def test_a_norm_has_the_same_bits_up_to_four_ranks_in_any_form_batch_and_place()
 
 
 def test_tokens_that_do_not_fit_give_one_sentence():
-    peers = SimpleNamespace(half_bytes=HALF_BYTES, shown=Shown())
+    peers = SimpleNamespace(half_bytes=HALF_BYTES, shown=ProbeResult())
     device = SimpleNamespace(most_chunk_bytes=1 << 30)
     world: Any = SimpleNamespace(ranks=2, peers=peers, shared=peers, device=device)
 

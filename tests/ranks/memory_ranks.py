@@ -1,7 +1,7 @@
 """Ranks that map each other's memory, and say which sharing mode passed the probe.
 
 `memory_ranks.py [DEVICE] [MEMORY]`; rank 0 prints a JSON line: `sharing`, `refusals`,
-what the probe `Shown`, and whether the ranks flush the HDP, or `reason` if no mode passed.
+the `ProbeResult`, and whether the ranks flush the HDP, or `reason` if no mode passed.
 """
 
 import json

@@ -17,7 +17,7 @@ from collectives.peer_buffer import (
     slab_bytes,
     write_own,
 )
-from collectives.probe import ProbeFailed, probe, wire_speed
+from collectives.probe import ProbeFailed, probe, probe_ordinary, wire_speed
 from collectives.refusals import remedy
 from kernels.devices.device import Control, Device, Own
 
@@ -33,7 +33,7 @@ def make_room(peers: PeerBuffer, message_bytes: int) -> None:
     try:
         slabs = share(*own, slab_bytes(half_bytes), undo)
         larger = replace(peers, slabs=slabs, half_bytes=half_bytes)
-        larger.shown = probe(larger)
+        larger.shown = replace(probe(larger), no_registered=peers.shown.no_registered)
     except Refusal as refusal:
         undo.close()
         peers.waits.forget()
@@ -72,7 +72,7 @@ def connect(
         try:
             peers = map_peers(communicator, device, waits, sharing, undo)
             peers.refusals, peers.requested = refusals, modes[0]
-            peers.shown = probe(peers)
+            peers.shown = replace(probe(peers), no_registered=probe_ordinary(peers))
             has_another = any(mode.startswith("mapped") for mode in modes[number + 1 :])
             if has_another and peers.shown.no_reads:  # other memory may show reads too
                 raise ProbeFailed(peers.shown.no_reads)

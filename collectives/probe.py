@@ -1,5 +1,6 @@
 """The probe of mapped memory: do stores become visible to other ranks while all kernels run, by
-every kind of access, in both directions? And do packets arrive that have no flag?
+every kind of access, in both directions? Do reads of peers show them, packets arrive that have no
+flag, and later launches find what earlier ones stored in ordinary memory? And how fast is it?
 
 An allocator may ignore the requested type of memory. A stale cache shows only at the second use, so
 the rounds write new contents to the same addresses."""
@@ -13,7 +14,15 @@ import numpy as np
 
 from collectives.communicator import Refusal
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, ProbeResult, WireSpeed, share
-from kernels.devices.device import HALF_BYTES, MOST_RANKS, PEER_STRUCTURES, Device, Module, Step
+from kernels.devices.device import (
+    HALF_BYTES,
+    MOST_RANKS,
+    PEER_STRUCTURES,
+    Device,
+    Memory,
+    Module,
+    Step,
+)
 
 PROBE_BYTES = 4096  # written by each access at a time
 LONG_BYTES = 64 << 10  # the same, for launches between short ones
@@ -42,9 +51,8 @@ def probe(peers: PeerBuffer) -> ProbeResult:
     """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
     ProbeFailed if data that were pushed before a flag are not there after it. What else fails is
     in the answer: packets (RCCL's hung in host memory on gfx12: rocm-systems pull 7183), reads of
-    peers' memory, which some hosts do not route (open-gpu-kernel-modules issue 1253), stores into
-    uncached memory without a write-back, and ordinary memory, which HIP promises to show after a
-    synchronisation alone."""
+    peers' memory, which some hosts do not route (open-gpu-kernel-modules issue 1253), and stores
+    into uncached memory without a write-back."""
     if sentence := show(peers, "show_stores"):
         raise ProbeFailed(sentence)
     no_reads = None if peers.device.is_cpu else show(peers, "show_reads")
@@ -53,14 +61,31 @@ def probe(peers: PeerBuffer) -> ProbeResult:
         show(peers, "show_stores", macros=UNCACHED)
         or (not no_reads and show(peers, "show_reads", macros=UNCACHED))
     )
-    no_registered = None
-    if peers.device.name == "hip" and peers.kind != "host_staged":
-        with ExitStack() as undo:
-            own = peers.communicator, peers.device, peers.sharing
-            slabs = share(*own, SLAB_BYTES, undo, ordinary=True)
-            no_registered = _later(replace(peers, slabs=slabs, half_bytes=HALF_BYTES))
     peers.waits.forget()
-    return ProbeResult(no_packets, no_reads, no_registered, writes_back)
+    return ProbeResult(no_packets, no_reads, writes_back=writes_back)
+
+
+def probe_ordinary(peers: PeerBuffer) -> str | None:
+    """Why one launch does not show what the one before has stored in ordinary memory, which HIP
+    promises to show after a synchronisation alone; None where it does. All ranks call it. Raises
+    Refusal."""
+    if peers.device.name != "hip" or peers.kind == "host_staged":
+        return None
+    with ExitStack() as undo:
+        own = peers.communicator, peers.device, peers.sharing
+        slabs = share(*own, SLAB_BYTES, undo, ordinary=True)
+        sentence = _later(replace(peers, slabs=slabs, half_bytes=HALF_BYTES))
+    peers.waits.forget()
+    return sentence
+
+
+def ping_pong(peers: PeerBuffer, trip_ns: Memory) -> Step:
+    """Bounces a flag between pairs of ranks, and stores the round trip in ns, 8 B, on each rank; 0
+    without a partner."""
+    trips = SHARED_PING_PONGS if peers.kind == "same_device" else PING_PONGS
+    kernels = probe_kernels(peers.device, peers.communicator.size)
+    arguments = peers.arguments(0, trip_ns.address, trips, 0)
+    return Step(kernels.kernel("flag_ping_pong"), arguments)
 
 
 def wire_speed(peers: PeerBuffer) -> WireSpeed:
@@ -77,9 +102,7 @@ def wire_speed(peers: PeerBuffer) -> WireSpeed:
             )
             for entry in ("push_out", "read_peer", "copy_local")
         ]
-        trips = SHARED_PING_PONGS if peers.kind == "same_device" else PING_PONGS
-        arguments = peers.arguments(0, buffer.address, trips, 0)
-        device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))()
+        device.caller(ping_pong(peers, buffer))()
         trip_ns = int(buffer.read(0, 8).view(np.uint64)[0])
         buffer.close()
     by_rank = np.array(communicator.all_gather([*times_us, trip_ns]))
@@ -89,7 +112,7 @@ def wire_speed(peers: PeerBuffer) -> WireSpeed:
 
 
 def _later(peers: PeerBuffer) -> str | None:
-    """Why one launch does not show what the one before has stored; short, long and short again."""
+    """The first complaint of launches in a row: short, long and short again."""
     for size_bytes in (PROBE_BYTES, LONG_BYTES, PROBE_BYTES):
         for number in range(LAUNCHES):  # in the third, a place has had other contents
             if sentence := show(peers, "show_later", number, size_bytes):

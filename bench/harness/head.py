@@ -120,7 +120,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
 def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     """How the cases are measured, where not by default: what the options of METHOD say. For a graph
     and a table, whose defaults depend on the machine, it says what the run used: the table as a
-    digest of its choices for these ranks in each state of the link, fastest first."""
+    digest of its choices for these ranks, fastest first."""
     world, asked = session.world, session.options.method
     method = {name: value for name, value in asked.items() if name not in ("graph", "tuned")}
     if world.graph:

@@ -74,7 +74,7 @@ def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str 
 
 
 def call_library(world: World, library: NcclLibrary) -> None:
-    with world.communicator.all_or_none(DeviceError):
+    with world.communicator.all_or_none():
         operation = library.bind_smallest(world)
     if isinstance(operation, Unsupported):
         raise (DeviceError if library.opened else Refusal)(operation.reason)
@@ -192,7 +192,7 @@ def climb(communicator: Communicator, device: Device, path: Path) -> int:
     if last.get("outcome") == STARTED:
         time, rung = last.get("time"), last.get("rung")
         print_out(f"The climb of {time} never returned from its rung: {rung}.\n")
-    with communicator.all_or_none(DeviceError):
+    with communicator.all_or_none():
         waits = WaitPolicy(device.watch(Watch()), timeout_s=WAIT_S)
         library = NcclLibrary(communicator, device)
     climb = Climb(communicator, waits, log)

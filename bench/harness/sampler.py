@@ -13,16 +13,7 @@ from bench.harness.session import Session
 from collectives.collective import Collective, Datatype
 from collectives.operation import Algorithm, CollectiveCase, Unsupported, World
 from collectives.registry import exact
-from kernels.devices.device import (
-    NEXT_ITERATION,
-    PACK_BYTES,
-    Action,
-    DeviceError,
-    Gate,
-    Phase,
-    Step,
-    Wrong,
-)
+from kernels.devices.device import NEXT_ITERATION, PACK_BYTES, Action, Gate, Phase, Step, Wrong
 
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
 SEQUENCES = 8  # in a batch
@@ -177,7 +168,7 @@ class Sampler:
             launch.iteration.text += f", {place} of {len(launches)} in a {kind}"
         if not (world.graph and launches):
             return SoakSequence(launches)
-        with world.communicator.all_or_none(DeviceError):
+        with world.communicator.all_or_none():
             return captured(world, launches)
 
     def launch(
@@ -217,7 +208,7 @@ class Sampler:
             case, send=case.send + send_shift * size, receive=case.receive + receive_shift * size
         )
 
-        with world.communicator.all_or_none(DeviceError):
+        with world.communicator.all_or_none():
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):  # registered in place
                 case = replace(case, variant="copied")

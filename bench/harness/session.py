@@ -39,7 +39,7 @@ from bench.machine.placement import Place, pin
 from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
-from collectives.probe import PING_PONGS, SHARED_PING_PONGS, probe_kernels
+from collectives.probe import ping_pong, probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
@@ -82,7 +82,8 @@ class Session:
         with self.communicator.all_or_none():
             if isinstance(self.world.peers, Unsupported):
                 return self.world.library.barrier(self.world)
-            return self._probe_step("meet")
+            kernels = probe_kernels(self.world.device, self.communicator.size)
+            return Step(kernels.kernel("meet"), self.world.mapped.arguments(0, 0, 0, 0))
 
     @cached_property
     def link_probe(self) -> tuple[Step, Memory] | None:
@@ -90,10 +91,9 @@ class Session:
         memory is mapped. All ranks make it together. Raises Refusal."""
         if isinstance(self.world.peers, Unsupported):
             return None
-        trips = SHARED_PING_PONGS if self.world.peers.kind == "same_device" else PING_PONGS
         with self.communicator.all_or_none():
             trip_ns = self.world.device.private(8)
-            return self._probe_step("flag_ping_pong", trip_ns.address, trips), trip_ns
+            return ping_pong(self.world.mapped, trip_ns), trip_ns
 
     def round_trip_ns(self) -> float:
         """This rank's round trip of the flag; 0 without a partner or mapped memory."""
@@ -104,10 +104,6 @@ class Session:
         if self.flight.watch.timed_out:
             self.watchdog.wait_for_end()
         return float(trip_ns.read().view(np.uint64)[0])
-
-    def _probe_step(self, entry: str, result: int = 0, count: int = 0) -> Step:
-        kernels = probe_kernels(self.world.device, self.communicator.size)
-        return Step(kernels.kernel(entry), self.world.mapped.arguments(0, result, count, 0))
 
 
 def start(

@@ -19,7 +19,8 @@ def leads(result: Result) -> bool:
 
 
 def without_links(result: Result) -> Result:
-    """The run as it is shown: where the chain leads, its calls less the median time of a link."""
+    """The run as it is shown: where the chain leads, its calls less the median time of a link. A
+    run that is already so stays as it is."""
     if not leads(result):
         return result
 
@@ -54,7 +55,7 @@ def _case(case: Case, link_us: float) -> Case:
         return case
 
     times = {name: _summary(getattr(case, name), link_us) for name in TIMES}
-    shown = msgspec.structs.replace(case, **times)
+    shown = msgspec.structs.replace(case, chain_only_us=None, **times)
     assert shown.time_us
     longer = case.time_us.median / shown.time_us.median
     for name in ("alg_bw_gb_s", "bus_bw_gb_s"):

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from reports.store.result import read
+from reports.tables.chains import without_links
+from reports.tables.headline import headline, points
 from reports.tables.sentences import size_text
 from reports.tables.show import plot
 from reports.tables.table import render
@@ -303,3 +305,11 @@ def test_on_gpus_the_chain_from_a_graph_leads_less_its_own_links(tmp_path):
         else:
             expected_us = median_of(isolated, "total_us")
         assert float(row[0]) == pytest.approx(expected_us, rel=0.05)
+
+
+def test_the_links_of_a_chain_come_off_once(tmp_path):
+    """Whoever shows a run may have it from another who shows it."""
+    result = read(unpack(tmp_path, "h100") / "2026-11-26T11-03-34Z-allreduce-800a1c.jsonl")
+    shown = without_links(result)
+    assert headline([shown], points) == headline([result], points)
+    assert without_links(shown).cases == shown.cases != result.cases

@@ -261,7 +261,8 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
 
 def test_a_setting_that_rccl_refuses_is_left_out_on_a_fake_gpu():
     for report in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, gpu=GFX942, no_ll=1):
-        assert report["chosen"][f"tuned {KEY}"] == "default: RING SIMPLE, at most 56 channels"
+        chosen = report["chosen"][f"tuned {KEY}"]  # numbers of blocks are equally fast here
+        assert re.fullmatch(r"(default|CTAs=\d+): RING SIMPLE, at most 56 channels", chosen)
         notes = " ".join(report["head"]["notes"])
         assert re.search("NCCL_PROTO=LL is out: .*no algorithm/protocol available", notes)
         assert "NCCL_PROTO=LL" not in report["head"]["transports"]

@@ -73,6 +73,7 @@ sys.exit(main())
     ("line", "started"),
     [
         ("allreduce -n 3 --iters 9", "-n 3 /nowhere/python -m wiretax allreduce --iters 9"),
+        ("-n 4 allreduce", "-n 4 /nowhere/python -m wiretax allreduce"),
         ("decode", "-n 2 /nowhere/python -m wiretax decode"),
         ("doctor -n8", "-n 8 /nowhere/python -m wiretax doctor"),
     ],

@@ -221,6 +221,9 @@ def main() -> int:
     """Runs the command that the command line names; returns its exit status."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until a benchmark has more to keep
     line = complete() if {"_ARGCOMPLETE", "COMP_LINE"} <= os.environ.keys() else sys.argv[1:]
+    if re.match("-n|--ranks", line[0] if line else ""):  # as mpirun has them, before the command
+        with_value = 1 + (line[0] in ("-n", "--ranks"))
+        line = [*line[with_value : with_value + 1], *line[:with_value], *line[with_value + 1 :]]
     command, *arguments = line or [""]
     if command in ("-h", "--help"):
         return put(help_text())

@@ -24,7 +24,7 @@ from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
-from reports.store.program import BENCH, RUN, on_ranks
+from reports.store.program import BENCH, RUN, misspelt, on_ranks
 from reports.verdicts.compare import percent
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
@@ -73,7 +73,7 @@ class LaunchingParser(Parser):
     def error(self, message: str) -> NoReturn:
         if is_rank():
             super().error(message)
-        raise Stop(USAGE, message)
+        raise Stop(USAGE, misspelt(self.words, self._option_string_actions) or message)
 
 
 def is_rank() -> bool:

@@ -27,23 +27,27 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.registry import ALGORITHMS, by_default, in_order
+from collectives.registry import ALGORITHMS, LIBRARY, by_default, in_order
 from reports.store.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
 MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
+OTHERS_EVERY = 3  # odd, so that they see odd and even rounds
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[CollectiveCase, Operation, int], Iteration]
 
 
 @dataclass
 class Suite:
-    """All headers; iterations of the cases that can run here, by number; link parts by size."""
+    """All headers; iterations of the cases that can run here, by number; link parts by size. Of a
+    run that names no algorithm, those other than the library and `auto`, which its table compares,
+    run in every `others_every`-th round."""
 
     headers: list[CaseHeader] = field(default_factory=list)
     iterations: dict[int, Iteration] = field(default_factory=dict)
     is_cut_short: bool = False  # no time was left to compile further cases
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
+    others_every: int = 1
 
     def add(self, header: CaseHeader, iteration: Iteration | None) -> None:
         """Adds a case; without an iteration it is only listed."""
@@ -252,6 +256,11 @@ def prepare(
     if sweep.algorithms and not suite.iterations:
         reason = next((header.reason for header in suite.headers), "none fits these sizes")
         raise Refusal(f"no case can be measured: {reason}; --list says what can run here")
+    if not (named or algorithms or session.options.iterations):
+        suite.others_every = OTHERS_EVERY
+        for number, iteration in suite.iterations.items():
+            if suite.headers[number].algorithm not in (AUTO, LIBRARY.base):
+                iteration.schedule.every = OTHERS_EVERY
     say_absent(session, suite, named)
     add_link_parts(session, suite, buffers)
     return suite

@@ -39,7 +39,8 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
     except ResultError as error:
         raise ResultError(f"{path}: {error}") from error
 
-    if not tests:
+    is_script = text.startswith("#!") and not any(test.rows for test in tests)
+    if is_script or not tests:
         raise ResultError(f"{path} has no timings; known are {FORMATS}")
 
     return tests

@@ -4,9 +4,11 @@ A command is `python -m bench.tune` in a checkout, which an editable installatio
 `wiretax tune` where a wheel has put all folders inside the package `wiretax`."""
 
 import json
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,19 @@ def complain(sentence: str) -> None:
     """Writes the sentence to standard error, which may be full: the exit status says enough."""
     with suppress(OSError):
         print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+def misspelt(words: Sequence[str], options: Iterable[str]) -> str:
+    """A sentence on the first of these words that may mean an option of a command, or ""."""
+    known = [option[2:] for option in options if option.startswith("--")]
+    for word in words:
+        option = re.fullmatch(r"--([A-Za-z][\w-]+)(=.*)?", word)
+        if option and option[1] not in known:
+            longer = [name for name in known if name.startswith(option[1])]
+            near = longer or get_close_matches(option[1], known, 1, 0.7)
+            if near:
+                return f"unknown option --{option[1]}: did you mean --{near[0]}?"
+    return ""
 
 
 def write_json(command: str, **fields: Any) -> None:

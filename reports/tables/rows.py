@@ -30,6 +30,8 @@ BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 STABLE = "auto_stable"
+# Verdicts on a size.
+UNCLEAR, TOO_FEW = "not clearly different", "too few blocks"
 
 View = tuple[str, Any]  # a mode and a shape: one table
 
@@ -71,8 +73,9 @@ class StableCost:
 class SizeRow:
     """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
     `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
-    factor; `n_wrong` counts wrong elements, None if nothing was checked; `named` has the algorithms
-    of `named_in`; `stable_cost` is None without `auto_stable`, or without another order of sums.
+    factor; `n_wrong` counts the wrong elements of all cases, None if nothing was checked; `wrong`
+    names their algorithms; `named` has the algorithms of `named_in`; `stable_cost` is None without
+    `auto_stable`, or without another order of sums.
     The interval of `ratio` holds within this launch: another launch may lie outside."""
 
     size_bytes: int
@@ -84,6 +87,7 @@ class SizeRow:
     ratio: Interval | None
     better: tuple[str, float] | None
     n_wrong: int | None
+    wrong: list[str]
     named: dict[str, Named]
     stable_cost: StableCost | None
 
@@ -100,7 +104,7 @@ class SizeRow:
 
         middle, low, high = self.ratio
         if low is None or high is None:
-            return "not clearly different (too few blocks)"
+            return TOO_FEW
         if is_noisy(self.ratio):
             return None
         if low > 1 and middle > EVEN_RATIO:
@@ -108,7 +112,7 @@ class SizeRow:
         if high < 1 and middle * EVEN_RATIO < 1:
             return "slower"
 
-        return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else "not clearly different"
+        return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else UNCLEAR
 
 
 def is_noisy(ratio: Interval) -> bool:
@@ -271,6 +275,7 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
                 _ratio(library, ours, report, rho),
                 _better(ours, groups[key], costs, rho),
                 sum(counts) if counts else None,
+                list(dict.fromkeys(case.algorithm for case in groups[key] if case.n_wrong)),
                 named,
                 _stable_cost(groups[key], costs, rho),
             )

@@ -4,6 +4,7 @@ A command is `python -m bench.tune` in a checkout, which an editable installatio
 `wiretax tune` where a wheel has put all folders inside the package `wiretax`."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,16 @@ def on_ranks(ranks: object, command: str) -> str:
     if IS_CHECKOUT:
         return f"mpirun -n {ranks} {RUN}{BENCH}{command}"
     return f"{BENCH}{command} -n {ranks}"
+
+
+def typed(option: str, value: object) -> str:
+    """An option as the user types it: where make started this, by make's variable for it. Its rule
+    names them in $WIRETAX_MAKE, such as `--budget=BUDGET --pairs=CAMPAIGN_ARGS`."""
+    pairs = (word.partition("=") for word in os.environ.get("WIRETAX_MAKE", "").split())
+    variable = {name: variable for name, _, variable in pairs}.get(option, "")
+    if variable.endswith("ARGS"):
+        return f'{variable}="{option} {value}"'
+    return f"{variable}={value}" if variable else f"{option} {value}"
 
 
 def complain(sentence: str) -> None:

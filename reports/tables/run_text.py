@@ -8,7 +8,7 @@ from math import ceil
 from rich.table import Table
 
 from reports.store.blocks import same_state
-from reports.store.program import REPORTS, RUN
+from reports.store.program import REPORTS, RUN, typed
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
 from reports.store.wrong import where_wrong
@@ -138,7 +138,7 @@ def unmeasured_lines(result: Result) -> list[str]:
 def more_time(result: Result) -> str:
     """The option that makes a run half as long again: `--max-time 90`."""
     spent_s = (result.end and result.end.elapsed_s) or 60.0
-    return f"--max-time {10 * ceil(0.15 * spent_s)}"
+    return typed("--max-time", 10 * ceil(0.15 * spent_s))
 
 
 def lay_out_run(

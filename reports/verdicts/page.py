@@ -44,6 +44,8 @@ def gate_page(outcome: Outcome) -> Page:
     """The verdict, what to do next, and the comparison with what explains it."""
     comparison, sentence = outcome.comparison, outcome.sentence
     word, todo, command = NEXT.get(outcome.status, NOT_JUDGED)
+    if outcome.status == REGRESSION and comparison and comparison.is_interleaved:
+        todo, command = "Find out what made these cases slower.", ""  # no baseline is kept
     banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
     sections = [
         Section("What to do next", [todo], text=command),

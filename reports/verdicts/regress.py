@@ -29,7 +29,7 @@ TAGS = {
     "changed": "failure",
     "unusable": "error",
     "regression": "failure",
-    "inconclusive": "failure",
+    "inconclusive": "skipped",
 }
 
 
@@ -133,7 +133,7 @@ def write_files(
 ) -> None:
     """Writes the outcome to the paths that are given. Raises ResultError."""
     if junit:
-        write_named(junit, as_junit(outcome.headline, *junit_rows(outcome)).encode())
+        write_named(junit, as_junit("gate", outcome.headline, *junit_rows(outcome)).encode())
     if markdown:
         write_named(markdown, as_markdown(outcome).encode())
     if html:
@@ -170,19 +170,20 @@ def junit_rows(outcome: Outcome) -> tuple[list[tuple[str, str, str, str]], list[
     return rows, said
 
 
-def as_junit(headline: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]) -> str:
-    """A suite with a test case for each row: its name and group, one of TAGS if it failed, and a
-    text; `?` replaces characters that XML cannot contain."""
-    suite = Element("testsuite", name=headline)
-    if said:
-        SubElement(suite, "system-out").text = "\n".join(said)
+def as_junit(
+    name: str, headline: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]
+) -> str:
+    """The suite of this name with a test case for each row: its name and group, one of TAGS if it
+    failed, and a text; `?` replaces characters that XML cannot contain."""
+    suite = Element("testsuite", name=f"wiretax {name}")
+    SubElement(suite, "system-out").text = "\n".join([headline, *said])
 
     for name, group, word, text in rows:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")
         if word in TAGS:
             SubElement(case, TAGS[word], type=word, message=text)
 
-    counts = {"tests": "testcase", "failures": "failure", "errors": "error"}
+    counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
     for name, tag in counts.items():
         suite.set(name, str(len(list(suite.iter(tag)))))
 

@@ -62,17 +62,19 @@ class Suite:
 class Axes:
     """What varies over the cases of a run. `algorithms(size_bytes)` are those of a size; with
     `requested` the command line names them, and a size that one does not support is listed.
-    `mode` None: isolated, and chained up to MOST_CHAINED_BYTES.
+    `mode` None: isolated, and those of `in_chains` chained up to MOST_CHAINED_BYTES.
     `for_library(case)` is the case on the library's own buffers."""
 
     algorithms: Callable[[int], Sequence[Algorithm]]
     requested: bool = False
     mode: str | None = None
+    in_chains: Callable[[Algorithm], bool] = lambda algorithm: True
     chain_calls: int = CHAIN_CALLS
     for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case
 
-    def modes(self, size_bytes: int) -> list[str]:
-        if self.mode == "both" or (self.mode is None and size_bytes <= MOST_CHAINED_BYTES):
+    def modes(self, size_bytes: int, algorithm: Algorithm) -> list[str]:
+        is_chained = size_bytes <= MOST_CHAINED_BYTES and self.in_chains(algorithm)
+        if self.mode == "both" or (self.mode is None and is_chained):
             return ["isolated", "chained"]
         return [self.mode or "isolated"]
 
@@ -87,7 +89,10 @@ def bind_cases(
     for case in cases:
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
-            worlds, modes = worlds_for(algorithm, session.world), axes.modes(case.size_bytes)
+            worlds, modes = (
+                worlds_for(algorithm, session.world),
+                axes.modes(case.size_bytes, algorithm),
+            )
             variants = algorithm.variants_in(session.world)
             placed = axes.for_library(case) if algorithm.is_library else case
             is_late = bool(suite.iterations) and time.monotonic() > late_s
@@ -242,10 +247,14 @@ def prepare(
         of_feature = feature.algorithms(session)
         listed += of_feature.values()
         named += of_feature
+    # Of a default run the table compares these. On a GPU a chain is what a model runs.
+    compares_all = bool(named or algorithms)
+    compared = AUTO, LIBRARY.base
     axes = Axes(
         algorithms or (lambda size_bytes: listed),
         sweep.algorithms is not None,
         sweep.mode,
+        lambda each: compares_all or not world.device.is_cpu or each.base in compared,
     )
     if own_send and own_receive:
         library_buffers = replace(buffers, send=own_send, receive=own_receive)
@@ -256,10 +265,10 @@ def prepare(
     if sweep.algorithms and not suite.iterations:
         reason = next((header.reason for header in suite.headers), "none fits these sizes")
         raise Refusal(f"no case can be measured: {reason}; --list says what can run here")
-    if not (named or algorithms or session.options.iterations):
+    if not (compares_all or session.options.iterations):
         suite.others_every = OTHERS_EVERY
         for number, iteration in suite.iterations.items():
-            if suite.headers[number].algorithm not in (AUTO, LIBRARY.base):
+            if suite.headers[number].algorithm not in compared:
                 iteration.schedule.every = OTHERS_EVERY
     say_absent(session, suite, named)
     add_link_parts(session, suite, buffers)

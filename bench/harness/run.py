@@ -27,7 +27,8 @@ from reports.store.writing import RunFile
 from reports.store.wrong import where_wrong
 
 REQUESTED_ROUNDS = 12  # of -n
-# Six even ones in one state of the link, which changes during some blocks, give an interval.
+# A best of many is chosen on odd rounds, and six even ones in one state of the link, which changes
+# during some blocks, give an interval.
 LEAST_ROUNDS = 16
 CLOSING_S = 1.0  # for cases and table
 
@@ -48,8 +49,7 @@ class RunInProgress:
 
 def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
     """The cases that need another round: those with fewer iterations than -n or, without it, those
-    whose interval on rank 0 is too wide. It is of even rounds, as the table's: on odd ones the best
-    of many is chosen."""
+    whose interval on rank 0 is too wide."""
     requested = run.session.options.iterations
     if rounds < LEAST_ROUNDS and not requested:
         return cases
@@ -58,11 +58,8 @@ def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
         timed = {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
         run.timed = run.session.communicator.broadcast(Counter(timed))
         return [number for number in cases if run.timed[number] < requested]
-    medians_us = {
-        number: [block.cost_us for block in blocks if block.round % 2 == 0]
-        for number, blocks in by_case.items()
-    }
-    rho = autocorrelation([each for each in medians_us.values() if min(each, default=0) > 0])
+    medians_us = {number: [block.cost_us for block in blocks] for number, blocks in by_case.items()}
+    rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
     imprecise = [number for number in cases if not is_precise(medians_us.get(number, []), rho)]
     return list(run.session.communicator.broadcast(imprecise))
 

@@ -230,8 +230,8 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
         cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
         cells["of\nbound"] = _share_of_bound(row.ours)
 
-    whose = [count(row.n_wrong), *row.wrong]
-    cells["\n#wrong"] = Text("\n".join(whose), style="bold red" if row.wrong else "")
+    whose = "\n".join([*row.wrong, count(row.n_wrong)])
+    cells["\n#wrong"] = Text(whose, style="bold red" if row.wrong else "")
     return cells
 
 

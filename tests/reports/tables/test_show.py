@@ -108,8 +108,8 @@ def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
     text = render(result)
     assert text.startswith("WRONG RESULTS: auto 16 KiB isolated (2 elements).")
     rows = rows_of(text)
-    assert rows["16 KiB"][1:] == ["WRONG", "one_shot_push", "-", "-", "-", "auto"]
-    assert re.search(r"^ +2$", text, re.MULTILINE)  # wrong elements, above whose they are
+    assert rows["16 KiB"][1:] == ["WRONG", "one_shot_push", "-", "-", "-", "2"]
+    assert re.search(r"^ +auto\n *16 KiB", text, re.MULTILINE)  # whose they are
     assert rows["32 KiB"][-1] == "0"
     assert "wrong: 2 elements were wrong" in render(result, long=True)
 

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-effect",
         metavar="PERCENT",
         type=percent,
-        help="a slowdown below this passes (what the campaign decides)",
+        help="an estimate below this passes (what the launches decide)",
     )
     add_allow(parser)
     add_files(parser)

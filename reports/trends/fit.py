@@ -239,6 +239,12 @@ def fit(arguments: argparse.Namespace) -> int:
         problem = "nothing to fit: no case has three sizes with five blocks"
         raise ResultError("; ".join([problem, *notes]))
 
+    days = {run_id[:10] for fit in fits for run_id in fit.run_ids}
+    if len(days) > 1:
+        notes.append(
+            f"the launches are of {len(days)} days: days differ by more than launches of a day, "
+            "which no interval here allows for"
+        )
     for note in notes:
         complain(note)
 

@@ -90,7 +90,7 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     sentence = "no memory is left, says a test in &lt;path&gt;/file.py"
     assert f"Link: {sentence}. To run it again: mpirun -n 2 python -m bench.link</p>" in page
     ended = re.findall(r"^\[survey \d+ s\] (\w+): (?:done|failed) after", err, re.MULTILINE)
-    assert ended == ["doctor", "link", "tune", "allreduce", "decode"]
+    assert ended == ["doctor", "link", "tune", "confirm", "allreduce", "decode"]
     files, text = archived(folder)
     names = "index.html", "logs/link.err.txt", "logs/tune.out.txt"
     assert {f"survey/{name}" for name in names} <= files

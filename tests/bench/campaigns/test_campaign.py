@@ -102,7 +102,6 @@ def test_a_campaign_from_its_pilot_to_its_table(finished):
     assert manifest.foreign == []
     assert manifest.end == CampaignEnd(status="complete")
     assert [stage.stage for stage in manifest.stages] == ["first"]
-    assert manifest.stages[0].visible_effect is None
     pilots = ("plain", "tree", "plain", "plain")
     assert made(folder, "pilot") == [("pilot", 0, name) for name in pilots]
     pair = [("first", 1, name) for name in ("plain", "tree")]

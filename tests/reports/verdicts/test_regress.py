@@ -127,8 +127,9 @@ def test_no_pilot_hides_a_slowdown_that_the_launches_show(copied, capsys):
     """Of three launches one event makes a forecast of 25 %: a gate of that margin passes a cell
     that is slower by 10 %."""
     manifest = copied / "campaign.jsonl"
-    effect = '"visible_effect":'
-    manifest.write_text(manifest.read_text().replace(f"{effect}null", f"{effect}0.25", 1))
+    stage = '"stage":"first"'  # as older campaigns stored it
+    text = manifest.read_text().replace(stage, f'{stage},"visible_effect":0.25', 1)
+    manifest.write_text(text)
     printed = judge(capsys, copied)[1]
     assert "to exclude: 1.0%, which these launches decide, at most 25%" in printed
 

@@ -71,8 +71,9 @@ class LoggedRow(NamedTuple):
 @dataclass
 class LoggedTest:
     """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
-    look like data and could not be read. A test that `is_per_rank` prints the bytes of one rank,
-    where a run has those of all."""
+    look like data and could not be read, `notes` has sentences for the run. A test that
+    `is_per_rank` prints the bytes of one rank, where a run has those of all; one that
+    `has_exact_sizes` prints 0 for work without a message, not for a size that was rounded."""
 
     format: str
     first_line: int
@@ -88,6 +89,8 @@ class LoggedTest:
     is_per_rank: bool = False
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    has_exact_sizes: bool = False
 
     @contextmanager
     def reading(self, line: int) -> Iterator[None]:

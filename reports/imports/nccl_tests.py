@@ -2,7 +2,6 @@
 nccl-tests (`-J`) as the lines that it prints of the same run. Every part of a test
 may be missing, NCCL's messages may split a row, and the heading of a table names its columns."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -314,11 +313,10 @@ class Reader:
             test.groups[head["group"]].add(head["host"])
 
 
-def parse_json(text: str) -> list[NcclTest]:
-    """The tests in a report or an array of reports. Raises JSONDecodeError for other text, and
-    AttributeError, KeyError, OverflowError, TypeError or ValueError for other JSON."""
-    reports = json.loads(text)
-    return list(map(_test_of, reports if isinstance(reports, list) else [reports]))
+def parse_json(reports: Sequence[Any]) -> list[NcclTest]:
+    """The tests in these reports. Raises AttributeError, KeyError, OverflowError, TypeError or
+    ValueError for other JSON."""
+    return list(map(_test_of, reports))
 
 
 def _test_of(report: Any) -> NcclTest:

@@ -1,0 +1,142 @@
+"""Parses the JSON of serving benches: `vllm bench serve` and `vllm bench latency`, SGLang's
+bench_serving, llama-bench. A case is a figure (`metric`) at these prompts and this concurrency.
+docs/import.md says which field is which time, and in which source the format was looked up."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Annotated, Any
+
+import msgspec
+
+from reports.imports.logged import LoggedTest, check
+from reports.imports.timing_lines import Time
+from reports.store.schema import Count, NotNegative, Positive
+from reports.store.untrusted import printable
+
+COLD = "cold first request"
+COLD_WAVE = 3.0  # times the later requests' median; a queue's first request waits for no other
+COLD_SAMPLE = 1.5  # times the longest later sample
+UNEVEN = 2.0  # times the median
+Seconds = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
+Times = Annotated[list[Time], msgspec.Meta(min_length=1)]
+Fields = dict[str, Any]
+OF_CASE = {
+    "model": "model_id",
+    "model_type": "model_type",
+    "dataset": "dataset_name",
+    "rate": "request_rate",
+    "concurrency": "max_concurrency",
+    "input_len": "random_input_len",
+    "output_len": "random_output_len",
+    "prompt": "n_prompt",
+    "generated": "n_gen",
+    "depth": "n_depth",
+}
+
+
+class Served(msgspec.Struct):
+    """A result of `vllm bench serve` or of SGLang's bench_serving. `ttfts` has the seconds of each
+    request, in the order in which they were sent."""
+
+    backend: str
+    duration: Seconds
+    completed: Count
+    total_output_tokens: Count
+    num_prompts: Positive | None = None
+    max_concurrency: Positive | None = None
+    mean_ttft_ms: NotNegative = 0.0
+    median_ttft_ms: NotNegative = 0.0
+    median_tpot_ms: NotNegative = 0.0
+    mean_itl_ms: NotNegative = 0.0
+    median_e2el_ms: NotNegative = 0.0
+    median_e2e_latency_ms: NotNegative = 0.0
+    ttfts: list[NotNegative] = []
+
+
+def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
+    """A test for each harness whose results these are; [] for other JSON. Raises ValidationError
+    for a field of another type than the harness writes."""
+    tests = dict[str, LoggedTest]()
+    for line, document in enumerate(documents, 1):
+        found = next((reader for reader in READERS if reader[0] in document), None)
+        if not found:
+            return []
+        _, name, read = found
+        # The one rank is the client: how many GPUs serve is in none of these files.
+        new = LoggedTest(name, line, "median", "serving", world_size=1, has_exact_sizes=True)
+        read(tests.setdefault(name, new), line, document)
+
+    for test in tests.values():
+        test.set_status(None)
+    return [*tests.values()]
+
+
+def read_served(test: LoggedTest, line: int, document: Fields) -> None:
+    served = msgspec.convert(document, Served)
+    test.statistic = "median over requests; mean for itl and output_token"
+    prompts, wave = served.num_prompts or served.completed, served.max_concurrency or 1
+    times_ms = {
+        "ttft": served.median_ttft_ms,
+        "tpot": served.median_tpot_ms,
+        "itl": served.mean_itl_ms,  # tokens that arrive together make the median nearly 0
+        "e2el": served.median_e2el_ms or served.median_e2e_latency_ms,
+        "output_token": 1e3 * served.duration / max(1, served.total_output_tokens),
+    }
+    if served.completed < prompts:
+        test.reason = f"{prompts - served.completed} of {prompts} requests failed"
+    for metric, time_ms in times_ms.items():
+        if time_ms and served.completed:
+            case = case_of(served.backend, metric, document, prompts=prompts)
+            test.add(line, case, served.completed, time_us=1e3 * time_ms)
+
+    first, later = served.ttfts[:wave], served.ttfts[wave:]
+    if later and min(first) > COLD_WAVE * median(later):
+        test.notes.append(
+            f"{COLD}: the first {wave} waited at least {1e3 * min(first):.0f} ms for a token, "
+            f"those after them {1e3 * median(later):.0f} ms (median)"
+        )
+    elif not later and served.mean_ttft_ms > UNEVEN * served.median_ttft_ms > 0:
+        test.notes.append(
+            f"{COLD}, perhaps: the mean TTFT is {served.mean_ttft_ms:.0f} ms, the median "
+            f"{served.median_ttft_ms:.0f} ms; with the times of each request the file would tell"
+        )
+
+
+def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
+    """Reads seconds of vLLM's batches, which it does not name, or nanoseconds of llama-bench's
+    repetitions; each becomes a block. Names a first one that took far longer than the others."""
+    is_llama = "samples_ns" in document
+    samples = msgspec.convert(document["samples_ns" if is_llama else "latencies"], list[float])
+    times_us = msgspec.convert([each * (1e-3 if is_llama else 1e6) for each in samples], Times)
+    check("rows", len(test.rows) + len(times_us))
+    case = case_of("llama.cpp" if is_llama else "vllm", "latency", document)
+    for time_us in times_us:
+        test.add(line, case, time_us=time_us)
+    first, *later = times_us
+    if len(later) > 1 and first > COLD_SAMPLE * max(later):
+        test.notes.append(
+            f"{COLD}: the first took {first / 1e3:.1f} ms, none after it more than "
+            f"{max(later) / 1e3:.1f} ms"
+        )
+
+
+def case_of(algorithm: str, metric: str, document: Fields, **more: Any) -> Fields:
+    """The fields of a case. A file may be anybody's: its texts are cut and made printable. Of a
+    model's path only the name stays."""
+    texts = more | {name: document.get(field) for name, field in OF_CASE.items()}
+    shape = {
+        name: printable(str(text).rpartition("/")[2])[:64]
+        for name, text in texts.items()
+        if text is not None
+    }
+    fields = {"metric": metric} | shape
+    return {"size_bytes": 0, "algorithm": printable(algorithm)[:64], "shape": fields}
+
+
+# A field that only this harness writes, its name, and its reader.
+READERS: Sequence[tuple[str, str, Callable[[LoggedTest, int, Fields], None]]] = (
+    ("total_output_tokens_retokenized", "sglang-bench-serving", read_served),
+    ("tokenizer_id", "vllm-bench-serve", read_served),
+    ("avg_latency", "vllm-bench-latency", read_batches),
+    ("samples_ns", "llama-bench", read_batches),
+)

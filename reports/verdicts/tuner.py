@@ -17,6 +17,7 @@ import pandas as pd
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.tables.sentences import command_of, size_text, some
+from reports.verdicts.engines import ENGINES, engine_table
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides
 from reports.verdicts.verdict import FASTER
@@ -74,9 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=(*LOADERS, "json"),
+        choices=(*LOADERS, "json", *ENGINES),
         required=True,
-        help="the table of RCCL's tuner or of NCCL's example plugin, or JSON for any library",
+        help="the table of RCCL's tuner or of NCCL's example plugin; JSON for any library; the "
+        "size up to which an engine's own all-reduce wins, of runs that also time the library",
     )
     add_allow(parser)
 
@@ -84,6 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def tuner(arguments: argparse.Namespace) -> int:
     """Prints the table, and on standard error what would prove it. Returns 0. Raises ResultError
     for runs without settings that differ, and without a side that a gate could judge."""
+    if arguments.format in ENGINES:
+        sys.stdout.write(engine_table(arguments.runs, arguments.format, arguments.allow))
+        return 0
     sides = read_sides(arguments.runs)
     baseline = sides[0]
     if empty := [side.name for side in sides if not side.launches]:

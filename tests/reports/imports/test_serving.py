@@ -174,7 +174,7 @@ def test_json_that_is_damaged_or_unknown_is_refused(content, sentence, tmp_path,
     assert sentence in refused(tmp_path, capsys, put(tmp_path / "a.json", content))
 
 
-def test_dumps_of_the_inspector_give_the_slowest_rank_and_the_lost_records(tmp_path, capsys):
+def test_dumps_of_the_inspector_give_the_slowest_rank_and_a_caveat(tmp_path, capsys):
     """Its records cost time and get lost: a figure without that caveat would be believed."""
     lines = [inspected(0, 1, 90), inspected(1, 1, 95), inspected(0, 4, 97)]
     gather = inspected(0, 1, 50, collective="AllGather")
@@ -185,5 +185,5 @@ def test_dumps_of_the_inspector_give_the_slowest_rank_and_the_lost_records(tmp_p
     assert other.cases[0].size_bytes == 2 << 20  # it prints the bytes of one rank
     said = capsys.readouterr().err
     assert "4 to 13 % at 128 KB to 4 MB (NVIDIA/nccl#2355)" in said
-    assert "calls without a record: 2" in said
+    assert "drops records when its ring is full (#2304)" in said
     assert "secret" not in reduce.path.read_text()

@@ -313,13 +313,9 @@ class Reader:
             test.groups[head["group"]].add(head["host"])
 
 
-def parse_json(reports: Sequence[Any]) -> list[NcclTest]:
-    """The tests in these reports. Raises AttributeError, KeyError, OverflowError, TypeError or
+def test_of_report(report: Any) -> NcclTest:
+    """The test in a JSON report. Raises AttributeError, KeyError, OverflowError, TypeError or
     ValueError for other JSON."""
-    return list(map(_test_of, reports))
-
-
-def _test_of(report: Any) -> NcclTest:
     config, results = report["config"], report["results"]
     n_threads, n_gpus = (int(config.get(name, 1)) for name in ("nthreads", "ngpus"))
     head = [

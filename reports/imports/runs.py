@@ -12,7 +12,7 @@ import msgspec
 from reports.imports.inspector import parse_inspector
 from reports.imports.logged import MEAN, UNKNOWN, LoggedRow, LoggedTest, check, clean_line, dates_of
 from reports.imports.mpi import parse_mpi
-from reports.imports.nccl_tests import parse_json, parse_nccl
+from reports.imports.nccl_tests import parse_nccl, test_of_report
 from reports.imports.serving import parse_serving
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
 from reports.store.blocks import count_blocks
@@ -65,7 +65,7 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
             return tests
         if not all("config" in document for document in documents):
             raise ResultError(f"it is JSON of no known version of {JSON_FORMATS}")
-        return parse_json(documents)
+        return [*map(test_of_report, documents)]
     except (
         AttributeError,
         KeyError,
@@ -83,7 +83,7 @@ def documents_of(text: str) -> list[Any]:
     """The JSON values of an array, of a single object, or of lines. Raises JSONDecodeError."""
     try:
         documents = json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     return documents if isinstance(documents, list) else [documents]
 

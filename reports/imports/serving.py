@@ -2,13 +2,13 @@
 bench_serving, llama-bench. A case is a figure (`metric`) at these prompts and this concurrency.
 docs/import.md says which field is which time, and in which source the format was looked up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Annotated, Any
 
 import msgspec
 
-from reports.imports.logged import LoggedTest, check
+from reports.imports.logged import LoggedTest
 from reports.imports.timing_lines import Time
 from reports.store.schema import Count, NotNegative, Positive
 from reports.store.untrusted import printable
@@ -16,14 +16,13 @@ from reports.store.untrusted import printable
 COLD = "cold first request"
 COLD_WAVE = 3.0  # times the later requests' median; a queue's first request waits for no other
 COLD_SAMPLE = 1.5  # times the longest later sample
-UNEVEN = 2.0  # times the median
-Seconds = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
 Times = Annotated[list[Time], msgspec.Meta(min_length=1)]
 Fields = dict[str, Any]
 OF_CASE = {
     "model": "model_id",
     "model_type": "model_type",
     "dataset": "dataset_name",
+    "prompts": "num_prompts",
     "rate": "request_rate",
     "concurrency": "max_concurrency",
     "input_len": "random_input_len",
@@ -39,7 +38,7 @@ class Served(msgspec.Struct):
     request, in the order in which they were sent."""
 
     backend: str
-    duration: Seconds
+    duration: NotNegative
     completed: Count
     total_output_tokens: Count
     num_prompts: Positive | None = None
@@ -58,10 +57,10 @@ def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
     for a field of another type than the harness writes."""
     tests = dict[str, LoggedTest]()
     for line, document in enumerate(documents, 1):
-        found = next((reader for reader in READERS if reader[0] in document), None)
-        if not found:
+        mark = next((mark for mark in READERS if mark in document), None)
+        if not mark:
             return []
-        _, name, read = found
+        name, read = READERS[mark]
         # The one rank is the client: how many GPUs serve is in none of these files.
         new = LoggedTest(name, line, "median", "serving", world_size=1, has_exact_sizes=True)
         read(tests.setdefault(name, new), line, document)
@@ -86,19 +85,18 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
         test.reason = f"{prompts - served.completed} of {prompts} requests failed"
     for metric, time_ms in times_ms.items():
         if time_ms and served.completed:
-            case = case_of(served.backend, metric, document, prompts=prompts)
-            test.add(line, case, served.completed, time_us=1e3 * time_ms)
+            case = case_of(served.backend, metric, document | {"num_prompts": prompts})
+            time_us = msgspec.convert(1e3 * time_ms, Time)
+            test.add(line, case, served.completed, time_us=time_us)
 
     first, later = served.ttfts[:wave], served.ttfts[wave:]
-    if later and min(first) > COLD_WAVE * median(later):
+    cold_ms, usual_ms, which = served.mean_ttft_ms, served.median_ttft_ms, ", perhaps: the mean is"
+    if later:
+        cold_ms, usual_ms = 1e3 * min(first), 1e3 * median(later)
+        which = f": each of the first {wave} waited at least"
+    if cold_ms > COLD_WAVE * usual_ms > 0:
         test.notes.append(
-            f"{COLD}: the first {wave} waited at least {1e3 * min(first):.0f} ms for a token, "
-            f"those after them {1e3 * median(later):.0f} ms (median)"
-        )
-    elif not later and served.mean_ttft_ms > UNEVEN * served.median_ttft_ms > 0:
-        test.notes.append(
-            f"{COLD}, perhaps: the mean TTFT is {served.mean_ttft_ms:.0f} ms, the median "
-            f"{served.median_ttft_ms:.0f} ms; with the times of each request the file would tell"
+            f"{COLD}{which} {cold_ms:.0f} ms to the first token, the median {usual_ms:.0f} ms"
         )
 
 
@@ -108,7 +106,6 @@ def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
     is_llama = "samples_ns" in document
     samples = msgspec.convert(document["samples_ns" if is_llama else "latencies"], list[float])
     times_us = msgspec.convert([each * (1e-3 if is_llama else 1e6) for each in samples], Times)
-    check("rows", len(test.rows) + len(times_us))
     case = case_of("llama.cpp" if is_llama else "vllm", "latency", document)
     for time_us in times_us:
         test.add(line, case, time_us=time_us)
@@ -120,23 +117,22 @@ def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
         )
 
 
-def case_of(algorithm: str, metric: str, document: Fields, **more: Any) -> Fields:
+def case_of(algorithm: str, metric: str, document: Fields) -> Fields:
     """The fields of a case. A file may be anybody's: its texts are cut and made printable. Of a
     model's path only the name stays."""
-    texts = more | {name: document.get(field) for name, field in OF_CASE.items()}
     shape = {
         name: printable(str(text).rpartition("/")[2])[:64]
-        for name, text in texts.items()
-        if text is not None
+        for name, field in OF_CASE.items()
+        if (text := document.get(field)) is not None
     }
-    fields = {"metric": metric} | shape
-    return {"size_bytes": 0, "algorithm": printable(algorithm)[:64], "shape": fields}
+    fields = {"size_bytes": 0, "algorithm": printable(algorithm)[:64]}
+    return fields | {"shape": {"metric": metric} | shape}
 
 
-# A field that only this harness writes, its name, and its reader.
-READERS: Sequence[tuple[str, str, Callable[[LoggedTest, int, Fields], None]]] = (
-    ("total_output_tokens_retokenized", "sglang-bench-serving", read_served),
-    ("tokenizer_id", "vllm-bench-serve", read_served),
-    ("avg_latency", "vllm-bench-latency", read_batches),
-    ("samples_ns", "llama-bench", read_batches),
-)
+# By a field that only this harness writes: its name, and its reader.
+READERS = {
+    "total_output_tokens_retokenized": ("sglang-bench-serving", read_served),
+    "tokenizer_id": ("vllm-bench-serve", read_served),
+    "avg_latency": ("vllm-bench-latency", read_batches),
+    "samples_ns": ("llama-bench", read_batches),
+}

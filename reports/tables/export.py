@@ -51,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def export(arguments: argparse.Namespace) -> int:
     """Writes the table. Returns 0. Raises ResultError if no run can be read, or if the text file
     cannot be written or is another program's."""
-    textfile = arguments.textfile
-    if textfile:
+    if textfile := arguments.textfile:
         check_textfile(textfile, arguments.openmetrics)
     unreadable = list[str]()
     rows = read_rows(arguments.runs, unreadable)
@@ -123,11 +122,11 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
             f"# HELP {gauge.name} {gauge.meaning}",
         ]
         for labels, points in series[gauge.name].items():
-            name = f"{gauge.name}{{{labels}}}"
-            if is_textfile:
-                lines.append(f"{name} {points[max(points)]:.12g}")
-                continue
-            lines += [f"{name} {points[at_s]:.12g} {at_s}" for at_s in sorted(points)]
+            shown = sorted(points)[-1 if is_textfile else 0 :]
+            lines += [
+                f"{gauge.name}{{{labels}}} {points[at_s]:.12g}{'' if is_textfile else f' {at_s}'}"
+                for at_s in shown
+            ]
 
     return "\n".join([*lines, "# EOF\n"])
 

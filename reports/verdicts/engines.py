@@ -15,8 +15,6 @@ from reports.tables.sentences import size_text
 from reports.verdicts import verdict
 from reports.verdicts.judge import Incomparable, with_ratios
 
-# What must be equal in all runs, by its name in --allow.
-FACTS = {"machine": "machine_id", "world": "world_size", "method": "method"}
 CASE = ["size_bytes", "datatype", "redop", "mode", "in_place"]
 
 
@@ -46,7 +44,7 @@ ENGINES = {
 }
 
 
-def engine_table(paths: Sequence[str], name: str, allowed: Sequence[str]) -> str:
+def engine_table(paths: Sequence[str], name: str) -> str:
     """The row of these runs, behind lines on what was measured; without a row if the kernel does
     not win at the smallest size. Raises ResultError for runs that cannot be read or were wrong, of
     GPUs of another maker than NVIDIA, or without the library and the kernel, Incomparable for
@@ -56,9 +54,8 @@ def engine_table(paths: Sequence[str], name: str, allowed: Sequence[str]) -> str
     if bad := [*unreadable, *(frame.path[frame.status == "wrong"] + " has wrong results")]:
         raise ResultError(bad[0])
     frame = frame[frame.left_out.isna() & (frame.collective == "all_reduce")]
-    for key, fact in FACTS.items():
-        if frame[fact].nunique(dropna=False) > 1 and key not in allowed:
-            raise Incomparable(f"not comparable: {key} differs; --allow {key} compares anyway")
+    if len(frame[["machine_id", "world_size", "method"]].drop_duplicates()) > 1:
+        raise Incomparable("not comparable: the runs differ in machine, ranks or method")
     cells = against_library(frame, algorithm)
     if cells.empty:
         raise ResultError(f"no run has an all-reduce of the library and of {algorithm}")
@@ -72,18 +69,19 @@ def engine_table(paths: Sequence[str], name: str, allowed: Sequence[str]) -> str
     groups = cells.groupby("size_bytes", as_index=False)
     sizes: Any = groups.agg({"ratio": "max", "high": "max", "wins": "all"})
     for size in sizes.itertuples():
-        shares = f"{size.ratio:.3f} of the library's time, interval up to {size.high:.3f}"
-        lines.append(f"# {size_text(size.size_bytes)}: {shares}")
+        lines.append(
+            f"# {size_text(size.size_bytes)}: {size.ratio:.3f} of the library's time, interval up "
+            f"to {size.high:.3f}"
+        )
     if won := sizes.size_bytes[sizes.wins.cummin()].tolist():
-        major, minor = divmod(int(arch.removeprefix("sm_").rstrip("af")), 10)
+        major, minor = divmod(int(arch.removeprefix("sm_")), 10)
         facts = {"major": major, "minor": minor, "ranks": world["size"], "mib": won[-1] / (1 << 20)}
         # Sizes are multiples of 16, so that this is the first above the last that won.
         lines.append(row.format(**facts, below=won[-1] + 16))
     else:
-        needed = verdict.pairs_needed(len(cells))
         complain(
             f"no row: {algorithm} is not proven faster at the smallest size; so many cells take "
-            f"{needed} runs"
+            f"{verdict.pairs_needed(len(cells))} runs"
         )
     return "\n".join(lines) + "\n"
 

@@ -87,7 +87,7 @@ def tuner(arguments: argparse.Namespace) -> int:
     """Prints the table, and on standard error what would prove it. Returns 0. Raises ResultError
     for runs without settings that differ, and without a side that a gate could judge."""
     if arguments.format in ENGINES:
-        sys.stdout.write(engine_table(arguments.runs, arguments.format, arguments.allow))
+        sys.stdout.write(engine_table(arguments.runs, arguments.format))
         return 0
     sides = read_sides(arguments.runs)
     baseline = sides[0]

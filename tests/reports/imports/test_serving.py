@@ -132,9 +132,15 @@ def test_samples_of_batches_are_blocks():
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        (VLLM | {"ttfts": [2.0] * 8 + [0.05] * 24}, "the first 8 waited at least 2000 ms"),
+        (
+            VLLM | {"ttfts": [2.0] * 8 + [0.05] * 24},
+            "each of the first 8 waited at least 2000 ms to the first token, the median 50 ms",
+        ),
         (VLLM | {"ttfts": [0.05, 0.4] * 4 + [0.05] * 24}, ""),  # a queue
-        (VLLM | {"mean_ttft_ms": 680.0}, "perhaps: the mean TTFT is 680 ms, the median 47 ms"),
+        (
+            VLLM | {"mean_ttft_ms": 680.0},
+            "perhaps: the mean is 680 ms to the first token, the median 47 ms",
+        ),
         (VLLM, ""),
         (LATENCY | {"latencies": [9.0, 1.0, 1.1]}, "the first took 9000.0 ms, none after it"),
         (LATENCY | {"latencies": [1.2, 1.0, 1.1]}, ""),
@@ -161,7 +167,7 @@ def test_failed_requests_make_a_run_incomplete():
     [
         (json.dumps(VLLM)[:-9], "cut off, damaged"),
         (json.dumps(VLLM | {"mean_ttft_ms": "x"}), "Expected `float"),
-        (json.dumps(VLLM | {"duration": 0}), "damaged"),
+        (json.dumps(VLLM | {"median_tpot_ms": 9e14}), "damaged"),
         (json.dumps({"backend": "vllm", "ttft": {"p50": 3}}), "no known version of"),
         (json.dumps(LLAMA | {"samples_ns": []}), "damaged"),
         (json.dumps([VLLM, {"x": 1}]), "no known version of"),
@@ -174,13 +180,15 @@ def test_json_that_is_damaged_or_unknown_is_refused(content, sentence, tmp_path,
     assert sentence in refused(tmp_path, capsys, put(tmp_path / "a.json", content))
 
 
-def test_dumps_of_the_inspector_give_the_slowest_rank_and_a_caveat(tmp_path, capsys):
-    """Its records cost time and get lost: a figure without that caveat would be believed."""
-    lines = [inspected(0, 1, 90), inspected(1, 1, 95), inspected(0, 4, 97)]
+def test_dumps_of_the_inspector_come_with_a_caveat(tmp_path, capsys):
+    """Its records take time and get lost: a figure without that caveat would be believed."""
+    message = json.loads(inspected(0, 2, 1))
+    message["p2p_perf"] = message.pop("coll_perf")
+    lines = [inspected(0, 1, 90), json.dumps(message), inspected(0, 4, 97), inspected(0, 5, 0)]
     gather = inspected(0, 1, 50, collective="AllGather")
     path = put(tmp_path / "insp.log", "\n".join([*lines, gather]))
     reduce, other = map(read, imported(tmp_path / "runs", path))
-    assert [block.time_us for block in reduce.blocks] == [95, 97]
+    assert [block.time_us for block in reduce.blocks] == [90, 97]
     assert (reduce.cases[0].collective, reduce.run.world["size"]) == ("all_reduce", 2)
     assert other.cases[0].size_bytes == 2 << 20  # it prints the bytes of one rank
     said = capsys.readouterr().err

@@ -113,7 +113,7 @@ def test_runs_that_prove_nothing_are_refused(tmp_path, tuner):
     )
     first, second = stored(tmp_path / "two", **small)
     rewrite_head(second, machine_id="another")
-    assert "machine differs; --allow machine" in refusal(tmp_path / "two", 4)
+    assert "the runs differ in machine" in refusal(tmp_path / "two", 4)
     mark_wrong(first)
     assert "has wrong results" in refusal(tmp_path / "two")
 

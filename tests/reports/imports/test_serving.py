@@ -12,7 +12,7 @@ from tests.reports.imports.test_import_formats import cases_of, only
 
 pytestmark = pytest.mark.unit
 
-VLLM = {
+VLLM: dict[str, Any] = {
     "date": "20260826-064255",
     "endpoint_type": "openai",
     "backend": "openai",

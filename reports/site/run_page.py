@@ -18,6 +18,8 @@ from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, v
 from reports.tables.sentences import (
     algorithm_of,
     command_of,
+    counted,
+    describe,
     environment_of,
     machine,
     number,
@@ -37,6 +39,18 @@ def run_page(path: Path) -> Page:
         result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
     )
     sections = sweep_sections(result) if is_sweep(result) else []
+    wrong: list[Row] = [
+        {
+            "case": describe(case),
+            "verdict": f"WRONG: {counted(case.n_wrong or 0, 'element')}",
+            "where": case.reason or "-",
+        }
+        for case in cases
+        if case.status == "wrong"
+    ]
+    if wrong:
+        again = Section("Wrong results", ["To repeat it:"], rows=wrong, text=command_of(run))
+        sections.insert(0, again)
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
         Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
@@ -87,14 +101,13 @@ def banner_of(result: Result) -> Banner:
 
 
 def sweep_sections(result: Result) -> list[Section]:
-    """Two charts, of the speed against the library, or else the busbw, and of the time; and a row
-    for each size, of the first view."""
+    """Charts of the speed against the library, of the busbw and of the time, and a row for each
+    size, of the first view."""
     result = without_links(result)
     view, charts = views(result)[0], list[Chart]()
     if cases := drawn_cases(result, view):
         lines = lines_of(cases, named_in(result))
-        first, *rest = quantities_of(result, cases)
-        charts = [_chart(quantity, lines) for quantity in (first, *rest[-1:])]
+        charts = [_chart(quantity, lines) for quantity in quantities_of(result, cases)]
 
     best = "best, us" if result.run.imported_from else "ours, us"
     rows = [
@@ -103,7 +116,9 @@ def sweep_sections(result: Result) -> list[Section]:
             best: number(row.ours_us),
             "library, us": number(row.library_us),
             "library / ours [95 %]": ratio_text(row.ratio),
-            "verdict": row.verdict or "-",
+            "verdict": f"WRONG: {counted(row.n_wrong, 'element')}"
+            if row.n_wrong
+            else row.verdict or "-",
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
         }
         for row in default_rows(result, view)

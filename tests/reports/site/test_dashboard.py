@@ -91,7 +91,8 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
         )
     page = history_page(history_of(read_store(tmp_path / "results")))
     assert page.banner.word == "1 change for the worse"
-    assert "2026-11-13: all 2 series worse, median +2" in page.banner.sentence
+    assert page.banner.sentence.startswith("16 KiB two_shot takes 20")
+    assert page.banner.sentence.endswith("longer since 13 Nov 2026.")
     (tmp_path / "history.html").write_text(to_html(page))
     document = Read(tmp_path / "history.html")
     assert "between 2026-11-12 06:15 and 2026-11-13 06:15 UTC" in document.text

@@ -21,6 +21,7 @@ from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
 from reports.store.program import BENCH, on_ranks
+from reports.tables.sentences import has_colours
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30
@@ -236,7 +237,8 @@ def rank_parser(
     command: str, about: str, example: str, when_interrupted: str
 ) -> tuple[Parser, AddOption, AddOption, AddOption]:
     """A parser for ranks of bench.<command>, and add_argument of its groups what, how, output."""
-    if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever output goes
+    # Open MPI gives each rank a terminal, wherever output goes.
+    if launched_rank() is not None and not has_colours():
         os.environ.setdefault("NO_COLOR", "1")
     parser = Parser(
         prog=f"{BENCH}{command}",

@@ -34,6 +34,13 @@ MOST_LINES = 40  # that a command prints by default
 LEFT = "", "algorithm", "chosen", "variant", "mode", "place", "status", "type", "best", "sum"
 EVEN_RATIO = 1.01  # two costs that differ by less are even
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
+# Verdicts in a terminal by their colours: red, green, yellow.
+VERDICT_COLOURS = {
+    31: "SLOWER|SLOW|WRONG(?: RESULTS)?|FAIL|FAILED|REGRESSION|UNUSABLE|CHANGED|worse",
+    32: "FASTER|PASS|better",
+    33: "UNDECIDED|INCONCLUSIVE|UNVERIFIED|SUSPECT|INCOMPLETE|suspect|undecided|differs",
+}
+LAUNCHERS = "mpiexec", "mpirun", "mpiexec.hydra", "prterun", "orterun", "srun"
 WAYS = {
     "one_way": "one way",
     "ping_pong": "ping-pong, there and back",
@@ -281,6 +288,34 @@ def plain_table(
     return table
 
 
+def has_colours() -> bool:
+    """Whether the output goes to a terminal: under mpirun, that of the launcher, whose pipe or
+    pseudoterminal is our standard output."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    pid, output = os.getpid(), "/proc/self/fd/1"
+    try:
+        while pid > 1:
+            line = Path(f"/proc/{pid}/stat").read_text()
+            name, _, rest = line.partition("(")[2].rpartition(") ")
+            if name in LAUNCHERS:
+                output = f"/proc/{pid}/fd/1"
+            pid = int(rest.split()[1])
+        return os.path.realpath(output).startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:  # another user's launcher
+        return sys.stdout.isatty()
+
+
+def painted(text: str) -> str:
+    """The text with its verdicts in colour, for a terminal."""
+    if not has_colours():
+        return text
+    for code, words in VERDICT_COLOURS.items():
+        # A word may follow the beginning of bold letters, and stays bold.
+        text = re.sub(rf"(?:(?<=\[1m)|\b)(?:{words})\b", f"\x1b[{code}m\\g<0>\x1b[39m", text)
+    return text
+
+
 def lay_out(
     bold: Iterable[str],
     head: Iterable[str],
@@ -290,7 +325,7 @@ def lay_out(
     """A text: the warnings and the headline in bold, the head, each table under its title and as
     wide as its cells, and the sentences; ends with a newline."""
     text = io.StringIO()
-    has_style = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    has_style = has_colours()
     console = Console(
         file=text,
         width=WIDEST,
@@ -317,4 +352,5 @@ def lay_out(
     for line in sentences:
         console.print(line, width=WIDTH)
 
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"
+    laid = "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
+    return painted(laid) + "\n"

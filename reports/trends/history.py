@@ -34,6 +34,7 @@ from reports.tables.sentences import (
     describe,
     environment_of,
     left_out_lines,
+    painted,
     some,
     wrapped,
 )
@@ -235,7 +236,7 @@ def history(arguments: argparse.Namespace) -> int:
             series=[series.record() for series in history.series],
         )
     else:
-        print("\n".join(text_of(history)))
+        print(painted("\n".join(text_of(history))))
 
     alarms = [(series, series.last_alarm) for series in history.series]
     is_bad = history.wrong or any(

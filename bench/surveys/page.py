@@ -21,7 +21,7 @@ from bench.surveys.steps import (
 from reports.advice.procurement import evaluate
 from reports.advice.reduce_times import read_launches, span_text, spans_of
 from reports.kit.page import Banner, Card, Page, Section, to_html
-from reports.site.run_page import run_page
+from reports.site.run_page import ENVIRONMENT, run_page
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -58,7 +58,7 @@ PRIVACY = (
 
 
 def page_of(survey: Survey, is_interrupted: bool) -> Page:
-    """The headline, what was measured, what failed with what to type, a row for each step, the page
+    """The headline, what was measured, a row for each step with what to type if it failed, the page
     of the headline's run, and what each step printed."""
     shown = survey.shown
     measured = {step.name: step.result for step in shown if first_point(step.result)}
@@ -74,25 +74,26 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     end = ", then the survey was interrupted" if is_interrupted else ""
     page.banner.facts = [*page.banner.facts, f"{n_done} of {len(shown)} steps are done{end}."]
     cards = [
-        Card(step.title, number(point.value), f"{point.unit}, {point.label}", "", [step.sentence])
+        Card(step.title, number(point.value), f"{point.unit}, {point.label}")
         for step in shown
         for point in first_point(step.result)
     ]
-    failed = [
-        f"{step.title}: {step.sentence}. To run it again: {to_type(survey, step)}"
-        for step in survey.steps
-        if step.status != "done"
-    ]
     rows = [
-        {"step": step.title, "status": step.status, "finding": step.sentence}
+        {
+            "step": step.title,
+            "status": step.status,
+            "finding": step.sentence,
+            "to run it again": "" if step.status == "done" else to_type(survey, step),
+        }
         for step in survey.steps
     ]
     to_do, command = next_command(survey, Path(survey.folder.resolve().name))
+    for section in page.sections:
+        section.folded &= section.heading != ENVIRONMENT
     page.sections = [
         Section("Tokens/s", model_sentences(survey)),
         Section("What was measured", cards=cards),
         Section("Next", [f"{to_do}:"], text=command),
-        Section("What is missing", failed),
         Section("Steps", rows=rows),
         *spread_sections(survey),
         Section("Machine", survey.remarks),

@@ -23,7 +23,8 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.serving import reached
 from reports.advice.specs import GPUS, find
-from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
+from reports.kit.chart import forest
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to_html
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
@@ -47,6 +48,7 @@ class Appraisal:
     launches: AllReduceLaunches
     figures: list[Figure]
     verdicts: dict[str, tuple[str, str]]
+    required: list[tuple[Requirement, Figure]]
     notes: list[str]
 
     @property
@@ -147,7 +149,8 @@ def _appraise(
         verdicts[requirement.text] = verdict
 
     every = [*figures.values(), *candidates.money(offer)]
-    return Appraisal(name, offer, launches, every, verdicts, notes)
+    required = [(each, figures[each.figure]) for each in requirements]
+    return Appraisal(name, offer, launches, every, verdicts, required, notes)
 
 
 def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches) -> tuple[str, str]:
@@ -230,12 +233,14 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
         for requirement in appraisals[0].verdicts
     ]
+    appraisals = sorted(appraisals, key=lambda each: -NEAREST.index(each.word))  # failures first
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
     return Page(
         f"Procurement: {procurement.headline}",
         _banner(procurement),
         [
             Section("Candidates", cards=list(map(_card, appraisals))),
+            Section("Beside each requirement, the line", rows=_points(procurement)),
             Section(
                 "Requirements, and figures with their intervals over launches",
                 rows=[*requirements, *_figure_rows(appraisals)],
@@ -247,6 +252,26 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             "run ids": "\n".join(runs),
         },
     )
+
+
+def _points(procurement: Procurement) -> list[Row]:
+    """Each candidate's figure with its interval as shares of each requirement's limit."""
+    rows, shares, roles = list[dict[str, Cell]](), list[list[float]](), list[str]()
+    for each in procurement.appraisals:
+        for requirement, figure in each.required:
+            if figure.value is not None:
+                ends = [figure.value, figure.low or figure.value, figure.high or figure.value]
+                word = each.verdicts[requirement.text][0]
+                shares.append([end / requirement.limit - 1 for end in ends])
+                roles.append(role_of(word))
+                rows.append(
+                    {"requirement": requirement.text, "candidate": each.name, "verdict": word}
+                )
+
+    if not rows:
+        return []
+    heading, drawings = forest(shares, roles, words="below | above")
+    return [row | {heading: drawing} for row, drawing in zip(rows, drawings, strict=True)]
 
 
 def _banner(procurement: Procurement) -> Banner:
@@ -273,16 +298,21 @@ def _banner(procurement: Procurement) -> Banner:
 
 
 def _card(appraisal: Appraisal) -> Card:
-    """A candidate: its price, a chip for each requirement, its figures."""
+    """A candidate: its price, doubts, a chip for each requirement, the failed ones first, figures,
+    what a token per second costs."""
     price = appraisal.offer.price
-    lines: list[Cell] = [
-        [verdict, f"{requirement}: {reason}"]
-        for requirement, (verdict, reason) in appraisal.verdicts.items()
-    ]
+    by_word = sorted(appraisal.verdicts.items(), key=lambda each: -NEAREST.index(each[1][0]))
+    lines: list[Cell] = [*appraisal.notes]
+    lines += [[verdict, f"{requirement}: {reason}"] for requirement, (verdict, reason) in by_word]
     figures = [
         f"{figure.name}: {' '.join(figure.text.split())}"
         for figure in appraisal.figures
         if figure.value is not None and figure.name != "price"
+    ]
+    figures += [
+        f"{figure.name}: {number(price.amount / figure.value)} {price.currency} per token/s"
+        for figure in appraisal.figures
+        if figure.unit == "tok/s" and figure.value
     ]
     dated = f"{price.currency}, {price.date.isoformat()}"
     return Card(
@@ -290,7 +320,7 @@ def _card(appraisal: Appraisal) -> Card:
         f"{price.amount:g}",
         dated,
         appraisal.word,
-        [*lines, *figures, *appraisal.notes],
+        [*lines, *figures],
     )
 
 

@@ -246,7 +246,7 @@ def spark(values: ArrayLike, steps: Sequence[Any] = ()) -> Markup:
 
 
 def forest(
-    figures: ArrayLike, roles: Sequence[str], margin: float = 0
+    figures: ArrayLike, roles: Sequence[str], margin: float = 0, words: str = "faster | slower"
 ) -> tuple[Markup, list[Markup]]:
     """Rows (value, low, high), shares by which each is slower, on one logarithmic scale: a heading
     with its ticks, and a drawing each, with an arrow where it is cut and the margin as a band."""
@@ -256,7 +256,7 @@ def forest(
     axis, middle = Axis([-reach, reach], 0, 320, False), 160
     tick = max(each for each in TICKS if np.log1p(each) < 0.8 * reach)
     marks = {float(axis.at(side * np.log1p(tick))): side for side in (-1, 0, 1)}
-    names = f"{-tick / (1 + tick):.0%}", "faster | slower", f"{tick:+.0%}"
+    names = f"{-tick / (1 + tick):.0%}", words, f"{tick:+.0%}"
     heading = Markup(f'<span class="range" style="padding:0 {min(marks):.0f}px">')
     heading += Markup("").join(Markup("<i>{}</i> ").format(signs(name)) for name in names)
     heading += Markup("</span>")
@@ -282,13 +282,14 @@ def forest(
     return heading, drawings
 
 
-def heat(share: float) -> Markup:
-    """A share as a cell of a heat map."""
+def heat(share: float, text: str = "", hottest: float = HOTTEST) -> Markup:
+    """A share as a cell of a heat map, deepest from `hottest` on; or this text on its colour."""
     if np.isnan(share):
         return Markup("-")
 
-    depth = round(DEEPEST * min(max(share, 0) / HOTTEST, 1))
-    return Markup(f'<i class="heat worse" style="--heat:{depth}%">{signs(f"{share:+.1%}")}</i>')
+    depth = round(DEEPEST * min(max(share, 0) / hottest, 1))
+    cell = Markup('<i class="heat worse" style="--heat:{}%">{}</i>')
+    return cell.format(depth, signs(text or f"{share:+.1%}"))
 
 
 def _drawing(attributes: str, *parts: str) -> Markup:

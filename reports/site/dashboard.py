@@ -49,9 +49,6 @@ def dashboard(arguments: argparse.Namespace) -> int:
     command = shlex.join(["dashboard", results.name or ".", "-o", site.name])
 
     store = shared.find(results)
-    if not any([*store.contents.entries, *store.campaigns]):
-        raise ResultError(f"{results} holds nothing to show: no run or log")
-
     with write_errors(site):
         folder = open_folder(site)
         former = claim(folder)

@@ -67,7 +67,7 @@ def banner_of(history: History) -> Banner:
         facts.insert(0, where(event))
         if event.commits:
             command = quote(command_of(last, "--seed", "--out"))
-            sides = "--revision base={} --base {2} --revision head={1} --head {2}"
+            sides = "--revision base={0} --base {2} --revision head={1} --head {2}"
             facts.insert(1, f"Check: {RUN}{BENCH}gate {sides.format(*event.commits, command)}")
         return Banner(f"{counted(n, 'change')} for the {word}", f"{event.finding}.", facts, word)
 
@@ -83,7 +83,7 @@ def banner_of(history: History) -> Banner:
             f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
         )
         facts.append(
-            f"{len(history.runs)} of {LEAST_BASE + 1} runs. "
+            f"{len(history.runs)} of {LEAST_BASE + 1} runs until a change can be told. "
             f"To add one: {command_of(last, '--seed')}"
         )
     else:

@@ -30,6 +30,7 @@ from reports.tables.sentences import (
     some,
     start_time,
 )
+from reports.trends.changes import LEAST_BASE
 from reports.trends.history import draw_series, standing_wrong
 from reports.trends.series import Series, day_text
 from reports.verdicts.page import ORDER
@@ -120,8 +121,10 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
     found = [counted(len(items), name) for name, items in content.items() if items]
     return Banner(
         "Nothing to judge yet",
-        f"{' and '.join(found)}, but no complete and correct run.",
-        [f"To measure one: {TO_BEGIN}"],
+        f"{' and '.join(found)}, but no complete and correct run."
+        if found
+        else "No run is here yet.",
+        [f"0 of {LEAST_BASE + 1} runs until a change can be told. To measure one: {TO_BEGIN}"],
         "unsure",
     )
 

@@ -28,6 +28,7 @@ from reports.tables.sentences import (
 from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
 
+ENVIRONMENT = "Environment"
 IDS = "version", "run_id", "machine_id", "software_id"
 
 
@@ -65,14 +66,15 @@ def environment(run: Run) -> Section:
     """The facts of the machine."""
     facts = environment_of(run)
     rows: list[Row] = [{"name": name, "value": text[:500]} for name, text in facts.items()]
-    return Section("Environment", rows=rows, folded=True)
+    return Section(ENVIRONMENT, rows=rows, folded=True)
 
 
 def banner_of(result: Result) -> Banner:
     """The first figure of the headline, the headline, and what limits it."""
     facts = [
         *run_text.opening(result),
-        f"{machine(result)}. Run of {start_time(result.run)}.",
+        f"{machine(result)}. Run of {start_time(result.run)}."
+        + (f" Imported from {result.run.imported_from}." if result.run.imported_from else ""),
         *run_text.link_lines(result),
     ]
     points = kind_of(result).points(result)

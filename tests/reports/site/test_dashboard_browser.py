@@ -153,7 +153,8 @@ def machines(tmp_path_factory):
                     / 1000
                 ),
             ).path
-            rewrite_head(path, machine_id=f"m{machine}")
+            commit = "1a2b3c4" if night < 9 else "9f8e7d6"
+            rewrite_head(path, machine_id=f"m{machine}", version=f"0.9.0 ({commit})")
         if machine == 1:
             mark_wrong(path, 1)
     with pytest.MonkeyPatch.context() as patch:
@@ -275,6 +276,10 @@ def test_what_changed_comes_first_and_is_marked(browser, machines):
     (page,) = machines.glob("history-*m0-*.html")
     show(browser, page)
     assert "1 MiB ring takes" in all_of(browser, "h1")[0].text
+    assert "since 10 Nov 2026, 1a2b3c4 → 9f8e7d6." in all_of(browser, "h1")[0].text
+    banner = all_of(browser, ".banner")[0].text
+    assert re.search(r"gate --revision base=1a2b3c4 --base 'mpirun .*' --revision head=9f", banner)
+    assert re.search(r"2026-11-14 06:15 UTC\s+\d+ days ago", banner)
     wait_for_chart(browser, "#each-size-over-time .chart")
     figure = all_of(browser, "#each-size-over-time .chart")[0]
     caption, head = (

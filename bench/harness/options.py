@@ -20,8 +20,7 @@ from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
-from reports.store.program import BENCH, on_ranks
-from reports.tables.sentences import has_colours
+from reports.store.program import BENCH, has_colours, on_ranks
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30

@@ -240,7 +240,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         _banner(procurement),
         [
             Section("Candidates", cards=list(map(_card, appraisals))),
-            Section("Beside each requirement, the line", rows=_points(procurement)),
+            Section("Each figure beside its requirement", rows=_points(procurement)),
             Section(
                 "Requirements, and figures with their intervals over launches",
                 rows=[*requirements, *_figure_rows(appraisals)],

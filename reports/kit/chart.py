@@ -260,7 +260,9 @@ def forest(
     heading = Markup(f'<span class="range" style="padding:0 {min(marks):.0f}px">')
     heading += Markup("").join(Markup("<i>{}</i> ").format(signs(name)) for name in names)
     heading += Markup("</span>")
-    grid = "".join(_path("edge", f"M{x:.1f} 0v24") for x in marks)
+    grid = "".join(
+        _path("edge" if side else "bound", f"M{x:.1f} 0v24") for x, side in marks.items()
+    )
     wide = float(axis.at(np.log1p(margin))) - middle
     if wide:
         grid += _path("band steady", f"M{middle - wide:.1f} 0h{2 * wide:.1f}v24h{-2 * wide:.1f}z")

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from kernels.devices.owners import open_folder
 from reports.kit.page import Banner, Cell, Page, banner_png, to_html
@@ -145,13 +146,13 @@ def plan_runs(store: shared.Store, fleet: Fleet | None) -> Iterator[Job]:
                 yield shared.file_name("run", run_id), "", partial(page_beside, entry.path, near)
 
 
-def page_beside(
-    path: Path, near: Callable[[str], tuple[list[tuple[str, str]], list[Cell]]]
-) -> Page:
+def page_beside(path: Path, near: Callable[[str], tuple[Any, list[Cell], bool]]) -> Page:
     """The page of a run, with links to its neighbours and how it stands against them."""
     page = run_page(path)
-    page.near, said = near(page.reproduce["run_id"])
+    page.near, said, is_worse = near(page.reproduce["run_id"])
     page.banner.facts = [*said, *page.banner.facts]
+    if is_worse:
+        page.banner.role = "worse"
     return page
 
 

@@ -105,9 +105,9 @@ def newest(history: History) -> Markup:
 
 def beside(
     history: History, entries: Sequence[Entry], run_id: str
-) -> tuple[list[tuple[str, str]], list[Cell]]:
-    """Links from the page of a run to its neighbours, and how it stands against the level of up to
-    eight runs before."""
+) -> tuple[list[tuple[str, str]], list[Cell], bool]:
+    """Links from the page of a run to its neighbours, how it stands against the level of up to
+    eight runs before, and whether it is after a change for the worse."""
     run_ids = [entry.run.run_id for entry in entries]
     at = run_ids.index(run_id)
     file = shared.history_file(*shared.KEY(entries[at].run))
@@ -118,11 +118,8 @@ def beside(
     ]
     shares = {series.label: series.beside_level(run_id) for series in history.series}
     changes = {label: share for label, share in shares.items() if share is not None}
-    said: list[Cell] = [
-        [event.word, (event.finding, file)]
-        for event in standing(history)
-        if by_time(run_id) >= by_time(event.run)
-    ]
+    past = [event for event in standing(history) if by_time(run_id) >= by_time(event.run)]
+    said: list[Cell] = [[event.word, (event.finding, file)] for event in past]
     if changes:
         most = max(changes, key=lambda label: abs(changes[label]))
         said.append(
@@ -130,7 +127,7 @@ def beside(
             f"{most} {changes[most]:+.1%}."
         )
 
-    return [("History", file), *near], said
+    return [("History", file), *near], said, any(event.word == "worse" for event in past)
 
 
 def leading(event: Event) -> tuple[Series, LevelChange]:

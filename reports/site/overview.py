@@ -106,7 +106,8 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
         cases = some(list(map(describe, last.wrong)))
         where = f"{last.run.benchmark} on {machine_name(last.run)}"
         sentence = f"{where}: {cases}, and no correct run has followed."
-        facts = [f"{counted(len(wrong), 'run')}, the last of {start_time(last.run)}."]
+        newest = start_time(last.run), shared.file_name("run", last.run.run_id)
+        facts: list[Cell] = [[f"{counted(len(wrong), 'run')}, the last:", newest]]
         return Banner("WRONG RESULTS", sentence, facts)
 
     if store.campaigns and not store.runs:
@@ -149,7 +150,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
         status = series.word
         if step := series.last_alarm:
             lines = [f"{page.banner.word}, {page.banner.sentence}"]
-            figure = f"{np.expm1(step.log_ratio[0]):+.1%}"
+            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
             unit = f"{series.label} since {day_text(series.since(step))}"
     nodes = {node for entry in entries for node in entry.run.nodes}
     if len(nodes) > 1:

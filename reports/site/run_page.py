@@ -50,7 +50,9 @@ def run_page(path: Path) -> Page:
         if case.status == "wrong"
     ]
     if wrong:
-        again = Section("Wrong results", ["To repeat it:"], rows=wrong, text=command_of(run))
+        again = Section(
+            "Wrong results", ["The command below repeats it."], rows=wrong, text=command_of(run)
+        )
         sections.insert(0, again)
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),

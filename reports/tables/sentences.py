@@ -3,10 +3,8 @@ text. Bold and colour appear only if standard output is a terminal and NO_COLOR 
 
 import io
 import math
-import os
 import re
 import shlex
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -20,7 +18,7 @@ from rich.text import Text
 from collectives.names import BuildName
 from reports.store.case import is_peer
 from reports.store.grouped import grouped
-from reports.store.program import REPORTS, RUN, on_ranks
+from reports.store.program import REPORTS, RUN, has_colours, on_ranks
 from reports.store.result import time_of
 from reports.store.schema import CaseFields, Result, Run
 from reports.store.stats import Interval
@@ -40,7 +38,6 @@ VERDICT_COLOURS = {
     32: "FASTER|PASS|better",
     33: "UNDECIDED|INCONCLUSIVE|UNVERIFIED|SUSPECT|INCOMPLETE|suspect|undecided|differs",
 }
-LAUNCHERS = "mpiexec", "mpirun", "mpiexec.hydra", "prterun", "orterun", "srun"
 WAYS = {
     "one_way": "one way",
     "ping_pong": "ping-pong, there and back",
@@ -286,24 +283,6 @@ def plain_table(
         table.add_row(*cells)
 
     return table
-
-
-def has_colours() -> bool:
-    """Whether the output goes to a terminal: under mpirun, that of the launcher, whose pipe or
-    pseudoterminal is our standard output."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    pid, output = os.getpid(), "/proc/self/fd/1"
-    try:
-        while pid > 1:
-            line = Path(f"/proc/{pid}/stat").read_text()
-            name, _, rest = line.partition("(")[2].rpartition(") ")
-            if name in LAUNCHERS:
-                output = f"/proc/{pid}/fd/1"
-            pid = int(rest.split()[1])
-        return os.path.realpath(output).startswith(("/dev/pts/", "/dev/tty"))
-    except OSError:  # another user's launcher
-        return sys.stdout.isatty()
 
 
 def painted(text: str) -> str:

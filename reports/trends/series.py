@@ -237,16 +237,16 @@ class Event:
         changes = [change for change in self.changes if change[1].word == self.word]
         changes = [change for change in changes if not change[0].case.library] or changes
         by_size = grouped(changes, lambda change: size_text(change[0].case.size_bytes))
-        cases = [
-            f"{size} {' and '.join(dict.fromkeys(series.name for series, _ in own))}"
-            for size, own in by_size.items()
-        ]
+        names = {
+            size: dict.fromkeys(series.name for series, _ in own) for size, own in by_size.items()
+        }
+        cases = [f"{size} {' and '.join(own)}" for size, own in names.items()]
         if len(self.changes) == self.n_series > 2:
             cases = [f"All {self.n_series} cases"]
         elif len(cases) > 2:
             cases = [f"{len(changes)} of {self.n_series} cases"]
         change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))
-        verb = "takes" if len(changes) == 1 else "take"
+        verb = "takes" if sum(map(len, names.values())) == 1 else "take"
         more = "longer" if self.word == "worse" else "less"
         text = f"{', '.join(cases)} {verb} {change:.1%} {more} since {day_text(self.run)}"
         return ", ".join([text, " -> ".join(self.commits)]) if self.commits else text

@@ -141,8 +141,10 @@ class Chart:
                 parts.append(_path(f"band {line.role}", f"{outline}z"))
             drawn = np.isfinite(middle) | (not self.spans)
             if line.levels:
-                dots = zip(places.tolist(), middle.tolist(), strict=True)
-                dotted = "".join(f"M{x:.0f} {y:.1f}h0" for x, y in dots if np.isfinite(y))
+                # Each dot from the one before: a page has thousands.
+                dots = np.round(np.stack([places, middle])[:, np.isfinite(middle)])
+                moves = np.diff(dots, axis=1, prepend=0).T.tolist()
+                dotted = "".join(f"m{x:.0f} {y:.0f}h0" for x, y in moves)
                 parts.append(_path(f"{line.role} dot", dotted))
                 for start, stop, value in line.levels:
                     level = f"M{x.at(start):.1f} {y.at(value):.1f}H{x.at(stop):.1f}"

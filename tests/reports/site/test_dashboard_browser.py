@@ -280,6 +280,7 @@ def test_what_changed_comes_first_and_is_marked(browser, machines):
     banner = all_of(browser, ".banner")[0].text
     assert re.search(r"gate --revision base=1a2b3c4 --base 'mpirun .*' --revision head=9f", banner)
     assert re.search(r"2026-11-14 06:15 UTC\s+\d+ days ago", banner)
+    browser.execute_script("document.querySelector('#each-size-over-time').scrollIntoView()")
     wait_for_chart(browser, "#each-size-over-time .chart")
     figure = all_of(browser, "#each-size-over-time .chart")[0]
     caption, head = (

@@ -88,7 +88,9 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     # The worst of all reports, the runs' own before others.
     banner = min(banners, key=lambda each: ORDER.index(role_of_banner(each)))
     title = "Wiretax: all runs and their verdicts"
-    return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=_drawing(store))
+    # The picture shows what the banner says: the runs over time, or nothing.
+    draw = _drawing(store) if banner is own and not wrong else None
+    return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
 
 
 def _drawing(store: shared.Store) -> Callable[[Any], None] | None:

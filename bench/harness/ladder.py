@@ -95,18 +95,21 @@ RUNGS: dict[str, Callable[[World], str | None]] = {
 }
 
 
-def open_log(path: Path) -> tuple[BinaryIO, dict[str, str]]:
+def open_log(name: str) -> tuple[BinaryIO, dict[str, str]]:
     """The file of all climbs, a JSON line for each start and each end of a rung, and the last line.
     Raises OSError."""
+    path = Path(os.path.expanduser(name))
     path.parent.mkdir(parents=True, exist_ok=True)
     last = {}
-    for line in read_bytes(path).splitlines() if path.is_file() else ():
-        with suppress(ValueError, TypeError):  # a reset may tear a line
-            last = dict(printable_in(json.loads(line)))
+    with suppress(FileNotFoundError):
+        for line in read_bytes(path).splitlines():
+            with suppress(ValueError, TypeError, RecursionError):  # a reset may tear a line
+                last = dict(printable_in(json.loads(line)))
     file = path.open("ab")
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # the file's name
-    os.close(folder)
+    with suppress(OSError):  # the file's name; some file systems refuse this
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
     return file, last
 
 
@@ -164,7 +167,8 @@ class Climb:
             print_out(f"{rung}: {outcome}{why}\n")
 
     def give_up(self, name: str) -> None:
-        self.note(name, "hangs", f"it did not return in {GIVE_UP_S:g} s")
+        with suppress(OSError):
+            self.note(name, "hangs", f"it did not return in {GIVE_UP_S:g} s")
         os._exit(WRONG)
 
 
@@ -182,13 +186,13 @@ def map_memory(
             return
         except Refusal as refusal:
             refusals.append(str(refusal))
-    raise Refusal("; ".join(refusals))
+    raise Refusal("; ".join(dict.fromkeys(refusals)))
 
 
-def climb(communicator: Communicator, device: Device, path: Path) -> int:
+def climb(communicator: Communicator, device: Device, file: str) -> int:
     """Climbs; returns the exit status, the same on every rank. Raises Refusal, and on rank 0
     OSError."""
-    log, last = open_log(path) if communicator.rank == 0 else (None, {})
+    log, last = open_log(file) if communicator.rank == 0 else (None, {})
     if last.get("outcome") == STARTED:
         time, rung = last.get("time"), last.get("rung")
         print_out(f"The climb of {time} never returned from its rung: {rung}.\n")

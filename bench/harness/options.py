@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
-from bench.harness.console import STATUS_TEXT, USAGE, say
+from bench.harness.console import CANNOT, STATUS_TEXT, USAGE, say
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
-from collectives.communicator import THREAD_LEVELS, launched_rank
+from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refusal, launched_rank
 from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
@@ -71,12 +71,19 @@ class Parser(argparse.ArgumentParser):
         if launched_rank() in (None, 0):
             super().print_help(file)
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str, status: int = USAGE) -> NoReturn:
         if launched_rank() in (None, 0):
             say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
-        os._exit(USAGE)  # without MPI_Finalize: MPI is not up yet
+        os._exit(status)  # without MPI_Finalize: MPI is not up yet, or others would wait
+
+    def start_mpi(self, thread_level: str | None = None) -> Communicator:
+        """All ranks. Ends the process if MPI cannot start."""
+        try:
+            return Communicator(thread_level)
+        except Refusal as refusal:
+            self.error(str(refusal), USAGE if isinstance(refusal, Mistake) else CANNOT)
 
     def require_ranks(self) -> None:
         """Ends the process unless a launcher started it."""

@@ -4,7 +4,6 @@ import hashlib
 import mmap
 import os
 import platform
-import resource
 import secrets
 import shutil
 import signal
@@ -119,20 +118,8 @@ def start(
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
     compile_cache.listeners.append(progress.compiling)
-    try:
-        communicator = Communicator(options.mpi_thread_level)
-    except (ImportError, RuntimeError) as error:  # mpi4py's
-        most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
-        is_limited = most_bytes != resource.RLIM_INFINITY
-        hint = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; " if is_limited else ""
-        say_once(
-            options,
-            f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; {hint}"
-            "pip install mpich brings one, or name yours in MPI4PY_LIBMPI",
-        )
-        sys.exit(CANNOT)
-    except Refusal as refusal:
-        Parser(prog=f"{BENCH}{options.command}").error(str(refusal))
+    parser = Parser(prog=f"{BENCH}{options.command}")
+    communicator = parser.start_mpi(options.mpi_thread_level)
     try:
         require_one_run(communicator, options)
         watchdog = start_watchdog(communicator, options, guard)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -115,9 +116,9 @@ def ranked(
 
 def modelled(
     world: World, case: CollectiveCase, algorithms: Iterable[Algorithm]
-) -> Iterator[Algorithm]:
-    """The algorithms that `auto` takes without a table, on CPUs also over slabs in place of
-    registered buffers, and with direct stores around the caches."""
+) -> Iterator[tuple[bool, Algorithm]]:
+    """The algorithms that `auto` takes without a table, and whether they lead; on CPUs also over
+    slabs in place of registered buffers, and with direct stores around the caches."""
     for algorithm in algorithms:
         leads = algorithm.limits.leads(world, case.segment_bytes)
         if algorithm.is_lossy or not (algorithm.is_modelled or leads):
@@ -125,13 +126,13 @@ def modelled(
         if not algorithm.limits.wins(world, case.segment_bytes):
             continue
         if not algorithm.needs_peers or case.variant in algorithm.variants:
-            yield algorithm
+            yield leads, algorithm
         if not world.device.is_cpu or case.variant != "registered":
             continue
         if isinstance(algorithm, KernelAlgorithm) and "slabs" in algorithm.varies:
-            yield replace(algorithm, build=Build(slabs=True))
+            yield leads, replace(algorithm, build=Build(slabs=True))
         if "copied" not in algorithm.variants:
-            yield replace(algorithm, build=Build(stream_slab=True))
+            yield leads, replace(algorithm, build=Build(stream_slab=True))
 
 
 def by_model(
@@ -147,15 +148,12 @@ def by_cost(
 ) -> list[tuple[World, Algorithm]]:
     """The modelled algorithms over each kind of memory, those that lead and then the fastest by the
     model first."""
-    worlds = world, *world.other_memory
-    pairs = [(over, each) for over in worlds for each in modelled(over, case, algorithms)]
-
-    def place(pair: tuple[World, Algorithm]) -> tuple[bool, float]:
-        over, algorithm = pair
-        leads = algorithm.limits.leads(over, case.segment_bytes)
-        return not leads, cost_us(over, algorithm, case)
-
-    return sorted(pairs, key=place)
+    places = [
+        (not leads, cost_us(over, each, case), over, each)
+        for over in (world, *world.other_memory)
+        for leads, each in modelled(over, case, algorithms)
+    ]
+    return [place[2:] for place in sorted(places, key=itemgetter(0, 1))]
 
 
 def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:

@@ -33,13 +33,14 @@ from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import Watchdog
 from bench.harness.witness import record_end
-from bench.machine import node, pci
+from bench.machine import node
+from bench.machine.gpus import open_linked
 from bench.machine.placement import Place, pin
 from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
 from collectives.probe import ping_pong, probe_kernels
-from collectives.world import open_device, open_world
+from collectives.world import open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
 from kernels.devices.owners import opened
@@ -198,8 +199,7 @@ def open_session(
     """Opens the device, pins this rank and maps the peers. Raises Refusal."""
     flight = watchdog.flight
     flight.note("open the device")
-    device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
-    device.over_xgmi = pci.over_xgmi(device)
+    device, notes = open_linked(communicator, options.device, options.ranks_share_gpus)
     device.most_graph_nodes = options.graph_nodes or device.most_graph_nodes
     if options.hdp_flush == "off":
         with communicator.all_or_none():

@@ -27,18 +27,10 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.peer_buffer import WireSpeed
 from collectives.table import WrittenTables, best_row, row_of
 
 AUTO, STABLE = "auto", "auto_stable"
 
-
-# One H100 (docs/experiments/gpu.md), for worlds that have measured nothing.
-WIRES = {
-    "mapped": WireSpeed(2400.0, 50.0, 40.0),
-    "host_staged": WireSpeed(2600.0, 50.0, 40.0),
-    "same_device": WireSpeed(1600.0, 800.0, 800.0),
-}
 # Between CPU cores, in ns a byte, fitted on two processors (docs/experiments/performance.md): a
 # read of a peer, of the own input, and a store into a line that another core holds, near or far,
 # through or around the caches.
@@ -158,9 +150,9 @@ def by_cost(
 
 def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
     """What the model expects: half a round trip for each flag, and the bytes. Launches cost all
-    alike. 0 without a known traffic: then the order of the list counts."""
+    alike. 0 without a known traffic or mapped memory: then the order of the list counts."""
     traffic = algorithm.traffic(world.ranks, case)
-    if traffic is None:
+    if traffic is None or isinstance(world.peers, Unsupported):
         return 0.0
     stored, read = map(sum, zip((0, 0), *traffic.stages, strict=True))
     if world.device.is_cpu:
@@ -169,8 +161,8 @@ def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
         moved_ns = READ_NS * read + OWN_NS * traffic.own_bytes + contended_ns
         trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else world.round_trip_ns
         return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3
-    measured = None if isinstance(world.peers, Unsupported) else world.peers.wire
-    wire = measured or WIRES[world.memory]
+    wire = world.peers.wire
+    assert wire, "connect() has measured it"
     is_local = algorithm.pushes and world.memory == "mapped"  # what a rank then reads
     moved_ns = stored / wire.store_gb_s + (0 if is_local else read / wire.read_gb_s)
     return (traffic.hops * wire.round_trip_ns / 2 + moved_ns) / 1e3

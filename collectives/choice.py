@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -145,7 +144,7 @@ def by_cost(
         for over in (world, *world.other_memory)
         for leads, each in modelled(over, case, algorithms)
     ]
-    return [place[2:] for place in sorted(places, key=itemgetter(0, 1))]
+    return [place[2:] for place in sorted(places, key=lambda place: place[:2])]
 
 
 def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:

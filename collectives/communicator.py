@@ -110,7 +110,11 @@ class Communicator:
 
             self.mpi = MPI
             require_launcher(MPI.Get_library_version())
-            self._initialize(thread_level or best_thread_level())
+            level = getattr(MPI, f"THREAD_{(thread_level or best_thread_level()).upper()}")
+            # It waits for all ranks, and bypasses mpi4py as `finish` does.
+            library = ctypes.CDLL(MPI.__file__)
+            if code := library.MPI_Init_thread(None, None, level, ctypes.byref(c_int())):
+                raise RuntimeError(f"MPI_Init_thread returned error {code}")
         except (ImportError, RuntimeError) as error:  # mpi4py's
             most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
             is_limited = most_bytes != resource.RLIM_INFINITY
@@ -120,20 +124,13 @@ class Communicator:
                 f"{limit if is_limited else ''}pip install mpich brings one, or name yours in "
                 "MPI4PY_LIBMPI"
             ) from error
+        for communicator in MPI.COMM_SELF, MPI.COMM_WORLD:  # as mpi4py does
+            communicator.Set_errhandler(MPI.ERRORS_RETURN)
         self._join(MPI.COMM_WORLD)
         self.whole, self.ranks = self, [*range(self.size)]
         self.launched = launched_ranks() or 1
         levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
         self.thread_level = levels[MPI.Query_thread()]
-
-    def _initialize(self, thread_level: str) -> None:
-        """Starts MPI, which waits for all ranks. It bypasses mpi4py as `finish` does."""
-        level = getattr(self.mpi, f"THREAD_{thread_level.upper()}")
-        library = ctypes.CDLL(self.mpi.__file__)
-        if error := library.MPI_Init_thread(None, None, level, ctypes.byref(c_int())):
-            raise RuntimeError(f"MPI_Init_thread returned error {error}")
-        for communicator in self.mpi.COMM_SELF, self.mpi.COMM_WORLD:  # as mpi4py does
-            communicator.Set_errhandler(self.mpi.ERRORS_RETURN)
 
     def _join(self, world: "MPI.Intracomm") -> None:
         self.world, self.rank, self.size = world, world.rank, world.size

@@ -55,9 +55,8 @@ def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str 
         algorithm = ALGORITHMS["all_reduce"]["one_shot_push"]  # its file is optional
         late = come_late(world, 0 if world.rank else stall_ns)
         for size_bytes in SIZES_BYTES:
-            case = CollectiveCase(
-                COLLECTIVES["all_reduce"], size_bytes // 4, DATATYPES["float32"], "sum", 0, 0
-            )
+            count, collective = size_bytes // 4, COLLECTIVES["all_reduce"]
+            case = CollectiveCase(collective, count, DATATYPES["float32"], "sum", 0, 0)
             case = buffers.place(world, case)
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):
@@ -172,11 +171,9 @@ class Climb:
         os._exit(WRONG)
 
 
-def map_memory(
-    climb: Climb, device: Device, library: NcclLibrary, kind: str, worlds: list[World]
-) -> None:
+def map_memory(climb: Climb, library: NcclLibrary, kind: str, worlds: list[World]) -> None:
     """Adds a world over this kind of memory. Raises Refusal."""
-    refusals = []
+    device, refusals = library.device, list[str]()
     for sharing in modes_of(device, kind):
         try:
             peers = map_peers(climb.communicator, device, climb.waits, sharing, ExitStack())
@@ -203,7 +200,7 @@ def climb(communicator: Communicator, device: Device, file: str) -> int:
 
     for memory, kind in (("host memory", "host_staged"), ("peer memory", "mapped")):
         worlds = list[World]()
-        climb.rung(f"{memory}: mapped", partial(map_memory, climb, device, library, kind, worlds))
+        climb.rung(f"{memory}: mapped", partial(map_memory, climb, library, kind, worlds))
         for name, work in RUNGS.items() if worlds else ():
             if climb.rung(f"{memory}: {name}", partial(work, worlds[0])) == "hangs":
                 break  # kernels may still use this memory

@@ -273,7 +273,9 @@ def rank_parser(
     return parser, what, how, output
 
 
-def add_sizes(add: AddOption, largest: str, factor: int, smallest: str = "16K") -> None:
+def add_sizes(
+    add: AddOption, largest: str, factor: int | None = None, smallest: str = "16K"
+) -> None:
     add(
         "-b",
         "--minbytes",
@@ -290,14 +292,15 @@ def add_sizes(add: AddOption, largest: str, factor: int, smallest: str = "16K") 
         metavar="SIZE",
         help=f"largest size ({largest})",
     )
-    add(
-        "-f",
-        "--stepfactor",
-        type=partial(whole_number, 2),
-        default=factor,
-        metavar="N",
-        help=f"sizes grow by this factor ({factor})",
-    )
+    if factor:
+        add(
+            "-f",
+            "--stepfactor",
+            type=partial(whole_number, 2),
+            default=factor,
+            metavar="N",
+            help=f"sizes grow by this factor ({factor})",
+        )
 
 
 def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:

@@ -4,6 +4,8 @@ import datetime
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from reports.advice.reduce_times import (
     ReduceTimes,
     Span,
     assumed_times,
+    bus_gb_s,
     measured_times,
     published,
     spans_of,
@@ -183,7 +186,9 @@ def figures_of(
                 fabric, rows = published(gpu, link, label / 2, label * 2)
                 note = "no run, and nobody published it"
                 if rows:
-                    span = typical(rows, "us" if unit == "us" else "gb_s")
+                    span = typical(rows, partial(bus_gb_s, gpus=gpus, link=link))
+                    if unit == "us":
+                        span = typical(rows, attrgetter("us"))
                     note = f"{PUBLISHED}: {len(rows)} figures over {fabric}"
             elif label in times.spans:
                 span, note = times.spans[label], origin

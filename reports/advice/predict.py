@@ -17,7 +17,6 @@ from reports.advice.specs import (
     Gpu,
     engine_text,
     find,
-    link_between,
     sheet_of,
     weights_of,
 )
@@ -89,7 +88,7 @@ def predictions(parts: Parts, load: Deployment) -> dict[str, Prediction]:
             continue
         fastest = {size: fastest_of(algorithm_spans(parts, load.gpu, way, size)) for size in sizes}
         spans = {size: span for size, (_, span) in fastest.items()}
-        times = ReduceTimes(2, "PREDICTED", load.times.link, spans)
+        times = ReduceTimes(2, "PREDICTED", spans)
         tensor = replace(load, times=times, tensor=2)
         pipeline = replace(tensor, tensor=1, stages=2)
         token_ms = model.all_reduces * spans[token_bytes] / 1e3
@@ -117,7 +116,7 @@ def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
         raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 
     model, weights = find("model", MODELS, arguments.model), arguments.weights
-    times = ReduceTimes(2, "PREDICTED", link_between(gpu, 2))
+    times = ReduceTimes(2, "PREDICTED")
     return Deployment(
         model, gpu, printable(weights), weights_of(model, weights), times, context=4096
     )

@@ -1,11 +1,12 @@
-"""All-reduce times by message size: from launches or from a link's figures.
+"""All-reduce times by message size: from launches or from published figures.
 
 Up to 512 KiB the time is the mean of a chain of dependent calls, which a decode step pays; above
 it, a single call and the reading of its result."""
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -24,12 +25,11 @@ from reports.store.manifest import runs_by_time
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
 from reports.store.program import BENCH
 from reports.store.result import ResultError, read
-from reports.tables.beside_published import amounts
+from reports.tables.beside_published import COMPARED_BYTES, LARGE_BYTES, amounts
 from reports.tables.sentences import counted, number, size_text
 from reports.trends.fit import LATENCY_BOUND_BYTES
 
 LEAST_LAUNCHES = 5  # of an interval
-LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
 SMALL = 32 << 10  # bytes; published times up to here are latencies
 LEAST_MACHINES = 3  # of which a published figure is typical
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
@@ -140,14 +140,14 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
 @dataclass
 class ReduceTimes:
     """All-reduce times over `gpus` ranks; call it with a message size in bytes for microseconds.
-    `spans` has the measured times by size, or only a published latency, of 0 bytes. `source`
-    describes the origin in one line, `notes` say why it may not apply. Ranks on several `hosts`
-    (None: unknown) use a network and not `link`."""
+    `spans` has the times by size, `gb_s` the busbw of what is larger if none of them tells it.
+    `source` describes the origin in one line, `notes` say why it may not apply. Ranks on several
+    `hosts` (None: unknown) use a network."""
 
     gpus: int
     source: str
-    link: CardLink
     spans: dict[int, Span] = field(default_factory=dict)
+    gb_s: Span | None = None  # the fastest before the slowest, as of times
     notes: Sequence[str] = ()
     hosts: int | None = 1
 
@@ -157,11 +157,13 @@ class ReduceTimes:
     def look_up(self, size_bytes: float) -> tuple[Span, str]:
         """The time, and a suffix that names its origin if it was not measured at this size. Times
         are linear between sizes, in logarithms, and constant below the smallest. Beyond the largest
-        they grow with the bytes, by the link if the largest is below 1 MiB."""
-        sent_bytes = wire_factor(self.gpus) * size_bytes
+        they grow with the bytes, by `gb_s` or as the largest does."""
         sizes = sorted(self.spans)
         if size_bytes in sizes:
             return self.spans[int(size_bytes)], ""
+
+        if size_bytes < sizes[0]:
+            return self.spans[sizes[0]], f", as up to {size_text(sizes[0])}"
 
         largest, largest_us = sizes[-1], self.spans[sizes[-1]]
         if size_bytes < largest:
@@ -169,28 +171,33 @@ class ReduceTimes:
             at_us = [np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in logs_us]
             return np.exp(at_us), " between measured sizes"
 
-        if largest >= LARGE or self.hosts != 1:
-            origin = f", ASSUMED to grow with the bytes from {size_text(largest)} on"
+        origin = f", ASSUMED to grow with the bytes from {size_text(largest)} on"
+        if self.gb_s is None:
             return largest_us * size_bytes / largest, origin
 
-        more_bytes = sent_bytes - wire_factor(self.gpus) * largest
-        origin = f", ASSUMED from {size_text(largest)} on" if largest else ""
-        return largest_us + more_bytes / self.link.total_gb_s(self.gpus) / 1e3, origin
+        more_bytes = wire_factor(self.gpus) * (size_bytes - largest)
+        return largest_us + more_bytes / self.gb_s / 1e3, origin
+
+
+def all_reduces(
+    least_bytes: float, most_bytes: float, **values: Collection[str]
+) -> list[PublishedCall]:
+    """All-reduces of these sizes that others measured within one machine."""
+    rows = select(calls(), collective={"all_reduce"}, hosts={1}, **values)
+    return [row for row in rows if least_bytes <= (row.size_bytes or 0) <= most_bytes]
 
 
 def published(
     gpu: Gpu, link: CardLink, least_bytes: float, most_bytes: float
 ) -> tuple[str, list[PublishedCall]]:
-    """A fabric, and all-reduces of these sizes that others measured over it within one machine, by
-    the GPU's library; small ones also by tuned kernels, and only as engines make them, not eager.
-    The fabric is the link's, or the nearest over which enough machines had the library; if none
-    had, there are no figures."""
+    """A fabric, and published all-reduces of these sizes over it by the GPU's library; small ones
+    also by tuned kernels, and only as engines make them, not eager. The fabric is the link's, or
+    the nearest over which enough machines had the library; if none had, there are no figures."""
     is_small, fabric = least_bytes < SMALL, link.fabric
     rows = [
         row
-        for row in select(calls(), collective={"all_reduce"}, hosts={1})
-        if least_bytes <= (row.size_bytes or 0) <= most_bytes
-        and (row.library == gpu.library or (is_small and row.kind == "tuned"))
+        for row in all_reduces(least_bytes, most_bytes)
+        if (row.library == gpu.library or (is_small and row.kind == "tuned"))
         and not (is_small and row.mode == "eager")
     ]
     while True:
@@ -201,35 +208,61 @@ def published(
         fabric = fabric.rpartition(" ")[0]  # without its lanes, then without its generation
 
 
-def typical(rows: Sequence[PublishedCall], name: str) -> Span:
-    """Of this field the median over machines of the library, then the least and the most of all."""
+def typical(rows: Sequence[PublishedCall], value_of: Callable[[PublishedCall], float]) -> Span:
+    """The median over machines of the library, then the least and the most of all."""
     machines = grouped(select(rows, kind={"library"}), lambda row: row.machine).values()
-    medians = [median(getattr(row, name) for row in own) for own in machines]
-    values = [getattr(row, name) for row in rows]
+    medians = [median(map(value_of, own)) for own in machines]
+    values = [*map(value_of, rows)]
     return np.array([median(medians), min(values), max(values)])
 
 
-def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
-    """Times by the bandwidth of a link and by what others published over its fabric. Raises
-    ResultError if they published nothing."""
-    (fabric, rows), name = published(gpu, link, 1, SMALL), gpu.library.upper()
-    if not rows:
-        raise ResultError(f"nobody published {name} over {fabric}, which {link.name} is")
+def bus_gb_s(row: PublishedCall, gpus: int, link: CardLink) -> float:
+    """The busbw of so many GPUs over links as good as the row's: each peer adds one to a mesh."""
+    return row.gb_s * link.total_gb_s(gpus) / link.total_gb_s(row.gpus)
 
-    latency_us = typical(rows, "us")
-    source = (
-        f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way ({link.source}), "
-        f"and a latency of {span_text(latency_us, ' us')} by {len(rows)} published figures over "
-        f"{fabric}, typical of {name} (docs/references.md); brackets: best to worst, also of "
-        "tuned kernels"
+
+def assumed(
+    gpu: Gpu,
+    link: CardLink,
+    sizes: tuple[int, int],
+    value_of: Callable[[PublishedCall], float],
+    unit: str,
+) -> tuple[Span, str]:
+    """What is typically published from the one to the other size, and these figures in words.
+    Raises ResultError if there are none."""
+    fabric, rows = published(gpu, link, *sizes)
+    if not rows:
+        name = gpu.library.upper()
+        raise ResultError(f"nobody published {name} over {fabric}, which {link.name} is")
+    span = typical(rows, value_of)
+    return span, f"{span_text(span, unit)} by {len(rows)} figures over {fabric}"
+
+
+def assumed_gb_s(gpus: int, gpu: Gpu, link: CardLink) -> tuple[Span, str]:
+    """The busbw of large messages, which no link exceeds, the fastest before the slowest, and the
+    published figures in words. Raises ResultError without any."""
+    most = link.total_gb_s(gpus)
+    sizes = COMPARED_BYTES // 2, COMPARED_BYTES * 2
+    span, words = assumed(
+        gpu, link, sizes, lambda row: min(bus_gb_s(row, gpus, link), most), " GB/s"
     )
-    times = ReduceTimes(gpus, source, link, {0: latency_us})
-    if fabric.startswith("PCIe"):
-        staged = [
-            row
-            for row in select(calls(), library={gpu.library}, transport={"host memory"}, hosts={1})
-            if row.collective == "all_reduce" and 0 < (row.size_bytes or 0) <= SMALL
-        ]
+    return span[[0, 2, 1]], words
+
+
+def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
+    """Times by what others published over a link's fabric. Raises ResultError if they published
+    nothing."""
+    name = gpu.library.upper()
+    latency_us, latency = assumed(gpu, link, (1, SMALL), attrgetter("us"), " us")
+    gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
+    source = (
+        f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way ({link.source}). "
+        f"Published of {name} (docs/references.md): a latency of {latency}, and from there on "
+        f"{bandwidth}; brackets: least to most, the latency also of tuned kernels"
+    )
+    times = ReduceTimes(gpus, source, {SMALL: latency_us}, gb_s)
+    if link.fabric.startswith("PCIe"):
+        staged = all_reduces(1, SMALL, library={gpu.library}, transport={"host memory"})
         who = "Cards" if gpu.peer_access else f"{gpu.name} (if its driver is not patched) and cards"
         times.notes = [
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
@@ -272,8 +305,14 @@ def measured_times(
     origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
     hosts = launches.runs[0].run.world.get("hosts", 1)
-    times = ReduceTimes(gpus, source, link, spans, hosts=hosts)
-    times.notes = [*launches.notes, *_doubts(times, launches, gpu)]
+    times = ReduceTimes(gpus, source, spans, hosts=hosts)
+    times.notes = [*launches.notes, *_doubts(times, launches, gpu, link)]
+    if hosts == 1 and max(spans) < LARGE_BYTES:
+        times.gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
+        times.notes.append(
+            f"Nothing above {size_text(max(spans))} was measured: larger all-reduces are ASSUMED "
+            f"to have {bandwidth}, as published."
+        )
     return times
 
 
@@ -290,9 +329,9 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     return None
 
 
-def _doubts(times: ReduceTimes, launches: AllReduceLaunches, gpu: Gpu) -> list[str]:
+def _doubts(times: ReduceTimes, launches: AllReduceLaunches, gpu: Gpu, link: CardLink) -> list[str]:
     """The reasons why these times may not apply to this GPU's link."""
-    rows, link, size = launches.times, times.link, max(times.spans)
+    rows, size = launches.times, max(times.spans)
     lines = []
     single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
 
@@ -308,12 +347,7 @@ def _doubts(times: ReduceTimes, launches: AllReduceLaunches, gpu: Gpu) -> list[s
     if times.hosts != 1:
         place = f"on {times.hosts} hosts" if times.hosts else "perhaps on several hosts"
         lines.append(f"The ranks are {place}: the times include their network, not {link.name}.")
-    elif size < LARGE:
-        lines.append(
-            f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
-            f"the bandwidth of {link.name}."
-        )
-    elif launches.gpus:
+    elif size >= LARGE_BYTES and launches.gpus:
         expected = LINKS[gpu.peer] if gpu.peer else link
         time_us = spans_of(launches, "time_us")[size]
         bus_gb_s = wire_factor(times.gpus) * size / time_us[0] / 1e3

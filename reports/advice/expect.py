@@ -236,10 +236,10 @@ def rows_of(figures: Sequence[PublishedCall], texts: Mapping[str, str]) -> list[
     return [
         {
             "size": size_text(row.size_bytes or 0),
-            "algorithm": f"{row.library} {row.variant}".rstrip(),
-            "mode": row.mode,
             "us": number(row.us),
             "busbw\nGB/s": number(row.gb_s),
+            "mode": row.mode,
+            "algorithm": f"{row.library} {row.variant}".rstrip(),
             "place": f"{row.gpus}x {row.gpu}, {row.fabric}, {row.transport}",
             "source": texts[row.source].split()[0] if row.source in texts else THIS_RUN,
         }

@@ -4,8 +4,6 @@ import datetime
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +14,7 @@ from reports.advice.reduce_times import (
     ReduceTimes,
     Span,
     assumed_times,
-    bus_gb_s,
     measured_times,
-    published,
     spans_of,
     typical,
     wire_factor,
@@ -183,13 +179,11 @@ def figures_of(
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
             if is_published:
-                fabric, rows = published(gpu, link, label / 2, label * 2)
-                note = "no run, and nobody published it"
-                if rows:
-                    span = typical(rows, partial(bus_gb_s, gpus=gpus, link=link))
-                    if unit == "us":
-                        span = typical(rows, attrgetter("us"))
-                    note = f"{PUBLISHED}: {len(rows)} figures over {fabric}"
+                try:
+                    span, origins = typical(gpus, gpu, link, label / 2, label * 2, unit)
+                    note = f"{PUBLISHED}: {origins}"
+                except ResultError as error:
+                    note = f"no run, and {error}"
             elif label in times.spans:
                 span, note = times.spans[label], origin
                 if unit == "GB/s":

@@ -4,9 +4,8 @@ Up to 512 KiB the time is the mean of a chain of dependent calls, which a decode
 it, a single call and the reading of its result."""
 
 import glob
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -187,13 +186,14 @@ def all_reduces(
     return [row for row in rows if least_bytes <= (row.size_bytes or 0) <= most_bytes]
 
 
-def published(
-    gpu: Gpu, link: CardLink, least_bytes: float, most_bytes: float
-) -> tuple[str, list[PublishedCall]]:
-    """A fabric, and published all-reduces of these sizes over it by the GPU's library; small ones
-    also by tuned kernels, and only as engines make them, not eager. The fabric is the link's, or
-    the nearest over which enough machines had the library; if none had, there are no figures."""
-    is_small, fabric = least_bytes < SMALL, link.fabric
+def typical(
+    gpus: int, gpu: Gpu, link: CardLink, least_bytes: float, most_bytes: float, unit: str
+) -> tuple[Span, str]:
+    """The us or the GB/s that others measured over a fabric by the GPU's library, and `53 figures
+    over PCIe`: the median over machines, then the least and the most, of small calls also by tuned
+    kernels, and only as engines make them, not eager. The fabric is the link's, or the nearest over
+    which enough machines had the library. Raises ResultError if none had."""
+    is_small, fabric, name = least_bytes < SMALL, link.fabric, gpu.library.upper()
     rows = [
         row
         for row in all_reduces(least_bytes, most_bytes)
@@ -202,63 +202,45 @@ def published(
     ]
     while True:
         found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
-        machines = len({row.machine for row in found if row.library == gpu.library})
-        if machines >= LEAST_MACHINES or " " not in fabric:
-            return fabric, found if machines else []
+        machines = grouped(select(found, library={gpu.library}), lambda row: row.machine)
+        if len(machines) >= LEAST_MACHINES or " " not in fabric:
+            break
         fabric = fabric.rpartition(" ")[0]  # without its lanes, then without its generation
 
+    if not machines:
+        sizes = f"from {size_text(int(least_bytes))} to {size_text(int(most_bytes))}"
+        raise ResultError(f"nobody published {name} {sizes} over {fabric}, which {link.name} is")
 
-def typical(rows: Sequence[PublishedCall], value_of: Callable[[PublishedCall], float]) -> Span:
-    """The median over machines of the library, then the least and the most of all."""
-    machines = grouped(select(rows, kind={"library"}), lambda row: row.machine).values()
-    medians = [median(map(value_of, own)) for own in machines]
-    values = [*map(value_of, rows)]
-    return np.array([median(medians), min(values), max(values)])
+    def value_of(row: PublishedCall) -> float:
+        """By links as good as the row's, of which a mesh has one for each peer."""
+        links = link.total_gb_s(gpus) / link.total_gb_s(row.gpus)
+        return row.us if unit == "us" else row.gb_s * links
 
-
-def bus_gb_s(row: PublishedCall, gpus: int, link: CardLink) -> float:
-    """The busbw of so many GPUs over links as good as the row's: each peer adds one to a mesh."""
-    return row.gb_s * link.total_gb_s(gpus) / link.total_gb_s(row.gpus)
-
-
-def assumed(
-    gpu: Gpu,
-    link: CardLink,
-    sizes: tuple[int, int],
-    value_of: Callable[[PublishedCall], float],
-    unit: str,
-) -> tuple[Span, str]:
-    """What is typically published from the one to the other size, and these figures in words.
-    Raises ResultError if there are none."""
-    fabric, rows = published(gpu, link, *sizes)
-    if not rows:
-        name = gpu.library.upper()
-        raise ResultError(f"nobody published {name} over {fabric}, which {link.name} is")
-    span = typical(rows, value_of)
-    return span, f"{span_text(span, unit)} by {len(rows)} figures over {fabric}"
+    medians = [median(map(value_of, own)) for own in machines.values()]
+    values = [*map(value_of, found)]
+    span = np.array([median(medians), min(values), max(values)])
+    return span, f"{len(found)} figures over {fabric}"
 
 
 def assumed_gb_s(gpus: int, gpu: Gpu, link: CardLink) -> tuple[Span, str]:
-    """The busbw of large messages, which no link exceeds, the fastest before the slowest, and the
-    published figures in words. Raises ResultError without any."""
-    most = link.total_gb_s(gpus)
-    sizes = COMPARED_BYTES // 2, COMPARED_BYTES * 2
-    span, words = assumed(
-        gpu, link, sizes, lambda row: min(bus_gb_s(row, gpus, link), most), " GB/s"
-    )
-    return span[[0, 2, 1]], words
+    """The busbw of large messages, which no link exceeds, the fastest before the slowest, and its
+    origin. Raises ResultError if nobody published one."""
+    span, figures = typical(gpus, gpu, link, COMPARED_BYTES / 2, COMPARED_BYTES * 2, "GB/s")
+    span = np.minimum(span, link.total_gb_s(gpus))
+    return span[[0, 2, 1]], f"{span_text(span, ' GB/s')} by {figures}"
 
 
 def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     """Times by what others published over a link's fabric. Raises ResultError if they published
     nothing."""
     name = gpu.library.upper()
-    latency_us, latency = assumed(gpu, link, (1, SMALL), attrgetter("us"), " us")
+    latency_us, figures = typical(gpus, gpu, link, 1, SMALL, "us")
     gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
     source = (
         f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way ({link.source}). "
-        f"Published of {name} (docs/references.md): a latency of {latency}, and from there on "
-        f"{bandwidth}; brackets: least to most, the latency also of tuned kernels"
+        f"Published of {name} (docs/references.md): a latency of {span_text(latency_us, ' us')} by "
+        f"{figures}, and from there on {bandwidth}; brackets: least to most, the latency also of "
+        "tuned kernels"
     )
     times = ReduceTimes(gpus, source, {SMALL: latency_us}, gb_s)
     if link.fabric.startswith("PCIe"):

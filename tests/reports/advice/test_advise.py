@@ -195,9 +195,9 @@ def test_calls_of_other_kinds_are_no_latency(monkeypatch):
     rows += [structs.replace(good, machine=name, time_us=us) for name, us in (("b", 40), ("c", 50))]
     rows += [structs.replace(good, kind="tuned", library="r9k", time_us=7.0)]
     monkeypatch.setattr(reduce_times, "calls", lambda: rows)
-    fabric, found = reduce_times.published(gpu, link_between(gpu, 2), 1, reduce_times.SMALL)
-    assert (fabric, len(found)) == ("PCIe 5", 12)
-    assert reduce_times.typical(found, lambda row: row.us).tolist() == [40, 7, 50]
+    ends = 1, reduce_times.SMALL
+    span, figures = reduce_times.typical(2, gpu, link_between(gpu, 2), *ends, "us")
+    assert (span.tolist(), figures) == ([40, 7, 50], "12 figures over PCIe 5")
 
 
 def test_a_card_without_peer_access_is_asked_about():
@@ -233,7 +233,10 @@ def test_the_default_number_of_streams_loses_no_card():
     ("words", "refused"),
     [
         ("--model llama-70b --gpu r9700", "unknown model 'llama-70b'; did you mean llama-3"),
-        (f"{TWO} --link nvlink4", "nobody published RCCL over NVLink, which nvlink4 is"),
+        (
+            f"{TWO} --link nvlink4",
+            "nobody published RCCL from 1 B to 32 KiB over NVLink, which nvlink4 is",
+        ),
         (f"{TWO} --gpus 65", "--gpus: '65' is not a whole number from 1 to 64"),
     ],
 )

@@ -20,9 +20,9 @@ from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refus
 from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
+from reports.store.case import size_of
 from reports.store.program import BENCH, on_ranks
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
 IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
@@ -142,10 +142,10 @@ class SweepOptions:
 
 def size_bytes(text: str) -> int:
     """`16K`, `32M`, `1G` or plain bytes; powers of two, as in nccl-tests."""
-    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text, re.IGNORECASE)
+    match = re.fullmatch(r"(\d+[KMG]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 16384, 16K or 32M")
-    size = int(match[1]) * UNITS[match[2].upper()]
+    size = size_of(match[1].upper())
     if size > MOST_BYTES:
         raise argparse.ArgumentTypeError(f"{text} is above the largest size, 16G")
     return size

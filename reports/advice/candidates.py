@@ -21,11 +21,11 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.serving import Deployment
 from reports.advice.specs import BITS, GPUS, MODELS, Gpu, close_names, convert, find, link_between
+from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
 from reports.tables.sentences import number, size_text
 
-SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # The forms of a requirement by the unit of its limit.
 FORMS = {
     "us": r"(\d{1,12}[KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
@@ -139,7 +139,7 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
             continue
         label: int | str = match[1]
         if unit != "tok/s":
-            label = int(match[1].rstrip("KMG")) * SCALES[match[1].lstrip("0123456789")]
+            label = size_of(match[1])
         elif label not in spec.models:
             hint = close_names(match[1], spec.models)
             raise ResultError(f"{path}: [models] lacks the model of {text!r}{hint}")

@@ -14,6 +14,7 @@ from reports.advice.specs import GPUS, find, link_between, sheet_of
 from reports.kit.chart import Chart, Curve
 from reports.kit.page import Banner, Page, Section, to_html
 from reports.references.published import PublishedCall, calls, cards, cards_named, near_size, select
+from reports.store.case import size_of
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
@@ -93,10 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def count(text: str) -> int:
-    match = re.fullmatch("([1-9][0-9]{0,11})([KMG]?)", text.upper())
-    if not match:
+    if not re.fullmatch("[1-9][0-9]{0,11}[KMGkmg]?", text):
         raise argparse.ArgumentTypeError(f"{printable(text)!r} is no number such as 2, 16K or 32M")
-    return int(match[1]) << 10 * " KMG".index(match[2] or " ")
+    return size_of(text.upper())
 
 
 def expect(arguments: argparse.Namespace) -> int:

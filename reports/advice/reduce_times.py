@@ -147,7 +147,7 @@ class ReduceTimes:
     source: str
     spans: dict[int, Span] = field(default_factory=dict)
     gb_s: Span | None = None  # the fastest before the slowest, as of times
-    notes: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
     hosts: int | None = 1
 
     def __call__(self, size_bytes: float) -> Span:
@@ -237,20 +237,22 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     latency_us, figures = typical(gpus, gpu, link, 1, SMALL, "us")
     gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
     source = (
-        f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way ({link.source}). "
-        f"Published of {name} (docs/references.md): a latency of {span_text(latency_us, ' us')} by "
-        f"{figures}, and from there on {bandwidth}; brackets: least to most, the latency also of "
-        "tuned kernels"
+        f"ASSUMED, not measured: a latency of {span_text(latency_us, ' us')} by {figures}, and "
+        f"from there on {bandwidth}, published of {name} (docs/references.md)"
     )
-    times = ReduceTimes(gpus, source, {SMALL: latency_us}, gb_s)
+    sheet = (
+        "Brackets: least to most, of the latency also of tuned kernels. "
+        f"{link.name} has at most {number(link.gb_s)} GB/s one way ({link.source})."
+    )
+    times = ReduceTimes(gpus, source, {SMALL: latency_us}, gb_s, [sheet])
     if link.fabric.startswith("PCIe"):
         staged = all_reduces(1, SMALL, library={gpu.library}, transport={"host memory"})
         who = "Cards" if gpu.peer_access else f"{gpu.name} (if its driver is not patched) and cards"
-        times.notes = [
+        times.notes.append(
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
             f"figures of {name}). Many boards give two cards eight lanes each: for these see "
             "advise --link pcie5x8."
-        ]
+        )
     return times
 
 

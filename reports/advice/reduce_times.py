@@ -273,30 +273,57 @@ def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95)
 def measured_times(
     launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = 0.95
 ) -> ReduceTimes:
-    """The times of these launches, with intervals of this confidence."""
+    """The times of these launches, with intervals of this confidence, and the reasons why they may
+    not apply to this GPU's link."""
     rows, n = launches.times, len(launches.runs)
     if rows.empty:
         needed = f"an all-reduce of auto or a library with {MIN_BLOCKS} blocks in a launch"
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
 
-    spans = spans_of(launches, "cost_us", confidence)
     names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype
     place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
     count = counted(n, "launch")
     if not launches.have_intervals:
         count += ", no interval"
-    harness = launches.runs[0].run.method.get("harness")
+    run = launches.runs[0].run
+    harness, hosts = run.method.get("harness"), run.world.get("hosts", 1)
     origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
-    hosts = launches.runs[0].run.world.get("hosts", 1)
-    times = ReduceTimes(gpus, source, spans, hosts=hosts)
-    times.notes = [*launches.notes, *_doubts(times, launches, gpu, link)]
-    if hosts == 1 and max(spans) < LARGE_BYTES:
+    spans = spans_of(launches, "cost_us", confidence)
+    times = ReduceTimes(gpus, source, spans, None, [*launches.notes], hosts)
+
+    single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
+    if len(single):
+        sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
+        times.notes.append(
+            f"No chain of dependent calls was measured at {sizes}: single calls stand for it."
+        )
+
+    if problem := other_hardware(launches, gpu):
+        times.notes.append(problem)
+
+    # The link counts within one host, and its bandwidth above 1 MiB.
+    size = max(spans)
+    if hosts != 1:
+        where = f"on {hosts} hosts" if hosts else "perhaps on several hosts"
+        times.notes.append(
+            f"The ranks are {where}: the times include their network, not {link.name}."
+        )
+    elif size < LARGE_BYTES:
         times.gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
         times.notes.append(
-            f"Nothing above {size_text(max(spans))} was measured: larger all-reduces are ASSUMED "
-            f"to have {bandwidth}, as published."
+            f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
+            f"{bandwidth}, as published."
         )
+    elif launches.gpus:
+        expected = LINKS[gpu.peer] if gpu.peer else link
+        bus_gb_s = wire_factor(gpus) * size / spans_of(launches, "time_us")[size][0] / 1e3
+        if bus_gb_s < DOWN * expected.gb_s:
+            times.notes.append(
+                f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
+                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see {BENCH}doctor."
+            )
+
     return times
 
 
@@ -311,34 +338,3 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
             return f"The times come from {name}, not from {gpu.name}."
 
     return None
-
-
-def _doubts(times: ReduceTimes, launches: AllReduceLaunches, gpu: Gpu, link: CardLink) -> list[str]:
-    """The reasons why these times may not apply to this GPU's link."""
-    rows, size = launches.times, max(times.spans)
-    lines = []
-    single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
-
-    if len(single):
-        sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
-        lines.append(
-            f"No chain of dependent calls was measured at {sizes}: single calls stand for it."
-        )
-
-    if problem := other_hardware(launches, gpu):
-        lines.append(problem)
-
-    if times.hosts != 1:
-        place = f"on {times.hosts} hosts" if times.hosts else "perhaps on several hosts"
-        lines.append(f"The ranks are {place}: the times include their network, not {link.name}.")
-    elif size >= LARGE_BYTES and launches.gpus:
-        expected = LINKS[gpu.peer] if gpu.peer else link
-        time_us = spans_of(launches, "time_us")[size]
-        bus_gb_s = wire_factor(times.gpus) * size / time_us[0] / 1e3
-        if bus_gb_s < DOWN * expected.gb_s:
-            lines.append(
-                f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
-                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see {BENCH}doctor."
-            )
-
-    return lines

@@ -11,8 +11,6 @@ import msgspec
 
 from reports.advice.reduce_times import (
     AllReduceLaunches,
-    ReduceTimes,
-    Span,
     assumed_times,
     measured_times,
     spans_of,
@@ -20,7 +18,7 @@ from reports.advice.reduce_times import (
     wire_factor,
 )
 from reports.advice.serving import Deployment
-from reports.advice.specs import BITS, GPUS, MODELS, Gpu, close_names, convert, find, link_between
+from reports.advice.specs import BITS, GPUS, MODELS, close_names, convert, find, link_between
 from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
@@ -174,8 +172,24 @@ def figures_of(
     for unit, label in keys:
         span, note = None, ONE_GPU if gpus == 1 else "not in its runs"
         if isinstance(label, str):
-            name = label
-            span, note = _tokens(spec.models[label], gpu, times, origin)
+            name, workload = label, spec.models[label]
+            model = find("model", MODELS, workload.model)
+            bits = find("weights", BITS, workload.weights)
+            deployment = Deployment(
+                model,
+                gpu,
+                workload.weights,
+                model.parameters * bits / 8,
+                times,
+                workload.context,
+                tensor=gpus,
+            )
+            if deployment.memory_bytes > deployment.usable_bytes:
+                note = DOES_NOT_FIT
+            elif gpus == 1:  # needs no launches
+                span, note = deployment.figures["tokens_per_s"], DATA_SHEET
+            elif origin:
+                span, note = deployment.figures["tokens_per_s"], f"by arithmetic, {origin}"
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
             if is_published:
@@ -184,7 +198,7 @@ def figures_of(
                     note = f"{PUBLISHED}: {origins}"
                 except ResultError as error:
                     note = f"no run, and {error}"
-            elif label in times.spans:
+            elif origin and label in times.spans:
                 span, note = times.spans[label], origin
                 if unit == "GB/s":
                     # Without reading the result, as nccl-tests defines busbw.
@@ -198,33 +212,6 @@ def figures_of(
         figures[unit, label] = figure
 
     return figures, list(times.notes) if origin else []
-
-
-def _tokens(
-    workload: Workload, gpu: Gpu, times: ReduceTimes, origin: str
-) -> tuple[Span | None, str]:
-    """The tokens/s of one stream, and their origin or why there are none. One GPU needs no
-    launches: its data sheet gives its tokens."""
-    model = find("model", MODELS, workload.model)
-    bits = find("weights", BITS, workload.weights)
-    deployment = Deployment(
-        model,
-        gpu,
-        workload.weights,
-        model.parameters * bits / 8,
-        times,
-        workload.context,
-        tensor=times.gpus,
-    )
-
-    if deployment.memory_bytes > deployment.usable_bytes:
-        return None, DOES_NOT_FIT
-    if times.gpus == 1:
-        return deployment.figures["tokens_per_s"], DATA_SHEET
-    if not origin:
-        return None, "not in its runs"
-
-    return deployment.figures["tokens_per_s"], f"by arithmetic, {origin}"
 
 
 def money(offer: Offer) -> list[Figure]:

@@ -218,7 +218,7 @@ def _tokens(
         tensor=times.gpus,
     )
 
-    if deployment.memory_bytes > deployment.usable_bytes:
+    if deployment.lack(1):
         return None, DOES_NOT_FIT
     if times.gpus == 1:
         return deployment.figures["tokens_per_s"], DATA_SHEET

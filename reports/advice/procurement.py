@@ -27,7 +27,7 @@ from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.sentences import counted, lay_out, number, plain_table
+from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
 from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
@@ -284,13 +284,14 @@ def _card(appraisal: Appraisal) -> Card:
         for figure in appraisal.figures
         if figure.value is not None and figure.name != "price"
     ]
+    logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
     dated = f"{price.currency}, {price.date.isoformat()}"
     return Card(
         appraisal.name,
         f"{price.amount:g}",
         dated,
         appraisal.word,
-        [*lines, *figures, *appraisal.notes],
+        [*lines, *figures, *([some(logs)] if logs else []), *appraisal.notes],
     )
 
 

@@ -22,10 +22,10 @@ from reports.store.folder import WRONG, in_order
 from reports.store.grouped import grouped
 from reports.store.manifest import runs_by_time
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
-from reports.store.program import BENCH
+from reports.store.program import BENCH, REPORTS
 from reports.store.result import ResultError, read
 from reports.tables.beside_published import amounts
-from reports.tables.sentences import counted, number, size_text
+from reports.tables.sentences import counted, number, size_text, start_time
 from reports.trends.fit import LATENCY_BOUND_BYTES
 
 LEAST_LAUNCHES = 5  # of an interval
@@ -88,16 +88,19 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> AllReduceLaunches:
         f"{entry.path.name} is left out: {entry.left_out}." for entry in entries if entry.left_out
     ]
     runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
-    kinds = dict[Any, Path]()
+    kinds = dict[Any, str]()
     for run in runs:
         ranks = run.run.world["size"]
         if ranks not in (0, gpus):
             raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus}")
-        kinds[alike_of(run)] = run.path
+        kinds[alike_of(run)] = f"{run.path}, {start_time(run.run)},"
 
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
-        raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
+        raise ResultError(
+            f"{first} and {second} are of several machines, benchmarks or methods; to say that "
+            f"logs without a GPU's name are of one: {REPORTS} import --machine NAME"
+        )
 
     runs, others = in_one_state(runs)
     return AllReduceLaunches(runs, wrong, [*notes, *others], _one_way(runs))
@@ -193,6 +196,14 @@ def published(
         and (row.library == gpu.library or (is_small and row.kind == "tuned"))
         and not (is_small and row.mode == "eager")
     ]
+    if is_small and not gpu.peer_access and fabric.startswith("PCIe"):
+        # The driver joins slots by host memory alone.
+        staged = select(calls(), collective={"all_reduce"}, hosts={1}, transport={"host memory"})
+        rows = [
+            row
+            for row in select(staged, library={gpu.library})
+            if least_bytes <= (row.size_bytes or 0) <= most_bytes
+        ]
     while True:
         found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
         machines = len({row.machine for row in found if row.library == gpu.library})
@@ -236,6 +247,8 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
             f"figures of {name}). Many boards give two cards eight lanes each: for these see "
             "advise --link pcie5x8."
         ]
+        if not gpu.peer_access:
+            times.notes.append(f"The latency of {gpu.name} is that of calls through host memory.")
     return times
 
 
@@ -296,7 +309,9 @@ def _doubts(times: ReduceTimes, launches: AllReduceLaunches, gpu: Gpu) -> list[s
     lines = []
     single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
 
-    if len(single):
+    if harness := launches.runs[0].run.method.get("harness"):
+        lines.append(f"{harness} measures no chain of dependent calls: its calls stand for it.")
+    elif len(single):
         sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
         lines.append(
             f"No chain of dependent calls was measured at {sizes}: single calls stand for it."

@@ -101,7 +101,7 @@ def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
 def test_a_model_that_two_cards_do_not_hold_has_no_tokens(wire):
     status, text, _ = predict(wire, "--gpu", "r9700", "--weights", "fp16")
     assert status == 0
-    assert "llama-3.1-70b on two: does not fit" in text
+    assert "llama-3.1-70b on two: 1 stream would not fit" in text
     assert "tokens/s" not in text
 
 

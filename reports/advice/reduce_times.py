@@ -28,7 +28,7 @@ from reports.tables.beside_published import amounts
 from reports.tables.sentences import counted, number, size_text, start_time
 from reports.trends.fit import LATENCY_BOUND_BYTES
 
-LEAST_LAUNCHES = 5  # of an interval
+LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
 SMALL = 32 << 10  # bytes; published times up to here are latencies
 LEAST_MACHINES = 3  # of which a published figure is typical
@@ -252,7 +252,9 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     return times
 
 
-def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95) -> dict[int, Span]:
+def spans_of(
+    launches: AllReduceLaunches, column: str, confidence: float = CONFIDENCE
+) -> dict[int, Span]:
     """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
     with Student's intervals from five launches on."""
     n, spans = len(launches.runs), dict[int, Span]()
@@ -267,7 +269,7 @@ def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95)
 
 
 def measured_times(
-    launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = 0.95
+    launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = CONFIDENCE
 ) -> ReduceTimes:
     """The times of these launches, with intervals of this confidence."""
     rows, n = launches.times, len(launches.runs)

@@ -181,8 +181,8 @@ def text_of(
     )
     if not best.obstacle:
         headline += (
-            f"; {model.name} decodes {span_text(best.tensor_tokens_per_s)} tokens/s of one chat by "
-            f"tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
+            f"; {model.name} decodes at most {span_text(best.tensor_tokens_per_s)} tokens/s of one "
+            f"chat by tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
         )
 
     measured = {
@@ -206,7 +206,12 @@ def text_of(
     tables.append(("An all-reduce of two cards, us, PREDICTED", plain_table(headings, rows)))
 
     if not best.obstacle:
-        headings = ["", "tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
+        headings = [
+            "",
+            "at most\ntokens/s\nby tensor",
+            "at most\ntokens/s\nby pipeline",
+            "equal at\nus a call",
+        ]
         rows = []
         for way, each in made.items():
             rates = map(span_text, (each.tensor_tokens_per_s, each.pipeline_tokens_per_s))

@@ -163,8 +163,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
         is_met = requirement.is_met(figure.value)
         return (
             "UNVERIFIED" if is_met else "FAIL",
-            f"{number(figure.value)} {unit} {'meets' if is_met else 'misses'} it, "
-            "by its data sheet, a ceiling",
+            f"{figure.text} {'meets' if is_met else 'misses'} it, by its data sheet",
         )
 
     if figure.low is None or figure.high is None:
@@ -172,7 +171,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
 
     reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
     if unit == "tok/s":
-        reason += ", a ceiling by data sheets"
+        reason = f"at most {reason}"
 
     low_meets, high_meets = requirement.is_met(figure.low), requirement.is_met(figure.high)
     if candidates.PUBLISHED in figure.note:

@@ -61,7 +61,7 @@ def import_logs(arguments: argparse.Namespace) -> int:
     """Writes and prints the run files. Raises ResultError if the folder is not writable."""
     if arguments.ranks is not None and not 0 < arguments.ranks < 10**9:
         raise ResultError(f"--ranks {arguments.ranks} is not a number of ranks")
-    if arguments.machine and not re.fullmatch(MACHINE, arguments.machine):
+    if arguments.machine is not None and not re.fullmatch(MACHINE, arguments.machine):
         raise ResultError(f"--machine {printable(arguments.machine)!r} is not a name like rack-7")
 
     status, records = 0, list[dict[str, Any]]()

@@ -82,6 +82,7 @@ def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
     assert max(map(len, text.splitlines())) <= 80
     words = re.sub(r"\s+", " ", text)
     assert words.startswith("PREDICTED for two h100 at a root complex: an all-reduce of 16 KiB")
+    assert "; llama-3.1-70b decodes at most " in words
     titles = [line for line in text.splitlines() if "us, PREDICTED" in line or "chat of" in line]
     assert len(titles) == 3
     assert all(line.endswith("PREDICTED") for line in titles)

@@ -135,15 +135,15 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     if arguments.tpot_ms and not (arguments.run and arguments.gpus > 1):
         raise ResultError("--tpot-ms needs --run, all-reduces that were measured, and two GPUs")
 
-    times = assumed_times(arguments.gpus, gpu, link)
     if arguments.wire:
-        size_bytes = model.all_reduce_bytes(arguments.batch)
-        times = arguments.wire.times(arguments.gpus, gpu, link, size_bytes)
-    if arguments.run:
+        times = arguments.wire.times(arguments.gpus, gpu, model.all_reduce_bytes(arguments.batch))
+    elif arguments.run:
         launches = read_launches(arguments.run, arguments.gpus)
         if launches.wrong:
             raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
         times = measured_times(launches, arguments.gpus, gpu, link)
+    else:
+        times = assumed_times(arguments.gpus, gpu, link)
 
     return Deployment(
         model,

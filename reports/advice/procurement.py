@@ -201,7 +201,7 @@ def _figure_rows(appraisals: Sequence[Appraisal]) -> list[Row]:
 
 def as_text(procurement: Procurement) -> str:
     """At most 80 columns."""
-    appraisals, reasons = procurement.appraisals, []
+    appraisals = procurement.appraisals
     rows = [
         [requirement, *(each.verdicts[requirement][0] for each in appraisals)]
         for requirement in appraisals[0].verdicts
@@ -212,13 +212,13 @@ def as_text(procurement: Procurement) -> str:
         column.no_wrap, column.overflow, column.vertical = False, "fold", "top"
         column.max_width = 14 if column.header else 20
 
-    for appraisal in appraisals:
-        for requirement, (verdict, reason) in appraisal.verdicts.items():
-            if verdict != "PASS":  # its interval is in the table
-                reasons.append(f"{appraisal.name}, {requirement}: {verdict}, {reason}")
-
-    sentences = [*reasons, *procurement.sentences]
-    return lay_out([procurement.headline], [], [("", table)], sentences)
+    reasons = [
+        f"{appraisal.name}, {requirement}: {verdict}, {reason}"
+        for appraisal in appraisals
+        for requirement, (verdict, reason) in appraisal.verdicts.items()
+        if verdict != "PASS"  # its interval is in the table
+    ]
+    return lay_out([procurement.headline], [], [("", table)], [*reasons, *procurement.sentences])
 
 
 def procure_page(procurement: Procurement, spec: Path) -> Page:

@@ -7,7 +7,6 @@ useful advice.
 import json
 import re
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -195,8 +194,7 @@ def test_xgmi_of_the_recorded_pair_is_its_path(examined):
     facts = examined(*VEGAS, **NO_PEERS, **links)
     assert {pair["path"] for pair in facts["pairs"]} == {"xGMI"}
     first, second = (gpu["bus_id"] for gpu in facts["gpus"])
-    device: Any = SimpleNamespace(facts={"pci_bus_id": first})
-    assert pci.over_xgmi(device) == [second]  # so its HDP holds nothing back, seen or not
+    assert pci.over_xgmi(first) == [second]  # so its HDP holds nothing back, seen or not
     assert none(facts, "peer")
 
 

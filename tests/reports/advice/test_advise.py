@@ -128,11 +128,29 @@ def test_a_27b_model_fits_on_one_card(tmp_path):
 def test_without_a_run_the_published_range_is_shown():
     """The gain from a second card must be what people report for its link."""
     text, words = answer(f"{R9700} --link pcie5x16")
-    assert "ASSUMED, not measured: pcie5x16" in words
-    assert "a latency of 53.2 us [6.80 74.5] by 53 published figures over PCIe, typical of" in words
-    assert "160 x 53.5 us [7.06 74.8]" in words
+    assert "ASSUMED, not measured: a latency of 53.2 us [6.80 74.5] by 53 figures over" in words
+    assert "pcie5x16 has at most 63.0 GB/s one way" in words
+    assert "160 x 53.2 us [6.80 74.5], as up to 32 KiB" in words
     (speed,) = re.findall(r"^TP 2 +\S+ +\S+ +([\d.]+) \[", text, re.MULTILINE)
     assert 1.5 <= float(speed) * 62.5e-3 <= 1.8
+
+
+def test_a_prompt_takes_the_published_bandwidth_not_the_slots():
+    """RCCL is published to reach 10.6 GB/s where the slot has 63: a prompt would look a third
+    shorter. A slot with fewer lanes than the published ones carries no more than it has."""
+    text, words = answer(TWO)
+    assert "from there on 10.6 GB/s [7.11 13.3] by 42 figures over PCIe, published of RCCL" in words
+    (prompt_ms,) = re.findall(r"(?m)^TP 2 .* (\S+) +\S+$", text)
+    reduced_ms = 160 * LARGE / 10.6e6
+    assert float(prompt_ms) == pytest.approx(1542 / 2 + reduced_ms, rel=0.02)
+    assert "from there on 7.88 GB/s [7.11 7.88]" in answer(f"{TWO} --link pcie3x8")[1]
+
+
+@pytest.mark.parametrize(("gpus", "gb_s"), [(2, "48.0 GB/s [34.1 61.5]"), (8, "336 GB/s")])
+def test_a_mesh_has_the_bandwidth_of_its_links(gpus, gb_s):
+    """Eight MI300X reach five times what two do, over seven links and not one."""
+    words = answer(f"--model llama-3.1-8b --gpu mi300x --gpus {gpus}")[1]
+    assert f"from there on {gb_s}" in words
 
 
 @pytest.mark.parametrize(
@@ -150,7 +168,7 @@ def test_a_card_has_the_times_of_its_fabric_and_library(words, fabric, library):
     """A buyer of two 5090s must not be told what RCCL does, nor one of H100s what PCIe does; over a
     fabric that fewer than three machines had, more count."""
     _, said = answer(f"--model llama-3.1-8b --gpu {words}")
-    assert f"published figures over {fabric}, typical of {library} (" in said
+    assert re.search(rf"figures over {fabric}, and from .*, published of {library} ", said)
     assert ("through host memory" in said) == fabric.startswith("PCIe")
 
 
@@ -177,19 +195,20 @@ def test_calls_of_other_kinds_are_no_latency(monkeypatch):
     rows += [structs.replace(good, machine=name, time_us=us) for name, us in (("b", 40), ("c", 50))]
     rows += [structs.replace(good, kind="tuned", library="r9k", time_us=7.0)]
     monkeypatch.setattr(reduce_times, "calls", lambda: rows)
-    fabric, found = reduce_times.published(gpu, link_between(gpu, 2), 1, reduce_times.SMALL)
-    assert (fabric, len(found)) == ("PCIe 5", 12)
-    assert reduce_times.typical(found, "us").tolist() == [40, 7, 50]
+    ends = 1, reduce_times.SMALL
+    span, figures = reduce_times.typical(2, gpu, link_between(gpu, 2), *ends, "us")
+    assert (span.tolist(), figures) == ([40, 7, 50], "12 figures over PCIe 5")
 
 
 def test_a_card_without_peer_access_is_asked_about():
     """Two GeForce cards on a board for desktops share sixteen lanes and reach each other through
     host memory: a buyer must hear it before the order."""
     _, words = answer(f"{TWO.replace('r9700', 'rtx5090')}")
-    patched = "rtx5090 (if its driver is not patched) and cards without peer access take 17.1 to"
+    patched = (
+        "rtx5090 (its driver ASSUMED not to be patched) and cards without peer access take 17.1 to"
+    )
     assert patched in words
-    assert "a latency of 31.1 us [17.1 81.0] by 5 published figures over PCIe," in words
-    assert "The latency of rtx5090 is that of calls through host memory." in words
+    assert "a latency of 31.1 us [17.1 81.0] by 5 figures over PCIe," in words
     assert "two cards eight lanes each: for these see advise --link pcie5x8" in words
     assert "patched" not in answer(TWO)[1]
 
@@ -216,7 +235,10 @@ def test_one_stream_is_judged_alone():
     ("words", "refused"),
     [
         ("--model llama-70b --gpu r9700", "unknown model 'llama-70b'; did you mean llama-3"),
-        (f"{TWO} --link nvlink4", "nobody published RCCL over NVLink, which nvlink4 is"),
+        (
+            f"{TWO} --link nvlink4",
+            "nobody published RCCL from 1 B to 32 KiB over NVLink, which nvlink4 is",
+        ),
         (f"{TWO} --gpus 65", "--gpus: '65' is not a whole number from 1 to 64"),
     ],
 )

@@ -119,8 +119,9 @@ def pages(tmp_path_factory):
     campaign = store / "campaign-1a2b3c4d"
     sides = ["--baseline", str(campaign / "main"), "--current", str(campaign / "new")]
     assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
+    assert main(["expect", "--gpu", "r9700", "--html", str(site / "expect.html")]) == 0
     runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
-    parts = ["fleet", "index", "history-allreduce", "compare", "gate", *runs]
+    parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", *runs]
     return [next(site.glob(f"{part}*.html")) for part in parts]
 
 
@@ -181,6 +182,16 @@ def test_pages_open_offline_at_any_width_without_errors_and_run_no_names(browser
     ]
     assert len(urls) >= len(pages[1:])
     assert [url for url in urls if not url.startswith(("file://", "data:", "about:"))] == []
+
+
+def test_on_a_phone_a_row_is_not_squeezed_to_a_word_a_line(browser, pages):
+    """A table that scrolls sideways would be five screens long, and hide its figures."""
+    (page,) = [page for page in pages if page.name == "expect.html"]
+    show(browser, page, 360)
+    rows = all_of(browser, ".box tbody tr")
+    assert max(row.size["height"] for row in rows) < 100
+    figure = rows[0].find_element(By.CSS_SELECTOR, ".number").rect
+    assert figure["x"] + figure["width"] < 360
 
 
 def open_details(browser, page):

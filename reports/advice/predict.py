@@ -210,12 +210,7 @@ def text_of(
     tables.append(("An all-reduce of two cards, us, PREDICTED", plain_table(headings, rows)))
 
     if not best.obstacle:
-        headings = [
-            "",
-            "at most\ntokens/s\nby tensor",
-            "at most\ntokens/s\nby pipeline",
-            "equal at\nus a call",
-        ]
+        headings = ["", "tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
         rows = [
             [
                 TITLES[way],
@@ -225,7 +220,9 @@ def text_of(
             ]
             for way, each in made.items()
         ]
-        tables.append((f"One chat of {model.name}, PREDICTED", plain_table(headings, rows)))
+        tables.append(
+            (f"One chat of {model.name}, at most, PREDICTED", plain_table(headings, rows))
+        )
 
     by_size = [algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN]
     rows = [

@@ -184,7 +184,7 @@ def figures_of(
                 workload.context,
                 tensor=gpus,
             )
-            if deployment.memory_bytes > deployment.usable_bytes:
+            if deployment.lack(1):
                 note = DOES_NOT_FIT
             elif gpus == 1:  # needs no launches
                 span, note = deployment.figures["tokens_per_s"], DATA_SHEET

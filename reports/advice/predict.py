@@ -180,8 +180,8 @@ def text_of(
     )
     if not best.obstacle:
         headline += (
-            f"; {model.name} decodes {span_text(best.tensor_tokens_per_s)} tokens/s of one chat by "
-            f"tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
+            f"; {model.name} decodes at most {span_text(best.tensor_tokens_per_s)} tokens/s of one "
+            f"chat by tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
         )
 
     measured = {
@@ -220,7 +220,9 @@ def text_of(
             ]
             for way, each in made.items()
         ]
-        tables.append((f"One chat of {model.name}, PREDICTED", plain_table(headings, rows)))
+        tables.append(
+            (f"One chat of {model.name}, at most, PREDICTED", plain_table(headings, rows))
+        )
 
     by_size = [algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN]
     rows = [

@@ -27,7 +27,7 @@ from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.sentences import counted, lay_out, number, plain_table
+from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
 from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
@@ -163,8 +163,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
         is_met = requirement.is_met(figure.value)
         return (
             "UNVERIFIED" if is_met else "FAIL",
-            f"{number(figure.value)} {unit} {'meets' if is_met else 'misses'} it, "
-            "by its data sheet, a ceiling",
+            f"{figure.text} {'meets' if is_met else 'misses'} it, by its data sheet",
         )
 
     if figure.low is None or figure.high is None:
@@ -172,7 +171,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
 
     reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
     if unit == "tok/s":
-        reason += ", a ceiling by data sheets"
+        reason = f"at most {reason}"
 
     low_meets, high_meets = requirement.is_met(figure.low), requirement.is_met(figure.high)
     if candidates.PUBLISHED in figure.note:
@@ -284,13 +283,14 @@ def _card(appraisal: Appraisal) -> Card:
         for figure in appraisal.figures
         if figure.value is not None and figure.name != "price"
     ]
+    logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
     dated = f"{price.currency}, {price.date.isoformat()}"
     return Card(
         appraisal.name,
         f"{price.amount:g}",
         dated,
         appraisal.word,
-        [*lines, *figures, *appraisal.notes],
+        [*lines, *figures, *([some(logs)] if logs else []), *appraisal.notes],
     )
 
 

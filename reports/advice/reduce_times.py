@@ -22,13 +22,13 @@ from reports.store.folder import WRONG, in_order
 from reports.store.grouped import grouped
 from reports.store.manifest import runs_by_time
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
-from reports.store.program import BENCH
+from reports.store.program import BENCH, REPORTS
 from reports.store.result import ResultError, read
 from reports.tables.beside_published import COMPARED_BYTES, LARGE_BYTES, amounts
-from reports.tables.sentences import counted, number, size_text
+from reports.tables.sentences import counted, number, size_text, start_time
 from reports.trends.fit import LATENCY_BOUND_BYTES
 
-LEAST_LAUNCHES = 5  # of an interval
+LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
 SMALL = 32 << 10  # bytes; published times up to here are latencies
 LEAST_MACHINES = 3  # of which a published figure is typical
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
@@ -87,16 +87,19 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> AllReduceLaunches:
         f"{entry.path.name} is left out: {entry.left_out}." for entry in entries if entry.left_out
     ]
     runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
-    kinds = dict[Any, Path]()
+    kinds = dict[Any, str]()
     for run in runs:
         ranks = run.run.world["size"]
         if ranks not in (0, gpus):
             raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus}")
-        kinds[alike_of(run)] = run.path
+        kinds[alike_of(run)] = f"{run.path}, {start_time(run.run)},"
 
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
-        raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
+        raise ResultError(
+            f"{first} and {second} are of several machines, benchmarks or methods; to say that "
+            f"logs without a GPU's name are of one: {REPORTS} import --machine NAME"
+        )
 
     runs, others = in_one_state(runs)
     return AllReduceLaunches(runs, wrong, [*notes, *others], _one_way(runs))
@@ -200,6 +203,10 @@ def typical(
         if (row.library == gpu.library or (is_small and row.kind == "tuned"))
         and not (is_small and row.mode == "eager")
     ]
+    if is_small and not gpu.peer_access and fabric.startswith("PCIe"):
+        # The driver joins slots by host memory alone.
+        ways = {"library": {gpu.library}, "transport": {"host memory"}}
+        rows = all_reduces(least_bytes, most_bytes, **ways)
     while True:
         found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
         machines = grouped(select(found, library={gpu.library}), lambda row: row.machine)
@@ -247,7 +254,11 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     times = ReduceTimes(gpus, source, {SMALL: latency_us}, gb_s, [sheet])
     if link.fabric.startswith("PCIe"):
         staged = all_reduces(1, SMALL, library={gpu.library}, transport={"host memory"})
-        who = "Cards" if gpu.peer_access else f"{gpu.name} (if its driver is not patched) and cards"
+        who = (
+            "Cards"
+            if gpu.peer_access
+            else f"{gpu.name} (its driver ASSUMED not to be patched) and cards"
+        )
         times.notes.append(
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
             f"figures of {name}). Many boards give two cards eight lanes each: for these see "
@@ -256,7 +267,9 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     return times
 
 
-def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95) -> dict[int, Span]:
+def spans_of(
+    launches: AllReduceLaunches, column: str, confidence: float = CONFIDENCE
+) -> dict[int, Span]:
     """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
     with Student's intervals from five launches on."""
     n, spans = len(launches.runs), dict[int, Span]()
@@ -271,7 +284,7 @@ def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95)
 
 
 def measured_times(
-    launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = 0.95
+    launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = CONFIDENCE
 ) -> ReduceTimes:
     """The times of these launches, with intervals of this confidence, and the reasons why they may
     not apply to this GPU's link."""
@@ -293,7 +306,11 @@ def measured_times(
     times = ReduceTimes(gpus, source, spans, None, [*launches.notes], hosts)
 
     single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
-    if len(single):
+    if harness:
+        times.notes.append(
+            f"{harness} measures no chain of dependent calls: its calls stand for it."
+        )
+    elif len(single):
         sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
         times.notes.append(
             f"No chain of dependent calls was measured at {sizes}: single calls stand for it."

@@ -104,8 +104,10 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     if figure[:1].isdigit():
         figure, _, unit = figure.partition(" ")
 
-    machine = f"{page.title.partition(': ')[2]} ({run.machine_id})"
-    lines: list[Cell] = [page.banner.sentence, machine]
+    machine = page.title.partition(": ")[2]
+    if run.machine_id not in machine:
+        machine += f" ({run.machine_id})"
+    lines: list[Cell] = [page.banner.sentence, machine, start_time(run)]
     series = store.series.get(key, [])
     headline, drawn = min(series, key=_by_headline, default=None), ""
     if headline and (drawn := spark(headline.costs_us, headline.steps)):

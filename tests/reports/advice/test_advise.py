@@ -78,7 +78,7 @@ def test_two_r9700_for_one_chat(tmp_path):
     assert re.search(r"an all-reduce of 16 KiB takes 19[56] us", words)
     assert "160 all-reduces (2 a layer) of 16,384 B: 160 x 33.0 us" in words
     assert "vLLM makes 161 (1 more for the embeddings: 73 counted for 36 layers" in words
-    assert "2 replicas: does not fit" in words
+    assert "2 replicas: 1 stream would not fit, " in words
     assert "ASSUMED" not in words
     assert "CPU cores" not in words
 
@@ -156,8 +156,8 @@ def test_a_mesh_has_the_bandwidth_of_its_links(gpus, gb_s):
 @pytest.mark.parametrize(
     ("words", "fabric", "library"),
     [
-        ("rtx5090 --gpus 2", "PCIe 5", "NCCL"),
-        ("rtx4090 --gpus 2", "PCIe", "NCCL"),
+        ("rtxpro6000 --gpus 2", "PCIe 5", "NCCL"),
+        ("rtx5090 --gpus 2", "PCIe", "NCCL"),
         ("r9700 --gpus 2 --link sockets", "PCIe", "RCCL"),
         ("h100 --gpus 8", "NVLink 4", "NCCL"),
         ("a100-80gb --gpus 8", "NVLink", "NCCL"),
@@ -204,8 +204,11 @@ def test_a_card_without_peer_access_is_asked_about():
     """Two GeForce cards on a board for desktops share sixteen lanes and reach each other through
     host memory: a buyer must hear it before the order."""
     _, words = answer(f"{TWO.replace('r9700', 'rtx5090')}")
-    patched = "rtx5090 (if its driver is not patched) and cards without peer access take 17.1 to"
+    patched = (
+        "rtx5090 (its driver ASSUMED not to be patched) and cards without peer access take 17.1 to"
+    )
     assert patched in words
+    assert "a latency of 31.1 us [17.1 81.0] by 5 figures over PCIe," in words
     assert "two cards eight lanes each: for these see advise --link pcie5x8" in words
     assert "patched" not in answer(TWO)[1]
 
@@ -216,17 +219,16 @@ def test_a_model_that_does_not_fit_is_reported():
         "--model llama-3-70b --weights 140GB --gpu a100-40gb --gpus 4 --batch 64 --context 4096"
     )
     assert "4 x a100-40gb. Nothing fits: take more GPUs" in words
-    assert "TP 4: does not fit, 20.6 GB short." in words
+    assert "TP 4: 64 streams would not fit, 20.6 GB short." in words
 
 
-def test_the_default_number_of_streams_loses_no_card():
-    """A buyer would leave out a card that serves one chat well."""
-    one = "--model llama-3.1-70b --gpu w7900 --gpus 1"
-    _, words = answer(one)
-    assert "1 stream for latency, 2 for throughput" in words
+def test_one_stream_is_judged_alone():
+    """A buyer would leave out a card that serves one chat well, and not eight."""
+    text, words = answer("--model llama-3.1-70b --gpu w7900 --gpus 1")
     assert "Decode, latency of 1 stream: one GPU, at least 47.5 ms." in words
-    _, words = answer(f"{one} --slots 8")
-    assert "one GPU: does not fit, 7.57 GB short." in words
+    assert "one GPU: 8 streams would not fit, 7.57 GB short." in words
+    assert "Decode, throughput of 8 streams: nothing fits." in words
+    assert re.search(r"one GPU 41\.4 +47\.5 +21\.1 +- ", text)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +293,8 @@ def test_an_imported_log_gives_advice_that_names_its_harness(tmp_path):
     named = "measured by nccl-tests: NCCL 2.29.2, float16"
     for part in ("1.61x PP 2", named, "1 launch, no interval", "160 x 47.3 us"):
         assert part in words
+    assert "nccl-tests measures no chain of dependent calls: its calls stand for it." in words
+    assert "calls was measured at" not in words
     # Latency taken for bandwidth would make a prompt ten times as slow.
     assert "Nothing above 16 KiB was measured" in words
     with_run, without = (

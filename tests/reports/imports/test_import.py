@@ -176,17 +176,9 @@ def test_a_file_that_is_not_a_log_is_refused_in_one_sentence(content, sentence, 
 
 
 def test_a_path_that_is_not_a_readable_file_is_refused_in_one_sentence(tmp_path, capsys):
-    """A log of hundreds of megabytes would fill the memory, and a pipe would wait forever."""
-    os.mkfifo(tmp_path / "pipe")
-    with (tmp_path / "large").open("wb") as file:
-        file.truncate(500_000_000)
-    for path, sentence in (
-        (tmp_path, "Is a directory"),
-        (tmp_path / "no", "No such file"),
-        (tmp_path / "pipe", "not an ordinary file"),
-        (tmp_path / "large", "its 500 MB are more than"),
-    ):
-        assert sentence in refused(tmp_path, capsys, path)
+    """Beside it others are imported. test_untrusted.py has pipes and large files."""
+    assert "Is a directory" in refused(tmp_path, capsys, tmp_path)
+    assert "No such file" in refused(tmp_path, capsys, tmp_path / "no")
     assert imported(tmp_path / "out", tmp_path / "no", put(tmp_path / "a.log", WHOLE), status=2)
     assert main(["import", str(tmp_path / "a.log"), "--out", str(tmp_path / "a.log")]) == 2
 

@@ -1,4 +1,4 @@
-"""Faults built into the kernels, each in one launch of 1,000. The checks detect and locate wrong
+"""Faults built into the kernels, each in one launch of many. The checks detect and locate wrong
 elements; a lost or stale flag ends the run with a sentence that names the epochs."""
 
 import re

@@ -235,7 +235,7 @@ def test_the_zero_cta_policy_moves_data_and_says_what_moved_it_on_a_fake_gpu(
 def test_nccl_is_tuned_as_rccl_is_on_a_fake_gpu():
     """Ours is tuned by size. A baseline that is not would make ours look better than it is."""
     others = "default", "LL", "Simple", "Ring"
-    delays = ",".join([*(f"{each}:4000" for each in others), "Tree:2000,CTAs16:-2000,"])
+    delays = ",".join([*(f"{each}:7000" for each in others), "Tree:2000,CTAs16:-2000,"])
     for report in on_fake_gpus(request={"variants": ["plain", "tuned"]}, delays_us=delays):
         assert report["chosen"] == {
             f"plain {KEY}": "RING SIMPLE, 2 channels",

@@ -28,7 +28,7 @@ from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.sentences import counted, lay_out, number, plain_table
+from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
 from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
@@ -166,8 +166,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
         is_met = requirement.is_met(figure.value)
         return (
             "UNVERIFIED" if is_met else "FAIL",
-            f"{number(figure.value)} {unit} {'meets' if is_met else 'misses'} it, "
-            "by its data sheet, a ceiling",
+            f"{figure.text} {'meets' if is_met else 'misses'} it, by its data sheet",
         )
 
     if figure.low is None or figure.high is None:
@@ -175,7 +174,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
 
     reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
     if unit == "tok/s":
-        reason += ", a ceiling by data sheets"
+        reason = f"at most {reason}"
 
     low_meets, high_meets = requirement.is_met(figure.low), requirement.is_met(figure.high)
     if candidates.PUBLISHED in figure.note:
@@ -205,7 +204,7 @@ def _figure_rows(appraisals: Sequence[Appraisal]) -> list[Row]:
 
 def as_text(procurement: Procurement) -> str:
     """At most 80 columns."""
-    appraisals, reasons = procurement.appraisals, []
+    appraisals = procurement.appraisals
     rows = [
         [requirement, *(each.verdicts[requirement][0] for each in appraisals)]
         for requirement in appraisals[0].verdicts
@@ -216,13 +215,13 @@ def as_text(procurement: Procurement) -> str:
         column.no_wrap, column.overflow, column.vertical = False, "fold", "top"
         column.max_width = 14 if column.header else 20
 
-    for appraisal in appraisals:
-        for requirement, (verdict, reason) in appraisal.verdicts.items():
-            if verdict != "PASS":  # its interval is in the table
-                reasons.append(f"{appraisal.name}, {requirement}: {verdict}, {reason}")
-
-    sentences = [*reasons, *procurement.sentences]
-    return lay_out([procurement.headline], [], [("", table)], sentences)
+    reasons = [
+        f"{appraisal.name}, {requirement}: {verdict}, {reason}"
+        for appraisal in appraisals
+        for requirement, (verdict, reason) in appraisal.verdicts.items()
+        if verdict != "PASS"  # its interval is in the table
+    ]
+    return lay_out([procurement.headline], [], [("", table)], [*reasons, *procurement.sentences])
 
 
 def procure_page(procurement: Procurement, spec: Path) -> Page:
@@ -314,13 +313,14 @@ def _card(appraisal: Appraisal) -> Card:
         for figure in appraisal.figures
         if figure.unit == "tok/s" and figure.value
     ]
+    logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
     dated = f"{price.currency}, {price.date.isoformat()}"
     return Card(
         appraisal.name,
         f"{price.amount:g}",
         dated,
         appraisal.word,
-        [*lines, *figures],
+        [*lines, *figures, *([some(logs)] if logs else []), *appraisal.notes],
     )
 
 

@@ -140,7 +140,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     if figure[:1].isdigit():
         figure, _, unit = figure.partition(" ")
 
-    lines: list[Cell] = [page.banner.sentence]
+    lines: list[Cell] = [page.banner.sentence, start_time(run)]
     status = shared.status_text(entries[-1])
     if entries[-1].wrong:
         figure, unit = (

@@ -20,7 +20,7 @@ from reports.store.case import is_peer
 from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN, has_colours, on_ranks
 from reports.store.result import time_of
-from reports.store.schema import CaseFields, Result, Run
+from reports.store.schema import UNDATED, CaseFields, Result, Run
 from reports.store.stats import Interval
 from reports.store.untrusted import printable
 
@@ -180,7 +180,7 @@ def machine(result: Result) -> str:
         for rank in ranks
         if rank.get("gpu")
     )
-    model = " and ".join(gpus) or fact(result, "cpu.model") or "unknown hardware"
+    model = " and ".join(gpus) or fact(result, "cpu.model") or f"machine {run.machine_id}"
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
@@ -224,10 +224,10 @@ def environment_of(run: Run) -> dict[str, str]:
 
 
 def machine_name(run: Run) -> str:
-    """The machine's model and id: `AMD EPYC (1a2b3c4d)`."""
+    """The machine's model and id: `AMD EPYC (1a2b3c4d)`, or `machine rack-7` for a log without."""
     gpus = dict.fromkeys(rank.get("gpu") for rank in run.world.get("ranks", []))
-    cpu = environment_of(run).get("cpu.model", "unknown hardware")
-    return f"{some([*filter(None, gpus)]) or cpu} ({run.machine_id})"
+    model = some([*filter(None, gpus)]) or environment_of(run).get("cpu.model", "-")
+    return f"machine {run.machine_id}" if model == "-" else f"{model} ({run.machine_id})"
 
 
 def command_of(run: Run, *without: str) -> str:
@@ -244,9 +244,12 @@ def command_of(run: Run, *without: str) -> str:
 
 
 def start_time(run: Run) -> str:
-    """When a run started, by its run_id: `2026-11-20 06:15 UTC`, or `an unknown time`."""
+    """When a run started, by its run_id, and its log: `2026-11-20 06:15 UTC, a.log`."""
     time = time_of(run.run_id)
-    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
+    text = f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
+    if UNDATED in run.notes:
+        text = f"undated, file of {text}"
+    return f"{text}, {run.imported_from}" if run.imported_from else text
 
 
 def wrapped(sentences: Sequence[str]) -> list[str]:

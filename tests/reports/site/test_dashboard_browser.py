@@ -17,6 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from reports.__main__ import main
 from reports.site import history_page
+from tests.launch import few
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
 from tests.reports.synthetic_site import make_site, write_store
@@ -121,8 +122,9 @@ def pages(tmp_path_factory):
     campaign = store / "campaign-1a2b3c4d"
     sides = ["--baseline", str(campaign / "main"), "--current", str(campaign / "new")]
     assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
+    assert main(["expect", "--gpu", "r9700", "--html", str(site / "expect.html")]) == 0
     runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
-    parts = ["fleet", "index", "history-allreduce", "compare", "gate", *runs]
+    parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", *runs]
     return [next(site.glob(f"{part}*.html")) for part in parts]
 
 
@@ -219,6 +221,16 @@ def test_pages_open_offline_at_any_width_without_errors_and_run_no_names(browser
     ]
     assert len(urls) >= len(pages)
     assert [url for url in urls if not url.startswith(("file://", "data:", "about:"))] == []
+
+
+def test_on_a_phone_a_row_is_not_squeezed_to_a_word_a_line(browser, pages):
+    """A table that scrolls sideways would be five screens long, and hide its figures."""
+    (page,) = [page for page in pages if page.name == "expect.html"]
+    show(browser, page, 360)
+    rows = all_of(browser, ".box tbody tr")
+    assert max(row.size["height"] for row in rows) < 100
+    figure = rows[0].find_element(By.CSS_SELECTOR, ".number").rect
+    assert figure["x"] + figure["width"] < 360
 
 
 def open_details(browser, page):
@@ -418,7 +430,7 @@ def test_headers_sort_with_the_keyboard(browser, sweep):
 def test_the_keyboard_reaches_every_control(browser, pages):
     """Tab alone visits each link, chart, button, field and scrolling box."""
     tab = {"type": "keyDown", "key": "Tab", "windowsVirtualKeyCode": 9}
-    for page in pages:
+    for page in few(pages, 4):
         show(browser, page)
         found = True
         while found:

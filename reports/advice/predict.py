@@ -207,31 +207,20 @@ def text_of(
 
     # The all-reduce of a token, a large one, and all of a token.
     headings = ["", size_text(size), size_text(LARGE), f"{model.all_reduces} a token, ms"]
-    rows = [
-        [
-            TITLES[way],
-            span_text(each.fastest[size][1]),
-            span_text(each.fastest[LARGE][1]),
-            span_text(each.token_ms),
-        ]
-        for way, each in made.items()
-    ]
+    rows = []
+    for way, each in made.items():
+        spans = each.fastest[size][1], each.fastest[LARGE][1], each.token_ms
+        rows.append([TITLES[way], *map(span_text, spans)])
     tables.append(("An all-reduce of two cards, us, PREDICTED", plain_table(headings, rows)))
 
     if not best.obstacle:
         headings = ["", "tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
-        rows = [
-            [
-                TITLES[way],
-                span_text(each.tensor_tokens_per_s),
-                span_text(each.pipeline_tokens_per_s),
-                number(each.break_even_us),
-            ]
-            for way, each in made.items()
-        ]
-        tables.append(
-            (f"One chat of {model.name}, at most, PREDICTED", plain_table(headings, rows))
-        )
+        rows = []
+        for way, each in made.items():
+            rates = map(span_text, (each.tensor_tokens_per_s, each.pipeline_tokens_per_s))
+            rows.append([TITLES[way], *rates, number(each.break_even_us)])
+        table = plain_table(headings, rows)
+        tables.append((f"One chat of {model.name}, at most, PREDICTED", table))
 
     by_size = [algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN]
     rows = [

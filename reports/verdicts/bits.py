@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
@@ -26,6 +25,7 @@ from reports.tables.bits import (
     groups_of,
     headline,
     moved_in,
+    share_of,
     share_text,
     steady_in,
     text,
@@ -342,11 +342,9 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
     picture: list[Row] = [
         {"row": row.name, "type": row.datatype}
         | {
-            name: heat(
-                total.differ / total.elements if total else np.nan, share_text(name, total), 1
-            )
+            name: heat(share_of(sizes), share_text(name, sizes), 1)
             for name in INVARIANCES
-            for total in [row.totals.get(name)]
+            for sizes in [row.differences.get(name, [])]
         }
         for row in rows
     ]

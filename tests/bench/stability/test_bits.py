@@ -255,7 +255,7 @@ def test_the_same_bits_pass_and_changed_ones_are_named_with_their_orders(
     assert "2 of 3 sizes changed" in page
     steady = r"run, launch, ranks, align, in-place \(compared in \d of \d\), chain, history\."
     assert re.search(f"Same in every row: {steady}", page)
-    assert re.search(r"B one_shot_pull\s*<br><small>.*two_shot registered", page)
+    assert re.search(r"B one.shot.pull\s*<br><small>.*two.shot registered", page)
     assert outputs[2].with_name("index.html.png").stat().st_size > 1000
 
 

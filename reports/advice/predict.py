@@ -17,7 +17,6 @@ from reports.advice.specs import (
     Gpu,
     engine_text,
     find,
-    link_between,
     sheet_of,
     weights_of,
 )
@@ -98,7 +97,7 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Predic
                 {name: every[name] * error for name in CHECKED if name in every}
             )
         spans = {size: span for size, (_, span) in fastest.items()}
-        times = ReduceTimes(2, "PREDICTED", load.times.link, spans)
+        times = ReduceTimes(2, "PREDICTED", spans)
         tensor = replace(load, times=times, tensor=2)
         pipeline = replace(tensor, tensor=1, stages=2)
         token_ms = model.all_reduces * spans[token_bytes] / 1e3
@@ -126,7 +125,7 @@ def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
         raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 
     model, weights = find("model", MODELS, arguments.model), arguments.weights
-    times = ReduceTimes(2, "PREDICTED", link_between(gpu, 2))
+    times = ReduceTimes(2, "PREDICTED")
     return Deployment(
         model, gpu, printable(weights), weights_of(model, weights), times, context=4096
     )
@@ -190,8 +189,8 @@ def text_of(
     )
     if not best.obstacle:
         headline += (
-            f"; {model.name} decodes {span_text(best.tensor_tokens_per_s)} tokens/s of one chat by "
-            f"tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
+            f"; {model.name} decodes at most {span_text(best.tensor_tokens_per_s)} tokens/s of one "
+            f"chat by tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
         )
 
     measured = {
@@ -220,7 +219,8 @@ def text_of(
         for way, each in made.items():
             rates = map(span_text, (each.tensor_tokens_per_s, each.pipeline_tokens_per_s))
             rows.append([TITLES[way], *rates, number(each.break_even_us)])
-        tables.append((f"One chat of {model.name}, PREDICTED", plain_table(headings, rows)))
+        table = plain_table(headings, rows)
+        tables.append((f"One chat of {model.name}, at most, PREDICTED", table))
 
     by_size = [algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN]
     rows = [

@@ -14,7 +14,7 @@ from collectives import registry
 from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.operation import CollectiveCase
 from reports.advice.reduce_times import ReduceTimes, Span, files_of
-from reports.advice.specs import CardLink, Gpu, Route
+from reports.advice.specs import Gpu, Route
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
 from reports.store.observations import entry_of, method_of
@@ -161,7 +161,7 @@ class Wire(NamedTuple):
         kernel, load = np.full(3, self.kernel_us), np.full(3, self.handshake_us + MEMORY_US)
         return Parts("", 0, kernel, load, load, none, byte_us, byte_us, byte_us)
 
-    def times(self, gpus: int, gpu: Gpu, link: CardLink, size_bytes: int) -> ReduceTimes:
+    def times(self, gpus: int, gpu: Gpu, size_bytes: int) -> ReduceTimes:
         """The fastest algorithm at each size, one of them `size_bytes`. Raises ResultError if there
         are fewer GPUs than two or than share a link."""
         if gpus < max(2, self.cards):
@@ -187,7 +187,7 @@ class Wire(NamedTuple):
             f"{number(self.handshake_us)} us a handshake, {number(self.gb_s)} GB/s of a link that "
             f"{self.cards} of {gpus} cards share; {by}; brackets: +-{GIVEN_SPREAD:.0%}"
         )
-        return ReduceTimes(gpus, source, link, spans)
+        return ReduceTimes(gpus, source, spans)
 
 
 def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:

@@ -125,10 +125,12 @@ def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
         test.status, test.reason = "incomplete", "the log ends within a row"
 
 
-def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) -> Result:
-    """The run of these tests, whose sizes are of all ranks. `file` names their origin; `facts` are
-    further fields of the head. Raises ResultError for tests of different numbers of ranks, and
-    where their number is needed and unknown."""
+def run_of(
+    tests: Sequence[LoggedTest], run_id: str, file: str, machine_id: str, **facts: Any
+) -> Result:
+    """The run of these tests. Its sizes are of all ranks, or as printed if their number is unknown.
+    `file` names their origin; `facts` are further fields of the head. Raises ResultError for tests
+    of different numbers of ranks."""
     first, sizes = tests[0], sorted({test.world_size or 0 for test in tests})
     if len(sizes) > 1:
         raise ResultError(f"{file}: its tests have {' and '.join(map(str, sizes))} ranks")
@@ -136,7 +138,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
     planned, blocks = dict[Any, tuple[int, CaseHeader]](), list[Block]()
     for test in tests:
         for row in test.rows:
-            header = _header(test, row, file)
+            header = _header(test, row)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
             is_exact = header.size_bytes or test.has_exact_sizes
             is_block = is_exact and test.status != "incomplete"
@@ -155,8 +157,8 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         "version": first.format,
         "argv": [],
         "seed": 0,
-        "machine_id": _digest(*sorted(set(first.gpus.values()))),
-        "software_id": _digest(first.format, first.library or ""),
+        "machine_id": machine_id,
+        "software_id": digest_of(first.format, first.library or ""),
         "environment": {},
         "imported_from": file,
     }
@@ -184,12 +186,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
     return Result(Path(f"{run_id}.jsonl"), run, cases, counted, blocks, end=end)
 
 
-def _header(test: LoggedTest, row: LoggedRow, file: str) -> CaseHeader:
-    if test.is_per_rank and not test.world_size:
-        raise ResultError(
-            f"{file}: it prints sizes of one rank of an unknown number: say how many: --ranks N"
-        )
-
+def _header(test: LoggedTest, row: LoggedRow) -> CaseHeader:
     size_bytes = row.case["size_bytes"] * ((test.world_size or 1) if test.is_per_rank else 1)
     collective = test.collective or UNKNOWN
     fields = {"algorithm": "library", "count": size_bytes, "datatype": UNKNOWN} | row.case
@@ -201,7 +198,7 @@ def _header(test: LoggedTest, row: LoggedRow, file: str) -> CaseHeader:
     )
 
 
-def _digest(*texts: str) -> str:
+def digest_of(*texts: str) -> str:
     """Twelve hexadecimal digits, as an id of a machine or of software has."""
     return hashlib.sha256("\n".join(texts).encode(errors="replace")).hexdigest()[:12]
 

@@ -81,6 +81,9 @@ class CaseHeader(CaseFields, kw_only=True):
     bound_parts: dict[str, Any] | None = None
 
 
+UNDATED = "The log has no date: the run has that of its file."
+
+
 class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     """The head of a run: the world, the machine and the planned cases. Only a run of another
     harness has `imported_from`, the name of its log or variant; its `version` is the harness's. It

@@ -4,6 +4,7 @@ bits of no row."""
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from math import nan
 from statistics import fmean
 from string import ascii_uppercase
 from typing import Any, NamedTuple
@@ -77,6 +78,11 @@ def changing_in(rows: Sequence[RowBits]) -> list[str]:
     return [name for name in INVARIANCES if any(name in changes(row) for row in rows)]
 
 
+def share_of(sizes: Sequence[Difference]) -> float:
+    """The mean over the sizes of the share of elements that differ; nan without sizes."""
+    return fmean(each.differ / each.elements for each in sizes) if sizes else nan
+
+
 def share_text(name: str, sizes: Sequence[Difference]) -> str:
     """`same`, `2 of 17 sizes` and below it `31 % 8 ULP`, of launches the first alone, or `-` for
     what was not compared. Each size counts the same: the share may depend on it."""
@@ -89,7 +95,7 @@ def share_text(name: str, sizes: Sequence[Difference]) -> str:
     if name == "launch":
         return at
 
-    percent = 100 * fmean(each.differ / each.elements for each in sizes)
+    percent = 100 * share_of(sizes)
     most = max(each.ulp for each in sizes)
     ulp = str(most) if most < 10_000 else f"{most:.0e}".replace("e+0", "e")
     return f"{at}\n{'<1' if percent < 0.5 else f'{percent:.0f}'} % {ulp} ULP"

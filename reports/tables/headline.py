@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.store.schema import Result
 from reports.tables.chains import leads, without_links
-from reports.tables.rows import SizeRow, default_rows, is_noisy, views
+from reports.tables.rows import TOO_FEW, UNCLEAR, SizeRow, default_rows, is_noisy, views
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
     number,
@@ -100,7 +100,7 @@ def _point(row: SizeRow, value: float, unit: str) -> Point:
         unit if row.ours_us is not None else f"{unit} by {name}",
         row.ratio[0] if row.ratio and row.verdict else None,
         name,
-        not (row.verdict or "").startswith("not clearly"),
+        row.verdict not in (TOO_FEW, UNCLEAR),
     )
 
 

@@ -45,6 +45,9 @@ class Named:
     from_ours: Interval | None
 
 
+TOO_FEW, UNCLEAR = "too few blocks", "not clearly different"  # verdicts
+
+
 @dataclass
 class StableCost:
     """What stable bits cost at one size: how much longer `auto_stable` takes than the `fastest`
@@ -100,7 +103,7 @@ class SizeRow:
 
         middle, low, high = self.ratio
         if low is None or high is None:
-            return "not clearly different (too few blocks)"
+            return TOO_FEW
         if is_noisy(self.ratio):
             return None
         if low > 1 and middle > EVEN_RATIO:
@@ -108,7 +111,7 @@ class SizeRow:
         if high < 1 and middle * EVEN_RATIO < 1:
             return "slower"
 
-        return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else "not clearly different"
+        return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else UNCLEAR
 
 
 def is_noisy(ratio: Interval) -> bool:

@@ -13,8 +13,8 @@ HEADINGS = ["size", "variant", "us", "best", "gain [95 %]"]
 def render(result: Result) -> str:
     """A table for each mode with a line for each size and variant; ends with a newline."""
     head = [
-        "what auto takes, in us with reading the result; ?: a second launch has to confirm it;",
-        "gain: the cost of untuned auto's choice over this, by rounds that did not choose it",
+        "what auto takes, in us with reading the result; ?: a second launch must confirm",
+        "gain: untuned auto's cost over this, by rounds that did not choose it",
     ]
     tables = []
     for calls in sorted({winner.mode for winner in result.winners}, reverse=True):

@@ -165,7 +165,10 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     """A fit for each case, over its sizes, from the launches in one state of the link that
     count. Raises Incomparable for launches of different things."""
     entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
-    kinds = {(alike_of(entry), entry.run.software_id): entry.run.run_id for entry in entries}
+    kinds = {
+        (alike_of(entry), entry.run.software_id): entry.run.imported_from or entry.run.run_id
+        for entry in entries
+    }
     if len(kinds) > 1:
         first, second, *_ = kinds.values()
         raise Incomparable(

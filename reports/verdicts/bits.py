@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, RowBits, read_bits
 from reports.store.grouped import grouped
@@ -24,6 +25,7 @@ from reports.tables.bits import (
     groups_of,
     headline,
     moved_in,
+    share_of,
     share_text,
     steady_in,
     text,
@@ -123,7 +125,8 @@ def bits(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         table = folded("rows of equal bits together", table_of(groups_in(record)))
         said = listed([*findings, *notes, headline(record)])
-        lines = [heading(line), "", *said, "", *table, ""]
+        sign = "✗" if failed else "✓"
+        lines = [*heading(f"{sign} {line}"), "", *said, "", *table, ""]
         write_named(arguments.markdown, "\n".join(lines).encode())
     if arguments.html:
         write_page(page_of(record, line, checks, notes), arguments.html)
@@ -336,22 +339,36 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
         for size in row.sizes
     ]
     meanings: list[Row] = [{"column": name, "compared": text} for name, text in INVARIANCES.items()]
+    picture: list[Row] = [
+        {"row": row.name, "type": row.datatype}
+        | {
+            name: heat(share_of(sizes), share_text(name, sizes), 1)
+            for name in INVARIANCES
+            for sizes in [row.differences.get(name, [])]
+        }
+        for row in rows
+    ]
     sections = [
         Section("What failed", [check.text for check in failed]),
-        Section("What changes the bits", [*said, *notes], rows=groups_in(record)),
-        Section("What was compared", rows=meanings, folded=True),
+        Section("What changes the bits: each row, each change", rows=picture),
+        Section("Rows of equal bits together", [*said, *notes], rows=groups_in(record)),
+        Section("What was compared", rows=meanings),
         Section("Every size", record.notes, rows=every_size, folded=True),
     ]
     facts = [f"Machine {record.machine_id}, Wiretax {record.version}."]
-    if checks:
+    if checks or moved:
         facts = [f"{headline(record).removeprefix('bits: ')}.", *facts]
+    sentence = line.partition(": ")[2] or line
+    if moved:
+        names = ", ".join(dict.fromkeys(row.name for row in moved))
+        sentence = f"{sentence}; every row that changes: {names}" if checks else f"Changed: {names}"
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
     }
     command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}"
     return Page(
         line,
-        Banner(word, f"{line.partition(': ')[2] or line}.", facts, role),
+        Banner(word, f"{sentence}.", facts, role),
         sections,
         {"command": command.rstrip(), **ids},
     )

@@ -145,7 +145,8 @@ def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str
         return f"launches in turn decide more: {RUN}{BENCH}campaign"
 
     reach = (cells.log_high - cells.log_ratio) / (np.log1p(slowdown) - cells.log_ratio)
-    pairs = np.max(cells.pairs * reach.where(reach > 0, np.inf) ** 2)
+    needed = np.ceil(cells.pairs * reach.where(reach > 0, np.inf) ** 2)
+    pairs = max(needed.max(), cells.pairs.max() + 1)  # those that there are did not decide
 
     if not np.isfinite(pairs):
         return "more pairs decide more: a larger --budget or --pairs of the campaign"

@@ -106,20 +106,23 @@ class Comparison:
 
 def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
     """Sentences on allowed differences. Raises Incomparable for a difference not allowed."""
-    sentences = []
+    sentences = dict[str, str]()
     for name, read_fact in COMPARABLE.items():
-        side_names: dict[str, str] = {}
+        places: dict[str, str] = {}
         for side in sides:
             for launch in side.launches:
-                side_names.setdefault(str(read_fact(launch)), side.name)
-        if len(side_names) > 1:
-            first, second, *_ = (f"{text} ({side})" for text, side in side_names.items())
-            sentence = f"{name} differs: {first} and {second}"
-            if name not in allowed:
-                raise Incomparable(f"not comparable: {sentence}; --allow {name} compares anyway")
-            sentences.append(f"allowed to differ: {sentence}")
+                place = launch.run.imported_from or side.name
+                places.setdefault(str(read_fact(launch)), place)
+        if len(places) > 1:
+            first, second, *_ = (f"{text} ({place})" for text, place in places.items())
+            sentences[name] = f"{name} differs: {first} and {second}"
 
-    return sentences
+    if refused := [name for name in sentences if name not in allowed]:
+        options = " ".join(f"--allow {name}" for name in refused)
+        why = "; ".join(map(sentences.__getitem__, refused))
+        raise Incomparable(f"not comparable: {why}; {options} compares anyway")
+
+    return [f"allowed to differ: {sentence}" for sentence in sentences.values()]
 
 
 def compare(

@@ -106,7 +106,7 @@ def kept_baselines(
         statuses.append(status_of(comparison, MARGIN, comparison.resolved_slowdown))
     has_store = n_days >= days.MIN_DAYS
     name = f"{spread * 100:g} %, {f'{n_days} days' if has_store else 'no store'}"
-    limits = (0.85 if has_store else 0.9, 1.0) if effect else (0.0, 0.05)
+    limits = ({1: 0.9, 5: 0.8, 10: 0.85}[n_days], 1.0) if effect else (0.0, 0.05)
     return [
         Figure(f"{name}: status 1", np.array(statuses) == 1, *limits),
         Figure(f"{name}: intervals", covered, 0.93),

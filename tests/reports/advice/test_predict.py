@@ -86,6 +86,7 @@ def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
     assert max(map(len, text.splitlines())) <= 80
     words = re.sub(r"\s+", " ", text)
     assert words.startswith("PREDICTED for two h100 at a root complex: an all-reduce of 16 KiB")
+    assert "; llama-3.1-70b decodes at most " in words
     titles = [line for line in text.splitlines() if "us, PREDICTED" in line or "chat of" in line]
     assert len(titles) == 3
     assert all(line.endswith("PREDICTED") for line in titles)
@@ -107,7 +108,7 @@ def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
 def test_a_model_that_two_cards_do_not_hold_has_no_tokens(wire):
     status, text, _ = predict(wire, "--gpu", "r9700", "--weights", "fp16")
     assert status == 0
-    assert "llama-3.1-70b on two: does not fit" in text
+    assert "llama-3.1-70b on two: 1 stream would not fit" in text
     assert "tokens/s" not in text
 
 

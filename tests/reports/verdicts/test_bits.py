@@ -104,10 +104,13 @@ def test_what_the_baseline_lacks_is_named(baseline, edited, report):
     assert json.loads(report(*words, "--json")[1])["notes"] == [*notes]
 
 
-def test_another_device_is_not_comparable(baseline, edited, report):
-    other = edited(lambda record, ring: record.update(device="cuda"))
+@pytest.mark.parametrize(("name", "was", "value"), [("device", "cpu", "cuda"), ("ranks", 3, 8)])
+def test_another_device_or_number_of_ranks_is_not_comparable(
+    baseline, edited, report, name, was, value
+):
+    other = edited(lambda record, ring: record.update({name: value}))
     status, said = report(other, "--baseline", baseline)
-    assert (status, f"not comparable: device: cpu in {baseline}, cuda" in said) == (4, True)
+    assert (status, f"not comparable: {name}: {was} in {baseline}, {value}" in said) == (4, True)
     assert report(baseline, other)[0] == 4
 
 
@@ -123,10 +126,13 @@ def test_a_record_is_no_baseline_of_itself(baseline, edited, report, tmp_path):
     assert (status, said.endswith("lacks rows or sizes of ring")) == (0, True)  # the newest
 
 
-def test_what_is_no_digest_is_refused(edited, report):
+def test_what_is_no_digest_and_an_empty_folder_are_refused(edited, report, tmp_path):
     path = edited(lambda record, ring: ring["sizes"][0].update(digest="\x01"))
     status, said = report(path)
     assert (status, "is not a record of bench.bits" in said) == (2, True)
+    (tmp_path / "empty").mkdir()
+    status, said = report(tmp_path / "empty")
+    assert (status, "bench.bits" in said) == (2, True)
 
 
 @pytest.mark.parametrize("of", ["rows", "sizes"])
@@ -192,15 +198,16 @@ def row(name, digests, datatype="float32"):
 
 
 def test_rows_with_one_letter_have_compared_bits():
-    """Each with each other, of one datatype."""
+    """Each with each other, of one datatype, also if others lie between them."""
     rows = [
         row("a", {64: "d", 128: "d"}),
         row("b", {128: "d", 256: "d"}),
         row("c", {256: "d"}),
         row("half", {64: "d", 128: "d"}, datatype="float16"),
+        row("again", {64: "d", 128: "d"}),
     ]
     letters = {each.name: letter for letter, own in groups_of(rows) for each in own}
-    assert letters == {"a": "A", "b": "A", "c": "B", "half": "C"}
+    assert letters == {"a": "A", "b": "A", "c": "B", "half": "C", "again": "A"}
 
 
 @pytest.mark.parametrize(

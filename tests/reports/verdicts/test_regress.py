@@ -88,7 +88,10 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert str(suite.findtext("system-out")).startswith("machine a1b2c3\n")
 
     text = markdown.read_text()
-    assert re.match(rf"## {expected}.*\n\n\*\*{figures}\*\*\n", text)
+    title, *_ = text.split("\n")
+    assert re.fullmatch(r"## ✗ REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; .* \.\.\.", title)
+    assert len(title) <= len("## ") + 60
+    assert re.search(rf"\n\n✗ {expected}.*\n\n\*\*{figures}\*\*\n", text)
     assert re.search(r"\| two_shot \| 16 KiB \|.*\| SLOWER \|", text)
     in_view = text.partition("<details>")[0]
     assert len(in_view.splitlines()) <= 20

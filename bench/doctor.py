@@ -7,10 +7,9 @@ that hang the host, --ladder tests in steps instead, and keeps on disk how far i
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from bench.harness.console import CANNOT, FINE, USAGE, print_out
+from bench.harness.console import CANNOT, FINE, WRONG, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
@@ -34,8 +33,8 @@ def main() -> NoReturn:
         usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--ladder [FILE]]",
         description=__doc__,
         epilog="exit status: 0 page printed, or all steps of the ladder work; 1 a step is wrong or"
-        " hangs; 2 wrong command line; 3 no GPU; 4 a step is inconclusive: refused, or its control"
-        " in host memory failed",
+        " hangs; 2 wrong command line; 3 no GPU, or MPI does not start; 4 a step is inconclusive:"
+        " refused, or its control in host memory failed",
     )
     parser.add_argument(
         "--ladder",
@@ -47,15 +46,13 @@ def main() -> NoReturn:
     )
     parser.add_argument("--quiet", action="store_true", help="print no progress on standard error")
     arguments = parser.parse_args()
-    if arguments.ladder:
-        climb_ladder(parser, Path(arguments.ladder).expanduser())
+    sys.excepthook = end_all
+    if arguments.ladder is not None:
+        climb_ladder(parser, arguments.ladder)
     progress = Progress("doctor", arguments.quiet)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
     progress.show("examine the GPUs and their links")
-    try:
-        communicator = None if launched_rank() is None else Communicator()
-    except Refusal as refusal:
-        parser.error(str(refusal))
+    communicator = None if launched_rank() is None else parser.start_mpi()
     facts, world = (
         open_and_examine(communicator) if communicator else (examine(gpu_bus_ids()), None)
     )
@@ -67,21 +64,26 @@ def main() -> NoReturn:
     sys.exit(FINE if facts["gpus"] else CANNOT)
 
 
-def climb_ladder(parser: Parser, path: Path) -> NoReturn:
+def end_all(*error: Any) -> None:
+    """Shows an error, and ends this rank: at the end of MPI it would wait for the others."""
+    sys.__excepthook__(*error)
+    os._exit(WRONG)
+
+
+def climb_ladder(parser: Parser, file: str) -> NoReturn:
     """Climbs, and exits with the status."""
     from bench.harness.ladder import climb  # needs numpy and a GPU's library
 
     if (launched_ranks() or 1) < 2:
         parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
+    communicator = parser.start_mpi()
     try:
-        communicator = Communicator()
-        sys.exit(climb(communicator, open_gpu(communicator), path))
+        sys.exit(climb(communicator, open_gpu(communicator), file))
     except Refusal as refusal:
         say(communicator, f"No ladder: {refusal}")
         sys.exit(CANNOT)
-    except OSError as error:  # on rank 0, while others wait
-        print(f"{BENCH}doctor: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
-        os._exit(USAGE)
+    except OSError as error:  # on rank 0
+        parser.error(f"cannot write {file}: {error.strerror}")
 
 
 def say(communicator: Communicator | None, text: str) -> None:

@@ -91,7 +91,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | N
         "--min-effect",
         type=partial(options.positive_number, "percent", 100),
         metavar="PERCENT",
-        help="a slowdown below this passes",
+        help="an estimate below this passes",
     )
     values, rest = parser.parse_known_args(argv)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]

@@ -34,7 +34,6 @@ from kernels.devices.device import Action, Counts, DeviceError, Phase, Step, Wro
 from reports.store.program import on_ranks
 from reports.store.wrong import describe_wrong
 
-MOST_BYTES = 300007 * 8
 MARGIN_BYTES = 64 << 10  # of a buffer: an element a rank, whole blocks, and a shift
 LAUNCHES_TO_WRAP = 1000
 START_EPOCH = 2**32 - LAUNCHES_TO_WRAP
@@ -212,22 +211,7 @@ def soak_parser() -> Parser:
         metavar="NAME",
         help=f"{', '.join(COLLECTIVES)} (all_reduce)",
     )
-    add(
-        "-b",
-        "--minbytes",
-        type=options.size_bytes,
-        default=1,
-        metavar="SIZE",
-        help="smallest size (one element)",
-    )
-    add(
-        "-e",
-        "--maxbytes",
-        type=options.size_bytes,
-        default=MOST_BYTES,
-        metavar="SIZE",
-        help="largest size (2.3M)",
-    )
+    options.add_sizes(add, "2344K", smallest="1")  # 300,007 elements of 8 B
     add(
         "-d",
         "--datatype",

@@ -26,18 +26,10 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.peer_buffer import WireSpeed
 from collectives.table import WrittenTables, best_row, row_of
 
 AUTO, STABLE = "auto", "auto_stable"
 
-
-# One H100 (docs/experiments/gpu.md), for worlds that have measured nothing.
-WIRES = {
-    "mapped": WireSpeed(2400.0, 50.0, 40.0),
-    "host_staged": WireSpeed(2600.0, 50.0, 40.0),
-    "same_device": WireSpeed(1600.0, 800.0, 800.0),
-}
 # Between CPU cores, in ns a byte, fitted on two processors (docs/experiments/performance.md): a
 # read of a peer, of the own input, and a store into a line that another core holds, near or far,
 # through or around the caches.
@@ -115,9 +107,9 @@ def ranked(
 
 def modelled(
     world: World, case: CollectiveCase, algorithms: Iterable[Algorithm]
-) -> Iterator[Algorithm]:
-    """The algorithms that `auto` takes without a table, on CPUs also over slabs in place of
-    registered buffers, and with direct stores around the caches."""
+) -> Iterator[tuple[bool, Algorithm]]:
+    """The algorithms that `auto` takes without a table, and whether they lead; on CPUs also over
+    slabs in place of registered buffers, and with direct stores around the caches."""
     for algorithm in algorithms:
         leads = algorithm.limits.leads(world, case.segment_bytes)
         if algorithm.is_lossy or not (algorithm.is_modelled or leads):
@@ -125,13 +117,13 @@ def modelled(
         if not algorithm.limits.wins(world, case.segment_bytes):
             continue
         if not algorithm.needs_peers or case.variant in algorithm.variants:
-            yield algorithm
+            yield leads, algorithm
         if not world.device.is_cpu or case.variant != "registered":
             continue
         if isinstance(algorithm, KernelAlgorithm) and "slabs" in algorithm.varies:
-            yield replace(algorithm, build=Build(slabs=True))
+            yield leads, replace(algorithm, build=Build(slabs=True))
         if "copied" not in algorithm.variants:
-            yield replace(algorithm, build=Build(stream_slab=True))
+            yield leads, replace(algorithm, build=Build(stream_slab=True))
 
 
 def by_model(
@@ -147,22 +139,19 @@ def by_cost(
 ) -> list[tuple[World, Algorithm]]:
     """The modelled algorithms over each kind of memory, those that lead and then the fastest by the
     model first."""
-    worlds = world, *world.other_memory
-    pairs = [(over, each) for over in worlds for each in modelled(over, case, algorithms)]
-
-    def place(pair: tuple[World, Algorithm]) -> tuple[bool, float]:
-        over, algorithm = pair
-        leads = algorithm.limits.leads(over, case.segment_bytes)
-        return not leads, cost_us(over, algorithm, case)
-
-    return sorted(pairs, key=place)
+    places = [
+        (not leads, cost_us(over, each, case), over, each)
+        for over in (world, *world.other_memory)
+        for leads, each in modelled(over, case, algorithms)
+    ]
+    return [place[2:] for place in sorted(places, key=lambda place: place[:2])]
 
 
 def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
     """What the model expects: half a round trip for each flag, and the bytes. Launches cost all
-    alike. 0 without a known traffic: then the order of the list counts."""
+    alike. 0 without a known traffic or mapped memory: then the order of the list counts."""
     traffic = algorithm.traffic(world.ranks, case)
-    if traffic is None:
+    if traffic is None or isinstance(world.peers, Unsupported):
         return 0.0
     stored, read = map(sum, zip((0, 0), *traffic.stages, strict=True))
     if world.device.is_cpu:
@@ -171,8 +160,8 @@ def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
         moved_ns = READ_NS * read + OWN_NS * traffic.own_bytes + contended_ns
         trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else world.round_trip_ns
         return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3
-    measured = None if isinstance(world.peers, Unsupported) else world.peers.wire
-    wire = measured or WIRES[world.memory]
+    wire = world.peers.wire
+    assert wire, "connect() has measured it"
     is_local = algorithm.pushes and world.memory == "mapped"  # what a rank then reads
     moved_ns = stored / wire.store_gb_s + (0 if is_local else read / wire.read_gb_s)
     return (traffic.hops * wire.round_trip_ns / 2 + moved_ns) / 1e3

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import re
+import resource
 import shutil
 import sys
 import sysconfig
@@ -74,11 +75,11 @@ def launched_ranks() -> int | None:
 
 
 def require_launcher(library: str) -> None:
-    """Raises Refusal for an MPICH without PMIx below a launcher that speaks PMIx alone: it would
+    """Raises Mistake for an MPICH without PMIx below a launcher that speaks PMIx alone: it would
     abort. `library` describes itself."""
     is_pmix = "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ
     if is_pmix and library.startswith("MPICH Version") and "pmix" not in library:
-        raise Refusal(
+        raise Mistake(
             "this MPICH does not speak PMIx, which the launcher speaks: start the ranks with the "
             "mpirun that came with MPICH, or in a job of Slurm with srun --mpi=pmi2"
         )
@@ -98,31 +99,38 @@ class Communicator:
     """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order.
     `whole` are all ranks of the run, `ranks` the numbers of these ranks there.
     `thread_level` None: the fastest for these ranks and cores. Raises Refusal before MPI is up if
-    its library does not speak to the launcher."""
+    its library cannot start, and Mistake if it does not speak to the launcher."""
 
     def __init__(self, thread_level: str | None = None) -> None:
-        import mpi4py
+        try:
+            import mpi4py
 
-        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
-        from mpi4py import MPI
+            mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+            from mpi4py import MPI
 
-        self.mpi = MPI
-        require_launcher(MPI.Get_library_version())
-        self._initialize(thread_level or best_thread_level())
+            self.mpi = MPI
+            require_launcher(MPI.Get_library_version())
+            level = getattr(MPI, f"THREAD_{(thread_level or best_thread_level()).upper()}")
+            # It waits for all ranks, and bypasses mpi4py as `finish` does.
+            library = ctypes.CDLL(MPI.__file__)
+            if code := library.MPI_Init_thread(None, None, level, ctypes.byref(c_int())):
+                raise RuntimeError(f"MPI_Init_thread returned error {code}")
+        except (ImportError, RuntimeError) as error:  # mpi4py's
+            most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+            is_limited = most_bytes != resource.RLIM_INFINITY
+            limit = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; "
+            raise Refusal(
+                f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; "
+                f"{limit if is_limited else ''}pip install mpich brings one, or name yours in "
+                "MPI4PY_LIBMPI"
+            ) from error
+        for communicator in MPI.COMM_SELF, MPI.COMM_WORLD:  # as mpi4py does
+            communicator.Set_errhandler(MPI.ERRORS_RETURN)
         self._join(MPI.COMM_WORLD)
         self.whole, self.ranks = self, [*range(self.size)]
         self.launched = launched_ranks() or 1
         levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
         self.thread_level = levels[MPI.Query_thread()]
-
-    def _initialize(self, thread_level: str) -> None:
-        """Starts MPI, which waits for all ranks. It bypasses mpi4py as `finish` does."""
-        level = getattr(self.mpi, f"THREAD_{thread_level.upper()}")
-        library = ctypes.CDLL(self.mpi.__file__)
-        if error := library.MPI_Init_thread(None, None, level, ctypes.byref(c_int())):
-            raise RuntimeError(f"MPI_Init_thread returned error {error}")
-        for communicator in self.mpi.COMM_SELF, self.mpi.COMM_WORLD:  # as mpi4py does
-            communicator.Set_errhandler(self.mpi.ERRORS_RETURN)
 
     def _join(self, world: "MPI.Intracomm") -> None:
         self.world, self.rank, self.size = world, world.rank, world.size

@@ -21,7 +21,7 @@ from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
 
 CANNOT = 3  # exit status of a benchmark that this machine cannot run
-STARTERS = "campaign", "gate", "survey"  # which start mpirun themselves, several times
+STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",
@@ -45,6 +45,7 @@ GROUPS = {
         "tune": "finds the fastest algorithm of this machine for auto",
         "soak": "launches random mixtures for hours, and checks every result",
         "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send",
+        "qualify": "accepts or rejects this machine: one status, JSON by serial number",
     },
     "Several launches": {
         "campaign": "launches two commands in turn, and compares them",

@@ -70,10 +70,10 @@ class Stop(Exception):
 class LaunchingParser(Parser):
     """Raises Stop for a mistake, but in a rank: there it ends the process, as its base does."""
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str, status: int = USAGE) -> NoReturn:
         if is_rank():
-            super().error(message)
-        raise Stop(USAGE, misspelt(self.words, self._option_string_actions) or message)
+            super().error(message, status)
+        raise Stop(status, misspelt(self.words, self._option_string_actions) or message)
 
 
 def is_rank() -> bool:

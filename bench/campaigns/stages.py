@@ -82,8 +82,7 @@ def announce(campaign: OpenCampaign) -> None:
             f"five ({np.median([*effects.values()]):.1%} at half of the sizes); with twice the "
             f"pairs, in {time_text(2 * all_s)}, {max(twice.values()):.1%}."
         )
-    visible = None if np.isinf(effect) else effect
-    campaign.record(Stage(stage="first", visible_effect=visible, expected_s=all_s))
+    campaign.record(Stage(stage="first"))
 
 
 def pairs_in_budget(campaign: OpenCampaign, pair_s: float) -> int:

@@ -55,9 +55,8 @@ def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str 
         algorithm = ALGORITHMS["all_reduce"]["one_shot_push"]  # its file is optional
         late = come_late(world, 0 if world.rank else stall_ns)
         for size_bytes in SIZES_BYTES:
-            case = CollectiveCase(
-                COLLECTIVES["all_reduce"], size_bytes // 4, DATATYPES["float32"], "sum", 0, 0
-            )
+            count, collective = size_bytes // 4, COLLECTIVES["all_reduce"]
+            case = CollectiveCase(collective, count, DATATYPES["float32"], "sum", 0, 0)
             case = buffers.place(world, case)
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):
@@ -95,18 +94,21 @@ RUNGS: dict[str, Callable[[World], str | None]] = {
 }
 
 
-def open_log(path: Path) -> tuple[BinaryIO, dict[str, str]]:
+def open_log(name: str) -> tuple[BinaryIO, dict[str, str]]:
     """The file of all climbs, a JSON line for each start and each end of a rung, and the last line.
     Raises OSError."""
+    path = Path(os.path.expanduser(name))
     path.parent.mkdir(parents=True, exist_ok=True)
     last = {}
-    for line in read_bytes(path).splitlines() if path.is_file() else ():
-        with suppress(ValueError, TypeError):  # a reset may tear a line
-            last = dict(printable_in(json.loads(line)))
+    with suppress(FileNotFoundError):
+        for line in read_bytes(path).splitlines():
+            with suppress(ValueError, TypeError, RecursionError):  # a reset may tear a line
+                last = dict(printable_in(json.loads(line)))
     file = path.open("ab")
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # the file's name
-    os.close(folder)
+    with suppress(OSError):  # the file's name; some file systems refuse this
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
     return file, last
 
 
@@ -164,15 +166,14 @@ class Climb:
             print_out(f"{rung}: {outcome}{why}\n")
 
     def give_up(self, name: str) -> None:
-        self.note(name, "hangs", f"it did not return in {GIVE_UP_S:g} s")
+        with suppress(OSError):
+            self.note(name, "hangs", f"it did not return in {GIVE_UP_S:g} s")
         os._exit(WRONG)
 
 
-def map_memory(
-    climb: Climb, device: Device, library: NcclLibrary, kind: str, worlds: list[World]
-) -> None:
+def map_memory(climb: Climb, library: NcclLibrary, kind: str, worlds: list[World]) -> None:
     """Adds a world over this kind of memory. Raises Refusal."""
-    refusals = []
+    device, refusals = library.device, list[str]()
     for sharing in modes_of(device, kind):
         try:
             peers = map_peers(climb.communicator, device, climb.waits, sharing, ExitStack())
@@ -182,13 +183,13 @@ def map_memory(
             return
         except Refusal as refusal:
             refusals.append(str(refusal))
-    raise Refusal("; ".join(refusals))
+    raise Refusal("; ".join(dict.fromkeys(refusals)))
 
 
-def climb(communicator: Communicator, device: Device, path: Path) -> int:
+def climb(communicator: Communicator, device: Device, file: str) -> int:
     """Climbs; returns the exit status, the same on every rank. Raises Refusal, and on rank 0
     OSError."""
-    log, last = open_log(path) if communicator.rank == 0 else (None, {})
+    log, last = open_log(file) if communicator.rank == 0 else (None, {})
     if last.get("outcome") == STARTED:
         time, rung = last.get("time"), last.get("rung")
         print_out(f"The climb of {time} never returned from its rung: {rung}.\n")
@@ -199,7 +200,7 @@ def climb(communicator: Communicator, device: Device, path: Path) -> int:
 
     for memory, kind in (("host memory", "host_staged"), ("peer memory", "mapped")):
         worlds = list[World]()
-        climb.rung(f"{memory}: mapped", partial(map_memory, climb, device, library, kind, worlds))
+        climb.rung(f"{memory}: mapped", partial(map_memory, climb, library, kind, worlds))
         for name, work in RUNGS.items() if worlds else ():
             if climb.rung(f"{memory}: {name}", partial(work, worlds[0])) == "hangs":
                 break  # kernels may still use this memory

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
-from bench.harness.console import STATUS_TEXT, USAGE, say
+from bench.harness.console import CANNOT, STATUS_TEXT, USAGE, say
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
-from collectives.communicator import THREAD_LEVELS, launched_rank
+from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refusal, launched_rank
 from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
-from reports.store.program import BENCH, misspelt, on_ranks
+from reports.store.case import size_of
+from reports.store.program import BENCH, has_colours, misspelt, on_ranks
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
 IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
@@ -74,13 +74,20 @@ class Parser(argparse.ArgumentParser):
         if launched_rank() in (None, 0):
             super().print_help(file)
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str, status: int = USAGE) -> NoReturn:
         message = misspelt(self.words, self._option_string_actions) or message
         if launched_rank() in (None, 0):
             say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
-        os._exit(USAGE)  # without MPI_Finalize: MPI is not up yet
+        os._exit(status)  # without MPI_Finalize: MPI is not up yet, or others would wait
+
+    def start_mpi(self, thread_level: str | None = None) -> Communicator:
+        """All ranks. Ends the process if MPI cannot start."""
+        try:
+            return Communicator(thread_level)
+        except Refusal as refusal:
+            self.error(str(refusal), USAGE if isinstance(refusal, Mistake) else CANNOT)
 
     def require_ranks(self) -> None:
         """Ends the process unless a launcher started it."""
@@ -139,10 +146,10 @@ class SweepOptions:
 
 def size_bytes(text: str) -> int:
     """`16K`, `32M`, `1G` or plain bytes; powers of two, as in nccl-tests."""
-    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text, re.IGNORECASE)
+    match = re.fullmatch(r"(\d+[KMG]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 16384, 16K or 32M")
-    size = int(match[1]) * UNITS[match[2].upper()]
+    size = size_of(match[1].upper())
     if size > MOST_BYTES:
         raise argparse.ArgumentTypeError(f"{text} is above the largest size, 16G")
     return size
@@ -240,7 +247,8 @@ def rank_parser(
     command: str, about: str, example: str, when_interrupted: str
 ) -> tuple[Parser, AddOption, AddOption, AddOption]:
     """A parser for ranks of bench.<command>, and add_argument of its groups what, how, output."""
-    if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever output goes
+    # Open MPI gives each rank a terminal, wherever output goes.
+    if launched_rank() is not None and not has_colours():
         os.environ.setdefault("NO_COLOR", "1")
     parser = Parser(
         prog=f"{BENCH}{command}",
@@ -270,7 +278,9 @@ def rank_parser(
     return parser, what, how, output
 
 
-def add_sizes(add: AddOption, largest: str, factor: int, smallest: str = "16K") -> None:
+def add_sizes(
+    add: AddOption, largest: str, factor: int | None = None, smallest: str = "16K"
+) -> None:
     add(
         "-b",
         "--minbytes",
@@ -287,14 +297,15 @@ def add_sizes(add: AddOption, largest: str, factor: int, smallest: str = "16K") 
         metavar="SIZE",
         help=f"largest size ({largest})",
     )
-    add(
-        "-f",
-        "--stepfactor",
-        type=partial(whole_number, 2),
-        default=factor,
-        metavar="N",
-        help=f"sizes grow by this factor ({factor})",
-    )
+    if factor:
+        add(
+            "-f",
+            "--stepfactor",
+            type=partial(whole_number, 2),
+            default=factor,
+            metavar="N",
+            help=f"sizes grow by this factor ({factor})",
+        )
 
 
 def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:

@@ -15,9 +15,8 @@ from collectives.operation import Algorithm, CollectiveCase, Unsupported, World
 from collectives.registry import exact
 from kernels.devices.device import NEXT_ITERATION, PACK_BYTES, Action, Gate, Phase, Step, Wrong
 
-COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
 SEQUENCES = 8  # in a batch
-SEQUENCE_LAUNCHES = 3, 12
+MORE_LAUNCHES = 9  # at most, in a sequence, than small, large and small
 LATE_NS = {True: 20_000, False: 200_000}  # at most, in a sequence, by is_cpu
 
 
@@ -129,13 +128,8 @@ class Sampler:
         return least, max(least, soak.collective.count(soak.largest, ranks, datatype))
 
     def draw_count(self, datatype: Datatype, least: int, most: int) -> int:
-        """A number of elements: an awkward one, any, or one more than whole packs on each rank."""
+        """A number of elements, or one more than whole packs on each rank."""
         draw = self.draw
-
-        awkward = [count for count in COUNTS if least <= count <= most]
-        if awkward and draw.random() < 0.5:
-            return draw.choice(awkward)
-
         count = round(math.exp(draw.uniform(math.log(least), math.log(most))))
         whole = self.session.communicator.size * PACK_BYTES // datatype.size_bytes
         return max(least, (count - 1) // whole * whole + 1) if draw.random() < 0.5 else count
@@ -148,9 +142,8 @@ class Sampler:
         middle = math.isqrt(least * most)
         small, large = (least, middle), (middle, most)
         sizes = [small, large, small]
-        sizes += draw.choices(sizes, k=draw.randint(*SEQUENCE_LAUNCHES) - len(sizes))
-        is_mixed = draw.random() < 0.5
-        algorithms = self.algorithms if is_mixed else [draw.choice(self.algorithms)]
+        sizes += draw.choices(sizes, k=draw.randint(0, MORE_LAUNCHES))
+        algorithms = draw.choice([self.algorithms, [draw.choice(self.algorithms)]])
         is_late = draw.randrange(world.communicator.size) == world.communicator.rank
 
         launches = []

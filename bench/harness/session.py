@@ -4,7 +4,6 @@ import hashlib
 import mmap
 import os
 import platform
-import resource
 import secrets
 import shutil
 import signal
@@ -34,13 +33,14 @@ from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import Watchdog
 from bench.harness.witness import record_end
-from bench.machine import node, pci
+from bench.machine import node
+from bench.machine.gpus import open_linked
 from bench.machine.placement import Place, pin
 from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
 from collectives.probe import ping_pong, probe_kernels
-from collectives.world import open_device, open_world
+from collectives.world import open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
 from kernels.devices.owners import opened
@@ -119,20 +119,8 @@ def start(
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
     compile_cache.listeners.append(progress.compiling)
-    try:
-        communicator = Communicator(options.mpi_thread_level)
-    except (ImportError, RuntimeError) as error:  # mpi4py's
-        most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
-        is_limited = most_bytes != resource.RLIM_INFINITY
-        hint = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; " if is_limited else ""
-        say_once(
-            options,
-            f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; {hint}"
-            "pip install mpich brings one, or name yours in MPI4PY_LIBMPI",
-        )
-        sys.exit(CANNOT)
-    except Refusal as refusal:
-        Parser(prog=f"{BENCH}{options.command}").error(str(refusal))
+    parser = Parser(prog=f"{BENCH}{options.command}")
+    communicator = parser.start_mpi(options.mpi_thread_level)
     try:
         require_one_run(communicator, options)
         watchdog = start_watchdog(communicator, options, guard)
@@ -211,8 +199,7 @@ def open_session(
     """Opens the device, pins this rank and maps the peers. Raises Refusal."""
     flight = watchdog.flight
     flight.note("open the device")
-    device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
-    device.over_xgmi = pci.over_xgmi(device)
+    device, notes = open_linked(communicator, options.device, options.ranks_share_gpus)
     device.most_graph_nodes = options.graph_nodes or device.most_graph_nodes
     if options.hdp_flush == "off":
         with communicator.all_or_none():

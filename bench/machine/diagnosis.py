@@ -183,8 +183,8 @@ def _refusal(facts: Facts, pair: Facts) -> str:
         if "GeForce" in owner["name"]:
             reason += f". It offers none between GeForce cards, PRO cards have it: {THROUGH_HOST}"
         return reason
-    if facts["amdgpu_p2p"] in AMDGPU_REFUSALS:
-        return AMDGPU_REFUSALS[facts["amdgpu_p2p"]]
+    if refusal := AMDGPU_REFUSALS.get(facts["amdgpu_p2p"]):
+        return refusal
     if _bar_is_small(owner):
         return "resizable BAR is off, and amdgpu needs a BAR of the whole memory"
     if pair["path"] == ONE_ROOT_COMPLEX and not facts["forwards"]:

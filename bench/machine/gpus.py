@@ -3,13 +3,14 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING, cast
 
 from bench.machine import pci
 from bench.machine.environment import virtualisation
 from bench.machine.gpu_state import Facts, amd_card, nvidia_gpu, nvidia_peer_status
+from bench.machine.pci import KfdGpu
 from bench.machine.placement import pin
 from collectives.communicator import Communicator, Refusal
 from collectives.operation import Unsupported, World
@@ -30,10 +31,10 @@ LOADS = 10  # measurements of the wire, by whose end links and clocks are up
 
 def examine(bus_ids: Sequence[str]) -> Facts:
     """The facts of these GPUs, their directed pairs and the host; None for an unknown fact."""
-    amd_peers = pci.kfd_peers()
-    gpus = [_gpu(bus_id, amd_peers) for bus_id in bus_ids]
+    amd_gpus = pci.kfd_gpus()
+    gpus = [_gpu(bus_id, amd_gpus.get(bus_id)) for bus_id in bus_ids]
     pairs = [
-        {"reader": reader, "owner": owner, **_pair(gpus[reader], gpus[owner], amd_peers)}
+        {"reader": reader, "owner": owner, **_pair(gpus[reader], gpus[owner], amd_gpus)}
         for reader, owner in permutations(range(len(gpus)), 2)
     ]
     return {
@@ -53,9 +54,8 @@ def examine(bus_ids: Sequence[str]) -> Facts:
     }
 
 
-def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
-    """A GPU by itself: its slot, its links and its card. `amd_peers`: those that KFD knows, by
-    GPU."""
+def _gpu(bus_id: str, amd_gpu: KfdGpu | None) -> Facts:
+    """A GPU by itself: its slot, its links and its card. `amd_gpu`: what KFD knows of it."""
     vendor = pci.attribute(bus_id, "vendor")
     links, rates = pci.links(bus_id), pci.rates(bus_id)
     port, card = links[-1] if links else ("", "")
@@ -63,8 +63,8 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
     counted = pci.errors([bus_id])
     atomics = pci.atomics(bus_id)
     states = {*atomics.values()} or {None}
-    if bus_id in amd_peers:  # the driver has tried to enable them
-        states = {"no atomics" not in amd_peers[bus_id]}
+    if amd_gpu:  # the driver has tried to enable them
+        states = {amd_gpu.has_atomics}
 
     return {
         "bus_id": bus_id,
@@ -72,7 +72,7 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
         "name": {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown"),
         "driver": pci.driver(bus_id),
         "iommu": pci.iommu(bus_id),
-        "nvlinks": [] if bus_id in amd_peers else None,
+        "nvlinks": [] if amd_gpu else None,
         "links": rates or None,
         "link": rates[pci.narrowest(rates)] if rates else None,
         "slot_at": card,
@@ -91,7 +91,7 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
     }
 
 
-def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
+def _pair(reader: Facts, owner: Facts, amd_gpus: Mapping[str, KfdGpu]) -> Facts:
     """The path between two GPUs, the driver's status of peer access, and ACS along the path."""
     reader_id = reader["bus_id"]
     owner_id = owner["bus_id"]
@@ -103,17 +103,18 @@ def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
         [link["to"] for link in gpu["nvlinks"] or () if link["up"]] for gpu in (reader, owner)
     )
 
+    amd_link = amd_gpus[reader_id].links.get(owner_id) if reader_id in amd_gpus else None
     direct = reader_links.count(owner_id)
     switched = min(reader_links.count("switch"), owner_links.count("switch"))
     if direct:
         path = f"NVLink x{direct}"
     elif switched:
         path = f"NVLink x{switched} through NVSwitch"
-    elif amd_peers.get(reader_id, {}).get(owner_id) == "xGMI":
-        path = "xGMI"
+    elif amd_link == "xGMI":
+        path = amd_link
 
-    if reader_id in amd_peers and owner_id in amd_peers:
-        status = "OK" if owner_id in amd_peers[reader_id] else "NS"
+    if reader_id in amd_gpus and owner_id in amd_gpus:
+        status = "OK" if amd_link else "NS"
     else:
         status = nvidia_peer_status(reader_id, owner_id)
 
@@ -171,12 +172,20 @@ def examine_library(world: World) -> list[str]:
     return notes if is_noted or not reason else [f"{reason}.", *notes]
 
 
+def open_linked(
+    communicator: Communicator, name: str, share_gpus: bool
+) -> tuple[Device, list[str]]:
+    """`open_device`; a GPU knows the peers that it reaches without PCIe."""
+    device, notes = open_device(communicator, name, share_gpus)
+    device.over_xgmi = pci.over_xgmi(device.facts.get("pci_bus_id", ""))
+    return device, notes
+
+
 def open_gpu(communicator: Communicator) -> Device:
     """This rank's GPU. Raises Refusal without one."""
-    device, notes = open_device(communicator, "auto", share_gpus=False)
+    device, notes = open_linked(communicator, "auto", share_gpus=False)
     if device.is_cpu:
         raise Refusal(notes[0].partition(": ")[2])
-    device.over_xgmi = pci.over_xgmi(device)
     return device
 
 

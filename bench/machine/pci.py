@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.machine import files
-from kernels.devices.device import Device
 
 NVIDIA, AMD, AMD_CPU = "0x10de", "0x1002", "0x1022"
 # One lane, one way: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, 236 of a flit's 256 bytes at
@@ -265,9 +265,16 @@ def bar(bus_id: str) -> tuple[int, int] | None:
     return max(((end - start + 1, start) for start, end in windows if end), default=None)
 
 
-def kfd_peers() -> dict[str, dict[str, str]]:
-    """For each AMD GPU its peers in the kernel's KFD, by `xGMI` or `PCIe`, and `no atomics` where
-    the driver could not enable AtomicOps; {} before Linux 6.0."""
+class KfdGpu(NamedTuple):
+    """An AMD GPU in the kernel's KFD: its peers' links, `xGMI` or `PCIe`, by bus id, and whether
+    the driver could enable AtomicOps."""
+
+    links: dict[str, str]
+    has_atomics: bool
+
+
+def kfd_gpus() -> dict[str, KfdGpu]:
+    """KFD's GPUs by bus id; {} before Linux 6.0."""
 
     def properties(path: Path) -> dict[str, str]:
         return dict(re.findall(r"^(\w+) (\d+)$", files.read(path / "properties"), re.MULTILINE))
@@ -282,23 +289,23 @@ def kfd_peers() -> dict[str, dict[str, str]]:
             bus, device = location >> 8 & 255, location >> 3 & 31
             bus_ids[folder.name] = f"{domain:04x}:{bus:02x}:{device:02x}.{location & 7}"
 
-    peers = {}
+    gpus = {}
     for name, bus_id in bus_ids.items():
         links = [*map(properties, (nodes / name).glob("*_links/*"))]
-        peers[bus_id] = {
+        kinds = {
             bus_ids[link["node_to"]]: "xGMI" if link.get("type") == XGMI else "PCIe"
             for link in links
             if link.get("node_to") in bus_ids
         }
-        if any(int(link.get("flags", 0)) & NO_ATOMICS for link in links):
-            peers[bus_id]["no atomics"] = ""
-    return peers
+        lacks_atomics = any(int(link.get("flags", 0)) & NO_ATOMICS for link in links)
+        gpus[bus_id] = KfdGpu(kinds, not lacks_atomics)
+    return gpus
 
 
-def over_xgmi(device: Device) -> list[str]:
-    """The bus ids of the GPUs that this AMD GPU reaches without PCIe, also unseen ones."""
-    peers = kfd_peers().get(device.facts.get("pci_bus_id", ""), {})
-    return [bus_id for bus_id, link in peers.items() if link == "xGMI"]
+def over_xgmi(bus_id: str) -> list[str]:
+    """The bus ids of the GPUs that an AMD GPU reaches without PCIe, also unseen ones."""
+    gpu = kfd_gpus().get(bus_id)
+    return [peer for peer, link in gpu.links.items() if link == "xGMI"] if gpu else []
 
 
 def amdgpu_p2p() -> str | None:

@@ -48,12 +48,20 @@ from collectives.operation import (
     World,
 )
 from collectives.traffic import direct_traffic
-from kernels.devices.device import MOST_RANKS, PACK_BYTES, Arguments, Step
+from kernels.devices.device import MOST_RANKS, PACK_BYTES, Arguments, Module, Step
 
 LEAST_PIECE_BYTES = 128 << 10  # a copy takes a few microseconds to start
 PIECES = 4  # of a segment: a sum of one piece runs beside the copy of the next
 STAGED_PIECE_BYTES = 512 << 10  # 10 us over a slot of PCIe 5, beside 2 or 3 us to start a copy
 STAGED_PIECES = 32  # at most
+
+
+def _add_all(
+    world: World, case: CollectiveCase, module: Module, arguments: Arguments, size_bytes: int
+) -> Step:
+    blocks = world.device.blocks_for(size_bytes)
+    kernel = module.kernel("add_all", case.build.threads)
+    return Step(kernel, arguments, min(blocks, case.build.blocks or blocks))
 
 
 def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
@@ -123,9 +131,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
             summed.send, summed.receive = case.send + start, case.receive + start
             summed.count = size_bytes // case.datatype.size_bytes
             summed.sends[:ranks] = [slot(rank, writer) + offset for writer in range(ranks)]
-            blocks = world.device.blocks_for(size_bytes)
-            kernel = module.kernel("add_all", case.build.threads)
-            steps.append(Step(kernel, summed, min(blocks, case.build.blocks or blocks)))
+            steps.append(_add_all(world, case, module, summed, size_bytes))
             moved = [
                 engine.copy(arguments.receives[peer] + start, case.receive + start, size_bytes)
                 for peer in others
@@ -176,9 +182,8 @@ def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
     if inbox:  # the sum, in place, must not overtake the copies of its input
         steps = [engine.beside(sends), *receives, engine.join()]
     arguments.sends[1 - rank] = inbox.address if inbox else own + FLAGS_BYTES
-    blocks = world.device.blocks_for(size_bytes)
-    kernel = engine_module(world, build_macros(world, case)).kernel("add_all", case.build.threads)
-    steps.append(Step(kernel, arguments, min(blocks, case.build.blocks or blocks)))
+    module = engine_module(world, build_macros(world, case))
+    steps.append(_add_all(world, case, module, arguments, size_bytes))
     steps.append(engine.store(other, 0))
     return Operation(world.device.sequence(steps), keep=(rooms, inbox), ignores_nan=True)
 
@@ -227,17 +232,15 @@ ALGORITHMS = {
             about="two_shot_copy_engine: CUDA's streams store and await its flags, no kernel does",
             perform=partial(_bind, memops=True),
         ),
-        KernelAlgorithm(
-            "one_shot_copy_engine",
-            "one_shot of two ranks: a GPU's copy engine moves the input, CUDA's streams wait",
-            _bind_one_shot,
-            direct_traffic,
-            _refuses_one_shot,
-            pushes=True,
-            swaps=(),
-            limits=TWO_SHOT.limits,
-            is_modelled=False,
-            sums_in_rank_order=True,
+        replace(
+            TWO_SHOT,
+            base="one_shot_copy_engine",
+            about="one_shot of two ranks: a GPU's copy engine moves the input, CUDA's streams wait",
+            perform=_bind_one_shot,
+            moves=direct_traffic,
+            refuses=_refuses_one_shot,
+            variants=("copied",),
+            varies=(),
         ),
     )
 }

@@ -15,12 +15,13 @@ from typing import Any
 
 import msgspec
 
-from reports.store.untrusted import printable
+from reports.store.untrusted import printable, read_bytes
 
 IS_CHECKOUT = __name__ == "reports.store.program"
 RUN, BENCH, REPORTS = (
     ("python -m ", "bench.", "reports") if IS_CHECKOUT else ("", "wiretax ", "wiretax")
 )
+LAUNCHERS = "mpiexec", "mpirun", "mpiexec.hydra", "prterun", "orterun"
 SCHEMA = 1  # of --json; grows when the meaning of a field changes
 
 
@@ -84,3 +85,22 @@ def _builtin(value: Any) -> Any:
         return list(value)
 
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def has_colours() -> bool:
+    """Whether standard output goes to a terminal and NO_COLOR is unset. Of a rank, the launcher's
+    decides: a rank has a pipe or, with Open MPI, a terminal wherever the output goes."""
+    if os.environ.get("NO_COLOR") or os.path.isfile("/proc/self/fd/1"):
+        return False
+
+    pid = os.getpid()
+    with suppress(OSError, ValueError):  # another user's launcher, or none up to the first process
+        while pid > 1:
+            line = read_bytes(Path(f"/proc/{pid}/stat")).decode(errors="replace")
+            name, _, rest = line.partition("(")[2].rpartition(") ")
+            if name in LAUNCHERS:
+                output = os.path.realpath(f"/proc/{pid}/fd/1")
+                return output.startswith(("/dev/pts/", "/dev/tty"))
+            pid = int(rest.split()[1])
+
+    return bool(sys.stdout and sys.stdout.isatty())

@@ -30,6 +30,7 @@ BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 STABLE = "auto_stable"
+TOO_FEW, UNCLEAR = "too few blocks", "not clearly different"  # verdicts
 # Verdicts on a size.
 UNCLEAR, TOO_FEW = "not clearly different", "too few blocks"
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from reports.tables.sentences import (
     describe,
     environment_of,
     left_out_lines,
+    painted,
     some,
     wrapped,
 )
@@ -146,7 +147,9 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
             facts = [facts_of(entries[run_id]) for run_id in run_ids[start : high + FACT_RUNS]]
             changed = changes_of_facts(facts, low - start, high - start)
             between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
-            event = Event(run_ids[place], own, len(panel), [between, *changed.values()], [*changed])
+            said = [between, *changed.values()]
+            versions = facts[low - start - 1]["version"], facts[high - start]["version"]
+            event = Event(run_ids[place], own, len(panel), said, [*changed], versions)
             history.events.append(event)
 
     history.events.sort(
@@ -239,7 +242,7 @@ def history(arguments: argparse.Namespace) -> int:
             series=[series.record() for series in history.series],
         )
     else:
-        print("\n".join(text_of(history)))
+        print(painted("\n".join(text_of(history))))
 
     alarms = [(series, series.last_alarm) for series in history.series]
     is_bad = history.wrong or any(
@@ -287,6 +290,14 @@ def rates(rho: float) -> str:
     return f"{text}, above {RATES[-1][0]:g}: no error rates were measured there."
 
 
+def seen_change(history: History) -> float:
+    """The change that would be told within eight runs in half of the cases: three robust spreads,
+    from the differences of neighbours, a share."""
+    logs = (np.log(series.costs_us) for series in history.series)
+    spreads = [1.05 * np.median(np.abs(np.diff(each))) for each in logs]  # 1.4826 / sqrt(2)
+    return float(np.expm1(3 * np.median(spreads)))
+
+
 def text_of(history: History) -> list[str]:
     machines = {run.machine_id for run in history.runs.values()}
     words = Counter(series.word for series in history.series)
@@ -332,18 +343,16 @@ def plot(events: Sequence[Event], target: Path) -> None:
     )
     with figure(target, len(shown), PANEL_IN, title, footer) as panels:
         for axes, series in zip(panels, shown, strict=True):
-            _draw(axes, series)
+            draw_series(axes, series)
 
 
-def _draw(axes: Any, series: Series) -> None:
+def draw_series(axes: Any, series: Series) -> None:
     """A mark for each run, the median between changes, and each change with its word."""
     costs_us, run_ids = series.costs_us, series.run_ids
     role = "library" if series.case.library else "ours"
     axes.plot(costs_us, "o", markersize=3, color=role, alpha=0.5, markeredgewidth=0)
-    places = [0, *(step.first for step in series.steps), len(costs_us)]
-
-    for start, stop in pairwise(places):
-        axes.hlines(np.median(costs_us[start:stop]), start - 0.5, stop - 0.5, color=role)
+    for start, stop, level_us in series.levels:
+        axes.hlines(level_us, start - 0.5, stop - 0.5, color=role)
 
     for row, step in enumerate(series.steps):
         at = step.first - 0.5

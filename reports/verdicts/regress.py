@@ -11,7 +11,7 @@ from reports.kit.page import Page, banner_png, to_html
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.tables.sentences import wrapped
+from reports.tables.sentences import painted, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
 from reports.verdicts.compare import percent
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-effect",
         metavar="PERCENT",
         type=percent,
-        help="a slowdown below this passes (what the campaign decides)",
+        help="an estimate below this passes (what the launches decide)",
     )
     add_allow(parser)
     add_files(parser)
@@ -155,7 +155,7 @@ def as_text(outcome: Outcome, baseline: str, current: str) -> str:
         sides = f"{quote(baseline)} {quote(current)}"
         lines[MOST_LINES:] = [f"all cells: {RUN}{REPORTS} compare {sides}"]
 
-    return "\n".join(lines)
+    return painted("\n".join(lines))
 
 
 def junit_rows(outcome: Outcome) -> tuple[list[tuple[str, str, str, str]], list[str]]:

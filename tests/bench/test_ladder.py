@@ -33,8 +33,8 @@ main()
 """
 
 
-def climb(log, **variables):
-    return mpirun(2, "-c", IMPATIENT, "--ladder", str(log), timeout_s=100, **variables)
+def climb(log, program=IMPATIENT, **variables):
+    return mpirun(2, "-c", program, "--ladder", str(log), timeout_s=100, **variables)
 
 
 def lines(log):
@@ -42,8 +42,8 @@ def lines(log):
 
 
 def test_a_climb_in_which_all_works_ends_with_0_and_its_log_on_disk(tmp_path):
-    log = tmp_path / "folder/ladder.log"
-    done = climb(log, **fake_nccl.environment())
+    log, patient = tmp_path / "folder/ladder.log", IMPATIENT.replace("0.5", "20")
+    done = climb(log, patient, **fake_nccl.environment())
     assert (done.returncode, done.stderr) == (0, "")
     written = lines(log)
     assert [line["outcome"] for line in written] == ["started", "works"] * (len(written) // 2)
@@ -75,6 +75,14 @@ def test_a_climb_in_which_all_works_ends_with_0_and_its_log_on_disk(tmp_path):
             "peer memory: mapped: inconclusive (rank 0: the driver refuses peer access",
             "peer memory: mapped: inconclusive",
         ),
+        (  # once, though two kinds of memory are tried
+            {"vendor": "hip", "visible": 1},
+            4,
+            "peer memory: mapped: inconclusive (rank 0: this process does not see GPU 0000:61:00.0"
+            ", whose host data path it may have to flush: show it to all ranks (unset"
+            " HIP_VISIBLE_DEVICES and ROCR_VISIBLE_DEVICES; Slurm: --gpu-bind=none))",
+            "peer memory: mapped: inconclusive",
+        ),
         (  # the control: the peers are not tried, nor blamed
             {"fail": "cuMemHostRegister_v2"},
             4,
@@ -100,11 +108,40 @@ def test_what_fails_has_an_outcome_a_status_and_a_sentence(
     assert lines(tmp_path / "ladder.log")[-1]["rung"] == last.rpartition(": ")[0]
 
 
-def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
-    done = climb("/dev/full", **environment())
+FULL_DISK = IMPATIENT.replace(
+    "main()",
+    "import resource\n"
+    "ladder.show = lambda *_, **__: resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))\n"
+    "main()",
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "reason"),
+    [
+        (FULL_DISK, "file", "File too large"),  # in the middle of the climb
+        (IMPATIENT, "pipe", "it is not an ordinary file"),  # which would wait for a reader
+    ],
+)
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path, program, kind, reason):
+    log = tmp_path / "log"
+    if kind == "pipe":
+        os.mkfifo(log)
+    done = mpirun(2, "-c", program, "--ladder", str(log), timeout_s=60, **environment())
     assert done.returncode == 2
-    assert "bench.doctor: cannot write /dev/full: No space left on device" in done.stderr
+    assert f"bench.doctor: cannot write {log}: {reason}\n" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_that_nobody_expects_ends_all_ranks_with_its_traceback(tmp_path):
+    """At the end of MPI its rank would wait for the others, and these for its rung."""
+    if_first = "import os\nif os.environ['PMI_RANK'] == '0': del ladder.NcclLibrary\nmain()"
+    program = IMPATIENT.replace("main()", if_first)
+    done = mpirun(
+        2, "-c", program, "--ladder", str(tmp_path / "log"), timeout_s=60, **environment()
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("NameError") == 1
 
 
 def test_after_a_climb_that_never_returned_the_next_one_says_how_far_it_came(tmp_path):
@@ -121,7 +158,7 @@ def test_after_a_climb_that_never_returned_the_next_one_says_how_far_it_came(tmp
             process.wait()
     rung = lines(log)[-1]["rung"]
     assert lines(log)[-1]["outcome"] == "started"
-    log.write_text(log.read_text() + '\n{"time": "20')  # a reset tears a line
+    log.write_text(f'{log.read_text()}\n{"[" * 9999}\n{{"time": "20')  # a reset tears a line
     done = climb(log, **environment(fail="cuMemHostRegister_v2"))
     assert re.match(rf"The climb of \S+ never returned from its rung: {rung}\.\n", done.stdout)
 
@@ -152,7 +189,7 @@ def test_a_rung_s_name_is_on_disk_before_the_rung_starts(tmp_path, monkeypatch, 
     communicator: Any = SimpleNamespace(
         rank=0, barrier=lambda: None, all_gather=lambda item: [item]
     )
-    climb = Climb(communicator, WaitPolicy(Watch()), open_log(path)[0])
+    climb = Climb(communicator, WaitPolicy(Watch()), open_log(str(path))[0])
     assert climb.rung("a", work) == "inconclusive"
     assert seen == [["started"], [str(path.parent), str(path)]]
     assert [line["outcome"] for line in lines(path)] == ["started", "inconclusive"]
@@ -161,15 +198,14 @@ def test_a_rung_s_name_is_on_disk_before_the_rung_starts(tmp_path, monkeypatch, 
 
 
 def test_a_rung_that_does_not_return_is_given_up(tmp_path):
-    program = IMPATIENT.replace("WAIT_S,", "GIVE_UP_S,").replace(
-        "main()",
-        "ladder.ping_pong = lambda world: __import__('time').sleep(60)\nmain()",
-    )
+    sleep = "ladder.GIVE_UP_S = 4\nladder.show = lambda *_, **__: __import__('time').sleep(60)"
+    program = IMPATIENT.replace("main()", f"{sleep}\nmain()")
     log = tmp_path / "ladder.log"
     done = mpirun(2, "-c", program, "--ladder", str(log), timeout_s=50, **environment())
     assert done.returncode == 1
     assert lines(log)[-1]["outcome"] == "hangs"
-    assert done.stdout.endswith("hangs (it did not return in 0.5 s)\n")
+    last = "host memory: stores of even ranks: hangs (it did not return in 4 s)\n"
+    assert done.stdout.endswith(last)
 
 
 @pytest.mark.parametrize(

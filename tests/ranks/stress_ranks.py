@@ -22,7 +22,7 @@ from typing import Any
 from bench.harness.flight import FlightRecord
 from bench.harness.iteration import Buffers, checked_iteration, nothing
 from bench.harness.options import RunOptions
-from bench.harness.sampler import COUNTS, Sampler, SoakLaunch, SoakOptions
+from bench.harness.sampler import Sampler, SoakLaunch, SoakOptions
 from bench.harness.session import Session
 from bench.harness.watchdog import Watchdog
 from bench.machine.placement import Place
@@ -108,7 +108,7 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
 
     Each collective has one type and operation, as the seed draws them: the protocol does not depend
     on them, and each pair needs a build."""
-    most_bytes = 8 * max(COUNTS)
+    most_bytes = 2344 << 10  # as the soak
     send, receive = registered(session, session.communicator.size * most_bytes + MARGIN_BYTES, 2)
     buffers = Buffers(send, receive, session.options.seed)
     samplers = []

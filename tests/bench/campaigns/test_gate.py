@@ -1,6 +1,7 @@
 """Tests the gate with real launches of small scripts: however it ends, a status and the reason are
 in its folder, and nothing that is wrong or dies passes."""
 
+import json
 import re
 import shlex
 import signal
@@ -14,6 +15,7 @@ from bench.gate import main as gate
 from reports.__main__ import main as reports
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
+from tests.reports.imports.test_serving import VLLM
 
 # Prints timing lines, and acts as its words say in the launches with these numbers, which it counts
 # in a file. Launch 0 is its pilot.
@@ -75,6 +77,19 @@ def test_the_gate_answers_with_a_status_and_files(tmp_path, side, capsys):
     assert {path.name for path in folder.iterdir()} >= {"base", "head"}
     assert "REGRESSION: SLOWER" in capsys.readouterr().out
     assert judged(tmp_path / "same", side(), side(), "--min-effect", "5") == 0
+
+
+def test_the_gate_judges_serving_benches_and_names_a_cold_first_request(tmp_path, capsys):
+    """A reviewer of a kernel asks for the engine's figures; the files name no number of ranks."""
+    paths = [tmp_path / "base.json", tmp_path / "head.json"]
+    for path, share in zip(paths, (1.0, 1.1), strict=True):
+        figures = VLLM | {name: VLLM[name] * share for name in ("median_tpot_ms", "mean_itl_ms")}
+        path.write_text(json.dumps(figures | {"mean_ttft_ms": 900.0}))
+    assert judged(tmp_path / "gate", *(f"cat {path}" for path in paths), pairs=10) == 1
+    out = capsys.readouterr().out
+    assert "tpot" in out.partition(";")[0].replace("\n", " ")
+    assert "ttft" not in out.partition(";")[0]
+    assert "note: cold first request, perhaps" in out
 
 
 WRONG = {

@@ -7,7 +7,6 @@ useful advice.
 import json
 import re
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -195,8 +194,7 @@ def test_xgmi_of_the_recorded_pair_is_its_path(examined):
     facts = examined(*VEGAS, **NO_PEERS, **links)
     assert {pair["path"] for pair in facts["pairs"]} == {"xGMI"}
     first, second = (gpu["bus_id"] for gpu in facts["gpus"])
-    device: Any = SimpleNamespace(facts={"pci_bus_id": first})
-    assert pci.over_xgmi(device) == [second]  # so its HDP holds nothing back, seen or not
+    assert pci.over_xgmi(first) == [second]  # so its HDP holds nothing back, seen or not
     assert none(facts, "peer")
 
 
@@ -260,9 +258,8 @@ runpy.run_module("bench.allreduce", run_name="__main__")
 
 
 def test_errors_that_come_during_a_run_are_a_note_of_it(tmp_path):
-    printed, result = run(
-        tmp_path, "-b 16K -e 16K -n 20 --quiet", program=COUNTING_ERRORS, **environment()
-    )
+    options = "-b 16K -e 16K -n 2 -w 0 --mode isolated --algorithm one_shot_pull --quiet"
+    printed, result = run(tmp_path, options, program=COUNTING_ERRORS, **environment())
     noted = r"PCIe errors during the run \(AER\): \d+ correctable at 0000:00:01.1"
     assert result.end
     assert re.fullmatch(noted, result.end.note or "")

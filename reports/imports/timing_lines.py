@@ -95,5 +95,6 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
         test.set_status(None)
     for test in [*tests.values()][:1]:
         test.unread = unread
+        test.notes += [fault] if unread else []
 
     return [*tests.values()], fault

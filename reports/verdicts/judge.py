@@ -214,7 +214,7 @@ def _compare(
         nodes = f"{some(sorted(here))} and {some(sorted(there))}"
         notes.append(f"The sides ran on different nodes, {nodes}, and nodes differ.")
     if lacking := len(comparison.lacking):
-        notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")
+        notes.append(f"not in {variant.name}: {counted(lacking, 'case')} of {baseline.name}")
 
     return comparison
 

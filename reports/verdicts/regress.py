@@ -117,7 +117,8 @@ def judge(
             theirs.name, ours.name = baseline, current
 
         (comparison,) = compare([theirs, ours], allowed)
-        comparison.notes += notes_of([ours, theirs])
+        noted = notes_of([ours, theirs])
+        comparison.notes += [note for note in noted if not note.startswith((*faults,))]
         return decide(comparison, min_effect)
     except ResultError as error:
         if not faults and not isinstance(error, NothingInCommon):
@@ -142,18 +143,19 @@ def write_files(
 
 def as_text(outcome: Outcome, baseline: str, current: str) -> str:
     """At most a screen."""
-    lines = wrapped([outcome.headline])
+    said = [outcome.headline]
     if comparison := outcome.comparison:
-        lines += wrapped(
-            [
-                headline_of(*comparison.variant.launches),
-                *outcome.findings,
-                what_ran(comparison),
-                *notes(comparison),
-            ]
-        )
+        said += [
+            headline_of(*comparison.variant.launches),
+            *outcome.findings,
+            what_ran(comparison),
+            *notes(comparison),
+        ]
+    while len(lines := wrapped(said)) > MOST_LINES and said[1:]:
+        said.pop()
+    if comparison:
         sides = f"{quote(baseline)} {quote(current)}"
-        lines[MOST_LINES:] = [f"all cells: {RUN}{REPORTS} compare {sides}"]
+        lines.append(f"all cells: {RUN}{REPORTS} compare {sides}")
 
     return painted("\n".join(lines))
 

@@ -21,7 +21,7 @@ from reports.store.manifest import (
 from reports.store.observations import method_of, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
-from reports.tables.sentences import describe, fact, shape_text
+from reports.tables.sentences import describe, fact, shape_text, some
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -135,7 +135,10 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
 
 def notes_of(sides: Sequence[Side]) -> list[str]:
     """The notes of these sides, each once."""
-    return list(dict.fromkeys(note for side in sides for note in side.notes))
+    partial = [
+        f"{fault}; complete lines count" for side in sides for fault in incomplete_runs(side)
+    ]
+    return list(dict.fromkeys([*(note for side in sides for note in side.notes), *partial]))
 
 
 def side_of(argument: str) -> Side:
@@ -185,10 +188,6 @@ def _variant_side(manifest: Manifest, variant: str) -> Side:
 def _add_launch(side: Side, path: Path, pair: int = 0) -> None:
     """Adds the run, unless it is a copy: copies of a run would agree with each other."""
     result = read(path)
-    if not result.complete:
-        reason = (result.end and result.end.reason) or "it was cut off"
-        side.notes.append(f"{path} is incomplete: {reason}; its complete lines count")
-
     if result.run.run_id in {launch.run.run_id for launch in side.launches}:
         side.notes.append(f"{path} is a copy of the run {result.run.run_id}: left out")
         return
@@ -229,8 +228,20 @@ def faults_of(side: Side) -> list[str]:
             faults.append(f"no launch of {side.name} finished in {len(lost)} of its pairs")
         faults += uneven_cases(side)
 
-    incomplete = [launch.path for launch in side.launches if not launch.complete]
-    return faults + [f"{path} is incomplete" for path in incomplete]
+    return faults + incomplete_runs(side)
+
+
+def incomplete_runs(side: Side) -> list[str]:
+    """A sentence on each reason why launches are incomplete, with the first such run."""
+    paths = defaultdict[str, list[str]](list)
+    for launch in side.launches:
+        if not launch.complete:
+            reason = (launch.end and launch.end.reason) or "it was cut off"
+            paths[reason].append(str(launch.path))
+    return [
+        f"{some(runs, 1)} {'is' if len(runs) == 1 else 'are'} incomplete: {reason}"
+        for reason, runs in paths.items()
+    ]
 
 
 def uneven_cases(side: Side) -> list[str]:
@@ -250,8 +261,11 @@ def uneven_cases(side: Side) -> list[str]:
 
 
 def wrong_results(side: Side) -> list[str]:
-    """A sentence on each wrong case of all launches."""
-    return [f"{describe(case)} is wrong in {run}: {case.reason}" for run, case in side.wrong_cases]
+    """A sentence on each wrong case of all launches, for each reason, with the first such run."""
+    runs = defaultdict[tuple[str, str | None], list[str]](list)
+    for run, case in side.wrong_cases:
+        runs[describe(case), case.reason].append(run)
+    return [f"{case} is wrong in {some(own, 1)}: {why}" for (case, why), own in runs.items()]
 
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:

@@ -54,6 +54,7 @@ def test_timing_lines_are_read_among_other_lines():
 def test_a_timing_line_with_a_bad_field_is_named(fields):
     tests = read_tests(line() + line(**fields))
     assert [test.unread for test in tests] == [[2]]
+    assert tests[0].notes[0].startswith("line 2 is no timing line (")
 
 
 @pytest.mark.parametrize(

@@ -254,11 +254,16 @@ def test_launches_that_are_missing_make_the_current_side_unusable(fault, copied,
     assert (status, words in printed) == (5, True), printed
 
 
-def test_a_run_that_is_cut_off_is_unusable(copied, capsys):
-    run = max((copied / "new").glob("*.jsonl"))
-    run.write_bytes(run.read_bytes()[:-20])
+def test_runs_that_are_cut_off_are_unusable_and_named_once_for_each_reason(copied, capsys):
+    runs = sorted((copied / "new").glob("*.jsonl"), reverse=True)
+    runs[0].write_bytes(runs[0].read_bytes()[:-20])
     status, printed = judge(capsys, copied)
-    assert (status, f"UNUSABLE: {run} is incomplete" in printed) == (5, True)
+    assert (status, f"UNUSABLE: {runs[0]} is incomplete: it was cut off" in printed) == (5, True)
+    for run in runs[1:]:
+        run.write_bytes(run.read_bytes()[:-20])
+    printed = judge(capsys, copied)[1]
+    assert f" and {len(runs) - 1} more are incomplete: it was cut off" in printed
+    assert printed.count("incomplete") == 1
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ BAD_OUTPUTS = {
         f"echo '{TIMED}, \"n_wrong\": 7}}'",
         r"program 64 KiB isolated is wrong in \S+: 7 elements were wrong",
     ),
-    "a bandwidth that failed": ("cat slow.log", r"\S+ is incomplete: the run itself says so; "),
+    "a bandwidth that failed": ("cat slow.log", r"\S+ is incomplete: the run itself says so"),
     "a row that cannot be read": (
         "cat unread.log",
         r"reports: \S+: rows that could not be .*: 12 ",

@@ -73,6 +73,11 @@ def bus_factor(collective: str, world_size: int) -> float:
     return BUS_FACTORS[collective](world_size) if known else 0.0
 
 
+def is_own_work(case: CaseFields) -> bool:
+    """Whether it is a program's own work without a message, or a serving bench."""
+    return not case.size_bytes and case.collective not in BUS_FACTORS
+
+
 def case_bus_factor(case: Case, world_size: int) -> float:
     """A routed all-to-all counts the bytes that leave the rank with the most traffic."""
     if case.routing is None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from collectives.names import BuildName
-from reports.store.case import is_peer
+from reports.store.case import is_own_work, is_peer
 from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN, has_colours, on_ranks
 from reports.store.result import time_of
@@ -54,6 +54,11 @@ def size_text(size_bytes: int) -> str:
             return f"{size_bytes / unit:.{3 if size_bytes < 100 * unit else 4}g} {name}"
 
     return f"{size_bytes} B"
+
+
+def sized(case: CaseFields, name: str) -> str:
+    """`16 KiB ring`, or the name alone of work that has no message."""
+    return name if is_own_work(case) else f"{size_text(case.size_bytes)} {name}"
 
 
 def tick_text(size_bytes: int) -> str:

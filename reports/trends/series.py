@@ -17,7 +17,7 @@ from reports.store.grouped import grouped
 from reports.store.observations import Entry, method_of
 from reports.store.result import time_of
 from reports.store.schema import CaseHeader
-from reports.tables.sentences import interval_text, machine_name, number, size_text, some
+from reports.tables.sentences import interval_text, machine_name, number, sized, some
 from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
@@ -143,7 +143,7 @@ def series_of(
     run_ids = run_ids[np.unique(points, return_index=True)[1]]
     costs_us = pd.DataFrame(costs_us).groupby(points).median().to_numpy()
 
-    for size_bytes, name, own in sorted(
+    for _, name, own in sorted(
         (key[CASE_KEY.index("size_bytes")], name, own)
         for (key, own), name in zip(columns.items(), names, strict=True)
     ):
@@ -151,15 +151,16 @@ def series_of(
         own_us = np.fmax.reduce(costs_us[:, own], axis=1)
         is_there = np.isfinite(own_us)
         case = cases[keys[own[-1]]]
-        size, *words = [size_text(size_bytes), *filter(None, [method_of(run), variant])]
+        method = run.method.get("harness") or method_of(run)
+        words = list(filter(None, [method, variant]))
         in_panel = " ".join(word for word in name.split(" ") if word != case.mode)
         if case.library:
             in_panel = in_panel.replace(case.algorithm, case.library, 1)
 
         if is_there.any():
             yield Series(
-                " ".join([size, name, *words]),
-                " ".join([size, case.mode, *words]),
+                sized(case, " ".join([name, *words])),
+                sized(case, " ".join([case.mode, *words])),
                 in_panel,
                 case,
                 run.machine_id,
@@ -213,7 +214,7 @@ class Event:
         """`2026-11-17: all 198 series worse, median +5.0 %, software_id changed`."""
         log_ratios = [step.log_ratio[0] for _, step in self.changes]
         (word, n), *others = Counter(step.word for _, step in self.changes).most_common()
-        number = f"all {n}" if n == self.n_series else f"{n} of {self.n_series}"
+        number = f"all {n}" if n == self.n_series > 1 else f"{n} of {self.n_series}"
         mixed = "".join(f", {n} {word}" for word, n in others)
         facts = some(self.changed, 2) or "nothing recorded"
         end = "" if self.is_alarm else "; no alarm: its runs were disturbed"
@@ -236,11 +237,11 @@ class Event:
         cases of ours that changed as the largest did, if any."""
         changes = [change for change in self.changes if change[1].word == self.word]
         changes = [change for change in changes if not change[0].case.library] or changes
-        by_size = grouped(changes, lambda change: size_text(change[0].case.size_bytes))
+        by_size = grouped(changes, lambda change: sized(change[0].case, ""))
         names = {
             size: dict.fromkeys(series.name for series, _ in own) for size, own in by_size.items()
         }
-        cases = [f"{size} {' and '.join(own)}" for size, own in names.items()]
+        cases = [size + " and ".join(own) for size, own in names.items()]
         if len(self.changes) == self.n_series > 2:
             cases = [f"All {self.n_series} cases"]
         elif len(cases) > 2:

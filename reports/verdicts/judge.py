@@ -13,7 +13,7 @@ from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.sentences import counted, size_text, some, spoken
+from reports.tables.sentences import counted, sized, some, spoken
 from reports.verdicts import verdict
 from reports.verdicts.days import FAMILY_P as DAYS_FAMILY_P
 from reports.verdicts.days import spread_between_days
@@ -303,5 +303,5 @@ def _judge(
     cells["is_library"] = [
         bool(case.library) and not is_imported and not is_peer(case) for case in cases
     ]
-    cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
+    cells["title"] = list(map(sized, cases, cells.name.map(spoken)))
     return cells.assign(place=pd.factorize(cells.name)[0])

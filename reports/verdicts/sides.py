@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reports.store.case import CASE_KEY, key_of
+from reports.store.case import CASE_KEY, is_own_work, key_of
+from reports.store.grouped import grouped
 from reports.store.manifest import (
     MANIFEST,
     Launch,
@@ -233,14 +234,11 @@ def faults_of(side: Side) -> list[str]:
 
 def incomplete_runs(side: Side) -> list[str]:
     """A sentence on each reason why launches are incomplete, with the first such run."""
-    paths = defaultdict[str, list[str]](list)
-    for launch in side.launches:
-        if not launch.complete:
-            reason = (launch.end and launch.end.reason) or "it was cut off"
-            paths[reason].append(str(launch.path))
+    runs = [launch for launch in side.launches if not launch.complete]
+    alike = grouped(runs, lambda run: (run.end and run.end.reason) or "it was cut off")
     return [
-        f"{some(runs, 1)} {'is' if len(runs) == 1 else 'are'} incomplete: {reason}"
-        for reason, runs in paths.items()
+        f"{some([str(run.path) for run in own], 1)} {'are' if own[1:] else 'is'} incomplete: {why}"
+        for why, own in alike.items()
     ]
 
 
@@ -262,15 +260,23 @@ def uneven_cases(side: Side) -> list[str]:
 
 def wrong_results(side: Side) -> list[str]:
     """A sentence on each wrong case of all launches, for each reason, with the first such run."""
-    runs = defaultdict[tuple[str, str | None], list[str]](list)
-    for run, case in side.wrong_cases:
-        runs[describe(case), case.reason].append(run)
-    return [f"{case} is wrong in {some(own, 1)}: {why}" for (case, why), own in runs.items()]
+    alike = grouped(side.wrong_cases, lambda each: (describe(each[1]), each[1].reason))
+    return [
+        f"{case} is wrong in {some([run for run, _ in own], 1)}: {why}"
+        for (case, why), own in alike.items()
+    ]
 
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
-    rows = [(case.algorithm, _name_fields(case)) for case in cases]
+    rows = list[tuple[str, dict[str, str]]]()
+    for case in cases:
+        fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
+        place = "in place" if case.in_place else "out of place"
+        work = f"{case.collective} " if is_own_work(case) else ""
+        fields |= {"shape": shape_text(case.shape), "in_place": place}
+        rows.append((work + case.algorithm, fields))
+
     seen, names = defaultdict[Any, set[str | None]](set), list[str]()
     for algorithm, fields in rows:
         for name, text in fields.items():
@@ -281,9 +287,3 @@ def case_names(cases: Sequence[CaseFields]) -> list[str]:
         names.append(" ".join([algorithm, *texts]))
 
     return names
-
-
-def _name_fields(case: CaseFields) -> dict[str, str | None]:
-    fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
-    place = "in place" if case.in_place else "out of place"
-    return fields | {"shape": shape_text(case.shape), "in_place": place}

@@ -87,7 +87,7 @@ def test_the_gate_judges_serving_benches_and_names_a_cold_first_request(tmp_path
         path.write_text(json.dumps(figures | {"mean_ttft_ms": 900.0}))
     assert judged(tmp_path / "gate", *(f"cat {path}" for path in paths), pairs=10) == 1
     out = capsys.readouterr().out
-    assert "tpot" in out.partition(";")[0].replace("\n", " ")
+    assert ": serving openai tpot" in out.partition(";")[0].replace("\n", " ")
     assert "ttft" not in out.partition(";")[0]
     assert "note: cold first request, perhaps" in out
 

@@ -257,12 +257,12 @@ def test_what_separates_series_is_in_their_labels(tmp_path):
     """Another machine, node, world or method must not look like a regression, and a slow node must
     not drown among equal ones. Ten launches of a campaign agree better than ten nights do, and are
     one point."""
-    methods = [{"method": {"checks": 0}}, {"method": {"graph": 1}}]
-    heads: list[Any] = [{}, {}, {"machine_id": "b" * 6}, *methods]
+    methods = [{"checks": 0}, {"graph": 1}, {"harness": "OSU 7.4", "statistic": "mean"}]
+    heads: list[Any] = [{}, {}, {"machine_id": "b" * 6}, *({"method": each} for each in methods)]
     for number, head in enumerate(heads):
         rewrite_head(write(tmp_path, number), **head)
-    label(write(tmp_path, 5), "n1")
-    write(tmp_path, 6, world_size=4)
+    label(write(tmp_path, 6), "n1")
+    write(tmp_path, 7, world_size=4)
     for number in range(10, 16):
         write(tmp_path / "campaign-1" / "main", number)
     (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
@@ -272,11 +272,12 @@ def test_what_separates_series_is_in_their_labels(tmp_path):
         ("", "a1b2c3", ""),
         ("", "a1b2c3", "n1"),
         ("", "bbbbbb", ""),
+        ("OSU 7.4", "a1b2c3", ""),
         ("checks 0", "a1b2c3", ""),
         ("graph 1", "a1b2c3", ""),
         ("main", "a1b2c3", ""),
     ]
-    assert sorted(len(each.costs_us) for each in series) == [1, 1, 1, 1, 1, 1, 2]
+    assert sorted(len(each.costs_us) for each in series) == [1, 1, 1, 1, 1, 1, 1, 2]
 
 
 def test_unusable_runs_are_left_out_and_named(tmp_path, history):

@@ -110,7 +110,7 @@ def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(tmp_path)
     slow = {"effect": lambda case: 1.5, "seed": 1}
     baseline = write_launches(tmp_path / "baseline", 6)
     judge(write_launches(tmp_path / "same", 6, seed=2), str(baseline))
-    slower = r"^REGRESSION: SLOWER up to 50\.\d% .*slower by 1\.0% or more \(exit status 1\)\n"
+    slower = r"^REGRESSION: SLOWER up to 50\.\d% .*estimated at 1\.0% or more \(exit status 1\)\n"
     with pytest.raises(pytest.fail.Exception, match=slower):
         judge(write_launches(tmp_path / "slow", 6, **slow), str(baseline))
     with pytest.raises(pytest.skip.Exception, match=r"^INCONCLUSIVE: "):

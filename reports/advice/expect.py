@@ -261,7 +261,7 @@ def chart_of(question: Question) -> Chart:
         curve = curves.setdefault(name + row.source + row.machine, new)
         curve.points[0, sizes.index(row.size_bytes or 0)] = row.us
     title = f"Time of a call of {question.collective}"
-    return Chart(title, sizes, [*curves.values()], "us", spans=True)
+    return Chart(title, sizes, [*curves.values()], "us")
 
 
 def draw(path: Path, title: str, chart: Chart) -> None:

@@ -140,11 +140,14 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
         scripts += ["vendor/uplot.js", "chart.js"]
         styles.append("vendor/uplot.css")
 
+    files = {file: name for file, name in (pages or {}).items() if name}
+    files |= {file: name for name, file in page.near if file in (pages or {})}
     script = _content(scripts)
     return _template().render(
         page=page,
         sections=[*page.sections, last],
         pages=pages or {},
+        links=[(name, file) for file, name in files.items()],
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup("\n".join(COLOURS)) + _content(styles),

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from reports.kit.chart import LEAST_MARKS, ChangeMark, Chart, Curve, signs, spark
 from reports.kit.page import Banner, Cell, Page, Row, Section
 from reports.site import shared
+from reports.site.run_page import run_page
 from reports.store.grouped import grouped
 from reports.store.observations import Entry
 from reports.store.program import BENCH, REPORTS, RUN
@@ -103,22 +104,18 @@ def newest(history: History) -> Markup:
     return Markup(f'<time datetime="{time}Z" data-days="{days}">{text}</time>')
 
 
-def beside(
-    history: History, entries: Sequence[Entry], run_id: str
-) -> tuple[list[tuple[str, str]], list[Cell], bool]:
-    """Links from the page of a run to its neighbours, how it stands against the level of up to
-    eight runs before, and whether it is after a change for the worse."""
-    run_ids = [entry.run.run_id for entry in entries]
-    at = run_ids.index(run_id)
-    file = shared.history_file(*shared.KEY(entries[at].run))
-    near = [
-        (name, shared.file_name("run", other))
-        for name, others in (("Previous run", run_ids[:at][-1:]), ("Next run", run_ids[at + 1 :]))
-        for other in others[:1]
-    ]
-    shares = {series.label: series.beside_level(run_id) for series in history.series}
+def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
+    """The page of the run `at` this place of a machine and benchmark, with links to its neighbours,
+    the changes since which it runs, and how it stands against the level of up to eight before."""
+    page, run = run_page(entries[at].path), entries[at].run
+    file = shared.history_file(*shared.KEY(run))
+    page.near = [("History", file)]
+    for name, others in (("Previous run", entries[:at][-1:]), ("Next run", entries[at + 1 :][:1])):
+        page.near += [(name, shared.file_name("run", other.run.run_id)) for other in others]
+
+    shares = {series.label: series.beside_level(run.run_id) for series in history.series}
     changes = {label: share for label, share in shares.items() if share is not None}
-    past = [event for event in standing(history) if by_time(run_id) >= by_time(event.run)]
+    past = [event for event in standing(history) if by_time(run.run_id) >= by_time(event.run)]
     said: list[Cell] = [[event.word, (event.finding, file)] for event in past]
     if changes:
         most = max(changes, key=lambda label: abs(changes[label]))
@@ -127,7 +124,10 @@ def beside(
             f"{most} {changes[most]:+.1%}."
         )
 
-    return [("History", file), *near], said, any(event.word == "worse" for event in past)
+    page.banner.facts = [*said, *page.banner.facts]
+    if any(event.word == "worse" for event in past):
+        page.banner.role = "worse"
+    return page
 
 
 def leading(event: Event) -> tuple[Series, LevelChange]:
@@ -155,15 +155,9 @@ def where(event: Event) -> list[str | tuple[str, str]]:
 
 def history_page(history: History) -> Page:
     """The changes, a chart for each size, and all series."""
-    drawn = (each for each in history.series if len(each.run_ids) >= LEAST_MARKS)
-    panels = grouped(drawn, attrgetter("node", "panel"))
-    shown = sorted(panels, key=lambda key: min(map(_rank, panels[key])))[:MOST_PANELS]
-    charts = [
-        panel_chart(f"{panel}, {node}" if node else panel, own)
-        for (node, panel), own in panels.items()
-        if (node, panel) in shown
-    ]
-    charts.sort(key=lambda chart: WORST_FIRST.index(chart.word))
+    panels = panels_of(history.series)
+    shown = sorted(panels, key=lambda title: min(map(_rank, panels[title])))[:MOST_PANELS]
+    charts = [panel_chart(title, panels[title]) for title in shown]
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
@@ -186,6 +180,12 @@ def history_page(history: History) -> Page:
             Section("All series", rows=list(map(_row, worst)), folded=bool(charts)),
         ],
     )
+
+
+def panels_of(series: Sequence[Series]) -> dict[str, list[Series]]:
+    """The series that are long enough to draw, by the title of their chart."""
+    drawn = [each for each in series if len(each.run_ids) >= LEAST_MARKS]
+    return grouped(drawn, lambda each: f"{each.panel}, {each.node}" if each.node else each.panel)
 
 
 def _rank(series: Series) -> int:

@@ -72,11 +72,10 @@ function drawMarks(plot, steps, colour) {
   ctx.font = `${11 * pixel}px system-ui`;
   ctx.textBaseline = "middle";
   drawNames(plot, pixel);
-  ctx.beginPath();
-  ctx.rect(left, 0, width, top + height);
-  ctx.clip();
   for (const [n, { at, role, text }] of steps.entries()) {
-    const [first, low, high] = at.map((value) => plot.valToPos(value, "x", true));
+    const [first, ...ends] = at.map((value) => plot.valToPos(value, "x", true));
+    if (first < left || first > left + width) continue;
+    const [low, high] = ends.map((end) => Math.min(Math.max(end, left), left + width));
     ctx.strokeStyle = ctx.fillStyle = colour(role);
     ctx.globalAlpha = 0.15;
     ctx.fillRect(low, top, high - low, height);
@@ -99,11 +98,10 @@ function seriesOf({ x, lines }, colour) {
       series.push({ line, show, stroke, spanGaps: true, width: 1.5, points, ...options });
       values.push(numbers);
     };
-    const label = lines.length > 1 && name;
     const dots = { size: 4, fill: stroke };
     if (levels.length) {
       add(middle, { points: { ...dots, show: true }, paths: () => null });
-    } else add(middle, { name: label, points: dots, dash: role === "bound" ? [6, 4] : [] });
+    } else add(middle, { name, points: dots, dash: role === "bound" ? [6, 4] : [] });
     if (ends.length) {
       const at = series.length;
       bands.push({ series: [at + 1, at], fill: () => colour(role).replace(")", ", 0.2)") });
@@ -111,7 +109,7 @@ function seriesOf({ x, lines }, colour) {
     }
     if (!levels.length) return;
     const level = (at) => levels.find(([start, stop]) => start <= at && at <= stop)?.[2] ?? null;
-    add(x.map(level), { name: label, paths: uPlot.paths.stepped({ align: 1 }) });
+    add(x.map(level), { name, paths: uPlot.paths.stepped({ align: 1 }) });
   });
   return { series, bands, values };
 }
@@ -158,8 +156,9 @@ function addSwitches(figure, { plot, data: { lines } }) {
     });
     button.ariaPressed = lines[n].shown;
   });
-  const hidden = lines.filter((line) => !line.shown).length;
-  if (hidden) buttonIn(figure, () => figure.classList.toggle("all"), `${hidden} more`);
+  if (lines.some(({ shown }) => !shown)) {
+    buttonIn(figure, () => figure.classList.toggle("all"), "More lines");
+  }
 }
 
 function draw(figure) {
@@ -188,7 +187,7 @@ function draw(figure) {
   const plot = new uPlot({
     width: width(),
     height: HEIGHT,
-    padding: [steps.length ? 32 : 8, 24 + (lines.length > 1 ? 7 * letters : 0), 0, 0],
+    padding: [steps.length ? 32 : 8, 24 + 7 * letters, 0, 0],
     ...series,
     scales: {
       x: { time: kind === "time", distr: kind === "bytes" ? 3 : 1, log: 2, min, max },

@@ -135,22 +135,18 @@ def spark(values: ArrayLike, steps: Sequence[Any] = ()) -> Markup:
 
 def forest(
     figures: ArrayLike, roles: Sequence[str], margin: float = 0, words: str = "faster | slower"
-) -> tuple[Markup, list[Markup]]:
+) -> tuple[str, list[Markup]]:
     """Rows (value, low, high), shares by which each is slower, on one logarithmic scale: a heading
-    with its ticks, and a drawing each, with an arrow where it is cut and the margin as a band."""
+    that says where its lines are, and a drawing each, with an arrow where it is cut and the margin
+    as a band."""
     logs = np.log1p(np.asarray(figures, dtype=float))
     ends = np.nan_to_num(np.abs(logs)).max(axis=1)
     reach = 1.1 * min(max(LEAST_REACH, ends.max()), max(WHOLE_REACH, 8 * np.median(ends)))
     scale, middle = 160 / reach, 160
     tick = max(each for each in TICKS if np.log1p(each) < 0.95 * reach)
-    marks = {middle + side * scale * np.log1p(tick): side for side in (-1, 0, 1)}
-    names = f"{-tick / (1 + tick):.0%}", words, f"{tick:+.0%}"
-    heading = Markup(f'<span class="range" style="padding:0 {min(marks):.0f}px">')
-    heading += Markup("").join(Markup("<i>{}</i> ").format(signs(name)) for name in names)
-    heading += Markup("</span>")
-    grid = "".join(
-        _path("edge" if side else "bound", f"M{x:.1f} 0v24") for x, side in marks.items()
-    )
+    heading = f"{words}, lines at {-tick / (1 + tick):.0%} and {tick:+.0%}"
+    at = scale * np.log1p(tick)
+    grid = _path("bound", "M160 0v24") + _path("edge", f"M{160 - at:.1f} 0v24m{2 * at:.1f} 0v-24")
     if wide := scale * np.log1p(margin):
         grid += _path("band steady", f"M{middle - wide:.1f} 0h{2 * wide:.1f}v24h{-2 * wide:.1f}z")
 

@@ -51,7 +51,10 @@ class Banner:
     word: str
     sentence: str
     facts: Sequence[Cell] = ()
-    role: str = ""
+    role: str = ""  # `worse`, `better`, `unsure` or `steady`, by default the word's
+
+    def __post_init__(self) -> None:
+        self.role = self.role or role_of(self.word) or "steady"
 
 
 @dataclass
@@ -121,11 +124,6 @@ def role_of(text: str) -> str:
     return ROLES.get(re.split(":| [+]-", text)[0].lower(), "")
 
 
-def role_of_banner(banner: Banner) -> str:
-    """`worse`, `better`, `unsure` or `steady`."""
-    return banner.role or role_of(banner.word) or "steady"
-
-
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
     the navigation."""
@@ -162,7 +160,7 @@ def banner_png(page: Page) -> bytes:
     texts = (banner.word, 32), (banner.sentence, 18)
     word, sentence = (figure.fold(printable(signs(text)), 8.0, size) for text, size in texts)
     colours = {role: light for role, (light, _) in figure.ROLES.items()}
-    drawing.text(0.05, 0.86, word, size=32, weight="bold", color=colours[role_of_banner(banner)])
+    drawing.text(0.05, 0.86, word, size=32, weight="bold", color=colours[banner.role])
     drawing.text(0.05, 0.8, sentence, size=18, verticalalignment="top")
     if page.draw:
         figure.use_colours()
@@ -185,8 +183,9 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_literal,
+        line_statement_prefix="%",
     )
-    environment.globals.update(role_of=role_of, role_of_banner=role_of_banner, plain=_plain)
+    environment.globals.update(role_of=role_of, plain=_plain)
     environment.tests["list"] = lambda cell: isinstance(cell, list)
     return environment.get_template("page.html")
 

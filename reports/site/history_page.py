@@ -19,6 +19,7 @@ from reports.store.grouped import grouped
 from reports.store.observations import Entry
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import by_time, time_of
+from reports.store.schema import Run
 from reports.tables.figure import roles_of
 from reports.tables.sentences import command_of, counted, machine_name, number
 from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
@@ -32,11 +33,15 @@ MOST_POINTS = 400  # of a line; of more runs a point is the median of several
 
 def part_of(history: History, key: tuple[str, str]) -> History:
     """The history of one machine and benchmark."""
+
+    def is_own(each: Run | Series) -> bool:
+        return bool(shared.KEY(each) == key)
+
     return replace(
         history,
-        runs={run_id: run for run_id, run in history.runs.items() if shared.KEY(run) == key},
-        series=[each for each in history.series if shared.KEY(each) == key],
-        events=[event for event in history.events if shared.KEY(event.series) == key],
+        runs={run_id: run for run_id, run in history.runs.items() if is_own(run)},
+        series=[*filter(is_own, history.series)],
+        events=[event for event in history.events if is_own(event.series)],
     )
 
 
@@ -55,30 +60,23 @@ def banner_of(history: History) -> Banner:
     """Did anything get worse, where, since when, how sure?"""
     words = Counter(series.word for series in history.series)
     last = [*history.runs.values()][-1]
+    n_runs = counted(len(history.runs), "run")
     counts = ", ".join(f"{count} {word}" for word, count in words.items())
-    facts: list[Cell] = [
-        [
-            f"Cases: {counts or 'none'}. The newest of {counted(len(history.runs), 'run')}:",
-            newest(history),
-        ]
-    ]
+    cases: Cell = [f"Cases: {counts or 'none'}. The newest of {n_runs}:", newest(history)]
+    facts: list[Cell] = [f"{last.benchmark} on {machine_name(last)}.", cases]
     if events := standing(history):
         event, word = events[0], events[0].word
+        check = [f"Check: {gate_of(event, last)}"] if event.commits else []
+        facts = [where(event), *check, cases]
         n = sum(each.word == word for each in events)
-        facts.insert(0, where(event))
-        if event.commits:
-            command = quote(command_of(last, "--seed", "--out"))
-            sides = "--revision base={0} --base {2} --revision head={1} --head {2}"
-            facts.insert(1, f"Check: {RUN}{BENCH}gate {sides.format(*event.commits, command)}")
         return Banner(f"{counted(n, 'change')} for the {word}", f"{event.finding}.", facts, word)
 
-    facts.insert(0, f"{last.benchmark} on {machine_name(last)}.")
     for event in history.events:
         if event.is_suspect:
             return Banner("Suspect", f"{event.headline}.", facts)
 
     word = max(words, key=lambda each: words[each], default="too early")
-    sentence = f"No case changed over {counted(len(history.runs), 'run')}."
+    sentence = f"No case changed over {n_runs}."
     if word == "too early":
         sentence = (
             f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
@@ -92,6 +90,16 @@ def banner_of(history: History) -> Banner:
         facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")
 
     return Banner(word.capitalize(), sentence, facts)
+
+
+def gate_of(event: Event, last: Run) -> str:
+    """The gate between the commits of a change, at the sizes that changed."""
+    command = command_of(last, "--seed", "--out", "-b", "-e", "--sizes")
+    if not event.series.case.shape:
+        sizes = [series.case.size_bytes for series, _ in event.changes]
+        command += f" -b {min(sizes)} -e {max(sizes)}"
+    sides = "--revision base={0} --base {2} --revision head={1} --head {2}"
+    return f"{RUN}{BENCH}gate --budget 30m {sides.format(*event.commits, quote(command))}"
 
 
 def newest(history: History) -> Markup:
@@ -174,7 +182,7 @@ def history_page(history: History) -> Page:
         f"History: {last.benchmark} on {machine_name(last)}",
         banner_of(history),
         [
-            *(event_section(each, history) for each in [*current, *rest][:MOST_EVENTS]),
+            *(event_section(each) for each in [*current, *rest][:MOST_EVENTS]),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
             Section("All series", rows=list(map(_row, worst)), folded=bool(charts)),
@@ -192,16 +200,15 @@ def _rank(series: Series) -> int:
     return WORST_FIRST.index(series.word)
 
 
-def event_section(event: Event, history: History) -> Section:
+def event_section(event: Event) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
     series, _ = leading(event)
     said: list[Cell] = [where(event), *event.sentences[1:]]
     if (hidden := len(event.changes) - MOST_CHANGES) > 0:
         said.append(f"{counted(hidden, 'more case')} changed here.")
 
-    place = f": {event.machine}" if len({*map(shared.KEY, history.series)}) > 1 else ""
     return Section(
-        event.finding + place,
+        event.finding,
         said,
         charts=[panel_chart(series.label, [series])],
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
@@ -249,10 +256,7 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
         ChangeMark(
             [_seconds(each.run_ids[at]) for at in (step.first, step.low, step.high)],
             step.word,
-            signs(
-                f"{each.name if len(shown) > 1 else ''} {step.word} "
-                f"{np.expm1(step.log_ratio[0]):+.1%}"
-            ).strip(),
+            signs(f"{each.name} {step.word} {np.expm1(step.log_ratio[0]):+.1%}"),
         )
         for each, step in changes.values()
     ]

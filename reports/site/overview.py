@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reports.kit.chart import Chart, spark
-from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of_banner
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section
 from reports.site import shared
 from reports.site.fleet_page import FLEET
 from reports.site.history_page import (
@@ -73,7 +73,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
                 for page in others
             ],
         ),
-        *(event_section(each, store.history) for each in standing(store.history)[:MOST_EVENTS]),
+        *(event_section(each) for each in standing(store.history)[:MOST_EVENTS]),
         Section("Left out", store.left_out),
         Section(
             f"The newest {MOST_RUNS} runs of each machine and benchmark",
@@ -87,7 +87,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     if own := _banner(store, wrong):
         banners.insert(0, own)
     # The worst of all reports, the runs' own before others.
-    banner = min(banners, key=lambda each: ORDER.index(role_of_banner(each)))
+    banner = min(banners, key=lambda each: ORDER.index(each.role))
     title = "Wiretax: all runs and their verdicts"
     # The picture shows what the banner says: the runs over time, or nothing.
     draw = _drawing(store) if banner is own and not wrong else None
@@ -172,7 +172,7 @@ def _trends(store: shared.Store) -> list[Chart]:
     return []
 
 
-def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:
+def _by_headline(series: Series) -> tuple[bool, ...]:
     """The headline's case is the first: an isolated call of `auto` at decode's size."""
     case = series.case
     return (
@@ -180,7 +180,6 @@ def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:
         case.mode != "isolated",
         case.algorithm != "auto",
         bool(case.library),
-        case.size_bytes,
     )
 
 
@@ -188,12 +187,11 @@ def _run_row(entry: Entry, pages: Pages) -> Row:
     run = entry.run
     file = shared.file_name("run", run.run_id)
     page = pages.get(file)
-    status = f"{shared.status_text(entry)}\n{some(list(map(describe, entry.wrong)))}"
     return {
         "when": (start_time(run), file),
         "benchmark": run.benchmark,
         "figures": f"{page.banner.word}\n{page.banner.sentence}" if page else "-",
-        "status": status,
+        "status": shared.status_text(entry),
         "machine": run.machine_id,
         "node": run.node or "-",
     }

@@ -164,29 +164,16 @@ def _differences(variants: Sequence[Side]) -> Section:
     facts = pd.DataFrame(
         [
             environment_of(launch.run)
-            | {
-                "machine_id": launch.run.machine_id,
-                "software_id": launch.run.software_id,
-                "version": launch.run.version,
-                "command": command_of(launch.run, "--seed"),
-                "side": side.label,
-            }
+            | {name: getattr(launch.run, name) for name in ("machine_id", "software_id", "version")}
+            | {"command": command_of(launch.run, "--seed"), "side": side.label}
             for side in variants
             for launch in side.launches
         ]
     )
-    values = facts.fillna("-").groupby("side", sort=False).agg(frozenset)
-    rows = [
-        {
-            "fact": str(name),
-            **{
-                str(side): some([text[:500] for text in sorted(texts)])
-                for side, texts in values[name].items()
-            },
-        }
-        for name in values
-        if values[name].nunique() > 1
-    ]
+    sides: Any = facts.fillna("-").groupby("side", sort=False)
+    values = sides.agg(lambda texts: some(sorted({text[:500] for text in texts})))
+    values = values.loc[:, values.nunique() > 1].T.rename_axis("fact").reset_index()
+    rows: list[Row] = values.to_dict("records")
     same = "Machine, software and environment are the same on all sides."
     return Section("What differs", [] if rows else [same], rows=rows)
 

@@ -47,7 +47,7 @@ def test_very_many_runs_are_a_few_points_with_their_range():
     assert len(chart.x) <= MOST_POINTS
     middle, low, high = chart.lines[0].points
     assert (middle.max(), low.min(), high.max()) == (6.0, 5.0, 50.0)
-    assert (chart.steps[0].role, chart.steps[0].text) == ("worse", "worse +19.7\u00a0%")
+    assert (chart.steps[0].role, chart.steps[0].text) == ("worse", "auto worse +19.7\u00a0%")
     assert chart.ends == "least, most of 25 runs"
     assert len(chart.json) < 100_000
 

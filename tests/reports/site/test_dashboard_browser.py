@@ -290,7 +290,9 @@ def test_what_changed_comes_first_and_is_marked(browser, machines):
     assert "1 MiB ring takes" in all_of(browser, "h1")[0].text
     assert "since 10 Nov 2026, 1a2b3c4 → 9f8e7d6." in all_of(browser, "h1")[0].text
     banner = all_of(browser, ".banner")[0].text
-    assert re.search(r"gate --revision base=1a2b3c4 --base 'mpirun .*' --revision head=9f", banner)
+    assert re.search(
+        r"gate --budget 30m --revision base=1a2b3c4 --base '.* -b \d+ -e \d+' --rev", banner
+    )
     assert re.search(r"2026-11-14 06:15 UTC\s+\d+ days ago", banner)
     browser.execute_script("document.querySelector('#each-size-over-time').scrollIntoView()")
     wait_for_chart(browser, "#each-size-over-time .chart")

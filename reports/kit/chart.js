@@ -18,8 +18,8 @@ function valueText(value, unit, form) {
 const FORMS = {
   time: (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`,
   bytes: (size) => {
-    const [name, unit] = Object.entries(SCALES).findLast(([, least]) => size >= least) ?? ["", 1];
-    return short(size / unit) + name;
+    const power = Math.floor(Math.log2(size) / 10);
+    return short(size / 1024 ** power) + ["", "K", "M", "G"][power];
   },
 };
 
@@ -32,13 +32,11 @@ function zoom(min, max) {
 }
 
 function pressed({ plot, data: { x, links } }, event) {
-  const last = x.length - 1;
-  const at = plot.cursor.idx ?? last;
+  const at = plot.cursor.idx ?? x.length - 1;
   const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const grow = { "+": 0.25, "-": -0.5 }[event.key];
   if (move) {
-    const next = Math.min(Math.max(at + move, 0), last);
-    plot.setCursor({ left: plot.valToPos(x[next], "x"), top: 8 });
+    plot.setCursor({ left: plot.valToPos(x[at + move] ?? x[at], "x"), top: 8 });
   } else if (grow) {
     zoom(...[grow, 1 - grow].map((share) => plot.posToVal(share * plot.over.clientWidth, "x")));
   } else if (event.key === "Escape") zoom();
@@ -94,32 +92,29 @@ function seriesOf({ x, lines }, colour) {
   lines.forEach(({ name, role, shown: show, levels, points: [middle, ...ends] }, line) => {
     const stroke = () => colour(role);
     const add = (numbers, options) => {
-      const points = { show: false };
-      series.push({ line, show, stroke, spanGaps: true, width: 1.5, points, ...options });
+      series.push({ line, show, stroke, spanGaps: true, points: { show: false }, ...options });
       values.push(numbers);
     };
-    const dots = { size: 4, fill: stroke };
-    if (levels.length) {
-      add(middle, { points: { ...dots, show: true }, paths: () => null });
-    } else add(middle, { name, points: dots, dash: role === "bound" ? [6, 4] : [] });
+    const points = { size: 4, fill: stroke, show: true };
+    const dash = role === "bound" ? [6, 4] : [];
+    add(middle, { name, points, dash, ...(levels.length && { paths: () => null }) });
     if (ends.length) {
       const at = series.length;
       bands.push({ series: [at + 1, at], fill: () => colour(role).replace(")", ", 0.2)") });
       for (const end of ends) add(end, { width: 0 });
     }
-    if (!levels.length) return;
     const level = (at) => levels.find(([start, stop]) => start <= at && at <= stop)?.[2] ?? null;
-    add(x.map(level), { name, paths: uPlot.paths.stepped({ align: 1 }) });
+    if (levels.length) add(x.map(level), { paths: uPlot.paths.stepped({ align: 1 }) });
   });
   return { series, bands, values };
 }
 
-// Times near each other go without the year or the day.
+// Times near each other go without the year, others without the time.
 function axesOf({ kind, unit }, colour) {
   const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
   const place = (value, { min, max }) => {
     const days = (max - min) / 86400;
-    const part = days < 1 ? [11, 16] : days < 4 ? [5, 16] : [0, 10];
+    const part = days < 4 ? [5, 16] : [0, 10];
     return FORMS[kind](value).slice(...(kind === "time" ? part : []));
   };
   const named = (form) => (plot, values) => values.map((value) => value && form(value, plot.scales.x));

@@ -35,8 +35,8 @@ function barOf(place, items) {
   const plain = (text) => text.toLowerCase().replace(/[-_]/g, " ");
   const texts = items.map((item) => plain(item.textContent));
   const show = () => {
-    const words = plain(box.value).split(" ");
-    items.forEach((item, n) => { item.hidden = !words.every((word) => texts[n].includes(word)); });
+    const text = plain(box.value);
+    items.forEach((item, n) => { item.hidden = !texts[n].includes(text); });
     const found = items.filter((item) => !item.hidden).length;
     count.textContent = box.value && `${found} of ${items.length}`;
     remember(id, box.value);
@@ -69,14 +69,12 @@ function addSorting(table, rows) {
 
 for (const table of document.querySelectorAll(".box > table")) {
   const rows = [...table.tBodies[0].rows];
-  const copy = buttonIn(barOf(table.parentNode, rows), () => {
+  buttonIn(barOf(table.parentNode, rows), () => {
     getSelection().selectAllChildren(table);
     document.execCommand("copy");
-    copy.textContent = "Copied";
   }, "Copy");
   const names = [...table.tHead.rows[0].cells].map((head) => head.innerText);
   rows.forEach(({ cells }) => names.forEach((name, n) => { cells[n].dataset.name = cells[n].innerText && name; }));
-  table.classList.add("stacked");
   addSorting(table, rows);
 }
 
@@ -86,5 +84,6 @@ for (const grid of document.querySelectorAll(".grid")) barOf(grid, [...grid.chil
 for (const time of document.querySelectorAll("time")) {
   const days = Math.floor((Date.now() - Date.parse(time.dateTime)) / 864e5);
   const className = days > time.dataset.days ? "chip unsure" : "";
-  if (days > 0) time.after(" ", make("span", { className, textContent: `${days} days ago` }));
+  const textContent = new Intl.RelativeTimeFormat("en").format(-days, "day");
+  if (days > 0) time.after(" ", make("span", { className, textContent }));
 }

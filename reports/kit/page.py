@@ -59,12 +59,11 @@ class Banner:
 
 @dataclass
 class Card:
-    """A figure with its unit under the name of a thing, which links to a page. `word` is its
-    verdict, `lines` are cells."""
+    """A figure, and after ` at ` what it is of, under the name of a thing, which links to a page.
+    `word` is its verdict, `lines` are cells."""
 
     name: Cell
     figure: str
-    unit: str
     word: str = ""
     lines: Sequence[Cell] = ()
     spark: str = ""
@@ -155,6 +154,7 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
 def banner_png(page: Page) -> bytes:
     """The banner, 1200 x 630 pixels: chats show that picture with a link to the page."""
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
     texts = (banner.word, 32), (banner.sentence, 18)
@@ -165,6 +165,8 @@ def banner_png(page: Page) -> bytes:
     if page.draw:
         figure.use_colours()
         page.draw(drawing.add_axes((0.08, 0.1, 0.88, 0.34)))
+        for text in drawing.findobj(Text):
+            text.set_text(signs(text.get_text()))
 
     content = io.BytesIO()
     drawing.savefig(content, format="png")
@@ -185,16 +187,14 @@ def _template() -> jinja2.Template:
         finalize=_literal,
         line_statement_prefix="%",
     )
-    environment.globals.update(role_of=role_of, plain=_plain)
-    environment.tests["list"] = lambda cell: isinstance(cell, list)
+    environment.globals.update(role_of=role_of, plain=plain)
     return environment.get_template("page.html")
 
 
 def _literal(value: Any) -> Any:
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return _plain(signs(value)) if is_text else value
+    return plain(signs(value)) if type(value) is str else value
 
 
-def _plain(text: str) -> Markup:
+def plain(text: str) -> Markup:
     """A text without control characters, as it is."""
     return Markup("\n").join(escape(printable(line)) for line in text.split("\n"))

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.kit.chart import LEAST_MARKS, ChangeMark, Chart, Curve, signs, spark
-from reports.kit.page import Banner, Cell, Page, Row, Section
+from reports.kit.page import Banner, Cell, Page, Row, Section, plain
 from reports.site import shared
 from reports.site.run_page import run_page
 from reports.store.grouped import grouped
@@ -66,8 +66,9 @@ def banner_of(history: History) -> Banner:
     facts: list[Cell] = [f"{last.benchmark} on {machine_name(last)}.", cases]
     if events := standing(history):
         event, word = events[0], events[0].word
-        check = [f"Check: {gate_of(event, last)}"] if event.commits else []
-        facts = [where(event), *check, cases]
+        facts = [where(event), cases]
+        if event.commits:
+            facts.insert(1, ["Check:", plain(gate_of(event, last))])
         n = sum(each.word == word for each in events)
         return Banner(f"{counted(n, 'change')} for the {word}", f"{event.finding}.", facts, word)
 
@@ -81,10 +82,8 @@ def banner_of(history: History) -> Banner:
         sentence = (
             f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
         )
-        facts.append(
-            f"{len(history.runs)} of {LEAST_BASE + 1} runs until a change can be told. "
-            f"To add one: {command_of(last, '--seed')}"
-        )
+        left = f"{len(history.runs)} of {LEAST_BASE + 1} runs until a change can be told."
+        facts.append([f"{left} To add one:", plain(command_of(last, "--seed"))])
     else:
         change = seen_change(history)
         facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")
@@ -121,8 +120,11 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
     for name, others in (("Previous run", entries[:at][-1:]), ("Next run", entries[at + 1 :][:1])):
         page.near += [(name, shared.file_name("run", other.run.run_id)) for other in others]
 
-    shares = {series.label: series.beside_level(run.run_id) for series in history.series}
-    changes = {label: share for label, share in shares.items() if share is not None}
+    changes = {
+        series.label: share
+        for series in history.series
+        if (share := series.beside_level(run.run_id)) is not None
+    }
     past = [event for event in standing(history) if by_time(run.run_id) >= by_time(event.run)]
     said: list[Cell] = [[event.word, (event.finding, file)] for event in past]
     if changes:
@@ -170,8 +172,8 @@ def history_page(history: History) -> Page:
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
         notes.append(
-            f"Shown are {len(charts)} of {len(panels)} charts and the first {MOST_EVENTS} of "
-            f"{len(history.events)} changes; `{RUN}{REPORTS} history --json` has all."
+            f"Shown are at most {MOST_PANELS} charts and {MOST_EVENTS} changes; "
+            f"`{RUN}{REPORTS} history --json` has all."
         )
 
     current = standing(history)

@@ -130,10 +130,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     """A machine and benchmark: the case that changed, or else the headline of its newest run."""
     run = entries[-1].run
     page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
-    figure, unit = page.banner.word, ""
-    if figure[:1].isdigit():
-        figure, _, unit = figure.partition(" ")
-
+    figure = page.banner.word
     lines: list[Cell] = [page.banner.sentence, start_time(run)]
     status = shared.status_text(entries[-1])
     series, drawn = _first(store, key), ""
@@ -141,18 +138,16 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
         status = min((each.word for each in store.series[key]), key=WORST_FIRST.index)
         if series and (step := series.last_alarm):
             lines = [f"{page.banner.word}, {page.banner.sentence}"]
-            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
-            unit = f"{series.label} since {day_text(series.since(step))}"
+            place = f"{series.label} since {day_text(series.since(step))}"
+            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%} at {place}"
     nodes = {node for entry in entries for node in entry.run.nodes}
     if len(nodes) > 1:
         lines.append([counted(len(nodes), "node"), ("all nodes", FLEET)])
     if series and (drawn := spark(series.costs_us, series.steps)):
         lines.append(f"{series.label}, {counted(len(series.costs_us), 'run')}:")
 
-    name = f"{key[1]} on {machine_name(run)}"
-    return Card(
-        (name, history if history in pages else page.file), figure, unit, status, lines, drawn
-    )
+    name = f"{key[1]} on {machine_name(run)}", history if history in pages else page.file
+    return Card(name, figure, status, lines, drawn)
 
 
 def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
@@ -179,7 +174,6 @@ def _by_headline(series: Series) -> tuple[bool, ...]:
         case.size_bytes != TOKEN_CALL_SIZE_BYTES,
         case.mode != "isolated",
         case.algorithm != "auto",
-        bool(case.library),
     )
 
 

@@ -30,7 +30,6 @@ from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
 
 ENVIRONMENT = "Environment"
-IDS = "version", "run_id", "machine_id", "software_id"
 
 
 def run_page(path: Path) -> Page:
@@ -58,7 +57,7 @@ def run_page(path: Path) -> Page:
         Section("Notes", run.notes, folded=True),
         environment(run),
     ]
-    ids = {name: getattr(run, name) for name in IDS}
+    ids = {name: getattr(run, name) for name in ("version", "run_id", "machine_id", "software_id")}
     return Page(machine(result), banner_of(result), sections, {"command": command_of(run), **ids})
 
 

@@ -243,7 +243,7 @@ class Event:
         }
         cases = [f"{size} {' and '.join(own)}" for size, own in names.items()]
         if len(self.changes) == self.n_series > 2:
-            cases = [f"All {self.n_series} cases"]
+            cases = [f"All {len(changes)} cases"]
         elif len(cases) > 2:
             cases = [f"{len(changes)} of {self.n_series} cases"]
         change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))

@@ -104,8 +104,9 @@ def bits(arguments: argparse.Namespace) -> int:
     ]
     for name in arguments.require:
         checks += [required_of(row, name) for row in record.rows]
-    if arguments.baseline:
-        found, notes = against(record, baseline_for(records, arguments.baseline))
+    baseline = baseline_for(records, arguments.baseline) if arguments.baseline else None
+    if baseline:
+        found, notes = against(record, baseline)
         checks += found
 
     failed = [check for check in checks if check.failed]
@@ -129,7 +130,7 @@ def bits(arguments: argparse.Namespace) -> int:
         lines = [*heading(f"{sign} {line}"), "", *said, "", *table, ""]
         write_named(arguments.markdown, "\n".join(lines).encode())
     if arguments.html:
-        write_page(page_of(record, line, checks, notes), arguments.html)
+        write_page(page_of(record, line, checks, notes, baseline), arguments.html)
 
     if arguments.json:
         told = [check._asdict() for check in checks]
@@ -310,8 +311,14 @@ def groups_in(record: Bits) -> list[Row]:
     ]
 
 
-def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
-    """The verdict, what failed, the rows in groups, and folded all sizes."""
+def page_of(
+    record: Bits,
+    line: str,
+    checks: Sequence[Check],
+    notes: Sequence[str],
+    baseline: Bits | None = None,
+) -> Page:
+    """The verdict, what to do next, what failed, the rows in groups, and folded all sizes."""
     failed = [check for check in checks if check.failed]
     rows = record.measured
     moved = moved_in(rows)

@@ -3,7 +3,7 @@ is a table with a drawing in each row."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import join, quote
+from shlex import join
 from typing import Any
 
 import pandas as pd
@@ -70,12 +70,15 @@ def next_command(outcome: Outcome) -> str:
     if outcome.status == REGRESSION:
         if len({*commits}) == 2:
             return f"git log --oneline {'..'.join(commits)}"
-        sides = f"{quote(comparison.baseline.name)} {quote(comparison.variant.name)}"
-        return f"{RUN}{REPORTS} compare {sides}"
+        folders = [
+            str(side.launches[0].path.parent) if side.campaign else side.name
+            for side in (comparison.baseline, comparison.variant)
+        ]
+        return f"{RUN}{REPORTS} compare {join(folders)}"
 
     if len(commits) == 2:
         return f"make gate BASE={commits[0]} BUDGET=30m"
-    sides = f"--base {quote(join(base.argv))} --head {quote(join(head.argv if head else []))}"
+    sides = join(["--base", join(base.argv), "--head", join(head.argv if head else [])])
     return f"{RUN}{BENCH}gate --budget 30m {sides}"
 
 
@@ -104,11 +107,8 @@ def campaign_page(folder: Path) -> Page:
 
 def comparison_banner(comparison: Comparison) -> Banner:
     """The verdict on a comparison of a campaign: the first of its cells' verdicts."""
-    words = {*render.words_of(comparison)}
-    word = next((each for each in ("SLOWER", "differs", "FASTER") if each in words), "UNDECIDED")
-    if words == {"SAME"}:
-        word = "SAME"
-
+    words, order = render.words_of(comparison), ("SLOWER", "differs", "FASTER", "UNDECIDED", "SAME")
+    word = next((each for each in order if each in words), "UNDECIDED")
     return Banner(word, f"{render.headline(comparison)}.", facts_of(comparison))
 
 

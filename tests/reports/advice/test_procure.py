@@ -131,7 +131,7 @@ def test_five_logs_of_a_vendor_are_judged_and_one_is_not(tmp_path, capsys):
     verdict, reason = verdict_of(evaluate(asked("log")))
     assert (verdict, reason.endswith(" us over 5 launches")) == ("PASS", True)
     page = procure_page(evaluate(asked("log")), tmp_path / "spec.toml")
-    assert "2026-11-20 06:15 UTC, 0.log" in str(page.sections[0].cards[0].lines)
+    assert "2026-11-20 06:15 UTC, 0.log" in str(page.sections[1].cards[0].lines)
     write_log(tmp_path / "wrong", {"us": 47.3, "n_wrong": 1}, status="failed")
     procurement = evaluate(asked("wrong"))
     verdict, reason = verdict_of(procurement)

@@ -92,7 +92,8 @@ function seriesOf({ x, lines }, colour) {
   lines.forEach(({ name, role, shown: show, levels, points: [middle, ...ends] }, line) => {
     const stroke = () => colour(role);
     const add = (numbers, options) => {
-      series.push({ line, show, stroke, spanGaps: true, points: { show: false }, ...options });
+      const points = { show: false };
+      series.push({ line, show, stroke, spanGaps: true, width: 1.5, points, ...options });
       values.push(numbers);
     };
     const points = { size: 4, fill: stroke, show: true };
@@ -212,7 +213,10 @@ function repaint(scheme) {
   for (const { plot } of charts) plot.redraw();
 }
 
-document.querySelectorAll(".chart").forEach((figure) => setTimeout(draw, 0, figure));
+// After the first paint.
+requestAnimationFrame(() => {
+  document.querySelectorAll(".chart").forEach((figure) => setTimeout(draw, 0, figure));
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint(""));
 addEventListener("beforeprint", () => repaint("light"));
 addEventListener("afterprint", () => repaint(""));

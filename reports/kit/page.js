@@ -74,7 +74,7 @@ for (const table of document.querySelectorAll(".box > table")) {
     document.execCommand("copy");
   }, "Copy");
   const names = [...table.tHead.rows[0].cells].map((head) => head.innerText);
-  rows.forEach(({ cells }) => names.forEach((name, n) => { cells[n].dataset.name = cells[n].innerText && name; }));
+  rows.forEach(({ cells }) => names.forEach((name, n) => { cells[n].dataset.name = cells[n].innerHTML.trim() && name; }));
   addSorting(table, rows);
 }
 

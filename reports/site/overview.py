@@ -88,10 +88,16 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
         banners.insert(0, own)
     # The worst of all reports, the runs' own before others.
     banner = min(banners, key=lambda each: ORDER.index(each.role))
-    title = "Wiretax: all runs and their verdicts"
     # The picture shows what the banner says: the runs over time, or nothing.
     draw = _drawing(store) if banner is own and not wrong else None
-    return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
+    return Page(
+        "Wiretax: all runs and their verdicts",
+        banner,
+        sections,
+        file="index.html",
+        picture=PICTURE,
+        draw=draw,
+    )
 
 
 def _drawing(store: shared.Store) -> Callable[[Any], None] | None:
@@ -121,9 +127,8 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
     found = "No run is here yet."
     if store.runs:
         found = f"{counted(len(store.runs), 'run')}, but none that is complete and correct."
-    left = f"0 of {LEAST_BASE + 1} runs until a change can be told."
-    facts = [f"{left} To measure one: {TO_BEGIN}"]
-    return Banner("Nothing to judge yet", found, facts, "unsure")
+    left = f"0 of {LEAST_BASE + 1} runs until a change can be told. To measure one: {TO_BEGIN}"
+    return Banner("Nothing to judge yet", found, [left], "unsure")
 
 
 def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:

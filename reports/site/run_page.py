@@ -49,8 +49,15 @@ def run_page(path: Path) -> Page:
             }
             for case in wrong
         ]
-        again = ["The command below repeats it."]
-        sections.insert(0, Section("Wrong results", again, rows=rows, text=command_of(run)))
+        sections.insert(
+            0,
+            Section(
+                "Wrong results",
+                ["The command below repeats it."],
+                rows=rows,
+                text=command_of(run),
+            ),
+        )
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
         Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),

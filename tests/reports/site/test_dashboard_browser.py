@@ -19,7 +19,7 @@ from reports.__main__ import main
 from reports.site import history_page
 from tests.launch import few
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
+from tests.reports.synthetic_run import rewrite, rewrite_head, write_run
 from tests.reports.synthetic_site import make_site, write_store
 
 # Computes the WCAG 2.2 contrast of all visible text outside of pictures against its background.
@@ -69,6 +69,18 @@ const isNew = at !== document.body && !at.dataset.visited;
 at.dataset.visited = "yes";
 return [isNew];
 """
+# In the blocks of a case.
+WRONG = {
+    "n_wrong": 12,
+    "first_wrong": {
+        "rank": 1,
+        "iteration": 0,
+        "offset_bytes": 16,
+        "element": 4,
+        "expected": "12.0 (0x41400000)",
+        "got": "13.0 (0x41500000)",
+    },
+}
 CONTROLS = "a[href], button, input, summary, [tabindex='0']"
 
 
@@ -158,7 +170,12 @@ def machines(tmp_path_factory):
             commit = "1a2b3c4" if night < 9 else "9f8e7d6"
             rewrite_head(path, machine_id=f"m{machine}", version=f"0.9.0 ({commit})")
         if machine == 1:
-            mark_wrong(path, 1)
+            rewrite(
+                path,
+                lambda line: line.update(
+                    WRONG if (line["kind"], line.get("case")) == ("block", 1) else {}
+                ),
+            )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history_page, "MOST_POINTS", 8)
         return make_site(store / "runs", store / "site")
@@ -332,6 +349,8 @@ def test_a_wrong_case_says_where_and_how_to_repeat_it(browser, machines):
     (row,) = all_of(browser, "#wrong-results tbody tr")
     assert "16 KiB" in row.text
     assert "WRONG: " in row.text
+    assert "first in block 0: rank 1 got 13.0 (0x41500000) at offset 16, element 4" in row.text
+    assert "auto 16 KiB" in all_of(browser, "h1")[0].text
     assert "bench.allreduce" in all_of(browser, "#wrong-results pre")[0].text
     chips = {chip.text: chip.get_attribute("class") for chip in seen(browser, "#each-size .chip")}
     assert set(chips.values()) == {"chip worse", "chip unsure"}

@@ -88,7 +88,8 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     assert (page_line, archive_line) == (f"page: {folder}/index.html", f"archive: {folder}.tar.gz")
     assert f"<title>{headline}</title>" in page
     sentence = "no memory is left, says a test in &lt;path&gt;/file.py"
-    assert f"Link: {sentence}. To run it again: mpirun -n 2 python -m bench.link</p>" in page
+    assert sentence in page
+    assert "mpirun -n 2 python -m bench.link" in page
     ended = re.findall(r"^\[survey \d+ s\] (\w+): (?:done|failed) after", err, re.MULTILINE)
     assert ended == ["doctor", "link", "tune", "allreduce", "decode"]
     files, text = archived(folder)
@@ -114,8 +115,8 @@ def test_an_interrupted_survey_keeps_what_it_has(tmp_path):
     assert "] interrupted; " in err
     page = (folder / "index.html").read_text()
     assert "1 of 5 steps are done, then the survey was interrupted." in page
-    again = "To run it again: mpirun -n 2 python -m bench.a"
-    assert f"All-reduce: the survey was interrupted before. {again}" in page
+    assert "the survey was interrupted before" in page
+    assert "mpirun -n 2 python -m bench.a" in page
     archived(folder)
 
 

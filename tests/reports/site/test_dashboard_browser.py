@@ -422,6 +422,8 @@ def test_what_a_link_shows_is_what_its_sender_saw(browser, tmp_path):
 
 def test_print_is_light(browser, sweep):
     """Charts in the colours of the dark scheme would be unreadable on paper."""
+    use_scheme(browser, "dark", "print")
+    assert not seen(browser, ".tools, nav, .chart > button")
     use_scheme(browser, "dark")
     find_light = """
     window.hasLight = () => {

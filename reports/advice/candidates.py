@@ -211,7 +211,7 @@ def figures_of(
                 figure.low, figure.high = ends
         figures[unit, label] = figure
 
-    return figures, list(times.notes) if origin else []
+    return figures, list(times.notes if origin else launches.notes)
 
 
 def money(offer: Offer) -> list[Figure]:

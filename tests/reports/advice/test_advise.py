@@ -269,7 +269,7 @@ def test_several_launches_give_one_figure_with_students_interval(tmp_path):
     cut = write(tmp_path / "runs", {16384: 9, LARGE: 600}, run_id=run_id(5), finish=False)
     _, words = answer(R9700, "--run", tmp_path / "runs")
     assert "measured: auto, float16, AMD Radeon AI PRO R9700; 5 launches" in words
-    assert f"{cut.name} is left out: incomplete" in words
+    assert f"left out, incomplete: 1 ({cut.name})" in words
     mean, deviation = np.mean(np.log(times_us)), np.std(np.log(times_us), ddof=1)
     ends = np.exp(mean + np.array([0, -1, 1]) * 2.776 * deviation / 5**0.5)
     assert f"160 x {ends[0]:.1f} us [{ends[1]:.1f} {ends[2]:.1f}]" in words

@@ -117,7 +117,7 @@ def test_few_launches_and_copies_are_shown_but_never_judged(tmp_path, capsys):
     path = spec(tmp_path, ["16K <= 8 us"])
     assert verdict_of(evaluate(path)) == ("UNDECIDED", "2 launches; 5 are needed")
     assert figure(evaluate(path), "16 KiB").high is None
-    assert "is left out: a run once more" in ask(capsys, path)[1]
+    assert "left out, a run once more: 5 (copy0" in ask(capsys, path)[1]
 
 
 def test_five_logs_of_a_vendor_are_judged_and_one_is_not(tmp_path, capsys):
@@ -205,12 +205,16 @@ def test_runs_decide_beside_a_candidate_without_runs(launches, tmp_path):
 def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
     """Otherwise a buyer could choose a fast box that gives wrong results."""
     path = spec(tmp_path, ["16K <= 8 us"])
-    write_launches(tmp_path / "box", 5)
     write_launches(tmp_path / "box", 1, first=5, finish=False)
+    alone = evaluate(path)
+    assert verdict_of(alone) == ("UNDECIDED", "not in its runs")
+    assert any("box: left out, incomplete: 1 (" in line for line in alone.sentences)
+
+    write_launches(tmp_path / "box", 5)
     procurement = evaluate(path)
     assert procurement.headline == "box: 1 PASS, 0 FAIL, 0 UNDECIDED"
     assert len(procurement.appraisals[0].run_ids) == 5
-    assert any("is left out: incomplete" in line for line in procurement.sentences)
+    assert any("left out, incomplete: 1 (" in line for line in procurement.sentences)
 
     def one_wrong(block):
         block.n_wrong = 3 if block.case == 1 else 0

@@ -235,7 +235,9 @@ def rows_of(answers: Sequence[Answer], texts: Mapping[str, str]) -> list[dict[st
             "busbw\nGB/s": number(row.gb_s),
             "mode": row.mode,
             "algorithm": f"{row.library} {row.variant}".rstrip(),
-            "place": f"{row.gpus}x {row.gpu}, {row.fabric}, {row.transport}",
+            "place": f"{row.gpus}x {row.gpu}, {row.fabric}, {row.transport}".replace(
+                ", unknown", ""
+            ),
             "source": texts[row.source].split()[0] if row.source in texts else THIS_RUN,
         }
         for answer in answers

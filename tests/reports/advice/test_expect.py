@@ -149,6 +149,7 @@ def test_a_log_of_nccl_tests_gets_its_place_too(reports, tmp_path, first, answer
     reports("import", tmp_path / "a.log", "--out", tmp_path / "runs")
     _, text, error = reports("expect", tmp_path / "runs")
     assert answer in " ".join((text + error).split())
+    assert "unknown, unknown" not in text  # the fabric and the transport of a log
 
 
 def test_a_slow_run_gets_its_place_and_the_usual_causes(reports, tmp_path):

@@ -82,9 +82,10 @@ def banner_of(history: History) -> Banner:
         sentence = (
             f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
         )
+        longest = max((len(each.run_ids) for each in history.series), default=0)
         facts.append(
-            f"{len(history.runs)} of {LEAST_BASE + 1} runs until a change can be told. "
-            f"To add one: {command_of(last, '--seed')}"
+            f"No case has more than {counted(longest, 'run')}. To add one, as the last was made: "
+            f"{command_of(last, '--seed')}"
         )
     else:
         change = seen_change(history)

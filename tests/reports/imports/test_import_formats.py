@@ -153,7 +153,9 @@ def test_a_table_with_other_separators_is_read(separator):
         return separator.join(word.strip(" _") for word in words if word.strip()) + "\n"
 
     lines = map(turned, (NAMES.replace("#wrong", " wrong"), ROW_8, ROW_16))
-    assert halves(only("".join(lines))) == BOTH
+    test = only("".join(lines))
+    assert (halves(test), test.status) == (BOTH, "complete")  # it never had a footer
+    assert only(HEAD + TABLE).status == "incomplete"
 
 
 def test_a_message_in_the_middle_of_a_row_is_skipped():

@@ -160,7 +160,8 @@ def question_of_run(result: Result) -> Question:
         raise ResultError(f"{result.path} has wrong results: its times stand beside no others")
     if not (own := own_calls(result)):
         raise ResultError(
-            f"{result.path} has no time of a collective of GPUs of one model, one a rank"
+            f"{result.path} has no time of a collective of GPUs of one model, one a rank; if its "
+            "log names none: expect --gpu NAME --gpus N"
         )
 
     first = own[0]

@@ -141,7 +141,10 @@ LOG = """# nThread 1 nGpus 2 minBytes 16384 maxBytes 33554432 step: 2(factor) it
     ("first", "answer"),
     [
         ("# all_reduce_perf\n", "library at 32 MiB, eager: 9.10 GB/s, slower than 11 of 11"),
-        ("", "has no time of a collective"),  # the log does not say which collective ran
+        (
+            "",
+            "if its log names none: expect --gpu NAME",
+        ),  # the log does not say which collective ran
     ],
 )
 def test_a_log_of_nccl_tests_gets_its_place_too(reports, tmp_path, first, answer):

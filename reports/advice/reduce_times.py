@@ -259,9 +259,12 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
         )
         times.notes.append(
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
-            f"figures of {name}). Many boards give two cards eight lanes each: for these see "
-            "advise --link pcie5x8."
+            f"figures of {name})."
         )
+        if link.name == "pcie5x16":
+            times.notes.append(
+                "Many boards give two cards eight lanes each: for these see advise --link pcie5x8."
+            )
     return times
 
 

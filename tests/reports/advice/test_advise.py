@@ -211,6 +211,7 @@ def test_a_card_without_peer_access_is_asked_about():
     assert "a latency of 31.1 us [17.1 81.0] by 5 figures over PCIe," in words
     assert "two cards eight lanes each: for these see advise --link pcie5x8" in words
     assert "patched" not in answer(TWO)[1]
+    assert "see advise --link" not in answer(f"{TWO} --link pcie5x8")[1]
 
 
 def test_a_model_that_does_not_fit_is_reported():

@@ -115,8 +115,7 @@ def expect(arguments: argparse.Namespace) -> int:
         question = question_of(arguments.gpu, arguments.gpus or 2, arguments.hosts or 1)
 
     answers = [answer_to(question, size, kind) for size in sizes for kind in ROLE_OF_KIND]
-    sentences = [line for answer in answers for line in places(answer)]
-    sentences += [line for answer in answers for line in known(answer)]
+    sentences = [line for told in (places, known) for answer in answers for line in told(answer)]
     texts = sources(answers)
     rows, listed = rows_of(answers, texts), [*texts.values()]
     title = f"{question}, published {question.collective}"
@@ -190,8 +189,7 @@ def known(answer: Answer) -> Iterator[str]:
         line = f"{name}, {mode}: {differs}{amounts(rows)}"
         sizes = sorted({row.size_bytes or 0 for row in rows})
         if sizes != [answer.size_bytes]:
-            texts = ", ".join(map(size_text, sizes))
-            line += f"; nobody measured that size, this is at {texts}"
+            line += f"; nobody measured that size, this is at {', '.join(map(size_text, sizes))}"
         yield f"{line} (figures: {len(rows)})."
 
 

@@ -319,7 +319,7 @@ def _card(appraisal: Appraisal) -> Card:
         f"{price.amount:g}",
         dated,
         appraisal.word,
-        [*lines, *figures, *([some(logs)] if logs else [])],
+        [*lines, *figures, *filter(None, [some(logs)])],
     )
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
+from collectives import torchrun
 from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
@@ -181,6 +182,10 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
+    try:
+        by_torchrun = torchrun.announce()
+    except ValueError as error:
+        refuse(command, str(error))
     ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
     alone = (
         command in STARTERS or {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
@@ -208,6 +213,12 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
             )
         if ranks or gpus or command != "doctor":
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
+    if by_torchrun and not alone:
+        try:
+            torchrun.join()
+        except OSError as error:
+            print(f"wiretax {command}: {error}", file=sys.stderr)
+            sys.exit(CANNOT)
     sys.argv[1:] = rest
     runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)
 

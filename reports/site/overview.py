@@ -10,6 +10,7 @@ from reports.site import shared
 from reports.site.history_page import WORST_FIRST, banner_of, event_section, panel_chart, standing
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
+from reports.tables.figure import can_draw
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
     counted,
@@ -66,7 +67,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
         ),
     ]
     title, banner = "Wiretax: all runs and their verdicts", _banner(store, wrong, pages)
-    return Page(title, banner, sections, file="index.html", picture=PICTURE)
+    return Page(title, banner, sections, file="index.html", picture=PICTURE if can_draw() else "")
 
 
 def _banner(store: shared.Store, wrong: list[Entry], pages: Pages) -> Banner:

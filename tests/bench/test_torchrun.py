@@ -29,8 +29,8 @@ def free_port():
 def started(cwd, **variables):
     words = sys.executable, "-m", "wiretax", *SWEEP
     environment = {**LAUNCHED, "PYTHONPATH": str(ROOT), **variables}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, cwd=cwd, env=environment, **pipes)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def variables(rank, port):

@@ -16,7 +16,7 @@ from typing import NoReturn
 from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
 from collectives import torchrun
-from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank
+from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank, name_library
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
@@ -175,6 +175,7 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(CANNOT)
+    name_library(mpirun)
     main_file = Path(sys.argv[0])
     program = ["-m", "wiretax"] if main_file.name == "__main__.py" else [str(main_file.resolve())]
     os.execv(mpirun, [mpirun, "-n", str(ranks), sys.executable, *program, command, *arguments])
@@ -216,6 +217,7 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
     if by_torchrun and not alone:
         try:
             torchrun.join()
+            name_library(find_mpirun())
         except OSError as error:
             print(f"wiretax {command}: {error}", file=sys.stderr)
             sys.exit(CANNOT)

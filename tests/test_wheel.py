@@ -284,6 +284,33 @@ def environment(tmp_path_factory):
     return programs
 
 
+@SLOW_TEST
+@pytest.mark.parametrize("extra", ["", "reports"])
+def test_the_steps_of_the_image_run_in_a_clean_environment(tmp_path, extra):
+    """Without an image: apt-get only prints, and the image's folders lie in one of the test's."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    steps = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
+    entry = [line.split('"')[1] for line in lines if line.startswith(("ENTRYPOINT", "CMD"))]
+    programs, image, work = (tmp_path / name for name in ("programs", "image", "work"))
+    programs.mkdir()
+    work.mkdir()
+    (programs / "apt-get").write_text('#!/bin/sh\necho "$*" >>"$HOME/installed"\n')
+    (programs / "apt-get").chmod(0o755)
+    places = {"HOME": str(tmp_path), "EXTRA": extra}
+    places["PATH"] = f"{image}/bin:{programs}:/usr/local/bin:/usr/bin:/bin"
+    pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    tree = copy_of_the_project(tmp_path / "tree")
+    for step in [*steps, f"cd {work} && {' '.join(entry)} --max-time 20"]:
+        step = step.replace("/opt/wiretax", str(image)).replace("/var/lib/apt", str(tmp_path))
+        shell = ["sh", "-c", step]
+        done = subprocess.run(shell, cwd=tree, env=places | pip, capture_output=True, text=True)
+        assert done.returncode == 0, (step, done.stderr)
+    assert "allreduce: 2 ranks" in done.stdout
+    assert "install -y --no-install-recommends g++" in (tmp_path / "installed").read_text()
+    matplotlib = [*image.glob("lib/python*/site-packages/matplotlib")]
+    assert len(matplotlib) == (extra == "reports")
+
+
 @pytest.fixture
 def work(tmp_path):
     """A user's folder with names of ours."""

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from bench import VERSION
+from collectives.communicator import find_mpirun, name_library
 from reports.__main__ import COMMANDS as REPORTS
 from reports.interpreter import module_command
 from setup import FOLDERS, installed
@@ -67,6 +68,30 @@ sysconfig.get_path = lambda name: "/"
 from wiretax.__main__ import main
 sys.exit(main())
 """
+
+
+@pytest.mark.parametrize(
+    ("programs", "is_named"),
+    [
+        (["mpirun"], True),  # a Python in /usr, whose wheels lie in /usr/local
+        (["mpirun", "mpiexec.hydra", "prterun"], True),  # Open MPI's wheel took the name mpirun
+        (["mpirun", "prterun"], False),  # Open MPI's alone
+    ],
+)
+def test_ranks_load_the_library_of_the_mpirun_that_starts_them(
+    tmp_path, monkeypatch, programs, is_named
+):
+    monkeypatch.delenv("MPI4PY_LIBMPI", raising=False)
+    library = tmp_path / "lib" / ("libmpi.so.12" if is_named else "libmpi.so.40")
+    for path in (library, *(tmp_path / "bin" / name for name in programs)):
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o755)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "bin"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    mpirun = find_mpirun()
+    assert mpirun == str(tmp_path / "bin" / programs[:2][-1 if len(programs) == 3 else 0])
+    assert name_library(mpirun) == is_named
+    assert os.environ.pop("MPI4PY_LIBMPI", None) == (str(library) if is_named else None)
 
 
 @pytest.mark.parametrize(

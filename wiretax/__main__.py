@@ -63,7 +63,7 @@ usage: wiretax COMMAND [-n RANKS] [OPTION ...]
 Benchmarks collectives between GPUs or CPU cores, and reads the stored runs.
 A benchmark starts its own ranks: one for each GPU that CuPy can use, or two without GPUs.
 -n RANKS chooses their number; --iters N is the number of iterations.
-Under mpirun or srun each process is one rank, and -n is refused."""
+Under mpirun, srun or torchrun each process is one rank, and -n is refused."""
 ENDING = """
 completion: eval "$(register-python-argcomplete wiretax)"
 exit status: 0 fine; 1 a wrong result or a lost rank; 2 the command line;

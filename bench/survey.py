@@ -31,9 +31,9 @@ from reports.store.program import BENCH, RUN
 from reports.store.writing import check_named
 
 FULL_S, SHARED_S, QUICK_S = 900.0, 600.0, 180.0
-CLOSING_SHARE, MOST_CLOSING_S = 0.2, 30.0  # to end a step that hangs, for reports and the page
+CLOSING_SHARE, MOST_CLOSING_S = 0.1, 30.0  # to end a step that hangs, for reports and the page
 OPENING_S = 60.0  # for a process that opens a GPU
-LAUNCH_MARGIN = 1.2  # a further launch begins only if it can take so many times as long as the last
+LAUNCH_MARGIN = 1.2  # a further launch begins only if it can take so many times as long as planned
 EPILOG = f"""\
 example:
   {RUN}{BENCH}survey --quick
@@ -44,8 +44,11 @@ exit status:
   130 interrupted. Page and archive are there with 0, 1, 3 and 130."""
 
 
-def make_parser() -> Parser:
-    parser = launching_parser("survey", "[OPTION ...]", __doc__, EPILOG)
+def make_parser(
+    command: str = "survey", about: str | None = __doc__, epilog: str = EPILOG
+) -> Parser:
+    """The parser of a command that performs steps within a time."""
+    parser = launching_parser(command, "[OPTION ...]", about, epilog)
     option = parser.add_argument
     option(
         "-n",
@@ -63,7 +66,7 @@ def make_parser() -> Parser:
         type=partial(options.positive_number, "seconds", options.MOST_S),
         metavar="S",
         dest="max_time_s",
-        help="seconds for the whole survey (900; 600 where ranks share a GPU; 180 with --quick)",
+        help="seconds for all steps (900; 600 where ranks share a GPU; 180 with --quick)",
     )
     option(
         "--device",
@@ -82,7 +85,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def open_survey(arguments: argparse.Namespace) -> Survey:
+def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Survey:
     """The survey in its new folder. Raises Stop if it cannot begin, OSError."""
     vendor, gpus = find_gpus(arguments.device)
     ranks = arguments.ranks or max(2, min(len(gpus), MOST_RANKS))
@@ -112,7 +115,7 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
         arguments.quick,
         STARTED_S + max_time_s,
         steps.plan(vendor, arguments.quick, shares_gpus),
-        Progress("survey", arguments.quiet),
+        Progress(command, arguments.quiet),
         shares_gpus,
         [sentence for bus_id in gpus if (sentence := in_use(bus_id))],
     )
@@ -212,13 +215,14 @@ def spend_the_rest(survey: Survey, end_s: float) -> None:
     while firsts:
         ready = min(firsts, key=lambda step: len(survey.launches(step.name)))
         last = survey.launches(ready.name)[-1]
-        left_s = end_s - time.monotonic()
-        if left_s < LAUNCH_MARGIN * last.elapsed_s:
-            return
         number = max(step.launch for step in survey.steps if step.name == ready.name)
-        further = ready.next_launch(number + 1)
+        further, left_s = ready.next_launch(number + 1), end_s - time.monotonic()
+        # The first launch has more cases than the further ones.
+        planned_s = last.elapsed_s * further.share / last.share
+        if left_s < LAUNCH_MARGIN * planned_s:
+            return
         survey.steps.append(further)
-        launch(survey, further, last.elapsed_s, left_s)
+        launch(survey, further, max(planned_s, steps.LEAST_STEP_S), left_s)
         if not further.is_measured:
             firsts.remove(ready)
 

@@ -209,9 +209,9 @@ class Communicator:
     @contextmanager
     def all_or_none(self, *expected: type[Exception]) -> Iterator[None]:
         """If one rank raises an `expected` exception inside (default: its device refuses, or lacks
-        memory), all ranks raise one Refusal that names it. Inside, no rank may wait for another:
-        the rank that raised has already left. Only if a Refusal is `expected`, the ranks of a host
-        may agree inside."""
+        memory), all ranks raise one Refusal that names it, a Mistake if it is the user's. Inside,
+        no rank may wait for another: the rank that raised has already left. Only if a Refusal is
+        `expected`, the ranks of a host may agree inside."""
         from kernels.devices.device import DeviceError  # loads numpy, which --help does without
 
         failure, expected = None, expected or (DeviceError, MemoryError)
@@ -219,14 +219,15 @@ class Communicator:
             yield
         except expected as error:  # a Refusal names its rank
             name = "" if isinstance(error, Refusal) else f"{self.rank_name(self.rank)}: "
-            failure = name, str(error), type(error).__name__
+            kind = Mistake if getattr(error, "is_mistake", False) else Refusal
+            failure = name, str(error), type(error).__name__, kind
         if failed := list(filter(None, self.all_gather(failure))):
-            name, sentence, _ = failed[0]
-            types = frozenset(kind for *_, kind in failed)
+            name, sentence, _, kind = failed[0]
+            types = frozenset(type_name for _, _, type_name, _ in failed)
             is_everywhere = len({own[1:] for own in failed}) == 1
             if is_everywhere and len(failed) == self.whole.size:
-                raise Refusal(sentence, types)
-            raise Refusal(name + sentence, types)
+                raise kind(sentence, types)
+            raise kind(name + sentence, types)
 
     def rank_name(self, rank: int) -> str:
         """`rank 2`, and of a run on several hosts `rank 2 on wt2`. A part names no host, because

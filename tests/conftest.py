@@ -43,6 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
             pytest.exit(f"the tests of a GPU need one: {error}", 3)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m alone` imports the few files with such tests: all files take seconds."""
+    is_file = collection_path.name.startswith("test_") and "(alone)" in config.option.markexpr
+    return True if is_file and "mark.alone" not in collection_path.read_text() else None
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
     """A function that makes tests read /proc and /sys below a folder, and returns the folder."""

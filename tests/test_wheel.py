@@ -98,6 +98,7 @@ def test_ranks_load_the_library_of_the_mpirun_that_starts_them(
     ("line", "started"),
     [
         ("allreduce -n 3 --iters 9", "-n 3 /nowhere/python -m wiretax allreduce --iters 9"),
+        ("-n 4 allreduce", "-n 4 /nowhere/python -m wiretax allreduce"),
         ("decode", "-n 2 /nowhere/python -m wiretax decode"),
         ("doctor -n8", "-n 8 /nowhere/python -m wiretax doctor"),
     ],

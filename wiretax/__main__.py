@@ -22,7 +22,7 @@ from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
 
 CANNOT = 3  # exit status of a benchmark that this machine cannot run
-STARTERS = "campaign", "gate", "survey"  # which start mpirun themselves, several times
+STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",
@@ -46,6 +46,7 @@ GROUPS = {
         "tune": "finds the fastest algorithm of this machine for auto",
         "soak": "launches random mixtures for hours, and checks every result",
         "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send",
+        "qualify": "accepts or rejects this machine: one status, JSON by serial number",
     },
     "Several launches": {
         "campaign": "launches two commands in turn, and compares them",
@@ -234,6 +235,9 @@ def main() -> int:
     """Runs the command that the command line names; returns its exit status."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until a benchmark has more to keep
     line = complete() if {"_ARGCOMPLETE", "COMP_LINE"} <= os.environ.keys() else sys.argv[1:]
+    if re.match("-n|--ranks", line[0] if line else ""):  # as mpirun has them, before the command
+        with_value = 1 + (line[0] in ("-n", "--ranks"))
+        line = [*line[with_value : with_value + 1], *line[:with_value], *line[with_value + 1 :]]
     command, *arguments = line or [""]
     if command in ("-h", "--help"):
         return put(help_text())

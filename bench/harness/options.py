@@ -7,6 +7,7 @@ import argparse
 import difflib
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,9 +21,9 @@ from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refus
 from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
-from reports.store.program import BENCH, on_ranks
+from reports.store.case import size_of
+from reports.store.program import BENCH, has_colours, misspelt, on_ranks
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
 IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
@@ -46,6 +47,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         self.changes: dict[str, str] = {}
+        self.words: Sequence[str] = ()
         super().__init__(allow_abbrev=False, **settings)
 
     def group(self, title: str, changes: str = "") -> AddOption:
@@ -59,6 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The options, with those of METHOD that are not at their defaults in `method`."""
+        self.words = sys.argv[1:] if args is None else args
         namespace, rest = super().parse_known_args(args, namespace)
         namespace.method = {
             name: value
@@ -72,6 +75,7 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
+        message = misspelt(self.words, self._option_string_actions) or message
         if launched_rank() in (None, 0):
             say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
@@ -142,10 +146,10 @@ class SweepOptions:
 
 def size_bytes(text: str) -> int:
     """`16K`, `32M`, `1G` or plain bytes; powers of two, as in nccl-tests."""
-    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text, re.IGNORECASE)
+    match = re.fullmatch(r"(\d+[KMG]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 16384, 16K or 32M")
-    size = int(match[1]) * UNITS[match[2].upper()]
+    size = size_of(match[1].upper())
     if size > MOST_BYTES:
         raise argparse.ArgumentTypeError(f"{text} is above the largest size, 16G")
     return size
@@ -243,7 +247,8 @@ def rank_parser(
     command: str, about: str, example: str, when_interrupted: str
 ) -> tuple[Parser, AddOption, AddOption, AddOption]:
     """A parser for ranks of bench.<command>, and add_argument of its groups what, how, output."""
-    if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever output goes
+    # Open MPI gives each rank a terminal, wherever output goes.
+    if launched_rank() is not None and not has_colours():
         os.environ.setdefault("NO_COLOR", "1")
     parser = Parser(
         prog=f"{BENCH}{command}",

@@ -18,10 +18,10 @@ from bench.surveys.steps import (
     to_type,
     without_names,
 )
-from reports.advice.procurement import evaluate
-from reports.advice.reduce_times import read_launches, span_text, spans_of
+from reports.advice.candidates import FigureKey, figures_of, read_spec
+from reports.advice.reduce_times import CONFIDENCE, read_launches, span_text, spans_of
 from reports.kit.page import Banner, Card, Page, Section, to_html
-from reports.site.run_page import run_page
+from reports.site.run_page import ENVIRONMENT, run_page
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -36,14 +36,14 @@ PAGE = "index.html"
 HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured
 SPEC = "spec.toml"
 SPEC_TEXT = """\
-# For {command}. Write your own requirements, and the price of all cards.
+# For {command}. Write your own requirements, the price of all cards, and what stands as NAME.
 requirements = ["16K <= 8 us", "32M >= 5 GB/s", "70b-q4 >= 25 tok/s"]
 
 [models]
 70b-q4 = {{model = "llama-3.1-70b", weights = "q4"}}
 
 [candidates.here]
-runs = ["results/allreduce/*.jsonl"]
+runs = {runs}
 gpu = "{gpu}"
 gpus = {gpus}
 price = {{amount = 1, currency = "EUR", date = {date}}}
@@ -58,7 +58,7 @@ PRIVACY = (
 
 
 def page_of(survey: Survey, is_interrupted: bool) -> Page:
-    """The headline, what was measured, what failed with what to type, a row for each step, the page
+    """The headline, what was measured, a row for each step with what to type if it failed, the page
     of the headline's run, and what each step printed."""
     shown = survey.shown
     measured = {step.name: step.result for step in shown if first_point(step.result)}
@@ -74,25 +74,26 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     end = ", then the survey was interrupted" if is_interrupted else ""
     page.banner.facts = [*page.banner.facts, f"{n_done} of {len(shown)} steps are done{end}."]
     cards = [
-        Card(step.title, number(point.value), f"{point.unit}, {point.label}", "", [step.sentence])
+        Card(step.title, number(point.value), f"{point.unit}, {point.label}")
         for step in shown
         for point in first_point(step.result)
     ]
-    failed = [
-        f"{step.title}: {step.sentence}. To run it again: {to_type(survey, step)}"
-        for step in survey.steps
-        if step.status != "done"
-    ]
     rows = [
-        {"step": step.title, "status": step.status, "finding": step.sentence}
+        {
+            "step": step.title,
+            "status": step.status,
+            "finding": step.sentence,
+            "to run it again": "" if step.status == "done" else to_type(survey, step),
+        }
         for step in survey.steps
     ]
     to_do, command = next_command(survey, Path(survey.folder.resolve().name))
+    for section in page.sections:
+        section.folded &= section.heading != ENVIRONMENT
     page.sections = [
         Section("Tokens/s", model_sentences(survey)),
         Section("What was measured", cards=cards),
         Section("Next", [f"{to_do}:"], text=command),
-        Section("What is missing", failed),
         Section("Steps", rows=rows),
         *spread_sections(survey),
         Section("Machine", survey.remarks),
@@ -121,12 +122,18 @@ def model_sentences(survey: Survey) -> list[str]:
     """Tokens/s of a 70B model: by the spec's arithmetic, as the reports say, and as a decode step
     was measured."""
     sentences = list[str]()
-    with suppress(ResultError):  # without a spec, or a run that counts
+    with suppress(ResultError):  # of an unknown GPU, or without a run that counts
+        spec, offers, _ = read_spec(survey.folder / SPEC)
+        here = offers["here"]
+        keys: list[FigureKey] = [("tok/s", name) for name in spec.models]
+        launches = read_launches(here.runs, here.gpus)
+        # With the intervals of all tables here; procure's are wider the more is required.
+        figures, _ = figures_of(here, launches, spec, keys, CONFIDENCE)
         sentences += [
             f"{figure.name}, one chat split by tensor over {survey.ranks} GPUs: "
-            f"{' '.join(figure.text.split())} ({figure.note})."
-            for figure in evaluate(survey.folder / SPEC).appraisals[0].figures
-            if figure.unit == "tok/s"
+            f"{' '.join(figure.text.split())} ({figure.note}; intervals are at {CONFIDENCE:.0%})."
+            for figure in figures.values()
+            if launches.runs
         ]
     sentences += [
         f"{step.title}: {step.sentence}."
@@ -154,26 +161,26 @@ def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
     again = f"{RUN}{BENCH}survey"
     if survey.shares_gpus:
         return "On a machine with two such cards, to measure what is predicted", again
-    if (survey.folder / SPEC).exists():
-        sentence = f"Write your price and requirements into {SPEC}, to judge this machine"
-        return sentence, f"{RUN}{REPORTS} procure {folder / SPEC}"
     if not survey.runs("allreduce"):
         return "No all-reduce was measured: mend what failed, or give more --max-time", again
+    if gpu_of(survey)[1]:
+        sentence = f"Write your price and requirements into {SPEC}, to judge this machine"
+        return sentence, f"{RUN}{REPORTS} procure {folder / SPEC}"
     sentence = "Beside the same folder of another machine's survey, OTHER"
     return sentence, f"{RUN}{REPORTS} compare {folder / RESULTS / 'allreduce'} OTHER"
 
 
 def write_spec(survey: Survey) -> None:
-    """Writes a spec for `procure`, if GPUs with a known data sheet measured an all-reduce."""
-    gpu = gpu_of(survey)[1]
-    if gpu and not survey.shares_gpus and survey.runs("allreduce"):
-        text = SPEC_TEXT.format(
-            command=f"{RUN}{REPORTS} procure",
-            gpu=gpu.name,
-            gpus=survey.ranks,
-            date=time.strftime("%Y-%m-%d"),
-        )
-        write_whole(survey.inside / SPEC, text.encode())
+    """Writes a spec for `procure`. Ranks that share a GPU measured no other candidate than it."""
+    gpu, is_measured = gpu_of(survey)[1], survey.runs("allreduce") and not survey.shares_gpus
+    text = SPEC_TEXT.format(
+        command=f"{RUN}{REPORTS} procure",
+        runs='["results/allreduce/*.jsonl"]' if is_measured else "[]",
+        gpu=gpu.name if gpu else "NAME",
+        gpus=1 if survey.shares_gpus else survey.ranks,
+        date=time.strftime("%Y-%m-%d"),
+    )
+    write_whole(survey.inside / SPEC, text.encode())
 
 
 def spread_sections(survey: Survey) -> list[Section]:

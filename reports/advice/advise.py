@@ -3,7 +3,6 @@
 import argparse
 import re
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +31,6 @@ from reports.tables.sentences import counted, lay_out, number, plain_table, size
 from reports.verdicts.served import tpot_ms
 
 MOST_GPUS = 64
-SLOTS = 8  # streams for throughput, unless none of the splits can hold as many
 BEFORE_TRUSTING_IT = (
     f"Before trusting it, check the path of the GPUs ({BENCH}doctor) and the chained all-reduces "
     "of the engine's own library."
@@ -83,15 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
         ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
         ("--batch", "N", 1, 10**5, 1, "streams for latency"),
-        ("--slots", "N", 1, 10**5, None, f"streams for throughput ({SLOTS}, or fewer that fit)"),
+        ("--slots", "N", 1, 10**5, 8, "streams for throughput"),
     ):
-        default_text = "" if default is None else " (%(default)s)"
         add(
             name,
             metavar=unit,
             type=partial(whole, least, most),
             default=default,
-            help=text + default_text,
+            help=f"{text} (%(default)s)",
         )
 
 
@@ -138,15 +135,15 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     if arguments.tpot_ms and not (arguments.run and arguments.gpus > 1):
         raise ResultError("--tpot-ms needs --run, all-reduces that were measured, and two GPUs")
 
-    times = assumed_times(arguments.gpus, gpu, link)
     if arguments.wire:
-        size_bytes = model.all_reduce_bytes(arguments.batch)
-        times = arguments.wire.times(arguments.gpus, gpu, link, size_bytes)
-    if arguments.run:
+        times = arguments.wire.times(arguments.gpus, gpu, model.all_reduce_bytes(arguments.batch))
+    elif arguments.run:
         launches = read_launches(arguments.run, arguments.gpus)
         if launches.wrong:
             raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
         times = measured_times(launches, arguments.gpus, gpu, link)
+    else:
+        times = assumed_times(arguments.gpus, gpu, link)
 
     return Deployment(
         model,
@@ -157,7 +154,7 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
         arguments.context,
         arguments.prompt,
         arguments.batch,
-        arguments.slots or SLOTS,
+        arguments.slots,
         tensor=arguments.gpus,
     )
 
@@ -166,14 +163,6 @@ def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
     load = load_of(arguments)
     model, splits = load.model, serving.all_splits(load)
-    # A default leaves no cards out that serve fewer streams.
-    while (
-        not arguments.slots
-        and load.slots > load.batch
-        and all(split.obstacle for split in splits.values())
-    ):
-        load = replace(load, slots=load.slots // 2)
-        splits = serving.all_splits(load)
     possible = {name: split for name, split in splits.items() if split.obstacle is None}
     headline, *rest = advice = _recommendation(load, possible)
     served = [_share_of_token(load, arguments.tpot_ms)] if arguments.tpot_ms else []
@@ -190,7 +179,8 @@ def advise(arguments: argparse.Namespace) -> int:
             "notes": load.times.notes,
         }
         records = [
-            {"name": name, "obstacle": split.obstacle, **({} if split.obstacle else split.figures)}
+            {"name": name, "obstacle": split.obstacle, "lack": split.lack(load.slots)}
+            | ({} if split.obstacle else split.figures)
             for name, split in splits.items()
         ]
         write_json(
@@ -224,16 +214,20 @@ def advise(arguments: argparse.Namespace) -> int:
         rows.append(
             [
                 name,
-                number(split.memory_bytes / GB),
+                number(split.memory_bytes(load.batch) / GB),
                 number(step_us[0] / 1e3),
                 span_text(rate(1, step_us)),
-                number(tokens[0]),
+                "-" if split.lack(load.slots) else number(tokens[0]),
                 number(prompt_us[0] / 1e3),
                 number(prompt_tokens[0]),
             ]
         )
 
-    obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
+    obstacles = [
+        f"{name}: {problem}."
+        for name, split in splits.items()
+        if (problem := split.obstacle or split.lack(load.slots))
+    ]
     text = lay_out(
         [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
         [*_question(load), *served],
@@ -307,7 +301,11 @@ def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[s
         f"Prefill, latency of one prompt of {load.prompt}": "prompt_us",
         "Prefill, throughput of many": "prompt_tokens_per_s",
     }
-    sentences = [f"{goal}: {_best(possible, figure)}" for goal, figure in goals.items()]
+    many = {name: split for name, split in possible.items() if not split.lack(load.slots)}
+    sentences = [
+        f"{goal}: {_best(many if figure == 'tokens_per_s' else possible, figure)}"
+        for goal, figure in goals.items()
+    ]
     tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
     others = [name for name in possible if name != tensor]
     if tensor not in possible or not others:
@@ -329,6 +327,8 @@ def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[s
 
 def _best(splits: dict[str, Deployment], figure: str) -> str:
     """The best split, those that do not clearly differ from it, and its gain over the next one."""
+    if not splits:
+        return "nothing fits."
     spans = {name: split.figures[figure] for name, split in splits.items()}
     is_rate = figure.endswith("per_s")
     power, scale, bound = 1, 1.0, "at most {} tokens/s"

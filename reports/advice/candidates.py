@@ -11,22 +11,19 @@ import msgspec
 
 from reports.advice.reduce_times import (
     AllReduceLaunches,
-    ReduceTimes,
-    Span,
     assumed_times,
     measured_times,
-    published,
     spans_of,
     typical,
     wire_factor,
 )
 from reports.advice.serving import Deployment
-from reports.advice.specs import BITS, GPUS, MODELS, Gpu, close_names, convert, find, link_between
+from reports.advice.specs import BITS, GPUS, MODELS, close_names, convert, find, link_between
+from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
 from reports.tables.sentences import number, size_text
 
-SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # The forms of a requirement by the unit of its limit.
 FORMS = {
     "us": r"(\d{1,12}[KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
@@ -140,7 +137,7 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
             continue
         label: int | str = match[1]
         if unit != "tok/s":
-            label = int(match[1].rstrip("KMG")) * SCALES[match[1].lstrip("0123456789")]
+            label = size_of(match[1])
         elif label not in spec.models:
             hint = close_names(match[1], spec.models)
             raise ResultError(f"{path}: [models] lacks the model of {text!r}{hint}")
@@ -175,17 +172,33 @@ def figures_of(
     for unit, label in keys:
         span, note = None, ONE_GPU if gpus == 1 else "not in its runs"
         if isinstance(label, str):
-            name = label
-            span, note = _tokens(spec.models[label], gpu, times, origin)
+            name, workload = label, spec.models[label]
+            model = find("model", MODELS, workload.model)
+            bits = find("weights", BITS, workload.weights)
+            deployment = Deployment(
+                model,
+                gpu,
+                workload.weights,
+                model.parameters * bits / 8,
+                times,
+                workload.context,
+                tensor=gpus,
+            )
+            if deployment.lack(1):
+                note = DOES_NOT_FIT
+            elif gpus == 1:  # needs no launches
+                span, note = deployment.figures["tokens_per_s"], DATA_SHEET
+            elif origin:
+                span, note = deployment.figures["tokens_per_s"], f"by arithmetic, {origin}"
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
             if is_published:
-                fabric, rows = published(gpu, link, label / 2, label * 2)
-                note = "no run, and nobody published it"
-                if rows:
-                    span = typical(rows, "us" if unit == "us" else "gb_s")
-                    note = f"{PUBLISHED}: {len(rows)} figures over {fabric}"
-            elif label in times.spans:
+                try:
+                    span, origins = typical(gpus, gpu, link, label / 2, label * 2, unit)
+                    note = f"{PUBLISHED}: {origins}"
+                except ResultError as error:
+                    note = f"no run, and {error}"
+            elif origin and label in times.spans:
                 span, note = times.spans[label], origin
                 if unit == "GB/s":
                     # Without reading the result, as nccl-tests defines busbw.
@@ -199,33 +212,6 @@ def figures_of(
         figures[unit, label] = figure
 
     return figures, list(times.notes) if origin else []
-
-
-def _tokens(
-    workload: Workload, gpu: Gpu, times: ReduceTimes, origin: str
-) -> tuple[Span | None, str]:
-    """The tokens/s of one stream, and their origin or why there are none. One GPU needs no
-    launches: its data sheet gives its tokens."""
-    model = find("model", MODELS, workload.model)
-    bits = find("weights", BITS, workload.weights)
-    deployment = Deployment(
-        model,
-        gpu,
-        workload.weights,
-        model.parameters * bits / 8,
-        times,
-        workload.context,
-        tensor=times.gpus,
-    )
-
-    if deployment.memory_bytes > deployment.usable_bytes:
-        return None, DOES_NOT_FIT
-    if times.gpus == 1:
-        return deployment.figures["tokens_per_s"], DATA_SHEET
-    if not origin:
-        return None, "not in its runs"
-
-    return deployment.figures["tokens_per_s"], f"by arithmetic, {origin}"
 
 
 def money(offer: Offer) -> list[Figure]:

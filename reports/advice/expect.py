@@ -13,7 +13,8 @@ import numpy as np
 from reports.advice.specs import GPUS, find, link_between, sheet_of
 from reports.kit.chart import Chart, Curve
 from reports.kit.page import Banner, Page, Section, to_html
-from reports.references.published import PublishedCall, calls, cards_named, near_size, select
+from reports.references.published import PublishedCall, calls, cards, cards_named, near_size, select
+from reports.store.case import size_of
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
@@ -69,11 +70,13 @@ class Question:
 
 @dataclass
 class Answer:
-    """What is published of one kind of algorithm at or near one size; `differs` says in what its
-    machines are others. Without `figures` nothing is known."""
+    """What is published of one kind of algorithm at or near one size, the fastest first; `differs`
+    says in what its machines are others. Without `figures` nothing is known. `own` are the run's
+    of this size."""
 
     size_bytes: int
     kind: str
+    own: Sequence[PublishedCall]
     differs: str = ""
     figures: Sequence[PublishedCall] = ()
 
@@ -82,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, nargs="?", help="a run of GPUs, or a folder: its newest")
     add("--gpu", metavar="NAME", help="or a card, such as r9700, h100, rtx5090")
-    add("--gpus", metavar="N", type=count, default=2, help="number of GPUs (%(default)s)")
-    add("--hosts", metavar="N", type=count, default=1, help="number of hosts (%(default)s)")
+    add("--gpus", metavar="N", type=count, help="number of GPUs (2)")
+    add("--hosts", metavar="N", type=count, help="number of hosts (1)")
     sizes = "16K and 32M, or a run's smallest and largest"
     add("--size", metavar="BYTES", type=count, nargs="+", default=SIZES, help=sizes)
     add("--plot", metavar="OUT", type=Path, help="draw all published sizes; .svg or .png")
@@ -91,16 +94,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def count(text: str) -> int:
-    match = re.fullmatch("([1-9][0-9]{0,11})([KMG]?)", text.upper())
-    if not match:
+    if not re.fullmatch("[1-9][0-9]{0,11}[KMGkmg]?", text):
         raise argparse.ArgumentTypeError(f"{printable(text)!r} is no number such as 2, 16K or 32M")
-    return int(match[1]) << 10 * " KMG".index(match[2] or " ")
+    return size_of(text.upper())
 
 
 def expect(arguments: argparse.Namespace) -> int:
     """Prints the published figures and returns 0. Raises ResultError for an unknown card and for a
     run that cannot stand beside others."""
-    if (arguments.run is None) == (arguments.gpu is None):
+    machine = arguments.gpus or arguments.hosts
+    if bool(arguments.run) == bool(arguments.gpu) or (arguments.run and machine):
         raise ResultError("expect needs either a RUN, or --gpu with --gpus")
 
     sizes = arguments.size
@@ -109,14 +112,13 @@ def expect(arguments: argparse.Namespace) -> int:
         if sizes is SIZES:
             sizes = ends(call.size_bytes or 0 for call in question.own)
     else:
-        question = question_of(arguments.gpu, arguments.gpus, arguments.hosts)
+        question = question_of(arguments.gpu, arguments.gpus or 2, arguments.hosts or 1)
 
     answers = [answer_to(question, size, kind) for size in sizes for kind in ROLE_OF_KIND]
-    sentences = [line for answer in answers for line in places(answer, question.own)]
+    sentences = [line for answer in answers for line in places(answer)]
     sentences += [line for answer in answers for line in known(answer)]
-    shown = [row for answer in answers for row in figures_of(question, answer)]
     texts = sources(answers)
-    rows, listed = rows_of(shown, texts), [*texts.values()]
+    rows, listed = rows_of(answers, texts), [*texts.values()]
     title = f"{question}, published {question.collective}"
     if arguments.plot:
         draw(arguments.plot, f"{question}: {sentences[0]}", chart_of(question))
@@ -141,15 +143,14 @@ def expect(arguments: argparse.Namespace) -> int:
 
 def question_of(name: str, gpus: int, hosts: int | None) -> Question:
     """The question about cards of this name. Raises ResultError for an unknown one."""
-    cards = cards_named(name)
-    generations = {row.generation for row in select(calls(), gpu=cards, hosts={hosts})}
-    sheet = sheet_of(name)
-    if not cards and sheet:
+    named = cards_named(name)
+    generations = {row.generation for row in select(calls(), gpu=named, hosts={hosts})}
+    if not named:
+        known = {card.lower().replace(" ", ""): None for card in cards()} | GPUS
+        sheet = sheet_of(name) or find("GPU", known, name)
+        assert sheet, "a published card has figures"
         generations = {link_between(sheet, gpus).fabric.partition(" x")[0]}
-    elif not cards:
-        known = {call.gpu.lower().replace(" ", "") for call in calls()}
-        find("GPU", dict.fromkeys(known | GPUS.keys()), name)
-    return Question(printable(name), cards, gpus, hosts, generations)
+    return Question(printable(name), named, gpus, hosts, generations)
 
 
 def question_of_run(result: Result) -> Question:
@@ -171,16 +172,11 @@ def question_of_run(result: Result) -> Question:
 
 
 def answer_to(question: Question, size: int, kind: str) -> Answer:
+    own = select(question.own, kind={kind}, size_bytes={size})
     for differs, rows in question.levels({kind}):
         if found := near_size(rows, size):
-            return Answer(size, kind, differs, found)
-    return Answer(size, kind)
-
-
-def figures_of(question: Question, answer: Answer) -> list[PublishedCall]:
-    """Those of an answer, and before them the run's."""
-    own = select(question.own, kind={answer.kind}, size_bytes={answer.size_bytes})
-    return [*own, *sorted(answer.figures, key=lambda row: row.us)]
+            return Answer(size, kind, own, differs, sorted(found, key=lambda row: row.us))
+    return Answer(size, kind, own)
 
 
 def known(answer: Answer) -> Iterator[str]:
@@ -189,9 +185,8 @@ def known(answer: Answer) -> Iterator[str]:
     if not answer.figures and answer.kind != "lossy":
         yield f"{name}: none is known, nor of the nearest cards, from half to twice of that size."
     for mode, rows in grouped(answer.figures, lambda row: row.mode).items():
-        line = f"{name}, {mode}: {amounts(rows)}"
-        if answer.differs:
-            line = f"{name}, {mode}: none is known; {answer.differs}: {amounts(rows)}"
+        differs = f"none is known; {answer.differs}: " if answer.differs else ""
+        line = f"{name}, {mode}: {differs}{amounts(rows)}"
         sizes = sorted({row.size_bytes or 0 for row in rows})
         if sizes != [answer.size_bytes]:
             texts = ", ".join(map(size_text, sizes))
@@ -199,11 +194,11 @@ def known(answer: Answer) -> Iterator[str]:
         yield f"{line} (figures: {len(rows)})."
 
 
-def places(answer: Answer, own: Sequence[PublishedCall]) -> Iterator[str]:
+def places(answer: Answer) -> Iterator[str]:
     """The place of each of the run's figures among those of its kind and mode, and what usually
     explains a bad one."""
     size = answer.size_bytes
-    for call in select(own, kind={answer.kind}, size_bytes={size}):
+    for call in answer.own:
         alike = select(answer.figures, size_bytes={size}, mode={call.mode, "unknown"})
         if not alike:
             continue
@@ -231,19 +226,20 @@ def sources(answers: Sequence[Answer]) -> dict[str, str]:
     return texts
 
 
-def rows_of(figures: Sequence[PublishedCall], texts: Mapping[str, str]) -> list[dict[str, str]]:
-    """A row of a table for each figure, with the number of its source."""
+def rows_of(answers: Sequence[Answer], texts: Mapping[str, str]) -> list[dict[str, str]]:
+    """A row of a table for each figure, the run's first, with the number of its source."""
     return [
         {
             "size": size_text(row.size_bytes or 0),
-            "algorithm": f"{row.library} {row.variant}".rstrip(),
-            "mode": row.mode,
             "us": number(row.us),
             "busbw\nGB/s": number(row.gb_s),
+            "mode": row.mode,
+            "algorithm": f"{row.library} {row.variant}".rstrip(),
             "place": f"{row.gpus}x {row.gpu}, {row.fabric}, {row.transport}",
             "source": texts[row.source].split()[0] if row.source in texts else THIS_RUN,
         }
-        for row in figures
+        for answer in answers
+        for row in (*answer.own, *answer.figures)
     ]
 
 

@@ -17,16 +17,18 @@ from reports.advice.specs import (
     Gpu,
     engine_text,
     find,
-    link_between,
     sheet_of,
     weights_of,
 )
 from reports.advice.wire import (
     ALGORITHMS,
+    CHECKED,
+    FORMULA_OVER_MEASURED,
     SIZES,
     Parts,
     Tested,
     checks_of,
+    error_of,
     fastest_of,
     parts_of,
     runs_of_one_card,
@@ -56,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Two cards joined in one way: the fastest algorithm and the time by size, all all-reduces of a
-    token, and, without an `obstacle`, the rates of one chat by each split, and the all-reduce time
-    at which these are equal."""
+    """Two cards joined in one way: the fastest algorithm with a checked formula and the time by
+    size, all all-reduces of a token, and, without an `obstacle`, the rates of one chat by each
+    split, and the all-reduce time at which these are equal."""
 
     fastest: Mapping[int, tuple[str, Span]]
     token_ms: Span
@@ -79,17 +81,23 @@ def algorithm_spans(parts: Parts, gpu: Gpu, way: str, size_bytes: int) -> dict[s
     return {name: span for name, span in spans.items() if span is not None}
 
 
-def predictions(parts: Parts, load: Deployment) -> dict[str, Prediction]:
-    """The prediction for each way to join two cards that the parts tell of."""
+def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Prediction]:
+    """The prediction for each way to join two cards that the parts tell of, by formulas with this
+    error."""
     model, made = load.model, dict[str, Prediction]()
     token_bytes = model.all_reduce_bytes(1)
     sizes = sorted({*SIZES, token_bytes})
     for way in TITLES:
         if way == HOST and parts.is_shared_in_turns:
             continue
-        fastest = {size: fastest_of(algorithm_spans(parts, load.gpu, way, size)) for size in sizes}
+        fastest = dict[int, tuple[str, Span]]()
+        for size in sizes:
+            every = algorithm_spans(parts, load.gpu, way, size)
+            fastest[size] = fastest_of(
+                {name: every[name] * error for name in CHECKED if name in every}
+            )
         spans = {size: span for size, (_, span) in fastest.items()}
-        times = ReduceTimes(2, "PREDICTED", load.times.link, spans)
+        times = ReduceTimes(2, "PREDICTED", spans)
         tensor = replace(load, times=times, tensor=2)
         pipeline = replace(tensor, tensor=1, stages=2)
         token_ms = model.all_reduces * spans[token_bytes] / 1e3
@@ -117,7 +125,7 @@ def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
         raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 
     model, weights = find("model", MODELS, arguments.model), arguments.weights
-    times = ReduceTimes(2, "PREDICTED", link_between(gpu, 2))
+    times = ReduceTimes(2, "PREDICTED")
     return Deployment(
         model, gpu, printable(weights), weights_of(model, weights), times, context=4096
     )
@@ -135,7 +143,7 @@ def predict(arguments: argparse.Namespace) -> int:
         )
         checks = []
 
-    made, model = predictions(parts, load), load.model
+    made, model = predictions(parts, load, error_of(checks)), load.model
     if not arguments.json:
         sys.stdout.write(text_of(parts, load, made, checks, notes))
         return 0
@@ -181,8 +189,8 @@ def text_of(
     )
     if not best.obstacle:
         headline += (
-            f"; {model.name} decodes {span_text(best.tensor_tokens_per_s)} tokens/s of one chat by "
-            f"tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
+            f"; {model.name} decodes at most {span_text(best.tensor_tokens_per_s)} tokens/s of one "
+            f"chat by tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
         )
 
     measured = {
@@ -211,11 +219,15 @@ def text_of(
         for way, each in made.items():
             rates = map(span_text, (each.tensor_tokens_per_s, each.pipeline_tokens_per_s))
             rows.append([TITLES[way], *rates, number(each.break_even_us)])
-        tables.append((f"One chat of {model.name}, PREDICTED", plain_table(headings, rows)))
+        table = plain_table(headings, rows)
+        tables.append((f"One chat of {model.name}, at most, PREDICTED", table))
 
     by_size = [algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN]
     rows = [
-        [name, *(number(own[name][0]) if name in own else "-" for own in by_size)]
+        [
+            name if name in CHECKED else f"{name} (unchecked)",
+            *(number(own[name][0]) if name in own else "-" for own in by_size),
+        ]
         for name in ALGORITHMS
     ]
     title = f"The typical time of each algorithm at {root_complex}, us, PREDICTED"
@@ -240,7 +252,9 @@ def text_of(
         f"model: {load.weights}, {number(load.weights_bytes / GB)} GB; "
         f"{model.all_reduces} all-reduces a token, {engine_text(model)}; "
         f"data sheet: {load.gpu.source}",
-        "brackets: best to worst, by the intervals of the parts and by published figures",
+        "brackets: best to worst, by the intervals of the parts, by published figures, and by the "
+        f"formulas' own error, {FORMULA_OVER_MEASURED[0] - 1:+.0%} to "
+        f"{FORMULA_OVER_MEASURED[1] - 1:+.0%} or as below",
     ]
     closing = [f"{model.name} on two: {best.obstacle}."] if best.obstacle else []
     closing += [

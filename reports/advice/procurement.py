@@ -23,11 +23,12 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.serving import reached
 from reports.advice.specs import GPUS, find
-from reports.kit.page import Banner, Card, Cell, Page, Row, Section, to_html
+from reports.kit.chart import forest
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to_html
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.sentences import counted, lay_out, number, plain_table
+from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
 from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
@@ -47,6 +48,7 @@ class Appraisal:
     launches: AllReduceLaunches
     figures: list[Figure]
     verdicts: dict[str, tuple[str, str]]
+    required: list[tuple[Requirement, Figure]]
     notes: list[str]
 
     @property
@@ -147,7 +149,8 @@ def _appraise(
         verdicts[requirement.text] = verdict
 
     every = [*figures.values(), *candidates.money(offer)]
-    return Appraisal(name, offer, launches, every, verdicts, notes)
+    required = [(each, figures[each.figure]) for each in requirements]
+    return Appraisal(name, offer, launches, every, verdicts, required, notes)
 
 
 def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches) -> tuple[str, str]:
@@ -163,8 +166,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
         is_met = requirement.is_met(figure.value)
         return (
             "UNVERIFIED" if is_met else "FAIL",
-            f"{number(figure.value)} {unit} {'meets' if is_met else 'misses'} it, "
-            "by its data sheet, a ceiling",
+            f"{figure.text} {'meets' if is_met else 'misses'} it, by its data sheet",
         )
 
     if figure.low is None or figure.high is None:
@@ -172,7 +174,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
 
     reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
     if unit == "tok/s":
-        reason += ", a ceiling by data sheets"
+        reason = f"at most {reason}"
 
     low_meets, high_meets = requirement.is_met(figure.low), requirement.is_met(figure.high)
     if candidates.PUBLISHED in figure.note:
@@ -202,7 +204,7 @@ def _figure_rows(appraisals: Sequence[Appraisal]) -> list[Row]:
 
 def as_text(procurement: Procurement) -> str:
     """At most 80 columns."""
-    appraisals, reasons = procurement.appraisals, []
+    appraisals = procurement.appraisals
     rows = [
         [requirement, *(each.verdicts[requirement][0] for each in appraisals)]
         for requirement in appraisals[0].verdicts
@@ -213,13 +215,13 @@ def as_text(procurement: Procurement) -> str:
         column.no_wrap, column.overflow, column.vertical = False, "fold", "top"
         column.max_width = 14 if column.header else 20
 
-    for appraisal in appraisals:
-        for requirement, (verdict, reason) in appraisal.verdicts.items():
-            if verdict != "PASS":  # its interval is in the table
-                reasons.append(f"{appraisal.name}, {requirement}: {verdict}, {reason}")
-
-    sentences = [*reasons, *procurement.sentences]
-    return lay_out([procurement.headline], [], [("", table)], sentences)
+    reasons = [
+        f"{appraisal.name}, {requirement}: {verdict}, {reason}"
+        for appraisal in appraisals
+        for requirement, (verdict, reason) in appraisal.verdicts.items()
+        if verdict != "PASS"  # its interval is in the table
+    ]
+    return lay_out([procurement.headline], [], [("", table)], [*reasons, *procurement.sentences])
 
 
 def procure_page(procurement: Procurement, spec: Path) -> Page:
@@ -230,12 +232,14 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
         for requirement in appraisals[0].verdicts
     ]
+    appraisals = sorted(appraisals, key=lambda each: -NEAREST.index(each.word))  # failures first
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
     return Page(
         f"Procurement: {procurement.headline}",
         _banner(procurement),
         [
             Section("Candidates", cards=list(map(_card, appraisals))),
+            Section("Each figure beside its requirement", rows=_points(procurement)),
             Section(
                 "Requirements, and figures with their intervals over launches",
                 rows=[*requirements, *_figure_rows(appraisals)],
@@ -247,6 +251,26 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             "run ids": "\n".join(runs),
         },
     )
+
+
+def _points(procurement: Procurement) -> list[Row]:
+    """Each candidate's figure with its interval as shares of each requirement's limit."""
+    rows, shares, roles = list[dict[str, Cell]](), list[list[float]](), list[str]()
+    for each in procurement.appraisals:
+        for requirement, figure in each.required:
+            if figure.value is not None:
+                ends = [figure.value, figure.low or figure.value, figure.high or figure.value]
+                word = each.verdicts[requirement.text][0]
+                shares.append([end / requirement.limit - 1 for end in ends])
+                roles.append(role_of(word))
+                rows.append(
+                    {"requirement": requirement.text, "candidate": each.name, "verdict": word}
+                )
+
+    if not rows:
+        return []
+    heading, drawings = forest(shares, roles, words="below | above")
+    return [row | {heading: drawing} for row, drawing in zip(rows, drawings, strict=True)]
 
 
 def _banner(procurement: Procurement) -> Banner:
@@ -273,24 +297,30 @@ def _banner(procurement: Procurement) -> Banner:
 
 
 def _card(appraisal: Appraisal) -> Card:
-    """A candidate: its price, a chip for each requirement, its figures."""
+    """A candidate: its price, doubts, a chip for each requirement, the failed ones first, figures,
+    what a token per second costs."""
     price = appraisal.offer.price
-    lines: list[Cell] = [
-        [verdict, f"{requirement}: {reason}"]
-        for requirement, (verdict, reason) in appraisal.verdicts.items()
-    ]
+    by_word = sorted(appraisal.verdicts.items(), key=lambda each: -NEAREST.index(each[1][0]))
+    lines: list[Cell] = [*appraisal.notes]
+    lines += [[verdict, f"{requirement}: {reason}"] for requirement, (verdict, reason) in by_word]
     figures = [
         f"{figure.name}: {' '.join(figure.text.split())}"
         for figure in appraisal.figures
         if figure.value is not None and figure.name != "price"
     ]
+    figures += [
+        f"{figure.name}: {number(price.amount / figure.value)} {price.currency} per token/s"
+        for figure in appraisal.figures
+        if figure.unit == "tok/s" and figure.value
+    ]
+    logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
     dated = f"{price.currency}, {price.date.isoformat()}"
     return Card(
         appraisal.name,
         f"{price.amount:g}",
         dated,
         appraisal.word,
-        [*lines, *figures, *appraisal.notes],
+        [*lines, *figures, *([some(logs)] if logs else []), *appraisal.notes],
     )
 
 

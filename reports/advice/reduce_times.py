@@ -1,10 +1,10 @@
-"""All-reduce times by message size: from launches or from a link's figures.
+"""All-reduce times by message size: from launches or from published figures.
 
 Up to 512 KiB the time is the mean of a chain of dependent calls, which a decode step pays; above
 it, a single call and the reading of its result."""
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -22,14 +22,13 @@ from reports.store.folder import WRONG, in_order
 from reports.store.grouped import grouped
 from reports.store.manifest import runs_by_time
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
-from reports.store.program import BENCH
+from reports.store.program import BENCH, REPORTS
 from reports.store.result import ResultError, read
-from reports.tables.beside_published import amounts
-from reports.tables.sentences import counted, number, size_text
+from reports.tables.beside_published import COMPARED_BYTES, LARGE_BYTES, amounts
+from reports.tables.sentences import counted, number, size_text, start_time
 from reports.trends.fit import LATENCY_BOUND_BYTES
 
-LEAST_LAUNCHES = 5  # of an interval
-LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
+LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
 SMALL = 32 << 10  # bytes; published times up to here are latencies
 LEAST_MACHINES = 3  # of which a published figure is typical
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
@@ -88,16 +87,19 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> AllReduceLaunches:
         f"{entry.path.name} is left out: {entry.left_out}." for entry in entries if entry.left_out
     ]
     runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
-    kinds = dict[Any, Path]()
+    kinds = dict[Any, str]()
     for run in runs:
         ranks = run.run.world["size"]
         if ranks not in (0, gpus):
             raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus}")
-        kinds[alike_of(run)] = run.path
+        kinds[alike_of(run)] = f"{run.path}, {start_time(run.run)},"
 
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
-        raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
+        raise ResultError(
+            f"{first} and {second} are of several machines, benchmarks or methods; to say that "
+            f"logs without a GPU's name are of one: {REPORTS} import --machine NAME"
+        )
 
     runs, others = in_one_state(runs)
     return AllReduceLaunches(runs, wrong, [*notes, *others], _one_way(runs))
@@ -140,15 +142,15 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
 @dataclass
 class ReduceTimes:
     """All-reduce times over `gpus` ranks; call it with a message size in bytes for microseconds.
-    `spans` has the measured times by size, or only a published latency, of 0 bytes. `source`
-    describes the origin in one line, `notes` say why it may not apply. Ranks on several `hosts`
-    (None: unknown) use a network and not `link`."""
+    `spans` has the times by size, `gb_s` the busbw of what is larger if none of them tells it.
+    `source` describes the origin in one line, `notes` say why it may not apply. Ranks on several
+    `hosts` (None: unknown) use a network."""
 
     gpus: int
     source: str
-    link: CardLink
     spans: dict[int, Span] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    gb_s: Span | None = None  # the fastest before the slowest, as of times
+    notes: list[str] = field(default_factory=list)
     hosts: int | None = 1
 
     def __call__(self, size_bytes: float) -> Span:
@@ -157,11 +159,13 @@ class ReduceTimes:
     def look_up(self, size_bytes: float) -> tuple[Span, str]:
         """The time, and a suffix that names its origin if it was not measured at this size. Times
         are linear between sizes, in logarithms, and constant below the smallest. Beyond the largest
-        they grow with the bytes, by the link if the largest is below 1 MiB."""
-        sent_bytes = wire_factor(self.gpus) * size_bytes
+        they grow with the bytes, by `gb_s` or as the largest does."""
         sizes = sorted(self.spans)
         if size_bytes in sizes:
             return self.spans[int(size_bytes)], ""
+
+        if size_bytes < sizes[0]:
+            return self.spans[sizes[0]], f", as up to {size_text(sizes[0])}"
 
         largest, largest_us = sizes[-1], self.spans[sizes[-1]]
         if size_bytes < largest:
@@ -169,77 +173,103 @@ class ReduceTimes:
             at_us = [np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in logs_us]
             return np.exp(at_us), " between measured sizes"
 
-        if largest >= LARGE or self.hosts != 1:
-            origin = f", ASSUMED to grow with the bytes from {size_text(largest)} on"
+        origin = f", ASSUMED to grow with the bytes from {size_text(largest)} on"
+        if self.gb_s is None:
             return largest_us * size_bytes / largest, origin
 
-        more_bytes = sent_bytes - wire_factor(self.gpus) * largest
-        origin = f", ASSUMED from {size_text(largest)} on" if largest else ""
-        return largest_us + more_bytes / self.link.total_gb_s(self.gpus) / 1e3, origin
+        more_bytes = wire_factor(self.gpus) * (size_bytes - largest)
+        return largest_us + more_bytes / self.gb_s / 1e3, origin
 
 
-def published(
-    gpu: Gpu, link: CardLink, least_bytes: float, most_bytes: float
-) -> tuple[str, list[PublishedCall]]:
-    """A fabric, and all-reduces of these sizes that others measured over it within one machine, by
-    the GPU's library; small ones also by tuned kernels, and only as engines make them, not eager.
-    The fabric is the link's, or the nearest over which enough machines had the library; if none
-    had, there are no figures."""
-    is_small, fabric = least_bytes < SMALL, link.fabric
+def all_reduces(
+    least_bytes: float, most_bytes: float, **values: Collection[str]
+) -> list[PublishedCall]:
+    """All-reduces of these sizes that others measured within one machine."""
+    rows = select(calls(), collective={"all_reduce"}, hosts={1}, **values)
+    return [row for row in rows if least_bytes <= (row.size_bytes or 0) <= most_bytes]
+
+
+def typical(
+    gpus: int, gpu: Gpu, link: CardLink, least_bytes: float, most_bytes: float, unit: str
+) -> tuple[Span, str]:
+    """The us or the GB/s that others measured over a fabric by the GPU's library, and `53 figures
+    over PCIe`: the median over machines, then the least and the most, of small calls also by tuned
+    kernels, and only as engines make them, not eager. The fabric is the link's, or the nearest over
+    which enough machines had the library. Raises ResultError if none had."""
+    is_small, fabric, name = least_bytes < SMALL, link.fabric, gpu.library.upper()
     rows = [
         row
-        for row in select(calls(), collective={"all_reduce"}, hosts={1})
-        if least_bytes <= (row.size_bytes or 0) <= most_bytes
-        and (row.library == gpu.library or (is_small and row.kind == "tuned"))
+        for row in all_reduces(least_bytes, most_bytes)
+        if (row.library == gpu.library or (is_small and row.kind == "tuned"))
         and not (is_small and row.mode == "eager")
     ]
+    if is_small and not gpu.peer_access and fabric.startswith("PCIe"):
+        # The driver joins slots by host memory alone.
+        ways = {"library": {gpu.library}, "transport": {"host memory"}}
+        rows = all_reduces(least_bytes, most_bytes, **ways)
     while True:
         found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
-        machines = len({row.machine for row in found if row.library == gpu.library})
-        if machines >= LEAST_MACHINES or " " not in fabric:
-            return fabric, found if machines else []
+        machines = grouped(select(found, library={gpu.library}), lambda row: row.machine)
+        if len(machines) >= LEAST_MACHINES or " " not in fabric:
+            break
         fabric = fabric.rpartition(" ")[0]  # without its lanes, then without its generation
 
+    if not machines:
+        sizes = f"from {size_text(int(least_bytes))} to {size_text(int(most_bytes))}"
+        raise ResultError(f"nobody published {name} {sizes} over {fabric}, which {link.name} is")
 
-def typical(rows: Sequence[PublishedCall], name: str) -> Span:
-    """Of this field the median over machines of the library, then the least and the most of all."""
-    machines = grouped(select(rows, kind={"library"}), lambda row: row.machine).values()
-    medians = [median(getattr(row, name) for row in own) for own in machines]
-    values = [getattr(row, name) for row in rows]
-    return np.array([median(medians), min(values), max(values)])
+    def value_of(row: PublishedCall) -> float:
+        """By links as good as the row's, of which a mesh has one for each peer."""
+        links = link.total_gb_s(gpus) / link.total_gb_s(row.gpus)
+        return row.us if unit == "us" else row.gb_s * links
+
+    medians = [median(map(value_of, own)) for own in machines.values()]
+    values = [*map(value_of, found)]
+    span = np.array([median(medians), min(values), max(values)])
+    return span, f"{len(found)} figures over {fabric}"
+
+
+def assumed_gb_s(gpus: int, gpu: Gpu, link: CardLink) -> tuple[Span, str]:
+    """The busbw of large messages, which no link exceeds, the fastest before the slowest, and its
+    origin. Raises ResultError if nobody published one."""
+    span, figures = typical(gpus, gpu, link, COMPARED_BYTES / 2, COMPARED_BYTES * 2, "GB/s")
+    span = np.minimum(span, link.total_gb_s(gpus))
+    return span[[0, 2, 1]], f"{span_text(span, ' GB/s')} by {figures}"
 
 
 def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
-    """Times by the bandwidth of a link and by what others published over its fabric. Raises
-    ResultError if they published nothing."""
-    (fabric, rows), name = published(gpu, link, 1, SMALL), gpu.library.upper()
-    if not rows:
-        raise ResultError(f"nobody published {name} over {fabric}, which {link.name} is")
-
-    latency_us = typical(rows, "us")
+    """Times by what others published over a link's fabric. Raises ResultError if they published
+    nothing."""
+    name = gpu.library.upper()
+    latency_us, figures = typical(gpus, gpu, link, 1, SMALL, "us")
+    gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
     source = (
-        f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way ({link.source}), "
-        f"and a latency of {span_text(latency_us, ' us')} by {len(rows)} published figures over "
-        f"{fabric}, typical of {name} (docs/references.md); brackets: best to worst, also of "
-        "tuned kernels"
+        f"ASSUMED, not measured: a latency of {span_text(latency_us, ' us')} by {figures}, and "
+        f"from there on {bandwidth}, published of {name} (docs/references.md)"
     )
-    times = ReduceTimes(gpus, source, link, {0: latency_us})
-    if fabric.startswith("PCIe"):
-        staged = [
-            row
-            for row in select(calls(), library={gpu.library}, transport={"host memory"}, hosts={1})
-            if row.collective == "all_reduce" and 0 < (row.size_bytes or 0) <= SMALL
-        ]
-        who = "Cards" if gpu.peer_access else f"{gpu.name} (if its driver is not patched) and cards"
-        times.notes = [
+    sheet = (
+        "Brackets: least to most, of the latency also of tuned kernels. "
+        f"{link.name} has at most {number(link.gb_s)} GB/s one way ({link.source})."
+    )
+    times = ReduceTimes(gpus, source, {SMALL: latency_us}, gb_s, [sheet])
+    if link.fabric.startswith("PCIe"):
+        staged = all_reduces(1, SMALL, library={gpu.library}, transport={"host memory"})
+        who = (
+            "Cards"
+            if gpu.peer_access
+            else f"{gpu.name} (its driver ASSUMED not to be patched) and cards"
+        )
+        times.notes.append(
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
             f"figures of {name}). Many boards give two cards eight lanes each: for these see "
             "advise --link pcie5x8."
-        ]
+        )
     return times
 
 
-def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95) -> dict[int, Span]:
+def spans_of(
+    launches: AllReduceLaunches, column: str, confidence: float = CONFIDENCE
+) -> dict[int, Span]:
     """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
     with Student's intervals from five launches on."""
     n, spans = len(launches.runs), dict[int, Span]()
@@ -254,26 +284,63 @@ def spans_of(launches: AllReduceLaunches, column: str, confidence: float = 0.95)
 
 
 def measured_times(
-    launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = 0.95
+    launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = CONFIDENCE
 ) -> ReduceTimes:
-    """The times of these launches, with intervals of this confidence."""
+    """The times of these launches, with intervals of this confidence, and the reasons why they may
+    not apply to this GPU's link."""
     rows, n = launches.times, len(launches.runs)
     if rows.empty:
         needed = f"an all-reduce of auto or a library with {MIN_BLOCKS} blocks in a launch"
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
 
-    spans = spans_of(launches, "cost_us", confidence)
     names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype
     place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
     count = counted(n, "launch")
     if not launches.have_intervals:
         count += ", no interval"
-    harness = launches.runs[0].run.method.get("harness")
+    run = launches.runs[0].run
+    harness, hosts = run.method.get("harness"), run.world.get("hosts", 1)
     origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
-    hosts = launches.runs[0].run.world.get("hosts", 1)
-    times = ReduceTimes(gpus, source, link, spans, hosts=hosts)
-    times.notes = [*launches.notes, *_doubts(times, launches, gpu)]
+    spans = spans_of(launches, "cost_us", confidence)
+    times = ReduceTimes(gpus, source, spans, None, [*launches.notes], hosts)
+
+    single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
+    if harness:
+        times.notes.append(
+            f"{harness} measures no chain of dependent calls: its calls stand for it."
+        )
+    elif len(single):
+        sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
+        times.notes.append(
+            f"No chain of dependent calls was measured at {sizes}: single calls stand for it."
+        )
+
+    if problem := other_hardware(launches, gpu):
+        times.notes.append(problem)
+
+    # The link counts within one host, and its bandwidth above 1 MiB.
+    size = max(spans)
+    if hosts != 1:
+        where = f"on {hosts} hosts" if hosts else "perhaps on several hosts"
+        times.notes.append(
+            f"The ranks are {where}: the times include their network, not {link.name}."
+        )
+    elif size < LARGE_BYTES:
+        times.gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
+        times.notes.append(
+            f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
+            f"{bandwidth}, as published."
+        )
+    elif launches.gpus:
+        expected = LINKS[gpu.peer] if gpu.peer else link
+        bus_gb_s = wire_factor(gpus) * size / spans_of(launches, "time_us")[size][0] / 1e3
+        if bus_gb_s < DOWN * expected.gb_s:
+            times.notes.append(
+                f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
+                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see {BENCH}doctor."
+            )
+
     return times
 
 
@@ -288,39 +355,3 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
             return f"The times come from {name}, not from {gpu.name}."
 
     return None
-
-
-def _doubts(times: ReduceTimes, launches: AllReduceLaunches, gpu: Gpu) -> list[str]:
-    """The reasons why these times may not apply to this GPU's link."""
-    rows, link, size = launches.times, times.link, max(times.spans)
-    lines = []
-    single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
-
-    if len(single):
-        sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
-        lines.append(
-            f"No chain of dependent calls was measured at {sizes}: single calls stand for it."
-        )
-
-    if problem := other_hardware(launches, gpu):
-        lines.append(problem)
-
-    if times.hosts != 1:
-        place = f"on {times.hosts} hosts" if times.hosts else "perhaps on several hosts"
-        lines.append(f"The ranks are {place}: the times include their network, not {link.name}.")
-    elif size < LARGE:
-        lines.append(
-            f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
-            f"the bandwidth of {link.name}."
-        )
-    elif launches.gpus:
-        expected = LINKS[gpu.peer] if gpu.peer else link
-        time_us = spans_of(launches, "time_us")[size]
-        bus_gb_s = wire_factor(times.gpus) * size / time_us[0] / 1e3
-        if bus_gb_s < DOWN * expected.gb_s:
-            lines.append(
-                f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
-                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see {BENCH}doctor."
-            )
-
-    return lines

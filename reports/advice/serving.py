@@ -10,7 +10,7 @@ import numpy as np
 from reports.advice.reduce_times import ReduceTimes, Span
 from reports.advice.specs import BITS, GB, GPUS, MODELS, Gpu, Transformer
 from reports.references import published
-from reports.tables.sentences import number
+from reports.tables.sentences import counted, number
 
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
 LEAST_RANKED_RATIO = 1.1  # the arithmetic is too coarse to rank two splits that are closer
@@ -130,12 +130,10 @@ class Deployment:
         first_us = self.stages * stage_us + (self.stages - 1) * handoff_us
         return first_us + (chunks - 1) * period_us, rate(tokens, period_us)
 
-    @property
-    def memory_bytes(self) -> float:
-        """Bytes of each GPU: weights, and for the larger number of streams their cache and, with
-        the longest chunk, the activations."""
-        model, streams = self.model, max(self.batch, self.slots)
-        cached = ceil(streams / self.replicas) / self.stages
+    def memory_bytes(self, streams: int) -> float:
+        """Bytes of each GPU: weights, and for so many streams their cache and, with the longest
+        chunk, the activations."""
+        model, cached = self.model, ceil(streams / self.replicas) / self.stages
         weights = self.weights_bytes / self.tensor / self.stages
         tokens = max(streams, min(self.prompt, CHUNK_TOKENS))
         activations = model.activation_bytes(tokens, self.tensor)
@@ -143,15 +141,21 @@ class Deployment:
 
     @cached_property
     def obstacle(self) -> str | None:
-        """Why a split is impossible; None if it is possible."""
+        """Why a split cannot serve `batch` streams; None if it can."""
         model = self.model
         if model.heads % self.tensor:
             return f"{model.heads} heads do not go into {self.tensor}"
         if model.layers < self.stages:
             return f"{model.layers} layers make no {self.stages} stages"
 
-        short_gb = (self.memory_bytes - self.usable_bytes) / GB
-        return f"does not fit, {number(short_gb)} GB short" if short_gb > 0 else None
+        return self.lack(self.batch)
+
+    def lack(self, streams: int) -> str | None:
+        """How much memory so many streams lack; None if they fit."""
+        short_gb = (self.memory_bytes(streams) - self.usable_bytes) / GB
+        if short_gb <= 0:
+            return None
+        return f"{counted(streams, 'stream')} would not fit, {number(short_gb)} GB short"
 
 
 @cache

@@ -2,17 +2,27 @@
 
 import argparse
 import hashlib
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from reports.imports.logged import LoggedTest
-from reports.imports.runs import FORMATS, content_of_run, find_tests, run_of
+from reports.imports.logged import UNKNOWN, LoggedTest, collective_of
+from reports.imports.runs import FORMATS, content_of_run, digest_of, find_tests, run_of
+from reports.store.case import BUS_FACTORS
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError, content_of
+from reports.store.schema import UNDATED
 from reports.store.untrusted import MOST_BYTES, printable
 from reports.store.writing import write_whole
+
+MACHINE = "[A-Za-z][A-Za-z0-9._-]{0,63}"  # also a folder of `accept`
+LACKS = {
+    "collective": "without the name of a collective: --collective NAME says which",
+    "ranks": "without a number of ranks (no busbw, sizes as printed): --ranks N says how many",
+    "machine": "without a GPU's name (comparable with no other log): --machine NAME says whose",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +43,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranks", metavar="N", type=int, help="the number of ranks, where a log does not say"
     )
+    parser.add_argument(
+        "--collective",
+        metavar="NAME",
+        type=lambda text: collective_of(text) or text,
+        choices=[*BUS_FACTORS],
+        help="the collective, where a log does not say: %(choices)s",
+    )
+    parser.add_argument(
+        "--machine",
+        metavar="NAME",
+        help="the machine of these logs (a hash of its GPUs; a log that names none has its own)",
+    )
 
 
 def import_logs(arguments: argparse.Namespace) -> int:
     """Writes and prints the run files. Raises ResultError if the folder is not writable."""
     if arguments.ranks is not None and not 0 < arguments.ranks < 10**9:
         raise ResultError(f"--ranks {arguments.ranks} is not a number of ranks")
+    if arguments.machine is not None and not re.fullmatch(MACHINE, arguments.machine):
+        raise ResultError(f"--machine {printable(arguments.machine)!r} is not a name like rack-7")
 
     status, records = 0, list[dict[str, Any]]()
     for path in arguments.files:
@@ -54,10 +78,16 @@ def import_logs(arguments: argparse.Namespace) -> int:
             listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
             complain(f"{path}: {listed}")
 
+        for note in dict.fromkeys(note for test in tests for note in test.notes):
+            complain(f"{path}: {note}")
+
     if arguments.json:
         write_json("import", tests=records)
     else:
         print("".join(map(sentence, records)), end="")
+        for fact, lack in LACKS.items():
+            if n := sum(not record[fact] for record in records):
+                print(f"{n} of {len(records)} tests {lack}")
 
     return status
 
@@ -66,21 +96,24 @@ def store(
     tests: Sequence[LoggedTest], path: Path, content: bytes, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Writes the run file of each test in the log at `path`. Returns their records for `--json`.
-    Raises ResultError, before it writes anything, for a test that lacks the number of ranks, and
-    for one whose run no report would read."""
+    Raises ResultError, before it writes anything, for a test whose run no report would read."""
     digest = hashlib.sha256(content).hexdigest()[:12]
     written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
     runs = dict[Path, bytes]()
     for place, test in enumerate(tests, 1):
         test.world_size = test.world_size or arguments.ranks
+        test.collective = test.collective or arguments.collective
         name = f"import-{digest}-{place:04}"
         run_id = f"{test.date or written:%Y-%m-%dT%H-%M-%SZ}-{name}"
         if not test.date:  # a copy of the log may have another date
             run_id = next(
                 (file.stem for file in arguments.out.glob(f"[0-9]*Z-{name}.jsonl")), run_id
             )
-        notes = [] if test.date else ["The log has no date: the run has that of its file."]
-        run = run_of([test], run_id, printable(path.name), notes=notes)
+        notes = [] if test.date else [UNDATED]
+        # Logs that name no GPU may be of any two machines.
+        gpus = sorted({*test.gpus.values()})
+        machine_id = arguments.machine or digest_of(*(gpus or [digest]))
+        run = run_of([test], run_id, printable(path.name), machine_id, notes=notes)
         runs[arguments.out / run.path] = content_of_run(run)
 
     for file, run_content in runs.items():
@@ -92,6 +125,7 @@ def store(
             "file": str(file),
             "format": test.format,
             "collective": test.collective,
+            "machine": arguments.machine or " and ".join(gpus),
             "ranks": test.world_size,
             "rows": len({row.line for row in test.rows}),
             "status": test.status,
@@ -104,6 +138,6 @@ def store(
 
 def sentence(record: dict[str, Any]) -> str:
     """A line: `a.log: nccl-tests all_reduce: ranks 2, rows 25, complete: FILE`."""
-    test = f"{record['log']}: {record['format']} {record['collective'] or 'unknown'}"
-    ranks = record["ranks"] or "unknown (no busbw: --ranks N says how many)"
-    return f"{test}: ranks {ranks}, rows {record['rows']}, {record['status']}: {record['file']}\n"
+    test = f"{record['log']}: {record['format']} {record['collective'] or UNKNOWN}"
+    facts = f"ranks {record['ranks'] or UNKNOWN}, rows {record['rows']}, {record['status']}"
+    return f"{test}: {facts}: {record['file']}\n"

@@ -25,7 +25,7 @@ MOST = {
 CUT_OFF = "the log ends before the test does"
 TWO_RUNS = "two runs wrote into each other's lines"
 UNKNOWN = "unknown"  # a collective or a type that the log does not name
-LONGEST_LINE = 2000
+LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers and schedulers put before a line, with at most one blank after it.
 # Repetitions have limits, otherwise a hostile line takes quadratic time.
@@ -71,8 +71,9 @@ class LoggedRow(NamedTuple):
 @dataclass
 class LoggedTest:
     """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
-    look like data and could not be read. A test that `is_per_rank` prints the bytes of one rank,
-    where a run has those of all."""
+    look like data and could not be read, `notes` has sentences for the run. A test that
+    `is_per_rank` prints the bytes of one rank, where a run has those of all; one that
+    `has_exact_sizes` prints 0 for work without a message, not for a size that was rounded."""
 
     format: str
     first_line: int
@@ -88,6 +89,8 @@ class LoggedTest:
     is_per_rank: bool = False
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    has_exact_sizes: bool = False
 
     @contextmanager
     def reading(self, line: int) -> Iterator[None]:
@@ -133,7 +136,8 @@ def dates_of(lines: Sequence[str]) -> Iterator[tuple[int, datetime]]:
 
 
 def clean_line(text: str) -> str:
-    """A line without escapes, labels, messages and control characters, in the same columns."""
+    """A line without escapes, labels, messages and control characters, in the same columns; cells
+    between separators stand in columns."""
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " * char.isspace() for char in text)
@@ -143,7 +147,13 @@ def clean_line(text: str) -> str:
 
     nccl = text.find("NCCL ")
     message = MESSAGE.search(text, max(0, nccl - 200)) if nccl >= 0 else None
-    return text[: message.start()] if message else text
+    text = text[: message.start()] if message else text
+    mark = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
+    # A table of a spreadsheet or a web page. Other lines with commas begin with several words.
+    if mark and " " not in text.strip(" #|").partition(mark)[0].strip():
+        words = [word.partition("(")[0].strip(' #"') for word in text.strip(" |").split(mark)]
+        text = "".join(f"{word:>20}" for word in words)
+    return text
 
 
 def cells(text: str) -> list[tuple[str, int]]:

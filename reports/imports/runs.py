@@ -1,6 +1,7 @@
 """Finds the tests in another harness's output, and makes an ordinary run of them."""
 
 import hashlib
+import json
 from bisect import bisect
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +9,26 @@ from typing import Any
 
 import msgspec
 
+from reports.imports.inspector import parse_inspector
 from reports.imports.logged import MEAN, UNKNOWN, LoggedRow, LoggedTest, check, clean_line, dates_of
 from reports.imports.mpi import parse_mpi
-from reports.imports.nccl_tests import parse_json, parse_nccl
-from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
+from reports.imports.nccl_tests import parse_nccl, test_of_report
+from reports.imports.serving import parse_serving
+from reports.imports.timing_lines import FORMAT, MARK, TIME_OF_ANOTHER_NAME, parse_timing_lines
 from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
 from reports.store.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import to_line
 
-FORMATS = "nccl-tests, rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB, timing lines"
+JSON_FORMATS = (
+    "nccl-tests -J, vllm bench serve or latency, SGLang's bench_serving, llama-bench and NCCL's "
+    "Inspector"
+)
+FORMATS = (
+    "nccl-tests, rccl-tests, NCCL 1.x, mscclpp-test, OSU, IMB, timing lines; as JSON: "
+    + JSON_FORMATS
+)
 LOST = (
     "{}: timed by its own clock ({}); the state of the link is unknown, and in place and out of "
     "place are separate cases."
@@ -27,19 +37,22 @@ LOST = (
 
 def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
     """The tests in the log, in order. Raises ResultError for a file of an unknown format, for JSON
-    that is damaged or not of nccl-tests, and for more than MOST."""
+    that is damaged or of no known harness, and for more than MOST."""
     try:
         if not content.isascii():  # an emoji makes each letter of a text take four bytes
             check("bytes with other letters than ASCII", len(content))
         text = content.decode("utf-8-sig", errors="replace")
-        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and MARK not in text
+        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and not (
+            MARK in text or TIME_OF_ANOTHER_NAME.search(text)
+        )
         tests = tests_of_json(text.strip()) if is_json else tests_of_text(text)
         check("tests", len(tests))
         check("rows", sum(len(test.rows) for test in tests))
     except ResultError as error:
         raise ResultError(f"{path}: {error}") from error
 
-    if not tests:
+    is_script = text.startswith("#!") and not any(test.rows for test in tests)
+    if is_script or not tests:
         raise ResultError(f"{path} has no timings; known are {FORMATS}")
 
     return tests
@@ -50,7 +63,12 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
     check("rows", text.count("{") // 3)  # a row is three objects
 
     try:
-        return parse_json(text)
+        documents = documents_of(text)
+        if tests := parse_serving(documents) or parse_inspector(documents):
+            return tests
+        if not all("config" in document for document in documents):
+            raise ResultError(f"it is JSON of no known version of {JSON_FORMATS}")
+        return [*map(test_of_report, documents)]
     except (
         AttributeError,
         KeyError,
@@ -60,8 +78,17 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
         ValueError,
     ) as error:
         raise ResultError(
-            f"it is JSON that is cut off, damaged, or not what nccl-tests -J writes ({error})"
+            f"it is JSON that is cut off, damaged, or not what {JSON_FORMATS} write ({error})"
         ) from error
+
+
+def documents_of(text: str) -> list[Any]:
+    """The JSON values of an array, of a single object, or of lines. Raises JSONDecodeError."""
+    try:
+        documents = json.loads(text)
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return documents if isinstance(documents, list) else [documents]
 
 
 def tests_of_text(text: str) -> Sequence[LoggedTest]:
@@ -101,10 +128,12 @@ def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
         test.status, test.reason = "incomplete", "the log ends within a row"
 
 
-def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) -> Result:
-    """The run of these tests, whose sizes are of all ranks. `file` names their origin; `facts` are
-    further fields of the head. Raises ResultError for tests of different numbers of ranks, and
-    where their number is needed and unknown."""
+def run_of(
+    tests: Sequence[LoggedTest], run_id: str, file: str, machine_id: str, **facts: Any
+) -> Result:
+    """The run of these tests. Its sizes are of all ranks, or as printed if their number is unknown.
+    `file` names their origin; `facts` are further fields of the head. Raises ResultError for tests
+    of different numbers of ranks."""
     first, sizes = tests[0], sorted({test.world_size or 0 for test in tests})
     if len(sizes) > 1:
         raise ResultError(f"{file}: its tests have {' and '.join(map(str, sizes))} ranks")
@@ -112,9 +141,9 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
     planned, blocks = dict[Any, tuple[int, CaseHeader]](), list[Block]()
     for test in tests:
         for row in test.rows:
-            header = _header(test, row, file)
+            header = _header(test, row)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
-            is_exact = header.size_bytes or test.format == FORMAT
+            is_exact = header.size_bytes or test.has_exact_sizes
             is_block = is_exact and test.status != "incomplete"
             key = msgspec.json.encode(header) if is_block else (row.line, header.in_place)
             block = row.block
@@ -131,8 +160,8 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         "version": first.format,
         "argv": [],
         "seed": 0,
-        "machine_id": _digest(*sorted(set(first.gpus.values()))),
-        "software_id": _digest(first.format, first.library or ""),
+        "machine_id": machine_id,
+        "software_id": digest_of(first.format, first.library or ""),
         "environment": {},
         "imported_from": file,
     }
@@ -149,6 +178,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         **head | facts,
     )
     run.notes.append(LOST.format(first.format, first.statistic))
+    run.notes += [note for test in tests for note in test.notes]
     counted = count_blocks(blocks)
     cases = build_cases(run, counted, blocks, [])
     for case_result in cases:
@@ -159,12 +189,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
     return Result(Path(f"{run_id}.jsonl"), run, cases, counted, blocks, end=end)
 
 
-def _header(test: LoggedTest, row: LoggedRow, file: str) -> CaseHeader:
-    if test.is_per_rank and not test.world_size:
-        raise ResultError(
-            f"{file}: it prints sizes of one rank of an unknown number: say how many: --ranks N"
-        )
-
+def _header(test: LoggedTest, row: LoggedRow) -> CaseHeader:
     size_bytes = row.case["size_bytes"] * ((test.world_size or 1) if test.is_per_rank else 1)
     collective = test.collective or UNKNOWN
     fields = {"algorithm": "library", "count": size_bytes, "datatype": UNKNOWN} | row.case
@@ -176,7 +201,7 @@ def _header(test: LoggedTest, row: LoggedRow, file: str) -> CaseHeader:
     )
 
 
-def _digest(*texts: str) -> str:
+def digest_of(*texts: str) -> str:
     """Twelve hexadecimal digits, as an id of a machine or of software has."""
     return hashlib.sha256("\n".join(texts).encode(errors="replace")).hexdigest()[:12]
 

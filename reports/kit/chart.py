@@ -3,6 +3,7 @@ without scripts, and as JSON, from which chart.js draws what reacts to the reade
 intervals and heat are drawings alone."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,19 +21,42 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24  # of a chart and its margins
 MOST_TICKS = 10
 MOST_DECADES = 9  # of a logarithmic axis without a gap between its labels
 LEAST_MARKS, MOST_MARKS = 3, 120  # of a line over time; of a sparkline, the newest
-LEAST_REACH = 0.03  # of the scale of intervals
+# The scale of intervals: its least reach, one that is never cut, its ticks.
+LEAST_REACH, WHOLE_REACH = 0.03, 0.4
+TICKS = 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 9.0, 99.0
+LEAST_SPAN = 0.05  # of the scale of a sparkline, on either side of its median
+NAME_LETTERS, NAME_WIDTH = 16, 104  # at the ends of lines
 HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percentage of colour
+
+SIGNS = [
+    (re.compile(pattern), sign)
+    for pattern, sign in (
+        (r"[-+](?=0\.0%)", ""),
+        (r"(?<=\d) ?%", "\u00a0%"),
+        (r"(?<![A-Za-z_./-])us(?![\w./-])", "µs"),
+        (r"(?<=\d)x(?!\w)", "×"),
+        (r"\+-", "±"),
+        (r"->", "→"),
+        (r"<=", "≤"),
+        (r">=", "≥"),
+        (r"\b(one|two)_shot", r"\1-shot"),
+        (r"(?<=-shot)_", " "),
+        (r"\b(machine|software|run)_id\b", r"\1 id"),
+    )
+]
 
 
 @dataclass
 class Curve:
     """A line of a chart: its values, or these and the ends of their intervals, (3, n); NaN where it
-    has a gap. `role` is a class of page.css. A line that is not `shown` waits for a click."""
+    has a gap. `role` is a class of page.css. A line that is not `shown` waits for a click. With
+    `levels`, which are (start, stop, value), its values are dots."""
 
     name: str
     role: str
     points: NDArray[np.float64]
     shown: bool = True
+    levels: Sequence[tuple[float, float, float]] = ()
 
     def __post_init__(self) -> None:
         self.points = np.atleast_2d(self.points)
@@ -53,7 +77,8 @@ class ChangeMark:
 @dataclass
 class Chart:
     """Lines in a `unit` over `x`: sizes in `bytes`, or seconds since 1970 (`time`).
-    `links` are the files of pages about the positions. Lines with `spans` cross their gaps."""
+    `links` are the files of pages about the positions. Lines with `spans` cross their gaps. `ends`
+    says what the ends of intervals are, `word` is the verdict."""
 
     title: str
     x: Sequence[float]
@@ -63,6 +88,8 @@ class Chart:
     steps: Sequence[ChangeMark] = ()
     links: Sequence[str] = ()
     spans: bool = False
+    ends: str = "95 %"
+    word: str = ""
 
     @property
     def has_intervals(self) -> bool:
@@ -89,7 +116,9 @@ class Chart:
     def svg(self) -> Markup:
         """The lines that are shown, with round values on both axes."""
         shown = [line for line in self.lines if line.shown] or self.lines
-        right, floor = WIDTH - 16, HEIGHT - BOTTOM
+        floor, right = HEIGHT - BOTTOM, WIDTH - 16
+        if len(shown) > 1:
+            right -= NAME_WIDTH
         x = Axis(self.x, LEFT, right, self.kind == "bytes")
         y = Axis(np.stack([line.points[0] for line in shown]), floor, 8, self.is_log)
         parts = [
@@ -105,6 +134,7 @@ class Chart:
             first, low, high = x.at(step.at)
             band = f"M{low:.1f} 8H{high:.1f}V{floor}H{low:.1f}z"
             parts += _path(f"band {step.role}", band), _path(step.role, f"M{first:.1f} 8V{floor}")
+        ends_at = list[tuple[float, str]]()
         for line in shown:
             places = x.at(self.x)
             middle, *ends = np.clip(y.at(line.points), 8, floor)
@@ -112,7 +142,26 @@ class Chart:
                 outline = path([*places, *places[::-1]], [*ends[0], *ends[1][::-1]])
                 parts.append(_path(f"band {line.role}", f"{outline}z"))
             drawn = np.isfinite(middle) | (not self.spans)
-            parts.append(_path(line.role, path(places[drawn], middle[drawn])))
+            if line.levels:
+                # Each dot from the one before: a page has thousands.
+                dots = np.round(np.stack([places, middle])[:, np.isfinite(middle)])
+                moves = np.diff(dots, axis=1, prepend=0).T.tolist()
+                dotted = "".join(f"m{x:.0f} {y:.0f}h0" for x, y in moves)
+                parts.append(_path(f"{line.role} dot", dotted))
+                for start, stop, value in line.levels:
+                    level = f"M{x.at(start):.1f} {y.at(value):.1f}H{x.at(stop):.1f}"
+                    parts.append(_path(line.role, level))
+            else:
+                parts.append(_path(line.role, path(places[drawn], middle[drawn])))
+            if np.isfinite(middle).any():
+                ends_at.append((float(middle[np.isfinite(middle)][-1]), line.name))
+
+        least = 8.0
+        for height, name in sorted(ends_at) if len(shown) > 1 else ():
+            least = max(least, height)
+            text = escape(printable(name[:NAME_LETTERS]))
+            parts.append(f'<text x="{right + 6}" y="{least + 4:.1f}">{text}</text>')
+            least += 12
 
         label = escape(printable(self.title))
         return _drawing(f'role="img" aria-label="{label}" viewBox="0 0 {WIDTH} {HEIGHT}"', *parts)
@@ -126,6 +175,15 @@ class Chart:
         return [
             (at, f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%d %H:%M}") for at in seconds
         ]
+
+
+def signs(text: str) -> str:
+    """The text as pages have it: a plain text's `us`, `x`, `+-` and `->` as signs, a space before
+    `%`, no sign at a zero, and one spelling of an algorithm."""
+    for pattern, sign in SIGNS:
+        text = pattern.sub(sign, text)
+
+    return text
 
 
 class Axis:
@@ -187,7 +245,9 @@ def spark(values: ArrayLike, steps: Sequence[Any] = ()) -> Markup:
 
     shown = every[-MOST_MARKS:]
     hidden, last = len(every) - len(shown), len(shown) - 1
-    ys = Axis([*shown, shown.max() * 1.02], 32, 0, True).at(shown)
+    middle = np.median(shown)
+    scale = [*shown, middle * (1 - LEAST_SPAN), middle * (1 + LEAST_SPAN)]
+    ys = Axis(scale, 32, 0, True).at(shown)
     box = f'viewBox="{-last / 40} -4 {1.05 * last} 40" preserveAspectRatio="none"'
     return _drawing(
         f'class="spark" aria-hidden="true" {box}',
@@ -197,28 +257,53 @@ def spark(values: ArrayLike, steps: Sequence[Any] = ()) -> Markup:
     )
 
 
-def interval(figure: Sequence[float], largest: float, role: str) -> Markup:
-    """A value with its interval, and a line at 0, on a scale for values up to `largest`."""
-    reach = 1.2 * max(LEAST_REACH, largest)
-    value, low, high = np.clip(Axis([-reach, reach], 0, 240, False).at(figure), 0, 240)
-    if np.isnan(value):
-        return Markup("")
+def forest(
+    figures: ArrayLike, roles: Sequence[str], margin: float = 0, words: str = "faster | slower"
+) -> tuple[Markup, list[Markup]]:
+    """Rows (value, low, high), shares by which each is slower, on one logarithmic scale: a heading
+    with its ticks, and a drawing each, with an arrow where it is cut and the margin as a band."""
+    logs = np.log1p(np.asarray(figures, dtype=float))
+    ends = np.nan_to_num(np.abs(logs)).max(axis=1)
+    reach = 1.1 * min(max(LEAST_REACH, ends.max()), max(WHOLE_REACH, 8 * np.median(ends)))
+    axis, middle = Axis([-reach, reach], 0, 320, False), 160
+    tick = max(each for each in TICKS if np.log1p(each) < 0.8 * reach)
+    marks = {float(axis.at(side * np.log1p(tick))): side for side in (-1, 0, 1)}
+    names = f"{-tick / (1 + tick):.0%}", words, f"{tick:+.0%}"
+    heading = Markup(f'<span class="range" style="padding:0 {min(marks):.0f}px">')
+    heading += Markup("").join(Markup("<i>{}</i> ").format(signs(name)) for name in names)
+    heading += Markup("</span>")
+    grid = "".join(
+        _path("edge" if side else "bound", f"M{x:.1f} 0v24") for x, side in marks.items()
+    )
+    wide = float(axis.at(np.log1p(margin))) - middle
+    if wide:
+        grid += _path("band steady", f"M{middle - wide:.1f} 0h{2 * wide:.1f}v24h{-2 * wide:.1f}z")
 
-    parts = [_path("bound", "M120.0 0v16"), _path(f"{role} end", f"M{value:.1f} 8h0")]
-    if np.isfinite(high - low):
-        parts.insert(1, _path(role, f"M{low:.1f} 8H{high:.1f}"))
+    drawings = []
+    for role, row in zip(roles, axis.at(logs), strict=True):
+        value, low, high = np.clip(np.where(np.isnan(row), row[0], row), 4, 316)
+        parts = [grid]
+        if np.isfinite(value):
+            parts.append(_path(role, f"M{low:.1f} 12H{high:.1f}"))
+        if row.min() < 0:
+            parts.append(_path(role, "M12 6L4 12L12 18"))
+        if row.max() > 320:
+            parts.append(_path(role, "M308 6L316 12L308 18"))
+        if 0 <= row[0] <= 320:
+            parts.append(_path(f"{role} end", f"M{value:.1f} 12h0"))
+        drawings.append(_drawing('class="range" aria-hidden="true" viewBox="0 0 320 24"', *parts))
 
-    box = 'viewBox="-4 0 248 16" preserveAspectRatio="none"'
-    return _drawing(f'class="range" aria-hidden="true" {box}', *parts)
+    return heading, drawings
 
 
-def heat(share: float) -> Markup:
-    """A share as a cell of a heat map."""
+def heat(share: float, text: str = "", hottest: float = HOTTEST) -> Markup:
+    """A share as a cell of a heat map, deepest from `hottest` on; or this text on its colour."""
     if np.isnan(share):
         return Markup("-")
 
-    depth = round(DEEPEST * min(max(share, 0) / HOTTEST, 1))
-    return Markup(f'<i class="heat worse" style="--heat:{depth}%">{share:+.1%}</i>')
+    depth = round(DEEPEST * min(max(share, 0) / hottest, 1))
+    cell = Markup('<i class="heat worse" style="--heat:{}%">{}</i>')
+    return cell.format(depth, signs(text or f"{share:+.1%}"))
 
 
 def _drawing(attributes: str, *parts: str) -> Markup:
@@ -234,7 +319,7 @@ def _tick_text(value: float, unit: str) -> str:
     if unit != "us":
         return f"{value:g}"
 
-    return f"{value:g} us" if value < 1000 else f"{value / 1000:g} ms"
+    return f"{value:g} µs" if value < 1000 else f"{value / 1000:g} ms"
 
 
 def _numbers(points: NDArray[np.float64]) -> list[list[float | None]]:

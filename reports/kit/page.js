@@ -23,26 +23,30 @@ function buttonIn(place, act, textContent) {
   return button;
 }
 
-// A search box that leaves the items with its text.
+// A search box that leaves the items with its text, and their number.
 function filterOf(name, items) {
   const box = make("input", { type: "search", placeholder: "Filter", ariaLabel: "Filter" });
-  const texts = items.map((item) => item.textContent.toLowerCase());
+  const count = make("output");
+  const plain = (text) => text.toLowerCase().replace(/[-_]/g, " ");
+  const texts = items.map((item) => plain(item.textContent));
   const show = () => {
-    const words = box.value.toLowerCase().split(" ");
+    const words = plain(box.value).split(" ");
     items.forEach((item, n) => { item.hidden = !words.every((word) => texts[n].includes(word)); });
+    const found = items.filter((item) => !item.hidden).length;
+    count.textContent = box.value && `${found} of ${items.length}`;
     remember(name, box.value);
   };
   box.addEventListener("input", show);
   box.value = state.get(name) ?? "";
   if (box.value) show();
-  return box;
+  return [box, count];
 }
 
 // Numbers and sizes go by their value, before texts.
 function before(one, other) {
   const [a, b] = [one, other].map((cell) => {
     const text = cell.textContent.trim();
-    const [, number, scale] = /^([-+]?\d[\d.]*)(?: ([KMG])iB| |%|$)/.exec(text) ?? [];
+    const [, number, scale] = /^([-+]?\d[\d.]*)(?:\s([KMG])iB|\s|%|$)/.exec(text) ?? [];
     return number ? number * (SCALES[scale] ?? 1) : text;
   });
   if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
@@ -90,7 +94,7 @@ function barBefore(place, ...tools) {
 for (const table of document.querySelectorAll(".box > table")) {
   const { id } = table.closest("section");
   const rows = [...table.tBodies[0].rows];
-  const bar = barBefore(table.parentNode, ...(rows.length > 12 ? [filterOf(id, rows)] : []));
+  const bar = barBefore(table.parentNode, ...(rows.length > 12 ? filterOf(id, rows) : []));
   const copy = navigator.clipboard && buttonIn(bar, async () => {
     await navigator.clipboard.writeText(markdownOf(table));
     copy.textContent = "Copied";
@@ -99,10 +103,20 @@ for (const table of document.querySelectorAll(".box > table")) {
     const href = URL.createObjectURL(new Blob([csvOf(table)], { type: "text/csv" }));
     make("a", { href, download: `${id}.csv` }).click();
   }, "CSV");
+  const names = [...table.tHead.rows[0].cells].map((head) => head.innerText);
+  rows.forEach(({ cells }) => names.forEach((name, n) => { cells[n].dataset.name = name; }));
+  table.classList.add("stacked");
   addSorting(table, rows);
 }
 
 for (const grid of document.querySelectorAll(".grid")) {
   const items = [...grid.children];
-  if (items.length > 6) barBefore(grid, filterOf(grid.closest("section").id, items));
+  if (items.length > 6) barBefore(grid, ...filterOf(grid.closest("section").id, items));
+}
+
+// How old the newest run is: `data-days` is the age from which that is no longer usual.
+for (const time of document.querySelectorAll("time")) {
+  const days = Math.floor((Date.now() - Date.parse(time.dateTime)) / 864e5);
+  const className = days > time.dataset.days ? "chip unsure" : "";
+  if (days > 0) time.after(" ", make("span", { className, textContent: `${days} days ago` }));
 }

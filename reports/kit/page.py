@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from reports.kit.chart import Chart
+from reports.kit.chart import Chart, signs
 from reports.store.untrusted import printable
 from reports.tables import figure
 
@@ -29,7 +29,7 @@ WORDS = {
     "worse": "slower, slow, worse, wrong, fail, failed, regression, unusable, wrong results",
     "better": "faster, better, pass, done",
     "unsure": "not enough data, undecided, unverified, suspect, too early, noisy, within, "
-    "unreplicated, disturbed, incomplete, differs, not clearly different",
+    "unreplicated, disturbed, incomplete, differs, not clearly different, too few blocks",
     "steady": "same, steady, complete, n/a, even, fine",
 }
 ROLES = {word: role for role, words in WORDS.items() for word in words.split(", ")}
@@ -45,12 +45,12 @@ Row = Mapping[str, Cell]  # by column
 
 @dataclass
 class Banner:
-    """The answer of a page: a word or a figure, one sentence, and quiet `facts`, such as how sure
-    that is, where and when."""
+    """The answer of a page: a word or a figure, one sentence, and quiet `facts`, which are cells,
+    such as how sure that is, where and when."""
 
     word: str
     sentence: str
-    facts: Sequence[str] = ()
+    facts: Sequence[Cell] = ()
     role: str = ""
 
 
@@ -99,8 +99,10 @@ class Section:
 
 @dataclass
 class Page:
-    """`reproduce` has commands and ids, folded at the end; `picture` is a file beside the page. For
-    the dashboard: `complaint` says why there is nothing to show."""
+    """`reproduce` has commands and ids, folded at the end; `picture` is a file beside the page, in
+    which `draw` draws below the banner. For
+    the dashboard: `complaint` says why there is nothing to show, `near` are links to what is
+    beside it."""
 
     title: str
     banner: Banner
@@ -110,11 +112,18 @@ class Page:
     picture: str = ""
     file: str = ""
     html: str = ""
+    near: Sequence[tuple[str, str]] = ()
+    draw: Callable[[Any], None] | None = None
 
 
 def role_of(text: str) -> str:
     """The class of a cell that is a verdict, such as `FAIL` or `WRONG: 2 cases`, otherwise `""`."""
     return ROLES.get(re.split(":| [+]-", text)[0].lower(), "")
+
+
+def role_of_banner(banner: Banner) -> str:
+    """`worse`, `better`, `unsure` or `steady`."""
+    return banner.role or role_of(banner.word) or "steady"
 
 
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
@@ -147,13 +156,14 @@ def banner_png(page: Page) -> bytes:
     from matplotlib.figure import Figure
 
     banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
-    texts = (banner.word, 32), (banner.sentence, 18), (" ".join(banner.facts[:2]), 11)
-    word, sentence, facts = (figure.fold(printable(text), 8.0, size) for text, size in texts)
-    colour, _ = figure.ROLES[banner.role or role_of(banner.word) or "ink"]
-    quiet, _ = figure.ROLES["quiet"]  # the light colours
-    drawing.text(0.05, 0.75, word, size=32, weight="bold", color=colour)
-    drawing.text(0.05, 0.67, sentence, size=18, verticalalignment="top")
-    drawing.text(0.05, 0.2, facts, size=11, color=quiet)
+    texts = (banner.word, 32), (banner.sentence, 18)
+    word, sentence = (figure.fold(printable(signs(text)), 8.0, size) for text, size in texts)
+    colours = {role: light for role, (light, _) in figure.ROLES.items()}
+    drawing.text(0.05, 0.86, word, size=32, weight="bold", color=colours[role_of_banner(banner)])
+    drawing.text(0.05, 0.8, sentence, size=18, verticalalignment="top")
+    if page.draw:
+        figure.use_colours()
+        page.draw(drawing.add_axes((0.08, 0.1, 0.88, 0.34)))
 
     content = io.BytesIO()
     drawing.savefig(content, format="png")
@@ -173,13 +183,16 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         finalize=_literal,
     )
-    environment.globals["role_of"] = role_of
+    environment.globals.update(role_of=role_of, role_of_banner=role_of_banner, plain=_plain)
     environment.tests["list"] = lambda cell: isinstance(cell, list)
     return environment.get_template("page.html")
 
 
 def _literal(value: Any) -> Any:
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return _plain(signs(value)) if is_text else value
 
-    return Markup("\n").join(escape(printable(line)) for line in value.split("\n"))
+
+def _plain(text: str) -> Markup:
+    """A text without control characters, as it is."""
+    return Markup("\n").join(escape(printable(line)) for line in text.split("\n"))

@@ -6,7 +6,7 @@ docs/references.md has the meaning of the columns."""
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -141,21 +141,23 @@ def near_size(rows: Iterable[PublishedCall], size_bytes: int) -> list[PublishedC
     return select(near, size_bytes={size_bytes}) or near
 
 
+@cache
+def cards() -> Mapping[str, Sequence[str]]:
+    """The words of each card's name."""
+    names = {call.gpu for call in calls()} - {"none", "unknown"}
+    return {name: re.findall("[a-z0-9]+", name.lower()) for name in names}
+
+
 def cards_named(name: str) -> set[str]:
     """The cards that a user or a driver means by a name: the longest whose words stand in it in
     this order, or else all that have all of its words."""
     text = name[:80].lower()
     wanted = {*re.findall("[a-z0-9]+", text)}
-    words = {
-        call.gpu: re.findall("[a-z0-9]+", call.gpu.lower())
-        for call in calls()
-        if call.gpu not in ("none", "unknown")
-    }
     inside = [
         card
-        for card, own in words.items()
-        if re.search(rf"(?<![a-z0-9]){'.*?'.join(own)}(?![a-z0-9])", text)
+        for card, words in cards().items()
+        if re.search(rf"(?<![a-z0-9]){'.*?'.join(words)}(?![a-z0-9])", text)
     ]
     if inside:
         return {max(inside, key=len)}
-    return {card for card, own in words.items() if wanted and wanted <= {*own}}
+    return {card for card, words in cards().items() if wanted and wanted <= {*words}}

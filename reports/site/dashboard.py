@@ -4,16 +4,17 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from kernels.devices.owners import open_folder
-from reports.kit.page import Banner, Page, banner_png, to_html
+from reports.kit.page import Banner, Cell, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
-from reports.site.history_page import history_page, part_of, sides_of, standing
+from reports.site.history_page import beside, history_page, part_of, sides_of, standing
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.program import REPORTS, RUN, complain, write_json
@@ -21,6 +22,7 @@ from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
 from reports.tables.figure import can_draw
 from reports.tables.sentences import counted
+from reports.trends.fleet import Fleet, fleet_of
 from reports.verdicts.page import campaign_page
 
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
@@ -49,9 +51,6 @@ def dashboard(arguments: argparse.Namespace) -> int:
     command = shlex.join(["dashboard", results.name or ".", "-o", site.name])
 
     store = shared.find(results)
-    if not any([*store.contents.entries, *store.campaigns]):
-        raise ResultError(f"{results} holds nothing to show: no run or log")
-
     with write_errors(site):
         folder = open_folder(site)
         former = claim(folder)
@@ -122,23 +121,41 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
         name = "History" if len(store.series) == 1 else ""
         yield shared.history_file(*key), name, partial(history_page, part)
 
-    yield from plan_runs(store)
+    fleet = None
+    if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
+        fleet = fleet_of(store.contents)
+
+    yield from plan_runs(store, fleet)
     for path in store.campaigns:
         yield shared.file_name("compare", str(path)), "", partial(campaign_page, path)
 
-    if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
-        yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.contents)
+    if fleet:
+        yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, fleet, store.contents)
 
 
-def plan_runs(store: shared.Store) -> Iterator[Job]:
-    """The pages of the newest runs of each machine and benchmark, and of the runs on both sides of
-    a change."""
-    sides = {run_id for event in standing(store.history) for run_id in sides_of(event)}
-    for entries in store.groups.values():
+def plan_runs(store: shared.Store, fleet: Fleet | None) -> Iterator[Job]:
+    """The pages of the newest runs of each machine and benchmark, of the runs on both sides of a
+    change, and of the newest run of a node to look at."""
+    newest = {node: entry.run.run_id for entry in store.runs for node in entry.run.nodes}
+    named = {newest.get(node) for node in fleet_page.named_in(fleet)} if fleet else set[str]()
+    sides = named | {run_id for event in standing(store.history) for run_id in sides_of(event)}
+    for key, entries in store.groups.items():
+        part = part_of(store.history, key)
+        near = partial(beside, part, entries)
         for place, entry in enumerate(entries):
             run_id = entry.run.run_id
             if place >= len(entries) - overview.MOST_RUNS or run_id in sides:
-                yield shared.file_name("run", run_id), "", partial(run_page, entry.path)
+                yield shared.file_name("run", run_id), "", partial(page_beside, entry.path, near)
+
+
+def page_beside(path: Path, near: Callable[[str], tuple[Any, list[Cell], bool]]) -> Page:
+    """The page of a run, with links to its neighbours and how it stands against them."""
+    page = run_page(path)
+    page.near, said, is_worse = near(page.reproduce["run_id"])
+    page.banner.facts = [*said, *page.banner.facts]
+    if is_worse:
+        page.banner.role = "worse"
+    return page
 
 
 def make_page(number: int, finish: Callable[[Page], None]) -> Page:
@@ -160,11 +177,13 @@ def render(page: Page, pages: Mapping[str, str], command: str, folder: Path) -> 
     """Set the HTML of a page. Its sentences name no folders."""
     clean = partial(hide_folders, folder=folder)
     page.banner.sentence = clean(page.banner.sentence)
-    page.banner.facts = list(map(clean, page.banner.facts))
+
+    def cleaned(lines: Sequence[Cell]) -> list[Cell]:
+        return [clean(line) if isinstance(line, str) else line for line in lines]
+
+    page.banner.facts = cleaned(page.banner.facts)
     for section in page.sections:
-        section.sentences = [
-            clean(line) if isinstance(line, str) else line for line in section.sentences
-        ]
+        section.sentences = cleaned(section.sentences)
 
     page.reproduce["this page"] = command
     page.html = to_html(page, pages)

@@ -1,52 +1,81 @@
 """The page about the nodes of a store: a heat map of each against its peers, the worst first."""
 
-from reports.kit.chart import heat, interval
-from reports.kit.page import Banner, Page, Row, Section, role_of
+from reports.kit.chart import forest, heat
+from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
 from reports.site import shared
 from reports.store.folder import Contents
-from reports.tables.sentences import counted, size_text
-from reports.trends.fleet import FINE, FOUND, EqualNodes, Fleet, fleet_of, headline, summary
-from reports.trends.slow_nodes import EQUAL
+from reports.store.program import BENCH, RUN
+from reports.tables.sentences import counted, size_text, some
+from reports.trends.fleet import FINE, FOUND, EqualNodes, Fleet, headline, summary
+from reports.trends.slow_nodes import EQUAL, LEAST_SLOWDOWN, PAIR
 
 FLEET = "fleet.html"
 MOST_NODES = 200  # of a heat map
 
+Links = dict[str, tuple[str, str]]
 
-def fleet_page(contents: Contents) -> Page:
-    """The nodes of these runs. Raises ResultError without a labelled run."""
-    fleet = fleet_of(contents)
-    named = [*fleet.wrong, *fleet.failed]
-    named += [node.node for group in fleet.groups for node in group.nodes if node.verdict != EQUAL]
+
+def fleet_page(fleet: Fleet, contents: Contents) -> Page:
+    """The nodes of these runs."""
+    named = named_in(fleet)
     role = {FINE: "steady", FOUND: "worse"}.get(fleet.status, "unsure")
     sentence = headline(fleet)
     if named:
-        word = counted(len({*named}), "node") + " to look at"
+        word = f"{counted(len(named), 'node')} to look at"
     else:
         word = "No node differs" if fleet.groups else "Too few nodes"
         sentence = sentence[:1].upper() + sentence[1:]
 
-    facts = [line for group in fleet.groups for line in summary(group)]
-    banner = Banner(word, f"{sentence}.", facts[:2], role)
+    links = {
+        node: (node, shared.file_name("run", entry.run.run_id))
+        for entry in contents.entries
+        for node in entry.run.nodes
+    }
+    facts = [line for group in fleet.groups for line in summary(group)][:2]
+    if named:
+        facts.insert(
+            0,
+            f"Next: on {some(named)} run {RUN}{BENCH}doctor, compare the settings in the node's "
+            "newest run with a peer's, and measure again; take out a node that stays slow.",
+        )
+    sections = [_bad_runs(fleet), *(_section(group, links) for group in fleet.groups)]
     left_out = Section("Left out", fleet.left_out, folded=True)
-    return Page("Fleet", banner, [_bad_runs(fleet), *map(_section, fleet.groups), left_out])
+    return Page("Fleet", Banner(word, f"{sentence}.", facts, role), [*sections, left_out])
 
 
-def _section(group: EqualNodes) -> Section:
-    """A row for each node, with a column for each size."""
-    largest = max(abs(node.excess[0]) for node in group.nodes)
-    sizes = list(map(size_text, group.sizes_bytes))
-    rows = [
+def named_in(fleet: Fleet) -> list[str]:
+    """The nodes to look at, also those of a pair."""
+    named = [*fleet.wrong, *fleet.failed]
+    for group in fleet.groups:
+        named += [node.node for node in group.nodes if node.verdict != EQUAL]
+
+    return list(dict.fromkeys(named))
+
+
+def _section(group: EqualNodes, links: Links) -> Section:
+    """A row for each node, which links to its newest run, with a column for each size."""
+    sizes, nodes = list(map(size_text, group.sizes_bytes)), group.nodes[:MOST_NODES]
+    heading, drawings = forest(
+        [node.excess for node in nodes], [role_of(node.verdict) for node in nodes], LEAST_SLOWDOWN
+    )
+    rows: list[Row] = [
         {
-            group.kind: node.node,
+            group.kind: [links.get(name, name) for name in node.node.split(PAIR)],
             "verdict": node.verdict,
-            "slower": node.slower,
-            "faster < median < slower": interval(node.excess, largest, role_of(node.verdict)),
+            "slower [95 %]": node.slower,
+            heading: drawing,
             "runs": str(node.runs),
             **dict(zip(sizes, map(heat, node.by_size), strict=True)),
         }
-        for node in group.nodes[:MOST_NODES]
+        for node, drawing in zip(nodes, drawings, strict=True)
     ]
-    said = [*group.to_repeat]
+    said: list[Cell] = [
+        f"{EQUAL}: at most {LEAST_SLOWDOWN:.0%} slower than the median {group.kind}, or no slower "
+        "than nodes and launches differ anyway."
+    ]
+    if group.to_repeat:
+        word, _, sentence = group.to_repeat[0].partition(": ")
+        said += [[word, sentence], group.to_repeat[1]]
     if more := len(group.nodes) - len(rows):
         said.append(f"{more} more {group.kind}s are not slower.")
 

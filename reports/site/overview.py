@@ -1,13 +1,25 @@
 """The first page of a site: did anything get worse, a card for each machine and benchmark, and what
 changed."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
 
 from reports.kit.chart import LEAST_MARKS, Chart, spark
-from reports.kit.page import Banner, Card, Cell, Page, Row, Section
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of_banner
 from reports.site import shared
-from reports.site.history_page import WORST_FIRST, banner_of, event_section, panel_chart, standing
+from reports.site.fleet_page import FLEET
+from reports.site.history_page import (
+    WORST_FIRST,
+    banner_of,
+    event_section,
+    leading,
+    panel_chart,
+    standing,
+)
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
 from reports.tables.figure import can_draw
@@ -19,8 +31,10 @@ from reports.tables.sentences import (
     some,
     start_time,
 )
-from reports.trends.history import standing_wrong
-from reports.trends.series import Series
+from reports.trends.changes import LEAST_BASE
+from reports.trends.history import draw_series, standing_wrong
+from reports.trends.series import Series, day_text
+from reports.verdicts.page import ORDER
 
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 PICTURE = "index.png"
@@ -37,6 +51,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
+    others.reverse()  # the newest first
     sections = [
         Section(
             "Wrong results that no correct run has followed",
@@ -47,7 +62,6 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
             cards=cards,
             charts=_trends(store) if len(cards) < 3 else [],
         ),
-        *map(event_section, standing(store.history)[:MOST_EVENTS]),
         Section(
             "Campaigns and other reports",
             rows=[
@@ -56,9 +70,10 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
                     "verdict": page.banner.word,
                     "finding": page.banner.sentence,
                 }
-                for page in reversed(others)
+                for page in others
             ],
         ),
+        *(event_section(each, store.history) for each in standing(store.history)[:MOST_EVENTS]),
         Section("Left out", store.left_out),
         Section(
             f"The newest {MOST_RUNS} runs of each machine and benchmark",
@@ -66,21 +81,41 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
             folded=True,
         ),
     ]
-    title, banner = "Wiretax: all runs and their verdicts", _banner(store, wrong, pages)
-    return Page(title, banner, sections, file="index.html", picture=PICTURE if can_draw() else "")
+    banners = [
+        replace(page.banner, facts=[*page.banner.facts, (page.title, page.file)]) for page in others
+    ]
+    if own := _banner(store, wrong):
+        banners.insert(0, own)
+    # The worst of all reports, the runs' own before others.
+    banner = min(banners, key=lambda each: ORDER.index(role_of_banner(each)))
+    title = "Wiretax: all runs and their verdicts"
+    # The picture shows what the banner says: the runs over time, or nothing.
+    draw = _drawing(store) if banner is own and not wrong else None
+    picture = PICTURE if can_draw() else ""
+    return Page(title, banner, sections, file="index.html", picture=picture, draw=draw)
 
 
-def _banner(store: shared.Store, wrong: list[Entry], pages: Pages) -> Banner:
+def _drawing(store: shared.Store) -> Callable[[Any], None] | None:
+    """Draws the worst change, or else the headline's case."""
+    events = standing(store.history)
+    keys = [shared.KEY(events[0].series)] if events else [*store.groups][-1:]
+    series = _first(store, keys[0]) if keys else None
+    return partial(draw_series, series=series) if series else None
+
+
+def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
+    """The answer of the runs; None for campaigns alone."""
     if wrong:
         last = wrong[-1]
         cases = some(list(map(describe, last.wrong)))
         where = f"{last.run.benchmark} on {machine_name(last.run)}"
         sentence = f"{where}: {cases}, and no correct run has followed."
-        facts = [f"{counted(len(wrong), 'run')}, the last of {start_time(last.run)}."]
+        newest = start_time(last.run), shared.file_name("run", last.run.run_id)
+        facts: list[Cell] = [[f"{counted(len(wrong), 'run')}, the last:", newest]]
         return Banner("WRONG RESULTS", sentence, facts)
 
     if store.campaigns and not store.runs:
-        return pages[shared.file_name("compare", str(store.campaigns[-1]))].banner
+        return None
     if store.history.runs:
         return banner_of(store.history)
 
@@ -91,47 +126,70 @@ def _banner(store: shared.Store, wrong: list[Entry], pages: Pages) -> Banner:
     found = [counted(len(items), name) for name, items in content.items() if items]
     return Banner(
         "Nothing to judge yet",
-        f"{' and '.join(found)}, but no complete and correct run.",
-        [f"To measure one: {TO_BEGIN}"],
+        f"{' and '.join(found)}, but no complete and correct run."
+        if found
+        else "No run is here yet.",
+        [f"0 of {LEAST_BASE + 1} runs until a change can be told. To measure one: {TO_BEGIN}"],
         "unsure",
     )
 
 
 def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:
-    """A machine and benchmark: the headline of its newest run, and how its headline case went."""
+    """A machine and benchmark: the case that changed, or else the headline of its newest run."""
     run = entries[-1].run
     page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
     figure, unit = page.banner.word, ""
     if figure[:1].isdigit():
         figure, _, unit = figure.partition(" ")
 
-    machine = f"{page.title.partition(': ')[2]} ({run.machine_id})"
-    lines: list[Cell] = [page.banner.sentence, machine]
-    series = store.series.get(key, [])
-    headline, drawn = min(series, key=_by_headline, default=None), ""
-    if headline and (drawn := spark(headline.costs_us, headline.steps)):
-        lines.append(f"{headline.label}, {counted(len(headline.costs_us), 'run')}:")
-
-    words = Counter(each.word for each in series)
+    lines: list[Cell] = [page.banner.sentence, start_time(run)]
     status = shared.status_text(entries[-1])
-    if status == "complete":  # then any change, or else the most frequent word
-        status = max(
-            words, key=lambda word: (word == "worse", word == "better", words[word]), default=""
+    if entries[-1].wrong:
+        figure, unit = (
+            counted(len(entries[-1].wrong), "case"),
+            some([*map(describe, entries[-1].wrong)], 1),
         )
+    series, drawn = _first(store, key), ""
+    if series and status == "complete":
+        status = series.word
+        if step := series.last_alarm:
+            lines = [f"{page.banner.word}, {page.banner.sentence}"]
+            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
+            unit = f"{series.label} since {day_text(series.since(step))}"
+    nodes = {node for entry in entries for node in entry.run.nodes}
+    if len(nodes) > 1:
+        lines.append([counted(len(nodes), "node"), ("all nodes", FLEET)])
+    if (
+        series
+        and (len(nodes) < 2 or series.last_alarm)
+        and (drawn := spark(series.costs_us, series.steps))
+    ):
+        lines.append(f"{series.label}, {counted(len(series.costs_us), 'run')}:")
 
-    file = history if history in pages else page.file
-    return Card((key[1], file), figure, unit, status, lines, drawn)
+    name = f"{key[1]} on {machine_name(run)}"
+    return Card(
+        (name, history if history in pages else page.file), figure, unit, status, lines, drawn
+    )
+
+
+def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
+    """The series of the worst change, or else of the headline."""
+    events = (event for event in standing(store.history) if shared.KEY(event.series) == key)
+    changed = next((leading(event)[0] for event in events), None)
+    return changed or min(store.series.get(key, []), key=_by_headline, default=None)
 
 
 def _trends(store: shared.Store) -> list[Chart]:
-    """The headline case of the newest machine and benchmark, beside the library, over time."""
-    series = [each for key in [*store.groups][-1:] for each in store.series.get(key, [])]
-    first = min(series, key=_by_headline, default=None)
-    if not first or len(first.run_ids) < LEAST_MARKS:
+    """The case of the card of the newest machine and benchmark, beside the library, over time."""
+    key = [*store.groups][-1] if store.groups else ("", "")
+    first, series = _first(store, key), store.series.get(key, [])
+    nodes = {each.node for each in series}
+    if not first or len(first.run_ids) < LEAST_MARKS or (len(nodes) > 1 and not first.last_alarm):
         return []
 
     like = [each for each in series if (each.panel, each.node) == (first.panel, first.node)]
-    return [panel_chart(first.panel, like)]
+    title = f"{first.panel}, {first.node}" if first.node else first.panel
+    return [panel_chart(title, like)]
 
 
 def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:

@@ -18,6 +18,8 @@ from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, v
 from reports.tables.sentences import (
     algorithm_of,
     command_of,
+    counted,
+    describe,
     environment_of,
     machine,
     number,
@@ -26,6 +28,7 @@ from reports.tables.sentences import (
 from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
 
+ENVIRONMENT = "Environment"
 IDS = "version", "run_id", "machine_id", "software_id"
 
 
@@ -37,6 +40,20 @@ def run_page(path: Path) -> Page:
         result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
     )
     sections = sweep_sections(result) if is_sweep(result) else []
+    wrong: list[Row] = [
+        {
+            "case": describe(case),
+            "verdict": f"WRONG: {counted(case.n_wrong or 0, 'element')}",
+            "where": case.reason or "-",
+        }
+        for case in cases
+        if case.status == "wrong"
+    ]
+    if wrong:
+        again = Section(
+            "Wrong results", ["The command below repeats it."], rows=wrong, text=command_of(run)
+        )
+        sections.insert(0, again)
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
         Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
@@ -51,14 +68,15 @@ def environment(run: Run) -> Section:
     """The facts of the machine."""
     facts = environment_of(run)
     rows: list[Row] = [{"name": name, "value": text[:500]} for name, text in facts.items()]
-    return Section("Environment", rows=rows, folded=True)
+    return Section(ENVIRONMENT, rows=rows, folded=True)
 
 
 def banner_of(result: Result) -> Banner:
     """The first figure of the headline, the headline, and what limits it."""
     facts = [
         *run_text.opening(result),
-        f"{machine(result)}. Run of {start_time(result.run)}.",
+        f"{machine(result)}. Run of {start_time(result.run)}."
+        + (f" Imported from {result.run.imported_from}." if result.run.imported_from else ""),
         *run_text.link_lines(result),
     ]
     points = kind_of(result).points(result)
@@ -71,9 +89,11 @@ def banner_of(result: Result) -> Banner:
     texts, role = list[str](), "steady"
     if first.ratio:
         text = f"{number(first.ratio)}x as fast as {first.other}"
-        if first.is_clear:
+        if first.doubt:
+            text += f" ({first.doubt})"
+        else:
             role = "better" if first.ratio > 1 else "worse"
-        texts.append(text if first.is_clear else f"{text} (unclear)")
+        texts.append(text)
 
     for point in others:
         ratio = f" ({number(point.ratio)}x)" if point.ratio else ""
@@ -87,14 +107,13 @@ def banner_of(result: Result) -> Banner:
 
 
 def sweep_sections(result: Result) -> list[Section]:
-    """Two charts, of the speed against the library, or else the busbw, and of the time; and a row
-    for each size, of the first view."""
+    """Charts of the speed against the library, of the busbw and of the time, and a row for each
+    size, of the first view."""
     result = without_links(result)
     view, charts = views(result)[0], list[Chart]()
     if cases := drawn_cases(result, view):
         lines = lines_of(cases, named_in(result))
-        first, *rest = quantities_of(result, cases)
-        charts = [_chart(quantity, lines) for quantity in (first, *rest[-1:])]
+        charts = [_chart(quantity, lines) for quantity in quantities_of(result, cases)]
 
     best = "best, us" if result.run.imported_from else "ours, us"
     rows = [
@@ -103,7 +122,9 @@ def sweep_sections(result: Result) -> list[Section]:
             best: number(row.ours_us),
             "library, us": number(row.library_us),
             "library / ours [95 %]": ratio_text(row.ratio),
-            "verdict": row.verdict or "-",
+            "verdict": f"WRONG: {counted(row.n_wrong, 'element')}"
+            if row.n_wrong
+            else row.verdict or "-",
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
         }
         for row in default_rows(result, view)

@@ -62,6 +62,11 @@ def late_us(shape: Any) -> float:
     return float((shape or {}).get("arrival_skew_us", 0))
 
 
+def size_of(text: str) -> int:
+    """The bytes of `16K`, `32M`, `1G` or `100`; powers of two, as in nccl-tests."""
+    return int(text.rstrip("KMG")) << 10 * " KMG".index(text.lstrip("0123456789") or " ")
+
+
 def bus_factor(collective: str, world_size: int) -> float:
     """busbw / algbw; 0 for one rank, an unknown number of them, and other work than moving data."""
     known = world_size > 1 and collective in BUS_FACTORS

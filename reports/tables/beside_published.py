@@ -70,7 +70,7 @@ def published_line(result: Result) -> list[str]:
     """What a library is published to reach on as many of these cards, at the size near 32 MiB that
     both have; [] without such a figure."""
     own = own_calls(result)
-    pairs = []
+    own.sort(key=lambda call: abs((call.size_bytes or 0) - COMPARED_BYTES))
     for call in select(own, kind={"library"}) or own:
         alike = select(
             calls(),
@@ -83,13 +83,11 @@ def published_line(result: Result) -> list[str]:
             mode={call.mode, "unknown"},
         )
         if alike:
-            pairs.append((call, select(alike, generation={call.generation}) or alike))
-    if not pairs:
-        return []
-
-    call, alike = min(pairs, key=lambda pair: abs((pair[0].size_bytes or 0) - COMPARED_BYTES))
-    fabrics = ", ".join(sorted({row.fabric for row in alike}))
-    return [
-        f"Published for {call.gpus}x {alike[0].gpu} ({fabrics}): {alike[0].library.upper()} "
-        f"{size_text(call.size_bytes or 0)} {amounts(alike)}; yours {amounts([call])}."
-    ]
+            alike = select(alike, generation={call.generation}) or alike
+            fabrics = ", ".join(sorted({row.fabric for row in alike}))
+            size = size_text(call.size_bytes or 0)
+            return [
+                f"Published for {call.gpus}x {alike[0].gpu} ({fabrics}): "
+                f"{alike[0].library.upper()} {size} {amounts(alike)}; yours {amounts([call])}."
+            ]
+    return []

@@ -3,10 +3,8 @@ text. Bold and colour appear only if standard output is a terminal and NO_COLOR 
 
 import io
 import math
-import os
 import re
 import shlex
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -20,9 +18,9 @@ from rich.text import Text
 from collectives.names import BuildName
 from reports.store.case import is_peer
 from reports.store.grouped import grouped
-from reports.store.program import REPORTS, RUN, on_ranks
+from reports.store.program import REPORTS, RUN, has_colours, on_ranks
 from reports.store.result import time_of
-from reports.store.schema import CaseFields, Result, Run
+from reports.store.schema import UNDATED, CaseFields, Result, Run
 from reports.store.stats import Interval
 from reports.store.untrusted import printable
 
@@ -34,6 +32,12 @@ MOST_LINES = 40  # that a command prints by default
 LEFT = "", "algorithm", "chosen", "variant", "mode", "place", "status", "type", "best", "sum"
 EVEN_RATIO = 1.01  # two costs that differ by less are even
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
+# Verdicts in a terminal by their colours: red, green, yellow.
+VERDICT_COLOURS = {
+    31: "SLOWER|SLOW|WRONG(?: RESULTS)?|FAIL|FAILED|REGRESSION|UNUSABLE|CHANGED|worse",
+    32: "FASTER|PASS|better",
+    33: "UNDECIDED|INCONCLUSIVE|UNVERIFIED|SUSPECT|INCOMPLETE|suspect|undecided|differs",
+}
 WAYS = {
     "one_way": "one way",
     "ping_pong": "ping-pong, there and back",
@@ -176,7 +180,7 @@ def machine(result: Result) -> str:
         for rank in ranks
         if rank.get("gpu")
     )
-    model = " and ".join(gpus) or fact(result, "cpu.model") or "unknown hardware"
+    model = " and ".join(gpus) or fact(result, "cpu.model") or f"machine {run.machine_id}"
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
@@ -220,10 +224,10 @@ def environment_of(run: Run) -> dict[str, str]:
 
 
 def machine_name(run: Run) -> str:
-    """The machine's model and id: `AMD EPYC (1a2b3c4d)`."""
+    """The machine's model and id: `AMD EPYC (1a2b3c4d)`, or `machine rack-7` for a log without."""
     gpus = dict.fromkeys(rank.get("gpu") for rank in run.world.get("ranks", []))
-    cpu = environment_of(run).get("cpu.model", "unknown hardware")
-    return f"{some([*filter(None, gpus)]) or cpu} ({run.machine_id})"
+    model = some([*filter(None, gpus)]) or environment_of(run).get("cpu.model", "-")
+    return f"machine {run.machine_id}" if model == "-" else f"{model} ({run.machine_id})"
 
 
 def command_of(run: Run, *without: str) -> str:
@@ -240,9 +244,12 @@ def command_of(run: Run, *without: str) -> str:
 
 
 def start_time(run: Run) -> str:
-    """When a run started, by its run_id: `2026-11-20 06:15 UTC`, or `an unknown time`."""
+    """When a run started, by its run_id, and its log: `2026-11-20 06:15 UTC, a.log`."""
     time = time_of(run.run_id)
-    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
+    text = f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
+    if UNDATED in run.notes:
+        text = f"undated, file of {text}"
+    return f"{text}, {run.imported_from}" if run.imported_from else text
 
 
 def wrapped(sentences: Sequence[str]) -> list[str]:
@@ -281,6 +288,16 @@ def plain_table(
     return table
 
 
+def painted(text: str) -> str:
+    """The text with its verdicts in colour, for a terminal."""
+    if not has_colours():
+        return text
+    for code, words in VERDICT_COLOURS.items():
+        # A word may follow the beginning of bold letters, and stays bold.
+        text = re.sub(rf"(?:(?<=\[1m)|\b)(?:{words})\b", f"\x1b[{code}m\\g<0>\x1b[39m", text)
+    return text
+
+
 def lay_out(
     bold: Iterable[str],
     head: Iterable[str],
@@ -290,7 +307,7 @@ def lay_out(
     """A text: the warnings and the headline in bold, the head, each table under its title and as
     wide as its cells, and the sentences; ends with a newline."""
     text = io.StringIO()
-    has_style = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    has_style = has_colours()
     console = Console(
         file=text,
         width=WIDEST,
@@ -317,4 +334,5 @@ def lay_out(
     for line in sentences:
         console.print(line, width=WIDTH)
 
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"
+    laid = "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
+    return painted(laid) + "\n"

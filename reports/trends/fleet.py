@@ -26,6 +26,7 @@ from reports.tables.sentences import (
     counted,
     interval_text,
     left_out_lines,
+    painted,
     some,
     wrapped,
 )
@@ -297,7 +298,7 @@ def fleet(arguments: argparse.Namespace) -> int:
             left_out=fleet.left_out,
         )
     else:
-        print("\n".join(text_of(fleet)))
+        print(painted("\n".join(text_of(fleet))))
 
     return fleet.status
 

@@ -2,12 +2,13 @@
 change."""
 
 import argparse
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from reports.tables.sentences import (
     describe,
     environment_of,
     left_out_lines,
+    painted,
     some,
     wrapped,
 )
@@ -145,7 +147,9 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
             facts = [facts_of(entries[run_id]) for run_id in run_ids[start : high + FACT_RUNS]]
             changed = changes_of_facts(facts, low - start, high - start)
             between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
-            event = Event(run_ids[place], own, len(panel), [between, *changed.values()], [*changed])
+            said = [between, *changed.values()]
+            versions = facts[low - start - 1]["version"], facts[high - start]["version"]
+            event = Event(run_ids[place], own, len(panel), said, [*changed], versions)
             history.events.append(event)
 
     history.events.sort(
@@ -180,7 +184,9 @@ def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> di
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="runs at any depth")
-    parser.add_argument("--since", metavar="RUN", help="only changes at this run id or later")
+    parser.add_argument(
+        "--since", metavar="RUN", help="only changes from this run id, or this day (2026-11-20), on"
+    )
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
     parser.epilog = (
         "With --since or --json the exit status is 1 if a series is worse or no correct run has "
@@ -197,8 +203,11 @@ def history(arguments: argparse.Namespace) -> int:
     history = history_of(read_store(arguments.folder))
     later = {*history.runs}
     if since := arguments.since:
-        if since not in {*history.runs, *(entry.run.run_id for entry in history.wrong)}:
-            raise ResultError(f"--since {since}: no usable run here has this id")
+        known = {*history.runs, *(entry.run.run_id for entry in history.wrong)}
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", since):
+            since = min((run_id for run_id in known if run_id >= since), default=since)
+        if since not in known:
+            raise ResultError(f"--since {since}: no usable run here has this id, or is so late")
         later = {run_id for run_id in history.runs if by_time(run_id) >= by_time(since)}
         history.events = [event for event in history.events if event.run in later]
         history.series = [each for each in history.series if each.since(each.last_step) in later]
@@ -233,7 +242,7 @@ def history(arguments: argparse.Namespace) -> int:
             series=[series.record() for series in history.series],
         )
     else:
-        print("\n".join(text_of(history)))
+        print(painted("\n".join(text_of(history))))
 
     alarms = [(series, series.last_alarm) for series in history.series]
     is_bad = history.wrong or any(
@@ -281,6 +290,14 @@ def rates(rho: float) -> str:
     return f"{text}, above {RATES[-1][0]:g}: no error rates were measured there."
 
 
+def seen_change(history: History) -> float:
+    """The change that would be told within eight runs in half of the cases: three robust spreads,
+    from the differences of neighbours, a share."""
+    logs = (np.log(series.costs_us) for series in history.series)
+    spreads = [1.05 * np.median(np.abs(np.diff(each))) for each in logs]  # 1.4826 / sqrt(2)
+    return float(np.expm1(3 * np.median(spreads)))
+
+
 def text_of(history: History) -> list[str]:
     machines = {run.machine_id for run in history.runs.values()}
     words = Counter(series.word for series in history.series)
@@ -326,18 +343,16 @@ def plot(events: Sequence[Event], target: Path) -> None:
     )
     with figure(target, len(shown), PANEL_IN, title, footer) as panels:
         for axes, series in zip(panels, shown, strict=True):
-            _draw(axes, series)
+            draw_series(axes, series)
 
 
-def _draw(axes: Any, series: Series) -> None:
+def draw_series(axes: Any, series: Series) -> None:
     """A mark for each run, the median between changes, and each change with its word."""
     costs_us, run_ids = series.costs_us, series.run_ids
     role = "library" if series.case.library else "ours"
     axes.plot(costs_us, "o", markersize=3, color=role, alpha=0.5, markeredgewidth=0)
-    places = [0, *(step.first for step in series.steps), len(costs_us)]
-
-    for start, stop in pairwise(places):
-        axes.hlines(np.median(costs_us[start:stop]), start - 0.5, stop - 0.5, color=role)
+    for start, stop, level_us in series.levels:
+        axes.hlines(level_us, start - 0.5, stop - 0.5, color=role)
 
     for row, step in enumerate(series.steps):
         at = step.first - 0.5

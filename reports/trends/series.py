@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, Key
+from reports.store.grouped import grouped
 from reports.store.observations import Entry, method_of
+from reports.store.result import time_of
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import interval_text, machine_name, number, size_text, some
 from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, neighbours
@@ -57,6 +60,24 @@ class Series:
     def since(self, step: LevelChange | None) -> str | None:
         """The first run after a change."""
         return self.run_ids[step.first] if step else None
+
+    @property
+    def levels(self) -> list[tuple[int, int, float]]:
+        """The medians between changes, each with its first run and the one after its last."""
+        places = [0, *(step.first for step in self.steps), len(self.costs_us)]
+        return [
+            (start, stop, float(np.median(self.costs_us[start:stop])))
+            for start, stop in pairwise(places)
+        ]
+
+    def beside_level(self, run_id: str) -> float | None:
+        """The share by which a run took longer than the median of up to eight runs before it, of
+        one level; None without such runs."""
+        if run_id not in self.run_ids:
+            return None
+        at = self.run_ids.index(run_id)
+        start = max([0, at - 8, *(step.first for step in self.steps if step.first < at)])
+        return float(self.costs_us[at] / np.median(self.costs_us[start:at]) - 1) if at else None
 
     def mark_disturbed(self, disturbed: Container[str]) -> None:
         """Marks the steps to or from a level with disturbed runs only: they are no alarms."""
@@ -150,17 +171,24 @@ def series_of(
             )
 
 
+def day_text(run_id: str | None) -> str:
+    """The day of a run: `20 Nov 2026`."""
+    time = time_of(run_id or "")
+    return f"{time:%-d %b %Y}" if time else "an unknown day"
+
+
 @dataclass
 class Event:
     """Steps of series of one machine and benchmark, the largest first, out of `n_series`. `run` is
     the first run after them; `sentences` say how certain that is and what else changed there, and
-    `changed` has the names of that."""
+    `changed` has the names of that; `versions` are those before and after."""
 
     run: str
     changes: list[tuple[Series, LevelChange]]
     n_series: int
     sentences: list[str]
     changed: list[str]
+    versions: tuple[str, str]
 
     @property
     def series(self) -> Series:
@@ -195,6 +223,33 @@ class Event:
             f"{self.run[:10]}: {number} series {word}{mixed}, "
             f"median {100 * np.expm1(np.median(log_ratios)):+.1f} %, {facts} changed{end}"
         )
+
+    @property
+    def commits(self) -> list[str]:
+        """The commits before and after, if they differ."""
+        before, after = (re.sub(r".*\((\w+).*", r"\1", version) for version in self.versions)
+        return [before, after] if before != after else []
+
+    @property
+    def finding(self) -> str:
+        """`1 MiB auto and two_shot take 8.9% longer since 20 Nov 2026, 1a2b3c4 -> 9f8e7d6`, of the
+        cases of ours that changed as the largest did, if any."""
+        changes = [change for change in self.changes if change[1].word == self.word]
+        changes = [change for change in changes if not change[0].case.library] or changes
+        by_size = grouped(changes, lambda change: size_text(change[0].case.size_bytes))
+        names = {
+            size: dict.fromkeys(series.name for series, _ in own) for size, own in by_size.items()
+        }
+        cases = [f"{size} {' and '.join(own)}" for size, own in names.items()]
+        if len(self.changes) == self.n_series > 2:
+            cases = [f"All {self.n_series} cases"]
+        elif len(cases) > 2:
+            cases = [f"{len(changes)} of {self.n_series} cases"]
+        change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))
+        verb = "takes" if sum(map(len, names.values())) == 1 else "take"
+        more = "longer" if self.word == "worse" else "less"
+        text = f"{', '.join(cases)} {verb} {change:.1%} {more} since {day_text(self.run)}"
+        return ", ".join([text, " -> ".join(self.commits)]) if self.commits else text
 
     @property
     def machine(self) -> str:

@@ -1,5 +1,6 @@
 """The gate's outcome as GitHub's Markdown, for a comment on a pull request."""
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -7,20 +8,22 @@ import numpy as np
 
 from reports.store.untrusted import markdown_text
 from reports.tables.show import headline_of
-from reports.verdicts.gate import Outcome
+from reports.verdicts.gate import INCONCLUSIVE, PASS, Outcome
 from reports.verdicts.judge import Comparison
 from reports.verdicts.render import rows_of, sentences
 
 MOST_DRAWN = 6  # cells
 MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
 DRAWN = 25  # letters of an interval
+MOST_LETTERS = 60  # of a heading, which a phone shows in two lines
 FIGURES = "size", "base us", "variant us", "ratio [95 %]", "MDE", "pairs"
 
 
 def as_markdown(outcome: Outcome) -> str:
     """The outcome, the largest effects as a drawing of letters, and the whole table folded: at most
     20 lines are in view."""
-    lines = [heading(outcome.headline)]
+    sign = {PASS: "✓", INCONCLUSIVE: "?"}.get(outcome.status, "✗")
+    lines = heading(f"{sign} {outcome.headline}")
     if comparison := outcome.comparison:
         figures = headline_of(*comparison.variant.launches)
         title, *said = sentences(comparison)
@@ -41,8 +44,11 @@ def as_markdown(outcome: Outcome) -> str:
     return "\n".join([*lines, ""])
 
 
-def heading(text: str) -> str:
-    return f"## {markdown_text(text)}"
+def heading(text: str) -> list[str]:
+    """The beginning of a verdict as a heading, and below it the whole, if that is longer."""
+    title = textwrap.shorten(text, MOST_LETTERS, placeholder=" ...")
+    lines = [f"## {markdown_text(title)}"]
+    return lines if title == text else [*lines, "", markdown_text(text)]
 
 
 def listed(texts: Sequence[str]) -> list[str]:

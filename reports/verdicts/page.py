@@ -3,14 +3,14 @@ is a table with a drawing in each row."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import join, quote
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from reports.kit.chart import interval
+from reports.kit.chart import forest as forest_of
 from reports.kit.page import Banner, Page, Row, Section, role_of
-from reports.store.program import REPORTS, RUN
+from reports.store.program import BENCH, REPORTS, RUN
 from reports.tables.sentences import command_of, environment_of, machine, some, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
@@ -19,42 +19,64 @@ from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import COMPARABLE, Side, deaths_of, notes_of, read_sides
 
 ORDER = "worse", "unsure", "better", "steady"  # roles
-FIGURES = "ratio [95 %]", "base us", "variant us", "MDE", "pairs"  # columns
-# After each outcome: its name, what to do next, and the commands.
+FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
+# After each outcome: its name, and what to do next.
 NEXT = {
-    PASS: ("PASS", "Nothing: this can be merged.", ""),
-    REGRESSION: (
-        "REGRESSION",
-        "Find out what made these cases slower; or, if that is the price of something better, "
-        "make it the new baseline:",
-        f'{RUN}{REPORTS} accept --baseline BASELINES --current CURRENT --reason "..."',
-    ),
+    PASS: ("PASS", "Nothing: this can be merged."),
+    REGRESSION: ("REGRESSION", "Find out what made these cases slower:"),
     INCONCLUSIVE: (
         "NOT ENOUGH DATA",
         "Measure more pairs of launches, in turn, until such a slowdown would show:",
-        "make gate BUDGET=30m",
     ),
-    UNUSABLE: ("UNUSABLE", "Mend the side that is named and measure again:", "make gate"),
-    INTERRUPTED: ("INTERRUPTED", "Start it again, in a new folder:", "make gate"),
+    UNUSABLE: ("UNUSABLE", "Mend the side that is named and measure again:"),
+    INTERRUPTED: ("INTERRUPTED", "Start it again, in a new folder:"),
 }
-NOT_JUDGED = "NOT JUDGED", "Mend what is named and start it again:", "make gate"
+NOT_JUDGED = "NOT JUDGED", "Mend what is named and start it again:"
+ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current CURRENT --reason "..."'
 
 
 def gate_page(outcome: Outcome) -> Page:
     """The verdict, what to do next, and the comparison with what explains it."""
     comparison, sentence = outcome.comparison, outcome.sentence
-    word, todo, command = NEXT.get(outcome.status, NOT_JUDGED)
+    word, todo = NEXT.get(outcome.status, NOT_JUDGED)
     banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
+    command = "" if outcome.status == PASS else next_command(outcome)
     sections = [
         Section("What to do next", [todo], text=command),
         Section("What was found", outcome.findings),
     ]
 
     if comparison:
-        banner.facts = [*facts_of(comparison), headline_of(*comparison.variant.launches)]
-        sections += [forest(comparison), explanation(comparison)]
+        cells, all_said = forest(comparison), explanation(comparison)
+        banner.facts = [
+            *facts_of(comparison),
+            headline_of(*comparison.variant.launches),
+            [("All cells", f"#{cells.id}"), ("All sentences", f"#{all_said.id}")],
+        ]
+        sections += [cells, all_said]
 
     return Page(outcome.headline, banner, sections)
+
+
+def next_command(outcome: Outcome) -> str:
+    """After a regression the commits between the sides, or their comparison, or for a kept baseline
+    how to accept it; otherwise the gate once more, for longer if it lacked data."""
+    comparison = outcome.comparison
+    if not comparison or not (base := comparison.baseline.command):
+        return ACCEPT if outcome.status == REGRESSION else "make gate"
+
+    head = comparison.variant.command
+    commits = [side.revision[:9] for side in (base, head) if side and side.revision]
+    if outcome.status == REGRESSION:
+        if len({*commits}) == 2:
+            return f"git log --oneline {'..'.join(commits)}"
+        sides = f"{quote(comparison.baseline.name)} {quote(comparison.variant.name)}"
+        return f"{RUN}{REPORTS} compare {sides}"
+
+    if len(commits) == 2:
+        return f"make gate BASE={commits[0]} BUDGET=30m"
+    sides = f"--base {quote(join(base.argv))} --head {quote(join(head.argv if head else []))}"
+    return f"{RUN}{BENCH}gate --budget 30m {sides}"
 
 
 def campaign_page(folder: Path) -> Page:
@@ -118,19 +140,21 @@ def forest(comparison: Comparison) -> Section:
         effect=-comparison.cells.log_ratio.abs().fillna(0),
         is_control=~comparison.is_judged,
     )
-    sorted_cells: Any = cells.sort_values(["is_control", "role", "effect"], kind="stable")
+    cells = cells.sort_values(["is_control", "role", "effect"], kind="stable")
+    shares = cells[["ratio", "low", "high"]].to_numpy() - 1
+    heading, drawings = forest_of(shares, list(cells.role), comparison.margin)
+    sorted_cells: Any = zip(cells.itertuples(), drawings, strict=True)
     rows: list[Row] = [
         {
             "case": cell.title,
             "verdict": f"{cell.text['verdict']}\ncontrol"
             if cell.is_control
             else cell.text["verdict"],
-            "faster < 1 < slower": interval(
-                np.log([cell.ratio, cell.low, cell.high]).tolist(), -cells.effect.min(), cell.role
-            ),
+            "ratio [95 %]": cell.text["ratio [95 %]"],
+            heading: drawing,
             **{name: cell.text[name] for name in FIGURES},
         }
-        for cell in sorted_cells.itertuples()
+        for cell, drawing in sorted_cells
     ]
     return Section(f"Cells of {comparison.variant.label}, the largest effect first", rows=rows)
 

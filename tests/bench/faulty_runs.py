@@ -25,7 +25,7 @@ SPARING = ("-disable-auto-cleanup",)
 APART = ("sh", "-c", 'exec setsid --wait "$@" 2>>"$RANK_ERRORS"', "sh")
 
 
-def wait_for(condition, patience_s=20.0):
+def wait_for(condition, patience_s=60.0):
     """Return the condition's value once it is true."""
     late_s = time.monotonic() + patience_s
     while not (value := condition()):

@@ -258,13 +258,12 @@ def test_one_rank_runs_and_reports_that_busbw_means_nothing(tmp_path):
 
 def test_the_seed_decides_the_order_and_n_counts_the_timed_iterations_of_a_case(tmp_path):
     """The same seed repeats a run's order, and another seed gives another order. The options of
-    nccl-tests change nothing."""
+    nccl-tests change nothing. A single rank has no link, whose states would add iterations."""
     orders: list[list[int]] = []
     for seed, iterations, more in ((7, 5, ""), (7, 2, "-g 1 -t 1 -r 0 -R 1"), (8, 2, "")):
         folder, options = tmp_path / str(len(orders)), f"--seed {seed} -n {iterations} {more}"
-        _, result = run(
-            folder, ISOLATED, options, "--algorithm two_shot,ring,library --sizes 1K,2K"
-        )
+        words = ISOLATED, options, "--algorithm two_shot,ring,library --sizes 1K,2K"
+        _, result = run(folder, *words, ranks=1)
         timed = Counter(block.case for block in result.blocks for _ in range(block.n))
         assert set(timed.values()) == {iterations}
         orders.append([block.case for block in result.blocks])

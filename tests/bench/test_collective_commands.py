@@ -23,7 +23,7 @@ OURS = {
 
 @pytest.mark.parametrize(("command", "name"), COMMANDS.items())
 def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, name):
-    options = "--sizes 100000 -d half --max-time 30 -n 2"
+    options = "--sizes 100000 -d half --max-time 30 -n 2 -w 0"
     printed, result = run(tmp_path, options, command=command)
     collective = COLLECTIVES[name]
     for case in result.cases:

@@ -12,28 +12,31 @@ from tests.launch import mpirun
 SCRIPT = "docs/experiments/estimator.py"
 WORDS = "--ranks-share-gpus", "--device", "cuda", "-b", "16K", "-e", "16K", "--quiet"
 ROW = r"^ +16384 (library plain|auto copied|auto registered)((?: +-?[0-9.]+){12})$"
-SWAPPED = """
+SHORT = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("estimator", "docs/experiments/estimator.py")
 estimator = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(estimator)
+estimator.WARMUP, estimator.TIMED, estimator.SLOTS = 2, 40, 42
+{}
+estimator.main()
+"""
+SWAPPED = """
 plain = estimator.framed
 estimator.framed = lambda actions, first, last: plain(actions, last, first)
-estimator.main()
 """
 
 
-def estimated(out, *command, **settings):
-    environment: dict[str, Any] = {
-        **fake_nccl.environment("cuda", settings or {"count": 1}),
-        "NCCL_MULTI_RANK_GPU_ENABLE": "1",
-    }
-    return mpirun(2, *command, *WORDS, "--out", str(out), **environment)
+def estimated(out, *words, change=""):
+    """Runs the script with few iterations, after a change of it."""
+    environment: dict[str, Any] = fake_nccl.environment("cuda", {"count": 1})
+    environment["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
+    return mpirun(2, "-c", SHORT.format(change), *words, *WORDS, "--out", str(out), **environment)
 
 
 @pytest.mark.parametrize("graph", ["0", "1"])
 def test_the_estimate_is_at_least_the_true_time_of_ours_and_the_librarys(tmp_path, graph):
-    done = estimated(tmp_path, SCRIPT, "-G", graph)
+    done = estimated(tmp_path, "-G", graph)
     assert (done.returncode, done.stderr) == (0, "")
     plain = "graph" if graph == "1" else "plain"
     rows = re.findall(ROW.replace("plain", plain), done.stdout, re.MULTILINE)
@@ -52,7 +55,7 @@ def test_the_estimate_is_at_least_the_true_time_of_ours_and_the_librarys(tmp_pat
 
 
 def test_stamps_in_the_wrong_order_fail_its_own_check(tmp_path):
-    done = estimated(tmp_path, "-c", SWAPPED)
+    done = estimated(tmp_path, change=SWAPPED)
     assert done.returncode == 1
     assert "a rank leaves before it, or the last rank, has arrived" in done.stderr
 

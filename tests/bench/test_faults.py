@@ -222,7 +222,7 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s):
             ("1 map 1 kill", 2, "step map the peers, epoch 0"),
             ("0 store 6 kill", 2, STORING),
         ],
-        2,
+        1,
     ),
 )
 def test_a_rank_that_is_killed_or_exits_leaves_a_readable_run_that_names_it(

@@ -98,7 +98,7 @@ def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
         disk.fill()
 
     when(lambda: blocks_in(out) > 2, strike)
-    done = launch(out, SMALL, "-n 120")
+    done = launch(out, SMALL, "-n 0")
     result = stored(out)
     failure = f": {result.path} cannot be written: {FULL}"
     assert done.returncode == 1, done.stderr

@@ -33,8 +33,8 @@ main()
 """
 
 
-def climb(log, **variables):
-    return mpirun(2, "-c", IMPATIENT, "--ladder", str(log), timeout_s=100, **variables)
+def climb(log, program=IMPATIENT, **variables):
+    return mpirun(2, "-c", program, "--ladder", str(log), timeout_s=100, **variables)
 
 
 def lines(log):
@@ -42,8 +42,8 @@ def lines(log):
 
 
 def test_a_climb_in_which_all_works_ends_with_0_and_its_log_on_disk(tmp_path):
-    log = tmp_path / "folder/ladder.log"
-    done = climb(log, **fake_nccl.environment())
+    log, patient = tmp_path / "folder/ladder.log", IMPATIENT.replace("0.5", "20")
+    done = climb(log, patient, **fake_nccl.environment())
     assert (done.returncode, done.stderr) == (0, "")
     written = lines(log)
     assert [line["outcome"] for line in written] == ["started", "works"] * (len(written) // 2)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests import fake_peers
-from tests.launch import ROOT, few
+from tests.launch import ROOT, SLOW_TEST
 
 PROGRAM = """
 import importlib.util, sys
@@ -38,7 +38,8 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("name", few(NAMES, 1))
+@SLOW_TEST
+@pytest.mark.parametrize("name", NAMES)
 def test_a_question_of_one_card_runs_through_on_a_fake_gpu(tmp_path, name):
     settings = fake_peers.environment("cuda", {"count": 1})
     settings["PYTHONPATH"] = f"{ROOT}:{settings['PYTHONPATH']}"

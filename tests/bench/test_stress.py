@@ -25,15 +25,17 @@ def right(launches):
     return {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
+ALL, STREAMING = (), ("nt", "ntr")
+PUSHES = "one_shot_push", "two_shot"  # 6,666 launches show one slab for both epochs each time
+
+
 @pytest.mark.parametrize(
-    ("stores", "ranks"),
-    few([("plain", 2), ("streaming", 3), ("streaming", 2), ("plain", 3), ("plain", 5)], 2),
+    ("settings", "ranks"),
+    few([(PUSHES, 2), (ALL, 2), (STREAMING, 3), (STREAMING, 2), (ALL, 3), (ALL, 5)], 3),
 )
-def test_back_to_back_launches_are_right_when_the_epoch_wraps(stores, ranks):
-    # Two ranks need many launches to show one slab for both epochs; more ranks than cores take
-    # turns.
-    launches = 8 * LAUNCHES if ranks == 2 else count(LAUNCHES if ranks < 4 else LAUNCHES // 5)
-    settings = ("nt", "ntr") if stores == "streaming" else ()
+def test_back_to_back_launches_are_right_when_the_epoch_wraps(settings, ranks):
+    # More ranks than cores take turns.
+    launches = count({2: 8 * LAUNCHES, 5: LAUNCHES // 5}.get(ranks, LAUNCHES))
     assert stress(ranks, *settings, launches=launches, seed=ranks) == right(launches)
 
 

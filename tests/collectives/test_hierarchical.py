@@ -68,7 +68,7 @@ def test_real_hosts_give_right_results_and_send_the_least_bytes(hosts, n):
 
 
 def test_auto_over_hosts_chooses_by_size_and_has_no_bound(tmp_path):
-    options = "--sizes 4K,64K --mode isolated -n 2"
+    options = "--sizes 4K,64K --mode isolated -n 2 --algorithm auto,library"
     cases = run(tmp_path, options, ranks=4, MPIR_CVAR_NUM_CLIQUES="2")[1].cases
     assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}
     assert {case.share_of_bound for case in cases} == {None}

@@ -11,7 +11,7 @@ from collectives.communicator import Mistake
 from collectives.peers import shipped_names
 from collectives.peers.file import read
 from collectives.peers.kernel import read_kernel
-from tests.bench.launches import launch, stored
+from tests.bench.launches import launch, run, stored
 from tests.launch import few
 
 SHORT = "--sizes 16K --mode isolated --algorithm library --quiet -n 4 --max-time 40"
@@ -52,9 +52,7 @@ def of_peer(result, name="mine"):
 def test_a_file_is_timed_and_checked_beside_ours_with_the_time_of_an_empty_call(tmp_path):
     file = peer(tmp_path, MINE)
     words = SHORT.replace("isolated", "both").replace("library", "library,auto")
-    done = launch(tmp_path, f"{words} -o sum,max,min", "--peer", file)
-    assert (done.returncode, done.stderr) == (0, "")
-    result = stored(tmp_path)
+    printed, result = run(tmp_path, f"{words} -o sum,max,min", "--peer", file)
     cases = of_peer(result)
     assert all(re.fullmatch(r"mpi4py [0-9a-f]{7}", case.library or "") for case in cases)
     seen = {(case.redop, case.mode): (case.status, case.n_wrong, case.reason) for case in cases}
@@ -65,7 +63,7 @@ def test_a_file_is_timed_and_checked_beside_ours_with_the_time_of_an_empty_call(
         for redop in ("sum", "max", "min")
         for mode in ("isolated", "chained")
     }
-    assert "mpi4py" in done.stdout
+    assert "mpi4py" in printed
     (note,) = [note for note in result.run.notes if "empty Python function" in note]
     assert 0 < float(re.findall(r"takes ([0-9.]+) us", note)[0]) < 50
 
@@ -73,11 +71,8 @@ def test_a_file_is_timed_and_checked_beside_ours_with_the_time_of_an_empty_call(
 def test_a_file_serves_other_collectives_and_refuses_what_it_does_not_take(tmp_path):
     file = peer(tmp_path, MINE)
     words = SHORT.replace("16K", "16K,16K,64K")
-    done = launch(tmp_path, words, "--peer", file, command="allgather")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [
-        (case.size_bytes >> 10, case.status, case.reason) for case in of_peer(stored(tmp_path))
-    ] == [
+    _, result = run(tmp_path, words, "--peer", file, command="allgather")
+    assert [(case.size_bytes >> 10, case.status, case.reason) for case in of_peer(result)] == [
         (16, "ok", None),
         (64, "unsupported", "mpi4py is asked for 20 kB at most"),
     ]
@@ -284,12 +279,11 @@ def bind(case):
 def test_a_peer_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(tmp_path):
     words = "--tokens 1,4 --hidden 64 -n 4 --quiet --max-time 40 --algorithm fused"
     file = peer(tmp_path, NORM)
-    done = launch(tmp_path, words, "--peer", file, command="allreduce_rmsnorm")
-    assert (done.returncode, done.stderr) == (0, "")
-    seen = {case.algorithm: (case.status, case.n_wrong) for case in stored(tmp_path).cases}
+    _, result = run(tmp_path, words, "--peer", file, command="allreduce_rmsnorm")
+    seen = {case.algorithm: (case.status, case.n_wrong) for case in result.cases}
     right = dict.fromkeys(("then_mine", "fused_mine", "fused"), ("ok", 0))
     assert seen.items() >= right.items()
-    names = {case.library for case in of_peer(stored(tmp_path), "fused_mine")}
+    names = {case.library for case in of_peer(result, "fused_mine")}
     assert re.fullmatch("mine [0-9a-f]{7}", *names)
 
 
@@ -306,9 +300,7 @@ def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own
     (tmp_path / "mine.cu").write_text(KERNEL)
     (tmp_path / "own.h").write_text("#define OWN exchange_and_reduce\n")
     words = SHORT.replace("isolated", "both"), "--kernel", tmp_path / "mine.cu"
-    done = launch(tmp_path, *words)
-    assert (done.returncode, done.stderr) == (0, "")
-    cases = of_peer(stored(tmp_path))
+    cases = of_peer(run(tmp_path, *words)[1])
     assert {(case.variant, case.mode, case.status, case.n_wrong) for case in cases} == {
         (variant, mode, "ok", 0)
         for variant in ("copied", "registered")
@@ -316,17 +308,15 @@ def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own
     }
     assert all(re.fullmatch("mine [0-9a-f]{7}", case.library or "") for case in cases)
     norm = "--tokens 1 --hidden 64 -n 4 --quiet --algorithm fused"
-    (tmp_path / "norm").mkdir()
-    done = launch(tmp_path / "norm", norm, *words[1:], command="allreduce_rmsnorm")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert {case.n_wrong for case in of_peer(stored(tmp_path / "norm"), "then_mine")} == {0}
+    _, result = run(tmp_path / "norm", norm, *words[1:], command="allreduce_rmsnorm")
+    assert {case.n_wrong for case in of_peer(result, "then_mine")} == {0}
     (tmp_path / "mine.cu").write_text(KERNEL.replace("sums_registered)", "other)"))
     done = launch(tmp_path, *words)
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert done.stderr == "bench.allreduce: mine.cu has no RANK_KERNEL(sums_registered)\n"
     (tmp_path / "own.h").write_text("#define OWN exchange_and_copy\n")
     done = launch(tmp_path, *words)
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert re.fullmatch("bench.allreduce: .* cannot compile mine.cu: .*error.*\n", done.stderr)
 
 

@@ -18,7 +18,7 @@ def write_log(folder, *rows, name="abc", status="complete", gpu="", hosts=1, dat
     for row in rows:
         case: dict[str, Any] = {"size_bytes": 16384} | row
         test.add(1, case, time_us=case.pop("us"), n_wrong=case.pop("n_wrong", None))
-    result = run_of([test], f"{date}-import-{name}-1", f"{name}.log", notes=[])
+    result = run_of([test], f"{date}-import-{name}-1", f"{name}.log", "rack-7", notes=[])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / result.path
     path.write_bytes(content_of_run(result))

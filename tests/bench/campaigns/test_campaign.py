@@ -20,7 +20,7 @@ from bench.campaigns.options import Stop, parse
 from reports.store.manifest import MANIFEST, CampaignEnd, read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, TIMED, named
-from tests.bench.faulty_runs import wait_for
+from tests.bench.faulty_runs import blocks_in, wait_for
 from tests.bench.launches import watched
 from tests.reports.synthetic_run import write_run
 
@@ -59,7 +59,7 @@ def script(path, text):
 def test_a_folder_or_file_that_is_there_already_stays_unchanged(tmp_path, refused):
     (tmp_path / MANIFEST).write_text("mine")
     for path in (tmp_path, tmp_path / MANIFEST):
-        sentence = f"{path} is there already: name a new folder with --out"
+        sentence = f"{path} is there already: remove it, or name a new folder: --out {path}-2"
         assert refused(main, "--out", path, *named(a=QUICK, b=QUICK)) == (2, sentence)
     assert (tmp_path / MANIFEST).read_text() == "mine"
 
@@ -68,10 +68,10 @@ def test_a_launch_that_cannot_succeed_ends_the_campaign(tmp_path, refused):
     """The campaign must not retry a launch that refuses its command line or the machine, and must
     print the launch's own message."""
     variants = named(a=f"{QUICK} --sizes 2", b=QUICK)
-    status, message = refused(main, "--out", tmp_path, *variants)
+    status, message = refused(main, "--out", tmp_path / "c", *variants)
     assert status == 2
     assert message.startswith("variant a: bench.allreduce: 2 B hold no float32")
-    assert made(tmp_path, status="died") == [("pilot", 0, "a")]
+    assert not list(tmp_path.iterdir())  # the same command, mended, needs no other folder
 
 
 TREE = "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM"
@@ -102,7 +102,6 @@ def test_a_campaign_from_its_pilot_to_its_table(finished):
     assert manifest.foreign == []
     assert manifest.end == CampaignEnd(status="complete")
     assert [stage.stage for stage in manifest.stages] == ["first"]
-    assert manifest.stages[0].visible_effect is None
     pilots = ("plain", "tree", "plain", "plain")
     assert made(folder, "pilot") == [("pilot", 0, name) for name in pilots]
     pair = [("first", 1, name) for name in ("plain", "tree")]
@@ -125,12 +124,13 @@ def test_no_secret_and_no_place_stands_in_the_manifest(finished):
 
 
 def test_an_interrupted_campaign_keeps_its_launches(tmp_path):
-    """An interrupted campaign must leave no ranks running on the machine."""
+    """An interrupted campaign must leave no ranks running on the machine. The second signal ends
+    its wait for the ranks, which still store the end of their run."""
     folder = tmp_path / "c"
     with started(
         folder, *named(a=QUICK.replace("-n 20", "-n 0").replace("-n 1", "-n 2"), b=QUICK)
     ) as process:
-        wait_for(lambda: list(folder.glob("a/*.jsonl")))
+        wait_for(lambda: blocks_in(folder / "a"))
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
@@ -141,7 +141,8 @@ def test_an_interrupted_campaign_keeps_its_launches(tmp_path):
     manifest = read_manifest(folder)
     (run_file,) = manifest.foreign
     assert manifest.launches == []
-    assert '"kind":"end","status":"incomplete","reason":"interrupted"' in run_file.read_text()
+    end = '"kind":"end","status":"incomplete","reason":"interrupted"'
+    wait_for(lambda: end in run_file.read_text(), 5)
 
 
 def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_path):

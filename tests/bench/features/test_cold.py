@@ -11,7 +11,7 @@ def test_with_cold_caches_a_collective_takes_longer_and_is_another_case(tmp_path
     """The least times are compared: others may have the delays of a shared machine."""
     hot, cold = (
         run(tmp_path / name, f"{QUICK} {option}")[1].cases
-        for name, option in (("hot", "--mode isolated -n 600"), ("cold", "--cold -n 60"))
+        for name, option in (("hot", "--mode isolated -n 120"), ("cold", "--cold -n 12"))
     )
     assert {(case.mode, case.status, case.n_wrong) for case in cold} == {("isolated", "ok", 0)}
     assert not {key_of(case) for case in hot} & {key_of(case) for case in cold}

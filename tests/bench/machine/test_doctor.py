@@ -258,9 +258,8 @@ runpy.run_module("bench.allreduce", run_name="__main__")
 
 
 def test_errors_that_come_during_a_run_are_a_note_of_it(tmp_path):
-    printed, result = run(
-        tmp_path, "-b 16K -e 16K -n 20 --quiet", program=COUNTING_ERRORS, **environment()
-    )
+    options = "-b 16K -e 16K -n 2 -w 0 --mode isolated --algorithm one_shot_pull --quiet"
+    printed, result = run(tmp_path, options, program=COUNTING_ERRORS, **environment())
     noted = r"PCIe errors during the run \(AER\): \d+ correctable at 0000:00:01.1"
     assert result.end
     assert re.fullmatch(noted, result.end.note or "")

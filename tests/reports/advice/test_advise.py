@@ -78,7 +78,7 @@ def test_two_r9700_for_one_chat(tmp_path):
     assert re.search(r"an all-reduce of 16 KiB takes 19[56] us", words)
     assert "160 all-reduces (2 a layer) of 16,384 B: 160 x 33.0 us" in words
     assert "vLLM makes 161 (1 more for the embeddings: 73 counted for 36 layers" in words
-    assert "2 replicas: does not fit" in words
+    assert "2 replicas: 1 stream would not fit, " in words
     assert "ASSUMED" not in words
     assert "CPU cores" not in words
 
@@ -128,18 +128,36 @@ def test_a_27b_model_fits_on_one_card(tmp_path):
 def test_without_a_run_the_published_range_is_shown():
     """The gain from a second card must be what people report for its link."""
     text, words = answer(f"{R9700} --link pcie5x16")
-    assert "ASSUMED, not measured: pcie5x16" in words
-    assert "a latency of 53.2 us [6.80 74.5] by 53 published figures over PCIe, typical of" in words
-    assert "160 x 53.5 us [7.06 74.8]" in words
+    assert "ASSUMED, not measured: a latency of 53.2 us [6.80 74.5] by 53 figures over" in words
+    assert "pcie5x16 has at most 63.0 GB/s one way" in words
+    assert "160 x 53.2 us [6.80 74.5], as up to 32 KiB" in words
     (speed,) = re.findall(r"^TP 2 +\S+ +\S+ +([\d.]+) \[", text, re.MULTILINE)
     assert 1.5 <= float(speed) * 62.5e-3 <= 1.8
+
+
+def test_a_prompt_takes_the_published_bandwidth_not_the_slots():
+    """RCCL is published to reach 10.6 GB/s where the slot has 63: a prompt would look a third
+    shorter. A slot with fewer lanes than the published ones carries no more than it has."""
+    text, words = answer(TWO)
+    assert "from there on 10.6 GB/s [7.11 13.3] by 42 figures over PCIe, published of RCCL" in words
+    (prompt_ms,) = re.findall(r"(?m)^TP 2 .* (\S+) +\S+$", text)
+    reduced_ms = 160 * LARGE / 10.6e6
+    assert float(prompt_ms) == pytest.approx(1542 / 2 + reduced_ms, rel=0.02)
+    assert "from there on 7.88 GB/s [7.11 7.88]" in answer(f"{TWO} --link pcie3x8")[1]
+
+
+@pytest.mark.parametrize(("gpus", "gb_s"), [(2, "48.0 GB/s [34.1 61.5]"), (8, "336 GB/s")])
+def test_a_mesh_has_the_bandwidth_of_its_links(gpus, gb_s):
+    """Eight MI300X reach five times what two do, over seven links and not one."""
+    words = answer(f"--model llama-3.1-8b --gpu mi300x --gpus {gpus}")[1]
+    assert f"from there on {gb_s}" in words
 
 
 @pytest.mark.parametrize(
     ("words", "fabric", "library"),
     [
-        ("rtx5090 --gpus 2", "PCIe 5", "NCCL"),
-        ("rtx4090 --gpus 2", "PCIe", "NCCL"),
+        ("rtxpro6000 --gpus 2", "PCIe 5", "NCCL"),
+        ("rtx5090 --gpus 2", "PCIe", "NCCL"),
         ("r9700 --gpus 2 --link sockets", "PCIe", "RCCL"),
         ("h100 --gpus 8", "NVLink 4", "NCCL"),
         ("a100-80gb --gpus 8", "NVLink", "NCCL"),
@@ -150,7 +168,7 @@ def test_a_card_has_the_times_of_its_fabric_and_library(words, fabric, library):
     """A buyer of two 5090s must not be told what RCCL does, nor one of H100s what PCIe does; over a
     fabric that fewer than three machines had, more count."""
     _, said = answer(f"--model llama-3.1-8b --gpu {words}")
-    assert f"published figures over {fabric}, typical of {library} (" in said
+    assert re.search(rf"figures over {fabric}, and from .*, published of {library} ", said)
     assert ("through host memory" in said) == fabric.startswith("PCIe")
 
 
@@ -177,17 +195,20 @@ def test_calls_of_other_kinds_are_no_latency(monkeypatch):
     rows += [structs.replace(good, machine=name, time_us=us) for name, us in (("b", 40), ("c", 50))]
     rows += [structs.replace(good, kind="tuned", library="r9k", time_us=7.0)]
     monkeypatch.setattr(reduce_times, "calls", lambda: rows)
-    fabric, found = reduce_times.published(gpu, link_between(gpu, 2), 1, reduce_times.SMALL)
-    assert (fabric, len(found)) == ("PCIe 5", 12)
-    assert reduce_times.typical(found, "us").tolist() == [40, 7, 50]
+    ends = 1, reduce_times.SMALL
+    span, figures = reduce_times.typical(2, gpu, link_between(gpu, 2), *ends, "us")
+    assert (span.tolist(), figures) == ([40, 7, 50], "12 figures over PCIe 5")
 
 
 def test_a_card_without_peer_access_is_asked_about():
     """Two GeForce cards on a board for desktops share sixteen lanes and reach each other through
     host memory: a buyer must hear it before the order."""
     _, words = answer(f"{TWO.replace('r9700', 'rtx5090')}")
-    patched = "rtx5090 (if its driver is not patched) and cards without peer access take 17.1 to"
+    patched = (
+        "rtx5090 (its driver ASSUMED not to be patched) and cards without peer access take 17.1 to"
+    )
     assert patched in words
+    assert "a latency of 31.1 us [17.1 81.0] by 5 figures over PCIe," in words
     assert "two cards eight lanes each: for these see advise --link pcie5x8" in words
     assert "patched" not in answer(TWO)[1]
 
@@ -198,24 +219,26 @@ def test_a_model_that_does_not_fit_is_reported():
         "--model llama-3-70b --weights 140GB --gpu a100-40gb --gpus 4 --batch 64 --context 4096"
     )
     assert "4 x a100-40gb. Nothing fits: take more GPUs" in words
-    assert "TP 4: does not fit, 20.6 GB short." in words
+    assert "TP 4: 64 streams would not fit, 20.6 GB short." in words
 
 
-def test_the_default_number_of_streams_loses_no_card():
-    """A buyer would leave out a card that serves one chat well."""
-    one = "--model llama-3.1-70b --gpu w7900 --gpus 1"
-    _, words = answer(one)
-    assert "1 stream for latency, 2 for throughput" in words
+def test_one_stream_is_judged_alone():
+    """A buyer would leave out a card that serves one chat well, and not eight."""
+    text, words = answer("--model llama-3.1-70b --gpu w7900 --gpus 1")
     assert "Decode, latency of 1 stream: one GPU, at least 47.5 ms." in words
-    _, words = answer(f"{one} --slots 8")
-    assert "one GPU: does not fit, 7.57 GB short." in words
+    assert "one GPU: 8 streams would not fit, 7.57 GB short." in words
+    assert "Decode, throughput of 8 streams: nothing fits." in words
+    assert re.search(r"one GPU 41\.4 +47\.5 +21\.1 +- ", text)
 
 
 @pytest.mark.parametrize(
     ("words", "refused"),
     [
         ("--model llama-70b --gpu r9700", "unknown model 'llama-70b'; did you mean llama-3"),
-        (f"{TWO} --link nvlink4", "nobody published RCCL over NVLink, which nvlink4 is"),
+        (
+            f"{TWO} --link nvlink4",
+            "nobody published RCCL from 1 B to 32 KiB over NVLink, which nvlink4 is",
+        ),
         (f"{TWO} --gpus 65", "--gpus: '65' is not a whole number from 1 to 64"),
     ],
 )
@@ -270,6 +293,8 @@ def test_an_imported_log_gives_advice_that_names_its_harness(tmp_path):
     named = "measured by nccl-tests: NCCL 2.29.2, float16"
     for part in ("1.61x PP 2", named, "1 launch, no interval", "160 x 47.3 us"):
         assert part in words
+    assert "nccl-tests measures no chain of dependent calls: its calls stand for it." in words
+    assert "calls was measured at" not in words
     # Latency taken for bandwidth would make a prompt ten times as slow.
     assert "Nothing above 16 KiB was measured" in words
     with_run, without = (

@@ -92,6 +92,9 @@ def test_no_figure_is_invented(reports):
         (("--gpu", "r9070"), "unknown GPU 'r9070'; did you mean r9700"),
         (("--gpu", "h20\x1b[2J"), "unknown GPU 'h20?[2J'"),
         ((), "expect needs either a RUN, or --gpu with --gpus"),
+        (("--gpu", "none"), "unknown GPU 'none'"),  # what the table says where no card took part
+        (("nowhere.jsonl", "--gpus", "4"), "expect needs either a RUN, or --gpu with --gpus"),
+        (("--hosts", "2"), "expect needs either a RUN, or --gpu with --gpus"),
         (("--gpu", "r9700", "--gpus", "0"), "'0' is no number"),
         (("--gpu", "r9700", "--size", "16Q"), "'16Q' is no number such as 2, 16K or 32M"),
         (("--gpu", "r9700", "--plot", "a.pdf"), "a picture ends in .svg or .png"),

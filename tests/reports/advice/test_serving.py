@@ -103,7 +103,7 @@ def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
     assert LLAMA.kv_bytes_per_token == 327_680
     many = replace(R9700, context=4096, batch=64, prompt=1, weights_bytes=140 * GB, tensor=4)
     activations = LLAMA.activation_bytes(64, 4)
-    assert many.memory_bytes - activations == pytest.approx(35 * GB + 21.5 * GB, rel=1e-3)
+    assert many.memory_bytes(64) - activations == pytest.approx(35 * GB + 21.5 * GB, rel=1e-3)
     # Eight KV heads on sixteen GPUs: two GPUs hold each head.
     assert LLAMA.kv_share(16) == 1 / 8
 

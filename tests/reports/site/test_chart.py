@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from reports.kit.chart import Chart, Curve
+from reports.kit.chart import Chart, Curve, forest
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.store.schema import CaseHeader
 from reports.trends.changes import LevelChange
@@ -48,5 +48,16 @@ def test_very_many_runs_are_a_few_points_with_their_range():
     assert len(chart.x) <= MOST_POINTS
     middle, low, high = chart.lines[0].points
     assert (middle.max(), low.min(), high.max()) == (6.0, 5.0, 50.0)
-    assert (chart.steps[0].role, chart.steps[0].text) == ("worse", "worse +19.7%")
+    assert (chart.steps[0].role, chart.steps[0].text) == ("worse", "worse +19.7\u00a0%")
+    assert chart.ends == "least, most of 25 runs"
     assert len(chart.json) + len(chart.svg) < 100_000
+
+
+def test_an_interval_that_leaves_the_scale_has_an_arrow():
+    """One wild interval must not make all others invisible, nor look like a narrow one."""
+    rows = [[0.01, 0.0, 0.02]] * 9 + [[0.05, 0.04, 0.06], [6.0, -0.5, 30.0]]
+    heading, drawings = forest(rows, ["worse"] * 11, 0.01)
+    assert ["L4 12" in each for each in drawings] == [False] * 10 + [True]
+    assert ["L316 12" in each for each in drawings] == [False] * 10 + [True]
+    assert "band steady" in drawings[0]
+    assert "+20" in heading

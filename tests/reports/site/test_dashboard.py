@@ -91,7 +91,8 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
         )
     page = history_page(history_of(read_store(tmp_path / "results")))
     assert page.banner.word == "1 change for the worse"
-    assert "2026-11-13: all 2 series worse, median +2" in page.banner.sentence
+    assert page.banner.sentence.startswith("16 KiB two_shot takes 20")
+    assert page.banner.sentence.endswith("longer since 13 Nov 2026.")
     (tmp_path / "history.html").write_text(to_html(page))
     document = Read(tmp_path / "history.html")
     assert "between 2026-11-12 06:15 and 2026-11-13 06:15 UTC" in document.text
@@ -155,11 +156,16 @@ def test_a_folder_with_other_files_is_left_unchanged(tmp_path, capsys):
     assert (
         (tmp_path / "mine" / "index.html").read_text() == (tmp_path / "file").read_text() == "mine"
     )
+    assert main(["dashboard", str(tmp_path / "nothing"), "-o", str(tmp_path / "new")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_empty_store_says_what_comes_next(tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, sentence in (("nothing", "is not a folder"), ("empty", "holds nothing to show")):
-        assert main(["dashboard", str(tmp_path / folder), "-o", str(tmp_path / "new")]) == 2
-        assert sentence in capsys.readouterr().err
-        assert not (tmp_path / "new").exists()
+    page = Read(make_site(tmp_path / "empty", tmp_path / "site") / "index.html")
+    assert "No run is here yet." in page.text
+    assert "0 of 11 runs until a change can be told. To measure one: mpirun" in page.text
 
 
 def test_a_second_build_deletes_only_its_own_old_pages(tmp_path):

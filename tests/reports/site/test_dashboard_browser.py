@@ -10,13 +10,16 @@ import tarfile
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from reports.__main__ import main
+from reports.site import history_page
+from tests.launch import few
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
 from tests.reports.synthetic_site import make_site, write_store
 
 # Computes the WCAG 2.2 contrast of all visible text outside of pictures against its background.
@@ -119,9 +122,46 @@ def pages(tmp_path_factory):
     campaign = store / "campaign-1a2b3c4d"
     sides = ["--baseline", str(campaign / "main"), "--current", str(campaign / "new")]
     assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
+    assert main(["expect", "--gpu", "r9700", "--html", str(site / "expect.html")]) == 0
     runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
-    parts = ["fleet", "index", "history-allreduce", "compare", "gate", *runs]
+    parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", *runs]
     return [next(site.glob(f"{part}*.html")) for part in parts]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """The pages of eight machines; on the first, `ring` became slower at 1 MiB, and points are of
+    two runs; the second gave wrong results, with too few blocks."""
+    store = tmp_path_factory.mktemp("eight")
+    for machine in range(8):
+        for night in range(1 if machine else 14):
+            path = write_run(
+                store / "runs",
+                run_id=f"2026-11-{night + 1:02d}T06-15-00Z-allreduce-{machine}{night:02d}",
+                sizes=[16384, 1 << 20],
+                algorithms=["library", "auto", "ring"],
+                modes=["isolated"],
+                n_blocks=2 if machine == 1 else 6,
+                n=2,
+                seed=night,
+                us=lambda case, block, night=night: (
+                    (
+                        1.5
+                        if night > 8 and (case.algorithm, case.size_bytes) == ("ring", 1 << 20)
+                        else 1
+                    )
+                    * (1 + 0.01 * ((7 * block.case + 11 * night) % 5 / 5))
+                    * case.size_bytes
+                    / 1000
+                ),
+            ).path
+            commit = "1a2b3c4" if night < 9 else "9f8e7d6"
+            rewrite_head(path, machine_id=f"m{machine}", version=f"0.9.0 ({commit})")
+        if machine == 1:
+            mark_wrong(path, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_page, "MOST_POINTS", 8)
+        return make_site(store / "runs", store / "site")
 
 
 def show(browser, page, width=1280):
@@ -167,7 +207,7 @@ def test_pages_open_offline_at_any_width_without_errors_and_run_no_names(browser
     not run code in the reader's browser. Only wide tables and figures scroll sideways, each inside
     its box."""
     browser.get_log("performance")
-    for page in pages[1:]:
+    for page in pages:
         show(browser, page, width)
         assert browser.get_log("browser") == [], page
         assert browser.execute_script("return window.harmed") is None, page
@@ -179,8 +219,18 @@ def test_pages_open_offline_at_any_width_without_errors_and_run_no_names(browser
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
-    assert len(urls) >= len(pages[1:])
+    assert len(urls) >= len(pages)
     assert [url for url in urls if not url.startswith(("file://", "data:", "about:"))] == []
+
+
+def test_on_a_phone_a_row_is_not_squeezed_to_a_word_a_line(browser, pages):
+    """A table that scrolls sideways would be five screens long, and hide its figures."""
+    (page,) = [page for page in pages if page.name == "expect.html"]
+    show(browser, page, 360)
+    rows = all_of(browser, ".box tbody tr")
+    assert max(row.size["height"] for row in rows) < 100
+    figure = rows[0].find_element(By.CSS_SELECTOR, ".number").rect
+    assert figure["x"] + figure["width"] < 360
 
 
 def open_details(browser, page):
@@ -192,7 +242,7 @@ def open_details(browser, page):
 
 def test_text_has_the_contrast_that_wcag_requires(browser, pages):
     """WCAG 2.2, criterion 1.4.3, requires a contrast of 4.5 to 1."""
-    for page in pages[1:]:
+    for page in pages:
         open_details(browser, page)
         for scheme in ("light", "dark"):
             use_scheme(browser, scheme)
@@ -220,7 +270,88 @@ def test_rows_are_filtered_by_text(browser, sweep):
     seen(browser, "details input[type=search]")[0].send_keys("TWO_SHOT")
     rows = [row.text for row in seen(browser, "#every-cell tbody tr")]
     assert 0 < len(rows) < n_rows
-    assert all("two_shot" in row for row in rows)
+    assert all("two-shot" in row for row in rows)
+
+
+def test_cards_are_filtered_and_counted(browser, machines):
+    """Otherwise somebody with many machines would search for theirs by eye."""
+    show(browser, machines / "index.html")
+    assert len(seen(browser, ".card")) == 8
+    seen(browser, "input[type=search]")[0].send_keys("(m3)")
+    (card,) = seen(browser, ".card")
+    assert "allreduce on AMD EPYC 9B45 (m3)" in card.text
+    assert seen(browser, "output")[0].text == "1 of 8"
+
+
+def test_what_changed_comes_first_and_is_marked(browser, machines):
+    """One of 2 panels changed, in a line that is neither `auto` nor the fastest."""
+    (page,) = machines.glob("history-*m0-*.html")
+    show(browser, page)
+    assert "1 MiB ring takes" in all_of(browser, "h1")[0].text
+    assert "since 10 Nov 2026, 1a2b3c4 → 9f8e7d6." in all_of(browser, "h1")[0].text
+    banner = all_of(browser, ".banner")[0].text
+    assert re.search(r"gate --revision base=1a2b3c4 --base 'mpirun .*' --revision head=9f", banner)
+    assert re.search(r"2026-11-14 06:15 UTC\s+\d+ days ago", banner)
+    browser.execute_script("document.querySelector('#each-size-over-time').scrollIntoView()")
+    wait_for_chart(browser, "#each-size-over-time .chart")
+    figure = all_of(browser, "#each-size-over-time .chart")[0]
+    caption, head = (
+        figure.find_element(By.CSS_SELECTOR, each).text for each in ("figcaption", "thead")
+    )
+    assert caption.startswith("1 MiB isolated worse")
+    assert head.endswith("[least, most of 2 runs]")
+    marked = "return charts.map(({ data }) => data.steps.map(({ text }) => text))"
+    assert any("ring worse" in texts[0] for texts in browser.execute_script(marked) if texts)
+
+
+def test_the_mouse_holds_a_run_on_its_way_to_the_link(browser, machines):
+    (page,) = machines.glob("history-*m0-*.html")
+    show(browser, page)
+    wait_for_chart(browser, ".chart")
+    figure = all_of(browser, ".chart")[0]
+    plot, place = (figure.find_element(By.CSS_SELECTOR, each) for each in (".u-over", "thead th"))
+    last = place.text
+    mouse = ActionChains(browser, duration=50)
+    mouse.move_to_element_with_offset(plot, -80, 0).perform()
+    passed = place.text
+    mouse.move_to_element(plot).click().move_to_element(place).perform()
+    held = place.text
+    assert len({last, passed, held}) == 3
+    assert held.startswith("2026-11-0")
+    plot.find_element(By.XPATH, "ancestor::div[@class='plot']").send_keys(Keys.ARROW_LEFT)
+    assert place.text < held
+    all_of(browser, ".chart .plot")[0].send_keys(Keys.ENTER)
+
+
+def test_a_wrong_case_says_where_and_how_to_repeat_it(browser, machines):
+    """Beside it, a ratio of too few blocks is unsure, however large."""
+    (page,) = machines.glob("run-*-100-*.html")
+    show(browser, page)
+    (row,) = all_of(browser, "#wrong-results tbody tr")
+    assert "16 KiB" in row.text
+    assert "WRONG: " in row.text
+    assert "bench.allreduce" in all_of(browser, "#wrong-results pre")[0].text
+    chips = {chip.text: chip.get_attribute("class") for chip in seen(browser, "#each-size .chip")}
+    assert set(chips.values()) == {"chip worse", "chip unsure"}
+    assert chips["too few blocks"] == "chip unsure"
+
+
+def test_every_interval_is_inside_of_the_forest(browser, pages):
+    """The drawing has 320 px at least, also on a phone, and a mark for what does not fit."""
+    inside = """
+    return [...document.querySelectorAll("svg.range")].map((drawing) => {
+      const { left, right, width } = drawing.getBoundingClientRect();
+      const marks = [...drawing.querySelectorAll("path:not(.edge):not(.band)")];
+      const boxes = marks.map((mark) => mark.getBoundingClientRect());
+      return width >= 320 && boxes.every((box) => left <= box.left && box.right <= right);
+    });
+    """
+    for page in pages[0], pages[3], pages[4]:
+        for width in (1280, 360):
+            show(browser, page, width)
+            found = browser.execute_script(inside)
+            assert len(found) > 4
+            assert all(found)
 
 
 def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
@@ -263,7 +394,7 @@ def test_what_a_link_shows_is_what_its_sender_saw(browser, tmp_path):
     browser.get("about:blank")
     browser.get(address)
     wait_for_chart(browser, "#each-size-over-time .chart")
-    assert all("two_shot" in row.text for row in seen(browser, "#all-series tbody tr"))
+    assert all("two-shot" in row.text for row in seen(browser, "#all-series tbody tr"))
     zoomed = browser.execute_script("return charts[0].plot.scales.x")
     assert f"zoom={round(zoomed['min'])}-{round(zoomed['max'])}" in address
 
@@ -299,7 +430,7 @@ def test_headers_sort_with_the_keyboard(browser, sweep):
 def test_the_keyboard_reaches_every_control(browser, pages):
     """Tab alone visits each link, chart, button, field and scrolling box."""
     tab = {"type": "keyDown", "key": "Tab", "windowsVirtualKeyCode": 9}
-    for page in pages:
+    for page in few(pages, 4):
         show(browser, page)
         found = True
         while found:

@@ -79,6 +79,17 @@ def test_what_the_baseline_has_and_the_record_has_not_is_not_the_same(
     assert (status, said.startswith("CHANGED: "), sentence in said) == (1, True, True), said
 
 
+def test_each_size_counts_the_same_in_a_share(edited, report):
+    """The largest size has most elements: its own share is none of the algorithm's."""
+
+    def longer(record, ring):
+        elements = {"elements": 1 << 20, "differ": 0}
+        size = ring["sizes"][1] | {"size_bytes": 1 << 22, "compared": {"size": elements}}
+        ring["sizes"].append(size)
+
+    assert "2 of 3 sizes B ring 21 % 2 ULP" in report(edited(longer))[1]
+
+
 def test_what_the_baseline_lacks_is_named(baseline, edited, report):
     """Also in JSON: nobody compared it."""
 
@@ -93,10 +104,13 @@ def test_what_the_baseline_lacks_is_named(baseline, edited, report):
     assert json.loads(report(*words, "--json")[1])["notes"] == [*notes]
 
 
-def test_another_device_is_not_comparable(baseline, edited, report):
-    other = edited(lambda record, ring: record.update(device="cuda"))
+@pytest.mark.parametrize(("name", "was", "value"), [("device", "cpu", "cuda"), ("ranks", 3, 8)])
+def test_another_device_or_number_of_ranks_is_not_comparable(
+    baseline, edited, report, name, was, value
+):
+    other = edited(lambda record, ring: record.update({name: value}))
     status, said = report(other, "--baseline", baseline)
-    assert (status, f"not comparable: device: cpu in {baseline}, cuda" in said) == (4, True)
+    assert (status, f"not comparable: {name}: {was} in {baseline}, {value}" in said) == (4, True)
     assert report(baseline, other)[0] == 4
 
 
@@ -112,10 +126,13 @@ def test_a_record_is_no_baseline_of_itself(baseline, edited, report, tmp_path):
     assert (status, said.endswith("lacks rows or sizes of ring")) == (0, True)  # the newest
 
 
-def test_what_is_no_digest_is_refused(edited, report):
+def test_what_is_no_digest_and_an_empty_folder_are_refused(edited, report, tmp_path):
     path = edited(lambda record, ring: ring["sizes"][0].update(digest="\x01"))
     status, said = report(path)
     assert (status, "is not a record of bench.bits" in said) == (2, True)
+    (tmp_path / "empty").mkdir()
+    status, said = report(tmp_path / "empty")
+    assert (status, "bench.bits" in said) == (2, True)
 
 
 @pytest.mark.parametrize("of", ["rows", "sizes"])
@@ -181,15 +198,16 @@ def row(name, digests, datatype="float32"):
 
 
 def test_rows_with_one_letter_have_compared_bits():
-    """Each with each other, of one datatype."""
+    """Each with each other, of one datatype, also if others lie between them."""
     rows = [
         row("a", {64: "d", 128: "d"}),
         row("b", {128: "d", 256: "d"}),
         row("c", {256: "d"}),
         row("half", {64: "d", 128: "d"}, datatype="float16"),
+        row("again", {64: "d", 128: "d"}),
     ]
     letters = {each.name: letter for letter, own in groups_of(rows) for each in own}
-    assert letters == {"a": "A", "b": "A", "c": "B", "half": "C"}
+    assert letters == {"a": "A", "b": "A", "c": "B", "half": "C", "again": "A"}
 
 
 @pytest.mark.parametrize(

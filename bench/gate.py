@@ -102,7 +102,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | N
 def launch(campaign_options: CampaignOptions) -> None:
     """Makes the launches. Raises Stop with UNUSABLE if a side is why they cannot be finished, but
     for a first launch that refuses its command line; and as campaigns do."""
-    campaign = OpenCampaign(campaign_options, beside=ANSWER)
+    campaign = OpenCampaign(campaign_options, ANSWER, "gate")
     try:
         run_launches(campaign)
     except NothingInCommon as error:

@@ -2,6 +2,7 @@
 without scripts, and as JSON, from which chart.js draws what reacts to the reader. Sparklines,
 intervals and heat are drawings alone."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from reports.tables.sentences import tick_text
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24  # of a chart and its margins
 MOST_TICKS = 10
+MOST_DECADES = 9  # of a logarithmic axis without a gap between its labels
 LEAST_MARKS, MOST_MARKS = 3, 120  # of a line over time; of a sparkline, the newest
 # The scale of intervals: its least reach, one that is never cut, its ticks.
 LEAST_REACH, WHOLE_REACH = 0.03, 0.4
@@ -205,12 +207,20 @@ class Axis:
         return self.start + (self.stop - self.start) * (array - ends[0]) / (ends[1] - ends[0])
 
     def ticks(self) -> list[float]:
-        """Round values between the ends: decades, with 2 and 5 if these are few, or multiples."""
-        from matplotlib.ticker import LogLocator, MaxNLocator  # takes 0.2 s
-
-        few = (1, 2, 5) if self.high < 300 * self.low else (1,)
-        locator = LogLocator(subs=few) if self.is_log else MaxNLocator(6, steps=[1, 2, 5, 10])
-        ticks = map(float, locator.tick_values(self.low, self.high))
+        """Round values between the ends: decades, with 2 and 5 if these are few, or multiples of
+        which six intervals fit, also where a logarithmic axis has fewer than two of the former."""
+        ticks = list[float]()
+        if self.is_log:
+            digits = (1, 2, 5) if self.high < 300 * self.low else (1,)
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            every = -(-len(decades) // MOST_DECADES)
+            ticks = [float(f"{digit}e{k}") for k in decades[::every] for digit in digits]
+        if sum(self.low <= tick <= self.high for tick in ticks) < 2:
+            least = (self.high - self.low) / 6
+            scale = 10.0 ** math.floor(math.log10(least))
+            step = next(k * scale for k in (1, 2, 5, 10) if k * scale >= least * (1 - 1e-9))
+            first, last = math.floor(self.low / step), math.ceil(self.high / step)
+            ticks = [float(f"{k * step:.12g}") for k in range(first, last + 1)]  # 0.3, not 3 * 0.1
         return [tick for tick in ticks if self.low <= tick <= self.high]
 
 

@@ -22,6 +22,7 @@ from reports.site.history_page import (
 )
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
+from reports.tables.figure import can_draw
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
     counted,
@@ -90,7 +91,8 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     title = "Wiretax: all runs and their verdicts"
     # The picture shows what the banner says: the runs over time, or nothing.
     draw = _drawing(store) if banner is own and not wrong else None
-    return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
+    picture = PICTURE if can_draw() else ""
+    return Page(title, banner, sections, file="index.html", picture=picture, draw=draw)
 
 
 def _drawing(store: shared.Store) -> Callable[[Any], None] | None:

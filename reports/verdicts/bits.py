@@ -121,7 +121,7 @@ def bits(arguments: argparse.Namespace) -> int:
             (each.row, f"bits.{each.against}", "changed" if each.failed else "", each.text)
             for each in checks
         ]
-        write_named(arguments.junit, as_junit(line, rows, notes).encode())
+        write_named(arguments.junit, as_junit("bits", line, rows, notes).encode())
     if arguments.markdown:
         table = folded("rows of equal bits together", table_of(groups_in(record)))
         said = listed([*findings, *notes, headline(record)])

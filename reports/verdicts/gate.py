@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from reports.store.program import BENCH, REPORTS, RUN
+from reports.store.program import BENCH, REPORTS, RUN, typed
 from reports.store.result import ResultError
 from reports.tables.sentences import describe, some
 from reports.verdicts.judge import MOST_RESOLVABLE, Comparison
@@ -128,12 +128,16 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     findings.extend(listed.title + ": " + listed.text)
     if len(undecided):
         findings.append(_remedy(comparison, undecided, must_rule_out))
-    if len(faster):
+    if len(faster) and not comparison.is_interleaved:  # which keeps no baseline
         findings.append(
             f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some([*faster.title])};"
             f" `{RUN}{REPORTS} accept` moves it"
         )
 
+    sides = comparison.baseline, comparison.variant
+    commits = [f"{side.name} {side.commit[:12]}" for side in sides if side.commit]
+    if commits:
+        findings.append(f"commits: {', '.join(commits)}")
     findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
     return Outcome(status, sentence, faults, findings, cells, comparison)
 
@@ -149,6 +153,6 @@ def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str
     pairs = max(needed.max(), cells.pairs.max() + 1)  # those that there are did not decide
 
     if not np.isfinite(pairs):
-        return "more pairs decide more: a larger --budget or --pairs of the campaign"
+        return f"more pairs decide more: {typed('--pairs', 'N')}, or {typed('--budget', 'TIME')}"
 
-    return f"about {pairs:.0f} pairs would decide: --pairs of the campaign"
+    return f"about {pairs:.0f} pairs would decide: {typed('--pairs', f'{pairs:.0f}')}"

@@ -90,6 +90,11 @@ class Side:
         return next((each for each in variants if each.name == self.variant), None)
 
     @property
+    def commit(self) -> str:
+        """The commit that its campaign ran it from; "" for the code as it was there."""
+        return (self.command and self.command.revision) or ""
+
+    @property
     def label(self) -> str:
         """The name; the last two parts of a path."""
         return "/".join(self.name.split("/")[-2:])

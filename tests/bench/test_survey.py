@@ -123,7 +123,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.tex").write_text("years of work")
     (tmp_path / "sent.tar.gz").write_text("an archive of last week")
-    there = "is there already: name a new folder with --out"
+    there = "is there already: remove it, or name a new folder: --out "
     for name, sentence in {
         "/dev/null/survey": "/dev/null/survey: Not a directory",
         "/": "/ has no place for an archive beside it: name a new folder with --out",

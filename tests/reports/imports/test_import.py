@@ -160,6 +160,10 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
     [
         (b" \n\n", "has no timings; known are nccl-tests"),
         (b"\x7fELF\0\0\1\n1 2 3\n", "has no timings"),
+        # Scripts that start a benchmark, with its head in a comment.
+        (b"\n# OSU MPI Allreduce Latency Test v7.3\nmpirun osu_allreduce\n", "has no timings"),
+        (b"#!/bin/sh\n# nThread 1 nGpus 2 minBytes 8 maxBytes 1024 step: 2(factor)\n", "has no t"),
+        (b"#!/bin/sh\n# Benchmarking Bcast\n# #processes = 2\n", "has no timings"),
         (
             b'\n{"size_bytes": 4, "time_us": "5"}',
             "a.log: line 2 is no timing line (Expected `float",

@@ -5,11 +5,13 @@ import re
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reports.__main__ import main
+from reports.kit.chart import Axis
 from reports.store.result import read
 from reports.tables.figure import figure, label_ends
 from tests.launch import few
@@ -103,3 +105,33 @@ def test_labels_of_lines_that_meet_do_not_touch(tmp_path, drawings):
         axes.plot([1], [8], "o", label="a name that is folded, as it has many words")
         label_ends(axes)
     check(drawings[0])
+
+
+def test_without_matplotlib_a_picture_is_a_sentence_and_pages_have_none(
+    tmp_path, monkeypatch, capsys
+):
+    """As after `pip install wiretax`, which leaves out what only pictures need."""
+    monkeypatch.setattr("reports.tables.figure.find_spec", lambda name: None)
+    results, picture, site = tmp_path / "results", tmp_path / "run.svg", tmp_path / "site"
+    results.mkdir()
+    write_benchmark(results, "allreduce")
+    assert main(["show", str(results), "--plot", str(picture)]) == 2
+    sentence = "reports: pictures are drawn by matplotlib: pip install 'wiretax[reports]'\n"
+    assert capsys.readouterr().err == sentence
+    assert not picture.exists()
+    assert main(["dashboard", str(results), "--out", str(site)]) == 0
+    assert not [*site.glob("*.png")]
+    assert "og:image" not in (site / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("ends", "is_log", "ticks"),
+    [
+        ((1.5, 80.0), True, [2, 5, 10, 20, 50]),
+        ((0.3, 2e6), True, [1, 10, 100, 1e3, 1e4, 1e5, 1e6]),
+        ((21.0, 28.0), True, [22, 24, 26, 28]),
+        ((-0.3, 0.9), False, [-0.2, 0, 0.2, 0.4, 0.6, 0.8]),
+    ],
+)
+def test_an_axis_has_round_labels(ends, is_log, ticks):
+    assert Axis(np.array(ends), 0, 1, is_log).ticks() == ticks

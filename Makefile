@@ -47,7 +47,7 @@ PEERS_OUT ?= peers$(if $(filter-out allreduce,$(BENCH)),-$(BENCH))$(if $(filter-
 PEERS_PAIRS ?= 6
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup writable compiler allreduce gate peers lint format check test test-gpu test-emulated \
+.PHONY: setup writable compiler allreduce gate gate-status peers lint format check test test-gpu test-emulated \
   calibrate reliability docs figures vendor lock clean
 
 setup: $(VENV)/.installed-runtime
@@ -62,6 +62,7 @@ compiler:
 	  for name in $${CXX:-c++ g++ clang++}; do command -v "$$name" >/dev/null && exit; done; \
 	  echo "$${CXX:+CXX=$$CXX: }no C++ compiler is here: apt-get install g++, or name one: CXX=/path/to/clang++" >&2; exit 1; }
 
+allreduce: export WIRETAX_MAKE = --max-time=ARGS
 allreduce: writable compiler setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
 
@@ -71,13 +72,16 @@ NEW_FOLDER = @[ -z "$$(ls -A '$($(1))' 2>/dev/null)" ] || { \
 
 # Both revisions in folders of their own, launched in turn on this machine. make's own status is 2 whatever failed: what
 # `reports regress` said, 0 to 5, is in $(GATE_OUT)/status. A tuning table is of one code: --tuned none.
-gate: writable compiler setup
-	@rm -f $(GATE_OUT)/status  # an earlier gate's, which a pipeline would take for this one's
-	$(call NEW_FOLDER,GATE_OUT)
+gate: export WIRETAX_MAKE = --out=GATE_OUT --budget=BUDGET --pairs=CAMPAIGN_ARGS
+gate: writable gate-status compiler setup
 	@$(VENV)/bin/python -m bench.gate --budget $(BUDGET) --out $(GATE_OUT) \
 	  --revision base=$(BASE) --base "mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" \
 	  --revision head=HEAD --head "mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" \
 	  $(CAMPAIGN_ARGS) $(REGRESS_ARGS)
+
+# Until there is an answer: a pipeline would take an earlier gate's status for this one's.
+gate-status: writable
+	@mkdir -p $(GATE_OUT) && echo 2 >$(GATE_OUT)/status
 
 # Ours beside MPICH, Open MPI and Intel MPI, as a campaign: each library at its defaults and in the settings that won our
 # searches (docs/experiments/performance.md). Last, Intel's own benchmark of its all-reduce, which its wheel brings: beside
@@ -85,6 +89,7 @@ gate: writable compiler setup
 PEER = --variant $(1)="$(3) '$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(PEERS_ARGS)"
 IMB = --variant imb="LD_LIBRARY_PATH='$(CURDIR)/.venv-impi/lib' '$(CURDIR)/.venv-impi/bin/mpiexec' -n $(RANKS) \
   '$(CURDIR)/.venv-impi/bin/IMB-MPI1' Allreduce -npmin $(RANKS) -msglog 14:25"
+peers: export WIRETAX_MAKE = --out=PEERS_OUT --pairs=PEERS_PAIRS
 peers: export OMPI_ALLOW_RUN_AS_ROOT = 1
 peers: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 ifneq ($(shell test $(RANKS) -gt $$(nproc); echo $$?),1)  # with it Open MPI binds no rank
@@ -214,10 +219,12 @@ $(VENV)/bin/python: | writable
 	@reason=$$("$(PYTHON)" -m venv --clear $(VENV) 2>&1) || \
 	  { echo "$(VENV) cannot be made: type rm -rf $(VENV), and this command again ($$reason)" >&2; exit 1; }
 
-# A stamp newer than its lock means that what the lock names is installed.
+# A stamp newer than its lock means that what the lock names is installed. With checkout.pth `import wiretax` works from
+# anywhere.
 $(VENV)/.installed-runtime: locks/$(or $(GPU),runtime).lock | $(VENV)/bin/python
 	$(call INSTALL,$<,$(VENV))
 	@ln -sf ../../wiretax/command $(VENV)/bin/wiretax
+	@echo ../../../.. >"$$(echo $(VENV)/lib/python3*/site-packages)/checkout.pth"
 	@touch $@
 
 $(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/.installed-%: locks/%.lock $(VENV)/.installed-runtime
@@ -231,7 +238,7 @@ LOCK = .lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-vers
 lock:
 	@"$(PYTHON)" -m venv --clear .lock-venv
 	@.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@$(call LOCK,runtime) pyproject.toml
+	@$(call LOCK,runtime) --extra reports pyproject.toml
 	@$(foreach extra,dev docs $(GPUS),$(call LOCK,$(extra)) --extra $(extra) $(if $(filter $(GPUS),$(extra)),--extra test) \
 	  --constraint locks/runtime.lock pyproject.toml &&) true
 	@$(foreach peer,$(PEERS) emulated reframe,echo "$(WHEEL_$(peer))" | \

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 
 from bench.campaigns.launches import OpenCampaign, check_out, run_command
-from bench.campaigns.options import CampaignOptions, parse
+from bench.campaigns.options import CampaignOptions, Stop, parse
 from bench.campaigns.stages import announce, run_pairs, run_pilot
-from bench.harness.console import FINE, WRONG
+from bench.harness.console import CANNOT, FINE, USAGE, WRONG
 from kernels.devices.owners import private_folder
 from reports.__main__ import main as reports
 from reports.store.manifest import CampaignEnd
@@ -32,6 +32,17 @@ def run_campaign(options: CampaignOptions) -> int:
 
 
 def run_launches(campaign: OpenCampaign) -> None:
+    """Makes all launches. Of a campaign that is refused before they are compared nothing stays."""
+    try:
+        launch_all(campaign)
+    except Stop as stop:
+        is_early = not stop.is_of_variant or not campaign.finished()
+        if stop.exit_status in (USAGE, CANNOT) and is_early:
+            campaign.discard()
+        raise
+
+
+def launch_all(campaign: OpenCampaign) -> None:
     """Makes all launches. The files of revisions are there while they run: where nobody else can
     write, who could run code as this user in the campaign's folder."""
     variants = campaign.options.variants.values()

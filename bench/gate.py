@@ -91,7 +91,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | N
         "--min-effect",
         type=partial(options.positive_number, "percent", 100),
         metavar="PERCENT",
-        help="a slowdown below this passes",
+        help="an estimate below this passes",
     )
     values, rest = parser.parse_known_args(argv)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
@@ -102,7 +102,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | N
 def launch(campaign_options: CampaignOptions) -> None:
     """Makes the launches. Raises Stop with UNUSABLE if a side is why they cannot be finished, but
     for a first launch that refuses its command line; and as campaigns do."""
-    campaign = OpenCampaign(campaign_options, beside=ANSWER)
+    campaign = OpenCampaign(campaign_options, ANSWER, "gate")
     try:
         run_launches(campaign)
     except NothingInCommon as error:

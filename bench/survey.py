@@ -44,8 +44,11 @@ exit status:
   130 interrupted. Page and archive are there with 0, 1, 3 and 130."""
 
 
-def make_parser() -> Parser:
-    parser = launching_parser("survey", "[OPTION ...]", __doc__, EPILOG)
+def make_parser(
+    command: str = "survey", about: str | None = __doc__, epilog: str = EPILOG
+) -> Parser:
+    """The parser of a command that performs steps within a time."""
+    parser = launching_parser(command, "[OPTION ...]", about, epilog)
     option = parser.add_argument
     option(
         "-n",
@@ -63,7 +66,7 @@ def make_parser() -> Parser:
         type=partial(options.positive_number, "seconds", options.MOST_S),
         metavar="S",
         dest="max_time_s",
-        help="seconds for the whole survey (900; 600 where ranks share a GPU; 180 with --quick)",
+        help="seconds for all steps (900; 600 where ranks share a GPU; 180 with --quick)",
     )
     option(
         "--device",
@@ -82,7 +85,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def open_survey(arguments: argparse.Namespace) -> Survey:
+def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Survey:
     """The survey in its new folder. Raises Stop if it cannot begin, OSError."""
     vendor, gpus = find_gpus(arguments.device)
     ranks = arguments.ranks or max(2, min(len(gpus), MOST_RANKS))
@@ -112,7 +115,7 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
         arguments.quick,
         STARTED_S + max_time_s,
         steps.plan(vendor, arguments.quick, shares_gpus),
-        Progress("survey", arguments.quiet),
+        Progress(command, arguments.quiet),
         shares_gpus,
         [sentence for bus_id in gpus if (sentence := in_use(bus_id))],
     )

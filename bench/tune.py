@@ -3,9 +3,10 @@
 For each size, variant and mode it finds the algorithm, and how to compile and cut it, by successive
 halving (Jamieson and Talwalkar, AISTATS 2016): all candidates are measured for a few rounds in
 random order, then the better half, and so on, until the best are hard to distinguish. The untuned
-`auto` takes part until the end, and only a candidate that is clearly faster replaces its choice. A
-row serves the state of the link that the run was in. With --stable the rows are for
-`auto_stable` alone, beside those of `auto`. Over both kinds of GPU memory a row names its own."""
+`auto` takes part until the end, and only a candidate that is clearly faster, in a second launch
+too, replaces its choice. A row serves the state of the link that the run was in. With --stable the
+rows are for `auto_stable` alone, beside those of `auto`. Over both kinds of GPU memory a row names
+its own."""
 
 import argparse
 import os
@@ -27,7 +28,8 @@ from bench.tuning.winners import Heat, find_winners
 from collectives.choice import by_model, in_words
 from reports.store.program import on_ranks
 from reports.store.result import ResultError
-from reports.store.schema import Result
+from reports.store.schema import Result, Winner
+from reports.tables.sentences import counted
 
 ABOUT = "Finds what auto should run on this machine, by size."
 
@@ -78,14 +80,27 @@ def store(table: str | None, program: str, result: Result, machine: Machine) -> 
     Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
         return "table: none\n", FINE
-    settled, unsettled = search.rows_found(result)
+    settled, unsettled = search.rows_found(result, result.winners)
     if not settled and not unsettled:
         more = "no case was measured often enough; allow more time (--max-time)"
         return f"table: none, {more}\n", CANNOT
     path = Path(table) if table else tuned.default_path(machine)
     head = tuned.Head(machine.machine_id, machine.software_id, result.run.run_id, program)
     tuned.add(path, head, settled, unsettled)
-    return f"table: {path}\n", FINE
+    waiting = sum(not winner.is_confirmed for winner in result.winners)
+    more = (
+        f", {counted(waiting, 'candidate')} (?): run the command again to confirm"
+        if waiting
+        else ""
+    )
+    return f"table: {path}{more}\n", FINE
+
+
+def winners_of(table: str | None, program: str, result: Result) -> list[Winner]:
+    """The winners, by what an earlier launch found."""
+    path = Path(table) if table else tuned.default_path(result.run)
+    rows = tuned.own_rows(path, result.run, program)
+    return find_winners(result, search.found_before(result, rows))
 
 
 def audit(session: Session, result: Result, machine: Machine) -> tuple[str, int]:
@@ -109,7 +124,10 @@ def main() -> NoReturn:
             if namespace.audit
             else partial(store, run_options.table, program)
         )
-        policy = RunPolicy(16, search.go_on, conclude, find_winners)
+        winners = (
+            find_winners if namespace.audit else partial(winners_of, run_options.table, program)
+        )
+        policy = RunPolicy(16, search.go_on, conclude, winners)
         return measure(session, partial(prepare, sizes, namespace.stable), policy)
 
     start(run_options, work)

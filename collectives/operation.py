@@ -91,7 +91,8 @@ Bound = Operation | Unsupported  # the reason is a value for the table, not a cr
 class ChoiceRow:
     """A line of a table for `auto`: at sizes from `size_bytes[0]` to `size_bytes[1]` the runs with
     these ids measured `algorithm` as best, over `memory` if ranks have several kinds. `where` has
-    the facts under which that holds, each a value or the least and the most (`table.FACTS`)."""
+    the facts under which that holds, each a value or the least and the most (`table.FACTS`).
+    `candidate` has the name of a build that another launch found to be faster, and its gain."""
 
     collective: str
     algorithm: "Algorithm"
@@ -99,6 +100,7 @@ class ChoiceRow:
     where: Mapping[str, Any]
     runs: Sequence[str] = ()
     memory: str | None = None
+    candidate: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class WrittenRow(msgspec.Struct, forbid_unknown_fields=True):
     runs: list[str]
     where: Where = {}
     memory: str | None = None
+    candidate: tuple[str, Number] | None = None
 
 
 class WrittenTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -111,7 +112,8 @@ def row_of(row: WrittenRow, shared: Where, known: Known) -> ChoiceRow:
         raise ValueError(f"{min(unknown)!r} is not one of the facts {', '.join(FACTS)}")
     for fact, value in where.items():
         msgspec.convert(value, FACTS[fact])
-    return ChoiceRow(row.collective, algorithm, (least, most), where, row.runs, row.memory)
+    sizes = least, most
+    return ChoiceRow(row.collective, algorithm, sizes, where, row.runs, row.memory, row.candidate)
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
@@ -135,6 +137,7 @@ def written(rows: Iterable[ChoiceRow]) -> str:
             f"size_bytes = {as_text(row.size_bytes)}",
             f"where = {as_facts(of_case)}",
             *([f"memory = {as_text(row.memory)}"] if row.memory else []),
+            *([f"candidate = {as_text(row.candidate)}"] if row.candidate else []),
             f"runs = {as_text(row.runs)}",
             "",
         ]

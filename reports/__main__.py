@@ -5,17 +5,16 @@ import argparse
 import importlib
 import io
 import os
-import re
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
-from reports.store.program import BENCH, REPORTS, RUN, complain
+from reports.store.program import BENCH, REPORTS, RUN, complain, misspelt
 from reports.store.untrusted import printable
 
 # For each command: the module with its arguments and its function, help, and an example.
@@ -97,17 +96,15 @@ COMMANDS = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Refuses a command line in one sentence, without the usage. `options` are those of the
-    command, which an unknown one may mean."""
+    """Refuses a command line in one sentence, without the usage. `words` are the command line's,
+    and `options` those of the command, which an unknown word may mean."""
 
+    words: Sequence[str] = ()
     options: Iterable[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        option = re.match("unrecognized arguments: (--[^ =]+)", message)
-        near = get_close_matches(option[1], self.options, 1, 0.8) if option else []
-        if near:
-            message += f": did you mean {near[0]}?"
-        self.exit(2, f"{self.prog}: {printable(message)}\n")
+        sentence = misspelt(self.words, self.options) or message
+        self.exit(2, f"{self.prog}: {printable(sentence)}\n")
 
 
 def unknown_command(name: str, commands: Iterable[str]) -> str:
@@ -154,7 +151,8 @@ def main(argv: list[str] | None = None) -> int:
                 )
             function = "import_logs" if name == "import" else name  # `import` is no name in Python
             subparser.set_defaults(run_command=getattr(module, function))
-            parser.options = subparser._option_string_actions
+            for each in (parser, subparser):
+                each.words, each.options = argv, subparser._option_string_actions
 
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):

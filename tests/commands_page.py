@@ -46,7 +46,7 @@ GROUPS = (
         "The machine",
         "[Link](link.md), [doctor](doctor.md), [measure](measure.md) and [buy](buy.md) "
         "explain their output.",
-        ("bench.link", "bench.doctor", "bench.tune", "bench.soak", "bench.survey"),
+        ("bench.link", "bench.doctor", "bench.tune", "bench.soak", "bench.survey", "bench.qualify"),
     ),
     Group(
         "Comparison",

@@ -15,13 +15,14 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
-from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank
+from collectives import torchrun
+from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank, name_library
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
 
 CANNOT = 3  # exit status of a benchmark that this machine cannot run
-STARTERS = "campaign", "gate", "survey"  # which start mpirun themselves, several times
+STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",
@@ -45,6 +46,7 @@ GROUPS = {
         "tune": "finds the fastest algorithm of this machine for auto",
         "soak": "launches random mixtures for hours, and checks every result",
         "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send",
+        "qualify": "accepts or rejects this machine: one status, JSON by serial number",
     },
     "Several launches": {
         "campaign": "launches two commands in turn, and compares them",
@@ -62,7 +64,7 @@ usage: wiretax COMMAND [-n RANKS] [OPTION ...]
 Benchmarks collectives between GPUs or CPU cores, and reads the stored runs.
 A benchmark starts its own ranks: one for each GPU that CuPy can use, or two without GPUs.
 -n RANKS chooses their number; --iters N is the number of iterations.
-Under mpirun or srun each process is one rank, and -n is refused."""
+Under mpirun, srun or torchrun each process is one rank, and -n is refused."""
 ENDING = """
 completion: eval "$(register-python-argcomplete wiretax)"
 exit status: 0 fine; 1 a wrong result or a lost rank; 2 the command line;
@@ -174,6 +176,7 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(CANNOT)
+    name_library(mpirun)
     main_file = Path(sys.argv[0])
     program = ["-m", "wiretax"] if main_file.name == "__main__.py" else [str(main_file.resolve())]
     os.execv(mpirun, [mpirun, "-n", str(ranks), sys.executable, *program, command, *arguments])
@@ -181,6 +184,10 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
+    try:
+        by_torchrun = torchrun.announce()
+    except ValueError as error:
+        refuse(command, str(error))
     ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
     alone = (
         command in STARTERS or {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
@@ -208,6 +215,13 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
             )
         if ranks or gpus or command != "doctor":
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
+    if by_torchrun and not alone:
+        try:
+            torchrun.join()
+            name_library(find_mpirun())
+        except OSError as error:
+            print(f"wiretax {command}: {error}", file=sys.stderr)
+            sys.exit(CANNOT)
     sys.argv[1:] = rest
     runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)
 
@@ -221,6 +235,9 @@ def main() -> int:
     """Runs the command that the command line names; returns its exit status."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until a benchmark has more to keep
     line = complete() if {"_ARGCOMPLETE", "COMP_LINE"} <= os.environ.keys() else sys.argv[1:]
+    if re.match("-n|--ranks", line[0] if line else ""):  # as mpirun has them, before the command
+        with_value = 1 + (line[0] in ("-n", "--ranks"))
+        line = [*line[with_value : with_value + 1], *line[:with_value], *line[with_value + 1 :]]
     command, *arguments = line or [""]
     if command in ("-h", "--help"):
         return put(help_text())

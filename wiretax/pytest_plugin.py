@@ -2,7 +2,8 @@
 
 `pytest --wiretax "allreduce -b 16K -e 1M -f 8"` adds a test that launches this command, or one of
 another harness, such as nccl-tests. Tests of your own launch one with the fixture `wiretax`. Pytest
-imports this file in every project of an environment, so at its top it imports nothing of ours."""
+loads it with `-p wiretax.pytest_plugin`. At its top it imports nothing of ours, because importing
+`bench` changes the environment."""
 
 import json
 import os

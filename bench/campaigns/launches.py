@@ -5,6 +5,7 @@ No process that a launch starts outlives it."""
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, cast
@@ -21,7 +22,7 @@ import msgspec
 
 from bench.campaigns import guard
 from bench.campaigns.foreign import fill, output_files, read_output
-from bench.campaigns.options import CampaignOptions, Stop, Variant
+from bench.campaigns.options import MORE_PILOTS, CampaignOptions, Stop, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.progress import Progress
 from bench.machine.environment import cpu_ticks, steal_share
@@ -29,6 +30,7 @@ from kernels.devices.owners import open_folder, shown
 from reports.__main__ import open_closed_streams
 from reports.imports.runs import content_of_run
 from reports.store.manifest import MANIFEST, Launch, Manifest
+from reports.store.program import typed
 from reports.store.result import ResultError, read
 from reports.store.untrusted import read_bytes
 from reports.store.writing import to_line, write_whole
@@ -107,17 +109,20 @@ def check_new(path: Path, beside: Container[str] = ()) -> None:
     if path.exists() and not (
         path.is_dir() and all(file.name in beside for file in path.iterdir())
     ):
-        raise Stop(USAGE, f"{path} is there already: name a new folder with --out")
+        another = typed("--out", f"{path}-2")
+        raise Stop(USAGE, f"{path} is there already: remove it, or name a new folder: {another}")
 
 
 class OpenCampaign:
     """A campaign in its new folder, whose names are those of `open_folder`, and which may have
     files `beside`. Raises Stop if the folder is not new, OSError."""
 
-    def __init__(self, options: CampaignOptions, beside: Container[str] = ()) -> None:
+    def __init__(
+        self, options: CampaignOptions, beside: Container[str] = (), command: str = "campaign"
+    ) -> None:
         self.options, self.pairs = options, options.head.pairs
         self.started_s = time.monotonic()
-        self.progress = Progress("campaign", options.quiet)
+        self.progress = Progress(command, options.quiet)
         self.revisions = ""  # the folder of their files, while there are any
         check_new(options.folder, beside)
         self.folder = open_folder(options.folder)
@@ -137,6 +142,24 @@ class OpenCampaign:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.manifest.add(line)
+
+    def discard(self) -> None:
+        """Removes what it wrote: it was refused, and may be typed again."""
+        self.file.close()
+        for name in self.options.variants:
+            shutil.rmtree(self.options.folder / name, ignore_errors=True)
+        (self.folder / MANIFEST).unlink()
+        with suppress(OSError):  # a gate's answer is there
+            self.options.folder.rmdir()
+
+    def numbered(self, record: Launch) -> str:
+        """`launch 7 of 58`; a launch that is repeated has its number again."""
+        n_variants = len(self.options.variants)
+        pilots = n_variants + MORE_PILOTS
+        number = record.place + 1
+        if record.stage != "pilot":
+            number += pilots + (record.pair - 1) * n_variants
+        return f"launch {number} of {pilots + max(self.pairs, record.pair) * n_variants}"
 
     def finished(self, *stages: str) -> list[Launch]:
         """The finished launches of these stages; without arguments, of all stages."""
@@ -271,7 +294,8 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     if record.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
     number = len(campaign.manifest.launches) + 1
-    campaign.progress.show(f"launch {number}", f"{record.stage}, {variant.name}")
+    stage = "pilot" if record.stage == "pilot" else f"pair {record.pair}"
+    campaign.progress.show(campaign.numbered(record), f"{stage}, {variant.name}")
     started_s, seed = time.monotonic(), options.head.seed + record.pair
     if variant.is_foreign:
         record.exit, last_line, run = launch_foreign(campaign, variant, number, seed, limit_s)

@@ -24,7 +24,7 @@ from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
-from reports.store.program import BENCH, RUN, on_ranks
+from reports.store.program import BENCH, RUN, misspelt, on_ranks, typed
 from reports.verdicts.compare import percent
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
@@ -73,7 +73,7 @@ class LaunchingParser(Parser):
     def error(self, message: str, status: int = USAGE) -> NoReturn:
         if is_rank():
             super().error(message, status)
-        raise Stop(status, message)
+        raise Stop(status, misspelt(self.words, self._option_string_actions) or message)
 
 
 def is_rank() -> bool:
@@ -344,7 +344,7 @@ def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> 
         least = time_text(LEAST_LAUNCH_S * launches)
         parser.error(
             f"--budget: {launches} launches, of {values.pairs} pairs and the pilots, need at "
-            f"least {least}; --pairs makes fewer"
+            f"least {least}; {typed('--pairs', 'N')} makes fewer"
         )
     return CampaignOptions(
         by_name,

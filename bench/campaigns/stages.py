@@ -12,6 +12,7 @@ from bench.campaigns.options import MORE_PILOTS, Stop, time_text
 from bench.harness.console import CANNOT, USAGE, WRONG
 from reports.store.manifest import Stage
 from reports.store.observations import entry_of, in_one_state
+from reports.store.program import typed
 from reports.store.result import read
 from reports.verdicts.judge import WRONG as WRONG_CELL
 from reports.verdicts.judge import compare
@@ -67,10 +68,11 @@ def announce(campaign: OpenCampaign) -> None:
         spent_s = time.monotonic() - campaign.started_s
         budget = ""
         if options.budget_s:
-            budget = f" and --budget {spent_s + needed * sum(launch_s):.0f}s"
+            seconds = f"{spent_s + needed * sum(launch_s):.0f}s"
+            budget = f" and {typed('--budget', seconds)}"
         campaign.tell(
             f"{pairs} pairs show only a large difference in one of {n_cells} cells: it takes "
-            f"{needed} (--pairs {needed}{budget})."
+            f"{needed} ({typed('--pairs', needed)}{budget})."
         )
     elif np.isinf(effect):
         campaign.tell("No two pilots have five blocks of a case in one state of the link.")
@@ -80,8 +82,7 @@ def announce(campaign: OpenCampaign) -> None:
             f"five ({np.median([*effects.values()]):.1%} at half of the sizes); with twice the "
             f"pairs, in {time_text(2 * all_s)}, {max(twice.values()):.1%}."
         )
-    visible = None if np.isinf(effect) else effect
-    campaign.record(Stage(stage="first", visible_effect=visible, expected_s=all_s))
+    campaign.record(Stage(stage="first"))
 
 
 def pairs_in_budget(campaign: OpenCampaign, pair_s: float) -> int:
@@ -136,7 +137,6 @@ def run_rounds(campaign: OpenCampaign, pairs: range) -> None:
     options = campaign.options
     drawn = orders([*options.variants], len(pairs), f"{options.head.seed} {pairs.start}")
     for pair, order in zip(pairs, drawn, strict=True):
-        campaign.tell(f"pair {pair} of {pairs.stop - 1}")
         for place, name in enumerate(order):
             retry_launch(campaign, "first", pair, place, name)
 

@@ -110,7 +110,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         choices=("isolated", "chained", "both"),
         metavar="MODE",
         help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and "
-        "chained up to 512K)",
+        "chained up to 512K; on CPUs only auto and the library, if none is named)",
     )
 
 

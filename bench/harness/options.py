@@ -7,6 +7,7 @@ import argparse
 import difflib
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
 from reports.store.case import size_of
-from reports.store.program import BENCH, has_colours, on_ranks
+from reports.store.program import BENCH, has_colours, misspelt, on_ranks
 
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
@@ -46,6 +47,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         self.changes: dict[str, str] = {}
+        self.words: Sequence[str] = ()
         super().__init__(allow_abbrev=False, **settings)
 
     def group(self, title: str, changes: str = "") -> AddOption:
@@ -59,6 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The options, with those of METHOD that are not at their defaults in `method`."""
+        self.words = sys.argv[1:] if args is None else args
         namespace, rest = super().parse_known_args(args, namespace)
         namespace.method = {
             name: value
@@ -72,6 +75,7 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
+        message = misspelt(self.words, self._option_string_actions) or message
         if launched_rank() in (None, 0):
             say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print

@@ -152,7 +152,8 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
     left_s = 0.85 * (run.deadline_s - time.monotonic())
     budget_s, rounds = session.communicator.broadcast(left_s), REQUESTED_ROUNDS
     if not options.iterations:
-        rounds = fit_rounds(iterations, options.checks, budget_s, policy.rounds)
+        wanted = policy.rounds * suite.others_every
+        rounds = fit_rounds(iterations, options.checks, budget_s, wanted)
     set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)
     round_ = 0
     active = cases

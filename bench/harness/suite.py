@@ -27,23 +27,27 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.registry import ALGORITHMS, by_default, in_order
+from collectives.registry import ALGORITHMS, LIBRARY, by_default, in_order
 from reports.store.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
 MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
+OTHERS_EVERY = 3  # odd, so that they see odd and even rounds
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[CollectiveCase, Operation, int], Iteration]
 
 
 @dataclass
 class Suite:
-    """All headers; iterations of the cases that can run here, by number; link parts by size."""
+    """All headers; iterations of the cases that can run here, by number; link parts by size. Of a
+    run that names no algorithm, those other than the library and `auto`, which its table compares,
+    run in every `others_every`-th round."""
 
     headers: list[CaseHeader] = field(default_factory=list)
     iterations: dict[int, Iteration] = field(default_factory=dict)
     is_cut_short: bool = False  # no time was left to compile further cases
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
+    others_every: int = 1
 
     def add(self, header: CaseHeader, iteration: Iteration | None) -> None:
         """Adds a case; without an iteration it is only listed."""
@@ -58,17 +62,19 @@ class Suite:
 class Axes:
     """What varies over the cases of a run. `algorithms(size_bytes)` are those of a size; with
     `requested` the command line names them, and a size that one does not support is listed.
-    `mode` None: isolated, and chained up to MOST_CHAINED_BYTES.
+    `mode` None: isolated, and those of `in_chains` chained up to MOST_CHAINED_BYTES.
     `for_library(case)` is the case on the library's own buffers."""
 
     algorithms: Callable[[int], Sequence[Algorithm]]
     requested: bool = False
     mode: str | None = None
+    in_chains: Callable[[Algorithm], bool] = lambda algorithm: True
     chain_calls: int = CHAIN_CALLS
     for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case
 
-    def modes(self, size_bytes: int) -> list[str]:
-        if self.mode == "both" or (self.mode is None and size_bytes <= MOST_CHAINED_BYTES):
+    def modes(self, size_bytes: int, algorithm: Algorithm) -> list[str]:
+        is_chained = size_bytes <= MOST_CHAINED_BYTES and self.in_chains(algorithm)
+        if self.mode == "both" or (self.mode is None and is_chained):
             return ["isolated", "chained"]
         return [self.mode or "isolated"]
 
@@ -83,7 +89,10 @@ def bind_cases(
     for case in cases:
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
-            worlds, modes = worlds_for(algorithm, session.world), axes.modes(case.size_bytes)
+            worlds, modes = (
+                worlds_for(algorithm, session.world),
+                axes.modes(case.size_bytes, algorithm),
+            )
             variants = algorithm.variants_in(session.world)
             placed = axes.for_library(case) if algorithm.is_library else case
             is_late = bool(suite.iterations) and time.monotonic() > late_s
@@ -238,10 +247,14 @@ def prepare(
         of_feature = feature.algorithms(session)
         listed += of_feature.values()
         named += of_feature
+    # Of a default run the table compares these. On a GPU a chain is what a model runs.
+    compares_all = bool(named or algorithms)
+    compared = AUTO, LIBRARY.base
     axes = Axes(
         algorithms or (lambda size_bytes: listed),
         sweep.algorithms is not None,
         sweep.mode,
+        lambda each: compares_all or not world.device.is_cpu or each.base in compared,
     )
     if own_send and own_receive:
         library_buffers = replace(buffers, send=own_send, receive=own_receive)
@@ -252,6 +265,11 @@ def prepare(
     if sweep.algorithms and not suite.iterations:
         reason = next((header.reason for header in suite.headers), "none fits these sizes")
         raise Refusal(f"no case can be measured: {reason}; --list says what can run here")
+    if not (compares_all or session.options.iterations):
+        suite.others_every = OTHERS_EVERY
+        for number, iteration in suite.iterations.items():
+            if suite.headers[number].algorithm not in compared:
+                iteration.schedule.every = OTHERS_EVERY
     say_absent(session, suite, named)
     add_link_parts(session, suite, buffers)
     return suite

@@ -46,7 +46,7 @@ def default_folder() -> Path:
     return home / "wiretax"
 
 
-def default_path(machine: Machine) -> Path:
+def default_path(machine: Machine | Run) -> Path:
     """This machine's table. Raises ResultError."""
     return default_folder() / f"tuned-{machine.machine_id}-{machine.software_id}.toml"
 
@@ -91,15 +91,20 @@ def add(
     """Adds the rows of a run to the table at `path`, atomically. Older rows of this program for
     other sizes, modes or states of the link stay, and replace `unsettled` ones. Another machine's
     table is replaced. Raises OSError, ResultError."""
-    older = list[ChoiceRow]()
-    with suppress(ResultError):
-        other, tables = read(path, head)
-        if other.program == head.program:
-            older = without(load(path, tables), settled)
+    older = without(own_rows(path, head, head.program), settled)
     lines = [f"{name} = {as_text(value)}" for name, value in vars(head).items()]
     rows = [*settled, *without(unsettled, older), *older]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_named(path, "\n".join([*lines, "", written(rows)]).encode())
+
+
+def own_rows(path: Path, machine: Head | Run, program: str) -> list[ChoiceRow]:
+    """The rows of this machine's table in a file by this program; none of another one."""
+    with suppress(ResultError):
+        head, tables = read(path, machine)
+        if head.program == program:
+            return load(path, tables)
+    return []
 
 
 def without(rows: Iterable[ChoiceRow], others: Sequence[ChoiceRow]) -> list[ChoiceRow]:

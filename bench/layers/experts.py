@@ -150,7 +150,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         lambda size_bytes: listed,
         sweep.algorithms is not None,
         sweep.mode,
-        CHAIN_ROUND_TRIPS,
+        chain_calls=CHAIN_ROUND_TRIPS,
     )
     suite = bind_cases(
         session,

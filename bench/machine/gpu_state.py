@@ -55,6 +55,12 @@ def handle(bus_id: str) -> Any:
     return _ask("nvmlDeviceGetHandleByPciBusId", bus_id)
 
 
+def serial(bus_id: str) -> str | None:
+    """A GPU's serial number, as amdgpu's unique_id; otherwise its UUID; None if no driver tells."""
+    own, uuid = (_ask(f"nvmlDeviceGet{name}", handle(bus_id)) for name in ("Serial", "UUID"))
+    return own or uuid or pci.attribute(bus_id, "unique_id") or None
+
+
 def throttle_reasons(bus_id: str) -> list[str] | None:
     """Why an NVIDIA GPU is slower than its clocks now; None where no driver tells."""
     reasons = _ask("nvmlDeviceGetCurrentClocksEventReasons", handle(bus_id))

@@ -178,7 +178,10 @@ def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
     words = launch_of(survey, step, survey.mpirun, module)
     if step.command == "doctor":
         return words
-    words += [f"--max-time={time_s:.1f}", f"--out={folder / RESULTS / step.name}"]
+    words.append(f"--out={folder / RESULTS / step.name}")
+    if step.command == "bits":  # which takes the time that it takes
+        return words
+    words.append(f"--max-time={time_s:.1f}")
     if step.launch > 1:
         words.append(f"--seed={step.launch - 1}")
     if step.command == "tune":
@@ -288,7 +291,7 @@ def last_words(survey: Survey, step: SurveyStep) -> str:
     lines."""
     text = log_text(survey.logs / step.log, "out")
     if step.command != "doctor":
-        return " ".join(re.split(r"\.\n", text, maxsplit=1)[0].split())
+        return " ".join(re.split(r"\.\n|\ncells: ", text, maxsplit=1)[0].split())
     problems = text.partition("\nProblems:")[2].partition("\n\n")[0].split("\n- ")[1:]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return " ".join(problems[0].split()) + more if problems else "no problem between the GPUs"

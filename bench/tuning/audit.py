@@ -6,18 +6,12 @@ from statistics import mean, median
 
 import numpy as np
 
-from bench.tuning.winners import Candidate, Heat, heats_of
-from reports.store.blocks import paired
-from reports.store.schema import Result, Rounds
+from bench.tuning.winners import Candidate, Heat, gains, heats_of, turns
+from reports.store.schema import Result
 from reports.tables.sentences import size_text
 
 LEAST_ROUNDS = 6  # of the best
 HEAD = f"{'size':>8} {'variant':10} {'mode':8}  {'auto/best':>9}  {'model/best':>10}"
-
-
-def turns(rounds: Rounds, remainder: int) -> Rounds:
-    """The odd rounds (1), or the even ones (0)."""
-    return {number: cost_us for number, cost_us in rounds.items() if number % 2 == remainder}
 
 
 def regret(chosen: Candidate, best: Candidate) -> float | None:
@@ -25,7 +19,7 @@ def regret(chosen: Candidate, best: Candidate) -> float | None:
     and at least 1; None without a common round."""
     if chosen.name == best.name:
         return 1.0
-    ratios = np.divide(*paired(turns(chosen.rounds, 0), turns(best.rounds, 0)))
+    ratios = gains(chosen, best)
     return max(1.0, float(np.median(ratios))) if len(ratios) else None
 
 

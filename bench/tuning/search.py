@@ -1,14 +1,16 @@
 """The search of bench.tune: its candidates, which of them go on, and the rows that it finds."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
+from bench.harness import tuned
 from bench.harness.options import SweepOptions
 from bench.harness.run import RunInProgress
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
-from bench.tuning.winners import FINALISTS, Candidate, heats_of
+from bench.tuning.winners import FINALISTS, Candidate, Heat, find_winners, heats_of
 from collectives import choice
 from collectives.algorithms import listed
 from collectives.collective import COLLECTIVES, DATATYPES
@@ -17,7 +19,7 @@ from collectives.operation import Algorithm, ChoiceRow, CollectiveCase, World
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed
 from reports.store.blocks import STATE_RATIO, count_blocks
-from reports.store.schema import Result
+from reports.store.schema import Result, Winner
 
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
@@ -86,8 +88,10 @@ def survivors(heat: list[Candidate]) -> set[int]:
     return newcomers | (unsettled or {each.number for each in ranked[:1]})
 
 
-def rows_found(result: Result) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
-    """The rows of a search: those with enough rounds, and the others."""
+def rows_found(
+    result: Result, winners: Sequence[Winner]
+) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
+    """The rows of a search for these winners: those with enough rounds, and the others."""
     case, shared = result.cases[0], dict[str, Any]()
     if any(case.algorithm == choice.STABLE for case in result.cases):
         shared["stable"] = True
@@ -100,7 +104,7 @@ def rows_found(result: Result) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
     }
     two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
     rows: tuple[list[ChoiceRow], list[ChoiceRow]] = [], []
-    for winner in result.winners:
+    for winner in winners:
         where = {**shared, "variant": winner.variant}
         if winner.variant == "registered":
             where["in_place"] = False
@@ -111,9 +115,23 @@ def rows_found(result: Result) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
         size, name = winner.size_bytes, BuildName.parse(winner.name)
         algorithm = parsed(str(name._replace(memory=None)), KNOWN)
         runs = [result.run.run_id]
-        row = ChoiceRow("all_reduce", algorithm, (size, size), where, runs, name.memory)
+        candidate = None
+        if winner.candidate and winner.gain:
+            candidate = winner.candidate, winner.gain[0]
+        row = ChoiceRow("all_reduce", algorithm, (size, size), where, runs, name.memory, candidate)
         rows[not winner.is_settled].append(row)
     return rows
+
+
+def found_before(result: Result, rows: Sequence[ChoiceRow]) -> dict[Heat, tuple[str, float]]:
+    """The candidates of these rows for the heats of this search."""
+    found = dict[Heat, tuple[str, float]]()
+    for winner in find_winners(result):
+        (here,) = [*chain(*rows_found(result, [winner]))]
+        for row in rows:
+            if row.candidate and tuned.is_for_same_cases(row, here):
+                found[Heat(winner.variant, winner.size_bytes, winner.mode)] = row.candidate
+    return found
 
 
 def state_range(round_trip_ns: float) -> Sequence[float]:

@@ -1,8 +1,9 @@
-"""What bench.tune decides: the best candidate for each size, variant and mode, by the blocks in the
-run's state of the link. The untuned `auto` is a candidate: another wins only if it is clearly
-faster, round by round."""
+"""What bench.tune decides for each size, variant and mode, by the blocks in the run's state of the
+link. The untuned `auto` is a candidate. The odd rounds choose another one, and the even rounds test
+it: in those that chose it, luck would be a gain. A second launch confirms it: the place of ranks
+and buffers favours builds too."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from collectives.names import BuildName
 from reports.store.blocks import paired
 from reports.store.schema import CaseFields, Result, RoundCosts, Rounds, Winner
-from reports.store.stats import Interval, autocorrelation, median_interval
+from reports.store.stats import autocorrelation, median_interval
 
+CONFIRMED = 1.645  # standard deviations between launches: 5 % of equal builds gain as much
 FINALISTS = 4
 LEAST_BLOCKS = 3  # of a finalist
 ENOUGH_BLOCKS = 12  # enough for a finalist, however many another one has
@@ -46,9 +48,12 @@ class Candidate:
         return median(self.rounds.values())
 
 
-def find_winners(result: Result) -> list[Winner]:
-    """The winner of each heat. Quantised candidates have their own, if it is faster than the exact
-    one."""
+def find_winners(
+    result: Result, found: Mapping[Heat, tuple[str, float]] | None = None
+) -> list[Winner]:
+    """The winner of each heat. An earlier launch `found` these candidates and their gains.
+    Quantised candidates have their own heats, if they are faster than the exact ones."""
+    found = found or {}
     right = [case.case for case in result.cases if case.status == "ok"]
     heats = heats_of(result.cases, result.counted.costs_us, right)
     settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}
@@ -58,17 +63,30 @@ def find_winners(result: Result) -> list[Winner]:
         for candidate in candidates
         if candidate.is_untuned and candidate.rounds
     }
-    rho = autocorrelation(
-        [gains(default, settled[heat][0]) for heat, default in untuned.items() if settled[heat]]
-    )
+    chosen = {
+        heat: candidate
+        for heat, default in untuned.items()
+        if (candidate := choice_of(settled[heat], default, found.get(heat)))
+    }
+    series = {heat: gains(untuned[heat], candidate) for heat, candidate in chosen.items()}
+    rho = autocorrelation([*series.values()])
+    tested = {heat: median_interval(each, rho=rho) for heat, each in series.items() if len(each)}
+    again = {heat for heat in found.keys() & tested if chosen[heat].name == found[heat][0]}
+    spread = spread_between([(found[heat][1], tested[heat][0]) for heat in again])
     winners = list[Winner]()
     for heat, candidates in sorted(settled.items()):
         exact = settled.get(heat._replace(is_lossy=False)) if heat.is_lossy else None
         if not candidates or (exact and exact[0].cost_us <= candidates[0].cost_us):
             continue
-        best, gain, is_settled = candidates[0], None, True
+        best, name, gain = candidates[0], None, tested.get(heat)
         if default := untuned.get(heat):
-            best, gain, is_settled = clear_winner(candidates, default, rho)
+            best = default
+        is_settled = heat not in chosen or bool(gain and gain[1] is not None)
+        if gain and (gain[1] or 0.0) > 1:
+            name = chosen[heat].name
+            if heat in again:
+                is_real = np.log(gain[0]) > CONFIRMED * spread
+                best, name = (chosen[heat], name) if is_real else (best, None)
         winners.append(
             Winner(
                 variant=heat.variant,
@@ -76,7 +94,8 @@ def find_winners(result: Result) -> list[Winner]:
                 mode=heat.mode,
                 name=best.name,
                 cost_us=best.cost_us,
-                gain=gain,
+                candidate=name,
+                gain=gain if name else None,
                 is_settled=is_settled,
             )
         )
@@ -121,20 +140,29 @@ def settled_of(candidates: list[Candidate]) -> list[Candidate]:
     )
 
 
-def clear_winner(
-    candidates: list[Candidate], default: Candidate, rho: float
-) -> tuple[Candidate, Interval | None, bool]:
-    """The fastest candidate whose gain over the default has an interval above 1, and this gain; or
-    the default, and whether the gain of the fastest other candidate has an interval."""
-    others = [candidate for candidate in candidates if not candidate.is_untuned]
-    ratios = [gains(default, candidate) for candidate in others]
-    intervals = [median_interval(each, rho=rho) if len(each) else None for each in ratios]
-    for candidate, gain in zip(others, intervals, strict=True):
-        if gain and (gain[1] or 0.0) > 1:
-            return candidate, gain, True
-    return default, None, all(gain and gain[1] is not None for gain in intervals[:1])
+def choice_of(
+    candidates: Sequence[Candidate], default: Candidate, found: tuple[str, float] | None
+) -> Candidate | None:
+    """The candidate to test: the one that was `found`, or the fastest in the odd rounds."""
+    others = [each for each in candidates if each is not default and turns(each.rounds, 1)]
+    named = [each for each in others if found and each.name == found[0]]
+    return min(
+        named or others, key=lambda each: median(turns(each.rounds, 1).values()), default=None
+    )
+
+
+def spread_between(pairs: Sequence[tuple[float, float]]) -> float:
+    """The standard deviation between launches of the log of a gain, from gains of two launches."""
+    logs = np.log(np.array(pairs).reshape(-1, 2))
+    return float(np.sqrt(np.mean(np.diff(logs) ** 2) / 2)) if len(logs) else 0.0
+
+
+def turns(rounds: Rounds, remainder: int) -> Rounds:
+    """The odd rounds (1), or the even ones (0)."""
+    return {number: cost_us for number, cost_us in rounds.items() if number % 2 == remainder}
 
 
 def gains(default: Candidate, candidate: Candidate) -> NDArray[np.float64]:
-    """The default's cost over the candidate's, in their common rounds."""
-    return np.asarray(np.divide(*paired(default.rounds, candidate.rounds)))
+    """The default's cost over the candidate's, in their common even rounds."""
+    rounds = paired(turns(default.rounds, 0), turns(candidate.rounds, 0))
+    return np.asarray(np.divide(*rounds))

@@ -11,10 +11,18 @@ from pathlib import Path
 from collectives.binding import binder
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Mistake
-from collectives.operation import CollectiveCase, KernelAlgorithm, Performer, Unsupported, World
+from collectives.operation import (
+    Bound,
+    CollectiveCase,
+    KernelAlgorithm,
+    Performer,
+    Unsupported,
+    World,
+)
 from collectives.peers.file import read_source
 from collectives.registry import LIBRARY
 from kernels.devices.compile_cache import SOURCES, source_with_headers
+from kernels.devices.device import DeviceError, OutOfMemory
 
 FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered]"
 
@@ -45,14 +53,23 @@ def read_kernel(name: str) -> KernelAlgorithm:
         is_other = case.collective.name != collective
         return Unsupported(f"{path.stem} is {collective}") if is_other else None
 
+    bind_entry = binder(
+        str(path.with_suffix("")),
+        words["entry"] or path.stem,
+        lambda ranks: chunks * (ranks if words["ranks"] else 1),
+    )
+
+    def bind(world: World, case: CollectiveCase) -> Bound:
+        try:
+            return bind_entry(world, case)
+        except DeviceError as error:  # the device has compiled kernels of ours before
+            error.is_mistake = not isinstance(error, OutOfMemory)
+            raise
+
     return KernelAlgorithm(
         path.stem,
         identity,
-        binder(
-            str(path.with_suffix("")),
-            words["entry"] or path.stem,
-            lambda ranks: chunks * (ranks if words["ranks"] else 1),
-        ),
+        bind,
         LIBRARY.moves,
         refuses,
         variants=("copied", "registered") if words["registered"] else ("copied",),

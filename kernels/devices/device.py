@@ -24,7 +24,10 @@ Structures = Sequence[type[ctypes.Structure]]  # that kernels share with Python
 
 
 class DeviceError(Exception):
-    """A requested device is missing or refuses a call; the message is one sentence."""
+    """A requested device is missing or refuses a call; the message is one sentence. `is_mistake`:
+    what the user asked for is wrong, and no device would take it."""
+
+    is_mistake = False
 
 
 class OutOfMemory(DeviceError):

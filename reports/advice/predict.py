@@ -22,10 +22,13 @@ from reports.advice.specs import (
 )
 from reports.advice.wire import (
     ALGORITHMS,
+    CHECKED,
+    FORMULA_OVER_MEASURED,
     SIZES,
     Parts,
     Tested,
     checks_of,
+    error_of,
     fastest_of,
     parts_of,
     runs_of_one_card,
@@ -55,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Two cards joined in one way: the fastest algorithm and the time by size, all all-reduces of a
-    token, and, without an `obstacle`, the rates of one chat by each split, and the all-reduce time
-    at which these are equal."""
+    """Two cards joined in one way: the fastest algorithm with a checked formula and the time by
+    size, all all-reduces of a token, and, without an `obstacle`, the rates of one chat by each
+    split, and the all-reduce time at which these are equal."""
 
     fastest: Mapping[int, tuple[str, Span]]
     token_ms: Span
@@ -78,15 +81,21 @@ def algorithm_spans(parts: Parts, gpu: Gpu, way: str, size_bytes: int) -> dict[s
     return {name: span for name, span in spans.items() if span is not None}
 
 
-def predictions(parts: Parts, load: Deployment) -> dict[str, Prediction]:
-    """The prediction for each way to join two cards that the parts tell of."""
+def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Prediction]:
+    """The prediction for each way to join two cards that the parts tell of, by formulas with this
+    error."""
     model, made = load.model, dict[str, Prediction]()
     token_bytes = model.all_reduce_bytes(1)
     sizes = sorted({*SIZES, token_bytes})
     for way in TITLES:
         if way == HOST and parts.is_shared_in_turns:
             continue
-        fastest = {size: fastest_of(algorithm_spans(parts, load.gpu, way, size)) for size in sizes}
+        fastest = dict[int, tuple[str, Span]]()
+        for size in sizes:
+            every = algorithm_spans(parts, load.gpu, way, size)
+            fastest[size] = fastest_of(
+                {name: every[name] * error for name in CHECKED if name in every}
+            )
         spans = {size: span for size, (_, span) in fastest.items()}
         times = ReduceTimes(2, "PREDICTED", spans)
         tensor = replace(load, times=times, tensor=2)
@@ -134,7 +143,7 @@ def predict(arguments: argparse.Namespace) -> int:
         )
         checks = []
 
-    made, model = predictions(parts, load), load.model
+    made, model = predictions(parts, load, error_of(checks)), load.model
     if not arguments.json:
         sys.stdout.write(text_of(parts, load, made, checks, notes))
         return 0
@@ -198,35 +207,27 @@ def text_of(
 
     # The all-reduce of a token, a large one, and all of a token.
     headings = ["", size_text(size), size_text(LARGE), f"{model.all_reduces} a token, ms"]
-    rows = [
-        [
-            TITLES[way],
-            span_text(each.fastest[size][1]),
-            span_text(each.fastest[LARGE][1]),
-            span_text(each.token_ms),
-        ]
-        for way, each in made.items()
-    ]
+    rows = []
+    for way, each in made.items():
+        spans = each.fastest[size][1], each.fastest[LARGE][1], each.token_ms
+        rows.append([TITLES[way], *map(span_text, spans)])
     tables.append(("An all-reduce of two cards, us, PREDICTED", plain_table(headings, rows)))
 
     if not best.obstacle:
         headings = ["", "tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
-        rows = [
-            [
-                TITLES[way],
-                span_text(each.tensor_tokens_per_s),
-                span_text(each.pipeline_tokens_per_s),
-                number(each.break_even_us),
-            ]
-            for way, each in made.items()
-        ]
-        tables.append(
-            (f"One chat of {model.name}, at most, PREDICTED", plain_table(headings, rows))
-        )
+        rows = []
+        for way, each in made.items():
+            rates = map(span_text, (each.tensor_tokens_per_s, each.pipeline_tokens_per_s))
+            rows.append([TITLES[way], *rates, number(each.break_even_us)])
+        table = plain_table(headings, rows)
+        tables.append((f"One chat of {model.name}, at most, PREDICTED", table))
 
     by_size = [algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN]
     rows = [
-        [name, *(number(own[name][0]) if name in own else "-" for own in by_size)]
+        [
+            name if name in CHECKED else f"{name} (unchecked)",
+            *(number(own[name][0]) if name in own else "-" for own in by_size),
+        ]
         for name in ALGORITHMS
     ]
     title = f"The typical time of each algorithm at {root_complex}, us, PREDICTED"
@@ -251,7 +252,9 @@ def text_of(
         f"model: {load.weights}, {number(load.weights_bytes / GB)} GB; "
         f"{model.all_reduces} all-reduces a token, {engine_text(model)}; "
         f"data sheet: {load.gpu.source}",
-        "brackets: best to worst, by the intervals of the parts and by published figures",
+        "brackets: best to worst, by the intervals of the parts, by published figures, and by the "
+        f"formulas' own error, {FORMULA_OVER_MEASURED[0] - 1:+.0%} to "
+        f"{FORMULA_OVER_MEASURED[1] - 1:+.0%} or as below",
     ]
     closing = [f"{model.name} on two: {best.obstacle}."] if best.obstacle else []
     closing += [

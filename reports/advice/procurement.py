@@ -306,14 +306,13 @@ def _banner(procurement: Procurement) -> Banner:
     n = len(appraisals[0].verdicts)
     best = min(appraisals, key=lambda each: (NEAREST.index(each.word), each.offer.price.amount))
     price = f"{best.offer.price.amount:g} {best.offer.price.currency}"
-    currencies = {each.offer.price.currency for each in appraisals if each.word == best.word}
-    cheapest = len(currencies) == 1 and len(appraisals) > 1
+    currencies = [each.offer.price.currency for each in appraisals if each.word == best.word]
     facts = [f"{procurement.headline}."]
     if not n:
         return Banner(f"{len(appraisals)} candidates", f"{best.name} costs {price}.", facts)
     if best.word == "PASS":
         sentence = f"{best.name} meets all {counted(n, 'requirement')} for {price}"
-        if cheapest:
+        if len({*currencies}) == 1 < len(currencies):
             sentence += ", the cheapest that does."
         return Banner("PASS", sentence, facts)
 
@@ -345,7 +344,7 @@ def _card(appraisal: Appraisal) -> Card:
         appraisal.name,
         f"{price.amount:g} {price.currency} at {price.date.isoformat()}",
         appraisal.word,
-        [*lines, *figures, *([some(logs)] if logs else [])],
+        [*lines, *figures, *filter(None, [some(logs)])],
     )
 
 

@@ -78,6 +78,9 @@ def import_logs(arguments: argparse.Namespace) -> int:
             listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
             complain(f"{path}: {listed}")
 
+        for note in dict.fromkeys(note for test in tests for note in test.notes):
+            complain(f"{path}: {note}")
+
     if arguments.json:
         write_json("import", tests=records)
     else:

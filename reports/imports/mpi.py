@@ -146,8 +146,10 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
     for test in tests:
         test.finish()
 
-    # A line of IMB's list of its benchmarks is no test.
-    return [test for test in tests if test.is_osu or test.world_size or test.rows]
+    # A line of IMB's list of its benchmarks is no test, nor is a title in a script's comment.
+    return [
+        test for test in tests if test.rows or (test.figures if test.is_osu else test.world_size)
+    ]
 
 
 def _osu_name(words: str) -> str:

@@ -2,7 +2,6 @@
 nccl-tests (`-J`) as the lines that it prints of the same run. Every part of a test
 may be missing, NCCL's messages may split a row, and the heading of a table names its columns."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -314,14 +313,9 @@ class Reader:
             test.groups[head["group"]].add(head["host"])
 
 
-def parse_json(text: str) -> list[NcclTest]:
-    """The tests in a report or an array of reports. Raises JSONDecodeError for other text, and
-    AttributeError, KeyError, OverflowError, TypeError or ValueError for other JSON."""
-    reports = json.loads(text)
-    return list(map(_test_of, reports if isinstance(reports, list) else [reports]))
-
-
-def _test_of(report: Any) -> NcclTest:
+def test_of_report(report: Any) -> NcclTest:
+    """The test in a JSON report. Raises AttributeError, KeyError, OverflowError, TypeError or
+    ValueError for other JSON."""
     config, results = report["config"], report["results"]
     n_threads, n_gpus = (int(config.get(name, 1)) for name in ("nthreads", "ngpus"))
     head = [

@@ -1,6 +1,7 @@
 """Finds the tests in another harness's output, and makes an ordinary run of them."""
 
 import hashlib
+import json
 from bisect import bisect
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +9,36 @@ from typing import Any
 
 import msgspec
 
-from reports.imports.logged import MEAN, UNKNOWN, LoggedRow, LoggedTest, check, clean_line, dates_of
+from reports.imports.inspector import parse_inspector
+from reports.imports.logged import (
+    CUT_OFF,
+    MEAN,
+    UNKNOWN,
+    LoggedRow,
+    LoggedTest,
+    check,
+    clean_line,
+    dates_of,
+    separator_of,
+)
 from reports.imports.mpi import parse_mpi
-from reports.imports.nccl_tests import parse_json, parse_nccl
-from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
+from reports.imports.nccl_tests import parse_nccl, test_of_report
+from reports.imports.serving import parse_serving
+from reports.imports.timing_lines import FORMAT, MARK, TIME_OF_ANOTHER_NAME, parse_timing_lines
 from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
 from reports.store.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import to_line
 
-FORMATS = "nccl-tests, rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB, timing lines"
+JSON_FORMATS = (
+    "nccl-tests -J, vllm bench serve or latency, SGLang's bench_serving, llama-bench and NCCL's "
+    "Inspector"
+)
+FORMATS = (
+    "nccl-tests, rccl-tests, NCCL 1.x, mscclpp-test, OSU, IMB, timing lines; as JSON: "
+    + JSON_FORMATS
+)
 LOST = (
     "{}: timed by its own clock ({}); the state of the link is unknown, and in place and out of "
     "place are separate cases."
@@ -27,19 +47,22 @@ LOST = (
 
 def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
     """The tests in the log, in order. Raises ResultError for a file of an unknown format, for JSON
-    that is damaged or not of nccl-tests, and for more than MOST."""
+    that is damaged or of no known harness, and for more than MOST."""
     try:
         if not content.isascii():  # an emoji makes each letter of a text take four bytes
             check("bytes with other letters than ASCII", len(content))
         text = content.decode("utf-8-sig", errors="replace")
-        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and MARK not in text
+        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and not (
+            MARK in text or TIME_OF_ANOTHER_NAME.search(text)
+        )
         tests = tests_of_json(text.strip()) if is_json else tests_of_text(text)
         check("tests", len(tests))
         check("rows", sum(len(test.rows) for test in tests))
     except ResultError as error:
         raise ResultError(f"{path}: {error}") from error
 
-    if not tests:
+    is_script = text.startswith("#!") and not any(test.rows for test in tests)
+    if is_script or not tests:
         raise ResultError(f"{path} has no timings; known are {FORMATS}")
 
     return tests
@@ -50,7 +73,12 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
     check("rows", text.count("{") // 3)  # a row is three objects
 
     try:
-        return parse_json(text)
+        documents = documents_of(text)
+        if tests := parse_serving(documents) or parse_inspector(documents):
+            return tests
+        if not all("config" in document for document in documents):
+            raise ResultError(f"it is JSON of no known version of {JSON_FORMATS}")
+        return [*map(test_of_report, documents)]
     except (
         AttributeError,
         KeyError,
@@ -60,8 +88,17 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
         ValueError,
     ) as error:
         raise ResultError(
-            f"it is JSON that is cut off, damaged, or not what nccl-tests -J writes ({error})"
+            f"it is JSON that is cut off, damaged, or not what {JSON_FORMATS} write ({error})"
         ) from error
+
+
+def documents_of(text: str) -> list[Any]:
+    """The JSON values of an array, of a single object, or of lines. Raises JSONDecodeError."""
+    try:
+        documents = json.loads(text)
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return documents if isinstance(documents, list) else [documents]
 
 
 def tests_of_text(text: str) -> Sequence[LoggedTest]:
@@ -77,6 +114,10 @@ def tests_of_text(text: str) -> Sequence[LoggedTest]:
     if not tests:
         return []
     tests.sort(key=lambda test: test.first_line)
+    for test in tests:  # a spreadsheet has no footer
+        if test.reason == CUT_OFF and test.rows and separator_of(raw[test.rows[-1].line - 1]):
+            test.status, test.reason = "complete", None
+            test.set_status(None)
     drop_cut_row(tests[-1], lines)
     dates = dict(dates_of(raw))
     dated = list(dates)
@@ -116,7 +157,7 @@ def run_of(
         for row in test.rows:
             header = _header(test, row)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
-            is_exact = header.size_bytes or test.format == FORMAT
+            is_exact = header.size_bytes or test.has_exact_sizes
             is_block = is_exact and test.status != "incomplete"
             key = msgspec.json.encode(header) if is_block else (row.line, header.in_place)
             block = row.block
@@ -151,6 +192,7 @@ def run_of(
         **head | facts,
     )
     run.notes.append(LOST.format(first.format, first.statistic))
+    run.notes += [note for test in tests for note in test.notes]
     counted = count_blocks(blocks)
     cases = build_cases(run, counted, blocks, [])
     for case_result in cases:

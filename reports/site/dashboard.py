@@ -18,6 +18,7 @@ from reports.store import untrusted
 from reports.store.program import REPORTS, RUN, complain, write_json
 from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
+from reports.tables.figure import can_draw
 from reports.tables.sentences import counted
 from reports.trends.fleet import Fleet, fleet_of
 from reports.verdicts.page import campaign_page
@@ -55,13 +56,14 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
-    files = {*names, overview.PICTURE}
+    files = {*names, *([overview.PICTURE] if can_draw() else [])}
     write_whole(folder / MARKER, "\n".join(sorted(files | former)).encode())
 
     for page in pages:
         write_whole(folder / page.file, page.html.encode(errors="replace"))
 
-    write_whole(folder / overview.PICTURE, banner_png(pages[-1]))
+    if can_draw():
+        write_whole(folder / overview.PICTURE, banner_png(pages[-1]))
     for name in former - files:
         (folder / name).unlink(missing_ok=True)
 

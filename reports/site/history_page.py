@@ -82,8 +82,9 @@ def banner_of(history: History) -> Banner:
         sentence = (
             f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
         )
-        left = f"{len(history.runs)} of {LEAST_BASE + 1} runs until a change can be told."
-        facts.append([f"{left} To add one:", plain(command_of(last, "--seed"))])
+        longest = max((len(each.run_ids) for each in history.series), default=0)
+        left = f"No case has more than {counted(longest, 'run')}. To add one, as the last was made:"
+        facts.append([left, plain(command_of(last, "--seed"))])
     else:
         change = seen_change(history)
         facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")

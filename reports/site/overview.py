@@ -23,6 +23,7 @@ from reports.site.history_page import (
 )
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
+from reports.tables.figure import can_draw
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
     counted,
@@ -95,7 +96,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
         banner,
         sections,
         file="index.html",
-        picture=PICTURE,
+        picture=PICTURE if can_draw() else "",
         draw=draw,
     )
 

@@ -97,9 +97,11 @@ def banner_of(result: Result) -> Banner:
     texts, role = list[str](), "steady"
     if first.ratio:
         text = f"{number(first.ratio)}x as fast as {first.other}"
-        if first.is_clear:
+        if first.doubt:
+            text += f" ({first.doubt})"
+        else:
             role = "better" if first.ratio > 1 else "worse"
-        texts.append(text if first.is_clear else f"{text} (unclear)")
+        texts.append(text)
 
     for point in others:
         ratio = f" ({number(point.ratio)}x)" if point.ratio else ""

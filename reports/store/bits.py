@@ -115,13 +115,14 @@ class RowBits(msgspec.Struct, kw_only=True):
         return " ".join(filter(None, [self.library or self.algorithm, variant, self.setting]))
 
     @property
-    def totals(self) -> dict[str, Difference]:
-        """What was compared over all sizes, by the names of INVARIANCES."""
-        totals = dict[str, Difference]()
+    def differences(self) -> dict[str, list[Difference]]:
+        """What was compared at each size, by the names of INVARIANCES."""
+        found = dict[str, list[Difference]]()
         for size in self.sizes:
             for name, each in size.compared.items():
-                totals[name] = totals.get(name, Difference()) + each
-        return {name: total for name, total in totals.items() if total.elements}
+                if each.elements:
+                    found.setdefault(name, []).append(each)
+        return found
 
     @property
     def orders(self) -> list[str]:

@@ -53,8 +53,6 @@ class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
 
 class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
     stage: Literal["first"]
-    visible_effect: float | None = None  # the smallest fraction that it should detect
-    expected_s: float | None = None
 
 
 class CampaignEnd(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):

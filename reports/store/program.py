@@ -5,9 +5,11 @@ A command is `python -m bench.tune` in a checkout, which an editable installatio
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,33 @@ def on_ranks(ranks: object, command: str) -> str:
     return f"{BENCH}{command} -n {ranks}"
 
 
+def typed(option: str, value: object) -> str:
+    """An option as the user types it: where make started this, by make's variable for it. Its rule
+    names them in $WIRETAX_MAKE, such as `--budget=BUDGET --pairs=CAMPAIGN_ARGS`."""
+    pairs = (word.partition("=") for word in os.environ.get("WIRETAX_MAKE", "").split())
+    variable = {name: variable for name, _, variable in pairs}.get(option, "")
+    if variable.endswith("ARGS"):
+        return f'{variable}="{option} {value}"'
+    return f"{variable}={value}" if variable else f"{option} {value}"
+
+
 def complain(sentence: str) -> None:
     """Writes the sentence to standard error, which may be full: the exit status says enough."""
     with suppress(OSError):
         print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+def misspelt(words: Sequence[str], options: Iterable[str]) -> str:
+    """A sentence on the first of these words that may mean an option of a command, or ""."""
+    known = [option[2:] for option in options if option.startswith("--")]
+    for word in words:
+        option = re.fullmatch(r"--([A-Za-z][\w-]+)(=.*)?", word)
+        if option and option[1] not in known:
+            longer = [name for name in known if name.startswith(option[1])]
+            near = longer or get_close_matches(option[1], known, 1, 0.7)
+            if near:
+                return f"unknown option --{option[1]}: did you mean --{near[0]}?"
+    return ""
 
 
 def write_json(command: str, **fields: Any) -> None:

@@ -262,17 +262,23 @@ FIGURES: dict[str, Shown] = {
 
 
 class Winner(msgspec.Struct, kw_only=True, tag="winner", tag_field="kind"):
-    """The best candidate of bench.tune for calls of a size. `gain` is the untuned choice's cost
-    over its own, with the interval, None if it is that choice or if that was not measured.
-    `is_settled`: the rounds sufficed to compare both."""
+    """What `auto` takes for calls of a size by bench.tune, and its cost. `candidate` is what seems
+    faster than the untuned choice: the same once a second launch has confirmed it. `gain` is the
+    untuned choice's cost over the candidate's, with the interval. `is_settled`: the rounds sufficed
+    to compare both."""
 
     variant: str
     size_bytes: Count
     mode: str
     name: str
     cost_us: NotNegative
+    candidate: str | None = None
     gain: tuple[Bounded, Bounded | None, Bounded | None] | None = None
     is_settled: bool = True
+
+    @property
+    def is_confirmed(self) -> bool:
+        return self.candidate in (None, self.name)
 
 
 class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):

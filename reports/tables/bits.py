@@ -4,6 +4,8 @@ bits of no row."""
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from math import nan
+from statistics import fmean
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
@@ -14,8 +16,9 @@ MOST_LINES = 24  # of a terminal with 25, whose last one names the file
 MOST_ROWS = 10
 MOST_LETTERS = 48  # of the orders of a row
 HEAD = (
-    "cells: the share of elements with other bits, and the largest difference; error: mean of sums "
-    "without cancellation, in ULP; right: sums rounded correctly, with cancellation; sum: its order"
+    "cells: the share of elements with other bits, as the mean over sizes, and the largest "
+    "difference; error: mean of sums without cancellation, in ULP; right: sums rounded correctly, "
+    "with cancellation; sum: its order"
 )
 
 
@@ -42,7 +45,7 @@ def groups_of(rows: Sequence[RowBits]) -> list[Group]:
         place = fits.index(True) if True in fits else len(known)
         known += [[]] * (place == len(known))
         known[place] += [own] * (own not in known[place])
-        compared = tuple(name in row.totals for name in names)
+        compared = tuple(name in row.differences for name in names)
         groups.setdefault((place, changes(row), compared), []).append(row)
 
     return [Group(letter(key[0]), groups[key]) for key in sorted(groups)]
@@ -55,12 +58,14 @@ def letter(place: int) -> str:
 
 def changes(row: RowBits) -> tuple[str, ...]:
     """What changes the bits of a row, by the names of INVARIANCES."""
-    return tuple(name for name, total in row.totals.items() if total.differ)
+    return tuple(
+        name for name, sizes in row.differences.items() if any(each.differ for each in sizes)
+    )
 
 
 def steady_in(rows: Sequence[RowBits]) -> list[str]:
     """What was compared and changes the bits of no row, and in how many rows, if not in all."""
-    times = Counter(name for row in rows for name in row.totals)
+    times = Counter(name for row in rows for name in row.differences)
     return [
         name + (f" (compared in {times[name]} of {len(rows)})" if times[name] < len(rows) else "")
         for name in INVARIANCES
@@ -73,18 +78,27 @@ def changing_in(rows: Sequence[RowBits]) -> list[str]:
     return [name for name in INVARIANCES if any(name in changes(row) for row in rows)]
 
 
-def share_text(name: str, total: Difference | None) -> str:
-    """`same`, `31 % 8 ULP`, of launches `2 of 17 sizes`, or `-` for what was not compared."""
-    if not total:
-        return "-"
-    if not total.differ:
-        return "same"
-    if name == "launch":
-        return f"{total.differ} of {total.elements} sizes"
+def share_of(sizes: Sequence[Difference]) -> float:
+    """The mean over the sizes of the share of elements that differ; nan without sizes."""
+    return fmean(each.differ / each.elements for each in sizes) if sizes else nan
 
-    percent = 100 * total.differ / total.elements
-    ulp = str(total.ulp) if total.ulp < 10_000 else f"{total.ulp:.0e}".replace("e+0", "e")
-    return f"{'<1' if percent < 0.5 else f'{percent:.0f}'} % {ulp} ULP"
+
+def share_text(name: str, sizes: Sequence[Difference]) -> str:
+    """`same`, `2 of 17 sizes` and below it `31 % 8 ULP`, of launches the first alone, or `-` for
+    what was not compared. Each size counts the same: the share may depend on it."""
+    if not sizes:
+        return "-"
+    differ = [each for each in sizes if each.differ]
+    if not differ:
+        return "same"
+    at = f"{len(differ)} of {len(sizes)} sizes"
+    if name == "launch":
+        return at
+
+    percent = 100 * share_of(sizes)
+    most = max(each.ulp for each in sizes)
+    ulp = str(most) if most < 10_000 else f"{most:.0e}".replace("e+0", "e")
+    return f"{at}\n{'<1' if percent < 0.5 else f'{percent:.0f}'} % {ulp} ULP"
 
 
 def orders_text(row: RowBits) -> str:
@@ -132,7 +146,7 @@ def cells_of(rows: Sequence[RowBits], names: Sequence[str]) -> list[dict[str, st
     order."""
     is_sum = any(row.errors for row in rows)
     return [
-        {name: share_text(name, row.totals.get(name)) for name in names}
+        {name: share_text(name, row.differences.get(name, [])) for name in names}
         | (sum_cells(row) if is_sum else {})
         for row in rows
     ]

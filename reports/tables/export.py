@@ -11,8 +11,10 @@ import pandas as pd
 
 from reports.store.case import CASE_KEY
 from reports.store.program import complain
+from reports.store.result import ResultError, content_of
 from reports.store.schema import FIGURES
 from reports.store.untrusted import spreadsheet_cell
+from reports.store.writing import write_whole
 from reports.tables.frame import PARTS, read_rows
 
 # The base unit of a figure by the end of its name, and the scale to it.
@@ -23,6 +25,7 @@ UNITS = {
     "n_wrong": ("", 1.0),
 }
 ENDS = {"low": "ci_low", "high": "ci_high"}  # of the 95 % interval of a summary
+OURS = b"# TYPE wiretax_"
 LABELS = ("benchmark", "machine_id", "node", "world_size", "method", *CASE_KEY, "status")
 
 
@@ -36,10 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="gauges in base units with the time of each run, for Prometheus",
     )
+    add(
+        "--textfile",
+        metavar="FILE",
+        type=Path,
+        help="with --openmetrics: replace this file of node_exporter's textfile collector, *.prom, "
+        "by the newest figures without their times",
+    )
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Writes the table. Returns 0. Raises ResultError if no run can be read."""
+    """Writes the table. Returns 0. Raises ResultError if no run can be read, or if the text file
+    cannot be written or is another program's."""
+    if textfile := arguments.textfile:
+        check_textfile(textfile, arguments.openmetrics)
     unreadable = list[str]()
     rows = read_rows(arguments.runs, unreadable)
     for row in rows:
@@ -48,7 +61,10 @@ def export(arguments: argparse.Namespace) -> int:
     for sentence in unreadable:
         complain(f"left out: {sentence}")
 
-    content = (as_csv(rows) if arguments.csv else as_openmetrics(rows)).encode()
+    content = (as_csv(rows) if arguments.csv else as_openmetrics(rows, bool(textfile))).encode()
+    if textfile:
+        write_whole(textfile, content)
+        return 0
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     return 0
@@ -66,9 +82,20 @@ def as_csv(rows: Iterable[Mapping[Any, Any]]) -> str:
     return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 
 
-def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
+def check_textfile(path: Path, is_openmetrics: bool) -> None:
+    """Raises ResultError for a file that node_exporter would not read, or another program's."""
+    if not is_openmetrics:
+        raise ResultError("--textfile takes --openmetrics")
+    if path.suffix != ".prom" or not path.parent.is_dir():
+        raise ResultError(f"{path}: node_exporter reads files *.prom in a folder that is there")
+    if path.exists() and not content_of(path).startswith(OURS):
+        raise ResultError(f"{path} is another program's: it does not begin with {OURS.decode()}")
+
+
+def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) -> str:
     """Gauges of measured cases in OpenMetrics 1.0. A series has a point for each run, oldest
-    first, and one for two runs of the same second. Suspect figures have none."""
+    first, and one for two runs of the same second; in a text file the newest point without its
+    time, which node_exporter refuses. Suspect figures have none."""
     metrics = list(gauges())
     series: dict[str, dict[str, dict[int, float]]] = {
         gauge.name: defaultdict(dict) for gauge in metrics
@@ -94,11 +121,12 @@ def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
             *([f"# UNIT {gauge.name} {gauge.unit}"] if gauge.unit else []),
             f"# HELP {gauge.name} {gauge.meaning}",
         ]
-        lines += [
-            f"{gauge.name}{{{labels}}} {value:.12g} {at_s}"
-            for labels, points in series[gauge.name].items()
-            for at_s, value in sorted(points.items())
-        ]
+        for labels, points in series[gauge.name].items():
+            shown = sorted(points)[-1 if is_textfile else 0 :]
+            lines += [
+                f"{gauge.name}{{{labels}}} {points[at_s]:.12g}{'' if is_textfile else f' {at_s}'}"
+                for at_s in shown
+            ]
 
     return "\n".join([*lines, "# EOF\n"])
 

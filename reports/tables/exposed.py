@@ -156,7 +156,7 @@ def points(result: Result) -> list[Point]:
                     "us",
                     ratio_value(ratio),
                     without_version(library),
-                    not ratio or not (ratio[1] or 0) <= 1 <= (ratio[2] or np.inf),
+                    "unclear" if ratio and (ratio[1] or 0) <= 1 <= (ratio[2] or np.inf) else "",
                 )
             )
 

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """A figure of the headline; `ratio`: ours is this many times as fast as `other`. `is_clear`:
-    the interval of the ratio does not contain 1."""
+    """A figure of the headline; `ratio`: ours is this many times as fast as `other`. `doubt`: why
+    the ratio says little, such as `unclear`, for an interval that contains 1."""
 
     label: str
     value: float
     unit: str
     ratio: float | None = None
     other: str = ""
-    is_clear: bool = True
+    doubt: str = ""
 
 
 def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]) -> str:
@@ -53,9 +53,10 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
         text = f"{point.label} {_short(median(each.value for each in points))} {point.unit}"
         if ratios := [each.ratio for each in points if each.ratio]:
             other = f" {point.other}" if point.other != named else ""
-            is_clear = point.is_clear if len(ratios) == 1 else min(ratios) > 1 or max(ratios) < 1
-            unclear = "" if is_clear else ", unclear"
-            text += f" ({_short(median(ratios))}x{other}{unclear})"
+            doubt = point.doubt
+            if len(ratios) > 1:
+                doubt = "unclear" if min(ratios) <= 1 <= max(ratios) else ""
+            text += f" ({', '.join(filter(None, [f'{_short(median(ratios))}x{other}', doubt]))})"
             named = point.other
         texts.append(text)
 
@@ -100,7 +101,7 @@ def _point(row: SizeRow, value: float, unit: str) -> Point:
         unit if row.ours_us is not None else f"{unit} by {name}",
         row.ratio[0] if row.ratio and row.verdict else None,
         name,
-        row.verdict not in (TOO_FEW, UNCLEAR),
+        {TOO_FEW: TOO_FEW, UNCLEAR: "unclear"}.get(row.verdict or "", ""),
     )
 
 

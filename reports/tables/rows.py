@@ -1,6 +1,6 @@
 """The rows of the default table: the library beside our algorithm. A cost includes reading the
-result (`total_us`); costs of one round are paired. If several variants compete, odd rounds choose
-and even rounds report, so that the choice does not bias its result."""
+result (`total_us`); costs of one round are paired. If several variants compete, one half of
+the rounds chooses and the other reports, so that the choice does not bias it (`_fastest`)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reports.store.blocks import paired
 from reports.store.case import is_peer, late_us, work_of
 from reports.store.grouped import grouped
-from reports.store.schema import Case, Result, RoundCosts
+from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables import chains
 from reports.tables.sentences import (
@@ -30,6 +30,9 @@ BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 STABLE = "auto_stable"
+TOO_FEW, UNCLEAR = "too few blocks", "not clearly different"  # verdicts
+# Verdicts on a size.
+UNCLEAR, TOO_FEW = "not clearly different", "too few blocks"
 
 View = tuple[str, Any]  # a mode and a shape: one table
 
@@ -43,9 +46,6 @@ class Named:
     us: float | None
     from_library: Interval | None
     from_ours: Interval | None
-
-
-TOO_FEW, UNCLEAR = "too few blocks", "not clearly different"  # verdicts
 
 
 @dataclass
@@ -74,8 +74,9 @@ class StableCost:
 class SizeRow:
     """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
     `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
-    factor; `n_wrong` counts wrong elements, None if nothing was checked; `named` has the algorithms
-    of `named_in`; `stable_cost` is None without `auto_stable`, or without another order of sums.
+    factor; `n_wrong` counts the wrong elements of all cases, None if nothing was checked; `wrong`
+    names their algorithms; `named` has the algorithms of `named_in`; `stable_cost` is None without
+    `auto_stable`, or without another order of sums.
     The interval of `ratio` holds within this launch: another launch may lie outside."""
 
     size_bytes: int
@@ -87,6 +88,7 @@ class SizeRow:
     ratio: Interval | None
     better: tuple[str, float] | None
     n_wrong: int | None
+    wrong: list[str]
     named: dict[str, Named]
     stable_cost: StableCost | None
 
@@ -274,6 +276,7 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
                 _ratio(library, ours, report, rho),
                 _better(ours, groups[key], costs, rho),
                 sum(counts) if counts else None,
+                list(dict.fromkeys(case.algorithm for case in groups[key] if case.n_wrong)),
                 named,
                 _stable_cost(groups[key], costs, rho),
             )
@@ -285,13 +288,18 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
 def _fastest(
     competing: Iterable[Sequence[Case]], costs: RoundCosts
 ) -> tuple[list[Case | None], RoundCosts]:
-    """The fastest case of each list by odd rounds, and the costs to report: those of even rounds if
-    there was a choice."""
-    candidates = list(map(_candidates, competing))
-    fastest = [best(each, costs) for each in candidates]
-    cases = [case for each in candidates for case in each]
-    was_chosen = any(len(each) > 1 for each in candidates)
-    return fastest, rounds_of(cases, costs, 0) if was_chosen else costs
+    """The fastest case of each list by odd rounds, and the costs to report: of all rounds if it is
+    the fastest by even ones too, or else of even ones. Neither favours the chosen case: without a
+    difference, the halves disagree as often as they agree."""
+    fastest, report = list[Case | None](), dict[int, Rounds]()
+    for each in map(_candidates, competing):
+        case, of_even = (best(each, costs, parity) for parity in (1, 0))
+        fastest.append(case)
+        if case:
+            own = costs[case.case] if case is of_even else rounds_of([case], costs, 0)[case.case]
+            report[case.case] = min(own, report.get(case.case, own), key=len)
+
+    return fastest, report
 
 
 def _better(
@@ -358,10 +366,10 @@ def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
     return wrong[:1] or measured or cases[:1]
 
 
-def best(cases: Sequence[Case], costs: RoundCosts) -> Case | None:
-    """The case with the lowest median over odd rounds."""
-    odd = rounds_of(cases, costs, 1)
-    return min(cases, key=lambda case: _median_us(case, odd) or float("inf"), default=None)
+def best(cases: Sequence[Case], costs: RoundCosts, parity: int = 1) -> Case | None:
+    """The case with the lowest median over odd rounds, or over even ones (0)."""
+    half = rounds_of(cases, costs, parity)
+    return min(cases, key=lambda case: _median_us(case, half) or float("inf"), default=None)
 
 
 def _median_us(case: Case | None, costs: RoundCosts) -> float | None:

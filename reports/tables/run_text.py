@@ -3,11 +3,12 @@ its figures."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from math import ceil
 
 from rich.table import Table
 
 from reports.store.blocks import same_state
-from reports.store.program import REPORTS, RUN
+from reports.store.program import REPORTS, RUN, typed
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
 from reports.store.wrong import where_wrong
@@ -98,7 +99,7 @@ def link_of(results: Sequence[Result]) -> list[str]:
 
 
 def footnotes(result: Result) -> list[str]:
-    """The conditions that limit the figures, and the cases that were not measured."""
+    """The conditions that limit the figures."""
     notes = []
     measured = [case for case in result.cases if case.time_us]
     blocks = Counter(block.case for block in result.blocks)
@@ -107,7 +108,7 @@ def footnotes(result: Result) -> list[str]:
     if few and not result.run.imported_from:
         notes.append(
             f"time ran out: {few} of {len(measured)} cases have fewer than "
-            f"{MIN_PRECISE_BLOCKS} blocks"
+            f"{MIN_PRECISE_BLOCKS} blocks: {more_time(result)}"
         )
 
     stolen = result.end.steal_share if result.end else None
@@ -117,16 +118,27 @@ def footnotes(result: Result) -> list[str]:
     if result.end and result.end.note:
         notes.append(result.end.note)
 
+    return notes
+
+
+def unmeasured_lines(result: Result) -> list[str]:
+    """The cases that were not measured, and why."""
     unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
             name = spoken(algorithm_of(case))
             unmeasured[case.status, case.reason or case.status].add(name)
 
-    return notes + [
+    return [
         f"- {status}: {', '.join(sorted(names))}: {reason}"
         for (status, reason), names in unmeasured.items()
     ]
+
+
+def more_time(result: Result) -> str:
+    """The option that makes a run half as long again: `--max-time 90`."""
+    spent_s = (result.end and result.end.elapsed_s) or 60.0
+    return typed("--max-time", 10 * ceil(0.15 * spent_s))
 
 
 def lay_out_run(
@@ -138,17 +150,17 @@ def lay_out_run(
     brief: bool = False,
 ) -> str:
     """The whole text; or `brief` in MOST_LINES with the two lines of the paths: the first table
-    with its parts that have no title, and as much as fits of the other tables, the footnotes, the
-    conclusions and the notes."""
+    with its parts that have no title, what was not measured, and as much as fits of the other
+    tables, the footnotes, the conclusions and the notes."""
     bold, head = [*opening(result), headline], [machine(result), *head]
     head += link_lines(result)
     notes = [f"note: {note}" for note in result.run.notes]
-    below = [*footnotes(result), *conclusions]
+    sentences, below = unmeasured_lines(result), [*footnotes(result), *conclusions]
     if not brief:
-        return lay_out(bold, [*head, *notes], tables, below)
+        return lay_out(bold, [*head, *notes], tables, [*sentences, *below])
 
-    room = MOST_LINES - 4 - len(wrapped([*bold, *head]))
-    shown, sentences, is_shown = list[tuple[str, Table]](), list[str](), True
+    room = MOST_LINES - 4 - len(wrapped([*bold, *head, *sentences]))
+    shown, is_shown = list[tuple[str, Table]](), True
 
     for title, table in tables:
         # With a blank line, the title, two lines of headings, and the footnotes.

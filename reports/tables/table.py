@@ -1,6 +1,8 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
 import re
+import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +24,7 @@ from reports.tables.headline import headline, points
 from reports.tables.rows import (
     STABLE,
     SUSPECT,
+    TOO_FEW,
     Named,
     SizeRow,
     StableCost,
@@ -33,8 +36,10 @@ from reports.tables.rows import (
     speed_ups,
     views,
 )
-from reports.tables.run_text import lay_out_run, opening
+from reports.tables.run_text import lay_out_run, more_time, opening
 from reports.tables.sentences import (
+    WIDEST,
+    WIDTH,
     algorithm_of,
     count,
     interval_text,
@@ -54,13 +59,15 @@ STAMPS_SHARE = 0.25
 # Columns that stand in the title if all cells are alike, and those that others make superfluous.
 FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
 LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
-NAMED_BESIDE = 3  # named algorithms in one table below the first, of about 42 columns each
+
+Cell = str | Text
+Columns = dict[str, Sequence[Cell]]  # the cells of a table by their heading
 
 
 def render(result: Result, long: bool = False, brief: bool = False) -> str:
     """The table, with all tables, notes and conclusions, or `brief` as many as fit a screen; or
-    with `long` a row for each case. At most 80 columns wide, without columns of named algorithms
-    and with short names. Ends with a newline."""
+    with `long` a row for each case, as wide as the terminal. Otherwise at most 80 columns wide.
+    Ends with a newline."""
     if long:
         bold = [*opening(result), headline([result], points)]
         return lay_out(bold, [], long_tables(result), [])
@@ -85,7 +92,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     lines = head(result, first, first_rows)
     conclusions = [
         *published_line(result),
-        *against_library(first_rows),
+        *against_library(first_rows, more_time(result)),
         *cost_of_stable_bits(first_rows),
     ]
     return lay_out_run(result, title, lines, tables, conclusions, brief)
@@ -130,27 +137,47 @@ def _default_tables(
     cells = [_cells(row, name, has_library, bool(late_us(view[1]))) for row in rows]
 
     has_ours = any(row.ours for row in rows)
-    parts = [
-        named[:1],
-        *(named[at : at + NAMED_BESIDE] for at in range(1, len(named), NAMED_BESIDE)),
-    ]
-    tables = []
+    groups = [columns_of(cells)]
+    for other in named:
+        rows_of_other = [
+            _stable_cells(row.named[other], row.stable_cost)
+            if other == STABLE
+            else _named_cells(row.named[other], other, name * has_ours, has_library)
+            for row in rows
+        ]
+        groups.append(columns_of(rows_of_other))
 
-    for part in parts:
-        for row, of_row in zip(rows, cells, strict=True):
-            for other in part:
-                if other == STABLE:
-                    of_row |= _stable_cells(row.named[other], row.stable_cost)
-                else:
-                    of_row |= _named_cells(row.named[other], other, name * has_ours, has_library)
-        footnotes = marks(rows) if part is parts[0] else []
-        shown = [heading for heading in cells[0] if any(of_row[heading] != "-" for of_row in cells)]
-        lines = [[of_row[heading] for heading in shown] for of_row in cells]
-        table = plain_table(shown, lines, footnotes)
-        tables.append((title, table))
-        title, cells = "", [{"size\n": row.label} for row in rows]
+    first = next(iter(cells[0]))
+    texts = fitting({first: groups[0].pop(first)}, groups, WIDTH)
+    tables = [plain_table(each, zip(*each.values(), strict=True)) for each in texts]
+    tables[0].caption = "\n".join(marks(rows)) or None
+    return [(title, tables[0]), *(("", table) for table in tables[1:])]
+
+
+def columns_of(rows: Sequence[dict[str, Cell]]) -> Columns:
+    """The columns of rows without those that are empty."""
+    columns = {heading: [row[heading] for row in rows] for heading in rows[0]}
+    return {heading: cells for heading, cells in columns.items() if {*map(str, cells)} != {"-"}}
+
+
+def fitting(keys: Columns, groups: Sequence[Columns], width: int) -> list[Columns]:
+    """The groups of columns in as many tables as it takes for none to be wider than `width`, each
+    behind the keys. A group stays together unless it is too wide by itself."""
+    tables = [dict(keys)]
+    for group in groups:
+        is_whole = width_of(keys | group) <= width
+        for part in [group] if is_whole else [{name: group[name]} for name in group]:
+            if width_of(tables[-1] | part) > width and len(tables[-1]) > len(keys):
+                tables.append(dict(keys))
+            tables[-1] |= part
 
     return tables
+
+
+def width_of(columns: Columns) -> int:
+    """The width of a table, with a space between columns."""
+    texts = ["\n".join(map(str, (heading, *cells))) for heading, cells in columns.items()]
+    return sum(1 + max(map(len, text.split("\n"))) for text in texts) - 1
 
 
 def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[str, str | Text]:
@@ -190,7 +217,8 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
     cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
     if case and not case.routing:
         name = row.ours.chosen or algorithm_of(row.ours) if row.ours else "-"
-        cells["\nalgorithm"] = re.sub(r"\+\S+", "", name) + mark
+        name = re.sub(r"\+\S+", "", name).replace(" over ", "\nover ")
+        cells["\nalgorithm"] = name + mark
 
     if has_library:
         cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
@@ -202,7 +230,8 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
         cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
         cells["of\nbound"] = _share_of_bound(row.ours)
 
-    cells["\n#wrong"] = Text(count(row.n_wrong), style="bold red" if row.n_wrong else "")
+    whose = "\n".join([*row.wrong, count(row.n_wrong)])
+    cells["\n#wrong"] = Text(whose, style="bold red" if row.wrong else "")
     return cells
 
 
@@ -261,19 +290,24 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     return lines
 
 
-def against_library(rows: Sequence[SizeRow]) -> list[str]:
-    """The verdict against the library."""
+def against_library(rows: Sequence[SizeRow], more_time: str) -> list[str]:
+    """The verdict against the library, and at which sizes the run was too short for one."""
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours = "auto" if is_auto else "the best of ours"
-    verdicts = []
+    sizes = _sizes(rows, [row.verdict for row in rows])
+    lines, verdicts = list[str](), []
+    if few := sizes.pop(TOO_FEW, ""):
+        lines.append(f"Too few blocks to compare with the library at {few}: {more_time}.")
 
-    for verdict, sizes in _sizes(rows, [row.verdict for row in rows]).items():
+    for verdict, of_verdict in sizes.items():
         ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
         span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
-        verdicts.append(f"{verdict} at {sizes} ({span})")
+        verdicts.append(f"{verdict} at {of_verdict} ({span})")
 
-    sentence = f"Against the library, in this one launch, {ours} is {'; '.join(verdicts)}."
-    return [sentence] if verdicts else []
+    if verdicts:
+        found = "; ".join(verdicts)
+        lines.append(f"Against the library, in this one launch, {ours} is {found}.")
+    return lines
 
 
 def cost_of_stable_bits(rows: Sequence[SizeRow]) -> list[str]:
@@ -321,7 +355,7 @@ def _span(low: str, high: str) -> str:
 
 def long_tables(result: Result) -> list[tuple[str, Table]]:
     """A table for each mode, isolated before chained, with a row for each case, smaller sizes
-    first; without columns that are empty in it. Ordinary runs take less than 140 columns."""
+    first; without columns that are empty in it. What a terminal is too narrow for follows below."""
     ratios, tables = speed_ups(result), []
     for mode in sorted({case.mode for case in result.cases}, reverse=True):
         cases = [case for case in result.cases if case.mode == mode]
@@ -329,12 +363,21 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
         rows = long_rows(cases, ratios)
         texts = {name: {row[name] for row in rows} for name in rows[0] if name not in LEFT_OUT}
         alike = [name for name in FOLDED if len(texts.get(name, ())) == 1]
-        columns = [name for name in texts if name not in alike]
         title = ", ".join([mode, *(f"{name} {rows[0][name]}" for name in alike)])
-        headings = [name.replace(" ", "\n", 1) for name in columns]
-        cells = [[row[name] for name in columns] for row in rows]
-        footnotes = [SUSPECT] * any(case.suspect for case in cases)
-        tables.append((title, plain_table(headings, cells, footnotes=footnotes)))
+        columns: Columns = {
+            name.replace(" ", "\n", 1): [row[name] for row in rows]
+            for name in texts
+            if name not in alike
+        }
+        keys: Columns = {
+            name: columns.pop(name) for name in ("size", "algorithm", "variant") if name in columns
+        }
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDEST
+        footnotes = [SUSPECT] if any(case.suspect for case in cases) else []
+        for each in fitting(keys, [columns], width):
+            table = plain_table(each, zip(*each.values(), strict=True), footnotes)
+            tables.append((title, table))
+            title, footnotes = "", []
 
     return tables
 

@@ -13,8 +13,8 @@ HEADINGS = ["size", "variant", "us", "best", "gain [95 %]"]
 def render(result: Result) -> str:
     """A table for each mode with a line for each size and variant; ends with a newline."""
     head = [
-        "the best, in us with reading the result; gain: the choice of the untuned auto",
-        "over the best, - if it is the best",
+        "what auto takes, in us with reading the result; ?: a second launch must confirm",
+        "gain: untuned auto's cost over this, by rounds that did not choose it",
     ]
     tables = []
     for calls in sorted({winner.mode for winner in result.winners}, reverse=True):
@@ -23,7 +23,7 @@ def render(result: Result) -> str:
                 size_text(winner.size_bytes),
                 winner.variant,
                 number(winner.cost_us),
-                winner.name,
+                winner.name if winner.is_confirmed else f"{winner.name}; {winner.candidate}?",
                 ratio_text(winner.gain) if winner.is_settled else "too few rounds",
             ]
             for winner in result.winners
@@ -41,6 +41,12 @@ def points(result: Result) -> list[Point]:
     """The headline's figures: the best at the smallest and the largest size, and its gain."""
     best = sorted(result.winners, key=lambda each: (each.size_bytes, each.mode != "isolated"))
     return [
-        Point(size_text(each.size_bytes), each.cost_us, "us", each.gain and each.gain[0], "untuned")
+        Point(
+            size_text(each.size_bytes),
+            each.cost_us,
+            "us",
+            each.gain[0] if each.gain and each.is_confirmed else None,
+            "untuned",
+        )
         for each in (*best[:1], *best[1:][-1:])
     ]

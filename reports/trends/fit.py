@@ -166,7 +166,9 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     count. Raises Incomparable for launches of different things."""
     entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
     kinds = {
-        (alike_of(entry), entry.run.software_id): entry.run.imported_from or entry.run.run_id
+        (alike_of(entry), entry.run.software_id): (
+            f"{entry.run.benchmark} of {entry.run.imported_from or entry.run.run_id}"
+        )
         for entry in entries
     }
     if len(kinds) > 1:
@@ -242,6 +244,12 @@ def fit(arguments: argparse.Namespace) -> int:
         problem = "nothing to fit: no case has three sizes with five blocks"
         raise ResultError("; ".join([problem, *notes]))
 
+    days = {run_id[:10] for fit in fits for run_id in fit.run_ids}
+    if len(days) > 1:
+        notes.append(
+            f"the launches are of {len(days)} days: days differ by more than launches of a day, "
+            "which no interval here allows for"
+        )
     for note in notes:
         complain(note)
 

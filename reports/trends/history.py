@@ -2,6 +2,7 @@
 change."""
 
 import argparse
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def standing_wrong(entries: Sequence[Entry]) -> list[Entry]:
 
 def history_of(contents: Contents) -> History:
     """The history of these runs. Raises ResultError without a usable run."""
-    left_out = [(entry.path, entry.left_out) for entry in contents.entries if entry.left_out]
+    left_out = [(entry.path, entry.left_out) for entry in contents.entries]
     skipped = left_out_lines([*contents.left_out, *left_out])
     entries = {entry.run.run_id: entry for entry in contents.entries if not entry.left_out}
 
@@ -183,7 +184,9 @@ def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> di
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="runs at any depth")
-    parser.add_argument("--since", metavar="RUN", help="only changes at this run id or later")
+    parser.add_argument(
+        "--since", metavar="RUN", help="only changes from this run id, or this day (2026-11-20), on"
+    )
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
     parser.epilog = (
         "With --since or --json the exit status is 1 if a series is worse or no correct run has "
@@ -200,8 +203,11 @@ def history(arguments: argparse.Namespace) -> int:
     history = history_of(read_store(arguments.folder))
     later = {*history.runs}
     if since := arguments.since:
-        if since not in {*history.runs, *(entry.run.run_id for entry in history.wrong)}:
-            raise ResultError(f"--since {since}: no usable run here has this id")
+        known = {*history.runs, *(entry.run.run_id for entry in history.wrong)}
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", since):
+            since = min((run_id for run_id in known if run_id >= since), default=since)
+        if since not in known:
+            raise ResultError(f"--since {since}: no usable run here has this id, or is so late")
         later = {run_id for run_id in history.runs if by_time(run_id) >= by_time(since)}
         history.events = [event for event in history.events if event.run in later]
         history.series = [each for each in history.series if each.since(each.last_step) in later]

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
-from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, Difference, RowBits, read_bits
+from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, RowBits, read_bits
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
 from reports.store.result import ResultError, time_of
@@ -27,6 +26,7 @@ from reports.tables.bits import (
     groups_of,
     headline,
     moved_in,
+    share_of,
     share_text,
     steady_in,
     text,
@@ -123,7 +123,7 @@ def bits(arguments: argparse.Namespace) -> int:
             (each.row, f"bits.{each.against}", "changed" if each.failed else "", each.text)
             for each in checks
         ]
-        write_named(arguments.junit, as_junit(line, rows, notes).encode())
+        write_named(arguments.junit, as_junit("bits", line, rows, notes).encode())
     if arguments.markdown:
         table = folded("rows of equal bits together", table_of(groups_in(record)))
         said = listed([*findings, *notes, headline(record)])
@@ -210,22 +210,22 @@ def unequal(one: Bits, other: Bits) -> list[str]:
 def required_of(row: RowBits, name: str) -> Check:
     """Whether the row keeps its bits; one that has not compared it, or lacks another `launch` of a
     size, fails."""
-    total = row.totals.get(name, Difference())
-    lacks = total.elements < (len(row.sizes) if name == "launch" else 1)
+    found = row.differences.get(name, [])
+    lacks = len(found) < (len(row.sizes) if name == "launch" else 1)
     said = f" keeps its bits {INVARIANCES[name]}"
-    if total.differ:
-        sizes = [
-            size_text(size.size_bytes)
-            for size in row.sizes
-            if name in size.compared and size.compared[name].differ
-        ]
-        said = f": {share_text(name, total)} {INVARIANCES[name]}, at {some(sizes)}"
+    sizes = [
+        size_text(size.size_bytes)
+        for size in row.sizes
+        if name in size.compared and size.compared[name].differ
+    ]
+    if sizes:
+        share = " at ".join(share_text(name, found).splitlines()[::-1])
+        said = f": {share} {INVARIANCES[name]}: {some(sizes)}"
     elif lacks:
         said = f" was not compared {INVARIANCES[name]}"
         said += f": {row.reason}" if row.reason else ""
 
-    failed = lacks or total.differ > 0
-    return Check(row.name, name, failed, f"{row.name} ({row.datatype}){said}")
+    return Check(row.name, name, lacks or bool(sizes), f"{row.name} ({row.datatype}){said}")
 
 
 def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
@@ -279,7 +279,7 @@ def facts(row: RowBits) -> set[tuple[str, int, bool]]:
     """What must be the same in another launch: outcomes by size, and thresholds. Digests tell the
     outcome of `launch` and `size`; the other sizes decide which ones have `size` and `history`."""
     return {
-        *((name, 0, False) for name in {"size", "history"} & row.totals.keys()),
+        *((name, 0, False) for name in {"size", "history"} & row.differences.keys()),
         *(("threshold", each.size_bytes, True) for each in row.thresholds),
         *(
             (name, size.size_bytes, each.differ > 0)
@@ -291,9 +291,12 @@ def facts(row: RowBits) -> set[tuple[str, int, bool]]:
 
 
 def ulp_below(cell: str) -> str:
-    """The share of a cell, and in small print the difference, whose words stay together."""
-    share, percent, ulp = cell.partition(" % ")
-    return f"{share} %\n{ulp.replace(' ', NO_BREAK)}" if percent else cell
+    """The share of a cell, and in small print the sizes and the difference, whose words stay
+    together."""
+    sizes, _, share = cell.partition("\n")
+    percent, _, ulp = share.partition(" % ")
+    small = [text.replace(" ", NO_BREAK) for text in (ulp, sizes)]
+    return f"{percent} %\n{', '.join(small)}" if ulp else cell
 
 
 def groups_in(record: Bits) -> list[Row]:
@@ -372,11 +375,9 @@ def page_of(
     picture: list[Row] = [
         {"row": row.name, "type": row.datatype}
         | {
-            name: heat(
-                total.differ / total.elements if total else np.nan, share_text(name, total), 1
-            )
+            name: heat(share_of(sizes), share_text(name, sizes), 1)
             for name in INVARIANCES
-            for total in [row.totals.get(name)]
+            for sizes in [row.differences.get(name, [])]
         }
         for row in rows
     ]

@@ -13,12 +13,14 @@ from reports.store.folder import read_store
 from reports.store.observations import alike_of, entry_of, in_one_state
 from reports.verdicts.pairs import log_costs
 from reports.verdicts.sides import Side
-from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, decide, evidence
+from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, evidence
 
 MIN_DAYS = 5  # fewer days know their spread too badly
 WIDER_P = 0.05  # cells that scatter more than this chance allows replace the prior
 SCATTER_EFFICIENCY = 0.82  # of a quartile of differences, for normal values
-FAMILY_P = 0.10  # two-sided, over a table: 5 % for each direction
+NORMAL_MAD = 0.6745  # the median absolute deviation of normal values
+MAD_FREEDOM = 0.8  # of the degrees of freedom of a variance, with a deviation pooled over cases
+FAMILY_P = 0.10  # two-sided, over all cells: 5 % for each direction
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class DaySpread:
     freedom: float
     source: str
 
-    def judge(self, log_ratios: Floats, margin: float) -> pd.DataFrame:
-        """Verdicts on sides of a day each, by Student's test with the variance of two days added
+    def evidence(self, log_ratios: Floats, margin: float) -> pd.DataFrame:
+        """Tests sides of a day each, by Student's test with the variance of two days added
         (Satterthwaite, Biometrics 2, 1946), whose degrees of `freedom` are another column."""
         cells = evidence(log_ratios, margin)
         launches, days = cells.standard_error**2, 2 * self.sd**2
@@ -39,7 +41,7 @@ class DaySpread:
         freedom = ((launches + days) ** 2).div(terms).fillna(1.0)  # without an interval
         error = np.sqrt(launches + days)
         full, same = (stdtrit(freedom, 1 - p) * error for p in (INTERVAL_P, SAME_P))
-        cells = cells.assign(
+        return cells.assign(
             standard_error=error,
             freedom=freedom,
             log_low=cells.log_ratio - full,
@@ -48,7 +50,6 @@ class DaySpread:
             p_faster=stdtr(freedom, cells.log_ratio / error),
             is_same=np.abs(cells.log_ratio) + same < np.log1p(margin),
         )
-        return decide(cells, margin, FAMILY_P)
 
 
 # An assumption: "within a few percent" is usual for servers (Duplyakin, Uta, Maricq and Ricci, In
@@ -113,27 +114,32 @@ def spread_between_days(
     entries, _ = in_one_state([*others.values()])
     logs = log_costs(entries)
     logs["day"] = np.array([entry.run.run_id[:10] for entry in entries])[logs.run]
+    return spread_of(logs, log_ratios, groups)
+
+
+def spread_of(logs: pd.DataFrame, log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
+    """The spread between days of logs of costs: a row has a case's `key`, its `day` and `log_cost`.
+    Medians and median absolute deviations, because a launch that an event slows, or a day that is
+    unlike all others, must not set it. They are pooled over the cases. A day is assumed to shift
+    all cases as much as it shifts each, so that half of the variance is common to k cases; a pooled
+    variance then varies like one with 4 k / (k + 3) degrees of freedom for each day but one
+    (Satterthwaite), and here like one with fewer. Below five days `assumed_spread`."""
     by_day = logs.groupby(["key", "day"]).log_cost
-    levels = by_day.mean().unstack()
+    levels = by_day.median().unstack()
     levels = levels.loc[:, levels.notna().mean() > 0.5].dropna()
-    noise = float(np.nan_to_num((by_day.var() / by_day.size()).mean()))
-    return spread_of(levels.to_numpy(), noise, log_ratios, groups)
-
-
-def spread_of(levels: Floats, noise: float, log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
-    """The spread of the logs of costs, (cases, days), which have this variance of their own: the
-    standard deviation between days, pooled over the cases. A day is assumed to shift all cases as
-    much as it shifts each, so that half of the variance is common to k cases; their pooled variance
-    then varies like one with 4 k / (k + 3) degrees of freedom for each day but one (Satterthwaite),
-    almost 4 for many cases. Below five days `assumed_spread`."""
     n_cases, n_days = levels.shape
     if n_days < MIN_DAYS or not n_cases:
         return assumed_spread(log_ratios, groups)
 
-    sd = float(np.sqrt(max(levels.var(axis=1, ddof=1).mean() - noise, 0.0)))
+    within = (logs.log_cost - by_day.transform("median")).abs().groupby([logs.key, logs.day])
+    between = levels.sub(levels.median(axis=1), axis=0).abs().median(axis=1)
+    own = np.pi / 2 * within.median() ** 2 / by_day.size()  # of a day's median
+    few = n_days / (n_days - 0.8)  # of few values the deviation is too small
+    variance = (few * (between**2).mean() - own.mean()) / NORMAL_MAD**2
+    sd = float(np.sqrt(max(variance, 0.0)))
     return DaySpread(
         sd,
-        4 * n_cases / (n_cases + 3) * (n_days - 1),
+        MAD_FREEDOM * 4 * n_cases / (n_cases + 3) * (n_days - 1),
         f"Days differ by {sd:.1%}, estimated from {n_days} other "
         "days in the folders of these runs.",
     )

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from reports.store.program import BENCH, REPORTS, RUN
+from reports.store.program import BENCH, REPORTS, RUN, typed
 from reports.store.result import ResultError
 from reports.tables.sentences import describe, some
-from reports.verdicts.judge import Comparison
+from reports.verdicts.judge import MOST_RESOLVABLE, Comparison
 from reports.verdicts.render import rows_of, summary
 from reports.verdicts.sides import faults_between
 from reports.verdicts.verdict import FASTER, SLOWER
@@ -62,9 +62,9 @@ def failed(sentence: str, status: int) -> Outcome:
 
 
 def outcomes(comparison: Comparison, fails_from: float, must_rule_out: float) -> "pd.Series[str]":
-    """What each cell means: `regression` if it is slower by at least `fails_from`, `inconclusive`
-    if a slowdown of `must_rule_out` could hide, `control` if it is a library's, which decides
-    nothing."""
+    """What each cell means: `regression` if it is SLOWER and estimated at `fails_from` or more,
+    `inconclusive` if a slowdown of `must_rule_out` could hide, `control` if it is a library's,
+    which decides nothing."""
     cells = comparison.cells
     rules = {
         CONTROL_CELL: ~comparison.is_judged,
@@ -85,7 +85,8 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
 
     # The slowdown that counts, and the one that must be ruled out.
     fails_from = comparison.margin
-    must_rule_out, source = comparison.resolvable_slowdown
+    must_rule_out = comparison.resolved_slowdown
+    source = f"which these launches decide, at most {MOST_RESOLVABLE:.0%}"
     if min_effect:
         fails_from, must_rule_out, source = min_effect, min_effect, "of --min-effect"
     if fails_from < comparison.margin:
@@ -109,7 +110,8 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     # The first that applies.
     found = summary(comparison, must_rule_out)
     if SLOWER in {*judged.verdict}:
-        found += f"; {len(slower)} {of_cells} slower by {fails_from:.1%} or more"
+        beyond = f"different from 0 and estimated at {fails_from:.1%} or more"
+        found += f"; {len(slower)} {of_cells} {beyond}"
     if faults:
         status, sentence = UNUSABLE, some(faults, 1)
     elif len(slower):
@@ -126,12 +128,16 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     findings.extend(listed.title + ": " + listed.text)
     if len(undecided):
         findings.append(_remedy(comparison, undecided, must_rule_out))
-    if len(faster):
+    if len(faster) and not comparison.is_interleaved:  # which keeps no baseline
         findings.append(
             f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some([*faster.title])};"
             f" `{RUN}{REPORTS} accept` moves it"
         )
 
+    sides = comparison.baseline, comparison.variant
+    commits = [f"{side.name} {side.commit[:12]}" for side in sides if side.commit]
+    if commits:
+        findings.append(f"commits: {', '.join(commits)}")
     findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
     return Outcome(status, sentence, faults, findings, cells, comparison)
 
@@ -147,6 +153,6 @@ def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str
     pairs = max(needed.max(), cells.pairs.max() + 1)  # those that there are did not decide
 
     if not np.isfinite(pairs):
-        return "more pairs decide more: a larger --budget or --pairs of the campaign"
+        return f"more pairs decide more: {typed('--pairs', 'N')}, or {typed('--budget', 'TIME')}"
 
-    return f"about {pairs:.0f} pairs would decide: --pairs of the campaign"
+    return f"about {pairs:.0f} pairs would decide: {typed('--pairs', f'{pairs:.0f}')}"

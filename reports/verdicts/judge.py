@@ -15,12 +15,14 @@ from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables.sentences import counted, size_text, some, spoken
 from reports.verdicts import verdict
+from reports.verdicts.days import FAMILY_P as DAYS_FAMILY_P
 from reports.verdicts.days import spread_between_days
 from reports.verdicts.pairs import Pair, find_ratios, is_interleaved, pairs_of
 from reports.verdicts.sides import COMPARABLE, Side, case_names, deaths_of
 from reports.verdicts.verdict import (
     AMBIGUOUS,
     DEFAULT_MARGIN,
+    FAMILY_P,
     FASTER,
     INTERVAL_P,
     MIN_PAIRS,
@@ -83,7 +85,8 @@ class Comparison:
     @property
     def resolved_slowdown(self) -> float:
         """The slowdown (0.03: 3 %), from the margin to `MOST_RESOLVABLE`, that all judged cells
-        together exclude with power 0.8 by these launches."""
+        together exclude with power 0.8 by these launches. No pilot sets it: the variance of three
+        launches of which one is an event would hide slowdowns that these launches show."""
         cells = self.cells[self.is_judged]
         effects = verdict.detectable(
             cells.standard_error,
@@ -94,21 +97,6 @@ class Comparison:
             cells.get("freedom"),
         )
         return min(np.max(effects[np.isfinite(effects)], initial=self.margin), MOST_RESOLVABLE)
-
-    @property
-    def resolvable_slowdown(self) -> tuple[float, str]:
-        """The slowdown, likewise, by the forecast of the campaign's pilot, if there is one; and its
-        source."""
-        stages = self.baseline.campaign.stages if self.baseline.campaign else []
-        forecasts = [stage.visible_effect for stage in stages if stage.visible_effect]
-
-        if forecasts and self.is_interleaved:
-            most, source = forecasts[0], "which the campaign's pilot decides"
-        else:
-            most, source = self.resolved_slowdown, "which these launches decide"
-
-        slowdown = min(max(self.margin, most), MOST_RESOLVABLE)
-        return slowdown, f"{source}, at most {MOST_RESOLVABLE:.0%}"
 
     def can_hide(self, slowdown: float) -> "pd.Series[bool]":
         """Whether a slowdown of at least this share could hide in each judged cell."""
@@ -143,6 +131,7 @@ def compare(
     margin: float | None = None,
 ) -> list[Comparison]:
     """Every side against the first, cell by cell. `margin` is a share, by default the campaign's.
+    The cells of all sides are one family: more sides are not more chances of a false verdict.
     Raises Incomparable for sides that measured different things, NothingInCommon for sides without
     a common case, ResultError for a run that is on both sides."""
     differences = differing(sides, allowed)
@@ -151,7 +140,11 @@ def compare(
     if margin is None:
         margin = baseline.campaign.campaign.margin if baseline.campaign else DEFAULT_MARGIN
 
-    return [_compare(baseline, variant, margin, differences) for variant in variants]
+    comparisons = [_compare(baseline, variant, margin, differences) for variant in variants]
+    for family in grouped(comparisons, attrgetter("is_interleaved")).values():
+        decide_together(family)
+
+    return comparisons
 
 
 def _compare(
@@ -216,16 +209,6 @@ def _compare(
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
 
-    if comparison.is_interleaved and comparison.is_finished:
-        # Holm's procedure cannot decide a cell with few pairs, by however much they differ: these
-        # are decided whose interval lies wholly beyond what these launches resolve. Of equal
-        # variants with 6 to 27 pairs it calls a cell in at most 1.4 % of tables (simulated,
-        # spreads of 1 to 20 %).
-        cells, large = comparison.cells, 1 + comparison.resolved_slowdown
-        is_open = cells.verdict == AMBIGUOUS
-        cells.loc[is_open & (cells.low > large), "verdict"] = SLOWER
-        cells.loc[is_open & (cells.high < 1 / large), "verdict"] = FASTER
-
     here, there = ({str(launch.run.node) for launch in side.launches} for side in sides)
     if not here & there:
         nodes = f"{some(sorted(here))} and {some(sorted(there))}"
@@ -234,6 +217,36 @@ def _compare(
         notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")
 
     return comparison
+
+
+def decide_together(family: Sequence[Comparison]) -> None:
+    """Adds the verdicts to the cells of these comparisons, and caveats on them."""
+    is_interleaved, margin = family[0].is_interleaved, family[0].margin
+    every = pd.concat([each.cells for each in family], keys=range(len(family)))
+    every = verdict.decide(every, margin, FAMILY_P if is_interleaved else DAYS_FAMILY_P)
+    every.loc[every.high.isna(), "detectable"] = np.nan
+
+    for place, comparison in enumerate(family):
+        cells = comparison.cells = pd.DataFrame(every.loc[place])
+        is_found = cells.verdict.isin([SLOWER, FASTER])
+        if is_interleaved and not comparison.is_finished:
+            # Each look at a growing campaign would be another chance of a false verdict.
+            cells.loc[is_found, "verdict"] = AMBIGUOUS
+        elif (is_weak := is_found & (cells.detectable > np.expm1(cells.log_ratio.abs()))).any():
+            comparison.caveats.append(
+                f"the MDE exceeds the difference, which is then probably overestimated: "
+                f"{some([*cells.title[is_weak]])}"
+            )
+
+        cells.loc[cells.pairs == 1, "verdict"] = UNREPLICATED
+        if is_interleaved and comparison.is_finished:
+            # Holm's procedure cannot decide a cell with few pairs, by however much they differ:
+            # these are decided whose interval lies wholly beyond what these launches resolve. Of
+            # equal variants with 6 to 27 pairs it calls a cell in at most 1.4 % of tables
+            # (simulated, spreads of 1 to 20 %).
+            large, is_open = 1 + comparison.resolved_slowdown, cells.verdict == AMBIGUOUS
+            cells.loc[is_open & (cells.low > large), "verdict"] = SLOWER
+            cells.loc[is_open & (cells.high < 1 / large), "verdict"] = FASTER
 
 
 def copies_in(launches: Sequence[Result]) -> list[str]:
@@ -260,26 +273,20 @@ def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
 def _judge(
     comparison: Comparison, keys: Sequence[Any], without: Sequence[str], cases: Sequence[Any]
 ) -> pd.DataFrame:
-    """The cells of these `cases` by the ratios and times of their keys."""
+    """The cells of these `cases` by the ratios and times of their keys, without verdicts."""
     sides, n_pairs = (comparison.baseline, comparison.variant), len(comparison.pairs)
     log_ratios, times = find_ratios(comparison.pairs, keys, without)
 
     if comparison.is_interleaved:
-        cells = verdict.once(log_ratios, comparison.margin)
+        cells = verdict.evidence(log_ratios, comparison.margin)
     else:
         groups = [(case.algorithm, case.variant) for case in cases]
         days = spread_between_days(*sides, log_ratios, groups)
         if n_pairs >= MIN_PAIRS:
             comparison.notes.append(days.source)
-        cells = days.judge(log_ratios, comparison.margin)
+        cells = days.evidence(log_ratios, comparison.margin)
 
     cells = with_ratios(cells)
-    cells.loc[cells.high.isna(), "detectable"] = np.nan
-    if comparison.is_interleaved and not comparison.is_finished:
-        # Each look at a growing campaign would be another chance of a false verdict.
-        cells.loc[cells.verdict.isin([SLOWER, FASTER]), "verdict"] = AMBIGUOUS
-
-    cells.loc[cells.pairs == 1, "verdict"] = UNREPLICATED
     lost = (n_pairs - cells.pairs).astype(str) + f" of {n_pairs}"
     cells["note"] = np.select(
         [cells.pairs < n_pairs, cells.pairs < MIN_PAIRS],

@@ -11,6 +11,7 @@ from reports.kit.page import Page, banner_png, to_html
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
+from reports.tables.figure import can_draw
 from reports.tables.sentences import painted, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
@@ -29,7 +30,7 @@ TAGS = {
     "changed": "failure",
     "unusable": "error",
     "regression": "failure",
-    "inconclusive": "failure",
+    "inconclusive": "skipped",
 }
 
 
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-effect",
         metavar="PERCENT",
         type=percent,
-        help="a slowdown below this passes (what the campaign decides)",
+        help="an estimate below this passes (what the launches decide)",
     )
     add_allow(parser)
     add_files(parser)
@@ -133,7 +134,7 @@ def write_files(
 ) -> None:
     """Writes the outcome to the paths that are given. Raises ResultError."""
     if junit:
-        write_named(junit, as_junit(outcome.headline, *junit_rows(outcome)).encode())
+        write_named(junit, as_junit("gate", outcome.headline, *junit_rows(outcome)).encode())
     if markdown:
         write_named(markdown, as_markdown(outcome).encode())
     if html:
@@ -170,19 +171,20 @@ def junit_rows(outcome: Outcome) -> tuple[list[tuple[str, str, str, str]], list[
     return rows, said
 
 
-def as_junit(headline: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]) -> str:
-    """A suite with a test case for each row: its name and group, one of TAGS if it failed, and a
-    text; `?` replaces characters that XML cannot contain."""
-    suite = Element("testsuite", name=headline)
-    if said:
-        SubElement(suite, "system-out").text = "\n".join(said)
+def as_junit(
+    name: str, headline: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]
+) -> str:
+    """The suite of this name with a test case for each row: its name and group, one of TAGS if it
+    failed, and a text; `?` replaces characters that XML cannot contain."""
+    suite = Element("testsuite", name=f"wiretax {name}")
+    SubElement(suite, "system-out").text = "\n".join([headline, *said])
 
     for name, group, word, text in rows:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")
         if word in TAGS:
             SubElement(case, TAGS[word], type=word, message=text)
 
-    counts = {"tests": "testcase", "failures": "failure", "errors": "error"}
+    counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
     for name, tag in counts.items():
         suite.set(name, str(len(list(suite.iter(tag)))))
 
@@ -190,8 +192,9 @@ def as_junit(headline: str, rows: Iterable[tuple[str, str, str, str]], said: Seq
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Writes the page and, beside a file.html, the picture that chats show with a link to it."""
-    if path.suffix == ".html":
+    """Writes the page and, beside a file.html, the picture that chats show with a link to it, where
+    pictures can be drawn."""
+    if path.suffix == ".html" and can_draw():
         page.picture = f"{path.name}.png"
         write_named(path.with_name(page.picture), banner_png(page))
 

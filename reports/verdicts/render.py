@@ -105,13 +105,13 @@ def counts(comparison: Comparison) -> str:
     """The number of cells with each verdict."""
     words = Counter(words_of(comparison)).most_common()
     found = ", ".join(f"{word} {count}" for word, count in words)
-    cells = counted(len(comparison.cells), "cell")
-    return f"{found}; of {cells}, with a margin of {comparison.margin:.1%}"
+    cells, margin = counted(len(comparison.cells), "cell"), f"{comparison.margin:.1%}"
+    return f"{found}; of {cells}; SLOWER, FASTER: different from 0, estimated beyond {margin}"
 
 
 def headline(comparison: Comparison) -> str:
     """What was found, and the ratios of judged cells at two sizes."""
-    found = summary(comparison, comparison.resolvable_slowdown[0])
+    found = summary(comparison, comparison.resolved_slowdown)
     labels = comparison.baseline.label, comparison.variant.label
     ratios = ratios_text(comparison.cells[comparison.is_judged], *labels)
     return f"{found}; {ratios}" if ratios else found

@@ -32,10 +32,11 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
         fact(result, "cpu.turbo"),
     ),
     "world": lambda result: world_of(result.run),
-    "type": lambda result: sorted({(case.datatype, case.redop) for case in result.run.cases}),
-    "statistic": lambda result: (
-        result.run.benchmark,
-        sorted({case.across_ranks for case in result.cases}),
+    "type": lambda result: " and ".join(
+        sorted({f"{case.datatype} {case.redop}" for case in result.run.cases})
+    ),
+    "statistic": lambda result: " ".join(
+        [result.run.benchmark, *sorted({case.across_ranks for case in result.cases})]
     ),
     "method": lambda result: method_of(result.run) or "default",
     "version": lambda result: result.run.version,
@@ -87,6 +88,11 @@ class Side:
         """The campaign's record of its command."""
         variants = self.campaign.campaign.variants if self.campaign else []
         return next((each for each in variants if each.name == self.variant), None)
+
+    @property
+    def commit(self) -> str:
+        """The commit that its campaign ran it from; "" for the code as it was there."""
+        return (self.command and self.command.revision) or ""
 
     @property
     def label(self) -> str:

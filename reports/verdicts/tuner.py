@@ -17,8 +17,10 @@ import pandas as pd
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.tables.sentences import command_of, size_text, some
+from reports.verdicts.engines import ENGINES, engine_table
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides
+from reports.verdicts.verdict import FASTER
 
 Settings = tuple[tuple[str, str], ...]  # names and values
 
@@ -73,9 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=(*LOADERS, "json"),
+        choices=(*LOADERS, "json", *ENGINES),
         required=True,
-        help="the table of RCCL's tuner or of NCCL's example plugin, or JSON for any library",
+        help="the table of RCCL's tuner or of NCCL's example plugin; JSON for any library; the "
+        "size up to which an engine's own all-reduce wins, of runs that also time the library",
     )
     add_allow(parser)
 
@@ -83,6 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def tuner(arguments: argparse.Namespace) -> int:
     """Prints the table, and on standard error what would prove it. Returns 0. Raises ResultError
     for runs without settings that differ, and without a side that a gate could judge."""
+    if arguments.format in ENGINES:
+        sys.stdout.write(engine_table(arguments.runs, arguments.format))
+        return 0
     sides = read_sides(arguments.runs)
     baseline = sides[0]
     if empty := [side.name for side in sides if not side.launches]:
@@ -115,8 +121,8 @@ def tuner(arguments: argparse.Namespace) -> int:
     is_json = arguments.format == "json"
     rows = pd.Series([columns_of(cell) for cell in cells.itertuples()], cells.index)
     stretches = stretches_of(cells.assign(value=cells.settings if is_json else rows))
-    if not (cells.high < 1).any():
-        sentence = f"no interval against {baseline.name} lies below 1 at any size"
+    if not cells.is_faster.any():
+        sentence = f"nothing is FASTER than {baseline.name} at any size"
         if np.isinf(cells.high).all():
             sentence += "; an interval takes 6 pairs"
         complain(sentence)
@@ -199,8 +205,9 @@ def settings_by_name(sides: Sequence[Side]) -> dict[str, Settings]:
 
 def library_cells(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """A row for each variant, collective and size: the cell of the library's plain use with the
-    highest interval, so that all types and places must agree; another harness times nothing else.
-    `high` is infinite without an interval. Raises ResultError without such cells."""
+    highest interval; another harness times nothing else. `is_faster`: the cells of all types and
+    places are FASTER. `high` is infinite without an interval. Raises ResultError without such
+    cells."""
     tables = [
         each.cells.assign(
             side=each.variant.name,
@@ -216,8 +223,10 @@ def library_cells(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     if cells.empty:
         raise ResultError("no case of a library itself is in these runs")
 
-    cells = cells.assign(high=cells.high.fillna(np.inf))
-    return cells.loc[cells.groupby(["side", "collective", "size_bytes"]).high.idxmax()]
+    cells = cells.assign(high=cells.high.fillna(np.inf), is_faster=cells.verdict == FASTER)
+    rows = cells.groupby(["side", "collective", "size_bytes"])
+    cells["is_faster"] = rows.is_faster.transform("all")
+    return cells.loc[rows.high.idxmax()]
 
 
 def columns_of(cell: Any) -> tuple[str, str, int] | None:
@@ -243,7 +252,7 @@ def stretches_of(cells: pd.DataFrame) -> list[Stretch]:
     stands for half to twice its bytes, up to the geometric middle to a measured neighbour."""
     stretches = list[Stretch]()
     for collective, own in cells.groupby("collective", sort=False):
-        faster = own[own.high < 1].sort_values("ratio", ascending=False, kind="stable")
+        faster = own[own.is_faster].sort_values("ratio", ascending=False, kind="stable")
         rows: Any = faster[faster.value.notna()].itertuples()
         winners = {cell.size_bytes: cell for cell in rows}  # the last has the lowest ratio
         if lost := sorted({*faster.size_bytes} - winners.keys()):

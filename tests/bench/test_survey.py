@@ -91,7 +91,7 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     assert sentence in page
     assert "mpirun -n 2 python -m bench.link" in page
     ended = re.findall(r"^\[survey \d+ s\] (\w+): (?:done|failed) after", err, re.MULTILINE)
-    assert ended == ["doctor", "link", "tune", "allreduce", "decode"]
+    assert ended == ["doctor", "link", "tune", "confirm", "allreduce", "decode"]
     files, text = archived(folder)
     names = "index.html", "logs/link.err.txt", "logs/tune.out.txt"
     assert {f"survey/{name}" for name in names} <= files
@@ -124,7 +124,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.tex").write_text("years of work")
     (tmp_path / "sent.tar.gz").write_text("an archive of last week")
-    there = "is there already: name a new folder with --out"
+    there = "is there already: remove it, or name a new folder: --out "
     for name, sentence in {
         "/dev/null/survey": "/dev/null/survey: Not a directory",
         "/": "/ has no place for an archive beside it: name a new folder with --out",

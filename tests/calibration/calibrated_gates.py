@@ -95,15 +95,18 @@ def kept_baselines(
         scatter = rng.standard_normal((CELLS, n_days + 1, NIGHT_LAUNCHES))
         logs = spread * np.sqrt(0.5) * levels[..., None] + NIGHT_SPREAD * scatter
         ratios = truth + logs[:, -1] - logs[:, -2]
-        noise = float(np.mean(logs[:, :-1].var(axis=-1, ddof=1))) / NIGHT_LAUNCHES
-        between = days.spread_of(logs[:, :-1].mean(axis=-1), noise, ratios, GROUPS)
-        cells = between.judge(ratios, MARGIN)
+        store = logs[:, :-1]
+        key, day, _ = np.indices(store.shape)
+        columns = {"key": key, "day": day, "log_cost": store}
+        table = pd.DataFrame({name: values.ravel() for name, values in columns.items()})
+        between = days.spread_of(table, ratios, GROUPS)
+        cells = verdict.decide(between.evidence(ratios, MARGIN), MARGIN, days.FAMILY_P)
         covered.append(float(np.mean((cells.log_low <= truth) & (truth <= cells.log_high))))
         comparison = comparison_of(cells)
-        statuses.append(status_of(comparison, MARGIN, comparison.resolvable_slowdown[0]))
+        statuses.append(status_of(comparison, MARGIN, comparison.resolved_slowdown))
     has_store = n_days >= days.MIN_DAYS
     name = f"{spread * 100:g} %, {f'{n_days} days' if has_store else 'no store'}"
-    limits = (0.85 if has_store else 0.9, 1.0) if effect else (0.0, 0.05)
+    limits = ({1: 0.9, 5: 0.8, 10: 0.85}[n_days], 1.0) if effect else (0.0, 0.05)
     return [
         Figure(f"{name}: status 1", np.array(statuses) == 1, *limits),
         Figure(f"{name}: intervals", covered, 0.93),

@@ -54,7 +54,7 @@ BAD = f"""
 --budget 0m -> '0m' is not a time
 --pairs 0 -> '0' is not a whole number of at least 1
 --margin none -> 'none' is not a percentage
---pears 3 -> unrecognized arguments: --pears 3
+--pears 3 -> unknown option --pears: did you mean --pairs?
 """
 
 

@@ -1,6 +1,8 @@
 """Tests the gate with real launches of small scripts: however it ends, a status and the reason are
 in its folder, and nothing that is wrong or dies passes."""
 
+import json
+import re
 import shlex
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from bench.gate import main as gate
 from reports.__main__ import main as reports
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
+from tests.reports.imports.test_serving import VLLM
 
 # Prints timing lines, and acts as its words say in the launches with these numbers, which it counts
 # in a file. Launch 0 is its pilot.
@@ -74,6 +77,19 @@ def test_the_gate_answers_with_a_status_and_files(tmp_path, side, capsys):
     assert {path.name for path in folder.iterdir()} >= {"base", "head"}
     assert "REGRESSION: SLOWER" in capsys.readouterr().out
     assert judged(tmp_path / "same", side(), side(), "--min-effect", "5") == 0
+
+
+def test_the_gate_judges_serving_benches_and_names_a_cold_first_request(tmp_path, capsys):
+    """A reviewer of a kernel asks for the engine's figures; the files name no number of ranks."""
+    paths = [tmp_path / "base.json", tmp_path / "head.json"]
+    for path, share in zip(paths, (1.0, 1.1), strict=True):
+        figures = VLLM | {name: VLLM[name] * share for name in ("median_tpot_ms", "mean_itl_ms")}
+        path.write_text(json.dumps(figures | {"mean_ttft_ms": 900.0}))
+    assert judged(tmp_path / "gate", *(f"cat {path}" for path in paths), pairs=10) == 1
+    out = capsys.readouterr().out
+    assert "tpot" in out.partition(";")[0].replace("\n", " ")
+    assert "ttft" not in out.partition(";")[0]
+    assert "note: cold first request, perhaps" in out
 
 
 WRONG = {
@@ -156,12 +172,32 @@ def test_a_mistake_is_answered_and_its_folder_can_be_used_again(tmp_path, side, 
         assert judged(folder, side(), side(), *words) == 2
         assert capsys.readouterr().err.startswith("bench.gate: ")
         assert all("NOT JUDGED" in text for text in said(folder))
+    refuses = shlex.join([sys.executable, "-m", "bench.allreduce", "--bogus"])
+    assert judged(folder, refuses, side()) == 2
+    assert "unrecognized arguments: --bogus" in capsys.readouterr().err
     assert gate(["--out", str(folder)]) == 2
     assert "required" in said(folder)[0]
     assert judged(folder, side(), side()) in (0, 3)
     assert gate(["--out", str(folder), "--base", side(), "--head", side()]) == 2
     assert "is there already" in capsys.readouterr().err
     assert "NOT JUDGED" not in said(folder)[0]
+
+
+def test_progress_says_which_launch_of_how_many_and_hints_name_makes_variables(
+    tmp_path, side, capsys, monkeypatch
+):
+    monkeypatch.delenv("WIRETAX_QUIET", raising=False)
+    monkeypatch.setenv("WIRETAX_MAKE", "--out=GATE_OUT --budget=BUDGET --pairs=CAMPAIGN_ARGS")
+    words = ["--base", side(), "--head", side(), "--out", str(tmp_path / "gate"), "--pairs", "6"]
+    assert gate(words) in (0, 3)
+    lines = capsys.readouterr().err.splitlines()
+    launches = [line.partition("] ")[2] for line in lines if line.startswith("[gate ")]
+    assert launches[0] == "launch 1 of 16: pilot, base"
+    assert re.fullmatch("launch 16 of 16: pair 6, (base|head)", launches[-1])
+    assert len({*launches}) == len(launches) == 16
+    assert any('it takes 8 (CAMPAIGN_ARGS="--pairs 8" and BUDGET=' in line for line in lines)
+    assert gate(words) == 2
+    assert f"new folder: GATE_OUT={tmp_path / 'gate'}-2\n" in capsys.readouterr().err
 
 
 def test_a_gate_that_is_stopped_while_it_judges_leaves_no_pass(tmp_path, side, monkeypatch):

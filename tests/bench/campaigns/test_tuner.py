@@ -18,7 +18,7 @@ from tests.reports.synthetic_run import mark_wrong
 from tests.reports.test_report_json import FIELDS
 
 # LL takes 0.7 of the default's time up to 64 KiB, then 1.5; Tree 0.8 at all sizes but 256 KiB.
-# Other settings change nothing at all, so that no chance makes them faster.
+# Tree is luckily faster by 0.6 % at 256 KiB, which is no verdict.
 PROGRAM = f"""
 import os, random, sys
 protocol, tree = os.environ.get("NCCL_PROTO"), os.environ.get("NCCL_ALGO") == "Tree"
@@ -29,7 +29,7 @@ print({HEAD + PLACES!r}, end="")
 halves = "    time   algbw   busbw #wrong" * 2
 print("#  size  count  type  redop  root" + halves + names)
 for size in (4096, 16384, 65536, 262144, 67108864):
-    us = 1000 * draw.gauss(1, 0.002) * (1 if size == 262144 or not tree else 0.8)
+    us = 1000 * draw.gauss(1, 0.002) * (1 if not tree else 0.994 if size == 262144 else 0.8)
     us *= {{None: 1, "LL": 0.7 if size <= 65536 else 1.5}}[protocol]
     half = f"  {{us:8.2f}}  1.0  1.0  0"
     print(f"{{size:10}}  {{size // 4}}  float  sum  -1{{half}}{{half}}{{ran}}")

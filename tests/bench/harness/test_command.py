@@ -38,6 +38,8 @@ allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds
 allreduce --device gpu -> invalid choice: 'gpu'
 allreduce --peer vlm -> unknown peer 'vlm': did you mean vllm?
+allreduce --maxtime 5 -> unknown option --maxtime: did you mean --max-time?
+bits --algo ring -> unknown option --algo: did you mean --algorithm?
 allreduce --bogus -> unrecognized arguments: --bogus
 allreduce --stable -d int32 -> --stable: nothing rounds in sum of int32, so every order gives the
 reduce_scatter --stable -o min,max -> --stable: nothing rounds in min and max of float32, so every

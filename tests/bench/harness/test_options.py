@@ -17,7 +17,7 @@ from tests.bench.launches import run
 from tests.launch import ROOT
 
 # These measure nothing themselves: they launch other commands, look at hardware, or time nothing.
-UNMEASURED = {"campaign", "doctor", "gate", "soak", "survey"}
+UNMEASURED = {"campaign", "doctor", "gate", "qualify", "soak", "survey"}
 COMMANDS = sorted({path.stem for path in Path(ROOT, "bench").glob("[a-z]*.py")} - UNMEASURED)
 
 

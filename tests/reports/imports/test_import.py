@@ -115,6 +115,7 @@ def test_logs_that_name_no_gpu_are_of_one_machine_only_if_somebody_says_so(tmp_p
     (refusal,) = capsys.readouterr().err.splitlines()
     assert "machine differs: " in refusal
     assert "(20.log)" in refusal
+    assert "None" not in refusal
     assert "(26.log)" in refusal
 
     facts = "--machine", "rack-7", "--ranks", "4", "--collective", "alltoall"
@@ -159,11 +160,15 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
     [
         (b" \n\n", "has no timings; known are nccl-tests"),
         (b"\x7fELF\0\0\1\n1 2 3\n", "has no timings"),
+        # Scripts that start a benchmark, with its head in a comment.
+        (b"\n# OSU MPI Allreduce Latency Test v7.3\nmpirun osu_allreduce\n", "has no timings"),
+        (b"#!/bin/sh\n# nThread 1 nGpus 2 minBytes 8 maxBytes 1024 step: 2(factor)\n", "has no t"),
+        (b"#!/bin/sh\n# Benchmarking Bcast\n# #processes = 2\n", "has no timings"),
         (
             b'\n{"size_bytes": 4, "time_us": "5"}',
             "a.log: line 2 is no timing line (Expected `float",
         ),
-        (b'{"a": 1}', "not what nccl-tests -J writes"),
+        (b'{"a": 1}', "it is JSON of no known version of nccl-tests -J, vllm bench serve"),
         (b"{" * 100_000, "is JSON that is cut off, damaged"),
         (
             b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}',

@@ -72,6 +72,14 @@ def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, 
     assert told.endswith(f": line 3 has {[*fields][-1]!r}: do you mean `{name}`?\n")
 
 
+@pytest.mark.parametrize("more", ["", "starting\n"])
+def test_a_time_in_another_unit_is_told_of_timing_lines(more, tmp_path, capsys):
+    log = put(tmp_path / "a.log", more + line().replace("time_us", "time_ms"))
+    number = 1 + more.count("\n")
+    sentence = f": line {number} is no timing line (time_ms: want time_us)\n"
+    assert refused(tmp_path, capsys, log).endswith(sentence)
+
+
 def test_other_fields_are_left_out():
     """Programs also print what they are, and when."""
     other = {"host": "a", "rank": 0, "time": "06:15", "size": "1 KiB", "n_gpus": 2, "N": 7, "": {}}

@@ -2,13 +2,20 @@
 
 import csv
 import io
+import json
 import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from reports.__main__ import main
 from reports.store.result import read
+from reports.tables.export import gauges
+from tests.launch import ROOT
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_run import rewrite_head, write_run
 
@@ -92,3 +99,47 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
     busbw = families["wiretax_bus_bandwidth_bytes_per_second"]
     assert (busbw.unit, 1e8 < busbw.samples[0].value < 1e11) == ("bytes_per_second", True)
     assert families["wiretax_wrong_elements"].samples[0].value == 0
+
+
+def test_a_textfile_is_replaced_at_once_and_has_no_times(store, capsysbinary, tmp_path):
+    """node_exporter refuses a file with times, and reads it while it is written."""
+    path = tmp_path / "wiretax.prom"
+    for _ in range(2):
+        assert export(capsysbinary, store, "--openmetrics", "--textfile", path)[0] == b""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert all(len(re.sub("{.*}", "", line).split()) == 2 for line in lines)
+    # Three launches of one machine but for the third: a series has its newest figure alone.
+    assert (
+        len([line for line in lines if line.startswith("wiretax_collective_time_seconds{")]) == 13
+    )
+    newest = read(run_of(store, 1)).cases[0]
+    assert f"}} {median_us(newest) / 1e6:.12g}\n" in path.read_text()
+    assert [*tmp_path.iterdir()] == [path]
+    if promtool := shutil.which("promtool"):  # of Debian's Prometheus
+        subprocess.run([promtool, "check", "metrics"], stdin=path.open(), check=True)
+
+
+def test_the_grafana_dashboard_asks_for_gauges_that_there_are():
+    panels = json.loads((ROOT / "examples/grafana.json").read_text())["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    names = {name for text in asked for name in re.findall(r"wiretax_\w+", text)}
+    assert len(names) > 4
+    assert names <= {gauge.name for gauge in gauges()}
+
+
+def test_a_textfile_that_cannot_be_written_or_is_anothers_is_refused(store, capsys, tmp_path):
+    other = tmp_path / "other.prom"
+    other.write_text("# HELP smart_temperature\n")
+    refusals = {
+        (other, "--openmetrics"): "is another program's",
+        (tmp_path / "wiretax.txt", "--openmetrics"): "node_exporter reads files *.prom",
+        (tmp_path / "nowhere" / "a.prom", "--openmetrics"): "in a folder that is there",
+        (Path("/proc/wiretax.prom"), "--openmetrics"): "cannot be written",
+        (tmp_path / "a.prom", "--csv"): "--textfile takes --openmetrics",
+    }
+    for (path, form), words in refusals.items():
+        assert main(["export", str(store), form, "--textfile", str(path)]) == 2
+        out, err = capsys.readouterr()
+        assert (out, words in err, err.splitlines()[-1].startswith("reports: ")) == ("", True, True)
+    assert other.read_text() == "# HELP smart_temperature\n"
+    assert [*tmp_path.iterdir()] == [other]

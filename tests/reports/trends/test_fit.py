@@ -46,7 +46,9 @@ def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_
             factor = own[block.case, rtt_ns] * np.exp(0.005 * rng.standard_normal())
             return us(case.algorithm, case.size_bytes, rtt_ns) * factor
 
-        return write_run(folder, us=drawn_us, run_id=run_id(number), seed=number, **fields)
+        return write_run(
+            folder, us=drawn_us, run_id=run_id(0, f"made{number}"), seed=number, **fields
+        )
 
     return [launch(number) for number in range(count)]
 
@@ -118,9 +120,14 @@ def test_few_launches_give_no_interval(tmp_path):
     assert fits[0].regimes[0].beta_gb_s.value
 
 
-def test_the_command_prints_and_stores(six, fit):
+def test_the_command_prints_and_stores_and_warns_across_days(six, fit, tmp_path):
+    """Launches of two days lie in two groups, which no interval allows for."""
     folder, fits = six[0].path.parent, fits_of(six)
     assert fit(folder) == (0, text(fits), "")
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(six[0].path.read_bytes())
+    rewrite_head(other, run_id=f"2027-01-01{run_id(8)[10:]}")
+    assert "the launches are of 2 days" in fit(folder, other)[2]
     answer = json.loads(fit(folder, "--json")[1])
     assert msgspec.convert(answer["fits"], list[Fit]) == fits
 
@@ -131,7 +138,7 @@ def test_bad_input_is_refused_in_one_sentence(six, tmp_path, fit):
         other = tmp_path / f"{field}.jsonl"
         other.write_bytes(six[0].path.read_bytes())
         rewrite_head(other, run_id=run_id(8), **{field: "another"})
-        with pytest.raises(Incomparable, match=field.removesuffix("_id")):
+        with pytest.raises(Incomparable, match=f"allreduce of .* {field.removesuffix('_id')}"):
             fits_of([six[1], read(other)])
         assert fit(six[1].path, other)[0] == 4
     fields = {"sizes": SIZES[:1], "algorithms": ["library"], "n_blocks": 2}

@@ -128,6 +128,8 @@ def test_a_pipeline_asks_what_became_worse_since_a_run(store, history):
         assert low < estimate < high
     status, answer = ask("--since", run_id(STEP + 1))
     assert (status, answer["series"], answer["events"]) == (0, [], [])
+    assert ask("--since", run_id(STEP)[:10])[0] == 1  # a day, as cron has it
+    assert history(store, "--since", "2062-01-01")[0] == 2
     status, _, err = history(store, "--since", "yesterday")
     assert status == 2
     assert re.fullmatch(r"reports: [^\n]*yesterday[^\n]*\n", err)

@@ -79,6 +79,17 @@ def test_what_the_baseline_has_and_the_record_has_not_is_not_the_same(
     assert (status, said.startswith("CHANGED: "), sentence in said) == (1, True, True), said
 
 
+def test_each_size_counts_the_same_in_a_share(edited, report):
+    """The largest size has most elements: its own share is none of the algorithm's."""
+
+    def longer(record, ring):
+        elements = {"elements": 1 << 20, "differ": 0}
+        size = ring["sizes"][1] | {"size_bytes": 1 << 22, "compared": {"size": elements}}
+        ring["sizes"].append(size)
+
+    assert "2 of 3 sizes B ring 21 % 2 ULP" in report(edited(longer))[1]
+
+
 def test_what_the_baseline_lacks_is_named(baseline, edited, report):
     """Also in JSON: nobody compared it."""
 

@@ -1,6 +1,7 @@
 """The gate, `python -m reports regress`: its exit status, its text, and the files that it
 writes."""
 
+import json
 import os
 import re
 import shutil
@@ -70,7 +71,7 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert status == 1
     expected = (
         r"REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; nothing else slower than 0\.\d% anywhere; "
-        r"1 of 4 cells slower by 1\.0% or more"
+        r"1 of 4 cells different from 0 and estimated at 1\.0% or more"
     )
     figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
     assert re.match(rf"{expected} \(exit status 1\) {figures} ", printed)
@@ -85,7 +86,8 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert failed.findall("failure[@type='regression']")
     counts = [suite.get(name) for name in ("tests", "failures", "errors")]
     assert counts == ["6", "1", "0"]
-    assert str(suite.findtext("system-out")).startswith("machine a1b2c3\n")
+    assert suite.get("name") == "wiretax gate"  # CI servers keep a suite's history by its name
+    assert re.match(rf"{expected}.*\nmachine a1b2c3\n", str(suite.findtext("system-out")))
 
     text = markdown.read_text()
     title, *_ = text.split("\n")
@@ -126,19 +128,15 @@ def test_two_equal_variants_pass_and_a_run_is_not_compared_with_itself(alike, ca
     assert (status, "compared with itself" in printed) == (2, True)
 
 
-def test_the_pilot_decides_the_default_margin_and_a_certain_slowdown_always_fails(
-    alike, slowed, tmp_path, capsys
-):
-    """A slowdown of 5 % that the launches prove does not pass because the pilot promised 8 %
-    only."""
-    for folder, expected in ((alike, 0), (slowed, 1)):
-        planned = shutil.copytree(folder, tmp_path / str(expected))
-        manifest = planned / "campaign.jsonl"
-        effect = '"visible_effect":'
-        manifest.write_text(manifest.read_text().replace(f"{effect}null", f"{effect}0.08", 1))
-        status, printed = judge(capsys, planned)
-        assert status == expected
-        assert "to exclude: 8.0%, which the campaign's pilot decides" in printed
+def test_no_pilot_hides_a_slowdown_that_the_launches_show(copied, capsys):
+    """Of three launches one event makes a forecast of 25 %: a gate of that margin passes a cell
+    that is slower by 10 %."""
+    manifest = copied / "campaign.jsonl"
+    stage = '"stage":"first"'  # as older campaigns stored it
+    text = manifest.read_text().replace(stage, f'{stage},"visible_effect":0.25', 1)
+    manifest.write_text(text)
+    printed = judge(capsys, copied)[1]
+    assert "to exclude: 1.0%, which these launches decide, at most 25%" in printed
 
 
 def test_min_effect_chooses_the_slowdown_that_fails(slowed, capsys):
@@ -176,8 +174,9 @@ def test_too_few_pairs_never_pass(tmp_path, capsys):
     junit = tmp_path / "junit.xml"
     status, printed = judge(capsys, few, "--junit", junit)
     assert (status, "KiB two-shot: 1.000 undecided" in printed) == (3, True)
-    failures = {failure.get("type") for failure in ElementTree.parse(junit).iter("failure")}
-    assert failures == {"inconclusive"}
+    suite = ElementTree.parse(junit).getroot()
+    assert {skipped.get("type") for skipped in suite.iter("skipped")} == {"inconclusive"}
+    assert (suite.get("failures"), suite.get("skipped")) == ("0", "4")
 
 
 def test_an_inconclusive_result_says_what_decides(tmp_path, capsys):
@@ -189,11 +188,21 @@ def test_an_inconclusive_result_says_what_decides(tmp_path, capsys):
     assert judge(capsys, noisy, "--min-effect", "90")[0] == 0  # no slowdown of 90 % can hide
 
 
-def test_improvements_pass_and_call_the_baseline_stale(tmp_path, capsys):
+def test_improvements_of_a_commit_pass_and_move_no_baseline(tmp_path, capsys):
+    """Of two commits nothing is kept that `accept` could move."""
     folder = write_campaign(tmp_path / "faster", {"main": no_effect, "new": slower(-8)})
-    status, printed = judge(capsys, folder)
+    manifest = folder / "campaign.jsonl"
+    head, *launches = map(json.loads, manifest.read_text().splitlines())
+    for variant, commit in zip(head["variants"], ("a" * 40, "b" * 40), strict=True):
+        variant["revision"] = commit
+    manifest.write_text("".join(f"{json.dumps(line)}\n" for line in [head, *launches]))
+    options, files = forms(tmp_path)
+    status, printed = judge(capsys, folder, *options)
     assert status == 0
-    assert "baseline is stale: FASTER in 1 of 4 cells: 16 KiB two-shot" in printed
+    assert "PASS: FASTER 8.0%: 16 KiB two-shot" in printed
+    assert "accept" not in printed
+    for text in [printed, *(file.read_text() for file in files)]:
+        assert f"commits: main {'a' * 12}, new {'b' * 12}" in text
 
 
 def test_wrong_results_are_always_unusable(copied, tmp_path, capsys):

@@ -1,11 +1,16 @@
 """The verdicts: wrong ones would report differences that do not exist, or miss real ones.
 test_calibration.py tests the error rates."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from scipy.stats import nct, wilcoxon
 from scipy.stats import t as student_t
 
+from reports.verdicts.judge import Comparison, decide_together, with_ratios
+from reports.verdicts.sides import Side
 from reports.verdicts.verdict import detectable, evidence, holm, once
 
 pytestmark = pytest.mark.unit
@@ -77,6 +82,35 @@ def test_a_cell_is_slower_beyond_the_margin_and_beyond_chance():
     table = np.array([clear, small, doubtful, *[pairs(at=0.0, sd=0.002)] * 21])
     assert once(table).verdict.tolist() == ["FASTER", "SAME", "AMBIGUOUS", *["SAME"] * 21]
     assert once(doubtful[None]).verdict.tolist() == ["SLOWER"]
+
+
+def side_by_side(*tables):
+    """A comparison for each of these log ratios, all of one campaign that has ended."""
+    campaign = cast(Any, SimpleNamespace(end=True))
+    made = [
+        Comparison(
+            Side("base", [], campaign),
+            Side("new", []),
+            0.01,
+            is_interleaved=True,
+            cells=with_ratios(evidence(table)).assign(is_library=False, title="16 KiB"),
+        )
+        for table in tables
+    ]
+    decide_together(made)
+    return made
+
+
+def test_more_variants_are_no_more_chances_of_a_false_verdict_and_a_lucky_figure_says_so():
+    """The doubtful cell is found alone, where its estimate is above what is usually found."""
+    doubtful, equal = pairs(at=0.014, sd=0.022)[None], pairs(at=0.0, sd=0.002)[None]
+    (alone,) = side_by_side(doubtful)
+    assert alone.cells.verdict.tolist() == ["SLOWER"]
+    assert "the MDE exceeds the difference" in alone.caveats[0]
+    first, *others = side_by_side(doubtful, *[equal] * 5)
+    assert first.cells.verdict.tolist() == ["AMBIGUOUS"]
+    assert [each.cells.verdict.tolist() for each in others] == [["SAME"]] * 5
+    assert not side_by_side(pairs(at=0.05)[None])[0].caveats
 
 
 def test_holm_steps_down_and_stops_at_the_first_hypothesis_that_it_keeps():

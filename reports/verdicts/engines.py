@@ -1,0 +1,103 @@
+"""`tuner --format vllm`, `sglang` and `flashinfer`: the size up to which an engine's own all-reduce
+beats the library, as a row of the table that the engine reads. Both are timed in each run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.store.program import complain
+from reports.store.result import ResultError, read
+from reports.tables.frame import read_rows
+from reports.tables.sentences import size_text
+from reports.verdicts import verdict
+from reports.verdicts.judge import Incomparable, with_ratios
+
+CASE = ["size_bytes", "datatype", "redop", "mode", "in_place"]
+
+
+# Of each engine: the algorithm of its kernel, as --peer names it; how the engine reads its table;
+# and the row.
+ENGINES = {
+    "vllm": (
+        "vllm",
+        "vllm/distributed/device_communicators/all_reduce_utils.py of vLLM at 00d618aa, read "
+        "2026-11:\n# messages below this size, at most 8 MiB, if symmetric memory is on",
+        'CUSTOM_ALL_REDUCE_MAX_SIZES.setdefault("{major}.{minor}", {{}})[{ranks}] = {below}',
+    ),
+    "sglang": (
+        "torch_symmetric",
+        "srt/distributed/device_communicators/all_reduce_utils.py of SGLang at 25b38cc2, read "
+        "2026-11:\n# messages below this size, with --enable-torch-symm-mem",
+        "TORCH_SYMM_MEM_ALL_REDUCE_MAX_SIZES.setdefault({major}, {{}})[{ranks}] = {below}",
+    ),
+    "flashinfer": (
+        "flashinfer",
+        "vllm/compilation/passes/fusion/allreduce_rms_fusion.py of vLLM, read 2026-11:\n# messages "
+        "up to this size through FlashInfer",
+        "FI_ALLREDUCE_FUSION_MAX_SIZE_MB.setdefault({major}{minor}, {{}})[{ranks}] = {mib}\n"
+        "# or: vllm serve --compilation-config "
+        """'{{"pass_config": {{"fi_allreduce_fusion_max_size_mb": {mib}}}}}'""",
+    ),
+}
+
+
+def engine_table(paths: Sequence[str], name: str) -> str:
+    """The row of these runs, behind lines on what was measured; without a row if the kernel does
+    not win at the smallest size. Raises ResultError for runs that cannot be read or were wrong, of
+    GPUs of another maker than NVIDIA, or without the library and the kernel, Incomparable for
+    unequal runs."""
+    (algorithm, source, row), unreadable = ENGINES[name], list[str]()
+    frame = pd.DataFrame(read_rows([*map(Path, paths)], unreadable))
+    if bad := [*unreadable, *(frame.path[frame.status == "wrong"] + " has wrong results")]:
+        raise ResultError(bad[0])
+    frame = frame[frame.left_out.isna() & (frame.collective == "all_reduce")]
+    if len(frame[["machine_id", "world_size", "method"]].drop_duplicates()) > 1:
+        raise Incomparable("not comparable: the runs differ in machine, ranks or method")
+    cells = against_library(frame, algorithm)
+    if cells.empty:
+        raise ResultError(f"no run has an all-reduce of the library and of {algorithm}")
+    world = read(Path(frame.path.iloc[0])).run.world
+    arch = str(world["ranks"][0].get("arch"))
+    if not arch.startswith("sm_"):
+        raise ResultError(f"{name} reads its table on GPUs of NVIDIA alone, and this is {arch}")
+
+    runs = frame.run_id.unique()
+    lines = [f"# {source}", f"# {len(runs)} runs, {runs[0]} to {runs[-1]}"]
+    groups = cells.groupby("size_bytes", as_index=False)
+    sizes: Any = groups.agg({"ratio": "max", "high": "max", "wins": "all"})
+    for size in sizes.itertuples():
+        lines.append(
+            f"# {size_text(size.size_bytes)}: {size.ratio:.3f} of the library's time, interval up "
+            f"to {size.high:.3f}"
+        )
+    if won := sizes.size_bytes[sizes.wins.cummin()].tolist():
+        major, minor = divmod(int(arch.removeprefix("sm_")), 10)
+        facts = {"major": major, "minor": minor, "ranks": world["size"], "mib": won[-1] / (1 << 20)}
+        # Sizes are multiples of 16, so that this is the first above the last that won.
+        lines.append(row.format(**facts, below=won[-1] + 16))
+    else:
+        complain(
+            f"no row: {algorithm} is not proven faster at the smallest size; so many cells take "
+            f"{verdict.pairs_needed(len(cells))} runs"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def against_library(frame: pd.DataFrame, algorithm: str) -> pd.DataFrame:
+    """A row for each case that both perform: `size_bytes`, `ratio` of the kernel's cost to the
+    library's with its interval, and whether it `wins`: the chance that any of the table does
+    without being faster is at most 5 %. In each run the library's fastest variant counts, and the
+    kernel's slowest."""
+    frame = frame.assign(cost_us=frame.total_us_median.fillna(frame.time_us_median))
+    groups = frame.dropna(subset="cost_us").groupby(["algorithm", *CASE, "run_id"]).cost_us
+    least, most = groups.min().unstack(), groups.max().unstack()
+    known = least.index.get_level_values(0)
+    if not {"library", algorithm} <= {*known}:
+        return pd.DataFrame()
+    ratios = (most.loc[algorithm] / least.loc["library"]).dropna(how="all")
+    cells = with_ratios(verdict.once(np.log(ratios.to_numpy())))
+    sizes = ratios.index.get_level_values("size_bytes")
+    return cells.assign(size_bytes=sizes, wins=cells.verdict == verdict.FASTER)

@@ -1,0 +1,130 @@
+"""`tuner --format vllm`, `sglang` and `flashinfer` on stored runs that time the library and an
+engine's kernel."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.__main__ import main
+from reports.verdicts.engines import CASE, ENGINES, against_library
+from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, run_id, write_run
+
+pytestmark = pytest.mark.unit
+
+SIZES = [16384, 65536, 1 << 20, 4 << 20]
+
+
+def stored(folder, kernel="vllm", least=1 << 20, arch="sm_90", runs=10, sizes=SIZES):
+    """Runs in which the kernel takes 0.7 of the library's time up to a size, and 1.3 above; the
+    runs' files."""
+    draw, paths = np.random.default_rng(3), []
+
+    def us(case, _):
+        share = 1.0 if case.algorithm == "library" else 0.7 if case.size_bytes <= least else 1.3
+        return share * 10 * draw.normal(1, 0.01)
+
+    def rename(line):
+        for case in line.get("cases", [line] if line["kind"] == "case" else []):
+            if case["algorithm"] == "one_shot_push":
+                case["algorithm"] = kernel
+        for rank in line.get("world", {}).get("ranks", []):
+            rank["arch"] = arch
+
+    for night in range(runs):
+        fields = {"algorithms": ["library", "one_shot_push"], "modes": ["isolated"], "n": 2}
+        run = write_run(
+            folder, **fields, sizes=sizes, us=us, n_blocks=6, run_id=run_id(night), seed=night
+        )
+        paths.append(rewrite(run.path, rename))
+    return paths
+
+
+@pytest.fixture
+def tuner(capsys):
+    """Exit status, rows, the other lines, and standard error."""
+
+    def ask(*words):
+        status = main(["tuner", *map(str, words)])
+        out, err = capsys.readouterr()
+        lines = out.splitlines()
+        rows = [line for line in lines if line[:1] not in ("#", "")]
+        return status, rows, [line for line in lines if line not in rows], err
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "row"),
+    [
+        ("vllm", "vllm", 'CUSTOM_ALL_REDUCE_MAX_SIZES.setdefault("9.0", {})[2] = 1048592'),
+        (
+            "sglang",
+            "torch_symmetric",
+            "TORCH_SYMM_MEM_ALL_REDUCE_MAX_SIZES.setdefault(9, {})[2] = 1048592",
+        ),
+        ("flashinfer", "flashinfer", "FI_ALLREDUCE_FUSION_MAX_SIZE_MB.setdefault(90, {})[2] = 1.0"),
+    ],
+)
+def test_the_row_has_the_form_that_the_engine_reads(tmp_path, tuner, name, kernel, row):
+    stored(tmp_path, kernel)
+    status, rows, others, err = tuner(tmp_path, "--format", name)
+    assert (status, rows, err) == (0, [row], "")
+    table = row.partition(".")[0]
+    tables: dict[str, Any] = {table: {}}
+    exec(row, tables)
+    [of_ranks] = tables[table].values()
+    # vLLM and SGLang take messages below the size, FlashInfer's limit is MiB up to which it runs.
+    [limit] = of_ranks.values()
+    assert {"vllm": limit - 16, "sglang": limit - 16, "flashinfer": limit * (1 << 20)}[name] == (
+        1 << 20
+    )
+    text = "\n".join(others)
+    assert "read 2026-11" in text
+    assert f"10 runs, {run_id(0)} to {run_id(9)}" in text
+    assert "# 1 MiB: 0.70" in text
+    assert "# 4 MiB: 1.3" in text
+
+
+def test_no_row_without_proof_at_the_smallest_size(tmp_path, tuner):
+    """A limit says that all smaller messages go through the kernel."""
+    stored(tmp_path / "slow", least=0)
+    status, rows, _, err = tuner(tmp_path / "slow", "--format", "vllm")
+    assert (status, rows) == (0, [])
+    assert "no row: vllm is not proven faster at the smallest size" in err
+    stored(tmp_path / "few", runs=5)
+    _, rows, _, err = tuner(tmp_path / "few", "--format", "vllm")
+    assert (rows, "so many cells take 9 runs" in err) == ([], True)
+
+
+def test_runs_that_prove_nothing_are_refused(tmp_path, tuner):
+    def refusal(folder, status=2, name="vllm"):
+        got, rows, others, err = tuner(folder, "--format", name)
+        assert (got, rows, others, err.count("\n")) == (status, [], [], 1)
+        return err
+
+    small = {"runs": 2, "sizes": SIZES[:1]}
+    stored(tmp_path / "amd", arch="gfx1201", **small)
+    assert "on GPUs of NVIDIA alone, and this is gfx1201" in refusal(tmp_path / "amd")
+    stored(tmp_path / "ours", **small)
+    assert "no run has an all-reduce of the library and of flashinfer" in refusal(
+        tmp_path / "ours", name="flashinfer"
+    )
+    first, second = stored(tmp_path / "two", **small)
+    rewrite_head(second, machine_id="another")
+    assert "the runs differ in machine" in refusal(tmp_path / "two", 4)
+    mark_wrong(first)
+    assert "has wrong results" in refusal(tmp_path / "two")
+
+
+def test_equal_kernels_rarely_get_a_row():
+    """Of campaigns of identical code at most 5 % may yield any row."""
+    draw, n_runs, wins = np.random.default_rng(1), 12, []
+    cases = pd.MultiIndex.from_product([["library", "vllm"], range(8), range(n_runs)])
+    table = pd.DataFrame(index=cases).rename_axis(["algorithm", "size_bytes", "run_id"])
+    table = table.reset_index().assign(**dict.fromkeys(CASE[1:], "x"), total_us_median=np.nan)
+    for _ in range(200):
+        table["time_us_median"] = draw.lognormal(0, 0.05, len(table))
+        wins.append(against_library(table, ENGINES["vllm"][0]).wins.any())
+    assert np.mean(wins) <= 0.05

@@ -1,13 +1,19 @@
-# docker build --build-arg EXTRA=cuda13 -t wiretax .      cuda13, cuda12, rocm, or nothing for the CPU
-# docker run --rm --gpus all --shm-size=1g -v "$PWD/results:/work/results" wiretax allreduce
-# For EXTRA=rocm choose a BASE with ROCm 7, and give the container /dev/kfd and /dev/dri.
+# One file for all: docker build -t wiretax .                                                          on the CPU
+#   docker build --build-arg EXTRA=cuda13 -t wiretax .                                                 or cuda12
+#   docker build --build-arg EXTRA=rocm --build-arg BASE=rocm/dev-ubuntu-24.04:7.2.4-complete -t wiretax .
+# --build-arg DIGEST=sha256:... pins the base. docs/gpu.md says how to start it with the GPUs.
 ARG BASE=python:3.12-slim-bookworm
-FROM ${BASE}
+ARG DIGEST=
+FROM ${BASE}${DIGEST:+@${DIGEST}}
 ARG EXTRA=
-RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+# An image without Python's venv gets it; the kernels of the CPU want a compiler.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && { python3 -c "import ensurepip, venv" || \
+  apt-get install -y --no-install-recommends python3-venv; } && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN python -m pip install --no-cache-dir ".${EXTRA:+[$EXTRA]}"
+# In an environment of its own: a system's Python refuses packages.
+RUN python3 -m venv /opt/wiretax && /opt/wiretax/bin/python -m pip install --no-cache-dir ".${EXTRA:+[$EXTRA]}"
+ENV PATH=/opt/wiretax/bin:${PATH}
 WORKDIR /work
 ENTRYPOINT ["wiretax"]
 CMD ["allreduce"]

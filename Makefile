@@ -238,7 +238,7 @@ LOCK = .lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-vers
 lock:
 	@"$(PYTHON)" -m venv --clear .lock-venv
 	@.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@$(call LOCK,runtime) pyproject.toml
+	@$(call LOCK,runtime) --extra reports pyproject.toml
 	@$(foreach extra,dev docs $(GPUS),$(call LOCK,$(extra)) --extra $(extra) $(if $(filter $(GPUS),$(extra)),--extra test) \
 	  --constraint locks/runtime.lock pyproject.toml &&) true
 	@$(foreach peer,$(PEERS) emulated reframe,echo "$(WHEEL_$(peer))" | \

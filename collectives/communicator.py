@@ -61,9 +61,26 @@ def _number_in(variables: Iterable[str]) -> int | None:
 
 
 def find_mpirun() -> str | None:
-    """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH."""
+    """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH. If Open MPI's
+    wheel has taken the name there, MPICH's, which mpi4py prefers, is mpiexec.hydra."""
     folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
-    return shutil.which("mpirun", path=os.pathsep.join(folders)) or shutil.which("mpirun")
+    path = os.pathsep.join(folders)
+    is_taken = any(Path(folder, "prterun").exists() for folder in folders)
+    names = ("mpiexec.hydra", "mpirun") if is_taken else ("mpirun",)
+    found = (shutil.which(name, path=path) for name in names)
+    return next(filter(None, found), None) or shutil.which("mpirun")
+
+
+def name_library(mpirun: str | None) -> bool:
+    """Has mpi4py load the MPICH that `mpirun` belongs to, where mpi4py would look elsewhere first:
+    a Python in /usr puts wheels into /usr/local, as in containers of engines, some of which have
+    another MPI in the loader's path. False if there is none, or the user has named one."""
+    library = Path(mpirun or "/nowhere/bin/mpirun").parent.with_name("lib") / "libmpi.so.12"
+    is_elsewhere = library.exists() and library.parent != Path(sys.prefix, "lib")
+    if not is_elsewhere or "MPI4PY_LIBMPI" in os.environ:
+        return False
+    os.environ["MPI4PY_LIBMPI"] = str(library)
+    return True
 
 
 def launched_rank() -> int | None:
@@ -106,7 +123,12 @@ class Communicator:
             import mpi4py
 
             mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
-            from mpi4py import MPI
+            try:
+                from mpi4py import MPI
+            except RuntimeError:
+                if not name_library(find_mpirun()):
+                    raise
+                from mpi4py import MPI
 
             self.mpi = MPI
             require_launcher(MPI.Get_library_version())

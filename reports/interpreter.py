@@ -9,7 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = "msgspec", "numpy", "pandas", "scipy", "mpi4py", "psutil", "rich", "jinja2", "matplotlib"
+PACKAGES = "msgspec", "numpy", "pandas", "scipy", "mpi4py", "psutil", "rich", "jinja2"
 LEAST_BYTES = 400 << 20  # below it numpy and its kin end or hang while they are imported
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.launch import ROOT, end_of
 
@@ -13,7 +14,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+ENGINES = tomllib.loads((ROOT / "tests/recorded/engine_pins.toml").read_text())
 GPUS = "cuda12", "cuda13", "rocm"
 
 
@@ -29,6 +32,18 @@ def required(extra: str) -> set[str]:
 def make(*words: str) -> "subprocess.CompletedProcess[str]":
     # PIP=true: a broken Makefile must not install anything here.
     return end_of("make", "PIP=true", *words)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engines_own_packages_satisfy_ours(engine):
+    """`pip install wiretax`, with the extra of its CUDA, must change none of them."""
+    pins = ENGINES[engine]
+    cuda = next(name[-2:] for name in pins if name.startswith("nvidia-nccl-cu"))
+    ours = map(Requirement, [*PROJECT["dependencies"], *EXTRAS[f"cuda{cuda}"]])
+    shared = [each for each in ours if each.name in pins]
+    assert f"nvidia-nccl-cu{cuda}" in {each.name for each in shared}
+    changed = [str(each) for each in shared if pins[each.name] not in each.specifier]
+    assert not changed
 
 
 @pytest.mark.parametrize("gpu", GPUS)

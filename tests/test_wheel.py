@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from bench import VERSION
+from collectives.communicator import find_mpirun, name_library
 from reports.__main__ import COMMANDS as REPORTS
 from reports.interpreter import module_command
 from setup import FOLDERS, installed
@@ -67,6 +68,30 @@ sysconfig.get_path = lambda name: "/"
 from wiretax.__main__ import main
 sys.exit(main())
 """
+
+
+@pytest.mark.parametrize(
+    ("programs", "is_named"),
+    [
+        (["mpirun"], True),  # a Python in /usr, whose wheels lie in /usr/local
+        (["mpirun", "mpiexec.hydra", "prterun"], True),  # Open MPI's wheel took the name mpirun
+        (["mpirun", "prterun"], False),  # Open MPI's alone
+    ],
+)
+def test_ranks_load_the_library_of_the_mpirun_that_starts_them(
+    tmp_path, monkeypatch, programs, is_named
+):
+    monkeypatch.delenv("MPI4PY_LIBMPI", raising=False)
+    library = tmp_path / "lib" / ("libmpi.so.12" if is_named else "libmpi.so.40")
+    for path in (library, *(tmp_path / "bin" / name for name in programs)):
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o755)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "bin"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    mpirun = find_mpirun()
+    assert mpirun == str(tmp_path / "bin" / programs[:2][-1 if len(programs) == 3 else 0])
+    assert name_library(mpirun) == is_named
+    assert os.environ.pop("MPI4PY_LIBMPI", None) == (str(library) if is_named else None)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +261,6 @@ def test_texts_take_the_names_of_commands_from_one_place():
 
 def test_the_files_of_the_project_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    settings = (ROOT / "pyproject.toml").read_text()
-    assert f'\nversion = "{VERSION}"\n' in settings
     assert citation["version"] == VERSION
     assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
     assert run("bash", "-n", ROOT / "examples" / "wiretax.sbatch").returncode == 0
@@ -285,6 +308,33 @@ def environment(tmp_path_factory):
     (site / "kernels").mkdir()
     (site / "kernels" / "__init__.py").write_text("raise ImportError('another package')")
     return programs
+
+
+@SLOW_TEST
+@pytest.mark.parametrize("extra", ["", "reports"])
+def test_the_steps_of_the_image_run_in_a_clean_environment(tmp_path, extra):
+    """Without an image: apt-get only prints, and the image's folders lie in one of the test's."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    steps = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
+    entry = [line.split('"')[1] for line in lines if line.startswith(("ENTRYPOINT", "CMD"))]
+    programs, image, work = (tmp_path / name for name in ("programs", "image", "work"))
+    programs.mkdir()
+    work.mkdir()
+    (programs / "apt-get").write_text('#!/bin/sh\necho "$*" >>"$HOME/installed"\n')
+    (programs / "apt-get").chmod(0o755)
+    places = {"HOME": str(tmp_path), "EXTRA": extra}
+    places["PATH"] = f"{image}/bin:{programs}:/usr/local/bin:/usr/bin:/bin"
+    pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    tree = copy_of_the_project(tmp_path / "tree")
+    for step in [*steps, f"cd {work} && {' '.join(entry)} --max-time 20"]:
+        step = step.replace("/opt/wiretax", str(image)).replace("/var/lib/apt", str(tmp_path))
+        shell = ["sh", "-c", step]
+        done = subprocess.run(shell, cwd=tree, env=places | pip, capture_output=True, text=True)
+        assert done.returncode == 0, (step, done.stderr)
+    assert "allreduce: 2 ranks" in done.stdout
+    assert "install -y --no-install-recommends g++" in (tmp_path / "installed").read_text()
+    matplotlib = [*image.glob("lib/python*/site-packages/matplotlib")]
+    assert len(matplotlib) == (extra == "reports")
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
-from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank
+from collectives import torchrun
+from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank, name_library
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
@@ -63,7 +64,7 @@ usage: wiretax COMMAND [-n RANKS] [OPTION ...]
 Benchmarks collectives between GPUs or CPU cores, and reads the stored runs.
 A benchmark starts its own ranks: one for each GPU that CuPy can use, or two without GPUs.
 -n RANKS chooses their number; --iters N is the number of iterations.
-Under mpirun or srun each process is one rank, and -n is refused."""
+Under mpirun, srun or torchrun each process is one rank, and -n is refused."""
 ENDING = """
 completion: eval "$(register-python-argcomplete wiretax)"
 exit status: 0 fine; 1 a wrong result or a lost rank; 2 the command line;
@@ -175,6 +176,7 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(CANNOT)
+    name_library(mpirun)
     main_file = Path(sys.argv[0])
     program = ["-m", "wiretax"] if main_file.name == "__main__.py" else [str(main_file.resolve())]
     os.execv(mpirun, [mpirun, "-n", str(ranks), sys.executable, *program, command, *arguments])
@@ -182,6 +184,10 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
+    try:
+        by_torchrun = torchrun.announce()
+    except ValueError as error:
+        refuse(command, str(error))
     ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
     alone = (
         command in STARTERS or {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
@@ -209,6 +215,13 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
             )
         if ranks or gpus or command != "doctor":
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
+    if by_torchrun and not alone:
+        try:
+            torchrun.join()
+            name_library(find_mpirun())
+        except OSError as error:
+            print(f"wiretax {command}: {error}", file=sys.stderr)
+            sys.exit(CANNOT)
     sys.argv[1:] = rest
     runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)
 

@@ -164,7 +164,7 @@ def name_among(
     if name in names:
         return name
     accepted = [*names, *(alias for alias, meaning in aliases.items() if meaning in names)]
-    near = difflib.get_close_matches(text.lower(), accepted, 1, 0.5)
+    near = difflib.get_close_matches(text.lower(), accepted, 1)
     hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
     raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}: {hint}")
 

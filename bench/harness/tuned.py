@@ -18,11 +18,12 @@ from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
 from collectives.table import WrittenTables, as_text, rows_of, written
 from reports.store.blocks import same_state
-from reports.store.program import BENCH, RUN
+from reports.store.program import BENCH, on_ranks
 from reports.store.result import ResultError, content_of
 from reports.store.schema import Run
 from reports.store.untrusted import printable_in
 from reports.store.writing import write_named
+from reports.tables.sentences import counted
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def is_for_same_cases(a: ChoiceRow, b: ChoiceRow) -> bool:
     return key(a) == key(b) and bool(same_state(*trips_ns))
 
 
-def find(name: str | None, machine: Machine) -> tuple[Path, dict[str, Any], str]:
+def find(name: str | None, machine: Machine, ranks: int) -> tuple[Path, dict[str, Any], str]:
     """The named table, or this machine's if this code made it, as the file has it, and a sentence
     on its origin, or on why it is not used: a choice can be wrong for changed kernels. Raises
     ResultError."""
@@ -136,19 +137,20 @@ def find(name: str | None, machine: Machine) -> tuple[Path, dict[str, Any], str]
         return path, tables, f"auto uses {origin}."
     if name:
         return path, tables, f"auto uses {origin}; this code is {code}."
-    unused = f"auto uses its defaults: this code is {code}, and {origin}. Run {RUN}{BENCH}tune "
-    return path, {}, f"{unused}for a new one."
+    unused = f"auto uses its defaults, not {origin}: this code is {code}. For a new one"
+    return path, {}, f"{unused}: {on_ranks(ranks, 'tune')}"
 
 
 def use_table(session: Session, machine: Machine) -> None:
     """Gives the session's world the table of `find`. Raises Refusal, Mistake for a named table."""
     name, communicator = session.options.tuned, session.communicator
+    ranks = communicator.size
     memory = kinds_of(session.world)
     found = Path(), dict[str, Any](), ""
     try:
         with communicator.all_or_none(ResultError):
             if communicator.rank == 0 and name != "none":
-                found = find(name, machine)
+                found = find(name, machine, ranks)
         path, tables, sentence = communicator.broadcast(found)
         with communicator.all_or_none(ResultError):
             rows = load(path, tables)
@@ -157,10 +159,10 @@ def use_table(session: Session, machine: Machine) -> None:
             raise
         raise Mistake(f"--tuned: {refusal}") from refusal
     session.world = replace(session.world, rows=rows)
-    here = {"memory": memory, "ranks": communicator.size, "hosts": communicator.hosts}
+    here = {"memory": memory, "ranks": ranks, "hosts": communicator.hosts}
     if rows and not any(here.items() <= row.where.items() for row in rows):
         sentence = (
-            f"auto uses its defaults: nothing was tuned over {memory} memory with "
-            f"{communicator.size} ranks on {communicator.hosts} hosts; run {BENCH}tune with these."
+            f"auto uses its defaults: nothing was tuned over {memory} memory with {ranks} ranks on "
+            f"{counted(communicator.hosts, 'host')}: {on_ranks(ranks, 'tune')}"
         )
     session.notes += filter(None, [sentence])

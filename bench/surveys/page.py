@@ -20,7 +20,7 @@ from bench.surveys.steps import (
 )
 from reports.advice.candidates import FigureKey, figures_of, read_spec
 from reports.advice.reduce_times import CONFIDENCE, read_launches, span_text, spans_of
-from reports.kit.page import Banner, Card, Page, Section, to_html
+from reports.kit.page import Banner, Page, Section, to_html
 from reports.site.run_page import ENVIRONMENT, run_page
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError
@@ -73,11 +73,6 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     n_done = sum(step.status == "done" for step in shown)
     end = ", then the survey was interrupted" if is_interrupted else ""
     page.banner.facts = [*page.banner.facts, f"{n_done} of {len(shown)} steps are done{end}."]
-    cards = [
-        Card(step.title, number(point.value), f"{point.unit}, {point.label}")
-        for step in shown
-        for point in first_point(step.result)
-    ]
     rows = [
         {
             "step": step.title,
@@ -92,7 +87,6 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         section.folded &= section.heading != ENVIRONMENT
     page.sections = [
         Section("Tokens/s", model_sentences(survey)),
-        Section("What was measured", cards=cards),
         Section("Next", [f"{to_do}:"], text=command),
         Section("Steps", rows=rows),
         *spread_sections(survey),

@@ -221,6 +221,7 @@ class NcclLibrary(Library):
         }
         return {
             "library": library.name,
+            "file": library.file,
             "transports": {label: pairs for label, pairs in transports.items() if pairs},
             "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
             "notes": self._notes(library, transports, world.memory),
@@ -269,6 +270,7 @@ class NcclLibrary(Library):
             )
         if used:
             notes.append(f"{library.name} uses {', '.join(dict(used))}.")
+        notes.append(f"{library.name} is {library.file}.")
         return notes
 
     def _groups(self, case: CollectiveCase) -> list[list[Call]]:

@@ -1,7 +1,8 @@
 """Loads NCCL or RCCL, makes its communicators and reads its log, for gpu.py.
 
 Its C functions are called by address, as MPI's are: a Python package would charge its own overhead
-to the baseline. nccl4py brings NCCL if it is installed, or CuPy does; CuPy for ROCm brings RCCL."""
+to the baseline. Beside torch it is the library that torch loads. Otherwise nccl4py brings NCCL if
+it is installed, or CuPy does; CuPy for ROCm brings RCCL."""
 
 import contextlib
 import ctypes
@@ -11,6 +12,9 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TextIO
 
 from collectives.communicator import Communicator, Refusal
@@ -121,6 +125,7 @@ class Nccl:
     calls: ctypes.CDLL
     kind: str
     version: int
+    file: str  # where the library is, in words
     environment: dict[str, str] = field(default_factory=dict)
     log: TextIO | None = None
     communicators: dict[str, int] = field(default_factory=dict)
@@ -245,9 +250,51 @@ def counted(channels: int) -> str:
     return "1 channel" if channels == 1 else f"{channels} channels"
 
 
+def library_of_torch(vendor: str) -> str | None:
+    """The path, or the name for the system's, of the library that torch loads, without the seconds
+    that torch takes to load; None without such a torch. Its wheels for CUDA name NVIDIA's package
+    in their RPATH (pytorch's .ci/manywheel, 2025-11). Those for ROCm bring RCCL with a HIP of their
+    own, which cannot share streams with the HIP that CuPy loads."""
+    spec, file = find_spec("torch"), LIBRARIES[vendor][1]
+    folder = Path((spec and spec.origin) or "/nowhere").parent
+    if not (folder / "lib" / f"libtorch_{vendor}.so").exists() or brings_rccl(folder):
+        return None
+    wheel = folder.parent / "nvidia" / "nccl" / "lib" / file
+    with contextlib.suppress(OSError):
+        name = str(wheel) if wheel.exists() else file
+        ctypes.CDLL(name)
+        return name
+    return None
+
+
+def brings_rccl(torch: Path) -> bool:
+    return any(torch.glob("lib/librccl.so*"))
+
+
+def loaded_file(vendor: str) -> str:
+    """The file of the library that this process has loaded, from its package's folder on, and how
+    it stands to torch. Of a path elsewhere only the name, since a home names a user."""
+    stem = LIBRARIES[vendor][1].split(".so")[0]
+    paths = re.findall(rf"/\S*/{stem}\.so\S*", Path("/proc/self/maps").read_text())
+    path = re.sub(r"^.*/(?:site|dist)-packages/", "", paths[0] if paths else "an unknown file")
+    if path.startswith("/") and not path.startswith(("/usr/", "/opt/", "/lib")):
+        path = Path(path).name
+    spec = find_spec("torch")
+    if not spec or not spec.origin:
+        return path
+    with contextlib.suppress(PackageNotFoundError):
+        if library_of_torch(vendor):
+            return f"{path}, which torch {version('torch')} loads too"
+        if brings_rccl(Path(spec.origin).parent):
+            return f"{path}; torch {version('torch')} loads another, with a HIP of its own"
+    return path
+
+
 def find_library(vendor: str) -> str:
-    """The name of the shared library, which a package has loaded. Raises DeviceError."""
+    """The name or path of the shared library, which a package has loaded. Raises DeviceError."""
     kind, file, source = LIBRARIES[vendor]
+    if name := library_of_torch(vendor):
+        return name
     if vendor == "cuda":
         with contextlib.suppress(ImportError, RuntimeError):  # it cannot load the library
             importlib.import_module("nccl.bindings.nccl").get_version()
@@ -271,15 +318,15 @@ def load(name: str) -> ctypes.CDLL:
 
 def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
     """Loads this device's library on all ranks, in one version. Raises Refusal."""
-    kind, version = LIBRARIES[device.name][0], ctypes.c_int()
+    kind, number = LIBRARIES[device.name][0], ctypes.c_int()
     with ranks.all_or_none():
         calls = load(find_library(device.name))
-        calls.ncclGetVersion(ctypes.byref(version))
-    versions, sharing = zip(*ranks.all_gather((version.value, device.sharers)), strict=True)
+        calls.ncclGetVersion(ctypes.byref(number))
+    versions, sharing = zip(*ranks.all_gather((number.value, device.sharers)), strict=True)
     if len(releases := set(map(release, versions))) > 1:
         raise Refusal(f"ranks have {kind} {' and '.join(sorted(releases))}")
     sharers = max(sharing)
-    nccl = Nccl(ranks, calls, kind, version.value)
+    nccl = Nccl(ranks, calls, kind, number.value, loaded_file(device.name))
     if nccl.version < OLDEST:
         raise Refusal(f"{nccl.name} is older than {release(OLDEST)}")
     if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:

@@ -228,13 +228,14 @@ def advise(arguments: argparse.Namespace) -> int:
         for name, split in splits.items()
         if (problem := split.obstacle or split.lack(load.slots))
     ]
-    text = lay_out(
-        [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
-        [*_question(load), *served],
-        [("", plain_table(headings, rows))] if rows else [],
-        [*obstacles, *rest, "", BEFORE_TRUSTING_IT],
+    sys.stdout.write(
+        lay_out(
+            [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
+            [*_question(load), *served],
+            [("", plain_table(headings, rows))] if rows else [],
+            [*obstacles, *rest, *(["", BEFORE_TRUSTING_IT] if load.gpus > 1 else [])],
+        )
     )
-    sys.stdout.write(text)
     return 0
 
 

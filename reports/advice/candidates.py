@@ -170,7 +170,7 @@ def figures_of(
         origin = "measured"
 
     for unit, label in keys:
-        span, note = None, ONE_GPU if gpus == 1 else "not in its runs"
+        span, note = None, ONE_GPU if gpus == 1 else "not in its runs, or in too few blocks"
         if isinstance(label, str):
             name, workload = label, spec.models[label]
             model = find("model", MODELS, workload.model)
@@ -211,7 +211,7 @@ def figures_of(
                 figure.low, figure.high = ends
         figures[unit, label] = figure
 
-    return figures, list(times.notes) if origin else []
+    return figures, list(times.notes if origin else launches.notes)
 
 
 def money(offer: Offer) -> list[Figure]:

@@ -115,8 +115,7 @@ def expect(arguments: argparse.Namespace) -> int:
         question = question_of(arguments.gpu, arguments.gpus or 2, arguments.hosts or 1)
 
     answers = [answer_to(question, size, kind) for size in sizes for kind in ROLE_OF_KIND]
-    sentences = [line for answer in answers for line in places(answer)]
-    sentences += [line for answer in answers for line in known(answer)]
+    sentences = [line for told in (places, known) for answer in answers for line in told(answer)]
     texts = sources(answers)
     rows, listed = rows_of(answers, texts), [*texts.values()]
     title = f"{question}, published {question.collective}"
@@ -160,7 +159,8 @@ def question_of_run(result: Result) -> Question:
         raise ResultError(f"{result.path} has wrong results: its times stand beside no others")
     if not (own := own_calls(result)):
         raise ResultError(
-            f"{result.path} has no time of a collective of GPUs of one model, one a rank"
+            f"{result.path} has no time of a collective of GPUs of one model, one a rank; if its "
+            "log names none: expect --gpu NAME --gpus N"
         )
 
     first = own[0]
@@ -189,8 +189,7 @@ def known(answer: Answer) -> Iterator[str]:
         line = f"{name}, {mode}: {differs}{amounts(rows)}"
         sizes = sorted({row.size_bytes or 0 for row in rows})
         if sizes != [answer.size_bytes]:
-            texts = ", ".join(map(size_text, sizes))
-            line += f"; nobody measured that size, this is at {texts}"
+            line += f"; nobody measured that size, this is at {', '.join(map(size_text, sizes))}"
         yield f"{line} (figures: {len(rows)})."
 
 
@@ -235,7 +234,9 @@ def rows_of(answers: Sequence[Answer], texts: Mapping[str, str]) -> list[dict[st
             "busbw\nGB/s": number(row.gb_s),
             "mode": row.mode,
             "algorithm": f"{row.library} {row.variant}".rstrip(),
-            "place": f"{row.gpus}x {row.gpu}, {row.fabric}, {row.transport}",
+            "place": f"{row.gpus}x {row.gpu}, {row.fabric}, {row.transport}".replace(
+                ", unknown", ""
+            ),
             "source": texts[row.source].split()[0] if row.source in texts else THIS_RUN,
         }
         for answer in answers
@@ -261,7 +262,7 @@ def chart_of(question: Question) -> Chart:
         curve = curves.setdefault(name + row.source + row.machine, new)
         curve.points[0, sizes.index(row.size_bytes or 0)] = row.us
     title = f"Time of a call of {question.collective}"
-    return Chart(title, sizes, [*curves.values()], "us", spans=True)
+    return Chart(title, sizes, [*curves.values()], "us")
 
 
 def draw(path: Path, title: str, chart: Chart) -> None:

@@ -25,7 +25,7 @@ from reports.advice.serving import reached
 from reports.advice.specs import GPUS, find
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to_html
-from reports.store.program import REPORTS, RUN, write_json
+from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
@@ -238,6 +238,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         f"Procurement: {procurement.headline}",
         _banner(procurement),
         [
+            Section("What to do next", [next_step(procurement)]),
             Section("Candidates", cards=list(map(_card, appraisals))),
             Section("Each figure beside its requirement", rows=_points(procurement)),
             Section(
@@ -253,8 +254,22 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
     )
 
 
+def next_step(procurement: Procurement) -> str:
+    """What would decide more requirements."""
+    words = {word for each in procurement.appraisals for word, _ in each.verdicts.values()}
+    undecided = [each for each in procurement.appraisals if each.word == "UNDECIDED"]
+    if undecided:
+        command = f"{on_ranks(undecided[0].offer.gpus, 'allreduce')} --out {undecided[0].name}"
+        names = some([each.name for each in undecided])
+        return f"On {names}, add launches until they decide: {command}"
+    if "UNVERIFIED" in words:
+        return f"Measure the machines themselves, and send their folders: {RUN}{BENCH}survey"
+    return "Nothing: these launches decide every requirement."
+
+
 def _points(procurement: Procurement) -> list[Row]:
-    """Each candidate's figure with its interval as shares of each requirement's limit."""
+    """Each candidate's figure with its interval as shares of each requirement's limit, and its
+    price per token/s as a share of the least."""
     rows, shares, roles = list[dict[str, Cell]](), list[list[float]](), list[str]()
     for each in procurement.appraisals:
         for requirement, figure in each.required:
@@ -266,6 +281,18 @@ def _points(procurement: Procurement) -> list[Row]:
                 rows.append(
                     {"requirement": requirement.text, "candidate": each.name, "verdict": word}
                 )
+
+    for figures in zip(*(each.figures for each in procurement.appraisals), strict=True):
+        costs = {
+            each.name: each.offer.price.amount / figure.value
+            for each, figure in zip(procurement.appraisals, figures, strict=True)
+            if figure.unit == "tok/s" and figure.value
+        }
+        for name, cost in costs.items():
+            shares.append([cost / min(costs.values()) - 1] * 3)
+            roles.append("ours")
+            cost_text = f"{figures[0].name}: price per token/s, beside the least"
+            rows.append({"requirement": cost_text, "candidate": name, "verdict": number(cost)})
 
     if not rows:
         return []
@@ -279,14 +306,13 @@ def _banner(procurement: Procurement) -> Banner:
     n = len(appraisals[0].verdicts)
     best = min(appraisals, key=lambda each: (NEAREST.index(each.word), each.offer.price.amount))
     price = f"{best.offer.price.amount:g} {best.offer.price.currency}"
-    currencies = {each.offer.price.currency for each in appraisals if each.word == best.word}
-    cheapest = len(currencies) == 1 and len(appraisals) > 1
+    currencies = [each.offer.price.currency for each in appraisals if each.word == best.word]
     facts = [f"{procurement.headline}."]
     if not n:
         return Banner(f"{len(appraisals)} candidates", f"{best.name} costs {price}.", facts)
     if best.word == "PASS":
         sentence = f"{best.name} meets all {counted(n, 'requirement')} for {price}"
-        if cheapest:
+        if len({*currencies}) == 1 < len(currencies):
             sentence += ", the cheapest that does."
         return Banner("PASS", sentence, facts)
 
@@ -314,13 +340,11 @@ def _card(appraisal: Appraisal) -> Card:
         if figure.unit == "tok/s" and figure.value
     ]
     logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
-    dated = f"{price.currency}, {price.date.isoformat()}"
     return Card(
         appraisal.name,
-        f"{price.amount:g}",
-        dated,
+        f"{price.amount:g} {price.currency} at {price.date.isoformat()}",
         appraisal.word,
-        [*lines, *figures, *([some(logs)] if logs else []), *appraisal.notes],
+        [*lines, *figures, *filter(None, [some(logs)])],
     )
 
 

@@ -25,7 +25,7 @@ from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in
 from reports.store.program import BENCH, REPORTS
 from reports.store.result import ResultError, read
 from reports.tables.beside_published import COMPARED_BYTES, LARGE_BYTES, amounts
-from reports.tables.sentences import counted, number, size_text, start_time
+from reports.tables.sentences import counted, left_out_lines, number, size_text, start_time
 from reports.trends.fit import LATENCY_BOUND_BYTES
 
 LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
@@ -80,12 +80,9 @@ class AllReduceLaunches:
 def read_launches(names: Iterable[str | Path], gpus: int) -> AllReduceLaunches:
     """The all-reduces of the runs, folders and globs with these names. Raises ResultError for a
     name without a run, and for all-reduces over another number of ranks or on several machines."""
-    files = [file for name in names for file in files_of(str(name))]
-    entries = in_order(entry_of(read(file)) for file in files)
+    entries = in_order(entry_of(read(file)) for name in names for file in files_of(str(name)))
     wrong = [entry.run.run_id for entry in entries if entry.left_out == WRONG]
-    notes = [
-        f"{entry.path.name} is left out: {entry.left_out}." for entry in entries if entry.left_out
-    ]
+    notes = left_out_lines((entry.path, entry.left_out) for entry in entries)
     runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
     kinds = dict[Any, str]()
     for run in runs:
@@ -95,7 +92,7 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> AllReduceLaunches:
         kinds[alike_of(run)] = f"{run.path}, {start_time(run.run)},"
 
     if len(kinds) > 1:
-        first, second = list(kinds.values())[:2]
+        first, second, *_ = kinds.values()
         raise ResultError(
             f"{first} and {second} are of several machines, benchmarks or methods; to say that "
             f"logs without a GPU's name are of one: {REPORTS} import --machine NAME"
@@ -205,8 +202,9 @@ def typical(
     ]
     if is_small and not gpu.peer_access and fabric.startswith("PCIe"):
         # The driver joins slots by host memory alone.
-        ways = {"library": {gpu.library}, "transport": {"host memory"}}
-        rows = all_reduces(least_bytes, most_bytes, **ways)
+        rows = all_reduces(
+            least_bytes, most_bytes, library={gpu.library}, transport={"host memory"}
+        )
     while True:
         found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
         machines = grouped(select(found, library={gpu.library}), lambda row: row.machine)
@@ -261,9 +259,12 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
         )
         times.notes.append(
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
-            f"figures of {name}). Many boards give two cards eight lanes each: for these see "
-            "advise --link pcie5x8."
+            f"figures of {name})."
         )
+        if link.name == "pcie5x16":
+            times.notes.append(
+                "Many boards give two cards eight lanes each: for these see advise --link pcie5x8."
+            )
     return times
 
 

@@ -196,8 +196,11 @@ def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:
     results = {path: read(path) for name in names for path in files_of(str(name))}
     entries = in_order(map(entry_of, results.values()))
     notes = [f"{each.path.name} is left out: {each.left_out}." for each in entries if each.left_out]
-    counted = [results[each.path] for each in entries if not each.left_out]
-    counted = [each for each in counted if each.run.benchmark in ("link", "allreduce")]
+    counted = [
+        results[each.path]
+        for each in entries
+        if not each.left_out and each.run.benchmark in ("link", "allreduce")
+    ]
     machines = dict[Any, Result]()
 
     for result in counted:
@@ -213,8 +216,8 @@ def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:
         machines[result.run.machine_id, ranks[0]["gpu"]] = result
 
     if len(machines) > 1:
-        first, second = (each.path for each in list(machines.values())[:2])
-        raise ResultError(f"{first} and {second} are of several machines")
+        first, second, *_ = machines.values()
+        raise ResultError(f"{first.path} and {second.path} are of several machines")
 
     return counted, notes
 

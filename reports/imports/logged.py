@@ -148,12 +148,19 @@ def clean_line(text: str) -> str:
     nccl = text.find("NCCL ")
     message = MESSAGE.search(text, max(0, nccl - 200)) if nccl >= 0 else None
     text = text[: message.start()] if message else text
-    mark = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
-    # A table of a spreadsheet or a web page. Other lines with commas begin with several words.
-    if mark and " " not in text.strip(" #|").partition(mark)[0].strip():
+    if mark := separator_of(text):
+        text = text.replace(",", ".") if mark == ";" else text  # 3,5 where `;` separates cells
         words = [word.partition("(")[0].strip(' #"') for word in text.strip(" |").split(mark)]
         text = "".join(f"{word:>20}" for word in words)
     return text
+
+
+def separator_of(text: str) -> str | None:
+    """What separates the cells of a line of a spreadsheet or a web page; None for another line."""
+    mark = next((mark for mark in ";|," if text.count(mark) >= LEAST_SEPARATORS), None)
+    # Other lines with commas begin with several words; a unit, as in `size (B)`, is none.
+    first = text.strip(" #|").partition(mark or " ")[0].partition("(")[0]
+    return None if " " in first.strip() else mark
 
 
 def cells(text: str) -> list[tuple[str, int]]:

@@ -10,7 +10,17 @@ from typing import Any
 import msgspec
 
 from reports.imports.inspector import parse_inspector
-from reports.imports.logged import MEAN, UNKNOWN, LoggedRow, LoggedTest, check, clean_line, dates_of
+from reports.imports.logged import (
+    CUT_OFF,
+    MEAN,
+    UNKNOWN,
+    LoggedRow,
+    LoggedTest,
+    check,
+    clean_line,
+    dates_of,
+    separator_of,
+)
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_nccl, test_of_report
 from reports.imports.serving import parse_serving
@@ -104,6 +114,10 @@ def tests_of_text(text: str) -> Sequence[LoggedTest]:
     if not tests:
         return []
     tests.sort(key=lambda test: test.first_line)
+    for test in tests:  # a spreadsheet has no footer
+        if test.reason == CUT_OFF and test.rows and separator_of(raw[test.rows[-1].line - 1]):
+            test.status, test.reason = "complete", None
+            test.set_status(None)
     drop_cut_row(tests[-1], lines)
     dates = dict(dates_of(raw))
     dated = list(dates)

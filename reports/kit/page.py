@@ -51,17 +51,19 @@ class Banner:
     word: str
     sentence: str
     facts: Sequence[Cell] = ()
-    role: str = ""
+    role: str = ""  # `worse`, `better`, `unsure` or `steady`, by default the word's
+
+    def __post_init__(self) -> None:
+        self.role = self.role or role_of(self.word) or "steady"
 
 
 @dataclass
 class Card:
-    """A figure with its unit under the name of a thing, which links to a page. `word` is its
-    verdict, `lines` are cells."""
+    """A figure, and after ` at ` what it is of, under the name of a thing, which links to a page.
+    `word` is its verdict, `lines` are cells."""
 
     name: Cell
     figure: str
-    unit: str
     word: str = ""
     lines: Sequence[Cell] = ()
     spark: str = ""
@@ -121,11 +123,6 @@ def role_of(text: str) -> str:
     return ROLES.get(re.split(":| [+]-", text)[0].lower(), "")
 
 
-def role_of_banner(banner: Banner) -> str:
-    """`worse`, `better`, `unsure` or `steady`."""
-    return banner.role or role_of(banner.word) or "steady"
-
-
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
     the navigation."""
@@ -140,11 +137,14 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
         scripts += ["vendor/uplot.js", "chart.js"]
         styles.append("vendor/uplot.css")
 
+    files = {file: name for file, name in (pages or {}).items() if name}
+    files |= {file: name for name, file in page.near if file in (pages or {})}
     script = _content(scripts)
     return _template().render(
         page=page,
         sections=[*page.sections, last],
         pages=pages or {},
+        links=[(name, file) for file, name in files.items()],
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup("\n".join(COLOURS)) + _content(styles),
@@ -154,16 +154,19 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
 def banner_png(page: Page) -> bytes:
     """The banner, 1200 x 630 pixels: chats show that picture with a link to the page."""
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
     texts = (banner.word, 32), (banner.sentence, 18)
     word, sentence = (figure.fold(printable(signs(text)), 8.0, size) for text, size in texts)
     colours = {role: light for role, (light, _) in figure.ROLES.items()}
-    drawing.text(0.05, 0.86, word, size=32, weight="bold", color=colours[role_of_banner(banner)])
+    drawing.text(0.05, 0.86, word, size=32, weight="bold", color=colours[banner.role])
     drawing.text(0.05, 0.8, sentence, size=18, verticalalignment="top")
     if page.draw:
         figure.use_colours()
         page.draw(drawing.add_axes((0.08, 0.1, 0.88, 0.34)))
+        for text in drawing.findobj(Text):
+            text.set_text(signs(text.get_text()))
 
     content = io.BytesIO()
     drawing.savefig(content, format="png")
@@ -182,17 +185,16 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_literal,
+        line_statement_prefix="%",
     )
-    environment.globals.update(role_of=role_of, role_of_banner=role_of_banner, plain=_plain)
-    environment.tests["list"] = lambda cell: isinstance(cell, list)
+    environment.globals.update(role_of=role_of, plain=plain, can_draw=figure.can_draw)
     return environment.get_template("page.html")
 
 
 def _literal(value: Any) -> Any:
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return _plain(signs(value)) if is_text else value
+    return plain(signs(value)) if type(value) is str else value
 
 
-def _plain(text: str) -> Markup:
+def plain(text: str) -> Markup:
     """A text without control characters, as it is."""
     return Markup("\n").join(escape(printable(line)) for line in text.split("\n"))

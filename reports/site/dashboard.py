@@ -9,17 +9,16 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from kernels.devices.owners import open_folder
 from reports.kit.page import Banner, Cell, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
-from reports.site.history_page import beside, history_page, part_of, sides_of, standing
-from reports.site.run_page import run_page
+from reports.site.history_page import history_page, page_beside, part_of, sides_of, standing
 from reports.store import untrusted
 from reports.store.program import REPORTS, RUN, complain, write_json
 from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
+from reports.tables.figure import can_draw
 from reports.tables.sentences import counted
 from reports.trends.fleet import Fleet, fleet_of
 from reports.verdicts.page import campaign_page
@@ -57,13 +56,14 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
-    files = {*names, overview.PICTURE}
+    files = {*names, overview.PICTURE} if can_draw() else {*names}
     write_whole(folder / MARKER, "\n".join(sorted(files | former)).encode())
 
     for page in pages:
         write_whole(folder / page.file, page.html.encode(errors="replace"))
 
-    write_whole(folder / overview.PICTURE, banner_png(pages[-1]))
+    if overview.PICTURE in files:
+        write_whole(folder / overview.PICTURE, banner_png(pages[-1]))
     for name in former - files:
         (folder / name).unlink(missing_ok=True)
 
@@ -139,21 +139,10 @@ def plan_runs(store: shared.Store, fleet: Fleet | None) -> Iterator[Job]:
     sides = named | {run_id for event in standing(store.history) for run_id in sides_of(event)}
     for key, entries in store.groups.items():
         part = part_of(store.history, key)
-        near = partial(beside, part, entries)
-        for place, entry in enumerate(entries):
+        for at, entry in enumerate(entries):
             run_id = entry.run.run_id
-            if place >= len(entries) - overview.MOST_RUNS or run_id in sides:
-                yield shared.file_name("run", run_id), "", partial(page_beside, entry.path, near)
-
-
-def page_beside(path: Path, near: Callable[[str], tuple[Any, list[Cell], bool]]) -> Page:
-    """The page of a run, with links to its neighbours and how it stands against them."""
-    page = run_page(path)
-    page.near, said, is_worse = near(page.reproduce["run_id"])
-    page.banner.facts = [*said, *page.banner.facts]
-    if is_worse:
-        page.banner.role = "worse"
-    return page
+            if at >= len(entries) - overview.MOST_RUNS or run_id in sides:
+                yield shared.file_name("run", run_id), "", partial(page_beside, part, entries, at)
 
 
 def make_page(number: int, finish: Callable[[Page], None]) -> Page:

@@ -1,11 +1,11 @@
 """The page about the nodes of a store: a heat map of each against its peers, the worst first."""
 
 from reports.kit.chart import forest, heat
-from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
+from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.site import shared
 from reports.store.folder import Contents
 from reports.store.program import BENCH, RUN
-from reports.tables.sentences import counted, size_text, some
+from reports.tables.sentences import counted, size_text, some, start_time
 from reports.trends.fleet import FINE, FOUND, EqualNodes, Fleet, headline, summary
 from reports.trends.slow_nodes import EQUAL, LEAST_SLOWDOWN, PAIR
 
@@ -31,13 +31,15 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
         for entry in contents.entries
         for node in entry.run.nodes
     }
-    facts = [line for group in fleet.groups for line in summary(group)][:2]
+    runs = [run for run in contents.entries if not named or {*named} & {*run.run.nodes}]
+    facts = [f"Runs from {start_time(runs[0].run)} to {start_time(runs[-1].run)}."]
+    facts += [line for group in fleet.groups for line in summary(group)][:2]
     if named:
-        facts.insert(
-            0,
+        todo = (
             f"Next: on {some(named)} run {RUN}{BENCH}doctor, compare the settings in the node's "
-            "newest run with a peer's, and measure again; take out a node that stays slow.",
+            "newest run with a peer's, and measure again; take out a node that stays slow."
         )
+        facts = [todo, *facts]
     sections = [_bad_runs(fleet), *(_section(group, links) for group in fleet.groups)]
     left_out = Section("Left out", fleet.left_out, folded=True)
     return Page("Fleet", Banner(word, f"{sentence}.", facts, role), [*sections, left_out])
@@ -69,13 +71,11 @@ def _section(group: EqualNodes, links: Links) -> Section:
         }
         for node, drawing in zip(nodes, drawings, strict=True)
     ]
-    said: list[Cell] = [
+    said = [
         f"{EQUAL}: at most {LEAST_SLOWDOWN:.0%} slower than the median {group.kind}, or no slower "
-        "than nodes and launches differ anyway."
+        "than nodes and launches differ anyway.",
+        *group.to_repeat,
     ]
-    if group.to_repeat:
-        word, _, sentence = group.to_repeat[0].partition(": ")
-        said += [[word, sentence], group.to_repeat[1]]
     if more := len(group.nodes) - len(rows):
         said.append(f"{more} more {group.kind}s are not slower.")
 

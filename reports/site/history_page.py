@@ -12,12 +12,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.kit.chart import LEAST_MARKS, ChangeMark, Chart, Curve, signs, spark
-from reports.kit.page import Banner, Cell, Page, Row, Section
+from reports.kit.page import Banner, Cell, Page, Row, Section, plain
 from reports.site import shared
+from reports.site.run_page import run_page
 from reports.store.grouped import grouped
 from reports.store.observations import Entry
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import by_time, time_of
+from reports.store.schema import Run
 from reports.tables.figure import roles_of
 from reports.tables.sentences import command_of, counted, machine_name, number
 from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
@@ -31,11 +33,15 @@ MOST_POINTS = 400  # of a line; of more runs a point is the median of several
 
 def part_of(history: History, key: tuple[str, str]) -> History:
     """The history of one machine and benchmark."""
+
+    def is_own(each: Run | Series) -> bool:
+        return bool(shared.KEY(each) == key)
+
     return replace(
         history,
-        runs={run_id: run for run_id, run in history.runs.items() if shared.KEY(run) == key},
-        series=[each for each in history.series if shared.KEY(each) == key],
-        events=[event for event in history.events if shared.KEY(event.series) == key],
+        runs={run_id: run for run_id, run in history.runs.items() if is_own(run)},
+        series=[*filter(is_own, history.series)],
+        events=[event for event in history.events if is_own(event.series)],
     )
 
 
@@ -54,43 +60,46 @@ def banner_of(history: History) -> Banner:
     """Did anything get worse, where, since when, how sure?"""
     words = Counter(series.word for series in history.series)
     last = [*history.runs.values()][-1]
+    n_runs = counted(len(history.runs), "run")
     counts = ", ".join(f"{count} {word}" for word, count in words.items())
-    facts: list[Cell] = [
-        [
-            f"Cases: {counts or 'none'}. The newest of {counted(len(history.runs), 'run')}:",
-            newest(history),
-        ]
-    ]
+    cases: Cell = [f"Cases: {counts or 'none'}. The newest of {n_runs}:", newest(history)]
+    facts: list[Cell] = [f"{last.benchmark} on {machine_name(last)}.", cases]
     if events := standing(history):
         event, word = events[0], events[0].word
-        n = sum(each.word == word for each in events)
-        facts.insert(0, where(event))
+        facts = [where(event), cases]
         if event.commits:
-            command = quote(command_of(last, "--seed", "--out"))
-            sides = "--revision base={0} --base {2} --revision head={1} --head {2}"
-            facts.insert(1, f"Check: {RUN}{BENCH}gate {sides.format(*event.commits, command)}")
+            facts.insert(1, ["Check:", plain(gate_of(event, last))])
+        n = sum(each.word == word for each in events)
         return Banner(f"{counted(n, 'change')} for the {word}", f"{event.finding}.", facts, word)
 
-    facts.insert(0, f"{last.benchmark} on {machine_name(last)}.")
     for event in history.events:
         if event.is_suspect:
             return Banner("Suspect", f"{event.headline}.", facts)
 
     word = max(words, key=lambda each: words[each], default="too early")
-    sentence = f"No case changed over {counted(len(history.runs), 'run')}."
+    sentence = f"No case changed over {n_runs}."
     if word == "too early":
         sentence = (
             f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
         )
-        facts.append(
-            f"{len(history.runs)} of {LEAST_BASE + 1} runs until a change can be told. "
-            f"To add one: {command_of(last, '--seed')}"
-        )
+        longest = max((len(each.run_ids) for each in history.series), default=0)
+        left = f"No case has more than {counted(longest, 'run')}. To add one, as the last was made:"
+        facts.append([left, plain(command_of(last, "--seed"))])
     else:
         change = seen_change(history)
         facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")
 
     return Banner(word.capitalize(), sentence, facts)
+
+
+def gate_of(event: Event, last: Run) -> str:
+    """The gate between the commits of a change, at the sizes that changed."""
+    command = command_of(last, "--seed", "--out", "-b", "-e", "--sizes")
+    if not event.series.case.shape:
+        sizes = [series.case.size_bytes for series, _ in event.changes]
+        command += f" -b {min(sizes)} -e {max(sizes)}"
+    sides = "--revision base={0} --base {2} --revision head={1} --head {2}"
+    return f"{RUN}{BENCH}gate --budget 30m {sides.format(*event.commits, quote(command))}"
 
 
 def newest(history: History) -> Markup:
@@ -103,22 +112,21 @@ def newest(history: History) -> Markup:
     return Markup(f'<time datetime="{time}Z" data-days="{days}">{text}</time>')
 
 
-def beside(
-    history: History, entries: Sequence[Entry], run_id: str
-) -> tuple[list[tuple[str, str]], list[Cell], bool]:
-    """Links from the page of a run to its neighbours, how it stands against the level of up to
-    eight runs before, and whether it is after a change for the worse."""
-    run_ids = [entry.run.run_id for entry in entries]
-    at = run_ids.index(run_id)
-    file = shared.history_file(*shared.KEY(entries[at].run))
-    near = [
-        (name, shared.file_name("run", other))
-        for name, others in (("Previous run", run_ids[:at][-1:]), ("Next run", run_ids[at + 1 :]))
-        for other in others[:1]
-    ]
-    shares = {series.label: series.beside_level(run_id) for series in history.series}
-    changes = {label: share for label, share in shares.items() if share is not None}
-    past = [event for event in standing(history) if by_time(run_id) >= by_time(event.run)]
+def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
+    """The page of the run `at` this place of a machine and benchmark, with links to its neighbours,
+    the changes since which it runs, and how it stands against the level of up to eight before."""
+    page, run = run_page(entries[at].path), entries[at].run
+    file = shared.history_file(*shared.KEY(run))
+    page.near = [("History", file)]
+    for name, others in (("Previous run", entries[:at][-1:]), ("Next run", entries[at + 1 :][:1])):
+        page.near += [(name, shared.file_name("run", other.run.run_id)) for other in others]
+
+    changes = {
+        series.label: share
+        for series in history.series
+        if (share := series.beside_level(run.run_id)) is not None
+    }
+    past = [event for event in standing(history) if by_time(run.run_id) >= by_time(event.run)]
     said: list[Cell] = [[event.word, (event.finding, file)] for event in past]
     if changes:
         most = max(changes, key=lambda label: abs(changes[label]))
@@ -127,7 +135,10 @@ def beside(
             f"{most} {changes[most]:+.1%}."
         )
 
-    return [("History", file), *near], said, any(event.word == "worse" for event in past)
+    page.banner.facts = [*said, *page.banner.facts]
+    if any(event.word == "worse" for event in past):
+        page.banner.role = "worse"
+    return page
 
 
 def leading(event: Event) -> tuple[Series, LevelChange]:
@@ -155,21 +166,15 @@ def where(event: Event) -> list[str | tuple[str, str]]:
 
 def history_page(history: History) -> Page:
     """The changes, a chart for each size, and all series."""
-    drawn = (each for each in history.series if len(each.run_ids) >= LEAST_MARKS)
-    panels = grouped(drawn, attrgetter("node", "panel"))
-    shown = sorted(panels, key=lambda key: min(map(_rank, panels[key])))[:MOST_PANELS]
-    charts = [
-        panel_chart(f"{panel}, {node}" if node else panel, own)
-        for (node, panel), own in panels.items()
-        if (node, panel) in shown
-    ]
-    charts.sort(key=lambda chart: WORST_FIRST.index(chart.word))
+    panels = panels_of(history.series)
+    shown = sorted(panels, key=lambda title: min(map(_rank, panels[title])))[:MOST_PANELS]
+    charts = [panel_chart(title, panels[title]) for title in shown]
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
         notes.append(
-            f"Shown are {len(charts)} of {len(panels)} charts and the first {MOST_EVENTS} of "
-            f"{len(history.events)} changes; `{RUN}{REPORTS} history --json` has all."
+            f"Shown are at most {MOST_PANELS} charts and {MOST_EVENTS} changes; "
+            f"`{RUN}{REPORTS} history --json` has all."
         )
 
     current = standing(history)
@@ -180,7 +185,7 @@ def history_page(history: History) -> Page:
         f"History: {last.benchmark} on {machine_name(last)}",
         banner_of(history),
         [
-            *(event_section(each, history) for each in [*current, *rest][:MOST_EVENTS]),
+            *(event_section(each) for each in [*current, *rest][:MOST_EVENTS]),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
             Section("All series", rows=list(map(_row, worst)), folded=bool(charts)),
@@ -188,20 +193,25 @@ def history_page(history: History) -> Page:
     )
 
 
+def panels_of(series: Sequence[Series]) -> dict[str, list[Series]]:
+    """The series that are long enough to draw, by the title of their chart."""
+    drawn = [each for each in series if len(each.run_ids) >= LEAST_MARKS]
+    return grouped(drawn, lambda each: f"{each.panel}, {each.node}" if each.node else each.panel)
+
+
 def _rank(series: Series) -> int:
     return WORST_FIRST.index(series.word)
 
 
-def event_section(event: Event, history: History) -> Section:
+def event_section(event: Event) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
     series, _ = leading(event)
     said: list[Cell] = [where(event), *event.sentences[1:]]
     if (hidden := len(event.changes) - MOST_CHANGES) > 0:
         said.append(f"{counted(hidden, 'more case')} changed here.")
 
-    place = f": {event.machine}" if len({*map(shared.KEY, history.series)}) > 1 else ""
     return Section(
-        event.finding + place,
+        event.finding,
         said,
         charts=[panel_chart(series.label, [series])],
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
@@ -249,10 +259,7 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
         ChangeMark(
             [_seconds(each.run_ids[at]) for at in (step.first, step.low, step.high)],
             step.word,
-            signs(
-                f"{each.name if len(shown) > 1 else ''} {step.word} "
-                f"{np.expm1(step.log_ratio[0]):+.1%}"
-            ).strip(),
+            signs(f"{each.name} {step.word} {np.expm1(step.log_ratio[0]):+.1%}"),
         )
         for each, step in changes.values()
     ]

@@ -1,15 +1,15 @@
 """The first page of a site: did anything get worse, a card for each machine and benchmark, and what
 changed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from reports.kit.chart import LEAST_MARKS, Chart, spark
-from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of_banner
+from reports.kit.chart import Chart, spark
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section
 from reports.site import shared
 from reports.site.fleet_page import FLEET
 from reports.site.history_page import (
@@ -18,6 +18,7 @@ from reports.site.history_page import (
     event_section,
     leading,
     panel_chart,
+    panels_of,
     standing,
 )
 from reports.store.observations import Entry
@@ -72,7 +73,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
                 for page in others
             ],
         ),
-        *(event_section(each, store.history) for each in standing(store.history)[:MOST_EVENTS]),
+        *(event_section(each) for each in standing(store.history)[:MOST_EVENTS]),
         Section("Left out", store.left_out),
         Section(
             f"The newest {MOST_RUNS} runs of each machine and benchmark",
@@ -86,10 +87,10 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     if own := _banner(store, wrong):
         banners.insert(0, own)
     # The worst of all reports, the runs' own before others.
-    banner = min(banners, key=lambda each: ORDER.index(role_of_banner(each)))
-    title = "Wiretax: all runs and their verdicts"
+    banner = min(banners, key=lambda each: ORDER.index(each.role))
     # The picture shows what the banner says: the runs over time, or nothing.
     draw = _drawing(store) if banner is own and not wrong else None
+    title = "Wiretax: all runs and their verdicts"
     return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
 
 
@@ -117,88 +118,61 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
     if store.history.runs:
         return banner_of(store.history)
 
-    content: dict[str, Sequence[object]] = {
-        "run": [run for run in store.runs if not run.left_out],
-        "failed run": [run for run in store.runs if run.left_out],
-    }
-    found = [counted(len(items), name) for name, items in content.items() if items]
-    return Banner(
-        "Nothing to judge yet",
-        f"{' and '.join(found)}, but no complete and correct run."
-        if found
-        else "No run is here yet.",
-        [f"0 of {LEAST_BASE + 1} runs until a change can be told. To measure one: {TO_BEGIN}"],
-        "unsure",
-    )
+    found = "No run is here yet."
+    if store.runs:
+        found = f"{counted(len(store.runs), 'run')}, but none that is complete and correct."
+    left = f"0 of {LEAST_BASE + 1} runs until a change can be told. To measure one: {TO_BEGIN}"
+    return Banner("Nothing to judge yet", found, [left], "unsure")
 
 
 def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:
     """A machine and benchmark: the case that changed, or else the headline of its newest run."""
     run = entries[-1].run
     page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
-    figure, unit = page.banner.word, ""
-    if figure[:1].isdigit():
-        figure, _, unit = figure.partition(" ")
-
+    figure = page.banner.word
     lines: list[Cell] = [page.banner.sentence, start_time(run)]
     status = shared.status_text(entries[-1])
-    if entries[-1].wrong:
-        figure, unit = (
-            counted(len(entries[-1].wrong), "case"),
-            some([*map(describe, entries[-1].wrong)], 1),
-        )
     series, drawn = _first(store, key), ""
-    if series and status == "complete":
-        status = series.word
-        if step := series.last_alarm:
+    if key in store.series and status == "complete":
+        status = min((each.word for each in store.series[key]), key=WORST_FIRST.index)
+        if series and (step := series.last_alarm):
             lines = [f"{page.banner.word}, {page.banner.sentence}"]
-            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
-            unit = f"{series.label} since {day_text(series.since(step))}"
+            place = f"{series.label} since {day_text(series.since(step))}"
+            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%} at {place}"
     nodes = {node for entry in entries for node in entry.run.nodes}
     if len(nodes) > 1:
         lines.append([counted(len(nodes), "node"), ("all nodes", FLEET)])
-    if (
-        series
-        and (len(nodes) < 2 or series.last_alarm)
-        and (drawn := spark(series.costs_us, series.steps))
-    ):
+    if series and (drawn := spark(series.costs_us, series.steps)):
         lines.append(f"{series.label}, {counted(len(series.costs_us), 'run')}:")
 
-    name = f"{key[1]} on {machine_name(run)}"
-    return Card(
-        (name, history if history in pages else page.file), figure, unit, status, lines, drawn
-    )
+    name = f"{key[1]} on {machine_name(run)}", history if history in pages else page.file
+    return Card(name, figure, status, lines, drawn)
 
 
 def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
-    """The series of the worst change, or else of the headline."""
-    events = (event for event in standing(store.history) if shared.KEY(event.series) == key)
-    changed = next((leading(event)[0] for event in events), None)
-    return changed or min(store.series.get(key, []), key=_by_headline, default=None)
+    """The series of the worst change, or else of the headline, which several nodes have not."""
+    own = store.series.get(key, [])
+    found = [leading(event)[0] for event in standing(store.history) if event.series in own]
+    if not found and len({each.node for each in own}) == 1:
+        found = [min(own, key=_by_headline)]
+    return next(iter(found), None)
 
 
 def _trends(store: shared.Store) -> list[Chart]:
     """The case of the card of the newest machine and benchmark, beside the library, over time."""
-    key = [*store.groups][-1] if store.groups else ("", "")
-    first, series = _first(store, key), store.series.get(key, [])
-    nodes = {each.node for each in series}
-    if not first or len(first.run_ids) < LEAST_MARKS or (len(nodes) > 1 and not first.last_alarm):
-        return []
-
-    like = [each for each in series if (each.panel, each.node) == (first.panel, first.node)]
-    title = f"{first.panel}, {first.node}" if first.node else first.panel
-    return [panel_chart(title, like)]
+    for key in [*store.groups][-1:]:
+        first, panels = _first(store, key), panels_of(store.series.get(key, []))
+        return [panel_chart(title, own) for title, own in panels.items() if first in own]
+    return []
 
 
-def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:
+def _by_headline(series: Series) -> tuple[bool, ...]:
     """The headline's case is the first: an isolated call of `auto` at decode's size."""
     case = series.case
     return (
         case.size_bytes != TOKEN_CALL_SIZE_BYTES,
         case.mode != "isolated",
         case.algorithm != "auto",
-        bool(case.library),
-        case.size_bytes,
     )
 
 
@@ -206,12 +180,11 @@ def _run_row(entry: Entry, pages: Pages) -> Row:
     run = entry.run
     file = shared.file_name("run", run.run_id)
     page = pages.get(file)
-    status = f"{shared.status_text(entry)}\n{some(list(map(describe, entry.wrong)))}"
     return {
         "when": (start_time(run), file),
         "benchmark": run.benchmark,
         "figures": f"{page.banner.word}\n{page.banner.sentence}" if page else "-",
-        "status": status,
+        "status": shared.status_text(entry),
         "machine": run.machine_id,
         "node": run.node or "-",
     }

@@ -9,7 +9,7 @@ import numpy as np
 from reports.kit.chart import Chart, Curve
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.result import read
-from reports.store.schema import Result, Run
+from reports.store.schema import Case, Result, Run
 from reports.tables import run_text, show
 from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, lines_of
@@ -23,13 +23,13 @@ from reports.tables.sentences import (
     environment_of,
     machine,
     number,
+    some,
     start_time,
 )
 from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
 
 ENVIRONMENT = "Environment"
-IDS = "version", "run_id", "machine_id", "software_id"
 
 
 def run_page(path: Path) -> Page:
@@ -40,28 +40,36 @@ def run_page(path: Path) -> Page:
         result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
     )
     sections = sweep_sections(result) if is_sweep(result) else []
-    wrong: list[Row] = [
-        {
-            "case": describe(case),
-            "verdict": f"WRONG: {counted(case.n_wrong or 0, 'element')}",
-            "where": case.reason or "-",
-        }
-        for case in cases
-        if case.status == "wrong"
-    ]
-    if wrong:
-        again = Section(
-            "Wrong results", ["The command below repeats it."], rows=wrong, text=command_of(run)
+    if wrong := wrong_in(result):
+        rows: list[Row] = [
+            {
+                "case": describe(case),
+                "verdict": f"WRONG: {counted(case.n_wrong or 0, 'element')}",
+                "where": case.reason or "-",
+            }
+            for case in wrong
+        ]
+        sections.insert(
+            0,
+            Section(
+                "Wrong results",
+                ["The command below repeats it."],
+                rows=rows,
+                text=command_of(run),
+            ),
         )
-        sections.insert(0, again)
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
         Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
         Section("Notes", run.notes, folded=True),
         environment(run),
     ]
-    ids = {name: getattr(run, name) for name in IDS}
+    ids = {name: getattr(run, name) for name in ("version", "run_id", "machine_id", "software_id")}
     return Page(machine(result), banner_of(result), sections, {"command": command_of(run), **ids})
+
+
+def wrong_in(result: Result) -> list[Case]:
+    return [case for case in result.cases if case.status == "wrong"]
 
 
 def environment(run: Run) -> Section:
@@ -80,8 +88,8 @@ def banner_of(result: Result) -> Banner:
         *run_text.link_lines(result),
     ]
     points = kind_of(result).points(result)
-    if "wrong" in {case.status for case in result.cases}:
-        return Banner("WRONG RESULTS", show.headline_of(result), facts)
+    if wrong := wrong_in(result):
+        return Banner("WRONG RESULTS", f"{some([*map(describe, wrong)])}.", facts)
     if not points:
         return Banner("Nothing was measured", show.headline_of(result), facts, "unsure")
 

@@ -179,18 +179,18 @@ def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], list[Key]]:
     return costs_us, keys
 
 
-def world_of(run: Run) -> tuple[Any, ...]:
-    """The number of ranks, of hosts (or of ranks on each of several hosts), and what each rank runs
-    on."""
+def world_of(run: Run) -> str:
+    """The number of ranks, of hosts (or of ranks on each of several hosts), and what the ranks run
+    on: `8 ranks, hosts 1, 8x hip gfx942 AMD Instinct MI300X`."""
     ranks, hosts = run.world.get("ranks", []), run.world.get("hosts", 1)
     if hosts != 1:
         hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
 
-    return (
-        run.world["size"],
-        hosts,
-        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu")))) for rank in ranks),
+    kinds = Counter(
+        " ".join(filter(None, map(rank.get, ("device", "arch", "gpu")))) for rank in ranks
     )
+    places = [f"{n}x {kind or 'unknown'}" for kind, n in sorted(kinds.items())]
+    return f"{run.world['size']} ranks, hosts {hosts}, {' and '.join(places)}"
 
 
 def method_of(run: Run) -> str:
@@ -203,7 +203,7 @@ def alike_of(entry: Entry) -> tuple[Any, ...]:
     run = entry.run
     return (
         run.machine_id,
-        str(world_of(run)),
+        world_of(run),
         run.benchmark,
         method_of(run),
         entry.across_ranks,

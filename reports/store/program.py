@@ -55,7 +55,8 @@ def misspelt(words: Sequence[str], options: Iterable[str]) -> str:
         option = re.fullmatch(r"--([A-Za-z][\w-]+)(=.*)?", word)
         if option and option[1] not in known:
             longer = [name for name in known if name.startswith(option[1])]
-            near = longer or get_close_matches(option[1], known, 1, 0.7)
+            shorter = [name for name in known if option[1].startswith(name)]
+            near = longer or shorter or get_close_matches(option[1], known, 1, 0.7)
             if near:
                 return f"unknown option --{option[1]}: did you mean --{near[0]}?"
     return ""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ MOST_NAMED = 4  # algorithms of the command line in a picture; the best has the 
 Key = tuple[str, str]  # an algorithm and a variant
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is here: the pictures need it, and the tables and pages do not."""
+    return find_spec("matplotlib") is not None
+
+
 def use_colours(is_dark: bool = False) -> None:
     """Makes the roles names of colours in matplotlib."""
     from matplotlib import colors  # not at the top: a table needs no matplotlib
@@ -87,7 +93,10 @@ def figure(
 ) -> Iterator[list[Any]]:
     """The axes of `count` panels of a size, written to `target` at the end: in dark colours if its
     name ends in `-dark`. The title is the finding, the footer says what was measured, where and
-    when. Raises ResultError for another suffix or a file that cannot be written."""
+    when. Raises ResultError for another suffix or a file that cannot be written, and without
+    matplotlib."""
+    if not can_draw():
+        raise ResultError("pictures are drawn by matplotlib: pip install 'wiretax[reports]'")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -150,12 +150,12 @@ def lay_out_run(
     brief: bool = False,
 ) -> str:
     """The whole text; or `brief` in MOST_LINES with the two lines of the paths: the first table
-    with its parts that have no title, what was not measured, and as much as fits of the other
-    tables, the footnotes, the conclusions and the notes."""
+    with its parts that have no title, what was not measured, the footnotes, and as much as fits of
+    the other tables, the conclusions and the notes."""
     bold, head = [*opening(result), headline], [machine(result), *head]
     head += link_lines(result)
     notes = [f"note: {note}" for note in result.run.notes]
-    sentences, below = unmeasured_lines(result), [*footnotes(result), *conclusions]
+    sentences, below = [*unmeasured_lines(result), *footnotes(result)], list(conclusions)
     if not brief:
         return lay_out(bold, [*head, *notes], tables, [*sentences, *below])
 

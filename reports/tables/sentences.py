@@ -109,10 +109,12 @@ def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
 
 
 def left_out_lines(left_out: Iterable[tuple[Path, str]]) -> list[str]:
-    """A sentence for each reason why runs or files are left out, with their first names."""
+    """A sentence for each reason why runs or files are left out, with their first names. An empty
+    reason is of what counts."""
     return [
         f"left out, {why}: {len(own)} ({some([printable(path.name) for path, _ in own])})"
         for why, own in grouped(left_out, itemgetter(1)).items()
+        if why
     ]
 
 

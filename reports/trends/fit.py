@@ -166,7 +166,9 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     count. Raises Incomparable for launches of different things."""
     entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
     kinds = {
-        (alike_of(entry), entry.run.software_id): entry.run.imported_from or entry.run.run_id
+        (alike_of(entry), entry.run.software_id): (
+            f"{entry.run.benchmark} of {entry.run.imported_from or entry.run.run_id}"
+        )
         for entry in entries
     }
     if len(kinds) > 1:

@@ -86,7 +86,7 @@ def standing_wrong(entries: Sequence[Entry]) -> list[Entry]:
 
 def history_of(contents: Contents) -> History:
     """The history of these runs. Raises ResultError without a usable run."""
-    left_out = [(entry.path, entry.left_out) for entry in contents.entries if entry.left_out]
+    left_out = [(entry.path, entry.left_out) for entry in contents.entries]
     skipped = left_out_lines([*contents.left_out, *left_out])
     entries = {entry.run.run_id: entry for entry in contents.entries if not entry.left_out}
 

@@ -234,7 +234,8 @@ class Event:
     @property
     def finding(self) -> str:
         """`1 MiB auto and two_shot take 8.9% longer since 20 Nov 2026, 1a2b3c4 -> 9f8e7d6`, of the
-        cases of ours that changed as the largest did, if any."""
+        cases of ours that changed as the largest did, if any, and whether the library did: then it
+        was not the code."""
         changes = [change for change in self.changes if change[1].word == self.word]
         changes = [change for change in changes if not change[0].case.library] or changes
         by_size = grouped(changes, lambda change: sized(change[0].case, ""))
@@ -243,14 +244,18 @@ class Event:
         }
         cases = [size + " and ".join(own) for size, own in names.items()]
         if len(self.changes) == self.n_series > 2:
-            cases = [f"All {self.n_series} cases"]
+            cases = [f"All {len(changes)} cases"]
         elif len(cases) > 2:
             cases = [f"{len(changes)} of {self.n_series} cases"]
         change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))
         verb = "takes" if sum(map(len, names.values())) == 1 else "take"
         more = "longer" if self.word == "worse" else "less"
         text = f"{', '.join(cases)} {verb} {change:.1%} {more} since {day_text(self.run)}"
-        return ", ".join([text, " -> ".join(self.commits)]) if self.commits else text
+        if self.commits:
+            text += f", {' -> '.join(self.commits)}"
+        if any(series.case.library and step.word == self.word for series, step in self.changes):
+            text += "; so does the library"
+        return text
 
     @property
     def machine(self) -> str:

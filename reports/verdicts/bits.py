@@ -2,6 +2,7 @@
 `--require` names; as text, JUnit, Markdown and HTML."""
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, RowBits, read_bits
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, on_ranks, write_json
-from reports.store.result import ResultError
+from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
+from reports.store.result import ResultError, time_of
 from reports.store.writing import write_named
 from reports.tables.bits import (
     HEAD,
@@ -104,8 +105,9 @@ def bits(arguments: argparse.Namespace) -> int:
     ]
     for name in arguments.require:
         checks += [required_of(row, name) for row in record.rows]
-    if arguments.baseline:
-        found, notes = against(record, baseline_for(records, arguments.baseline))
+    baseline = baseline_for(records, arguments.baseline) if arguments.baseline else None
+    if baseline:
+        found, notes = against(record, baseline)
         checks += found
 
     failed = [check for check in checks if check.failed]
@@ -129,7 +131,7 @@ def bits(arguments: argparse.Namespace) -> int:
         lines = [*heading(f"{sign} {line}"), "", *said, "", *table, ""]
         write_named(arguments.markdown, "\n".join(lines).encode())
     if arguments.html:
-        write_page(page_of(record, line, checks, notes), arguments.html)
+        write_page(page_of(record, line, checks, notes, baseline), arguments.html)
 
     if arguments.json:
         told = [check._asdict() for check in checks]
@@ -313,8 +315,39 @@ def groups_in(record: Bits) -> list[Row]:
     ]
 
 
-def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[str]) -> Page:
-    """The verdict, what failed, the rows in groups, and folded all sizes."""
+def dated(record: Bits) -> str:
+    """The version and the time of a record."""
+    time = time_of(record.run_id)
+    return f"Wiretax {record.version}, {f'{time:%Y-%m-%d %H:%M} UTC' if time else record.run_id}"
+
+
+def next_step(failed: bool, record: Bits, baseline: Bits | None) -> Section:
+    """After a failure the commits since the baseline, or the record once more; otherwise how to
+    keep these bits."""
+    again = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
+    if not failed:
+        keep = f"{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason ..."
+        return Section("What to do next", ["Keep these bits, to tell when they change:"], text=keep)
+    commits = [
+        found[1]
+        for each in (baseline, record)
+        if each and (found := re.search(r"\((\w+)", each.version))
+    ]
+    if len({*commits}) == 2:
+        command = f"git log --oneline {'..'.join(commits)}"
+        return Section("What to do next", ["Find out which commit it was:"], text=command)
+    said = "The code is the same, or its commit unknown; repeat the record, to see if it is chance:"
+    return Section("What to do next", [said], text=again)
+
+
+def page_of(
+    record: Bits,
+    line: str,
+    checks: Sequence[Check],
+    notes: Sequence[str],
+    baseline: Bits | None = None,
+) -> Page:
+    """The verdict, what to do next, what failed, the rows in groups, and folded all sizes."""
     failed = [check for check in checks if check.failed]
     rows = record.measured
     moved = moved_in(rows)
@@ -349,13 +382,17 @@ def page_of(record: Bits, line: str, checks: Sequence[Check], notes: Sequence[st
         for row in rows
     ]
     sections = [
+        next_step(bool(failed), record, baseline),
         Section("What failed", [check.text for check in failed]),
         Section("What changes the bits: each row, each change", rows=picture),
         Section("Rows of equal bits together", [*said, *notes], rows=groups_in(record)),
         Section("What was compared", rows=meanings),
         Section("Every size", record.notes, rows=every_size, folded=True),
     ]
-    facts = [f"Machine {record.machine_id}, Wiretax {record.version}."]
+    facts = [f"Machine {record.machine_id}, {dated(record)}."]
+    if baseline:
+        since = "Changed since the baseline" if failed else "As in the baseline"
+        facts.insert(0, f"{since}, {dated(baseline)}.")
     if checks or moved:
         facts = [f"{headline(record).removeprefix('bits: ')}.", *facts]
     sentence = line.partition(": ")[2] or line

@@ -3,7 +3,7 @@ is a table with a drawing in each row."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import join, quote
+from shlex import join
 from typing import Any
 
 import pandas as pd
@@ -70,12 +70,15 @@ def next_command(outcome: Outcome) -> str:
     if outcome.status == REGRESSION:
         if len({*commits}) == 2:
             return f"git log --oneline {'..'.join(commits)}"
-        sides = f"{quote(comparison.baseline.name)} {quote(comparison.variant.name)}"
-        return f"{RUN}{REPORTS} compare {sides}"
+        folders = [
+            str(side.launches[0].path.parent) if side.campaign else side.name
+            for side in (comparison.baseline, comparison.variant)
+        ]
+        return f"{RUN}{REPORTS} compare {join(folders)}"
 
     if len(commits) == 2:
         return f"make gate BASE={commits[0]} BUDGET=30m"
-    sides = f"--base {quote(join(base.argv))} --head {quote(join(head.argv if head else []))}"
+    sides = join(["--base", join(base.argv), "--head", join(head.argv if head else [])])
     return f"{RUN}{BENCH}gate --budget 30m {sides}"
 
 
@@ -104,11 +107,8 @@ def campaign_page(folder: Path) -> Page:
 
 def comparison_banner(comparison: Comparison) -> Banner:
     """The verdict on a comparison of a campaign: the first of its cells' verdicts."""
-    words = {*render.words_of(comparison)}
-    word = next((each for each in ("SLOWER", "differs", "FASTER") if each in words), "UNDECIDED")
-    if words == {"SAME"}:
-        word = "SAME"
-
+    words, order = render.words_of(comparison), ("SLOWER", "differs", "FASTER", "UNDECIDED", "SAME")
+    word = next((each for each in order if each in words), "UNDECIDED")
     return Banner(word, f"{render.headline(comparison)}.", facts_of(comparison))
 
 
@@ -164,29 +164,16 @@ def _differences(variants: Sequence[Side]) -> Section:
     facts = pd.DataFrame(
         [
             environment_of(launch.run)
-            | {
-                "machine_id": launch.run.machine_id,
-                "software_id": launch.run.software_id,
-                "version": launch.run.version,
-                "command": command_of(launch.run, "--seed"),
-                "side": side.label,
-            }
+            | {name: getattr(launch.run, name) for name in ("machine_id", "software_id", "version")}
+            | {"command": command_of(launch.run, "--seed"), "side": side.label}
             for side in variants
             for launch in side.launches
         ]
     )
-    values = facts.fillna("-").groupby("side", sort=False).agg(frozenset)
-    rows = [
-        {
-            "fact": str(name),
-            **{
-                str(side): some([text[:500] for text in sorted(texts)])
-                for side, texts in values[name].items()
-            },
-        }
-        for name in values
-        if values[name].nunique() > 1
-    ]
+    sides: Any = facts.fillna("-").groupby("side", sort=False)
+    values = sides.agg(lambda texts: some(sorted({text[:500] for text in texts})))
+    values = values.loc[:, values.nunique() > 1].T.rename_axis("fact").reset_index()
+    rows: list[Row] = values.to_dict("records")
     same = "Machine, software and environment are the same on all sides."
     return Section("What differs", [] if rows else [same], rows=rows)
 

@@ -11,6 +11,7 @@ from reports.kit.page import Page, banner_png, to_html
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
+from reports.tables.figure import can_draw
 from reports.tables.sentences import painted, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
@@ -193,8 +194,9 @@ def as_junit(
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Writes the page and, beside a file.html, the picture that chats show with a link to it."""
-    if path.suffix == ".html":
+    """Writes the page and, beside a file.html, the picture that chats show with a link to it, where
+    pictures can be drawn."""
+    if path.suffix == ".html" and can_draw():
         page.picture = f"{path.name}.png"
         write_named(path.with_name(page.picture), banner_png(page))
 

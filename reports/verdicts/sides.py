@@ -33,10 +33,11 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
         fact(result, "cpu.turbo"),
     ),
     "world": lambda result: world_of(result.run),
-    "type": lambda result: sorted({(case.datatype, case.redop) for case in result.run.cases}),
-    "statistic": lambda result: (
-        result.run.benchmark,
-        sorted({case.across_ranks for case in result.cases}),
+    "type": lambda result: " and ".join(
+        sorted({f"{case.datatype} {case.redop}" for case in result.run.cases})
+    ),
+    "statistic": lambda result: " ".join(
+        [result.run.benchmark, *sorted({case.across_ranks for case in result.cases})]
     ),
     "method": lambda result: method_of(result.run) or "default",
     "version": lambda result: result.run.version,

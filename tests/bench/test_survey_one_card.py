@@ -76,5 +76,5 @@ def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkey
     assert opened.shares_gpus
     write(opened, False)
     page = (tmp_path / "survey" / "index.html").read_text()
-    assert f"<p>{in_use}</p>" in page
+    assert in_use.replace(" %", "\u00a0%") in page
     assert "python -m reports predict --gpu NAME survey/results/link_host/*.jsonl" in page

@@ -69,7 +69,7 @@ def test_a_table_moves_no_cursor_and_one_that_is_a_pipe_is_refused(tmp_path):
     table = tmp_path / "hostile.toml"
     table.write_text(text(replace(HEAD, run_id="\x1b[2J")))
     used = "auto uses the table that bench.tune made in ?[2J"
-    assert tuned.find(str(table), MACHINE)[2].startswith(used)
+    assert tuned.find(str(table), MACHINE, 2)[2].startswith(used)
     os.mkfifo(tmp_path / "table.toml")
     with pytest.raises(ResultError, match="it is not an ordinary file"):
         loaded(tmp_path / "table.toml")
@@ -81,19 +81,19 @@ def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, mon
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     own, path = program_digest(*MEASURED), tuned.default_path(MACHINE)
     other = "0.1.0 (0000000)"
-    assert tuned.find(None, MACHINE) == (path, {}, "")
+    assert tuned.find(None, MACHINE, 2) == (path, {}, "")
 
     def found(name, program, **row):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text(replace(HEAD, program=program), **row))
-        path_found, tables, sentence = tuned.find(name, MACHINE)
+        path_found, tables, sentence = tuned.find(name, MACHINE, 2)
         return [row.algorithm.name for row in tuned.load(path_found, tables)], sentence
 
     made = "the table that bench.tune made in 2026-tune with"
     assert found(None, own) == (["ring"], f"auto uses {made} Wiretax {own}.")
     unused = (
-        f"auto uses its defaults: this code is {own}, and {made} Wiretax {other}. "
-        "Run python -m bench.tune for a new one."
+        f"auto uses its defaults, not {made} Wiretax {other}: this code is {own}. "
+        "For a new one: mpirun -n 2 python -m bench.tune"
     )
     assert found(None, other) == ([], unused)
     used = f"auto uses {made} Wiretax {other}; this code is {own}."

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -13,7 +14,7 @@ from collectives.communicator import Communicator
 from collectives.library import gpu as library_gpu
 from collectives.library import nccl
 from tests.fake_gpu import fake_nccl
-from tests.launch import ROOT
+from tests.launch import ROOT, python
 
 pytestmark = pytest.mark.unit
 
@@ -174,7 +175,8 @@ def test_the_real_library_logs_while_it_is_asked_to(capfd):
         "NCCL_DEBUG_FILE": f"/proc/self/fd/{file}",
     }
     calls = nccl.load(str(file_of_nccl("libnccl.so.2")))
-    library = nccl.Nccl(ALONE, calls, "NCCL", 23203, settings, os.fdopen(file), resets_log=True)
+    log = os.fdopen(file)
+    library = nccl.Nccl(ALONE, calls, "NCCL", 23203, "a file", settings, log, resets_log=True)
     for label in ("first", "second"):
         with library.logging(label):
             calls.ncclCommInitRank(None, 1, nccl.UniqueId(), 0)
@@ -184,3 +186,44 @@ def test_the_real_library_logs_while_it_is_asked_to(capfd):
     assert capfd.readouterr().out == ""
     line = b": %ld Bytes -> Algo %s proto %s channel{Lo..Hi}={%d..%d}"
     assert line in Path(calls._name).read_bytes()
+
+
+LOADS = """
+import ctypes
+from collectives.library import nccl
+name = nccl.library_of_torch(VENDOR)
+if not name:
+    ctypes.CDLL(SYSTEM)
+print(bool(name), nccl.loaded_file(VENDOR))
+"""
+
+
+@pytest.mark.parametrize(
+    ("vendor", "brought", "file"),
+    [
+        (
+            "cuda",
+            ["torch/lib/libtorch_cuda.so", "nvidia/nccl/lib/libnccl.so.2"],
+            "True nvidia/nccl/lib/libnccl.so.2, which torch 9.9 loads too",
+        ),
+        (
+            "hip",
+            ["torch/lib/libtorch_hip.so", "torch/lib/librccl.so"],
+            "False librccl.so.1; torch 9.9 loads another, with a HIP of its own",
+        ),
+        ("cuda", ["torch/lib/libtorch_cpu.so"], "False libnccl.so.2"),
+    ],
+)
+def test_the_library_beside_torch_is_torchs(tmp_path, vendor, brought, file):
+    """Without loading torch, whose module here would fail."""
+    empty, site = tmp_path / "empty.c", tmp_path / "site-packages"
+    empty.write_text("")
+    library = tmp_path / nccl.LIBRARIES[vendor][1]
+    subprocess.run(["cc", "-shared", "-o", library, empty], check=True)
+    for name in ("torch/__init__.py", "torch-9.9.dist-info/METADATA", *brought):
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_bytes(library.read_bytes())
+    (site / "torch-9.9.dist-info/METADATA").write_text("Name: torch\nVersion: 9.9\n")
+    code = LOADS.replace("VENDOR", repr(vendor)).replace("SYSTEM", repr(str(library)))
+    done = python(code, PYTHONPATH=f"{site}:{ROOT}")
+    assert (done.stdout, done.stderr) == (f"{file}\n", "")

@@ -33,12 +33,14 @@ allreduce --algorithm two_shott,library -> unknown algorithm 'two_shott': did yo
 allreduce --algorithm two_shot+fast -> algorithm 'two_shot+fast': 'fast' is not one of nt, ntr,
 allreduce --algorithm two_shot+2K+4K -> '4K' sets chunk_bytes a second time
 allreduce --algorithm library+nt -> algorithm 'library+nt': library is not ours to build
+allreduce -d fp8 -> unknown datatype 'fp8': choose from float
 allreduce -d flaot -> unknown datatype 'flaot': did you mean float?
 allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds
 allreduce --device gpu -> invalid choice: 'gpu'
 allreduce --peer vlm -> unknown peer 'vlm': did you mean vllm?
 allreduce --maxtime 5 -> unknown option --maxtime: did you mean --max-time?
+allreduce --output=/tmp -> unknown option --output: did you mean --out?
 bits --algo ring -> unknown option --algo: did you mean --algorithm?
 allreduce --bogus -> unrecognized arguments: --bogus
 allreduce --stable -d int32 -> --stable: nothing rounds in sum of int32, so every order gives the

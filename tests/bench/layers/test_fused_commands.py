@@ -22,7 +22,7 @@ COMMANDS = f"{FUSED} decode prefill".split()
 BAD = rf"""
 {" ".join(COMMANDS)}
     --model llama-3.1-71b -> --model: unknown model 'llama-3.1-71b': did you mean llama-3.1-70b?
-    -d int32 -> unknown datatype 'int32': did you mean float32
+    -d int32 -> unknown datatype 'int32': choose from float32
     -d double -> unknown datatype 'double': choose from float32, float16, bfloat16
     --max-time 0 -> '0' is not a number of seconds above 0
     --bogus -> unrecognized arguments: --bogus

@@ -211,6 +211,7 @@ def test_a_card_without_peer_access_is_asked_about():
     assert "a latency of 31.1 us [17.1 81.0] by 5 figures over PCIe," in words
     assert "two cards eight lanes each: for these see advise --link pcie5x8" in words
     assert "patched" not in answer(TWO)[1]
+    assert "see advise --link" not in answer(f"{TWO} --link pcie5x8")[1]
 
 
 def test_a_model_that_does_not_fit_is_reported():
@@ -227,6 +228,7 @@ def test_one_stream_is_judged_alone():
     text, words = answer("--model llama-3.1-70b --gpu w7900 --gpus 1")
     assert "Decode, latency of 1 stream: one GPU, at least 47.5 ms." in words
     assert "one GPU: 8 streams would not fit, 7.57 GB short." in words
+    assert "all-reduces" not in words
     assert "Decode, throughput of 8 streams: nothing fits." in words
     assert re.search(r"one GPU 41\.4 +47\.5 +21\.1 +- ", text)
 
@@ -269,7 +271,7 @@ def test_several_launches_give_one_figure_with_students_interval(tmp_path):
     cut = write(tmp_path / "runs", {16384: 9, LARGE: 600}, run_id=run_id(5), finish=False)
     _, words = answer(R9700, "--run", tmp_path / "runs")
     assert "measured: auto, float16, AMD Radeon AI PRO R9700; 5 launches" in words
-    assert f"{cut.name} is left out: incomplete" in words
+    assert f"left out, incomplete: 1 ({cut.name})" in words
     mean, deviation = np.mean(np.log(times_us)), np.std(np.log(times_us), ddof=1)
     ends = np.exp(mean + np.array([0, -1, 1]) * 2.776 * deviation / 5**0.5)
     assert f"160 x {ends[0]:.1f} us [{ends[1]:.1f} {ends[2]:.1f}]" in words

@@ -9,6 +9,7 @@ import pytest
 from reports.__main__ import main
 from reports.advice import specs
 from reports.advice.procurement import evaluate, procure_page
+from reports.kit.page import to_html
 from tests.launch import ROOT
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_run import rewrite_head, write_run
@@ -117,7 +118,7 @@ def test_few_launches_and_copies_are_shown_but_never_judged(tmp_path, capsys):
     path = spec(tmp_path, ["16K <= 8 us"])
     assert verdict_of(evaluate(path)) == ("UNDECIDED", "2 launches; 5 are needed")
     assert figure(evaluate(path), "16 KiB").high is None
-    assert "is left out: a run once more" in ask(capsys, path)[1]
+    assert "left out, a run once more: 5 (copy0" in ask(capsys, path)[1]
 
 
 def test_five_logs_of_a_vendor_are_judged_and_one_is_not(tmp_path, capsys):
@@ -131,7 +132,7 @@ def test_five_logs_of_a_vendor_are_judged_and_one_is_not(tmp_path, capsys):
     verdict, reason = verdict_of(evaluate(asked("log")))
     assert (verdict, reason.endswith(" us over 5 launches")) == ("PASS", True)
     page = procure_page(evaluate(asked("log")), tmp_path / "spec.toml")
-    assert "2026-11-20 06:15 UTC, 0.log" in str(page.sections[0].cards[0].lines)
+    assert "2026-11-20 06:15 UTC, 0.log" in str(page.sections[1].cards[0].lines)
     write_log(tmp_path / "wrong", {"us": 47.3, "n_wrong": 1}, status="failed")
     procurement = evaluate(asked("wrong"))
     verdict, reason = verdict_of(procurement)
@@ -205,12 +206,16 @@ def test_runs_decide_beside_a_candidate_without_runs(launches, tmp_path):
 def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
     """Otherwise a buyer could choose a fast box that gives wrong results."""
     path = spec(tmp_path, ["16K <= 8 us"])
-    write_launches(tmp_path / "box", 5)
     write_launches(tmp_path / "box", 1, first=5, finish=False)
+    alone = evaluate(path)
+    assert verdict_of(alone) == ("UNDECIDED", "not in its runs, or in too few blocks")
+    assert any("box: left out, incomplete: 1 (" in line for line in alone.sentences)
+
+    write_launches(tmp_path / "box", 5)
     procurement = evaluate(path)
     assert procurement.headline == "box: 1 PASS, 0 FAIL, 0 UNDECIDED"
     assert len(procurement.appraisals[0].run_ids) == 5
-    assert any("is left out: incomplete" in line for line in procurement.sentences)
+    assert any("left out, incomplete: 1 (" in line for line in procurement.sentences)
 
     def one_wrong(block):
         block.n_wrong = 3 if block.case == 1 else 0
@@ -252,6 +257,19 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
         write_launches(tmp_path / name, 6, gpu=gpu)
     status, out, error = ask(capsys, tmp_path / "SPEC.toml")
     assert (status, error) == (0, ""), out
+
+
+def test_the_page_says_a_doubt_once_and_keeps_names(tmp_path):
+    """Every doubt was on its card twice, and the name mi300x got a sign."""
+    write_launches(tmp_path / "eight-mi300x", 5)
+    write_launches(tmp_path / "eight-mi300x", 1, first=5, finish=False)
+    two = BOX.format(name="eight-mi300x")
+    for gpu, end in (("r9700", ", the cheapest that does."), ("rtx5090", "</h1>")):
+        other = two.replace("eight-mi300x]", "other]").replace("r9700", gpu)
+        path = spec(tmp_path, ["16K <= 8 us"], MODELS + two + other)
+        page = to_html(procure_page(evaluate(path), path))
+        assert f"eight-mi300x meets all 1 requirement for 5200 EUR{end}" in page
+        assert page.split('class="card"')[1].count("left out, incomplete: 1 (") == 1
 
 
 def test_a_box_with_other_hardware_never_passes(tmp_path, capsys):

@@ -115,6 +115,7 @@ def test_logs_that_name_no_gpu_are_of_one_machine_only_if_somebody_says_so(tmp_p
     (refusal,) = capsys.readouterr().err.splitlines()
     assert "machine differs: " in refusal
     assert "(20.log)" in refusal
+    assert "None" not in refusal
     assert "(26.log)" in refusal
 
     facts = "--machine", "rack-7", "--ranks", "4", "--collective", "alltoall"

@@ -18,7 +18,7 @@ from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import mark_wrong, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
 from tests.reports.synthetic_site import make_site
 
 
@@ -40,6 +40,15 @@ def test_wrong_results_are_listed_until_a_right_run_follows(tmp_path):
     write_run(results, run_id=run_id(3), **SMALL)
     page = Read(make_site(results, tmp_path / "site") / "index.html")
     assert heading not in page.text
+
+
+def test_runs_of_several_machines_are_not_counted_as_one_history(tmp_path):
+    """The page said `14 of 11 runs until a change can be told`."""
+    for night in range(1, 15):
+        made = write_run(tmp_path / "results", run_id=run_id(night), **SMALL)
+        rewrite_head(made.path, machine_id=f"m{night % 2}")
+    page = Read(make_site(tmp_path / "results", tmp_path / "site") / "index.html")
+    assert "No case has more than 7 runs. To add one, as the last was made: mpirun" in page.text
 
 
 def test_a_file_may_have_any_name(tmp_path, capsys):
@@ -95,7 +104,7 @@ def test_one_run_says_what_is_missing_and_what_to_type(tmp_path):
     write_run(tmp_path / "results", run_id=run_id(1), **SMALL)
     page = Read(page_of(make_site(tmp_path / "results", tmp_path / "site"), "history"))
     assert "A case shows large changes from 11 runs on, small ones from 20." in page.text
-    assert "To add one: mpirun -n 2 python -m bench.allreduce" in page.text
+    assert "To add one, as the last was made: mpirun -n 2 python -m bench.allreduce" in page.text
     assert not page.all("figure")  # one run is no line over time
 
 

@@ -103,3 +103,20 @@ def test_labels_of_lines_that_meet_do_not_touch(tmp_path, drawings):
         axes.plot([1], [8], "o", label="a name that is folded, as it has many words")
         label_ends(axes)
     check(drawings[0])
+
+
+def test_without_matplotlib_a_picture_is_a_sentence_and_pages_have_none(
+    tmp_path, monkeypatch, capsys
+):
+    """As after `pip install wiretax`, which leaves out what only pictures need."""
+    monkeypatch.setattr("reports.tables.figure.find_spec", lambda name: None)
+    results, picture, site = tmp_path / "results", tmp_path / "run.svg", tmp_path / "site"
+    results.mkdir()
+    write_benchmark(results, "allreduce")
+    assert main(["show", str(results), "--plot", str(picture)]) == 2
+    sentence = "reports: pictures are drawn by matplotlib: pip install 'wiretax[reports]'\n"
+    assert capsys.readouterr().err == sentence
+    assert not picture.exists()
+    assert main(["dashboard", str(results), "--out", str(site)]) == 0
+    assert not [*site.glob("*.png")]
+    assert "og:image" not in (site / "index.html").read_text()

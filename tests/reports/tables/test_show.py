@@ -152,6 +152,16 @@ def test_an_incomplete_run_starts_with_a_warning(tmp_path):
     assert stopped.startswith("INCOMPLETE: interrupted.\n")
 
 
+def test_the_librarys_time_alone_has_no_algorithm_of_ours_beside_it(tmp_path):
+    """auto's choice stood right of the library's time, as if the library had used it."""
+    text = shown(
+        tmp_path,
+        algorithms=["library", "auto"],
+        change=lambda block: block if block.case % 2 == 0 else None,
+    )
+    assert re.search(r"\n  *size library\n  *us +#wrong\n", text), text
+
+
 def test_a_case_without_a_block_in_the_runs_state_of_the_link_was_not_measured(tmp_path):
     """Its times would be compared with those over another link."""
 

@@ -1,0 +1,161 @@
+"""Joins ranks that torchrun has started, or anything that sets its variables: no mpirun runs then.
+
+MPICH's ranks find each other through a launcher that speaks PMI-1 (Flux RFC 13), a few lines of
+text. Here rank 0 starts a process that answers them at MASTER_ADDR, on the port behind MASTER_PORT:
+torchrun's own store has that one."""
+
+import errno
+import os
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+
+VARIABLES = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
+# Of these a pod or a shell script may set the address alone, which says nothing of ranks.
+NUMBERS = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
+JOIN_S = 60.0  # for rank 0 to answer
+REPLIES = {
+    "init": "response_to_init pmi_version=1 pmi_subversion=1 rc=0",
+    "get_maxes": "maxes kvsname_max=64 keylen_max=64 vallen_max=1024 rc=0",
+    "get_appnum": "appnum appnum=0 rc=0",
+    "put": "put_result rc=0",
+    "barrier_in": "barrier_out rc=0",
+    "finalize": "finalize_ack rc=0",
+}
+
+
+def announce() -> bool:
+    """Whether torchrun has started this process. If so, sets the variables of MPICH's launcher,
+    which all else reads. Raises ValueError where only some variables are set, or a wrong one."""
+    given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    if not given.keys() & {*NUMBERS} or any(name in os.environ for name in LAUNCHERS):
+        return False
+
+    os.environ["PMI_RANK"] = given.get("RANK", "0")  # rank 0 prints
+    if lacking := ", ".join(name for name in VARIABLES if name not in given):
+        found = ", ".join(name for name in NUMBERS if name in given)
+        raise ValueError(
+            f"{found} are set as torchrun does, and {lacking} not: start this with torchrun, or "
+            f"unset {found.replace(',', '')}"
+        )
+    numbers = [given[name] for name in (*NUMBERS, "MASTER_PORT")]
+    if not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"torchrun's variables are no numbers: {', '.join(numbers)}")
+    rank, size, _, port = map(int, numbers)
+    if rank >= size or not 0 < port < 65535:
+        raise ValueError(f"torchrun's variables cannot be: rank {rank} of {size}, port {port}")
+
+    os.environ["PMI_SIZE"] = given["WORLD_SIZE"]
+    os.environ.setdefault("MPI_LOCALNRANKS", os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    return True
+
+
+def join() -> None:
+    """Connects this announced rank with rank 0, which starts the process that answers. Raises
+    OSError."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    greeting = f"wiretax {size} {place[1]} {run}\n".encode()
+    if rank == 0:
+        listener = _listen(*place)
+        if os.fork() == 0:
+            os.setsid()  # Ctrl-C is for the ranks
+            quiet = os.open(os.devnull, os.O_RDWR)
+            for stream in range(3):  # torchrun waits for the end of its workers' output
+                os.dup2(quiet, stream)
+            _serve(listener, greeting, size)
+            os._exit(0)
+        listener.close()
+    connection = _connect(place, greeting)
+    connection.set_inheritable(True)
+    os.environ["PMI_FD"] = str(connection.detach())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """At this address, or at all of this host's if it is another's, as that of a service."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = f"port {port}, the one behind MASTER_PORT, is in use: choose another MASTER_PORT"
+            raise OSError(text) from error
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return socket.create_server(("", port))
+
+
+def _connect(place: tuple[str, int], greeting: bytes) -> socket.socket:
+    """A connection to the process that rank 0 has started for these ranks. Raises OSError."""
+    deadline, answer = time.monotonic() + JOIN_S, b""
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            connection = socket.create_connection(place, timeout=5)
+            connection.sendall(greeting)
+            answer = connection.recv(len(greeting))
+            if answer == greeting:
+                connection.settimeout(None)
+                return connection
+            connection.close()
+        time.sleep(0.05)
+    raise OSError(
+        f"rank 0 does not answer at {place[0]}, port {place[1]}, the one behind MASTER_PORT: does "
+        "it run, may this host reach that port, and is no other run there?"
+    )
+
+
+def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
+    """Answers ranks until the last has left."""
+    # MPICH names shared memory by it, and takes that of an earlier run with this name for its own.
+    name = f"wiretax_{secrets.token_hex(8)}"
+    values, meeting, threads = dict[str, str](), threading.Barrier(size), list[threading.Thread]()
+    listener.settimeout(JOIN_S)
+    with suppress(TimeoutError):
+        while len(threads) < size:
+            connection, _ = listener.accept()
+            connection.settimeout(5)
+            with suppress(OSError):
+                if connection.recv(len(greeting)) == greeting:
+                    connection.sendall(greeting)
+                    connection.settimeout(None)
+                    words = connection, name, size, values, meeting
+                    threads.append(threading.Thread(target=_attend, args=words))
+                    threads[-1].start()
+    listener.close()
+    for thread in threads:
+        thread.join()
+
+
+def _attend(
+    connection: socket.socket,
+    name: str,
+    size: int,
+    values: dict[str, str],
+    meeting: threading.Barrier,
+) -> None:
+    """Answers one rank. One that leaves lets nobody wait for it."""
+    with suppress(OSError, threading.BrokenBarrierError), connection.makefile("rw") as lines:
+        for line in lines:
+            fields = dict(word.partition("=")[::2] for word in line.split())
+            command, reply = fields.get("cmd", ""), ""
+            if command == "put":
+                values[fields["key"]] = fields["value"]
+            elif command == "get":
+                value = values.get(fields["key"])
+                reply = "get_result rc=-1" if value is None else f"get_result rc=0 value={value}"
+            elif command == "get_universe_size":
+                reply = f"universe_size size={size} rc=0"
+            elif command == "get_my_kvsname":
+                reply = f"my_kvsname kvsname={name} rc=0"
+            elif command == "barrier_in":
+                meeting.wait()
+            lines.write(f"cmd={reply or REPLIES[command]}\n")
+            lines.flush()
+            if command == "finalize":
+                return
+    meeting.abort()
+    connection.close()

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# `wiretax gate` in a pipeline. GitHub's action.yml calls it; docs/compare.md has GitLab and Jenkins. It reads variables:
+#   BASE, HEAD   two commands; or, with COMMAND, two revisions of the repository in this folder (HEAD alone may be left out)
+#   COMMAND      what each revision runs: {tree} in it is the folder with that revision's files
+#   BUILD        a line for bash in each of these folders, before anything is measured
+#   BUDGET       time for all launches (10m)
+#   OUT          a new folder for status, summary.md, junit.xml and index.html (gate)
+#   OPTIONS      further options of `wiretax gate`, such as --pairs 12 --min-effect 2
+# Its exit status is the gate's, but on GitHub 3 (not enough data to tell) is a warning, and then it is 0.
+set -euo pipefail
+out=${OUT:-gate}
+
+finish() {
+  if [ "${GITHUB_OUTPUT:-}" ]; then
+    printf '%s\n' "status=$1" "summary=$out/summary.md" "junit=$out/junit.xml" "page=$out/index.html" >>"$GITHUB_OUTPUT"
+  fi
+  if [ "$1" = 3 ] && [ "${GITHUB_ACTIONS:-}" ]; then
+    echo "::warning title=wiretax gate::not enough data to tell: give it more budget, or fewer sizes"
+    exit 0
+  fi
+  exit "$1"
+}
+
+refuse() {
+  echo "gate.sh: $1" >&2
+  finish 2
+}
+
+[ "${BASE:-}" ] || refuse "no base: name the command as it was, or with COMMAND its revision"
+command -v wiretax >/dev/null || refuse "there is no wiretax in PATH: pip install wiretax"
+if [ "${COMMAND:-}" ]; then
+  trees=$(mktemp -d)
+  trap 'for side in base head; do git worktree remove --force "$trees/$side" 2>/dev/null || true; done; rm -rf "$trees"' EXIT
+  for side in base head; do
+    revision=$BASE
+    [ "$side" = base ] || revision=${HEAD:-HEAD}
+    git rev-parse --verify --quiet --end-of-options "$revision^{commit}" >/dev/null ||
+      refuse "$revision is no revision here: a checkout needs its history, as with fetch-depth: 0"
+    git worktree add --quiet --detach "$trees/$side" "$revision"
+    [ -z "${BUILD:-}" ] || (cd "$trees/$side" && bash -e -c "$BUILD" >&2) || refuse "BUILD fails at $revision"
+  done
+  BASE=${COMMAND//'{tree}'/$trees/base} HEAD=${COMMAND//'{tree}'/$trees/head}
+fi
+[ "${HEAD:-}" ] || refuse "no head: name the command as it is now"
+
+status=0
+# shellcheck disable=SC2086  # options are several words
+wiretax gate --base "$BASE" --head "$HEAD" --budget "${BUDGET:-10m}" --out "$out" ${OPTIONS:-} || status=$?
+if [ "${GITHUB_STEP_SUMMARY:-}" ] && [ -f "$out/summary.md" ]; then
+  cat "$out/summary.md" >>"$GITHUB_STEP_SUMMARY"
+fi
+finish "$status"

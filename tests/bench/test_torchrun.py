@@ -1,0 +1,97 @@
+"""Ranks that torchrun has started, or anything that sets its variables: no mpirun runs then."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from collectives import torchrun
+from tests.launch import ROOT
+
+LAUNCHED = {name: value for name, value in os.environ.items() if not name.startswith("PMI")}
+SWEEP = "allreduce", "-b", "16K", "-e", "16K", "--iters", "2", "--max-time", "60"
+
+
+def free_port():
+    """A port with a free one behind it, as torchrun's own store needs the first."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except OSError:
+                continue
+            return port
+
+
+def started(cwd, **variables):
+    words = sys.executable, "-m", "wiretax", *SWEEP
+    environment = {**LAUNCHED, "PYTHONPATH": str(ROOT), **variables}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def variables(rank, port):
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def test_ranks_find_each_other_at_the_masters_address(tmp_path):
+    port = free_port()
+    ranks = [started(tmp_path, **variables(rank, port)) for rank in (1, 0)]
+    second, first = (process.communicate(timeout=120) for process in ranks)
+    assert [process.returncode for process in ranks] == [0, 0], (first, second)
+    assert "allreduce: 2 ranks on" in first[0]
+    assert second[0] == ""
+    assert len([*(tmp_path / "results").glob("*.jsonl")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {"LOCAL_RANK": "", "MASTER_PORT": ""},
+            "RANK, WORLD_SIZE are set as torchrun does, and LOCAL_RANK, MASTER_PORT not: start "
+            "this with torchrun, or unset RANK WORLD_SIZE",
+        ),
+        ({"RANK": "two"}, "torchrun's variables are no numbers: two, 2, 0, 29500"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "torchrun's variables cannot be: rank 0 of 0, port 295"),
+    ],
+)
+def test_variables_that_are_half_set_are_a_sentence(tmp_path, changed, sentence):
+    process = started(tmp_path, **variables(0, 29500) | changed)
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out, said.count("\n")) == (2, "", 1)
+    assert said.startswith(f"wiretax allreduce: {sentence}")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_port_in_use_is_a_sentence(tmp_path):
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port + 1)):
+        process = started(tmp_path, **variables(0, port))
+        out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (3, "")
+    assert said == (
+        f"wiretax allreduce: port {port + 1}, the one behind MASTER_PORT, is in use: choose "
+        "another MASTER_PORT\n"
+    )
+
+
+def test_an_mpi_launcher_or_an_address_alone_is_no_torchrun(monkeypatch):
+    for name in (*torchrun.VARIABLES, *torchrun.LAUNCHERS):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, variables(0, 29500)[name])
+    assert not torchrun.announce()
+    for name, value in variables(0, 29500).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    assert not torchrun.announce()

@@ -1,0 +1,117 @@
+"""The GitHub Action: its steps run as GitHub runs them, on a repository with two revisions."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.launch import NEEDS_GIT, ROOT
+
+pytestmark = NEEDS_GIT
+
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
+# A harness of the user's, as slow as its revision says.
+PROGRAM = """
+import json, random
+for size in (16384, 1048576):
+    times_us = [(5 + size / 1e4) * FACTOR * random.gauss(1, 0.004) for _ in range(6)]
+    print(json.dumps({"collective": "all_reduce", "size_bytes": size, "time_us": times_us,
+                      "ranks": 2, "n_wrong": 0}))
+"""
+COMMAND = f"{sys.executable} {{tree}}/harness.py"
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A checkout with the revisions `same`, `main` and HEAD, which is slower, and a `wiretax`."""
+    wiretax = tmp_path / "bin" / "wiretax"
+    wiretax.parent.mkdir()
+    wiretax.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m wiretax "$@"\n')
+    wiretax.chmod(0o755)
+    work = tmp_path / "work"
+    work.mkdir()
+    git = "git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(work)
+    subprocess.run([*git, "init", "-q"], check=True)
+    for name, factor in ("same", 1), ("main", 1.0), ("head", 1.1):
+        (work / "harness.py").write_text(PROGRAM.replace("FACTOR", str(factor)))
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-qm", name], check=True)
+        subprocess.run([*git, "tag", name], check=True)
+    return work
+
+
+def act(work, on_github=True, **inputs):
+    """The last step's outcome, its outputs and the summary."""
+    values = {name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()}
+    values |= inputs
+    files = {name: work.parent / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+    github = {"GITHUB_ACTIONS": "true", **{name: str(path) for name, path in files.items()}}
+    path = f"{work.parent / 'bin'}:{os.environ['PATH']}"
+    outside = {**os.environ, "PATH": path, "GITHUB_ACTION_PATH": str(ROOT), "WIRETAX_QUIET": "1"}
+    outside |= github if on_github else {}
+    for step in ACTION["runs"]["steps"]:
+        given = {
+            name: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda match: values[match[1]], text)
+            for name, text in step["env"].items()
+        }
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            env=outside | given,
+        )
+    said = {name: path.read_text() if path.exists() else "" for name, path in files.items()}
+    outputs = dict(line.split("=", 1) for line in said["GITHUB_OUTPUT"].splitlines())
+    return done, outputs, said["GITHUB_STEP_SUMMARY"]
+
+
+def test_a_slower_head_fails_and_the_outputs_name_the_files(work):
+    done, outputs, summary = act(work, base="main", command=COMMAND, options="--pairs 8")
+    assert done.returncode == 1, done.stderr
+    assert outputs["status"] == "1"
+    assert outputs.keys() == ACTION["outputs"].keys()
+    assert all((work / path).is_file() for name, path in outputs.items() if name != "status")
+    assert "SLOWER" in summary
+    trees = subprocess.run(["git", "worktree", "list"], cwd=work, capture_output=True, text=True)
+    assert trees.stdout.count("\n") == 1, "the folders of the revisions have gone"
+
+
+@pytest.mark.parametrize(("on_github", "status"), [(True, 0), (False, 3)])
+def test_not_enough_data_is_a_warning_on_github(work, on_github, status):
+    """GitLab and Jenkins make a warning of status 3 themselves."""
+    tree = {"base": "same", "head": "main", "command": COMMAND, "options": "--pairs 2"}
+    done, outputs, _ = act(work, on_github, **tree)
+    assert done.returncode == status, done.stderr
+    assert done.stdout.count("::warning") == on_github
+    assert (work / "gate" / "status").read_text() == "3\n"
+    assert outputs.get("status", "3") == "3"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"base": ""}, "gate.sh: no base: name the command as it was, or with COMMAND its revis"),
+        ({"base": "true"}, "gate.sh: no head: name the command as it is now\n"),
+        ({"base": "gone", "command": COMMAND}, "gate.sh: gone is no revision here: a checkout"),
+        ({"base": "main", "command": COMMAND, "build": "exit 7"}, "gate.sh: BUILD fails at main\n"),
+        ({"base": "true", "head": "true", "out": "mine"}, "wiretax gate: mine "),
+    ],
+)
+def test_a_bad_input_is_a_sentence_and_overwrites_nothing(work, inputs, sentence):
+    (work / "mine").mkdir()
+    (work / "mine" / "notes").write_text("keep")
+    done, outputs, _ = act(work, **inputs)
+    assert (done.returncode, outputs["status"], done.stderr.count("\n")) == (2, "2", 1), done.stderr
+    assert done.stderr.replace("bench.gate", "wiretax gate").startswith(sentence)
+    assert (work / "mine" / "notes").read_text() == "keep"
+    assert [path.name for path in (work / "mine").iterdir()] == ["notes"]
+
+
+def test_no_text_of_an_input_becomes_code_of_a_shell():
+    assert ACTION["runs"]["using"] == "composite"
+    for step in ACTION["runs"]["steps"]:
+        assert "${{" not in step["run"]

@@ -116,7 +116,7 @@ def iteration_with(point: str, call: int, fault):
 def main(rank: int, point: str, call: int, effect: str) -> None:
     fault = partial(strike, effect)
     points = {
-        "device": (bench.harness.session, "open_device", fault),
+        "device": (bench.harness.session, "open_linked", fault),
         "map": (bench.harness.session, "open_world", fault),
         "plan": (bench.harness.suite, "prepare", fault),
         "block": (

@@ -38,7 +38,7 @@ from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS
 from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, WireSpeed, set_epoch
 from collectives.probe import PROBE_BYTES, probe_kernels
 from collectives.registry import ALGORITHMS
 from kernels.devices.cpu import FLAGS, CpuDevice
@@ -62,6 +62,7 @@ LOSSY = {f"{form}_{wire.name}": wire for form in FORMS for wire in WIRES}
 SMALL_CHUNKS = Build(chunk_bytes=4 << 10)
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20
+WIRE = WireSpeed(2_000.0, 50.0, 40.0)  # `connect` would measure one, for the choice of `auto`
 LINE_BYTES = 128  # the alignment of flags and packs in a slab
 COUNTS = (1, 17, 255, 1023, 4099)
 LIBC = ctypes.CDLL(None)
@@ -348,6 +349,7 @@ def open_bed(
         waits = WaitPolicy(device.watch(Watch()), True, timeout_s)
         own = allocate(ctypes.sizeof(Own))
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
+        peers.wire = WIRE
         set_epoch(peers, START_EPOCH)
         worlds.append(World(communicator, device, peers, cast(Any, None), waits.watch))
     return Bed(worlds, seed, random.Random(seed), plant)

@@ -16,7 +16,7 @@ from collectives.registry import exact
 from kernels.devices.device import NEXT_ITERATION, PACK_BYTES, Action, Gate, Phase, Step, Wrong
 
 SEQUENCES = 8  # in a batch
-MORE_LAUNCHES = 9  # at most, in a sequence, than small, large and small
+MORE_LAUNCHES = 9  # at most, after the first three of a sequence
 LATE_NS = {True: 20_000, False: 200_000}  # at most, in a sequence, by is_cpu
 
 

@@ -350,8 +350,10 @@ def reserve_run(options: RunOptions) -> str:
             with or_cannot(f"write {options.table}"):
                 check_named(Path(options.table))
         while True:
-            now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}"
-            run_id = f"{now}-{options.command}-{secrets.token_hex(3)}"
+            now = datetime.now(timezone.utc)
+            # Names in order of time, also within a second: the last one of a folder is its newest.
+            token = f"{now.microsecond:05x}{secrets.randbelow(16):x}"
+            run_id = f"{now:%Y-%m-%dT%H-%M-%SZ}-{options.command}-{token}"
             with suppress(FileExistsError):
                 (inside / f"{run_id}.flight").mkdir(mode=0o755)
                 if not (inside / f"{run_id}.jsonl").exists():

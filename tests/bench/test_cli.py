@@ -80,6 +80,12 @@ def test_a_folder_that_cannot_be_is_refused_at_once(folder, sentence):
         reserve_run(RunOptions("allreduce", 60.0, out=folder))
 
 
+def test_runs_of_one_second_are_named_in_their_order(tmp_path):
+    """`bits` read the older of two runs as the newest."""
+    names = [reserve_run(RunOptions("bits", out=str(tmp_path))) for _ in range(20)]
+    assert names == sorted(names)
+
+
 def test_without_mpirun_the_error_names_the_command_for_two_ranks(tmp_path):
     """A new user first tries `python -m bench.allreduce`."""
     done = launch(tmp_path / "results", ranks=None)

@@ -41,7 +41,7 @@ def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
     """Write one run as a command does."""
     random.seed(seed)
     together.wait()
-    run_id = f"2026-11-20T06-15-00Z-allreduce-{token():0>6}"
+    run_id = f"2026-11-20T06-15-00Z-allreduce-{number(NAMES):06x}"
     if claimed:
         run_id = command.reserve_run(RunOptions("allreduce", out=str(folder)))
     try:
@@ -62,8 +62,8 @@ def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
         (folder / f"{run_id}.flight").rmdir()
 
 
-def token(_: int = 3) -> str:
-    return f"{random.randrange(NAMES):06x}"
+def number(_: int) -> int:
+    return random.randrange(NAMES)
 
 
 def main(folder: Path, processes: int, claimed: bool) -> int:
@@ -76,7 +76,7 @@ def main(folder: Path, processes: int, claimed: bool) -> int:
         for seed in range(processes)
     ]
     with mock.patch.multiple(
-        "bench.harness.session", datetime=Stopped, secrets=SimpleNamespace(token_hex=token)
+        "bench.harness.session", datetime=Stopped, secrets=SimpleNamespace(randbelow=number)
     ):
         for writer in writers:
             writer.start()

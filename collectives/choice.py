@@ -17,6 +17,7 @@ from collectives.build import Build
 from collectives.communicator import Refusal
 from collectives.names import BuildName
 from collectives.operation import (
+    ONE_HOST,
     Algorithm,
     Bound,
     ChoiceRow,
@@ -192,7 +193,8 @@ def bind_best(
         bound = algorithm.bind(over, case)
         if isinstance(bound, Operation):
             return replace(bound, chosen=algorithm, choice=in_words(world, over, algorithm))
-        refusal = refusal or bound
+        if refusal in (None, ONE_HOST):
+            refusal = bound
     assert refusal, "auto chooses among some algorithms"
     return refusal
 

@@ -331,10 +331,12 @@ def page(facts: Facts) -> str:
     lines.append(f"link: full speed of both ends; now: {now}; {BENCH}link measures each pair")
     if facts["wire"]:
         trip_ns, store_gb_s, read_gb_s, _ = facts["wire"]
-        lines.append(
-            f"all ranks at once: stores {store_gb_s:.3g} GB/s, reads {read_gb_s:.3g} GB/s, a flag"
-            f" there and back {trip_ns / 1e3:.3g} us"
-        )
+        speed = f"stores {store_gb_s:.3g} GB/s, reads {read_gb_s:.3g} GB/s"
+        if trip_ns:
+            speed = f"all ranks at once: {speed}, a flag there and back {trip_ns / 1e3:.3g} us"
+        else:  # a rank without a partner
+            speed = f"within the memory of one GPU: {speed}"
+        lines.append(speed)
     statuses = {"OK": "allowed", "unknown": "unknown"}
     pairs = [
         (

@@ -243,8 +243,8 @@ class NcclLibrary(Library):
             )
         if silent := [label for label, pairs in transports.items() if not pairs]:
             notes.append(
-                f"The transport of {library.name} is unknown ({', '.join(silent)}): its log, which "
-                "is not read while NCCL_DEBUG_FILE is set, has no lines about channels."
+                f"The transport of {library.name} is unknown ({', '.join(silent)}): its log has no "
+                "lines about channels, as with one rank, or NCCL_DEBUG_FILE takes it elsewhere."
             )
         used = sorted(
             (transport, pair)

@@ -132,10 +132,10 @@ def points(result: Result) -> list[Point]:
 def findings(result: Result) -> list[str]:
     """The run in sentences: slow pairs and directions, latencies, and the cost of contention."""
     frame, shown = transfers(result)
-    taking_turns = take_turns(result.run.world.get("ranks", []))
-    sentences = ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
+    is_shared = shares_places(result.run.world.get("ranks", []))
+    sentences = ["Pairs are not compared: ranks share a GPU or a core."]
 
-    if not taking_turns:
+    if not is_shared:
         sentences = _slow_transfers(shown)
 
     for name, words in (
@@ -147,10 +147,10 @@ def findings(result: Result) -> list[str]:
             nearest = cases.loc[cases.us.idxmin()]
             sentences.append(words.format(number(1e3 * nearest.us), nearest.pair))
 
-    return sentences if taking_turns else [*sentences, *_contention(frame)]
+    return sentences if is_shared else [*sentences, *_contention(frame)]
 
 
-def take_turns(ranks: Sequence[Any]) -> bool:
+def shares_places(ranks: Sequence[Any]) -> bool:
     """Whether ranks share a GPU or a core."""
     places = set()
     for rank_number, rank in enumerate(ranks):

@@ -126,7 +126,8 @@ def unmeasured_lines(result: Result) -> list[str]:
     unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
-            name = spoken(algorithm_of(case))
+            variant = "" if case.variant in ("copied", "plain") else f" {case.variant}"
+            name = spoken(algorithm_of(case)) + variant
             unmeasured[case.status, case.reason or case.status].add(name)
 
     return [

@@ -293,7 +293,7 @@ def test_the_users_log_file_stays_theirs_on_a_fake_gpu(tmp_path):
     file = tmp_path / "said.%p"  # only the real library expands %p
     report = on_fake_gpus(own={"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(file)})[0]
     assert "via P2P/CUMEM" in file.read_text()
-    assert "while NCCL_DEBUG_FILE is set" in report["head"]["notes"][1]
+    assert "NCCL_DEBUG_FILE takes it elsewhere" in report["head"]["notes"][1]
 
 
 @pytest.mark.alone

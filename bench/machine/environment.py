@@ -127,7 +127,7 @@ def scrub_argv(argv: Sequence[str]) -> list[str]:
         value = re.sub(r"^--[\w-]+=", "", argument)
         option = argument.removesuffix(value)
         is_path = before in _PATH_OPTIONS or option.rstrip("=") in _PATH_OPTIONS
-        if is_path or re.search(r"[/\\]|^~", value):
+        if (is_path and value != "none") or re.search(r"[/\\]|^~", value):
             value = "<path>"
         elif re.search(r"[:@]|\d+\.\d+\.\d+", value):
             value = "<set>"

@@ -158,15 +158,15 @@ ONE_CARD = (
     Question("survey", "The survey of one card", "survey", seconds=280),
     Question(
         "host_chain",
-        "1 to 32 MiB over host memory beside NCCL over host memory, in a chain",
+        "1 to 32 MiB over host memory, in a chain; NCCL stays in the memory of the card",
         HOST,
-        environment=TWO_RANKS | {"NCCL_P2P_DISABLE": "1"},
+        environment=TWO_RANKS,
     ),
     Question(
         "host_graph",
         "The same from a graph",
         f"{HOST} -G 1",
-        environment=TWO_RANKS | {"NCCL_P2P_DISABLE": "1"},
+        environment=TWO_RANKS,
     ),
     Question(
         "host_soak",

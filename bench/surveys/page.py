@@ -33,7 +33,8 @@ from reports.tables.sentences import number, size_text
 from reports.tables.show import kind_of
 
 PAGE = "index.html"
-HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured
+# The first that was measured; of ranks that share a GPU the chain from a graph, as a model decodes.
+HEADLINES = ("graph", "allreduce", "link", "decode", "tune")
 SPEC = "spec.toml"
 SPEC_TEXT = """\
 # For {command}. Write your own requirements, the price of all cards, and what stands as NAME.
@@ -196,7 +197,7 @@ def spread_sections(survey: Survey) -> list[Section]:
             ]
             n = len(launches.runs)
             text = f"auto over {n} launches: geometric mean, interval from five on, least and most."
-            if n > 1:
+            if n > 1 and rows:  # else each launch has too few blocks
                 sections.append(Section(f"{step.title}: spread", [text], rows=rows))
     return sections
 

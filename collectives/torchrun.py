@@ -8,9 +8,11 @@ import errno
 import os
 import secrets
 import socket
-import threading
 import time
 from contextlib import suppress
+from multiprocessing.connection import wait
+from socket import SocketIO
+from typing import Any
 
 VARIABLES = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
 # Of these a pod or a shell script may set the address alone, which says nothing of ranks.
@@ -45,7 +47,7 @@ def announce() -> bool:
     if not all(number.isdecimal() for number in numbers):
         raise ValueError(f"torchrun's variables are no numbers: {', '.join(numbers)}")
     rank, size, _, port = map(int, numbers)
-    if rank >= size or not 0 < port < 65535:
+    if not rank < size < 1 << 31 or not 0 < port < 65535:
         raise ValueError(f"torchrun's variables cannot be: rank {rank} of {size}, port {port}")
 
     os.environ["PMI_SIZE"] = given["WORLD_SIZE"]
@@ -67,8 +69,10 @@ def join() -> None:
             quiet = os.open(os.devnull, os.O_RDWR)
             for stream in range(3):  # torchrun waits for the end of its workers' output
                 os.dup2(quiet, stream)
-            _serve(listener, greeting, size)
-            os._exit(0)
+            try:
+                _serve(listener, greeting, size)
+            finally:
+                os._exit(0)
         listener.close()
     connection = _connect(place, greeting)
     connection.set_inheritable(True)
@@ -77,15 +81,15 @@ def join() -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """At this address, or at all of this host's if it is another's, as that of a service."""
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             text = f"port {port}, the one behind MASTER_PORT, is in use: choose another MASTER_PORT"
             raise OSError(text) from error
         if error.errno != errno.EADDRNOTAVAIL:
-            raise
+            raise OSError(f"MASTER_ADDR={host}, port {port}: {error.strerror}") from error
         return socket.create_server(("", port))
 
 
@@ -109,53 +113,62 @@ def _connect(place: tuple[str, int], greeting: bytes) -> socket.socket:
 
 
 def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
-    """Answers ranks until the last has left."""
+    """Answers ranks until the last has left. After one that left without a farewell nobody joins;
+    the others wait, since MPICH crashes if its connection ends, until their watchdog speaks."""
     # MPICH names shared memory by it, and takes that of an earlier run with this name for its own.
     name = f"wiretax_{secrets.token_hex(8)}"
-    values, meeting, threads = dict[str, str](), threading.Barrier(size), list[threading.Thread]()
-    listener.settimeout(JOIN_S)
-    with suppress(TimeoutError):
-        while len(threads) < size:
-            connection, _ = listener.accept()
-            connection.settimeout(5)
-            with suppress(OSError):
-                if connection.recv(len(greeting)) == greeting:
-                    connection.sendall(greeting)
-                    connection.settimeout(None)
-                    words = connection, name, size, values, meeting
-                    threads.append(threading.Thread(target=_attend, args=words))
-                    threads[-1].start()
-    listener.close()
-    for thread in threads:
-        thread.join()
-
-
-def _attend(
-    connection: socket.socket,
-    name: str,
-    size: int,
-    values: dict[str, str],
-    meeting: threading.Barrier,
-) -> None:
-    """Answers one rank. One that leaves lets nobody wait for it."""
-    with suppress(OSError, threading.BrokenBarrierError), connection.makefile("rw") as lines:
-        for line in lines:
-            fields = dict(word.partition("=")[::2] for word in line.split())
-            command, reply = fields.get("cmd", ""), ""
+    replies = REPLIES | {
+        "get_universe_size": f"universe_size size={size} rc=0",
+        "get_my_kvsname": f"my_kvsname kvsname={name} rc=0",
+    }
+    values, ranks, meeting = dict[str, str](), list[SocketIO](), list[SocketIO]()
+    to_come = size
+    while ranks or to_come:
+        sources: list[Any] = [*ranks, listener] if to_come else ranks
+        ready: list[Any] = wait(sources, JOIN_S if to_come else None)
+        for source in ready:
+            if source is listener:
+                if newcomer := _greet(listener, greeting):
+                    ranks.append(newcomer)
+                    to_come -= 1
+                continue
+            words = list[str]()
+            with suppress(OSError):  # one line: a rank waits for its answer
+                words = source.readline().decode().split()
+            fields = dict(word.partition("=")[::2] for word in words)
+            command, asking = fields.get("cmd"), [source]
+            if not command or command == "finalize":
+                ranks.remove(source)
+            if not command:  # the connection has ended
+                to_come = 0
+                continue
             if command == "put":
                 values[fields["key"]] = fields["value"]
             elif command == "get":
                 value = values.get(fields["key"])
-                reply = "get_result rc=-1" if value is None else f"get_result rc=0 value={value}"
-            elif command == "get_universe_size":
-                reply = f"universe_size size={size} rc=0"
-            elif command == "get_my_kvsname":
-                reply = f"my_kvsname kvsname={name} rc=0"
+                replies["get"] = "get_result rc=" + ("-1" if value is None else f"0 value={value}")
             elif command == "barrier_in":
-                meeting.wait()
-            lines.write(f"cmd={reply or REPLIES[command]}\n")
-            lines.flush()
-            if command == "finalize":
-                return
-    meeting.abort()
-    connection.close()
+                meeting.append(source)
+                if len(meeting) < size:
+                    continue
+                asking, meeting = meeting, []
+            reply = replies.get(command, f"{command}_result rc=-1")
+            for rank in asking:
+                with suppress(OSError):  # its end is read next
+                    rank.write(f"cmd={reply}\n".encode())
+        if not ready:
+            to_come = 0
+        if not to_come:
+            listener.close()
+
+
+def _greet(listener: socket.socket, greeting: bytes) -> SocketIO | None:
+    """The connection of a rank of this run; None for anybody else's."""
+    connection, _ = listener.accept()
+    connection.settimeout(5)
+    with suppress(OSError):
+        if connection.recv(len(greeting)) == greeting:
+            connection.sendall(greeting)
+            connection.settimeout(None)
+            return connection.makefile("rwb", buffering=0)
+    return None

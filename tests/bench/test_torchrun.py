@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -63,6 +64,10 @@ def test_ranks_find_each_other_at_the_masters_address(tmp_path):
         ),
         ({"RANK": "two"}, "torchrun's variables are no numbers: two, 2, 0, 29500"),
         ({"RANK": "0", "WORLD_SIZE": "0"}, "torchrun's variables cannot be: rank 0 of 0, port 295"),
+        (
+            {"WORLD_SIZE": "9" * 20},
+            f"torchrun's variables cannot be: rank 0 of {'9' * 20}, port 29",
+        ),
     ],
 )
 def test_variables_that_are_half_set_are_a_sentence(tmp_path, changed, sentence):
@@ -83,6 +88,37 @@ def test_a_port_in_use_is_a_sentence(tmp_path):
         f"wiretax allreduce: port {port + 1}, the one behind MASTER_PORT, is in use: choose "
         "another MASTER_PORT\n"
     )
+
+
+def test_an_address_of_no_host_is_a_sentence(tmp_path):
+    process = started(tmp_path, **variables(0, 29500) | {"MASTER_ADDR": "no.host.invalid"})
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out, said.count("\n")) == (3, "", 1)
+    assert said.startswith("wiretax allreduce: MASTER_ADDR=no.host.invalid, port 29501: ")
+
+
+def test_no_rank_that_errs_or_leaves_keeps_the_port_or_the_process():
+    """MPICH crashes if its connection ends: the others keep theirs, and their watchdog speaks."""
+    port, greeting = free_port(), b"wiretax 3\n"
+    listener = torchrun._listen("127.0.0.1", port)
+    server = threading.Thread(target=torchrun._serve, args=(listener, greeting, 3), daemon=True)
+    server.start()
+    ranks = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2)]
+    for rank in ranks:
+        rank.sendall(greeting)
+        assert rank.recv(100) == greeting
+    ranks[0].sendall(b"cmd=spawn nprocs=2\n")
+    assert ranks[0].recv(100) == b"cmd=spawn_result rc=-1\n"
+    ranks[0].sendall(b"cmd=barrier_in\n")
+    ranks[1].close()  # lost; the third never comes
+
+    ranks[0].settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        ranks[0].recv(100)
+    socket.create_server(("127.0.0.1", port)).close()  # which the next run takes
+    ranks[0].close()
+    server.join(20)
+    assert not server.is_alive()
 
 
 def test_an_mpi_launcher_or_an_address_alone_is_no_torchrun(monkeypatch):

@@ -159,7 +159,7 @@ def run_of(
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
             is_exact = header.size_bytes or test.has_exact_sizes
             is_block = is_exact and test.status != "incomplete"
-            key = msgspec.json.encode(header) if is_block else (row.line, header.in_place)
+            key = not is_block and row.line, msgspec.json.encode(header)
             block = row.block
             block.case, _ = planned.setdefault(key, (len(planned), header))
             block.block = block.round = len(blocks)

@@ -14,41 +14,30 @@ from multiprocessing.connection import wait
 from socket import SocketIO
 from typing import Any
 
-VARIABLES = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
-# Of these a pod or a shell script may set the address alone, which says nothing of ranks.
 NUMBERS = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+# A pod or a shell script may set the address alone, which says nothing of ranks.
+VARIABLES = *NUMBERS, "MASTER_ADDR", "MASTER_PORT"
 LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
 JOIN_S = 60.0  # for rank 0 to answer
-REPLIES = {
-    "init": "response_to_init pmi_version=1 pmi_subversion=1 rc=0",
-    "get_maxes": "maxes kvsname_max=64 keylen_max=64 vallen_max=1024 rc=0",
-    "get_appnum": "appnum appnum=0 rc=0",
-    "put": "put_result rc=0",
-    "barrier_in": "barrier_out rc=0",
-    "finalize": "finalize_ack rc=0",
-}
 
 
 def announce() -> bool:
     """Whether torchrun has started this process. If so, sets the variables of MPICH's launcher,
     which all else reads. Raises ValueError where only some variables are set, or a wrong one."""
-    given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-    if not given.keys() & {*NUMBERS} or any(name in os.environ for name in LAUNCHERS):
+    given = {name: os.environ.get(name, "") for name in VARIABLES}
+    if not any(given[name] for name in NUMBERS) or os.environ.keys() & {*LAUNCHERS}:
         return False
 
-    os.environ["PMI_RANK"] = given.get("RANK", "0")  # rank 0 prints
-    if lacking := ", ".join(name for name in VARIABLES if name not in given):
-        found = ", ".join(name for name in NUMBERS if name in given)
+    os.environ["PMI_RANK"] = given["RANK"] or "0"  # rank 0 prints
+    rank, size, local_rank, port = (
+        int(given[name]) if given[name].isdecimal() else -1 for name in (*NUMBERS, "MASTER_PORT")
+    )
+    is_a_rank = 0 <= rank < size < 1 << 31 and local_rank >= 0
+    if not (is_a_rank and given["MASTER_ADDR"] and 0 < port < 65535):
         raise ValueError(
-            f"{found} are set as torchrun does, and {lacking} not: start this with torchrun, or "
-            f"unset {found.replace(',', '')}"
+            f"torchrun's variables cannot be {' '.join(map('='.join, given.items()))}: start this "
+            f"with torchrun, or unset {' '.join(NUMBERS)}"
         )
-    numbers = [given[name] for name in (*NUMBERS, "MASTER_PORT")]
-    if not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"torchrun's variables are no numbers: {', '.join(numbers)}")
-    rank, size, _, port = map(int, numbers)
-    if not rank < size < 1 << 31 or not 0 < port < 65535:
-        raise ValueError(f"torchrun's variables cannot be: rank {rank} of {size}, port {port}")
 
     os.environ["PMI_SIZE"] = given["WORLD_SIZE"]
     os.environ.setdefault("MPI_LOCALNRANKS", os.environ.get("LOCAL_WORLD_SIZE", str(size)))
@@ -85,26 +74,24 @@ def _listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            text = f"port {port}, the one behind MASTER_PORT, is in use: choose another MASTER_PORT"
-            raise OSError(text) from error
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise OSError(f"MASTER_ADDR={host}, port {port}: {error.strerror}") from error
-        return socket.create_server(("", port))
+        if error.errno == errno.EADDRNOTAVAIL:
+            return socket.create_server(("", port))
+        raise OSError(
+            f"rank 0 cannot listen at {host}, port {port}, the one behind MASTER_PORT: "
+            f"{error.strerror}"
+        ) from error
 
 
 def _connect(place: tuple[str, int], greeting: bytes) -> socket.socket:
     """A connection to the process that rank 0 has started for these ranks. Raises OSError."""
-    deadline, answer = time.monotonic() + JOIN_S, b""
+    deadline = time.monotonic() + JOIN_S
     while time.monotonic() < deadline:
         with suppress(OSError):
             connection = socket.create_connection(place, timeout=5)
             connection.sendall(greeting)
-            answer = connection.recv(len(greeting))
-            if answer == greeting:
+            if connection.recv(len(greeting)) == greeting:
                 connection.settimeout(None)
                 return connection
-            connection.close()
         time.sleep(0.05)
     raise OSError(
         f"rank 0 does not answer at {place[0]}, port {place[1]}, the one behind MASTER_PORT: does "
@@ -117,30 +104,34 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
     the others wait, since MPICH crashes if its connection ends, until their watchdog speaks."""
     # MPICH names shared memory by it, and takes that of an earlier run with this name for its own.
     name = f"wiretax_{secrets.token_hex(8)}"
-    replies = REPLIES | {
+    replies = {
+        "init": "response_to_init pmi_version=1 pmi_subversion=1 rc=0",
+        "get_maxes": "maxes kvsname_max=64 keylen_max=64 vallen_max=1024 rc=0",
+        "get_appnum": "appnum appnum=0 rc=0",
         "get_universe_size": f"universe_size size={size} rc=0",
         "get_my_kvsname": f"my_kvsname kvsname={name} rc=0",
+        "put": "put_result rc=0",
+        "barrier_in": "barrier_out rc=0",
+        "finalize": "finalize_ack rc=0",
     }
-    values, ranks, meeting = dict[str, str](), list[SocketIO](), list[SocketIO]()
-    to_come = size
-    while ranks or to_come:
-        sources: list[Any] = [*ranks, listener] if to_come else ranks
-        ready: list[Any] = wait(sources, JOIN_S if to_come else None)
+    values, meeting, sources = dict[str, str](), list[SocketIO](), list[Any]([listener])
+    while sources:
+        is_open = listener in sources
+        ready: list[Any] = wait(sources, JOIN_S if is_open else None)
+        is_one_lost = not ready
         for source in ready:
             if source is listener:
-                if newcomer := _greet(listener, greeting):
-                    ranks.append(newcomer)
-                    to_come -= 1
+                sources += _greet(listener, greeting)
                 continue
             words = list[str]()
             with suppress(OSError):  # one line: a rank waits for its answer
                 words = source.readline().decode().split()
             fields = dict(word.partition("=")[::2] for word in words)
-            command, asking = fields.get("cmd"), [source]
-            if not command or command == "finalize":
-                ranks.remove(source)
+            command, asking = fields.get("cmd", ""), [source]
+            if command in ("", "finalize"):
+                sources.remove(source)
             if not command:  # the connection has ended
-                to_come = 0
+                is_one_lost = True
                 continue
             if command == "put":
                 values[fields["key"]] = fields["value"]
@@ -156,19 +147,18 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
             for rank in asking:
                 with suppress(OSError):  # its end is read next
                     rank.write(f"cmd={reply}\n".encode())
-        if not ready:
-            to_come = 0
-        if not to_come:
+        if is_open and (is_one_lost or len(sources) > size):
+            sources.remove(listener)
             listener.close()
 
 
-def _greet(listener: socket.socket, greeting: bytes) -> SocketIO | None:
-    """The connection of a rank of this run; None for anybody else's."""
+def _greet(listener: socket.socket, greeting: bytes) -> list[SocketIO]:
+    """The connection of a rank of this run; nothing of anybody else's."""
     connection, _ = listener.accept()
     connection.settimeout(5)
     with suppress(OSError):
         if connection.recv(len(greeting)) == greeting:
             connection.sendall(greeting)
             connection.settimeout(None)
-            return connection.makefile("rwb", buffering=0)
-    return None
+            return [connection.makefile("rwb", buffering=0)]
+    return []

@@ -65,7 +65,7 @@ def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
             return []
         name, read = READERS[mark]
         # The one rank is the client: how many GPUs serve is in none of these files.
-        new = LoggedTest(name, line, "median", "serving", world_size=1, has_exact_sizes=True)
+        new = LoggedTest(name, line, "median", "serving", world_size=1)
         test = tests.setdefault(name, new)
         read(test, line, document)
         for layout in DATES:

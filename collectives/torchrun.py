@@ -47,11 +47,11 @@ def announce() -> bool:
 def join() -> None:
     """Connects this announced rank with rank 0, which starts the process that answers. Raises
     OSError."""
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    size = int(os.environ["WORLD_SIZE"])
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
     greeting = f"wiretax {size} {place[1]} {run}\n".encode()
-    if rank == 0:
+    if int(os.environ["RANK"]) == 0:
         listener = _listen(*place)
         if os.fork() == 0:
             os.setsid()  # Ctrl-C is for the ranks
@@ -121,7 +121,13 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
         is_one_lost = not ready
         for source in ready:
             if source is listener:
-                sources += _greet(listener, greeting)
+                connection, _ = listener.accept()
+                connection.settimeout(5)
+                with suppress(OSError):  # of a stranger
+                    if connection.recv(len(greeting)) == greeting:
+                        connection.sendall(greeting)
+                        connection.settimeout(None)
+                        sources.append(connection.makefile("rwb", buffering=0))
                 continue
             words = list[str]()
             with suppress(OSError):  # one line: a rank waits for its answer
@@ -150,15 +156,3 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
         if is_open and (is_one_lost or len(sources) > size):
             sources.remove(listener)
             listener.close()
-
-
-def _greet(listener: socket.socket, greeting: bytes) -> list[SocketIO]:
-    """The connection of a rank of this run; nothing of anybody else's."""
-    connection, _ = listener.accept()
-    connection.settimeout(5)
-    with suppress(OSError):
-        if connection.recv(len(greeting)) == greeting:
-            connection.sendall(greeting)
-            connection.settimeout(None)
-            return [connection.makefile("rwb", buffering=0)]
-    return []

@@ -256,9 +256,9 @@ def library_of_torch(vendor: str) -> str | None:
     in their RPATH (pytorch's .ci/manywheel, 2025-11). Those for ROCm bring RCCL with a HIP of their
     own, which cannot share streams with the HIP that CuPy loads."""
     folder, file = torch_folder(), LIBRARIES[vendor][1]
-    if not (folder / "lib" / f"libtorch_{vendor}.so").exists() or brings_rccl():
+    if not (folder / f"lib/libtorch_{vendor}.so").exists() or brings_rccl():
         return None
-    wheel = folder.parent / "nvidia" / "nccl" / "lib" / file
+    wheel = folder.parent / "nvidia/nccl/lib" / file
     with contextlib.suppress(OSError):
         name = str(wheel) if wheel.exists() else file
         ctypes.CDLL(name)

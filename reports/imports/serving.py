@@ -134,8 +134,11 @@ def case_of(algorithm: str, metric: str, document: Fields) -> Fields:
         for name, field in OF_CASE.items()
         if (text := document.get(field)) is not None
     }
-    fields = {"size_bytes": 0, "algorithm": printable(algorithm)[:64]}
-    return fields | {"shape": {"metric": metric} | shape}
+    return {
+        "size_bytes": 0,
+        "algorithm": printable(algorithm)[:64],
+        "shape": {"metric": metric} | shape,
+    }
 
 
 # By a field that only this harness writes: its name, and its reader.

@@ -75,11 +75,9 @@ def engine_table(paths: Sequence[str], name: str) -> str:
     ]
     if won := sizes.size_bytes[sizes.wins.cummin()].tolist():
         major, minor = divmod(int(arch.removeprefix("sm_")), 10)
-        mib = won[-1] / (1 << 20)
         # Sizes are multiples of 16, so that this is the first above the last that won.
-        below = won[-1] + 16
-        ranks = world["size"]
-        lines.append(row.format(major=major, minor=minor, ranks=ranks, mib=mib, below=below))
+        limits = {"mib": won[-1] / (1 << 20), "below": won[-1] + 16}
+        lines.append(row.format(major=major, minor=minor, ranks=world["size"], **limits))
     else:
         complain(
             f"no row: {algorithm} is not proven faster at the smallest size; so many cells take "

@@ -88,8 +88,10 @@ def faults_of(step: SurveyStep, trusted: Mapping[Key, float]) -> Iterator[str]:
         alike = select(answer.figures, size_bytes={size_bytes}, mode={call.mode, "unknown"})
         usual_us = median(row.us for row in alike) if alike else call.us
         if not answer.differs and call.us > BAD * usual_us:
-            name = f"{call.kind} at {size_bytes} B"
-            yield f"{name}: {call.us:.1f} us, published for equal machines are {usual_us:.1f} us"
+            yield (
+                f"{call.kind} at {size_bytes} B: {call.us:.1f} us, published for equal machines "
+                f"are {usual_us:.1f} us"
+            )
 
 
 def times_us(folder: Path) -> dict[Key, float]:

@@ -61,13 +61,10 @@ def _number_in(variables: Iterable[str]) -> int | None:
 
 
 def find_mpirun() -> str | None:
-    """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH. If Open MPI's
-    wheel has taken the name there, MPICH's, which mpi4py prefers, is mpiexec.hydra."""
-    folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
-    path = os.pathsep.join(folders)
-    is_taken = any(Path(folder, "prterun").exists() for folder in folders)
-    names = ("mpiexec.hydra", "mpirun") if is_taken else ("mpirun",)
-    found = (shutil.which(name, path=path) for name in names)
+    """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH. MPICH's, which
+    mpi4py prefers, is mpiexec.hydra: Open MPI's wheel may have taken the other name."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
+    found = (shutil.which(name, path=path) for name in ("mpiexec.hydra", "mpirun"))
     return next(filter(None, found), None) or shutil.which("mpirun")
 
 

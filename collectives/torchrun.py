@@ -8,45 +8,36 @@ import errno
 import os
 import secrets
 import socket
-import threading
 import time
 from contextlib import suppress
+from multiprocessing.connection import wait
+from socket import SocketIO
+from typing import Any
 
-VARIABLES = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
-# Of these a pod or a shell script may set the address alone, which says nothing of ranks.
 NUMBERS = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+# A pod or a shell script may set the address alone, which says nothing of ranks.
+VARIABLES = *NUMBERS, "MASTER_ADDR", "MASTER_PORT"
 LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
 JOIN_S = 60.0  # for rank 0 to answer
-REPLIES = {
-    "init": "response_to_init pmi_version=1 pmi_subversion=1 rc=0",
-    "get_maxes": "maxes kvsname_max=64 keylen_max=64 vallen_max=1024 rc=0",
-    "get_appnum": "appnum appnum=0 rc=0",
-    "put": "put_result rc=0",
-    "barrier_in": "barrier_out rc=0",
-    "finalize": "finalize_ack rc=0",
-}
 
 
 def announce() -> bool:
     """Whether torchrun has started this process. If so, sets the variables of MPICH's launcher,
     which all else reads. Raises ValueError where only some variables are set, or a wrong one."""
-    given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-    if not given.keys() & {*NUMBERS} or any(name in os.environ for name in LAUNCHERS):
+    given = {name: os.environ.get(name, "") for name in VARIABLES}
+    if not any(given[name] for name in NUMBERS) or os.environ.keys() & {*LAUNCHERS}:
         return False
 
-    os.environ["PMI_RANK"] = given.get("RANK", "0")  # rank 0 prints
-    if lacking := ", ".join(name for name in VARIABLES if name not in given):
-        found = ", ".join(name for name in NUMBERS if name in given)
+    os.environ["PMI_RANK"] = given["RANK"] or "0"  # rank 0 prints
+    rank, size, local_rank, port = (
+        int(given[name]) if given[name].isdecimal() else -1 for name in (*NUMBERS, "MASTER_PORT")
+    )
+    is_a_rank = 0 <= rank < size < 1 << 31 and local_rank >= 0
+    if not (is_a_rank and given["MASTER_ADDR"] and 0 < port < 65535):
         raise ValueError(
-            f"{found} are set as torchrun does, and {lacking} not: start this with torchrun, or "
-            f"unset {found.replace(',', '')}"
+            f"torchrun's variables cannot be {' '.join(map('='.join, given.items()))}: start this "
+            f"with torchrun, or unset {' '.join(NUMBERS)}"
         )
-    numbers = [given[name] for name in (*NUMBERS, "MASTER_PORT")]
-    if not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"torchrun's variables are no numbers: {', '.join(numbers)}")
-    rank, size, _, port = map(int, numbers)
-    if rank >= size or not 0 < port < 65535:
-        raise ValueError(f"torchrun's variables cannot be: rank {rank} of {size}, port {port}")
 
     os.environ["PMI_SIZE"] = given["WORLD_SIZE"]
     os.environ.setdefault("MPI_LOCALNRANKS", os.environ.get("LOCAL_WORLD_SIZE", str(size)))
@@ -56,19 +47,21 @@ def announce() -> bool:
 def join() -> None:
     """Connects this announced rank with rank 0, which starts the process that answers. Raises
     OSError."""
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    size = int(os.environ["WORLD_SIZE"])
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
     greeting = f"wiretax {size} {place[1]} {run}\n".encode()
-    if rank == 0:
+    if int(os.environ["RANK"]) == 0:
         listener = _listen(*place)
         if os.fork() == 0:
             os.setsid()  # Ctrl-C is for the ranks
             quiet = os.open(os.devnull, os.O_RDWR)
             for stream in range(3):  # torchrun waits for the end of its workers' output
                 os.dup2(quiet, stream)
-            _serve(listener, greeting, size)
-            os._exit(0)
+            try:
+                _serve(listener, greeting, size)
+            finally:
+                os._exit(0)
         listener.close()
     connection = _connect(place, greeting)
     connection.set_inheritable(True)
@@ -77,30 +70,28 @@ def join() -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """At this address, or at all of this host's if it is another's, as that of a service."""
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            text = f"port {port}, the one behind MASTER_PORT, is in use: choose another MASTER_PORT"
-            raise OSError(text) from error
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise
-        return socket.create_server(("", port))
+        if error.errno == errno.EADDRNOTAVAIL:
+            return socket.create_server(("", port))
+        raise OSError(
+            f"rank 0 cannot listen at {host}, port {port}, the one behind MASTER_PORT: "
+            f"{error.strerror}"
+        ) from error
 
 
 def _connect(place: tuple[str, int], greeting: bytes) -> socket.socket:
     """A connection to the process that rank 0 has started for these ranks. Raises OSError."""
-    deadline, answer = time.monotonic() + JOIN_S, b""
+    deadline = time.monotonic() + JOIN_S
     while time.monotonic() < deadline:
         with suppress(OSError):
             connection = socket.create_connection(place, timeout=5)
             connection.sendall(greeting)
-            answer = connection.recv(len(greeting))
-            if answer == greeting:
+            if connection.recv(len(greeting)) == greeting:
                 connection.settimeout(None)
                 return connection
-            connection.close()
         time.sleep(0.05)
     raise OSError(
         f"rank 0 does not answer at {place[0]}, port {place[1]}, the one behind MASTER_PORT: does "
@@ -109,53 +100,59 @@ def _connect(place: tuple[str, int], greeting: bytes) -> socket.socket:
 
 
 def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
-    """Answers ranks until the last has left."""
+    """Answers ranks until the last has left. After one that left without a farewell nobody joins;
+    the others wait, since MPICH crashes if its connection ends, until their watchdog speaks."""
     # MPICH names shared memory by it, and takes that of an earlier run with this name for its own.
     name = f"wiretax_{secrets.token_hex(8)}"
-    values, meeting, threads = dict[str, str](), threading.Barrier(size), list[threading.Thread]()
-    listener.settimeout(JOIN_S)
-    with suppress(TimeoutError):
-        while len(threads) < size:
-            connection, _ = listener.accept()
-            connection.settimeout(5)
-            with suppress(OSError):
-                if connection.recv(len(greeting)) == greeting:
-                    connection.sendall(greeting)
-                    connection.settimeout(None)
-                    words = connection, name, size, values, meeting
-                    threads.append(threading.Thread(target=_attend, args=words))
-                    threads[-1].start()
-    listener.close()
-    for thread in threads:
-        thread.join()
-
-
-def _attend(
-    connection: socket.socket,
-    name: str,
-    size: int,
-    values: dict[str, str],
-    meeting: threading.Barrier,
-) -> None:
-    """Answers one rank. One that leaves lets nobody wait for it."""
-    with suppress(OSError, threading.BrokenBarrierError), connection.makefile("rw") as lines:
-        for line in lines:
-            fields = dict(word.partition("=")[::2] for word in line.split())
-            command, reply = fields.get("cmd", ""), ""
+    replies = {
+        "init": "response_to_init pmi_version=1 pmi_subversion=1 rc=0",
+        "get_maxes": "maxes kvsname_max=64 keylen_max=64 vallen_max=1024 rc=0",
+        "get_appnum": "appnum appnum=0 rc=0",
+        "get_universe_size": f"universe_size size={size} rc=0",
+        "get_my_kvsname": f"my_kvsname kvsname={name} rc=0",
+        "put": "put_result rc=0",
+        "barrier_in": "barrier_out rc=0",
+        "finalize": "finalize_ack rc=0",
+    }
+    values, meeting, sources = dict[str, str](), list[SocketIO](), list[Any]([listener])
+    while sources:
+        is_open = listener in sources
+        ready: list[Any] = wait(sources, JOIN_S if is_open else None)
+        is_one_lost = not ready
+        for source in ready:
+            if source is listener:
+                connection, _ = listener.accept()
+                connection.settimeout(5)
+                with suppress(OSError):  # of a stranger
+                    if connection.recv(len(greeting)) == greeting:
+                        connection.sendall(greeting)
+                        connection.settimeout(None)
+                        sources.append(connection.makefile("rwb", buffering=0))
+                continue
+            words = list[str]()
+            with suppress(OSError):  # one line: a rank waits for its answer
+                words = source.readline().decode().split()
+            fields = dict(word.partition("=")[::2] for word in words)
+            command, asking = fields.get("cmd", ""), [source]
+            if command in ("", "finalize"):
+                sources.remove(source)
+            if not command:  # the connection has ended
+                is_one_lost = True
+                continue
             if command == "put":
                 values[fields["key"]] = fields["value"]
             elif command == "get":
                 value = values.get(fields["key"])
-                reply = "get_result rc=-1" if value is None else f"get_result rc=0 value={value}"
-            elif command == "get_universe_size":
-                reply = f"universe_size size={size} rc=0"
-            elif command == "get_my_kvsname":
-                reply = f"my_kvsname kvsname={name} rc=0"
+                replies["get"] = "get_result rc=" + ("-1" if value is None else f"0 value={value}")
             elif command == "barrier_in":
-                meeting.wait()
-            lines.write(f"cmd={reply or REPLIES[command]}\n")
-            lines.flush()
-            if command == "finalize":
-                return
-    meeting.abort()
-    connection.close()
+                meeting.append(source)
+                if len(meeting) < size:
+                    continue
+                asking, meeting = meeting, []
+            reply = replies.get(command, f"{command}_result rc=-1")
+            for rank in asking:
+                with suppress(OSError):  # its end is read next
+                    rank.write(f"cmd={reply}\n".encode())
+        if is_open and (is_one_lost or len(sources) > size):
+            sources.remove(listener)
+            listener.close()

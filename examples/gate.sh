@@ -34,7 +34,7 @@ if [ "${COMMAND:-}" ]; then
   for side in base head; do
     revision=$BASE
     [ "$side" = base ] || revision=${HEAD:-HEAD}
-    git rev-parse --verify --quiet --end-of-options "$revision^{commit}" >/dev/null ||
+    git rev-parse --verify --quiet --end-of-options "$revision^{commit}" >/dev/null 2>&1 ||
       refuse "$revision is no revision here: a checkout needs its history, as with fetch-depth: 0"
     git worktree add --quiet --detach "$trees/$side" "$revision"
     [ -z "${BUILD:-}" ] || (cd "$trees/$side" && bash -e -c "$BUILD" >&2) || refuse "BUILD fails at $revision"
@@ -43,9 +43,13 @@ if [ "${COMMAND:-}" ]; then
 fi
 [ "${HEAD:-}" ] || refuse "no head: name the command as it is now"
 
-status=0
+# A runner that cancels the job ends this shell: the gate has to end its launches first.
 # shellcheck disable=SC2086  # options are several words
-wiretax gate --base "$BASE" --head "$HEAD" --budget "${BUDGET:-10m}" --out "$out" ${OPTIONS:-} || status=$?
+wiretax gate --base "$BASE" --head "$HEAD" --budget "${BUDGET:-10m}" --out "$out" ${OPTIONS:-} &
+trap 'kill $!' INT TERM
+status=0
+wait $! || status=$?
+[ "$status" -le 128 ] || { status=0; wait $! || status=$?; }  # the trap ended the first wait
 if [ "${GITHUB_STEP_SUMMARY:-}" ] && [ -f "$out/summary.md" ]; then
   cat "$out/summary.md" >>"$GITHUB_STEP_SUMMARY"
 fi

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from tests.bench.faulty_runs import wait_for
 from tests.launch import NEEDS_GIT, ROOT
 
 pytestmark = NEEDS_GIT
@@ -109,6 +110,20 @@ def test_a_bad_input_is_a_sentence_and_overwrites_nothing(work, inputs, sentence
     assert done.stderr.replace("bench.gate", "wiretax gate").startswith(sentence)
     assert (work / "mine" / "notes").read_text() == "keep"
     assert [path.name for path in (work / "mine").iterdir()] == ["notes"]
+
+
+def test_a_cancelled_job_leaves_nothing_running(work):
+    """A runner sends SIGTERM to the shell alone."""
+    path = f"{work.parent / 'bin'}:{os.environ['PATH']}"
+    slow = f"sh -c 'echo $$ >>{work.parent}/launches; sleep 60'"
+    given = {"BASE": "same", "HEAD": "main", "COMMAND": slow, "PATH": path, "WIRETAX_QUIET": "1"}
+    shell = subprocess.Popen([ROOT / "examples/gate.sh"], cwd=work, env={**os.environ, **given})
+    launches = work.parent / "launches"
+    wait_for(launches.exists)
+    shell.terminate()
+    assert shell.wait(60) == 130
+    assert (work / "gate" / "status").read_text() == "130\n"
+    assert not [pid for pid in launches.read_text().split() if os.path.exists(f"/proc/{pid}")]
 
 
 def test_no_text_of_an_input_becomes_code_of_a_shell():

@@ -54,6 +54,15 @@ def test_the_lock_of_a_gpu_extra_has_its_cupy_alone_and_the_test_tools(gpu):
     assert len(cupy) == 1
 
 
+def test_the_locks_follow_the_project():
+    """A lock of an older pyproject.toml installs what an extra now has, for any Python."""
+    assert required("reports") <= locked("runtime") - locked("docs")
+    for path in sorted((ROOT / "locks").glob("*.lock")):
+        lines = [line for line in path.read_text().splitlines() if "==" in line.partition(" ")[0]]
+        open_end = [line for line in lines if "python_full_version >" in line or "; sys" in line]
+        assert not [line for line in open_end if "< '3.15'" not in line], path
+
+
 @pytest.mark.parametrize("target", ["setup", "allreduce", "test-gpu"])
 @pytest.mark.parametrize("gpu", GPUS)
 def test_make_installs_the_lock_of_the_gpu_into_its_own_environment(gpu, target):

@@ -255,11 +255,10 @@ def library_of_torch(vendor: str) -> str | None:
     that torch takes to load; None without such a torch. Its wheels for CUDA name NVIDIA's package
     in their RPATH (pytorch's .ci/manywheel, 2025-11). Those for ROCm bring RCCL with a HIP of their
     own, which cannot share streams with the HIP that CuPy loads."""
-    spec, file = find_spec("torch"), LIBRARIES[vendor][1]
-    folder = Path((spec and spec.origin) or "/nowhere").parent
-    if not (folder / "lib" / f"libtorch_{vendor}.so").exists() or brings_rccl(folder):
+    folder, file = torch_folder(), LIBRARIES[vendor][1]
+    if not (folder / f"lib/libtorch_{vendor}.so").exists() or brings_rccl():
         return None
-    wheel = folder.parent / "nvidia" / "nccl" / "lib" / file
+    wheel = folder.parent / "nvidia/nccl/lib" / file
     with contextlib.suppress(OSError):
         name = str(wheel) if wheel.exists() else file
         ctypes.CDLL(name)
@@ -267,8 +266,13 @@ def library_of_torch(vendor: str) -> str | None:
     return None
 
 
-def brings_rccl(torch: Path) -> bool:
-    return any(torch.glob("lib/librccl.so*"))
+def torch_folder() -> Path:
+    spec = find_spec("torch")
+    return Path((spec and spec.origin) or "/nowhere").parent
+
+
+def brings_rccl() -> bool:
+    return any(torch_folder().glob("lib/librccl.so*"))
 
 
 def loaded_file(vendor: str) -> str:
@@ -279,13 +283,10 @@ def loaded_file(vendor: str) -> str:
     path = re.sub(r"^.*/(?:site|dist)-packages/", "", paths[0] if paths else "an unknown file")
     if path.startswith("/") and not path.startswith(("/usr/", "/opt/", "/lib")):
         path = Path(path).name
-    spec = find_spec("torch")
-    if not spec or not spec.origin:
-        return path
     with contextlib.suppress(PackageNotFoundError):
         if library_of_torch(vendor):
             return f"{path}, which torch {version('torch')} loads too"
-        if brings_rccl(Path(spec.origin).parent):
+        if brings_rccl():
             return f"{path}; torch {version('torch')} loads another, with a HIP of its own"
     return path
 

@@ -51,7 +51,7 @@ def other_rocm() -> str | None:
     found = sorted(name for name in names if name.count(".") == 2)
     if not found or DRIVERS["hip"] in found:
         return None
-    file = ROCM / ".info" / "version"
+    file = ROCM / ".info/version"
     version = file.read_text().strip() if file.exists() else "of unknown version"
     return (
         f"ROCm {version} is here, with {' and '.join(found)}, and CuPy's wheel wants "

@@ -72,8 +72,7 @@ class LoggedRow(NamedTuple):
 class LoggedTest:
     """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
     look like data and could not be read, `notes` has sentences for the run. A test that
-    `is_per_rank` prints the bytes of one rank, where a run has those of all; one that
-    `has_exact_sizes` prints 0 for work without a message, not for a size that was rounded."""
+    `is_per_rank` prints the bytes of one rank, where a run has those of all."""
 
     format: str
     first_line: int
@@ -90,7 +89,6 @@ class LoggedTest:
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    has_exact_sizes: bool = False
 
     @contextmanager
     def reading(self, line: int) -> Iterator[None]:

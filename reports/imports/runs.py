@@ -27,6 +27,7 @@ from reports.imports.serving import parse_serving
 from reports.imports.timing_lines import FORMAT, MARK, TIME_OF_ANOTHER_NAME, parse_timing_lines
 from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
+from reports.store.case import is_own_work
 from reports.store.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import to_line
@@ -157,9 +158,9 @@ def run_of(
         for row in test.rows:
             header = _header(test, row)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
-            is_exact = header.size_bytes or test.has_exact_sizes
+            is_exact = header.size_bytes or is_own_work(header)
             is_block = is_exact and test.status != "incomplete"
-            key = msgspec.json.encode(header) if is_block else (row.line, header.in_place)
+            key = not is_block and row.line, msgspec.json.encode(header)
             block = row.block
             block.case, _ = planned.setdefault(key, (len(planned), header))
             block.block = block.round = len(blocks)

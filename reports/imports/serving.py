@@ -3,6 +3,8 @@ bench_serving, llama-bench. A case is a figure (`metric`) at these prompts and t
 docs/import.md says which field is which time, and in which source the format was looked up."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from statistics import median
 from typing import Annotated, Any
 
@@ -18,6 +20,7 @@ COLD_WAVE = 3.0  # times the later requests' median; a queue's first request wai
 COLD_SAMPLE = 1.5  # times the longest later sample
 Times = Annotated[list[Time], msgspec.Meta(min_length=1)]
 Fields = dict[str, Any]
+DATES = "%Y%m%d-%H%M%S", "%Y-%m-%dT%H:%M:%SZ"  # vLLM's, in its host's time; llama-bench's
 OF_CASE = {
     "model": "model_id",
     "model_type": "model_type",
@@ -62,8 +65,13 @@ def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
             return []
         name, read = READERS[mark]
         # The one rank is the client: how many GPUs serve is in none of these files.
-        new = LoggedTest(name, line, "median", "serving", world_size=1, has_exact_sizes=True)
-        read(tests.setdefault(name, new), line, document)
+        new = LoggedTest(name, line, "median", "serving", world_size=1)
+        test = tests.setdefault(name, new)
+        read(test, line, document)
+        for layout in DATES:
+            with suppress(ValueError):
+                written = str(document.get("date") or document.get("test_time"))
+                test.date = datetime.strptime(written, layout)
 
     for test in tests.values():
         test.set_status(None)
@@ -79,8 +87,9 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
         "tpot": served.median_tpot_ms,
         "itl": served.mean_itl_ms,  # tokens that arrive together make the median nearly 0
         "e2el": served.median_e2el_ms or served.median_e2e_latency_ms,
-        "output_token": 1e3 * served.duration / max(1, served.total_output_tokens),
     }
+    if served.total_output_tokens:
+        times_ms["output_token"] = 1e3 * served.duration / served.total_output_tokens
     if served.completed < prompts:
         test.reason = f"{prompts - served.completed} of {prompts} requests failed"
     for metric, time_ms in times_ms.items():
@@ -125,8 +134,11 @@ def case_of(algorithm: str, metric: str, document: Fields) -> Fields:
         for name, field in OF_CASE.items()
         if (text := document.get(field)) is not None
     }
-    fields = {"size_bytes": 0, "algorithm": printable(algorithm)[:64]}
-    return fields | {"shape": {"metric": metric} | shape}
+    return {
+        "size_bytes": 0,
+        "algorithm": printable(algorithm)[:64],
+        "shape": {"metric": metric} | shape,
+    }
 
 
 # By a field that only this harness writes: its name, and its reader.

@@ -79,9 +79,7 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
                 if known == "n_wrong" or known not in fields:
                     raise ResultError(f"line {number} has {name!r}: do you mean `{known}`?")
         key = line.collective or line.name, line.ranks
-        test = tests.setdefault(
-            key, LoggedTest(FORMAT, number, STATISTIC, *key, has_exact_sizes=True)
-        )
+        test = tests.setdefault(key, LoggedTest(FORMAT, number, STATISTIC, *key))
         case = {name: getattr(line, name) for name in OF_CASE}
         n_wrong = line.n_wrong
         times_us = line.time_us if isinstance(line.time_us, list) else [line.time_us]

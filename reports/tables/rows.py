@@ -94,8 +94,10 @@ class SizeRow:
 
     @property
     def label(self) -> str:
-        """The first cell of the row: its skew or its size."""
-        return self.skew or size_text(self.size_bytes)
+        """The first cell of the row: its skew, what a serving bench timed, or its size."""
+        case = self.ours or self.library
+        metric = ((case and case.shape) or {}).get("metric")
+        return self.skew or str(metric or size_text(self.size_bytes))
 
     @property
     def verdict(self) -> str | None:

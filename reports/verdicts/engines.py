@@ -68,16 +68,16 @@ def engine_table(paths: Sequence[str], name: str) -> str:
     lines = [f"# {source}", f"# {len(runs)} runs, {runs[0]} to {runs[-1]}"]
     groups = cells.groupby("size_bytes", as_index=False)
     sizes: Any = groups.agg({"ratio": "max", "high": "max", "wins": "all"})
-    for size in sizes.itertuples():
-        lines.append(
-            f"# {size_text(size.size_bytes)}: {size.ratio:.3f} of the library's time, interval up "
-            f"to {size.high:.3f}"
-        )
+    lines += [
+        f"# {size_text(size.size_bytes)}: {size.ratio:.3f} of the library's time, interval up to "
+        f"{size.high:.3f}"
+        for size in sizes.itertuples()
+    ]
     if won := sizes.size_bytes[sizes.wins.cummin()].tolist():
         major, minor = divmod(int(arch.removeprefix("sm_")), 10)
-        facts = {"major": major, "minor": minor, "ranks": world["size"], "mib": won[-1] / (1 << 20)}
         # Sizes are multiples of 16, so that this is the first above the last that won.
-        lines.append(row.format(**facts, below=won[-1] + 16))
+        limits = {"mib": won[-1] / (1 << 20), "below": won[-1] + 16}
+        lines.append(row.format(major=major, minor=minor, ranks=world["size"], **limits))
     else:
         complain(
             f"no row: {algorithm} is not proven faster at the smallest size; so many cells take "

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -56,20 +57,19 @@ def test_ranks_find_each_other_at_the_masters_address(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        (
-            {"LOCAL_RANK": "", "MASTER_PORT": ""},
-            "RANK, WORLD_SIZE are set as torchrun does, and LOCAL_RANK, MASTER_PORT not: start "
-            "this with torchrun, or unset RANK WORLD_SIZE",
-        ),
-        ({"RANK": "two"}, "torchrun's variables are no numbers: two, 2, 0, 29500"),
-        ({"RANK": "0", "WORLD_SIZE": "0"}, "torchrun's variables cannot be: rank 0 of 0, port 295"),
+        ({"LOCAL_RANK": "", "MASTER_PORT": ""}, "RANK=0 WORLD_SIZE=2 LOCAL_RANK= MASTER_ADDR=127."),
+        ({"RANK": "two"}, "RANK=two WORLD_SIZE=2 LOCAL_RANK=0 "),
+        ({"WORLD_SIZE": "0"}, "RANK=0 WORLD_SIZE=0 "),
+        ({"WORLD_SIZE": "9" * 20}, f"RANK=0 WORLD_SIZE={'9' * 20} "),
+        ({"MASTER_ADDR": ""}, "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR= "),
     ],
 )
 def test_variables_that_are_half_set_are_a_sentence(tmp_path, changed, sentence):
     process = started(tmp_path, **variables(0, 29500) | changed)
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out, said.count("\n")) == (2, "", 1)
-    assert said.startswith(f"wiretax allreduce: {sentence}")
+    assert said.startswith(f"wiretax allreduce: torchrun's variables cannot be {sentence}")
+    assert said.endswith(": start this with torchrun, or unset RANK WORLD_SIZE LOCAL_RANK\n")
     assert not [*tmp_path.iterdir()]
 
 
@@ -79,10 +79,42 @@ def test_a_port_in_use_is_a_sentence(tmp_path):
         process = started(tmp_path, **variables(0, port))
         out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (3, "")
-    assert said == (
-        f"wiretax allreduce: port {port + 1}, the one behind MASTER_PORT, is in use: choose "
-        "another MASTER_PORT\n"
+    assert said.startswith(
+        f"wiretax allreduce: rank 0 cannot listen at 127.0.0.1, port {port + 1}, the one behind "
+        "MASTER_PORT: Address already in use"
     )
+    assert said.count("\n") == 1
+
+
+def test_an_address_of_no_host_is_a_sentence(tmp_path):
+    process = started(tmp_path, **variables(0, 29500) | {"MASTER_ADDR": "no.host.invalid"})
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out, said.count("\n")) == (3, "", 1)
+    assert said.startswith("wiretax allreduce: rank 0 cannot listen at no.host.invalid, port 29501")
+
+
+def test_no_rank_that_errs_or_leaves_keeps_the_port_or_the_process():
+    """MPICH crashes if its connection ends: the others keep theirs, and their watchdog speaks."""
+    port, greeting = free_port(), b"wiretax 3\n"
+    listener = torchrun._listen("127.0.0.1", port)
+    server = threading.Thread(target=torchrun._serve, args=(listener, greeting, 3), daemon=True)
+    server.start()
+    ranks = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2)]
+    for rank in ranks:
+        rank.sendall(greeting)
+        assert rank.recv(100) == greeting
+    ranks[0].sendall(b"cmd=spawn nprocs=2\n")
+    assert ranks[0].recv(100) == b"cmd=spawn_result rc=-1\n"
+    ranks[0].sendall(b"cmd=barrier_in\n")
+    ranks[1].close()  # lost; the third never comes
+
+    ranks[0].settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        ranks[0].recv(100)
+    socket.create_server(("127.0.0.1", port)).close()  # which the next run takes
+    ranks[0].close()
+    server.join(20)
+    assert not server.is_alive()
 
 
 def test_an_mpi_launcher_or_an_address_alone_is_no_torchrun(monkeypatch):

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from reports.store.result import read
+from reports.tables.sentences import describe
+from reports.tables.show import headline_of
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, only
 
@@ -159,7 +161,22 @@ def test_failed_requests_make_a_run_incomplete():
     """Requests that fail at once would make a server look fast."""
     test = only(json.dumps(VLLM | {"completed": 30}))
     assert (test.status, test.reason) == ("incomplete", "2 of 32 requests failed")
+    assert times_us(test) == times_us(only(json.dumps(VLLM)))
     assert only(json.dumps(VLLM | {"completed": 0})).rows == []
+    assert "output_token" not in times_us(only(json.dumps(VLLM | {"total_output_tokens": 0})))
+
+
+def test_a_run_has_the_date_of_its_file_and_the_headline_names_the_metric(tmp_path):
+    """Downloaded files have the date of the download, which would mix up the nights."""
+    files = [put(tmp_path / f"{n}.json", json.dumps(each)) for n, each in enumerate((VLLM, LLAMA))]
+    runs = [*map(read, imported(tmp_path / "runs", *files))]
+    dates = "2025-04-24T11-58-50Z", "2026-08-26T06-42-55Z"
+    assert [each.run.run_id[:20] for each in runs] == [*dates]
+    assert [headline_of(each) for each in runs] == [
+        "serving: latency 71745 us",
+        "serving: ttft 46700 us",
+    ]
+    assert describe(runs[1].cases[0]) == "openai ttft Qwen3-0.6B 32 inf 8"
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def describe(case: CaseFields) -> str:
     place = "in place" if case.in_place else ""
     words = (
         spoken(algorithm_of(case)),
-        size_text(case.size_bytes),
+        "" if is_own_work(case) else size_text(case.size_bytes),
         case.mode,
         shape_text(case.shape),
         place,

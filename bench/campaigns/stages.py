@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from bench.campaigns.foreign import UNREAD
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, retry_launch
 from bench.campaigns.options import MORE_PILOTS, Stop, time_text
 from bench.harness.console import CANNOT, USAGE, WRONG
@@ -22,7 +23,8 @@ from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
 
 
 def run_pilot(campaign: OpenCampaign) -> None:
-    """Launches each variant, and the first twice more. Raises Stop for one that cannot run."""
+    """Launches each variant, and the first twice more. Raises Stop for one that cannot run, or of
+    whose output rows cannot be read, as in every launch after it."""
     names = [*campaign.options.variants]
     for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
         if not retry_launch(campaign, "pilot", 0, place, name):
@@ -33,6 +35,11 @@ def run_pilot(campaign: OpenCampaign) -> None:
                 f"with: {reason}",
                 True,
             )
+        result = read(campaign.folder / str(campaign.manifest.launches[-1].run))
+        reason = str(result.end.reason) if result.end else ""
+        if reason.startswith(UNREAD):
+            _, *notes = result.run.notes  # the first is on its clock
+            raise Stop(WRONG, f"variant {name}: {'; '.join([reason, *notes])}", True)
 
 
 def announce(campaign: OpenCampaign) -> None:

@@ -33,12 +33,14 @@ def on_ranks(ranks: object, command: str) -> str:
 
 
 def typed(option: str, value: object) -> str:
-    """An option as the user types it: where make started this, by make's variable for it. Its rule
-    names them in $WIRETAX_MAKE, such as `--budget=BUDGET --pairs=CAMPAIGN_ARGS`."""
+    """An option as the user types it: where make started this, by make's variable for it, with the
+    others that were typed. Make's rule names the variables in $WIRETAX_MAKE, such as
+    `--budget=BUDGET --pairs=CAMPAIGN_ARGS`, and make exports those that its command line sets."""
     pairs = (word.partition("=") for word in os.environ.get("WIRETAX_MAKE", "").split())
     variable = {name: variable for name, _, variable in pairs}.get(option, "")
     if variable.endswith("ARGS"):
-        return f'{variable}="{option} {value}"'
+        others = re.sub(rf"{option}[ =]+\S+", "", os.environ.get(variable, "")).split()
+        return f'{variable}="{" ".join([*others, option, str(value)])}"'
     return f"{variable}={value}" if variable else f"{option} {value}"
 
 

@@ -23,7 +23,10 @@ FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
 # After each outcome: its name, and what to do next.
 NEXT = {
     PASS: ("PASS", "Nothing: this can be merged."),
-    REGRESSION: ("REGRESSION", "Find out what made these cases slower:"),
+    REGRESSION: (
+        "REGRESSION",
+        "Find out what made these cases slower, in the folder where the gate ran:",
+    ),
     INCONCLUSIVE: (
         "NOT ENOUGH DATA",
         "Measure more pairs of launches, in turn, until such a slowdown would show:",

@@ -25,7 +25,7 @@ NEXT = {
     PASS: ("PASS", "Nothing: this can be merged."),
     REGRESSION: (
         "REGRESSION",
-        "Find out what made these cases slower, in the folder where the gate ran:",
+        "Find out what made these cases slower, where the launches were started:",
     ),
     INCONCLUSIVE: (
         "NOT ENOUGH DATA",

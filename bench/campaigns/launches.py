@@ -159,7 +159,7 @@ class OpenCampaign:
         number = record.place + 1
         if record.stage != "pilot":
             number += pilots + (record.pair - 1) * n_variants
-        return f"launch {number} of {pilots + max(self.pairs, record.pair) * n_variants}"
+        return f"launch {number} of {pilots + self.pairs * n_variants}"
 
     def finished(self, *stages: str) -> list[Launch]:
         """The finished launches of these stages; without arguments, of all stages."""

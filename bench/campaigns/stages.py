@@ -116,8 +116,9 @@ def run_pairs(campaign: OpenCampaign) -> None:
     pairs, last = campaign.pairs, 0
     more = pairs
     while more > 0:
-        run_rounds(campaign, range(last + 1, last + more + 1))
-        last += more
+        campaign.pairs = last + more
+        run_rounds(campaign, range(last + 1, campaign.pairs + 1))
+        last = campaign.pairs
         finished = {launch.variant for launch in campaign.finished("first")}
         if lost := [name for name in campaign.options.variants if name not in finished]:
             sentence = f"variant {lost[0]}: none of its launches after the pilot finished"
@@ -125,8 +126,10 @@ def run_pairs(campaign: OpenCampaign) -> None:
         lacking = pairs - shared_pairs(campaign)  # times do not decide on more pairs
         more = min(lacking, 2 * pairs - last)
         if more > 0:
+            pair_s = sum(launch.elapsed_s for launch in campaign.finished("first")) / last
             campaign.tell(
-                f"half of the cells lack {lacking} pairs in one state of the link: {more} more"
+                f"half of the cells lack {lacking} pairs in one state of the link: {more} more, "
+                f"{time_text(more * pair_s)}"
             )
 
 

@@ -278,7 +278,7 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
                 _ratio(library, ours, report, rho),
                 _better(ours, groups[key], costs, rho),
                 sum(counts) if counts else None,
-                list(dict.fromkeys(case.algorithm for case in groups[key] if case.n_wrong)),
+                list(dict.fromkeys(algorithm_of(case) for case in groups[key] if case.n_wrong)),
                 named,
                 _stable_cost(groups[key], costs, rho),
             )

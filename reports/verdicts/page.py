@@ -73,11 +73,8 @@ def next_command(outcome: Outcome) -> str:
     if outcome.status == REGRESSION:
         if len({*commits}) == 2:
             return f"git log --oneline {'..'.join(commits)}"
-        folders = [
-            str(side.launches[0].path.parent) if side.campaign else side.name
-            for side in (comparison.baseline, comparison.variant)
-        ]
-        return f"{RUN}{REPORTS} compare {join(folders)}"
+        places = comparison.baseline.place, comparison.variant.place
+        return f"{RUN}{REPORTS} compare {join(places)}"
 
     if len(commits) == 2:
         return f"make gate BASE={commits[0]} BUDGET=30m"

@@ -118,7 +118,10 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     """The model, its GPUs and the times of their all-reduces. Raises ResultError for names and
     options that do not go together."""
     if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
-        raise ResultError("advise needs --gpu, and either --model or --config")
+        raise ResultError(
+            "advise needs --gpu, such as r9700, and either --model, such as llama-3.1-70b, or "
+            "--config"
+        )
 
     gpu, weights = find("GPU", GPUS, arguments.gpu), arguments.weights
     if arguments.model:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -58,6 +59,7 @@ from reports.tables.sentences import (
 STAMPS_SHARE = 0.25
 # Columns that stand in the title if all cells are alike, and those that others make superfluous.
 FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
+REASON_WIDTH = 32  # so that a sentence fits a terminal, behind a case's name
 LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
 
 Cell = str | Text
@@ -439,4 +441,5 @@ def _text(name: str, value: Any) -> str:
 
 
 def _status(case: Case) -> str:
-    return case.status + (f": {case.reason}" if case.reason else "")
+    text = f"{case.status}: {case.reason}" if case.reason else case.status
+    return textwrap.fill(text, REASON_WIDTH)

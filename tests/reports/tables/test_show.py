@@ -335,6 +335,17 @@ def test_no_table_is_wider_than_a_terminal_however_many_algorithms_are_named(tmp
     assert all(f"{name}\n" in text.replace(" ", "\n") for name in names[1:])
 
 
+def test_the_reason_of_a_case_that_cannot_run_fits_a_terminal(tmp_path, monkeypatch):
+    """The column of a sentence was wider than what the names of the case leave of 80 columns."""
+    result = named_run(tmp_path, ["library", "auto", "one_shot_push"], sizes=SIZES[:1])
+    result.cases[-1].reason = "torch symmetric memory runs on cuda, and not on the CPU " * 2
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = render(result, long=True).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].endswith("on the CPU")
+
+
 def test_too_few_blocks_say_how_to_get_more(tmp_path):
     """The words for too little data must not sound like a finding."""
     text = " ".join(shown(tmp_path, n_blocks=3).split())

@@ -148,13 +148,8 @@ def without_version(library: str | None) -> str:
 def describe(case: CaseFields) -> str:
     """`one-shot push 64 KiB isolated`."""
     place = "in place" if case.in_place else ""
-    words = (
-        spoken(algorithm_of(case)),
-        "" if is_own_work(case) else size_text(case.size_bytes),
-        case.mode,
-        shape_text(case.shape),
-        place,
-    )
+    size = () if is_own_work(case) else (size_text(case.size_bytes), case.mode)
+    words = spoken(algorithm_of(case)), *size, shape_text(case.shape), place
     return " ".join(filter(None, words))
 
 

@@ -23,10 +23,7 @@ FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
 # After each outcome: its name, and what to do next.
 NEXT = {
     PASS: ("PASS", "Nothing: this can be merged."),
-    REGRESSION: (
-        "REGRESSION",
-        "Find out what made these cases slower, where the launches were started:",
-    ),
+    REGRESSION: ("REGRESSION", "Find out what made these cases slower:"),
     INCONCLUSIVE: (
         "NOT ENOUGH DATA",
         "Measure more pairs of launches, in turn, until such a slowdown would show:",
@@ -73,8 +70,11 @@ def next_command(outcome: Outcome) -> str:
     if outcome.status == REGRESSION:
         if len({*commits}) == 2:
             return f"git log --oneline {'..'.join(commits)}"
-        places = comparison.baseline.place, comparison.variant.place
-        return f"{RUN}{REPORTS} compare {join(places)}"
+        folders = [
+            str(side.launches[0].path.parent) if side.campaign else side.name
+            for side in (comparison.baseline, comparison.variant)
+        ]
+        return f"{RUN}{REPORTS} compare {join(folders)}"
 
     if len(commits) == 2:
         return f"make gate BASE={commits[0]} BUDGET=30m"

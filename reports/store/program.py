@@ -36,8 +36,8 @@ def typed(option: str, value: object) -> str:
     """An option as the user types it: where make started this, by make's variable for it, with the
     others that were typed. Make's rule names the variables in $WIRETAX_MAKE, such as
     `--budget=BUDGET --pairs=CAMPAIGN_ARGS`, and make exports those that its command line sets."""
-    pairs = (word.partition("=") for word in os.environ.get("WIRETAX_MAKE", "").split())
-    variable = {name: variable for name, _, variable in pairs}.get(option, "")
+    variables = dict(word.split("=") for word in os.environ.get("WIRETAX_MAKE", "").split())
+    variable = variables.get(option, "")
     if variable.endswith("ARGS"):
         others = re.sub(rf"{option}[ =]+\S+", "", os.environ.get(variable, "")).split()
         return f'{variable}="{" ".join([*others, option, str(value)])}"'

@@ -1,6 +1,7 @@
 """The search for the best build of each size, and what it stores for `auto`."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ from collectives.operation import ChoiceRow
 from collectives.table import parsed
 from reports.store.blocks import count_blocks
 from reports.store.schema import Block
+from reports.tables.tune import render
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
 
@@ -160,8 +162,11 @@ def test_the_default_wins_unless_another_is_clearly_faster(tmp_path, costs_us, r
     result = searched_run(tmp_path, blocks)
     (first,) = result.winners
     assert (first.name, first.is_settled) == ("one_shot_push", rounds > 5)
+    text = render(result)
+    assert "-: auto stays" in text  # what the table has in place of a gain
     if winner == "one_shot_push":
         assert (first.candidate, first.gain) == (None, None)
+        assert re.search(r"one_shot_push +(-|too few rounds)$", text, re.MULTILINE)
         return
 
     gain = 6 / costs_us[winner][0]

@@ -59,10 +59,9 @@ def run_gate(argv: Sequence[str] | None) -> int:
         if mistake:
             raise mistake
         launch(campaign_options)
-        sides = str(folder / "base"), str(folder / "head")
-        outcome = judge(*sides, min_effect=min_effect)
+        outcome = judge(str(folder / "base"), str(folder / "head"), min_effect=min_effect)
         write_answer(inside, status_file, outcome)
-        print_out(f"{as_text(outcome, *sides)}\n")
+        print_out(f"{as_text(outcome)}\n")
         return outcome.status
 
 

@@ -199,6 +199,8 @@ def run_steps(survey: Survey) -> None:
         has_time = share_s >= steps.LEAST_STEP_S
         if step.launch > 1 and not (has_time and survey.may_succeed(step)):
             survey.steps.remove(step)  # or earlier launches failed, and this one would too
+        elif step.name == "confirm" and not (survey.inside / steps.TABLE).exists():
+            survey.steps.remove(step)  # there are no candidates to confirm
         elif has_time:
             launch(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
         else:

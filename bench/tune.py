@@ -80,8 +80,11 @@ def store(table: str | None, program: str, result: Result, machine: Machine) -> 
     Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
         return "table: none\n", FINE
-    settled, unsettled = search.rows_found(result, result.winners)
-    if not settled and not unsettled:
+    settled, unsettled = (
+        [search.row_of(result, each) for each in result.winners if each.is_settled is is_settled]
+        for is_settled in (True, False)
+    )
+    if not result.winners:
         more = "no case was measured often enough; allow more time (--max-time)"
         return f"table: none, {more}\n", CANNOT
     path = Path(table) if table else tuned.default_path(machine)

@@ -235,18 +235,18 @@ def main() -> int:
     """Runs the command that the command line names; returns its exit status."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until a benchmark has more to keep
     line = complete() if {"_ARGCOMPLETE", "COMP_LINE"} <= os.environ.keys() else sys.argv[1:]
-    if re.match("-n|--ranks", line[0] if line else ""):  # as mpirun has them, before the command
-        with_value = 1 + (line[0] in ("-n", "--ranks"))
-        line = [*line[with_value : with_value + 1], *line[:with_value], *line[with_value + 1 :]]
-    command, *arguments = line or [""]
+    # As mpirun has them, options of the ranks may stand before the command.
+    words = (place for place, word in enumerate(line) if not re.match(r"-n|--ranks|\d", word))
+    place = next(words, None)
+    command = "" if place is None else line.pop(place)
     if command in ("-h", "--help"):
         return put(help_text())
     elif command in ("-V", "--version"):
         return put(f"wiretax {VERSION}")
-    elif command in REPORTS and (command not in BENCHMARKS or names_record(arguments)):
-        return 0 if launched_rank() else run_report([command, *arguments])  # rank 0 reports
+    elif command in REPORTS and (command not in BENCHMARKS or names_record(line)):
+        return 0 if launched_rank() else run_report([command, *line])  # rank 0 reports
     elif command in BENCHMARKS:
-        run_benchmark(command, arguments)
+        run_benchmark(command, line)
     else:
         name_one = "name a command: wiretax --help lists them"
         refuse("", unknown_command(command, [*BENCHMARKS, *REPORTS]) if command else name_one)

@@ -132,8 +132,7 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
 def require_runs(baseline: str) -> None:
     """Fails the test, before minutes of launches, if a baseline names no runs."""
     from reports.store.result import ResultError
-    from reports.verdicts.accept import ACCEPTED
-    from reports.verdicts.sides import side_of
+    from reports.verdicts.sides import ACCEPTED, side_of
 
     if not (Path(baseline) / ACCEPTED).exists():
         try:

@@ -16,6 +16,8 @@ from reports.imports.runs import find_tests, run_of
 from reports.store.result import ResultError, content_of
 from reports.store.schema import End, Result
 
+UNREAD = "rows that could not be read"
+
 
 @contextmanager
 def output_files(options: CampaignOptions, kept: Path) -> Iterator[Path]:
@@ -75,8 +77,9 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         for rank in result.run.world["ranks"]:
             rank["node"] = label
     lacks = [str(test.reason) for test in found if test.status == "failed"]
-    if unread := sum(len(test.unread) for test in found):
-        lacks.append(f"rows that could not be read: {unread}")  # a wrong one would be among them
+    if unread := sorted(line for test in found for line in test.unread):
+        # A wrong one would be among them.
+        lacks.append(f"{UNREAD}: {len(unread)}, the first in line {unread[0]}")
     if lacks and result.complete:
         result.end = End(status="incomplete", reason=lacks[0])
     return result

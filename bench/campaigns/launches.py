@@ -152,14 +152,10 @@ class OpenCampaign:
         with suppress(OSError):  # a gate's answer is there
             self.options.folder.rmdir()
 
-    def numbered(self, record: Launch) -> str:
+    def numbered(self) -> str:
         """`launch 7 of 58`; a launch that is repeated has its number again."""
-        n_variants = len(self.options.variants)
-        pilots = n_variants + MORE_PILOTS
-        number = record.place + 1
-        if record.stage != "pilot":
-            number += pilots + (record.pair - 1) * n_variants
-        return f"launch {number} of {pilots + max(self.pairs, record.pair) * n_variants}"
+        planned = MORE_PILOTS + (1 + self.pairs) * len(self.options.variants)
+        return f"launch {len(self.finished()) + 1} of {planned}"
 
     def finished(self, *stages: str) -> list[Launch]:
         """The finished launches of these stages; without arguments, of all stages."""
@@ -295,7 +291,7 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
     number = len(campaign.manifest.launches) + 1
     stage = "pilot" if record.stage == "pilot" else f"pair {record.pair}"
-    campaign.progress.show(campaign.numbered(record), f"{stage}, {variant.name}")
+    campaign.progress.show(campaign.numbered(), f"{stage}, {variant.name}")
     started_s, seed = time.monotonic(), options.head.seed + record.pair
     if variant.is_foreign:
         record.exit, last_line, run = launch_foreign(campaign, variant, number, seed, limit_s)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from bench.campaigns.foreign import UNREAD
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, retry_launch
 from bench.campaigns.options import MORE_PILOTS, Stop, time_text
 from bench.harness.console import CANNOT, USAGE, WRONG
@@ -22,7 +23,8 @@ from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
 
 
 def run_pilot(campaign: OpenCampaign) -> None:
-    """Launches each variant, and the first twice more. Raises Stop for one that cannot run."""
+    """Launches each variant, and the first twice more. Raises Stop for one that cannot run, or of
+    whose output rows cannot be read, as in every launch after it."""
     names = [*campaign.options.variants]
     for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
         if not retry_launch(campaign, "pilot", 0, place, name):
@@ -33,6 +35,11 @@ def run_pilot(campaign: OpenCampaign) -> None:
                 f"with: {reason}",
                 True,
             )
+        result = read(campaign.folder / str(campaign.manifest.launches[-1].run))
+        reason = str(result.end.reason) if result.end else ""
+        if reason.startswith(UNREAD):
+            _, *notes = result.run.notes  # the first is on its clock
+            raise Stop(WRONG, f"variant {name}: {'; '.join([reason, *notes])}", True)
 
 
 def announce(campaign: OpenCampaign) -> None:
@@ -109,8 +116,9 @@ def run_pairs(campaign: OpenCampaign) -> None:
     pairs, last = campaign.pairs, 0
     more = pairs
     while more > 0:
-        run_rounds(campaign, range(last + 1, last + more + 1))
-        last += more
+        campaign.pairs = last + more
+        run_rounds(campaign, range(last + 1, campaign.pairs + 1))
+        last = campaign.pairs
         finished = {launch.variant for launch in campaign.finished("first")}
         if lost := [name for name in campaign.options.variants if name not in finished]:
             sentence = f"variant {lost[0]}: none of its launches after the pilot finished"
@@ -118,8 +126,10 @@ def run_pairs(campaign: OpenCampaign) -> None:
         lacking = pairs - shared_pairs(campaign)  # times do not decide on more pairs
         more = min(lacking, 2 * pairs - last)
         if more > 0:
+            pair_s = sum(launch.elapsed_s for launch in campaign.finished("first")) / last
             campaign.tell(
-                f"half of the cells lack {lacking} pairs in one state of the link: {more} more"
+                f"half of the cells lack {lacking} pairs in one state of the link: {more} more, "
+                f"{time_text(more * pair_s)}"
             )
 
 

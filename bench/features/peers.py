@@ -33,6 +33,7 @@ class Peers(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--peer",
+            action="extend",
             changes=CASES,
             type=partial(comma_separated, peer_name),
             metavar="A,B",
@@ -40,6 +41,7 @@ class Peers(Feature):
         )
         add(
             "--kernel",
+            action="extend",
             changes=CASES,
             type=partial(comma_separated, kernel_name),
             metavar="A,B",

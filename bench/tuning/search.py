@@ -1,7 +1,6 @@
 """The search of bench.tune: its candidates, which of them go on, and the rows that it finds."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from bench.harness import tuned
@@ -88,46 +87,40 @@ def survivors(heat: list[Candidate]) -> set[int]:
     return newcomers | (unsettled or {each.number for each in ranked[:1]})
 
 
-def rows_found(
-    result: Result, winners: Sequence[Winner]
-) -> tuple[list[ChoiceRow], list[ChoiceRow]]:
-    """The rows of a search for these winners: those with enough rounds, and the others."""
-    case, shared = result.cases[0], dict[str, Any]()
-    if any(case.algorithm == choice.STABLE for case in result.cases):
-        shared["stable"] = True
-    if result.run.clock_shared:  # between CPU cores
-        shared["round_trip_ns"] = state_range(result.counted.rtt_ns)
-    shared |= {
+def row_of(result: Result, winner: Winner) -> ChoiceRow:
+    """The row of a search for this winner."""
+    case, size = result.cases[0], winner.size_bytes
+    where: dict[str, Any] = {
         "memory": case.memory,  # of `auto`: all kinds
         "ranks": result.run.world["size"],
         "hosts": result.run.world["hosts"],
+        "variant": winner.variant,
     }
-    two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
-    rows: tuple[list[ChoiceRow], list[ChoiceRow]] = [], []
-    for winner in winners:
-        where = {**shared, "variant": winner.variant}
-        if winner.variant == "registered":
-            where["in_place"] = False
-        # A size that was measured in one mode serves both; but a chain over registered buffers is
-        # another case than one call.
-        if winner.size_bytes in two_modes or winner.variant == "registered":
-            where["mode"] = winner.mode
-        size, name = winner.size_bytes, BuildName.parse(winner.name)
-        algorithm = parsed(str(name._replace(memory=None)), KNOWN)
-        runs = [result.run.run_id]
-        candidate = None
-        if winner.candidate and winner.gain:
-            candidate = winner.candidate, winner.gain[0]
-        row = ChoiceRow("all_reduce", algorithm, (size, size), where, runs, name.memory, candidate)
-        rows[not winner.is_settled].append(row)
-    return rows
+    if any(case.algorithm == choice.STABLE for case in result.cases):
+        where["stable"] = True
+    if result.run.clock_shared:  # between CPU cores
+        where["round_trip_ns"] = state_range(result.counted.rtt_ns)
+    is_registered = winner.variant == "registered"
+    if is_registered:
+        where["in_place"] = False
+    # A size that was measured in one mode serves both; but a chain over registered buffers is
+    # another case than one call.
+    if is_registered or any(
+        (each.size_bytes, each.mode) == (size, "chained") for each in result.cases
+    ):
+        where["mode"] = winner.mode
+    name = BuildName.parse(winner.name)
+    algorithm = parsed(str(name._replace(memory=None)), KNOWN)
+    candidate = (winner.candidate, winner.gain[0]) if winner.candidate and winner.gain else None
+    runs = [result.run.run_id]
+    return ChoiceRow("all_reduce", algorithm, (size, size), where, runs, name.memory, candidate)
 
 
 def found_before(result: Result, rows: Sequence[ChoiceRow]) -> dict[Heat, tuple[str, float]]:
     """The candidates of these rows for the heats of this search."""
     found = dict[Heat, tuple[str, float]]()
     for winner in find_winners(result):
-        (here,) = [*chain(*rows_found(result, [winner]))]
+        here = row_of(result, winner)
         for row in rows:
             if row.candidate and tuned.is_for_same_cases(row, here):
                 found[Heat(winner.variant, winner.size_bytes, winner.mode)] = row.candidate

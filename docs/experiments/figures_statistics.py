@@ -22,6 +22,7 @@ SUBJECTS = {
     "A kept baseline": "kept baseline",
     "The slowdown that a pilot": "pilot",
     "A fit": "fit",
+    "A history": "history",
     "A fleet": "fleet",
     "One launch a node": "fleet",
     "Nodes slower": "fleet",
@@ -52,8 +53,9 @@ def draw_calibration_rates(rates: pd.DataFrame) -> Figure:
     )
     names = list(dict.fromkeys(SUBJECTS.values()))
     places = {name: place for place, name in enumerate(names)}
-    count = (has_least | has_most).sum()
-    figure, (axes,) = panels(f"{count} rates: each meets its limit", 1, 1, 4.2)
+    used = rates[has_least | has_most].apply(used_percent, axis=1)
+    finding = f"{(used <= 100).sum()} of {len(used)} rates meet their limit with their interval"
+    figure, (axes,) = panels(finding, 1, 1, 4.2)
     for offset, (kind, rows, colour) in zip((-0.24, 0.0, 0.24), kinds, strict=True):
         y = rows.group.map(subject).map(places) + offset
         x = rows.apply(used_percent, axis=1)
@@ -62,7 +64,7 @@ def draw_calibration_rates(rates: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set(xlim=(0, 108), xlabel="used share of the allowed error, % (100 is the limit)")
+    axes.set(xlim=(0, 112), xlabel="used share of the allowed error, % (100 is the limit)")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

@@ -118,7 +118,10 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     """The model, its GPUs and the times of their all-reduces. Raises ResultError for names and
     options that do not go together."""
     if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
-        raise ResultError("advise needs --gpu, and either --model or --config")
+        raise ResultError(
+            "advise needs --gpu, such as r9700, and either --model, such as llama-3.1-70b, or "
+            "--config"
+        )
 
     gpu, weights = find("GPU", GPUS, arguments.gpu), arguments.weights
     if arguments.model:
@@ -180,7 +183,7 @@ def advise(arguments: argparse.Namespace) -> int:
         }
         records = [
             {"name": name, "obstacle": split.obstacle, "lack": split.lack(load.slots)}
-            | ({} if split.obstacle else split.figures)
+            | ({} if split.obstacle else {"most_streams": split.most_streams} | split.figures)
             for name, split in splits.items()
         ]
         write_json(
@@ -228,6 +231,9 @@ def advise(arguments: argparse.Namespace) -> int:
         for name, split in splits.items()
         if (problem := split.obstacle or split.lack(load.slots))
     ]
+    if possible:
+        most = [f"{split.most_streams} with {name}" for name, split in possible.items()]
+        obstacles.append(f"Streams of {load.context} cached tokens that fit: {', '.join(most)}.")
     sys.stdout.write(
         lay_out(
             [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],

@@ -1,6 +1,7 @@
 """The ways to serve a model with GPUs: whether they fit, their latency and their throughput, by the
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
+from bisect import bisect
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import ceil
@@ -149,6 +150,11 @@ class Deployment:
             return f"{model.layers} layers make no {self.stages} stages"
 
         return self.lack(self.batch)
+
+    @property
+    def most_streams(self) -> int:
+        """How many streams fit into the memory."""
+        return bisect(range(1 << 20), self.usable_bytes, key=self.memory_bytes) - 1
 
     def lack(self, streams: int) -> str | None:
         """How much memory so many streams lack; None if they fit."""

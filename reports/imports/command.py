@@ -96,7 +96,14 @@ def store(
     tests: Sequence[LoggedTest], path: Path, content: bytes, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Writes the run file of each test in the log at `path`. Returns their records for `--json`.
-    Raises ResultError, before it writes anything, for a test whose run no report would read."""
+    Raises ResultError, before it writes anything, for a test whose run no report would read, and
+    for a log of which no row can be read."""
+    unread = sorted(line for test in tests for line in test.unread)
+    if unread and not any(test.rows for test in tests):
+        raise ResultError(
+            f"{path}: none of its {len(unread)} rows can be read, from line {unread[0]} on: wanted "
+            f"are the figures below their heading as {tests[0].format} prints them"
+        )
     digest = hashlib.sha256(content).hexdigest()[:12]
     written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
     runs = dict[Path, bytes]()

@@ -73,8 +73,10 @@ class MpiTest(LoggedTest):
         return self.format.startswith("OSU")
 
     def read_line(self, text: str, line_number: int) -> None:
-        """Reads a line after a title."""
-        names = text.replace("#", " ").lower().split()
+        """Reads a line after a title, also with `,` or `;` between its cells."""
+        cells = text.replace(",", ".") if ";" in text else text.replace(",", " ")
+        words = cells.replace("#", " ").replace(";", " ").split()
+        names = [word.lower() for word in words]
         is_osu_heading = text.startswith(("Size", "Message Size", "Avg Latency"))
 
         if processes := re.match(r"processes = (\d{1,8})", text):
@@ -87,11 +89,13 @@ class MpiTest(LoggedTest):
             self.reason = None
         elif ENDED.search(text):
             self.reason = "the run was ended before its time"
-        elif self.figures and text:
-            words = text.split()
-            if all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in words[:2]):
-                with self.reading(line_number):
-                    self._read_row(words, line_number)
+        elif (
+            self.figures
+            and words
+            and all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in words[:2])
+        ):
+            with self.reading(line_number):
+                self._read_row(words, line_number)
 
     def _read_row(self, words: list[str], line_number: int) -> None:
         """Adds the row. Raises ValueError if a figure cannot be read."""

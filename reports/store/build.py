@@ -167,7 +167,7 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     case.bound_us = float(bound_us)
     case.share_of_bound = case.bound_us / case.time_us.median
     high = case.time_us.ci_high
-    case.suspect = high is not None and bool(low_us > high)
+    case.suspect = bool(case.share_of_bound > 1 if high is None else low_us > high)
 
 
 def _link_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:

@@ -33,12 +33,14 @@ def on_ranks(ranks: object, command: str) -> str:
 
 
 def typed(option: str, value: object) -> str:
-    """An option as the user types it: where make started this, by make's variable for it. Its rule
-    names them in $WIRETAX_MAKE, such as `--budget=BUDGET --pairs=CAMPAIGN_ARGS`."""
-    pairs = (word.partition("=") for word in os.environ.get("WIRETAX_MAKE", "").split())
-    variable = {name: variable for name, _, variable in pairs}.get(option, "")
+    """An option as the user types it: where make started this, by make's variable for it, with the
+    others that were typed. Make's rule names the variables in $WIRETAX_MAKE, such as
+    `--budget=BUDGET --pairs=CAMPAIGN_ARGS`, and make exports those that its command line sets."""
+    variables = dict(word.split("=") for word in os.environ.get("WIRETAX_MAKE", "").split())
+    variable = variables.get(option, "")
     if variable.endswith("ARGS"):
-        return f'{variable}="{option} {value}"'
+        others = re.sub(rf"{option}[ =]+\S+", "", os.environ.get(variable, "")).split()
+        return f'{variable}="{" ".join([*others, option, str(value)])}"'
     return f"{variable}={value}" if variable else f"{option} {value}"
 
 
@@ -50,15 +52,13 @@ def complain(sentence: str) -> None:
 
 def misspelt(words: Sequence[str], options: Iterable[str]) -> str:
     """A sentence on the first of these words that may mean an option of a command, or ""."""
-    known = [option[2:] for option in options if option.startswith("--")]
+    known = [*options]
     for word in words:
-        option = re.fullmatch(r"--([A-Za-z][\w-]+)(=.*)?", word)
-        if option and option[1] not in known:
-            longer = [name for name in known if name.startswith(option[1])]
-            shorter = [name for name in known if option[1].startswith(name)]
-            near = longer or shorter or get_close_matches(option[1], known, 1, 0.7)
-            if near:
-                return f"unknown option --{option[1]}: did you mean --{near[0]}?"
+        option = word.partition("=")[0]
+        if re.match("--[A-Za-z]", option) and option not in known:
+            longer = [name for name in known if name.startswith(option)]
+            if near := longer or get_close_matches(option, known, 1, 0.76):
+                return f"unknown option {option}: did you mean {near[0]}?"
     return ""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.store.blocks import paired
-from reports.store.case import is_peer, late_us, work_of
+from reports.store.case import is_own_work, is_peer, late_us, work_of
 from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, autocorrelation, median_interval
@@ -22,6 +22,7 @@ from reports.tables.sentences import (
     digits,
     interval_text,
     size_text,
+    spoken,
     without_version,
 )
 
@@ -31,8 +32,6 @@ BEATEN_BY = 1.05
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 STABLE = "auto_stable"
 TOO_FEW, UNCLEAR = "too few blocks", "not clearly different"  # verdicts
-# Verdicts on a size.
-UNCLEAR, TOO_FEW = "not clearly different", "too few blocks"
 
 View = tuple[str, Any]  # a mode and a shape: one table
 
@@ -94,10 +93,11 @@ class SizeRow:
 
     @property
     def label(self) -> str:
-        """The first cell of the row: its skew, what a serving bench timed, or its size."""
+        """The first cell of the row: its skew or its size, or what a time without a message is."""
         case = self.ours or self.library
-        metric = ((case and case.shape) or {}).get("metric")
-        return self.skew or str(metric or size_text(self.size_bytes))
+        if case and is_own_work(case):
+            return str((case.shape or {}).get("metric", spoken(algorithm_of(case))))
+        return self.skew or size_text(self.size_bytes)
 
     @property
     def verdict(self) -> str | None:
@@ -278,7 +278,7 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
                 _ratio(library, ours, report, rho),
                 _better(ours, groups[key], costs, rho),
                 sum(counts) if counts else None,
-                list(dict.fromkeys(case.algorithm for case in groups[key] if case.n_wrong)),
+                list(dict.fromkeys(algorithm_of(case) for case in groups[key] if case.n_wrong)),
                 named,
                 _stable_cost(groups[key], costs, rho),
             )

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import is_peer, late_us
+from reports.store.case import is_own_work, is_peer, late_us
 from reports.store.grouped import grouped
 from reports.store.schema import FIGURES, Case, Range, Result, Summary
 from reports.store.stats import Interval
@@ -58,6 +59,7 @@ from reports.tables.sentences import (
 STAMPS_SHARE = 0.25
 # Columns that stand in the title if all cells are alike, and those that others make superfluous.
 FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
+REASON_WIDTH = 32  # so that a sentence fits a terminal, behind a case's name
 LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
 
 Cell = str | Text
@@ -203,7 +205,8 @@ def _stable_cells(named: Named, cost: StableCost | None) -> dict[str, str | Text
 def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
     case, mark = row.ours or row.library, "*" if row.better else ""
-    cells: dict[str, str | Text] = {"size\n": row.label}
+    heading = "work\n" if case and is_own_work(case) else "size\n"
+    cells: dict[str, str | Text] = {heading: row.label}
 
     if case and case.routing:
         cells = {
@@ -400,7 +403,7 @@ def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> l
 def _facts(case: Case) -> dict[str, str]:
     name = f"{case.library or algorithm_of(case)} {shape_text(case.shape)}"
     return {
-        "size": size_text(case.size_bytes),
+        "size": "-" if is_own_work(case) else size_text(case.size_bytes),
         "algorithm": name.rstrip(),
         "type": f"{case.datatype} {case.redop}".removesuffix(" none"),
         "variant": case.variant,
@@ -438,4 +441,5 @@ def _text(name: str, value: Any) -> str:
 
 
 def _status(case: Case) -> str:
-    return case.status + (f": {case.reason}" if case.reason else "")
+    text = f"{case.status}: {case.reason}" if case.reason else case.status
+    return textwrap.fill(text, REASON_WIDTH)

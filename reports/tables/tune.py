@@ -14,7 +14,7 @@ def render(result: Result) -> str:
     """A table for each mode with a line for each size and variant; ends with a newline."""
     head = [
         "what auto takes, in us with reading the result; ?: a second launch must confirm",
-        "gain: untuned auto's cost over this, by rounds that did not choose it",
+        "gain: untuned auto over this, in rounds that did not choose; -: auto stays",
     ]
     tables = []
     for calls in sorted({winner.mode for winner in result.winners}, reverse=True):

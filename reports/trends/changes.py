@@ -250,7 +250,7 @@ def best_steps(
     most = MARGIN * limits.min() * np.sqrt(weight) / expected / (1 - edge / total)
     segment = calm(units[:, start : stop - 1], most)
     near = np.maximum(first - SPELL_RUNS, 0), np.minimum(first + SPELL_RUNS, runs)
-    deviates = [gls(segment, noise.rho, first, *window)[1] for window in ((0, runs), near)]
+    deviates = [gls(segment, noise.rho, first, *window)[0] for window in ((0, runs), near)]
     scores = np.max(np.abs(deviates), axis=0) / limits
     return scores.max(axis=1), start + first[np.argmax(scores, axis=1)]
 
@@ -267,7 +267,7 @@ def place_of(units: Floats, noise: Noise, start: int, first: int) -> Place:
     # Before the second run there is no innovation, and the last run alone is no step.
     places = np.arange(2, units.shape[1])
     robust, plain = (
-        gls(each, noise.rho, places, 0, units.shape[1] + 1)[1][0] ** 2
+        gls(each, noise.rho, places, 0, units.shape[1] + 1)[0][0] ** 2
         for each in (calm(units, OUTLIER), units)
     )
     plain[robust < robust[first - start - 2] - PLACE_DROP] = 0
@@ -295,18 +295,18 @@ def sizes_of(
     most = OUTLIER * noise.spread / np.sqrt(1 - noise.rho**2)
     near = np.hstack([calm(values[:, start:first], most), calm(values[:, first:stop], most)])
     units = innovations_of(near, noise.rho) / noise.spread
-    size, deviate = (
-        each[:, 0] for each in gls(units, noise.rho, np.array([first - start]), 0, stop - start)
-    )
-    half = np.abs(size / deviate) * stdtrit(noise.freedom, 0.975)
-    return np.stack([size, size - half, size + half], axis=1) * noise.spread, deviate
+    deviates, error = gls(units, noise.rho, np.array([first - start]), 0, stop - start)
+    half = error * stdtrit(noise.freedom, 0.975)
+    size = error * deviates
+    return np.hstack([size, size - half, size + half]) * noise.spread, deviates[:, 0]
 
 
 def gls(
     innovations: Floats, rho: Floats, first: Any, start: Any, stop: Any
 ) -> tuple[Floats, Floats]:
     """The sizes of steps before the runs `first`, (..., len(first)), each over the runs from
-    `start` to `stop`; and the same in their standard errors, for innovations of variance 1."""
+    `start` to `stop`, in their standard errors, (len(first),), for innovations of variance 1; and
+    these errors."""
     zero = np.zeros_like(innovations[..., :1])
     sums = np.concatenate([zero, np.cumsum(innovations, axis=-1)], axis=-1)
     start, stop = start + 0 * first, stop - 1 + 0 * first  # the first run has no innovation
@@ -317,4 +317,4 @@ def gls(
     weight = 1 + share**2 * after - expected**2 / total
     later = share * (sums[..., stop] - sums[..., first])
     size = (innovations[..., first - 1] + later - expected * mean) / weight
-    return size, size * np.sqrt(weight)
+    return size * np.sqrt(weight), 1 / np.sqrt(weight)

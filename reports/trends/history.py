@@ -207,7 +207,10 @@ def history(arguments: argparse.Namespace) -> int:
         if re.fullmatch(r"\d{4}-\d\d-\d\d", since):
             since = min((run_id for run_id in known if run_id >= since), default=since)
         if since not in known:
-            raise ResultError(f"--since {since}: no usable run here has this id, or is so late")
+            raise ResultError(
+                f"--since {since}: name the id of a usable run here, or a day that is not after "
+                "all of them, such as 2026-11-20"
+            )
         later = {run_id for run_id in history.runs if by_time(run_id) >= by_time(since)}
         history.events = [event for event in history.events if event.run in later]
         history.series = [each for each in history.series if each.since(each.last_step) in later]

@@ -21,11 +21,11 @@ from reports.store.writing import write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.gate import UNUSABLE
 from reports.verdicts.judge import Incomparable, differing
-from reports.verdicts.sides import Side, add_allow, faults_of, side_of
+from reports.verdicts.sides import ACCEPTED, Side, add_allow, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
 
 BITS = "bits"  # the folder of records of bits
-ACCEPTED, MOST_BYTES = "accepted.jsonl", 20_000_000  # of some 30,000 moves of baselines
+MOST_BYTES = 20_000_000  # of some 30,000 moves of baselines
 FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 
 

@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
@@ -96,7 +96,7 @@ def regress(arguments: argparse.Namespace) -> int:
             cells=cells.assign(case=cells.get("title")),
         )
     else:
-        print(as_text(outcome, *sides))
+        print(as_text(outcome))
 
     return outcome.status
 
@@ -142,7 +142,7 @@ def write_files(
         write_page(gate_page(outcome), html)
 
 
-def as_text(outcome: Outcome, baseline: str, current: str) -> str:
+def as_text(outcome: Outcome) -> str:
     """At most a screen."""
     said = [outcome.headline]
     if comparison := outcome.comparison:
@@ -155,8 +155,8 @@ def as_text(outcome: Outcome, baseline: str, current: str) -> str:
     while len(lines := wrapped(said)) > MOST_LINES and said[1:]:
         said.pop()
     if comparison:
-        sides = f"{quote(baseline)} {quote(current)}"
-        lines.append(f"all cells: {RUN}{REPORTS} compare {sides}")
+        places = comparison.baseline.place, comparison.variant.place
+        lines.append(f"all cells: {RUN}{REPORTS} compare {join(places)}")
 
     return painted("\n".join(lines))
 

@@ -42,6 +42,7 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
     "method": lambda result: method_of(result.run) or "default",
     "version": lambda result: result.run.version,
 }
+ACCEPTED = "accepted.jsonl"  # of a folder of `accept`, whose runs are in folders of machines
 UNNAMED = "size_bytes", "algorithm", "library"  # fields of a case that its name leaves to others
 
 
@@ -94,6 +95,11 @@ class Side:
     def commit(self) -> str:
         """The commit that its campaign ran it from; "" for the code as it was there."""
         return (self.command and self.command.revision) or ""
+
+    @property
+    def place(self) -> str:
+        """What to type for it: the folder of its launches, or else its name."""
+        return str(self.launches[0].path.parent) if self.campaign else self.name
 
     @property
     def label(self) -> str:
@@ -151,7 +157,8 @@ def side_of(argument: str) -> Side:
         return _variant_side(read_manifest(path.parent), path.name)
 
     matches = [Path(name) for name in glob.glob(argument) if name.endswith(".jsonl")]
-    files = [path] if path.is_file() else [*path.glob("*.jsonl")] or matches
+    inside = [file for file in path.glob("*.jsonl") if file.name != ACCEPTED]
+    files = [path] if path.is_file() else inside or matches
     side = Side(argument, [])
 
     for file in sorted(files):
@@ -163,7 +170,8 @@ def side_of(argument: str) -> Side:
             _add_launch(side, file)
 
     if not side.launches:
-        below = next((file.parent for file, problem in run_files(path) if not problem), None)
+        deeper = (file.parent for file, problem in run_files(path) if not problem)
+        below = next((folder for folder in deeper if folder != path), None)
         elsewhere = f"; the folder {below} has one" if below else ""
         raise ResultError(f"no run file at {argument}{elsewhere}")
 

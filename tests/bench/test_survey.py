@@ -300,6 +300,15 @@ def test_a_wrong_result_is_the_status_and_the_headline(tmp_path, monkeypatch):
     archived(folder)
 
 
+def test_only_a_tuning_that_found_a_table_is_repeated(tmp_path, monkeypatch):
+    """`Tuning again` without a table confirms nothing."""
+    write_launches(tmp_path / "made", 2)
+    steps = quick_steps("tune", "confirm", "allreduce")
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0)
+    run_survey(survey)
+    assert [step.name for step in survey.steps][:2] == ["tune", "allreduce"]
+
+
 def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     tmp_path, monkeypatch, capsys
 ):

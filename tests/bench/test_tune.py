@@ -1,6 +1,7 @@
 """The search for the best build of each size, and what it stores for `auto`."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ from collectives.operation import ChoiceRow
 from collectives.table import parsed
 from reports.store.blocks import count_blocks
 from reports.store.schema import Block
+from reports.tables.tune import render
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
 
@@ -160,13 +162,16 @@ def test_the_default_wins_unless_another_is_clearly_faster(tmp_path, costs_us, r
     result = searched_run(tmp_path, blocks)
     (first,) = result.winners
     assert (first.name, first.is_settled) == ("one_shot_push", rounds > 5)
+    text = render(result)
+    assert "-: auto stays" in text  # what the table has in place of a gain
     if winner == "one_shot_push":
         assert (first.candidate, first.gain) == (None, None)
+        assert re.search(r"one_shot_push +(-|too few rounds)$", text, re.MULTILINE)
         return
 
     gain = 6 / costs_us[winner][0]
     assert (first.candidate, first.gain and first.gain[0]) == (winner, pytest.approx(gain))
-    ([waiting],) = filter(None, search.rows_found(result, [first]))
+    waiting = search.row_of(result, first)
     assert waiting.algorithm.name == "one_shot_push"
     for was, name in ((gain, winner), (2 * gain, "one_shot_push")):  # launches that agree, or not
         row = replace(waiting, candidate=(winner, was))
@@ -194,7 +199,7 @@ def test_the_runs_state_has_the_winner_and_a_lucky_early_loser_never_wins(tmp_pa
         blocks += [(turn, "one_shot_pull", 1.0, state)] * (turn < 4)
     result = searched_run(tmp_path, blocks)
     assert [each.name for each in find_winners(result)] == ["ring"]
-    settled, _ = search.rows_found(result, result.winners)
+    settled = [search.row_of(result, each) for each in result.winners if each.is_settled]
     ((least_ns, most_ns),) = (each.where["round_trip_ns"] for each in settled)
     assert least_ns < 100 < most_ns < 200
 
@@ -209,7 +214,7 @@ def test_a_row_names_the_kind_of_memory_in_which_its_algorithm_won(tmp_path):
         case.memory = memory
     heat = Heat(*[getattr(result.winners[0], name) for name in ("variant", "size_bytes", "mode")])
     result.winners = find_winners(result, {heat: ("ring over host_staged", 1.6)})
-    ([row],) = filter(None, search.rows_found(result, result.winners))
+    (row,) = (search.row_of(result, winner) for winner in result.winners)
     assert (row.algorithm.name, row.memory) == ("ring", "host_staged")
     assert row.where["memory"] == "mapped,host_staged"
 

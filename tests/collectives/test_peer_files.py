@@ -151,6 +151,8 @@ def test_a_function_that_writes_wrong_bits_is_named_with_status_1(tmp_path):
     where = f"wiretax: {place}; .*\n"
     assert re.fullmatch(where, done.stderr), done.stderr
     assert "WRONG RESULTS: mine" in done.stdout
+    assert len({*re.findall(r"mine \w{7}", done.stdout)}) == 1  # above #wrong as in all else
+    assert not re.search(r"^ +mine$", done.stdout, re.MULTILINE)
     (heading,) = re.findall(r"^ +size +.*$", done.stdout, re.MULTILINE)
     assert heading.split()[:2] == ["size", "library"]  # no columns of ours, which nobody measured
     assert "auto" not in heading
@@ -350,7 +352,7 @@ def test_a_name_that_cannot_be_a_peer_is_refused(tmp_path, name, reason):
 
 
 def test_the_shipped_files_are_found_by_name_and_say_why_they_cannot_run(tmp_path):
-    done = launch(tmp_path, SHORT, "--peer vllm,torch_symmetric")
+    done = launch(tmp_path, SHORT, "--peer vllm --peer torch_symmetric")
     assert done.returncode == 0
     assert done.stderr == (
         "bench.allreduce: vllm is not measured: vLLM runs on cuda and hip, not on cpu\n"

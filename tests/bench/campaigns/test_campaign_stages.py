@@ -46,7 +46,7 @@ def test_pairs_without_a_common_state_of_the_link_are_replaced_over_faked_launch
     """A link whose state changes would leave too few pairs. `shared` pairs have a state in common
     after each turn; at most as many pairs again are made."""
     ends, shared = [], iter(shared)
-    monkeypatch.setattr(stages, "run_rounds", lambda campaign, pairs: ends.append(pairs.stop - 1))
+    monkeypatch.setattr(stages, "run_rounds", lambda campaign, _: ends.append(campaign.pairs))
     monkeypatch.setattr(stages, "shared_pairs", lambda campaign: next(shared))
     options = [*named(a=QUICK, b=QUICK), "--out", str(tmp_path / "c")]
     campaign = OpenCampaign(parse(options))

@@ -188,6 +188,7 @@ def test_progress_says_which_launch_of_how_many_and_hints_name_makes_variables(
 ):
     monkeypatch.delenv("WIRETAX_QUIET", raising=False)
     monkeypatch.setenv("WIRETAX_MAKE", "--out=GATE_OUT --budget=BUDGET --pairs=CAMPAIGN_ARGS")
+    monkeypatch.setenv("CAMPAIGN_ARGS", "--pairs 6 --seed 3")  # make exports it
     words = ["--base", side(), "--head", side(), "--out", str(tmp_path / "gate"), "--pairs", "6"]
     assert gate(words) in (0, 3)
     lines = capsys.readouterr().err.splitlines()
@@ -195,7 +196,8 @@ def test_progress_says_which_launch_of_how_many_and_hints_name_makes_variables(
     assert launches[0] == "launch 1 of 16: pilot, base"
     assert re.fullmatch("launch 16 of 16: pair 6, (base|head)", launches[-1])
     assert len({*launches}) == len(launches) == 16
-    assert any('it takes 8 (CAMPAIGN_ARGS="--pairs 8" and BUDGET=' in line for line in lines)
+    hint = 'it takes 8 (CAMPAIGN_ARGS="--seed 3 --pairs 8" and BUDGET='
+    assert any(hint in line for line in lines)
     assert gate(words) == 2
     assert f"new folder: GATE_OUT={tmp_path / 'gate'}-2\n" in capsys.readouterr().err
 

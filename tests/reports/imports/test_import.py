@@ -165,6 +165,10 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
         (b"#!/bin/sh\n# nThread 1 nGpus 2 minBytes 8 maxBytes 1024 step: 2(factor)\n", "has no t"),
         (b"#!/bin/sh\n# Benchmarking Bcast\n# #processes = 2\n", "has no timings"),
         (
+            b"# OSU MPI Allreduce Latency Test v7.3\n# Size  Avg Latency(us)\n4  1,5\n8  1,6\n",
+            "a.log: none of its 2 rows can be read, from line 3 on: wanted are the figures",
+        ),
+        (
             b'\n{"size_bytes": 4, "time_us": "5"}',
             "a.log: line 2 is no timing line (Expected `float",
         ),

@@ -319,6 +319,10 @@ def test_osu_logs_are_read():
     )
     block = only(full).rows[0].block
     assert (block.time_us, block.mean_us, block.n) == (35.07, 34.31, 1000)
+    head, heading = full.split("\n")[:2]
+    for mark, row in (",", "4,34.31,33.27,35.07,1000"), (";", "4;34,31;33,27;35,07;1000"):
+        spreadsheet = f"{head}\n{mark.join(heading.split('  '))}\n{row}\n"
+        assert only(spreadsheet).rows[0].block == block
     barrier, bandwidth, overlapped = read_tests(
         "# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n"
         "      12.5\n"

@@ -250,8 +250,17 @@ def test_on_a_phone_a_row_is_not_squeezed_to_a_word_a_line(browser, pages):
     assert figure["x"] + figure["width"] < 360
 
 
-def open_details(browser, page):
-    show(browser, page)
+def test_on_a_phone_no_table_scrolls_sideways(browser, pages):
+    """A run of another program has names without a blank."""
+    for page in pages:
+        open_details(browser, page, 360)
+        boxes = "return [...document.querySelectorAll('div.box')]"
+        wide = f"{boxes}.filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.id)"
+        assert browser.execute_script(wide) == [], page
+
+
+def open_details(browser, page, width=1280):
+    show(browser, page, width)
     browser.execute_script(
         "document.querySelectorAll('details').forEach((element) => { element.open = true; })"
     )

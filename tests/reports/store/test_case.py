@@ -94,7 +94,7 @@ def test_the_bound_is_of_the_parts_that_an_algorithm_uses(planned, link, block, 
     assert case.bound_us == (expected_us and pytest.approx(expected_us))
 
 
-def test_a_time_below_the_bound_is_suspect_only_if_both_intervals_agree():
+def test_a_time_below_the_bound_is_suspect_unless_intervals_say_otherwise():
     parts = {"hops": 0, "stages": [[0, SIZE]]}
     planned = msgspec.structs.replace(PLANNED, bound_parts=parts)
     for start_us, step, spread, is_suspect in (
@@ -109,6 +109,8 @@ def test_a_time_below_the_bound_is_suspect_only_if_both_intervals_agree():
         times = blocks_of([start_us + 0.01 * (step * turn % 12) for turn in range(12)])
         [case] = build(times, planned, links=links)
         assert case.suspect is is_suspect
+        [few] = build(times[:3], planned, links=links)  # too few blocks for an interval
+        assert few.suspect is (few.share_of_bound > 1)
 
 
 def test_figures_are_from_the_state_of_the_link_that_most_blocks_are_in():

@@ -338,7 +338,7 @@ def test_all_rows_of_a_size_are_less_the_same_link(tmp_path):
         if block.case == slow and block.chain_only_us:
             block.chain_only_us += 3.0
     off = {
-        case.case: case.time_us.median - shown.time_us.median
+        case.case: median_of(case, "time_us") - median_of(shown, "time_us")
         for case, shown in zip(result.cases, without_links(result).cases, strict=True)
         if case.case in (slow, *others)
     }
@@ -357,6 +357,17 @@ def test_no_table_is_wider_than_a_terminal_however_many_algorithms_are_named(tmp
     text = render(named_run(tmp_path, names, sizes=SIZES[:2]))
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"{name}\n" in text.replace(" ", "\n") for name in names[1:])
+
+
+def test_the_reason_of_a_case_that_cannot_run_fits_a_terminal(tmp_path, monkeypatch):
+    """The column of a sentence was wider than what the names of the case leave of 80 columns."""
+    result = named_run(tmp_path, ["library", "auto", "one_shot_push"], sizes=SIZES[:1])
+    result.cases[-1].reason = "torch symmetric memory runs on cuda, and not on the CPU " * 2
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = render(result, long=True).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].endswith("on the CPU")
 
 
 def test_too_few_blocks_say_how_to_get_more(tmp_path):

@@ -3,7 +3,7 @@
 "use strict";
 
 const HEIGHT = 240;
-const NAME_LETTERS = 16; // at the end of a line
+const NAME_LETTERS = 16; // at most, at the end of a line
 const charts = [];
 
 const short = (value) => String(Number(value.toPrecision(3)));
@@ -32,11 +32,13 @@ function zoom(min, max) {
 }
 
 function pressed({ plot, data: { x, links } }, event) {
-  const at = plot.cursor.idx ?? x.length - 1;
+  const [first, last] = plot.series[0].idxs;
+  const at = plot.cursor.idx ?? last;
   const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const grow = { "+": 0.25, "-": -0.5 }[event.key];
   if (move) {
-    plot.setCursor({ left: plot.valToPos(x[at + move] ?? x[at], "x"), top: 8 });
+    const next = Math.min(Math.max(at + move, first), last);
+    plot.setCursor({ left: plot.valToPos(x[next], "x"), top: 8 });
   } else if (grow) {
     zoom(...[grow, 1 - grow].map((share) => plot.posToVal(share * plot.over.clientWidth, "x")));
   } else if (event.key === "Escape") zoom();
@@ -45,19 +47,21 @@ function pressed({ plot, data: { x, links } }, event) {
   event.preventDefault();
 }
 
-// The name of each line at its end, none over another.
-function drawNames({ ctx, bbox, series, valToPos, data }, pixel) {
+// The tag of each line at its end, none over another, and none below the plot.
+function drawTags({ ctx, bbox, series, valToPos, data }, pixel) {
   const [, last] = series[0].idxs;
-  const ends = series.flatMap(({ name, show, stroke }, n) => {
-    const value = name && show && data[n].slice(0, last + 1).findLast((each) => each !== null);
-    return value ? [[valToPos(value, "y", true), name, stroke()]] : [];
+  const ends = series.flatMap(({ tag, show, stroke, alpha }, n) => {
+    const value = show && tag && data[n].slice(0, last + 1).findLast((each) => each !== null);
+    return value ? [{ y: valToPos(value, "y", true), tag, alpha, colour: stroke() }] : [];
   });
-  let least = bbox.top;
+  let least = bbox.top, most = bbox.top + bbox.height - 12 * pixel * ends.length;
   ctx.textAlign = "left";
-  for (const [y, name, colour] of ends.sort(([a], [b]) => a - b)) {
-    least = Math.max(least, y);
+  for (const { y, tag, alpha, colour } of ends.sort((a, b) => a.y - b.y)) {
+    most += 12 * pixel;
+    least = Math.max(least, Math.min(y, most));
+    ctx.globalAlpha = alpha;
     ctx.fillStyle = colour;
-    ctx.fillText(name.slice(0, NAME_LETTERS), bbox.left + bbox.width + 6 * pixel, least);
+    ctx.fillText(tag, bbox.left + bbox.width + 6 * pixel, least);
     least += 12 * pixel;
   }
 }
@@ -69,7 +73,7 @@ function drawMarks(plot, steps, colour) {
   ctx.save();
   ctx.font = `${11 * pixel}px system-ui`;
   ctx.textBaseline = "middle";
-  drawNames(plot, pixel);
+  drawTags(plot, pixel);
   for (const [n, { at, role, text }] of steps.entries()) {
     const [first, ...ends] = at.map((value) => plot.valToPos(value, "x", true));
     if (first < left || first > left + width) continue;
@@ -89,7 +93,7 @@ function drawMarks(plot, steps, colour) {
 // the levels between its changes, if it has dots.
 function seriesOf({ x, lines }, colour) {
   const series = [{}], bands = [], values = [x];
-  lines.forEach(({ name, role, shown: show, levels, points: [middle, ...ends] }, line) => {
+  lines.forEach(({ tag, role, shown: show, levels, points: [middle, ...ends] }, line) => {
     const stroke = () => colour(role);
     const add = (numbers, options) => {
       const points = { show: false };
@@ -98,7 +102,7 @@ function seriesOf({ x, lines }, colour) {
     };
     const points = { size: 4, fill: stroke, show: true };
     const dash = role === "bound" ? [6, 4] : [];
-    add(middle, { name, points, dash, ...(levels.length && { paths: () => null }) });
+    add(middle, { tag, points, dash, ...(levels.length && { paths: () => null }) });
     if (ends.length) {
       const at = series.length;
       bands.push({ series: [at + 1, at], fill: () => colour(role).replace(")", ", 0.2)") });
@@ -110,9 +114,13 @@ function seriesOf({ x, lines }, colour) {
   return { series, bands, values };
 }
 
-// Times near each other go without the year, others without the time.
-function axesOf({ kind, unit }, colour) {
-  const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
+// Times near each other go without the year, others without the time. A logarithmic axis has a
+// line at each power of ten.
+function axesOf({ kind, unit }, isLog, colour) {
+  const filter = (_, splits) => splits.map((each) => isLog && Math.log10(each) % 1 ? null : each);
+  const grid = { stroke: () => colour("edge"), width: 1 };
+  const axis = { stroke: () => colour("steady"), grid };
+  const size = (_, texts) => 20 + 7 * Math.max(3, ...(texts ?? []).map((text) => `${text}`.length));
   const place = (value, { min, max }) => {
     const days = (max - min) / 86400;
     const part = days < 4 ? [5, 16] : [0, 10];
@@ -121,7 +129,13 @@ function axesOf({ kind, unit }, colour) {
   const named = (form) => (plot, values) => values.map((value) => value && form(value, plot.scales.x));
   return [
     { ...axis, values: named(place), size: 32, space: kind === "bytes" ? 40 : 76 },
-    { ...axis, values: named((value) => valueText(value, unit, short)), size: 64 },
+    {
+      ...axis,
+      values: named((value) => valueText(value, unit, short)),
+      size,
+      grid: { ...grid, filter },
+      ticks: { ...grid, filter },
+    },
   ];
 }
 
@@ -142,9 +156,17 @@ function reader(figure, { kind, unit, x, lines, links }) {
   };
 }
 
-// Makes the names in the table switch their lines, and shows the other names on demand.
+// Makes the names in the table switch their lines, and shows the other names on demand. The line
+// whose name is pointed at stands out. A name that is cut in the plot has a number in both places.
 function addSwitches(figure, { plot, data: { lines } }) {
   figure.querySelectorAll("tbody th").forEach((name, n) => {
+    if (lines[n].tag !== lines[n].name) name.firstChild.after(` ${n + 1}`);
+    const fade = (others) => {
+      for (const each of plot.series) each.alpha = each.line === n ? 1 : others;
+      plot.redraw(false);
+    };
+    name.addEventListener("pointerenter", () => fade(0.1));
+    name.addEventListener("pointerleave", () => fade(1));
     const button = buttonIn(name, () => {
       const show = button.ariaPressed !== "true";
       button.ariaPressed = show;
@@ -177,19 +199,25 @@ function draw(figure) {
   };
   const sizes = lines.flatMap(({ points }) => points[0]).filter((value) => value > 0);
   const isLog = kind === "bytes" && Math.max(...sizes) > 10 * Math.min(...sizes);
-  const letters = Math.min(NAME_LETTERS, Math.max(...lines.map(({ name }) => name.length)));
-  const [min, max] = state.get("zoom")?.split("-").map(Number) ?? [];
+  const most = Math.min(NAME_LETTERS, Math.round(width() / 26));
+  lines.forEach((line, n) => {
+    const { name } = line;
+    line.tag = name.length > most ? `${n + 1} ${name.slice(0, most - 3)}…` : name;
+  });
+  const letters = Math.max(...lines.map(({ tag }) => tag.length));
+  const ends = state.get("zoom")?.split("-").map(Number) ?? [];
+  const [min, max] = ends[0] < x.at(-1) && ends[1] > x[0] ? ends : [];
   const { values, ...series } = seriesOf(data, colour);
   const plot = new uPlot({
     width: width(),
     height: HEIGHT,
-    padding: [steps.length ? 32 : 8, 24 + 7 * letters, 0, 0],
+    padding: [steps.length ? 32 : 8, 16 + 6.5 * letters, 0, 0],
     ...series,
     scales: {
       x: { time: kind === "time", distr: kind === "bytes" ? 3 : 1, log: 2, min, max },
       y: isLog ? { distr: 3 } : { range: (_, low, high) => [low / 1.05, high * 1.05] },
     },
-    axes: axesOf(data, colour),
+    axes: axesOf(data, isLog, colour),
     legend: { show: false },
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     cursor: { lock: true, sync: { key: "x" }, bind: { mouseleave: () => null } },

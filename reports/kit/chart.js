@@ -3,23 +3,21 @@
 "use strict";
 
 const HEIGHT = 240;
-const NAME_LETTERS = 16; // at most, at the end of a line
 const charts = [];
 
-const short = (value) => String(Number(value.toPrecision(3)));
 const digits = (value) => (value < 999.5 ? value.toPrecision(3) : value.toFixed());
 
 // A value of an axis or a table: times as us or ms, others without their unit.
-function valueText(value, unit, form) {
-  if (unit !== "us") return form(value);
-  return value < 1000 ? `${form(value)} µs` : `${form(value / 1000)} ms`;
+function valueText(value, unit) {
+  if (unit !== "us") return digits(value);
+  return value < 1000 ? `${digits(value)} µs` : `${digits(value / 1000)} ms`;
 }
 
 const FORMS = {
   time: (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`,
   bytes: (size) => {
     const power = Math.floor(Math.log2(size) / 10);
-    return short(size / 1024 ** power) + ["", "K", "M", "G"][power];
+    return Number((size / 1024 ** power).toPrecision(3)) + ["", "K", "M", "G"][power];
   },
 };
 
@@ -47,21 +45,20 @@ function pressed({ plot, data: { x, links } }, event) {
   event.preventDefault();
 }
 
-// The tag of each line at its end, none over another, and none below the plot.
-function drawTags({ ctx, bbox, series, valToPos, data }, pixel) {
+// The name of each line at its end, none over another, and none below the plot.
+function drawNames({ ctx, bbox, series, valToPos, data }, pixel) {
   const [, last] = series[0].idxs;
-  const ends = series.flatMap(({ tag, show, stroke, alpha }, n) => {
-    const value = show && tag && data[n].slice(0, last + 1).findLast((each) => each !== null);
-    return value ? [{ y: valToPos(value, "y", true), tag, alpha, colour: stroke() }] : [];
+  const ends = series.flatMap(({ name, show, stroke }, n) => {
+    const value = show && name && data[n].slice(0, last + 1).findLast((each) => each !== null);
+    return value ? [{ y: valToPos(value, "y", true), name, colour: stroke() }] : [];
   });
   let least = bbox.top, most = bbox.top + bbox.height - 12 * pixel * ends.length;
   ctx.textAlign = "left";
-  for (const { y, tag, alpha, colour } of ends.sort((a, b) => a.y - b.y)) {
+  for (const { y, name, colour } of ends.sort((a, b) => a.y - b.y)) {
     most += 12 * pixel;
     least = Math.max(least, Math.min(y, most));
-    ctx.globalAlpha = alpha;
     ctx.fillStyle = colour;
-    ctx.fillText(tag, bbox.left + bbox.width + 6 * pixel, least);
+    ctx.fillText(name, bbox.left + bbox.width + 6 * pixel, least);
     least += 12 * pixel;
   }
 }
@@ -73,7 +70,7 @@ function drawMarks(plot, steps, colour) {
   ctx.save();
   ctx.font = `${11 * pixel}px system-ui`;
   ctx.textBaseline = "middle";
-  drawTags(plot, pixel);
+  drawNames(plot, pixel);
   for (const [n, { at, role, text }] of steps.entries()) {
     const [first, ...ends] = at.map((value) => plot.valToPos(value, "x", true));
     if (first < left || first > left + width) continue;
@@ -93,7 +90,7 @@ function drawMarks(plot, steps, colour) {
 // the levels between its changes, if it has dots.
 function seriesOf({ x, lines }, colour) {
   const series = [{}], bands = [], values = [x];
-  lines.forEach(({ tag, role, shown: show, levels, points: [middle, ...ends] }, line) => {
+  lines.forEach(({ name, role, shown: show, levels, points: [middle, ...ends] }, line) => {
     const stroke = () => colour(role);
     const add = (numbers, options) => {
       const points = { show: false };
@@ -102,7 +99,7 @@ function seriesOf({ x, lines }, colour) {
     };
     const points = { size: 4, fill: stroke, show: true };
     const dash = role === "bound" ? [6, 4] : [];
-    add(middle, { tag, points, dash, ...(levels.length && { paths: () => null }) });
+    add(middle, { name, points, dash, ...(levels.length && { paths: () => null }) });
     if (ends.length) {
       const at = series.length;
       bands.push({ series: [at + 1, at], fill: () => colour(role).replace(")", ", 0.2)") });
@@ -114,13 +111,10 @@ function seriesOf({ x, lines }, colour) {
   return { series, bands, values };
 }
 
-// Times near each other go without the year, others without the time. A logarithmic axis has a
-// line at each power of ten.
-function axesOf({ kind, unit }, isLog, colour) {
-  const filter = (_, splits) => splits.map((each) => isLog && Math.log10(each) % 1 ? null : each);
+// Times near each other go without the year, others without the time.
+function axesOf({ kind, unit, isLog }, colour) {
   const grid = { stroke: () => colour("edge"), width: 1 };
   const axis = { stroke: () => colour("steady"), grid };
-  const size = (_, texts) => 20 + 7 * Math.max(3, ...(texts ?? []).map((text) => `${text}`.length));
   const place = (value, { min, max }) => {
     const days = (max - min) / 86400;
     const part = days < 4 ? [5, 16] : [0, 10];
@@ -131,10 +125,9 @@ function axesOf({ kind, unit }, isLog, colour) {
     { ...axis, values: named(place), size: 32, space: kind === "bytes" ? 40 : 76 },
     {
       ...axis,
-      values: named((value) => valueText(value, unit, short)),
-      size,
-      grid: { ...grid, filter },
-      ticks: { ...grid, filter },
+      values: named((value) => valueText(value, unit)),
+      size: 64,
+      grid: { ...grid, show: !isLog },
     },
   ];
 }
@@ -149,24 +142,16 @@ function reader(figure, { kind, unit, x, lines, links }) {
     head.cells[0].replaceChildren(link || where);
     figure.classList.toggle("held", isHeld);
     lines.forEach(({ points }, n) => {
-      const [value, ...ends] = points.map(({ [at]: each }) => each && valueText(each, unit, digits));
+      const [value, ...ends] = points.map(({ [at]: each }) => each && valueText(each, unit));
       const interval = value && ends.length ? ` [${ends.join(" ")}]` : "";
       rows[n].cells[1].textContent = (value ?? "-") + interval;
     });
   };
 }
 
-// Makes the names in the table switch their lines, and shows the other names on demand. The line
-// whose name is pointed at stands out. A name that is cut in the plot has a number in both places.
+// Makes the names in the table switch their lines, and shows the other names on demand.
 function addSwitches(figure, { plot, data: { lines } }) {
   figure.querySelectorAll("tbody th").forEach((name, n) => {
-    if (lines[n].tag !== lines[n].name) name.firstChild.after(` ${n + 1}`);
-    const fade = (others) => {
-      for (const each of plot.series) each.alpha = each.line === n ? 1 : others;
-      plot.redraw(false);
-    };
-    name.addEventListener("pointerenter", () => fade(0.1));
-    name.addEventListener("pointerleave", () => fade(1));
     const button = buttonIn(name, () => {
       const show = button.ariaPressed !== "true";
       button.ariaPressed = show;
@@ -181,7 +166,7 @@ function addSwitches(figure, { plot, data: { lines } }) {
 
 function draw(figure) {
   const data = JSON.parse(figure.querySelector("script").textContent);
-  const { x, kind, steps, lines } = data;
+  const { x, kind, steps, lines, isLog } = data;
   const place = figure.querySelector(".plot");
   const probe = place.appendChild(make("i"));
   const colour = (role) => {
@@ -197,14 +182,7 @@ function draw(figure) {
     back.hidden = min <= x[0] && max >= x.at(-1);
     if (status) remember("zoom", !back.hidden && [min, max].map(Math.round).join("-"));
   };
-  const sizes = lines.flatMap(({ points }) => points[0]).filter((value) => value > 0);
-  const isLog = kind === "bytes" && Math.max(...sizes) > 10 * Math.min(...sizes);
-  const most = Math.min(NAME_LETTERS, Math.round(width() / 26));
-  lines.forEach((line, n) => {
-    const { name } = line;
-    line.tag = name.length > most ? `${n + 1} ${name.slice(0, most - 3)}…` : name;
-  });
-  const letters = Math.max(...lines.map(({ tag }) => tag.length));
+  const letters = Math.max(...lines.map(({ name }) => name.length));
   const ends = state.get("zoom")?.split("-").map(Number) ?? [];
   const [min, max] = ends[0] < x.at(-1) && ends[1] > x[0] ? ends : [];
   const { values, ...series } = seriesOf(data, colour);
@@ -217,7 +195,7 @@ function draw(figure) {
       x: { time: kind === "time", distr: kind === "bytes" ? 3 : 1, log: 2, min, max },
       y: isLog ? { distr: 3 } : { range: (_, low, high) => [low / 1.05, high * 1.05] },
     },
-    axes: axesOf(data, isLog, colour),
+    axes: axesOf(data, colour),
     legend: { show: false },
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     cursor: { lock: true, sync: { key: "x" }, bind: { mouseleave: () => null } },

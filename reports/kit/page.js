@@ -73,8 +73,6 @@ for (const table of document.querySelectorAll(".box > table")) {
     getSelection().selectAllChildren(table);
     document.execCommand("copy");
   }, "Copy");
-  const names = [...table.tHead.rows[0].cells].map((head) => head.innerText);
-  rows.forEach(({ cells }) => names.forEach((name, n) => { cells[n].dataset.name = cells[n].innerHTML.trim() && name; }));
   addSorting(table, rows);
 }
 

@@ -30,7 +30,7 @@ def test_data_in_the_page_cannot_end_its_script():
     chart = Chart(HOSTILE, [1024, 2048], [line], HOSTILE, links=["", HOSTILE])
     assert not set("<>&\x1b\u202e") & set(chart.json)
     data = json.loads(chart.json)
-    assert data["lines"][0]["name"].startswith("</script><script>harm()")
+    assert data["lines"][0]["name"] == "1 </script><sc…"
     assert data["lines"][0]["points"] == [[1.0, None]]
 
 
@@ -56,7 +56,7 @@ def test_an_interval_that_leaves_the_scale_has_an_arrow():
     """One wild interval must not make all others invisible, nor look like a narrow one."""
     rows = [[0.01, 0.0, 0.02]] * 9 + [[0.05, 0.04, 0.06], [6.0, -0.5, 30.0]]
     heading, drawings = forest(rows, ["worse"] * 11, 0.01)
-    assert ["L4 12" in each for each in drawings] == [False] * 10 + [True]
-    assert ["L316 12" in each for each in drawings] == [False] * 10 + [True]
+    assert ["M-148 6l-8" in each for each in drawings] == [False] * 10 + [True]
+    assert ["M148 6l8" in each for each in drawings] == [False] * 10 + [True]
     assert "band steady" in drawings[0]
     assert "+50" in heading

@@ -297,6 +297,7 @@ def test_cards_are_filtered_and_counted(browser, machines):
     seen(browser, "input[type=search]")[0].send_keys("(m3)")
     (card,) = seen(browser, ".card")
     assert "allreduce on AMD EPYC 9B45 (m3)" in card.text
+    assert re.search(r"2026-11-01 06:15 UTC \d+ days ago", card.text)
     assert seen(browser, "output")[0].text == "1 of 8"
 
 
@@ -395,8 +396,63 @@ def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
     plot.send_keys(Keys.ESCAPE)
     assert browser.execute_script(plots) == whole
 
+    plot.send_keys("+" + 5 * Keys.ARROW_LEFT)
+    ends = browser.execute_script("return [charts[0].plot.series[0].idxs, charts[0].data.x]")
+    first, last = (ends[1][at] for at in ends[0])
+    assert place.text == f"{first >> 10}K"
+    plot.send_keys(5 * Keys.ARROW_RIGHT)
+    assert place.text in (f"{last >> 10}K", f"{last >> 20}M")
+    plot.send_keys(Keys.ESCAPE)
+
     row.find_element(By.CSS_SELECTOR, "button").send_keys(Keys.ENTER)
     assert browser.execute_script("return charts[0].plot.series[1].show") is False
+
+
+def test_a_long_name_is_cut_in_the_plot_and_has_its_number_in_the_table(browser, pages):
+    """Fifteen lines had the first sixteen letters of the same name."""
+    show(browser, pages[5])
+    wait_for_chart(browser, ".chart")
+    names = browser.execute_script("return charts[0].data.lines.map(({ name }) => name)")
+    rows = [row.text for row in seen(browser, ".readout tbody tr")]
+    assert len({*names}) == len(names) == len(rows) > 8
+    assert max(map(len, names)) <= 16
+    for number, (name, row) in enumerate(zip(names, rows, strict=True), start=1):
+        if name.endswith("…"):
+            assert name.startswith(f"{number} ")
+            assert " ".join(row.split()).startswith(name.removesuffix("…"))
+
+
+def test_a_plot_has_most_of_a_phone(browser, pages):
+    """Labels on both sides left it 110 px of 360."""
+    (page,) = [page for page in pages if page.name.startswith("history")]
+    show(browser, page, 360)
+    wait_for_chart(browser, ".chart")
+    assert all_of(browser, ".chart .u-over")[0].size["width"] > 130
+
+
+def test_a_command_is_read_whole_on_a_phone_and_on_paper(browser, pages):
+    """Nobody scrolls a sheet of paper, and its tables lose no column."""
+    cut = """return [...document.querySelectorAll(":is(.box, pre):not(details *)")].filter((each) =>
+      each.tagName === arguments[0] && each.scrollWidth > each.clientWidth)
+      .map((each) => each.textContent.slice(0, 80))"""
+    for page in pages[0], pages[4]:
+        show(browser, page, 360)
+        assert browser.execute_script(cut, "PRE") == []
+        show(browser, page, 718)  # A4
+        use_scheme(browser, "light", "print")
+        assert browser.execute_script(cut, "DIV") == []
+
+
+def test_a_damaged_address_shows_everything(browser, machines):
+    (page,) = machines.glob("history-*m0-*.html")
+    show(browser, page)
+    for state in ("zoom=x-y", "zoom=5-9"):
+        browser.get("about:blank")
+        browser.get(f"{page.as_uri()}#{state}")
+        wait_for_chart(browser, ".chart")
+        plot = "const { plot, data } = charts[0]; return [plot.scales.x.min, data.x[0]]"
+        shown, first = browser.execute_script(plot)
+        assert shown == first
 
 
 def test_what_a_link_shows_is_what_its_sender_saw(browser, tmp_path):

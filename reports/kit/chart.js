@@ -183,8 +183,7 @@ function draw(figure) {
     if (status) remember("zoom", !back.hidden && [min, max].map(Math.round).join("-"));
   };
   const letters = Math.max(...lines.map(({ name }) => name.length));
-  const ends = state.get("zoom")?.split("-").map(Number) ?? [];
-  const [min, max] = ends[0] < x.at(-1) && ends[1] > x[0] ? ends : [];
+  const [min, max] = state.get("zoom")?.split("-").map(Number).filter(Boolean) ?? [];
   const { values, ...series } = seriesOf(data, colour);
   const plot = new uPlot({
     width: width(),

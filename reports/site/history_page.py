@@ -171,11 +171,10 @@ def history_page(history: History) -> Page:
     charts = [panel_chart(title, panels[title]) for title in shown]
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
-    if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
-        notes.append(
-            f"Shown are at most {MOST_PANELS} charts and {MOST_EVENTS} changes; "
-            f"`{RUN}{REPORTS} history --json` has all."
-        )
+    notes.append(
+        f"Shown are at most {MOST_PANELS} charts and {MOST_EVENTS} changes; "
+        f"`{RUN}{REPORTS} history --json` has all."
+    )
 
     current = standing(history)
     rest = [event for event in history.events if event not in current]

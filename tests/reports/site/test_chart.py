@@ -1,12 +1,14 @@
 """The drawings of pages: the data of charts, also of very many runs, and intervals."""
 
 import json
+import re
 from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
 
 from reports.kit.chart import Chart, Curve, forest
+from reports.kit.page import Banner, Page, Section, to_html
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.store.schema import CaseHeader
 from reports.trends.changes import LevelChange
@@ -32,6 +34,17 @@ def test_data_in_the_page_cannot_end_its_script():
     data = json.loads(chart.json)
     assert data["lines"][0]["name"] == "1 </script><sc…"
     assert data["lines"][0]["points"] == [[1.0, None]]
+
+
+def test_a_long_name_is_cut_in_the_plot_and_has_its_number_in_the_table():
+    """Fifteen lines had the first sixteen letters of the same name."""
+    names = ["auto", "rccl 2.27.7-HEAD, run 1, eager", "rccl 2.27.7-HEAD, run 2, eager"]
+    chart = Chart("t", [1, 2], [Curve(name, "ours", np.ones(2)) for name in names], "us")
+    drawn = [line["name"] for line in json.loads(chart.json)["lines"]]
+    assert drawn == ["auto", "2 rccl 2.27.7-…", "3 rccl 2.27.7-…"]
+    page = to_html(Page("t", Banner("t", "t"), [Section("t", charts=[chart])]))
+    cells = re.findall(r"<i></i>(.*?)</th>", page, re.DOTALL)
+    assert [" ".join(cell.split()) for cell in cells] == ["auto", f"2 {names[1]}", f"3 {names[2]}"]
 
 
 def test_very_many_runs_are_a_few_points_with_their_range():

@@ -16,7 +16,7 @@ from reports.kit.page import Banner, Page, Section, to_html
 from reports.references.published import PublishedCall, calls, cards, cards_named, near_size, select
 from reports.store.case import size_of
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, write_json
+from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.untrusted import printable
@@ -39,7 +39,15 @@ SMALL_CAUSES = (
     "no peer access, LL switched off or taken for too large messages by this version of the "
     "library, fine-grained memory, or calls that are not replayed from a graph"
 )
-NOTED = "machine", "date", "version", "power_w", "grade", "valid_until"  # of a source
+# What is noted of a source, in words.
+NOTED = {
+    "machine": "machine",
+    "date": "date",
+    "version": "version",
+    "power_w": "power in W",
+    "grade": "grade",
+    "valid_until": "valid until",
+}
 
 
 @dataclass
@@ -123,6 +131,7 @@ def expect(arguments: argparse.Namespace) -> int:
         draw(arguments.plot, f"{question}: {sentences[0]}", chart_of(question))
     if arguments.html:
         sections = [
+            next_step(question),
             Section("Published points", charts=[chart_of(question)]),
             Section("Figures", sentences, rows=rows),
             Section("Sources", listed),
@@ -214,13 +223,26 @@ def places(answer: Answer) -> Iterator[str]:
             yield f"What usually explains that: {causes}. {BENCH}doctor shows the links."
 
 
+def next_step(question: Question) -> Section:
+    """To measure such a machine, or to examine it."""
+    if question.own:
+        said, command = "Find out what limits this machine:", on_ranks(question.gpus, "link")
+        return Section("What to do next", [said], text=command)
+    commands = [
+        f"{on_ranks(question.gpus, 'allreduce')} --out results",
+        f"{RUN}{REPORTS} expect results",
+    ]
+    said = "Measure such a machine, and put its figures beside these:"
+    return Section("What to do next", [said], text="\n".join(commands))
+
+
 def sources(answers: Sequence[Answer]) -> dict[str, str]:
     """What to know of each source, behind its number."""
     texts = dict[str, str]()
     figures = [row for answer in answers for row in answer.figures]
     for source, rows in grouped(figures, lambda row: row.source).items():
         facts = dict.fromkeys((name, getattr(row, name)) for name in NOTED for row in rows)
-        words = [f"{name} {value}" for name, value in facts if value]
+        words = [f"{NOTED[name]} {value}" for name, value in facts if value]
         texts[source] = f"[{len(texts) + 1}] {source}: {'; '.join(words)}"
     return texts
 

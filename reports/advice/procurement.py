@@ -36,6 +36,7 @@ ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]
 # UNVERIFIED is a figure of a data sheet or of other machines: nobody measured this one.
 WORDS = "PASS", "FAIL", "UNDECIDED", "UNVERIFIED", "N/A"
 NEAREST = "PASS", "UNVERIFIED", "UNDECIDED", "FAIL", "N/A"
+WORST_FIRST = "FAIL", "UNDECIDED", "UNVERIFIED", "PASS", "N/A"
 
 
 @dataclass
@@ -232,7 +233,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
         for requirement in appraisals[0].verdicts
     ]
-    appraisals = sorted(appraisals, key=lambda each: -NEAREST.index(each.word))  # failures first
+    appraisals = sorted(appraisals, key=lambda each: WORST_FIRST.index(each.word))
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
     return Page(
         f"Procurement: {procurement.headline}",
@@ -284,15 +285,22 @@ def _points(procurement: Procurement) -> list[Row]:
 
     for figures in zip(*(each.figures for each in procurement.appraisals), strict=True):
         costs = {
-            each.name: each.offer.price.amount / figure.value
+            (each.name, each.offer.price.currency): each.offer.price.amount / figure.value
             for each, figure in zip(procurement.appraisals, figures, strict=True)
             if figure.unit == "tok/s" and figure.value
         }
-        for name, cost in costs.items():
-            shares.append([cost / min(costs.values()) - 1] * 3)
+        for (name, currency), cost in costs.items():
+            least = min(other for (_, own), other in costs.items() if own == currency)
+            shares.append([cost / least - 1] * 3)
             roles.append("ours")
             cost_text = f"{figures[0].name}: price per token/s, beside the least"
-            rows.append({"requirement": cost_text, "candidate": name, "verdict": number(cost)})
+            rows.append(
+                {
+                    "requirement": cost_text,
+                    "candidate": name,
+                    "verdict": f"{number(cost)} {currency}",
+                }
+            )
 
     if not rows:
         return []
@@ -313,8 +321,8 @@ def _banner(procurement: Procurement) -> Banner:
     if best.word == "PASS":
         sentence = f"{best.name} meets all {counted(n, 'requirement')} for {price}"
         if len({*currencies}) == 1 < len(currencies):
-            sentence += ", the cheapest that does."
-        return Banner("PASS", sentence, facts)
+            sentence += ", the cheapest that does"
+        return Banner("PASS", f"{sentence}.", facts)
 
     counts = Counter(word for word, _ in best.verdicts.values())
     left = ", ".join(f"{count} {word}" for word, count in counts.items())
@@ -326,7 +334,7 @@ def _card(appraisal: Appraisal) -> Card:
     """A candidate: its price, doubts, a chip for each requirement, the failed ones first, figures,
     what a token per second costs."""
     price = appraisal.offer.price
-    by_word = sorted(appraisal.verdicts.items(), key=lambda each: -NEAREST.index(each[1][0]))
+    by_word = sorted(appraisal.verdicts.items(), key=lambda each: WORST_FIRST.index(each[1][0]))
     lines: list[Cell] = [*appraisal.notes]
     lines += [[verdict, f"{requirement}: {reason}"] for requirement, (verdict, reason) in by_word]
     figures = [
@@ -342,9 +350,9 @@ def _card(appraisal: Appraisal) -> Card:
     logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
     return Card(
         appraisal.name,
-        f"{price.amount:g} {price.currency} at {price.date.isoformat()}",
+        f"{price.amount:g} {price.currency}",
         appraisal.word,
-        [*lines, *figures, *filter(None, [some(logs)])],
+        [f"price of {price.date.isoformat()}", *lines, *figures, *filter(None, [some(logs)])],
     )
 
 

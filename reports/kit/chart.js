@@ -3,23 +3,21 @@
 "use strict";
 
 const HEIGHT = 240;
-const NAME_LETTERS = 16; // at the end of a line
 const charts = [];
 
-const short = (value) => String(Number(value.toPrecision(3)));
 const digits = (value) => (value < 999.5 ? value.toPrecision(3) : value.toFixed());
 
 // A value of an axis or a table: times as us or ms, others without their unit.
-function valueText(value, unit, form) {
-  if (unit !== "us") return form(value);
-  return value < 1000 ? `${form(value)} µs` : `${form(value / 1000)} ms`;
+function valueText(value, unit) {
+  if (unit !== "us") return digits(value);
+  return value < 1000 ? `${digits(value)} µs` : `${digits(value / 1000)} ms`;
 }
 
 const FORMS = {
   time: (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`,
   bytes: (size) => {
     const power = Math.floor(Math.log2(size) / 10);
-    return short(size / 1024 ** power) + ["", "K", "M", "G"][power];
+    return Number((size / 1024 ** power).toPrecision(3)) + ["", "K", "M", "G"][power];
   },
 };
 
@@ -32,11 +30,13 @@ function zoom(min, max) {
 }
 
 function pressed({ plot, data: { x, links } }, event) {
-  const at = plot.cursor.idx ?? x.length - 1;
+  const [first, last] = plot.series[0].idxs;
+  const at = plot.cursor.idx ?? last;
   const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const grow = { "+": 0.25, "-": -0.5 }[event.key];
   if (move) {
-    plot.setCursor({ left: plot.valToPos(x[at + move] ?? x[at], "x"), top: 8 });
+    const next = Math.min(Math.max(at + move, first), last);
+    plot.setCursor({ left: plot.valToPos(x[next], "x"), top: 8 });
   } else if (grow) {
     zoom(...[grow, 1 - grow].map((share) => plot.posToVal(share * plot.over.clientWidth, "x")));
   } else if (event.key === "Escape") zoom();
@@ -45,19 +45,20 @@ function pressed({ plot, data: { x, links } }, event) {
   event.preventDefault();
 }
 
-// The name of each line at its end, none over another.
+// The name of each line at its end, none over another, and none below the plot.
 function drawNames({ ctx, bbox, series, valToPos, data }, pixel) {
   const [, last] = series[0].idxs;
   const ends = series.flatMap(({ name, show, stroke }, n) => {
-    const value = name && show && data[n].slice(0, last + 1).findLast((each) => each !== null);
-    return value ? [[valToPos(value, "y", true), name, stroke()]] : [];
+    const value = show && name && data[n].slice(0, last + 1).findLast((each) => each !== null);
+    return value ? [{ y: valToPos(value, "y", true), name, colour: stroke() }] : [];
   });
-  let least = bbox.top;
+  let least = bbox.top, most = bbox.top + bbox.height - 12 * pixel * ends.length;
   ctx.textAlign = "left";
-  for (const [y, name, colour] of ends.sort(([a], [b]) => a - b)) {
-    least = Math.max(least, y);
+  for (const { y, name, colour } of ends.sort((a, b) => a.y - b.y)) {
+    most += 12 * pixel;
+    least = Math.max(least, Math.min(y, most));
     ctx.fillStyle = colour;
-    ctx.fillText(name.slice(0, NAME_LETTERS), bbox.left + bbox.width + 6 * pixel, least);
+    ctx.fillText(name, bbox.left + bbox.width + 6 * pixel, least);
     least += 12 * pixel;
   }
 }
@@ -111,8 +112,9 @@ function seriesOf({ x, lines }, colour) {
 }
 
 // Times near each other go without the year, others without the time.
-function axesOf({ kind, unit }, colour) {
-  const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
+function axesOf({ kind, unit, isLog }, colour) {
+  const grid = { stroke: () => colour("edge"), width: 1 };
+  const axis = { stroke: () => colour("steady"), grid };
   const place = (value, { min, max }) => {
     const days = (max - min) / 86400;
     const part = days < 4 ? [5, 16] : [0, 10];
@@ -121,7 +123,12 @@ function axesOf({ kind, unit }, colour) {
   const named = (form) => (plot, values) => values.map((value) => value && form(value, plot.scales.x));
   return [
     { ...axis, values: named(place), size: 32, space: kind === "bytes" ? 40 : 76 },
-    { ...axis, values: named((value) => valueText(value, unit, short)), size: 64 },
+    {
+      ...axis,
+      values: named((value) => valueText(value, unit)),
+      size: 64,
+      grid: { ...grid, show: !isLog },
+    },
   ];
 }
 
@@ -135,7 +142,7 @@ function reader(figure, { kind, unit, x, lines, links }) {
     head.cells[0].replaceChildren(link || where);
     figure.classList.toggle("held", isHeld);
     lines.forEach(({ points }, n) => {
-      const [value, ...ends] = points.map(({ [at]: each }) => each && valueText(each, unit, digits));
+      const [value, ...ends] = points.map(({ [at]: each }) => each && valueText(each, unit));
       const interval = value && ends.length ? ` [${ends.join(" ")}]` : "";
       rows[n].cells[1].textContent = (value ?? "-") + interval;
     });
@@ -159,7 +166,7 @@ function addSwitches(figure, { plot, data: { lines } }) {
 
 function draw(figure) {
   const data = JSON.parse(figure.querySelector("script").textContent);
-  const { x, kind, steps, lines } = data;
+  const { x, kind, steps, lines, isLog } = data;
   const place = figure.querySelector(".plot");
   const probe = place.appendChild(make("i"));
   const colour = (role) => {
@@ -175,15 +182,13 @@ function draw(figure) {
     back.hidden = min <= x[0] && max >= x.at(-1);
     if (status) remember("zoom", !back.hidden && [min, max].map(Math.round).join("-"));
   };
-  const sizes = lines.flatMap(({ points }) => points[0]).filter((value) => value > 0);
-  const isLog = kind === "bytes" && Math.max(...sizes) > 10 * Math.min(...sizes);
-  const letters = Math.min(NAME_LETTERS, Math.max(...lines.map(({ name }) => name.length)));
-  const [min, max] = state.get("zoom")?.split("-").map(Number) ?? [];
+  const letters = Math.max(...lines.map(({ name }) => name.length));
+  const [min, max] = state.get("zoom")?.split("-").map(Number).filter(Boolean) ?? [];
   const { values, ...series } = seriesOf(data, colour);
   const plot = new uPlot({
     width: width(),
     height: HEIGHT,
-    padding: [steps.length ? 32 : 8, 24 + 7 * letters, 0, 0],
+    padding: [steps.length ? 32 : 8, 16 + 6.5 * letters, 0, 0],
     ...series,
     scales: {
       x: { time: kind === "time", distr: kind === "bytes" ? 3 : 1, log: 2, min, max },

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from reports.store.untrusted import printable_in
 
 LEAST_MARKS, MOST_MARKS = 3, 120  # of a line over time; of a sparkline, the newest
+MOST_LETTERS = 15  # of a name at the end of a line
 # The scale of intervals: its least reach, one that is never cut, its ticks.
 LEAST_REACH, WHOLE_REACH = 0.03, 0.4
 TICKS = 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 9.0, 99.0
@@ -87,18 +88,25 @@ class Chart:
     @property
     def head(self) -> str:
         """What the values under the crosshair are: `GB/s [95 %]`; times name their unit."""
-        unit = self.unit.removeprefix("us")
+        unit = self.unit.removeprefix("us").replace("x", "×")
         if any(len(line.points) > 1 for line in self.lines):
             return f"{unit} [{self.ends}]"
         return unit
 
+    def label(self, number: int) -> str:
+        """The name at the end of a line; a long one is cut, behind its number in the table."""
+        name = signs(self.lines[number].name)
+        return name if len(name) <= MOST_LETTERS else f"{number + 1} {name[: MOST_LETTERS - 3]}…"
+
     @property
     def json(self) -> Markup:
         """The data for chart.js; harmless inside of a <script>."""
+        values = [each for line in self.lines for each in line.points[0].tolist() if each > 0]
         data = vars(self) | {
+            "isLog": self.kind == "bytes" and max([*values, 0]) > 10 * min([*values, np.inf]),
             "lines": [
-                vars(line) | {"name": signs(line.name), "points": _numbers(line.points)}
-                for line in self.lines
+                vars(line) | {"name": self.label(number), "points": _numbers(line.points)}
+                for number, line in enumerate(self.lines)
             ],
             "steps": list(map(vars, self.steps)),
         }
@@ -144,27 +152,29 @@ def forest(
     logs = np.log1p(np.asarray(figures, dtype=float))
     ends = np.nan_to_num(np.abs(logs)).max(axis=1)
     reach = 1.1 * min(max(LEAST_REACH, ends.max()), max(WHOLE_REACH, 8 * np.median(ends)))
-    scale, middle = 160 / reach, 160
+    scale = 160 / reach
     tick = max(each for each in TICKS if np.log1p(each) < 0.95 * reach)
     heading = f"{words}, lines at {-tick / (1 + tick):.0%} and {tick:+.0%}"
     at = scale * np.log1p(tick)
-    grid = _path("bound", "M160 0v24") + _path("edge", f"M{160 - at:.1f} 0v24m{2 * at:.1f} 0v-24")
-    if wide := scale * np.log1p(margin):
-        grid += _path("band steady", f"M{middle - wide:.1f} 0h{2 * wide:.1f}v24h{-2 * wide:.1f}z")
+    wide = scale * np.log1p(margin)
+    grid = _path("bound", "M0 0v24") + _path("edge", f"M{-at:.1f} 0v24m{2 * at:.1f} 0v-24")
+    grid += _path("band steady", f"M{-wide:.1f} 0h{2 * wide:.1f}v24h{-2 * wide:.1f}z")
 
     drawings = []
-    for role, row in zip(roles, middle + scale * logs, strict=True):
-        value, low, high = np.clip(np.where(np.isnan(row), row[0], row), 4, 316)
+    for role, row in zip(roles, scale * logs, strict=True):
+        value, low, high = np.clip(np.where(np.isnan(row), row[0], row), -156, 156)
         parts = [grid]
         if np.isfinite(value):
             parts.append(_path(role, f"M{low:.1f} 12H{high:.1f}"))
-        if row.min() < 0:
-            parts.append(_path(role, "M12 6L4 12L12 18"))
-        if row.max() > 320:
-            parts.append(_path(role, "M308 6L316 12L308 18"))
-        if 0 <= row[0] <= 320:
+        if row.min() < -160:
+            parts.append(_path(role, "M-148 6l-8 6l8 6"))
+        if row.max() > 160:
+            parts.append(_path(role, "M148 6l8 6l-8 6"))
+        if -160 <= row[0] <= 160:
             parts.append(_path(f"{role} end", f"M{value:.1f} 12h0"))
-        drawings.append(_drawing('class="range" aria-hidden="true" viewBox="0 0 320 24"', *parts))
+        drawings.append(
+            _drawing('class="range" aria-hidden="true" viewBox="-160 0 320 24"', *parts)
+        )
 
     return heading, drawings
 

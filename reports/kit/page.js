@@ -33,10 +33,9 @@ function barOf(place, items) {
   const box = make("input", { type: "search", placeholder: "Filter", ariaLabel: "Filter" });
   const count = make("output");
   const plain = (text) => text.toLowerCase().replace(/[-_]/g, " ");
-  const texts = items.map((item) => plain(item.textContent));
   const show = () => {
     const text = plain(box.value);
-    items.forEach((item, n) => { item.hidden = !texts[n].includes(text); });
+    for (const item of items) item.hidden = !plain(item.textContent).includes(text);
     const found = items.filter((item) => !item.hidden).length;
     count.textContent = box.value && `${found} of ${items.length}`;
     remember(id, box.value);
@@ -44,7 +43,7 @@ function barOf(place, items) {
   box.addEventListener("input", show);
   box.value = state.get(id) ?? "";
   if (box.value) show();
-  bar.append(box, count);
+  bar.append(box, " ", count, " ");
   return bar;
 }
 
@@ -73,8 +72,6 @@ for (const table of document.querySelectorAll(".box > table")) {
     getSelection().selectAllChildren(table);
     document.execCommand("copy");
   }, "Copy");
-  const names = [...table.tHead.rows[0].cells].map((head) => head.innerText);
-  rows.forEach(({ cells }) => names.forEach((name, n) => { cells[n].dataset.name = cells[n].innerHTML.trim() && name; }));
   addSorting(table, rows);
 }
 

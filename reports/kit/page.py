@@ -59,8 +59,8 @@ class Banner:
 
 @dataclass
 class Card:
-    """A figure, and after ` at ` what it is of, under the name of a thing, which links to a page.
-    `word` is its verdict, `lines` are cells."""
+    """A figure under the name of a thing, which links to a page. `word` is its verdict, `lines` are
+    cells."""
 
     name: Cell
     figure: str

@@ -79,12 +79,12 @@ def banner_of(history: History) -> Banner:
     word = max(words, key=lambda each: words[each], default="too early")
     sentence = f"No case changed over {n_runs}."
     if word == "too early":
-        sentence = (
-            f"A case shows large changes from {LEAST_BASE + 1} runs on, small ones from {MIN_RUNS}."
-        )
         longest = max((len(each.run_ids) for each in history.series), default=0)
-        left = f"No case has more than {counted(longest, 'run')}. To add one, as the last was made:"
-        facts.append([left, plain(command_of(last, "--seed"))])
+        needed, size = (MIN_RUNS, "small") if longest > LEAST_BASE else (LEAST_BASE + 1, "large")
+        sentence = f"{longest} of {needed} runs until a {size} change can be told."
+        facts.append(["Next, a run as the last was made:", plain(command_of(last, "--seed"))])
+        if last.imported_from:
+            facts[-1] = f"Next, the log of another run: {RUN}{REPORTS} import LOG"
     else:
         change = seen_change(history)
         facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")
@@ -171,11 +171,10 @@ def history_page(history: History) -> Page:
     charts = [panel_chart(title, panels[title]) for title in shown]
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
-    if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
-        notes.append(
-            f"Shown are at most {MOST_PANELS} charts and {MOST_EVENTS} changes; "
-            f"`{RUN}{REPORTS} history --json` has all."
-        )
+    notes.append(
+        f"Shown are at most {MOST_PANELS} charts and {MOST_EVENTS} changes; "
+        f"`{RUN}{REPORTS} history --json` has all."
+    )
 
     current = standing(history)
     rest = [event for event in history.events if event not in current]
@@ -253,20 +252,20 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
     ]
     found = [(each, step) for each in shown for step in each.steps]
     found.sort(key=lambda change: abs(change[1].log_ratio[0]))  # the largest is the last
-    changes = {each.run_ids[step.first]: (each, step) for each, step in found}
-
-    steps = [
-        ChangeMark(
+    steps = {
+        each.run_ids[step.first]: ChangeMark(
             [_seconds(each.run_ids[at]) for at in (step.first, step.low, step.high)],
             step.word,
             signs(f"{each.name} {step.word} {np.expm1(step.log_ratio[0]):+.1%}"),
         )
-        for each, step in changes.values()
-    ]
+        for each, step in found
+    }
     links = [shared.file_name("run", run) for run in runs[::group]]
     ends = f"least, most of {group} runs"
     word = min(members, key=_rank).word
-    return Chart(title, seconds, lines, "us", "time", steps, links, ends=ends, word=word)
+    return Chart(
+        title, seconds, lines, "us", "time", [*steps.values()], links, ends=ends, word=word
+    )
 
 
 def _seconds(run_id: str) -> float:

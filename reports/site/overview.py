@@ -1,15 +1,14 @@
 """The first page of a site: did anything get worse, a card for each machine and benchmark, and what
 changed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from reports.kit.chart import Chart, spark
-from reports.kit.page import Banner, Card, Cell, Page, Row, Section
+from reports.kit.chart import spark
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section, plain
 from reports.site import shared
 from reports.site.fleet_page import FLEET
 from reports.site.history_page import (
@@ -17,14 +16,17 @@ from reports.site.history_page import (
     banner_of,
     event_section,
     leading,
+    newest,
     panel_chart,
     panels_of,
+    part_of,
     standing,
 )
 from reports.store.observations import Entry
-from reports.store.program import on_ranks
+from reports.store.program import REPORTS, RUN, on_ranks
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
+    command_of,
     counted,
     describe,
     machine_name,
@@ -39,6 +41,7 @@ from reports.verdicts.page import ORDER
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 PICTURE = "index.png"
 MOST_EVENTS = 6  # on the page
+NOTHING_FOUND = "Too early", "Nothing to judge yet"
 TO_BEGIN = f"{on_ranks(2, 'allreduce')} --out results"
 
 Pages = Mapping[str, Page]
@@ -52,6 +55,9 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
     others.reverse()  # the newest first
+    lead = _lead(store)
+    own_series = store.series[shared.KEY(lead)] if lead else []
+    charts = [panel_chart(*panel) for panel in panels_of(own_series).items() if lead in panel[1]]
     sections = [
         Section(
             "Wrong results that no correct run has followed",
@@ -60,7 +66,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
         Section(
             "Machines and benchmarks",
             cards=cards,
-            charts=_trends(store) if len(cards) < 3 else [],
+            charts=charts if len(cards) < 3 else [],
         ),
         Section(
             "Campaigns and other reports",
@@ -85,21 +91,21 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
         replace(page.banner, facts=[*page.banner.facts, (page.title, page.file)]) for page in others
     ]
     if own := _banner(store, wrong):
-        banners.insert(0, own)
+        # A finding of others comes before "too early", which finds nothing.
+        banners.insert(len(banners) if own.word in NOTHING_FOUND else 0, own)
     # The worst of all reports, the runs' own before others.
     banner = min(banners, key=lambda each: ORDER.index(each.role))
     # The picture shows what the banner says: the runs over time, or nothing.
-    draw = _drawing(store) if banner is own and not wrong else None
+    draw = partial(draw_series, series=lead) if lead and banner is own and not wrong else None
     title = "Wiretax: all runs and their verdicts"
     return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
 
 
-def _drawing(store: shared.Store) -> Callable[[Any], None] | None:
-    """Draws the worst change, or else the headline's case."""
+def _lead(store: shared.Store) -> Series | None:
+    """The case of the worst change, or else of the newest headline."""
     events = standing(store.history)
     keys = [shared.KEY(events[0].series)] if events else [*store.groups][-1:]
-    series = _first(store, keys[0]) if keys else None
-    return partial(draw_series, series=series) if series else None
+    return _first(store, keys[0]) if keys else None
 
 
 def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
@@ -109,8 +115,11 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
         cases = some(list(map(describe, last.wrong)))
         where = f"{last.run.benchmark} on {machine_name(last.run)}"
         sentence = f"{where}: {cases}, and no correct run has followed."
-        newest = start_time(last.run), shared.file_name("run", last.run.run_id)
-        facts: list[Cell] = [[f"{counted(len(wrong), 'run')}, the last:", newest]]
+        newest_wrong = start_time(last.run), shared.file_name("run", last.run.run_id)
+        facts: list[Cell] = [
+            [f"{counted(len(wrong), 'run')}, the last:", newest_wrong],
+            ["Next, to repeat it:", plain(command_of(last.run))],
+        ]
         return Banner("WRONG RESULTS", sentence, facts)
 
     if store.campaigns and not store.runs:
@@ -122,7 +131,8 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
     if store.runs:
         found = f"{counted(len(store.runs), 'run')}, but none that is complete and correct."
     left = f"0 of {LEAST_BASE + 1} runs until a change can be told. To measure one: {TO_BEGIN}"
-    return Banner("Nothing to judge yet", found, [left], "unsure")
+    logs = f"To read what another harness printed: {RUN}{REPORTS} import LOG"
+    return Banner("Nothing to judge yet", found, [left, logs], "unsure")
 
 
 def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:
@@ -130,18 +140,21 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     run = entries[-1].run
     page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
     figure = page.banner.word
-    lines: list[Cell] = [page.banner.sentence, start_time(run)]
+    when: Cell = start_time(run)
+    lines: list[Cell] = [page.banner.sentence, when]
     status = shared.status_text(entries[-1])
     series, drawn = _first(store, key), ""
     if key in store.series and status == "complete":
+        if not run.imported_from:
+            lines[1] = when = newest(part_of(store.history, key))
         status = min((each.word for each in store.series[key]), key=WORST_FIRST.index)
         if series and (step := series.last_alarm):
-            lines = [f"{page.banner.word}, {page.banner.sentence}"]
+            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
             place = f"{series.label} since {day_text(series.since(step))}"
-            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%} at {place}"
+            lines = [place, f"{page.banner.word}, {page.banner.sentence}", when]
     nodes = {node for entry in entries for node in entry.run.nodes}
     if len(nodes) > 1:
-        lines.append([counted(len(nodes), "node"), ("all nodes", FLEET)])
+        lines.append((counted(len(nodes), "node"), FLEET))
     if series and (drawn := spark(series.costs_us, series.steps)):
         lines.append(f"{series.label}, {counted(len(series.costs_us), 'run')}:")
 
@@ -156,14 +169,6 @@ def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
     if not found and len({each.node for each in own}) == 1:
         found = [min(own, key=_by_headline)]
     return next(iter(found), None)
-
-
-def _trends(store: shared.Store) -> list[Chart]:
-    """The case of the card of the newest machine and benchmark, beside the library, over time."""
-    for key in [*store.groups][-1:]:
-        first, panels = _first(store, key), panels_of(store.series.get(key, []))
-        return [panel_chart(title, own) for title, own in panels.items() if first in own]
-    return []
 
 
 def _by_headline(series: Series) -> tuple[bool, ...]:

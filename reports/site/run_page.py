@@ -83,8 +83,7 @@ def banner_of(result: Result) -> Banner:
     """The first figure of the headline, the headline, and what limits it."""
     facts = [
         *run_text.opening(result),
-        f"{machine(result)}. Run of {start_time(result.run)}."
-        + (f" Imported from {result.run.imported_from}." if result.run.imported_from else ""),
+        f"{machine(result)}. Run of {start_time(result.run)}.",
         *run_text.link_lines(result),
     ]
     points = kind_of(result).points(result)

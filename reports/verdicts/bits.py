@@ -371,7 +371,11 @@ def page_of(
         for row in record.rows
         for size in row.sizes
     ]
-    meanings: list[Row] = [{"column": name, "compared": text} for name, text in INVARIANCES.items()]
+    compared_in = {name for row in rows for name in row.differences}
+    meanings: list[Row] = [
+        {"column": name, "compared": text if name in compared_in else f"not compared: {text}"}
+        for name, text in INVARIANCES.items()
+    ]
     picture: list[Row] = [
         {"row": row.name, "type": row.datatype}
         | {

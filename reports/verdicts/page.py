@@ -2,6 +2,7 @@
 is a table with a drawing in each row."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from shlex import join
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 from reports.kit.chart import forest as forest_of
 from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.store.program import BENCH, REPORTS, RUN
-from reports.tables.sentences import command_of, environment_of, machine, some, start_time
+from reports.tables.sentences import command_of, environment_of, machine, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.gate import INCONCLUSIVE, INTERRUPTED, PASS, REGRESSION, UNUSABLE, Outcome
@@ -20,10 +21,11 @@ from reports.verdicts.sides import COMPARABLE, Side, deaths_of, notes_of, read_s
 
 ORDER = "worse", "unsure", "better", "steady"  # roles
 FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
+MOST_DRAWN = 6  # cells, in a picture
 # After each outcome: its name, and what to do next.
 NEXT = {
-    PASS: ("PASS", "Nothing: this can be merged."),
-    REGRESSION: ("REGRESSION", "Find out what made these cases slower:"),
+    PASS: ("PASS", "Nothing: no case became slower, so this can be merged or kept."),
+    REGRESSION: ("REGRESSION", "Find out what made these cases slower, among what differs."),
     INCONCLUSIVE: (
         "NOT ENOUGH DATA",
         "Measure more pairs of launches, in turn, until such a slowdown would show:",
@@ -40,53 +42,55 @@ def gate_page(outcome: Outcome) -> Page:
     comparison, sentence = outcome.comparison, outcome.sentence
     word, todo = NEXT.get(outcome.status, NOT_JUDGED)
     banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
-    command = "" if outcome.status == PASS else next_command(outcome)
+    draw = None
     sections = [
-        Section("What to do next", [todo], text=command),
+        Section("What to do next", [todo], text=next_command(outcome.status, comparison)),
         Section("What was found", outcome.findings),
     ]
 
     if comparison:
-        cells, all_said = forest(comparison), explanation(comparison)
+        sides = comparison.baseline, comparison.variant
+        parts = [forest(comparison), _differences(sides), explanation(comparison)]
         banner.facts = [
             *facts_of(comparison),
             headline_of(*comparison.variant.launches),
-            [("All cells", f"#{cells.id}"), ("All sentences", f"#{all_said.id}")],
+            [(each.heading, f"#{each.id}") for each in parts],
         ]
-        sections += [cells, all_said]
+        sections += parts
+        draw = partial(draw_cells, comparison=comparison)
 
-    return Page(outcome.headline, banner, sections)
+    return Page(outcome.headline, banner, sections, draw=draw)
 
 
-def next_command(outcome: Outcome) -> str:
-    """After a regression the commits between the sides, or their comparison, or for a kept baseline
-    how to accept it; otherwise the gate once more, for longer if it lacked data."""
-    comparison = outcome.comparison
+def next_command(status: int, comparison: Comparison | None) -> str:
+    """After a regression the commits between the sides, or for a kept baseline how to accept it;
+    nothing if all is well; otherwise the gate once more, for longer."""
+    if status == PASS:
+        return ""
     if not comparison or not (base := comparison.baseline.command):
-        return ACCEPT if outcome.status == REGRESSION else "make gate"
+        return ACCEPT if status == REGRESSION else "make gate"
 
     head = comparison.variant.command
     commits = [side.revision[:9] for side in (base, head) if side and side.revision]
-    if outcome.status == REGRESSION:
-        if len({*commits}) == 2:
-            return f"git log --oneline {'..'.join(commits)}"
-        folders = [
-            str(side.launches[0].path.parent) if side.campaign else side.name
-            for side in (comparison.baseline, comparison.variant)
-        ]
-        return f"{RUN}{REPORTS} compare {join(folders)}"
+    if status == REGRESSION:
+        return f"git log --oneline {'..'.join(commits)}" if len({*commits}) == 2 else ""
 
     if len(commits) == 2:
         return f"make gate BASE={commits[0]} BUDGET=30m"
-    sides = join(["--base", join(base.argv), "--head", join(head.argv if head else [])])
-    return f"{RUN}{BENCH}gate --budget 30m {sides}"
+    typed = [
+        join([*map("=".join, side.environment.items()), *side.argv])
+        for side in (base, head or base)
+    ]
+    return f"{RUN}{BENCH}gate --budget 30m {join(['--base', typed[0], '--head', typed[1]])}"
 
 
 def campaign_page(folder: Path) -> Page:
     """A campaign: its comparisons, and the differences between its variants. Raises ResultError."""
     variants = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
+    comparisons.sort(key=lambda each: ORDER.index(comparison_banner(each).role))  # the worst first
     banner, *others = map(comparison_banner, comparisons)
+    status = {"worse": REGRESSION, "unsure": INCONCLUSIVE}.get(banner.role, PASS)
     banner.facts = [
         *banner.facts,
         *(f"{other.word}: {other.sentence}" for other in others),
@@ -98,6 +102,9 @@ def campaign_page(folder: Path) -> Page:
         f"{folder.name}: {names} against {variants[0].label}",
         banner,
         [
+            Section(
+                "What to do next", [NEXT[status][1]], text=next_command(status, comparisons[0])
+            ),
             *map(forest, comparisons),
             _differences(variants),
             *map(explanation, comparisons),
@@ -131,8 +138,9 @@ def _named(side: Side) -> str:
     return f"{side.label} ({commit[:9] if commit else side.launches[-1].run.version})"
 
 
-def forest(comparison: Comparison) -> Section:
-    """The cells, grouped by verdict, the largest effect first, the library's as a control last."""
+def sorted_cells(comparison: Comparison) -> pd.DataFrame:
+    """The cells with their `text` and `role`, grouped by verdict, the largest effect first, the
+    library's as a control last."""
     roles = [role_of(word) for word in render.words_of(comparison)]
     cells = comparison.cells.assign(
         text=pd.Series(render.rows_of(comparison)),
@@ -140,10 +148,27 @@ def forest(comparison: Comparison) -> Section:
         effect=-comparison.cells.log_ratio.abs().fillna(0),
         is_control=~comparison.is_judged,
     )
-    cells = cells.sort_values(["is_control", "role", "effect"], kind="stable")
+    return cells.sort_values(["is_control", "role", "effect"], kind="stable")
+
+
+def draw_cells(axes: Any, comparison: Comparison) -> None:
+    """The first cells: by how much each is slower, with its interval."""
+    cells = sorted_cells(comparison)[:MOST_DRAWN]
+    rows, ends = range(len(cells)), abs(cells[["low", "high"]].T - cells.ratio).to_numpy()
+    axes.barh(rows, cells.ratio - 1, xerr=ends, color=cells.role)
+    axes.set_yticks(rows, cells.title.str[:30])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter("{x:+.1%}")
+    axes.set_xlabel("faster | slower")
+    axes.set_position((0.3, 0.14, 0.64, 0.34))
+
+
+def forest(comparison: Comparison) -> Section:
+    """A row for each cell, with a drawing."""
+    cells = sorted_cells(comparison)
     shares = cells[["ratio", "low", "high"]].to_numpy() - 1
     heading, drawings = forest_of(shares, list(cells.role), comparison.margin)
-    sorted_cells: Any = zip(cells.itertuples(), drawings, strict=True)
+    pairs: Any = zip(cells.itertuples(), drawings, strict=True)
     rows: list[Row] = [
         {
             "case": cell.title,
@@ -154,26 +179,26 @@ def forest(comparison: Comparison) -> Section:
             heading: drawing,
             **{name: cell.text[name] for name in FIGURES},
         }
-        for cell, drawing in sorted_cells
+        for cell, drawing in pairs
     ]
     return Section(f"Cells of {comparison.variant.label}, the largest effect first", rows=rows)
 
 
 def _differences(variants: Sequence[Side]) -> Section:
-    """The facts on machine, software and environment that are not the same on all sides."""
+    """The facts on machine, software and environment that are not the same in the last launches of
+    all sides."""
+    runs = {side.label: side.launches[-1].run for side in variants}
     facts = pd.DataFrame(
-        [
-            environment_of(launch.run)
-            | {name: getattr(launch.run, name) for name in ("machine_id", "software_id", "version")}
-            | {"command": command_of(launch.run, "--seed"), "side": side.label}
-            for side in variants
-            for launch in side.launches
-        ]
+        {
+            label: environment_of(run)
+            | {name: getattr(run, name) for name in ("machine_id", "software_id", "version")}
+            | {"command": command_of(run, "--seed")}
+            for label, run in runs.items()
+        }
     )
-    sides: Any = facts.fillna("-").groupby("side", sort=False)
-    values = sides.agg(lambda texts: some(sorted({text[:500] for text in texts})))
-    values = values.loc[:, values.nunique() > 1].T.rename_axis("fact").reset_index()
-    rows: list[Row] = values.to_dict("records")
+    facts = facts.fillna("-").map(lambda text: text[:500])
+    facts = facts[facts.nunique(axis=1) > 1].rename_axis("fact").reset_index()
+    rows: Any = facts.to_dict("records")
     same = "Machine, software and environment are the same on all sides."
     return Section("What differs", [] if rows else [same], rows=rows)
 

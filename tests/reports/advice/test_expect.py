@@ -41,7 +41,7 @@ def test_the_same_cards_come_with_their_range_and_their_sources(reports):
     assert "2x R9700, PCIe 4 x8, p2p" in text
     assert "2x R9700, PCIe 5 x8, host memory" in text
     assert "kurtronshausen/r9700-serving@01d6c619 BENCHMARKS.md" in text
-    assert "valid_until ROCm/rocm-systems#8666" in " ".join(text.split())
+    assert "valid until ROCm/rocm-systems#8666" in " ".join(text.split())
     assert "Tuned at 32 MiB, graph: none is known; another number of these cards:" in text
     lossy = text.partition("Lossy at 32 MiB, graph")[2]
     assert "16.9 to 27.3 GB/s" in " ".join(lossy.split())
@@ -182,6 +182,8 @@ def test_the_picture_and_the_page_name_each_series(reports, tmp_path):
         assert name in html
     assert len({role for role in ("#171b21", "#a86b00", "#005fa3") if role in svg}) == 3
     assert "kurtronshausen/r9700-serving@01d6c619 BENCHMARKS.md" in html
+    assert "<h2>What to do next</h2>\n<p" in html
+    assert "mpirun -n 2 python -m bench.link" in html
 
 
 def test_a_gpu_run_names_the_published_figure_under_its_table(reports, tmp_path):

@@ -264,7 +264,7 @@ def test_the_page_says_a_doubt_once_and_keeps_names(tmp_path):
     write_launches(tmp_path / "eight-mi300x", 5)
     write_launches(tmp_path / "eight-mi300x", 1, first=5, finish=False)
     two = BOX.format(name="eight-mi300x")
-    for gpu, end in (("r9700", ", the cheapest that does."), ("rtx5090", "</h1>")):
+    for gpu, end in (("r9700", ", the cheapest that does."), ("rtx5090", ".</h1>")):
         other = two.replace("eight-mi300x]", "other]").replace("r9700", gpu)
         path = spec(tmp_path, ["16K <= 8 us"], MODELS + two + other)
         page = to_html(procure_page(evaluate(path), path))

@@ -306,6 +306,7 @@ def test_cards_are_filtered_and_counted(browser, machines):
     seen(browser, "input[type=search]")[0].send_keys("(m3)")
     (card,) = seen(browser, ".card")
     assert "allreduce on AMD EPYC 9B45 (m3)" in card.text
+    assert re.search(r"2026-11-01 06:15 UTC \d+ days ago", card.text)
     assert seen(browser, "output")[0].text == "1 of 8"
 
 
@@ -404,8 +405,26 @@ def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
     plot.send_keys(Keys.ESCAPE)
     assert browser.execute_script(plots) == whole
 
+    plot.send_keys("+" + 5 * Keys.ARROW_LEFT)
+    ends = "const { plot, data } = charts[0]; return plot.series[0].idxs.map((at) => data.x[at])"
+    assert place.text == f"{browser.execute_script(ends)[0] >> 10}K"  # the first in view
+    plot.send_keys(Keys.ESCAPE)
+
     row.find_element(By.CSS_SELECTOR, "button").send_keys(Keys.ENTER)
     assert browser.execute_script("return charts[0].plot.series[1].show") is False
+
+
+def test_a_command_is_read_whole_on_a_phone_and_on_paper(browser, pages):
+    """Nobody scrolls a sheet of paper, and its tables lose no column."""
+    cut = """return [...document.querySelectorAll(":is(.box, pre):not(details *)")].filter((each) =>
+      each.tagName === arguments[0] && each.scrollWidth > each.clientWidth)
+      .map((each) => each.textContent.slice(0, 80))"""
+    for page in pages[0], pages[4]:
+        show(browser, page, 360)
+        assert browser.execute_script(cut, "PRE") == []
+        show(browser, page, 718)  # A4
+        use_scheme(browser, "light", "print")
+        assert browser.execute_script(cut, "DIV") == []
 
 
 def test_what_a_link_shows_is_what_its_sender_saw(browser, tmp_path):
@@ -427,6 +446,11 @@ def test_what_a_link_shows_is_what_its_sender_saw(browser, tmp_path):
     assert all("two-shot" in row.text for row in seen(browser, "#all-series tbody tr"))
     zoomed = browser.execute_script("return charts[0].plot.scales.x")
     assert f"zoom={round(zoomed['min'])}-{round(zoomed['max'])}" in address
+    browser.get("about:blank")
+    browser.get(f"{page.as_uri()}#zoom=damaged-link")
+    wait_for_chart(browser, "#each-size-over-time .chart")
+    plot = "const { plot, data } = charts[0]; return [plot.scales.x.min, data.x[0]]"
+    assert len({*browser.execute_script(plot)}) == 1  # everything
 
 
 def test_print_is_light(browser, sweep):

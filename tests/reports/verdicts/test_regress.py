@@ -1,6 +1,7 @@
 """The gate, `python -m reports regress`: its exit status, its text, and the files that it
 writes."""
 
+import io
 import json
 import os
 import re
@@ -10,7 +11,9 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from reports.__main__ import main
 from reports.verdicts.gate import UNREADABLE, decide
@@ -106,6 +109,9 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert '<meta property="og:image" content="page.html.png">' in page
     picture = html.with_name("page.html.png").read_bytes()
     assert struct.unpack(">II", picture[16:24]) == (1200, 630)
+    reddest = np.array([168, 58, 0]) / 255
+    drawn = imread(io.BytesIO(picture))[300:, :, :3]
+    assert (abs(drawn - reddest) < 0.01).all(axis=2).sum() > 5000  # the bar of the slower case
 
 
 def test_markdown_stays_below_githubs_limit_and_escapes_names(alike):

@@ -142,7 +142,7 @@ def test_an_interrupted_campaign_keeps_its_launches(tmp_path):
     (run_file,) = manifest.foreign
     assert manifest.launches == []
     end = '"kind":"end","status":"incomplete","reason":"interrupted"'
-    wait_for(lambda: end in run_file.read_text(), 5)
+    wait_for(lambda: end in run_file.read_text(), 20)
 
 
 def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_path):

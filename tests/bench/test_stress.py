@@ -85,7 +85,7 @@ without the fence before the flag | 2 | 20000 | nt one_shot_push two_shot
 """
 
 
-@pytest.mark.parametrize("row", few(REMOVED.strip().splitlines(), 4))
+@pytest.mark.parametrize("row", few(REMOVED.strip().splitlines(), 3))
 def test_without_a_part_of_the_protocol_results_are_wrong(row, tmp_path):
     patch, ranks, launches, settings = row.split(" | ")
     broken = tree(tmp_path / "tree", patch)

@@ -42,13 +42,13 @@ def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(ranks, graph, ven
     few(
         [
             (ONE_SHOT, 2, "1", "auto", 1),
-            (ONE_SHOT, 2, "1", "host_staged", 0),
             (MEMOPS, 3, "1", "auto", 0),
+            (ONE_SHOT, 2, "1", "host_staged", 0),
             (ONE_SHOT, 2, "0", "auto", 0),
             (ONE_SHOT, 2, "0", "host_staged", 0),
             (MEMOPS, 2, "0", "auto", 1),
         ],
-        3,
+        2,
     ),
 )
 def test_sums_are_right_where_streams_await_the_flags_on_a_fake_gpu(

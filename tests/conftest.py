@@ -3,7 +3,10 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,17 +21,15 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     data = tempfile.TemporaryDirectory(prefix="wiretax-tests-")
     config.add_cleanup(data.cleanup)
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(partial(remove_segments, time.time()))
     os.environ["WIRETAX_QUIET"] = "1"  # tests read what a command prints otherwise
     os.environ["XDG_DATA_HOME"] = data.name  # tests do not use this machine's tuning table
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
     config.addinivalue_line(
         "markers", "emulated: executes machine code in an emulator, see `make test-emulated`"
     )
-    config.addinivalue_line(
-        "markers",
-        "alone: judges times, looks for leftovers of other tests, or launches ranks that wait in "
-        "loops and would slow others down: runs beside no other test",
-    )
+    config.addinivalue_line("markers", "alone: judges short times: runs beside no other test")
     config.addinivalue_line("markers", "unit: launches no ranks and takes seconds")
     wants_gpu = config.option.markexpr == "gpu"
     for marker in ("gpu", "emulated"):
@@ -41,6 +42,18 @@ def pytest_configure(config: pytest.Config) -> None:
             visible_gpus()
         except DeviceError as error:
             pytest.exit(f"the tests of a GPU need one: {error}", 3)
+
+
+def remove_segments(since_s: float) -> None:
+    """Removes the shared memory of MPICH that nobody maps: tests have killed its ranks."""
+    mapped = ""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # the process has ended
+            mapped += maps.read_text()
+    for path in Path("/dev/shm").glob("mpich_shm_*"):
+        with suppress(OSError):
+            if path.stat().st_mtime > since_s and path.name not in mapped:
+                path.unlink()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

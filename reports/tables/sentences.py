@@ -9,11 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from collectives.names import BuildName
 from reports.store.case import is_own_work, is_peer
@@ -23,6 +19,10 @@ from reports.store.result import time_of
 from reports.store.schema import UNDATED, CaseFields, Result, Run
 from reports.store.stats import Interval
 from reports.store.untrusted import printable
+
+if TYPE_CHECKING:  # rich takes 20 ms, and ranks that print nothing need these words too
+    from rich.table import Table
+    from rich.text import Text
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH, WIDEST = 80, 1000  # of sentences, and of a table, which cuts no cell
@@ -262,11 +262,13 @@ def wrapped(sentences: Sequence[str]) -> list[str]:
 
 def plain_table(
     headings: Iterable[str],
-    rows: Iterable[Iterable[str | Text]],
+    rows: "Iterable[Iterable[str | Text]]",
     footnotes: Iterable[str] = (),
-) -> Table:
+) -> "Table":
     """A table without lines from the headings, the cells of each row, and the footnotes of its
     marks. The columns of words, LEFT, are left-aligned."""
+    from rich.table import Table
+
     table = Table(
         box=None,
         pad_edge=False,
@@ -303,11 +305,13 @@ def painted(text: str) -> str:
 def lay_out(
     bold: Iterable[str],
     head: Iterable[str],
-    tables: Iterable[tuple[str, Table]],
+    tables: "Iterable[tuple[str, Table]]",
     sentences: Iterable[str],
 ) -> str:
     """A text: the warnings and the headline in bold, the head, each table under its title and as
     wide as its cells, and the sentences; ends with a newline."""
+    from rich.console import Console
+
     text = io.StringIO()
     has_style = has_colours()
     console = Console(

@@ -16,13 +16,19 @@ from tests.launch import MPIRUN, ROOT
 
 TIMEOUT_S = 1.5
 PROMISED_S = TIMEOUT_S + 2
-SOON_S = PROMISED_S + 1  # a margin for a busy machine
+SOON_S = PROMISED_S + 1
+CORES = len(os.sched_getaffinity(0))
 SMALL = f"-b 16K -e 16K --mode isolated --max-time 20 --timeout {TIMEOUT_S}".split()
 # With this option MPICH's launcher should spare the survivors of a killed rank; MPICH 5.0.2 does so
 # in one of four cases. Ranks in their own session that write standard error to a file (APART)
 # always survive.
 SPARING = ("-disable-auto-cleanup",)
 APART = ("sh", "-c", 'exec setsid --wait "$@" 2>>"$RANK_ERRORS"', "sh")
+
+
+def soon_s(quiet_s=SOON_S):
+    """What may take these seconds on a quiet machine, on this one, whose cores others share."""
+    return quiet_s * max(1.0, os.getloadavg()[0] / CORES)
 
 
 def wait_for(condition, patience_s=60.0):

@@ -9,8 +9,6 @@ from tests.bench.launches import launch, stored
 from tests.kernels.broken_kernels import CPU, Patch, apply, tree
 from tests.launch import few
 
-pytestmark = pytest.mark.alone
-
 FLAGS = "one_shot_push,one_shot_pull,two_shot,two_shot_push,ring"
 PACKETS, SENTINEL = "one_shot_ll", "one_shot_sentinel"
 ALGORITHMS = f"{FLAGS},{PACKETS},{SENTINEL}"

@@ -7,7 +7,7 @@ import pytest
 
 from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
-from tests.launch import mpirun
+from tests.launch import SLOW_TEST, mpirun
 
 SCRIPT = "docs/experiments/estimator.py"
 WORDS = "--ranks-share-gpus", "--device", "cuda", "-b", "16K", "-e", "16K", "--quiet"
@@ -34,6 +34,7 @@ def estimated(out, *words, change=""):
     return mpirun(2, "-c", SHORT.format(change), *words, *WORDS, "--out", str(out), **environment)
 
 
+@SLOW_TEST
 @pytest.mark.parametrize("graph", ["0", "1"])
 def test_the_estimate_is_at_least_the_true_time_of_ours_and_the_librarys(tmp_path, graph):
     done = estimated(tmp_path, "-G", graph)
@@ -54,6 +55,7 @@ def test_the_estimate_is_at_least_the_true_time_of_ours_and_the_librarys(tmp_pat
     assert re.search(r"^the clock's least step: [1-9]\d* ns$", done.stdout, re.MULTILINE)
 
 
+@SLOW_TEST
 def test_stamps_in_the_wrong_order_fail_its_own_check(tmp_path):
     done = estimated(tmp_path, change=SWAPPED)
     assert done.returncode == 1

@@ -48,7 +48,7 @@ def test_the_soak_runs_between_hosts(tmp_path):
 
 def test_bits_are_compared_between_hosts(tmp_path):
     """Without the last rank the hosts have different numbers of ranks, and the library alone."""
-    words = "-b 1K -e 8K -f 8 --algorithm library,hierarchical,auto --quiet"
+    words = "-b 8K -e 8K --algorithm library,hierarchical,auto --quiet"
     done = launch(tmp_path, words, command="bits", ranks=4, **HOSTS)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
     [path] = tmp_path.glob("*.bits.json")

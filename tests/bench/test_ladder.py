@@ -17,23 +17,21 @@ from bench.harness.ladder import Climb, open_log
 from collectives.communicator import Refusal
 from collectives.peer_buffer import WaitPolicy
 from kernels.devices.device import Watch
-from tests.bench.faulty_runs import wait_for
+from tests.bench.faulty_runs import soon_s, wait_for
 from tests.bench.launches import marked
 from tests.fake_gpu import environment, fake_nccl
 from tests.launch import MPIRUN, mpirun
 
-pytestmark = pytest.mark.alone
-
-
 IMPATIENT = """
 from bench.doctor import main
 from bench.harness import ladder
-ladder.WAIT_S, ladder.SIZES_BYTES = 0.5, (16, 1 << 16, 16)
+ladder.WAIT_S, ladder.ROUNDS, ladder.SIZES_BYTES = 0.5, 2, (16, 1 << 16, 16)
 main()
 """
 
 
 def climb(log, program=IMPATIENT, **variables):
+    program = program.replace("0.5", str(soon_s(0.5)))
     return mpirun(2, "-c", program, "--ladder", str(log), timeout_s=100, **variables)
 
 

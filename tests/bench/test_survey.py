@@ -50,14 +50,6 @@ def started(folder, *options, **variables):
     return watched("-m", "bench.survey", "--out", str(folder), *options, **variables)
 
 
-def run(folder, *options, **variables):
-    """Exit status, standard output and standard error of a survey."""
-    with started(folder, *options, **variables) as process:
-        out, err = process.communicate(timeout=240)
-    assert "Traceback" not in out + err, err
-    return process.returncode, out, err
-
-
 def archived(folder):
     """The archive's members and the text of all of them, for a folder named `survey`."""
     with tarfile.open(folder.with_name("survey.tar.gz")) as archive:
@@ -79,8 +71,11 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     folder, faulty = tmp_path / "survey", tmp_path / "faulty"
     faulty.mkdir()
     (faulty / "sitecustomize.py").write_text(FAULTY)
-    status, out, err = run(folder, "--quick", FAULT="bench.link", PYTHONPATH=str(faulty))
-    assert status == 3, err
+    variables = {"FAULT": "bench.link", "PYTHONPATH": str(faulty)}
+    with started(folder, "--quick", **variables) as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 3, err
+    assert "Traceback" not in out + err, err
     page = (folder / "index.html").read_text()
     headline, failure, *_, page_line, archive_line = out.splitlines()
     assert failure == "Link, failed: no memory is left, says a test in <path>/file.py"

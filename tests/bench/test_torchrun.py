@@ -12,7 +12,7 @@ from collectives import torchrun
 from tests.launch import ROOT
 
 LAUNCHED = {name: value for name, value in os.environ.items() if not name.startswith("PMI")}
-SWEEP = "allreduce", "-b", "16K", "-e", "16K", "--iters", "2", "--max-time", "60"
+SWEEP = "allreduce --sizes 16K --mode isolated --algorithm ring --iters 2"
 
 
 def free_port():
@@ -28,7 +28,7 @@ def free_port():
 
 
 def started(cwd, **variables):
-    words = sys.executable, "-m", "wiretax", *SWEEP
+    words = [sys.executable, "-m", "wiretax", *SWEEP.split()]
     environment = {**LAUNCHED, "PYTHONPATH": str(ROOT), **variables}
     pipe = subprocess.PIPE
     return subprocess.Popen(words, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)

@@ -59,7 +59,7 @@ def delayed(tmp_path, streams, names, *missing):
     return mpirun(2, *program, *names, tree=kernels)
 
 
-@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("streams", few(STREAMS, 2))
 def test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch(streams, tmp_path):
     """A rank that sees a flag must see the data. With both kinds of streams at once, a fence whose
     condition forgets one of them would pass."""

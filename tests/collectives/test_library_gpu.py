@@ -5,6 +5,7 @@ and fails on request.
 """
 
 import json
+import math
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from tests.launch import FULL, few, printed
 
 ONE = ["float32 sum out"]
 KEY = "float32 sum out 1000"
+HASTY = {"TUNING_CALLS": "1"}  # where any setting may win
 RIGHT = [None, None]
 OWN_BUFFERS = (
     "NCCL 2.32.3 works on buffers from ncclMemAlloc, and our algorithms on buffers that all ranks "
@@ -74,7 +76,7 @@ CALLS = {
 
 @pytest.mark.parametrize(("device", "graph"), [("cuda", True), ("hip", False)])
 def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph):
-    """Tuning calls each setting 60 times, so few cases are tuned. Without the full count each type
+    """Tuning calls each setting, so few cases are tuned. Without the full count each type
     and each operation has its turn."""
     is_cuda = device == "cuda"
     stride = 7 if not is_cuda else 1 if FULL else 3
@@ -83,12 +85,13 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
     common = {"counts": (1, 1031), "graph": graph}
     requests = [
         common | {"cases": [*CASES[::stride], *more], "variants": untuned},
-        common | {"cases": [*CASES[::14], more[0]], "variants": ["tuned"]},
+        common | {"cases": [*CASES[::28], more[0]], "counts": (1031,), "variants": ["tuned"]},
     ]
-    for reports in each_on_fake_gpus(requests, device):
+    for reports in each_on_fake_gpus(requests, device, own=HASTY):
         for report, request in zip(reports, requests, strict=True):
             assert report["variants"] == [*untuned, "tuned"]  # of an all-reduce
-            assert len(report["results"]) == 2 * len(request["variants"]) * len(request["cases"])
+            results = (len(request[name]) for name in ("counts", "variants", "cases"))
+            assert len(report["results"]) == math.prod(results)
             assert outcomes(report) == {(None, None)}
             assert report["environment"]
         # Each has its own communicator.
@@ -110,9 +113,9 @@ def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, ranks)
             (PLACES[name][::stride], untuned),
             (PLACES[name][:1], {"variants": ["tuned"], "counts": (1031,)}),
         )
-        if not is_cuda or settings is untuned
+        if settings is untuned or (not is_cuda and (FULL or name in ("all_gather", "sendrecv")))
     ]
-    for reports in each_on_fake_gpus(requests, device, ranks, gpu={"count": ranks}):
+    for reports in each_on_fake_gpus(requests, device, ranks, HASTY, gpu={"count": ranks}):
         for number, (request, report) in enumerate(zip(requests, reports, strict=True), 1):
             variants, counts, collective = (
                 request[name] for name in ("variants", "counts", "collective")
@@ -231,15 +234,27 @@ def test_the_zero_cta_policy_moves_data_and_says_what_moved_it_on_a_fake_gpu(
     assert len(notes) == (chosen or "").startswith("a kernel")
 
 
+def tuned(choice, *words, **how):
+    """The reports of a launch with this choice; another program may make one of three choose by
+    its own delays."""
+    for _ in range(3):
+        reports = on_fake_gpus(*words, **how)
+        if all(report["chosen"][f"tuned {KEY}"] == choice for report in reports):
+            break
+    return reports
+
+
 @pytest.mark.alone
 def test_nccl_is_tuned_as_rccl_is_on_a_fake_gpu():
     """Ours is tuned by size. A baseline that is not would make ours look better than it is."""
     others = "default", "LL", "Simple", "Ring"
     delays = ",".join([*(f"{each}:7000" for each in others), "Tree:2000,CTAs16:-2000,"])
-    for report in on_fake_gpus(request={"variants": ["plain", "tuned"]}, delays_us=delays):
+    choice = "NCCL_ALGO=Tree CTAs=16: TREE SIMPLE, 2 channels"
+    request = {"variants": ["plain", "tuned"]}
+    for report in tuned(choice, request=request, delays_us=delays):
         assert report["chosen"] == {
             f"plain {KEY}": "RING SIMPLE, 2 channels",
-            f"tuned {KEY}": "NCCL_ALGO=Tree CTAs=16: TREE SIMPLE, 2 channels",
+            f"tuned {KEY}": choice,
         }
         assert OWN_BUFFERS in report["head"]["notes"]
 
@@ -252,12 +267,11 @@ GFX942 = {"arch": "gfx942"}
 
 @pytest.mark.alone
 def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
-    for report in on_fake_gpus(
-        "hip", own={"NCCL_PROTO": "LL128"}, delays_us=SLOW_DEFAULT, gpu=GFX942
-    ):
+    choice, own = "NCCL_PROTO=LL: RING LL, at most 56 channels", {"NCCL_PROTO": "LL128"}
+    for report in tuned(choice, "hip", own=own, delays_us=SLOW_DEFAULT, gpu=GFX942):
         assert report["chosen"] == {
             f"plain {KEY}": "RING SIMPLE, at most 56 channels",
-            f"tuned {KEY}": "NCCL_PROTO=LL: RING LL, at most 56 channels",
+            f"tuned {KEY}": choice,
         }
         tried = {label for label in report["head"]["transports"] if "CTAs" not in label}
         assert tried == {"plain", "NCCL_PROTO=LL", "NCCL_PROTO=Simple"}

@@ -59,7 +59,7 @@ STEPS = (
                 {"fail": step},
                 rf"rank \d: on GPU \S+, {step.partition(':')[0]} fails: error 999",
             )
-            for step in few(STEPS, 2)
+            for step in few(STEPS, 1)
         ),
         (
             "cuda",

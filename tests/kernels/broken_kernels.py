@@ -71,7 +71,8 @@ def copy_kernels(folder: Path, patches: Iterable[Patch]) -> Path:
     Raises ValueError.
     """
     kernels = folder / "kernels"
-    shutil.copytree(ROOT / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
+    # With the bytecode, but for what another process is writing: each rank would compile it anew.
+    shutil.copytree(ROOT / "kernels", kernels, ignore=shutil.ignore_patterns("*.pyc.*"))
     for header in HEADERS:
         shutil.copy(header, kernels / "include")
     apply(folder, patches)

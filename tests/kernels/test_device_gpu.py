@@ -15,6 +15,7 @@ from reports.store.result import read
 from tests import fake_gpu
 from tests.bench.launches import launch, stored
 from tests.bench.test_cli import assert_refused
+from tests.bench.test_link import COUNTED, SMALL
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, MPIRUN, ROOT, few, printed, python
 
@@ -199,6 +200,16 @@ def test_an_unseen_peer_whose_hdp_may_hold_data_back_is_refused(tmp_path):
 
 
 PULLED = "one_shot_pull", "two_shot"
+LISTED_LINK = (
+    COUNTED.partition("start(")[0].format("")
+    + """
+def print_algorithms(session):
+    print(*{header.algorithm for header in link.prepare(sizes, session).headers})
+    return 0
+
+start(replace(options, keeps_run=False), print_algorithms)
+"""
+)
 
 
 def test_where_no_rank_can_read_its_peers_only_pushes_run_on_a_fake_gpu(tmp_path):
@@ -209,10 +220,10 @@ def test_where_no_rank_can_read_its_peers_only_pushes_run_on_a_fake_gpu(tmp_path
     status = {case.algorithm: case.status for case in result.cases if case.algorithm != "library"}
     assert {name for name, each in status.items() if each == "ok"} == {"auto", "one_shot_push"}
     assert {name for name, each in status.items() if each == "unsupported"} >= {*PULLED}
-    words = "--device cuda -b 64K -e 64K --max-time 15"
-    done = on(tmp_path / "link", words, base="", command="link", cached=0, coherent="pushes")
-    assert done.returncode == 0, done.stderr
-    parts = {case.algorithm for case in stored(tmp_path / "link/results").cases}
+    pushes = fake_gpu.environment(**CLOSED, cached=0, coherent="pushes")
+    link = launch(tmp_path / "link", f"{SMALL} --device cuda", program=LISTED_LINK, **pushes)
+    assert link.returncode == 0, link.stderr
+    parts = set(link.stdout.split())
     assert "push" in parts
     assert not {"pull", "loads", "dependent_loads"} & parts
 

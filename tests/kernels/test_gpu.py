@@ -13,7 +13,7 @@ import pytest
 from kernels.devices.gpu_driver import visible_gpus
 from tests.fake_gpu import environment
 from tests.kernels.broken_kernels import tree
-from tests.launch import ROOT, assert_right, count, few, printed, python
+from tests.launch import ROOT, SLOW_TEST, assert_right, count, few, printed, python
 
 VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "hip": "HIP_VISIBLE_DEVICES"}
 REAL = pytest.mark.gpu
@@ -107,7 +107,9 @@ def test_back_to_back_launches_are_right(vendor, launches, settings):
     assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
-@pytest.mark.parametrize("vendor", ["cuda", pytest.param(None, marks=REAL)])
+@pytest.mark.parametrize(
+    "vendor", [pytest.param("cuda", marks=SLOW_TEST), pytest.param(None, marks=REAL)]
+)
 def test_without_the_wait_results_are_wrong(vendor, tmp_path):
     """How soon is random."""
     broken = tree(tmp_path / "tree", "without the wait")

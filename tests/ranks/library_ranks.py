@@ -102,6 +102,7 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
 
 if __name__ == "__main__":
     library_gpu.FIRST_CALL_S = float(os.environ.get("FIRST_CALL_S", library_gpu.FIRST_CALL_S))
+    library_gpu.TUNING_CALLS = int(os.environ.get("TUNING_CALLS", library_gpu.TUNING_CALLS))
     try:
         outcome = main(json.loads(sys.argv[1]))
     except (DeviceError, Refusal) as error:

@@ -140,7 +140,7 @@ def tree_for_anybody(folder: Path) -> Path:
     tree = folder / "tree"
     for layer in ("bench", "collectives", "kernels", "reports", "tests"):
         shutil.copytree(
-            ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__", "data")
+            ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("*.pyc.*", "data")
         )
     (tree / "home").mkdir()
     subprocess.run(["chmod", "-R", "a+rX", str(tree)], check=True)

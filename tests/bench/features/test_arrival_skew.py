@@ -22,10 +22,8 @@ from tests.bench.launches import run
 from tests.fake_gpu import fake_nccl
 from tests.launch import SLOW_TEST, few
 
-pytestmark = pytest.mark.alone
-
 LATE_US = 40_000
-N = 4  # timed iterations of a case, each of 40 ms
+N = 8  # timed iterations of a case, each of 40 ms: one meets no other program's slice
 QUICK = f"--sizes 16K -n {N} -w 0 --max-time 60"
 
 
@@ -33,6 +31,7 @@ def is_late(case):
     return "arrival_skew_us" in (case.shape or {})
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("command", "ranks", "options"),
     few(
@@ -81,7 +80,7 @@ def test_a_late_case_has_a_distinct_name_in_every_format(tmp_path):
 def test_a_run_with_only_late_ranks_is_marked_in_every_output(tmp_path):
     """Without the mark, a reader would take a sentence or a picture for a statement about the
     ordinary collective."""
-    printed, result = run(tmp_path, QUICK, "--arrival-skew 40ms --algorithm auto,library")
+    printed, result = run(tmp_path, QUICK, "-n 2 --arrival-skew 40ms --algorithm auto,library")
     words = " ".join(printed.split())
     assert "isolated, one rank late by 40000 us, out of place; against MPICH" in words
     assert "waits = from the first arrival to the last" in words

@@ -15,9 +15,7 @@ import pytest
 from bench.harness import witness
 from bench.harness.flight import FlightRecord
 from bench.harness.witness import clear_up
-from tests.bench.faulty_runs import Launch, processes, wait_for
-
-pytestmark = pytest.mark.alone
+from tests.bench.faulty_runs import Launch, processes, soon_s, wait_for
 
 SHORT = "--algorithm ring -n 10"
 on_x86_64 = pytest.mark.skipif(
@@ -36,7 +34,7 @@ def test_a_good_run_completes_on_a_kernel_that_shows_the_witness_less(out):
     run.moment_s = time.monotonic()
     done = run.end(60)
     assert (done.returncode, done.stderr) == (0, "")
-    wait_for(lambda: not processes(out), 2)
+    wait_for(lambda: not processes(out), soon_s(2))
     assert {path.suffix for path in out.iterdir()} == {".jsonl"}
 
 

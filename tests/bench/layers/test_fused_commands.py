@@ -15,6 +15,7 @@ from reports.tables.export import as_csv
 from reports.tables.frame import case_rows
 from reports.tables.show import text
 from tests.bench.launches import launch, stored
+from tests.launch import few
 
 FUSED = "allreduce_rmsnorm gemv_allreduce gemm_reduce_scatter allgather_gemm"
 COMMANDS = f"{FUSED} decode prefill".split()
@@ -144,14 +145,14 @@ RUNS = {
     ),
     "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_auto"}),
     "gemm_reduce_scatter": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
-    "allgather_gemm": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
     "decode": (f"{SMALL} --slots 2", TENSOR_PARALLEL),
     "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL),
+    "allgather_gemm": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
 }
 APART = {"pipeline_parallel"}  # forms without a collective
 
 
-@pytest.mark.parametrize("command", RUNS)
+@pytest.mark.parametrize("command", few(RUNS, 5))  # test_overlap.py has the last
 def test_a_small_run_is_correct_and_shows_what_its_forms_expose(command, tmp_path):
     options, forms = RUNS[command]
     done = launch(tmp_path, options, command=command)

@@ -30,32 +30,24 @@ def run(out, *options, **how):
     return launched(out, *options, **how), stored(out)
 
 
-def of_peers(result, mode="isolated"):
-    return {
-        case.algorithm: case
-        for case in result.cases
-        if case.algorithm in TITLES and case.mode == mode
-    }
+def of_peers(result):
+    return {case.algorithm: case for case in result.cases if case.algorithm in TITLES}
 
 
 def reasons(result) -> dict[str, str | None]:
     return {name: case.reason for name, case in of_peers(result).items()}
 
 
-@pytest.mark.parametrize(
-    ("graph", "mode", "peers"), few([(1, "isolated", PEERS), (0, "chained", "vllm")], 1)
-)
-def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path, graph, mode, peers):
-    options = f"--peer {peers} --mode {mode} -G {graph} -d half -n 1".split()
-    done, result = run(tmp_path, *options)
+def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path):
+    """Another test has chains of them, and one has them without a graph."""
+    done, result = run(tmp_path, "--peer", PEERS, *ISOLATED, "-G", "1", "-d", "half")
     assert done.returncode == 0, done.stderr
-    titles = {name: TITLES[name] for name in peers.split(",")}
-    cases = of_peers(result, mode)
-    assert {name: case.library for name, case in cases.items()} == titles
+    cases = of_peers(result)
+    assert {name: case.library for name, case in cases.items()} == TITLES
     seen = {(case.status, case.n_wrong, case.variant) for case in cases.values()}
-    assert seen == {("ok", 0, "graph" if graph else "plain")}
+    assert seen == {("ok", 0, "graph")}
     assert all(case.time_us and case.time_us.median > 0 for case in cases.values())
-    for title in titles.values():  # its time, and the ratio of ours to it
+    for title in TITLES.values():  # its time, and the ratio of ours to it
         assert len(re.findall(rf" {re.escape(title)}(?= |$)", done.stdout, re.MULTILINE)) >= 2
 
 

@@ -173,7 +173,7 @@ function draw(figure) {
     probe.className = role;
     return getComputedStyle(probe).color;
   };
-  const width = () => place.clientWidth || 640;
+  const width = () => place.clientWidth;
   const back = buttonIn(figure, () => zoom(), "Show all");
   const read = reader(figure, data);
   const zoomed = ({ status, scales }, scale) => {

@@ -103,7 +103,7 @@ class Chart:
         """The data for chart.js; harmless inside of a <script>."""
         values = [each for line in self.lines for each in line.points[0].tolist() if each > 0]
         data = vars(self) | {
-            "isLog": self.kind == "bytes" and max([*values, 0]) > 10 * min([*values, np.inf]),
+            "isLog": self.kind == "bytes" and max(values, default=0) > 10 * min(values, default=0),
             "lines": [
                 vars(line) | {"name": self.label(number), "points": _numbers(line.points)}
                 for number, line in enumerate(self.lines)

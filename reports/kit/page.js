@@ -30,7 +30,7 @@ function barOf(place, items) {
   place.before(bar);
   if (items.length < 8) return bar;
   const { id } = place.closest("section");
-  const box = make("input", { type: "search", placeholder: "Filter", ariaLabel: "Filter" });
+  const box = make("input", { type: "search", placeholder: "Filter" });
   const count = make("output");
   const plain = (text) => text.toLowerCase().replace(/[-_]/g, " ");
   const show = () => {

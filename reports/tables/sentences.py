@@ -1,10 +1,12 @@
 """The words that tables, pages and messages share: numbers with units, names, and the layout of a
-text. Bold and colour appear only if standard output is a terminal and NO_COLOR is unset."""
+text: 80 columns, in a terminal up to 120. Bold and colour appear only there, without NO_COLOR."""
 
 import io
 import math
 import re
 import shlex
+import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -25,7 +27,11 @@ if TYPE_CHECKING:  # rich takes 20 ms, and ranks that print nothing need these w
     from rich.text import Text
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
-WIDTH, WIDEST = 80, 1000  # of sentences, and of a table, which cuts no cell
+# Of sentences: a terminal's, within what a reader can follow; of a table, which cuts no cell.
+WIDTH = 80
+if sys.stdout.isatty():
+    WIDTH = min(max(WIDTH, shutil.get_terminal_size().columns), 120)
+WIDEST = 1000
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
 # Columns of words.
@@ -255,7 +261,7 @@ def start_time(run: Run) -> str:
 
 
 def wrapped(sentences: Sequence[str]) -> list[str]:
-    """The sentences in lines of at most 80 columns; a longer path is not broken."""
+    """The sentences in lines of WIDTH columns; a longer path is not broken."""
     wrapper = textwrap.TextWrapper(WIDTH, break_on_hyphens=False, break_long_words=False)
     return [line for sentence in sentences for line in wrapper.wrap(sentence)]
 

@@ -62,7 +62,8 @@ def _number_in(variables: Iterable[str]) -> int | None:
 
 def find_mpirun() -> str | None:
     """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH. MPICH's, which
-    mpi4py prefers, is mpiexec.hydra: Open MPI's wheel may have taken the other name."""
+    mpi4py prefers, is mpiexec.hydra: Open MPI's wheel may have taken the other name, or Intel's,
+    whose mpirun is a script that works in an activated environment alone."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
     found = (shutil.which(name, path=path) for name in ("mpiexec.hydra", "mpirun"))
     return next(filter(None, found), None) or shutil.which("mpirun")

@@ -23,6 +23,9 @@ SUBJECTS = {
     "The slowdown that a pilot": "pilot",
     "A fit": "fit",
     "A history": "history",
+    "A step of": "history",
+    "Steps of": "history",
+    "The run of": "history",
     "A fleet": "fleet",
     "One launch a node": "fleet",
     "Nodes slower": "fleet",
@@ -64,7 +67,7 @@ def draw_calibration_rates(rates: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set(xlim=(0, 112), xlabel="used share of the allowed error, % (100 is the limit)")
+    axes.set(xlim=(0, 122), xlabel="used share of the allowed error, % (100 is the limit)")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

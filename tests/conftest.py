@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(data.cleanup)
     if not hasattr(config, "workerinput"):
         config.add_cleanup(partial(remove_segments, time.time()))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each command would start threads that spin
     os.environ["WIRETAX_QUIET"] = "1"  # tests read what a command prints otherwise
     os.environ["XDG_DATA_HOME"] = data.name  # tests do not use this machine's tuning table
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")

@@ -14,7 +14,7 @@ from reports.store.schema import LEAST_US, Count, Positive, Shape
 
 MARK, FORMAT = '"time_us"', "timing-lines"
 # A field for the time in an object of one line, meant as a timing line.
-TIME_OF_ANOTHER_NAME = re.compile(r'\s*\{.*"((?:time|latency|duration)_[a-z]{1,12})"\s*:.*\}')
+TIME_OF_ANOTHER_NAME = re.compile(r'\s*\{(?=.*\}).*"((?:time|latency|duration)_[a-z]{1,12})"\s*:')
 STATISTIC = "median over blocks, slowest rank"
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z][\w.-]{0,63}\Z")]
 Time = Annotated[float, msgspec.Meta(ge=LEAST_US, lt=1e15)]

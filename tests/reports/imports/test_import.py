@@ -173,7 +173,9 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
             "a.log: line 2 is no timing line (Expected `float",
         ),
         (b'{"a": 1}', "it is JSON of no known version of nccl-tests -J, vllm bench serve"),
-        (b"{" * 100_000, "is JSON that is cut off, damaged"),
+        # A pattern of quadratic time took seconds, and minutes for a megabyte.
+        (b"{" * 1_000_000, "has more than 50,000 rows"),
+        (b"{" + b'"time_a":' * 200_000, "is JSON that is cut off, damaged"),
         (
             b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}',
             "is JSON that is cut off",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench.launches import run
 from tests.cluster import cluster, needs_hosts
-from tests.launch import SLOW_TEST, few, mpirun, printed
+from tests.launch import few, mpirun, printed
 
 RANKS = "tests/ranks/host_ranks.py"
 SIZE = 2 << 20
@@ -26,8 +26,7 @@ def assert_right(done):
     assert int(performed[1]) > 20
 
 
-@SLOW_TEST  # real hosts follow below
-@pytest.mark.parametrize(("ranks", "hosts"), [(4, 2), (6, 3), (3, 2)])
+@pytest.mark.parametrize(("ranks", "hosts"), few([(4, 2), (6, 3), (3, 2)], 1))
 def test_every_collective_between_hosts_is_right(ranks, hosts):
     """MPICH deals the ranks to the hosts in turn."""
     assert_right(mpirun(ranks, *RIGHT, MPIR_CVAR_NUM_CLIQUES=str(hosts)))

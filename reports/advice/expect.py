@@ -151,6 +151,8 @@ def expect(arguments: argparse.Namespace) -> int:
 
 def question_of(name: str, gpus: int, hosts: int | None) -> Question:
     """The question about cards of this name. Raises ResultError for an unknown one."""
+    if "," in name:
+        raise ResultError(f"--gpu takes one card, not {printable(name)}")
     named = cards_named(name)
     generations = {row.generation for row in select(calls(), gpu=named, hosts={hosts})}
     if not named:

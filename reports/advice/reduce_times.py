@@ -337,9 +337,12 @@ def measured_times(
         expected = LINKS[gpu.peer] if gpu.peer else link
         bus_gb_s = wire_factor(gpus) * size / spans_of(launches, "time_us")[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
+            why = "as through host memory or over fewer lanes"
+            if gpu.peer:
+                why = "the link is DOWN or not used"
             times.notes.append(
                 f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
-                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see {BENCH}doctor."
+                f"reached {number(bus_gb_s)}: {why}; see {BENCH}doctor."
             )
 
     return times
@@ -350,9 +353,10 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     if any(rank.get("device") == "cpu" for rank in launches.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
 
-    series = gpu.name.partition("-")[0]
-    for name in launches.gpus:
-        if series not in "".join(filter(str.isalnum, name.lower())):
-            return f"The times come from {name}, not from {gpu.name}."
+    others = (name for name in launches.gpus if not is_of(gpu, name))
+    return next((f"The times come from {name}, not from {gpu.name}." for name in others), None)
 
-    return None
+
+def is_of(gpu: Gpu, name: str) -> bool:
+    """Whether a driver gives a GPU of this data sheet this name."""
+    return gpu.name.partition("-")[0] in "".join(filter(str.isalnum, name.lower()))

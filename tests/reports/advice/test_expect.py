@@ -89,6 +89,7 @@ def test_no_figure_is_invented(reports):
     ("words", "complaint"),
     [
         (("--gpu", "radeon 9999"), "unknown GPU 'radeon 9999'"),
+        (("--gpu", "r9700,rtx5090"), "--gpu takes one card, not r9700,rtx5090"),
         (("--gpu", "r9070"), "unknown GPU 'r9070'; did you mean r9700"),
         (("--gpu", "h20\x1b[2J"), "unknown GPU 'h20?[2J'"),
         ((), "expect needs either a RUN, or --gpu with --gpus"),

@@ -80,6 +80,14 @@ def test_published_times_of_two_cards_are_in_the_range(measured):
         assert span[0] == pytest.approx(us, rel=MOST_ERROR), size
 
 
+def test_the_parts_of_another_card_are_named(wire):
+    """An H200's wire stood under an R9700's name."""
+    foreign, own = (predict(wire, "--gpu", name)[1] for name in ("r9700", "h100"))
+    sentence = "The parts come from NVIDIA H100"
+    assert sentence in foreign
+    assert sentence not in own
+
+
 def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
     status, text, complaint = predict(wire)
     assert (status, complaint) == (0, "")

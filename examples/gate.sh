@@ -29,6 +29,7 @@ refuse() {
 [ "${BASE:-}" ] || refuse "no base: name the command as it was, or with COMMAND its revision"
 command -v wiretax >/dev/null || refuse "there is no wiretax in PATH: pip install wiretax"
 if [ "${COMMAND:-}" ]; then
+  [[ $COMMAND == *'{tree}'* ]] || refuse "COMMAND has no {tree}: both revisions would run the same files"
   trees=$(mktemp -d)
   trap 'for side in base head; do git worktree remove --force "$trees/$side" 2>/dev/null || true; done; rm -rf "$trees"' EXIT
   for side in base head; do
@@ -50,7 +51,7 @@ trap 'kill $!' INT TERM
 status=0
 wait $! || status=$?
 [ "$status" -le 128 ] || { status=0; wait $! || status=$?; }  # the trap ended the first wait
-if [ "${GITHUB_STEP_SUMMARY:-}" ] && [ -f "$out/summary.md" ]; then
+if [ "${GITHUB_STEP_SUMMARY:-}" ] && [ "$status" != 2 ] && [ -f "$out/summary.md" ]; then
   cat "$out/summary.md" >>"$GITHUB_STEP_SUMMARY"
 fi
 finish "$status"

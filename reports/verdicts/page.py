@@ -41,7 +41,7 @@ def gate_page(outcome: Outcome) -> Page:
     """The verdict, what to do next, and the comparison with what explains it."""
     comparison, sentence = outcome.comparison, outcome.sentence
     word, todo = NEXT.get(outcome.status, NOT_JUDGED)
-    banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
+    banner = Banner(word, f"{sentence}.")
     draw = None
     sections = [
         Section("What to do next", [todo], text=next_command(outcome.status, comparison)),
@@ -91,6 +91,8 @@ def campaign_page(folder: Path) -> Page:
     comparisons.sort(key=lambda each: ORDER.index(comparison_banner(each).role))  # the worst first
     banner, *others = map(comparison_banner, comparisons)
     status = {"worse": REGRESSION, "unsure": INCONCLUSIVE}.get(banner.role, PASS)
+    if banner.word == "WRONG":
+        status = UNUSABLE
     banner.facts = [
         *banner.facts,
         *(f"{other.word}: {other.sentence}" for other in others),
@@ -114,7 +116,8 @@ def campaign_page(folder: Path) -> Page:
 
 def comparison_banner(comparison: Comparison) -> Banner:
     """The verdict on a comparison of a campaign: the first of its cells' verdicts."""
-    words, order = render.words_of(comparison), ("SLOWER", "differs", "FASTER", "UNDECIDED", "SAME")
+    words = render.words_of(comparison)
+    order = "WRONG", "SLOWER", "differs", "FASTER", "UNDECIDED", "SAME"
     word = next((each for each in order if each in words), "UNDECIDED")
     return Banner(word, f"{render.headline(comparison)}.", facts_of(comparison))
 

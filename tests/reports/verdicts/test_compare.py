@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from reports.store.manifest import read_manifest
 from reports.verdicts.judge import compare
+from reports.verdicts.page import campaign_page
 from reports.verdicts.sides import COMPARABLE, read_sides
 from tests.reports.synthetic_campaign import (
     no_effect,
@@ -20,7 +22,7 @@ from tests.reports.synthetic_campaign import (
 )
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_log import write_log
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import mark_wrong, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -259,3 +261,14 @@ def test_a_token_without_its_calls_is_refused(campaign, compared):
         status, out, err = compared(campaign, *options)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert refused in err
+
+
+def test_a_campaign_with_wrong_results_is_not_the_same(tmp_path):
+    """Its page said that it can be merged."""
+    write_campaign(tmp_path / "c", {"base": no_effect, "head": no_effect}, pairs=6)
+    launches = read_manifest(tmp_path / "c").launches
+    run = next(launch.run for launch in launches if launch.variant == "head")
+    mark_wrong(tmp_path / "c" / str(run), 0)
+    page = campaign_page(tmp_path / "c")
+    assert page.banner.word == "WRONG"
+    assert "Mend the side" in str(page.sections[0])

@@ -97,6 +97,8 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
     first, and one for two runs of the same second; in a text file the newest point without its
     time, which node_exporter refuses. Suspect figures have none."""
     metrics = list(gauges())
+    # With its status a case that was wrong once would have a newest figure of then for ever.
+    names = [label for label in LABELS if label != "status" or not is_textfile]
     series: dict[str, dict[str, dict[int, float]]] = {
         gauge.name: defaultdict(dict) for gauge in metrics
     }
@@ -107,7 +109,7 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
         at_s = int(row["started"].timestamp())
         labels = ",".join(
             f'{label}="{_escaped(str(row[label]))}"'
-            for label in LABELS
+            for label in names
             if row.get(label) not in (None, "")
         )
         for gauge in metrics:

@@ -17,7 +17,7 @@ from reports.store.result import read
 from reports.tables.export import gauges
 from tests.launch import ROOT
 from tests.reports.synthetic_log import write_log
-from tests.reports.synthetic_run import rewrite_head, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
 
 LABELS = "size_bytes", "algorithm", "mode"
 SIZES, ALGORITHMS = (16384, 33554432), ("library", "auto")
@@ -117,6 +117,26 @@ def test_a_textfile_is_replaced_at_once_and_has_no_times(store, capsysbinary, tm
     assert [*tmp_path.iterdir()] == [path]
     if promtool := shutil.which("promtool"):  # of Debian's Prometheus
         subprocess.run([promtool, "check", "metrics"], stdin=path.open(), check=True)
+
+
+def test_a_case_that_is_right_again_has_no_wrong_figure_in_a_textfile(tmp_path, capsysbinary):
+    """Its status was a label, so an alarm never ended."""
+    for night, is_wrong in enumerate((True, False)):
+        made = write_run(
+            tmp_path,
+            run_id=f"2026-11-2{night}T06-15-00Z-allreduce-{night:06d}",
+            sizes=[16384],
+            algorithms=["two_shot"],
+            modes=["isolated"],
+            n_blocks=6,
+            n=2,
+        )
+        if is_wrong:
+            mark_wrong(made.path, 0)
+    path = tmp_path / "wiretax.prom"
+    export(capsysbinary, tmp_path, "--openmetrics", "--textfile", path)
+    found = [line for line in path.read_text().splitlines() if "wrong_elements{" in line]
+    assert [line.split()[-1] for line in found] == ["0"]
 
 
 def test_the_grafana_dashboard_asks_for_gauges_that_there_are():

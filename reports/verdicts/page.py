@@ -68,7 +68,7 @@ def next_command(status: int, comparison: Comparison | None) -> str:
     if status == PASS:
         return ""
     if not comparison or not (base := comparison.baseline.command):
-        return ACCEPT if status == REGRESSION else "make gate"
+        return ACCEPT if status == REGRESSION else f"{RUN}{BENCH}gate --base BASE --head HEAD"
 
     head = comparison.variant.command
     commits = [side.revision[:9] for side in (base, head) if side and side.revision]

@@ -353,8 +353,11 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     if any(rank.get("device") == "cpu" for rank in launches.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
 
-    others = (name for name in launches.gpus if not is_of(gpu, name))
-    return next((f"The times come from {name}, not from {gpu.name}." for name in others), None)
+    for name in launches.gpus:
+        if not is_of(gpu, name):
+            return f"The times come from {name}, not from {gpu.name}."
+
+    return None
 
 
 def is_of(gpu: Gpu, name: str) -> bool:

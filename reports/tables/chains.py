@@ -21,25 +21,11 @@ def leads(result: Result) -> bool:
 
 def without_links(result: Result) -> Result:
     """The run as it is shown: where the chain leads, its calls less a link. A run that is already
-    so stays as it is.
-
-    All rows of a size have the same link, and the least time of any of their blocks counts: nothing
-    holds the ranks together while links run alone, and on a shared card those of 1 MiB took 2.2 us
-    in some blocks and 8 us in others, more than a whole call with its link."""
+    so stays as it is."""
     if not leads(result):
         return result
 
-    counted, least_us = result.counted, dict[tuple[object, ...], float]()
-    chained = {
-        case.case: (case.size_bytes, case.datatype, case.in_place, str(case.shape))
-        for case in result.cases
-        if case.mode == "chained" and case.chain_only_us
-    }
-    for number, group in chained.items():
-        for block in counted.by_case.get(number, ()):
-            if block.chain_only_us is not None:
-                least_us[group] = min(block.chain_only_us, least_us.get(group, inf))
-    links_us = {number: least_us.get(group, 0.0) for number, group in chained.items()}
+    counted, links_us = result.counted, _links_us(result)
     by_case = {
         number: [_block(block, links_us.get(number, 0.0)) for block in blocks]
         for number, blocks in counted.by_case.items()
@@ -49,6 +35,25 @@ def without_links(result: Result) -> Result:
         cases=[_case(case, links_us.get(case.case, 0.0)) for case in result.cases],
         counted=Counted(by_case, counted.rtt_ns, counted.left_out, counted.is_settled),
     )
+
+
+def _links_us(result: Result) -> dict[int, float]:
+    """The time of a link by the number of the chained case.
+
+    All rows of a size have the same link, and the least time of any of their blocks counts: nothing
+    holds the ranks together while links run alone, and on a shared card those of 1 MiB took 2.2 us
+    in some blocks and 8 us in others, more than a whole call with its link."""
+    group_of = {
+        case.case: (case.size_bytes, case.datatype, case.in_place, str(case.shape))
+        for case in result.cases
+        if case.mode == "chained" and case.chain_only_us
+    }
+    least_us = dict[tuple[object, ...], float]()
+    for number, group in group_of.items():
+        for block in result.counted.by_case.get(number, ()):
+            if block.chain_only_us is not None:
+                least_us[group] = min(block.chain_only_us, least_us.get(group, inf))
+    return {number: least_us.get(group, 0.0) for number, group in group_of.items()}
 
 
 def _less(us: float | None, link_us: float) -> float | None:

@@ -97,7 +97,7 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
     first, and one for two runs of the same second; in a text file the newest point without its
     time, which node_exporter refuses. Suspect figures have none."""
     metrics = list(gauges())
-    # With its status a case that was wrong once would have a newest figure of then for ever.
+    # If the status were a label, the figure of a case that was wrong once would stay for ever.
     names = [label for label in LABELS if label != "status" or not is_textfile]
     series: dict[str, dict[str, dict[int, float]]] = {
         gauge.name: defaultdict(dict) for gauge in metrics

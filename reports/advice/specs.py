@@ -211,8 +211,11 @@ def link_between(gpu: Gpu, gpus: int) -> CardLink:
 
 def sheet_of(name: str) -> Gpu | None:
     """The data sheet of the card that a driver names so; None if no sheet has all words of it."""
-    letters = "".join(filter(str.isalnum, name.lower()))
-    fitting = [key for key in GPUS if all(word in letters for word in key.split("-"))]
+
+    def has(word: str) -> bool:  # as `RTX 5090`, and no longer name: an R9700XT is no R9700
+        return bool(re.search("[^a-z0-9]*".join(word) + "(?![a-z0-9])", name[:80].lower()))
+
+    fitting = [key for key in GPUS if all(map(has, key.split("-")))]
     return GPUS[max(fitting, key=len)] if fitting else None
 
 

@@ -129,7 +129,7 @@ def sweep_sections(result: Result) -> list[Section]:
             best: number(row.ours_us),
             "library, us": number(row.library_us),
             "library / ours [95 %]": ratio_text(row.ratio),
-            "verdict": f"WRONG: {counted(row.n_wrong, 'element')}"
+            "verdict": f"WRONG: {', '.join(row.wrong)}, {counted(row.n_wrong, 'element')}"
             if row.n_wrong
             else row.verdict or "-",
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",

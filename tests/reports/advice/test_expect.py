@@ -90,6 +90,7 @@ def test_no_figure_is_invented(reports):
     [
         (("--gpu", "radeon 9999"), "unknown GPU 'radeon 9999'"),
         (("--gpu", "r9700,rtx5090"), "--gpu takes one card, not r9700,rtx5090"),
+        (("--gpu", "r9700xt"), "unknown GPU 'r9700xt'; did you mean r9700"),
         (("--gpu", "r9070"), "unknown GPU 'r9070'; did you mean r9700"),
         (("--gpu", "h20\x1b[2J"), "unknown GPU 'h20?[2J'"),
         ((), "expect needs either a RUN, or --gpu with --gpus"),

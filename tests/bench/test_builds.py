@@ -1,6 +1,6 @@
 """Builds of a kernel by name, as in `two_shot+nt+128K`."""
 
-from tests.bench.launches import launch, run, stored
+from tests.bench.launches import launch, stored
 
 BUILDS = (
     "one_shot_push+nt",
@@ -31,17 +31,3 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
     assert refused["ring+ntr", 16392].startswith(whole)
     assert refused["two_shot+nt+ntr+64K", 16392].startswith(whole)
     assert refused["two_shot_direct+swap", 16392] == nowhere
-
-
-def test_auto_and_slabs_take_messages_that_are_no_whole_packs(tmp_path):
-    """From 16 MiB on `auto` stores results around the caches, which takes whole packs."""
-    options = "--mode isolated -n 2 --sizes"
-    _, result = run(tmp_path / "auto", options, "17825796 --algorithm auto")
-    assert {(case.variant, case.status) for case in result.cases} == {
-        ("copied", "ok"),
-        ("registered", "ok"),
-    }
-    assert not any("ntr" in case.chosen for case in result.cases)
-    _, result = run(tmp_path / "slabs", options, "16392 --algorithm one_shot_pull+slabs --in-place")
-    (case,) = result.cases
-    assert (case.variant, case.status, case.n_wrong) == ("registered", "ok", 0)

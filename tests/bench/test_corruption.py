@@ -28,7 +28,9 @@ def located(done, folder):
     wrong = [case for case in stored(folder).cases if case.status == "wrong"]
     sentence = rf"\d+ elements were wrong, first in {LOCATION}"
     assert all(re.fullmatch(sentence, case.reason or "") for case in wrong)
-    assert re.search(rf"First in case {match[1]},", done.stdout)
+    assert {case.bus_bw_gb_s for case in wrong} == {None}, "a wrong case must not win the table"
+    first = rf"WRONG RESULTS: .*\. First in case {match[1]},"
+    assert re.search(first, " ".join(done.stdout.split()))
     return {case.algorithm for case in wrong}
 
 

@@ -110,24 +110,6 @@ def test_hosts_with_other_programs_are_refused(hosts, tmp_path):
     assert re.search(programs, sentence)
 
 
-CHANGES = {
-    "other options": ('set -- "$@" --seed 5', 2, "started with other options than rank 0 on wt1"),
-    "no compiler": (
-        "mkdir -p {0}/cache; export XDG_CACHE_HOME={0}/cache PATH=/nowhere CXX=",
-        3,
-        "no C++ compiler was found",
-    ),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_host_that_differs_is_named(hosts, change):
-    line, status, sentence = CHANGES[change]
-    done = launched(hosts, hosts.shared, change=line.format(hosts.local))
-    assert (done.returncode, len(said(done))) == (status, 1), done.stderr
-    assert re.search(rf"rank 1 on wt2:? .*{re.escape(sentence)}", done.stderr)
-
-
 def test_a_results_folder_that_one_host_sees_is_refused(hosts):
     done = launched(hosts, hosts.local)
     assert (done.returncode, len(said(done))) == (2, 1), done.stderr

@@ -3,7 +3,6 @@ alone joins them."""
 
 import pytest
 
-from reports.store.bits import read_bits
 from tests.bench.launches import launch, run
 
 HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}
@@ -44,19 +43,6 @@ def test_the_soak_runs_between_hosts(tmp_path):
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
     assert "2 ranks on 2 hosts" in done.stdout
     assert ", 0 wrong elements;" in done.stdout
-
-
-def test_bits_are_compared_between_hosts(tmp_path):
-    """Without the last rank the hosts have different numbers of ranks, and the library alone."""
-    words = "-b 8K -e 8K --algorithm library,hierarchical,auto --quiet"
-    done = launch(tmp_path, words, command="bits", ranks=4, **HOSTS)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
-    [path] = tmp_path.glob("*.bits.json")
-    record = read_bits(path)
-    assert record.hosts == 2
-    compared = {row.algorithm: "fewer" in row.differences for row in record.rows if row.sizes}
-    assert compared == {"library": True, "hierarchical": False, "auto": False}
-    assert {row.setting for row in record.rows} == {"MPIR_CVAR_NUM_CLIQUES=2"}
 
 
 ENDS_EARLY = """

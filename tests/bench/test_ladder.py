@@ -131,17 +131,6 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path, program, kind, r
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_that_nobody_expects_ends_all_ranks_with_its_traceback(tmp_path):
-    """At the end of MPI its rank would wait for the others, and these for its rung."""
-    if_first = "import os\nif os.environ['PMI_RANK'] == '0': del ladder.NcclLibrary\nmain()"
-    program = IMPATIENT.replace("main()", if_first)
-    done = mpirun(
-        2, "-c", program, "--ladder", str(tmp_path / "log"), timeout_s=60, **environment()
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("NameError") == 1
-
-
 def test_after_a_climb_that_never_returned_the_next_one_says_how_far_it_came(tmp_path):
     log = tmp_path / "ladder.log"
     command = [MPIRUN, "-n", "2", sys.executable, "-m", "bench.doctor", "--ladder", log]

@@ -18,7 +18,7 @@ from bench.features import FEATURES
 from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.progress import Progress
 from bench.layers import command as layers
-from bench.survey import main, run_survey, spend_the_rest
+from bench.survey import main, run_survey
 from bench.surveys.page import write
 from bench.surveys.steps import READS, Survey, SurveyStep, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
@@ -295,15 +295,6 @@ def test_a_wrong_result_is_the_status_and_the_headline(tmp_path, monkeypatch):
     archived(folder)
 
 
-def test_only_a_tuning_that_found_a_table_is_repeated(tmp_path, monkeypatch):
-    """`Tuning again` without a table confirms nothing."""
-    write_launches(tmp_path / "made", 2)
-    steps = quick_steps("tune", "confirm", "allreduce")
-    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0)
-    run_survey(survey)
-    assert [step.name for step in survey.steps][:2] == ["tune", "allreduce"]
-
-
 def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     tmp_path, monkeypatch, capsys
 ):
@@ -329,40 +320,6 @@ def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     archived(folder)
     assert reports_main(["procure", str(folder / "spec.toml")]) == 0
     assert "3 PASS" in capsys.readouterr().out
-
-
-def test_the_rest_fits_launches_of_fewer_cases_than_the_first(tmp_path, monkeypatch):
-    """A survey of three minutes left a third of them unspent."""
-    write_launches(tmp_path / "made", 1, gpu=R9700)
-    (step,) = quick_steps("allreduce")
-    step.status, step.elapsed_s = "done", 20.0
-    survey = survey_of_stored_runs(monkeypatch, tmp_path, [step], left_s=60.0)
-    spend_the_rest(survey, time.monotonic() + 7.0)
-    assert [each.status for each in survey.steps] == ["done", "done", "failed"]
-
-
-def test_a_library_that_cannot_run_is_a_sentence_of_its_step(tmp_path, monkeypatch):
-    """As NCCL, which wants a GPU a rank; what else the step measured stands."""
-    write_run(tmp_path / "made", sizes=(16384,), unsupported=("library",))
-    survey = survey_of_stored_runs(monkeypatch, tmp_path, quick_steps("allreduce"), 60.0)
-    run_survey(survey)
-    assert survey.steps[0].status == "done"
-    reason = "; MPICH 5.0.2 was not measured: MPICH 5.0.2 has no float32"
-    assert survey.steps[0].sentence.endswith(reason)
-
-
-def test_a_launch_that_only_lacked_time_is_tried_again(tmp_path, monkeypatch):
-    """As on a new machine, whose first launches compile."""
-    write_launches(tmp_path / "made", 2, gpu=R9700)
-    first = f"""[ -e {tmp_path}/compiled ] || {{ touch {tmp_path}/compiled
-echo "bench.allreduce: two_shot is not measured: no reason" >&2
-echo "bench.allreduce: time ran out before a case was measured" >&2; exit 3; }}"""
-    steps = [step for step in plan("", is_quick=False) if step.name == "allreduce"][:3]
-    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0, begin=first)
-    assert run_survey(survey) == 3
-    assert [step.status for step in survey.steps[:3]] == ["failed", "done", "done"]
-    assert survey.steps[0].sentence == "time ran out before a case was measured"
-    assert '<th scope="row">All-reduce, launch 2' in (survey.folder / "index.html").read_text()
 
 
 def test_a_report_that_refuses_is_a_sentence(tmp_path, monkeypatch, capsys):

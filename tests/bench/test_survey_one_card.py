@@ -51,14 +51,6 @@ def test_ranks_get_mps_for_the_time_of_the_survey(calls, runs, refusal, expected
     assert calls.read_text().split()[1:] == ([] if runs else ["-d", "quit"])
 
 
-def test_a_service_that_does_not_end_is_told(calls, capfd):
-    calls.with_suffix(".stuck").touch()
-    with mps.service(lambda: None):
-        assert capfd.readouterr().err == ""
-    told = f"bench.survey: MPS does not end (clients are running): echo quit | {mps.CONTROL}\n"
-    assert capfd.readouterr().err == told
-
-
 def test_a_service_ends_also_if_the_user_interrupts_while_it_is_tried(calls):
     def interrupted():
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import pytest
 
 from bench.harness import tuned
 from bench.tuning import search
-from bench.tuning.winners import FINALISTS, Heat, find_winners
+from bench.tuning.winners import FINALISTS, find_winners
 from collectives.operation import ChoiceRow
 from collectives.table import parsed
 from reports.store.blocks import count_blocks
@@ -204,21 +204,6 @@ def test_the_runs_state_has_the_winner_and_a_lucky_early_loser_never_wins(tmp_pa
     assert least_ns < 100 < most_ns < 200
 
 
-def test_a_row_names_the_kind_of_memory_in_which_its_algorithm_won(tmp_path):
-    """vLLM takes host memory for short messages between two R9700s."""
-    times_us = {"auto": 8.0, "ring": 5.0, "two_shot": 6.0}
-    blocks = [(turn, *each, FAST) for turn in range(12) for each in times_us.items()]
-    result = searched_run(tmp_path, blocks)
-    memories = "mapped,host_staged", "host_staged", "mapped"
-    for case, memory in zip(result.cases, memories, strict=True):
-        case.memory = memory
-    heat = Heat(*[getattr(result.winners[0], name) for name in ("variant", "size_bytes", "mode")])
-    result.winners = find_winners(result, {heat: ("ring over host_staged", 1.6)})
-    (row,) = (search.row_of(result, winner) for winner in result.winners)
-    assert (row.algorithm.name, row.memory) == ("ring", "host_staged")
-    assert row.where["memory"] == "mapped,host_staged"
-
-
 # -- the table
 
 
@@ -342,26 +327,3 @@ def test_a_search_for_stable_bits_tries_sums_in_rank_order_and_keeps_the_rows_of
     assert {(stable, mode) for stable in (None, True) for mode in ("isolated", "chained")} == {
         *rows
     }
-
-
-def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(search_done, tmp_path):
-    """In a state without its own row, the row for another state can cost up to three times as
-    much."""
-    registered = {"variant": "registered", "in_place": False, "mode": "isolated"}
-    by_mode = {"isolated": "ring", "chained": "two_shot"}
-    rows = [
-        *(row(16384, ns, "two_shot+nt", mode="isolated") for ns in (1.0, 1e6)),
-        *(
-            row(16384, ns, name, mode=mode)
-            for ns in (70.0, 100.0, 150.0, 225.0, 340.0, 510.0)
-            for mode, name in by_mode.items()
-        ),
-        row(16384, 1e9, "two_shot_direct+ntr", **registered),
-    ]
-    table = tmp_path / "table.toml"
-    head = tuned.read(search_done[2], search_done[1].run)[0]
-    tuned.add(table, head, rows, [])
-    result = with_table(tmp_path / "out", table, "--mode both")
-    chosen = {(case.variant, case.mode): case.chosen for case in result.cases}
-    assert {mode: chosen["copied", mode] for mode in by_mode} == by_mode
-    assert chosen["registered", "isolated"] != "two_shot_direct+ntr"

@@ -114,10 +114,3 @@ def test_a_run_with_a_refused_table_prints_one_sentence_and_measures_nothing(tmp
     assert done.stderr.startswith("bench.allreduce: --tuned: rank 0: ")
     assert "table.toml cannot be read: No such file or directory" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_algorithms_that_cannot_run_here_are_refused_with_the_way_to_find_others(tmp_path):
-    done = launch(tmp_path / "out", "--sizes 16K --algorithm two_shot_multimem")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
-    assert "no case can be measured: the cpu device has no multicast" in done.stderr
-    assert done.stderr.endswith("; --list says what can run here\n")

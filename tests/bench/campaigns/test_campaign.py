@@ -56,14 +56,6 @@ def script(path, text):
 # -- a campaign
 
 
-def test_a_folder_or_file_that_is_there_already_stays_unchanged(tmp_path, refused):
-    (tmp_path / MANIFEST).write_text("mine")
-    for path in (tmp_path, tmp_path / MANIFEST):
-        sentence = f"{path} is there already: remove it, or name a new folder: --out {path}-2"
-        assert refused(main, "--out", path, *named(a=QUICK, b=QUICK)) == (2, sentence)
-    assert (tmp_path / MANIFEST).read_text() == "mine"
-
-
 def test_a_launch_that_cannot_succeed_ends_the_campaign(tmp_path, refused):
     """The campaign must not retry a launch that refuses its command line or the machine, and must
     print the launch's own message."""
@@ -192,32 +184,6 @@ def test_a_launch_that_hangs_is_killed_with_all_its_processes(
         lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
         5,
     )
-
-
-OPEN_MPI = """
---------------------------------------------------------------------------
-prterun detected that one or more processes exited with non-zero status,
-thus causing the job to be terminated. The first process to do so was:
-
-   Process name: [prterun-host-7@1,1]
-   Exit code:    3
---------------------------------------------------------------------------"""
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (f"wiretax: time ran out\n{OPEN_MPI}", "wiretax: time ran out"),
-        # A million characters took more than an hour, and this test would not end.
-        ("-" * 1_000_000 + "\nwhy", "why"),
-        ("x" * 1_000_000, "x" * 300),
-    ],
-)
-def test_the_sentence_of_a_launch_is_its_last_one_of_our_own(words, sentence, tmp_path):
-    said = tmp_path / "said"
-    said.write_text(words)
-    _, last_line = launches.run_to_end(["sh", "-c", f"cat {said} >&2"], None, os.environ)
-    assert launches.failure_of(3, last_line, None) == sentence
 
 
 def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypatch):

@@ -95,14 +95,6 @@ def test_a_command_without_timings_is_refused(tmp_path, refused, command, status
         assert made(tmp_path / "c", status="died") == [("pilot", 0, "a")] * 3
 
 
-def test_rows_that_cannot_be_read_end_a_campaign_after_its_pilot(tmp_path, refused):
-    """All pairs were launched before the gate said so, and called none of them usable."""
-    command = f"printf '%s\\n' '{TIMED}' '{TIMED.replace('5.0', 'null')}'"
-    ended, message = refused(main, "--out", tmp_path / "c", *named(a=command, b=command))
-    assert (ended, made(tmp_path / "c")) == (1, [("pilot", 0, "a")])
-    assert message.startswith("variant a: rows that could not be read: 1, the first in line 2; ")
-
-
 def test_wrong_results_are_stored_and_have_status_1(tmp_path, refused):
     bad = TIMED.replace("}", ', "n_wrong": 3}')
     wrong = f"{bad}\n{TIMED.replace('8', '16')}"

@@ -2,7 +2,6 @@
 in its folder, and nothing that is wrong or dies passes."""
 
 import json
-import re
 import shlex
 import signal
 import subprocess
@@ -181,25 +180,6 @@ def test_a_mistake_is_answered_and_its_folder_can_be_used_again(tmp_path, side, 
     assert gate(["--out", str(folder), "--base", side(), "--head", side()]) == 2
     assert "is there already" in capsys.readouterr().err
     assert "NOT JUDGED" not in said(folder)[0]
-
-
-def test_progress_says_which_launch_of_how_many_and_hints_name_makes_variables(
-    tmp_path, side, capsys, monkeypatch
-):
-    monkeypatch.delenv("WIRETAX_QUIET", raising=False)
-    monkeypatch.setenv("WIRETAX_MAKE", "--out=GATE_OUT --budget=BUDGET --pairs=CAMPAIGN_ARGS")
-    monkeypatch.setenv("CAMPAIGN_ARGS", "--pairs 6 --seed 3")  # make exports it
-    words = ["--base", side(), "--head", side(), "--out", str(tmp_path / "gate"), "--pairs", "6"]
-    assert gate(words) in (0, 3)
-    lines = capsys.readouterr().err.splitlines()
-    launches = [line.partition("] ")[2] for line in lines if line.startswith("[gate ")]
-    assert launches[0] == "launch 1 of 16: pilot, base"
-    assert re.fullmatch("launch 16 of 16: pair 6, (base|head)", launches[-1])
-    assert len({*launches}) == len(launches) == 16
-    hint = 'it takes 8 (CAMPAIGN_ARGS="--seed 3 --pairs 8" and BUDGET='
-    assert any(hint in line for line in lines)
-    assert gate(words) == 2
-    assert f"new folder: GATE_OUT={tmp_path / 'gate'}-2\n" in capsys.readouterr().err
 
 
 def test_a_gate_that_is_stopped_while_it_judges_leaves_no_pass(tmp_path, side, monkeypatch):

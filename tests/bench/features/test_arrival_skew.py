@@ -5,19 +5,11 @@ The delay is 40 ms, longer than the usual delays of a shared machine. The tests 
 time, because other times may also include the scheduler's delays, above all on a GPU in software.
 """
 
-import re
-
 import numpy as np
 import pytest
 
 from bench.features.arrival_skew import ArrivalSkew, delay_us
 from collectives.collective import COLLECTIVES
-from reports.store.case import key_of
-from reports.tables.export import as_csv
-from reports.tables.frame import case_rows
-from reports.tables.show import plot
-from reports.tables.table import render
-from reports.verdicts.sides import case_names
 from tests.bench.launches import run
 from tests.fake_gpu import fake_nccl
 from tests.launch import SLOW_TEST, few
@@ -61,33 +53,6 @@ def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, 
     shown = [table for table in printed.split("\n\n") if "late by 40000 us: us count from" in table]
     assert shown
     assert all("waits" in table and "busbw" not in table for table in shown)
-
-
-def test_a_late_case_has_a_distinct_name_in_every_format(tmp_path):
-    """A comparison or a parser must not match a late rank's figures with ordinary figures."""
-    options = "--algorithm direct_push,library --arrival-skew 0,5us,40ms -n 2"
-    _, result = run(tmp_path, QUICK, options, command="sendrecv")
-    late = "", " 5us late", " 40000us late"
-    names = {f"direct_push {way}{words}" for way in ("one_way", "ping_pong") for words in late}
-    assert len({key_of(case) for case in result.cases}) == len(result.cases)
-    assert all(
-        len(re.findall(rf"{name} +copied", render(result, long=True))) == 1 for name in names
-    )
-    assert as_csv(case_rows(result)).count('""arrival_skew_us"": 5.0') == len(result.cases) // 3
-    assert {*case_names([c for c in result.cases if c.algorithm == "direct_push"])} == names
-
-
-def test_a_run_with_only_late_ranks_is_marked_in_every_output(tmp_path):
-    """Without the mark, a reader would take a sentence or a picture for a statement about the
-    ordinary collective."""
-    printed, result = run(tmp_path, QUICK, "-n 2 --arrival-skew 40ms --algorithm auto,library")
-    words = " ".join(printed.split())
-    assert "isolated, one rank late by 40000 us, out of place; against MPICH" in words
-    assert "waits = from the first arrival to the last" in words
-    assert "busbw" not in printed
-    plot(result, tmp_path / "drawn.svg")
-    drawn = (tmp_path / "drawn.svg").read_text()
-    assert "isolated, one rank late by 40000 us" in drawn
 
 
 def test_a_delay_of_0_is_the_ordinary_case():

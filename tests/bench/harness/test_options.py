@@ -4,15 +4,10 @@ another way."""
 import runpy
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from bench.harness.head import method_of
 from bench.harness.options import CASES, METHOD, NOTHING, Parser
-from collectives.operation import ChoiceRow
-from collectives.registry import ALGORITHMS
 from tests.bench.launches import run
 from tests.launch import ROOT
 
@@ -56,32 +51,3 @@ def test_a_run_stores_how_it_was_measured_where_that_is_not_the_default(tmp_path
         "mpi_thread_level": "multiple",
         "warmup": 3,
     }
-
-
-@pytest.mark.unit
-def test_a_table_counts_by_its_choices_for_these_ranks_and_only_if_auto_used_it():
-    """A table that was tuned again with the same outcome must not begin another history."""
-    known, communicator = ALGORITHMS["all_reduce"], SimpleNamespace(size=2, hosts=1)
-
-    def row(size_bytes, name, ranks=2, trip_ns=300.0):
-        where = {"variant": "copied", "memory": "mapped", "ranks": ranks, "hosts": 1}
-        where["round_trip_ns"] = [trip_ns, 1.5 * trip_ns]
-        return ChoiceRow("all_reduce", known[name], (size_bytes, size_bytes), where)
-
-    def method(*rows, chosen="two_shot"):
-        facts = {"communicator": communicator, "memory": "mapped", "graph": False}
-        session: Any = SimpleNamespace(
-            world=SimpleNamespace(rows=rows, **facts),
-            communicator=communicator,
-            options=SimpleNamespace(method={"tuned": "/home/someone/table.json"}),
-        )
-        suite: Any = SimpleNamespace(headers=[SimpleNamespace(chosen=chosen, library=None)])
-        return method_of(session, suite)
-
-    here, large, elsewhere = row(16384, "two_shot"), row(1 << 20, "ring"), row(16384, "ring", 4)
-    again = row(1 << 20, "ring", trip_ns=297.0), row(16384, "two_shot", trip_ns=305.0)
-    used = method(here, large)
-    assert used == method(large, elsewhere, here) == method(*again) != method(here)
-    assert set(used) == {"tuned"}
-    assert "someone" not in used["tuned"]
-    assert method(here, chosen=None) == {}

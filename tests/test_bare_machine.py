@@ -19,7 +19,6 @@ AFFECTED = (
     "test_kernels_broken",
     "test_kernels_compile",
     "test_kernels_matrix",
-    "test_swap",
     "test_campaign_revisions",
     "test_dashboard_browser",
 )

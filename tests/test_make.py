@@ -111,18 +111,6 @@ def test_a_python_without_the_packages_names_the_environment(module):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
-def test_a_single_missing_package_and_too_little_memory_are_named(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pandas'] = None")
-    done = run(sys.executable, "-m", "bench.gate", env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert " lacks the packages of Wiretax, as pandas: " in done.stderr
-    # Otherwise OpenBLAS aborts, or pandas hangs.
-    words = [sys.executable, "-m", "bench.gate", "--base=a", "--head=b", f"--out={tmp_path / 'g'}"]
-    done = run("sh", "-c", 'ulimit -v 200000 && exec "$@"', "sh", *words)
-    said = "`ulimit -v` allows 195 MiB of memory, and Wiretax needs 400\n"
-    assert (done.returncode, done.stderr) == (2, said)
-
-
 def test_an_older_python_can_read_the_files_that_refuse_it():
     for name in (*FIRST_FILES, "wiretax/__init__.py"):
         ast.parse((ROOT / name).read_text(), feature_version=(3, 8))

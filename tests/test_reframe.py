@@ -81,49 +81,6 @@ def test_the_check_names_each_case_and_fails_where_a_reference_is_missed(tmp_pat
     assert float(variables[LIBRARY]) == pytest.approx(case["total_us"]["median"])
 
 
-def test_variables_are_named_after_their_cases():
-    case = {
-        "kind": "case",
-        "collective": "all_reduce",
-        "algorithm": "auto",
-        "size_bytes": 8204,
-        "mode": "isolated",
-        "variant": "copied",
-        "datatype": "float32",
-        "redop": "sum",
-        "in_place": False,
-    }
-    other = {
-        "size_bytes": 3 << 20,
-        "mode": "chained",
-        "variant": "registered",
-        "datatype": "bfloat16",
-        "in_place": True,
-    }
-    late = {"shape": {"arrival_skew_us": 2.5}, "case": 2}
-    again = {"case": 3}  # the name of the first case
-    program = (
-        "import runpy, sys; print(*runpy.run_path(sys.argv[1])['measured'](eval(sys.argv[2])))"
-    )
-    cases = str([case, case | other, case | late, case | again])
-    done = end_of(REFRAME / "python", "-c", program, CHECK, cases)
-    assert done.stdout.split() == [
-        "all_reduce_auto_8204B_us",
-        "all_reduce_auto_3MiB_chained_registered_bfloat16_in_place_us",
-        "all_reduce_auto_8204B_arrival_skew_us_2_5_us",
-        "all_reduce_auto_8204B_case3_us",
-    ], done.stderr
-
-
-def test_a_launcher_that_starts_nothing_is_quoted(tmp_path):
-    (tmp_path / "launcher").write_text(
-        "#!/bin/sh\necho 'srun: error: Invalid MPI type' >&2\nexit 1\n"
-    )
-    (tmp_path / "launcher").chmod(0o755)
-    done, _ = reframe(tmp_path, executable=tmp_path / "launcher")
-    assert "sanity error: no run was stored: srun: error: Invalid MPI type" in done.stdout
-
-
 def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):
     broken = tree(tmp_path / "tree", "flip_bit")
     faults = (

@@ -1,8 +1,5 @@
-"""Optional rooms of the core: everything else works without their files and registrations. A new
-algorithm needs two files.
-
-Each test changes a copy of the project and runs the copy.
-"""
+"""Algorithms come and go with their files. Each test changes a copy of the project and runs the
+copy."""
 
 import shutil
 import sys
@@ -36,52 +33,19 @@ for path in sorted(Path("collectives/algorithms").glob("[a-z]*.py")):
         sys.exit(f"without {path.name}")
     hidden.rename(path)
 """
-FEATURES = "bench/features/__init__.py"
-# Files and folders, and the lines that register features.
-ROOMS = (
-    "bench/features/arrival_skew.py",
-    "bench/features/peers.py",
-    "collectives/peers",
-    "bench/soak.py",
-)
-REGISTRATIONS = (
-    "from bench.features.arrival_skew import ArrivalSkew\n",
-    "    ArrivalSkew,\n",
-    "from bench.features.peers import Peers\n",
-    "    Peers,\n",
-)
 
 
-def without(folder: Path, *rooms: str) -> Path:
-    """A copy of the folders that the program needs, without these rooms and then without the
-    registrations of features, each of which stands there once."""
+def copy_of_the_project(folder: Path) -> Path:
+    """A copy of the folders that the program needs."""
     for layer in LAYERS:  # with the bytecode, but for what another process is writing
         ignored = shutil.ignore_patterns("*.pyc.*")
         shutil.copytree(ROOT / layer, folder / layer, ignore=ignored)
-    for path in (folder / name for name in rooms):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    features = folder / FEATURES
-    for piece in REGISTRATIONS if rooms else ():
-        text = features.read_text()
-        assert text.count(piece) == 1, f"{FEATURES} has {piece!r} {text.count(piece)} times"
-        features.write_text(text.replace(piece, ""))
     return folder
-
-
-def test_without_the_optional_rooms_everything_else_works(tmp_path):
-    tree, out = without(tmp_path / "tree", *ROOMS), tmp_path / "results"
-    _, result = run(out, SMALL, tree=tree)
-    assert result.complete
-    assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
-    for option in ("--arrival-skew 5us", "--peer vllm"):
-        done = launch(out, option, tree=tree, ranks=None)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"bench.allreduce: unrecognized arguments: {option}\n"
 
 
 def test_the_file_of_an_algorithm_goes_without_a_trace(tmp_path):
     """Rows of the suite's tables that name it are passed over; `auto` has the others."""
-    tree = without(tmp_path / "tree")
+    tree = copy_of_the_project(tmp_path / "tree")
     done = end_of(sys.executable, "-c", WITHOUT_EACH, cwd=tree)
     assert (done.returncode, done.stderr) == (0, "")
     (tree / "collectives" / "algorithms" / "allreduce_two_shot.py").unlink()
@@ -136,7 +100,7 @@ tune.main()
 
 def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     """The command line, --list, bench.tune, the soak and the layers find it without an edit."""
-    tree, out = without(tmp_path / "tree"), tmp_path / "results"
+    tree, out = copy_of_the_project(tmp_path / "tree"), tmp_path / "results"
     (tree / "collectives" / "algorithms" / "allreduce_mine.py").write_text(ALGORITHM)
     (tree / "kernels" / "allreduce_mine.cu").write_text(KERNEL)
 

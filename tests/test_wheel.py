@@ -242,25 +242,6 @@ def test_the_wheel_imports_our_folders_from_one_package():
         )
 
 
-def test_texts_take_the_names_of_commands_from_one_place():
-    """In a wheel `python -m bench.tune` does not exist. Nobody prints a docstring but `__doc__`."""
-    named = re.compile(rf"\bbench\.({'|'.join(BENCHMARKS)})\b|python -m (bench|reports)|^reports: ")
-    for path in SOURCES:
-        source = path.read_text()
-        tree = ast.parse(source)
-        nodes = [*ast.walk(tree)]
-        printed = nodes[1:2] if "__doc__" in source else []
-        documents = [n.value for n in nodes if isinstance(n, ast.Expr) and n not in printed]
-        wrong = [
-            node.lineno
-            for node in nodes
-            if isinstance(node, ast.Constant)
-            and node not in documents
-            and named.search(str(node.value))
-        ]
-        assert not wrong, path
-
-
 def test_the_files_of_the_project_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == VERSION

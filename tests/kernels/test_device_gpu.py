@@ -156,21 +156,6 @@ def test_without_shared_memory_only_the_library_is_measured_on_a_fake_gpu(tmp_pa
     assert status["library", "plain"] == "ok"
 
 
-def test_the_table_says_that_ranks_share_a_gpu_on_a_fake_gpu(tmp_path):
-    result, said = measured(tmp_path, "--device cuda --ranks-share-gpus", count=1)
-    assert result.cases[0].memory == "same_device"
-    assert "ranks share a GPU, so no time here measures a wire" in said
-
-
-def test_a_library_within_a_gpu_is_not_compared_with_host_memory_on_a_fake_gpu(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
-    options = "--device cuda --ranks-share-gpus --memory host_staged -n 1"
-    _, said = measured(tmp_path, options, library={}, count=1)
-    assert "our algorithms through the host: their ratio compares two kinds of memory" in said
-
-
 HELD_BACK: dict[str, object] = {"vendor": "hip", "cached": 3, "coherent": "hdp", "hdp": 1}
 
 
@@ -320,14 +305,6 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
     if vendor == "cuda" and command in ("allgather", "alltoall"):  # nothing is reduced
         windows.add("zero_cta")
     assert {case.variant for case in cases if case.library} == {"plain", "tuned"} | windows
-
-
-def test_our_algorithms_do_not_move_the_librarys_buffers_to_the_host_on_a_fake_gpu(tmp_path):
-    """With its buffers in host memory, the library would be slow and not a fair baseline."""
-    options = "-b 4K -e 4K --device hip --memory host_staged --algorithm direct_pull"
-    result, _ = measured(tmp_path, options, base=LEAN, command="allgather", vendor="hip", closed=0)
-    status = {case.variant: case.status for case in result.cases}
-    assert status == {"copied": "ok", "registered": "unsupported"}
 
 
 @pytest.mark.parametrize("launches", few([1000, 300], 1))

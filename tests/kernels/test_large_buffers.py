@@ -8,8 +8,6 @@ import numpy as np
 import psutil
 import pytest
 
-from collectives.binding import plain_arguments
-from collectives.probe import probe_kernels
 from kernels.devices import shared_memory
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import Pattern, Step, Watch, Wrong
@@ -25,19 +23,6 @@ def zeros():
     """Zeros that take no memory while they are only read."""
     pages = mmap.mmap(-1, SIZE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     return np.frombuffer(pages, np.uint8)
-
-
-def test_an_element_beyond_4_gib_is_read(zeros):
-    """read_own reports when its digest is a certain word, which here lies beyond 4 GiB."""
-    device, watch, place = CpuDevice(), Watch(), FAR + (1 << 20)
-    step = Step(
-        probe_kernels(device, 1, WT_ELEMENT="Float64").kernel("read_own"),
-        plain_arguments(0, 0, zeros.ctypes.data, SIZE_BYTES // 8, watch),
-    )
-    zeros[place : place + 4] = np.array([0x5CA1AB1E], np.uint32).view(np.uint8)
-    device.caller(step)()
-    assert watch.phase >> 32 == 0x5CA1AB1E
-    zeros[place : place + 4] = 0
 
 
 def checked(pattern_address: int, size_bytes: int, wrong: Wrong) -> None:

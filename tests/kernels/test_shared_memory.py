@@ -89,14 +89,6 @@ def test_memory_behind_a_reused_process_id_is_refused_and_not_mapped(memory, oth
     assert mapped_or_open() == before
 
 
-def test_memory_of_another_size_is_refused(memory):
-    before = mapped_or_open()
-    for size in (SIZE - 4096, SIZE + 4096):
-        with pytest.raises(DeviceError, match="is not the one that its handle names"):
-            open_shared(memory.handle, size)
-    assert mapped_or_open() == before
-
-
 OPTIONS = ("-b", "16K", "-e", "16K", "-n", "3", "--algorithm", "two_shot")
 
 

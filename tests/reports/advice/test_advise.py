@@ -6,13 +6,8 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from msgspec import structs
 
 from reports.__main__ import main
-from reports.advice import reduce_times
-from reports.advice.specs import GPUS as SHEETS
-from reports.advice.specs import link_between
-from reports.references.published import calls
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_run import mark_wrong, rewrite_cases, rewrite_head, run_id, write_run
 
@@ -135,17 +130,6 @@ def test_without_a_run_the_published_range_is_shown():
     assert 1.5 <= float(speed) * 62.5e-3 <= 1.8
 
 
-def test_a_prompt_takes_the_published_bandwidth_not_the_slots():
-    """RCCL is published to reach 10.6 GB/s where the slot has 63: a prompt would look a third
-    shorter. A slot with fewer lanes than the published ones carries no more than it has."""
-    text, words = answer(TWO)
-    assert "from there on 10.6 GB/s [7.11 13.3] by 42 figures over PCIe, published of RCCL" in words
-    (prompt_ms,) = re.findall(r"(?m)^TP 2 .* (\S+) +\S+$", text)
-    reduced_ms = 160 * LARGE / 10.6e6
-    assert float(prompt_ms) == pytest.approx(1542 / 2 + reduced_ms, rel=0.02)
-    assert "from there on 7.88 GB/s [7.11 7.88]" in answer(f"{TWO} --link pcie3x8")[1]
-
-
 @pytest.mark.parametrize(("gpus", "gb_s"), [(2, "48.0 GB/s [34.1 61.5]"), (8, "336 GB/s")])
 def test_a_mesh_has_the_bandwidth_of_its_links(gpus, gb_s):
     """Eight MI300X reach five times what two do, over seven links and not one."""
@@ -170,34 +154,6 @@ def test_a_card_has_the_times_of_its_fabric_and_library(words, fabric, library):
     _, said = answer(f"--model llama-3.1-8b --gpu {words}")
     assert re.search(rf"figures over {fabric}, and from .*, published of {library} ", said)
     assert ("through host memory" in said) == fabric.startswith("PCIe")
-
-
-def test_calls_of_other_kinds_are_no_latency(monkeypatch):
-    """A compressed call, one over a network, another vendor's or an eager one would pass for what a
-    decoded token waits for; and the machine with the longest table would decide alone."""
-    gpu = SHEETS["r9700"]
-    rccl = next(row for row in calls() if row.library == "rccl" and row.collective == "all_reduce")
-    good = structs.replace(
-        rccl, hosts=1, fabric="PCIe 5", mode="graph", size_bytes=16384, time_us=30.0, machine="a"
-    )
-    wrong: list[dict[str, object]] = [
-        {"kind": "lossy", "library": "quickreduce"},
-        {"hosts": 2},
-        {"library": "nccl"},
-        {"mode": "eager"},
-        {"collective": "all_gather"},
-        {"fabric": "xGMI"},
-        {"size_bytes": 65536},
-        {"size_bytes": None},
-    ]
-    rows = [structs.replace(good, time_us=0.1, **fields) for fields in wrong]
-    rows += [good] * 9
-    rows += [structs.replace(good, machine=name, time_us=us) for name, us in (("b", 40), ("c", 50))]
-    rows += [structs.replace(good, kind="tuned", library="r9k", time_us=7.0)]
-    monkeypatch.setattr(reduce_times, "calls", lambda: rows)
-    ends = 1, reduce_times.SMALL
-    span, figures = reduce_times.typical(2, gpu, link_between(gpu, 2), *ends, "us")
-    assert (span.tolist(), figures) == ([40, 7, 50], "12 figures over PCIe 5")
 
 
 def test_a_card_without_peer_access_is_asked_about():
@@ -308,14 +264,3 @@ def test_an_imported_log_gives_advice_that_names_its_harness(tmp_path):
     assert with_run == pytest.approx(without, rel=0.02)
     wrong = write_log(tmp_path, good | {"n_wrong": 1}, name="bad", status="failed")
     assert "failed or has wrong results" in refusal(R9700, "--run", wrong)
-
-
-@pytest.mark.parametrize(("hosts", "place"), [(1, None), (None, "perhaps on several hosts")])
-def test_a_log_over_a_network_is_not_held_against_a_slot(tmp_path, hosts, place):
-    """Two PCs with one R9700 each reached 3.5 GB/s over RoCE, which says nothing about PCIe within
-    one PC."""
-    small, large = {"us": 47.3}, {"us": LARGE / 3.5e3, "size_bytes": LARGE}
-    path = write_log(tmp_path, small, large, hosts=hosts, gpu=GPU)
-    _, words = answer(R9700, "--run", path)
-    assert ("over fewer lanes" in words) == (place is None)
-    assert place is None or f"The ranks are {place}: the times include their network" in words

@@ -47,12 +47,6 @@ def test_the_same_cards_come_with_their_range_and_their_sources(reports):
     assert "16.9 to 27.3 GB/s" in " ".join(lossy.split())
 
 
-def test_modes_stand_apart(reports):
-    _, text, _ = reports("expect", "--gpu", "h100", "--gpus", 4, "--size", "16K")
-    assert "Library at 16 KiB, eager: 24.3 us (figures: 1)." in text
-    assert "Library at 16 KiB, graph: 16.2 to 19.7 us (figures: 2)." in text
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.advice.specs import GPUS, ROUTES, sheet_of
+from reports.advice.specs import GPUS, ROUTES
 from reports.advice.wire import (
     CHECKED,
     FORMULA_OVER_MEASURED,
@@ -154,15 +154,3 @@ def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
     unnamed = copied("unnamed", world__ranks=nameless)
     assert "no data sheet fits 'AMD Radeon Graphics': name one with --gpu" in refusal(unnamed)
     assert predict(unnamed, "--gpu", "r9700")[0] == 0
-
-
-def test_a_cards_name_finds_its_data_sheet():
-    for card, name in {
-        "NVIDIA H100 80GB HBM3": "h100",
-        "NVIDIA H100 NVL": "h100-nvl",
-        "NVIDIA A100-SXM4-80GB": "a100-80gb",
-        "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "rtxpro6000",
-    }.items():
-        sheet = sheet_of(card)
-        assert sheet
-        assert sheet.name == name

@@ -7,13 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from msgspec import structs
 
-from reports.advice import serving, specs
+from reports.advice import specs
 from reports.advice.reduce_times import wire_factor
 from reports.advice.serving import Deployment
 from reports.advice.specs import GB
-from reports.references import published
 from reports.store.result import ResultError
 
 pytestmark = pytest.mark.unit
@@ -46,23 +44,6 @@ def test_parameter_counts_match_the_published_ones():
         published, rel=2e-3
     )
     assert MIXTRAL.active_share * MIXTRAL.parameters == pytest.approx(12.9e9, rel=3e-3)
-
-
-def test_published_engines_stay_below_the_bandwidth_of_the_memory(monkeypatch):
-    """By hand: Qwen3-8B has 8.19e9 weights, of which a token reads all but the 0.62e9 of its
-    embeddings; two cards of 800 GB/s made 79.6 tokens/s: 75 %, as their owner has it, one card of
-    them 46.7: 88 %. A drafter's tokens would make it several times the bandwidth."""
-    serving.reached.cache_clear()
-    words = serving.reached()
-    assert "to 75% of the memory's bandwidth with a split by tensor" in words
-    assert "to 88% with one card at a time (8 figures)" in words
-    assert pytest.approx(0.75, abs=0.01) == 79.6 * (8.19e9 - 0.62e9) * 2 / 2 / 800e9
-    drafted = [structs.replace(row, drafter="none") for row in published.serving()]
-    monkeypatch.setattr(published, "serving", lambda: drafted)
-    serving.reached.cache_clear()
-    (most,) = re.findall(r"to (\d+)% of the memory", serving.reached())
-    assert int(most) > 200
-    serving.reached.cache_clear()
 
 
 def test_a_sliding_window_ends_the_growth_of_most_layers_caches(tmp_path):

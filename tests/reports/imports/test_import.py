@@ -8,7 +8,6 @@ import re
 import pytest
 
 from reports.__main__ import main
-from reports.imports import logged
 from reports.store.result import read
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE
 from tests.reports.synthetic_log import write_log
@@ -192,16 +191,6 @@ def test_a_path_that_is_not_a_readable_file_is_refused_in_one_sentence(tmp_path,
     assert "No such file" in refused(tmp_path, capsys, tmp_path / "no")
     assert imported(tmp_path / "out", tmp_path / "no", put(tmp_path / "a.log", WHOLE), status=2)
     assert main(["import", str(tmp_path / "a.log"), "--out", str(tmp_path / "a.log")]) == 2
-
-
-@pytest.mark.parametrize(
-    "text", [WHOLE + ROW_8 * 3, WHOLE * 3, "[" + ",".join(['{"config":{},"results":[]}'] * 3) + "]"]
-)
-def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, monkeypatch):
-    """A million rows took more than 40 s, and their run file was too large for `show`."""
-    monkeypatch.setitem(logged.MOST, "rows", 4)
-    monkeypatch.setitem(logged.MOST, "tests", 2)
-    assert "has more than" in refused(tmp_path, capsys, put(tmp_path / "a.log", text))
 
 
 def test_hostile_strings_do_not_reach_the_terminal_or_file_names(tmp_path, capsys):

@@ -40,11 +40,6 @@ def test_the_time_for_a_long_line_is_linear_in_its_length(line):
     assert halves(find_tests(Path("log"), (WHOLE + noise).encode())[0]) == BOTH
 
 
-def test_a_log_with_the_nulls_of_a_crash_is_read():
-    (test,) = find_tests(Path("log"), WHOLE.encode() + bytes(4000))
-    assert (halves(test), test.unread) == (BOTH, [])
-
-
 def test_a_damaged_import_is_repaired(tmp_path, capsys):
     """A second import must replace figures that a full disk or a bad edit has damaged."""
     log = put(tmp_path / "a.log", WHOLE)

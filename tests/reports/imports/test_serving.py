@@ -2,12 +2,10 @@
 write (docs/import.md); the figures of llama-bench are those of its README."""
 
 import json
-import re
 from typing import Any
 
 import pytest
 
-from reports.__main__ import main
 from reports.store.result import read
 from reports.tables.sentences import describe
 from reports.tables.show import headline_of
@@ -118,17 +116,6 @@ def test_the_serving_benches_of_engines_are_read():
     assert (appended.format, len(appended.rows)) == ("sglang-bench-serving", 10)
     assert times_us(appended)["e2el"] == 900000.0
     assert {case.time_us.n_blocks for case in cases_of([appended])} == {2}  # a line is a block
-
-
-def test_a_serving_run_is_shown_without_sizes(tmp_path, capsys):
-    """`serving: 0 B 46700 us`: no message has that size."""
-    imported(tmp_path, put(tmp_path / "serve.json", json.dumps(VLLM)))
-    for long in ([], ["--long"]):
-        capsys.readouterr()
-        assert main(["show", str(tmp_path), *long]) == 0
-        shown = capsys.readouterr().out
-        assert shown.startswith("serving: ttft 46700 us\n")
-        assert not re.search(r"\b0 B\b|^ *size\b", shown, re.MULTILINE)
 
 
 def test_samples_of_batches_are_blocks():

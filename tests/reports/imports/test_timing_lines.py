@@ -6,7 +6,6 @@ import resource
 import pytest
 
 from reports.__main__ import main
-from reports.imports import runs
 from reports.store.result import read
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
@@ -133,13 +132,3 @@ def test_hostile_lines_take_10_s_and_a_gigabyte_at_most(kind, tmp_path, capsys):
     then = resource.getrusage(resource.RUSAGE_SELF)
     assert then.ru_utime - used.ru_utime < 10
     assert then.ru_maxrss < 1e6  # in KiB
-
-
-@pytest.mark.parametrize("limit", ["MOST_RUN_BYTES", "MOST_LINE_BYTES"])
-def test_a_run_that_no_report_would_read_is_not_written(limit, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runs, limit, 1000)
-    log = put(tmp_path / "a.log", line() + line(size_bytes=2048))
-    assert imported(tmp_path / "out", log, status=2) == []
-    sentence = "reports: a.log: a run of its cases is too large to read\n"
-    assert capsys.readouterr() == ("", sentence)
-    assert not (tmp_path / "out").exists()

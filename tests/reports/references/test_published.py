@@ -6,17 +6,7 @@ from collections import Counter
 import pytest
 from msgspec import structs
 
-from reports.references.published import (
-    FOLDER,
-    PublishedCall,
-    PublishedServing,
-    calls,
-    cards_named,
-    near_size,
-    read_table,
-    select,
-    serving,
-)
+from reports.references.published import PublishedCall, calls, cards_named, read_table, serving
 from reports.store.case import bus_factor
 from reports.store.result import ResultError
 from tests import references_page
@@ -89,11 +79,6 @@ def test_a_damaged_or_hostile_table_is_refused_in_one_sentence(tmp_path, line, c
     assert read_table(path, PublishedCall)[0].us == 20.0
 
 
-def test_a_column_of_another_table_is_refused(tmp_path):
-    with pytest.raises(ResultError, match=r"missing required field|unknown field"):
-        read_table(FOLDER / "calls.csv", PublishedServing)
-
-
 @pytest.mark.parametrize(
     ("name", "cards"),
     [
@@ -116,27 +101,6 @@ def test_a_column_of_another_table_is_refused(tmp_path):
 )
 def test_a_name_means_the_cards_that_have_it(name, cards):
     assert cards_named(name) == cards
-
-
-def test_a_printed_figure_gives_the_other_one():
-    figure = select(
-        calls(), source={"microsoft/superbenchmark@700d6501 tests/data/nccl_allreduce.log"}
-    )
-    known = next(call for call in figure if call.size_bytes == 33554432)
-    assert structs.replace(known, time_us=None).us == pytest.approx(known.us, rel=1e-3)
-    assert structs.replace(known, busbw_gb_s=None).gb_s == pytest.approx(known.gb_s, rel=1e-3)
-    assert known.us == 374.3
-    assert known.gb_s == 156.89
-
-
-def test_figures_are_selected_by_fields_and_found_near_a_size():
-    slot = select(calls(), fabric={"PCIe 4 x8"}, library={"rccl"}, gpus={2})
-    assert {call.gpu for call in slot} == {"R9700"}
-    assert {call.generation for call in slot} == {"PCIe 4"}
-    assert {call.size_bytes for call in near_size(slot, 1 << 20)} == {1 << 20}
-    assert {call.size_bytes for call in near_size(slot, 3 << 20)} == {4 << 20}
-    assert near_size(slot, 16384) == []
-    assert select(calls(), library={"nobody's"}) == []
 
 
 def test_the_page_is_written_from_todays_tables():

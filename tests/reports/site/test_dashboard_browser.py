@@ -10,7 +10,6 @@ import tarfile
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -280,16 +279,6 @@ def test_axe_finds_nothing_serious(browser, axe, pages):
             assert browser.execute_async_script(RUN_AXE) == [], page
 
 
-def test_rows_are_filtered_by_text(browser, sweep):
-    """A table may have hundreds of cells."""
-    browser.execute_script("document.querySelector('#every-cell details').open = true")
-    n_rows = len(seen(browser, "#every-cell tbody tr"))
-    seen(browser, "details input[type=search]")[0].send_keys("TWO_SHOT")
-    rows = [row.text for row in seen(browser, "#every-cell tbody tr")]
-    assert 0 < len(rows) < n_rows
-    assert all("two-shot" in row for row in rows)
-
-
 def test_cards_are_filtered_and_counted(browser, machines):
     """Otherwise somebody with many machines would search for theirs by eye."""
     show(browser, machines / "index.html")
@@ -322,25 +311,6 @@ def test_what_changed_comes_first_and_is_marked(browser, machines):
     assert head.endswith("[least, most of 2 runs]")
     marked = "return charts.map(({ data }) => data.steps.map(({ text }) => text))"
     assert any("ring worse" in texts[0] for texts in browser.execute_script(marked) if texts)
-
-
-def test_the_mouse_holds_a_run_on_its_way_to_the_link(browser, machines):
-    (page,) = machines.glob("history-*m0-*.html")
-    show(browser, page)
-    wait_for_chart(browser, ".chart")
-    figure = all_of(browser, ".chart")[0]
-    plot, place = (figure.find_element(By.CSS_SELECTOR, each) for each in (".u-over", "thead th"))
-    last = place.text
-    mouse = ActionChains(browser, duration=50)
-    mouse.move_to_element_with_offset(plot, -80, 0).perform()
-    passed = place.text
-    mouse.move_to_element(plot).click().move_to_element(place).perform()
-    held = place.text
-    assert len({last, passed, held}) == 3
-    assert held.startswith("2026-11-0")
-    plot.find_element(By.XPATH, "ancestor::div[@class='plot']").send_keys(Keys.ARROW_LEFT)
-    assert place.text < held
-    all_of(browser, ".chart .plot")[0].send_keys(Keys.ENTER)
 
 
 def test_a_wrong_case_says_where_and_how_to_repeat_it(browser, machines):

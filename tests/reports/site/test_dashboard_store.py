@@ -12,15 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reports.__main__ import main
 from reports.site import overview
 from tests.bench.faulty_runs import wait_for
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
-from tests.reports.synthetic_site import LOG, make_site
+from tests.reports.synthetic_run import mark_wrong, write_run
+from tests.reports.synthetic_site import make_site
 
 
 def run_id(night, name="made"):
@@ -41,15 +40,6 @@ def test_wrong_results_are_listed_until_a_right_run_follows(tmp_path):
     write_run(results, run_id=run_id(3), **SMALL)
     page = Read(make_site(results, tmp_path / "site") / "index.html")
     assert heading not in page.text
-
-
-def test_runs_of_several_machines_are_not_counted_as_one_history(tmp_path):
-    """The page said `14 of 11 runs until a change can be told`."""
-    for night in range(1, 15):
-        made = write_run(tmp_path / "results", run_id=run_id(night), **SMALL)
-        rewrite_head(made.path, machine_id=f"m{night % 2}")
-    page = Read(make_site(tmp_path / "results", tmp_path / "site") / "index.html")
-    assert "7 of 11 runs until a large change can be told." in page.text
 
 
 def test_a_file_may_have_any_name(tmp_path, capsys):
@@ -99,31 +89,6 @@ def test_campaigns_alone_are_answered_by_the_verdict_of_the_newest(tmp_path):
     page = Read(make_site(results, tmp_path / "site") / "index.html")
     assert "SLOWER 5.0\u00a0%: 16 KiB two-shot" in page.text
     assert "Too early" not in page.text
-
-
-def test_the_page_of_a_campaign_begins_with_the_worst_and_says_what_comes_next(tmp_path):
-    """Of three variants the first may be the same, and the last slower."""
-    variants = {"main": no_effect, "alike": no_effect, "new": slower(5)}
-    write_campaign(tmp_path / "results" / "campaign-1", variants, pairs=8, sizes=[16384])
-    page = Read(page_of(make_site(tmp_path / "results", tmp_path / "site"), "compare"))
-    assert "SLOWER 5.0" in page.text.partition("What to do next")[0]
-    assert "What to do next Find out what made these cases slower" in " ".join(page.text.split())
-
-
-def test_a_suspect_node_comes_before_what_is_too_early(tmp_path):
-    """One run of each of ten nodes finds a slow one, long before a history says anything."""
-    write_fleet(tmp_path / "runs", [f"n{number}" for number in range(10)], 1, slower={"n3": 0.2})
-    page = (make_site(tmp_path / "runs", tmp_path / "site") / "index.html").read_text()
-    assert "<h1>n3 SUSPECT +" in page
-
-
-def test_an_imported_log_says_what_comes_next(tmp_path):
-    """The same log once more would be no second run."""
-    (tmp_path / "box7.log").write_text(LOG)
-    assert main(["import", "--out", str(tmp_path / "runs"), str(tmp_path / "box7.log")]) == 0
-    page = Read(make_site(tmp_path / "runs", tmp_path / "site") / "index.html")
-    assert "Next, the log of another run: python -m reports import LOG" in page.text
-    assert "box7.log" in page.text
 
 
 def test_one_run_says_what_is_missing_and_what_to_type(tmp_path):

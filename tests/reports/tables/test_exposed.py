@@ -8,18 +8,7 @@ import pytest
 from reports.store.case import COMPUTE
 from reports.tables.exposed import compare, groups
 from reports.tables.show import text
-from tests.reports.synthetic_together import (
-    FAST_NS,
-    FUSED,
-    MPI,
-    SLOW_NS,
-    STEP,
-    THEN,
-    Made,
-    always,
-    layer,
-    steps,
-)
+from tests.reports.synthetic_together import FUSED, MPI, THEN, Made, always, layer, steps
 
 pytestmark = pytest.mark.unit
 
@@ -50,18 +39,6 @@ def test_exposed_time_is_the_difference_within_a_round(tmp_path):
     fused, then = exposed(result), exposed(result, THEN)
     assert (fused.median, fused.n_blocks, exposed(result, COMPUTE)) == (-1.0, 6, None)
     assert (then.median, then.ci_low, then.ci_high, then.n_blocks) == (4.0, 4.0, 4.0, 12)
-
-
-def test_exposed_time_comes_from_the_runs_state_of_the_link(tmp_path):
-    """In the other state the cores share no cache: all times are longer, and the exposed time is a
-    different quantity."""
-    costs = {
-        COMPUTE: lambda turn: 30.0 if turn < 4 else 10.0,
-        FUSED: lambda turn: 90.0 if turn < 4 else 12.0,
-        THEN: always(15.0),
-    }
-    made = Made(tmp_path, trips=lambda turn: SLOW_NS if turn < 4 else FAST_NS)
-    assert "fused 12.0 2.00 [2.00 2.00]" in words(made.run(costs))
 
 
 def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
@@ -134,15 +111,3 @@ def test_other_sentences_about_a_step(tmp_path, times, sentence):
     printed = words(steps(tmp_path, *times, devices=gpus))
     assert sentence in printed
     assert "share one memory" not in printed
-
-
-def test_splits_that_were_never_measured_in_the_same_round_have_no_verdict(tmp_path):
-    """A link that never settles leaves rounds out; the command must not end with a traceback."""
-    result = Made(tmp_path, "prefill", {**STEP, "tokens": 1024, "timed_layers": 4}).run(
-        {
-            COMPUTE: always(1e6),
-            "tensor_parallel": lambda turn: 2e6 if turn < 6 else None,
-            "pipeline_parallel": lambda turn: 2e6 if turn >= 6 else None,
-        }
-    )
-    assert "no verdict, compute, tensor and pipeline have no round in common." in words(result)

@@ -59,15 +59,6 @@ def test_what_a_run_lacks_the_headline_leaves_out(tmp_path, options, expected):
     )
 
 
-def test_a_full_screen_still_says_how_much_time_a_short_run_needs(tmp_path, monkeypatch):
-    """A second table took the line, below a headline with "too few blocks"."""
-    result = write_run(tmp_path, fast_rounds=[3], n_blocks=4)
-    monkeypatch.setattr("reports.tables.run_text.MOST_LINES", 20)  # the first table has as many
-    assert re.search(
-        r"time ran out: \d+ of \d+ cases .*: --max-time 80\n", text(result, brief=True)
-    )
-
-
 def test_the_table_of_a_command_fits_a_screen(tmp_path):
     """With the line of the path of the run."""
     result = write_run(tmp_path, fast_rounds=[3], unsupported=["ring"])

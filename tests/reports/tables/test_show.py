@@ -4,14 +4,11 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 
-import msgspec
-import numpy as np
 import pandas as pd
 import pytest
 
 from reports.store.result import read
 from reports.tables.chains import without_links
-from reports.tables.headline import headline, points
 from reports.tables.sentences import size_text
 from reports.tables.show import plot
 from reports.tables.table import render
@@ -88,17 +85,6 @@ def test_the_head_names_the_hosts_and_which_ranks_are_where(tmp_path):
     assert "2 hosts (a1b2: 0 2, c3d4: 1 3)" in render(result)
 
 
-def test_the_isolated_table_says_so_where_stamps_take_much_of_a_time(tmp_path):
-    """On AMD's GPUs stamps take microseconds: isolated, two algorithms of 4 and 8 us would look
-    alike."""
-    result = write_run(tmp_path, sizes=SIZES[:3])
-    result.run.link["overhead_us"] = 5.0
-    warning = "isolated: two stamps and an empty launch take 5.00 us of each time"
-    for clock_shared in (True, False):
-        result.run.clock_shared = clock_shared
-        assert (warning in render(result)) == (not clock_shared)
-
-
 def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
     def wrong(block):
         block.n_wrong = 2 if (block.case, block.round) == (1, 4) else 0
@@ -150,30 +136,6 @@ def test_an_incomplete_run_starts_with_a_warning(tmp_path):
     assert "not measured: library" in cut
     stopped = shown(tmp_path / "b", status="incomplete")
     assert stopped.startswith("INCOMPLETE: interrupted.\n")
-
-
-def test_the_librarys_time_alone_has_no_algorithm_of_ours_beside_it(tmp_path):
-    """auto's choice stood right of the library's time, as if the library had used it."""
-    text = shown(
-        tmp_path,
-        algorithms=["library", "auto"],
-        change=lambda block: block if block.case % 2 == 0 else None,
-    )
-    assert re.search(r"\n  *size library\n  *us +#wrong\n", text), text
-
-
-def test_a_case_without_a_block_in_the_runs_state_of_the_link_was_not_measured(tmp_path):
-    """Its times would be compared with those over another link."""
-
-    def elsewhere(block):
-        trips = (105.0, 105.0) if block.case == 0 else block.link_rtt_ns
-        return msgspec.structs.replace(block, link_rtt_ns=trips)
-
-    text = shown(tmp_path, change=elsewhere)
-    assert rows_of(text)["16 KiB"][0] == "-"
-    assert "not measured: library: the link was in another state whenever" in text
-    assert "of the blocks were in another state, and do not count" in " ".join(text.split())
-    assert rows_of(text)["32 KiB"][3] != "-"
 
 
 def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, reports):
@@ -263,38 +225,6 @@ def test_two_kinds_of_memory_are_told_apart(tmp_path, reports):
     assert {*frame.memory[frame.algorithm == "ring"]} == {"mapped", "host_staged"}
 
 
-def test_a_mark_never_stands_without_its_footnote(tmp_path):
-    """Forty lines cut the notes, and the second table has a footnote of its own."""
-
-    def suspect(case):
-        case["suspect"] = case["mode"] == "chained" and case["algorithm"] == "auto"
-
-    def slowed(case, block):
-        return block.total_us * (1.6 if block.case % 6 in (1, 2) else 1)
-
-    run = write_run(tmp_path, n_blocks=16, us=slowed, sizes=SIZES[:6])
-    result = read(rewrite_cases(run.path, suspect))
-    result.run.notes[:0] = [f"Note {number}, at the beginning." for number in range(40)]
-    for brief in (False, True):
-        for part in render(result, brief=brief).split("\n\n"):
-            cells = re.findall(r"(?:\w[*]|%!)(?= )", part)
-            assert ("* another variant beat auto" in part) == any("*" in cell for cell in cells)
-            assert ("! faster than the bound" in part) == any("!" in cell for cell in cells)
-    assert "%!" in render(result)
-    assert "! faster than the bound" in render(result, long=True)
-
-
-def test_an_interval_that_says_nothing_is_not_printed(tmp_path):
-    """4.97 [0.04 569] looks like a speed-up."""
-
-    def noise(case, block):
-        return np.exp(np.random.default_rng(block.case + 10 * block.round).normal(0, 3))
-
-    text = shown(tmp_path, sizes=SIZES[:1], algorithms=["library", "auto"], us=noise)
-    assert re.search(r"one_shot_push +too noisy ", text)
-    assert "Against the library" not in text
-
-
 def median_of(case, name):
     return getattr(case, name).median
 
@@ -319,14 +249,6 @@ def test_on_gpus_the_chain_from_a_graph_leads_less_its_own_links(tmp_path):
         assert float(row[0]) == pytest.approx(expected_us, rel=0.05)
 
 
-def test_the_links_of_a_chain_come_off_once(tmp_path):
-    """Whoever shows a run may have it from another who shows it."""
-    result = read(unpack(tmp_path, "h100") / "2026-11-26T11-03-34Z-allreduce-800a1c.jsonl")
-    shown = without_links(result)
-    assert headline([shown], points) == headline([result], points)
-    assert without_links(shown).cases == shown.cases != result.cases
-
-
 def test_all_rows_of_a_size_are_less_the_same_link(tmp_path):
     """On a shared card a link of 1 MiB took 2 us in some blocks and 8 us in others, and the row
     with more of the latter looked faster."""
@@ -349,25 +271,6 @@ def test_all_rows_of_a_size_are_less_the_same_link(tmp_path):
     )
     assert others
     assert off == pytest.approx(dict.fromkeys(off, least_us))
-
-
-def test_no_table_is_wider_than_a_terminal_however_many_algorithms_are_named(tmp_path):
-    """Three columns for each name made it 150 columns wide."""
-    names = ["library", "auto", "ring", "one_shot_pull", "two_shot"]
-    text = render(named_run(tmp_path, names, sizes=SIZES[:2]))
-    assert max(map(len, text.splitlines())) <= 80
-    assert all(f"{name}\n" in text.replace(" ", "\n") for name in names[1:])
-
-
-def test_the_reason_of_a_case_that_cannot_run_fits_a_terminal(tmp_path, monkeypatch):
-    """The column of a sentence was wider than what the names of the case leave of 80 columns."""
-    result = named_run(tmp_path, ["library", "auto", "one_shot_push"], sizes=SIZES[:1])
-    result.cases[-1].reason = "torch symmetric memory runs on cuda, and not on the CPU " * 2
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "80")
-    lines = render(result, long=True).splitlines()
-    assert max(map(len, lines)) <= 80
-    assert lines[-1].endswith("on the CPU")
 
 
 def test_too_few_blocks_say_how_to_get_more(tmp_path):

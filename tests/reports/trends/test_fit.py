@@ -93,13 +93,6 @@ def test_latency_bound_and_bandwidth_bound_sizes_have_a_line_each(six):
     assert has(second.beta_gb_s, 5 / 1.5)
 
 
-def test_sizes_too_few_for_two_lines_have_one(tmp_path):
-    """Two points of a line of their own would hide how far they are from the others."""
-    fits = fits_of(launches(tmp_path, 6, sizes=SIZES[:8]))
-    assert [len(fit.regimes) for fit in fits] == [1] * 3
-    assert named(fits, "MPICH 5.0.2").regimes[0].worst_residual > 0.1
-
-
 def test_a_start_up_that_is_not_resolved_has_no_figure(tmp_path, fit):
     """`up to -606 us` and `0.00 us` are no start-up times."""
 

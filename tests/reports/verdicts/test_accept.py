@@ -130,18 +130,6 @@ def test_runs_that_would_harm_a_baseline_change_nothing(accept, tmp_path, machin
     assert (tmp_path / "precious.jsonl").exists()
 
 
-def test_a_baseline_of_another_version_is_replaced_only_with_the_option(
-    baselines, accept, tmp_path
-):
-    newer = write_launches(tmp_path / "b", 6, seed=2)
-    for run in newer.glob("*.jsonl"):
-        rewrite_head(run, version="9.9")
-    status, printed = accept(newer)
-    assert (status, "version differs" in printed) == (4, True)
-    assert len(entries(baselines)) == 1
-    assert accept(newer, "--allow", "version")[0] == 0
-
-
 def test_a_link_in_place_of_a_machines_folder_leads_nowhere(accept, alike, tmp_path):
     """A store may come from elsewhere, and its link led `accept` to remove files there."""
     elsewhere = tmp_path / "elsewhere"

@@ -79,17 +79,6 @@ def test_what_the_baseline_has_and_the_record_has_not_is_not_the_same(
     assert (status, said.startswith("CHANGED: "), sentence in said) == (1, True, True), said
 
 
-def test_each_size_counts_the_same_in_a_share(edited, report):
-    """The largest size has most elements: its own share is none of the algorithm's."""
-
-    def longer(record, ring):
-        elements = {"elements": 1 << 20, "differ": 0}
-        size = ring["sizes"][1] | {"size_bytes": 1 << 22, "compared": {"size": elements}}
-        ring["sizes"].append(size)
-
-    assert "2 of 3 sizes B ring 21 % 2 ULP" in report(edited(longer))[1]
-
-
 def test_what_the_baseline_lacks_is_named(baseline, edited, report):
     """Also in JSON: nobody compared it."""
 
@@ -179,14 +168,6 @@ def test_a_record_with_a_failed_row_is_shown_as_such(edited, report, tmp_path):
     status, said = report(edited(failed), "--html", page)
     assert (status, "ring: RuntimeError: the sum is lost" in said) == (1, True)
     assert "ring (float32) failed: RuntimeError: the sum is lost" in page.read_text()
-
-
-def test_same_in_every_row_means_every_row(edited, report):
-    def some(record, ring):
-        del ring["sizes"][0]["compared"]["run"], ring["sizes"][1]["compared"]["run"]
-
-    assert "same in every row: run " in report(edited())[1]
-    assert "same in every row: run (compared in 1 of 2) " in report(edited(some))[1]
 
 
 def row(name, digests, datatype="float32"):

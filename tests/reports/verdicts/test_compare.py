@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from reports.store.manifest import read_manifest
-from reports.verdicts.judge import compare
 from reports.verdicts.page import campaign_page
-from reports.verdicts.sides import COMPARABLE, read_sides
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
@@ -21,8 +19,7 @@ from tests.reports.synthetic_campaign import (
     write_launches,
 )
 from tests.reports.synthetic_fleet import label
-from tests.reports.synthetic_log import write_log
-from tests.reports.synthetic_run import mark_wrong, write_run
+from tests.reports.synthetic_run import mark_wrong
 
 pytestmark = pytest.mark.unit
 
@@ -189,20 +186,6 @@ def test_launches_of_several_nodes_are_paired_on_each_node(tmp_path, compared):
     )
 
 
-def test_another_harness_is_compared_in_any_state_of_the_link(tmp_path):
-    """Is a difference of the harness or of the code? Ours were in two states; of IMB's nobody
-    knows."""
-    fields = {"sizes": [16384], "algorithms": ["library"], "modes": ["isolated"], "n_blocks": 12}
-    for number in range(2):
-        day = f"2026-11-2{number}T06-15-00Z"
-        states = range(12 * number)  # all rounds slow, then all fast
-        write_run(tmp_path / "ours", run_id=f"{day}-ours", fast_rounds=states, **fields)
-        write_log(tmp_path / "theirs", {"us": 40.0}, name=str(number), date=day)
-    sides = read_sides([str(tmp_path / "ours"), str(tmp_path / "theirs")])
-    (comparison,) = compare(sides, list(COMPARABLE))
-    assert comparison.cells.pairs.tolist() == [2]
-
-
 TOKEN = "--tpot-ms", "30", "--calls", "160"
 
 
@@ -229,25 +212,6 @@ def test_a_difference_is_worth_its_calls_of_a_token(campaign, compared):
     assert worth["two_shot", 16384]["ms"] == pytest.approx([ms, low, high], abs=1e-3)
     low, high = worth["one_shot_push", 16384]["ms"][1:]
     assert low < 0 < high, "no difference, and no worth"
-
-
-def test_calls_that_are_longer_than_the_token_are_not_in_it(campaign, compared):
-    """160 calls of 64 KiB take 1.8 ms: they are none of a token of 1 ms."""
-    _, out, _ = compared(campaign, "--tpot-ms", "1", "--calls", "160")
-    table = out.partition("160 calls in a token")[2]
-    assert re.search(r"one_shot_push +16 KiB", table)
-    assert not re.search(r"two_shot +64 KiB", table)
-    words = " ".join(table.split())
-    assert re.search(r"Left out, longer than the token: .*64 KiB .*\.", words), words
-
-
-def test_single_launches_have_no_interval_of_a_token(two, compared):
-    """One launch against one cannot tell a difference from chance."""
-    _, out, _ = compared(*two, *TOKEN)
-    table = out.partition("160 calls in a token")[2]
-    assert re.search(r"two_shot +16 KiB +[+-]\d", table)
-    assert "[+" not in table
-    assert "[-" not in table
 
 
 def test_a_token_without_its_calls_is_refused(campaign, compared):

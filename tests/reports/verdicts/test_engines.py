@@ -4,11 +4,9 @@ engine's kernel."""
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from reports.__main__ import main
-from reports.verdicts.engines import CASE, ENGINES, against_library
 from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, run_id, write_run
 
 pytestmark = pytest.mark.unit
@@ -116,15 +114,3 @@ def test_runs_that_prove_nothing_are_refused(tmp_path, tuner):
     assert "the runs differ in machine" in refusal(tmp_path / "two", 4)
     mark_wrong(first)
     assert "has wrong results" in refusal(tmp_path / "two")
-
-
-def test_equal_kernels_rarely_get_a_row():
-    """Of campaigns of identical code at most 5 % may yield any row."""
-    draw, n_runs, wins = np.random.default_rng(1), 12, []
-    cases = pd.MultiIndex.from_product([["library", "vllm"], range(8), range(n_runs)])
-    table = pd.DataFrame(index=cases).rename_axis(["algorithm", "size_bytes", "run_id"])
-    table = table.reset_index().assign(**dict.fromkeys(CASE[1:], "x"), total_us_median=np.nan)
-    for _ in range(200):
-        table["time_us_median"] = draw.lognormal(0, 0.05, len(table))
-        wins.append(against_library(table, ENGINES["vllm"][0]).wins.any())
-    assert np.mean(wins) <= 0.05

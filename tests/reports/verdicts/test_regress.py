@@ -134,17 +134,6 @@ def test_two_equal_variants_pass_and_a_run_is_not_compared_with_itself(alike, ca
     assert (status, "compared with itself" in printed) == (2, True)
 
 
-def test_no_pilot_hides_a_slowdown_that_the_launches_show(copied, capsys):
-    """Of three launches one event makes a forecast of 25 %: a gate of that margin passes a cell
-    that is slower by 10 %."""
-    manifest = copied / "campaign.jsonl"
-    stage = '"stage":"first"'  # as older campaigns stored it
-    text = manifest.read_text().replace(stage, f'{stage},"visible_effect":0.25', 1)
-    manifest.write_text(text)
-    printed = judge(capsys, copied)[1]
-    assert "to exclude: 1.0%, which these launches decide, at most 25%" in printed
-
-
 def test_min_effect_chooses_the_slowdown_that_fails(slowed, capsys):
     assert judge(capsys, slowed, "--min-effect", "6")[0] == 0
     assert judge(capsys, slowed, "--min-effect", "0.5")[0] == 2  # within the margin

@@ -25,6 +25,7 @@ from reports.store.writing import write_whole
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, failed
 from reports.verdicts.judge import NothingInCommon
 from reports.verdicts.regress import as_text, judge, write_files
+from reports.verdicts.verdict import MIN_PAIRS
 
 NAME = f"{BENCH}gate"
 ENDINGS = "the gate cannot be written", "interrupted"
@@ -95,7 +96,10 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | N
     values, rest = parser.parse_known_args(argv)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
     words = [*variants, "--budget", values.budget, "--out", values.out, *rest]
-    return parse(words, NAME), values.min_effect and values.min_effect / 100
+    campaign_options = parse(words, NAME)
+    if campaign_options.head.pairs < MIN_PAIRS:
+        raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
+    return campaign_options, values.min_effect and values.min_effect / 100
 
 
 def launch(campaign_options: CampaignOptions) -> None:

@@ -27,7 +27,7 @@ COMMAND = f"{sys.executable} {{tree}}/harness.py"
 
 @pytest.fixture
 def work(tmp_path):
-    """A checkout with the revisions `same`, `main` and HEAD, which is slower, and a `wiretax`."""
+    """A checkout with the revisions `noisy`, `main` and HEAD, which is slower, and a `wiretax`."""
     wiretax = tmp_path / "bin" / "wiretax"
     wiretax.parent.mkdir()
     wiretax.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m wiretax "$@"\n')
@@ -36,8 +36,8 @@ def work(tmp_path):
     work.mkdir()
     git = "git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(work)
     subprocess.run([*git, "init", "-q"], check=True)
-    for name, factor in ("same", 1), ("main", 1.0), ("head", 1.1):
-        (work / "harness.py").write_text(PROGRAM.replace("FACTOR", str(factor)))
+    for name, factor in ("noisy", "random.gauss(1, 0.2)"), ("main", "1.0"), ("head", "1.1"):
+        (work / "harness.py").write_text(PROGRAM.replace("FACTOR", factor))
         subprocess.run([*git, "add", "."], check=True)
         subprocess.run([*git, "commit", "-qm", name], check=True)
         subprocess.run([*git, "tag", name], check=True)
@@ -84,8 +84,8 @@ def test_a_slower_head_fails_and_the_outputs_name_the_files(work):
 @pytest.mark.parametrize(("on_github", "status"), [(True, 0), (False, 3)])
 def test_not_enough_data_is_a_warning_on_github(work, on_github, status):
     """GitLab and Jenkins make a warning of status 3 themselves."""
-    tree = {"base": "same", "head": "main", "command": COMMAND, "options": "--pairs 2"}
-    done, outputs, _ = act(work, on_github, **tree)
+    tree = {"base": "noisy", "head": "main", "command": COMMAND}
+    done, outputs, _ = act(work, on_github, **tree, options="--pairs 6 --min-effect 1")
     assert done.returncode == status, done.stderr
     assert done.stdout.count("::warning") == on_github
     assert (work / "gate" / "status").read_text() == "3\n"

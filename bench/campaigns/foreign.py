@@ -16,8 +16,6 @@ from reports.imports.runs import find_tests, run_of
 from reports.store.result import ResultError, content_of
 from reports.store.schema import End, Result
 
-UNREAD = "rows that could not be read"
-
 
 @contextmanager
 def output_files(options: CampaignOptions, kept: Path) -> Iterator[Path]:
@@ -44,10 +42,10 @@ def fill(options: CampaignOptions, variant: Variant, seed: int, log: Path) -> li
     ]
 
 
-def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result:
-    """The run that a launch's output describes: its file {out}, or else its standard output. Raises
-    ResultError without timings or without the number of ranks, ValueError for a bad name of this
-    node."""
+def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[Result, list[str]]:
+    """The run that a launch's output describes: its file {out}, or else its standard output; and
+    sentences on rows that could not be read. Raises ResultError without timings or without the
+    number of ranks, ValueError for a bad name of this node."""
     files = [log.with_suffix(suffix) for suffix in (".file.txt", ".out.txt")]
     content = content_of(files[not files[0].is_file()])
     found = find_tests(Path("its output"), content)
@@ -76,10 +74,12 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         label = node.chosen_name() or node.host_label()
         for rank in result.run.world["ranks"]:
             rank["node"] = label
-    lacks = [str(test.reason) for test in found if test.status == "failed"]
-    if unread := sorted(line for test in found for line in test.unread):
+    lacks, unread = [str(test.reason) for test in found if test.status == "failed"], list[str]()
+    if lines := sorted(line for test in found for line in test.unread):
         # A wrong one would be among them.
-        lacks.append(f"{UNREAD}: {len(unread)}, the first in line {unread[0]}")
+        unread = [f"rows that could not be read: {len(lines)}, the first in line {lines[0]}"]
+        lacks += unread
+        unread += result.run.notes[1:]  # the first is on its clock
     if lacks and result.complete:
         result.end = End(status="incomplete", reason=lacks[0])
-    return result
+    return result, unread

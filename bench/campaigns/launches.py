@@ -283,7 +283,8 @@ def retry_launch(
 
 def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     """Makes a launch and records its outcome. Raises Stop if it refuses to run, stores no run, or
-    takes the whole budget."""
+    is a pilot that takes the whole budget or prints rows that cannot be read, as all launches after
+    it would."""
     options, variant = campaign.options, campaign.options.variants[record.variant]
     folder, tree = campaign.folder_of(variant.name), campaign.revision_folder(variant)
     limit_s = options.budget_s or LONGEST_PILOT_S
@@ -292,9 +293,11 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     number = len(campaign.manifest.launches) + 1
     stage = "pilot" if record.stage == "pilot" else f"pair {record.pair}"
     campaign.progress.show(campaign.numbered(), f"{stage}, {variant.name}")
-    started_s, seed = time.monotonic(), options.head.seed + record.pair
+    started_s, seed, unread = time.monotonic(), options.head.seed + record.pair, list[str]()
     if variant.is_foreign:
-        record.exit, last_line, run = launch_foreign(campaign, variant, number, seed, limit_s)
+        record.exit, last_line, run, unread = launch_foreign(
+            campaign, variant, number, seed, limit_s
+        )
     else:
         runs_before = set(folder.glob("*.jsonl"))
         command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", str(seed)]
@@ -316,6 +319,8 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
             "needs a longer budget",
             True,
         )
+    if record.stage == "pilot" and record.status == "finished" and unread:
+        raise Stop(WRONG, f"variant {variant.name}: {'; '.join(unread)}", True)
     is_refused = not variant.is_foreign and record.exit in (USAGE, CANNOT)
     if not run and (is_refused or record.exit == FINE):
         raise Stop(record.exit or USAGE, f"variant {variant.name}: {last_line}", True)
@@ -323,10 +328,11 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
 
 def launch_foreign(
     campaign: OpenCampaign, variant: Variant, number: int, seed: int, limit_s: float
-) -> tuple[int, str, Path | None]:
+) -> tuple[int, str, Path | None, list[str]]:
     """Launches another harness's command. Returns its exit status, its last line or why there is no
-    run, and its run: status 1 if results are wrong, as of a command of ours, unless it died. A
-    command that fails without wrong results has no run."""
+    run, its run, and sentences on rows that could not be read. The status is 1 if results are
+    wrong, as of a command of ours, unless it died. A command that fails without wrong results has
+    no run."""
     options = campaign.options
     folder = campaign.folder_of(variant.name)
     with output_files(options, folder / f"launch-{number}.output") as log:
@@ -336,15 +342,17 @@ def launch_foreign(
         status, last_line = run_to_end(command, None, environment, limit_s, log)
         elapsed_s, steal = time.monotonic() - started_s, steal_share(ticks, cpu_ticks())
         try:
-            result = read_output(options, variant, log)
+            result, unread = read_output(options, variant, log)
             if result.end:
                 result.end.elapsed_s, result.end.steal_share = elapsed_s, steal
             content = content_of_run(result)
         except (ResultError, ValueError) as error:
-            return status, last_line if status else str(error), None
+            return status, last_line if status else str(error), None, []
     is_wrong = any(case.status == "wrong" for case in result.cases)
     if status and not is_wrong:
-        return status, last_line, None
+        return status, last_line, None, []
     run = folder / result.path
     write_whole(run, content)
-    return status if status not in (FINE, WRONG) else WRONG if is_wrong else FINE, last_line, run
+    if status in (FINE, WRONG):
+        status = WRONG if is_wrong else FINE
+    return status, last_line, run, unread

@@ -26,6 +26,7 @@ from collectives.communicator import launched_rank
 from reports.store import manifest
 from reports.store.program import BENCH, RUN, misspelt, on_ranks, typed
 from reports.verdicts.compare import percent
+from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
 MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread
@@ -292,7 +293,7 @@ def make_parser() -> Parser:
     )
     option(
         "--pairs",
-        type=partial(whole_number, 1, most=1000),
+        type=partial(whole_number, 1, most=MOST_PAIRS),
         default=PAIRS,
         metavar="N",
         help=f"launches of each variant, in turn ({PAIRS})",
@@ -342,9 +343,10 @@ def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> 
         launch_s = None
     if launch_s and launch_s < LEAST_LAUNCH_S:
         least = time_text(LEAST_LAUNCH_S * launches)
+        fewer = f"; {typed('--pairs', 'N')} makes fewer" if values.pairs > MIN_PAIRS else ""
         parser.error(
             f"--budget: {launches} launches, of {values.pairs} pairs and the pilots, need at "
-            f"least {least}; {typed('--pairs', 'N')} makes fewer"
+            f"least {least}{fewer}"
         )
     return CampaignOptions(
         by_name,

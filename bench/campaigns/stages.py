@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bench.campaigns.foreign import UNREAD
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, retry_launch
 from bench.campaigns.options import MORE_PILOTS, Stop, time_text
 from bench.harness.console import CANNOT, USAGE, WRONG
@@ -15,7 +14,6 @@ from reports.store.manifest import Stage
 from reports.store.observations import entry_of, in_one_state
 from reports.store.program import typed
 from reports.store.result import read
-from reports.verdicts.judge import WRONG as WRONG_CELL
 from reports.verdicts.judge import compare
 from reports.verdicts.pairs import log_costs
 from reports.verdicts.sides import COMPARABLE, Side, read_sides
@@ -23,8 +21,7 @@ from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
 
 
 def run_pilot(campaign: OpenCampaign) -> None:
-    """Launches each variant, and the first twice more. Raises Stop for one that cannot run, or of
-    whose output rows cannot be read, as in every launch after it."""
+    """Launches each variant, and the first twice more. Raises Stop for one that cannot run."""
     names = [*campaign.options.variants]
     for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
         if not retry_launch(campaign, "pilot", 0, place, name):
@@ -35,11 +32,6 @@ def run_pilot(campaign: OpenCampaign) -> None:
                 f"with: {reason}",
                 True,
             )
-        result = read(campaign.folder / str(campaign.manifest.launches[-1].run))
-        reason = str(result.end.reason) if result.end else ""
-        if reason.startswith(UNREAD):
-            _, *notes = result.run.notes  # the first is on its clock
-            raise Stop(WRONG, f"variant {name}: {'; '.join([reason, *notes])}", True)
 
 
 def announce(campaign: OpenCampaign) -> None:
@@ -72,13 +64,14 @@ def announce(campaign: OpenCampaign) -> None:
     effects, twice = (resolvable_effects(logs, n * pairs, head.margin, n_cells) for n in (1, 2))
     effect, needed = max(effects.values(), default=np.inf), pairs_needed(n_cells)
     if pairs < needed:
+        found = "show only a large difference in one" if pairs >= MIN_PAIRS else "decide none"
         spent_s = time.monotonic() - campaign.started_s
         budget = ""
         if options.budget_s:
             seconds = f"{spent_s + needed * sum(launch_s):.0f}s"
             budget = f" and {typed('--budget', seconds)}"
         campaign.tell(
-            f"{pairs} pairs show only a large difference in one of {n_cells} cells: it takes "
+            f"{pairs} pairs {found} of {n_cells} cells: it takes "
             f"{needed} ({typed('--pairs', needed)}{budget})."
         )
     elif np.isinf(effect):
@@ -138,7 +131,7 @@ def shared_pairs(campaign: OpenCampaign) -> int:
     cell that was wrong."""
     compared = compare(read_sides([str(campaign.folder)]), list(COMPARABLE))
     cells = pd.concat([each.cells for each in compared])
-    pairs = cells.pairs[~cells.note.str.startswith(WRONG_CELL)]
+    pairs = cells.pairs[~cells.is_wrong]
     return int(pairs.median()) if len(pairs) else campaign.pairs
 
 

@@ -49,7 +49,7 @@ Pages = Mapping[str, Page]
 
 def overview_page(store: shared.Store, pages: Pages) -> Page:
     """The overview of a site with these other pages, by file."""
-    wrong = standing_wrong(store.runs)
+    wrong = standing_wrong(store.contents.entries)  # also of campaigns
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)

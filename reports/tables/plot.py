@@ -15,7 +15,7 @@ from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import View, cost_us, named_in, shown_cases, speed_ups, views
-from reports.tables.sentences import counted, machine, shape_words, size_text, start_time
+from reports.tables.sentences import counted, machine, shape_words, size_text, start_time, type_text
 
 PANEL_IN = 4.75, 3.6
 # A call that takes this many times as long as the smallest one spends at most a tenth on its start.
@@ -57,7 +57,7 @@ def draw_sweep(result: Result, path: Path) -> None:
 def footer(result: Result, view: View, lines: Sequence[DrawnLine]) -> str:
     """What was measured, where and when, and what is not drawn."""
     case = lines[0].cases[0]
-    operation = f"{case.datatype} {case.redop}".removesuffix(" none")
+    operation = type_text(case)
     place = "in place" if case.in_place else "out of place"
     hidden = sum(not line.is_shown for line in lines)
     costs = [each.total_us or each.time_us for line in lines for each in line.cases]

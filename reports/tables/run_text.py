@@ -15,12 +15,12 @@ from reports.store.wrong import where_wrong
 from reports.tables.sentences import (
     MOST_LINES,
     MOST_STEAL_SHARE,
-    algorithm_of,
     describe,
     lay_out,
     machine,
     some,
-    spoken,
+    type_text,
+    with_variant,
     wrapped,
 )
 
@@ -34,8 +34,7 @@ def opening(result: Result) -> list[str]:
 
     has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
     wrong = [
-        f"{describe(case)}{f' {case.datatype} {case.redop}' if has_types else ''} "
-        f"({case.n_wrong} elements)"
+        f"{describe(case)}{f' {type_text(case)}' if has_types else ''} ({case.n_wrong} elements)"
         for case in result.cases
         if case.status == "wrong"
     ]
@@ -126,9 +125,7 @@ def unmeasured_lines(result: Result) -> list[str]:
     unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
-            variant = "" if case.variant in ("copied", "plain") else f" {case.variant}"
-            name = spoken(algorithm_of(case)) + variant
-            unmeasured[case.status, case.reason or case.status].add(name)
+            unmeasured[case.status, case.reason or case.status].add(with_variant(case))
 
     return [
         f"- {status}: {', '.join(sorted(names))}: {reason}"

@@ -152,11 +152,22 @@ def without_version(library: str | None) -> str:
 
 
 def describe(case: CaseFields) -> str:
-    """`one-shot push 64 KiB isolated`."""
+    """`one-shot push registered 64 KiB isolated`."""
     place = "in place" if case.in_place else ""
     size = () if is_own_work(case) else (size_text(case.size_bytes), case.mode)
-    words = spoken(algorithm_of(case)), *size, shape_text(case.shape), place
+    words = with_variant(case), *size, shape_text(case.shape), place
     return " ".join(filter(None, words))
+
+
+def with_variant(case: CaseFields) -> str:
+    """The algorithm in words, with its variant unless that is the usual one."""
+    variant = "" if case.variant in ("copied", "plain") else f" {case.variant}"
+    return spoken(algorithm_of(case)) + variant
+
+
+def type_text(case: Any) -> str:
+    """`float32 sum`, or the datatype alone of a collective without an operation."""
+    return f"{case.datatype} {case.redop}".removesuffix(" none")
 
 
 def shape_text(shape: Any) -> str:

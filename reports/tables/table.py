@@ -52,6 +52,7 @@ from reports.tables.sentences import (
     size_text,
     some,
     spoken,
+    type_text,
 )
 
 # From this share of the shortest isolated time on, stamps and an empty launch hide a difference
@@ -80,7 +81,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
 
     # The cases of the run's collective by datatype and operation, such as `int8 sum`.
     own = (case for case in result.cases if case.collective == result.cases[0].collective)
-    by_type = grouped(own, lambda case: f"{case.datatype} {case.redop}")
+    by_type = grouped(own, type_text)
     for type_name, cases in by_type.items():
         part = replace(result, cases=cases)
         for view in views(part):
@@ -259,7 +260,7 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 
     if cases:
         case = cases[0]
-        operation = f"{case.datatype} {case.redop}".removesuffix(" none")
+        operation = type_text(case)
         words = [operation, mode, *shape_words(shape)]
         if case.collective != "sendrecv":
             words.append("in place" if case.in_place else "out of place")
@@ -405,7 +406,7 @@ def _facts(case: Case) -> dict[str, str]:
     return {
         "size": "-" if is_own_work(case) else size_text(case.size_bytes),
         "algorithm": name.rstrip(),
-        "type": f"{case.datatype} {case.redop}".removesuffix(" none"),
+        "type": type_text(case),
         "variant": case.variant,
         "mode": case.mode,
         "place": "in" if case.in_place else "out",

@@ -26,6 +26,7 @@ from reports.tables.sentences import (
     plain_table,
     shape_words,
     tick_text,
+    type_text,
     wrapped,
 )
 from reports.verdicts.judge import Incomparable
@@ -91,7 +92,7 @@ class Fit(msgspec.Struct, kw_only=True):
         """`all_reduce, float32 sum, isolated, 2 ranks`."""
         words = [
             self.collective,
-            f"{self.datatype} {self.redop}",
+            type_text(self),
             self.mode,
             *shape_words(self.shape),
             *["in place"] * self.in_place,

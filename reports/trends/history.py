@@ -71,10 +71,10 @@ class History:
 
 
 def standing_wrong(entries: Sequence[Entry]) -> list[Entry]:
-    """The runs with wrong results, of runs in order of time, that no complete and correct run of
-    the same machine and benchmark has followed."""
+    """The runs with wrong results, of runs in order of time and without copies, that no complete
+    and correct run of the same machine and benchmark has followed."""
     found, right = list[Entry](), set[tuple[str, str]]()
-    for entry in reversed(entries):
+    for entry in reversed([entry for entry in entries if entry.left_out != COPY]):
         key = entry.run.machine_id, entry.run.benchmark
         if entry.wrong and key not in right:
             found.append(entry)
@@ -98,7 +98,7 @@ def history_of(contents: Contents) -> History:
         skipped,
         {run_id: entry.disturbance for run_id, entry in entries.items() if entry.disturbance},
     )
-    history.wrong = standing_wrong([run for run in contents.entries if run.left_out != COPY])
+    history.wrong = standing_wrong(contents.entries)
     campaigns = {path.parent for path in contents.manifests}
 
     def alike(entry: Entry) -> tuple[Any, ...]:

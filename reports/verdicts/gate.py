@@ -8,11 +8,10 @@ import pandas as pd
 
 from reports.store.program import BENCH, REPORTS, RUN, typed
 from reports.store.result import ResultError
-from reports.tables.sentences import describe, some
+from reports.tables.sentences import some
 from reports.verdicts.judge import MOST_RESOLVABLE, Comparison
-from reports.verdicts.render import rows_of, summary
-from reports.verdicts.sides import faults_between
-from reports.verdicts.verdict import FASTER, SLOWER
+from reports.verdicts.render import first_of, rows_of, summary
+from reports.verdicts.verdict import FASTER, MOST_PAIRS, SLOWER
 
 # The exit status, and what it means.
 PASS, REGRESSION, UNREADABLE, INCONCLUSIVE, INCOMPARABLE, UNUSABLE = range(6)
@@ -33,7 +32,8 @@ WORDS = {
     INTERRUPTED: "INTERRUPTED",
 }
 # What a cell means for the gate.
-SLOWER_CELL, OPEN_CELL, FINE_CELL, CONTROL_CELL = "regression", "inconclusive", "", "control"
+WRONG_CELL, CONTROL_CELL = "wrong", "control"
+SLOWER_CELL, OPEN_CELL, FINE_CELL = "regression", "inconclusive", ""
 MOST_LISTED = 5  # cells and faults
 
 
@@ -62,11 +62,12 @@ def failed(sentence: str, status: int) -> Outcome:
 
 
 def outcomes(comparison: Comparison, fails_from: float, must_rule_out: float) -> "pd.Series[str]":
-    """What each cell means: `regression` if it is SLOWER and estimated at `fails_from` or more,
-    `inconclusive` if a slowdown of `must_rule_out` could hide, `control` if it is a library's,
-    which decides nothing."""
+    """What each cell means: `wrong` if it was so in a launch, `regression` if it is SLOWER and
+    estimated at `fails_from` or more, `inconclusive` if a slowdown of `must_rule_out` could hide,
+    `control` if it is a library's, which decides nothing."""
     cells = comparison.cells
     rules = {
+        WRONG_CELL: cells.is_wrong,
         CONTROL_CELL: ~comparison.is_judged,
         SLOWER_CELL: (cells.verdict == SLOWER) & (cells.ratio >= 1 + fails_from),
         OPEN_CELL: comparison.can_hide(must_rule_out),
@@ -97,15 +98,12 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     meanings = outcomes(comparison, fails_from, must_rule_out)
     texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
     cells = comparison.cells.assign(text=texts, outcome=meanings)
-    judged = cells[cells.outcome != CONTROL_CELL]
+    judged = cells[comparison.is_judged]
     faster = judged[judged.verdict == FASTER].sort_values("ratio")
     cells = cells.sort_values("ratio", ascending=False, kind="stable")
     slower, undecided = cells[cells.outcome == SLOWER_CELL], cells[cells.outcome == OPEN_CELL]
     of_cells = f"of {len(judged)} cells"
-    faults = [
-        *faults_between(comparison.baseline, comparison.variant),
-        *(f"{describe(case)} of the baseline was not measured" for case in comparison.lacking),
-    ]
+    faults = comparison.faults
 
     # The first that applies.
     found = summary(comparison, must_rule_out)
@@ -113,7 +111,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         beyond = f"different from 0 and estimated at {fails_from:.1%} or more"
         found += f"; {len(slower)} {of_cells} {beyond}"
     if faults:
-        status, sentence = UNUSABLE, some(faults, 1)
+        status, sentence = UNUSABLE, first_of(faults)
     elif len(slower):
         status, sentence = REGRESSION, found
     elif len(undecided):
@@ -126,7 +124,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     findings = [*dict.fromkeys([*comparison.caveats, *faults[1:MOST_LISTED]])]
     listed = pd.concat([slower, undecided])[:MOST_LISTED]
     findings.extend(listed.title + ": " + listed.text)
-    if len(undecided):
+    if status == INCONCLUSIVE:
         findings.append(_remedy(comparison, undecided, must_rule_out))
     if len(faster) and not comparison.is_interleaved:  # which keeps no baseline
         findings.append(
@@ -154,5 +152,8 @@ def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str
 
     if not np.isfinite(pairs):
         return f"more pairs decide more: {typed('--pairs', 'N')}, or {typed('--budget', 'TIME')}"
+    if pairs > MOST_PAIRS:
+        larger = typed("--min-effect", "PERCENT")
+        return f"no affordable number of pairs decides; a larger slowdown to exclude does: {larger}"
 
     return f"about {pairs:.0f} pairs would decide: {typed('--pairs', f'{pairs:.0f}')}"

@@ -13,12 +13,12 @@ from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.sentences import counted, sized, some, spoken
+from reports.tables.sentences import counted, describe, sized, some, spoken
 from reports.verdicts import verdict
 from reports.verdicts.days import FAMILY_P as DAYS_FAMILY_P
 from reports.verdicts.days import spread_between_days
 from reports.verdicts.pairs import Pair, find_ratios, is_interleaved, pairs_of
-from reports.verdicts.sides import COMPARABLE, Side, case_names, deaths_of
+from reports.verdicts.sides import COMPARABLE, Side, case_names, deaths_of, faults_between
 from reports.verdicts.verdict import (
     AMBIGUOUS,
     DEFAULT_MARGIN,
@@ -32,7 +32,6 @@ from reports.verdicts.verdict import (
     UNREPLICATED,
 )
 
-WRONG = "wrong in"  # the note of a cell that was wrong in some launch begins so
 MOST_RESOLVABLE = 0.25  # a gate with a wider margin would pass what nobody accepts
 
 
@@ -55,8 +54,8 @@ class Comparison:
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
     `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
-    `decide`; `is_library`: the case times a library, which the compared code cannot change; and
-    those of `find_ratios`. A missing figure is NaN.
+    `decide`; `is_library`: the case times a library, which the compared code cannot change;
+    `is_wrong`: some launch had it wrong; and those of `find_ratios`. A missing figure is NaN.
     """
 
     baseline: Side
@@ -74,6 +73,14 @@ class Comparison:
     def is_finished(self) -> bool:
         """Whether they are of a campaign that has ended."""
         return bool(self.baseline.campaign and self.baseline.campaign.end)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why no gate can judge: those between the sides, and cases that the variant lacks."""
+        return [
+            *faults_between(self.baseline, self.variant),
+            *(f"{describe(case)} of the baseline was not measured" for case in self.lacking),
+        ]
 
     @property
     def is_judged(self) -> "pd.Series[bool]":
@@ -198,7 +205,7 @@ def _compare(
             caveats.append(f"{side.label} has launches without a check of {counted(n, 'case')}")
 
     wrong = {
-        key_of(case, without): f"{WRONG} launches of {side.name}"
+        key_of(case, without): f"wrong in launches of {side.name}"
         for side in sides
         for _, case in side.wrong_cases
     }
@@ -206,6 +213,7 @@ def _compare(
     # The times of a case that was wrong in some launch prove nothing: it has no key.
     common: list[Any] = [*cases.values()]
     cells = _judge(comparison, [() if key in wrong else key for key in cases], without, common)
+    cells["is_wrong"] = [key in wrong for key in cases]
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
 

@@ -46,9 +46,10 @@ def as_markdown(outcome: Outcome) -> str:
 
 def heading(text: str) -> list[str]:
     """The beginning of a verdict as a heading, and below it the whole, if that is longer."""
-    title = textwrap.shorten(text, MOST_LETTERS, placeholder=" ...")
-    lines = [f"## {markdown_text(title)}"]
-    return lines if title == text else [*lines, "", markdown_text(text)]
+    title, *rest = textwrap.wrap(text, MOST_LETTERS - len(" ..."), break_on_hyphens=False)
+    if not rest:
+        return [f"## {markdown_text(title)}"]
+    return [f"## {markdown_text(title)} ...", "", markdown_text(text)]
 
 
 def listed(texts: Sequence[str]) -> list[str]:

@@ -15,7 +15,15 @@ from reports.store.program import BENCH, REPORTS, RUN
 from reports.tables.sentences import command_of, environment_of, machine, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
-from reports.verdicts.gate import INCONCLUSIVE, INTERRUPTED, PASS, REGRESSION, UNUSABLE, Outcome
+from reports.verdicts.gate import (
+    INCONCLUSIVE,
+    INTERRUPTED,
+    MOST_LISTED,
+    PASS,
+    REGRESSION,
+    UNUSABLE,
+    Outcome,
+)
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import COMPARABLE, Side, deaths_of, notes_of, read_sides
 
@@ -28,7 +36,7 @@ NEXT = {
     REGRESSION: ("REGRESSION", "Find out what made these cases slower, among what differs."),
     INCONCLUSIVE: (
         "NOT ENOUGH DATA",
-        "Measure more pairs of launches, in turn, until such a slowdown would show:",
+        "Measure again, longer or fewer sizes, as what was found says:",
     ),
     UNUSABLE: ("UNUSABLE", "Mend the side that is named and measure again:"),
     INTERRUPTED: ("INTERRUPTED", "Start it again, in a new folder:"),
@@ -91,7 +99,7 @@ def campaign_page(folder: Path) -> Page:
     comparisons.sort(key=lambda each: ORDER.index(comparison_banner(each).role))  # the worst first
     banner, *others = map(comparison_banner, comparisons)
     status = {"worse": REGRESSION, "unsure": INCONCLUSIVE}.get(banner.role, PASS)
-    if banner.word == "WRONG":
+    if comparisons[0].faults:
         status = UNUSABLE
     banner.facts = [
         *banner.facts,
@@ -115,11 +123,16 @@ def campaign_page(folder: Path) -> Page:
 
 
 def comparison_banner(comparison: Comparison) -> Banner:
-    """The verdict on a comparison of a campaign: the first of its cells' verdicts."""
+    """The verdict on a comparison of a campaign: why no gate can judge, or else the first of its
+    cells' verdicts."""
+    facts = facts_of(comparison)
+    if faults := comparison.faults:
+        return Banner("UNUSABLE", f"{render.first_of(faults)}.", [*faults[1:MOST_LISTED], *facts])
+
     words = render.words_of(comparison)
-    order = "WRONG", "SLOWER", "differs", "FASTER", "UNDECIDED", "SAME"
+    order = "SLOWER", "differs", "FASTER", "UNDECIDED", "SAME"
     word = next((each for each in order if each in words), "UNDECIDED")
-    return Banner(word, f"{render.headline(comparison)}.", facts_of(comparison))
+    return Banner(word, f"{render.headline(comparison)}.", facts)
 
 
 def facts_of(comparison: Comparison) -> list[str]:

@@ -28,6 +28,7 @@ NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # The elements of JUnit for the outcomes that have one.
 TAGS = {
     "changed": "failure",
+    "wrong": "failure",
     "unusable": "error",
     "regression": "failure",
     "inconclusive": "skipped",
@@ -162,8 +163,10 @@ def as_text(outcome: Outcome) -> str:
 
 
 def junit_rows(outcome: Outcome) -> tuple[list[tuple[str, str, str, str]], list[str]]:
-    """A test case for each fault and cell, and what else to say."""
-    rows, said = [(fault, "gate", "unusable", fault) for fault in outcome.faults], list[str]()
+    """A test case for the faults and for each cell, with names that every gate of this command has,
+    and what else to say."""
+    faults, said = "\n".join(outcome.faults), list[str]()
+    rows = [("both sides can be judged", "gate", "unusable" if faults else "", faults)]
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]

@@ -3,6 +3,7 @@ commands `compare` and `regress`, the gate and the pages use both."""
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from reports.tables.headline import ratios_text
 from reports.tables.rows import is_noisy
 from reports.tables.run_text import link_of
 from reports.tables.sentences import MOST_STEAL_SHARE, counted, number, size_text, some
-from reports.verdicts.judge import WRONG, Comparison
+from reports.verdicts.judge import Comparison
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
 
@@ -24,7 +25,7 @@ def words_of(comparison: Comparison) -> list[str]:
 
 
 def _word(cell: Any, is_interleaved: bool) -> str:
-    if cell.note.startswith(WRONG):
+    if cell.is_wrong:
         return "WRONG"
     if cell.verdict == AMBIGUOUS:
         return "within" if _has_interval(cell) else "undecided"
@@ -110,11 +111,19 @@ def counts(comparison: Comparison) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """What was found, and the ratios of judged cells at two sizes."""
+    """Why no gate can judge, if so; what was found, and the ratios of judged cells at two sizes."""
+    faults = comparison.faults
+    unusable = f"UNUSABLE: {first_of(faults)}" if faults else ""
     found = summary(comparison, comparison.resolved_slowdown)
     labels = comparison.baseline.label, comparison.variant.label
     ratios = ratios_text(comparison.cells[comparison.is_judged], *labels)
-    return f"{found}; {ratios}" if ratios else found
+    return "; ".join(filter(None, [unusable, found, ratios]))
+
+
+def first_of(faults: Sequence[str]) -> str:
+    """The first fault, and the number of the others."""
+    more = f"; {counted(len(faults) - 1, 'more fault')}" if len(faults) > 1 else ""
+    return faults[0] + more
 
 
 def summary(comparison: Comparison, slowdown: float) -> str:
@@ -122,8 +131,7 @@ def summary(comparison: Comparison, slowdown: float) -> str:
     that the others exclude, and the cells in which this `slowdown` could hide; then whether the
     library's moved."""
     cells, is_judged = comparison.cells, comparison.is_judged
-    is_wrong = cells.note.str.startswith(WRONG)
-    is_slower = cells.verdict == SLOWER
+    is_wrong, is_slower = cells.is_wrong, cells.verdict == SLOWER
     is_open = comparison.can_hide(slowdown) & ~is_slower & ~is_wrong
     wrong, slower, undecided = (cells[is_judged & each] for each in (is_wrong, is_slower, is_open))
     others = cells[is_judged & ~is_wrong & ~is_slower & ~is_open]

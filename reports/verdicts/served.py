@@ -11,7 +11,7 @@ from reports.store.program import BENCH
 from reports.store.schema import Result
 from reports.store.stats import Interval
 from reports.tables.sentences import interval_text, lay_out, number, plain_table, size_text, some
-from reports.verdicts.judge import WRONG, Comparison
+from reports.verdicts.judge import Comparison
 
 HEADINGS = "", "size", "us a call [95 %]", "ms a token [95 %]", "%"
 
@@ -45,7 +45,7 @@ def worth(comparison: Comparison, tpot_ms: float, calls: int) -> tuple[list[Wort
     found, too_long = list[Worth](), list[str]()
     cells: Any = comparison.cells.itertuples()
     for cell in cells:
-        if cell.note.startswith(WRONG) or not np.isfinite(cell.ratio):
+        if cell.is_wrong or not np.isfinite(cell.ratio):
             continue
         if calls * cell.baseline_us > 1e3 * tpot_ms:
             too_long.append(cell.title)

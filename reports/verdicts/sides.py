@@ -22,7 +22,7 @@ from reports.store.manifest import (
 from reports.store.observations import method_of, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
-from reports.tables.sentences import describe, fact, shape_text, some
+from reports.tables.sentences import counted, describe, fact, shape_text, type_text
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -33,9 +33,7 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
         fact(result, "cpu.turbo"),
     ),
     "world": lambda result: world_of(result.run),
-    "type": lambda result: " and ".join(
-        sorted({f"{case.datatype} {case.redop}" for case in result.run.cases})
-    ),
+    "type": lambda result: " and ".join(sorted({*map(type_text, result.run.cases)})),
     "statistic": lambda result: " ".join(
         [result.run.benchmark, *sorted({case.across_ranks for case in result.cases})]
     ),
@@ -245,8 +243,9 @@ def incomplete_runs(side: Side) -> list[str]:
     """A sentence on each reason why launches are incomplete, with the first such run."""
     runs = [launch for launch in side.launches if not launch.complete]
     alike = grouped(runs, lambda run: (run.end and run.end.reason) or "it was cut off")
+    total = counted(len(side.launches), "launch")
     return [
-        f"{some([str(run.path) for run in own], 1)} {'are' if own[1:] else 'is'} incomplete: {why}"
+        f"{side.label} is incomplete in {len(own)} of {total}: {why} (the first: {own[0].path})"
         for why, own in alike.items()
     ]
 
@@ -270,8 +269,9 @@ def uneven_cases(side: Side) -> list[str]:
 def wrong_results(side: Side) -> list[str]:
     """A sentence on each wrong case of all launches, for each reason, with the first such run."""
     alike = grouped(side.wrong_cases, lambda each: (describe(each[1]), each[1].reason))
+    total = counted(len(side.launches) + len(side.others), "launch")
     return [
-        f"{case} is wrong in {some([run for run, _ in own], 1)}: {why}"
+        f"{case} is wrong in {len(own)} of {total} of {side.label}: {why} (the first: {own[0][0]})"
         for (case, why), own in alike.items()
     ]
 

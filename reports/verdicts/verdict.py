@@ -30,6 +30,7 @@ INTERVAL_P = 0.025  # one-sided, of the 95 % interval
 SAME_P = 0.05  # one-sided, of the 90 % interval that SAME takes
 POWER = 0.80
 MIN_PAIRS = 6
+MOST_PAIRS = 1000  # of a campaign: hours of launches
 
 
 def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> pd.DataFrame:

@@ -87,7 +87,7 @@ def test_a_campaign_from_its_pilot_to_its_table(finished):
     """The pairs are complete, and variables reach the ranks."""
     folder, out, err = finished
     assert re.search(r"^1 pairs, [\d.]+ s per launch: \d+ (s|min)\n", err)
-    assert "\n1 pairs show only a large difference in one of 3 cells: it takes 8" in err
+    assert "\n1 pairs decide none of 3 cells: it takes 8" in err
     assert f"\ncampaign: {folder} (6 launches)\n" in out
 
     manifest = read_manifest(folder)

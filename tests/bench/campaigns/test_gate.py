@@ -2,11 +2,13 @@
 in its folder, and nothing that is wrong or dies passes."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 import pytest
 
@@ -91,10 +93,29 @@ def test_the_gate_judges_serving_benches_and_names_a_cold_first_request(tmp_path
     assert "note: cold first request, perhaps" in out
 
 
+def test_failed_requests_are_unusable_in_every_report(tmp_path, capsys):
+    """A server that drops requests is fast. Pages said SAME, and the gate UNUSABLE."""
+    paths = [tmp_path / "base.json", tmp_path / "head.json"]
+    for path, failed in zip(paths, (0, 3), strict=True):
+        path.write_text(json.dumps(VLLM | {"completed": VLLM["completed"] - failed}))
+    assert judged(tmp_path / "all" / "gate", *(f"cat {path}" for path in paths)) == 5
+    fault = "head is incomplete in 6 of 6 launches: 3 of"
+    (suite,) = ElementTree.parse(tmp_path / "all/gate/junit.xml").iter("testsuite")
+    assert [case.get("name") for case in suite.findall("*[error]")] == ["both sides can be judged"]
+    assert said(tmp_path / "all/gate")[0].startswith("## ✗ UNUSABLE: head is incomplete in 6 of 6")
+    capsys.readouterr()
+    assert reports(["compare", str(tmp_path / "all/gate")]) == 0
+    assert capsys.readouterr().out.startswith(f"UNUSABLE: {fault}")
+    assert reports(["dashboard", str(tmp_path / "all"), "--out", str(tmp_path / "site")]) == 0
+    for page in (tmp_path / "site" / "index.html", *(tmp_path / "site").glob("compare-*.html")):
+        banner = page.read_text().partition('<header class="banner worse">')[2]
+        assert re.match(rf"\s*<b>UNUSABLE</b>\s*<h1>{fault}", banner), page
+
+
 WRONG = {
     # A flaky kernel: the pilot is not judged, and a launch that died is repeated.
     "head's pilot": ("head", "wrong", 0, "a pilot"),
-    "a pair's launch": ("head", "wrong", 4, ".jsonl: "),
+    "a pair's launch": ("head", "wrong", 4, "in 1 of 7 launches of head"),
     "a launch that died": ("head", "wrong_and_die", 4, "which died"),
 }
 
@@ -167,10 +188,12 @@ def test_what_cannot_be_judged_has_status_5_and_a_bad_command_line_2(tmp_path, s
 def test_a_mistake_is_answered_and_its_folder_can_be_used_again(tmp_path, side, capsys):
     """Otherwise a mistyped option would need the folder to be removed."""
     folder = tmp_path / "gate"
-    for words in (["--pears", "3"], ["--min-effect", "x"], ["--budget", "1"]):
+    for words in (["--pears", "3"], ["--pairs", "5"], ["--min-effect", "x"], ["--budget", "1"]):
         assert judged(folder, side(), side(), *words) == 2
         assert capsys.readouterr().err.startswith("bench.gate: ")
         assert all("NOT JUDGED" in text for text in said(folder))
+    assert judged(folder, *[f"{sys.executable} -m bench.link"] * 2, "--budget", "1s") == 2
+    assert capsys.readouterr().err.endswith("and the pilots, need at least 64 s\n")
     refuses = shlex.join([sys.executable, "-m", "bench.allreduce", "--bogus"])
     assert judged(folder, refuses, side()) == 2
     assert "unrecognized arguments: --bogus" in capsys.readouterr().err

@@ -42,6 +42,24 @@ def test_wrong_results_are_listed_until_a_right_run_follows(tmp_path):
     assert heading not in page.text
 
 
+def test_wrong_launches_of_a_campaign_are_on_the_first_page(tmp_path):
+    """`history` named them, and the page of this store said SAME."""
+    results = tmp_path / "results"
+    folder = write_campaign(
+        results / "campaign", {"a": no_effect, "b": no_effect}, pairs=6, **SMALL
+    )
+    last = max(folder.glob("*/*.jsonl"), key=lambda path: path.name)
+    mark_wrong(last, 0)
+    page = Read(make_site(results, tmp_path / "site") / "index.html")
+    assert "WRONG RESULTS" in page.text
+    assert "Wrong results that no correct run has followed" in page.text
+    assert "UNUSABLE" in page.text
+    for run in folder.glob("*/*.jsonl"):
+        mark_wrong(run, 0)
+    page = Read(make_site(results, tmp_path / "site") / "index.html")
+    assert "12 runs, the last:" in page.text, "also if no run is left for a history"
+
+
 def test_a_file_may_have_any_name(tmp_path, capsys):
     """A name in another encoding must not end the build, and a control character must not reverse
     the text after it."""

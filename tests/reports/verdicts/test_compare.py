@@ -234,5 +234,5 @@ def test_a_campaign_with_wrong_results_is_not_the_same(tmp_path):
     run = next(launch.run for launch in launches if launch.variant == "head")
     mark_wrong(tmp_path / "c" / str(run), 0)
     page = campaign_page(tmp_path / "c")
-    assert page.banner.word == "WRONG"
+    assert page.banner.word == "UNUSABLE"
     assert "Mend the side" in str(page.sections[0])

@@ -88,7 +88,7 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     )
     assert failed.findall("failure[@type='regression']")
     counts = [suite.get(name) for name in ("tests", "failures", "errors")]
-    assert counts == ["6", "1", "0"]
+    assert counts == ["7", "1", "0"]
     assert suite.get("name") == "wiretax gate"  # CI servers keep a suite's history by its name
     assert re.match(rf"{expected}.*\nmachine a1b2c3\n", str(suite.findtext("system-out")))
 
@@ -181,6 +181,9 @@ def test_an_inconclusive_result_says_what_decides(tmp_path, capsys):
     assert status == 3
     assert re.search(r"about \d+ pairs would decide", printed)
     assert judge(capsys, noisy, "--min-effect", "90")[0] == 0  # no slowdown of 90 % can hide
+    variants = ALIKE | {"new": slower(1.4)}  # estimated at 0.997 %: "about 23439 pairs" hid 1 %
+    close = write_campaign(tmp_path / "close", variants, spread=0.03, sizes=[16384])
+    assert "no affordable number of pairs decides" in judge(capsys, close, "--min-effect", "1")[1]
 
 
 def test_improvements_of_a_commit_pass_and_move_no_baseline(tmp_path, capsys):
@@ -206,8 +209,16 @@ def test_wrong_results_are_always_unusable(copied, tmp_path, capsys):
     junit = tmp_path / "junit.xml"
     status, printed = judge(capsys, copied, "--junit", junit)
     assert status == 5
-    assert printed.startswith(f"UNUSABLE: one-shot push 16 KiB isolated is wrong in {run}: 12")
-    assert [error.get("type") for error in ElementTree.parse(junit).iter("error")] == ["unusable"]
+    expected = "UNUSABLE: one-shot push 16 KiB isolated is wrong in 1 of 12 launches of new: 12"
+    assert printed.startswith(expected)
+    assert f"(the first: {run})" in printed
+    assert "pairs" not in printed.partition("to exclude")[0], "more pairs mend nothing"
+    failed = {
+        case.get("name"): case[0].tag
+        for case in ElementTree.parse(junit).iter("testcase")
+        if len(case)
+    }
+    assert failed == {"both sides can be judged": "error", "16 KiB one-shot push": "failure"}
     # Times of a wrong baseline prove nothing either.
     assert gate(capsys, copied / "new", copied / "main")[0] == 5
     rewrite_head(run, machine_id="ffffff")
@@ -253,25 +264,27 @@ def test_runs_that_are_cut_off_are_unusable_and_named_once_for_each_reason(copie
     runs = sorted((copied / "new").glob("*.jsonl"), reverse=True)
     runs[0].write_bytes(runs[0].read_bytes()[:-20])
     status, printed = judge(capsys, copied)
-    assert (status, f"UNUSABLE: {runs[0]} is incomplete: it was cut off" in printed) == (5, True)
+    assert status == 5
+    assert "UNUSABLE: new is incomplete in 1 of 12 launches: it was cut off" in printed
     for run in runs[1:]:
         run.write_bytes(run.read_bytes()[:-20])
     printed = judge(capsys, copied)[1]
-    assert f" and {len(runs) - 1} more are incomplete: it was cut off" in printed
+    assert "new is incomplete in 12 of 12 launches: it was cut off" in printed
     assert printed.count("incomplete") == 1
 
 
 @pytest.mark.parametrize(
-    "own",
+    ("options", "case"),
     [
-        {"algorithms": ["library", "two_shot"]},
-        {"change": lambda block: None if block.case == 1 else block},
+        ({"new": {"algorithms": ["library", "two_shot"]}}, "one-shot push"),
+        ({"new": {"change": lambda block: None if block.case == 1 else block}}, "one-shot push"),
+        ({"main": {"variants": ["copied", "registered"]}}, "one-shot push registered"),
     ],
 )
-def test_a_case_that_the_current_side_lacks_is_named(own, tmp_path, capsys):
-    folder = write_campaign(tmp_path / "lacks", ALIKE, options={"new": own})
+def test_a_case_that_the_current_side_lacks_is_named(options, case, tmp_path, capsys):
+    folder = write_campaign(tmp_path / "lacks", ALIKE, options=options)
     status, printed = judge(capsys, folder)
-    sentence = "one-shot push 16 KiB isolated of the baseline was not measured"
+    sentence = f"UNUSABLE: {case} 16 KiB isolated of the baseline was not measured"
     assert (status, sentence in printed) == (5, True)
 
 

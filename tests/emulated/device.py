@@ -10,7 +10,7 @@ from typing import Any
 
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import CopyEngine, DeviceError, Kernel, Step
+from kernels.devices.device import Kernel, Step
 from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
 from tests.kernels.kernel_resources import HIP, PRELUDE, clang
 
@@ -35,28 +35,6 @@ class EmulatedModule:
         return Kernel(name, enqueue)
 
 
-class HostCopies(CopyEngine):
-    """Copies that the host makes in the stream's order, so never beside a kernel of the same
-    rank."""
-
-    def __init__(self, device: "EmulatedDevice") -> None:
-        self.device = device
-
-    def copy(self, target: int, source: int, size_bytes: int) -> Step:
-        return self.device.on_host("copy", lambda: ctypes.memmove(target, source, size_bytes))
-
-    def beside(self, steps: Sequence[Step]) -> Step:
-        return self.device.sequence(steps)
-
-    def join(self) -> Step:
-        return self.device.sequence([])
-
-    def store(self, address: int, value: int) -> Step:
-        raise AssertionError("CUDA's alone")
-
-    wait = store
-
-
 class EmulatedDevice(CpuDevice):
     """One rank's GPU and its stream. `kernels` is the folder of the sources."""
 
@@ -76,7 +54,7 @@ class EmulatedDevice(CpuDevice):
             kernels,
         )
         self.compiler = compiler_version()
-        self.stream: list[Launch | Callable[[], object]] = []
+        self.stream: list[Launch] = []
 
     def compile(
         self,
@@ -107,12 +85,7 @@ class EmulatedDevice(CpuDevice):
     def blocks_for(self, size_bytes: int) -> int:
         return max(1, min(self.most_blocks, -(-size_bytes // (16 * self.threads))))
 
-    def copy_engine(self, memops: bool = False) -> CopyEngine:
-        if memops:
-            raise DeviceError("HIP's streams have none for this")
-        return HostCopies(self)
-
-    def launches(self) -> Iterator[Launch | Callable[[], object]]:
+    def launches(self) -> Iterator[Launch]:
         """Takes the stream's entries, in order."""
         entries, self.stream = self.stream, []
         yield from entries
@@ -130,7 +103,3 @@ class EmulatedDevice(CpuDevice):
                 step.kernel.function(step.blocks, step.argument)
 
         return Step(Kernel("steps in a row", enqueue), None)
-
-    def on_host(self, name: str, run: Callable[[], object]) -> Step:
-        """A step that the host performs between two launches."""
-        return Step(Kernel(name, lambda blocks, argument: self.stream.append(run)), None)

@@ -383,7 +383,7 @@ class Machine:
         self.paces = paces
         self.draw, self.clock, self.executed = random.Random(seed), 0, Counter[str]()
 
-    def run(self, streams: Sequence[Iterator[Launch | Callable[[], object]]]) -> None:
+    def run(self, streams: Sequence[Iterator[Launch]]) -> None:
         """Runs all streams at once. A launch starts when the one before it in its stream has ended;
         the streams know nothing of each other. Raises RuntimeError if they do not end."""
         waves: list[Wave] = []
@@ -395,14 +395,11 @@ class Machine:
             while pending:
                 number = pending.pop()
                 item = next(streams[number], None)
-                if isinstance(item, Launch):
-                    for wave in item.waves(self.paces[number % len(self.paces)]):
-                        waves.append(wave)
-                        stream_of[id(wave)] = number
-                        running[number] += 1
-                elif item:
-                    item()
-                    pending.append(number)
+                pace = self.paces[number % len(self.paces)]
+                for wave in item.waves(pace) if item else ():
+                    waves.append(wave)
+                    stream_of[id(wave)] = number
+                    running[number] += 1
             if not waves:
                 return
             wave = self.draw.choice(waves)

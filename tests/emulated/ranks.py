@@ -2,21 +2,18 @@
 
 import ctypes
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
-from collectives.communicator import Refusal
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES
-from kernels.devices.device import ITERATION_STRUCTURES, DeviceError, Gate, Step
+from kernels.devices.device import ITERATION_STRUCTURES, Gate, Step
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, open_bed
 
-INBOX_BYTES = 1 << 19  # of the copy engines, for the largest case
 TIMEOUT_S = 0.5  # of the emulated clock: 50 million instructions
 
 
@@ -27,16 +24,6 @@ class Grid(NamedTuple):
     ranks: int
     threads: int
     blocks: int
-
-
-@contextmanager
-def refused(*errors: type[Exception]) -> Iterator[None]:
-    """What all ranks do with an error, of which each has the same."""
-    expected = errors or (DeviceError,)
-    try:
-        yield
-    except expected as error:
-        raise Refusal(str(error)) from error
 
 
 def open_ranks(
@@ -52,10 +39,6 @@ def open_ranks(
         for _ in range(grid.ranks)
     ]
     bed = open_bed(devices, seed, timeout_s=timeout_s)
-    inboxes: Any = [device.private(INBOX_BYTES) for device in devices]
-    for world in bed.worlds:
-        cast(PeerBuffer, world.peers).inboxes = {"two_shot": [inboxes]}
-        cast(Any, world.communicator).all_or_none = refused
     return bed
 
 
@@ -88,14 +71,8 @@ def late_ranks(bed: Bed) -> str | None:
 
 def run_items(bed: Bed, launches: int) -> dict[str, int]:
     """Launches each item several times, in an order that is random and the same on every rank.
-    Returns the number of wrong elements by item."""
+    Returns the number of wrong elements by item. The ranks meet once, at the start."""
     order = random.Random(bed.seed).sample([*bed.items] * launches, launches * len(bed.items))
-    return run_in_order(bed, order)
-
-
-def run_in_order(bed: Bed, order: Sequence[str]) -> dict[str, int]:
-    """Launches these items; returns the number of wrong elements by item. The ranks meet once, at
-    the start."""
     for rank, world in enumerate(bed.worlds):
         peers = cast(PeerBuffer, world.peers)
         loop = world.device.compile("iteration", {}, ITERATION_STRUCTURES)

@@ -108,7 +108,6 @@ INPUT = "copy_in(part(round, owner), input(a.rank, round, owner));"
 ENTER_STORES = "DEVICE void show(const Arguments& a) {\n  const Launch launch(a);\n"
 ENCODE, SEND = "const pack p = own(i);", "store_packets_system(packets_of(a, reader)"
 COUNT = "a.control[a.rank]->flags[block()][a.rank].value"
-REVERSED = Patch(SYNC, "return (long)block()", "return (long)(blocks() - 1 - block())")
 LAST_THREAD = "if (thread_in_block() != 0) return;"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
 
@@ -164,9 +163,8 @@ PATCHES = {
     "the half by a counter per block": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", f"({COUNT} & 1) * a.half_bytes"),
         Patch(SYNC, LAST_THREAD, f"{LAST_THREAD} ++{COUNT};"),
-        REVERSED,
+        Patch(SYNC, "return (long)block()", "return (long)(blocks() - 1 - block())"),
     ],
-    "blocks in reverse": [REVERSED],
     # Right for a place with one reader, which writes there next. Other readers of a slab may still
     # read.
     "swap in place of the epoch flip": [

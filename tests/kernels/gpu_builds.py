@@ -21,15 +21,7 @@ import pytest
 from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, cache_folder
 from tests.kernels import kernel_resources as resources
-from tests.kernels.kernel_code import (
-    LETTERS,
-    family,
-    innermost_loops,
-    kernels_in,
-    loads_at_once,
-    loop_of,
-    round_trips,
-)
+from tests.kernels.kernel_code import innermost_loops, kernels_in, loads_at_once, wide_loads
 from tests.kernels.kernel_resources import Built, NoCompiler, Resources, compile_for
 
 # The widest kernels: most pointers, two elements per word, rounding.
@@ -41,10 +33,8 @@ WITHOUT_MAIN_LOOP = {
     "announce",
     "await_copies",
     "leave",
-}
-PACKETS = {"one_shot_ll", "one_shot_sentinel"}  # their main loop polls: each turn must wait once
-PACKET_LOADS = {kind: letters["L"] for kind, letters in LETTERS.items()} | {
-    "sm_": r"ld\.relaxed\.sys\.global\.v2\.u64"
+    "one_shot_ll",  # these two load packets
+    "one_shot_sentinel",
 }
 # These kernels loop over a token's rows and look up the address of the next row; or over a matrix's
 # rows and compute their addresses (AMD's compiler then loads for the next turn before a turn ends);
@@ -55,11 +45,6 @@ LOOKING_UP = re.compile(
 BLOCK_SUMS = re.compile(
     r"allreduce_rmsnorm_\w+|add_rmsnorm"
 )  # 16 subgroups store a float each in shared memory
-# Each block of 32 codes has one scale, and the thread that moves the block moves its scale.
-# Adjacent threads move adjacent scales, so a wave makes one access of 64 or 128 bytes. In whole
-# packs, a thread would have eight blocks, and most threads would have none. Codes of 6 bits take a
-# pack and a half.
-WITH_SCALES = {"two_shot_quantized", "two_shot_quantized_push"}
 CACHED_FOR_S = 30 * 24 * 3600
 
 T = TypeVar("T")
@@ -130,28 +115,16 @@ def compiled(
 
 
 def flaws_of_loops(text: str, architecture: str) -> list[str]:
+    """Main loops that do not start four loads of 16 bytes before a wait or a store."""
     flaws = []
     for kernel, lines in kernels_in(text, architecture).items():
-        loops = innermost_loops(lines)
-        if kernel in PACKETS:
-            polled = PACKET_LOADS[family(architecture)]
-            trips = [trip for loop in loops if (trip := round_trips(loop, polled))]
-            flaws += [f"{kernel} makes {trips} round trips a poll"] if set(trips) != {1} else []
-            continue
+        loops = [loop for loop in innermost_loops(lines) if wide_loads(loop) >= 4]
         if LOOKING_UP.fullmatch(kernel):
-            if loads_at_once(lines) < 4:
-                flaws.append(f"{kernel} has less than four 16-byte loads at once")
-            continue
-        main_loops = [loop for loop in map(loop_of, loops) if loop.is_main]
-        if not main_loops and kernel not in WITHOUT_MAIN_LOOP:
+            loops = [lines]
+        if not loops and kernel not in WITHOUT_MAIN_LOOP:
             flaws.append(f"{kernel} has no loop with four 16-byte loads")
-        for loop in main_loops:
-            if not all(a.wide or (a.coded and kernel in WITH_SCALES) for a in loop.accesses):
-                flaws.append(f"{kernel} makes a narrow access in its main loop")
-            if not loop.loads_first:
-                flaws.append(f"{kernel} loads after a store in its main loop")
-            if loop.in_flight < 4:
-                flaws.append(f"{kernel} waits after {loop.in_flight} loads in its main loop")
+        if any(loads_at_once(loop) < 4 for loop in loops):
+            flaws.append(f"{kernel} starts less than four loads at once")
     return flaws
 
 

@@ -1,9 +1,6 @@
 """Reads PTX and AMD assembly: the kernels, their loops, and the order of their synchronisation."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import groupby, takewhile
 
 from kernels.devices.device import Control
 
@@ -22,38 +19,19 @@ def kernels_in(text: str, architecture: str) -> dict[str, list[str]]:
     }
 
 
-@dataclass(frozen=True)
-class Access:
-    """A global access of an instruction: `wide` for 16 bytes, `coded` for a scale's 2 bytes or for
-    half a pack of codes."""
+ACCESS = re.compile(
+    r"(?:@!?%p\d+ )?(?:multimem\.)?(ld|st)(?:_reduce)?\.(?:volatile\.|weak\.|relaxed\.\w+\.)?"
+    r"(?:global|local)|(?:global|flat|scratch|buffer)_(load|store)_"
+)
+WIDE = r".*(\.v4\.(u32|f32|b?f16x2)|_(load|store)_(dwordx4|b128))"  # accesses of 16 bytes
+WAITS = r"s_wait(cnt.*vmcnt|_loadcnt)"  # AMD's waits for loads
+BRANCH = re.compile(r"(?:bra|bra\.uni|s_cbranch_\w+|s_branch)\s+(\S+)$")
 
-    load: bool
-    wide: bool
-    coded: bool = False
 
-
-def access(line: str) -> Access | None:
-    ptx = re.match(
-        r"(?:@!?%p\d+ )?(?:multimem\.)?(ld|st)(?:_reduce)?\.(?:volatile\.|weak\.|relaxed\.\w+\.)?"
-        r"(?:global|local)(\S*)",
-        line,
-    )
-    if ptx:
-        return Access(
-            ptx[1] == "ld",
-            bool(re.search(r"\.v4\.(u32|f32|b?f16x2)", ptx[2])),
-            ptx[2] in (".u16", ".u64"),
-        )
-    amd = re.match(r"(?:global|flat|scratch|buffer)_(load|store)_(\S+)", line)
-    return (
-        Access(
-            amd[1] == "load",
-            amd[2] in ("dwordx4", "b128"),
-            bool(re.search("short|16|x2|b64", amd[2])),
-        )
-        if amd
-        else None
-    )
+def access(line: str) -> str:
+    """`r` for a load from global memory, `d` for a store, empty for any other instruction."""
+    match = ACCESS.match(line)
+    return ("r" if (match[1] or match[2])[0] == "l" else "d") if match else ""
 
 
 def innermost_loops(lines: list[str]) -> list[list[str]]:
@@ -68,50 +46,19 @@ def innermost_loops(lines: list[str]) -> list[list[str]]:
     return [lines[begin : end + 1] for begin, end in inner]
 
 
-@dataclass(frozen=True)
-class Loop:
-    """A loop: its accesses in order, whether all loads come before the first store, and the number
-    of loads in flight at the first wait."""
-
-    accesses: list[Access]
-    loads_first: bool
-    in_flight: int
-
-    @property
-    def is_main(self) -> bool:
-        return sum(a.load and a.wide for a in self.accesses) >= 4
+def wide_loads(lines: list[str]) -> int:
+    return sum(access(line) == "r" and bool(re.match(WIDE, line)) for line in lines)
 
 
-BRANCH = re.compile(r"(?:bra|bra\.uni|s_cbranch_\w+|s_branch)\s+(\S+)$")
-WAITS = r"s_wait(cnt.*vmcnt|_loadcnt)"  # AMD's waits for loads
-
-
-def loads_at_once(lines: list[str]) -> int:
-    """The most loads of 16 bytes without a wait for loads or a store between them."""
+def loads_at_once(lines: list[str], load: str = WIDE) -> int:
+    """The most matching loads without a wait for loads or a store between them."""
     most = here = 0
     for line in lines:
-        current = access(line)
-        if re.match(WAITS, line) or (current and not current.load):
+        if re.match(WAITS, line) or access(line) == "d":
             here = 0
-        here += bool(current and current.load and current.wide)
+        here += access(line) == "r" and bool(re.match(load, line))
         most = max(most, here)
     return most
-
-
-def loop_of(lines: list[str]) -> Loop:
-    accesses = [a for a in map(access, lines) if a]
-    first_store = next((i for i, a in enumerate(accesses) if not a.load), len(accesses))
-    before_wait = takewhile(lambda line: not re.match(WAITS, line), lines)
-    in_flight = sum(bool(a and a.load) for a in map(access, before_wait))
-    return Loop(accesses, not any(a.load for a in accesses[first_store:]), in_flight)
-
-
-def round_trips(lines: Iterable[str], load: str) -> int:
-    """The groups of matching loads that are issued without a wait for one of them."""
-    marks = [
-        "l" if re.match(load, line) else "w" for line in lines if re.match(f"{load}|{WAITS}", line)
-    ]
-    return sum(group == "l" for group, _ in groupby(marks))
 
 
 FLAGS = Control.flags.offset
@@ -248,16 +195,7 @@ def protocol(lines: list[str], architecture: str) -> list[str]:
             and re.match("global_store_b64 (?!.*offset)", line)
         ):
             letter = "S"
-        current = access(line)
-        letters.append(
-            letter
-            if letter is not None
-            else ""
-            if current is None
-            else "r"
-            if current.load
-            else "d"
-        )
+        letters.append(access(line) if letter is None else letter)
         last = letters[-1] or last
     return letters
 

@@ -85,21 +85,6 @@ def test_a_cupy_that_cannot_be_imported_gives_one_sentence(monkeypatch, raised, 
     assert "\n" not in str(refusal.value)
 
 
-def test_another_rocm_than_the_wheels_is_named_with_a_container_that_works(tmp_path, monkeypatch):
-    (tmp_path / ".info").mkdir()
-    (tmp_path / ".info" / "version").write_text("10.1.0-77\n")
-    (tmp_path / "lib").mkdir()
-    for name in ("libamdhip64.so", "libamdhip64.so.8", "libamdhip64.so.8.1.0"):
-        (tmp_path / "lib" / name).touch()
-    monkeypatch.setattr(gpu_driver, "ROCM", tmp_path)
-    assert gpu_driver.other_rocm() == (
-        "ROCm 10.1.0-77 is here, with libamdhip64.so.8, and CuPy's wheel wants libamdhip64.so.7 of "
-        "ROCm 7, which the container rocm/dev-ubuntu-24.04:7.2.4-complete has"
-    )
-    (tmp_path / "lib" / "libamdhip64.so.7").touch()
-    assert gpu_driver.other_rocm() is None
-
-
 WITHOUT_CUPY = """
 import sys
 sys.modules["cupy"] = None

@@ -6,7 +6,6 @@ software GPU."""
 
 import json
 import os
-import re
 
 import pytest
 
@@ -116,14 +115,3 @@ def test_without_the_wait_results_are_wrong(vendor, tmp_path):
     settings = "timeout_s=2", "one_shot_push", "two_shot"
     seeds = range(1, 9)
     assert any(stressed(vendor, 1000, s, *settings, tree=broken)["wrong_elements"] for s in seeds)
-
-
-@REAL
-def test_a_run_file_is_written():
-    # Ranks that share a GPU take turns of milliseconds, so that a chain of 160 calls takes a
-    # second.
-    options = "--mode isolated -b 64K -e 64K --max-time 45 --ranks-share-gpus --device"
-    said = printed(2, "-m", "bench.allreduce", *options.split(), visible_gpus()[0])
-    run = re.search(r"^run: (\S+)$", said, re.MULTILINE)
-    assert run, said
-    assert (ROOT / run[1]).exists()

@@ -20,7 +20,7 @@ from tests.kernels.gpu_builds import (
     sources,
     version,
 )
-from tests.kernels.kernel_code import broken, family, kernels_in
+from tests.kernels.kernel_code import broken, family, kernels_in, loads_at_once
 from tests.launch import FULL, few
 
 FILES = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.cu"))
@@ -239,14 +239,13 @@ PACKETS = {
 
 
 def packets(stem: str, architecture: str, folder: Path = SOURCES) -> list[bool]:
-    """Whether a thread stores two packets, and whether it loads each of its four packets, with one
-    instruction."""
+    """Whether a thread stores two packets with one instruction, and whether it starts the loads of
+    its four packets at once."""
     [lines] = kernels_in(compiled(stem, architecture, (), folder).text, architecture).values()
-    stores, loads = (
-        sum(bool(re.match(pattern, line)) for line in lines)
-        for pattern in PACKETS[family(architecture)]
-    )
-    return [stores >= 1, loads >= (2 if architecture.startswith("sm_") else 4)]
+    store, load = PACKETS[family(architecture)]
+    loads = loads_at_once(lines, load)
+    is_stored = any(re.match(store, line) for line in lines)
+    return [is_stored, loads >= (2 if architecture.startswith("sm_") else 4)]
 
 
 AGENT = Patch(HIP, "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT", times=None)

@@ -66,17 +66,6 @@ def test_every_file_compiles_and_orders_its_accesses(compiler, architecture):
         assert dict(zip(FILES, found, strict=True)) == {stem: [] for stem in FILES}
 
 
-def test_the_matrix_checks_every_structure_in_a_file_that_has_it():
-    found = [
-        {s.__name__ for s in compile_matrix.shared_with(SOURCES / f"{stem}.cu")} for stem in FILES
-    ]
-    of_the_cpus_loop = {"LibraryCall", "NativeAction", "NativeBlock"}
-    everything = {s.__name__ for s in structures_compared_in_runs()}
-    assert set.union(*found) == everything - of_the_cpus_loop
-    for stem, names in zip(FILES, found, strict=True):
-        assert stem not in COLLECTIVES or names >= {"Arguments", "Control", "Own", "Watch"}
-
-
 def test_a_name_that_hiprtc_already_declares_is_found(tmp_path):
     try:
         clang_of(CLANGS[0])

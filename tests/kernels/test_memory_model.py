@@ -190,25 +190,6 @@ def sentinel(
 
 
 @on_ranks(2)
-def engines(rank: int, launches: int, form: str = "") -> Iterator[Op]:
-    """allreduce_copy_engine.py: copies and flags of a stream, with values that are the same in
-    every launch. `form`: early, a flag before its copy; no reset, or no credit, of a peer's sum."""
-    peer = 1 - rank
-    for launch in range(launches):
-        if form != "no credit":
-            yield await_acquire(("taken", rank), until=(0).__eq__)
-            yield store_release(("taken", rank), 1)
-        copy, flag = store(("inbox", peer), launch + 1), store_release(("arrived", peer), 1)
-        yield from (flag, copy) if form == "early" else (copy, flag)
-        yield await_acquire(("arrived", rank), until=bool)
-        if form != "no reset":
-            yield store_release(("arrived", rank), 0)
-        yield load(("inbox", rank), launch + 1)
-        if form != "no credit":
-            yield store_release(("taken", peer), 0)
-
-
-@on_ranks(2)
 def two_shot(rank: int, chunks: int, launches: int = 1, slots: int = 2) -> Iterator[Op]:
     """In each round a rank copies a chunk in, sums the previous chunk, and gathers the chunk before
     the previous one."""
@@ -308,7 +289,6 @@ HOLDS = {
     "packets": packets(3),
     "sentinel, as a GPU's launches": sentinel(4),
     "sentinel, as a CPU's calls": sentinel(4, is_gpu=False),
-    "copy engines": engines(3),
     "two-shot": two_shot(3),
     "two-shot, launch after launch": two_shot(1, launches=3),
     "ring": ring(4 if FULL else 3),
@@ -340,9 +320,6 @@ FAILS = {  # {the removed part: the protocol without it}
     "sentinel: reset": sentinel(3, resets=False),
     "sentinel: epoch flip": sentinel(2, halves=1),
     "sentinel: finishing the resets": without(sentinel(4), "fence"),
-    "copy engines: a copy before its flag": engines(1, "early"),
-    "copy engines: reset": engines(2, "no reset"),
-    "copy engines: saying that the peer has summed": engines(2, "no credit"),
     "two-shot: second slot": two_shot(2, slots=1),
     "ring: second slot": ring(4, slots=1),
     "ring: waiting for the left": ring(4, waits_for=(1,)),

@@ -6,8 +6,7 @@ from typing import Any
 
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration
 from collectives.operation import Operation
-from kernels.devices import gpu_stream
-from kernels.devices.device import Action, Arguments, Counts, DeviceError, Gate, Kernel, Step, Watch
+from kernels.devices.device import Counts, Gate, Kernel, Step, Watch
 from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 
@@ -61,17 +60,6 @@ def slow_host() -> object:
     return {"times_us": loop.run(6)}
 
 
-def late_host() -> object:
-    loop = Loop(0.2)
-    loop.run(1)
-    gpu_stream.HOLD_NS = 100_000_000
-    try:
-        loop.run(3)
-    except DeviceError as error:
-        return {"error": str(error)}
-    return {"error": "none"}
-
-
 def many_iterations() -> object:
     loop = Loop()
     loop.run(1)
@@ -106,49 +94,3 @@ def actions() -> object:
                 "iterations": loop.watch.iteration,
             }
     return report
-
-
-def stopped() -> object:
-    """The number of rows of a block that a stop ends in its second batch."""
-    loop = Loop()
-
-    def stop(blocks: int, argument: object) -> None:
-        loop.enqueued.append("stop")
-        loop.watch.stop = len(loop.enqueued) >= 4
-
-    loop.operation = Step(Kernel("stop", stop), None)
-    return {"rows": len(loop.run(600)), "enqueued": len(loop.enqueued)}
-
-
-def stopping_launch() -> object:
-    """The watch's call and iteration after the second launch of a program stopped the rank."""
-    loop = Loop()
-
-    def enqueue(blocks: int, argument: object) -> None:
-        loop.device.enqueue(loop.idle)
-        loop.device.stream.synchronize()
-        loop.watch.stop = 1
-
-    steps = [loop.idle, Step(Kernel("stop", enqueue), None), loop.idle]
-    program = [
-        action
-        for number, step in enumerate(steps, 1)
-        for action in (Action(call=number), Action(step))
-    ]
-    loop.device.run(program, loop.idle, Counts(1, 0), loop.watch)
-    return {"calls": loop.watch.calls, "iterations": loop.watch.iteration}
-
-
-def long_program() -> object:
-    """The calls of a block without timed iterations that holds more launches than a stream does;
-    each launch notes its number."""
-    loop = Loop()
-    wait = Step(loop.device.compile("iteration", {}).kernel("come_late"), Arguments(timeout_ns=10))
-    program = [action for number in range(1, 701) for action in (Action(call=number), Action(wait))]
-    begun_s = time.monotonic()
-    loop.device.run(program, loop.idle, Counts(3, 0), loop.watch)
-    return {
-        "calls": loop.watch.calls,
-        "iterations": loop.watch.iteration,
-        "elapsed_s": time.monotonic() - begun_s,
-    }

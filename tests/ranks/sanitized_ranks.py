@@ -39,12 +39,11 @@ from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS
 from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, WireSpeed, set_epoch
-from collectives.probe import PROBE_BYTES, probe_kernels
+from collectives.probe import probe_kernels
 from collectives.registry import ALGORITHMS
 from kernels.devices.cpu import FLAGS, CpuDevice
 from kernels.devices.device import (
     NEXT_ITERATION,
-    PEER_STRUCTURES,
     Action,
     Bytes,
     Control,
@@ -53,7 +52,6 @@ from kernels.devices.device import (
     Memory,
     Own,
     Step,
-    Transfer,
     Watch,
 )
 from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
@@ -272,59 +270,6 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
         gemv_item(bed, name, datatype, 1 + bed.seed % 8, hidden, inner)
 
 
-MEETINGS = {
-    "meet": ["meet", "meet"],
-    "ping-pong": ["flag_ping_pong"],
-    "slabs": ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"],
-    **{entry: ["meet", entry, "meet"] for entry in ("link_push", "link_pull", "link_ping_pong")},
-}
-
-
-def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """The probe kernels of the link between two meetings, as bench times them; the other items
-    check their data. The parts of a wire meet nobody: a rank takes its own buffers."""
-    count, ranks = 1023, bed.ranks
-    macros = {"WT_WORLD": str(ranks)}
-    sends, receives = bed.buffers(4 * count), bed.buffers(4 * count)
-
-    def steps(entries: list[str], r: int) -> list[Step]:
-        device, peers = bed.worlds[r].device, cast(PeerBuffer, bed.worlds[r].peers)
-        arguments = peers.arguments(sends[r], receives[r], count, 1 << 11)
-        arguments.sends[:ranks], arguments.receives[:ranks] = sends, receives
-        partner = -1 if (r ^ 1) >= ranks else r ^ 1
-        transfer = Transfer(arguments, partner, partner)
-        probes = probe_kernels(device, ranks)
-        transfers = device.compile("link", macros, (*PEER_STRUCTURES, Transfer))
-        return [
-            Step(transfers.kernel(entry), transfer)
-            if entry.startswith("link")
-            else Step(probes.kernel(entry), arguments)
-            for entry in entries
-        ]
-
-    def parts(r: int) -> list[Step]:
-        device, peers = bed.worlds[r].device, cast(PeerBuffer, bed.worlds[r].peers)
-        transfer = Transfer(peers.arguments(0, 0, 15, 1 << 11), r, -1, 1 << 11)
-        transfer.ranks.sends[:ranks], transfer.ranks.receives[:ranks] = sends, receives
-        kernels = device.compile("link_parts", macros, (*PEER_STRUCTURES, Transfer))
-        names = "stores", "loads", "both_streams", "dependent_loads", "fenced_stores"
-        return [Step(kernels.kernel(f"link_{name}"), transfer) for name in names]
-
-    def rounds(entry: str, r: int) -> list[Step]:
-        probe = bed.worlds[r].device.compile("memory_probe", macros, PEER_STRUCTURES)
-        peers = cast(PeerBuffer, bed.worlds[r].peers)
-        return [Step(probe.kernel(entry), peers.arguments(0, receives[r], 3, PROBE_BYTES))]
-
-    makes: dict[str, Callable[[int], list[Step]]] = {
-        name: partial(steps, entries) for name, entries in MEETINGS.items()
-    }
-    makes |= {entry: partial(rounds, entry) for entry in ("show_stores", "show_packets")}
-    makes["parts"] = parts
-    for name, make in makes.items():
-        if wanted(name := f"link {name}"):
-            bed.items[name] = [(make(r), None) for r in range(ranks)]
-
-
 def open_bed(
     devices: Sequence[Device],
     seed: int,
@@ -379,7 +324,7 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
     device = ExactDevice()
     bed = open_bed([device] * ranks, seed, plant)
     watches = [world.watch for world in bed.worlds]
-    for make in (plain_items, routed_items, fused_items, link_items):
+    for make in (plain_items, routed_items, fused_items):
         make(bed, lambda name: not names or any(name.startswith(prefix) for prefix in names))
     order = bed.draw.sample(
         [name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items)

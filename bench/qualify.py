@@ -45,6 +45,8 @@ def run_qualify(argv: Sequence[str] | None) -> int:
         help=f"the --out of a machine that you trust: no time may be {SLOW} times its own",
     )
     arguments = parse_alone(parser, argv, "a qualification")
+    if arguments.ranks == 1:
+        raise Stop(USAGE, "one rank has no link and adds nothing: give -n 2 or more")
     trusted = times_us(arguments.expect) if arguments.expect else {}
     survey = open_survey(arguments, "qualify")
     survey.steps[:] = [SurveyStep(**row) for row in PLANS["qualify"]]

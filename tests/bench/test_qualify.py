@@ -113,6 +113,7 @@ def test_a_step_without_enough_time_rejects_no_machine(status, sentence, is_faul
         (("--expect", "nowhere"), "nowhere cannot be read: No such file or directory"),
         (("--out", "/proc/x/y"), "/proc/x/y: No such file or directory"),
         (("--out", "empty/.."), "is there already"),
+        (("-n", "1"), "one rank has no link and adds nothing: give -n 2 or more"),
     ],
 )
 def test_what_cannot_begin_is_one_sentence(tmp_path, monkeypatch, capsys, words, sentence):

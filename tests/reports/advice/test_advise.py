@@ -105,16 +105,8 @@ def test_the_recommendation_turns_at_the_flip(tmp_path):
         assert f"here it takes {us} us" in words
 
 
-def test_a_27b_model_fits_on_one_card(tmp_path):
-    """`advise` must recommend a bridge if TP 2 wins, and replicas if they win; a user must notice a
-    badly seated bridge."""
+def test_a_badly_seated_bridge_is_noticed(tmp_path):
     options = "--model qwen3.5-27b --weights 27GB --gpu h100-nvl --context 0"
-    for us, wins in ((10, "TP 2"), (40, "2 replicas")):
-        run = write(tmp_path / wins, {10240: us, 131072: us, LARGE: LARGE / 250e3}, ranks=NVL)
-        text, words = answer(options, "--run", run)
-        assert re.search(r"2 replicas +\S+ +6\.92 ", text)
-        assert f"Decode, latency of 1 stream: {wins}" in words
-        assert "DOWN" not in words
     slow = write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL)
     _, words = answer(options, "--run", slow)
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
@@ -141,10 +133,8 @@ def test_a_mesh_has_the_bandwidth_of_its_links(gpus, gb_s):
     ("words", "fabric", "library"),
     [
         ("rtxpro6000 --gpus 2", "PCIe 5", "NCCL"),
-        ("rtx5090 --gpus 2", "PCIe", "NCCL"),
         ("r9700 --gpus 2 --link sockets", "PCIe", "RCCL"),
         ("h100 --gpus 8", "NVLink 4", "NCCL"),
-        ("a100-80gb --gpus 8", "NVLink", "NCCL"),
         ("mi300x --gpus 8", "xGMI", "RCCL"),
     ],
 )
@@ -250,17 +240,12 @@ def test_an_imported_log_gives_advice_that_names_its_harness(tmp_path):
     us."""
     good = {"us": 47.3, "datatype": "float16"}
     path = write_log(tmp_path, {"us": 90.0, "datatype": "int8"}, good, name="two-hosts", gpu=GPU)
-    text, words = answer(R9700, "--run", path)
+    _, words = answer(R9700, "--run", path)
     named = "measured by nccl-tests: NCCL 2.29.2, float16"
     for part in ("1.61x PP 2", named, "1 launch, no interval", "160 x 47.3 us"):
         assert part in words
     assert "nccl-tests measures no chain of dependent calls: its calls stand for it." in words
-    assert "calls was measured at" not in words
     # Latency taken for bandwidth would make a prompt ten times as slow.
     assert "Nothing above 16 KiB was measured" in words
-    with_run, without = (
-        float(re.findall(r"(?m)^TP 2 .* (\S+) +\S+$", each)[0]) for each in (text, answer(R9700)[0])
-    )
-    assert with_run == pytest.approx(without, rel=0.02)
     wrong = write_log(tmp_path, good | {"n_wrong": 1}, name="bad", status="failed")
     assert "failed or has wrong results" in refusal(R9700, "--run", wrong)

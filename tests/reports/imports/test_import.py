@@ -65,40 +65,30 @@ def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
     assert len(read(path).cases) == 2
     sentence = "rows that could not be read"
     assert capsys.readouterr().err == f"reports: {log}: {sentence}: 13, 14 (2 in all)\n"
-    put(log, HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") * 25 + FOOTER)
-    imported(tmp_path / "many", log)
-    numbers = ", ".join(map(str, range(13, 33)))
-    assert capsys.readouterr().err == f"reports: {log}: {sentence}: {numbers} (25 in all)\n"
 
 
 def test_an_import_is_shown_like_a_run(tmp_path, capsys):
     log = put(tmp_path / "a.log", WHOLE.replace("  0\n", "  3\n", 1))
     (path,) = imported(tmp_path / "out", log)
-    capsys.readouterr()
-    for form in ([], ["--long"], ["--json"]):
-        assert main(["show", str(path), *form]) == 0
-    shown = capsys.readouterr().out.partition("\n\n")[0]
-    assert max(map(len, shown.splitlines())) <= 80
+    assert main(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
     for text in (
         "WRONG RESULTS: library 8 B isolated in place (3 elements)",
         "allreduce: 2 ranks on NVIDIA GH200 120GB\n",
         "nccl-tests, from a.log",
-        "The log has no date",
         "timed by its own clock (mean over iterations)",
     ):
         assert text in shown
 
 
-def test_an_import_of_no_row_or_of_an_unknown_number_of_ranks_is_shown(tmp_path, capsys):
-    named = "# Collective test starting: all_reduce_perf\n"
-    logs = put(tmp_path / "a.log", HEAD), put(tmp_path / "b.log", named + TABLE + ROW_8 + FOOTER)
-    paths = imported(tmp_path / "out", *logs)
+def test_an_unknown_number_of_ranks_has_no_bandwidth_until_somebody_says_it(tmp_path, capsys):
+    log = put(tmp_path / "b.log", TABLE + ROW_8 + FOOTER)
+    (path,) = imported(tmp_path / "out", log)
     assert "--ranks N says how many" in capsys.readouterr().out
-    assert {main(["show", str(path)]) for path in paths} == {0}
-    assert "allreduce: an unknown number of ranks on" in capsys.readouterr().out
-    assert {case.bus_bw_gb_s for path in paths for case in read(path).cases} == {None}
-    told = "--ranks", "2", "--collective", "allreduce"
-    (path,) = imported(tmp_path / "two", put(tmp_path / "c.log", TABLE + ROW_8 + FOOTER), *told)
+    assert main(["show", str(path)]) == 0
+    assert "an unknown number of ranks on" in capsys.readouterr().out
+    assert read(path).cases[0].bus_bw_gb_s is None
+    (path,) = imported(tmp_path / "two", log, "--ranks", "2", "--collective", "allreduce")
     assert read(path).cases[0].bus_bw_gb_s == pytest.approx(8 / 17.93 / 1e3)
 
 
@@ -113,9 +103,6 @@ def test_logs_that_name_no_gpu_are_of_one_machine_only_if_somebody_says_so(tmp_p
     assert main(["compare", *map(str, paths)]) == 4
     (refusal,) = capsys.readouterr().err.splitlines()
     assert "machine differs: " in refusal
-    assert "(20.log)" in refusal
-    assert "None" not in refusal
-    assert "(26.log)" in refusal
 
     facts = "--machine", "rack-7", "--ranks", "4", "--collective", "alltoall"
     assert imported(tmp_path / "out", *logs, *facts) == paths
@@ -123,13 +110,6 @@ def test_logs_that_name_no_gpu_are_of_one_machine_only_if_somebody_says_so(tmp_p
     assert "all_gather: ranks 4, rows 1, complete: " in out
     assert "without" not in out
     assert {read(path).run.machine_id for path in paths} == {"rack-7"}
-    site = tmp_path / "site"
-    for words in (["show", str(paths[0])], ["dashboard", str(tmp_path / "out"), "-o", str(site)]):
-        assert main(words) == 0
-    assert "4 ranks on machine rack-7" in capsys.readouterr().out
-    index = (site / "index.html").read_text()
-    assert "undated, file of 20" in index
-    assert "UTC, 26.log" in index
     assert {main(["import", str(logs[0]), "--machine", name]) for name in ("../x", "")} == {2}
 
 
@@ -159,10 +139,8 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
     [
         (b" \n\n", "has no timings; known are nccl-tests"),
         (b"\x7fELF\0\0\1\n1 2 3\n", "has no timings"),
-        # Scripts that start a benchmark, with its head in a comment.
+        # A script that starts a benchmark, with its head in a comment.
         (b"\n# OSU MPI Allreduce Latency Test v7.3\nmpirun osu_allreduce\n", "has no timings"),
-        (b"#!/bin/sh\n# nThread 1 nGpus 2 minBytes 8 maxBytes 1024 step: 2(factor)\n", "has no t"),
-        (b"#!/bin/sh\n# Benchmarking Bcast\n# #processes = 2\n", "has no timings"),
         (
             b"# OSU MPI Allreduce Latency Test v7.3\n# Size  Avg Latency(us)\n4  1,5\n8  1,6\n",
             "a.log: none of its 2 rows can be read, from line 3 on: wanted are the figures",

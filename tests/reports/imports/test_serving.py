@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from reports.store.result import read
-from reports.tables.sentences import describe
 from reports.tables.show import headline_of
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, only
@@ -69,10 +68,10 @@ LLAMA = {
 LATENCY = {"avg_latency": 1.1, "std_latency": 0.1, "latencies": [1.0, 1.1, 1.2], "percentiles": {}}
 
 
-def inspected(rank, number, time_us, version="v4.0", collective="AllReduce", **header):
+def inspected(number, time_us, version="v4.0", collective="AllReduce"):
     return json.dumps(
         {
-            "header": {"id": "0x7f8c", "rank": rank, "n_ranks": 2, "nnodes": 1, **header},
+            "header": {"id": "0x7f8c", "rank": 0, "n_ranks": 2, "nnodes": 1},
             "metadata": {
                 "inspector_output_format_version": version,
                 "dump_timestamp_us": 1748030377748202,
@@ -127,8 +126,6 @@ def test_samples_of_batches_are_blocks():
     assert (tokens.shape["generated"], tokens.shape["prompt"]) == ("128", "0")
     assert tokens.shape["model_type"] == "qwen2 7B Q4_K - Medium"
     assert times_us(only(json.dumps(LATENCY))) == {"latency": 1.1e6}
-    lines = json.dumps(LLAMA) + "\n" + json.dumps(generated) + "\n"  # -o jsonl
-    assert len(only(lines).rows) == 7
 
 
 @pytest.mark.parametrize(
@@ -143,9 +140,7 @@ def test_samples_of_batches_are_blocks():
             VLLM | {"mean_ttft_ms": 680.0},
             "perhaps: the mean is 680 ms to the first token, the median 47 ms",
         ),
-        (VLLM, ""),
         (LATENCY | {"latencies": [9.0, 1.0, 1.1]}, "the first took 9000.0 ms, none after it"),
-        (LATENCY | {"latencies": [1.2, 1.0, 1.1]}, ""),
     ],
 )
 def test_a_cold_first_request_is_named(document, words, tmp_path, capsys):
@@ -176,7 +171,6 @@ def test_a_run_has_the_date_of_its_file_and_the_headline_names_the_metric(tmp_pa
         "serving: latency 71745 us",
         "serving: ttft 46700 us",
     ]
-    assert describe(runs[1].cases[0]) == "openai ttft Qwen3-0.6B 32 inf 8"
 
 
 @pytest.mark.parametrize(
@@ -184,13 +178,8 @@ def test_a_run_has_the_date_of_its_file_and_the_headline_names_the_metric(tmp_pa
     [
         (json.dumps(VLLM)[:-9], "cut off, damaged"),
         (json.dumps(VLLM | {"mean_ttft_ms": "x"}), "Expected `float"),
-        (json.dumps(VLLM | {"median_tpot_ms": 9e14}), "damaged"),
-        (json.dumps({"backend": "vllm", "ttft": {"p50": 3}}), "no known version of"),
-        (json.dumps(LLAMA | {"samples_ns": []}), "damaged"),
         (json.dumps([VLLM, {"x": 1}]), "no known version of"),
-        (inspected(0, 1, 90, "v5.0"), "NCCL's Inspector wrote v5.0, known is v4.x"),
-        (inspected(0, 1, -1), "damaged"),
-        (inspected(0, 1, 90, n_ranks="8"), "damaged"),
+        (inspected(1, 90, "v5.0"), "NCCL's Inspector wrote v5.0, known is v4.x"),
     ],
 )
 def test_json_that_is_damaged_or_unknown_is_refused(content, sentence, tmp_path, capsys):
@@ -199,10 +188,10 @@ def test_json_that_is_damaged_or_unknown_is_refused(content, sentence, tmp_path,
 
 def test_dumps_of_the_inspector_come_with_a_caveat(tmp_path, capsys):
     """Its records take time and get lost: a figure without that caveat would be believed."""
-    message = json.loads(inspected(0, 2, 1))
+    message = json.loads(inspected(2, 1))
     message["p2p_perf"] = message.pop("coll_perf")
-    lines = [inspected(0, 1, 90), json.dumps(message), inspected(0, 4, 97), inspected(0, 5, 0)]
-    gather = inspected(0, 1, 50, collective="AllGather")
+    lines = [inspected(1, 90), json.dumps(message), inspected(4, 97), inspected(5, 0)]
+    gather = inspected(1, 50, collective="AllGather")
     path = put(tmp_path / "insp.log", "\n".join([*lines, gather]))
     reduce, other = map(read, imported(tmp_path / "runs", path))
     assert [block.time_us for block in reduce.blocks] == [90, 97]

@@ -5,7 +5,6 @@ import resource
 
 import pytest
 
-from reports.__main__ import main
 from reports.store.result import read
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
@@ -31,10 +30,6 @@ def test_timing_lines_are_read_among_other_lines():
     assert (ours.time_us.median, other.time_us.median) == (5.0, 8.0)
     assert ours.bus_bw_gb_s == pytest.approx(1024 / 5.0 / 1e3)
     assert (other.bus_bw_gb_s, other.shape) == (None, {"tokens": 64})
-    moe = {"name": "moe", "size_bytes": 0}
-    work = line(**moe, time_us=4) + line(**moe, time_us=[8.0, 9.0])
-    (blocks,) = cases_of(read_tests(work))
-    assert (blocks.time_us.median, blocks.time_us.n_blocks) == (8.0, 3)
     (wrong,) = cases_of(read_tests(line(n_wrong=3, time_us=[5.0, 6.0])))
     assert (wrong.status, wrong.n_wrong) == ("wrong", 3)
 
@@ -43,8 +38,6 @@ def test_timing_lines_are_read_among_other_lines():
     "fields",
     [
         {"time_us": -1},
-        {"time_us": []},
-        {"ranks": 0},
         {"name": "a\x1b[2J"},
         {"shape": {"a": [1]}},
         {"n_wrong": -1},
@@ -59,7 +52,6 @@ def test_a_timing_line_with_a_bad_field_is_named(fields):
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"N-Wrong": 0}, "n_wrong"),
         ({"n_wrong": 0, "wrong_elements": 7}, "n_wrong"),
         ({"dtype": "float16"}, "datatype"),
         ({"nwrong\x1b[2J\n": 7}, "n_wrong"),
@@ -72,11 +64,9 @@ def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, 
     assert told.endswith(f": line 3 has {[*fields][-1]!r}: do you mean `{name}`?\n")
 
 
-@pytest.mark.parametrize("more", ["", "starting\n"])
-def test_a_time_in_another_unit_is_told_of_timing_lines(more, tmp_path, capsys):
-    log = put(tmp_path / "a.log", more + line().replace("time_us", "time_ms"))
-    number = 1 + more.count("\n")
-    sentence = f": line {number} is no timing line (time_ms: want time_us)\n"
+def test_a_time_in_another_unit_is_told_of_timing_lines(tmp_path, capsys):
+    log = put(tmp_path / "a.log", line().replace("time_us", "time_ms"))
+    sentence = ": line 1 is no timing line (time_ms: want time_us)\n"
     assert refused(tmp_path, capsys, log).endswith(sentence)
 
 
@@ -100,7 +90,6 @@ def many(text, times):
 
 # 1 to 20 MB each, and what is said of them; some took minutes, and gigabytes of memory or disk.
 HOSTILE = {
-    "times": (lambda: line(time_us=[5] * 10_000) * 6, "more than 50,000 rows"),
     "tests": (
         lambda: many('{"size_bytes":8,"time_us":5,"ranks":%d1}\n', 3000),
         "more than 500 tests",
@@ -110,7 +99,6 @@ HOSTILE = {
         "more than 1,000 names of fields",
     ),
     "one list": (lambda: line(time_us=[5] * 4_000_000), "more than 50,000 rows"),
-    "one name": (lambda: line(**{"x" * 15_000_000: 1}), ""),
     "depth": (
         lambda: line().replace("}", ',"x":' + "[" * 5_000_000),
         "line 1 is no timing line (maximum",
@@ -124,11 +112,7 @@ def test_hostile_lines_take_10_s_and_a_gigabyte_at_most(kind, tmp_path, capsys):
     text, sentence = HOSTILE[kind]
     log = put(tmp_path / "a.log", text())
     used = resource.getrusage(resource.RUSAGE_SELF)
-    if sentence:
-        assert sentence in refused(tmp_path, capsys, log)
-    else:
-        (path,) = imported(tmp_path / "out", log)
-        assert main(["show", str(path)]) == 0
+    assert sentence in refused(tmp_path, capsys, log)
     then = resource.getrusage(resource.RUSAGE_SELF)
     assert then.ru_utime - used.ru_utime < 10
     assert then.ru_maxrss < 1e6  # in KiB

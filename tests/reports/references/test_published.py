@@ -56,27 +56,15 @@ GOOD = "box,R9700,2,eager,library,rccl,all_reduce,16384,20,table,a/b#1\n"
     ("line", "complaint"),
     [
         (GOOD.replace("a/b#1", ""), "missing required field `source`"),
-        (GOOD.replace("eager", "lazy"), "Invalid enum value 'lazy'"),
-        (GOOD.replace(",20,", ",20 ms,"), "Expected `float | null`, got `str` - at `$.time_us`"),
-        (GOOD.replace(",20,", ",nan,"), "time_us"),
         (GOOD.replace(",20,", ",-1,"), "Expected `float` > 0.0"),
-        (GOOD.replace("16384", "9" * 30), "size_bytes"),
         (GOOD.replace("\n", ",more\n"), "one cell too many"),
-        (GOOD.replace("eager", "\x1b[2Jlazy"), "?[2Jlazy"),
-        (GOOD.replace("box", "b" * 200_000), "field larger than field limit"),
-        (GOOD.replace("box", "\ud800"), "can't decode"),
     ],
 )
-def test_a_damaged_or_hostile_table_is_refused_in_one_sentence(tmp_path, line, complaint):
+def test_a_row_of_no_figure_is_refused_with_its_line(tmp_path, line, complaint):
     path = tmp_path / "calls.csv"
-    path.write_text(HEAD + GOOD + line, errors="surrogatepass")
-    with pytest.raises(ResultError) as error:
+    path.write_text(HEAD + GOOD + line)
+    with pytest.raises(ResultError, match=f"^{re.escape(str(path))}, line .*{complaint}"):
         read_table(path, PublishedCall)
-    assert complaint in str(error.value)
-    assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"{path}, line ")
-    path.write_text(HEAD + GOOD)
-    assert read_table(path, PublishedCall)[0].us == 20.0
 
 
 @pytest.mark.parametrize(
@@ -86,16 +74,10 @@ def test_a_damaged_or_hostile_table_is_refused_in_one_sentence(tmp_path, line, c
         ("AMD Radeon AI PRO R9700", {"R9700"}),
         ("NVIDIA H100 80GB HBM3", {"H100"}),
         ("NVIDIA H100 NVL", {"H100-NVL"}),
-        ("NVIDIA A100-SXM4-40GB", {"A100-SXM4-40GB"}),
         ("rtxpro6000", {"RTX PRO 6000"}),
-        ("5090", {"RTX 5090"}),
-        ("AMD Radeon RX 7900 XT", {"RX 7900 XT"}),
         ("AMD Radeon RX 7900 XTX", {"RX 7900 XTX"}),
         ("7900", {"RX 7900 XT", "RX 7900 XTX"}),
-        ("NVIDIA GB200", {"GB200"}),
-        ("gb300", set()),
         ("h20", set()),
-        ("unknown", set()),
         ("", set()),
     ],
 )

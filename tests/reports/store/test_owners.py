@@ -2,7 +2,6 @@
 link of another user is followed."""
 
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -91,16 +90,6 @@ def test_a_named_file_replaces_a_link_and_a_pipe_of_another_user(tmp_path, plant
     write_named(page, b"new")
     assert (page.is_symlink(), page.read_bytes()) == (False, b"new")
     assert (tmp_path / "victim").read_text() == "kept"
-
-
-def test_a_pipe_of_the_user_is_written_to(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    read = []
-    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
-    reader.start()
-    write_named(tmp_path / "pipe", b"page")
-    reader.join(10)
-    assert read == [b"page"]
 
 
 @as_root

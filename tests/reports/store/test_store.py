@@ -1,21 +1,14 @@
 """A folder of results with killed runs and many writers at once. No measured block is lost."""
 
-import random
 import subprocess
 import sys
 
 from reports.site import shared
 from reports.store.result import read
-from tests.launch import ROOT, SLOW_TEST, count
+from tests.launch import ROOT
 from tests.ranks import store_writers
-from tests.reliability import inject_faults
 
 WRITERS = 12
-
-
-@SLOW_TEST  # tests/bench/test_faults.py kills ranks at named moments
-def test_struck_runs_keep_their_promises_and_their_blocks(capsys):
-    assert not inject_faults.main(count(6), random.randrange(1 << 30)), capsys.readouterr().out
 
 
 def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path):

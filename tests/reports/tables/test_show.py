@@ -77,14 +77,6 @@ def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
     assert "funneled" not in text
 
 
-def test_the_head_names_the_hosts_and_which_ranks_are_where(tmp_path):
-    result = write_run(tmp_path, sizes=SIZES[:1], world_size=4)
-    result.run.world["hosts"] = 2
-    for number, rank in enumerate(result.run.world["ranks"]):
-        rank |= {"host": number % 2, "node": ("a1b2", "c3d4")[number % 2]}
-    assert "2 hosts (a1b2: 0 2, c3d4: 1 3)" in render(result)
-
-
 def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
     def wrong(block):
         block.n_wrong = 2 if (block.case, block.round) == (1, 4) else 0

@@ -112,14 +112,6 @@ def test_a_run_that_is_still_written_has_not_failed(tmp_path, fleet):
     assert (status, text.splitlines()[0]) == (1, "n04 FAILED; of 11 nodes")
 
 
-def test_two_launches_are_a_suspect_and_the_third_decides(tmp_path, fleet):
-    """3 % of launches are disturbed: in 16 % of fleets of 200 both launches of some node are."""
-    for runs, status, verdict in ((2, 3, "SUSPECT"), (3, 1, "SLOW")):
-        write_fleet(tmp_path / str(runs), NODES, runs=runs, slower={"n07": 0.3})
-        answer, text = fleet(tmp_path / str(runs))
-        assert (answer, text.split(" +")[0]) == (status, f"n07 {verdict}"), text
-
-
 def test_disturbed_launches_alone_make_a_suspect(tmp_path, fleet):
     """A neighbour on the host is no reason to return a node; one undisturbed launch is."""
     paths = write_fleet(tmp_path, NODES, slower={"n07": 0.3})

@@ -94,21 +94,6 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(
     assert "series: 3 worse, 1 steady." in text
 
 
-def test_a_change_and_its_revert_are_two_alarms(store):
-    """An average would hide a slow week in the middle."""
-    history = load(store)
-    small = next(series for series in history.series if series.label == "16 KiB library")
-    assert [(step.first, step.word) for step in small.steps] == [(10, "better"), (20, "worse")]
-    better, step = (
-        next(event for event in history.events if event.run == run_id(night))
-        for night in (10, STEP)
-    )
-    assert better.changed == []
-    for _, change in step.changes:
-        assert change.log_ratio[1] <= np.log(SLOWED) <= change.log_ratio[2]
-        assert change.low <= STEP <= change.high
-
-
 def test_a_pipeline_asks_what_became_worse_since_a_run(store, history):
     """A change of last month must not fail tonight's pipeline."""
 
@@ -158,24 +143,6 @@ def words_after(late, cases=24, nights=60, spread=0.01):
     values[:, nights - late.shape[1] :] += late
     verdicts, _ = judge(values.T, cases)
     return [steps[-1].doubt or steps[-1].word if steps else quiet for steps, quiet in verdicts]
-
-
-@pytest.mark.parametrize(
-    ("spreads", "nights"),
-    [(3, 3), (5, 1), (-8, 40), (-10, 2), (100, 14)],
-)
-def test_a_step_of_all_cases_is_told_at_the_right_night(spreads, nights):
-    """The wrong night names the wrong commit. The larger the step, the more it must not be taken
-    for noise or for a correlation between nights or cases."""
-    log_costs = 0.01 * np.random.default_rng(abs(spreads)).standard_normal((84, 100))
-    log_costs[:, 100 - nights :] += 0.01 * spreads
-    verdicts, _ = judge(log_costs.T, 84)
-    steps = [step for steps, _ in verdicts for step in steps]
-    assert {step.first for step in steps} == {100 - nights}
-    assert len(steps) >= 75
-    assert {step.word for step in steps} == {"worse" if spreads > 0 else "better"}
-    assert all(step.low <= 100 - nights <= step.high for step in steps)
-    assert {step.doubt for step in steps} == {"suspect" if nights == 1 else ""}
 
 
 def test_the_first_slow_night_is_a_suspect_that_fails_nothing(tmp_path, history):

@@ -184,13 +184,6 @@ def test_a_damaged_list_of_baselines_is_one_sentence_with_its_line(
     assert accept(alike[0])[0] == 2
 
 
-def test_a_last_line_without_its_end_is_completed(baselines, accept, alike):
-    log = baselines / "accepted.jsonl"
-    log.write_text(log.read_text().rstrip("\n"))  # as some editors leave it
-    assert accept(alike[1])[0] == 0
-    assert [entry["reason"] for entry in entries(baselines)] == ["the first one", "fewer copies"]
-
-
 def test_of_two_at_once_no_line_is_lost(baselines, alike):
     log, command = baselines / "accepted.jsonl", [sys.executable, "-m", "reports", "accept"]
     folder = os.open(baselines, os.O_RDONLY)

@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from reports.store.bits import RowBits, SizeBits
-from reports.tables.bits import groups_of
 from tests.reports.synthetic_bits import write_bits
 
 pytestmark = pytest.mark.unit
@@ -168,27 +166,6 @@ def test_a_record_with_a_failed_row_is_shown_as_such(edited, report, tmp_path):
     status, said = report(edited(failed), "--html", page)
     assert (status, "ring: RuntimeError: the sum is lost" in said) == (1, True)
     assert "ring (float32) failed: RuntimeError: the sum is lost" in page.read_text()
-
-
-def row(name, digests, datatype="float32"):
-    sizes = [
-        SizeBits(size_bytes=size, digest=digest, parts=[], compared={})
-        for size, digest in digests.items()
-    ]
-    return RowBits(algorithm=name, variant="plain", datatype=datatype, sizes=sizes)
-
-
-def test_rows_with_one_letter_have_compared_bits():
-    """Each with each other, of one datatype, also if others lie between them."""
-    rows = [
-        row("a", {64: "d", 128: "d"}),
-        row("b", {128: "d", 256: "d"}),
-        row("c", {256: "d"}),
-        row("half", {64: "d", 128: "d"}, datatype="float16"),
-        row("again", {64: "d", 128: "d"}),
-    ]
-    letters = {each.name: letter for letter, own in groups_of(rows) for each in own}
-    assert letters == {"a": "A", "b": "A", "c": "B", "half": "C", "again": "A"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 from typing import NoReturn
 
 from bench import VERSION
@@ -62,19 +63,25 @@ usage: wiretax COMMAND [-n RANKS] [OPTION ...]
        wiretax COMMAND --help | --version | --help
 
 Benchmarks collectives between GPUs or CPU cores, and reads the stored runs.
-A benchmark starts its own ranks: one for each GPU that CuPy can use, or two without GPUs.
+A benchmark starts its own ranks: one for each GPU that CuPy can use, or two
+without GPUs.
 -n RANKS chooses their number; --iters N is the number of iterations.
 Under mpirun, srun or torchrun each process is one rank, and -n is refused."""
 ENDING = """
 completion: eval "$(register-python-argcomplete wiretax)"
 exit status: 0 fine; 1 a wrong result or a lost rank; 2 the command line;
-3 this machine cannot run that, or measured nothing in time; 4 runs that cannot be compared"""
+3 this machine cannot run that, or measured nothing in time; 4 runs that cannot
+be compared"""
 
 
 def help_text() -> str:
     lines = [HELP]
     for title, commands in GROUPS.items():
-        lines += ["", f"{title}:", *(f"  {name:20} {about}" for name, about in commands.items())]
+        lines += ["", f"{title}:"]
+        for name, about in commands.items():
+            lines.append(
+                fill(about, 80, initial_indent=f"  {name:20} ", subsequent_indent=" " * 23)
+            )
     return "\n".join([*lines, ENDING])
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from bench.tuning.winners import Candidate, Heat, gains, heats_of, turns
 from reports.store.schema import Result
-from reports.tables.sentences import size_text
+from reports.tables.sentences import lay_out, plain_table, size_text
 
 LEAST_ROUNDS = 6  # of the best
-HEAD = f"{'size':>8} {'variant':10} {'mode':8}  {'auto/best':>9}  {'model/best':>10}"
+HEADINGS = "size", "auto/\nbest", "model/\nbest", "auto", "model", "best"
 
 
 def regret(chosen: Candidate, best: Candidate) -> float | None:
@@ -24,8 +24,8 @@ def regret(chosen: Candidate, best: Candidate) -> float | None:
 
 
 def audited(result: Result, by_model: Callable[[Heat], str]) -> str:
-    """The table and the means; `by_model` names the choice of the model for a case."""
-    lines = [f"{HEAD}  {'auto':22} {'model':22} best"]
+    """The tables and the means; `by_model` names the choice of the model for a case."""
+    rows: dict[str, list[list[str]]] = {}
     regrets: dict[str, list[float]] = {"auto": [], "model": []}
     for heat, candidates in sorted(heats_of(result.cases, result.counted.costs_us).items()):
         named = {candidate.name: candidate for candidate in candidates}
@@ -39,16 +39,17 @@ def audited(result: Result, by_model: Callable[[Heat], str]) -> str:
         for name, ratio in cells.items():
             regrets[name] += [ratio] if ratio else []
         texts = [f"{ratio:.2f}" if ratio else "-" for ratio in cells.values()]
-        lines.append(
-            f"{size_text(heat.size_bytes):>8} {heat.variant:10} {heat.mode:8}  {texts[0]:>9}  "
-            f"{texts[1]:>10}  {auto.name:22} {by_model(heat):22} {best.name}"
-        )
-    for name, ratios in regrets.items():
-        if ratios:
-            lines.append(
-                f"{name}: mean regret {100 * (mean(ratios) - 1):.1f} %, largest "
-                f"{100 * (max(ratios) - 1):.0f} %, of {len(ratios)} cells"
-            )
-    if not regrets["auto"]:
+        row = [size_text(heat.size_bytes), *texts, auto.name, by_model(heat), best.name]
+        rows.setdefault(f"{heat.mode}, {heat.variant}", []).append(row)
+
+    if not rows:
         return "audit: no case was measured often enough; allow more time (--max-time)\n"
-    return "\n".join([*lines, ""])
+    means = [
+        f"{name}: mean regret {100 * (mean(ratios) - 1):.1f} %, largest "
+        f"{100 * (max(ratios) - 1):.0f} %, of {len(ratios)} cells"
+        for name, ratios in regrets.items()
+        if ratios
+    ]
+    return lay_out(
+        [], [], [(title, plain_table(HEADINGS, own)) for title, own in rows.items()], means
+    )

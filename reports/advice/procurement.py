@@ -213,8 +213,7 @@ def as_text(procurement: Procurement) -> str:
     rows += [list(map(str, row.values())) for row in _figure_rows(appraisals)]
     table = plain_table(["", *(each.name for each in appraisals)], rows)
     for column in table.columns:
-        column.no_wrap, column.overflow, column.vertical = False, "fold", "top"
-        column.max_width = 14 if column.header else 20
+        column.no_wrap, column.vertical = False, "top"
 
     reasons = [
         f"{appraisal.name}, {requirement}: {verdict}, {reason}"

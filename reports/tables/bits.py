@@ -10,7 +10,15 @@ from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from reports.store.bits import INVARIANCES, Bits, Difference, RowBits
-from reports.tables.sentences import lay_out, number, plain_table, size_text, some, wrapped
+from reports.tables.sentences import (
+    lay_out,
+    number,
+    plain_table,
+    size_text,
+    some,
+    that_fit,
+    wrapped,
+)
 
 MOST_LINES = 24  # of a terminal with 25, whose last one names the file
 MOST_ROWS = 10
@@ -186,4 +194,5 @@ def text(record: Bits) -> str:
 
     sentences += [f"{row.name}: {row.reason}" for row in record.rows if row.reason]
     lines = lay_out([headline(record)], head, tables, []).splitlines()
-    return "\n".join([*lines, *wrapped([*sentences, *record.notes])][:MOST_LINES]) + "\n"
+    shown = that_fit([*sentences, *record.notes], MOST_LINES - len(lines))
+    return "\n".join([*lines[:MOST_LINES], *wrapped(shown), ""])

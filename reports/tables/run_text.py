@@ -19,6 +19,7 @@ from reports.tables.sentences import (
     lay_out,
     machine,
     some,
+    that_fit,
     type_text,
     with_variant,
     wrapped,
@@ -169,11 +170,6 @@ def lay_out_run(
             shown.append((title, table))
             room -= lines
 
-    for sentence in [*below, *notes]:
-        lines = len(wrapped([sentence]))
-        if lines <= room:
-            sentences.append(sentence)
-            room -= lines
-
+    sentences += that_fit([*below, *notes], room)
     pointer = f"More notes and tables: {RUN}{REPORTS} show RUN; every case: with --long."
     return lay_out(bold, head, shown, [*sentences, pointer])

@@ -1,5 +1,5 @@
 """The words that tables, pages and messages share: numbers with units, names, and the layout of a
-text: 80 columns, in a terminal up to 120. Bold and colour appear only there, without NO_COLOR."""
+text: 80 columns, in a terminal more. Bold and colour appear only there, without NO_COLOR."""
 
 import io
 import math
@@ -9,6 +9,9 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+from itertools import islice, takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,19 +26,22 @@ from reports.store.stats import Interval
 from reports.store.untrusted import printable
 
 if TYPE_CHECKING:  # rich takes 20 ms, and ranks that print nothing need these words too
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
-# Of sentences: a terminal's, within what a reader can follow; of a table, which cuts no cell.
-WIDTH = 80
+# Of sentences, and of tables, which no reader follows from line to line.
+WIDTH = TABLE_WIDTH = 80
 if sys.stdout.isatty():
-    WIDTH = min(max(WIDTH, shutil.get_terminal_size().columns), 120)
-WIDEST = 1000
+    TABLE_WIDTH = max(WIDTH, shutil.get_terminal_size().columns)
+    WIDTH = min(TABLE_WIDTH, 120)
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
-# Columns of words.
-LEFT = "", "algorithm", "chosen", "variant", "mode", "place", "status", "type", "best", "sum"
+# Columns of words, which may be folded, but to no less; and those that name a row behind the first.
+WORDS = "algorithm chosen variant mode place status type sum auto model best"
+LEFT = "", *WORDS.split()
+LEAST_FOLDED = 18
+KEYS = "algorithm", "variant", "mode"
 EVEN_RATIO = 1.01  # two costs that differ by less are even
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
 # Verdicts in a terminal by their colours: red, green, yellow.
@@ -277,6 +283,18 @@ def wrapped(sentences: Sequence[str]) -> list[str]:
     return [line for sentence in sentences for line in wrapper.wrap(sentence)]
 
 
+def that_fit(sentences: Iterable[str], room: int) -> list[str]:
+    """As many of the sentences as fit into this number of lines, the first ones first."""
+    shown = list[str]()
+    for sentence in sentences:
+        lines = len(wrapped([sentence]))
+        if lines <= room:
+            shown.append(sentence)
+            room -= lines
+
+    return shown
+
+
 def plain_table(
     headings: Iterable[str],
     rows: "Iterable[Iterable[str | Text]]",
@@ -299,7 +317,7 @@ def plain_table(
         table.add_column(
             heading,
             justify="left" if heading.strip() in LEFT else "right",
-            no_wrap=True,
+            no_wrap=heading.strip() not in LEFT,
             vertical="bottom",
         )
 
@@ -307,6 +325,52 @@ def plain_table(
         table.add_row(*cells)
 
     return table
+
+
+def fitting(table: "Table", groups: Sequence[int] = ()) -> "list[Table]":
+    """The table, or as many as it takes for none to be wider than TABLE_WIDTH, each behind the
+    columns that name a row. Words are folded first; a figure is never cut. `groups` are the lengths
+    of groups of columns: a group stays together unless it is too wide by itself."""
+    columns = table.columns
+    n_keys = 1 + sum(1 for _ in takewhile(_names_a_row, columns[1:]))
+    keys, rest = columns[:n_keys], iter(columns[n_keys:])
+    parts = [keys]
+    for length in groups or [1] * (len(columns) - n_keys):
+        group = [*islice(rest, length)]
+        is_whole = _least_width(keys + group) <= TABLE_WIDTH
+        for own in [group] if is_whole else [[column] for column in group]:
+            if _least_width(parts[-1] + own) > TABLE_WIDTH and parts[-1] is not keys:
+                parts.append(keys)
+            parts[-1] = parts[-1] + own
+
+    tables = [copy(table) for _ in parts]
+    for part, own in zip(tables, parts, strict=True):
+        part.caption = table.caption if part is tables[0] else None
+        part.columns, room = [], max(0, TABLE_WIDTH - _least_width(own))
+        for column in own:
+            least, most = _widths(column)
+            width = min(most, least + room)
+            room -= width - least
+            part.columns.append(replace(column, _index=len(part.columns), width=width))
+
+    return tables
+
+
+def _names_a_row(column: "Column") -> bool:
+    return str(column.header).strip() in KEYS
+
+
+def _least_width(columns: "Sequence[Column]") -> int:
+    """With a space between columns."""
+    return sum(1 + _widths(column)[0] for column in columns) - 1
+
+
+def _widths(column: "Column") -> tuple[int, int]:
+    """The least width of a column, by its longest word if it may be folded, and the greatest."""
+    text = "\n".join(map(str, (column.header, *column.cells)))
+    most = max(map(len, text.split("\n")))
+    words = text.split("\n") if column.no_wrap else text.split()
+    return min(most, max(LEAST_FOLDED, *map(len, words))), most
 
 
 def painted(text: str) -> str:
@@ -325,15 +389,15 @@ def lay_out(
     tables: "Iterable[tuple[str, Table]]",
     sentences: Iterable[str],
 ) -> str:
-    """A text: the warnings and the headline in bold, the head, each table under its title and as
-    wide as its cells, and the sentences; ends with a newline."""
+    """A text: the warnings and the headline in bold, the head, each table under its title, and the
+    sentences; ends with a newline."""
     from rich.console import Console
 
     text = io.StringIO()
     has_style = has_colours()
     console = Console(
         file=text,
-        width=WIDEST,
+        width=1000,  # a table has its own
         force_terminal=has_style,
         highlight=False,
         markup=False,
@@ -349,9 +413,10 @@ def lay_out(
         console.print(line, width=WIDTH)
 
     for title, table in tables:
-        console.print(f"\n{title}" if title else "", width=WIDTH)
-        is_folded = not all(column.no_wrap for column in table.columns)
-        console.print(table, width=WIDTH if is_folded else WIDEST)
+        for part in fitting(table):
+            console.print(f"\n{title}" if title else "", width=WIDTH)
+            console.print(part)
+            title = ""
 
     console.print()
     for line in sentences:

@@ -1,9 +1,6 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
 import re
-import shutil
-import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -39,10 +36,10 @@ from reports.tables.rows import (
 )
 from reports.tables.run_text import lay_out_run, more_time, opening
 from reports.tables.sentences import (
-    WIDEST,
-    WIDTH,
+    KEYS,
     algorithm_of,
     count,
+    fitting,
     interval_text,
     lay_out,
     number,
@@ -60,7 +57,6 @@ from reports.tables.sentences import (
 STAMPS_SHARE = 0.25
 # Columns that stand in the title if all cells are alike, and those that others make superfluous.
 FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
-REASON_WIDTH = 32  # so that a sentence fits a terminal, behind a case's name
 LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
 
 Cell = str | Text
@@ -69,8 +65,7 @@ Columns = dict[str, Sequence[Cell]]  # the cells of a table by their heading
 
 def render(result: Result, long: bool = False, brief: bool = False) -> str:
     """The table, with all tables, notes and conclusions, or `brief` as many as fit a screen; or
-    with `long` a row for each case, as wide as the terminal. Otherwise at most 80 columns wide.
-    Ends with a newline."""
+    with `long` a row for each case. Ends with a newline."""
     if long:
         bold = [*opening(result), headline([result], points)]
         return lay_out(bold, [], long_tables(result), [])
@@ -152,10 +147,10 @@ def _default_tables(
         ]
         groups.append(columns_of(rows_of_other))
 
-    first = next(iter(cells[0]))
-    texts = fitting({first: groups[0].pop(first)}, groups, WIDTH)
-    tables = [plain_table(each, zip(*each.values(), strict=True)) for each in texts]
-    tables[0].caption = "\n".join(marks(rows)) or None
+    columns = {name: column for group in groups for name, column in group.items()}
+    whole = plain_table(columns, zip(*columns.values(), strict=True), marks(rows))
+    lengths = [len(group) for group in groups]
+    tables = fitting(whole, [lengths[0] - 1, *lengths[1:]])  # behind the sizes
     return [(title, tables[0]), *(("", table) for table in tables[1:])]
 
 
@@ -163,26 +158,6 @@ def columns_of(rows: Sequence[dict[str, Cell]]) -> Columns:
     """The columns of rows without those that are empty."""
     columns = {heading: [row[heading] for row in rows] for heading in rows[0]}
     return {heading: cells for heading, cells in columns.items() if {*map(str, cells)} != {"-"}}
-
-
-def fitting(keys: Columns, groups: Sequence[Columns], width: int) -> list[Columns]:
-    """The groups of columns in as many tables as it takes for none to be wider than `width`, each
-    behind the keys. A group stays together unless it is too wide by itself."""
-    tables = [dict(keys)]
-    for group in groups:
-        is_whole = width_of(keys | group) <= width
-        for part in [group] if is_whole else [{name: group[name]} for name in group]:
-            if width_of(tables[-1] | part) > width and len(tables[-1]) > len(keys):
-                tables.append(dict(keys))
-            tables[-1] |= part
-
-    return tables
-
-
-def width_of(columns: Columns) -> int:
-    """The width of a table, with a space between columns."""
-    texts = ["\n".join(map(str, (heading, *cells))) for heading, cells in columns.items()]
-    return sum(1 + max(map(len, text.split("\n"))) for text in texts) - 1
 
 
 def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[str, str | Text]:
@@ -361,7 +336,7 @@ def _span(low: str, high: str) -> str:
 
 def long_tables(result: Result) -> list[tuple[str, Table]]:
     """A table for each mode, isolated before chained, with a row for each case, smaller sizes
-    first; without columns that are empty in it. What a terminal is too narrow for follows below."""
+    first; without columns that are empty in it."""
     ratios, tables = speed_ups(result), []
     for mode in sorted({case.mode for case in result.cases}, reverse=True):
         cases = [case for case in result.cases if case.mode == mode]
@@ -370,20 +345,12 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
         texts = {name: {row[name] for row in rows} for name in rows[0] if name not in LEFT_OUT}
         alike = [name for name in FOLDED if len(texts.get(name, ())) == 1]
         title = ", ".join([mode, *(f"{name} {rows[0][name]}" for name in alike)])
-        columns: Columns = {
-            name.replace(" ", "\n", 1): [row[name] for row in rows]
-            for name in texts
-            if name not in alike
-        }
-        keys: Columns = {
-            name: columns.pop(name) for name in ("size", "algorithm", "variant") if name in columns
-        }
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDEST
+        names = [name for name in texts if name not in alike]
+        names.sort(key=lambda name: name not in ("size", *KEYS))
+        cells = ([row[name] for name in names] for row in rows)
         footnotes = [SUSPECT] if any(case.suspect for case in cases) else []
-        for each in fitting(keys, [columns], width):
-            table = plain_table(each, zip(*each.values(), strict=True), footnotes)
-            tables.append((title, table))
-            title, footnotes = "", []
+        headings = (name.replace(" ", "\n", 1) for name in names)
+        tables.append((title, plain_table(headings, cells, footnotes)))
 
     return tables
 
@@ -442,5 +409,4 @@ def _text(name: str, value: Any) -> str:
 
 
 def _status(case: Case) -> str:
-    text = f"{case.status}: {case.reason}" if case.reason else case.status
-    return textwrap.fill(text, REASON_WIDTH)
+    return f"{case.status}: {case.reason}" if case.reason else case.status

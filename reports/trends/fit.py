@@ -272,8 +272,6 @@ def text(fits: Sequence[Fit]) -> str:
             for regime in fit.regimes
         ]
         table = plain_table(rows[0], [row.values() for row in rows])
-        for column in table.columns:
-            column.no_wrap = False  # a cut figure would be wrong
         few = min(len(fit.run_ids) for fit in group) < MIN_PAIRS
         sentences = [f"Fewer than {MIN_PAIRS} launches have no intervals."] if few else []
         texts.append(lay_out([], [title], [("", table)], sentences))

@@ -10,6 +10,7 @@ import pytest
 
 from bench.harness import tuned
 from bench.tuning import search
+from bench.tuning.audit import audited
 from bench.tuning.winners import FINALISTS, find_winners
 from collectives.operation import ChoiceRow
 from collectives.table import parsed
@@ -119,7 +120,7 @@ def test_the_better_half_goes_on_and_the_finalists_are_measured_to_the_end():
     assert go_on(*begun, *[(FAST, HALF)] * 3, *to_the_end) == [0]
 
 
-# -- the winner
+# -- the winner, and the audit
 
 
 def searched_run(folder, blocks):
@@ -140,6 +141,25 @@ def searched_run(folder, blocks):
     result.counted = count_blocks(result.blocks)
     result.winners = find_winners(result)
     return result
+
+
+def test_the_audit_says_what_auto_costs_over_the_best_in_lines_of_a_terminal(tmp_path):
+    costs_us = {"auto": 6.0, "ring": 5.0, "two_shot": 7.5}
+    blocks = [(turn, *cost, FAST) for turn in range(8) for cost in costs_us.items()]
+    result = searched_run(tmp_path, blocks)
+    _, result.cases[1].algorithm, result.cases[2].algorithm = names = [
+        "auto",
+        "one_shot_pull+nt+slabs+128K",
+        "two_shot_push+nt+slabs+128K",
+    ]
+    text = audited(result, lambda heat: names[2])
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"^16 KiB +1.20 +1.50 one_shot_push ", text, re.MULTILINE)
+    assert all(name in text for name in names)
+    assert "auto: mean regret 20.0 %, largest 20 %, of 1 cells" in text
+    result.blocks = result.blocks[:6]
+    result.counted = count_blocks(result.blocks)
+    assert audited(result, lambda heat: "ring").startswith("audit: no case was measured")
 
 
 @pytest.mark.parametrize(

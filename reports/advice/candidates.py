@@ -18,7 +18,7 @@ from reports.advice.reduce_times import (
     wire_factor,
 )
 from reports.advice.serving import Deployment
-from reports.advice.specs import BITS, GPUS, MODELS, close_names, convert, find, link_between
+from reports.advice.specs import GPUS, MODELS, close_names, convert, find, link_between, weights_of
 from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
@@ -174,12 +174,11 @@ def figures_of(
         if isinstance(label, str):
             name, workload = label, spec.models[label]
             model = find("model", MODELS, workload.model)
-            bits = find("weights", BITS, workload.weights)
             deployment = Deployment(
                 model,
                 gpu,
                 workload.weights,
-                model.parameters * bits / 8,
+                weights_of(model, workload.weights),
                 times,
                 workload.context,
                 tensor=gpus,

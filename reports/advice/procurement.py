@@ -25,6 +25,7 @@ from reports.advice.serving import reached
 from reports.advice.specs import GPUS, find
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to_html
+from reports.store.grouped import grouped
 from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
@@ -34,8 +35,14 @@ from reports.verdicts.verdict import FAMILY_P
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
 ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]
 # UNVERIFIED is a figure of a data sheet or of other machines: nobody measured this one.
-WORDS = "PASS", "FAIL", "UNDECIDED", "UNVERIFIED", "N/A"
 NEAREST = "PASS", "UNVERIFIED", "UNDECIDED", "FAIL", "N/A"
+SAID = {
+    "PASS": " meets every requirement",
+    "UNVERIFIED": " may meet every requirement, but nobody measured {}",
+    "UNDECIDED": " may meet every requirement, UNDECIDED: {}",
+    "FAIL": " fails {}",
+    "N/A": "",  # nothing is required of it
+}
 WORST_FIRST = "FAIL", "UNDECIDED", "UNVERIFIED", "PASS", "N/A"
 
 
@@ -59,15 +66,20 @@ class Appraisal:
         return max(words, key=NEAREST.index, default="N/A")
 
     @property
+    def price(self) -> str:
+        return f"{self.offer.price.amount:g} {self.offer.price.currency}"
+
+    @property
     def run_ids(self) -> list[str]:
         return [run.run.run_id for run in self.launches.runs]
 
 
 @dataclass
 class Procurement:
-    """The content of the table, the page and the spreadsheet; its strings are printable."""
+    """The content of the table and the page; its strings are printable."""
 
     headline: str
+    word: str
     verdicts: Counter[str]
     appraisals: list[Appraisal]
     sentences: list[str]
@@ -123,11 +135,32 @@ def evaluate(path: Path) -> Procurement:
         _appraise(name, offer, spec, requirements, confidence) for name, offer in offers.items()
     ]
     counts = Counter(word for each in appraisals for word, _ in each.verdicts.values())
-    words = [f"{counts[word]} {word}" for word in WORDS if counts[word] or word in WORDS[:3]]
-    name = appraisals[0].name if len(appraisals) == 1 else f"{len(appraisals)} candidates"
-    headline = f"{name}: {', '.join(words) if requirements else 'nothing is required'}"
     sentences = _sentences(spec, appraisals, n_verdicts, confidence)
-    return Procurement(headline, counts, appraisals, sentences)
+    return Procurement(*_headline(appraisals), counts, appraisals, sentences)
+
+
+def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
+    """What a buyer repeats, and the verdict in it: of each currency the cheapest of the candidates
+    that are nearest to meeting every requirement, and what it lacks."""
+
+    def distance(each: Appraisal) -> tuple[int, int]:
+        return NEAREST.index(each.word), -[word for word, _ in each.verdicts.values()].count("PASS")
+
+    least = min(map(distance, appraisals))
+    nearest = [each for each in appraisals if distance(each) == least]
+    word, texts = nearest[0].word, list[str]()
+    for currency, own in grouped(nearest, lambda each: each.offer.price.currency).items():
+        best = min(own, key=lambda each: each.offer.price.amount)
+        text = f"{best.name} for {best.price}"
+        if len(own) > 1:
+            text += f", the cheapest of {len(own)} in {currency},"
+        lacks = [
+            requirement for requirement, verdict in best.verdicts.items() if verdict[0] == word
+        ]
+        texts.append(text + SAID[word].format(some(lacks)))
+
+    none = "No candidate meets every requirement: " if word == "FAIL" else ""
+    return none + "; ".join(texts).rstrip(","), word
 
 
 def _appraise(
@@ -221,7 +254,9 @@ def as_text(procurement: Procurement) -> str:
         for requirement, (verdict, reason) in appraisal.verdicts.items()
         if verdict != "PASS"  # its interval is in the table
     ]
-    return lay_out([procurement.headline], [], [("", table)], [*reasons, *procurement.sentences])
+    return lay_out(
+        [f"{procurement.headline}."], [], [("", table)], [*reasons, *procurement.sentences]
+    )
 
 
 def procure_page(procurement: Procurement, spec: Path) -> Page:
@@ -232,11 +267,16 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
         for requirement in appraisals[0].verdicts
     ]
+    counts = ", ".join(f"{n} {word}" for word, n in procurement.verdicts.items())
     appraisals = sorted(appraisals, key=lambda each: WORST_FIRST.index(each.word))
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
     return Page(
         f"Procurement: {procurement.headline}",
-        _banner(procurement),
+        Banner(
+            procurement.word if counts else counted(len(appraisals), "candidate"),
+            f"{procurement.headline}.",
+            [counts],
+        ),
         [
             Section("What to do next", [next_step(procurement)]),
             Section("Candidates", cards=list(map(_card, appraisals))),
@@ -282,24 +322,22 @@ def _points(procurement: Procurement) -> list[Row]:
                     {"requirement": requirement.text, "candidate": each.name, "verdict": word}
                 )
 
-    for figures in zip(*(each.figures for each in procurement.appraisals), strict=True):
-        costs = {
-            (each.name, each.offer.price.currency): each.offer.price.amount / figure.value
-            for each, figure in zip(procurement.appraisals, figures, strict=True)
-            if figure.unit == "tok/s" and figure.value
-        }
-        for (name, currency), cost in costs.items():
-            least = min(other for (_, own), other in costs.items() if own == currency)
-            shares.append([cost / least - 1] * 3)
-            roles.append("ours")
-            cost_text = f"{figures[0].name}: price per token/s, beside the least"
-            rows.append(
-                {
-                    "requirement": cost_text,
-                    "candidate": name,
-                    "verdict": f"{number(cost)} {currency}",
-                }
-            )
+    for currency, appraisals in grouped(
+        procurement.appraisals, lambda each: each.offer.price.currency
+    ).items():
+        for figures in zip(*(each.figures for each in appraisals), strict=True):
+            costs = {
+                each.name: each.offer.price.amount / figure.value
+                for each, figure in zip(appraisals, figures, strict=True)
+                if figure.unit == "tok/s" and figure.value
+            }
+            if len(costs) < 2:
+                continue
+            for name, cost in costs.items():
+                shares.append([cost / min(costs.values()) - 1] * 3)
+                roles.append("ours")
+                cost_text = f"{figures[0].name}: {currency} per token/s, beside the least"
+                rows.append({"requirement": cost_text, "candidate": name, "verdict": number(cost)})
 
     if not rows:
         return []
@@ -307,51 +345,36 @@ def _points(procurement: Procurement) -> list[Row]:
     return [row | {heading: drawing} for row, drawing in zip(rows, drawings, strict=True)]
 
 
-def _banner(procurement: Procurement) -> Banner:
-    """The sentence that a buyer repeats: the cheapest candidate that meets every requirement."""
-    appraisals = procurement.appraisals
-    n = len(appraisals[0].verdicts)
-    best = min(appraisals, key=lambda each: (NEAREST.index(each.word), each.offer.price.amount))
-    price = f"{best.offer.price.amount:g} {best.offer.price.currency}"
-    currencies = [each.offer.price.currency for each in appraisals if each.word == best.word]
-    facts = [f"{procurement.headline}."]
-    if not n:
-        return Banner(f"{len(appraisals)} candidates", f"{best.name} costs {price}.", facts)
-    if best.word == "PASS":
-        sentence = f"{best.name} meets all {counted(n, 'requirement')} for {price}"
-        if len({*currencies}) == 1 < len(currencies):
-            sentence += ", the cheapest that does"
-        return Banner("PASS", f"{sentence}.", facts)
-
-    counts = Counter(word for word, _ in best.verdicts.values())
-    left = ", ".join(f"{count} {word}" for word, count in counts.items())
-    sentence = f"No candidate is sure to meet every requirement; nearest is {best.name}: {left}."
-    return Banner(best.word, sentence, facts)
-
-
 def _card(appraisal: Appraisal) -> Card:
-    """A candidate: its price, doubts, a chip for each requirement, the failed ones first, figures,
-    what a token per second costs."""
-    price = appraisal.offer.price
+    """A candidate: its price, a chip for each requirement, the failed ones first, figures, what a
+    token per second costs, and doubts."""
+    price, currency = appraisal.offer.price, appraisal.offer.price.currency
     by_word = sorted(appraisal.verdicts.items(), key=lambda each: WORST_FIRST.index(each[1][0]))
-    lines: list[Cell] = [*appraisal.notes]
-    lines += [[verdict, f"{requirement}: {reason}"] for requirement, (verdict, reason) in by_word]
+    lines: list[Cell] = [
+        [verdict, f"{requirement}: {reason}"] for requirement, (verdict, reason) in by_word
+    ]
     figures = [
         f"{figure.name}: {' '.join(figure.text.split())}"
         for figure in appraisal.figures
         if figure.value is not None and figure.name != "price"
     ]
     figures += [
-        f"{figure.name}: {number(price.amount / figure.value)} {price.currency} per token/s"
+        f"{figure.name}: {number(price.amount / figure.value)} {currency} per token/s"
         for figure in appraisal.figures
         if figure.unit == "tok/s" and figure.value
     ]
     logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
     return Card(
         appraisal.name,
-        f"{price.amount:g} {price.currency}",
+        appraisal.price,
         appraisal.word,
-        [f"price of {price.date.isoformat()}", *lines, *figures, *filter(None, [some(logs)])],
+        [
+            f"price of {price.date.isoformat()}",
+            *lines,
+            *figures,
+            *appraisal.notes,
+            *filter(None, [some(logs)]),
+        ],
     )
 
 

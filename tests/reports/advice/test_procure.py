@@ -149,7 +149,9 @@ def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches
     step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 864e3
     assert figure(procurement, "70b-q4", 1).value == pytest.approx(1e6 / step_us)
     assert [verdict for verdict, _ in card.verdicts.values()] == ["N/A", "N/A", "UNVERIFIED"]
-    assert procurement.headline == "2 candidates: 2 PASS, 0 FAIL, 1 UNDECIDED, 1 UNVERIFIED, 2 N/A"
+    assert procurement.headline == (
+        "one for 5200 EUR may meet every requirement, but nobody measured 70b-q4 >= 15 tok/s"
+    )
     path = spec(tmp_path, ["70b-q4 >= 30 tok/s"], MODELS + large)  # the ceiling misses it: certain
     assert verdict_of(evaluate(path))[0] == "FAIL"
 
@@ -184,7 +186,7 @@ def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
     write_launches(tmp_path / "box", 1, first=5, finish=False)
     write_launches(tmp_path / "box", 5)
     procurement = evaluate(path)
-    assert procurement.headline == "box: 1 PASS, 0 FAIL, 0 UNDECIDED"
+    assert procurement.headline == "box for 5200 EUR meets every requirement"
     assert len(procurement.appraisals[0].run_ids) == 5
     assert any("left out, incomplete: 1 (" in line for line in procurement.sentences)
 
@@ -195,6 +197,29 @@ def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
     write_launches(tmp_path / "box", 1, first=6, change=one_wrong)
     verdict, reason = verdict_of(evaluate(path))
     assert (verdict, reason[:16]) == ("FAIL", "wrong results in")
+
+
+def test_the_headline_names_who_meets_the_order_at_what_price_or_what_fails(launches, capsys):
+    """It counted verdicts, and the page called the least number of two currencies the cheapest."""
+    twins = [BOX.format(name=name).replace(f'"{name}/', '"box/') for name in ("a", "b", "c", "d")]
+    twins[1] = twins[1].replace("5200", "4900")
+    twins[3] = twins[3].replace('5200, currency = "EUR"', '9, currency = "JPY"')
+    page = launches / "page.html"
+
+    def asked(*limits):
+        path = spec(launches, limits, MODELS + "".join(twins))
+        return ask(capsys, path, "--html", page)[1], page.read_text()
+
+    text, html = asked("16K <= 8 us")
+    bought = "b for 4900 EUR, the cheapest of 3 in EUR, meets every requirement; d for 9 JPY meets"
+    assert text.startswith(bought)
+    assert f"{bought} every requirement." in html
+    assert "EUR per token/s, beside the least" in html
+    assert "JPY per token/s, beside the least" not in html  # there is one price in JPY
+    text, html = asked("16K <= 1 us", "32M >= 5 GB/s")
+    assert text.startswith("No candidate meets every requirement: b for 4900 EUR, the cheapest of ")
+    assert "EUR, fails 16K <= 1 us; d for 9 JPY fails 16K <= 1 us. " in text
+    assert "No candidate meets every requirement: b for 4900 EUR" in html
 
 
 PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"

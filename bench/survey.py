@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.launches import SIGNALS, check_new, run_command, run_to_end
+from bench.campaigns.launches import SIGNALS, check_new, run_command, run_to_end, with_status
 from bench.campaigns.options import Stop, add_quiet, launching_parser, parse_alone, time_text
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
@@ -146,7 +146,7 @@ def opened_gpu() -> str | None:
     """Why a new process cannot use the GPU; None if it can."""
     command = [sys.executable, "-c", "import cupy; cupy.cuda.runtime.malloc(1)"]
     status, last_line = run_to_end(command, Path("/"), os.environ, OPENING_S)
-    return last_line if status else None
+    return with_status(last_line, status) if status else None
 
 
 def run_survey(survey: Survey) -> int:

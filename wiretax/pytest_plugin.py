@@ -154,6 +154,7 @@ def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
 def launch(command: str, launches: int) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
     Fails the test if a launch fails."""
+    from bench.campaigns.launches import with_status
     from reports.__main__ import COMMANDS
     from wiretax.__main__ import BENCHMARKS, STARTERS
 
@@ -174,8 +175,7 @@ def launch(command: str, launches: int) -> Path:
         print(done.stdout, done.stderr, sep="", end="")  # which pytest shows if the test fails
         if done.returncode:
             text = done.stderr.strip() or done.stdout.strip() or "it printed nothing"
-            sentence = f"{text.splitlines()[-1]} (exit status {done.returncode})"
-            pytest.fail(sentence, pytrace=False)
+            pytest.fail(with_status(text.splitlines()[-1], done.returncode), pytrace=False)
     if not any(folder.glob("*.jsonl")):
         pytest.fail(f"wiretax {command} stored no run", pytrace=False)
     return folder

@@ -39,6 +39,12 @@ ATTEMPTS = 3
 GRACE_S = 60.0
 LONGEST_PILOT_S = 3600.0  # without a budget
 LAST_WORDS_BYTES = 1 << 20  # of a command's errors, in which its last line is found
+# MPICH's line that names a signal, below its banner, stays.
+MPIRUN_ADDS = re.compile(
+    r"(?ms)^-{20,}\nprterun (detected|noticed).*?(\n-{20,}|\Z)"
+    r"|^={20,}\n=   BAD TERMINATION.*?(\n={20,}|\Z)"
+    r"|^This typically refers to a problem with your application\.\n.*?suggestions$"
+)
 TIMED_OUT = 124  # the status of a command that exits with 0 when it is ended, as of `timeout`
 StageName = Literal["pilot", "first"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -178,8 +184,8 @@ def run_to_end(
     log: Path | None = None,
 ) -> tuple[int, str]:
     """The exit status of a command in `folder`, not 0 if its time ran out, and its last line on
-    standard error, without those that Open MPI's mpirun adds, or else on standard output, where IMB
-    writes what is wrong. `log` keeps its output, in `log`.out.txt and `log`.err.txt.
+    standard error, without those that mpirun adds, or else on standard output, where IMB writes
+    what is wrong. `log` keeps its output, in `log`.out.txt and `log`.err.txt.
 
     Nothing that the command starts keeps running: its guard ends it, also if a signal raises
     KeyboardInterrupt here or kills this process."""
@@ -204,16 +210,23 @@ def run_to_end(
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:
                 reason = f"took longer than {limit_s:.0f} s"
-        lines = last_lines(errors) or last_lines(output)
-    status = process.returncode or (TIMED_OUT if reason else FINE)
-    silent = f"exit status {status} without a message"
-    return status, reason or (lines[-1].strip() if lines else silent)
+        lines = last_lines(errors) or last_lines(output) or ["it printed nothing"]
+    return process.returncode or (TIMED_OUT if reason else FINE), reason or lines[-1].strip()
+
+
+def with_status(sentence: str, status: int) -> str:
+    """The sentence and how its command ended: `no device (exit status 2)`. Shells and launchers
+    report a signal as 128 more."""
+    ended = f"exit status {status}"
+    with suppress(ValueError):  # no signal
+        ended = f"killed by {signal.Signals(-status if status < 0 else status - 128).name}"
+    return f"{sentence} ({ended})"
 
 
 def last_lines(file: TextIO) -> list[str]:
     """The last lines with a word of a command's output."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
-    said = re.sub(r"(?ms)^-{20,}\nprterun detected.*?(\n-{20,}|\Z)", "", file.read())
+    said = MPIRUN_ADDS.sub("", file.read())
     return [line for line in said.splitlines() if re.search(r"\w", line)]
 
 
@@ -257,7 +270,8 @@ def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
             reason = str(error)
     reason = reason[:1000]  # the time grows with its square
     reason = re.sub(r"\S*[/@\\]\S*|\S+:\S+|\d+(\.\d+){3}\S*", "<set>", reason)
-    return re.sub(rf"\b{re.escape(socket.gethostname())}\b", "<set>", reason)[:300]
+    reason = re.sub(rf"\b{re.escape(socket.gethostname())}\b", "<set>", reason)[:300]
+    return with_status(reason, status)
 
 
 def retry_launch(

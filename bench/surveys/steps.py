@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from bench import __name__ as BENCH_PACKAGE
-from bench.campaigns.launches import run_to_end
+from bench.campaigns.launches import run_to_end, with_status
 from bench.harness.console import CANNOT, FINE, WRONG
 from bench.harness.progress import QUIET, Progress
 from kernels.devices.owners import open_folder
@@ -248,7 +248,7 @@ def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> 
         with suppress(ResultError):
             for path in set(runs.glob("*.jsonl")) - before:
                 step.result = read(path)
-    complaint = sentence_of(log) or last_line
+    complaint = sentence_of(log) or with_status(last_line, exit_status)
     if step.elapsed_s >= limit_s:
         complaint = f"{last_line}; {sentence_of(log)}".removesuffix("; ")
     judge(survey, step, exit_status, without_names(printable(complaint)))

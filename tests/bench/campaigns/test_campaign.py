@@ -147,7 +147,7 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
     folder = tmp_path / "c"
     status, out, err = run(folder, *named(a=program, b=f"{flaky} {program}"), "--pairs", "1")
     assert (status, out) == (1, "")
-    assert err.count("b, attempt 1: no luck\n") == 2
+    assert err.count("b, attempt 1: no luck (killed by SIGKILL)\n") == 2
     assert err.endswith(
         "bench.campaign: variant b: none of its launches after the pilot finished\n"
     )
@@ -155,7 +155,7 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
     assert [
         (launch.stage, launch.attempt, launch.exit, launch.reason, launch.run) for launch in died
     ] == [
-        (stage, attempt, -9, "no luck", None)
+        (stage, attempt, -9, "no luck (killed by SIGKILL)", None)
         for stage, attempt in (("pilot", 1), ("first", 1), ("first", 2), ("first", 3))
     ]
     assert made(folder, "pilot") == [("pilot", 0, name) for name in "abaa"]
@@ -192,12 +192,12 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", lambda file: None)
     path = write_run(tmp_path).path
     assert launches.failure_of(1, "", path) is None
-    assert launches.failure_of(9, "killed", path) == "killed"
-    assert launches.failure_of(0, "no run", None) == "no run"
+    assert launches.failure_of(9, "lost", path) == "lost (exit status 9)"
+    assert launches.failure_of(0, "no run", None) == "no run (exit status 0)"
     message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, a@b said MPI 5"
     assert (
         launches.failure_of(3, message, path)
-        == "bench.x: node <set> at <set> lost <set> <set> said MPI 5"
+        == "bench.x: node <set> at <set> lost <set> <set> said MPI 5 (exit status 3)"
     )
 
 

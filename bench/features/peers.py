@@ -57,6 +57,4 @@ class Peers(Feature):
         # Not at the top: --help needs no more modules.
         from collectives.peers.algorithm import open_peers
 
-        peers, notes = open_peers(session.world, self.names)
-        session.notes += notes
-        return peers
+        return open_peers(session.world, self.names, session.notes)

@@ -4,7 +4,7 @@ A shipped file whose project fails is refused with the project's words. A user's
 ends the run, and names the line: whoever wrote it wants to know."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -33,9 +33,10 @@ EMPTY_CALLS = 1000
 T = TypeVar("T")
 
 
-def open_peers(world: World, names: Sequence[str]) -> tuple[dict[str, Algorithm], list[str]]:
-    """The algorithms of these files by name, and sentences for the head of the run. The first case
-    of a file of Python starts it. All ranks call it. Raises Mistake on all ranks."""
+def open_peers(world: World, names: Sequence[str], notes: list[str]) -> dict[str, Algorithm]:
+    """The algorithms of these files by name. The first case of a file of Python starts it, and the
+    first that it can perform adds to `notes` sentences for the head of the run. All ranks call it.
+    Raises Mistake on all ranks."""
     ranks, mistake = world.communicator, None
     python, kernels = list[PeerFile](), list[Algorithm]()
     try:
@@ -55,39 +56,37 @@ def open_peers(world: World, names: Sequence[str]) -> tuple[dict[str, Algorithm]
                     f"{name} has other content on {ranks.rank_name(rank)} than on "
                     f"{ranks.rank_name(0)}"
                 )
-    peers = {file.name: algorithm_of(file, world) for file in python}
+    peers = {file.name: algorithm_of(file, world, notes) for file in python}
     peers |= {kernel.base: kernel for kernel in kernels}
     if len(peers) < len(names):
         raise Mistake("two files have the same name, which names their algorithm")
-    return peers, notes_on(python, world) if python else []
+    return peers
 
 
-def notes_on(files: Sequence[PeerFile], world: World) -> list[str]:
-    """Sentences for the head of the run on files of Python. All ranks call it."""
-    names = ", ".join(file.identity for file in files)
-    call_us = empty_call_us(world)
-    notes = [
-        f"{file.peer.title} is unverified: its file follows the package's interface, and has never "
-        "run on a GPU."
-        for file in files
-        if file.peer.unverified
-    ]
-    if call_us:
-        notes.insert(
-            0,
+def notes_on(file: PeerFile, world: World) -> Iterator[str]:
+    """Sentences for the head of the run on a file of Python. All ranks call it."""
+    if call_us := empty_call_us(world):
+        yield (
             f"An empty Python function takes {call_us:.2f} us here (median of {EMPTY_CALLS} calls "
-            f"from the same loop); every time of {names} has such a call in it.",
+            f"from the same loop); every time of {file.identity} has such a call in it."
         )
-    return notes
+    if file.peer.unverified:
+        yield (
+            f"{file.peer.title} is unverified: its file follows the package's interface, and has "
+            "never run on a GPU."
+        )
 
 
-def algorithm_of(file: PeerFile, world: World) -> Algorithm:
+def algorithm_of(file: PeerFile, world: World, notes: list[str]) -> Algorithm:
     """All ranks call it."""
     peer, versions = file.peer, world.communicator.all_gather(file.version)
     refusal = file.reason_against_world(world, versions)
     started: list[PeerWorld | Unsupported] = [Unsupported(refusal)] if refusal else []
 
+    is_noted = False
+
     def bind(world: World, case: CollectiveCase) -> Bound:
+        nonlocal is_noted
         if not started:
             started.append(start(file, world))
         ranks = started[0]
@@ -95,7 +94,11 @@ def algorithm_of(file: PeerFile, world: World) -> Algorithm:
             return ranks
         if reason := file.reason_against(case):
             return Unsupported(reason)
-        return result_or_reason(file, world, lambda: bound(file, world, case, ranks))
+        operation = result_or_reason(file, world, lambda: bound(file, world, case, ranks))
+        if not is_noted and not isinstance(operation, Unsupported):
+            is_noted = True
+            notes.extend(notes_on(file, world))
+        return operation
 
     return Algorithm(
         file.name,

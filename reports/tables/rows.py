@@ -307,7 +307,7 @@ def _fastest(
 def _better(
     ours: Case | None, cases: Sequence[Case], costs: RoundCosts, rho: float
 ) -> tuple[str, float] | None:
-    """The fastest other algorithm on odd rounds that beats `auto` on even ones, and its factor."""
+    """The fastest other algorithm, chosen as in `_fastest`, if it beats `auto`, and its factor."""
     if ours is None or ours.algorithm != "auto":
         return None
 
@@ -320,8 +320,8 @@ def _better(
         and not is_peer(case)
         and ours.chosen not in (case.algorithm, f"{case.algorithm} over {case.memory}")
     ]
-    fastest = best(_candidates(others), costs)
-    gain = _ratio(ours, fastest, rounds_of(cases, costs, 0), rho)
+    (fastest,), report = _fastest([others], costs)
+    gain = _ratio(ours, fastest, {**costs, **report}, rho)
 
     if fastest is None or gain is None or gain[0] <= BEATEN_BY or (gain[1] or 0) <= 1:
         return None

@@ -1,6 +1,7 @@
 """The table of a run of `bench.tune`: the best candidate for each size, variant and mode, as the
 search stored them."""
 
+from reports.store.grouped import grouped
 from reports.store.schema import Result
 from reports.tables.headline import Point, headline
 from reports.tables.rows import ratio_text
@@ -38,15 +39,19 @@ def render(result: Result) -> str:
 
 
 def points(result: Result) -> list[Point]:
-    """The headline's figures: the best at the smallest and the largest size, and its gain."""
-    best = sorted(result.winners, key=lambda each: (each.size_bytes, each.mode != "isolated"))
+    """The headline's figures: the best of one variant and mode at the smallest and the largest
+    size, and its gain; of a size with a quantised one too, the exact one, which stands before."""
+    found = grouped(result.winners, lambda winner: (winner.mode != "isolated", winner.variant))
+    alike = found[min(found)] if found else []
+    best = {winner.size_bytes: winner for winner in reversed(alike)}
+    ends = sorted({min(best), max(best)}) if best else []
     return [
         Point(
-            size_text(each.size_bytes),
+            f"{size_text(each.size_bytes)} {each.variant} {each.mode}",
             each.cost_us,
             "us",
             each.gain[0] if each.gain and each.is_confirmed else None,
             "untuned",
         )
-        for each in (*best[:1], *best[1:][-1:])
+        for each in map(best.__getitem__, ends)
     ]

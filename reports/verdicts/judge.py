@@ -1,5 +1,6 @@
 """Judges sides: `compare` holds each against the first, cell by cell."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -32,6 +33,7 @@ from reports.verdicts.verdict import (
     UNREPLICATED,
 )
 
+MOST_LETTERS = 60  # of a fact that differs, such as a run's many types
 MOST_RESOLVABLE = 0.25  # a gate with a wider margin would pass what nobody accepts
 
 
@@ -118,16 +120,21 @@ def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
         places: dict[str, str] = {}
         for side in sides:
             for launch in side.launches:
-                place = launch.run.imported_from or side.name
+                place = launch.run.imported_from or side.label
                 places.setdefault(str(read_fact(launch)), place)
         if len(places) > 1:
-            first, second, *_ = (f"{text} ({place})" for text, place in places.items())
+            first, second, *_ = (
+                f"{textwrap.shorten(text, MOST_LETTERS, placeholder=' ...')} ({place})"
+                for text, place in places.items()
+            )
             sentences[name] = f"{name} differs: {first} and {second}"
 
     if refused := [name for name in sentences if name not in allowed]:
+        also = f", as do {', '.join(refused[1:])}" if refused[1:] else ""
         options = " ".join(f"--allow {name}" for name in refused)
-        why = "; ".join(map(sentences.__getitem__, refused))
-        raise Incomparable(f"not comparable: {why}; {options} compares anyway")
+        raise Incomparable(
+            f"not comparable: {sentences[refused[0]]}{also}; {options} compares anyway"
+        )
 
     return [f"allowed to differ: {sentence}" for sentence in sentences.values()]
 

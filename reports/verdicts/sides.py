@@ -28,9 +28,8 @@ from reports.tables.sentences import counted, describe, fact, shape_text, type_t
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
     "machine": lambda result: result.run.machine_id,
     "clock": lambda result: (
-        result.run.clock_shared,
-        fact(result, "cpu.governor"),
-        fact(result, "cpu.turbo"),
+        f"{'one' if result.run.clock_shared else 'one a rank'}, governor "
+        f"{fact(result, 'cpu.governor')}, turbo {fact(result, 'cpu.turbo')}"
     ),
     "world": lambda result: world_of(result.run),
     "type": lambda result: " and ".join(sorted({*map(type_text, result.run.cases)})),

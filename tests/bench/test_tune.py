@@ -15,7 +15,7 @@ from bench.tuning.winners import FINALISTS, find_winners
 from collectives.operation import ChoiceRow
 from collectives.table import parsed
 from reports.store.blocks import count_blocks
-from reports.store.schema import Block
+from reports.store.schema import Block, Winner
 from reports.tables.tune import render
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
@@ -160,6 +160,24 @@ def test_the_audit_says_what_auto_costs_over_the_best_in_lines_of_a_terminal(tmp
     result.blocks = result.blocks[:6]
     result.counted = count_blocks(result.blocks)
     assert audited(result, lambda heat: "ring").startswith("audit: no case was measured")
+
+
+def test_the_headline_is_on_one_variant_and_mode(tmp_path):
+    """It had the isolated call of the first row beside the chained one of the last."""
+    result = searched_run(tmp_path, [(0, "auto", 6.0, FAST)])
+    result.winners = [
+        Winner(variant=variant, mode=mode, size_bytes=size, name=name, cost_us=us, gain=gain)
+        for variant, size, mode, name, us, gain in (
+            ("copied", 16384, "chained", "ring", 4.0, None),
+            ("copied", 16384, "isolated", "ring", 5.0, (1.2, 1.1, 1.3)),
+            ("copied", 1 << 20, "chained", "ring", 49.0, None),
+            ("copied", 1 << 20, "isolated", "ring", 50.0, None),
+            ("copied", 1 << 20, "isolated", "two_shot+q8", 40.0, None),  # quantised
+            ("registered", 1 << 20, "chained", "ring", 30.0, (1.4, 1.3, 1.5)),
+        )
+    ]
+    headline = "16 KiB copied isolated 5.0 us (1.20x untuned), 1 MiB copied isolated 50 us"
+    assert render(result).replace("\n", " ").startswith(f"allreduce: {headline} ")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def test_a_file_serves_other_collectives_and_refuses_what_it_does_not_take(tmp_p
     done = launch(tmp_path / "none", SHORT, "--peer", file, command="reduce_scatter")
     sentence = "bench.reduce_scatter: mine is not measured: mpi4py has no reduce_scatter\n"
     assert (done.returncode, done.stderr) == (0, sentence)
+    assert "empty Python function" not in done.stdout, "no time has such a call in it"
 
 
 ON_RANK_1 = "case.rank == 1"

@@ -19,7 +19,7 @@ from tests.reports.synthetic_campaign import (
     write_launches,
 )
 from tests.reports.synthetic_fleet import label
-from tests.reports.synthetic_run import mark_wrong
+from tests.reports.synthetic_run import mark_wrong, rewrite_head
 
 pytestmark = pytest.mark.unit
 
@@ -152,6 +152,21 @@ def test_bad_input_is_one_sentence(two, compared, tmp_path):
     assert "two sides" in refused(base)
     damage_line(new, 5, lambda line: line[:-1])
     assert f"{new}, line 5" in refused(base, new)
+
+
+def test_sides_that_differ_in_everything_are_refused_in_one_short_sentence(tmp_path, compared):
+    """The line had a thousand letters: every difference with both whole paths."""
+    sides = [tmp_path / ("a long path " * 6) / name for name in ("old", "new")]
+    for side in sides:
+        write_launches(side, 2)
+    for fields in DIFFERENT.values():
+        for run in sides[1].glob("*.jsonl"):
+            rewrite_head(run, **fields)
+    status, _, err = compared(*sides)
+    assert status == 4
+    places = [f"({side.parent.name}/{side.name})" for side in sides]
+    assert f"machine differs: a1b2c3 {places[0]} and ffffff {places[1]}, as do clock, " in err
+    assert all(f"--allow {key}" in err for key in DIFFERENT)
 
 
 def test_an_unfinished_campaign_has_no_verdict_of_a_difference(campaign, tmp_path, compared):

@@ -2,7 +2,6 @@
 a documented status, former files stay complete, and no file is half written."""
 
 import re
-import sys
 import threading
 import time
 from typing import Any
@@ -11,14 +10,10 @@ import pytest
 
 from bench import gate
 from reports.__main__ import main
-from reports.store.manifest import MANIFEST, read_manifest
-from reports.store.result import read
 from reports.tables.show import text
-from tests.bench.campaigns.test_campaign_command import QUICK, named
 from tests.bench.faulty_runs import blocks_in
 from tests.bench.launches import launch, stored
 from tests.bench.small_disk import Disk
-from tests.launch import end_of
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import write_run
@@ -108,25 +103,6 @@ def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
     assert not half_written(disk.at)
 
 
-def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
-    disk = disk_of(8 << 20)
-    folder = disk.at / "campaign"
-    manifest = folder / MANIFEST
-    when(lambda: manifest.exists() and b'"finished"' in manifest.read_bytes(), disk.fill)
-    words = ["--out", disk.mounted / "campaign", "--pairs", "4", *named(a=QUICK, b=QUICK)]
-    command = disk.inside(sys.executable, "-m", "bench.campaign", *words)
-    done = end_of(*command)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count(FULL) == 1
-    assert "Traceback" not in done.stderr
-    assert "ignored" not in done.stderr
-    launches = read_manifest(folder).launches
-    runs = [launch.run for launch in launches if launch.status == "finished"]
-    assert runs
-    assert all(read(folder / str(run)).complete for run in runs)
-    assert not half_written(folder)
-
-
 def test_a_gate_whose_disk_is_full_leaves_no_pass_but_a_status(disk_of, monkeypatch):
     """Files that fitted onto the disk said PASS, and no status contradicted them."""
     disk = disk_of(900_000)
@@ -157,7 +133,6 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
         "junit.xml": f"regress {sides} --junit",
         "imported": f"import {log} --out",
         "site": f"dashboard {tmp_path}/results -o",
-        "kept": f"accept --reason first --current {campaign}/main --baseline",
     }
     for name in commands:
         if "." in name:
@@ -166,7 +141,7 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     for damage, why in ((disk.fill, FULL), (disk.make_read_only, READ_ONLY)):
         damage()
         before = files(to)
-        for name, line in list(commands.items())[:: 1 if damage == disk.fill else 4]:
+        for name, line in commands.items():
             capsys.readouterr()
             status = main([*line.split(), str(to / name)])
             printed = capsys.readouterr()

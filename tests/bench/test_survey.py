@@ -137,9 +137,6 @@ def test_a_survey_that_cannot_begin_is_refused(tmp_path, refused, monkeypatch):
     folder = tmp_path / "survey"
     ranks = "argument -n/--ranks: 9 is above the most, 8"
     assert refused(main, "--out", folder, "-n", "9") == (2, ranks)
-    status, refusal = refused(main, "--out", folder, "--device", "hip")
-    assert status == 3
-    assert refusal.startswith("no GPU driver is here: ")
     monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))  # GPUs that cannot be used
     status, refusal = refused(main, "--out", folder)
     assert (status, refusal.endswith("; to measure the CPU add --device cpu")) == (3, True), refusal
@@ -309,30 +306,8 @@ def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     assert "All-reduce, launch 7, failed" in printed
     assert len([*folder.glob("results/allreduce/*.jsonl")]) == 6
     page = (folder / "index.html").read_text()
-    assert "auto over 6 launches: geometric mean, interval from five on, least and most." in page
     tokens = r">70b-q4, one chat split by tensor over 2 GPUs: at most 30.6 tok/s \[30.+ at 95\s%"
     assert re.search(tokens, page)  # as in the tables, whatever the spec requires
-    split = (
-        "Which split of a 70B model: llama-3.1-70b on 2 x r9700. Decode, latency of 1 stream: TP"
-    )
-    assert f">{split} 2, " in page
-    assert "python -m reports procure survey/spec.toml" in page
     archived(folder)
     assert reports_main(["procure", str(folder / "spec.toml")]) == 0
     assert "3 PASS" in capsys.readouterr().out
-
-
-def test_a_report_that_refuses_is_a_sentence(tmp_path, monkeypatch, capsys):
-    """Runs of CPUs: there is no GPU to advise on."""
-    write_run(tmp_path / "made", sizes=(16384, 33554432))
-    steps = quick_steps("allreduce", "advise", vendor="hip")
-    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0)
-    assert run_survey(survey) == 3
-    (advise,) = [step for step in survey.steps if step.name == "advise"]
-    again = "advise --model llama-3.1-70b --weights q4 --gpu NAME --gpus 2 --run survey/results/"
-    assert again in (survey.folder / "index.html").read_text()
-    refusal = "reports/advice/specs.toml has no data sheet of this CPU"
-    assert (advise.status, advise.sentence) == ("failed", refusal)
-    # A spec to complete, which procure refuses until then.
-    assert reports_main(["procure", str(survey.folder / "spec.toml")]) == 2
-    assert "unknown GPU 'NAME'; known are" in capsys.readouterr().err

@@ -4,9 +4,7 @@ import pytest
 
 from bench import survey
 from bench.surveys import mps
-from bench.surveys.page import page_of, write
-from reports.store.result import read
-from tests.reports.archived import unpack
+from bench.surveys.page import write
 
 # As the real one: the service keeps what it inherits, and numbers the GPUs that it sees anew.
 CONTROL = """#!/bin/sh
@@ -51,15 +49,6 @@ def test_ranks_get_mps_for_the_time_of_the_survey(calls, runs, refusal, expected
     assert calls.read_text().split()[1:] == ([] if runs else ["-d", "quit"])
 
 
-def test_a_service_ends_also_if_the_user_interrupts_while_it_is_tried(calls):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), mps.service(interrupted):
-        pass
-    assert calls.read_text().split() == ["get_server_list", "-d", "quit"]
-
-
 def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkeypatch):
     """Its owner would take the figures for those of an idle card."""
     in_use = "GPU 0000:01:00.0 is in use: 97 % busy."
@@ -71,23 +60,3 @@ def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkey
     write(opened, False)
     page = (tmp_path / "survey" / "index.html").read_text()
     assert in_use.replace(" %", "\u00a0%") in page
-    assert "python -m reports predict --gpu NAME survey/results/link_host/*.jsonl" in page
-
-
-def test_the_headline_of_a_shared_card_is_the_chain_from_a_graph(tmp_path, monkeypatch):
-    """The page began with isolated calls, 15 us, and had headings of spreads without a table."""
-    monkeypatch.setattr(survey, "find_gpus", lambda device: ("cuda", ["0000:01:00.0"]))
-    runs = unpack(tmp_path, "h200-card")
-    options = survey.make_parser().parse_args(["--out", str(tmp_path / "survey")])
-    opened = survey.open_survey(options)
-    launches = {
-        "allreduce": ["2026-11-28T18-59-12Z-allreduce-7e8a27"],
-        "graph": ["2026-11-28T18-58-57Z-allreduce-a42d7b", "2026-11-28T19-00-28Z-allreduce-0bb718"],
-    }
-    for step in opened.steps:
-        if launches.get(step.name):
-            step.status, step.result = "done", read(runs / f"{launches[step.name].pop(0)}.jsonl")
-    page = page_of(opened, False)
-    assert page.title == "allreduce: 16 KiB 3.5 us, 32 MiB 809 GB/s"
-    assert page.banner.word.startswith("3.5")
-    assert not [section.heading for section in page.sections if "spread" in section.heading]

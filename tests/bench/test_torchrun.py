@@ -1,18 +1,26 @@
 """Ranks that torchrun has started, or anything that sets its variables: no mpirun runs then."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
-import threading
+from contextlib import suppress
 
 import pytest
 
 from collectives import torchrun
+from tests.bench.faulty_runs import blocks_in, wait_for
 from tests.launch import ROOT
 
 LAUNCHED = {name: value for name, value in os.environ.items() if not name.startswith("PMI")}
 SWEEP = "allreduce --sizes 16K --mode isolated --algorithm ring --iters 2"
+
+
+def is_free(port):
+    with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def free_port():
@@ -20,15 +28,12 @@ def free_port():
     while True:
         with socket.create_server(("127.0.0.1", 0)) as first:
             port = first.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
-            except OSError:
-                continue
-            return port
+            if is_free(port + 1):
+                return port
 
 
-def started(cwd, **variables):
-    words = [sys.executable, "-m", "wiretax", *SWEEP.split()]
+def started(cwd, options="", **variables):
+    words = [sys.executable, "-m", "wiretax", *f"{SWEEP} {options}".split()]
     environment = {**LAUNCHED, "PYTHONPATH": str(ROOT), **variables}
     pipe = subprocess.PIPE
     return subprocess.Popen(words, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
@@ -59,9 +64,7 @@ def test_ranks_find_each_other_at_the_masters_address(tmp_path):
     [
         ({"LOCAL_RANK": "", "MASTER_PORT": ""}, "RANK=0 WORLD_SIZE=2 LOCAL_RANK= MASTER_ADDR=127."),
         ({"RANK": "two"}, "RANK=two WORLD_SIZE=2 LOCAL_RANK=0 "),
-        ({"WORLD_SIZE": "0"}, "RANK=0 WORLD_SIZE=0 "),
         ({"WORLD_SIZE": "9" * 20}, f"RANK=0 WORLD_SIZE={'9' * 20} "),
-        ({"MASTER_ADDR": ""}, "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR= "),
     ],
 )
 def test_variables_that_are_half_set_are_a_sentence(tmp_path, changed, sentence):
@@ -86,28 +89,16 @@ def test_a_port_in_use_is_a_sentence(tmp_path):
     assert said.count("\n") == 1
 
 
-def test_no_rank_that_errs_or_leaves_keeps_the_port_or_the_process():
-    """MPICH crashes if its connection ends: the others keep theirs, and their watchdog speaks."""
-    port, greeting = free_port(), b"wiretax 3\n"
-    listener = torchrun._listen("127.0.0.1", port)
-    server = threading.Thread(target=torchrun._serve, args=(listener, greeting, 3), daemon=True)
-    server.start()
-    ranks = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2)]
-    for rank in ranks:
-        rank.sendall(greeting)
-        assert rank.recv(100) == greeting
-    ranks[0].sendall(b"cmd=spawn nprocs=2\n")
-    assert ranks[0].recv(100) == b"cmd=spawn_result rc=-1\n"
-    ranks[0].sendall(b"cmd=barrier_in\n")
-    ranks[1].close()  # lost; the third never comes
-
-    ranks[0].settimeout(0.5)
-    with pytest.raises(TimeoutError):
-        ranks[0].recv(100)
-    socket.create_server(("127.0.0.1", port)).close()  # which the next run takes
-    ranks[0].close()
-    server.join(20)
-    assert not server.is_alive()
+def test_the_loss_of_a_rank_ends_the_other_and_frees_the_port(tmp_path):
+    """MPICH crashes if its connection ends: the other keeps its own, and names the lost rank."""
+    port = free_port()
+    ranks = [started(tmp_path, "--iters 0 -T 2", **variables(rank, port)) for rank in (0, 1)]
+    wait_for(lambda: blocks_in(tmp_path / "results"))
+    ranks[1].kill()
+    (_, said), _ = (process.communicate(timeout=60) for process in ranks)
+    assert ranks[0].returncode == 1
+    assert re.fullmatch("wiretax: rank 1 ended without a word.*\n", said), said
+    wait_for(lambda: is_free(port + 1), 5)
 
 
 def test_an_mpi_launcher_or_an_address_alone_is_no_torchrun(monkeypatch):

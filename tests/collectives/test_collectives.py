@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Datatype, combined
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from tests.kernels.broken_kernels import PACK, PATCHES, SENTINEL, Patch, apply, tree
 from tests.launch import ROOT, assert_right, count, few, mpirun
 from tests.ranks.world import ROUNDING
@@ -137,14 +137,6 @@ def test_the_expected_result_is_exact_and_no_error_matches_it(datatype, redop, r
     assert np.mean(result([*tables[1:], doubled]) != exact) >= least
 
 
-def test_an_unsigned_type_compares_values_that_it_holds_on_both_sides_of_its_middle():
-    """Else every library's minimum of a new unsigned type would count as wrong."""
-    uint32 = Datatype("uint32", np.uint32, False)
-    table = verify.Data(ALL_REDUCE, uint32, "min", 2, seed=5).table(0, 0)
-    assert np.array_equal(uint32.decode(uint32.encode(table)), table)
-    assert table.min() < 1 << 31 <= table.max()
-
-
 @pytest.mark.parametrize("name", ["float8_e4m3", "float8_e5m2"])
 def test_fp8_has_the_values_of_ocp_and_rounds_to_nearest_even_and_saturates(name):
     """OCP 8-bit Floating Point Specification, tables 1 and 2. Rounding is monotonic, so it is right
@@ -157,7 +149,6 @@ def test_fp8_has_the_values_of_ocp_and_rounds_to_nearest_even_and_saturates(name
     assert np.all(np.diff(positive) > 0)
     codes, middles = np.arange(len(positive)), (positive[1:] + positive[:-1]) / 2
     for tried, expected in (
-        (positive, codes),
         (middles, codes[:-1] + codes[:-1] % 2),
         (np.nextafter(middles, 0), codes[:-1]),
         (np.nextafter(middles, 1e9), codes[1:]),
@@ -165,12 +156,5 @@ def test_fp8_has_the_values_of_ocp_and_rounds_to_nearest_even_and_saturates(name
     ):
         assert np.array_equal(fp8.encode(tried), expected)
         assert np.array_equal(fp8.encode(-tried), expected | 128)
-        assert np.array_equal(fp8.decode(expected.astype(np.uint8) | 128), -positive[expected])
+    assert np.array_equal(values[128:][codes], -positive)
     assert np.isnan(fp8.decode(fp8.encode(np.array([np.nan])))).all()
-
-
-def test_a_mean_of_integers_is_the_quotient_of_the_sum_that_wraps():
-    """As NCCL divides: towards 0."""
-    inputs = [np.array([100, -7, -128]), np.array([100, 2, -128])]
-    assert combined(inputs, "avg", DATATYPES["int8"]).tolist() == [-28, -2, 0]
-    assert combined(inputs, "avg", DATATYPES["int32"]).tolist() == [100, -2, -128]

@@ -11,7 +11,6 @@ from collectives.collective import DATATYPES, REDOPS
 from tests import fake_gpu
 from tests.bench.launches import launch, stored
 from tests.bench.test_cli import assert_refused
-from tests.kernels.broken_kernels import tree
 from tests.kernels.gpu_builds import compiled
 from tests.kernels.kernel_code import kernels_in
 from tests.launch import ROOT, assert_right, few
@@ -93,11 +92,6 @@ def test_a_run_times_and_checks_both_with_a_bound_on_a_fake_gpu(tmp_path):
         (entry, "ok", 0) for entry in ENTRIES
     ]
     assert all(case.bound_us for case in measured)
-
-
-def test_without_the_wait_sums_are_wrong_on_a_fake_gpu(tmp_path):
-    with pytest.raises(AssertionError, match="element"):
-        performed(2, 60, tree(tmp_path, "without the wait"))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from collectives.models import MODELS
 from reports.tables.show import text
 from tests.bench.launches import run
 from tests.fake_gpu import fake_nccl
@@ -33,8 +32,3 @@ def test_a_run_names_its_number_of_chunks_on_a_fake_gpu(tmp_path):
     said, result = run(tmp_path, options, command="allgather_gemm", ranks=1, **environment)
     assert "tokens 32, hidden 4096, columns 128, scale" in said
     assert re.search(r"fused llama-3.1-8b.* [1248] chunks? ", text(result, long=True))
-
-
-def test_the_columns_of_a_models_layers():
-    assert MODELS["llama-3.1-8b"].columns("qkv") == 6144
-    assert MODELS["mixtral-8x7b"].columns("gate_up", ranks=2) == 2 * 14336

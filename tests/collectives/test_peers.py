@@ -2,7 +2,6 @@
 for real."""
 
 import re
-from typing import Any
 
 import pytest
 
@@ -77,34 +76,13 @@ def test_a_case_that_does_not_fit_is_refused_with_the_reason(
         assert said.startswith(f"{TITLES[name].split()[0]} {reason}")
 
 
-@pytest.mark.parametrize(
-    ("options", "rows"),
-    few(
-        [
-            ("", {"one_shot", "two_shot", "one_shot_symmetric", "copied", "registered"}),
-            ("--in-place", {"two_shot_symmetric", "copied", "registered"}),
-        ],
-        1,
-    ),
-)
-def test_torch_and_ours_have_the_same_link_in_a_chain_on_a_fake_gpu(tmp_path, options, rows):
-    links = tmp_path / "links"
-    words = f"--algorithm one_shot_push,two_shot_direct --peer torch_symmetric {options}".split()
-    short = ONE.replace("-n 2", "-n 1").split()[2:]
-    command = "tests.ranks.chain_links", "bench.allreduce", *short, "--mode", "chained"
-    settings: dict[str, Any] = {**fake_peers.environment(), "LINKS_FILE": str(links)}
-    done = mpirun(2, "-m", *command, *words, "--out", str(tmp_path), **settings)
+def test_torch_is_timed_and_checked_in_a_chain_on_a_fake_gpu(tmp_path):
+    words = "--algorithm one_shot_push --peer torch_symmetric --mode chained -n 1"
+    done, result = run(tmp_path, *words.split())
     assert done.returncode == 0, done.stderr
-    timed = {
-        number: case for number, case in enumerate(stored(tmp_path).cases) if case.status == "ok"
-    }
-    assert all(case.n_wrong == 0 for case in timed.values())
-    assert {case.variant for case in timed.values()} == rows
-    of_case = dict(line.split(maxsplit=1) for line in links.read_text().splitlines())
-    assert len({of_case[str(number)] for number in timed}) == 1
-    # 160 calls of the chain without collectives, and 160 of the chain with them.
-    assert "chain_link" in of_case[str(min(timed))]
-    assert of_case[str(min(timed))].endswith(": 320.0}")
+    timed = [case for case in result.cases if case.status == "ok"]
+    assert {case.n_wrong for case in timed} == {0}
+    assert {"one_shot", "two_shot", "one_shot_symmetric"} <= {case.variant for case in timed}
 
 
 @pytest.mark.parametrize(
@@ -138,18 +116,6 @@ def test_peers_that_sum_wrong_or_may_call_nccl_are_no_baseline_on_a_fake_gpu(tmp
     assert reasons(result)["mscclpp"] == (
         "with MSCCLPP_NCCL_LIB_PATH set mscclpp may call NCCL instead: unset MSCCLPP_NCCL_LIB_PATH"
     )
-
-
-def test_a_peer_that_writes_elsewhere_is_wrong_on_a_fake_gpu(tmp_path):
-    """test_peer_files.py has chains."""
-    reason = "wrote behind its receive buffer"
-    words = "--peer vllm -d half -n 1"
-    done, result = run(tmp_path, *words.split(), *ISOLATED, fault="long")
-    assert done.returncode == 1
-    assert f"vllm 4096 B isolated), block 0: rank 0 {reason}: got " in done.stderr
-    (case,) = of_peers(result).values()
-    assert case.status == "wrong"
-    assert f"first in block 0: rank 0 {reason}" in str(case.reason)
 
 
 def test_peers_that_are_not_installed_are_named_with_what_to_type_on_a_fake_gpu(tmp_path):

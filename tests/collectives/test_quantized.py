@@ -23,8 +23,6 @@ from tests.launch import assert_right, count, few, mpirun
 NAMES = [algorithm.name for algorithm in QUANTIZED["all_reduce"]]
 KNOWN = ALGORITHMS["all_reduce"]
 LEAST_DB = {"int8": 35, "int6": 25, "int4": 15}  # on normally distributed data
-# Of one code, relative to the largest value of its block.
-ERROR = {"int8": 0.5 / 127, "int6": 0.5 / 31, "int4": 0.5 / 7}
 
 
 @pytest.mark.parametrize("ranks", few([2, 3, 1], 2))  # three ranks with stores around the caches
@@ -57,25 +55,6 @@ def test_wrong_codes_scales_and_places_are_noticed(name, tmp_path):
     program = "tests/ranks/collective_ranks.py", "12", "1", "cpu", "auto", "two_shot_push_int6"
     done = mpirun(2, *program, tree=tmp_path / "tree")
     assert ": element (" in done.stderr
-
-
-@pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
-def test_numpys_sum_is_as_close_to_fp64_as_its_blocks_allow(wire):
-    draw = np.random.default_rng(1)
-    blocks = draw.normal(size=(3, 400, 32)) * 10.0 ** draw.integers(-3, 4, (3, 400, 1))
-    largest = np.abs(blocks).max(-1).sum(0)[:, None]
-    for redop, ranks in (("sum", 1), ("avg", 3)):
-        error = np.abs(wire.expected_sum(redop, blocks) - blocks.sum(0) / ranks)
-        # Each input's error, plus the error of the sum. A scale exceeds its unrounded value by up
-        # to 2^-10 or 2^-24.
-        assert (error <= (2.1 * ERROR[wire.name] * largest + 9e-5) / ranks).all()
-
-
-def test_integers_round_to_nearest():
-    for wire in WIRES:
-        whole = np.full((1, 32), wire.largest, np.float32)
-        whole[0, :4] = -0.5, 1.5, 2.5001, -wire.largest
-        assert wire.rounded(whole)[0, :4].tolist() == [0, 2, 3, -wire.largest]
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
@@ -115,11 +94,10 @@ def test_long_has_the_signal_to_noise_ratio_beside_the_time(tmp_path):
     assert {case.algorithm for case in cases} == set(NAMES)
     odd = {case.reason for case in result.cases if case.size_bytes == 16388} - {None}
     assert odd == {"it takes whole blocks of 32 elements"}
-    rows = [line.split() for line in render(result, long=True).splitlines()]
+    table = render(result, long=True)
     for case in cases:
         assert case.n_wrong == 0
         assert list(case.snr_db) == ["normal", "outlier channels"]
         assert case.snr_db["normal"] > LEAST_DB[case.algorithm.rpartition("_")[2]]
-        ratios = " ".join(f"{ratio:.1f}" for ratio in case.snr_db.values())
-        assert any(row[2:3] == [case.algorithm] and ratios in " ".join(row) for row in rows)
+        assert f"{case.snr_db['normal']:.1f}" in table
     assert not any(case.chosen in NAMES for case in result.cases), "auto must not choose one"

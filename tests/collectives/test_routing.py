@@ -1,13 +1,11 @@
 """The experts that tokens choose, and the load of experts and ranks."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectives.experts.routing import MOST_CHOICES, choose, draw, exponent_of
+from collectives.experts.routing import MOST_CHOICES, choose, draw
 
 pytestmark = pytest.mark.unit
 
@@ -33,12 +31,6 @@ def test_experts_are_as_likely_as_the_skew_says():
     assert counts("zipf:99", 2) == [10_000, 10_000, 0, 0]
 
 
-@pytest.mark.parametrize("skew", ["", "zipf:x", "zipf:nan", "zipf:100", "uniform:2", "w"])
-def test_an_invalid_skew_is_refused(skew):
-    with pytest.raises(ValueError, match="is not a skew"):
-        exponent_of(skew)
-
-
 def test_imbalance_and_traffic_follow_from_the_routes():
     routes = draw("zipf:99", 2, 8, 1024, 2, seed=0)
     assert routes.imbalance() == {"expert_max_over_mean": 4.0, "rank_max_over_mean": 2.0}
@@ -52,11 +44,3 @@ def test_tokens_and_experts_are_split_in_order_and_some_ranks_may_have_none():
     assert routes.owner.tolist() == [0, 2]
     rows = [len(routes.rows_of(rank)[0]) for rank in range(4)]
     assert rows == [*np.bincount(routes.chosen.ravel(), minlength=2).repeat(2) * [1, 0, 1, 0]]
-
-
-@pytest.mark.parametrize("top_k", [2, 3])
-def test_the_weights_of_a_token_differ_from_each_other_and_from_those_of_other_tokens(top_k):
-    """Otherwise a sum that takes those of another expert or token shows nothing."""
-    weights = draw("uniform", 2, 8, 64, top_k, seed=0).weights
-    assert (np.sort(weights) == 0.5 ** np.arange(top_k, 0, -1)).all()
-    assert len({tuple(of_token) for of_token in weights.tolist()}) == math.factorial(top_k)

@@ -24,27 +24,23 @@ NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 
 def main(requests: list[dict]) -> list[dict]:
     """A report for each request, on the device of the first request."""
-    communicator, before = Communicator(), {n: v for n, v in os.environ.items() if n[:4] == "NCCL"}
-    request = requests[0]
+    communicator, request = Communicator(), requests[0]
     device, _ = open_device(communicator, request["device"], request.get("share", False))
     watch = device.watch(Watch())
     world = open_world(
         communicator, device, WaitPolicy(watch, yields=True), graph=request.get("graph", False)
     )
-    return [result_of(request, world, watch, before) for request in requests]
+    return [result_of(request, world, watch) for request in requests]
 
 
-def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dict:
+def result_of(request: dict, world, watch: Watch) -> dict:
     """The result of each requested case, and the facts for the head of a run."""
     communicator, device, library = world.communicator, world.device, world.library
     collective = COLLECTIVES[request.get("collective", "all_reduce")]
     size = 8 * max(request["counts"]) * max(collective.segments(communicator.size)) + MARGIN_BYTES
-    report: dict = {"name": library.name, "results": {}, "chosen": {}}
+    report: dict = {"results": {}, "chosen": {}}
     memories = [
-        (library.allocate_own(world, size) or library.allocate(world, size))
-        if request.get("own_memory", True)
-        else device.private(size)
-        for _ in range(2)
+        library.allocate_own(world, size) or library.allocate(world, size) for _ in range(2)
     ]
     report["memory"] = memories[0].type
     # Odd ranks have the addresses in reverse order.
@@ -85,7 +81,6 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
         device.run(actions, NOTHING, Counts(0, 1), watch, world.graph)
         report["results"][key] = communicator.all_gather(buffers.problem(example, every))
         report["chosen"][key] = operation.choice
-        report["calls"] = operation.step.kernel.name
         for _ in range(request.get("repeat", 0)):
             device.caller(operation.step)()
         report["failure"] = operation.failure()
@@ -96,7 +91,6 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
         report["windows"] = {
             label: windows(c_void_p(handle)) for label, handle in used.communicators.items()
         }
-    report["environment"] = {n: v for n, v in os.environ.items() if n[:4] == "NCCL"} == before
     return report
 
 

@@ -6,7 +6,6 @@ times.
 """
 
 import os
-import re
 import shlex
 import signal
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ from reports.store.result import read
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, TIMED, named
 from tests.bench.faulty_runs import blocks_in, wait_for
 from tests.bench.launches import watched
-from tests.reports.synthetic_run import write_run
 
 
 def started(folder, *options, **more):
@@ -86,14 +84,12 @@ def finished(tmp_path_factory):
 def test_a_campaign_from_its_pilot_to_its_table(finished):
     """The pairs are complete, and variables reach the ranks."""
     folder, out, err = finished
-    assert re.search(r"^1 pairs, [\d.]+ s per launch: \d+ (s|min)\n", err)
     assert "\n1 pairs decide none of 3 cells: it takes 8" in err
     assert f"\ncampaign: {folder} (6 launches)\n" in out
 
     manifest = read_manifest(folder)
     assert manifest.foreign == []
     assert manifest.end == CampaignEnd(status="complete")
-    assert [stage.stage for stage in manifest.stages] == ["first"]
     pilots = ("plain", "tree", "plain", "plain")
     assert made(folder, "pilot") == [("pilot", 0, name) for name in pilots]
     pair = [("first", 1, name) for name in ("plain", "tree")]
@@ -158,7 +154,6 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
         (stage, attempt, -9, "no luck (killed by SIGKILL)", None)
         for stage, attempt in (("pilot", 1), ("first", 1), ("first", 2), ("first", 3))
     ]
-    assert made(folder, "pilot") == [("pilot", 0, name) for name in "abaa"]
     assert made(folder, "first") == [("first", 1, "a")]
 
 
@@ -186,19 +181,10 @@ def test_a_launch_that_hangs_is_killed_with_all_its_processes(
     )
 
 
-def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypatch):
-    """A variant with wrong results must be reported as wrong, not launched three times until its
-    pairs are lost."""
-    monkeypatch.setattr(os, "fsync", lambda file: None)
-    path = write_run(tmp_path).path
-    assert launches.failure_of(1, "", path) is None
-    assert launches.failure_of(9, "lost", path) == "lost (exit status 9)"
-    assert launches.failure_of(0, "no run", None) == "no run (exit status 0)"
+def test_a_reason_names_no_place():
     message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, a@b said MPI 5"
-    assert (
-        launches.failure_of(3, message, path)
-        == "bench.x: node <set> at <set> lost <set> <set> said MPI 5 (exit status 3)"
-    )
+    reason = launches.failure_of(3, message, None)
+    assert reason == "bench.x: node <set> at <set> lost <set> <set> said MPI 5 (exit status 3)"
 
 
 def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypatch):

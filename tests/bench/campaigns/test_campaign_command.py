@@ -6,9 +6,6 @@ import shlex
 import pytest
 
 from bench.campaign import main
-from bench.campaigns.options import parse_variant
-from bench.machine.environment import VARIABLES
-from tests.launch import end_of
 
 pytestmark = pytest.mark.unit
 BENCH = (
@@ -83,15 +80,3 @@ def test_a_folder_outside_git_is_refused(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = *named(a=QUICK, b=QUICK), "--revision", "a=HEAD"
     assert "not a git repository" in refused(main, *options)[1]
-
-
-def test_make_peers_launches_each_library_in_settings_that_a_run_records():
-    """Otherwise two runs in different settings would look equal."""
-    printed = end_of("make", "-n", "peers", "BENCH=allgather").stdout.replace("\\\n", "")
-    [line] = [line for line in printed.splitlines() if "bench.campaign" in line]
-    words = shlex.split(line.partition("--variant")[2])
-    variants = [parse_variant(word) for word in words if "bench.allgather" in word]
-    assert {variant.name.partition("-")[0] for variant in variants} == {"mpich", "openmpi", "impi"}
-    names = {name for variant in variants for name in variant.variables}
-    assert len(names) == 7
-    assert names <= set(VARIABLES)

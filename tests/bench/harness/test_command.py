@@ -74,6 +74,25 @@ bits -d f8e4m3 -> unknown datatype 'float8_e4m3'
 bits -e 1G -> above the 64M that are compared
 bits --collective all_gather -> invalid choice: 'all_gather'
 bits --algorithm twoshot -> did you mean two_shot
+decode --model llama-3.1-71b -> --model: unknown model 'llama-3.1-71b': did you mean llama-3.1-70b?
+prefill -d int32 -> unknown datatype 'int32': choose from float32
+gemm_reduce_scatter -d double -> unknown datatype 'double': choose from float32, float16, bfloat16
+decode --max-time 0 -> '0' is not a number of seconds above 0
+prefill --tokens 0 -> '0' is not a whole number of at least 1
+prefill --tokens 4097 -> 4097 is above the most, 4096
+allreduce_rmsnorm --algorithm fussed -> unknown algorithm 'fussed': did you mean fused?
+allreduce_rmsnorm --algorithm fused,one -> unknown algorithm 'one'
+allreduce_rmsnorm --hidden 1048577 -> 1048577 is above the most, 1048576
+gemv_allreduce --tokens 1,9 -> 9 is above the most, 8
+gemv_allreduce --weights int4 -> unknown type of weights 'int4': did you mean int8?
+gemv_allreduce --weights float -> unknown type of weights 'float': did you mean float16?
+gemm_reduce_scatter --tokens 65537 -> 65537 is above the most, 65536
+allgather_gemm --tokens 256,100 -> 100 is not a multiple of 16: of 8 chunks times the ranks
+prefill --scale 0 -> '0' is not a fraction such as 1/64, above 0 and at most 1
+decode --scale 2 -> '2' is not a fraction such as 1/64, above 0 and at most 1
+decode --scale 1/0 -> '1/0' is not a fraction
+decode --slots 1,9 -> 9 is above the most, 8
+prefill --layers 3 -> --layers 3: the 80 layers of llama-3.1-70b are not a multiple of it
 """
 BAD_LINES = [row.split(" -> ") for row in BAD.strip().splitlines()]
 

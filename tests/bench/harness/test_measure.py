@@ -8,7 +8,6 @@ import pytest
 
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
-from bench.harness.schedule import fit_rounds
 from bench.harness.timing import RankBlock, block_record
 from collectives.collective import DATATYPES
 from collectives.operation import Operation
@@ -104,26 +103,3 @@ def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     wrong = verify.first_wrong([Wrong(), Wrong(1, 0, 8, 0, 0x7FC0)], DATATYPES["bfloat16"])
     assert wrong
     assert (wrong.rank, wrong.got) == (1, "nan (0x7fc0)")
-
-
-@pytest.mark.parametrize(
-    ("budget_s", "turns"),
-    [
-        (1000.0, {"short": 256, "middle": 256, "long": 256}),  # all fit
-        (60.0, {"short": 256, "middle": 85, "long": 23}),
-        (20.0, {"short": 16, "middle": 16, "long": 16}),  # not even the minimum fits
-    ],
-)
-def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
-    """When 64 MiB ran in as many rounds as 32 KiB, no difference at 32 KiB had an interval."""
-    seconds = {"short": 2e-5, "middle": 0.015, "long": 0.2, "": 1e-6}
-    iterations = []
-    for group, each_s in [*seconds.items()] * 2:
-        iterations.append(iteration_of())
-        schedule = iterations[-1].schedule
-        schedule.group, schedule.iteration_s = group, each_s
-    rounds = fit_rounds(iterations, 1, budget_s, 256)
-    every = {each.schedule.group: each.schedule.every for each in iterations}
-    assert all(number % 2 for number in every.values())
-    assert every.pop("") == 1
-    assert {group: rounds // number for group, number in every.items()} == turns

@@ -97,15 +97,9 @@ def described(tmp_path, machine):
 def test_recorded_tree_of_a_troubled_virtual_machine(described):
     cpu, files = "sys/devices/system/cpu", dict[str, str]()
     for number in range(4):
-        core = ("0-1", "2-3")[number // 2]
-        cache = f"{cpu}/cpu{number}/cache/index0"
         files |= {
             f"{cpu}/cpu{number}/cpufreq/scaling_governor": "powersave",
-            SIBLINGS.format(number): core,
-            f"{cache}/level": "1",
-            f"{cache}/type": "Data",
-            f"{cache}/size": "32K",
-            f"{cache}/shared_cpu_list": core,
+            SIBLINGS.format(number): ("0-1", "2-3")[number // 2],
         }
     env = described(
         **files,
@@ -124,14 +118,12 @@ def test_recorded_tree_of_a_troubled_virtual_machine(described):
     expected = {
         "cpu.model": "Some CPU @ 3GHz",
         "cpu.cores": 2,
-        "cpu.caches": "L1d 32K x 2",
         "cpu.governor": "powersave",
         "cpu.turbo": True,
         "os.virtualisation": "QEMU",
         "os.load_1min": 1.26,
         "os.steal_share_since_boot": 0.15,
         "os.cgroup_cpu_quota": 1.5,
-        "numa.nodes": "unknown",
     }
     assert {name: env[name]["value"] for name in expected} == expected
     env["cpu.logical"]["value"] = 4
@@ -145,7 +137,6 @@ def test_recorded_tree_of_a_troubled_virtual_machine(described):
     [
         ([(0, [0]), (1, [4])], "Ranks 0 and 1 share a physical core (CPUs 0-4)"),
         ([(0, [0, 1, 4, 5]), (1, [0, 1, 4, 5])], None),  # not pinned
-        ([(0, [1]), (2, [0]), (4, [5])], "Ranks 0 and 4 share a physical core (CPUs 1-5)"),
     ],
 )
 def test_ranks_on_one_core_of_a_recorded_tree_are_a_threat(tmp_path, ranks, sentence, machine):
@@ -175,17 +166,10 @@ def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tre
     assert steal_share(before, None) is None
 
 
-@pytest.mark.parametrize(
-    ("reasons", "value", "threat"),
-    [
-        ([["SwPowerCap"], ["SwPowerCap", "HwSlowdown"]], "HwSlowdown SwPowerCap", True),
-        ([[], None], "unknown", False),
-    ],
-)
-def test_throttling_of_gpus_is_a_fact_and_a_threat(reasons, value, threat):
+def test_throttling_of_gpus_is_a_fact_and_a_threat():
     """A GPU at its power cap would be compared with a GPU at full clock."""
     software = {"driver": "1", "runtime": "2", "module": "nvidia 4", "cupy": "3"}
-    ranks = [{"gpu": "H200", "throttle": of_gpu, **software} for of_gpu in reasons]
-    facts = gpu_facts(ranks)
-    assert facts["gpu.throttle_reasons"]["value"] == value
-    assert any(value in sentence for sentence in threats(facts)) is threat
+    reasons = ["SwPowerCap"], ["SwPowerCap", "HwSlowdown"]
+    facts = gpu_facts([{"gpu": "H200", "throttle": of_gpu, **software} for of_gpu in reasons])
+    assert facts["gpu.throttle_reasons"]["value"] == "HwSlowdown SwPowerCap"
+    assert any("HwSlowdown SwPowerCap" in sentence for sentence in threats(facts))

@@ -13,7 +13,6 @@ from reports.store.bits import read_bits
 from reports.tables.bits import changes, orders_text
 from tests.bench.launches import launch
 from tests.fake_gpu import fake_nccl
-from tests.launch import few
 
 bits = partial(launch, command="bits")
 FLIPPING = Path(__file__).with_name("flipping.py")
@@ -157,31 +156,6 @@ def test_graphs_and_both_kinds_of_memory_are_compared_on_a_fake_gpu(tmp_path):
         "one_shot_pull registered": {"graph"},
         "one_shot_pull copied over host_staged": set(),
     }
-
-
-def test_what_nobody_named_and_this_machine_lacks_is_no_row(tmp_path, capsys):
-    """It would fail whatever is required."""
-    done = bits(tmp_path, "-b 1K -e 1K --quiet")
-    assert (done.returncode, done.stderr) == (0, "")
-    note = r"^cannot run here, as --algorithm NAME explains: .*one_shot_multimem"
-    assert re.search(note, done.stdout, re.M | re.S)
-    assert report(capsys, tmp_path, "--require", "run")[0] == 0
-    done = bits(tmp_path, "-b 1K -e 1K --algorithm ring,one_shot_multimem --quiet")
-    assert re.search(r"^one_shot_multimem: the cpu device has no multicast", done.stdout, re.M)
-    assert report(capsys, tmp_path, "--require", "run")[0] == 1
-
-
-@pytest.mark.parametrize("collective", few(["allreduce_rmsnorm", "gemv_allreduce"], 1))
-def test_a_ring_changes_the_rows_of_a_batch_and_a_fused_form_does_not(tmp_path, collective):
-    words = f"--collective {collective} -b 4K -e 64K -f 4 --algorithm fused,then_ring --quiet"
-    done = bits(tmp_path, words, ranks=3)
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = {row.name: row for row in record_of(tmp_path).rows}
-    ours = {name: {*changes(row)} for name, row in rows.items() if name.startswith("fused")}
-    assert {*map(frozenset, ours.values())} == {frozenset({"order"})}
-    assert {"size", "place", "fewer"} <= {*rows["fused"].differences}
-    assert "place" in changes(rows["then_ring"])
-    assert {size.size_bytes for size in rows["fused"].sizes} == {16384, 65536}, "whole rows"
 
 
 # -- reports bits

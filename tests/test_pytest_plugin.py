@@ -185,9 +185,12 @@ def test_another_harness_is_a_test_too(tmp_path):
 BAD_OUTPUTS = {
     "a wrong row": (
         f"echo '{TIMED}, \"n_wrong\": 7}}'",
-        r"program 64 KiB isolated is wrong in \S+: 7 elements were wrong",
+        r"program 64 KiB isolated is wrong in 1 of 1 launches of \S+: 7 elements were wrong",
     ),
-    "a bandwidth that failed": ("cat slow.log", r"\S+ is incomplete: the run itself says so"),
+    "a bandwidth that failed": (
+        "cat slow.log",
+        r"\S+ is incomplete in 1 of 1 launches: the run itself",
+    ),
     "a row that cannot be read": (
         "cat unread.log",
         r"reports: \S+: rows that could not be .*: 12 ",

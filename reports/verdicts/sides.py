@@ -22,7 +22,7 @@ from reports.store.manifest import (
 from reports.store.observations import method_of, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
-from reports.tables.sentences import counted, describe, fact, shape_text, type_text
+from reports.tables.sentences import describe, fact, shape_text, type_text
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -239,12 +239,14 @@ def faults_of(side: Side) -> list[str]:
 
 
 def incomplete_runs(side: Side) -> list[str]:
-    """A sentence on each reason why launches are incomplete, with the first such run."""
-    runs = [launch for launch in side.launches if not launch.complete]
+    """A sentence on each reason why launches without wrong results are incomplete, with the first
+    such run."""
+    wrong = {run for run, _ in side.wrong_cases}
+    runs = [run for run in side.launches if not run.complete and str(run.path) not in wrong]
     alike = grouped(runs, lambda run: (run.end and run.end.reason) or "it was cut off")
-    total = counted(len(side.launches), "launch")
     return [
-        f"{side.label} is incomplete in {len(own)} of {total}: {why} (the first: {own[0].path})"
+        f"{side.label} is incomplete in {len(own)} of {len(side.launches)} launches: {why} "
+        f"(the first: {own[0].path})"
         for why, own in alike.items()
     ]
 
@@ -268,9 +270,10 @@ def uneven_cases(side: Side) -> list[str]:
 def wrong_results(side: Side) -> list[str]:
     """A sentence on each wrong case of all launches, for each reason, with the first such run."""
     alike = grouped(side.wrong_cases, lambda each: (describe(each[1]), each[1].reason))
-    total = counted(len(side.launches) + len(side.others), "launch")
+    total = len(side.launches) + len(side.others)
     return [
-        f"{case} is wrong in {len(own)} of {total} of {side.label}: {why} (the first: {own[0][0]})"
+        f"{case} is wrong in {len(own)} of {total} launches of {side.label}: {why} "
+        f"(the first: {own[0][0]})"
         for (case, why), own in alike.items()
     ]
 

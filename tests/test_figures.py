@@ -8,6 +8,8 @@ import matplotlib
 import pytest
 from PIL import Image
 
+from reports.__main__ import main
+
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
 pytestmark = pytest.mark.unit
 
@@ -52,3 +54,14 @@ def test_the_answer_has_the_figures_of_today(answer):
     """Every figure of the page is computed from the published ones, the formulas and the runs."""
     assert answer.PAGE.read_text() == answer.page(), "run make figures"
     assert import_module("drawing").read("answer").equals(answer.points()), "run make figures"
+
+
+def test_the_answer_says_what_its_command_and_its_source_say(answer, capsys):
+    """It said 202 us where the command that it names said 203, and a range that its source had
+    not."""
+    figures = answer.figures()
+    assert main(figures["command"].split()[3:]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"an all-reduce of {figures['size']} takes {figures['even']}; here" in printed
+    assert f"PP 2 21.0 {figures['layer'].removesuffix(' ms')} " in printed
+    assert figures["h100"] in (PAGES / "gpu.md").read_text()

@@ -16,6 +16,7 @@ from figures_answer import (
     OURS,
     TOKEN_BYTES,
     WEIGHTS,
+    advised,
     archived,
     by_layer,
     h100_us,
@@ -134,8 +135,8 @@ Nobody here has repeated what others published.
 
 `{command}`: a token
 reads {weights} of weights and the cache of {context} tokens at the {bandwidth} of the data sheet.
-Split by layer, one card works at a time: {layer}. Split by tensor, both do: {tensor}, and {calls}
-all-reduces of {size}. Both are equal if a call takes **{even}**. A file of {other_weights}
+Split by layer, one card works at a time, and hands on: {layer}. Split by tensor, both do: {tensor},
+and {calls} all-reduces of {size}. Both are equal if a call takes **{even}**. A file of {other_weights}
 ({bits} bits a weight) takes {other_layer}, and its break-even is {other_even}. Kernels reach less
 than the data sheet's bandwidth; then the split saves more and a call may take longer. vLLM makes
 {engine} calls.
@@ -201,7 +202,7 @@ If you have two R9700s, [`bench.survey`](buy.md) measures the first, and a decod
 
 
 def call_table() -> str:
-    layer_ms, lines = step_ms(by_layer(of_two(0))), []
+    layer_ms, lines = step_ms(by_layer(advised())), []
     for name, own in small_calls().items():
         sizes = sorted({call.size_bytes for call in own if call.size_bytes})
         lines.append([name, " to ".join(map(size_text, sizes)), [call.us for call in own], own])
@@ -277,7 +278,7 @@ def prompt_s(tensor: Deployment) -> float:
 def figures() -> dict[str, str]:
     """The figures of the page's sentences by name."""
     file_gb = MODEL.parameters * Q4_K_M_BITS / 8 / GB
-    none, other = of_two(0), of_two(0, weights=f"{file_gb:.1f}GB")
+    none, load, other = of_two(0), advised(), advised(f"{file_gb:.1f}GB")
     small_us = [call.us for own in small_calls().values() for call in own]
     token_ms = [MODEL.all_reduces * us / 1e3 for us in small_us]
     texts = {
@@ -291,10 +292,10 @@ def figures() -> dict[str, str]:
         "bandwidth": f"{number(CARD.bandwidth_gb_s)} GB/s",
         "us": span(small_us, "us"),
         "cost": span(token_ms, "ms"),
-        "gain": f"{number(step_ms(by_layer(none)) - step_ms(none))} ms",
-        "layer": f"{number(step_ms(by_layer(none)))} ms",
+        "gain": f"{number(step_ms(by_layer(load)) - step_ms(none))} ms",
+        "layer": f"{number(step_ms(by_layer(load)))} ms",
         "tensor": f"{number(step_ms(none))} ms",
-        "even": f"{number(break_even_us(none, by_layer(none)))} us",
+        "even": f"{number(break_even_us(load, by_layer(load)))} us",
         "other_weights": f"{file_gb:.1f} GB",
         "bits": f"{Q4_K_M_BITS:g}",
         "other_layer": f"{number(step_ms(by_layer(other)))} ms",

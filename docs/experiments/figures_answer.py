@@ -9,9 +9,9 @@ import pandas as pd
 from drawing import BLACK, BLUE, GREEN, ORANGE, panels
 from matplotlib.figure import Figure
 
-from reports.advice.reduce_times import ReduceTimes
+from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
-from reports.advice.specs import GPUS, MODELS, weights_of
+from reports.advice.specs import GPUS, MODELS, link_between, weights_of
 from reports.advice.wire import method_of
 from reports.references.published import PublishedCall, calls, near_size, select
 from reports.store.grouped import grouped
@@ -36,6 +36,12 @@ def of_two(token_us: float, chunk_us: float = 0.0, weights: str = WEIGHTS) -> De
     times = ReduceTimes(2, "published", spans)
     size_bytes = weights_of(MODEL, weights)
     return Deployment(MODEL, CARD, weights, size_bytes, times, context=CONTEXT, tensor=2)
+
+
+def advised(weights: str = WEIGHTS) -> Deployment:
+    """The same with the all-reduce of a token that `advise` assumes."""
+    times = assumed_times(2, CARD, link_between(CARD, 2))
+    return of_two(times(TOKEN_BYTES)[0], weights=weights)
 
 
 def by_layer(tensor: Deployment) -> Deployment:
@@ -112,7 +118,7 @@ def points() -> pd.DataFrame:
         {"name": OURS, "kind": "ours", "grade": "table", "us": round(us, 3)} for us in h100_us()
     ]
     table = pd.DataFrame(rows)
-    table["break_even_us"] = round(break_even_us(of_two(0), by_layer(of_two(0))), 2)
+    table["break_even_us"] = round(break_even_us(advised(), by_layer(advised())), 2)
     order = table.groupby("name").us.transform("max")
     slowest = order.sort_values(ascending=False, kind="stable").index
     return table.loc[slowest].reset_index(drop=True)

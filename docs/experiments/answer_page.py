@@ -136,10 +136,10 @@ Nobody here has repeated what others published.
 `{command}`: a token
 reads {weights} of weights and the cache of {context} tokens at the {bandwidth} of the data sheet.
 Split by layer, one card works at a time, and hands on: {layer}. Split by tensor, both do: {tensor},
-and {calls} all-reduces of {size}. Both are equal if a call takes **{even}**. A file of {other_weights}
-({bits} bits a weight) takes {other_layer}, and its break-even is {other_even}. Kernels reach less
-than the data sheet's bandwidth; then the split saves more and a call may take longer. vLLM makes
-{engine} calls.
+and {calls} all-reduces of {size}. Both are equal if a call takes **{even}**. A file of
+{other_weights} ({bits} bits a weight) takes {other_layer}, and its break-even is {other_even}.
+Kernels reach less than the data sheet's bandwidth; then the split saves more and a call may take
+longer. vLLM makes {engine} calls.
 
 ## A call near {size}
 

@@ -13,12 +13,12 @@ from reports.advice.reduce_times import assumed_times, measured_times, read_laun
 from reports.advice.serving import Deployment, rate
 from reports.advice.specs import (
     GB,
-    GPUS,
     LINKS,
     MODELS,
     engine_calls,
     engine_text,
     find,
+    gpu_of,
     link_between,
     model_of,
     weights_of,
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="q4",
         help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB (%(default)s)",
     )
-    add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
+    add("--gpu", metavar="NAME", action="append", help="such as r9700, rtx4090, h100-nvl")
     add(
         "--run",
         metavar="RUN",
@@ -123,13 +123,13 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
             "--config"
         )
 
-    gpu, weights = find("GPU", GPUS, arguments.gpu), arguments.weights
+    gpu, weights = gpu_of(arguments.gpu), arguments.weights
     if arguments.model:
         model = find("model", MODELS, arguments.model)
     else:
         model = model_of(arguments.config)
 
-    link = link_between(gpu, arguments.gpus)
+    link = own_link = link_between(gpu, arguments.gpus)
     if arguments.link:
         link = find("link", LINKS, arguments.link)
 
@@ -147,6 +147,12 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
         times = measured_times(launches, arguments.gpus, gpu, link)
     else:
         times = assumed_times(arguments.gpus, gpu, link)
+        own_times = assumed_times(arguments.gpus, gpu, own_link)
+        if link != own_link and times.source == own_times.source:
+            raise ResultError(
+                f"--link {link.name} changes nothing: what is published of {gpu.library.upper()} "
+                f"does not tell it from {own_link.name}; measure it, and name the --run"
+            )
 
     return Deployment(
         model,

@@ -11,12 +11,12 @@ from reports.advice.reduce_times import ReduceTimes, Span, is_of, span_text
 from reports.advice.serving import Deployment, break_even_us, rate
 from reports.advice.specs import (
     GB,
-    GPUS,
     MODELS,
     ROUTES,
     Gpu,
     engine_text,
     find,
+    gpu_of,
     sheet_of,
     weights_of,
 )
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--gpu",
         metavar="NAME",
+        action="append",
         help="the data sheet, such as r9700, if the card's name does not tell",
     )
 
@@ -120,7 +121,7 @@ def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
     """One chat on one card of this kind. Raises ResultError for unknown names."""
     gpu = sheet_of(parts.card)
     if arguments.gpu:
-        gpu = find("GPU", GPUS, arguments.gpu)
+        gpu = gpu_of(arguments.gpu)
     if gpu is None:
         raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 

@@ -261,7 +261,8 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
             f"figures of {name})."
         )
-        if link.name == "pcie5x16":
+        narrow = assumed_gb_s(gpus, gpu, LINKS["pcie5x8"])[1]
+        if link.name == "pcie5x16" and narrow != bandwidth:
             times.notes.append(
                 "Many boards give two cards eight lanes each: for these see advise --link pcie5x8."
             )

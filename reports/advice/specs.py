@@ -3,7 +3,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -179,6 +179,14 @@ def find(kind: str, known: Mapping[str, Spec], name: str) -> Spec:
     raise ResultError(f"unknown {kind} {printable(name[:80])!r}{hint}")
 
 
+def gpu_of(names: Sequence[str]) -> Gpu:
+    """The only GPU that a command line names. Raises ResultError for several, whose last one would
+    hide the others, and for an unknown one."""
+    if len(names) > 1:
+        raise ResultError(f"--gpu takes one card, not {printable(', '.join(names))}")
+    return find("GPU", GPUS, names[0])
+
+
 def close_names(name: str, names: Iterable[str]) -> str:
     """`; did you mean A or B?`, empty if no name is close."""
     close = difflib.get_close_matches(name, sorted(names), cutoff=0.4)
@@ -226,7 +234,11 @@ def weights_of(model: Transformer, text: str) -> float:
     if size:
         weights_bytes = float(size[1]) * GB
     else:
-        weights_bytes = model.parameters * find("weights", BITS, text) / 8
+        weights_bytes = (
+            model.parameters
+            * find("weights, neither a type nor a size such as 42.5GB,", BITS, text)
+            / 8
+        )
 
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")

@@ -133,7 +133,7 @@ def test_a_mesh_has_the_bandwidth_of_its_links(gpus, gb_s):
     ("words", "fabric", "library"),
     [
         ("rtxpro6000 --gpus 2", "PCIe 5", "NCCL"),
-        ("r9700 --gpus 2 --link sockets", "PCIe", "RCCL"),
+        ("r9700 --gpus 2 --link pcie3x8", "PCIe", "RCCL"),
         ("h100 --gpus 8", "NVLink 4", "NCCL"),
         ("mi300x --gpus 8", "xGMI", "RCCL"),
     ],
@@ -157,7 +157,7 @@ def test_a_card_without_peer_access_is_asked_about():
     assert "a latency of 31.1 us [17.1 81.0] by 5 figures over PCIe," in words
     assert "two cards eight lanes each: for these see advise --link pcie5x8" in words
     assert "patched" not in answer(TWO)[1]
-    assert "see advise --link" not in answer(f"{TWO} --link pcie5x8")[1]
+    assert "see advise --link" not in answer(TWO)[1]  # where it would change nothing
 
 
 def test_a_model_that_does_not_fit_is_reported():
@@ -190,6 +190,9 @@ def test_one_stream_is_judged_alone():
             f"{TWO} --link nvlink4",
             "nobody published RCCL from 1 B to 32 KiB over NVLink, which nvlink4 is",
         ),
+        (f"{TWO} --link pcie5x8", "--link pcie5x8 changes nothing: what is published of RCCL"),
+        (f"{TWO} --gpu rtx5090", "--gpu takes one card, not r9700, rtx5090"),
+        (f"{TWO} --weights 42", "weights, neither a type nor a size such as 42.5GB, '42'"),
         (f"{TWO} --gpus 65", "--gpus: '65' is not a whole number from 1 to 64"),
     ],
 )

@@ -83,7 +83,6 @@ class Sweep:
     sizes: Sequence[int] = tuple(SIZES)
     algorithms: Sequence[str] = tuple(ALGORITHMS)
     modes: Sequence[str] = ("isolated", "chained")
-    in_place: Sequence[bool] = (False,)
     unsupported: Sequence[str] = ()
     datatype: str = "float32"
     world_size: int = 2
@@ -103,15 +102,13 @@ class Sweep:
 
     def cases(self) -> list[CaseHeader]:
         return [
-            self.case(size, mode, algorithm, place, variant)
+            self.case(size, mode, algorithm, variant)
             for size, mode, algorithm in product(self.sizes, self.modes, self.algorithms)
             if mode == "isolated" or size <= CHAINED_UP_TO
-            for place, variant in product(
-                self.in_place, self.library_variants if algorithm == "library" else self.variants
-            )
+            for variant in (self.library_variants if algorithm == "library" else self.variants)
         ]
 
-    def case(self, size: int, mode: str, algorithm: str, place: bool, variant: str) -> CaseHeader:
+    def case(self, size: int, mode: str, algorithm: str, variant: str) -> CaseHeader:
         chosen = chosen_for(algorithm, size)
         missing = algorithm in self.unsupported
         case = CaseHeader(
@@ -122,7 +119,6 @@ class Sweep:
             redop="sum",
             algorithm=algorithm,
             mode=mode,
-            in_place=place,
             calls=160 if mode == "chained" else 1,
             variant=variant,
             chosen=chosen,
@@ -230,11 +226,6 @@ def head_of(cases: Sequence[CaseHeader], **fields: Any) -> Run:
         "world": world_of(2),
     }
     return Run(cases=list(cases), **made | fields)
-
-
-def plan(*fields: Any) -> list[CaseHeader]:
-    """The cases of a sweep, given its first fields in order."""
-    return Sweep(*fields).cases()
 
 
 @without_fsync

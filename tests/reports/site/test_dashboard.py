@@ -120,6 +120,7 @@ def test_unreadable_files_are_named_and_the_rest_is_shown(tmp_path, capsys):
     whole = write_run(results, **SMALL).path
     (results / "broken.jsonl").write_text('{"kind":"run"')
     (results / "binary.jsonl").write_bytes(bytes(range(256)) * 10)
+    (results / os.fsdecode(b"\xff\n\x1b[31m.jsonl")).touch()
     os.mkfifo(results / "pipe.jsonl")
     (results / "again.jsonl").write_bytes(whole.read_bytes())
     (results / "link.jsonl").symlink_to(whole)
@@ -130,7 +131,7 @@ def test_unreadable_files_are_named_and_the_rest_is_shown(tmp_path, capsys):
     rewrite_cases(odd, lambda case: case.update(shape=[1]))
     site = make_site(results, tmp_path / "site")
     errors, page = capsys.readouterr().err, Read(site / "index.html").text
-    names = ["broken.jsonl", "binary.jsonl", "pipe.jsonl", "campaign-1", "odd.jsonl"]
+    names = ["broken.jsonl", "binary.jsonl", "pipe.jsonl", "campaign-1", "odd.jsonl", "??[31m"]
     for name in (*names, "link.jsonl is a link"):
         assert name in errors
         assert name in page

@@ -2,12 +2,10 @@
 other encodings, copies, and stores with only campaigns or only imports."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -58,23 +56,6 @@ def test_wrong_launches_of_a_campaign_are_on_the_first_page(tmp_path):
         mark_wrong(run, 0)
     page = Read(make_site(results, tmp_path / "site") / "index.html")
     assert "12 runs, the last:" in page.text, "also if no run is left for a history"
-
-
-def test_a_file_may_have_any_name(tmp_path, capsys):
-    """A name in another encoding must not end the build, and a control character must not reverse
-    the text after it."""
-    results = tmp_path / "results"
-    write_run(results, **SMALL)
-    for name in (b"\xff\xfe.jsonl", "a\x1b[31m\n\u202eb.jsonl".encode()):
-        Path(os.fsdecode(os.fsencode(results) + b"/" + name)).touch()
-    site = make_site(results, tmp_path / "site")
-    assert "??.jsonl is empty" in capsys.readouterr().err
-    assert "??.jsonl is empty" in Read(site / "index.html").text
-    assert "a?[31m??b.jsonl is empty" in Read(site / "index.html").text
-    assert not any(
-        re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\ud800-\udfff]", page.read_text())
-        for page in site.glob("*.html")
-    )
 
 
 def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):

@@ -12,11 +12,11 @@ from reports.site import dashboard
 from reports.store.result import ResultError
 from reports.store.writing import RunFile, check_named, write_named
 from tests.another_user import as_root, give, link_of_nobody
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import ONE, write_run
 
 pytestmark = pytest.mark.unit
 
-SMALL = {"sizes": [16384], "algorithms": ["library"], "modes": ["isolated"], "n": 5}
+
 REFUSAL = "another user's link is on the way to it"
 
 
@@ -31,13 +31,10 @@ def test_a_folder_is_made_and_found_through_links_of_the_user(tmp_path, monkeypa
     before = len(os.listdir("/proc/self/fd"))
     for name, found in {
         "": "",
-        ".": "",
         "near/x": "far/x",
         "later": "far/new/deep",
         "later/../y": "far/new/y",
-        f"{tmp_path}/near": "far",
-        "/proc/self/cwd/near": "far",
-        f"/proc/self/root{tmp_path}/far": "far",
+        f"/proc/self/root{tmp_path}/near": "far",
     }.items():
         with opened(Path(name)) as folder:
             assert folder.resolve() == tmp_path / found
@@ -48,20 +45,16 @@ def test_a_folder_is_made_and_found_through_links_of_the_user(tmp_path, monkeypa
 
 
 @as_root
-def test_no_link_of_another_user_is_on_the_way_to_a_folder(tmp_path, capsys):
+def test_no_link_of_another_user_is_on_the_way_to_a_folder(tmp_path):
     (tmp_path / "victim").mkdir()
     theirs = link_of_nobody(tmp_path / "theirs", tmp_path / "victim")
     (tmp_path / "ours").symlink_to(theirs / "new")
-    run = write_run(tmp_path / "first", **SMALL).run
+    run = write_run(tmp_path / "first", **ONE).run
     for path in (theirs, theirs / "new", tmp_path / "ours"):
         with pytest.raises(OSError, match=REFUSAL), opened(path):
             pass
         with pytest.raises(ResultError, match=rf"jsonl cannot be written: {REFUSAL}"):
             RunFile.create(path, run)
-    log = tmp_path / "log.jsonl"
-    log.write_text('{"size_bytes": 8, "time_us": 5.0, "ranks": 2}\n')
-    assert main(["import", str(log), "--out", str(theirs / "new")]) == 2
-    assert f"-0001.jsonl cannot be written: {REFUSAL}" in capsys.readouterr().err
     assert not list((tmp_path / "victim").iterdir())
 
 
@@ -96,7 +89,7 @@ def test_a_named_file_replaces_a_link_and_a_pipe_of_another_user(tmp_path, plant
 def test_pages_are_written_to_no_other_folder(tmp_path, monkeypatch, capsys):
     """While the pages are made, the owner of the folder above puts a link to another site in
     place of the folder. Its index was overwritten, and what its marker lists was removed."""
-    write_run(tmp_path / "results", **SMALL)
+    write_run(tmp_path / "results", **ONE)
     above, victim = give(tmp_path / "above"), tmp_path / "victim"
     site = give(above / "site")
     victim.mkdir()
@@ -121,7 +114,7 @@ def test_pages_are_written_to_no_other_folder(tmp_path, monkeypatch, capsys):
 @as_root
 def test_a_folder_that_another_user_owns_receives_pages(tmp_path):
     """Such as a folder that a user has mounted for root in a container."""
-    write_run(tmp_path / "results", **SMALL)
+    write_run(tmp_path / "results", **ONE)
     site = give(tmp_path / "site")
     site.chmod(0o2777)
     for _ in range(2):

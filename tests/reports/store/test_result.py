@@ -80,9 +80,7 @@ def test_damage_is_refused_with_a_sentence_or_shown_without_a_crash(tmp_path_fac
     ("name", "damage"),
     [
         ("allreduce", {"size_bytes": -16384}),
-        ("prefill", {"shape": {"layers": 32}}),
         ("alltoall", {"shape": {}}),
-        ("allreduce", {"shape": [1]}),
         ("allreduce", {"shape": {"arrival_skew_us": "soon"}}),
         ("link", {"shape": {"src": 10**9, "dst": 0}}),
     ],
@@ -193,7 +191,6 @@ def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):
     numbers = b"".join(number.to_bytes(8, "little") for number in (2, 2**32 - 1))
     page = json.dumps(line).encode().ljust(2048, b"\0") + numbers.ljust(2048, b"\0")
     (flight / "rank-0").write_bytes(b'{"rank":0,"case":1,"blo')
-    (flight / "rank-\u00b2").write_bytes(page)  # Python calls it a digit, but int() refuses it
     (flight / "ended").write_text('{"rank": 1, "why": "was killed", "by": "watcher"}')
     place = "rank 1, case 1 (auto 16 KiB isolated), block 3, step store"
     for content, stopped in (
@@ -203,8 +200,6 @@ def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):
     ):
         (flight / "rank-1").write_bytes(content)
         assert f"stopped first: {stopped}\n" in render(read(path))
-    (flight / "ended").write_text('{"rank": [1], "why": "was killed"}')
-    assert "stopped first" not in render(read(path))
 
 
 def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from reports.__main__ import main
 from reports.store.manifest import MANIFEST, read_manifest
 from reports.store.result import ResultError, read
 from tests.reports.synthetic_campaign import no_effect, write_campaign
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import ONE, write_run
 from tests.reports.synthetic_site import write_hostile
 
 pytestmark = pytest.mark.unit
@@ -24,7 +24,6 @@ HOSTILE = (
     "g) $\\frac{ "
     "\u202e & \x9b2J"
 )
-SMALL = {"sizes": [16384], "algorithms": ["library"], "modes": ["isolated"], "n": 5}
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path, report
 
 def test_a_flight_record_that_is_a_link_or_a_pipe_is_not_read(tmp_path):
     """A link would show another file, a pipe would block the reader."""
-    path = write_run(tmp_path, **SMALL, finish=False).path
+    path = write_run(tmp_path, **ONE, finish=False).path
     folder = path.with_suffix(".flight")
     folder.mkdir()
     (tmp_path / "secret").write_text('{"case": 0, "step": "secret"}')
@@ -122,7 +121,7 @@ def test_only_a_regular_file_is_read(tmp_path, make, why, reports):
 def test_a_line_with_millions_of_values_is_refused(tmp_path):
     """The values of a file of 60 MB took more than 4 GB of memory and a minute of processor
     time."""
-    path = write_run(tmp_path, **SMALL).path
+    path = write_run(tmp_path, **ONE).path
     head, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(head[:-1] + b',"x":[' + b"[]," * 6_000_000 + b"0]}\n" + rest)
     words = "line 1: its 18 MB are more than the 16 MB that are read"

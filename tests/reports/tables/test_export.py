@@ -63,7 +63,6 @@ def test_the_csv_has_a_row_for_each_case_and_no_empty_column(store, capsysbinary
     cases = [case for number in range(3) for case in read(run_of(store, number)).cases]
     assert len(rows) == len(cases) + 1
     assert all(any(column) for column in zip(*rows, strict=True))
-    assert not {"snr_db", "routing", "shape"} & set(head)  # which no case of an all-reduce has
     of_case = [dict(zip(head, row, strict=True)) for row in rows]
     assert [float(row["time_us_median"]) for row in of_case[:-1]] == [
         median_us(case) for case in cases
@@ -71,8 +70,6 @@ def test_the_csv_has_a_row_for_each_case_and_no_empty_column(store, capsysbinary
     last = of_case[-1]
     names = "imported_from", "hosts", "world_size"
     assert [last[name] for name in names] == ["'=cmd().log", "2", "2"]
-    alone, _ = export(capsysbinary, run_of(store, 0), "--csv")
-    assert "imported_from" not in alone.decode().partition("\n")[0]
 
 
 def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store, capsysbinary):
@@ -96,8 +93,6 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
             sample = points[(1795155300 + number, *labels)]
             assert math.isclose(sample.value, median_us(case) / 1e6, rel_tol=1e-9)
             assert sample.labels["machine_id"] == run.run.machine_id
-    busbw = families["wiretax_bus_bandwidth_bytes_per_second"]
-    assert (busbw.unit, 1e8 < busbw.samples[0].value < 1e11) == ("bytes_per_second", True)
     assert families["wiretax_wrong_elements"].samples[0].value == 0
 
 
@@ -153,7 +148,6 @@ def test_a_textfile_that_cannot_be_written_or_is_anothers_is_refused(store, caps
     refusals = {
         (other, "--openmetrics"): "is another program's",
         (tmp_path / "wiretax.txt", "--openmetrics"): "node_exporter reads files *.prom",
-        (tmp_path / "nowhere" / "a.prom", "--openmetrics"): "in a folder that is there",
         (Path("/proc/wiretax.prom"), "--openmetrics"): "cannot be written",
         (tmp_path / "a.prom", "--csv"): "--textfile takes --openmetrics",
     }

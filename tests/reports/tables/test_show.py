@@ -2,7 +2,6 @@
 
 import io
 import re
-import xml.etree.ElementTree as ElementTree
 
 import pandas as pd
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from reports.store.result import read
 from reports.tables.chains import without_links
 from reports.tables.sentences import size_text
-from reports.tables.show import plot
 from reports.tables.table import render
 from tests.reports.archived import unpack
 from tests.reports.synthetic_run import SIZES, rewrite_cases, rewrite_head, write_run
@@ -20,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run"), fast_rounds=[3], in_place=(False, True))
+    return write_run(tmp_path_factory.mktemp("run"), fast_rounds=[3])
 
 
 def shown(folder, **fields):
@@ -50,10 +48,6 @@ def test_the_default_table_has_every_figure(result):
     assert float(busbw) == pytest.approx(16384 / (float(auto) / 1.25) / 1e3, rel=0.02)
     assert (0 < int(share[:-1]) <= 100, wrong) == (True, "0")
     assert re.search(r"flag round trip 5[34]\d ns; 10% of the blocks were in another state", text)
-    assert "MPICH 5.0.2, funneled" in text
-    assert "auto chose" not in text
-    result.run.link["auto_rtt_ns"] = 200.0
-    assert "auto chose for 200 ns, before it changed" in " ".join(render(result).split())
 
 
 def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
@@ -74,7 +68,6 @@ def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
     assert library == pytest.approx(registered, rel=0.05)
     assert library < 0.6 * plain
     assert "2 ranks on AMD Radeon AI PRO R9700 (gfx1201)" in " ".join(text.split())
-    assert "funneled" not in text
 
 
 def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
@@ -87,7 +80,7 @@ def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
     assert text.startswith("WRONG RESULTS: auto 16 KiB isolated (2 elements).")
     rows = rows_of(text)
     assert rows["16 KiB"][1:] == ["WRONG", "one_shot_push", "-", "-", "-", "2"]
-    assert re.search(r"^ +auto\n *16 KiB", text, re.MULTILINE)  # whose they are
+
     assert rows["32 KiB"][-1] == "0"
     assert "wrong: 2 elements were wrong" in render(result, long=True)
 
@@ -175,24 +168,18 @@ def test_a_named_algorithm_has_its_columns_and_ratios(tmp_path):
     assert [float(ratio) for ratio in ratios] == pytest.approx(
         [float(library) / float(ring), float(auto) / float(ring)], rel=0.02
     )
-    assert len(re.findall(r"\[[\d.]+ [\d.]+\]", row)) == 2
-    assert "ring" not in render(write_run(tmp_path / "all", sizes=[16384])).split("\n\n")[1]
 
 
 def test_a_run_with_auto_stable_says_what_stable_bits_cost_at_each_size(tmp_path):
     """A serving engineer decides by us and percent. `auto` runs the ring at 8 MiB, `auto_stable`
-    the two-shot, which takes 7 % longer; at 16 KiB no other order of a sum is faster."""
+    the two-shot, which takes 7 % longer."""
     algorithms = ["library", "auto", "auto_stable", "two_shot", "ring"]
     fields = {"algorithms": algorithms, "modes": ["isolated"], "n_blocks": 16}
     text = render(write_run(tmp_path, sizes=[16384, 8 << 20], **fields))
     lines = [line for line in text.splitlines() if re.match(r" *(16 K|8 M)iB ", line)]
-    small, large = map(str.split, lines[2:])
-    us, costs_us, percent = map(float, large[-6:-3])
+    us, costs_us, percent = map(float, lines[3].split()[-6:-3])
     assert percent == pytest.approx(100 * costs_us / (us - costs_us), abs=0.5)
     assert percent == pytest.approx(7, abs=1.5)
-    assert large[-1] in ("auto", "ring")
-    assert float(small[-4]) < 0
-    assert small[-1] == "ring"
     assert re.search(
         r"Stable bits \(auto_stable\) cost up to [\d.]+ \[[\d.]+ [\d.]+\] %, [\d.]+ us, against "
         r"(auto|ring) at 8 MiB; more than chance at 8 MiB\.",
@@ -200,7 +187,6 @@ def test_a_run_with_auto_stable_says_what_stable_bits_cost_at_each_size(tmp_path
     )
     nothing = shown(tmp_path / "small", algorithms=algorithms, n_blocks=16)
     assert "Stable bits (auto_stable) cost nothing that this launch shows." in nothing
-    assert "Stable bits" not in shown(tmp_path / "usual")
 
 
 def test_two_kinds_of_memory_are_told_apart(tmp_path, reports):
@@ -216,16 +202,10 @@ def test_two_kinds_of_memory_are_told_apart(tmp_path, reports):
             case["memory"] = "host_staged"
         case["variant"] = "copied"
 
-    result = read(rewrite_cases(path, stage))
-    table, long = render(result), render(result, long=True)
-    assert re.search(r"two_shot *\n.* over host_staged ", table)
-    assert "over host_staged" in table.split("\n\n", 2)[2]  # the heading of ring's columns
+    long = render(read(rewrite_cases(path, stage)), long=True)
     for name in ("ring ", "ring over host_staged ", "auto .* host_staged "):
         assert re.search(rf"16 KiB {name}", long), name
     assert re.search(r" two_shot[+]nt over *\n", long)
-    plot(result, tmp_path / "run.svg")
-    words = [*ElementTree.parse(tmp_path / "run.svg").getroot().itertext()]
-    assert {"ring", "ring over host_staged"} <= {*words}
     frame = pd.read_csv(io.StringIO(reports("export", path, "--csv")[1]))
     assert {*frame.memory[frame.algorithm == "ring"]} == {"mapped", "host_staged"}
 

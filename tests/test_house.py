@@ -1,8 +1,6 @@
 """Checks the imports and the shape of the core (bench, collectives, kernels) and reports."""
 
 import ast
-import ctypes
-import importlib
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -71,8 +69,6 @@ OWN_READERS = {
     "reports/kit/page.py",
     "reports/store/untrusted.py",
 }
-
-COMPILERS = {"compile", "compile_kernel", "bind_kernel"}
 
 
 def files(*packages: str, suffixes: tuple[str, ...] = (".py",)) -> list[Path]:
@@ -174,16 +170,6 @@ def reads_a_file(call: ast.Call) -> bool:
     )
 
 
-def test_only_the_platforms_files_have_conditions():
-    for path in files("kernels", suffixes=(".cu", ".h")):
-        source = (ROOT / path).read_text()
-        conditions = [
-            line for line in source.splitlines() if line.lstrip().startswith(("#if", "#elif"))
-        ]
-        assert not conditions or path.name.startswith("platform"), path
-        assert "#include <" not in source, path
-
-
 def functions(*packages: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     """Each function and the place where it begins."""
     for path in files(*packages):
@@ -223,40 +209,3 @@ def test_files_are_short_and_narrow():
         lines = (ROOT / path).read_text().splitlines()
         assert len(lines) <= MOST_FILE_LINES, path
         assert max(map(len, lines), default=0) <= MOST_COLUMNS, path
-
-
-def compiler_arguments(tree: ast.AST) -> Iterator[str]:
-    """The names in the arguments of calls that compile, or that forward structures to a compiler;
-    a local variable counts as the expression assigned to it."""
-    local = {
-        ast.unparse(node.targets[0]): node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
-    }
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        if ast.unparse(call.func).split(".")[-1].strip("_") in COMPILERS:
-            for argument in (*call.args, *(word.value for word in call.keywords)):
-                expression = local.get(ast.unparse(argument), argument)
-                yield from (node.id for node in ast.walk(expression) if isinstance(node, ast.Name))
-
-
-def compiled_structures(path: Path) -> set[type]:
-    """The structures that a module passes to a compiler, by looking up names in the module."""
-    structures: set[type] = set()
-    names = set(compiler_arguments(parsed(path)))
-    module = importlib.import_module(module_name(path)) if names else None
-    for value in (getattr(module, name, None) for name in names):
-        values = value if isinstance(value, tuple) else (value,)
-        structures |= {item for item in values if isinstance(item, type)}
-    return structures
-
-
-@cache
-def structures_compared_in_runs() -> set[type[ctypes.Structure]]:
-    """The structures whose layout the compiler compares with Python's when something runs."""
-    return {
-        structure
-        for path in files(*CORE)
-        for structure in compiled_structures(path)
-        if issubclass(structure, ctypes.Structure)
-    }

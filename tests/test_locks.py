@@ -63,16 +63,6 @@ def test_the_locks_follow_the_project():
         assert not [line for line in open_end if "< '3.15'" not in line], path
 
 
-@pytest.mark.parametrize("target", ["setup", "allreduce", "test-gpu"])
-@pytest.mark.parametrize("gpu", GPUS)
-def test_make_installs_the_lock_of_the_gpu_into_its_own_environment(gpu, target):
-    # -W: as if the lock had changed
-    printed = make("-n", target, f"GPU={gpu}", "-W", f"locks/{gpu}.lock").stdout
-    assert f"true -r locks/{gpu}.lock" in printed
-    assert set(re.findall(r"locks/\S*lock", printed)) == {f"locks/{gpu}.lock"}
-    assert set(re.findall(r"\.venv[a-z0-9-]*", printed)) == {f".venv-{gpu}"}
-
-
 def test_make_refuses_a_gpu_without_a_lock_and_a_second_cupy():
     unknown = make("setup", "GPU=cuda11")
     second = make(

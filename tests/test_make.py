@@ -60,21 +60,6 @@ def test_a_machine_without_a_compiler_is_told_before_anything_is_installed(check
     assert not (checkout / ".venv").exists()
 
 
-def test_a_second_gate_is_told_to_name_another_folder(checkout):
-    """Before a launch; the earlier status goes, as a pipeline would take it for this gate's."""
-    gate = checkout / "gate"
-    gate.mkdir()
-    for name in ("status", "base.jsonl"):
-        (gate / name).write_text("0")
-    ready = [word for name in ("writable", "compiler", "setup") for word in ("-o", name)]
-    python = {**os.environ, "PYTHONPATH": str(ROOT)}
-    words = [*ready, f"VENV={ROOT / '.venv'}", "BASE=HEAD"]
-    (sentence,) = refusal(checkout, "gate", *words, env=python)
-    assert sentence.endswith("remove it, or name a new folder: GATE_OUT=gate-2")
-    assert (gate / "status").read_text() == "2\n"
-    assert {path.name for path in gate.iterdir()} == {"status", "base.jsonl"}
-
-
 def test_a_folder_of_another_user_is_left_alone():
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         shutil.copy(ROOT / "Makefile", folder)

@@ -136,14 +136,6 @@ def test_a_bad_command_line_is_one_sentence(tmp_path):
         assert re.search(f"^{sentence}$", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_what_cannot_be_judged_is_refused_before_a_launch(tmp_path):
-    (tmp_path / "empty").mkdir()
-    done = run_pytest(tmp_path, "--wiretax", COMMAND, "--wiretax-baseline", tmp_path / "empty")
-    refusal = r"^--wiretax-baseline: no run file at \S+/empty$"
-    assert re.search(refusal, done.stdout, re.MULTILINE), done.stdout
-    assert not (tmp_path / "results").exists()
-
-
 def test_the_plugin_changes_nothing_for_others(tmp_path):
     """It is installed beside the tests of other projects, maybe without pytest-benchmark."""
     (tmp_path / "test_theirs.py").write_text(THEIRS)

@@ -101,13 +101,6 @@ def test_files_and_make_targets_in_the_readme_exist():
     assert {"allreduce", "test"} <= set(re.findall(r"\bmake (\w+)", README)) <= targets
 
 
-def test_every_page_is_in_the_index_and_in_the_site():
-    index, site = (ROOT / "docs" / "index.md").read_text(), (ROOT / "mkdocs.yml").read_text()
-    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]]
-    assert [page for page in pages if page != "index.md" and f"({page})" not in index] == []
-    assert [page for page in pages if f": {page}\n" not in site] == []
-
-
 def test_the_readme_stays_short():
     """Nobody reads a longer one."""
     assert len(README.splitlines()) <= 160

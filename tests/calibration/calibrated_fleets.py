@@ -90,29 +90,6 @@ def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figur
     ]
 
 
-def many_questions(rng: Rng, n: int) -> list[Figure]:
-    """A report on nine groups of equal nodes, 8 each with one launch, at a spread at which the
-    margin hides nothing: any alarm. This rate is the nearest to its limit."""
-    groups, alarmed = 9, list[bool]()
-    for _ in range(n):
-        seen = [
-            screened(Machines(1, 0.03, nodes=8).draw(rng), REPORT_P / groups) for _ in range(groups)
-        ]
-        alarmed.append(any((nodes.verdict != EQUAL).any() for nodes in seen))
-    return [Figure("9 groups, 3 %: any", alarmed, most=0.05)]
-
-
-def measured_again(machines: Machines, rng: Rng, n: int) -> list[Figure]:
-    """One launch of each node and two more of each suspect, if no node is slow: how often one is
-    SLOW. Runs a fifth of the replications."""
-    alarmed = list[bool]()
-    for _ in range(n // 5):
-        logs = machines.draw(rng)
-        logs[screened(logs[:, :1]).verdict == EQUAL, 1:] = np.nan
-        alarmed.append(bool((screened(logs).verdict == SLOW).any()))
-    return [Figure(str(replace(machines, launches=1)), alarmed, most=0.05)]
-
-
 def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) -> list[Figure]:
     """Some nodes are slower by 5 %: how often all of them are named, with no other, and their
     intervals cover the truth. Runs a fifth of the replications."""
@@ -163,11 +140,6 @@ CLAIMS: dict[str, list[Simulation]] = {
             )
         ),
         partial(equal_nodes, Machines(5, 0.03, disturbed=0.3), 0.10),
-        many_questions,
-    ],
-    "One launch a node, suspects measured again": [
-        partial(measured_again, Machines(3, disturbed=0.3)),
-        partial(measured_again, Machines(3, outliers=True)),
     ],
     "Nodes slower by 5 %": [
         partial(slow_nodes, Machines(5), 1, 0.95),

@@ -1,5 +1,4 @@
-"""Claims on `fit` (coverage of its intervals) and on `history` (a change missed, invented or
-misplaced), by synthetic curves and histories."""
+"""Claims on `history`: a change missed, invented or misplaced, by synthetic histories."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,71 +8,13 @@ import numpy as np
 
 from reports.store.stats import ar1
 from reports.trends.changes import LevelChange, judge
-from reports.trends.fit import fit_lines, parts
-from reports.verdicts.verdict import Floats, evidence
-from tests.calibration.synthetic import (
-    LAUNCH_EXCESS,
-    OUTLYING,
-    Figure,
-    Rng,
-    Simulation,
-    deviates,
-    outliers,
-)
+from reports.verdicts.verdict import Floats
+from tests.calibration.synthetic import LAUNCH_EXCESS, Figure, Rng, Simulation, deviates, outliers
 
-SIZES = np.array([16384.0 * 2**step for step in range(12)])
-US_A_BYTE = 1e-4  # 10 GB/s
-CURVES = 3  # a replication, because the limits of the intervals of fits are close to their rates
 N_SERIES, RUNS = 84, 100  # of a history
-STEP = 3.0  # in standard deviations
 # Spreads, the run after the step by which `history` must raise an alarm, and how often.
 LATE_STEPS = (10.0, 2, 0.85), (5.0, 3, 0.75), (3.0, 8, 0.65)
 MONTH = range(RUNS - 29, RUNS + 1)  # looks after each of the last 30 runs
-
-
-@dataclass(frozen=True)
-class Launches:
-    """How launches scatter around a curve: `spread` of the log of a time; `common`: 70 % of the
-    variance for all sizes; `heavy`: Student's t, and 3 % of launches are slower."""
-
-    number: int
-    spread: float
-    kind: str = ""
-
-    def __str__(self) -> str:
-        words = f"{self.number} launches", f"{self.spread * 100:g} %", self.kind
-        return ", ".join(filter(None, words))
-
-    def draw(self, rng: Rng, times_us: Floats) -> Floats:
-        """Launches of these times: (n, curves, sizes) gives (n, curves, launches, sizes)."""
-        n, curves, sizes = times_us.shape
-        is_heavy, common = self.kind == "heavy", 0.7 if self.kind == "common" else 0.0
-        shared = deviates(rng, (n, 1, self.number, 1), is_heavy)
-        own = deviates(rng, (n, curves, self.number, sizes), is_heavy)
-        logs = self.spread * (np.sqrt(common) * shared + np.sqrt(1 - common) * own)
-        if is_heavy:
-            is_slow = rng.random(shared.shape) < OUTLYING
-            logs += rng.exponential(LAUNCH_EXCESS, shared.shape) * is_slow
-        return np.asarray(times_us[:, :, None] * np.exp(logs))
-
-
-def one_line(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
-    """A line with alpha x beta from 22 to 512 KiB: how often the intervals of alpha and beta (here
-    us a byte) of each part cover the truth."""
-    lines_us = US_A_BYTE * (2 ** rng.uniform(14.5, 19, (CURVES * n, 1)) + SIZES)
-    times_us = scatter.draw(rng, lines_us[:, None])[:, 0]
-    # Six launches have 96.9 % between the ends of all their means.
-    limits = 0.93, 0.97 if scatter.number > 6 else 0.985
-    figures = []
-    for words, part in zip(("latency-bound", "bandwidth-bound"), parts(SIZES), strict=True):
-        truths = fit_lines(SIZES[part], lines_us[:, None, part])
-        lines = fit_lines(SIZES[part], times_us[..., part])
-        for name, truth, of_launches in zip(("alpha", "beta"), truths, lines, strict=True):
-            cells = evidence(of_launches)
-            covered = (cells.log_low <= truth[:, 0]) & (truth[:, 0] <= cells.log_high)
-            name = f"{scatter}: {name}, {words}"
-            figures.append(Figure(name, covered.to_numpy(), *limits))
-    return figures
 
 
 @dataclass(frozen=True)
@@ -149,30 +90,6 @@ def placed(scatter: Runs, size: float, least: float, rng: Rng, n: int) -> list[F
     return [Figure(f"{name}: right", named, least), Figure(f"{name}: inside", inside, held)]
 
 
-def detect(scatter: Runs, least: float, share: int, rng: Rng, n: int) -> list[Figure]:
-    """A step of 3 standard deviations in one series: whether it is told eight runs later, or seven,
-    and whether the interval of its size contains it. Runs 1 / `share` of the replications."""
-    detected, covered = [], []
-    for _ in range(n // share):
-        place = int(rng.integers(30, RUNS - 7))
-        values = scatter.draw(rng)
-        values[0, place:] += STEP
-        for runs in (8, 7):
-            steps = [
-                step
-                for step in steps_of(values[:, : place + runs])[0]
-                if abs(step.first - place) <= 2 or step.low <= place <= step.high
-            ]
-            if steps:
-                break
-        detected.append(bool(steps))
-        covered += [step.log_ratio[1] <= STEP <= step.log_ratio[2] for step in steps]
-    return [
-        Figure(f"{scatter.name}: found", detected, least),
-        Figure(f"{scatter.name}: size inside", covered),
-    ]
-
-
 def beside(scatter: Runs, series: int, rng: Rng, n: int) -> list[Figure]:
     """A step of 5 or 20 standard deviations in the first of so many series, ten runs ago: whether
     it is told, and whether another is named."""
@@ -187,21 +104,11 @@ def beside(scatter: Runs, series: int, rng: Rng, n: int) -> list[Figure]:
     return [Figure(f"{name}: told", told, 0.90), Figure(f"{name}: others", others, most=0.08)]
 
 
-LAUNCHES = [
-    Launches(6, 0.005, "common"),
-    Launches(6, 0.03),
-    Launches(6, 0.03, "heavy"),
-    Launches(10, 0.005, "heavy"),
-    Launches(10, 0.03),
-    Launches(20, 0.015, "common"),
-    Launches(20, 0.03, "heavy"),
-]
 NORMAL = [Runs(f"rho {rho:g}", rho) for rho in (0.0, 0.2, 0.4, 0.7)]
 HEAVY = Runs("rho 0.4, t with 3 df", 0.4, heavy=True)
 SHARED = [Runs(f"rho {rho:g}, hang together", rho, shared=0.7) for rho in (0.0, 0.4)]
 DISTURBED = [Runs(f"rho {rho:g}, runs go astray", rho, outliers=True) for rho in (0.0, 0.4)]
 CLAIMS: dict[str, list[Simulation]] = {
-    "A fit to one line": [partial(one_line, scatter) for scatter in LAUNCHES],
     "A history where nothing changed, looked at after each of 30 runs": [
         partial(alarms, scatter, MONTH)
         for scatter in (NORMAL[0], NORMAL[2], NORMAL[3], HEAVY, *SHARED, *DISTURBED)
@@ -218,15 +125,5 @@ CLAIMS: dict[str, list[Simulation]] = {
     ],
     "Steps of 10, 5, 3 spreads in all series after 40 runs": [
         partial(late_steps, scatter) for scatter in (NORMAL[0], NORMAL[2], *SHARED)
-    ],
-    "A step of 3 spreads in one of 84 series, within eight runs": [
-        partial(detect, scatter, least, share)
-        for scatter, least, share in (
-            (NORMAL[0], 0.90, 8),
-            (NORMAL[1], 0.90, 8),
-            (NORMAL[2], 0.65, 4),
-            (HEAVY, 0.75, 4),
-            (SHARED[1], 0.75, 8),
-        )
     ],
 }

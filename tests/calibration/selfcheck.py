@@ -1,6 +1,6 @@
 """`make calibrate`, or `python -m tests.calibration.selfcheck`: compares every rate that the
 verdicts promise with its limit (docs/calibration.md). Synthetic launches go through statistics that
-judge real launches; `calibrated_gates` checks `regress`, `calibrated_trends` fits and histories,
+judge real launches; `calibrated_gates` checks `regress`, `calibrated_trends` histories,
 `calibrated_fleets` fleets."""
 
 import argparse
@@ -38,9 +38,6 @@ NULLS = [
     OUTLIERS,
     Scenario("cases hang together", shared=0.7),
     Scenario("two states at 1.2x", rho=0.6, states=2, state_ratio=1.2),
-    Scenario("two placements, 3 % apart", placement=0.03),
-    Scenario("a fifth throttled by 10 %", throttle=0.1),
-    Scenario("a neighbour costs 5 % for a while", neighbour=0.05),
     Scenario("recorded launches", recorded=True),
 ]
 
@@ -103,17 +100,14 @@ def campaign_coverage(scenario: Scenario, pairs: int, rng: Rng, n: int) -> list[
     ]
 
 
-def launch_coverage(scenario: Scenario, cases: int, stops: bool, rng: Rng, n: int) -> list[Figure]:
-    """How often the interval of a launch's case covers the launch's own median. With `stops` a case
-    ends as soon as it is precise. Launches of few cases have no limits and fewer replications."""
-    shares, rounds = list[float](), 60 if stops else ROUNDS
+def launch_coverage(scenario: Scenario, cases: int, rng: Rng, n: int) -> list[Figure]:
+    """How often the interval of a launch's case covers the launch's own median. Launches of few
+    cases have no limits and fewer replications."""
+    shares = list[float]()
     for _ in range(n if cases == CELLS else n // 4):
-        logs = scenario.spread * blocks(rng, (cases, rounds), scenario.rho).astype(float)
-        link = synthetic.link_sequences(rng, 1, rounds, scenario.states)[0]
+        logs = scenario.spread * blocks(rng, (cases, ROUNDS), scenario.rho).astype(float)
+        link = synthetic.link_sequences(rng, 1, ROUNDS, scenario.states)[0]
         runs = list(np.exp(logs)[:, link == np.argmax(np.bincount(link))])
-        for number, case in enumerate(runs if stops else []):
-            ends = (end for end in range(ROUNDS, len(case)) if stats.is_precise(case[:end]))
-            runs[number] = case[: next(ends, None)]
         rho = stats.autocorrelation(runs)
         intervals = [stats.median_interval(case, rho=rho) for case in runs[:JUDGED_CASES]]
         covered = [(low or 0) <= 1 <= (high or np.inf) for _, low, high in intervals]
@@ -122,21 +116,6 @@ def launch_coverage(scenario: Scenario, cases: int, stops: bool, rng: Rng, n: in
     return [
         Figure(f"{scenario.name}, {cases} {'case' if cases == 1 else 'cases'}", shares, *limits)
     ]
-
-
-def one_launch_alarms(spread: float, rng: Rng, n: int) -> list[Figure]:
-    """The share of cells that differ between two launches by intervals over their blocks."""
-    shares, shape = list[float](), (n, 2, JUDGED_CASES, ROUNDS)
-    within = spread * blocks(rng, shape, PLAIN.rho).astype(float)
-    own = synthetic.between_launches(within, spread) * rng.standard_normal((*shape[:3], 1))
-    for baseline, variant in np.exp(within + own):
-        rho, called = stats.autocorrelation(list(variant / baseline)), []
-        for ratios in variant / baseline:
-            ratio, low, high = stats.median_interval(ratios, rho=rho)
-            covers = (low or 0) <= 1 <= (high or np.inf)
-            called.append(abs(np.log(ratio)) > np.log1p(verdict.DEFAULT_MARGIN) and not covers)
-        shares.append(float(np.mean(called)))
-    return [Figure(f"spread {spread * 100:g} %: cells called", shares)]
 
 
 RHOS = (0.0, 0.3, 0.6, 0.9)
@@ -153,18 +132,11 @@ CLAIMS: dict[str, list[Simulation]] = {
     ],
     "95 % interval of a launch": [
         *(
-            partial(launch_coverage, Scenario(f"rho {rho}", rho=rho), cases, False)
-            for cases in (CELLS, 24, 1)
+            partial(launch_coverage, Scenario(f"rho {rho}", rho=rho), cases)
+            for cases in (CELLS, 1)
             for rho in RHOS
         ),
-        partial(launch_coverage, FLIPPING, CELLS, False),
-        *(
-            partial(launch_coverage, Scenario(f"rho {rho}, until precise", 0.02, rho), 24, True)
-            for rho in RHOS
-        ),
-    ],
-    "One launch against one, by the intervals within them": [
-        partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)
+        partial(launch_coverage, FLIPPING, CELLS),
     ],
     **calibrated_gates.CLAIMS,
     **calibrated_trends.CLAIMS,

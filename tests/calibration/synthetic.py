@@ -32,10 +32,8 @@ class Scenario:
     without outliers, and of a block within its launch; `drift` the increase of the log cost from
     one launch to the next; `shared` the part of the variance that all cases of a launch share.
 
-    Each state of the link is `state_ratio` times as slow as the last. Half of the launches run on
-    cores that are `placement` slower, a fifth is slower by `throttle` in their last third; a
-    `neighbour` slows several launches in a row. These three are logs of a ratio. The log of a
-    cell's spread is up to `unequal` above or below."""
+    Each state of the link is `state_ratio` times as slow as the last. The log of a cell's spread is
+    up to `unequal` above or below."""
 
     name: str
     spread: float = 0.015
@@ -43,9 +41,6 @@ class Scenario:
     drift: float = 0.0
     states: int = 1
     state_ratio: float = 3.0
-    placement: float = 0.0
-    throttle: float = 0.0
-    neighbour: float = 0.0
     outliers: bool = False
     shared: float = 0.0
     unequal: float = 0.0
@@ -112,8 +107,7 @@ def launches_of(scenario: Scenario, rng: Rng) -> Launches:
     """The launches of a scenario, to draw from."""
     if scenario.recorded:
         return recorded()
-    is_one = scenario.states == 1 and scenario.placement == scenario.throttle == 0
-    sequences = 1 if is_one else 64  # kinds of launches
+    sequences = 1 if scenario.states == 1 else 64  # kinds of launches
     links = link_sequences(rng, sequences, ROUNDS, scenario.states)
     shape = (sequences, MEMBERS // sequences, ROUNDS)
     within = scenario.spread * blocks(rng, shape, scenario.rho)
@@ -121,8 +115,6 @@ def launches_of(scenario: Scenario, rng: Rng) -> Launches:
     if scenario.outliers:
         within += outliers(rng, shape, BLOCK_EXCESS)
     within += np.log(scenario.state_ratio) * links[:, None, :]
-    within[::2] += scenario.placement
-    within[::5, :, 2 * ROUNDS // 3 :] += scenario.throttle
     if scenario.state_ratio < STATE_RATIO:  # probes do not tell the states apart
         links[:] = 0
     each = [launch_medians(costs, link) for costs, link in zip(np.exp(within), links, strict=True)]
@@ -157,12 +149,7 @@ def campaigns(
     drawn = rng.integers(2, size=(tables, -(-pairs // 2)))
     variant_first = np.stack([drawn, 1 - drawn], axis=-1).reshape(tables, -1)[:, :pairs]
     place = 2 * np.arange(pairs) + np.stack([variant_first, 1 - variant_first])
-    busy = link_sequences(rng, tables, 2 * pairs, 2)[np.arange(tables)[:, None], place]
-    of_launch = (
-        scenario.drift * place
-        + scenario.neighbour * busy
-        + launches.shared * rng.standard_normal(place.shape)
-    )
+    of_launch = scenario.drift * place + launches.shared * rng.standard_normal(place.shape)
     if scenario.outliers:
         of_launch += outliers(rng, place.shape, LAUNCH_EXCESS)
     scale = np.exp(scenario.unequal * np.sin(2.4 * np.arange(cells)))

@@ -50,7 +50,7 @@ def runs_taken_for_independent(monkeypatch):
 
 # With just enough replications to fail: fewer widen the limits.
 BROKEN = [
-    (blocks_taken_for_independent, partial(launch_coverage, CORRELATED, 84, False), 100),
+    (blocks_taken_for_independent, partial(launch_coverage, CORRELATED, 84), 100),
     (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS]), 120),
     (no_correction_for_many_cells, partial(false_alarms, WIDE), 200),
 ]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench.launches import run
 from tests.cluster import cluster, needs_hosts
-from tests.launch import few, mpirun, printed
+from tests.launch import few, mpirun
 
 RANKS = "tests/ranks/host_ranks.py"
 SIZE = 2 << 20
@@ -32,19 +32,6 @@ def test_every_collective_between_hosts_is_right(ranks, hosts):
     assert_right(mpirun(ranks, *RIGHT, MPIR_CVAR_NUM_CLIQUES=str(hosts)))
 
 
-def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
-    said = printed(4, RANKS, "refused", MPIR_CVAR_NUM_CLIQUES="2", timeout_s=60)
-    assert said.splitlines()[:2] == [
-        "register: ['rank 3: no room']",
-        "kernel: ['rank 3: no room']",
-    ]
-    assert "messages: ['MPI counts up to 10']" in said
-    assert (
-        "kinds: ['the hosts differ: memory is mapped for rank 0 and host_staged for rank 1; "
-        in said
-    )
-
-
 @pytest.fixture(scope="module")
 def hosts():
     with cluster(max(NUMBERS)) as made:
@@ -59,7 +46,7 @@ def test_real_hosts_give_right_results_and_send_the_least_bytes(hosts, n):
     launcher = hosts.launcher("mpich", [f"wt{number}" for number in range(1, n + 1)], 2 * n)
     line = *launcher, hosts.python("mpich")
     assert_right(hosts.run(*line, *RIGHT, timeout_s=120))
-    done = hosts.run(*line, RANKS, "bytes", "hierarchical", SIZE, 4, timeout_s=120)
+    done = hosts.run(*line, RANKS, "hierarchical", SIZE, 4, timeout_s=120)
     assert done.returncode == 0, done.stderr[-3000:]
     if n == 2:  # MPICH's own differs between three hosts
         least_bytes = 2 * SIZE * (n - 1) / n

@@ -14,13 +14,17 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from kernels.devices import gpu_driver
+from collectives import copy_engine
+from collectives.experts import alltoall_routed
+from collectives.layers import fused
+from kernels.devices import device, gpu_driver
 from kernels.devices.compile_cache import CompileError, cache_folder, source_with_headers
 from kernels.devices.device import layout_checks
 from tests.kernels.kernel_resources import PRELUDE, hip_assembly
 from tests.launch import ROOT
-from tests.test_house import structures_compared_in_runs
 
+# The modules whose structures kernels share.
+MODULES = device, fused, alltoall_routed, copy_engine
 # CuPy 14 takes the NVRTC of any CUDA 12 or 13. The newest of each are in the locks of the extras.
 OLDEST_NVRTC = "nvidia-cuda-nvrtc-cu12==12.0.76"
 OLDER_NVRTC = OLDEST_NVRTC, "nvidia-cuda-nvrtc==13.0.48", "nvidia-cuda-nvrtc==13.2.78"
@@ -119,8 +123,13 @@ PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 def shared_with(source: Path) -> list[type[ctypes.Structure]]:
     """The structures of Python that the file has too."""
     text = "".join(path.read_text() for path in source_with_headers(source))
-    structures = sorted(structures_compared_in_runs(), key=lambda s: s.__name__)
-    return [s for s in structures if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)]
+    ours = [value for module in MODULES for value in vars(module).values()]
+    structures = {s for s in ours if isinstance(s, type) and issubclass(s, ctypes.Structure)}
+    return [
+        s
+        for s in sorted(structures, key=lambda s: s.__name__)
+        if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)
+    ]
 
 
 def layouts(source: Path) -> str:

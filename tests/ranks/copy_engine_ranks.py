@@ -5,11 +5,8 @@ Every rank prints how many results were wrong. FAULT names an ordering of stream
 program leaves out.
 """
 
-import gc
 import os
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any, cast
@@ -29,7 +26,7 @@ from tests.ranks.world import connect
 forms.LEAST_PIECE_BYTES = 256
 FORMS = {form.base: replace(form, limits=Limits()) for form in forms.ALGORITHMS["all_reduce"]}
 FORM, GRAPH, FAULT, MEMORY = sys.argv[1:]
-SIZES, ROUNDS, LATE_S = (4096, 5000), 2, 0.3
+SIZES, ROUNDS = (4096, 5000), 2
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 
 
@@ -128,55 +125,13 @@ def each_size(bed: Bed, graph: bool) -> int:
     return wrong
 
 
-def in_turn(bed: Bed) -> int:
-    """Cases with different places in the inboxes, in turn, while one rank is late to sum."""
-    size = 4096
-
-    def sleep(blocks: int, argument: object) -> None:
-        bed.device.stream.launch_host_func(time.sleep, LATE_S)
-
-    def step(kernel, *arguments):
-        is_late = kernel.name == "add_all" and bed.rank == 1
-        steps = [Step(Kernel("late", sleep), None)] if is_late else []
-        return bed.device.sequence([*steps, Step(kernel, *arguments)])
-
-    cast(Any, forms).Step = step
-    # The first copy of the long case covers the other's inbox. It is bound first, so that both
-    # share an inbox.
-    long = bed.case(size, bed.result, build=Build(chunk_bytes=4 * size))
-    short = bed.case(size // 4, bed.receive, build=Build(chunk_bytes=size))
-    last = bed.bound(FORMS[FORM], long)
-    first = bed.bound(FORMS[FORM], short)
-    inputs = bed.drawn(size)
-    bed.launch([first, last], inputs, bed.send.address)
-    expected = np.sum(inputs, axis=0)
-    return bed.wrong(bed.receive, expected[: size // 4]) + bed.wrong(bed.result, expected)
-
-
-def in_the_first_inbox(bed: Bed) -> Callable[[], int]:
-    """A function that launches a case that is bound now, and counts its wrong elements. Its inbox
-    must stay mapped when later cases have larger ones."""
-    step = bed.bound(FORMS[FORM], bed.case(256, bed.receive))
-
-    def launch() -> int:
-        gc.collect()
-        inputs = bed.drawn(256)
-        bed.launch([step], inputs, bed.send.address)
-        return bed.wrong(bed.receive, np.sum(inputs, axis=0))
-
-    return launch
-
-
 def main() -> None:
     graph = GRAPH == "1"
     leave_out(FAULT)
     vendor = os.environ.get("FAKE_GPU_VENDOR", "cuda")
     world, watch = connect(20.0, vendor, MEMORY)
     bed = Bed(world)
-    launch_early = in_the_first_inbox(bed)
     wrong = each_size(bed, graph)
-    if not graph:
-        wrong += in_turn(bed) + launch_early()
     print(f"wrong: {wrong}, timed out: {watch.timed_out}", flush=True)
     world.communicator.barrier()
 

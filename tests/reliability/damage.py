@@ -120,24 +120,6 @@ def changed(draw, content):
     return draw(st.sampled_from([*ways, change_bytes]))(draw, content)
 
 
-def change_field(draw, content):
-    """Replaces or removes one field of a run in the lines of one kind, in one of them or in all. A
-    field of a case changes in the head too, because `read` compares the two."""
-    lines = [json.loads(line) for line in content.splitlines()]
-    kind = draw(st.sampled_from(sorted({line["kind"] for line in lines})))
-    records: list[Any] = [(line,) for line in lines if line["kind"] == kind]
-    if kind == "case" and lines[0].get("cases"):
-        records = [
-            (planned, *of_case) for planned, of_case in zip(lines[0]["cases"], records, strict=True)
-        ]
-    chosen, value = draw(st.sampled_from(records)), draw(values)
-    path = draw(st.sampled_from([path for path in paths_of(chosen[-1]) if path[0] != "kind"]))
-    for record in records if draw(st.booleans()) else [chosen]:
-        for part in record:
-            put(part, path, value)
-    return b"".join(dumped(line) + b"\n" for line in lines)
-
-
 def put_form(path, form):
     """Puts something at the path that is no file of its kind: a pipe, a folder, a link, a large
     file without content, or nothing."""

@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import wiretax
-from bench.campaigns.launches import failure_of, run_command, run_to_end
 from bench.harness import tuned
-from bench.harness.console import CANNOT, FINE, WRONG, print_out, say
+from bench.harness.console import CANNOT, print_out, say
 from bench.harness.head import Machine
-from bench.harness.progress import Progress
-from bench.surveys import page, steps
-from collectives import choice
-from collectives.operation import Algorithm, ChoiceRow, Unsupported
+from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
 from reports import __main__ as program
 from reports.site.dashboard import MARKER
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, ResultError
-from tests.collectives.test_choices import all_reduce, world
 from tests.reports.imports.test_import_damage import GATHER, IMB, OSU
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_benchmarks import BENCHMARKS, write_benchmark
@@ -108,9 +101,6 @@ TARGETS = targets("""
     run             boxes      *.jsonl       3  procure --html h SPEC.toml
     run             runs       **/*.jsonl    -  wiretax.load .
     tuning_table    tables     tuned.toml    3  bench.tune --table tuned.toml
-    launch's_words  words      *             3  bench.campaign
-    survey's_log    survey     logs/*        3  bench.survey
-    survey's_run    survey     results/*/*   3  bench.survey
 """)
 # Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the
 # undamaged run.
@@ -158,13 +148,8 @@ def write_corpus(root: Path) -> None:
     shutil.copy(CORPUS / "config.json", root / "models")
     write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=5)
     shutil.copy(CORPUS / "SPEC.toml", root / "boxes")
-    for folder, name in (("tables", "tuned.toml"), ("words", "words")):
-        (root / folder).mkdir()
-        shutil.copy(CORPUS / name, root / folder)
-    shutil.copytree(CORPUS / "survey", root / "survey")
-    for name in ("link", "allreduce", "decode"):
-        shutil.copytree(root / "every" / name, root / "survey" / "results" / name)
-        (root / "survey" / "results" / name / "other.jsonl").unlink()
+    (root / "tables").mkdir()
+    shutil.copy(CORPUS / "tuned.toml", root / "tables")
     write_stores(root)
 
 
@@ -223,81 +208,23 @@ def load(argv: list[str]) -> int:
     return 0
 
 
-def bind_all(rows: list[ChoiceRow]) -> None:
-    """Lets `auto` try all algorithms in its order, each of which refuses."""
-
-    def refusing(algorithm: Algorithm) -> Algorithm:
-        return replace(algorithm, perform=lambda *_: Unsupported("made up"))
-
-    auto = choice.auto(
-        [
-            refusing(each)
-            for each in ALGORITHMS["all_reduce"].values()
-            if each.name != choice.AUTO and each.needs_peers and not each.is_library
-        ]
-    )
-    rows = [replace(row, algorithm=refusing(row.algorithm)) for row in rows]
-    sizes, ways = (4096, 1 << 20), product(("copied", "registered"), ("isolated", "chained"))
-    for size_bytes, (variant, mode) in product(sizes, ways):
-        for ranks, is_cpu in ((2, True), (4, False)):
-            made = world(ranks, is_cpu, rows)
-            auto.perform(made, all_reduce(size_bytes, variant=variant, mode=mode))
-
-
 def add_to_table(argv: list[str]) -> int:
-    """What bench.tune does with the table of an earlier run, and `auto` with what it leaves."""
+    """What bench.tune does with the table of an earlier run."""
     head = tuned.Head("a1b2c3", "d4e5f6", "now", "0.1.0 (1a2b3c4)")
     ring = ChoiceRow("all_reduce", ALGORITHMS["all_reduce"]["ring"], (4096, 4096), {"ranks": 2})
     try:
         with mock.patch.object(tuned, "write_named"):  # it waits for the reader of a pipe
             tuned.add(Path(argv[1]), head, [ring], [])
-        bind_all(tuned.load(Path(argv[1]), tuned.read(Path(argv[1]), MACHINE)[1]))
+        tuned.load(Path(argv[1]), tuned.read(Path(argv[1]), MACHINE)[1])
     except ResultError as error:
         say("bench.tune", str(error))
         return CANNOT
     return 0
 
 
-def launch(argv: list[str]) -> int:
-    """What a campaign says of a launch that failed with these words."""
-    status, last_line = run_to_end(["sh", "-c", "cat words >&2; exit 3"], None, os.environ, 9.0)
-    say("bench.campaign", str(failure_of(status, last_line, None)))
-    return 0
-
-
-def end_survey(argv: list[str]) -> int:
-    """What a survey does after its launches: judges each step, and writes its page and archive."""
-    folder = Path.cwd()
-    progress, planned = Progress("survey", quiet=True), steps.plan("", True)
-    survey = steps.Survey(
-        folder, Path("../survey.tar.gz"), 2, "mpirun", "", "auto", True, 0.0, planned, progress
-    )
-    statuses = {"link": CANNOT, "allreduce": WRONG}
-    results = folder / "results"
-    stored = results.rename(folder / "stored")
-    results.mkdir()
-
-    def end(step: steps.SurveyStep) -> tuple[int, str]:
-        with contextlib.suppress(OSError):  # a step without a run
-            (stored / step.name).rename(results / step.name)
-        return statuses.get(step.name, FINE), "no word"
-
-    def run() -> int:
-        for step in planned:
-            with mock.patch.object(steps, "run_to_end", lambda *_, step=step: end(step)):
-                steps.perform(survey, step, 9.0, 9.0)
-        shutil.rmtree(stored)
-        print_out(page.write(survey, False).title)
-        return 0
-
-    return run_command("bench.survey", run, "the survey", "interrupted")
-
-
 COMMANDS_OF_BENCH: dict[str, Callable[[list[str]], int]] = {
     "wiretax.load": load,
     "bench.tune": add_to_table,
-    "bench.campaign": launch,
-    "bench.survey": end_survey,
 }
 
 

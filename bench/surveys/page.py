@@ -21,7 +21,7 @@ from bench.surveys.steps import (
 from reports.advice.candidates import FigureKey, figures_of, read_spec
 from reports.advice.reduce_times import CONFIDENCE, read_launches, span_text, spans_of
 from reports.kit.page import Banner, Page, Section, to_html
-from reports.site.run_page import ENVIRONMENT, run_page
+from reports.site.run_page import run_page
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -84,8 +84,6 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         for step in survey.steps
     ]
     to_do, command = next_command(survey, Path(survey.folder.resolve().name))
-    for section in page.sections:
-        section.folded &= section.heading != ENVIRONMENT
     page.sections = [
         Section("Tokens/s", model_sentences(survey)),
         Section("Next", [f"{to_do}:"], text=command),

@@ -21,24 +21,21 @@ TICKS = 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 9.0, 99.0
 LEAST_SPAN = 0.05  # of the scale of a sparkline, on either side of its median
 HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percentage of colour
 
-SIGNS = [
-    (re.compile(pattern), sign)
-    for pattern, sign in (
-        (r"[-+](?=0\.0%)", ""),
-        (r"(?<=\d) ?%", "\u00a0%"),
-        (r"(?<![A-Za-z_./-])us(?![\w./-])", "µs"),
-        (r"(?<![\w.-])(\d+(?:\.\d+)?)x(?!\w)", r"\1×"),  # not of mi300x or NCCL 1.x
-        (r"\+-", "±"),
-        (r"->", "→"),
-        (r"<=", "≤"),
-        (r">=", "≥"),
-        (r"\b(one|two)_shot", r"\1-shot"),
-        (r"(?<=-shot)_", " "),
-        (r"(?<![./\w])(all|allgather|allreduce|gemm|gemv|reduce)_(?!reduce_perf)", r"\1-"),
-        (r"(?<=-to)_(?=all)|(?<=-reduce)_(?=scatter)", "-"),
-        (r"\b(machine|software|run)_id\b", r"\1 id"),
-    )
-]
+SIGNS = (
+    (r"[-+](?=0\.0%)", ""),
+    (r"(?<=\d) ?%", "\u00a0%"),
+    (r"(?<![A-Za-z_./-])us(?![\w./-])", "µs"),
+    (r"(?<![\w.-])(\d+(?:\.\d+)?)x(?!\w)", r"\1×"),  # not of mi300x or NCCL 1.x
+    (r"\+-", "±"),
+    (r"->", "→"),
+    (r"<=", "≤"),
+    (r">=", "≥"),
+    (r"\b(one|two)_shot", r"\1-shot"),
+    (r"(?<=-shot)_", " "),
+    (r"(?<![./\w])(all|allgather|allreduce|gemm|gemv|reduce)_(?!reduce_perf)", r"\1-"),
+    (r"(?<=-to)_(?=all)|(?<=-reduce)_(?=scatter)", "-"),
+    (r"\b(machine|software|run)_id\b", r"\1 id"),
+)
 
 
 @dataclass
@@ -117,7 +114,7 @@ def signs(text: str) -> str:
     """The text as pages have it: a plain text's `us`, `x`, `+-` and `->` as signs, a space before
     `%`, no sign at a zero, and one spelling of an algorithm."""
     for pattern, sign in SIGNS:
-        text = pattern.sub(sign, text)
+        text = re.sub(pattern, sign, text)
 
     return text
 

@@ -28,7 +28,7 @@ COLOURS = [
 WORDS = {
     "worse": "slower, slow, worse, wrong, fail, failed, regression, unusable, wrong results",
     "better": "faster, better, pass, done",
-    "unsure": "not enough data, undecided, unverified, suspect, too early, noisy, within, "
+    "unsure": "inconclusive, undecided, unverified, suspect, too early, noisy, within, "
     "unreplicated, disturbed, incomplete, differs, not clearly different, too few blocks",
     "steady": "same, steady, complete, n/a, even, fine",
 }
@@ -123,9 +123,11 @@ def role_of(text: str) -> str:
     return ROLES.get(re.split(":| [+]-", text)[0].lower(), "")
 
 
-def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
+def to_html(
+    page: Page, pages: Mapping[str, str] | None = None, clean: Callable[[str], str] = str
+) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
-    the navigation."""
+    the navigation. `clean` changes each text."""
     origin = "\n\n".join(f"# {name}\n{text}" for name, text in page.reproduce.items() if text)
     last = Section("How to reproduce this page", text=origin, folded=True)
     charts = [chart for section in page.sections for chart in section.charts]
@@ -144,7 +146,13 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
         page=page,
         sections=[*page.sections, last],
         pages=pages or {},
-        links=[(name, file) for file, name in files.items()],
+        links=[
+            Markup('<b aria-current="page">{}</b>').format(name)
+            if file == page.file
+            else (name, file)
+            for file, name in files.items()
+        ],
+        clean=clean,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup("\n".join(COLOURS)) + _content(styles),
@@ -191,8 +199,14 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html")
 
 
-def _literal(value: Any) -> Any:
-    return plain(signs(value)) if type(value) is str else value
+@jinja2.pass_context
+def _literal(context: jinja2.runtime.Context, value: Any) -> Any:
+    return plain(signs(context["clean"](value))) if type(value) is str else value
+
+
+def command_after(what: str, command: str) -> list[str | tuple[str, str]]:
+    """Words and the command that they announce, as it is typed."""
+    return [what, Markup("<code>{}</code>").format(plain(command))]
 
 
 def plain(text: str) -> Markup:

@@ -4,14 +4,14 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from kernels.devices.owners import open_folder
-from reports.kit.page import Banner, Cell, Page, banner_png, to_html
+from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
 from reports.site.history_page import history_page, page_beside, part_of, sides_of, standing
 from reports.store import untrusted
@@ -151,8 +151,9 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
     try:
         page = make()
     except (ResultError, OSError) as error:
-        banner = Banner("Cannot be shown", str(error), role="unsure")
-        page = Page(name or "A page without content", banner, complaint=str(error))
+        todo = "Next: mend what is named, and make the pages again."
+        banner = Banner("Cannot be shown", str(error), [todo], "unsure")
+        page = Page(name or Path(file).stem, banner, complaint=str(error))
 
     page.file = file
     finish(page)
@@ -161,25 +162,17 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
 
 
 def render(page: Page, pages: Mapping[str, str], command: str, folder: Path) -> None:
-    """Set the HTML of a page. Its sentences name no folders."""
+    """Set the HTML of a page. Its texts and its picture name no folders."""
     clean = partial(hide_folders, folder=folder)
-    page.banner.sentence = clean(page.banner.sentence)
-
-    def cleaned(lines: Sequence[Cell]) -> list[Cell]:
-        return [clean(line) if isinstance(line, str) else line for line in lines]
-
-    page.banner.facts = cleaned(page.banner.facts)
-    for section in page.sections:
-        section.sentences = cleaned(section.sentences)
-
+    page.banner.sentence = untrusted.printable(clean(page.banner.sentence))
     page.reproduce["this page"] = command
-    page.html = to_html(page, pages)
+    page.html = to_html(page, pages, clean)
 
 
 def hide_folders(sentence: str, folder: Path) -> str:
-    """The printable sentence without this folder and those of other paths: readers need not know
+    """The sentence without this folder and those of other paths: readers need not know
     the author's files."""
     if folder.name:
         sentence = sentence.replace(f"{folder}/", "").replace(str(folder), folder.name)
 
-    return untrusted.printable(re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence))
+    return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)

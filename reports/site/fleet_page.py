@@ -31,8 +31,8 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
         for entry in contents.entries
         for node in entry.run.nodes
     }
-    runs = [run for run in contents.entries if not named or {*named} & {*run.run.nodes}]
-    facts = [f"Runs from {start_time(runs[0].run)} to {start_time(runs[-1].run)}."]
+    first, last = (start_time(contents.entries[at].run) for at in (0, -1))
+    facts = [f"Runs from {first} to {last}."]
     facts += [line for group in fleet.groups for line in summary(group)][:2]
     if named:
         todo = (

@@ -5,29 +5,37 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timezone
 from operator import attrgetter
-from shlex import quote
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from reports.kit.chart import LEAST_MARKS, ChangeMark, Chart, Curve, signs, spark
-from reports.kit.page import Banner, Cell, Page, Row, Section, plain
+from reports.kit.page import Banner, Cell, Page, Row, Section, command_after
 from reports.site import shared
 from reports.site.run_page import run_page
 from reports.store.grouped import grouped
 from reports.store.observations import Entry
-from reports.store.program import BENCH, REPORTS, RUN
+from reports.store.program import REPORTS, RUN
 from reports.store.result import by_time, time_of
 from reports.store.schema import Run
 from reports.tables.figure import roles_of
-from reports.tables.sentences import command_of, counted, machine_name, number
+from reports.tables.sentences import (
+    before_command,
+    command_of,
+    counted,
+    machine_name,
+    number,
+    to_repeat,
+)
 from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
 from reports.trends.history import History, closing, seen_change
 from reports.trends.series import Event, Series
+from reports.verdicts.again import gate_command
 
 WORST_FIRST = ("worse", "suspect", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
+TOO_EARLY = "Too early"
 MOST_POINTS = 400  # of a line; of more runs a point is the median of several
 
 
@@ -62,13 +70,14 @@ def banner_of(history: History) -> Banner:
     last = [*history.runs.values()][-1]
     n_runs = counted(len(history.runs), "run")
     counts = ", ".join(f"{count} {word}" for word, count in words.items())
-    cases: Cell = [f"Cases: {counts or 'none'}. The newest of {n_runs}:", newest(history)]
-    facts: list[Cell] = [f"{last.benchmark} on {machine_name(last)}.", cases]
+    place = f"{last.benchmark} on {machine_name(last)}"
+    said = f"Cases: {counts or 'none'}. The newest of {n_runs}, {place}:"
+    facts: list[Cell] = [[said, newest(history)]]
     if events := standing(history):
         event, word = events[0], events[0].word
-        facts = [where(event), cases]
         if event.commits:
-            facts.insert(1, ["Check:", plain(gate_of(event, last))])
+            facts.insert(0, check_of(event, part_of(history, shared.KEY(event.series))))
+        facts.insert(0, where(event))
         n = sum(each.word == word for each in events)
         return Banner(f"{counted(n, 'change')} for the {word}", f"{event.finding}.", facts, word)
 
@@ -76,30 +85,33 @@ def banner_of(history: History) -> Banner:
         if event.is_suspect:
             return Banner("Suspect", f"{event.headline}.", facts)
 
-    word = max(words, key=lambda each: words[each], default="too early")
-    sentence = f"No case changed over {n_runs}."
-    if word == "too early":
-        longest = max((len(each.run_ids) for each in history.series), default=0)
-        needed, size = (MIN_RUNS, "small") if longest > LEAST_BASE else (LEAST_BASE + 1, "large")
-        sentence = f"{longest} of {needed} runs until a {size} change can be told."
-        facts.append(["Next, a run as the last was made:", plain(command_of(last, "--seed"))])
-        if last.imported_from:
-            facts[-1] = f"Next, the log of another run: {RUN}{REPORTS} import LOG"
-    else:
-        change = seen_change(history)
-        facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")
+    word = max(words, key=lambda each: words[each], default="too early").capitalize()
+    if word == TOO_EARLY:
+        facts.append(command_after(*to_repeat(last, "Next, a run as the last was made", "--seed")))
+        return Banner(word, missing(history), facts)
 
-    return Banner(word.capitalize(), sentence, facts)
+    change = seen_change(history)
+    facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")
+    return Banner(word, f"No case changed over {n_runs}.", facts)
 
 
-def gate_of(event: Event, last: Run) -> str:
-    """The gate between the commits of a change, at the sizes that changed."""
-    command = command_of(last, "--seed", "--out", "-b", "-e", "--sizes")
+def missing(history: History) -> str:
+    """How many runs it takes until a change can be told."""
+    longest = max((len(each.run_ids) for each in history.series), default=0)
+    needed, size = (MIN_RUNS, "small") if longest > LEAST_BASE else (LEAST_BASE + 1, "large")
+    return f"{longest} of {needed} runs until a {size} change can be told."
+
+
+def check_of(event: Event, own: History) -> Cell:
+    """The gate between the commits of a change of this machine and benchmark, at the sizes that
+    changed."""
+    command = command_of([*own.runs.values()][-1], "--seed", "--out", "-b", "-e", "--sizes")
     if not event.series.case.shape:
         sizes = [series.case.size_bytes for series, _ in event.changes]
         command += f" -b {min(sizes)} -e {max(sizes)}"
-    sides = "--revision base={0} --base {2} --revision head={1} --head {2}"
-    return f"{RUN}{BENCH}gate --budget 30m {sides.format(*event.commits, quote(command))}"
+    base, head = ((commit, command) for commit in event.commits)
+    gate = gate_command(base, head, budget="30m")
+    return command_after(before_command("Check", gate), gate)
 
 
 def newest(history: History) -> Markup:
@@ -171,13 +183,12 @@ def history_page(history: History) -> Page:
     charts = [panel_chart(title, panels[title]) for title in shown]
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
-    notes.append(
-        f"Shown are at most {MOST_PANELS} charts and {MOST_EVENTS} changes; "
-        f"`{RUN}{REPORTS} history --json` has all."
-    )
-
     current = standing(history)
     rest = [event for event in history.events if event not in current]
+    if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
+        hint = f"`{RUN}{REPORTS} history --json` has all"
+        notes.append(f"At most {MOST_PANELS} charts and {MOST_EVENTS} changes are shown; {hint}.")
+
     worst = sorted(history.series, key=_rank)
     last = [*history.runs.values()][-1]
     return Page(

@@ -8,14 +8,16 @@ from functools import partial
 import numpy as np
 
 from reports.kit.chart import spark
-from reports.kit.page import Banner, Card, Cell, Page, Row, Section, plain
+from reports.kit.page import Banner, Card, Cell, Page, Row, Section, command_after
 from reports.site import shared
 from reports.site.fleet_page import FLEET
 from reports.site.history_page import (
+    TOO_EARLY,
     WORST_FIRST,
     banner_of,
     event_section,
     leading,
+    missing,
     newest,
     panel_chart,
     panels_of,
@@ -23,17 +25,17 @@ from reports.site.history_page import (
     standing,
 )
 from reports.store.observations import Entry
-from reports.store.program import REPORTS, RUN, on_ranks
+from reports.store.program import on_ranks
 from reports.tables.sentences import (
+    IMPORT,
     TOKEN_CALL_SIZE_BYTES,
-    command_of,
     counted,
     describe,
     machine_name,
     some,
     start_time,
+    to_repeat,
 )
-from reports.trends.changes import LEAST_BASE
 from reports.trends.history import draw_series, standing_wrong
 from reports.trends.series import Series, day_text
 from reports.verdicts.page import ORDER
@@ -41,7 +43,7 @@ from reports.verdicts.page import ORDER
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 PICTURE = "index.png"
 MOST_EVENTS = 6  # on the page
-NOTHING_FOUND = "Too early", "Nothing to judge yet"
+NOTHING_FOUND = TOO_EARLY, "Nothing to judge yet"
 TO_BEGIN = f"{on_ranks(2, 'allreduce')} --out results"
 
 Pages = Mapping[str, Page]
@@ -56,18 +58,14 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
     others.reverse()  # the newest first
     lead = _lead(store)
-    own_series = store.series[shared.KEY(lead)] if lead else []
-    charts = [panel_chart(*panel) for panel in panels_of(own_series).items() if lead in panel[1]]
+    panels = panels_of(store.series[shared.KEY(lead)]) if lead and len(cards) < 3 else {}
+    charts = [panel_chart(*panel) for panel in panels.items() if lead in panel[1]]
     sections = [
         Section(
             "Wrong results that no correct run has followed",
             rows=[_run_row(entry, pages) for entry in wrong],
         ),
-        Section(
-            "Machines and benchmarks",
-            cards=cards,
-            charts=charts if len(cards) < 3 else [],
-        ),
+        Section("Machines and benchmarks", cards=cards, charts=charts),
         Section(
             "Campaigns and other reports",
             rows=[
@@ -118,40 +116,47 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
         newest_wrong = start_time(last.run), shared.file_name("run", last.run.run_id)
         facts: list[Cell] = [
             [f"{counted(len(wrong), 'run')}, the last:", newest_wrong],
-            ["Next, to repeat it:", plain(command_of(last.run))],
+            command_after(*to_repeat(last.run, "Next, to repeat it")),
         ]
         return Banner("WRONG RESULTS", sentence, facts)
 
     if store.campaigns and not store.runs:
         return None
     if store.history.runs:
-        return banner_of(store.history)
+        banner = banner_of(store.history)
+        if banner.word == TOO_EARLY and len(store.groups) > 1:
+            banner.sentence = "The cards say how many runs each machine and benchmark lacks."
+        return banner
 
     found = "No run is here yet."
     if store.runs:
         found = f"{counted(len(store.runs), 'run')}, but none that is complete and correct."
-    left = f"0 of {LEAST_BASE + 1} runs until a change can be told. To measure one: {TO_BEGIN}"
-    logs = f"To read what another harness printed: {RUN}{REPORTS} import LOG"
-    return Banner("Nothing to judge yet", found, [left, logs], "unsure")
+    todo = [
+        f"{missing(store.history)} To measure one: {TO_BEGIN}",
+        f"To read what another harness printed: {IMPORT} LOG",
+    ]
+    return Banner("Nothing to judge yet", found, todo, "unsure")
 
 
 def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:
     """A machine and benchmark: the case that changed, or else the headline of its newest run."""
-    run = entries[-1].run
+    run, status = entries[-1].run, shared.status_text(entries[-1])
     page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
-    figure = page.banner.word
-    when: Cell = start_time(run)
-    lines: list[Cell] = [page.banner.sentence, when]
-    status = shared.status_text(entries[-1])
+    figure, when = page.banner.word, start_time(run)
+    lines: list[Cell] = [page.banner.sentence]
     series, drawn = _first(store, key), ""
     if key in store.series and status == "complete":
+        part = part_of(store.history, key)
         if not run.imported_from:
-            lines[1] = when = newest(part_of(store.history, key))
-        status = min((each.word for each in store.series[key]), key=WORST_FIRST.index)
+            when = newest(part)
+        status = min((each.word for each in part.series), key=WORST_FIRST.index)
         if series and (step := series.last_alarm):
-            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
             place = f"{series.label} since {day_text(series.since(step))}"
-            lines = [place, f"{page.banner.word}, {page.banner.sentence}", when]
+            lines = [place, f"{figure}, {lines[0]}"]
+            status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
+        elif status == TOO_EARLY.lower():
+            lines.append(missing(part))
+    lines.append(when)
     nodes = {node for entry in entries for node in entry.run.nodes}
     if len(nodes) > 1:
         lines.append((counted(len(nodes), "node"), FLEET))

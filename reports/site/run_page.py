@@ -9,7 +9,7 @@ import numpy as np
 from reports.kit.chart import Chart, Curve
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.result import read
-from reports.store.schema import Case, Result, Run
+from reports.store.schema import Case, Result
 from reports.tables import run_text, show
 from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, lines_of
@@ -25,11 +25,10 @@ from reports.tables.sentences import (
     number,
     some,
     start_time,
+    to_repeat,
 )
 from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
-
-ENVIRONMENT = "Environment"
 
 
 def run_page(path: Path) -> Page:
@@ -49,20 +48,16 @@ def run_page(path: Path) -> Page:
             }
             for case in wrong
         ]
-        sections.insert(
-            0,
-            Section(
-                "Wrong results",
-                ["The command below repeats it."],
-                rows=rows,
-                text=command_of(run),
-            ),
-        )
+        said, command = to_repeat(run, "To repeat it")
+        sections.insert(0, Section("Wrong results", [said], rows=rows, text=command))
+    facts: list[Row] = [
+        {"name": name, "value": text[:500]} for name, text in environment_of(run).items()
+    ]
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
         Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
         Section("Notes", run.notes, folded=True),
-        environment(run),
+        Section("Environment", rows=facts, folded=True),
     ]
     ids = {name: getattr(run, name) for name in ("version", "run_id", "machine_id", "software_id")}
     return Page(machine(result), banner_of(result), sections, {"command": command_of(run), **ids})
@@ -72,18 +67,11 @@ def wrong_in(result: Result) -> list[Case]:
     return [case for case in result.cases if case.status == "wrong"]
 
 
-def environment(run: Run) -> Section:
-    """The facts of the machine."""
-    facts = environment_of(run)
-    rows: list[Row] = [{"name": name, "value": text[:500]} for name, text in facts.items()]
-    return Section(ENVIRONMENT, rows=rows, folded=True)
-
-
 def banner_of(result: Result) -> Banner:
     """The first figure of the headline, the headline, and what limits it."""
     facts = [
         *run_text.opening(result),
-        f"{machine(result)}. Run of {start_time(result.run)}.",
+        f"{machine(result)}. Run: {start_time(result.run)}.",
         *run_text.link_lines(result),
     ]
     points = kind_of(result).points(result)

@@ -11,6 +11,7 @@ from reports.store.folder import COPY, Contents, read_store
 from reports.store.grouped import grouped
 from reports.store.observations import Entry
 from reports.store.result import ResultError
+from reports.store.untrusted import printable
 from reports.tables.sentences import counted
 from reports.trends.history import History, history_of
 from reports.trends.series import Series
@@ -65,7 +66,7 @@ def find(folder: Path) -> Store:
         except ResultError as error:
             left_out.append(f"There is no history: {error}")
 
-    return Store(contents, runs, campaigns, left_out, history)
+    return Store(contents, runs, campaigns, list(map(printable, left_out)), history)
 
 
 def file_name(kind: str, name: str) -> str:

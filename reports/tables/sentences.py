@@ -35,6 +35,8 @@ WIDTH = TABLE_WIDTH = 80
 if sys.stdout.isatty():
     TABLE_WIDTH = max(WIDTH, shutil.get_terminal_size().columns)
     WIDTH = min(TABLE_WIDTH, 120)
+IMPORT = f"{RUN}{REPORTS} import"
+UNSTORED = re.compile(r"<(?:path|set)(?: of \w+)?>")  # in a stored command
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
 # Columns of words, which may be folded, but to no less; and those that name a row behind the first.
@@ -262,10 +264,27 @@ def command_of(run: Run, *without: str) -> str:
     if not run.imported_from:
         words = [*shlex.split(on_ranks(run.world["size"], shlex.quote(run.benchmark))), *words]
     elif not words:
-        words = [*shlex.split(f"{RUN}{REPORTS} import"), run.imported_from]
+        words = [*shlex.split(IMPORT), run.imported_from]
 
     pairs = zip(["", *words], words, strict=False)
     return shlex.join(word for before, word in pairs if {before, word}.isdisjoint(without))
+
+
+def to_repeat(run: Run, what: str, *without: str) -> tuple[str, str]:
+    """Words on how to repeat a run, which begin with `what`, and what to type, without these
+    options. Only another harness's program can print its log again."""
+    if run.imported_from and not run.argv:
+        return f"{what}: run what printed {run.imported_from} again, then", f"{IMPORT} LOG"
+    command = command_of(run, *without)
+    return before_command(what, command), command
+
+
+def before_command(what: str, command: str) -> str:
+    """The words before a command, which name what the reader must put back: files hold neither
+    paths nor addresses."""
+    if lost := " and ".join(dict.fromkeys(UNSTORED.findall(command))):
+        return f"{what}, with your own values for {lost}:"
+    return f"{what}:"
 
 
 def start_time(run: Run) -> str:

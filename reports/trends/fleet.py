@@ -22,12 +22,12 @@ from reports.store.program import write_json
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
 from reports.tables.sentences import (
-    command_of,
     counted,
     interval_text,
     left_out_lines,
     painted,
     some,
+    to_repeat,
     wrapped,
 )
 from reports.trends.slow_nodes import (
@@ -154,12 +154,14 @@ def fleet_of(contents: Contents) -> Fleet:
     for entries, rows in families:
         group = _group(entries, rows, REPORT_P / len(families))
         if suspects := group.named(SUSPECT):
-            again = command_of(entries[-1].run, "--seed", "--out")
-            group.to_repeat = [
+            said, again = to_repeat(
+                entries[-1].run,
                 f"{SUSPECT}: some launches may have been disturbed, and {LEAST_LAUNCHES} that "
-                f"agree decide. Measure again on {some([node.node for node in suspects])}:",
-                f"{again} --out {quote(str(contents.folder))}",
-            ]
+                f"agree decide. Measure again on {some([node.node for node in suspects])}",
+                "--seed",
+                "--out",
+            )
+            group.to_repeat = [said, f"{again} --out {quote(str(contents.folder))}"]
         fleet.groups.append(group)
 
     fleet.groups.sort(key=lambda group: -len(group.nodes))

@@ -49,11 +49,15 @@ class Outcome:
     findings: list[str] = field(default_factory=list)
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparison: Comparison | None = None
+    min_effect: float | None = None
 
     @property
     def headline(self) -> str:
-        word = WORDS.get(self.status, "NOT JUDGED")
-        return f"{word}: {self.sentence} (exit status {self.status})"
+        return f"{self.word}: {self.sentence} (exit status {self.status})"
+
+    @property
+    def word(self) -> str:
+        return WORDS.get(self.status, "NOT JUDGED")
 
 
 def failed(sentence: str, status: int) -> Outcome:
@@ -137,7 +141,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     if commits:
         findings.append(f"commits: {', '.join(commits)}")
     findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
-    return Outcome(status, sentence, faults, findings, cells, comparison)
+    return Outcome(status, sentence, faults, findings, cells, comparison, min_effect)
 
 
 def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:

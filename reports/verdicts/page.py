@@ -4,55 +4,32 @@ is a table with a drawing in each row."""
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from shlex import join
 from typing import Any
 
 import pandas as pd
 
 from reports.kit.chart import forest as forest_of
 from reports.kit.page import Banner, Page, Row, Section, role_of
-from reports.store.program import BENCH, REPORTS, RUN
-from reports.tables.sentences import command_of, environment_of, machine, start_time
+from reports.tables.sentences import before_command, command_of, environment_of, machine, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
-from reports.verdicts.gate import (
-    INCONCLUSIVE,
-    INTERRUPTED,
-    MOST_LISTED,
-    PASS,
-    REGRESSION,
-    UNUSABLE,
-    Outcome,
-)
+from reports.verdicts.again import NEXT, NOT_JUDGED, next_command
+from reports.verdicts.gate import INCONCLUSIVE, MOST_LISTED, PASS, REGRESSION, UNUSABLE, Outcome
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import COMPARABLE, Side, deaths_of, notes_of, read_sides
 
 ORDER = "worse", "unsure", "better", "steady"  # roles
 FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
 MOST_DRAWN = 6  # cells, in a picture
-# After each outcome: its name, and what to do next.
-NEXT = {
-    PASS: ("PASS", "Nothing: no case became slower, so this can be merged or kept."),
-    REGRESSION: ("REGRESSION", "Find out what made these cases slower, among what differs."),
-    INCONCLUSIVE: (
-        "NOT ENOUGH DATA",
-        "Measure again, longer or fewer sizes, as what was found says:",
-    ),
-    UNUSABLE: ("UNUSABLE", "Mend the side that is named and measure again:"),
-    INTERRUPTED: ("INTERRUPTED", "Start it again, in a new folder:"),
-}
-NOT_JUDGED = "NOT JUDGED", "Mend what is named and start it again:"
-ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current CURRENT --reason "..."'
 
 
 def gate_page(outcome: Outcome) -> Page:
     """The verdict, what to do next, and the comparison with what explains it."""
-    comparison, sentence = outcome.comparison, outcome.sentence
-    word, todo = NEXT.get(outcome.status, NOT_JUDGED)
-    banner = Banner(word, f"{sentence}.")
+    comparison = outcome.comparison
+    banner = Banner(outcome.word, f"{outcome.sentence}.")
     draw = None
     sections = [
-        Section("What to do next", [todo], text=next_command(outcome.status, comparison)),
+        next_section(outcome),
         Section("What was found", outcome.findings),
     ]
 
@@ -70,26 +47,11 @@ def gate_page(outcome: Outcome) -> Page:
     return Page(outcome.headline, banner, sections, draw=draw)
 
 
-def next_command(status: int, comparison: Comparison | None) -> str:
-    """After a regression the commits between the sides, or for a kept baseline how to accept it;
-    nothing if all is well; otherwise the gate once more, for longer."""
-    if status == PASS:
-        return ""
-    if not comparison or not (base := comparison.baseline.command):
-        return ACCEPT if status == REGRESSION else f"{RUN}{BENCH}gate --base BASE --head HEAD"
-
-    head = comparison.variant.command
-    commits = [side.revision[:9] for side in (base, head) if side and side.revision]
-    if status == REGRESSION:
-        return f"git log --oneline {'..'.join(commits)}" if len({*commits}) == 2 else ""
-
-    if len(commits) == 2:
-        return f"make gate BASE={commits[0]} BUDGET=30m"
-    typed = [
-        join([*map("=".join, side.environment.items()), *side.argv])
-        for side in (base, head or base)
-    ]
-    return f"{RUN}{BENCH}gate --budget 30m {join(['--base', typed[0], '--head', typed[1]])}"
+def next_section(outcome: Outcome) -> Section:
+    """What to do next, and what to type for it, if anything."""
+    todo, command = NEXT.get(outcome.status, NOT_JUDGED), next_command(outcome)
+    sentence = before_command(todo, command) if command else f"{todo}."
+    return Section("What to do next", [sentence], text=command)
 
 
 def campaign_page(folder: Path) -> Page:
@@ -112,9 +74,7 @@ def campaign_page(folder: Path) -> Page:
         f"{folder.name}: {names} against {variants[0].label}",
         banner,
         [
-            Section(
-                "What to do next", [NEXT[status][1]], text=next_command(status, comparisons[0])
-            ),
+            next_section(Outcome(status, "", [], comparison=comparisons[0])),
             *map(forest, comparisons),
             _differences(variants),
             *map(explanation, comparisons),

@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -94,6 +95,14 @@ class Side:
         return (self.command and self.command.revision) or ""
 
     @property
+    def typed(self) -> str:
+        """Its variables and its command as a shell takes them; "" outside of a campaign."""
+        if not self.command:
+            return ""
+        variables = map("=".join, self.command.environment.items())
+        return shlex.join([*variables, *self.command.argv])
+
+    @property
     def place(self) -> str:
         """What to type for it: the folder of its launches, or else its name."""
         return str(self.launches[0].path.parent) if self.campaign else self.name
@@ -126,9 +135,8 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
         sides = [side for side in variants if side.launches]
         if len(sides) < 2 <= len(variants):
             missing = " and ".join(side.name for side in variants if not side.launches)
-            raise ResultError(
-                f"{arguments[0]}: the campaign ended before {missing} had a launch that finished"
-            )
+            sentence = f"the campaign ended before {missing} had a launch that finished"
+            raise ResultError("; ".join([f"{arguments[0]}: {sentence}", *deaths_of(variants)]))
     else:
         sides = [side_of(argument) for argument in arguments]
 

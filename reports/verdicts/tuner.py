@@ -305,10 +305,8 @@ def as_csv(baseline: Side, stretches: Sequence[Stretch]) -> str:
 def campaign_of(baseline: Side, tuned: Mapping[str, Mapping[str, str]]) -> str:
     """The command of a campaign of the baseline's command, as far as it is stored, against itself
     with each of these variables: `<set>` and `<path>` stand for the rest."""
-    run, stored = baseline.launches[0].run, baseline.command
-    command = "COMMAND" if run.imported_from else command_of(run)
-    if stored:
-        command = f"{assigned(stored.environment)} {shlex.join(stored.argv)}".lstrip()
+    run = baseline.launches[0].run
+    command = baseline.typed or ("COMMAND" if run.imported_from else command_of(run))
 
     base = "base" if "base" not in tuned else "default"
     lines = ["wiretax campaign"]

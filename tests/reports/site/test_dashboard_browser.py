@@ -4,6 +4,7 @@ technology, and network requests."""
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -14,11 +15,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from bench.gate import read_options
 from reports.__main__ import main
+from reports.store.manifest import MANIFEST
 from tests.launch import few
+from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import write_run
-from tests.reports.synthetic_site import make_site, write_store
+from tests.reports.synthetic_run import rewrite_head, write_run
+from tests.reports.synthetic_site import LOG, make_site, write_store
 
 AXE = "axe-core@4.14.1"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
@@ -302,3 +306,62 @@ def test_the_keyboard_reaches_every_control(browser, pages):
         missed = all_of(browser, f":is({CONTROLS}):not([data-visited])")
         assert len(all_of(browser, "[data-visited]")) > 2
         assert [item.get_attribute("outerHTML") for item in missed if item.is_displayed()] == []
+
+
+@pytest.mark.parametrize("option", [[], ["--kernel", "<path>"]])
+def test_the_next_command_of_a_gate_repeats_its_options(browser, tmp_path, option):
+    """It was `make gate`, without what GATE_ARGS and CAMPAIGN_ARGS had said."""
+    names = dict.fromkeys(("base", "head"), no_effect)
+    folder = write_campaign(tmp_path / "gate", names, pairs=8, spread=0.1)
+    argv = ["mpirun", "-n", "2", "python", "-m", "bench.allreduce", "-e", "64K", *option]
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    first, *others = (folder / MANIFEST).read_text().splitlines()
+    sides = [{"name": name, "argv": argv, "revision": commit} for name in names]
+    head = json.loads(first) | {"variants": sides, "seed": 3, "margin": 0.02}
+    (folder / MANIFEST).write_text("\n".join([json.dumps(head), *others, ""]))
+    page, words = tmp_path / "gate.html", ["--baseline", str(folder / "base")]
+    words += ["--current", str(folder / "head"), "--min-effect", "2.1", "--html", str(page)]
+    assert main(["regress", *words]) == 3
+    show(browser, page)
+    said, command = (seen(browser, f"#what-to-do-next {each}")[0].text for each in ("p", "pre"))
+    assert said.endswith(
+        ", with your own values for <path of base> and <path of head>:" if option else " says:"
+    )
+    words = shlex.split(command.replace("<path of base>", "<path>").replace(" of head", ""))
+    gate, min_effect = read_options(words[3:])
+    assert min_effect == pytest.approx(0.021)
+    assert (gate.head.pairs, gate.head.seed, gate.head.margin) == (16, 3, 0.02)
+    assert [(each.argv, each.revision) for each in gate.head.variants] == 2 * [(argv, commit)]
+
+
+def test_the_overview_counts_each_card_and_says_why_a_campaign_crashed(browser, tmp_path):
+    """It said `3 of 11 runs` of three machines, and how to import a wrong log once more."""
+    store = tmp_path / "results"
+    for number in range(6):
+        small = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"]}
+        run_id = f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}"
+        path = write_run(store, run_id=run_id, n_blocks=6, n=4, **small).path
+        rewrite_head(path, machine_id="m3" if number < 3 else f"m{number % 2 + 1}")
+    folder = write_campaign(store / "campaign-1", {"main": no_effect, "new": no_effect}, pairs=6)
+    head, stage, main_line, line, *_ = (folder / MANIFEST).read_text().splitlines()
+    shutil.rmtree(folder / "new")
+    died = json.loads(line) | {"status": "died", "run": None, "reason": "killed by SIGSEGV"}
+    (folder / MANIFEST).write_text("\n".join([head, stage, main_line, json.dumps(died), ""]))
+    site = make_site(store, tmp_path / "site")
+    show(browser, site / "index.html")
+    assert [each.text for each in seen(browser, "nav [aria-current=page]")] == ["Overview"]
+    counts = [re.search(r"\d of 11 runs", card.text)[0] for card in seen(browser, ".card")]
+    assert sorted(counts) == ["1 of 11 runs", "2 of 11 runs", "3 of 11 runs"]
+    assert not re.search("of 11 runs", seen(browser, ".banner")[0].text)
+    show(browser, next(site.glob("compare-*.html")))
+    assert seen(browser, "h1")[0].text.endswith("the last time with: killed by SIGSEGV")
+
+    log = tmp_path / "box7.log"
+    log.write_text(LOG.replace("1.64      0", "1.64      4", 1))
+    assert main(["import", "--out", str(store), str(log)]) == 0
+    site = make_site(store, tmp_path / "site")
+    for page in ("index", "run-*-import"):
+        show(browser, next(site.glob(f"{page}*.html")))
+        text = seen(browser, "main")[0].text
+        assert re.search(r"o repeat it: run what printed box7.log again, then\s", text)
+        assert "import box7.log" not in text

@@ -76,8 +76,6 @@ def test_a_baseline_is_stored_by_machine_and_moved_and_used(baselines, accept, t
     assert "14 launches against 8, not interleaved" in printed
     hint = shlex.split(printed.partition("all cells: python -m reports ")[2])
     assert main(hint) == 0, hint
-    assert main(["compare", str(baselines), str(slowest)]) == 2
-    assert f"the folder {baselines}/a1b2c3 has one" in capsys.readouterr().err
 
 
 def of_another_machine(folder, seed):

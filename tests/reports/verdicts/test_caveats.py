@@ -30,20 +30,15 @@ def write_side(folder, *checks):
 def test_a_side_that_checks_nothing_beside_one_that_does_is_told(
     is_head, n_checks, tmp_path, reports
 ):
-    """Its wrong results would pass. Every form of every report says so."""
+    """Its wrong results would pass."""
     lazy = write_side(tmp_path / "lazy", *[0] * n_checks, *[None] * (6 - n_checks))
     sides = lazy, write_side(tmp_path / "careful", *[0] * 6)
     sides = sides[::-1] if is_head else sides
     sentence = "lazy has launches without a check of 1 case"
-    texts = [compared(sides, reports)]
-    if is_head:
-        files = [tmp_path / name for name in ("a.xml", "a.md", "a.html")]
-        both = ["--baseline", sides[0], "--current", sides[1]]
-        options = "--junit", files[0], "--markdown", files[1], "--html", files[2]
-        texts += [reports("compare", "--json", *sides)[1], reports("regress", "--json", *both)[1]]
-        texts += [reports("regress", *both, *options)[1], *(file.read_text() for file in files)]
-    for text in texts:
-        assert sentence in " ".join(text.replace("\\_", "_").split())
+    assert sentence in compared(sides, reports)
+    page = tmp_path / "a.html"
+    reports("regress", "--baseline", sides[0], "--current", sides[1], "--html", page)
+    assert sentence in " ".join(page.read_text().split())
     write_side(lazy, *[0] * 6)
     assert "without a check" not in compared(sides, reports)
 

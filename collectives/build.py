@@ -8,13 +8,7 @@ from typing import Any
 from collectives.names import BuildName
 
 # The words without a number, and the field that each sets.
-FLAGS = {
-    "nt": "stream_slab",
-    "ntr": "stream_receive",
-    "swap": "swap",
-    "sleep": "sleep",
-    "slabs": "slabs",
-}
+FLAGS = {"nt": "stream_slab", "ntr": "stream_receive", "slabs": "slabs"}
 # The words with a number, by their last letter: the field, and the unit.
 LIMITS = {"K": ("chunk_bytes", 1 << 10), "b": ("blocks", 1), "t": ("threads", 1)}
 # Around the caches: into the slab, and into the receive buffer.
@@ -25,15 +19,12 @@ GPU_CHUNK_BYTES = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag acro
 @dataclass(frozen=True)
 class Build:
     """How a kernel is built, as in `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`: `nt` and
-    `ntr` store around the caches, into the slab and into the receive buffer; with `swap` ranks
-    write where they last read, as they always do on CPUs; with `sleep` a GPU's threads sleep
-    between two polls. `slabs` treats registered buffers as unregistered. The others are upper
-    limits; None leaves the choice to the device."""
+    `ntr` store around the caches, into the slab and into the receive buffer. `slabs` treats
+    registered buffers as unregistered. The others are upper limits; None leaves the choice to the
+    device."""
 
     stream_slab: bool = False
     stream_receive: bool = False
-    swap: bool = False
-    sleep: bool = False
     chunk_bytes: int | None = None
     blocks: int | None = None
     threads: int | None = None
@@ -41,13 +32,8 @@ class Build:
 
     @property
     def slab_macros(self) -> dict[str, str]:
-        """What a kernel is compiled with for its use of slabs, and its waits."""
-        flags = {
-            "WT_STREAM_SLAB": self.stream_slab,
-            "WT_SWAP": self.swap,
-            "WT_SLEEP": self.sleep,
-        }
-        return {macro: "1" for macro, is_set in flags.items() if is_set}
+        """What a kernel is compiled with for its use of slabs."""
+        return {"WT_STREAM_SLAB": "1"} if self.stream_slab else {}
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -107,7 +93,7 @@ def gpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[
     if "grid" in varies:
         if is_host:
             shapes.append(Build(blocks=2))
-        shapes += [Build(blocks=8), Build(blocks=32), Build(threads=256), Build(swap=True)]
+        shapes += [Build(blocks=8), Build(blocks=32), Build(threads=256)]
     for slab, receive in stores if "stores" in varies and not is_host else STORES[:1]:
         for shape in shapes:
             yield replace(shape, stream_slab=slab, stream_receive=receive)

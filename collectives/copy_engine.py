@@ -24,7 +24,6 @@ MARK_THREADS = 32
 MOST_ENTRIES = 500  # of the streams, for one launch
 # CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
 BETWEEN_HOSTS = Unsupported("between host memories the driver copies with the CPU, not an engine")
-FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 
 
 class Mark(ctypes.Structure):
@@ -42,25 +41,18 @@ def shared_engine(world: World) -> CopyEngine | None:
     return None
 
 
-def engine_of(world: World, memops: bool = False) -> CopyEngine:
+def engine_of(world: World) -> CopyEngine:
     """This rank's engines. Raises Refusal if a rank has none."""
     with world.communicator.all_or_none():
-        return world.device.copy_engine(memops)
+        return world.device.copy_engine()
 
 
-def inboxes(peers: PeerBuffer, form: str, size_bytes: int) -> list[Memory]:
-    """Every rank's inbox behind its flags, as mapped here, for the cases of a form; earlier cases
-    go on with theirs. Raises Refusal."""
-    known = peers.inboxes.setdefault(form, [])
-    if not known or known[-1][0].size_bytes < FLAGS_BYTES + size_bytes:
-        known.append(peers.share(FLAGS_BYTES + size_bytes))
+def inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
+    """Every rank's inbox, as mapped here; earlier cases go on with theirs. Raises Refusal."""
+    known = peers.inboxes
+    if not known or known[-1][0].size_bytes < size_bytes:
+        known.append(peers.share(size_bytes))
     return known[-1]
-
-
-def arrival(engine: CopyEngine, flag: int) -> list[Step]:
-    """Awaits a peer's flag, and takes it down for the next launch: in a graph values are constant.
-    The peer raises it again only after a signal that this rank gives later."""
-    return [engine.wait(flag, 1), engine.store(flag, 0)]
 
 
 def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
@@ -73,13 +65,10 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
     )
     steps = list[Step]()
     if transfer.to >= 0:
-        moved = engine.copy(
-            int(arguments.receives[transfer.to]),
-            int(arguments.send),
-            FLOAT_BYTES * int(arguments.count),
-        )
+        target, size_bytes = int(arguments.receives[transfer.to]), FLOAT_BYTES * arguments.count
         signal = Step(announce, Mark(arguments, 1 << transfer.to, 1))
-        steps += [engine.beside([moved, signal]), engine.join()]
+        moved = engine(target, int(arguments.send), size_bytes)
+        steps += world.device.beside([moved, signal])
     if transfer.from_ >= 0:
         steps.append(Step(await_copies, Mark(arguments, 1 << transfer.from_, 1)))
     return world.device.sequence([*steps, Step(leave, arguments)])
@@ -95,10 +84,10 @@ def pushed_to_slab(
     room = 2 * HALF_BYTES
     copied_bytes = min(size_bytes, MOST_ENTRIES // 2 * room)
     copies = [
-        engine.copy(target, source + start, min(room, copied_bytes - start))
+        engine(target, source + start, min(room, copied_bytes - start))
         for start in range(0, copied_bytes, room)
     ]
-    return world.device.sequence([engine.beside(copies), engine.join()]), copied_bytes
+    return world.device.sequence(world.device.beside(copies)), copied_bytes
 
 
 def engine_module(world: World, macros: dict[str, str]) -> Module:

@@ -29,8 +29,6 @@ NOT_IN_VARIANT = {
     "copied": Unsupported("its sums go straight into registered buffers"),
     "registered": Unsupported("it works over slabs alone"),
 }
-NO_SLEEP = Unsupported("sleep changes nothing here: a CPU pauses between two polls anyway")
-NO_SWAP = Unsupported("swap changes nothing here: no rank writes where it has read")
 NO_WHOLE_PACKS = Unsupported(
     "stores around the caches take whole packs, which must divide the receive buffer's address "
     "and a segment's size"
@@ -399,10 +397,9 @@ class LibraryAlgorithm(Algorithm):
 @dataclass(frozen=True)
 class KernelAlgorithm(Algorithm):
     """A kernel over the mapped memory of its peers. Variant `copied` works over slabs, `registered`
-    over users' buffers. `swaps`: the variants in which ranks can write where they have read.
-    `varies`: what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs`."""
+    over users' buffers. `varies`: what bench.tune varies: `stores` (around the caches), `chunks`,
+    `grid`, `slabs`."""
 
-    swaps: tuple[str, ...] = ("copied",)
     varies: tuple[str, ...] = ()
 
     needs_peers: ClassVar[bool] = True
@@ -426,14 +423,10 @@ class KernelAlgorithm(Algorithm):
             return refusal
         if refusal := self.limits.refusal(case, world.ranks):
             return refusal
-        if case.build.swap and case.variant not in self.swaps:
-            return NO_SWAP
-        if case.build.sleep and world.device.is_cpu:
-            return NO_SLEEP
         if case.build.stream_receive and is_cut_off:
             return NO_WHOLE_PACKS
         shown = world.peers.shown
-        if shown.no_reads and (case.build.swap or not self.pushes):
+        if shown.no_reads and not self.pushes:
             return Unsupported(shown.no_reads)
         if shown.no_registered and case.variant == "registered":
             return Unsupported(shown.no_registered)

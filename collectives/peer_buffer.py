@@ -5,7 +5,7 @@ Flags and data are separate allocations. `connect.py` chooses the sharing mode a
 import ctypes
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from kernels.devices.device import (
     Device,
     DeviceError,
     Memory,
-    Multicast,
     Own,
     Watch,
 )
+
+if TYPE_CHECKING:
+    from kernels.devices.multicast import GpuMulticast
 
 ROUNDING_BYTES = 64 << 10  # beside the chunks of a half, for slots in whole packs and lines
 
@@ -92,8 +94,8 @@ class PeerBuffer:
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
-    inboxes: dict[str, list[list[Memory]]] = field(default_factory=dict)  # of copy engines' forms
-    multicast: Multicast | str | None = None  # slabs behind one address, or why there are none
+    inboxes: list[list[Memory]] = field(default_factory=list)  # of copy engines
+    multicast: "GpuMulticast | str | None" = None  # slabs behind one address, or why there are none
     shown: ProbeResult = ProbeResult()
     wire: WireSpeed | None = None  # of GPUs
 

@@ -1,7 +1,6 @@
 """Every algorithm by collective and name. A run's table lists them in this order."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from collectives import algorithms, choice
 from collectives.collective import COLLECTIVES, Traffic
@@ -29,13 +28,10 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
     """The algorithms of `algorithms`, between the library and `auto`."""
     every = {}
     for collective, its in algorithms.listed().items():
-        library = LIBRARY
-        if collective in ("all_gather", "alltoall"):  # which NCCL's copy engines can do
-            library = replace(LIBRARY, variants=(*LIBRARY.variants, "zero_cta"))
         autos = [choice.auto([*its.values()])]
         if COLLECTIVES[collective].reduces:
             autos.append(choice.auto_stable([*its.values()]))
-        every[collective] = {each.name: each for each in (library, *its.values(), *autos)}
+        every[collective] = {each.name: each for each in (LIBRARY, *its.values(), *autos)}
     return every
 
 

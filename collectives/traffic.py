@@ -22,13 +22,6 @@ def chained_bytes(case: CollectiveCase, read_bytes: int) -> int:
     return read_bytes if case.mode == "chained" and case.variant == "registered" else 0
 
 
-def ring_traffic(ranks: int, case: CollectiveCase) -> Traffic:
-    """Segments that go once around a ring."""
-    segment, hops = case.segment_bytes, ranks - 1
-    forwarded = [(segment, segment)] * (hops - 1)
-    return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
-
-
 def two_shot_traffic(
     ranks: int, case: CollectiveCase, wire_bytes: int | None = None, pushes: bool = False
 ) -> Traffic:

@@ -1,7 +1,6 @@
-// All-gather: every rank gets every rank's segment, in one step or, in a ring, in n-1 steps.
+// All-gather: every rank gets every rank's segment, in one step.
 #include "include/exchange.h"
 
 RANK_KERNEL(all_gather_push) { exchange_and_gather<PUSH, ALL>(a); }
 RANK_KERNEL(all_gather_pull) { exchange_and_gather<PULL, ALL>(a); }
 RANK_KERNEL(all_gather_pull_registered) { exchange_and_gather<REGISTERED, ALL>(a); }
-RANK_KERNEL(all_gather_ring) { Ring<false, true>::run(a); }

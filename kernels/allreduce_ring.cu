@@ -4,6 +4,48 @@
 // order and rounded once per hop, so every rank gets the same bits.
 // Wins nowhere that was measured: it moves the bytes of two_shot in n-1 times as many steps. It is
 // for machines on which only neighbours have a fast link.
-#include "include/exchange.h"
+#include "include/pack.h"
 
-RANK_KERNEL(ring) { Ring<true, true>::run(a); }
+constexpr int SUMMED = WT_WORLD - 1, HOPS = SUMMED + WT_WORLD;  // SUMMED completes a segment
+
+DEVICE void hop(const Arguments& a, int s, long start, long n, const char* received, Slab sent) {
+  const Segment segment = segment_of(n, (a.rank - s + 2 * WT_WORLD) % WT_WORLD);
+  const long at = (start + segment.start) * ELEMENT_BYTES;
+  const Output output{a.receive + at};
+  const Sources<2> sum{{received, a.send + at}};
+  if (WT_WORLD == 1) return copy(output, a.send + at, segment.count);
+  if (s == 0) return copy(sent, a.send + at, segment.count);
+  if (s < SUMMED) return reduce<PARTIAL>(sent, sum, segment.count);
+  if (s == SUMMED) return reduce(OutputAndSlab{output, sent}, sum, segment.count);
+  if (s < HOPS - 1) return copy(OutputAndSlab{output, sent}, received, segment.count);
+  copy(output, received, segment.count);
+}
+
+// Chunk k enters in round k and passes one hop per round: the right neighbour receives in hop
+// s+1 what was sent in hop s. The slot (of two) that round b overwrites was read in round b-1.
+RANK_KERNEL(ring) {
+  const Launch launch(a);
+  const long left = (a.rank + WT_WORLD - 1) % WT_WORLD, right = (a.rank + 1) % WT_WORLD;
+  const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
+  const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
+  const long slot_bytes = segment_of(most, 0).count * ELEMENT_BYTES;
+  // An empty message too has rounds enough for each rank to wait, through others, for all.
+  const long rounds = (chunks > 0 ? chunks : 1) + HOPS - 1;
+  const auto inbox = [&](long rank, long s, long chunk) {
+    if constexpr (SWAPS) rank = slab_of_use(rank, launch.use_of(chunk, chunks));
+    return launch.half_of(rank) + (s * 2 + chunk % 2) * slot_bytes;
+  };
+  for (long round = 0; round < rounds; ++round) {
+    // Left has sent the data of this round; right has read the slots that this round overwrites.
+    if (round > 0) launch.wait(round, neighbours);
+    for (int s = 0; s < HOPS; ++s) {
+      const long chunk = round - s;
+      if (chunk < 0 || chunk >= chunks) continue;
+      const char* received = s > 0 ? inbox(a.rank, s - 1, chunk) : nullptr;
+      hop(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
+          Slab{inbox(right, s, chunk)});
+    }
+    if (round < rounds - 1) launch.signal(round + 1, neighbours);
+  }
+  launch.leave();
+}

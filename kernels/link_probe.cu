@@ -54,7 +54,7 @@ DEVICE void for_chunks(const Launch& launch, long rank, Each each) {
   for (long start = 0; start < a.count; start += most, slot ^= 1)
     each(half + slot * a.chunk_bytes, start, smaller(most, a.count - start));
 }
-// Stores into lines that the peer, or with WT_SWAP this rank, read two launches ago. Run it between
+// Stores into lines that the peer, or with SWAPS this rank, read two launches ago. Run it between
 // barriers.
 DEVICE void store_into(const Arguments& a, long rank) {
   const Launch launch(a);

@@ -5,16 +5,16 @@
 
 // The slots of a half of a slab that chunks pass through in turn.
 //   build            slots                 in the slab of              a launch begins
-//   without WT_SWAP  8                     reader (push), writer       at the first
+//   without SWAPS  8                     reader (push), writer       at the first
 //   swap, one way    of 256 KiB, 6 at least    (pull)                  where the last but one ended
 //   swap, ping-pong  of 512 KiB, 6 at least  one rank, for both ways   at the first
-// So with WT_SWAP an answer goes back through the slots of its message, where both ranks have read.
+// So with SWAPS an answer goes back through the slots of its message, where both ranks have read.
 // One way, places cannot change hands: the receiver dirties the lines that the same sender will
 // store into again. Two windows of 512 KiB fill a second-level cache of 1 MiB: some blocks took 2.5
 // times as long.
 template <Path PATH, int MESSAGES>
 struct Slots {
-  static constexpr bool ANSWERED = WT_SWAP && MESSAGES > 1;
+  static constexpr bool ANSWERED = SWAPS && MESSAGES > 1;
   static constexpr long WINDOW_BYTES = ANSWERED ? 512 << 10 : 256 << 10, LEAST = 6;
   static_assert(WINDOW_BYTES <= HALF_BYTES, "the slots lie in a half");
   const Launch& launch;
@@ -23,9 +23,9 @@ struct Slots {
   DEVICE Slots(const Launch& launch, long chunks)
       : launch(launch),
         chunks(chunks),
-        count(WT_SWAP ? WINDOW_BYTES / smaller(launch.a.chunk_bytes, WINDOW_BYTES / LEAST) : 8) {}
+        count(SWAPS ? WINDOW_BYTES / smaller(launch.a.chunk_bytes, WINDOW_BYTES / LEAST) : 8) {}
   DEVICE long first() const {
-    return WT_SWAP && !ANSWERED ? (launch.epoch >> 1) * chunks % count : 0;
+    return SWAPS && !ANSWERED ? (launch.epoch >> 1) * chunks % count : 0;
   }
   // Counted up: a division costs a CPU 1.1 times as long. gfx942 has no register for a counter.
   DEVICE long after(long slot) const { return slot + 1 < count ? slot + 1 : 0; }
@@ -33,11 +33,11 @@ struct Slots {
     const long rank = launch.a.rank, reader = sends ? rank ^ 1 : rank;
     const long first_reader = ANSWERED ? rank | 1 : reader;  // of a message; its answer stays there
     const long owner = PATH == PUSH ? first_reader : first_reader ^ 1;
-    const long place = WT_SWAP ? slot : chunk % count;
+    const long place = SWAPS ? slot : chunk % count;
     return launch.half_of(owner) + place * launch.a.chunk_bytes;
   }
   DEVICE bool stored_again(long chunk) const {
-    return WT_SWAP && (!ANSWERED || chunk + count < chunks);
+    return SWAPS && (!ANSWERED || chunk + count < chunks);
   }
 };
 

@@ -6,11 +6,8 @@ ALGORITHMS = {
     "all_gather": exchange_forms(
         "allgather",
         "all_gather",
-        {
-            "direct_push": "each rank stores its segment into every peer's slab",
-            "direct_pull": "each rank stores its segment into its own slab; all ranks read it",
-            "ring": "segments travel around the ring",
-        },
+        "each rank stores its segment into every peer's slab",
+        "each rank stores its segment into its own slab; all ranks read it",
         shares_slot=True,
     )
 }

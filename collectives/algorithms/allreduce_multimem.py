@@ -3,11 +3,12 @@
 All ranks' slabs lie behind one multicast address, serve all cases, and are made for the first."""
 
 import contextlib
+import multiprocessing
 import os
-import socket
-import tempfile
 from dataclasses import replace
 from functools import partial
+from multiprocessing.reduction import DupFd
+from typing import TYPE_CHECKING
 
 from collectives.binding import bind_kernel, without_gpus
 from collectives.collective import Traffic
@@ -22,7 +23,10 @@ from collectives.operation import (
     World,
 )
 from collectives.peer_buffer import half_for
-from kernels.devices.device import MOST_RANKS, Multicast
+from kernels.devices.device import MOST_RANKS
+
+if TYPE_CHECKING:
+    from kernels.devices.multicast import GpuMulticast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
 COMBINED = {
@@ -31,7 +35,6 @@ COMBINED = {
     "bfloat16": ("sum", "min", "max"),
 }
 CHUNKS, REST_BYTES = 4, 4096  # of a half: two chunks of input and two of sums, in whole packs
-SOCKET_TIMEOUT_S = 10.0
 
 
 def _bind(entry: str, world: World, case: CollectiveCase) -> Bound:
@@ -65,7 +68,7 @@ def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     return None
 
 
-def _shared_slabs(world: World) -> Multicast | str:
+def _shared_slabs(world: World) -> "GpuMulticast | str":
     """This rank's slab and the address of all, or why there are none; the same on all ranks."""
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
@@ -83,14 +86,14 @@ def _half_bytes(world: World) -> int:
     return half_for(world.device.most_chunk_bytes, world.device.most_chunk_bytes)
 
 
-def _connect(communicator: Communicator, slabs: Multicast) -> None:
+def _connect(communicator: Communicator, slabs: "GpuMulticast") -> None:
     """Binds every rank's memory to one multicast object. Raises Refusal."""
     descriptor = -1
     try:
         with communicator.all_or_none():
             if communicator.rank == 0:
                 descriptor = slabs.create()
-        descriptor = _receive_descriptor(communicator, descriptor)
+        descriptor = _passed(communicator, descriptor)
         with communicator.all_or_none():
             slabs.join(descriptor)
     finally:
@@ -100,29 +103,15 @@ def _connect(communicator: Communicator, slabs: Multicast) -> None:
         slabs.bind()
 
 
-def _receive_descriptor(communicator: Communicator, descriptor: int) -> int:
+def _passed(communicator: Communicator, descriptor: int) -> int:
     """Rank 0's file descriptor in each rank's process. Raises Refusal."""
-    path = ""
-    with contextlib.ExitStack() as undo:
-        with communicator.all_or_none(OSError):
-            end = undo.enter_context(socket.socket(socket.AF_UNIX))
-            end.settimeout(SOCKET_TIMEOUT_S)
-            if communicator.rank == 0:
-                folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-                path = undo.enter_context(folder) + "/wiretax"  # a folder of this user alone
-                end.bind(path)
-                end.listen(MOST_RANKS)
-        path = communicator.broadcast(path)
-        with communicator.all_or_none(OSError):
-            if communicator.rank > 0:
-                end.connect(path)
-                if not (received := socket.recv_fds(end, 1, 1)[1]):
-                    raise OSError("no descriptor of the multicast object arrived from rank 0")
-                return received[0]
-            for _ in range(1, communicator.size):
-                with end.accept()[0] as peer:
-                    socket.send_fds(peer, [b"1"], [descriptor])
-    return descriptor
+    process = multiprocessing.current_process()
+    process.authkey = communicator.broadcast(bytes(process.authkey))
+    with communicator.all_or_none(OSError):
+        copies = [DupFd(descriptor) for _ in range(1, communicator.size) if descriptor >= 0]
+    copies = communicator.broadcast(copies)
+    with communicator.all_or_none(OSError):
+        return descriptor if communicator.rank == 0 else copies[communicator.rank - 1].detach()
 
 
 def _one_shot_traffic(ranks: int, case: CollectiveCase) -> Traffic:
@@ -134,7 +123,7 @@ def _two_shot_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     return Traffic(2, ((own, own),), case.segment_bytes)
 
 
-through_switch = partial(KernelAlgorithm, refuses=_refuses, swaps=(), is_modelled=False)
+through_switch = partial(KernelAlgorithm, refuses=_refuses, is_modelled=False)
 ENTRIES = "one_shot_multimem", "two_shot_multimem"
 ONE_SHOT = through_switch(
     ENTRIES[0],

@@ -50,7 +50,6 @@ def _packets(
         refuses,
         limits=limits,
         pushes=True,
-        swaps=(),
         by_default=lambda world: not world.device.is_cpu,
         is_modelled=False,
         sums_in_rank_order=True,

@@ -17,7 +17,6 @@ TWO_SHOT = KernelAlgorithm(
     two_shot_traffic,
     variants=("copied", "registered"),
     sums_in_rank_order=True,
-    swaps=("copied", "registered"),
     varies=("stores", "chunks", "grid", "slabs"),
 )
 
@@ -35,7 +34,6 @@ PUSH = KernelAlgorithm(
     variants=("copied", "registered"),
     sums_in_rank_order=True,
     pushes=True,
-    swaps=("copied", "registered"),
     varies=("stores", "chunks", "grid", "slabs"),
     by_default=_not_between_two_cores,  # there a push gains little over a pull
 )
@@ -57,7 +55,6 @@ DIRECT = KernelAlgorithm(
     _direct_traffic,
     variants=("registered",),
     sums_in_rank_order=True,
-    swaps=(),
     varies=("stores",),
 )
 ALGORITHMS = {"all_reduce": (TWO_SHOT, PUSH, DIRECT)}

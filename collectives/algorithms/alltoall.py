@@ -6,10 +6,7 @@ ALGORITHMS = {
     "alltoall": exchange_forms(
         "alltoall",
         "all_to_all",
-        {
-            "direct_push": "each rank stores every segment into its reader's slab",
-            "direct_pull": "each rank stores all segments into its own slab; their readers fetch "
-            "them",
-        },
+        "each rank stores every segment into its reader's slab",
+        "each rank stores all segments into its own slab; their readers fetch them",
     )
 }

@@ -3,33 +3,22 @@
 | algorithm | within a host | between hosts, by the library |
 |---|---|---|
 | `hierarchical` | reduce-scatter and all-gather | its shard from each rank: each byte once |
-| `hierarchical_whole` | one-shot all-reduce | whole messages, in fewer hops |
+| the same, up to MOST_WHOLE_BYTES | one-shot all-reduce | whole messages, in fewer hops |
 | `flat` | | the library's collective over all ranks |
 
 A rail is one rank of each host, with the same local rank; so every host needs as many ranks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 from collectives.algorithms import listed
 from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Refusal
-from collectives.operation import (
-    Algorithm,
-    Bound,
-    CollectiveCase,
-    Limits,
-    Operation,
-    Unsupported,
-    World,
-)
+from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 
 # A case of this host's ranks, by our kernels, or of a rail, by the library.
 Leg = tuple[World, CollectiveCase]
-Legs = Callable[[World, World, CollectiveCase], Iterator[Leg]]
 
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
 MOST_WHOLE_BYTES = 16 << 10
@@ -61,27 +50,21 @@ def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return list(zip(*nodes, strict=True))
 
 
-def sharded(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
-    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; a whole
-    message that is short and has no equal shards."""
-    rank, ranks = node.rank, node.ranks
-    if case.count % ranks or not case.count:
-        yield from whole(node, rail, case)
+def legs_of(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
+    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; of a
+    short message all-reduce here, then along the rail."""
+    if case.segment_bytes <= MOST_WHOLE_BYTES:
+        yield node, replace(case, variant="copied")
+        yield rail, replace(case, send=case.receive, in_place=True)
         return
-    shard = replace(case, count=case.count // ranks, in_place=True)
-    place = case.receive + rank * shard.segment_bytes
+    shard = replace(case, count=case.count // node.ranks, in_place=True)
+    place = case.receive + node.rank * shard.segment_bytes
     yield node, replace(shard, collective=COLLECTIVES["reduce_scatter"], receive=place)
     yield rail, replace(shard, send=place, receive=place)
     yield node, replace(shard, collective=COLLECTIVES["all_gather"], send=place)
 
 
-def whole(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
-    """All-reduce here, then all-reduce along this rank's rail."""
-    yield node, replace(case, variant="copied")
-    yield rail, replace(case, send=case.receive, in_place=True)
-
-
-def bind(legs_of: Legs, world: World, case: CollectiveCase) -> Bound:
+def bind(world: World, case: CollectiveCase) -> Bound:
     """Binds the legs on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     assert world.node
     node = world.node
@@ -126,26 +109,11 @@ def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
         return Unsupported("each host has one rank", depends_on_size=True)
     if case.redop == "avg":
         return Unsupported("a mean of the hosts' means rounds twice")
-    return None
-
-
-def _refuses_shards(world: World, case: CollectiveCase) -> Unsupported | None:
-    assert world.node
     ranks = world.node.ranks
     if case.count % ranks and case.segment_bytes > MOST_WHOLE_BYTES:
         reason = f"{case.count} elements have no equal shards for {ranks} ranks"
         return Unsupported(reason, depends_on_size=True)
-    return _refuses(world, case)
-
-
-def _form(base: str, about: str, legs_of: Legs, **facts: Any) -> Algorithm:
-    return Algorithm(
-        base,
-        f"between hosts: {about}",
-        partial(bind, legs_of),
-        spans_hosts=True,
-        **facts,
-    )
+    return None
 
 
 FLAT = Algorithm(
@@ -155,23 +123,13 @@ FLAT = Algorithm(
     spans_hosts=True,
     by_default=lambda world: False,  # it is the library
 )
+HIERARCHICAL = Algorithm(
+    "hierarchical",
+    "between hosts: our kernels within each host, the library between them",
+    bind,
+    refuses=_refuses,
+    variants=("copied", "registered"),
+    spans_hosts=True,
+)
 # In the order in which `auto` prefers them.
-ALGORITHMS = dict.fromkeys(COLLECTIVES, (FLAT,)) | {
-    "all_reduce": (
-        _form(
-            "hierarchical_whole",
-            "one-shot within each host, the library between them for whole messages",
-            whole,
-            refuses=_refuses,
-            limits=Limits(wins_below=MOST_WHOLE_BYTES + 1),
-        ),
-        _form(
-            "hierarchical",
-            "reduce-scatter and all-gather within each host, the library between them",
-            sharded,
-            refuses=_refuses_shards,
-            variants=("copied", "registered"),
-        ),
-        FLAT,
-    )
-}
+ALGORITHMS = dict.fromkeys(COLLECTIVES, (FLAT,)) | {"all_reduce": (HIERARCHICAL, FLAT)}

@@ -1,5 +1,5 @@
-"""Reduce-scatter: the sum of all ranks' segment r to rank r. See kernels/reduce_scatter.cu. The
-direct forms round to the datatype once, the ring once a hop, so at most n-1 times."""
+"""Reduce-scatter: the sum of all ranks' segment r to rank r. See kernels/reduce_scatter.cu.
+Each sum is rounded to the datatype once."""
 
 from collectives.exchange import exchange_forms
 
@@ -7,11 +7,8 @@ ALGORITHMS = {
     "reduce_scatter": exchange_forms(
         "reduce_scatter",
         "reduce_scatter",
-        {
-            "direct_push": "each rank stores every segment into its owner's slab; owners sum",
-            "direct_pull": "each rank stores all segments into its own slab; owners read and sum",
-            "ring": "partial sums travel around the ring",
-        },
+        "each rank stores every segment into its owner's slab; owners sum",
+        "each rank stores all segments into its own slab; owners read and sum",
         sums=True,
     )
 }

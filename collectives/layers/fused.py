@@ -13,7 +13,6 @@ import numpy as np
 from collectives.binding import chunk_that_fits, place_structure, run_sequence
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
-    NO_SWAP,
     NOT_MAPPED,
     Algorithm,
     Bound,
@@ -152,8 +151,6 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     if is_registered:
         if not peers.locate(case.send, arguments.sends):
             return NOT_MAPPED
-        if case.build.swap:
-            return NO_SWAP
         entry = "allreduce_rmsnorm_pull_registered"
         # With fewer tokens a rank would sum none. On GPUs direct sums were not measured.
         is_direct = (

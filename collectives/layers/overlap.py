@@ -15,7 +15,6 @@ gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk 
 The matmul is the vendor's, through numpy or CuPy. The overlapped collective is `direct_pull`, in a
 second stream of a GPU."""
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +28,7 @@ from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers.fused import forms, sequence
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
+from kernels.devices.device import Step
 
 CHUNKS = (1, 2, 4, 8)
 ENTRIES = 16  # of a GPU's stream for a chunk: seven peers' matmuls of two launches, and events
@@ -97,32 +97,6 @@ def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int)
     )
 
 
-class PriorityStream:
-    """A GPU's second stream, of higher priority, for communication in order, after all earlier
-    compute. Events join the two: one capture records both."""
-
-    def __init__(self, cupy: Any) -> None:
-        self.cupy, self.main = cupy, cupy.cuda.get_current_stream()
-        self.stream = cupy.cuda.Stream(non_blocking=True, priority=-1)
-        self.ends = deque[Any]()
-
-    def submit(self, call: Call) -> None:
-        begin, end = (self.cupy.cuda.Event(disable_timing=True) for _ in range(2))
-        begin.record(self.main)
-        self.stream.wait_event(begin)
-        self.stream.use()  # CuPy's `with` would end with its default stream, not with the device's
-        try:
-            call()
-        finally:
-            self.main.use()
-        end.record(self.stream)
-        self.ends.append(end)
-
-    def wait(self) -> None:
-        """Makes later compute wait for the first call that no earlier `wait` has waited for."""
-        self.main.wait_event(self.ends.popleft())
-
-
 def python_operation(
     world: World, calls: Sequence[Call], collectives: Sequence[Operation] = ()
 ) -> Operation:
@@ -188,12 +162,11 @@ def _bind_fused(world: World, case: MatmulCase) -> Bound:
             if isinstance(bound, Unsupported):
                 return bound
             collectives[chunks].append(bound)
-    stream = PriorityStream(world.device.xp)
     overlap = _reduce_beside if case.collective.reduces else _gather_beside
     by_chunks = {
         chunks: python_operation(
             world,
-            overlap(world, case, stream, [_enqueues(operation) for operation in operations]),
+            overlap(world, case, [world.device.beside([each.step]) for each in operations]),
             operations,
         )
         for chunks, operations in collectives.items()
@@ -201,17 +174,16 @@ def _bind_fused(world: World, case: MatmulCase) -> Bound:
     return Overlapped(by_chunks[1].step, by_chunks=by_chunks)
 
 
-def _enqueues(operation: Operation) -> Call:
-    step = operation.step
+def _enqueued(step: Step) -> Call:
     return partial(step.kernel.function, step.blocks, step.argument)
 
 
 def _reduce_beside(
-    world: World, case: MatmulCase, stream: PriorityStream, collectives: Sequence[Call]
+    world: World, case: MatmulCase, collectives: Sequence[tuple[Step, Step]]
 ) -> list[Call]:
     rows, size = case.tokens // len(collectives), case.datatype.size_bytes
     calls: list[Call] = []
-    for row, collective in zip(range(0, case.tokens, rows), collectives, strict=True):
+    for row, (begun, _) in zip(range(0, case.tokens, rows), collectives, strict=True):
         calls += [
             _matmul(
                 world,
@@ -220,13 +192,13 @@ def _reduce_beside(
                 case.send + row * case.inner * size,
                 case.between + row * case.columns * size,
             ),
-            partial(stream.submit, collective),
+            _enqueued(begun),
         ]
-    return calls + [stream.wait] * len(collectives)
+    return [*calls, _enqueued(collectives[-1][1])]  # they run in order
 
 
 def _gather_beside(
-    world: World, case: MatmulCase, stream: PriorityStream, collectives: Sequence[Call]
+    world: World, case: MatmulCase, collectives: Sequence[tuple[Step, Step]]
 ) -> list[Call]:
     rank, ranks, size = world.rank, world.ranks, case.datatype.size_bytes
     own_rows = case.tokens // ranks
@@ -235,10 +207,10 @@ def _gather_beside(
     def result(row: int) -> int:
         return case.receive + row * case.columns * size
 
-    calls: list[Call] = [partial(stream.submit, collective) for collective in collectives]
+    calls: list[Call] = [_enqueued(begun) for begun, _ in collectives]
     calls.append(_matmul(world, case, own_rows, case.send, result(rank * own_rows)))
-    for chunk in range(len(collectives)):
-        calls.append(stream.wait)
+    for chunk, (_, ended) in enumerate(collectives):
+        calls.append(_enqueued(ended))
         for peer in range(ranks):
             if peer != rank:
                 gathered = case.between + (chunk * ranks + peer) * rows * case.inner * size

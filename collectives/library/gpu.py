@@ -1,9 +1,8 @@
 """NCCL and RCCL, the baseline on GPUs: on the same buffers, stream and clock as our kernels.
 
 Variants: `plain`, or `graph` if the device launches from graphs; `registered`, on NCCL, with
-symmetric windows; `tuned`, with the fastest setting; `zero_cta`, on NCCL, by copy engines where
-nothing is reduced. Windows and each setting have their own communicator, so that they do not change
-the other variants."""
+symmetric windows; `tuned`, with the fastest setting. Windows and each setting have their own
+communicator, so that they do not change the other variants."""
 
 import ctypes
 import time
@@ -17,7 +16,7 @@ import numpy as np
 from collectives.collective import COLLECTIVES, DATATYPES, Array, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
-from collectives.library.nccl import CONFIGURED_SINCE, COPY_ENGINES, Nccl, environment, open_nccl
+from collectives.library.nccl import CONFIGURED_SINCE, Nccl, environment, open_nccl
 from collectives.operation import (
     Bound,
     CollectiveCase,
@@ -29,6 +28,7 @@ from collectives.operation import (
 )
 from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice, GpuMemory
+from kernels.devices.gpu_driver import wide
 
 # Numbers of nccl.h.
 TYPES = {
@@ -45,7 +45,6 @@ TYPES = {
 }
 OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
-FLOAT8_SINCE, WINDOWS_SINCE = 22400, 22700
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a
 # process (ncclTopoUserP2pLevel): in RCCL 2.21 and in the source of 2026.
@@ -62,9 +61,6 @@ TUNINGS = {
     ),
 }
 CTAS = "CTAs=1", "CTAs=4", "CTAs=16", "CTAs=32"  # blocks of the fastest of these
-# ncclConfig_t's CTAPolicy: from 2.28 on copy engines move data in symmetric windows of one host.
-# NCCL logs this line when it first uses them, and otherwise runs a kernel without a word.
-ZERO_CTA, ZERO_CTA_SINCE, ZERO_CTA_LINE = "CTAPolicy=2", 22800, "Init CE, rank"
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
 CHAINED_CALLS = 8  # of a launch that is timed for a chain
 FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
@@ -85,11 +81,10 @@ def has_endless_ll(arch: str, version: int) -> bool:
     return arch.startswith("gfx12") and version < LL_REPAIRED_SINCE
 
 
-def reduces_float8(arch: str, version: int) -> bool:
+def reduces_float8(arch: str) -> bool:
     """Whether a library reduces fp8 as OCP defines it: NCCL's manual names sm_90, and gfx942 has
     other values for the same codes (FNUZ)."""
-    has_codes = arch.startswith(("sm_9", "sm_1", "gfx950", "gfx12"))
-    return has_codes and version >= FLOAT8_SINCE
+    return arch.startswith(("sm_9", "sm_1", "gfx950", "gfx12"))
 
 
 def detailed(operation: Operation, choice: str) -> Operation:
@@ -114,8 +109,7 @@ class NcclLibrary(Library):
         except Refusal as refusal:
             self.missing = str(refusal)
         self.memories: list[GpuMemory] = []
-        # By label and the memory's address: whether NCCL made a window of it.
-        self.windows: dict[tuple[str, int], bool] = {}
+        self.windows: dict[int, bool] = {}  # by a memory's address: whether NCCL made one of it
 
     @property
     def nccl(self) -> Nccl:
@@ -132,7 +126,7 @@ class NcclLibrary(Library):
 
     def variants(self, world: World) -> tuple[str, ...]:
         plain = world.plain_variant
-        return (plain, "tuned") if self.is_rccl else (plain, "registered", "tuned", "zero_cta")
+        return (plain, "tuned") if self.is_rccl else (plain, "registered", "tuned")
 
     def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
         """Memory from ncclMemAlloc, as only that can be registered; peers cannot map it."""
@@ -141,7 +135,7 @@ class NcclLibrary(Library):
             return None
         pointer = ctypes.c_void_p()
         with environment(library.environment):
-            status = library.calls.ncclMemAlloc(ctypes.byref(pointer), size_bytes)
+            status = library.calls.ncclMemAlloc(*wide([ctypes.byref(pointer), size_bytes]))
         if status:
             raise DeviceError(library.complaint(f"ncclMemAlloc({size_bytes} B)", status))
         free = partial(library.calls.ncclMemFree, pointer)
@@ -154,12 +148,10 @@ class NcclLibrary(Library):
             if case.collective.reduces and case.datatype.name not in TYPES:
                 return Unsupported(f"{self.nccl.name} does not reduce {case.datatype.name}")
             arch, needs_float8 = self.device.arch, case.collective.reduces and case.datatype.float8
-            if needs_float8 and not reduces_float8(arch, self.nccl.version):
+            if needs_float8 and not reduces_float8(arch):
                 return Unsupported(f"{self.nccl.name} does not reduce fp8 on {arch}")
             if case.variant == "tuned":
                 return self._tuned(world, case)
-            if case.variant == "zero_cta":
-                return self._zero_cta(case)
             label = "registered" if case.variant == "registered" else "plain"
             return self._labelled(case, label)
         except DeviceError as error:  # all ranks raise it
@@ -231,11 +223,6 @@ class NcclLibrary(Library):
         self, library: Nccl, transports: dict[str, dict[str, list[str]]], memory: str
     ) -> list[str]:
         notes = list(library.refused.values())
-        if library.log and ZERO_CTA_LINE not in library.logs.get(ZERO_CTA, ZERO_CTA_LINE):
-            notes.append(
-                f"{library.name} ran a kernel under its zero-CTA policy: its copy engines want "
-                "CUDA 12.5, symmetric windows and one NVLink domain."
-            )
         if self.memories:
             notes.append(
                 f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
@@ -303,8 +290,8 @@ class NcclLibrary(Library):
 
     def _labelled(self, case: CollectiveCase, label: str) -> Operation:
         """The case on the communicator with this label. Raises DeviceError on all ranks."""
-        if label in ("registered", ZERO_CTA):
-            self._register(case, label)
+        if label == "registered":
+            self._register(case)
         return self._operation(self._groups(case), label)
 
     def _operation(self, groups: list[list[Call]], label: str) -> Operation:
@@ -317,7 +304,7 @@ class NcclLibrary(Library):
         title = next(iter(names - {"ncclSend", "ncclRecv"}), "ncclSend and ncclRecv")
         calls = [
             [
-                (name, getattr(library.calls, name), (*arguments, handle, stream))
+                (name, getattr(library.calls, name), wide([*arguments, handle, stream]))
                 for name, arguments in group
             ]
             for group in groups
@@ -358,40 +345,25 @@ class NcclLibrary(Library):
         with self.device.calling(title):
             stream.synchronize()
 
-    def _zero_cta(self, case: CollectiveCase) -> Operation:
-        """The case under the policy that takes no blocks where it can. `choice` says what NCCL did.
-        Raises DeviceError on all ranks."""
-        library = self.nccl
-        if library.version < ZERO_CTA_SINCE:
-            raise DeviceError(f"{library.name} has no zero-CTA policy; 2.28 has")
-        operation = self._labelled(case, ZERO_CTA)
-        if not library.log:  # the user's log file has it
-            return operation
-        copied = ZERO_CTA_LINE in library.logs[ZERO_CTA]
-        return detailed(operation, COPY_ENGINES if copied else "a kernel")
-
-    def _register(self, case: CollectiveCase, label: str) -> None:
+    def _register(self, case: CollectiveCase) -> None:
         """Makes symmetric windows of the case's buffers. Raises DeviceError on all ranks."""
         library = self.nccl
-        if library.version < WINDOWS_SINCE:
-            raise DeviceError(f"{library.name} has no symmetric windows; 2.27 has")
-        handle = library.connect(label)
+        handle = library.connect("registered")
         for address in (case.send, case.receive):  # all ranks make their windows in the same order
             memory = next(
                 (m for m in self.memories if m.address <= address < m.address + m.size_bytes), None
             )
             if memory is None:
                 raise DeviceError("only buffers from NCCL's allocator make symmetric windows")
-            if (label, memory.address) not in self.windows:
+            if memory.address not in self.windows:
                 window = ctypes.c_void_p()
-                status = library.calls.ncclCommWindowRegister(
-                    handle, memory.address, memory.size_bytes, ctypes.byref(window), SYMMETRIC
-                )
+                place = memory.address, memory.size_bytes, ctypes.byref(window), SYMMETRIC
+                status = library.calls.ncclCommWindowRegister(*wide([handle, *place]))
                 library.agree(library.complaint("ncclCommWindowRegister", status))
                 # A library that cannot make windows here reports success and returns none.
                 made = all(self.ranks.all_gather(bool(window)))
-                self.windows[label, memory.address] = made
-            if not self.windows[label, memory.address]:
+                self.windows[memory.address] = made
+            if not self.windows[memory.address]:
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
     def _tuned(self, world: World, case: CollectiveCase) -> Operation:

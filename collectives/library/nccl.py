@@ -20,12 +20,13 @@ from typing import Any, TextIO
 from collectives.communicator import Communicator, Refusal
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
+from kernels.devices.gpu_driver import wide
 
-OLDEST = 21900  # the first with ncclMemAlloc
-# By kind of device: the library's name and file, and where it comes from.
+# By kind of device: the library's name and file, where it comes from, and the oldest: the first
+# NCCL with symmetric windows and a log that can end, RCCL of ROCm 7.0.
 LIBRARIES = {
-    "cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)"),
-    "hip": ("RCCL", "librccl.so.1", "it comes with ROCm, as the package rccl"),
+    "cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)", 22700),
+    "hip": ("RCCL", "librccl.so.1", "it comes with ROCm, as the package rccl", 22600),
 }
 
 
@@ -39,7 +40,7 @@ UNDEFINED, MAGIC = -(2**31), 0xCAFEBEEF
 CONFIGURED_SINCE = 22700
 # Fields of a Config by the names of labels. NCCL reads the variables of the same meaning once in a
 # process, so a communicator of its own has them by its Config.
-CONFIGURED = {"CTAs": ("minCTAs", "maxCTAs"), "CTAPolicy": ("CTAPolicy",)}
+CONFIGURED = {"CTAs": ("minCTAs", "maxCTAs")}
 
 
 class Config(ctypes.Structure):
@@ -69,35 +70,6 @@ class Config(ctypes.Structure):
         return cls(ctypes.sizeof(cls), MAGIC, CONFIGURED_SINCE, **values)
 
 
-_POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-_MOVE = (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER)
-_REDUCE = (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
-_MESSAGE = (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
-_PLAN = (_POINTER, _INT, _SIZE, _INT, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER)
-PROTOTYPES: dict[str, tuple[Any, ...]] = {
-    "ncclGetVersion": (_POINTER,),
-    "ncclGetErrorString": (_INT,),
-    "ncclGetLastError": (_POINTER,),
-    "ncclGetUniqueId": (_POINTER,),
-    "ncclCommInitRankConfig": (_POINTER, _INT, UniqueId, _INT, _POINTER),
-    "ncclCommGetAsyncError": (_POINTER, _POINTER),
-    "ncclCommAbort": (_POINTER,),
-    "ncclMemAlloc": (_POINTER, _SIZE),
-    "ncclMemFree": (_POINTER,),
-    "ncclCommWindowRegister": (_POINTER, _POINTER, _SIZE, _POINTER, _INT),
-    "ncclAllReduce": _REDUCE,
-    "ncclReduceScatter": _REDUCE,
-    "ncclAllGather": _MOVE,
-    "ncclAlltoAll": _MOVE,
-    "ncclAllToAll": _MOVE,  # NCCL's spelling, then RCCL's
-    "ncclSend": _MESSAGE,
-    "ncclRecv": _MESSAGE,
-    "ncclGroupStart": (),
-    "ncclGroupEnd": (),
-    "ncclResetDebugInit": (),  # deprecated, and in 2.32.3
-    "rcclGetAlgoInfo": _PLAN,
-}
-RESETS_SINCE = 22700  # older versions close their log beside their own threads
 # Numbers of RCCL's nccl_common.h.
 FUNCTIONS = {"ncclAllGather": 2, "ncclReduceScatter": 3, "ncclAllReduce": 4}
 ALGORITHMS = "TREE", "RING", "COLLNET_DIRECT", "COLLNET_CHAIN", "NVLS", "NVLS_TREE", "PAT"
@@ -108,11 +80,10 @@ DECISION = re.compile(
     r" Bytes -> (?:Algo (\w+) proto (\w+) channel\{Lo\.\.Hi\}=\{(\d+)\.\.(\d+)\}"
     r"|Kernel (\w+) nchannels (\d+)|(?:cudaMemcpy|(?:Rail \S+ )?RMA proxy \+ CE))"
 )
-COPY_ENGINES = "copy engines"
 
 
 # Calls that progress together: each a name, a function and all its arguments.
-Group = list[tuple[str, Callable[..., int], tuple[int, ...]]]
+Group = list[tuple[str, Callable[..., int], list[Any]]]
 
 
 @dataclass
@@ -128,7 +99,7 @@ class Nccl:
     file: str  # where the library is, in words
     environment: dict[str, str] = field(default_factory=dict)
     log: TextIO | None = None
-    communicators: dict[str, int] = field(default_factory=dict)
+    communicators: dict[str, ctypes.c_void_p] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # the log text of each communicator
     refused: dict[str, str] = field(default_factory=dict)  # why a label is not used
     resets_log: bool = False  # whether it can begin and end its log at any time
@@ -141,9 +112,8 @@ class Nccl:
         """The error message for a failed call, without paths and addresses; "" for success."""
         if not status:
             return ""
-        words = [self.calls.ncclGetErrorString(status).split(b" (run with")[0]]
-        if hasattr(self.calls, "ncclGetLastError"):  # since 2.13
-            words.append(self.calls.ncclGetLastError(None))
+        error = self.calls.ncclGetErrorString(status).split(b" (run with")[0]
+        words = error, self.calls.ncclGetLastError(None)
         text = ": ".join(w.decode(errors="replace").strip() for w in words if w)
         text = re.sub(r"(?<!\w)/\S+|\d+(?:\.\d+){3}\S*", "<set>", text)
         return f"{call} of {self.name} fails: {text}"
@@ -156,7 +126,7 @@ class Nccl:
             text, rank = min(failures, key=lambda failure: "remote process" in failure[0])
             raise DeviceError(f"rank {self.ranks.ranks[rank]}: {text}")
 
-    def connect(self, label: str) -> int:
+    def connect(self, label: str) -> ctypes.c_void_p:
         """The communicator with this label; all ranks make it, or all raise DeviceError."""
         if label in self.communicators:
             return self.communicators[label]
@@ -172,8 +142,8 @@ class Nccl:
                 ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank, ctypes.byref(config)
             )
             self.agree(self.complaint("ncclCommInitRankConfig", status))
-        self.communicators[label] = handle.value or 0
-        return self.communicators[label]
+        self.communicators[label] = handle
+        return handle
 
     def perform(self, groups: Sequence[Group]) -> str:
         """Enqueues the calls of each group until one fails; returns its error message, or ""."""
@@ -187,7 +157,7 @@ class Nccl:
                 return next(filter(None, complaints))
         return ""
 
-    def failure(self, handle: int, title: str) -> str | None:
+    def failure(self, handle: ctypes.c_void_p, title: str) -> str | None:
         status = ctypes.c_int()
         self.calls.ncclCommGetAsyncError(handle, ctypes.byref(status))
         return self.complaint(title, status.value) or None
@@ -219,8 +189,8 @@ class Nccl:
         _, _, count, kind, *_ = arguments
         algorithm, protocol, channels = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         results = map(ctypes.byref, (algorithm, protocol, channels))
-        handle, function = self.communicators[label], FUNCTIONS[name]
-        status = self.calls.rcclGetAlgoInfo(handle, function, count, kind, 0, 0, 1, *results)
+        call = self.communicators[label], FUNCTIONS[name], count, kind, 0, 0, 1, *results
+        status = self.calls.rcclGetAlgoInfo(*wide(call))
         # RCCL has further algorithms behind NCCL's.
         if status or not (0 <= algorithm.value < len(ALGORITHMS) and 0 <= protocol.value < 3):
             return None
@@ -293,7 +263,7 @@ def loaded_file(vendor: str) -> str:
 
 def find_library(vendor: str) -> str:
     """The name or path of the shared library, which a package has loaded. Raises DeviceError."""
-    kind, file, source = LIBRARIES[vendor]
+    kind, file, source, _ = LIBRARIES[vendor]
     if name := library_of_torch(vendor):
         return name
     if vendor == "cuda":
@@ -309,17 +279,14 @@ def find_library(vendor: str) -> str:
 
 def load(name: str) -> ctypes.CDLL:
     calls = ctypes.CDLL(name)
-    for call, types in PROTOTYPES.items():
-        if hasattr(calls, call):
-            returns_text = call.endswith(("String", "LastError"))
-            getattr(calls, call).argtypes = types
-            getattr(calls, call).restype = ctypes.c_char_p if returns_text else ctypes.c_int
+    for function in (calls.ncclGetErrorString, calls.ncclGetLastError):
+        function.restype = ctypes.c_char_p
     return calls
 
 
 def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
     """Loads this device's library on all ranks, in one version. Raises Refusal."""
-    kind, number = LIBRARIES[device.name][0], ctypes.c_int()
+    (kind, *_, oldest), number = LIBRARIES[device.name], ctypes.c_int()
     with ranks.all_or_none():
         calls = load(find_library(device.name))
         calls.ncclGetVersion(ctypes.byref(number))
@@ -328,15 +295,15 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
         raise Refusal(f"ranks have {kind} {' and '.join(sorted(releases))}")
     sharers = max(sharing)
     nccl = Nccl(ranks, calls, kind, number.value, loaded_file(device.name))
-    if nccl.version < OLDEST:
-        raise Refusal(f"{nccl.name} is older than {release(OLDEST)}")
+    if nccl.version < oldest:
+        raise Refusal(f"{nccl.name} is older than {release(oldest)}")
     if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:
         raise Refusal(
             f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; from "
             "2.30 on, NCCL_MULTI_RANK_GPU_ENABLE=1 lets NCCL try with two"
         )
     if "NCCL_DEBUG_FILE" not in os.environ:
-        resets = kind == "NCCL" and nccl.version >= RESETS_SINCE and "NCCL_DEBUG" not in os.environ
+        resets = kind == "NCCL" and "NCCL_DEBUG" not in os.environ
         nccl.resets_log = resets and hasattr(calls, "ncclResetDebugInit")
         # INIT logs channels, ENV the variables that were read, TUNING each call's algorithm.
         log = os.memfd_create("log")
@@ -369,7 +336,7 @@ def decision(text: str) -> str | None:
     algorithm, protocol, low, high, kernel, channels = lines[-1]
     if algorithm:
         return f"{algorithm} {protocol}, {counted(int(high) - int(low) + 1)}"
-    return f"{kernel}, {counted(int(channels))}" if kernel else COPY_ENGINES
+    return f"{kernel}, {counted(int(channels))}" if kernel else "copy engines"
 
 
 def channels(text: str) -> dict[str, int]:

@@ -75,14 +75,12 @@ TWO_CARDS = (
     Question(
         "copy_engines",
         "Do copy engines beat the kernels' stores, and from which size?",
-        "allreduce -b 1M -e 256M -f 4 --algorithm two_shot,two_shot_copy_engine,"
-        "two_shot_copy_engine_memops,one_shot_copy_engine",
+        "allreduce -b 1M -e 256M -f 4 --algorithm two_shot,two_shot_copy_engine",
     ),
     Question(
         "copy_engines_graph",
         "Do copy engines also beat them from a graph?",
-        "allreduce -b 1M -e 256M -f 4 -G 1 --algorithm two_shot,two_shot_copy_engine,"
-        "two_shot_copy_engine_memops,one_shot_copy_engine",
+        "allreduce -b 1M -e 256M -f 4 -G 1 --algorithm two_shot,two_shot_copy_engine",
     ),
     Question(
         "multimem",
@@ -105,14 +103,6 @@ TWO_CARDS = (
         "packets",
         "Do 16-byte stores arrive in whole packets on AMD?",
         "soak --algorithm one_shot_ll,one_shot_sentinel",
-    ),
-    # vLLM's RFC 55916 sleeps between polls, against stalls under load.
-    Question(
-        "sleep",
-        "Does a sleep between polls cost time, or save some?",
-        f"allreduce {SHORT} --algorithm "
-        "one_shot_push,one_shot_push+sleep,two_shot_push,two_shot_push+sleep",
-        vendor="hip",
     ),
     # vLLM's kernels for RDNA flush nothing.
     Question(

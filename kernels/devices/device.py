@@ -5,9 +5,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ctypes import c_char, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from kernels.devices.multicast import GpuMulticast
 
 # Of sync.h, which must agree: see layout_checks.
 MOST_RANKS = 8
@@ -231,6 +234,10 @@ class Step:
     parts: tuple["Step", ...] = ()
 
 
+# Makes a copy (target, source, bytes) between memories that this rank maps, not both the host's, in
+# its stream, which is the kernels' outside of `beside`.
+CopyEngine = Callable[[int, int, int], Step]
+
 # Where in an iteration a rank is; the watch holds the number.
 Phase = IntEnum("Phase", "IDLE PREPARE MEET OPERATION CONSUME CHECK", start=0)
 PHASES = (
@@ -275,47 +282,6 @@ class Counts:
 
     def is_checked(self, number: int) -> bool:
         return number < self.checks or number >= self.warmup + self.timed
-
-
-class CopyEngine(Protocol):
-    """A device's DMA engines, which copy in a stream of their own while kernels run."""
-
-    def copy(self, target: int, source: int, size_bytes: int) -> Step:
-        """A copy between memories that this rank maps, not both the host's. It runs in its stream,
-        which is the kernels' outside of `beside`."""
-
-    def store(self, address: int, value: int) -> Step:
-        """Stores a 32-bit value after all that its stream did, which all devices then see. CUDA."""
-
-    def wait(self, address: int, value: int) -> Step:
-        """Holds its stream until the place has this 32-bit value, without a time limit. CUDA."""
-
-    def beside(self, steps: Sequence[Step]) -> Step:
-        """The steps, copies and kernels, in the copies' stream: after all steps so far, and beside
-        those that follow."""
-
-    def join(self) -> Step:
-        """The steps that follow wait for all copies so far."""
-
-
-class Multicast(Protocol):
-    """A part of this rank's memory at `own`, and at `address` all ranks' parts. The ranks call in
-    turn: one `create`, then all `join`, then all `bind`. Raises DeviceError."""
-
-    own: int
-    address: int
-
-    def create(self) -> int:
-        """A descriptor of a new multicast object, for all ranks; the caller closes it."""
-
-    def join(self, descriptor: int) -> None:
-        """Adds this rank's device to the object."""
-
-    def bind(self) -> None:
-        """Puts memory of this device behind the object, and maps both."""
-
-    def close(self) -> None:
-        """Frees the memory and the object."""
 
 
 class Device(Protocol):
@@ -379,11 +345,11 @@ class Device(Protocol):
         sentence = f"the {self.name} device has no host data path to flush; AMD GPUs have"
         raise DeviceError(f"--hdp-flush off: {sentence}")
 
-    def copy_engine(self, memops: bool = False) -> CopyEngine:
-        """The engines, with `memops` also CUDA's stream memory operations. Raises DeviceError."""
+    def copy_engine(self) -> CopyEngine:
+        """The device's DMA engines. Raises DeviceError without."""
         raise DeviceError(f"the {self.name} device has no copy engines; GPUs have them")
 
-    def multicast(self, ranks: int, size_bytes: int) -> Multicast:
+    def multicast(self, ranks: int, size_bytes: int) -> "GpuMulticast":
         """This rank's part of memory behind a multicast address. Raises DeviceError without."""
         raise DeviceError(
             f"the {self.name} device has no multicast; NVIDIA GPUs on an NVSwitch have it"
@@ -408,6 +374,11 @@ class Device(Protocol):
 
     def sequence(self, steps: Sequence[Step]) -> Step:
         """The steps one after another, as one step."""
+
+    def beside(self, steps: Sequence[Step]) -> tuple[Step, Step]:
+        """The steps in a GPU's second stream: after all steps so far, and beside those that follow.
+        And a step that makes those that follow wait for their end."""
+        return self.sequence(steps), self.sequence([])
 
     def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
         """A function of Python as a step. It must not raise. On a GPU it puts at

@@ -4,6 +4,7 @@ host memory that both GPUs register (`host_staged`)."""
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from kernels.devices import shared_memory
-from kernels.devices.copy_engine import GpuCopyEngine
 from kernels.devices.device import (
     MOST_BLOCKS,
     Bytes,
+    CopyEngine,
     Device,
     DeviceError,
     Macros,
     Memory,
-    Multicast,
     OutOfMemory,
+    Step,
     Structures,
 )
 from kernels.devices.gpu_driver import (
@@ -36,7 +37,10 @@ from kernels.devices.multicast import GpuMulticast
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 ALLOCATION_BYTES = 2 << 20  # the driver's unit: with less a peer would also map its neighbours
-HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
+HOST_TO_DEVICE, DEVICE_TO_HOST, ANY_DIRECTION = 1, 2, 4  # ANY_DIRECTION: cudaMemcpyDefault
+# hipMemcpyDeviceToDeviceNoCU: HIP copies within what it takes for one device with a kernel, and a
+# peer's memory looks like that to the process that opened it.
+WITHOUT_KERNEL = 1024
 LAZY_PEER_ACCESS = 1
 INFINITY_CACHE_BYTES = 256 << 20
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the safest for peers first.
@@ -115,7 +119,6 @@ class GpuDevice(GpuStream, Device):
         self.sharing = SHARING[self.name]
         self.may_flush_hdp = runtime.is_hip
         self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
-        self.engine: GpuCopyEngine | None = None
         self.load(self.loop_kernels())
         self.facts = {
             "gpu": properties["name"].decode(),
@@ -249,13 +252,21 @@ class GpuDevice(GpuStream, Device):
             free = undo.pop_all().close
         return GpuMemory(self, address, size_bytes, "registered host memory", free, shared.handle)
 
-    def copy_engine(self, memops: bool = False) -> GpuCopyEngine:
-        if memops and self.name == "hip":
-            raise DeviceError("HIP's streams await values in signal memory alone, which is beta")
-        self.engine = self.engine or GpuCopyEngine(self)
-        return self.engine
+    def copy_engine(self) -> CopyEngine:
+        if self.runtime.is_hip and os.environ.get("HSA_ENABLE_SDMA") == "0":
+            raise DeviceError("HSA_ENABLE_SDMA=0 makes AMD's driver copy with kernels")
+        kind = WITHOUT_KERNEL if self.runtime.is_hip else ANY_DIRECTION
 
-    def multicast(self, ranks: int, size_bytes: int) -> Multicast:
+        def copy(target: int, source: int, size_bytes: int) -> Step:
+            def enqueue() -> None:
+                stream = self.cupy.cuda.get_current_stream().ptr
+                self.runtime.memcpyAsync(target, source, size_bytes, kind, stream)
+
+            return self.python(f"copy of {size_bytes} B", enqueue)
+
+        return copy
+
+    def multicast(self, ranks: int, size_bytes: int) -> GpuMulticast:
         if self.name == "hip":
             return super().multicast(ranks, size_bytes)
         with self.calling("asking NVRTC's version"):

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,11 @@ def driver_library(*vendors: str) -> ctypes.CDLL:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
     raise DeviceError(f"no GPU driver is here: {', '.join(names)} cannot be loaded")
+
+
+def wide(arguments: Iterable[Any]) -> list[Any]:
+    """Arguments of a C function: the ABI takes a 64-bit number for a shorter one or a pointer."""
+    return [ctypes.c_uint64(each) if isinstance(each, int) else each for each in arguments]
 
 
 def compiler_flags(arch: str) -> list[str]:

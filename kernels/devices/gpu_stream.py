@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kernels.devices.device import Action, Counts, Gate, Kernel, Module, Stamps, Step, Watch
-from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordinals
+from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordinals, wide
 
 # Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
 MOST_QUEUED = 500
@@ -64,6 +64,7 @@ class GpuStream:
             runtime.setDevice(self.ordinal)
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
             self.stream.use()
+        self.second: Any = None  # of higher priority, made when it is needed
         self.pinned_gate = Gate.from_address(self.pinned(Gate))
         self.pinned_watch = Watch.from_address(self.pinned(Watch))
         self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
@@ -76,11 +77,9 @@ class GpuStream:
         return calling(f"on GPU {self.pci_bus_id}, {call}")
 
     def driver(self, name: str, *arguments: Any) -> None:
-        """Calls a function that CuPy lacks in the driver's own library. The ABI takes a 64-bit
-        number for a shorter one, and for a pointer. Raises DeviceError."""
+        """Calls a function that CuPy lacks in the driver's own library. Raises DeviceError."""
         with self.calling(name):
-            wide = [ctypes.c_uint64(each) if isinstance(each, int) else each for each in arguments]
-            status = driver_library(self.name)[name](*wide)
+            status = driver_library(self.name)[name](*wide(arguments))
             if status == OUT_OF_MEMORY:
                 raise RuntimeError(f"error {status} OutOfMemory")
             if status:
@@ -251,6 +250,27 @@ class GpuStream:
     def sequence(self, steps: Sequence[Step]) -> Step:
         kernel = Kernel("steps in a row", lambda blocks, argument: self.enqueue(*steps))
         return Step(kernel, None, entries=sum(step.entries for step in steps))
+
+    def beside(self, steps: Sequence[Step]) -> tuple[Step, Step]:
+        with self.calling("making a second stream"):
+            second = self.second = self.second or self.cupy.cuda.Stream(
+                non_blocking=True, priority=-1
+            )
+            begun, ended = (self.cupy.cuda.Event(disable_timing=True) for _ in range(2))
+
+        def enqueue() -> None:
+            begun.record(self.stream)
+            second.wait_event(begun)
+            second.use()  # CuPy's `with` would end with its default stream
+            try:
+                self.enqueue(*steps)
+            finally:
+                self.stream.use()
+            ended.record(second)
+
+        entries = 3 + sum(step.entries for step in steps)
+        wait = self.python("end of the steps beside", lambda: self.stream.wait_event(ended))
+        return self.python("steps beside", enqueue, entries), wait
 
     def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
         return Step(Kernel(name, lambda blocks, argument: function()), None, entries=entries)

@@ -6,14 +6,14 @@ The driver blocks a bind or a mapping until all devices are in the object (CUDA 
 import struct
 from contextlib import ExitStack, suppress
 
-from kernels.devices.device import DeviceError, Multicast
+from kernels.devices.device import DeviceError
 from kernels.devices.gpu_stream import GpuStream
 
 MULTICAST_SUPPORTED = 132  # CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED
 PINNED, ON_DEVICE, FILE_DESCRIPTOR, READ_AND_WRITE, RECOMMENDED = 1, 1, 1, 3, 1
 
 
-class GpuMulticast(Multicast):
+class GpuMulticast:
     """A part of this GPU's memory at `own`, and at `address` all ranks' parts. The ranks call in
     turn: one `create`, then all `join`, then all `bind`. Raises DeviceError."""
 

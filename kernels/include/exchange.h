@@ -1,4 +1,4 @@
-// Direct exchange (each rank hands elements to every other in one step) and ring (to its right).
+// Direct exchange: each rank hands elements to every other in one step.
 // Two slots serve a message's chunks in turn: a peer that has signalled chunk k has read chunk k-1.
 #pragma once
 #include "pack.h"
@@ -137,75 +137,3 @@ DEVICE void exchange_and_gather(const Arguments& a) {
         for_each_peer(a, [&](long writer) { copy(Output{place(writer, at)}, from(writer), n); });
       });
 }
-
-// A ring: REDUCES adds up each segment on its way around, GATHERS passes it, complete, to all. With
-// both, a chunk has a segment per rank; otherwise `send` or `receive` has one of `count` elements.
-template <bool REDUCES, bool GATHERS>
-struct Ring {
-  static constexpr bool BOTH = REDUCES && GATHERS;
-  static constexpr int SUMMED = REDUCES ? WT_WORLD - 1 : 0;  // the hop that completes a segment
-  static constexpr int HOPS = SUMMED + (GATHERS ? WT_WORLD : 1);
-
-  // SEND and ADD pass an incomplete sum on; ADD_LAST outputs it and, if GATHERS, passes it on; so
-  // does FORWARD with what it received; KEEP, the last, outputs alone.
-  enum Kind { SEND, ADD, ADD_LAST, FORWARD, KEEP };
-  static DEVICE Kind kind_of(int s) {
-    if (s < SUMMED) return s == 0 ? SEND : ADD;
-    if (SUMMED > 0 && s == SUMMED) return ADD_LAST;
-    return s < HOPS - 1 ? FORWARD : KEEP;
-  }
-
-  static DEVICE void hop(const Arguments& a, int s, long start, long n, const char* received,
-                         Slab sent) {
-    const long index = (a.rank - s - !GATHERS + 2 * WT_WORLD) % WT_WORLD;
-    const Segment segment = BOTH ? segment_of(n, index) : Segment{index * a.count, n};
-    const char* own = a.send + (start + (REDUCES ? segment.start : 0)) * ELEMENT_BYTES;
-    const Output output{a.receive + (start + (GATHERS ? segment.start : 0)) * ELEMENT_BYTES};
-    const Sources<2> sum{{received, own}};
-    const char* from = SUMMED == 0 && s == 0 ? own : received;
-    const bool in_place = SUMMED == 0 && from == output.at;
-    switch (kind_of(s)) {
-      case SEND:
-        return copy(sent, own, segment.count);
-      case ADD:
-        return reduce<PARTIAL>(sent, sum, segment.count);
-      case ADD_LAST:
-        if (GATHERS) return reduce(OutputAndSlab{output, sent}, sum, segment.count);
-        return reduce(output, sum, segment.count);
-      case FORWARD:
-        if (in_place) return copy(sent, from, segment.count);
-        return copy(OutputAndSlab{output, sent}, from, segment.count);
-      case KEEP:
-        if (!in_place) copy(output, from, segment.count);
-    }
-  }
-
-  // Chunk k enters in round k and passes one hop per round: the right neighbour receives in hop
-  // s+1 what was sent in hop s. The slot (of two) that round b overwrites was read in round b-1.
-  static DEVICE void run(const Arguments& a) {
-    const Launch launch(a);
-    const long left = (a.rank + WT_WORLD - 1) % WT_WORLD, right = (a.rank + 1) % WT_WORLD;
-    const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
-    const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-    const long slot_bytes = BOTH ? segment_of(most, 0).count * ELEMENT_BYTES : a.chunk_bytes;
-    // An empty message too has rounds enough for each rank to wait, through others, for all.
-    const long rounds = (chunks > 0 ? chunks : 1) + HOPS - 1;
-    const auto inbox = [&](long rank, long s, long chunk) {
-      if constexpr (WT_SWAP) rank = slab_of_use(rank, launch.use_of(chunk, chunks));
-      return launch.half_of(rank) + (s * 2 + chunk % 2) * slot_bytes;
-    };
-    for (long round = 0; round < rounds; ++round) {
-      // Left has sent the data of this round; right has read the slots that this round overwrites.
-      if (round > 0) launch.wait(round, neighbours);
-      for (int s = 0; s < HOPS; ++s) {
-        const long chunk = round - s;
-        if (chunk < 0 || chunk >= chunks) continue;
-        const char* received = s > 0 ? inbox(a.rank, s - 1, chunk) : nullptr;
-        hop(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
-            Slab{inbox(right, s, chunk)});
-      }
-      if (round < rounds - 1) launch.signal(round + 1, neighbours);
-    }
-    launch.leave();
-  }
-};

@@ -33,12 +33,6 @@
 #ifndef WT_HDP_FLUSH  // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
 #define WT_HDP_FLUSH 0
 #endif
-#ifndef WT_SLEEP  // 1: a GPU's thread sleeps between two polls
-#define WT_SLEEP 0
-#endif
-#ifndef WT_SWAP  // 1: ranks write next where they read last: see sync.h
-#define WT_SWAP ON_CPU
-#endif
 #ifndef WT_LEAST_STRING_BYTES  // of a copy by a CPU's string loop, which sanitizers do not see
 #define WT_LEAST_STRING_BYTES 16384
 #endif

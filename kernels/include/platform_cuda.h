@@ -32,10 +32,6 @@ template <int LOADS>
 DEVICE void loads_first() {}
 DEVICE void evaluate_now(floats& x) { asm volatile("" : "+f"(x)); }
 DEVICE void block_barrier() { __syncthreads(); }
-// At most 64 ns: nanosleep takes up to twice as long as requested.
-DEVICE void cpu_relax() {
-  if (WT_SLEEP) asm volatile("nanosleep.u32 32;");
-}
 DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 DEVICE void store_release_system(u64* p, u64 v) {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");

@@ -26,6 +26,7 @@ DEVICE float least_of(float a, float b) { return MATH(fminf)(a, b); }
 DEVICE float most_of(float a, float b) { return MATH(fmaxf)(a, b); }
 DEVICE double least_of(double a, double b) { return MATH(fmin)(a, b); }
 DEVICE double most_of(double a, double b) { return MATH(fmax)(a, b); }
+DEVICE void cpu_relax() {}
 DEVICE void yield() {}
 // Without pauses: a running kernel is not stopped with its process.
 struct Timer {

@@ -56,10 +56,6 @@ DEVICE void block_barrier() {
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
 DEVICE void fence_alias() {}
-// About 64 clocks: a poll over PCIe takes some thousand, and issues less beside other waves.
-DEVICE void cpu_relax() {
-  if (WT_SLEEP) __builtin_amdgcn_s_sleep(1);
-}
 // One wave's write-back covers the stores of a block's waves that are in L2, no store in flight.
 DEVICE void drain_stores() { asm volatile(WAIT_FOR_STORES ::: "memory"); }
 DEVICE void finish_resets() { drain_stores(); }  // stores of system scope

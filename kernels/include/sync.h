@@ -6,14 +6,14 @@
 // launch: a rank in launch e+2, which writes into the half of e again, has finished e+1, in which
 // every peer signalled, having left e. So every launch must wait for every peer, directly or not.
 //
-// Which places may a rank write? Any rank may write them: WT_SWAP needs no more than these rules.
+// Which places may a rank write? Any rank may write them: SWAPS needs no more than these rules.
 //   Launch e+2: no rank uses the half of e any more, so all its places are free.
 //   Exchange: a peer's signal of step s follows its reads of s-1. In s+1 places of s-1 are free.
 //   Two-shot: data of round b are read in b+1, which all signal. In b+2 all places of b are free.
 //   Ring: a rank waits for its neighbours alone. In round b+2 it writes a place of round b that its
-//   right neighbour read in b+1 and signalled, or, with WT_SWAP, that it read itself.
+//   right neighbour read in b+1 and signalled, or, with SWAPS, that it read itself.
 //   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With
-//   WT_SWAP the answer's sender has read all its slots itself, and a receiver stores into slots
+//   SWAPS the answer's sender has read all its slots itself, and a receiver stores into slots
 //   that it has read, before it signals.
 // In a step one rank writes data into a place; all ranks compute which, from the same epoch and
 // step. Slots keep their layout, and a pack its place in a slot: a block waits only for its like.
@@ -30,6 +30,7 @@ constexpr long PACKETS_BYTES = 4 * MOST_RANKS * PACKET_BYTES;  // behind a slab'
 static_assert(PACK_BYTES % sizeof(pack) == 0, "a user's buffer of whole packs has them here too");
 // A look at the clock costs 20 ns or more; 50 polls of a flag in cache take about 1 us.
 constexpr int POLLS_PER_LOOK = 50;
+constexpr bool SWAPS = ON_CPU;  // ranks write next where they read last: see use_of
 
 // 128 bytes: the CPU's prefetcher and the GPU fetch cache lines in pairs.
 struct alignas(128) Line {
@@ -167,19 +168,19 @@ DEVICE void fence_aliases() {
   if (thread_in_block() == 0) fence_alias();
 }
 
-// The slab and slot where `writer` leaves what `reader` alone reads. Without WT_SWAP: a push leaves
+// The slab and slot where `writer` leaves what `reader` alone reads. Without SWAPS: a push leaves
 // it in its reader's slab, in the writer's slot, and a pull the other way round.
 struct Place {
   long slab, slot;
 };
 DEVICE Place place_between(long writer, long reader, bool pushes, unsigned use) {
-  const bool at_reader = WT_SWAP ? pushes != (use & 1) : pushes;
+  const bool at_reader = SWAPS ? pushes != (use & 1) : pushes;
   return at_reader ? Place{reader, writer} : Place{writer, reader};
 }
 // The slab where `writer` leaves what all others read, and, on a ring, what its neighbour reads in
 // the slab of `writer` + 1: at its next use this is where the rank itself has read.
 DEVICE long slab_of_use(long writer, unsigned use) {
-  return WT_SWAP ? (int)((unsigned)writer + WT_WORLD - use % WT_WORLD) % WT_WORLD : writer;
+  return SWAPS ? (int)((unsigned)writer + WT_WORLD - use % WT_WORLD) % WT_WORLD : writer;
 }
 
 // This rank's launch: its epoch is the last launch's plus one. Peers are given by one bit each.
@@ -192,12 +193,11 @@ struct Launch {
 
   DEVICE u64 stamp(long step) const { return ::stamp(epoch, step); }
 
-  // Tells the peers' block (by default, of this number) that this block has made all its stores
-  // before `step`. The barrier waits for
+  // Tells the peers that this block has made all its stores before `step`. The barrier waits for
   // all threads; then one wave's release makes the stores of the whole block visible. The host data
   // path (HDP) of a peer's AMD GPU may hold back stores that arrived over PCIe: it is flushed after
   // the data and before the flag. RCCL writes this register before each flag, too.
-  DEVICE void signal(long step, unsigned to, int of_block = block()) const {
+  DEVICE void signal(long step, unsigned to) const {
     drain_stores();
     block_barrier();
     NO_UNROLL  // not by_thread_of_peer: AMD's compiler would keep all peers' pointers in registers
@@ -207,7 +207,7 @@ struct Launch {
           WT_UNCACHED_SLAB ? drain_stores() : fence_system();
           *(volatile unsigned*)flush = 1;
         }
-        store_release_system(&a.control.selected(p)->flags[of_block][a.rank].value, stamp(step));
+        store_release_system(&a.control.selected(p)->flags[block()][a.rank].value, stamp(step));
       }
   }
   DEVICE void signal(long step) const { signal(step, peers); }
@@ -236,7 +236,7 @@ struct Launch {
 
   // A slab's half for this launch: a fast rank's next must not overwrite what peers still read.
   DEVICE char* half_of(long rank) const { return a.slab.at_use(rank) + (epoch & 1) * a.half_bytes; }
-  // With WT_SWAP a rank writes where it last read from the same peer: its core still holds these
+  // With SWAPS a rank writes where it last read from the same peer: its core still holds these
   // lines; those that the peer read last it would have to fetch back first. Counts the uses of a
   // place: in every second of a launch's `steps`, in every second launch.
   DEVICE unsigned use_of(long step, long steps) const {

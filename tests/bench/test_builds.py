@@ -4,10 +4,8 @@ from tests.bench.launches import launch, stored
 
 BUILDS = (
     "one_shot_push+nt",
-    "one_shot_pull+swap",
     "two_shot+nt+ntr+64K",
-    "two_shot_direct+swap",
-    "ring+swap+32K",
+    "ring+32K",
     "ring+ntr",
     "two_shot+slabs",
 )
@@ -17,12 +15,10 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
     """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
     options = f"-d half -n 2 --mode isolated --sizes 16392,1M --algorithm {','.join(BUILDS)}"
     done = launch(tmp_path, options)
-    nowhere = "swap changes nothing here: no rank writes where it has read"
-    assert done.stderr == f"bench.allreduce: two_shot_direct+swap is not measured: {nowhere}\n"
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
     result = stored(tmp_path)
     measured = [case for case in result.cases if case.status != "unsupported"]
-    assert {case.algorithm for case in measured} == {*BUILDS} - {"two_shot_direct+swap"}
+    assert {case.algorithm for case in measured} == {*BUILDS}
     assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
     refused = {
         (case.algorithm, case.size_bytes): case.reason for case in result.cases if case.reason
@@ -30,4 +26,3 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
     whole = "stores around the caches take whole packs"
     assert refused["ring+ntr", 16392].startswith(whole)
     assert refused["two_shot+nt+ntr+64K", 16392].startswith(whole)
-    assert refused["two_shot_direct+swap", 16392] == nowhere

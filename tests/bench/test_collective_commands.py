@@ -33,7 +33,7 @@ def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, 
     assert OURS | {("library", "plain")} <= forms
     shapes = [dict(shape) or None for shape in collective.shapes]
     assert all(shape in [case.shape for case in result.cases] for shape in shapes)
-    assert re.search(r"^ *97\.7 KiB .* (direct_pull|direct_push|ring)", printed, re.MULTILINE)
+    assert re.search(r"^ *97\.7 KiB .* (direct_pull|direct_push)", printed, re.MULTILINE)
     assert ("ping-pong, there and back" in printed) == (name == "sendrecv")
 
 

@@ -192,11 +192,9 @@ def in_ring_order(sent: np.ndarray, first: np.ndarray, redop: str, datatype: Dat
     return datatype.encode(total)
 
 
-def ring_starts(example: "Example", rank: int, ranks: int, chunk_bytes: int) -> np.ndarray:
+def ring_starts(example: "Example", ranks: int, chunk_bytes: int) -> np.ndarray:
     """The rank with which a CPU's ring begins the sum of each element."""
     places, size = np.arange(example.count), example.datatype.size_bytes
-    if example.collective.cut:
-        return np.full_like(places, (rank + 1) % ranks)
     flags = cpu_model()[1]
     pack = (64 if "avx512f" in flags else 32 if "avx" in flags else 16) // size
     start = places // (chunk_bytes // size) * (chunk_bytes // size)
@@ -347,8 +345,8 @@ class Buffers:
                 want = datatype.decode(result(lambda sent: in_rank_order(sent, redop, datatype)))
                 wrong = np.argwhere(~same(values, want))
             elif ring_chunk_bytes and redop in ("sum", "avg"):
-                first = ring_starts(example, self.rank, len(every), ring_chunk_bytes)
-                parts = decoded[:, self.rank if collective.cut else 0]
+                first = ring_starts(example, len(every), ring_chunk_bytes)
+                parts = decoded[:, 0]
                 want = datatype.decode(in_ring_order(parts, first, redop, datatype))[None]
                 wrong = np.argwhere(~same(values, want))
             else:

@@ -60,4 +60,4 @@ def test_auto_over_hosts_chooses_by_size_and_has_no_bound(tmp_path):
     assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}
     assert {case.share_of_bound for case in cases} == {None}
     chosen = {case.size_bytes: case.chosen for case in cases if case.algorithm == "auto"}
-    assert chosen == {4096: "hierarchical_whole", 65536: "hierarchical"}
+    assert chosen == {4096: "hierarchical", 65536: "hierarchical"}

@@ -117,7 +117,7 @@ struct Comm {
   Shared* shared;
   int ranks, rank, delay_us;
   std::string protocol, algorithm;
-  bool connected, zero_cta, copied;
+  bool connected;
   std::vector<std::pair<const char*, size_t>> windows;
   std::atomic<uint64_t> met, performed;
   std::atomic<int> asynchronous;
@@ -319,7 +319,6 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const 
   const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
   c->delay_us = delay_of(chosen);
   if (config->most > 0) c->delay_us += delay_of("CTAs" + std::to_string(config->most), 400);
-  c->zero_cta = config->policy == 2;
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
   if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());
   const int file = shm_open(id.internal, O_RDWR | O_CREAT, 0600);
@@ -365,12 +364,6 @@ static int look_at(const char* name, Comm* c) {
         way.empty() ? "P2P/CUMEM" : way.c_str());
     c->connected = true;
   }
-  const bool moves = !strcmp(name, "ncclAllGather") || !strcmp(name, "ncclAlltoAll");
-  if (moves && c->zero_cta && !c->windows.empty() && !c->copied &&
-      setting("FAKE_NCCL_NO_COPY_ENGINES") != "1") {
-    say("INIT", "Init CE, rank %d baseUCSymReadyPtr (nil), seq num 0", c->rank);
-    c->copied = true;
-  }
   return 0;
 }
 
@@ -385,9 +378,7 @@ static std::string upper(std::string text) {
 static void say_choice(const char* function, const Call& call) {
   const Comm& c = *call.comm;
   if (c.rank) return;
-  if (c.copied)
-    say("TUNING", "%s [Copy Engine]: %zu Bytes -> cudaMemcpy", function, call.bytes);
-  else if (!c.windows.empty())
+  if (!c.windows.empty())
     say("TUNING", "%s [Symmetric]: %zu Bytes -> Kernel %s_LD nchannels 4 nthreads 512 nWorks 1",
         function, call.bytes, function);
   else if (call.what != EVERY_TO_EVERY)

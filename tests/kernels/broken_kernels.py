@@ -23,7 +23,7 @@ SYNC, EXCHANGE, PACK, TWO_SHOT = (
     f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot")
 )
 CPU, HIP, CUDA = (f"kernels/include/platform_{name}.h" for name in ("cpu", "hip", "cuda"))
-PROBE = "kernels/memory_probe.cu"
+PROBE, RING = "kernels/memory_probe.cu", "kernels/allreduce_ring.cu"
 REGISTER, PACKETS = "kernels/include/register.h", "kernels/include/packets.h"
 LL, SENTINEL = "kernels/allreduce_one_shot_ll.cu", "kernels/allreduce_one_shot_sentinel.cu"
 
@@ -96,7 +96,7 @@ def tree(folder: Path, *names: str, breaks_probe: bool = False) -> Path:
 
 
 # signal in sync.h sets the flag of peer p, and wait waits for it.
-FLAG = "->flags[of_block][a.rank].value, stamp(step));"
+FLAG = "->flags[block()][a.rank].value, stamp(step));"
 SET_FLAG = "store_release_system(&a.control.selected(p)" + FLAG
 AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, stamp(step), p);"
 # A rank stores its data for its peers: in a direct exchange, in the first round of a ring, in a
@@ -229,7 +229,7 @@ PATCHES = {
             "{ " + GIVE + flip("step + 1", "slot(reader, a.rank)", "n * ELEMENT_BYTES") + " }",
         ),
         Patch(
-            EXCHANGE,
+            RING,
             SENT,
             SENT + " if (s == 0)" + flip("round + 1", "inbox(right, s, chunk)", "ELEMENT_BYTES"),
         ),
@@ -255,7 +255,7 @@ PATCHES = {
     "skip_push": [
         WITH_FAULTS,
         Patch(EXCHANGE, GIVE, f"if (!{struck('step + 1')}) {GIVE}"),
-        Patch(EXCHANGE, HOP, f"if (s > 0 || !{struck('round + 1')}) {HOP}"),
+        Patch(RING, HOP, f"if (s > 0 || !{struck('round + 1')}) {HOP}"),
         Patch(TWO_SHOT, INPUT, f"if (!{struck('round + 1')}) {INPUT}"),
         Patch(PACKETS, SEND, f"if (!{struck('1')}) {SEND}"),
     ],

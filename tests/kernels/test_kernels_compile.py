@@ -112,7 +112,6 @@ def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, 
 UNCACHED = (("WT_UNCACHED_SLAB", "1"), ("WT_STREAM_RECEIVE", "1"))
 BY_SLAB_ALONE = (
     "allreduce_one_shot",
-    "allreduce_one_shot_pipelined",
     "allreduce_two_shot",
     "allreduce_two_shot_quantized",
     "sendrecv",

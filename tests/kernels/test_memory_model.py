@@ -239,46 +239,6 @@ def registered(rank: int, launches: int, meets: str = "come done") -> Iterator[O
             yield from meet(rank, 1 - rank, launch, 2)
 
 
-GIVER, TAKER = 0, 1  # of a rank's two blocks; flags of its block, written by a rank
-
-
-def pipelined(
-    chunks: int, launches: int = 1, waits_for: str = "free own", flips: bool = True
-) -> list[Thread]:
-    """allreduce_one_shot_pipelined.cu, in place. In each rank one block reads chunks of the buffer
-    and stores them for the peer, the other sums what has come into the buffer. A launch begins when
-    both blocks have ended the launch before."""
-    blocks: list[list[Op]] = [[], [], [], []]
-    for launch, (rank, peer) in product(range(launches), PAIR):
-        giver, taker = (blocks[2 * rank + block] for block in (GIVER, TAKER))
-        for step in range(chunks):
-            place = launch & flips, step % 2
-            to_taker, free = stamp(launch, step + 1), stamp(launch, step - 1)
-            if step > 1 and "free" in waits_for:
-                giver += [await_acquire(("flag", rank, GIVER, peer), until=reached(free))]
-            giver += [load(("buffer", rank, step), launch)]
-            giver += [store(("slab", peer, *place), 10 * launch + step + 1), FENCE_SYSTEM]
-            giver += [store_release(("flag", to, TAKER, rank), to_taker) for to in (peer, rank)]
-            for of in (peer, rank) if "own" in waits_for else (peer,):
-                taker += [await_acquire(("flag", rank, TAKER, of), until=reached(to_taker))]
-            taker += [load(("slab", rank, *place), 10 * launch + step + 1)]
-            taker += [store(("buffer", rank, step), launch + 1), FENCE_SYSTEM]
-            taker += [store_release(("flag", peer, GIVER, rank), to_taker)]
-        if launch + 1 < launches:
-            ended = launch + 1
-            giver += [store_release(("ended", rank, GIVER), ended)]
-            giver += [await_acquire(("ended", rank, TAKER), until=ended.__eq__)]
-            taker += [store_release(("ended", rank, TAKER), ended)]
-            taker += [await_acquire(("ended", rank, GIVER), until=ended.__eq__)]
-    return [Thread(block, ops) for block, ops in enumerate(blocks)]
-
-
-def one_way(threads: list[Thread]) -> list[Thread]:
-    """The giver of rank 0 and the taker of rank 1: both ways at once have too many states."""
-    return [threads[GIVER], threads[2 + TAKER]]
-
-
-ONE_WAY = one_way(pipelined(3, waits_for="free"))
 HOLDS = {
     "one-shot, blocks of two threads": one_shot(2),
     "push": exchange("push", 3),
@@ -293,9 +253,6 @@ HOLDS = {
     "two-shot, launch after launch": two_shot(1, launches=3),
     "ring": ring(4 if FULL else 3),
     "over users' buffers": registered(3),
-    "pipelined, launch after launch": pipelined(1, launches=3),
-    "pipelined, one way": one_way(pipelined(5, waits_for="free")),
-    **({"pipelined, two chunks": pipelined(2)} if FULL else {}),
     # A release orders all earlier stores of the same thread, so a block of one thread needs no
     # fence in this model. On x86 a release does not order non-temporal stores; sync.h keeps it.
     "push without the fence": without(exchange("push", 3), "fence"),
@@ -324,13 +281,6 @@ FAILS = {  # {the removed part: the protocol without it}
     "ring: second slot": ring(4, slots=1),
     "ring: waiting for the left": ring(4, waits_for=(1,)),
     "ring: waiting for the right": ring(4, waits_for=(-1,)),
-    "pipelined: epoch flip": pipelined(1, launches=2, flips=False),
-    "pipelined: waiting for a free slot": one_way(pipelined(3, waits_for="")),
-    "pipelined: waiting for the own giver": pipelined(1, waits_for="free"),
-    "pipelined: releasing a slot": [
-        ONE_WAY[0],
-        *without(ONE_WAY[1:], "fence", "release"),
-    ],
     "users' buffers: saying that one has come": registered(1, "done"),
     "users' buffers: saying that one is done": registered(2, "come"),
     **{
@@ -340,7 +290,6 @@ FAILS = {  # {the removed part: the protocol without it}
             ("two-shot", two_shot(1)),
             ("ring", ring(3)),
             ("users' buffers", registered(1)),
-            ("pipelined", pipelined(1)),
         )
         for parts in (("fence", "release"), ("acquire",), ("wait",))
     },
@@ -363,6 +312,6 @@ def test_a_protocol_fails_without_a_part(name):
 def test_a_protocol_is_correct_with_flags_of_any_older_launch(age):
     """As of a GPU's further blocks, which short messages do not use."""
     last = stamp(-age, (1 << STEP_BITS) - 1)
-    for threads in (exchange("push", 2), two_shot(1), ring(3), registered(2), ONE_WAY):
+    for threads in (exchange("push", 2), two_shot(1), ring(3), registered(2)):
         assert outcome_of(threads, last).error is None
     assert (age > 4) == bool(outcome_of(exchange("push", 2, compare=not_behind), last).error)

@@ -1,5 +1,4 @@
-"""Copy-engine all-reduces on the software GPU: `copy_engine_ranks.py FORM GRAPH FAULT MEMORY`,
-under mpirun.
+"""Copy-engine all-reduces on the software GPU: `copy_engine_ranks.py GRAPH FAULT`, under mpirun.
 
 Every rank prints how many results were wrong. FAULT names an ordering of streams or ranks that this
 program leaves out.
@@ -16,45 +15,28 @@ import numpy as np
 from collectives.algorithms import allreduce_copy_engine as forms
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Algorithm, CollectiveCase, Limits, Operation, World
+from collectives.operation import CollectiveCase, Limits, Operation, World
 from collectives.probe import probe_kernels
-from kernels.devices.copy_engine import GpuCopyEngine
 from kernels.devices.device import Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
 forms.LEAST_PIECE_BYTES = 256
-FORMS = {form.base: replace(form, limits=Limits()) for form in forms.ALGORITHMS["all_reduce"]}
-FORM, GRAPH, FAULT, MEMORY = sys.argv[1:]
+FORM = replace(forms.TWO_SHOT, limits=Limits())
+GRAPH, FAULT = sys.argv[1:]
 SIZES, ROUNDS = (4096, 5000), 2
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 
 
 def leave_out(fault: str) -> None:
-    engine = cast(Any, GpuCopyEngine)
-    plain_copy, plain_store = engine.copy, engine.store
-    held = list[Step]()
-
     def step(kernel, *arguments):
         return NOTHING if kernel.name == "await_copies" else Step(kernel, *arguments)
 
-    def copy(self, target, source, size_bytes):
-        held.append(plain_copy(self, target, source, size_bytes))
-        return NOTHING
-
-    def store(self, address, value):
-        steps = [plain_store(self, address, value), *held]
-        held.clear()
-        return self.device.sequence(steps)
-
-    if fault == "early":  # a flag is stored before its copy
-        engine.copy, engine.store = copy, store
-    elif fault == "reset":  # a flag stays up for the next launch
-        cast(Any, forms).arrival = lambda engine, flag: [engine.wait(flag, 1)]
-    elif fault == "flag":  # a sum does not wait for its inputs
+    if fault == "flag":  # a sum does not wait for its inputs
         cast(Any, forms).Step = step
     elif fault == "join":  # a launch ends before its copies
-        engine.join = lambda self: NOTHING
+        plain = GpuDevice.beside
+        cast(Any, GpuDevice).beside = lambda self, steps: (plain(self, steps)[0], NOTHING)
 
 
 class Bed:
@@ -64,19 +46,16 @@ class Bed:
         assert isinstance(world.device, GpuDevice)
         self.world, self.device = world, world.device
         self.rank, self.ranks = world.communicator.rank, world.communicator.size
-        allocate = self.device.private if MEMORY == "host_staged" else world.mapped.register
-        memories = (allocate((16 << 10) + 64) for _ in range(4))
+        memories = (world.mapped.register((16 << 10) + 64) for _ in range(4))
         self.send, self.receive, self.result, self.blank = memories
 
     def case(self, count: int, target: Memory, **options: Any) -> CollectiveCase:
         buffers = {"send": self.send.address, "receive": target.address} | options
-        (buffers["variant"],) = FORMS[FORM].variants
-        return CollectiveCase(
-            COLLECTIVES["all_reduce"], count, DATATYPES["float32"], "sum", **buffers
-        )
+        collective, datatype = COLLECTIVES["all_reduce"], DATATYPES["float32"]
+        return CollectiveCase(collective, count, datatype, "sum", variant="registered", **buffers)
 
-    def bound(self, form: Algorithm, case: CollectiveCase) -> Step:
-        operation = form.bind(self.world, case)
+    def bound(self, case: CollectiveCase) -> Step:
+        operation = FORM.bind(self.world, case)
         assert isinstance(operation, Operation), operation
         return operation.step
 
@@ -111,7 +90,7 @@ def each_size(bed: Bed, graph: bool) -> int:
         source = receive if in_place else send
         options = {"in_place": in_place, "send": source, "receive": receive}
         build = Build(chunk_bytes=256 if number == 2 else None)
-        step = bed.bound(FORMS[FORM], bed.case(size // 4, bed.receive, build=build, **options))
+        step = bed.bound(bed.case(size // 4, bed.receive, build=build, **options))
         step = bed.device.replayed(step) if graph else step
         after = [
             bed.copying(receive, bed.result.address, size),
@@ -129,7 +108,7 @@ def main() -> None:
     graph = GRAPH == "1"
     leave_out(FAULT)
     vendor = os.environ.get("FAKE_GPU_VENDOR", "cuda")
-    world, watch = connect(20.0, vendor, MEMORY)
+    world, watch = connect(20.0, vendor)
     bed = Bed(world)
     wrong = each_size(bed, graph)
     print(f"wrong: {wrong}, timed out: {watch.timed_out}", flush=True)

@@ -4,7 +4,6 @@ report for each request."""
 import json
 import os
 import sys
-from ctypes import c_void_p
 from itertools import product
 
 from bench.harness.iteration import Iteration
@@ -88,9 +87,7 @@ def result_of(request: dict, world, watch: Watch) -> dict:
     if isinstance(used := library.opened, Nccl):
         report["log_bytes"] = os.fstat(used.log.fileno()).st_size if used.log else None
         windows = used.calls.fake_nccl_windows
-        report["windows"] = {
-            label: windows(c_void_p(handle)) for label, handle in used.communicators.items()
-        }
+        report["windows"] = {label: windows(handle) for label, handle in used.communicators.items()}
     return report
 
 

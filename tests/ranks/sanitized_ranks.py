@@ -196,9 +196,8 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             for shape, variant, in_place in product(collective.shapes, variants, places):
                 words = [collective.name, algorithm.name, *shape.values(), variant]
                 name = " ".join(words + ["in place"] * in_place)
-                build = Build(sleep=turn % 2 == 0 and not bed.worlds[0].device.is_cpu)
                 case = CollectiveCase(
-                    collective, 0, datatype, redop, 0, 0, in_place, variant, shape, build=build
+                    collective, 0, datatype, redop, 0, 0, in_place, variant, shape
                 )
                 if wanted(name):
                     plain_item(bed, name, algorithm, case)

@@ -17,6 +17,7 @@ from reports.verdicts.again import NEXT, NOT_JUDGED, next_command
 from reports.verdicts.gate import INCONCLUSIVE, MOST_LISTED, PASS, REGRESSION, UNUSABLE, Outcome
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import COMPARABLE, Side, deaths_of, notes_of, read_sides
+from reports.verdicts.verdict import FASTER, SAME, SLOWER
 
 ORDER = "worse", "unsure", "better", "steady"  # roles
 FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
@@ -60,9 +61,8 @@ def campaign_page(folder: Path) -> Page:
     comparisons = compare(variants, list(COMPARABLE))
     comparisons.sort(key=lambda each: ORDER.index(comparison_banner(each).role))  # the worst first
     banner, *others = map(comparison_banner, comparisons)
-    status = {"worse": REGRESSION, "unsure": INCONCLUSIVE}.get(banner.role, PASS)
-    if comparisons[0].faults:
-        status = UNUSABLE
+    statuses = {"UNUSABLE": UNUSABLE, SLOWER: REGRESSION, "INCONCLUSIVE": INCONCLUSIVE}
+    status = statuses.get(banner.word, PASS)
     banner.facts = [
         *banner.facts,
         *(f"{other.word}: {other.sentence}" for other in others),
@@ -83,15 +83,21 @@ def campaign_page(folder: Path) -> Page:
 
 
 def comparison_banner(comparison: Comparison) -> Banner:
-    """The verdict on a comparison of a campaign: why no gate can judge, or else the first of its
-    cells' verdicts."""
+    """The verdict on a comparison of a campaign, which is the gate's: why it cannot be judged, or
+    else the first that holds of its judged cells."""
     facts = facts_of(comparison)
     if faults := comparison.faults:
         return Banner("UNUSABLE", f"{render.first_of(faults)}.", [*faults[1:MOST_LISTED], *facts])
 
-    words = render.words_of(comparison)
-    order = "SLOWER", "differs", "FASTER", "UNDECIDED", "SAME"
-    word = next((each for each in order if each in words), "UNDECIDED")
+    verdicts = {*comparison.cells.verdict[comparison.is_judged]}
+    rules = {
+        SLOWER: SLOWER in verdicts,
+        "INCONCLUSIVE": comparison.can_hide(comparison.resolved_slowdown).any(),
+        FASTER: FASTER in verdicts,
+        SAME: verdicts == {SAME},
+        "NOT SLOWER": True,
+    }
+    word = next(word for word, holds in rules.items() if holds)
     return Banner(word, f"{render.headline(comparison)}.", facts)
 
 

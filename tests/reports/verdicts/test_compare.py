@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from reports.store.manifest import read_manifest
+from reports.verdicts.again import NEXT
+from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE
 from reports.verdicts.page import campaign_page
+from reports.verdicts.regress import judge
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
@@ -229,12 +232,28 @@ def test_a_token_without_its_calls_is_refused(campaign, compared):
         assert refused in err
 
 
-def test_a_campaign_with_wrong_results_is_not_the_same(tmp_path):
-    """Its page said that it can be merged."""
-    write_campaign(tmp_path / "c", {"base": no_effect, "head": no_effect}, pairs=6)
-    launches = read_manifest(tmp_path / "c").launches
-    run = next(launch.run for launch in launches if launch.variant == "head")
+# The effect on the variant, the spread of launches, the gate's status, and the word of the page.
+PAGES = {
+    "a slower case": (slower(5), 0.002, REGRESSION, "SLOWER"),
+    "a faster case": (slower(-8), 0.002, PASS, "FASTER"),
+    "no difference": (no_effect, 0.002, PASS, "SAME"),
+    "a slower library, which is a control": (slower(8, "library"), 0.002, PASS, "SAME"),
+    "noise that can hide no slowdown of its size": (no_effect, 0.05, PASS, "NOT SLOWER"),
+    "noise that can hide every slowdown": (no_effect, 0.3, INCONCLUSIVE, "INCONCLUSIVE"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_of_a_campaign_says_what_the_gate_says(tmp_path, name):
+    effect, spread, status, word = PAGES[name]
+    write_campaign(tmp_path / "c", ALIKE | {"new": effect}, spread=spread)
+    page = campaign_page(tmp_path / "c")
+    assert judge(f"{tmp_path}/c/main", f"{tmp_path}/c/new").status == status
+    assert page.banner.word == word
+    assert str(page.sections[0].sentences[0]).startswith(NEXT[status])
+    run = next(launch.run for launch in read_manifest(tmp_path / "c").launches)
     mark_wrong(tmp_path / "c" / str(run), 0)
     page = campaign_page(tmp_path / "c")
+    assert judge(f"{tmp_path}/c/main", f"{tmp_path}/c/new").status == UNUSABLE
     assert page.banner.word == "UNUSABLE"
     assert "Mend the side" in str(page.sections[0])

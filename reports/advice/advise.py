@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="q4",
         help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB (%(default)s)",
     )
-    add("--gpu", metavar="NAME", action="append", help="such as r9700, rtx4090, h100-nvl")
+    add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
     add(
         "--run",
         metavar="RUN",

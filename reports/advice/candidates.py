@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,15 @@ from reports.advice.reduce_times import (
     wire_factor,
 )
 from reports.advice.serving import Deployment
-from reports.advice.specs import GPUS, MODELS, close_names, convert, find, link_between, weights_of
+from reports.advice.specs import (
+    MODELS,
+    close_names,
+    convert,
+    find,
+    gpu_of,
+    link_between,
+    weights_of,
+)
 from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
@@ -118,7 +127,9 @@ class Figure:
 def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
     """The spec, its candidates by name, and its requirements. Raises ResultError."""
     try:
-        tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
+        tables = printable_in(
+            msgspec.toml.decode(content_of(path, most_bytes=1 << 20).removeprefix(BOM_UTF8))
+        )
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not TOML ({error})") from error
 
@@ -127,7 +138,11 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
         offers[name] = convert(fields, Offer, f"{path}, candidate {name}")
         offers[name].runs = [str(path.parent / run) for run in offers[name].runs]
 
-    return spec, offers, [_requirement(path, spec, text) for text in spec.requirements]
+    return (
+        spec,
+        offers,
+        [_requirement(path, spec, text) for text in dict.fromkeys(spec.requirements)],
+    )
 
 
 def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
@@ -158,7 +173,7 @@ def figures_of(
 ) -> tuple[dict[FigureKey, Figure], list[str]]:
     """These figures of a candidate, with intervals of this confidence, and doubts about its
     all-reduces. Raises ResultError for unknown names."""
-    gpu, gpus = find("GPU", GPUS, offer.gpu), offer.gpus
+    gpu, gpus = gpu_of(offer.gpu), offer.gpus
     link, figures = link_between(gpu, gpus), dict[FigureKey, Figure]()
     times, origin = assumed_times(gpus, gpu, link), ""
     is_published = gpus > 1 and not offer.runs
@@ -216,7 +231,7 @@ def figures_of(
 def money(offer: Offer) -> list[Figure]:
     """The price and the power."""
     source = "spec" if offer.power_w else "data sheet"
-    power_w = offer.power_w or offer.gpus * find("GPU", GPUS, offer.gpu).tdp_w
+    power_w = offer.power_w or offer.gpus * gpu_of(offer.gpu).tdp_w
     return [
         Figure("price", offer.price.currency, offer.price.date.isoformat(), offer.price.amount),
         Figure("power of the GPUs", "W", source, power_w),

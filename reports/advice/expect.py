@@ -92,7 +92,7 @@ class Answer:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, nargs="?", help="a run of GPUs, or a folder: its newest")
-    add("--gpu", metavar="NAME", action="append", help="or a card, such as r9700, h100, rtx5090")
+    add("--gpu", metavar="NAME", help="or a card, such as r9700, h100, rtx5090")
     add("--gpus", metavar="N", type=count, help="number of GPUs (2)")
     add("--hosts", metavar="N", type=count, help="number of hosts (1)")
     sizes = "16K and 32M, or a run's smallest and largest"
@@ -120,7 +120,7 @@ def expect(arguments: argparse.Namespace) -> int:
         if sizes is SIZES:
             sizes = ends(call.size_bytes or 0 for call in question.own)
     else:
-        question = question_of(",".join(arguments.gpu), arguments.gpus or 2, arguments.hosts or 1)
+        question = question_of(arguments.gpu, arguments.gpus or 2, arguments.hosts or 1)
 
     answers = [answer_to(question, size, kind) for size in sizes for kind in ROLE_OF_KIND]
     sentences = [line for told in (places, known) for answer in answers for line in told(answer)]

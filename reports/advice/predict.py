@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reports.advice.reduce_times import ReduceTimes, Span, is_of, span_text
+from reports.advice.reduce_times import ReduceTimes, Span, span_text
 from reports.advice.serving import Deployment, break_even_us, rate
 from reports.advice.specs import (
     GB,
@@ -52,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--gpu",
         metavar="NAME",
-        action="append",
         help="the data sheet, such as r9700, if the card's name does not tell",
     )
 
@@ -258,7 +257,7 @@ def text_of(
         f"{FORMULA_OVER_MEASURED[1] - 1:+.0%} or as below",
     ]
     closing = [f"{model.name} on two: {best.obstacle}."] if best.obstacle else []
-    if not is_of(load.gpu, parts.card):
+    if sheet_of(parts.card) != load.gpu:
         closing.append(f"The parts come from {printable(parts.card)}, not from {load.gpu.name}.")
     closing += [
         *notes,

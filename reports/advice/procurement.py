@@ -22,7 +22,7 @@ from reports.advice.reduce_times import (
     read_launches,
 )
 from reports.advice.serving import reached
-from reports.advice.specs import GPUS, find
+from reports.advice.specs import gpu_of
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to_html
 from reports.store.grouped import grouped
@@ -170,7 +170,7 @@ def _appraise(
     keys = [*ALWAYS, *(("tok/s", model) for model in spec.models)]
     keys = list(dict.fromkeys([*keys, *(each.figure for each in requirements)]))
     figures, notes = candidates.figures_of(offer, launches, spec, keys, confidence)
-    hardware = other_hardware(launches, find("GPU", GPUS, offer.gpu))
+    hardware = other_hardware(launches, gpu_of(offer.gpu))
     verdicts = {}
 
     for requirement in requirements:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from reports.advice.specs import LINKS, CardLink, Gpu
+from reports.advice.specs import LINKS, CardLink, Gpu, sheet_of
 from reports.references.published import PublishedCall, calls, select
 from reports.store.case import CASE_KEY
 from reports.store.folder import WRONG, in_order
@@ -355,12 +355,7 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
 
     for name in launches.gpus:
-        if not is_of(gpu, name):
+        if sheet_of(name) != gpu:
             return f"The times come from {name}, not from {gpu.name}."
 
     return None
-
-
-def is_of(gpu: Gpu, name: str) -> bool:
-    """Whether a driver gives a GPU of this data sheet this name."""
-    return gpu.name.partition("-")[0] in "".join(filter(str.isalnum, name.lower()))

@@ -3,7 +3,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -179,14 +179,6 @@ def find(kind: str, known: Mapping[str, Spec], name: str) -> Spec:
     raise ResultError(f"unknown {kind} {printable(name[:80])!r}{hint}")
 
 
-def gpu_of(names: Sequence[str]) -> Gpu:
-    """The only GPU that a command line names. Raises ResultError for several, whose last one would
-    hide the others, and for an unknown one."""
-    if len(names) > 1:
-        raise ResultError(f"--gpu takes one card, not {printable(', '.join(names))}")
-    return find("GPU", GPUS, names[0])
-
-
 def close_names(name: str, names: Iterable[str]) -> str:
     """`; did you mean A or B?`, empty if no name is close."""
     close = difflib.get_close_matches(name, sorted(names), cutoff=0.4)
@@ -225,6 +217,11 @@ def sheet_of(name: str) -> Gpu | None:
 
     fitting = [key for key in GPUS if all(map(has, key.split("-")))]
     return GPUS[max(fitting, key=len)] if fitting else None
+
+
+def gpu_of(name: str) -> Gpu:
+    """The GPU of a name as here, or as shops and drivers write it. Raises ResultError without."""
+    return sheet_of(name) or find("GPU", GPUS, name)
 
 
 def weights_of(model: Transformer, text: str) -> float:

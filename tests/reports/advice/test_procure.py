@@ -245,6 +245,19 @@ def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad, sent
     assert not list(launches.glob("never*"))
 
 
+def test_a_spec_is_read_as_people_write_it(launches):
+    """By an editor of Windows, with the card's name as a shop has it, the weights as a size, and a
+    requirement twice, which made the intervals wider."""
+    limit = "70b-q4 >= 25 tok/s"
+    path = spec(launches, [limit, limit])
+    words = path.read_text().replace('"r9700"', '"Radeon AI PRO R9700"').replace('"q4"', '"40GB"')
+    path.write_text("\ufeff" + words, newline="\r\n")
+    found = evaluate(path)
+    assert verdict_of(found)[0] == "PASS"
+    once = evaluate(spec(launches, [limit]))
+    assert figure(found, "16 KiB").high == figure(once, "16 KiB").high
+
+
 def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     """Otherwise a reader would copy the example and meet an error in the first minute."""
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/buy.md").read_text(), re.DOTALL)

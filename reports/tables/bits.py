@@ -170,7 +170,7 @@ def sum_cells(row: RowBits) -> dict[str, str]:
 
 
 def text(record: Bits) -> str:
-    """The record in at most MOST_LINES lines; ends with a newline."""
+    """The record in at most MOST_LINES lines, and why rows failed; ends with a newline."""
     rows = record.measured
     names, head = changing_in(rows), [HEAD, f"same in every row: {', '.join(steady_in(rows))}"]
     tables, sentences, every = [], list[str](), groups_of(rows)
@@ -192,7 +192,7 @@ def text(record: Bits) -> str:
             f"{letter}: {', '.join(row.name for row in own)}" for letter, own in groups if own[1:]
         ]
 
-    sentences += [f"{row.name}: {row.reason}" for row in record.rows if row.reason]
+    reasons = [f"{row.name}: {row.reason}" for row in record.rows if row.reason]
     lines = lay_out([headline(record)], head, tables, []).splitlines()
     shown = that_fit([*sentences, *record.notes], MOST_LINES - len(lines))
-    return "\n".join([*lines[:MOST_LINES], *wrapped(shown), ""])
+    return "\n".join([*lines[:MOST_LINES], *wrapped([*reasons, *shown]), ""])

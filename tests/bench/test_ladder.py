@@ -46,9 +46,7 @@ def test_a_climb_in_which_all_works_ends_with_0_and_its_log_on_disk(tmp_path):
     assert [line["outcome"] for line in written] == ["started", "works"] * (len(written) // 2)
     rungs = [line["rung"] for line in written[::2]]
     assert [f"{rung}: works" for rung in rungs] == done.stdout.splitlines()
-    assert rungs[0] == "host memory: mapped"
-    assert rungs[-2:] == ["peer memory: the same with a stalled rank", "the GPUs' library"]
-    assert len(rungs) == 23
+    assert (rungs[0], rungs[-1]) == ("host memory: mapped", "the GPUs' library")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 in which a step fails or which is interrupted. The launches are as short as possible;
 their figures mean nothing."""
 
-import os
 import re
 import runpy
 import signal
@@ -156,19 +155,6 @@ def test_names_are_taken_out_of_logs(monkeypatch):
         "/sys/bus/pci/devices, 16 KiB/s, see https://example.org/a/b; results/x/run.jsonl; GB/s 1/2"
     )
     assert without_names(kept) == kept
-
-
-def test_what_is_no_log_is_left_out(tmp_path):
-    """A link to /dev/zero took 24 GB, and a pipe never ended."""
-    folder = tmp_path / "survey"
-    (folder / "logs").mkdir(parents=True)
-    (folder / "logs" / "link.err.txt").symlink_to("/dev/zero")
-    os.mkfifo(folder / "logs" / "doctor.out.txt")
-    write(survey_of(folder, [SurveyStep("doctor", "Doctor", "doctor")]), False)
-    texts = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
-    assert texts["doctor.out.txt"] == "left out: it is not an ordinary file"
-    assert texts["link.err.txt"].startswith("left out: ")
-    archived(folder)
 
 
 @as_root

@@ -16,7 +16,6 @@ def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
     names = [f"v{number}" for number in range(names)]
     drawn = stages.orders(names, rounds, str(seed))
     assert drawn == stages.orders(names, rounds, str(seed))
-    assert len(names) * rounds < 40 or drawn != stages.orders(names, rounds, "another seed")
     assert [sorted(order) for order in drawn] == [names] * rounds
     whole = drawn[: rounds // 2 * 2]
     for name in names:

@@ -112,7 +112,6 @@ def test_bad_input_is_refused(tuned, launch, tuner, tmp_path):
 
     same = launch("same", pairs=1, base="", again="SHOWS=")
     assert "nothing differs from base in a setting of a library" in refusal(same)
-    assert "ll sets NCCL_ALGO=Ring: the first side must be" in refusal(tuned / "ll", tuned / "base")
     cut_off = shutil.copytree(tuned, tmp_path / "cut-off") / MANIFEST
     lines = cut_off.read_text().splitlines(keepends=True)
     cut_off.write_text("".join(lines[:-1]))

@@ -1,8 +1,7 @@
-"""Tests what the doctor says of slots and cards: AtomicOps, speeds that a BIOS pins, PCIe
-errors, cards that differ, options of the kernel, and cards of virtual machines. The
-facts are those of owners' reports, the bits those of Linux's pci_regs.h."""
+"""Tests what the doctor says of slots and cards: AtomicOps, speeds that a BIOS pins, PCIe errors,
+cards that differ, and cards of virtual machines. The facts are those of owners' reports, the bits
+those of Linux's pci_regs.h."""
 
-import gzip
 import re
 from typing import Any
 
@@ -83,26 +82,6 @@ def test_pcie_errors_are_counted_at_the_ports_above_too(examined, count, shown, 
     assert row.split()[-1] == shown
     assert none(facts, f"(AER): 7 correctable at {ROOT_PORT}") != sentence
     assert any("PCIe errors" in unknown for unknown in unknowns(facts)) == (not count)
-
-
-@pytest.mark.parametrize(
-    ("config", "missing", "is_unknown"),
-    [
-        ("CONFIG_HSA_AMD_P2P=y\nCONFIG_PCI_P2PDMA=y\nCONFIG_DMABUF_MOVE_NOTIFY=y", "", False),
-        (
-            "# CONFIG_HSA_AMD_P2P is not set\nCONFIG_PCI_P2PDMA=y",
-            "CONFIG_HSA_AMD_P2P, CONFIG_DMABUF_MOVE_NOTIFY",
-            False,
-        ),
-        ("", "", True),
-    ],
-)
-def test_options_of_the_kernel_that_amd_s_peers_need(examined, config, missing, is_unknown):
-    files = {"proc/config.gz": gzip.compress(config.encode())} if config else {}
-    facts = examined(*RADEON, **files)
-    facts["gpus"][0]["driver"] = "amdgpu"
-    assert none(facts, f"This kernel lacks {missing}:") == (not missing)
-    assert any("options of the kernel" in each for each in unknowns(facts)) == is_unknown
 
 
 def test_a_card_that_belongs_to_a_virtual_machine_is_told(examined, machine, tmp_path):

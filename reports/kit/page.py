@@ -102,15 +102,13 @@ class Section:
 @dataclass
 class Page:
     """`reproduce` has commands and ids, folded at the end; `picture` is a file beside the page, in
-    which `draw` draws below the banner. For
-    the dashboard: `complaint` says why there is nothing to show, `near` are links to what is
-    beside it."""
+    which `draw` draws below the banner. For the dashboard: `near` are links to what is beside it.
+    """
 
     title: str
     banner: Banner
     sections: Sequence[Section] = ()
     reproduce: dict[str, str] = field(default_factory=dict)
-    complaint: str = ""
     picture: str = ""
     file: str = ""
     html: str = ""

@@ -23,6 +23,7 @@ from reports.tables.sentences import counted
 from reports.trends.fleet import Fleet, fleet_of
 from reports.verdicts.page import campaign_page
 
+NOT_SHOWN = "Cannot be shown"
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
 
 # A page to make: its file, its name in the navigation if it is there, and its maker.
@@ -106,7 +107,7 @@ def build(store: shared.Store, command: str) -> list[Page]:
     ) as pool:
         pages = list(pool.map(partial(make_page, finish=finish), range(len(jobs))))
 
-    store.left_out += [page.complaint for page in pages if page.complaint]
+    store.left_out += [page.banner.sentence for page in pages if page.banner.word == NOT_SHOWN]
     index = overview.overview_page(store, {page.file: page for page in pages})
     finish(index)
     return [*pages, index]
@@ -146,14 +147,13 @@ def plan_runs(store: shared.Store, fleet: Fleet | None) -> Iterator[Job]:
 
 
 def make_page(number: int, finish: Callable[[Page], None]) -> Page:
-    """A page with its HTML and without its sections. A page that cannot be made has a complaint."""
+    """A page with its HTML and without its sections, or else a page that says why there is none."""
     file, name, make = _jobs[number]
     try:
         page = make()
     except (ResultError, OSError) as error:
         todo = "Next: mend what is named, and make the pages again."
-        banner = Banner("Cannot be shown", str(error), [todo], "unsure")
-        page = Page(name or Path(file).stem, banner, complaint=str(error))
+        page = Page(name or Path(file).stem, Banner(NOT_SHOWN, str(error), [todo], "unsure"))
 
     page.file = file
     finish(page)

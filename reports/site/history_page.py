@@ -70,9 +70,8 @@ def banner_of(history: History) -> Banner:
     last = [*history.runs.values()][-1]
     n_runs = counted(len(history.runs), "run")
     counts = ", ".join(f"{count} {word}" for word, count in words.items())
-    place = f"{last.benchmark} on {machine_name(last)}"
-    said = f"Cases: {counts or 'none'}. The newest of {n_runs}, {place}:"
-    facts: list[Cell] = [[said, newest(history)]]
+    said = f"The newest of {n_runs}, {last.benchmark} on {machine_name(last)}:"
+    facts: list[Cell] = [[f"Cases: {counts or 'none'}. {said}", newest(history)]]
     if events := standing(history):
         event, word = events[0], events[0].word
         if event.commits:

@@ -43,8 +43,6 @@ from reports.verdicts.page import ORDER
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 PICTURE = "index.png"
 MOST_EVENTS = 6  # on the page
-NOTHING_FOUND = TOO_EARLY, "Nothing to judge yet"
-TO_BEGIN = f"{on_ranks(2, 'allreduce')} --out results"
 
 Pages = Mapping[str, Page]
 
@@ -90,7 +88,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     ]
     if own := _banner(store, wrong):
         # A finding of others comes before "too early", which finds nothing.
-        banners.insert(len(banners) if own.word in NOTHING_FOUND else 0, own)
+        banners.insert(len(banners) if own.word == TOO_EARLY else 0, own)
     # The worst of all reports, the runs' own before others.
     banner = min(banners, key=lambda each: ORDER.index(each.role))
     # The picture shows what the banner says: the runs over time, or nothing.
@@ -132,10 +130,10 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
     if store.runs:
         found = f"{counted(len(store.runs), 'run')}, but none that is complete and correct."
     todo = [
-        f"{missing(store.history)} To measure one: {TO_BEGIN}",
+        f"{missing(store.history)} To measure one: {on_ranks(2, 'allreduce')} --out results",
         f"To read what another harness printed: {IMPORT} LOG",
     ]
-    return Banner("Nothing to judge yet", found, todo, "unsure")
+    return Banner(TOO_EARLY, found, todo)
 
 
 def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:
@@ -172,18 +170,17 @@ def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
     own = store.series.get(key, [])
     found = [leading(event)[0] for event in standing(store.history) if event.series in own]
     if not found and len({each.node for each in own}) == 1:
-        found = [min(own, key=_by_headline)]
+        found = [
+            min(
+                own,
+                key=lambda each: (
+                    each.case.size_bytes != TOKEN_CALL_SIZE_BYTES,
+                    each.case.mode != "isolated",
+                    each.case.algorithm != "auto",
+                ),
+            )
+        ]
     return next(iter(found), None)
-
-
-def _by_headline(series: Series) -> tuple[bool, ...]:
-    """The headline's case is the first: an isolated call of `auto` at decode's size."""
-    case = series.case
-    return (
-        case.size_bytes != TOKEN_CALL_SIZE_BYTES,
-        case.mode != "isolated",
-        case.algorithm != "auto",
-    )
 
 
 def _run_row(entry: Entry, pages: Pages) -> Row:

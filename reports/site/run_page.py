@@ -49,7 +49,8 @@ def run_page(path: Path) -> Page:
             for case in wrong
         ]
         said, command = to_repeat(run, "To repeat it")
-        sections.insert(0, Section("Wrong results", [said], rows=rows, text=command))
+        todo = Section("What to do next", [said], text=command)
+        sections = [Section("Wrong results", rows=rows), todo, *sections]
     facts: list[Row] = [
         {"name": name, "value": text[:500]} for name, text in environment_of(run).items()
     ]
@@ -70,13 +71,14 @@ def wrong_in(result: Result) -> list[Case]:
 def banner_of(result: Result) -> Banner:
     """The first figure of the headline, the headline, and what limits it."""
     facts = [
-        *run_text.opening(result),
         f"{machine(result)}. Run: {start_time(result.run)}.",
         *run_text.link_lines(result),
     ]
     points = kind_of(result).points(result)
     if wrong := wrong_in(result):
         return Banner("WRONG RESULTS", f"{some([*map(describe, wrong)])}.", facts)
+
+    facts = [*run_text.opening(result), *facts]
     if not points:
         return Banner("Nothing was measured", show.headline_of(result), facts, "unsure")
 

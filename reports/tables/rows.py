@@ -331,15 +331,14 @@ def _better(
 
 
 def _stable_cost(cases: Sequence[Case], costs: RoundCosts, rho: float) -> StableCost | None:
-    """Odd rounds choose the variant of `auto_stable` and the fastest of the others, even ones
-    compare. None if one of both was not measured."""
+    """The variant of `auto_stable` against the fastest of the others, both chosen as in `_fastest`.
+    None if one of both was not measured."""
     exact = [case for case in cases if case.snr_db is None]
-    stable = best(_candidates([case for case in exact if case.algorithm == STABLE]), costs)
+    stables = [case for case in exact if case.algorithm == STABLE]
     others = [case for case in exact if case.sums_in_rank_order is False]
-    fastest = best(_candidates(others), costs)
-    even = rounds_of(cases, costs, 0)
-    stable_us, fastest_us = (_median_us(case, even) for case in (stable, fastest))
-    ratio = _ratio(stable, fastest, even, rho)
+    (stable, fastest), report = _fastest([stables, others], costs)
+    stable_us, fastest_us = (_median_us(case, report) for case in (stable, fastest))
+    ratio = _ratio(stable, fastest, report, rho)
     if not fastest or not ratio or stable_us is None or fastest_us is None:
         return None
 

@@ -10,7 +10,7 @@ from reports.store.program import BENCH, REPORTS, RUN, typed
 from reports.store.result import ResultError
 from reports.tables.sentences import some
 from reports.verdicts.judge import MOST_RESOLVABLE, Comparison
-from reports.verdicts.render import first_of, rows_of, summary
+from reports.verdicts.render import first_of, rows_of, summary, what_ran
 from reports.verdicts.verdict import FASTER, MOST_PAIRS, SLOWER
 
 # The exit status, and what it means.
@@ -136,11 +136,10 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
             f" `{RUN}{REPORTS} accept` moves it"
         )
 
-    sides = comparison.baseline, comparison.variant
-    commits = [f"{side.name} {side.commit[:12]}" for side in sides if side.commit]
-    if commits:
-        findings.append(f"commits: {', '.join(commits)}")
-    findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
+    findings += [
+        f"the slowdown to exclude: {must_rule_out:.1%}, {source}",
+        what_ran(comparison),
+    ]
     return Outcome(status, sentence, faults, findings, cells, comparison, min_effect)
 
 

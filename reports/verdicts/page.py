@@ -104,20 +104,12 @@ def comparison_banner(comparison: Comparison) -> Banner:
 def facts_of(comparison: Comparison) -> list[str]:
     """What was compared, by how many launches, where and when, and how many cells have each
     verdict."""
-    variant = comparison.variant
-    last = variant.launches[-1]
-    against = f"{_named(variant)} against {_named(comparison.baseline)}"
+    last = comparison.variant.launches[-1]
     return [
-        f"{against}: {render.launches_of(comparison)}.",
+        f"{render.what_ran(comparison)}.",
         f"{machine(last)}, {start_time(last.run)}.",
         f"{render.counts(comparison)}.",
     ]
-
-
-def _named(side: Side) -> str:
-    """The label of a side with its commit, or else its version."""
-    commit = side.command and side.command.revision
-    return f"{side.label} ({commit[:9] if commit else side.launches[-1].run.version})"
 
 
 def sorted_cells(comparison: Comparison) -> pd.DataFrame:

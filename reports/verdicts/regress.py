@@ -20,7 +20,7 @@ from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide, failed
 from reports.verdicts.judge import NothingInCommon, compare
 from reports.verdicts.markdown import as_markdown
 from reports.verdicts.page import gate_page
-from reports.verdicts.render import notes, what_ran
+from reports.verdicts.render import notes
 from reports.verdicts.sides import add_allow, faults_of, notes_of, side_of
 
 MOST_LINES = 22  # a screen has 24
@@ -150,7 +150,6 @@ def as_text(outcome: Outcome) -> str:
         said += [
             headline_of(*comparison.variant.launches),
             *outcome.findings,
-            what_ran(comparison),
             *notes(comparison),
         ]
     while len(lines := wrapped(said)) > MOST_LINES and said[1:]:

@@ -175,9 +175,12 @@ def difference(comparison: Comparison, cells: pd.DataFrame) -> str:
 
 
 def what_ran(comparison: Comparison) -> str:
-    """The two sides and their launches."""
-    baseline, variant = comparison.baseline, comparison.variant
-    return f"{variant.label} against {baseline.label}, the baseline: {launches_of(comparison)}"
+    """The two sides, with the commit or else the version of each, and their launches."""
+    variant, baseline = (
+        f"{side.label} ({side.commit[:12] or side.launches[-1].run.version})"
+        for side in (comparison.variant, comparison.baseline)
+    )
+    return f"{variant} against {baseline}, the baseline: {launches_of(comparison)}"
 
 
 def launches_of(comparison: Comparison) -> str:

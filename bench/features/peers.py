@@ -57,4 +57,4 @@ class Peers(Feature):
         # Not at the top: --help needs no more modules.
         from collectives.peers.algorithm import open_peers
 
-        return open_peers(session.world, self.names, session.notes)
+        return open_peers(session.world, self.names, session.notes, session.flight.during)

@@ -11,6 +11,7 @@ from collectives.collective import Shape
 from collectives.operation import Algorithm, CollectiveCase, World
 
 if TYPE_CHECKING:  # no command line needs these modules
+    from bench.harness.flight import FlightRecord
     from bench.harness.iteration import Iteration
 
 
@@ -19,6 +20,9 @@ class SessionView(Protocol):
 
     world: World
     notes: list[str]
+
+    @property
+    def flight(self) -> "FlightRecord": ...
 
 
 class Feature:

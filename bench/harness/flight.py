@@ -9,6 +9,8 @@ import json
 import mmap
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ ALONE = (
     "map the peers",
     "describe the machine",
     "compile",
+    "load the peer",
     "allocate",
     "draw the weights",
     "reference",
@@ -68,6 +71,14 @@ class FlightRecord:
         self.page[:COUNTERS_OFFSET] = json.dumps(self.state).encode().ljust(COUNTERS_OFFSET, b"\0")
         if step in SHOWN:
             self.progress.show(step, self.state["text"])
+
+    @contextmanager
+    def during(self, step: str) -> Iterator[None]:
+        """Records a step within the current one. If it fails, it remains the last one."""
+        around = self.state["step"]
+        self.note(step)
+        yield
+        self.note(around)
 
     def image(self) -> bytes:
         """The page with the counters of now."""

@@ -5,7 +5,9 @@ ends the run, and names the line: whoever wrote it wants to know."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
@@ -31,9 +33,13 @@ ENTRIES = 4  # of a call in a GPU's stream, unless the function has an attribute
 EMPTY_CALLS = 1000
 
 T = TypeVar("T")
+During = Callable[[str], AbstractContextManager[None]]  # records the step that a rank is in
+LOAD, CALL = "load the peer", "call the peer"  # each rank loads alone, and gets more time for it
 
 
-def open_peers(world: World, names: Sequence[str], notes: list[str]) -> dict[str, Algorithm]:
+def open_peers(
+    world: World, names: Sequence[str], notes: list[str], during: During
+) -> dict[str, Algorithm]:
     """The algorithms of these files by name. The first case of a file of Python starts it, and the
     first that it can perform adds to `notes` sentences for the head of the run. All ranks call it.
     Raises Mistake on all ranks."""
@@ -56,7 +62,7 @@ def open_peers(world: World, names: Sequence[str], notes: list[str]) -> dict[str
                     f"{name} has other content on {ranks.rank_name(rank)} than on "
                     f"{ranks.rank_name(0)}"
                 )
-    peers = {file.name: algorithm_of(file, world, notes) for file in python}
+    peers = {file.name: algorithm_of(file, world, notes, during) for file in python}
     peers |= {kernel.base: kernel for kernel in kernels}
     if len(peers) < len(names):
         raise Mistake("two files have the same name, which names their algorithm")
@@ -77,8 +83,9 @@ def notes_on(file: PeerFile, world: World) -> Iterator[str]:
         )
 
 
-def algorithm_of(file: PeerFile, world: World, notes: list[str]) -> Algorithm:
+def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During) -> Algorithm:
     """All ranks call it."""
+    call = LOAD if file.is_shipped else CALL  # projects compile in their first calls
     peer, versions = file.peer, world.communicator.all_gather(file.version)
     refusal = file.reason_against_world(world, versions)
     started: list[PeerWorld | Unsupported] = [Unsupported(refusal)] if refusal else []
@@ -88,13 +95,17 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str]) -> Algorithm:
     def bind(world: World, case: CollectiveCase) -> Bound:
         nonlocal is_noted
         if not started:
-            started.append(start(file, world))
+            with during(LOAD):  # no rank begins to talk to the others before all have loaded it
+                module = result_or_reason(file, world, file.load)
+            with during(call):
+                started.append(start(file, world, module))
         ranks = started[0]
         if isinstance(ranks, Unsupported):
             return ranks
         if reason := file.reason_against(case):
             return Unsupported(reason)
-        operation = result_or_reason(file, world, lambda: bound(file, world, case, ranks))
+        with during(call):
+            operation = result_or_reason(file, world, lambda: bound(file, world, case, ranks))
         if not is_noted and not isinstance(operation, Unsupported):
             is_noted = True
             notes.extend(notes_on(file, world))
@@ -110,9 +121,9 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str]) -> Algorithm:
     )
 
 
-def start(file: PeerFile, world: World) -> PeerWorld | Unsupported:
-    # No rank begins to talk to the others before all have loaded it.
-    module = result_or_reason(file, world, file.load)
+def start(
+    file: PeerFile, world: World, module: ModuleType | Unsupported
+) -> PeerWorld | Unsupported:
     if isinstance(module, Unsupported):
         return module
 

@@ -211,7 +211,7 @@ RANK_KERNEL(mine) {
 @pytest.mark.parametrize(
     ("name", "text", "how"),
     [
-        ("mine.py", ENDS_ALL, f"rank [01] {EXITED}: mine 16384 B, step compile, epoch "),
+        ("mine.py", ENDS_ALL, f"rank [01] {EXITED}: mine 16384 B, step call the peer, epoch "),
         ("mine.cu", CRASHES, r"rank 1 was ended by signal 11, Segmentation fault: case \d \(mine "),
     ],
 )

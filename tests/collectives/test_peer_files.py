@@ -193,6 +193,16 @@ def test_a_function_or_a_kernel_that_writes_elsewhere_is_wrong(tmp_path):
     assert re.search(r"block 0: rank \d (wrote|changed) .*; .* expected\n", done.stderr)
 
 
+def test_a_peer_that_hangs_in_its_first_call_is_named_after_one_time_out(tmp_path):
+    """It is no compilation, which has ten."""
+    done = launch(
+        tmp_path, SHORT, "-T 2", "--peer", peer(tmp_path, faulty("import time; time.sleep(60)"))
+    )
+    assert done.returncode == 1
+    said = "wiretax: rank 1 did not go on for 2 s and held the others up: mine 16384 B, step call "
+    assert re.fullmatch(f"{said}the peer, epoch .*\n", done.stderr)
+
+
 # Each rank reads a file of its own under one name, as on hosts that share no folder.
 OTHER_CONTENT = """
 import os, runpy, sys

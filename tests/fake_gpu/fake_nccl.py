@@ -15,17 +15,16 @@ ALL_TO_ALL = {"cuda": "ncclAlltoAll", "hip": "ncclAllToAll", "mscclpp": "ncclAll
 
 
 @cache
-def library(vendor: str, has_alltoall: bool = True) -> str:
-    """The path of the library for a vendor, built once, with or without an all-to-all."""
+def library(vendor: str) -> str:
+    """The path of the library for a vendor, built once."""
     text = SOURCE.read_bytes()
-    key, age = hashlib.sha256(text).hexdigest()[:16], "" if has_alltoall else "-older"
-    path = cache_folder() / f"fake_nccl-{key}{age}" / NAMES[vendor]
+    key = hashlib.sha256(text).hexdigest()[:16]
+    path = cache_folder() / f"fake_nccl-{key}" / NAMES[vendor]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         making = path.with_name(f"{path.name}.{id(path)}")
         flags = f"-std=c++17 -O2 -fwrapv -fPIC -shared -Wl,-soname,{NAMES[vendor]}".split()
-        if has_alltoall:
-            flags.append(f"-DALL_TO_ALL={ALL_TO_ALL[vendor]}")
+        flags.append(f"-DALL_TO_ALL={ALL_TO_ALL[vendor]}")
         if vendor == "mscclpp":
             flags.append("-DVERSION=900")
         clang = str(shutil.which("clang++-22"))
@@ -37,7 +36,6 @@ def library(vendor: str, has_alltoall: bool = True) -> str:
 def environment(
     vendor: str = "cuda",
     gpu: dict[str, object] | None = None,
-    has_alltoall: bool = True,
     **faults: object,
 ) -> dict[str, str]:
     """The environment of a process with a software GPU and its library; `version=22703` sets
@@ -45,4 +43,4 @@ def environment(
     settings = fake_gpu.environment(vendor=vendor, **(gpu or {}))
     del settings["FAKE_NCCL_BINDING"]
     variables = {f"FAKE_NCCL_{name.upper()}": str(value) for name, value in faults.items()}
-    return {**settings, "FAKE_NCCL_LIBRARY": library(vendor, has_alltoall), **variables}
+    return {**settings, "FAKE_NCCL_LIBRARY": library(vendor), **variables}

@@ -320,12 +320,9 @@ int gpu_ipcCloseMemHandle(void* pointer) { return release(pointer, PEER, 1); }
 
 int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
   ENTER;
-  const bool known =
-      flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // 3 needs ROCm 5.5
-  return known ? allocate(pointer, bytes, flags) : 1;
+  return flags <= 3 ? allocate(pointer, bytes, flags) : 1;
 }
-// FAKE_GPU_HDP: the driver gives the address of the register, as 64 bits. FAKE_GPU_LINK: 4 stands
-// for xGMI.
+// FAKE_GPU_HDP: the driver gives the address of the register, as 64 bits.
 int hipDeviceGetAttribute(void** value, int attribute, int) {
   ENTER;
   if (attribute != 10005 || !setting("FAKE_GPU_HDP", 0)) return 1;
@@ -334,7 +331,7 @@ int hipDeviceGetAttribute(void** value, int attribute, int) {
 }
 int hipExtGetLinkTypeAndHopCount(int, int, unsigned* type, unsigned* hops) {
   ENTER;
-  return *type = (unsigned)setting("FAKE_GPU_LINK", 2), *hops = 1, 0;
+  return *type = 2, *hops = 1, 0;  // PCIe
 }
 
 // A host's memory for a kernel: CUDA's functions, and HIP's, which CuPy has only as stubs.

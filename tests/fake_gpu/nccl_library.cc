@@ -5,13 +5,12 @@
 //   FAKE_NCCL_VERSION                      the version that it reports
 //   FAKE_NCCL_FAIL=call[:rankN]            this call fails
 //   FAKE_NCCL_WAY                          the connection between ranks in the log
-//   FAKE_NCCL_NO_LL=1                      no LL protocol, like RCCL on gfx12
 //   FAKE_NCCL_NO_WINDOWS=1                 no windows
 //   FAKE_NCCL_DELAYS_US=default:1000,LL:0  the time of a call, by protocol or algorithm
 //   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
 //   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
-// ALL_TO_ALL is the name of its all-to-all, because NCCL since 2.28 and RCCL use different names;
-// without this macro, the library has no all-to-all. VERSION is the version that it reports by
+// ALL_TO_ALL is the name of its all-to-all, because NCCL since 2.28 and RCCL use different names.
+// VERSION is the version that it reports by
 // default.
 #ifndef VERSION
 #define VERSION 23203
@@ -352,11 +351,6 @@ int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchrono
 static int look_at(const char* name, Comm* c) {
   if (told_to_fail(name, c->rank))
     return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
-  if (c->protocol == "LL" && setting("FAKE_NCCL_NO_LL") == "1")
-    return fail(
-        INVALID_USAGE,
-        "Error : no algorithm/protocol available for function AllReduce with datatype ncclFloat32. "
-        "NCCL_PROTO was set to LL.");
   if (!c->connected) {
     const std::string way = setting("FAKE_NCCL_WAY");
     const int next = (c->rank + 1) % c->ranks;
@@ -432,14 +426,12 @@ int ncclAllGather(const void* send, void* receive, size_t count, int type, Comm*
   return enqueue("ncclAllGather", stream,
                  {ALL_GATHER, c, (const char*)send, (char*)receive, count, type, 0, 0});
 }
-#ifdef ALL_TO_ALL
 #define NAMED(x) NAMED_(x)
 #define NAMED_(x) #x
 int ALL_TO_ALL(const void* send, void* receive, size_t count, int type, Comm* c, void* stream) {
   return enqueue(NAMED(ALL_TO_ALL), stream,
                  {EVERY_TO_EVERY, c, (const char*)send, (char*)receive, count, type, 0, 0});
 }
-#endif
 int ncclSend(const void* send, size_t count, int type, int peer, Comm* c, void* stream) {
   return message("ncclSend", stream, {SEND, c, (const char*)send, nullptr, count, type, 0, peer});
 }

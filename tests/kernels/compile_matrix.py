@@ -1,7 +1,7 @@
 """The compilers of GPU code that the extras allow, without a GPU.
 
-NVRTC comes from PyPI, into the user's cache; clang 19 and 22 stand for hipRTC of ROCm 6.3 to 7,
-with the names of its implicit header."""
+The oldest NVRTC comes from PyPI, into the user's cache; clang 19 and 22 stand for hipRTC of ROCm
+6.3 to 7. The newest NVRTC, which the locks name, is that of test_kernels_compile."""
 
 import ctypes
 import multiprocessing
@@ -14,34 +14,19 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from collectives import copy_engine
-from collectives.experts import alltoall_routed
-from collectives.layers import fused
-from kernels.devices import device, gpu_driver
+from collectives.copy_engine import Mark
+from collectives.experts.alltoall_routed import Routing
+from collectives.layers.fused import Gemv, Norm
+from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import CompileError, cache_folder, source_with_headers
-from kernels.devices.device import layout_checks
+from kernels.devices.device import ITERATION_STRUCTURES, PEER_STRUCTURES, Transfer, layout_checks
 from tests.kernels.kernel_resources import PRELUDE, hip_assembly
-from tests.launch import ROOT
 
-# The modules whose structures kernels share.
-MODULES = device, fused, alltoall_routed, copy_engine
-# CuPy 14 takes the NVRTC of any CUDA 12 or 13. The newest of each are in the locks of the extras.
+# The structures that Python shares with kernels.
+STRUCTURES = {*PEER_STRUCTURES, *ITERATION_STRUCTURES, Transfer, Norm, Gemv, Routing, Mark}
+# CuPy 14 takes the NVRTC of any CUDA 12 or 13.
 OLDEST_NVRTC = "nvidia-cuda-nvrtc-cu12==12.0.76"
-OLDER_NVRTC = OLDEST_NVRTC, "nvidia-cuda-nvrtc==13.0.48", "nvidia-cuda-nvrtc==13.2.78"
-LOCKS = "locks/cuda12.lock", "locks/cuda13.lock"
 CLANGS = "clang-19", "clang-22"
-HIPRTC_NAMES, HIPRTC_FUNCTIONS = (
-    Path(__file__).with_name(name) for name in ("hiprtc_names.h", "hiprtc_functions.inc")
-)
-
-
-def nvrtc_wheels() -> tuple[str, ...]:
-    """The requirements of all NVRTC in the matrix, such as `nvidia-cuda-nvrtc==13.0.48`."""
-    locked = [
-        re.findall(r"^(nvidia-cuda-nvrtc\S*==\S+)", (ROOT / lock).read_text(), re.MULTILINE)
-        for lock in LOCKS
-    ]
-    return tuple(dict.fromkeys([*OLDER_NVRTC, *(wheel for wheels in locked for wheel in wheels)]))
 
 
 def install(wheel: str) -> Path:
@@ -123,11 +108,9 @@ PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 def shared_with(source: Path) -> list[type[ctypes.Structure]]:
     """The structures of Python that the file has too."""
     text = "".join(path.read_text() for path in source_with_headers(source))
-    ours = [value for module in MODULES for value in vars(module).values()]
-    structures = {s for s in ours if isinstance(s, type) and issubclass(s, ctypes.Structure)}
     return [
         s
-        for s in sorted(structures, key=lambda s: s.__name__)
+        for s in sorted(STRUCTURES, key=lambda s: s.__name__)
         if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)
     ]
 
@@ -151,7 +134,7 @@ def code(compiler: str, source: Path, architecture: str, *options: str) -> str:
     """PTX or assembly of a kernel file, made with the flags that a device uses. Raises
     CompileError."""
     if compiler in CLANGS:
-        headers = ["-include", str(PRELUDE), "-include", str(HIPRTC_NAMES)]
+        headers = ["-include", str(PRELUDE)]
         return hip_assembly(clang_of(compiler), source, architecture, [*headers, *options])
     flags = [*gpu_driver.compiler_flags(architecture), *options]
     refusal = f"{source.name} does not compile for {architecture}"

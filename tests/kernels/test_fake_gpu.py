@@ -1,7 +1,6 @@
 """Tests the software GPU that replaces CuPy's: its behaviour, and its interface against the real
 CuPy if installed."""
 
-import inspect
 import json
 import re
 from importlib.util import find_spec
@@ -35,10 +34,8 @@ except DeviceError as error:
 HOST_READ = "print(ctypes.c_char.from_address(memory.address).value)"
 
 
-@pytest.mark.parametrize("limit", ["8192", "unlimited"])  # it decides where memory is mapped
-def test_a_wild_pointer_is_a_fault_on_a_fake_gpu(limit):
-    shell = ("sh", "-c", f'ulimit -s {limit}; exec "$@"', "sh")
-    done = python(OPENED + WILD_POINTER, *shell, **environment())
+def test_a_wild_pointer_is_a_fault_on_a_fake_gpu():
+    done = python(OPENED + WILD_POINTER, **environment())
     assert "IllegalAddress" in done.stdout, done.stderr
 
 
@@ -68,9 +65,7 @@ kinds = {
 }
 for kind, made in kinds.items():
     functions |= {f"{kind}.{n}": p for n, p in members(made).items()}
-inits = {n: parameters(kinds[n].__init__) for n in ("cuda.Stream", "cuda.Event")}
-errors = {s: str(cupy.cuda.runtime.CUDARuntimeError(s)) for s in range(1000)}
-print(json.dumps([functions, inits, errors]))
+print(json.dumps(functions))
 """
 
 
@@ -90,22 +85,15 @@ def documented_parameters(function):
 @pytest.mark.skipif(
     find_spec("cupy") is None, reason="CuPy is not installed, so there is nothing to compare with"
 )
-def test_every_name_of_the_fake_gpu_has_the_parameters_and_values_of_cupy():
+def test_every_name_of_the_fake_gpu_has_the_parameters_of_cupy():
     import cupy
 
     done = python(INTERFACE, **environment())
     assert done.returncode == 0, done.stderr
-    functions, inits, errors = json.loads(done.stdout)
     compared = 0
-    for path, parameters in functions.items():
+    for path, parameters in json.loads(done.stdout).items():
         module = cupy if path.startswith(("cuda", "Raw")) else cupy.cuda
         documented = documented_parameters(attribute(module, path))
         assert documented in (None, parameters), path
         compared += documented is not None
     assert compared > 25
-    for path, parameters in inits.items():
-        real = inspect.signature(attribute(cupy, path).__init__).parameters
-        assert [*real][1:] == parameters
-    messages = {int(s): text for s, text in errors.items() if "cudaErrorUnknown" not in text}
-    assert len(messages) > 10
-    assert {s: str(cupy.cuda.runtime.CUDARuntimeError(s)) for s in messages} == messages

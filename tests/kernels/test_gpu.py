@@ -11,8 +11,7 @@ import pytest
 
 from kernels.devices.gpu_driver import visible_gpus
 from tests.fake_gpu import environment
-from tests.kernels.broken_kernels import tree
-from tests.launch import ROOT, SLOW_TEST, assert_right, count, few, printed, python
+from tests.launch import ROOT, assert_right, count, few, printed, python
 
 VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "hip": "HIP_VISIBLE_DEVICES"}
 REAL = pytest.mark.gpu
@@ -104,14 +103,3 @@ def test_back_to_back_launches_are_right(vendor, launches, settings):
     others still read, such as tokens on their way to experts."""
     report = stressed(vendor, launches, 1, *settings)
     assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}
-
-
-@pytest.mark.parametrize(
-    "vendor", [pytest.param("cuda", marks=SLOW_TEST), pytest.param(None, marks=REAL)]
-)
-def test_without_the_wait_results_are_wrong(vendor, tmp_path):
-    """How soon is random."""
-    broken = tree(tmp_path / "tree", "without the wait")
-    settings = "timeout_s=2", "one_shot_push", "two_shot"
-    seeds = range(1, 9)
-    assert any(stressed(vendor, 1000, s, *settings, tree=broken)["wrong_elements"] for s in seeds)

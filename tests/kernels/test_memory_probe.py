@@ -65,11 +65,6 @@ def test_cpu_memory_passes_and_a_broken_build_does_not(names, accesses, tmp_path
                 "host_staged",
                 "mapped uncached.*mapped fine_grained: within one launch",
             ),
-            (
-                {"cached": 3, "coherent": "hdp", "hdp": 1, "link": 4},
-                "mapped fine_grained",
-                "mapped uncached: within",
-            ),
         ],
         2,
     ),

@@ -2,9 +2,8 @@
 
 import ctypes
 import time
-from typing import Any
 
-from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration
+from bench.harness.iteration import ARRIVED, LEFT, Iteration
 from collectives.operation import Operation
 from kernels.devices.device import Counts, Gate, Kernel, Step, Watch
 from kernels.devices.gpu import GpuDevice
@@ -65,32 +64,3 @@ def many_iterations() -> object:
     loop.run(1)
     begun_s = time.monotonic()
     return {"times_us": loop.run(600), "elapsed_s": time.monotonic() - begun_s}
-
-
-def actions() -> object:
-    """The order of the steps of one checked iteration, isolated and chained, by stream and graph,
-    and the order of its stamps."""
-    report: dict[str, Any] = {}
-    for mode, chain_calls in (("isolated", 0), ("chained", 2)):
-        for launch, is_graph in (("stream", False), ("graph", True)):
-            loop = Loop()
-            meet = loop.noted("meet")
-            iteration = loop.iteration(chain_calls)
-            listed = iteration.actions(meet)
-            loop.device.run(listed, iteration.check, Counts(0, 1), loop.watch, is_graph)
-            loop.enqueued.clear()
-            stamps = loop.device.run(listed, iteration.check, Counts(1, 2, 1), loop.watch, is_graph)
-            ordered = [
-                int(stamps[1][column])
-                for column in (
-                    [BEGUN, DONE, ARRIVED, LEFT] if chain_calls else [ARRIVED, LEFT, DONE]
-                )
-            ]
-            report[f"{mode} {launch}"] = {
-                "steps": loop.enqueued,
-                "rows": len(stamps),
-                "first": ordered[0],
-                "rises": ordered == sorted(ordered),
-                "iterations": loop.watch.iteration,
-            }
-    return report

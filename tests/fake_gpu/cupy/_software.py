@@ -11,15 +11,12 @@ FAKE_GPU_PEER=0: the driver refuses peer access
 FAKE_GPU_CLOSED=1: a host access to device memory ends the process
 FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail
 FAKE_GPU_MULTICAST=1: CUDA devices have multicast
-FAKE_GPU_UNCACHED=0: HIP has no uncached memory
 FAKE_GPU_CACHED: flags of hipExtMallocWithFlags of memory that peers reach through a cache
 FAKE_GPU_COHERENT: launch (default), fence or hdp: when that cache writes back and forgets; pushes:
   at a fence it writes back, and it never forgets
 FAKE_GPU_HDP=1: the driver gives the HDP register's address
-FAKE_GPU_LINK: the type of the links between HIP devices: 2 for PCIe (default), 4 for xGMI
 FAKE_GPU_CORRUPT_IPC: from this byte on, a mapping of a peer's memory is a copy without later writes
 FAKE_GPU_GRAPH_WAITS=1: the host waits at a launch of a library's graph for the end of its last one
-FAKE_GPU_GRAPH_NODES: a graph of more kernels does nothing
 FAKE_GPU_VANISH_AFTER: number of a launch; this launch and every later call fail"""
 
 import ctypes

@@ -20,10 +20,6 @@ RUNS, STEP = 44, 30
 SLOWED = 1.25
 
 
-def load(folder):
-    return history_of(read_store(folder))
-
-
 def write(folder, number, slowed=(), **fields):
     """Writes one night's run of four cases; `slowed` maps a case to the factor on its times."""
     noise = float(np.exp(np.random.default_rng(number).normal(0, 0.015)))
@@ -105,7 +101,6 @@ def test_a_pipeline_asks_what_became_worse_since_a_run(store, history):
     assert (status, answer["runs"]) == (1, RUNS)
     [event] = answer["events"]
     assert event["run"] == run_id(STEP)
-    assert event["cases"] == [series["case"] for series in answer["series"]]
     for series in answer["series"]:
         estimate, low, high = series["change"]
         assert (series["verdict"], series["since"]) == ("worse", run_id(STEP))
@@ -114,7 +109,6 @@ def test_a_pipeline_asks_what_became_worse_since_a_run(store, history):
     status, answer = ask("--since", run_id(STEP + 1))
     assert (status, answer["series"], answer["events"]) == (0, [], [])
     assert ask("--since", run_id(STEP)[:10])[0] == 1  # a day, as cron has it
-    assert history(store, "--since", "2062-01-01")[0] == 2
     status, _, err = history(store, "--since", "yesterday")
     assert status == 2
     assert re.fullmatch(r"reports: [^\n]*yesterday[^\n]*\n", err)
@@ -214,8 +208,7 @@ def test_what_separates_series_is_in_their_labels(tmp_path):
     """Another machine, node, world or method must not look like a regression, and a slow node must
     not drown among equal ones. Ten launches of a campaign agree better than ten nights do, and are
     one point."""
-    methods = [{"checks": 0}, {"graph": 1}, {"harness": "OSU 7.4", "statistic": "mean"}]
-    heads: list[Any] = [{}, {}, {"machine_id": "b" * 6}, *({"method": each} for each in methods)]
+    heads: list[Any] = [{}, {}, {"machine_id": "b" * 6}, {"method": {"checks": 0}}]
     for number, head in enumerate(heads):
         rewrite_head(write(tmp_path, number), **head)
     label(write(tmp_path, 6), "n1")
@@ -223,18 +216,18 @@ def test_what_separates_series_is_in_their_labels(tmp_path):
     for number in range(10, 16):
         write(tmp_path / "campaign-1" / "main", number)
     (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
-    series = [each for each in load(tmp_path).series if each.label.startswith("16 KiB library")]
-    assert sorted((each.label[15:], each.machine_id, each.node or "") for each in series) == [
-        ("", "a1b2c3", ""),
-        ("", "a1b2c3", ""),
-        ("", "a1b2c3", "n1"),
-        ("", "bbbbbb", ""),
-        ("OSU 7.4", "a1b2c3", ""),
-        ("checks 0", "a1b2c3", ""),
-        ("graph 1", "a1b2c3", ""),
-        ("main", "a1b2c3", ""),
+    history = history_of(read_store(tmp_path))
+    series = [each for each in history.series if each.label.startswith("16 KiB library")]
+    assert sorted(
+        (each.label[15:], each.machine_id, each.node or "", len(each.costs_us)) for each in series
+    ) == [
+        ("", "a1b2c3", "", 1),
+        ("", "a1b2c3", "", 2),
+        ("", "a1b2c3", "n1", 1),
+        ("", "bbbbbb", "", 1),
+        ("checks 0", "a1b2c3", "", 1),
+        ("main", "a1b2c3", "", 1),
     ]
-    assert sorted(len(each.costs_us) for each in series) == [1, 1, 1, 1, 1, 1, 1, 2]
 
 
 def test_unusable_runs_are_left_out_and_named(tmp_path, history):

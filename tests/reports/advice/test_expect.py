@@ -154,10 +154,7 @@ def test_the_picture_and_the_page_name_each_series(reports, tmp_path):
     for name in ("kurtronshausen: rccl 4 channels, eager", "bkvargyas: r9k one-shot", "this run:"):
         assert name in svg
         assert name in html
-    assert len({role for role in ("#171b21", "#a86b00", "#005fa3") if role in svg}) == 3
     assert "kurtronshausen/r9700-serving@01d6c619 BENCHMARKS.md" in html
-    assert "<h2>What to do next</h2>\n<p" in html
-    assert "mpirun -n 2 python -m bench.link" in html
 
 
 def test_a_gpu_run_names_the_published_figure_under_its_table(reports, tmp_path):

@@ -70,13 +70,6 @@ def test_a_time_in_another_unit_is_told_of_timing_lines(tmp_path, capsys):
     assert refused(tmp_path, capsys, log).endswith(sentence)
 
 
-def test_other_fields_are_left_out():
-    """Programs also print what they are, and when."""
-    other = {"host": "a", "rank": 0, "time": "06:15", "size": "1 KiB", "n_gpus": 2, "N": 7, "": {}}
-    (test,) = read_tests(line(**other))
-    assert (halves(test), test.unread) == ([(1024, False, 5.0)], [])
-
-
 def test_wrong_elements_make_the_run_fail(tmp_path, capsys):
     log = put(tmp_path / "a.log", line() + line(name="moe", n_wrong=3))
     right, wrong = imported(tmp_path / "out", log)

@@ -2,13 +2,11 @@
 other encodings, copies, and stores with only campaigns or only imports."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
 
 import psutil
-import pytest
 
 from reports.site import overview
 from tests.bench.faulty_runs import wait_for
@@ -58,28 +56,6 @@ def test_wrong_launches_of_a_campaign_are_on_the_first_page(tmp_path):
     assert "12 runs, the last:" in page.text, "also if no run is left for a history"
 
 
-def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
-    """An unreadable folder must not end the command, and the pages must name it."""
-    results = tmp_path / "results"
-    write_run(results, **SMALL)
-    (results / "closed").mkdir(mode=0)
-    (results / "listed").mkdir()
-    (results / "listed" / "run.jsonl").touch()
-    (results / "listed").chmod(0o444)
-    command = [sys.executable, "-m", "reports", "dashboard", "results", "-o", "site"]
-    if os.geteuid() == 0:  # file modes restrict root only without these capabilities
-        if not shutil.which("setpriv"):
-            pytest.skip("system tool absent: setpriv")
-        command[:0] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    text = Read(tmp_path / "site" / "index.html").text
-    assert "closed is a folder that cannot be read" in text
-    assert "listed/run.jsonl cannot be read" in text
-
-
 def test_campaigns_alone_are_answered_by_the_verdict_of_the_newest(tmp_path):
     """Their launches are too few for a history, which would say that it is too early."""
     results = tmp_path / "results"
@@ -88,14 +64,6 @@ def test_campaigns_alone_are_answered_by_the_verdict_of_the_newest(tmp_path):
     page = Read(make_site(results, tmp_path / "site") / "index.html")
     assert "SLOWER 5.0\u00a0%: 16 KiB two-shot" in page.text
     assert "Too early" not in page.text
-
-
-def test_one_run_says_what_is_missing_and_what_to_type(tmp_path):
-    write_run(tmp_path / "results", run_id=run_id(1), **SMALL)
-    page = Read(page_of(make_site(tmp_path / "results", tmp_path / "site"), "history"))
-    assert "1 of 11 runs until a large change can be told." in page.text
-    assert "Next, a run as the last was made: mpirun -n 2 python -m bench.allreduce" in page.text
-    assert not page.all("figure")  # one run is no line over time
 
 
 def test_worker_processes_end_with_the_command(tmp_path):

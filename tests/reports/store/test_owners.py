@@ -58,16 +58,6 @@ def test_no_link_of_another_user_is_on_the_way_to_a_folder(tmp_path):
     assert not list((tmp_path / "victim").iterdir())
 
 
-def test_what_is_written_stays_in_the_folder_that_was_opened(tmp_path):
-    (tmp_path / "victim").mkdir()
-    with opened(tmp_path / "out") as folder:
-        (tmp_path / "out").rename(tmp_path / "moved")
-        (tmp_path / "out").symlink_to(tmp_path / "victim")
-        write_named(folder / "page.html", b"")
-    assert [path.name for path in (tmp_path / "moved").iterdir()] == ["page.html"]
-    assert not list((tmp_path / "victim").iterdir())
-
-
 @as_root
 @pytest.mark.parametrize("plant", ["link", "pipe"])
 def test_a_named_file_replaces_a_link_and_a_pipe_of_another_user(tmp_path, plant):

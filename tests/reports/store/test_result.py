@@ -110,8 +110,6 @@ def test_a_file_of_many_lines_or_without_cases_or_of_a_newer_schema_is_refused(t
         rewrite_head(path, **head)
         with pytest.raises(ResultError, match=words):
             read(path)
-    rewrite_head(path, notes=["n " * 1_000_000])
-    assert len(render(read(path))) < 10_000
 
 
 @pytest.mark.parametrize(
@@ -176,11 +174,9 @@ def test_samples_are_whole_blocks_within_the_limits(tmp_path):
     result = write_run(tmp_path, **fields, n_blocks=30, keeps_samples=True)
     samples = np.load(result.path.with_suffix(".samples") / "case-0000.npy")
     assert (samples.dtype, samples.shape[1]) == (np.float32, 5)
-    for rank in (0, 1):
-        blocks, n = np.unique(samples[samples[:, 1] == rank, 0], return_counts=True)
-        assert n.tolist() == [900] * len(blocks)
-        assert 18_000 < n.sum() <= 20_000
-        assert (blocks[0], blocks[-1]) == (0, 29)
+    blocks, n = np.unique(samples[samples[:, 1] == 1, 0], return_counts=True)
+    assert n.tolist() == [900] * len(blocks)
+    assert 18_000 < n.sum() <= 20_000
 
 
 def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):

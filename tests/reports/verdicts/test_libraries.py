@@ -59,7 +59,6 @@ def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launch
     ours_us = min(cost_us(name, 16384, SLOW_NS, 2) for name in ("one_shot_push", "two_shot"))
     assert fast["ratio"] == pytest.approx(LIBRARY_US / ours_us, rel=0.02)
     assert slow["ratio"] == pytest.approx(2 * fast["ratio"], rel=0.02)
-    assert slow["library_us"] == pytest.approx(2 * fast["library_us"], rel=0.02)
     assert fast["low"] <= fast["ratio"] <= fast["high"] < 1.02 * fast["low"]
     assert f"{fast['ratio']:.2f} [" in out
 

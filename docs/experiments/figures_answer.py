@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
-from reports.advice.specs import GPUS, MODELS, link_between, weights_of
+from reports.advice.specs import GPUS, MODELS, link_between
 from reports.advice.wire import method_of
 from reports.references.published import PublishedCall, calls, near_size, select
 from reports.store.grouped import grouped
@@ -34,8 +34,7 @@ def of_two(token_us: float, chunk_us: float = 0.0, weights: str = WEIGHTS) -> De
     """The 70B split by tensor over two cards whose all-reduces take these times."""
     spans = {TOKEN_BYTES: np.full(3, token_us), CHUNK_BYTES: np.full(3, chunk_us)}
     times = ReduceTimes(2, "published", spans)
-    size_bytes = weights_of(MODEL, weights)
-    return Deployment(MODEL, CARD, weights, size_bytes, times, context=CONTEXT, tensor=2)
+    return Deployment(MODEL, CARD, weights, times, context=CONTEXT, tensor=2)
 
 
 def advised(weights: str = WEIGHTS) -> Deployment:

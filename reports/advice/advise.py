@@ -21,7 +21,6 @@ from reports.advice.specs import (
     gpu_of,
     link_between,
     model_of,
-    weights_of,
 )
 from reports.advice.wire import Wire
 from reports.store.program import BENCH, write_json
@@ -123,7 +122,7 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
             "--config"
         )
 
-    gpu, weights = gpu_of(arguments.gpu), arguments.weights
+    gpu = gpu_of(arguments.gpu)
     if arguments.model:
         model = find("model", MODELS, arguments.model)
     else:
@@ -157,8 +156,7 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     return Deployment(
         model,
         gpu,
-        printable(weights),
-        weights_of(model, weights),
+        printable(arguments.weights),
         times,
         arguments.context,
         arguments.prompt,

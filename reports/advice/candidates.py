@@ -19,15 +19,7 @@ from reports.advice.reduce_times import (
     wire_factor,
 )
 from reports.advice.serving import Deployment
-from reports.advice.specs import (
-    MODELS,
-    close_names,
-    convert,
-    find,
-    gpu_of,
-    link_between,
-    weights_of,
-)
+from reports.advice.specs import MODELS, close_names, convert, find, gpu_of, link_between
 from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
@@ -193,7 +185,6 @@ def figures_of(
                 model,
                 gpu,
                 workload.weights,
-                weights_of(model, workload.weights),
                 times,
                 workload.context,
                 tensor=gpus,
@@ -228,11 +219,23 @@ def figures_of(
     return figures, list(times.notes if origin else launches.notes)
 
 
-def money(offer: Offer) -> list[Figure]:
-    """The price and the power."""
+def money(offer: Offer, figures: Iterable[Figure]) -> list[Figure]:
+    """The price, also of a token per second of each model, and the power."""
+    price = offer.price
+    costs = [
+        Figure(
+            f"{figure.name}, price",
+            f"{price.currency} per token/s",
+            figure.note,
+            figure.value and price.amount / figure.value,
+        )
+        for figure in figures
+        if figure.unit == "tok/s"
+    ]
     source = "spec" if offer.power_w else "data sheet"
     power_w = offer.power_w or offer.gpus * gpu_of(offer.gpu).tdp_w
     return [
-        Figure("price", offer.price.currency, offer.price.date.isoformat(), offer.price.amount),
+        Figure("price", price.currency, price.date.isoformat(), price.amount),
+        *costs,
         Figure("power of the GPUs", "W", source, power_w),
     ]

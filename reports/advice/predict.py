@@ -9,17 +9,7 @@ from typing import Any
 
 from reports.advice.reduce_times import ReduceTimes, Span, span_text
 from reports.advice.serving import Deployment, break_even_us, rate
-from reports.advice.specs import (
-    GB,
-    MODELS,
-    ROUTES,
-    Gpu,
-    engine_text,
-    find,
-    gpu_of,
-    sheet_of,
-    weights_of,
-)
+from reports.advice.specs import GB, MODELS, ROUTES, Gpu, engine_text, find, gpu_of, sheet_of
 from reports.advice.wire import (
     ALGORITHMS,
     CHECKED,
@@ -124,11 +114,8 @@ def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
     if gpu is None:
         raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 
-    model, weights = find("model", MODELS, arguments.model), arguments.weights
-    times = ReduceTimes(2, "PREDICTED")
-    return Deployment(
-        model, gpu, printable(weights), weights_of(model, weights), times, context=4096
-    )
+    model, times = find("model", MODELS, arguments.model), ReduceTimes(2, "PREDICTED")
+    return Deployment(model, gpu, printable(arguments.weights), times, context=4096)
 
 
 def predict(arguments: argparse.Namespace) -> int:

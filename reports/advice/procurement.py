@@ -182,7 +182,7 @@ def _appraise(
             verdict = "UNDECIDED", hardware.partition(":")[0].rstrip(".")
         verdicts[requirement.text] = verdict
 
-    every = [*figures.values(), *candidates.money(offer)]
+    every = [*figures.values(), *candidates.money(offer, figures.values())]
     required = [(each, figures[each.figure]) for each in requirements]
     return Appraisal(name, offer, launches, every, verdicts, required, notes)
 
@@ -308,8 +308,7 @@ def next_step(procurement: Procurement) -> str:
 
 
 def _points(procurement: Procurement) -> list[Row]:
-    """Each candidate's figure with its interval as shares of each requirement's limit, and its
-    price per token/s as a share of the least."""
+    """Each candidate's figure with its interval as shares of each requirement's limit."""
     rows, shares, roles = list[dict[str, Cell]](), list[list[float]](), list[str]()
     for each in procurement.appraisals:
         for requirement, figure in each.required:
@@ -322,23 +321,6 @@ def _points(procurement: Procurement) -> list[Row]:
                     {"requirement": requirement.text, "candidate": each.name, "verdict": word}
                 )
 
-    for currency, appraisals in grouped(
-        procurement.appraisals, lambda each: each.offer.price.currency
-    ).items():
-        for figures in zip(*(each.figures for each in appraisals), strict=True):
-            costs = {
-                each.name: each.offer.price.amount / figure.value
-                for each, figure in zip(appraisals, figures, strict=True)
-                if figure.unit == "tok/s" and figure.value
-            }
-            if len(costs) < 2:
-                continue
-            for name, cost in costs.items():
-                shares.append([cost / min(costs.values()) - 1] * 3)
-                roles.append("ours")
-                cost_text = f"{figures[0].name}: {currency} per token/s, beside the least"
-                rows.append({"requirement": cost_text, "candidate": name, "verdict": number(cost)})
-
     if not rows:
         return []
     heading, drawings = forest(shares, roles, words="below | above")
@@ -348,7 +330,6 @@ def _points(procurement: Procurement) -> list[Row]:
 def _card(appraisal: Appraisal) -> Card:
     """A candidate: its price, a chip for each requirement, the failed ones first, figures, what a
     token per second costs, and doubts."""
-    price, currency = appraisal.offer.price, appraisal.offer.price.currency
     by_word = sorted(appraisal.verdicts.items(), key=lambda each: WORST_FIRST.index(each[1][0]))
     lines: list[Cell] = [
         [verdict, f"{requirement}: {reason}"] for requirement, (verdict, reason) in by_word
@@ -358,18 +339,13 @@ def _card(appraisal: Appraisal) -> Card:
         for figure in appraisal.figures
         if figure.value is not None and figure.name != "price"
     ]
-    figures += [
-        f"{figure.name}: {number(price.amount / figure.value)} {currency} per token/s"
-        for figure in appraisal.figures
-        if figure.unit == "tok/s" and figure.value
-    ]
     logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
     return Card(
         appraisal.name,
         appraisal.price,
         appraisal.word,
         [
-            f"price of {price.date.isoformat()}",
+            f"price of {appraisal.offer.price.date.isoformat()}",
             *lines,
             *figures,
             *appraisal.notes,

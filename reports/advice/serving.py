@@ -9,7 +9,7 @@ from math import ceil
 import numpy as np
 
 from reports.advice.reduce_times import ReduceTimes, Span
-from reports.advice.specs import BITS, GB, GPUS, MODELS, Gpu, Transformer
+from reports.advice.specs import BITS, GB, GPUS, MODELS, Gpu, Transformer, weights_of
 from reports.references import published
 from reports.tables.sentences import counted, number
 
@@ -32,7 +32,6 @@ class Deployment:
     model: Transformer
     gpu: Gpu
     weights: str
-    weights_bytes: float
     times: ReduceTimes
     context: int = 0
     prompt: int = CHUNK_TOKENS
@@ -45,6 +44,11 @@ class Deployment:
     @property
     def gpus(self) -> int:
         return self.tensor * self.stages * self.replicas
+
+    @cached_property
+    def weights_bytes(self) -> float:
+        """Raises ResultError for weights that are neither a type nor a size."""
+        return weights_of(self.model, self.weights)
 
     @property
     def tflops(self) -> float:

@@ -28,7 +28,7 @@ def by_bytes(gb_s, gpus):
     return lambda size_bytes: np.full(3, wire_factor(gpus) * size_bytes / gb_s / 1e3)
 
 
-R9700 = Deployment(LLAMA, specs.GPUS["r9700"], "40GB", 40 * GB, always(0))
+R9700 = Deployment(LLAMA, specs.GPUS["r9700"], "40GB", always(0))
 
 
 def prompt_us(prompt, times=None, **split):
@@ -72,7 +72,7 @@ def test_the_prompt_of_2048_tokens_moves_5_gb():
 def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
     """Otherwise a context ten times too long or too short would seem to fit."""
     assert LLAMA.kv_bytes_per_token == 327_680
-    many = replace(R9700, context=4096, batch=64, prompt=1, weights_bytes=140 * GB, tensor=4)
+    many = replace(R9700, context=4096, batch=64, prompt=1, weights="140GB", tensor=4)
     activations = LLAMA.activation_bytes(64, 4)
     assert many.memory_bytes(64) - activations == pytest.approx(35 * GB + 21.5 * GB, rel=1e-3)
     # Eight KV heads on sixteen GPUs: two GPUs hold each head.

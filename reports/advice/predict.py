@@ -9,7 +9,7 @@ from typing import Any
 
 from reports.advice.reduce_times import ReduceTimes, Span, span_text
 from reports.advice.serving import Deployment, break_even_us, rate
-from reports.advice.specs import GB, MODELS, ROUTES, Gpu, engine_text, find, gpu_of, sheet_of
+from reports.advice.specs import GB, MODELS, ROUTES, engine_text, find, gpu_of, sheet_of
 from reports.advice.wire import (
     ALGORITHMS,
     CHECKED,
@@ -60,17 +60,6 @@ class Prediction:
     break_even_us: Any = None
 
 
-def algorithm_spans(parts: Parts, gpu: Gpu, way: str, size_bytes: int) -> dict[str, Span]:
-    """The time of each algorithm that takes this size between two cards joined in this way."""
-    spans = {
-        name: parts.through_host(name, size_bytes)
-        if way == HOST
-        else parts.between_cards(ROUTES[way], gpu, name, size_bytes)
-        for name in ALGORITHMS
-    }
-    return {name: span for name, span in spans.items() if span is not None}
-
-
 def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Prediction]:
     """The prediction for each way to join two cards that the parts tell of, by formulas with this
     error."""
@@ -82,7 +71,7 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Predic
             continue
         fastest = dict[int, tuple[str, Span]]()
         for size in sizes:
-            every = algorithm_spans(parts, load.gpu, way, size)
+            every = parts.algorithm_spans(ROUTES.get(way), load.gpu, size)
             fastest[size] = fastest_of(
                 {name: every[name] * error for name in CHECKED if name in every}
             )
@@ -91,17 +80,11 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Predic
         tensor = replace(load, times=times, tensor=2)
         pipeline = replace(tensor, tensor=1, stages=2)
         token_ms = model.all_reduces * spans[token_bytes] / 1e3
-        if obstacle := tensor.obstacle or pipeline.obstacle:
-            made[way] = Prediction(fastest, token_ms, obstacle)
-            continue
-        made[way] = Prediction(
-            fastest,
-            token_ms,
-            None,
-            rate(1, tensor.decode_us(1)),
-            rate(1, pipeline.decode_us(1)),
-            break_even_us(tensor, pipeline),
-        )
+        obstacle, figures = tensor.obstacle or pipeline.obstacle, []
+        if not obstacle:
+            rates = [rate(1, split.decode_us(1)) for split in (tensor, pipeline)]
+            figures = [*rates, break_even_us(tensor, pipeline)]
+        made[way] = Prediction(fastest, token_ms, obstacle, *figures)
 
     return made
 
@@ -209,7 +192,7 @@ def text_of(
         table = plain_table(headings, rows)
         tables.append((f"One chat of {model.name}, at most, PREDICTED", table))
 
-    by_size = [algorithm_spans(parts, load.gpu, "root_complex", size) for size in SHOWN]
+    by_size = [parts.algorithm_spans(ROUTES["root_complex"], load.gpu, size) for size in SHOWN]
     rows = [
         [
             name if name in CHECKED else f"{name} (unchecked)",

@@ -35,7 +35,7 @@ from reports.verdicts.verdict import FAMILY_P
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
 ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]
 # UNVERIFIED is a figure of a data sheet or of other machines: nobody measured this one.
-NEAREST = "PASS", "UNVERIFIED", "UNDECIDED", "FAIL", "N/A"
+WORST_LAST = "N/A", "PASS", "UNVERIFIED", "UNDECIDED", "FAIL"
 SAID = {
     "PASS": " meets every requirement",
     "UNVERIFIED": " may meet every requirement, but nobody measured {}",
@@ -43,7 +43,6 @@ SAID = {
     "FAIL": " fails {}",
     "N/A": "",  # nothing is required of it
 }
-WORST_FIRST = "FAIL", "UNDECIDED", "UNVERIFIED", "PASS", "N/A"
 
 
 @dataclass
@@ -62,8 +61,8 @@ class Appraisal:
     @property
     def word(self) -> str:
         """The verdict on all requirements: the worst, where undecided is worse than a pass."""
-        words = {word for word, _ in self.verdicts.values()} - {"N/A"}
-        return max(words, key=NEAREST.index, default="N/A")
+        words = {word for word, _ in self.verdicts.values()}
+        return max(words, key=WORST_LAST.index, default="N/A")
 
     @property
     def price(self) -> str:
@@ -144,7 +143,9 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
     that are nearest to meeting every requirement, and what it lacks."""
 
     def distance(each: Appraisal) -> tuple[int, int]:
-        return NEAREST.index(each.word), -[word for word, _ in each.verdicts.values()].count("PASS")
+        return WORST_LAST.index(each.word) or len(WORST_LAST), -[
+            word for word, _ in each.verdicts.values()
+        ].count("PASS")
 
     least = min(map(distance, appraisals))
     nearest = [each for each in appraisals if distance(each) == least]
@@ -268,7 +269,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         for requirement in appraisals[0].verdicts
     ]
     counts = ", ".join(f"{n} {word}" for word, n in procurement.verdicts.items())
-    appraisals = sorted(appraisals, key=lambda each: WORST_FIRST.index(each.word))
+    appraisals = sorted(appraisals, key=lambda each: -WORST_LAST.index(each.word))
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
     return Page(
         f"Procurement: {procurement.headline}",
@@ -328,16 +329,11 @@ def _points(procurement: Procurement) -> list[Row]:
 
 
 def _card(appraisal: Appraisal) -> Card:
-    """A candidate: its price, a chip for each requirement, the failed ones first, figures, what a
-    token per second costs, and doubts."""
-    by_word = sorted(appraisal.verdicts.items(), key=lambda each: WORST_FIRST.index(each[1][0]))
+    """A candidate: its price, a chip for each requirement, the failed ones first, and doubts; the
+    table has its figures."""
+    by_word = sorted(appraisal.verdicts.items(), key=lambda each: -WORST_LAST.index(each[1][0]))
     lines: list[Cell] = [
         [verdict, f"{requirement}: {reason}"] for requirement, (verdict, reason) in by_word
-    ]
-    figures = [
-        f"{figure.name}: {' '.join(figure.text.split())}"
-        for figure in appraisal.figures
-        if figure.value is not None and figure.name != "price"
     ]
     logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
     return Card(
@@ -347,7 +343,6 @@ def _card(appraisal: Appraisal) -> Card:
         [
             f"price of {appraisal.offer.price.date.isoformat()}",
             *lines,
-            *figures,
             *appraisal.notes,
             *filter(None, [some(logs)]),
         ],

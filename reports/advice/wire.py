@@ -21,7 +21,7 @@ from reports.store.observations import entry_of, method_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import left_out_lines, number, size_text
 
 MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
 # A read's round trip goes on from the root complex into memory, a store into another card does not:
@@ -111,6 +111,19 @@ class Parts:
         moved = moved * crowd_of(name, ranks, cards)
         return np.asarray(self.kernel + waits + moved + size_bytes * local)
 
+    def algorithm_spans(
+        self, route: Route | None, gpu: Gpu, size_bytes: int, ranks: int = 2, cards: int = 1
+    ) -> dict[str, Span]:
+        """The time of each algorithm that takes this size, by a route or, with None, through host
+        memory."""
+        spans = {
+            name: self.between_cards(route, gpu, name, size_bytes, ranks, cards)
+            if route
+            else self.through_host(name, size_bytes)
+            for name in ALGORITHMS
+        }
+        return {name: span for name, span in spans.items() if span is not None}
+
     def _crowded(self, alone: Span, share: Sequence[float]) -> Span:
         """A byte's time by a route's shares; at worst at least as with both directions busy."""
         byte = alone / np.array(share)
@@ -171,12 +184,8 @@ class Wire(NamedTuple):
         fastest = dict[str, int]()  # the least size of each
 
         for size in sorted({*SIZES, size_bytes}):
-            each = {
-                name: span
-                for name in (*CHECKED, "ring")
-                if (span := self.parts.between_cards(AS_GIVEN, gpu, name, size, gpus, self.cards))
-                is not None
-            }
+            each = self.parts.algorithm_spans(AS_GIVEN, gpu, size, gpus, self.cards)
+            each.pop("one_shot_sentinel", None)  # its polls crowd the wire
             name, span = fastest_of(each)
             spans[size] = span[0] * np.array(spread)
             fastest.setdefault(name, size)
@@ -195,7 +204,7 @@ def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:
     Raises ResultError for runs that are not of one GPU."""
     results = {path: read(path) for name in names for path in files_of(str(name))}
     entries = in_order(map(entry_of, results.values()))
-    notes = [f"{each.path.name} is left out: {each.left_out}." for each in entries if each.left_out]
+    notes = left_out_lines((each.path, each.left_out) for each in entries)
     counted = [
         results[each.path]
         for each in entries
@@ -227,7 +236,7 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
     runs that do not count, if one is missing."""
     links = [result for result in results if result.run.benchmark == "link"]
     if not links:
-        raise ResultError(" ".join([*notes, f"No run measured the parts of a wire: {MEASURE}"]))
+        raise ResultError("; ".join([f"no run measured the parts of a wire: {MEASURE}", *notes]))
 
     kinds = {case.memory for result in links for case in result.cases}
     if "host_staged" not in kinds:

@@ -135,13 +135,13 @@ def test_what_no_wire_of_one_card_measured_is_refused(wire, tmp_path):
     two = copied("two", world__ranks=[ranks[0], ranks[1] | {"pci_bus_id": "0000:99:00.0"}])
     assert "a run of 2 GPUs" in refusal(two)
     assert "the GPU's own memory, not a wire" in refusal(link_run(wire, "same_device"))
-    assert "No run measured the parts" in refusal(next(wire.glob("*allreduce*")))
+    assert "no run measured the parts" in refusal(next(wire.glob("*allreduce*")))
 
     other = copied("other", machine_id="another", run_id="2026-11-28T07-07-55Z-link-055839")
     assert "several machines" in refusal(source, other)
     wrong = copied("wrong")
     mark_wrong(wrong)
-    assert "is left out: with wrong results. No run measured" in refusal(wrong)
+    assert "; left out, with wrong results: 1 (" in refusal(wrong)
     nameless = [rank | {"gpu": "AMD Radeon Graphics"} for rank in ranks]
     unnamed = copied("unnamed", world__ranks=nameless)
     assert "no data sheet fits 'AMD Radeon Graphics': name one with --gpu" in refusal(unnamed)

@@ -13,8 +13,8 @@ from reports.store.case import CASE_KEY, is_peer, key_of
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
-from reports.store.schema import Case, Result
-from reports.tables.sentences import counted, describe, sized, some, spoken
+from reports.store.schema import Result
+from reports.tables.sentences import counted, sized, some, spoken
 from reports.verdicts import verdict
 from reports.verdicts.days import FAMILY_P as DAYS_FAMILY_P
 from reports.verdicts.days import spread_between_days
@@ -50,7 +50,7 @@ class NothingInCommon(ResultError):
 @dataclass
 class Comparison:
     """A side against the baseline. `differing_fields` has a text for each field of a case in which
-    the sides differ, such as the algorithm; `lacking` the baseline's cases that the other side
+    the sides differ, such as the algorithm; `lacking` names the cases that the other side
     lacks; `caveats` sentences on launches that died, allowed differences, results that one side did
     not check, and copies.
 
@@ -65,7 +65,7 @@ class Comparison:
     margin: float
     differing_fields: dict[str, str] = field(default_factory=dict)
     caveats: list[str] = field(default_factory=list)
-    lacking: list[Case] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     is_interleaved: bool = False  # of one campaign, whose launches ran in turn
@@ -81,7 +81,7 @@ class Comparison:
         """Why no gate can judge: those between the sides, and cases that the variant lacks."""
         return [
             *faults_between(self.baseline, self.variant),
-            *(f"{describe(case)} of the baseline was not measured" for case in self.lacking),
+            *(f"{title} of the baseline was not measured" for title in self.lacking),
         ]
 
     @property
@@ -193,7 +193,9 @@ def _compare(
         {key_of(case, without): case for case in side.cases} for side in sides
     )
     cases = {key: of_variant[key] for key in of_baseline if key in of_variant}
-    comparison.lacking = [case for key, case in of_baseline.items() if key not in cases]
+    titles = map(sized, of_baseline.values(), map(spoken, case_names([*of_baseline.values()])))
+    named = zip(of_baseline, titles, strict=True)
+    comparison.lacking = [title for key, title in named if key not in cases]
     if not cases:
         raise NothingInCommon(f"{names} have no case in common")
 
@@ -228,8 +230,6 @@ def _compare(
     if not here & there:
         nodes = f"{some(sorted(here))} and {some(sorted(there))}"
         notes.append(f"The sides ran on different nodes, {nodes}, and nodes differ.")
-    if lacking := len(comparison.lacking):
-        notes.append(f"not in {variant.name}: {counted(lacking, 'case')} of {baseline.name}")
 
     return comparison
 

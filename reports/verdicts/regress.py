@@ -107,10 +107,9 @@ def judge(
 ) -> Outcome:
     """The outcome for two sides as they are named on the command line. Raises Incomparable for
     sides that measured different things, ResultError for files."""
-    faults = list[str]()
+    ours = side_of(current)
+    faults = faults_of(ours)
     try:
-        ours = side_of(current)
-        faults = faults_of(ours)
         if not ours.launches:
             raise NothingInCommon(f"{ours.name} has no launch that finished")
 

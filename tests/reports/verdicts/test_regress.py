@@ -265,7 +265,7 @@ def test_runs_that_are_cut_off_are_unusable_and_named_once_for_each_reason(copie
 def test_a_case_that_the_current_side_lacks_is_named(options, case, tmp_path, capsys):
     folder = write_campaign(tmp_path / "lacks", ALIKE, options=options)
     status, printed = judge(capsys, folder)
-    sentence = f"UNUSABLE: {case} 16 KiB isolated of the baseline was not measured"
+    sentence = f"UNUSABLE: 16 KiB {case} of the baseline was not measured"
     assert (status, sentence in printed) == (5, True)
 
 

@@ -8,40 +8,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from collectives.communicator import Communicator, Refusal
-from collectives.peer_buffer import (
-    SLAB_BYTES,
-    PeerBuffer,
-    WaitPolicy,
-    half_for,
-    share,
-    slab_bytes,
-    write_own,
-)
+from collectives.peer_buffer import PeerBuffer, WaitPolicy, share, slab_bytes, write_own
 from collectives.probe import ProbeFailed, probe, probe_ordinary, wire_speed
 from collectives.refusals import remedy
 from kernels.devices.device import Control, Device, Own
-
-
-def make_room(peers: PeerBuffer, message_bytes: int) -> None:
-    """Replaces the slabs by larger ones if messages of this size need them. All ranks call it. If
-    larger slabs cannot be shared or fail a probe, the old ones stay, and `refusals` has the reason.
-    A launch may use other slabs than the launch before: each waits for all."""
-    half_bytes = half_for(message_bytes, peers.device.most_chunk_bytes)
-    if half_bytes <= peers.half_bytes:
-        return
-    undo, own = ExitStack(), (peers.communicator, peers.device, peers.sharing)
-    try:
-        slabs = share(*own, slab_bytes(half_bytes), undo)
-        larger = replace(peers, slabs=slabs, half_bytes=half_bytes)
-        larger.shown = replace(probe(larger), no_registered=peers.shown.no_registered)
-    except Refusal as refusal:
-        undo.close()
-        peers.waits.forget()
-        size = f"slabs with halves of {half_bytes >> 20} MiB"
-        peers.refusals.append(f"{peers.sharing} {size}: {refusal}")
-        return
-    peers.outgrown.append(peers.slabs)
-    peers.slabs, peers.half_bytes, peers.shown = slabs, half_bytes, larger.shown
 
 
 def map_peers(
@@ -50,7 +20,7 @@ def map_peers(
     """Allocates and maps in one mode, without a probe. All ranks call it, and `undo` if it fails.
     Raises Refusal."""
     controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
-    slabs = share(communicator, device, sharing, SLAB_BYTES, undo)
+    slabs = share(communicator, device, sharing, slab_bytes(device), undo)
     with communicator.all_or_none():
         own = device.private(ctypes.sizeof(Own))
         undo.callback(own.close)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from collectives.build import Build, cpu_builds, gpu_builds
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Refusal
-from collectives.connect import make_room
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PACK_BYTES, Device, Memory, Step, Watch
 
@@ -220,12 +219,8 @@ class Library(ABC):
         """A barrier for ranks that cannot map each other's memory. Raises DeviceError."""
 
     def allocate(self, world: World, size_bytes: int) -> Memory:
-        """A buffer for every variant, mapped if possible, and slabs for messages of its size.
-        Raises DeviceError and Refusal."""
+        """A buffer for every variant, mapped if possible. Raises DeviceError and Refusal."""
         peers = world.shared
-        for each in (peers, *(other.peers for other in world.other_memory)):
-            if not isinstance(each, Unsupported):
-                make_room(each, size_bytes)
         # A library would be slow in host_staged memory.
         if isinstance(peers, Unsupported) or peers.kind == "host_staged":
             return world.device.private(size_bytes)

@@ -29,17 +29,13 @@ if TYPE_CHECKING:
 ROUNDING_BYTES = 64 << 10  # beside the chunks of a half, for slots in whole packs and lines
 
 
-def half_for(message_bytes: int, most_chunk_bytes: int) -> int:
-    """The half of a slab that holds four chunks, the most of a pipeline, of this message."""
-    chunk_bytes = min(1 << (message_bytes - 1).bit_length(), most_chunk_bytes)
-    return max(HALF_BYTES, 4 * chunk_bytes + ROUNDING_BYTES)
+def half_of(device: Device) -> int:
+    """The bytes of half a slab: four chunks, the most of a pipeline."""
+    return max(HALF_BYTES, 4 * device.most_chunk_bytes + ROUNDING_BYTES)
 
 
-def slab_bytes(half_bytes: int) -> int:
-    return 2 * half_bytes + PACKETS_BYTES
-
-
-SLAB_BYTES = slab_bytes(HALF_BYTES)
+def slab_bytes(device: Device) -> int:
+    return 2 * half_of(device) + PACKETS_BYTES
 
 
 @dataclass(frozen=True)
@@ -92,12 +88,14 @@ class PeerBuffer:
     refusals: list[str] = field(default_factory=list)
     requested: str = ""  # the best sharing mode, which was tried first
     registered: list[list[Memory]] = field(default_factory=list)
-    half_bytes: int = HALF_BYTES
-    outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
     inboxes: list[list[Memory]] = field(default_factory=list)  # of copy engines
     multicast: "GpuMulticast | str | None" = None  # slabs behind one address, or why there are none
     shown: ProbeResult = ProbeResult()
     wire: WireSpeed | None = None  # of GPUs
+
+    @property
+    def half_bytes(self) -> int:
+        return half_of(self.device)
 
     @property
     def kind(self) -> str:

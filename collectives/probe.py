@@ -13,16 +13,8 @@ from itertools import compress
 import numpy as np
 
 from collectives.communicator import Refusal
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, ProbeResult, WireSpeed, share
-from kernels.devices.device import (
-    HALF_BYTES,
-    MOST_RANKS,
-    PEER_STRUCTURES,
-    Device,
-    Memory,
-    Module,
-    Step,
-)
+from collectives.peer_buffer import PeerBuffer, ProbeResult, WireSpeed, share, slab_bytes
+from kernels.devices.device import MOST_RANKS, PEER_STRUCTURES, Device, Memory, Module, Step
 
 PROBE_BYTES = 4096  # written by each access at a time
 LONG_BYTES = 64 << 10  # the same, for launches between short ones
@@ -73,8 +65,8 @@ def probe_ordinary(peers: PeerBuffer) -> str | None:
         return None
     with ExitStack() as undo:
         own = peers.communicator, peers.device, peers.sharing
-        slabs = share(*own, SLAB_BYTES, undo, ordinary=True)
-        sentence = _later(replace(peers, slabs=slabs, half_bytes=HALF_BYTES))
+        slabs = share(*own, slab_bytes(peers.device), undo, ordinary=True)
+        sentence = _later(replace(peers, slabs=slabs))
     peers.waits.forget()
     return sentence
 

@@ -22,7 +22,6 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.peer_buffer import half_for
 from kernels.devices.device import MOST_RANKS
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def _bind(entry: str, world: World, case: CollectiveCase) -> Bound:
     peers = world.mapped
     if peers.multicast is None:
         peers.multicast = _shared_slabs(world)
-    slabs, half_bytes = peers.multicast, _half_bytes(world)
+    slabs, half_bytes = peers.multicast, peers.half_bytes
     if isinstance(slabs, str):
         return Unsupported(slabs)
     bound = bind_kernel(
@@ -73,17 +72,13 @@ def _shared_slabs(world: World) -> "GpuMulticast | str":
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
         with communicator.all_or_none():
-            slabs = world.device.multicast(communicator.size, 2 * _half_bytes(world))
+            slabs = world.device.multicast(communicator.size, 2 * world.mapped.half_bytes)
             undo.callback(slabs.close)
         _connect(communicator, slabs)
     except Refusal as refusal:
         undo.close()
         return str(refusal)
     return slabs
-
-
-def _half_bytes(world: World) -> int:
-    return half_for(world.device.most_chunk_bytes, world.device.most_chunk_bytes)
 
 
 def _connect(communicator: Communicator, slabs: "GpuMulticast") -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_RANKS = 8
 MOST_BLOCKS = 128
 PACK_BYTES = 64  # of the widest CPU
-HALF_BYTES = 4 << 20  # of a slab that no message has made larger
+HALF_BYTES = 4 << 20  # of a slab, at least
 PACKET_BYTES = 66 << 10  # a writer's room for packets in each half
 PACKETS_BYTES = 4 * MOST_RANKS * PACKET_BYTES  # behind a slab's halves: with marks, with sentinels
 CONSTANTS = "MOST_RANKS", "MOST_BLOCKS", "PACK_BYTES", "HALF_BYTES", "PACKET_BYTES", "PACKETS_BYTES"

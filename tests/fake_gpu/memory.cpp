@@ -135,9 +135,9 @@ void remove_memory(void* at) {
 // or, for stores, when the kernel writes the `hdp` register. `pushes`: a fence writes back, and
 // nothing makes the cache forget.
 constexpr size_t CACHE_BYTES = 384 << 10, LINE_BYTES = 64,
-                 CACHED_FROM_BYTES = 8 << 20;  // flags are in less
-constexpr size_t HALF_BYTES =
-    4 << 20;  // as in peer_buffer.py: each half of a slab starts in the cache
+                 CACHED_FROM_BYTES = 64 << 20;  // slabs: flags are in less
+// As in peer_buffer.py, for chunks of 8 MiB: each half of a slab starts in the cache.
+constexpr size_t HALF_BYTES = (32 << 20) + (64 << 10);
 struct Cache {
   char *at, *memory, *seen;
 };  // the GPU's copy, the memory, and the contents when both were equal

@@ -165,23 +165,6 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
     assert {case.variant for case in result.cases if case.library} >= {"graph"}
 
 
-@pytest.mark.parametrize("refused", few([True, False], 1))
-def test_slabs_grow_for_long_messages_and_stay_where_larger_ones_fail_on_a_fake_gpu(
-    tmp_path, refused
-):
-    """Each round costs a trip of a flag: in halves of 4 MiB a message of 32 MiB would take 27. What
-    was bound before they grow works after it."""
-    full = {"fail": "malloc:rank1:cudaErrorMemoryAllocation:>40000000"} if refused else {}
-    options = "--device cuda --sizes 4K,32M --algorithm two_shot --max-time 90"
-    result, said = measured(tmp_path, options, base=LEAN, closed=0, **full)
-    assert {(case.variant, case.status) for case in result.cases} == {
-        ("copied", "ok"),
-        ("registered", "ok"),
-    }
-    words = "Better was refused: mapped slabs with halves of 32 MiB: rank 1"
-    assert (words in said) == refused
-
-
 COMMANDS = ("allgather", "reduce_scatter", "alltoall", "sendrecv")
 
 

@@ -11,7 +11,6 @@ import sys
 
 import numpy as np
 
-from collectives.connect import make_room
 from collectives.operation import Operation, Unsupported
 from collectives.peer_buffer import set_epoch
 from collectives.registry import ALGORITHMS
@@ -32,8 +31,6 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *n
     world, watch = connect(30.0, device, memory, **streams)
     communicator, peers = world.communicator, world.peers
     shared = peers if communicator.hosts == 1 else world.shared
-    if communicator.hosts > 1 and not isinstance(shared, Unsupported):
-        make_room(shared, ROOM_BYTES)
     room = world.device.private if isinstance(shared, Unsupported) else shared.register
     buffers = Buffers(communicator.rank, communicator.size, room(ROOM_BYTES), room(ROOM_BYTES))
 

@@ -38,7 +38,7 @@ from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS
 from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, WireSpeed, set_epoch
+from collectives.peer_buffer import PeerBuffer, WaitPolicy, WireSpeed, set_epoch, slab_bytes
 from collectives.probe import probe_kernels
 from collectives.registry import ALGORITHMS
 from kernels.devices.cpu import FLAGS, CpuDevice
@@ -279,7 +279,7 @@ def open_bed(
 ) -> Bed:
     """A rank in this process on each device; they map each other's slabs."""
     ranks = len(devices)
-    slabs = [allocate(SLAB_BYTES) for _ in range(ranks)]
+    slabs = [allocate(slab_bytes(device)) for device in devices]
     controls = [allocate(ctypes.sizeof(Control)) for _ in range(ranks)]
     worlds, gathering = list[World](), Gathering(ranks)
     for r, device in enumerate(devices):

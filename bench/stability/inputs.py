@@ -9,7 +9,7 @@ from collectives.collective import Array, Datatype
 from reports.store.bits import Difference, Error
 
 # The raw integers of PCG64 are part of numpy's promise; what its Generator makes of them is not.
-DATA = "PCG64 raw, magnitudes 1 to 16"
+DATA, MOST = "PCG64 raw, magnitudes 1 to 16", 16
 MANTISSA_BITS = {"float32": 23, "float64": 52, "float16": 10, "bfloat16": 7}
 ONE = np.uint64(1023)  # the exponent of 1.0 in float64
 SIGNED, POSITIVE = "signed", "positive"
@@ -34,14 +34,23 @@ def place_on_line(stored: Array, datatype: Datatype) -> Array:
     return places
 
 
-def difference(one: Array, other: Array, datatype: Datatype) -> Difference:
-    """How two stored results of one shape differ."""
+def most_rounding(ranks: int, datatype: Datatype) -> float:
+    """The most by which sums of the same data in any two orders differ. In each, an addition rounds
+    by half an ULP of a sum that is at most that of all magnitudes."""
+    return ranks * ranks * MOST * 2.0 ** -MANTISSA_BITS[datatype.name]
+
+
+def difference(one: Array, other: Array, datatype: Datatype, rounding: float) -> Difference:
+    """How two stored results of one shape differ; beyond `rounding` one is wrong."""
     integers = f"u{datatype.size_bytes}"
     differs = one.view(integers) != other.view(integers)
     places = [place_on_line(each[differs], datatype) for each in (one, other)]
+    with np.errstate(invalid="ignore"):  # of NaN and infinity, which are wrong
+        apart = np.abs(datatype.decode(one[differs]) - datatype.decode(other[differs]))
     return Difference(
         elements=one.size,
         differ=int(differs.sum()),
+        wrong=int((~(apart <= rounding)).sum()),
         ulp=int(np.abs(places[0] - places[1]).max(initial=0)),
     )
 

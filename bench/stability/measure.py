@@ -21,6 +21,7 @@ EVERY_SIZE = 4  # of which one is measured again after other communicators
 ERROR_BYTES, ERROR_ELEMENTS = 64 << 10, 8192  # of the message whose errors count
 BLOCK, LONG_BLOCK = 16, 256  # elements that repeat in a message,
 LONG_BLOCKS = 4096  # and in a message of so many
+NO_SUM = "no sum"
 # A result, None where it cannot be, and what it must equal.
 Comparisons = Iterator[tuple[Array | None, Array]]
 Orders = list[tuple[int, str]]  # from which element on which order
@@ -101,7 +102,11 @@ def summed(differences: Sequence[Difference]) -> Difference:
 
 def compare(subject: Subject, pairs: Comparisons) -> Difference | None:
     """The differences on this rank; None where nothing could be compared."""
-    found = [difference(got, plain, subject.datatype) for got, plain in pairs if got is not None]
+    found = [
+        difference(got, plain, subject.datatype, subject.rounding)
+        for got, plain in pairs
+        if got is not None
+    ]
     return summed(found) if found else None
 
 
@@ -117,13 +122,16 @@ def results_of(subject: Subject, count: int) -> list[Array]:
 
 
 def own_orders(subject: Subject, explainer: Explainer, results: Sequence[Array]) -> Orders:
-    """The order of each part of this rank's result, from the results of its trials. Where all ranks
-    have the same result, the first explains it."""
+    """The order of each part of this rank's result, from the results of its trials, or NO_SUM.
+    Where all ranks have the same result, the first explains it."""
     if subject.row_elements or (subject.rank and not subject.collective.cut):
         return []
     count, trials = results[0].size, len(results)
     parts = np.hstack([subject.parts(count, trial) for trial in range(trials)])
-    found = explainer.explain(parts, np.concatenate(results))
+    got, exact = np.concatenate(results), reduce(add, map(subject.datatype.decode, parts))
+    if difference(got, subject.datatype.encode(exact), subject.datatype, subject.rounding).wrong:
+        return [(0, NO_SUM)]
+    found = explainer.explain(parts, got)
     if trials > 1 and len(found) > 1:  # places in several messages mean nothing
         return []
     before = subject.rank * count if subject.collective.cut else 0
@@ -183,10 +191,10 @@ def measure_row(
             return row
     if not results:
         return row
-    row.reason = None
     compare_sizes(subject, other, fewer, row, results)
     row.thresholds = thresholds(subject, explainer, row)
-    if subject.row_elements:  # no sums
+    row.reason = wrong_in(row)
+    if subject.row_elements or row.reason:  # no sums
         return row
     row.errors = {signs: error(subject, list(results), signs) for signs in (POSITIVE, SIGNED)}
     # Without cancellation, each addition rounds by at most half an ULP of the sum. No NaN is one.
@@ -194,6 +202,18 @@ def measure_row(
     if not is_sum and not subject.algorithm.is_lossy:
         row.reason, row.errors = "its results are no sums", {}
     return row
+
+
+def wrong_in(row: RowBits) -> str | None:
+    """Which results are none of sums of the data, in any order."""
+    orders = {*row.orders, *(order for each in row.thresholds for order in each.after)}
+    if NO_SUM in orders:
+        return "its results are no sums"
+    for name, sizes in row.differences.items():
+        if wrong := sum(each.wrong for each in sizes):
+            elements = sum(each.elements for each in sizes)
+            return f"its results are no sums ({name}: {wrong:,} of {elements:,} elements)"
+    return None
 
 
 def compare_sizes(

@@ -1,5 +1,6 @@
 """One algorithm, performed once on given inputs in a given way."""
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -10,7 +11,7 @@ import numpy as np
 from bench.harness.iteration import Buffers
 from bench.harness.session import Session
 from bench.machine.environment import settings_of
-from bench.stability.inputs import SIGNED, draw
+from bench.stability.inputs import SIGNED, draw, most_rounding
 from collectives.binding import first_failure
 from collectives.collective import Array, Collective, Datatype
 from collectives.communicator import Refusal
@@ -90,6 +91,12 @@ class Subject:
     @property
     def ranks(self) -> int:
         return self.world.ranks
+
+    @property
+    def rounding(self) -> float:
+        """The most that the order of its sums may change a result."""
+        is_free = self.row_elements or self.algorithm.is_lossy
+        return math.inf if is_free else most_rounding(self.ranks, self.datatype)
 
     def count(self, size_bytes: int) -> int:
         """The elements of a segment, at least one."""

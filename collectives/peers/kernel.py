@@ -1,8 +1,9 @@
 """A kernel in the device API of `kernels/include`, in a file outside of the tree, for `--kernel`.
 
-Its first line declares it: `// wiretax: all_reduce entry=mine chunks=2*ranks registered`. `entry`
-is its RANK_KERNEL (default: the file's name), `chunks` how many chunks half a slab must hold (2);
-with `registered` there is an entry `mine_registered` for buffers that all ranks map."""
+Its first line declares it: `// wiretax: all_reduce entry=mine chunks=2*ranks registered in_place`.
+`entry` is its RANK_KERNEL (default: the file's name), `chunks` how many chunks half a slab must
+hold (2); with `registered` there is an entry `mine_registered` for buffers that all ranks map; with
+`in_place` each entry also works where send and receive buffer are the same."""
 
 import hashlib
 import re
@@ -24,7 +25,7 @@ from collectives.registry import LIBRARY
 from kernels.devices.compile_cache import SOURCES, source_with_headers
 from kernels.devices.device import DeviceError, OutOfMemory
 
-FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered]"
+FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered] [in_place]"
 
 
 def read_kernel(name: str) -> KernelAlgorithm:
@@ -33,7 +34,8 @@ def read_kernel(name: str) -> KernelAlgorithm:
     first, _, _ = read_source(option, path).partition(b"\n")
     words = re.fullmatch(
         r"// wiretax: (?P<collective>\w+)(?: entry=(?P<entry>[A-Za-z_]\w*))?"
-        r"(?: chunks=(?P<chunks>[1-9]\d?)(?P<ranks>\*ranks)?)?(?P<registered> registered)?",
+        r"(?: chunks=(?P<chunks>[1-9]\d?)(?P<ranks>\*ranks)?)?"
+        r"(?P<registered> registered)?(?P<in_place> in_place)?",
         first.decode(errors="replace").strip(),
     )
     if not words:
@@ -50,8 +52,11 @@ def read_kernel(name: str) -> KernelAlgorithm:
     identity = f"{path.stem} {digest.hexdigest()[:7]}"
 
     def refuses(world: World, case: CollectiveCase) -> Unsupported | None:
-        is_other = case.collective.name != collective
-        return Unsupported(f"{path.stem} is {collective}") if is_other else None
+        if case.collective.name != collective:
+            return Unsupported(f"{path.stem} is {collective}")
+        if case.in_place and not words["in_place"]:
+            return Unsupported(f"{path.stem} has no in-place form: its first line lacks in_place")
+        return None
 
     bind_entry = binder(
         str(path.with_suffix("")),

@@ -36,16 +36,19 @@ INVARIANCES = {
 
 
 class Difference(msgspec.Struct, kw_only=True):
-    """Of so many `elements`, `differ` have other bits; the greatest difference in ULP."""
+    """Of so many `elements`, `differ` have other bits, and of these `wrong` are further apart than
+    sums in any two orders; the greatest difference in ULP."""
 
     elements: Count = 0
     differ: Count = 0
+    wrong: Count = 0
     ulp: Count = 0
 
     def __add__(self, other: "Difference") -> "Difference":
         return Difference(
             elements=self.elements + other.elements,
             differ=self.differ + other.differ,
+            wrong=self.wrong + other.wrong,
             ulp=max(self.ulp, other.ulp),
         )
 

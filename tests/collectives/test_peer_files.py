@@ -12,7 +12,7 @@ from collectives.peers import shipped_names
 from collectives.peers.file import read
 from collectives.peers.kernel import read_kernel
 from tests.bench.launches import launch, run, stored
-from tests.launch import few
+from tests.launch import ROOT, few
 
 SHORT = "--sizes 16K --mode isolated --algorithm library --quiet -n 4 --max-time 40"
 MINE = """
@@ -259,6 +259,21 @@ KERNEL = """// wiretax: all_reduce entry=sums chunks=2 registered
 RANK_KERNEL(sums) { OWN<PULL, ALL>(a); }
 RANK_KERNEL(sums_registered) { OWN<REGISTERED, ALL>(a); }
 """
+
+
+def test_the_kernel_of_the_docs_runs_as_written_and_says_that_it_has_no_in_place_form(tmp_path):
+    """In place its results would overwrite inputs that peers have yet to read."""
+    _, text = (ROOT / "docs/judge.md").read_text().split("```\n// wiretax: ")
+    path = tmp_path / "mine.cu"
+    path.write_text(f"// wiretax: {text.partition('```')[0]}")
+    cases = of_peer(run(tmp_path, SHORT, "--kernel", path)[1])
+    assert {case.variant: case.status for case in cases} == {"copied": "ok", "registered": "ok"}
+    done = launch(tmp_path, SHORT, "--in-place --kernel", path)
+    lacks = "mine has no in-place form: its first line lacks in_place"
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"bench.allreduce: mine is not measured: {lacks}\n",
+    )
 
 
 def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own(tmp_path):

@@ -113,6 +113,31 @@ def test_a_library_that_fails_or_does_not_sum_is_named_and_the_others_are_compar
     assert (status, "failed: its results are no sums" in said) == (1, True)
 
 
+IN_PLACE = """// wiretax: all_reduce entry=sums registered in_place
+#include "include/exchange.h"
+
+RANK_KERNEL(sums) { exchange_and_reduce<PULL, ALL>(a); }
+RANK_KERNEL(sums_registered) { exchange_and_reduce<REGISTERED, ALL>(a); }
+"""
+
+
+def test_what_is_no_sum_in_one_way_or_from_a_size_on_is_wrong(tmp_path):
+    """Signed data cannot tell a wrong result by its ULPs; a bound on all rounding can."""
+    (tmp_path / "mine.cu").write_text(IN_PLACE)
+    words = "-b 1K -e 16K -f 4 --algorithm ring --quiet", "--kernel", tmp_path / "mine.cu"
+    done = bits(tmp_path, *words, *flipping(tmp_path, "none", "large"), ranks=3)
+    assert (done.returncode, done.stderr) == (1, "")
+    reasons = {(row.algorithm, row.variant): row.reason for row in record_of(tmp_path).rows}
+    wrong = reasons.pop(("mine", "registered"))
+    assert re.match(r"its results are no sums \(in-place: [\d,]+ of [\d,]+ elements\)$", wrong)
+    assert {name: reason for (name, _), reason in reasons.items()} == {
+        "ring": None,
+        "mine": None,
+        "none": None,
+        "large": "its results are no sums",
+    }
+
+
 def test_two_ranks_have_one_order_and_halves_and_reduce_scatter_are_compared(tmp_path):
     words = "--collective reduce_scatter -d half,bfloat16 -e 4K --algorithm direct_pull --quiet"
     done = bits(tmp_path, words)

@@ -72,8 +72,10 @@ def test_errors_are_those_of_exact_fractions(name, digits):
 def test_a_difference_counts_elements_and_ulps_across_zero():
     one = np.array([1.0, -0.0, 1e-45, 3.0], np.float32)
     other = np.array([np.nextafter(np.float32(1), np.float32(2)), 0.0, -1e-45, 3.0], np.float32)
-    found = difference(one, other, FLOAT)
-    assert (found.elements, found.differ, found.ulp) == (4, 3, 2)
+    found = difference(one, other, FLOAT, 1.0)
+    assert (found.elements, found.differ, found.wrong, found.ulp) == (4, 3, 0, 2)
+    other[:2] = 2.5, np.nan
+    assert difference(one, other, FLOAT, 1.0).wrong == 2
 
 
 def test_no_release_of_numpy_changes_the_data():

@@ -76,54 +76,29 @@ NVML = {
 
 def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
     """A fake pynvml of `gpus`, {bus id: {name, memory, bar1, nvlinks: [(up, bus id of the end)]}},
-    with one peer status for all pairs. A GPU's handle is its bus id."""
-
-    class NVMLError(Exception):
-        pass
-
-    def lookup(table: Any, key: Any) -> Any:
-        try:
-            return table[key]
-        except (LookupError, TypeError):
-            raise NVMLError("Not Supported") from None
-
-    def handle(bus_id: str) -> str:
-        lookup(gpus, bus_id)
-        return bus_id
-
-    def nvlink(gpu: str, number: int) -> tuple[bool, str | None]:
-        up, end = lookup(gpus[gpu].get("nvlinks", []), number)
-        return up, end
+    with one peer status for all pairs. A GPU's handle is its bus id; what it lacks is an error."""
 
     def remote(gpu: str, number: int) -> SimpleNamespace:
-        end = nvlink(gpu, number)[1]
-        if end is None:
-            raise NVMLError("Not Supported")
-        domain, bus, device = (int(part, 16) for part in end.partition(".")[0].split(":"))
+        end = gpus[gpu]["nvlinks"][number][1].partition(".")[0]
+        domain, bus, device = (int(part, 16) for part in end.split(":"))
         return SimpleNamespace(domain=domain, bus=bus, device=device)
-
-    def total(gpu: str, key: str, name: str) -> SimpleNamespace:
-        return SimpleNamespace(**{name: lookup(gpus[gpu], key)}, used=gpus[gpu].get("used", 0))
 
     return SimpleNamespace(
         **NVML,
-        NVMLError=NVMLError,
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByPciBusId=handle,
-        nvmlDeviceGetVbiosVersion=lambda gpu: lookup(gpus[gpu], "vbios"),
-        nvmlDeviceGetEccMode=lambda gpu: lookup(gpus[gpu], "ecc"),
-        nvmlDeviceGetEnforcedPowerLimit=lambda gpu: lookup(gpus[gpu], "cap_mw"),
-        nvmlDeviceGetClockInfo=lambda gpu, kind: lookup(gpus[gpu], "clocks")[kind],
-        nvmlDeviceGetName=lambda gpu: lookup(gpus[gpu], "name"),
-        nvmlDeviceGetMemoryInfo=lambda gpu: total(gpu, "memory", "total"),
-        nvmlDeviceGetBAR1MemoryInfo=lambda gpu: total(gpu, "bar1", "bar1Total"),
-        nvmlDeviceGetUtilizationRates=lambda gpu: SimpleNamespace(gpu=lookup(gpus[gpu], "busy")),
-        nvmlDeviceGetNvLinkState=lambda gpu, number: int(nvlink(gpu, number)[0]),
+        nvmlDeviceGetHandleByPciBusId=dict(zip(gpus, gpus, strict=True)).__getitem__,
+        nvmlDeviceGetVbiosVersion=lambda gpu: gpus[gpu]["vbios"],
+        nvmlDeviceGetEccMode=lambda gpu: gpus[gpu]["ecc"],
+        nvmlDeviceGetName=lambda gpu: gpus[gpu]["name"],
+        nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(
+            total=gpus[gpu]["memory"], used=gpus[gpu].get("used", 0)
+        ),
+        nvmlDeviceGetBAR1MemoryInfo=lambda gpu: SimpleNamespace(bar1Total=gpus[gpu]["bar1"]),
+        nvmlDeviceGetUtilizationRates=lambda gpu: SimpleNamespace(gpu=gpus[gpu]["busy"]),
+        nvmlDeviceGetNvLinkState=lambda gpu, number: int(gpus[gpu]["nvlinks"][number][0]),
         nvmlDeviceGetNvLinkRemotePciInfo=remote,
         nvmlDeviceGetNvLinkRemoteDeviceType=lambda gpu, number: 0,
-        nvmlDeviceGetP2PStatus=lambda reader, owner, index: lookup(
-            dict.fromkeys(gpus, status), reader
-        ),
+        nvmlDeviceGetP2PStatus=lambda reader, owner, index: status,
     )
 
 

@@ -1,7 +1,6 @@
 """The command `bench.allreduce` with real ranks: exit status, output and stored files."""
 
 import re
-from collections import Counter
 from importlib.util import find_spec
 
 import pytest
@@ -241,21 +240,6 @@ def test_one_rank_runs_and_reports_that_busbw_means_nothing(tmp_path):
     assert "GB/s" not in printed
     assert "link: " not in printed  # one rank has no peer for a ping-pong
     assert {case.n_wrong for case in result.cases} == {0}
-
-
-def test_a_seed_repeats_the_order_and_n_counts_the_timed_iterations_of_a_case(tmp_path):
-    """The same seed repeats a run's order. The options of nccl-tests change nothing. A single rank
-    has no link, whose states would add iterations."""
-    orders: list[list[int]] = []
-    for iterations, more in ((5, ""), (2, "-g 1 -t 1 -r 0 -R 1")):
-        folder, options = tmp_path / str(len(orders)), f"--seed 7 -n {iterations} {more}"
-        words = ISOLATED, options, "--algorithm two_shot,ring,library --sizes 1K,2K"
-        _, result = run(folder, *words, ranks=1)
-        timed = Counter(block.case for block in result.blocks for _ in range(block.n))
-        assert set(timed.values()) == {iterations}
-        orders.append([block.case for block in result.blocks])
-    assert orders[0][: len(orders[1])] == orders[1]
-    assert len(orders[1]) >= 8
 
 
 # -- wrong results

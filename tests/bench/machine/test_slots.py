@@ -57,7 +57,7 @@ def test_a_bios_that_pins_the_slot_is_named(examined):
 
 def test_cards_of_one_name_that_differ_are_told_without_what_is_unknown(examined):
     """Two recorded cards: one has ECC, and so two GiB less."""
-    card = {"name": "Radeon", "memory": 32 << 30, "vbios": "113-1", "cap_mw": 300000}
+    card = {"name": "Radeon", "memory": 32 << 30, "vbios": "113-1"}
     gpus: dict[str, dict[str, Any]] = {
         f"0000:{bus}": {**card, "ecc": (0, 0)} for bus in RTX5090S[1:]
     }

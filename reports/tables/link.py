@@ -94,7 +94,7 @@ def rates(result: Result) -> Any:
 
 
 def render(result: Result) -> str:
-    """The matrices with their head and sentences, at most 80 columns for up to 9 ranks."""
+    """The matrices with their head and sentences."""
     tables = []
     for title, unit, values in matrices(result):
         ranks = [str(rank) for rank in range(len(values))]

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -350,8 +350,9 @@ def fitting(table: "Table", groups: Sequence[int] = ()) -> "list[Table]":
     """The table, or as many as it takes for none to be wider than TABLE_WIDTH, each behind the
     columns that name a row. Words are folded first; a figure is never cut. `groups` are the lengths
     of groups of columns: a group stays together unless it is too wide by itself."""
-    columns = table.columns
-    n_keys = 1 + sum(1 for _ in takewhile(_names_a_row, columns[1:]))
+    columns, n_keys = table.columns, 1
+    while n_keys < len(columns) and columns[n_keys].header in KEYS:
+        n_keys += 1
     keys, rest = columns[:n_keys], iter(columns[n_keys:])
     parts = [keys]
     for length in groups or [1] * (len(columns) - n_keys):
@@ -373,10 +374,6 @@ def fitting(table: "Table", groups: Sequence[int] = ()) -> "list[Table]":
             part.columns.append(replace(column, _index=len(part.columns), width=width))
 
     return tables
-
-
-def _names_a_row(column: "Column") -> bool:
-    return str(column.header).strip() in KEYS
 
 
 def _least_width(columns: "Sequence[Column]") -> int:

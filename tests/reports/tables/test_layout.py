@@ -9,7 +9,6 @@ from wiretax.__main__ import help_text
 
 pytestmark = pytest.mark.unit
 RANKS = list(map(str, range(16)))
-SENTENCE = "two cards of one model in slots of eight lanes, through host memory " * 2
 
 
 def test_a_table_is_split_behind_its_names_and_no_figure_is_cut():
@@ -23,14 +22,6 @@ def test_a_table_is_split_behind_its_names_and_no_figure_is_cut():
         lines = re.findall(f"^ *{row[0]} +two_shot +copied (.*)$", text, re.MULTILINE)
         assert len(lines) == 2
         assert " ".join(lines).split() == row[3:]
-
-
-def test_words_are_folded_before_a_table_is_split():
-    table = plain_table(["size", "us", "place"], [["16 KiB", "5.23", SENTENCE]])
-    text = lay_out([], [], [("", table)], [])
-    assert max(map(len, text.splitlines())) <= 80
-    assert text.count("size") == 1
-    assert " ".join(text.split()).startswith("size us place two cards")
 
 
 def test_the_help_of_wiretax_fits_a_terminal():

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import time
+import traceback
 from contextlib import suppress
 from multiprocessing.connection import wait
 from socket import SocketIO
@@ -52,7 +53,7 @@ def join() -> None:
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
     greeting = f"wiretax {size} {place[1]} {run}\n".encode()
     if int(os.environ["RANK"]) == 0:
-        listener = _listen(*place)
+        listener, rank_0 = _listen(*place), os.getpid()
         if os.fork() == 0:
             os.setsid()  # Ctrl-C is for the ranks
             quiet = os.open(os.devnull, os.O_RDWR)
@@ -60,7 +61,10 @@ def join() -> None:
                 os.dup2(quiet, stream)
             try:
                 _serve(listener, greeting, size)
-            finally:
+            except BaseException:  # noqa: BLE001 - nobody else would tell
+                with open(f"/proc/{rank_0}/fd/2", "a") as errors:
+                    traceback.print_exc(file=errors)
+            finally:  # without what rank 0 does at its own end
                 os._exit(0)
         listener.close()
     connection = _connect(place, greeting)

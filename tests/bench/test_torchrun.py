@@ -101,6 +101,25 @@ def test_the_loss_of_a_rank_ends_the_other_and_frees_the_port(tmp_path):
     wait_for(lambda: is_free(port + 1), 5)
 
 
+BROKEN = """
+from collectives import torchrun
+torchrun.JOIN_S = 2
+def serve(*_):
+    raise LookupError("no such key")
+torchrun._serve = serve
+torchrun.join()
+"""
+
+
+def test_an_error_of_the_process_that_joins_the_ranks_is_seen():
+    """It has no stream of its own, for which torchrun would wait."""
+    environment = {**LAUNCHED, "PYTHONPATH": str(ROOT), **variables(0, free_port())}
+    words = [sys.executable, "-c", BROKEN]
+    done = subprocess.run(words, env=environment, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert "\nLookupError: no such key\n" in done.stderr
+    assert "\nOSError: rank 0 does not answer at 127.0.0.1" in done.stderr
+
+
 def test_an_mpi_launcher_or_an_address_alone_is_no_torchrun(monkeypatch):
     for name in (*torchrun.VARIABLES, *torchrun.LAUNCHERS):
         monkeypatch.delenv(name, raising=False)

@@ -226,7 +226,7 @@ def money(offer: Offer, figures: Iterable[Figure]) -> list[Figure]:
         Figure(
             f"{figure.name}, price",
             f"{price.currency} per token/s",
-            figure.note,
+            "price by speed",
             figure.value and price.amount / figure.value,
         )
         for figure in figures

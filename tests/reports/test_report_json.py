@@ -6,7 +6,6 @@ import re
 import pytest
 
 from reports.__main__ import COMMANDS, main
-from reports.store.program import plain
 from tests.launch import ROOT
 from tests.reports.advice.test_procure import ONE_BOX, spec, write_launches
 from tests.reports.archived import unpack
@@ -86,13 +85,3 @@ def test_every_command_prints_the_documented_fields_as_strict_json(arguments, co
     assert list(answer) == FIELDS[command]
     assert answer.get("status", status) == status
     assert EXPECTED.get(command, any)(answer), answer
-
-
-def test_figures_that_json_lacks_are_null():
-    assert plain({"a": float("nan"), "b": [float("inf"), 1.5], 3: None}) == {
-        "a": None,
-        "b": [None, 1.5],
-        "3": None,
-    }
-    with pytest.raises(TypeError, match="object has no form in JSON"):
-        plain(object())

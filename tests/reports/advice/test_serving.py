@@ -69,16 +69,6 @@ def test_the_prompt_of_2048_tokens_moves_5_gb():
     assert one_chunk == pytest.approx(compute_us + 33_554_432 / 63e3)
 
 
-def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
-    """Otherwise a context ten times too long or too short would seem to fit."""
-    assert LLAMA.kv_bytes_per_token == 327_680
-    many = replace(R9700, context=4096, batch=64, prompt=1, weights="140GB", tensor=4)
-    activations = LLAMA.activation_bytes(64, 4)
-    assert many.memory_bytes(64) - activations == pytest.approx(35 * GB + 21.5 * GB, rel=1e-3)
-    # Eight KV heads on sixteen GPUs: two GPUs hold each head.
-    assert LLAMA.kv_share(16) == 1 / 8
-
-
 CONFIG = {
     "num_hidden_layers": 80,
     "hidden_size": 8192,

@@ -40,19 +40,6 @@ def test_the_time_for_a_long_line_is_linear_in_its_length(line):
     assert halves(find_tests(Path("log"), (WHOLE + noise).encode())[0]) == BOTH
 
 
-def test_a_damaged_import_is_repaired(tmp_path, capsys):
-    """A second import must replace figures that a full disk or a bad edit has damaged."""
-    log = put(tmp_path / "a.log", WHOLE)
-    (path,) = imported(tmp_path / "out", log)
-    whole = path.read_bytes()
-    for damaged in (whole[:-40], whole.replace(b"17.93", b"11.93")):
-        path.write_bytes(damaged)
-        capsys.readouterr()
-        assert imported(tmp_path / "out", log) == [path]
-        assert capsys.readouterr().out.endswith(f"{path}\n")
-        assert (path.read_bytes(), list(path.parent.iterdir())) == (whole, [path])
-
-
 OSU = "# OSU MPI Allreduce Latency Test v5.9\n# Size       Avg Latency(us)\n"
 IMB = (
     "# Intel(R) MPI Benchmarks 2021.3\n# Benchmarking Bcast\n"

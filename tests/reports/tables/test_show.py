@@ -1,9 +1,7 @@
 """The output for one run: the table, the other formats, the plot, and `python -m reports show`."""
 
-import io
 import re
 
-import pandas as pd
 import pytest
 
 from reports.store.result import read
@@ -11,7 +9,7 @@ from reports.tables.chains import without_links
 from reports.tables.sentences import size_text
 from reports.tables.table import render
 from tests.reports.archived import unpack
-from tests.reports.synthetic_run import SIZES, rewrite_cases, rewrite_head, write_run
+from tests.reports.synthetic_run import SIZES, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -187,27 +185,6 @@ def test_a_run_with_auto_stable_says_what_stable_bits_cost_at_each_size(tmp_path
     )
     nothing = shown(tmp_path / "small", algorithms=algorithms, n_blocks=16)
     assert "Stable bits (auto_stable) cost nothing that this launch shows." in nothing
-
-
-def test_two_kinds_of_memory_are_told_apart(tmp_path, reports):
-    """`--memory mapped,host_staged` has each algorithm twice, and `auto` once."""
-    path = named_run(
-        tmp_path, ["library", "auto", "ring"], sizes=SIZES[:3], variants=("copied", "host")
-    ).path
-
-    def stage(case):
-        if case["algorithm"] == "auto":
-            case["memory"], case["chosen"] = "mapped,host_staged", "two_shot+nt over host_staged"
-        elif case["variant"] == "host":
-            case["memory"] = "host_staged"
-        case["variant"] = "copied"
-
-    long = render(read(rewrite_cases(path, stage)), long=True)
-    for name in ("ring ", "ring over host_staged ", "auto .* host_staged "):
-        assert re.search(rf"16 KiB {name}", long), name
-    assert re.search(r" two_shot[+]nt over *\n", long)
-    frame = pd.read_csv(io.StringIO(reports("export", path, "--csv")[1]))
-    assert {*frame.memory[frame.algorithm == "ring"]} == {"mapped", "host_staged"}
 
 
 def median_of(case, name):

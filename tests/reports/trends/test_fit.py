@@ -100,12 +100,11 @@ def test_the_command_prints_and_stores_and_warns_across_days(six, fit, tmp_path)
 
 def test_bad_input_is_refused_in_one_sentence(six, tmp_path, fit):
     """A fit over two machines describes neither."""
-    for field in ("machine_id", "software_id"):
-        other = tmp_path / f"{field}.jsonl"
-        other.write_bytes(six[0].path.read_bytes())
-        rewrite_head(other, run_id=run_id(8), **{field: "another"})
-        status, _, err = fit(six[1].path, other)
-        assert (status, f" {field.removesuffix('_id')}" in err) == (4, True), err
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(six[0].path.read_bytes())
+    rewrite_head(other, run_id=run_id(8), machine_id="another")
+    status, _, err = fit(six[1].path, other)
+    assert (status, " machine" in err) == (4, True), err
     fields = {"sizes": SIZES[:1], "algorithms": ["library"], "n_blocks": 2}
     cut = write_run(tmp_path, **fields, finish=False).path
     for words, sentence in (

@@ -44,22 +44,6 @@ def test_a_slow_node_is_named_with_one_interval_in_headline_table_and_picture(tm
     assert (row["node"][0][0], row["slower [95 %]"]) == ("n07", figure)
 
 
-def test_a_node_whose_link_is_slow_throughout_is_named_and_hides_no_other(tmp_path, fleet):
-    """Its costs are in a state of the link that no other node has."""
-    paths = write_fleet(tmp_path, NODES, slower={"n05": 0.3, "n07": 0.08})
-    for path in paths[3 * NODES.index("n05") :][:3]:
-        path.write_text(
-            re.sub(
-                r'("link_rtt_ns":)\[([\d.]+),([\d.]+)\]',
-                lambda match: f"{match[1]}[{5 * float(match[2])},{5 * float(match[3])}]",
-                path.read_text(),
-            )
-        )
-    status, text = fleet(tmp_path)
-    assert status == 1
-    assert re.match(r"n05 SLOW \+\d.*, n07 SLOW \+\d.*; of 12 nodes\n", text), text
-
-
 def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_path, fleet):
     write_fleet(tmp_path, NODES)
     status, text = fleet(tmp_path)

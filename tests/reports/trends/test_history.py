@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from reports.store.folder import read_store
-from reports.trends.changes import judge
 from reports.trends.history import history_of
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, run_id, write_run
@@ -129,16 +128,6 @@ def test_wrong_results_fail_a_pipeline_until_a_correct_run_follows(tmp_path, his
     assert (status, json.loads(out)["wrong"]) == (0, [])
 
 
-def words_after(late, cases=24, nights=60, spread=0.01):
-    """The verdicts on cases that get `late`, (cases, nights) or alike, on top of their last
-    nights."""
-    values = spread * np.random.default_rng(5).standard_normal((cases, nights))
-    late = np.atleast_2d(late)
-    values[:, nights - late.shape[1] :] += late
-    verdicts, _ = judge(values.T, cases)
-    return [steps[-1].doubt or steps[-1].word if steps else quiet for steps, quiet in verdicts]
-
-
 def test_the_first_slow_night_is_a_suspect_that_fails_nothing(tmp_path, history):
     """One slow night must be named and must not fail the pipeline; the second one must."""
     for number in range(25):
@@ -150,22 +139,6 @@ def test_the_first_slow_night_is_a_suspect_that_fails_nothing(tmp_path, history)
     write(tmp_path, 25, dict.fromkeys(range(4), 1.4))
     status, text, _ = history(tmp_path, "--since", run_id(20))
     assert (status, text[:25]) == (1, f"1 change on {run_id(24)[:10]}: a")
-
-
-def test_the_change_of_one_case_is_not_a_change_of_all():
-    """A case alone needs three nights; if all others change, a case that stays is steady."""
-    alone = np.arange(24)[:, None] == 7
-    assert words_after(0.3 * alone * [1, 1]) == ["steady"] * 24
-    assert words_after(0.3 * alone * [1, 1, 1]).count("worse") == 1
-    others = ["steady" if case == 7 else "worse" for case in range(24)]
-    assert words_after(0.3 * ~alone * [1, 1]) == others
-
-
-def test_a_verdict_needs_enough_runs_with_little_noise():
-    """`steady` means that a step would have been seen."""
-    assert set(words_after([0.0], nights=12)) == {"too early"}
-    assert set(words_after([1.0, 1.0], nights=12)) == {"worse"}
-    assert set(words_after([0.0], spread=0.05)) == {"noisy"}
 
 
 def test_an_event_of_disturbed_nights_alone_is_named_and_is_no_alarm(tmp_path, history):

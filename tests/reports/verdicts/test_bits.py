@@ -60,10 +60,6 @@ def failed(record, ring):
         (failed, "ring (float32) failed: RuntimeError: the sum is lost"),
         (without_elements, "ring (float32): not compared, or with another outcome: run, size"),
         (
-            lambda record, ring: ring["sizes"][0]["compared"]["run"].update(differ=1),
-            "ring (float32): not compared, or with another outcome: run",
-        ),
-        (
             lambda record, ring: ring["thresholds"][0].update(size_bytes=1600),
             "ring (float32): not compared, or with another outcome: threshold",
         ),
@@ -128,13 +124,6 @@ def test_a_record_with_a_size_twice_is_refused(baseline, edited, report):
     [
         ("run", without_elements),
         ("graph", lambda record, ring: None),
-        (
-            "launch",  # of one size, as after a short launch in the same folder
-            lambda record, ring: [
-                size["compared"].update(launch={"elements": 1})
-                for size in record["rows"][0]["sizes"] + ring["sizes"][:1]
-            ],
-        ),
     ],
 )
 def test_what_a_row_has_not_compared_it_lacks(edited, report, name, edit):

@@ -132,19 +132,13 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
     for name, others in (("Previous run", entries[:at][-1:]), ("Next run", entries[at + 1 :][:1])):
         page.near += [(name, shared.file_name("run", other.run.run_id)) for other in others]
 
-    changes = {
-        series.label: share
-        for series in history.series
-        if (share := series.beside_level(run.run_id)) is not None
-    }
+    shares = [series.beside_level(run.run_id) for series in history.series]
+    changes = [share for share in shares if share is not None]
     past = [event for event in standing(history) if by_time(run.run_id) >= by_time(event.run)]
     said: list[Cell] = [[event.word, (event.finding, file)] for event in past]
     if changes:
-        most = max(changes, key=lambda label: abs(changes[label]))
-        said.append(
-            f"Beside the runs before, the median case takes {np.median([*changes.values()]):+.1%}, "
-            f"{most} {changes[most]:+.1%}."
-        )
+        change = np.median(changes)  # the largest of many is noise
+        said.append(f"Beside the runs before, the median case takes {change:+.1%}.")
 
     page.banner.facts = [*said, *page.banner.facts]
     if any(event.word == "worse" for event in past):

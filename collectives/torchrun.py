@@ -7,6 +7,7 @@ torchrun's own store has that one."""
 import errno
 import os
 import secrets
+import select
 import socket
 import time
 import traceback
@@ -72,6 +73,13 @@ def join() -> None:
     os.environ["PMI_FD"] = str(connection.detach())
 
 
+def has_lost_one() -> bool:
+    """Whether the process that answers has told this rank that another one has left."""
+    connection = select.poll()
+    connection.register(int(os.environ.get("PMI_FD", 0)), select.POLLPRI)
+    return any(events & select.POLLPRI for _, events in connection.poll(0))
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """At this address, or at all of this host's if it is another's, as that of a service."""
     try:
@@ -104,8 +112,9 @@ def _connect(place: tuple[str, int], greeting: bytes) -> socket.socket:
 
 
 def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
-    """Answers ranks until the last has left. After one that left without a farewell nobody joins;
-    the others wait, since MPICH crashes if its connection ends, until their watchdog speaks."""
+    """Answers ranks until the last has left. After one that left without a farewell nobody joins,
+    and the others get an urgent byte, which MPICH does not read: it crashes if its connection
+    ends."""
     # MPICH names shared memory by it, and takes that of an earlier run with this name for its own.
     name = f"wiretax_{secrets.token_hex(8)}"
     replies = {
@@ -119,6 +128,7 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
         "finalize": "finalize_ack rc=0",
     }
     values, meeting, sources = dict[str, str](), list[SocketIO](), list[Any]([listener])
+    connections = dict[SocketIO, socket.socket]()
     while sources:
         is_open = listener in sources
         ready: list[Any] = wait(sources, JOIN_S if is_open else None)
@@ -132,6 +142,7 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
                         connection.sendall(greeting)
                         connection.settimeout(None)
                         sources.append(connection.makefile("rwb", buffering=0))
+                        connections[sources[-1]] = connection
                 continue
             words = list[str]()
             with suppress(OSError):  # one line: a rank waits for its answer
@@ -140,6 +151,7 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
             command, asking = fields.get("cmd", ""), [source]
             if command in ("", "finalize"):
                 sources.remove(source)
+                connections.pop(source).close()
             if not command:  # the connection has ended
                 is_one_lost = True
                 continue
@@ -157,6 +169,9 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
             for rank in asking:
                 with suppress(OSError):  # its end is read next
                     rank.write(f"cmd={reply}\n".encode())
+        for connection in connections.values() if is_one_lost else ():
+            with suppress(OSError):  # its end is read next
+                connection.send(b"!", socket.MSG_OOB)
         if is_open and (is_one_lost or len(sources) > size):
             sources.remove(listener)
             listener.close()

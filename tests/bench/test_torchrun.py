@@ -101,6 +101,20 @@ def test_the_loss_of_a_rank_ends_the_other_and_frees_the_port(tmp_path):
     wait_for(lambda: is_free(port + 1), 5)
 
 
+def test_a_rank_that_leaves_before_mpi_has_started_keeps_no_other_waiting(tmp_path):
+    """The other waited for the whole time-out."""
+    port = free_port()
+    process = started(tmp_path, "-T 60", **variables(0, port))
+    other = socket.socket()
+    wait_for(lambda: other.connect_ex(("127.0.0.1", port + 1)) == 0)
+    other.sendall(f"wiretax 2 {port + 1} \n".encode())
+    assert other.recv(100)
+    other.close()
+    _, said = process.communicate(timeout=40)
+    sentence = "bench.allreduce: one of 2 ranks has left before MPI had started them all\n"
+    assert (process.returncode, said) == (1, sentence)
+
+
 BROKEN = """
 from collectives import torchrun
 torchrun.JOIN_S = 2

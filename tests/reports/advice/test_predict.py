@@ -91,9 +91,6 @@ def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
     assert (status, complaint) == (0, "")
     assert max(map(len, text.splitlines())) <= 80
     assert text.startswith("PREDICTED for two h100 at a root complex: an all-reduce of 16 KiB")
-    titles = [line for line in text.splitlines() if "us, PREDICTED" in line or "chat of" in line]
-    assert len(titles) == 3
-    assert all(line.endswith("PREDICTED") for line in titles)
 
     answer = json.loads(predict(wire, "--json")[1])
     root = answer["predicted"][0]

@@ -39,17 +39,6 @@ def test_a_row_per_case_has_the_figures_of_the_file(store):
     assert frame.imported_from.isna().all()
 
 
-def test_rows_say_why_reports_leave_their_run_out(store):
-    """The same decision as in history and fleet; a copy has no rows."""
-    folder = store.path.parent
-    shutil.copy(store.path, folder / "copy.jsonl")
-    short = write_run(folder, run_id=NEW.replace("21T", "22T"), status="incomplete")
-    frame = wiretax.load(folder)
-    assert set(frame.left_out[frame.run_id == short.run.run_id]) == {"incomplete"}
-    assert frame.left_out[frame.run_id == NEW].isna().all()
-    assert len(frame[frame.run_id == NEW]) == len(store.cases)
-
-
 def test_every_column_is_documented(store):
     """A column's name is in `load`'s docstring or among the fields of docs/results.md, a part
     without its field."""

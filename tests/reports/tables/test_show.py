@@ -140,7 +140,6 @@ def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, 
     (tmp_path / "other.jsonl").write_text("[1, 2]\n")
     for words in (
         [tmp_path / "other.jsonl"],
-        [tmp_path],
         [result.path, "--json", "--long"],
         [result.path, "--plot", tmp_path / "run.pdf"],
     ):

@@ -2,14 +2,16 @@
 
 import ctypes
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+from collectives.communicator import Refusal
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES
-from kernels.devices.device import ITERATION_STRUCTURES, Gate, Step
+from kernels.devices.device import ITERATION_STRUCTURES, DeviceError, Gate, Step
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, open_bed
@@ -26,6 +28,15 @@ class Grid(NamedTuple):
     blocks: int
 
 
+@contextmanager
+def refused() -> Iterator[None]:
+    """What all ranks do with an error, of which each has the same."""
+    try:
+        yield
+    except DeviceError as error:
+        raise Refusal(str(error)) from error
+
+
 def open_ranks(
     grid: Grid,
     seed: int,
@@ -39,18 +50,9 @@ def open_ranks(
         for _ in range(grid.ranks)
     ]
     bed = open_bed(devices, seed, timeout_s=timeout_s)
+    for world in bed.worlds:
+        cast(Any, world.communicator).all_or_none = refused
     return bed
-
-
-def devices_of(bed: Bed) -> list[EmulatedDevice]:
-    return [cast(EmulatedDevice, world.device) for world in bed.worlds]
-
-
-def run(bed: Bed) -> Machine:
-    """Runs everything that the ranks' streams hold, all ranks at once."""
-    devices = devices_of(bed)
-    devices[0].machine.run([device.launches() for device in devices])
-    return devices[0].machine
 
 
 def enqueue(step: Step) -> None:
@@ -83,7 +85,8 @@ def run_items(bed: Bed, launches: int) -> dict[str, int]:
         for name in order:
             for step in [begin, *bed.items[name][rank][0]]:
                 enqueue(step)
-    run(bed)
+    devices = [cast(EmulatedDevice, world.device) for world in bed.worlds]
+    devices[0].machine.run([device.launches() for device in devices])
     return {
         name: wrong
         for name, of_ranks in bed.items.items()

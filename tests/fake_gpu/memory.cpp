@@ -262,11 +262,6 @@ int gpu_hostAlloc(void** pointer, size_t bytes, unsigned) {
   allocations[(uintptr_t)at] = {bytes, PINNED};
   return *pointer = at, 0;
 }
-int gpu_memGetInfo(size_t* free_bytes, size_t* total) {
-  std::lock_guard<std::mutex> held(lock);
-  *total = TOTAL_BYTES;
-  return *free_bytes = *total - in_use(), 0;
-}
 // As without AMD's own driver module: ROCm's older IPC fails, and the newer one needs a common
 // network namespace.
 static bool shares_network_with(pid_t pid) {

@@ -4,7 +4,6 @@ and defaults of the arguments that Wiretax gives.
 They sum for real, through the library with NCCL's interface. FAKE_PEER_FAULT selects a fault:
   raise        the start raises on rank 1
   wrong        the maximum instead of the sum
-  long         an element too many
   disabled     vLLM disables itself
 """
 

@@ -41,7 +41,7 @@ class Summing:
         status = self.library.ncclAllReduce(
             ctypes.c_void_p(tensor.data_ptr()),
             ctypes.c_void_p(out.data_ptr()),
-            ctypes.c_size_t(tensor.numel() + (FAULT == "long")),
+            ctypes.c_size_t(tensor.numel()),
             TYPES[tensor.dtype.name],
             OPS["wrong" if FAULT == "wrong" else "sum"],
             self.handle,

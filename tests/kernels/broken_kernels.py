@@ -36,13 +36,11 @@ def matches(text: str) -> str:
 
 @dataclass(frozen=True)
 class Patch:
-    """Replaces `old` by `new` in a file of the project. With `until`, replaces everything from
-    `old` up to and including the next `until`."""
+    """Replaces `old` by `new` in a file of the project."""
 
     path: str
     old: str
     new: str
-    until: str = ""
     times: int | None = 1  # how often the file contains `old`; None: at least once
 
     def applied(self, text: str) -> str:
@@ -51,11 +49,7 @@ class Patch:
         if found != (self.times or max(found, 1)):
             wanted = self.times or "at least 1"
             raise ValueError(f"{self.path} has {self.old!r} {found} times, not {wanted}")
-        whole = f"{matches(self.old)}.*?{matches(self.until)}" if self.until else matches(self.old)
-        patched, replaced = re.subn(whole, lambda _: self.new, text, flags=re.DOTALL)
-        if replaced != found:
-            raise ValueError(f"{self.path} no longer has {self.until!r} after {self.old!r}")
-        return patched
+        return re.sub(matches(self.old), lambda _: self.new, text)
 
 
 def apply(folder: Path, patches: Iterable[Patch]) -> None:

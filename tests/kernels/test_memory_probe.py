@@ -19,7 +19,11 @@ from collectives import probe
 probe.PROBE_NS = 10**9
 from tests.ranks import memory_ranks
 """
-PACKET = Patch(HIP, "asm volatile(STORE_16_BYTES_SYSTEM", "*(four_words*)p = four;\n}", "\n}")
+PACKET = Patch(
+    HIP,
+    'asm volatile(STORE_16_BYTES_SYSTEM ::"v"(p), "v"(four) : "memory");',
+    "*(four_words*)p = four;",
+)
 ACQUIRE = Patch(HIP, '__builtin_amdgcn_fence(__ATOMIC_ACQUIRE, ""); }', "}")
 
 

@@ -192,6 +192,31 @@ def norm_example(
     return description, wrong, results
 
 
+def wrong_squares(bed: Bed) -> str | None:
+    """CPUs round each square before they add it: compares rows of ones and then of one other number
+    with fp32 sums, of lanes that each add 1, 2 or 4 squares of both."""
+    ranks, rows, float32 = bed.world.communicator.size, 200, DATATYPES["float32"]
+    values = np.zeros((ranks + 1, rows, 128), np.float32)
+    values[0] = 1
+    values[0, :, 64:] = np.random.default_rng(1).uniform(1, 2, (rows, 1))
+    kernel, build = COLLECTIVE["allreduce_rmsnorm"], Build()
+    case = NormCase(kernel, rows * 128, float32, "sum", 0, 0, norm=Norm(), summed=0, build=build)
+    example = NormExample(case, values, np.ones(128, np.float32), [0] * 5, False)
+    number = values[0, :, 64]
+    wants = []
+    for adds in (1, 2, 4):
+        summed = np.full(rows, adds, np.float32)
+        for _ in range(adds):
+            summed += number * number
+        mean = summed / np.float32(2 * adds)
+        wants.append(number * (np.float32(1) / np.sqrt(mean + np.float32(EPSILON))))
+    for form in ("fused", "then_one_shot_pull"):
+        got = example.results(bed, form)[0][:, 64]
+        if not any(np.array_equal(got, want) for want in wants):
+            return f"{form} adds squares that it has not rounded"
+    return None
+
+
 def gemv_example(
     bed: Bed, draw: np.random.Generator, turn: int
 ) -> tuple[str, str | None, list[Array]]:
@@ -247,6 +272,9 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
     bed = open_bed(world)
     set_epoch(world.peers, 2**32 - 1 - examples // 2)  # the epoch wraps halfway
     world.communicator.barrier()
+    if world.device.is_cpu and "allreduce_rmsnorm" in kernels:
+        wrong = same_on_all_ranks(world, watch, wrong_squares(bed))
+        assert not wrong, wrong
     draw = np.random.default_rng(seed)
     for number in range(examples):
         turn, variant = number // 2 % 6, ("copied", "registered")[draw.integers(2)]

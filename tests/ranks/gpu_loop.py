@@ -1,4 +1,4 @@
-"""Runs steps that act on the host while a GPU's executor enqueues them."""
+"""The times of an operation whose enqueueing takes a GPU's host a while."""
 
 import ctypes
 import time
@@ -10,57 +10,19 @@ from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 
 
-class Loop:
-    """A GPU, and steps that note their names on the host; enqueueing `operation` takes `host_s`
-    seconds."""
+def times_us(host_s: float, count: int) -> list[float]:
+    """The times of an operation in `count` iterations; enqueueing it takes `host_s` seconds."""
+    device = GpuDevice(visible_gpus()[1][0])
+    watch = device.watch(Watch())
+    gate = Gate(watch=ctypes.addressof(watch))
+    idle = Step(device.compile("iteration", {}).kernel("nothing"), gate)
 
-    def __init__(self, host_s: float = 0.0) -> None:
-        self.device, self.host_s = GpuDevice(visible_gpus()[1][0]), host_s
-        self.watch = self.device.watch(Watch())
-        idle = Gate(watch=ctypes.addressof(self.watch))
-        self.idle = Step(self.device.compile("iteration", {}).kernel("nothing"), idle)
-        self.enqueued: list[str] = []
-        self.operation = self.noted("operation", self.host_s)
+    def enqueue(blocks: int, argument: object) -> None:
+        time.sleep(host_s)
+        device.enqueue(idle)
 
-    def noted(self, name: str, host_s: float = 0.0, step: Step | None = None) -> Step:
-        """A step, such as a library call, that notes its name and enqueues `step`, by default
-        `idle`."""
-
-        def enqueue(blocks: int, argument: object) -> None:
-            self.enqueued.append(name)
-            time.sleep(host_s)
-            self.device.enqueue(step or self.idle)
-
-        return Step(Kernel(name, enqueue), None)
-
-    def iteration(self, chain_calls: int = 0) -> Iteration:
-        consume, check = self.noted("consume"), self.noted("check")
-        return Iteration(
-            -1,
-            "",
-            self.noted("prepare"),
-            Operation(self.operation),
-            consume,
-            check,
-            chain_calls=chain_calls,
-        )
-
-    def run(self, count: int) -> list[float]:
-        """The times in us of the operation in `count` iterations."""
-        idle = self.idle
-        actions = Iteration(-1, "", idle, Operation(self.operation), idle, idle).actions(idle)
-        stamps = self.device.run(actions, idle, Counts(0, count), self.watch)
-        return [float(ns) / 1e3 for ns in stamps[:, LEFT] - stamps[:, ARRIVED]]
-
-
-def slow_host() -> object:
-    loop = Loop(0.02)
-    loop.run(1)
-    return {"times_us": loop.run(6)}
-
-
-def many_iterations() -> object:
-    loop = Loop()
-    loop.run(1)
-    begun_s = time.monotonic()
-    return {"times_us": loop.run(600), "elapsed_s": time.monotonic() - begun_s}
+    operation = Operation(Step(Kernel("operation", enqueue), None))
+    actions = Iteration(-1, "", idle, operation, idle, idle).actions(idle)
+    device.run(actions, idle, Counts(0, 1), watch)  # the first use of a kernel takes longer
+    stamps = device.run(actions, idle, Counts(0, count), watch)
+    return [float(ns) / 1e3 for ns in stamps[:, LEFT] - stamps[:, ARRIVED]]

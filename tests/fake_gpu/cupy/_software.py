@@ -2,7 +2,6 @@
 
 FAKE_GPU_VENDOR: cuda or hip; a list has one per rank
 FAKE_GPU_COUNT: devices, 1 to 8 (2)
-FAKE_GPU_ARCH: architecture with HIP (gfx1201)
 FAKE_GPU_VISIBLE=1: each rank sees one device, its own
 FAKE_GPU_SMS: multiprocessors per device (2)
 FAKE_GPU_THREADS: most threads per block; a multiprocessor holds two such blocks (4)

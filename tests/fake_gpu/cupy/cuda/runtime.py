@@ -1,7 +1,6 @@
 """`cupy.cuda.runtime` of the software GPU."""
 
 import ctypes
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -88,8 +87,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
         "totalGlobalMem": 4 << 30,
         "l2CacheSize": 64 << 10,
     }
-    architecture = os.environ.get("FAKE_GPU_ARCH", "gfx1201").encode()
-    return {**properties, "gcnArchName": architecture} if is_hip else properties
+    return {**properties, "gcnArchName": b"gfx1201"} if is_hip else properties
 
 
 def deviceGetPCIBusId(device: int) -> str:
@@ -105,12 +103,6 @@ def deviceSynchronize() -> None:
 
 
 # Memory
-
-
-def memGetInfo() -> tuple[int, int]:
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    _call("memGetInfo", ctypes.byref(free), ctypes.byref(total))
-    return free.value, total.value
 
 
 def malloc(size: int) -> int:

@@ -2,8 +2,6 @@
 
 import ctypes
 import threading
-from collections.abc import Callable
-from typing import Any
 
 from .._software import status_of
 from . import runtime
@@ -64,11 +62,6 @@ class Stream:
 
     def wait_event(self, event: Event) -> None:
         runtime._call("streamWaitEvent", self.ptr, event.ptr)
-
-    def launch_host_func(self, callback: Callable[[Any], None], arg: Any) -> None:
-        if runtime.is_hip and runtime.streamIsCapturing(self.ptr):
-            raise RuntimeError("This feature is not supported on HIP")
-        runtime.launchHostFunc(self.ptr, lambda _: callback(arg), 0)
 
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:

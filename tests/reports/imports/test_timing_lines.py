@@ -25,7 +25,6 @@ def test_timing_lines_are_read_among_other_lines():
         2,
         [(1024, False, 5.0)],
     )
-    assert moe.collective == "moe"
     ours, other = cases_of([reduce, moe])
     assert (ours.time_us.median, other.time_us.median) == (5.0, 8.0)
     assert ours.bus_bw_gb_s == pytest.approx(1024 / 5.0 / 1e3)

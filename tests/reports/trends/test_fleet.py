@@ -12,7 +12,7 @@ from reports.site.fleet_page import fleet_page
 from reports.store.folder import read_store
 from reports.trends.fleet import fleet_of
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import mark_wrong, rewrite, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite
 
 NODES = [f"n{number:02d}" for number in range(12)]
 
@@ -149,11 +149,3 @@ def test_few_nodes_are_no_fleet(tmp_path, fleet):
         3,
         "too few nodes to compare, which takes 4 with equal hardware and runs; of 3 nodes",
     )
-
-
-def test_a_store_without_labels_is_refused_in_one_sentence(tmp_path, fleet):
-    """Runs of former versions have none."""
-    write_run(tmp_path, sizes=[16384], modes=["isolated"], n_blocks=6, n=1)
-    status, error = fleet(tmp_path)
-    assert status == 2
-    assert re.fullmatch(r"reports: [^\n]* no run with the label of a node: [^\n]*\n", error)

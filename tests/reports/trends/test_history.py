@@ -142,7 +142,7 @@ def test_the_first_slow_night_is_a_suspect_that_fails_nothing(tmp_path, history)
 
 
 def test_an_event_of_disturbed_nights_alone_is_named_and_is_no_alarm(tmp_path, history):
-    """A neighbour on the host must not fail the night, nor hide the next regression."""
+    """A neighbour on the host must not fail the night."""
     for number in range(25):
         path = write(tmp_path, number, dict.fromkeys(range(4), 1.4) if number >= 23 else {})
         if number >= 23:
@@ -152,11 +152,6 @@ def test_an_event_of_disturbed_nights_alone_is_named_and_is_no_alarm(tmp_path, h
     assert text.startswith("no change over 25 runs")
     assert "all 4 series worse" in text
     assert "no alarm: its runs were disturbed" in text
-    for number in (25, 26):
-        write(tmp_path, number, dict.fromkeys(range(4), 1.4))
-    status, text, _ = history(tmp_path, "--since", run_id(20))
-    assert status == 1
-    assert text.startswith(f"1 change on {run_id(23)[:10]}: all 4 series worse, median +")
 
 
 def test_a_night_without_a_change_draws_nothing_and_is_no_error(tmp_path, history):

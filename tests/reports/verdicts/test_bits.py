@@ -156,19 +156,6 @@ def test_another_version_is_the_same_row(edited, report):
     assert report(*words) == (0, "SAME: 2 checks passed")
 
 
-def test_accept_refuses_a_link_in_place_of_the_folder(baseline, report, tmp_path):
-    """A store may come from elsewhere, and lead there."""
-    elsewhere, store = tmp_path / "elsewhere", tmp_path / "store"
-    store.mkdir()
-    (store / "bits").symlink_to(elsewhere)
-    words = "--baseline", store, "--current", baseline, "--reason", "first"
-    status, said = report(*words, command="accept")
-    assert (status, f"{store / 'bits'} is no folder of its own: " in said) == (2, True)
-    assert not elsewhere.exists()
-    (store / "bits").unlink()
-    assert report(*words, command="accept")[0] == 0
-
-
 def test_accept_refuses_a_failed_row(edited, report, tmp_path):
     words = "--baseline", tmp_path / "store", "--reason", "first", "--current", edited(failed)
     status, said = report(*words, command="accept")

@@ -179,6 +179,35 @@ def test_a_launch_that_hangs_is_killed_with_all_its_processes(
     )
 
 
+BANNER = """
+===================================================================================
+=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES
+=   YOU CAN IGNORE THE BELOW CLEANUP MESSAGES
+==================================================================================="""
+SIGNALLED = "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Aborted (signal 6)"
+ADVICE = """
+This typically refers to a problem with your application.
+Please see the FAQ page for debugging suggestions
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "ending", "reason"),
+    [
+        ("row", "kill -ABRT $$", "row (killed by SIGABRT)"),
+        ("row", "exit 134", "row (killed by SIGABRT)"),
+        ("", "exit 7", "it printed nothing (exit status 7)"),
+        (f"row{BANNER}", "exit 3", "row (exit status 3)"),
+        (f"row{BANNER}\n{SIGNALLED}{ADVICE}", "exit 6", f"{SIGNALLED} (exit status 6)"),
+    ],
+)
+def test_a_reason_says_how_a_launch_died_below_its_own_last_line(tmp_path, said, ending, reason):
+    (tmp_path / "said").write_text(said)
+    words = ["sh", "-c", f"cat {tmp_path}/said >&2; {ending}"]
+    status, last_line = launches.run_to_end(words, None, os.environ)
+    assert launches.failure_of(status, last_line, None) == reason
+
+
 def test_a_reason_names_no_place():
     message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, a@b said MPI 5"
     reason = launches.failure_of(3, message, None)

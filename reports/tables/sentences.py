@@ -386,7 +386,7 @@ def _widths(column: "Column") -> tuple[int, int]:
     text = "\n".join(map(str, (column.header, *column.cells)))
     most = max(map(len, text.split("\n")))
     words = text.split("\n") if column.no_wrap else text.split()
-    return min(most, max(LEAST_FOLDED, *map(len, words))), most
+    return min(most, max([LEAST_FOLDED, *map(len, words)])), most
 
 
 def painted(text: str) -> str:

@@ -1,5 +1,5 @@
-"""Compiles every kernel file with all compilers that the extras allow; `make test` takes the oldest
-for NVIDIA, and lets the oldest for AMD read the files."""
+"""Compiles every kernel file with the oldest NVRTC that the extras allow, and with the clangs of
+ROCm 6.3 and 7; `make test` lets the oldest clang read the files."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

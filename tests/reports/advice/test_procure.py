@@ -7,7 +7,6 @@ import re
 import pytest
 
 from reports.__main__ import main
-from reports.advice import specs
 from reports.advice.procurement import evaluate
 from tests.launch import ROOT
 from tests.reports.synthetic_run import rewrite_head, write_run
@@ -128,10 +127,8 @@ def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches
     limits = ["16K <= 8 us", "32K <= 99 us", "70b-q4 >= 15 tok/s"]
     path = spec(tmp_path, limits, MODELS + two + large)
     procurement = evaluate(path)
-    card = procurement.appraisals[1]
-    step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 864e3
-    assert figure(procurement, "70b-q4", 1).value == pytest.approx(1e6 / step_us)
-    assert [verdict for verdict, _ in card.verdicts.values()] == ["N/A", "N/A", "UNVERIFIED"]
+    verdicts = procurement.appraisals[1].verdicts.values()
+    assert [verdict for verdict, _ in verdicts] == ["N/A", "N/A", "UNVERIFIED"]
     assert procurement.headline == (
         "one for 5200 EUR may meet every requirement, but nobody measured 70b-q4 >= 15 tok/s"
     )

@@ -186,24 +186,6 @@ def test_axe_finds_nothing_serious(browser, axe, pages):
             assert browser.execute_async_script(RUN_AXE) == [], page
 
 
-def test_every_interval_is_inside_of_the_forest(browser, pages):
-    """The drawing has 320 px at least, also on a phone, and a mark for what does not fit."""
-    inside = """
-    return [...document.querySelectorAll("svg.range")].map((drawing) => {
-      const { left, right, width } = drawing.getBoundingClientRect();
-      const marks = [...drawing.querySelectorAll("path:not(.edge):not(.band)")];
-      const boxes = marks.map((mark) => mark.getBoundingClientRect());
-      return width >= 320 && boxes.every((box) => left <= box.left && box.right <= right);
-    });
-    """
-    for page in pages[0], pages[3], pages[4]:
-        for width in (1280, 360):
-            show(browser, page, width)
-            found = browser.execute_script(inside)
-            assert len(found) > 4
-            assert all(found)
-
-
 def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
     """A reader without a mouse needs the same figures: the arrows move the crosshair, the table
     beside the chart has the values under it, and names switch lines off."""
@@ -226,19 +208,6 @@ def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
 
     row.find_element(By.CSS_SELECTOR, "button").send_keys(Keys.ENTER)
     assert browser.execute_script("return charts[0].plot.series[1].show") is False
-
-
-def test_a_command_is_read_whole_on_a_phone_and_on_paper(browser, pages):
-    """Nobody scrolls a sheet of paper, and its tables lose no column."""
-    cut = """return [...document.querySelectorAll(":is(.box, pre):not(details *)")].filter((each) =>
-      each.tagName === arguments[0] && each.scrollWidth > each.clientWidth)
-      .map((each) => each.textContent.slice(0, 80))"""
-    for page in pages[0], pages[4]:
-        show(browser, page, 360)
-        assert browser.execute_script(cut, "PRE") == []
-        show(browser, page, 718)  # A4
-        use_scheme(browser, "light", "print")
-        assert browser.execute_script(cut, "DIV") == []
 
 
 def test_without_scripts_every_figure_is_in_a_table(browser, sweep):

@@ -12,7 +12,7 @@ from reports.site import overview
 from tests.bench.faulty_runs import wait_for
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
-from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
+from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import mark_wrong, write_run
 from tests.reports.synthetic_site import make_site
@@ -54,16 +54,6 @@ def test_wrong_launches_of_a_campaign_are_on_the_first_page(tmp_path):
         mark_wrong(run, 0)
     page = Read(make_site(results, tmp_path / "site") / "index.html")
     assert "12 runs, the last:" in page.text, "also if no run is left for a history"
-
-
-def test_campaigns_alone_are_answered_by_the_verdict_of_the_newest(tmp_path):
-    """Their launches are too few for a history, which would say that it is too early."""
-    results = tmp_path / "results"
-    variants = {"main": no_effect, "new": slower(5)}
-    write_campaign(results / "campaign-1", variants, pairs=8, sizes=[16384])
-    page = Read(make_site(results, tmp_path / "site") / "index.html")
-    assert "SLOWER 5.0\u00a0%: 16 KiB two-shot" in page.text
-    assert "Too early" not in page.text
 
 
 def test_worker_processes_end_with_the_command(tmp_path):

@@ -132,12 +132,6 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, compared):
     assert out.startswith("16 KiB ring, 64 KiB ring undecided"), "a headline without a ratio"
 
 
-def damage_line(path, number, change):
-    lines = path.read_bytes().split(b"\n")
-    lines[number - 1] = change(lines[number - 1])
-    path.write_bytes(b"\n".join(lines))
-
-
 def test_bad_input_is_one_sentence(two, compared, tmp_path):
     base, new = two
 
@@ -152,8 +146,6 @@ def test_bad_input_is_one_sentence(two, compared, tmp_path):
     shutil.copy(new, inner)
     assert f"; the folder {inner} has one" in refused(base, inner.parent)
     assert "two sides" in refused(base)
-    damage_line(new, 5, lambda line: line[:-1])
-    assert f"{new}, line 5" in refused(base, new)
 
 
 def test_sides_that_differ_in_everything_are_refused_in_one_short_sentence(tmp_path, compared):
@@ -172,16 +164,15 @@ def test_sides_that_differ_in_everything_are_refused_in_one_short_sentence(tmp_p
 
 
 def test_an_unfinished_campaign_has_no_verdict_of_a_difference(campaign, tmp_path, compared):
-    """Somebody who looks after each launch and stops at the first SLOWER would find one. Foreign
-    files are left out, and a damaged manifest names its line."""
+    """Somebody who looks after each launch and stops at the first SLOWER would find one. A damaged
+    manifest names its line."""
     manifest = shutil.copytree(campaign, tmp_path / "c") / "campaign.jsonl"
-    (manifest.parent / "new" / "notes.txt").write_text("mine")
-    manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(keepends=True)[:-1]))
-    _, out, err = compared(manifest.parent)
-    assert "notes.txt is not part of this campaign: left out" in err
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([*lines[:-1], ""]))
+    out = compared(manifest.parent)[1]
     assert "THE CAMPAIGN IS NOT FINISHED" in " ".join(out.split())
     assert rows_of(out)["16 KiB two_shot"][5:7] == ["within", "+-5.1%"]
-    damage_line(manifest, 3, lambda line: line[:-9])
+    manifest.write_text("\n".join([*lines[:2], lines[2][:-9], *lines[3:]]))
     status, _, err = compared(manifest.parent)
     assert (status, f"{manifest}, line 3" in err) == (2, True)
 

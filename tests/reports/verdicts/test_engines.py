@@ -78,11 +78,7 @@ def test_the_row_has_the_form_that_the_engine_reads(tmp_path, tuner, name, kerne
     assert {"vllm": limit - 16, "sglang": limit - 16, "flashinfer": limit * (1 << 20)}[name] == (
         1 << 20
     )
-    text = "\n".join(others)
-    assert "read 2026-11" in text
-    assert f"10 runs, {run_id(0)} to {run_id(9)}" in text
-    assert "# 1 MiB: 0.70" in text
-    assert "# 4 MiB: 1.3" in text
+    assert "# 1 MiB: 0.70" in "\n".join(others)
 
 
 def test_no_row_without_proof_at_the_smallest_size(tmp_path, tuner):

@@ -82,12 +82,7 @@ def outcomes(comparison: Comparison, fails_from: float, must_rule_out: float) ->
 def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
     certain slowdown beyond the margin counts, and the resolvable one must be ruled out. Raises
-    ResultError if it is below the margin, and for cells of a library alone."""
-    if comparison.cells.is_library.all():
-        raise ResultError(
-            f"every cell is the library's, which no gate judges: `{REPORTS} compare` shows them"
-        )
-
+    ResultError if it is below the margin."""
     # The slowdown that counts, and the one that must be ruled out.
     fails_from = comparison.margin
     must_rule_out = comparison.resolved_slowdown

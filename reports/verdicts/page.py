@@ -9,15 +9,14 @@ from typing import Any
 import pandas as pd
 
 from reports.kit.chart import forest as forest_of
-from reports.kit.page import Banner, Page, Row, Section, role_of
+from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
 from reports.tables.sentences import before_command, command_of, environment_of, machine, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.again import NEXT, NOT_JUDGED, next_command
-from reports.verdicts.gate import INCONCLUSIVE, MOST_LISTED, PASS, REGRESSION, UNUSABLE, Outcome
+from reports.verdicts.gate import Outcome, decide
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import COMPARABLE, Side, deaths_of, notes_of, read_sides
-from reports.verdicts.verdict import FASTER, SAME, SLOWER
 
 ORDER = "worse", "unsure", "better", "steady"  # roles
 FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
@@ -25,27 +24,45 @@ MOST_DRAWN = 6  # cells, in a picture
 
 
 def gate_page(outcome: Outcome) -> Page:
-    """The verdict, what to do next, and the comparison with what explains it."""
-    comparison = outcome.comparison
-    banner = Banner(outcome.word, f"{outcome.sentence}.")
-    draw = None
-    sections = [
-        next_section(outcome),
-        Section("What was found", outcome.findings),
-    ]
+    return verdict_page(outcome.headline, [outcome])
 
-    if comparison:
-        sides = comparison.baseline, comparison.variant
-        parts = [forest(comparison), _differences(sides), explanation(comparison)]
-        banner.facts = [
-            *facts_of(comparison),
-            headline_of(*comparison.variant.launches),
+
+def campaign_page(folder: Path) -> Page:
+    """A campaign: the gate's outcome for each variant, the worst first. Raises ResultError."""
+    variants = read_sides([str(folder)])
+    outcomes = [*map(decide, compare(variants, list(COMPARABLE)))]
+    outcomes.sort(key=lambda each: ORDER.index(role_of(each.word)))
+    names = ", ".join(side.label for side in variants[1:])
+    title = f"{folder.name}: {names} against {variants[0].label}"
+    return verdict_page(title, outcomes, [*deaths_of(variants), *notes_of(variants)])
+
+
+def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = ()) -> Page:
+    """The first outcome, what else was `said`, what to do next, and each comparison with what
+    explains it."""
+    worst, *others = outcomes
+    sections = [next_section(worst), Section("What was found", worst.findings)]
+    facts: list[Cell] = [f"{other.word}: {other.sentence}" for other in others]
+    draw = None
+
+    if judged := [each.comparison for each in outcomes if each.comparison]:
+        first = judged[0]
+        sides = first.baseline, *(each.variant for each in judged)
+        parts = [*map(forest, judged), _differences(sides), *map(explanation, judged)]
+        last = first.variant.launches[-1]
+        facts = [
+            f"{render.what_ran(first)}.",
+            f"{machine(last)}, {start_time(last.run)}.",
+            f"{render.counts(first)}.",
+            headline_of(*first.variant.launches),
+            *facts,
+            *said,
             [(each.heading, f"#{each.id}") for each in parts],
         ]
         sections += parts
-        draw = partial(draw_cells, comparison=comparison)
+        draw = partial(draw_cells, comparison=first)
 
-    return Page(outcome.headline, banner, sections, draw=draw)
+    return Page(title, Banner(worst.word, f"{worst.sentence}.", facts), sections, draw=draw)
 
 
 def next_section(outcome: Outcome) -> Section:
@@ -53,63 +70,6 @@ def next_section(outcome: Outcome) -> Section:
     todo, command = NEXT.get(outcome.status, NOT_JUDGED), next_command(outcome)
     sentence = before_command(todo, command) if command else f"{todo}."
     return Section("What to do next", [sentence], text=command)
-
-
-def campaign_page(folder: Path) -> Page:
-    """A campaign: its comparisons, and the differences between its variants. Raises ResultError."""
-    variants = read_sides([str(folder)])
-    comparisons = compare(variants, list(COMPARABLE))
-    comparisons.sort(key=lambda each: ORDER.index(comparison_banner(each).role))  # the worst first
-    banner, *others = map(comparison_banner, comparisons)
-    statuses = {"UNUSABLE": UNUSABLE, SLOWER: REGRESSION, "INCONCLUSIVE": INCONCLUSIVE}
-    status = statuses.get(banner.word, PASS)
-    banner.facts = [
-        *banner.facts,
-        *(f"{other.word}: {other.sentence}" for other in others),
-        *deaths_of(variants),
-        *notes_of(variants),
-    ]
-    names = ", ".join(side.label for side in variants[1:])
-    return Page(
-        f"{folder.name}: {names} against {variants[0].label}",
-        banner,
-        [
-            next_section(Outcome(status, "", [], comparison=comparisons[0])),
-            *map(forest, comparisons),
-            _differences(variants),
-            *map(explanation, comparisons),
-        ],
-    )
-
-
-def comparison_banner(comparison: Comparison) -> Banner:
-    """The verdict on a comparison of a campaign, which is the gate's: why it cannot be judged, or
-    else the first that holds of its judged cells."""
-    facts = facts_of(comparison)
-    if faults := comparison.faults:
-        return Banner("UNUSABLE", f"{render.first_of(faults)}.", [*faults[1:MOST_LISTED], *facts])
-
-    verdicts = {*comparison.cells.verdict[comparison.is_judged]}
-    rules = {
-        SLOWER: SLOWER in verdicts,
-        "INCONCLUSIVE": comparison.can_hide(comparison.resolved_slowdown).any(),
-        FASTER: FASTER in verdicts,
-        SAME: verdicts == {SAME},
-        "NOT SLOWER": True,
-    }
-    word = next(word for word, holds in rules.items() if holds)
-    return Banner(word, f"{render.headline(comparison)}.", facts)
-
-
-def facts_of(comparison: Comparison) -> list[str]:
-    """What was compared, by how many launches, where and when, and how many cells have each
-    verdict."""
-    last = comparison.variant.launches[-1]
-    return [
-        f"{render.what_ran(comparison)}.",
-        f"{machine(last)}, {start_time(last.run)}.",
-        f"{render.counts(comparison)}.",
-    ]
 
 
 def sorted_cells(comparison: Comparison) -> pd.DataFrame:

@@ -120,6 +120,10 @@ def judge(
         (comparison,) = compare([theirs, ours], allowed)
         noted = notes_of([ours, theirs])
         comparison.notes += [note for note in noted if not note.startswith((*faults,))]
+        if comparison.cells.is_library.all():
+            raise ResultError(
+                f"every cell is the library's, which no gate judges: `{REPORTS} compare` shows them"
+            )
         return decide(comparison, min_effect)
     except ResultError as error:
         if not faults and not isinstance(error, NothingInCommon):

@@ -9,16 +9,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from bench.campaign import run_launches
 from bench.campaigns.launches import FAILURES, OpenCampaign, check_new, ending_of, run_command
 from bench.campaigns.options import CampaignOptions, Stop, launching_parser, parse
-from bench.harness import options
 from bench.harness.console import INTERRUPTED, USAGE, print_out
 from kernels.devices.owners import opened
+from reports.store.arguments import percent
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.writing import write_whole
@@ -89,7 +88,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | N
     option("--out", metavar="DIR", default="gate", help="a new folder for runs and pages (gate)")
     option(
         "--min-effect",
-        type=partial(options.positive_number, "percent", 100),
+        type=percent,
         metavar="PERCENT",
         help="an estimate below this passes",
     )
@@ -99,7 +98,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | N
     campaign_options = parse(words, NAME)
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
-    return campaign_options, values.min_effect and values.min_effect / 100
+    return campaign_options, values.min_effect
 
 
 def launch(campaign_options: CampaignOptions) -> None:

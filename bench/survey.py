@@ -27,6 +27,7 @@ from bench.surveys import mps, steps
 from bench.surveys.steps import READS, RESULTS, Survey, SurveyStep
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
+from reports.store.arguments import positive_number
 from reports.store.program import BENCH, RUN
 from reports.store.writing import check_named
 
@@ -63,7 +64,7 @@ def make_parser(
     )
     option(
         "--max-time",
-        type=partial(options.positive_number, "seconds", options.MOST_S),
+        type=partial(positive_number, "seconds", options.MOST_S),
         metavar="S",
         dest="max_time_s",
         help="seconds for all steps (900; 600 where ranks share a GPU; 180 with --quick)",

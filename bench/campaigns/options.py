@@ -24,8 +24,8 @@ from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
+from reports.store.arguments import percent
 from reports.store.program import BENCH, RUN, misspelt, on_ranks, typed
-from reports.verdicts.compare import percent
 from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns

@@ -10,7 +10,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -21,6 +20,7 @@ from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refus
 from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
+from reports.store.arguments import positive_number
 from reports.store.case import size_of
 from reports.store.program import BENCH, has_colours, misspelt, on_ranks
 
@@ -206,15 +206,6 @@ def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
     if int(text) > most:
         raise argparse.ArgumentTypeError(f"{text} is above the most, {most}")
     return int(text)
-
-
-def positive_number(unit: str, most: int, text: str) -> float:
-    with suppress(ValueError):
-        if 0 < float(text) <= most:
-            return float(text)
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is not a number of {unit} above 0, and at most {most}"
-    )
 
 
 def duration_s(text: str) -> float:

@@ -23,11 +23,11 @@ from reports.advice.specs import (
     model_of,
 )
 from reports.advice.wire import Wire
+from reports.store.arguments import positive_number, whole
 from reports.store.program import BENCH, write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
-from reports.verdicts.served import tpot_ms
 
 MOST_GPUS = 64
 BEFORE_TRUSTING_IT = (
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--tpot-ms",
         metavar="MS",
-        type=tpot_ms,
+        type=partial(positive_number, "ms", 10**6),
         help="with --run: the share of all-reduces in this measured time of a token",
     )
     add(
@@ -89,15 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=default,
             help=f"{text} (%(default)s)",
         )
-
-
-def whole(least: int, most: int, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(
-            f"{printable(text)!r} is not a whole number from {least} to {most}"
-        )
-
-    return int(text)
 
 
 def wire(text: str) -> Wire:

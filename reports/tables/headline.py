@@ -136,8 +136,8 @@ def lines_text(fits: Sequence[Any]) -> str:
 
     for fit in [*ours[:1], *[fit for fit in group if fit.library][:1]]:
         alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s
-        alpha = f"alpha {number(alpha_us.value)} us" if alpha_us.is_resolved else ""
-        beta = f"beta {number(beta_gb_s.value)} GB/s" if beta_gb_s.is_resolved else ""
+        alpha = f"alpha {number(alpha_us[0])} us" if alpha_us else ""
+        beta = f"beta {number(beta_gb_s[0])} GB/s" if beta_gb_s else ""
         found = ", ".join(filter(None, [alpha, beta])) or "nothing is resolved"
         texts.append(f"{spoken(fit.name)}: {found}")
 

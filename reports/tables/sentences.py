@@ -97,11 +97,9 @@ def number(value: float | None) -> str:
 
 
 def interval_text(interval: Interval | None, text_of: Callable[[Any], str] = number) -> str:
-    """`5.73 [5.51 5.92]`, or `5.73` without ends; `-` for None."""
-    if interval is None:
-        return "-"
-
-    middle, *ends = (text_of(value) for value in interval if value is not None)
+    """`5.73 [5.51 5.92]`, or `5.73` without ends; `-` for None. An unknown end is None or NaN."""
+    known = (value for value in interval or () if value is not None and not math.isnan(value))
+    middle, *ends = [*map(text_of, known)] or ["-"]
     return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
 
 

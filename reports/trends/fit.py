@@ -18,6 +18,7 @@ from reports.store.observations import alike_of, costs_of, entry_of, in_one_stat
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
+from reports.store.stats import Interval
 from reports.tables.headline import lines_text
 from reports.tables.sentences import (
     algorithm_of,
@@ -35,33 +36,18 @@ from reports.verdicts.verdict import MIN_PAIRS, Floats, Integers, evidence
 
 MIN_SIZES = 3  # of a line
 LATENCY_BOUND_BYTES = 512 << 10  # up to here a call takes its start-up, above it its bytes
-Sizes = Floats | Integers
-
-
-class Estimate(msgspec.Struct, frozen=True):
-    """A figure with its 95 % interval; None for an end that the data do not bound."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def is_resolved(self) -> bool:
-        """Whether it is above 0, with its whole interval."""
-        least = self.value if self.low is None else self.low
-        return least is not None and least > 0
 
 
 class Regime(msgspec.Struct, kw_only=True):
     """Measured sizes and the line that fits them best, a miss of 1 % at any size counting the same.
     `worst_residual` is the largest distance of the launches' median from its own line, as a
-    share."""
+    share. A figure that is not above 0 with its whole interval is None."""
 
     from_bytes: int
     to_bytes: int
     worst_residual: float
-    alpha_us: Estimate
-    beta_gb_s: Estimate = Estimate()
+    alpha_us: Interval | None
+    beta_gb_s: Interval | None
 
 
 class Fit(msgspec.Struct, kw_only=True):
@@ -120,22 +106,22 @@ def parts(sizes: Integers) -> list[slice]:
 
 def regime_of(sizes: Integers, times_us: Floats) -> Regime:
     """The line through these times, (launches, sizes)."""
-    alpha_us, slope = estimates(np.stack(fit_lines(sizes, times_us)))
-    regime = Regime(
+    alpha_us, slope = map(resolved, fit_lines(sizes, times_us))
+    beta_gb_s = None
+    if slope:
+        value, *ends = slope
+        high, low = (end and 1e-3 / end for end in ends)
+        beta_gb_s = 1e-3 / value, low, high
+    return Regime(
         from_bytes=int(sizes[0]),
         to_bytes=int(sizes[-1]),
         worst_residual=float(np.max(np.abs(residuals(sizes, times_us)))),
         alpha_us=alpha_us,
+        beta_gb_s=beta_gb_s,
     )
 
-    if slope.is_resolved:
-        ends = slope.value, slope.high, slope.low
-        regime.beta_gb_s = Estimate(*(1e-3 / end if end else None for end in ends))
 
-    return regime
-
-
-def fit_lines(sizes: Sizes, times_us: Floats) -> tuple[Floats, Floats]:
+def fit_lines(sizes: Floats | Integers, times_us: Floats) -> tuple[Floats, Floats]:
     """(alpha in us, slope in us a byte) of each launch's line, both (..., launches): least squares
     relative to the median over launches, so that each size counts the same."""
     weight = np.median(times_us, axis=-2, keepdims=True) ** -2.0
@@ -146,7 +132,7 @@ def fit_lines(sizes: Sizes, times_us: Floats) -> tuple[Floats, Floats]:
     return np.sum(weight * times_us, axis=-1) / total - slope * centre, slope
 
 
-def residuals(sizes: Sizes, times_us: Floats) -> Floats:
+def residuals(sizes: Floats | Integers, times_us: Floats) -> Floats:
     """How far the median over launches lies above its own line, as a share, (..., sizes)."""
     median_us = np.median(times_us, axis=-2, keepdims=True)
     alpha, slope = fit_lines(sizes, median_us)
@@ -154,18 +140,22 @@ def residuals(sizes: Sizes, times_us: Floats) -> Floats:
     return np.asarray((1 - line_us / median_us)[..., 0, :])
 
 
-def estimates(values: Floats) -> list[Estimate]:
-    """The figure of each row of values of launches: Hodges and Lehmann's, as of log ratios."""
-    ends = evidence(values)[["log_ratio", "log_low", "log_high"]].to_numpy()
-    return [
-        Estimate(*(end if np.isfinite(end) else None for end in figure)) for figure in ends.tolist()
-    ]
+def resolved(values: Floats) -> Interval | None:
+    """The figure of values of launches, Hodges and Lehmann's, as of log ratios, with its 95 %
+    interval, which six launches have; None if it is not above 0, with its whole interval."""
+    columns = ["log_ratio", "log_low", "log_high"]
+    [[value, low, high]] = evidence(values[None])[columns].to_numpy().tolist()
+    ends = (low, high) if np.isfinite(low) else (None, None)
+    return (value, *ends) if (ends[0] or value) > 0 else None
 
 
-def fits_of(results: Sequence[Result]) -> list[Fit]:
+def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
     """A fit for each case, over its sizes, from the launches in one state of the link that
-    count. Raises Incomparable for launches of different things."""
-    entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
+    count, and a sentence on each of the others. Raises Incomparable for launches of different
+    things."""
+    every = in_order(map(entry_of, results))
+    left_out = [f"{entry.path} is left out: {entry.left_out}" for entry in every if entry.left_out]
+    entries = [entry for entry in every if not entry.left_out]
     kinds = {
         (alike_of(entry), entry.run.software_id): (
             f"{entry.run.benchmark} of {entry.run.imported_from or entry.run.run_id}"
@@ -179,7 +169,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
             "benchmark or method differ"
         )
 
-    entries, _ = in_one_state(entries)
+    entries, notes = in_one_state(entries)
     costs_us, keys = costs_of(entries)
     cases: dict[Key, dict[int, int]] = {}  # by key without a size: the column of each size
     for column, key in enumerate(keys):
@@ -217,7 +207,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
                 )
             )
 
-    return fits
+    return fits, left_out + notes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -234,12 +224,8 @@ def fit(arguments: argparse.Namespace) -> int:
     if a file cannot be read, and if there is nothing to fit."""
     sides = [side_of(argument) for argument in arguments.runs]
     results = [result for side in sides for result in side.launches]
-    fits = fits_of(results)
-    entries = in_order(map(entry_of, results))
-    notes = notes_of(sides) + [
-        f"{entry.path} is left out: {entry.left_out}" for entry in entries if entry.left_out
-    ]
-    notes += in_one_state([entry for entry in entries if not entry.left_out])[1]
+    fits, left_out = fits_of(results)
+    notes = notes_of(sides) + left_out
 
     if not fits:
         problem = "nothing to fit: no case has three sizes with five blocks"
@@ -283,14 +269,7 @@ def cells(regime: Regime) -> dict[str, str]:
     """A regime as cells of a table by column."""
     return {
         "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
-        "alpha us [95 %]": _with_interval(regime.alpha_us),
-        "beta GB/s [95 %]": _with_interval(regime.beta_gb_s),
+        "alpha us [95 %]": interval_text(regime.alpha_us),
+        "beta GB/s [95 %]": interval_text(regime.beta_gb_s),
         "miss": f"{regime.worst_residual:.1%}",
     }
-
-
-def _with_interval(estimate: Estimate) -> str:
-    if not estimate.is_resolved:
-        return "-"
-
-    return interval_text(msgspec.structs.astuple(estimate))

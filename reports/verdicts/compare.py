@@ -1,11 +1,12 @@
 """The command `compare`: each side against the first, as tables of at most 80 columns or JSON."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 
+from reports.store.arguments import percent, positive_number, whole
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.tables.sentences import wrapped
@@ -36,30 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "--tpot-ms",
         metavar="MS",
-        type=served.tpot_ms,
+        type=partial(positive_number, "ms", 10**6),
         help="with --calls: what the difference is worth of this measured time of a token",
     )
-    option("--calls", metavar="N", type=calls, help="calls in a token, such as 161")
-
-
-def percent(text: str) -> float:
-    """A percentage as a share."""
-    try:
-        share = float(text) / 100
-    except ValueError:
-        share = 0.0
-
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage between 0 and 100")
-
-    return share
-
-
-def calls(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]{0,5}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of calls")
-
-    return int(text)
+    option(
+        "--calls",
+        metavar="N",
+        type=partial(whole, 1, 10**6),
+        help="calls in a token, such as 161",
+    )
 
 
 def compare(arguments: argparse.Namespace) -> int:
@@ -89,7 +75,7 @@ def compare(arguments: argparse.Namespace) -> int:
             "sentences": sentences(each),
             "cells": each.cells.assign(case=each.cells.title),
         }
-        | (served.record(each, *token) if token[0] else {})
+        | (served.worth(each, *token) if token[0] else {})
         for each in comparisons
     ]
     write_json("compare", comparisons=parts)

@@ -120,5 +120,4 @@ def tables_of(cells: pd.DataFrame) -> list[str]:
 
 
 def _ratio_text(cell: Any) -> str:
-    limits = (None, None) if np.isnan(cell.high) else (cell.low, cell.high)
-    return ratio_text((cell.ratio, *limits))
+    return ratio_text((cell.ratio, cell.low, cell.high))

@@ -8,6 +8,7 @@ from shlex import join
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
+from reports.store.arguments import percent
 from reports.store.program import REPORTS, RUN, write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
@@ -15,7 +16,6 @@ from reports.tables.figure import can_draw
 from reports.tables.sentences import painted, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
-from reports.verdicts.compare import percent
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide, failed
 from reports.verdicts.judge import NothingInCommon, compare
 from reports.verdicts.markdown import as_markdown

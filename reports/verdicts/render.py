@@ -12,7 +12,14 @@ import pandas as pd
 from reports.tables.headline import ratios_text
 from reports.tables.rows import is_noisy
 from reports.tables.run_text import link_of
-from reports.tables.sentences import MOST_STEAL_SHARE, counted, number, size_text, some
+from reports.tables.sentences import (
+    MOST_STEAL_SHARE,
+    counted,
+    interval_text,
+    number,
+    size_text,
+    some,
+)
 from reports.verdicts.judge import Comparison
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
@@ -41,18 +48,11 @@ def _has_interval(cell: Any) -> bool:
 
 def ratio_text(cell: Any) -> str:
     """`1.049 [1.047 1.052]`, variant over baseline with its interval, if it has one."""
-    if is_noisy((cell.ratio, cell.low, cell.high)):
+    ratio = cell.ratio, cell.low, cell.high
+    if is_noisy(ratio):
         return "too noisy"
 
-    ratio, low, high = map(_ratio, (cell.ratio, cell.low, cell.high))
-    return f"{ratio} [{low} {high}]" if _has_interval(cell) else ratio
-
-
-def _ratio(value: float) -> str:
-    if np.isnan(value):
-        return "-"
-
-    return f"{value:.3f}" if value < 10 else f"{value:.0f}"
+    return interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
 
 
 def verdict_text(cell: Any, word: str) -> str:

@@ -50,7 +50,7 @@ BAD = f"""
 --budget 10 -> '10' is not a time such as 90s, 10m or 2h
 --budget 0m -> '0m' is not a time
 --pairs 0 -> '0' is not a whole number of at least 1
---margin none -> 'none' is not a percentage
+--margin none -> 'none' is not a number of percent
 --pears 3 -> unknown option --pears: did you mean --pairs?
 """
 

@@ -90,7 +90,7 @@ def test_the_all_reduces_have_their_share_of_a_measured_token(tmp_path):
     _, words = answer(R9700, "--run", run, "--tpot-ms", "5")
     assert "They do not fit into the token: these are not its all-reduces." in words
     assert "--tpot-ms needs --run" in refusal(f"{R9700} --tpot-ms 40")
-    assert "'x' is not the ms of a token" in refusal(f"{R9700} --tpot-ms x")
+    assert "'x' is not a number of ms" in refusal(f"{R9700} --tpot-ms x")
 
 
 def test_the_recommendation_turns_at_the_flip(tmp_path):

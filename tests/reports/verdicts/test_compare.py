@@ -211,8 +211,8 @@ def test_a_difference_is_worth_its_calls_of_a_token(campaign, compared):
 def test_a_token_without_its_calls_is_refused(campaign, compared):
     for options, refused in (
         (TOKEN[:2], "compare needs both --tpot-ms and --calls, or neither"),
-        (("--tpot-ms", "nan", *TOKEN[2:]), "'nan' is not the ms of a token, above 0"),
-        ((*TOKEN[:2], "--calls", "1.5"), "'1.5' is not a number of calls"),
+        (("--tpot-ms", "nan", *TOKEN[2:]), "'nan' is not a number of ms above 0"),
+        ((*TOKEN[:2], "--calls", "1.5"), "'1.5' is not a whole number from 1"),
     ):
         status, out, err = compared(campaign, *options)
         assert (status, out, err.count("\n")) == (2, "", 1)

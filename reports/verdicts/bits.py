@@ -40,7 +40,6 @@ from reports.verdicts.regress import add_files, as_junit, write_page
 
 MOST_FINDINGS = 12
 NEWEST = Path("results")
-NO_BREAK = "\u00a0"
 
 
 class Check(NamedTuple):
@@ -290,26 +289,16 @@ def facts(row: RowBits) -> set[tuple[str, int, bool]]:
     }
 
 
-def ulp_below(cell: str) -> str:
-    """The share of a cell, and in small print the sizes and the difference, whose words stay
-    together."""
-    sizes, _, share = cell.partition("\n")
-    percent, _, ulp = share.partition(" % ")
-    small = [text.replace(" ", NO_BREAK) for text in (ulp, sizes)]
-    return f"{percent} %\n{', '.join(small)}" if ulp else cell
-
-
-def groups_in(record: Bits) -> list[Row]:
-    """Rows of equal bits together, as the command prints them, with the differences in ULP and the
-    further names in small print."""
+def groups_in(record: Bits) -> list[dict[str, str]]:
+    """Rows of equal bits together, as the command prints them, with the further names in small
+    print."""
     names, groups = changing_in(record.measured), groups_of(record.measured)
     every = cells_of([own[0] for _, own in groups], names)
     return [
         {
             "row": f"{letter} {own[0].name}\n{', '.join(row.name for row in own[1:])}",
             "type": own[0].datatype,
-            "sum": cells.pop("sum", "-"),
-            **{name: ulp_below(cell) for name, cell in cells.items()},
+            **cells,
         }
         for (letter, own), cells in zip(groups, every, strict=True)
     ]
@@ -377,19 +366,20 @@ def page_of(
         for name, text in INVARIANCES.items()
     ]
     picture: list[Row] = [
-        {"row": row.name, "type": row.datatype}
+        cells
         | {
             name: heat(share_of(sizes), share_text(name, sizes), 1)
-            for name in INVARIANCES
-            for sizes in [row.differences.get(name, [])]
+            for name, sizes in own[0].differences.items()
+            if name in cells
         }
-        for row in rows
+        for cells, (_, own) in zip(groups_in(record), groups_of(rows), strict=True)
     ]
     sections = [
         next_step(bool(failed), record, baseline),
         Section("What failed", [check.text for check in failed]),
-        Section("What changes the bits: each row, each change", rows=picture),
-        Section("Rows of equal bits together", [*said, *notes], rows=groups_in(record)),
+        Section(
+            "What changes the bits: rows of equal bits together", [*said, *notes], rows=picture
+        ),
         Section("What was compared", rows=meanings),
         Section("Every size", record.notes, rows=every_size, folded=True),
     ]

@@ -4,24 +4,20 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from reports.store.untrusted import markdown_text
 from reports.tables.show import headline_of
 from reports.verdicts.gate import INCONCLUSIVE, PASS, Outcome
-from reports.verdicts.judge import Comparison
 from reports.verdicts.render import rows_of, sentences
 
-MOST_DRAWN = 6  # cells
+MOST_SHOWN = 6  # cells, in view
 MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
-DRAWN = 25  # letters of an interval
 MOST_LETTERS = 60  # of a heading, which a phone shows in two lines
 FIGURES = "size", "base us", "variant us", "ratio [95 %]", "MDE", "pairs"
 
 
 def as_markdown(outcome: Outcome) -> str:
-    """The outcome, the largest effects as a drawing of letters, and the whole table folded: at most
-    20 lines are in view."""
+    """The outcome, the largest effects, and the whole table folded: at most 20 lines are in
+    view."""
     sign = {PASS: "✓", INCONCLUSIVE: "?"}.get(outcome.status, "✗")
     lines = heading(f"{sign} {outcome.headline}")
     if comparison := outcome.comparison:
@@ -39,7 +35,11 @@ def as_markdown(outcome: Outcome) -> str:
             *table_of(rows[:MOST_ROWS], FIGURES),
         ]
         lines += ["", f"**{markdown_text(figures)}**", "", *listed(outcome.findings), ""]
-        lines += [*forest(comparison), "", *folded("all cells", table)]
+        cells = comparison.cells[comparison.is_judged & comparison.cells.high.notna()]
+        cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
+        if largest := [rows[at] for at in cells.index[:MOST_SHOWN]]:
+            lines += table_of(largest, FIGURES)
+        lines += ["", *folded("all cells", table)]
 
     return "\n".join([*lines, ""])
 
@@ -66,26 +66,3 @@ def table_of(rows: Sequence[Mapping[str, Any]], right: Collection[str] = ()) -> 
 
 def folded(summary: str, lines: Sequence[str]) -> list[str]:
     return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
-
-
-def forest(comparison: Comparison) -> list[str]:
-    """A table of judged cells, the largest effect first, with each interval as letters:
-    `·······│····●··`, where `│` is 1. Empty without intervals."""
-    cells = comparison.cells[comparison.is_judged & comparison.cells.high.notna()]
-    cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")[:MOST_DRAWN]
-    if cells.empty:
-        return []
-
-    reach = max(cells.log_high.max(), -cells.log_low.min(), 0.01)
-    rows = ["| case | ratio | faster │ slower |", "|---|---:|---|"]
-    places = np.linspace(-reach, reach, DRAWN)
-
-    for cell in cells.itertuples():
-        inside = (places >= cell.log_low) & (places <= cell.log_high)
-        letters = np.where(inside, "-", "·")
-        for value, letter in ((0, "│"), (cell.log_ratio, "●")):
-            letters[np.abs(places - value).argmin()] = letter
-        title = markdown_text(str(cell.title))
-        rows.append(f"| {title} | {cell.ratio:.3f} | `{''.join(letters)}` |")
-
-    return rows

@@ -37,7 +37,6 @@ NULLS = [
     FLIPPING,
     OUTLIERS,
     Scenario("cases hang together", shared=0.7),
-    Scenario("two states at 1.2x", rho=0.6, states=2, state_ratio=1.2),
     Scenario("recorded launches", recorded=True),
 ]
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrik, betainccinv, betaincinv
 
-from reports.store.blocks import STATE_RATIO
 from reports.store.observations import MIN_BLOCKS
 from reports.store.stats import ar1
 
@@ -32,15 +31,14 @@ class Scenario:
     without outliers, and of a block within its launch; `drift` the increase of the log cost from
     one launch to the next; `shared` the part of the variance that all cases of a launch share.
 
-    Each state of the link is `state_ratio` times as slow as the last. The log of a cell's spread is
-    up to `unequal` above or below."""
+    Each state of the link is three times as slow as the last. The log of a cell's spread is up to
+    `unequal` above or below."""
 
     name: str
     spread: float = 0.015
     rho: float = 0.3
     drift: float = 0.0
     states: int = 1
-    state_ratio: float = 3.0
     outliers: bool = False
     shared: float = 0.0
     unequal: float = 0.0
@@ -114,9 +112,7 @@ def launches_of(scenario: Scenario, rng: Rng) -> Launches:
     between = between_launches(within, scenario.spread)
     if scenario.outliers:
         within += outliers(rng, shape, BLOCK_EXCESS)
-    within += np.log(scenario.state_ratio) * links[:, None, :]
-    if scenario.state_ratio < STATE_RATIO:  # probes do not tell the states apart
-        links[:] = 0
+    within += np.log(3.0) * links[:, None, :]
     each = [launch_medians(costs, link) for costs, link in zip(np.exp(within), links, strict=True)]
     medians = np.stack([logs for logs, _ in each])
     own = rng.standard_normal(medians.shape, dtype=np.float32)

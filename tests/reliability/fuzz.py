@@ -74,13 +74,12 @@ class Tally:
     root: Path
     out: Path
     tried: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)  # by sentence, with N for each number
 
     def lines(self) -> list[str]:
         tried = sorted(self.tried.items())
         return [
-            *(f"{kind}: {n} inputs, {self.refused[kind]} refused" for kind, n in tried),
+            *(f"{kind}: {n} inputs" for kind, n in tried),
             f"{self.tried.total()} inputs, {len(self.failures)} found",
             *self.failures.values(),
         ]
@@ -153,7 +152,6 @@ def attempt(tally: Tally, target: Target, name: str, content: bytes | str) -> bo
     status, peak_kib = run_forked(argv, place)
     out, err = ((place / f".{number}").read_text(errors="replace") for number in (1, 2))
     tally.tried[target.kind] += 1
-    tally.refused[target.kind] += bool(err)
     wrong = complaint(target, status, out, err)
     if peak_kib * 1024 > MOST_BYTES:
         wrong = f"takes {peak_kib / 1e6:.1f} GB"

@@ -11,7 +11,7 @@ from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
 SIZES = [16384, 1 << 20, 32 << 20]
 
 
-def gpu_run(folder, us, gpu="AMD Radeon AI PRO R9700", world_size=2, **facts):
+def gpu_run(folder, us, **facts):
     """A run of GPUs whose library takes `us` at each size."""
     run = write_run(
         folder,
@@ -20,10 +20,10 @@ def gpu_run(folder, us, gpu="AMD Radeon AI PRO R9700", world_size=2, **facts):
         modes=("isolated",),
         n_blocks=4,
         n=4,
-        world_size=world_size,
         us=lambda case, _: us(case.size_bytes),
     ).path
-    ranks = [{"rank": rank, "device": "hip", "gpu": gpu, **facts} for rank in range(world_size)]
+    gpu = "AMD Radeon AI PRO R9700"
+    ranks = [{"rank": rank, "device": "hip", "gpu": gpu, **facts} for rank in range(2)]
     rewrite_head(run, world__ranks=ranks)
     return run
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reports.store.grouped import grouped
-from reports.store.schema import Block, Counted, End, LinkBlock, Result, Rounds
+from reports.store.schema import Block, Counted, End, LinkBlock, Rounds
 
 STATE_RATIO = 1.5  # of two round trips in one state, at the most
 CHANGED_RATIO = 1.3  # of the round trips before and after a block during which the link changed
@@ -67,12 +67,6 @@ def same_state(trips_ns: ArrayLike, other_ns: ArrayLike) -> NDArray[np.bool_]:
     """Whether two round trips, above 0, show one state of the link; false for NaN."""
     trips_ns, other_ns = np.asarray(trips_ns), np.asarray(other_ns)
     return np.asarray((trips_ns <= STATE_RATIO * other_ns) & (other_ns <= STATE_RATIO * trips_ns))
-
-
-def results_in_one_state(results: Sequence[Result]) -> list[Result]:
-    """The runs in the state of the link that most of these are in."""
-    _, is_in = main_state([result.counted.rtt_ns for result in results])
-    return list(compress(results, is_in))
 
 
 def paired(first: Rounds, second: Rounds) -> NDArray[np.float64]:

@@ -248,6 +248,12 @@ def environment_of(run: Run) -> dict[str, str]:
     return {name: "-" if value is None else str(value) for name, value in facts.items()}
 
 
+def recorded_facts(run: Run) -> dict[str, str]:
+    """The facts on a run's software, machine, command and environment, as text, by name."""
+    ids = {name: getattr(run, name) for name in ("software_id", "version", "machine_id")}
+    return ids | {"command": command_of(run, "--seed", "--out")} | environment_of(run)
+
+
 def machine_name(run: Run) -> str:
     """The machine's model and id: `AMD EPYC (1a2b3c4d)`, or `machine rack-7` for a log without."""
     gpus = dict.fromkeys(rank.get("gpu") for rank in run.world.get("ranks", []))

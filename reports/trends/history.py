@@ -7,7 +7,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,9 @@ from reports.tables.sentences import (
     WIDTH,
     counted,
     describe,
-    environment_of,
     left_out_lines,
     painted,
+    recorded_facts,
     some,
     wrapped,
 )
@@ -121,15 +120,15 @@ def history_of(contents: Contents) -> History:
             f"left out, with fewer than {MIN_BLOCKS} blocks: {n_few} of {n_results} results"
         )
 
-    add_events(history, entries)
+    add_events(history)
     return history
 
 
-def add_events(history: History, entries: dict[str, Entry]) -> None:
+def add_events(history: History) -> None:
     """Series over the same runs are tested together; their steps at one run are one event."""
     long = (series for series in history.series if len(series.costs_us) > LEAST_BASE)
     panels = grouped(long, lambda each: (each.machine_id, each.node, each.benchmark, *each.run_ids))
-    n_series, facts_of = sum(map(len, panels.values())), cache(recorded_facts)
+    n_series = sum(map(len, panels.values()))
     for panel in panels.values():
         log_costs = np.log([series.costs_us for series in panel])
         verdicts, rho = judge(log_costs.T, n_series)
@@ -144,7 +143,8 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
             low, high = ends.astype(int).tolist()
             run_ids = panel[0].run_ids
             start = max(low - FACT_RUNS, 0)
-            facts = [facts_of(entries[run_id]) for run_id in run_ids[start : high + FACT_RUNS]]
+            near = run_ids[start : high + FACT_RUNS]
+            facts = [recorded_facts(history.runs[run_id]) for run_id in near]
             changed = changes_of_facts(facts, low - start, high - start)
             between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
             said = [between, *changed.values()]
@@ -158,13 +158,6 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
             -sum(abs(step.log_ratio[0]) for _, step in event.changes),
         )
     )
-
-
-def recorded_facts(entry: Entry) -> dict[str, str]:
-    """The recorded facts of a run as text, by name."""
-    run = entry.run
-    facts = {"software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv)}
-    return facts | environment_of(run)
 
 
 def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> dict[str, str]:
@@ -291,14 +284,6 @@ def rates(rho: float) -> str:
             )
 
     return f"{text}, above {RATES[-1][0]:g}: no error rates were measured there."
-
-
-def seen_change(history: History) -> float:
-    """The change that would be told within eight runs in half of the cases: three robust spreads,
-    from the differences of neighbours, a share."""
-    logs = (np.log(series.costs_us) for series in history.series)
-    spreads = [1.05 * np.median(np.abs(np.diff(each))) for each in logs]  # 1.4826 / sqrt(2)
-    return float(np.expm1(3 * np.median(spreads)))
 
 
 def text_of(history: History) -> list[str]:

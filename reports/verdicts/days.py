@@ -57,8 +57,8 @@ class DaySpread:
 PRIOR = DaySpread(
     0.02,
     1e6,
-    "Days are assumed to differ by 2.0%: the folders of these runs hold "
-    f"fewer than {MIN_DAYS} other days.",
+    "days are assumed to differ by 2.0%: the folders of these runs hold "
+    f"fewer than {MIN_DAYS} other days",
 )
 
 
@@ -87,8 +87,8 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
     return DaySpread(
         sd,
         freedom,
-        f"Days are assumed to differ by {sd:.1%}, because the cells of "
-        f"an algorithm differ more than days of {PRIOR.sd:.1%} explain.",
+        f"days are assumed to differ by {sd:.1%}, because the cells of "
+        f"an algorithm differ more than days of {PRIOR.sd:.1%} explain",
     )
 
 
@@ -140,6 +140,5 @@ def spread_of(logs: pd.DataFrame, log_ratios: Floats, groups: Sequence[Any]) -> 
     return DaySpread(
         sd,
         MAD_FREEDOM * 4 * n_cases / (n_cases + 3) * (n_days - 1),
-        f"Days differ by {sd:.1%}, estimated from {n_days} other "
-        "days in the folders of these runs.",
+        f"days differ by {sd:.1%}, estimated from {n_days} other days in the folders of these runs",
     )

@@ -52,7 +52,7 @@ class Comparison:
     """A side against the baseline. `differing_fields` has a text for each field of a case in which
     the sides differ, such as the algorithm; `lacking` names the cases that the other side
     lacks; `caveats` sentences on launches that died, allowed differences, results that one side did
-    not check, and copies.
+    not check, copies, nodes and days.
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
     `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
@@ -66,7 +66,6 @@ class Comparison:
     differing_fields: dict[str, str] = field(default_factory=dict)
     caveats: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     is_interleaved: bool = False  # of one campaign, whose launches ran in turn
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -173,7 +172,7 @@ def _compare(
     comparison = Comparison(
         baseline, variant, margin, pairs=pairs, is_interleaved=is_interleaved(baseline, variant)
     )
-    caveats, notes = comparison.caveats, comparison.notes
+    caveats = comparison.caveats
     caveats += [*deaths_of(sides), *differences]
     caveats += copies_in([*baseline.launches, *variant.launches])
     if n_apart:
@@ -229,7 +228,7 @@ def _compare(
     here, there = ({str(launch.run.node) for launch in side.launches} for side in sides)
     if not here & there:
         nodes = f"{some(sorted(here))} and {some(sorted(there))}"
-        notes.append(f"The sides ran on different nodes, {nodes}, and nodes differ.")
+        caveats.append(f"the sides ran on different nodes, {nodes}, and nodes differ")
 
     return comparison
 
@@ -298,7 +297,7 @@ def _judge(
         groups = [(case.algorithm, case.variant) for case in cases]
         days = spread_between_days(*sides, log_ratios, groups)
         if n_pairs >= MIN_PAIRS:
-            comparison.notes.append(days.source)
+            comparison.caveats.append(days.source)
         cells = days.evidence(log_ratios, comparison.margin)
 
     cells = with_ratios(cells)

@@ -4,12 +4,13 @@ ratio comes from one run."""
 
 import argparse
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import results_in_one_state
+from reports.store.blocks import main_state
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -56,8 +57,13 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     The least ratio comes first, those that are too noisy last. Launches in another state of the
     link than most do not count."""
     names = {launch.run.run_id: side.name for side in sides for launch in side.launches}
-    launches = results_in_one_state([launch for side in sides for launch in side.launches])
-    rows = [row for launch in launches for row in _rows(names[launch.run.run_id], launch)]
+    launches = [launch for side in sides for launch in side.launches]
+    _, is_in = main_state([launch.counted.rtt_ns for launch in launches])
+    rows = [
+        row
+        for launch in compress(launches, is_in)
+        for row in _rows(names[launch.run.run_id], launch)
+    ]
     if not rows:
         raise ResultError("no launch measured a library beside ours")
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports.kit.chart import forest as forest_of
 from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
-from reports.tables.sentences import before_command, command_of, environment_of, machine, start_time
+from reports.tables.sentences import before_command, machine, recorded_facts, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.again import NEXT, NOT_JUDGED, next_command
@@ -121,15 +121,7 @@ def forest(comparison: Comparison) -> Section:
 def _differences(variants: Sequence[Side]) -> Section:
     """The facts on machine, software and environment that are not the same in the last launches of
     all sides."""
-    runs = {side.label: side.launches[-1].run for side in variants}
-    facts = pd.DataFrame(
-        {
-            label: environment_of(run)
-            | {name: getattr(run, name) for name in ("machine_id", "software_id", "version")}
-            | {"command": command_of(run, "--seed")}
-            for label, run in runs.items()
-        }
-    )
+    facts = pd.DataFrame({side.label: recorded_facts(side.launches[-1].run) for side in variants})
     facts = facts.fillna("-").map(lambda text: text[:500])
     facts = facts[facts.nunique(axis=1) > 1].rename_axis("fact").reset_index()
     rows: Any = facts.to_dict("records")

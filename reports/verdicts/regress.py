@@ -118,8 +118,7 @@ def judge(
             theirs.name, ours.name = baseline, current
 
         (comparison,) = compare([theirs, ours], allowed)
-        noted = notes_of([ours, theirs])
-        comparison.notes += [note for note in noted if not note.startswith((*faults,))]
+        comparison.caveats += [*ours.notes, *notes_of([theirs])]
         if comparison.cells.is_library.all():
             raise ResultError(
                 f"every cell is the library's, which no gate judges: `{REPORTS} compare` shows them"

@@ -55,13 +55,9 @@ def ratio_text(cell: Any) -> str:
     return interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
 
 
-def verdict_text(cell: Any, word: str) -> str:
-    """The word; `within +-1.2%`, how far the interval reaches from 1."""
-    return f"within +-{max(cell.high - 1, 1 - cell.low):.1%}" if word == "within" else word
-
-
 def rows_of(comparison: Comparison) -> list[dict[str, str]]:
-    """The texts of each cell by their headings."""
+    """The texts of each cell by their headings. `within +-1.2%`: how far its interval reaches from
+    1."""
     cells: Any = zip(comparison.cells.itertuples(), words_of(comparison), strict=True)
     return [
         {
@@ -70,7 +66,9 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
             "base us": number(cell.baseline_us),
             "variant us": number(cell.variant_us),
             "ratio [95 %]": ratio_text(cell),
-            "verdict": verdict_text(cell, word),
+            "verdict": f"within +-{max(cell.high - 1, 1 - cell.low):.1%}"
+            if word == "within"
+            else word,
             "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
             "pairs": str(cell.pairs),
         }
@@ -200,8 +198,8 @@ def launches_of(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Notes on the comparison and on its runs, these once without their figures: the load, for
-    example, differs between launches."""
+    """Notes on its runs, once without their figures: the load, for example, differs between
+    launches."""
     launches = comparison.variant.launches + comparison.baseline.launches
     of_runs = {
         re.sub(r"[\d.]+", "", note): note
@@ -209,7 +207,7 @@ def notes(comparison: Comparison) -> list[str]:
         for note in launch.run.notes
         if not note.startswith("Peer memory")
     }
-    shown = [*comparison.notes, *of_runs.values()]
+    shown = [*of_runs.values()]
     steal = max((launch.end.steal_share or 0 for launch in launches if launch.end), default=0)
 
     if steal > MOST_STEAL_SHARE:

@@ -34,7 +34,7 @@ def test_regress_takes_the_spread_from_five_other_days_or_says_what_it_assumes(t
     assert (status, "estimated from 6 other days" in printed) == (1, True)
     assert re.match(r"REGRESSION: SLOWER up to \d\d\.\d% by machine or code: ", printed)
     base, new = write_launches(tmp_path / "a", 8), write_launches(tmp_path / "b", 8, seed=1)
-    assert "Days are assumed to differ by 2.0%" in gate(capsys, base, new)[1]
+    assert "days are assumed to differ by 2.0%" in gate(capsys, base, new)[1]
 
 
 @pytest.mark.parametrize("spread", [0.3, 0.01])

@@ -162,9 +162,7 @@ def where(event: Event) -> list[str | tuple[str, str]]:
     last, first = (
         (f"{time_of(run):%Y-%m-%d %H:%M}", shared.file_name("run", run)) for run in sides_of(event)
     )
-    place = f"{series.benchmark} on {series.machine}"
-    place += f", node {series.node}" if series.node else ""
-    return [f"{place}; 95 % sure: between", last, "and", first, "UTC."]
+    return [f"{series.place}; 95 % sure: between", last, "and", first, "UTC."]
 
 
 def history_page(history: History) -> Page:

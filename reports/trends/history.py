@@ -306,7 +306,7 @@ def text_of(history: History) -> list[str]:
     )
 
     for event in history.events:
-        place = f"Machine {event.machine}, {event.series.benchmark}, first at {event.run}."
+        place = f"{event.series.place}, first at {event.run}."
         lines += ["", *wrapped([event.headline, place, *event.sentences])]
         for series, step in event.changes[:8]:
             row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<9} {0}".format(*series.row(step).values())
@@ -325,8 +325,8 @@ def plot(events: Sequence[Event], target: Path) -> None:
     if len(events) > 1:
         title += f"; {counted(len(events) - 1, 'more event')}"
     footer = (
-        f"{len(shown)} of {len(changed)} series that changed; {events[0].series.benchmark} "
-        f"on {events[0].machine}; a dot a run, lines: medians between changes; bands: 95 % "
+        f"{len(shown)} of {len(changed)} series that changed; "
+        f"{events[0].series.place}; a dot a run, lines: medians between changes; bands: 95 % "
         "intervals of a change's place"
     )
     with figure(target, len(shown), PANEL_IN, title, footer) as panels:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, Key
-from reports.store.grouped import grouped
 from reports.store.observations import Entry, method_of
 from reports.store.result import time_of
 from reports.store.schema import CaseHeader
@@ -27,7 +26,7 @@ from reports.verdicts.verdict import Floats
 class Series:
     """One case over runs, in order of time: `costs_us` are median costs.
     `steps` are the changes between them; `quiet` is the verdict without any. `node` is the label of
-    the host, if the runs have it, `machine` the model and id of the machine. `case` is the newest
+    the host, if the runs have it, `place` names benchmark, machine and node. `case` is the newest
     run's. Series that differ in the algorithm alone share a `panel`, where each has a `name`."""
 
     label: str
@@ -41,7 +40,7 @@ class Series:
     steps: list[LevelChange] = field(default_factory=list)
     quiet: str = "too early"
     node: str | None = None
-    machine: str = ""
+    place: str = ""
 
     @property
     def last_step(self) -> LevelChange | None:
@@ -136,6 +135,7 @@ def series_of(
     cases = {
         key: case for entry in plans for key, case in zip(entry.keys, entry.run.cases, strict=True)
     }
+    place = f"{run.benchmark} on {machine_name(run)}" + (f", node {node}" if node else "")
     names = case_names([cases[keys[own[-1]]] for own in columns.values()])
     run_ids = np.array([entry.run.run_id for entry in entries])
     sides = [str(entry.path.parent) for entry in entries]
@@ -168,7 +168,7 @@ def series_of(
                 run_ids[is_there].tolist(),
                 own_us[is_there],
                 node=node,
-                machine=machine_name(run),
+                place=place,
             )
 
 
@@ -233,32 +233,23 @@ class Event:
 
     @property
     def finding(self) -> str:
-        """`1 MiB auto and two_shot take 8.9% longer since 20 Nov 2026, 1a2b3c4 -> 9f8e7d6`, of the
-        cases of ours that changed as the largest did, if any, and whether the library did: then it
-        was not the code."""
+        """`1 MiB auto and 2 MiB auto take 8.9% longer since 20 Nov 2026, 1a2b3c4 -> 9f8e7d6`, of
+        the cases of ours that changed as the largest did, if any, and whether the library did: then
+        it was not the code."""
         changes = [change for change in self.changes if change[1].word == self.word]
         changes = [change for change in changes if not change[0].case.library] or changes
-        by_size = grouped(changes, lambda change: sized(change[0].case, ""))
-        names = {
-            size: dict.fromkeys(series.name for series, _ in own) for size, own in by_size.items()
-        }
-        cases = [size + " and ".join(own) for size, own in names.items()]
+        names = [sized(series.case, series.name) for series, _ in changes]
+        cases = " and ".join(names)
         if len(self.changes) == self.n_series > 2:
-            cases = [f"All {len(changes)} cases"]
-        elif len(cases) > 2:
-            cases = [f"{len(changes)} of {self.n_series} cases"]
+            cases = f"All {len(names)} cases"
+        elif names[2:]:
+            cases = f"{len(names)} of {self.n_series} cases"
         change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))
-        verb = "takes" if sum(map(len, names.values())) == 1 else "take"
+        verb = "take" if names[1:] else "takes"
         more = "longer" if self.word == "worse" else "less"
-        text = f"{', '.join(cases)} {verb} {change:.1%} {more} since {day_text(self.run)}"
+        text = f"{cases} {verb} {change:.1%} {more} since {day_text(self.run)}"
         if self.commits:
             text += f", {' -> '.join(self.commits)}"
         if any(series.case.library and step.word == self.word for series, step in self.changes):
             text += "; so does the library"
         return text
-
-    @property
-    def machine(self) -> str:
-        """The machine and, if it is known, the node."""
-        node = self.series.node
-        return self.series.machine_id + (f", node {node}" if node else "")

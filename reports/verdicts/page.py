@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports.kit.chart import forest as forest_of
-from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
+from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.tables.sentences import before_command, machine, recorded_facts, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
@@ -41,14 +41,18 @@ def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = 
     """The first outcome, what else was `said`, what to do next, and each comparison with what
     explains it."""
     worst, *others = outcomes
-    sections = [next_section(worst), Section("What was found", worst.findings)]
-    facts: list[Cell] = [f"{other.word}: {other.sentence}" for other in others]
+    todo, command = NEXT.get(worst.status, NOT_JUDGED), next_command(worst)
+    next_step = before_command(todo, command) if command else f"{todo}."
+    sections = [
+        Section("What to do next", [next_step], text=command),
+        Section("What was found", worst.findings),
+    ]
+    facts = [f"{other.word}: {other.sentence}" for other in others]
     draw = None
 
     if judged := [each.comparison for each in outcomes if each.comparison]:
         first = judged[0]
         sides = first.baseline, *(each.variant for each in judged)
-        parts = [*map(forest, judged), _differences(sides), *map(explanation, judged)]
         last = first.variant.launches[-1]
         facts = [
             f"{render.what_ran(first)}.",
@@ -57,19 +61,11 @@ def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = 
             headline_of(*first.variant.launches),
             *facts,
             *said,
-            [(each.heading, f"#{each.id}") for each in parts],
         ]
-        sections += parts
+        sections += [*map(forest, judged), _differences(sides), *map(explanation, judged)]
         draw = partial(draw_cells, comparison=first)
 
     return Page(title, Banner(worst.word, f"{worst.sentence}.", facts), sections, draw=draw)
-
-
-def next_section(outcome: Outcome) -> Section:
-    """What to do next, and what to type for it, if anything."""
-    todo, command = NEXT.get(outcome.status, NOT_JUDGED), next_command(outcome)
-    sentence = before_command(todo, command) if command else f"{todo}."
-    return Section("What to do next", [sentence], text=command)
 
 
 def sorted_cells(comparison: Comparison) -> pd.DataFrame:

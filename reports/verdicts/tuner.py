@@ -176,7 +176,7 @@ def recorded(side: Side) -> dict[str, str]:
 def settings_by_name(sides: Sequence[Side]) -> dict[str, Settings]:
     """The settings in which each side differs from the first, without sides that have none or a
     value that was not stored. Raises ResultError if there is none, or the first has some."""
-    default, settings, unstored = recorded(sides[0]), dict[str, Settings](), list[str]()
+    default, settings = recorded(sides[0]), dict[str, Settings]()
     for side in sides[1:]:
         own = recorded(side)
         names = sorted(name for name in {*own, *default} if own.get(name) != default.get(name))
@@ -187,19 +187,15 @@ def settings_by_name(sides: Sequence[Side]) -> dict[str, Settings]:
             )
         values = tuple((name, own[name]) for name in names)
         if any(value == "<set>" for _, value in values):
-            unstored.append(f"{side.name}: a value of its settings was not stored: left out")
+            complain(f"{side.name}: a value of its settings was not stored: left out")
         elif values:
             settings[side.name] = values
 
-    if not settings and unstored:
-        raise ResultError(unstored[0])
     if not settings:
         raise ResultError(
             f"nothing differs from {sides[0].name} in a setting of a library, such as NCCL_PROTO "
             "or I_MPI_ADJUST_ALLREDUCE"
         )
-    for sentence in unstored:
-        complain(sentence)
     return settings
 
 

@@ -63,12 +63,6 @@ def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, 
     assert told.endswith(f": line 3 has {[*fields][-1]!r}: do you mean `{name}`?\n")
 
 
-def test_a_time_in_another_unit_is_told_of_timing_lines(tmp_path, capsys):
-    log = put(tmp_path / "a.log", line().replace("time_us", "time_ms"))
-    sentence = ": line 1 is no timing line (time_ms: want time_us)\n"
-    assert refused(tmp_path, capsys, log).endswith(sentence)
-
-
 def test_wrong_elements_make_the_run_fail(tmp_path, capsys):
     log = put(tmp_path / "a.log", line() + line(name="moe", n_wrong=3))
     right, wrong = imported(tmp_path / "out", log)

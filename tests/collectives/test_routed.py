@@ -16,7 +16,7 @@ SMALL = "--experts 8 --top-k 3 --tokens 40 --hidden 96"  # unlike two, three cho
 def test_tokens_reach_their_experts_and_return_bit_by_bit(ranks):
     """In back-to-back dispatches, combines and round trips."""
     for seed in range(count(6)):
-        program = "-m", "tests.ranks.stress_ranks", "300", str(seed), "routed", "timeout_s=5"
+        program = "-m", "tests.ranks.stress_ranks", "300", str(seed), "routed"
         report = json.loads(printed(ranks, *program))
         assert report == {"launches": 300, "wrong_elements": 0, "timed_out": False}
 

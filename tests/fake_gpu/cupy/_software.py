@@ -2,7 +2,6 @@
 
 FAKE_GPU_VENDOR: cuda or hip; a list has one per rank
 FAKE_GPU_COUNT: devices, 1 to 8 (2)
-FAKE_GPU_VISIBLE=1: each rank sees one device, its own
 FAKE_GPU_SMS: multiprocessors per device (2)
 FAKE_GPU_THREADS: most threads per block; a multiprocessor holds two such blocks (4)
 FAKE_GPU_DRIVER: the driver's version, as CUDA writes it
@@ -77,8 +76,6 @@ def setting(name: str, otherwise: int) -> int:
 DEVICES = list(range(setting("COUNT", 2)))
 if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
     DEVICES = [DEVICES[int(number)] for number in visible.split(",")]
-if setting("VISIBLE", 0):
-    DEVICES = [DEVICES[RANK]]
 library.gpu_open(IS_HIP, DEVICES[0])
 
 

@@ -76,7 +76,6 @@ def test_show_without_a_file_shows_the_newest_run_below_results(
     [
         ("shw", "unknown command 'shw': did you mean show?"),
         ("show --plott=a.svg", "unknown option --plott: did you mean --plot?"),
-        ("advise --modl llama-3.1-70b", "unknown option --modl: did you mean --model?"),
         ("show --bogus", "unrecognized arguments: --bogus"),
     ],
 )

@@ -45,7 +45,6 @@ def test_wrong_results_replace_the_figures(tmp_path):
             {"algorithms": ["library"]},
             r"allreduce: 16 KiB \d\.\d us by MPICH, 32 MiB \d\.\d GB/s by MPICH",
         ),
-        ({"algorithms": ["auto"]}, r"allreduce: 16 KiB \d\.\d us, 32 MiB \d\.\d GB/s"),
         (
             {"n_blocks": 3},
             r"allreduce: 16 KiB \d\.\d us \(1\.\d\dx MPICH, too few blocks\), 32 MiB .*",

@@ -233,7 +233,9 @@ def open_session(
     world = open_world(communicator, device, waits, options.memory, graph)
     session = Session(options, world, watchdog, place, features, notes)
     if device.is_cpu:  # `auto` chooses by it, once
-        flight.note("measure the link")
+        flight.note("compile", text="the link's probe")
+        _ = session.link_probe
+        flight.note("measure the link", text="")
         trip_ns = median(session.round_trip_ns() for _ in range(PROBES))
         trip_ns = communicator.broadcast(trip_ns)
         session.world = replace(world, round_trip_ns=trip_ns)

@@ -11,7 +11,7 @@ import numpy as np
 from bench.harness.iteration import Buffers
 from bench.harness.session import Session
 from bench.machine.environment import settings_of
-from bench.stability.inputs import SIGNED, draw, most_rounding
+from bench.stability.inputs import MANTISSA_BITS, SIGNED, draw
 from collectives.binding import first_failure
 from collectives.collective import Array, Collective, Datatype
 from collectives.communicator import Refusal
@@ -94,9 +94,10 @@ class Subject:
 
     @property
     def rounding(self) -> float:
-        """The most that the order of its sums may change a result."""
+        """The most that the order of its sums may change a result, as a share of the sum of all
+        magnitudes. In each of two orders, an addition rounds by half an ULP of at most this sum."""
         is_free = self.row_elements or self.algorithm.is_lossy
-        return math.inf if is_free else most_rounding(self.ranks, self.datatype)
+        return math.inf if is_free else self.ranks * 2.0 ** -MANTISSA_BITS[self.datatype.name]
 
     def count(self, size_bytes: int) -> int:
         """The elements of a segment, at least one."""

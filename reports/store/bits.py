@@ -84,7 +84,6 @@ class Error(msgspec.Struct, kw_only=True):
     are rounded correctly."""
 
     mean_ulp: NotNegative
-    max_ulp: NotNegative
     right: NotNegative
 
 

@@ -68,8 +68,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     for name in former - files:
         (folder / name).unlink(missing_ok=True)
 
-    for sentence in store.left_out:
-        complain(sentence)
+    complain(*store.left_out)
 
     if arguments.json:
         write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)

@@ -179,6 +179,13 @@ def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], list[Key]]:
     return costs_us, keys
 
 
+def cases_of(entries: Sequence[Entry]) -> dict[Key, CaseHeader]:
+    """The case of each key, as the last of these runs planned it."""
+    plans = {id(entry.keys): entry for entry in entries}.values()
+    pairs = (pair for entry in plans for pair in zip(entry.keys, entry.run.cases, strict=True))
+    return dict(pairs)
+
+
 def world_of(run: Run) -> str:
     """The number of ranks, of hosts (or of ranks on each of several hosts), and what the ranks run
     on: `8 ranks, hosts 1, 8x hip gfx942 AMD Instinct MI300X`."""

@@ -44,10 +44,11 @@ def typed(option: str, value: object) -> str:
     return f"{variable}={value}" if variable else f"{option} {value}"
 
 
-def complain(sentence: str) -> None:
-    """Writes the sentence to standard error, which may be full: the exit status says enough."""
-    with suppress(OSError):
-        print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr, flush=True)
+def complain(*sentences: str) -> None:
+    """Writes sentences to standard error, which may be full: the exit status says enough."""
+    for sentence in sentences:
+        with suppress(OSError):
+            print(f"{REPORTS}: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def misspelt(words: Sequence[str], options: Iterable[str]) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 
-from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key
+from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, key_of
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
-from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
+from reports.store.observations import alike_of, cases_of, costs_of, entry_of, in_one_state
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -24,6 +25,7 @@ from reports.tables.sentences import (
     algorithm_of,
     interval_text,
     lay_out,
+    left_out_lines,
     plain_table,
     shape_words,
     tick_text,
@@ -154,7 +156,7 @@ def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
     count, and a sentence on each of the others. Raises Incomparable for launches of different
     things."""
     every = in_order(map(entry_of, results))
-    left_out = [f"{entry.path} is left out: {entry.left_out}" for entry in every if entry.left_out]
+    left_out = left_out_lines((entry.path, entry.left_out) for entry in every)
     entries = [entry for entry in every if not entry.left_out]
     kinds = {
         (alike_of(entry), entry.run.software_id): (
@@ -171,41 +173,39 @@ def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
 
     entries, notes = in_one_state(entries)
     costs_us, keys = costs_of(entries)
-    cases: dict[Key, dict[int, int]] = {}  # by key without a size: the column of each size
-    for column, key in enumerate(keys):
-        fields = dict(zip(CASE_KEY, key, strict=True))
-        size = fields.pop("size_bytes")
-        if size and fields["collective"] not in COMPUTE_BENCHMARKS:
-            cases.setdefault(tuple(fields.items()), {})[size] = column
-
+    planned = cases_of(entries)
+    cases = [planned[key] for key in keys]
+    timed = [
+        number
+        for number, case in enumerate(cases)
+        if case.size_bytes and case.collective not in COMPUTE_BENCHMARKS
+    ]
+    named = [name for name in CASE_KEY if name != "size_bytes"]
     fits = []
-    for case, columns in cases.items():
-        sizes = np.array(sorted(columns))
-        times_us = costs_us[:, [columns[size] for size in sizes.tolist()]]
-        has_time = np.isfinite(times_us)
-        is_there = has_time.any(axis=1)
+    for own in grouped(timed, lambda number: key_of(cases[number], ("size_bytes",))).values():
+        own.sort(key=lambda number: cases[number].size_bytes)
+        sizes_bytes = [cases[number].size_bytes for number in own]
+        times = pd.DataFrame(costs_us[:, own], columns=sizes_bytes).dropna(how="all")
         # Sizes that half of the launches lack go first, then launches that lack a size.
-        has_size = has_time.sum(axis=0) > is_there.sum() / 2
-        is_whole = is_there & has_time[:, has_size].all(axis=1)
-        if has_size.sum() >= MIN_SIZES and is_whole.any():
-            whole = [entries[row].run for row in np.flatnonzero(is_whole).tolist()]
-            times_us, sizes = times_us[np.ix_(is_whole, has_size)], sizes[has_size]
-            run, fields = whole[0], dict(case)
-            shape = fields.pop("shape")
-            fits.append(
-                Fit(
-                    **fields,
-                    shape=msgspec.json.decode(shape) if shape else None,
-                    run_ids=[run.run_id for run in whole],
-                    machine_id=run.machine_id,
-                    software_id=run.software_id,
-                    world_size=run.world["size"],
-                    hosts=run.world.get("hosts", 1),
-                    sizes_bytes=sizes.tolist(),
-                    times_us=times_us.tolist(),
-                    regimes=[regime_of(sizes[part], times_us[:, part]) for part in parts(sizes)],
-                )
+        times = times.loc[:, times.notna().mean() > 0.5].dropna()
+        if times.shape[1] < MIN_SIZES or times.empty:
+            continue
+
+        sizes, times_us = times.columns.to_numpy(), times.to_numpy()
+        runs = [entries[row].run for row in times.index]
+        fits.append(
+            Fit(
+                **{name: getattr(cases[own[0]], name) for name in named},
+                run_ids=[run.run_id for run in runs],
+                machine_id=runs[0].machine_id,
+                software_id=runs[0].software_id,
+                world_size=runs[0].world["size"],
+                hosts=runs[0].world.get("hosts", 1),
+                sizes_bytes=sizes.tolist(),
+                times_us=times_us.tolist(),
+                regimes=[regime_of(sizes[part], times_us[:, part]) for part in parts(sizes)],
             )
+        )
 
     return fits, left_out + notes
 
@@ -237,8 +237,7 @@ def fit(arguments: argparse.Namespace) -> int:
             f"the launches are of {len(days)} days: days differ by more than launches of a day, "
             "which no interval here allows for"
         )
-    for note in notes:
-        complain(note)
+    complain(*notes)
 
     if arguments.json:
         write_json("fit", fits=fits)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, Key
-from reports.store.observations import Entry, method_of
+from reports.store.observations import Entry, cases_of, method_of
 from reports.store.result import time_of
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import interval_text, machine_name, number, sized, some
@@ -131,10 +131,7 @@ def series_of(
     for column, key in enumerate(keys):
         columns[(*key[:-1], re.split(r"\s*\d", key[-1] or "")[0])].append(column)
 
-    plans = {id(entry.keys): entry for entry in entries}.values()
-    cases = {
-        key: case for entry in plans for key, case in zip(entry.keys, entry.run.cases, strict=True)
-    }
+    cases = cases_of(entries)
     place = f"{run.benchmark} on {machine_name(run)}" + (f", node {node}" if node else "")
     names = case_names([cases[keys[own[-1]]] for own in columns.values()])
     run_ids = np.array([entry.run.run_id for entry in entries])

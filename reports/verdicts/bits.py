@@ -336,7 +336,7 @@ def page_of(
     notes: Sequence[str],
     baseline: Bits | None = None,
 ) -> Page:
-    """The verdict, what to do next, what failed, the rows in groups, and folded all sizes."""
+    """The verdict, what to do next, what failed, and the rows in groups."""
     failed = [check for check in checks if check.failed]
     rows = record.measured
     moved = moved_in(rows)
@@ -346,20 +346,6 @@ def page_of(
     role = "worse" if failed else "better" if checks else "steady"
     said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
     said += filter(None, map(threshold_sentence, rows))
-    every_size: list[Row] = [
-        {
-            "row": row.name,
-            "type": row.datatype,
-            "size": size_text(size.size_bytes),
-            "digest": size.digest,
-            "chosen": size.chosen or "-",
-            "orders, each from its first element on": "; ".join(
-                f"{part.first}: {part.order}" for part in size.parts[:8]
-            ),
-        }
-        for row in record.rows
-        for size in row.sizes
-    ]
     compared_in = {name for row in rows for name in row.differences}
     meanings: list[Row] = [
         {"column": name, "compared": text if name in compared_in else f"not compared: {text}"}
@@ -378,10 +364,11 @@ def page_of(
         next_step(bool(failed), record, baseline),
         Section("What failed", [check.text for check in failed]),
         Section(
-            "What changes the bits: rows of equal bits together", [*said, *notes], rows=picture
+            "What changes the bits: rows of equal bits together",
+            [*said, *notes, *record.notes],
+            rows=picture,
         ),
         Section("What was compared", rows=meanings),
-        Section("Every size", record.notes, rows=every_size, folded=True),
     ]
     facts = [f"Machine {record.machine_id}, {dated(record)}."]
     if baseline:

@@ -58,8 +58,7 @@ def compare(arguments: argparse.Namespace) -> int:
     sides = read_sides(arguments.sides)
     comparisons = judge.compare(sides, arguments.allow, arguments.margin)
 
-    for note in notes_of(sides):
-        complain(note)
+    complain(*notes_of(sides))
 
     if not arguments.json:
         sys.stdout.write(as_text(comparisons))

@@ -38,8 +38,7 @@ def peers(arguments: argparse.Namespace) -> int:
     without measurements."""
     sides = read_sides([arguments.campaign])
     wrong = [sentence for side in sides for sentence in wrong_results(side)]
-    for note in [*wrong, *deaths_of(sides), *notes_of(sides)]:
-        complain(note)
+    complain(*wrong, *deaths_of(sides), *notes_of(sides))
 
     cells = cells_of(sides)
     if arguments.json:

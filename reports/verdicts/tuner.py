@@ -16,13 +16,11 @@ import pandas as pd
 
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
-from reports.tables.sentences import command_of, size_text, some
+from reports.tables.sentences import command_of, environment_of, size_text, some
 from reports.verdicts.engines import ENGINES, engine_table
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides
 from reports.verdicts.verdict import FASTER
-
-Settings = tuple[tuple[str, str], ...]  # names and values
 
 # RCCL's src/plugin/tuner/csv_tuner.cc (ROCm/rocm-systems pull request 4503) reads the table of
 # NCCL's plugins/tuner/example. Both skip lines with #; a header would be a row of NCCL's.
@@ -98,22 +96,19 @@ def tuner(arguments: argparse.Namespace) -> int:
         raise ResultError(f"two of {', '.join(names)} have one name")
 
     settings = settings_by_name(sides)
-    for sentence in notes_of(sides):
-        complain(sentence)
+    complain(*notes_of(sides))
 
     # The sides that a gate could judge.
-    judged, faults = list[Comparison](), dict[str, str]()
+    judged = list[Comparison]()
     for each in compare(sides, arguments.allow):
         if each.variant.name not in settings:
             continue
         if found := faults_between(each.baseline, each.variant):
-            faults[each.variant.name] = found[0]
+            complain(f"{each.variant.name} is left out: {found[0]}")
         else:
             judged.append(each)
     if not judged:
-        raise ResultError(next(iter(faults.values())))
-    for name, fault in faults.items():
-        complain(f"{name} is left out: {fault}")
+        raise ResultError("no side with other settings can be judged")
 
     # What the table says of each setting at each size.
     cells = library_cells(judged)
@@ -141,7 +136,7 @@ def tuner(arguments: argparse.Namespace) -> int:
             "collective": each.collective,
             "min_bytes": each.least_bytes,
             "max_bytes": each.most_bytes,
-            "settings": dict(each.value),
+            "settings": each.value,
             "measured": [
                 {name: getattr(cell, name) for name in MEASURED}
                 | {"variant": cell.side, "chosen": cell.case.chosen}
@@ -150,7 +145,7 @@ def tuner(arguments: argparse.Namespace) -> int:
         }
         for each in stretches
     ]
-    tuned = {cell.side: dict(cell.settings) for each in stretches for cell in each.cells}
+    tuned = {cell.side: cell.settings for each in stretches for cell in each.cells}
     world = baseline.launches[0].run.world
     write_json(
         "tuner",
@@ -166,17 +161,17 @@ def tuner(arguments: argparse.Namespace) -> int:
 def recorded(side: Side) -> dict[str, str]:
     """The environment variables of a side's launches, and those before a campaign's command."""
     facts = {
-        name.removeprefix("env."): str(fact.get("value"))
-        for name, fact in side.launches[0].run.environment.items()
-        if name.startswith("env.") and isinstance(fact, dict)
+        name.removeprefix("env."): text
+        for name, text in environment_of(side.launches[0].run).items()
+        if name.startswith("env.")
     }
     return facts | (side.command.environment if side.command else {})
 
 
-def settings_by_name(sides: Sequence[Side]) -> dict[str, Settings]:
+def settings_by_name(sides: Sequence[Side]) -> dict[str, dict[str, str]]:
     """The settings in which each side differs from the first, without sides that have none or a
     value that was not stored. Raises ResultError if there is none, or the first has some."""
-    default, settings = recorded(sides[0]), dict[str, Settings]()
+    default, settings = recorded(sides[0]), dict[str, dict[str, str]]()
     for side in sides[1:]:
         own = recorded(side)
         names = sorted(name for name in {*own, *default} if own.get(name) != default.get(name))
@@ -185,8 +180,8 @@ def settings_by_name(sides: Sequence[Side]) -> dict[str, Settings]:
                 f"{sides[0].name} sets {kept[0]}={default[kept[0]]}: the first side must be the "
                 "library's default"
             )
-        values = tuple((name, own[name]) for name in names)
-        if any(value == "<set>" for _, value in values):
+        values = {name: own[name] for name in names}
+        if "<set>" in values.values():
             complain(f"{side.name}: a value of its settings was not stored: left out")
         elif values:
             settings[side.name] = values
@@ -228,7 +223,7 @@ def library_cells(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 def columns_of(cell: Any) -> tuple[str, str, int] | None:
     """Algorithm, protocol and channels as the table names them: those that ran, or else those of
     the settings. None for what it has no names or columns for."""
-    settings = dict(cell.settings)
+    settings = cell.settings
     names = settings.get("NCCL_ALGO", ""), settings.get("NCCL_PROTO", "")
     if cell.case.chosen:
         found = RAN.match(cell.case.chosen)

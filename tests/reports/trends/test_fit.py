@@ -112,7 +112,7 @@ def test_bad_input_is_refused_in_one_sentence(six, tmp_path, fit):
     cut = write_run(tmp_path, **fields, finish=False).path
     for words, sentence in (
         ((tmp_path / "none.jsonl",), "none.jsonl"),
-        ((cut,), "jsonl is left out: incomplete"),
+        ((cut,), "left out, incomplete: 1"),
     ):
         status, _, err = fit(*words)
         assert (status, sentence in err, err.count("\n")) == (2, True, 1)

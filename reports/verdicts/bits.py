@@ -16,7 +16,7 @@ from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, RowBits, read_bits
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
+from reports.store.program import BENCH, on_ranks, write_json
 from reports.store.result import ResultError, time_of
 from reports.store.writing import write_named
 from reports.tables.bits import (
@@ -34,6 +34,7 @@ from reports.tables.bits import (
 )
 from reports.tables.sentences import counted, size_text, some, wrapped
 from reports.verdicts.accept import BITS
+from reports.verdicts.again import ACCEPT
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.markdown import folded, heading, listed, table_of
 from reports.verdicts.regress import add_files, as_junit, write_page
@@ -310,23 +311,17 @@ def dated(record: Bits) -> str:
     return f"Wiretax {record.version}, {f'{time:%Y-%m-%d %H:%M} UTC' if time else record.run_id}"
 
 
-def next_step(failed: bool, record: Bits, baseline: Bits | None) -> Section:
-    """After a failure the commits since the baseline, or the record once more; otherwise how to
+def next_step(failed: bool, again: str, versions: Sequence[str]) -> Section:
+    """After a failure the commits between two versions, or the record once more; otherwise how to
     keep these bits."""
-    again = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
-    if not failed:
-        keep = f"{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason ..."
-        return Section("What to do next", ["Keep these bits, to tell when they change:"], text=keep)
-    commits = [
-        found[1]
-        for each in (baseline, record)
-        if each and (found := re.search(r"\((\w+)", each.version))
-    ]
-    if len({*commits}) == 2:
-        command = f"git log --oneline {'..'.join(commits)}"
-        return Section("What to do next", ["Find out which commit it was:"], text=command)
-    said = "The code is the same, or its commit unknown; repeat the record, to see if it is chance:"
-    return Section("What to do next", [said], text=again)
+    said, command = "Keep these bits, to tell when they change:", ACCEPT
+    if failed:
+        said, command = "Repeat the record, to see if it is chance:", again
+        commits = [found[1] for each in versions if (found := re.search(r"\((\w+)", each))]
+        if len({*commits}) == 2:
+            said = "Find out which commit it was:"
+            command = f"git log --oneline {'..'.join(commits)}"
+    return Section("What to do next", [said], text=command)
 
 
 def page_of(
@@ -338,6 +333,7 @@ def page_of(
 ) -> Page:
     """The verdict, what to do next, what failed, and the rows in groups."""
     failed = [check for check in checks if check.failed]
+    command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
     rows = record.measured
     moved = moved_in(rows)
     word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
@@ -361,7 +357,7 @@ def page_of(
         for cells, (_, own) in zip(groups_in(record), groups_of(rows), strict=True)
     ]
     sections = [
-        next_step(bool(failed), record, baseline),
+        next_step(bool(failed), command, [each.version for each in (baseline, record) if each]),
         Section("What failed", [check.text for check in failed]),
         Section(
             "What changes the bits: rows of equal bits together",
@@ -383,10 +379,9 @@ def page_of(
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
     }
-    command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}"
     return Page(
         line,
         Banner(word, f"{sentence}.", facts, role),
         sections,
-        {"command": command.rstrip(), **ids},
+        {"command": command, **ids},
     )

@@ -10,7 +10,7 @@ from reports.store.program import BENCH, REPORTS, RUN, typed
 from reports.store.result import ResultError
 from reports.tables.sentences import some
 from reports.verdicts.judge import MOST_RESOLVABLE, Comparison
-from reports.verdicts.render import first_of, rows_of, summary, what_ran
+from reports.verdicts.render import rows_of, summary, what_ran
 from reports.verdicts.verdict import FASTER, MOST_PAIRS, SLOWER
 
 # The exit status, and what it means.
@@ -110,7 +110,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         beyond = f"different from 0 and estimated at {fails_from:.1%} or more"
         found += f"; {len(slower)} {of_cells} {beyond}"
     if faults:
-        status, sentence = UNUSABLE, first_of(faults)
+        status, sentence = UNUSABLE, some(faults, 1)
     elif len(slower):
         status, sentence = REGRESSION, found
     elif len(undecided):

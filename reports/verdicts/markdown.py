@@ -1,7 +1,7 @@
 """The gate's outcome as GitHub's Markdown, for a comment on a pull request."""
 
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports.store.untrusted import markdown_text
@@ -12,7 +12,6 @@ from reports.verdicts.render import rows_of, sentences
 MOST_SHOWN = 6  # cells, in view
 MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
 MOST_LETTERS = 60  # of a heading, which a phone shows in two lines
-FIGURES = "size", "base us", "variant us", "ratio [95 %]", "MDE", "pairs"
 
 
 def as_markdown(outcome: Outcome) -> str:
@@ -32,13 +31,13 @@ def as_markdown(outcome: Outcome) -> str:
             "",
             *listed(said),
             "",
-            *table_of(rows[:MOST_ROWS], FIGURES),
+            *table_of(rows[:MOST_ROWS]),
         ]
         lines += ["", f"**{markdown_text(figures)}**", "", *listed(outcome.findings), ""]
         cells = comparison.cells[comparison.is_judged & comparison.cells.high.notna()]
         cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
         if largest := [rows[at] for at in cells.index[:MOST_SHOWN]]:
-            lines += table_of(largest, FIGURES)
+            lines += table_of(largest)
         lines += ["", *folded("all cells", table)]
 
     return "\n".join([*lines, ""])
@@ -56,12 +55,11 @@ def listed(texts: Sequence[str]) -> list[str]:
     return [f"- {markdown_text(text)}" for text in texts]
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], right: Collection[str] = ()) -> list[str]:
-    """The lines of a table of rows by their headings, with these columns aligned to the right."""
-    rules = ["---:" if name in right else "---" for name in rows[0]]
+def table_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of a table of rows by their headings."""
     cells = [[*rows[0]], *([*row.values()] for row in rows)]
     lines = [f"| {' | '.join(markdown_text(str(text)) for text in texts)} |" for texts in cells]
-    return [lines[0], f"|{'|'.join(rules)}|", *lines[1:]]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
 def folded(summary: str, lines: Sequence[str]) -> list[str]:

@@ -17,8 +17,8 @@ Pair = tuple[Result, Result]  # a launch of the baseline, and one of the variant
 
 def is_interleaved(baseline: Side, variant: Side) -> bool:
     """Whether the sides are of one campaign, whose launches ran in turn."""
-    ids = [side.campaign and side.campaign.campaign.campaign_id for side in (baseline, variant)]
-    return ids[0] is not None and ids[0] == ids[1]
+    campaigns = [side.campaign for side in (baseline, variant) if side.campaign]
+    return len({each.campaign.campaign_id for each in campaigns}) < len(campaigns)
 
 
 def pairs_of(baseline: Side, variant: Side) -> tuple[list[Pair], int]:

@@ -3,7 +3,6 @@ commands `compare` and `regress`, the gate and the pages use both."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -111,17 +110,11 @@ def counts(comparison: Comparison) -> str:
 def headline(comparison: Comparison) -> str:
     """Why no gate can judge, if so; what was found, and the ratios of judged cells at two sizes."""
     faults = comparison.faults
-    unusable = f"UNUSABLE: {first_of(faults)}" if faults else ""
+    unusable = f"UNUSABLE: {some(faults, 1)}" if faults else ""
     found = summary(comparison, comparison.resolved_slowdown)
     labels = comparison.baseline.label, comparison.variant.label
     ratios = ratios_text(comparison.cells[comparison.is_judged], *labels)
     return "; ".join(filter(None, [unusable, found, ratios]))
-
-
-def first_of(faults: Sequence[str]) -> str:
-    """The first fault, and the number of the others."""
-    more = f"; {counted(len(faults) - 1, 'more fault')}" if len(faults) > 1 else ""
-    return faults[0] + more
 
 
 def summary(comparison: Comparison, slowdown: float) -> str:

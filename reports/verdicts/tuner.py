@@ -302,12 +302,8 @@ def campaign_of(baseline: Side, tuned: Mapping[str, Mapping[str, str]]) -> str:
     base = "base" if "base" not in tuned else "default"
     lines = ["wiretax campaign"]
     for name, variables in {base: dict[str, str](), **tuned}.items():
-        text = f"{name.rsplit('/')[-1]}={f'{assigned(variables)} {command}'.lstrip()}"
+        words = [shlex.join(map("=".join, variables.items())), command]
+        text = f"{name.rsplit('/')[-1]}={' '.join(filter(None, words))}"
         lines.append(f"  --variant {shlex.quote(text)}")
 
     return " \\\n".join(lines)
-
-
-def assigned(variables: Mapping[str, str]) -> str:
-    """Variables before a command, each a word of a shell."""
-    return shlex.join(f"{name}={value}" for name, value in variables.items())

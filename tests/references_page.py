@@ -8,7 +8,7 @@ from reports.references.published import PublishedCall, calls, near_size, select
 from reports.store.case import bus_factor
 from reports.store.grouped import grouped
 from reports.store.untrusted import markdown_text
-from reports.tables.sentences import number
+from reports.tables.sentences import number, size_text
 
 HEAD = """# Published figures
 
@@ -83,6 +83,10 @@ CAVEATS = """## Caveats
   gives 37.6 GB/s once for 32 MB and once for a sweep; its 71.2 us at 64 KB is an outlier.
 - gardenlinux/gardenlinux#4556 compares peer access with none; which of both the table is could
   not be read.
+
+Figures of equal card, number, fabric, transport, library and mode that differ by a factor of 1.5
+or more; machines and networks may explain them:
+
 """
 
 ROW = """## How a row gets in
@@ -165,6 +169,38 @@ def by_fabric() -> str:
     return "\n".join(parts)
 
 
+def contradictions() -> str:
+    lines = []
+    numbers = sources()
+    keys = [
+        "gpu",
+        "gpus",
+        "hosts",
+        "fabric",
+        "transport",
+        "library",
+        "variant",
+        "mode",
+        "collective",
+        "size_bytes",
+    ]
+    alike = grouped(calls(), lambda call: tuple(getattr(call, key) for key in keys))
+    for (gpu, gpus, _, fabric, _, library, _, mode, _, size), own in alike.items():
+        times = [call.us for call in own]
+        if size and max(times) >= 1.5 * min(times):
+            found = sorted({numbers[call.source] for call in own})
+            lines.append(
+                [
+                    f"{gpus}x {gpu}, {fabric}",
+                    f"{library}, {mode}",
+                    size_text(size),
+                    span(times, "us"),
+                    " ".join(f"[{number}](#sources)" for number in found),
+                ]
+            )
+    return table("cards | library | size | times | source", lines)
+
+
 def of_serving() -> str:
     numbers = sources()
     lines = [
@@ -195,7 +231,7 @@ def page() -> str:
     listed = [
         f"{place}. [{markdown_text(name)}]({address(name)})" for name, place in sources().items()
     ]
-    parts = [head, by_fabric(), of_serving(), CAVEATS, ROW]
+    parts = [head, by_fabric(), of_serving(), CAVEATS + contradictions(), ROW]
     return "\n".join([*parts, "## Sources\n", *listed, ""])
 
 

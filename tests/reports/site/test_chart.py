@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from reports.kit.chart import Chart, Curve
+from reports.kit.chart import Chart, Curve, forest
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.store.schema import CaseHeader
 from reports.trends.series import Series
@@ -45,3 +45,13 @@ def test_very_many_runs_are_a_few_points_with_their_range():
     middle, low, high = chart.lines[0].points
     assert (middle.max(), low.min(), high.max()) == (5.0, 5.0, 50.0)
     assert len(chart.json) < 100_000
+
+
+def test_an_interval_that_leaves_the_scale_has_an_arrow():
+    """One wild interval must not make all others invisible, nor look like a narrow one."""
+    rows = [[0.01, 0.0, 0.02]] * 9 + [[0.05, 0.04, 0.06], [6.0, -0.5, 30.0]]
+    heading, drawings = forest(rows, ["worse"] * 11, 0.01)
+    assert ["M-148 6l-8" in each for each in drawings] == [False] * 10 + [True]
+    assert ["M148 6l8" in each for each in drawings] == [False] * 10 + [True]
+    assert "band steady" in drawings[0]
+    assert "+50" in heading

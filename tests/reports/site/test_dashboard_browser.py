@@ -11,17 +11,19 @@ import tarfile
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from bench.gate import read_options
 from reports.__main__ import main
+from reports.site import history_page
 from reports.store.manifest import MANIFEST
 from tests.launch import few
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import rewrite_head, write_run
+from tests.reports.synthetic_run import rewrite, rewrite_head, write_run
 from tests.reports.synthetic_site import LOG, make_site, write_store
 
 AXE = "axe-core@4.14.1"
@@ -40,6 +42,18 @@ const isNew = at !== document.body && !at.dataset.visited;
 at.dataset.visited = "yes";
 return [isNew];
 """
+# In the blocks of a case.
+WRONG = {
+    "n_wrong": 12,
+    "first_wrong": {
+        "rank": 1,
+        "iteration": 0,
+        "offset_bytes": 16,
+        "element": 4,
+        "expected": "12.0 (0x41400000)",
+        "got": "13.0 (0x41500000)",
+    },
+}
 
 
 CONTROLS = "a[href], button, input, summary, [tabindex='0']"
@@ -99,6 +113,47 @@ def pages(tmp_path_factory):
     runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
     parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", *runs]
     return [next(site.glob(f"{part}*.html")) for part in parts]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """The pages of eight machines; on the first, `ring` became slower at 1 MiB, and points are of
+    two runs; the second gave wrong results, with too few blocks."""
+    store = tmp_path_factory.mktemp("eight")
+    for machine in range(8):
+        for night in range(1 if machine else 14):
+            path = write_run(
+                store / "runs",
+                run_id=f"2026-11-{night + 1:02d}T06-15-00Z-allreduce-{machine}{night:02d}",
+                sizes=[16384, 1 << 20],
+                algorithms=["library", "auto", "ring"],
+                modes=["isolated"],
+                n_blocks=2 if machine == 1 else 6,
+                n=2,
+                seed=night,
+                us=lambda case, block, night=night: (
+                    (
+                        1.5
+                        if night > 8 and (case.algorithm, case.size_bytes) == ("ring", 1 << 20)
+                        else 1
+                    )
+                    * (1 + 0.01 * ((7 * block.case + 11 * night) % 5 / 5))
+                    * case.size_bytes
+                    / 1000
+                ),
+            ).path
+            commit = "1a2b3c4" if night < 9 else "9f8e7d6"
+            rewrite_head(path, machine_id=f"m{machine}", version=f"0.9.0 ({commit})")
+        if machine == 1:
+            rewrite(
+                path,
+                lambda line: line.update(
+                    WRONG if (line["kind"], line.get("case")) == ("block", 1) else {}
+                ),
+            )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_page, "MOST_POINTS", 8)
+        return make_site(store / "runs", store / "site")
 
 
 def show(browser, page, width=1280):
@@ -184,6 +239,92 @@ def test_axe_finds_nothing_serious(browser, axe, pages):
         for scheme in ("light", "dark"):
             use_scheme(browser, scheme)
             assert browser.execute_async_script(RUN_AXE) == [], page
+
+
+def test_cards_are_filtered_and_counted(browser, machines):
+    """Otherwise somebody with many machines would search for theirs by eye."""
+    show(browser, machines / "index.html")
+    assert len(seen(browser, ".card")) == 8
+    seen(browser, "input[type=search]")[0].send_keys("(m3)")
+    (card,) = seen(browser, ".card")
+    assert "allreduce on AMD EPYC 9B45 (m3)" in card.text
+    assert re.search(r"2026-11-01 06:15 UTC \d+ days ago", card.text)
+    assert seen(browser, "output")[0].text == "1 of 8"
+
+
+def test_what_changed_comes_first_and_is_marked(browser, machines):
+    """One of 2 panels changed, in a line that is neither `auto` nor the fastest."""
+    (page,) = machines.glob("history-*m0-*.html")
+    show(browser, page)
+    assert "1 MiB ring takes" in all_of(browser, "h1")[0].text
+    assert "since 10 Nov 2026, 1a2b3c4 → 9f8e7d6." in all_of(browser, "h1")[0].text
+    banner = all_of(browser, ".banner")[0].text
+    assert re.search(
+        r"gate --budget 30m --revision base=1a2b3c4 --base '.* -b \d+ -e \d+' --rev", banner
+    )
+    assert re.search(r"2026-11-14 06:15 UTC\s+\d+ days ago", banner)
+    browser.execute_script("document.querySelector('#each-size-over-time').scrollIntoView()")
+    wait_for_chart(browser, "#each-size-over-time .chart")
+    figure = all_of(browser, "#each-size-over-time .chart")[0]
+    caption, head = (
+        figure.find_element(By.CSS_SELECTOR, each).text for each in ("figcaption", "thead")
+    )
+    assert caption.startswith("1 MiB isolated worse")
+    assert head.endswith("[least, most of 2 runs]")
+    marked = "return charts.map(({ data }) => data.steps.map(({ text }) => text))"
+    assert any("ring worse" in texts[0] for texts in browser.execute_script(marked) if texts)
+
+
+def test_the_mouse_holds_a_run_on_its_way_to_the_link(browser, machines):
+    (page,) = machines.glob("history-*m0-*.html")
+    show(browser, page)
+    wait_for_chart(browser, ".chart")
+    figure = all_of(browser, ".chart")[0]
+    plot, place = (figure.find_element(By.CSS_SELECTOR, each) for each in (".u-over", "thead th"))
+    last = place.text
+    mouse = ActionChains(browser, duration=50)
+    mouse.move_to_element_with_offset(plot, -80, 0).perform()
+    passed = place.text
+    mouse.move_to_element(plot).click().move_to_element(place).perform()
+    held = place.text
+    assert len({last, passed, held}) == 3
+    assert held.startswith("2026-11-0")
+    plot.find_element(By.XPATH, "ancestor::div[@class='plot']").send_keys(Keys.ARROW_LEFT)
+    assert place.text < held
+    all_of(browser, ".chart .plot")[0].send_keys(Keys.ENTER)
+
+
+def test_a_wrong_case_says_where_and_how_to_repeat_it(browser, machines):
+    """Beside it, a ratio of too few blocks is unsure, however large."""
+    (page,) = machines.glob("run-*-100-*.html")
+    show(browser, page)
+    (row,) = all_of(browser, "#wrong-results tbody tr")
+    assert "16 KiB" in row.text
+    assert "WRONG: " in row.text
+    assert "first in block 0: rank 1 got 13.0 (0x41500000) at offset 16, element 4" in row.text
+    assert "auto 16 KiB" in all_of(browser, "h1")[0].text
+    assert "bench.allreduce" in all_of(browser, "#what-to-do-next pre")[0].text
+    chips = {chip.text: chip.get_attribute("class") for chip in seen(browser, "#each-size .chip")}
+    assert set(chips.values()) == {"chip worse", "chip unsure"}
+    assert chips["too few blocks"] == "chip unsure"
+
+
+def test_every_interval_is_inside_of_the_forest(browser, pages):
+    """The drawing has 320 px at least, also on a phone, and a mark for what does not fit."""
+    inside = """
+    return [...document.querySelectorAll("svg.range")].map((drawing) => {
+      const { left, right, width } = drawing.getBoundingClientRect();
+      const marks = [...drawing.querySelectorAll("path:not(.edge):not(.band)")];
+      const boxes = marks.map((mark) => mark.getBoundingClientRect());
+      return width >= 320 && boxes.every((box) => left <= box.left && box.right <= right);
+    });
+    """
+    for page in pages[0], pages[3], pages[4]:
+        for width in (1280, 360):
+            show(browser, page, width)
+            found = browser.execute_script(inside)
+            assert len(found) > 4
+            assert all(found)
 
 
 def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
@@ -303,3 +444,13 @@ def test_the_overview_counts_each_card_and_says_why_a_campaign_crashed(browser, 
         text = seen(browser, "main")[0].text
         assert re.search(r"o repeat it: run what printed box7.log again, then\s", text)
         assert "import box7.log" not in text
+
+
+def test_rows_are_filtered_by_text(browser, sweep):
+    """A table may have hundreds of cells."""
+    browser.execute_script("document.querySelector('#every-cell details').open = true")
+    n_rows = len(seen(browser, "#every-cell tbody tr"))
+    seen(browser, "details input[type=search]")[0].send_keys("TWO_SHOT")
+    rows = [row.text for row in seen(browser, "#every-cell tbody tr")]
+    assert 0 < len(rows) < n_rows
+    assert all("two-shot" in row for row in rows)

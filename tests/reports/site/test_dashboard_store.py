@@ -2,11 +2,13 @@
 other encodings, copies, and stores with only campaigns or only imports."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 
 import psutil
+import pytest
 
 from reports.site import overview
 from tests.bench.faulty_runs import wait_for
@@ -93,3 +95,32 @@ def test_a_store_of_several_nodes_has_a_page_of_the_fleet(tmp_path, monkeypatch)
     index = (make_site(tmp_path / "many", site) / "index.html").read_text()
     assert "<h1>n3 SLOW +" in index  # the worst of all reports
     assert "16 KiB library" not in index  # of one of five nodes
+
+
+def test_a_suspect_node_comes_before_what_is_too_early(tmp_path):
+    """One run of each of ten nodes finds a slow one, long before a history says anything."""
+    write_fleet(tmp_path / "runs", [f"n{number}" for number in range(10)], 1, slower={"n3": 0.2})
+    page = (make_site(tmp_path / "runs", tmp_path / "site") / "index.html").read_text()
+    assert "<h1>n3 SUSPECT +" in page
+
+
+def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
+    """An unreadable folder must not end the command, and the pages must name it."""
+    results = tmp_path / "results"
+    write_run(results, **SMALL)
+    (results / "closed").mkdir(mode=0)
+    (results / "listed").mkdir()
+    (results / "listed" / "run.jsonl").touch()
+    (results / "listed").chmod(0o444)
+    command = [sys.executable, "-m", "reports", "dashboard", "results", "-o", "site"]
+    if os.geteuid() == 0:  # file modes restrict root only without these capabilities
+        if not shutil.which("setpriv"):
+            pytest.skip("system tool absent: setpriv")
+        command[:0] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    text = Read(tmp_path / "site" / "index.html").text
+    assert "closed is a folder that cannot be read" in text
+    assert "listed/run.jsonl cannot be read" in text

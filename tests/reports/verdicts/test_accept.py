@@ -1,15 +1,22 @@
 """`python -m reports accept`: stores each machine's baseline; no other command changes a
 baseline."""
 
+import fcntl
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import reports.verdicts.accept
 from reports.__main__ import main
 from reports.store.writing import write_whole
+from tests.bench.faulty_runs import wait_for
+from tests.launch import ROOT
 from tests.reports.synthetic_campaign import slower, write_launches
 from tests.reports.synthetic_run import rewrite_head
 from tests.reports.verdicts.test_regress import gate
@@ -167,3 +174,19 @@ def test_a_damaged_list_of_baselines_is_one_sentence(baselines, accept, alike, c
     assert status == 2
     assert re.fullmatch(rf"reports: {baselines}/accepted\.jsonl has a line [^\n]+\n", printed)
     assert accept(alike[0])[0] == 2
+
+
+def test_of_two_at_once_no_line_is_lost(baselines, alike):
+    log, command = baselines / "accepted.jsonl", [sys.executable, "-m", "reports", "accept"]
+    folder = os.open(baselines, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    sides = ["--baseline", str(baselines), "--current", str(alike[1]), "--reason", "later"]
+    with subprocess.Popen([*command, *sides], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        waits = re.compile(rf"-> FLOCK .* {process.pid} ")
+        wait_for(lambda: waits.search(Path("/proc/locks").read_text()))
+        other = log.read_text().replace("a1b2c3", "d4e5f6")
+        log.write_text(log.read_text() + other)
+        os.close(folder)
+    machines = [(entry["machine_id"], entry["reason"]) for entry in entries(baselines)]
+    first = "the first one"
+    assert machines == [("a1b2c3", first), ("d4e5f6", first), ("a1b2c3", "later")]

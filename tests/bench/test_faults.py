@@ -2,6 +2,7 @@
 one sentence names the rank and its step, the run keeps its blocks, and no process, memory or file
 is left."""
 
+import json
 import re
 import signal
 import time
@@ -324,3 +325,18 @@ def test_a_rank_that_stops_while_mpi_starts_ends_the_run_with_a_sentence(out, ra
     done = run.end(patience_s=40)
     assert done.returncode == 1
     assert "MPI has not started all 2 ranks in 20 s: a rank, a host or" in done.stderr
+
+
+def test_a_block_with_a_stopped_rank_is_discarded(out):
+    """The other ranks wait in MPI, which has no time-out. After SIGCONT, all ranks continue and
+    finish the block."""
+    options = f"-n 1200 --max-time 100 {LIBRARY}"
+    done, took_s = struck(out, "1 operation 600 stop:0", options)
+    stopped = f"wiretax: rank 0 was stopped for {TIMEOUT_S} s and held the others up: "
+    assert re.match(stopped + REDUCING, sentence(done)), done.stderr
+    assert took_s < soon_s()
+    [run] = out.glob("*.jsonl")
+    records = map(json.loads, run.read_text().splitlines())
+    blocks = [record for record in records if record["kind"] == "block"]
+    assert blocks
+    assert max(block["mean_us"] * block["n"] for block in blocks) < TIMEOUT_S * 1e6

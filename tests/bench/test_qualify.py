@@ -2,10 +2,13 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
+import yaml
 
 from bench import qualify
+from bench.survey import make_parser
 from bench.surveys.steps import SurveyStep
 from reports.store.result import read
 from reports.store.schema import End
@@ -131,3 +134,12 @@ def test_only_a_rejected_node_is_drained_by_the_prolog(tmp_path, status, ended):
     assert subprocess.run(script, env=variables).returncode == ended
     assert log.read_text().startswith("fork qualify --quiet --max-time 60 --out ")
     assert log.read_text().endswith("--expect trusted\n")
+
+
+def test_the_commands_in_the_kubernetes_file_are_accepted():
+    job, pod = yaml.safe_load_all((ROOT / "examples/kubernetes.yaml").read_text())
+    words = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    script = pod["spec"]["initContainers"][0]["command"][-1].partition("exec ")[2]
+    for line in (words, script.split()):
+        assert line[:2] == ["wiretax", "qualify"]
+        assert make_parser("qualify").parse_args(line[2:]).out == Path(line[-1])

@@ -2,6 +2,7 @@
 in which a step fails or which is interrupted. The launches are as short as possible;
 their figures mean nothing."""
 
+import os
 import re
 import runpy
 import signal
@@ -297,3 +298,16 @@ def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     archived(folder)
     assert reports_main(["procure", str(folder / "spec.toml")]) == 0
     assert "meets every requirement" in capsys.readouterr().out
+
+
+def test_what_is_no_log_is_left_out(tmp_path):
+    """A link to /dev/zero took 24 GB, and a pipe never ended."""
+    folder = tmp_path / "survey"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "logs" / "link.err.txt").symlink_to("/dev/zero")
+    os.mkfifo(folder / "logs" / "doctor.out.txt")
+    write(survey_of(folder, [SurveyStep("doctor", "Doctor", "doctor")]), False)
+    texts = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
+    assert texts["doctor.out.txt"] == "left out: it is not an ordinary file"
+    assert texts["link.err.txt"].startswith("left out: ")
+    archived(folder)

@@ -22,6 +22,8 @@ KNOWN = ALGORITHMS["all_reduce"]
 OURS = [each for each in KNOWN.values() if each.needs_peers]
 SIZES = [1 << power for power in range(12, 28)]
 
+ONE_H100 = WireSpeed(2400.0, 50.0, 40.0)  # over a wire, as docs/experiments/gpu.md found
+
 
 def world(
     ranks: int = 2,
@@ -29,10 +31,10 @@ def world(
     rows: Sequence[ChoiceRow] = (),
     round_trip_ns: float = 100.0,
     shown: ProbeResult | None = None,
+    wire: WireSpeed = ONE_H100,
 ) -> Any:
     """Ranks of one host that map each other's memory."""
-    # An H100 over a wire, as docs/experiments/gpu.md found.
-    peers = SimpleNamespace(shown=shown or ProbeResult(), wire=WireSpeed(2400.0, 50.0, 40.0))
+    peers = SimpleNamespace(shown=shown or ProbeResult(), wire=wire)
     return SimpleNamespace(
         device=SimpleNamespace(is_cpu=is_cpu, l1_bytes=32 << 10, l2_bytes=1 << 20),
         communicator=SimpleNamespace(hosts=1),
@@ -199,3 +201,26 @@ def test_a_table_of_versions_gives_the_types_that_a_library_reduces():
     assert "float16" not in types_of("MPICH 4.3.1")
     assert "bfloat16" not in types_of("MPICH 5.0.2")
     assert types_of("Open MPI of unknown version")["float32"] == "FLOAT"
+
+
+def test_the_measured_wire_decides_between_gpus():
+    """Four ranks at 1 MiB: a slow wire wants few bytes, a fast one few flags."""
+    names = {}
+    for wire in (WireSpeed(2000.0, 5.0, 5.0), WireSpeed(9000.0, 400.0, 400.0)):
+        of = world(4, is_cpu=False, wire=wire)
+        two = [KNOWN["one_shot_push"], KNOWN["two_shot_push"]]
+        names[wire] = by_model(of, all_reduce(1 << 20), two)[1].name
+    assert list(names.values()) == ["two_shot_push", "one_shot_push"]
+
+
+def test_packets_lead_up_to_16_kib_between_gpus_and_where_the_probe_saw_them():
+    pair = [KNOWN["one_shot_push"], KNOWN["one_shot_ll"]]
+    for size_bytes, reason, expected in (
+        (16 << 10, None, "one_shot_ll"),
+        (16 << 10, "a packet never arrived", "one_shot_push"),
+        (32 << 10, None, "one_shot_push"),
+    ):
+        of = world(is_cpu=False, shown=ProbeResult(reason))
+        assert by_model(of, all_reduce(size_bytes), pair)[1].name == expected
+    of.memory = "host_staged"
+    assert by_model(of, all_reduce(4096), pair)[1].name == "one_shot_push"

@@ -340,3 +340,36 @@ def test_all_shipped_files_can_be_read():
     files = [read(name) for name in shipped_names()]
     assert len(files) >= 8
     assert all(file.is_shipped and file.peer.title for file in files)
+
+
+TOO_LONG = """
+COLLECTIVES = "sendrecv"
+
+def bind(case):
+    send, receive = (memory_of(array) for array in case.arrays)
+    to, source = (case.rank + 1) % case.ranks, (case.rank - 1) % case.ranks
+    return lambda: case.mpi.Sendrecv(send, to, recvbuf=receive, source=source)
+
+def memory_of(array):
+    import ctypes
+    return (ctypes.c_char * (array.nbytes + 4)).from_address(array.ctypes.data)
+"""
+
+
+def test_a_copy_that_is_too_long_is_wrong(tmp_path):
+    """It copies what lies behind the send buffer of the other rank to behind the receive buffer."""
+    done = launch(tmp_path, SHORT, "--peer", peer(tmp_path, TOO_LONG), command="sendrecv")
+    assert done.returncode == 1
+    for case in of_peer(stored(tmp_path)):  # of each direction
+        assert case.status == "wrong", case
+        assert "wrote behind its receive buffer: got " in str(case.reason)
+
+
+def test_a_function_that_crashes_is_named_by_its_file_and_line(tmp_path):
+    """The launcher's banner names a process and a signal alone."""
+    file = peer(tmp_path, faulty("import ctypes; ctypes.string_at(0)", 6))
+    done = launch(tmp_path, SHORT, "--peer", file)
+    assert done.returncode
+    assert re.search(
+        rf'Segmentation fault\n(.*\n){{3,9}}  File "{file}", line \d+ in ', done.stderr
+    )

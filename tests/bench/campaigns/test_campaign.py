@@ -8,12 +8,14 @@ times.
 import os
 import shlex
 import signal
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from bench.campaign import main
+from bench.campaign import main, run_campaign
 from bench.campaigns import launches
+from bench.campaigns.options import Stop, parse
 from reports.store.manifest import MANIFEST, CampaignEnd, read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, TIMED, named
@@ -212,3 +214,27 @@ def test_a_reason_names_no_place():
     message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, a@b said MPI 5"
     reason = launches.failure_of(3, message, None)
     assert reason == "bench.x: node <set> at <set> lost <set> <set> said MPI 5 (exit status 3)"
+
+
+def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypatch):
+    """Without this limit, a CI pipeline would wait silently for its own time-out."""
+    limits_s = []
+
+    def stands_still(command, at, variables, limit_s):
+        limits_s.append(limit_s)
+        return -9, f"took longer than {limit_s:.0f} s"
+
+    monkeypatch.setattr(launches, "run_to_end", stands_still)
+    monkeypatch.setattr(launches, "time", SimpleNamespace(monotonic=lambda: sum(limits_s)))
+    argv = ["--out", str(tmp_path / "c"), *named(a=QUICK, b=QUICK), "--budget", "5m"]
+    with pytest.raises(Stop, match="--budget: variant a has not ended in 300 s: it hang"):
+        run_campaign(parse(argv))
+    assert limits_s == [300]
+
+
+def test_a_folder_or_file_that_is_there_already_stays_unchanged(tmp_path, refused):
+    (tmp_path / MANIFEST).write_text("mine")
+    for path in (tmp_path, tmp_path / MANIFEST):
+        sentence = f"{path} is there already: remove it, or name a new folder: --out {path}-2"
+        assert refused(main, "--out", path, *named(a=QUICK, b=QUICK)) == (2, sentence)
+    assert (tmp_path / MANIFEST).read_text() == "mine"

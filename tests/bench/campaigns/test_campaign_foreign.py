@@ -104,3 +104,11 @@ def test_a_budget_buys_as_many_pairs_as_fit(tmp_path):
     options = *named(a=command, b=command), "--budget", "6s", "--pairs", "99"
     assert run(tmp_path / "c", *options)[0] == 0
     assert 6 <= len(made(tmp_path / "c", "first")) / 2 < 6 / 0.1
+
+
+def test_rows_that_cannot_be_read_end_a_campaign_after_its_pilot(tmp_path, refused):
+    """All pairs were launched before the gate said so, and called none of them usable."""
+    command = f"printf '%s\\n' '{TIMED}' '{TIMED.replace('5.0', 'null')}'"
+    ended, message = refused(main, "--out", tmp_path / "c", *named(a=command, b=command))
+    assert (ended, made(tmp_path / "c")) == (1, [("pilot", 0, "a")])
+    assert message.startswith("variant a: rows that could not be read: 1, the first in line 2; ")

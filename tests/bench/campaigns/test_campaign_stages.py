@@ -1,12 +1,22 @@
 """The order of a campaign's launches and its stages, over launches that are only noted."""
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.campaigns import stages
+from bench.campaigns.launches import OpenCampaign
+from bench.campaigns.options import parse
+from reports.store.manifest import Launch
+from tests.bench.campaigns.test_campaign_command import QUICK, named
 
 pytestmark = pytest.mark.unit
+
+
+def finished(variant, pair):
+    first = {"stage": "first", "place": 0, "attempt": 1, "status": "finished", "elapsed_s": 1.0}
+    return msgspec.convert(first | {"variant": variant, "pair": pair}, Launch)
 
 
 @settings(deadline=None)
@@ -24,3 +34,22 @@ def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
         )  # the mean place
         before = sum(order.index(names[0]) < order.index(name) for order in whole)
         assert before * 2 == (len(whole) if name != names[0] else 0)
+
+
+@pytest.mark.parametrize(
+    ("shared", "made"), [([27], [27]), ([20, 24, 27], [27, 34, 37]), ([0, 0], [27, 54])]
+)
+def test_pairs_without_a_common_state_of_the_link_are_replaced_over_faked_launches(
+    monkeypatch, tmp_path, shared, made
+):
+    """A link whose state changes would leave too few pairs. `shared` pairs have a state in common
+    after each turn; at most as many pairs again are made."""
+    ends, shared = [], iter(shared)
+    monkeypatch.setattr(stages, "run_rounds", lambda campaign, _: ends.append(campaign.pairs))
+    monkeypatch.setattr(stages, "shared_pairs", lambda campaign: next(shared))
+    options = [*named(a=QUICK, b=QUICK), "--out", str(tmp_path / "c")]
+    campaign = OpenCampaign(parse(options))
+    for name in campaign.options.variants:
+        campaign.record(finished(name, 1))
+    stages.run_pairs(campaign)
+    assert ends == made

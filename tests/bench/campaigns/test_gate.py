@@ -195,3 +195,18 @@ def test_a_gate_that_is_killed_takes_everything_along(tmp_path, side):
         process.kill()
         process.wait()
     assert (tmp_path / "gate" / "status").read_text() == "130\n"
+
+
+def test_launches_that_die_are_told_and_unusable_if_one_side_has_them(tmp_path, side, capsys):
+    folder = tmp_path / "gate"
+    assert judged(folder, side(), side(1.0, "die", 1, 3, 5, 7, 9, 11)) == 5
+    for text in [capsys.readouterr().out.replace("\n", " "), *said(folder)]:
+        assert "head died in 6 of 13 launches" in text
+    reports(["compare", str(folder), "--json"])
+    assert "head died in 6 of 13" in capsys.readouterr().out
+
+    both = side(1.0, "die", 2), side(1.0, "die", 1)
+    assert judged(tmp_path / "both", *both, "--min-effect", "5") == 0
+    for text in said(tmp_path / "both"):
+        assert "head died in 1 of 8 launches" in text
+        assert "base died in 1 of 10 launches" in text

@@ -192,16 +192,12 @@ class Measurement:
         blocks = 1 if self.repeats else self.device.blocks_for(self.size_bytes)
         return Step(kernels.kernel(self.entry), self.transfer(), blocks)
 
-    def operation(self) -> Operation:
-        step = self.step()
-        return Operation(step, keep=self.link)
-
     def iteration(self) -> Iteration | Unsupported:
         """What is timed. All ranks call it. Raises DeviceError, MemoryError."""
         operation = Operation(nothing(self.world))
         launching = [self.source] if self.is_alone else self.link.ranks
         if self.source in self.link.ranks and self.own in launching:
-            operation = self.operation()
+            operation = Operation(self.step(), keep=self.link)
         iteration = self.timed(operation)
         if self.is_checked:
             iteration.movers = tuple(pair[self.mover] for pair in self.pairs)
@@ -426,13 +422,10 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
             else:
                 with communicator.all_or_none():
                     iteration = measurement.iteration()
-            if isinstance(iteration, Unsupported):
-                header.status, header.reason = "unsupported", iteration.reason
-                suite.add(header, None)
-            else:
+            if isinstance(iteration, Iteration):
                 ranks = "-".join(map(str, kind.shape(pairs).values()))
                 iteration.text = f"{kind.key} {ranks} {size} B"
-                suite.add(header, iteration)
+            suite.add(header, iteration)
     with communicator.all_or_none():
         suite.link_parts[contended] = link_parts(link.near, link.buffers, contended, link.engine)
     return suite

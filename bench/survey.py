@@ -19,7 +19,7 @@ from bench import STARTED_S
 from bench.campaigns.launches import SIGNALS, check_new, run_command, run_to_end, with_status
 from bench.campaigns.options import Stop, add_quiet, launching_parser, parse_alone, time_text
 from bench.harness import options
-from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use
@@ -97,13 +97,9 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = arguments.out or Path(f"results/survey-{started}")
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    if not named.name:
-        raise Stop(
-            USAGE, f"{folder} has no place for an archive beside it: name a new folder with --out"
-        )
+    check_new(folder)
     archive = named.with_name(f"{named.name}.tar.gz")
     check_new(archive)
-    check_new(folder)
     usual_s = QUICK_S if arguments.quick else SHARED_S if shares_gpus else FULL_S
     max_time_s = arguments.max_time_s or usual_s
     survey = Survey(

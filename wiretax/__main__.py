@@ -16,13 +16,13 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
+from bench.harness.console import CANNOT, FINE, USAGE, print_out, say
 from collectives import torchrun
 from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank, name_library
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
 
-CANNOT = 3  # exit status of a benchmark that this machine cannot run
 STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
@@ -86,16 +86,13 @@ def help_text() -> str:
 
 
 def put(text: str) -> int:
-    """Prints a text, unless its reader has left. Returns the exit status."""
+    """Prints a text. Returns the exit status."""
     try:
-        print(text, flush=True)
+        print_out(f"{text}\n")
     except OSError as error:
-        # Python would complain again while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            print(f"wiretax: cannot write: {error.strerror}", file=sys.stderr)
-            return 2
-    return 0
+        say("wiretax", f"cannot write: {error.strerror}")
+        return USAGE
+    return FINE
 
 
 def refuse(command: str, sentence: str) -> NoReturn:
@@ -172,16 +169,9 @@ def gpu_count(arguments: list[str]) -> int:
 
 def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
     """Becomes mpirun, so that signals, output and the exit status are mpirun's own."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        refuse(command, "the current folder has been removed: change to another")
     mpirun = find_mpirun()
     if not mpirun:
-        print(
-            f"wiretax {command}: there is no mpirun, which starts the ranks: pip install mpich",
-            file=sys.stderr,
-        )
+        say(f"wiretax {command}", "there is no mpirun, which starts the ranks: pip install mpich")
         sys.exit(CANNOT)
     name_library(mpirun)
     main_file = Path(sys.argv[0])
@@ -216,10 +206,8 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
             )
         gpus = 0 if ranks else gpu_count(rest)
         if gpus > MOST_RANKS:
-            print(
-                f"wiretax {command}: {MOST_RANKS} ranks for {gpus} GPUs: more are not supported",
-                file=sys.stderr,
-            )
+            more = f"{MOST_RANKS} ranks for {gpus} GPUs: more are not supported"
+            say(f"wiretax {command}", more)
         if ranks or gpus or command != "doctor":
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
     if by_torchrun and not alone:
@@ -227,7 +215,7 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
             torchrun.join()
             name_library(find_mpirun())
         except OSError as error:
-            print(f"wiretax {command}: {error}", file=sys.stderr)
+            say(f"wiretax {command}", str(error))
             sys.exit(CANNOT)
     sys.argv[1:] = rest
     runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)

@@ -69,8 +69,6 @@ def pytest_collection_modifyitems(
         )
         for command in config.getoption("wiretax")
     ]
-    if config.getoption("wiretax") and not config.pluginmanager.has_plugin("pytest-benchmark"):
-        raise pytest.UsageError("--wiretax needs pytest-benchmark: pip install pytest-benchmark")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.harness.feature import Feature, SessionView
+from bench.harness.feature import Feature
 from bench.harness.options import CASES, AddOption, Parser, comma_separated
-from collectives.collective import Collective, Shape
+from collectives.collective import Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import CollectiveCase
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
+    from bench.harness.session import Session
 
 MOST_LATE_US = 100_000
 
@@ -28,11 +29,6 @@ def delay_us(text: str) -> float:
     if delay > MOST_LATE_US:
         raise argparse.ArgumentTypeError(f"{text} is above the longest, {MOST_LATE_US // 1000}ms")
     return delay
-
-
-def late_rank(collective: Collective, shape: Shape, ranks: int) -> int:
-    """The rank that is delayed: the last one that receives anything."""
-    return max(rank for rank in range(ranks) if collective.receives(shape, rank, ranks))
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,6 @@ class ArrivalSkew(Feature):
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "ArrivalSkew | None":
         if not namespace.arrival_skew:
             return None
-        if namespace.mode not in (None, "isolated"):
-            parser.error(f"--arrival-skew delays single calls: leave out --mode {namespace.mode}")
         if launched_ranks() == 1 and any(namespace.arrival_skew):
             parser.error("--arrival-skew: one rank waits for nobody")
         return cls(tuple(namespace.arrival_skew))
@@ -70,7 +64,7 @@ class ArrivalSkew(Feature):
         ]
 
     def change(
-        self, session: SessionView, case: CollectiveCase, iteration: "Iteration"
+        self, session: "Session", case: CollectiveCase, iteration: "Iteration"
     ) -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
 
@@ -78,7 +72,9 @@ class ArrivalSkew(Feature):
         if not late_us:
             return iteration
         world = session.world
-        late = late_rank(case.collective, case.shape, world.ranks)
+        receives = partial(case.collective.receives, case.shape)
+        # The rank that is delayed: the last one that receives anything.
+        late = max(rank for rank in range(world.ranks) if receives(rank, world.ranks))
         # Of stamps that cannot be compared only the late rank's contain no waiting for others.
         ranks = () if world.clock_shared else (late,)
         if world.rank != late:

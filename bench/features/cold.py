@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bench.harness.feature import Feature, SessionView
+from bench.harness.feature import Feature
 from bench.harness.options import CASES, AddOption, Parser
 from collectives.collective import Shape
 from collectives.operation import CollectiveCase
@@ -15,6 +15,7 @@ from kernels.devices.device import DeviceError, Memory
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
+    from bench.harness.session import Session
 
 SHAPE = {"caches": "cold"}
 FLUSHED = 2  # times the last-level cache: a pass of its size alone leaves some of the older lines
@@ -38,17 +39,13 @@ class Cold(Feature):
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Cold | None":
-        if namespace.cold and namespace.mode not in (None, "isolated"):
-            parser.error(
-                f"--cold: the calls of a chain are warm: leave out --mode {namespace.mode}"
-            )
         return cls() if namespace.cold else None
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [{**shape, **SHAPE} for shape in shapes]
 
     def change(
-        self, session: SessionView, case: CollectiveCase, iteration: "Iteration"
+        self, session: "Session", case: CollectiveCase, iteration: "Iteration"
     ) -> "Iteration":
         from bench.harness.iteration import consume_step  # not at the top: --help would load it
 

@@ -5,11 +5,15 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from bench.harness.feature import Feature, SessionView
+from bench.harness.feature import Feature
 from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import shipped_names
+
+if TYPE_CHECKING:
+    from bench.harness.session import Session
 
 
 def peer_name(text: str) -> str:
@@ -53,7 +57,7 @@ class Peers(Feature):
         names = [*(namespace.peer or ()), *(namespace.kernel or ())]
         return cls(names) if names else None
 
-    def algorithms(self, session: SessionView) -> Mapping[str, Algorithm]:
+    def algorithms(self, session: "Session") -> Mapping[str, Algorithm]:
         # Not at the top: --help needs no more modules.
         from collectives.peers.algorithm import open_peers
 

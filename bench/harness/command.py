@@ -156,12 +156,17 @@ def sweep_options(
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
     sizes = requested_sizes(parser, namespace, allow_zero=True)
-    if namespace.stable and not any_rounds(namespace.datatypes, namespace.redops):
+    rounds = any(DATATYPES[name].is_float for name in namespace.datatypes)
+    if namespace.stable and not (rounds and {*namespace.redops} - {"min", "max"}):
         of = f"{' and '.join(namespace.redops)} of {' and '.join(namespace.datatypes)}"
         parser.error(f"--stable: nothing rounds in {of}, so every order gives the same bits")
     if namespace.keeps_run:
         parser.require_ranks()
-    mode = namespace.mode or next((feature.mode for feature in active if feature.mode), None)
+    mode = next((feature.mode for feature in active if feature.mode), namespace.mode)
+    if namespace.mode not in (None, mode):
+        parser.error(
+            f"--arrival-skew and --cold are of single calls: leave out --mode {namespace.mode}"
+        )
     sweep = SweepOptions(
         collective,
         namespace.datatypes,
@@ -173,11 +178,6 @@ def sweep_options(
         namespace.stable,
     )
     return options.run_options(namespace), sweep, active
-
-
-def any_rounds(datatypes: Sequence[str], redops: Sequence[str]) -> bool:
-    """Whether one of these operations rounds a result of one of these types."""
-    return any(DATATYPES[name].is_float for name in datatypes) and bool({*redops} - {"min", "max"})
 
 
 def requested_sizes(

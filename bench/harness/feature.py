@@ -4,31 +4,21 @@ A feature is a file of `bench/features/` and a line in its `__init__`; all else 
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bench.harness.options import AddOption, Parser
 from collectives.collective import Shape
-from collectives.operation import Algorithm, CollectiveCase, World
+from collectives.operation import Algorithm, CollectiveCase
 
 if TYPE_CHECKING:  # no command line needs these modules
-    from bench.harness.flight import FlightRecord
     from bench.harness.iteration import Iteration
-
-
-class SessionView(Protocol):
-    """What a feature sees of the session. `notes` are sentences for the head of the run."""
-
-    world: World
-    notes: list[str]
-
-    @property
-    def flight(self) -> "FlightRecord": ...
+    from bench.harness.session import Session
 
 
 class Feature:
     """An optional part of a sweep. A feature overrides the methods that it needs."""
 
-    mode: str | None = None  # of the cases, if the command line names none
+    mode: str | None = None  # of the cases, which the command line may not change
 
     @staticmethod
     def add_options(add: AddOption) -> None:
@@ -43,12 +33,12 @@ class Feature:
         """The shapes to measure, given the shapes of the collective."""
         return list(shapes)
 
-    def algorithms(self, session: SessionView) -> Mapping[str, Algorithm]:
+    def algorithms(self, session: "Session") -> Mapping[str, Algorithm]:
         """Algorithms by name beside the collective's own. All ranks call it."""
         return {}
 
     def change(
-        self, session: SessionView, case: CollectiveCase, iteration: "Iteration"
+        self, session: "Session", case: CollectiveCase, iteration: "Iteration"
     ) -> "Iteration":
         """The iteration of a case with this feature. Raises DeviceError."""
         return iteration

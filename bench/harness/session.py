@@ -359,13 +359,9 @@ def reserve_run(options: RunOptions) -> str:
         if options.table:
             with or_cannot(f"write {options.table}"):
                 check_named(Path(options.table))
-        while True:
-            now = datetime.now(timezone.utc)
-            # Names in order of time, also within a second: the last one of a folder is its newest.
-            token = f"{now.microsecond:05x}{secrets.randbelow(16):x}"
-            run_id = f"{now:%Y-%m-%dT%H-%M-%SZ}-{options.command}-{token}"
-            with suppress(FileExistsError):
-                (inside / f"{run_id}.flight").mkdir(mode=0o755)
-                if not (inside / f"{run_id}.jsonl").exists():
-                    return run_id
-                (inside / f"{run_id}.flight").rmdir()
+        now = datetime.now(timezone.utc)
+        # Names in order of time, also within a second: the last one of a folder is its newest.
+        token = f"{now.microsecond:05x}{secrets.randbelow(16):x}"
+        run_id = f"{now:%Y-%m-%dT%H-%M-%SZ}-{options.command}-{token}"
+        (inside / f"{run_id}.flight").mkdir(mode=0o755)
+        return run_id

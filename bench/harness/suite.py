@@ -52,11 +52,13 @@ class Suite:
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
     others_every: int = 1
 
-    def add(self, header: CaseHeader, iteration: Iteration | None) -> None:
-        """Adds a case; without an iteration it is only listed."""
+    def add(self, header: CaseHeader, iteration: Iteration | Unsupported) -> None:
+        """Adds a case, or lists why it is not measured."""
         number = len(self.headers)
         self.headers.append(header)
-        if iteration:
+        if isinstance(iteration, Unsupported):
+            header.status, header.reason = "unsupported", iteration.reason
+        else:
             iteration.number, iteration.text = number, f"case {number} ({iteration.text})"
             self.iterations[number] = iteration
 
@@ -124,7 +126,7 @@ def _bound(
     case: CollectiveCase,
     algorithm: Algorithm,
     make_iteration: MakeIteration,
-) -> tuple[CaseHeader, Iteration | None] | None:
+) -> tuple[CaseHeader, Iteration | Unsupported] | None:
     # None if nobody requested the case and it cannot be.
     communicator = session.communicator
     chain_calls, reason = axes.chain_calls if case.mode == "chained" else 0, None
@@ -146,10 +148,9 @@ def _bound(
         elif chain_calls * entries > MOST_CHAINED_ENTRIES:
             reason = "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
     header = header_of(session, world, case, algorithm, operation)
-    header.reason, header.calls = reason, chain_calls or 1
-    if reason or isinstance(operation, Unsupported):
-        header.status = "unsupported"
-        return header, None
+    header.calls = chain_calls or 1
+    if isinstance(operation, Unsupported) or reason:
+        return header, Unsupported(reason or "")
     with communicator.all_or_none():
         iteration = make_iteration(case, operation, chain_calls)
         for feature in session.features:

@@ -253,8 +253,7 @@ class SplitCases:
             **facts,
         )
         if isinstance(bound, Unsupported):
-            header.status, header.reason = "unsupported", bound.reason
-            self.suite.add(header, None)
+            self.suite.add(header, bound)
             return
         self.session.flight.note("check the step", text=algorithm)
         text, wrong = f"{algorithm} {size_bytes} B", device.private(WRONG_BYTES)

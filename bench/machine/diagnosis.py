@@ -61,12 +61,7 @@ AMDGPU_REFUSALS = {
 
 
 def problems(facts: Facts) -> Iterator[str]:
-    """A sentence for each problem, the worst first."""
-    yield from (f"Peer memory was refused: {refusal}." for refusal in facts["refusals"])
-    yield from _problems_of_the_host(facts)
-
-
-def _problems_of_the_host(facts: Facts) -> Iterator[str]:
+    """A sentence for each problem, the worst first, apart from refused peer memory."""
     gpus = list(enumerate(facts["gpus"]))
     yield from _refused_peers(facts)
     names = {gpu["bus_id"]: f"GPU {number}" for number, gpu in gpus} | {"switch": "the switch"}
@@ -312,7 +307,7 @@ def summary(facts: Facts) -> list[str]:
     )
     sentences = [f"Between the GPUs: {'; '.join(paths)}."] if paths else []
     sentences += [f"GPU links at full speed: {'; '.join(links)}."] if links else []
-    sentences = [*sentences, *_problems_of_the_host(facts)][:3]
+    sentences = [*sentences, *problems(facts)][:3]
     if any(unknowns(facts)):
         sentences.append(f"Some facts are unknown: {RUN}{BENCH}doctor tells how to get them.")
     return sentences
@@ -351,7 +346,11 @@ def page(facts: Facts) -> str:
         lines += ["", *_table("pair", "path", "peer memory", "link limit", rows=pairs)]
     if facts["uncached"]:
         lines += ["", section("Memory", [f"{facts['uncached']}; the probe judges it."])]
-    for title, sentences in (("Problems", problems(facts)), ("Unknown", unknowns(facts))):
+    refused = [f"Peer memory was refused: {refusal}." for refusal in facts["refusals"]]
+    for title, sentences in (
+        ("Problems", [*refused, *problems(facts)]),
+        ("Unknown", unknowns(facts)),
+    ):
         lines += ["", section(title, sentences)]
     return "\n".join(lines)
 

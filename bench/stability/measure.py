@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -51,7 +52,9 @@ def comparisons_of(subject: Subject, plain: Array, number: int) -> dict[str, Com
     moved = subject.inputs(plain.size, rank=following)
     return {
         "run": ((subject.result(inputs, late=rank), plain) for rank in late),
-        "ranks": of_first_rank(subject, plain),
+        "ranks": iter(
+            [] if subject.collective.cut else [(plain, subject.world.communicator.broadcast(plain))]
+        ),
         "place": repeated_blocks(subject, inputs),
         **{
             name: ((subject.result(inputs, way), plain) for way in ways)
@@ -59,11 +62,6 @@ def comparisons_of(subject: Subject, plain: Array, number: int) -> dict[str, Com
         },
         "order": ((subject.result(data), plain) for data in [moved]),
     }
-
-
-def of_first_rank(subject: Subject, plain: Array) -> Comparisons:
-    if not subject.collective.cut:
-        yield plain, subject.world.communicator.broadcast(plain)
 
 
 def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
@@ -228,7 +226,7 @@ def compare_sizes(
     for number, (count, result) in enumerate(results.items()):
         subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B again")
         prefix = [(longest[:count], result)] if count < longest.size else []
-        after = [] if number % EVERY_SIZE else [other, subject.anew()]
+        after = [] if number % EVERY_SIZE else [other, replace(subject, bound={})]
         inputs = subject.inputs(count)
         own.append(
             {

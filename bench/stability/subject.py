@@ -207,10 +207,6 @@ class Subject:
         """A library's sentence on an earlier call of this rank."""
         return first_failure([each for each in self.bound.values() if isinstance(each, Operation)])
 
-    def anew(self) -> "Subject":
-        """The same, which binds its cases anew."""
-        return replace(self, bound={})
-
     def chosen(self, count: int) -> str | None:
         """What `auto` or a library chose for this size."""
         bound = self.bound[count, PLAIN]

@@ -19,7 +19,7 @@ from bench.surveys.steps import (
     without_names,
 )
 from reports.advice.candidates import FigureKey, figures_of, read_spec
-from reports.advice.reduce_times import CONFIDENCE, read_launches, span_text, spans_of
+from reports.advice.reduce_times import CONFIDENCE, read_launches
 from reports.kit.page import Banner, Page, Section, to_html
 from reports.site.run_page import run_page
 from reports.store.program import BENCH, REPORTS, RUN
@@ -29,7 +29,7 @@ from reports.store.untrusted import read_bytes
 from reports.store.writing import write_whole
 from reports.tables import show
 from reports.tables.headline import Point
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import number
 from reports.tables.show import kind_of
 
 PAGE = "index.html"
@@ -88,7 +88,6 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         Section("Tokens/s", model_sentences(survey)),
         Section("Next", [f"{to_do}:"], text=command),
         Section("Steps", rows=rows),
-        *spread_sections(survey),
         Section("Machine", survey.remarks),
         *page.sections,
         *(
@@ -174,30 +173,6 @@ def write_spec(survey: Survey) -> None:
         date=time.strftime("%Y-%m-%d"),
     )
     write_whole(survey.inside / SPEC, text.encode())
-
-
-def spread_sections(survey: Survey) -> list[Section]:
-    """The all-reduce of each step with several launches: `auto` at each size, over its launches."""
-    sections = list[Section]()
-    for step in survey.shown:
-        if step.command != "allreduce":
-            continue
-        with suppress(ResultError):  # of several methods, if the user's table changed meanwhile
-            launches = read_launches(survey.runs(step.name), survey.ranks)
-            costs_us = launches.times.groupby("size_bytes")["cost_us"]
-            rows = [
-                {
-                    "size": size_text(size),
-                    "us [95 %]": span_text(span),
-                    "launches": f"{number(costs_us.min()[size])} to {number(costs_us.max()[size])}",
-                }
-                for size, span in spans_of(launches, "cost_us").items()
-            ]
-            n = len(launches.runs)
-            text = f"auto over {n} launches: geometric mean, interval from five on, least and most."
-            if n > 1 and rows:  # else each launch has too few blocks
-                sections.append(Section(f"{step.title}: spread", [text], rows=rows))
-    return sections
 
 
 def write(survey: Survey, is_interrupted: bool) -> Page:

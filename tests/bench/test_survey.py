@@ -122,7 +122,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
     there = "is there already: remove it, or name a new folder: --out "
     for name, sentence in {
         "/dev/null/survey": "/dev/null/survey: Not a directory",
-        "/": "/ has no place for an archive beside it: name a new folder with --out",
+        "/": f"/ {there}",
         f"{tmp_path}/used": f"{tmp_path}/used {there}",
         f"{tmp_path}/sent": f"{tmp_path}/sent.tar.gz {there}",
         f"{tmp_path}/sent.tar.gz": f"{tmp_path}/sent.tar.gz {there}",

@@ -52,8 +52,8 @@ alltoall --in-place -> --in-place: an all-to-all has no in-place form
 alltoall --arrival-skew 5s -> '5s' is not a time such as 0, 5us or 1.5ms
 alltoall --arrival-skew nan -> 'nan' is not a time such as 0, 5us or 1.5ms
 alltoall --arrival-skew 100.1ms -> 100.1ms is above the longest, 100ms
-alltoall --arrival-skew 5 --mode both -> --arrival-skew delays single calls: leave out --mode both
-allreduce --cold --mode chained -> --cold: the calls of a chain are warm: leave out --mode chained
+alltoall --arrival-skew 5 --mode both -> --arrival-skew and --cold are of single calls
+allreduce --cold --mode chained -> --arrival-skew and --cold are of single calls
 soak --soak 10 -> argument --soak: '10' is not a time such as 90s, 10m or 2h
 soak --in-place -> unrecognized arguments: --in-place
 soak --algorithm rong -> --algorithm: unknown algorithm 'rong': did you mean ring?

@@ -200,7 +200,7 @@ def bits_parser() -> Parser:
         help="float, half, bfloat16 or double (float)",
     )
     options.add_algorithms(add, "all but lossy ones")
-    Peers.add_options(partial(add, changes=""))
+    Peers.add_options(add)
     options.add_run_options(how, max_time_s=None)
     output("--out", default="results", metavar="DIR", help="folder for the record (results)")
     return parser

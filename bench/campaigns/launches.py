@@ -23,7 +23,7 @@ import msgspec
 from bench.campaigns import guard
 from bench.campaigns.foreign import fill, output_files, read_output
 from bench.campaigns.options import MORE_PILOTS, CampaignOptions, Stop, Variant
-from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out, say
 from bench.harness.progress import Progress
 from bench.machine.environment import cpu_ticks, steal_share
 from kernels.devices.owners import open_folder, shown
@@ -52,11 +52,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0))
 FAILURES = (Stop, ResultError, OSError, MemoryError, KeyboardInterrupt)
 ROOT = Path(__file__).parents[2]
-
-
-def say(sentence: str) -> None:
-    """Writes a sentence to standard error, if anybody reads it. Raises OSError."""
-    print_out(f"{sentence}\n", sys.stderr)
 
 
 def interrupt(*_: Any) -> NoReturn:
@@ -93,7 +88,7 @@ def run_command(name: str, run: Callable[[], int], subject: str, interrupted: st
         return run()
     except FAILURES as error:
         status, sentence = ending_of(error, subject, interrupted)
-    say(f"{name}: {sentence}")
+    say(name, sentence)
     return status
 
 
@@ -140,7 +135,7 @@ class OpenCampaign:
     def tell(self, sentence: str) -> None:
         """Writes a sentence about the course of the campaign, unless it is quiet."""
         if not self.options.quiet:
-            say(sentence)
+            print_out(f"{sentence}\n", sys.stderr)
 
     def record(self, line: msgspec.Struct) -> None:
         """Adds a line to the manifest; returns when it is on disk."""
@@ -291,7 +286,7 @@ def retry_launch(
         launch_once(campaign, record)
         if record.status == "finished":
             return True
-        say(f"{name}, attempt {attempt}: {record.reason}")
+        say(f"{name}, attempt {attempt}", str(record.reason))
     return False
 
 

@@ -47,7 +47,7 @@ def sweep_parser(
     parser.set_defaults(collective=collective.name, redops=["none"], stable=False)
     add_case_options(what, collective)
     for feature in features:
-        feature.add_options(partial(what, changes=""))  # each declares what it changes
+        feature.add_options(partial(what, changes=METHOD))  # each declares what it changes
     add_method_options(how)
     options.add_output(output)
     output(
@@ -120,7 +120,6 @@ def add_method_options(add: AddOption) -> None:
     add(
         "-w",
         "--warmup_iters",
-        changes=METHOD,
         type=few,
         metavar="N",
         dest="warmup",
@@ -130,7 +129,6 @@ def add_method_options(add: AddOption) -> None:
     add(
         "-c",
         "--check",
-        changes=METHOD,
         type=few,
         default=1,
         metavar="N",
@@ -140,7 +138,6 @@ def add_method_options(add: AddOption) -> None:
     options.add_run_options(add)
     add(
         "--tuned",
-        changes=METHOD,
         metavar="FILE",
         help=f"tuning table for auto, or 'none' (this machine's table, if {BENCH}tune made one)",
     )

@@ -29,7 +29,7 @@ MOST_S = 1_000_000
 IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
 MOST_CHECKS = 1000  # warm-up or checked iterations of a block; a stop waits for the block's end
 
-# What an option changes. Each option of a benchmark declares one of these where it is defined.
+# What an option changes, as it is declared where it is defined; METHOD keeps runs apart.
 CASES = "cases"  # which cases there are, or where they run: the key of a case or the world has it
 METHOD = "method"  # how all cases are measured: `Run.method` has the value unless it is the default
 NOTHING = "nothing"  # nothing that is measured, only how long, how precisely, or what is printed
@@ -42,20 +42,23 @@ class AddOption(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """Prints once for all ranks, and reports a mistake in one line. `changes` has what each option
-    declares, by its name."""
+    """Prints once for all ranks, and reports a mistake in one line. `of_method` are the names of
+    the options that change METHOD."""
 
     def __init__(self, **settings: Any) -> None:
-        self.changes: dict[str, str] = {}
+        self.of_method = set[str]()
         self.words: Sequence[str] = ()
         super().__init__(allow_abbrev=False, **settings)
 
-    def group(self, title: str, changes: str = "") -> AddOption:
-        """A group of options, as the function that adds one; `changes` may hold for all of them."""
+    def group(self, title: str, changes: str = METHOD) -> AddOption:
+        """A group of options, as the function that adds one; `changes` holds for those that declare
+        nothing."""
         group = self.add_argument_group(title)
 
         def add(*flags: str, changes: str = changes, **settings: Any) -> None:
-            self.changes[group.add_argument(*flags, **settings).dest] = changes
+            name = group.add_argument(*flags, **settings).dest
+            if changes == METHOD:
+                self.of_method.add(name)
 
         return add
 
@@ -66,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         namespace.method = {
             name: value
             for name, value in vars(namespace).items()
-            if self.changes.get(name) == METHOD and value != self.get_default(name)
+            if name in self.of_method and value != self.get_default(name)
         }
         return namespace, rest
 
@@ -349,13 +352,11 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     )
     add(
         "--ranks-share-gpus",
-        changes=METHOD,
         action="store_true",
         help="let ranks share a GPU; for tests, because this measures no wire",
     )
     add(
         "--hdp-flush",
-        changes=METHOD,
         choices=("auto", "off"),
         default="auto",
         metavar="WHEN",
@@ -364,7 +365,6 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     )
     add(
         "--mpi-thread-level",
-        changes=METHOD,
         choices=THREAD_LEVELS,
         metavar="LEVEL",
         help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
@@ -390,7 +390,6 @@ def add_graph_options(add: AddOption, graph: int | None = 0) -> None:
     add(
         "-G",
         "--cudagraph",
-        changes=METHOD,
         type=partial(whole_number, 0),
         default=graph,
         metavar="N",
@@ -399,7 +398,6 @@ def add_graph_options(add: AddOption, graph: int | None = 0) -> None:
     )
     add(
         "--graph-nodes",
-        changes=METHOD,
         type=partial(whole_number, 1),
         metavar="N",
         dest="graph_nodes",

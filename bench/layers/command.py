@@ -260,7 +260,7 @@ def parse(
     for add_to in command.options:
         add_to(what)
     for feature in features:
-        feature.add_options(partial(what, changes=""))
+        feature.add_options(what)
     options.add_iterations(how, "as many as fit the time", command.graph)
     options.add_run_options(how, command.max_time_s)
     options.add_output(output)

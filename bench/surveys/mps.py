@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from bench.campaigns.launches import say
+from bench.harness.console import say
 from reports.store.program import BENCH
 
 CONTROL = "nvidia-cuda-mps-control"
@@ -42,7 +42,7 @@ def service(opened_gpu: Callable[[], str | None]) -> Iterator[str]:
 def end() -> None:
     """Ends the service, or says that it goes on."""
     if refusal := failure_of(command="quit\n"):
-        say(f"{BENCH}survey: MPS does not end ({refusal}): echo quit | {CONTROL}")
+        say(f"{BENCH}survey", f"MPS does not end ({refusal}): echo quit | {CONTROL}")
 
 
 def failure_of(*options: str, command: str = "", **variables: str) -> str | None:

@@ -57,7 +57,7 @@ allreduce --cold --mode chained -> --arrival-skew and --cold are of single calls
 soak --soak 10 -> argument --soak: '10' is not a time such as 90s, 10m or 2h
 soak --in-place -> unrecognized arguments: --in-place
 soak --algorithm rong -> --algorithm: unknown algorithm 'rong': did you mean ring?
-soak -e 0 -> -e 0: a soak checks elements, and 0 B hold no element
+soak -e 0 -> the sizes begin at 1 B, above their end at 0 B
 soak -b 8 -e 4 -> the sizes begin at 8 B, above their end at 4 B
 link -b 2 -> 2 B hold no float32, which has 4 B
 doctor --list -> unrecognized arguments: --list

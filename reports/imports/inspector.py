@@ -47,5 +47,4 @@ def parse_inspector(documents: Sequence[Any]) -> list[LoggedTest]:
     for test in tests.values():
         test.is_per_rank = test.collective in PER_RANK
         test.notes.append(CAVEAT)
-        test.set_status(None)
     return [*tests.values()]

@@ -103,7 +103,7 @@ class LoggedTest:
         ValueError if its time is too short for any clock."""
         self.rows.append(LoggedRow(line, case, Block(case=0, block=0, round=0, n=n, **figures)))
 
-    def set_status(self, lack: str | None) -> None:
+    def set_status(self, lack: str | None = None) -> None:
         """Sets the status and its reason. `lack`: why the test is incomplete, if nothing is known
         from its lines."""
         lack = self.reason or lack or ("" if self.rows else "it has no rows")

@@ -74,6 +74,8 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
     try:
         documents = documents_of(text)
         if tests := parse_serving(documents) or parse_inspector(documents):
+            for test in tests:
+                test.set_status()
             return tests
         if not all("config" in document for document in documents):
             raise ResultError(f"it is JSON of no known version of {JSON_FORMATS}")
@@ -116,7 +118,7 @@ def tests_of_text(text: str) -> Sequence[LoggedTest]:
     for test in tests:  # a spreadsheet has no footer
         if test.reason == CUT_OFF and test.rows and separator_of(raw[test.rows[-1].line - 1]):
             test.status, test.reason = "complete", None
-            test.set_status(None)
+            test.set_status()
     drop_cut_row(tests[-1], lines)
     dates = dict(dates_of(raw))
     dated = list(dates)

@@ -73,8 +73,6 @@ def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
                 written = str(document.get("date") or document.get("test_time"))
                 test.date = datetime.strptime(written, layout)
 
-    for test in tests.values():
-        test.set_status(None)
     return [*tests.values()]
 
 

@@ -86,7 +86,7 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
             n_wrong = None  # of all blocks together
 
     for test in tests.values():
-        test.set_status(None)
+        test.set_status()
     for test in [*tests.values()][:1]:
         test.unread = unread
         test.notes += [fault] if unread else []

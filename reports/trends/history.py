@@ -15,14 +15,7 @@ import numpy as np
 
 from reports.store.folder import COPY, Contents, read_store
 from reports.store.grouped import grouped
-from reports.store.observations import (
-    MIN_BLOCKS,
-    MOST_STEAL,
-    Entry,
-    alike_of,
-    costs_of,
-    in_one_state,
-)
+from reports.store.observations import MIN_BLOCKS, MOST_STEAL, Entry, alike_of, in_one_state
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError, by_time, time_of
 from reports.store.schema import Run
@@ -105,17 +98,13 @@ def history_of(contents: Contents) -> History:
         variant = printable(side.name) if side.parent in campaigns else ""
         return (variant, entry.run.node, *alike_of(entry))
 
-    n_few = n_results = 0
     for (variant, node, *_), group in grouped(entries.values(), alike).items():
         group, notes = in_one_state(group)
         skipped += [f"{node}: {note}" if node else note for note in notes]
-        costs_us, keys = costs_of(group)
-        history.series += series_of(group, costs_us, keys, variant, node)
-        n_group = sum(entry.statuses.count("ok") for entry in group)
-        n_few += n_group - int(np.isfinite(costs_us).sum())
-        n_results += n_group
+        history.series += series_of(group, variant)
 
-    if n_few:
+    n_results = sum(entry.statuses.count("ok") for entry in entries.values())
+    if n_few := n_results - sum(len(entry.observed) for entry in entries.values()):
         skipped.append(
             f"left out, with fewer than {MIN_BLOCKS} blocks: {n_few} of {n_results} results"
         )

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, Key
-from reports.store.observations import Entry, cases_of, method_of
+from reports.store.observations import Entry, cases_of, costs_of, method_of
 from reports.store.result import time_of
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import interval_text, machine_name, number, sized, some
@@ -118,13 +118,11 @@ class Series:
         }
 
 
-def series_of(
-    entries: Sequence[Entry], costs_us: Floats, keys: Sequence[Key], variant: str, node: str | None
-) -> Iterator[Series]:
-    """The series of runs that were measured alike on a `node`, of a `variant` of campaigns or, if
-    it is empty, outside, from their `costs_us` (runs, keys). The runs of one side of a campaign are
-    one point, named by the first."""
+def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
+    """The series of runs that were measured alike on a node, of a `variant` of campaigns or, if it
+    is empty, outside. The runs of one side of a campaign are one point, named by the first."""
     run = entries[0].run
+    costs_us, keys = costs_of(entries)
     # The library's version, in the last value of a key, may change within a series.
     columns: dict[Key, list[int]] = defaultdict(list)
 
@@ -132,7 +130,7 @@ def series_of(
         columns[(*key[:-1], re.split(r"\s*\d", key[-1] or "")[0])].append(column)
 
     cases = cases_of(entries)
-    place = f"{run.benchmark} on {machine_name(run)}" + (f", node {node}" if node else "")
+    place = f"{run.benchmark} on {machine_name(run)}" + (f", node {run.node}" if run.node else "")
     names = case_names([cases[keys[own[-1]]] for own in columns.values()])
     run_ids = np.array([entry.run.run_id for entry in entries])
     sides = [str(entry.path.parent) for entry in entries]
@@ -164,7 +162,7 @@ def series_of(
                 run.benchmark,
                 run_ids[is_there].tolist(),
                 own_us[is_there],
-                node=node,
+                node=run.node,
                 place=place,
             )
 

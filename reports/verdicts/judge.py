@@ -208,8 +208,8 @@ def _compare(
         }
         for side in sides
     ]
-    for side, keys in zip(sides, unchecked, strict=True):
-        if n := len((keys - (unchecked[0] & unchecked[1])) & cases.keys()):
+    for side, keys, others in zip(sides, unchecked, unchecked[::-1], strict=True):
+        if n := len((keys - others) & cases.keys()):
             caveats.append(f"{side.label} has launches without a check of {counted(n, 'case')}")
 
     wrong = {

@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
@@ -39,7 +38,7 @@ LEAST_CHANNELS, MOST_CHANNELS = "NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS"
 IN_COLUMNS = {"NCCL_ALGO", "NCCL_PROTO", LEAST_CHANNELS, MOST_CHANNELS}
 RAN = re.compile(r"(\w+) (\w+), ")  # in `chosen`
 ANY = -1  # of a column
-MEASURED = "size_bytes", "ratio", "low", "high", "pairs"
+MEASURED = ["size_bytes", "ratio", "low", "high", "pairs", "variant", "chosen"]
 PROOF = "This campaign would prove the table, once folders and what <set> stands for are put back"
 # What has the library read the table.
 LOADERS = {
@@ -49,18 +48,6 @@ LOADERS = {
         "NCCL_TUNER_CONFIG_FILE": "table.csv",
     },
 }
-
-
-@dataclass
-class Stretch:
-    """Neighbouring sizes of a collective with one choice: `value` is what the table says of them,
-    from `least_bytes` to `most_bytes`. `cells` has the fastest cell at each measured size."""
-
-    collective: str
-    value: Any
-    least_bytes: int
-    most_bytes: int
-    cells: list[Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,19 +120,21 @@ def tuner(arguments: argparse.Namespace) -> int:
     # The campaign measures each of the settings again.
     records = [
         {
-            "collective": each.collective,
-            "min_bytes": each.least_bytes,
-            "max_bytes": each.most_bytes,
-            "settings": each.value,
-            "measured": [
-                {name: getattr(cell, name) for name in MEASURED}
-                | {"variant": cell.side, "chosen": cell.case.chosen}
-                for cell in each.cells
+            "collective": each.collective.iloc[0],
+            "min_bytes": each.least_bytes.iloc[0],
+            "max_bytes": each.most_bytes.iloc[-1],
+            "settings": each.value.iloc[0],
+            "measured": each.assign(variant=each.side, chosen=[case.chosen for case in each.case])[
+                MEASURED
             ],
         }
         for each in stretches
     ]
-    tuned = {cell.side: cell.settings for each in stretches for cell in each.cells}
+    tuned = {
+        name: settings
+        for each in stretches
+        for name, settings in zip(each.side, each.settings, strict=True)
+    }
     world = baseline.launches[0].run.world
     write_json(
         "tuner",
@@ -238,15 +227,15 @@ def columns_of(cell: Any) -> tuple[str, str, int] | None:
     return ALGORITHMS[algorithm], protocol, channels
 
 
-def stretches_of(cells: pd.DataFrame) -> list[Stretch]:
-    """The stretches of sizes at which a variant is faster than the baseline, by collective. A size
-    stands for half to twice its bytes, up to the geometric middle to a measured neighbour."""
-    stretches = list[Stretch]()
+def stretches_of(cells: pd.DataFrame) -> list[pd.DataFrame]:
+    """The fastest cells of each stretch of sizes at which one `value` is faster than the baseline,
+    by collective, from the first one's `least_bytes` to the last one's `most_bytes`. A size stands
+    for half to twice its bytes, up to the geometric middle to a measured neighbour."""
+    stretches = list[pd.DataFrame]()
     for collective, own in cells.groupby("collective", sort=False):
-        faster = own[own.is_faster].sort_values("ratio", ascending=False, kind="stable")
-        rows: Any = faster[faster.value.notna()].itertuples()
-        winners = {cell.size_bytes: cell for cell in rows}  # the last has the lowest ratio
-        if lost := sorted({*faster.size_bytes} - winners.keys()):
+        faster = own[own.is_faster].sort_values(["size_bytes", "ratio"])
+        winners = faster[faster.value.notna()].drop_duplicates("size_bytes")
+        if lost := sorted({*faster.size_bytes} - {*winners.size_bytes}):
             names = some([size_text(size) for size in lost])
             complain(
                 f"{collective} {names}: left out, because the table needs the algorithm and the "
@@ -255,38 +244,34 @@ def stretches_of(cells: pd.DataFrame) -> list[Stretch]:
 
         sizes = sorted({*own.size_bytes.tolist()})
         neighbours = zip([0, *sizes], sizes, [*sizes[1:], 4 * sizes[-1]], strict=False)
-        for before, size, after in neighbours:
-            if not (winner := winners.get(size)):
-                continue
-            least = max(-(-size // 2), isqrt(before * size) + 1)
-            most = min(2 * size, isqrt(size * after))
-            last = stretches[-1] if stretches else None
-            if last and (last.collective, last.value, last.most_bytes + 1) == (
-                collective,
-                winner.value,
-                least,
-            ):
-                last.most_bytes = most
-                last.cells.append(winner)
-            else:
-                stretches.append(Stretch(str(collective), winner.value, least, most, [winner]))
+        ends = pd.DataFrame(
+            [
+                (max(-(-size // 2), isqrt(before * size) + 1), min(2 * size, isqrt(size * after)))
+                for before, size, after in neighbours
+            ],
+            sizes,
+            ["least_bytes", "most_bytes"],
+        )
+        winners = winners.join(ends, on="size_bytes")
+        is_next = winners.least_bytes == winners.most_bytes.shift() + 1
+        is_same = winners.value == winners.value.shift()
+        stretches += [each for _, each in winners.groupby((~(is_next & is_same)).cumsum())]
 
     return stretches
 
 
-def as_csv(baseline: Side, stretches: Sequence[Stretch]) -> str:
+def as_csv(baseline: Side, stretches: Sequence[pd.DataFrame]) -> str:
     """The table, with a line on what was measured before each row."""
     run, campaign = baseline.launches[0].run, baseline.campaign
     nodes, ranks = run.world.get("hosts") or ANY, run.world["size"] or ANY
     lines = [f"# {campaign.campaign.campaign_id if campaign else run.run_id}", f"# {COLUMNS}"]
     for each in stretches:
-        sizes = [size_text(cell.size_bytes) for cell in each.cells]
-        ratios = [cell.ratio for cell in each.cells]
-        highest = max(cell.high for cell in each.cells)
-        row = COLLECTIVES[each.collective], each.least_bytes, each.most_bytes, *each.value
+        first, last = each.iloc[0], each.iloc[-1]
+        sizes = dict.fromkeys([size_text(first.size_bytes), size_text(last.size_bytes)])
+        row = COLLECTIVES[first.collective], first.least_bytes, last.most_bytes, *first.value
         lines += [
-            f"# {' to '.join(dict.fromkeys([sizes[0], sizes[-1]]))}: {min(ratios):.3f} to "
-            f"{max(ratios):.3f} of the default's time, intervals up to {highest:.3f}",
+            f"# {' to '.join(sizes)}: {each.ratio.min():.3f} to {each.ratio.max():.3f} of the "
+            f"default's time, intervals up to {each.high.max():.3f}",
             ",".join(map(str, (*row, nodes, ranks, ANY, ANY))),
         ]
 

@@ -252,7 +252,14 @@ def text(fits: Sequence[Fit]) -> str:
     texts = []
     for title, group in grouped(fits, attrgetter("title")).items():
         rows = [
-            {"algorithm": fit.name, "runs": str(len(fit.run_ids)), **cells(regime)}
+            {
+                "algorithm": fit.name,
+                "runs": str(len(fit.run_ids)),
+                "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
+                "alpha us [95 %]": interval_text(regime.alpha_us),
+                "beta GB/s [95 %]": interval_text(regime.beta_gb_s),
+                "miss": f"{regime.worst_residual:.1%}",
+            }
             for fit in group
             for regime in fit.regimes
         ]
@@ -262,13 +269,3 @@ def text(fits: Sequence[Fit]) -> str:
         texts.append(lay_out([], [title], [("", table)], sentences))
 
     return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
-
-
-def cells(regime: Regime) -> dict[str, str]:
-    """A regime as cells of a table by column."""
-    return {
-        "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
-        "alpha us [95 %]": interval_text(regime.alpha_us),
-        "beta GB/s [95 %]": interval_text(regime.beta_gb_s),
-        "miss": f"{regime.worst_residual:.1%}",
-    }

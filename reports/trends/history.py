@@ -7,6 +7,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def add_events(history: History) -> None:
     long = (series for series in history.series if len(series.costs_us) > LEAST_BASE)
     panels = grouped(long, lambda each: (each.machine_id, each.node, each.benchmark, *each.run_ids))
     n_series = sum(map(len, panels.values()))
+    facts_of = cache(lambda run_id: recorded_facts(history.runs[run_id]))
     for panel in panels.values():
         log_costs = np.log([series.costs_us for series in panel])
         verdicts, rho = judge(log_costs.T, n_series)
@@ -132,8 +134,7 @@ def add_events(history: History) -> None:
             low, high = ends.astype(int).tolist()
             run_ids = panel[0].run_ids
             start = max(low - FACT_RUNS, 0)
-            near = run_ids[start : high + FACT_RUNS]
-            facts = [recorded_facts(history.runs[run_id]) for run_id in near]
+            facts = [*map(facts_of, run_ids[start : high + FACT_RUNS])]
             changed = changes_of_facts(facts, low - start, high - start)
             between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
             said = [between, *changed.values()]

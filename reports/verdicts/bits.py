@@ -366,22 +366,16 @@ def page_of(
         ),
         Section("What was compared", rows=meanings),
     ]
-    facts = [f"Machine {record.machine_id}, {dated(record)}."]
+    facts = [f"{headline(record)}."] if checks else []
     if baseline:
-        since = "Changed since the baseline" if failed else "As in the baseline"
-        facts.insert(0, f"{since}, {dated(baseline)}.")
-    if checks or moved:
-        facts = [f"{headline(record).removeprefix('bits: ')}.", *facts]
-    sentence = line.partition(": ")[2] or line
-    if moved:
-        names = ", ".join(dict.fromkeys(row.name for row in moved))
-        sentence = f"{sentence}; every row that changes: {names}" if checks else f"Changed: {names}"
+        facts.append(f"Baseline: {dated(baseline)}.")
+    facts.append(f"Machine {record.machine_id}, {dated(record)}.")
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
     }
     return Page(
         line,
-        Banner(word, f"{sentence}.", facts, role),
+        Banner(word, f"{line.partition(': ')[2]}.", facts, role),
         sections,
         {"command": command, **ids},
     )

@@ -24,6 +24,7 @@ MARK_THREADS = 32
 MOST_ENTRIES = 500  # of the streams, for one launch
 # CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
 BETWEEN_HOSTS = Unsupported("between host memories the driver copies with the CPU, not an engine")
+FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 
 
 class Mark(ctypes.Structure):
@@ -41,18 +42,25 @@ def shared_engine(world: World) -> CopyEngine | None:
     return None
 
 
-def engine_of(world: World) -> CopyEngine:
+def engine_of(world: World, memops: bool = False) -> CopyEngine:
     """This rank's engines. Raises Refusal if a rank has none."""
     with world.communicator.all_or_none():
-        return world.device.copy_engine()
+        return world.device.copy_engine(memops)
 
 
-def inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
-    """Every rank's inbox, as mapped here; earlier cases go on with theirs. Raises Refusal."""
-    known = peers.inboxes
+def inboxes(peers: PeerBuffer, form: str, size_bytes: int) -> list[Memory]:
+    """Every rank's inbox behind its flags, as mapped here, for the cases of a form; earlier cases
+    go on with theirs. Raises Refusal."""
+    known, size_bytes = peers.inboxes.setdefault(form, []), FLAGS_BYTES + size_bytes
     if not known or known[-1][0].size_bytes < size_bytes:
         known.append(peers.share(size_bytes))
     return known[-1]
+
+
+def arrival(engine: CopyEngine, flag: int) -> list[Step]:
+    """Awaits a peer's flag, and takes it down for the next launch: in a graph values are constant.
+    The peer raises it again only after a signal that this rank gives later."""
+    return [engine.wait(flag, 1), engine.store(flag, 0)]
 
 
 def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
@@ -67,7 +75,7 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
     if transfer.to >= 0:
         target, size_bytes = int(arguments.receives[transfer.to]), FLOAT_BYTES * arguments.count
         signal = Step(announce, Mark(arguments, 1 << transfer.to, 1))
-        moved = engine(target, int(arguments.send), size_bytes)
+        moved = engine.copy(target, int(arguments.send), size_bytes)
         steps += world.device.beside([moved, signal])
     if transfer.from_ >= 0:
         steps.append(Step(await_copies, Mark(arguments, 1 << transfer.from_, 1)))
@@ -84,7 +92,7 @@ def pushed_to_slab(
     room = 2 * HALF_BYTES
     copied_bytes = min(size_bytes, MOST_ENTRIES // 2 * room)
     copies = [
-        engine(target, source + start, min(room, copied_bytes - start))
+        engine.copy(target, source + start, min(room, copied_bytes - start))
         for start in range(0, copied_bytes, room)
     ]
     return world.device.sequence(world.device.beside(copies)), copied_bytes

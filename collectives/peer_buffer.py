@@ -88,7 +88,7 @@ class PeerBuffer:
     refusals: list[str] = field(default_factory=list)
     requested: str = ""  # the best sharing mode, which was tried first
     registered: list[list[Memory]] = field(default_factory=list)
-    inboxes: list[list[Memory]] = field(default_factory=list)  # of copy engines
+    inboxes: dict[str, list[list[Memory]]] = field(default_factory=dict)  # of copy engines' forms
     multicast: "GpuMulticast | str | None" = None  # slabs behind one address, or why there are none
     shown: ProbeResult = ProbeResult()
     wire: WireSpeed | None = None  # of GPUs

@@ -75,12 +75,14 @@ TWO_CARDS = (
     Question(
         "copy_engines",
         "Do copy engines beat the kernels' stores, and from which size?",
-        "allreduce -b 1M -e 256M -f 4 --algorithm two_shot,two_shot_copy_engine",
+        "allreduce -b 1M -e 256M -f 4 --algorithm two_shot,two_shot_copy_engine,"
+        "two_shot_copy_engine_memops,one_shot_copy_engine",
     ),
     Question(
         "copy_engines_graph",
         "Do copy engines also beat them from a graph?",
-        "allreduce -b 1M -e 256M -f 4 -G 1 --algorithm two_shot,two_shot_copy_engine",
+        "allreduce -b 1M -e 256M -f 4 -G 1 --algorithm two_shot,two_shot_copy_engine,"
+        "two_shot_copy_engine_memops,one_shot_copy_engine",
     ),
     Question(
         "multimem",

@@ -234,9 +234,14 @@ class Step:
     parts: tuple["Step", ...] = ()
 
 
-# Makes a copy (target, source, bytes) between memories that this rank maps, not both the host's, in
-# its stream, which is the kernels' outside of `beside`.
-CopyEngine = Callable[[int, int, int], Step]
+class CopyEngine(NamedTuple):
+    """Makes steps of a device's DMA engines, and of CUDA's flags: 32-bit values at an address. Each
+    runs in its stream, which is the kernels' outside of `beside`."""
+
+    copy: Callable[[int, int, int], Step]  # to, from, bytes: both mapped, not both the host
+    store: Callable[[int, int], Step]  # address, value: after all that its stream did, seen by all
+    wait: Callable[[int, int], Step]  # until the address has the value, without a time limit
+
 
 # Where in an iteration a rank is; the watch holds the number.
 Phase = IntEnum("Phase", "IDLE PREPARE MEET OPERATION CONSUME CHECK", start=0)
@@ -345,8 +350,8 @@ class Device(Protocol):
         sentence = f"the {self.name} device has no host data path to flush; AMD GPUs have"
         raise DeviceError(f"--hdp-flush off: {sentence}")
 
-    def copy_engine(self) -> CopyEngine:
-        """The device's DMA engines. Raises DeviceError without."""
+    def copy_engine(self, memops: bool = False) -> CopyEngine:
+        """The device's DMA engines, with `memops` also flags. Raises DeviceError without."""
         raise DeviceError(f"the {self.name} device has no copy engines; GPUs have them")
 
     def multicast(self, ranks: int, size_bytes: int) -> "GpuMulticast":

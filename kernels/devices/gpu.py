@@ -7,6 +7,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ HOST_TO_DEVICE, DEVICE_TO_HOST, ANY_DIRECTION = 1, 2, 4  # ANY_DIRECTION: cudaMe
 # hipMemcpyDeviceToDeviceNoCU: HIP copies within what it takes for one device with a kernel, and a
 # peer's memory looks like that to the process that opened it.
 WITHOUT_KERNEL = 1024
+# CU_STREAM_WAIT_VALUE_EQ, _FLUSH and CU_DEVICE_ATTRIBUTE_CAN_FLUSH_REMOTE_WRITES: a device that may
+# reorder a peer's copy and the flag behind it has the flush that orders both.
+EQUAL, FLUSH, CAN_FLUSH = 1, 1 << 30, 98
 LAZY_PEER_ACCESS = 1
 INFINITY_CACHE_BYTES = 256 << 20
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the safest for peers first.
@@ -252,19 +256,30 @@ class GpuDevice(GpuStream, Device):
             free = undo.pop_all().close
         return GpuMemory(self, address, size_bytes, "registered host memory", free, shared.handle)
 
-    def copy_engine(self) -> CopyEngine:
+    def copy_engine(self, memops: bool = False) -> CopyEngine:
+        if memops and self.runtime.is_hip:  # nor has their wait a flush
+            raise DeviceError("HIP's streams await values in signal memory alone, which is beta")
         if self.runtime.is_hip and os.environ.get("HSA_ENABLE_SDMA") == "0":
             raise DeviceError("HSA_ENABLE_SDMA=0 makes AMD's driver copy with kernels")
         kind = WITHOUT_KERNEL if self.runtime.is_hip else ANY_DIRECTION
+        waits = EQUAL
+        if memops and self.driver_value("cuDeviceGetAttribute", CAN_FLUSH, self.ordinal):
+            waits |= FLUSH
+
+        def current() -> int:
+            return int(self.cupy.cuda.get_current_stream().ptr)
 
         def copy(target: int, source: int, size_bytes: int) -> Step:
             def enqueue() -> None:
-                stream = self.cupy.cuda.get_current_stream().ptr
-                self.runtime.memcpyAsync(target, source, size_bytes, kind, stream)
+                self.runtime.memcpyAsync(target, source, size_bytes, kind, current())
 
             return self.python(f"copy of {size_bytes} B", enqueue)
 
-        return copy
+        def on_flag(name: str, flags: int, address: int, value: int) -> Step:
+            return self.python(name, lambda: self.driver(name, current(), address, value, flags))
+
+        store = partial(on_flag, "cuStreamWriteValue32_v2", 0)
+        return CopyEngine(copy, store, partial(on_flag, "cuStreamWaitValue32_v2", waits))
 
     def multicast(self, ranks: int, size_bytes: int) -> GpuMulticast:
         if self.name == "hip":

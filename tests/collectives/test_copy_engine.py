@@ -8,15 +8,19 @@ import pytest
 
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
-from tests.launch import mpirun
+from tests.launch import few, mpirun
 
-FORM = "two_shot_copy_engine"
+FORM, MEMOPS, ONE_SHOT = (
+    "two_shot_copy_engine",
+    "two_shot_copy_engine_memops",
+    "one_shot_copy_engine",
+)
 
 
-def wrong_results(ranks, graph, fault, **faults):
+def wrong_results(ranks, graph, fault, form=FORM, memory="auto", **faults):
     """The number of wrong elements on all ranks."""
     environment: dict[str, Any] = fake_gpu.environment(**faults)
-    program = "-m", "tests.ranks.copy_engine_ranks", graph, fault
+    program = "-m", "tests.ranks.copy_engine_ranks", form, graph, fault, memory
     done = mpirun(ranks, *program, timeout_s=200, **environment)
     if "StreamCapture" in done.stderr:
         return done.stderr.strip().splitlines()[-1]
@@ -29,6 +33,46 @@ def wrong_results(ranks, graph, fault, **faults):
 @pytest.mark.parametrize(("ranks", "graph", "vendor"), [(2, "1", "hip"), (3, "0", "cuda")])
 def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(ranks, graph, vendor):
     assert wrong_results(ranks, graph, "none", vendor=vendor) == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "ranks", "graph", "memory", "flushes"),
+    few(
+        [
+            (ONE_SHOT, 2, "1", "auto", 1),
+            (MEMOPS, 3, "1", "auto", 0),
+            (ONE_SHOT, 2, "1", "host_staged", 0),
+            (ONE_SHOT, 2, "0", "auto", 0),
+            (ONE_SHOT, 2, "0", "host_staged", 0),
+            (MEMOPS, 2, "0", "auto", 1),
+        ],
+        2,
+    ),
+)
+def test_sums_are_right_where_streams_await_the_flags_on_a_fake_gpu(
+    form, ranks, graph, memory, flushes
+):
+    assert wrong_results(ranks, graph, "none", form, memory, flushes=flushes) == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "fault", "memory"),
+    few(
+        [
+            (ONE_SHOT, "early", "auto"),
+            (ONE_SHOT, "reset", "host_staged"),
+            (MEMOPS, "reset", "auto"),
+            (ONE_SHOT, "early", "host_staged"),
+            (ONE_SHOT, "reset", "auto"),
+            (MEMOPS, "early", "auto"),
+        ],
+        3,
+    ),
+)
+def test_a_flag_before_its_copy_or_of_the_launch_before_gives_wrong_sums_on_a_fake_gpu(
+    form, fault, memory
+):
+    assert wrong_results(2, "1", fault, form, memory) > 0
 
 
 def test_a_flag_that_is_left_out_gives_wrong_sums_on_a_fake_gpu():
@@ -52,11 +96,20 @@ def test_a_cpu_refuses_with_the_reason_a_form_that_is_requested(tmp_path):
     assert {case.reason for case in cases if case.algorithm == FORM} == {refusal}
 
 
-def test_memory_that_no_engine_serves_is_named_on_a_fake_gpu(tmp_path):
-    words = f"{RUN} --max-time 20 --device cuda --memory host_staged --algorithm {FORM}"
-    done = launch(tmp_path, words, **fake_gpu.environment())
+@pytest.mark.parametrize(
+    ("form", "device", "memory", "reason"),
+    [
+        (FORM, "cuda", "host_staged", "between host memories the driver copies with the CPU"),
+        (ONE_SHOT, "hip", "mapped", "HIP's streams await values in signal memory alone"),
+    ],
+)
+def test_memory_or_a_driver_that_no_engine_serves_is_named_on_a_fake_gpu(
+    tmp_path, form, device, memory, reason
+):
+    words = f"{RUN} --max-time 20 --device {device} --memory {memory} --algorithm {form}"
+    done = launch(tmp_path, words, **fake_gpu.environment(vendor=device))
     assert done.returncode == 3
-    assert "between host memories the driver copies with the CPU" in done.stderr
+    assert reason in done.stderr
 
 
 def test_a_run_times_and_checks_it_with_a_bound_and_refuses_long_chains_on_a_fake_gpu(tmp_path):
@@ -68,3 +121,23 @@ def test_a_run_times_and_checks_it_with_a_bound_and_refuses_long_chains_on_a_fak
     chained = [case.reason for case in cases if case.mode == "chained"]
     assert chained
     assert all("too long for a stream" in str(reason) for reason in chained)
+
+
+SHORTER = """
+import runpy, sys
+from bench.harness import suite
+suite.MOST_GRAPH_ENTRIES = 40
+sys.argv[0] = "bench.allreduce"
+runpy.run_module("bench.allreduce", run_name="__main__")
+"""
+
+
+def test_a_graph_that_no_gpu_takes_behind_a_gate_has_a_shorter_chain_on_a_fake_gpu(tmp_path):
+    """An H200 waited for ever at one of 160 calls of 2 MiB."""
+    words = f"{RUN} -n 1 --max-time 60 --device cuda --memory host_staged -G 1 --mode chained"
+    options = f"{words} --algorithm {ONE_SHOT},one_shot_push"
+    cases = run(tmp_path, options, program=SHORTER, **fake_gpu.environment())[1].cases
+    assert {case.algorithm: (case.status, case.calls) for case in cases if case.time_us} == {
+        ONE_SHOT: ("ok", 2),  # 18 entries a call
+        "one_shot_push": ("ok", 40),
+    }

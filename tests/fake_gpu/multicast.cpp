@@ -89,6 +89,7 @@ int cuDeviceGetByPCIBusId(int* device, const char* bus_id) {
 }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
   ENTER;
+  if (attribute == 98) return *value = setting("FAKE_GPU_FLUSHES", 0) != 0, 0;
   return attribute == 132 ? (*value = setting("FAKE_GPU_MULTICAST", 0) != 0, 0) : 1;
 }
 int cuMulticastGetGranularity(size_t* bytes, const ObjectProperties*, int) {

@@ -243,6 +243,24 @@ static int copy(void* to, const void* from, size_t bytes, int kind, Stream& stre
 int gpu_memcpyAsync(void* to, const void* from, size_t bytes, int kind, void* stream) {
   return copy(to, from, bytes, kind, stream_of(stream));
 }
+// CUDA's stream memory operations: in the order of their stream, or of their branch of a graph.
+int cuStreamWriteValue32_v2(void* stream, uint32_t* at, uint32_t value, unsigned flags) {
+  ENTER;
+  if (is_hip() || flags || !reachable((uintptr_t)at)) return 1;
+  stream_of(stream).put([=] { __atomic_store_n(at, value, __ATOMIC_SEQ_CST); });
+  return 0;
+}
+constexpr unsigned EQUAL = 1, FLUSH = 1u << 30;
+// FAKE_GPU_FLUSHES=1: the device has the flush of a peer's stores, and a wait must ask for it.
+int cuStreamWaitValue32_v2(void* stream, const uint32_t* at, uint32_t value, unsigned flags) {
+  ENTER;
+  const unsigned wanted = EQUAL | (setting("FAKE_GPU_FLUSHES", 0) ? FLUSH : 0);
+  if (is_hip() || flags != wanted || !reachable((uintptr_t)at)) return 1;
+  stream_of(stream).put([=] {
+    while (!device_status() && __atomic_load_n(at, __ATOMIC_SEQ_CST) != value) usleep(20);
+  });
+  return 0;
+}
 int gpu_streamQuery(void* stream) { return stream_of(stream).idle() ? 0 : 600; }
 int gpu_streamSynchronize(void* stream) { return wait_for(stream_of(stream)); }
 int gpu_deviceSynchronize() {

@@ -1,4 +1,5 @@
-"""Copy-engine all-reduces on the software GPU: `copy_engine_ranks.py GRAPH FAULT`, under mpirun.
+"""Copy-engine all-reduces on the software GPU: `copy_engine_ranks.py FORM GRAPH FAULT MEMORY`,
+under mpirun.
 
 Every rank prints how many results were wrong. FAULT names an ordering of streams or ranks that this
 program leaves out.
@@ -22,8 +23,9 @@ from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
 forms.LEAST_PIECE_BYTES = 256
-FORM = replace(forms.TWO_SHOT, limits=Limits())
-GRAPH, FAULT = sys.argv[1:]
+FORMS = {form.base: replace(form, limits=Limits()) for form in forms.ALGORITHMS["all_reduce"]}
+NAME, GRAPH, FAULT, MEMORY = sys.argv[1:]
+FORM = FORMS[NAME]
 SIZES, ROUNDS = (4096, 5000), 2
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 
@@ -32,7 +34,28 @@ def leave_out(fault: str) -> None:
     def step(kernel, *arguments):
         return NOTHING if kernel.name == "await_copies" else Step(kernel, *arguments)
 
-    if fault == "flag":  # a sum does not wait for its inputs
+    held = list[Step]()
+
+    def early(self, memops=False):
+        engine = plain_engine(self, memops)
+
+        def copy(*place):
+            held.append(engine.copy(*place))
+            return NOTHING
+
+        def store(address, value):
+            steps = [engine.store(address, value), *held]
+            held.clear()
+            return self.sequence(steps)
+
+        return engine._replace(copy=copy, store=store)
+
+    if fault == "early":  # a flag is stored before its copy
+        plain_engine = GpuDevice.copy_engine
+        cast(Any, GpuDevice).copy_engine = early
+    elif fault == "reset":  # a flag stays up for the next launch
+        cast(Any, forms).arrival = lambda engine, flag: [engine.wait(flag, 1)]
+    elif fault == "flag":  # a sum does not wait for its inputs
         cast(Any, forms).Step = step
     elif fault == "join":  # a launch ends before its copies
         plain = GpuDevice.beside
@@ -46,13 +69,15 @@ class Bed:
         assert isinstance(world.device, GpuDevice)
         self.world, self.device = world, world.device
         self.rank, self.ranks = world.communicator.rank, world.communicator.size
-        memories = (world.mapped.register((16 << 10) + 64) for _ in range(4))
+        allocate = self.device.private if MEMORY == "host_staged" else world.mapped.register
+        memories = (allocate((16 << 10) + 64) for _ in range(4))
         self.send, self.receive, self.result, self.blank = memories
 
     def case(self, count: int, target: Memory, **options: Any) -> CollectiveCase:
         buffers = {"send": self.send.address, "receive": target.address} | options
         collective, datatype = COLLECTIVES["all_reduce"], DATATYPES["float32"]
-        return CollectiveCase(collective, count, datatype, "sum", variant="registered", **buffers)
+        (buffers["variant"],) = FORM.variants
+        return CollectiveCase(collective, count, datatype, "sum", **buffers)
 
     def bound(self, case: CollectiveCase) -> Step:
         operation = FORM.bind(self.world, case)
@@ -108,7 +133,7 @@ def main() -> None:
     graph = GRAPH == "1"
     leave_out(FAULT)
     vendor = os.environ.get("FAKE_GPU_VENDOR", "cuda")
-    world, watch = connect(20.0, vendor)
+    world, watch = connect(20.0, vendor, MEMORY)
     bed = Bed(world)
     wrong = each_size(bed, graph)
     print(f"wrong: {wrong}, timed out: {watch.timed_out}", flush=True)

@@ -9,6 +9,7 @@ FAKE_GPU_PEER=0: the driver refuses peer access
 FAKE_GPU_CLOSED=1: a host access to device memory ends the process
 FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail
 FAKE_GPU_MULTICAST=1: CUDA devices have multicast
+FAKE_GPU_FLUSHES=1: CUDA devices flush peers' stores after a stream's wait, if it asks for that
 FAKE_GPU_CACHED: flags of hipExtMallocWithFlags of memory that peers reach through a cache
 FAKE_GPU_COHERENT: launch (default), fence or hdp: when that cache writes back and forgets; pushes:
   at a fence it writes back, and it never forgets

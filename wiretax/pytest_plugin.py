@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LAUNCHES_OF_A_VERDICT = 6  # with fewer no cell has a verdict
 NOT_ENOUGH_DATA = 3  # the exit status of `regress`
+QUIET = {"WIRETAX_QUIET": "1"}  # standard error has sentences alone
 LINES = pytest.StashKey[list[str]]()
 
 
@@ -144,16 +145,16 @@ def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
     """Runs `wiretax` in a process of its own: an interpreter that has MPI cannot start ranks."""
     from reports.interpreter import module_command
 
-    environment = {**os.environ, "WIRETAX_QUIET": "1"}  # standard error has sentences alone
     command = [*module_command("wiretax"), *words]
-    return subprocess.run(command, env=environment, text=True, capture_output=True)
+    return subprocess.run(command, env=os.environ | QUIET, text=True, capture_output=True)
 
 
 def launch(command: str, launches: int) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
     Fails the test if a launch fails."""
-    from bench.campaigns.launches import with_status
+    from bench.campaigns.launches import run_to_end, with_status
     from reports.__main__ import COMMANDS
+    from reports.interpreter import module_command
     from wiretax.__main__ import BENCHMARKS, STARTERS
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
@@ -164,39 +165,28 @@ def launch(command: str, launches: int) -> Path:
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = Path(tempfile.mkdtemp(prefix=f"pytest-{started}-", dir=options.out))
+    is_foreign = words[0] not in BENCHMARKS and shutil.which(words[0])
+    ours = [*module_command("wiretax"), *words, "--out", str(folder)]
     for _ in range(launches):
-        done = (
-            import_output(split(command), folder)
-            if words[0] not in BENCHMARKS and shutil.which(words[0])
-            else run_wiretax(*words, "--out", str(folder))
-        )
-        print(done.stdout, done.stderr, sep="", end="")  # which pytest shows if the test fails
-        if done.returncode:
-            text = done.stderr.strip() or done.stdout.strip() or "it printed nothing"
-            pytest.fail(with_status(text.splitlines()[-1], done.returncode), pytrace=False)
+        with tempfile.TemporaryDirectory() as private:  # where nobody can put a link
+            log, output, errors = (
+                Path(private, name) for name in ("log", "log.out.txt", "log.err.txt")
+            )
+            status, last_line = run_to_end(
+                split(command) if is_foreign else ours, None, os.environ | QUIET, log=log
+            )
+            for file in (output, errors):  # which pytest shows if the test fails
+                print(file.read_text(errors="replace"), end="")
+            if is_foreign and not status:
+                done = run_wiretax("import", str(output), "--out", str(folder))
+                print(done.stdout, done.stderr, sep="", end="")
+                last_line = f"{done.stderr or done.stdout}".strip().rpartition("\n")[2]
+                status = done.returncode or 2 * bool(done.stderr)  # rows it cannot read
+        if status:
+            pytest.fail(with_status(last_line, status), pytrace=False)
     if not any(folder.glob("*.jsonl")):
         pytest.fail(f"wiretax {command} stored no run", pytrace=False)
     return folder
-
-
-def import_output(words: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Runs another harness's command, and imports what it printed as a run into the folder."""
-    with (
-        tempfile.TemporaryDirectory() as private,  # where nobody can put a link
-        tempfile.TemporaryFile("w+", errors="replace") as errors,
-    ):
-        log = Path(private) / "output.txt"
-        with log.open("w+", errors="replace") as output:
-            # No pipes, which would wait for what the command leaves in the background.
-            done = subprocess.run(words, stdout=output, stderr=errors, text=True)
-            for file in (output, errors):
-                file.seek(0)
-            done.stdout, done.stderr = output.read(), errors.read()
-        if done.returncode:
-            return done
-        imported = run_wiretax("import", str(log), "--out", str(folder))
-    imported.returncode = imported.returncode or 2 * bool(imported.stderr)  # rows it cannot read
-    return imported
 
 
 def rows_of(node: pytest.Item, folder: Path) -> list[Any]:

@@ -2,6 +2,7 @@
 native loop of a CPU, or to the stream of a GPU."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -135,6 +136,11 @@ class Buffers:
             send=whole if collective.sends_all else own,
             receive=whole if collective.receives_all else own,
         )
+
+
+def own_buffers(world: World, memories: Sequence[Memory]) -> list[Memory]:
+    """A buffer from the library's allocator in place of each, if it has one. Raises DeviceError."""
+    return [world.library.allocate_own(world, memory.size_bytes) or memory for memory in memories]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,14 @@ from typing import Any
 
 from bench import STARTED_S
 from bench.harness.console import FINE, print_out
-from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
+from bench.harness.iteration import (
+    CHAIN_CALLS,
+    Buffers,
+    Iteration,
+    case_iteration,
+    link_parts,
+    own_buffers,
+)
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, require_memory, say_once
 from bench.harness.verify import MARGIN_BYTES
@@ -237,8 +244,9 @@ def prepare(
     room = largest + 2 * MARGIN_BYTES
     with session.communicator.all_or_none():
         send, receive = (world.library.allocate(world, room) for _ in range(2))
-        own_send, own_receive = (world.library.allocate_own(world, room) for _ in range(2))
+        own_send, own_receive = own_buffers(world, [send, receive])
     buffers = Buffers(send, receive, session.options.seed, margin_bytes=MARGIN_BYTES)
+    library_buffers = replace(buffers, send=own_send, receive=own_receive)
     listed = by_default(sweep.collective.name, world)
     if sweep.algorithms:
         listed = in_order(sweep.algorithms, list(ALGORITHMS[sweep.collective.name].values()))
@@ -260,10 +268,8 @@ def prepare(
         sweep.algorithms is not None,
         sweep.mode,
         lambda each: compares_all or not world.device.is_cpu or each.base in compared,
+        for_library=partial(library_buffers.place, world),
     )
-    if own_send and own_receive:
-        library_buffers = replace(buffers, send=own_send, receive=own_receive)
-        axes = replace(axes, for_library=partial(library_buffers.place, world))
     suite = bind_cases(
         session, axes, sweep_cases(sweep, session, buffers), partial(case_iteration, world, buffers)
     )

@@ -1,12 +1,12 @@
 """The cases of allreduce_rmsnorm and gemv_allreduce, and the matrices of these and of `overlap`.
 Data have a period of 31 elements, so that `bench.harness.verify` can check them bit by bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from bench.harness.iteration import Iteration, Segments, checked_iteration
+from bench.harness.iteration import Iteration, Segments, checked_iteration, own_buffers
 from bench.harness.session import Session, require_memory
 from bench.harness.suite import Suite
 from bench.harness.verify import PERIOD, Data
@@ -14,18 +14,12 @@ from bench.layers.forms import LayerOptions, bind_forms, of_features, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.models import LAYERS, MODELS
-from collectives.operation import CollectiveCase, Operation, World
-from kernels.devices.device import Memory
+from collectives.operation import CollectiveCase, Operation
 
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
 NORM_WEIGHT = 1.5
 ROW_SCALE = 0.5  # of int8 weights: exact in every datatype
 SUMMED = 8.0  # sums plus residual are this or its negative, so all rows have one mean of squares
-
-
-def own_buffers(world: World, memories: Sequence[Memory]) -> list[Memory]:
-    """A buffer from the library's allocator in place of each, if it has one. Raises DeviceError."""
-    return [world.library.allocate_own(world, memory.size_bytes) or memory for memory in memories]
 
 
 def tables_of_norm(datatype: Datatype, ranks: int, seed: int) -> tuple[Array, Array, Array]:

@@ -155,6 +155,7 @@ def launch(command: str, launches: int) -> Path:
     from bench.campaigns.launches import run_to_end, with_status
     from reports.__main__ import COMMANDS
     from reports.interpreter import module_command
+    from reports.store.untrusted import read_bytes
     from wiretax.__main__ import BENCHMARKS, STARTERS
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
@@ -176,7 +177,7 @@ def launch(command: str, launches: int) -> Path:
                 split(command) if is_foreign else ours, None, os.environ | QUIET, log=log
             )
             for file in (output, errors):  # which pytest shows if the test fails
-                print(file.read_text(errors="replace"), end="")
+                print(read_bytes(file).decode(errors="replace"), end="")
             if is_foreign and not status:
                 done = run_wiretax("import", str(output), "--out", str(folder))
                 print(done.stdout, done.stderr, sep="", end="")

@@ -25,7 +25,14 @@ from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in
 from reports.store.program import BENCH, REPORTS
 from reports.store.result import ResultError, read
 from reports.tables.beside_published import COMPARED_BYTES, LARGE_BYTES, amounts
-from reports.tables.sentences import counted, left_out_lines, number, size_text, start_time
+from reports.tables.sentences import (
+    counted,
+    left_out_lines,
+    number,
+    shares_places,
+    size_text,
+    start_time,
+)
 from reports.trends.fit import LATENCY_BOUND_BYTES
 
 LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
@@ -334,7 +341,7 @@ def measured_times(
             f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
             f"{bandwidth}, as published."
         )
-    elif launches.gpus:
+    elif launches.gpus and not problem:
         expected = LINKS[gpu.peer] if gpu.peer else link
         bus_gb_s = wire_factor(gpus) * size / spans_of(launches, "time_us")[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
@@ -353,6 +360,9 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     """A sentence if the ranks ran on something else than this GPU; None otherwise."""
     if any(rank.get("device") == "cpu" for rank in launches.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
+
+    if any(shares_places(run.run.world.get("ranks", [])) for run in launches.runs):
+        return "The ranks share a card: no link between cards was measured; see predict."
 
     for name in launches.gpus:
         if sheet_of(name) != gpu:

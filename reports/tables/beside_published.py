@@ -8,7 +8,7 @@ from reports.references.published import Kind, PublishedCall, calls, cards_named
 from reports.store.case import bus_factor
 from reports.store.schema import Result
 from reports.tables.chains import without_links
-from reports.tables.sentences import environment_of, number, size_text
+from reports.tables.sentences import environment_of, number, shares_places, size_text
 
 THIS_RUN = "this run"
 LARGE_BYTES = 1 << 20  # from here on a figure is a bandwidth
@@ -20,8 +20,7 @@ def own_calls(result: Result) -> list[PublishedCall]:
     has a GPU of its own, all of one model."""
     ranks = result.run.world.get("ranks", [])
     models = {rank.get("gpu") for rank in ranks}
-    gpus = {(rank.get("host"), rank.get("pci_bus_id", n)) for n, rank in enumerate(ranks)}
-    if len(models) != 1 or None in models or len(gpus) < len(ranks):
+    if len(models) != 1 or None in models or shares_places(ranks):
         return []
 
     [model] = models

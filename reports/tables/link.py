@@ -1,7 +1,6 @@
 """A run of `bench.link` as text: a matrix for each kind of transfer between ranks, the bandwidth at
 each size, and sentences that name the slow pair."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from reports.store.schema import Result, Summary
 from reports.tables.headline import Point, headline
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import has_gpus, number, plain_table, size_text
+from reports.tables.sentences import has_gpus, number, plain_table, shares_places, size_text
 
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
 # The title and the unit of each matrix, with the size and the library that moves the data.
@@ -148,16 +147,6 @@ def findings(result: Result) -> list[str]:
             sentences.append(words.format(number(1e3 * nearest.us), nearest.pair))
 
     return sentences if is_shared else [*sentences, *_contention(frame)]
-
-
-def shares_places(ranks: Sequence[Any]) -> bool:
-    """Whether ranks share a GPU or a core."""
-    places = set()
-    for rank_number, rank in enumerate(ranks):
-        gpu, cores = rank.get("pci_bus_id"), rank.get("cpus") or [rank_number]
-        places |= {(rank.get("host"), place) for place in ([gpu] if gpu else cores)}
-
-    return len(places) < len(ranks)
 
 
 def _slow_transfers(shown: Any) -> list[str]:

@@ -229,6 +229,16 @@ def hosts_text(run: Run) -> str:
     return f"{hosts} ({some(texts, MOST_HOSTS)})" if texts else hosts
 
 
+def shares_places(ranks: Sequence[Any]) -> bool:
+    """Whether ranks share a GPU or a core."""
+    places = set()
+    for rank_number, rank in enumerate(ranks):
+        gpu, cores = rank.get("pci_bus_id"), rank.get("cpus") or [rank_number]
+        places |= {(rank.get("host"), place) for place in ([gpu] if gpu else cores)}
+
+    return len(places) < len(ranks)
+
+
 def has_gpus(result: Result) -> bool:
     return any(rank.get("gpu") for rank in result.run.world.get("ranks", []))
 

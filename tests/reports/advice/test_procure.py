@@ -247,9 +247,18 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     assert (status, error) == (0, ""), out
 
 
-def test_a_box_with_other_hardware_never_passes(tmp_path, capsys):
-    """Otherwise runs on a card that nobody ordered would let a delivery pass."""
-    write_launches(tmp_path / "box", 6, gpu="NVIDIA GeForce RTX 3090")
+@pytest.mark.parametrize(
+    ("ranks", "said"),
+    [
+        (ranks_of("NVIDIA GeForce RTX 3090"), "RTX 3090, not from r9700"),
+        (2 * [ranks_of(R9700)[0] | {"pci_bus_id": "0000:06:00.0"}], "The ranks share a card"),
+    ],
+)
+def test_a_box_with_other_hardware_never_passes(tmp_path, capsys, ranks, said):
+    """Otherwise runs on a card that nobody ordered, or on one of two, would let a delivery pass."""
+    write_launches(tmp_path / "box", 6, gpu=None)
+    for path in (tmp_path / "box").glob("2026*.jsonl"):
+        rewrite_head(path, world__ranks=ranks)
     status, out, _ = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
     assert status == 3
-    assert "RTX 3090, not from r9700" in out
+    assert said in out

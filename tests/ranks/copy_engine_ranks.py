@@ -23,9 +23,9 @@ from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
 forms.LEAST_PIECE_BYTES = 256
-FORMS = {form.base: replace(form, limits=Limits()) for form in forms.ALGORITHMS["all_reduce"]}
 NAME, GRAPH, FAULT, MEMORY = sys.argv[1:]
-FORM = FORMS[NAME]
+(FORM,) = (form for form in forms.ALGORITHMS["all_reduce"] if form.base == NAME)
+FORM = replace(FORM, limits=Limits())
 SIZES, ROUNDS = (4096, 5000), 2
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 

@@ -115,16 +115,6 @@ WEIGHT_TYPE = option(
 )
 
 
-def mistake_in_prefill(prefill: LayerOptions) -> str | None:
-    layers = MODELS[prefill.model].layers
-    return (
-        f"--layers {prefill.layers}: the {layers} layers of {prefill.model} are not a multiple "
-        "of it"
-        if layers % prefill.layers
-        else None
-    )
-
-
 def until_time_is_up(run: RunInProgress, active: list[int], rounds: int) -> list[int]:
     """As many rounds as fit, unless -n limits them: a difference of two times needs more."""
     if run.session.options.iterations:
@@ -137,12 +127,11 @@ DIFFERENCES = RunPolicy(ROUNDS, until_time_is_up)
 
 @dataclass(frozen=True)
 class Command:
-    """`mistake` is a sentence if options contradict each other. `graph`, `warmup`: defaults."""
+    """`graph`, `warmup`: defaults."""
 
     about: str
     options: Sequence[Option]
     prepare: Callable[[LayerOptions, Session], Suite]
-    mistake: Callable[[LayerOptions], str | None] = lambda parsed: None
     policy: RunPolicy = DIFFERENCES
     max_time_s: float = 60.0
     graph: int | None = 0
@@ -241,7 +230,6 @@ COMMANDS = {
         ),
         # The checked iteration warms up, and an iteration takes a quarter of a second.
         step_splits.prepare,
-        mistake_in_prefill,
         RunPolicy(),
         110.0,
         warmup=0,
@@ -271,12 +259,9 @@ def parse(
         for field, value in vars(namespace).items()
         if field in LayerOptions.__dataclass_fields__ and value is not None
     }
-    layer_options = LayerOptions(**fields)
-    if mistake := command.mistake(layer_options):
-        parser.error(mistake)
     parsed = [feature.parse(parser, namespace) for feature in features]
     run_options = options.run_options(namespace, warmup=command.warmup)
-    return run_options, layer_options, [feature for feature in parsed if feature]
+    return run_options, LayerOptions(**fields), [feature for feature in parsed if feature]
 
 
 def main(name: str, features: Sequence[type[Feature]] = ()) -> NoReturn:

@@ -18,7 +18,7 @@ from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
 from bench.layers.forms import LayerOptions, fastest, scale_for
 from collectives.collective import DATATYPES, Array
-from collectives.communicator import Refusal
+from collectives.communicator import Mistake, Refusal
 from collectives.layers import model_step
 from collectives.layers.fused import WEIGHTS, sequence
 from collectives.layers.model_step import StepWeights, TokenBatch
@@ -47,6 +47,11 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     model, datatype = MODELS[options.model], DATATYPES[options.datatype]
     is_prefill, ranks = session.options.command == "prefill", session.communicator.size
     layers, batches = options.layers or model.layers, options.tokens
+    if model.layers % layers:
+        raise Mistake(
+            f"--layers {layers}: the {model.layers} layers of {options.model} are not a multiple "
+            "of it"
+        )
     if layers % ranks:
         raise Refusal(f"{layers} layers do not divide into {ranks} equal stages")
     if is_prefill:

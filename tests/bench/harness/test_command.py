@@ -92,7 +92,6 @@ prefill --scale 0 -> '0' is not a fraction such as 1/64, above 0 and at most 1
 decode --scale 2 -> '2' is not a fraction such as 1/64, above 0 and at most 1
 decode --scale 1/0 -> '1/0' is not a fraction
 decode --slots 1,9 -> 9 is above the most, 8
-prefill --layers 3 -> --layers 3: the 80 layers of llama-3.1-70b are not a multiple of it
 """
 BAD_LINES = [row.split(" -> ") for row in BAD.strip().splitlines()]
 

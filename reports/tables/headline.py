@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from reports.store.case import key_of
 from reports.store.schema import Result
 from reports.tables.chains import leads, without_links
 from reports.tables.rows import TOO_FEW, UNCLEAR, SizeRow, default_rows, is_noisy, views
@@ -39,9 +40,10 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     are clear if all launches are on one side of 1. Wrong results replace the figures."""
     start = f"{results[-1].run.benchmark}: " if results else ""
     cases = [case for result in results for case in result.cases]
-
-    if wrong := sum(case.status == "wrong" for case in cases):
-        return f"{start}WRONG RESULTS in {wrong} of {len(cases)} cases"
+    # Launches of one plan share its cases; a log may have one case twice.
+    if wrong := {(case.case, key_of(case)) for case in cases if case.status == "wrong"}:
+        n_cases = len({(case.case, key_of(case)) for case in cases})
+        return f"{start}WRONG RESULTS in {len(wrong)} of {n_cases} cases"
 
     launches = [
         {(point.label, point.unit): point for point in points_of(result)} for result in results

@@ -132,7 +132,9 @@ def _default_tables(
     name = "auto" if is_auto else own[0] if len(own) == 1 else "best"
     named = [other for other in named if other != name]
     has_library = any(row.library for row in rows)
-    cells = [_cells(row, name, has_library, bool(late_us(view[1]))) for row in rows]
+    is_late = bool(late_us(view[1]))
+    is_work = all(is_own_work(case) for row in rows if (case := row.ours or row.library))
+    cells = [_cells(row, name, has_library, is_late, is_work) for row in rows]
 
     has_ours = any(row.ours for row in rows)
     groups = [columns_of(cells)]
@@ -178,11 +180,12 @@ def _stable_cells(named: Named, cost: StableCost | None) -> dict[str, str | Text
     return time | dict(zip(headings, texts, strict=True))
 
 
-def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:
+def _cells(
+    row: SizeRow, ours: str, has_library: bool, is_late: bool, is_work: bool
+) -> dict[str, str | Text]:
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
     case, mark = row.ours or row.library, "*" if row.better else ""
-    heading = "work\n" if case and is_own_work(case) else "size\n"
-    cells: dict[str, str | Text] = {heading: row.label}
+    cells: dict[str, str | Text] = {"work\n" if is_work else "size\n": row.label}
 
     if case and case.routing:
         cells = {

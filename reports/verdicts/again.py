@@ -4,7 +4,7 @@ import re
 from shlex import join
 from statistics import fmean
 
-from reports.store.program import BENCH, REPORTS, RUN
+from reports.store.program import BENCH, RUN
 from reports.verdicts.gate import INCONCLUSIVE, INTERRUPTED, PASS, REGRESSION, UNUSABLE, Outcome
 from reports.verdicts.verdict import MOST_PAIRS
 
@@ -18,19 +18,18 @@ NEXT = {
     INTERRUPTED: "Start it again, in a new folder",
 }
 NOT_JUDGED = "Mend what is named and start it again"
-ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current CURRENT --reason "..."'
 
 
 def next_command(outcome: Outcome) -> str:
-    """After a regression the commits between the sides, or for a kept baseline how to accept it;
-    nothing if all is well; otherwise the same gate once more, with twice the pairs if more are what
-    it lacks, and the time for them."""
+    """After a regression the commits between the sides, if a campaign knows them; nothing if all is
+    well; otherwise the same gate once more, with twice the pairs if more are what it lacks, and the
+    time for them."""
     status, comparison = outcome.status, outcome.comparison
     campaign = comparison and comparison.baseline.campaign
     if status == PASS:
         return ""
     if not comparison or not campaign or not comparison.variant.command:
-        return ACCEPT if status == REGRESSION else f"{RUN}{BENCH}gate --base BASE --head HEAD"
+        return "" if status == REGRESSION else f"{RUN}{BENCH}gate --base BASE --head HEAD"
 
     sides = comparison.baseline, comparison.variant
     base, head = ((side.commit[:9], side.typed) for side in sides)

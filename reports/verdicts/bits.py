@@ -16,7 +16,7 @@ from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, RowBits, read_bits
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, on_ranks, write_json
+from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
 from reports.store.result import ResultError, time_of
 from reports.store.writing import write_named
 from reports.tables.bits import (
@@ -34,13 +34,13 @@ from reports.tables.bits import (
 )
 from reports.tables.sentences import counted, size_text, some, wrapped
 from reports.verdicts.accept import BITS
-from reports.verdicts.again import ACCEPT
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.markdown import folded, heading, listed, table_of
 from reports.verdicts.regress import add_files, as_junit, write_page
 
 MOST_FINDINGS = 12
 NEWEST = Path("results")
+ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason "..."'
 
 
 class Check(NamedTuple):

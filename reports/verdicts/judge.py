@@ -19,7 +19,14 @@ from reports.verdicts import verdict
 from reports.verdicts.days import FAMILY_P as DAYS_FAMILY_P
 from reports.verdicts.days import spread_between_days
 from reports.verdicts.pairs import Pair, find_ratios, is_interleaved, pairs_of
-from reports.verdicts.sides import COMPARABLE, Side, case_names, deaths_of, faults_between
+from reports.verdicts.sides import (
+    COMPARABLE,
+    Side,
+    case_names,
+    deaths_of,
+    faults_between,
+    titles_of,
+)
 from reports.verdicts.verdict import (
     AMBIGUOUS,
     DEFAULT_MARGIN,
@@ -192,8 +199,7 @@ def _compare(
         {key_of(case, without): case for case in side.cases} for side in sides
     )
     cases = {key: of_variant[key] for key in of_baseline if key in of_variant}
-    titles = map(sized, of_baseline.values(), map(spoken, case_names([*of_baseline.values()])))
-    named = zip(of_baseline, titles, strict=True)
+    named = zip(of_baseline, titles_of([*of_baseline.values()]), strict=True)
     comparison.lacking = [title for key, title in named if key not in cases]
     if not cases:
         raise NothingInCommon(f"{names} have no case in common")

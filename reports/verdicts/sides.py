@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from reports.store.manifest import (
 from reports.store.observations import method_of, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
-from reports.tables.sentences import describe, fact, shape_text, type_text
+from reports.tables.sentences import fact, shape_text, sized, spoken, type_text
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -268,22 +269,33 @@ def uneven_cases(side: Side) -> list[str]:
         cases |= own
         have.update([*own])
 
+    titles = titles_of([*cases.values()])
     return [
-        f"{describe(cases[key])} is in {n} of {launches[key[0]]} launches of {side.name}"
-        for key, n in have.items()
+        f"{title} is in {n} of {launches[key[0]]} launches of {side.name}"
+        for title, (key, n) in zip(titles, have.items(), strict=True)
         if n < launches[key[0]]
     ]
 
 
 def wrong_results(side: Side) -> list[str]:
     """A sentence on each wrong case of all launches, for each reason, with the first such run."""
-    alike = grouped(side.wrong_cases, lambda each: (describe(each[1]), each[1].reason))
+    wrong = side.wrong_cases
+    titles = titles_of([*(case for _, case in wrong), *side.cases])
+    alike = grouped(
+        ((title, case.reason, run) for title, (run, case) in zip(titles, wrong, strict=False)),
+        itemgetter(0, 1),
+    )
     total = len(side.launches) + len(side.others)
     return [
         f"{case} is wrong in {len(own)} of {total} launches of {side.label}: {why} "
-        f"(the first: {own[0][0]})"
+        f"(the first: {own[0][2]})"
         for (case, why), own in alike.items()
     ]
+
+
+def titles_of(cases: Sequence[CaseFields]) -> list[str]:
+    """The title of each case: its size and its name among these cases."""
+    return list(map(sized, cases, map(spoken, case_names(cases))))
 
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:

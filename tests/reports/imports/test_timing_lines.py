@@ -5,6 +5,7 @@ import resource
 
 import pytest
 
+from reports.__main__ import main
 from reports.store.result import read
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
@@ -64,10 +65,12 @@ def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, 
 
 
 def test_wrong_elements_make_the_run_fail(tmp_path, capsys):
-    log = put(tmp_path / "a.log", line() + line(name="moe", n_wrong=3))
+    lines = [line(), line(name="moe", n_wrong=3), line(name="moe", size_bytes=0)]
+    log = put(tmp_path / "a.log", "".join(lines))
     right, wrong = imported(tmp_path / "out", log)
     assert [read(path).complete for path in (right, wrong)] == [True, False]
-    assert "timing-lines moe: ranks 2, rows 1, failed: " in capsys.readouterr().out
+    assert "timing-lines moe: ranks 2, rows 2, failed: " in capsys.readouterr().out
+    assert main(["show", str(wrong)]) == 0, "a work with and without bytes is one table"
 
 
 # 1 to 20 MB each, and what is said of them; some took minutes, and gigabytes of memory or disk.

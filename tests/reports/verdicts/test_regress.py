@@ -190,7 +190,7 @@ def test_wrong_results_are_always_unusable(copied, tmp_path, capsys):
     junit = tmp_path / "junit.xml"
     status, printed = judge(capsys, copied, "--junit", junit)
     assert status == 5
-    expected = "UNUSABLE: one-shot push 16 KiB isolated is wrong in 1 of 12 launches of new: 12"
+    expected = "UNUSABLE: 16 KiB one-shot push is wrong in 1 of 12 launches of new: 12"
     assert printed.startswith(expected)
     assert f"(the first: {run})" in printed
     assert "pairs" not in printed.partition("to exclude")[0], "more pairs mend nothing"

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from reports.imports.logged import UNKNOWN, LoggedTest, collective_of
+from reports.imports.logged import LoggedTest, collective_of
 from reports.imports.runs import FORMATS, content_of_run, digest_of, find_tests, run_of
-from reports.store.case import BUS_FACTORS
+from reports.store.case import BUS_FACTORS, UNKNOWN
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError, content_of
 from reports.store.schema import UNDATED

@@ -24,7 +24,6 @@ MOST = {
 }
 CUT_OFF = "the log ends before the test does"
 TWO_RUNS = "two runs wrote into each other's lines"
-UNKNOWN = "unknown"  # a collective or a type that the log does not name
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers and schedulers put before a line, with at most one blank after it.

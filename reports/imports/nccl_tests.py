@@ -14,7 +14,6 @@ from reports.imports.logged import (
     CUT_OFF,
     LIKE_A_FIGURE,
     TWO_RUNS,
-    UNKNOWN,
     LoggedTest,
     cells,
     clean_line,
@@ -23,6 +22,7 @@ from reports.imports.logged import (
     number,
     whole_number,
 )
+from reports.store.case import UNKNOWN
 
 PROGRAM = re.compile(
     r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|"

@@ -13,7 +13,6 @@ from reports.imports.inspector import parse_inspector
 from reports.imports.logged import (
     CUT_OFF,
     MEAN,
-    UNKNOWN,
     LoggedRow,
     LoggedTest,
     check,
@@ -27,7 +26,7 @@ from reports.imports.serving import parse_serving
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
 from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
-from reports.store.case import is_own_work
+from reports.store.case import UNKNOWN, is_own_work
 from reports.store.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import to_line

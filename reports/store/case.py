@@ -33,6 +33,7 @@ BUS_FACTORS: dict[str, Callable[[int], float]] = {
     **dict.fromkeys(("gather", "scatter"), lambda n: (n - 1) / n),
     **dict.fromkeys(("sendrecv", "link", "broadcast", "reduce", "hypercube"), lambda n: 1.0),
 }
+UNKNOWN = "unknown"  # a collective or a type that a log does not name
 Key = tuple[Any, ...]  # the values of CASE_KEY
 
 
@@ -75,7 +76,7 @@ def bus_factor(collective: str, world_size: int) -> float:
 
 def is_own_work(case: CaseFields) -> bool:
     """Whether it is a program's own work without a message, or a serving bench."""
-    return not case.size_bytes and case.collective not in BUS_FACTORS
+    return not case.size_bytes and case.collective not in (*BUS_FACTORS, UNKNOWN)
 
 
 def case_bus_factor(case: Case, world_size: int) -> float:

@@ -7,9 +7,11 @@ import re
 import pytest
 
 from reports.__main__ import main
+from reports.imports.logged import LoggedTest
+from reports.imports.runs import run_of
 from reports.store.result import read
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE
-from tests.reports.synthetic_log import write_log
+from tests.reports.synthetic_log import DATE, write_log
 
 pytestmark = pytest.mark.unit
 
@@ -179,3 +181,10 @@ def test_hostile_strings_do_not_reach_the_terminal_or_file_names(tmp_path, capsy
         assert all(re.fullmatch("[a-z0-9_-]+", name) for name in names)
     out, err = capsys.readouterr()
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)
+
+
+def test_rows_of_a_size_that_was_rounded_to_0_are_cases_of_their_own():
+    test = LoggedTest("nccl-tests", 1)
+    for line in (1, 2):
+        test.add(line, {"size_bytes": 0}, time_us=1.5)
+    assert len(run_of([test], f"{DATE}-import-a-1", "a.log", "m", notes=[]).cases) == 2

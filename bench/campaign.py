@@ -15,13 +15,14 @@ from kernels.devices.owners import private_folder
 from reports.__main__ import main as reports
 from reports.store.manifest import CampaignEnd
 from reports.store.program import BENCH
+from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import COMPARABLE, read_sides
 
 
 def run_campaign(options: CampaignOptions) -> int:
     """Makes the launches, prints the comparison, and returns the exit status."""
     campaign = OpenCampaign(options)
-    run_launches(campaign)
+    run_launches(campaign, [*COMPARABLE])  # the user chose: the table lists every difference
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
     compare_status = reports(["compare", str(options.folder), *allowed])
     print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")
@@ -31,10 +32,14 @@ def run_campaign(options: CampaignOptions) -> int:
     return WRONG if is_wrong else FINE
 
 
-def run_launches(campaign: OpenCampaign) -> None:
-    """Makes all launches. Of a campaign that is refused before they are compared nothing stays."""
+def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
+    """Makes all launches. Of a campaign that is refused before they are compared nothing stays.
+    Raises Incomparable after the pilot for a difference that is not `allowed`."""
     try:
-        launch_all(campaign)
+        launch_all(campaign, allowed)
+    except Incomparable:
+        campaign.discard()
+        raise
     except Stop as stop:
         is_early = not stop.is_of_variant or not campaign.finished()
         if stop.exit_status in (USAGE, CANNOT) and is_early:
@@ -42,7 +47,7 @@ def run_launches(campaign: OpenCampaign) -> None:
         raise
 
 
-def launch_all(campaign: OpenCampaign) -> None:
+def launch_all(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
     """Makes all launches. The files of revisions are there while they run: where nobody else can
     write, who could run code as this user in the campaign's folder."""
     variants = campaign.options.variants.values()
@@ -54,7 +59,7 @@ def launch_all(campaign: OpenCampaign) -> None:
             if folder := campaign.revision_folder(variant):
                 check_out(variant, folder)
         run_pilot(campaign)
-        announce(campaign)
+        announce(campaign, allowed)
         run_pairs(campaign)
         campaign.record(CampaignEnd(status="complete"))
 

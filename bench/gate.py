@@ -24,6 +24,7 @@ from reports.store.writing import write_whole
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, failed
 from reports.verdicts.judge import NothingInCommon
 from reports.verdicts.regress import as_text, judge, write_files
+from reports.verdicts.sides import add_allow
 from reports.verdicts.verdict import MIN_PAIRS
 
 NAME = f"{BENCH}gate"
@@ -52,14 +53,14 @@ def run_gate(argv: Sequence[str] | None) -> int:
     FAILURES, after it wrote that answer, or if the folder is not new."""
     folder, mistake = folder_of(argv), None
     try:
-        campaign_options, min_effect = read_options(argv)
+        campaign_options, min_effect, allowed = read_options(argv)
     except Stop as stop:
         mistake = stop
     with answered(folder) as (inside, status_file):
         if mistake:
             raise mistake
-        launch(campaign_options)
-        outcome = judge(str(folder / "base"), str(folder / "head"), min_effect=min_effect)
+        launch(campaign_options, allowed)
+        outcome = judge(str(folder / "base"), str(folder / "head"), allowed, min_effect)
         write_answer(inside, status_file, outcome)
         print_out(f"{as_text(outcome)}\n")
         return outcome.status
@@ -72,8 +73,11 @@ def folder_of(argv: Sequence[str] | None) -> Path:
     return Path(parser.parse_known_args(argv)[0].out or "gate")
 
 
-def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | None]:
-    """The campaign, and the slowdown that is too small to count, a share. Raises Stop."""
+def read_options(
+    argv: Sequence[str] | None,
+) -> tuple[CampaignOptions, float | None, Sequence[str]]:
+    """The campaign, the slowdown that is too small to count, a share, and the facts that may
+    differ. Raises Stop."""
     meanings = "".join(f"  {status} {meaning}\n" for status, meaning in enumerate(STATUSES))
     parser = launching_parser(
         "gate",
@@ -92,21 +96,22 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, float | N
         metavar="PERCENT",
         help="an estimate below this passes",
     )
+    add_allow(parser)
     values, rest = parser.parse_known_args(argv)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
     words = [*variants, "--budget", values.budget, "--out", values.out, *rest]
     campaign_options = parse(words, NAME)
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
-    return campaign_options, values.min_effect
+    return campaign_options, values.min_effect, values.allow
 
 
-def launch(campaign_options: CampaignOptions) -> None:
+def launch(campaign_options: CampaignOptions, allowed: Sequence[str]) -> None:
     """Makes the launches. Raises Stop with UNUSABLE if a side is why they cannot be finished, but
     for a first launch that refuses its command line; and as campaigns do."""
     campaign = OpenCampaign(campaign_options, ANSWER, "gate")
     try:
-        run_launches(campaign)
+        run_launches(campaign, allowed)
     except NothingInCommon as error:
         raise Stop(UNUSABLE, str(error)) from error
     except Stop as stop:

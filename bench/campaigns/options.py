@@ -25,7 +25,7 @@ from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
 from reports.store.arguments import percent
-from reports.store.program import BENCH, RUN, misspelt, on_ranks, typed
+from reports.store.program import BENCH, RUN, misspelt, on_ranks
 from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
@@ -325,27 +325,19 @@ def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> 
     variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]
     check_variants(parser, variants, commits)
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    pairs, launch_s = values.pairs, None
+    if values.budget and not all(variant.is_foreign for variant in variants):
+        pairs, launch_s = fit_pairs(parser, values.pairs, values.budget, len(variants))
     head = manifest.Campaign(
         campaign_id=f"{started}-campaign-{secrets.token_hex(4)}",
         version=VERSION,
         seed=values.seed,
-        pairs=values.pairs,
+        pairs=pairs,
         margin=values.margin,
         variants=[each.recorded() for each in variants],
     )
     folder = Path(values.out or f"results/campaign-{started}")
     by_name = {variant.name: variant for variant in variants}
-    launches = len(variants) * (1 + values.pairs) + MORE_PILOTS
-    launch_s = values.budget and values.budget / launches
-    if all(variant.is_foreign for variant in variants):
-        launch_s = None
-    if launch_s and launch_s < LEAST_LAUNCH_S:
-        least = time_text(LEAST_LAUNCH_S * launches)
-        fewer = f"; {typed('--pairs', 'N')} makes fewer" if values.pairs > MIN_PAIRS else ""
-        parser.error(
-            f"--budget: {launches} launches, of {values.pairs} pairs and the pilots, need at "
-            f"least {least}{fewer}"
-        )
     return CampaignOptions(
         by_name,
         head,
@@ -357,6 +349,20 @@ def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> 
         values.ranks,
         values.keep_output,
     )
+
+
+def fit_pairs(parser: Parser, pairs: int, budget_s: float, sides: int) -> tuple[int, float]:
+    """At most these pairs, as many as the budget allows, and its part for a launch. Raises Stop if
+    too few for a verdict fit."""
+    least = min(pairs, MIN_PAIRS)
+    pairs = min(pairs, int((budget_s / LEAST_LAUNCH_S - MORE_PILOTS) / sides) - 1)
+    launches = sides * (1 + max(pairs, least)) + MORE_PILOTS
+    if pairs < least:
+        parser.error(
+            f"--budget: {launches} launches, of {least} pairs and the pilots, need at least "
+            f"{time_text(LEAST_LAUNCH_S * launches)}"
+        )
+    return pairs, budget_s / launches
 
 
 def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:

@@ -34,9 +34,10 @@ def run_pilot(campaign: OpenCampaign) -> None:
             )
 
 
-def announce(campaign: OpenCampaign) -> None:
+def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
     """Says how long the campaign takes and which difference it can see; records the first stage.
-    Raises ResultError for variants without a common case, Stop for pilots that are too short."""
+    Raises ResultError for variants without a common case or with a difference that is not
+    `allowed`, Stop for pilots that are too short."""
     options, head = campaign.options, campaign.options.head
     pilots, launch_s = [], []
     for name in options.variants:
@@ -47,8 +48,7 @@ def announce(campaign: OpenCampaign) -> None:
     pairs = campaign.pairs = pairs_in_budget(campaign, sum(launch_s))
     all_s = pairs * sum(launch_s)
     campaign.tell(f"{pairs} pairs, {np.mean(launch_s):.1f} s per launch: {time_text(all_s)}")
-    # The user chose what to compare: every difference is allowed, and listed now and in the table.
-    compared = compare(pilots, list(COMPARABLE))
+    compared = compare(pilots, allowed)
     for sentence in dict.fromkeys(line for each in compared for line in each.caveats):
         campaign.tell(sentence)
     n_cells = len(compared[0].cells)

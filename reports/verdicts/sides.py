@@ -278,18 +278,15 @@ def uneven_cases(side: Side) -> list[str]:
 
 
 def wrong_results(side: Side) -> list[str]:
-    """A sentence on each wrong case of all launches, for each reason, with the first such run."""
+    """A sentence on each wrong case of all launches, with the first such run and what it got: the
+    seed changes the values."""
     wrong = side.wrong_cases
     titles = titles_of([*(case for _, case in wrong), *side.cases])
-    alike = grouped(
-        ((title, case.reason, run) for title, (run, case) in zip(titles, wrong, strict=False)),
-        itemgetter(0, 1),
-    )
     total = len(side.launches) + len(side.others)
     return [
-        f"{case} is wrong in {len(own)} of {total} launches of {side.label}: {why} "
-        f"(the first: {own[0][2]})"
-        for (case, why), own in alike.items()
+        f"{title} is wrong in {len(own)} of {total} launches of {side.label}: "
+        f"{own[0][1][1].reason} (the first: {own[0][1][0]})"
+        for title, own in grouped(zip(titles, wrong, strict=False), itemgetter(0)).items()
     ]
 
 

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.gate import main as gate
+from bench.gate import read_options
 from reports.__main__ import main as reports
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
@@ -163,12 +164,18 @@ def test_a_mistake_is_answered_and_its_folder_can_be_used_again(tmp_path, side, 
         assert judged(folder, side(), side(), *words) == 2
         assert capsys.readouterr().err.startswith("bench.gate: ")
         assert all("NOT JUDGED" in text for text in said(folder))
-    assert judged(folder, *[f"{sys.executable} -m bench.link"] * 2, "--budget", "1s") == 2
+    links = [f"{sys.executable} -m bench.link"] * 2
+    assert judged(folder, *links, "--budget", "1s") == 2
     assert capsys.readouterr().err.endswith("and the pilots, need at least 64 s\n")
+    words = ["--base", links[0], "--head", links[1], "--budget", "80s"]
+    assert read_options(words)[0].head.pairs == 8
     refuses = shlex.join([sys.executable, "-m", "bench.allreduce", "--bogus"])
     assert judged(folder, refuses, side()) == 2
     assert "unrecognized arguments: --bogus" in capsys.readouterr().err
-    assert judged(folder, side(), side()) in (0, 3)
+    four = shlex.join(["sh", "-c", f"{side()} | sed 's/: 2}}/: 4}}/; s/: 2,/: 4,/'"])
+    assert judged(folder, side(), four) == 4
+    assert "--allow world compares" in said(folder)[0]
+    assert judged(folder, side(), four, "--allow", "world") in (0, 3)
     assert gate(["--out", str(folder), "--base", side(), "--head", side()]) == 2
     assert "is there already" in capsys.readouterr().err
     assert "NOT JUDGED" not in said(folder)[0]

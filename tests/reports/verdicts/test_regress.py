@@ -185,12 +185,14 @@ def test_improvements_of_a_commit_pass_and_move_no_baseline(tmp_path, capsys):
 
 
 def test_wrong_results_are_always_unusable(copied, tmp_path, capsys):
-    run = sorted((copied / "new").glob("*.jsonl"))[3]
+    _, run, other, *_ = sorted((copied / "new").glob("*.jsonl"))
     mark_wrong(run, 1)
+    mark_wrong(other, 1)
+    other.write_text(other.read_text().replace("12 elements", "9 elements"))
     junit = tmp_path / "junit.xml"
     status, printed = judge(capsys, copied, "--junit", junit)
     assert status == 5
-    expected = "UNUSABLE: 16 KiB one-shot push is wrong in 1 of 12 launches of new: 12"
+    expected = "UNUSABLE: 16 KiB one-shot push is wrong in 2 of 12 launches of new: 12"
     assert printed.startswith(expected)
     assert f"(the first: {run})" in printed
     assert "pairs" not in printed.partition("to exclude")[0], "more pairs mend nothing"

@@ -24,6 +24,8 @@ MOST = {
 }
 CUT_OFF = "the log ends before the test does"
 TWO_RUNS = "two runs wrote into each other's lines"
+UNREAD = "some of its rows could not be read"
+UNITS_US = {"ns": 1e-3, "us": 1, "usec": 1, "ms": 1e3, "msec": 1e3, "s": 1e6, "sec": 1e6}
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers and schedulers put before a line, with at most one blank after it.
@@ -105,7 +107,8 @@ class LoggedTest:
     def set_status(self, lack: str | None = None) -> None:
         """Sets the status and its reason. `lack`: why the test is incomplete, if nothing is known
         from its lines."""
-        lack = self.reason or lack or ("" if self.rows else "it has no rows")
+        lack = self.reason or lack or (UNREAD if self.unread else None)
+        lack = lack or ("" if self.rows else "it has no rows")
         if self.status == "failed":
             self.reason = "the run itself says so"
         elif lack:
@@ -147,7 +150,7 @@ def clean_line(text: str) -> str:
     text = text[: message.start()] if message else text
     if mark := separator_of(text):
         text = text.replace(",", ".") if mark == ";" else text  # 3,5 where `;` separates cells
-        words = [word.partition("(")[0].strip(' #"') for word in text.strip(" |").split(mark)]
+        words = [word.strip(' #"').replace(" (", "(") for word in text.strip(" |").split(mark)]
         text = "".join(f"{word:>20}" for word in words)
     return text
 
@@ -180,6 +183,15 @@ def whole_number(text: str) -> int:
     if not value.is_integer():
         raise ValueError(text)
     return int(value)
+
+
+def unit_us(heading: str) -> float:
+    """The microseconds of the unit in `Avg Latency(ms)` or `t_min[msec]`, 1 without a unit. Raises
+    ResultError for an unknown unit."""
+    unit = re.search(r"[(\[]([^)\]]*)", heading.lower())
+    if unit and unit[1] not in UNITS_US:
+        raise ResultError(f"{heading!r} has times in none of {', '.join(UNITS_US)}")
+    return UNITS_US[unit[1]] if unit else 1
 
 
 def collective_of(name: str) -> str | None:

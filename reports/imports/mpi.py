@@ -1,5 +1,5 @@
 """Parses logs of the OSU micro-benchmarks and of the Intel MPI Benchmarks (IMB): a title, column
-names and rows. Times are means in microseconds, of the slowest rank where that is printed, one way
+names and rows. Times are means, of the slowest rank where that is printed, one way
 in ping-pong tests, and include the computation that a non-blocking test overlaps."""
 
 import re
@@ -15,6 +15,7 @@ from reports.imports.logged import (
     LoggedTest,
     collective_of,
     number,
+    unit_us,
     whole_number,
 )
 
@@ -41,7 +42,7 @@ IMB_TITLE = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
 FIGURE = re.compile(
     r"(?P<ignored>mbytes)|(?P<size>size|bytes)|(?P<n>iterations|repetitions)|(?P<min>min)|"
     r"(?P<max>max)|(?P<mb_s>mb/s)|(?P<validation>validation)|(?P<defects>defects)|"
-    r"(?P<mean>\(us\)|\[usec\])"
+    r"(?P<mean>latency|[(\[][mnu]?s(?:ec)?[)\]])"
 )
 # How a figure is read; others are a `number`. How many elements are wrong is not printed.
 READ: dict[str, Any] = {
@@ -63,10 +64,11 @@ ENDED = re.compile(
 
 @dataclass
 class MpiTest(LoggedTest):
-    """`figures` names the figure in each column; `reason` is why the test is incomplete so far."""
+    """`figures` names the figure in each column and, of a time, the microseconds of its unit;
+    `reason` is why the test is incomplete so far."""
 
     statistic: str = MEAN_OVER_RANKS
-    figures: list[str] = field(default_factory=list)
+    figures: list[tuple[str, float]] = field(default_factory=list)
 
     @property
     def is_osu(self) -> bool:
@@ -83,8 +85,11 @@ class MpiTest(LoggedTest):
             self.world_size = int(processes[1])
         elif is_osu_heading or "repetitions" in names[:2]:
             columns = OSU_COLUMN.findall(text) if is_osu_heading else names
-            matches = [FIGURE.search(column.lower()) for column in columns]
-            self.figures = [(match and match.lastgroup) or "ignored" for match in matches]
+            self.figures = []
+            for column in columns:
+                match = FIGURE.search(column.lower())
+                name = (match and match.lastgroup) or "ignored"
+                self.figures.append((name, unit_us(column) if name in ("max", "mean") else 1))
         elif text == "All processes entering MPI_Finalize":
             self.reason = None
         elif ENDED.search(text):
@@ -101,7 +106,10 @@ class MpiTest(LoggedTest):
         """Adds the row. Raises ValueError if a figure cannot be read."""
         pairs = list(zip(self.figures, words, strict=True))
         # The first column of each figure counts.
-        values = {figure: READ.get(figure, number)(word) for figure, word in reversed(pairs)}
+        values: dict[str, Any] = {
+            figure: READ[figure](word) if figure in READ else number(word) * scale
+            for (figure, scale), word in reversed(pairs)
+        }
         size_bytes, mean_us = values.get("size", 0), values.get("mean")
         time_us = values.get("max", mean_us)
 

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import accumulate
+from math import isclose
 from typing import Any, NamedTuple
 
 from reports.imports.logged import (
     CUT_OFF,
     LIKE_A_FIGURE,
+    NUMBER,
     TWO_RUNS,
     LoggedTest,
     cells,
@@ -20,6 +22,7 @@ from reports.imports.logged import (
     collective_of,
     dates_of,
     number,
+    unit_us,
     whole_number,
 )
 from reports.store.case import UNKNOWN
@@ -59,6 +62,7 @@ TYPES = {
     "fp8_e5m2": "float8_e5m2",
 }
 EARLY = "NCCL 1.x"  # prints milliseconds, and no footer
+OTHER_UNITS = "(b)", "(elements)", "(gb/s)"  # than of times
 # Columns under other names.
 COLUMNS = {"bytes": "size", "n": "count", "op": "redop"}
 FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|N/A|-?nan|-?inf")
@@ -88,7 +92,8 @@ def read_heading(
 ) -> tuple[Column, ...]:
     """The columns that a line names; empty if it is not the heading of a table. `places`: whether
     each half is in place."""
-    names = [COLUMNS.get(word.lower(), word.lower()) for word, _ in words]
+    names = [word.lower().partition("(")[0] for word, _ in words]
+    names = [COLUMNS.get(name, name) for name in names]
 
     if names[:2] != ["size", "count"] or not {"time", "algbw", "busbw"} <= set(names):
         return ()
@@ -112,10 +117,11 @@ USUAL = read_heading(cells(USUAL_HEADING))
 @dataclass
 class NcclTest(LoggedTest):
     """A test while its lines are read. `part` is its last part. `texts` are the numbers and texts
-    of rows. `groups` has the hosts of each group of ranks."""
+    of rows. `groups` has the hosts of each group of ranks. Times are in units of `unit_us`."""
 
     part: Part = Part.BANNER
     columns: Sequence[Column] = USUAL
+    unit_us: float = 1
     texts: list[tuple[int, str]] = field(default_factory=list)
     groups: dict[str | None, set[str | None]] = field(default_factory=lambda: defaultdict(set))
 
@@ -129,13 +135,24 @@ class NcclTest(LoggedTest):
                 wrong = half.get("wrong", "N/A")
                 if {*half.values()} != {"N/A"}:
                     with self.reading(line):
-                        scale = 1e3 if self.format == EARLY else 1.0
+                        time_us = round(number(half["time"]) * self.unit_us, 9)
+                        if self._contradicts(half["algbw"], case["size_bytes"], time_us):
+                            raise ValueError(text)
                         self.add(
                             line,
                             case | {"in_place": in_place},
-                            time_us=round(number(half["time"]) * scale, 9),
+                            time_us=time_us,
                             n_wrong=None if wrong == "N/A" else whole_number(wrong),
                         )
+
+    def _contradicts(self, algbw: str, size_bytes: int, time_us: float) -> bool:
+        """Whether the bandwidth in a row is not its size / time: its time has another unit. That of
+        a hypercube leaves out a rank's own part."""
+        is_figure = NUMBER.fullmatch(algbw) and time_us and self.collective != "hypercube"
+        # The last digit is 0.01.
+        return bool(is_figure) and not isclose(
+            float(algbw), size_bytes / time_us / 1e3, rel_tol=0.1, abs_tol=0.006
+        )
 
     def _split(self, text: str) -> dict[bool | None, dict[str, str]]:
         """The words by the names of their columns: of each half that is not blank, and under None
@@ -267,6 +284,11 @@ class Reader:
         if set(texts) <= {"out-of-place", "in-place"}:
             self.places = [text == "in-place" for text in dict.fromkeys(texts)]
             return True
+        if self.test.part == Part.TABLE and all(text.startswith("(") for text in texts):
+            self.test.unit_us = unit_us(
+                next((text for text in texts if text not in OTHER_UNITS), "")
+            )
+            return True
 
         columns = read_heading(words, self.places)
         if not columns:
@@ -275,8 +297,9 @@ class Reader:
         self.begin(Part.TABLE, line)
         test = self.test
         test.columns = columns
+        test.unit_us = unit_us(next(text for text in texts if text.startswith("time")))
         if "res" in texts:
-            test.format = EARLY
+            test.format, test.unit_us = EARLY, 1e3
         elif "type" not in texts:
             test.format, test.library = "mscclpp-test", "MSCCL++"
 
@@ -353,6 +376,6 @@ def _row_of(row: dict[str, Any]) -> str:
     for place in ("out_of_place", "in_place"):
         half = row.get(place) or {}
         if per_iteration := row.get(f"{place}_per_iter"):
-            half = half | {"time": per_iteration["p50_us"]}
+            half = half | {"time": per_iteration["p50_us"], "alg_bw": None}  # it is of the mean
         words += map(half.get, ("time", "alg_bw", "bus_bw", "nwrong"))
     return " ".join("N/A" if word is None else str(word) for word in words)

@@ -13,6 +13,7 @@ from reports.imports.inspector import parse_inspector
 from reports.imports.logged import (
     CUT_OFF,
     MEAN,
+    UNREAD,
     LoggedRow,
     LoggedTest,
     check,
@@ -137,9 +138,7 @@ def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
     if test.format != FORMAT and is_shorter and len(rows) < len(test.rows):
         test.rows = rows
         test.unread.append(last)
-
-    if last in test.unread and test.status == "complete":
-        test.status, test.reason = "incomplete", "the log ends within a row"
+        test.set_status(UNREAD)
 
 
 def run_of(

@@ -30,7 +30,7 @@ print("#  size  count  type  redop  root" + halves + names)
 for size in (4096, 16384, 65536, 262144, 67108864):
     us = 1000 * draw.gauss(1, 0.002) * (1 if not tree else 0.994 if size == 262144 else 0.8)
     us *= {{None: 1, "LL": 0.7 if size <= 65536 else 1.5}}[protocol]
-    half = f"  {{us:8.2f}}  1.0  1.0  0"
+    half = f"  {{us:8.2f}}  N/A  1.0  0"
     print(f"{{size:10}}  {{size // 4}}  float  sum  -1{{half}}{{half}}{{ran}}")
 print({FOOTER!r})
 """

@@ -61,7 +61,8 @@ def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
         HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") + ROW_16[:80] + "\n" + FOOTER,
     )
     (path,) = imported(tmp_path / "out", log)
-    assert len(read(path).cases) == 2
+    run = read(path)
+    assert (len(run.cases), run.end and run.end.status) == (2, "incomplete")
     sentence = "rows that could not be read"
     assert capsys.readouterr().err == f"reports: {log}: {sentence}: 13, 14 (2 in all)\n"
 

@@ -60,7 +60,8 @@ UNREAD = [
         1,
     ),
     (START + ROW_8.replace(" 2 ", " 2.5 ") + ROW_8.replace(" 8 ", " 1e20 ") + ROW_16, [12, 13], 2),
-    (START + ROW_8.replace("17.93    0.10", "  nan     nan") + ROW_16 + FOOTER, [12], 3),
+    (START + ROW_8.replace("17.93    0.00", "  nan     nan") + ROW_16 + FOOTER, [12], 3),
+    (START + ROW_8.replace("0.00", "0.45", 1) + FOOTER, [12], 1),  # a time in milliseconds
     # Otherwise the wrong elements of one half would count as those of the other.
     ("tije".join(START.rsplit("time", 1)) + ROW_8 + ROW_16 + FOOTER, [12, 13], 0),
     (START + ROW_8 + "07/02/2025 14:12:36 1 2 3 4\n8 of 16 1 2 3 4\n" + ROW_16 + FOOTER, [], 4),

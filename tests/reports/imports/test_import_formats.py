@@ -32,12 +32,12 @@ UNITS = (
     "us)  (GB/s)  (GB/s)\n"
 )
 ROW_8 = (
-    "           8             2     float     sum      -1    17.93    0.10    0.20      0    17"
-    ".72    0.30    0.40      0\n"
+    "           8             2     float     sum      -1    17.93    0.00    0.20      0    17"
+    ".72    0.00    0.40      0\n"
 )
 ROW_16 = (
-    "          16             4     float     sum      -1    17.65    0.50    0.60      0    17"
-    ".63    0.70    0.80      0\n"
+    "          16             4     float     sum      -1    17.65    0.00    0.60      0    17"
+    ".63    0.00    0.80      0\n"
 )
 FOOTER = "# Out of bounds values : 0 OK\n# Avg bus bandwidth    : 0.5\n#\n"
 TABLE = PLACES + NAMES + UNITS
@@ -179,8 +179,8 @@ def test_the_heading_names_the_columns():
     #wrong."""
     names = NAMES.replace("    root", "").replace("#wrong", " error")
     blank = (
-        "           8             2   float           17.93    0.10    0.20  1e-07    17.72    "
-        "0.30    0.40    N/A\n"
+        "           8             2   float           17.93    0.00    0.20  1e-07    17.72    "
+        "0.00    0.40    N/A\n"
     )
     test = only(names + UNITS + blank + FOOTER)
     assert halves(test) == BOTH[:2]
@@ -188,7 +188,10 @@ def test_the_heading_names_the_columns():
 
 
 def test_times_in_milliseconds_are_converted():
-    """NCCL 1.x prints milliseconds."""
+    """NCCL 1.x prints milliseconds, and a heading may name them."""
+    assert halves(only(START.replace("(us)", "(ms)") + ROW_8))[0] == (8, False, 17930)
+    assert halves(only(HEAD + NAMES.replace("time ", "time(ms)") + ROW_8))[0] == (8, False, 17930)
+    assert halves(only(IMB_GATHER.replace("usec", "msec"))) == [(1024, None, 3000)]
     alone = only(
         "$ ./build/test/single/all_reduce_test 10000000\n" + EARLY_HEAD + EARLY_NAMES + EARLY_ROW
     )
@@ -362,7 +365,7 @@ def test_imb_logs_are_read():
     assert (whole.status, only(head).status) == ("complete", "incomplete")
 
 
-HALF = {"time": 17.93, "alg_bw": 0.1, "bus_bw": 0.2, "nwrong": 0}
+HALF = {"time": 17.93, "alg_bw": 0.0, "bus_bw": 0.2, "nwrong": 0}
 CASE = {"size": 8, "count": 2, "type": "float", "redop": "sum", "root": "-1"}
 DEVICES = [
     {"rank": rank, "group": 0, "pid": 4711, "hostname": host, "device_info": "NVIDIA H200"}

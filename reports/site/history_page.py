@@ -29,7 +29,7 @@ from reports.tables.sentences import (
     to_repeat,
 )
 from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
-from reports.trends.history import History, closing
+from reports.trends.history import KEY, History, closing, complete_runs, failed_text
 from reports.trends.series import Event, Series
 from reports.verdicts.again import gate_command
 
@@ -43,13 +43,14 @@ def part_of(history: History, key: tuple[str, str]) -> History:
     """The history of one machine and benchmark."""
 
     def is_own(each: Run | Series) -> bool:
-        return bool(shared.KEY(each) == key)
+        return bool(KEY(each) == key)
 
     return replace(
         history,
         runs={run_id: run for run_id, run in history.runs.items() if is_own(run)},
         series=[*filter(is_own, history.series)],
         events=[event for event in history.events if is_own(event.series)],
+        failed=[own for own in history.failed if is_own(own[-1].run)],
     )
 
 
@@ -68,14 +69,24 @@ def banner_of(history: History) -> Banner:
     """Did anything get worse, where, since when, how sure?"""
     words = Counter(series.word for series in history.series)
     last = [*history.runs.values()][-1]
-    n_runs = counted(len(history.runs), "run")
+    n_runs = complete_runs(history)
     counts = ", ".join(f"{count} {word}" for word, count in words.items())
     said = f"The newest of {n_runs}, {last.benchmark} on {machine_name(last)}:"
     facts: list[Cell] = [[f"Cases: {counts or 'none'}. {said}", newest(history)]]
-    if events := standing(history):
+    failed = [f"{failed_text(own)}." for own in reversed(history.failed)]
+    events = standing(history)
+    if failed and not any(event.word == "worse" for event in events):
+        newest_failed = (
+            "The newest of these runs",
+            shared.file_name("run", history.failed[-1][-1].run.run_id),
+        )
+        return Banner("INCOMPLETE", failed[0], [newest_failed, *failed[1:], *facts])
+
+    facts = [*failed, *facts]
+    if events:
         event, word = events[0], events[0].word
         if event.commits:
-            facts.insert(0, check_of(event, part_of(history, shared.KEY(event.series))))
+            facts.insert(0, check_of(event, part_of(history, KEY(event.series))))
         facts.insert(0, where(event))
         n = sum(each.word == word for each in events)
         return Banner(f"{counted(n, 'change')} for the {word}", f"{event.finding}.", facts, word)
@@ -125,7 +136,7 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
     """The page of the run `at` this place of a machine and benchmark, with links to its neighbours,
     the changes since which it runs, and how it stands against the level of up to eight before."""
     page, run = run_page(entries[at].path), entries[at].run
-    file = shared.history_file(*shared.KEY(run))
+    file = shared.history_file(*KEY(run))
     page.near = [("History", file)]
     for name, others in (("Previous run", entries[:at][-1:]), ("Next run", entries[at + 1 :][:1])):
         page.near += [(name, shared.file_name("run", other.run.run_id)) for other in others]

@@ -26,6 +26,7 @@ from reports.site.history_page import (
 )
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
+from reports.store.schema import CaseHeader
 from reports.tables.sentences import (
     IMPORT,
     TOKEN_CALL_SIZE_BYTES,
@@ -36,7 +37,7 @@ from reports.tables.sentences import (
     start_time,
     to_repeat,
 )
-from reports.trends.history import draw_series, standing_wrong
+from reports.trends.history import KEY, draw_series, standing_wrong
 from reports.trends.series import Series, day_text
 from reports.verdicts.page import ORDER
 
@@ -49,14 +50,14 @@ Pages = Mapping[str, Page]
 
 def overview_page(store: shared.Store, pages: Pages) -> Page:
     """The overview of a site with these other pages, by file."""
-    wrong = standing_wrong(store.contents.entries)  # also of campaigns
+    wrong = standing_wrong(store.contents)  # also of campaigns
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
     others.reverse()  # the newest first
     lead = _lead(store)
-    panels = panels_of(store.series[shared.KEY(lead)]) if lead and len(cards) < 3 else {}
+    panels = panels_of(store.series[KEY(lead)]) if lead and len(cards) < 3 else {}
     charts = [panel_chart(*panel) for panel in panels.items() if lead in panel[1]]
     sections = [
         Section(
@@ -100,15 +101,15 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
 def _lead(store: shared.Store) -> Series | None:
     """The case of the worst change, or else of the newest headline."""
     events = standing(store.history)
-    keys = [shared.KEY(events[0].series)] if events else [*store.groups][-1:]
+    keys = [KEY(events[0].series)] if events else [*store.groups][-1:]
     return _first(store, keys[0]) if keys else None
 
 
-def _banner(store: shared.Store, wrong: list[Entry]) -> Banner | None:
+def _banner(store: shared.Store, wrong: dict[Entry, list[CaseHeader]]) -> Banner | None:
     """The answer of the runs; None for campaigns alone."""
     if wrong:
-        last = wrong[-1]
-        cases = some(list(map(describe, last.wrong)))
+        last, own = [*wrong.items()][-1]
+        cases = some(list(map(describe, own)))
         where = f"{last.run.benchmark} on {machine_name(last.run)}"
         sentence = f"{where}: {cases}, and no correct run has followed."
         newest_wrong = start_time(last.run), shared.file_name("run", last.run.run_id)

@@ -48,9 +48,10 @@ def run_page(path: Path) -> Page:
             }
             for case in wrong
         ]
+        sections = [Section("Wrong results", rows=rows), *sections]
+    if wrong or not result.complete:
         said, command = to_repeat(run, "To repeat it")
-        todo = Section("What to do next", [said], text=command)
-        sections = [Section("Wrong results", rows=rows), todo, *sections]
+        sections.insert(len(wrong) > 0, Section("What to do next", [said], text=command))
     facts: list[Row] = [
         {"name": name, "value": text[:500]} for name, text in environment_of(run).items()
     ]

@@ -4,7 +4,6 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 
 from reports.store.folder import COPY, Contents, read_store
@@ -13,10 +12,8 @@ from reports.store.observations import Entry
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted
-from reports.trends.history import History, history_of
+from reports.trends.history import KEY, History, history_of
 from reports.trends.series import Series
-
-KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 
 
 @dataclass

@@ -23,7 +23,8 @@ CODE = hashlib.sha256(
     b"".join(map(untrusted.read_bytes, sorted(Path(__file__).parent.glob("*.py"))))
 )
 Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
-Statuses = tuple[tuple[str, ...], tuple[str, ...]]  # of the cases, and `across_ranks`
+# `statuses`, `right` and `across_ranks`
+Statuses = tuple[tuple[str, ...], tuple[bool, ...], tuple[str, ...]]
 
 
 class Saved(msgspec.Struct, array_like=True):
@@ -79,7 +80,7 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
                 entry.n_blocks,
                 place_of(head),
                 place_of(run.cases),
-                place_of((entry.statuses, entry.across_ranks)),
+                place_of((entry.statuses, entry.right, entry.across_ranks)),
                 entry.observed.tobytes(),
             )
         )
@@ -113,7 +114,7 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
                 run_id=saved.run_id,
                 cases=cases,
             )
-            statuses, across_ranks = _decoded(texts[saved.results], Statuses)
+            statuses, right, across_ranks = _decoded(texts[saved.results], Statuses)
             observed = np.frombuffer(saved.observed, OBSERVED)
             entries[path] = Entry(
                 path,
@@ -121,6 +122,7 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
                 keys,
                 saved.end,
                 statuses,
+                right,
                 across_ranks,
                 saved.n_blocks,
                 observed,

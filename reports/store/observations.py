@@ -3,6 +3,7 @@
 An observation is a case of a run: the medians over its blocks that count. `folder.read_store` says
 which runs of a folder count and in which order; `table` makes one DataFrame of them."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ MIN_BLOCKS = 5  # of a case, to count
 # A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
 # cases take longer by as much, which is the order of the changes that reports look for.
 MOST_STEAL = 0.05
+QUIET_S = 900  # a run without an end that was not written to for so long was cut off
 
 
 # An observation: the number of the case, the number of its blocks that count, and the medians of
@@ -35,15 +37,17 @@ OBSERVED = np.dtype(
 
 @dataclass(eq=False)
 class Entry:
-    """A run in a store. `keys` and `statuses` are of its cases, `across_ranks` of all of them,
-    `observed` has its observations, (n,) of OBSERVED. `left_out` says why the run does not count in
-    reports on many runs, and is empty if it does."""
+    """A run in a store. `keys`, `statuses` and `right` are of its cases: `right` says which were
+    checked and not wrong. `across_ranks` is of all of them, `observed` has its observations, (n,)
+    of OBSERVED. `left_out` says why the run does not count in reports on many runs, and is empty if
+    it does."""
 
     path: Path
     run: Run
     keys: tuple[Key, ...]
     end: End | None
     statuses: tuple[str, ...]
+    right: tuple[bool, ...]
     across_ranks: tuple[str, ...]
     n_blocks: int
     observed: NDArray[Any]
@@ -52,6 +56,11 @@ class Entry:
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.status == "complete"
+
+    @property
+    def running(self) -> bool:
+        """Whether it has no end, and was written to in the last QUIET_S."""
+        return not self.end and time.time() - self.path.stat().st_mtime < QUIET_S
 
     @property
     def rtt_ns(self) -> float:
@@ -94,6 +103,7 @@ def entry_of(result: Result) -> Entry:
         keys,
         result.end,
         tuple(case.status for case in result.cases),
+        tuple(case.status == "ok" and case.n_wrong == 0 for case in result.cases),
         tuple(sorted({case.across_ranks for case in result.cases})),
         len(result.blocks),
         observe(result),

@@ -3,7 +3,6 @@ their peers of equal hardware: which gave wrong results, failed or are slow. `sl
 statistics."""
 
 import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +42,6 @@ from reports.trends.slow_nodes import (
 )
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
-QUIET_S = 900  # a run without an end that was not written to for so long was cut off
 ROW = "{:<34.34} {:>5}  {:<8} {}"
 
 
@@ -131,11 +129,7 @@ def fleet_of(contents: Contents) -> Fleet:
         run, reason = entry.run, entry.left_out
         if not run.nodes:
             reason = "without the label of a node"
-        elif (
-            reason == INCOMPLETE
-            and not entry.end
-            and time.time() - entry.path.stat().st_mtime < QUIET_S
-        ):
+        elif reason == INCOMPLETE and entry.running:
             reason = "still running"
         failed = [node for node in run.nodes if reason == INCOMPLETE and node not in finished]
         for node in failed:

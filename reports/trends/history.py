@@ -8,18 +8,27 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import zip_longest
+from itertools import chain, compress, zip_longest
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reports.store.folder import COPY, Contents, read_store
+from reports.store.folder import COPY, INCOMPLETE, WRONG, Contents, read_store
 from reports.store.grouped import grouped
-from reports.store.observations import MIN_BLOCKS, MOST_STEAL, Entry, alike_of, in_one_state
+from reports.store.manifest import MANIFEST
+from reports.store.observations import (
+    MIN_BLOCKS,
+    MOST_STEAL,
+    Entry,
+    alike_of,
+    in_one_state,
+    world_of,
+)
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError, by_time, time_of
-from reports.store.schema import Run
+from reports.store.schema import CaseHeader, Run
 from reports.store.untrusted import printable
 from reports.tables.figure import LABEL_PITCH, figure, fold
 from reports.tables.sentences import (
@@ -27,9 +36,11 @@ from reports.tables.sentences import (
     counted,
     describe,
     left_out_lines,
+    machine_name,
     painted,
     recorded_facts,
     some,
+    without_version,
     wrapped,
 )
 from reports.trends.changes import LEAST_BASE, judge
@@ -41,6 +52,7 @@ FACT_RUNS, MOST_FACT_CHANGES = 10, 3
 # months without a change that have an alarm at the most, and of steps of three spreads in one
 # series that are told within eight runs at the least.
 RATES = (0.0, 0.03, 0.95), (0.4, 0.03, 0.65), (0.7, 0.09, 0.35)
+KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 # The picture: its panels.
 PANEL_IN = 4.5, 2.4
 MOST_PANELS = 6
@@ -50,31 +62,69 @@ WORDS_SHARE = 0.36  # of the width of a panel
 @dataclass
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the share of
-    the CPU time that was withheld from disturbed runs; the events, largest first; the runs with
-    wrong results that no right one has followed; the largest correlation of neighbouring runs, None
-    if no series is long enough."""
+    the CPU time that was withheld from disturbed runs; the events, largest first; what
+    `standing_wrong` and `newest_failed` find; the largest correlation of neighbouring runs, None if
+    no series is long enough."""
 
     runs: dict[str, Run]
     skipped: list[str]
     disturbed: dict[str, float] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    wrong: list[Entry] = field(default_factory=list)
+    wrong: dict[Entry, list[CaseHeader]] = field(default_factory=dict)
+    failed: list[list[Entry]] = field(default_factory=list)
     rho: float | None = None
 
 
-def standing_wrong(entries: Sequence[Entry]) -> list[Entry]:
-    """The runs with wrong results, of runs in order of time and without copies, that no complete
-    and correct run of the same machine and benchmark has followed."""
-    found, right = list[Entry](), set[tuple[str, str]]()
-    for entry in reversed([entry for entry in entries if entry.left_out != COPY]):
-        key = entry.run.machine_id, entry.run.benchmark
-        if entry.wrong and key not in right:
-            found.append(entry)
-        elif entry.complete and not entry.wrong:
-            right.add(key)
+def variant_of(contents: Contents, entry: Entry) -> str:
+    """The variant of a campaign that a run is of, or ""."""
+    side = entry.path.parent
+    return printable(side.name) if side.parent / MANIFEST in contents.manifests else ""
 
-    return found[::-1]
+
+def standing_wrong(contents: Contents) -> dict[Entry, list[CaseHeader]]:
+    """The runs with wrong results, oldest first, and their cases that no later complete run of the
+    same variant, node, machine, world and benchmark found right. Copies do not count."""
+    found, right = dict[Entry, list[CaseHeader]](), set[Any]()
+    for entry in reversed([each for each in contents.entries if each.left_out != COPY]):
+        run = entry.run
+        place = variant_of(contents, entry), run.node, run.machine_id, world_of(run), run.benchmark
+        keys = [(*place, *key[:-1], without_version(key[-1])) for key in entry.keys]
+        if wrong := [
+            case
+            for key, case, status in zip(keys, run.cases, entry.statuses, strict=True)
+            if status == "wrong" and key not in right
+        ]:
+            found[entry] = wrong
+        if entry.complete:
+            right.update(compress(keys, entry.right))
+
+    return dict(reversed(found.items()))
+
+
+def newest_failed(contents: Contents) -> list[list[Entry]]:
+    """Of each variant, machine and benchmark the newest runs, if they ended incomplete: those since
+    the last one that is complete or wrong, which has its own alarm."""
+    newest = dict[Any, list[Entry]]()
+    for entry in contents.entries:
+        own = newest.setdefault((variant_of(contents, entry), *KEY(entry.run)), [])
+        if entry.left_out == INCOMPLETE and not entry.running:
+            own.append(entry)
+        elif entry.left_out in ("", WRONG):
+            own.clear()
+
+    return sorted(filter(None, newest.values()), key=lambda own: by_time(own[-1].run.run_id))
+
+
+def failed_text(own: Sequence[Entry]) -> str:
+    """`serving on machine ci: the newest 6 runs, since 2026-11-20, failed; cause of the last: 60 of
+    100 requests failed`."""
+    first, end = own[0].run, own[-1].end
+    which = f"the newest {len(own)} runs, since" if len(own) > 1 else "the newest run, of"
+    return (
+        f"{first.benchmark} on {machine_name(first)}: {which} {first.run_id[:10]}, failed; cause "
+        f"of the last: {(end and end.reason) or 'it was cut off'}"
+    )
 
 
 def history_of(contents: Contents) -> History:
@@ -91,15 +141,12 @@ def history_of(contents: Contents) -> History:
         skipped,
         {run_id: entry.disturbance for run_id, entry in entries.items() if entry.disturbance},
     )
-    history.wrong = standing_wrong(contents.entries)
-    campaigns = {path.parent for path in contents.manifests}
+    history.wrong, history.failed = standing_wrong(contents), newest_failed(contents)
 
-    def alike(entry: Entry) -> tuple[Any, ...]:
-        side = entry.path.parent
-        variant = printable(side.name) if side.parent in campaigns else ""
-        return (variant, entry.run.node, *alike_of(entry))
-
-    for (variant, node, *_), group in grouped(entries.values(), alike).items():
+    for (variant, node, *_), group in grouped(
+        entries.values(),
+        lambda entry: (variant_of(contents, entry), entry.run.node, *alike_of(entry)),
+    ).items():
         group, notes = in_one_state(group)
         skipped += [f"{node}: {note}" if node else note for note in notes]
         history.series += series_of(group, variant)
@@ -173,20 +220,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
     parser.epilog = (
         "With --since or --json the exit status is 1 if a series is worse or no correct run has "
-        "followed wrong results, otherwise 0; it is 2 if RUN is unknown or DIR has no usable run. "
+        "followed wrong results, 3 if the newest runs are incomplete, otherwise 0; it is 2 if RUN "
+        "is unknown or DIR has no usable run. "
         f"{parser.epilog}"
     )
 
 
 def history(arguments: argparse.Namespace) -> int:
     """Prints the events, each with at most eight series, in at most 80 columns, or all as JSON.
-    Returns 1 if a series is worse or wrong results stand, for --since and --json, otherwise 0.
-    Raises ResultError for a folder without runs, for an unknown run, and if the picture cannot be
-    drawn."""
+    Returns 1 if a series is worse or wrong results stand, or else 3 if newest runs are incomplete,
+    for --since and --json, otherwise 0. Raises ResultError for a folder without runs, for an
+    unknown run, and if the picture cannot be drawn."""
     history = history_of(read_store(arguments.folder))
     later = {*history.runs}
     if since := arguments.since:
-        known = {*history.runs, *(entry.run.run_id for entry in history.wrong)}
+        unusable = [*history.wrong, *chain(*history.failed)]
+        known = {*history.runs, *(entry.run.run_id for entry in unusable)}
         if re.fullmatch(r"\d{4}-\d\d-\d\d", since):
             since = min((run_id for run_id in known if run_id >= since), default=since)
         if since not in known:
@@ -197,7 +246,12 @@ def history(arguments: argparse.Namespace) -> int:
         later = {run_id for run_id in history.runs if by_time(run_id) >= by_time(since)}
         history.events = [event for event in history.events if event.run in later]
         history.series = [each for each in history.series if each.since(each.last_step) in later]
-        history.wrong = [run for run in history.wrong if by_time(run.run.run_id) >= by_time(since)]
+
+        def is_later(entry: Entry) -> bool:
+            return by_time(entry.run.run_id) >= by_time(since)
+
+        history.wrong = {run: cases for run, cases in history.wrong.items() if is_later(run)}
+        history.failed = [own for own in history.failed if is_later(own[-1])]
 
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
@@ -222,6 +276,7 @@ def history(arguments: argparse.Namespace) -> int:
             "history",
             runs=len(history.runs),
             wrong=[entry.run.run_id for entry in history.wrong],
+            incomplete=[entry.run.run_id for entry in chain(*history.failed)],
             left_out=history.skipped,
             disturbed=history.disturbed,
             events=events,
@@ -234,7 +289,9 @@ def history(arguments: argparse.Namespace) -> int:
     is_bad = history.wrong or any(
         step and step.word == "worse" and series.since(step) in later for series, step in alarms
     )
-    return int(bool(is_bad and (arguments.since or arguments.json)))
+    if not (arguments.since or arguments.json):
+        return 0
+    return 1 if is_bad else 3 if history.failed else 0
 
 
 def headline(history: History) -> str:
@@ -243,11 +300,16 @@ def headline(history: History) -> str:
     events = [event for event in history.events if event.is_alarm]
     if not events:
         suspects = [f", but {event.headline}" for event in history.events if event.is_suspect]
-        return f"no change over {counted(len(history.runs), 'run')}{''.join(suspects)}"
+        return f"no change over {complete_runs(history)}{''.join(suspects)}"
     if len(events) == 1:
         return f"1 change on {events[0].headline}"
 
     return f"{len(events)} changes, the largest on {events[0].headline}"
+
+
+def complete_runs(history: History) -> str:
+    """`20 runs`, or `20 complete runs` where the newest are not."""
+    return counted(len(history.runs), "complete run" if history.failed else "run")
 
 
 def closing(history: History) -> list[str]:
@@ -282,12 +344,13 @@ def text_of(history: History) -> list[str]:
     counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
     wrong = [
         f"WRONG RESULTS: {counted(len(history.wrong), 'run')} that no correct run has followed, "
-        f"the last {entry.run.run_id}: {some(list(map(describe, entry.wrong)))}"
-        for entry in history.wrong[-1:]
+        f"the last {entry.run.run_id}: {some(list(map(describe, cases)))}"
+        for entry, cases in [*history.wrong.items()][-1:]
     ]
     lines = wrapped(
         [
             *wrong,
+            *(f"INCOMPLETE: {failed_text(own)}" for own in history.failed),
             headline(history),
             f"runs {len(history.runs)}, machines {len(machines)}, last "
             f"run {[*history.runs][-1]}; series: {counts or 'none changed'}.",

@@ -119,11 +119,22 @@ def test_wrong_results_fail_a_pipeline_until_a_correct_run_follows(tmp_path, his
     status, text, _ = history(tmp_path, "--since", run_id(1))
     found = f"WRONG RESULTS: 2 runs that no correct run has followed, the last {run_id(3)}: "
     assert (status, text[: len(found)]) == (1, found)
-    assert history(tmp_path, "--since", run_id(3))[0] == 1  # also since a wrong one
-    write(tmp_path, 4)
+    rewrite(write(tmp_path, 4), lambda line: line.pop("n_wrong", None))
+    write(tmp_path, 5, sizes=[65536])
+    write(tmp_path / "gate" / "base", 6)
+    (tmp_path / "gate" / "campaign.jsonl").write_text("{}")
+    status = history(tmp_path, "--since", run_id(3))[0]
+    assert status == 1, "not checked, without the case, of another variant"
+    write(tmp_path, 7)
     assert history(tmp_path, "--since", run_id(4))[0] == 0
     status, out, _ = history(tmp_path, "--json")
     assert (status, json.loads(out)["wrong"]) == (0, [])
+    for number in (8, 9):
+        write(tmp_path, number, status="incomplete")
+    status, text, _ = history(tmp_path, "--since", run_id(9))
+    found = rf"INCOMPLETE: .*: the newest 2 runs, since {run_id(8)[:10]}, failed; cause .*"
+    assert status == 3, "nights that fail are not steady"
+    assert re.match(found + "no change over 5 complete runs", text)
 
 
 def test_the_first_slow_night_is_a_suspect_that_fails_nothing(tmp_path, history):

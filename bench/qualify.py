@@ -6,12 +6,13 @@ held against published ones of equal machines, and against those of a machine th
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from statistics import median
 
 from bench.campaigns.launches import run_command
 from bench.campaigns.options import Stop, parse_alone
-from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out
+from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out, say
 from bench.machine.gpu_state import serial
 from bench.survey import find_gpus, make_parser, open_survey, run_steps
 from bench.surveys.steps import NO_TIME, PLANS, SurveyStep
@@ -21,8 +22,9 @@ from reports.store.case import Key, key_of
 from reports.store.manifest import run_files
 from reports.store.program import BENCH, RUN
 from reports.store.result import read
+from reports.store.schema import Case
 from reports.tables.beside_published import own_calls
-from reports.tables.sentences import describe
+from reports.tables.sentences import describe, number
 
 SLOW = 1.25  # times a trusted machine's: launches of one machine differ by less
 EPILOG = f"""\
@@ -32,7 +34,8 @@ example:
 exit status, also in each line:
   0 accepted; 1 rejected: a step failed, a result was wrong, PCIe errors came, or a
   time is too long; 2 the command line, or files that cannot be written; 3 this
-  machine cannot run it, or time ran out; 130 interrupted"""
+  machine cannot run it, time ran out, or no time could be compared with the
+  trusted machine's; 130 interrupted"""
 
 
 def run_qualify(argv: Sequence[str] | None) -> int:
@@ -53,10 +56,19 @@ def run_qualify(argv: Sequence[str] | None) -> int:
     run_steps(survey)
 
     faults = [fault for step in survey.steps for fault in faults_of(step, trusted)]
+    measured = [case for step in survey.steps if step.result for case in step.result.cases]
+    compared = sum(key_of(case) in trusted for case in measured if least_us(case))
+    if trusted and not compared:
+        say(
+            f"{BENCH}qualify",
+            f"nothing of the trusted machine could be compared: {arguments.expect} has no case "
+            "that has an interval here too; another device, or too little time?",
+        )
     ended = {step.status for step in survey.steps}
-    status = WRONG if faults else CANNOT if ended != {"done"} else FINE
+    is_inconclusive = ended != {"done"} or (trusted and not compared)
+    status = WRONG if faults else CANNOT if is_inconclusive else FINE
     steps = {step.name: f"{step.status}: {step.sentence}" for step in survey.steps}
-    facts = {"schema": 1, "status": status, "faults": faults, "steps": steps}
+    facts = {"schema": 1, "status": status, "faults": faults, "compared": compared, "steps": steps}
     for bus_id in find_gpus(arguments.device)[1] or [""]:
         print_out(f"{json.dumps(facts | {'serial': serial(bus_id), 'bus_id': bus_id})}\n")
     return status
@@ -74,12 +86,11 @@ def faults_of(step: SurveyStep, trusted: Mapping[Key, float]) -> Iterator[str]:
     if step.result.end and step.result.end.note:
         yield f"{step.name}: {step.result.end.note}"
     for case in step.result.cases:
-        least_us = (case.time_us and case.time_us.ci_low) or 0.0
-        expected_us = trusted.get(key_of(case), least_us)
-        if least_us > SLOW * expected_us:
+        expected_us = trusted.get(key_of(case), inf)
+        if least_us(case) > SLOW * expected_us:
             yield (
-                f"{describe(case)}: at least {least_us:.1f} us, on the trusted machine "
-                f"{expected_us:.1f} us"
+                f"{describe(case)}: at least {number(least_us(case))} us, on the trusted machine "
+                f"{number(expected_us)} us"
             )
     if not own_calls(step.result):  # of GPUs of one model, one a rank
         return
@@ -91,21 +102,29 @@ def faults_of(step: SurveyStep, trusted: Mapping[Key, float]) -> Iterator[str]:
         usual_us = median(row.us for row in alike) if alike else call.us
         if not answer.differs and call.us > BAD * usual_us:
             yield (
-                f"{call.kind} at {size_bytes} B: {call.us:.1f} us, published for equal machines "
-                f"are {usual_us:.1f} us"
+                f"{call.kind} at {size_bytes} B: {number(call.us)} us, published for equal "
+                f"machines are {number(usual_us)} us"
             )
 
 
+def least_us(case: Case) -> float:
+    """The low end of the interval of a case's time; 0 without one."""
+    return (case.time_us and case.time_us.ci_low) or 0.0
+
+
 def times_us(folder: Path) -> dict[Key, float]:
-    """The times of a folder's runs by case. Raises Stop without any, ResultError."""
+    """The times with intervals of a folder's runs by case. Raises Stop without any, ResultError."""
     times = {
         key_of(case): case.time_us.median
         for path, _ in run_files(folder)
         for case in read(path).cases
-        if case.time_us
+        if case.time_us and least_us(case)
     }
     if not times:
-        raise Stop(USAGE, f"{folder} has no run of a machine to compare with")
+        raise Stop(
+            USAGE,
+            f"{folder} has no run of a machine to compare with, or too few blocks for intervals",
+        )
     return times
 
 

@@ -177,10 +177,13 @@ def type_text(case: Any) -> str:
 
 
 def shape_text(shape: Any) -> str:
-    """The rest of a case's name: `one_way 5us late`; empty without a shape."""
+    """The rest of a case's name: `one_way 5us late`, `rank 0 to rank 1`; empty without a shape."""
+    shape = shape or {}
+    if "dst" in shape:
+        return " to ".join(f"rank {n}" for n in dict.fromkeys((shape["src"], shape["dst"])))
     return " ".join(
         f"{value:g}us late" if name == "arrival_skew_us" else str(value)
-        for name, value in (shape or {}).items()
+        for name, value in shape.items()
     )
 
 

@@ -58,7 +58,10 @@ def test_a_machine_is_accepted_or_rejected_by_a_trusted_one(qualified, tmp_path)
     assert list(line["steps"]) == ["doctor", "link", "allreduce", "bits"]
     assert {"serial", "bus_id", "schema"} <= line.keys()
     same = qualified("same", "--expect", tmp_path / "good", scale=1.1)
-    assert (same[0], same[1][0]["faults"]) == (0, [])
+    assert (same[0], same[1][0]["faults"], same[1][0]["compared"]) == (0, [], 6)
+    other = write_run(tmp_path / "other", **SMALL | {"sizes": [4096]}, n_blocks=8).path
+    status, _, err = qualified("lost", "--expect", other.parent)
+    assert (status, "nothing of the trusted machine could be compared" in err) == (3, True)
     status, [line], _ = qualified("slow", "--expect", tmp_path / "good", scale=1.6)
     assert (status, line["status"]) == (1, 1)
     assert "auto 16 KiB isolated: at least " in line["faults"][0]

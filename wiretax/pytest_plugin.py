@@ -194,16 +194,22 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     """A row of pytest-benchmark for each measured case. A round is a block; its time is the
     collective's with reading its result, as in our table, and the same blocks count. Several
     launches of a case share a row. Fails the test if a run says that it is wrong or incomplete, as
-    that of a command may which ended with status 0."""
+    that of a command may which ended with status 0, or if a peer ran in no case."""
     from pytest_benchmark import stats
 
-    from reports.store.case import key_of
+    from reports.store.case import is_peer, key_of
     from reports.tables.sentences import size_text
     from reports.tables.show import headline_of
     from reports.verdicts.sides import case_names, faults_of, side_of, uneven_cases
 
     side = side_of(str(folder))
-    if faults := faults_of(side) + uneven_cases(side):
+    every = [case for launch in side.launches for case in launch.cases]
+    ran = {case.algorithm for case in every if case.status != "unsupported"}
+    refused = {
+        case.algorithm: case.reason for case in every if is_peer(case) and case.algorithm not in ran
+    }
+    faults = [f"{name} was not measured: {reason}" for name, reason in refused.items()]
+    if faults := faults_of(side) + uneven_cases(side) + faults:
         pytest.fail("\n".join([*side.notes, *faults]), pytrace=False)
     results = side.launches
     lines = node.config.stash.setdefault(LINES, [])

@@ -49,15 +49,16 @@ MakeIteration = Callable[[CollectiveCase, Operation, int], Iteration]
 
 @dataclass
 class Suite:
-    """All headers; iterations of the cases that can run here, by number; link parts by size. Of a
-    run that names no algorithm, those other than the library and `auto`, which its table compares,
-    run in every `others_every`-th round."""
+    """All headers; iterations of the cases that can run here, by number; link parts by size; the
+    algorithms that the command line names. Without any, those other than the library and `auto`,
+    which its table compares, run in every `others_every`-th round."""
 
     headers: list[CaseHeader] = field(default_factory=list)
     iterations: dict[int, Iteration] = field(default_factory=dict)
     is_cut_short: bool = False  # no time was left to compile further cases
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
     others_every: int = 1
+    named: Sequence[str] = ()
 
     def add(self, header: CaseHeader, iteration: Iteration | Unsupported) -> None:
         """Adds a case, or lists why it is not measured."""
@@ -281,15 +282,16 @@ def prepare(
         for number, iteration in suite.iterations.items():
             if suite.headers[number].algorithm not in compared:
                 iteration.schedule.every = OTHERS_EVERY
-    say_absent(session, suite, named)
+    suite.named = named
+    say_absent(session, suite)
     add_link_parts(session, suite, buffers)
     return suite
 
 
-def say_absent(session: Session, suite: Suite, named: Iterable[str]) -> None:
+def say_absent(session: Session, suite: Suite) -> None:
     """Says on standard error which of the algorithms that the command line names cannot run here in
     any case, and why: a table has only a note on them."""
-    for name in named:
+    for name in suite.named:
         own = [header for header in suite.headers if header.algorithm == name]
         if own and all(header.status == "unsupported" for header in own):
             say_once(session.options, f"{name} is not measured: {own[0].reason}")

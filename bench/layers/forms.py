@@ -62,7 +62,8 @@ def bind_forms(
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, make_iteration)
-    say_absent(session, suite, [form.name for form in [*(options.algorithm or ()), *peers]])
+    suite.named = [form.name for form in [*(options.algorithm or ()), *peers]]
+    say_absent(session, suite)
     for number, iteration in suite.iterations.items():
         header = suite.headers[number]
         iteration.schedule.group = str(header.shape)

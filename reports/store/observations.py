@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from reports.store.blocks import main_state
 from reports.store.case import Key, key_of
+from reports.store.result import read_flight
 from reports.store.schema import CaseHeader, End, Result, Run
 
 MIN_BLOCKS = 5  # of a case, to count
@@ -59,8 +60,11 @@ class Entry:
 
     @property
     def running(self) -> bool:
-        """Whether it has no end, and was written to in the last QUIET_S."""
-        return not self.end and time.time() - self.path.stat().st_mtime < QUIET_S
+        """Whether it has no end, its flight record names no rank that ended, and it was written to
+        in the last QUIET_S."""
+        flight = None if self.end else read_flight(self.path.with_suffix(".flight"))
+        has_ended = self.end or (flight and flight.ended)
+        return not has_ended and time.time() - self.path.stat().st_mtime < QUIET_S
 
     @property
     def rtt_ns(self) -> float:

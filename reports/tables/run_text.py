@@ -104,12 +104,16 @@ def footnotes(result: Result) -> list[str]:
     measured = [case for case in result.cases if case.time_us]
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
+    is_cut_off = not result.end or result.end.reason == "interrupted"
 
-    if few and not result.run.imported_from:
+    if few and not (result.run.imported_from or is_cut_off):
         notes.append(
             f"time ran out: {few} of {len(measured)} cases have fewer than "
             f"{MIN_PRECISE_BLOCKS} blocks: {more_time(result)}"
         )
+
+    if result.run.method.get("checks") == 0:
+        notes.append("results were not checked: -c 0")
 
     stolen = result.end.steal_share if result.end else None
     if stolen and stolen > MOST_STEAL_SHARE:

@@ -186,6 +186,7 @@ def test_a_run_with_too_much_to_compile_measures_what_is_compiled_in_time(tmp_pa
     assert result.end
     assert result.end.status == "incomplete"
     assert result.end.reason == "time ran out before all cases were compiled"
+    assert result.end.note == "not measured: two_shot (time ran out)"
     assert {case.reason for case in result.cases} == {None}
 
 
@@ -206,7 +207,7 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
+def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path, capsys):
     """An unchecked case shows no 0, which would look like a check. A type that MPI lacks must not
     stop the run, nor a size that the probe of the link cannot time, such as 2 B."""
     _, result = run(tmp_path, ISOLATED, "-c 0 -d bfloat16 -o avg --sizes 2,1030,16K,2")
@@ -216,6 +217,7 @@ def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
         assert case.n_wrong is None
         assert case.status == ("unsupported" if case.algorithm == "library" else "ok")
     assert "n_wrong" not in as_csv(case_rows(result))
+    assert "results were not checked: -c 0" in show(capsys, result)
     assert [*tmp_path.iterdir()] == [result.path], "without --samples it stores none"
 
 

@@ -89,9 +89,12 @@ def test_a_run_that_is_still_written_has_not_failed(tmp_path, fleet):
     status, text = fleet(tmp_path)
     assert (status, text.splitlines()[0]) == (0, "no node differs; of 11 nodes")
     assert "left out, still running: 1" in text
+    flight = paths[3].with_suffix(".flight")
+    flight.mkdir()
+    (flight / "ended").write_text('{"rank": 1}')  # by which a run that died at once is known
     cut(paths[4])
     status, text = fleet(tmp_path)
-    assert (status, text.splitlines()[0]) == (1, "n04 FAILED; of 11 nodes")
+    assert (status, text.splitlines()[0]) == (1, "n03, n04 FAILED; of 12 nodes")
 
 
 def test_disturbed_launches_alone_make_a_suspect(tmp_path, fleet):

@@ -205,17 +205,19 @@ def known(answer: Answer) -> Iterator[str]:
 
 
 def places(answer: Answer) -> Iterator[str]:
-    """The place of each of the run's figures among those of its kind and mode, and what usually
-    explains a bad one."""
+    """The place of each of the run's figures among those of its kind, mode and number of cards, and
+    what usually explains a bad one."""
     size = answer.size_bytes
     for call in answer.own:
-        alike = select(answer.figures, size_bytes={size}, mode={call.mode, "unknown"})
+        modes = {call.mode, "unknown"}
+        alike = select(answer.figures, size_bytes={size}, mode=modes, gpus={call.gpus})
         if not alike:
             continue
         faster = sum(row.us < call.us for row in alike)
         yield (
             f"This run's {call.kind} at {size_text(size)}, {call.mode}: {amounts([call])}, "
-            f"slower than {faster} of {len(alike)} published figures ({amounts(alike)})."
+            f"slower than {faster} of {len(alike)} published figures of {call.gpus} cards "
+            f"({amounts(alike)})."
         )
         if call.us > BAD * median(row.us for row in alike):
             causes = SMALL_CAUSES

@@ -66,7 +66,10 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Predic
     model, made = load.model, dict[str, Prediction]()
     token_bytes = model.all_reduce_bytes(1)
     sizes = sorted({*SIZES, token_bytes})
-    for way in TITLES:
+    ways = list(TITLES)
+    if not load.gpu.peer_access:  # the driver joins its slots by host memory alone
+        ways.insert(0, ways.pop())
+    for way in ways:
         if way == HOST and parts.is_shared_in_turns:
             continue
         fastest = dict[int, tuple[str, Span]]()
@@ -150,11 +153,14 @@ def text_of(
     checks: Sequence[Tested],
     notes: Sequence[str],
 ) -> str:
-    """The prediction at a root complex in a sentence, and all ways in tables."""
-    best, model = made["root_complex"], load.model
-    size, root_complex = model.all_reduce_bytes(1), TITLES["root_complex"]
+    """The prediction for the first way in a sentence, and all ways in tables."""
+    (first, best), *_ = made.items()
+    model, title = load.model, f"{'over' if first == HOST else 'at'} {TITLES[first]}"
+    size = model.all_reduce_bytes(1)
+    card = printable(parts.card)
+    origin = "" if sheet_of(parts.card) == load.gpu else f", from parts of {card}"
     headline = (
-        f"PREDICTED for two {load.gpu.name} at {root_complex}: an all-reduce of "
+        f"PREDICTED for two {load.gpu.name} {title}{origin}: an all-reduce of "
         f"{size_text(size)} takes {span_text(best.fastest[size][1], ' us')}"
     )
     if not best.obstacle:
@@ -192,7 +198,7 @@ def text_of(
         table = plain_table(headings, rows)
         tables.append((f"One chat of {model.name}, at most, PREDICTED", table))
 
-    by_size = [parts.algorithm_spans(ROUTES["root_complex"], load.gpu, size) for size in SHOWN]
+    by_size = [parts.algorithm_spans(ROUTES.get(first), load.gpu, size) for size in SHOWN]
     rows = [
         [
             name if name in CHECKED else f"{name} (unchecked)",
@@ -200,7 +206,7 @@ def text_of(
         ]
         for name in ALGORITHMS
     ]
-    title = f"The typical time of each algorithm at {root_complex}, us, PREDICTED"
+    title = f"The typical time of each algorithm {title}, us, PREDICTED"
     tables.append((title, plain_table(["algorithm", *map(size_text, SHOWN)], rows)))
 
     if checks:
@@ -218,7 +224,7 @@ def text_of(
         tables.append(("The formulas on the one card: from a graph, us a call", table))
 
     question = [
-        f"one card: {printable(parts.card)}, {counted(parts.launches, 'launch')} of {BENCH}link",
+        f"one card: {card}, {counted(parts.launches, 'launch')} of {BENCH}link",
         f"model: {load.weights}, {number(load.weights_bytes / GB)} GB; "
         f"{model.all_reduces} all-reduces a token, {engine_text(model)}; "
         f"data sheet: {load.gpu.source}",
@@ -227,8 +233,6 @@ def text_of(
         f"{FORMULA_OVER_MEASURED[1] - 1:+.0%} or as below",
     ]
     closing = [f"{model.name} on two: {best.obstacle}."] if best.obstacle else []
-    if sheet_of(parts.card) != load.gpu:
-        closing.append(f"The parts come from {printable(parts.card)}, not from {load.gpu.name}.")
     closing += [
         *notes,
         _fastest(load, made),

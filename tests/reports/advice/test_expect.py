@@ -4,7 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from msgspec.structs import replace
 
+from reports.advice import expect
+from reports.store.result import read
 from tests.launch import ROOT
 from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
 
@@ -138,6 +141,9 @@ def test_a_slow_run_gets_its_place_and_the_usual_causes(reports, tmp_path):
     assert "This run's library at 32 MiB, eager: 5.20 GB/s, slower than 11 of 11" in text
     assert "What usually explains that: no peer access" in text
     assert "ACS" in text
+    answer = expect.answer_to(expect.question_of_run(read(slow)), 32 << 20, "library")
+    answer.figures = [replace(row, gpus=4) for row in answer.figures]
+    assert not [*expect.places(answer)], "a time of four cards says nothing of two"
     good = gpu_run(tmp_path / "good", at_gb_s(12.85))
     text = " ".join(reports("expect", good, "--size", "32M")[1].split())
     assert "slower than 0 of 11" in text

@@ -24,6 +24,10 @@ UNITS = {
     "_of_bound": ("ratio", 1.0),
     "n_wrong": ("", 1.0),
 }
+OF_RUN = {
+    "run_timestamp_seconds": ("seconds", "Start of the run that measured the case, since 1970."),
+    "run_complete": ("", "1 if the run is complete, otherwise 0."),
+}
 ENDS = {"low": "ci_low", "high": "ci_high"}  # of the 95 % interval of a summary
 OURS = b"# TYPE wiretax_"
 LABELS = ("benchmark", "machine_id", "node", "world_size", "method", *CASE_KEY, "status")
@@ -104,9 +108,15 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
     }
 
     for row in rows:
-        if row["started"] is None or row.get("suspect"):
+        if row["started"] is None or row.get("suspect") or row["status"] == "unsupported":
             continue
         at_s = int(row["started"].timestamp())
+        is_complete = row["run_status"] == "complete"
+        row["run_complete"] = int(is_complete)
+        if row["status"] != "not measured":
+            row["run_timestamp_seconds"] = at_s
+        if row["status"] == "ok" and not is_complete:  # fast, where requests failed
+            row["status"] = row["run_status"]
         labels = ",".join(
             f'{label}="{_escaped(str(row[label]))}"'
             for label in names
@@ -145,7 +155,7 @@ class Gauge(NamedTuple):
 
 def gauges() -> Iterator[Gauge]:
     """The figures that schema.FIGURES names as gauges; of a summary the median, and the ends of its
-    interval."""
+    interval; then those of the run."""
     for field, shown in FIGURES.items():
         if not shown.gauge:
             continue
@@ -160,6 +170,8 @@ def gauges() -> Iterator[Gauge]:
         for end, (column, about) in columns.items():
             name = "_".join(filter(None, ["wiretax", shown.gauge, end, unit]))
             yield Gauge(name, column, unit, scale, f"{about}{shown.meaning}.")
+    for column, (unit, meaning) in OF_RUN.items():
+        yield Gauge(f"wiretax_{column}", column, unit, 1.0, meaning)
 
 
 def _escaped(text: str) -> str:

@@ -134,6 +134,14 @@ def test_a_case_that_is_right_again_has_no_wrong_figure_in_a_textfile(tmp_path, 
     assert [line.split()[-1] for line in found] == ["0"]
 
 
+def test_an_incomplete_run_is_not_ok_and_tells_its_age(tmp_path, capsysbinary):
+    write_log(tmp_path, {"us": 5}, status="incomplete")
+    out = export(capsysbinary, tmp_path, "--openmetrics")[0].decode()
+    assert 'status="ok"' not in out
+    assert re.search(r'run_complete{.*status="incomplete"} 0 1795155300\n', out)
+    assert re.search("run_timestamp_seconds{.*} 1795155300 1795155300\n", out)
+
+
 def test_the_grafana_dashboard_asks_for_gauges_that_there_are():
     panels = json.loads((ROOT / "examples/grafana.json").read_text())["panels"]
     asked = [target["expr"] for panel in panels for target in panel["targets"]]

@@ -145,9 +145,16 @@ def parse_variant(text: str) -> Variant:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,39}", name) or name in RESERVED_NAMES:
         raise ArgumentTypeError(f"{name!r} cannot be a variant's name")
     try:
-        words = shlex.split(line)
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)  # a word for each operator
+        lexer.whitespace_split, lexer.commenters = True, ""
+        words = list(lexer)
     except ValueError as error:
         raise ArgumentTypeError(f"variant {name}: {error}: {line}") from None
+    if operator := next((word for word in words if word and not word.strip("();<>|&")), None):
+        raise ArgumentTypeError(
+            f"variant {name}: no shell runs it, so {operator} would be an argument: put it into a script, "
+            "or sh -c '...'"
+        )
     variables = list(takewhile(re.compile(r"[A-Za-z_]\w*=").match, words))
     command = words[len(variables) :]
     ends = [

@@ -32,6 +32,8 @@ BAD = f"""
 --variant "c=perf {{size}}" -> variant c: {{size}} is no placeholder; known are {{out}} {{seed}}
 --variant "c=perf -b {{min}}" -> variant c: {{min}} is no placeholder
 --variant "c=perf {{out:x}}" -> variant c: {{out:x}} is no placeholder
+--variant "c=true && true" -> no shell runs it, so && would be an argument
+--variant "c=true; true 2>log" -> so ; would be an argument
 --set count=8 -> 'count' is none of min, max, sizes
 --ranks 0 -> '0' is not a whole number
 --variant "c=true" --revision c=HEAD -> variant c runs no code of this repository's revisions

@@ -210,12 +210,12 @@ def run_to_end(
 
 
 def with_status(sentence: str, status: int) -> str:
-    """The sentence and how its command ended: `no device (exit status 2)`. Shells and launchers
-    report a signal as 128 more."""
-    ended = f"exit status {status}"
+    """The sentence and how its command ended: `no device (exit status 2)`, `killed by SIGSEGV: no
+    device`. Shells and launchers report a signal as 128 more."""
     with suppress(ValueError):  # no signal
-        ended = f"killed by {signal.Signals(-status if status < 0 else status - 128).name}"
-    return f"{sentence} ({ended})"
+        number = signal.Signals(-status if status < 0 else status - 128)
+        return f"killed by {number.name}: {sentence}"
+    return f"{sentence} (exit status {status})"
 
 
 def last_lines(file: TextIO) -> list[str]:

@@ -143,7 +143,7 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
     folder = tmp_path / "c"
     status, out, err = run(folder, *named(a=program, b=f"{flaky} {program}"), "--pairs", "1")
     assert (status, out) == (1, "")
-    assert err.count("b, attempt 1: no luck (killed by SIGKILL)\n") == 2
+    assert err.count("b, attempt 1: killed by SIGKILL: no luck\n") == 2
     assert err.endswith(
         "bench.campaign: variant b: none of its launches after the pilot finished\n"
     )
@@ -151,7 +151,7 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
     assert [
         (launch.stage, launch.attempt, launch.exit, launch.reason, launch.run) for launch in died
     ] == [
-        (stage, attempt, -9, "no luck (killed by SIGKILL)", None)
+        (stage, attempt, -9, "killed by SIGKILL: no luck", None)
         for stage, attempt in (("pilot", 1), ("first", 1), ("first", 2), ("first", 3))
     ]
     assert made(folder, "first") == [("first", 1, "a")]
@@ -196,8 +196,8 @@ Please see the FAQ page for debugging suggestions
 @pytest.mark.parametrize(
     ("said", "ending", "reason"),
     [
-        ("row", "kill -ABRT $$", "row (killed by SIGABRT)"),
-        ("row", "exit 134", "row (killed by SIGABRT)"),
+        ("row", "kill -ABRT $$", "killed by SIGABRT: row"),
+        ("row", "exit 134", "killed by SIGABRT: row"),
         ("", "exit 7", "it printed nothing (exit status 7)"),
         (f"row{BANNER}", "exit 3", "row (exit status 3)"),
         (f"row{BANNER}\n{SIGNALLED}{ADVICE}", "exit 6", f"{SIGNALLED} (exit status 6)"),

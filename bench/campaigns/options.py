@@ -152,8 +152,8 @@ def parse_variant(text: str) -> Variant:
         raise ArgumentTypeError(f"variant {name}: {error}: {line}") from None
     if operator := next((word for word in words if word and not word.strip("();<>|&")), None):
         raise ArgumentTypeError(
-            f"variant {name}: no shell runs it, so {operator} would be an argument: put it into a script, "
-            "or sh -c '...'"
+            f"variant {name}: no shell runs it, so {operator} would be an argument: put it into "
+            "a script, or sh -c '...'"
         )
     variables = list(takewhile(re.compile(r"[A-Za-z_]\w*=").match, words))
     command = words[len(variables) :]

@@ -19,7 +19,7 @@ from reports.verdicts.verdict import MOST_PAIRS
 LEAST_LAUNCH_S = 5  # that bench.gate takes
 # What to do next after each outcome.
 NEXT = {
-    PASS: "Nothing: no case became slower, so this can be merged or kept",
+    PASS: "Nothing: every case excludes the slowdown to exclude, so this can be merged or kept",
     REGRESSION: "Find out what made these cases slower, among what differs",
     INCONCLUSIVE: "Measure again, longer or fewer sizes, as what was found says",
     UNUSABLE: "Mend the side that is named and measure again",

@@ -14,7 +14,7 @@ from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.tables.sentences import counted, sized, some, spoken
+from reports.tables.sentences import counted, sized, some, spoken, type_text
 from reports.verdicts import verdict
 from reports.verdicts.days import FAMILY_P as DAYS_FAMILY_P
 from reports.verdicts.days import spread_between_days
@@ -57,9 +57,9 @@ class NothingInCommon(ResultError):
 @dataclass
 class Comparison:
     """A side against the baseline. `differing_fields` has a text for each field of a case in which
-    the sides differ, such as the algorithm; `lacking` names the cases that the other side
-    lacks; `caveats` sentences on launches that died, allowed differences, results that one side did
-    not check, copies, nodes and days.
+    the sides differ, such as the algorithm; `lacking` names the cases that the other side lacks;
+    `unchecked` has sentences on results that one side did not check, `caveats` on launches that
+    died, allowed differences, new cases, copies, nodes and days.
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
     `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
@@ -73,6 +73,7 @@ class Comparison:
     differing_fields: dict[str, str] = field(default_factory=dict)
     caveats: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     is_interleaved: bool = False  # of one campaign, whose launches ran in turn
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -85,10 +86,11 @@ class Comparison:
     @property
     def faults(self) -> list[str]:
         """Why no gate can judge: those between the sides, and cases that the variant lacks."""
-        return [
-            *faults_between(self.baseline, self.variant),
-            *(f"{title} of the baseline was not measured" for title in self.lacking),
-        ]
+        faults = faults_between(self.baseline, self.variant)
+        if self.lacking:
+            titles = some(self.lacking)
+            faults.append(f"{self.variant.label} lacks {titles}, which {self.baseline.label} has")
+        return faults
 
     @property
     def is_judged(self) -> "pd.Series[bool]":
@@ -122,7 +124,12 @@ class Comparison:
 def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
     """Sentences on allowed differences. Raises Incomparable for a difference not allowed."""
     sentences = dict[str, str]()
+    # A case of another type beside common ones is a new or a lacking case.
+    types = [{type_text(case) for case in side.cases} for side in sides]
+    has_common_type = bool(set.intersection(*types))
     for name, read_fact in COMPARABLE.items():
+        if name == "type" and has_common_type:
+            continue
         places: dict[str, str] = {}
         for side in sides:
             for launch in side.launches:
@@ -199,10 +206,13 @@ def _compare(
         {key_of(case, without): case for case in side.cases} for side in sides
     )
     cases = {key: of_variant[key] for key in of_baseline if key in of_variant}
-    named = zip(of_baseline, titles_of([*of_baseline.values()]), strict=True)
-    comparison.lacking = [title for key, title in named if key not in cases]
     if not cases:
         raise NothingInCommon(f"{names} have no case in common")
+    every = of_baseline | of_variant
+    title_of = dict(zip(every, titles_of([*every.values()]), strict=True))
+    comparison.lacking = [title_of[key] for key in of_baseline if key not in cases]
+    if new := [title_of[key] for key in of_variant if key not in cases]:
+        caveats.append(f"new in {variant.label}, and not judged: {some(new)}")
 
     # Those that only one side has checked, and those that some launch had wrong.
     unchecked = [
@@ -216,7 +226,8 @@ def _compare(
     ]
     for side, keys, others in zip(sides, unchecked, unchecked[::-1], strict=True):
         if n := len((keys - others) & cases.keys()):
-            caveats.append(f"{side.label} has launches without a check of {counted(n, 'case')}")
+            sentence = f"{side.label} has launches without a check of {counted(n, 'case')}"
+            comparison.unchecked.append(sentence)
 
     wrong = {
         key_of(case, without): f"wrong in launches of {side.name}"

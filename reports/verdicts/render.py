@@ -118,9 +118,9 @@ def headline(comparison: Comparison) -> str:
 
 
 def summary(comparison: Comparison, slowdown: float) -> str:
-    """One sentence on the judged cells: the wrong, the slower and the faster ones, the slowdown
-    that the others exclude, and the cells in which this `slowdown` could hide; then whether the
-    library's moved."""
+    """One sentence on the judged cells: the wrong, the slower and the unchecked ones, the cells in
+    which this `slowdown` could hide, the faster ones, and the slowdown that all others exclude;
+    then whether the library's moved."""
     cells, is_judged = comparison.cells, comparison.is_judged
     is_wrong, is_slower = cells.is_wrong, cells.verdict == SLOWER
     is_open = comparison.can_hide(slowdown) & ~is_slower & ~is_wrong
@@ -136,13 +136,15 @@ def summary(comparison: Comparison, slowdown: float) -> str:
     if len(slower):
         found.append(difference(comparison, slower))
 
-    nothing = "nothing else" if found or len(undecided) else "nothing"
+    if len(undecided):
+        found.append(f"{some([*undecided.title])} undecided")
+    where = " in the other cells" if found else ""
+    found += comparison.unchecked
     if len(faster):
         found.append(difference(comparison, faster))
     if others.high.notna().any():
-        found.append(f"{nothing} slower than {max(others.high.max() - 1, 0):.1%} anywhere")
-    if len(undecided):
-        found.append(f"{some([*undecided.title])} undecided")
+        excluded = max(others.high.max() - 1, 0)
+        found.append(f"no slowdown of {excluded:.1%} or more{where}")
     if len(moved):
         found.append(
             f"the machine or a setting moved: {len(moved)} of {len(library)} cells of the library, "

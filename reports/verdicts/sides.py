@@ -35,9 +35,7 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
     ),
     "world": lambda result: world_of(result.run),
     "type": lambda result: " and ".join(sorted({*map(type_text, result.run.cases)})),
-    "statistic": lambda result: " ".join(
-        [result.run.benchmark, *sorted({case.across_ranks for case in result.cases})]
-    ),
+    "statistic": lambda result: " ".join(sorted({case.across_ranks for case in result.cases})),
     "method": lambda result: method_of(result.run) or "default",
     "version": lambda result: result.run.version,
 }
@@ -261,19 +259,18 @@ def incomplete_runs(side: Side) -> list[str]:
 
 
 def uneven_cases(side: Side) -> list[str]:
-    """A sentence on each case that launches of its benchmark lack: they may have ended early."""
-    launches = Counter(launch.run.benchmark for launch in side.launches)
+    """A sentence on each case that some launches lack: they may have ended early."""
     cases, have = dict[Any, Case](), Counter[Any]()
     for launch in side.launches:
-        own = {(launch.run.benchmark, key_of(case)): case for case in launch.cases}
+        own = {key_of(case): case for case in launch.cases}
         cases |= own
         have.update([*own])
 
     titles = titles_of([*cases.values()])
     return [
-        f"{title} is in {n} of {launches[key[0]]} launches of {side.name}"
-        for title, (key, n) in zip(titles, have.items(), strict=True)
-        if n < launches[key[0]]
+        f"{title} is in {n} of {len(side.launches)} launches of {side.name}"
+        for title, n in zip(titles, have.values(), strict=True)
+        if n < len(side.launches)
     ]
 
 

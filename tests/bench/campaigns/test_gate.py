@@ -34,6 +34,8 @@ for size in (16384,) if act == "lose" and (acts or not numbers) else (16384, 104
     line = {"collective": "all_reduce", "size_bytes": size, "time_us": times_us, "ranks": 2}
     wrong = 3 if acts and act in ("wrong", "wrong_and_die") else 0
     print(json.dumps(line | {"n_wrong": wrong}), flush=True)
+if act == "more":
+    print(json.dumps({"name": "moe", "size_bytes": 0, "time_us": 5, "ranks": 2}))
 if acts and act == "fail":
     print("Collective test concluded: all_reduce_perf\\nhost: Test NCCL failure common.cu:345")
 if acts and act == "die":
@@ -77,7 +79,8 @@ def test_the_gate_answers_with_a_status_and_files(tmp_path, side, capsys):
     assert all("SLOWER" in text for text in said(folder))
     assert {path.name for path in folder.iterdir()} >= {"base", "head"}
     assert "REGRESSION: SLOWER" in capsys.readouterr().out
-    assert judged(tmp_path / "same", side(), side(), "--min-effect", "5") == 0
+    assert judged(tmp_path / "same", side(), side(1.0, "more"), "--min-effect", "5") == 0
+    assert "new in head, and not judged: moe program" in said(tmp_path / "same")[0]
 
 
 def test_failed_requests_are_unusable_in_every_report(tmp_path, capsys):
@@ -146,7 +149,7 @@ def test_what_cannot_be_judged_has_status_5_and_a_bad_command_line_2(tmp_path, s
     dead = shlex.join(["sh", "-c", "echo no device; exit 1"])
     cases = {
         "dead-base": (dead, side(), 5, "variant base cannot run"),
-        "lost-size": (side(), side(1, "lose"), 5, "was not measured"),
+        "lost-size": (side(), side(1, "lose"), 5, "head lacks 1 MiB program, which base has"),
         "failed-later": (side(), side(1, "fail", 4), 5, " is incomplete"),
         "no-benchmark": ("echo hello", side(), 2, "variant base: its output has no timings"),
     }

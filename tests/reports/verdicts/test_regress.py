@@ -69,8 +69,8 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     status, printed = judge(capsys, slowed, *options)
     assert status == 1
     expected = (
-        r"REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; nothing else slower than 0\.\d% anywhere; "
-        r"1 of 4 cells different from 0 and estimated at 1\.0% or more"
+        r"REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; no slowdown of 0\.\d% or more in the "
+        r"other cells; 1 of 4 cells different from 0 and estimated at 1\.0% or more"
     )
     figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
     assert re.match(rf"{expected} \(exit status 1\) {figures} ", printed)
@@ -118,7 +118,7 @@ def test_markdown_stays_below_githubs_limit_and_escapes_names(alike):
 def test_two_equal_variants_pass_and_a_run_is_not_compared_with_itself(alike, capsys):
     status, printed = judge(capsys, alike)
     assert status == 0
-    assert re.match(r"PASS: nothing slower than 0\.\d% anywhere \(exit status 0\)", printed)
+    assert re.match(r"PASS: no slowdown of 0\.\d% or more \(exit status 0\)", printed)
     status, printed = gate(capsys, alike / "main", alike / "main")
     assert (status, "compared with itself" in printed) == (2, True)
 
@@ -158,6 +158,7 @@ def test_too_few_pairs_never_pass(tmp_path, capsys):
     junit = tmp_path / "junit.xml"
     status, printed = judge(capsys, few, "--junit", junit)
     assert (status, "KiB two-shot: 1.000 undecided" in printed) == (3, True)
+    assert "the margin: without 6 pairs no slowdown is excluded" in printed
     suite = ElementTree.parse(junit).getroot()
     assert {skipped.get("type") for skipped in suite.iter("skipped")} == {"inconclusive"}
     assert (suite.get("failures"), suite.get("skipped")) == ("0", "4")
@@ -267,7 +268,7 @@ def test_runs_that_are_cut_off_are_unusable_and_named_once_for_each_reason(copie
 def test_a_case_that_the_current_side_lacks_is_named(options, case, tmp_path, capsys):
     folder = write_campaign(tmp_path / "lacks", ALIKE, options=options)
     status, printed = judge(capsys, folder)
-    sentence = f"UNUSABLE: 16 KiB {case} of the baseline was not measured"
+    sentence = f"UNUSABLE: new lacks 16 KiB {case}, "
     assert (status, sentence in printed) == (5, True)
 
 

@@ -29,7 +29,8 @@ from collectives.choice import by_model, in_words
 from reports.store.program import on_ranks
 from reports.store.result import ResultError
 from reports.store.schema import Result, Winner
-from reports.tables.sentences import counted
+from reports.tables.run_text import more_time
+from reports.tables.sentences import counted, size_text, some
 
 ABOUT = "Finds what auto should run on this machine, by size."
 
@@ -75,28 +76,34 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
     return search.prepare(sizes, stable, session)
 
 
-def store(table: str | None, program: str, result: Result, machine: Machine) -> tuple[str, int]:
-    """Stores the winners, even if time ran out; the last line of the output, and the exit status.
-    Raises OSError."""
+def store(
+    table: str | None, program: str, sizes: tuple[int, ...], result: Result, machine: Machine
+) -> tuple[str, int]:
+    """Stores the winners that the rounds decided, even if time ran out; the last lines of the
+    output, which name the other sizes, and the exit status. Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
         return "table: none\n", FINE
-    settled, unsettled = (
-        [search.row_of(result, each) for each in result.winners if each.is_settled is is_settled]
-        for is_settled in (True, False)
-    )
-    if not result.winners:
-        more = "no case was measured often enough; allow more time (--max-time)"
-        return f"table: none, {more}\n", CANNOT
+    rows = [search.row_of(result, each) for each in result.winners if each.is_settled]
+    decided = {row.size_bytes[0] for row in rows}
+    decided -= {each.size_bytes for each in result.winners if not each.is_settled}
+    open_ = [
+        size_text(size)
+        for size in sizes
+        if search.case_of(size, "", "").segment_bytes not in decided
+    ]
+    left = f"INCOMPLETE: too few rounds at {some(open_)}: {more_time(result)}\n" if open_ else ""
+    if not rows:
+        return f"{left}table: none\n", CANNOT
     path = Path(table) if table else tuned.default_path(machine)
     head = tuned.Head(machine.machine_id, machine.software_id, result.run.run_id, program)
-    tuned.add(path, head, settled, unsettled)
+    tuned.add(path, head, rows)
     waiting = sum(not winner.is_confirmed for winner in result.winners)
     more = (
         f", {counted(waiting, 'candidate')} (?): run the command again to confirm"
         if waiting
         else ""
     )
-    return f"table: {path}{more}\n", FINE
+    return f"{left}table: {path}{more}\n", FINE
 
 
 def winners_of(table: str | None, program: str, result: Result) -> list[Winner]:
@@ -125,7 +132,7 @@ def main() -> NoReturn:
         conclude = (
             partial(audit, session)
             if namespace.audit
-            else partial(store, run_options.table, program)
+            else partial(store, run_options.table, program, sizes)
         )
         winners = (
             find_winners if namespace.audit else partial(winners_of, run_options.table, program)

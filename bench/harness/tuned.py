@@ -2,7 +2,7 @@
 by the code that made it unless --tuned names it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -86,15 +86,13 @@ def load(path: Path, tables: dict[str, Any]) -> list[ChoiceRow]:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
 
 
-def add(
-    path: Path, head: Head, settled: Sequence[ChoiceRow], unsettled: Sequence[ChoiceRow]
-) -> None:
+def add(path: Path, head: Head, found: Sequence[ChoiceRow]) -> None:
     """Adds the rows of a run to the table at `path`, atomically. Older rows of this program for
-    other sizes, modes or states of the link stay, and replace `unsettled` ones. Another machine's
-    table is replaced. Raises OSError, ResultError."""
-    older = without(own_rows(path, head, head.program), settled)
+    other sizes, modes or states of the link stay. Another machine's table is replaced. Raises
+    OSError, ResultError."""
+    older = own_rows(path, head, head.program)
     lines = [f"{name} = {as_text(value)}" for name, value in vars(head).items()]
-    rows = [*settled, *without(unsettled, older), *older]
+    rows = [*found, *(row for row in older if not any(is_for_same_cases(row, a) for a in found))]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_named(path, "\n".join([*lines, "", written(rows)]).encode())
 
@@ -106,11 +104,6 @@ def own_rows(path: Path, machine: Head | Run, program: str) -> list[ChoiceRow]:
         if head.program == program:
             return load(path, tables)
     return []
-
-
-def without(rows: Iterable[ChoiceRow], others: Sequence[ChoiceRow]) -> list[ChoiceRow]:
-    """The rows for other cases than these."""
-    return [row for row in rows if not any(is_for_same_cases(row, other) for other in others)]
 
 
 def is_for_same_cases(a: ChoiceRow, b: ChoiceRow) -> bool:

@@ -20,7 +20,7 @@ from reports.tables.tune import render
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
 
-# A search that ends after six rounds of short blocks, however busy the machine is.
+# A search that ends after 20 rounds of short blocks, however busy the machine is.
 FEW_CANDIDATES = """
 import bench.tune as tune
 from bench.harness import schedule
@@ -29,7 +29,7 @@ from bench.tuning.winners import find_winners
 schedule.LONGEST_BLOCK_S = 2e-3
 from collectives.table import parsed
 go_on = search.go_on
-search.go_on = lambda run, active, rounds: go_on(run, active, rounds) if rounds < 6 else []
+search.go_on = lambda run, active, rounds: go_on(run, active, rounds) if rounds < 20 else []
 names = "one_shot_pull", "two_shot_direct+nt"
 search.candidates = lambda world, size: [parsed(name, search.KNOWN) for name in names]
 tune.main()
@@ -219,18 +219,15 @@ def test_a_table_keeps_its_rows_for_other_sizes_and_states(tmp_path):
     """A link that changes once in several minutes needs more than one search."""
     path = tmp_path / "tables" / "table.toml"
 
-    def names(settled, unsettled=(), program="1.0 (a)"):
-        rows = [[row(*each) for each in rows] for rows in (settled, unsettled)]
-        tuned.add(path, tuned.Head("m", "s", "run", program), *rows)
+    def names(found, program="1.0 (a)"):
+        rows = [row(*each) for each in found]
+        tuned.add(path, tuned.Head("m", "s", "run", program), rows)
         return {each.algorithm.name for each in loaded(path, MACHINE)}
 
     first = [(1024, 100.0, "ring")]
     assert names(first) == {"ring"}
     assert names([(1024, 120.0, "two_shot"), (2048, 500.0, "ring+nt")]) == {"two_shot", "ring+nt"}
     assert names([(1024, 500.0, "ring")]) == {"two_shot", "ring+nt", "ring"}
-    # A short look at a state must not undo a search in it.
-    look = [(1024, 510.0, "two_shot_direct"), (1024, 2000.0, "two_shot_direct+nt")]
-    assert names([], look) == {"two_shot", "ring+nt", "ring", "two_shot_direct+nt"}
     assert names(first, program="1.0 (b)") == {"ring"}, "rows of other code must go"
     path.write_text("spoiled")
     assert names(first) == {"ring"}
@@ -252,13 +249,12 @@ def test_an_unwritable_table_or_another_file_is_refused_before_the_search(tmp_pa
 
 def test_a_search_that_finds_nothing_does_not_look_like_one_that_tuned(tmp_path):
     """A script would go on to measure an untuned `auto`."""
-    program = FEW_CANDIDATES.replace("if rounds < 6 else []", "if rounds < 1 else []")
-    options = "-b 16K -e 16K --max-time 12 --table"
+    program = FEW_CANDIDATES.replace("< 20", "< 1")
+    options = "-b 16K -e 64K --max-time 15 --table"
     done = launch(tmp_path / "tune", options, tmp_path / "table.toml", program=program)
     assert (done.returncode, (tmp_path / "table.toml").exists()) == (3, False)
-    assert done.stdout.endswith(
-        "table: none, no case was measured often enough; allow more time (--max-time)\n"
-    )
+    open_ = r"INCOMPLETE: too few rounds at 16 KiB, 64 KiB: --max-time \d+\ntable: none\n"
+    assert re.search(f"{open_}$", done.stdout)
 
 
 @pytest.fixture(scope="module")

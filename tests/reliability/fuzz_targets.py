@@ -214,7 +214,7 @@ def add_to_table(argv: list[str]) -> int:
     ring = ChoiceRow("all_reduce", ALGORITHMS["all_reduce"]["ring"], (4096, 4096), {"ranks": 2})
     try:
         with mock.patch.object(tuned, "write_named"):  # it waits for the reader of a pipe
-            tuned.add(Path(argv[1]), head, [ring], [])
+            tuned.add(Path(argv[1]), head, [ring])
         tuned.load(Path(argv[1]), tuned.read(Path(argv[1]), MACHINE)[1])
     except ResultError as error:
         say("bench.tune", str(error))

@@ -33,6 +33,7 @@ OF_CASE = {
     "prompt": "n_prompt",
     "generated": "n_gen",
     "depth": "n_depth",
+    "split": "split_mode",
 }
 
 
@@ -64,9 +65,11 @@ def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
         if not mark:
             return []
         name, read = READERS[mark]
-        # The one rank is the client: how many GPUs serve is in none of these files.
+        # The one rank is the client; llama-bench lists its GPUs.
         new = LoggedTest(name, line, "median", "serving", world_size=1)
         test = tests.setdefault(name, new)
+        if gpus := document.get("gpu_info"):
+            test.gpus[0] = printable(str(gpus))[:200]
         read(test, line, document)
         for layout in DATES:
             with suppress(ValueError):

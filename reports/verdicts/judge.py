@@ -25,6 +25,7 @@ from reports.verdicts.sides import (
     case_names,
     deaths_of,
     faults_between,
+    tell_apart,
     titles_of,
 )
 from reports.verdicts.verdict import (
@@ -161,6 +162,7 @@ def compare(
     The cells of all sides are one family: more sides are not more chances of a false verdict.
     Raises Incomparable for sides that measured different things, NothingInCommon for sides without
     a common case, ResultError for a run that is on both sides."""
+    tell_apart(sides)
     differences = differing(sides, allowed)
     baseline, *variants = sides
 

@@ -57,6 +57,7 @@ class Side:
     of_pair: dict[int, Result] = field(default_factory=dict)
     others: dict[str, Result] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    label_parts: int = 2
 
     @property
     def cases(self) -> list[Case]:
@@ -108,8 +109,16 @@ class Side:
 
     @property
     def label(self) -> str:
-        """The name; the last two parts of a path."""
-        return "/".join(self.name.split("/")[-2:])
+        """The name; the last parts of a path, more than two if `tell_apart` needs them."""
+        return "/".join(self.name.split("/")[-self.label_parts :])
+
+
+def tell_apart(sides: Sequence[Side]) -> None:
+    """Adds folders to the labels of these sides until they differ."""
+    longest = max(side.name.count("/") for side in sides)
+    while len({side.label for side in sides}) < len(sides) and sides[0].label_parts <= longest:
+        for side in sides:
+            side.label_parts += 1
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:

@@ -120,8 +120,10 @@ def test_the_serving_benches_of_engines_are_read():
 def test_samples_of_batches_are_blocks():
     """llama-bench and vllm bench latency print each repetition."""
     generated = LLAMA | {"n_prompt": 0, "n_gen": 128, "samples_ns": [1075361300, 1065089400]}
-    llama = only(json.dumps([LLAMA, generated], indent=2))
-    prompt, tokens = cases_of([llama])
+    by_row = LLAMA | {"split_mode": "row"}
+    llama = only(json.dumps([LLAMA, generated, by_row], indent=2))
+    prompt, tokens, _ = cases_of([llama])
+    assert llama.gpus == {0: "NVIDIA GeForce RTX 4080"}
     assert (prompt.time_us.median, prompt.time_us.n_blocks) == (71745.2, 5)
     assert (tokens.shape["generated"], tokens.shape["prompt"]) == ("128", "0")
     assert tokens.shape["model_type"] == "qwen2 7B Q4_K - Medium"

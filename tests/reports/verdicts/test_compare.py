@@ -182,10 +182,12 @@ def test_launches_of_several_nodes_are_paired_on_each_node(tmp_path, compared):
     for side, order in (("old", ("n1", "n2", "n3")), ("new", ("n3", "n1", "n2"))):
         for number, node in enumerate(2 * order):
             serial = number + 10 * (side == "new")
-            label(write_launch(tmp_path / side, serial, effect=slower(factors[node])).path, node)
-    sides = [tmp_path / "old", tmp_path / "new"]
+            folder = tmp_path / side / "results/16K"
+            label(write_launch(folder, serial, effect=slower(factors[node])).path, node)
+    sides = [tmp_path / side / "results/16K" for side in ("old", "new")]
     status, out, _ = compared(*sides)
     assert status == 0
+    assert "new/results/16K" in out
     assert max(abs(float(row[2]) - 1) for row in rows_of(out).values()) < 0.05
 
 

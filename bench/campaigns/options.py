@@ -150,7 +150,7 @@ def parse_variant(text: str) -> Variant:
         words = list(lexer)
     except ValueError as error:
         raise ArgumentTypeError(f"variant {name}: {error}: {line}") from None
-    if operator := next((word for word in words if word and not word.strip("();<>|&")), None):
+    if operator := next(filter(re.compile("[();<>|&]+").fullmatch, words), None):
         raise ArgumentTypeError(
             f"variant {name}: no shell runs it, so {operator} would be an argument: put it into "
             "a script, or sh -c '...'"

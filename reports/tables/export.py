@@ -24,10 +24,6 @@ UNITS = {
     "_of_bound": ("ratio", 1.0),
     "n_wrong": ("", 1.0),
 }
-OF_RUN = {
-    "run_timestamp_seconds": ("seconds", "Start of the run that measured the case, since 1970."),
-    "run_complete": ("", "1 if the run is complete, otherwise 0."),
-}
 ENDS = {"low": "ci_low", "high": "ci_high"}  # of the 95 % interval of a summary
 OURS = b"# TYPE wiretax_"
 LABELS = ("benchmark", "machine_id", "node", "world_size", "method", *CASE_KEY, "status")
@@ -68,9 +64,9 @@ def export(arguments: argparse.Namespace) -> int:
     content = (as_csv(rows) if arguments.csv else as_openmetrics(rows, bool(textfile))).encode()
     if textfile:
         write_whole(textfile, content)
-        return 0
-    sys.stdout.flush()
-    sys.stdout.buffer.write(content)
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
     return 0
 
 
@@ -111,11 +107,10 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
         if row["started"] is None or row.get("suspect") or row["status"] == "unsupported":
             continue
         at_s = int(row["started"].timestamp())
-        is_complete = row["run_status"] == "complete"
-        row["run_complete"] = int(is_complete)
+        row["is_complete"] = row["run_status"] == "complete"
         if row["status"] != "not measured":
-            row["run_timestamp_seconds"] = at_s
-        if row["status"] == "ok" and not is_complete:  # fast, where requests failed
+            row["measured_s"] = at_s
+        if row["status"] == "ok" and not row["is_complete"]:  # fast, where requests failed
             row["status"] = row["run_status"]
         labels = ",".join(
             f'{label}="{_escaped(str(row[label]))}"'
@@ -170,8 +165,10 @@ def gauges() -> Iterator[Gauge]:
         for end, (column, about) in columns.items():
             name = "_".join(filter(None, ["wiretax", shown.gauge, end, unit]))
             yield Gauge(name, column, unit, scale, f"{about}{shown.meaning}.")
-    for column, (unit, meaning) in OF_RUN.items():
-        yield Gauge(f"wiretax_{column}", column, unit, 1.0, meaning)
+    about = "Start of the run that measured the case, since 1970."
+    yield Gauge("wiretax_run_timestamp_seconds", "measured_s", "seconds", 1.0, about)
+    about = "1 if the run is complete, otherwise 0."
+    yield Gauge("wiretax_run_complete", "is_complete", "", 1.0, about)
 
 
 def _escaped(text: str) -> str:

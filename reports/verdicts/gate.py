@@ -11,7 +11,7 @@ from reports.store.result import ResultError
 from reports.tables.sentences import some
 from reports.verdicts.judge import MOST_RESOLVABLE, Comparison
 from reports.verdicts.render import rows_of, summary, what_ran
-from reports.verdicts.verdict import FASTER, MIN_PAIRS, MOST_PAIRS, SLOWER
+from reports.verdicts.verdict import FASTER, MOST_PAIRS, SLOWER
 
 # The exit status, and what it means.
 PASS, REGRESSION, UNREADABLE, INCONCLUSIVE, INCOMPARABLE, UNUSABLE = range(6)
@@ -87,8 +87,8 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     fails_from = comparison.margin
     must_rule_out = comparison.resolved_slowdown
     source = f"which these launches decide, at most {MOST_RESOLVABLE:.0%}"
-    if not comparison.cells.high.notna().any():
-        source = f"the margin: without {MIN_PAIRS} pairs no slowdown is excluded"
+    if comparison.cells.high.isna().all():
+        source = "the margin, but so few pairs exclude nothing"
     if min_effect:
         fails_from, must_rule_out, source = min_effect, min_effect, "of --min-effect"
     if fails_from < comparison.margin:

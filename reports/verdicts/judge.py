@@ -58,7 +58,7 @@ class NothingInCommon(ResultError):
 @dataclass
 class Comparison:
     """A side against the baseline. `differing_fields` has a text for each field of a case in which
-    the sides differ, such as the algorithm; `lacking` names the cases that the other side lacks;
+    the sides differ, such as the algorithm; `lacking` says which cases the variant lacks;
     `unchecked` has sentences on results that one side did not check, `caveats` on launches that
     died, allowed differences, new cases, copies, nodes and days.
 
@@ -87,11 +87,7 @@ class Comparison:
     @property
     def faults(self) -> list[str]:
         """Why no gate can judge: those between the sides, and cases that the variant lacks."""
-        faults = faults_between(self.baseline, self.variant)
-        if self.lacking:
-            titles = some(self.lacking)
-            faults.append(f"{self.variant.label} lacks {titles}, which {self.baseline.label} has")
-        return faults
+        return [*faults_between(self.baseline, self.variant), *self.lacking]
 
     @property
     def is_judged(self) -> "pd.Series[bool]":
@@ -126,10 +122,9 @@ def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
     """Sentences on allowed differences. Raises Incomparable for a difference not allowed."""
     sentences = dict[str, str]()
     # A case of another type beside common ones is a new or a lacking case.
-    types = [{type_text(case) for case in side.cases} for side in sides]
-    has_common_type = bool(set.intersection(*types))
+    common_types = set.intersection(*({*map(type_text, side.cases)} for side in sides))
     for name, read_fact in COMPARABLE.items():
-        if name == "type" and has_common_type:
+        if name == "type" and common_types:
             continue
         places: dict[str, str] = {}
         for side in sides:
@@ -212,8 +207,9 @@ def _compare(
         raise NothingInCommon(f"{names} have no case in common")
     every = of_baseline | of_variant
     title_of = dict(zip(every, titles_of([*every.values()]), strict=True))
-    comparison.lacking = [title_of[key] for key in of_baseline if key not in cases]
-    if new := [title_of[key] for key in of_variant if key not in cases]:
+    if lost := [title_of[key] for key in of_baseline if key not in of_variant]:
+        comparison.lacking = [f"{variant.label} lacks {some(lost)}, which {baseline.label} has"]
+    if new := [title_of[key] for key in of_variant if key not in of_baseline]:
         caveats.append(f"new in {variant.label}, and not judged: {some(new)}")
 
     # Those that only one side has checked, and those that some launch had wrong.
@@ -228,8 +224,9 @@ def _compare(
     ]
     for side, keys, others in zip(sides, unchecked, unchecked[::-1], strict=True):
         if n := len((keys - others) & cases.keys()):
-            sentence = f"{side.label} has launches without a check of {counted(n, 'case')}"
-            comparison.unchecked.append(sentence)
+            comparison.unchecked.append(
+                f"{side.label} has launches without a check of {counted(n, 'case')}"
+            )
 
     wrong = {
         key_of(case, without): f"wrong in launches of {side.name}"

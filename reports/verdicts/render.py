@@ -143,8 +143,7 @@ def summary(comparison: Comparison, slowdown: float) -> str:
     if len(faster):
         found.append(difference(comparison, faster))
     if others.high.notna().any():
-        excluded = max(others.high.max() - 1, 0)
-        found.append(f"no slowdown of {excluded:.1%} or more{where}")
+        found.append(f"no slowdown of {max(others.high.max() - 1, 0):.1%} or more{where}")
     if len(moved):
         found.append(
             f"the machine or a setting moved: {len(moved)} of {len(library)} cells of the library, "

@@ -123,13 +123,6 @@ def test_a_wrong_result_of_any_launch_is_unusable(tmp_path, side, place, capsys)
     assert reports(["accept", "--baseline", str(tmp_path), *current]) == 5
 
 
-def test_launches_of_one_side_that_die_are_told_and_unusable(tmp_path, side, capsys):
-    folder = tmp_path / "gate"
-    assert judged(folder, side(), side(1.0, "die", 1, 3, 5, 7, 9, 11)) == 5
-    for text in [capsys.readouterr().out.replace("\n", " "), *said(folder)]:
-        assert "head died in 6 of 13 launches" in text
-
-
 def test_a_command_that_exits_with_0_when_its_time_is_over_has_died(tmp_path, side, monkeypatch):
     """A deadlock: its rows so far look like a whole launch."""
     monkeypatch.setattr("bench.campaigns.launches.GRACE_S", 0.5)

@@ -29,7 +29,7 @@ from reports.tables.sentences import (
     to_repeat,
 )
 from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
-from reports.trends.history import KEY, History, closing, complete_runs, failed_text
+from reports.trends.history import KEY, History, closing, failed_text
 from reports.trends.series import Event, Series
 from reports.verdicts.again import gate_command
 
@@ -69,20 +69,15 @@ def banner_of(history: History) -> Banner:
     """Did anything get worse, where, since when, how sure?"""
     words = Counter(series.word for series in history.series)
     last = [*history.runs.values()][-1]
-    n_runs = complete_runs(history)
+    n_runs = counted(len(history.runs), "complete run")
     counts = ", ".join(f"{count} {word}" for word, count in words.items())
     said = f"The newest of {n_runs}, {last.benchmark} on {machine_name(last)}:"
     facts: list[Cell] = [[f"Cases: {counts or 'none'}. {said}", newest(history)]]
     failed = [f"{failed_text(own)}." for own in reversed(history.failed)]
     events = standing(history)
     if failed and not any(event.word == "worse" for event in events):
-        newest_failed = (
-            "The newest of these runs",
-            shared.file_name("run", history.failed[-1][-1].run.run_id),
-        )
-        return Banner("INCOMPLETE", failed[0], [newest_failed, *failed[1:], *facts])
-
-    facts = [*failed, *facts]
+        return Banner("INCOMPLETE", failed[0], [*failed[1:], *facts])
+    facts[:0] = failed
     if events:
         event, word = events[0], events[0].word
         if event.commits:

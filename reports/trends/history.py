@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, compress, zip_longest
+from itertools import chain, compress, dropwhile, zip_longest
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ def standing_wrong(contents: Contents) -> dict[Entry, list[CaseHeader]]:
     """The runs with wrong results, oldest first, and their cases that no later complete run of the
     same variant, node, machine, world and benchmark found right. Copies do not count."""
     found, right = dict[Entry, list[CaseHeader]](), set[Any]()
-    for entry in reversed([each for each in contents.entries if each.left_out != COPY]):
+    since = dropwhile(lambda each: each.left_out != WRONG, contents.entries)
+    for entry in reversed([each for each in since if each.left_out != COPY]):
         run = entry.run
         place = variant_of(contents, entry), run.node, run.machine_id, world_of(run), run.benchmark
         keys = [(*place, *key[:-1], without_version(key[-1])) for key in entry.keys]
@@ -120,10 +121,10 @@ def failed_text(own: Sequence[Entry]) -> str:
     """`serving on machine ci: the newest 6 runs, since 2026-11-20, failed; cause of the last: 60 of
     100 requests failed`."""
     first, end = own[0].run, own[-1].end
-    which = f"the newest {len(own)} runs, since" if len(own) > 1 else "the newest run, of"
     return (
-        f"{first.benchmark} on {machine_name(first)}: {which} {first.run_id[:10]}, failed; cause "
-        f"of the last: {(end and end.reason) or 'it was cut off'}"
+        f"{first.benchmark} on {machine_name(first)}: the newest {counted(len(own), 'run')}, since "
+        f"{first.run_id[:10]}, failed; cause of the last: "
+        f"{(end and end.reason) or 'it was cut off'}"
     )
 
 
@@ -300,16 +301,12 @@ def headline(history: History) -> str:
     events = [event for event in history.events if event.is_alarm]
     if not events:
         suspects = [f", but {event.headline}" for event in history.events if event.is_suspect]
-        return f"no change over {complete_runs(history)}{''.join(suspects)}"
+        runs = counted(len(history.runs), "complete run" if history.failed else "run")
+        return f"no change over {runs}{''.join(suspects)}"
     if len(events) == 1:
         return f"1 change on {events[0].headline}"
 
     return f"{len(events)} changes, the largest on {events[0].headline}"
-
-
-def complete_runs(history: History) -> str:
-    """`20 runs`, or `20 complete runs` where the newest are not."""
-    return counted(len(history.runs), "complete run" if history.failed else "run")
 
 
 def closing(history: History) -> list[str]:

@@ -150,7 +150,7 @@ class Gauge(NamedTuple):
 
 def gauges() -> Iterator[Gauge]:
     """The figures that schema.FIGURES names as gauges; of a summary the median, and the ends of its
-    interval; then those of the run."""
+    interval; and those of its run."""
     for field, shown in FIGURES.items():
         if not shown.gauge:
             continue

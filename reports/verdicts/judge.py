@@ -121,7 +121,7 @@ class Comparison:
 def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
     """Sentences on allowed differences. Raises Incomparable for a difference not allowed."""
     sentences = dict[str, str]()
-    # A case of another type beside common ones is a new or a lacking case.
+    # Beside common types others are of new or lacking cases.
     common_types = set.intersection(*({*map(type_text, side.cases)} for side in sides))
     for name, read_fact in COMPARABLE.items():
         if name == "type" and common_types:
@@ -321,7 +321,7 @@ def _judge(
     cells["note"] = np.select(
         [cells.pairs < n_pairs, cells.pairs < MIN_PAIRS],
         [
-            lost + " pairs have no state of the link in common with enough blocks",
+            lost + " pairs lack it, or a common state of the link with enough blocks",
             f"an interval takes {MIN_PAIRS} pairs, which {RUN}{BENCH}campaign launches",
         ],
         "",

@@ -118,14 +118,14 @@ def headline(comparison: Comparison) -> str:
 
 
 def summary(comparison: Comparison, slowdown: float) -> str:
-    """One sentence on the judged cells: the wrong, the slower and the unchecked ones, the cells in
-    which this `slowdown` could hide, the faster ones, and the slowdown that all others exclude;
-    then whether the library's moved."""
+    """One sentence on the judged cells: the wrong and the slower ones, those in which this
+    `slowdown` could hide, the unchecked and the faster ones, and the slowdown that the others
+    exclude; then whether the library's moved."""
     cells, is_judged = comparison.cells, comparison.is_judged
     is_wrong, is_slower = cells.is_wrong, cells.verdict == SLOWER
     is_open = comparison.can_hide(slowdown) & ~is_slower & ~is_wrong
     wrong, slower, undecided = (cells[is_judged & each] for each in (is_wrong, is_slower, is_open))
-    others = cells[is_judged & ~is_wrong & ~is_slower & ~is_open]
+    others = cells[is_judged & ~(is_wrong | is_slower | is_open)]
     faster = others[others.verdict == FASTER]
     library = cells[~is_judged]
     moved = library[library.verdict.isin([SLOWER, FASTER])]

@@ -24,8 +24,7 @@ MOST = {
 }
 CUT_OFF = "the log ends before the test does"
 TWO_RUNS = "two runs wrote into each other's lines"
-UNREAD = "some of its rows could not be read"
-UNITS_US = {"ns": 1e-3, "us": 1, "usec": 1, "ms": 1e3, "msec": 1e3, "s": 1e6, "sec": 1e6}
+UNITS_US = {"us": 1, "usec": 1, "ms": 1e3, "msec": 1e3, "s": 1e6}
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers and schedulers put before a line, with at most one blank after it.
@@ -107,8 +106,9 @@ class LoggedTest:
     def set_status(self, lack: str | None = None) -> None:
         """Sets the status and its reason. `lack`: why the test is incomplete, if nothing is known
         from its lines."""
-        lack = self.reason or lack or (UNREAD if self.unread else None)
-        lack = lack or ("" if self.rows else "it has no rows")
+        lack = self.reason or lack or ("" if self.rows else "it has no rows")
+        if self.unread:
+            lack = lack or "some of its rows could not be read"
         if self.status == "failed":
             self.reason = "the run itself says so"
         elif lack:

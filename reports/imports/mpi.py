@@ -42,7 +42,7 @@ IMB_TITLE = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
 FIGURE = re.compile(
     r"(?P<ignored>mbytes)|(?P<size>size|bytes)|(?P<n>iterations|repetitions)|(?P<min>min)|"
     r"(?P<max>max)|(?P<mb_s>mb/s)|(?P<validation>validation)|(?P<defects>defects)|"
-    r"(?P<mean>latency|[(\[][mnu]?s(?:ec)?[)\]])"
+    r"(?P<mean>latency|[(\[][mu]?s(?:ec)?[)\]])"
 )
 # How a figure is read; others are a `number`. How many elements are wrong is not printed.
 READ: dict[str, Any] = {

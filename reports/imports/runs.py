@@ -13,7 +13,6 @@ from reports.imports.inspector import parse_inspector
 from reports.imports.logged import (
     CUT_OFF,
     MEAN,
-    UNREAD,
     LoggedRow,
     LoggedTest,
     check,
@@ -138,7 +137,7 @@ def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
     if test.format != FORMAT and is_shorter and len(rows) < len(test.rows):
         test.rows = rows
         test.unread.append(last)
-        test.set_status(UNREAD)
+        test.set_status()
 
 
 def run_of(

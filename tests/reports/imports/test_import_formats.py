@@ -189,8 +189,8 @@ def test_the_heading_names_the_columns():
 
 def test_times_in_milliseconds_are_converted():
     """NCCL 1.x prints milliseconds, and a heading may name them."""
-    assert halves(only(START.replace("(us)", "(ms)") + ROW_8))[0] == (8, False, 17930)
-    assert halves(only(HEAD + NAMES.replace("time ", "time(ms)") + ROW_8))[0] == (8, False, 17930)
+    for head in START.replace("(us)", "(ms)"), HEAD + NAMES.replace("time ", "time(ms)"):
+        assert halves(only(head + ROW_8))[0] == (8, False, 17930)
     assert halves(only(IMB_GATHER.replace("usec", "msec"))) == [(1024, None, 3000)]
     alone = only(
         "$ ./build/test/single/all_reduce_test 10000000\n" + EARLY_HEAD + EARLY_NAMES + EARLY_ROW

@@ -53,14 +53,15 @@ def run_gate(argv: Sequence[str] | None) -> int:
     FAILURES, after it wrote that answer, or if the folder is not new."""
     folder, mistake = folder_of(argv), None
     try:
-        campaign_options, min_effect, allowed = read_options(argv)
+        campaign_options, values = read_options(argv)
     except Stop as stop:
         mistake = stop
     with answered(folder) as (inside, status_file):
         if mistake:
             raise mistake
-        launch(campaign_options, allowed)
-        outcome = judge(str(folder / "base"), str(folder / "head"), allowed, min_effect)
+        launch(campaign_options, values.allow)
+        sides = str(folder / "base"), str(folder / "head")
+        outcome = judge(*sides, values.allow, values.min_effect)
         write_answer(inside, status_file, outcome)
         print_out(f"{as_text(outcome)}\n")
         return outcome.status
@@ -73,11 +74,8 @@ def folder_of(argv: Sequence[str] | None) -> Path:
     return Path(parser.parse_known_args(argv)[0].out or "gate")
 
 
-def read_options(
-    argv: Sequence[str] | None,
-) -> tuple[CampaignOptions, float | None, Sequence[str]]:
-    """The campaign, the slowdown that is too small to count, a share, and the facts that may
-    differ. Raises Stop."""
+def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.Namespace]:
+    """The campaign, and what the verdict takes. Raises Stop."""
     meanings = "".join(f"  {status} {meaning}\n" for status, meaning in enumerate(STATUSES))
     parser = launching_parser(
         "gate",
@@ -103,7 +101,7 @@ def read_options(
     campaign_options = parse(words, NAME)
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
-    return campaign_options, values.min_effect, values.allow
+    return campaign_options, values
 
 
 def launch(campaign_options: CampaignOptions, allowed: Sequence[str]) -> None:

@@ -203,13 +203,13 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     from reports.verdicts.sides import case_names, faults_of, side_of, uneven_cases
 
     side = side_of(str(folder))
-    every = [case for launch in side.launches for case in launch.cases]
-    ran = {case.algorithm for case in every if case.status != "unsupported"}
-    refused = {
-        case.algorithm: case.reason for case in every if is_peer(case) and case.algorithm not in ran
+    measured_names = {case.algorithm for case in side.cases}
+    absent = {
+        f"{case.algorithm} was not measured: {case.reason}"
+        for case in side.launches[0].cases
+        if is_peer(case) and case.algorithm not in measured_names
     }
-    faults = [f"{name} was not measured: {reason}" for name, reason in refused.items()]
-    if faults := faults_of(side) + uneven_cases(side) + faults:
+    if faults := [*faults_of(side), *uneven_cases(side), *sorted(absent)]:
         pytest.fail("\n".join([*side.notes, *faults]), pytrace=False)
     results = side.launches
     lines = node.config.stash.setdefault(LINES, [])

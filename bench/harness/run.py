@@ -218,8 +218,8 @@ def finish(
         reason = f"time ran out before {total - len(run.samples)} of {total} cases were measured"
     elif run.suite.is_cut_short:
         reason = "time ran out before all cases were compiled"
-    tried = {run.suite.headers[number].algorithm for number in run.samples}
-    tried |= {header.algorithm for header in run.suite.headers if header.status == "unsupported"}
+    left = run.suite.iterations.keys() - run.samples
+    tried = {case.algorithm for n, case in enumerate(run.suite.headers) if n not in left}
     lost = [name for name in run.suite.named if name not in tried]
     if lost and reason and not run.interrupted:
         note = "; ".join(filter(None, [note, f"not measured: {', '.join(lost)} (time ran out)"]))

@@ -104,9 +104,9 @@ def footnotes(result: Result) -> list[str]:
     measured = [case for case in result.cases if case.time_us]
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
-    is_cut_off = not result.end or result.end.reason == "interrupted"
+    has_ended = result.end and result.end.reason != "interrupted"
 
-    if few and not (result.run.imported_from or is_cut_off):
+    if few and has_ended and not result.run.imported_from:
         notes.append(
             f"time ran out: {few} of {len(measured)} cases have fewer than "
             f"{MIN_PRECISE_BLOCKS} blocks: {more_time(result)}"

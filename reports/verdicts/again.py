@@ -5,15 +5,7 @@ from shlex import join
 from statistics import fmean
 
 from reports.store.program import BENCH, RUN
-from reports.verdicts.gate import (
-    INCOMPARABLE,
-    INCONCLUSIVE,
-    INTERRUPTED,
-    PASS,
-    REGRESSION,
-    UNUSABLE,
-    Outcome,
-)
+from reports.verdicts.gate import INCONCLUSIVE, INTERRUPTED, PASS, REGRESSION, UNUSABLE, Outcome
 from reports.verdicts.verdict import MOST_PAIRS
 
 LEAST_LAUNCH_S = 5  # that bench.gate takes
@@ -29,15 +21,13 @@ NOT_JUDGED = "Mend what is named and start it again"
 
 
 def next_command(outcome: Outcome) -> str:
-    """After a regression the commits between the sides, if a campaign knows them; nothing if all is
-    well, or if the reader must allow a difference; otherwise the same gate once more, with twice
-    the pairs if more are what it lacks, and the time for them."""
+    """After a regression the commits between the sides; nothing if all is well, or without a
+    campaign that knows its commands; otherwise the same gate once more, with twice the pairs if
+    more are what it lacks, and the time for them."""
     status, comparison = outcome.status, outcome.comparison
     campaign = comparison and comparison.baseline.campaign
-    if status in (PASS, INCOMPARABLE):
+    if status == PASS or not comparison or not campaign or not comparison.variant.command:
         return ""
-    if not comparison or not campaign or not comparison.variant.command:
-        return "" if status == REGRESSION else f"{RUN}{BENCH}gate --base BASE --head HEAD"
 
     sides = comparison.baseline, comparison.variant
     base, head = ((side.commit[:9], side.typed) for side in sides)

@@ -407,8 +407,8 @@ def test_the_next_command_of_a_gate_repeats_its_options(browser, tmp_path, optio
         ", with your own values for <path of base> and <path of head>:" if option else " says:"
     )
     words = shlex.split(command.replace("<path of base>", "<path>").replace(" of head", ""))
-    gate, min_effect, _ = read_options(words[3:])
-    assert min_effect == pytest.approx(0.021)
+    gate, values = read_options(words[3:])
+    assert values.min_effect == pytest.approx(0.021)
     assert (gate.head.pairs, gate.head.seed, gate.head.margin) == (16, 3, 0.02)
     assert [(each.argv, each.revision) for each in gate.head.variants] == 2 * [(argv, commit)]
 

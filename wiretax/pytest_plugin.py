@@ -13,6 +13,7 @@ import tempfile
 import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -198,6 +199,7 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     from pytest_benchmark import stats
 
     from reports.store.case import is_peer, key_of
+    from reports.store.grouped import grouped
     from reports.tables.sentences import size_text
     from reports.tables.show import headline_of
     from reports.verdicts.sides import case_names, faults_of, side_of, uneven_cases
@@ -209,7 +211,9 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
         for case in side.launches[0].cases
         if is_peer(case) and case.algorithm not in measured_names
     }
-    if faults := [*faults_of(side), *uneven_cases(side), *sorted(absent)]:
+    for own in grouped(side.launches, lambda launch: launch.run.benchmark).values():
+        absent |= {*uneven_cases(replace(side, launches=own))}  # a launch stores a run of each
+    if faults := [*faults_of(side), *sorted(absent)]:
         pytest.fail("\n".join([*side.notes, *faults]), pytrace=False)
     results = side.launches
     lines = node.config.stash.setdefault(LINES, [])

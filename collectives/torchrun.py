@@ -5,9 +5,10 @@ text. Here rank 0 starts a process that answers them at MASTER_ADDR, on the port
 torchrun's own store has that one."""
 
 import errno
+import fcntl
 import os
 import secrets
-import select
+import signal
 import socket
 import time
 import traceback
@@ -21,6 +22,7 @@ NUMBERS = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 VARIABLES = *NUMBERS, "MASTER_ADDR", "MASTER_PORT"
 LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
 JOIN_S = 60.0  # for rank 0 to answer
+LATE_S = 1.0  # after a loss, for those that are about to connect
 
 
 def announce() -> bool:
@@ -73,11 +75,17 @@ def join() -> None:
     os.environ["PMI_FD"] = str(connection.detach())
 
 
+def hear_of_losses() -> None:
+    """Keeps the signal by which this rank learns, also while MPICH reads, that another has left. To
+    be called before there are other threads."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])
+    with suppress(OSError):  # without a launcher that speaks PMI-1
+        fcntl.fcntl(int(os.environ.get("PMI_FD", -1)), fcntl.F_SETOWN, os.getpid())
+
+
 def has_lost_one() -> bool:
     """Whether the process that answers has told this rank that another one has left."""
-    connection = select.poll()
-    connection.register(int(os.environ.get("PMI_FD", 0)), select.POLLPRI)
-    return any(events & select.POLLPRI for _, events in connection.poll(0))
+    return signal.sigtimedwait([signal.SIGURG], 0) is not None
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -112,9 +120,9 @@ def _connect(place: tuple[str, int], greeting: bytes) -> socket.socket:
 
 
 def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
-    """Answers ranks until the last has left. After one that left without a farewell nobody joins,
-    and the others get an urgent byte, which MPICH does not read: it crashes if its connection
-    ends."""
+    """Answers ranks until the last has left. After one that left without a farewell, the others get
+    an urgent byte once they wait for all, which MPICH does not read: it crashes if its connection
+    ends. Before, they may not listen yet."""
     # MPICH names shared memory by it, and takes that of an earlier run with this name for its own.
     name = f"wiretax_{secrets.token_hex(8)}"
     replies = {
@@ -128,11 +136,12 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
         "finalize": "finalize_ack rc=0",
     }
     values, meeting, sources = dict[str, str](), list[SocketIO](), list[Any]([listener])
-    connections = dict[SocketIO, socket.socket]()
+    connections, is_one_lost = dict[SocketIO, socket.socket](), False
     while sources:
         is_open = listener in sources
-        ready: list[Any] = wait(sources, JOIN_S if is_open else None)
-        is_one_lost = not ready
+        patience_s = LATE_S if is_one_lost else JOIN_S
+        ready: list[Any] = wait(sources, patience_s if is_open else None)
+        is_one_lost |= not ready
         for source in ready:
             if source is listener:
                 connection, _ = listener.accept()
@@ -154,6 +163,7 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
                 connections.pop(source).close()
             if not command:  # the connection has ended
                 is_one_lost = True
+                meeting = [each for each in meeting if each is not source]
                 continue
             if command == "put":
                 values[fields["key"]] = fields["value"]
@@ -169,9 +179,9 @@ def _serve(listener: socket.socket, greeting: bytes, size: int) -> None:
             for rank in asking:
                 with suppress(OSError):  # its end is read next
                     rank.write(f"cmd={reply}\n".encode())
-        for connection in connections.values() if is_one_lost else ():
+        while is_one_lost and meeting:
             with suppress(OSError):  # its end is read next
-                connection.send(b"!", socket.MSG_OOB)
-        if is_open and (is_one_lost or len(sources) > size):
+                connections[meeting.pop()].send(b"!", socket.MSG_OOB)
+        if is_open and (not ready or len(sources) > size):
             sources.remove(listener)
             listener.close()

@@ -115,6 +115,7 @@ def start(
     limit_s = max(options.timeout_s, START_S)
     signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
     started = threading.Event()
+    torchrun.hear_of_losses()
     threading.Thread(target=watch_start, args=(options, limit_s, started), daemon=True).start()
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
@@ -359,9 +360,13 @@ def reserve_run(options: RunOptions) -> str:
         if options.table:
             with or_cannot(f"write {options.table}"):
                 check_named(Path(options.table))
-        now = datetime.now(timezone.utc)
-        # Names in order of time, also within a second: the last one of a folder is its newest.
-        token = f"{now.microsecond:05x}{secrets.randbelow(16):x}"
-        run_id = f"{now:%Y-%m-%dT%H-%M-%SZ}-{options.command}-{token}"
-        (inside / f"{run_id}.flight").mkdir(mode=0o755)
-        return run_id
+        while True:
+            now = datetime.now(timezone.utc)
+            # Names in order of time, also within a second: the last one of a folder is its newest.
+            token = f"{now.microsecond:05x}{secrets.randbelow(16):x}"
+            run_id = f"{now:%Y-%m-%dT%H-%M-%SZ}-{options.command}-{token}"
+            with suppress(FileExistsError):
+                (inside / f"{run_id}.flight").mkdir(mode=0o755)
+                if not (inside / f"{run_id}.jsonl").exists():
+                    return run_id
+                (inside / f"{run_id}.flight").rmdir()

@@ -79,7 +79,7 @@ def hear_of_losses() -> None:
     """Keeps the signal by which this rank learns, also while MPICH reads, that another has left. To
     be called before there are other threads."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])
-    with suppress(OSError):  # without a launcher that speaks PMI-1
+    with suppress(OSError, ValueError):  # without a launcher that speaks PMI-1
         fcntl.fcntl(int(os.environ.get("PMI_FD", -1)), fcntl.F_SETOWN, os.getpid())
 
 

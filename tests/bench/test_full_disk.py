@@ -108,7 +108,7 @@ def test_a_gate_whose_disk_is_full_leaves_no_pass_but_a_status(disk_of, monkeypa
     disk = disk_of(900_000)
     folder = disk.at / "gate"
 
-    def launch(_):
+    def launch(*_):
         write_campaign(folder, {"base": no_effect, "head": no_effect}, pairs=6)
         disk.fill()
         with (disk.at / "filler").open("ab") as file:

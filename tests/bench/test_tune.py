@@ -278,14 +278,15 @@ def test_auto_uses_the_choices_that_the_search_stored(search_done, tmp_path):
     printed, result, table = search_done
     assert result.complete
     assert {case.n_wrong for case in result.cases} == {0}
-    assert f"table: {table}\n" in printed
+    assert f"table: {table}" in printed  # and how many candidates a second launch must confirm
     assert str(table) not in json.dumps(result.run.argv)
     head, rows = tuned.read(table, result.run)[0], loaded(table, result.run)
-    assert {(each.where["variant"], each.where["mode"]) for each in rows} == {
+    assert rows
+    assert {(each.where["variant"], each.where["mode"]) for each in rows} <= {
         (variant, mode) for variant in ("copied", "registered") for mode in ("isolated", "chained")
     }
     assert all(each.algorithm.name in printed for each in rows)
-    assert {each.name for each in result.winners} == {each.algorithm.name for each in rows}
+    assert {each.name for each in result.winners} >= {each.algorithm.name for each in rows}
     result = with_table(tmp_path, table)
     made = f"bench.tune made in {head.run_id} with Wiretax {head.program}"
     assert f"auto uses the table that {made}." in result.run.notes

@@ -191,6 +191,8 @@ def parse_revision(text: str) -> tuple[str, str]:
     """The name and the commit's hash of `NAME=REV`, in the repository of the current folder."""
     name, revision = split_name(text)
     words = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    if not shutil.which("git"):
+        raise ArgumentTypeError("revisions are read by git, which was not found")
     answer = subprocess.run(["git", *words], capture_output=True, text=True)
     if answer.returncode:
         reason = answer.stderr or "no such revision"

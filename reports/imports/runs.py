@@ -23,7 +23,7 @@ from reports.imports.logged import (
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_nccl, test_of_report
 from reports.imports.serving import parse_serving
-from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
+from reports.imports.timing_lines import FORMAT, MARK, TIME_OF_ANOTHER_NAME, parse_timing_lines
 from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
 from reports.store.case import UNKNOWN, is_own_work
@@ -52,7 +52,9 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
         if not content.isascii():  # an emoji makes each letter of a text take four bytes
             check("bytes with other letters than ASCII", len(content))
         text = content.decode("utf-8-sig", errors="replace")
-        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and MARK not in text
+        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and not (
+            MARK in text or any(map(TIME_OF_ANOTHER_NAME.match, text.split("\n")))
+        )
         tests = tests_of_json(text.strip()) if is_json else tests_of_text(text)
         check("tests", len(tests))
         check("rows", sum(len(test.rows) for test in tests))

@@ -29,7 +29,7 @@ from reports.tables.sentences import (
     to_repeat,
 )
 from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
-from reports.trends.history import KEY, History, closing, failed_text
+from reports.trends.history import KEY, History, closing, failed_text, seen_change
 from reports.trends.series import Event, Series
 from reports.verdicts.again import gate_command
 
@@ -95,6 +95,8 @@ def banner_of(history: History) -> Banner:
         facts.append(command_after(*to_repeat(last, "Next, a run as the last was made", "--seed")))
         return Banner(word, missing(history), facts)
 
+    change = seen_change(history)
+    facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")
     return Banner(word, f"No case changed over {n_runs}.", facts)
 
 

@@ -369,6 +369,8 @@ def page_of(
     facts = [f"{headline(record)}."] if checks else []
     if baseline:
         facts.append(f"Baseline: {dated(baseline)}.")
+    if moved:  # the headline names the first
+        facts.append(f"Changed: {', '.join(dict.fromkeys(row.name for row in moved))}.")
     facts.append(f"Machine {record.machine_id}, {dated(record)}.")
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")

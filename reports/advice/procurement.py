@@ -190,8 +190,8 @@ def _appraise(
 
 def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches) -> tuple[str, str]:
     """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
-    misses the limit, or if one GPU's data sheet does; UNVERIFIED for other figures of a data
-    sheet, and for a published range of which some meets the limit."""
+    misses the limit, or if one GPU's data sheet does; UNVERIFIED for an upper limit of tokens that
+    meets it, and for a published range of which some meets the limit."""
     n, unit = len(launches.runs), figure.unit
     if figure.value is None:
         words = {candidates.ONE_GPU: "N/A", candidates.DOES_NOT_FIT: "FAIL"}
@@ -217,7 +217,8 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
         return word, f"{' '.join(figure.text.split())} of other machines"
 
     if low_meets == high_meets:
-        return "PASS" if low_meets else "FAIL", reason
+        met = "UNVERIFIED" if unit == "tok/s" else "PASS"
+        return met if low_meets else "FAIL", reason
 
     # The interval shrinks with the root of the number of launches, until it excludes the limit.
     distance = abs(np.log(figure.value / requirement.limit))
@@ -304,7 +305,10 @@ def next_step(procurement: Procurement) -> str:
         names = some([each.name for each in undecided])
         return f"On {names}, add launches until they decide: {command}"
     if "UNVERIFIED" in words:
-        return f"Measure the machines themselves, and send their folders: {RUN}{BENCH}survey"
+        return (
+            "Measure tok/s with an engine, since these are upper limits, and what else nobody "
+            f"measured on the machines themselves: {RUN}{BENCH}survey"
+        )
     return "Nothing: these launches decide every requirement."
 
 

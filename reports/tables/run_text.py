@@ -104,12 +104,10 @@ def footnotes(result: Result) -> list[str]:
     measured = [case for case in result.cases if case.time_us]
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
-    has_ended = result.end and result.end.reason != "interrupted"
-
-    if few and has_ended and not result.run.imported_from:
+    if few and (more := more_time(result)):
         notes.append(
             f"time ran out: {few} of {len(measured)} cases have fewer than "
-            f"{MIN_PRECISE_BLOCKS} blocks: {more_time(result)}"
+            f"{MIN_PRECISE_BLOCKS} blocks{more}"
         )
 
     if result.run.method.get("checks") == 0:
@@ -139,9 +137,12 @@ def unmeasured_lines(result: Result) -> list[str]:
 
 
 def more_time(result: Result) -> str:
-    """The option that makes a run half as long again: `--max-time 90`."""
-    spent_s = (result.end and result.end.elapsed_s) or 60.0
-    return typed("--max-time", 10 * ceil(0.15 * spent_s))
+    """The option that makes a run half as long again, `: --max-time 90`; nothing for a run that
+    did not come to its end, and for another harness's."""
+    end = result.end
+    if not end or end.reason == "interrupted" or result.run.imported_from:
+        return ""
+    return f": {typed('--max-time', 10 * ceil(0.15 * (end.elapsed_s or 60.0)))}"
 
 
 def lay_out_run(

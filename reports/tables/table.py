@@ -281,7 +281,7 @@ def against_library(rows: Sequence[SizeRow], more_time: str) -> list[str]:
     sizes = _sizes(rows, [row.verdict for row in rows])
     lines, verdicts = list[str](), []
     if few := sizes.pop(TOO_FEW, ""):
-        lines.append(f"Too few blocks to compare with the library at {few}: {more_time}.")
+        lines.append(f"Too few blocks to compare with the library at {few}{more_time}.")
 
     for verdict, of_verdict in sizes.items():
         ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]

@@ -58,7 +58,8 @@ class NothingInCommon(ResultError):
 @dataclass
 class Comparison:
     """A side against the baseline. `differing_fields` has a text for each field of a case in which
-    the sides differ, such as the algorithm; `lacking` says which cases the variant lacks;
+    the sides differ, such as the algorithm; `allowed` names the facts that
+    `--allow` let differ; `lacking` says which cases the variant lacks;
     `unchecked` has sentences on results that one side did not check, `caveats` on launches that
     died, allowed differences, new cases, copies, nodes and days.
 
@@ -73,6 +74,7 @@ class Comparison:
     margin: float
     differing_fields: dict[str, str] = field(default_factory=dict)
     caveats: list[str] = field(default_factory=list)
+    allowed: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
@@ -118,8 +120,9 @@ class Comparison:
         return self.is_judged & ~is_settled
 
 
-def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
-    """Sentences on allowed differences. Raises Incomparable for a difference not allowed."""
+def differing(sides: Sequence[Side], allowed: Sequence[str]) -> dict[str, str]:
+    """Sentences on allowed differences, by the names of the facts. Raises Incomparable for a
+    difference not allowed."""
     sentences = dict[str, str]()
     # Beside common types others are of new or lacking cases.
     common_types = set.intersection(*({*map(type_text, side.cases)} for side in sides))
@@ -145,7 +148,7 @@ def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
             f"not comparable: {sentences[refused[0]]}{also}; {options} compares anyway"
         )
 
-    return [f"allowed to differ: {sentence}" for sentence in sentences.values()]
+    return {name: f"allowed to differ: {sentence}" for name, sentence in sentences.items()}
 
 
 def compare(
@@ -172,7 +175,7 @@ def compare(
 
 
 def _compare(
-    baseline: Side, variant: Side, margin: float, differences: Sequence[str]
+    baseline: Side, variant: Side, margin: float, differences: dict[str, str]
 ) -> Comparison:
     sides, names = (baseline, variant), f"{baseline.name} and {variant.name}"
     runs = [{launch.run.run_id for launch in side.launches} for side in sides]
@@ -181,10 +184,15 @@ def _compare(
 
     pairs, n_apart = pairs_of(baseline, variant)
     comparison = Comparison(
-        baseline, variant, margin, pairs=pairs, is_interleaved=is_interleaved(baseline, variant)
+        baseline,
+        variant,
+        margin,
+        pairs=pairs,
+        is_interleaved=is_interleaved(baseline, variant),
+        allowed=[*differences],
     )
     caveats = comparison.caveats
-    caveats += [*deaths_of(sides), *differences]
+    caveats += [*deaths_of(sides), *differences.values()]
     caveats += copies_in([*baseline.launches, *variant.launches])
     if n_apart:
         left_out = f"{counted(n_apart, 'pair')} left out"

@@ -81,7 +81,7 @@ def figure(procurement, name, machine=0):
     ("requirement", "expected", "status"),
     [
         ("16K <= 8 us", "PASS", 0),
-        ("70b-q4 >= 25 tok/s", "PASS", 0),
+        ("70b-q4 >= 25 tok/s", "UNVERIFIED", 3),
         ("70b-q4 >= 33 tok/s", "FAIL", 1),
         ("64K <= 8 us", "UNDECIDED", 3),
     ],
@@ -232,7 +232,7 @@ def test_a_spec_is_read_as_people_write_it(launches):
     words = path.read_text().replace('"r9700"', '"Radeon AI PRO R9700"').replace('"q4"', '"40GB"')
     path.write_text("\ufeff" + words, newline="\r\n")
     found = evaluate(path)
-    assert verdict_of(found)[0] == "PASS"
+    assert verdict_of(found)[0] == "UNVERIFIED"
     once = evaluate(spec(launches, [limit]))
     assert figure(found, "16 KiB").high == figure(once, "16 KiB").high
 
@@ -244,7 +244,7 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     for name, gpu in {"two-r9700": R9700, "two-5090": "NVIDIA GeForce RTX 5090"}.items():
         write_launches(tmp_path / name, 6, gpu=gpu)
     status, out, error = ask(capsys, tmp_path / "SPEC.toml")
-    assert (status, error) == (0, ""), out
+    assert (status, error) == (3, ""), out
 
 
 @pytest.mark.parametrize(

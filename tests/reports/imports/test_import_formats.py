@@ -175,15 +175,15 @@ def test_the_columns_show_which_half_is_blank():
 
 
 def test_the_heading_names_the_columns():
-    """Logs of 2019 to 2021 have no root, a blank or missing redop, and a maximum error instead of
-    #wrong."""
+    """Logs of 2019 to 2021 have no root, a blank or missing redop, a maximum error instead of
+    #wrong, and an algbw without a rank's own part: of two ranks' all-gather a half."""
     names = NAMES.replace("    root", "").replace("#wrong", " error")
     blank = (
-        "           8             2   float           17.93    0.00    0.20  1e-07    17.72    "
-        "0.00    0.40    N/A\n"
+        "      200000         50000   float           17.93    5.58    5.58  1e-07    17.72    "
+        "5.64    5.64    N/A\n"
     )
     test = only(names + UNITS + blank + FOOTER)
-    assert halves(test) == BOTH[:2]
+    assert halves(test) == [(200_000, False, 17.93), (200_000, True, 17.72)]
     assert [(row.case["redop"], row.block.n_wrong) for row in test.rows] == [("", None)] * 2
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reports.store.grouped import grouped
-from reports.store.schema import Block, Counted, End, LinkBlock, Rounds
+from reports.store.schema import Block, Counted, End, LinkBlock, Result, Rounds
 
 STATE_RATIO = 1.5  # of two round trips in one state, at the most
 CHANGED_RATIO = 1.3  # of the round trips before and after a block during which the link changed
@@ -61,6 +61,11 @@ def main_state(trips_ns: ArrayLike) -> tuple[float, NDArray[np.bool_]]:
     centre = probed[most[len(most) // 2]]
     is_near = same_state(trips_ns, centre)
     return float(np.median(trips_ns[is_near])), is_near | (trips_ns == 0)
+
+
+def in_main_state(runs: Sequence[Result]) -> NDArray[np.bool_]:
+    """Which of these runs are in the state of the link that most of them are in."""
+    return main_state([run.counted.rtt_ns for run in runs])[1]
 
 
 def same_state(trips_ns: ArrayLike, other_ns: ArrayLike) -> NDArray[np.bool_]:

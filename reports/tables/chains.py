@@ -6,7 +6,7 @@ from math import inf
 
 import msgspec
 
-from reports.store.schema import LEAST_US, Block, Case, Counted, Result, Summary
+from reports.store.schema import LEAST_US, Block, Case, Result, Summary
 from reports.tables.sentences import has_gpus
 
 TIMES = "time_us", "total_us"
@@ -33,7 +33,7 @@ def without_links(result: Result) -> Result:
     return replace(
         result,
         cases=[_case(case, links_us.get(case.case, 0.0)) for case in result.cases],
-        counted=Counted(by_case, counted.rtt_ns, counted.left_out, counted.is_settled),
+        counted=replace(counted, by_case=by_case),
     )
 
 

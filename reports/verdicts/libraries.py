@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import main_state
+from reports.store.blocks import in_main_state
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -57,10 +57,9 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     link than most do not count."""
     names = {launch.run.run_id: side.name for side in sides for launch in side.launches}
     launches = [launch for side in sides for launch in side.launches]
-    _, is_in = main_state([launch.counted.rtt_ns for launch in launches])
     rows = [
         row
-        for launch in compress(launches, is_in)
+        for launch in compress(launches, in_main_state(launches))
         for row in _rows(names[launch.run.run_id], launch)
     ]
     if not rows:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import main_state
+from reports.store.blocks import in_main_state
 from reports.store.case import CASE_KEY, Key
 from reports.store.observations import Entry, entry_of, table
 from reports.store.schema import Result
@@ -37,9 +37,7 @@ def pairs_of(baseline: Side, variant: Side) -> tuple[list[Pair], int]:
             for pair in zip(_newest(baseline, node), _newest(variant, node), strict=False)
         ]
 
-    pairs = [
-        pair for pair in both if main_state([launch.counted.rtt_ns for launch in pair])[1].all()
-    ]
+    pairs = [pair for pair in both if in_main_state(pair).all()]
     return pairs, len(both) - len(pairs)
 
 

@@ -8,9 +8,8 @@ from typing import NoReturn
 from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import METHOD, AddOption, Parser, RunOptions, SweepOptions
-from collectives.choice import AUTO
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
-from collectives.registry import ALGORITHMS
+from collectives.operation import Algorithm
 from reports.store.program import BENCH, on_ranks
 
 
@@ -35,13 +34,10 @@ def sweep_parser(
     command: str, collective: Collective, about: str, features: Sequence[type[Feature]]
 ) -> Parser:
     """The parser of `python -m bench.<command>`."""
-    known = ALGORITHMS[collective.name].values()
-    ours = (each for each in known if each.needs_peers and "registered" in each.variants)
-    algorithm = next((each.name for each in ours), AUTO)
     parser, what, how, output = options.rank_parser(
         command,
         about,
-        f"{on_ranks(2, command)} -e 1M -d half --algorithm {algorithm},library",
+        f"{on_ranks(2, command)} -e 1M -d half --algorithm auto,library",
         "the results so far are kept",
     )
     parser.set_defaults(collective=collective.name, redops=["none"], stable=False)
@@ -93,10 +89,9 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
             action="store_true",
             help="also time auto_stable, whose bits depend on neither size nor place",
         )
-    algorithm = partial(options.algorithm, ALGORITHMS[collective.name])
     add(
         "--algorithm",
-        type=partial(options.comma_separated, algorithm),
+        type=partial(options.comma_separated, partial(algorithm_of, collective.name)),
         metavar="A,B",
         help="only these; --list names them (all but lossy ones)",
     )
@@ -112,6 +107,12 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and "
         "chained up to 512K; on CPUs only auto and the library, if none is named)",
     )
+
+
+def algorithm_of(collective: str, text: str) -> Algorithm:
+    from collectives.registry import ALGORITHMS  # not at the top: --help needs no more modules
+
+    return options.algorithm(ALGORITHMS[collective], text)
 
 
 def add_method_options(add: AddOption) -> None:

@@ -82,5 +82,5 @@ for (const time of document.querySelectorAll("time")) {
   const days = Math.floor((Date.now() - Date.parse(time.dateTime)) / 864e5);
   const className = days > time.dataset.days ? "chip unsure" : "";
   const textContent = new Intl.RelativeTimeFormat("en").format(-days, "day");
-  if (days > 0) time.after(" ", make("span", { className, textContent }));
+  if (days > 0) time.after(className ? " " : ", ", make("span", { className, textContent }));
 }

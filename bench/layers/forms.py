@@ -11,6 +11,8 @@ from bench.harness.iteration import Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases, say_absent
 from bench.harness.timing import perform, times_us
+from collectives.layers.fused import FUSED, peer_forms
+from collectives.layers.overlap import OVERLAPPED
 from collectives.operation import Algorithm, CollectiveCase
 from kernels.devices.device import Counts
 
@@ -45,7 +47,6 @@ def of_features(session: Session) -> list[Algorithm]:
 
 def bind_forms(
     session: Session,
-    forms: Mapping[str, Algorithm],
     options: LayerOptions,
     cases: Iterable[CollectiveCase],
     make_iteration: MakeIteration,
@@ -54,10 +55,11 @@ def bind_forms(
     """Compute alone, and the requested forms, or the library, `auto` and fused, and those of peers;
     `for_library(case)` is the case on the library's own buffers. All ranks call it. Raises
     Refusal."""
+    forms = (FUSED | OVERLAPPED)[session.options.command]
     chosen = options.algorithm or [
         forms[name] for name in USUAL if not (session.world.node and forms[name].needs_peers)
     ]
-    peers = [form for form in forms.values() if form.peer]
+    peers = peer_forms(session.options.command, of_features(session)).values()
     listed = list(dict.fromkeys([forms["compute"], *chosen, *peers]))
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)

@@ -10,11 +10,12 @@ from bench.harness.iteration import Iteration, Segments, checked_iteration, own_
 from bench.harness.session import Session, require_memory
 from bench.harness.suite import Suite
 from bench.harness.verify import PERIOD, Data
-from bench.layers.forms import LayerOptions, bind_forms, of_features, scale_for
+from bench.layers.forms import LayerOptions, bind_forms, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.models import LAYERS, MODELS
 from collectives.operation import CollectiveCase, Operation
+from kernels.devices.device import Memory
 
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
 NORM_WEIGHT = 1.5
@@ -43,48 +44,41 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     row_bytes, most_tokens = hidden * datatype.size_bytes, max(options.tokens)
     require_memory(session, 3 * most_tokens * row_bytes)
     with world.communicator.all_or_none():
-        send, receive, summed = memories = [
+        memories = [
             world.library.allocate(world, rows * most_tokens * row_bytes) for rows in (2, 2, 1)
         ]
         own = own_buffers(world, memories)
         weight = world.device.store(datatype.encode(np.full(hidden, NORM_WEIGHT)))
-    keep = send, receive, summed, weight
+    keep = *memories, weight
     model = {} if options.hidden else {"model": options.model}
     parts, residual, total = tables_of_norm(datatype, ranks, session.options.seed)
     inputs = datatype.encode(np.stack([parts[rank], residual]))
     outputs = datatype.encode(np.stack([normed(total), total]))
 
-    def for_library(case: CollectiveCase) -> CollectiveCase:
-        assert isinstance(case, fused.NormCase)
-        norm = fused.Norm.from_buffer_copy(case.norm)
-        norm.residual = own[0].address + case.size_bytes
-        norm.residual_out = own[1].address + case.size_bytes
-        return replace(
-            case, send=own[0].address, receive=own[1].address, summed=own[2].address, norm=norm
+    def norm_case(tokens: int, send: Memory, receive: Memory, summed: Memory) -> CollectiveCase:
+        size_bytes = tokens * row_bytes
+        norm = fused.Norm(
+            hidden=hidden,
+            residual=send.address + size_bytes,
+            weight=weight.address,
+            residual_out=receive.address + size_bytes,
+            epsilon=fused.EPSILON,
+        )
+        return fused.NormCase(
+            fused.COLLECTIVE["allreduce_rmsnorm"],
+            tokens * hidden,
+            datatype,
+            "sum",
+            send.address,
+            receive.address,
+            norm=norm,
+            summed=summed.address,
+            shape={**model, "tokens": tokens, "hidden": hidden},
+            size_bytes=size_bytes,
         )
 
-    def cases() -> Iterator[CollectiveCase]:
-        for tokens in options.tokens:
-            size_bytes = tokens * row_bytes
-            norm = fused.Norm(
-                hidden=hidden,
-                residual=send.address + size_bytes,
-                weight=weight.address,
-                residual_out=receive.address + size_bytes,
-                epsilon=fused.EPSILON,
-            )
-            yield fused.NormCase(
-                fused.COLLECTIVE["allreduce_rmsnorm"],
-                tokens * hidden,
-                datatype,
-                "sum",
-                send.address,
-                receive.address,
-                norm=norm,
-                summed=summed.address,
-                shape={**model, "tokens": tokens, "hidden": hidden},
-                size_bytes=size_bytes,
-            )
+    def for_library(case: CollectiveCase) -> CollectiveCase:
+        return norm_case(case.shape["tokens"], *own)
 
     def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
         contents = (
@@ -93,10 +87,8 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
         )
         return checked_iteration(session.world, case, operation, contents, keep)
 
-    forms = fused.FUSED["allreduce_rmsnorm"] | fused.peer_forms(
-        "allreduce_rmsnorm", of_features(session)
-    )
-    return bind_forms(session, forms, options, cases(), iteration, for_library)
+    cases = [norm_case(tokens, *memories) for tokens in options.tokens]
+    return bind_forms(session, options, cases, iteration, for_library)
 
 
 def matrix(rows: int, inner: int, rank: int, seed: int) -> Array:
@@ -196,5 +188,4 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
         )
         return checked_iteration(session.world, case, operation, contents, keep)
 
-    forms = fused.FUSED["gemv_allreduce"] | fused.peer_forms("gemv_allreduce", of_features(session))
-    return bind_forms(session, forms, options, cases(), iteration, for_library)
+    return bind_forms(session, options, cases(), iteration, for_library)

@@ -104,8 +104,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         by_chunks.append({chunks: in_chunks(case, bound, chunks) for chunks, bound in each})
         return by_chunks[-1][1]
 
-    forms = overlap.OVERLAPPED[session.options.command]
-    suite = bind_forms(session, forms, options, cases(), iteration)
+    suite = bind_forms(session, options, cases(), iteration)
     for candidates in by_chunks:
         first = candidates[1]
         session.flight.note("try numbers of chunks", case=first.number, text=first.text)

@@ -240,13 +240,13 @@ def then_form(algorithm: Algorithm, then: Callable[[Algorithm, World, Any], Boun
 def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorithm]:
     """The forms of these peers: their all-reduce after or before the compute, and those that
     perform the fused collective themselves."""
-    then = THEN[collective]
     listed = list[Algorithm]()
     for peer in peers:
         performs = peer.peer.collectives if peer.peer else ()
         if "all_reduce" in performs:
             # A kernel refuses other collectives, and the case of its form is another one.
-            listed.append(replace(then_form(peer, then), refuses=lambda world, case: None))
+            form = then_form(peer, THEN[collective])
+            listed.append(replace(form, refuses=lambda world, case: None))
         if collective in performs:
             listed.append(replace(peer, base=f"fused_{peer.base}", moves=lambda ranks, case: None))
     return {form.base: form for form in listed}

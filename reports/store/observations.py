@@ -184,20 +184,15 @@ def _numbered_keys(
     return list(numbers), [plans[id(entry.keys)] for entry in entries]
 
 
-def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], list[Key]]:
+def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], dict[Key, CaseHeader]]:
     """The costs in us of these runs, which were measured alike, (runs, keys), NaN without an
-    observation; and the keys."""
+    observation; and the case of each column by its key, as the last of these runs planned it."""
     rows, keys = table(entries)
     costs_us = np.full((len(entries), len(keys)), np.nan)
     costs_us[rows.run, rows.key] = rows.cost_us
-    return costs_us, keys
-
-
-def cases_of(entries: Sequence[Entry]) -> dict[Key, CaseHeader]:
-    """The case of each key, as the last of these runs planned it."""
     plans = {id(entry.keys): entry for entry in entries}.values()
     pairs = (pair for entry in plans for pair in zip(entry.keys, entry.run.cases, strict=True))
-    return dict(pairs)
+    return costs_us, dict(pairs)
 
 
 def world_of(run: Run) -> str:

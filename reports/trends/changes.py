@@ -79,10 +79,10 @@ first_of = itemgetter(0)
 
 
 def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange], str]], float]:
-    """The steps of each series of `log_costs`, (runs, series), in order of time, and its word if
-    none counts; then the correlation of neighbouring runs. `n_series` counts the series that all
-    calls test together."""
-    values = log_costs.T - np.median(log_costs, axis=0)[:, None]
+    """The steps of each series of `log_costs`, in order of time, and its word if none counts; then
+    the correlation of neighbouring runs. `n_series` counts the series that all calls test
+    together."""
+    values = log_costs - np.median(log_costs, axis=1, keepdims=True)
     n, runs = values.shape
     noise, rest, shared, firsts = noise_of(values), values, list[Place](), list[int]()
     rho = noise.rho

@@ -15,7 +15,7 @@ import pandas as pd
 from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, key_of
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
-from reports.store.observations import alike_of, cases_of, costs_of, entry_of, in_one_state
+from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -172,9 +172,8 @@ def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
         )
 
     entries, notes = in_one_state(entries)
-    costs_us, keys = costs_of(entries)
-    planned = cases_of(entries)
-    cases = [planned[key] for key in keys]
+    costs_us, planned = costs_of(entries)
+    cases = [*planned.values()]
     timed = [
         number
         for number, case in enumerate(cases)

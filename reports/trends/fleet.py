@@ -228,12 +228,6 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
     of_peers = logs.groupby(["node", "peer"]).median().groupby("peer").median()
     excess = logs.sub(of_peers, level="peer").groupby(["node", "run", "size"]).mean().unstack()
     seen, run = screen(excess, p), entries[-1].run
-    disturbed: dict[str, list[float]] = {name: [] for name in seen.nodes.index}
-
-    for name, number in excess.index:
-        if share := entries[number].disturbance:
-            disturbed[name].append(share)
-
     nodes = [
         Node(
             row.Index,
@@ -241,7 +235,7 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
             row.verdict,
             (row.slower, row.low, row.high),
             seen.by_size.loc[row.Index].tolist(),
-            disturbed[row.Index],
+            [share for at in excess.loc[row.Index].index if (share := entries[at].disturbance)],
         )
         for row in seen.nodes.itertuples()
     ]
@@ -254,7 +248,7 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
 
     if PAIR in nodes[0].node:
         slow = [n.node for n in nodes if n.verdict != EQUAL and len(n.disturbed) < n.runs]
-        kind, explained = "pair", slow_ends(slow, [*disturbed])
+        kind, explained = "pair", slow_ends(slow, [*seen.nodes.index])
 
     return EqualNodes(
         run.machine_id,
@@ -329,20 +323,19 @@ def headline(fleet: Fleet) -> str:
 def summary(group: EqualNodes) -> list[str]:
     """What was compared, what would be found, and which nodes ran disturbed."""
     runs = [node.runs for node in group.nodes]
-    compared = (
+    said = [
         f"{group.title}; {group.kind}s {len(runs)}, runs {sum(runs)}, sizes "
         f"{len(group.sizes_bytes)}. A {group.kind} that is {group.detectable:.1%} slower than its "
         "peers is found four times in five."
-    )
+    ]
     disturbed = [
         f"{node.node} (up to {max(node.disturbed):.0%}, {len(node.disturbed)} of {node.runs} runs)"
         for node in group.nodes
         if node.disturbed
     ]
-    texts = list[str]()
     if disturbed:
-        texts.append(f"Disturbed, the hypervisor withheld CPU time: {some(disturbed)}.")
-    return [compared, *texts]
+        said.append(f"Disturbed, the hypervisor withheld CPU time: {some(disturbed)}.")
+    return said
 
 
 def text_of(fleet: Fleet) -> list[str]:

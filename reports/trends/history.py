@@ -170,7 +170,7 @@ def add_events(history: History) -> None:
     facts_of = cache(lambda run_id: recorded_facts(history.runs[run_id]))
     for panel in panels.values():
         log_costs = np.log([series.costs_us for series in panel])
-        verdicts, rho = judge(log_costs.T, n_series)
+        verdicts, rho = judge(log_costs, n_series)
         history.rho = max(rho, history.rho or 0.0)
         for series, judged in zip(panel, verdicts, strict=True):
             series.steps, series.quiet = judged
@@ -233,10 +233,9 @@ def history(arguments: argparse.Namespace) -> int:
     for --since and --json, otherwise 0. Raises ResultError for a folder without runs, for an
     unknown run, and if the picture cannot be drawn."""
     history = history_of(read_store(arguments.folder))
-    later = {*history.runs}
+    unusable = [*history.wrong, *chain(*history.failed)]
+    later = known = {*history.runs, *(entry.run.run_id for entry in unusable)}
     if since := arguments.since:
-        unusable = [*history.wrong, *chain(*history.failed)]
-        known = {*history.runs, *(entry.run.run_id for entry in unusable)}
         if re.fullmatch(r"\d{4}-\d\d-\d\d", since):
             since = min((run_id for run_id in known if run_id >= since), default=since)
         if since not in known:
@@ -244,15 +243,13 @@ def history(arguments: argparse.Namespace) -> int:
                 f"--since {since}: name the id of a usable run here, or a day that is not after "
                 "all of them, such as 2026-11-20"
             )
-        later = {run_id for run_id in history.runs if by_time(run_id) >= by_time(since)}
+        later = {run_id for run_id in known if by_time(run_id) >= by_time(since)}
         history.events = [event for event in history.events if event.run in later]
         history.series = [each for each in history.series if each.since(each.last_step) in later]
-
-        def is_later(entry: Entry) -> bool:
-            return by_time(entry.run.run_id) >= by_time(since)
-
-        history.wrong = {run: cases for run, cases in history.wrong.items() if is_later(run)}
-        history.failed = [own for own in history.failed if is_later(own[-1])]
+        history.wrong = {
+            entry: cases for entry, cases in history.wrong.items() if entry.run.run_id in later
+        }
+        history.failed = [own for own in history.failed if own[-1].run.run_id in later]
 
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
@@ -286,9 +283,10 @@ def history(arguments: argparse.Namespace) -> int:
     else:
         print(painted("\n".join(text_of(history))))
 
-    alarms = [(series, series.last_alarm) for series in history.series]
     is_bad = history.wrong or any(
-        step and step.word == "worse" and series.since(step) in later for series, step in alarms
+        step.word == "worse" and series.since(step) in later
+        for series in history.series
+        if (step := series.last_alarm)
     )
     if not (arguments.since or arguments.json):
         return 0

@@ -2,7 +2,7 @@
 launches of one side of a campaign ran close together in time: they are one point, their median."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, Key
-from reports.store.observations import Entry, cases_of, costs_of, method_of
+from reports.store.case import CASE_KEY
+from reports.store.grouped import grouped
+from reports.store.observations import Entry, costs_of, method_of
 from reports.store.result import time_of
 from reports.store.schema import CaseHeader
-from reports.tables.sentences import interval_text, machine_name, number, sized, some
+from reports.tables.sentences import (
+    interval_text,
+    machine_name,
+    number,
+    sized,
+    some,
+    without_version,
+)
 from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
@@ -122,16 +130,13 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
     """The series of runs that were measured alike on a node, of a `variant` of campaigns or, if it
     is empty, outside. The runs of one side of a campaign are one point, named by the first."""
     run = entries[0].run
-    costs_us, keys = costs_of(entries)
+    costs_us, planned = costs_of(entries)
+    cases = [*planned.values()]
     # The library's version, in the last value of a key, may change within a series.
-    columns: dict[Key, list[int]] = defaultdict(list)
-
-    for column, key in enumerate(keys):
-        columns[(*key[:-1], re.split(r"\s*\d", key[-1] or "")[0])].append(column)
-
-    cases = cases_of(entries)
+    keys = [(*key[:-1], without_version(key[-1])) for key in planned]
+    columns = grouped(range(len(keys)), keys.__getitem__)
     place = f"{run.benchmark} on {machine_name(run)}" + (f", node {run.node}" if run.node else "")
-    names = case_names([cases[keys[own[-1]]] for own in columns.values()])
+    names = case_names([cases[own[-1]] for own in columns.values()])
     run_ids = np.array([entry.run.run_id for entry in entries])
     sides = [str(entry.path.parent) for entry in entries]
     points, _ = pd.factorize(np.array(sides) if variant else run_ids)
@@ -145,7 +150,7 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
         # Each run has one version of a library, so one column.
         own_us = np.fmax.reduce(costs_us[:, own], axis=1)
         is_there = np.isfinite(own_us)
-        case = cases[keys[own[-1]]]
+        case = cases[own[-1]]
         method = run.method.get("harness") or method_of(run)
         words = list(filter(None, [method, variant]))
         in_panel = " ".join(word for word in name.split(" ") if word != case.mode)

@@ -40,7 +40,7 @@ class Runs:
 
 def steps_of(values: Floats) -> list[list[LevelChange]]:
     """The steps of each series of a history, (series, runs)."""
-    verdicts, _ = judge(values.T, len(values))
+    verdicts, _ = judge(values, len(values))
     return [steps for steps, _ in verdicts]
 
 

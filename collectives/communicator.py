@@ -51,6 +51,8 @@ class Refusal(Exception):
 class Mistake(Refusal):
     """What the user asked for is wrong, such as a file that the command line names."""
 
+    is_mistake = True
+
 
 def _number_in(variables: Iterable[str]) -> int | None:
     """The number that the first of these variables starts with, such as 4 in Slurm's `4(x2)`."""

@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import ModuleType
+from functools import partial
 from typing import TypeVar
-
-import numpy as np
 
 from collectives.binding import guarded
 from collectives.communicator import Mistake
@@ -27,7 +25,7 @@ from collectives.peers.case import PeerCase, PeerWorld, Refused
 from collectives.peers.file import PeerFile, read
 from collectives.peers.kernel import read_kernel
 from collectives.registry import LIBRARY
-from kernels.devices.device import Action, Counts, DeviceError
+from kernels.devices.device import DeviceError
 
 ENTRIES = 4  # of a call in a GPU's stream, unless the function has an attribute `entries`
 EMPTY_CALLS = 1000
@@ -43,15 +41,10 @@ def open_peers(
     """The algorithms of these files by name. The first case of a file of Python starts it, and the
     first that it can perform adds to `notes` sentences for the head of the run. All ranks call it.
     Raises Mistake on all ranks."""
-    ranks, mistake = world.communicator, None
-    python, kernels = list[PeerFile](), list[Algorithm]()
-    try:
+    ranks = world.communicator
+    with ranks.all_or_none(Mistake):
         python = [read(name) for name in names if not name.endswith(".cu")]
         kernels = [read_kernel(name) for name in names if name.endswith(".cu")]
-    except Mistake as error:
-        mistake = str(error)
-    if mistake := ranks.first_reason(mistake):
-        raise Mistake(mistake)
     contents = [(file.path.name, file.digest) for file in python]
     contents += [(f"{kernel.base}.cu", kernel.about) for kernel in kernels]
     every = ranks.all_gather(contents)
@@ -89,16 +82,18 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During)
     peer, versions = file.peer, world.communicator.all_gather(file.version)
     refusal = file.reason_against_world(world, versions)
     started: list[PeerWorld | Unsupported] = [Unsupported(refusal)] if refusal else []
-
-    is_noted = False
+    sentences = notes_on(file, world)  # a generator, which gives them once
 
     def bind(world: World, case: CollectiveCase) -> Bound:
-        nonlocal is_noted
         if not started:
             with during(LOAD):  # no rank begins to talk to the others before all have loaded it
                 module = result_or_reason(file, world, file.load)
             with during(call):
-                started.append(start(file, world, module))
+                started.append(
+                    module
+                    if isinstance(module, Unsupported)
+                    else result_or_reason(file, world, partial(PeerWorld, world, module))
+                )
         ranks = started[0]
         if isinstance(ranks, Unsupported):
             return ranks
@@ -106,9 +101,8 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During)
             return Unsupported(reason)
         with during(call):
             operation = result_or_reason(file, world, lambda: bound(file, world, case, ranks))
-        if not is_noted and not isinstance(operation, Unsupported):
-            is_noted = True
-            notes.extend(notes_on(file, world))
+        if not isinstance(operation, Unsupported):
+            notes.extend(sentences)
         return operation
 
     return Algorithm(
@@ -119,21 +113,6 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During)
         variants=peer.variants,
         peer=Performer(file.identity, peer.collectives),
     )
-
-
-def start(
-    file: PeerFile, world: World, module: ModuleType | Unsupported
-) -> PeerWorld | Unsupported:
-    if isinstance(module, Unsupported):
-        return module
-
-    def begin() -> PeerWorld:
-        ranks = PeerWorld(world, module)
-        if hasattr(module, "start"):
-            ranks.started = module.start(ranks)
-        return ranks
-
-    return result_or_reason(file, world, begin)
 
 
 def bound(file: PeerFile, world: World, case: CollectiveCase, ranks: PeerWorld) -> Operation:
@@ -166,25 +145,23 @@ def result_or_reason(file: PeerFile, world: World, work: Callable[[], T]) -> T |
     the rank where a user's file fails: there others may wait for this one."""
     result: T | Unsupported = Unsupported("")
     failure: tuple[float, str] | None = None
-    mistake = None
-    try:
-        result = work()
-    except Mistake as error:
-        mistake = str(error)
-    except Refused as refusal:
-        failure = time.monotonic(), str(refusal)
-    except (Exception, SystemExit) as error:
-        text = str(error) if isinstance(error, DeviceError) else file.sentence_about(error)
-        if not file.is_shipped:
-            raise DeviceError(text) from error
-        failure = time.monotonic(), text
-    if mistake := world.communicator.first_reason(mistake):
-        raise Mistake(mistake)
+    with world.communicator.all_or_none(Mistake):
+        try:
+            result = work()
+        except Mistake:
+            raise
+        except Refused as refusal:
+            failure = time.monotonic(), str(refusal)
+        except (Exception, SystemExit) as error:
+            text = str(error) if isinstance(error, DeviceError) else file.sentence_about(error)
+            if not file.is_shipped:
+                raise DeviceError(text) from error
+            failure = time.monotonic(), text
     failures = world.communicator.all_gather(failure)
     if not (failed := [(*failure, rank) for rank, failure in enumerate(failures) if failure]):
         return result
     _, text, rank = min(failed)
-    is_everywhere = [other for _, other, _ in failed] == [text] * len(failures)
+    is_everywhere = {failure and failure[1] for failure in failures} == {text}
     return Unsupported(text if is_everywhere else f"rank {rank}: {text}")
 
 
@@ -195,7 +172,5 @@ def empty_call_us(world: World) -> float:
     if not device.is_cpu:
         return 0.0
     step = device.python("an empty call", guarded(world, lambda: None, str))
-    actions = [Action(stamp=0), Action(step), Action(stamp=1)]
-    stamps_ns = device.run(actions, step, Counts(EMPTY_CALLS, EMPTY_CALLS), world.watch)
-    median_us = float(np.median(stamps_ns[:, 1] - stamps_ns[:, 0])) / 1e3
+    median_us = device.time_us(step, EMPTY_CALLS, world.watch)
     return float(max(world.communicator.all_gather(median_us)))

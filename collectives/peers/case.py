@@ -32,6 +32,8 @@ class PeerWorld:
         self.device, self.graph = world.device.name, world.graph
         self.stream = getattr(world.device, "stream", None)
         self.ordinal = getattr(world.device, "ordinal", 0)
+        if hasattr(file, "start"):
+            self.started = file.start(self)
 
     def refuse(self, sentence: str) -> NoReturn:
         """Ends `start` or `bind`: the table says the sentence, and the run goes on."""

@@ -58,8 +58,9 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class PeerFile:
-    """A file that declares a Peer; `name` is its algorithm's."""
+class PeerFile(importlib.abc.InspectLoader):
+    """A file that declares a Peer; `name` is its algorithm's. It loads its own module: the bytes
+    that the digest is of, since a compiled file beside them may be older."""
 
     path: Path
     source: bytes
@@ -128,12 +129,9 @@ class PeerFile:
         if not self.is_shipped:
             sys.path.append(str(self.path.parent))  # last: what lies beside it hides no package
         name = f"wiretax_peer_{self.name}"
-        spec = importlib.util.spec_from_loader(name, Source(self), origin=str(self.path))
-        assert spec
-        assert spec.loader
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        module = sys.modules[name] = ModuleType(name)
         try:
-            spec.loader.exec_module(module)
+            self.exec_module(module)
         except (Exception, SystemExit) as error:
             if self.is_shipped:
                 raise
@@ -141,6 +139,12 @@ class PeerFile:
         if not callable(getattr(module, "bind", None)):
             raise Mistake(f"--peer {self.path.name} has no function bind(case)")
         return module
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self.source)
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.source, str(self.path))
 
     def sentence_about(self, error: BaseException) -> str:
         """One sentence about an error, without paths: with its line in this file, or with the
@@ -158,19 +162,6 @@ class PeerFile:
                 line = f", line {trace.tb_lineno}"
             trace = trace.tb_next
         return f"--peer {self.path.name}{line}: {text}"
-
-
-class Source(importlib.abc.InspectLoader):
-    """Runs the bytes that the digest is of: a compiled file beside them may be older."""
-
-    def __init__(self, file: PeerFile) -> None:
-        self.file = file
-
-    def get_source(self, fullname: str) -> str:
-        return importlib.util.decode_source(self.file.source)
-
-    def get_code(self, fullname: str) -> Any:
-        return self.source_to_code(self.file.source, str(self.file.path))
 
 
 def read(name: str) -> PeerFile:
@@ -212,11 +203,11 @@ def declared(tree: ast.Module, path: Path) -> Peer:
     kinds = {field.name: type(getattr(Peer(""), field.name)) for field in fields(Peer)}
     values: dict[str, Any] = {"title": path.stem}
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        for name in [target.id for target in targets if isinstance(target, ast.Name)]:
+        if not isinstance(node, ast.Assign):
+            continue
+        for name in [target.id for target in node.targets if isinstance(target, ast.Name)]:
             if not name.isupper() or (kind := kinds.get(name.lower())) is None:
                 continue
-            assert isinstance(node, ast.Assign)
             try:
                 value = ast.literal_eval(node.value)
             except (ValueError, TypeError):  # TypeError: a set of lists

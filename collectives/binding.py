@@ -73,19 +73,26 @@ def build_macros(world: World, case: CollectiveCase) -> dict[str, str]:
     return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
 
 
-def guarded(
-    world: World, function: Callable[[], object], tell: Callable[[BaseException], object]
-) -> Callable[[], None]:
-    """The function for the timed loop, which takes no exception: the loop stops after one."""
+def python_operation(
+    world: World,
+    name: str,
+    function: Callable[[], object],
+    sentence_about: Callable[[BaseException], str],
+    entries: int = 1,
+) -> Operation:
+    """A function of Python for the timed loop, which takes no exception: the loop stops after one,
+    and `failure` is the sentence about it."""
+    failures = list[str]()
 
     def call() -> None:
         try:
             function()
         except BaseException as error:  # noqa: BLE001 - also sys.exit
-            tell(error)
+            failures.append(sentence_about(error))
             world.watch.stop = 1
 
-    return call
+    step = world.device.python(name, call, entries)
+    return Operation(step, failure=lambda: next(iter(failures), None))
 
 
 def first_failure(operations: Sequence[Operation]) -> str | None:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from collectives.binding import chunk_that_fits, place_structure, run_sequence
-from collectives.collective import COLLECTIVES, DATATYPES, Datatype
+from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import (
     NOT_MAPPED,
     Algorithm,
@@ -33,16 +31,13 @@ BLOCK_THREADS = 256  # of a GEMV
 MOST_DIRECT_BYTES = 8 << 20
 MOST_NEAR_NS = 150.0  # a flag's round trip between near cores
 EPSILON = 1e-5
-MAPPED = "a fused benchmark begins with mapped memory"
-WEIGHTS = {
-    datatype.name: datatype
-    for datatype in (DATATYPES["float16"], DATATYPES["bfloat16"], Datatype("int8", np.int8, False))
-}
+WEIGHTS = {name: DATATYPES[name] for name in ("float16", "bfloat16", "int8")}
 COLLECTIVE = {
     name: replace(COLLECTIVES["all_reduce"], name=name)
     for name in ("allreduce_rmsnorm", "gemv_allreduce")
 }
 Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of CollectiveCase
+Then = Callable[[Algorithm, World, Any], Bound]
 
 
 class Norm(ctypes.Structure):
@@ -115,7 +110,7 @@ def _compile(
 
 def mapped_here(world: World) -> PeerBuffer:
     """The memory that the ranks of this host map. The compute alone uses only this rank's part."""
-    assert not isinstance(world.shared, Unsupported), MAPPED
+    assert not isinstance(world.shared, Unsupported), "a fused benchmark begins with mapped memory"
     return world.shared
 
 
@@ -227,7 +222,7 @@ def sequence(world: World, bounds: Sequence[Bound]) -> Bound:
     return replace(run_sequence(world, operations), choice=choice)
 
 
-def then_form(algorithm: Algorithm, then: Callable[[Algorithm, World, Any], Bound]) -> Algorithm:
+def then_form(algorithm: Algorithm, then: Then) -> Algorithm:
     return replace(
         algorithm,
         base=f"then_{algorithm.base}",
@@ -255,7 +250,7 @@ def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorit
 def forms(
     collective: str,
     alone: Bind,
-    then: Callable[[Algorithm, World, Any], Bound],
+    then: Then,
     fused: Bind,
     about: str,
     variants: tuple[str, ...] = ("copied", "registered"),
@@ -275,7 +270,7 @@ def forms(
     return {form.base: form for form in listed}
 
 
-THEN: dict[str, Callable[[Algorithm, World, Any], Bound]] = {
+THEN: dict[str, Then] = {
     "allreduce_rmsnorm": _reduce_then_norm,
     "gemv_allreduce": _gemv_then_reduce,
 }

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from collectives.algorithms import listed
-from collectives.binding import first_failure, guarded
+from collectives.binding import first_failure, python_operation
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers.fused import forms, sequence
@@ -32,7 +32,6 @@ from kernels.devices.device import Step
 
 CHUNKS = (1, 2, 4, 8)
 ENTRIES = 16  # of a GPU's stream for a chunk: seven peers' matmuls of two launches, and events
-ONE_STREAM = Unsupported("a CPU has no second stream, which would move a chunk; GPUs have one")
 Call = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
 
 
@@ -61,10 +60,11 @@ class Overlapped(Operation):
     by_chunks: Mapping[int, Operation] = field(default_factory=dict)
 
 
-COLLECTIVE = {
-    "gemm_reduce_scatter": replace(COLLECTIVES["reduce_scatter"], name="gemm_reduce_scatter"),
-    "allgather_gemm": replace(COLLECTIVES["all_gather"], name="allgather_gemm"),
+ALONE = {
+    "gemm_reduce_scatter": COLLECTIVES["reduce_scatter"],
+    "allgather_gemm": COLLECTIVES["all_gather"],
 }
+COLLECTIVE = {name: replace(collective, name=name) for name, collective in ALONE.items()}
 
 
 def own_tokens(rank: int, ranks: int, tokens: int, chunks: int) -> Array:
@@ -97,35 +97,34 @@ def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int)
     )
 
 
-def python_operation(
+def matmuls(
     world: World, calls: Sequence[Call], collectives: Sequence[Operation] = ()
 ) -> Operation:
     """These calls in order; a GPU has them in its stream or graph."""
-    failures: list[str] = []
 
     def perform() -> None:
         for call in calls:
             call()
 
-    function = guarded(world, perform, lambda error: failures.append(f"the matmul fails: {error}"))
-    entries = ENTRIES * max(1, len(collectives))
-    step = world.device.python("matmul and collective", function, entries)
-    return Operation(
-        step,
-        failure=lambda: next(iter(failures), None) or first_failure(collectives),
-        keep=collectives,
+    operation = python_operation(
+        world,
+        "matmul and collective",
+        perform,
+        lambda error: f"the matmul fails: {error}",
+        ENTRIES * max(1, len(collectives)),
     )
+    failure = partial(first_failure, [operation, *collectives])
+    return replace(operation, failure=failure, keep=collectives)
 
 
 def _collectives(world: World, case: MatmulCase, algorithm: Algorithm, chunks: int) -> list[Bound]:
     reduces, part_bytes = case.collective.reduces, case.segment_bytes // chunks
-    collective = COLLECTIVES["reduce_scatter" if reduces else "all_gather"]
     bounds: list[Bound] = []
     for chunk in range(chunks):
         between = case.between + chunk * part_bytes * world.ranks
         own = (case.receive if reduces else case.send) + chunk * part_bytes
         part = CollectiveCase(
-            collective,
+            ALONE[case.collective.name],
             case.count // chunks,
             case.datatype,
             case.redop,
@@ -141,7 +140,7 @@ def _compute(world: World, case: MatmulCase) -> Operation:
     source, target = (
         (case.send, case.between) if case.collective.reduces else (case.between, case.receive)
     )
-    return python_operation(world, [_matmul(world, case, case.tokens, source, target)])
+    return matmuls(world, [_matmul(world, case, case.tokens, source, target)])
 
 
 def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
@@ -151,26 +150,19 @@ def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
 
 def _bind_fused(world: World, case: MatmulCase) -> Bound:
     if world.device.is_cpu:
-        return ONE_STREAM
-    collective = "reduce_scatter" if case.collective.reduces else "all_gather"
-    if not (algorithm := listed()[collective].get("direct_pull")):
+        return Unsupported("a CPU has no second stream, which would move a chunk; GPUs have one")
+    if not (algorithm := listed()[ALONE[case.collective.name].name].get("direct_pull")):
         return Unsupported("it needs direct_pull, which is not here")
-    collectives: dict[int, list[Operation]] = {}
+    overlap = _reduce_beside if case.collective.reduces else _gather_beside
+    by_chunks = dict[int, Operation]()
     for chunks in CHUNKS:
-        collectives[chunks] = []
+        operations = list[Operation]()
         for bound in _collectives(world, case, algorithm, chunks):
             if isinstance(bound, Unsupported):
                 return bound
-            collectives[chunks].append(bound)
-    overlap = _reduce_beside if case.collective.reduces else _gather_beside
-    by_chunks = {
-        chunks: python_operation(
-            world,
-            overlap(world, case, [world.device.beside([each.step]) for each in operations]),
-            operations,
-        )
-        for chunks, operations in collectives.items()
-    }
+            operations.append(bound)
+        beside = [world.device.beside([each.step]) for each in operations]
+        by_chunks[chunks] = matmuls(world, overlap(world, case, beside), operations)
     return Overlapped(by_chunks[1].step, by_chunks=by_chunks)
 
 
@@ -222,14 +214,11 @@ def _gather_beside(
 
 OVERLAPPED = {
     name: forms(
-        collective,
+        collective.name,
         _compute,
         _bind_then,
         _bind_fused,
         "in chunks, one communicated while the next is multiplied",
     )
-    for name, collective in (
-        ("gemm_reduce_scatter", "reduce_scatter"),
-        ("allgather_gemm", "all_gather"),
-    )
+    for name, collective in ALONE.items()
 }

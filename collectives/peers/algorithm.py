@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from collectives.binding import guarded
+from collectives.binding import python_operation
 from collectives.communicator import Mistake
 from collectives.operation import (
     Algorithm,
@@ -120,23 +120,19 @@ def bound(file: PeerFile, world: World, case: CollectiveCase, ranks: PeerWorld) 
     function = ranks.file.bind(PeerCase(ranks, world, case))
     if not callable(function):
         raise TypeError(f"bind returns {type(function).__name__}, no function")
-    failures: list[str] = []
-    call = guarded(world, function, lambda error: failures.append(file.sentence_about(error)))
-    step = world.device.python(file.peer.title, call, getattr(function, "entries", ENTRIES))
-    step = replace(step, after_capture=getattr(function, "after_capture", None))
+    entries = getattr(function, "entries", ENTRIES)
+    operation = python_operation(world, file.peer.title, function, file.sentence_about, entries)
+    step = replace(operation.step, after_capture=getattr(function, "after_capture", None))
     own_case = None
     if own := getattr(function, "buffers", None):
         own_case = replace(case, send=own[0], receive=own[1])
-    operation = Operation(
-        step, failure=lambda: failures[0] if failures else None, own_case=own_case
-    )
     world.device.caller(step)()
-    if world.graph and not failures:
+    if world.graph and not operation.failure():
         world.device.caller(world.device.replayed(step))()
-    if failures:
+    if failure := operation.failure():
         world.watch.stop = 0
-        raise DeviceError(failures.pop())
-    return operation
+        raise DeviceError(failure)
+    return replace(operation, step=step, own_case=own_case)
 
 
 def result_or_reason(file: PeerFile, world: World, work: Callable[[], T]) -> T | Unsupported:
@@ -168,9 +164,8 @@ def result_or_reason(file: PeerFile, world: World, work: Callable[[], T]) -> T |
 def empty_call_us(world: World) -> float:
     """The median time of a Python function that does nothing, called as a peer's is, on the slowest
     rank. 0 on a GPU, whose clock runs behind the calls. All ranks call it."""
-    device = world.device
-    if not device.is_cpu:
+    if not world.device.is_cpu:
         return 0.0
-    step = device.python("an empty call", guarded(world, lambda: None, str))
-    median_us = device.time_us(step, EMPTY_CALLS, world.watch)
+    step = python_operation(world, "an empty call", lambda: None, str).step
+    median_us = world.device.time_us(step, EMPTY_CALLS, world.watch)
     return float(max(world.communicator.all_gather(median_us)))

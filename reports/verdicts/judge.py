@@ -14,7 +14,7 @@ from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.tables.sentences import counted, sized, some, spoken, type_text
+from reports.tables.sentences import counted, some, spoken, type_text
 from reports.verdicts import verdict
 from reports.verdicts.days import FAMILY_P as DAYS_FAMILY_P
 from reports.verdicts.days import spread_between_days
@@ -243,8 +243,8 @@ def _compare(
     }
 
     # The times of a case that was wrong in some launch prove nothing: it has no key.
-    common: list[Any] = [*cases.values()]
-    cells = _judge(comparison, [() if key in wrong else key for key in cases], without, common)
+    tested = [() if key in wrong else key for key in cases]
+    cells = _judge(comparison, tested, without, [*cases.values()])
     cells["is_wrong"] = [key in wrong for key in cases]
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
@@ -298,6 +298,9 @@ def copies_in(launches: Sequence[Result]) -> list[str]:
     ]
 
 
+interval_of = attrgetter("ratio", "low", "high")  # of a cell
+
+
 def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells with `ratio`, `low` and `high` of their logs; NaN for an infinite interval."""
     has_interval = np.isfinite(cells.log_high)
@@ -341,5 +344,5 @@ def _judge(
     cells["is_library"] = [
         bool(case.library) and not is_imported and not is_peer(case) for case in cases
     ]
-    cells["title"] = list(map(sized, cases, cells.name.map(spoken)))
+    cells["title"] = titles_of(cases)
     return cells.assign(place=pd.factorize(cells.name)[0])

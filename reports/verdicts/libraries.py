@@ -18,7 +18,7 @@ from reports.tables.headline import ends
 from reports.tables.rows import default_rows, is_noisy, ratio_text
 from reports.tables.run_text import link_of
 from reports.tables.sentences import number, size_text, wrapped
-from reports.verdicts.judge import with_ratios
+from reports.verdicts.judge import interval_of, with_ratios
 from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
 from reports.verdicts.verdict import MIN_PAIRS, evidence
 
@@ -55,13 +55,9 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     `ratio`, library over ours, above 1 if ours is faster, with its 95 % interval over the launches.
     The least ratio comes first, those that are too noisy last. Launches in another state of the
     link than most do not count."""
-    names = {launch.run.run_id: side.name for side in sides for launch in side.launches}
-    launches = [launch for side in sides for launch in side.launches]
-    rows = [
-        row
-        for launch in compress(launches, in_main_state(launches))
-        for row in _rows(names[launch.run.run_id], launch)
-    ]
+    launches = [(side.name, launch) for side in sides for launch in side.launches]
+    is_in = in_main_state([launch for _, launch in launches])
+    rows = [row for name, launch in compress(launches, is_in) for row in _rows(name, launch)]
     if not rows:
         raise ResultError("no launch measured a library beside ours")
 
@@ -69,7 +65,7 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     log_ratios = measured.pivot_table("log_ratio", key, measured.groupby(key).cumcount())
     medians = measured.groupby(key)[["library_us"]].median().reset_index()
     cells = medians.join(with_ratios(evidence(log_ratios.to_numpy())))
-    cells["is_noisy"] = [*map(is_noisy, zip(cells.ratio, cells.low, cells.high, strict=True))]
+    cells["is_noisy"] = [is_noisy(interval_of(cell)) for cell in cells.itertuples()]
     fastest = cells.sort_values("library_us", kind="stable").groupby(CELL).head(1)
     return fastest.sort_values(["is_noisy", "ratio"], kind="stable")
 
@@ -99,7 +95,9 @@ def headline(cells: pd.DataFrame) -> str:
 
     for size_bytes in ends(first.size_bytes):
         closest = first[first.size_bytes == size_bytes].iloc[0]
-        texts.append(f"{size_text(size_bytes)} {_ratio_text(closest)} {closest.library}")
+        texts.append(
+            f"{size_text(size_bytes)} {ratio_text(interval_of(closest))} {closest.library}"
+        )
 
     return f"Ours beside the closest library, {mode}: {', '.join(texts)}"
 
@@ -111,7 +109,9 @@ def tables_of(cells: pd.DataFrame) -> list[str]:
         f"library/auto [95 % interval over {MIN_PAIRS} launches or more], and that variant",
     ]
     rows: Any = cells.itertuples()
-    texts = [f"{number(cell.library_us)} {_ratio_text(cell)} {cell.variant}" for cell in rows]
+    texts = [
+        f"{number(cell.library_us)} {ratio_text(interval_of(cell))} {cell.variant}" for cell in rows
+    ]
     cells = cells.assign(text=texts)
 
     for mode, own in cells.groupby("mode"):
@@ -121,7 +121,3 @@ def tables_of(cells: pd.DataFrame) -> list[str]:
         lines += ["", title, table.to_string()]
 
     return lines
-
-
-def _ratio_text(cell: Any) -> str:
-    return ratio_text((cell.ratio, cell.low, cell.high))

@@ -75,12 +75,11 @@ def add_files(parser: argparse.ArgumentParser) -> None:
 def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
     for sides that measured different things, ResultError for files, after writing that sentence."""
-    sides, files = (
-        (arguments.baseline, arguments.current),
-        (arguments.junit, arguments.markdown, arguments.html),
-    )
+    files = arguments.junit, arguments.markdown, arguments.html
     try:
-        outcome = judge(*sides, arguments.allow, arguments.min_effect)
+        outcome = judge(
+            arguments.baseline, arguments.current, arguments.allow, arguments.min_effect
+        )
     except ResultError as error:
         write_files(failed(str(error), error.exit_status), *files)
         raise

@@ -19,7 +19,7 @@ from reports.tables.sentences import (
     size_text,
     some,
 )
-from reports.verdicts.judge import Comparison
+from reports.verdicts.judge import Comparison, interval_of
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
 
@@ -34,20 +34,17 @@ def _word(cell: Any, is_interleaved: bool) -> str:
     if cell.is_wrong:
         return "WRONG"
     if cell.verdict == AMBIGUOUS:
-        return "within" if _has_interval(cell) else "undecided"
+        is_open = np.isnan(cell.low) or is_noisy(interval_of(cell))
+        return "undecided" if is_open else "within"
     if cell.verdict in (SLOWER, FASTER) and not is_interleaved:
         return "differs"
 
     return str(cell.verdict)
 
 
-def _has_interval(cell: Any) -> bool:
-    return bool(np.isfinite(cell.low)) and not is_noisy((cell.ratio, cell.low, cell.high))
-
-
 def ratio_text(cell: Any) -> str:
     """`1.049 [1.047 1.052]`, variant over baseline with its interval, if it has one."""
-    ratio = cell.ratio, cell.low, cell.high
+    ratio = interval_of(cell)
     if is_noisy(ratio):
         return "too noisy"
 

@@ -1,6 +1,5 @@
 """What a difference of a call is worth of a served token: `compare --tpot-ms MS --calls N`."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +42,7 @@ def skew_us(launches: Sequence[Result]) -> float:
         for case in launch.cases
         if case.arrival_skew_us
     ]
-    return float(np.median(skews)) if skews else math.nan
+    return float(np.median(skews)) if skews else np.nan
 
 
 def as_text(comparison: Comparison, tpot_ms: float, calls: int) -> str:

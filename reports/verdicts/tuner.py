@@ -24,13 +24,7 @@ from reports.verdicts.verdict import FASTER
 # RCCL's src/plugin/tuner/csv_tuner.cc (ROCm/rocm-systems pull request 4503) reads the table of
 # NCCL's plugins/tuner/example. Both skip lines with #; a header would be a row of NCCL's.
 COLUMNS = "collective,min_bytes,max_bytes,algorithm,protocol,channels,nodes,ranks,pipe_ops,reg_buff"
-COLLECTIVES = {
-    "all_reduce": "allreduce",
-    "all_gather": "allgather",
-    "reduce_scatter": "reducescatter",
-    "broadcast": "broadcast",
-    "reduce": "reduce",
-}
+COLLECTIVES = "all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce"
 NAMES = "tree", "ring", "collnet_direct", "collnet_chain", "nvls", "nvls_tree", "pat"
 ALGORITHMS = {name.replace("_", ""): name for name in NAMES}
 PROTOCOLS = "ll", "ll128", "simple"
@@ -268,7 +262,8 @@ def as_csv(baseline: Side, stretches: Sequence[pd.DataFrame]) -> str:
     for each in stretches:
         first, last = each.iloc[0], each.iloc[-1]
         sizes = dict.fromkeys([size_text(first.size_bytes), size_text(last.size_bytes)])
-        row = COLLECTIVES[first.collective], first.least_bytes, last.most_bytes, *first.value
+        name = first.collective.replace("_", "")
+        row = name, first.least_bytes, last.most_bytes, *first.value
         lines += [
             f"# {' to '.join(sizes)}: {each.ratio.min():.3f} to {each.ratio.max():.3f} of the "
             f"default's time, intervals up to {each.high.max():.3f}",

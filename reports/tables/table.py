@@ -84,7 +84,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             words = [] if cases[0] is result.cases[0] else [type_name]
             words += _title(result, view, rows)
             first_rows = first_rows or rows
-            tables += _default_tables(", ".join(words), result, rows, view)
+            tables += _default_tables(", ".join(words), result, rows)
 
     title = headline([result], partial(points, rows=first_rows))
     lines = head(result, first, first_rows)
@@ -121,9 +121,7 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     return words
 
 
-def _default_tables(
-    title: str, result: Result, rows: Sequence[SizeRow], view: View
-) -> list[tuple[str, Table]]:
+def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list[tuple[str, Table]]:
     """The table of a view; and those of further named algorithms and peers, without a title. No
     column is empty."""
     named, peers = list(rows[0].named), {case.library for case in result.cases if is_peer(case)}
@@ -131,12 +129,9 @@ def _default_tables(
     own = [name for name in named if name not in peers]
     name = "auto" if is_auto else own[0] if len(own) == 1 else "best"
     named = [other for other in named if other != name]
-    has_library = any(row.library for row in rows)
-    is_late = bool(late_us(view[1]))
     is_work = all(is_own_work(case) for row in rows if (case := row.ours or row.library))
-    cells = [_cells(row, name, has_library, is_late, is_work) for row in rows]
+    cells = [_cells(row, name, is_work) for row in rows]
 
-    has_ours = any(row.ours for row in rows)
     groups = [columns_of(cells)]
     if f"{name}\nus" not in groups[0]:  # the name would stand for the library's algorithm
         groups[0].pop("\nalgorithm", None)
@@ -144,7 +139,7 @@ def _default_tables(
         rows_of_other = [
             _stable_cells(row.named[other], row.stable_cost)
             if other == STABLE
-            else _named_cells(row.named[other], other, name * has_ours, has_library)
+            else _named_cells(row.named[other], other, name)
             for row in rows
         ]
         groups.append(columns_of(rows_of_other))
@@ -162,30 +157,28 @@ def columns_of(rows: Sequence[dict[str, Cell]]) -> Columns:
     return {heading: cells for heading, cells in columns.items() if {*map(str, cells)} != {"-"}}
 
 
-def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[str, str | Text]:
-    """The cells of a named algorithm by their headings; `ours`: the name of ours, "" without."""
+def _named_cells(named: Named, name: str, ours: str) -> dict[str, Cell]:
+    """The cells of a named algorithm by their headings; `ours` is the name of ours."""
     name = name.replace(" over ", "\nover ")
-    cells: dict[str, str | Text] = {f"{name}\nus": _cost(named.case, named.us)}
-    if has_library:
-        cells[f"library/\n{name}"] = ratio_text(named.from_library)
+    return {
+        f"{name}\nus": _cost(named.case, named.us),
+        f"library/\n{name}": ratio_text(named.from_library),
+        f"{ours}/\n{name}": ratio_text(named.from_ours),
+    }
 
-    return cells | ({f"{ours}/\n{name}": ratio_text(named.from_ours)} if ours else {})
 
-
-def _stable_cells(named: Named, cost: StableCost | None) -> dict[str, str | Text]:
+def _stable_cells(named: Named, cost: StableCost | None) -> dict[str, Cell]:
     """The cells of `auto_stable`: what stable bits cost, and against which case."""
     texts = (number(cost.us), percent_text(cost.ratio), cost.against) if cost else "---"
     headings = "costs\nus", "costs %\n[95 % in launch]", "\nagainst"
-    time: dict[str, str | Text] = {f"{STABLE}\nus": _cost(named.case, named.us)}
+    time: dict[str, Cell] = {f"{STABLE}\nus": _cost(named.case, named.us)}
     return time | dict(zip(headings, texts, strict=True))
 
 
-def _cells(
-    row: SizeRow, ours: str, has_library: bool, is_late: bool, is_work: bool
-) -> dict[str, str | Text]:
+def _cells(row: SizeRow, ours: str, is_work: bool) -> dict[str, Cell]:
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
     case, mark = row.ours or row.library, "*" if row.better else ""
-    cells: dict[str, str | Text] = {"work\n" if is_work else "size\n": row.label}
+    cells: dict[str, Cell] = {"work\n" if is_work else "size\n": row.label}
 
     if case and case.routing:
         cells = {
@@ -195,19 +188,15 @@ def _cells(
             "leaves\nMB": number(max(case.routing.get("leaving_bytes", [0])) / 1e6),
         }
 
-    if has_library:
-        cells["library\nus"] = _cost(row.library, row.library_us)
-
+    cells["library\nus"] = _cost(row.library, row.library_us)
     cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
     if case and not case.routing:
         name = row.ours.chosen or algorithm_of(row.ours) if row.ours else "-"
         name = re.sub(r"\+\S+", "", name).replace(" over ", "\nover ")
         cells["\nalgorithm"] = name + mark
 
-    if has_library:
-        cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
-
-    if is_late:
+    cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
+    if case and late_us(case.shape):
         waits = row.ours.arrival_skew_us if row.ours else None
         cells["waits\nus"] = number(waits.median if waits else None)
     elif case and not case.routing:
@@ -219,7 +208,7 @@ def _cells(
     return cells
 
 
-def _cost(case: Case | None, median_us: float | None) -> Text | str:
+def _cost(case: Case | None, median_us: float | None) -> Cell:
     is_wrong = case and case.status == "wrong"
     return Text("WRONG", style="bold red") if is_wrong else number(median_us)
 
@@ -385,11 +374,8 @@ def _facts(case: Case) -> dict[str, str]:
 
 def _figures(case: Case) -> dict[str, str]:
     cells = {shown.heading: _text(name, getattr(case, name)) for name, shown in FIGURES.items()}
+    cells[FIGURES["share_of_bound"].heading] = _share_of_bound(case)
     cells["blocks"] = str(case.time_us.n_blocks) if case.time_us else "-"
-
-    if case.suspect:
-        cells[FIGURES["share_of_bound"].heading] += "!"
-
     return cells
 
 
@@ -399,14 +385,10 @@ def _text(name: str, value: Any) -> str:
         return interval_text((value.median, value.ci_low, value.ci_high))
     if isinstance(value, Summary | Range):
         return number(value.median)
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | int):
+        return str(value)
     if isinstance(value, dict):
         return " ".join(f"{part:.1f}" for part in value.values()) or "-"
-    if isinstance(value, int):
-        return count(value)
-    if name.startswith("share") and value is not None:
-        return f"{min(value, 9.99):.0%}"
 
     return number(value)
 

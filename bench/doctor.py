@@ -10,7 +10,7 @@ import sys
 from typing import Any, NoReturn
 
 from bench.harness.console import CANNOT, FINE, WRONG, print_out
-from bench.harness.options import Parser
+from bench.harness.options import Parser, add_quiet
 from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, open_and_examine, open_gpu
@@ -44,7 +44,7 @@ def main() -> NoReturn:
         help=f"climb from host memory to collectives between GPUs; each step's name is in FILE"
         f" before it starts ({LADDER})",
     )
-    parser.add_argument("--quiet", action="store_true", help="print no progress on standard error")
+    add_quiet(parser.add_argument)
     arguments = parser.parse_args()
     sys.excepthook = end_all
     if arguments.ladder is not None:

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.launches import SIGNALS, check_new, run_command, run_to_end, with_status
-from bench.campaigns.options import Stop, add_quiet, launching_parser, parse_alone, time_text
+from bench.campaigns.launches import check_new, run_command, run_to_end, with_status
+from bench.campaigns.options import Stop, launching_parser, parse_alone, time_text
 from bench.harness import options
-from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use
@@ -82,7 +82,7 @@ def make_parser(
         metavar="FOLDER",
         help="a new folder; the archive is FOLDER.tar.gz (results/survey-TIME)",
     )
-    add_quiet(option)
+    options.add_quiet(option)
     return parser
 
 

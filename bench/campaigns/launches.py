@@ -23,7 +23,7 @@ import msgspec
 from bench.campaigns import guard
 from bench.campaigns.foreign import fill, output_files, read_output
 from bench.campaigns.options import MORE_PILOTS, CampaignOptions, Stop, Variant
-from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out, say
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, USAGE, WRONG, print_out, say
 from bench.harness.progress import Progress
 from bench.machine.environment import cpu_ticks, steal_share
 from kernels.devices.owners import open_folder, shown
@@ -47,7 +47,6 @@ MPIRUN_ADDS = re.compile(
 )
 TIMED_OUT = 124  # the status of a command that exits with 0 when it is ended, as of `timeout`
 StageName = Literal["pilot", "first"]
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
 ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0))
 FAILURES = (Stop, ResultError, OSError, MemoryError, KeyboardInterrupt)

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench.harness.console import USAGE
-from bench.harness.options import AddOption, Parser, duration_s, whole_number
+from bench.harness.options import Parser, add_quiet, duration_s, whole_number
 from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
@@ -241,10 +241,6 @@ def parse_alone(parser: Parser, argv: Sequence[str] | None, subject: str) -> arg
     if is_rank():
         parser.error(f"{subject} starts mpirun itself: run it without mpirun")
     return values
-
-
-def add_quiet(option: AddOption) -> None:
-    option("--quiet", action="store_true", help="print no progress on standard error")
 
 
 def make_parser() -> Parser:

@@ -1,6 +1,7 @@
 """What a command prints, and the statuses with which it exits."""
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import TextIO
@@ -8,6 +9,7 @@ from typing import TextIO
 from reports.store.untrusted import printable
 
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # that end a command in order
 STATUS_TEXT = (
     "exit status:\n  0 fine; 1 a result was wrong or a rank was lost; "
     "2 the command line;\n  3 this machine cannot run that; 130 interrupted, "

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.harness.console import INTERRUPTED, WRONG, say
+from bench.harness.console import INTERRUPTED, SIGNALS, WRONG, say
 from bench.harness.flight import sentence_on
 from bench.harness.witness import record_end
 from collectives.communicator import LAUNCHER, launched_rank
@@ -45,7 +45,7 @@ def start_rank() -> mmap.mmap:
         with contextlib.suppress(ProcessLookupError):
             os.kill(rank, number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, pass_on)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
     code = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])

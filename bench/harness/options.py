@@ -74,12 +74,12 @@ class Parser(argparse.ArgumentParser):
         return namespace, rest
 
     def print_help(self, file: Any = None) -> None:
-        if launched_rank() in (None, 0):
+        if not launched_rank():
             super().print_help(file)
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
         message = misspelt(self.words, self._option_string_actions) or message
-        if launched_rank() in (None, 0):
+        if not launched_rank():
             say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
@@ -249,17 +249,16 @@ def rank_parser(
         usage=f"{on_ranks('RANKS', command)} [OPTION ...]",
         description=about,
         epilog=f"example:\n  {example}\n\n{STATUS_TEXT}{when_interrupted}",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=31
-        ),
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=31),
     )
-    parser.set_defaults(command=command)
+    # What commands without --sizes and -d have.
+    parser.set_defaults(command=command, sizes=None, datatypes=["float32"])
     what, how, output = (
         parser.group("what", CASES),
         parser.group("how"),
         parser.group("output", NOTHING),
     )
-    output("--quiet", action="store_true", help="print no progress on standard error")
+    add_quiet(output)
     if IS_INSTALLED:
         how(
             "-n",
@@ -270,6 +269,10 @@ def rank_parser(
             "else two); not under mpirun or srun",
         )
     return parser, what, how, output
+
+
+def add_quiet(add: AddOption) -> None:
+    add("--quiet", action="store_true", help="print no progress on standard error")
 
 
 def add_sizes(

@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, command: str, quiet: bool) -> None:
         self.command = command
-        self.is_silent = quiet or bool(os.environ.get(QUIET)) or launched_rank() not in (None, 0)
+        self.is_silent = bool(quiet or os.environ.get(QUIET) or launched_rank())
         self.phase, self.details, self.due_s = "", "", 0.0
 
     def show(self, phase: str, details: str = "") -> None:

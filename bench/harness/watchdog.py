@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bench.harness.console import INTERRUPTED, WRONG, say
+from bench.harness.console import INTERRUPTED, SIGNALS, WRONG, say
 from bench.harness.flight import ALONE, LOOK_S, FlightRecord, sentence_on
 from bench.harness.neighbours import ANSWER_S, SILENCES, Neighbours
 from bench.harness.witness import UNREACHABLE, record_end, state_of
@@ -47,7 +47,7 @@ class Watchdog:
         self.signals, writable = os.pipe2(os.O_NONBLOCK)
         if pids:
             signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in SIGNALS:
                 signal.signal(number, lambda *_: None)
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
         if hosts and self.rank == min(pids):

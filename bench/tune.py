@@ -17,7 +17,6 @@ from typing import NoReturn
 from bench.harness import options, tuned
 from bench.harness.command import requested_sizes
 from bench.harness.console import CANNOT, FINE
-from bench.harness.head import Machine
 from bench.harness.options import RunOptions
 from bench.harness.run import RunPolicy, measure
 from bench.harness.session import MEASURED, Session, program_digest, start
@@ -56,7 +55,6 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
     options.add_run_options(how, max_time_s=180.0)
     output("--table", metavar="FILE", help="file for the table (where auto looks for it)")
     options.add_output(output)
-    parser.set_defaults(sizes=None, datatypes=["float32"])
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
     parser.require_ranks()
@@ -77,7 +75,7 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
 
 
 def store(
-    table: str | None, program: str, sizes: tuple[int, ...], result: Result, machine: Machine
+    table: str | None, program: str, sizes: tuple[int, ...], result: Result
 ) -> tuple[str, int]:
     """Stores the winners that the rounds decided, even if time ran out; the last lines of the
     output, which name the other sizes, and the exit status. Raises OSError."""
@@ -94,8 +92,9 @@ def store(
     left = f"INCOMPLETE: too few rounds at {some(open_)}: {more_time(result)}\n" if open_ else ""
     if not rows:
         return f"{left}table: none\n", CANNOT
-    path = Path(table) if table else tuned.default_path(machine)
-    head = tuned.Head(machine.machine_id, machine.software_id, result.run.run_id, program)
+    run = result.run
+    path = Path(table) if table else tuned.default_path(run)
+    head = tuned.Head(run.machine_id, run.software_id, run.run_id, program)
     tuned.add(path, head, rows)
     waiting = sum(not winner.is_confirmed for winner in result.winners)
     more = (
@@ -113,7 +112,7 @@ def winners_of(table: str | None, program: str, result: Result) -> list[Winner]:
     return find_winners(result, search.found_before(result, rows))
 
 
-def audit(session: Session, result: Result, machine: Machine) -> tuple[str, int]:
+def audit(session: Session, result: Result) -> tuple[str, int]:
     """The audit, for the end of the output."""
 
     def model(heat: Heat) -> str:

@@ -21,7 +21,7 @@ from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
 from reports.store.blocks import count_blocks
-from reports.store.schema import Block, End, Result, Winner
+from reports.store.schema import End, Result, Winner
 from reports.store.stats import autocorrelation, is_precise
 from reports.store.writing import RunFile
 from reports.store.wrong import where_wrong
@@ -35,7 +35,7 @@ CLOSING_S = 1.0  # for cases and table
 
 @dataclass
 class RunInProgress:
-    """A run in progress on this rank. Rank 0 has `file`, and the blocks and samples so far."""
+    """A run in progress on this rank. Rank 0 has `file`, and the samples so far."""
 
     session: Session
     suite: Suite
@@ -43,7 +43,6 @@ class RunInProgress:
     file: RunFile | None = None
     interrupted: bool = False
     timed: Counter[int] = field(default_factory=Counter)  # iterations by case
-    blocks: list[Block] = field(default_factory=list)
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
 
@@ -53,7 +52,7 @@ def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
     requested = run.session.options.iterations
     if rounds < LEAST_ROUNDS and not requested:
         return cases
-    by_case = count_blocks(run.blocks).by_case
+    by_case = count_blocks(run.file.blocks if run.file else []).by_case
     if requested:
         timed = {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
         run.timed = run.session.communicator.broadcast(Counter(timed))
@@ -70,12 +69,12 @@ class RunPolicy:
     `go_on(run, cases, rounds)` returns, on all ranks, which of the cases have another: also one
     that had enough blocks before most were in another state of the link. On rank 0
     `find_winners(result)` returns what the run stores beside its cases, and
-    `conclude(result, machine)` the last lines of the output, and the exit status of a run that was
+    `conclude(result)` the last lines of the output, and the exit status of a run that was
     measured."""
 
     rounds: int = LEAST_ROUNDS
     go_on: Callable[[RunInProgress, list[int], int], list[int]] = unfinished
-    conclude: Callable[[Result, head.Machine], tuple[str, int]] = lambda *_: ("", FINE)
+    conclude: Callable[[Result], tuple[str, int]] = lambda result: ("", FINE)
     find_winners: Callable[[Result], Sequence[Winner]] = lambda result: ()
 
 
@@ -121,7 +120,7 @@ def measure(
     note = f"PCIe errors during the run (AER): {', '.join(errors)}" if errors else None
     result = finish(run, run.file, stolen, note, policy)
     status = exit_status(run, result)
-    last_words, concluded = policy.conclude(result, machine)
+    last_words, concluded = policy.conclude(result)
     status = status or concluded
     communicator.broadcast(status)
     print_out(text(result, brief=True))
@@ -178,14 +177,12 @@ def store_block(run: RunInProgress, number: int, round_: int) -> None:
     schedule = iteration.schedule
     if requested:
         schedule.count = min(schedule.count, requested - run.timed[number])
-    run.timed[number] += schedule.count
     datatype = DATATYPES[run.suite.headers[number].datatype]
     measured = measure_block(run.session, iteration, round_, datatype)
     if measured is not None and run.file:
         block, rows = measured
         run.file.append(block)
         run.samples.setdefault(number, []).append(rows)
-        run.blocks.append(block)
 
 
 def show_block(run: RunInProgress, number: int | None, round_: int) -> None:
@@ -239,7 +236,7 @@ def exit_status(run: RunInProgress, result: Result) -> int:
     if run.interrupted:
         return INTERRUPTED
     if any(case.status == "wrong" for case in result.cases):
-        if place := where_wrong(run.blocks):
+        if place := where_wrong(result.blocks):
             number, sentence = place
             say("wiretax", f"{run.suite.iterations[number].text}, {sentence}")
         return WRONG

@@ -68,7 +68,7 @@ def go_on(run: RunInProgress, active: list[int], rounds: int) -> list[int]:
     compete. A candidate that `auto` also runs does not go on."""
     chosen: set[int] = set()
     if run.file:
-        costs_us = count_blocks(run.blocks).costs_us
+        costs_us = count_blocks(run.file.blocks).costs_us
         for heat in heats_of(run.suite.headers, costs_us, run.suite.iterations).values():
             chosen |= survivors(heat)
     return list(run.session.communicator.broadcast(sorted(chosen)))

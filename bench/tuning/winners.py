@@ -78,9 +78,7 @@ def find_winners(
         exact = settled.get(heat._replace(is_lossy=False)) if heat.is_lossy else None
         if not candidates or (exact and exact[0].cost_us <= candidates[0].cost_us):
             continue
-        best, name, gain = candidates[0], None, tested.get(heat)
-        if default := untuned.get(heat):
-            best = default
+        best, name, gain = untuned.get(heat, candidates[0]), None, tested.get(heat)
         is_settled = heat not in chosen or bool(gain and gain[1] is not None)
         if gain and (gain[1] or 0.0) > 1:
             name = chosen[heat].name

@@ -15,7 +15,7 @@ from bench.harness.run import measure
 from bench.harness.session import Session, require_memory, start
 from bench.harness.suite import Suite
 from collectives.collective import DATATYPES, Array, Collective, Shape
-from collectives.communicator import Refusal, launched_ranks
+from collectives.communicator import launched_ranks
 from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
 from collectives.probe import SHARED_PING_PONGS, probe_kernels
@@ -80,7 +80,6 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
     options.add_sizes(what, "256M", factor)
     options.add_run_options(how)
     options.add_output(output)
-    parser.set_defaults(sizes=None, datatypes=[DATATYPE.name])
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
     parser.require_ranks()
@@ -129,11 +128,8 @@ def open_link(session: Session, size_bytes: int) -> Link:
     """Buffers of this size on all ranks. Raises Refusal if a host's ranks map no memory."""
     communicator = session.communicator
     near = session.world.node or session.world
-    unmapped = near.peers.reason if isinstance(near.peers, Unsupported) else None
-    if unmapped := communicator.first_reason(unmapped):
-        raise Refusal(f"peer memory is not mapped: {unmapped}")
+    peers, ranks = near.mapped, communicator.node_gather(communicator.rank)
     require_memory(session, size_bytes)
-    ranks, peers = communicator.node_gather(communicator.rank), near.mapped
     send, receive = (peers.register(size_bytes) for _ in range(2))
     arguments = peers.arguments(send.address, receive.address, 0, 0)
     peers.locate(send.address, arguments.sends)
@@ -316,8 +312,8 @@ class DependentLoads(WirePart):
         return transfer
 
 
-class GraphKernel(WirePart):  # without a load
-    key, at, entry, repeats = "graph_kernel", "none", "link_dependent_loads", 200
+class GraphKernel(DependentLoads):  # without a load
+    key = "graph_kernel"
 
     @staticmethod
     def is_here(link: Link) -> bool:

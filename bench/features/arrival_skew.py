@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ class ArrivalSkew(Feature):
         # The rank that is delayed: the last one that receives anything.
         late = max(rank for rank in range(world.ranks) if receives(rank, world.ranks))
         # Of stamps that cannot be compared only the late rank's contain no waiting for others.
-        ranks = () if world.clock_shared else (late,)
-        if world.rank != late:
-            return replace(iteration, ranks=ranks)
-        return replace(iteration, ranks=ranks, late=come_late(world, round(1e3 * late_us)))
+        iteration.ranks = () if world.clock_shared else (late,)
+        if world.rank == late:
+            iteration.late = come_late(world, round(1e3 * late_us))
+        return iteration

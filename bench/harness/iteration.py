@@ -14,7 +14,6 @@ from collectives.binding import build_macros, plain_arguments
 from collectives.collective import Array
 from collectives.copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.operation import CollectiveCase, Operation, World
-from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
 from kernels.devices.device import (
     MOST_RANKS,
@@ -185,8 +184,7 @@ def nothing(world: World) -> Step:
 
 def come_late(world: World, delay_ns: int = 0) -> Step:
     """A launch that only waits, and so delays this rank."""
-    yields = isinstance(world.shared, PeerBuffer) and world.shared.waits.yields
-    arguments = Arguments(timeout_ns=delay_ns, yields=yields)
+    arguments = Arguments(timeout_ns=delay_ns, yields=world.oversubscribed)
     return Step(world.device.loop_kernels().kernel("come_late"), arguments)
 
 

@@ -22,7 +22,7 @@ from bench.features.peers import Peers
 from bench.harness import head, options, tuned
 from bench.harness.command import requested_sizes
 from bench.harness.console import FINE, WRONG, print_out
-from bench.harness.iteration import Buffers
+from bench.harness.iteration import Buffers, own_buffers
 from bench.harness.options import Parser
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, start
 from bench.harness.suite import worlds_for
@@ -69,15 +69,13 @@ def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
     return [*listed, *(peer_forms(name, peers).values() if name in FORMS else peers)]
 
 
-def buffers_of(world: World, seed: int, room_bytes: int, is_library: bool) -> Buffers:
-    """A pair of buffers, for the library from its own allocator if it has one. Raises Refusal."""
+def buffers_of(world: World, seed: int, room_bytes: int) -> list[Buffers]:
+    """Two buffers for ours, and two for the library, from its own allocator if it has one. Raises
+    Refusal."""
     with world.communicator.all_or_none():
-        send, receive = (
-            (is_library and world.library.allocate_own(world, room_bytes))
-            or world.library.allocate(world, room_bytes)
-            for _ in range(2)
-        )
-    return Buffers(send, receive, seed)
+        memories = [world.library.allocate(world, room_bytes) for _ in range(2)]
+        own = own_buffers(world, memories)
+    return [Buffers(send, receive, seed) for send, receive in (memories, own)]
 
 
 def subjects(
@@ -95,10 +93,7 @@ def subjects(
     few = without_last(world)
     worlds = [world, world, few] if few else [world, world]
     with communicator.all_or_none(Refusal):
-        rooms = [
-            [buffers_of(each, seed, room_bytes, is_library) for is_library in (False, True)]
-            for each in worlds
-        ]
+        rooms = [buffers_of(each, seed, room_bytes) for each in worlds]
     for name in bits.datatypes:
         datatype = DATATYPES[name]
         with communicator.all_or_none(DeviceError, MemoryError, Refusal):
@@ -189,7 +184,6 @@ def bits_parser() -> Parser:
         help=f"{', '.join(KNOWN)} (all_reduce)",
     )
     options.add_sizes(add, "4M", 2, "64")
-    parser.set_defaults(sizes=None)
     add(
         "-d",
         "--datatype",

@@ -9,7 +9,6 @@ with its epoch set forward: what the first one left, flags or packets, must not 
 two seconds a new batch is drawn over the same buffers; the first one compiles everything."""
 
 import random
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import NoReturn
 import numpy as np
 
 from bench.harness import options, verify
-from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out
+from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.iteration import Buffers, come_late, nothing
 from bench.harness.options import Parser
 from bench.harness.sampler import Sampler, SoakLaunch, SoakOptions, SoakSequence
@@ -172,7 +171,7 @@ def soak(soak: SoakOptions, session: Session) -> int:
             f"and the epoch went{passed} to {epoch}\n"
         )
         if wrong_elements:
-            print(f"wiretax: {first_wrong(launches, wrongs)}", file=sys.stderr, flush=True)
+            say("wiretax", first_wrong(launches, wrongs))
     if wrong_elements:
         return WRONG
     return FINE if is_over else INTERRUPTED

@@ -3,7 +3,7 @@ results back (combine), or does both over experts that change nothing (round_tri
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any, NoReturn
@@ -71,8 +71,11 @@ def add_options(add: AddOption) -> None:
 
 def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     """The batch of a routed all-to-all, None without --experts. Bad input ends the program."""
-    values = {option.name: getattr(namespace, option.name) for option in fields(ExpertOptions)}
-    values = {name: value for name, value in values.items() if value is not None}
+    values = {
+        field: value
+        for field, value in vars(namespace).items()
+        if field in ExpertOptions.__dataclass_fields__ and value is not None
+    }
     if namespace.experts is None:
         for name in values:
             parser.error(f"--{name.replace('_', '-')} is for a routed all-to-all: add --experts N")

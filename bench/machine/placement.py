@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from bench.machine import files
 from collectives.communicator import Communicator
+from reports.store.grouped import grouped
 
 SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -43,7 +44,5 @@ def _on_host(communicator: Communicator, cpus: list[int]) -> dict[int, list[int]
 
 def cores(cpus: Sequence[int]) -> list[list[int]]:
     """The same CPUs, grouped by physical core; a CPU without topology files counts as a core."""
-    groups: dict[str, list[int]] = {}
-    for cpu in cpus:
-        groups.setdefault(files.read(SIBLINGS.format(cpu)) or str(cpu), []).append(cpu)
+    groups = grouped(cpus, lambda cpu: files.read(SIBLINGS.format(cpu)) or str(cpu))
     return list(groups.values())

@@ -94,10 +94,6 @@ def without_last_rank(subject: Subject, fewer: Subject | None, count: int) -> Co
     yield alone, padded
 
 
-def summed(differences: Sequence[Difference]) -> Difference:
-    return reduce(add, differences, Difference())
-
-
 def compare(subject: Subject, pairs: Comparisons) -> Difference | None:
     """The differences on this rank; None where nothing could be compared."""
     rounding = subject.rounding * subject.ranks * MOST
@@ -106,13 +102,13 @@ def compare(subject: Subject, pairs: Comparisons) -> Difference | None:
         for got, plain in pairs
         if got is not None
     ]
-    return summed(found) if found else None
+    return reduce(add, found) if found else None
 
 
 def over_ranks(every: Sequence[Mapping[str, Difference | None]]) -> dict[str, Difference]:
     """The differences of all ranks, without what none compared."""
     found = {name: [known for own in every if (known := own[name])] for name in every[0]}
-    return {name: summed(known) for name, known in found.items() if known}
+    return {name: reduce(add, known) for name, known in found.items() if known}
 
 
 def results_of(subject: Subject, count: int) -> list[Array]:

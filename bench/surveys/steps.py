@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from kernels.devices.owners import open_folder
 from reports import __name__ as REPORTS_PACKAGE
 from reports.advice.specs import Gpu, sheet_of
 from reports.interpreter import module_command
+from reports.store.grouped import grouped
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
@@ -277,12 +279,8 @@ def judge(survey: Survey, step: SurveyStep, exit_status: int, complaint: str) ->
 
 def absences(result: Result) -> Iterator[str]:
     """A sentence for each library and peer that no case of the run could measure."""
-    by_name: dict[str, list[Any]] = {}
-    for case in result.cases:
-        if case.library:
-            by_name.setdefault(case.library, []).append(case)
-    for name, cases in by_name.items():
-        if all(case.status == "unsupported" for case in cases):
+    for name, cases in grouped(result.cases, attrgetter("library")).items():
+        if name and all(case.status == "unsupported" for case in cases):
             yield f"{name} was not measured: {cases[0].reason}"
 
 

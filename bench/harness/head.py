@@ -13,6 +13,7 @@ from bench.machine.diagnosis import summary
 from bench.machine.gpu_state import throttle_reasons
 from bench.machine.gpus import examine_peers, uncached_memory
 from bench.machine.pci import describe_rate
+from collectives.choice import kinds_of
 from collectives.operation import ChoiceRow, Unsupported, World
 from reports.store.schema import Run
 
@@ -117,6 +118,12 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     )
 
 
+def rows_here(world: World) -> list[ChoiceRow]:
+    """The rows of the table that are for these ranks and their memory."""
+    here = {"memory": kinds_of(world), "ranks": world.ranks, "hosts": world.communicator.hosts}
+    return [row for row in world.rows if here.items() <= row.where.items()]
+
+
 def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     """How the cases are measured, where not by default: what the options of METHOD say. For a graph
     and a table, whose defaults depend on the machine, it says what the run used: the table as a
@@ -125,18 +132,13 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     method = {name: value for name, value in asked.items() if name not in ("graph", "tuned")}
     if world.graph:
         method["graph"] = 1
-    here = {
-        "ranks": session.communicator.size,
-        "hosts": session.communicator.hosts,
-        "memory": world.memory,
-    }
 
     def case_of(row: ChoiceRow) -> tuple[Any, ...]:
         where = row.where
         return row.size_bytes, where["variant"], where.get("mode", ""), "stable" in where
 
     rows = sorted(
-        (row for row in world.rows if here.items() <= row.where.items()),
+        rows_here(world),
         key=lambda row: (case_of(row), row.where.get("round_trip_ns", [0.0])),
     )
     choices = [(*case_of(row), row.algorithm.name) for row in rows]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bench.harness.head import Machine
+from bench.harness.head import Machine, rows_here
 from bench.harness.session import MEASURED, Session, program_digest
 from collectives.choice import kinds_of
 from collectives.communicator import Mistake, Refusal
@@ -138,7 +138,6 @@ def use_table(session: Session, machine: Machine) -> None:
     """Gives the session's world the table of `find`. Raises Refusal, Mistake for a named table."""
     name, communicator = session.options.tuned, session.communicator
     ranks = communicator.size
-    memory = kinds_of(session.world)
     found = Path(), dict[str, Any](), ""
     try:
         with communicator.all_or_none(ResultError):
@@ -152,10 +151,9 @@ def use_table(session: Session, machine: Machine) -> None:
             raise
         raise Mistake(f"--tuned: {refusal}") from refusal
     session.world = replace(session.world, rows=rows)
-    here = {"memory": memory, "ranks": ranks, "hosts": communicator.hosts}
-    if rows and not any(here.items() <= row.where.items() for row in rows):
+    if rows and not rows_here(session.world):
         sentence = (
-            f"auto uses its defaults: nothing was tuned over {memory} memory with {ranks} ranks on "
-            f"{counted(communicator.hosts, 'host')}: {on_ranks(ranks, 'tune')}"
+            f"auto uses its defaults: nothing was tuned over {kinds_of(session.world)} memory with "
+            f"{ranks} ranks on {counted(communicator.hosts, 'host')}: {on_ranks(ranks, 'tune')}"
         )
     session.notes += filter(None, [sentence])

@@ -89,7 +89,7 @@ def store(
         for size in sizes
         if search.case_of(size, "", "").segment_bytes not in decided
     ]
-    left = f"INCOMPLETE: too few rounds at {some(open_)}: {more_time(result)}\n" if open_ else ""
+    left = f"INCOMPLETE: too few rounds at {some(open_)}{more_time(result)}\n" if open_ else ""
     if not rows:
         return f"{left}table: none\n", CANNOT
     run = result.run

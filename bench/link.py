@@ -204,14 +204,14 @@ class Measurement:
         that a push stores into, or a pull reads, lie where a real exchange leaves them."""
         if not self.is_checked:
             idle = nothing(self.world)
-            iteration = Iteration(-1, "", idle, operation, idle, idle, scale=self.scale)
+            iteration = Iteration("", idle, operation, idle, idle, scale=self.scale)
         else:
             send, receive = self.link.buffers.send, self.link.buffers.receive
             count, shape = self.size_bytes // DATATYPE.size_bytes, {"pairs": self.pairs}
             case = CollectiveCase(
                 LINK, count, DATATYPE, "none", send.address, receive.address, shape=shape
             )
-            iteration = case_iteration(self.world, self.link.buffers, case, operation, 0)
+            iteration = case_iteration(self.world, self.link.buffers, case, operation)
             iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
         ranks = sorted({*chain(*self.pairs)})
         iteration.ranks = (self.source,) if self.is_alone else tuple(ranks)

@@ -65,12 +65,12 @@ class Iteration:
     `number` is the case's, -1 for a part of the link. Only the times of `ranks` count, from the
     arrival of `movers` on; empty means all ranks."""
 
-    number: int
     text: str
     prepare: Step
     operation: Operation
     consume: Step
     check: Step
+    number: int = -1
     wrong: Memory | None = None
     fill_margins: Step | None = None  # once a block: other cases write there
     late: Step | None = None  # delays this rank between the meeting and its first stamp
@@ -189,7 +189,11 @@ def come_late(world: World, delay_ns: int = 0) -> Step:
 
 
 def case_iteration(
-    world: World, buffers: Buffers, case: CollectiveCase, operation: Operation, chain_calls: int
+    world: World,
+    buffers: Buffers,
+    case: CollectiveCase,
+    operation: Operation,
+    chain_calls: int = 0,
 ) -> Iteration:
     """The iteration of a collective: write the send buffer, perform it, and read the result or, in
     a chain, make the next send buffer from it. Raises DeviceError."""
@@ -284,7 +288,6 @@ def checked_iteration(
         checks += [replace(fill, kernel=check.kernel) for fill in fills]
     consume = consume_step(world, case, "read_own", elements)
     return Iteration(
-        -1,
         "",
         write,
         operation,
@@ -326,7 +329,6 @@ def link_parts(
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Iteration:
         operation = Operation(timed)
         return Iteration(
-            -1,
             f"link {timed.kernel.name} {size_bytes} B",
             prepare,
             operation,

@@ -61,7 +61,7 @@ def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str 
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):
                 raise DeviceError(operation.reason)
-            launches.append(SoakLaunch(case, case_iteration(world, buffers, case, operation, 0)))
+            launches.append(SoakLaunch(case, case_iteration(world, buffers, case, operation)))
         sequence = captured(world, launches) if is_graph else SoakSequence(launches)
         idle = nothing(world)
 

@@ -209,7 +209,7 @@ class Sampler:
             if isinstance(operation, Unsupported):
                 return None
 
-            iteration = case_iteration(world, self.buffers, case, operation, 0)
+            iteration = case_iteration(world, self.buffers, case, operation)
 
         words = [
             collective.name,

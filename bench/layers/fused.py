@@ -85,7 +85,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
             Segments(case.send, case.size_bytes, inputs),
             Segments(case.receive, case.size_bytes, outputs),
         )
-        return checked_iteration(session.world, case, operation, contents, keep)
+        return checked_iteration(world, case, operation, contents, keep)
 
     cases = [norm_case(tokens, *memories) for tokens in options.tokens]
     return bind_forms(session, options, cases, iteration, for_library)
@@ -186,6 +186,6 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
             Segments(case.layer.activations, row_bytes, datatype.encode(drawn[rank])),
             Segments(case.receive, hidden * size, datatype.encode(outputs)),
         )
-        return checked_iteration(session.world, case, operation, contents, keep)
+        return checked_iteration(world, case, operation, contents, keep)
 
     return bind_forms(session, options, cases(), iteration, for_library)

@@ -171,7 +171,7 @@ class SplitCases:
         }
         idle = nothing(self.session.world)
         candidates = {
-            name: Iteration(-1, " ".join(name), prepare, bound, idle, idle)
+            name: Iteration(" ".join(name), prepare, bound, idle, idle)
             for name, bound in forms.items()
             if isinstance(bound, Operation)
         }
@@ -300,7 +300,6 @@ class SplitCases:
         if complaint := world.communicator.first_reason(mistake):
             raise WrongResult(complaint)
         iteration = Iteration(
-            -1,
             text,
             prepare,
             bound,

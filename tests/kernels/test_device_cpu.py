@@ -100,7 +100,7 @@ def test_only_iterations_after_the_warm_up_are_timed():
     prepare, meet, operation, consume, check = map(
         step, ("prepare", "meet", "operation", "consume", "check")
     )
-    iteration = Iteration(-1, "", prepare, Operation(operation), consume, check)
+    iteration = Iteration("", prepare, Operation(operation), consume, check)
     (stamps,) = CpuDevice().run(iteration.actions(meet), check, Counts(2, 1), Watch())
     assert names == ["prepare", "meet", "operation", "consume"] * 3
     met_ns, operated_ns, consumed_ns = times_ns[9:]

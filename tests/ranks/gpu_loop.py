@@ -22,7 +22,7 @@ def times_us(host_s: float, count: int) -> list[float]:
         device.enqueue(idle)
 
     operation = Operation(Step(Kernel("operation", enqueue), None))
-    actions = Iteration(-1, "", idle, operation, idle, idle).actions(idle)
+    actions = Iteration("", idle, operation, idle, idle).actions(idle)
     device.run(actions, idle, Counts(0, 1), watch)  # the first use of a kernel takes longer
     stamps = device.run(actions, idle, Counts(0, count), watch)
     return [float(ns) / 1e3 for ns in stamps[:, LEFT] - stamps[:, ARRIVED]]

@@ -76,7 +76,7 @@ def result_of(request: dict, world, watch: Watch) -> dict:
             continue
         buffers.case(example, every)  # tuning has used the buffers
         communicator.barrier()
-        actions = Iteration(-1, "", NOTHING, operation, NOTHING, NOTHING).actions(NOTHING)
+        actions = Iteration("", NOTHING, operation, NOTHING, NOTHING).actions(NOTHING)
         device.run(actions, NOTHING, Counts(0, 1), watch, world.graph)
         report["results"][key] = communicator.all_gather(buffers.problem(example, every))
         report["chosen"][key] = operation.choice

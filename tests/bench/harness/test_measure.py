@@ -20,7 +20,7 @@ NOTHING = Step(Kernel("nothing", 0), None)
 
 
 def iteration_of(chain_calls: int = 0) -> Iteration:
-    return Iteration(7, "", NOTHING, Operation(NOTHING), NOTHING, NOTHING, chain_calls=chain_calls)
+    return Iteration("", NOTHING, Operation(NOTHING), NOTHING, NOTHING, 7, chain_calls=chain_calls)
 
 
 # Two iterations on two ranks, in ns: arrived, left, began to consume, done. Rank 1 arrives 300 ns

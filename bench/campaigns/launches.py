@@ -298,14 +298,11 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     limit_s = options.budget_s or LONGEST_PILOT_S
     if record.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    number = len(campaign.manifest.launches) + 1
     stage = "pilot" if record.stage == "pilot" else f"pair {record.pair}"
     campaign.progress.show(campaign.numbered(), f"{stage}, {variant.name}")
     started_s, seed, unread = time.monotonic(), options.head.seed + record.pair, list[str]()
     if variant.is_foreign:
-        record.exit, last_line, run, unread = launch_foreign(
-            campaign, variant, number, seed, limit_s
-        )
+        record.exit, last_line, run, unread = launch_foreign(campaign, variant, seed, limit_s)
     else:
         runs_before = set(folder.glob("*.jsonl"))
         command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", str(seed)]
@@ -335,7 +332,7 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
 
 
 def launch_foreign(
-    campaign: OpenCampaign, variant: Variant, number: int, seed: int, limit_s: float
+    campaign: OpenCampaign, variant: Variant, seed: int, limit_s: float
 ) -> tuple[int, str, Path | None, list[str]]:
     """Launches another harness's command. Returns its exit status, its last line or why there is no
     run, its run, and sentences on rows that could not be read. The status is 1 if results are
@@ -343,6 +340,7 @@ def launch_foreign(
     no run."""
     options = campaign.options
     folder = campaign.folder_of(variant.name)
+    number = len(campaign.manifest.launches) + 1
     with output_files(options, folder / f"launch-{number}.output") as log:
         command = fill(options, variant, seed, log)
         ticks, started_s = cpu_ticks(), time.monotonic()

@@ -158,11 +158,8 @@ def size_bytes(text: str) -> int:
     return size
 
 
-def name_among(
-    kind: str, names: Sequence[str], text: str, aliases: Mapping[str, str] | None = None
-) -> str:
+def name_among(kind: str, names: Sequence[str], text: str, aliases: Mapping[str, str] = {}) -> str:
     """The name that the text means; otherwise an error that suggests the nearest name."""
-    aliases = aliases or {}
     name = aliases.get(text.lower(), text.lower())
     if name in names:
         return name
@@ -225,7 +222,7 @@ def comma_separated(parse: Callable[[str], Any], text: str) -> list[Any]:
 
 
 def names_among(
-    kind: str, names: Sequence[str], text: str, aliases: Mapping[str, str] | None = None
+    kind: str, names: Sequence[str], text: str, aliases: Mapping[str, str] = {}
 ) -> list[str]:
     """The names of a list such as `half,float`; "all" means every name."""
     if text.lower() == "all":
@@ -253,11 +250,8 @@ def rank_parser(
     )
     # What commands without --sizes and -d have.
     parser.set_defaults(command=command, sizes=None, datatypes=["float32"])
-    what, how, output = (
-        parser.group("what", CASES),
-        parser.group("how"),
-        parser.group("output", NOTHING),
-    )
+    what, how = parser.group("what", CASES), parser.group("how")
+    output = parser.group("output", NOTHING)
     add_quiet(output)
     if IS_INSTALLED:
         how(

@@ -102,10 +102,8 @@ def bind_cases(
     for case in cases:
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
-            worlds, modes = (
-                worlds_for(algorithm, session.world),
-                axes.modes(case.size_bytes, algorithm),
-            )
+            worlds = worlds_for(algorithm, session.world)
+            modes = axes.modes(case.size_bytes, algorithm)
             variants = algorithm.variants_in(session.world)
             placed = axes.for_library(case) if algorithm.is_library else case
             is_late = bool(suite.iterations) and time.monotonic() > late_s

@@ -24,7 +24,7 @@ TRIES = 4  # of each candidate, after one that warms up
 @dataclass(frozen=True)
 class LayerOptions:
     """The cases of a run: `tokens` are the sizes of batches, `layers` the timed layers (0: all).
-    `scale` None: by the device. `algorithm` None: the usual forms. `hidden` 0: the model's."""
+    `scale` None: by the device. Without `algorithm` the usual forms. `hidden` 0: the model's."""
 
     datatype: str
     model: str
@@ -33,7 +33,7 @@ class LayerOptions:
     hidden: int = 0
     layers: int = 0
     weights: str = "float16"
-    algorithm: Sequence[Algorithm] | None = None
+    algorithm: Sequence[Algorithm] = ()
 
 
 def scale_for(options: LayerOptions, session: Session) -> Fraction:
@@ -64,7 +64,7 @@ def bind_forms(
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, make_iteration)
-    suite.named = [form.name for form in [*(options.algorithm or ()), *peers]]
+    suite.named = [form.name for form in [*options.algorithm, *peers]]
     say_absent(session, suite)
     for number, iteration in suite.iterations.items():
         header = suite.headers[number]

@@ -222,7 +222,7 @@ def compare_sizes(
     for number, (count, result) in enumerate(results.items()):
         subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B again")
         prefix = [(longest[:count], result)] if count < longest.size else []
-        after = [] if number % EVERY_SIZE else [other, replace(subject, bound={})]
+        after = [] if number % EVERY_SIZE else [other, replace(subject)]
         inputs = subject.inputs(count)
         own.append(
             {

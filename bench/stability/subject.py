@@ -65,7 +65,7 @@ def without_last(world: World) -> World | None:
 @dataclass
 class Subject:
     """An algorithm in a variant and a datatype. All ranks call each method together. If elements
-    are no plain sums, `row_elements` belong together."""
+    are no plain sums, `row_elements` belong together. A copy binds its cases anew."""
 
     row_elements = 0
 
@@ -76,7 +76,7 @@ class Subject:
     algorithm: Algorithm
     variant: str
     datatype: Datatype
-    bound: dict[tuple[int, Way], Bound] = field(default_factory=dict)
+    bound: dict[tuple[int, Way], Bound] = field(default_factory=dict, init=False)
 
     @staticmethod
     def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:

@@ -48,12 +48,9 @@ class Candidate:
         return median(self.rounds.values())
 
 
-def find_winners(
-    result: Result, found: Mapping[Heat, tuple[str, float]] | None = None
-) -> list[Winner]:
+def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -> list[Winner]:
     """The winner of each heat. An earlier launch `found` these candidates and their gains.
     Quantised candidates have their own heats, if they are faster than the exact ones."""
-    found = found or {}
     right = [case.case for case in result.cases if case.status == "ok"]
     heats = heats_of(result.cases, result.counted.costs_us, right)
     settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}

@@ -7,7 +7,7 @@ the sizes at which it changes."""
 
 import sys
 import time
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,8 +110,8 @@ def subjects(
                 anew = replace(over, library=other_library)
                 yield (
                     subject,
-                    replace(subject, world=anew, buffers=others, bound={}),
-                    replace(subject, world=few, buffers=fewer[0], bound={})
+                    replace(subject, world=anew, buffers=others),
+                    replace(subject, world=few, buffers=fewer[0])
                     if few and over is world
                     else None,
                 )
@@ -208,8 +208,10 @@ def rounding_type(text: str) -> str:
     return options.name_among("datatype", list(MANTISSA_BITS), name)
 
 
-def bits_options(parser: Parser, namespace: Namespace) -> BitsOptions:
-    """The options, or the end of the process with status 2 and one sentence."""
+def main() -> NoReturn:
+    """The command, from its command line to its exit status; 2 and one sentence for a mistake."""
+    parser = bits_parser()
+    namespace = parser.parse_args()
     collective = (COLLECTIVES | COLLECTIVE)[namespace.collective]
     sizes = requested_sizes(parser, namespace)
     if max(sizes) > MOST_BYTES:
@@ -218,14 +220,8 @@ def bits_options(parser: Parser, namespace: Namespace) -> BitsOptions:
     parser.require_ranks()
     if launched_ranks() == 1:
         parser.error(f"one rank adds nothing: mpirun -n 4 python -m {parser.prog}")
-    return BitsOptions(collective, sizes, namespace.datatypes, algorithms)
-
-
-def main() -> NoReturn:
-    """The command, from its command line to its exit status."""
-    parser = bits_parser()
-    namespace = parser.parse_args()
-    bits, peers = bits_options(parser, namespace), Peers.parse(parser, namespace)
+    bits = BitsOptions(collective, sizes, namespace.datatypes, algorithms)
+    peers = Peers.parse(parser, namespace)
     run = options.run_options(namespace, tuned=None)
     start(run, partial(compare_bits, bits), [peers] if peers else [])
 

@@ -83,7 +83,8 @@ def examine(session: Session) -> Machine:
 def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     """The head of the run. All ranks call it."""
     world, options = session.world, session.options
-    communicator = world.communicator
+    communicator, peers = world.communicator, world.shared
+    memory = {"behaved": f"none: {peers.reason}"} if isinstance(peers, Unsupported) else peers.types
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
     notes = [*session.notes]
     if session.place.oversubscribed:
@@ -108,7 +109,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
         machine_id=machine.machine_id,
         software_id=machine.software_id,
         environment=machine.facts,
-        memory=memory_facts(world),
+        memory=memory,
         link={"overhead_us": session.overhead_us, "auto_rtt_ns": world.round_trip_ns},
         clock_shared=world.clock_shared,
         cases=suite.headers,
@@ -155,14 +156,6 @@ def names_of_hosts(machine: Machine) -> str:
     }
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
-
-
-def memory_facts(world: World) -> dict[str, str]:
-    """The allocators of peer memory, what was requested, and what behaved as the kernels need."""
-    peers = world.shared
-    if isinstance(peers, Unsupported):
-        return {"behaved": f"none: {peers.reason}"}
-    return peers.types
 
 
 def peer_memory(world: World) -> str:

@@ -159,12 +159,17 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
     while active:
         for size, visited in visits(suite, active, round_, options.seed):
             if visited is not None:
+                where = suite.iterations[visited].text
                 store_block(run, visited, round_)
             else:
+                where = "the link"
                 record = measure_link(session, suite.link_parts[size], size, round_)
                 if record and run.file:
                     run.file.append(record)
-            show_block(run, visited, round_)
+            left_s = run.deadline_s - time.monotonic()
+            session.flight.progress.show(
+                "measure", f"round {round_ + 1}, {where}, at most {left_s:.0f} s left"
+            )
             if agreed_stop(run, run.deadline_s):
                 return
         round_ += 1
@@ -183,15 +188,6 @@ def store_block(run: RunInProgress, number: int, round_: int) -> None:
         block, rows = measured
         run.file.append(block)
         run.samples.setdefault(number, []).append(rows)
-
-
-def show_block(run: RunInProgress, number: int | None, round_: int) -> None:
-    """Shows where the run is after a block, before other ranks go on to the next."""
-    case = "the link" if number is None else run.suite.iterations[number].text
-    left_s = run.deadline_s - time.monotonic()
-    run.session.flight.progress.show(
-        "measure", f"round {round_ + 1}, {case}, at most {left_s:.0f} s left"
-    )
 
 
 def agreed_stop(run: RunInProgress, deadline_s: float) -> bool:

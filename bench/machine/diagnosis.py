@@ -3,11 +3,13 @@ guesses nothing: for an unknown fact the page names the command, and if that nee
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, product
 
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
 from collectives.refusals import UNSET_LEGACY_IPC
+from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN, on_ranks
 
 WIDTH = 100
@@ -145,12 +147,9 @@ def _shown(gpu: Facts, key: str) -> str:
 def _refused_peers(facts: Facts) -> Iterator[str]:
     """The driver's reasons, each with its pairs; pairs without a common root complex; variables."""
     refused = [pair for pair in facts["pairs"] if pair["status"] not in ("OK", "unknown")]
-    reasons: dict[str, list[str]] = {}
-    for pair in refused:
-        name = f"{pair['reader']} to {pair['owner']}"
-        reasons.setdefault(_refusal(facts, pair), []).append(name)
-    for reason, pairs in reasons.items():
-        yield f"No peer access from GPU {', '.join(pairs)}: {reason}."
+    for reason, pairs in grouped(refused, partial(_refusal, facts)).items():
+        names = ", ".join(f"{pair['reader']} to {pair['owner']}" for pair in pairs)
+        yield f"No peer access from GPU {names}: {reason}."
     if any("refuses peer access" in refusal for refusal in facts["refusals"]):
         refused = facts["pairs"]
     rootless = [

@@ -23,7 +23,10 @@ def pin(communicator: Communicator) -> Place:
     """Binds each rank to a core, if ranks outnumber cores to these in turn, unless the launcher did
     it; collective."""
     allowed = sorted(os.sched_getaffinity(0))
-    masks = _on_host(communicator, allowed)
+    # The boot id names the host: MPI can be told to treat one host as several nodes.
+    host = files.read("proc/sys/kernel/random/boot_id")
+    ranks = enumerate(communicator.all_gather((host, allowed)))
+    masks = {rank: mask for rank, (rank_host, mask) in ranks if rank_host == host}
     oversubscribed = len(set[int]().union(*masks.values())) < len(masks)
     if all(mask == allowed for mask in masks.values()):
         # The first hardware thread of every core, then the second, ...
@@ -32,14 +35,6 @@ def pin(communicator: Communicator) -> Place:
         index = sorted(masks).index(communicator.rank)
         os.sched_setaffinity(0, {in_turn[index % len(in_turn)]})
     return Place(oversubscribed, sorted(os.sched_getaffinity(0)))
-
-
-def _on_host(communicator: Communicator, cpus: list[int]) -> dict[int, list[int]]:
-    """The CPUs of every rank on this host, by rank."""
-    # The boot id names the host: MPI can be told to treat one host as several nodes.
-    host = files.read("proc/sys/kernel/random/boot_id")
-    ranks = enumerate(communicator.all_gather((host, cpus)))
-    return {rank: cpus for rank, (rank_host, cpus) in ranks if rank_host == host}
 
 
 def cores(cpus: Sequence[int]) -> list[list[int]]:

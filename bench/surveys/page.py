@@ -120,7 +120,7 @@ def model_sentences(survey: Survey) -> list[str]:
         keys: list[FigureKey] = [("tok/s", name) for name in spec.models]
         launches = read_launches(here.runs, here.gpus)
         # With the intervals of all tables here; procure's are wider the more is required.
-        figures, _ = figures_of(here, launches, spec, keys, CONFIDENCE)
+        figures, _ = figures_of(here, launches, spec, keys)
         sentences += [
             f"{figure.name}, one chat split by tensor over {survey.ranks} GPUs: "
             f"{' '.join(figure.text.split())} ({figure.note}; intervals are at {CONFIDENCE:.0%})."

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from reports.advice.reduce_times import (
+    ENDS_SWAPPED,
     AllReduceLaunches,
     assumed_times,
     measured_times,
@@ -161,9 +162,8 @@ def figures_of(
     launches: AllReduceLaunches,
     spec: Spec,
     keys: Iterable[FigureKey],
-    confidence: float,
 ) -> tuple[dict[FigureKey, Figure], list[str]]:
-    """These figures of a candidate, with intervals of this confidence, and doubts about its
+    """These figures of a candidate, with the intervals of its launches, and doubts about its
     all-reduces. Raises ResultError for unknown names."""
     gpu, gpus = gpu_of(offer.gpu), offer.gpus
     link, figures = link_between(gpu, gpus), dict[FigureKey, Figure]()
@@ -173,7 +173,7 @@ def figures_of(
     if is_published:
         times.notes, origin = [times.source, *times.notes], PUBLISHED
     elif gpus > 1 and len(launches.times):
-        times = measured_times(launches, gpus, gpu, link, confidence)
+        times = measured_times(launches, gpus, gpu, link)
         origin = "measured"
 
     for unit, label in keys:
@@ -207,8 +207,8 @@ def figures_of(
                 span, note = times.spans[label], origin
                 if unit == "GB/s":
                     # Without reading the result, as nccl-tests defines busbw.
-                    alone_us = spans_of(launches, "time_us", confidence)[label]
-                    span = wire_factor(gpus) * label / alone_us[[0, 2, 1]] / 1e3
+                    alone_us = spans_of(launches, "time_us")[label]
+                    span = wire_factor(gpus) * label / alone_us[ENDS_SWAPPED] / 1e3
         figure = Figure(name, unit, note)
         if span is not None:
             figure.value, *ends = span.tolist()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reports.advice.reduce_times import ReduceTimes, Span, span_text
+from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span, span_text
 from reports.advice.serving import Deployment, break_even_us, rate
 from reports.advice.specs import GB, MODELS, ROUTES, engine_text, find, gpu_of, sheet_of
 from reports.advice.wire import (
@@ -94,9 +94,7 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Predic
 
 def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
     """One chat on one card of this kind. Raises ResultError for unknown names."""
-    gpu = sheet_of(parts.card)
-    if arguments.gpu:
-        gpu = gpu_of(arguments.gpu)
+    gpu = gpu_of(arguments.gpu) if arguments.gpu else sheet_of(parts.card)
     if gpu is None:
         raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 
@@ -107,7 +105,7 @@ def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
 def predict(arguments: argparse.Namespace) -> int:
     """Prints the prediction and returns 0. Raises ResultError for runs that are not one card's, or
     lack a part."""
-    results, notes = runs_of_one_card(map(str, arguments.runs))
+    results, notes = runs_of_one_card(arguments.runs)
     parts = parts_of(results, notes)
     load, checks = load_of(arguments, parts), checks_of(parts, results)
     if parts.is_shared_in_turns:
@@ -174,9 +172,9 @@ def text_of(
         "a flag one way, host memory": (parts.flag, "us"),
         "drain of stores before a flag": (parts.drain, "us"),
         "a kernel in a graph": (parts.kernel, "us"),
-        "stores": (1e-3 / parts.store_byte[[0, 2, 1]], "GB/s"),
-        "loads": (1e-3 / parts.load_byte[[0, 2, 1]], "GB/s"),
-        "both at once, each": (1e-3 / parts.both_byte[[0, 2, 1]], "GB/s"),
+        "stores": (1e-3 / parts.store_byte[ENDS_SWAPPED], "GB/s"),
+        "loads": (1e-3 / parts.load_byte[ENDS_SWAPPED], "GB/s"),
+        "both at once, each": (1e-3 / parts.both_byte[ENDS_SWAPPED], "GB/s"),
     }
     rows = [[name, span_text(span), unit] for name, (span, unit) in measured.items()]
     tables = [("Parts of the wire, measured on the one card", plain_table(["", "", ""], rows))]

@@ -167,10 +167,10 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
 def _appraise(
     name: str, offer: Offer, spec: Spec, requirements: Sequence[Requirement], confidence: float
 ) -> Appraisal:
-    launches = read_launches(offer.runs, offer.gpus)
-    keys = [*ALWAYS, *(("tok/s", model) for model in spec.models)]
-    keys = list(dict.fromkeys([*keys, *(each.figure for each in requirements)]))
-    figures, notes = candidates.figures_of(offer, launches, spec, keys, confidence)
+    launches = read_launches(offer.runs, offer.gpus, confidence)
+    of_models: list[FigureKey] = [("tok/s", model) for model in spec.models]
+    keys = dict.fromkeys([*ALWAYS, *of_models, *(each.figure for each in requirements)])
+    figures, notes = candidates.figures_of(offer, launches, spec, keys)
     hardware = other_hardware(launches, gpu_of(offer.gpu))
     verdicts = {}
 
@@ -298,13 +298,12 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
 
 def next_step(procurement: Procurement) -> str:
     """What would decide more requirements."""
-    words = {word for each in procurement.appraisals for word, _ in each.verdicts.values()}
     undecided = [each for each in procurement.appraisals if each.word == "UNDECIDED"]
     if undecided:
         command = f"{on_ranks(undecided[0].offer.gpus, 'allreduce')} --out {undecided[0].name}"
         names = some([each.name for each in undecided])
         return f"On {names}, add launches until they decide: {command}"
-    if "UNVERIFIED" in words:
+    if "UNVERIFIED" in procurement.verdicts:
         return (
             "Measure tok/s with an engine, since these are upper limits, and what else nobody "
             f"measured on the machines themselves: {RUN}{BENCH}survey"

@@ -44,6 +44,7 @@ HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before ot
 WAY = [name for name in CASE_KEY if name not in ("collective", "redop", "shape")]
 
 Span = NDArray[np.float64]  # a value and the ends of its interval, the value if they are unknown
+ENDS_SWAPPED = [0, 2, 1]  # of a span, so that its reciprocal or its negative is one too
 
 
 def span_text(span: Span, unit: str = "") -> str:
@@ -69,6 +70,7 @@ class AllReduceLaunches:
     wrong: list[str]
     notes: list[str]
     times: pd.DataFrame
+    confidence: float  # of their intervals
 
     @property
     def have_intervals(self) -> bool:
@@ -84,10 +86,12 @@ class AllReduceLaunches:
         return [rank["gpu"] for rank in self.ranks if rank.get("gpu")]
 
 
-def read_launches(names: Iterable[str | Path], gpus: int) -> AllReduceLaunches:
+def read_launches(
+    names: Iterable[str | Path], gpus: int, confidence: float = CONFIDENCE
+) -> AllReduceLaunches:
     """The all-reduces of the runs, folders and globs with these names. Raises ResultError for a
     name without a run, and for all-reduces over another number of ranks or on several machines."""
-    entries = in_order(entry_of(read(file)) for name in names for file in files_of(str(name)))
+    entries = in_order(entry_of(read(file)) for name in names for file in files_of(name))
     wrong = [entry.run.run_id for entry in entries if entry.left_out == WRONG]
     notes = left_out_lines((entry.path, entry.left_out) for entry in entries)
     runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
@@ -106,12 +110,12 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> AllReduceLaunches:
         )
 
     runs, others = in_one_state(runs)
-    return AllReduceLaunches(runs, wrong, [*notes, *others], _one_way(runs))
+    return AllReduceLaunches(runs, wrong, [*notes, *others], _one_way(runs), confidence)
 
 
-def files_of(name: str) -> list[Path]:
+def files_of(name: str | Path) -> list[Path]:
     path = Path(name)
-    files = runs_by_time(path) if path.is_dir() else sorted(map(Path, glob.glob(name)))
+    files = runs_by_time(path) if path.is_dir() else sorted(map(Path, glob.glob(str(name))))
 
     if not files:
         raise ResultError(f"no run at {name}")
@@ -239,7 +243,7 @@ def assumed_gb_s(gpus: int, gpu: Gpu, link: CardLink) -> tuple[Span, str]:
     origin. Raises ResultError if nobody published one."""
     span, figures = typical(gpus, gpu, link, COMPARED_BYTES / 2, COMPARED_BYTES * 2, "GB/s")
     span = np.minimum(span, link.total_gb_s(gpus))
-    return span[[0, 2, 1]], f"{span_text(span, ' GB/s')} by {figures}"
+    return span[ENDS_SWAPPED], f"{span_text(span, ' GB/s')} by {figures}"
 
 
 def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
@@ -276,27 +280,22 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     return times
 
 
-def spans_of(
-    launches: AllReduceLaunches, column: str, confidence: float = CONFIDENCE
-) -> dict[int, Span]:
+def spans_of(launches: AllReduceLaunches, column: str) -> dict[int, Span]:
     """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
     with Student's intervals from five launches on."""
     n, spans = len(launches.runs), dict[int, Span]()
     for size, own in launches.times.groupby("size_bytes"):
         logs_us, reach = np.log(own[column]), 0.0
         if launches.have_intervals:
-            quantile = stdtrit(n - 1, (1 + confidence) / 2)
+            quantile = stdtrit(n - 1, (1 + launches.confidence) / 2)
             reach = float(quantile * np.std(logs_us, ddof=1) / np.sqrt(n))
         spans[cast(int, size)] = np.exp(np.mean(logs_us) + np.array([0.0, -reach, reach]))
 
     return spans
 
 
-def measured_times(
-    launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink, confidence: float = CONFIDENCE
-) -> ReduceTimes:
-    """The times of these launches, with intervals of this confidence, and the reasons why they may
-    not apply to this GPU's link."""
+def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
+    """The times of these launches, and the reasons why they may not apply to this GPU's link."""
     rows, n = launches.times, len(launches.runs)
     if rows.empty:
         needed = f"an all-reduce of auto or a library with {MIN_BLOCKS} blocks in a launch"
@@ -311,7 +310,7 @@ def measured_times(
     harness, hosts = run.method.get("harness"), run.world.get("hosts", 1)
     origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
-    spans = spans_of(launches, "cost_us", confidence)
+    spans = spans_of(launches, "cost_us")
     times = ReduceTimes(gpus, source, spans, None, [*launches.notes], hosts)
 
     single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]

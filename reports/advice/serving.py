@@ -8,7 +8,7 @@ from math import ceil
 
 import numpy as np
 
-from reports.advice.reduce_times import ReduceTimes, Span
+from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
 from reports.advice.specs import BITS, GB, GPUS, MODELS, Gpu, Transformer, weights_of
 from reports.references import published
 from reports.tables.sentences import counted, number
@@ -20,7 +20,7 @@ CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
 
 def rate(tokens: float, us: Span) -> Span:
     """Tokens per second of a pass of `tokens`."""
-    return 1e6 * tokens / us[[0, 2, 1]]
+    return 1e6 * tokens / us[ENDS_SWAPPED]
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,10 @@ class Route:
     """A way between two cards, beside what one card reaches: how many times as long a hop takes,
     and which shares of the bandwidth stores and loads have. Each is typical, best, worst."""
 
-    name: str
     title: str
     hop: list[float]
     store: list[float]
     load: list[float]
-    sources: list[str]
 
 
 SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())

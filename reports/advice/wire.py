@@ -6,6 +6,7 @@ Host memory that a GPU maps crosses PCIe for every access: so one card has all p
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,11 @@ import numpy as np
 from collectives import registry
 from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.operation import CollectiveCase
-from reports.advice.reduce_times import ReduceTimes, Span, files_of
+from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span, files_of
 from reports.advice.specs import Gpu, Route
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
-from reports.store.observations import entry_of, method_of
+from reports.store.observations import entry_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result
@@ -37,7 +38,7 @@ SIZES = [1 << power for power in range(10, 28)]
 # (tests/reports/advice/test_wire.py).
 GIVEN_SPREAD = 0.2
 ONES = [1.0] * 3
-AS_GIVEN = Route("given", "the given wire", hop=ONES, store=ONES, load=ONES, sources=[])
+AS_GIVEN = Route("the given wire", hop=ONES, store=ONES, load=ONES)
 
 PACKETS = "one_shot_ll", "one_shot_sentinel"  # data that show by themselves that they arrived
 NAMES = *PACKETS, "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push", "ring"
@@ -199,10 +200,10 @@ class Wire(NamedTuple):
         return ReduceTimes(gpus, source, spans)
 
 
-def runs_of_one_card(names: Iterable[str]) -> tuple[list[Result], list[str]]:
+def runs_of_one_card(names: Iterable[Path]) -> tuple[list[Result], list[str]]:
     """The runs of bench.link and of all-reduces that count, and sentences on those that do not.
     Raises ResultError for runs that are not of one GPU."""
-    results = {path: read(path) for name in names for path in files_of(str(name))}
+    results = {path: read(path) for name in names for path in files_of(name)}
     entries = in_order(map(entry_of, results.values()))
     notes = left_out_lines((each.path, each.left_out) for each in entries)
     counted = [
@@ -269,7 +270,7 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
         kernel=us["graph_kernel"],
         load=us["dependent_loads"],
         flag=us["ping_pong"],
-        drain=np.maximum(us["fenced_stores"] - us["unfenced_stores"][[0, 2, 1]], 0),
+        drain=np.maximum(us["fenced_stores"] - us["unfenced_stores"][ENDS_SWAPPED], 0),
         store_byte=byte_us["stores"],
         load_byte=byte_us["loads"],
         both_byte=byte_us["stores_and_loads"],
@@ -311,7 +312,7 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     measured = dict[tuple[str, int], list[float]]()
     for result in results:
         run = result.run
-        is_graph = "graph 1" in method_of(run).split(", ")
+        is_graph = run.method.get("graph")
         if run.benchmark == "allreduce" and is_graph and run.world["size"] == 2:
             for case in result.cases:
                 is_chain = case.mode == "chained" and case.memory == "host_staged"

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY
 from reports.store.grouped import grouped
 from reports.store.observations import Entry, costs_of, method_of
 from reports.store.result import time_of
@@ -144,8 +143,8 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
     costs_us = pd.DataFrame(costs_us).groupby(points).median().to_numpy()
 
     for _, name, own in sorted(
-        (key[CASE_KEY.index("size_bytes")], name, own)
-        for (key, own), name in zip(columns.items(), names, strict=True)
+        (cases[own[-1]].size_bytes, name, own)
+        for name, own in zip(names, columns.values(), strict=True)
     ):
         # Each run has one version of a library, so one column.
         own_us = np.fmax.reduce(costs_us[:, own], axis=1)

@@ -54,14 +54,15 @@ def screen(log_costs: pd.DataFrame, p: float) -> Screen:
     level_of_launch = of_launch.mean(axis=1) - level.median()
     level -= level.median()
     launches = level_of_launch.groupby(level=0).size()
-    limits, errors = _limits(level, level_of_launch, p / len(level))
+    noise, share = launch_variance(level_of_launch), median_variance(launches.to_numpy())
+    limits, errors = _limits(level, noise, share, p / len(level))
     is_slow = level > np.maximum(limits, np.log1p(LEAST_SLOWDOWN))
     is_certain = is_slow.copy()
 
     for node in level.index[is_slow]:
         is_certain[node] = agree(level_of_launch[node])
 
-    half = _half_width(errors, level_of_launch, launches)
+    half = _half_width(errors, noise, share)
     nodes = pd.DataFrame(
         {
             "launches": launches,
@@ -75,24 +76,23 @@ def screen(log_costs: pd.DataFrame, p: float) -> Screen:
     return Screen(nodes, np.expm1(excess), max(float(found), LEAST_SLOWDOWN))
 
 
-def _limits(values: pd.Series, of_launch: pd.Series, p: float) -> tuple[Floats, Floats]:
+def _limits(values: pd.Series, noise: float, share: Floats, p: float) -> tuple[Floats, Floats]:
     """The value that each node reaches with probability `p` if none is slow, and its standard
-    deviation. Nodes with fewer launches than most vary more, by the variance between launches."""
+    deviation. Nodes with fewer launches than most vary more: a node has this `share` of `noise`,
+    the variance between launches."""
     spread = _robust_variance(values - values.median())
-    share = median_variance(of_launch.groupby(level=0).size().to_numpy())
     # Nodes that were launched again because of a disturbed launch must not set the noise.
-    noise = min(launch_variance(of_launch), spread / float(np.mean(share)))
+    noise = min(noise, spread / float(np.mean(share)))
     errors = np.sqrt(np.maximum(spread + noise * (share - np.mean(share)), spread / 4))
     nodes = len(values)
     deviate = -stdtrit(FREEDOM * (nodes - 1), p) * np.sqrt(1 + median_variance(nodes))
     return np.asarray(deviate * errors), errors
 
 
-def _half_width(errors: Floats, of_launch: pd.Series, launches: pd.Series) -> Floats:
+def _half_width(errors: Floats, noise: float, share: Floats) -> Floats:
     """Half the 95 % interval of each node's level, from the noise of its launches, or from the
     spread of the nodes if each has one launch, and from the noise of the median node."""
-    noise = launch_variance(of_launch)
-    own = np.sqrt(noise * median_variance(launches.to_numpy())) if noise else errors
+    own = np.sqrt(noise * share) if noise else errors
     of_median = np.median(errors) * np.sqrt(median_variance(len(errors)))
     return np.asarray(-stdtrit(FREEDOM * (len(errors) - 1), 0.025) * np.hypot(own, of_median))
 

@@ -9,11 +9,10 @@ import os
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
-from reports.store.bits import SUFFIX, read_bits
+from reports.store.bits import SUFFIX, Name, read_bits
 from reports.store.program import BENCH, complain, write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import printable, read_bytes
@@ -26,15 +25,14 @@ from reports.verdicts.verdict import MIN_PAIRS
 
 BITS = "bits"  # the folder of records of bits
 MOST_BYTES = 20_000_000  # of some 30,000 moves of baselines
-FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 
 
 class Acceptance(msgspec.Struct):
     """A move of a machine's baseline; older ones have its effects too."""
 
     when: str
-    machine_id: FileName  # of a folder
-    run_ids: list[FileName]
+    machine_id: Name  # of a folder
+    run_ids: list[Name]
     reason: str
 
 

@@ -158,6 +158,19 @@ class World:
         on_one_host = any({*ranks} <= {*node} for node in self.communicator.nodes)
         return self.device.is_cpu and is_mapped and on_one_host
 
+    def among(self, ranks: Sequence[int], peers: PeerBuffer | Unsupported) -> "World":
+        """The world of some ranks, which call it together, over this memory alone."""
+        communicator = self.communicator.among(ranks)
+        return replace(
+            self,
+            communicator=communicator,
+            peers=peers,
+            library=self.library.among(communicator),
+            other_memory=(),
+            node=None,
+            parts={},
+        )
+
     @property
     def memory(self) -> str:
         """The kind of the peers' memory, as in tables."""

@@ -112,8 +112,9 @@ def row_of(row: WrittenRow, shared: Where, known: Known) -> ChoiceRow:
         raise ValueError(f"{min(unknown)!r} is not one of the facts {', '.join(FACTS)}")
     for fact, value in where.items():
         msgspec.convert(value, FACTS[fact])
-    sizes = least, most
-    return ChoiceRow(row.collective, algorithm, sizes, where, row.runs, row.memory, row.candidate)
+    return ChoiceRow(
+        row.collective, algorithm, row.size_bytes, where, row.runs, row.memory, row.candidate
+    )
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
@@ -184,11 +185,7 @@ def holds(where: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Whether the facts are those that a row requires."""
     for fact, wanted in where.items():
         actual = facts.get(fact)
-        if actual is None:
-            return False
-        if isinstance(wanted, list):
-            if not wanted[0] <= actual <= wanted[-1]:
-                return False
-        elif actual != wanted:
+        least, most = wanted if isinstance(wanted, list) else (wanted, wanted)
+        if actual is None or not least <= actual <= most:
             return False
     return True

@@ -142,12 +142,11 @@ def open_world(
 
 def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     """The world of this host's ranks. Its memory is mapped on all hosts or on none."""
-    communicator = world.communicator.among(
-        next(ranks for ranks in world.communicator.nodes if world.rank in ranks)
-    )
+    ranks = next(ranks for ranks in world.communicator.nodes if world.rank in ranks)
+    node = world.among(ranks, world.peers)
     peers: PeerBuffer | Unsupported
     try:
-        peers = _map_peers(communicator, world.device, waits, modes)
+        peers = _map_peers(node.communicator, world.device, waits, modes)
     except Refusal as refusal:
         peers = Unsupported(str(refusal))
     reason = peers.reason if isinstance(peers, Unsupported) else None
@@ -160,13 +159,7 @@ def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
                 f"the hosts differ: memory is {kinds[0]} for rank 0 and {other} "
                 f"for rank {kinds.index(other)}; --memory host_staged is alike"
             )
-    return replace(
-        world,
-        communicator=communicator,
-        peers=peers,
-        library=world.library.among(communicator),
-        parts={},
-    )
+    return replace(node, peers=peers)
 
 
 def _map_peers(

@@ -45,20 +45,13 @@ def without_last(world: World) -> World | None:
     few = None
     with every.all_or_none(Refusal):
         if every.rank in rest and len(rest) > 1:
-            communicator = every.among(rest)
-            communicator.whole = communicator  # no agreement of these ranks needs the last one
-            peers = world.peers
-            if isinstance(peers, PeerBuffer):
-                peers = connect(communicator, world.device, peers.waits, [peers.sharing])
-            few = replace(
-                world,
-                communicator=communicator,
-                peers=peers,
-                library=world.library.among(communicator),
-                other_memory=(),
-                node=None,
-                parts={},
-            )
+            few = world.among(rest, world.peers)
+            # No agreement of these ranks needs the last one.
+            few.communicator.whole = few.communicator
+            if isinstance(world.peers, PeerBuffer):
+                waits, modes = world.peers.waits, [world.peers.sharing]
+                peers = connect(few.communicator, world.device, waits, modes)
+                few = replace(few, peers=peers)
     return few
 
 

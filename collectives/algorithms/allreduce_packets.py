@@ -5,15 +5,23 @@ They win on GPUs for short messages, as no flag follows the data, where the prob
 has seen packets arrive. On a CPU they take many times as long as the others: there they serve
 tests."""
 
-from collections.abc import Callable
+from functools import partial
 
 from collectives.binding import bind_kernel
 from collectives.collective import Traffic
 from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import direct_traffic
 
-Moves = Callable[[int, CollectiveCase], Traffic]
-Refuses = Callable[[World, CollectiveCase], Unsupported | None]
+LL = Limits(most_bytes=32 << 10, leads_up_to=16 << 10)
+SENTINEL = Limits(most_bytes_of_ranks=512 << 10)
+
+
+def _bind(base: str, limits: Limits, world: World, case: CollectiveCase) -> Bound:
+    room_bytes = int(limits.most(world.ranks))
+    # The kernel checks when it is compiled that a writer's room holds as much.
+    return bind_kernel(
+        world, case, f"allreduce_{base}", base, room_bytes, WT_MOST_BYTES=str(room_bytes)
+    )
 
 
 def _ll_traffic(ranks: int, case: CollectiveCase) -> Traffic:
@@ -32,45 +40,30 @@ def _refuses_integers(world: World, case: CollectiveCase) -> Unsupported | None:
     return Unsupported(f"every value of {case.datatype.name} is data: none can be the sentinel")
 
 
-def _packets(
-    base: str, about: str, limits: Limits, moves: Moves, refuses: Refuses
-) -> KernelAlgorithm:
-    def perform(world: World, case: CollectiveCase) -> Bound:
-        room_bytes = int(limits.most(world.ranks))
-        # The kernel checks when it is compiled that a writer's room holds as much.
-        return bind_kernel(
-            world, case, f"allreduce_{base}", base, room_bytes, WT_MOST_BYTES=str(room_bytes)
-        )
-
-    return KernelAlgorithm(
-        base,
-        about,
-        perform,
-        moves,
-        refuses,
-        limits=limits,
-        pushes=True,
-        by_default=lambda world: not world.device.is_cpu,
-        is_modelled=False,
-        sums_in_rank_order=True,
-    )
-
-
+in_packets = partial(
+    KernelAlgorithm,
+    pushes=True,
+    by_default=lambda world: not world.device.is_cpu,
+    is_modelled=False,
+    sums_in_rank_order=True,
+)
 ALGORITHMS = {
     "all_reduce": (
-        _packets(
+        in_packets(
             "one_shot_ll",
             "one_shot_push in packets that carry their own flag",
-            Limits(most_bytes=32 << 10, leads_up_to=16 << 10),
+            partial(_bind, "one_shot_ll", LL),
             _ll_traffic,
             _refuses_memory,
+            limits=LL,
         ),
-        _packets(
+        in_packets(
             "one_shot_sentinel",
             "one_shot_push whose data are their own flags (Lamport)",
-            Limits(most_bytes_of_ranks=512 << 10),
+            partial(_bind, "one_shot_sentinel", SENTINEL),
             direct_traffic,
             _refuses_integers,
+            limits=SENTINEL,
         ),
     )
 }

@@ -64,15 +64,13 @@ class WireFormat:
         return Unsupported(f"only sum and avg of {', '.join(DATATYPES)} can be quantised")
 
     def bind(self, form: str, world: World, case: CollectiveCase) -> Bound:
-        # Two chunks of input and, pushed, two of sums, as codes and scales; each segment is rounded
-        # up by 256 B at most.
-        if isinstance(world.peers, Unsupported):
-            return world.peers
         is_aligned = world.device.is_cpu or (case.send | case.receive) % GPU_PACK_BYTES == 0
         reason = None if is_aligned else f"a GPU needs buffers at multiples of {GPU_PACK_BYTES} B"
         if reason := world.communicator.first_reason(reason):
             return Unsupported(reason)
-        room = (world.peers.half_bytes - 8192) / 4 * BLOCK * case.datatype.size_bytes
+        # Two chunks of input and, pushed, two of sums, as codes and scales; each segment is rounded
+        # up by 256 B at most.
+        room = (world.mapped.half_bytes - 8192) / 4 * BLOCK * case.datatype.size_bytes
         bound = bind_kernel(
             world,
             case,

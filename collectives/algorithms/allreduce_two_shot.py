@@ -2,6 +2,7 @@
 
 Wins for long messages: each rank sums 1/ranks of the data, and sends each byte twice at most."""
 
+from dataclasses import replace
 from functools import partial
 
 from collectives.binding import binder
@@ -25,16 +26,14 @@ def _not_between_two_cores(world: World) -> bool:
     return not (world.device.is_cpu and world.ranks == 2)
 
 
-PUSH = KernelAlgorithm(
-    "two_shot_push",
-    "two_shot by stores: inputs into the owners' slabs, sums into all slabs",
+PUSH = replace(
+    TWO_SHOT,
+    base="two_shot_push",
+    about="two_shot by stores: inputs into the owners' slabs, sums into all slabs",
     # Two chunks of input and two of sums, each rounded up to whole packs.
-    binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096),
-    partial(two_shot_traffic, pushes=True),
-    variants=("copied", "registered"),
-    sums_in_rank_order=True,
+    perform=binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096),
+    moves=partial(two_shot_traffic, pushes=True),
     pushes=True,
-    varies=("stores", "chunks", "grid", "slabs"),
     by_default=_not_between_two_cores,  # there a push gains little over a pull
 )
 

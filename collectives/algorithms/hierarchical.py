@@ -33,21 +33,8 @@ WITHIN = {
 def between(world: World, ranks: tuple[int, ...]) -> World:
     """The world of some ranks, one of each host, without mapped memory; they call it together."""
     if ranks not in world.parts:
-        communicator = world.communicator.among(ranks)
-        world.parts[ranks] = replace(
-            world,
-            communicator=communicator,
-            library=world.library.among(communicator),
-            peers=BETWEEN_HOSTS,
-            node=None,
-            parts={},
-        )
+        world.parts[ranks] = world.among(ranks, BETWEEN_HOSTS)
     return world.parts[ranks]
-
-
-def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The rails of hosts with these ranks, as many of each."""
-    return list(zip(*nodes, strict=True))
 
 
 def legs_of(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
@@ -68,7 +55,7 @@ def bind(world: World, case: CollectiveCase) -> Bound:
     """Binds the legs on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     assert world.node
     node = world.node
-    rail = rails(world.communicator.nodes)[node.rank]
+    rail = tuple(ranks[node.rank] for ranks in world.communicator.nodes)
     legs = list(legs_of(node, between(world, rail), replace(case, in_place=False)))
     # Our kernels first: a rank without a compiler must not let another wait in the library.
     with world.communicator.all_or_none(Refusal):

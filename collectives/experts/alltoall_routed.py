@@ -132,9 +132,7 @@ def _with_routing(
 def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     assert isinstance(case, RoutedCase)
     way, routes = case.shape["way"], case.tables.routes
-    if isinstance(world.peers, Unsupported):
-        return world.peers
-    chunk_bytes = chunk_that_fits(world, case, world.peers.half_bytes / (2 * world.ranks))
+    chunk_bytes = chunk_that_fits(world, case, world.mapped.half_bytes / (2 * world.ranks))
     token_bytes = row_stride(case.segment_bytes) + routes.chosen.shape[1] * CHOICE.itemsize
     step_tokens = (chunk_bytes - 4 * routes.experts) // token_bytes
     if step_tokens < 1:

@@ -70,7 +70,7 @@ def run_gate(argv: Sequence[str] | None) -> int:
 def folder_of(argv: Sequence[str] | None) -> Path:
     """The folder for the answer, whatever else the command line says."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--out", nargs="?", default="gate")
+    parser.add_argument("--out", nargs="?")
     return Path(parser.parse_known_args(argv)[0].out or "gate")
 
 

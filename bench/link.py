@@ -36,7 +36,7 @@ LINE_BYTES = 256  # no line of a cache is longer
 FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
 MOST_FAR_RANKS = 8  # with more, only ranks at the same place of their hosts exchange messages
 Pairs = tuple[tuple[int, int], ...]  # (source, destination)
-Groups = list[list[Message]]
+Messages = list[Message]
 
 
 def _from_sources(sent: Array, shape: Shape, _: object) -> Array:
@@ -56,13 +56,12 @@ LINK = Collective(
 
 @dataclass(frozen=True)
 class Link:
-    """What a launch on this host needs. `near` is the world of its `ranks`; `buffers` are this
+    """What a launch on this host needs. `near` is the world of its ranks; `buffers` are this
     rank's, registered. `transfer`, the argument of a launch without its count and its two ranks,
     has the buffers of all ranks as mapped here. `engine` is None unless each rank has one."""
 
     session: Session
     near: World
-    ranks: Sequence[int]
     buffers: Buffers
     transfer: Transfer
     engine: CopyEngine | None
@@ -126,9 +125,8 @@ def sets_of_pairs(nodes: Sequence[Sequence[int]]) -> dict[str, list[Pairs]]:
 
 def open_link(session: Session, size_bytes: int) -> Link:
     """Buffers of this size on all ranks. Raises Refusal if a host's ranks map no memory."""
-    communicator = session.communicator
     near = session.world.node or session.world
-    peers, ranks = near.mapped, communicator.node_gather(communicator.rank)
+    peers = near.mapped
     require_memory(session, size_bytes)
     send, receive = (peers.register(size_bytes) for _ in range(2))
     arguments = peers.arguments(send.address, receive.address, 0, 0)
@@ -136,7 +134,7 @@ def open_link(session: Session, size_bytes: int) -> Link:
     peers.locate(receive.address, arguments.receives)
     buffers = Buffers(send, receive, session.options.seed)
     transfer = Transfer(arguments, -1, -1)
-    return Link(session, near, ranks, buffers, transfer, shared_engine(near))
+    return Link(session, near, buffers, transfer, shared_engine(near))
 
 
 class Measurement:
@@ -158,6 +156,7 @@ class Measurement:
         self.link, self.pairs, self.size_bytes = link, pairs, size_bytes
         self.world, self.device = link.session.world, link.near.device
         self.own, (self.source, self.target) = self.world.rank, pairs[0]
+        self.ranks = link.near.communicator.ranks  # of this host
         self.scale = 1 / max(1, self.repeats)
 
     @classmethod
@@ -172,18 +171,18 @@ class Measurement:
 
     def transfer(self) -> Transfer:
         """The argument of the kernel: a launch numbers the ranks of its host."""
-        transfer, ranks = Transfer.from_buffer_copy(self.link.transfer), self.link.ranks
+        transfer = Transfer.from_buffer_copy(self.link.transfer)
         transfer.ranks.count = self.repeats or self.size_bytes // DATATYPE.size_bytes
         for source, target in self.pairs:
             if self.own == source:
-                transfer.to = ranks.index(target)
+                transfer.to = self.ranks.index(target)
             if self.own == target:
-                transfer.from_ = ranks.index(source)
+                transfer.from_ = self.ranks.index(source)
         return transfer
 
     def step(self) -> Step:
         """This rank's launch. Raises DeviceError."""
-        macros, structures = {"WT_WORLD": str(len(self.link.ranks))}, (*PEER_STRUCTURES, Transfer)
+        macros, structures = {"WT_WORLD": str(len(self.ranks))}, (*PEER_STRUCTURES, Transfer)
         kernels = self.device.compile(self.file, macros, structures)
         blocks = 1 if self.repeats else self.device.blocks_for(self.size_bytes)
         return Step(kernels.kernel(self.entry), self.transfer(), blocks)
@@ -191,8 +190,8 @@ class Measurement:
     def iteration(self) -> Iteration | Unsupported:
         """What is timed. All ranks call it. Raises DeviceError, MemoryError."""
         operation = Operation(nothing(self.world))
-        launching = [self.source] if self.is_alone else self.link.ranks
-        if self.source in self.link.ranks and self.own in launching:
+        launching = [self.source] if self.is_alone else self.ranks
+        if self.source in self.ranks and self.own in launching:
             operation = Operation(self.step(), keep=self.link)
         iteration = self.timed(operation)
         if self.is_checked:
@@ -246,7 +245,7 @@ class LocalCopy(Measurement):
     key, among, is_alone = "local_copy", "own", True
 
     def step(self) -> Step:
-        kernel = probe_kernels(self.device, len(self.link.ranks)).kernel("copy_local")
+        kernel = probe_kernels(self.device, len(self.ranks)).kernel("copy_local")
         return Step(kernel, self.transfer().ranks, self.device.blocks_for(self.size_bytes))
 
 
@@ -332,9 +331,9 @@ class LibraryMessage(Measurement):
 
     key, among, is_alone = "send_library", "far", True
 
-    def groups(self, send: Message, receive: Message, elements: Sequence[Message]) -> Groups:
-        """This rank's messages, a group at once: the data, or `elements` to send and receive."""
-        one_element, its_answer = elements
+    def groups(self, data: Messages, elements: Messages) -> list[Messages]:
+        """This rank's messages, a group at once: `data` or `elements`, to send and to receive."""
+        (send, receive), (one_element, its_answer) = data, elements
         return [[send], [its_answer]] if self.own == self.source else [[receive], [one_element]]
 
     def iteration(self) -> Iteration | Unsupported:
@@ -345,9 +344,11 @@ class LibraryMessage(Measurement):
             Message(True, peer, memory.address, element_bytes),
             Message(False, peer, memory.address + element_bytes, element_bytes),
         ]
-        send = Message(True, peer, buffers.send.address, self.size_bytes)
-        receive = Message(False, peer, buffers.receive.address, self.size_bytes)
-        groups = self.groups(send, receive, elements)
+        data = [
+            Message(True, peer, buffers.send.address, self.size_bytes),
+            Message(False, peer, buffers.receive.address, self.size_bytes),
+        ]
+        groups = self.groups(data, elements)
         arrive = library.bind_messages(self.world, [elements] if peer >= 0 else [])
         operation = library.bind_messages(self.world, groups if peer >= 0 else [])
         if isinstance(arrive, Unsupported):
@@ -363,17 +364,16 @@ class LibraryMessage(Measurement):
 class LibraryBothDirections(LibraryMessage):
     key, among, is_alone = "both_directions_library", "far_both", False
 
-    def groups(self, send: Message, receive: Message, elements: Sequence[Message]) -> Groups:
-        return [[send, receive]]
+    def groups(self, data: Messages, elements: Messages) -> list[Messages]:
+        return [data]
 
 
 class LibraryPingPong(LibraryMessage):
     key, among, at, is_checked = "ping_pong_library", "far_both", "element", False
     repeats = 2 * FAR_TRIPS
 
-    def groups(self, send: Message, receive: Message, elements: Sequence[Message]) -> Groups:
-        send, receive = elements
-        return super().groups(send, receive, elements) * FAR_TRIPS
+    def groups(self, data: Messages, elements: Messages) -> list[Messages]:
+        return super().groups(elements, elements) * FAR_TRIPS
 
 
 MEASUREMENTS: tuple[type[Measurement], ...] = (

@@ -57,10 +57,9 @@ def sweep_parser(
 
 def add_case_options(add: AddOption, collective: Collective) -> None:
     options.add_sizes(add, "32M", 2)
-    sizes = partial(options.comma_separated, options.size_bytes)
     add(
         "--sizes",
-        type=sizes,
+        type=partial(options.comma_separated, options.size_bytes),
         metavar="A,B",
         help="exactly these sizes instead of -b, -e and -f",
     )

@@ -173,9 +173,7 @@ def header_of(
     operation: Operation | Unsupported,
 ) -> CaseHeader:
     """The header of a bound case. Raises Refusal."""
-    is_baseline, memory = algorithm.is_baseline, world.memory
-    if algorithm.base in (AUTO, STABLE):
-        memory = kinds_of(world)
+    memory = kinds_of(world) if algorithm.base in (AUTO, STABLE) else world.memory
     header = CaseHeader(
         collective=case.collective.name,
         shape=dict(case.shape) or None,
@@ -187,7 +185,7 @@ def header_of(
         algorithm=algorithm.name,
         in_place=case.in_place,
         variant=case.variant,
-        memory="private" if is_baseline else memory,
+        memory="private" if algorithm.is_baseline else memory,
         library=algorithm.performer(world),
     )
     if isinstance(operation, Operation):

@@ -91,10 +91,9 @@ def tokens_of_matmul(text: str) -> int:
 
 
 def algorithms(forms: Mapping[str, Algorithm]) -> Option:
-    form = partial(options.algorithm, forms)
     return option(
         "--algorithm",
-        type=partial(comma_separated, form),
+        type=partial(comma_separated, partial(options.algorithm, forms)),
         metavar="A,B",
         help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",
     )

@@ -218,7 +218,7 @@ def case_iteration(
         result = data.chain_received(case.shape, case.in_place, chain_calls)
     sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank][:sends])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
-    iteration = checked_iteration(world, case, operation, (sent, received), buffers)
+    iteration = checked_iteration(world, case, operation, sent, received, buffers)
     if chain_calls:
         entry = CHAIN_LINKS[collective.sends_all, collective.receives_all]
         iteration.chain_calls = chain_calls
@@ -246,16 +246,17 @@ def checked_iteration(
     world: World,
     case: CollectiveCase,
     operation: Operation,
-    contents: tuple[Segments, Segments],
+    inputs: Segments,
+    outputs: Segments,
     owner: object,
     repeats: int = verify.REPEATS,
 ) -> Iteration:
     """Writes inputs, performs the operation, reads and checks outputs, and that out of place the
     inputs, and margins that `owner` has, are as before. Raises DeviceError."""
     device, size = world.device, case.datatype.size_bytes
-    wrong, outputs = device.private(WRONG_BYTES), contents[1]
+    wrong = device.private(WRONG_BYTES)
     elements = len(outputs.tables) * outputs.segment_bytes // size
-    most_bytes = max(len(part.tables) * part.segment_bytes for part in contents)
+    most_bytes = max(len(part.tables) * part.segment_bytes for part in (inputs, outputs))
     kernels, blocks, keep = device.loop_kernels(), device.blocks_for(most_bytes), [owner, wrong]
 
     def over(part: Segments, entry: str, place: int) -> Step:
@@ -276,7 +277,8 @@ def checked_iteration(
         )
         return Step(kernels.kernel(entry), pattern, blocks)
 
-    write, check = map(over, contents, ("write_pattern", "count_wrong"), (SEND, 0))
+    write = over(inputs, "write_pattern", SEND)
+    check = over(outputs, "count_wrong", 0)
     checks, fills = [check], list[Step]()
     if not case.in_place:
         if case.mode == "chained":  # its calls have overwritten the inputs: one more

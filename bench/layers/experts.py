@@ -222,11 +222,15 @@ def routed_iteration(
         buffers.seed,
         session.communicator.rank,
     )
-    contents = (
+    iteration = checked_iteration(
+        session.world,
+        case,
+        operation,
         Segments(case.send, case.segment_bytes, case.datatype.encode(sent)),
         Segments(case.receive, case.segment_bytes, case.datatype.encode(expected)),
+        buffers,
+        REPEATS,
     )
-    iteration = checked_iteration(session.world, case, operation, contents, buffers, REPEATS)
     if chain_calls:
         iteration.chain_calls, count = chain_calls, len(expected) * case.count
         iteration.consume = consume_step(session.world, case, "chain_link", count)

@@ -81,11 +81,14 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
         return norm_case(case.shape["tokens"], *own)
 
     def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
-        contents = (
+        return checked_iteration(
+            world,
+            case,
+            operation,
             Segments(case.send, case.size_bytes, inputs),
             Segments(case.receive, case.size_bytes, outputs),
+            keep,
         )
-        return checked_iteration(world, case, operation, contents, keep)
 
     cases = [norm_case(tokens, *memories) for tokens in options.tokens]
     return bind_forms(session, options, cases, iteration, for_library)
@@ -182,10 +185,13 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
         drawn = drawn_activations(ranks, case.tokens, seed)
         outputs = summed_products(case.layer.inner, drawn, seed) * row_scale
         row_bytes = case.layer.inner * size
-        contents = (
+        return checked_iteration(
+            world,
+            case,
+            operation,
             Segments(case.layer.activations, row_bytes, datatype.encode(drawn[rank])),
             Segments(case.receive, hidden * size, datatype.encode(outputs)),
+            keep,
         )
-        return checked_iteration(world, case, operation, contents, keep)
 
     return bind_forms(session, options, cases(), iteration, for_library)

@@ -91,11 +91,15 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     def in_chunks(case: CollectiveCase, operation: Operation, chunks: int) -> Iteration:
         assert isinstance(case, overlap.MatmulCase)
         source, target = source_and_target(world, case, chunks, seed)
-        contents = (
+        return checked_iteration(
+            world,
+            case,
+            operation,
             Segments(case.send, case.inner * size, datatype.encode(source)),
             Segments(case.receive, case.columns * size, datatype.encode(target)),
+            keep,
+            REPEATS,
         )
-        return checked_iteration(world, case, operation, contents, keep, REPEATS)
 
     def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
         if not isinstance(operation, overlap.Overlapped):

@@ -162,7 +162,7 @@ class Bed(LocalRanks):
             case, operation = cases[rank], operations[rank]
             assert isinstance(operation, Operation), operation
             source, target = contents(case, rank)
-            made = checked_iteration(world, case, operation, (source, target), case)
+            made = checked_iteration(world, case, operation, source, target, case)
             self.items[name].append(([made.prepare, operation.step, made.check], made.wrong))
             self.keep.append(made)
 

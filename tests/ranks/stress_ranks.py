@@ -154,7 +154,7 @@ class OneRank(LocalRanks):
         operation = bind(world, case)
         assert isinstance(operation, Operation), operation
         source, target = contents(case, world.communicator.rank)
-        made = checked_iteration(world, case, operation, (source, target), self)
+        made = checked_iteration(world, case, operation, source, target, self)
         self.launches.append(SoakLaunch(case, made))
 
 

@@ -106,7 +106,7 @@ def store(
         )
     digest = hashlib.sha256(content).hexdigest()[:12]
     written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
-    runs = dict[Path, bytes]()
+    runs, records = dict[Path, bytes](), list[dict[str, Any]]()
     for place, test in enumerate(tests, 1):
         test.world_size = test.world_size or arguments.ranks
         test.collective = test.collective or arguments.collective
@@ -121,26 +121,27 @@ def store(
         gpus = sorted({*test.gpus.values()})
         machine_id = arguments.machine or digest_of(*(gpus or [digest]))
         run = run_of([test], run_id, printable(path.name), machine_id, notes=notes)
-        runs[arguments.out / run.path] = content_of_run(run)
+        file = arguments.out / run.path
+        runs[file] = content_of_run(run)
+        records.append(
+            {
+                "log": printable(path.name),
+                "file": str(file),
+                "format": test.format,
+                "collective": test.collective,
+                "machine": arguments.machine or " and ".join(gpus),
+                "ranks": test.world_size,
+                "rows": len({row.line for row in test.rows}),
+                "status": test.status,
+                "reason": test.reason,
+                "unread": test.unread,
+            }
+        )
 
     for file, run_content in runs.items():
         write_whole(file, run_content)
 
-    return [
-        {
-            "log": printable(path.name),
-            "file": str(file),
-            "format": test.format,
-            "collective": test.collective,
-            "machine": arguments.machine or " and ".join(gpus),
-            "ranks": test.world_size,
-            "rows": len({row.line for row in test.rows}),
-            "status": test.status,
-            "reason": test.reason,
-            "unread": test.unread,
-        }
-        for test, file in zip(tests, runs, strict=True)
-    ]
+    return records
 
 
 def sentence(record: dict[str, Any]) -> str:

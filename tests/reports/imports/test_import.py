@@ -111,6 +111,8 @@ def test_logs_that_name_no_gpu_are_of_one_machine_only_if_somebody_says_so(tmp_p
     assert "without" not in out
     assert {read(path).run.machine_id for path in paths} == {"rack-7"}
     assert {main(["import", str(logs[0]), "--machine", name]) for name in ("../x", "")} == {2}
+    imported(tmp_path / "both", put(tmp_path / "both.log", WHOLE + table.format("20")))
+    assert "1 of 2 tests without a GPU's name" in capsys.readouterr().out
 
 
 def test_nights_of_logs_are_a_gate_and_a_series(tmp_path, capsys):

@@ -225,7 +225,7 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
         run, blocks_of = result.run, result.counted.by_case
         for case, name in zip(result.cases, case_names(run.cases), strict=True):
             if blocks := blocks_of.get(case.case):
-                key = run.benchmark, run.world["size"], key_of(case)
+                key = run.benchmark, run.world_size, key_of(case)
                 measured.setdefault(key, []).append((case, name, blocks, str(result.path)))
     for (benchmark, ranks, _), launches in measured.items():
         cases, names, blocks_of_launches, paths = zip(*launches, strict=True)

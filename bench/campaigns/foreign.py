@@ -70,9 +70,9 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[
         argv=variant.recorded().argv,
         imported_from=f"variant {variant.name}",
     )
-    if result.run.world["hosts"] in (None, 1):
+    if result.run.hosts in (None, 1):
         label = node.chosen_name() or node.host_label()
-        for rank in result.run.world["ranks"]:
+        for rank in result.run.ranks:
             rank["node"] = label
     lacks, unread = [str(test.reason) for test in found if test.status == "failed"], list[str]()
     if lines := sorted(line for test in found for line in test.unread):

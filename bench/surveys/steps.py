@@ -211,8 +211,7 @@ def report_options(survey: Survey, step: SurveyStep) -> list[str]:
 def gpu_of(survey: Survey) -> tuple[str, Gpu | None]:
     """The GPUs' name in the first run, and their data sheet; "" on CPUs."""
     runs = [step.result.run for step in survey.steps if step.result]
-    names = [rank.get("gpu", "") for run in runs for rank in run.world.get("ranks", [])]
-    name = next(filter(None, names), "")
+    name = next((gpu for run in runs for gpu in run.gpus), "")
     return name, sheet_of(name)
 
 

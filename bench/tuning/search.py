@@ -92,8 +92,8 @@ def row_of(result: Result, winner: Winner) -> ChoiceRow:
     case, size = result.cases[0], winner.size_bytes
     where: dict[str, Any] = {
         "memory": case.memory,  # of `auto`: all kinds
-        "ranks": result.run.world["size"],
-        "hosts": result.run.world["hosts"],
+        "ranks": result.run.world_size,
+        "hosts": result.run.hosts,
         "variant": winner.variant,
     }
     if any(case.algorithm == choice.STABLE for case in result.cases):

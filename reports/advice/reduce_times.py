@@ -77,13 +77,9 @@ class AllReduceLaunches:
         return len(self.runs) >= LEAST_LAUNCHES
 
     @property
-    def ranks(self) -> list[Any]:
-        return [rank for run in self.runs for rank in run.run.world.get("ranks", [])]
-
-    @property
     def gpus(self) -> list[str]:
         """The names of the GPUs of all ranks that have one."""
-        return [rank["gpu"] for rank in self.ranks if rank.get("gpu")]
+        return [gpu for run in self.runs for gpu in run.run.gpus]
 
 
 def read_launches(
@@ -97,7 +93,7 @@ def read_launches(
     runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
     kinds = dict[Any, str]()
     for run in runs:
-        ranks = run.run.world["size"]
+        ranks = run.run.world_size
         if ranks not in (0, gpus):
             raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus}")
         kinds[alike_of(run)] = f"{run.path}, {start_time(run.run)},"
@@ -307,7 +303,7 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
     if not launches.have_intervals:
         count += ", no interval"
     run = launches.runs[0].run
-    harness, hosts = run.method.get("harness"), run.world.get("hosts", 1)
+    harness, hosts = run.method.get("harness"), run.hosts
     origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
     spans = spans_of(launches, "cost_us")
@@ -357,10 +353,10 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
 
 def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     """A sentence if the ranks ran on something else than this GPU; None otherwise."""
-    if any(rank.get("device") == "cpu" for rank in launches.ranks):
+    if any(rank.get("device") == "cpu" for run in launches.runs for rank in run.run.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
 
-    if any(shares_places(run.run.world.get("ranks", [])) for run in launches.runs):
+    if any(shares_places(run.run.ranks) for run in launches.runs):
         return "The ranks share a card: no link between cards was measured; see predict."
 
     for name in launches.gpus:

@@ -214,7 +214,7 @@ def runs_of_one_card(names: Iterable[Path]) -> tuple[list[Result], list[str]]:
     machines = dict[Any, Result]()
 
     for result in counted:
-        ranks = result.run.world.get("ranks", [])
+        ranks = result.run.ranks
         cards = {(rank.get("host"), rank.get("pci_bus_id")) for rank in ranks}
         if not ranks or not all(rank.get("gpu") for rank in ranks):
             raise ResultError(f"{result.path} is no run on a GPU: predict needs one card's")
@@ -265,7 +265,7 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
         name: spread_of(span_of(case) / case.size_bytes for case in found[name]) for name in MOVED
     }
     return Parts(
-        card=links[0].run.world["ranks"][0]["gpu"],
+        card=links[0].run.ranks[0]["gpu"],
         launches=sum("host_staged" in {case.memory for case in each.cases} for each in links),
         kernel=us["graph_kernel"],
         load=us["dependent_loads"],
@@ -313,7 +313,7 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     for result in results:
         run = result.run
         is_graph = run.method.get("graph")
-        if run.benchmark == "allreduce" and is_graph and run.world["size"] == 2:
+        if run.benchmark == "allreduce" and is_graph and run.world_size == 2:
             for case in result.cases:
                 is_chain = case.mode == "chained" and case.memory == "host_staged"
                 if is_chain and case.time_us and case.algorithm in ALGORITHMS:

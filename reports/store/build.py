@@ -154,7 +154,7 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
         return
 
     case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
-    factor = facts.case_bus_factor(case, run.world["size"])
+    factor = facts.case_bus_factor(case, run.world_size)
     case.bus_bw_gb_s = case.alg_bw_gb_s * factor if factor else None
     terms = _bound_terms(case, run, links)
     if terms is None:

@@ -198,7 +198,7 @@ def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], dict[Key, C
 def world_of(run: Run) -> str:
     """The number of ranks, of hosts (or of ranks on each of several hosts), and what the ranks run
     on: `8 ranks, hosts 1, 8x hip gfx942 AMD Instinct MI300X`."""
-    ranks, hosts = run.world.get("ranks", []), run.world.get("hosts", 1)
+    ranks, hosts = run.ranks, run.hosts
     if hosts != 1:
         hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
 
@@ -206,7 +206,7 @@ def world_of(run: Run) -> str:
         " ".join(filter(None, map(rank.get, ("device", "arch", "gpu")))) for rank in ranks
     )
     places = [f"{n}x {kind or 'unknown'}" for kind, n in sorted(kinds.items())]
-    return f"{run.world['size']} ranks, hosts {hosts}, {' and '.join(places)}"
+    return f"{run.world_size} ranks, hosts {hosts}, {' and '.join(places)}"
 
 
 def method_of(run: Run) -> str:

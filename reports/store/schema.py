@@ -108,9 +108,29 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     imported_from: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
+    def ranks(self) -> Any:
+        """A dict of what it stores on each rank; [] if it stores none."""
+        return self.world.get("ranks", [])
+
+    @property
+    def world_size(self) -> Any:
+        """The number of ranks; 0 if it is unknown."""
+        return self.world["size"]
+
+    @property
+    def hosts(self) -> Any:
+        """The number of hosts; None if it is unknown."""
+        return self.world.get("hosts", 1)
+
+    @property
+    def gpus(self) -> list[str]:
+        """The model of each rank's GPU, without ranks on CPU cores."""
+        return [rank["gpu"] for rank in self.ranks if rank.get("gpu")]
+
+    @property
     def nodes(self) -> list[str]:
         """The labels of the run's hosts in the order of their ranks; [] if it stores none."""
-        labels = [rank.get("node") for rank in self.world.get("ranks", [])]
+        labels = [rank.get("node") for rank in self.ranks]
         return list(dict.fromkeys(filter(None, labels))) if all(labels) else []
 
     @property

@@ -155,7 +155,7 @@ class RunFile:
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
         counted = count_blocks(self.blocks)
         cases = build_cases(self.run, counted, self.blocks, self.link_blocks, samples, reason)
-        ranks, folder = self.run.world["size"], self.path.with_suffix(".samples")
+        ranks, folder = self.run.world_size, self.path.with_suffix(".samples")
         iterations = min(20_000, MAX_SAMPLES_BYTES // (len(cases) * ranks * 5 * 4))
 
         for case in cases if keep_samples else []:

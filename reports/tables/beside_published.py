@@ -18,7 +18,7 @@ COMPARED_BYTES = 32 << 20  # a chunk of prefill: 2,048 tokens of 8192 x 2 bytes
 def own_calls(result: Result) -> list[PublishedCall]:
     """The fastest plain call of each size, kind and mode, smaller sizes first; [] unless each rank
     has a GPU of its own, all of one model."""
-    ranks = result.run.world.get("ranks", [])
+    ranks = result.run.ranks
     models = {rank.get("gpu") for rank in ranks}
     if len(models) != 1 or None in models or shares_places(ranks):
         return []
@@ -41,7 +41,7 @@ def own_calls(result: Result) -> list[PublishedCall]:
             machine=THIS_RUN,
             gpu=card,
             gpus=len(ranks),
-            hosts=result.run.world.get("hosts", 1),
+            hosts=result.run.hosts,
             fabric=slot[0] if slot and not re.search("NVLink|xGMI", links) else "unknown",
             mode="graph" if is_graph else "eager",
             kind=kind,

@@ -7,7 +7,6 @@ from math import inf
 import msgspec
 
 from reports.store.schema import LEAST_US, Block, Case, Result, Summary
-from reports.tables.sentences import has_gpus
 
 TIMES = "time_us", "total_us"
 
@@ -16,7 +15,7 @@ def leads(result: Result) -> bool:
     """Whether the chain is the first table, and isolated calls, which contain two stamps and an
     empty launch, the second."""
     is_chained = any(case.mode == "chained" and case.time_us for case in result.cases)
-    return is_chained and has_gpus(result) and bool(result.run.method.get("graph"))
+    return is_chained and bool(result.run.gpus) and bool(result.run.method.get("graph"))
 
 
 def without_links(result: Result) -> Result:

@@ -17,14 +17,7 @@ from reports.tables import sentences
 from reports.tables.headline import Point, headline
 from reports.tables.rows import best, costs_of, ratio_text, ratio_value, rounds_of
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import (
-    EVEN_RATIO,
-    has_gpus,
-    interval_text,
-    number,
-    plain_table,
-    without_version,
-)
+from reports.tables.sentences import EVEN_RATIO, interval_text, number, plain_table, without_version
 
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"
@@ -129,7 +122,7 @@ def render(result: Result) -> str:
         tables.append((title(cases[0]), plain_table(HEADINGS, rows)))
         verdicts.append(verdict(result, cases[0], forms))
 
-    if result.run.world.get("hosts", 1) != 1 and not is_step(result.cases[0]):
+    if result.run.hosts != 1 and not is_step(result.cases[0]):
         verdicts = ["No fused form spans hosts: its ranks must map each other's memory."]
 
     types = ", ".join(sorted({case.datatype for case in result.cases}))
@@ -231,7 +224,7 @@ def _faster_split(result: Result, case: Case, forms: Forms) -> str:
 
     if flip_us <= 0:
         change = "TP's compute alone is no faster than PP: no all-reduce is fast enough."
-    if not has_gpus(result):
+    if not result.run.gpus:
         change += " This holds for these cores, which share one memory; cards have one each."
 
     return f"{faster}, PP/TP {ratio_text(ratio)}. {change}"

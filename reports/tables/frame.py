@@ -99,16 +99,15 @@ def case_rows(run: Result) -> Iterator[Row]:
 
 def run_facts(run: Result) -> Row:
     """What all rows of a run share; None for what it lacks. Rows of imports name their log."""
-    head, world, start = run.run, run.run.world, time_of(run.run.run_id)
-    gpus = {rank["gpu"] for rank in world.get("ranks", []) if rank.get("gpu")}
+    head, start = run.run, time_of(run.run.run_id)
     names = ("machine_id", "node", "software_id", "version")
     return {
         "run_id": head.run_id,
         "started": start.replace(tzinfo=timezone.utc) if start else None,
         "benchmark": head.benchmark,
-        "hosts": world.get("hosts"),
-        "gpus": ", ".join(sorted(gpus)) or None,
-        "world_size": world["size"],
+        "hosts": head.world.get("hosts"),
+        "gpus": ", ".join(sorted({*head.gpus})) or None,
+        "world_size": head.world_size,
         "imported_from": head.imported_from or None,
         **{name: getattr(head, name) for name in names},
         "method": method_of(head),

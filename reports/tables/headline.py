@@ -85,7 +85,7 @@ def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]
 
     if large is not small:
         case = large.ours or large.library
-        bus_bw_gb_s = case.bus_bw_gb_s if case and result.run.world["size"] > 1 else None
+        bus_bw_gb_s = case.bus_bw_gb_s if case and result.run.world_size > 1 else None
         figures.append(
             _point(large, bus_bw_gb_s, "GB/s")
             if bus_bw_gb_s and not large.skew

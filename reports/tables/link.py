@@ -8,7 +8,7 @@ import numpy as np
 from reports.store.schema import Result, Summary
 from reports.tables.headline import Point, headline
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import has_gpus, number, plain_table, shares_places, size_text
+from reports.tables.sentences import number, plain_table, shares_places, size_text
 
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
 # The title and the unit of each matrix, with the size and the library that moves the data.
@@ -35,7 +35,7 @@ def transfers(result: Result) -> tuple[Any, Any]:
     latencies, which have one size."""
     import pandas as pd  # takes 0.3 s, which other runs do not need
 
-    name, rows = "GPU" if has_gpus(result) else "rank", []
+    name, rows = "GPU" if result.run.gpus else "rank", []
 
     for case in result.cases:
         time, shape = case.time_us or Summary(median=np.nan), case.shape or {}
@@ -131,7 +131,7 @@ def points(result: Result) -> list[Point]:
 def findings(result: Result) -> list[str]:
     """The run in sentences: slow pairs and directions, latencies, and the cost of contention."""
     frame, shown = transfers(result)
-    is_shared = shares_places(result.run.world.get("ranks", []))
+    is_shared = shares_places(result.run.ranks)
     sentences = ["Pairs are not compared: ranks share a GPU or a core."]
 
     if not is_shared:

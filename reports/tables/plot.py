@@ -95,7 +95,7 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     but not of one rank or with a late rank, because the time then includes the wait for it; the
     time."""
     ratios, nothing = speed_ups(result), (np.nan, np.nan, np.nan)
-    factor = bus_factor(cases[0].collective, result.run.world["size"])
+    factor = bus_factor(cases[0].collective, result.run.world_size)
     bounded = grouped((case for case in cases if case.bound_us), attrgetter("size_bytes"))
     bounds_us = {size: min(case.bound_us or 0 for case in own) for size, own in bounded.items()}
 

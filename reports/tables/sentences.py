@@ -200,8 +200,8 @@ def shape_words(shape: Any) -> list[str]:
 
 def machine(result: Result) -> str:
     """The benchmark, its ranks and their hardware: `allreduce: 2 ranks on AMD EPYC, cores 0 1`."""
-    run, size = result.run, result.run.world["size"]
-    ranks = run.world.get("ranks", [])
+    run, size = result.run, result.run.world_size
+    ranks = run.ranks
     # Such as `NVIDIA H200 (sm_90)`, each kind once.
     gpus = dict.fromkeys(
         rank["gpu"] + (f" ({rank['arch']})" if "arch" in rank else "")
@@ -212,7 +212,7 @@ def machine(result: Result) -> str:
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
-    hosts = f" on {hosts_text(run)}," if run.world.get("hosts", 1) not in (1, None) else ""
+    hosts = f" on {hosts_text(run)}," if run.hosts not in (1, None) else ""
     count = counted(size, "rank") if size else "an unknown number of ranks"
     sentence = f"{run.benchmark}: {count}{hosts} on {model}"
     return sentence if run.imported_from else f"{sentence}, {cores}"
@@ -221,14 +221,14 @@ def machine(result: Result) -> str:
 def hosts_text(run: Run) -> str:
     """`2 hosts (node-3f: 0 1, node-a2: 2 3)`, each with its ranks, if the run says where they were:
     by its name, its label, or as `host 1`."""
-    ranks, numbers_of = run.world.get("ranks", []), dict[str, list[str]]()
+    ranks, numbers_of = run.ranks, dict[str, list[str]]()
     for number, rank in enumerate(ranks):
         if rank.get("host") is not None:
             name = rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}"
             numbers_of.setdefault(name, []).append(str(number))
 
     texts = [f"{name}: {' '.join(numbers)}" for name, numbers in numbers_of.items()]
-    hosts = f"{run.world['hosts']} hosts"
+    hosts = f"{run.hosts} hosts"
     return f"{hosts} ({some(texts, MOST_HOSTS)})" if texts else hosts
 
 
@@ -240,10 +240,6 @@ def shares_places(ranks: Sequence[Any]) -> bool:
         places |= {(rank.get("host"), place) for place in ([gpu] if gpu else cores)}
 
     return len(places) < len(ranks)
-
-
-def has_gpus(result: Result) -> bool:
-    return any(rank.get("gpu") for rank in result.run.world.get("ranks", []))
 
 
 def fact(result: Result, name: str) -> str | None:
@@ -269,8 +265,7 @@ def recorded_facts(run: Run) -> dict[str, str]:
 
 def machine_name(run: Run) -> str:
     """The machine's model and id: `AMD EPYC (1a2b3c4d)`, or `machine rack-7` for a log without."""
-    gpus = dict.fromkeys(rank.get("gpu") for rank in run.world.get("ranks", []))
-    model = some([*filter(None, gpus)]) or environment_of(run).get("cpu.model", "-")
+    model = some([*dict.fromkeys(run.gpus)]) or environment_of(run).get("cpu.model", "-")
     return f"machine {run.machine_id}" if model == "-" else f"{model} ({run.machine_id})"
 
 
@@ -279,7 +274,7 @@ def command_of(run: Run, *without: str) -> str:
     as `<path>`, and hosts are the user's to name."""
     words = run.argv
     if not run.imported_from:
-        words = [*shlex.split(on_ranks(run.world["size"], shlex.quote(run.benchmark))), *words]
+        words = [*shlex.split(on_ranks(run.world_size, shlex.quote(run.benchmark))), *words]
     elif not words:
         words = [*shlex.split(IMPORT), run.imported_from]
 

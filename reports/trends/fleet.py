@@ -177,7 +177,7 @@ def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:
     shape = case.shape if isinstance(case.shape, dict) else {}
 
     if {"src", "dst"} <= shape.keys():
-        ranks = run.world["ranks"]
+        ranks = run.ranks
         if max(shape["src"], shape["dst"]) >= len(ranks):
             return None
         ends = sorted({ranks[shape[end]]["node"] for end in ("src", "dst")})
@@ -253,7 +253,7 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
     return EqualNodes(
         run.machine_id,
         run.benchmark,
-        run.world["size"],
+        run.world_size,
         method_of(run),
         kind,
         seen.by_size.columns.tolist(),

@@ -59,8 +59,8 @@ def engine_table(paths: Sequence[str], name: str) -> str:
     cells = against_library(frame, algorithm)
     if cells.empty:
         raise ResultError(f"no run has an all-reduce of the library and of {algorithm}")
-    world = read(Path(frame.path.iloc[0])).run.world
-    arch = str(world["ranks"][0].get("arch"))
+    run = read(Path(frame.path.iloc[0])).run
+    arch = str(run.ranks[0].get("arch"))
     if not arch.startswith("sm_"):
         raise ResultError(f"{name} reads its table on GPUs of NVIDIA alone, and this is {arch}")
 
@@ -77,7 +77,7 @@ def engine_table(paths: Sequence[str], name: str) -> str:
         major, minor = divmod(int(arch.removeprefix("sm_")), 10)
         # Sizes are multiples of 16, so that this is the first above the last that won.
         limits = {"mib": won[-1] / (1 << 20), "below": won[-1] + 16}
-        lines.append(row.format(major=major, minor=minor, ranks=world["size"], **limits))
+        lines.append(row.format(major=major, minor=minor, ranks=run.world_size, **limits))
     else:
         complain(
             f"no row: {algorithm} is not proven faster at the smallest size; so many cells take "

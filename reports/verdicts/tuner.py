@@ -129,12 +129,12 @@ def tuner(arguments: argparse.Namespace) -> int:
         for each in stretches
         for name, settings in zip(each.side, each.settings, strict=True)
     }
-    world = baseline.launches[0].run.world
+    run = baseline.launches[0].run
     write_json(
         "tuner",
         baseline=baseline.name,
-        nodes=world.get("hosts"),
-        ranks=world["size"],
+        nodes=run.world.get("hosts"),
+        ranks=run.world_size,
         rows=records,
         campaign=campaign_of(baseline, tuned) if tuned else None,
     )
@@ -257,7 +257,7 @@ def stretches_of(cells: pd.DataFrame) -> list[pd.DataFrame]:
 def as_csv(baseline: Side, stretches: Sequence[pd.DataFrame]) -> str:
     """The table, with a line on what was measured before each row."""
     run, campaign = baseline.launches[0].run, baseline.campaign
-    nodes, ranks = run.world.get("hosts") or ANY, run.world["size"] or ANY
+    nodes, ranks = run.world.get("hosts") or ANY, run.world_size or ANY
     lines = [f"# {campaign.campaign.campaign_id if campaign else run.run_id}", f"# {COLUMNS}"]
     for each in stretches:
         first, last = each.iloc[0], each.iloc[-1]

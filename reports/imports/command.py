@@ -68,12 +68,19 @@ def import_logs(arguments: argparse.Namespace) -> int:
     for path in arguments.files:
         try:
             tests = find_tests(path, content := content_of(path))
+            unread = sorted({line for test in tests for line in test.unread})
+            if unread and not any(test.rows for test in tests):
+                raise ResultError(
+                    f"{path}: none of its {len(unread)} rows can be read, from line {unread[0]} "
+                    f"on: wanted are the figures below their heading as {tests[0].format} prints "
+                    "them"
+                )
             records += store(tests, path, content, arguments)
         except ResultError as error:
             complain(str(error))
             status = 2
             continue
-        if unread := sorted({line for test in tests for line in test.unread}):
+        if unread:
             numbers = ", ".join(map(str, unread[:20]))
             listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
             complain(f"{path}: {listed}")
@@ -96,14 +103,7 @@ def store(
     tests: Sequence[LoggedTest], path: Path, content: bytes, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Writes the run file of each test in the log at `path`. Returns their records for `--json`.
-    Raises ResultError, before it writes anything, for a test whose run no report would read, and
-    for a log of which no row can be read."""
-    unread = sorted(line for test in tests for line in test.unread)
-    if unread and not any(test.rows for test in tests):
-        raise ResultError(
-            f"{path}: none of its {len(unread)} rows can be read, from line {unread[0]} on: wanted "
-            f"are the figures below their heading as {tests[0].format} prints them"
-        )
+    Raises ResultError, before it writes anything, for a test whose run no report would read."""
     digest = hashlib.sha256(content).hexdigest()[:12]
     written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
     runs, records = dict[Path, bytes](), list[dict[str, Any]]()

@@ -144,6 +144,7 @@ def test_nights_of_logs_are_a_gate_and_a_series(tmp_path, capsys):
             b"# OSU MPI Allreduce Latency Test v7.3\n# Size  Avg Latency(us)\n4  1,5\n8  1,6\n",
             "a.log: none of its 2 rows can be read, from line 3 on: wanted are the figures",
         ),
+        (TABLE + ROW_8.replace(" 0.00", " 9.99"), "none of its 1 rows can be read, from line 4"),
         (
             b'\n{"size_bytes": 4, "time_us": "5"}',
             "a.log: line 2 is no timing line (Expected `float",

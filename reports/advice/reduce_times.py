@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from reports.advice.specs import LINKS, CardLink, Gpu, sheet_of
+from reports.advice.specs import LINKS, CardLink, Gpu, link_between, sheet_of
 from reports.references.published import PublishedCall, calls, select
 from reports.store.case import CASE_KEY
 from reports.store.folder import WRONG, in_order
@@ -337,11 +337,11 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
             f"{bandwidth}, as published."
         )
     elif launches.gpus and not problem:
-        expected = LINKS[gpu.peer] if gpu.peer else link
+        expected = link_between(gpu, gpus) if gpu.peer else link
         bus_gb_s = wire_factor(gpus) * size / spans_of(launches, "time_us")[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
             why = "as through host memory or over fewer lanes"
-            if gpu.peer:
+            if expected.name == gpu.peer:
                 why = "the link is DOWN or not used"
             times.notes.append(
                 f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "

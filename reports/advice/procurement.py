@@ -94,9 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--html", metavar="FILE", type=Path, help="also write a page")
     parser.epilog = (
-        f"{parser.epilog}; exit status: 0 every requirement passes, 1 one fails, 2 "
-        "the command line, the spec or a run is unusable, 3 one is undecided or "
-        "unverified"
+        f"{parser.epilog}; exit status: 0 every requirement passes, 1 one fails, 2 the command "
+        "line, the spec or a run is unusable, 3 one is undecided or unverified"
     )
 
 

@@ -222,8 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "With --since or --json the exit status is 1 if a series is worse or no correct run has "
         "followed wrong results, 3 if the newest runs are incomplete, otherwise 0; it is 2 if RUN "
-        "is unknown or DIR has no usable run. "
-        f"{parser.epilog}"
+        f"is unknown or DIR has no usable run. {parser.epilog}"
     )
 
 
@@ -381,9 +380,8 @@ def plot(events: Sequence[Event], target: Path) -> None:
     if len(events) > 1:
         title += f"; {counted(len(events) - 1, 'more event')}"
     footer = (
-        f"{len(shown)} of {len(changed)} series that changed; "
-        f"{events[0].series.place}; a dot a run, lines: medians between changes; bands: 95 % "
-        "intervals of a change's place"
+        f"{len(shown)} of {len(changed)} series that changed; {events[0].series.place}; a dot a "
+        "run, lines: medians between changes; bands: 95 % intervals of a change's place"
     )
     with figure(target, len(shown), PANEL_IN, title, footer) as panels:
         for axes, series in zip(panels, shown, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 from bench.harness.iteration import Buffers
 from bench.stability.inputs import draw
 from bench.stability.subject import Subject, Way
-from collectives.collective import DATATYPES, Datatype
+from collectives.collective import DATATYPES, Array, Datatype
 from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Bound, CollectiveCase, Unsupported, World
 from kernels.devices.device import Memory
@@ -27,6 +27,11 @@ WEIGHTS = DATATYPES["float16"]
 ALIGNED = Unsupported("a GEMV reads aligned activations from their own buffer")
 ADDS_IN_FP32 = Unsupported("a GEMV adds in fp32, and takes no float64")
 SQUARES_IN_FP32 = Unsupported("a norm is computed in fp32, and takes no float64")
+
+
+def drawn(subject: Subject, whose: int, count: int, datatype: Datatype) -> Array:
+    """Data that all ranks have, as they are stored, decoded."""
+    return datatype.decode(datatype.encode(draw((subject.buffers.seed, whose), count)))
 
 
 @dataclass
@@ -62,6 +67,13 @@ class NormSubject(Subject):
 
     def count(self, size_bytes: int) -> int:
         return max(1, super().count(size_bytes) // HIDDEN) * HIDDEN
+
+    def exact(self, count: int) -> tuple[Array, Array]:
+        row, weight = (drawn(self, whose, HIDDEN, self.datatype) for whose in (RESIDUAL, WEIGHT))
+        parts = self.datatype.decode(self.parts(count)).reshape(self.ranks, -1, HIDDEN)
+        total, magnitude = parts.sum(axis=0) + row, np.abs(parts).sum(axis=0) + np.abs(row)
+        factor = weight / np.sqrt(np.mean(total**2, axis=1, keepdims=True) + EPSILON)
+        return (total * factor).ravel(), (magnitude * np.abs(factor)).ravel()
 
     def case(self, count: int, way: Way) -> CollectiveCase:
         buffers = self.buffers
@@ -109,6 +121,12 @@ class GemvSubject(Subject):
 
     def count(self, size_bytes: int) -> int:
         return min(MOST_TOKENS, max(1, super().count(size_bytes) // INNER)) * INNER
+
+    def exact(self, count: int) -> tuple[Array, Array]:
+        weights = drawn(self, WEIGHT, INNER * INNER, WEIGHTS).reshape(INNER, INNER)
+        parts = self.datatype.decode(self.parts(count)).reshape(self.ranks, -1, INNER)
+        total, magnitude = parts.sum(axis=0), np.abs(parts).sum(axis=0)
+        return (total @ weights.T).ravel(), (magnitude @ np.abs(weights).T).ravel()
 
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
         buffers = self.buffers

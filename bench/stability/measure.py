@@ -118,10 +118,15 @@ def results_of(subject: Subject, count: int) -> list[Array]:
 
 def own_orders(subject: Subject, explainer: Explainer, results: Sequence[Array]) -> Orders:
     """The order of each part of this rank's result, from the results of its trials, or NO_SUM.
-    Where all ranks have the same result, the first explains it."""
-    if subject.row_elements or (subject.rank and not subject.collective.cut):
-        return []
+    Where all ranks have the same result, the first explains it. What is no plain sum has none."""
     count, trials = results[0].size, len(results)
+    if subject.row_elements:
+        exact, magnitude = subject.exact(count)
+        stored, rounding = subject.datatype.encode(exact), subject.share * magnitude
+        is_wrong = difference(results[0], stored, subject.datatype, rounding).wrong
+        return [(0, NO_SUM)] if is_wrong else []
+    if subject.rank and not subject.collective.cut:
+        return []
     parts = np.hstack([subject.parts(count, trial) for trial in range(trials)])
     got, datatype = np.concatenate(results), subject.datatype
     exact = reduce(add, map(datatype.decode, parts))

@@ -92,6 +92,18 @@ class Subject:
         is_free = self.row_elements or self.algorithm.is_lossy
         return math.inf if is_free else self.ranks * 2.0 ** -MANTISSA_BITS[self.datatype.name]
 
+    @property
+    def share(self) -> float:
+        """The same of rows that are no plain sums, beside `exact`: some more values are rounded to
+        the datatype, and a row is added in fp32."""
+        unit = 2.0 ** -MANTISSA_BITS[self.datatype.name]
+        return (self.ranks + 4) * unit + self.row_elements * 2.0**-23
+
+    def exact(self, count: int) -> tuple[Array, Array]:
+        """What a rank gets of these plain inputs in float64, (count,), where that is no plain sum,
+        and the same of all magnitudes."""
+        raise NotImplementedError
+
     def count(self, size_bytes: int) -> int:
         """The elements of a segment, at least one."""
         return max(1, self.collective.count(size_bytes, self.ranks, self.datatype))

@@ -111,6 +111,9 @@ def test_a_library_that_fails_or_does_not_sum_is_named_and_the_others_are_compar
     assert (sizes["ring"], sizes["fail"]) == (2, 1)
     status, said = report(capsys, tmp_path, "--require", "run,ranks")
     assert (status, "failed: its results are no sums" in said) == (1, True)
+    words = "--collective gemv_allreduce -e 4K --algorithm fused --quiet"
+    done = bits(tmp_path, words, *flipping(tmp_path, "zeros"))
+    assert (done.returncode, done.stdout.count("no sums")) == (1, 1)
 
 
 IN_PLACE = """// wiretax: all_reduce entry=sums registered in_place

@@ -15,6 +15,7 @@ import msgspec
 
 from reports.store.case import bus_factor
 from reports.store.result import ResultError, content_of
+from reports.store.schema import Count
 from reports.store.untrusted import printable
 
 FOLDER = Path(__file__).parent
@@ -26,7 +27,6 @@ FABRIC = (
 )
 
 Kind = Literal["library", "tuned", "lossy"]
-Number = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
 
 
@@ -50,7 +50,7 @@ class PublishedCall(Published, kw_only=True, frozen=True):
     """A figure of a collective: the time in microseconds, the busbw in GB/s, or both, as printed.
     `valid_until` names the change from which on the library chooses otherwise."""
 
-    hosts: Number | None = None
+    hosts: Count | None = None
     transport: Literal["p2p", "host memory", "nvls", "network", "unknown"] = "unknown"
     protocol: Literal["LL", "LL128", "Simple", "unknown"] = "unknown"
     mode: Literal["eager", "graph", "unknown"] = "unknown"
@@ -60,7 +60,7 @@ class PublishedCall(Published, kw_only=True, frozen=True):
     valid_until: str = ""
     collective: str
     datatype: str = ""
-    size_bytes: Number | None = None
+    size_bytes: Count | None = None
     time_us: Positive | None = None
     busbw_gb_s: Positive | None = None
 
@@ -94,8 +94,8 @@ class PublishedServing(Published, kw_only=True, frozen=True):
     engine: str
     split: Literal["tp2", "tp3", "tp4", "pp2", "layer", "tensor", "single"]
     drafter: str = ""
-    streams: Number | None = None
-    context_tokens: Number | None = None
+    streams: Count | None = None
+    context_tokens: Count | None = None
     decode_tok_s: Positive | None = None
     prefill_tok_s: Positive | None = None
 

@@ -23,11 +23,10 @@ def count_blocks(blocks: Sequence[Block]) -> Counted:
     """The blocks in the state of the link that most of them are in."""
     trips_ns = np.array([round_trip_ns(block) for block in blocks], dtype=float)
     rtt_ns, counts = main_state(trips_ns)
-    is_settled = bool(counts.sum() >= LEAST_SHARE * len(blocks))
-
-    by_case = grouped(compress(blocks, counts) if is_settled else blocks, attrgetter("case"))
-    left_out = len(blocks) - int(counts.sum()) if is_settled else 0
-    return Counted(by_case, rtt_ns, left_out, is_settled)
+    own: Sequence[Block] = list(compress(blocks, counts))
+    is_settled = len(own) >= LEAST_SHARE * len(blocks)
+    own = own if is_settled else blocks
+    return Counted(grouped(own, attrgetter("case")), rtt_ns, len(blocks) - len(own), is_settled)
 
 
 def describe_link(end: End, counted: Counted) -> None:

@@ -156,18 +156,14 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
     factor = facts.case_bus_factor(case, run.world_size)
     case.bus_bw_gb_s = case.alg_bw_gb_s * factor if factor else None
-    terms = _bound_terms(case, run, links)
-    if terms is None:
+    bound = _bound_us(case, run, links)
+    if bound is None:
         return
 
-    # Moving data between ranks and through the memory system overlap.
-    between_ranks = sum(terms.get(name, 0.0) for name in facts.BETWEEN_RANKS)
-    moving = np.maximum(between_ranks, terms["memory"])
-    bound_us, low_us = terms["hop"] + terms["launch"] + moving + terms.get("chain_only", 0.0)
-    case.bound_us = float(bound_us)
+    case.bound_us, low_us = bound.tolist()
     case.share_of_bound = case.bound_us / case.time_us.median
     high = case.time_us.ci_high
-    case.suspect = bool(case.share_of_bound > 1 if high is None else low_us > high)
+    case.suspect = case.share_of_bound > 1 if high is None else low_us > high
 
 
 def _link_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
@@ -179,12 +175,10 @@ def _link_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
     return min(filter(None, measured_us), key=median, default=[])
 
 
-def _bound_terms(
-    case: Case, run: Run, links: Sequence[LinkBlock]
-) -> dict[str, NDArray[np.float64]] | None:
-    """The terms of the lower bound of a case's time in us, with the low ends of their intervals: a
-    flag hop (half a round trip) for each hop of the algorithm, the bytes that it moves, the launch,
-    and the chain without collectives. None if `links` lack a needed part."""
+def _bound_us(case: Case, run: Run, links: Sequence[LinkBlock]) -> NDArray[np.float64] | None:
+    """The lower bound of a case's time in us, and the low end of its interval, (2,): a flag hop
+    (half a round trip) for each hop of the algorithm, the bytes that it moves, the launch, and the
+    chain without collectives. None if `links` lack a needed part."""
     parts = run.cases[case.case].bound_parts
     if parts is None:
         return None
@@ -213,25 +207,22 @@ def _bound_terms(
         median_us, low_us, _ = median_interval(times_us)
         costs_us[name] = np.array([median_us, median_us if low_us is None else low_us]) / units
 
-    terms = {
-        name: np.zeros(2) if name in facts.BETWEEN_RANKS else amount * costs_us[name]
-        for name, amount in amounts.items()
-    }
-    for stored_bytes, read_bytes in stages:
-        # A stage stores and reads in one pass, so only the slower of the two counts.
-        store_us, read_us = stored_bytes * costs_us[store], read_bytes * costs_us["peer_read"]
-        terms[store] += np.where(store_us >= read_us, store_us, 0.0)
-        terms["peer_read"] += np.where(store_us >= read_us, 0.0, read_us)
-
+    # A stage stores and reads in one pass, so only the slower of the two counts.
+    between_ranks_us = sum(
+        np.maximum(stored_bytes * costs_us[store], read_bytes * costs_us["peer_read"])
+        for stored_bytes, read_bytes in stages
+    )
+    # Moving data between ranks and through the memory system overlap.
+    moving_us = np.maximum(between_ranks_us, amounts["memory"] * costs_us["memory"])
     # The parts exclude stamping and launching, which the time contains once for all its calls.
     overhead_us = 0.0 if run.clock_shared else run.link.get("overhead_us", 0.0)
-    terms["launch"] = np.full(2, overhead_us / case.calls)
+    bound_us = amounts["hop"] * costs_us["hop"] + overhead_us / case.calls + moving_us
 
     if chain := case.chain_only_us:
         low_us = chain.median if chain.ci_low is None else chain.ci_low
-        terms["chain_only"] = np.array([chain.median, low_us])
+        bound_us += chain.median, low_us
 
-    return terms
+    return np.asarray(bound_us)
 
 
 def _set_exposed(cases: Sequence[Case], costs_us: RoundCosts) -> None:
@@ -247,6 +238,6 @@ def _set_exposed(cases: Sequence[Case], costs_us: RoundCosts) -> None:
         communicates = case.algorithm.startswith(facts.COMMUNICATES)
         if case.status != "ok" or compute is None or not communicates:
             continue
-        case_us, compute_us = paired(costs_us.get(case.case, {}), costs_us.get(compute.case, {}))
+        case_us, compute_us = paired(costs_us[case.case], costs_us[compute.case])
         if len(case_us):
             case.compute_us, case.exposed_us = _summary(compute_us), _summary(case_us - compute_us)

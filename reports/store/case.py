@@ -25,7 +25,6 @@ FUSED_BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter"
 COMPUTE_BENCHMARKS = (*FUSED_BENCHMARKS, "decode", "prefill")
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
 COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
-BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # terms of a bound
 # busbw / algbw of n ranks, as in nccl-tests' PERFORMANCE.md.
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,

@@ -105,10 +105,8 @@ def read_lines(
     """The records of `kinds`, the head's first, without lines of other kinds and an incomplete last
     line. Raises ResultError for a line that does not fit `schema`; `file_type` names the file."""
     records: list[msgspec.Struct] = []
-    head, by_tag = (
-        kinds[0].__struct_config__.tag,
-        {each.__struct_config__.tag: each for each in kinds},
-    )
+    head = kinds[0].__struct_config__.tag
+    by_tag = {each.__struct_config__.tag: each for each in kinds}
     first, *rest = content_of(path, MOST_RUN_BYTES).split(b"\n", 1)
     # Almost every file can be decoded at once. Errors, and what is rare, come from the loop.
     others: list[msgspec.Struct] | None = None

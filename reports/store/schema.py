@@ -426,5 +426,5 @@ class Result:
 
         for case in () if run.imported_from else cases:
             needed = NEEDED.get("routing" if case.routing else run.benchmark, ())
-            for name in set(needed).difference(case.shape or ()):
+            for name in sorted(set(needed).difference(case.shape or ())):
                 raise msgspec.ValidationError(f"a `shape` lacks `{name}`")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reports.store.grouped import grouped
+
 Interval = tuple[float, float | None, float | None]
 
 MIN_INTERVAL_VALUES, MIN_PRECISE_BLOCKS = 6, 10
@@ -115,12 +117,9 @@ def autocorrelation(series: Sequence[ArrayLike]) -> float:
     """Correlation of neighbouring values, from 0 to 0.95, as in an AR(1), pooled over `series`,
     (n,), above 0, in order of time. A short series hides correlation (Kendall, Biometrika 41,
     1954), so the estimate is compared with those from simulated series of the same lengths."""
-    by_length: dict[int, list[NDArray[np.float64]]] = {}
-    for values in series:
-        logs = np.log(np.asarray(values, dtype=float))
-        if len(logs) >= MIN_INTERVAL_VALUES and np.ptp(logs) > 0:
-            by_length.setdefault(len(logs), []).append(logs)
-
+    every = (np.log(np.asarray(values, dtype=float)) for values in series)
+    varied = (logs for logs in every if len(logs) >= MIN_INTERVAL_VALUES and np.ptp(logs) > 0)
+    by_length = grouped(varied, len)
     if not by_length:
         return 0.0
 

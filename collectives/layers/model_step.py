@@ -269,7 +269,7 @@ def sendrecv(
     if world.node:
         ends = (True, target, send), (False, source, receive)
         messages = [Message(*end, size_bytes) for end in ends if end[1] >= 0]
-        return world.library.bind_messages(world, [messages] if messages else [])
+        return world.library.bind_messages(world, [messages])
     arguments = world.mapped.arguments(send, receive, count, 0)
     is_mapped = world.mapped.locate(receive, arguments.receives)
     assert is_mapped, "a stage receives into memory that all ranks have mapped"

@@ -169,7 +169,7 @@ class NcclLibrary(Library):
             for peer, (end, size) in enumerate(zip(address + np.cumsum(sizes), sizes, strict=True))
             if size
         ]
-        return self.bind_messages(world, [messages] if messages else [])
+        return self.bind_messages(world, [messages])
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
         names = {True: "ncclSend", False: "ncclRecv"}
@@ -328,7 +328,7 @@ class NcclLibrary(Library):
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
         step = (
             Step(Kernel(title, enqueue), None, entries=len(calls))
-            if calls
+            if names
             else Step(self.device.nothing, Gate())
         )
         choice = self.ranks.broadcast(choice)  # only rank 0 logs it

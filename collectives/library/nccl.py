@@ -38,9 +38,6 @@ class UniqueId(ctypes.Structure):
 
 UNDEFINED, MAGIC = -(2**31), 0xCAFEBEEF
 CONFIGURED_SINCE = 22700
-# Fields of a Config by the names of labels. NCCL reads the variables of the same meaning once in a
-# process, so a communicator of its own has them by its Config.
-CONFIGURED = {"CTAs": ("minCTAs", "maxCTAs")}
 
 
 class Config(ctypes.Structure):
@@ -61,12 +58,13 @@ class Config(ctypes.Structure):
     ]
 
     @classmethod
-    def of(cls, settings: Mapping[str, str]) -> "Config":
-        """The defaults, but for these settings of CONFIGURED."""
+    def of(cls, blocks: str | None) -> "Config":
+        """The defaults, but for this number of blocks. NCCL reads the variables of the same meaning
+        once in a process."""
         integers = (each[0] for each in cls._fields_ if each[1] is ctypes.c_int)
         values = dict.fromkeys(integers, UNDEFINED)
-        for setting, value in settings.items():
-            values |= dict.fromkeys(CONFIGURED[setting], int(value))
+        if blocks:
+            values["minCTAs"] = values["maxCTAs"] = int(blocks)
         return cls(ctypes.sizeof(cls), MAGIC, CONFIGURED_SINCE, **values)
 
 
@@ -90,7 +88,7 @@ Group = list[tuple[str, Callable[..., int], list[Any]]]
 class Nccl:
     """NCCL or RCCL, loaded by all ranks. The labels of communicators are `plain`, `registered`,
     or settings such as `NCCL_PROTO=LL CTAs=4`: variables that the environment has while one is
-    made, and those of CONFIGURED."""
+    made, and `CTAs` of its Config."""
 
     ranks: Communicator
     calls: ctypes.CDLL
@@ -132,7 +130,7 @@ class Nccl:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
         settings = dict(word.split("=") for word in label.split() if "=" in word)
-        config = Config.of({name: settings.pop(name) for name in CONFIGURED if name in settings})
+        config = Config.of(settings.pop("CTAs", None))
         with environment(settings), self.logging(label):
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))

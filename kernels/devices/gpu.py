@@ -47,8 +47,8 @@ WITHOUT_KERNEL = 1024
 EQUAL, FLUSH, CAN_FLUSH = 1, 1 << 30, 98
 LAZY_PEER_ACCESS = 1
 INFINITY_CACHE_BYTES = 256 << 20
-# Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the safest for peers first.
-HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
+# Kinds of HIP device memory by the flag of hipExtMallocWithFlags.
+HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1}
 SHARING = {
     "cuda": ("mapped", "host_staged"),
     "hip": ("mapped uncached", "mapped fine_grained", "host_staged"),
@@ -119,7 +119,6 @@ class GpuDevice(GpuStream, Device):
         self.last_level_bytes = properties.get("l2CacheSize", 0)
         if runtime.is_hip:
             self.last_level_bytes = max(self.last_level_bytes, INFINITY_CACHE_BYTES)
-        self.slab_types = list(HIP_MEMORY) if runtime.is_hip else ["plain"]
         self.sharing = SHARING[self.name]
         self.may_flush_hdp = runtime.is_hip
         self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
@@ -149,7 +148,7 @@ class GpuDevice(GpuStream, Device):
             self.stream.synchronize()
 
     def allocate_as(self, type: str, size_bytes: int) -> GpuMemory:
-        """Zeroed memory of one of `slab_types`, straight from the driver."""
+        """Zeroed memory of a type of HIP_MEMORY, or ordinary memory, straight from the driver."""
         flags = HIP_MEMORY.get(type)
         label = f"hipExtMallocWithFlags {type}" if flags else f"{self.name}Malloc"
         with self.calling(f"{label} of {size_bytes} B"):
@@ -167,8 +166,8 @@ class GpuDevice(GpuStream, Device):
         if sharing == "host_staged":
             return self._staged(shared_memory.allocate(size_bytes))
         allocated_bytes = -(-size_bytes // ALLOCATION_BYTES) * ALLOCATION_BYTES
-        requested = sharing.partition(" ")[2] or self.slab_types[0]
-        memory = self.allocate_as(self.slab_types[-1] if ordinary else requested, allocated_bytes)
+        type = "" if ordinary else sharing.partition(" ")[2]
+        memory = self.allocate_as(type, allocated_bytes)
         try:
             with self.calling("ipcGetMemHandle"):
                 ipc = self.runtime.ipcGetMemHandle(memory.address).hex()
@@ -237,7 +236,7 @@ class GpuDevice(GpuStream, Device):
         self.may_flush_hdp = False
 
     def private(self, size_bytes: int) -> Memory:
-        return self.allocate_as(self.slab_types[-1], max(size_bytes, 1))
+        return self.allocate_as("", max(size_bytes, 1))
 
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize

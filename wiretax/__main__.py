@@ -58,6 +58,7 @@ GROUPS = {
 BENCHMARKS = [
     name for title, commands in GROUPS.items() if title != "Stored runs" for name in commands
 ]
+COMMANDS = [*BENCHMARKS, *REPORTS]
 HELP = """\
 usage: wiretax COMMAND [-n RANKS] [OPTION ...]
        wiretax COMMAND --help | --version | --help
@@ -123,8 +124,8 @@ def complete() -> list[str]:
         command = ""
     parser = argparse.ArgumentParser(prog="wiretax")
     parser.add_argument("--version", action="store_true")
-    parser.add_argument("command", choices=[*BENCHMARKS, *REPORTS])
-    if command not in (*BENCHMARKS, *REPORTS):
+    parser.add_argument("command", choices=COMMANDS)
+    if command not in COMMANDS:
         argcomplete.autocomplete(parser)
     if command in BENCHMARKS:
         from bench.harness.options import Parser
@@ -244,7 +245,7 @@ def main() -> int:
         run_benchmark(command, line)
     else:
         name_one = "name a command: wiretax --help lists them"
-        refuse("", unknown_command(command, [*BENCHMARKS, *REPORTS]) if command else name_one)
+        refuse("", unknown_command(command, COMMANDS) if command else name_one)
     return 0
 
 

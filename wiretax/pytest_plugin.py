@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from shlex import split
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
@@ -53,6 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=positive,
         help=f"launches of a command (1; {LAUNCHES_OF_A_VERDICT} with a baseline)",
     )
+
+
+def fail(sentence: str) -> NoReturn:
+    """Fails the test with this sentence alone."""
+    raise pytest.fail.Exception(sentence, pytrace=False) from None
 
 
 def positive(text: str) -> int:
@@ -109,7 +114,7 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
     config = node.config
     session = config.pluginmanager.get_plugin("pytest-benchmark")
     if session is None:
-        pytest.fail("wiretax needs pytest-benchmark: pip install pytest-benchmark", pytrace=False)
+        fail("wiretax needs pytest-benchmark: pip install pytest-benchmark")
     if session.disabled or session.skip:
         pytest.skip("pytest-benchmark is disabled or runs beside other tests: nothing is launched")
     baseline = baseline or config.getoption("wiretax_baseline")
@@ -119,8 +124,7 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
     try:
         folder = launch(command, launches)
     except (OSError, ValueError) as error:  # an unwritable folder, an open quotation mark
-        sentence = f"wiretax {command}: {error}"
-        raise pytest.fail.Exception(sentence, pytrace=False) from None
+        fail(f"wiretax {command}: {error}")
     session.benchmarks += rows_of(node, folder)
     if baseline:
         judge(folder, baseline)
@@ -138,8 +142,7 @@ def require_runs(baseline: str) -> None:
         try:
             side_of(baseline)
         except ResultError as error:
-            sentence = f"--wiretax-baseline: {error}"
-            raise pytest.fail.Exception(sentence, pytrace=False) from None
+            fail(f"--wiretax-baseline: {error}")
 
 
 def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -185,9 +188,9 @@ def launch(command: str, launches: int) -> Path:
                 last_line = f"{done.stderr or done.stdout}".strip().rpartition("\n")[2]
                 status = done.returncode or 2 * bool(done.stderr)  # rows it cannot read
         if status:
-            pytest.fail(with_status(last_line, status), pytrace=False)
+            fail(with_status(last_line, status))
     if not any(folder.glob("*.jsonl")):
-        pytest.fail(f"wiretax {command} stored no run", pytrace=False)
+        fail(f"wiretax {command} stored no run")
     return folder
 
 
@@ -214,7 +217,7 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     for own in grouped(side.launches, lambda launch: launch.run.benchmark).values():
         absent |= {*uneven_cases(replace(side, launches=own))}  # a launch stores a run of each
     if faults := [*faults_of(side), *sorted(absent)]:
-        pytest.fail("\n".join([*side.notes, *faults]), pytrace=False)
+        fail("\n".join([*side.notes, *faults]))
     results = side.launches
     lines = node.config.stash.setdefault(LINES, [])
     runs = "run" if len(results) == 1 else "runs"
@@ -275,4 +278,4 @@ def judge(folder: Path, baseline: str) -> None:
     if done.returncode == NOT_ENOUGH_DATA:
         pytest.skip(sentence)
     if done.returncode:
-        pytest.fail(sentence, pytrace=False)
+        fail(sentence)

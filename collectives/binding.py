@@ -10,7 +10,7 @@ import numpy as np
 
 from collectives.operation import NOT_MAPPED, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.probe import UNCACHED
-from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Memory, Step, Watch
+from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Memory, Step
 
 # From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times
 # at 2 MiB. A copy loses (docs/experiments/performance.md). No effect on a GPU.
@@ -114,14 +114,8 @@ def place_structure(world: World, arguments: Arguments, structure: Any) -> Memor
     makes `arguments` point to it. The caller keeps the memory. Raises DeviceError."""
     memory = world.device.private(ctypes.sizeof(structure))
     arguments.more, structure.ranks = memory.address, arguments
-    memory.write(np.frombuffer(bytes(structure), np.uint8))
+    memory.write(np.frombuffer(structure, np.uint8))
     return memory
-
-
-def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch) -> Arguments:
-    return Arguments(
-        rank=rank, send=send, receive=receive, count=count, watch=ctypes.addressof(watch)
-    )
 
 
 def chunk_that_fits(world: World, case: CollectiveCase, room_bytes: float) -> int:

@@ -224,10 +224,8 @@ class Communicator:
         if failed := list(filter(None, self.all_gather(failure))):
             name, sentence, _, kind = failed[0]
             types = frozenset(type_name for _, _, type_name, _ in failed)
-            is_everywhere = len({own[1:] for own in failed}) == 1
-            if is_everywhere and len(failed) == self.whole.size:
-                raise kind(sentence, types)
-            raise kind(name + sentence, types)
+            is_everywhere = len(failed) == self.whole.size and len({own[1:] for own in failed}) == 1
+            raise kind(sentence if is_everywhere else name + sentence, types)
 
     def rank_name(self, rank: int) -> str:
         """`rank 2`, and of a run on several hosts `rank 2 on wt2`. A part names no host, because

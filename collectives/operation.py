@@ -427,9 +427,7 @@ class KernelAlgorithm(Algorithm):
             return world.peers
         if case.variant not in self.variants:
             return NOT_IN_VARIANT[case.variant]
-        if refusal := self.refuses(world, case):
-            return refusal
-        if refusal := self.limits.refusal(case, world.ranks):
+        if refusal := self.refuses(world, case) or self.limits.refusal(case, world.ranks):
             return refusal
         if case.build.stream_receive and is_cut_off:
             return NO_WHOLE_PACKS

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.verify import MARGIN_BYTES, MARGINS, SEND
-from collectives.binding import build_macros, plain_arguments
+from collectives.binding import build_macros
 from collectives.collective import Array
 from collectives.copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.operation import CollectiveCase, Operation, World
@@ -228,8 +228,10 @@ def case_iteration(
 
 def consume_step(world: World, case: CollectiveCase, entry: str, count: int) -> Step:
     """An entry of link_probe.cu over `count` elements of a case's buffers."""
-    rank, ranks = world.rank, world.ranks
-    arguments = plain_arguments(rank, case.send, case.receive, count, world.watch)
+    ranks, watch = world.ranks, ctypes.addressof(world.watch)
+    arguments = Arguments(
+        rank=world.rank, send=case.send, receive=case.receive, count=count, watch=watch
+    )
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
     redop = build_macros(world, case).get("WT_REDOP", "Max")
     kernels = probe_kernels(

@@ -17,7 +17,7 @@ from bench.harness.options import AddOption, RunOptions, SweepOptions
 from bench.harness.run import measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
-from collectives.collective import DATATYPES, Datatype, Shape
+from collectives.collective import DATATYPES, Array, Datatype, Shape
 from collectives.communicator import Refusal
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import (
@@ -28,7 +28,7 @@ from collectives.experts.alltoall_routed import (
     Tables,
     make_tables,
 )
-from collectives.experts.routing import Array, Routes
+from collectives.experts.routing import Routes
 from collectives.operation import CollectiveCase, Operation
 
 MOST_BYTES = 1 << 30  # MPI_Alltoallv has 32-bit offsets

@@ -76,8 +76,7 @@ def bind_within(node: World, case: CollectiveCase) -> Bound:
     if not algorithm:
         return Unsupported(f"within a host it needs {name}, which is not here")
     with node.communicator.all_or_none():
-        bound = algorithm.bind(node, case)
-    return bound
+        return algorithm.bind(node, case)
 
 
 def bind_flat(world: World, case: CollectiveCase) -> Bound:

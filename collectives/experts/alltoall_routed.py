@@ -11,8 +11,8 @@ import numpy as np
 
 from collectives import choice
 from collectives.binding import bind_kernel, chunk_that_fits, place_structure, run_sequence
-from collectives.collective import Traffic
-from collectives.experts.routing import Array, Routes
+from collectives.collective import Array, Traffic
+from collectives.experts.routing import Routes
 from collectives.operation import (
     Algorithm,
     Bound,

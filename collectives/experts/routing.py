@@ -5,11 +5,11 @@ All ranks draw the same batch. A `skew` says how likely a token chooses expert e
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from collectives.collective import Array
+
 SKEW = re.compile(r"uniform|zipf:(\d{1,2}(?:\.\d+)?)")
 MOST_EXPERTS, MOST_CHOICES = 1024, 16  # the largest models of 2026 have 512 and 10
 

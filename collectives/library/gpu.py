@@ -145,8 +145,6 @@ class NcclLibrary(Library):
 
     def bind(self, world: World, case: CollectiveCase) -> Bound:
         try:
-            if case.collective.reduces and case.datatype.name not in TYPES:
-                return Unsupported(f"{self.nccl.name} does not reduce {case.datatype.name}")
             arch, needs_float8 = self.device.arch, case.collective.reduces and case.datatype.float8
             if needs_float8 and not reduces_float8(arch):
                 return Unsupported(f"{self.nccl.name} does not reduce fp8 on {arch}")
@@ -264,7 +262,7 @@ class NcclLibrary(Library):
         rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
         int8 = TYPES["int8"]  # without a reduction every type is moved as bytes
         move = case.send, case.receive, size, int8
-        kind, op = TYPES.get(case.datatype.name, int8), OPS.get(case.redop, 0)
+        kind, op = TYPES[case.datatype.name], OPS.get(case.redop, 0)
         reduction = case.send, case.receive, case.count, kind, op
 
         def exchange(peer: int, offset: int = 0) -> tuple[Call, Call]:

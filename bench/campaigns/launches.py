@@ -97,11 +97,9 @@ def ending_of(error: BaseException, subject: str, interrupted: str) -> tuple[int
         return error.exit_status, shown(str(error))
     if isinstance(error, OSError):
         return USAGE, shown(f"{error.filename or subject}: {error.strerror}")
-    return (
-        (USAGE, "the memory is full")
-        if isinstance(error, MemoryError)
-        else (INTERRUPTED, interrupted)
-    )
+    if isinstance(error, MemoryError):
+        return USAGE, "the memory is full"
+    return INTERRUPTED, interrupted
 
 
 def check_new(path: Path, beside: Container[str] = ()) -> None:

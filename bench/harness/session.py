@@ -183,9 +183,7 @@ def guarded(
             status = work()
         except Refusal as refusal:
             say_once(options, str(refusal), communicator)
-            status = CANNOT
-            if isinstance(refusal, WrongResult | Mistake):
-                status = WRONG if isinstance(refusal, WrongResult) else USAGE
+            status = {WrongResult: WRONG, Mistake: USAGE}.get(type(refusal), CANNOT)
         # The normal end: the watchdogs see all ranks reach it, then the records go.
         flight.note("finished", case=None, block=None, text="")
         communicator.barrier()

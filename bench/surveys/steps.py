@@ -196,10 +196,10 @@ def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
 def report_options(survey: Survey, step: SurveyStep) -> list[str]:
     """The runs that a report reads, and of what. Raises ResultError without a run, and for a GPU
     whose data sheet the advisor lacks."""
-    first, *others = READS[step.command]
-    runs = [str(path) for name in (first, *others) for path in survey.runs(name)]
-    if not survey.runs(first):
-        raise ResultError(f"the step {first} has no run to read")
+    names = READS[step.command]
+    runs = [str(path) for name in names for path in survey.runs(name)]
+    if not survey.runs(names[0]):
+        raise ResultError(f"the step {names[0]} has no run to read")
     if step.command == "predict":
         return runs
     name, gpu = gpu_of(survey)

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def measure(
     run = RunInProgress(session, suite, STARTED_S + options.max_time_s - CLOSING_S)
     if communicator.rank == 0:
         run.file = RunFile.create(Path(options.out), run_head)
-    cpus_here = {cpu for cpus in communicator.node_gather(session.place.cpus) for cpu in cpus}
+    cpus_here = {*chain(*communicator.node_gather(session.place.cpus))}
     ticks_before = cpu_ticks(cpus_here)
     gpu = [session.world.device.facts.get("pci_bus_id", "")]
     errors_before = pci.errors(gpu)
@@ -116,7 +117,7 @@ def measure(
     from reports.tables.show import text  # not at the top: other ranks never print
 
     stolen = steal_share(ticks_before, cpu_ticks(cpus_here))
-    errors = sorted({error for of_rank in new_errors for error in of_rank})
+    errors = sorted({*chain(*new_errors)})
     note = f"PCIe errors during the run (AER): {', '.join(errors)}" if errors else None
     result = finish(run, run.file, stolen, note, policy)
     status = exit_status(run, result)

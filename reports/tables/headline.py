@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from reports.store.case import key_of
 from reports.store.schema import Result
 from reports.tables.chains import leads, without_links
-from reports.tables.rows import TOO_FEW, UNCLEAR, SizeRow, default_rows, is_noisy, views
+from reports.tables.rows import (
+    TOO_FEW,
+    UNCLEAR,
+    SizeRow,
+    default_rows,
+    interval_of,
+    is_noisy,
+    views,
+)
 from reports.tables.sentences import (
     TOKEN_CALL_SIZE_BYTES,
     number,
@@ -111,8 +119,8 @@ def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:
     """`head takes 1.00x the time of base at 16 KiB, 0.97x at 8 MiB (auto)`: of the isolated cells
     of `auto`, or else the median of all algorithms; empty if no cell has a ratio, or all are too
     noisy."""
-    intervals = zip(cells.ratio, cells.low, cells.high, strict=True)
-    cells = cells.loc[[ratio > 0 and not is_noisy((ratio, *ends)) for ratio, *ends in intervals]]
+    cells = cells[cells.ratio > 0]
+    cells = cells.loc[[not is_noisy(interval_of(cell)) for cell in cells.itertuples()]]
 
     for name, value in (("algorithm", "auto"), ("mode", "isolated")):
         cells = cells[cells[name] == value] if value in {*cells[name]} else cells

@@ -34,6 +34,7 @@ STABLE = "auto_stable"
 TOO_FEW, UNCLEAR = "too few blocks", "not clearly different"  # verdicts
 
 View = tuple[str, Any]  # a mode and a shape: one table
+interval_of = attrgetter("ratio", "low", "high")  # of a cell of a comparison
 
 
 @dataclass

@@ -298,9 +298,6 @@ def copies_in(launches: Sequence[Result]) -> list[str]:
     ]
 
 
-interval_of = attrgetter("ratio", "low", "high")  # of a cell
-
-
 def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells with `ratio`, `low` and `high` of their logs; NaN for an infinite interval."""
     has_interval = np.isfinite(cells.log_high)

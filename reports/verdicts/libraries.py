@@ -15,10 +15,10 @@ from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.headline import ends
-from reports.tables.rows import default_rows, is_noisy, ratio_text
+from reports.tables.rows import default_rows, interval_of, is_noisy, ratio_text
 from reports.tables.run_text import link_of
 from reports.tables.sentences import number, size_text, wrapped
-from reports.verdicts.judge import interval_of, with_ratios
+from reports.verdicts.judge import with_ratios
 from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
 from reports.verdicts.verdict import MIN_PAIRS, evidence
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from reports.tables.headline import ratios_text
-from reports.tables.rows import is_noisy
+from reports.tables.rows import interval_of, is_noisy
 from reports.tables.run_text import link_of
 from reports.tables.sentences import (
     MOST_STEAL_SHARE,
@@ -19,7 +19,7 @@ from reports.tables.sentences import (
     size_text,
     some,
 )
-from reports.verdicts.judge import Comparison, interval_of
+from reports.verdicts.judge import Comparison
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
 

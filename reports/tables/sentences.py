@@ -153,8 +153,8 @@ def algorithm_of(case: Any) -> str:
 
 
 def without_version(library: str | None) -> str:
-    """`MPICH` of `MPICH 5.0.2`."""
-    return re.sub(r" \d.*", "", library or "the library")
+    """`MPICH` of `MPICH 5.0.2`, `mine` of `mine a1b2c3d`, a peer's file."""
+    return re.sub(r" \S*\d.*", "", library or "the library")
 
 
 def describe(case: CaseFields) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from reports.store.result import read
 from reports.tables.rows import default_rows
-from reports.tables.sentences import MOST_LINES
+from reports.tables.sentences import MOST_LINES, without_version
 from reports.tables.show import headline_of, text
 from tests.reports.synthetic_run import SIZES, mark_wrong, write_run
 
@@ -72,3 +72,9 @@ def test_the_table_of_a_command_fits_a_screen(tmp_path):
     assert len(brief.splitlines()) <= MOST_LINES - 1
     assert "note: Every launch was slowed by 5 %, on purpose." in brief
     assert "unsupported: ring: MPICH" in brief
+
+
+def test_a_peers_file_keeps_its_name_when_it_is_edited():
+    """Otherwise wrong results would stand, as no later run would have the same case."""
+    assert {without_version(f"mine {digest}") for digest in ("1a2b3c4", "a1b2c3d")} == {"mine"}
+    assert without_version("Intel MPI 2021.18") == "Intel MPI"

@@ -121,29 +121,27 @@ def role_of(text: str) -> str:
     return ROLES.get(re.split(":| [+]-", text)[0].lower(), "")
 
 
-def to_html(
-    page: Page, pages: Mapping[str, str] | None = None, clean: Callable[[str], str] = str
-) -> str:
+def to_html(page: Page, pages: Mapping[str, str] = {}, clean: Callable[[str], str] = str) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
     the navigation. `clean` changes each text."""
     origin = "\n\n".join(f"# {name}\n{text}" for name, text in page.reproduce.items() if text)
     last = Section("How to reproduce this page", text=origin, folded=True)
     charts = [chart for section in page.sections for chart in section.charts]
     for chart in charts:
-        chart.links = [link if link in (pages or {}) else "" for link in chart.links]
+        chart.links = [link if link in pages else "" for link in chart.links]
 
     scripts, styles = ["page.js"], ["page.css"]
     if charts:
         scripts += ["vendor/uplot.js", "chart.js"]
         styles.append("vendor/uplot.css")
 
-    files = {file: name for file, name in (pages or {}).items() if name}
-    files |= {file: name for name, file in page.near if file in (pages or {})}
+    files = {file: name for file, name in pages.items() if name}
+    files |= {file: name for name, file in page.near if file in pages}
     script = _content(scripts)
     return _template().render(
         page=page,
         sections=[*page.sections, last],
-        pages=pages or {},
+        pages=pages,
         links=[
             Markup('<b aria-current="page">{}</b>').format(name)
             if file == page.file

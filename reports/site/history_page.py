@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timezone
 from operator import attrgetter
 
 import numpy as np
@@ -61,8 +60,7 @@ def standing(history: History) -> list[Event]:
         for event in history.events
         if any(series.last_alarm is step for series, step in event.changes)
     ]
-    events.sort(key=attrgetter("run"), reverse=True)
-    return sorted(events, key=attrgetter("word"), reverse=True)
+    return sorted(events, key=attrgetter("word", "run"), reverse=True)
 
 
 def banner_of(history: History) -> Banner:
@@ -279,7 +277,7 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
 def _seconds(run_id: str) -> float:
     time = time_of(run_id)
     assert time  # a run without a time is in no history
-    return time.replace(tzinfo=timezone.utc).timestamp()
+    return time.timestamp()
 
 
 def _row(series: Series) -> Row:

@@ -216,7 +216,7 @@ def read_flight(folder: Path) -> Flight | None:
 def time_of(run_id: str) -> datetime | None:
     """The UTC start time in a run_id, if it has one."""
     try:
-        return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%SZ")
+        return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%S%z")
     except ValueError:
         return None
 

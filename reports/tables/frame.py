@@ -4,7 +4,6 @@ OpenMetrics. docs/results.md describes the fields; units are in their names."""
 import json
 import os
 from collections.abc import Iterator, Sequence
-from datetime import timezone
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -99,11 +98,11 @@ def case_rows(run: Result) -> Iterator[Row]:
 
 def run_facts(run: Result) -> Row:
     """What all rows of a run share; None for what it lacks. Rows of imports name their log."""
-    head, start = run.run, time_of(run.run.run_id)
+    head = run.run
     names = ("machine_id", "node", "software_id", "version")
     return {
         "run_id": head.run_id,
-        "started": start.replace(tzinfo=timezone.utc) if start else None,
+        "started": time_of(head.run_id),
         "benchmark": head.benchmark,
         "hosts": head.world.get("hosts"),
         "gpus": ", ".join(sorted({*head.gpus})) or None,

@@ -180,8 +180,7 @@ def shown_cases(result: Result, view: View) -> list[Case]:
     measured."""
     work = attrgetter("collective", "datatype", "redop")
     cases = [case for case in result.cases if view_of(case) == view]
-    first = cases[0] if cases else None
-    cases = [case for case in cases if first and work(case) == work(first)]
+    cases = [case for case in cases if work(case) == work(cases[0])]
     cases = [case for case in cases if not case.in_place] or cases
     # Quantised algorithms appear only if they are named, or all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]

@@ -50,11 +50,12 @@ def opening(result: Result) -> list[str]:
 
 def _stopped_first(result: Result) -> list[str]:
     """Where the rank was that stopped first, if the flight recorder knows it."""
-    ended = result.flight.ended if result.flight and not result.complete else None
-    if not result.flight or not ended or not isinstance(ended.get("rank"), int):
+    flight = None if result.complete else result.flight
+    ended = (flight and flight.ended) or {}
+    if not flight or not isinstance(ended.get("rank"), int):
         return []
 
-    page = result.flight.ranks.get(ended["rank"], {})
+    page = flight.ranks.get(ended["rank"], {})
     words, case = [f"rank {ended['rank']}"], page.get("case")
 
     if isinstance(case, int) and 0 <= case < len(result.cases):

@@ -208,7 +208,7 @@ def machine(result: Result) -> str:
         for rank in ranks
         if rank.get("gpu")
     )
-    model = " and ".join(gpus) or fact(result, "cpu.model") or f"machine {run.machine_id}"
+    model = " and ".join(gpus) or fact(run, "cpu.model") or f"machine {run.machine_id}"
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
@@ -242,9 +242,9 @@ def shares_places(ranks: Sequence[Any]) -> bool:
     return len(places) < len(ranks)
 
 
-def fact(result: Result, name: str) -> str | None:
+def fact(run: Run, name: str) -> str | None:
     """A fact about the environment of a run; None if it is unknown."""
-    text = environment_of(result.run).get(name, "-")
+    text = environment_of(run).get(name, "-")
     return None if text == "-" else text
 
 
@@ -265,8 +265,8 @@ def recorded_facts(run: Run) -> dict[str, str]:
 
 def machine_name(run: Run) -> str:
     """The machine's model and id: `AMD EPYC (1a2b3c4d)`, or `machine rack-7` for a log without."""
-    model = some([*dict.fromkeys(run.gpus)]) or environment_of(run).get("cpu.model", "-")
-    return f"machine {run.machine_id}" if model == "-" else f"{model} ({run.machine_id})"
+    model = some([*dict.fromkeys(run.gpus)]) or fact(run, "cpu.model")
+    return f"{model} ({run.machine_id})" if model else f"machine {run.machine_id}"
 
 
 def command_of(run: Run, *without: str) -> str:

@@ -233,7 +233,7 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
             words.append("in place" if case.in_place else "out of place")
         libraries = [row.library.library or "the library" for row in rows if row.library]
         # On GPUs the library is NCCL or RCCL, which have no thread level.
-        level = None if result.run.gpus else sentences.fact(result, "mpi.thread_level")
+        level = None if result.run.gpus else sentences.fact(result.run, "mpi.thread_level")
         against = f"against {libraries[0]}" if libraries else "without the library"
         if libraries and level:
             against += f", {level}"

@@ -31,7 +31,7 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
     "machine": lambda result: result.run.machine_id,
     "clock": lambda result: (
         f"{'one' if result.run.clock_shared else 'one a rank'}, governor "
-        f"{fact(result, 'cpu.governor')}, turbo {fact(result, 'cpu.turbo')}"
+        f"{fact(result.run, 'cpu.governor')}, turbo {fact(result.run, 'cpu.turbo')}"
     ),
     "world": lambda result: world_of(result.run),
     "type": lambda result: " and ".join(sorted({*map(type_text, result.run.cases)})),

@@ -103,13 +103,12 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
 
 def _read_all(paths: Sequence[Path]) -> list[Found]:
     """The runs of these files, in their order, or why they are none."""
-    chunks = [paths[at : at + CHUNK_RUNS] for at in range(0, len(paths), CHUNK_RUNS)]
-    if len(chunks) < 2:
-        return _read_chunk(paths)
+    if len(paths) <= CHUNK_RUNS:
+        return list(map(_read_one, paths))
 
-    workers = min(os.cpu_count() or 1, len(chunks))
+    workers = min(os.cpu_count() or 1, 1 + len(paths) // CHUNK_RUNS)
     with ProcessPoolExecutor(workers, get_context("fork"), initializer=_begin_worker) as pool:
-        return [entry for chunk in pool.map(_read_chunk, chunks) for entry in chunk]
+        return list(pool.map(_read_one, paths, chunksize=CHUNK_RUNS))
 
 
 def _begin_worker() -> None:
@@ -118,12 +117,8 @@ def _begin_worker() -> None:
     end_with_parent()
 
 
-def _read_chunk(paths: Sequence[Path]) -> list[Found]:
-    read_runs = list[Found]()
-    for path in paths:
-        try:
-            read_runs.append(entry_of(read(path)))
-        except ResultError as error:
-            read_runs.append((path, error))
-
-    return read_runs
+def _read_one(path: Path) -> Found:
+    try:
+        return entry_of(read(path))
+    except ResultError as error:
+        return path, error

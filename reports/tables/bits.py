@@ -50,7 +50,7 @@ def groups_of(rows: Sequence[RowBits]) -> list[Group]:
             )
             for every in known
         ]
-        place = fits.index(True) if True in fits else len(known)
+        place = [*fits, True].index(True)
         known += [[]] * (place == len(known))
         known[place] += [own] * (own not in known[place])
         compared = tuple(name in row.differences for name in names)

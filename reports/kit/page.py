@@ -200,7 +200,7 @@ def _literal(context: jinja2.runtime.Context, value: Any) -> Any:
     return plain(signs(context["clean"](value))) if type(value) is str else value
 
 
-def command_after(what: str, command: str) -> list[str | tuple[str, str]]:
+def command_after(what: str, command: str) -> Cell:
     """Words and the command that they announce, as it is typed."""
     return [what, Markup("<code>{}</code>").format(plain(command))]
 

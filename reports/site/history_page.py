@@ -162,7 +162,7 @@ def sides_of(event: Event) -> list[str]:
     return [series.run_ids[at] for at in (step.low - 1, step.high)]
 
 
-def where(event: Event) -> list[str | tuple[str, str]]:
+def where(event: Event) -> Cell:
     """The place of a change, and the runs between which it lies."""
     series, _ = leading(event)
     last, first = (

@@ -20,16 +20,23 @@ CASE_KEY = (
     "algorithm",
     "library",
 )
-FUSED_BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
 # These also compute, and have no bandwidth.
-COMPUTE_BENCHMARKS = (*FUSED_BENCHMARKS, "decode", "prefill")
+COMPUTE_BENCHMARKS = (
+    "allreduce_rmsnorm",
+    "gemv_allreduce",
+    "gemm_reduce_scatter",
+    "allgather_gemm",
+    "decode",
+    "prefill",
+)
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
 COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
 # busbw / algbw of n ranks, as in nccl-tests' PERFORMANCE.md.
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
-    **dict.fromkeys(("all_gather", "reduce_scatter", "alltoall"), lambda n: (n - 1) / n),
-    **dict.fromkeys(("gather", "scatter"), lambda n: (n - 1) / n),
+    **dict.fromkeys(
+        ("all_gather", "reduce_scatter", "alltoall", "gather", "scatter"), lambda n: (n - 1) / n
+    ),
     **dict.fromkeys(("sendrecv", "link", "broadcast", "reduce", "hypercube"), lambda n: 1.0),
 }
 UNKNOWN = "unknown"  # a collective or a type that a log does not name

@@ -40,9 +40,8 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
 
     rho = round(rho, 2)
     if n / sign_inflation(n, rho) < MIN_INTERVAL_VALUES:
-        if ordered[0] <= 0:
-            return median, None, None
-        half = _student_half_width(np.log(ordered), confidence, rho)
+        is_positive = ordered[0] > 0
+        half = _student_half_width(np.log(ordered), confidence, rho) if is_positive else np.inf
         if half > MOST_HALF:
             return median, None, None
         return median, median * float(np.exp(-half)), median * float(np.exp(half))

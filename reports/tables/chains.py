@@ -15,7 +15,7 @@ def leads(result: Result) -> bool:
     """Whether the chain is the first table, and isolated calls, which contain two stamps and an
     empty launch, the second."""
     is_chained = any(case.mode == "chained" and case.time_us for case in result.cases)
-    return is_chained and bool(result.run.gpus) and bool(result.run.method.get("graph"))
+    return is_chained and bool(result.run.gpus and result.run.method.get("graph"))
 
 
 def without_links(result: Result) -> Result:

@@ -219,7 +219,7 @@ def main() -> NoReturn:
     algorithms = options.named_algorithms(parser, KNOWN[collective.name], namespace.algorithm)
     parser.require_ranks()
     if launched_ranks() == 1:
-        parser.error(f"one rank adds nothing: mpirun -n 4 python -m {parser.prog}")
+        parser.error(f"one rank adds nothing: {on_ranks(4, 'bits')}")
     bits = BitsOptions(collective, sizes, namespace.datatypes, algorithms)
     peers = Peers.parse(parser, namespace)
     run = options.run_options(namespace, tuned=None)

@@ -96,8 +96,8 @@ class Parser(argparse.ArgumentParser):
         """Ends the process unless a launcher started it."""
         if launched_rank() is None:
             self.error(
-                "this is one process, and a collective needs ranks: mpirun -n 2 python -m "
-                f"{self.prog}"
+                "this is one process, and a collective needs ranks: "
+                f"{on_ranks(2, self.prog.removeprefix(BENCH))}"
             )
 
 

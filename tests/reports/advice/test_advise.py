@@ -105,20 +105,15 @@ def test_the_recommendation_turns_at_the_flip(tmp_path):
         assert f"here it takes {us} us" in words
 
 
-def test_a_badly_seated_bridge_is_noticed(tmp_path):
+def test_a_badly_seated_bridge_is_noticed_between_the_cards_that_it_joins(tmp_path):
     options = "--model qwen3.5-27b --weights 27GB --gpu h100-nvl --context 0"
     slow = write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL)
     _, words = answer(options, "--run", slow)
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
-
-
-def test_a_bridge_of_two_cards_is_not_missed_between_four(tmp_path):
-    cards = [{"rank": rank, "device": "cuda", "gpu": "NVIDIA RTX A6000"} for rank in range(4)]
-    for gb_s, is_slow in ((20, False), (10, True)):
-        run = write(tmp_path / str(gb_s), {LARGE: 1.5 * LARGE / gb_s / 1e3}, ranks=cards)
-        _, words = answer("--model llama-3.1-70b --gpu a6000 --gpus 4", "--run", run)
-        assert ("pcie4x16 has 31.5 GB/s one way, and 32 MiB reached 10.0" in words) == is_slow
-        assert "DOWN" not in words
+    four = [{"rank": rank, "device": "cuda", "gpu": "NVIDIA RTX A6000"} for rank in range(4)]
+    slow = write(tmp_path / "four", {LARGE: 0.15 * LARGE / 1e3}, ranks=four)
+    _, words = answer("--model llama-3.1-70b --gpu a6000 --gpus 4", "--run", slow)
+    assert "pcie4x16 has 31.5 GB/s one way, and 32 MiB reached 10.0: as through host" in words
 
 
 def test_without_a_run_the_published_range_is_shown():

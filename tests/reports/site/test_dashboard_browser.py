@@ -402,7 +402,7 @@ def test_the_next_command_of_a_gate_repeats_its_options(browser, tmp_path, optio
         rewrite_head(run, version="2")
     page, words = tmp_path / "gate.html", ["--baseline", str(folder / "base")]
     words += ["--current", str(folder / "head"), "--min-effect", "2.1", "--html", str(page)]
-    words += ["--allow", "version", "--allow", "machine"]  # machines do not differ
+    words += ["--allow", "version"]
     assert main(["regress", *words]) == 3
     show(browser, page)
     said, command = (seen(browser, f"#what-to-do-next {each}")[0].text for each in ("p", "pre"))

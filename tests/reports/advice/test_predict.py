@@ -35,7 +35,7 @@ def wire(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(wire):
-    results, _ = runs_of_one_card([str(wire)])
+    results, _ = runs_of_one_card([wire])
     return parts_of(results), results
 
 
@@ -61,7 +61,7 @@ def test_the_formulas_are_within_ten_percent_of_the_card_that_has_the_parts(meas
 
 def test_a_quick_survey_of_the_same_card_says_the_same(tmp_path):
     """These cells chose no term of the formulas."""
-    results, _ = runs_of_one_card([str(unpack(tmp_path, "h100-decode"))])
+    results, _ = runs_of_one_card([unpack(tmp_path, "h100-decode")])
     checks = checks_of(parts_of(results), results)
     errors = {check[:2]: check.model_us / check.measured_us for check in checks}
     assert len(errors) == 17

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
 from reports.advice.specs import GPUS, MODELS, link_between
-from reports.advice.wire import method_of
 from reports.references.published import PublishedCall, calls, near_size, select
 from reports.store.grouped import grouped
+from reports.store.observations import method_of
 from reports.store.result import Result, read
 from reports.tables.sentences import size_text
 from tests.reports.archived import unpack

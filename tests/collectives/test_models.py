@@ -4,7 +4,6 @@ import pytest
 
 from collectives.layers.model_step import ROW_BLOCKS
 from collectives.models import MODELS, ROWS
-from reports.advice import specs
 
 pytestmark = pytest.mark.unit
 
@@ -16,12 +15,5 @@ def test_the_columns_are_those_of_the_published_matrices():
     assert mixture.columns("attention_output", ranks=2) == 16 * 256 // 2
     assert (gemma.columns("attention_output"), gemma.columns("gate_up")) == (8192, 2 * 21504)
     assert MODELS["mixtral-8x22b"].columns("mlp_down") == 2 * 16384
-
-
-def test_every_model_names_its_source_and_both_sides_know_it():
-    """A row that only one side can read, or that nobody can check."""
-    assert ROWS.keys() == MODELS.keys() == specs.MODELS.keys()
-    assert all("/" in row["source"] for row in ROWS.values())
-    for name, model in MODELS.items():
-        assert specs.MODELS[name].hidden == model.hidden
-        assert model.hidden % ROW_BLOCKS == 0
+    assert all("/" in row["source"] for row in ROWS.values())  # so that somebody can check it
+    assert not any(model.hidden % ROW_BLOCKS for model in MODELS.values())

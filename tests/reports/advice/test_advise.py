@@ -107,8 +107,9 @@ def test_the_recommendation_turns_at_the_flip(tmp_path):
 
 def test_a_badly_seated_bridge_is_noticed_between_the_cards_that_it_joins(tmp_path):
     options = "--model qwen3.5-27b --weights 27GB --gpu h100-nvl --context 0"
-    slow = write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL)
-    _, words = answer(options, "--run", slow)
+    _, words = answer(
+        options, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL)
+    )
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
     four = [{"rank": rank, "device": "cuda", "gpu": "NVIDIA RTX A6000"} for rank in range(4)]
     slow = write(tmp_path / "four", {LARGE: 0.15 * LARGE / 1e3}, ranks=four)

@@ -5,7 +5,6 @@ import pytest
 from reports.__main__ import main
 from tests.launch import few
 from tests.reports.synthetic_benchmarks import write_benchmark
-from tests.reports.synthetic_run import write_run
 
 
 @pytest.mark.parametrize("name", few(["link", "tune", "decode", "alltoall"], 2))
@@ -14,13 +13,6 @@ def test_only_a_sweep_over_sizes_has_a_picture(tmp_path, capsys, name):
     assert main(["show", str(tmp_path / "run.jsonl"), "--plot", str(tmp_path / "a.svg")]) == 2
     assert "only a sweep over sizes has a picture" in capsys.readouterr().err
     assert not (tmp_path / "a.svg").exists()
-
-
-@pytest.mark.parametrize(("n_blocks", "has_bands"), [(12, True), (2, False)])
-def test_a_picture_claims_only_the_intervals_that_it_has(tmp_path, n_blocks, has_bands):
-    run, picture = write_run(tmp_path, sizes=[16384, 1 << 20], n_blocks=n_blocks, n=4).path, "a.svg"
-    assert main(["show", str(run), "--plot", str(tmp_path / picture)]) == 0
-    assert ("bands:" in (tmp_path / picture).read_text()) == has_bands
 
 
 def test_without_matplotlib_a_picture_is_a_sentence_and_pages_have_none(

@@ -122,7 +122,7 @@ def own_orders(subject: Subject, explainer: Explainer, results: Sequence[Array])
     count, trials = results[0].size, len(results)
     if subject.row_elements:
         exact, magnitude = subject.exact(count)
-        stored, rounding = subject.datatype.encode(exact), subject.share * magnitude
+        stored, rounding = subject.datatype.encode(exact), subject.row_rounding * magnitude
         is_wrong = difference(results[0], stored, subject.datatype, rounding).wrong
         return [(0, NO_SUM)] if is_wrong else []
     if subject.rank and not subject.collective.cut:

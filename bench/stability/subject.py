@@ -93,15 +93,15 @@ class Subject:
         return math.inf if is_free else self.ranks * 2.0 ** -MANTISSA_BITS[self.datatype.name]
 
     @property
-    def share(self) -> float:
-        """The same of rows that are no plain sums, beside `exact`: some more values are rounded to
-        the datatype, and a row is added in fp32."""
+    def row_rounding(self) -> float:
+        """The most that rounding may take a row away from `exact`, as a share of its magnitudes:
+        besides the sum some more values are rounded to the datatype, and a row adds in fp32."""
         unit = 2.0 ** -MANTISSA_BITS[self.datatype.name]
         return (self.ranks + 4) * unit + self.row_elements * 2.0**-23
 
     def exact(self, count: int) -> tuple[Array, Array]:
-        """What a rank gets of these plain inputs in float64, (count,), where that is no plain sum,
-        and the same of all magnitudes."""
+        """What a rank gets of plain inputs, (count,), computed in float64, where that is no plain
+        sum; and the same of all magnitudes."""
         raise NotImplementedError
 
     def count(self, size_bytes: int) -> int:

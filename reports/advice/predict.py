@@ -67,8 +67,8 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Predic
     token_bytes = model.all_reduce_bytes(1)
     sizes = sorted({*SIZES, token_bytes})
     ways = list(TITLES)
-    if not load.gpu.peer_access:  # the driver joins its slots by host memory alone
-        ways.insert(0, ways.pop())
+    if not load.gpu.peer_access:  # the driver joins its slots by host memory alone: it comes first
+        ways.sort(key=lambda way: way != HOST)
     for way in ways:
         if way == HOST and parts.is_shared_in_turns:
             continue

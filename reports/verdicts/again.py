@@ -1,6 +1,7 @@
 """What to do after an outcome of the gate, and what to type for it, which repeats what was run."""
 
 import re
+from collections.abc import Sequence
 from shlex import join
 from statistics import fmean
 
@@ -41,24 +42,22 @@ def next_command(outcome: Outcome) -> str:
     return gate_command(
         base,
         head,
+        comparison.allowed,
         budget=f"{1 + launch_s * (pairs + 2) // 30:.0f}m",  # with two pairs of pilots
         pairs=pairs,
         seed=settings.seed,
         margin=f"{100 * settings.margin:g}",
         **{"min-effect": f"{100 * outcome.min_effect:g}"} if outcome.min_effect else {},
-        allow=comparison.allowed,
     )
 
 
-def gate_command(base: tuple[str, str], head: tuple[str, str], **options: object) -> str:
+def gate_command(
+    base: tuple[str, str], head: tuple[str, str], allowed: Sequence[str] = (), **options: object
+) -> str:
     """The gate of two sides, each the commit that it runs, or "", and its command. What was not
     stored says whose it is: otherwise both sides would look alike."""
-    words = [
-        word
-        for name, value in options.items()
-        for each in (value if isinstance(value, list) else [value])
-        for word in (f"--{name}", str(each))
-    ]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += [word for name in allowed for word in ("--allow", name)]
     for name, (commit, command) in {"base": base, "head": head}.items():
         words += ["--revision", f"{name}={commit}"] if commit else []
         words += [f"--{name}", re.sub("<(path|set)>", rf"<\1 of {name}>", command)]

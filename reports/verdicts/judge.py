@@ -58,10 +58,10 @@ class NothingInCommon(ResultError):
 @dataclass
 class Comparison:
     """A side against the baseline. `differing_fields` has a text for each field of a case in which
-    the sides differ, such as the algorithm; `allowed` names the facts that
-    `--allow` let differ; `lacking` says which cases the variant lacks;
-    `unchecked` has sentences on results that one side did not check, `caveats` on launches that
-    died, allowed differences, new cases, copies, nodes and days.
+    the sides differ, such as the algorithm; `allowed` names the facts that `--allow` let
+    differ; `lacking` says which cases the variant lacks; `unchecked` has sentences on results that
+    one side did not check, `caveats` on launches that died, allowed differences, new cases, copies,
+    nodes and days.
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
     `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of

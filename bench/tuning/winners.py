@@ -25,12 +25,11 @@ UNTUNED = "auto", "auto_stable"  # the candidate that runs what it takes without
 
 
 class Heat(NamedTuple):
-    """What candidates compete for. Quantised ones have heats of their own."""
+    """What candidates compete for."""
 
     variant: str
     size_bytes: int
     mode: str
-    is_lossy: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ class Candidate:
 
 
 def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -> list[Winner]:
-    """The winner of each heat. An earlier launch `found` these candidates and their gains.
-    Quantised candidates have their own heats, if they are faster than the exact ones."""
+    """The winner of each heat. An earlier launch `found` these candidates and their gains."""
     right = [case.case for case in result.cases if case.status == "ok"]
     heats = heats_of(result.cases, result.counted.costs_us, right)
     settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}
@@ -72,8 +70,7 @@ def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -
     spread = spread_between([(found[heat][1], tested[heat][0]) for heat in again])
     winners = list[Winner]()
     for heat, candidates in sorted(settled.items()):
-        exact = settled.get(heat._replace(is_lossy=False)) if heat.is_lossy else None
-        if not candidates or (exact and exact[0].cost_us <= candidates[0].cost_us):
+        if not candidates:
             continue
         best, name, gain = untuned.get(heat, candidates[0]), None, tested.get(heat)
         is_settled = heat not in chosen or bool(gain and gain[1] is not None)
@@ -106,7 +103,7 @@ def heats_of(
     heats = dict[Heat, list[Candidate]]()
     for number in range(len(cases)) if numbers is None else numbers:
         case = cases[number]
-        heat = Heat(case.variant, case.size_bytes, case.mode, case.snr_db is not None)
+        heat = Heat(case.variant, case.size_bytes, case.mode)
         name = BuildName.parse(case.algorithm)
         runs = str(name._replace(memory=case.memory if several else None))
         is_untuned = case.algorithm in UNTUNED

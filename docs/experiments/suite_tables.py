@@ -59,7 +59,7 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
                 for each in candidates
                 if each.rounds and is_choice(each.name, collective, facts, heat.size_bytes)
             }
-            if len(measured) > 1 and facts["ranks"] > 1 and not heat.is_lossy:
+            if len(measured) > 1 and facts["ranks"] > 1:
                 key = run.machine_id, collective, frozenset(facts.items()), heat.size_bytes, state
                 found[key].append((trip_ns, measured, run.run_id))
     cells = []

@@ -33,19 +33,14 @@ def splits(ranks: int) -> Iterator[tuple[int, int]]:
 
 
 @cache
-def trees_over(ranks: int) -> int:
-    """The number of trees over a set of ranks: 1, 1, 3, 15, 105, ... 135,135 for eight."""
-    return sum(trees_over(one) * trees_over(other) for one, other in splits(ranks)) or 1
-
-
-def tree_at(ranks: int, number: int) -> Tree:
-    """The tree with this number over a set of ranks."""
-    for one, other in splits(ranks):
-        if number < trees_over(one) * trees_over(other):
-            first, second = divmod(number, trees_over(other))
-            return tree_at(one, first), tree_at(other, second)
-        number -= trees_over(one) * trees_over(other)
-    return ranks.bit_length() - 1
+def trees_over(ranks: int) -> list[Tree]:
+    """All trees over a set of ranks: 1, 1, 3, 15, 105, ... 10,395 for seven."""
+    return [
+        (first, second)
+        for one, other in splits(ranks)
+        for first in trees_over(one)
+        for second in trees_over(other)
+    ] or [ranks.bit_length() - 1]
 
 
 def added(one: Array, other: Array, datatype: Datatype) -> Array:
@@ -85,12 +80,11 @@ def find_tree(parts: Array, got: Array, datatype: Datatype) -> Tree | None:
     for ranks in sorted(range(1, everyone), key=int.bit_count):
         if ranks not in sums:
             sums[ranks] = np.concatenate([of_split(*split) for split in splits(ranks)])
-    number = 0
-    for split in splits(everyone):
-        fits = (of_split(*split) == got).all(axis=1)
+    for one, other in splits(everyone):
+        fits = (of_split(one, other) == got).all(axis=1)
         if fits.any():
-            return tree_at(everyone, number + int(fits.argmax()))
-        number += len(fits)
+            first, second = divmod(int(fits.argmax()), len(trees_over(other)))
+            return trees_over(one)[first], trees_over(other)[second]
     return None
 
 

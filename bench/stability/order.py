@@ -34,7 +34,8 @@ def splits(ranks: int) -> Iterator[tuple[int, int]]:
 
 @cache
 def trees_over(ranks: int) -> list[Tree]:
-    """All trees over a set of ranks: 1, 1, 3, 15, 105, ... 10,395 for seven."""
+    """All trees over a set of ranks, in the order of the sums in `find_tree`: 1, 1, 3, 15, 105, ...
+    10,395 for seven."""
     return [
         (first, second)
         for one, other in splits(ranks)

@@ -83,7 +83,7 @@ def test_results_are_wrong_without_a_fence_after_streaming_stores(streams, missi
 
 
 @pytest.mark.parametrize(
-    ("ranks", "examples"), few([(2, 250), (8, 20), (3, 200), (1, 60), (4, 80), (5, 80)], 2)
+    ("ranks", "examples"), few([(2, 150), (8, 20), (3, 200), (1, 60), (4, 80), (5, 80)], 2)
 )
 def test_every_collective_is_correct_and_equal_results_have_equal_bits(ranks, examples):
     assert_right(ranks, "collective", count(examples), str(ranks))

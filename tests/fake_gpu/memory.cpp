@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <map>
@@ -103,24 +104,27 @@ bool on_host(uintptr_t address) {
   return it != allocations.end() && (it->second.kind == PINNED || it->second.kind == REGISTERED);
 }
 
-// Protects device memory between the end of a wait and the next launch or copy: a host access ends
-// in SIGSEGV, as with a GPU. This takes half of a test's time, so only a test that sets
-// FAKE_GPU_CLOSED has it.
+// Protects the first MiB of device memory between the end of a wait and the next launch or copy: a
+// host access ends in SIGSEGV, as with a GPU. The system marks each page, so only a test that sets
+// FAKE_GPU_CLOSED has it, and no memory as a whole.
 static bool closes() { return setting("FAKE_GPU_CLOSED", 0); }
 static bool opened = false;
+static void protect(void* at, size_t bytes, int access) {
+  mprotect(at, std::min(bytes, size_t{1} << 20), access);
+}
 void open_memory(bool open) {
   std::lock_guard<std::mutex> held(lock);
   if (!closes() || opened == open) return;
   opened = open;
   for (const auto& a : allocations)
     if (a.second.kind == DEVICE_MEMORY || a.second.kind == PEER)
-      mprotect((void*)a.first, a.second.bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+      protect((void*)a.first, a.second.bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
 void add_memory(void* at, size_t bytes, bool opens) {
   std::lock_guard<std::mutex> held(lock);
   allocations[(uintptr_t)at] = {bytes, opens ? PEER : PINNED};
-  if (opens && closes() && !opened) mprotect(at, bytes, PROT_NONE);
+  if (opens && closes() && !opened) protect(at, bytes, PROT_NONE);
 }
 void remove_memory(void* at) {
   std::lock_guard<std::mutex> held(lock);
@@ -236,7 +240,7 @@ static int allocate(void** pointer, size_t bytes, unsigned flags = 0) {
   if (at == MAP_FAILED) return close(fd), 2;
   memset(at, 0xcd, bytes);  // as with a driver, new memory has arbitrary contents
   allocations[(uintptr_t)at] = {bytes, DEVICE_MEMORY, fd, flags};
-  if (closes() && !opened) mprotect(at, bytes, PROT_NONE);
+  if (closes() && !opened) protect(at, bytes, PROT_NONE);
   return *pointer = at, 0;
 }
 
@@ -306,7 +310,7 @@ int gpu_ipcOpenMemHandle(void** pointer, const Handle* handle, unsigned flags) {
   }
   allocations[(uintptr_t)at] = {handle->bytes, PEER,          -1, 0, handle->device,
                                 handle->pid,   handle->serial};
-  if (closes() && !opened) mprotect(at, handle->bytes, PROT_NONE);
+  if (closes() && !opened) protect(at, handle->bytes, PROT_NONE);
   return *pointer = at, 0;
 }
 int gpu_ipcCloseMemHandle(void* pointer) { return release(pointer, PEER, 1); }

@@ -91,7 +91,7 @@ def stressed(vendor, launches, seed, *settings, tree=ROOT):
 @pytest.mark.parametrize(
     ("vendor", "launches", "settings"),
     [
-        ("cuda", count(240), ()),
+        ("cuda", count(120), ()),
         ("hip", count(60), ("routed",)),
         pytest.param(None, 1000, ("memory=auto",), marks=REAL),
         pytest.param(None, 1000, ("memory=host_staged",), marks=REAL),

@@ -217,7 +217,8 @@ def finish(
     lost = [name for name in run.suite.named if name not in tried]
     if lost and reason and not run.interrupted:
         note = "; ".join(filter(None, [note, f"not measured: {', '.join(lost)} (time ran out)"]))
-    samples = {number: np.concatenate(rows) for number, rows in run.samples.items()}
+    kept = run.samples if run.session.options.samples else {}
+    samples = {number: np.concatenate(rows) for number, rows in kept.items()}
     end = End(
         status="incomplete" if reason else "complete",
         reason=reason,
@@ -225,7 +226,7 @@ def finish(
         steal_share=stolen,
         note=note,
     )
-    return file.finish(samples, end, run.session.options.samples, policy.find_winners)
+    return file.finish(samples, end, policy.find_winners)
 
 
 def exit_status(run: RunInProgress, result: Result) -> int:

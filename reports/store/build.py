@@ -24,8 +24,7 @@ from reports.store.schema import (
 from reports.store.stats import autocorrelation, median_interval
 from reports.store.wrong import mark_wrong
 
-Samples = dict[int, NDArray[np.floating[Any]]]
-OF_ITERATIONS = ("time_us", "consume_us", "total_us", "arrival_skew_us")
+QUANTITIES = ("time_us", "consume_us", "total_us", "arrival_skew_us", "chain_only_us")
 ELSEWHERE = "the link was in another state whenever it was measured"
 
 
@@ -34,13 +33,10 @@ def build_cases(
     counted: Counted,
     blocks: Sequence[Block],
     link_blocks: Sequence[LinkBlock],
-    samples: Samples | None = None,
     reason: str = "time ran out",
 ) -> list[Case]:
     """One case for each case header of the run, in the same order, from the `counted` of its
-    `blocks`. `samples[case]` has shape (rows, 5): block, rank, time_us, consume_us,
-    arrival_skew_us, in the order of the iterations; percentiles need them. `reason` is the reason
-    of cases without a block."""
+    `blocks`. `reason` is the reason of cases without a block."""
     rho = autocorrelation(
         [
             [block.time_us for block in of_case if block.time_us > 0]
@@ -71,8 +67,7 @@ def build_cases(
 
     mark_wrong(cases, blocks)
     for case in measured:
-        of_case, of_iterations = counted.by_case[case.case], (samples or {}).get(case.case)
-        for name, figure in _figures(of_case, of_iterations, rho).items():
+        for name, figure in _figures(counted.by_case[case.case], rho).items():
             setattr(case, name, figure)
         # A run of few rounds may have no probe of this size in its state.
         of_size = [link for link in links if link.size_bytes == case.size_bytes]
@@ -83,7 +78,7 @@ def build_cases(
     return cases
 
 
-def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) -> dict[str, Any]:
+def _figures(blocks: Sequence[Block], rho: float) -> dict[str, Any]:
     """The quantities of these blocks, without those that no block has, and `link_rtt_ns`."""
     trips = [trip for block in blocks if block.link_rtt_ns for trip in block.link_rtt_ns]
     figures: dict[str, Any] = {
@@ -91,27 +86,16 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
         if trips
         else None
     }
-    iterations = np.empty((0, 4)) if samples is None else _iterations(blocks, samples)
     n = sum(block.n for block in blocks)
 
-    for name in (*OF_ITERATIONS, "chain_only_us"):
+    for name in QUANTITIES:
         medians = [getattr(block, "cost_us" if name == "total_us" else name) for block in blocks]
         medians = [value for value in medians if value is not None]
-        if not medians:
-            continue
-        summary = figures[name] = _summary(medians, rho)
-        if name == "chain_only_us":
-            continue
-        summary.n = n
-        values = iterations[:, OF_ITERATIONS.index(name)]
-        if len(values) and np.isfinite(values).all():
-            summary.p25, summary.p75, p95, p99 = np.percentile(values, [25, 75, 95, 99]).tolist()
-            summary.p95 = p95 if len(values) >= 20 else None
-            summary.p99 = p99 if len(values) >= 1000 and len(medians) >= 10 else None
-            summary.min, summary.max = float(values.min()), float(values.max())
-            summary.mean = float(values.mean())
+        if medians:
+            figures[name] = _summary(medians, rho)
+            figures[name].n = None if name == "chain_only_us" else n
 
-    if not len(iterations) and n and all(block.mean_us is not None for block in blocks):
+    if n and all(block.mean_us is not None for block in blocks):
         mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
         for name in ("time_us",) if "consume_us" in figures else ("time_us", "total_us"):
             figures[name].mean = mean_us
@@ -122,22 +106,6 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
 def _summary(values: ArrayLike, rho: float = 0.0) -> Summary:
     median, low, high = median_interval(values, rho=rho)
     return Summary(median=median, ci_low=low, ci_high=high, n_blocks=np.size(values))
-
-
-def _iterations(blocks: Sequence[Block], samples: NDArray[Any]) -> NDArray[Any]:
-    """The OF_ITERATIONS of each iteration, (iterations, 4) in us: the slowest rank's, or NaN."""
-    # Sorting is stable, so the iterations of a rank stay in order.
-    ordered = samples[np.lexsort((samples[:, 1], samples[:, 0]))].astype(float)
-    slowest = [np.empty((0, 3))]
-
-    for block in blocks:
-        start, stop = np.searchsorted(ordered[:, 0], [block.block, block.block + 1])
-        n_ranks = max(1, len(np.unique(ordered[start:stop, 1])))
-        slowest.append(ordered[start:stop, 2:].reshape(n_ranks, -1, 3).max(axis=0))
-
-    time, consume, skew = np.concatenate(slowest).T
-    total = time + consume if np.isfinite(consume).all() else time
-    return np.stack([time, consume, total, skew], axis=-1)
 
 
 def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:

@@ -192,18 +192,12 @@ class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"
 
 class Summary(msgspec.Struct, kw_only=True):
     """A quantity of a case: the median of the block medians, with its interval within this launch;
-    percentiles, `min`, `max` and `mean` over iterations, None if unknown."""
+    the `mean` over iterations, None if unknown."""
 
     median: Bounded
     mean: Bounded | None = None
     ci_low: Bounded | None = None
     ci_high: Bounded | None = None
-    p25: Bounded | None = None
-    p75: Bounded | None = None
-    p95: Bounded | None = None
-    p99: Bounded | None = None
-    min: Bounded | None = None
-    max: Bounded | None = None
     n: int | None = None
     n_blocks: int | None = None
 

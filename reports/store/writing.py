@@ -6,21 +6,23 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels.devices.owners import is_ours, opened, shown
 from reports.store.blocks import count_blocks, describe_link
-from reports.store.build import Samples, build_cases
+from reports.store.build import build_cases
 from reports.store.result import ENDED_EARLY, ResultError
 from reports.store.schema import Block, End, LinkBlock, Result, Run, Winner
 
 MAX_SAMPLES_BYTES = 40_000_000
+Samples = Mapping[int, NDArray[np.floating[Any]]]  # by case, as docs/results.md describes
 
 
 def to_line(record: msgspec.Struct) -> bytes:
@@ -147,18 +149,17 @@ class RunFile:
         self,
         samples: Samples,
         end: End,
-        keep_samples: bool = False,
         find_winners: Callable[[Result], Sequence[Winner]] = lambda result: (),
     ) -> Result:
-        """Builds the cases; writes samples (if `keep_samples`: of as many blocks over the run as
-        fit), cases, winners and end. Returns the run as `read` does. Raises ResultError."""
+        """Builds the cases; writes `samples` (of as many blocks over the run as fit), cases,
+        winners and end. Returns the run as `read` does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
         counted = count_blocks(self.blocks)
-        cases = build_cases(self.run, counted, self.blocks, self.link_blocks, samples, reason)
+        cases = build_cases(self.run, counted, self.blocks, self.link_blocks, reason)
         ranks, folder = self.run.world_size, self.path.with_suffix(".samples")
         iterations = min(20_000, MAX_SAMPLES_BYTES // (len(cases) * ranks * 5 * 4))
 
-        for case in cases if keep_samples else []:
+        for case in cases:
             rows = samples.get(case.case, np.empty((0, 5)))
             blocks, n_rows = np.unique(rows[:, 0], return_counts=True)
             n_blocks = min(len(blocks), iterations * ranks // n_rows.max(initial=1))

@@ -243,9 +243,10 @@ def write_run(folder: Path, **fields: Any) -> Result:
     if not sweep.finish:
         return read(file.path)
     reason = None if sweep.status == "complete" else "interrupted"
-    joined = {number: np.concatenate(rows) for number, rows in samples.items()}
+    kept = samples if sweep.keeps_samples else {}
+    joined = {number: np.concatenate(rows) for number, rows in kept.items()}
     end = End(status=sweep.status, reason=reason, elapsed_s=52.0)
-    return file.finish(joined, end, keep_samples=sweep.keeps_samples)
+    return file.finish(joined, end)
 
 
 def rewrite(path: Path, change: Callable[[Record], object]) -> Path:

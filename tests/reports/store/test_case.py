@@ -49,9 +49,9 @@ def blocks_of(times, rtt_ns=500.0, case=0, **fields):
     ]
 
 
-def build(blocks, *planned, size=2, links=(), samples=None):
+def build(blocks, *planned, size=2, links=()):
     run = head_of(planned or [PLANNED], benchmark="allreduce", world={"size": size})
-    return build_cases(run, count_blocks(blocks), blocks, list(links), samples)
+    return build_cases(run, count_blocks(blocks), blocks, list(links))
 
 
 def medians(cases):
@@ -168,15 +168,3 @@ def test_only_a_right_result_has_a_bandwidth(n_wrong, status):
     [case] = build(blocks)
     assert (case.status, case.n_wrong, bool(case.reason)) == (status, n_wrong, bool(n_wrong))
     assert (case.bus_bw_gb_s is None) == (case.alg_bw_gb_s is None) == (status == "wrong")
-
-
-def test_an_iteration_takes_as_long_as_its_slowest_rank():
-    times = (0, [1.0, 8.0]), (1, [4.0, 2.0])  # of each rank
-    rows = [[n, rank, us, 1.0, 0.5] for n in (0, 1) for rank, own in times for us in own]
-    blocks = blocks_of([6.0, 6.0], consume_us=1.0, total_us=7.0)
-    for order in (rows, rows[::-1]):
-        [case] = build(blocks, samples={0: np.array(order)})
-        assert case.time_us is not None
-        assert case.total_us is not None
-        assert (case.time_us.min, case.time_us.max, case.time_us.mean) == (4.0, 8.0, 6.0)
-        assert (case.total_us.min, case.total_us.max) == (5.0, 9.0)

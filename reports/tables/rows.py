@@ -23,7 +23,6 @@ from reports.tables.sentences import (
     interval_text,
     size_text,
     spoken,
-    without_version,
 )
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
@@ -49,34 +48,11 @@ class Named:
 
 
 @dataclass
-class StableCost:
-    """What stable bits cost at one size: how much longer `auto_stable` takes than the `fastest`
-    case whose bits may depend on an element's place, in us and as the ratio of both times."""
-
-    fastest: Case
-    us: float
-    ratio: Interval
-
-    @property
-    def against(self) -> str:
-        """The fastest case in a word, such as `ring` or `MPICH`."""
-        if self.fastest.algorithm != "library":
-            return algorithm_of(self.fastest)
-        return without_version(self.fastest.library)
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether it costs anything, by more than chance within this launch."""
-        return not is_noisy(self.ratio) and (self.ratio[1] or 0.0) > 1
-
-
-@dataclass
 class SizeRow:
     """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
     `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
     factor; `n_wrong` counts the wrong elements of all cases, None if nothing was checked; `wrong`
-    names their algorithms; `named` has the algorithms of `named_in`; `stable_cost` is None without
-    `auto_stable`, or without another order of sums.
+    names their algorithms; `named` has the algorithms of `named_in`.
     The interval of `ratio` holds within this launch: another launch may lie outside."""
 
     size_bytes: int
@@ -90,7 +66,6 @@ class SizeRow:
     n_wrong: int | None
     wrong: list[str]
     named: dict[str, Named]
-    stable_cost: StableCost | None
 
     @property
     def label(self) -> str:
@@ -141,14 +116,6 @@ def ratio_text(interval: Interval | None) -> str:
     return interval_text(
         interval, lambda value: ">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
     )
-
-
-def percent_text(ratio: Interval) -> str:
-    """How far a ratio is above 1, in percent: `3.1 [2.9 3.4]`."""
-    if is_noisy(ratio):
-        return ratio_text(ratio)
-
-    return interval_text(ratio, lambda value: f"{100 * (value - 1):.1f}")
 
 
 def cost_us(case: Case) -> float | None:
@@ -280,7 +247,6 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
                 sum(counts) if counts else None,
                 list(dict.fromkeys(algorithm_of(case) for case in groups[key] if case.n_wrong)),
                 named,
-                _stable_cost(groups[key], costs, rho),
             )
         )
 
@@ -328,21 +294,6 @@ def _better(
 
     variant = f" {fastest.variant}" if fastest.variant != ours.variant else ""
     return f"{algorithm_of(fastest)}{variant}", gain[0]
-
-
-def _stable_cost(cases: Sequence[Case], costs: RoundCosts, rho: float) -> StableCost | None:
-    """The variant of `auto_stable` against the fastest of the others, both chosen as in `_fastest`.
-    None if one of both was not measured."""
-    exact = [case for case in cases if case.snr_db is None]
-    stables = [case for case in exact if case.algorithm == STABLE]
-    others = [case for case in exact if case.sums_in_rank_order is False]
-    (stable, fastest), report = _fastest([stables, others], costs)
-    stable_us, fastest_us = (_median_us(case, report) for case in (stable, fastest))
-    ratio = _ratio(stable, fastest, report, rho)
-    if not fastest or not ratio or stable_us is None or fastest_us is None:
-        return None
-
-    return StableCost(fastest, stable_us - fastest_us, ratio)
 
 
 def speed_ups(result: Result) -> dict[int, Interval | None]:

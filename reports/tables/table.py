@@ -20,15 +20,12 @@ from reports.tables.beside_published import published_line
 from reports.tables.chains import leads, without_links
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
-    STABLE,
     SUSPECT,
     TOO_FEW,
     Named,
     SizeRow,
-    StableCost,
     View,
     default_rows,
-    percent_text,
     ratio_text,
     shown_cases,
     speed_ups,
@@ -91,7 +88,6 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     conclusions = [
         *published_line(result),
         *against_library(first_rows, more_time(result)),
-        *cost_of_stable_bits(first_rows),
     ]
     return lay_out_run(result, title, lines, tables, conclusions, brief)
 
@@ -136,13 +132,7 @@ def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list
     if f"{name}\nus" not in groups[0]:  # the name would stand for the library's algorithm
         groups[0].pop("\nalgorithm", None)
     for other in named:
-        rows_of_other = [
-            _stable_cells(row.named[other], row.stable_cost)
-            if other == STABLE
-            else _named_cells(row.named[other], other, name)
-            for row in rows
-        ]
-        groups.append(columns_of(rows_of_other))
+        groups.append(columns_of([_named_cells(row.named[other], other, name) for row in rows]))
 
     columns = {name: column for group in groups for name, column in group.items()}
     whole = plain_table(columns, zip(*columns.values(), strict=True), marks(rows))
@@ -165,14 +155,6 @@ def _named_cells(named: Named, name: str, ours: str) -> dict[str, Cell]:
         f"library/\n{name}": ratio_text(named.from_library),
         f"{ours}/\n{name}": ratio_text(named.from_ours),
     }
-
-
-def _stable_cells(named: Named, cost: StableCost | None) -> dict[str, Cell]:
-    """The cells of `auto_stable`: what stable bits cost, and against which case."""
-    texts = (number(cost.us), percent_text(cost.ratio), cost.against) if cost else "---"
-    headings = "costs\nus", "costs %\n[95 % in launch]", "\nagainst"
-    time: dict[str, Cell] = {f"{STABLE}\nus": _cost(named.case, named.us)}
-    return time | dict(zip(headings, texts, strict=True))
 
 
 def _cells(row: SizeRow, ours: str, is_work: bool) -> dict[str, Cell]:
@@ -281,23 +263,6 @@ def against_library(rows: Sequence[SizeRow], more_time: str) -> list[str]:
         found = "; ".join(verdicts)
         lines.append(f"Against the library, in this one launch, {ours} is {found}.")
     return lines
-
-
-def cost_of_stable_bits(rows: Sequence[SizeRow]) -> list[str]:
-    """What `auto_stable` costs at most, and where it costs anything; nothing without it."""
-    clear = {row.label: cost for row in rows if (cost := row.stable_cost) and cost.is_clear}
-    if not clear:
-        is_known = any(row.stable_cost for row in rows)
-        nothing = "Stable bits (auto_stable) cost nothing that this launch shows."
-        return [nothing] if is_known else []
-
-    label, most = max(clear.items(), key=lambda item: item[1].ratio[0])
-    sizes = _sizes(rows, ["clear" if row.label in clear else None for row in rows])["clear"]
-    return [
-        f"Stable bits (auto_stable) cost up to {percent_text(most.ratio)} %, "
-        f"{number(most.us)} us, against {most.against} at {label}; more than chance at "
-        f"{sizes}."
-    ]
 
 
 def marks(rows: Sequence[SizeRow]) -> list[str]:

@@ -1,11 +1,9 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 from rich.table import Table
@@ -21,7 +19,6 @@ from reports.tables.chains import leads, without_links
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
     SUSPECT,
-    TOO_FEW,
     Named,
     SizeRow,
     View,
@@ -31,7 +28,7 @@ from reports.tables.rows import (
     speed_ups,
     views,
 )
-from reports.tables.run_text import lay_out_run, more_time, opening
+from reports.tables.run_text import lay_out_run, opening
 from reports.tables.sentences import (
     KEYS,
     algorithm_of,
@@ -85,11 +82,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
 
     title = headline([result], partial(points, rows=first_rows))
     lines = head(result, first, first_rows)
-    conclusions = [
-        *published_line(result),
-        *against_library(first_rows, more_time(result)),
-    ]
-    return lay_out_run(result, title, lines, tables, conclusions, brief)
+    return lay_out_run(result, title, lines, tables, published_line(result), brief)
 
 
 def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
@@ -245,26 +238,6 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     return lines
 
 
-def against_library(rows: Sequence[SizeRow], more_time: str) -> list[str]:
-    """The verdict against the library, and at which sizes the run was too short for one."""
-    is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
-    ours = "auto" if is_auto else "the best of ours"
-    sizes = _sizes(rows, [row.verdict for row in rows])
-    lines, verdicts = list[str](), []
-    if few := sizes.pop(TOO_FEW, ""):
-        lines.append(f"Too few blocks to compare with the library at {few}{more_time}.")
-
-    for verdict, of_verdict in sizes.items():
-        ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
-        span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
-        verdicts.append(f"{verdict} at {of_verdict} ({span})")
-
-    if verdicts:
-        found = "; ".join(verdicts)
-        lines.append(f"Against the library, in this one launch, {ours} is {found}.")
-    return lines
-
-
 def marks(rows: Sequence[SizeRow]) -> list[str]:
     """The footnotes of the marks in these rows."""
     better = [
@@ -274,21 +247,6 @@ def marks(rows: Sequence[SizeRow]) -> list[str]:
     ]
     lines = ["* another variant beat auto by more than 5 %: " + some(better, 4)]
     return lines * bool(better) + [SUSPECT] * any(row.ours and row.ours.suspect for row in rows)
-
-
-def _sizes(rows: Sequence[SizeRow], names: Iterable[str | None]) -> dict[str, str]:
-    """The sizes of the rows with each name: `16 KiB to 128 KiB, 4 MiB`."""
-    spans: dict[str, list[str]] = defaultdict(list)
-    for name, pairs in groupby(zip(names, rows, strict=True), key=lambda pair: pair[0]):
-        labels = [row.label for _, row in pairs]
-        if name:
-            spans[name].append(_span(labels[0], labels[-1]))
-
-    return {name: ", ".join(of_name) for name, of_name in spans.items()}
-
-
-def _span(low: str, high: str) -> str:
-    return low if low == high else f"{low} to {high}"
 
 
 def long_tables(result: Result) -> list[tuple[str, Table]]:

@@ -228,5 +228,6 @@ def test_all_rows_of_a_size_are_less_the_same_link(tmp_path):
 def test_too_few_blocks_say_how_to_get_more(tmp_path):
     """The words for too little data must not sound like a finding."""
     text = " ".join(shown(tmp_path, n_blocks=3).split())
-    assert "Too few blocks to compare with the library at 16 KiB to 32 KiB: --max-time " in text
+    assert "MPICH, too few blocks)" in text
+    assert "have fewer than 10 blocks: --max-time " in text
     assert "not clearly" not in text

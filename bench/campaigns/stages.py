@@ -10,7 +10,6 @@ import pandas as pd
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, retry_launch
 from bench.campaigns.options import MORE_PILOTS, Stop, time_text
 from bench.harness.console import CANNOT, USAGE, WRONG
-from reports.store.manifest import Stage
 from reports.store.observations import entry_of, in_one_state
 from reports.store.program import typed
 from reports.store.result import read
@@ -35,9 +34,9 @@ def run_pilot(campaign: OpenCampaign) -> None:
 
 
 def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
-    """Says how long the campaign takes and which difference it can see; records the first stage.
-    Raises ResultError for variants without a common case or with a difference that is not
-    `allowed`, Stop for pilots that are too short."""
+    """Says how long the campaign takes and which difference it can see. Raises ResultError for
+    variants without a common case or with a difference that is not `allowed`, Stop for pilots that
+    are too short."""
     options, head = campaign.options, campaign.options.head
     pilots, launch_s = [], []
     for name in options.variants:
@@ -82,7 +81,6 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
             f"five ({np.median([*effects.values()]):.1%} at half of the sizes); with twice the "
             f"pairs, in {time_text(2 * all_s)}, {max(twice.values()):.1%}."
         )
-    campaign.record(Stage(stage="first"))
 
 
 def pairs_in_budget(campaign: OpenCampaign, pair_s: float) -> int:

@@ -51,10 +51,6 @@ class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
     reason: str | None = None
 
 
-class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
-    stage: Literal["first"]
-
-
 class CampaignEnd(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     status: str
 
@@ -64,7 +60,6 @@ class Manifest:
     folder: Path
     campaign: Campaign
     launches: list[Launch] = field(default_factory=list)
-    stages: list[Stage] = field(default_factory=list)
     end: CampaignEnd | None = None  # without it, the campaign was interrupted
     foreign: list[Path] = field(default_factory=list)  # files that the campaign did not write
 
@@ -72,8 +67,6 @@ class Manifest:
         """Adds the next line."""
         if isinstance(record, Launch):
             self.launches.append(record)
-        elif isinstance(record, Stage):
-            self.stages.append(record)
         elif isinstance(record, CampaignEnd):
             self.end = record
 
@@ -82,7 +75,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     """The campaign in `folder`, without an incomplete last line. Raises ResultError for a file that
     is no manifest, is damaged earlier, has a newer schema or names a missing run file."""
     path = Path(folder) / MANIFEST
-    records = read_lines(path, "manifest", (Campaign, Launch, Stage, CampaignEnd), SCHEMA)
+    records = read_lines(path, "manifest", (Campaign, Launch, CampaignEnd), SCHEMA)
 
     manifest, own = Manifest(path.parent, of_kind(Campaign, records)[0]), {MANIFEST}
     for record in records:

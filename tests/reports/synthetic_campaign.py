@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, Stage, VariantRecord
+from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
 from reports.store.writing import to_line
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, cost_us, write_run
 
@@ -86,7 +86,7 @@ def write_campaign(
         margin=0.01,
         variants=commands,
     )
-    records = [campaign, Stage(stage="first")]
+    launches = []
     order = [(pair, name) for pair in range(pairs) for name in variants]
     for number, (pair, name) in enumerate(order):
         own = {**common, **(options or {}).get(name, {})}
@@ -102,8 +102,8 @@ def write_campaign(
             elapsed_s=5.0,
             run=result.path.relative_to(folder).as_posix(),
         )
-        records.append(launch)
+        launches.append(launch)
     (folder / MANIFEST).write_bytes(
-        b"".join(map(to_line, [*records, CampaignEnd(status="complete")]))
+        b"".join(map(to_line, [campaign, *launches, CampaignEnd(status="complete")]))
     )
     return folder

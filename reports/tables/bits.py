@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from math import nan
 from statistics import fmean
-from string import ascii_uppercase
-from typing import Any, NamedTuple
+from typing import Any
 
 from reports.store.bits import INVARIANCES, Bits, Difference, RowBits
+from reports.store.grouped import grouped
 from reports.tables.sentences import (
     lay_out,
     number,
@@ -30,38 +30,17 @@ HEAD = (
 )
 
 
-class Group(NamedTuple):
-    """Rows of one datatype whose bits the same things change. Any two rows with one `letter` share
-    sizes, and have the same bits at each of these."""
+def groups_of(rows: Sequence[RowBits]) -> list[list[RowBits]]:
+    """Rows together that have the same sizes and the same bits at each, which the same things
+    change."""
+    names = changing_in(rows)
 
-    letter: str
-    rows: list[RowBits]
-
-
-def groups_of(rows: Sequence[RowBits]) -> list[Group]:
-    """The rows in groups, by letter."""
-    names, known, groups = changing_in(rows), list[list[Any]](), dict[Any, list[RowBits]]()
-    for row in rows:
-        own = {(row.datatype, size.size_bytes): size.digest for size in row.sizes}
-        fits = [
-            all(
-                len(own.keys() & each.keys()) == len(own.items() & each.items()) > 0
-                for each in every
-            )
-            for every in known
-        ]
-        place = [*fits, True].index(True)
-        known += [[]] * (place == len(known))
-        known[place] += [own] * (own not in known[place])
+    def key(row: RowBits) -> tuple[Any, ...]:
+        digests = tuple((size.size_bytes, size.digest) for size in row.sizes)
         compared = tuple(name in row.differences for name in names)
-        groups.setdefault((place, changes(row), compared), []).append(row)
+        return row.datatype, digests, changes(row), compared
 
-    return [Group(letter(key[0]), groups[key]) for key in sorted(groups)]
-
-
-def letter(place: int) -> str:
-    """A to Z, AA, AB."""
-    return (letter(place // 26 - 1) if place >= 26 else "") + ascii_uppercase[place % 26]
+    return [*grouped(rows, key).values()]
 
 
 def changes(row: RowBits) -> tuple[str, ...]:
@@ -177,19 +156,21 @@ def text(record: Bits) -> str:
     types = [*dict.fromkeys(row.datatype for row in rows)]
 
     for datatype in types:
-        groups = [group for group in every if group.rows[0].datatype == datatype]
-        cells = cells_of([own[0] for _, own in groups], names)
+        groups = [group for group in every if group[0].datatype == datatype]
+        cells = cells_of([own[0] for own in groups], names)
         listed = [
-            [f"{letter} {some([row.name for row in own], 1)}", *of_row.values()]
-            for (letter, own), of_row in zip(groups, cells, strict=True)
+            [some([row.name for row in own], 1), *of_row.values()]
+            for own, of_row in zip(groups, cells, strict=True)
         ]
         most = max(1, MOST_ROWS // len(types))
         tables.append((datatype, plain_table(["algorithm", *cells[0]], listed[:most])))
         if len(listed) > most:
             sentences.append(f"{len(listed) - most} more rows of {datatype}")
-        sentences += filter(None, (threshold_sentence(own[0]) for _, own in groups))
+        sentences += filter(None, (threshold_sentence(own[0]) for own in groups))
         sentences += [
-            f"{letter}: {', '.join(row.name for row in own)}" for letter, own in groups if own[1:]
+            f"the same bits as {first.name}: {', '.join(row.name for row in others)}"
+            for first, *others in groups
+            if others
         ]
 
     reasons = [f"{row.name}: {row.reason}" for row in record.rows if row.reason]

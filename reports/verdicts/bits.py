@@ -294,14 +294,14 @@ def groups_in(record: Bits) -> list[dict[str, str]]:
     """Rows of equal bits together, as the command prints them, with the further names in small
     print."""
     names, groups = changing_in(record.measured), groups_of(record.measured)
-    every = cells_of([own[0] for _, own in groups], names)
+    every = cells_of([own[0] for own in groups], names)
     return [
         {
-            "row": f"{letter} {own[0].name}\n{', '.join(row.name for row in own[1:])}",
-            "type": own[0].datatype,
+            "row": f"{first.name}\n{', '.join(row.name for row in others)}",
+            "type": first.datatype,
             **cells,
         }
-        for (letter, own), cells in zip(groups, every, strict=True)
+        for (first, *others), cells in zip(groups, every, strict=True)
     ]
 
 
@@ -354,7 +354,7 @@ def page_of(
             for name, sizes in own[0].differences.items()
             if name in cells
         }
-        for cells, (_, own) in zip(groups_in(record), groups_of(rows), strict=True)
+        for cells, own in zip(groups_in(record), groups_of(rows), strict=True)
     ]
     sections = [
         next_step(bool(failed), command, [each.version for each in (baseline, record) if each]),

@@ -6,9 +6,10 @@ from math import inf
 
 import msgspec
 
-from reports.store.schema import LEAST_US, Block, Case, Result, Summary
+from reports.store.build import build_cases
+from reports.store.schema import LEAST_US, Block, Result
 
-TIMES = "time_us", "total_us"
+TIMES = "time_us", "total_us", "mean_us"
 
 
 def leads(result: Result) -> bool:
@@ -24,16 +25,21 @@ def without_links(result: Result) -> Result:
     if not leads(result):
         return result
 
-    counted, links_us = result.counted, _links_us(result)
+    links_us = _links_us(result)
     by_case = {
         number: [_block(block, links_us.get(number, 0.0)) for block in blocks]
-        for number, blocks in counted.by_case.items()
+        for number, blocks in result.counted.by_case.items()
     }
-    return replace(
-        result,
-        cases=[_case(case, links_us.get(case.case, 0.0)) for case in result.cases],
-        counted=replace(counted, by_case=by_case),
-    )
+    counted = replace(result.counted, by_case=by_case)
+    built = build_cases(result.run, counted, result.blocks, result.link_blocks)
+    # What the run says of a case that is wrong, or was not measured, stands.
+    shown = {
+        case.case: built[case.case]
+        for case in result.cases
+        if case.case in links_us and case.status == built[case.case].status == "ok"
+    }
+    cases = [shown.get(case.case, case) for case in result.cases]
+    return replace(result, cases=cases, counted=counted)
 
 
 def _links_us(result: Result) -> dict[int, float]:
@@ -55,40 +61,10 @@ def _links_us(result: Result) -> dict[int, float]:
     return {number: least_us.get(group, 0.0) for number, group in group_of.items()}
 
 
-def _less(us: float | None, link_us: float) -> float | None:
-    return None if us is None else max(us - link_us, LEAST_US)
-
-
 def _block(block: Block, link_us: float) -> Block:
-    times = {name: _less(getattr(block, name), link_us) for name in TIMES}
-    return msgspec.structs.replace(block, **times) if link_us else block
+    if not link_us:
+        return block
 
-
-def _case(case: Case, link_us: float) -> Case:
-    if not link_us or not case.time_us:
-        return case
-
-    times = {name: _summary(getattr(case, name), link_us) for name in TIMES}
-    shown = msgspec.structs.replace(case, chain_only_us=None, **times)
-    assert shown.time_us
-    longer = case.time_us.median / shown.time_us.median
-    for name in ("alg_bw_gb_s", "bus_bw_gb_s"):
-        if (bandwidth := getattr(case, name)) is not None:
-            setattr(shown, name, bandwidth * longer)
-    if case.bound_us is not None and case.chain_only_us:
-        shown.bound_us = _less(case.bound_us, case.chain_only_us.median)  # which it contains
-        shown.share_of_bound = (shown.bound_us or 0.0) / shown.time_us.median
-    return shown
-
-
-def _summary(summary: Summary | None, link_us: float) -> Summary | None:
-    if summary is None:
-        return None
-
-    counts = {"n", "n_blocks"}
-    values = {
-        name: _less(getattr(summary, name), link_us)
-        for name in summary.__struct_fields__
-        if name not in counts
-    }
-    return msgspec.structs.replace(summary, **values)
+    times = {name: us for name in TIMES if (us := getattr(block, name)) is not None}
+    less = {name: max(us - link_us, LEAST_US) for name, us in times.items()}
+    return msgspec.structs.replace(block, chain_only_us=None, **less)

@@ -10,9 +10,8 @@ from typing import Any, get_type_hints
 import msgspec
 import pandas as pd
 
-from reports.store.folder import in_order
-from reports.store.manifest import MANIFEST, run_files
-from reports.store.observations import Entry, entry_of, method_of
+from reports.store.folder import read_store
+from reports.store.observations import method_of
 from reports.store.result import ResultError, read, time_of
 from reports.store.schema import Case, Range, Result, Summary
 
@@ -60,40 +59,23 @@ def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
 def _rows_at(path: Path, unreadable: list[str]) -> Iterator[tuple[str, list[Row]]]:
     """The run_id and rows of each run of a file or below a folder, in order of time, a copy after
     the run that counts."""
-
-    def rows_of(run: Result) -> list[Row]:
-        return [row | {"path": str(run.path)} for row in case_rows(run)]
-
     if not path.is_dir():
         run = read(path)
-        yield run.run.run_id, rows_of(run)
+        yield run.run.run_id, list(case_rows(run))
         return
 
-    entries, found = list[Entry](), dict[Path, list[Row]]()
-    for file, problem in run_files(path):
-        if problem:
-            unreadable.append(f"{file.name}: {problem}")
-        elif file.name != MANIFEST:
-            try:
-                run = read(file)
-            except ResultError as error:
-                unreadable.append(f"{file.name}: {error}")
-                continue
-            found[file] = rows_of(run)
-            entries.append(entry_of(run))
-
-    for entry in in_order(entries):
-        rows = found[entry.path]
-        for row in rows:
-            row["left_out"] = entry.left_out or None
-        yield entry.run.run_id, rows
+    store = read_store(path)
+    unreadable += [f"{file.name}: {why}" for file, why in (*store.problems, *store.refused)]
+    for entry in store.entries:
+        left_out = {"left_out": entry.left_out or None}
+        yield entry.run.run_id, [row | left_out for row in case_rows(read(entry.path))]
 
 
 def case_rows(run: Result) -> Iterator[Row]:
-    """A row for each case: the facts of its run, and its cells."""
+    """A row for each case: the facts of its run, its cells, and the path of its file."""
     facts, cells = run_facts(run), cells_of(run.cases)
     for values in zip(*cells.values(), strict=True):
-        yield facts | dict(zip(cells, values, strict=True))
+        yield facts | dict(zip(cells, values, strict=True)) | {"path": str(run.path)}
 
 
 def run_facts(run: Result) -> Row:

@@ -1,5 +1,5 @@
-"""A run of `bench.link` as text: a matrix for each kind of transfer between ranks, the bandwidth at
-each size, and sentences that name the slow pair."""
+"""A run of `bench.link` as text: a matrix for each kind of transfer between ranks, and
+sentences that name the slow pair."""
 
 from typing import Any
 
@@ -23,7 +23,6 @@ MATRICES = {
     "ping_pong_library": ("message of one element by {library}, one way", "ns"),
 }
 SYMMETRIC = [name for name in MATRICES if name.startswith(("both", "ping"))]
-RATES = "push", "pull", "engine_push", "both_directions", "local_copy", "send_library"
 ONE_WAY = "push", "pull", "send_library"
 LATENCIES = "ping_pong", "ping_pong_library"
 
@@ -85,13 +84,6 @@ def matrices(result: Result) -> list[tuple[str, str, Any]]:
     return measured
 
 
-def rates(result: Result) -> Any:
-    """The GB/s of the slowest pair by size, a column for each algorithm."""
-    frame = transfers(result)[0]
-    frame = frame[frame.algorithm.isin(RATES)]
-    return frame.groupby(["size_bytes", "algorithm"]).gb_s.min().unstack("algorithm")
-
-
 def render(result: Result) -> str:
     """The matrices with their head and sentences."""
     tables = []
@@ -100,14 +92,6 @@ def render(result: Result) -> str:
         rows = [[rank, *map(number, row)] for rank, row in zip(ranks, values, strict=True)]
         tables.append((f"{title}, {unit}", plain_table(["", *ranks], rows)))
 
-    slowest = rates(result)
-    names = [name for name in RATES if name in slowest]
-    rows = [
-        [size_text(size), *map(number, row)]
-        for size, row in zip(slowest.index, slowest[names].to_numpy(), strict=True)
-    ]
-    headings = ["size", *(name.replace("_", "\n", 1) for name in names)]
-    tables.append(("GB/s of the slowest at each size", plain_table(headings, rows)))
     return lay_out_run(result, headline([result], points), [], tables, findings(result))
 
 

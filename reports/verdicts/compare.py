@@ -9,11 +9,12 @@ from itertools import groupby
 from reports.store.arguments import percent, positive_number, whole
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
-from reports.tables.sentences import wrapped
-from reports.verdicts import judge, served
+from reports.tables.sentences import interval_text, number, wrapped
+from reports.verdicts import judge
 from reports.verdicts.judge import Comparison
 from reports.verdicts.render import closing, opening, rows_of, sentences
 from reports.verdicts.sides import add_allow, notes_of, read_sides
+from reports.verdicts.verdict import FASTER, SLOWER
 
 LINE = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>6} {7:>5}"  # without the algorithm
 
@@ -51,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def compare(arguments: argparse.Namespace) -> int:
     """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
     different things, ResultError for a file that cannot be read."""
-    token = arguments.tpot_ms, arguments.calls
-    if (token[0] is None) != (token[1] is None):
+    if (arguments.tpot_ms is None) != (arguments.calls is None):
         raise ResultError("compare needs both --tpot-ms and --calls, or neither")
 
     sides = read_sides(arguments.sides)
@@ -60,10 +60,12 @@ def compare(arguments: argparse.Namespace) -> int:
 
     complain(*notes_of(sides))
 
+    values = [
+        worth(each, arguments.tpot_ms, arguments.calls) if arguments.calls else []
+        for each in comparisons
+    ]
     if not arguments.json:
-        sys.stdout.write(as_text(comparisons))
-        for each in comparisons if token[0] else ():
-            sys.stdout.write("\n" + served.as_text(each, *token))
+        sys.stdout.write("\n".join(map(as_text, comparisons, values)))
         return 0
 
     parts = [
@@ -71,23 +73,37 @@ def compare(arguments: argparse.Namespace) -> int:
             "baseline": each.baseline.name,
             "compared": each.variant.name,
             "margin": each.margin,
-            "sentences": sentences(each),
+            "sentences": sentences(each) + said,
             "cells": each.cells.assign(case=each.cells.title),
         }
-        | (served.worth(each, *token) if token[0] else {})
-        for each in comparisons
+        for each, said in zip(comparisons, values, strict=True)
     ]
     write_json("compare", comparisons=parts)
     return 0
 
 
-def as_text(comparisons: Sequence[Comparison]) -> str:
-    lines = []
-    for comparison in comparisons:
-        rows = rows_of(comparison)
-        lines += [*wrapped(opening(comparison)), "", LINE.format(*rows[0])]
-        for name, of_name in groupby(rows, lambda row: row["algorithm"]):
-            lines += [name, *(LINE.format(*row.values()) for row in of_name)]
-        lines += ["", *wrapped(closing(comparison)), ""]
+def worth(comparison: Comparison, tpot_ms: float, calls: int) -> list[str]:
+    """What so many calls of each judged cell that differs are worth of a served token of `tpot_ms`,
+    with the interval; cells whose calls do not fit into the token are left out."""
+    cells = comparison.cells
+    differs = comparison.is_judged & cells.verdict.isin([SLOWER, FASTER])
+    us = cells[["ratio", "low", "high"]].sub(1).mul(cells.baseline_us, axis=0)
+    is_short = calls * cells.baseline_us <= 1e3 * tpot_ms
+    ms, titles = calls / 1e3 * us[differs & is_short], cells.title[differs & is_short]
+    said = [
+        f"{title}: {interval_text(own, '{:+.3f}'.format)} ms by {calls} calls, "
+        f"{own[0] / tpot_ms:+.2%} of a token of {number(tpot_ms)} ms"
+        for title, own in zip(titles, ms.itertuples(index=False, name=None), strict=True)
+    ]
+    return said or [f"no cell differs whose {calls} calls fit into {number(tpot_ms)} ms"]
 
+
+def as_text(comparison: Comparison, values: Sequence[str] = ()) -> str:
+    """The table between its sentences; `values` are those of `worth`."""
+    rows = rows_of(comparison)
+    lines = [*wrapped(opening(comparison)), "", LINE.format(*rows[0])]
+    for name, of_name in groupby(rows, lambda row: row["algorithm"]):
+        lines += [name, *(LINE.format(*row.values()) for row in of_name)]
+
+    lines += ["", *wrapped([*closing(comparison), *values]), ""]
     return "\n".join(line.rstrip() for line in lines)

@@ -155,8 +155,13 @@ class Bits(msgspec.Struct, kw_only=True):
 
     @property
     def measured(self) -> list[RowBits]:
-        """The rows with sizes; one that failed has a reason too."""
+        """The rows with sizes."""
         return [row for row in self.rows if row.sizes]
+
+    @property
+    def failed(self) -> list[RowBits]:
+        """The measured rows that stopped: whatever they have not compared, nobody knows."""
+        return [row for row in self.measured if row.reason]
 
 
 def read_bits(path: Path) -> Bits:

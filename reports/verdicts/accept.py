@@ -1,5 +1,4 @@
-"""The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back. A
-record of bench.bits goes to FOLDER/bits/, in place of that of its machine, collective and ranks.
+"""The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back.
 FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one move. A machine's last
 line names its baseline's runs. After an interruption one of two baselines is complete."""
 
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from reports.store.bits import SUFFIX, Name, read_bits
-from reports.store.program import BENCH, complain, write_json
+from reports.store.bits import Name
+from reports.store.program import complain, write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
-from reports.store.untrusted import printable, read_bytes
+from reports.store.untrusted import read_bytes
 from reports.store.writing import write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.gate import UNUSABLE
@@ -23,7 +22,6 @@ from reports.verdicts.judge import Incomparable, differing
 from reports.verdicts.sides import ACCEPTED, Side, add_allow, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
 
-BITS = "bits"  # the folder of records of bits
 MOST_BYTES = 20_000_000  # of some 30,000 moves of baselines
 
 
@@ -49,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--current",
         metavar="Y",
         required=True,
-        help="the new baseline of its machine: FOLDER/VARIANT of a campaign, a folder or quoted "
-        f"glob of runs, or a record of {BENCH}bits",
+        help="the new baseline of its machine: FOLDER/VARIANT of a campaign, or a folder or quoted "
+        "glob of runs",
     )
     option(
         "--reason", metavar="TEXT", required=True, help="why the baseline changes; this is stored"
@@ -64,8 +62,6 @@ def accept(arguments: argparse.Namespace) -> int:
     folder = arguments.baseline
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")
-    if arguments.current.endswith(SUFFIX):
-        return _accept_bits(arguments)
 
     current = side_of(arguments.current)
     if faults := faults_of(current):
@@ -102,30 +98,6 @@ def accept(arguments: argparse.Namespace) -> int:
             f"{len(runs)} launches of {current.name} are now the baseline of machine "
             f"{machine_id} in {folder}"
         )
-
-    return 0
-
-
-def _accept_bits(arguments: argparse.Namespace) -> int:
-    """Keeps a record of bits, and the reason as its last note."""
-    record = read_bits(Path(arguments.current))
-    record.notes.append(f"accepted: {printable(arguments.reason)}")
-    if failed := [row for row in record.measured if row.reason]:
-        complain(f"{failed[0].name} failed: {failed[0].reason}")
-        return UNUSABLE
-
-    folder = arguments.baseline / BITS
-    name = f"{record.machine_id}-{record.collective}-{record.ranks}{SUFFIX}"
-    inside = _open_own(folder)
-    try:
-        write_whole(Path(f"/proc/self/fd/{inside}") / name, msgspec.json.encode(record))
-    finally:
-        os.close(inside)
-
-    if arguments.json:
-        write_json("accept", folder=folder, run_id=record.run_id, reason=arguments.reason)
-    else:
-        print(f"the bits of {record.run_id} are now the baseline in {folder / name}")
 
     return 0
 

@@ -16,7 +16,7 @@ from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, RowBits, read_bits
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
+from reports.store.program import BENCH, on_ranks, write_json
 from reports.store.result import ResultError, time_of
 from reports.store.writing import write_named
 from reports.tables.bits import (
@@ -33,14 +33,13 @@ from reports.tables.bits import (
     threshold_sentence,
 )
 from reports.tables.sentences import counted, size_text, some, wrapped
-from reports.verdicts.accept import BITS
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.markdown import folded, heading, listed, table_of
 from reports.verdicts.regress import add_files, as_junit, write_page
 
 MOST_FINDINGS = 12
 NEWEST = Path("results")
-ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason "..."'
+KEEP = "cp RECORD BASELINES/"
 
 
 class Check(NamedTuple):
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         metavar="FILE",
         type=Path,
-        help="an earlier record, a folder of records, or a folder of `accept`",
+        help="an earlier record, or a folder of records",
     )
     option(
         "--require",
@@ -100,8 +99,7 @@ def bits(arguments: argparse.Namespace) -> int:
     record, notes = with_all_rows(records), list[str]()
     checks = [
         Check(row.name, "failure", True, f"{row.name} ({row.datatype}) failed: {row.reason}")
-        for row in record.measured
-        if row.reason  # whatever it has not compared, nobody knows
+        for row in record.failed
     ]
     for name in arguments.require:
         checks += [required_of(row, name) for row in record.rows]
@@ -175,29 +173,26 @@ def check_comparable(one: Bits, other: Bits, place: str, other_place: str) -> No
 
 
 def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
-    """The baseline in a file, or in a folder the newest one of the same that is, if possible, of
-    the same machine and none of the records. Raises ResultError and Incomparable."""
+    """The baseline in a file, or in a folder the newest one without failed rows of the same that
+    is, if possible, of the same machine and none of the records. Raises ResultError and
+    Incomparable."""
     record, own = records[0], {each.run_id: each.rows for each in records}
-    if not path.is_dir():
-        baseline = read_bits(path)
-    else:
-        kept = path / BITS  # of `accept`
-        files = (kept if kept.is_dir() else path).glob(f"*{SUFFIX}")
-        if not (found := [read_bits(file) for file in files]):
-            raise ResultError(f"{path} holds no record of {BENCH}bits: `accept` one")
-        baseline = max(
-            found,
-            key=lambda each: (
-                not unequal(each, record),
-                each.machine_id == record.machine_id,
-                each.run_id not in own,
-                each.run_id,
-            ),
-        )
+    files = path.glob(f"*{SUFFIX}") if path.is_dir() else [path]
+    if not (found := [each for each in map(read_bits, files) if not each.failed]):
+        raise ResultError(f"{path} holds no record of {BENCH}bits without a failed row")
+    baseline = max(
+        found,
+        key=lambda each: (
+            not unequal(each, record),
+            each.machine_id == record.machine_id,
+            each.run_id not in own,
+            each.run_id,
+        ),
+    )
 
     check_comparable(baseline, record, f"in {path}", "in this record")
     if baseline.rows == own.get(baseline.run_id):
-        raise ResultError(f"{baseline.run_id} is the record and the baseline: `accept` another")
+        raise ResultError(f"{baseline.run_id} is the record and the baseline: keep another")
 
     return baseline
 
@@ -314,7 +309,7 @@ def dated(record: Bits) -> str:
 def next_step(failed: bool, again: str, versions: Sequence[str]) -> Section:
     """After a failure the commits between two versions, or the record once more; otherwise how to
     keep these bits."""
-    said, command = "Keep these bits, to tell when they change:", ACCEPT
+    said, command = "Keep these bits, to tell when they change:", KEEP
     if failed:
         said, command = "Repeat the record, to see if it is chance:", again
         commits = [found[1] for each in versions if (found := re.search(r"\((\w+)", each))]

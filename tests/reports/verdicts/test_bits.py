@@ -35,8 +35,8 @@ def edited(baseline, tmp_path):
 def report(reports):
     """A function that runs `reports bits`, and returns the status and what it prints, in a line."""
 
-    def run(*words, command="bits"):
-        status, out, err = reports(command, *words)
+    def run(*words):
+        status, out, err = reports("bits", *words)
         return status, " ".join((out + err).split())
 
     return run
@@ -156,8 +156,10 @@ def test_another_version_is_the_same_row(edited, report):
     assert report(*words) == (0, "SAME: 2 checks passed")
 
 
-def test_accept_refuses_a_failed_row(edited, report, tmp_path):
-    words = "--baseline", tmp_path / "store", "--reason", "first", "--current", edited(failed)
-    status, said = report(*words, command="accept")
-    assert (status, said) == (5, "reports: ring failed: RuntimeError: the sum is lost")
-    assert not (tmp_path / "store").exists()
+def test_a_record_with_a_failed_row_is_no_baseline(baseline, edited, report):
+    """Of a folder an earlier one is."""
+    broken = edited(failed)
+    status, said = report(baseline, "--baseline", broken)
+    assert (status, "no record of bench.bits without a failed row" in said) == (2, True)
+    edited(run_id="2026-11-26-a")
+    assert report(baseline, "--baseline", broken.parent) == (0, "SAME: 2 checks passed")

@@ -4,9 +4,8 @@ as NCCL_PROTO or I_MPI_ADJUST_ALLREDUCE, in which a variant differs from the bas
 
 import argparse
 import re
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isqrt
 from typing import Any
 
@@ -15,7 +14,7 @@ import pandas as pd
 
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
-from reports.tables.sentences import command_of, environment_of, size_text, some
+from reports.tables.sentences import environment_of, size_text, some
 from reports.verdicts.engines import ENGINES, engine_table
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides
@@ -33,15 +32,7 @@ IN_COLUMNS = {"NCCL_ALGO", "NCCL_PROTO", LEAST_CHANNELS, MOST_CHANNELS}
 RAN = re.compile(r"(\w+) (\w+), ")  # in `chosen`
 ANY = -1  # of a column
 MEASURED = ["size_bytes", "ratio", "low", "high", "pairs", "variant", "chosen"]
-PROOF = "This campaign would prove the table, once folders and what <set> stands for are put back"
-# What has the library read the table.
-LOADERS = {
-    "rccl": {"NCCL_TUNER_CONFIG_FILE": "table.csv"},
-    "nccl": {
-        "NCCL_TUNER_PLUGIN": "libnccl-tuner-example.so",
-        "NCCL_TUNER_CONFIG_FILE": "table.csv",
-    },
-}
+TABLES = "rccl", "nccl"  # one form
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=(*LOADERS, "json", *ENGINES),
+        choices=(*TABLES, "json", *ENGINES),
         required=True,
         help="the table of RCCL's tuner or of NCCL's example plugin; JSON for any library; the "
         "size up to which an engine's own all-reduce wins, of runs that also time the library",
@@ -63,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def tuner(arguments: argparse.Namespace) -> int:
-    """Prints the table, and on standard error what would prove it. Returns 0. Raises ResultError
-    for runs without settings that differ, and without a side that a gate could judge."""
+    """Prints the table. Returns 0. Raises ResultError for runs without settings that differ, and
+    without a side that a gate could judge."""
     if arguments.format in ENGINES:
         sys.stdout.write(engine_table(arguments.runs, arguments.format))
         return 0
@@ -105,13 +96,8 @@ def tuner(arguments: argparse.Namespace) -> int:
 
     if not is_json:
         sys.stdout.write(as_csv(baseline, stretches))
-        if stretches:
-            sys.stdout.flush()
-            command = campaign_of(baseline, {"tuned": LOADERS[arguments.format]})
-            print(f"{PROOF}:\n{command}", file=sys.stderr)
         return 0
 
-    # The campaign measures each of the settings again.
     records = [
         {
             "collective": each.collective.iloc[0],
@@ -124,11 +110,6 @@ def tuner(arguments: argparse.Namespace) -> int:
         }
         for each in stretches
     ]
-    tuned = {
-        name: settings
-        for each in stretches
-        for name, settings in zip(each.side, each.settings, strict=True)
-    }
     run = baseline.launches[0].run
     write_json(
         "tuner",
@@ -136,7 +117,6 @@ def tuner(arguments: argparse.Namespace) -> int:
         nodes=run.world.get("hosts"),
         ranks=run.world_size,
         rows=records,
-        campaign=campaign_of(baseline, tuned) if tuned else None,
     )
     return 0
 
@@ -271,19 +251,3 @@ def as_csv(baseline: Side, stretches: Sequence[pd.DataFrame]) -> str:
         ]
 
     return "\n".join(lines) + "\n"
-
-
-def campaign_of(baseline: Side, tuned: Mapping[str, Mapping[str, str]]) -> str:
-    """The command of a campaign of the baseline's command, as far as it is stored, against itself
-    with each of these variables: `<set>` and `<path>` stand for the rest."""
-    run = baseline.launches[0].run
-    command = baseline.typed or ("COMMAND" if run.imported_from else command_of(run))
-
-    base = "base" if "base" not in tuned else "default"
-    lines = ["wiretax campaign"]
-    for name, variables in {base: dict[str, str](), **tuned}.items():
-        words = [shlex.join(map("=".join, variables.items())), command]
-        text = f"{name.rsplit('/')[-1]}={' '.join(filter(None, words))}"
-        lines.append(f"  --variant {shlex.quote(text)}")
-
-    return " \\\n".join(lines)

@@ -31,6 +31,7 @@ LEAST_CHANNELS, MOST_CHANNELS = "NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS"
 IN_COLUMNS = {"NCCL_ALGO", "NCCL_PROTO", LEAST_CHANNELS, MOST_CHANNELS}
 RAN = re.compile(r"(\w+) (\w+), ")  # in `chosen`
 ANY = -1  # of a column
+SETTING = ["collective", "min_bytes", "max_bytes", "settings"]
 MEASURED = ["size_bytes", "ratio", "low", "high", "pairs", "variant", "chosen"]
 TABLES = "rccl", "nccl"  # one form
 
@@ -86,8 +87,8 @@ def tuner(arguments: argparse.Namespace) -> int:
     cells = library_cells(judged)
     cells = cells.assign(settings=cells.side.map(settings))
     is_json = arguments.format == "json"
-    rows = pd.Series([columns_of(cell) for cell in cells.itertuples()], cells.index)
-    stretches = stretches_of(cells.assign(value=cells.settings if is_json else rows))
+    in_table = pd.Series([columns_of(cell) for cell in cells.itertuples()], cells.index)
+    rows = fastest(cells.assign(value=cells.settings if is_json else in_table))
     if not cells.is_faster.any():
         sentence = f"nothing is FASTER than {baseline.name} at any size"
         if np.isinf(cells.high).all():
@@ -95,28 +96,17 @@ def tuner(arguments: argparse.Namespace) -> int:
         complain(sentence)
 
     if not is_json:
-        sys.stdout.write(as_csv(baseline, stretches))
+        sys.stdout.write(as_csv(baseline, rows))
         return 0
 
-    records = [
-        {
-            "collective": each.collective.iloc[0],
-            "min_bytes": each.least_bytes.iloc[0],
-            "max_bytes": each.most_bytes.iloc[-1],
-            "settings": each.value.iloc[0],
-            "measured": each.assign(variant=each.side, chosen=[case.chosen for case in each.case])[
-                MEASURED
-            ],
-        }
-        for each in stretches
-    ]
+    rows = rows.assign(variant=rows.side, chosen=[case.chosen for case in rows.case])
     run = baseline.launches[0].run
     write_json(
         "tuner",
         baseline=baseline.name,
         nodes=run.world.get("hosts"),
         ranks=run.world_size,
-        rows=records,
+        rows=rows[SETTING + MEASURED],
     )
     return 0
 
@@ -201,11 +191,11 @@ def columns_of(cell: Any) -> tuple[str, str, int] | None:
     return ALGORITHMS[algorithm], protocol, channels
 
 
-def stretches_of(cells: pd.DataFrame) -> list[pd.DataFrame]:
-    """The fastest cells of each stretch of sizes at which one `value` is faster than the baseline,
-    by collective, from the first one's `least_bytes` to the last one's `most_bytes`. A size stands
-    for half to twice its bytes, up to the geometric middle to a measured neighbour."""
-    stretches = list[pd.DataFrame]()
+def fastest(cells: pd.DataFrame) -> pd.DataFrame:
+    """The fastest cell of each collective and size at which one with a `value` is faster than the
+    baseline, with the sizes that it stands for, from `min_bytes` to `max_bytes`: half to twice its
+    bytes, up to the geometric middle to a measured neighbour."""
+    rows = list[pd.DataFrame]()
     for collective, own in cells.groupby("collective", sort=False):
         faster = own[own.is_faster].sort_values(["size_bytes", "ratio"])
         winners = faster[faster.value.notna()].drop_duplicates("size_bytes")
@@ -224,30 +214,26 @@ def stretches_of(cells: pd.DataFrame) -> list[pd.DataFrame]:
                 for before, size, after in neighbours
             ],
             sizes,
-            ["least_bytes", "most_bytes"],
+            ["min_bytes", "max_bytes"],
         )
-        winners = winners.join(ends, on="size_bytes")
-        is_next = winners.least_bytes == winners.most_bytes.shift() + 1
-        is_same = winners.value == winners.value.shift()
-        stretches += [each for _, each in winners.groupby((~(is_next & is_same)).cumsum())]
+        rows.append(winners.join(ends, on="size_bytes"))
 
-    return stretches
+    return pd.concat(rows)
 
 
-def as_csv(baseline: Side, stretches: Sequence[pd.DataFrame]) -> str:
+def as_csv(baseline: Side, rows: pd.DataFrame) -> str:
     """The table, with a line on what was measured before each row."""
     run, campaign = baseline.launches[0].run, baseline.campaign
     nodes, ranks = run.world.get("hosts") or ANY, run.world_size or ANY
     lines = [f"# {campaign.campaign.campaign_id if campaign else run.run_id}", f"# {COLUMNS}"]
-    for each in stretches:
-        first, last = each.iloc[0], each.iloc[-1]
-        sizes = dict.fromkeys([size_text(first.size_bytes), size_text(last.size_bytes)])
-        name = first.collective.replace("_", "")
-        row = name, first.least_bytes, last.most_bytes, *first.value
+    cells: Any = rows.itertuples()
+    for each in cells:
+        name = each.collective.replace("_", "")
+        row = name, each.min_bytes, each.max_bytes, *each.value, nodes, ranks, ANY, ANY
         lines += [
-            f"# {' to '.join(sizes)}: {each.ratio.min():.3f} to {each.ratio.max():.3f} of the "
-            f"default's time, intervals up to {each.high.max():.3f}",
-            ",".join(map(str, (*row, nodes, ranks, ANY, ANY))),
+            f"# {size_text(each.size_bytes)}: {each.ratio:.3f} of the default's time, "
+            f"interval up to {each.high:.3f}",
+            ",".join(map(str, row)),
         ]
 
     return "\n".join(lines) + "\n"

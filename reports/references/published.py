@@ -4,7 +4,6 @@ Nothing in the tables is computed or estimated: what a source does not say is em
 docs/references.md has the meaning of the columns."""
 
 import csv
-import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -14,12 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from reports.store.case import bus_factor
-from reports.store.result import ResultError, content_of
 from reports.store.schema import Count
-from reports.store.untrusted import printable
 
 FOLDER = Path(__file__).parent
-MOST_TABLE_BYTES = 20_000_000
 # Of PCIe and NVLink the generation, of PCIe also the lanes, as far as the source says.
 FABRIC = (
     r"^(PCIe( [1-6]( x(1|2|4|8|16))?)?|(NVLink [1-6]|xGMI)( \+ network)?"
@@ -103,30 +99,24 @@ class PublishedServing(Published, kw_only=True, frozen=True):
 AnyRow = TypeVar("AnyRow", PublishedCall, PublishedServing)
 
 
-def read_table(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
-    """The rows of a table. Raises ResultError, which names the line, for a damaged one."""
-    content, line = content_of(path, most_bytes=MOST_TABLE_BYTES), 1
-    rows = list[AnyRow]()
-    try:
-        reader = csv.DictReader(io.StringIO(content.decode()), restkey="one cell too many")
-        for cells in reader:
-            line = reader.line_num
-            filled = {name: printable(str(cell)) for name, cell in cells.items() if cell}
-            rows.append(msgspec.convert(filled, kind, strict=False))
-    except (UnicodeDecodeError, csv.Error, msgspec.ValidationError) as error:
-        raise ResultError(f"{path}, line {line}: not a published figure ({error})") from error
-
-    return rows
+def read_table(path: Path, kind: type[list[AnyRow]]) -> list[AnyRow]:
+    """The rows of a table. Raises ValidationError, which counts the rows from 0, for a damaged
+    one."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [
+            {name: cell for name, cell in cells.items() if cell} for cells in csv.DictReader(file)
+        ]
+    return msgspec.convert(rows, kind, strict=False)
 
 
 @cache
 def calls() -> Sequence[PublishedCall]:
-    return read_table(FOLDER / "calls.csv", PublishedCall)
+    return read_table(FOLDER / "calls.csv", list[PublishedCall])
 
 
 @cache
 def serving() -> Sequence[PublishedServing]:
-    return read_table(FOLDER / "serving.csv", PublishedServing)
+    return read_table(FOLDER / "serving.csv", list[PublishedServing])
 
 
 def select(rows: Iterable[AnyRow], **values: Collection[Any]) -> list[AnyRow]:

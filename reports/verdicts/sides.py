@@ -13,14 +13,7 @@ from typing import Any
 
 from reports.store.case import CASE_KEY, is_own_work, key_of
 from reports.store.grouped import grouped
-from reports.store.manifest import (
-    MANIFEST,
-    Launch,
-    Manifest,
-    VariantRecord,
-    read_manifest,
-    run_files,
-)
+from reports.store.manifest import MANIFEST, Launch, Manifest, VariantRecord, read_manifest
 from reports.store.observations import method_of, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
@@ -135,21 +128,18 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 
 def read_sides(arguments: Sequence[str]) -> list[Side]:
     """The sides that the arguments name as in `side_of`, baseline first; a single campaign stands
-    for all its variants. Raises ResultError for an argument without runs and below two sides."""
+    for all its variants with launches. Raises ResultError for an argument without runs and below
+    two sides."""
     if len(arguments) == 1 and (Path(arguments[0]) / MANIFEST).is_file():
         manifest = read_manifest(arguments[0])
-        names = [variant.name for variant in manifest.campaign.variants]
-        variants = [_variant_side(manifest, name) for name in names]
-        sides = [side for side in variants if side.launches]
-        if len(sides) < 2 <= len(variants):
-            missing = " and ".join(side.name for side in variants if not side.launches)
-            sentence = f"the campaign ended before {missing} had a launch that finished"
-            raise ResultError("; ".join([f"{arguments[0]}: {sentence}", *deaths_of(variants)]))
+        variants = [_variant_side(manifest, each.name) for each in manifest.campaign.variants]
+        sides, deaths = [side for side in variants if side.launches], deaths_of(variants)
     else:
-        sides = [side_of(argument) for argument in arguments]
+        sides, deaths = [side_of(argument) for argument in arguments], []
 
     if len(sides) < 2:
-        raise ResultError(f"{arguments[0]}: a comparison takes two sides, or a campaign")
+        sentence = "a comparison takes two sides, or a campaign, with launches that finished"
+        raise ResultError("; ".join([f"{arguments[0]}: {sentence}", *deaths]))
 
     return sides
 
@@ -183,10 +173,7 @@ def side_of(argument: str) -> Side:
             _add_launch(side, file)
 
     if not side.launches:
-        deeper = (file.parent for file, problem in run_files(path) if not problem)
-        below = next((folder for folder in deeper if folder != path), None)
-        elsewhere = f"; the folder {below} has one" if below else ""
-        raise ResultError(f"no run file at {argument}{elsewhere}")
+        raise ResultError(f"no run file at {argument}")
 
     side.launches.sort(key=lambda launch: by_time(launch.run.run_id))
     return side

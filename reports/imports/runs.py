@@ -23,7 +23,7 @@ from reports.imports.logged import (
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_nccl, test_of_report
 from reports.imports.serving import parse_serving
-from reports.imports.timing_lines import FORMAT, MARK, TIME_OF_ANOTHER_NAME, parse_timing_lines
+from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
 from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
 from reports.store.case import UNKNOWN, is_own_work
@@ -52,9 +52,7 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
         if not content.isascii():  # an emoji makes each letter of a text take four bytes
             check("bytes with other letters than ASCII", len(content))
         text = content.decode("utf-8-sig", errors="replace")
-        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and not (
-            MARK in text or any(map(TIME_OF_ANOTHER_NAME.match, text.split("\n")))
-        )
+        is_json = text.lstrip(" \r\n\t[")[:1] == "{" and MARK not in text
         tests = tests_of_json(text.strip()) if is_json else tests_of_text(text)
         check("tests", len(tests))
         check("rows", sum(len(test.rows) for test in tests))
@@ -79,7 +77,9 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
                 test.set_status()
             return tests
         if not all("config" in document for document in documents):
-            raise ResultError(f"it is JSON of no known version of {JSON_FORMATS}")
+            raise ResultError(
+                f"it is JSON of no known version of {JSON_FORMATS}, and has no timing lines"
+            )
         return [*map(test_of_report, documents)]
     except (
         AttributeError,

@@ -13,8 +13,6 @@ from reports.store.result import ResultError
 from reports.store.schema import LEAST_US, Count, Positive, Shape
 
 MARK, FORMAT = '"time_us"', "timing-lines"
-# A field for the time in an object of one line, meant as a timing line.
-TIME_OF_ANOTHER_NAME = re.compile(r'\s*\{(?=.*\}).*"((?:time|latency|duration)_[a-z]{1,12})"\s*:')
 STATISTIC = "median over blocks, slowest rank"
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z][\w.-]{0,63}\Z")]
 Time = Annotated[float, msgspec.Meta(ge=LEAST_US, lt=1e15)]
@@ -58,8 +56,6 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
 
     for number, text in enumerate(lines, 1):
         if MARK not in text:
-            if not fault and (other := TIME_OF_ANOTHER_NAME.match(text)):
-                fault = f"line {number} is no timing line ({other[1]}: want time_us)"
             continue
         check("bytes of JSON", n_bytes := n_bytes + len(text))
         text = text[text.find("{") :].strip()

@@ -97,11 +97,3 @@ def test_hostile_lines_take_10_s_and_a_gigabyte_at_most(kind, tmp_path, capsys):
     then = resource.getrusage(resource.RUSAGE_SELF)
     assert then.ru_utime - used.ru_utime < 10
     assert then.ru_maxrss < 1e6  # in KiB
-
-
-@pytest.mark.parametrize("more", ["", "starting\n"])
-def test_a_time_in_another_unit_is_told_of_timing_lines(more, tmp_path, capsys):
-    log = put(tmp_path / "a.log", more + line().replace("time_us", "time_ms"))
-    number = 1 + more.count("\n")
-    sentence = f": line {number} is no timing line (time_ms: want time_us)\n"
-    assert refused(tmp_path, capsys, log).endswith(sentence)

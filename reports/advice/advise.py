@@ -254,7 +254,7 @@ def _question(load: Deployment) -> list[str]:
         f"{model.kv_bytes_per_token:,} B of cache a token{window} (fp16)",
         f"GPU: {number(gpu.memory_gb)} GB (90 % may be used), {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s ({gpu.source}): peaks, so all times are lower bounds; "
-        f"{serving.reached()}",
+        f"{serving.REACHED}",
         f"load: {counted(load.batch, 'stream')} for latency, {load.slots} for "
         f"throughput, each with {load.context} tokens cached; prompts of {load.prompt}",
     ]

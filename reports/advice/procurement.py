@@ -21,7 +21,7 @@ from reports.advice.reduce_times import (
     other_hardware,
     read_launches,
 )
-from reports.advice.serving import reached
+from reports.advice.serving import REACHED
 from reports.advice.specs import gpu_of
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to_html
@@ -387,5 +387,5 @@ def _sentences(
         for name, each in spec.models.items()
     ]
     if spec.models:
-        lines.append(f"tok/s are upper limits: {reached()}.")
+        lines.append(f"tok/s are upper limits: {REACHED}.")
     return lines + [f"{each.name}: {note}" for each in appraisals for note in each.notes]

@@ -3,19 +3,25 @@ roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all comm
 
 from bisect import bisect
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from math import ceil
 
 import numpy as np
 
 from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
-from reports.advice.specs import BITS, GB, GPUS, MODELS, Gpu, Transformer, weights_of
-from reports.references import published
+from reports.advice.specs import GB, Gpu, Transformer, weights_of
 from reports.tables.sentences import counted, number
 
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
 LEAST_RANKED_RATIO = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
+# How much of the bandwidth of the memory others' engines reached, by their tokens/s of one stream
+# and the weights that a token reads; caches come on top. Of reports/references/serving.csv
+# (tests/reports/advice/test_serving.py).
+REACHED = (
+    "for one stream others' engines got 56% to 75% of the memory's bandwidth with a split by "
+    "tensor, 60% to 88% with one card at a time (8 figures)"
+)
 
 
 def rate(tokens: float, us: Span) -> Span:
@@ -166,33 +172,6 @@ class Deployment:
         if short_gb <= 0:
             return None
         return f"{counted(streams, 'stream')} would not fit, {number(short_gb)} GB short"
-
-
-@cache
-def reached() -> str:
-    """How much of the bandwidth of the memory others' engines reached, by their tokens/s of one
-    stream and the weights that a token reads, where both are known and no drafter ran. Caches come
-    on top."""
-    tensor, whole = list[float](), list[float]()
-    for row in published.select(published.serving(), streams={1}, drafter={"none"}):
-        gpu, model = GPUS.get(row.gpu.replace(" ", "").lower()), MODELS.get(row.model.lower())
-        bits = BITS.get(row.weights.lower())
-        if not (gpu and model and bits and row.decode_tok_s):
-            continue
-        # Of a table of embeddings a token reads one row, unless it is also the last matrix.
-        table = 0 if model.tied is True else model.vocab * model.hidden
-        read_bytes = (model.parameters * model.active_share - table) * bits / 8
-        share = read_bytes * row.decode_tok_s / gpu.bandwidth_gb_s / GB
-        if row.split.startswith("t"):
-            tensor.append(share / row.gpus)
-        else:
-            whole.append(share)
-
-    return (
-        f"for one stream others' engines got {min(tensor):.0%} to {max(tensor):.0%} of the "
-        f"memory's bandwidth with a split by tensor, {min(whole):.0%} to {max(whole):.0%} with one "
-        f"card at a time ({len(tensor + whole)} figures)"
-    )
 
 
 def all_splits(load: Deployment) -> dict[str, Deployment]:

@@ -11,7 +11,6 @@ from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span, span_te
 from reports.advice.serving import Deployment, break_even_us, rate
 from reports.advice.specs import GB, MODELS, ROUTES, engine_text, find, gpu_of, sheet_of
 from reports.advice.wire import (
-    ALGORITHMS,
     CHECKED,
     FORMULA_OVER_MEASURED,
     SIZES,
@@ -29,7 +28,6 @@ from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 
 LARGE = 32 << 20
-SHOWN = [16 << 10, 64 << 10, 256 << 10, 1 << 20, LARGE]
 HOST = "host_memory"
 TITLES = {name: route.title for name, route in ROUTES.items()} | {HOST: "host memory"}
 
@@ -196,17 +194,6 @@ def text_of(
         table = plain_table(headings, rows)
         tables.append((f"One chat of {model.name}, at most, PREDICTED", table))
 
-    by_size = [parts.algorithm_spans(ROUTES.get(first), load.gpu, size) for size in SHOWN]
-    rows = [
-        [
-            name if name in CHECKED else f"{name} (unchecked)",
-            *(number(own[name][0]) if name in own else "-" for own in by_size),
-        ]
-        for name in ALGORITHMS
-    ]
-    title = f"The typical time of each algorithm {title}, us, PREDICTED"
-    tables.append((title, plain_table(["algorithm", *map(size_text, SHOWN)], rows)))
-
     if checks:
         rows = [
             [
@@ -233,23 +220,9 @@ def text_of(
     closing = [f"{model.name} on two: {best.obstacle}."] if best.obstacle else []
     closing += [
         *notes,
-        _fastest(load, made),
         "None of this was measured between two cards: docs/advise.md has the formulas.",
     ]
     if load.gpu.peer:
         closing.append(f"Joined by {load.gpu.peer} they need no PCIe, and this does not apply.")
     closing.append(f"With two cards here, {BENCH}survey measures what stands here as PREDICTED.")
     return lay_out([f"{headline}."], question, tables, closing)
-
-
-def _fastest(load: Deployment, made: Mapping[str, Prediction]) -> str:
-    """Which algorithms the times stand for; `auto` takes packets only from a table."""
-    texts = []
-    for size in (load.model.all_reduce_bytes(1), LARGE):
-        ways = dict[str, list[str]]()
-        for way, each in made.items():
-            ways.setdefault(each.fastest[size][0], []).append(TITLES[way])
-        by = (f"{name} ({', '.join(titles)})" for name, titles in ways.items())
-        texts.append(f"{size_text(size)} by {', '.join(by)}")
-
-    return f"What {BENCH}tune could find: {'; '.join(texts)}."

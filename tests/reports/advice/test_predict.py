@@ -94,7 +94,7 @@ def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
     answer = json.loads(predict(wire, "--json")[1])
     root = answer["predicted"][0]
     each = next(us for us in root["all_reduces"] if us["size_bytes"] == 16 << 10)
-    assert each["algorithm"] in CHECKED, "nobody has checked sentinel's formula"
+    assert each["algorithm"] in CHECKED, "nobody has checked ring's formula"
     assert root["token_ms"] == pytest.approx(160 * np.array(each["us"]) / 1e3)
     assert root["tensor_tokens_per_s"][0] > root["pipeline_tokens_per_s"][0]
     assert root["break_even_us"] > each["us"][2]

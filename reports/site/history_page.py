@@ -86,7 +86,7 @@ def banner_of(history: History) -> Banner:
 
     for event in history.events:
         if event.is_suspect:
-            return Banner("Suspect", f"{event.headline}.", facts)
+            return Banner("Suspect", f"{event.finding}.", facts)
 
     word = max(words, key=lambda each: words[each], default="too early").capitalize()
     if word == TOO_EARLY:

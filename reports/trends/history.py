@@ -183,11 +183,10 @@ def add_events(history: History) -> None:
             run_ids = panel[0].run_ids
             start = max(low - FACT_RUNS, 0)
             facts = [*map(facts_of, run_ids[start : high + FACT_RUNS])]
-            changed = changes_of_facts(facts, low - start, high - start)
             between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
-            said = [between, *changed.values()]
+            said = [between, *changes_of_facts(facts, low - start, high - start)]
             versions = facts[low - start - 1]["version"], facts[high - start]["version"]
-            event = Event(run_ids[place], own, len(panel), said, [*changed], versions)
+            event = Event(run_ids[place], own, len(panel), said, versions)
             history.events.append(event)
 
     history.events.sort(
@@ -198,17 +197,17 @@ def add_events(history: History) -> None:
     )
 
 
-def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> dict[str, str]:
-    """The facts that changed at a run from `low` to `high`, a sentence on each; without facts that
-    often change, such as the load."""
-    changed: dict[str, str] = {}
+def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> list[str]:
+    """A sentence on each fact that changed at a run from `low` to `high`; without facts that often
+    change, such as the load."""
+    changed = list[str]()
     for name in dict.fromkeys(name for of_run in facts for name in of_run):
         texts = [of_run.get(name, "nothing") for of_run in facts]
         at = [place for place in range(1, len(texts)) if texts[place] != texts[place - 1]]
         near = [place for place in at if low <= place <= high]
         if near and len(at) <= MOST_FACT_CHANGES:
             before, after = texts[near[0] - 1 : near[0] + 1]
-            changed[name] = f"Changed there: {name}: {before:.48} -> {after:.48}"
+            changed.append(f"Changed there: {name}: {before:.48} -> {after:.48}")
 
     return changed
 
@@ -262,7 +261,7 @@ def history(arguments: argparse.Namespace) -> int:
                 "machine_id": event.series.machine_id,
                 "node": event.series.node,
                 "benchmark": event.series.benchmark,
-                "headline": event.headline,
+                "headline": event.finding,
                 "alarm": event.is_alarm,
                 "cases": [series.label for series, _ in event.changes],
                 "sentences": event.sentences,
@@ -293,17 +292,16 @@ def history(arguments: argparse.Namespace) -> int:
 
 
 def headline(history: History) -> str:
-    """`1 change on 2026-11-17: all 198 series worse, median +5.0 %, software_id changed`, or the
-    number of changes and the largest."""
+    """`1 change: All 198 cases take 5.0% longer since 17 Nov 2026`, or the number of changes and
+    the largest."""
     events = [event for event in history.events if event.is_alarm]
     if not events:
-        suspects = [f", but {event.headline}" for event in history.events if event.is_suspect]
+        suspects = [f", but: {event.finding}" for event in history.events if event.is_suspect]
         runs = counted(len(history.runs), "complete run" if history.failed else "run")
         return f"no change over {runs}{''.join(suspects)}"
-    if len(events) == 1:
-        return f"1 change on {events[0].headline}"
 
-    return f"{len(events)} changes, the largest on {events[0].headline}"
+    largest = ", the largest" if events[1:] else ""
+    return f"{counted(len(events), 'change')}{largest}: {events[0].finding}"
 
 
 def closing(history: History) -> list[str]:
@@ -362,7 +360,7 @@ def text_of(history: History) -> list[str]:
 
     for event in history.events:
         place = f"{event.series.place}, first at {event.run}."
-        lines += ["", *wrapped([event.headline, place, *event.sentences])]
+        lines += ["", *wrapped([event.finding, place, *event.sentences])]
         for series, step in event.changes[:8]:
             row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<9} {0}".format(*series.row(step).values())
             lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * 6)
@@ -376,7 +374,7 @@ def plot(events: Sequence[Event], target: Path) -> None:
     by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
     changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
     shown = changed[:MOST_PANELS]
-    title = events[0].headline
+    title = events[0].finding
     if len(events) > 1:
         title += f"; {counted(len(events) - 1, 'more event')}"
     footer = (

@@ -2,7 +2,6 @@
 launches of one side of a campaign ran close together in time: they are one point, their median."""
 
 import re
-from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,14 +15,7 @@ from reports.store.grouped import grouped
 from reports.store.observations import Entry, costs_of, method_of
 from reports.store.result import time_of
 from reports.store.schema import CaseHeader
-from reports.tables.sentences import (
-    interval_text,
-    machine_name,
-    number,
-    sized,
-    some,
-    without_version,
-)
+from reports.tables.sentences import interval_text, machine_name, number, sized, without_version
 from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
@@ -180,14 +172,13 @@ def day_text(run_id: str | None) -> str:
 @dataclass
 class Event:
     """Steps of series of one machine and benchmark, the largest first, out of `n_series`. `run` is
-    the first run after them; `sentences` say how certain that is and what else changed there, and
-    `changed` has the names of that; `versions` are those before and after."""
+    the first run after them; `sentences` say how certain that is and what else changed there;
+    `versions` are those before and after."""
 
     run: str
     changes: list[tuple[Series, LevelChange]]
     n_series: int
     sentences: list[str]
-    changed: list[str]
     versions: tuple[str, str]
 
     @property
@@ -209,22 +200,6 @@ class Event:
         return any(step.doubt == SUSPECT for _, step in self.changes)
 
     @property
-    def headline(self) -> str:
-        """`2026-11-17: all 198 series worse, median +5.0 %, software_id changed`."""
-        log_ratios = [step.log_ratio[0] for _, step in self.changes]
-        (word, n), *others = Counter(step.word for _, step in self.changes).most_common()
-        number = f"all {n}" if n == self.n_series > 1 else f"{n} of {self.n_series}"
-        mixed = "".join(f", {n} {word}" for word, n in others)
-        facts = some(self.changed, 2) or "nothing recorded"
-        end = "" if self.is_alarm else "; no alarm: its runs were disturbed"
-        if self.is_suspect:
-            end = "; a suspect, no alarm until the next run confirms it"
-        return (
-            f"{self.run[:10]}: {number} series {word}{mixed}, "
-            f"median {100 * np.expm1(np.median(log_ratios)):+.1f} %, {facts} changed{end}"
-        )
-
-    @property
     def commits(self) -> list[str]:
         """The commits before and after, if they differ."""
         before, after = (re.sub(r".*\((\w+).*", r"\1", version) for version in self.versions)
@@ -234,9 +209,10 @@ class Event:
     def finding(self) -> str:
         """`1 MiB auto and 2 MiB auto take 8.9% longer since 20 Nov 2026, 1a2b3c4 -> 9f8e7d6`, of
         the cases of ours that changed as the largest did, if any, and whether the library did: then
-        it was not the code."""
-        changes = [change for change in self.changes if change[1].word == self.word]
-        changes = [change for change in changes if not change[0].case.library] or changes
+        it was not the code. At the end why it is no alarm, if it is none."""
+        alike = [change for change in self.changes if change[1].word == self.word]
+        ours = [change for change in alike if not change[0].case.library]
+        changes = ours or alike
         names = [sized(series.case, series.name) for series, _ in changes]
         cases = " and ".join(names)
         if len(self.changes) == self.n_series > 2:
@@ -249,6 +225,10 @@ class Event:
         text = f"{cases} {verb} {change:.1%} {more} since {day_text(self.run)}"
         if self.commits:
             text += f", {' -> '.join(self.commits)}"
-        if any(series.case.library and step.word == self.word for series, step in self.changes):
+        if 0 < len(ours) < len(alike):
             text += "; so does the library"
+        if self.is_suspect:
+            text += "; a suspect, no alarm until the next run confirms it"
+        elif not self.is_alarm:
+            text += "; no alarm: its runs were disturbed"
         return text

@@ -1,7 +1,7 @@
 """The page about the nodes of a store: a heat map of each against its peers, the worst first."""
 
 from reports.kit.chart import forest, heat
-from reports.kit.page import Banner, Page, Row, Section, role_of
+from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
 from reports.site import shared
 from reports.store.folder import Contents
 from reports.store.program import BENCH, RUN
@@ -10,7 +10,6 @@ from reports.trends.fleet import FINE, FOUND, EqualNodes, Fleet, headline, summa
 from reports.trends.slow_nodes import EQUAL, LEAST_SLOWDOWN, PAIR
 
 FLEET = "fleet.html"
-MOST_NODES = 200  # of a heat map
 
 Links = dict[str, tuple[str, str]]
 
@@ -40,9 +39,17 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
             "newest run with a peer's, and measure again; take out a node that stays slow."
         )
         facts = [todo, *facts]
-    sections = [_bad_runs(fleet), *(_section(group, links) for group in fleet.groups)]
-    left_out = Section("Left out", fleet.left_out, folded=True)
-    return Page("Fleet", Banner(word, f"{sentence}.", facts, role), [*sections, left_out])
+    bad: list[Cell] = [
+        [verdict, *((node, shared.file_name("run", runs[-1])) for node, runs in of_node.items())]
+        for verdict, of_node in (("WRONG", fleet.wrong), ("FAILED", fleet.failed))
+        if of_node
+    ]
+    sections = [
+        Section("Wrong or failed", bad),
+        *(_section(group, links) for group in fleet.groups),
+        Section("Left out", fleet.left_out, folded=True),
+    ]
+    return Page("Fleet", Banner(word, f"{sentence}.", facts, role), sections)
 
 
 def named_in(fleet: Fleet) -> list[str]:
@@ -56,7 +63,7 @@ def named_in(fleet: Fleet) -> list[str]:
 
 def _section(group: EqualNodes, links: Links) -> Section:
     """A row for each node, which links to its newest run, with a column for each size."""
-    sizes, nodes = list(map(size_text, group.sizes_bytes)), group.nodes[:MOST_NODES]
+    sizes, nodes = list(map(size_text, group.sizes_bytes)), group.nodes
     heading, drawings = forest(
         [node.excess for node in nodes], [role_of(node.verdict) for node in nodes], LEAST_SLOWDOWN
     )
@@ -74,20 +81,5 @@ def _section(group: EqualNodes, links: Links) -> Section:
     said = [
         f"{EQUAL}: at most {LEAST_SLOWDOWN:.0%} slower than the median {group.kind}, or no slower "
         "than nodes and launches differ anyway.",
-        *group.to_repeat,
     ]
-    if more := len(group.nodes) - len(rows):
-        said.append(f"{more} more {group.kind}s are not slower.")
-
     return Section(f"{group.title}: {group.kind}s", said, rows=rows)
-
-
-def _bad_runs(fleet: Fleet) -> Section:
-    """The nodes with wrong results and those without a finished run."""
-    rows: list[Row] = [
-        {"node": node, "verdict": verdict, "run": (run_id, shared.file_name("run", run_id))}
-        for verdict, of_node in (("WRONG", fleet.wrong), ("FAILED", fleet.failed))
-        for node, run_ids in of_node.items()
-        for run_id in run_ids
-    ]
-    return Section("Wrong or failed", rows=rows)

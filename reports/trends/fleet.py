@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import msgspec
@@ -20,15 +19,7 @@ from reports.store.observations import MIN_BLOCKS, Entry, alike_of, method_of, t
 from reports.store.program import write_json
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
-from reports.tables.sentences import (
-    counted,
-    interval_text,
-    left_out_lines,
-    painted,
-    some,
-    to_repeat,
-    wrapped,
-)
+from reports.tables.sentences import counted, interval_text, left_out_lines, painted, some, wrapped
 from reports.trends.slow_nodes import (
     EQUAL,
     LEAST_LAUNCHES,
@@ -67,8 +58,7 @@ class Node(msgspec.Struct):
 class EqualNodes(msgspec.Struct):
     """Nodes, or pairs of nodes, with equal hardware that were measured alike: named ones first,
     then the slowest. `detectable` is the slowdown that would be found in four of five fleets;
-    `explained` has the slow pairs of nodes of which most pairs are slow; `to_repeat` a sentence on
-    the suspects that should be measured again, and the line to type there."""
+    `explained` has the slow pairs of nodes of which most pairs are slow."""
 
     machine_id: str
     benchmark: str
@@ -79,7 +69,6 @@ class EqualNodes(msgspec.Struct):
     detectable: float
     nodes: list[Node]
     explained: dict[str, list[str]]
-    to_repeat: list[str] = []
 
     @property
     def title(self) -> str:
@@ -146,17 +135,7 @@ def fleet_of(contents: Contents) -> Fleet:
     alike = grouped(counting, alike_of).values()
     families = [family for entries in alike for family in _families(entries, left_out)]
     for entries, rows in families:
-        group = _group(entries, rows, REPORT_P / len(families))
-        if suspects := group.named(SUSPECT):
-            said, again = to_repeat(
-                entries[-1].run,
-                f"{SUSPECT}: some launches may have been disturbed, and {LEAST_LAUNCHES} that "
-                f"agree decide. Measure again on {some([node.node for node in suspects])}",
-                "--seed",
-                "--out",
-            )
-            group.to_repeat = [said, f"{again} --out {quote(str(contents.folder))}"]
-        fleet.groups.append(group)
+        fleet.groups.append(_group(entries, rows, REPORT_P / len(families)))
 
     fleet.groups.sort(key=lambda group: -len(group.nodes))
     fleet.left_out = left_out_lines(left_out)
@@ -321,20 +300,19 @@ def headline(fleet: Fleet) -> str:
 
 
 def summary(group: EqualNodes) -> list[str]:
-    """What was compared, what would be found, and which nodes ran disturbed."""
+    """What was compared, what would be found, and which nodes should be measured again."""
     runs = [node.runs for node in group.nodes]
     said = [
         f"{group.title}; {group.kind}s {len(runs)}, runs {sum(runs)}, sizes "
         f"{len(group.sizes_bytes)}. A {group.kind} that is {group.detectable:.1%} slower than its "
         "peers is found four times in five."
     ]
-    disturbed = [
-        f"{node.node} (up to {max(node.disturbed):.0%}, {len(node.disturbed)} of {node.runs} runs)"
-        for node in group.nodes
-        if node.disturbed
-    ]
-    if disturbed:
-        said.append(f"Disturbed, the hypervisor withheld CPU time: {some(disturbed)}.")
+    if suspects := group.named(SUSPECT):
+        names = some([node.node for node in suspects])
+        said.append(
+            f"{SUSPECT}: some launches may have been disturbed, and {LEAST_LAUNCHES} that agree "
+            f"decide. Measure again on {names}."
+        )
     return said
 
 
@@ -354,6 +332,5 @@ def text_of(fleet: Fleet) -> list[str]:
         if rest := [node.excess[0] for node in group.nodes[n_named:]]:
             other = f"{len(rest)} other {group.kind}s" if n_named else f"all {group.kind}s"
             lines.append(f"{other}: {min(rest):+.1%} to {max(rest):+.1%} slower than the median")
-        lines += [*wrapped(group.to_repeat[:1]), *(f"  {line}" for line in group.to_repeat[1:])]
 
     return [*lines, *wrapped(fleet.left_out)]

@@ -10,16 +10,17 @@ import sys
 from typing import Any, NoReturn
 
 from bench.harness.console import CANNOT, FINE, WRONG, print_out
-from bench.harness.options import Parser, add_quiet
+from bench.harness.options import Parser, RunOptions, add_quiet
 from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
-from bench.machine.gpus import examine, examine_library, open_and_examine, open_gpu
+from bench.machine.gpus import examine, examine_library, open_and_examine
 from bench.machine.pci import gpu_bus_ids
-from collectives.communicator import Communicator, Refusal, launched_rank, launched_ranks
+from collectives.communicator import Communicator, launched_rank, launched_ranks
 from reports.store.program import BENCH, RUN, on_ranks
 
 TIME_LIMIT_S = 120.0
-LADDER = "~/.cache/wiretax/ladder.log"
+LADDER = "~/.cache/wiretax/ladder"
+STEP_S = 60.0  # of the ladder; it may compile
 NO_GPU = (
     "No GPU to examine: /sys/bus/pci/devices lists no GPU of NVIDIA or AMD; on WSL, run"
     f" {on_ranks(1, 'doctor')}, which asks the driver."
@@ -30,25 +31,24 @@ def main() -> NoReturn:
     """Prints the page; exits with 0, with 2 for a wrong command line, with 3 without a GPU."""
     parser = Parser(
         prog=f"{BENCH}doctor",
-        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--ladder [FILE]]",
+        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--ladder [DIR]]",
         description=__doc__,
         epilog="exit status: 0 page printed, or all steps of the ladder work; 1 a step is wrong or"
-        " hangs; 2 wrong command line; 3 no GPU, or MPI does not start; 4 a step is inconclusive:"
-        " refused, or its control in host memory failed",
+        " hangs; 2 wrong command line; 3 no GPU, MPI does not start, or a step is refused",
     )
     parser.add_argument(
         "--ladder",
         nargs="?",
         const=LADDER,
-        metavar="FILE",
-        help=f"climb from host memory to collectives between GPUs; each step's name is in FILE"
-        f" before it starts ({LADDER})",
+        metavar="DIR",
+        help=f"climb from host memory to collectives between GPUs; each step's name is on disk in"
+        f" DIR before it starts ({LADDER})",
     )
     add_quiet(parser.add_argument)
     arguments = parser.parse_args()
     sys.excepthook = end_all
     if arguments.ladder is not None:
-        climb_ladder(parser, arguments.ladder)
+        climb_ladder(parser, arguments.ladder, arguments.quiet)
     progress = Progress("doctor", arguments.quiet)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
     progress.show("examine the GPUs and their links")
@@ -70,20 +70,22 @@ def end_all(*error: Any) -> None:
     os._exit(WRONG)
 
 
-def climb_ladder(parser: Parser, file: str) -> NoReturn:
+def climb_ladder(parser: Parser, folder: str, quiet: bool) -> NoReturn:
     """Climbs, and exits with the status."""
-    from bench.harness.ladder import climb  # needs numpy and a GPU's library
+    from bench.harness.ladder import climb  # needs numpy
+    from bench.harness.session import start
 
     if (launched_ranks() or 1) < 2:
         parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
-    communicator = parser.start_mpi()
-    try:
-        sys.exit(climb(communicator, open_gpu(communicator), file))
-    except Refusal as refusal:
-        say(communicator, f"No ladder: {refusal}")
-        sys.exit(CANNOT)
-    except OSError as error:  # on rank 0
-        parser.error(f"cannot write {file}: {error.strerror}")
+    run = RunOptions(
+        "doctor",
+        timeout_s=STEP_S,
+        device="gpu",
+        memory="host_staged",
+        out=os.path.expanduser(folder),
+        quiet=quiet,
+    )
+    start(run, climb)
 
 
 def say(communicator: Communicator | None, text: str) -> None:

@@ -26,8 +26,8 @@ def choose_gpus(visible: list[list[str]]) -> list[str]:
 def open_device(
     communicator: Communicator, name: str, share_gpus: bool
 ) -> tuple[Device, list[str]]:
-    """The device, and a note on what `auto` chose. Raises Refusal, also if `auto` would choose
-    the CPU beside a GPU that CuPy cannot use."""
+    """The device, and a note on what `auto` chose; "gpu" is any GPU. Raises Refusal, also if
+    `auto` would choose the CPU beside a GPU that CuPy cannot use."""
     if name == "cpu":
         with communicator.all_or_none(DeviceError, OSError):
             return CpuDevice(), []
@@ -54,7 +54,7 @@ def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str
     refusal, visible = None, list[str]()
     try:
         vendor, visible = gpu_driver.visible_gpus()
-        if name not in ("auto", vendor):
+        if name not in ("auto", "gpu", vendor):
             raise DeviceError(
                 f"there is no {name} device here: the installed CuPy is built for {vendor}"
             )

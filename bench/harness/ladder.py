@@ -1,53 +1,49 @@
 """Climbs from host memory to collectives over peers' memory, for `bench.doctor --ladder`. Where
-peers hang the host, or copies work and collectives do not, the log tells after a reset how far the
-climb came: each rung's name is on disk before the rung starts.
+peers hang the host, or copies work and collectives do not, the ranks' flight records tell after a
+reset how far the climb came: each rung's name is on disk before the rung starts.
 
 All rungs are first climbed in host memory, the control: if they fail there, the peers are not to
 blame."""
 
-import json
 import os
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, cast
 
-from bench.harness.console import FINE, WRONG, print_out
+from bench.harness.console import CANNOT, FINE, WRONG, print_out
 from bench.harness.iteration import Buffers, case_iteration, come_late, nothing
 from bench.harness.sampler import SoakLaunch, SoakSequence, captured
+from bench.harness.session import Session
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.communicator import Communicator, Refusal
+from collectives.communicator import Refusal
 from collectives.connect import map_peers
-from collectives.library.gpu import NcclLibrary
 from collectives.operation import CollectiveCase, Unsupported, World
-from collectives.peer_buffer import WaitPolicy
 from collectives.probe import show
 from collectives.registry import ALGORITHMS
 from collectives.world import modes_of
-from kernels.devices.device import Counts, Device, DeviceError, Watch
-from reports.store.untrusted import printable_in, read_bytes
+from kernels.devices.device import Counts, DeviceError
+from reports.store.result import read_flight
 
-WAIT_S = 10.0  # of a kernel, for a flag
-GIVE_UP_S = 60.0  # for a rung that does not return
+if TYPE_CHECKING:
+    from collectives.library.gpu import NcclLibrary
+
 SIZES_BYTES = 16, 4 << 20, 16
 ROUNDS = 10
 STALL_NS = 50_000_000
-STARTED = "started"
-# The exit status of each outcome, the worst last.
-STATUSES = {"works": FINE, "inconclusive": 4, "wrong": WRONG, "hangs": WRONG}
-OUTCOMES = list(STATUSES)
+CONTROL = "host memory: "
+OUTCOMES = {FINE: "works", WRONG: "wrong", CANNOT: "refused"}
 
 
-def stores(world: World, entry: str = "show_stores", **how: Any) -> str | None:
-    return show(world.mapped, entry, **how)
+def stores(session: Session, entry: str = "show_stores", **how: Any) -> str | None:
+    return show(session.world.mapped, entry, **how)
 
 
-def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str | None:
+def all_reduces(session: Session, is_graph: bool = False, stall_ns: int = 0) -> str | None:
     """All-reduces small, large and small, ten times; rank 0 stalls before each."""
+    world = session.world
     send, receive = (memories[world.rank] for memories in world.mapped.registered)
     buffers = Buffers(send, receive, 0)
     launches = []
@@ -72,15 +68,36 @@ def all_reduces(world: World, is_graph: bool = False, stall_ns: int = 0) -> str 
     return None
 
 
-def call_library(world: World, library: NcclLibrary) -> None:
-    with world.communicator.all_or_none():
-        operation = library.bind_smallest(world)
-    if isinstance(operation, Unsupported):
-        raise (DeviceError if library.opened else Refusal)(operation.reason)
+def map_peer_memory(session: Session) -> None:
+    """From here on the session's world has the peers' memory, unprobed. Raises Refusal."""
+    world, refusals = session.world, list[str]()
+    for sharing in modes_of(world.device, "mapped"):
+        own = world.communicator, world.device, world.mapped.waits
+        try:
+            session.world = replace(world, peers=map_peers(*own, sharing, ExitStack()))
+            register(session.world)
+            return
+        except Refusal as refusal:
+            refusals.append(str(refusal))
+    raise Refusal("; ".join(dict.fromkeys(refusals)))
+
+
+def register(world: World) -> None:
+    for _ in range(2):
+        world.mapped.register(max(SIZES_BYTES))
+
+
+def call_library(session: Session) -> str | None:
+    library = cast("NcclLibrary", session.world.library)
+    with session.communicator.all_or_none():
+        operation = library.bind_smallest(session.world)
+    if not library.opened:
+        raise Refusal(library.missing)
+    return operation.reason if isinstance(operation, Unsupported) else None
 
 
 # What is tried, in this order, in both memories; it says what is wrong. Even ranks have odd peers.
-RUNGS: dict[str, Callable[[World], str | None]] = {
+STEPS: dict[str, Callable[[Session], str | None]] = {
     "stores of even ranks": partial(stores, rounds=1, writers=0x55),
     "stores of odd ranks": partial(stores, rounds=1, writers=0xAA),
     "stores of all ranks": partial(stores, rounds=1),
@@ -92,122 +109,66 @@ RUNGS: dict[str, Callable[[World], str | None]] = {
     "the same in a graph": partial(all_reduces, is_graph=True),
     "the same with a stalled rank": partial(all_reduces, stall_ns=STALL_NS),
 }
+RUNGS = {
+    **{CONTROL + name: work for name, work in STEPS.items()},
+    "peer memory: mapped": map_peer_memory,
+    **{f"peer memory: {name}": work for name, work in STEPS.items()},
+    "the GPUs' library": call_library,
+}
 
 
-def open_log(name: str) -> tuple[BinaryIO, dict[str, str]]:
-    """The file of all climbs, a JSON line for each start and each end of a rung, and the last line.
-    Raises OSError."""
-    path = Path(os.path.expanduser(name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    last = {}
-    with suppress(FileNotFoundError):
-        for line in read_bytes(path).splitlines():
-            with suppress(ValueError, TypeError, RecursionError):  # a reset may tear a line
-                last = dict(printable_in(json.loads(line)))
-    file = path.open("ab")
-    with suppress(OSError):  # the file's name; some file systems refuse this
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    return file, last
+def rung(session: Session, name: str, work: Callable[[Session], str | None]) -> int:
+    """Does the work on all ranks, and returns the status, the same on every rank. Raises
+    DeviceError if it hangs."""
+    flight, communicator = session.flight, session.communicator
+    flight.note(name)
+    flight.page.flush()  # onto the disk
+    communicator.barrier()
+
+    try:
+        sentence = work(session)
+        if flight.watch.timed_out:
+            raise DeviceError(f"rank {flight.watch.peer} never answered")
+        sentence = communicator.first_reason(sentence)
+        status = WRONG if sentence else FINE
+    except Refusal as refusal:
+        status, sentence = CANNOT, str(refusal)
+    if communicator.rank == 0:
+        why = f" ({sentence})" if sentence else ""
+        print_out(f"{name}: {OUTCOMES[status]}{why}\n")
+    return status
 
 
-@dataclass
-class Climb:
-    """Performs rungs. Rank 0 has the log, and prints."""
-
-    communicator: Communicator
-    waits: WaitPolicy
-    log: BinaryIO | None
-    outcomes: list[str] = field(default_factory=list)
-
-    def rung(self, name: str, work: Callable[[], str | None]) -> str:
-        """Does the work on all ranks; returns the outcome."""
-        self.note(name, STARTED)
-        self.communicator.barrier()
-        self.waits.forget()
-
-        # The end of another rank would end rank 0 before it has written.
-        limit_s = GIVE_UP_S + (2 if self.communicator.rank else 0)
-        timer = threading.Timer(limit_s, self.give_up, [name])
-        timer.daemon = True
-        timer.start()
-
-        outcome = "works"
-        try:
-            if sentence := work():
-                outcome = "wrong"
-        except Refusal as refusal:
-            outcome, sentence = "inconclusive", str(refusal)
-        except DeviceError as error:  # in a launch: the GPU is lost
-            outcome, sentence = "hangs", str(error)
-        if self.waits.watch.timed_out:
-            outcome, sentence = "hangs", f"rank {self.waits.watch.peer} never answered"
-
-        votes = self.communicator.all_gather((outcome, sentence))
-        timer.cancel()
-        outcome, sentence = max(votes, key=lambda vote: OUTCOMES.index(vote[0]))
-        self.outcomes.append(outcome)
-        self.note(name, outcome, sentence)
-        return self.outcomes[-1]
-
-    def note(self, rung: str, outcome: str, sentence: str | None = None) -> None:
-        """Returns when the line is on disk. Raises OSError."""
-        if not self.log:
-            return
-
-        time = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-        line = {"time": time, "rung": rung, "outcome": outcome, "sentence": sentence}
-        self.log.write(f"\n{json.dumps(line)}".encode())
-        self.log.flush()
-        os.fsync(self.log.fileno())
-        if outcome != STARTED:
-            why = f" ({sentence})" if sentence else ""
-            print_out(f"{rung}: {outcome}{why}\n")
-
-    def give_up(self, name: str) -> None:
-        with suppress(OSError):
-            self.note(name, "hangs", f"it did not return in {GIVE_UP_S:g} s")
-        os._exit(WRONG)
+def unfinished(own: Path) -> list[str]:
+    """A line for each rank of the other climbs that have not ended. `own`: this one's records."""
+    return [
+        f"The climb {path} has not ended: {record.get('name')} was in its step "
+        f"{record.get('step')}.\n"
+        for path in sorted(own.parent.glob("*-doctor-*.flight"))
+        if path != own and (flight := read_flight(path))
+        for record in flight.ranks.values()
+    ]
 
 
-def map_memory(climb: Climb, library: NcclLibrary, kind: str, worlds: list[World]) -> None:
-    """Adds a world over this kind of memory. Raises Refusal."""
-    device, refusals = library.device, list[str]()
-    for sharing in modes_of(device, kind):
-        try:
-            peers = map_peers(climb.communicator, device, climb.waits, sharing, ExitStack())
-            for _ in range(2):
-                peers.register(max(SIZES_BYTES))
-            worlds.append(World(climb.communicator, device, peers, library, climb.waits.watch))
-            return
-        except Refusal as refusal:
-            refusals.append(str(refusal))
-    raise Refusal("; ".join(dict.fromkeys(refusals)))
+def climb(session: Session) -> int:
+    """Climbs; returns the exit status, the same on every rank. Raises Refusal, DeviceError."""
+    register(session.world)
+    own, is_first = session.flight.folder, session.communicator.rank == 0
+    run = own.with_suffix(".jsonl")  # without an end, it keeps the records
+    if is_first:
+        print_out("".join(unfinished(own)))
+        run.touch()
+    for folder in own, own.parent:  # the names of the records
+        with suppress(OSError):  # some file systems refuse this
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
 
-
-def climb(communicator: Communicator, device: Device, file: str) -> int:
-    """Climbs; returns the exit status, the same on every rank. Raises Refusal, and on rank 0
-    OSError."""
-    log, last = open_log(file) if communicator.rank == 0 else (None, {})
-    if last.get("outcome") == STARTED:
-        time, rung = last.get("time"), last.get("rung")
-        print_out(f"The climb of {time} never returned from its rung: {rung}.\n")
-    with communicator.all_or_none():
-        waits = WaitPolicy(device.watch(Watch()), timeout_s=WAIT_S)
-        library = NcclLibrary(communicator, device)
-    climb = Climb(communicator, waits, log)
-
-    for memory, kind in (("host memory", "host_staged"), ("peer memory", "mapped")):
-        worlds = list[World]()
-        climb.rung(f"{memory}: mapped", partial(map_memory, climb, library, kind, worlds))
-        for name, work in RUNGS.items() if worlds else ():
-            if climb.rung(f"{memory}: {name}", partial(work, worlds[0])) == "hangs":
-                break  # kernels may still use this memory
-        if memory == "host memory" and {*climb.outcomes} != {"works"}:
-            climb.note("the climb", "inconclusive", "its control, host memory, failed")
-            return STATUSES["inconclusive"]
-
-    if "hangs" not in climb.outcomes and worlds:
-        climb.rung("the GPUs' library", partial(call_library, worlds[0], library))
-    return STATUSES[max(climb.outcomes, key=OUTCOMES.index)]
+    statuses = set[int]()
+    for name, work in RUNGS.items():
+        statuses.add(status := rung(session, name, work))
+        if status == CANNOT or (status and name.startswith(CONTROL)):
+            break
+    if is_first:
+        run.unlink()
+    return WRONG if WRONG in statuses else max(statuses)

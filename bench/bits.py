@@ -8,8 +8,8 @@ the sizes at which it changes."""
 import sys
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,8 +22,8 @@ from bench.features.peers import Peers
 from bench.harness import head, options, tuned
 from bench.harness.command import requested_sizes
 from bench.harness.console import FINE, WRONG, print_out
-from bench.harness.iteration import Buffers, own_buffers
-from bench.harness.options import Parser
+from bench.harness.iteration import allocated
+from bench.harness.options import Parser, SweepOptions
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, start
 from bench.harness.suite import worlds_for
 from bench.layers.forms import of_features
@@ -32,10 +32,10 @@ from bench.stability.fused import FORMS, KINDS
 from bench.stability.inputs import DATA, MANTISSA_BITS
 from bench.stability.measure import measure_row
 from bench.stability.subject import MARGIN_BYTES, Subject, without_last
-from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Collective
+from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal, launched_ranks
 from collectives.layers.fused import COLLECTIVE, peer_forms
-from collectives.operation import Algorithm, World
+from collectives.operation import Algorithm
 from collectives.registry import ALGORITHMS, by_default, in_order
 from kernels.devices.device import DeviceError
 from reports.store.bits import SUFFIX, Bits, compare_launch
@@ -49,17 +49,7 @@ KNOWN = {
 MOST_BYTES = 64 << 20  # rank 0 draws the data of all ranks
 
 
-@dataclass(frozen=True)
-class BitsOptions:
-    """What to compare; without `algorithms` those of a run that names none."""
-
-    collective: Collective
-    sizes: Sequence[int]
-    datatypes: Sequence[str]
-    algorithms: Sequence[Algorithm] | None
-
-
-def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
+def algorithms_of(bits: SweepOptions, session: Session) -> list[Algorithm]:
     """All that `auto` chooses among, or the named ones; and the peers. Raises Mistake."""
     name = bits.collective.name
     listed = [*FORMS[name].values()] if name in FORMS else by_default(name, session.world)
@@ -69,17 +59,8 @@ def algorithms_of(bits: BitsOptions, session: Session) -> list[Algorithm]:
     return [*listed, *(peer_forms(name, peers).values() if name in FORMS else peers)]
 
 
-def buffers_of(world: World, seed: int, room_bytes: int) -> list[Buffers]:
-    """Two buffers for ours, and two for the library, from its own allocator if it has one. Raises
-    Refusal."""
-    with world.communicator.all_or_none():
-        memories = [world.library.allocate(world, room_bytes) for _ in range(2)]
-        own = own_buffers(world, memories)
-    return [Buffers(send, receive, seed) for send, receive in (memories, own)]
-
-
 def subjects(
-    bits: BitsOptions, session: Session
+    bits: SweepOptions, session: Session
 ) -> Iterator[tuple[Subject, Subject, Subject | None]]:
     """Each algorithm in each variant and datatype; the same with other buffers and another
     communicator; and the same between all ranks but the last, on these. Raises Refusal."""
@@ -93,7 +74,7 @@ def subjects(
     few = without_last(world)
     worlds = [world, world, few] if few else [world, world]
     with communicator.all_or_none(Refusal):
-        rooms = [buffers_of(each, seed, room_bytes) for each in worlds]
+        rooms = [allocated(each, seed, room_bytes) for each in worlds]
     for name in bits.datatypes:
         datatype = DATATYPES[name]
         with communicator.all_or_none(DeviceError, MemoryError, Refusal):
@@ -117,7 +98,7 @@ def subjects(
                 )
 
 
-def compare_bits(bits: BitsOptions, session: Session) -> int:
+def compare_bits(bits: SweepOptions, session: Session) -> int:
     """Measures all rows, and reports. Returns the exit status, the same on every rank. Raises
     Refusal."""
     communicator, options = session.communicator, session.options
@@ -176,24 +157,10 @@ def bits_parser() -> Parser:
         f"{on_ranks(4, 'bits')} -d half --algorithm two_shot,library",
         "nothing is kept",
     )
-    add(
-        "--collective",
-        choices=list(KNOWN),
-        default="all_reduce",
-        metavar="NAME",
-        help=f"{', '.join(KNOWN)} (all_reduce)",
-    )
+    options.add_collective(add, [*KNOWN], "all but lossy ones")
     options.add_sizes(add, "4M", 2, "64")
-    add(
-        "-d",
-        "--datatype",
-        type=partial(options.comma_separated, rounding_type),
-        default=["float32"],
-        metavar="A,B",
-        dest="datatypes",
-        help="float, half, bfloat16 or double (float)",
-    )
-    options.add_algorithms(add, "all but lossy ones")
+    rounding_types = partial(options.comma_separated, rounding_type)
+    options.add_datatypes(add, "float", rounding_types, "float, half, bfloat16 or double")
     Peers.add_options(add)
     options.add_run_options(how, max_time_s=None)
     output("--out", default="results", metavar="DIR", help="folder for the record (results)")
@@ -220,7 +187,7 @@ def main() -> NoReturn:
     parser.require_ranks()
     if launched_ranks() == 1:
         parser.error(f"one rank adds nothing: {on_ranks(4, 'bits')}")
-    bits = BitsOptions(collective, sizes, namespace.datatypes, algorithms)
+    bits = SweepOptions(collective, namespace.datatypes, ["sum"], sizes, algorithms)
     peers = Peers.parse(parser, namespace)
     run = options.run_options(namespace, tuned=None)
     start(run, partial(compare_bits, bits), [peers] if peers else [])

@@ -20,11 +20,11 @@ import numpy as np
 from bench.harness import options, verify
 from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.iteration import Buffers, come_late, nothing
-from bench.harness.options import Parser
-from bench.harness.sampler import Sampler, SoakLaunch, SoakOptions, SoakSequence
+from bench.harness.options import Parser, SweepOptions
+from bench.harness.sampler import Sampler, SoakLaunch, SoakSequence
 from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
+from collectives.collective import COLLECTIVES, REDOPS
 from collectives.communicator import Refusal
 from collectives.operation import World
 from collectives.peer_buffer import PeerBuffer, set_epoch, skip_launches
@@ -108,14 +108,15 @@ class Runner:
             self.launches[launch.algorithm] += repeats
 
 
-def soak(soak: SoakOptions, session: Session) -> int:
+def soak(soak: SweepOptions, session: Session) -> int:
     """Runs batch after batch until the time is up, an element is wrong or somebody interrupts.
     Returns the exit status, the same on every rank. Raises Refusal, and DeviceError, on all ranks,
     with the sentence of a library that failed."""
     world, communicator = session.world, session.communicator
     peers = (world.node or world).mapped
     session.world = world = replace(world, graph=world.device.reason_against_graphs() is None)
-    room, seed = soak.largest + MARGIN_BYTES, session.options.seed
+    (smallest, largest), time_s = soak.sizes, session.options.max_time_s
+    room, seed = largest + MARGIN_BYTES, session.options.seed
     require_memory(session, room)
     send, receive = (peers.register(room) for _ in range(2))
     sampler = Sampler(session, soak, random.Random(seed), Buffers(send, receive, seed))
@@ -124,9 +125,9 @@ def soak(soak: SoakOptions, session: Session) -> int:
     pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in sampler.pairs)
     if communicator.rank == 0:
         print_out(
-            f"soak of {soak.collective.name} for {soak.time_s:g} s on {communicator.size} "
+            f"soak of {soak.collective.name} for {time_s:g} s on {communicator.size} "
             f"ranks{hosts} ({world.device.name}, {peers.kind}), seed {seed}, from epoch "
-            f"{START_EPOCH} on: {names}; {pairs}; {soak.smallest} to {soak.largest} B\n"
+            f"{START_EPOCH} on: {names}; {pairs}; {smallest} to {largest} B\n"
         )
     batch, batches = sampler.sample(is_first=True), 1
     if not batch:
@@ -152,12 +153,10 @@ def soak(soak: SoakOptions, session: Session) -> int:
             if sentence:
                 raise DeviceError(f"{communicator.rank_name(rank)}: {sentence}")
         wrong_elements = sum(wrong.elements for of_rank in wrongs for wrong in of_rank)
-        total, is_over = runner.launches.total(), soaked_s >= soak.time_s
+        total, is_over = runner.launches.total(), soaked_s >= time_s
         if is_over or any(interrupted) or wrong_elements:
             break
-        session.flight.progress.show(
-            "soak", f"{soaked_s:.0f} s of {soak.time_s:g} s, {total} launches"
-        )
+        session.flight.progress.show("soak", f"{soaked_s:.0f} s of {time_s:g} s, {total} launches")
         if soaked_s - sampled_s >= BATCH_S:
             for launch in launches:
                 launch.close()
@@ -201,34 +200,13 @@ def soak_parser() -> Parser:
         type=options.duration_s,
         default=600.0,
         metavar="TIME",
+        dest="max_time_s",
         help="how long to soak, such as 90s, 10m or 2h (10m)",
     )
-    add(
-        "--collective",
-        choices=list(COLLECTIVES),
-        default="all_reduce",
-        metavar="NAME",
-        help=f"{', '.join(COLLECTIVES)} (all_reduce)",
-    )
+    options.add_collective(add, [*COLLECTIVES], "all of ours but lossy ones")
     options.add_sizes(add, "2344K", smallest="1")  # 300,007 elements of 8 B
-    add(
-        "-d",
-        "--datatype",
-        type=options.datatype_names,
-        default=[*DATATYPES],
-        metavar="A,B",
-        dest="datatypes",
-        help="only these datatypes (all)",
-    )
-    add(
-        "-o",
-        "--op",
-        type=options.redop_names,
-        metavar="A,B",
-        dest="redops",
-        help="only these operations (all)",
-    )
-    options.add_algorithms(add, "all of ours but lossy ones")
+    options.add_datatypes(add, "all")
+    options.add_redops(add, None)
     options.add_run_options(how, max_time_s=None)  # --soak is the time
     options.add_output(output)
     return parser
@@ -246,15 +224,9 @@ def main() -> NoReturn:
         parser.error(f"-o: {collective.name} reduces nothing")
     algorithms = options.named_algorithms(parser, ALGORITHMS[collective.name], namespace.algorithm)
     parser.require_ranks()
-    what = SoakOptions(
-        collective,
-        namespace.soak,
-        smallest,
-        largest,
-        [DATATYPES[name] for name in namespace.datatypes],
-        namespace.redops or (REDOPS if collective.reduces else ["none"]),
-        algorithms,
-    )
+    redops = namespace.redops or (REDOPS if collective.reduces else ["none"])
+    sizes = smallest, largest
+    what = SweepOptions(collective, namespace.datatypes, redops, sizes, algorithms)
     start(options.run_options(namespace), partial(soak, what))
 
 

@@ -63,26 +63,9 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         metavar="A,B",
         help="exactly these sizes instead of -b, -e and -f",
     )
-    add(
-        "-d",
-        "--datatype",
-        type=options.datatype_names,
-        default=["float32"],
-        metavar="A,B",
-        dest="datatypes",
-        help="float, half, bfloat16, double, int32, int64, int8, uint8, f8e4m3, "
-        "f8e5m2 or all (float)",
-    )
+    options.add_datatypes(add)
     if collective.reduces:
-        add(
-            "-o",
-            "--op",
-            type=options.redop_names,
-            default=["sum"],
-            metavar="A,B",
-            dest="redops",
-            help="sum, prod, min, max, avg or all (sum)",
-        )
+        options.add_redops(add)
         add(
             "--stable",
             action="store_true",

@@ -142,6 +142,17 @@ def own_buffers(world: World, memories: Sequence[Memory]) -> list[Memory]:
     return [world.library.allocate_own(world, memory.size_bytes) or memory for memory in memories]
 
 
+def allocated(world: World, seed: int, size_bytes: int, margin_bytes: int = 0) -> list[Buffers]:
+    """Two buffers for ours, and two for the library, from its own allocator if it has one; the size
+    is with both margins. Raises Refusal."""
+    with world.communicator.all_or_none():
+        memories = [world.library.allocate(world, size_bytes) for _ in range(2)]
+        own = own_buffers(world, memories)
+    return [
+        Buffers(send, receive, seed, margin_bytes=margin_bytes) for send, receive in (memories, own)
+    ]
+
+
 @dataclass(frozen=True)
 class Segments:
     """A buffer whose segments each repeat a table; `tables` has one period of each, encoded."""

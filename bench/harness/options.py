@@ -27,6 +27,7 @@ from reports.store.program import BENCH, has_colours, misspelt, on_ranks
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
 IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
+EVERY_DATATYPE = "float, half, bfloat16, double, int32, int64, int8, uint8, f8e4m3, f8e5m2 or all"
 MOST_CHECKS = 1000  # warm-up or checked iterations of a block; a stop waits for the block's end
 
 # What an option changes, as it is declared where it is defined; METHOD keeps runs apart.
@@ -134,7 +135,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among.
+    """Which cases of a collective a command has. `algorithms` None or empty: the usual ones.
     `stable`: also `auto_stable`."""
 
     collective: Collective
@@ -179,14 +180,22 @@ def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 
 
-def add_algorithms(add: AddOption, default_text: str) -> None:
-    """The names, which `named_algorithms` looks up once the collective is known."""
+def add_collective(add: AddOption, names: Sequence[str], algorithms_text: str) -> None:
+    """One of these collectives, and names of algorithms, which `named_algorithms` looks up once the
+    collective is known."""
+    add(
+        "--collective",
+        choices=names,
+        default="all_reduce",
+        metavar="NAME",
+        help=f"{', '.join(names)} (all_reduce)",
+    )
     add(
         "--algorithm",
         metavar="A,B",
         type=partial(comma_separated, str),
         default=[],
-        help=f"only these ({default_text})",
+        help=f"only these ({algorithms_text})",
     )
 
 
@@ -231,7 +240,36 @@ def names_among(
 
 
 datatype_names = partial(names_among, "datatype", list(DATATYPES), aliases=DATATYPE_ALIASES)
-redop_names = partial(names_among, "operation", REDOPS)
+
+
+def add_datatypes(
+    add: AddOption,
+    default: str = "float",
+    parse: Callable[[str], list[str]] = datatype_names,
+    names: str = EVERY_DATATYPE,
+) -> None:
+    add(
+        "-d",
+        "--datatype",
+        type=parse,
+        default=parse(default),
+        metavar="A,B",
+        dest="datatypes",
+        help=f"{names} ({default})",
+    )
+
+
+def add_redops(add: AddOption, default: str | None = "sum") -> None:
+    """The operations. None: no default, for all that there are."""
+    add(
+        "-o",
+        "--op",
+        type=partial(names_among, "operation", REDOPS),
+        default=default,
+        metavar="A,B",
+        dest="redops",
+        help=f"sum, prod, min, max, avg or all ({default or 'all'})",
+    )
 
 
 def rank_parser(

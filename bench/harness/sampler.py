@@ -3,14 +3,14 @@
 import ctypes
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice, product
 from typing import NamedTuple
 
 from bench.harness.iteration import Buffers, Iteration, case_iteration, come_late
+from bench.harness.options import SweepOptions
 from bench.harness.session import Session
-from collectives.collective import Collective, Datatype
+from collectives.collective import DATATYPES, Datatype
 from collectives.operation import Algorithm, CollectiveCase, Unsupported, World
 from collectives.registry import exact
 from kernels.devices.device import NEXT_ITERATION, PACK_BYTES, Action, Gate, Phase, Step, Wrong
@@ -18,20 +18,6 @@ from kernels.devices.device import NEXT_ITERATION, PACK_BYTES, Action, Gate, Pha
 SEQUENCES = 8  # in a batch
 MORE_LAUNCHES = 9  # at most, after the first three of a sequence
 LATE_NS = {True: 20_000, False: 200_000}  # at most, in a sequence, by is_cpu
-
-
-@dataclass(frozen=True)
-class SoakOptions:
-    """What to soak, in sizes from `smallest` to `largest` bytes; without `algorithms` all
-    of ours for these hosts but lossy ones."""
-
-    collective: Collective
-    time_s: float
-    smallest: int
-    largest: int
-    datatypes: Sequence[Datatype]
-    redops: Sequence[str]
-    algorithms: Sequence[Algorithm]
 
 
 @dataclass
@@ -89,17 +75,18 @@ def captured(world: World, launches: list[SoakLaunch]) -> SoakSequence:
 
 
 class Sampler:
-    """Draws launches over the same buffers; all ranks draw alike."""
+    """Draws launches over the same buffers, in sizes between the two of `soak`; all ranks draw
+    alike. Without algorithms it takes all of ours for these hosts but lossy ones."""
 
     def __init__(
-        self, session: Session, soak: SoakOptions, draw: random.Random, buffers: Buffers
+        self, session: Session, soak: SweepOptions, draw: random.Random, buffers: Buffers
     ) -> None:
         self.session, self.soak = session, soak
         self.draw, self.buffers = draw, buffers
         every = exact(soak.collective.name, session.communicator.hosts)
         self.algorithms = soak.algorithms or every
         # Every requested datatype and operation at least once; each further pair would compile.
-        types = draw.sample(soak.datatypes, len(soak.datatypes))
+        types = [DATATYPES[name] for name in draw.sample(soak.datatypes, len(soak.datatypes))]
         redops = draw.sample(soak.redops, len(soak.redops))
         most = max(len(types), len(redops))
         self.pairs = [*islice(zip(cycle(types), cycle(redops)), most)]
@@ -123,9 +110,9 @@ class Sampler:
     def counts(self, datatype: Datatype) -> tuple[int, int]:
         """The fewest and the most elements."""
         ranks = self.session.communicator.size
-        soak = self.soak
-        least = max(1, soak.collective.count(soak.smallest, ranks, datatype))
-        return least, max(least, soak.collective.count(soak.largest, ranks, datatype))
+        collective = self.soak.collective
+        least, most = (max(1, collective.count(size, ranks, datatype)) for size in self.soak.sizes)
+        return least, most
 
     def draw_count(self, datatype: Datatype, least: int, most: int) -> int:
         """A number of elements, or one more than whole packs on each rank."""

@@ -14,9 +14,9 @@ from bench.harness.iteration import (
     CHAIN_CALLS,
     Buffers,
     Iteration,
+    allocated,
     case_iteration,
     link_parts,
-    own_buffers,
 )
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, require_memory, say_once
@@ -238,12 +238,8 @@ def prepare(
     largest = max(sweep.sizes)
     require_memory(session, largest)
     session.flight.note("allocate", text=f"{largest} B")
-    room = largest + 2 * MARGIN_BYTES
-    with session.communicator.all_or_none():
-        send, receive = (world.library.allocate(world, room) for _ in range(2))
-        own_send, own_receive = own_buffers(world, [send, receive])
-    buffers = Buffers(send, receive, session.options.seed, margin_bytes=MARGIN_BYTES)
-    library_buffers = replace(buffers, send=own_send, receive=own_receive)
+    room, seed = largest + 2 * MARGIN_BYTES, session.options.seed
+    buffers, library_buffers = allocated(world, seed, room, MARGIN_BYTES)
     listed = by_default(sweep.collective.name, world)
     if sweep.algorithms:
         listed = in_order(sweep.algorithms, list(ALGORITHMS[sweep.collective.name].values()))

@@ -21,8 +21,8 @@ from typing import Any
 
 from bench.harness.flight import FlightRecord
 from bench.harness.iteration import Buffers, checked_iteration, nothing
-from bench.harness.options import RunOptions
-from bench.harness.sampler import Sampler, SoakLaunch, SoakOptions
+from bench.harness.options import RunOptions, SweepOptions
+from bench.harness.sampler import Sampler, SoakLaunch
 from bench.harness.session import Session
 from bench.harness.watchdog import Watchdog
 from bench.machine.placement import Place
@@ -122,7 +122,7 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
             each.name + draw.choice(CHUNKS) if each.needs_peers else each.name for each in ours
         ]
         algorithms = [parsed(name, known) for name in names or chunked]
-        soak = SoakOptions(collective, 0.0, 1, most_bytes, [datatype], [redop], algorithms)
+        soak = SweepOptions(collective, [datatype.name], [redop], (1, most_bytes), algorithms)
         samplers.append(Sampler(session, soak, draw, buffers))
     hand: list[SoakLaunch] = []
     while len(hand) < PLAIN_LAUNCHES:

@@ -11,7 +11,7 @@ from bench.harness.suite import Suite
 from bench.machine import environment, node
 from bench.machine.diagnosis import summary
 from bench.machine.gpu_state import throttle_reasons
-from bench.machine.gpus import examine_peers, uncached_memory
+from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
 from collectives.choice import kinds_of
 from collectives.operation import ChoiceRow, Unsupported, World
@@ -157,21 +157,14 @@ def peer_memory(world: World) -> str:
     peers = world.shared
     if isinstance(peers, Unsupported):
         return f"Peer memory is not mapped: {peers.reason}."
-    ways = {
-        "host_staged": ", through the host",
-        "same_device": ": ranks share a GPU, so no time here measures a wire",
-    }
     refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
     flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
-    facts = world.device.facts
-    known = uncached_memory(world.device.arch, facts["runtime"]) if "runtime" in facts else None
-    release = f" {known}." if known else ""
+    shared = {"same_device": " Ranks share a GPU, so no time here measures a wire."}
     places, between = "", ""
-    if world.node and isinstance(world.peers, Unsupported):
+    if isinstance(world.peers, Unsupported):
         places, reason = " within each host", world.peers.reason
         between = f" Between hosts {world.library.name} moves the data: {reason}."
     return (
-        f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
-        f"({peers.types['data']}) and was probed in every direction within one launch."
-        f"{flush}{release}{refusals}{between}"
+        f"Peer memory is {peers.kind}{places} ({peers.types['data']}) and was probed in every "
+        f"direction within one launch.{shared.get(peers.kind, '')}{flush}{refusals}{between}"
     )

@@ -56,7 +56,7 @@ VERSION = "bench"
 OURS = (*PACKAGES, "tests")
 
 # Modules that read files otherwise: the door, sources, tables beside a module, and the kernel's
-# files. The witness imports nothing, and reads what its own run has written.
+# files. The witness imports nothing of ours, and reads what its own run has written.
 OWN_READERS = {
     "bench/campaigns/guard.py",
     "bench/harness/session.py",

@@ -56,7 +56,7 @@ def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:
     """Starts this host's witness: a process in its own session that exits after the ranks. `host`:
     the host's name in a run on several hosts."""
     script, null = Path(__file__).with_name("witness.py"), subprocess.DEVNULL
-    command = [sys.executable, "-S", "-E", str(script), str(folder), json.dumps(pids), host]
+    command = [sys.executable, str(script), str(folder), json.dumps(pids), host]
     subprocess.Popen(command, stdin=null, stdout=null, start_new_session=True)
 
 

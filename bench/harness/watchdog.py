@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from psutil import STATUS_RUNNING, STATUS_STOPPED
+
 from bench.harness.console import INTERRUPTED, SIGNALS, WRONG, say
 from bench.harness.flight import ALONE, LOOK_S, FlightRecord, sentence_on
 from bench.harness.neighbours import ANSWER_S, SILENCES, Neighbours
@@ -121,10 +123,11 @@ class Watchdog:
             because a rank that waits spins; then the kernel's peer, which may wait itself."""
             record, counters = records[rank], records[rank]["counters"]
             position = record["steps"], counters["iteration"], counters["calls"]
-            return states.get(rank) != "T", position, states.get(rank) == "R", rank != peer
+            is_running = states.get(rank) == STATUS_RUNNING
+            return states.get(rank) != STATUS_STOPPED, position, is_running, rank != peer
 
         culprit = records[min(records, key=order)]
-        is_stopped = states.get(culprit["rank"]) == "T"
+        is_stopped = states.get(culprit["rank"]) == STATUS_STOPPED
         if self.hosts and not is_stopped:  # another host may still name the rank
             asks = self.rank == min(self.pids)
             wait_s = VERDICT_S if asks else 2 * VERDICT_S + SILENCES * ANSWER_S

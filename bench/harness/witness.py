@@ -1,7 +1,7 @@
 """Records which rank of a host was killed together with its guard, and cleans up when all of its
 ranks have exited.
 
-`watchdog` runs this file as a script. It imports nothing of the project and starts in
+`guard` runs this file as a script. It imports nothing of the project and starts in
 milliseconds."""
 
 import contextlib
@@ -12,7 +12,10 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+
+import psutil
 
 LEFT_BEHIND_S, SILENT = 2.0, "ended without a word"
 LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "prterun", "prte", "prted"}
@@ -25,7 +28,7 @@ OTHERS_LOOK_S = 2.0  # in which other hosts read `ended`, before `clear_up` take
 
 def main(folder: Path, pids: dict[int, int], host: str) -> None:
     """Sees a run to its end on this host. `host`: its name in a run on several hosts, or empty."""
-    launchers = ancestors([*pids.values()]) if host else []
+    launchers = launchers_of(pids.values()) if host else []
     watch(folder, pids, host)
     if launchers and (folder / "ended").exists():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a launcher waits for its ranks' pipes
@@ -40,15 +43,16 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
     """Waits for the ends of the guards of this host's ranks, which outlive them, and records the
     first one that could not do so itself."""
     deaths, alive = select.epoll(), dict[int, int]()  # {pidfd: rank}
-    # A rank whose guard has gone before belongs to process 1, which never ends.
-    parents = {rank: int(stat_of(pid)[1]) for rank, pid in pids.items()}
-    guards = {rank: parent if parent > 1 else pids[rank] for rank, parent in parents.items()}
-    for rank, guard in guards.items():
+    guards = dict[int, int]()
+    for rank, pid in pids.items():
         try:
-            pidfd = os.pidfd_open(guard)
+            # A rank whose guard has gone before belongs to process 1, which never ends.
+            parent = psutil.Process(pid).ppid()
+            guards[rank] = parent if parent > 1 else pid
+            pidfd = os.pidfd_open(guards[rank])
             deaths.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
             alive[pidfd] = rank
-        except ProcessLookupError:
+        except (psutil.Error, ProcessLookupError):
             record_end(folder, rank, SILENT, by="witness", status=1)
     while alive:
         dead = deaths.poll(LEFT_BEHIND_S if len(alive) < len(pids) else None)
@@ -61,54 +65,31 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
                     print(f"wiretax: {name} {SILENT}", file=sys.stderr)
         for rank in [] if dead else alive.values():
             for pid in guards[rank], pids[rank]:
-                if state_of(pid) == "T":  # the launcher would wait forever
+                if state_of(pid) == psutil.STATUS_STOPPED:  # the launcher would wait forever
                     os.kill(pid, signal.SIGKILL)
 
 
-def ancestors(pids: list[int]) -> list[int]:
+def launchers_of(pids: Iterable[int]) -> list[psutil.Process]:
     """The launchers of these processes on this host, in which they run."""
-    launchers = dict[int, None]()
+    launchers = set[psutil.Process]()
     for pid in pids:
-        while (pid := int(stat_of(pid)[1])) > 1:
-            if name_of(pid) in LAUNCHERS:
-                launchers[pid] = None
+        with contextlib.suppress(psutil.Error):  # it has gone
+            above = psutil.Process(pid).parents()
+            launchers |= {each for each in above if each.name() in LAUNCHERS}
     return [*launchers]
 
 
-def end_launchers(launchers: list[int], patience_s: float) -> None:
+def end_launchers(launchers: list[psutil.Process], patience_s: float) -> None:
     """Ends the launchers that outlive the ranks of a failed run by this time, and their remote
     shells: over a cut link they would wait for minutes."""
-    late_s = time.monotonic() + patience_s
-    while time.monotonic() < late_s and any(map(is_launcher, launchers)):
-        time.sleep(0.02)
     for number in signal.SIGTERM, signal.SIGKILL:
-        alive = [pid for pid in launchers if is_launcher(pid)]
-        shells = [
-            int(path.name)
-            for path in Path("/proc").glob("[0-9]*")
-            if name_of(int(path.name)) in REMOTE_SHELLS and int(stat_of(int(path.name))[1]) in alive
-        ]
-        for pid in [*shells, *alive]:
-            with contextlib.suppress(OSError):
-                os.kill(pid, number)
-        time.sleep(LAUNCHER_OBEYS_S if alive and number == signal.SIGTERM else 0)
-
-
-def is_launcher(pid: int) -> bool:
-    return state_of(pid) not in "XZ" and name_of(pid) in LAUNCHERS
-
-
-def name_of(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    return ""
-
-
-def stat_of(pid: int) -> list[str]:
-    """A process's state, parent and so on, as in proc(5); of one that has gone, X and 0."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return ["X", "0"]
+        _, launchers = psutil.wait_procs(launchers, patience_s)
+        patience_s = LAUNCHER_OBEYS_S
+        for launcher in launchers:
+            with contextlib.suppress(psutil.Error):
+                shells = [each for each in launcher.children() if each.name() in REMOTE_SHELLS]
+                for process in [*shells, launcher]:
+                    process.send_signal(number)
 
 
 def record_end(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
@@ -121,9 +102,11 @@ def record_end(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
     return True
 
 
-def state_of(pid: int) -> str:
-    """The state of a process's main thread, a letter as in proc(5); X if it is gone."""
-    return stat_of(pid)[0]
+def state_of(pid: int) -> str | None:
+    """The state of a process, as psutil names it; None if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status()
+    return None
 
 
 def clear_up(folder: Path) -> None:

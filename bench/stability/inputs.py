@@ -16,11 +16,11 @@ SIGNED, POSITIVE = "signed", "positive"
 
 
 @cache
-def draw(seed: tuple[int, ...], count: int, signs: str = SIGNED) -> Array:
+def draw(seed: tuple[int, ...], count: int) -> Array:
     """`count` numbers in float64, of four binades; a longer draw begins with a shorter one."""
     raw = np.random.PCG64(list(seed)).random_raw(count)
     exponent = (raw >> 61 & 3) + ONE
-    sign = raw >> 63 << 63 if signs == SIGNED else np.uint64(0)
+    sign = raw >> 63 << 63
     numbers: Array = (sign | exponent << 52 | raw & (1 << 52) - 1).view(np.float64)
     numbers.flags.writeable = False  # the cache has it
     return numbers

@@ -15,7 +15,6 @@ from collectives.collective import Array
 from collectives.communicator import Refusal
 from reports.store.bits import Difference, Error, Part, RowBits, SizeBits, Threshold
 
-SHORT = 64  # elements: of a shorter message several count, with so many together
 LONG_BYTES = 256 << 10  # from here on one rank a size comes late, in turn
 CHAIN_CALLS = 8
 EVERY_SIZE = 4  # of which one is measured again after other communicators
@@ -111,31 +110,23 @@ def over_ranks(every: Sequence[Mapping[str, Difference | None]]) -> dict[str, Di
     return {name: reduce(add, known) for name, known in found.items() if known}
 
 
-def results_of(subject: Subject, count: int) -> list[Array]:
-    """This rank's results of one message, or of several that are short."""
-    return [subject.plain(subject.inputs(count, trial)) for trial in range(-(-SHORT // count))]
-
-
-def own_orders(subject: Subject, explainer: Explainer, results: Sequence[Array]) -> Orders:
-    """The order of each part of this rank's result, from the results of its trials, or NO_SUM.
-    Where all ranks have the same result, the first explains it. What is no plain sum has none."""
-    count, trials = results[0].size, len(results)
+def own_orders(subject: Subject, explainer: Explainer, got: Array) -> Orders:
+    """The order of each part of this rank's result, or NO_SUM. Where all ranks have the same
+    result, the first explains it. What is no plain sum has none."""
+    count, datatype = got.size, subject.datatype
     if subject.row_elements:
         exact, magnitude = subject.exact(count)
-        stored, rounding = subject.datatype.encode(exact), subject.row_rounding * magnitude
-        is_wrong = difference(results[0], stored, subject.datatype, rounding).wrong
+        stored, rounding = datatype.encode(exact), subject.row_rounding * magnitude
+        is_wrong = difference(got, stored, datatype, rounding).wrong
         return [(0, NO_SUM)] if is_wrong else []
     if subject.rank and not subject.collective.cut:
         return []
-    parts = np.hstack([subject.parts(count, trial) for trial in range(trials)])
-    got, datatype = np.concatenate(results), subject.datatype
+    parts = subject.parts(count)
     exact = reduce(add, map(datatype.decode, parts))
     rounding = subject.rounding * reduce(add, (np.abs(datatype.decode(part)) for part in parts))
     if difference(got, datatype.encode(exact), datatype, rounding).wrong:
         return [(0, NO_SUM)]
     found = explainer.explain(parts, got)
-    if trials > 1 and len(found) > 1:  # places in several messages mean nothing
-        return []
     before = subject.rank * count if subject.collective.cut else 0
     return [(before + first, order) for first, order in found]
 
@@ -169,13 +160,12 @@ def measure_row(
         if refusal := subject.refusal(count, ways):
             row.reason = row.reason or refusal
             continue
-        plain = results_of(subject, count)
-        results[count] = plain[0]
+        results[count] = plain = subject.plain(subject.inputs(count))
         compared = {
             name: compare(subject, comparisons)
-            for name, comparisons in comparisons_of(subject, plain[0], number).items()
+            for name, comparisons in comparisons_of(subject, plain, number).items()
         }
-        digest = hashlib.sha256(np.concatenate(plain).tobytes()).digest()
+        digest = hashlib.sha256(plain.tobytes()).digest()
         orders = own_orders(subject, explainer, plain)
         every = subject.world.communicator.all_gather((digest, compared, orders, subject.failure()))
         digests, all_compared, all_orders, failures = zip(*every, strict=True)
@@ -250,7 +240,7 @@ def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Thr
             subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B")
             if subject.refusal(count):
                 return None
-            own = own_orders(subject, explainer, results_of(subject, count))
+            own = own_orders(subject, explainer, subject.plain(subject.inputs(count)))
             known[count] = parts_of(subject.world.communicator.all_gather(own))
         return sorted({part.order for part in known[count]})
 

@@ -112,27 +112,22 @@ class Subject:
         """The size of a message of `count` elements in a segment, as nccl-tests counts it."""
         return count * self.datatype.size_bytes * (self.ranks if self.collective.cut else 1)
 
-    def sent(self, rank: int, segment: int, count: int, trial: int, signs: str) -> Array:
+    def sent(self, rank: int, segment: int, count: int, signs: str) -> Array:
         """What a rank sends in a segment, stored; shorter messages are prefixes of longer ones."""
-        is_prefix = trial == 0 and signs == SIGNED
-        longest = self.count(self.buffers.send.size_bytes) if is_prefix else count
-        drawn = draw((self.buffers.seed, rank, segment, trial), longest, signs)
-        return self.datatype.encode(drawn[:count])
+        longest = self.count(self.buffers.send.size_bytes)
+        drawn = draw((self.buffers.seed, rank, segment), longest)[:count]
+        return self.datatype.encode(drawn if signs == SIGNED else np.abs(drawn))
 
-    def inputs(
-        self, count: int, trial: int = 0, signs: str = SIGNED, rank: int | None = None
-    ) -> Array:
+    def inputs(self, count: int, signs: str = SIGNED, rank: int | None = None) -> Array:
         """What this rank sends, or what another `rank` would, (segments, count)."""
         segments = self.collective.segments(self.ranks)[0]
         rank = self.rank if rank is None else rank
-        return np.stack([self.sent(rank, each, count, trial, signs) for each in range(segments)])
+        return np.stack([self.sent(rank, each, count, signs) for each in range(segments)])
 
-    def parts(self, count: int, trial: int = 0, signs: str = SIGNED) -> Array:
+    def parts(self, count: int, signs: str = SIGNED) -> Array:
         """What all ranks send for the result of this rank, (ranks, count)."""
         segment = self.rank if self.collective.sends_all else 0
-        return np.stack(
-            [self.sent(rank, segment, count, trial, signs) for rank in range(self.ranks)]
-        )
+        return np.stack([self.sent(rank, segment, count, signs) for rank in range(self.ranks)])
 
     def bind(self, count: int, ways: Sequence[Way]) -> None:
         """Binds the case of so many elements in each of these ways, together: ranks that outnumber

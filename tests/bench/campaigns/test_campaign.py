@@ -151,7 +151,7 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
     assert [
         (launch.stage, launch.attempt, launch.exit, launch.reason, launch.run) for launch in died
     ] == [
-        (stage, attempt, -9, "killed by SIGKILL: no luck", None)
+        (stage, attempt, 137, "killed by SIGKILL: no luck", None)
         for stage, attempt in (("pilot", 1), ("first", 1), ("first", 2), ("first", 3))
     ]
     assert made(folder, "first") == [("first", 1, "a")]
@@ -160,7 +160,7 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
 @pytest.mark.parametrize(
     ("ends", "limit_s", "outcome"),
     [
-        ("wait; sleep 300", 0.5, (-9, "took longer than 0 s")),
+        ("wait; sleep 300", 0.5, (137, "took longer than 0 s")),
         ("echo farewell >&2", 60, (0, "farewell")),
     ],
 )
@@ -222,7 +222,7 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
 
     def stands_still(command, at, variables, limit_s):
         limits_s.append(limit_s)
-        return -9, f"took longer than {limit_s:.0f} s"
+        return 137, f"took longer than {limit_s:.0f} s"
 
     monkeypatch.setattr(launches, "run_to_end", stands_still)
     monkeypatch.setattr(launches, "time", SimpleNamespace(monotonic=lambda: sum(limits_s)))

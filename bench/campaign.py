@@ -41,7 +41,7 @@ def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
         campaign.discard()
         raise
     except Stop as stop:
-        is_early = not stop.is_of_variant or not campaign.finished()
+        is_early = not stop.is_of_variant or not campaign.finished("pilot")
         if stop.exit_status in (USAGE, CANNOT) and is_early:
             campaign.discard()
         raise

@@ -113,7 +113,7 @@ def launch(campaign_options: CampaignOptions, allowed: Sequence[str]) -> None:
     except NothingInCommon as error:
         raise Stop(UNUSABLE, str(error)) from error
     except Stop as stop:
-        is_refused = stop.exit_status == USAGE and not campaign.finished()
+        is_refused = stop.exit_status == USAGE and not campaign.finished("pilot")
         if stop.is_of_variant and not is_refused:
             raise Stop(UNUSABLE, str(stop)) from stop
         raise

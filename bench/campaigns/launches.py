@@ -22,7 +22,7 @@ import msgspec
 
 from bench.campaigns import guard
 from bench.campaigns.foreign import fill, output_files, read_output
-from bench.campaigns.options import MORE_PILOTS, CampaignOptions, Stop, Variant
+from bench.campaigns.options import CampaignOptions, Stop, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, USAGE, WRONG, print_out, say
 from bench.harness.progress import Progress
 from bench.machine.environment import cpu_ticks, steal_share
@@ -150,17 +150,12 @@ class OpenCampaign:
         with suppress(OSError):  # a gate's answer is there
             self.options.folder.rmdir()
 
-    def numbered(self) -> str:
-        """`launch 7 of 58`; a launch that is repeated has its number again."""
-        planned = MORE_PILOTS + (1 + self.pairs) * len(self.options.variants)
-        return f"launch {len(self.finished()) + 1} of {planned}"
-
-    def finished(self, *stages: str) -> list[Launch]:
-        """The finished launches of these stages; without arguments, of all stages."""
+    def finished(self, stage: StageName) -> list[Launch]:
+        """The finished launches of this stage."""
         return [
             launch
             for launch in self.manifest.launches
-            if launch.status == "finished" and (not stages or launch.stage in stages)
+            if launch.status == "finished" and launch.stage == stage
         ]
 
     def revision_folder(self, variant: Variant) -> Path | None:
@@ -296,8 +291,8 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     limit_s = options.budget_s or LONGEST_PILOT_S
     if record.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    stage = "pilot" if record.stage == "pilot" else f"pair {record.pair}"
-    campaign.progress.show(campaign.numbered(), f"{stage}, {variant.name}")
+    stage = "pilot" if record.stage == "pilot" else f"pair {record.pair} of {campaign.pairs}"
+    campaign.progress.show(f"{stage}, {variant.name}")
     started_s, seed, unread = time.monotonic(), options.head.seed + record.pair, list[str]()
     if variant.is_foreign:
         record.exit, last_line, run, unread = launch_foreign(campaign, variant, seed, limit_s)

@@ -141,7 +141,7 @@ def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
         (
             "allreduce -n 9",
             {},
-            "wiretax allreduce: -n 9 is more than the 8 ranks that are supported; --iters is the "
+            "wiretax allreduce: 9 ranks are more than the 8 that are supported; --iters is the "
             "number of iterations",
         ),
         (

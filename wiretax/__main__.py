@@ -17,12 +17,12 @@ from typing import NoReturn
 from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
 from bench.harness.console import CANNOT, FINE, USAGE, print_out, say
-from collectives import torchrun
 from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank, name_library
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
 
+TORCHRUN = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
 STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
@@ -67,7 +67,8 @@ Benchmarks collectives between GPUs or CPU cores, and reads the stored runs.
 A benchmark starts its own ranks: one for each GPU that CuPy can use, or two
 without GPUs.
 -n RANKS chooses their number; --iters N is the number of iterations.
-Under mpirun, srun or torchrun each process is one rank, and -n is refused."""
+Under mpirun or srun each process is one rank. Under torchrun the first process
+starts them all. -n is refused there."""
 ENDING = """
 completion: eval "$(register-python-argcomplete wiretax)"
 exit status: 0 fine; 1 a wrong result or a lost rank; 2 the command line;
@@ -111,6 +112,34 @@ def is_rank() -> bool:
         step = os.environ.get("SLURM_STEP_ID", "")
         return step.isdecimal() and int(step) < 1 << 31
     return bool(launchers)
+
+
+def torchrun_ranks(command: str) -> int | None:
+    """How many ranks torchrun, or whatever sets its variables, asks for; None without it. The first
+    process of a host starts all of them, and the others end here."""
+    given = {name: os.environ.get(name, "") for name in TORCHRUN}
+    launchers = os.environ.keys() & {*RANK_VARIABLES} - {"SLURM_PROCID"}
+    if not any(given.values()) or launchers:
+        return None
+
+    numbers = [int(word) if word.isdecimal() else -1 for word in given.values()]
+    rank, ranks, local_rank, local_ranks = numbers
+    if not 0 <= local_rank <= rank < ranks or not local_rank < local_ranks <= ranks:
+        refuse(
+            command,
+            f"torchrun's variables cannot be {' '.join(map('='.join, given.items()))}: start this "
+            f"with torchrun, or unset {' '.join(TORCHRUN)}",
+        )
+    if local_rank:
+        sys.exit(FINE)
+    if local_ranks < ranks:
+        refuse(
+            command,
+            f"torchrun has {local_ranks} of {ranks} ranks on this host, and can start those of one "
+            "host alone: start several hosts with mpirun or srun",
+        )
+    os.environ["HYDRA_LAUNCHER"] = "fork"  # in a step of Slurm MPICH's would wait for another step
+    return ranks
 
 
 def complete() -> list[str]:
@@ -182,27 +211,25 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
-    try:
-        by_torchrun = torchrun.announce()
-    except ValueError as error:
-        refuse(command, str(error))
     ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
     alone = (
         command in STARTERS or {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
     )
-    if is_rank() and ranks:
+    started = torchrun_ranks(command)
+    if ranks and (started or is_rank()):
         refuse(
             command,
             f"the launcher has chosen the number of ranks: leave out -n {ranks}; "
             f"--iters {ranks} is the number of iterations",
         )
-    if not alone and not is_rank():
+    if not alone and (started or not is_rank()):
         from kernels.devices.device import MOST_RANKS
 
+        ranks = ranks or started
         if ranks and ranks > MOST_RANKS:
             refuse(
                 command,
-                f"-n {ranks} is more than the {MOST_RANKS} ranks that are supported; "
+                f"{ranks} ranks are more than the {MOST_RANKS} that are supported; "
                 "--iters is the number of iterations",
             )
         gpus = 0 if ranks else gpu_count(rest)
@@ -211,13 +238,6 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
             say(f"wiretax {command}", more)
         if ranks or gpus or command != "doctor":
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
-    if by_torchrun and not alone:
-        try:
-            torchrun.join()
-            name_library(find_mpirun())
-        except OSError as error:
-            say(f"wiretax {command}", str(error))
-            sys.exit(CANNOT)
     sys.argv[1:] = rest
     runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)
 

@@ -36,7 +36,6 @@ from bench.harness.witness import record_end
 from bench.machine import node
 from bench.machine.gpus import open_linked
 from bench.machine.placement import Place, pin
-from collectives import torchrun
 from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
@@ -114,9 +113,9 @@ def start(
     guard = start_rank()
     limit_s = max(options.timeout_s, START_S)
     signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
-    started = threading.Event()
-    torchrun.hear_of_losses()
-    threading.Thread(target=watch_start, args=(options, limit_s, started), daemon=True).start()
+    late = threading.Timer(limit_s, end_start, (options, limit_s))
+    late.daemon = True
+    late.start()
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
     compile_cache.listeners.append(progress.compiling)
@@ -130,7 +129,7 @@ def start(
         say_once(options, str(refusal), communicator)
         status = USAGE
     else:
-        started.set()
+        late.cancel()
         signal.setitimer(signal.ITIMER_REAL, 0)
         status = guarded(
             options,
@@ -144,24 +143,16 @@ def start(
     sys.exit(status)
 
 
-def watch_start(options: RunOptions, limit_s: float, started: threading.Event) -> None:
-    """Ends a rank whose MPI still waits for other ranks, at once if one of torchrun's has left. The
-    first that runs says so."""
-    late_s, is_one_lost = time.monotonic() + limit_s, False
-    while not is_one_lost and time.monotonic() < late_s:
-        if started.wait(LOOK_S):
-            return
-        is_one_lost = torchrun.has_lost_one()
+def end_start(options: RunOptions, limit_s: float) -> None:
+    """Ends a rank whose MPI still waits for other ranks. The first that runs says so."""
     signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
     time.sleep(2 * min(launched_rank() or 0, 2))  # where a lower rank spoke, the launcher ends this
-    sentence = (
+    say(
+        f"{BENCH}{options.command}",
         f"MPI has not started all {launched_ranks() or 1} ranks in {limit_s:g} s: a rank, a host "
         "or the network between hosts does not answer, or the launcher does not belong to this "
-        "MPI; docs/cluster.md lists what to type"
+        "MPI; docs/cluster.md lists what to type",
     )
-    if is_one_lost:
-        sentence = f"one of {launched_ranks()} ranks has left before MPI had started them all"
-    say(f"{BENCH}{options.command}", sentence)
     with suppress(OSError):  # over a cut link the launcher would wait for minutes
         folder = Path(tempfile.mkdtemp(suffix=".flight"))
         record_end(folder, launched_rank() or 0, "did not start MPI", "its start", WRONG)

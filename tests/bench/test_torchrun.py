@@ -1,35 +1,19 @@
-"""Ranks that torchrun has started, or anything that sets its variables: no mpirun runs then."""
+"""Processes that torchrun has started, or anything that sets its variables: the first starts the
+ranks."""
 
 import os
-import re
-import socket
+import signal
 import subprocess
 import sys
-from contextlib import suppress
 
 import pytest
 
-from collectives import torchrun
-from tests.bench.faulty_runs import blocks_in, wait_for
+from tests.bench.faulty_runs import blocks_in, processes, wait_for
 from tests.launch import ROOT
+from wiretax.__main__ import TORCHRUN, torchrun_ranks
 
 LAUNCHED = {name: value for name, value in os.environ.items() if not name.startswith("PMI")}
 SWEEP = "allreduce --sizes 16K --mode isolated --algorithm ring --iters 2"
-
-
-def is_free(port):
-    with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-        return True
-    return False
-
-
-def free_port():
-    """A port with a free one behind it, as torchrun's own store needs the first."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            if is_free(port + 1):
-                return port
 
 
 def started(cwd, options="", **variables):
@@ -39,108 +23,61 @@ def started(cwd, options="", **variables):
     return subprocess.Popen(words, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def variables(rank, port):
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+def variables(rank):
+    return dict(zip(TORCHRUN, (str(rank), "2", str(rank), "2"), strict=True))
 
 
-def test_ranks_find_each_other_at_the_masters_address(tmp_path):
-    port = free_port()
-    ranks = [started(tmp_path, **variables(rank, port)) for rank in (1, 0)]
-    second, first = (process.communicate(timeout=120) for process in ranks)
-    assert [process.returncode for process in ranks] == [0, 0], (first, second)
-    assert "allreduce: 2 ranks on" in first[0]
-    assert second[0] == ""
+def test_the_first_process_starts_the_ranks_and_the_other_ends(tmp_path):
+    """Also in a step of Slurm."""
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NODELIST": "node"}
+    second, first = (
+        started(tmp_path, **variables(rank), **slurm, SLURM_PROCID="0") for rank in (1, 0)
+    )
+    assert second.communicate(timeout=60) == ("", "")
+    out, said = first.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (0, 0), said
+    assert "allreduce: 2 ranks on" in out
     assert len([*(tmp_path / "results").glob("*.jsonl")]) == 1
+
+
+CANNOT = "torchrun's variables cannot be {}: start this with torchrun, or unset "
+CANNOT += "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE"
+HALF = {"LOCAL_RANK": "", "LOCAL_WORLD_SIZE": ""}
+TWO = "RANK=two WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2"
+MANY = {"WORLD_SIZE": "9" * 20, "LOCAL_WORLD_SIZE": "9" * 20}
+HOSTS = "torchrun has 2 of 4 ranks on this host, and can start those of one host alone: start "
+HOSTS += "several hosts with mpirun or srun"
 
 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"LOCAL_RANK": "", "MASTER_PORT": ""}, "RANK=0 WORLD_SIZE=2 LOCAL_RANK= MASTER_ADDR=127."),
-        ({"RANK": "two"}, "RANK=two WORLD_SIZE=2 LOCAL_RANK=0 "),
-        ({"WORLD_SIZE": "9" * 20}, f"RANK=0 WORLD_SIZE={'9' * 20} "),
+        (HALF, CANNOT.format("RANK=0 WORLD_SIZE=2 LOCAL_RANK= LOCAL_WORLD_SIZE=")),
+        ({"RANK": "two"}, CANNOT.format(TWO)),
+        (MANY, f"{'9' * 20} ranks are more than the 8 that are supported; --iters is the number"),
+        ({"WORLD_SIZE": "4"}, HOSTS),
     ],
 )
-def test_variables_that_are_half_set_are_a_sentence(tmp_path, changed, sentence):
-    process = started(tmp_path, **variables(0, 29500) | changed)
+def test_variables_of_no_ranks_of_this_host_are_a_sentence(tmp_path, changed, sentence):
+    process = started(tmp_path, **variables(0) | changed)
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out, said.count("\n")) == (2, "", 1)
-    assert said.startswith(f"wiretax allreduce: torchrun's variables cannot be {sentence}")
-    assert said.endswith(": start this with torchrun, or unset RANK WORLD_SIZE LOCAL_RANK\n")
+    assert said.startswith(f"wiretax allreduce: {sentence}")
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_port_in_use_is_a_sentence(tmp_path):
-    port = free_port()
-    with socket.create_server(("127.0.0.1", port + 1)):
-        process = started(tmp_path, **variables(0, port))
-        out, said = process.communicate(timeout=60)
-    assert (process.returncode, out) == (3, "")
-    assert said.startswith(
-        f"wiretax allreduce: rank 0 cannot listen at 127.0.0.1, port {port + 1}, the one behind "
-        "MASTER_PORT: Address already in use"
-    )
-    assert said.count("\n") == 1
+def test_torchruns_end_of_the_first_process_ends_all_ranks(tmp_path):
+    out = tmp_path / "results"
+    process = started(tmp_path, f"--iters 0 --out {out}", **variables(0))
+    wait_for(lambda: blocks_in(out))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode
+    wait_for(lambda: not processes(out), 5)
 
 
-def test_the_loss_of_a_rank_ends_the_other_and_frees_the_port(tmp_path):
-    """MPICH crashes if its connection ends: the other keeps its own, and names the lost rank."""
-    port = free_port()
-    ranks = [started(tmp_path, "--iters 0 -T 2", **variables(rank, port)) for rank in (0, 1)]
-    wait_for(lambda: blocks_in(tmp_path / "results"))
-    ranks[1].kill()
-    (_, said), _ = (process.communicate(timeout=60) for process in ranks)
-    assert ranks[0].returncode == 1
-    assert re.fullmatch("wiretax: rank 1 ended without a word.*\n", said), said
-    wait_for(lambda: is_free(port + 1), 5)
-
-
-def test_a_rank_that_leaves_before_mpi_has_started_keeps_no_other_waiting(tmp_path):
-    """The other waited for the whole time-out."""
-    port = free_port()
-    process = started(tmp_path, "-T 60", **variables(0, port))
-    other = socket.socket()
-    wait_for(lambda: other.connect_ex(("127.0.0.1", port + 1)) == 0)
-    other.sendall(f"wiretax 2 {port + 1} \n".encode())
-    assert other.recv(100)
-    other.close()
-    _, said = process.communicate(timeout=40)
-    sentence = "bench.allreduce: one of 2 ranks has left before MPI had started them all\n"
-    assert (process.returncode, said) == (1, sentence)
-
-
-BROKEN = """
-from collectives import torchrun
-torchrun.JOIN_S = 2
-def serve(*_):
-    raise LookupError("no such key")
-torchrun._serve = serve
-torchrun.join()
-"""
-
-
-def test_an_error_of_the_process_that_joins_the_ranks_is_seen():
-    """It has no stream of its own, for which torchrun would wait."""
-    environment = {**LAUNCHED, "PYTHONPATH": str(ROOT), **variables(0, free_port())}
-    words = [sys.executable, "-c", BROKEN]
-    done = subprocess.run(words, env=environment, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert "\nLookupError: no such key\n" in done.stderr
-    assert "\nOSError: rank 0 does not answer at 127.0.0.1" in done.stderr
-
-
-def test_an_mpi_launcher_or_an_address_alone_is_no_torchrun(monkeypatch):
-    for name in (*torchrun.VARIABLES, *torchrun.LAUNCHERS):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, variables(0, 29500)[name])
-    assert not torchrun.announce()
-    for name, value in variables(0, 29500).items():
+def test_a_rank_of_mpi_is_none_of_torchrun(monkeypatch):
+    for name, value in variables(1).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-    assert not torchrun.announce()
+    assert torchrun_ranks("allreduce") is None

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
 SHIFT_ROWS = 37  # between the matrices of two layers, which have the same rows in another order
-ROW_BLOCKS = 16  # of a matrix, drawn at once: a power of two that divides every hidden size
+ROW_BLOCKS = 64  # of a matrix, encoded one after another: the whole needs several times its memory
 
 
 @dataclass(frozen=True)
@@ -84,29 +83,23 @@ class StepWeights:
 
     def draw(self) -> tuple[dict[str, Array], float]:
         """All ranks' columns of a matrix of each layer, the same on every rank, as they are stored,
-        and the scale of their rows. All cores draw them, in blocks of rows."""
-        seeds = iter(np.random.SeedSequence(self.seed).spawn(len(self.inner) * ROW_BLOCKS))
-        rows, ranks = self.model.hidden // ROW_BLOCKS, self.world.ranks
+        and the scale of their rows."""
+        generator, is_float = np.random.default_rng(self.seed), self.weight_type.is_float
+        drawn = dict[str, Array]()
+        for layer, inner in self.inner.items():
+            columns = self.world.ranks * inner
+            drawn[layer] = generator.standard_normal((self.model.hidden, columns), np.float32)
+            drawn[layer] /= np.float32(np.sqrt(columns))
+        largest = max(max(matrix.max(), -matrix.min()) for matrix in drawn.values())
+        scale = 1.0 if is_float else float(largest) / 127
 
-        def draw_block(columns: int, seed: np.random.SeedSequence) -> Array:
-            block = np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
-            return block / np.float32(np.sqrt(columns))
+        def encoded(rows: Array) -> Array:
+            return self.weight_type.encode(rows if is_float else np.rint(rows / scale))
 
-        def largest(block: Array) -> float:
-            return float(np.abs(block).max())
-
-        def encoded(block: Array) -> Array:
-            whole = block if self.weight_type.is_float else np.rint(block / scale)
-            return self.weight_type.encode(whole)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            blocks = {
-                layer: list(pool.map(partial(draw_block, ranks * inner), islice(seeds, ROW_BLOCKS)))
-                for layer, inner in self.inner.items()
-            }
-            every = chain.from_iterable(blocks.values())
-            scale = 1.0 if self.weight_type.is_float else max(pool.map(largest, every)) / 127
-            stored = {layer: np.vstack(list(pool.map(encoded, blocks[layer]))) for layer in blocks}
+        stored = {
+            layer: np.vstack([encoded(rows) for rows in np.array_split(matrix, ROW_BLOCKS)])
+            for layer, matrix in drawn.items()
+        }
         return stored, scale
 
     def store(self, values: Array) -> int:

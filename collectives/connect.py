@@ -10,8 +10,18 @@ from dataclasses import replace
 from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, share, slab_bytes, write_own
 from collectives.probe import ProbeFailed, probe, probe_ordinary, wire_speed
-from collectives.refusals import remedy
 from kernels.devices.device import Control, Device, Own
+
+# Opening memory fails with error 17 where containers share no network, through which ROCm passes it
+# (ROCm/rocm-aic pull request 88), and on kernels without AMD's own driver (ROCm/ROCR-Runtime issue
+# 355); getting its handle fails there with the variable, which public images set
+# (ROCm/rocm-systems issue 2209).
+REMEDY = (
+    " (containers: start all ranks in one, or each with docker run --network=host --ipc=host "
+    "--pid=host; AMD: unset HSA_ENABLE_IPC_MODE_LEGACY, and update ROCm and the kernel; or install "
+    "amdgpu-dkms and export HSA_ENABLE_IPC_MODE_LEGACY=1)"
+)
+SHARING = "ipcGetMemHandle", "ipcOpenMemHandle", "cannot be opened"  # refused, for these causes
 
 
 def map_peers(
@@ -61,5 +71,6 @@ def connect(
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
             waits.forget()
-            refusals.append(f"{sharing}: {refusal}{remedy(communicator, str(refusal))}")
+            remedy = REMEDY if any(words in str(refusal) for words in SHARING) else ""
+            refusals.append(f"{sharing}: {refusal}{remedy}")
     raise (ProbeFailed if probe_failed else Refusal)("; ".join(refusals))

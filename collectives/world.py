@@ -8,7 +8,6 @@ from collectives.connect import connect
 from collectives.operation import Library, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.probe import ProbeFailed
-from collectives.refusals import remedy
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import MOST_RANKS, Device, DeviceError
 
@@ -134,8 +133,11 @@ def open_world(
         return replace(first, other_memory=others)
     if len(kinds) > 1:
         raise Refusal(f"--memory {memory}: one kind at a time between hosts")
-    reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
-    unmapped = Unsupported(reason + remedy(communicator, reason), depends_on_size=True)
+    unmapped = Unsupported(
+        f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one "
+        "(if these are containers of one host: docs/cluster.md says what to type)",
+        depends_on_size=True,
+    )
     world = World(communicator, device, unmapped, library, waits.watch, graph)
     return replace(world, node=_open_node(world, waits, kinds[0]))
 

@@ -8,7 +8,6 @@ from itertools import chain, product
 
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
-from collectives.refusals import UNSET_LEGACY_IPC
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN, on_ranks
 
@@ -163,8 +162,6 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
             " across root complexes is refused: move a card (lspci -tv shows the slots), or"
             f" {THROUGH_HOST}."
         )
-    if facts["legacy_ipc"] and not facts["peers"] and not facts["refusals"]:
-        yield f"{UNSET_LEGACY_IPC}."
 
 
 def _refusal(facts: Facts, pair: Facts) -> str:

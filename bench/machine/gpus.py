@@ -16,7 +16,6 @@ from collectives.communicator import Communicator, Refusal
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.probe import wire_speed
-from collectives.refusals import legacy_ipc
 from collectives.world import open_device, open_world
 from kernels.devices.device import Device, Watch
 
@@ -48,7 +47,6 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "uncached": None,
         "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
         "virtualisation": virtualisation() or "unknown",
-        "legacy_ipc": legacy_ipc() and any(gpu["vendor"] == pci.AMD for gpu in gpus),
         "peers": None,
         "refusals": [],
     }

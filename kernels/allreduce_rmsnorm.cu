@@ -4,10 +4,9 @@
 //   residual_out = sum + residual, rounded
 //   normed = residual_out / sqrt(mean(residual_out^2) + epsilon) * weight, in fp32, rounded
 // The bits are those of a one- or two-shot all-reduce and `add_rmsnorm`, the compute alone; this
-// saves a launch. A block takes a token.
-//   pull: one hop, (n-1) S bytes a rank, whole tokens at a time, through its slab or its registered
-//     send buffer; no sum is stored
-//   direct: two hops, 2 (n-1)/n S bytes; each rank sums a segment of the tokens for all
+// saves a launch. A block takes a token. Each rank pulls the parts of all tokens, (n-1) S bytes,
+// out of its peers' slabs, whole tokens at a time, or out of their registered send buffers. No sum
+// is stored.
 #include "include/exchange.h"
 #include "include/norm.h"
 
@@ -53,30 +52,6 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
       for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
       norm_row<WT_WORLD>(n, t, rows);
     });
-  });
-}
-
-// Sums go into the peers' receive buffers, as in two_shot_direct_registered. A peer overwrites each
-// with its norm.
-KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
-  const Norm& n = more_of<Norm>(launched);
-  const Arguments& a = n.ranks;
-  const long row_bytes = n.hidden * ELEMENT_BYTES;
-  const auto for_tokens_of = [&](long rank, auto each) {
-    const Segment segment = segment_of<1>(n.tokens, rank);
-    for_tokens_of_block(segment.start, segment.start + segment.count, each);
-  };
-  in_users_buffers(a, [&] {
-    for_tokens_of(a.rank, [&](long t) {
-      PeerRows<WT_WORLD> peers;
-      for (int d = 1; d < WT_WORLD; ++d)
-        peers.at[d] = Slab{a.receives.selected((a.rank + d) % WT_WORLD) + t * row_bytes};
-      const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
-      norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
-    });
-  });
-  for_each_peer(a, [&](long rank) {
-    for_tokens_of(rank, [&](long t) { norm_row<1>(n, t, {{a.receive + t * row_bytes}}); });
   });
 }
 

@@ -26,10 +26,6 @@ from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
 
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
 BLOCK_THREADS = 256  # of a GEMV
-# Up to this size two near cores sum tokens directly: 0.85 times as long as pulling with 512 KiB,
-# 1.06 times with 64 MiB. Far cores take 1.3 times as long with 512 KiB, and pull.
-MOST_DIRECT_BYTES = 8 << 20
-MOST_NEAR_NS = 150.0  # a flag's round trip between near cores
 EPSILON = 1e-5
 WEIGHTS = {name: DATATYPES[name] for name in ("float16", "bfloat16", "int8")}
 COLLECTIVE = {
@@ -122,7 +118,6 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     | an address | any | add_rmsnorm: of the sums there |
     | None | copied | allreduce_rmsnorm_pull: of the parts of all ranks, over slabs |
     | None | registered | allreduce_rmsnorm_pull_registered: the same, over the ranks' buffers |
-    | None | registered, near cores, up to MOST_DIRECT_BYTES | allreduce_rmsnorm_direct_registered |
     """
     if sums is None and isinstance(world.peers, Unsupported):
         return world.peers
@@ -147,16 +142,6 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         if not peers.locate(case.send, arguments.sends):
             return NOT_MAPPED
         entry = "allreduce_rmsnorm_pull_registered"
-        # With fewer tokens a rank would sum none. On GPUs direct sums were not measured.
-        is_direct = (
-            world.device.is_cpu
-            and structure.tokens >= peers.communicator.size
-            and structure.tokens * row_bytes <= MOST_DIRECT_BYTES
-            and world.round_trip_ns < MOST_NEAR_NS
-            and peers.locate(case.receive, arguments.receives)
-        )
-        if is_direct:
-            entry = "allreduce_rmsnorm_direct_registered"
     module = _compile(world, case, "allreduce_rmsnorm", Norm, {})
     memory = place_structure(world, arguments, structure)
     # A block handles whole tokens.

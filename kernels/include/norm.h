@@ -1,6 +1,5 @@
 // Residual addition and RMSNorm of a token's row, by one block, in passes over the row:
 //   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares.
-//      Also stores the rounded sum, without the residual, in the peers' rows, if there are any
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
 // So that every rank gets the same bits (but of NaNs), the order of the fp32 sum does not depend on
 // the row's address, and multiplies are fused with their adds always (GPU) or never: a compiler
@@ -29,24 +28,9 @@ struct Row {
   bool aligned;
 };
 
-// A row in the peers' receive buffers: at[d] is that of rank (own + d) % RANKS, at[0] is unused.
-template <int RANKS>
-struct PeerRows {
-  Slab at[RANKS];
-  DEVICE bool aligned() const {
-    bool all = true;
-    for (int d = 1; d < RANKS; ++d) all &= at[d].aligned();
-    return all;
-  }
-  template <class Place>
-  DEVICE void store(Place place, int k, pack sum) const {
-    for (int d = 1; d < RANKS; ++d) at[d].put(place, k, sum);
-  }
-};
-
 // Returns the sum of the squares. A thread's packs add to the sum with the pack's number.
-template <int SOURCES, int RANKS>
-DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<RANKS>& peers) {
+template <int SOURCES>
+DEVICE float add(const Row& row, const Sources<SOURCES>& inputs) {
   floats squares[PACKS_AT_ONCE] = {};
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
@@ -57,7 +41,6 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<
     }
     loads_first<N*(SOURCES + 1)>();
     for (int k = 0; k < N; ++k) {
-      peers.store(at, k, sum[k]);
       auto x = Element::widen(sum[k]);
       const auto y = Element::widen(old[k]);
       for (unsigned j = 0; j < VALUES; ++j) x.v[j] += y.v[j];
@@ -93,9 +76,8 @@ DEVICE void scale(const Row& row, float factor) {
 }
 
 // All passes over one token's row, by one block.
-template <int SOURCES, int RANKS = 1>
-DEVICE void norm_row(const Norm& n, long token, Sources<SOURCES> inputs,
-                     PeerRows<RANKS> peers = {}) {
+template <int SOURCES>
+DEVICE void norm_row(const Norm& n, long token, const Sources<SOURCES>& inputs) {
   const long start = token * n.hidden * ELEMENT_BYTES;
   Row row;
   row.residual = n.residual + start;
@@ -103,8 +85,8 @@ DEVICE void norm_row(const Norm& n, long token, Sources<SOURCES> inputs,
   row.normed = n.ranks.receive + start;
   row.weight = n.weight;
   row.hidden = n.hidden;
-  row.aligned = inputs.aligned() && peers.aligned() && is_aligned(row.residual) &&
-                is_aligned(row.residual_out) && is_aligned(row.normed) && is_aligned(row.weight);
-  const float mean = add(row, inputs, peers) / (float)n.hidden;
+  row.aligned = inputs.aligned() && is_aligned(row.residual) && is_aligned(row.residual_out) &&
+                is_aligned(row.normed) && is_aligned(row.weight);
+  const float mean = add(row, inputs) / (float)n.hidden;
   scale(row, 1.0f / square_root(mean + (float)n.epsilon));
 }

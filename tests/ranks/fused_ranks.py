@@ -27,7 +27,6 @@ from tests.ranks.world import ROUNDING, connect, launch, same_on_all_ranks
 MOST = 300_000  # elements per buffer
 ROOM_BYTES = 4 * MOST + 64
 UNTOUCHED = 0xA5
-LINKS_NS = 100.0, 225.0  # round trips: near cores sum tokens directly, far ones pull
 CHAIN = 2400 * 2.0**-24
 TYPES = ("float32", "float16", "bfloat16")
 MATRICES = ("float16", "bfloat16", "int8")
@@ -73,7 +72,6 @@ class Bed:
 
     world: World
     rooms: dict[str, Memory]
-    turn: int = 0  # of fused launches, as between near and far cores
     touched: bool = False  # some bytes around a result
 
     def fill(self, name: str, stored: Array, shift_bytes: int = 0) -> int:
@@ -96,9 +94,7 @@ class Bed:
         return stored.reshape(shape)
 
     def perform(self, kernel: str, form: str, case: CollectiveCase, times: int = 1) -> None:
-        self.turn += form == "fused"
-        world = replace(self.world, round_trip_ns=LINKS_NS[self.turn % len(LINKS_NS)])
-        operation = FUSED[kernel][form].bind(world, case)
+        operation = FUSED[kernel][form].bind(self.world, case)
         assert isinstance(operation, Operation), operation
         launch(self.world.device, operation.step, times)
 

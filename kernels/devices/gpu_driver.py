@@ -17,8 +17,6 @@ DEVICE_NODES = "/dev/nvidiactl", "/dev/kfd"
 # Only AMD's own driver module has a version file, not the amdgpu that belongs to a kernel.
 AMD_MODULE = Path("/sys/module/amdgpu/version")
 NVIDIA_MODULE = Path("/sys/module/nvidia/version")
-ROCM = Path("/opt/rocm")
-ROCM_IMAGE = "rocm/dev-ubuntu-24.04:7.2.4-complete"
 # Extras of the wheel, or environments of a checkout, which has no package around its folders.
 INSTALL = (
     "pip install 'wiretax[cuda13]', wiretax[cuda12] (as nvidia-smi says) or wiretax[rocm]"
@@ -40,23 +38,7 @@ def load_cupy() -> Any:
     except Exception as error:
         # CuPy raises its advice, in twenty lines, from the error of the loader.
         reason = f"CuPy cannot be imported: {error.__cause__ or error}"
-        rocm = None if isinstance(error, ModuleNotFoundError) else other_rocm()
-        advice = f"{INSTALL} installs the one for the driver"
-        raise DeviceError(f"{reason}; {rocm or advice}") from error
-
-
-def other_rocm() -> str | None:
-    """Which ROCm is here, if its HIP is none that CuPy's wheel can load."""
-    names = {path.name for path in ROCM.glob("lib/libamdhip64.so.*")}
-    found = sorted(name for name in names if name.count(".") == 2)
-    if not found or DRIVERS["hip"] in found:
-        return None
-    file = ROCM / ".info/version"
-    version = file.read_text().strip() if file.exists() else "of unknown version"
-    return (
-        f"ROCm {version} is here, with {' and '.join(found)}, and CuPy's wheel wants "
-        f"{DRIVERS['hip']} of ROCm 7, which the container {ROCM_IMAGE} has"
-    )
+        raise DeviceError(f"{reason}; {INSTALL} installs the one for the driver") from error
 
 
 def gpu_node() -> str | None:

@@ -4,7 +4,6 @@ import ctypes
 import os
 import platform
 import re
-import resource
 import shutil
 import sys
 import sysconfig
@@ -138,13 +137,9 @@ class Communicator:
             if code := library.MPI_Init_thread(None, None, level, ctypes.byref(c_int())):
                 raise RuntimeError(f"MPI_Init_thread returned error {code}")
         except (ImportError, RuntimeError) as error:  # mpi4py's
-            most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
-            is_limited = most_bytes != resource.RLIM_INFINITY
-            limit = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; "
             raise Refusal(
                 f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; "
-                f"{limit if is_limited else ''}pip install mpich brings one, or name yours in "
-                "MPI4PY_LIBMPI"
+                "pip install mpich brings one, or name yours in MPI4PY_LIBMPI"
             ) from error
         for communicator in MPI.COMM_SELF, MPI.COMM_WORLD:  # as mpi4py does
             communicator.Set_errhandler(MPI.ERRORS_RETURN)

@@ -226,11 +226,6 @@ class NcclLibrary(Library):
                 f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
                 "on buffers that all ranks map."
             )
-        if silent := [label for label, pairs in transports.items() if not pairs]:
-            notes.append(
-                f"The transport of {library.name} is unknown ({', '.join(silent)}): its log has no "
-                "lines about channels, as with one rank, or NCCL_DEBUG_FILE takes it elsewhere."
-            )
         used = sorted(
             (transport, pair)
             for pairs in transports.values()

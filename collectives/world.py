@@ -12,16 +12,6 @@ from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import MOST_RANKS, Device, DeviceError
 
 
-def choose_gpus(visible: list[list[str]]) -> list[str]:
-    """The PCI bus id for each rank of a host, from the GPUs that each rank sees: free ones first.
-    Who sees fewest chooses first: under Slurm a rank may see one GPU, under mpirun all."""
-    chosen = [""] * len(visible)
-    for rank in sorted(range(len(visible)), key=lambda rank: len(visible[rank])):
-        free = [bus_id for bus_id in visible[rank] if bus_id not in chosen]
-        chosen[rank] = free[0] if free else visible[rank][rank % len(visible[rank])]
-    return chosen
-
-
 def open_device(
     communicator: Communicator, name: str, share_gpus: bool
 ) -> tuple[Device, list[str]]:
@@ -45,8 +35,9 @@ def open_device(
 
 
 def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str | None]:
-    """The GPUs for the ranks of this host, or a sentence that says why they have no GPU.
-    Raises Refusal if `auto` would choose the CPU beside a GPU."""
+    """The GPUs for the ranks of this host by their PCI bus ids, or a sentence that says why they
+    have none. Under mpirun each rank sees all GPUs, under Slurm perhaps one. Raises Refusal if
+    `auto` would choose the CPU beside a GPU."""
     # Not at the top: a CPU run loads nothing that belongs to GPUs.
     from kernels.devices import gpu_driver
 
@@ -66,8 +57,9 @@ def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str
                 f"a GPU is here ({node}) and cannot be used: {refusal}; to measure the CPU add "
                 "--device cpu"
             )
-    visible_by_rank = communicator.node_gather(visible)
-    return choose_gpus(visible_by_rank) if all(visible_by_rank) else [], refusal
+    if not all(by_rank := communicator.node_gather(visible)):
+        return [], refusal
+    return [gpus[rank % len(gpus)] for rank, gpus in enumerate(by_rank)], refusal
 
 
 def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -> Device:

@@ -23,8 +23,7 @@ from bench.harness.session import MEASURED, Session, program_digest, start
 from bench.harness.suite import Suite
 from bench.tuning import search
 from bench.tuning.audit import audited
-from bench.tuning.winners import Heat, find_winners
-from collectives.choice import by_model, in_words
+from bench.tuning.winners import find_winners
 from reports.store.program import on_ranks
 from reports.store.result import ResultError
 from reports.store.schema import Result, Winner
@@ -112,16 +111,6 @@ def winners_of(table: str | None, program: str, result: Result) -> list[Winner]:
     return find_winners(result, search.found_before(result, rows))
 
 
-def audit(session: Session, result: Result) -> tuple[str, int]:
-    """The audit, for the end of the output."""
-
-    def model(heat: Heat) -> str:
-        case = search.case_of(heat.size_bytes, heat.variant, heat.mode)
-        return in_words(session.world, *by_model(session.world, case, search.OURS))
-
-    return audited(result, model), FINE
-
-
 def main() -> NoReturn:
     """The search, from its command line to its exit status."""
     run_options, sizes, namespace = parse()
@@ -129,7 +118,7 @@ def main() -> NoReturn:
 
     def work(session: Session) -> int:
         conclude = (
-            partial(audit, session)
+            (lambda result: (audited(result), FINE))
             if namespace.audit
             else partial(store, run_options.table, program, sizes)
         )

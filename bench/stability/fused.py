@@ -70,8 +70,8 @@ class NormSubject(Subject):
 
     def exact(self, count: int) -> tuple[Array, Array]:
         row, weight = (drawn(self, whose, HIDDEN, self.datatype) for whose in (RESIDUAL, WEIGHT))
-        parts = self.datatype.decode(self.parts(count)).reshape(self.ranks, -1, HIDDEN)
-        total, magnitude = parts.sum(axis=0) + row, np.abs(parts).sum(axis=0) + np.abs(row)
+        parts, magnitudes = (each.reshape(-1, HIDDEN) for each in super().exact(count))
+        total, magnitude = parts + row, magnitudes + np.abs(row)
         factor = weight / np.sqrt(np.mean(total**2, axis=1, keepdims=True) + EPSILON)
         return (total * factor).ravel(), (magnitude * np.abs(factor)).ravel()
 
@@ -124,8 +124,7 @@ class GemvSubject(Subject):
 
     def exact(self, count: int) -> tuple[Array, Array]:
         weights = drawn(self, WEIGHT, INNER * INNER, WEIGHTS).reshape(INNER, INNER)
-        parts = self.datatype.decode(self.parts(count)).reshape(self.ranks, -1, INNER)
-        total, magnitude = parts.sum(axis=0), np.abs(parts).sum(axis=0)
+        total, magnitude = (each.reshape(-1, INNER) for each in super().exact(count))
         return (total @ weights.T).ravel(), (magnitude @ np.abs(weights).T).ravel()
 
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
+from math import inf
 from operator import add
 
 import numpy as np
@@ -95,7 +96,8 @@ def without_last_rank(subject: Subject, fewer: Subject | None, count: int) -> Co
 
 def compare(subject: Subject, pairs: Comparisons) -> Difference | None:
     """The differences on this rank; None where nothing could be compared."""
-    rounding = subject.rounding * subject.ranks * MOST
+    # The magnitudes of a row's sums are not known here.
+    rounding = inf if subject.row_elements else subject.rounding * subject.ranks * MOST
     found = [
         difference(got, plain, subject.datatype, rounding)
         for got, plain in pairs
@@ -114,19 +116,15 @@ def own_orders(subject: Subject, explainer: Explainer, got: Array) -> Orders:
     """The order of each part of this rank's result, or NO_SUM. Where all ranks have the same
     result, the first explains it. What is no plain sum has none."""
     count, datatype = got.size, subject.datatype
-    if subject.row_elements:
-        exact, magnitude = subject.exact(count)
-        stored, rounding = datatype.encode(exact), subject.row_rounding * magnitude
-        is_wrong = difference(got, stored, datatype, rounding).wrong
-        return [(0, NO_SUM)] if is_wrong else []
-    if subject.rank and not subject.collective.cut:
+    if subject.rank and not (subject.collective.cut or subject.row_elements):
         return []
-    parts = subject.parts(count)
-    exact = reduce(add, map(datatype.decode, parts))
-    rounding = subject.rounding * reduce(add, (np.abs(datatype.decode(part)) for part in parts))
+    exact, magnitude = subject.exact(count)
+    rounding = subject.rounding * magnitude
     if difference(got, datatype.encode(exact), datatype, rounding).wrong:
         return [(0, NO_SUM)]
-    found = explainer.explain(parts, got)
+    if subject.row_elements:
+        return []
+    found = explainer.explain(subject.parts(count), got)
     before = subject.rank * count if subject.collective.cut else 0
     return [(before + first, order) for first, order in found]
 

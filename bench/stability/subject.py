@@ -87,22 +87,20 @@ class Subject:
 
     @property
     def rounding(self) -> float:
-        """The most that the order of its sums may change a result, as a share of the sum of all
-        magnitudes. In each of two orders, an addition rounds by half an ULP of at most this sum."""
-        is_free = self.row_elements or self.algorithm.is_lossy
-        return math.inf if is_free else self.ranks * 2.0 ** -MANTISSA_BITS[self.datatype.name]
-
-    @property
-    def row_rounding(self) -> float:
-        """The most that rounding may take a row away from `exact`, as a share of its magnitudes:
-        besides the sum some more values are rounded to the datatype, and a row adds in fp32."""
+        """The most that the order of its sums may change a result, as a share of the same of all
+        magnitudes. In each of two orders, an addition rounds by half an ULP of at most this sum. A
+        row also rounds some more values to the datatype, and adds in fp32."""
+        if self.algorithm.is_lossy:
+            return math.inf
+        rounded = self.ranks + 4 if self.row_elements else self.ranks
         unit = 2.0 ** -MANTISSA_BITS[self.datatype.name]
-        return (self.ranks + 4) * unit + self.row_elements * 2.0**-23
+        return rounded * unit + self.row_elements * 2.0**-23
 
     def exact(self, count: int) -> tuple[Array, Array]:
-        """What a rank gets of plain inputs, (count,), computed in float64, where that is no plain
-        sum; and the same of all magnitudes."""
-        raise NotImplementedError
+        """What this rank gets of plain inputs, (count,), computed in float64; and the same of all
+        magnitudes."""
+        parts = self.datatype.decode(self.parts(count))
+        return parts.sum(axis=0), np.abs(parts).sum(axis=0)
 
     def count(self, size_bytes: int) -> int:
         """The elements of a segment, at least one."""

@@ -14,6 +14,7 @@ import msgspec
 
 from reports.store.case import bus_factor
 from reports.store.schema import Count
+from reports.store.untrusted import read_bytes
 
 FOLDER = Path(__file__).parent
 # Of PCIe and NVLink the generation, of PCIe also the lanes, as far as the source says.
@@ -102,10 +103,8 @@ AnyRow = TypeVar("AnyRow", PublishedCall, PublishedServing)
 def read_table(path: Path, kind: type[list[AnyRow]]) -> list[AnyRow]:
     """The rows of a table. Raises ValidationError, which counts the rows from 0, for a damaged
     one."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [
-            {name: cell for name, cell in cells.items() if cell} for cells in csv.DictReader(file)
-        ]
+    table = csv.DictReader(read_bytes(path).decode().splitlines())
+    rows = [{name: cell for name, cell in cells.items() if cell} for cells in table]
     return msgspec.convert(rows, kind, strict=False)
 
 

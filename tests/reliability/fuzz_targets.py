@@ -183,7 +183,7 @@ def write_stores(root: Path) -> None:
     kept = root / "kept" / "kept"
     report("accept", "--baseline", kept, "--current", root / "runs" / "base", "--reason", "first")
     write_bits(root / "bits" / "new")
-    write_bits(root / "bits" / "old" / "bits", ("0+1+2", "0+1+2"))
+    write_bits(root / "bits" / "old", ("0+1+2", "0+1+2"))
     for folder in ("cut", "campaigns", "every/decode"):
         shutil.copytree(root / folder, root / "site" / folder)
     (root / "site" / "site").mkdir()

@@ -14,10 +14,9 @@ from reports.store.blocks import in_main_state
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.tables.headline import ends
-from reports.tables.rows import default_rows, interval_of, is_noisy, ratio_text
+from reports.tables.rows import default_rows, interval_of, ratio_text
 from reports.tables.run_text import link_of
-from reports.tables.sentences import number, size_text, wrapped
+from reports.tables.sentences import number, size_text
 from reports.verdicts.judge import with_ratios
 from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
 from reports.verdicts.verdict import MIN_PAIRS, evidence
@@ -45,7 +44,7 @@ def peers(arguments: argparse.Namespace) -> int:
         write_json("peers", cells=cells)
     else:
         link = link_of([launch for side in sides for launch in side.launches])
-        print("\n".join([*wrapped([headline(cells)]), *link, *tables_of(cells)]))
+        print("\n".join([*link, *tables_of(cells)]))
 
     return 1 if wrong else 0
 
@@ -53,8 +52,7 @@ def peers(arguments: argparse.Namespace) -> int:
 def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     """A row for each mode, size and library: its fastest variant, the median time there in us, and
     `ratio`, library over ours, above 1 if ours is faster, with its 95 % interval over the launches.
-    The least ratio comes first, those that are too noisy last. Launches in another state of the
-    link than most do not count."""
+    Launches in another state of the link than most do not count."""
     launches = [(side.name, launch) for side in sides for launch in side.launches]
     is_in = in_main_state([launch for _, launch in launches])
     rows = [row for name, launch in compress(launches, is_in) for row in _rows(name, launch)]
@@ -65,9 +63,7 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     log_ratios = measured.pivot_table("log_ratio", key, measured.groupby(key).cumcount())
     medians = measured.groupby(key)[["library_us"]].median().reset_index()
     cells = medians.join(with_ratios(evidence(log_ratios.to_numpy())))
-    cells["is_noisy"] = [is_noisy(interval_of(cell)) for cell in cells.itertuples()]
-    fastest = cells.sort_values("library_us", kind="stable").groupby(CELL).head(1)
-    return fastest.sort_values(["is_noisy", "ratio"], kind="stable")
+    return cells.sort_values([*CELL, "library_us"], kind="stable").groupby(CELL).head(1)
 
 
 def _rows(variant: str, launch: Result) -> list[dict[str, Any]]:
@@ -85,21 +81,6 @@ def _rows(variant: str, launch: Result) -> list[dict[str, Any]]:
         for row in default_rows(launch, (mode, None))
         if row.library and row.ratio and row.library_us
     ]
-
-
-def headline(cells: pd.DataFrame) -> str:
-    """Ours beside the closest library, at decode's size or the smallest, and at the largest."""
-    mode = cells["mode"].max()  # isolated, if it was measured
-    first: Any = cells[cells["mode"] == mode]
-    texts = []
-
-    for size_bytes in ends(first.size_bytes):
-        closest = first[first.size_bytes == size_bytes].iloc[0]
-        texts.append(
-            f"{size_text(size_bytes)} {ratio_text(interval_of(closest))} {closest.library}"
-        )
-
-    return f"Ours beside the closest library, {mode}: {', '.join(texts)}"
 
 
 def tables_of(cells: pd.DataFrame) -> list[str]:

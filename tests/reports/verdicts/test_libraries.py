@@ -50,7 +50,6 @@ def peers(reports):
 def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launches(campaign, peers):
     status, out, err = peers(campaign)
     assert (status, err) == (0, "")
-    assert out.startswith("Ours beside the closest library, isolated: 16 KiB 1.")
     cells = json.loads(peers(campaign, "--json")[1])["cells"]
     fast, slow = (
         next(each for each in cells if (each["size_bytes"], each["library"]) == (16384, library))

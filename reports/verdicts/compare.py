@@ -4,19 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
 
 from reports.store.arguments import percent, positive_number, whole
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError
-from reports.tables.sentences import interval_text, number, wrapped
+from reports.tables.sentences import interval_text, lay_out, number, plain_table
 from reports.verdicts import judge
 from reports.verdicts.judge import Comparison
 from reports.verdicts.render import closing, opening, rows_of, sentences
 from reports.verdicts.sides import add_allow, notes_of, read_sides
 from reports.verdicts.verdict import FASTER, SLOWER
-
-LINE = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>6} {7:>5}"  # without the algorithm
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,12 +95,8 @@ def worth(comparison: Comparison, tpot_ms: float, calls: int) -> list[str]:
     return said or [f"no cell differs whose {calls} calls fit into {number(tpot_ms)} ms"]
 
 
-def as_text(comparison: Comparison, values: Sequence[str] = ()) -> str:
+def as_text(comparison: Comparison, values: Sequence[str]) -> str:
     """The table between its sentences; `values` are those of `worth`."""
     rows = rows_of(comparison)
-    lines = [*wrapped(opening(comparison)), "", LINE.format(*rows[0])]
-    for name, of_name in groupby(rows, lambda row: row["algorithm"]):
-        lines += [name, *(LINE.format(*row.values()) for row in of_name)]
-
-    lines += ["", *wrapped([*closing(comparison), *values]), ""]
-    return "\n".join(line.rstrip() for line in lines)
+    table = plain_table(rows[0], map(dict.values, rows))
+    return lay_out([], opening(comparison), [("", table)], [*closing(comparison), *values])

@@ -56,14 +56,9 @@ def compared(reports):
 
 
 def rows_of(text):
-    """The words of each row, by size and group."""
-    rows, group = {}, ""
-    for line in text.splitlines():
-        if match := re.match(r" *(\d+ [KMG]?i?B)  +(.*)", line):
-            rows[f"{match[1]} {group}"] = match[2].split()
-        elif line and not line.startswith(" "):
-            group = line
-    return rows
+    """The words of each row, by size and algorithm."""
+    rows = re.findall(r"^(\S.*?) +(\d+ [KMG]?i?B) +(\d.*)", text, re.MULTILINE)
+    return {f"{size} {algorithm}": words.split() for algorithm, size, words in rows}
 
 
 def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, compared):

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-import numpy as np
-
 from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
 from reports.advice.reduce_times import (
@@ -219,10 +217,7 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
         met = "UNVERIFIED" if unit == "tok/s" else "PASS"
         return met if low_meets else "FAIL", reason
 
-    # The interval shrinks with the root of the number of launches, until it excludes the limit.
-    distance = abs(np.log(figure.value / requirement.limit))
-    share = np.log(figure.high / figure.value) / max(distance, 1e-3)
-    return "UNDECIDED", f"{reason}; about {n * share**2:.0f} would settle it"
+    return "UNDECIDED", reason
 
 
 def _figure_rows(appraisals: Sequence[Appraisal]) -> list[Row]:

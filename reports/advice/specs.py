@@ -245,9 +245,7 @@ def convert(raw: Any, kind: type[Struct], place: str) -> Struct:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        unknown = re.search("unknown field `(.*?)`", str(error))
-        hint = close_names(unknown[1], kind.__struct_fields__) if unknown else ""
-        raise ResultError(f"{place}: {error}{hint}") from error
+        raise ResultError(f"{place}: {error}") from error
 
 
 def model_of(path: Path) -> Transformer:

@@ -96,14 +96,13 @@ def test_the_interval_decides_the_verdict_and_the_exit_status(
     assert ask(capsys, path)[0] == status
 
 
-def test_a_figure_at_the_limit_is_undecided_and_says_how_many_launches_would_settle_it(launches):
+def test_a_figure_at_the_limit_is_undecided(launches):
     """Otherwise chance would decide an order."""
     us = figure(evaluate(spec(launches)), "16 KiB")
     assert us.low < us.value < us.high
     assert us.note == "measured"
-    verdict, reason = verdict_of(evaluate(spec(launches, [f"16K <= {us.value * 1.004:.4f} us"])))
-    assert verdict == "UNDECIDED"
-    assert 6 < int(re.findall(r"about (\d+) would settle it", reason)[0]) < 1000
+    limit = f"16K <= {us.value * 1.004:.4f} us"
+    assert verdict_of(evaluate(spec(launches, [limit])))[0] == "UNDECIDED"
 
 
 def test_few_launches_and_copies_are_shown_but_never_judged(tmp_path, capsys):
@@ -203,7 +202,7 @@ def test_the_headline_names_who_meets_the_order_at_what_price_or_what_fails(laun
 
 PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"
 BAD = [
-    (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`; did you mean price"),
+    (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`"),
     ("gpu = 'r9700'", "gpu = 'r9800'", "unknown GPU 'r9800'; did you mean r9700"),
     ("gpus = 2", "gpus = 4", "a run of 2 ranks, not of 4"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),

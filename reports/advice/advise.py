@@ -178,7 +178,7 @@ def advise(arguments: argparse.Namespace) -> int:
         }
         records = [
             {"name": name, "obstacle": split.obstacle, "lack": split.lack(load.slots)}
-            | ({} if split.obstacle else {"most_streams": split.most_streams} | split.figures)
+            | ({} if split.obstacle else split.figures)
             for name, split in splits.items()
         ]
         write_json(
@@ -226,9 +226,6 @@ def advise(arguments: argparse.Namespace) -> int:
         for name, split in splits.items()
         if (problem := split.obstacle or split.lack(load.slots))
     ]
-    if possible:
-        most = [f"{split.most_streams} with {name}" for name, split in possible.items()]
-        obstacles.append(f"Streams of {load.context} cached tokens that fit: {', '.join(most)}.")
     sys.stdout.write(
         lay_out(
             [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],

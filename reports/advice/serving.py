@@ -1,7 +1,6 @@
 """The ways to serve a model with GPUs: whether they fit, their latency and their throughput, by the
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
-from bisect import bisect
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -60,11 +59,6 @@ class Deployment:
     def tflops(self) -> float:
         """The peak rate in fp8 if the weights are in fp8 and the GPU has one, otherwise in fp16."""
         return (self.weights.lower() == "fp8" and self.gpu.fp8_tflops) or self.gpu.fp16_tflops
-
-    @property
-    def usable_bytes(self) -> float:
-        """The bytes of a GPU that weights, cache and activations may use."""
-        return (1 - HEADROOM) * self.gpu.memory_gb * GB
 
     def kv_bytes(self, streams: float) -> float:
         """The cached keys and values of these streams."""
@@ -161,14 +155,9 @@ class Deployment:
 
         return self.lack(self.batch)
 
-    @property
-    def most_streams(self) -> int:
-        """How many streams fit into the memory."""
-        return bisect(range(1 << 20), self.usable_bytes, key=self.memory_bytes) - 1
-
     def lack(self, streams: int) -> str | None:
         """How much memory so many streams lack; None if they fit."""
-        short_gb = (self.memory_bytes(streams) - self.usable_bytes) / GB
+        short_gb = self.memory_bytes(streams) / GB - (1 - HEADROOM) * self.gpu.memory_gb
         if short_gb <= 0:
             return None
         return f"{counted(streams, 'stream')} would not fit, {number(short_gb)} GB short"

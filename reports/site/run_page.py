@@ -70,7 +70,8 @@ def wrong_in(result: Result) -> list[Case]:
 
 
 def banner_of(result: Result) -> Banner:
-    """The first figure of the headline, the headline, and what limits it."""
+    """The first figure of the headline, the headline, and what limits it; the role is that of the
+    first ratio to the library."""
     facts = [
         f"{machine(result)}. Run: {start_time(result.run)}.",
         *run_text.link_lines(result),
@@ -83,25 +84,12 @@ def banner_of(result: Result) -> Banner:
     if not points:
         return Banner("Nothing was measured", show.headline_of(result), facts, "unsure")
 
-    first, *others = points
-    texts, role = list[str](), "steady"
-    if first.ratio:
-        text = f"{number(first.ratio)}x as fast as {first.other}"
-        if first.doubt:
-            text += f" ({first.doubt})"
-        else:
-            role = "better" if first.ratio > 1 else "worse"
-        texts.append(text)
-
-    for point in others:
-        ratio = f" ({number(point.ratio)}x)" if point.ratio else ""
-        texts.append(f"{number(point.value)} {point.unit} at {point.label}{ratio}")
-
-    if not result.complete:
-        role = "unsure"
+    first, role = points[0], "steady" if result.complete else "unsure"
+    if result.complete and first.ratio and not first.doubt:
+        role = "better" if first.ratio > 1 else "worse"
 
     word = f"{number(first.value)} {first.unit} at {first.label}"
-    return Banner(word, "; ".join(texts) or show.headline_of(result), facts, role)
+    return Banner(word, show.headline_of(result), facts, role)
 
 
 def charts_of(result: Result) -> list[Chart]:

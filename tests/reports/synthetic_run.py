@@ -258,6 +258,11 @@ def rewrite(path: Path, change: Callable[[Record], object]) -> Path:
     return path
 
 
+def disturb(path: Path, share: float = 0.4) -> None:
+    """Says of a run that the hypervisor withheld this share of its CPU time."""
+    rewrite(path, lambda line: line["kind"] == "end" and line.update(steal_share=share))
+
+
 def run_id(night: int, name: str = "made") -> str:
     """The run_id of a night's run: months have 28 days."""
     return f"2026-{1 + night // 28:02d}-{1 + night % 28:02d}T03-00-00Z-allreduce-{name}{night:03d}"
@@ -284,6 +289,11 @@ def rewrite_head(run: Path, **changes: Any) -> None:
             inner = inner.setdefault(key, {})
         inner[name] = value
     run.write_bytes(msgspec.json.encode(record) + b"\n" + rest)
+
+
+def ranks_of(gpu: str, n: int = 2, **facts: str) -> list[Record]:
+    """The ranks of a head, each on a GPU of this name, or with the same facts on one."""
+    return [{"rank": rank, "device": "hip", "gpu": gpu, **facts} for rank in range(n)]
 
 
 def mark_wrong(path: Path, *cases: int) -> None:

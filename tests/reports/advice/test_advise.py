@@ -9,18 +9,23 @@ import pytest
 
 from reports.__main__ import main
 from tests.reports.synthetic_log import write_log
-from tests.reports.synthetic_run import mark_wrong, rewrite_cases, rewrite_head, run_id, write_run
+from tests.reports.synthetic_run import (
+    mark_wrong,
+    ranks_of,
+    rewrite_cases,
+    rewrite_head,
+    run_id,
+    write_run,
+)
 
 pytestmark = pytest.mark.unit
 
 TWO = "--model llama-3.1-70b --gpu r9700"
 R9700 = f"{TWO} --weights 40GB --gpus 2 --context 0"
 GPU = "AMD Radeon AI PRO R9700"
-GPUS = [{"rank": rank, "device": "hip", "arch": "gfx1201", "gpu": GPU} for rank in range(2)]
-NVL = [
-    {"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 NVL"} for rank in range(2)
-]
+GPUS = ranks_of(GPU)
 LARGE = 32 << 20
+TIMES_US = {16384: 33, 131072: 66, LARGE: 600}  # of an all-reduce, by size
 
 
 def advise(words, *more, command="advise"):
@@ -65,7 +70,7 @@ def write(folder, us_by_size, ranks=GPUS, spread=0.0, **fields):
 def test_two_r9700_for_one_chat(tmp_path):
     """An engineer with two cards must get the right answer and the time at which the answer
     flips."""
-    run = write(tmp_path, {16384: 33, 131072: 66, LARGE: 600})
+    run = write(tmp_path, TIMES_US)
     text, words = answer(R9700, "--run", run)
     assert re.search(r"TP 2 +\S+ +\S+ +27\.4", text)
     assert re.search(r"PP 2 +\S+ +62\.[56]", text)
@@ -81,7 +86,7 @@ def test_two_r9700_for_one_chat(tmp_path):
 def test_the_all_reduces_have_their_share_of_a_measured_token(tmp_path):
     """A measured token and measured calls: an engine's calls, not the model's, and no more than the
     token."""
-    run = write(tmp_path, {16384: 33, 131072: 66, LARGE: 600})
+    run = write(tmp_path, TIMES_US)
     _, words = answer(R9700, "--run", run, "--tpot-ms", "40")
     assert "measured: 40.0 ms a token, of which 161 x 33.0 us = 5.31 ms are 13.3 %" in words
     assert "a microsecond less a call is 0.16 ms, 0.40 %" in words
@@ -107,11 +112,10 @@ def test_the_recommendation_turns_at_the_flip(tmp_path):
 
 def test_a_badly_seated_bridge_is_noticed_between_the_cards_that_it_joins(tmp_path):
     options = "--model qwen3.5-27b --weights 27GB --gpu h100-nvl --context 0"
-    _, words = answer(
-        options, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL)
-    )
+    run = write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=ranks_of("NVIDIA H100 NVL"))
+    _, words = answer(options, "--run", run)
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
-    four = [{"rank": rank, "device": "cuda", "gpu": "NVIDIA RTX A6000"} for rank in range(4)]
+    four = ranks_of("NVIDIA RTX A6000", 4)
     slow = write(tmp_path / "four", {LARGE: 0.15 * LARGE / 1e3}, ranks=four)
     _, words = answer("--model llama-3.1-70b --gpu a6000 --gpus 4", "--run", slow)
     assert "pcie4x16 has 31.5 GB/s one way, and 32 MiB reached 10.0: as through host" in words

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from reports.advice import expect
 from reports.store.result import read
 from tests.launch import ROOT
-from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
+from tests.reports.synthetic_run import mark_wrong, ranks_of, rewrite_head, write_run
 
 SIZES = [16384, 1 << 20, 32 << 20]
 
@@ -25,9 +25,7 @@ def gpu_run(folder, us, **facts):
         n=4,
         us=lambda case, _: us(case.size_bytes),
     ).path
-    gpu = "AMD Radeon AI PRO R9700"
-    ranks = [{"rank": rank, "device": "hip", "gpu": gpu, **facts} for rank in range(2)]
-    rewrite_head(run, world__ranks=ranks)
+    rewrite_head(run, world__ranks=ranks_of("AMD Radeon AI PRO R9700", **facts))
     return run
 
 

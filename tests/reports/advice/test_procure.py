@@ -9,7 +9,7 @@ import pytest
 from reports.__main__ import main
 from reports.advice.procurement import evaluate
 from tests.launch import ROOT
-from tests.reports.synthetic_run import rewrite_head, write_run
+from tests.reports.synthetic_run import ranks_of, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -23,10 +23,6 @@ gpus = 2
 price = {{amount = 5200, currency = "EUR", date = 2026-11-01}}
 """
 ONE_BOX = MODELS + BOX.format(name="box")
-
-
-def ranks_of(gpu):
-    return [{"rank": rank, "device": "hip", "gpu": gpu} for rank in range(2)]
 
 
 def write_launches(folder, n, first=0, gpu=R9700, **fields):
@@ -250,7 +246,7 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     ("ranks", "said"),
     [
         (ranks_of("NVIDIA GeForce RTX 3090"), "RTX 3090, not from r9700"),
-        (2 * [ranks_of(R9700)[0] | {"pci_bus_id": "0000:06:00.0"}], "The ranks share a card"),
+        (ranks_of(R9700, pci_bus_id="0000:06:00.0"), "The ranks share a card"),
     ],
 )
 def test_a_box_with_other_hardware_never_passes(tmp_path, capsys, ranks, said):

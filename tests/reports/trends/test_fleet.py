@@ -12,7 +12,7 @@ from reports.site.fleet_page import fleet_page
 from reports.store.folder import read_store
 from reports.trends.fleet import fleet_of
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import mark_wrong, rewrite
+from tests.reports.synthetic_run import disturb, mark_wrong
 
 NODES = [f"n{number:02d}" for number in range(12)]
 
@@ -101,10 +101,10 @@ def test_disturbed_launches_alone_make_a_suspect(tmp_path, fleet):
     paths = write_fleet(tmp_path, NODES, slower={"n07": 0.3})
     own = paths[3 * 7 : 3 * 8]
     for path in own:
-        rewrite(path, lambda line: line["kind"] == "end" and line.update(steal_share=0.4))
+        disturb(path)
     status, text = fleet(tmp_path)
     assert (status, text.split(" +")[0]) == (3, "n07 SUSPECT")
-    rewrite(own[0], lambda line: line["kind"] == "end" and line.update(steal_share=0.0))
+    disturb(own[0], 0.0)
     assert fleet(tmp_path)[1].startswith("n07 SLOW +")
 
 

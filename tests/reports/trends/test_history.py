@@ -11,12 +11,20 @@ import pytest
 from reports.store.folder import read_store
 from reports.trends.history import history_of
 from tests.reports.synthetic_fleet import label
-from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, run_id, write_run
+from tests.reports.synthetic_run import (
+    disturb,
+    mark_wrong,
+    rewrite,
+    rewrite_head,
+    run_id,
+    write_run,
+)
 
 pytestmark = pytest.mark.unit
 
 RUNS, STEP = 44, 30
 SLOWED = 1.25
+SLOW = dict.fromkeys(range(4), 1.4)
 
 
 def write(folder, number, slowed=(), **fields):
@@ -141,12 +149,12 @@ def test_wrong_results_fail_a_pipeline_until_a_correct_run_follows(tmp_path, his
 def test_the_first_slow_night_is_a_suspect_that_fails_nothing(tmp_path, history):
     """One slow night must be named and must not fail the pipeline; the second one must."""
     for number in range(25):
-        write(tmp_path, number, dict.fromkeys(range(4), 1.4) if number == 24 else {})
+        write(tmp_path, number, SLOW if number == 24 else {})
     status, text, _ = history(tmp_path, "--since", run_id(20))
     assert (status, "series: 4 suspect." in text) == (0, True)
     assert re.match(r"no change over 25 runs, but: All 2 cases take \d+\.\d% longer", text)
     assert "a suspect, no alarm until the next run confirms it" in text
-    write(tmp_path, 25, dict.fromkeys(range(4), 1.4))
+    write(tmp_path, 25, SLOW)
     status, text, _ = history(tmp_path, "--since", run_id(20))
     assert (status, text[:28]) == (1, "1 change: All 2 cases take 4")
 
@@ -154,9 +162,9 @@ def test_the_first_slow_night_is_a_suspect_that_fails_nothing(tmp_path, history)
 def test_an_event_of_disturbed_nights_alone_is_named_and_is_no_alarm(tmp_path, history):
     """A neighbour on the host must not fail the night."""
     for number in range(25):
-        path = write(tmp_path, number, dict.fromkeys(range(4), 1.4) if number >= 23 else {})
+        path = write(tmp_path, number, SLOW if number >= 23 else {})
         if number >= 23:
-            rewrite(path, lambda line: line["kind"] == "end" and line.update(steal_share=0.4))
+            disturb(path)
     status, text, _ = history(tmp_path, "--since", run_id(20))
     assert status == 0
     assert text.startswith("no change over 25 runs")

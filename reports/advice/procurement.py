@@ -220,10 +220,15 @@ def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches)
     return "UNDECIDED", reason
 
 
-def _figure_rows(appraisals: Sequence[Appraisal]) -> list[Row]:
-    """A row for each figure with a cell for each candidate."""
+def _rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
+    """A row for each requirement and for each figure, with a cell for each candidate."""
+    rows = [
+        {"figure": requirement}
+        | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
+        for requirement in appraisals[0].verdicts
+    ]
     runs = {each.name: str(len(each.run_ids)) for each in appraisals}
-    rows: list[Row] = [{"figure": "runs"} | runs]
+    rows.append({"figure": "runs"} | runs)
 
     for figures in zip(*(each.figures for each in appraisals), strict=True):
         cells = [f"{figure.text}\n{figure.note}" for figure in figures]
@@ -235,34 +240,17 @@ def _figure_rows(appraisals: Sequence[Appraisal]) -> list[Row]:
 def as_text(procurement: Procurement) -> str:
     """At most 80 columns."""
     appraisals = procurement.appraisals
-    rows = [
-        [requirement, *(each.verdicts[requirement][0] for each in appraisals)]
-        for requirement in appraisals[0].verdicts
-    ]
-    rows += [list(map(str, row.values())) for row in _figure_rows(appraisals)]
-    table = plain_table(["", *(each.name for each in appraisals)], rows)
+    names = ["", *(each.name for each in appraisals)]
+    table = plain_table(names, map(dict.values, _rows(appraisals)))
     for column in table.columns:
         column.no_wrap, column.vertical = False, "top"
 
-    reasons = [
-        f"{appraisal.name}, {requirement}: {verdict}, {reason}"
-        for appraisal in appraisals
-        for requirement, (verdict, reason) in appraisal.verdicts.items()
-        if verdict != "PASS"  # its interval is in the table
-    ]
-    return lay_out(
-        [f"{procurement.headline}."], [], [("", table)], [*reasons, *procurement.sentences]
-    )
+    return lay_out([f"{procurement.headline}."], [], [("", table)], procurement.sentences)
 
 
 def procure_page(procurement: Procurement, spec: Path) -> Page:
     """The page for `procure --html`: the candidates side by side."""
     appraisals = procurement.appraisals
-    requirements: list[Row] = [
-        {"figure": requirement}
-        | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
-        for requirement in appraisals[0].verdicts
-    ]
     counts = ", ".join(f"{n} {word}" for word, n in procurement.verdicts.items())
     appraisals = sorted(appraisals, key=lambda each: -WORST_LAST.index(each.word))
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
@@ -279,7 +267,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             Section("Each figure beside its requirement", rows=_points(procurement)),
             Section(
                 "Requirements, and figures with their intervals over launches",
-                rows=[*requirements, *_figure_rows(appraisals)],
+                rows=_rows(procurement.appraisals),
             ),
             Section("How to read this", procurement.sentences, folded=True),
         ],

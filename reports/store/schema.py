@@ -414,8 +414,8 @@ class Result:
         run, cases = self.run, (*self.run.cases, *self.cases)
         if not run.imported_from and not (run.cases and run.world.get("size")):
             raise msgspec.ValidationError("it has no case, or no rank")
-        link = [run.link.get(name, 0) for name in ("overhead_us", "auto_rtt_ns")]
-        msgspec.convert((run.world, link), tuple[WorldFacts, list[NotNegative]])
+        overhead_us = run.link.get("overhead_us", 0)
+        msgspec.convert((run.world, overhead_us), tuple[WorldFacts, NotNegative])
         msgspec.convert(cases, list[OpenParts], from_attributes=True)
 
         for case in () if run.imported_from else cases:

@@ -7,7 +7,6 @@ from math import ceil
 
 from rich.table import Table
 
-from reports.store.blocks import same_state
 from reports.store.program import REPORTS, RUN, typed
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
@@ -81,22 +80,7 @@ def link_lines(result: Result) -> list[str]:
     if counted.left_out:
         share = f"{counted.left_out / n:.0%} of the blocks"
         line += f"; {share} were in another state, and do not count"
-    auto_ns = result.run.link.get("auto_rtt_ns", 0.0)
-    has_auto = any(case.algorithm == "auto" for case in result.cases)
-    if has_auto and auto_ns and not same_state(auto_ns, counted.rtt_ns):
-        line += (
-            f"; auto chose for {auto_ns:.0f} ns, before it changed: run again for its choice here"
-        )
     return [line]
-
-
-def link_of(results: Sequence[Result]) -> list[str]:
-    """The state of the link in several runs."""
-    trips_ns = {result.counted.rtt_ns for result in results} - {0.0}
-    if not trips_ns:
-        return []
-
-    return [f"link: flag round trip {min(trips_ns):.0f} to {max(trips_ns):.0f} ns"]
 
 
 def footnotes(result: Result) -> list[str]:

@@ -15,7 +15,6 @@ from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.rows import default_rows, interval_of, ratio_text
-from reports.tables.run_text import link_of
 from reports.tables.sentences import number, size_text
 from reports.verdicts.judge import with_ratios
 from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
@@ -43,8 +42,7 @@ def peers(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json("peers", cells=cells)
     else:
-        link = link_of([launch for side in sides for launch in side.launches])
-        print("\n".join([*link, *tables_of(cells)]))
+        print("\n".join(tables_of(cells)))
 
     return 1 if wrong else 0
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from reports.tables.headline import ratios_text
 from reports.tables.rows import interval_of, is_noisy
-from reports.tables.run_text import link_of
 from reports.tables.sentences import (
     MOST_STEAL_SHARE,
     counted,
@@ -79,14 +78,14 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def opening(comparison: Comparison) -> list[str]:
     """The sentences before the table: what was found, what was compared, and notes."""
-    lines = [
+    return [
         headline(comparison),
         what_ran(comparison),
         *comparison.differing_fields.values(),
         "ratio = variant / baseline; above 1, the variant is slower",
+        *comparison.caveats,
+        *notes(comparison),
     ]
-    lines += link_of([launch for pair in comparison.pairs for launch in pair])
-    return [*lines, *comparison.caveats, *notes(comparison)]
 
 
 def closing(comparison: Comparison) -> list[str]:

@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -358,22 +357,18 @@ def plain_table(
     return table
 
 
-def fitting(table: "Table", groups: Sequence[int] = ()) -> "list[Table]":
+def fitting(table: "Table") -> "list[Table]":
     """The table, or as many as it takes for none to be wider than TABLE_WIDTH, each behind the
-    columns that name a row. Words are folded first; a figure is never cut. `groups` are the lengths
-    of groups of columns: a group stays together unless it is too wide by itself."""
+    columns that name a row. Words are folded first; a figure is never cut."""
     columns, n_keys = table.columns, 1
     while n_keys < len(columns) and columns[n_keys].header in KEYS:
         n_keys += 1
-    keys, rest = columns[:n_keys], iter(columns[n_keys:])
+    keys = columns[:n_keys]
     parts = [keys]
-    for length in groups or [1] * (len(columns) - n_keys):
-        group = [*islice(rest, length)]
-        is_whole = _least_width(keys + group) <= TABLE_WIDTH
-        for own in [group] if is_whole else [[column] for column in group]:
-            if _least_width(parts[-1] + own) > TABLE_WIDTH and parts[-1] is not keys:
-                parts.append(keys)
-            parts[-1] = parts[-1] + own
+    for column in columns[n_keys:]:
+        if _least_width([*parts[-1], column]) > TABLE_WIDTH and parts[-1] is not keys:
+            parts.append(keys)
+        parts[-1] = [*parts[-1], column]
 
     tables = [copy(table) for _ in parts]
     for part, own in zip(tables, parts, strict=True):

@@ -33,7 +33,6 @@ from reports.tables.sentences import (
     KEYS,
     algorithm_of,
     count,
-    fitting,
     interval_text,
     lay_out,
     number,
@@ -111,7 +110,7 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 
 
 def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list[tuple[str, Table]]:
-    """The table of a view; and those of further named algorithms and peers, without a title. No
+    """The table of a view; and one of each further named algorithm and peer, without a title. No
     column is empty."""
     named, peers = list(rows[0].named), {case.library for case in result.cases if is_peer(case)}
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
@@ -121,17 +120,22 @@ def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list
     is_work = all(is_own_work(case) for row in rows if (case := row.ours or row.library))
     cells = [_cells(row, name, is_work) for row in rows]
 
-    groups = [columns_of(cells)]
-    if f"{name}\nus" not in groups[0]:  # the name would stand for the library's algorithm
-        groups[0].pop("\nalgorithm", None)
+    columns = columns_of(cells)
+    if f"{name}\nus" not in columns:  # the name would stand for the library's algorithm
+        columns.pop("\nalgorithm", None)
+    tables = [(title, plain_table(columns, zip(*columns.values(), strict=True), marks(rows)))]
+    sizes = next(iter(columns))
     for other in named:
-        groups.append(columns_of([_named_cells(row.named[other], other, name) for row in rows]))
+        columns = columns_of(
+            [
+                {sizes: own[sizes]} | _named_cells(row.named[other], other, name)
+                for own, row in zip(cells, rows, strict=True)
+            ]
+        )
+        if len(columns) > 1:
+            tables.append(("", plain_table(columns, zip(*columns.values(), strict=True))))
 
-    columns = {name: column for group in groups for name, column in group.items()}
-    whole = plain_table(columns, zip(*columns.values(), strict=True), marks(rows))
-    lengths = [len(group) for group in groups]
-    tables = fitting(whole, [lengths[0] - 1, *lengths[1:]])  # behind the sizes
-    return [(title, tables[0]), *(("", table) for table in tables[1:])]
+    return tables
 
 
 def columns_of(rows: Sequence[dict[str, Cell]]) -> Columns:

@@ -15,11 +15,9 @@ from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import View, cost_us, named_in, shown_cases, speed_ups, views
-from reports.tables.sentences import counted, machine, shape_words, size_text, start_time, type_text
+from reports.tables.sentences import counted, machine, shape_words, start_time, type_text
 
 PANEL_IN = 4.75, 3.6
-# A call that takes this many times as long as the smallest one spends at most a tenth on its start.
-BANDWIDTH_BOUND = 10
 
 
 class Quantity(NamedTuple):
@@ -46,8 +44,6 @@ def draw_sweep(result: Result, path: Path) -> None:
     shown = [line for line in lines if line.is_shown]
     quantities = quantities_of(result, cases)[:2]
     title = ("" if result.complete else "INCOMPLETE. ") + headline([result], points)
-    if not late_us(view[1]):
-        title += bandwidth_bound(shown)
 
     with figure(path, len(quantities), PANEL_IN, title, footer(result, view, lines)) as panels:
         for axes, quantity in zip(panels, quantities, strict=True):
@@ -69,16 +65,6 @@ def footer(result: Result, view: View, lines: Sequence[DrawnLine]) -> str:
         *([f"{counted(hidden, 'more line')} in the table of --long"] if hidden else []),
     ]
     return "; ".join(parts)
-
-
-def bandwidth_bound(lines: Sequence[DrawnLine]) -> str:
-    """From which size on a call of ours costs hardly more than its bytes, if it is a size of many;
-    the cost of the smallest call bounds that of a start."""
-    ours = next((line for line in lines if line.role != "library"), lines[0])
-    costs_us = {case.size_bytes: cost_us(case) or np.inf for case in ours.cases}
-    first_us = next(iter(costs_us.values()))
-    sizes = [size for size, us in costs_us.items() if us >= BANDWIDTH_BOUND * first_us]
-    return f"; bandwidth-bound from {size_text(sizes[0])}" if len(sizes) > 1 else ""
 
 
 def drawn_cases(result: Result, view: View) -> list[Case]:

@@ -136,24 +136,6 @@ def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:
     return f"{variant} takes {', '.join(texts)} ({of})"
 
 
-def lines_text(fits: Sequence[Any]) -> str:
-    """`auto: alpha 1.0 us, beta 5.6 GB/s; MPICH 5.0.2: alpha 4.4 us, beta 3.3 GB/s`, of the first
-    and the last regime of `auto`, or else of the first of ours, and of the library."""
-    group = [fit for fit in fits if fit.title == fits[0].title]
-    ours = [fit for fit in group if not fit.library]
-    ours.sort(key=lambda fit: fit.algorithm != "auto")
-    texts = []
-
-    for fit in [*ours[:1], *[fit for fit in group if fit.library][:1]]:
-        alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s
-        alpha = f"alpha {number(alpha_us[0])} us" if alpha_us else ""
-        beta = f"beta {number(beta_gb_s[0])} GB/s" if beta_gb_s else ""
-        found = ", ".join(filter(None, [alpha, beta])) or "nothing is resolved"
-        texts.append(f"{spoken(fit.name)}: {found}")
-
-    return "; ".join(texts)
-
-
 def ends(sizes_bytes: Iterable[int]) -> list[int]:
     """Decode's size, or else the smallest, and the largest."""
     sizes = sorted(sizes_bytes)

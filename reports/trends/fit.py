@@ -20,7 +20,6 @@ from reports.store.program import complain, write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.stats import Interval
-from reports.tables.headline import lines_text
 from reports.tables.sentences import (
     algorithm_of,
     interval_text,
@@ -30,7 +29,6 @@ from reports.tables.sentences import (
     shape_words,
     tick_text,
     type_text,
-    wrapped,
 )
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import notes_of, side_of
@@ -267,4 +265,4 @@ def text(fits: Sequence[Fit]) -> str:
         sentences = [f"Fewer than {MIN_PAIRS} launches have no intervals."] if few else []
         texts.append(lay_out([], [title], [("", table)], sentences))
 
-    return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
+    return "\n".join(texts)

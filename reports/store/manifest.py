@@ -14,7 +14,6 @@ from reports.store.result import ResultError, by_time, of_kind, read_lines
 SCHEMA = 1
 MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
 BESIDE_A_RUN = {".samples", ".flight", ".output"}
-NO_RUNS = {"", ".part", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # reports, torn files
 
 
 class VariantRecord(msgspec.Struct, kw_only=True):
@@ -61,7 +60,7 @@ class Manifest:
     campaign: Campaign
     launches: list[Launch] = field(default_factory=list)
     end: CampaignEnd | None = None  # without it, the campaign was interrupted
-    foreign: list[Path] = field(default_factory=list)  # files that the campaign did not write
+    foreign: list[Path] = field(default_factory=list)  # runs and links that it did not write
 
     def add(self, record: msgspec.Struct) -> None:
         """Adds the next line."""
@@ -77,28 +76,22 @@ def read_manifest(folder: Path | str) -> Manifest:
     path = Path(folder) / MANIFEST
     records = read_lines(path, "manifest", (Campaign, Launch, CampaignEnd), SCHEMA)
 
-    manifest, own = Manifest(path.parent, of_kind(Campaign, records)[0]), {MANIFEST}
+    manifest, own = Manifest(path.parent, of_kind(Campaign, records)[0]), {path}
     for record in records:
         if isinstance(record, Launch) and record.run is not None:
-            problem = None
+            run, problem = path.parent / record.run, None
             if Path(record.run).is_absolute() or ".." in Path(record.run).parts:
                 problem = "is outside the campaign"
-            elif not (path.parent / record.run).is_file():
+            elif not run.is_file():
                 problem = "is not there"
-            elif record.run in own:
+            elif run in own:
                 problem = "belongs to another launch"
             if problem:
                 raise ResultError(f"{path}: the run {record.run} {problem}")
-            own.add(record.run)
+            own.add(run)
         manifest.add(record)
 
-    for parent, _, files in _folders(path.parent):
-        for file in (Path(parent, name) for name in files):
-            inside = file.relative_to(path.parent).as_posix()
-            if inside not in own and file.suffix not in NO_RUNS and file.is_file():
-                manifest.foreign.append(file)
-
-    manifest.foreign.sort()
+    manifest.foreign = [file for file, _ in run_files(path.parent) if file not in own]
     return manifest
 
 

@@ -41,7 +41,7 @@ class Side:
     """Launches of the same thing, a run each. `variant` is its name in the `campaign` that paired
     them, and `of_pair` has its launches by the number of the pair; `others` has the runs of its
     pilots and of launches that died, which are not judged, by their paths and what they were;
-    `notes` are sentences on missing, incomplete and foreign files."""
+    `notes` are sentences on missing, incomplete and foreign runs."""
 
     name: str
     launches: list[Result]

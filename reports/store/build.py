@@ -3,7 +3,6 @@ exposed communication."""
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +15,6 @@ from reports.store.schema import (
     CaseFields,
     Counted,
     LinkBlock,
-    Range,
     RoundCosts,
     Run,
     Summary,
@@ -78,14 +76,10 @@ def build_cases(
     return cases
 
 
-def _figures(blocks: Sequence[Block], rho: float) -> dict[str, Any]:
+def _figures(blocks: Sequence[Block], rho: float) -> dict[str, Summary]:
     """The quantities of these blocks, without those that no block has, and `link_rtt_ns`."""
     trips = [trip for block in blocks if block.link_rtt_ns for trip in block.link_rtt_ns]
-    figures: dict[str, Any] = {
-        "link_rtt_ns": Range(median=float(np.median(trips)), min=min(trips), max=max(trips))
-        if trips
-        else None
-    }
+    figures = {"link_rtt_ns": Summary(median=float(np.median(trips)))} if trips else {}
     n = sum(block.n for block in blocks)
 
     for name in QUANTITIES:

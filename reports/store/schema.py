@@ -202,12 +202,6 @@ class Summary(msgspec.Struct, kw_only=True):
     n_blocks: int | None = None
 
 
-class Range(msgspec.Struct, kw_only=True):
-    median: Bounded
-    min: Bounded | None = None
-    max: Bounded | None = None
-
-
 class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     """The results of a case, from its blocks that count: those in the run's state of the link."""
 
@@ -237,7 +231,7 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
         Summary | None, Shown("exposed us", "additional time of communication beside compute")
     ] = None
     link_rtt_ns: Annotated[
-        Range | None, Shown("rtt ns", "round trip of a flag before and after the blocks")
+        Summary | None, Shown("rtt ns", "round trip of a flag before and after the blocks")
     ] = None
     across_ranks: str = "slowest"
     alg_bw_gb_s: Annotated[

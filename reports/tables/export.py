@@ -15,7 +15,7 @@ from reports.store.result import ResultError, content_of
 from reports.store.schema import FIGURES
 from reports.store.untrusted import spreadsheet_cell
 from reports.store.writing import write_whole
-from reports.tables.frame import PARTS, read_rows
+from reports.tables.frame import SUMMARIES, read_rows
 
 # The base unit of a figure by the end of its name, and the scale to it.
 UNITS = {
@@ -156,7 +156,7 @@ def gauges() -> Iterator[Gauge]:
             continue
         unit, scale = next(UNITS[end] for end in UNITS if field.endswith(end))
         columns = {"": (field, "")}
-        if field in PARTS:
+        if field in SUMMARIES:
             columns = {"": (f"{field}_median", "Median over blocks: ")}
             for end, part in ENDS.items():
                 about = f"The {end} end of the 95 % interval in this launch: "

@@ -13,16 +13,11 @@ import pandas as pd
 from reports.store.folder import read_store
 from reports.store.observations import method_of
 from reports.store.result import ResultError, read, time_of
-from reports.store.schema import Case, Range, Result, Summary
+from reports.store.schema import Case, Result, Summary
 
 Row = dict[str, Any]
-# The parts of each field of a case that is a summary.
-PARTS = {
-    name: kind.__struct_fields__
-    for name, hint in get_type_hints(Case).items()
-    for kind in (Summary, Range)
-    if hint == kind | None
-}
+# The fields of a case that are summaries.
+SUMMARIES = [name for name, hint in get_type_hints(Case).items() if hint == Summary | None]
 
 
 def load_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -103,10 +98,10 @@ def cells_of(cases: Sequence[msgspec.Struct]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for name in cases[0].__struct_fields__ if cases else ():
         values = [getattr(case, name) for case in cases]
-        if name not in PARTS:
+        if name not in SUMMARIES:
             columns[name] = list(map(as_cell, values))
             continue
-        for part in PARTS[name]:
+        for part in Summary.__struct_fields__:
             columns[f"{name}_{part}"] = [getattr(value, part, None) for value in values]
 
     return columns

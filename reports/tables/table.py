@@ -11,7 +11,7 @@ from rich.text import Text
 
 from reports.store.case import is_own_work, is_peer, late_us
 from reports.store.grouped import grouped
-from reports.store.schema import FIGURES, Case, Range, Result, Summary
+from reports.store.schema import FIGURES, Case, Result, Summary
 from reports.store.stats import Interval
 from reports.tables import sentences
 from reports.tables.beside_published import published_line
@@ -310,7 +310,7 @@ def _text(name: str, value: Any) -> str:
     """A figure in few digits: of a summary the median, with its interval for the whole cost."""
     if name == "total_us" and value:
         return interval_text((value.median, value.ci_low, value.ci_high))
-    if isinstance(value, Summary | Range):
+    if isinstance(value, Summary):
         return number(value.median)
     if isinstance(value, str | int):
         return str(value)

@@ -15,7 +15,7 @@ from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
 from reports.tables.headline import Point, headline
-from reports.tables.rows import best, costs_of, ratio_text, ratio_value, rounds_of
+from reports.tables.rows import costs_of, fastest_cases, ratio_text, ratio_value
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import EVEN_RATIO, interval_text, number, plain_table, without_version
 
@@ -25,15 +25,15 @@ TENSOR_LIBRARY = "tensor_parallel_library"
 UNITS = (
     "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
     "the same rounds, negative by chance or if the result reaches its reader faster; hidden = "
-    "share of the library's exposed us. Odd rounds choose between variants, even ones report."
+    "share of the library's exposed us. Odd rounds choose between variants; where even ones choose "
+    "another, they alone report."
 )
 HEADINGS = "", "us", "exposed us [95 %]", "hidden", "#wrong"
 
 
 @dataclass
 class Form:
-    """A row of the table. Costs are by round, the even ones if the odd ones chose between several
-    variants."""
+    """A row of the table. Costs are by round, of the rounds that `fastest_cases` reports."""
 
     name: str
     case: Case
@@ -65,9 +65,8 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
 
     forms, timed = {}, (case for case in cases if len(costs[case.case]) > 1)
     for kind, rivals in grouped(timed, kind_of).items():
-        chosen = best(rivals, costs) or rivals[0]
-        report = rounds_of([chosen], costs, 0) if len(rivals) > 1 else costs
-        if not report[chosen.case]:
+        (chosen,), report = fastest_cases([rivals], costs)
+        if chosen is None or not report[chosen.case]:
             continue
         name = chosen.algorithm.replace("_library", f" {chosen.library}")
         if is_peer(chosen):

@@ -1,6 +1,6 @@
 """The rows of the default table: the library beside our algorithm. A cost includes reading the
 result (`total_us`); costs of one round are paired. If several variants compete, one half of
-the rounds chooses and the other reports, so that the choice does not bias it (`_fastest`)."""
+the rounds chooses and the other reports, so that the choice does not bias it (`fastest_cases`)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -184,7 +184,7 @@ def costs_of(result: Result) -> RoundCosts:
     }
 
 
-def rounds_of(cases: Sequence[Case], costs: RoundCosts, parity: int) -> RoundCosts:
+def _rounds_of(cases: Sequence[Case], costs: RoundCosts, parity: int) -> RoundCosts:
     """The costs of these cases in even rounds (0) or in odd ones (1)."""
     return {
         case.case: {number: us for number, us in costs[case.case].items() if number % 2 == parity}
@@ -216,7 +216,7 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
             auto or [case for case in own if case.snr_db is None] or own,
             *([case for case in others if algorithm_of(case) == name] for name in names),
         ]
-        (library, ours, *best_named), report = _fastest(competing, costs)
+        (library, ours, *best_named), report = fastest_cases(competing, costs)
         rivals[key] = library, ours, best_named, report
 
     rho = autocorrelation(
@@ -253,7 +253,7 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
     return rows
 
 
-def _fastest(
+def fastest_cases(
     competing: Iterable[Sequence[Case]], costs: RoundCosts
 ) -> tuple[list[Case | None], RoundCosts]:
     """The fastest case of each list by odd rounds, and the costs to report: of all rounds if it is
@@ -261,10 +261,10 @@ def _fastest(
     difference, the halves disagree as often as they agree."""
     fastest, report = list[Case | None](), dict[int, Rounds]()
     for each in map(_candidates, competing):
-        case, of_even = (best(each, costs, parity) for parity in (1, 0))
+        case, of_even = (_best(each, costs, parity) for parity in (1, 0))
         fastest.append(case)
         if case:
-            own = costs[case.case] if case is of_even else rounds_of([case], costs, 0)[case.case]
+            own = costs[case.case] if case is of_even else _rounds_of([case], costs, 0)[case.case]
             report[case.case] = min(own, report.get(case.case, own), key=len)
 
     return fastest, report
@@ -273,7 +273,7 @@ def _fastest(
 def _better(
     ours: Case | None, cases: Sequence[Case], costs: RoundCosts, rho: float
 ) -> tuple[str, float] | None:
-    """The fastest other algorithm, chosen as in `_fastest`, if it beats `auto`, and its factor."""
+    """The fastest other algorithm, of `fastest_cases`, if it beats `auto`, and its factor."""
     if ours is None or ours.algorithm != "auto":
         return None
 
@@ -286,7 +286,7 @@ def _better(
         and not is_peer(case)
         and ours.chosen not in (case.algorithm, f"{case.algorithm} over {case.memory}")
     ]
-    (fastest,), report = _fastest([others], costs)
+    (fastest,), report = fastest_cases([others], costs)
     gain = _ratio(ours, fastest, {**costs, **report}, rho)
 
     if fastest is None or gain is None or gain[0] <= BEATEN_BY or (gain[1] or 0) <= 1:
@@ -304,7 +304,7 @@ def speed_ups(result: Result) -> dict[int, Interval | None]:
         rivals = [case for case in cases if case.algorithm == "library"]
         for case in cases if rivals else ():
             if case.algorithm != "library":
-                (library, own), report = _fastest([rivals, [case]], costs)
+                (library, own), report = fastest_cases([rivals, [case]], costs)
                 pairs[case.case] = library, own, report
 
     rho = autocorrelation([ratios_of(*pair) for pair in pairs.values()])
@@ -318,9 +318,9 @@ def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
     return wrong[:1] or measured or cases[:1]
 
 
-def best(cases: Sequence[Case], costs: RoundCosts, parity: int = 1) -> Case | None:
+def _best(cases: Sequence[Case], costs: RoundCosts, parity: int = 1) -> Case | None:
     """The case with the lowest median over odd rounds, or over even ones (0)."""
-    half = rounds_of(cases, costs, parity)
+    half = _rounds_of(cases, costs, parity)
     return min(cases, key=lambda case: _median_us(case, half) or float("inf"), default=None)
 
 

@@ -124,17 +124,16 @@ class Buffers:
     margin_bytes: int = field(default=0, kw_only=True)
 
     def place(self, world: World, case: CollectiveCase) -> CollectiveCase:
-        """The case in these buffers; in place, the smaller buffer is this rank's own segment of the
-        larger one."""
+        """The case in these buffers, with its size; in place, the smaller buffer is this rank's own
+        segment of the larger one."""
         collective, whole = case.collective, self.receive.address + self.margin_bytes
-        if not case.in_place:
-            return replace(case, send=self.send.address + self.margin_bytes, receive=whole)
-        own = whole + (world.rank * case.segment_bytes if collective.cut else 0)
-        return replace(
-            case,
-            send=whole if collective.sends_all else own,
-            receive=whole if collective.receives_all else own,
-        )
+        send, receive = self.send.address + self.margin_bytes, whole
+        if case.in_place:
+            own = whole + (world.rank * case.segment_bytes if collective.cut else 0)
+            send = whole if collective.sends_all else own
+            receive = whole if collective.receives_all else own
+        size_bytes = case.segment_bytes * (world.ranks if collective.cut else 1)
+        return replace(case, send=send, receive=receive, size_bytes=size_bytes)
 
 
 def own_buffers(world: World, memories: Sequence[Memory]) -> list[Memory]:

@@ -181,7 +181,6 @@ class Sampler:
             in_place,
             variant=variant,
             shape=shape,
-            size_bytes=count * size * (ranks if collective.cut else 1),
         )
         case = self.buffers.place(world, case)
         case = replace(

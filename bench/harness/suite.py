@@ -303,18 +303,7 @@ def sweep_cases(
     ):
         datatype = DATATYPES[name]
         count = collective.count(requested_bytes, ranks, datatype)
-        segment_bytes = count * datatype.size_bytes
-        case = CollectiveCase(
-            collective,
-            count,
-            datatype,
-            redop,
-            0,
-            0,
-            sweep.in_place,
-            shape=shape,
-            size_bytes=segment_bytes * (ranks if collective.cut else 1),
-        )
+        case = CollectiveCase(collective, count, datatype, redop, 0, 0, sweep.in_place, shape=shape)
         yield buffers.place(session.world, case)
 
 

@@ -158,7 +158,6 @@ class Subject:
             0,
             way.in_place,
             self.variant,
-            size_bytes=self.size_bytes(count),
         )
         case = self.buffers.place(self.world, case)
         if not way.shifts:

@@ -179,20 +179,12 @@ def open_linked(
     return device, notes
 
 
-def open_gpu(communicator: Communicator) -> Device:
-    """This rank's GPU. Raises Refusal without one."""
-    device, notes = open_linked(communicator, "auto", share_gpus=False)
-    if device.is_cpu:
-        raise Refusal(notes[0].partition(": ")[2])
-    return device
-
-
 def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
     """Opens and examines the ranks' GPUs. Returns their facts and the world; if they do not open,
     the facts with the reason, and None."""
     gpu = None
     try:
-        gpu = open_gpu(communicator)
+        gpu, _ = open_linked(communicator, "gpu", share_gpus=False)
         with communicator.all_or_none():
             watch = gpu.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)

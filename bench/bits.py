@@ -151,7 +151,7 @@ def store(record: Bits, folder: Path) -> None:
 
 
 def bits_parser() -> Parser:
-    parser, add, how, output = options.rank_parser(
+    parser, add, how, _ = options.rank_parser(
         "bits",
         "Tells what changes the bits of a sum, finds its order, and measures its error.",
         f"{on_ranks(4, 'bits')} -d half --algorithm two_shot,library",
@@ -163,7 +163,6 @@ def bits_parser() -> Parser:
     options.add_datatypes(add, "float", rounding_types, "float, half, bfloat16 or double")
     Peers.add_options(add)
     options.add_run_options(how, max_time_s=None)
-    output("--out", default="results", metavar="DIR", help="folder for the record (results)")
     return parser
 
 

@@ -78,7 +78,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
     factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128
     options.add_sizes(what, "256M", factor)
     options.add_run_options(how)
-    options.add_output(output)
+    options.add_samples(output)
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
     parser.require_ranks()

@@ -189,7 +189,7 @@ def first_wrong(batch: list[SoakLaunch], wrongs: tuple[list[Wrong], ...]) -> str
 
 
 def soak_parser() -> Parser:
-    parser, add, how, output = options.rank_parser(
+    parser, add, how, _ = options.rank_parser(
         "soak",
         "Launches random mixtures of everything, checks every result, and times nothing.",
         f"{on_ranks(2, 'soak')} --soak 10m",
@@ -208,7 +208,6 @@ def soak_parser() -> Parser:
     options.add_datatypes(add, "all")
     options.add_redops(add, None)
     options.add_run_options(how, max_time_s=None)  # --soak is the time
-    options.add_output(output)
     return parser
 
 

@@ -53,7 +53,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
     options.add_graph_options(how)
     options.add_run_options(how, max_time_s=180.0)
     output("--table", metavar="FILE", help="file for the table (where auto looks for it)")
-    options.add_output(output)
+    options.add_samples(output)
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
     parser.require_ranks()

@@ -45,7 +45,7 @@ def sweep_parser(
     for feature in features:
         feature.add_options(partial(what, changes=METHOD))  # each declares what it changes
     add_method_options(how)
-    options.add_output(output)
+    options.add_samples(output)
     output(
         "--list",
         action="store_false",

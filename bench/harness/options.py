@@ -291,6 +291,7 @@ def rank_parser(
     what, how = parser.group("what", CASES), parser.group("how")
     output = parser.group("output", NOTHING)
     add_quiet(output)
+    output("--out", default="results", metavar="DIR", help="folder that receives the run (results)")
     if IS_INSTALLED:
         how(
             "-n",
@@ -440,18 +441,12 @@ def add_graph_options(add: AddOption, graph: int | None = 0) -> None:
     )
 
 
-def add_output(add: AddOption) -> None:
+def add_samples(add: AddOption) -> None:
     add(
         "--samples",
         changes=NOTHING,
         action="store_true",
         help="also store the time of each iteration, in arrays beside the run",
-    )
-    add(
-        "--out",
-        default="results",
-        metavar="DIR",
-        help="folder that receives the run (results)",
     )
 
 

@@ -250,7 +250,7 @@ def parse(
         feature.add_options(what)
     options.add_iterations(how, "as many as fit the time", command.graph)
     options.add_run_options(how, command.max_time_s)
-    options.add_output(output)
+    options.add_samples(output)
     namespace = parser.parse_args(argv)
     parser.require_ranks()
     fields = {

@@ -10,18 +10,6 @@
 #include "include/exchange.h"
 #include "include/norm.h"
 
-// The row of one token in every rank, in rank order; peer(rank) gives the peers' rows.
-template <class Peer>
-DEVICE Sources<WT_WORLD> rows_of_all(const Arguments& a, const char* own, Peer peer) {
-  Sources<WT_WORLD> rows;
-  const int rank = rematerialized((int)a.rank);
-  for (int r = 0; r < WT_WORLD; ++r) {
-    const char* theirs = peer(r);  // for every r: a branch would separate the loads that this takes
-    rows.at[r] = r == rank ? own : theirs;
-  }
-  return rows;
-}
-
 KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
   const Norm& n = more_of<Norm>(launched);
   const Arguments& a = n.ranks;
@@ -35,7 +23,7 @@ KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
   const auto take = [&](long start, long tokens, auto inbox) {
     for_tokens_of_block(start, start + tokens, [&](long t) {
       const auto from_peer = [&](int r) { return inbox(r) + (t - start) * stride; };
-      norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer));
+      norm_row<WT_WORLD>(n, t, inputs_of_all(a, a.send + t * row_bytes, from_peer));
     });
   };
   exchange_from<PULL, ALL>(launch, 0, n.tokens, n.step_tokens, give, take);
@@ -46,7 +34,7 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
   const Norm& n = more_of<Norm>(launched);
   const Arguments& a = n.ranks;
   in_users_buffers(a, [&] {
-    const Sources<WT_WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
+    const Sources<WT_WORLD> all = inputs_of_all(a, a.send, [&](int r) { return a.sends[r]; });
     for_tokens_of_block(0, n.tokens, [&](long t) {
       Sources<WT_WORLD> rows = all;
       for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;

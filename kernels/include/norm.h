@@ -28,10 +28,10 @@ struct Row {
   bool aligned;
 };
 
-// Returns the sum of the squares. A thread's packs add to the sum with the pack's number.
+// Returns the sum of the squares, of which a thread adds up those of its places one by one.
 template <int SOURCES>
 DEVICE float add(const Row& row, const Sources<SOURCES>& inputs) {
-  floats squares[PACKS_AT_ONCE] = {};
+  floats squares = {};
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
     pack sum[N], old[N];
@@ -47,14 +47,10 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs) {
       const pack narrow = Element::narrow(x);
       at.store(row.residual_out, k, narrow);
       x = Element::widen(narrow);
-      for (int n = 0; n < PACKS_AT_ONCE; ++n)
-        if (n == at.number + k)
-          for (floats rounded_x : x.v) squares[n] = plus_square(squares[n], rounded_x);
+      for (floats rounded_x : x.v) squares = plus_square(squares, rounded_x);
     }
   });
-  floats all = squares[0];
-  for (int k = 1; k < PACKS_AT_ONCE; ++k) all += squares[k];
-  return sum_over_block(all);
+  return sum_over_block(squares);
 }
 
 DEVICE void scale(const Row& row, float factor) {

@@ -224,10 +224,10 @@ DEVICE ThreadGroup this_block() {
 }
 
 // A place in a buffer: a batch of N packs, `step` packs apart, or a single element in lane 0 of an
-// empty pack. Pack k of a batch, or any of its elements alone, has the number `number + k`.
+// empty pack.
 template <int N>
 struct Packs {
-  static constexpr int COUNT = N, number = 0;
+  static constexpr int COUNT = N;
   unsigned first, step;
   DEVICE unsigned at(int k) const { return first + k * step; }
   DEVICE pack load(const char* from, int k) const { return load_aligned_pack(from, at(k)); }
@@ -238,7 +238,6 @@ struct Packs {
 struct SingleElement {
   static constexpr int COUNT = 1;
   unsigned element;
-  int number;
   DEVICE unsigned at() const { return element * (unsigned)ELEMENT_BYTES; }
   DEVICE pack load(const char* from, int) const {
     pack p = {};
@@ -264,12 +263,9 @@ DEVICE void for_places(long count, bool aligned, ThreadGroup team, Each each) {
   });
   for (; i + (BATCH - 1) * step < packs; i += BATCH * step) each(Packs<BATCH>{i, step});
   for (; i < packs; i += step) each(Packs<1>{i, step});
-  for (int round = 0; i * PACK_ELEMENTS < count; i += step, ++round) {
-    const int k = round % BATCH;
-    const bool in_batch = i + (BATCH - 1 - k) * step < (unsigned)(count / PACK_ELEMENTS);
+  for (; i * PACK_ELEMENTS < count; i += step)
     for (unsigned e = i * (unsigned)PACK_ELEMENTS; e < smaller(count, (i + 1) * PACK_ELEMENTS); ++e)
-      each(SingleElement{e, in_batch ? k : 0});
-  }
+      each(SingleElement{e});
 }
 
 // Reduces `count` elements of each source into `to`; a single source is copied. All loads of a

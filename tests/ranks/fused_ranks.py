@@ -190,7 +190,7 @@ def norm_example(
 
 def wrong_squares(bed: Bed) -> str | None:
     """CPUs round each square before they add it: compares rows of ones and then of one other number
-    with fp32 sums, of lanes that each add 1, 2 or 4 squares of both."""
+    with fp32 sums, of lanes that each add 4, 8 or 16 squares of both."""
     ranks, rows, float32 = bed.world.communicator.size, 200, DATATYPES["float32"]
     values = np.zeros((ranks + 1, rows, 128), np.float32)
     values[0] = 1
@@ -200,7 +200,7 @@ def wrong_squares(bed: Bed) -> str | None:
     example = NormExample(case, values, np.ones(128, np.float32), [0] * 5, False)
     number = values[0, :, 64]
     wants = []
-    for adds in (1, 2, 4):
+    for adds in (4, 8, 16):
         summed = np.full(rows, adds, np.float32)
         for _ in range(adds):
             summed += number * number

@@ -72,8 +72,7 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
         if len(sharers) > 1 and not share_gpus:
             raise DeviceError(
                 f"ranks {', '.join(map(str, sharers))} of this host would share GPU "
-                f"{bus_id}: start one rank a GPU, or add --ranks-share-gpus for a "
-                "test"
+                f"{bus_id}: start one rank a GPU; for tests, benchmarks take --ranks-share-gpus"
             )
         device = GpuDevice(bus_id, len(sharers))
     own = device.name, device.most_blocks, device.threads, len(sharers)

@@ -1,5 +1,5 @@
-"""The page of one run: its headline, its speed and time against size, what it printed, and, folded,
-every cell and what explains them."""
+"""The page of one run: its headline, its speed and time against size, a row for each size, and,
+folded, what explains them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,9 @@ from reports.tables import run_text, show
 from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, lines_of
 from reports.tables.plot import Quantity, drawn_cases, quantities_of
-from reports.tables.rows import named_in, speed_ups, views
+from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, views
 from reports.tables.sentences import (
+    algorithm_of,
     command_of,
     counted,
     describe,
@@ -37,8 +38,7 @@ def run_page(path: Path) -> Page:
     cases = sorted(
         result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
     )
-    charts = charts_of(result) if is_sweep(result) else []
-    sections = [Section("Speed and time at each size", charts=charts)]
+    sections = sweep_sections(result) if is_sweep(result) else []
     if wrong := wrong_in(result):
         rows: list[Row] = [
             {
@@ -56,7 +56,7 @@ def run_page(path: Path) -> Page:
         {"name": name, "value": text[:500]} for name, text in environment_of(run).items()
     ]
     sections += [
-        Section("As the run printed it", text=show.text(result)),
+        Section("As the run printed it", text=show.text(result), folded=bool(sections)),
         Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
         Section("Notes", run.notes, folded=True),
         Section("Environment", rows=facts, folded=True),
@@ -92,14 +92,33 @@ def banner_of(result: Result) -> Banner:
     return Banner(word, show.headline_of(result), facts, role)
 
 
-def charts_of(result: Result) -> list[Chart]:
-    """The speed against the library, the busbw and the time at each size, of the first view."""
+def sweep_sections(result: Result) -> list[Section]:
+    """Charts of the speed against the library, of the busbw and of the time, and a row for each
+    size, of the first view."""
     result = without_links(result)
-    if not (cases := drawn_cases(result, views(result)[0])):
-        return []
+    view, charts = views(result)[0], list[Chart]()
+    if cases := drawn_cases(result, view):
+        lines = lines_of(cases, named_in(result))
+        charts = [_chart(quantity, lines) for quantity in quantities_of(result, cases)]
 
-    lines = lines_of(cases, named_in(result))
-    return [_chart(quantity, lines) for quantity in quantities_of(result, cases)]
+    best = "best, us" if result.run.imported_from else "ours, us"
+    rows = [
+        {
+            "size": row.label,
+            best: number(row.ours_us),
+            "library, us": number(row.library_us),
+            "library / ours [95 %]": ratio_text(row.ratio),
+            "verdict": f"WRONG: {', '.join(row.wrong)}, {counted(row.n_wrong, 'element')}"
+            if row.n_wrong
+            else row.verdict or "-",
+            "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
+        }
+        for row in default_rows(result, view)
+    ]
+    return [
+        Section("Speed and time at each size", charts=charts),
+        Section("Each size", rows=rows),
+    ]
 
 
 def _chart(quantity: Quantity, lines: Sequence[DrawnLine]) -> Chart:

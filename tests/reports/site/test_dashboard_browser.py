@@ -118,7 +118,7 @@ def pages(tmp_path_factory):
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory):
     """The pages of eight machines; on the first, `ring` became slower at 1 MiB, and points are of
-    two runs; the second gave wrong results."""
+    two runs; the second gave wrong results, with too few blocks."""
     store = tmp_path_factory.mktemp("eight")
     for machine in range(8):
         for night in range(1 if machine else 14):
@@ -128,7 +128,7 @@ def machines(tmp_path_factory):
                 sizes=[16384, 1 << 20],
                 algorithms=["library", "auto", "ring"],
                 modes=["isolated"],
-                n_blocks=6,
+                n_blocks=2 if machine == 1 else 6,
                 n=2,
                 seed=night,
                 us=lambda case, block, night=night: (
@@ -431,10 +431,10 @@ def test_the_overview_counts_each_card_and_says_why_a_campaign_crashed(browser, 
         path = write_run(store, run_id=run_id, n_blocks=6, n=4, **small).path
         rewrite_head(path, machine_id="m3" if number < 3 else f"m{number % 2 + 1}")
     folder = write_campaign(store / "campaign-1", {"main": no_effect, "new": no_effect}, pairs=6)
-    head, stage, main_line, line, *_ = (folder / MANIFEST).read_text().splitlines()
+    head, main_line, line, *_ = (folder / MANIFEST).read_text().splitlines()
     shutil.rmtree(folder / "new")
     died = json.loads(line) | {"status": "died", "run": None, "reason": "killed by SIGSEGV"}
-    (folder / MANIFEST).write_text("\n".join([head, stage, main_line, json.dumps(died), ""]))
+    (folder / MANIFEST).write_text("\n".join([head, main_line, json.dumps(died), ""]))
     site = make_site(store, tmp_path / "site")
     show(browser, site / "index.html")
     assert [each.text for each in seen(browser, "nav [aria-current=page]")] == ["Overview"]

@@ -7,7 +7,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -100,7 +101,7 @@ class OneLineParser(argparse.ArgumentParser):
     and `options` those of the command, which an unknown word may mean."""
 
     words: Sequence[str] = ()
-    options: Iterable[str] = ()
+    options: Mapping[str, argparse.Action] = {}
 
     def error(self, message: str) -> NoReturn:
         sentence = misspelt(self.words, self.options) or message
@@ -155,6 +156,11 @@ def main(argv: list[str] | None = None) -> int:
                 each.words, each.options = argv, subparser._option_string_actions
 
     arguments = parser.parse_args(argv)
+    given = Counter(word.partition("=")[0] for word in argv)
+    for option, action in parser.options.items():
+        if given[option] > 1 and type(action) is argparse._StoreAction:
+            parser.error(f"{option} stands there {given[option]} times, and takes one value")
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Otherwise, unbuffered, a reader that leaves would change the status; and a name that the
         # terminal's encoding lacks would end the report.

@@ -61,6 +61,11 @@ def launch(
     return done
 
 
+def blocks_of(result, case, name):
+    """This figure of each block of a case."""
+    return [getattr(block, name) for block in result.blocks if block.case == case.case]
+
+
 def run(folder, *options, **how):
     """The printed text and the stored run of a launch that ends well and reports nothing."""
     done = launch(folder, *options, **how)

@@ -1,6 +1,7 @@
 """A run: the cases, rounds of blocks until each case is precise, the file, the table."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -42,18 +43,21 @@ class RunInProgress:
     deadline_s: float
     file: RunFile | None = None
     interrupted: bool = False
+    timed: Counter[int] = field(default_factory=Counter)  # iterations by case
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
 
 def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
     """The cases that need another round: those with fewer iterations than -n or, without it, those
     whose interval on rank 0 is too wide."""
-    iterations = run.suite.iterations
-    if requested := run.session.options.iterations:
-        return [each for each in cases if rounds * iterations[each].schedule.count < requested]
-    if rounds < LEAST_ROUNDS:
+    requested = run.session.options.iterations
+    if rounds < LEAST_ROUNDS and not requested:
         return cases
     by_case = count_blocks(run.file.blocks if run.file else []).by_case
+    if requested:
+        timed = {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
+        run.timed = run.session.communicator.broadcast(Counter(timed))
+        return [number for number in cases if run.timed[number] < requested]
     medians_us = {number: [block.cost_us for block in blocks] for number, blocks in by_case.items()}
     rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
     imprecise = [number for number in cases if not is_precise(medians_us.get(number, []), rho)]
@@ -175,8 +179,12 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
 
 def store_block(run: RunInProgress, number: int, round_: int) -> None:
     """Measures one block of a case; rank 0 puts it on disk."""
+    iteration, requested = run.suite.iterations[number], run.session.options.iterations
+    schedule = iteration.schedule
+    if requested:
+        schedule.count = min(schedule.count, requested - run.timed[number])
     datatype = DATATYPES[run.suite.headers[number].datatype]
-    measured = measure_block(run.session, run.suite.iterations[number], round_, datatype)
+    measured = measure_block(run.session, iteration, round_, datatype)
     if measured is not None and run.file:
         block, rows = measured
         run.file.append(block)

@@ -52,7 +52,7 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
         run, collective, of_run = result.run, result.cases[0].collective, facts_of(result)
         trip_ns = result.counted.rtt_ns if run.clock_shared else 0.0
         state = round(math.log(trip_ns or 1.0, STATE_RATIO))
-        for heat, candidates in heats_of(result.cases, result.blocks).items():
+        for heat, candidates in heats_of(result.cases, result.counted.costs_us).items():
             facts = {**of_run, "variant": heat.variant, "mode": heat.mode}
             measured = {
                 each.name: (each.cost_us, len(each.rounds))

@@ -31,13 +31,10 @@ from collectives.table import WrittenTables, best_row, row_of
 
 AUTO, STABLE = "auto", "auto_stable"
 
-# Between CPU cores, in ns a byte, fitted on two processors (docs/experiments/performance.md): a
-# read of a peer, of the own input, and a store into a line that another core holds, near or far,
-# through or around the caches.
-READ_NS, OWN_NS = 0.02, 0.005
-NEAR_NS = 200.0  # a flag's round trip
-OVERSUBSCRIBED_NS = 2e3  # the same where peers take turns on a core
-CONTENDED_NS = {(True, False): 0.05, (True, True): 0.1, (False, False): 0.5, (False, True): 0.018}
+# Between CPU cores, in ns a byte, fitted on three processors (docs/experiments/performance.md): a
+# read of a peer, of the own input, and a store into a line that another core holds.
+READ_NS, OWN_NS, CONTENDED_NS = 0.02, 0.005, 0.05
+OVERSUBSCRIBED_NS = 2e3  # a flag's round trip where peers take turns on a core
 
 
 def kinds_of(world: World) -> str:
@@ -109,22 +106,26 @@ def ranked(
 def modelled(
     world: World, case: CollectiveCase, algorithms: Iterable[Algorithm]
 ) -> Iterator[tuple[bool, Algorithm]]:
-    """The algorithms that `auto` takes without a table, and whether they lead; on CPUs also over
-    slabs in place of registered buffers, and with direct stores around the caches."""
+    """The algorithms that `auto` takes without a table, and whether they lead. For registered
+    buffers of CPUs also over slabs, and in a chain, which stores where peers read, over these
+    alone; and with direct stores around the caches, if no lines there have just been read."""
+    is_registered = world.device.is_cpu and case.variant == "registered"
     for algorithm in algorithms:
         leads = algorithm.limits.leads(world, case.segment_bytes)
         if algorithm.is_lossy or not (algorithm.is_modelled or leads):
             continue
         if not algorithm.limits.wins(world, case.segment_bytes):
             continue
-        if not algorithm.needs_peers or case.variant in algorithm.variants:
-            yield leads, algorithm
-        if not world.device.is_cpu or case.variant != "registered":
-            continue
-        if isinstance(algorithm, KernelAlgorithm) and "slabs" in algorithm.varies:
+        over_slabs = (
+            is_registered and isinstance(algorithm, KernelAlgorithm) and "slabs" in algorithm.varies
+        )
+        if over_slabs:
             yield leads, replace(algorithm, build=Build(slabs=True))
-        if "copied" not in algorithm.variants:
-            yield leads, replace(algorithm, build=Build(stream_slab=True))
+        if over_slabs and case.mode == "chained":
+            continue
+        if not algorithm.needs_peers or case.variant in algorithm.variants:
+            around = is_registered and "copied" not in algorithm.variants and not case.in_place
+            yield leads, replace(algorithm, build=Build(stream_slab=around))
 
 
 def by_model(
@@ -156,8 +157,7 @@ def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
         return 0.0
     stored, read = map(sum, zip((0, 0), *traffic.stages, strict=True))
     if world.device.is_cpu:
-        around = algorithm.build.stream_slab and case.mode != "chained"
-        contended_ns = CONTENDED_NS[world.round_trip_ns < NEAR_NS, around] * traffic.contended_bytes
+        contended_ns = CONTENDED_NS * traffic.contended_bytes
         moved_ns = READ_NS * read + OWN_NS * traffic.own_bytes + contended_ns
         trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else world.round_trip_ns
         return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3

@@ -258,7 +258,7 @@ class Traffic:
     before; `stages`: of each part, the bytes stored into peer memory and the bytes read from it;
     `memory_bytes`: bytes copied from the send to the receive buffer. For the model of `auto` only:
     `own_bytes`, how much of its own input a rank reads, each time counted, and `contended_bytes`,
-    how much it stores into lines that another core holds."""
+    how much it stores into lines that another core is expected to hold."""
 
     hops: int
     stages: tuple[tuple[int, int], ...]

@@ -11,15 +11,9 @@ def direct_traffic(ranks: int, case: CollectiveCase, copies: int | None = None) 
     peer); over registered buffers none, and a second flag tells that these are free again."""
     segment, others = case.segment_bytes, ranks - 1
     if case.variant == "registered":
-        read_by_peers = chained_bytes(case, segment)
-        return Traffic(2, ((0, others * segment),), segment, segment, read_by_peers)
+        return Traffic(2, ((0, others * segment),), segment, segment)
     copied = min(others if copies is None else copies, others) * segment
     return Traffic(1, ((copied, 0), (0, others * segment)), segment, 2 * segment)
-
-
-def chained_bytes(case: CollectiveCase, read_bytes: int) -> int:
-    """Bytes of a registered send buffer that peers read, if a chain stores into it again."""
-    return read_bytes if case.mode == "chained" and case.variant == "registered" else 0
 
 
 def two_shot_traffic(
@@ -30,7 +24,7 @@ def two_shot_traffic(
     moved = case.segment_bytes if wire_bytes is None else wire_bytes
     own = moved // ranks
     others = moved - own
-    contended = chained_bytes(case, others)
+    contended = 0
     stages = [(others, 0), (others if pushes else own, others), (0, others)]
     if case.variant == "registered":
         moved = own

@@ -8,7 +8,9 @@ from functools import partial
 from collectives.binding import binder
 from collectives.collective import Traffic
 from collectives.operation import CollectiveCase, KernelAlgorithm, World
-from collectives.traffic import chained_bytes, two_shot_traffic
+from collectives.traffic import two_shot_traffic
+
+MOST_HELD_BYTES = 512 << 10  # of a buffer, in a core's cache when others store into it
 
 TWO_SHOT = KernelAlgorithm(
     "two_shot",
@@ -43,8 +45,7 @@ def _direct_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     others = case.segment_bytes - own
     stored = 0 if case.in_place else others  # in place into lines that have just been read
     stages = ((0, others), *([(stored, 0)] if stored else [])) if ranks > 1 else ()
-    contended = stored + chained_bytes(case, others)
-    return Traffic(2, stages, case.segment_bytes, own, contended)
+    return Traffic(2, stages, case.segment_bytes, own, min(stored, MOST_HELD_BYTES))
 
 
 DIRECT = KernelAlgorithm(

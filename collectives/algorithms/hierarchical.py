@@ -3,7 +3,6 @@
 | algorithm | within a host | between hosts, by the library |
 |---|---|---|
 | `hierarchical` | reduce-scatter and all-gather | its shard from each rank: each byte once |
-| the same, up to MOST_WHOLE_BYTES | one-shot all-reduce | whole messages, in fewer hops |
 | `flat` | | the library's collective over all ranks |
 
 A rail is one rank of each host, with the same local rank; so every host needs as many ranks."""
@@ -21,13 +20,6 @@ from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, U
 Leg = tuple[World, CollectiveCase]
 
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
-MOST_WHOLE_BYTES = 16 << 10
-# By collective: the form that reads from peers, and the form that stores into them.
-WITHIN = {
-    "all_reduce": ("one_shot_pull", "one_shot_push"),
-    "reduce_scatter": ("direct_pull", "direct_push"),
-    "all_gather": ("direct_pull", "direct_push"),
-}
 
 
 def between(world: World, ranks: tuple[int, ...]) -> World:
@@ -38,12 +30,7 @@ def between(world: World, ranks: tuple[int, ...]) -> World:
 
 
 def legs_of(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
-    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; of a
-    short message all-reduce here, then along the rail."""
-    if case.segment_bytes <= MOST_WHOLE_BYTES:
-        yield node, replace(case, variant="copied")
-        yield rail, replace(case, send=case.receive, in_place=True)
-        return
+    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here."""
     shard = replace(case, count=case.count // node.ranks, in_place=True)
     place = case.receive + node.rank * shard.segment_bytes
     yield node, replace(shard, collective=COLLECTIVES["reduce_scatter"], receive=place)
@@ -69,9 +56,8 @@ def bind(world: World, case: CollectiveCase) -> Bound:
 
 def bind_within(node: World, case: CollectiveCase) -> Bound:
     """Raises Refusal on all ranks of the host."""
-    pull, push = WITHIN[case.collective.name]
     reads = node.device.is_cpu or case.variant == "registered"
-    name = pull if reads else push
+    name = "direct_pull" if reads else "direct_push"
     algorithm = listed()[case.collective.name].get(name)
     if not algorithm:
         return Unsupported(f"within a host it needs {name}, which is not here")
@@ -96,7 +82,7 @@ def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     if case.redop == "avg":
         return Unsupported("a mean of the hosts' means rounds twice")
     ranks = world.node.ranks
-    if case.count % ranks and case.segment_bytes > MOST_WHOLE_BYTES:
+    if case.count % ranks:
         reason = f"{case.count} elements have no equal shards for {ranks} ranks"
         return Unsupported(reason, depends_on_size=True)
     return None

@@ -7,7 +7,6 @@
 
 A rail is one rank of each host, with the same local rank; so every host needs as many ranks."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from collectives.algorithms import listed
@@ -15,9 +14,6 @@ from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
-
-# A case of this host's ranks, by our kernels, or of a rail, by the library.
-Leg = tuple[World, CollectiveCase]
 
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
 
@@ -29,29 +25,29 @@ def between(world: World, ranks: tuple[int, ...]) -> World:
     return world.parts[ranks]
 
 
-def legs_of(node: World, rail: World, case: CollectiveCase) -> Iterator[Leg]:
-    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here."""
-    shard = replace(case, count=case.count // node.ranks, in_place=True)
-    place = case.receive + node.rank * shard.segment_bytes
-    yield node, replace(shard, collective=COLLECTIVES["reduce_scatter"], receive=place)
-    yield rail, replace(shard, send=place, receive=place)
-    yield node, replace(shard, collective=COLLECTIVES["all_gather"], send=place)
-
-
 def bind(world: World, case: CollectiveCase) -> Bound:
-    """Binds the legs on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
+    """Binds a reduce-scatter here, the all-reduce of this rank's shard along its rail and an
+    all-gather here, on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     assert world.node
     node = world.node
     rail = tuple(ranks[node.rank] for ranks in world.communicator.nodes)
-    legs = list(legs_of(node, between(world, rail), replace(case, in_place=False)))
+    shard = replace(case, count=case.count // node.ranks, in_place=True)
+    place = case.receive + node.rank * shard.segment_bytes
+    scatter = replace(shard, collective=COLLECTIVES["reduce_scatter"], receive=place)
+    gather = replace(shard, collective=COLLECTIVES["all_gather"], send=place)
     # Our kernels first: a rank without a compiler must not let another wait in the library.
     with world.communicator.all_or_none(Refusal):
-        within = [bind_within(over, leg) if over is node else None for over, leg in legs]
-    bounds = [ours or bind_flat(over, leg) for ours, (over, leg) in zip(within, legs, strict=True)]
-    reasons = [bound.reason for bound in bounds if isinstance(bound, Unsupported)]
-    if reason := world.communicator.first_reason(next(iter(reasons), None)):
+        scattered, gathered = bind_within(node, scatter), bind_within(node, gather)
+    summed = bind_flat(between(world, rail), replace(shard, send=place, receive=place))
+    operations, reason = list[Operation](), None
+    for bound in (scattered, summed, gathered):
+        if isinstance(bound, Unsupported):
+            reason = reason or bound.reason
+        else:
+            operations.append(bound)
+    if reason := world.communicator.first_reason(reason):
         return Unsupported(reason)
-    return run_sequence(world, [bound for bound in bounds if isinstance(bound, Operation)])
+    return run_sequence(world, operations)
 
 
 def bind_within(node: World, case: CollectiveCase) -> Bound:

@@ -5,6 +5,7 @@ count as one layer with `top_k` times the columns, and those of an expert that a
 layers with several kinds of attention, all are as wide as most of them."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -12,7 +13,7 @@ UNIT_COLUMNS = 64  # a rank's columns are a multiple of this
 LAYERS = ("attention_output", "mlp_down")  # row-parallel: the ranks' outputs are summed
 COLUMN_LAYERS = ("qkv", "gate_up")  # column-parallel: every rank needs all inputs
 
-
+Count = Annotated[int, msgspec.Meta(gt=0, le=10**9)]
 FIELDS = {  # of a model's config.json, by ours
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -26,23 +27,29 @@ FIELDS = {  # of a model's config.json, by ours
 }
 
 
-class Model(msgspec.Struct, frozen=True, rename=FIELDS):
+class Model(msgspec.Struct, kw_only=True, rename=FIELDS):
     """`hidden` elements of a token; heads of `head` elements; `dense` ones in an MLP, in a mixture
-    `expert` ones in each of its experts and `shared` ones in that of all tokens."""
+    `expert` ones in each of its experts and `shared` ones in that of all tokens. Those that a file
+    may lack are 0."""
 
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    dense: int = 0
-    expert: int = 0
+    hidden: Count
+    layers: Count
+    heads: Count
+    kv_heads: Count = 0
+    head: Count = 0
+    dense: Count = 0
+    expert: Count = 0
     shared: int = 0
-    top_k: int = 1
+    top_k: Count = 1
+
+    @property
+    def intermediate(self) -> int:
+        """The elements in an MLP, of a mixture in each expert's."""
+        return self.expert or self.dense
 
     def columns(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
         """A rank's inputs (row-parallel) or outputs (column-parallel), in units of UNIT_COLUMNS."""
-        intermediate = self.top_k * (self.expert or self.dense) + self.shared
+        intermediate = self.top_k * self.intermediate + self.shared
         total = {
             "attention_output": self.heads * self.head,
             "mlp_down": intermediate,

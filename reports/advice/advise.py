@@ -247,7 +247,7 @@ def _question(load: Deployment) -> list[str]:
     lines = [
         f"model: {number(model.parameters / GB)}e9 weights, {load.weights}: "
         f"{number(load.weights_bytes / GB)} GB; {model.layers} layers, {model.kv_heads} KV heads "
-        f"of {model.head_dim}{mixture}; "
+        f"of {model.head}{mixture}; "
         f"{model.kv_bytes_per_token:,} B of cache a token{window} (fp16)",
         f"GPU: {number(gpu.memory_gb)} GB (90 % may be used), {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s ({gpu.source}): peaks, so all times are lower bounds; "

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from collectives.models import ROWS
+from collectives.models import ROWS, Count, Model
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import printable
 
@@ -29,32 +29,23 @@ UNSUPPORTED = (
     "interleave_moe_layer_step",
 )
 
-Count = Annotated[int, msgspec.Meta(gt=0, le=10**9)]
 Spec = TypeVar("Spec")
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
-class Transformer(msgspec.Struct, kw_only=True):
+class Transformer(Model, kw_only=True):
     """A model by the fields of its config.json on Hugging Face; a dense model has one expert.
     `kv_layers` of the layers cache keys and values of the whole context, with the `global_` heads;
     if there is a `sliding_window`, the others cache so many tokens. `parameters` is the published
     number if the other fields do not determine it."""
 
     name: str = ""
-    layers: Count = msgspec.field(name="num_hidden_layers")
-    hidden: Count = msgspec.field(name="hidden_size")
-    heads: Count = msgspec.field(name="num_attention_heads")
     vocab: Count = msgspec.field(name="vocab_size")
-    kv_heads: Count = msgspec.field(name="num_key_value_heads", default=0)
-    head_dim: Count = 0
-    intermediate: Count = msgspec.field(name="intermediate_size", default=0)
-    moe_intermediate_size: Count = 0
     experts: Count = msgspec.field(name="num_experts", default=1)
     num_local_experts: Count = 0
-    top_k: Count = msgspec.field(name="num_experts_per_tok", default=1)
     tied: Any = msgspec.field(name="tie_word_embeddings", default=False)
     kv_layers: Count = 0
-    layer_types: list[str] = []
+    layer_types: tuple[str, ...] = ()
     global_kv_heads: Count = msgspec.field(name="num_global_key_value_heads", default=0)
     global_head_dim: Count = 0
     sliding_window: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
@@ -67,15 +58,14 @@ class Transformer(msgspec.Struct, kw_only=True):
 
     def __post_init__(self) -> None:
         self.kv_heads = self.kv_heads or self.heads
-        self.head_dim = self.head_dim or max(1, self.hidden // self.heads)
-        self.intermediate = self.moe_intermediate_size or self.intermediate
+        self.head = self.head or max(1, self.hidden // self.heads)
         self.experts = self.num_local_experts or self.experts
         self.global_kv_heads = self.global_kv_heads or self.kv_heads
-        self.global_head_dim = self.global_head_dim or self.head_dim
+        self.global_head_dim = self.global_head_dim or self.head
         full_layers = self.layer_types.count("full_attention")
         self.kv_layers = self.kv_layers or full_layers or self.layers
         # Norms, biases and routers are less than 0.1 %. An expert has three matrices a layer.
-        attention = 2 * (self.heads + self.kv_heads) * self.head_dim * self.hidden * self.layers
+        attention = 2 * (self.heads + self.kv_heads) * self.head * self.hidden * self.layers
         experts = 3 * self.intermediate * self.hidden * self.layers * self.experts
         embedding = (1 if self.tied is True else 2) * self.vocab * self.hidden
         self.parameters = self.parameters or attention + experts + embedding
@@ -85,7 +75,7 @@ class Transformer(msgspec.Struct, kw_only=True):
         elements = self.kv_layers * self.global_kv_heads * self.global_head_dim
         self.kv_bytes_per_token = 2 * elements * ELEMENT_BYTES
         if self.sliding_window:
-            elements = (self.layers - self.kv_layers) * self.kv_heads * self.head_dim
+            elements = (self.layers - self.kv_layers) * self.kv_heads * self.head
             self.window_bytes_per_token = 2 * elements * ELEMENT_BYTES
         # After attention and after the MLP (Shoeybi et al., Megatron-LM, 2019, section 3).
         self.all_reduces = 2 * self.layers
@@ -105,7 +95,7 @@ class Transformer(msgspec.Struct, kw_only=True):
     def activation_bytes(self, tokens: int, gpus: int) -> float:
         """Activations of a GPU while `tokens` pass a layer that is split over `gpus`: the residual,
         its norm, and the GPU's share of queries, keys, values, gate and up."""
-        attention = (self.heads + 2 * self.kv_heads) * self.head_dim
+        attention = (self.heads + 2 * self.kv_heads) * self.head
         share = (attention + 2 * self.top_k * self.intermediate) / gpus
         return tokens * ELEMENT_BYTES * (2 * self.hidden + share)
 

@@ -128,14 +128,6 @@ def modelled(
             yield leads, replace(algorithm, build=Build(stream_slab=around))
 
 
-def by_model(
-    world: World, case: CollectiveCase, algorithms: Sequence[Algorithm]
-) -> tuple[World, Algorithm]:
-    """The feasible algorithm that the model expects to be fastest, and the world of its memory."""
-    pairs = by_cost(world, case, algorithms)
-    return next((over, each) for over, each in pairs if not each.feasible(over, case))
-
-
 def by_cost(
     world: World, case: CollectiveCase, algorithms: Sequence[Algorithm]
 ) -> list[tuple[World, Algorithm]]:

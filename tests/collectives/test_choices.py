@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from collectives.choice import by_model, ranked, shipped_tables
+from collectives.choice import ranked, shipped_tables
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
-from collectives.operation import ChoiceRow, CollectiveCase, Unsupported
+from collectives.operation import Algorithm, ChoiceRow, CollectiveCase, Unsupported
 from collectives.peer_buffer import ProbeResult, WireSpeed
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed, rows_of
@@ -56,8 +56,12 @@ def row(algorithm: str, least: int, most: int, **where: Any) -> ChoiceRow:
 
 def first_choice(of: Any, case: CollectiveCase, shipped: Any = (), stable: bool = False) -> str:
     """What `auto` or `auto_stable` tries first."""
-    ours = [each for each in KNOWN.values() if each.needs_peers and not each.is_library]
-    return next(ranked(of, case, ours, list(shipped), stable))[1].name
+    return next(ranked(of, case, OURS, list(shipped), stable))[1].name
+
+
+def by_model(of: Any, case: CollectiveCase, algorithms: Sequence[Algorithm]) -> Algorithm:
+    """The first feasible choice without a table."""
+    return next(each for _, each in ranked(of, case, algorithms, []) if not each.feasible(of, case))
 
 
 def test_the_row_with_most_facts_decides_then_the_one_with_the_nearest_sizes():
@@ -121,7 +125,7 @@ def test_the_model_needs_fewer_steps_for_short_messages_than_for_long_ones(is_cp
     for size_bytes in (256, *SIZES):
         case = all_reduce(size_bytes)
         ours = [KNOWN[name] for name in ("one_shot_push", "one_shot_pull", "two_shot", "ring")]
-        _, chosen = by_model(world(ranks, is_cpu, round_trip_ns=200.0), case, ours)
+        chosen = by_model(world(ranks, is_cpu, round_trip_ns=200.0), case, ours)
         traffic = chosen.traffic(ranks, case)
         assert traffic
         hops.append(traffic.hops)
@@ -129,13 +133,11 @@ def test_the_model_needs_fewer_steps_for_short_messages_than_for_long_ones(is_cp
     assert hops[0] == 1
 
 
-def test_auto_chooses_only_what_is_feasible():
+def test_without_a_table_auto_has_a_feasible_choice_that_is_not_lossy():
     for ranks, size_bytes, variant in product((2, 3, 8), SIZES, ("copied", "registered")):
         case = all_reduce(size_bytes, variant=variant)
         for trip_ns in (70.0, 225.0, 760.0):
-            _, chosen = by_model(world(ranks, round_trip_ns=trip_ns), case, OURS)
-            assert chosen.feasible(world(ranks), case) is None
-            assert not chosen.is_lossy
+            assert not by_model(world(ranks, round_trip_ns=trip_ns), case, OURS).is_lossy
 
 
 def test_auto_takes_the_memory_that_a_row_names():
@@ -209,7 +211,7 @@ def test_the_measured_wire_decides_between_gpus():
     for wire in (WireSpeed(2000.0, 5.0, 5.0), WireSpeed(9000.0, 400.0, 400.0)):
         of = world(4, is_cpu=False, wire=wire)
         two = [KNOWN["one_shot_push"], KNOWN["two_shot_push"]]
-        names[wire] = by_model(of, all_reduce(1 << 20), two)[1].name
+        names[wire] = by_model(of, all_reduce(1 << 20), two).name
     assert list(names.values()) == ["two_shot_push", "one_shot_push"]
 
 
@@ -221,6 +223,6 @@ def test_packets_lead_up_to_16_kib_between_gpus_and_where_the_probe_saw_them():
         (32 << 10, None, "one_shot_push"),
     ):
         of = world(is_cpu=False, shown=ProbeResult(reason))
-        assert by_model(of, all_reduce(size_bytes), pair)[1].name == expected
+        assert by_model(of, all_reduce(size_bytes), pair).name == expected
     of.memory = "host_staged"
-    assert by_model(of, all_reduce(4096), pair)[1].name == "one_shot_push"
+    assert by_model(of, all_reduce(4096), pair).name == "one_shot_push"

@@ -108,7 +108,7 @@ def modelled(
 ) -> Iterator[tuple[bool, Algorithm]]:
     """The algorithms that `auto` takes without a table, and whether they lead. For registered
     buffers of CPUs also over slabs, and in a chain, which stores where peers read, over these
-    alone; and with direct stores around the caches, if no lines there have just been read."""
+    alone; direct sums go around the caches, if no lines there have just been read."""
     is_registered = world.device.is_cpu and case.variant == "registered"
     for algorithm in algorithms:
         leads = algorithm.limits.leads(world, case.segment_bytes)
@@ -116,16 +116,17 @@ def modelled(
             continue
         if not algorithm.limits.wins(world, case.segment_bytes):
             continue
+        is_direct = is_registered and "copied" not in algorithm.variants
         over_slabs = (
             is_registered and isinstance(algorithm, KernelAlgorithm) and "slabs" in algorithm.varies
         )
         if over_slabs:
             yield leads, replace(algorithm, build=Build(slabs=True))
-        if over_slabs and case.mode == "chained":
+        if (over_slabs or is_direct) and case.mode == "chained":
             continue
         if not algorithm.needs_peers or case.variant in algorithm.variants:
-            around = is_registered and "copied" not in algorithm.variants and not case.in_place
-            yield leads, replace(algorithm, build=Build(stream_slab=around))
+            build = Build(stream_slab=is_direct and not case.in_place)
+            yield leads, replace(algorithm, build=build)
 
 
 def by_cost(

@@ -33,7 +33,7 @@ PUSHES = "one_shot_push", "two_shot"  # 6,666 launches show one slab for both ep
 )
 def test_back_to_back_launches_are_right_when_the_epoch_wraps(settings, ranks):
     # More ranks than cores take turns.
-    launches = count({2: 8 * LAUNCHES, 5: LAUNCHES // 5}.get(ranks, LAUNCHES))
+    launches = count({2: 8 * LAUNCHES, 3: LAUNCHES // 2, 5: LAUNCHES // 5}[ranks])
     assert stress(ranks, *settings, launches=launches, seed=ranks) == right(launches)
 
 

@@ -128,17 +128,23 @@ def rows_here(world: World) -> list[ChoiceRow]:
 def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     """How the cases are measured, where not by default: what the options of METHOD say. For a graph
     and a table, whose defaults depend on the machine, it says what the run used: the table as a
-    digest of its rows for these ranks."""
+    digest of its choices for these ranks, fastest first."""
     world, asked = session.world, session.options.method
     method = {name: value for name, value in asked.items() if name not in ("graph", "tuned")}
     if world.graph:
         method["graph"] = 1
+
+    def case_of(row: ChoiceRow) -> tuple[Any, ...]:
+        where = row.where
+        return row.size_bytes, where["variant"], where.get("mode", ""), "stable" in where
+
     rows = sorted(
-        f"{row.algorithm.name} {row.size_bytes} {sorted(row.where.items())}"
-        for row in rows_here(world)
+        rows_here(world),
+        key=lambda row: (case_of(row), row.where.get("round_trip_ns", [0.0])),
     )
-    if rows and any(header.chosen and not header.library for header in suite.headers):
-        method["tuned"] = hashlib.sha256(repr(rows).encode()).hexdigest()[:7]
+    choices = [(*case_of(row), row.algorithm.name) for row in rows]
+    if choices and any(header.chosen and not header.library for header in suite.headers):
+        method["tuned"] = hashlib.sha256(repr(choices).encode()).hexdigest()[:7]
     return method
 
 

@@ -7,6 +7,7 @@ that hang the host, --ladder tests in steps instead, and keeps on disk how far i
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.harness.console import CANNOT, FINE, WRONG, print_out
@@ -75,6 +76,9 @@ def climb_ladder(parser: Parser, folder: str, quiet: bool) -> NoReturn:
     from bench.harness.ladder import climb  # needs numpy
     from bench.harness.session import start
 
+    path = Path(folder).expanduser()
+    if not folder or (path.exists() and not path.is_dir()):
+        parser.error(f"--ladder {folder!r}: this is no folder")
     if (launched_ranks() or 1) < 2:
         parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
     run = RunOptions(
@@ -82,7 +86,7 @@ def climb_ladder(parser: Parser, folder: str, quiet: bool) -> NoReturn:
         timeout_s=STEP_S,
         device="gpu",
         memory="host_staged",
-        out=os.path.expanduser(folder),
+        out=str(path),
         quiet=quiet,
     )
     start(run, climb)

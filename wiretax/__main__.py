@@ -22,7 +22,7 @@ from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
 
-TORCHRUN = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
+TORCHRUN = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
@@ -122,13 +122,14 @@ def torchrun_ranks(command: str) -> int | None:
     if not any(given.values()) or launchers:
         return None
 
+    given["LOCAL_WORLD_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE") or given["WORLD_SIZE"]
     numbers = [int(word) if word.isdecimal() else -1 for word in given.values()]
     rank, ranks, local_rank, local_ranks = numbers
     if not 0 <= local_rank <= rank < ranks or not local_rank < local_ranks <= ranks:
         refuse(
             command,
             f"torchrun's variables cannot be {' '.join(map('='.join, given.items()))}: start this "
-            f"with torchrun, or unset {' '.join(TORCHRUN)}",
+            f"with torchrun, or unset {' '.join(given)}",
         )
     if local_rank:
         sys.exit(FINE)
@@ -212,10 +213,9 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
     ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
-    alone = (
-        command in STARTERS or {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
-    )
-    started = torchrun_ranks(command)
+    only_tells = {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
+    alone = command in STARTERS or only_tells
+    started = None if only_tells else torchrun_ranks(command)
     if ranks and (started or is_rank()):
         refuse(
             command,

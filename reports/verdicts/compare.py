@@ -92,7 +92,9 @@ def worth(comparison: Comparison, tpot_ms: float, calls: int) -> list[str]:
         f"{own[0] / tpot_ms:+.2%} of a token of {number(tpot_ms)} ms"
         for title, own in zip(titles, ms.itertuples(index=False, name=None), strict=True)
     ]
-    return said or [f"no cell differs whose {calls} calls fit into {number(tpot_ms)} ms"]
+    return said or [
+        f"no cell is slower or faster whose {calls} calls fit into {number(tpot_ms)} ms"
+    ]
 
 
 def as_text(comparison: Comparison, values: Sequence[str]) -> str:

@@ -24,7 +24,8 @@ def started(cwd, options="", **variables):
 
 
 def variables(rank):
-    return dict(zip(TORCHRUN, (str(rank), "2", str(rank), "2"), strict=True))
+    given = dict(zip(TORCHRUN, (str(rank), "2", str(rank)), strict=True))
+    return given | {"LOCAL_WORLD_SIZE": "2"}
 
 
 def test_the_first_process_starts_the_ranks_and_the_other_ends(tmp_path):
@@ -40,6 +41,15 @@ def test_the_first_process_starts_the_ranks_and_the_other_ends(tmp_path):
     assert len([*(tmp_path / "results").glob("*.jsonl")]) == 1
 
 
+def test_the_size_of_a_host_alone_is_nothing_and_help_needs_no_ranks(tmp_path):
+    """Other launchers set it too. Without it all ranks are of this host."""
+    for own in ({"LOCAL_WORLD_SIZE": "2"}, {"RANK": "0"}):
+        process = started(tmp_path, "--help", **own)
+        assert "usage: " in process.communicate(timeout=60)[0]
+    second = started(tmp_path, **variables(1) | {"LOCAL_WORLD_SIZE": ""})
+    assert second.communicate(timeout=60) == ("", "")
+
+
 CANNOT = "torchrun's variables cannot be {}: start this with torchrun, or unset "
 CANNOT += "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE"
 HALF = {"LOCAL_RANK": "", "LOCAL_WORLD_SIZE": ""}
@@ -52,7 +62,7 @@ HOSTS += "several hosts with mpirun or srun"
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        (HALF, CANNOT.format("RANK=0 WORLD_SIZE=2 LOCAL_RANK= LOCAL_WORLD_SIZE=")),
+        (HALF, CANNOT.format("RANK=0 WORLD_SIZE=2 LOCAL_RANK= LOCAL_WORLD_SIZE=2")),
         ({"RANK": "two"}, CANNOT.format(TWO)),
         (MANY, f"{'9' * 20} ranks are more than the 8 that are supported; --iters is the number"),
         ({"WORLD_SIZE": "4"}, HOSTS),

@@ -77,8 +77,9 @@ def climb_ladder(parser: Parser, folder: str, quiet: bool) -> NoReturn:
     from bench.harness.session import start
 
     path = Path(folder).expanduser()
-    if not folder or (path.exists() and not path.is_dir()):
-        parser.error(f"--ladder {folder!r}: this is no folder")
+    if not folder or path.is_file():
+        wrong = f"{folder} is a file: " if folder else ""
+        parser.error(f"argument --ladder: {wrong}name a folder")
     if (launched_ranks() or 1) < 2:
         parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
     run = RunOptions(

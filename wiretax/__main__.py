@@ -213,9 +213,9 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
     ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
-    only_tells = {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
-    alone = command in STARTERS or only_tells
-    started = None if only_tells else torchrun_ranks(command)
+    runs_nothing = {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
+    alone = command in STARTERS or runs_nothing
+    started = None if runs_nothing else torchrun_ranks(command)
     if ranks and (started or is_rank()):
         refuse(
             command,

@@ -165,12 +165,13 @@ def peer_memory(world: World) -> str:
         return f"Peer memory is not mapped: {peers.reason}."
     refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
     flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
-    shared = {"same_device": " Ranks share a GPU, so no time here measures a wire."}
+    is_shared = peers.kind == "same_device"
+    shared = " Ranks share a GPU, so no time here measures a wire." if is_shared else ""
     places, between = "", ""
     if isinstance(world.peers, Unsupported):
         places, reason = " within each host", world.peers.reason
         between = f" Between hosts {world.library.name} moves the data: {reason}."
     return (
         f"Peer memory is {peers.kind}{places} ({peers.types['data']}) and was probed in every "
-        f"direction within one launch.{shared.get(peers.kind, '')}{flush}{refusals}{between}"
+        f"direction within one launch.{shared}{flush}{refusals}{between}"
     )

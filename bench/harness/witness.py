@@ -1,7 +1,7 @@
 """Records which rank of a host was killed together with its guard, and cleans up when all of its
 ranks have exited.
 
-`guard` runs this file as a script. It imports nothing of the project and starts in
+`guard` runs this file as a script. It imports nothing of the project, to start in tens of
 milliseconds."""
 
 import contextlib

@@ -9,7 +9,7 @@ from collectives.collective import Array, Datatype
 from reports.store.bits import Difference, Error
 
 # The raw integers of PCG64 are part of numpy's promise; what its Generator makes of them is not.
-DATA, MOST = "PCG64 raw, magnitudes 1 to 16, a message a size", 16
+DATA, MOST = "PCG64 raw, magnitudes 1 to 16, one message of each size", 16
 MANTISSA_BITS = {"float32": 23, "float64": 52, "float16": 10, "bfloat16": 7}
 ONE = np.uint64(1023)  # the exponent of 1.0 in float64
 SIGNED, POSITIVE = "signed", "positive"

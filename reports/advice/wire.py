@@ -40,10 +40,10 @@ GIVEN_SPREAD = 0.2
 ONES = [1.0] * 3
 AS_GIVEN = Route("the given wire", hop=ONES, store=ONES, load=ONES)
 
-PACKETS = "one_shot_ll"  # its data show by themselves that they arrived
+LL = "one_shot_ll"  # its data show by themselves that they arrived
 # The algorithms whose formulas were checked, on an H100 through host memory, and the least and the
 # most that these say over what was measured (tests/reports/advice/test_predict.py).
-CHECKED = PACKETS, "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push"
+CHECKED = LL, "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push"
 FORMULA_OVER_MEASURED = 0.91, 1.13
 KNOWN = registry.ALGORITHMS["all_reduce"]
 ALGORITHMS = {name: KNOWN[name] for name in (*CHECKED, "ring") if name in KNOWN}
@@ -101,7 +101,7 @@ class Parts:
         local = np.array([0, 0, (ranks + 1) / gpu.bandwidth_gb_s / 1e3])
         stored_bytes, loaded_bytes = map(sum, zip(*traffic.stages, strict=True))
         if ALGORITHMS[name].pushes:
-            wait = 0.0 if name == PACKETS else self.drain  # before the flag
+            wait = 0.0 if name == LL else self.drain  # before the flag
             moved = stored_bytes * self._crowded(self.store_byte, route.store)
         else:
             wait = self.load * hop_ratio  # a read of the peer's memory after the flag
@@ -132,8 +132,7 @@ class Parts:
     def through_host(self, name: str, size_bytes: int, cards: int = 2) -> Span | None:
         """The time of an all-reduce of two ranks through host memory, on two cards or on one, whose
         wire then has the bytes of both; None of a size that the algorithm does not take. Typically
-        only the stores and loads of one stage overlap, at best both directions are always busy.
-        """
+        only the stores and loads of one stage overlap, at best both are always busy."""
         traffic = traffic_of(name, size_bytes)
         if not traffic:
             return None
@@ -147,7 +146,7 @@ class Parts:
         in_turn, both_byte = self.store_byte + self.load_byte, self.both_byte
         best = crossed_bytes * min(both_byte[1], in_turn[1])
         worst = crossed_bytes * max(2 * both_byte[2], in_turn[2])
-        fence = 0.0 if name == PACKETS else self.drain
+        fence = 0.0 if name == LL else self.drain
         waits = self.load + traffic.hops * (self.flag + fence)
         return self.kernel + waits + np.array([typical, best, worst]) * 2 / cards
 

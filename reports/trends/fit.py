@@ -1,10 +1,11 @@
 """`fit`: fits time = alpha + size / beta to the latency-bound and the bandwidth-bound sizes of each
-algorithm. `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending. Nothing
-assumes a distribution of the launches."""
+algorithm. `times_us` is (launches, sizes), `sizes` (sizes,) in bytes, ascending. Nothing assumes a
+distribution of the launches."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -57,7 +58,7 @@ class Fit(msgspec.Struct, kw_only=True):
     machine_id: str
     software_id: str
     world_size: int
-    hosts: int | None = 1
+    hosts: int | None
     collective: str
     shape: Any
     datatype: str
@@ -105,8 +106,12 @@ def parts(sizes: Integers) -> list[slice]:
 
 
 def regime_of(sizes: Integers, times_us: Floats) -> Regime:
-    """The line through these times, (launches, sizes)."""
-    alpha_us, slope = map(resolved, fit_lines(sizes, times_us))
+    """The line through these times: each launch has its own, by least squares relative to the
+    median over launches, so that each size counts the same."""
+    median_us = np.median(times_us, axis=0)
+    fitted = partial(np.polyfit, sizes, deg=1, w=1 / median_us)
+    slope, alpha_us = map(resolved, fitted(times_us.T))
+    residuals = 1 - np.polyval(fitted(median_us), sizes) / median_us
     beta_gb_s = None
     if slope:
         value, *ends = slope
@@ -115,29 +120,10 @@ def regime_of(sizes: Integers, times_us: Floats) -> Regime:
     return Regime(
         from_bytes=int(sizes[0]),
         to_bytes=int(sizes[-1]),
-        worst_residual=float(np.max(np.abs(residuals(sizes, times_us)))),
+        worst_residual=float(np.max(np.abs(residuals))),
         alpha_us=alpha_us,
         beta_gb_s=beta_gb_s,
     )
-
-
-def fit_lines(sizes: Floats | Integers, times_us: Floats) -> tuple[Floats, Floats]:
-    """(alpha in us, slope in us a byte) of each launch's line, both (..., launches): least squares
-    relative to the median over launches, so that each size counts the same."""
-    weight = np.median(times_us, axis=-2, keepdims=True) ** -2.0
-    total = np.sum(weight, axis=-1)
-    centre = np.sum(weight * sizes, axis=-1) / total
-    away = sizes - centre[..., None]
-    slope = np.sum(weight * away * times_us, axis=-1) / np.sum(weight * away**2, axis=-1)
-    return np.sum(weight * times_us, axis=-1) / total - slope * centre, slope
-
-
-def residuals(sizes: Floats | Integers, times_us: Floats) -> Floats:
-    """How far the median over launches lies above its own line, as a share, (..., sizes)."""
-    median_us = np.median(times_us, axis=-2, keepdims=True)
-    alpha, slope = fit_lines(sizes, median_us)
-    line_us = alpha[..., None] + slope[..., None] * sizes
-    return np.asarray((1 - line_us / median_us)[..., 0, :])
 
 
 def resolved(values: Floats) -> Interval | None:
@@ -180,11 +166,10 @@ def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
     named = [name for name in CASE_KEY if name != "size_bytes"]
     fits = []
     for own in grouped(timed, lambda number: key_of(cases[number], ("size_bytes",))).values():
-        own.sort(key=lambda number: cases[number].size_bytes)
         sizes_bytes = [cases[number].size_bytes for number in own]
         times = pd.DataFrame(costs_us[:, own], columns=sizes_bytes).dropna(how="all")
         # Sizes that half of the launches lack go first, then launches that lack a size.
-        times = times.loc[:, times.notna().mean() > 0.5].dropna()
+        times = times.loc[:, times.notna().mean() > 0.5].dropna().sort_index(axis=1)
         if times.shape[1] < MIN_SIZES or times.empty:
             continue
 
@@ -260,7 +245,7 @@ def text(fits: Sequence[Fit]) -> str:
             for fit in group
             for regime in fit.regimes
         ]
-        table = plain_table(rows[0], [row.values() for row in rows])
+        table = plain_table(rows[0], map(dict.values, rows))
         few = min(len(fit.run_ids) for fit in group) < MIN_PAIRS
         sentences = [f"Fewer than {MIN_PAIRS} launches have no intervals."] if few else []
         texts.append(lay_out([], [title], [("", table)], sentences))

@@ -18,7 +18,6 @@ from reports.advice.wire import (
     Tested,
     checks_of,
     error_of,
-    fastest_of,
     parts_of,
     runs_of_one_card,
 )
@@ -72,10 +71,8 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Predic
             continue
         fastest = dict[int, tuple[str, Span]]()
         for size in sizes:
-            every = parts.algorithm_spans(ROUTES.get(way), load.gpu, size)
-            fastest[size] = fastest_of(
-                {name: every[name] * error for name in CHECKED if name in every}
-            )
+            name, span = parts.fastest(CHECKED, ROUTES.get(way), load.gpu, size)
+            fastest[size] = name, span * error
         spans = {size: span for size, (_, span) in fastest.items()}
         times = ReduceTimes(2, "PREDICTED", spans)
         tensor = replace(load, times=times, tensor=2)

@@ -107,7 +107,8 @@ class Deployment:
 
     def prompts(self) -> tuple[Span, Span]:
         """The time of a prompt, and the rate of many in a row: a pipeline ends a chunk each period,
-        replicas work on one prompt each."""
+        replicas work on one prompt each. With two chunks in flight the longer of a stage and a
+        hand-off hides the shorter (GPipe: Huang et al., NeurIPS 2019)."""
         model, chunks = self.model, ceil(self.prompt / CHUNK_TOKENS)
         tokens = self.prompt / chunks
         # One GPU works on the weights for each chunk, and on attention with
@@ -119,18 +120,12 @@ class Deployment:
 
         if self.tensor > 1:
             us = us + chunks * model.all_reduces * self.times(model.all_reduce_bytes(tokens))
-        if self.stages > 1:
-            return self.pipeline(us / chunks, chunks, tokens)
+        if self.stages == 1:
+            return us, rate(self.replicas * self.prompt, us)
 
-        return us, rate(self.replicas * self.prompt, us)
-
-    def pipeline(self, chunk_us: Span, chunks: int, tokens: float) -> tuple[Span, Span]:
-        """The same of a pipeline in which all stages together take `chunk_us` for a chunk. The
-        first chunk passes all stages and the hand-offs between them; the others follow one period
-        apart. With two chunks in flight the longer of a stage and a hand-off hides the shorter
-        (GPipe: Huang et al., NeurIPS 2019)."""
-        stage_us = chunk_us / self.stages
-        handoff_us = self.times(self.model.all_reduce_bytes(tokens))
+        # The first chunk passes all stages and the hand-offs between them; the others follow.
+        stage_us = us / chunks / self.stages
+        handoff_us = self.times(model.all_reduce_bytes(tokens))
         period_us = np.maximum(stage_us, handoff_us)
         first_us = self.stages * stage_us + (self.stages - 1) * handoff_us
         return first_us + (chunks - 1) * period_us, rate(tokens, period_us)

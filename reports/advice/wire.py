@@ -3,7 +3,7 @@ cards that it joins, by formulas over these parts and what each algorithm moves 
 
 Host memory that a GPU maps crosses PCIe for every access: so one card has all parts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -45,15 +45,18 @@ LL = "one_shot_ll"  # its data show by themselves that they arrived
 # most that these say over what was measured (tests/reports/advice/test_predict.py).
 CHECKED = LL, "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push"
 FORMULA_OVER_MEASURED = 0.91, 1.13
-KNOWN = registry.ALGORITHMS["all_reduce"]
-ALGORITHMS = {name: KNOWN[name] for name in (*CHECKED, "ring") if name in KNOWN}
+WITH_FORMULA = *CHECKED, "ring"
+ALGORITHMS = registry.ALGORITHMS["all_reduce"]
 
 
 def traffic_of(name: str, size_bytes: int, ranks: int = 2) -> Traffic | None:
-    """What each rank moves in an all-reduce; None if the algorithm has no room for it."""
-    all_reduce, algorithm = COLLECTIVES["all_reduce"], ALGORITHMS[name]
+    """What each rank moves in an all-reduce; None if there is no such algorithm, or if it has no
+    room for it."""
+    all_reduce, algorithm = COLLECTIVES["all_reduce"], ALGORITHMS.get(name)
+    if not algorithm or size_bytes > algorithm.limits.most(ranks):
+        return None
     case = CollectiveCase(all_reduce, size_bytes, DATATYPES["int8"], "sum", send=0, receive=0)
-    return None if size_bytes > algorithm.limits.most(ranks) else algorithm.traffic(ranks, case)
+    return algorithm.traffic(ranks, case)
 
 
 def crowd_of(name: str, ranks: int, cards: int) -> float:
@@ -93,41 +96,49 @@ class Parts:
         """The time of an all-reduce in us, of which `cards` share each link of this route; None of
         a size that the algorithm does not take. What a rank stores into its own memory, and loads
         from there, is local: at worst all inputs and the sum are not hidden."""
-        traffic, hop_ratio = traffic_of(name, size_bytes, ranks), np.array(route.hop)
+        traffic = traffic_of(name, size_bytes, ranks)
         if not traffic:
             return None
 
-        hop = np.maximum(self.load - MEMORY_US, 0) * hop_ratio
+        hop = np.maximum(self.load - MEMORY_US, 0) * route.hop
         local = np.array([0, 0, (ranks + 1) / gpu.bandwidth_gb_s / 1e3])
         stored_bytes, loaded_bytes = map(sum, zip(*traffic.stages, strict=True))
         if ALGORITHMS[name].pushes:
             wait = 0.0 if name == LL else self.drain  # before the flag
-            moved = stored_bytes * self._crowded(self.store_byte, route.store)
+            moved_bytes, byte = stored_bytes, self.store_byte / route.store
         else:
-            wait = self.load * hop_ratio  # a read of the peer's memory after the flag
-            moved = loaded_bytes * self._crowded(self.load_byte, route.load)
+            wait = self.load * route.hop  # a read of the peer's memory after the flag
+            moved_bytes, byte = loaded_bytes, self.load_byte / route.load
 
+        byte[2] = max(byte[2], self.both_byte[2])  # at worst both directions are busy
+        moved = moved_bytes * byte * crowd_of(name, ranks, cards)
         waits = traffic.hops * (hop + wait)
-        moved = moved * crowd_of(name, ranks, cards)
         return np.asarray(self.kernel + waits + moved + size_bytes * local)
 
-    def algorithm_spans(
-        self, route: Route | None, gpu: Gpu, size_bytes: int, ranks: int = 2, cards: int = 1
-    ) -> dict[str, Span]:
-        """The time of each algorithm that takes this size, by a route or, with None, through host
-        memory."""
-        spans = {
-            name: self.between_cards(route, gpu, name, size_bytes, ranks, cards)
-            if route
-            else self.through_host(name, size_bytes)
-            for name in ALGORITHMS
-        }
-        return {name: span for name, span in spans.items() if span is not None}
+    def fastest(
+        self,
+        names: Sequence[str],
+        route: Route | None,
+        gpu: Gpu,
+        size_bytes: int,
+        ranks: int = 2,
+        cards: int = 1,
+    ) -> tuple[str, Span]:
+        """The algorithm with the least typical time, of those with these names that take this size,
+        by a route or, with None, through host memory; and the least of all times in each column:
+        where a route is at its worst, bench.tune takes another one."""
+        spans = dict[str, Span]()
+        for name in names:
+            span = (
+                self.between_cards(route, gpu, name, size_bytes, ranks, cards)
+                if route
+                else self.through_host(name, size_bytes)
+            )
+            if span is not None:
+                spans[name] = span
 
-    def _crowded(self, alone: Span, share: Sequence[float]) -> Span:
-        """A byte's time by a route's shares; at worst at least as with both directions busy."""
-        byte = alone / np.array(share)
-        return np.array([*byte[:2], max(byte[2], self.both_byte[2])])
+        name = min(spans, key=lambda name: spans[name][0])
+        return name, np.min(list(spans.values()), axis=0)
 
     def through_host(self, name: str, size_bytes: int, cards: int = 2) -> Span | None:
         """The time of an all-reduce of two ranks through host memory, on two cards or on one, whose
@@ -151,13 +162,6 @@ class Parts:
         return self.kernel + waits + np.array([typical, best, worst]) * 2 / cards
 
 
-def fastest_of(spans: Mapping[str, Span]) -> tuple[str, Span]:
-    """The algorithm with the least typical time, and the least of all times in each column: where
-    a route is at its worst, bench.tune takes another one."""
-    name = min(spans, key=lambda name: spans[name][0])
-    return name, np.min(list(spans.values()), axis=0)
-
-
 class Wire(NamedTuple):
     """A wire in four figures: us of a kernel in a graph; us of a handshake, from the store of a
     flag until a peer has seen it; GB/s one way of the narrowest link; the cards that share it."""
@@ -176,15 +180,15 @@ class Wire(NamedTuple):
     def times(self, gpus: int, gpu: Gpu, size_bytes: int) -> ReduceTimes:
         """The fastest algorithm at each size, one of them `size_bytes`. Raises ResultError if there
         are fewer GPUs than two or than share a link."""
-        if gpus < max(2, self.cards):
-            raise ResultError(f"--wire joins at least {max(2, self.cards)} GPUs, not {gpus}")
+        least = max(2, self.cards)
+        if gpus < least:
+            raise ResultError(f"--wire joins at least {least} GPUs, not {gpus}")
 
         spread, spans = [1.0, 1 - GIVEN_SPREAD, 1 + GIVEN_SPREAD], dict[int, Span]()
         fastest = dict[str, int]()  # the least size of each
 
         for size in sorted({*SIZES, size_bytes}):
-            each = self.parts.algorithm_spans(AS_GIVEN, gpu, size, gpus, self.cards)
-            name, span = fastest_of(each)
+            name, span = self.parts.fastest(WITH_FORMULA, AS_GIVEN, gpu, size, gpus, self.cards)
             spans[size] = span[0] * np.array(spread)
             fastest.setdefault(name, size)
 
@@ -300,22 +304,25 @@ def error_of(checks: Iterable[Tested]) -> Span:
 def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     """Chains of two ranks over host memory from a graph, where the runs have them: the median over
     launches. A call of a chain has a second kernel, which makes the next input."""
-    measured = dict[tuple[str, int], list[float]]()
-    for result in results:
-        run = result.run
-        is_graph = run.method.get("graph")
-        if run.benchmark == "allreduce" and is_graph and run.world_size == 2:
-            for case in result.cases:
-                is_chain = case.mode == "chained" and case.memory == "host_staged"
-                if is_chain and case.time_us and case.algorithm in ALGORITHMS:
-                    key = case.algorithm, case.size_bytes
-                    measured.setdefault(key, []).append(case.time_us.median)
-
+    chains = (
+        case
+        for result in results
+        for case in result.cases
+        if result.run.benchmark == "allreduce"
+        and result.run.method.get("graph")
+        and result.run.world_size == 2
+        and case.mode == "chained"
+        and case.memory == "host_staged"
+        and case.time_us
+        and case.algorithm in WITH_FORMULA
+    )
     checks = []
-    for (name, size_bytes), times_us in sorted(measured.items()):
+    measured = grouped(chains, attrgetter("algorithm", "size_bytes"))
+    for (name, size_bytes), own in sorted(measured.items()):
         one_card = parts.through_host(name, size_bytes, cards=1)
         if one_card is not None:
+            measured_us = float(np.median([span_of(case)[0] for case in own]))
             model_us = float((one_card + parts.kernel)[0])
-            checks.append(Tested(name, size_bytes, float(np.median(times_us)), model_us))
+            checks.append(Tested(name, size_bytes, measured_us, model_us))
 
     return checks

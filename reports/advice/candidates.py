@@ -21,6 +21,7 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.serving import Deployment
 from reports.advice.specs import MODELS, close_names, convert, find, gpu_of, link_between
+from reports.references.published import Positive
 from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
@@ -36,7 +37,6 @@ DOES_NOT_FIT = "does not fit"
 ONE_GPU, DATA_SHEET = "one GPU needs no all-reduce", "data sheet"
 PUBLISHED = "published by others, UNVERIFIED"  # typical, and the range
 
-Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
 Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 

@@ -229,15 +229,13 @@ def places(answer: Answer) -> Iterator[str]:
 
 def next_step(question: Question) -> Section:
     """To measure such a machine, or to examine it."""
-    if question.own:
-        said, command = "Find out what limits this machine:", on_ranks(question.gpus, "link")
-        return Section("What to do next", [said], text=command)
-    commands = [
-        f"{on_ranks(question.gpus, 'allreduce')} --out results",
-        f"{RUN}{REPORTS} expect results",
-    ]
-    said = "Measure such a machine, and put its figures beside these:"
-    return Section("What to do next", [said], text="\n".join(commands))
+    said, command = "Find out what limits this machine:", on_ranks(question.gpus, "link")
+    if not question.own:
+        said = "Measure such a machine, and put its figures beside these:"
+        command = (
+            f"{on_ranks(question.gpus, 'allreduce')} --out results\n{RUN}{REPORTS} expect results"
+        )
+    return Section("What to do next", [said], text=command)
 
 
 def sources(answers: Sequence[Answer]) -> dict[str, str]:

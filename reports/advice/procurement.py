@@ -33,14 +33,14 @@ from reports.verdicts.verdict import FAMILY_P
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
 ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]
 # UNVERIFIED is a figure of a data sheet or of other machines: nobody measured this one.
-WORST_LAST = "N/A", "PASS", "UNVERIFIED", "UNDECIDED", "FAIL"
 SAID = {
+    "N/A": "",  # nothing is required of it
     "PASS": " meets every requirement",
     "UNVERIFIED": " may meet every requirement, but nobody measured {}",
     "UNDECIDED": " may meet every requirement, UNDECIDED: {}",
     "FAIL": " fails {}",
-    "N/A": "",  # nothing is required of it
 }
+WORST_LAST = [*SAID]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from reports.advice.specs import LINKS, CardLink, Gpu, link_between, sheet_of
 from reports.references.published import PublishedCall, calls, select
-from reports.store.case import CASE_KEY
+from reports.store.case import BUS_FACTORS, CASE_KEY
 from reports.store.folder import WRONG, in_order
 from reports.store.grouped import grouped
 from reports.store.manifest import runs_by_time
@@ -40,6 +40,9 @@ SMALL = 32 << 10  # bytes; published times up to here are latencies
 LEAST_MACHINES = 3  # of which a published figure is typical
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
 HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
+# Of n GPUs the bytes that each sends per message byte, 2 (n-1) / n: the minimum of any all-reduce
+# (Patarasuk and Yuan, JPDC 69:2, 2009).
+wire_factor = BUS_FACTORS["all_reduce"]
 # How an all-reduce of a size was measured.
 WAY = [name for name in CASE_KEY if name not in ("collective", "redop", "shape")]
 
@@ -51,12 +54,6 @@ def span_text(span: Span, unit: str = "") -> str:
     """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
     value, low, high = map(number, span)
     return value + unit + (f" [{low} {high}]" if low != high else "")
-
-
-def wire_factor(gpus: int) -> float:
-    """Bytes that each GPU sends per message byte: 2 (n-1) / n, the minimum of any all-reduce
-    (Patarasuk and Yuan, JPDC 69:2, 2009; nccl-tests, doc/PERFORMANCE.md)."""
-    return 2 * (gpus - 1) / gpus
 
 
 @dataclass
@@ -131,7 +128,7 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
         names = [*rows.algorithm]
     is_sum = (rows.collective == "all_reduce") & rows.redop.eq("sum")
     is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(names)
-    rows = rows[is_plain & (rows.size_bytes > 0)].sort_values("run", kind="stable")
+    rows = rows[is_plain & (rows.size_bytes > 0)]
     ways = rows.groupby(WAY, dropna=False)
     rows["way"] = ways.ngroup()
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
@@ -140,7 +137,7 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
     rows = rows[ways["run"].transform("nunique") == len(runs)]
     order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "way"]
     best = rows.sort_values(order).drop_duplicates("size_bytes")
-    return rows[rows.way.isin(best.way)].drop_duplicates(["run", "way"])
+    return rows[rows.way.isin(best.way)]
 
 
 @dataclass
@@ -279,15 +276,15 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
 def spans_of(launches: AllReduceLaunches, column: str) -> dict[int, Span]:
     """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
     with Student's intervals from five launches on."""
-    n, spans = len(launches.runs), dict[int, Span]()
-    for size, own in launches.times.groupby("size_bytes"):
-        logs_us, reach = np.log(own[column]), 0.0
-        if launches.have_intervals:
-            quantile = stdtrit(n - 1, (1 + launches.confidence) / 2)
-            reach = float(quantile * np.std(logs_us, ddof=1) / np.sqrt(n))
-        spans[cast(int, size)] = np.exp(np.mean(logs_us) + np.array([0.0, -reach, reach]))
+    by_size = np.log(launches.times[column]).groupby(launches.times.size_bytes)
+    logs_us = by_size.mean()
+    reach = 0 * logs_us
+    if launches.have_intervals:
+        quantile = stdtrit(len(launches.runs) - 1, (1 + launches.confidence) / 2)
+        reach = quantile * by_size.sem()
 
-    return spans
+    spans = np.exp(np.stack([logs_us, logs_us - reach, logs_us + reach], axis=1))
+    return dict(zip(logs_us.index.tolist(), spans, strict=True))
 
 
 def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
@@ -307,32 +304,28 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
     origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
     spans = spans_of(launches, "cost_us")
-    times = ReduceTimes(gpus, source, spans, None, [*launches.notes], hosts)
+    notes, gb_s = [*launches.notes], None
 
     single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
     if harness:
-        times.notes.append(
-            f"{harness} measures no chain of dependent calls: its calls stand for it."
-        )
+        notes.append(f"{harness} measures no chain of dependent calls: its calls stand for it.")
     elif len(single):
         sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
-        times.notes.append(
+        notes.append(
             f"No chain of dependent calls was measured at {sizes}: single calls stand for it."
         )
 
     if problem := other_hardware(launches, gpu):
-        times.notes.append(problem)
+        notes.append(problem)
 
     # The link counts within one host, and its bandwidth above 1 MiB.
     size = max(spans)
     if hosts != 1:
         where = f"on {hosts} hosts" if hosts else "perhaps on several hosts"
-        times.notes.append(
-            f"The ranks are {where}: the times include their network, not {link.name}."
-        )
+        notes.append(f"The ranks are {where}: the times include their network, not {link.name}.")
     elif size < LARGE_BYTES:
-        times.gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
-        times.notes.append(
+        gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
+        notes.append(
             f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
             f"{bandwidth}, as published."
         )
@@ -343,12 +336,12 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
             why = "as through host memory or over fewer lanes"
             if expected.name == gpu.peer:
                 why = "the link is DOWN or not used"
-            times.notes.append(
+            notes.append(
                 f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
                 f"reached {number(bus_gb_s)}: {why}; see {BENCH}doctor."
             )
 
-    return times
+    return ReduceTimes(gpus, source, spans, gb_s, notes, hosts)
 
 
 def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:

@@ -13,6 +13,7 @@ import msgspec
 
 from collectives.models import ROWS, Count, Model
 from reports.store.result import NOT_JSON, ResultError, content_of
+from reports.store.schema import NotNegative
 from reports.store.untrusted import printable
 
 GB = 1e9
@@ -49,7 +50,7 @@ class Transformer(Model, kw_only=True):
     global_kv_heads: Count = msgspec.field(name="num_global_key_value_heads", default=0)
     global_head_dim: Count = 0
     sliding_window: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
-    parameters: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0
+    parameters: NotNegative = 0
     expert_share: float = 0  # of the parameters
     active_share: float = 0  # of the parameters that one token is multiplied with
     kv_bytes_per_token: int = 0

@@ -26,6 +26,7 @@ from reports.site.history_page import (
 )
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
+from reports.store.result import time_of
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import (
     IMPORT,
@@ -38,7 +39,7 @@ from reports.tables.sentences import (
     to_repeat,
 )
 from reports.trends.history import KEY, draw_series, standing_wrong
-from reports.trends.series import Series, day_text
+from reports.trends.series import Series
 from reports.verdicts.page import ORDER
 
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
@@ -150,7 +151,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
             when = newest(part)
         status = min((each.word for each in part.series), key=WORST_FIRST.index)
         if series and (step := series.last_alarm):
-            place = f"{series.label} since {day_text(series.since(step))}"
+            place = f"{series.label} since {time_of(series.run_ids[step.first]):%-d %b %Y}"
             lines = [place, f"{figure}, {lines[0]}"]
             status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
         elif status == TOO_EARLY.lower():

@@ -47,14 +47,14 @@ SUSPECT, DISTURBED = "suspect", "disturbed"
 @dataclass
 class LevelChange:
     """A change of level before the run `first` (an index); 95 % interval `low` to `high`.
-    `log_ratio` is the logarithm of the ratio of levels, after over before, with its 95 % interval.
-    A step with a `doubt` is no alarm: SUSPECT if only the newest run has it, DISTURBED if one of
-    its levels has disturbed runs only."""
+    `log_ratio`, (3,), is the logarithm of the ratio of levels, after over before, with its 95 %
+    interval. A step with a `doubt` is no alarm: SUSPECT if only the newest run has it, DISTURBED if
+    one of its levels has disturbed runs only."""
 
     first: int
     low: int
     high: int
-    log_ratio: tuple[float, float, float]
+    log_ratio: Floats
     doubt: str = ""
 
     @property
@@ -118,7 +118,7 @@ def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange
     for series, places in enumerate(own):
         for place, near in zip(places, neighbours(map(first_of, places), runs), strict=True):
             [log_ratio], _ = sizes_of(rest[[series]], of_rest.of(series), *near)
-            steps[series][place[0]] = LevelChange(*place, tuple(log_ratio.tolist()))
+            steps[series][place[0]] = LevelChange(*place, log_ratio)
 
     spreads = (noise.spread / np.sqrt(1 - noise.rho**2))[:, 0]
     words = np.where(spreads > NOISY_SPREAD, "noisy", "steady")
@@ -147,7 +147,7 @@ def shared_steps(
         log_ratios, deviates = sizes_of(values, noise, *near)
         doubt = SUSPECT if first == runs - 1 else ""
         for series in np.flatnonzero(np.abs(deviates) > limit).tolist():
-            steps[series][first] = LevelChange(*place, tuple(log_ratios[series].tolist()), doubt)
+            steps[series][first] = LevelChange(*place, log_ratios[series], doubt)
 
     return steps
 

@@ -3,8 +3,9 @@ their peers of equal hardware: which gave wrong results, failed or are slow. `sl
 statistics."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,11 @@ class Fleet:
     """The groups of a store; by node, the runs with wrong results, and those that failed on a node
     without any that finished; sentences on what is left out."""
 
-    groups: list[EqualNodes] = field(default_factory=list)
-    wrong: dict[str, list[str]] = field(default_factory=dict)
-    failed: dict[str, list[str]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    nodes: set[str] = field(default_factory=set)
+    groups: list[EqualNodes]
+    wrong: dict[str, list[str]]
+    failed: dict[str, list[str]]
+    left_out: list[str]
+    nodes: set[str]
 
     @property
     def status(self) -> int:
@@ -112,7 +113,8 @@ def fleet_of(contents: Contents) -> Fleet:
     finished = {
         node for entry in contents.entries if not entry.left_out for node in entry.run.nodes
     }
-    fleet, counting = Fleet(), list[Entry]()
+    wrong, failed = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    counting, nodes = list[Entry](), set[str]()
 
     for entry in contents.entries:
         run, reason = entry.run, entry.left_out
@@ -120,27 +122,25 @@ def fleet_of(contents: Contents) -> Fleet:
             reason = "without the label of a node"
         elif reason == INCOMPLETE and entry.running:
             reason = "still running"
-        failed = [node for node in run.nodes if reason == INCOMPLETE and node not in finished]
-        for node in failed:
-            fleet.failed.setdefault(node, []).append(run.run_id)
+        lost = [node for node in run.nodes if reason == INCOMPLETE and node not in finished]
+        for node in lost:
+            failed[node].append(run.run_id)
         for node in run.nodes if reason == WRONG else ():
-            fleet.wrong.setdefault(node, []).append(run.run_id)
+            wrong[node].append(run.run_id)
         if not reason:
             counting.append(entry)
-        elif reason != WRONG and not failed:
+        elif reason != WRONG and not lost:
             left_out.append((entry.path, reason))
         if reason in ("", WRONG, INCOMPLETE):
-            fleet.nodes.update(run.nodes)
+            nodes.update(run.nodes)
 
     alike = grouped(counting, alike_of).values()
     families = [family for entries in alike for family in _families(entries, left_out)]
-    for entries, rows in families:
-        fleet.groups.append(_group(entries, rows, REPORT_P / len(families)))
+    groups = [_group(*family, REPORT_P / len(families)) for family in families]
+    groups.sort(key=lambda group: -len(group.nodes))
+    fleet = Fleet(groups, wrong, failed, left_out_lines(left_out), nodes)
 
-    fleet.groups.sort(key=lambda group: -len(group.nodes))
-    fleet.left_out = left_out_lines(left_out)
-
-    if not fleet.nodes:
+    if not nodes:
         problem = (
             f"{contents.folder} has no run with the label of a node: in containers set WIRETAX_NODE"
         )
@@ -169,7 +169,7 @@ def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:
 
 def _families(
     entries: Sequence[Entry], left_out: list[tuple[Path, str]]
-) -> list[tuple[Sequence[Entry], pd.DataFrame]]:
+) -> Iterator[tuple[Sequence[Entry], pd.DataFrame]]:
     """The observations of runs that were measured alike, on nodes and on pairs: rows of
     `observations.table` with the `node` or pair, and the `peer`, the number of the key that it
     shares with its peers. `left_out` gets the runs that cannot be used."""
@@ -188,15 +188,12 @@ def _families(
         reason = f"without a case of {MIN_BLOCKS} blocks on at most two nodes"
         left_out.append((entries[run].path, reason))
 
-    families = []
     for _, family in rows.groupby(rows.node.str.contains(PAIR, regex=False)):
         if family.node.nunique() >= LEAST_NODES:
-            families.append((entries, family))
+            yield entries, family
         else:
             reason = f"of fewer than {LEAST_NODES} nodes with equal hardware and runs"
             left_out += [(entries[run].path, reason) for run in family.run.unique()]
-
-    return families
 
 
 def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes:

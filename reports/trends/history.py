@@ -186,8 +186,10 @@ def add_events(history: History) -> None:
             between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
             said = [between, *changes_of_facts(facts, low - start, high - start)]
             versions = facts[low - start - 1]["version"], facts[high - start]["version"]
-            event = Event(run_ids[place], own, len(panel), said, versions)
-            history.events.append(event)
+            commits = [re.sub(r".*\((\w+).*", r"\1", version) for version in versions]
+            if len({*commits}) == 1:
+                commits = []
+            history.events.append(Event(run_ids[place], own, len(panel), said, commits))
 
     history.events.sort(
         key=lambda event: (
@@ -231,7 +233,7 @@ def history(arguments: argparse.Namespace) -> int:
     for --since and --json, otherwise 0. Raises ResultError for a folder without runs, for an
     unknown run, and if the picture cannot be drawn."""
     history = history_of(read_store(arguments.folder))
-    unusable = [*history.wrong, *chain(*history.failed)]
+    unusable = chain(history.wrong, *history.failed)
     later = known = {*history.runs, *(entry.run.run_id for entry in unusable)}
     if since := arguments.since:
         if re.fullmatch(r"\d{4}-\d\d-\d\d", since):

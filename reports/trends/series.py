@@ -1,7 +1,6 @@
 """The series of a history: one for each case, machine, node, benchmark, world and method. The
 launches of one side of a campaign ran close together in time: they are one point, their median."""
 
-import re
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -113,7 +112,7 @@ class Series:
             "verdict": step.doubt or step.word,
             "before, us": number(median(costs_us[: step.first][-8:])),
             "after, us": number(median(costs_us[step.first :][:8])),
-            "change [95 %]": interval_text(tuple(np.exp(step.log_ratio) - 1), "{:+.1%}".format),
+            "change [95 %]": interval_text(tuple(np.expm1(step.log_ratio)), "{:+.1%}".format),
         }
 
 
@@ -125,23 +124,21 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
     cases = [*planned.values()]
     # The library's version, in the last value of a key, may change within a series.
     keys = [(*key[:-1], without_version(key[-1])) for key in planned]
-    columns = grouped(range(len(keys)), keys.__getitem__)
+    columns = grouped(range(len(keys)), keys.__getitem__).values()
+    newest = [cases[own[-1]] for own in columns]
     place = f"{run.benchmark} on {machine_name(run)}" + (f", node {run.node}" if run.node else "")
-    names = case_names([cases[own[-1]] for own in columns.values()])
-    run_ids = np.array([entry.run.run_id for entry in entries])
-    sides = [str(entry.path.parent) for entry in entries]
-    points, _ = pd.factorize(np.array(sides) if variant else run_ids)
-    run_ids = run_ids[np.unique(points, return_index=True)[1]]
-    costs_us = pd.DataFrame(costs_us).groupby(points).median().to_numpy()
+    ids = pd.Series([entry.run.run_id for entry in entries])
+    points = [str(entry.path.parent) for entry in entries] if variant else ids
+    run_ids = ids.groupby(points, sort=False).first().to_numpy()
+    costs_us = pd.DataFrame(costs_us).groupby(points, sort=False).median().to_numpy()
 
-    for _, name, own in sorted(
-        (cases[own[-1]].size_bytes, name, own)
-        for name, own in zip(names, columns.values(), strict=True)
+    for name, case, own in sorted(
+        zip(case_names(newest), newest, columns, strict=True),
+        key=lambda each: (each[1].size_bytes, each[0]),
     ):
         # Each run has one version of a library, so one column.
         own_us = np.fmax.reduce(costs_us[:, own], axis=1)
         is_there = np.isfinite(own_us)
-        case = cases[own[-1]]
         method = run.method.get("harness") or method_of(run)
         words = list(filter(None, [method, variant]))
         in_panel = " ".join(word for word in name.split(" ") if word != case.mode)
@@ -163,23 +160,17 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
             )
 
 
-def day_text(run_id: str | None) -> str:
-    """The day of a run: `20 Nov 2026`."""
-    time = time_of(run_id or "")
-    return f"{time:%-d %b %Y}" if time else "an unknown day"
-
-
 @dataclass
 class Event:
     """Steps of series of one machine and benchmark, the largest first, out of `n_series`. `run` is
     the first run after them; `sentences` say how certain that is and what else changed there;
-    `versions` are those before and after."""
+    `commits` are those before and after, if they differ."""
 
     run: str
     changes: list[tuple[Series, LevelChange]]
     n_series: int
     sentences: list[str]
-    versions: tuple[str, str]
+    commits: list[str]
 
     @property
     def series(self) -> Series:
@@ -200,12 +191,6 @@ class Event:
         return any(step.doubt == SUSPECT for _, step in self.changes)
 
     @property
-    def commits(self) -> list[str]:
-        """The commits before and after, if they differ."""
-        before, after = (re.sub(r".*\((\w+).*", r"\1", version) for version in self.versions)
-        return [before, after] if before != after else []
-
-    @property
     def finding(self) -> str:
         """`1 MiB auto and 2 MiB auto take 8.9% longer since 20 Nov 2026, 1a2b3c4 -> 9f8e7d6`, of
         the cases of ours that changed as the largest did, if any, and whether the library did: then
@@ -222,7 +207,7 @@ class Event:
         change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))
         verb = "take" if names[1:] else "takes"
         more = "longer" if self.word == "worse" else "less"
-        text = f"{cases} {verb} {change:.1%} {more} since {day_text(self.run)}"
+        text = f"{cases} {verb} {change:.1%} {more} since {time_of(self.run):%-d %b %Y}"
         if self.commits:
             text += f", {' -> '.join(self.commits)}"
         if 0 < len(ours) < len(alike):

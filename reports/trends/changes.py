@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,8 +73,7 @@ class Noise(NamedTuple):
         return Noise(self.rho[[series]], self.spread[[series]], self.freedom)
 
 
-Place = tuple[int, int, int]  # the first run after a step, with its 95 % interval
-first_of = itemgetter(0)
+Places = dict[int, tuple[int, int]]  # of steps: the first run after each, and its 95 % interval
 
 
 def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange], str]], float]:
@@ -84,7 +82,7 @@ def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange
     together."""
     values = log_costs - np.median(log_costs, axis=1, keepdims=True)
     n, runs = values.shape
-    noise, rest, shared, firsts = noise_of(values), values, list[Place](), list[int]()
+    noise, rest, shared = noise_of(values), values, Places()
     rho = noise.rho
 
     if n >= LEAST_SHARED:
@@ -93,9 +91,8 @@ def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange
         alpha, rho = ALPHA * n / n_series, of_middle.rho
         [shared] = find_steps(middle, of_middle, alpha, SHARED_EDGE)
         if stands_out(middle, of_middle, shared, alpha):
-            shared.append((runs - 1, runs - 1, runs - 1))
-        firsts = [*map(first_of, shared)]
-        noise = noise_of(values - levels_between(values, [firsts] * n))
+            shared[runs - 1] = runs - 1, runs - 1
+        noise = noise_of(values - levels_between(values, [shared] * n))
         # Near runs only: those further off may have steps of the series' own.
         members = shared_steps(values, noise, shared, SPELL_RUNS)
         rest = values - levels_between(values, members)
@@ -105,20 +102,19 @@ def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange
     found = find_steps(rest, of_rest, ALPHA / n_series, EDGE)
     # A step that may be a shared one is judged as that, over all runs.
     own = [
-        [
-            place
-            for place in places
-            if not any(place[1] - EDGE <= first <= place[2] + EDGE for first in firsts)
-        ]
+        {
+            first: (low, high)
+            for first, (low, high) in places.items()
+            if not any(low - EDGE <= place <= high + EDGE for place in shared)
+        }
         for places in found
     ]
-    levels = levels_between(rest, [map(first_of, places) for places in own])
-    steps = shared_steps(values - levels, noise, shared, runs)
+    steps = shared_steps(values - levels_between(rest, own), noise, shared, runs)
 
     for series, places in enumerate(own):
-        for place, near in zip(places, neighbours(map(first_of, places), runs), strict=True):
-            [log_ratio], _ = sizes_of(rest[[series]], of_rest.of(series), *near)
-            steps[series][place[0]] = LevelChange(*place, log_ratio)
+        for start, first, stop in neighbours(places, runs):
+            [log_ratio], _ = sizes_of(rest[[series]], of_rest.of(series), start, first, stop)
+            steps[series][first] = LevelChange(first, *places[first], log_ratio)
 
     spreads = (noise.spread / np.sqrt(1 - noise.rho**2))[:, 0]
     words = np.where(spreads > NOISY_SPREAD, "noisy", "steady")
@@ -132,7 +128,7 @@ def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange
 
 
 def shared_steps(
-    values: Floats, noise: Noise, places: Sequence[Place], reach: int
+    values: Floats, noise: Noise, places: Places, reach: int
 ) -> list[dict[int, LevelChange]]:
     """The steps of each series at these places, by their first run; of sizes over `reach` runs on
     either side. The chance that any series is named which did not change is MEMBER_ALPHA."""
@@ -140,14 +136,12 @@ def shared_steps(
     steps = [dict[int, LevelChange]() for _ in values]
     limit = stdtrit(noise.freedom, 1 - MEMBER_ALPHA / n / 2)
 
-    for place, (start, first, stop) in zip(
-        places, neighbours(map(first_of, places), runs), strict=True
-    ):
+    for start, first, stop in neighbours(places, runs):
         near = max(start, first - reach), first, min(stop, first + reach)
         log_ratios, deviates = sizes_of(values, noise, *near)
         doubt = SUSPECT if first == runs - 1 else ""
         for series in np.flatnonzero(np.abs(deviates) > limit).tolist():
-            steps[series][first] = LevelChange(*place, log_ratios[series], doubt)
+            steps[series][first] = LevelChange(first, *places[first], log_ratios[series], doubt)
 
     return steps
 
@@ -200,19 +194,19 @@ def innovations_of(values: Floats, rho: Floats) -> Floats:
     return values[:, 1:] - rho * values[:, :-1]
 
 
-def find_steps(values: Floats, noise: Noise, alpha: float, edge: int) -> list[list[Place]]:
+def find_steps(values: Floats, noise: Noise, alpha: float, edge: int) -> list[Places]:
     """The places of the steps of each series."""
     runs = values.shape[1]
     units = innovations_of(values, noise.rho) / noise.spread
     scores, _ = best_steps(units, noise, alpha, edge, 0, runs)
-    found = [list[Place]() for _ in values]
+    found = [Places() for _ in values]
 
     for series in np.flatnonzero(scores > 1).tolist():
         own, of_own = units[[series]], noise.of(series)
         start, firsts = 0, split(partial(best_steps, own, of_own, alpha, edge), edge, 0, runs)
         for _, first, stop in neighbours(firsts, runs):
-            found[series].append(place_of(own[:, start : stop - 1], of_own, start, first))
-            start = found[series][-1][0]
+            start, low, high = place_of(own[:, start : stop - 1], of_own, start, first)
+            found[series][start] = low, high
 
     return found
 
@@ -261,9 +255,9 @@ def calm(units: Floats, most: float | Floats) -> Floats:
     return np.clip(units, middle - most, middle + most)
 
 
-def place_of(units: Floats, noise: Noise, start: int, first: int) -> Place:
+def place_of(units: Floats, noise: Noise, start: int, first: int) -> tuple[int, int, int]:
     """The place of a step that was found before the run `first`, among `units` since `start`: of
-    the likely places, whatever outliers there are, the one of least squares."""
+    the likely places, whatever outliers there are, the one of least squares; and its interval."""
     # Before the second run there is no innovation, and the last run alone is no step.
     places = np.arange(2, units.shape[1])
     robust, plain = (
@@ -276,9 +270,9 @@ def place_of(units: Floats, noise: Noise, start: int, first: int) -> Place:
     return best, low, high
 
 
-def stands_out(values: Floats, noise: Noise, places: Sequence[Place], alpha: float) -> bool:
+def stands_out(values: Floats, noise: Noise, firsts: Iterable[int], alpha: float) -> bool:
     """Whether the newest run alone is off, by one test, since the last of these steps."""
-    start = places[-1][0] if places else 0
+    start = max(firsts, default=0)
     units = innovations_of(values[:, start:], noise.rho)[0] / noise.spread[0, 0]
     if len(units) < 2:
         return False

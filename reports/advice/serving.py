@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 
 from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
-from reports.advice.specs import GB, Gpu, Transformer, weights_of
+from reports.advice.specs import ELEMENT_BYTES, GB, Gpu, Transformer, weights_of
 from reports.tables.sentences import counted, number
 
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
@@ -64,20 +64,15 @@ class Deployment:
         """The cached keys and values of these streams."""
         return streams * self.model.cached_bytes(self.context)
 
-    def read_bytes(self, tokens: float) -> float:
-        """Weights that a step of `tokens` reads: all but the experts that no token uses."""
-        used = self.model.touched_experts(tokens) / self.model.experts
-        return self.weights_bytes * (1 - self.model.expert_share * (1 - used))
-
-    def work_us(self, bytes_read: float, tokens: float) -> float:
-        """Time of one GPU to read these bytes or to multiply the tokens with their active weights
-        (2 operations a weight), whichever is longer."""
-        flop = 2 * self.model.parameters * self.model.active_share * tokens
-        return max(bytes_read / self.gpu.bandwidth_gb_s / 1e3, flop / self.tflops / 1e6)
-
-    def step_us(self, streams: float) -> float:
-        """A decode step of one GPU that holds all weights and the cache of these streams."""
-        return self.work_us(self.read_bytes(streams) + self.kv_bytes(streams), streams)
+    def work_us(self, tokens: float, cached_bytes: float = 0) -> float:
+        """Time of one GPU to read this cache and all weights but the experts that no token uses, or
+        to multiply the tokens with their active weights (2 operations a weight), whichever is
+        longer. Experts are equally likely: k of E leave (1 - k/E)^tokens of them unused."""
+        model = self.model
+        unused: float = model.expert_share * (1 - model.top_k / model.experts) ** tokens
+        read_bytes = self.weights_bytes * (1 - unused) + cached_bytes
+        flop = 2 * model.parameters * model.active_share * tokens
+        return max(read_bytes / self.gpu.bandwidth_gb_s / 1e3, flop / self.tflops / 1e6)
 
     @cached_property
     def figures(self) -> dict[str, Span]:
@@ -95,7 +90,7 @@ class Deployment:
         streams, one for each stage of each replica, are all in flight."""
         groups = self.stages * self.replicas
         group = ceil(streams / min(groups, streams))
-        us = np.full(3, self.step_us(group) / self.tensor)
+        us = np.full(3, self.work_us(group, self.kv_bytes(group)) / self.tensor)
         message_bytes = self.model.all_reduce_bytes(group)
 
         if self.tensor > 1:
@@ -114,7 +109,7 @@ class Deployment:
         # One GPU works on the weights for each chunk, and on attention with
         # 2 x prompt^2 x heads x head size operations in each layer (half of the pairs).
         attention = 2 * self.prompt**2 * model.heads * model.global_head_dim * model.kv_layers
-        work_us = chunks * self.work_us(self.read_bytes(tokens), tokens)
+        work_us = chunks * self.work_us(tokens)
         work_us += attention / self.tflops / 1e6
         us = np.full(3, work_us / self.tensor)
 
@@ -131,13 +126,17 @@ class Deployment:
         return first_us + (chunks - 1) * period_us, rate(tokens, period_us)
 
     def memory_bytes(self, streams: int) -> float:
-        """Bytes of each GPU: weights, and for so many streams their cache and, with the longest
-        chunk, the activations."""
+        """Bytes of each GPU: weights, and for so many streams their cache, of one KV head at least,
+        and, with the longest chunk, the activations."""
         model, cached = self.model, ceil(streams / self.replicas) / self.stages
         weights = self.weights_bytes / self.tensor / self.stages
+        kv_share = ceil(model.global_kv_heads / self.tensor) / model.global_kv_heads
+        # In a layer: the residual, its norm, and a share of queries, keys, values, gate and up.
         tokens = max(streams, min(self.prompt, CHUNK_TOKENS))
-        activations = model.activation_bytes(tokens, self.tensor)
-        return weights + self.kv_bytes(cached * model.kv_share(self.tensor)) + activations
+        attention = (model.heads + 2 * model.kv_heads) * model.head
+        share = (attention + 2 * model.top_k * model.intermediate) / self.tensor
+        activations = tokens * ELEMENT_BYTES * (2 * model.hidden + share)
+        return weights + self.kv_bytes(cached * kv_share) + activations
 
     @cached_property
     def obstacle(self) -> str | None:

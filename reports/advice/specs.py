@@ -5,7 +5,6 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,7 +30,6 @@ UNSUPPORTED = (
 )
 
 Spec = TypeVar("Spec")
-Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 class Transformer(Model, kw_only=True):
@@ -88,21 +86,6 @@ class Transformer(Model, kw_only=True):
         """The keys and values of a stream with so many tokens."""
         windowed = self.window_bytes_per_token * min(context, self.sliding_window)
         return self.kv_bytes_per_token * context + windowed
-
-    def kv_share(self, gpus: int) -> float:
-        """The share of the KV heads on a GPU of a tensor split: at least one head."""
-        return ceil(self.global_kv_heads / gpus) / self.global_kv_heads
-
-    def activation_bytes(self, tokens: int, gpus: int) -> float:
-        """Activations of a GPU while `tokens` pass a layer that is split over `gpus`: the residual,
-        its norm, and the GPU's share of queries, keys, values, gate and up."""
-        attention = (self.heads + 2 * self.kv_heads) * self.head
-        share = (attention + 2 * self.top_k * self.intermediate) / gpus
-        return tokens * ELEMENT_BYTES * (2 * self.hidden + share)
-
-    def touched_experts(self, tokens: float) -> float:
-        """Experts that tokens use in a layer, if equally likely: E (1 - (1 - k/E)^tokens)."""
-        return self.experts * (1 - float((1 - self.top_k / self.experts) ** tokens))
 
 
 @dataclass(frozen=True)
@@ -231,7 +214,7 @@ def weights_of(model: Transformer, text: str) -> float:
     return weights_bytes
 
 
-def convert(raw: Any, kind: type[Struct], place: str) -> Struct:
+def convert(raw: Any, kind: type[Spec], place: str) -> Spec:
     """`raw` as a structure. Raises ResultError, which names `place`."""
     try:
         return msgspec.convert(raw, kind)

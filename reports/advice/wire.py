@@ -38,7 +38,7 @@ SIZES = [1 << power for power in range(10, 28)]
 # (tests/reports/advice/test_wire.py).
 GIVEN_SPREAD = 0.2
 ONES = [1.0] * 3
-AS_GIVEN = Route("the given wire", hop=ONES, store=ONES, load=ONES)
+AS_GIVEN = Route("the given wire", ONES, ONES, ONES)
 
 LL = "one_shot_ll"  # its data show by themselves that they arrived
 # The algorithms whose formulas were checked, on an H100 through host memory, and the least and the

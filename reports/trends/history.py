@@ -335,7 +335,7 @@ def rates(rho: float) -> str:
 def seen_change(history: History) -> float:
     """The change that would be told within eight runs in half of the cases: three robust spreads,
     from the differences of neighbours, a share."""
-    logs = (np.log(series.costs_us) for series in history.series)
+    logs = (np.log(series.costs_us) for series in history.series if len(series.costs_us) > 1)
     spreads = [1.05 * np.median(np.abs(np.diff(each))) for each in logs]  # 1.4826 / sqrt(2)
     return float(np.expm1(3 * np.median(spreads)))
 

@@ -39,8 +39,12 @@ def prompt_us(prompt, times=None, **split):
 
 def test_parameter_counts_match_the_published_ones():
     """Otherwise every figure of a model would be wrong: its weights, its speed and its memory."""
-    published = {"llama-3.1-70b": 70.6, "qwen2.5-72b": 72.7, "qwen3-30b-a3b": 30.5}
-    published |= {"minimax-m2.5": 228.7}
+    published = {
+        "llama-3.1-70b": 70.6,
+        "qwen2.5-72b": 72.7,
+        "qwen3-30b-a3b": 30.5,
+        "minimax-m2.5": 228.7,
+    }
     assert {name: specs.MODELS[name].parameters / GB for name in published} == pytest.approx(
         published, rel=2e-3
     )

@@ -25,8 +25,15 @@ def jumps(case):
 
 def launches(folder, count, **fields):
     """Launches that scatter by 1 % around lines (`cost_us`)."""
-    shape = {"sizes": SIZES, "algorithms": ["two_shot", "ring", "library"], "n_blocks": 5, "n": 2}
-    made = {"effect": jumps, "spread": 0.01, **shape, **fields}
+    made = {
+        "effect": jumps,
+        "spread": 0.01,
+        "sizes": SIZES,
+        "algorithms": ["two_shot", "ring", "library"],
+        "n_blocks": 5,
+        "n": 2,
+        **fields,
+    }
     return [write_launch(folder, number, **made) for number in range(count)]
 
 

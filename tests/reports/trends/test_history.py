@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reports.store.folder import read_store
-from reports.trends.history import history_of
+from reports.trends.history import history_of, seen_change
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import (
     disturb,
@@ -79,7 +79,7 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(
     """Otherwise there is an alarm for each case, and the commit must be searched among all
     nights."""
     picture = tmp_path / "history.svg"
-    status, text, err = history(store, "--plot", str(picture))
+    status, text, err = history(store, "--plot", picture)
     assert (status, err) == (0, "")
     # Readers with impaired colour vision need the direction in words.
     assert {"worse", "better"} <= set(re.findall(r">(worse|better) ", picture.read_text()))
@@ -176,7 +176,7 @@ def test_a_night_without_a_change_draws_nothing_and_is_no_error(tmp_path, histor
     """A good night must not fail cron."""
     for number in range(8):
         write(tmp_path, number)
-    status, text, err = history(tmp_path, "--plot", str(tmp_path / "x.png"))
+    status, text, err = history(tmp_path, "--plot", tmp_path / "x.png")
     assert (status, text.startswith("no change over 8 runs")) == (0, True)
     assert err == f"reports: nothing changed, so {tmp_path / 'x.png'} is not drawn\n"
 
@@ -203,6 +203,7 @@ def test_what_separates_series_is_in_their_labels(tmp_path):
         write(tmp_path / "campaign-1" / "main", number)
     (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
     history = history_of(read_store(tmp_path))
+    assert seen_change(history) > 0  # a series of one run has no spread
     series = [each for each in history.series if each.label.startswith("16 KiB library")]
     assert sorted(
         (each.label[15:], each.machine_id, each.node or "", len(each.costs_us)) for each in series

@@ -191,10 +191,9 @@ def figures_of(
             )
             if deployment.lack(1):
                 note = DOES_NOT_FIT
-            elif gpus == 1:  # needs no launches
-                span, note = deployment.figures["tokens_per_s"], DATA_SHEET
-            elif origin:
-                span, note = deployment.figures["tokens_per_s"], f"by arithmetic, {origin}"
+            elif origin or gpus == 1:  # which needs no launches
+                span = deployment.figures["tokens_per_s"]
+                note = f"by arithmetic, {origin}" if origin else DATA_SHEET
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
             if is_published:

@@ -131,7 +131,26 @@ def evaluate(path: Path) -> Procurement:
         _appraise(name, offer, spec, requirements, confidence) for name, offer in offers.items()
     ]
     counts = Counter(word for each in appraisals for word, _ in each.verdicts.values())
-    sentences = _sentences(spec, appraisals, n_verdicts, confidence)
+    sentences = [
+        "Figures are geometric means over launches, with Student's intervals at "
+        f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw = 2 (n-1)/n x bytes / time "
+        "of the collective alone, us with reading the result."
+    ]
+    if n_verdicts:
+        sentences.append(
+            "PASS: the whole interval meets the requirement; FAIL: all of it misses it. "
+            f"The chance that any of the {n_verdicts} verdicts is wrong is at most "
+            f"{FAMILY_P:.1%} (Bonferroni)."
+        )
+
+    sentences += [
+        f"{name}: {work.model}, {work.weights}, one stream with {work.context} tokens "
+        "cached, split by tensor over all GPUs; the arithmetic of advise."
+        for name, work in spec.models.items()
+    ]
+    if spec.models:
+        sentences.append(f"tok/s are upper limits: {REACHED}.")
+    sentences += [f"{each.name}: {note}" for each in appraisals for note in each.notes]
     return Procurement(*_headline(appraisals), counts, appraisals, sentences)
 
 
@@ -347,28 +366,3 @@ def _record(appraisal: Appraisal) -> dict[str, object]:
             for requirement, (verdict, reason) in appraisal.verdicts.items()
         ],
     }
-
-
-def _sentences(
-    spec: Spec, appraisals: Sequence[Appraisal], n_verdicts: int, confidence: float
-) -> list[str]:
-    lines = [
-        "Figures are geometric means over launches, with Student's intervals at "
-        f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw = 2 (n-1)/n x bytes / time "
-        "of the collective alone, us with reading the result."
-    ]
-    if n_verdicts:
-        lines.append(
-            "PASS: the whole interval meets the requirement; FAIL: all of it misses it. "
-            f"The chance that any of the {n_verdicts} verdicts is wrong is at most "
-            f"{FAMILY_P:.1%} (Bonferroni)."
-        )
-
-    lines += [
-        f"{name}: {each.model}, {each.weights}, one stream with {each.context} tokens "
-        "cached, split by tensor over all GPUs; the arithmetic of advise."
-        for name, each in spec.models.items()
-    ]
-    if spec.models:
-        lines.append(f"tok/s are upper limits: {REACHED}.")
-    return lines + [f"{each.name}: {note}" for each in appraisals for note in each.notes]

@@ -59,16 +59,6 @@ def traffic_of(name: str, size_bytes: int, ranks: int = 2) -> Traffic | None:
     return algorithm.traffic(ranks, case)
 
 
-def crowd_of(name: str, ranks: int, cards: int) -> float:
-    """How many times the bytes of a card's own link pass the narrowest link on their way, if
-    `cards` of the ranks share it: each of these reaches the others through it. The ranks of a ring
-    are in order, so that only one of a group does."""
-    if name == "ring" or ranks == 1:
-        return 1.0
-
-    return max(1.0, cards * (ranks - cards) / (ranks - 1))
-
-
 @dataclass(frozen=True)
 class Parts:
     """Spans of what one `card` takes over its wire, over all ranks and launches. In us: a kernel in
@@ -95,7 +85,10 @@ class Parts:
     ) -> Span | None:
         """The time of an all-reduce in us, of which `cards` share each link of this route; None of
         a size that the algorithm does not take. What a rank stores into its own memory, and loads
-        from there, is local: at worst all inputs and the sum are not hidden."""
+        from there, is local: at worst all inputs and the sum are not hidden. `crowd` is how many
+        times the bytes of a card's own link pass the narrowest link, through which each of these
+        cards reaches the others; the ranks of a ring are in order, so that only one of them does.
+        """
         traffic = traffic_of(name, size_bytes, ranks)
         if not traffic:
             return None
@@ -111,7 +104,8 @@ class Parts:
             moved_bytes, byte = loaded_bytes, self.load_byte / route.load
 
         byte[2] = max(byte[2], self.both_byte[2])  # at worst both directions are busy
-        moved = moved_bytes * byte * crowd_of(name, ranks, cards)
+        crowd = 1.0 if name == "ring" else max(1.0, cards * (ranks - cards) / (ranks - 1))
+        moved = moved_bytes * byte * crowd
         waits = traffic.hops * (hop + wait)
         return np.asarray(self.kernel + waits + moved + size_bytes * local)
 

@@ -95,16 +95,6 @@ class Fit(msgspec.Struct, kw_only=True):
         return (self.library or algorithm_of(self)) + variant
 
 
-def parts(sizes: Integers) -> list[slice]:
-    """The latency-bound sizes and the bandwidth-bound ones; all together if either are too few for
-    a line."""
-    at = int(np.searchsorted(sizes, LATENCY_BOUND_BYTES, side="right"))
-    if min(at, len(sizes) - at) < MIN_SIZES:
-        return [slice(None)]
-
-    return [slice(at), slice(at, None)]
-
-
 def regime_of(sizes: Integers, times_us: Floats) -> Regime:
     """The line through these times: each launch has its own, by least squares relative to the
     median over launches, so that each size counts the same."""
@@ -174,6 +164,11 @@ def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
             continue
 
         sizes, times_us = times.columns.to_numpy(), times.to_numpy()
+        # Latency-bound and bandwidth-bound sizes, or all if either are too few for a line.
+        at = int(np.searchsorted(sizes, LATENCY_BOUND_BYTES, side="right"))
+        parts = [slice(at), slice(at, None)]
+        if min(at, len(sizes) - at) < MIN_SIZES:
+            parts = [slice(None)]
         runs = [entries[row].run for row in times.index]
         fits.append(
             Fit(
@@ -185,7 +180,7 @@ def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
                 hosts=runs[0].hosts,
                 sizes_bytes=sizes.tolist(),
                 times_us=times_us.tolist(),
-                regimes=[regime_of(sizes[part], times_us[:, part]) for part in parts(sizes)],
+                regimes=[regime_of(sizes[part], times_us[:, part]) for part in parts],
             )
         )
 

@@ -79,8 +79,7 @@ class Series:
     def mark_disturbed(self, disturbed: Container[str]) -> None:
         """Marks the steps to or from a level with disturbed runs only: they are no alarms."""
         is_disturbed = [run_id in disturbed for run_id in self.run_ids]
-        firsts = [step.first for step in self.steps]
-        places = neighbours(firsts, len(is_disturbed))
+        places = neighbours([step.first for step in self.steps], len(is_disturbed))
 
         for step, (start, first, stop) in zip(self.steps, places, strict=True):
             sides = is_disturbed[start:first], is_disturbed[first:stop]

@@ -62,7 +62,11 @@ def screen(log_costs: pd.DataFrame, p: float) -> Screen:
     for node in level.index[is_slow]:
         is_certain[node] = agree(level_of_launch[node])
 
-    half = _half_width(errors, noise, share)
+    # Half the 95 % interval of a level: from the noise of the node's launches, or the spread of the
+    # nodes if each has one launch, and from the noise of the median node.
+    own = np.sqrt(noise * share) if noise else errors
+    of_median = np.median(errors) * np.sqrt(median_variance(len(errors)))
+    half = -stdtrit(FREEDOM * (len(errors) - 1), 0.025) * np.hypot(own, of_median)
     nodes = pd.DataFrame(
         {
             "launches": launches,
@@ -87,14 +91,6 @@ def _limits(values: pd.Series, noise: float, share: Floats, p: float) -> tuple[F
     nodes = len(values)
     deviate = -stdtrit(FREEDOM * (nodes - 1), p) * np.sqrt(1 + median_variance(nodes))
     return np.asarray(deviate * errors), errors
-
-
-def _half_width(errors: Floats, noise: float, share: Floats) -> Floats:
-    """Half the 95 % interval of each node's level, from the noise of its launches, or from the
-    spread of the nodes if each has one launch, and from the noise of the median node."""
-    own = np.sqrt(noise * share) if noise else errors
-    of_median = np.median(errors) * np.sqrt(median_variance(len(errors)))
-    return np.asarray(-stdtrit(FREEDOM * (len(errors) - 1), 0.025) * np.hypot(own, of_median))
 
 
 def launch_variance(of_launch: pd.Series) -> float:

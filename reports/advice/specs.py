@@ -144,10 +144,11 @@ def entries(rows: Mapping[str, dict[str, Any]], kind: type[Spec]) -> dict[str, S
 
 def find(kind: str, known: Mapping[str, Spec], name: str) -> Spec:
     """The entry of a name in any case. Raises ResultError, which names the `kind`, without one."""
-    if name.lower() in known:
-        return known[name.lower()]
+    key = name.lower()
+    if key in known:
+        return known[key]
 
-    hint = close_names(name.lower(), known) or f"; known are {', '.join(sorted(known))}"
+    hint = close_names(key, known) or f"; known are {', '.join(sorted(known))}"
     raise ResultError(f"unknown {kind} {printable(name[:80])!r}{hint}")
 
 

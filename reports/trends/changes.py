@@ -154,7 +154,7 @@ def neighbours(firsts: Iterable[int], runs: int) -> Iterator[tuple[int, int, int
 
 def levels_between(values: Floats, firsts: Sequence[Iterable[int]]) -> Floats:
     """The level of each run: the median between two steps of its series."""
-    levels = np.repeat(np.median(values, axis=1, keepdims=True), values.shape[1], axis=1)
+    levels = 0 * values + np.median(values, axis=1, keepdims=True)
     for series, own in enumerate(map(sorted, firsts)):
         for start, stop in pairwise([0, *own, values.shape[1]] if own else []):
             levels[series, start:stop] = np.median(values[series, start:stop])
@@ -171,14 +171,11 @@ def noise_of(values: Floats, least_rho: float = 0.0) -> Noise:
     squares = np.maximum(np.mean(steps**2, axis=1, keepdims=True), LEAST_SPREAD**2)
     # Neighbouring differences of an AR(1) have the correlation (rho - 1) / 2.
     rho = 1 + 2 * np.mean(steps[:, 1:] * steps[:, :-1], axis=1, keepdims=True) / squares
-    if len(values) > 1:
-        own_share = max(0.0, 1 - RHO_VARIANCE / runs / max(np.var(rho), 1e-9))
-        rho = rho.mean() + own_share * (rho - rho.mean())
-
-    rho = np.clip(rho, least_rho, MOST_RHO)
+    own_share = max(0.0, 1 - RHO_VARIANCE / runs / max(np.var(rho), 1e-9))
+    rho = np.clip(rho.mean() + own_share * (rho - rho.mean()), least_rho, MOST_RHO)
     steps = clipped(np.diff(innovations_of(values, rho)), OUTLIER)
     variance = np.maximum(np.mean(steps**2, axis=1, keepdims=True) / 2, LEAST_SPREAD**2)
-    freedom = prior = DIFFERENCE_FREEDOM * runs
+    freedom = DIFFERENCE_FREEDOM * runs
     if len(values) > 1:
         # The logarithm of a variance has the variance 2 / degrees of freedom.
         excess = max(float(np.var(np.log(variance))) - 2 / freedom, 1e-9)

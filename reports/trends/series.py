@@ -139,15 +139,14 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
         own_us = np.fmax.reduce(costs_us[:, own], axis=1)
         is_there = np.isfinite(own_us)
         method = run.method.get("harness") or method_of(run)
-        words = list(filter(None, [method, variant]))
         in_panel = " ".join(word for word in name.split(" ") if word != case.mode)
         if case.library:
             in_panel = in_panel.replace(case.algorithm, case.library, 1)
 
         if is_there.any():
             yield Series(
-                sized(case, " ".join([name, *words])),
-                sized(case, " ".join([case.mode, *words])),
+                sized(case, " ".join(filter(None, [name, method, variant]))),
+                sized(case, " ".join(filter(None, [case.mode, method, variant]))),
                 in_panel,
                 case,
                 run.machine_id,

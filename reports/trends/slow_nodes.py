@@ -48,19 +48,18 @@ def screen(log_costs: pd.DataFrame, p: float) -> Screen:
     standard deviations of all nodes, by Student's test; Bonferroni's correction covers the nodes.
     Fewer than three launches cannot tell a slow node from disturbed launches."""
     of_node = log_costs.groupby(level=0).median()
-    of_launch = log_costs - of_node.median()
     excess = of_node - of_node.median()
     level = excess.mean(axis=1)
-    level_of_launch = of_launch.mean(axis=1) - level.median()
+    level_of_launch = (log_costs - of_node.median()).mean(axis=1) - level.median()
     level -= level.median()
     launches = level_of_launch.groupby(level=0).size()
     noise, share = launch_variance(level_of_launch), median_variance(launches.to_numpy())
     limits, errors = _limits(level, noise, share, p / len(level))
     is_slow = level > np.maximum(limits, np.log1p(LEAST_SLOWDOWN))
-    is_certain = is_slow.copy()
+    verdicts = pd.Series(EQUAL, level.index)
 
     for node in level.index[is_slow]:
-        is_certain[node] = agree(level_of_launch[node])
+        verdicts[node] = SLOW if agree(level_of_launch[node]) else SUSPECT
 
     # Half the 95 % interval of a level: from the noise of the node's launches, or the spread of the
     # nodes if each has one launch, and from the noise of the median node.
@@ -73,7 +72,7 @@ def screen(log_costs: pd.DataFrame, p: float) -> Screen:
             "slower": np.expm1(level),
             "low": np.expm1(level - half),
             "high": np.expm1(level + half),
-            "verdict": np.select([is_certain, is_slow], [SLOW, SUSPECT], EQUAL),
+            "verdict": verdicts,
         }
     )
     found = np.expm1(np.median(limits) + ndtri(POWER) * np.median(errors))

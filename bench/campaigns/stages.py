@@ -61,7 +61,7 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
             "needs more time (--budget, --max-time) or fewer cases",
         )
     effects, twice = (resolvable_effects(logs, n * pairs, head.margin, n_cells) for n in (1, 2))
-    effect, needed = max(effects.values(), default=np.inf), pairs_needed(n_cells)
+    effect, needed = max(effects, default=np.inf), pairs_needed(n_cells)
     if pairs < needed:
         found = "show only a large difference in one" if pairs >= MIN_PAIRS else "decide none"
         spent_s = time.monotonic() - campaign.started_s
@@ -78,8 +78,8 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
     else:
         campaign.tell(
             f"In {time_text(all_s)} this machine finds a slowdown of {effect:.1%} four times in "
-            f"five ({np.median([*effects.values()]):.1%} at half of the sizes); with twice the "
-            f"pairs, in {time_text(2 * all_s)}, {max(twice.values()):.1%}."
+            f"five ({np.median(effects):.1%} at half of the sizes); with twice the "
+            f"pairs, in {time_text(2 * all_s)}, {max(twice):.1%}."
         )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from reports.store.program import BENCH, REPORTS, RUN, typed
 from reports.store.result import ResultError
 from reports.tables.sentences import some
-from reports.verdicts.judge import MOST_RESOLVABLE, Comparison
+from reports.verdicts.judge import MOST_RESOLVABLE, OPEN_CELL, SLOWER_CELL, Comparison
 from reports.verdicts.render import rows_of, summary, what_ran
 from reports.verdicts.verdict import FASTER, MOST_PAIRS, SLOWER
 
@@ -31,9 +31,6 @@ WORDS = {
     UNUSABLE: "UNUSABLE",
     INTERRUPTED: "INTERRUPTED",
 }
-# What a cell means for the gate.
-WRONG_CELL, CONTROL_CELL = "wrong", "control"
-SLOWER_CELL, OPEN_CELL, FINE_CELL = "regression", "inconclusive", ""
 MOST_LISTED = 5  # cells and faults
 
 
@@ -65,20 +62,6 @@ def failed(sentence: str, status: int) -> Outcome:
     return Outcome(status, sentence, [sentence])
 
 
-def outcomes(comparison: Comparison, fails_from: float, must_rule_out: float) -> "pd.Series[str]":
-    """What each cell means: `wrong` if it was so in a launch, `regression` if it is SLOWER and
-    estimated at `fails_from` or more, `inconclusive` if a slowdown of `must_rule_out` could hide,
-    `control` if it is a library's, which decides nothing."""
-    cells = comparison.cells
-    rules = {
-        WRONG_CELL: cells.is_wrong,
-        CONTROL_CELL: ~comparison.is_judged,
-        SLOWER_CELL: (cells.verdict == SLOWER) & (cells.ratio >= 1 + fails_from),
-        OPEN_CELL: comparison.can_hide(must_rule_out),
-    }
-    return pd.Series(np.select([*rules.values()], [*rules], FINE_CELL), cells.index)
-
-
 def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
     certain slowdown beyond the margin counts, and the resolvable one must be ruled out. Raises
@@ -96,7 +79,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
             f"--min-effect {fails_from:.2%} is within the margin, {comparison.margin:.2%}"
         )
 
-    meanings = outcomes(comparison, fails_from, must_rule_out)
+    meanings = comparison.outcomes(fails_from, must_rule_out)
     texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
     cells = comparison.cells.assign(text=texts, outcome=meanings)
     judged = cells[comparison.is_judged]

@@ -41,6 +41,9 @@ from reports.verdicts.verdict import (
     UNREPLICATED,
 )
 
+# What a cell means for a gate.
+WRONG_CELL, CONTROL_CELL = "wrong", "control"
+SLOWER_CELL, OPEN_CELL, FINE_CELL = "regression", "inconclusive", ""
 MOST_LETTERS = 60  # of a fact that differs, such as a run's many types
 MOST_RESOLVABLE = 0.25  # a gate with a wider margin would pass what nobody accepts
 
@@ -57,11 +60,10 @@ class NothingInCommon(ResultError):
 
 @dataclass
 class Comparison:
-    """A side against the baseline. `differing_fields` has a text for each field of a case in which
-    the sides differ, such as the algorithm; `allowed` names the facts that `--allow` let
-    differ; `lacking` says which cases the variant lacks; `unchecked` has sentences on results that
-    one side did not check, `caveats` on launches that died, allowed differences, new cases, copies,
-    nodes and days.
+    """A side against the baseline. `allowed` names the facts that `--allow` let differ; `lacking`
+    says which cases the variant lacks; `unchecked` has sentences on results that one side did not
+    check, `caveats` on launches that died, allowed differences, fields of the cases in which the
+    sides differ, such as the algorithm, new cases, copies, nodes and days.
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
     `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
@@ -72,7 +74,6 @@ class Comparison:
     baseline: Side
     variant: Side
     margin: float
-    differing_fields: dict[str, str] = field(default_factory=dict)
     caveats: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
@@ -104,20 +105,22 @@ class Comparison:
         together exclude with power 0.8 by these launches. No pilot sets it: the variance of three
         launches of which one is an event would hide slowdowns that these launches show."""
         cells = self.cells[self.is_judged]
-        effects = verdict.detectable(
-            cells.standard_error,
-            cells.pairs,
-            INTERVAL_P,
-            0.0,
-            POWER ** (1 / len(cells)),
-            cells.get("freedom"),
-        )
+        effects = verdict.detectable(cells, INTERVAL_P, 0.0, POWER ** (1 / len(cells)))
         return min(np.max(effects[np.isfinite(effects)], initial=self.margin), MOST_RESOLVABLE)
 
-    def can_hide(self, slowdown: float) -> "pd.Series[bool]":
-        """Whether a slowdown of at least this share could hide in each judged cell."""
-        is_settled = self.cells.verdict.isin([SAME, FASTER]) | (self.cells.high < 1 + slowdown)
-        return self.is_judged & ~is_settled
+    def outcomes(self, fails_from: float, must_rule_out: float) -> "pd.Series[str]":
+        """What each cell means: `wrong` if it was so in a launch, `control` if it is a library's,
+        which decides nothing, `regression` if it is SLOWER and estimated at `fails_from` or more,
+        `inconclusive` if a slowdown of `must_rule_out` could hide."""
+        cells = self.cells
+        is_settled = cells.verdict.isin([SAME, FASTER]) | (cells.high < 1 + must_rule_out)
+        rules = {
+            WRONG_CELL: cells.is_wrong,
+            CONTROL_CELL: ~self.is_judged,
+            SLOWER_CELL: (cells.verdict == SLOWER) & (cells.ratio >= 1 + fails_from),
+            OPEN_CELL: ~is_settled,
+        }
+        return pd.Series(np.select([*rules.values()], [*rules], FINE_CELL), cells.index)
 
 
 def differing(sides: Sequence[Side], allowed: Sequence[str]) -> dict[str, str]:
@@ -177,7 +180,7 @@ def compare(
 def _compare(
     baseline: Side, variant: Side, margin: float, differences: dict[str, str]
 ) -> Comparison:
-    sides, names = (baseline, variant), f"{baseline.name} and {variant.name}"
+    sides, names = (baseline, variant), f"{baseline.label} and {variant.label}"
     runs = [{launch.run.run_id for launch in side.launches} for side in sides]
     if both := set.intersection(*runs):
         raise ResultError(f"{min(both)} is a run of {names}: compared with itself")
@@ -199,14 +202,14 @@ def _compare(
         caveats.append(f"{left_out}: between their launches the link changed its state")
 
     # The fields in which all cases of one side differ from all of the other.
+    without = ["library"]
     for name in ("algorithm", "variant", "memory", "in_place", "datatype", "redop"):
         theirs, ours = ({str(getattr(case, name)) for case in side.cases} for side in sides)
         if len(theirs) == len(ours) == 1 and theirs != ours:
-            text = f"{spoken(name)}: {spoken(min(theirs))} against {spoken(min(ours))}"
-            comparison.differing_fields[name] = text
+            without.append(name)
+            caveats.append(f"{spoken(name)}: {spoken(min(theirs))} against {spoken(min(ours))}")
 
     # The cases that both have.
-    without = "library", *comparison.differing_fields
     of_baseline, of_variant = (
         {key_of(case, without): case for case in side.cases} for side in sides
     )
@@ -237,7 +240,7 @@ def _compare(
             )
 
     wrong = {
-        key_of(case, without): f"wrong in launches of {side.name}"
+        key_of(case, without): f"wrong in launches of {side.label}"
         for side in sides
         for _, case in side.wrong_cases
     }

@@ -23,10 +23,6 @@ FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
 MOST_DRAWN = 6  # cells, in a picture
 
 
-def gate_page(outcome: Outcome) -> Page:
-    return verdict_page(outcome.headline, [outcome])
-
-
 def campaign_page(folder: Path) -> Page:
     """A campaign: the gate's outcome for each variant, the worst first. Raises ResultError."""
     variants = read_sides([str(folder)])
@@ -62,7 +58,15 @@ def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = 
             *facts,
             *said,
         ]
-        sections += [*map(forest, judged), _differences(sides), *map(explanation, judged)]
+        sections += [*map(forest, judged), _differences(sides)]
+        sections += [
+            Section(
+                f"What explains {each.variant.label}: all sentences",
+                render.sentences(each),
+                folded=True,
+            )
+            for each in judged
+        ]
         draw = partial(draw_cells, comparison=first)
 
     return Page(title, Banner(worst.word, f"{worst.sentence}.", facts), sections, draw=draw)
@@ -71,9 +75,10 @@ def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = 
 def sorted_cells(comparison: Comparison) -> pd.DataFrame:
     """The cells with their `text` and `role`, grouped by verdict, the largest effect first, the
     library's as a control last."""
-    roles = [role_of(word) for word in render.words_of(comparison)]
+    rows = render.rows_of(comparison)
+    roles = [role_of(row["verdict"]) for row in rows]
     cells = comparison.cells.assign(
-        text=pd.Series(render.rows_of(comparison)),
+        text=pd.Series(rows),
         role=pd.Categorical(roles, ORDER, ordered=True),
         effect=-comparison.cells.log_ratio.abs().fillna(0),
         is_control=~comparison.is_judged,
@@ -102,9 +107,7 @@ def forest(comparison: Comparison) -> Section:
     rows: list[Row] = [
         {
             "case": cell.title,
-            "verdict": f"{cell.text['verdict']}\ncontrol"
-            if cell.is_control
-            else cell.text["verdict"],
+            "verdict": cell.text["verdict"] + "\ncontrol" * cell.is_control,
             "ratio [95 %]": cell.text["ratio [95 %]"],
             heading: drawing,
             **{name: cell.text[name] for name in FIGURES},
@@ -123,8 +126,3 @@ def _differences(variants: Sequence[Side]) -> Section:
     rows: Any = facts.to_dict("records")
     same = "Machine, software and environment are the same on all sides."
     return Section("What differs", [] if rows else [same], rows=rows)
-
-
-def explanation(comparison: Comparison) -> Section:
-    title = f"What explains {comparison.variant.label}: all sentences"
-    return Section(title, render.sentences(comparison), folded=True)

@@ -13,13 +13,13 @@ from reports.store.program import REPORTS, RUN, write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.figure import can_draw
-from reports.tables.sentences import painted, wrapped
+from reports.tables.sentences import painted, that_fit, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide, failed
 from reports.verdicts.judge import NothingInCommon, compare
 from reports.verdicts.markdown import as_markdown
-from reports.verdicts.page import gate_page
+from reports.verdicts.page import verdict_page
 from reports.verdicts.render import notes
 from reports.verdicts.sides import add_allow, faults_of, notes_of, side_of
 
@@ -113,9 +113,6 @@ def judge(
             raise NothingInCommon(f"{ours.name} has no launch that finished")
 
         theirs = baseline_side(baseline, ours)
-        if theirs.name == ours.name:
-            theirs.name, ours.name = baseline, current
-
         (comparison,) = compare([theirs, ours], allowed)
         comparison.caveats += [*ours.notes, *notes_of([theirs])]
         if comparison.cells.is_library.all():
@@ -137,11 +134,11 @@ def write_files(
 ) -> None:
     """Writes the outcome to the paths that are given. Raises ResultError."""
     if junit:
-        write_named(junit, as_junit("gate", outcome.headline, *junit_rows(outcome)).encode())
+        write_named(junit, gate_junit(outcome).encode())
     if markdown:
         write_named(markdown, as_markdown(outcome).encode())
     if html:
-        write_page(gate_page(outcome), html)
+        write_page(verdict_page(outcome.headline, [outcome]), html)
 
 
 def as_text(outcome: Outcome) -> str:
@@ -153,8 +150,7 @@ def as_text(outcome: Outcome) -> str:
             *outcome.findings,
             *notes(comparison),
         ]
-    while len(lines := wrapped(said)) > MOST_LINES and said[1:]:
-        said.pop()
+    lines = wrapped(that_fit(said, MOST_LINES))
     if comparison:
         places = comparison.baseline.place, comparison.variant.place
         lines.append(f"all cells: {RUN}{REPORTS} compare {join(places)}")
@@ -162,27 +158,25 @@ def as_text(outcome: Outcome) -> str:
     return painted("\n".join(lines))
 
 
-def junit_rows(outcome: Outcome) -> tuple[list[tuple[str, str, str, str]], list[str]]:
-    """A test case for the faults and for each cell, with names that every gate of this command has,
-    and what else to say."""
-    faults, said = "\n".join(outcome.faults), list[str]()
+def gate_junit(outcome: Outcome) -> str:
+    """The suite of a gate: a test case for the faults and for each cell, with names that every gate
+    of this command has."""
+    faults, said = "\n".join(outcome.faults), [outcome.headline]
     rows = [("both sides can be judged", "gate", "unusable" if faults else "", faults)]
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]
         rows += zip(cells.title, groups, cells.outcome, cells.text, strict=True)
-        said = [f"machine {run.machine_id}", *outcome.findings]
+        said += [f"machine {run.machine_id}", *outcome.findings]
 
-    return rows, said
+    return as_junit("gate", rows, said)
 
 
-def as_junit(
-    name: str, headline: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]
-) -> str:
-    """The suite of this name with a test case for each row: its name and group, one of TAGS if it
+def as_junit(name: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]) -> str:
+    """The suite of this name, with a test case for each row: its name and group, one of TAGS if it
     failed, and a text; `?` replaces characters that XML cannot contain."""
     suite = Element("testsuite", name=f"wiretax {name}")
-    SubElement(suite, "system-out").text = "\n".join([headline, *said])
+    SubElement(suite, "system-out").text = "\n".join(said)
 
     for name, group, word, text in rows:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")

@@ -18,57 +18,48 @@ from reports.tables.sentences import (
     size_text,
     some,
 )
-from reports.verdicts.judge import Comparison
+from reports.verdicts.judge import (
+    CONTROL_CELL,
+    FINE_CELL,
+    OPEN_CELL,
+    SLOWER_CELL,
+    WRONG_CELL,
+    Comparison,
+)
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
 
-def words_of(comparison: Comparison) -> list[str]:
-    """The verdict on each cell as readers see it. A cell without a verdict is `within` its interval
-    or `undecided`; launches that did not run in turn do not tell which side is slower, only that a
-    cell `differs`."""
-    return [_word(cell, comparison.is_interleaved) for cell in comparison.cells.itertuples()]
-
-
-def _word(cell: Any, is_interleaved: bool) -> str:
-    if cell.is_wrong:
-        return "WRONG"
-    if cell.verdict == AMBIGUOUS:
-        is_open = np.isnan(cell.low) or is_noisy(interval_of(cell))
-        return "undecided" if is_open else "within"
-    if cell.verdict in (SLOWER, FASTER) and not is_interleaved:
-        return "differs"
-
-    return str(cell.verdict)
-
-
-def ratio_text(cell: Any) -> str:
-    """`1.049 [1.047 1.052]`, variant over baseline with its interval, if it has one."""
-    ratio = interval_of(cell)
-    if is_noisy(ratio):
-        return "too noisy"
-
-    return interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
-
-
 def rows_of(comparison: Comparison) -> list[dict[str, str]]:
-    """The texts of each cell by their headings. `within +-1.2%`: how far its interval reaches from
-    1."""
-    cells: Any = zip(comparison.cells.itertuples(), words_of(comparison), strict=True)
-    return [
-        {
-            "algorithm": cell.name,
-            "size": size_text(cell.size_bytes),
-            "base us": number(cell.baseline_us),
-            "variant us": number(cell.variant_us),
-            "ratio [95 %]": ratio_text(cell),
-            "verdict": f"within +-{max(cell.high - 1, 1 - cell.low):.1%}"
-            if word == "within"
-            else word,
-            "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
-            "pairs": str(cell.pairs),
-        }
-        for cell, word in cells
-    ]
+    """The texts of each cell by their headings: the ratio is `1.049 [1.047 1.052]`, variant over
+    baseline. A cell without a verdict is `within +-1.2%`, as far as its interval reaches from 1, or
+    `undecided`; launches that did not run in turn do not tell which side is slower, only that a
+    cell `differs`."""
+    cells: Any = comparison.cells.itertuples()
+    rows = []
+    for cell in cells:
+        word, ratio = str(cell.verdict), interval_of(cell)
+        text = interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
+        if cell.is_wrong:
+            word = "WRONG"
+        elif word == AMBIGUOUS:
+            is_open = np.isnan(cell.low) or is_noisy(ratio)
+            word = "undecided" if is_open else f"within +-{max(cell.high - 1, 1 - cell.low):.1%}"
+        elif word in (SLOWER, FASTER) and not comparison.is_interleaved:
+            word = "differs"
+        rows.append(
+            {
+                "algorithm": cell.name,
+                "size": size_text(cell.size_bytes),
+                "base us": number(cell.baseline_us),
+                "variant us": number(cell.variant_us),
+                "ratio [95 %]": "too noisy" if is_noisy(ratio) else text,
+                "verdict": word,
+                "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
+                "pairs": str(cell.pairs),
+            }
+        )
+
+    return rows
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -81,7 +72,6 @@ def opening(comparison: Comparison) -> list[str]:
     return [
         headline(comparison),
         what_ran(comparison),
-        *comparison.differing_fields.values(),
         "ratio = variant / baseline; above 1, the variant is slower",
         *comparison.caveats,
         *notes(comparison),
@@ -97,7 +87,7 @@ def closing(comparison: Comparison) -> list[str]:
 
 def counts(comparison: Comparison) -> str:
     """The number of cells with each verdict."""
-    words = Counter(words_of(comparison)).most_common()
+    words = Counter(row["verdict"].split(" +-")[0] for row in rows_of(comparison)).most_common()
     found = ", ".join(f"{word} {count}" for word, count in words)
     cells, margin = counted(len(comparison.cells), "cell"), f"{comparison.margin:.1%}"
     return f"{found}; of {cells}; SLOWER, FASTER: different from 0, estimated beyond {margin}"
@@ -108,8 +98,8 @@ def headline(comparison: Comparison) -> str:
     faults = comparison.faults
     unusable = f"UNUSABLE: {some(faults, 1)}" if faults else ""
     found = summary(comparison, comparison.resolved_slowdown)
-    labels = comparison.baseline.label, comparison.variant.label
-    ratios = ratios_text(comparison.cells[comparison.is_judged], *labels)
+    cells, baseline, variant = comparison.cells, comparison.baseline, comparison.variant
+    ratios = ratios_text(cells[comparison.is_judged], baseline.label, variant.label)
     return "; ".join(filter(None, [unusable, found, ratios]))
 
 
@@ -117,13 +107,12 @@ def summary(comparison: Comparison, slowdown: float) -> str:
     """One sentence on the judged cells: the wrong and the slower ones, those in which this
     `slowdown` could hide, the unchecked and the faster ones, and the slowdown that the others
     exclude; then whether the library's moved."""
-    cells, is_judged = comparison.cells, comparison.is_judged
-    is_wrong, is_slower = cells.is_wrong, cells.verdict == SLOWER
-    is_open = comparison.can_hide(slowdown) & ~is_slower & ~is_wrong
-    wrong, slower, undecided = (cells[is_judged & each] for each in (is_wrong, is_slower, is_open))
-    others = cells[is_judged & ~(is_wrong | is_slower | is_open)]
+    cells, meanings = comparison.cells, comparison.outcomes(comparison.margin, slowdown)
+    wrong, slower, undecided, others, library = (
+        cells[meanings == each]
+        for each in (WRONG_CELL, SLOWER_CELL, OPEN_CELL, FINE_CELL, CONTROL_CELL)
+    )
     faster = others[others.verdict == FASTER]
-    library = cells[~is_judged]
     moved = library[library.verdict.isin([SLOWER, FASTER])]
 
     found = list[str]()
@@ -163,28 +152,23 @@ def difference(comparison: Comparison, cells: pd.DataFrame) -> str:
 
 
 def what_ran(comparison: Comparison) -> str:
-    """The two sides, with the commit or else the version of each, and their launches."""
+    """The two sides, with the commit or else the version of each, the number of launches, and how
+    they were paired."""
     variant, baseline = (
         f"{side.label} ({side.commit[:12] or side.launches[-1].run.version})"
         for side in (comparison.variant, comparison.baseline)
     )
-    return f"{variant} against {baseline}, the baseline: {launches_of(comparison)}"
-
-
-def launches_of(comparison: Comparison) -> str:
-    """The number of launches, and how they were paired."""
+    launches = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"
     if not comparison.is_interleaved:
-        launches = counted(len(comparison.variant.launches), "launch")
-        return (
-            f"{launches} against {len(comparison.baseline.launches)}, not interleaved: "
-            "machine or code may cause a difference"
+        launches = (
+            f"{counted(len(comparison.variant.launches), 'launch')} against "
+            f"{len(comparison.baseline.launches)}, not interleaved: machine or code may cause a "
+            "difference"
         )
+    elif not comparison.is_finished:
+        launches += "; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
 
-    pairs = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"
-    if comparison.is_finished:
-        return pairs
-
-    return f"{pairs}; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
+    return f"{variant} against {baseline}, the baseline: {launches}"
 
 
 def notes(comparison: Comparison) -> list[str]:

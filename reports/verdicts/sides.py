@@ -38,19 +38,21 @@ UNNAMED = "size_bytes", "algorithm", "library"  # fields of a case that its name
 
 @dataclass
 class Side:
-    """Launches of the same thing, a run each. `variant` is its name in the `campaign` that paired
-    them, and `of_pair` has its launches by the number of the pair; `others` has the runs of its
-    pilots and of launches that died, which are not judged, by their paths and what they were;
-    `notes` are sentences on missing, incomplete and foreign runs."""
+    """Launches of the same thing, a run each. `name` is that of the variant in the `campaign` that
+    paired them, and `of_pair` has its launches by the number of the pair; `others` has the runs of
+    its pilots and of launches that died, which are not judged, by their paths and what they were;
+    `notes` are sentences on missing, incomplete and foreign runs. Its `label` is the name, or the
+    last two parts of a path; `tell_apart` changes it."""
 
     name: str
     launches: list[Result]
     campaign: Manifest | None = None
-    variant: str | None = None
     of_pair: dict[int, Result] = field(default_factory=dict)
     others: dict[str, Result] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    label_parts: int = 2
+
+    def __post_init__(self) -> None:
+        self.label = "/".join(self.name.split("/")[-2:])
 
     @property
     def cases(self) -> list[Case]:
@@ -74,13 +76,13 @@ class Side:
     def attempts(self) -> list[Launch]:
         """All its launches of the campaign."""
         launches = self.campaign.launches if self.campaign else []
-        return [launch for launch in launches if launch.variant == self.variant]
+        return [launch for launch in launches if launch.variant == self.name]
 
     @property
     def command(self) -> VariantRecord | None:
         """The campaign's record of its command."""
         variants = self.campaign.campaign.variants if self.campaign else []
-        return next((each for each in variants if each.name == self.variant), None)
+        return next((each for each in variants if each.name == self.name), None)
 
     @property
     def commit(self) -> str:
@@ -97,21 +99,15 @@ class Side:
 
     @property
     def place(self) -> str:
-        """What to type for it: the folder of its launches, or else its name."""
-        return str(self.launches[0].path.parent) if self.campaign else self.name
-
-    @property
-    def label(self) -> str:
-        """The name; the last parts of a path, more than two if `tell_apart` needs them."""
-        return "/".join(self.name.split("/")[-self.label_parts :])
+        """What to type for it."""
+        return str(self.campaign.folder / self.name) if self.campaign else self.name
 
 
 def tell_apart(sides: Sequence[Side]) -> None:
-    """Adds folders to the labels of these sides until they differ."""
-    longest = max(side.name.count("/") for side in sides)
-    while len({side.label for side in sides}) < len(sides) and sides[0].label_parts <= longest:
+    """Makes the place of each side its label, if two would have the same one."""
+    if len({side.label for side in sides}) < len(sides):
         for side in sides:
-            side.label_parts += 1
+            side.label = side.place
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +176,7 @@ def side_of(argument: str) -> Side:
 
 
 def _variant_side(manifest: Manifest, variant: str) -> Side:
-    side = Side(variant, [], manifest, variant)
+    side = Side(variant, [], manifest)
     side.notes += [f"{path} is not part of this campaign: left out" for path in manifest.foreign]
 
     for launch in side.attempts:
@@ -217,7 +213,7 @@ def faults_between(baseline: Side, variant: Side) -> list[str]:
 def deaths_of(sides: Sequence[Side]) -> list[str]:
     """A sentence on each side of which launches died."""
     return [
-        f"{side.name} died in {len(side.died)} of {len(side.attempts)} launches, the last time "
+        f"{side.label} died in {len(side.died)} of {len(side.attempts)} launches, the last time "
         f"with: {side.died[-1].reason}"
         for side in sides
         if side.died
@@ -231,11 +227,11 @@ def faults_of(side: Side) -> list[str]:
     if side.campaign:
         if not side.campaign.end:
             faults.append(
-                f"the campaign of {side.name} is incomplete: run its command with a new --out"
+                f"the campaign of {side.label} is incomplete: run its command with a new --out"
             )
         finished = {launch.pair for launch in side.attempts if launch.status == "finished"}
         if lost := {launch.pair for launch in side.died} - finished:
-            faults.append(f"no launch of {side.name} finished in {len(lost)} of its pairs")
+            faults.append(f"no launch of {side.label} finished in {len(lost)} of its pairs")
         faults += uneven_cases(side)
 
     return faults + incomplete_runs(side)
@@ -264,7 +260,7 @@ def uneven_cases(side: Side) -> list[str]:
 
     titles = titles_of([*cases.values()])
     return [
-        f"{title} is in {n} of {len(side.launches)} launches of {side.name}"
+        f"{title} is in {n} of {len(side.launches)} launches of {side.label}"
         for title, n in zip(titles, have.values(), strict=True)
         if n < len(side.launches)
     ]

@@ -107,9 +107,7 @@ def decide(cells: pd.DataFrame, margin: float, family_p: float = FAMILY_P) -> pd
     same = np.where(cells.is_same, SAME, AMBIGUOUS)
     cells = cells.assign(verdict=np.where(is_rejected & is_beyond, direction, same))
     alpha = family_p / 2 / len(cells)  # of the first one-sided test
-    effects = detectable(
-        cells.standard_error, cells.pairs, alpha, margin, freedom=cells.get("freedom")
-    )
+    effects = detectable(cells, alpha, margin)
     reaches = np.expm1(np.maximum(-cells.log_low, cells.log_high))
     is_open = cells.verdict == AMBIGUOUS
     return cells.assign(detectable=np.where(is_open, np.maximum(effects, reaches), effects))
@@ -129,36 +127,28 @@ def pairs_needed(cells: int) -> int:
     return max(MIN_PAIRS, int(np.ceil(1 - np.log2(FAMILY_P / cells))))
 
 
-def detectable(
-    standard_error: Any,
-    pairs: Any,
-    alpha: Any,
-    margin: float = DEFAULT_MARGIN,
-    power: float = POWER,
-    freedom: Any = None,
-) -> Floats:
-    """The smallest effect (0.03: 3 %) with this power to be significant at one-sided `alpha` and
-    estimated beyond the margin; `standard_error` is the log estimate's. Infinite if even pairs that
-    all agree cannot reach `alpha`, unless Student's test with this `freedom` decides."""
-    is_hopeless = (0.5**pairs > alpha) & (freedom is None)
-    freedom = np.maximum(pairs - 1, 1) if freedom is None else freedom
-    by_test = (stdtrit(freedom, power) - stdtrit(freedom, alpha)) * standard_error
-    by_margin = np.log1p(margin) + ndtri(power) * standard_error
+def detectable(cells: pd.DataFrame, alpha: float, margin: float, power: float = POWER) -> Floats:
+    """The smallest effect (0.03: 3 %) in each cell with this power to be significant at one-sided
+    `alpha` and estimated beyond the margin; `standard_error` is the log estimate's. Infinite if
+    even pairs that all agree cannot reach `alpha`, unless Student's test with a `freedom`
+    decides."""
+    freedom: Any = cells.get("freedom")
+    is_hopeless = (0.5**cells.pairs > alpha) & (freedom is None)
+    freedom = np.maximum(cells.pairs - 1, 1) if freedom is None else freedom
+    by_test = (stdtrit(freedom, power) - stdtrit(freedom, alpha)) * cells.standard_error
+    by_margin = np.log1p(margin) + ndtri(power) * cells.standard_error
     return np.asarray(np.where(is_hopeless, np.inf, np.expm1(np.maximum(by_test, by_margin))))
 
 
-def resolvable_effects(
-    log_costs: pd.DataFrame, pairs: int, margin: float, cells: int
-) -> dict[int, float]:
-    """The slowdown, as a share, at each size in bytes that a campaign with a pilot of these
+def resolvable_effects(log_costs: pd.DataFrame, pairs: int, margin: float, cells: int) -> Floats:
+    """The slowdowns, as shares, one for each size, that a campaign with a pilot of these
     `log_costs` finds in one cell, and excludes from all cells of equal variants, each with power
     0.8; empty if unknown. The variance between launches is pooled over the cases of a size."""
     logs = log_costs.groupby(["size_bytes", "key"]).log_cost
     variances = logs.var().dropna().groupby("size_bytes").mean()
     # For normal log ratios the signed-rank test has 3 / pi of the efficiency of Student's.
-    error = np.sqrt(2 * variances.to_numpy() / pairs / (3 / np.pi))
-    effects = np.maximum(
-        detectable(error, pairs, FAMILY_P / 2 / cells, margin),
-        detectable(error, pairs, INTERVAL_P, margin, POWER ** (1 / cells)),
-    )
-    return dict(zip(variances.index.tolist(), effects.tolist(), strict=True))
+    error = np.sqrt(2 * variances / pairs / (3 / np.pi))
+    sizes = pd.DataFrame({"standard_error": error, "pairs": pairs})
+    is_found = detectable(sizes, FAMILY_P / 2 / cells, margin)
+    is_excluded = detectable(sizes, INTERVAL_P, margin, POWER ** (1 / cells))
+    return np.asarray(np.maximum(is_found, is_excluded))

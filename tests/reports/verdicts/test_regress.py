@@ -104,7 +104,7 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
 
 def test_markdown_stays_below_githubs_limit_and_escapes_names(alike):
     (comparison,) = compare(read_sides([str(alike)]))
-    comparison.variant.name = "a|b<script>`*"
+    comparison.variant.label = "a|b<script>`*"
     comparison.cells = comparison.cells.iloc[[-1] * 2000].reset_index(drop=True)
     text = as_markdown(decide(comparison))
     assert len(text.encode()) < 60_000

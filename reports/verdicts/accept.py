@@ -75,15 +75,16 @@ def accept(arguments: argparse.Namespace) -> int:
         )
 
     machine_id = runs[0].machine_id
-    fields = {
-        "when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-        "machine_id": machine_id,
-        "run_ids": [run.run_id for run in runs],
-        "reason": arguments.reason,
-    }
-
     try:
-        entry = msgspec.convert(fields, Acceptance)
+        entry = msgspec.convert(
+            {
+                "when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+                "machine_id": machine_id,
+                "run_ids": [run.run_id for run in runs],
+                "reason": arguments.reason,
+            },
+            Acceptance,
+        )
     except msgspec.ValidationError as error:
         raise ResultError(f"an id of {current.name} cannot name a file: {error}") from error
 
@@ -102,19 +103,16 @@ def accept(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open_own(folder: Path) -> int:
-    """Opens a folder, and makes it where it is missing. Raises ResultError for a link: it may come
-    with a store and lead out of it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise ResultError(f"{folder} is no folder of its own: {error.strerror}") from error
-
-
 def _store(folder: Path, entry: Acceptance, current: Side) -> None:
-    """Writes the runs, then the entry, and then removes the previous runs. Raises ResultError."""
-    inside, log = _open_own(folder / entry.machine_id), folder / ACCEPTED
+    """Writes the runs, then the entry, and then removes the previous runs. Raises ResultError, also
+    for a link in place of the machine's folder: it may come with a store and lead out of it."""
+    own, log = folder / entry.machine_id, folder / ACCEPTED
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        inside = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ResultError(f"{own} is no folder of its own: {error.strerror}") from error
+
     whole = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         machine = Path(f"/proc/self/fd/{inside}")  # whatever takes the folder's name meanwhile
@@ -124,10 +122,9 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
             file = machine / f"{launch.run.run_id}.jsonl"
             write_whole(file, read_bytes(launch.path))
 
-        lines = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
-        if lines and not lines.endswith(b"\n"):  # an editor may leave out the last
-            lines += b"\n"
-        write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
+        former = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
+        lines = *former.splitlines(), msgspec.json.encode(entry), b""
+        write_whole(log, b"\n".join(lines))
 
         for file in machine.glob("*.jsonl*"):
             if file.stem not in entry.run_ids:

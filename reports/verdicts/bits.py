@@ -121,7 +121,7 @@ def bits(arguments: argparse.Namespace) -> int:
             (each.row, f"bits.{each.against}", "changed" if each.failed else "", each.text)
             for each in checks
         ]
-        write_named(arguments.junit, as_junit("bits", line, rows, notes).encode())
+        write_named(arguments.junit, as_junit("bits", rows, [line, *notes]).encode())
     if arguments.markdown:
         table = folded("rows of equal bits together", table_of(groups_in(record)))
         said = listed([*findings, *notes, headline(record)])
@@ -306,19 +306,6 @@ def dated(record: Bits) -> str:
     return f"Wiretax {record.version}, {f'{time:%Y-%m-%d %H:%M} UTC' if time else record.run_id}"
 
 
-def next_step(failed: bool, again: str, versions: Sequence[str]) -> Section:
-    """After a failure the commits between two versions, or the record once more; otherwise how to
-    keep these bits."""
-    said, command = "Keep these bits, to tell when they change:", KEEP
-    if failed:
-        said, command = "Repeat the record, to see if it is chance:", again
-        commits = [found[1] for each in versions if (found := re.search(r"\((\w+)", each))]
-        if len({*commits}) == 2:
-            said = "Find out which commit it was:"
-            command = f"git log --oneline {'..'.join(commits)}"
-    return Section("What to do next", [said], text=command)
-
-
 def page_of(
     record: Bits,
     line: str,
@@ -326,14 +313,24 @@ def page_of(
     notes: Sequence[str],
     baseline: Bits | None = None,
 ) -> Page:
-    """The verdict, what to do next, what failed, and the rows in groups."""
+    """The verdict; what to do next, which is to keep these bits, or after a failure to repeat the
+    record or to read the commits between two versions; what failed; and the rows in groups."""
     failed = [check for check in checks if check.failed]
     command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
+    todo, to_type = "Keep these bits, to tell when they change:", KEEP
+    if failed:
+        todo, to_type = "Repeat the record, to see if it is chance:", command
+        versions = [each.version for each in (baseline, record) if each]
+        commits = [found[1] for each in versions if (found := re.search(r"\((\w+)", each))]
+        if len({*commits}) == 2:
+            todo = "Find out which commit it was:"
+            to_type = f"git log --oneline {'..'.join(commits)}"
+
     rows = record.measured
     moved = moved_in(rows)
-    word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
-    if checks:
-        word = "CHANGED" if failed else "SAME"
+    word, _, sentence = line.partition(": ")
+    if not checks:
+        word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
     role = "worse" if failed else "better" if checks else "steady"
     said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
     said += filter(None, map(threshold_sentence, rows))
@@ -345,14 +342,14 @@ def page_of(
     picture: list[Row] = [
         cells
         | {
-            name: heat(share_of(sizes), share_text(name, sizes), 1)
+            name: heat(share_of(sizes), cells[name], 1)
             for name, sizes in own[0].differences.items()
             if name in cells
         }
         for cells, own in zip(groups_in(record), groups_of(rows), strict=True)
     ]
     sections = [
-        next_step(bool(failed), command, [each.version for each in (baseline, record) if each]),
+        Section("What to do next", [todo], text=to_type),
         Section("What failed", [check.text for check in failed]),
         Section(
             "What changes the bits: rows of equal bits together",
@@ -372,7 +369,7 @@ def page_of(
     }
     return Page(
         line,
-        Banner(word, f"{line.partition(': ')[2]}.", facts, role),
+        Banner(word, f"{sentence}.", facts, role),
         sections,
         {"command": command, **ids},
     )

@@ -24,8 +24,10 @@ from reports.verdicts.verdict import FASTER
 # NCCL's plugins/tuner/example. Both skip lines with #; a header would be a row of NCCL's.
 COLUMNS = "collective,min_bytes,max_bytes,algorithm,protocol,channels,nodes,ranks,pipe_ops,reg_buff"
 COLLECTIVES = "all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce"
-NAMES = "tree", "ring", "collnet_direct", "collnet_chain", "nvls", "nvls_tree", "pat"
-ALGORITHMS = {name.replace("_", ""): name for name in NAMES}
+ALGORITHMS = {
+    name.replace("_", ""): name
+    for name in ("tree", "ring", "collnet_direct", "collnet_chain", "nvls", "nvls_tree", "pat")
+}
 PROTOCOLS = "ll", "ll128", "simple"
 LEAST_CHANNELS, MOST_CHANNELS = "NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS"
 IN_COLUMNS = {"NCCL_ALGO", "NCCL_PROTO", LEAST_CHANNELS, MOST_CHANNELS}
@@ -33,7 +35,6 @@ RAN = re.compile(r"(\w+) (\w+), ")  # in `chosen`
 ANY = -1  # of a column
 SETTING = ["collective", "min_bytes", "max_bytes", "settings"]
 MEASURED = ["size_bytes", "ratio", "low", "high", "pairs", "variant", "chosen"]
-TABLES = "rccl", "nccl"  # one form
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=(*TABLES, "json", *ENGINES),
+        choices=("rccl", "nccl", "json", *ENGINES),
         required=True,
         help="the table of RCCL's tuner or of NCCL's example plugin; JSON for any library; the "
         "size up to which an engine's own all-reduce wins, of runs that also time the library",
@@ -64,21 +65,17 @@ def tuner(arguments: argparse.Namespace) -> int:
     baseline = sides[0]
     if empty := [side.name for side in sides if not side.launches]:
         raise ResultError(f"{empty[0]} has no launch that finished")
-    names = [side.name for side in sides[1:]]
-    if len({*names}) < len(names):
-        raise ResultError(f"two of {', '.join(names)} have one name")
-
-    settings = settings_by_name(sides)
+    comparisons = compare(sides, arguments.allow)
+    settings = settings_by_label(sides)
     complain(*notes_of(sides))
 
     # The sides that a gate could judge.
     judged = list[Comparison]()
-    for each in compare(sides, arguments.allow):
-        if each.variant.name not in settings:
-            continue
-        if found := faults_between(each.baseline, each.variant):
-            complain(f"{each.variant.name} is left out: {found[0]}")
-        else:
+    for each in comparisons:
+        label, found = each.variant.label, faults_between(each.baseline, each.variant)
+        if label in settings and found:
+            complain(f"{label} is left out: {found[0]}")
+        elif label in settings:
             judged.append(each)
     if not judged:
         raise ResultError("no side with other settings can be judged")
@@ -121,7 +118,7 @@ def recorded(side: Side) -> dict[str, str]:
     return facts | (side.command.environment if side.command else {})
 
 
-def settings_by_name(sides: Sequence[Side]) -> dict[str, dict[str, str]]:
+def settings_by_label(sides: Sequence[Side]) -> dict[str, dict[str, str]]:
     """The settings in which each side differs from the first, without sides that have none or a
     value that was not stored. Raises ResultError if there is none, or the first has some."""
     default, settings = recorded(sides[0]), dict[str, dict[str, str]]()
@@ -135,9 +132,9 @@ def settings_by_name(sides: Sequence[Side]) -> dict[str, dict[str, str]]:
             )
         values = {name: own[name] for name in names}
         if "<set>" in values.values():
-            complain(f"{side.name}: a value of its settings was not stored: left out")
+            complain(f"{side.label}: a value of its settings was not stored: left out")
         elif values:
-            settings[side.name] = values
+            settings[side.label] = values
 
     if not settings:
         raise ResultError(
@@ -154,7 +151,7 @@ def library_cells(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     cells."""
     tables = [
         each.cells.assign(
-            side=each.variant.name,
+            side=each.variant.label,
             is_foreign=bool(each.variant.launches[0].run.imported_from),
         )
         for each in comparisons

@@ -55,17 +55,16 @@ def dashboard(arguments: argparse.Namespace) -> int:
         former = claim(folder)
     pages = build(store, f"{RUN}{REPORTS} {command}")
 
-    # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
-    files = {*names, overview.PICTURE} if can_draw() else {*names}
-    write_whole(folder / MARKER, "\n".join(sorted(files | former)).encode())
+    files = {page.file: page.html.encode(errors="replace") for page in pages}
+    if can_draw():
+        files[overview.PICTURE] = banner_png(pages[-1])
 
-    for page in pages:
-        write_whole(folder / page.file, page.html.encode(errors="replace"))
-
-    if overview.PICTURE in files:
-        write_whole(folder / overview.PICTURE, banner_png(pages[-1]))
-    for name in former - files:
+    # Until all pages are written, the marker lists the former ones too: a build can be killed.
+    write_whole(folder / MARKER, "\n".join(sorted(files.keys() | former)).encode())
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    for name in former - files.keys():
         (folder / name).unlink(missing_ok=True)
 
     complain(*store.left_out)

@@ -69,7 +69,7 @@ def _section(group: EqualNodes, links: Links) -> Section:
     )
     rows: list[Row] = [
         {
-            group.kind: [links.get(name, name) for name in node.node.split(PAIR)],
+            group.kind: [links[name] for name in node.node.split(PAIR)],
             "verdict": node.verdict,
             "slower [95 %]": node.slower,
             heading: drawing,

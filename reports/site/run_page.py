@@ -38,25 +38,25 @@ def run_page(path: Path) -> Page:
     cases = sorted(
         result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
     )
-    sections = sweep_sections(result) if is_sweep(result) else []
-    if wrong := wrong_in(result):
-        rows: list[Row] = [
-            {
-                "case": describe(case),
-                "verdict": f"WRONG: {counted(case.n_wrong or 0, 'element')}",
-                "where": case.reason or "-",
-            }
-            for case in wrong
-        ]
-        sections = [Section("Wrong results", rows=rows), *sections]
+    wrong: list[Row] = [
+        {
+            "case": describe(case),
+            "verdict": f"WRONG: {counted(case.n_wrong or 0, 'element')}",
+            "where": case.reason or "-",
+        }
+        for case in wrong_in(result)
+    ]
+    sections = [Section("Wrong results", rows=wrong)]
     if wrong or not result.complete:
         said, command = to_repeat(run, "To repeat it")
-        sections.insert(len(wrong) > 0, Section("What to do next", [said], text=command))
+        sections.append(Section("What to do next", [said], text=command))
+    if is_sweep(result):
+        sections += sweep_sections(result)
     facts: list[Row] = [
         {"name": name, "value": text[:500]} for name, text in environment_of(run).items()
     ]
     sections += [
-        Section("As the run printed it", text=show.text(result), folded=bool(sections)),
+        Section("As the run printed it", text=show.text(result), folded=len(sections) > 1),
         Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
         Section("Notes", run.notes, folded=True),
         Section("Environment", rows=facts, folded=True),

@@ -35,13 +35,8 @@ class Store:
     @cached_property
     def groups(self) -> dict[tuple[str, str], list[Entry]]:
         """The runs by machine and benchmark; the group with the newest run is the last."""
-        groups: dict[tuple[str, str], list[Entry]] = {}
-        for entry in self.runs:
-            key = KEY(entry.run)
-            groups[key] = groups.pop(key, [])  # to the end
-            groups[key].append(entry)
-
-        return groups
+        newest_first = grouped(reversed(self.runs), lambda entry: KEY(entry.run))
+        return {key: own[::-1] for key, own in reversed(newest_first.items())}
 
 
 def find(folder: Path) -> Store:
@@ -50,11 +45,14 @@ def find(folder: Path) -> Store:
     campaigns = [path.parent for path in contents.manifests]
     entries = [run for run in contents.entries if {*run.path.parents}.isdisjoint(campaigns)]
     runs = [run for run in entries if run.left_out != COPY]
-    copies = [run for run in entries if run.left_out == COPY]
     left_out = [
         *(f"{path} is {problem}" for path, problem in contents.problems),
         *(str(error) for _, error in contents.refused),
-        *(f"{copy.path} is the run {copy.run.run_id} once more" for copy in copies),
+        *(
+            f"{copy.path} is the run {copy.run.run_id} once more"
+            for copy in entries
+            if copy.left_out == COPY
+        ),
     ]
     history = History({}, [])
     if runs or campaigns:

@@ -20,7 +20,7 @@ from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
 from reports.tables.figure import can_draw
 from reports.tables.sentences import counted
-from reports.trends.fleet import Fleet, fleet_of
+from reports.trends.fleet import fleet_of
 from reports.verdicts.page import campaign_page
 
 NOT_SHOWN = "Cannot be shown"
@@ -55,7 +55,6 @@ def dashboard(arguments: argparse.Namespace) -> int:
         former = claim(folder)
     pages = build(store, f"{RUN}{REPORTS} {command}")
 
-    names = [page.file for page in pages]
     files = {page.file: page.html.encode(errors="replace") for page in pages}
     if can_draw():
         files[overview.PICTURE] = banner_png(pages[-1])
@@ -70,7 +69,12 @@ def dashboard(arguments: argparse.Namespace) -> int:
     complain(*store.left_out)
 
     if arguments.json:
-        write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)
+        write_json(
+            "dashboard",
+            index=site / pages[-1].file,
+            pages=[page.file for page in pages],
+            left_out=store.left_out,
+        )
     else:
         print(f"{untrusted.printable(str(site / pages[-1].file))}: {counted(len(pages), 'page')}")
 
@@ -112,30 +116,23 @@ def build(store: shared.Store, command: str) -> list[Page]:
 
 
 def plan_pages(store: shared.Store) -> Iterator[Job]:
-    """Each page but the overview."""
+    """Each page but the overview. Pages of their own have the newest runs of each machine and
+    benchmark, the runs on both sides of a change, and the newest run of a node to look at."""
     for key in store.series:
         part = part_of(store.history, key)
         name = "History" if len(store.series) == 1 else ""
         yield shared.history_file(*key), name, partial(history_page, part)
 
-    fleet = None
-    if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
-        fleet = fleet_of(store.contents)
-
-    yield from plan_runs(store, fleet)
     for path in store.campaigns:
         yield shared.file_name("compare", str(path)), "", partial(campaign_page, path)
 
-    if fleet:
+    newest = {node: entry.run.run_id for entry in store.runs for node in entry.run.nodes}
+    sides = {run_id for event in standing(store.history) for run_id in sides_of(event)}
+    if len(newest) > 1:
+        fleet = fleet_of(store.contents)
+        sides |= {newest[node] for node in fleet_page.named_in(fleet) if node in newest}
         yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, fleet, store.contents)
 
-
-def plan_runs(store: shared.Store, fleet: Fleet | None) -> Iterator[Job]:
-    """The pages of the newest runs of each machine and benchmark, of the runs on both sides of a
-    change, and of the newest run of a node to look at."""
-    newest = {node: entry.run.run_id for entry in store.runs for node in entry.run.nodes}
-    named = {newest.get(node) for node in fleet_page.named_in(fleet)} if fleet else set[str]()
-    sides = named | {run_id for event in standing(store.history) for run_id in sides_of(event)}
     for key, entries in store.groups.items():
         part = part_of(store.history, key)
         for at, entry in enumerate(entries):

@@ -16,15 +16,8 @@ Links = dict[str, tuple[str, str]]
 
 def fleet_page(fleet: Fleet, contents: Contents) -> Page:
     """The nodes of these runs."""
-    named = named_in(fleet)
     role = {FINE: "steady", FOUND: "worse"}.get(fleet.status, "unsure")
     sentence = headline(fleet)
-    if named:
-        word = f"{counted(len(named), 'node')} to look at"
-    else:
-        word = "No node differs" if fleet.groups else "Too few nodes"
-        sentence = sentence[:1].upper() + sentence[1:]
-
     links = {
         node: (node, shared.file_name("run", entry.run.run_id))
         for entry in contents.entries
@@ -33,12 +26,17 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
     first, last = (start_time(contents.entries[at].run) for at in (0, -1))
     facts = [f"Runs from {first} to {last}."]
     facts += [line for group in fleet.groups for line in summary(group)][:2]
-    if named:
-        todo = (
+    if named := named_in(fleet):
+        word = f"{counted(len(named), 'node')} to look at"
+        facts.insert(
+            0,
             f"Next: on {some(named)} run {RUN}{BENCH}doctor, compare the settings in the node's "
-            "newest run with a peer's, and measure again; take out a node that stays slow."
+            "newest run with a peer's, and measure again; take out a node that stays slow.",
         )
-        facts = [todo, *facts]
+    else:
+        word = "No node differs" if fleet.groups else "Too few nodes"
+        sentence = sentence[:1].upper() + sentence[1:]
+
     bad: list[Cell] = [
         [verdict, *((node, shared.file_name("run", runs[-1])) for node, runs in of_node.items())]
         for verdict, of_node in (("WRONG", fleet.wrong), ("FAILED", fleet.failed))

@@ -79,7 +79,7 @@ def banner_of(history: History) -> Banner:
     if events:
         event, word = events[0], events[0].word
         if event.commits:
-            facts.insert(0, check_of(event, part_of(history, KEY(event.series))))
+            facts.insert(0, check_of(event, history.runs[event.run]))
         facts.insert(0, where(event))
         n = sum(each.word == word for each in events)
         return Banner(f"{counted(n, 'change')} for the {word}", f"{event.finding}.", facts, word)
@@ -88,7 +88,7 @@ def banner_of(history: History) -> Banner:
         if event.is_suspect:
             return Banner("Suspect", f"{event.finding}.", facts)
 
-    word = max(words, key=lambda each: words[each], default="too early").capitalize()
+    word = max(words, key=words.__getitem__, default="too early").capitalize()
     if word == TOO_EARLY:
         facts.append(command_after(*to_repeat(last, "Next, a run as the last was made", "--seed")))
         return Banner(word, missing(history), facts)
@@ -105,10 +105,10 @@ def missing(history: History) -> str:
     return f"{longest} of {needed} runs until a {size} change can be told."
 
 
-def check_of(event: Event, own: History) -> Cell:
-    """The gate between the commits of a change of this machine and benchmark, at the sizes that
+def check_of(event: Event, run: Run) -> Cell:
+    """The gate between the commits of a change, by the command of its first run, at the sizes that
     changed."""
-    command = command_of([*own.runs.values()][-1], "--seed", "--out", "-b", "-e", "--sizes")
+    command = command_of(run, "--seed", "--out", "-b", "-e", "--sizes")
     if not event.series.case.shape:
         sizes = [series.case.size_bytes for series, _ in event.changes]
         command += f" -b {min(sizes)} -e {max(sizes)}"
@@ -120,11 +120,11 @@ def check_of(event: Event, own: History) -> Cell:
 def newest(history: History) -> Markup:
     """When the newest run was, with the age from which that is silence, three usual gaps."""
     seconds = list(map(_seconds, history.runs))
-    gap_days = float(np.median(np.diff(seconds))) / 86400 if len(seconds) > 1 else 1
+    gap_days = np.median(np.diff(seconds)) / 86400 if len(seconds) > 1 else 1
     time = f"{time_of([*history.runs][-1]):%Y-%m-%dT%H:%M}"
     days = max(2, round(3 * gap_days))
-    text = f"{time.replace('T', ' ')} UTC"
-    return Markup(f'<time datetime="{time}Z" data-days="{days}">{text}</time>')
+    text = time.replace("T", " ")
+    return Markup(f'<time datetime="{time}Z" data-days="{days}">{text} UTC</time>')
 
 
 def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
@@ -136,8 +136,9 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
     for name, others in (("Previous run", entries[:at][-1:]), ("Next run", entries[at + 1 :][:1])):
         page.near += [(name, shared.file_name("run", other.run.run_id)) for other in others]
 
-    shares = [series.beside_level(run.run_id) for series in history.series]
-    changes = [share for share in shares if share is not None]
+    changes = [
+        share for series in history.series if (share := series.beside_level(run.run_id)) is not None
+    ]
     past = [event for event in standing(history) if by_time(run.run_id) >= by_time(event.run)]
     said: list[Cell] = [[event.word, (event.finding, file)] for event in past]
     if changes:
@@ -184,7 +185,17 @@ def history_page(history: History) -> Page:
         hint = f"`{RUN}{REPORTS} history --json` has all"
         notes.append(f"At most {MOST_PANELS} charts and {MOST_EVENTS} changes are shown; {hint}.")
 
-    worst = sorted(history.series, key=_rank)
+    rows: list[Row] = [
+        {
+            "case": series.label,
+            "verdict": series.word,
+            "over time": spark(series.costs_us, series.steps),
+            "last, us": number(float(series.costs_us[-1])),
+            "runs": str(len(series.costs_us)),
+            "node": series.node or "-",
+        }
+        for series in sorted(history.series, key=_rank)
+    ]
     last = [*history.runs.values()][-1]
     return Page(
         f"History: {last.benchmark} on {machine_name(last)}",
@@ -193,7 +204,7 @@ def history_page(history: History) -> Page:
             *(event_section(each) for each in [*current, *rest][:MOST_EVENTS]),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
-            Section("All series", rows=list(map(_row, worst)), folded=bool(charts)),
+            Section("All series", rows=rows, folded=bool(charts)),
         ],
     )
 
@@ -278,14 +289,3 @@ def _seconds(run_id: str) -> float:
     time = time_of(run_id)
     assert time  # a run without a time is in no history
     return time.timestamp()
-
-
-def _row(series: Series) -> Row:
-    return {
-        "case": series.label,
-        "verdict": series.word,
-        "over time": spark(series.costs_us, series.steps),
-        "last, us": number(float(series.costs_us[-1])),
-        "runs": str(len(series.costs_us)),
-        "node": series.node or "-",
-    }

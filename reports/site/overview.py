@@ -57,7 +57,10 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
     others.reverse()  # the newest first
-    lead = _lead(store)
+    # The case of the worst change, or else of the newest headline.
+    events = standing(store.history)
+    keys = [KEY(events[0].series)] if events else [*store.groups][-1:]
+    lead = _first(store, keys[0]) if keys else None
     panels = panels_of(store.series[KEY(lead)]) if lead and len(cards) < 3 else {}
     charts = [panel_chart(*panel) for panel in panels.items() if lead in panel[1]]
     sections = [
@@ -77,7 +80,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
                 for page in others
             ],
         ),
-        *(event_section(each) for each in standing(store.history)[:MOST_EVENTS]),
+        *map(event_section, events[:MOST_EVENTS]),
         Section("Left out", store.left_out),
         Section(
             f"The newest {MOST_RUNS} runs of each machine and benchmark",
@@ -97,13 +100,6 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     draw = partial(draw_series, series=lead) if lead and banner is own and not wrong else None
     title = "Wiretax: all runs and their verdicts"
     return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
-
-
-def _lead(store: shared.Store) -> Series | None:
-    """The case of the worst change, or else of the newest headline."""
-    events = standing(store.history)
-    keys = [KEY(events[0].series)] if events else [*store.groups][-1:]
-    return _first(store, keys[0]) if keys else None
 
 
 def _banner(store: shared.Store, wrong: dict[Entry, list[CaseHeader]]) -> Banner | None:
@@ -170,19 +166,20 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
 def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
     """The series of the worst change, or else of the headline, which several nodes have not."""
     own = store.series.get(key, [])
-    found = [leading(event)[0] for event in standing(store.history) if event.series in own]
-    if not found and len({each.node for each in own}) == 1:
-        found = [
-            min(
-                own,
-                key=lambda each: (
-                    each.case.size_bytes != TOKEN_CALL_SIZE_BYTES,
-                    each.case.mode != "isolated",
-                    each.case.algorithm != "auto",
-                ),
-            )
-        ]
-    return next(iter(found), None)
+    for event in standing(store.history):
+        if event.series in own:
+            return leading(event)[0]
+    if len({each.node for each in own}) != 1:
+        return None
+
+    return min(
+        own,
+        key=lambda each: (
+            each.case.size_bytes != TOKEN_CALL_SIZE_BYTES,
+            each.case.mode != "isolated",
+            each.case.algorithm != "auto",
+        ),
+    )
 
 
 def _run_row(entry: Entry, pages: Pages) -> Row:

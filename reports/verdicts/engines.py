@@ -57,8 +57,6 @@ def engine_table(paths: Sequence[str], name: str) -> str:
     if len(frame[["machine_id", "world_size", "method"]].drop_duplicates()) > 1:
         raise Incomparable("not comparable: the runs differ in machine, ranks or method")
     cells = against_library(frame, algorithm)
-    if cells.empty:
-        raise ResultError(f"no run has an all-reduce of the library and of {algorithm}")
     run = read(Path(frame.path.iloc[0])).run
     arch = str(run.ranks[0].get("arch"))
     if not arch.startswith("sm_"):
@@ -90,14 +88,16 @@ def against_library(frame: pd.DataFrame, algorithm: str) -> pd.DataFrame:
     """A row for each case that both perform: `size_bytes`, `ratio` of the kernel's cost to the
     library's with its interval, and whether it `wins`: the chance that any of the table does
     without being faster is at most 5 %. In each run the library's fastest variant counts, and the
-    kernel's slowest."""
+    kernel's slowest. Raises ResultError if no run has both."""
     frame = frame.assign(cost_us=frame.total_us_median.fillna(frame.time_us_median))
-    groups = frame.dropna(subset="cost_us").groupby(["algorithm", *CASE, "run_id"]).cost_us
-    least, most = groups.min().unstack(), groups.max().unstack()
-    known = least.index.get_level_values(0)
-    if not {"library", algorithm} <= {*known}:
-        return pd.DataFrame()
-    ratios = (most.loc[algorithm] / least.loc["library"]).dropna(how="all")
+    costs_us = frame.groupby([*CASE, "run_id", "algorithm"]).cost_us
+    least, most = (
+        each.unstack().reindex(columns=["library", algorithm])
+        for each in (costs_us.min(), costs_us.max())
+    )
+    ratios = (most[algorithm] / least.library).unstack().dropna(how="all")
+    if ratios.empty:
+        raise ResultError(f"no run has an all-reduce of the library and of {algorithm}")
     cells = with_ratios(verdict.once(np.log(ratios.to_numpy())))
     sizes = ratios.index.get_level_values("size_bytes")
     return cells.assign(size_bytes=sizes, wins=cells.verdict == verdict.FASTER)

@@ -30,8 +30,9 @@ def next_command(outcome: Outcome) -> str:
     if status == PASS or not comparison or not campaign or not comparison.variant.command:
         return ""
 
-    sides = comparison.baseline, comparison.variant
-    base, head = ((side.commit[:9], side.typed) for side in sides)
+    base, head = (
+        (side.commit[:9], side.typed) for side in (comparison.baseline, comparison.variant)
+    )
     if status == REGRESSION:
         is_between = base[0] and head[0] not in ("", base[0])
         return f"git log --oneline {base[0]}..{head[0]}" if is_between else ""

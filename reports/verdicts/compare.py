@@ -71,7 +71,7 @@ def compare(arguments: argparse.Namespace) -> int:
             "compared": each.variant.name,
             "margin": each.margin,
             "sentences": sentences(each) + said,
-            "cells": each.cells.assign(case=each.cells.title),
+            "cells": each.cells,
         }
         for each, said in zip(comparisons, values, strict=True)
     ]

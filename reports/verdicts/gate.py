@@ -79,9 +79,9 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
             f"--min-effect {fails_from:.2%} is within the margin, {comparison.margin:.2%}"
         )
 
-    meanings = comparison.outcomes(fails_from, must_rule_out)
     texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
-    cells = comparison.cells.assign(text=texts, outcome=meanings)
+    outcomes = comparison.outcomes(fails_from, must_rule_out)
+    cells = comparison.cells.assign(text=texts, outcome=outcomes)
     judged = cells[comparison.is_judged]
     faster = judged[judged.verdict == FASTER].sort_values("ratio")
     cells = cells.sort_values("ratio", ascending=False, kind="stable")

@@ -15,9 +15,7 @@ from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.sentences import counted, some, spoken, type_text
-from reports.verdicts import verdict
-from reports.verdicts.days import FAMILY_P as DAYS_FAMILY_P
-from reports.verdicts.days import spread_between_days
+from reports.verdicts import days, verdict
 from reports.verdicts.pairs import Pair, find_ratios, is_interleaved, pairs_of
 from reports.verdicts.sides import (
     COMPARABLE,
@@ -60,15 +58,17 @@ class NothingInCommon(ResultError):
 
 @dataclass
 class Comparison:
-    """A side against the baseline. `allowed` names the facts that `--allow` let differ; `lacking`
-    says which cases the variant lacks; `unchecked` has sentences on results that one side did not
-    check, `caveats` on launches that died, allowed differences, fields of the cases in which the
-    sides differ, such as the algorithm, new cases, copies, nodes and days.
+    """A side against the baseline. `allowed` names the facts that `--allow` let differ; `faults`
+    say why no gate can judge: those between the sides, and cases that the variant lacks;
+    `unchecked` has sentences on results that one side did not check, `caveats` on launches that
+    died, allowed differences, fields of the cases in which the sides differ, such as the algorithm,
+    new cases, copies, nodes and days.
 
-    `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
-    `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
-    `decide`; `is_library`: the case times a library, which the compared code cannot change;
-    `is_wrong`: some launch had it wrong; and those of `find_ratios`. A missing figure is NaN.
+    `cells` has a row for each case, by name and size: its fields and `chosen`; its size and `name`
+    as `title`, and as `case` for JSON; `ratio`, variant over baseline, with its 95 % interval from
+    `low` to `high`; the columns of `decide`; `is_library`: the case times a library, which the
+    compared code cannot change; `is_wrong`: some launch had it wrong; and those of `find_ratios`.
+    A missing figure is NaN.
     """
 
     baseline: Side
@@ -76,7 +76,7 @@ class Comparison:
     margin: float
     caveats: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
-    lacking: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     is_interleaved: bool = False  # of one campaign, whose launches ran in turn
@@ -86,11 +86,6 @@ class Comparison:
     def is_finished(self) -> bool:
         """Whether they are of a campaign that has ended."""
         return bool(self.baseline.campaign and self.baseline.campaign.end)
-
-    @property
-    def faults(self) -> list[str]:
-        """Why no gate can judge: those between the sides, and cases that the variant lacks."""
-        return [*faults_between(self.baseline, self.variant), *self.lacking]
 
     @property
     def is_judged(self) -> "pd.Series[bool]":
@@ -193,6 +188,7 @@ def _compare(
         pairs=pairs,
         is_interleaved=is_interleaved(baseline, variant),
         allowed=[*differences],
+        faults=faults_between(baseline, variant),
     )
     caveats = comparison.caveats
     caveats += [*deaths_of(sides), *differences.values()]
@@ -219,7 +215,7 @@ def _compare(
     every = of_baseline | of_variant
     title_of = dict(zip(every, titles_of([*every.values()]), strict=True))
     if lost := [title_of[key] for key in of_baseline if key not in of_variant]:
-        comparison.lacking = [f"{variant.label} lacks {some(lost)}, which {baseline.label} has"]
+        comparison.faults += [f"{variant.label} lacks {some(lost)}, which {baseline.label} has"]
     if new := [title_of[key] for key in of_variant if key not in of_baseline]:
         caveats.append(f"new in {variant.label}, and not judged: {some(new)}")
 
@@ -264,7 +260,7 @@ def decide_together(family: Sequence[Comparison]) -> None:
     """Adds the verdicts to the cells of these comparisons, and caveats on them."""
     is_interleaved, margin = family[0].is_interleaved, family[0].margin
     every = pd.concat([each.cells for each in family], keys=range(len(family)))
-    every = verdict.decide(every, margin, FAMILY_P if is_interleaved else DAYS_FAMILY_P)
+    every = verdict.decide(every, margin, FAMILY_P if is_interleaved else days.FAMILY_P)
     every.loc[every.high.isna(), "detectable"] = np.nan
 
     for place, comparison in enumerate(family):
@@ -322,10 +318,10 @@ def _judge(
         cells = verdict.evidence(log_ratios, comparison.margin)
     else:
         groups = [(case.algorithm, case.variant) for case in cases]
-        days = spread_between_days(*sides, log_ratios, groups)
+        spread = days.spread_between_days(*sides, log_ratios, groups)
         if n_pairs >= MIN_PAIRS:
-            comparison.caveats.append(days.source)
-        cells = days.evidence(log_ratios, comparison.margin)
+            comparison.caveats.append(spread.source)
+        cells = spread.evidence(log_ratios, comparison.margin)
 
     cells = with_ratios(cells)
     lost = (n_pairs - cells.pairs).astype(str) + f" of {n_pairs}"
@@ -338,11 +334,12 @@ def _judge(
         "",
     )
     fields = pd.DataFrame(map(attrgetter(*CASE_KEY), cases), columns=list(CASE_KEY))
-    cells = cells.join(times).join(fields).assign(case=cases, name=case_names(cases))
+    cells = cells.join(times).join(fields).assign(name=case_names(cases))
     # Another harness times the code that is compared, although its maker is a library.
     is_imported = any(launch.run.imported_from for side in sides for launch in side.launches)
     cells["is_library"] = [
         bool(case.library) and not is_imported and not is_peer(case) for case in cases
     ]
-    cells["title"] = titles_of(cases)
+    cells["chosen"] = [case.chosen for case in cases]
+    cells["title"] = cells["case"] = titles_of(cases)
     return cells.assign(place=pd.factorize(cells.name)[0])

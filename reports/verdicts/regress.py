@@ -86,14 +86,13 @@ def regress(arguments: argparse.Namespace) -> int:
 
     write_files(outcome, *files)
     if arguments.json:
-        cells = outcome.cells
         write_json(
             "regress",
             status=outcome.status,
             headline=outcome.headline,
             findings=outcome.findings,
             faults=outcome.faults,
-            cells=cells.assign(case=cells.get("title")),
+            cells=outcome.cells,
         )
     else:
         print(as_text(outcome))

@@ -240,8 +240,11 @@ def faults_of(side: Side) -> list[str]:
 def incomplete_runs(side: Side) -> list[str]:
     """A sentence on each reason why launches without wrong results are incomplete, with the first
     such run."""
-    wrong = {run for run, _ in side.wrong_cases}
-    runs = [run for run in side.launches if not run.complete and str(run.path) not in wrong]
+    runs = [
+        run
+        for run in side.launches
+        if not run.complete and all(case.status != "wrong" for case in run.cases)
+    ]
     alike = grouped(runs, lambda run: (run.end and run.end.reason) or "it was cut off")
     return [
         f"{side.label} is incomplete in {len(own)} of {len(side.launches)} launches: {why} "
@@ -286,16 +289,14 @@ def titles_of(cases: Sequence[CaseFields]) -> list[str]:
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
-    rows = list[tuple[str, dict[str, str]]]()
+    rows, names = list[tuple[str, dict[str, str]]](), list[str]()
+    seen = defaultdict[Any, set[str | None]](set)
     for case in cases:
         fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
         place = "in place" if case.in_place else "out of place"
-        work = f"{case.collective} " if is_own_work(case) else ""
+        algorithm = f"{case.collective} " * is_own_work(case) + case.algorithm
         fields |= {"shape": shape_text(case.shape), "in_place": place}
-        rows.append((work + case.algorithm, fields))
-
-    seen, names = defaultdict[Any, set[str | None]](set), list[str]()
-    for algorithm, fields in rows:
+        rows.append((algorithm, fields))
         for name, text in fields.items():
             seen[algorithm, name] |= {text} - {None}
 

@@ -84,7 +84,7 @@ def tuner(arguments: argparse.Namespace) -> int:
     cells = library_cells(judged)
     cells = cells.assign(settings=cells.side.map(settings))
     is_json = arguments.format == "json"
-    in_table = pd.Series([columns_of(cell) for cell in cells.itertuples()], cells.index)
+    in_table: Any = [columns_of(cell) for cell in cells.itertuples()]
     rows = fastest(cells.assign(value=cells.settings if is_json else in_table))
     if not cells.is_faster.any():
         sentence = f"nothing is FASTER than {baseline.name} at any size"
@@ -96,14 +96,13 @@ def tuner(arguments: argparse.Namespace) -> int:
         sys.stdout.write(as_csv(baseline, rows))
         return 0
 
-    rows = rows.assign(variant=rows.side, chosen=[case.chosen for case in rows.case])
     run = baseline.launches[0].run
     write_json(
         "tuner",
         baseline=baseline.name,
         nodes=run.world.get("hosts"),
         ranks=run.world_size,
-        rows=rows[SETTING + MEASURED],
+        rows=rows.assign(variant=rows.side)[SETTING + MEASURED],
     )
     return 0
 
@@ -175,8 +174,8 @@ def columns_of(cell: Any) -> tuple[str, str, int] | None:
     the settings. None for what it has no names or columns for."""
     settings = cell.settings
     names = settings.get("NCCL_ALGO", ""), settings.get("NCCL_PROTO", "")
-    if cell.case.chosen:
-        found = RAN.match(cell.case.chosen)
+    if cell.chosen:
+        found = RAN.match(cell.chosen)
         names = (found[1], found[2]) if found else ("", "")
 
     algorithm, protocol = (name.lower().replace("_", "") for name in names)

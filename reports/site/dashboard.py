@@ -158,16 +158,14 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
 
 def render(page: Page, pages: Mapping[str, str], command: str, folder: Path) -> None:
     """Set the HTML of a page. Its texts and its picture name no folders."""
-    clean = partial(hide_folders, folder=folder)
+
+    def clean(sentence: str) -> str:
+        """Without this folder and those of paths: readers need not know the author's files."""
+        if folder.name:
+            sentence = sentence.replace(f"{folder}/", "").replace(str(folder), folder.name)
+
+        return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)
+
     page.banner.sentence = untrusted.printable(clean(page.banner.sentence))
     page.reproduce["this page"] = command
     page.html = to_html(page, pages, clean)
-
-
-def hide_folders(sentence: str, folder: Path) -> str:
-    """The sentence without this folder and those of other paths: readers need not know
-    the author's files."""
-    if folder.name:
-        sentence = sentence.replace(f"{folder}/", "").replace(str(folder), folder.name)
-
-    return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)

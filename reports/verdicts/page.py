@@ -107,7 +107,7 @@ def forest(comparison: Comparison) -> Section:
     rows: list[Row] = [
         {
             "case": cell.title,
-            "verdict": cell.text["verdict"] + "\ncontrol" * cell.is_control,
+            "verdict": cell.text["verdict"] + ("\ncontrol" if cell.is_control else ""),
             "ratio [95 %]": cell.text["ratio [95 %]"],
             heading: drawing,
             **{name: cell.text[name] for name in FIGURES},

@@ -294,7 +294,7 @@ def case_names(cases: Sequence[CaseFields]) -> list[str]:
     for case in cases:
         fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
         place = "in place" if case.in_place else "out of place"
-        algorithm = f"{case.collective} " * is_own_work(case) + case.algorithm
+        algorithm = f"{case.collective} {case.algorithm}" if is_own_work(case) else case.algorithm
         fields |= {"shape": shape_text(case.shape), "in_place": place}
         rows.append((algorithm, fields))
         for name, text in fields.items():

@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import os
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -104,10 +105,11 @@ class Side:
 
 
 def tell_apart(sides: Sequence[Side]) -> None:
-    """Makes the place of each side its label, if two would have the same one."""
+    """Labels the sides by their places below the folder of all, if two have the same label."""
     if len({side.label for side in sides}) < len(sides):
+        folder = os.path.commonpath([os.path.abspath(side.place) for side in sides])
         for side in sides:
-            side.label = side.place
+            side.label = os.path.relpath(side.place, folder)
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:

@@ -121,8 +121,8 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
     in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
     buffers, as engines do. Times do not choose: the fastest of several would look too fast. Of
     another harness any algorithm will do."""
-    rows, keys = table(runs)
-    rows = rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
+    rows, planned = table(runs)
+    rows = rows.join(pd.DataFrame([*planned], columns=CASE_KEY), on="key")
     names = ["auto", "library"]
     if any(run.run.imported_from for run in runs):
         names = [*rows.algorithm]

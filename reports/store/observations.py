@@ -99,24 +99,9 @@ def shared_plan(cases: list[CaseHeader]) -> Plan:
 
 
 def entry_of(result: Result) -> Entry:
-    """The entry of a run that was read."""
-    cases, keys = shared_plan(result.run.cases)
-    return Entry(
-        result.path,
-        msgspec.structs.replace(result.run, cases=cases),
-        keys,
-        result.end,
-        tuple(case.status for case in result.cases),
-        tuple(case.status == "ok" and case.n_wrong == 0 for case in result.cases),
-        tuple(sorted({case.across_ranks for case in result.cases})),
-        len(result.blocks),
-        observe(result),
-    )
-
-
-def observe(result: Result) -> NDArray[Any]:
-    """The observations of a run, (n,) of OBSERVED: of each case with status ok and at least
-    MIN_BLOCKS blocks, or one of another harness, which may print one mean of all its iterations."""
+    """The entry of a run that was read. Its observations are those of each case with status ok and
+    at least MIN_BLOCKS blocks, or one of another harness, which may print one mean of all its
+    iterations."""
     least, by_case = 1 if result.run.imported_from else MIN_BLOCKS, result.counted.by_case
     rows = []
     for case in result.cases:
@@ -128,7 +113,18 @@ def observe(result: Result) -> NDArray[Any]:
             )
 
     observed = np.array(rows, OBSERVED)
-    return observed[observed["cost_us"] > 0]
+    cases, keys = shared_plan(result.run.cases)
+    return Entry(
+        result.path,
+        msgspec.structs.replace(result.run, cases=cases),
+        keys,
+        result.end,
+        tuple(case.status for case in result.cases),
+        tuple(case.status == "ok" and case.n_wrong == 0 for case in result.cases),
+        tuple(sorted({case.across_ranks for case in result.cases})),
+        len(result.blocks),
+        observed[observed["cost_us"] > 0],
+    )
 
 
 def in_one_state(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
@@ -144,55 +140,43 @@ def in_one_state(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
     return own, notes
 
 
-def table(entries: Sequence[Entry], without: Sequence[str] = ()) -> tuple[pd.DataFrame, list[Key]]:
+def table(
+    entries: Sequence[Entry], without: Sequence[str] = ()
+) -> tuple[pd.DataFrame, dict[Key, CaseHeader]]:
     """The observations of these runs, which were measured alike, in one DataFrame:
 
     - `run`: the place of the run in `entries`;
-    - `key`: the place of the case's key in the second value, which leaves out the fields `without`;
+    - `case`, its number there, and `key`, the place of its key in the second value;
     - `n_blocks`, the median of their costs `cost_us`, and `time_us`, that of the collective alone.
 
-    A run has one row for a key."""
-    keys, key_of_cases = _numbered_keys(entries, without)
-    runs = [entry.observed for entry in entries]
-    observed = np.concatenate([np.empty(0, OBSERVED), *runs])
-    of_rows = [numbers[own["case"]] for numbers, own in zip(key_of_cases, runs, strict=True)]
-    rows = pd.DataFrame(
-        {
-            "run": np.repeat(np.arange(len(entries)), list(map(len, runs))),
-            "key": np.concatenate([np.empty(0, dtype=np.int64), *of_rows]),
-            **{name: observed[name] for name in ("n_blocks", "cost_us", "time_us")},
-        }
-    )
-    # Of two cases that are one without some fields, the one with more blocks counts.
-    rows = rows.sort_values("n_blocks", kind="stable")
-    return rows.drop_duplicates(["run", "key"], keep="last").sort_index(), keys
-
-
-def _numbered_keys(
-    entries: Sequence[Entry], without: Sequence[str]
-) -> tuple[list[Key], list[NDArray[np.int64]]]:
-    """All keys of these runs, and for each run the place among them of each case's key."""
-    numbers: dict[Key, int] = {}
+    A run has one row for a key. And the cases by their keys, which leave out the fields `without`,
+    as the last of these runs planned them."""
+    planned, numbers = dict[Key, CaseHeader](), dict[Key, int]()
     plans: dict[int, NDArray[np.int64]] = {}  # by the identity of a plan, which runs share
-
     for entry in entries:
         if id(entry.keys) not in plans:
-            keys = [key_of(case, without) for case in entry.run.cases] if without else entry.keys
+            keys = [key_of(case, without) for case in entry.run.cases]
+            planned |= zip(keys, entry.run.cases, strict=True)
             places = [numbers.setdefault(key, len(numbers)) for key in keys]
             plans[id(entry.keys)] = np.array(places, dtype=np.int64)
 
-    return list(numbers), [plans[id(entry.keys)] for entry in entries]
+    runs = [entry.observed for entry in entries]
+    keys_of_rows = [plans[id(entry.keys)][entry.observed["case"]] for entry in entries]
+    rows = pd.DataFrame(np.concatenate([np.empty(0, OBSERVED), *runs]))
+    rows["run"] = np.repeat(np.arange(len(runs)), list(map(len, runs)))
+    rows["key"] = np.concatenate([np.empty(0, np.int64), *keys_of_rows])
+    # Of two cases that are one without some fields, the one with more blocks counts.
+    rows = rows.sort_values("n_blocks", kind="stable")
+    return rows.drop_duplicates(["run", "key"], keep="last").sort_index(), planned
 
 
 def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], dict[Key, CaseHeader]]:
     """The costs in us of these runs, which were measured alike, (runs, keys), NaN without an
-    observation; and the case of each column by its key, as the last of these runs planned it."""
-    rows, keys = table(entries)
-    costs_us = np.full((len(entries), len(keys)), np.nan)
+    observation; and the case of each column by its key, as in `table`."""
+    rows, planned = table(entries)
+    costs_us = np.full((len(entries), len(planned)), np.nan)
     costs_us[rows.run, rows.key] = rows.cost_us
-    plans = {id(entry.keys): entry for entry in entries}.values()
-    pairs = (pair for entry in plans for pair in zip(entry.keys, entry.run.cases, strict=True))
-    return costs_us, dict(pairs)
+    return costs_us, planned
 
 
 def world_of(run: Run) -> str:
@@ -217,10 +201,4 @@ def method_of(run: Run) -> str:
 def alike_of(entry: Entry) -> tuple[Any, ...]:
     """What runs that can be compared share: machine, world, benchmark, method and statistic."""
     run = entry.run
-    return (
-        run.machine_id,
-        world_of(run),
-        run.benchmark,
-        method_of(run),
-        entry.across_ranks,
-    )
+    return run.machine_id, world_of(run), run.benchmark, method_of(run), entry.across_ranks

@@ -173,8 +173,8 @@ def _families(
     """The observations of runs that were measured alike, on nodes and on pairs: rows of
     `observations.table` with the `node` or pair, and the `peer`, the number of the key that it
     shares with its peers. `left_out` gets the runs that cannot be used."""
-    rows, keys = table(entries)
-    numbers, peers = {key: number for number, key in enumerate(keys)}, dict[Any, int]()
+    rows, planned = table(entries)
+    numbers, peers = {key: number for number, key in enumerate(planned)}, dict[Any, int]()
     cases = [
         (at, numbers[key], place[0], peers.setdefault(place[1], len(peers)), case.size_bytes)
         for at, entry in enumerate(entries)

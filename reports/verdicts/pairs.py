@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.blocks import in_main_state
-from reports.store.case import CASE_KEY, Key
+from reports.store.case import Key
 from reports.store.observations import Entry, entry_of, table
 from reports.store.schema import Result
 from reports.verdicts.sides import Side
@@ -48,8 +48,8 @@ def _newest(side: Side, node: str | None) -> list[Result]:
 
 def log_costs(entries: Sequence[Entry]) -> pd.DataFrame:
     """The rows of `table`, with the case's `size_bytes` and the log of its cost."""
-    rows, keys = table(entries)
-    size_bytes = [key[CASE_KEY.index("size_bytes")] for key in keys]
+    rows, planned = table(entries)
+    size_bytes = [case.size_bytes for case in planned.values()]
     return rows.assign(size_bytes=np.array(size_bytes)[rows.key], log_cost=np.log(rows.cost_us))
 
 
@@ -58,9 +58,10 @@ def find_ratios(
 ) -> tuple[Floats, pd.DataFrame]:
     """The log ratio of each case and pair, (keys, pairs), NaN for a case that one of both lacks.
     And a row for each case with the medians over its pairs: `baseline_us` and `variant_us`."""
-    rows, known = table([entry_of(launch) for pair in pairs for launch in pair], without)
+    rows, planned = table([entry_of(launch) for pair in pairs for launch in pair], without)
     cell_of = {key: cell for cell, key in enumerate(keys)}
-    rows["cell"] = [cell_of.get(known[key], -1) for key in rows.key]
+    cells = np.array([cell_of.get(key, -1) for key in planned])
+    rows["cell"] = cells[rows.key]
     rows["pair"], rows["side"] = divmod(rows.run, 2)
     rows = rows[rows.cell >= 0]
     costs_us = np.full((2, len(keys), len(pairs)), np.nan)

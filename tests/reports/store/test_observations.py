@@ -136,8 +136,8 @@ def test_an_observation_is_the_median_cost_of_the_blocks_that_count(tmp_path):
         return msgspec.structs.replace(block, link_rtt_ns=trips, total_us=us, time_us=us)
 
     path = write(tmp_path, 0, change=change, n_blocks=13, fast_rounds=range(9), algorithms=["auto"])
-    rows, keys = table([entry_of(read(path))])
-    assert len(keys) == 2
+    rows, planned = table([entry_of(read(path))])
+    assert len(planned) == 2
     assert rows.n_blocks.tolist() == [8, 8]  # rounds 0, 2 to 8
     assert rows.cost_us[0] == 14.5
 

@@ -34,7 +34,7 @@ def load(path: "str | PathLike[str]") -> "pd.DataFrame":
     """The runs of a file, or of all files below a folder: one row per case.
 
     Units are in the names: `_us` microseconds, `_ns` nanoseconds, `_bytes`, `_s` seconds, `_gb_s`
-    1e9 bytes per second, `_gflop_s`. A row has:
+    1e9 bytes per second. A row has:
 
     - `run_id`, `path`, `started` (UTC), `run_status`, `benchmark`, `version`, `machine_id`,
       `node` (the label of its host), `software_id`, `world_size` (ranks), `hosts`, `gpus` (models;
@@ -45,8 +45,7 @@ def load(path: "str | PathLike[str]") -> "pd.DataFrame":
       ran), `library`, `variant`, `memory`, `size_bytes`, `count`, `datatype`, `redop`, `in_place`,
       `mode`, `shape` (JSON, or None), `status` and `reason`.
 
-    A case has all fields of docs/results.md, the columns of `wiretax export`, with `across_ranks`
-    (whose times) and `matmul_gflop_s`, `matmul_alone_gflop_s` (of a matmul beside). A quantity, as
+    A case has all fields of docs/results.md, the columns of `wiretax export`. A quantity, as
     `time_us` (the collective), `consume_us` (reading the result) or `total_us` (both), has a column
     for each part: `time_us_median` over blocks, its 95 % interval `time_us_ci_low` to
     `time_us_ci_high`, and over iterations `time_us_mean`.

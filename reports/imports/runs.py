@@ -195,8 +195,6 @@ def run_of(
     run.notes += [note for test in tests for note in test.notes]
     counted = count_blocks(blocks)
     cases = build_cases(run, counted, blocks, [])
-    for case_result in cases:
-        case_result.across_ranks = "slowest" if "slowest" in first.statistic else "mean"
 
     bad = next((test for test in tests if test.status != "complete"), first)
     end = End(status=bad.status, reason=bad.reason)

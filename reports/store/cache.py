@@ -23,8 +23,7 @@ CODE = hashlib.sha256(
     b"".join(map(untrusted.read_bytes, sorted(Path(__file__).parent.glob("*.py"))))
 )
 Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
-# `statuses`, `right` and `across_ranks`
-Statuses = tuple[tuple[str, ...], tuple[bool, ...], tuple[str, ...]]
+Statuses = tuple[tuple[str, ...], tuple[bool, ...]]  # `statuses` and `right`
 
 
 class Saved(msgspec.Struct, array_like=True):
@@ -80,7 +79,7 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
                 entry.n_blocks,
                 place_of(head),
                 place_of(run.cases),
-                place_of((entry.statuses, entry.right, entry.across_ranks)),
+                place_of((entry.statuses, entry.right)),
                 entry.observed.tobytes(),
             )
         )
@@ -114,7 +113,7 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
                 run_id=saved.run_id,
                 cases=cases,
             )
-            statuses, right, across_ranks = _decoded(texts[saved.results], Statuses)
+            statuses, right = _decoded(texts[saved.results], Statuses)
             observed = np.frombuffer(saved.observed, OBSERVED)
             entries[path] = Entry(
                 path,
@@ -123,7 +122,6 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
                 saved.end,
                 statuses,
                 right,
-                across_ranks,
                 saved.n_blocks,
                 observed,
             )

@@ -39,9 +39,8 @@ OBSERVED = np.dtype(
 @dataclass(eq=False)
 class Entry:
     """A run in a store. `keys`, `statuses` and `right` are of its cases: `right` says which were
-    checked and not wrong. `across_ranks` is of all of them, `observed` has its observations, (n,)
-    of OBSERVED. `left_out` says why the run does not count in reports on many runs, and is empty if
-    it does."""
+    checked and not wrong. `observed` has its observations, (n,) of OBSERVED. `left_out` says why
+    the run does not count in reports on many runs, and is empty if it does."""
 
     path: Path
     run: Run
@@ -49,7 +48,6 @@ class Entry:
     end: End | None
     statuses: tuple[str, ...]
     right: tuple[bool, ...]
-    across_ranks: tuple[str, ...]
     n_blocks: int
     observed: NDArray[Any]
     left_out: str = ""
@@ -121,7 +119,6 @@ def entry_of(result: Result) -> Entry:
         result.end,
         tuple(case.status for case in result.cases),
         tuple(case.status == "ok" and case.n_wrong == 0 for case in result.cases),
-        tuple(sorted({case.across_ranks for case in result.cases})),
         len(result.blocks),
         observed[observed["cost_us"] > 0],
     )
@@ -199,6 +196,7 @@ def method_of(run: Run) -> str:
 
 
 def alike_of(entry: Entry) -> tuple[Any, ...]:
-    """What runs that can be compared share: machine, world, benchmark, method and statistic."""
+    """What runs that can be compared share: machine, world, benchmark, and method, which has the
+    statistic of another harness."""
     run = entry.run
-    return run.machine_id, world_of(run), run.benchmark, method_of(run), entry.across_ranks
+    return run.machine_id, world_of(run), run.benchmark, method_of(run)

@@ -233,7 +233,6 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     link_rtt_ns: Annotated[
         Summary | None, Shown("rtt ns", "round trip of a flag before and after the blocks")
     ] = None
-    across_ranks: str = "slowest"
     alg_bw_gb_s: Annotated[
         Bounded | None, Shown("algbw GB/s", "`size_bytes` / `time_us`, as nccl-tests defines it")
     ] = None

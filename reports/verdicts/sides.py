@@ -29,7 +29,9 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
     ),
     "world": lambda result: world_of(result.run),
     "type": lambda result: " and ".join(sorted({*map(type_text, result.run.cases)})),
-    "statistic": lambda result: " ".join(sorted({case.across_ranks for case in result.cases})),
+    "statistic": lambda result: (
+        "slowest" if "slowest" in str(result.run.method.get("statistic", "slowest")) else "mean"
+    ),
     "method": lambda result: method_of(result.run) or "default",
     "version": lambda result: result.run.version,
 }

@@ -427,7 +427,7 @@ def test_sizes_of_one_rank_become_sizes_of_all_ranks():
     (case,) = cases_of([test])
     assert (case.size_bytes, case.time_us.median, case.time_us.mean) == (4096, 3.0, 2.0)
     assert case.bus_bw_gb_s == pytest.approx(4096 / 3.0 / 1e3 * 3 / 4)
-    assert case.across_ranks == "slowest"
+    assert test.statistic == "mean over iterations, slowest rank"
     assert only(IMB_GATHER.replace("Allgather", "Iallgather")).is_per_rank
     test.world_size = None  # the size as printed, rather than no figure at all
     assert [(case.size_bytes, case.bus_bw_gb_s) for case in cases_of([test])] == [(1024, None)]

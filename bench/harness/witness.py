@@ -111,13 +111,10 @@ def state_of(pid: int) -> str | None:
 
 def clear_up(folder: Path) -> None:
     """Removes unfinished files, and the records unless a run was cut off."""
-    leftovers = [*folder.parent.glob(f"{folder.stem}.*.part")]
-    if not (samples := folder.with_suffix(".samples")).is_symlink():  # to another user's files
-        leftovers += samples.glob("*.part")
     run = folder.with_suffix(".jsonl")
     if not run.is_file() or b'"kind":"end"' in b"".join(run.read_bytes().splitlines()[-1:]):
         shutil.rmtree(folder, ignore_errors=True)
-    for path in leftovers:
+    for path in folder.parent.glob(f"{folder.stem}.*.part"):
         with contextlib.suppress(OSError):  # gone, or another user's
             path.unlink()
 

@@ -13,7 +13,7 @@ from reports.store.result import ResultError, by_time, of_kind, read_lines
 
 SCHEMA = 1
 MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
-BESIDE_A_RUN = {".samples", ".flight", ".output"}
+BESIDE_A_RUN = {".flight", ".output"}
 
 
 class VariantRecord(msgspec.Struct, kw_only=True):

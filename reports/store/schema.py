@@ -256,7 +256,6 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
         Count | None,
         Shown("#wrong", "elements with wrong bits, null if none were checked", "wrong_elements"),
     ] = None
-    samples: str | None = None
 
 
 # How each figure of a case is shown, by the name of its field, in the order of the columns.

@@ -151,28 +151,25 @@ class RunFile:
         end: End,
         find_winners: Callable[[Result], Sequence[Winner]] = lambda result: (),
     ) -> Result:
-        """Builds the cases; writes `samples` (of as many blocks over the run as fit), cases,
-        winners and end. Returns the run as `read` does. Raises ResultError."""
+        """Builds the cases; writes `samples`, of as many blocks over the run as fit, into
+        `<run_id>.npz`, and cases, winners and end. Returns the run as `read` does. Raises
+        ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
         counted = count_blocks(self.blocks)
         cases = build_cases(self.run, counted, self.blocks, self.link_blocks, reason)
-        ranks, folder = self.run.world_size, self.path.with_suffix(".samples")
+        ranks, kept = self.run.world_size, dict[str, Any]()
         iterations = min(20_000, MAX_SAMPLES_BYTES // (len(cases) * ranks * 5 * 4))
 
-        for case in cases:
-            rows = samples.get(case.case, np.empty((0, 5)))
+        for number, rows in samples.items():
             blocks, n_rows = np.unique(rows[:, 0], return_counts=True)
-            n_blocks = min(len(blocks), iterations * ranks // n_rows.max(initial=1))
-            if not n_blocks:
-                continue
+            n_blocks = min(len(blocks), iterations * ranks // n_rows.max())
             chosen = np.linspace(0, len(blocks) - 1, n_blocks).round().astype(int)
-            if not any(other.samples for other in cases):
-                with write_errors(folder):
-                    folder.mkdir()
+            kept[str(number)] = rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32)
+
+        if kept:
             content = io.BytesIO()
-            np.save(content, rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32))
-            case.samples = f"case-{case.case:04d}.npy"
-            write_whole(folder / case.samples, content.getvalue())
+            np.savez(content, **kept)
+            write_whole(self.path.with_suffix(".npz"), content.getvalue())
 
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         end.n_wrong = sum(counts) if counts else None

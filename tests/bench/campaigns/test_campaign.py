@@ -98,7 +98,6 @@ def test_a_campaign_from_its_pilot_to_its_table(finished):
         result = read(folder / str(launch.run))
         assert result.complete
         assert result.run.seed == 5 + launch.pair
-        assert all(case.samples is None for case in result.cases)
         variable = result.run.environment.get(f"env.{TREE}", {}).get("value")
         assert variable == ("recursive_doubling" if launch.variant == "tree" else None)
     assert manifest.campaign.variants[1].environment == {TREE: "recursive_doubling"}

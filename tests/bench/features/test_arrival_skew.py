@@ -70,6 +70,6 @@ def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path):
     for case in measured:
         assert (case.n_wrong, case.arrival_skew_us) == (0, None)
         assert min(blocks_of(result, case, "time_us")) < LATE_US / 2
-        ranks = np.load(result.path.with_suffix(".samples") / case.samples)[:, 1]
+        ranks = np.load(result.path.with_suffix(".npz"))[str(case.case)][:, 1]
         assert set(ranks) == {1.0}
     assert "us = collective + reading its result, the late rank alone\n" in printed

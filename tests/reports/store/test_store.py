@@ -32,4 +32,4 @@ def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path):
     for result in results:
         assert result.complete
         assert {block.time_us for block in result.blocks} == {1.0 + result.run.seed}
-    assert {path.suffix for path in runs.iterdir()} == {".jsonl", ".samples"}
+    assert {path.suffix for path in runs.iterdir()} == {".jsonl", ".npz"}

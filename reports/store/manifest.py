@@ -2,7 +2,7 @@
 added."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -97,9 +97,13 @@ def read_manifest(folder: Path | str) -> Manifest:
 
 def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
     """Each file of JSON lines below `folder`, with an empty string, and each link, which is not
-    followed, and each folder that cannot be read, with these words. A manifest is such a file."""
+    followed, and each folder that cannot be read, with these words. A manifest is such a file.
+    Benchmarks may remove folders meanwhile."""
     closed: list[OSError] = []
-    for parent, folders, files in _folders(folder, closed.append):
+    for parent, folders, files in os.walk(folder, onerror=closed.append):
+        folders[:] = sorted(
+            name for name in folders if name != WORKTREES and Path(name).suffix not in BESIDE_A_RUN
+        )
         for name in sorted([*folders, *files]):
             path = Path(parent, name)
             if os.path.islink(path):
@@ -113,17 +117,5 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def runs_by_time(folder: Path) -> list[Path]:
     """The files of runs below a folder, by the time in the name."""
-    files = [path for path, problem in run_files(folder) if not problem]
-    runs = (path for path in files if path.name != MANIFEST)
-    return sorted(runs, key=lambda path: by_time(path.name))
-
-
-def _folders(
-    folder: Path, failed: Callable[[OSError], object] | None = None
-) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each folder that may hold runs, with the names in it, even while benchmarks remove others."""
-    for parent, folders, files in os.walk(folder, onerror=failed):
-        folders[:] = sorted(
-            name for name in folders if name != WORKTREES and Path(name).suffix not in BESIDE_A_RUN
-        )
-        yield parent, folders, files
+    files = [path for path, problem in run_files(folder) if not problem and path.name != MANIFEST]
+    return sorted(files, key=lambda path: by_time(path.name))

@@ -46,8 +46,7 @@ def find(folder: Path) -> Store:
     entries = [run for run in contents.entries if {*run.path.parents}.isdisjoint(campaigns)]
     runs = [run for run in entries if run.left_out != COPY]
     left_out = [
-        *(f"{path} is {problem}" for path, problem in contents.problems),
-        *(str(error) for _, error in contents.refused),
+        *contents.complaints,
         *(
             f"{copy.path} is the run {copy.run.run_id} once more"
             for copy in entries

@@ -18,26 +18,21 @@ from reports.store.result import ResultError, by_time, end_with_parent, read, ti
 
 CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
-Found = Entry | tuple[Path, ResultError]  # a run, or a file and why it holds none
+Found = Entry | tuple[Path, str]  # a run, or a file and why it holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
 TIMELESS = "without a time in its run_id"
 
 
 @dataclass
 class Contents:
-    """The content of a folder: its runs in order of time; manifests of campaigns; links and folders
-    that are left out, and why; files that are no runs."""
+    """The content of a folder: its runs in order of time; manifests of campaigns; links, folders
+    and files that are left out, and why, in few words and each in a sentence."""
 
     folder: Path
     entries: list[Entry] = field(default_factory=list)
     manifests: list[Path] = field(default_factory=list)
-    problems: list[tuple[Path, str]] = field(default_factory=list)
-    refused: list[tuple[Path, ResultError]] = field(default_factory=list)
-
-    @property
-    def left_out(self) -> list[tuple[Path, str]]:
-        """Links, folders and files that hold no run, and why."""
-        return [*self.problems, *((path, "not a run that can be read") for path, _ in self.refused)]
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
 
 
 def read_store(folder: Path) -> Contents:
@@ -48,7 +43,8 @@ def read_store(folder: Path) -> Contents:
     store, stamps = Contents(folder), dict[Path, Stamp]()
     for path, problem in run_files(folder):
         if problem:
-            store.problems.append((path, problem))
+            store.left_out.append((path, problem))
+            store.complaints.append(f"{path} is {problem}")
         elif path.name == MANIFEST:
             store.manifests.append(path)
         else:
@@ -64,13 +60,15 @@ def read_store(folder: Path) -> Contents:
     known = cache.read(folder, stamps) if is_cached else {}
     missing = sorted(stamps.keys() - known.keys(), key=lambda path: (path.name, path))
 
-    for entry in _read_all(missing):
-        if isinstance(entry, Entry):
-            known[entry.path] = entry
+    for found in _read_all(missing):
+        if isinstance(found, Entry):
+            known[found.path] = found
         else:
-            store.refused.append(entry)
+            path, complaint = found
+            store.left_out.append((path, "not a run that can be read"))
+            store.complaints.append(complaint)
 
-    if is_cached and len(store.refused) < len(missing):
+    if is_cached and not known.keys().isdisjoint(missing):
         with suppress(ResultError, OSError):  # a cache spares time, and nothing else
             cache.write(folder, list(known.values()), stamps)
 
@@ -121,4 +119,4 @@ def _read_one(path: Path) -> Found:
     try:
         return entry_of(read(path))
     except ResultError as error:
-        return path, error
+        return path, str(error)

@@ -60,7 +60,7 @@ def _rows_at(path: Path, unreadable: list[str]) -> Iterator[tuple[str, list[Row]
         return
 
     store = read_store(path)
-    unreadable += [f"{file.name}: {why}" for file, why in (*store.problems, *store.refused)]
+    unreadable += store.complaints
     for entry in store.entries:
         left_out = {"left_out": entry.left_out or None}
         yield entry.run.run_id, [row | left_out for row in case_rows(read(entry.path))]

@@ -109,7 +109,7 @@ class Fleet:
 
 def fleet_of(contents: Contents) -> Fleet:
     """The fleet of these runs. Raises ResultError without a run of a labelled node."""
-    left_out = contents.left_out
+    left_out = [*contents.left_out]
     finished = {
         node for entry in contents.entries if not entry.left_out for node in entry.run.nodes
     }

@@ -57,7 +57,7 @@ def export(capsysbinary, *arguments):
 def test_the_csv_has_a_row_for_each_case_and_no_empty_column(store, capsysbinary):
     """A spreadsheet must show every case of a store, and no columns that nothing fills."""
     out, err = export(capsysbinary, store, "--csv")
-    assert err.startswith("reports: left out: other.jsonl: ")
+    assert err.startswith(f"reports: left out: {store / 'other.jsonl'}")
     assert err.count("\n") == 1
     head, *rows = csv.reader(io.StringIO(out.decode()))
     cases = [case for number in range(3) for case in read(run_of(store, number)).cases]

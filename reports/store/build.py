@@ -2,6 +2,7 @@
 exposed communication."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from statistics import median
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reports.store import case as facts
 from reports.store.blocks import paired, round_trip_ns, same_state
+from reports.store.grouped import grouped
 from reports.store.schema import (
     Block,
     Case,
@@ -23,6 +25,7 @@ from reports.store.stats import autocorrelation, median_interval
 from reports.store.wrong import mark_wrong
 
 QUANTITIES = ("time_us", "consume_us", "total_us", "arrival_skew_us", "chain_only_us")
+SIZE = attrgetter("size_bytes")
 ELSEWHERE = "the link was in another state whenever it was measured"
 
 
@@ -41,36 +44,35 @@ def build_cases(
             for of_case in counted.by_case.values()
         ]
     )
-    links = [
+    alike = [
         link
         for link in link_blocks
-        if not (counted.is_settled and counted.rtt_ns)
+        if not counted.is_settled
         or same_state(round_trip_ns(link) or counted.rtt_ns, counted.rtt_ns)
     ]
+    # A run of few rounds may have no probe of a size in its state.
+    links = grouped(link_blocks, SIZE) | grouped(alike, SIZE)
     cases = [
         Case(case=number, **{name: getattr(header, name) for name in CaseFields.__struct_fields__})
         for number, header in enumerate(run.cases)
     ]
-    elsewhere = {block.case for block in blocks} - counted.by_case.keys()
+    tried = {block.case for block in blocks}
     for case in cases:
         if case.status == "ok" and case.case not in counted.by_case:
             case.status = "not measured"
-            case.reason = ELSEWHERE if case.case in elsewhere else reason
+            case.reason = ELSEWHERE if case.case in tried else reason
 
     measured = [case for case in cases if case.status == "ok"]
     for block in blocks:
         case = cases[block.case]
         if block.n_wrong is not None and case.status == "ok":
-            case.n_wrong = (case.n_wrong or 0) + block.n_wrong
+            case.n_wrong = 0  # until `mark_wrong` counts
 
     mark_wrong(cases, blocks)
     for case in measured:
         for name, figure in _figures(counted.by_case[case.case], rho).items():
             setattr(case, name, figure)
-        # A run of few rounds may have no probe of this size in its state.
-        of_size = [link for link in links if link.size_bytes == case.size_bytes]
-        of_size = of_size or [link for link in link_blocks if link.size_bytes == case.size_bytes]
-        _set_bandwidth(case, run, of_size)
+        _set_bandwidth(case, run, links.get(case.size_bytes, ()))
 
     _set_exposed(cases, counted.costs_us)
     return cases
@@ -80,15 +82,13 @@ def _figures(blocks: Sequence[Block], rho: float) -> dict[str, Summary]:
     """The quantities of these blocks, without those that no block has, and `link_rtt_ns`."""
     trips = [trip for block in blocks if block.link_rtt_ns for trip in block.link_rtt_ns]
     figures = {"link_rtt_ns": Summary(median=float(np.median(trips)))} if trips else {}
-    n = sum(block.n for block in blocks)
-
     for name in QUANTITIES:
         medians = [getattr(block, "cost_us" if name == "total_us" else name) for block in blocks]
         medians = [value for value in medians if value is not None]
         if medians:
             figures[name] = _summary(medians, rho)
-            figures[name].n = None if name == "chain_only_us" else n
 
+    n = sum(block.n for block in blocks)
     if n and all(block.mean_us is not None for block in blocks):
         mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
         for name in ("time_us",) if "consume_us" in figures else ("time_us", "total_us"):
@@ -106,17 +106,18 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     """Fills in bandwidths and bound: not for a wrong result of ours, not for a case that also
     computes, and not for a late rank, whose time starts after the others moved data."""
     if (
-        (case.status == "wrong" and not run.imported_from)
+        case.time_us is None
+        or case.time_us.median == 0
+        or (case.status == "wrong" and not run.imported_from)
         or case.collective in facts.COMPUTE_BENCHMARKS
         or facts.late_us(case.shape)
     ):
         return
 
-    if case.time_us is None or case.time_us.median == 0:
-        return
-
     case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
-    factor = facts.case_bus_factor(case, run.world_size)
+    factor = facts.bus_factor(case.collective, run.world_size)
+    if case.routing:  # the bytes that leave the rank with the most traffic
+        factor = max(case.routing["leaving_bytes"]) / max(case.size_bytes, 1)
     case.bus_bw_gb_s = case.alg_bw_gb_s * factor if factor else None
     bound = _bound_us(case, run, links)
     if bound is None:
@@ -132,9 +133,11 @@ def _link_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
     """The times of a part in the faster of its ways: a push by stores or by copy engines, a copy
     through memory by stores through or around the caches."""
     names = {"push": ("push", "engine"), "memory": ("memory", "memory_nt")}.get(name, (name,))
-    times_us = ([getattr(link, f"{each}_us") for link in links] for each in names)
-    measured_us = ([time_us for time_us in times if time_us is not None] for times in times_us)
-    return min(filter(None, measured_us), key=median, default=[])
+    times_us = [
+        [time_us for link in links if (time_us := getattr(link, f"{each}_us")) is not None]
+        for each in names
+    ]
+    return min(filter(None, times_us), key=median, default=[])
 
 
 def _bound_us(case: Case, run: Run, links: Sequence[LinkBlock]) -> NDArray[np.float64] | None:
@@ -197,9 +200,8 @@ def _set_exposed(cases: Sequence[Case], costs_us: RoundCosts) -> None:
     }
     for case in cases:
         compute = alone.get(facts.work_of(case))
-        communicates = case.algorithm.startswith(facts.COMMUNICATES)
-        if case.status != "ok" or compute is None or not communicates:
-            continue
-        case_us, compute_us = paired(costs_us[case.case], costs_us[compute.case])
-        if len(case_us):
-            case.compute_us, case.exposed_us = _summary(compute_us), _summary(case_us - compute_us)
+        if compute and case.status == "ok" and case.algorithm.startswith(facts.COMMUNICATES):
+            case_us, compute_us = paired(costs_us[case.case], costs_us[compute.case])
+            if len(case_us):
+                case.compute_us = _summary(compute_us)
+                case.exposed_us = _summary(case_us - compute_us)

@@ -83,11 +83,3 @@ def bus_factor(collective: str, world_size: int) -> float:
 def is_own_work(case: CaseFields) -> bool:
     """Whether it is a program's own work without a message, or a serving bench."""
     return not case.size_bytes and case.collective not in (*BUS_FACTORS, UNKNOWN)
-
-
-def case_bus_factor(case: Case, world_size: int) -> float:
-    """A routed all-to-all counts the bytes that leave the rank with the most traffic."""
-    if case.routing is None:
-        return bus_factor(case.collective, world_size)
-
-    return float(max(case.routing["leaving_bytes"]) / max(case.size_bytes, 1))

@@ -198,7 +198,6 @@ class Summary(msgspec.Struct, kw_only=True):
     mean: Bounded | None = None
     ci_low: Bounded | None = None
     ci_high: Bounded | None = None
-    n: int | None = None
     n_blocks: int | None = None
 
 

@@ -43,7 +43,7 @@ def test_every_column_is_documented(store):
     without its field."""
     text = str(wiretax.load.__doc__) + (ROOT / "docs" / "results.md").read_text()
     names = {
-        re.sub("_(ci_low|ci_high|median|mean|n|n_blocks)$", "", str(name))
+        re.sub("_(ci_low|ci_high|median|mean|n_blocks)$", "", str(name))
         for name in wiretax.load(store.path)
     }
     assert [name for name in names if f"`{name}`" not in text] == []

@@ -5,11 +5,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reports.imports.logged import LoggedTest, collective_of
 from reports.imports.runs import FORMATS, content_of_run, digest_of, find_tests, run_of
+from reports.store.arguments import whole
 from reports.store.case import BUS_FACTORS, UNKNOWN
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError, content_of
@@ -41,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the run files (results/)",
     )
     parser.add_argument(
-        "--ranks", metavar="N", type=int, help="the number of ranks, where a log does not say"
+        "--ranks",
+        metavar="N",
+        type=partial(whole, 1, 10**9 - 1),
+        help="the number of ranks, where a log does not say",
     )
     parser.add_argument(
         "--collective",
@@ -59,8 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def import_logs(arguments: argparse.Namespace) -> int:
     """Writes and prints the run files. Raises ResultError if the folder is not writable."""
-    if arguments.ranks is not None and not 0 < arguments.ranks < 10**9:
-        raise ResultError(f"--ranks {arguments.ranks} is not a number of ranks")
     if arguments.machine is not None and not re.fullmatch(MACHINE, arguments.machine):
         raise ResultError(f"--machine {printable(arguments.machine)!r} is not a name like rack-7")
 

@@ -212,8 +212,9 @@ def parse_nccl(lines: list[str]) -> list[NcclTest]:
     """The tests in cleaned lines."""
     reader = Reader()
     for line, text in enumerate(lines, 1):
-        if words := cells(text):
-            reader.read_line(line, text, words)
+        words = cells(text)
+        if words and not (reader.read_row(line, text, words) or reader.read_heading(line, words)):
+            reader.read_text(line, text.strip(" #"))
 
     for test in reader.tests:
         test.finish()
@@ -243,11 +244,6 @@ class Reader:
             test.reason = TWO_RUNS
 
         test.part = part
-
-    def read_line(self, line: int, text: str, words: list[tuple[str, int]]) -> None:
-        """Reads a cleaned line, which has these words."""
-        if not (self.read_row(line, text, words) or self.read_heading(line, words)):
-            self.read_text(line, text.strip(" #"))
 
     def read_row(self, line: int, text: str, words: list[tuple[str, int]]) -> bool:
         """Whether the line is a row, the rest of one, or looks like one."""
@@ -312,7 +308,16 @@ class Reader:
             self.test.status = "failed"
         elif head := HEAD.match(text):
             self.begin(Part[head.lastgroup or ""], line)
-            self._read_head(head, text)
+            test = self.test
+            if head["library"]:
+                test.format, code = head["harness"], int(head["library"])
+                version = f"{code // 10000}.{code // 100 % 100}.{code % 100}"  # 2.29.2 for 22902
+                test.library = f"{test.format[:4].upper()} {version}"
+            if head["name"]:
+                test.collective = collective_of(head["name"])
+            if test.part == Part.RANKS:
+                test.gpus[int(head["rank"] or head["device"])] = text[head.end() :]
+                test.groups[head["group"]].add(head["host"])
         elif text.startswith("rccl-tests: Version "):
             self.test.format = "rccl-tests"
         elif footer := FOOTER.match(text):
@@ -320,19 +325,6 @@ class Reader:
             self.test.status = "failed" if footer["failed"] else self.test.status
         elif program := PROGRAM.search(text):
             self.program = collective_of(program[1])
-
-    def _read_head(self, head: re.Match[str], text: str) -> None:
-        test = self.test
-        if head["library"]:
-            test.format, code = head["harness"], int(head["library"])
-            version = f"{code // 10000}.{code // 100 % 100}.{code % 100}"  # 2.29.2 for 22902
-            test.library = f"{test.format[:4].upper()} {version}"
-        if head["name"]:
-            test.collective = collective_of(head["name"])
-
-        if test.part == Part.RANKS:
-            test.gpus[int(head["rank"] or head["device"])] = text[head.end() :]
-            test.groups[head["group"]].add(head["host"])
 
 
 def test_of_report(report: Any) -> NcclTest:

@@ -89,6 +89,6 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
         test.set_status()
     for test in [*tests.values()][:1]:
         test.unread = unread
-        test.notes += [fault] if unread else []
+        test.notes += filter(None, [fault])
 
     return [*tests.values()], fault

@@ -136,7 +136,7 @@ class Bits(msgspec.Struct, kw_only=True):
     """A launch of bench.bits. `data` names the way to draw the inputs: a change of it changes all
     bits, and only launches with one `data` and one seed can be compared."""
 
-    schema: int = SCHEMA
+    schema: Annotated[int, msgspec.Meta(le=SCHEMA)] = SCHEMA
     run_id: str
     version: str
     argv: list[str]
@@ -154,6 +154,11 @@ class Bits(msgspec.Struct, kw_only=True):
     elapsed_s: NotNegative
 
     @property
+    def sizes(self) -> dict[tuple[Any, int], SizeBits]:
+        """The sizes of all rows, by the row's key and the size in bytes."""
+        return {(row.key, size.size_bytes): size for row in self.rows for size in row.sizes}
+
+    @property
     def measured(self) -> list[RowBits]:
         """The rows with sizes."""
         return [row for row in self.rows if row.sizes]
@@ -168,17 +173,13 @@ def read_bits(path: Path) -> Bits:
     """The record in a file. Raises ResultError for another file, and for a newer schema."""
     try:
         fields = untrusted.printable_in(msgspec.json.decode(content_of(path, MOST_BYTES)))
-        newer = fields.get("schema") if isinstance(fields, dict) else None
-        if isinstance(newer, int) and newer > SCHEMA:
-            raise ResultError(f"{path}: schema {newer} is newer than this program's {SCHEMA}")
         record = msgspec.convert(fields, Bits)
     except (*NOT_JSON, msgspec.ValidationError) as error:
         raise ResultError(f"{path} is not a record of {BENCH}bits ({error})") from error
 
-    keys = [(row.key, size.size_bytes) for row in record.rows for size in row.sizes]
-    if not keys:
+    if not record.sizes:
         raise ResultError(f"{path}: no row has a size")
-    if len({*keys}) < len(keys):
+    if len(record.sizes) < sum(len(row.sizes) for row in record.rows):
         raise ResultError(f"{path}: a row has a size twice")
 
     return record
@@ -189,7 +190,7 @@ def compare_launch(record: Bits, folder: Path) -> None:
     their digests: `launch` counts sizes, not elements. A file that is no record is left out, with a
     note."""
     same = *COMPARABLE, "software_id", "version"
-    wanted = {(row.key, size.size_bytes): size for row in record.rows for size in row.sizes}
+    wanted = record.sizes
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         if not wanted:
             return
@@ -200,8 +201,7 @@ def compare_launch(record: Bits, folder: Path) -> None:
             continue
         if any(getattr(earlier, name) != getattr(record, name) for name in same):
             continue
-        for row in earlier.rows:
-            for size in row.sizes:
-                if now := wanted.pop((row.key, size.size_bytes), None):
-                    changed = int(now.digest != size.digest)
-                    now.compared["launch"] = Difference(elements=1, differ=changed)
+        for key, size in earlier.sizes.items():
+            if now := wanted.pop(key, None):
+                changed = int(now.digest != size.digest)
+                now.compared["launch"] = Difference(elements=1, differ=changed)

@@ -225,7 +225,7 @@ def required_of(row: RowBits, name: str) -> Check:
 
 def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
     """Each row of the baseline, of several records against several, and notes on what it lacks."""
-    known = {(row.key, size.size_bytes) for row in baseline.rows for size in row.sizes}
+    known = baseline.sizes
     rows = grouped(record.rows, attrgetter("key"))
     new = [
         row.name

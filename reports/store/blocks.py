@@ -23,9 +23,8 @@ def count_blocks(blocks: Sequence[Block]) -> Counted:
     """The blocks in the state of the link that most of them are in."""
     trips_ns = np.array([round_trip_ns(block) for block in blocks], dtype=float)
     rtt_ns, counts = main_state(trips_ns)
-    own: Sequence[Block] = list(compress(blocks, counts))
-    is_settled = len(own) >= LEAST_SHARE * len(blocks)
-    own = own if is_settled else blocks
+    is_settled = bool(counts.sum() >= LEAST_SHARE * len(blocks))
+    own = list(compress(blocks, counts | (not is_settled)))
     return Counted(grouped(own, attrgetter("case")), rtt_ns, len(blocks) - len(own), is_settled)
 
 

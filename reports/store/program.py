@@ -65,15 +65,11 @@ def misspelt(words: Sequence[str], options: Iterable[str]) -> str:
 
 def write_json(command: str, **fields: Any) -> None:
     """Prints the fields as one JSON object on standard output, led by the schema and the command;
-    docs/results.md describes them."""
+    docs/results.md describes them. Unknown and infinite figures are null, as msgspec writes them,
+    paths are texts, and tables of pandas are lists of rows."""
     content = {"schema": SCHEMA, "command": command} | fields
-    print(json.dumps(plain(content), indent=1))
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON has it: unknown and infinite figures are null, as msgspec writes them, paths
-    are texts, and tables of pandas are lists of rows."""
-    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_builtin))
+    plain = msgspec.json.decode(msgspec.json.encode(content, enc_hook=_builtin))
+    print(json.dumps(plain, indent=1))
 
 
 def _builtin(value: Any) -> Any:

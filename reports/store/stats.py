@@ -85,17 +85,13 @@ def _student_half_width(logs: NDArray[np.float64], confidence: float, rho: float
     covariance = centred @ rho**lags @ centred
     freedom = np.trace(covariance) ** 2 / np.sum(covariance**2)
     variance = np.sum(_calm_deviations(logs) ** 2) / np.trace(covariance)
-    quantile = student_quantile((1 + confidence) / 2, float(freedom))
-    return float(quantile * np.sqrt(np.pi / 2 * variance * sign_inflation(n, rho) / n))
-
-
-def student_quantile(probability: float, freedom: float) -> float:
-    """Student's quantile to 0.2 %, as scipy's stdtrit, whose import would delay each run by 0.3 s.
-    t is sqrt(freedom) tan(angle), and the density of the angle is cos^(freedom - 1)."""
+    # Student's quantile to 0.2 %, as scipy's stdtrit, whose import would delay each run by 0.3 s:
+    # t is sqrt(freedom) tan(angle), and the density of the angle is cos^(freedom - 1).
     angle = np.linspace(-np.pi / 2, np.pi / 2, 20_001)
     cumulated = np.cumsum(np.cos(angle) ** (freedom - 1))
-    at = np.interp(probability * cumulated[-1], cumulated, angle)
-    return float(np.sqrt(freedom) * np.tan(at))
+    at = np.interp((1 + confidence) / 2 * cumulated[-1], cumulated, angle)
+    quantile = np.sqrt(freedom) * np.tan(at)
+    return float(quantile * np.sqrt(np.pi / 2 * variance * sign_inflation(n, rho) / n))
 
 
 def clipped(deviations: NDArray[np.float64], most: float) -> NDArray[np.float64]:

@@ -25,8 +25,8 @@ def read_bytes(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) ->
         if not stat.S_ISREG(status.st_mode):
             raise OSError(0, "it is not an ordinary file", str(path))
         if status.st_size > most_bytes:
-            size, most = (f"{n / 1e6:.0f} MB" for n in (status.st_size, most_bytes))
-            raise OSError(0, f"its {size} are more than the {most} that are read", str(path))
+            size = f"{status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB"
+            raise OSError(0, f"its {size} that are read", str(path))
 
         return file.read()
 

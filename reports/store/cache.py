@@ -1,6 +1,7 @@
 """The cache of a large folder: the observations of its runs in one file of MessagePack."""
 
 import hashlib
+import hmac
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,15 +20,13 @@ from reports.store.writing import write_whole
 
 DIGEST_BYTES = 32  # of SHA-256, at the head of the file
 # The code that makes a cache, so that no other code reads it.
-CODE = hashlib.sha256(
-    b"".join(map(untrusted.read_bytes, sorted(Path(__file__).parent.glob("*.py"))))
-)
+CODE = b"".join(map(untrusted.read_bytes, sorted(Path(__file__).parent.glob("*.py"))))
 Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
 Statuses = tuple[tuple[str, ...], tuple[bool, ...]]  # `statuses` and `right`
 
 
 class Saved(msgspec.Struct, array_like=True):
-    """A run. `head`, `cases` and `results` are places in `Content.texts`, since runs share them."""
+    """A run. `head`, `cases` and `results` are places among the texts, which runs share."""
 
     path: bytes
     stamp: Stamp
@@ -40,17 +39,7 @@ class Saved(msgspec.Struct, array_like=True):
     observed: bytes
 
 
-class Content(msgspec.Struct, array_like=True):
-    """The file: different texts in JSON, and the runs."""
-
-    texts: list[bytes]
-    runs: list[Saved]
-
-
-def _digest(content: bytes | memoryview) -> bytes:
-    digest = CODE.copy()
-    digest.update(content)
-    return digest.digest()
+Content = tuple[list[bytes], list[Saved]]  # the file: different texts in JSON, and the runs
 
 
 def _file_of(folder: Path) -> Path:
@@ -69,7 +58,7 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
     runs = []
     for entry in entries:
         run = entry.run
-        head = msgspec.structs.replace(run, run_id="", cases=run.cases[:1])
+        head = msgspec.structs.replace(run, run_id="", cases=[])
         runs.append(
             Saved(
                 os.fsencode(entry.path.relative_to(folder)),
@@ -84,8 +73,8 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
             )
         )
 
-    content = msgspec.msgpack.encode(Content([*places], runs))
-    write_whole(_file_of(folder), _digest(content) + content)
+    content = msgspec.msgpack.encode(([*places], runs))
+    write_whole(_file_of(folder), hmac.digest(CODE, content, "sha256") + content)
 
 
 def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
@@ -94,16 +83,15 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
     entries = dict[Path, Entry]()
     try:
         file = memoryview(untrusted.read_bytes(_file_of(folder), follow=False))
-        if _digest(file[DIGEST_BYTES:]) != file[:DIGEST_BYTES]:
+        if hmac.digest(CODE, file[DIGEST_BYTES:], "sha256") != file[:DIGEST_BYTES]:
             return {}
         fields = untrusted.printable_in(msgspec.msgpack.decode(file[DIGEST_BYTES:]))
-        content = msgspec.convert(fields, Content)
+        texts, runs = msgspec.convert(fields, Content)
         texts = [
-            msgspec.json.encode(untrusted.printable_in(msgspec.json.decode(text)))
-            for text in content.texts
+            msgspec.json.encode(untrusted.printable_in(msgspec.json.decode(text))) for text in texts
         ]
 
-        for saved in content.runs:
+        for saved in runs:
             path = folder / os.fsdecode(saved.path)
             if stamps.get(path) != saved.stamp:
                 continue

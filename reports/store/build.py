@@ -129,12 +129,19 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     case.suspect = case.share_of_bound > 1 if high is None else low_us > high
 
 
-def _link_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
-    """The times of a part in the faster of its ways: a push by stores or by copy engines, a copy
-    through memory by stores through or around the caches."""
+def _unit_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
+    """The times of a hop, or of a byte of another part in the faster of its ways: a push by stores
+    or by copy engines, a copy through memory by stores through or around the caches."""
+    if name == "hop":
+        return [trip / 2e3 for link in links for trip in link.link_rtt_ns or ()]
+
     names = {"push": ("push", "engine"), "memory": ("memory", "memory_nt")}.get(name, (name,))
     times_us = [
-        [time_us for link in links if (time_us := getattr(link, f"{each}_us")) is not None]
+        [
+            time_us / link.size_bytes
+            for link in links
+            if link.size_bytes and (time_us := getattr(link, f"{each}_us")) is not None
+        ]
         for each in names
     ]
     return min(filter(None, times_us), key=median, default=[])
@@ -163,14 +170,11 @@ def _bound_us(case: Case, run: Run, links: Sequence[LinkBlock]) -> NDArray[np.fl
     costs_us = dict.fromkeys(amounts, np.zeros(2))
 
     for name in (name for name, amount in amounts.items() if amount):
-        if name == "hop":
-            times_us, units = [trip / 1e3 for link in links for trip in link.link_rtt_ns or ()], 2
-        else:
-            times_us, units = _link_times_us(links, name), case.size_bytes
-        if not times_us or not units:
+        times_us = _unit_times_us(links, name)
+        if not times_us:
             return None
         median_us, low_us, _ = median_interval(times_us)
-        costs_us[name] = np.array([median_us, median_us if low_us is None else low_us]) / units
+        costs_us[name] = np.array([median_us, median_us if low_us is None else low_us])
 
     # A stage stores and reads in one pass, so only the slower of the two counts.
     between_ranks_us = sum(

@@ -58,7 +58,7 @@ def read_store(folder: Path) -> Contents:
 
     is_cached = len(stamps) >= CACHED_RUNS
     known = cache.read(folder, stamps) if is_cached else {}
-    missing = sorted(stamps.keys() - known.keys(), key=lambda path: (path.name, path))
+    missing = sorted(stamps.keys() - known.keys())
 
     for found in _read_all(missing):
         if isinstance(found, Entry):
@@ -79,12 +79,16 @@ def read_store(folder: Path) -> Contents:
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """The runs in order of time, each with the reason why it does not count. Of copies of a run the
     one with the most blocks counts, if possible a complete one."""
-    by_path, ordered = sorted(entries, key=lambda entry: str(entry.path)), list[Entry]()
-    by_id = grouped(by_path, lambda entry: entry.run.run_id)
+    ordered, by_id = list[Entry](), grouped(entries, lambda entry: entry.run.run_id)
     for run_id in sorted(by_id, key=by_time):
         best, *copies = sorted(
             by_id[run_id],
-            key=lambda entry: (not entry.complete, -entry.n_blocks, entry.path.stem != run_id),
+            key=lambda entry: (
+                not entry.complete,
+                -entry.n_blocks,
+                entry.path.stem != run_id,
+                str(entry.path),
+            ),
         )
         for entry in (best, *copies):
             problems = {

@@ -107,16 +107,16 @@ def read_lines(
     records: list[msgspec.Struct] = []
     head = kinds[0].__struct_config__.tag
     by_tag = {each.__struct_config__.tag: each for each in kinds}
-    first, *rest = content_of(path, MOST_RUN_BYTES).split(b"\n", 1)
+    first, _, rest = content_of(path, MOST_RUN_BYTES).partition(b"\n")
     # Almost every file can be decoded at once. Errors, and what is rare, come from the loop.
     others: list[msgspec.Struct] | None = None
 
-    if first and rest and len(rest[0]) <= MOST_LINE_BYTES and b'"schema"' not in rest[0]:
+    if len(rest) <= MOST_LINE_BYTES and b'"schema"' not in rest:
         with suppress(*NOT_JSON):
-            if _is_plain(rest[0]):
-                others = _decoder(*kinds[1:]).decode_lines(rest[0])
+            if _is_plain(rest):
+                others = _decoder(*kinds[1:]).decode_lines(rest)
 
-    lines = [first] if others is not None else [first, *b"".join(rest).split(b"\n")]
+    lines = [first] if others is not None else [first, *rest.split(b"\n")]
     for number, line in enumerate(lines, 1):
         place = f"{path}, line {number}"
         if not line:

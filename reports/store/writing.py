@@ -108,7 +108,7 @@ class RunFile:
     def create(cls, folder: Path, run: Run) -> "RunFile":
         """Creates `folder` if missing, and `<run_id>.jsonl` in it, which appears with its complete
         head. Raises ResultError if the file exists or cannot be written."""
-        path = Path(folder) / f"{run.run_id}.jsonl"
+        path = folder / f"{run.run_id}.jsonl"
 
         with write_errors(path), opened(path.parent) as inside:
             part = inside / f"{path.name}.part"

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from reports.imports.logged import LoggedTest, check
-from reports.store.result import ResultError
+from reports.store.result import NOT_JSON, ResultError
 from reports.store.schema import LEAST_US, Count, Positive, Shape
 
 MARK, FORMAT = '"time_us"', "timing-lines"
@@ -62,7 +62,7 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
         try:
             fields = msgspec.json.decode(text)
             line = msgspec.convert(fields, TimingLine)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             unread.append(number)
             fault = fault or f"line {number} is no timing line ({error})"
             continue

@@ -174,7 +174,7 @@ def read_bits(path: Path) -> Bits:
     try:
         fields = untrusted.printable_in(msgspec.json.decode(content_of(path, MOST_BYTES)))
         record = msgspec.convert(fields, Bits)
-    except (*NOT_JSON, msgspec.ValidationError) as error:
+    except NOT_JSON as error:
         raise ResultError(f"{path} is not a record of {BENCH}bits ({error})") from error
 
     if not record.sizes:

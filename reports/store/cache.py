@@ -14,7 +14,6 @@ import numpy as np
 from kernels.devices.owners import private_folder
 from reports.store import untrusted
 from reports.store.observations import OBSERVED, Entry, Plan, shared_plan
-from reports.store.result import NOT_JSON
 from reports.store.schema import CaseHeader, End, Run
 from reports.store.writing import write_whole
 
@@ -113,7 +112,7 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
                 saved.n_blocks,
                 observed,
             )
-    except (OSError, *NOT_JSON, ValueError, IndexError):  # there is none yet, or it is damaged
+    except (OSError, ValueError, RecursionError, IndexError):  # there is none yet, or it is damaged
         return {}
 
     return entries

@@ -26,7 +26,7 @@ MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays bel
 MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 ENDED_EARLY = "the run ended first"
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+NOT_JSON = ValueError, RecursionError  # as msgspec raises them
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 KEY_OF = attrgetter(*CASE_KEY)
 

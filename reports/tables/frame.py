@@ -41,29 +41,21 @@ def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
     run."""
     rows: dict[str, list[Row]] = {}
     for path in paths:
-        for run_id, own in _rows_at(path, unreadable):
-            rows.setdefault(run_id, own)
+        left_out = {path: ""}
+        if path.is_dir():
+            store = read_store(path)
+            unreadable += store.complaints
+            left_out = {entry.path: entry.left_out for entry in store.entries}
+        for file, why in left_out.items():
+            run = read(file)
+            own = [row | {"left_out": why or None} for row in case_rows(run)]
+            rows.setdefault(run.run.run_id, own)
 
     if not rows:
         names = ", ".join(map(str, paths))
         raise ResultError("; ".join([f"{names} holds no run", *unreadable[:1]]))
 
     return [row for own in rows.values() for row in own]
-
-
-def _rows_at(path: Path, unreadable: list[str]) -> Iterator[tuple[str, list[Row]]]:
-    """The run_id and rows of each run of a file or below a folder, in order of time, a copy after
-    the run that counts."""
-    if not path.is_dir():
-        run = read(path)
-        yield run.run.run_id, list(case_rows(run))
-        return
-
-    store = read_store(path)
-    unreadable += store.complaints
-    for entry in store.entries:
-        left_out = {"left_out": entry.left_out or None}
-        yield entry.run.run_id, [row | left_out for row in case_rows(read(entry.path))]
 
 
 def case_rows(run: Result) -> Iterator[Row]:

@@ -80,11 +80,11 @@ def build_cases(
 
 def _figures(blocks: Sequence[Block], rho: float) -> dict[str, Summary]:
     """The quantities of these blocks, without those that no block has, and `link_rtt_ns`."""
-    trips = [trip for block in blocks if block.link_rtt_ns for trip in block.link_rtt_ns]
+    trips = [trip for block in blocks for trip in block.link_rtt_ns or ()]
     figures = {"link_rtt_ns": Summary(median=float(np.median(trips)))} if trips else {}
     for name in QUANTITIES:
-        medians = [getattr(block, "cost_us" if name == "total_us" else name) for block in blocks]
-        medians = [value for value in medians if value is not None]
+        field = "cost_us" if name == "total_us" else name
+        medians = [us for block in blocks if (us := getattr(block, field)) is not None]
         if medians:
             figures[name] = _summary(medians, rho)
 

@@ -17,17 +17,18 @@ RHOS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95])
 MOST_HALF = float(np.log(1e6))  # of an interval of logarithms: a wider one tells nothing
 
 
-def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.0) -> Interval:
+def median_interval(values: ArrayLike, rho: float = 0.0) -> Interval:
     """(median, low, high) of `values` (shape (n,), above 0, any unit), whose neighbours have the
-    correlation `rho`. Fewer than six have no bounds. Raises ValueError without values.
+    correlation `rho`; low and high bound the 95 % interval, which fewer than six lack. Raises
+    ValueError without values.
 
     The bounds are the order statistics x_(j) and x_(n-j+1), for any distribution (Le Boudec,
     "Performance Evaluation of Computer and Communication Systems", theorem 2.1), interpolated to
-    meet `confidence` (Hettmansperger and Sheather, Statistics and Probability Letters 4, 1986). The
-    number of values below their median is modelled as beta-binomial, with the variance of the signs
-    of an AR(1): their correlation at lag k is 2/pi arcsin(rho^k) (Van Vleck and Middleton, Proc.
-    IEEE 54, 1966). Values that weigh less than six independent ones get Student's bounds, or
-    none if these are beyond a factor of a million."""
+    meet 95 % (Hettmansperger and Sheather, Statistics and Probability Letters 4, 1986). The number
+    of values below their median is modelled as beta-binomial, with the variance of the signs of an
+    AR(1): their correlation at lag k is 2/pi arcsin(rho^k) (Van Vleck and Middleton, Proc. IEEE 54,
+    1966). Values that weigh less than six independent ones get Student's bounds, or none if these
+    are beyond a factor of a million."""
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
 
@@ -41,12 +42,12 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
     rho = round(rho, 2)
     if n / sign_inflation(n, rho) < MIN_INTERVAL_VALUES:
         is_positive = ordered[0] > 0
-        half = _student_half_width(np.log(ordered), confidence, rho) if is_positive else np.inf
+        half = _student_half_width(np.log(ordered), rho) if is_positive else np.inf
         if half > MOST_HALF:
             return median, None, None
         return median, median * float(np.exp(-half)), median * float(np.exp(half))
 
-    j, weight = _order_statistics(n, confidence, rho)
+    j, weight = _order_statistics(n, rho)
     low = ordered[j - 1] + weight * (ordered[j] - ordered[j - 1])  # of two equal values, the value
     high = ordered[n - j] + weight * (ordered[n - j - 1] - ordered[n - j])
     return median, float(low), float(high)
@@ -60,7 +61,7 @@ def sign_inflation(n: int, rho: float) -> float:
 
 
 @cache
-def _order_statistics(n: int, confidence: float, rho: float) -> tuple[int, float]:
+def _order_statistics(n: int, rho: float, confidence: float = 0.95) -> tuple[int, float]:
     """The j of the order statistic that bounds the interval, and the weight of the next one."""
     within = (sign_inflation(n, rho) - 1) / (n - 1)
     below, draw = np.arange(n // 2), np.arange(n)
@@ -76,9 +77,9 @@ def _order_statistics(n: int, confidence: float, rho: float) -> tuple[int, float
     return j, float((n - j) * part / (j + (n - 2 * j) * part))
 
 
-def _student_half_width(logs: NDArray[np.float64], confidence: float, rho: float) -> float:
-    """Half the interval of the median of an AR(1). Its variance is pi/2 times the variance of the
-    mean; correlation lowers variance and degrees of freedom (Satterthwaite, Biometrics 2, 1946)."""
+def _student_half_width(logs: NDArray[np.float64], rho: float) -> float:
+    """Half the interval of the median of an AR(1). Its variance is pi/2 times that of the mean;
+    correlation lowers variance and degrees of freedom (Satterthwaite, Biometrics 2, 1946)."""
     n = len(logs)
     centred = np.eye(n) - 1 / n
     lags = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
@@ -89,7 +90,7 @@ def _student_half_width(logs: NDArray[np.float64], confidence: float, rho: float
     # t is sqrt(freedom) tan(angle), and the density of the angle is cos^(freedom - 1).
     angle = np.linspace(-np.pi / 2, np.pi / 2, 20_001)
     cumulated = np.cumsum(np.cos(angle) ** (freedom - 1))
-    at = np.interp((1 + confidence) / 2 * cumulated[-1], cumulated, angle)
+    at = np.interp(0.975 * cumulated[-1], cumulated, angle)
     quantile = np.sqrt(freedom) * np.tan(at)
     return float(quantile * np.sqrt(np.pi / 2 * variance * sign_inflation(n, rho) / n))
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from kernels.devices.owners import private_folder
 from reports.store import untrusted
-from reports.store.observations import OBSERVED, Entry, Plan, shared_plan
-from reports.store.schema import CaseHeader, End, Run
+from reports.store.observations import OBSERVED, Entry, plan_of
+from reports.store.schema import End, Run
 from reports.store.writing import write_whole
 
 DIGEST_BYTES = 32  # of SHA-256, at the head of the file
@@ -94,23 +94,13 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
             path = folder / os.fsdecode(saved.path)
             if stamps.get(path) != saved.stamp:
                 continue
-            cases, keys = _plan(texts[saved.cases])
-            run = msgspec.structs.replace(
-                _decoded(texts[saved.head], Run),
-                run_id=saved.run_id,
-                cases=cases,
-            )
+            cases, keys = plan_of(texts[saved.cases])
+            head = _decoded(texts[saved.head], Run)
+            run = msgspec.structs.replace(head, run_id=saved.run_id, cases=cases)
             statuses, right = _decoded(texts[saved.results], Statuses)
             observed = np.frombuffer(saved.observed, OBSERVED)
             entries[path] = Entry(
-                path,
-                run,
-                keys,
-                saved.end,
-                statuses,
-                right,
-                saved.n_blocks,
-                observed,
+                path, run, keys, saved.end, statuses, right, saved.n_blocks, observed
             )
     except (OSError, ValueError, RecursionError, IndexError):  # there is none yet, or it is damaged
         return {}
@@ -121,8 +111,3 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
 @lru_cache(maxsize=4096)
 def _decoded(text: bytes, kind: Any) -> Any:
     return msgspec.json.decode(text, type=kind)
-
-
-@lru_cache(maxsize=4096)
-def _plan(text: bytes) -> Plan:
-    return shared_plan(msgspec.json.decode(text, type=list[CaseHeader]))

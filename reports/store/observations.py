@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import compress
 from pathlib import Path
 from statistics import median
@@ -85,15 +86,12 @@ class Entry:
         ]
 
 
-Plan = tuple[list[CaseHeader], tuple[Key, ...]]
-_PLANS: dict[tuple[Key, ...], Plan] = {}
-
-
-def shared_plan(cases: list[CaseHeader]) -> Plan:
-    """Planned cases, as one object for all runs that have these keys, and the keys: a folder has
-    many runs of few plans."""
-    keys = tuple(map(key_of, cases))
-    return _PLANS.setdefault(keys, (cases, keys))
+@lru_cache(maxsize=1024)
+def plan_of(text: bytes) -> tuple[list[CaseHeader], tuple[Key, ...]]:
+    """Planned cases in JSON, as one object for all runs that have them, and their keys: a folder
+    has many runs of few plans."""
+    cases = msgspec.json.decode(text, type=list[CaseHeader])
+    return cases, tuple(map(key_of, cases))
 
 
 def entry_of(result: Result) -> Entry:
@@ -111,7 +109,7 @@ def entry_of(result: Result) -> Entry:
             )
 
     observed = np.array(rows, OBSERVED)
-    cases, keys = shared_plan(result.run.cases)
+    cases, keys = plan_of(msgspec.json.encode(result.run.cases))
     return Entry(
         result.path,
         msgspec.structs.replace(result.run, cases=cases),

@@ -128,41 +128,36 @@ def headline(record: Bits) -> str:
     )
 
 
-def cells_of(rows: Sequence[RowBits], names: Sequence[str]) -> list[dict[str, str]]:
-    """The texts of each row by their headings: what was compared, and, of sums, the error and the
-    order."""
-    is_sum = any(row.errors for row in rows)
-    return [
-        {name: share_text(name, row.differences.get(name, [])) for name in names}
-        | (sum_cells(row) if is_sum else {})
-        for row in rows
-    ]
+def cells_of(groups: Sequence[Sequence[RowBits]], names: Sequence[str]) -> list[dict[str, str]]:
+    """The texts of each of `groups_of` by their headings: what was compared, and, of sums, the
+    error and the order."""
+    is_sum, cells = any(row.errors for row, *_ in groups), []
+    for row, *_ in groups:
+        texts = {name: share_text(name, row.differences.get(name, [])) for name in names}
+        if is_sum:
+            positive, signed = row.errors.get("positive"), row.errors.get("signed")
+            texts["error"] = number(positive.mean_ulp) if positive else "-"
+            texts["right"] = f"{signed.right:.0%}" if signed else "-"
+            texts["sum"] = orders_text(row)
+        cells.append(texts)
 
-
-def sum_cells(row: RowBits) -> dict[str, str]:
-    positive, signed = row.errors.get("positive"), row.errors.get("signed")
-    return {
-        "error": number(positive.mean_ulp) if positive else "-",
-        "right": f"{signed.right:.0%}" if signed else "-",
-        "sum": orders_text(row),
-    }
+    return cells
 
 
 def text(record: Bits) -> str:
     """The record in at most MOST_LINES lines, and why rows failed; ends with a newline."""
     rows = record.measured
     names, head = changing_in(rows), [HEAD, f"same in every row: {', '.join(steady_in(rows))}"]
-    tables, sentences, every = [], list[str](), groups_of(rows)
-    types = [*dict.fromkeys(row.datatype for row in rows)]
+    tables, sentences = [], list[str]()
+    by_type = grouped(groups_of(rows), lambda group: group[0].datatype)
 
-    for datatype in types:
-        groups = [group for group in every if group[0].datatype == datatype]
-        cells = cells_of([own[0] for own in groups], names)
+    for datatype, groups in by_type.items():
+        cells = cells_of(groups, names)
         listed = [
-            [some([row.name for row in own], 1), *of_row.values()]
-            for own, of_row in zip(groups, cells, strict=True)
+            [some([row.name for row in own], 1), *texts.values()]
+            for own, texts in zip(groups, cells, strict=True)
         ]
-        most = max(1, MOST_ROWS // len(types))
+        most = max(1, MOST_ROWS // len(by_type))
         tables.append((datatype, plain_table(["algorithm", *cells[0]], listed[:most])))
         if len(listed) > most:
             sentences.append(f"{len(listed) - most} more rows of {datatype}")

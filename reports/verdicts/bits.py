@@ -289,7 +289,7 @@ def groups_in(record: Bits) -> list[dict[str, str]]:
     """Rows of equal bits together, as the command prints them, with the further names in small
     print."""
     names, groups = changing_in(record.measured), groups_of(record.measured)
-    every = cells_of([own[0] for own in groups], names)
+    every = cells_of(groups, names)
     return [
         {
             "row": f"{first.name}\n{', '.join(row.name for row in others)}",

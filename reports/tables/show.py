@@ -3,9 +3,8 @@ has its text and its headline's figures in a file of its own, and a line in KIND
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
 
 import msgspec
 
@@ -14,37 +13,25 @@ from reports.store.manifest import runs_by_time
 from reports.store.program import on_ranks, write_json
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
-from reports.tables import exposed, link, tune
-from reports.tables.headline import Point, headline, points
+from reports.tables import exposed, link, table, tune
+from reports.tables.headline import headline
 from reports.tables.plot import draw_sweep
-from reports.tables.table import render
 
 NEWEST = Path("results")  # where benchmarks put their runs
 
 
-class Kind(NamedTuple):
-    """The table with its head and sentences, and the headline's figures; None stands for a sweep
-    over sizes, which alone has a picture."""
-
-    text: Callable[[Result], str] | None = None
-    points: Callable[[Result], list[Point]] = points
+# The benchmarks that are no sweep over sizes, with the module that has `render`, their text, and
+# `points`, the figures of their headline; `table` has those of a sweep.
+KINDS = {"link": link, "tune": tune, **dict.fromkeys(COMPUTE_BENCHMARKS, exposed)}
 
 
-SWEEP = Kind()
-KINDS = {
-    "link": Kind(link.render, link.points),
-    "tune": Kind(tune.render, tune.points),
-    **dict.fromkeys(COMPUTE_BENCHMARKS, Kind(exposed.render, exposed.points)),
-}
-
-
-def kind_of(result: Result) -> Kind:
-    return SWEEP if result.run.imported_from else KINDS.get(result.run.benchmark, SWEEP)
+def kind_of(result: Result) -> ModuleType:
+    return table if result.run.imported_from else KINDS.get(result.run.benchmark, table)
 
 
 def is_sweep(result: Result) -> bool:
     """Whether a run times sizes, and neither a link, layers nor routed calls."""
-    return kind_of(result) is SWEEP and not any(case.routing for case in result.cases)
+    return kind_of(result) is table and not any(case.routing for case in result.cases)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +59,9 @@ def show(arguments: argparse.Namespace) -> int:
 
     result = read_newest(arguments.run)
     if arguments.plot:
-        plot(result, arguments.plot)
+        if not is_sweep(result):
+            raise ResultError(f"{result.path}: only a sweep over sizes has a picture")
+        draw_sweep(result, arguments.plot)
 
     if arguments.json:
         run = msgspec.to_builtins(result.run)
@@ -96,19 +85,10 @@ def read_newest(path: Path) -> Result:
 
 def headline_of(*results: Result) -> str:
     """The headline of a run, or of several launches of one command."""
-    return headline(results, (kind_of(results[0]) if results else SWEEP).points)
+    return headline(results, lambda result: kind_of(result).points(result))
 
 
 def text(result: Result, long: bool = False, brief: bool = False) -> str:
     """The run as tables and sentences."""
-    own = None if long else kind_of(result).text
-    return own(result) if own else render(result, long, brief)
-
-
-def plot(result: Result, path: Path) -> None:
-    """Draws a sweep over sizes into `path`. Raises ResultError for another suffix than .svg and
-    .png, another run, one without a measured case, or a file that cannot be written."""
-    if not is_sweep(result):
-        raise ResultError(f"{result.path}: only a sweep over sizes has a picture")
-
-    draw_sweep(result, path)
+    kind = table if long else kind_of(result)
+    return table.render(result, long, brief) if kind is table else kind.render(result)

@@ -1,6 +1,7 @@
 """`export`: the cases of stored runs as one table for other programs, in two formats."""
 
 import argparse
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +25,12 @@ UNITS = {
     "_of_bound": ("ratio", 1.0),
     "n_wrong": ("", 1.0),
 }
-ENDS = {"low": "ci_low", "high": "ci_high"}  # of the 95 % interval of a summary
+# The parts of a summary that are gauges: the word in their names, and what each is.
+PARTS = {
+    "_median": ("", "Median over blocks: "),
+    "_ci_low": ("low", "The low end of the 95 % interval in this launch: "),
+    "_ci_high": ("high", "The high end of the 95 % interval in this launch: "),
+}
 OURS = b"# TYPE wiretax_"
 LABELS = ("benchmark", "machine_id", "node", "world_size", "method", *CASE_KEY, "status")
 
@@ -96,13 +102,9 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
     """Gauges of measured cases in OpenMetrics 1.0. A series has a point for each run, oldest
     first, and one for two runs of the same second; in a text file the newest point without its
     time, which node_exporter refuses. Suspect figures have none."""
-    metrics = list(gauges())
     # If the status were a label, the figure of a case that was wrong once would stay for ever.
     names = [label for label in LABELS if label != "status" or not is_textfile]
-    series: dict[str, dict[str, dict[int, float]]] = {
-        gauge.name: defaultdict(dict) for gauge in metrics
-    }
-
+    cases, lines = [], list[str]()
     for row in rows:
         if row["started"] is None or row.get("suspect") or row["status"] == "unsupported":
             continue
@@ -112,23 +114,25 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
             row["measured_s"] = at_s
         if row["status"] == "ok" and not row["is_complete"]:  # fast, where requests failed
             row["status"] = row["run_status"]
+        # JSON escapes a text as OpenMetrics does: what was read has no control characters.
         labels = ",".join(
-            f'{label}="{_escaped(str(row[label]))}"'
+            f"{label}={json.dumps(str(row[label]), ensure_ascii=False)}"
             for label in names
             if row.get(label) not in (None, "")
         )
-        for gauge in metrics:
-            if row.get(gauge.column) is not None:
-                series[gauge.name][labels][at_s] = row[gauge.column] * gauge.scale
+        cases.append((labels, at_s, row))
 
-    lines = []
-    for gauge in metrics:
+    for gauge in gauges():
         lines += [
             f"# TYPE {gauge.name} gauge",
             *([f"# UNIT {gauge.name} {gauge.unit}"] if gauge.unit else []),
             f"# HELP {gauge.name} {gauge.meaning}",
         ]
-        for labels, points in series[gauge.name].items():
+        series: dict[str, dict[int, float]] = defaultdict(dict)
+        for labels, at_s, row in cases:
+            if row.get(gauge.column) is not None:
+                series[labels][at_s] = row[gauge.column] * gauge.scale
+        for labels, points in series.items():
             shown = sorted(points)[-1 if is_textfile else 0 :]
             lines += [
                 f"{gauge.name}{{{labels}}} {points[at_s]:.12g}{'' if is_textfile else f' {at_s}'}"
@@ -155,21 +159,11 @@ def gauges() -> Iterator[Gauge]:
         if not shown.gauge:
             continue
         unit, scale = next(UNITS[end] for end in UNITS if field.endswith(end))
-        columns = {"": (field, "")}
-        if field in SUMMARIES:
-            columns = {"": (f"{field}_median", "Median over blocks: ")}
-            for end, part in ENDS.items():
-                about = f"The {end} end of the 95 % interval in this launch: "
-                columns[end] = f"{field}_{part}", about
-
-        for end, (column, about) in columns.items():
-            name = "_".join(filter(None, ["wiretax", shown.gauge, end, unit]))
-            yield Gauge(name, column, unit, scale, f"{about}{shown.meaning}.")
+        parts = PARTS if field in SUMMARIES else {"": ("", "")}
+        for part, (word, about) in parts.items():
+            name = "_".join(filter(None, ["wiretax", shown.gauge, word, unit]))
+            yield Gauge(name, field + part, unit, scale, f"{about}{shown.meaning}.")
     about = "Start of the run that measured the case, since 1970."
     yield Gauge("wiretax_run_timestamp_seconds", "measured_s", "seconds", 1.0, about)
     about = "1 if the run is complete, otherwise 0."
     yield Gauge("wiretax_run_complete", "is_complete", "", 1.0, about)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -52,8 +52,7 @@ STAMPS_SHARE = 0.25
 FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
 LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
 
-Cell = str | Text
-Columns = dict[str, Sequence[Cell]]  # the cells of a table by their heading
+Cells = dict[str, str | Text]  # of a row, by their headings
 
 
 def render(result: Result, long: bool = False, brief: bool = False) -> str:
@@ -118,33 +117,32 @@ def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list
     name = "auto" if is_auto else own[0] if len(own) == 1 else "best"
     named = [other for other in named if other != name]
     is_work = all(is_own_work(case) for row in rows if (case := row.ours or row.library))
-    cells = [_cells(row, name, is_work) for row in rows]
-
-    columns = columns_of(cells)
-    if f"{name}\nus" not in columns:  # the name would stand for the library's algorithm
-        columns.pop("\nalgorithm", None)
-    tables = [(title, plain_table(columns, zip(*columns.values(), strict=True), marks(rows)))]
-    sizes = next(iter(columns))
+    cells = filled([_cells(row, name, is_work) for row in rows])
+    if f"{name}\nus" not in cells[0]:  # the name would stand for the library's algorithm
+        for texts in cells:
+            texts.pop("\nalgorithm", None)
+    tables = [(title, plain_table(cells[0], map(dict.values, cells), marks(rows)))]
+    sizes = next(iter(cells[0]))
     for other in named:
-        columns = columns_of(
+        further = filled(
             [
                 {sizes: own[sizes]} | _named_cells(row.named[other], other, name)
                 for own, row in zip(cells, rows, strict=True)
             ]
         )
-        if len(columns) > 1:
-            tables.append(("", plain_table(columns, zip(*columns.values(), strict=True))))
+        if len(further[0]) > 1:
+            tables.append(("", plain_table(further[0], map(dict.values, further))))
 
     return tables
 
 
-def columns_of(rows: Sequence[dict[str, Cell]]) -> Columns:
-    """The columns of rows without those that are empty."""
-    columns = {heading: [row[heading] for row in rows] for heading in rows[0]}
-    return {heading: cells for heading, cells in columns.items() if {*map(str, cells)} != {"-"}}
+def filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, by their headings, without columns that are empty throughout."""
+    names = {name for row in rows for name, cell in row.items() if str(cell) != "-"}
+    return [{name: cell for name, cell in row.items() if name in names} for row in rows]
 
 
-def _named_cells(named: Named, name: str, ours: str) -> dict[str, Cell]:
+def _named_cells(named: Named, name: str, ours: str) -> Cells:
     """The cells of a named algorithm by their headings; `ours` is the name of ours."""
     name = name.replace(" over ", "\nover ")
     return {
@@ -154,10 +152,10 @@ def _named_cells(named: Named, name: str, ours: str) -> dict[str, Cell]:
     }
 
 
-def _cells(row: SizeRow, ours: str, is_work: bool) -> dict[str, Cell]:
+def _cells(row: SizeRow, ours: str, is_work: bool) -> Cells:
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
     case, mark = row.ours or row.library, "*" if row.better else ""
-    cells: dict[str, Cell] = {"work\n" if is_work else "size\n": row.label}
+    cells: Cells = {"work\n" if is_work else "size\n": row.label}
 
     if case and case.routing:
         cells = {
@@ -187,7 +185,7 @@ def _cells(row: SizeRow, ours: str, is_work: bool) -> dict[str, Cell]:
     return cells
 
 
-def _cost(case: Case | None, median_us: float | None) -> Cell:
+def _cost(case: Case | None, median_us: float | None) -> str | Text:
     is_wrong = case and case.status == "wrong"
     return Text("WRONG", style="bold red") if is_wrong else number(median_us)
 
@@ -277,14 +275,14 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
 def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> list[dict[str, str]]:
     """The cells of each case by their headings, without figures that no case has; `ratios` of
     `speed_ups`."""
-    rows = [
-        _facts(case)
-        | _figures(case)
-        | {"library/ this": ratio_text(ratios.get(case.case)), "status": _status(case)}
-        for case in cases
-    ]
-    shown = [name for name in rows[0] if any(row[name] != "-" for row in rows)] if rows else []
-    return [{name: row[name] for name in shown} for row in rows]
+    return filled(
+        [
+            _facts(case)
+            | _figures(case)
+            | {"library/ this": ratio_text(ratios.get(case.case)), "status": _status(case)}
+            for case in cases
+        ]
+    )
 
 
 def _facts(case: Case) -> dict[str, str]:

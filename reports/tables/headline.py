@@ -16,6 +16,7 @@ from reports.tables.rows import (
     default_rows,
     interval_of,
     is_noisy,
+    ratio_value,
     views,
 )
 from reports.tables.sentences import (
@@ -88,28 +89,27 @@ def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]
         timed += [row for row in further if row.size_bytes > timed[-1].size_bytes and row.ours_us]
 
     small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
-    figures = [_point(small, small.ours_us or small.library_us or 0.0, "us")]
-    large = timed[-1]
-
+    figures, large = [_point(small)], timed[-1]
     if large is not small:
         case = large.ours or large.library
-        bus_bw_gb_s = case.bus_bw_gb_s if case and result.run.world_size > 1 else None
-        figures.append(
-            _point(large, bus_bw_gb_s, "GB/s")
-            if bus_bw_gb_s and not large.skew
-            else _point(large, large.ours_us or large.library_us or 0.0, "us")
-        )
+        has_bus_bw = case and result.run.world_size > 1 and not large.skew
+        figures.append(_point(large, case.bus_bw_gb_s if case and has_bus_bw else None))
 
     return figures
 
 
-def _point(row: SizeRow, value: float, unit: str) -> Point:
-    name = without_version(row.library.library if row.library else None)
+def _point(row: SizeRow, bus_bw_gb_s: float | None = None) -> Point:
+    """The row's bus bandwidth, or without one its time."""
+    name, unit = without_version(row.library.library if row.library else None), "us"
+    if bus_bw_gb_s:
+        unit = "GB/s"
+    if row.ours_us is None:
+        unit += f" by {name}"
     return Point(
         row.label,
-        value,
-        unit if row.ours_us is not None else f"{unit} by {name}",
-        row.ratio[0] if row.ratio and row.verdict else None,
+        bus_bw_gb_s or row.ours_us or row.library_us or 0.0,
+        unit,
+        ratio_value(row.ratio),
         name,
         {TOO_FEW: TOO_FEW, UNCLEAR: "unclear"}.get(row.verdict or "", ""),
     )

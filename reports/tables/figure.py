@@ -192,11 +192,7 @@ def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
     """The lines of these cases, those that are shown first; `named` as of `named_in`."""
     by_size = sorted(cases, key=lambda case: case.size_bytes)
     by_key = grouped(by_size, lambda case: (algorithm_of(case), case.variant))
-    costs_us = {
-        key: {case.size_bytes: cost_us(case) or np.inf for case in own}
-        for key, own in by_key.items()
-    }
-    shown = shown_keys(costs_us, named)
+    shown = shown_keys(by_key, named)
     keys = [*shown, *(key for key in by_key if key not in shown)]
     algorithms = [algorithm for algorithm, _ in keys]
     return [
@@ -213,27 +209,29 @@ def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
     ]
 
 
-def shown_keys(costs_us: Mapping[Key, Mapping[int, float]], named: Sequence[str]) -> list[Key]:
+def shown_keys(by_key: Mapping[Key, Sequence[Case]], named: Sequence[str]) -> list[Key]:
     """`auto`, the library, what was named, and the best other algorithm of ours, each in its best
-    variant, of costs by size: the best is cheapest at most sizes. `auto` in all its variants, as
-    the headline takes the best at each size."""
+    variant: the best is cheapest at most sizes. `auto` in all its variants, as the headline takes
+    the best at each size."""
 
     def best(*names: str) -> Key:
-        own = {key: costs for key, costs in costs_us.items() if key[0] in names}
-        winners = Counter(
-            min((costs[size], key) for key, costs in own.items() if size in costs)[1]
-            for size in sorted({size for costs in own.values() for size in costs})
+        costs = sorted(
+            (case.size_bytes, cost_us(case) or np.inf, key)
+            for key, cases in by_key.items()
+            for case in cases
+            if key[0] in names
         )
-        return winners.most_common(1)[0][0]
+        winners = {size: key for size, _, key in reversed(costs)}
+        return Counter(reversed(winners.values())).most_common(1)[0][0]
 
-    names = dict.fromkeys(name for name, _ in costs_us)
-    others = [name for name in names if name not in ("library", "auto")]
+    names = {name for name, _ in by_key}
+    others = names - {"library", "auto"}
     wanted = ["auto", "library", *named[:MOST_NAMED]]
     if others:
         wanted.append(best(*others)[0])
 
     shown = [best(name) for name in dict.fromkeys(wanted) if name in names]
-    return shown + [key for key in costs_us if key[0] == "auto" and key not in shown]
+    return shown + [key for key in by_key if key[0] == "auto" and key not in shown]
 
 
 def roles_of(algorithms: Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import msgspec
 import pandas as pd
 
 from reports.store.folder import read_store
@@ -18,6 +17,12 @@ from reports.store.schema import Case, Result, Summary
 Row = dict[str, Any]
 # The fields of a case that are summaries.
 SUMMARIES = [name for name, hint in get_type_hints(Case).items() if hint == Summary | None]
+# The flat cells of a case: a field, and of a summary a part, as in `time_us_median`.
+CELLS = {
+    f"{field}_{part}" if part else field: (field, part)
+    for field in Case.__struct_fields__
+    for part in (Summary.__struct_fields__ if field in SUMMARIES else ("",))
+}
 
 
 def load_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -60,9 +65,13 @@ def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
 
 def case_rows(run: Result) -> Iterator[Row]:
     """A row for each case: the facts of its run, its cells, and the path of its file."""
-    facts, cells = run_facts(run), cells_of(run.cases)
-    for values in zip(*cells.values(), strict=True):
-        yield facts | dict(zip(cells, values, strict=True)) | {"path": str(run.path)}
+    facts, place = run_facts(run), {"path": str(run.path)}
+    for case in run.cases:
+        yield (
+            facts
+            | {name: cell_of(getattr(case, field), part) for name, (field, part) in CELLS.items()}
+            | place
+        )
 
 
 def run_facts(run: Result) -> Row:
@@ -84,24 +93,9 @@ def run_facts(run: Result) -> Row:
     }
 
 
-def cells_of(cases: Sequence[msgspec.Struct]) -> dict[str, list[Any]]:
-    """The fields of the cases as columns of flat cells: a part of a summary is named
-    `time_us_median`; lists and objects are JSON."""
-    columns: dict[str, list[Any]] = {}
-    for name in cases[0].__struct_fields__ if cases else ():
-        values = [getattr(case, name) for case in cases]
-        if name not in SUMMARIES:
-            columns[name] = list(map(as_cell, values))
-            continue
-        for part in Summary.__struct_fields__:
-            columns[f"{name}_{part}"] = [getattr(value, part, None) for value in values]
+def cell_of(value: Any, part: str) -> Any:
+    """A part of a summary, None without one; an object as JSON, which can be a key."""
+    if part:
+        return getattr(value, part, None)
 
-    return columns
-
-
-def as_cell(value: Any) -> Any:
-    """Lists and objects as JSON, which can be a key; None for an empty list."""
-    if not isinstance(value, list | dict | tuple | msgspec.Struct):
-        return value
-
-    return json.dumps(value, default=msgspec.to_builtins, sort_keys=True) if value != [] else None
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value

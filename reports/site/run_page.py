@@ -12,9 +12,9 @@ from reports.store.result import read
 from reports.store.schema import Case, Result
 from reports.tables import run_text, show
 from reports.tables.chains import without_links
-from reports.tables.figure import DrawnLine, lines_of
-from reports.tables.plot import Quantity, drawn_cases, quantities_of
-from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, views
+from reports.tables.figure import DrawnLine
+from reports.tables.plot import Quantity, drawn_of
+from reports.tables.rows import default_rows, ratio_text, speed_ups, views
 from reports.tables.sentences import (
     algorithm_of,
     command_of,
@@ -96,11 +96,8 @@ def sweep_sections(result: Result) -> list[Section]:
     """Charts of the speed against the library, of the busbw and of the time, and a row for each
     size, of the first view."""
     result = without_links(result)
-    view, charts = views(result)[0], list[Chart]()
-    if cases := drawn_cases(result, view):
-        lines = lines_of(cases, named_in(result))
-        charts = [_chart(quantity, lines) for quantity in quantities_of(result, cases)]
-
+    lines, quantities = drawn_of(result)
+    charts = [_chart(quantity, lines) for quantity in quantities]
     best = "best, us" if result.run.imported_from else "ours, us"
     rows = [
         {
@@ -113,7 +110,7 @@ def sweep_sections(result: Result) -> list[Section]:
             else row.verdict or "-",
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
         }
-        for row in default_rows(result, view)
+        for row in default_rows(result, views(result)[0])
     ]
     return [
         Section("Speed and time at each size", charts=charts),

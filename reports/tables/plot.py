@@ -14,7 +14,7 @@ from reports.store.schema import Case, Result
 from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
-from reports.tables.rows import View, cost_us, named_in, shown_cases, speed_ups, views
+from reports.tables.rows import cost_us, named_in, shown_cases, speed_ups, views
 from reports.tables.sentences import counted, machine, shape_words, start_time, type_text
 
 PANEL_IN = 4.75, 3.6
@@ -33,24 +33,19 @@ class Quantity(NamedTuple):
 def draw_sweep(result: Result, path: Path) -> None:
     """Draws the run into `path`. Raises ResultError for another suffix, a run without a measured
     case, or a file that cannot be written."""
-    result = without_links(result)
-    view = views(result)[0]
-    cases = drawn_cases(result, view)
-
-    if not cases:
+    lines, quantities = drawn_of(without_links(result))
+    if not lines:
         raise ResultError(f"{result.path} has no measured case to draw")
 
-    lines = lines_of(cases, named_in(result))
     shown = [line for line in lines if line.is_shown]
-    quantities = quantities_of(result, cases)[:2]
     title = ("" if result.complete else "INCOMPLETE. ") + headline([result], points)
 
-    with figure(path, len(quantities), PANEL_IN, title, footer(result, view, lines)) as panels:
-        for axes, quantity in zip(panels, quantities, strict=True):
+    with figure(path, len(quantities[:2]), PANEL_IN, title, footer(result, lines)) as panels:
+        for axes, quantity in zip(panels, quantities, strict=False):
             draw_against_size(axes, shown, quantity)
 
 
-def footer(result: Result, view: View, lines: Sequence[DrawnLine]) -> str:
+def footer(result: Result, lines: Sequence[DrawnLine]) -> str:
     """What was measured, where and when, and what is not drawn."""
     case = lines[0].cases[0]
     operation = type_text(case)
@@ -58,7 +53,7 @@ def footer(result: Result, view: View, lines: Sequence[DrawnLine]) -> str:
     hidden = sum(not line.is_shown for line in lines)
     costs = [each.total_us or each.time_us for line in lines for each in line.cases]
     parts = [
-        ", ".join([operation, view[0], *shape_words(view[1]), place]),
+        ", ".join([operation, case.mode, *shape_words(case.shape), place]),
         machine(result).partition(": ")[2],
         start_time(result.run),
         *["bands: 95 % intervals in this launch"] * any(cost and cost.ci_low for cost in costs),
@@ -67,13 +62,15 @@ def footer(result: Result, view: View, lines: Sequence[DrawnLine]) -> str:
     return "; ".join(parts)
 
 
-def drawn_cases(result: Result, view: View) -> list[Case]:
-    """The measured cases of a view."""
-    return [
+def drawn_of(result: Result) -> tuple[list[DrawnLine], list[Quantity]]:
+    """The lines of the measured cases in the first view, and their quantities; nothing without a
+    measured case."""
+    cases = [
         case
-        for case in shown_cases(result, view)
+        for case in shown_cases(result, views(result)[0])
         if cost_us(case) is not None and case.size_bytes > 0
     ]
+    return lines_of(cases, named_in(result)), quantities_of(result, cases) if cases else []
 
 
 def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:

@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Reads stored runs.",
         epilog=f"example: {RUN}{REPORTS} show results/RUN.jsonl --plot run.svg",
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         parser.error(unknown_command(argv[0], COMMANDS))
 

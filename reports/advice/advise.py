@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from reports.advice.specs import (
 )
 from reports.advice.wire import Wire
 from reports.store.arguments import positive_number, whole
-from reports.store.program import BENCH, write_json
+from reports.store.program import BENCH, answer
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
@@ -164,39 +163,6 @@ def advise(arguments: argparse.Namespace) -> int:
     possible = {name: split for name, split in splits.items() if split.obstacle is None}
     headline, *rest = advice = _recommendation(load, possible)
     served = [_share_of_token(load, arguments.tpot_ms)] if arguments.tpot_ms else []
-    if arguments.json:
-        # A span is [value, low, high].
-        all_reduce = {
-            "source": load.times.source,
-            "is_assumed": not arguments.run,
-            "size_bytes": (size := model.all_reduce_bytes(load.batch)),
-            "us": load.times(size) if load.gpus > 1 else None,
-            "calls": model.all_reduces,
-            "engine_calls": engine_calls(model),
-            "hosts": load.times.hosts,
-            "notes": load.times.notes,
-        }
-        records = [
-            {"name": name, "obstacle": split.obstacle, "lack": split.lack(load.slots)}
-            | ({} if split.obstacle else split.figures)
-            for name, split in splits.items()
-        ]
-        write_json(
-            "advise",
-            model=model.name,
-            weights_bytes=load.weights_bytes,
-            gpu=load.gpu.name,
-            gpus=load.gpus,
-            context=load.context,
-            batch=load.batch,
-            slots=load.slots,
-            all_reduce=all_reduce,
-            splits=records,
-            measured=served,
-            recommendation=advice,
-        )
-        return 0
-
     headings = [
         "",
         "GB a\nGPU",
@@ -226,13 +192,42 @@ def advise(arguments: argparse.Namespace) -> int:
         for name, split in splits.items()
         if (problem := split.obstacle or split.lack(load.slots))
     ]
-    sys.stdout.write(
-        lay_out(
-            [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
-            [*_question(load), *served],
-            [("", plain_table(headings, rows))] if rows else [],
-            [*obstacles, *rest, *(["", BEFORE_TRUSTING_IT] if load.gpus > 1 else [])],
-        )
+    said = lay_out(
+        [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
+        [*_question(load), *served],
+        [("", plain_table(headings, rows))] if rows else [],
+        [*obstacles, *rest, *(["", BEFORE_TRUSTING_IT] if load.gpus > 1 else [])],
+    )
+    # A span is [value, low, high].
+    all_reduce = {
+        "source": load.times.source,
+        "is_assumed": not arguments.run,
+        "size_bytes": (size := model.all_reduce_bytes(load.batch)),
+        "us": load.times(size) if load.gpus > 1 else None,
+        "calls": model.all_reduces,
+        "engine_calls": engine_calls(model),
+        "hosts": load.times.hosts,
+        "notes": load.times.notes,
+    }
+    records = [
+        {"name": name, "obstacle": split.obstacle, "lack": split.lack(load.slots)}
+        | ({} if split.obstacle else split.figures)
+        for name, split in splits.items()
+    ]
+    answer(
+        arguments,
+        said,
+        model=model.name,
+        weights_bytes=load.weights_bytes,
+        gpu=load.gpu.name,
+        gpus=load.gpus,
+        context=load.context,
+        batch=load.batch,
+        slots=load.slots,
+        all_reduce=all_reduce,
+        splits=records,
+        measured=served,
+        recommendation=advice,
     )
     return 0
 

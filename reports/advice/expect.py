@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from reports.kit.page import Banner, Page, Section, to_html
 from reports.references.published import PublishedCall, calls, cards, cards_named, near_size, select
 from reports.store.case import size_of
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
+from reports.store.program import BENCH, REPORTS, RUN, answer, on_ranks
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.untrusted import printable
@@ -139,13 +138,10 @@ def expect(arguments: argparse.Namespace) -> int:
         page = Page(title, Banner(str(question), sentences[0]), sections)
         write_named(arguments.html, to_html(page).encode())
 
-    if arguments.json:
-        facts = {name: getattr(question, name) for name in ("name", "gpus", "hosts", "own")}
-        write_json("expect", **facts, answers=[*map(vars, answers)], sentences=sentences)
-        return 0
-
     tables = [("", plain_table(rows[0], map(dict.values, rows)))] if rows else []
-    sys.stdout.write(lay_out([title], sentences, tables, listed))
+    said = lay_out([title], sentences, tables, listed)
+    facts = {name: getattr(question, name) for name in ("name", "gpus", "hosts", "own")}
+    answer(arguments, said, **facts, answers=[*map(vars, answers)], sentences=sentences)
     return 0
 
 

@@ -1,7 +1,6 @@
 """`predict`: what a second card of a kind would do, from runs of one. Every figure is PREDICTED."""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from reports.advice.wire import (
     parts_of,
     runs_of_one_card,
 )
-from reports.store.program import BENCH, write_json
+from reports.store.program import BENCH, answer
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
@@ -110,10 +109,6 @@ def predict(arguments: argparse.Namespace) -> int:
         checks = []
 
     made, model = predictions(parts, load, error_of(checks)), load.model
-    if not arguments.json:
-        sys.stdout.write(text_of(parts, load, made, checks, notes))
-        return 0
-
     ways = [
         {
             "way": way,
@@ -125,8 +120,9 @@ def predict(arguments: argparse.Namespace) -> int:
         }
         for way, each in made.items()
     ]
-    write_json(
-        "predict",
+    answer(
+        arguments,
+        text_of(parts, load, made, checks, notes),
         card=parts.card,
         gpu=load.gpu.name,
         model=model.name,

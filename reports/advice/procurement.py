@@ -4,7 +4,6 @@ With m verdicts each interval has a confidence of 1 - 0.05/m (Bonferroni). A ver
 if one end of its interval is, so the chance of any wrong verdict is at most 2.5 %."""
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from reports.advice.specs import gpu_of
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to_html
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, REPORTS, RUN, on_ranks, write_json
+from reports.store.program import BENCH, REPORTS, RUN, answer, on_ranks
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
@@ -104,17 +103,14 @@ def procure(arguments: argparse.Namespace) -> int:
         page = procure_page(procurement, arguments.spec)
         write_named(arguments.html, to_html(page).encode())
 
-    if arguments.json:
-        write_json(
-            "procure",
-            headline=procurement.headline,
-            verdicts=procurement.verdicts,
-            candidates=[_record(appraisal) for appraisal in procurement.appraisals],
-            sentences=procurement.sentences,
-        )
-    else:
-        sys.stdout.write(as_text(procurement))
-
+    answer(
+        arguments,
+        as_text(procurement),
+        headline=procurement.headline,
+        verdicts=procurement.verdicts,
+        candidates=[_record(appraisal) for appraisal in procurement.appraisals],
+        sentences=procurement.sentences,
+    )
     if procurement.verdicts["FAIL"]:
         return 1
 

@@ -15,7 +15,7 @@ from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
 from reports.site.history_page import history_page, page_beside, part_of, sides_of, standing
 from reports.store import untrusted
-from reports.store.program import REPORTS, RUN, complain, write_json
+from reports.store.program import REPORTS, RUN, answer, complain
 from reports.store.result import ResultError, end_with_parent
 from reports.store.writing import write_errors, write_whole
 from reports.tables.figure import can_draw
@@ -68,16 +68,9 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
     complain(*store.left_out)
 
-    if arguments.json:
-        write_json(
-            "dashboard",
-            index=site / pages[-1].file,
-            pages=[page.file for page in pages],
-            left_out=store.left_out,
-        )
-    else:
-        print(f"{untrusted.printable(str(site / pages[-1].file))}: {counted(len(pages), 'page')}")
-
+    index, names = site / pages[-1].file, [page.file for page in pages]
+    said = f"{untrusted.printable(str(index))}: {counted(len(pages), 'page')}"
+    answer(arguments, said, index=index, pages=names, left_out=store.left_out)
     return 0
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -70,6 +71,14 @@ def write_json(command: str, **fields: Any) -> None:
     content = {"schema": SCHEMA, "command": command} | fields
     plain = msgspec.json.decode(msgspec.json.encode(content, enc_hook=_builtin))
     print(json.dumps(plain, indent=1))
+
+
+def answer(arguments: Namespace, text: str, **fields: Any) -> None:
+    """Prints the text of a report, or its fields, if --json asks for them."""
+    if arguments.json:
+        write_json(arguments.command, **fields)
+    else:
+        print(text.rstrip("\n"))
 
 
 def _builtin(value: Any) -> Any:

@@ -2,7 +2,6 @@
 has its text and its headline's figures in a file of its own, and a line in KINDS."""
 
 import argparse
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +9,7 @@ import msgspec
 
 from reports.store.case import COMPUTE_BENCHMARKS
 from reports.store.manifest import runs_by_time
-from reports.store.program import on_ranks, write_json
+from reports.store.program import answer, on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.tables import exposed, link, table, tune
@@ -63,13 +62,9 @@ def show(arguments: argparse.Namespace) -> int:
             raise ResultError(f"{result.path}: only a sweep over sizes has a picture")
         draw_sweep(result, arguments.plot)
 
-    if arguments.json:
-        run = msgspec.to_builtins(result.run)
-        del run["cases"]  # the plan of the cases that follow
-        write_json("show", run=run, cases=result.cases, end=result.end)
-    else:
-        sys.stdout.write(text(result, arguments.long))
-
+    run, said = msgspec.to_builtins(result.run), text(result, arguments.long)
+    del run["cases"]  # the plan of the cases that follow
+    answer(arguments, said, run=run, cases=result.cases, end=result.end)
     return 0
 
 

@@ -3,7 +3,6 @@ algorithm. `times_us` is (launches, sizes), `sizes` (sizes,) in bytes, ascending
 distribution of the launches."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
@@ -17,7 +16,7 @@ from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, key_of
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
 from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
-from reports.store.program import complain, write_json
+from reports.store.program import answer, complain
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.stats import Interval
@@ -216,11 +215,7 @@ def fit(arguments: argparse.Namespace) -> int:
         )
     complain(*notes)
 
-    if arguments.json:
-        write_json("fit", fits=fits)
-    else:
-        sys.stdout.write(text(fits))
-
+    answer(arguments, text(fits), fits=fits)
     return 0
 
 

@@ -17,7 +17,7 @@ from reports.store.case import key_of
 from reports.store.folder import INCOMPLETE, WRONG, Contents, read_store
 from reports.store.grouped import grouped
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, method_of, table
-from reports.store.program import write_json
+from reports.store.program import answer
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
 from reports.tables.sentences import counted, interval_text, left_out_lines, painted, some, wrapped
@@ -253,19 +253,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def fleet(arguments: argparse.Namespace) -> int:
     """Prints the fleet and returns its exit status. Raises ResultError without a labelled run."""
     fleet = fleet_of(read_store(arguments.folder))
-    if arguments.json:
-        write_json(
-            "fleet",
-            status=fleet.status,
-            headline=headline(fleet),
-            wrong=fleet.wrong,
-            failed=fleet.failed,
-            groups=fleet.groups,
-            left_out=fleet.left_out,
-        )
-    else:
-        print(painted("\n".join(text_of(fleet))))
-
+    answer(
+        arguments,
+        painted("\n".join(text_of(fleet))),
+        status=fleet.status,
+        headline=headline(fleet),
+        wrong=fleet.wrong,
+        failed=fleet.failed,
+        groups=fleet.groups,
+        left_out=fleet.left_out,
+    )
     return fleet.status
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from reports.store.bits import Name
-from reports.store.program import complain, write_json
+from reports.store.program import answer, complain
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import read_bytes
 from reports.store.writing import write_whole
@@ -92,14 +92,8 @@ def accept(arguments: argparse.Namespace) -> int:
     differing([*former, current], arguments.allow)
     _store(folder, entry, current)
 
-    if arguments.json:
-        write_json("accept", folder=folder, **msgspec.to_builtins(entry))
-    else:
-        print(
-            f"{len(runs)} launches of {current.name} are now the baseline of machine "
-            f"{machine_id} in {folder}"
-        )
-
+    said = f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id}"
+    answer(arguments, f"{said} in {folder}", folder=folder, **msgspec.to_builtins(entry))
     return 0
 
 

@@ -4,7 +4,6 @@
 import argparse
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -16,7 +15,7 @@ from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, RowBits, read_bits
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, on_ranks, write_json
+from reports.store.program import BENCH, answer, on_ranks
 from reports.store.result import ResultError, time_of
 from reports.store.writing import write_named
 from reports.tables.bits import (
@@ -131,16 +130,13 @@ def bits(arguments: argparse.Namespace) -> int:
     if arguments.html:
         write_page(page_of(record, line, checks, notes, baseline), arguments.html)
 
-    if arguments.json:
-        told = [check._asdict() for check in checks]
-        write_json("bits", headline=line, checks=told, notes=notes, record=record)
-    elif arguments.require or arguments.baseline:
+    printed = text(record)
+    if arguments.require or arguments.baseline:
         if hidden := len(failed) - len(findings):
             findings.append(f"{hidden} more")
-        print("\n".join(wrapped([line, *findings, *notes])))
-    else:
-        sys.stdout.write(text(record))
-
+        printed = "\n".join(wrapped([line, *findings, *notes]))
+    told = [check._asdict() for check in checks]
+    answer(arguments, printed, headline=line, checks=told, notes=notes, record=record)
     return 1 if failed else 0
 
 

@@ -1,12 +1,11 @@
 """The command `compare`: each side against the first, as tables of at most 80 columns or JSON."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 
 from reports.store.arguments import percent, positive_number, whole
-from reports.store.program import complain, write_json
+from reports.store.program import answer, complain
 from reports.store.result import ResultError
 from reports.tables.sentences import interval_text, lay_out, number, plain_table
 from reports.verdicts import judge
@@ -61,10 +60,6 @@ def compare(arguments: argparse.Namespace) -> int:
         worth(each, arguments.tpot_ms, arguments.calls) if arguments.calls else []
         for each in comparisons
     ]
-    if not arguments.json:
-        sys.stdout.write("\n".join(map(as_text, comparisons, values)))
-        return 0
-
     parts = [
         {
             "baseline": each.baseline.name,
@@ -75,7 +70,7 @@ def compare(arguments: argparse.Namespace) -> int:
         }
         for each, said in zip(comparisons, values, strict=True)
     ]
-    write_json("compare", comparisons=parts)
+    answer(arguments, "\n".join(map(as_text, comparisons, values)), comparisons=parts)
     return 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.blocks import in_main_state
-from reports.store.program import complain, write_json
+from reports.store.program import answer, complain
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.rows import default_rows, interval_of, ratio_text
@@ -39,11 +39,7 @@ def peers(arguments: argparse.Namespace) -> int:
     complain(*wrong, *deaths_of(sides), *notes_of(sides))
 
     cells = cells_of(sides)
-    if arguments.json:
-        write_json("peers", cells=cells)
-    else:
-        print("\n".join(tables_of(cells)))
-
+    answer(arguments, "\n".join(tables_of(cells)), cells=cells)
     return 1 if wrong else 0
 
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
 from reports.store.arguments import percent
-from reports.store.program import REPORTS, RUN, write_json
+from reports.store.program import REPORTS, RUN, answer
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.figure import can_draw
@@ -85,18 +85,15 @@ def regress(arguments: argparse.Namespace) -> int:
         raise
 
     write_files(outcome, *files)
-    if arguments.json:
-        write_json(
-            "regress",
-            status=outcome.status,
-            headline=outcome.headline,
-            findings=outcome.findings,
-            faults=outcome.faults,
-            cells=outcome.cells,
-        )
-    else:
-        print(as_text(outcome))
-
+    answer(
+        arguments,
+        as_text(outcome),
+        status=outcome.status,
+        headline=outcome.headline,
+        findings=outcome.findings,
+        faults=outcome.faults,
+        cells=outcome.cells,
+    )
     return outcome.status
 
 

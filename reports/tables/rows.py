@@ -318,7 +318,7 @@ def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
     return wrong[:1] or measured or cases[:1]
 
 
-def _best(cases: Sequence[Case], costs: RoundCosts, parity: int = 1) -> Case | None:
+def _best(cases: Sequence[Case], costs: RoundCosts, parity: int) -> Case | None:
     """The case with the lowest median over odd rounds, or over even ones (0)."""
     half = _rounds_of(cases, costs, parity)
     return min(cases, key=lambda case: _median_us(case, half) or float("inf"), default=None)
@@ -333,9 +333,7 @@ def _median_us(case: Case | None, costs: RoundCosts) -> float | None:
     return float(np.median(costs_us)) if costs_us else cost_us(case)
 
 
-def _ratio(
-    case: Case | None, other: Case | None, costs: RoundCosts, rho: float = 0.0
-) -> Interval | None:
+def _ratio(case: Case | None, other: Case | None, costs: RoundCosts, rho: float) -> Interval | None:
     """The paired ratio of two cases; of medians, without interval, if they share no round."""
     ratios = ratios_of(case, other, costs)
     if len(ratios):

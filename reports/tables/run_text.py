@@ -1,12 +1,13 @@
 """The text of a run: its warnings and its headline, what ran where, its tables, and what limits
 its figures."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import ceil
 
 from rich.table import Table
 
+from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN, typed
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
@@ -110,14 +111,11 @@ def footnotes(result: Result) -> list[str]:
 
 def unmeasured_lines(result: Result) -> list[str]:
     """The cases that were not measured, and why."""
-    unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for case in result.cases:
-        if case.status not in ("ok", "wrong"):
-            unmeasured[case.status, case.reason or case.status].add(with_variant(case))
-
+    unmeasured = [case for case in result.cases if case.status not in ("ok", "wrong")]
+    alike = grouped(unmeasured, lambda case: (case.status, case.reason or case.status))
     return [
-        f"- {status}: {', '.join(sorted(names))}: {reason}"
-        for (status, reason), names in unmeasured.items()
+        f"- {status}: {', '.join(sorted({*map(with_variant, cases)}))}: {reason}"
+        for (status, reason), cases in alike.items()
     ]
 
 

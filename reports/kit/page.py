@@ -163,11 +163,10 @@ def banner_png(page: Page) -> bytes:
     banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
     texts = (banner.word, 32), (banner.sentence, 18)
     word, sentence = (figure.fold(printable(signs(text)), 8.0, size) for text, size in texts)
-    colours = {role: light for role, (light, _) in figure.ROLES.items()}
-    drawing.text(0.05, 0.86, word, size=32, weight="bold", color=colours[banner.role])
+    figure.use_colours()
+    drawing.text(0.05, 0.86, word, size=32, weight="bold", color=banner.role)
     drawing.text(0.05, 0.8, sentence, size=18, verticalalignment="top")
     if page.draw:
-        figure.use_colours()
         page.draw(drawing.add_axes((0.08, 0.1, 0.88, 0.34)))
         for text in drawing.findobj(Text):
             text.set_text(signs(text.get_text()))

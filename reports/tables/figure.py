@@ -110,14 +110,11 @@ def figure(
 
     with mpl.rc_context(STYLE):
         drawing = Figure((width, height), layout="constrained")
-        axes = drawing.subplots(rows, columns, squeeze=False)
         style = {"x": 0.08 / width, "ha": "left"}
         drawing.suptitle(fold(title, width, TITLE), fontsize=TITLE, weight="bold", **style)
         footer = fold(footer, width, QUIET)
         drawing.supxlabel(footer, fontsize=QUIET, color="quiet", **style)
-        yield list(axes.flat[:count])
-        for empty in axes.flat[count:]:
-            empty.set_visible(False)
+        yield [drawing.add_subplot(rows, columns, 1 + at) for at in range(count)]
         file = io.BytesIO()
         drawing.savefig(
             file,
@@ -248,7 +245,7 @@ def roles_of(algorithms: Sequence[str]) -> list[str]:
 
 def dress(axes: Any, sizes: Sequence[int]) -> None:
     """Logarithmic axes with ticks at sizes and at round values."""
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator
 
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -259,5 +256,4 @@ def dress(axes: Any, sizes: Sequence[int]) -> None:
     subs = (1, 2, 5) if high > 10 * low else (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter("{x:g}")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
+    axes.minorticks_off()

@@ -141,8 +141,8 @@ def draw_against_size(axes: Any, lines: Sequence[DrawnLine], quantity: Quantity)
         )
 
     if quantity.bounds:
-        sizes_, bounds = zip(*sorted(quantity.bounds.items()), strict=True)
-        axes.plot(sizes_, bounds, "--", color="bound", linewidth=1.2, label="bound")
+        bounds = np.transpose(sorted(quantity.bounds.items()))
+        axes.plot(*bounds, "--", color="bound", linewidth=1.2, label="bound")
 
     axes.set_title(f"{quantity.title}, {quantity.unit}")
     dress(axes, sorted({case.size_bytes for line in lines for case in line.cases}))

@@ -116,9 +116,8 @@ function axesOf({ kind, unit, isLog }, colour) {
   const grid = { stroke: () => colour("edge"), width: 1 };
   const axis = { stroke: () => colour("steady"), grid };
   const place = (value, { min, max }) => {
-    const days = (max - min) / 86400;
-    const part = days < 4 ? [5, 16] : [0, 10];
-    return FORMS[kind](value).slice(...(kind === "time" ? part : []));
+    const isNear = kind === "time" && max - min < 4 * 86400;
+    return FORMS[kind](value).slice(...(isNear ? [5, 16] : [0, 10]));
   };
   const named = (form) => (plot, values) => values.map((value) => value && form(value, plot.scales.x));
   return [

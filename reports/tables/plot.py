@@ -1,14 +1,12 @@
 """The picture of a sweep over sizes: the first two of speed-up, bus bandwidth and time."""
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from reports.store.case import bus_factor, late_us
-from reports.store.grouped import grouped
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables.chains import without_links
@@ -79,8 +77,8 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     time."""
     ratios, nothing = speed_ups(result), (np.nan, np.nan, np.nan)
     factor = bus_factor(cases[0].collective, result.run.world_size)
-    bounded = grouped((case for case in cases if case.bound_us), attrgetter("size_bytes"))
-    bounds_us = {size: min(case.bound_us or 0 for case in own) for size, own in bounded.items()}
+    falling = sorted(cases, key=lambda case: case.bound_us or 0, reverse=True)
+    bounds_us = {case.size_bytes: case.bound_us for case in falling if case.bound_us}
 
     def speed_up(case: Case) -> tuple[float, float, float]:
         if case.algorithm == "library":

@@ -138,7 +138,7 @@ def expect(arguments: argparse.Namespace) -> int:
         page = Page(title, Banner(str(question), sentences[0]), sections)
         write_named(arguments.html, to_html(page).encode())
 
-    tables = [("", plain_table(rows[0], map(dict.values, rows)))] if rows else []
+    tables = [("", plain_table(rows[0], rows))] if rows else []
     said = lay_out([title], sentences, tables, listed)
     facts = {name: getattr(question, name) for name in ("name", "gpus", "hosts", "own")}
     answer(arguments, said, **facts, answers=[*map(vars, answers)], sentences=sentences)

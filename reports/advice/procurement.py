@@ -256,7 +256,7 @@ def as_text(procurement: Procurement) -> str:
     """At most 80 columns."""
     appraisals = procurement.appraisals
     names = ["", *(each.name for each in appraisals)]
-    table = plain_table(names, map(dict.values, _rows(appraisals)))
+    table = plain_table(names, _rows(appraisals))
     for column in table.columns:
         column.no_wrap, column.vertical = False, "top"
 

@@ -154,11 +154,11 @@ def text(record: Bits) -> str:
     for datatype, groups in by_type.items():
         cells = cells_of(groups, names)
         listed = [
-            [some([row.name for row in own], 1), *texts.values()]
+            {"algorithm": some([row.name for row in own], 1)} | texts
             for own, texts in zip(groups, cells, strict=True)
         ]
         most = max(1, MOST_ROWS // len(by_type))
-        tables.append((datatype, plain_table(["algorithm", *cells[0]], listed[:most])))
+        tables.append((datatype, plain_table(listed[0], listed[:most])))
         if len(listed) > most:
             sentences.append(f"{len(listed) - most} more rows of {datatype}")
         sentences += filter(None, (threshold_sentence(own[0]) for own in groups))

@@ -330,8 +330,8 @@ def plain_table(
     rows: "Iterable[Iterable[str | Text]]",
     footnotes: Iterable[str] = (),
 ) -> "Table":
-    """A table without lines from the headings, the cells of each row, and the footnotes of its
-    marks. The columns of words, LEFT, are left-aligned."""
+    """A table without lines from the headings, the cells of each row, also by their headings, and
+    the footnotes of its marks. The columns of words, LEFT, are left-aligned."""
     from rich.table import Table
 
     table = Table(
@@ -352,7 +352,7 @@ def plain_table(
         )
 
     for cells in rows:
-        table.add_row(*cells)
+        table.add_row(*(cells.values() if isinstance(cells, dict) else cells))
 
     return table
 

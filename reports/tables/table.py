@@ -121,7 +121,7 @@ def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list
     if f"{name}\nus" not in cells[0]:  # the name would stand for the library's algorithm
         for texts in cells:
             texts.pop("\nalgorithm", None)
-    tables = [(title, plain_table(cells[0], map(dict.values, cells), marks(rows)))]
+    tables = [(title, plain_table(cells[0], cells, marks(rows)))]
     sizes = next(iter(cells[0]))
     for other in named:
         further = filled(
@@ -131,7 +131,7 @@ def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list
             ]
         )
         if len(further[0]) > 1:
-            tables.append(("", plain_table(further[0], map(dict.values, further))))
+            tables.append(("", plain_table(further[0], further)))
 
     return tables
 

@@ -235,7 +235,7 @@ def text(fits: Sequence[Fit]) -> str:
             for fit in group
             for regime in fit.regimes
         ]
-        table = plain_table(rows[0], map(dict.values, rows))
+        table = plain_table(rows[0], rows)
         few = min(len(fit.run_ids) for fit in group) < MIN_PAIRS
         sentences = [f"Fewer than {MIN_PAIRS} launches have no intervals."] if few else []
         texts.append(lay_out([], [title], [("", table)], sentences))

@@ -95,5 +95,5 @@ def worth(comparison: Comparison, tpot_ms: float, calls: int) -> list[str]:
 def as_text(comparison: Comparison, values: Sequence[str]) -> str:
     """The table between its sentences; `values` are those of `worth`."""
     rows = rows_of(comparison)
-    table = plain_table(rows[0], map(dict.values, rows))
+    table = plain_table(rows[0], rows)
     return lay_out([], opening(comparison), [("", table)], [*closing(comparison), *values])

@@ -30,7 +30,6 @@ from reports.tables.rows import (
 )
 from reports.tables.run_text import lay_out_run, opening
 from reports.tables.sentences import (
-    KEYS,
     algorithm_of,
     count,
     interval_text,
@@ -50,7 +49,7 @@ from reports.tables.sentences import (
 STAMPS_SHARE = 0.25
 # Columns that stand in the title if all cells are alike, and those that others make superfluous.
 FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
-LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
+LEFT_OUT = "mode", FIGURES["alg_bw_gb_s"].heading
 
 Cells = dict[str, str | Text]  # of a row, by their headings
 
@@ -259,11 +258,9 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
         cases = [case for case in result.cases if case.mode == mode]
         cases.sort(key=lambda case: (case.size_bytes, case.in_place))
         rows = long_rows(cases, ratios)
-        texts = {name: {row[name] for row in rows} for name in rows[0] if name not in LEFT_OUT}
-        alike = [name for name in FOLDED if len(texts.get(name, ())) == 1]
+        alike = [name for name in FOLDED if len({row[name] for row in rows if name in row}) == 1]
         title = ", ".join([mode, *(f"{name} {rows[0][name]}" for name in alike)])
-        names = [name for name in texts if name not in alike]
-        names.sort(key=lambda name: name not in ("size", *KEYS))
+        names = [name for name in rows[0] if name not in (*alike, *LEFT_OUT)]
         cells = ([row[name] for name in names] for row in rows)
         footnotes = [SUSPECT] if any(case.suspect for case in cases) else []
         headings = (name.replace(" ", "\n", 1) for name in names)
@@ -275,33 +272,29 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
 def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> list[dict[str, str]]:
     """The cells of each case by their headings, without figures that no case has; `ratios` of
     `speed_ups`."""
-    return filled(
-        [
-            _facts(case)
-            | _figures(case)
-            | {"library/ this": ratio_text(ratios.get(case.case)), "status": _status(case)}
-            for case in cases
-        ]
-    )
+    rows = []
+    for case in cases:
+        name = f"{case.library or algorithm_of(case)} {shape_text(case.shape)}"
+        figures = {
+            shown.heading: _text(field, getattr(case, field)) for field, shown in FIGURES.items()
+        }
+        rows.append(
+            {
+                "size": "-" if is_own_work(case) else size_text(case.size_bytes),
+                "algorithm": name.rstrip(),
+                "variant": case.variant,
+                "mode": case.mode,
+                "type": type_text(case),
+                "place": "in" if case.in_place else "out",
+                **figures,
+                FIGURES["share_of_bound"].heading: _share_of_bound(case),
+                "blocks": str(case.time_us.n_blocks) if case.time_us else "-",
+                "library/ this": ratio_text(ratios.get(case.case)),
+                "status": f"{case.status}: {case.reason}" if case.reason else case.status,
+            }
+        )
 
-
-def _facts(case: Case) -> dict[str, str]:
-    name = f"{case.library or algorithm_of(case)} {shape_text(case.shape)}"
-    return {
-        "size": "-" if is_own_work(case) else size_text(case.size_bytes),
-        "algorithm": name.rstrip(),
-        "type": type_text(case),
-        "variant": case.variant,
-        "mode": case.mode,
-        "place": "in" if case.in_place else "out",
-    }
-
-
-def _figures(case: Case) -> dict[str, str]:
-    cells = {shown.heading: _text(name, getattr(case, name)) for name, shown in FIGURES.items()}
-    cells[FIGURES["share_of_bound"].heading] = _share_of_bound(case)
-    cells["blocks"] = str(case.time_us.n_blocks) if case.time_us else "-"
-    return cells
+    return filled(rows)
 
 
 def _text(name: str, value: Any) -> str:
@@ -316,7 +309,3 @@ def _text(name: str, value: Any) -> str:
         return " ".join(f"{part:.1f}" for part in value.values()) or "-"
 
     return number(value)
-
-
-def _status(case: Case) -> str:
-    return f"{case.status}: {case.reason}" if case.reason else case.status

@@ -417,11 +417,10 @@ def lay_out(
     from rich.console import Console
 
     text = io.StringIO()
-    has_style = has_colours()
     console = Console(
         file=text,
         width=1000,  # a table has its own
-        force_terminal=has_style,
+        force_terminal=has_colours(),
         highlight=False,
         markup=False,
         emoji=False,
@@ -430,7 +429,7 @@ def lay_out(
     for line in bold:
         # Scripts search for the rank that stopped first: its line stays whole.
         is_whole = line.startswith("stopped first")
-        console.print(line, style="bold", soft_wrap=is_whole, width=None if is_whole else WIDTH)
+        console.print(line, style="bold", soft_wrap=is_whole, width=WIDTH)
 
     for line in head:
         console.print(line, width=WIDTH)

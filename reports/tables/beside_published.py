@@ -3,9 +3,11 @@ that names what is published."""
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 
 from reports.references.published import Kind, PublishedCall, calls, cards_named, select
 from reports.store.case import bus_factor
+from reports.store.grouped import grouped
 from reports.store.schema import Result
 from reports.tables.chains import without_links
 from reports.tables.sentences import environment_of, number, shares_places, size_text
@@ -28,7 +30,7 @@ def own_calls(result: Result) -> list[PublishedCall]:
     result = without_links(result)
     links = environment_of(result.run).get("gpu.links", "")
     slot = re.search(r"PCIe [1-6]( x\d+)?", links)
-    calls = dict[tuple[int, str, str], PublishedCall]()
+    every = []
     for case in result.cases:
         is_plain = case.size_bytes and bus_factor(case.collective, len(ranks)) and not case.shape
         if case.status != "ok" or not case.time_us or not is_plain:
@@ -52,9 +54,10 @@ def own_calls(result: Result) -> list[PublishedCall]:
             grade="table",
             source=THIS_RUN,
         )
-        key = (case.size_bytes, call.kind, call.mode)
-        calls[key] = min(call, calls.get(key, call), key=lambda call: call.us)
-    return [calls[key] for key in sorted(calls)]
+        every.append(call)
+
+    alike = grouped(every, attrgetter("size_bytes", "kind", "mode"))
+    return [min(alike[key], key=attrgetter("us")) for key in sorted(alike)]
 
 
 def amounts(rows: Sequence[PublishedCall]) -> str:

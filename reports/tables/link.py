@@ -145,7 +145,7 @@ def _slow_transfers(shown: Shown, name: str) -> list[str]:
             )
 
     even = f"No pair is more than {SLOWER:.2f}x slower than another."
-    return sentences or [even] * bool(several)
+    return sentences or ([even] if several else [])
 
 
 def _contention(cases: Sequence[Case]) -> list[str]:
@@ -164,4 +164,4 @@ def _contention(cases: Sequence[Case]) -> list[str]:
 
     ratio, where = max(slowdowns, default=(0.0, ""))
     said = f"A push takes up to {ratio:.2f}x as long in disjoint_pairs as alone (ranks {where})."
-    return [said] * (ratio > 0)
+    return [said] if ratio else []

@@ -1,11 +1,9 @@
 """What changes the bits of an algorithm: it is performed in many ways, size by size."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from math import inf
-from operator import add
 
 import numpy as np
 
@@ -23,8 +21,9 @@ ERROR_BYTES, ERROR_ELEMENTS = 64 << 10, 8192  # of the message whose errors coun
 BLOCK, LONG_BLOCK = 16, 256  # elements that repeat in a message,
 LONG_BLOCKS = 4096  # and in a message of so many
 NO_SUM = "no sum"
-# A result, None where it cannot be, and what it must equal.
-Comparisons = Iterator[tuple[Array | None, Array]]
+# One of INVARIANCES, a result, None where it cannot be, and what it must equal.
+Comparisons = Iterator[tuple[str, Array | None, Array]]
+Differences = dict[str, Difference]  # by the names of INVARIANCES
 Orders = list[tuple[int, str]]  # from which element on which order
 
 
@@ -43,25 +42,21 @@ def ways_of(subject: Subject) -> dict[str, list[Way]]:
     return ways
 
 
-def comparisons_of(subject: Subject, plain: Array, number: int) -> dict[str, Comparisons]:
+def comparisons_of(subject: Subject, plain: Array, number: int) -> Comparisons:
     """The results of a size in each way, with what they must equal; `number` counts sizes."""
     inputs, following = subject.inputs(plain.size), (subject.rank + 1) % subject.ranks
     late: list[int | None] = [None, *range(subject.ranks)]
     if subject.size_bytes(plain.size) > LONG_BYTES:
         late = [number % subject.ranks]
-    moved = subject.inputs(plain.size, rank=following)
-    return {
-        "run": ((subject.result(inputs, late=rank), plain) for rank in late),
-        "ranks": iter(
-            [] if subject.collective.cut else [(plain, subject.world.communicator.broadcast(plain))]
-        ),
-        "place": repeated_blocks(subject, inputs),
-        **{
-            name: ((subject.result(inputs, way), plain) for way in ways)
-            for name, ways in ways_of(subject).items()
-        },
-        "order": ((subject.result(data), plain) for data in [moved]),
-    }
+    for rank in late:
+        yield "run", subject.result(inputs, late=rank), plain
+    if not subject.collective.cut:
+        yield "ranks", plain, subject.world.communicator.broadcast(plain)
+    yield from repeated_blocks(subject, inputs)
+    for name, ways in ways_of(subject).items():
+        for way in ways:
+            yield name, subject.result(inputs, way), plain
+    yield "order", subject.result(subject.inputs(plain.size, rank=following)), plain
 
 
 def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
@@ -77,7 +72,7 @@ def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
     first = blocks[0]
     if subject.collective.cut:
         first = subject.world.communicator.broadcast(first)
-    yield blocks, np.broadcast_to(first, blocks.shape)
+    yield "place", blocks, np.broadcast_to(first, blocks.shape)
 
 
 def without_last_rank(subject: Subject, fewer: Subject | None, count: int) -> Comparisons:
@@ -91,25 +86,27 @@ def without_last_rank(subject: Subject, fewer: Subject | None, count: int) -> Co
     with subject.world.communicator.all_or_none(Refusal):
         if fewer:
             alone = fewer.result(fewer.inputs(count))
-    yield alone, padded
+    yield "fewer", alone, padded
 
 
-def compare(subject: Subject, pairs: Comparisons) -> Difference | None:
-    """The differences on this rank; None where nothing could be compared."""
+def compare(subject: Subject, comparisons: Comparisons) -> Differences:
+    """The differences on this rank, without what could not be compared."""
     # The magnitudes of a row's sums are not known here.
     rounding = inf if subject.row_elements else subject.rounding * subject.ranks * MOST
-    found = [
-        difference(got, plain, subject.datatype, rounding)
-        for got, plain in pairs
+    return together(
+        {name: difference(got, plain, subject.datatype, rounding)}
+        for name, got, plain in comparisons
         if got is not None
-    ]
-    return reduce(add, found) if found else None
+    )
 
 
-def over_ranks(every: Sequence[Mapping[str, Difference | None]]) -> dict[str, Difference]:
-    """The differences of all ranks, without what none compared."""
-    found = {name: [known for own in every if (known := own[name])] for name in every[0]}
-    return {name: reduce(add, known) for name, known in found.items() if known}
+def together(every: Iterable[Differences]) -> Differences:
+    """The sum of the differences of each name."""
+    total = Differences()
+    for found in every:
+        for name, each in found.items():
+            total[name] = total.get(name, Difference()) + each
+    return total
 
 
 def own_orders(subject: Subject, explainer: Explainer, got: Array) -> Orders:
@@ -159,10 +156,7 @@ def measure_row(
             row.reason = row.reason or refusal
             continue
         results[count] = plain = subject.plain(subject.inputs(count))
-        compared = {
-            name: compare(subject, comparisons)
-            for name, comparisons in comparisons_of(subject, plain, number).items()
-        }
+        compared = compare(subject, comparisons_of(subject, plain, number))
         digest = hashlib.sha256(plain.tobytes()).digest()
         orders = own_orders(subject, explainer, plain)
         every = subject.world.communicator.all_gather((digest, compared, orders, subject.failure()))
@@ -172,7 +166,7 @@ def measure_row(
                 size_bytes=subject.size_bytes(count),
                 digest=hashlib.sha256(b"".join(digests)).hexdigest()[:16],
                 parts=parts_of(all_orders),
-                compared=over_ranks(all_compared),
+                compared=together(all_compared),
                 chosen=subject.chosen(count),
             )
         )
@@ -211,22 +205,22 @@ def compare_sizes(
 ) -> None:
     """Adds to each size how its result differs from the start of the longest one and on one rank
     fewer, and to some how it differs after other communicators."""
-    longest, own = results[max(results)], list[dict[str, Difference | None]]()
+    longest, own = results[max(results)], list[Differences]()
+
+    def comparisons(number: int, count: int, result: Array) -> Comparisons:
+        if count < longest.size:
+            yield "size", longest[:count], result
+        if not number % EVERY_SIZE:
+            for each in (other, replace(subject)):
+                yield "history", each.result(subject.inputs(count)), result
+        yield from without_last_rank(subject, fewer, count)
+
     for number, (count, result) in enumerate(results.items()):
         subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B again")
-        prefix = [(longest[:count], result)] if count < longest.size else []
-        after = [] if number % EVERY_SIZE else [other, replace(subject)]
-        inputs = subject.inputs(count)
-        own.append(
-            {
-                "size": compare(subject, iter(prefix)),
-                "history": compare(subject, ((each.result(inputs), result) for each in after)),
-                "fewer": compare(subject, without_last_rank(subject, fewer, count)),
-            }
-        )
+        own.append(compare(subject, comparisons(number, count, result)))
     every = subject.world.communicator.all_gather(own)
     for size, found in zip(row.sizes, zip(*every, strict=True), strict=True):
-        size.compared |= over_ranks(found)
+        size.compared |= together(found)
 
 
 def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Threshold]:

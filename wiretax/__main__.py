@@ -242,11 +242,6 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
     runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)
 
 
-def names_record(arguments: list[str]) -> bool:
-    """Whether a command that measures and reports shall report: a benchmark takes options alone."""
-    return bool(arguments) and not arguments[0].startswith("-")
-
-
 def main() -> int:
     """Runs the command that the command line names; returns its exit status."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until a benchmark has more to keep
@@ -259,7 +254,9 @@ def main() -> int:
         return put(help_text())
     elif command in ("-V", "--version"):
         return put(f"wiretax {VERSION}")
-    elif command in REPORTS and (command not in BENCHMARKS or names_record(line)):
+    elif command in REPORTS and (
+        command not in BENCHMARKS or (line and not line[0].startswith("-"))
+    ):  # a benchmark of the same name takes options alone
         return 0 if launched_rank() else run_report([command, *line])  # rank 0 reports
     elif command in BENCHMARKS:
         run_benchmark(command, line)

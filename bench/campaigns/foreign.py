@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
 
-from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Variant
+from bench.campaigns.options import CampaignOptions, Variant
 from bench.machine import environment, node
 from kernels.devices.owners import opened
 from reports.imports.runs import find_tests, run_of
@@ -31,15 +31,6 @@ def output_files(options: CampaignOptions, kept: Path) -> Iterator[Path]:
                     for file in filter(Path.is_file, Path(private).iterdir()):
                         with (folder / file.name).open("xb") as copy:
                             copyfile(file, f"/proc/self/fd/{copy.fileno()}")
-
-
-def fill(options: CampaignOptions, variant: Variant, seed: int, log: Path) -> list[str]:
-    """The command with the values of its placeholders."""
-    values = {"out": f"{log.absolute()}.file.txt", "seed": str(seed)} | options.settings
-    return [
-        PLACEHOLDER.sub(lambda found: values.get(found[1], found[2]), word)
-        for word in variant.arguments
-    ]
 
 
 def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[Result, list[str]]:

@@ -21,8 +21,8 @@ from typing import Any, Literal, NoReturn, TextIO, cast
 import msgspec
 
 from bench.campaigns import guard
-from bench.campaigns.foreign import fill, output_files, read_output
-from bench.campaigns.options import CampaignOptions, Stop, Variant
+from bench.campaigns.foreign import output_files, read_output
+from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Stop, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, USAGE, WRONG, print_out, say
 from bench.harness.progress import Progress
 from bench.machine.environment import cpu_ticks, steal_share
@@ -289,9 +289,10 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     options, variant = campaign.options, campaign.options.variants[record.variant]
     folder, tree = campaign.folder_of(variant.name), campaign.revision_folder(variant)
     limit_s = options.budget_s or LONGEST_PILOT_S
-    if record.stage != "pilot":
+    is_pilot = record.stage == "pilot"
+    if not is_pilot:
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    stage = "pilot" if record.stage == "pilot" else f"pair {record.pair} of {campaign.pairs}"
+    stage = "pilot" if is_pilot else f"pair {record.pair} of {campaign.pairs}"
     campaign.progress.show(f"{stage}, {variant.name}")
     started_s, seed, unread = time.monotonic(), options.head.seed + record.pair, list[str]()
     if variant.is_foreign:
@@ -310,14 +311,14 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     record.reason = failure_of(record.exit, last_line, run)
     record.status = "died" if record.reason else "finished"
     campaign.record(record)
-    if record.stage == "pilot" and options.budget_s and record.elapsed_s >= limit_s:
+    if is_pilot and options.budget_s and record.elapsed_s >= limit_s:
         raise Stop(
             USAGE,
             f"--budget: variant {variant.name} has not ended in {limit_s:.0f} s: it hangs, or "
             "needs a longer budget",
             True,
         )
-    if record.stage == "pilot" and record.status == "finished" and unread:
+    if is_pilot and record.status == "finished" and unread:
         raise Stop(WRONG, f"variant {variant.name}: {'; '.join(unread)}", True)
     is_refused = not variant.is_foreign and record.exit in (USAGE, CANNOT)
     if not run and (is_refused or record.exit == FINE):
@@ -335,7 +336,11 @@ def launch_foreign(
     folder = campaign.folder_of(variant.name)
     number = len(campaign.manifest.launches) + 1
     with output_files(options, folder / f"launch-{number}.output") as log:
-        command = fill(options, variant, seed, log)
+        values = {"out": f"{log.absolute()}.file.txt", "seed": str(seed)} | options.settings
+        command = [
+            PLACEHOLDER.sub(lambda found: values.get(found[1], found[2]), word)
+            for word in variant.arguments
+        ]
         ticks, started_s = cpu_ticks(), time.monotonic()
         environment = variant.environment(None)
         status, last_line = run_to_end(command, None, environment, limit_s, log)
@@ -352,6 +357,6 @@ def launch_foreign(
         return status, last_line, None, []
     run = folder / result.path
     write_whole(run, content)
-    if status in (FINE, WRONG):
-        status = WRONG if is_wrong else FINE
+    if is_wrong:
+        status = status or WRONG
     return status, last_line, run, unread

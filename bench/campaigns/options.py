@@ -31,7 +31,6 @@ from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
 MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread
 LEAST_LAUNCH_S = 4.0
-RESERVED_NAMES = (manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
 RESERVED_WORD = re.compile(r"(bench\.)?(campaign|soak|survey)|--(out|list|soak)(=.*)?")
 HARMLESS_WORD = re.compile(
@@ -42,9 +41,6 @@ HARMLESS_WORD = re.compile(
 # else from the command itself. A shell's ${name} is none.
 PLACEHOLDER = re.compile(r"(?<!\$)\{([a-z]+)(?::([^{}]*))?\}")
 OF_CAMPAIGN, OF_SIZES = ("out", "seed"), ("min", "max", "sizes")
-PLACEHOLDERS = " ".join(
-    [f"{{{name}}}" for name in OF_CAMPAIGN] + [f"{{{name}:X}}" for name in OF_SIZES]
-)
 EPILOG = f"""\
 example:
   {RUN}{BENCH}campaign --budget 10m --revision old=HEAD~1 \\
@@ -142,7 +138,7 @@ def split_name(text: str) -> tuple[str, str]:
 def parse_variant(text: str) -> Variant:
     """The variant of `NAME=[VARIABLE=VALUE ...] COMMAND`. Its name also names a folder."""
     name, line = split_name(text)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,39}", name) or name in RESERVED_NAMES:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,39}", name) or name == manifest.MANIFEST:
         raise ArgumentTypeError(f"{name!r} cannot be a variant's name")
     try:
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)  # a word for each operator
@@ -170,7 +166,8 @@ def parse_variant(text: str) -> Variant:
             known = OF_CAMPAIGN if found[2] is None else OF_SIZES
             if found[1] not in known:
                 raise ArgumentTypeError(
-                    f"variant {name}: {found[0]} is no placeholder; known are {PLACEHOLDERS}"
+                    f"variant {name}: {found[0]} is no placeholder; known are "
+                    "{out} {seed} {min:X} {max:X} {sizes:X}"
                 )
         return Variant(name, [], command, variables_by_name)
     launcher, arguments = command[: ends[0]], command[ends[0] :]

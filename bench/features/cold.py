@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
     from bench.harness.session import Session
 
-SHAPE = {"caches": "cold"}
 FLUSHED = 2  # times the last-level cache: a pass of its size alone leaves some of the older lines
 
 
@@ -42,7 +41,7 @@ class Cold(Feature):
         return cls() if namespace.cold else None
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        return [{**shape, **SHAPE} for shape in shapes]
+        return [{**shape, "caches": "cold"} for shape in shapes]
 
     def change(
         self, session: "Session", case: CollectiveCase, iteration: "Iteration"

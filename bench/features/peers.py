@@ -35,27 +35,23 @@ class Peers(Feature):
 
     @staticmethod
     def add_options(add: AddOption) -> None:
-        add(
-            "--peer",
-            action="extend",
-            changes=CASES,
-            type=partial(comma_separated, peer_name),
-            metavar="A,B",
-            help="also time these: your FILE.py, or one of examples/peers, such as vllm (none)",
-        )
-        add(
-            "--kernel",
-            action="extend",
-            changes=CASES,
-            type=partial(comma_separated, kernel_name),
-            metavar="A,B",
-            help="also time these: your FILE.cu, which its first line declares (none)",
-        )
+        for flag, name, text in (
+            ("--peer", peer_name, "FILE.py, or one of examples/peers, such as vllm"),
+            ("--kernel", kernel_name, "FILE.cu, which its first line declares"),
+        ):
+            add(
+                flag,
+                action="extend",
+                changes=CASES,
+                type=partial(comma_separated, name),
+                dest="peers",
+                metavar="A,B",
+                help=f"also time these: your {text} (none)",
+            )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":
-        names = [*(namespace.peer or ()), *(namespace.kernel or ())]
-        return cls(names) if names else None
+        return cls(namespace.peers) if namespace.peers else None
 
     def algorithms(self, session: "Session") -> Mapping[str, Algorithm]:
         # Not at the top: --help needs no more modules.

@@ -237,7 +237,7 @@ COMMANDS = {
 
 
 def parse(
-    name: str, argv: Sequence[str] | None = None, features: Sequence[type[Feature]] = ()
+    name: str, features: Sequence[type[Feature]] = ()
 ) -> tuple[RunOptions, LayerOptions, list[Feature]]:
     command = COMMANDS[name]
     example = f"{on_ranks(2, name)} --model llama-3.1-8b"
@@ -251,7 +251,7 @@ def parse(
     options.add_iterations(how, "as many as fit the time", command.graph)
     options.add_run_options(how, command.max_time_s)
     options.add_samples(output)
-    namespace = parser.parse_args(argv)
+    namespace = parser.parse_args()
     parser.require_ranks()
     fields = {
         field: value
@@ -264,7 +264,7 @@ def parse(
 
 
 def main(name: str, features: Sequence[type[Feature]] = ()) -> NoReturn:
-    run_options, layer_options, active = parse(name, features=features)
+    run_options, layer_options, active = parse(name, features)
 
     def prepare(session: Session) -> Suite:
         world = session.world

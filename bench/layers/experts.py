@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -94,9 +94,8 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
             batch.top_k > batch.experts
         ),
         "with --experts the size is --tokens times --hidden: leave out the sizes": has_sizes,
-        "--list names the same algorithms without --experts": not namespace.keeps_run,
-        "--peer and --kernel have no routed all-to-all: leave out --experts": any(
-            getattr(namespace, name, None) for name in ("peer", "kernel")
+        "--experts goes without --list, --peer and --kernel": (
+            namespace.peers or not namespace.keeps_run
         ),
     }
     for mistake, is_made in mistakes.items():
@@ -162,7 +161,11 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         partial(routed_iteration, session, buffers),
     )
     for header in suite.headers:
-        header.routing = load_of(batches[header.shape["skew"]], header.shape["way"], row_bytes)
+        routes, way = batches[header.shape["skew"]], header.shape["way"]
+        dispatched, combined = routes.between.sum(axis=1), routes.between.sum(axis=0)
+        sums = {"dispatch": dispatched, "combine": combined, "round_trip": dispatched + combined}
+        leaving_bytes = [int(rows) * row_bytes for rows in sums[way]]
+        header.routing = {**routes.imbalance(), "leaving_bytes": leaving_bytes}
         header.count = tokens_bytes // datatype.size_bytes
     add_link_parts(session, suite, buffers)
     return suite
@@ -176,16 +179,7 @@ def routed_cases(
     tables: Mapping[str, Tables],
 ) -> Iterator[CollectiveCase]:
     """Each way with each skew: `send` to the experts' rows, rows to `receive`, or both."""
-    shapes: Sequence[Shape] = [
-        {
-            "way": way,
-            "experts": batch.experts,
-            "top_k": batch.top_k,
-            "tokens": batch.tokens,
-            "hidden": batch.hidden,
-        }
-        for way in WAYS
-    ]
+    shapes: Sequence[Shape] = [{"way": way, **vars(batch)} for way in WAYS]
     for feature in session.features:
         shapes = feature.shapes(shapes)
     for shape, (skew, of_skew) in product(shapes, tables.items()):
@@ -198,16 +192,10 @@ def routed_cases(
             "none",
             source.address,
             target.address,
-            shape={**shape, "skew": skew},
+            shape={**shape, "skew": skew},  # of those of the batch
             size_bytes=buffers.send.size_bytes,
             tables=of_skew,
         )
-
-
-def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
-    dispatched, combined = routes.between.sum(axis=1), routes.between.sum(axis=0)
-    rows = {"dispatch": dispatched, "combine": combined, "round_trip": dispatched + combined}[way]
-    return {**routes.imbalance(), "leaving_bytes": [int(n) * row_bytes for n in rows]}
 
 
 def routed_iteration(

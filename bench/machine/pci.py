@@ -36,11 +36,11 @@ XGMI = "11"  # HSA_IOLINK_TYPE_XGMI, a link type of KFD's topology
 IOMMU_TYPES = {"identity": "passthrough", "DMA": "translating", "DMA-FQ": "translating"}
 
 ONE_ROOT_COMPLEX = "PCIe, same root complex"
-# Paths between devices below different root complexes.
+# Paths between devices below different root complexes, by the sockets of these; 0: unknown.
 ROOTLESS_PATHS = (
     "PCIe, two root complexes, sockets unknown",
-    "PCIe, across sockets",
     "PCIe, two root complexes of one socket",
+    "PCIe, across sockets",
 )
 
 Rate = tuple[float, int]  # GT/s and lanes of a link
@@ -146,9 +146,7 @@ def path_between(a: str, b: str) -> tuple[str, list[str]]:
         return ONE_ROOT_COMPLEX, [chain_a[1], chain_b[1]]
 
     sockets = {_socket(attribute(gpu, "numa_node")) for gpu in (a, b)}
-    if "" in sockets:
-        return ROOTLESS_PATHS[0], []
-    return ROOTLESS_PATHS[1 if len(sockets) > 1 else 2], []
+    return ROOTLESS_PATHS[0 if "" in sockets else len(sockets)], []
 
 
 def _socket(node: str) -> str:

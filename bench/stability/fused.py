@@ -22,11 +22,8 @@ HIDDEN = 4096  # elements of a token's row in a norm
 RESIDUAL, WEIGHT = 1000, 1001  # whose data these are, where ranks have theirs
 NO_PLACE = Unsupported("the norm overlaps no other buffer", depends_on_size=True)
 INNER = 1024  # rows and columns of a matrix: calls take a CPU well below 1 ms
-MOST_TOKENS = 8  # of a GEMV
 WEIGHTS = DATATYPES["float16"]
 ALIGNED = Unsupported("a GEMV reads aligned activations from their own buffer")
-ADDS_IN_FP32 = Unsupported("a GEMV adds in fp32, and takes no float64")
-SQUARES_IN_FP32 = Unsupported("a norm is computed in fp32, and takes no float64")
 
 
 def drawn(subject: Subject, whose: int, count: int, datatype: Datatype) -> Array:
@@ -65,9 +62,6 @@ class NormSubject(Subject):
             weight=device.store(weight),
         )
 
-    def count(self, size_bytes: int) -> int:
-        return max(1, super().count(size_bytes) // HIDDEN) * HIDDEN
-
     def exact(self, count: int) -> tuple[Array, Array]:
         row, weight = (drawn(self, whose, HIDDEN, self.datatype) for whose in (RESIDUAL, WEIGHT))
         parts, magnitudes = (each.reshape(-1, HIDDEN) for each in super().exact(count))
@@ -88,8 +82,6 @@ class NormSubject(Subject):
         return NormCase(**vars(super().case(count, way)), norm=norm, summed=buffers.summed.address)
 
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
-        if self.datatype.size_bytes > 4:
-            return SQUARES_IN_FP32
         return NO_PLACE if way.in_place else super().bind_way(case, way)
 
 
@@ -106,6 +98,7 @@ class GemvSubject(Subject):
     """Its buffers are GemvBuffers."""
 
     row_elements = INNER
+    most_rows = 8
 
     @staticmethod
     def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
@@ -119,9 +112,6 @@ class GemvSubject(Subject):
             products=world.library.allocate(world, send.size_bytes),
         )
 
-    def count(self, size_bytes: int) -> int:
-        return min(MOST_TOKENS, max(1, super().count(size_bytes) // INNER)) * INNER
-
     def exact(self, count: int) -> tuple[Array, Array]:
         weights = drawn(self, WEIGHT, INNER * INNER, WEIGHTS).reshape(INNER, INNER)
         total, magnitude = (each.reshape(-1, INNER) for each in super().exact(count))
@@ -132,8 +122,6 @@ class GemvSubject(Subject):
         assert isinstance(buffers, GemvBuffers)
         if way.in_place or way.shifts:
             return ALIGNED
-        if self.datatype.size_bytes > 4:
-            return ADDS_IN_FP32
         layer = Gemv(
             weights=buffers.weights.address,
             activations=case.send,

@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, groupby
 from math import inf
+from operator import itemgetter
 
 import numpy as np
 
@@ -128,12 +130,9 @@ def own_orders(subject: Subject, explainer: Explainer, got: Array) -> Orders:
 
 def parts_of(every: Sequence[Orders]) -> list[Part]:
     """The parts of a message from those that the ranks explain."""
-    found = [part for own in every for part in own]
-    return [
-        Part(first=first, order=order)
-        for (_, before), (first, order) in zip([(0, ""), *found], found, strict=False)
-        if order != before
-    ]
+    of_orders = groupby(chain(*every), key=itemgetter(1))
+    firsts = (next(parts) for _, parts in of_orders)
+    return [Part(first=first, order=order) for first, order in firsts]
 
 
 def measure_row(

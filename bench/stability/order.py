@@ -3,7 +3,8 @@ rounds differently, so over some tens of elements only one has the bits of the r
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 import numpy as np
 
@@ -144,11 +145,7 @@ class Explainer:
         ]
         if got.size < TELLS and any(order == UNEXPLAINED for _, order in kept):
             return []
-        return [
-            (first if at else 0, order)
-            for at, (first, order) in enumerate(kept)
-            if at == 0 or order != kept[at - 1][1]
-        ]
+        return [next(parts) for _, parts in groupby(kept, key=itemgetter(1))]
 
 
 def changes(

@@ -1,6 +1,7 @@
 """One algorithm, performed once on given inputs in a given way."""
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from reports.store.bits import RowBits
 
 MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
 LATE_S = 0.002  # longer than a short collective
+ROWS_IN_FP32 = Unsupported("rows are computed in fp32: no float64")
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,11 @@ def without_last(world: World) -> World | None:
 @dataclass
 class Subject:
     """An algorithm in a variant and a datatype. All ranks call each method together. If elements
-    are no plain sums, `row_elements` belong together. A copy binds its cases anew."""
+    are no plain sums, `row_elements` belong together, and a message has `most_rows` of these. A
+    copy binds its cases anew."""
 
     row_elements = 0
+    most_rows = sys.maxsize
 
     session: Session
     world: World
@@ -103,8 +107,10 @@ class Subject:
         return parts.sum(axis=0), np.abs(parts).sum(axis=0)
 
     def count(self, size_bytes: int) -> int:
-        """The elements of a segment, at least one."""
-        return max(1, self.collective.count(size_bytes, self.ranks, self.datatype))
+        """The elements of a segment, of whole rows, at least one."""
+        count = self.collective.count(size_bytes, self.ranks, self.datatype)
+        unit = self.row_elements or 1
+        return min(self.most_rows, max(1, count // unit)) * unit
 
     def size_bytes(self, count: int) -> int:
         """The size of a message of `count` elements in a segment, as nccl-tests counts it."""
@@ -141,6 +147,8 @@ class Subject:
             self.bound[count, way] = next(filter(None, refused), bound)
 
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
+        if self.row_elements and self.datatype.size_bytes > 4:
+            return ROWS_IN_FP32
         bound, device = self.algorithm.bind(self.world, case), self.world.device
         if isinstance(bound, Unsupported) or (way.calls == 1 and not way.replayed):
             return bound

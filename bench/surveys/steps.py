@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -64,10 +64,6 @@ class SurveyStep:
     @property
     def command(self) -> str:
         return self.line.split()[0]
-
-    @property
-    def arguments(self) -> list[str]:
-        return self.line.split()[1:]
 
     @property
     def log(self) -> str:
@@ -145,13 +141,12 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[SurveyS
             for step in steps
             if step.quick is not None
         ]
-    most = max(step.again.get("number", 0) for step in steps)
     further = [
-        step.next_launch(number + 1)
-        for number in range(1, most + 1)
+        step.next_launch(number)
         for step in steps
-        if number <= step.again.get("number", 0)
+        for number in range(2, step.again.get("number", 0) + 2)
     ]
+    further.sort(key=attrgetter("launch"))
     reports = [step for step in steps if step.command in READS]
     return [*(step for step in steps if step not in reports), *further, *reports]
 
@@ -159,7 +154,7 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[SurveyS
 def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[str]) -> list[str]:
     """The launch of a benchmark. The doctor runs without `mpirun` where there are no GPUs, and as
     one rank where ranks share one."""
-    words = [*program, *step.arguments]
+    words = [*program, *step.line.split()[1:]]
     if step.command == "doctor":
         ranks = 1 if survey.shares_gpus else survey.ranks
         return [mpirun, "-n", str(ranks), *words] if survey.vendor else words
@@ -188,7 +183,7 @@ def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
         words.append(f"--seed={step.launch - 1}")
     if step.command == "tune":
         words.append(f"--table={table}")
-    elif step.command == "allreduce" and "--tuned" not in step.arguments and table.exists():
+    elif step.command == "allreduce" and "--tuned" not in step.line and table.exists():
         words.append(f"--tuned={table}")
     return words
 
@@ -268,19 +263,13 @@ def judge(survey: Survey, step: SurveyStep, exit_status: int, complaint: str) ->
         elif result and not result.complete:
             step.status = "incomplete"
             step.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
-        if result and (absent := "; ".join(absences(result))):  # such as NCCL that wants two GPUs
-            step.sentence += f"; {absent}"
+        for name, cases in grouped(result.cases if result else [], attrgetter("library")).items():
+            if name and all(case.status == "unsupported" for case in cases):  # NCCL wants two GPUs
+                step.sentence += f"; {name} was not measured: {cases[0].reason}"
     elif is_wrong or (exit_status == WRONG and "wrong" in complaint.lower()):
         step.status = "wrong"
     elif exit_status == CANNOT and step.command == "doctor" and not survey.vendor:
         step.status, step.sentence = "done", "the survey is of the CPU"
-
-
-def absences(result: Result) -> Iterator[str]:
-    """A sentence for each library and peer that no case of the run could measure."""
-    for name, cases in grouped(result.cases, attrgetter("library")).items():
-        if name and all(case.status == "unsupported" for case in cases):
-            yield f"{name} was not measured: {cases[0].reason}"
 
 
 def last_words(survey: Survey, step: SurveyStep) -> str:

@@ -5,7 +5,7 @@ from statistics import mean, median
 
 import numpy as np
 
-from bench.tuning.winners import Candidate, gains, heats_of, turns
+from bench.tuning.winners import gains, heats_of, turns
 from reports.store.schema import Result
 from reports.tables.sentences import lay_out, plain_table, size_text
 
@@ -13,27 +13,22 @@ LEAST_ROUNDS = 6  # of the best
 HEADINGS = "size", "auto/\nbest", "auto", "best"
 
 
-def regret(chosen: Candidate, best: Candidate) -> float | None:
-    """The median of chosen over best in the even rounds, since the best was chosen on the odd ones,
-    and at least 1; None without a common round."""
-    if chosen.name == best.name:
-        return 1.0
-    ratios = gains(chosen, best)
-    return max(1.0, float(np.median(ratios))) if len(ratios) else None
-
-
 def audited(result: Result) -> str:
     """The tables and the mean."""
     rows: dict[str, list[list[str]]] = {}
     regrets: list[float] = []
-    for heat, candidates in sorted(heats_of(result.cases, result.counted.costs_us).items()):
+    heats = heats_of(result.cases, result.counted.costs_us, range(len(result.cases)))
+    for heat, candidates in sorted(heats.items()):
         auto = next((each for each in candidates if each.is_untuned), None)
         enough = [each for each in candidates if len(each.rounds) >= LEAST_ROUNDS]
         if not auto or not enough:
             continue
         best = min(enough, key=lambda each: median(turns(each.rounds, 1).values()))
-        if (ratio := regret(auto, best)) is None:
+        # In the even rounds, since the odd ones chose the best.
+        ratios = gains(auto, best)
+        if not len(ratios):
             continue
+        ratio = max(1.0, float(np.median(ratios)))
         regrets.append(ratio)
         row = [size_text(heat.size_bytes), f"{ratio:.2f}", auto.name, best.name]
         rows.setdefault(f"{heat.mode}, {heat.variant}", []).append(row)

@@ -67,7 +67,9 @@ def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -
     rho = autocorrelation([*series.values()])
     tested = {heat: median_interval(each, rho=rho) for heat, each in series.items() if len(each)}
     again = {heat for heat in found.keys() & tested if chosen[heat].name == found[heat][0]}
-    spread = spread_between([(found[heat][1], tested[heat][0]) for heat in again])
+    # The standard deviation between launches of the log of a gain.
+    logs = np.log([tested[heat][0] / found[heat][1] for heat in again])
+    spread = np.sqrt(np.sum(logs**2) / (2 * len(again) or 1))
     winners = list[Winner]()
     for heat, candidates in sorted(settled.items()):
         if not candidates:
@@ -75,15 +77,13 @@ def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -
         best, name, gain = untuned.get(heat, candidates[0]), None, tested.get(heat)
         is_settled = heat not in chosen or bool(gain and gain[1] is not None)
         if gain and (gain[1] or 0.0) > 1:
-            name = chosen[heat].name
-            if heat in again:
-                is_real = np.log(gain[0]) > CONFIRMED * spread
-                best, name = (chosen[heat], name) if is_real else (best, None)
+            if heat not in again:
+                name = chosen[heat].name
+            elif np.log(gain[0]) > CONFIRMED * spread:
+                best, name = chosen[heat], chosen[heat].name
         winners.append(
             Winner(
-                variant=heat.variant,
-                size_bytes=heat.size_bytes,
-                mode=heat.mode,
+                **heat._asdict(),
                 name=best.name,
                 cost_us=best.cost_us,
                 candidate=name,
@@ -95,13 +95,13 @@ def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -
 
 
 def heats_of(
-    cases: Sequence[CaseFields], costs_us: RoundCosts, numbers: Iterable[int] | None = None
+    cases: Sequence[CaseFields], costs_us: RoundCosts, numbers: Iterable[int]
 ) -> dict[Heat, list[Candidate]]:
-    """The candidates that compete, of these numbers (default: all), with their costs by round, and
-    without those that the untuned `auto` also runs."""
+    """The candidates that compete, of these numbers, with their costs by round, and without those
+    that the untuned `auto` also runs."""
     several = len({case.memory for case in cases if not case.library}) > 1
     heats = dict[Heat, list[Candidate]]()
-    for number in range(len(cases)) if numbers is None else numbers:
+    for number in numbers:
         case = cases[number]
         heat = Heat(case.variant, case.size_bytes, case.mode)
         name = BuildName.parse(case.algorithm)
@@ -141,12 +141,6 @@ def choice_of(
     return min(
         named or others, key=lambda each: median(turns(each.rounds, 1).values()), default=None
     )
-
-
-def spread_between(pairs: Sequence[tuple[float, float]]) -> float:
-    """The standard deviation between launches of the log of a gain, from gains of two launches."""
-    logs = np.log(np.array(pairs).reshape(-1, 2))
-    return float(np.sqrt(np.mean(np.diff(logs) ** 2) / 2)) if len(logs) else 0.0
 
 
 def turns(rounds: Rounds, remainder: int) -> Rounds:

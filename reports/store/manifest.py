@@ -12,7 +12,7 @@ import msgspec
 from reports.store.result import ResultError, by_time, of_kind, read_lines
 
 SCHEMA = 1
-MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
+MANIFEST = "campaign.jsonl"
 BESIDE_A_RUN = {".flight", ".output"}
 
 
@@ -101,9 +101,7 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
     Benchmarks may remove folders meanwhile."""
     closed: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=closed.append):
-        folders[:] = sorted(
-            name for name in folders if name != WORKTREES and Path(name).suffix not in BESIDE_A_RUN
-        )
+        folders[:] = sorted(name for name in folders if Path(name).suffix not in BESIDE_A_RUN)
         for name in sorted([*folders, *files]):
             path = Path(parent, name)
             if os.path.islink(path):

@@ -77,7 +77,7 @@ def test_a_damaged_manifest_is_refused_by_file_and_line(tmp_path, lines, sentenc
 def test_foreign_runs_are_named(tmp_path):
     """Otherwise one would count as a launch."""
     write(tmp_path, HEAD, launch(1, "a", "a/1.jsonl"))
-    others = "a/1.png a/1.flight/rank-0 a/1.npz b/notes.txt worktrees/a/x.jsonl"
+    others = "a/1.png a/1.flight/rank-0 a/1.npz b/notes.txt"
     for name in f"{others} stray.jsonl".split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

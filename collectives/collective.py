@@ -85,6 +85,10 @@ class Datatype:
             return np.asarray(self.float8.values[stored])
         return stored.astype(np.float64 if self.is_float else np.int64)
 
+    def rounded(self, values: Array) -> Array:
+        """The values as they are stored, decoded."""
+        return self.decode(self.encode(values))
+
 
 DATATYPES = {
     datatype.name: datatype
@@ -136,7 +140,7 @@ def combined(inputs: Sequence[Array], redop: str, datatype: Datatype | None = No
         if redop != "avg":
             return result
         if datatype and not datatype.is_float:
-            result = datatype.decode(datatype.encode(result))
+            result = datatype.rounded(result)
         return quotient(result, len(inputs))
 
 

@@ -260,6 +260,6 @@ def combined_rows(routes: Routes, datatype: Datatype, rows: Sequence[Array]) -> 
         token, choice = routes.rows_of(rank)
         part = np.zeros_like(total)
         np.add.at(part, token, routes.weights[token, choice, None].astype(np.float64) * of_rank)
-        rounded = datatype.decode(datatype.encode(part))
+        rounded = datatype.rounded(part)
         total += np.where(routes.home[:, None] == rank, part, rounded)
-    return datatype.decode(datatype.encode(total))
+    return datatype.rounded(total)

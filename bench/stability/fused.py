@@ -20,7 +20,6 @@ FORMS = {
 }
 HIDDEN = 4096  # elements of a token's row in a norm
 RESIDUAL, WEIGHT = 1000, 1001  # whose data these are, where ranks have theirs
-NO_PLACE = Unsupported("the norm overlaps no other buffer", depends_on_size=True)
 INNER = 1024  # rows and columns of a matrix: calls take a CPU well below 1 ms
 WEIGHTS = DATATYPES["float16"]
 ALIGNED = Unsupported("a GEMV reads aligned activations from their own buffer")
@@ -28,7 +27,7 @@ ALIGNED = Unsupported("a GEMV reads aligned activations from their own buffer")
 
 def drawn(subject: Subject, whose: int, count: int, datatype: Datatype) -> Array:
     """Data that all ranks have, as they are stored, decoded."""
-    return datatype.decode(datatype.encode(draw((subject.buffers.seed, whose), count)))
+    return datatype.rounded(draw((subject.buffers.seed, whose), count))
 
 
 @dataclass
@@ -81,9 +80,6 @@ class NormSubject(Subject):
         )
         return NormCase(**vars(super().case(count, way)), norm=norm, summed=buffers.summed.address)
 
-    def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
-        return NO_PLACE if way.in_place else super().bind_way(case, way)
-
 
 @dataclass
 class GemvBuffers(Buffers):
@@ -120,7 +116,7 @@ class GemvSubject(Subject):
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
         buffers = self.buffers
         assert isinstance(buffers, GemvBuffers)
-        if way.in_place or way.shifts:
+        if way.shifts:
             return ALIGNED
         layer = Gemv(
             weights=buffers.weights.address,

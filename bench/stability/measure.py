@@ -29,18 +29,19 @@ Differences = dict[str, Difference]  # by the names of INVARIANCES
 Orders = list[tuple[int, str]]  # from which element on which order
 
 
-def ways_of(subject: Subject) -> dict[str, list[Way]]:
-    """The ways to perform it on the same data, by the names of INVARIANCES."""
+def ways_of(subject: Subject) -> list[tuple[str, Way]]:
+    """The ways to perform it on the same data, with the names of INVARIANCES."""
     ranks = range(subject.ranks)
     alike, ragged = [(1, 0) for _ in ranks], [(rank % 3, rank % 2) for rank in ranks]
-    ways = {
-        "align": [Way(tuple(alike)), Way(tuple(ragged))],
-        "in-place": [Way(in_place=True)],
-        "chain": [Way(calls=CHAIN_CALLS)],
-    }
+    ways = [
+        ("align", Way(tuple(alike))),
+        ("align", Way(tuple(ragged))),
+        ("in-place", Way(in_place=True)),
+        ("chain", Way(calls=CHAIN_CALLS)),
+    ]
     # A peer says itself how a graph captures it.
     if not subject.algorithm.peer and not subject.world.device.reason_against_graphs():
-        ways["graph"] = [Way(replayed=True)]
+        ways.append(("graph", Way(replayed=True)))
     return ways
 
 
@@ -55,9 +56,8 @@ def comparisons_of(subject: Subject, plain: Array, number: int) -> Comparisons:
     if not subject.collective.cut:
         yield "ranks", plain, subject.world.communicator.broadcast(plain)
     yield from repeated_blocks(subject, inputs)
-    for name, ways in ways_of(subject).items():
-        for way in ways:
-            yield name, subject.result(inputs, way), plain
+    for name, way in ways_of(subject):
+        yield name, subject.result(inputs, way), plain
     yield "order", subject.result(subject.inputs(plain.size, rank=following)), plain
 
 
@@ -143,7 +143,7 @@ def measure_row(
     these. Raises Refusal."""
     row, explainer, flight = subject.row(), Explainer(subject.datatype), subject.session.flight
     results = dict[int, Array]()
-    ways = [way for of_name in ways_of(subject).values() for way in of_name]
+    ways = [way for _, way in ways_of(subject)]
     for number, size_bytes in enumerate(sizes):
         count = subject.count(size_bytes)
         if count in results:

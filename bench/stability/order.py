@@ -45,18 +45,13 @@ def trees_over(ranks: int) -> list[Tree]:
     ] or [ranks.bit_length() - 1]
 
 
-def added(one: Array, other: Array, datatype: Datatype) -> Array:
-    """A sum of decoded elements, rounded to the datatype. In float64, of two elements with half as
-    many bits, that is one rounding."""
-    return datatype.decode(datatype.encode(one + other))
-
-
 def value(tree: Tree, parts: Array, datatype: Datatype) -> Array:
-    """The sum of the parts, (ranks, elements), in this order."""
+    """The sum of the decoded parts, (ranks, elements), in this order, rounded after each addition.
+    In float64 the sum of two elements with half as many bits is rounded once so."""
     if isinstance(tree, int):
         return np.asarray(parts[tree])
     first, second = (value(branch, parts, datatype) for branch in tree)
-    return added(first, second, datatype)
+    return datatype.rounded(first + second)
 
 
 def text(tree: Tree) -> str:
@@ -76,8 +71,8 @@ def find_tree(parts: Array, got: Array, datatype: Datatype) -> Tree | None:
     sums = {1 << rank: part[None] for rank, part in enumerate(parts)}
 
     def of_split(one: int, other: int) -> Array:
-        pairs = added(sums[one][:, None], sums[other][None], datatype)
-        return pairs.reshape(-1, parts.shape[1])
+        pairs = sums[one][:, None] + sums[other][None]
+        return datatype.rounded(pairs).reshape(-1, parts.shape[1])
 
     for ranks in sorted(range(1, everyone), key=int.bit_count):
         if ranks not in sums:
@@ -113,7 +108,7 @@ class Explainer:
         for name, tree in self.known.items():
             if np.array_equal(value(tree, parts, self.datatype), got):
                 return name
-        exact = self.datatype.decode(self.datatype.encode(exact_sums(parts)))
+        exact = self.datatype.rounded(exact_sums(parts))
         if len(parts) > 2 and np.array_equal(exact, got):
             return ROUNDED_ONCE
         if len(parts) > MOST_RANKS or self.failed >= MOST_FAILED:

@@ -23,7 +23,7 @@ from reports.store.bits import RowBits
 
 MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
 LATE_S = 0.002  # longer than a short collective
-ROWS_IN_FP32 = Unsupported("rows are computed in fp32: no float64")
+FUSED = Unsupported("a fused form computes in fp32, without float64, and out of place")
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class Subject:
             self.bound[count, way] = next(filter(None, refused), bound)
 
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
-        if self.row_elements and self.datatype.size_bytes > 4:
-            return ROWS_IN_FP32
+        if self.row_elements and (way.in_place or self.datatype.size_bytes > 4):
+            return FUSED
         bound, device = self.algorithm.bind(self.world, case), self.world.device
         if isinstance(bound, Unsupported) or (way.calls == 1 and not way.replayed):
             return bound

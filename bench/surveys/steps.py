@@ -166,11 +166,23 @@ def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[s
 
 
 def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
-    """`mpirun`, this interpreter and the step's module with its options. Raises ResultError for a
-    report without a run."""
+    """`mpirun`, this interpreter and the step's module with its options, or a report and the runs
+    that it reads. Raises ResultError without a run, and for a GPU whose data sheet the advisor
+    lacks."""
     folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
     if step.command in READS:
-        return [*module_command(REPORTS_PACKAGE), *step.line.split(), *report_options(survey, step)]
+        names = READS[step.command]
+        if not survey.runs(names[0]):
+            raise ResultError(f"the step {names[0]} has no run to read")
+        words = [*module_command(REPORTS_PACKAGE), *step.line.split()]
+        if step.command == "advise":
+            name, gpu = gpu_of(survey)
+            if gpu is None:
+                raise ResultError(
+                    f"reports/advice/specs.toml has no data sheet of {name or 'this CPU'}"
+                )
+            words += ["--gpu", gpu.name, "--gpus", str(survey.ranks), "--run"]
+        return [*words, *(str(path) for name in names for path in survey.runs(name))]
     module = module_command(f"{BENCH_PACKAGE}.{step.command}")
     words = launch_of(survey, step, survey.mpirun, module)
     if step.command == "doctor":
@@ -186,21 +198,6 @@ def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
     elif step.command == "allreduce" and "--tuned" not in step.line and table.exists():
         words.append(f"--tuned={table}")
     return words
-
-
-def report_options(survey: Survey, step: SurveyStep) -> list[str]:
-    """The runs that a report reads, and of what. Raises ResultError without a run, and for a GPU
-    whose data sheet the advisor lacks."""
-    names = READS[step.command]
-    runs = [str(path) for name in names for path in survey.runs(name)]
-    if not survey.runs(names[0]):
-        raise ResultError(f"the step {names[0]} has no run to read")
-    if step.command == "predict":
-        return runs
-    name, gpu = gpu_of(survey)
-    if gpu is None:
-        raise ResultError(f"reports/advice/specs.toml has no data sheet of {name or 'this CPU'}")
-    return ["--gpu", gpu.name, "--gpus", str(survey.ranks), "--run", *runs]
 
 
 def gpu_of(survey: Survey) -> tuple[str, Gpu | None]:

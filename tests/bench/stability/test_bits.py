@@ -87,7 +87,7 @@ def test_a_flip_of_one_ulp_is_found(tmp_path):
     ("words", "sentence"),
     [
         ("--algorithm two_shot_int8 -e 64", "no bits can be compared: two_shot_int8"),
-        ("--collective gemv_allreduce -d double -e 4K", "computed in fp32: no float64"),
+        ("--collective gemv_allreduce -d double -e 4K", "computes in fp32, without float64"),
     ],
 )
 def test_what_cannot_be_compared_here_is_refused_in_one_line(tmp_path, words, sentence):

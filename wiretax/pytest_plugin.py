@@ -119,8 +119,14 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
         pytest.skip("pytest-benchmark is disabled or runs beside other tests: nothing is launched")
     baseline = baseline or config.getoption("wiretax_baseline")
     launches = config.getoption("wiretax_launches") or (LAUNCHES_OF_A_VERDICT if baseline else 1)
-    if baseline:
-        require_runs(baseline)
+    from reports.store.result import ResultError
+    from reports.verdicts.sides import ACCEPTED, side_of
+
+    if baseline and not (Path(baseline) / ACCEPTED).exists():
+        try:  # before minutes of launches
+            side_of(baseline)
+        except ResultError as error:
+            fail(f"--wiretax-baseline: {error}")
     try:
         folder = launch(command, launches)
     except (OSError, ValueError) as error:  # an unwritable folder, an open quotation mark
@@ -131,18 +137,6 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
     from wiretax import load
 
     return load(folder)
-
-
-def require_runs(baseline: str) -> None:
-    """Fails the test, before minutes of launches, if a baseline names no runs."""
-    from reports.store.result import ResultError
-    from reports.verdicts.sides import ACCEPTED, side_of
-
-    if not (Path(baseline) / ACCEPTED).exists():
-        try:
-            side_of(baseline)
-        except ResultError as error:
-            fail(f"--wiretax-baseline: {error}")
 
 
 def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":

@@ -318,8 +318,8 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> CampaignOptions:
-    """The campaign's options. Raises Stop for bad ones; `name` is the command that the user
-    typed."""
+    """The campaign's options, with as many of the pairs as the budget allows. Raises Stop for bad
+    ones, and if too few pairs for a verdict fit; `name` is the command that the user typed."""
     parser = make_parser()
     parser.prog = name
     values = parse_alone(parser, argv, "a campaign")
@@ -329,7 +329,15 @@ def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> 
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     pairs, launch_s = values.pairs, None
     if values.budget and not all(variant.is_foreign for variant in variants):
-        pairs, launch_s = fit_pairs(parser, values.pairs, values.budget, len(variants))
+        least, sides = min(pairs, MIN_PAIRS), len(variants)
+        pairs = min(pairs, int((values.budget / LEAST_LAUNCH_S - MORE_PILOTS) / sides) - 1)
+        launches = sides * (1 + max(pairs, least)) + MORE_PILOTS
+        if pairs < least:
+            parser.error(
+                f"--budget: {launches} launches, of {least} pairs and the pilots, need at least "
+                f"{time_text(LEAST_LAUNCH_S * launches)}"
+            )
+        launch_s = values.budget / launches
     head = manifest.Campaign(
         campaign_id=f"{started}-campaign-{secrets.token_hex(4)}",
         version=VERSION,
@@ -351,20 +359,6 @@ def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> 
         values.ranks,
         values.keep_output,
     )
-
-
-def fit_pairs(parser: Parser, pairs: int, budget_s: float, sides: int) -> tuple[int, float]:
-    """At most these pairs, as many as the budget allows, and its part for a launch. Raises Stop if
-    too few for a verdict fit."""
-    least = min(pairs, MIN_PAIRS)
-    pairs = min(pairs, int((budget_s / LEAST_LAUNCH_S - MORE_PILOTS) / sides) - 1)
-    launches = sides * (1 + max(pairs, least)) + MORE_PILOTS
-    if pairs < least:
-        parser.error(
-            f"--budget: {launches} launches, of {least} pairs and the pilots, need at least "
-            f"{time_text(LEAST_LAUNCH_S * launches)}"
-        )
-    return pairs, budget_s / launches
 
 
 def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:

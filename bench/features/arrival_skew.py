@@ -35,7 +35,7 @@ def delay_us(text: str) -> float:
 class ArrivalSkew(Feature):
     """Every case once for each delay; a delay of 0 is the case itself."""
 
-    delays_us: tuple[float, ...]
+    delays_us: Sequence[float]
     mode = "isolated"  # a rank arrives at a chain, not at each of its calls
 
     @staticmethod
@@ -54,7 +54,7 @@ class ArrivalSkew(Feature):
             return None
         if launched_ranks() == 1 and any(namespace.arrival_skew):
             parser.error("--arrival-skew: one rank waits for nobody")
-        return cls(tuple(namespace.arrival_skew))
+        return cls(namespace.arrival_skew)
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [

@@ -2,7 +2,7 @@
 results back (combine), or does both over experts that change nothing (round_trip)."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -20,14 +20,7 @@ from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
 from collectives.collective import DATATYPES, Array, Datatype, Shape
 from collectives.communicator import Refusal
 from collectives.experts import routing
-from collectives.experts.alltoall_routed import (
-    ALGORITHMS,
-    FLAT,
-    WAYS,
-    RoutedCase,
-    Tables,
-    make_tables,
-)
+from collectives.experts.alltoall_routed import ALGORITHMS, FLAT, WAYS, RoutedCase, make_tables
 from collectives.experts.routing import Routes
 from collectives.operation import CollectiveCase, Operation
 
@@ -144,6 +137,25 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
             skew: make_tables(world, routes, rows, row_bytes) for skew, routes in batches.items()
         }
     buffers = Buffers(send, receive, seed)
+    shapes: Sequence[Shape] = [{"way": way, **vars(batch)} for way in WAYS]
+    for feature in session.features:
+        shapes = feature.shapes(shapes)
+
+    def cases() -> Iterator[CollectiveCase]:
+        """Each way with each skew: `send` to the experts' rows, rows to `receive`, or both."""
+        for shape, (skew, of_skew) in product(shapes, tables.items()):
+            yield RoutedCase(
+                sweep.collective,
+                batch.hidden,
+                datatype,
+                "none",
+                (rows if shape["way"] == "combine" else send).address,
+                (rows if shape["way"] == "dispatch" else receive).address,
+                shape={**shape, "skew": skew},  # one of the batch's
+                size_bytes=send.size_bytes,
+                tables=of_skew,
+            )
+
     known = {algorithm.base: algorithm for algorithm in (*ALGORITHMS, FLAT)}
     listed = [
         replace(known[each.base], build=each.build) for each in sweep.algorithms or ALGORITHMS
@@ -154,12 +166,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         sweep.mode,
         chain_calls=CHAIN_ROUND_TRIPS,
     )
-    suite = bind_cases(
-        session,
-        axes,
-        routed_cases(batch, sweep, session, buffers, tables),
-        partial(routed_iteration, session, buffers),
-    )
+    suite = bind_cases(session, axes, cases(), partial(routed_iteration, session, buffers))
     for header in suite.headers:
         routes, way = batches[header.shape["skew"]], header.shape["way"]
         dispatched, combined = routes.between.sum(axis=1), routes.between.sum(axis=0)
@@ -169,33 +176,6 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         header.count = tokens_bytes // datatype.size_bytes
     add_link_parts(session, suite, buffers)
     return suite
-
-
-def routed_cases(
-    batch: ExpertOptions,
-    sweep: SweepOptions,
-    session: Session,
-    buffers: Buffers,
-    tables: Mapping[str, Tables],
-) -> Iterator[CollectiveCase]:
-    """Each way with each skew: `send` to the experts' rows, rows to `receive`, or both."""
-    shapes: Sequence[Shape] = [{"way": way, **vars(batch)} for way in WAYS]
-    for feature in session.features:
-        shapes = feature.shapes(shapes)
-    for shape, (skew, of_skew) in product(shapes, tables.items()):
-        source = of_skew.rows if shape["way"] == "combine" else buffers.send
-        target = of_skew.rows if shape["way"] == "dispatch" else buffers.receive
-        yield RoutedCase(
-            sweep.collective,
-            batch.hidden,
-            DATATYPES[sweep.datatypes[0]],
-            "none",
-            source.address,
-            target.address,
-            shape={**shape, "skew": skew},  # of those of the batch
-            size_bytes=buffers.send.size_bytes,
-            tables=of_skew,
-        )
 
 
 def routed_iteration(

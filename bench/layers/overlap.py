@@ -13,7 +13,6 @@ from collectives.collective import DATATYPES, Array
 from collectives.layers import overlap
 from collectives.models import COLUMN_LAYERS, LAYERS, MODELS
 from collectives.operation import CollectiveCase, Operation, World
-from kernels.devices.device import Memory
 
 REPEATS = 8  # of a table, one a token: 4,096 tokens' tables have 4.6 MB
 
@@ -52,7 +51,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         # The compute alone reads ungathered activations here, and zeros would be faster.
         between.write(np.resize(datatype.encode(np.arange(1.0, 4.0)), most_tokens * hidden))
     send, receive = (other, part) if reduces else (part, other)
-    keep: list[Memory] = [between, send, receive]
+    keep = [between, send, receive]
     by_chunks: list[dict[int, Iteration]] = []  # of each overlapped case
 
     def cases() -> Iterator[CollectiveCase]:

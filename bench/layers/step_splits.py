@@ -161,9 +161,7 @@ class SplitCases:
         )
         compute = model_step.split_by_tensor(batch, "compute", "copied")
         self.add("compute", compute, prepare, None, self.expected)
-        names: Sequence[str] = TENSOR_FORMS[self.session.options.command]
-        if self.session.world.node:
-            names = ("auto",)
+        names = ("auto",) if self.session.world.node else TENSOR_FORMS[self.session.options.command]
         forms = {
             name: model_step.split_by_tensor(batch, *name)
             for name in product(names, ("registered", "copied"))

@@ -23,13 +23,8 @@ Fact = dict[str, Any]
 Environment = dict[str, Fact]
 
 TABLES = msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes())
-SETTINGS = [
-    prefix + name
-    for prefix, names in TABLES["variables"].items()
-    for name in names.split()
-    if prefix
-]
-VARIABLES = [*SETTINGS, *TABLES["variables"][""].split()]
+SETTINGS = [prefix + name for prefix, names in TABLES["settings"].items() for name in names.split()]
+VARIABLES = [*SETTINGS, *TABLES["variables"].split()]
 FACTS = TABLES["facts"]
 
 # Words and numbers. A dot outside a number, or more than 32 characters, could name a host or card.

@@ -91,8 +91,7 @@ def _gpu(bus_id: str, amd_gpu: KfdGpu | None) -> Facts:
 
 def _pair(reader: Facts, owner: Facts, amd_gpus: Mapping[str, KfdGpu]) -> Facts:
     """The path between two GPUs, the driver's status of peer access, and ACS along the path."""
-    reader_id = reader["bus_id"]
-    owner_id = owner["bus_id"]
+    reader_id, owner_id = reader["bus_id"], owner["bus_id"]
     if reader_id == owner_id:
         return {"path": "the same GPU", "status": "OK", "acs": {}}
 
@@ -116,11 +115,10 @@ def _pair(reader: Facts, owner: Facts, amd_gpus: Mapping[str, KfdGpu]) -> Facts:
     else:
         status = nvidia_peer_status(reader_id, owner_id)
 
-    ports = ports if path.startswith("PCIe") else []
     return {
         "path": path,
         "status": status,
-        "acs": {port: pci.acs_redirects(port) for port in ports},
+        "acs": {port: pci.acs_redirects(port) for port in ports if path.startswith("PCIe")},
     }
 
 

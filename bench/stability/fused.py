@@ -99,12 +99,11 @@ class GemvSubject(Subject):
     @staticmethod
     def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
         send, seed = buffers.send, buffers.seed
-        weights = draw((seed, WEIGHT), INNER * INNER)
         return GemvBuffers(
             send,
             buffers.receive,
             seed,
-            weights=world.device.store(WEIGHTS.encode(weights)),
+            weights=world.device.store(WEIGHTS.encode(draw((seed, WEIGHT), INNER * INNER))),
             products=world.library.allocate(world, send.size_bytes),
         )
 

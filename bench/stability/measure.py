@@ -14,7 +14,7 @@ from bench.stability.order import Explainer, changes
 from bench.stability.subject import Subject, Way
 from collectives.collective import Array
 from collectives.communicator import Refusal
-from reports.store.bits import Difference, Error, Part, RowBits, SizeBits, Threshold
+from reports.store.bits import Difference, Part, RowBits, SizeBits, Threshold
 
 LONG_BYTES = 256 << 10  # from here on one rank a size comes late, in turn
 CHAIN_CALLS = 8
@@ -75,20 +75,6 @@ def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
     if subject.collective.cut:
         first = subject.world.communicator.broadcast(first)
     yield "place", blocks, np.broadcast_to(first, blocks.shape)
-
-
-def without_last_rank(subject: Subject, fewer: Subject | None, count: int) -> Comparisons:
-    """The result where the last rank adds zeros; all ranks but the last, as `fewer`, must have it
-    without that rank. A peer's file is started on all ranks."""
-    if subject.ranks < 3 or subject.algorithm.peer:
-        return
-    inputs, alone = subject.inputs(count), None
-    is_last = subject.rank == subject.ranks - 1
-    padded = subject.plain(np.zeros_like(inputs) if is_last else inputs)
-    with subject.world.communicator.all_or_none(Refusal):
-        if fewer:
-            alone = fewer.result(fewer.inputs(count))
-    yield "fewer", alone, padded
 
 
 def compare(subject: Subject, comparisons: Comparisons) -> Differences:
@@ -179,7 +165,14 @@ def measure_row(
     row.reason = wrong_in(row)
     if subject.row_elements or row.reason:  # no sums
         return row
-    row.errors = {signs: error(subject, list(results), signs) for signs in (POSITIVE, SIGNED)}
+    # The errors of a message on rank 0.
+    below = [count for count in results if subject.size_bytes(count) <= ERROR_BYTES]
+    count = max(below, default=min(results))
+    for signs in (POSITIVE, SIGNED):
+        got = subject.plain(subject.inputs(count, signs))[:ERROR_ELEMENTS]
+        parts = subject.datatype.decode(subject.parts(count, signs)[:, : got.size])
+        found = error_of(parts, got, subject.datatype)
+        row.errors[signs] = subject.world.communicator.broadcast(found)
     return row
 
 
@@ -207,12 +200,21 @@ def compare_sizes(
     longest, own = results[max(results)], list[Differences]()
 
     def comparisons(number: int, count: int, result: Array) -> Comparisons:
+        inputs, alone = subject.inputs(count), None
         if count < longest.size:
             yield "size", longest[:count], result
         if not number % EVERY_SIZE:
             for each in (other, replace(subject)):
-                yield "history", each.result(subject.inputs(count)), result
-        yield from without_last_rank(subject, fewer, count)
+                yield "history", each.result(inputs), result
+        # The last rank adds zeros; all ranks but the last, as `fewer`, must have the same result
+        # without that rank. A peer's file is started on all ranks.
+        if subject.ranks > 2 and not subject.algorithm.peer:
+            is_last = subject.rank == subject.ranks - 1
+            padded = subject.plain(np.zeros_like(inputs) if is_last else inputs)
+            with subject.world.communicator.all_or_none(Refusal):
+                if fewer:
+                    alone = fewer.result(fewer.inputs(count))
+            yield "fewer", alone, padded
 
     for number, (count, result) in enumerate(results.items()):
         subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B again")
@@ -239,13 +241,3 @@ def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Thr
         Threshold(size_bytes=subject.size_bytes(count), before=before, after=after)
         for count, before, after in changes(list(known), orders)
     ]
-
-
-def error(subject: Subject, counts: Sequence[int], signs: str) -> Error:
-    """The error of a message on rank 0."""
-    below = [count for count in counts if subject.size_bytes(count) <= ERROR_BYTES]
-    count = max(below, default=counts[0])
-    got = subject.plain(subject.inputs(count, signs=signs))[:ERROR_ELEMENTS]
-    parts = subject.datatype.decode(subject.parts(count, signs=signs)[:, : got.size])
-    found: Error = subject.world.communicator.broadcast(error_of(parts, got, subject.datatype))
-    return found

@@ -46,8 +46,8 @@ def trees_over(ranks: int) -> list[Tree]:
 
 
 def value(tree: Tree, parts: Array, datatype: Datatype) -> Array:
-    """The sum of the decoded parts, (ranks, elements), in this order, rounded after each addition.
-    In float64 the sum of two elements with half as many bits is rounded once so."""
+    """The sum of the decoded parts, (ranks, elements), in this order, rounded to the datatype after
+    each addition. In float64, of two elements with half as many bits, that is one rounding."""
     if isinstance(tree, int):
         return np.asarray(parts[tree])
     first, second = (value(branch, parts, datatype) for branch in tree)

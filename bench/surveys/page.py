@@ -162,29 +162,25 @@ def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
     return sentence, f"{RUN}{REPORTS} compare {folder / RESULTS / 'allreduce'} OTHER"
 
 
-def write_spec(survey: Survey) -> None:
-    """Writes a spec for `procure`. Ranks that share a GPU measured no other candidate than it."""
-    gpu, is_measured = gpu_of(survey)[1], survey.runs("allreduce") and not survey.shares_gpus
-    text = SPEC_TEXT.format(
-        command=f"{RUN}{REPORTS} procure",
-        runs='["results/allreduce/*.jsonl"]' if is_measured else "[]",
-        gpu=gpu.name if gpu else "NAME",
-        gpus=1 if survey.shares_gpus else survey.ranks,
-        date=time.strftime("%Y-%m-%d"),
-    )
-    write_whole(survey.inside / SPEC, text.encode())
-
-
 def write(survey: Survey, is_interrupted: bool) -> Page:
-    """Writes the page, then the archive with all files of the folder; returns the page. Raises
-    OSError, ResultError."""
+    """Writes a spec for `procure` and the page, then the archive with all files of the folder;
+    returns the page. Raises OSError, ResultError."""
     for path in survey.logs.iterdir():
         try:
             text = read_bytes(path, follow=False).decode(errors="replace")
         except OSError as error:
             text = f"left out: {error.strerror}"
         write_whole(path, without_names(text).encode())
-    write_spec(survey)
+    gpu, runs = gpu_of(survey)[1], survey.runs("allreduce")
+    # Ranks that share a GPU measured no other candidate than it.
+    spec = SPEC_TEXT.format(
+        command=f"{RUN}{REPORTS} procure",
+        runs='["results/allreduce/*.jsonl"]' if runs and not survey.shares_gpus else "[]",
+        gpu=gpu.name if gpu else "NAME",
+        gpus=1 if survey.shares_gpus else survey.ranks,
+        date=time.strftime("%Y-%m-%d"),
+    )
+    write_whole(survey.inside / SPEC, spec.encode())
     page = page_of(survey, is_interrupted)
     quick = " --quick" if survey.is_quick else ""
     page.reproduce["this page"] = f"{RUN}{BENCH}survey{quick} -n {survey.ranks}"

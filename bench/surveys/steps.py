@@ -120,8 +120,9 @@ class Survey:
     @property
     def shown(self) -> list[SurveyStep]:
         """Of each step its first launch that measured something, or its first."""
-        firsts = [step for step in self.steps if step.launch == 1]
-        return [next(iter(self.launches(step.name)), step) for step in firsts]
+        return [
+            next(iter(self.launches(step.name)), step) for step in self.steps if step.launch == 1
+        ]
 
     def results(self, name: str) -> list[Result]:
         return [step.result for step in self.launches(name) if step.result]
@@ -133,8 +134,8 @@ class Survey:
 def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[SurveyStep]:
     """The launches in their order: each step once, the further ones in turn, and what reads their
     runs."""
-    steps = [SurveyStep(**row) for row in PLANS["shared" if shares_gpus else "separate"]]
-    steps = [step for step in steps if vendor or not step.gpus_only]
+    rows = PLANS["shared" if shares_gpus else "separate"]
+    steps = [SurveyStep(**row) for row in rows if vendor or not row.get("gpus_only")]
     if is_quick:
         return [
             replace(step, line=f"{step.line} {step.quick}".rstrip())
@@ -146,9 +147,7 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[SurveyS
         for step in steps
         for number in range(2, step.again.get("number", 0) + 2)
     ]
-    further.sort(key=attrgetter("launch"))
-    reports = [step for step in steps if step.command in READS]
-    return [*(step for step in steps if step not in reports), *further, *reports]
+    return sorted([*steps, *further], key=lambda step: (step.command in READS, step.launch))
 
 
 def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[str]) -> list[str]:
@@ -222,7 +221,8 @@ def to_type(survey: Survey, step: SurveyStep) -> str:
 
 
 def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:
-    """Launches the step for about `share_s` seconds, and ends it when it takes far longer."""
+    """Launches the step for about `share_s` seconds, ends it when it takes far longer, and sets its
+    status and sentence."""
     limit_s = min(1.5 * share_s + GRACE_S, left_s)
     try:
         command = command_line(survey, step, MEASURING_SHARE * share_s)
@@ -244,14 +244,8 @@ def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> 
     complaint = sentence_of(log) or with_status(last_line, exit_status)
     if step.elapsed_s >= limit_s:
         complaint = f"{last_line}; {sentence_of(log)}".removesuffix("; ")
-    judge(survey, step, exit_status, without_names(printable(complaint)))
-
-
-def judge(survey: Survey, step: SurveyStep, exit_status: int, complaint: str) -> None:
-    """Sets the status and the sentence of a step that has ended."""
     result = step.result
-    is_wrong = bool(result and any(case.status == "wrong" for case in result.cases))
-    step.status, step.sentence = "failed", complaint
+    step.status, step.sentence = "failed", without_names(printable(complaint))
     if exit_status == FINE:
         step.status = "done"
         step.sentence = headline_of(result) if result else last_words(survey, step)
@@ -263,7 +257,9 @@ def judge(survey: Survey, step: SurveyStep, exit_status: int, complaint: str) ->
         for name, cases in grouped(result.cases if result else [], attrgetter("library")).items():
             if name and all(case.status == "unsupported" for case in cases):  # NCCL wants two GPUs
                 step.sentence += f"; {name} was not measured: {cases[0].reason}"
-    elif is_wrong or (exit_status == WRONG and "wrong" in complaint.lower()):
+    elif (result and any(case.status == "wrong" for case in result.cases)) or (
+        exit_status == WRONG and "wrong" in step.sentence.lower()
+    ):
         step.status = "wrong"
     elif exit_status == CANNOT and step.command == "doctor" and not survey.vendor:
         step.status, step.sentence = "done", "the survey is of the CPU"

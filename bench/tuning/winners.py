@@ -58,11 +58,14 @@ def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -
         for candidate in candidates
         if candidate.is_untuned and candidate.rounds
     }
-    chosen = {
-        heat: candidate
-        for heat, default in untuned.items()
-        if (candidate := choice_of(settled[heat], default, found.get(heat)))
-    }
+    chosen = dict[Heat, Candidate]()
+    for heat, default in untuned.items():
+        others = [each for each in settled[heat] if each is not default and turns(each.rounds, 1)]
+        named = [each for each in others if heat in found and each.name == found[heat][0]]
+        if others:  # what was found is tested, or the fastest in the odd rounds
+            chosen[heat] = min(
+                named or others, key=lambda each: median(turns(each.rounds, 1).values())
+            )
     series = {heat: gains(untuned[heat], candidate) for heat, candidate in chosen.items()}
     rho = autocorrelation([*series.values()])
     tested = {heat: median_interval(each, rho=rho) for heat, each in series.items() if len(each)}
@@ -129,17 +132,6 @@ def settled_of(candidates: list[Candidate]) -> list[Candidate]:
     return sorted(
         (candidate for candidate in candidates if len(candidate.rounds) >= least),
         key=lambda candidate: candidate.cost_us,
-    )
-
-
-def choice_of(
-    candidates: Sequence[Candidate], default: Candidate, found: tuple[str, float] | None
-) -> Candidate | None:
-    """The candidate to test: the one that was `found`, or the fastest in the odd rounds."""
-    others = [each for each in candidates if each is not default and turns(each.rounds, 1)]
-    named = [each for each in others if found and each.name == found[0]]
-    return min(
-        named or others, key=lambda each: median(turns(each.rounds, 1).values()), default=None
     )
 
 

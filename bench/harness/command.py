@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import METHOD, AddOption, Parser, RunOptions, SweepOptions
+from bench.harness.options import METHOD, Parser, RunOptions, SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from collectives.operation import Algorithm
 from reports.store.program import BENCH, on_ranks
@@ -34,6 +34,12 @@ def sweep_parser(
     command: str, collective: Collective, about: str, features: Sequence[type[Feature]]
 ) -> Parser:
     """The parser of `python -m bench.<command>`."""
+
+    def algorithm(text: str) -> Algorithm:
+        from collectives.registry import ALGORITHMS  # not at the top: --help needs no more modules
+
+        return options.algorithm(ALGORITHMS[collective.name], text)
+
     parser, what, how, output = options.rank_parser(
         command,
         about,
@@ -41,48 +47,33 @@ def sweep_parser(
         "the results so far are kept",
     )
     parser.set_defaults(collective=collective.name, redops=["none"], stable=False)
-    add_case_options(what, collective)
-    for feature in features:
-        feature.add_options(partial(what, changes=METHOD))  # each declares what it changes
-    add_method_options(how)
-    options.add_samples(output)
-    output(
-        "--list",
-        action="store_false",
-        dest="keeps_run",
-        help="name every algorithm, and why one is not available, then exit",
-    )
-    return parser
-
-
-def add_case_options(add: AddOption, collective: Collective) -> None:
-    options.add_sizes(add, "32M", 2)
-    add(
+    options.add_sizes(what, "32M", 2)
+    what(
         "--sizes",
         type=partial(options.comma_separated, options.size_bytes),
         metavar="A,B",
         help="exactly these sizes instead of -b, -e and -f",
     )
-    options.add_datatypes(add)
+    options.add_datatypes(what)
     if collective.reduces:
-        options.add_redops(add)
-        add(
+        options.add_redops(what)
+        what(
             "--stable",
             action="store_true",
             help="also time auto_stable, whose bits depend on neither size nor place",
         )
-    add(
+    what(
         "--algorithm",
-        type=partial(options.comma_separated, partial(algorithm_of, collective.name)),
+        type=partial(options.comma_separated, algorithm),
         metavar="A,B",
         help="only these; --list names them (all but lossy ones)",
     )
-    add(
+    what(
         "--in-place",
         action="store_true",
         help=argparse.SUPPRESS if collective.no_place else "the result overwrites the send buffer",
     )
-    add(
+    what(
         "--mode",
         choices=("isolated", "chained", "both"),
         metavar="MODE",
@@ -90,17 +81,12 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         "chained up to 512K; on CPUs only auto and the library, if none is named)",
     )
 
+    for feature in features:
+        feature.add_options(partial(what, changes=METHOD))  # each declares what it changes
 
-def algorithm_of(collective: str, text: str) -> Algorithm:
-    from collectives.registry import ALGORITHMS  # not at the top: --help needs no more modules
-
-    return options.algorithm(ALGORITHMS[collective], text)
-
-
-def add_method_options(add: AddOption) -> None:
     few = partial(options.whole_number, 0, most=options.MOST_CHECKS)
-    options.add_iterations(add, "until they are precise or time is up")
-    add(
+    options.add_iterations(how, "until they are precise or time is up")
+    how(
         "-w",
         "--warmup_iters",
         type=few,
@@ -109,7 +95,7 @@ def add_method_options(add: AddOption) -> None:
         help="warm-up iterations per block (found by a changepoint test: at least 4 calls per "
         "rank, or 5 ms)",
     )
-    add(
+    how(
         "-c",
         "--check",
         type=few,
@@ -118,12 +104,21 @@ def add_method_options(add: AddOption) -> None:
         dest="checks",
         help="iterations checked before and after each block; 0: none (1)",
     )
-    options.add_run_options(add)
-    add(
+    options.add_run_options(how)
+    how(
         "--tuned",
         metavar="FILE",
         help=f"tuning table for auto, or 'none' (this machine's table, if {BENCH}tune made one)",
     )
+
+    options.add_samples(output)
+    output(
+        "--list",
+        action="store_false",
+        dest="keeps_run",
+        help="name every algorithm, and why one is not available, then exit",
+    )
+    return parser
 
 
 def sweep_options(
@@ -164,26 +159,16 @@ def requested_sizes(
     parser: Parser, namespace: argparse.Namespace, allow_zero: bool = False
 ) -> tuple[int, ...]:
     """The sizes in bytes, in whole elements of every type, ascending; or the end of the process."""
-    if namespace.maxbytes < namespace.minbytes and not namespace.sizes:
-        parser.error(
-            f"the sizes begin at {namespace.minbytes} B, above their end at {namespace.maxbytes} B"
-        )
-    widest = max(namespace.datatypes, key=lambda name: DATATYPES[name].size_bytes)
-    element_bytes = DATATYPES[widest].size_bytes
-    for size in namespace.sizes or [namespace.minbytes]:
+    smallest, largest = namespace.minbytes, namespace.maxbytes
+    if largest < smallest and not namespace.sizes:
+        parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
+    widest = max(map(DATATYPES.__getitem__, namespace.datatypes), key=lambda each: each.size_bytes)
+    element_bytes = widest.size_bytes
+    for size in namespace.sizes or [smallest]:
         if size < element_bytes and (size or not allow_zero):
-            parser.error(f"{size} B hold no {widest}, which has {element_bytes} B")
-    chosen = namespace.sizes or sizes_between(
-        namespace.minbytes, namespace.maxbytes, namespace.stepfactor, element_bytes
-    )
+            parser.error(f"{size} B hold no {widest.name}, which has {element_bytes} B")
+    chosen, size = list[int](namespace.sizes or ()), smallest
+    while not namespace.sizes and size <= largest:
+        chosen.append(size)
+        size = size * namespace.stepfactor or element_bytes  # after 0 comes one element
     return tuple(sorted({size // element_bytes * element_bytes for size in chosen}))
-
-
-def sizes_between(smallest: int, largest: int, factor: int, element_bytes: int) -> list[int]:
-    """From `smallest` to `largest` bytes, times `factor`; after 0 comes one element."""
-    sizes = []
-    size = smallest
-    while size <= largest:
-        sizes.append(size)
-        size = size * factor or element_bytes
-    return sizes

@@ -106,9 +106,9 @@ class Parser(argparse.ArgumentParser):
 class RunOptions:
     """Every benchmark has these. `graph` None: where the device has graphs; `graph_nodes` None: as
     many kernels in one as the device takes. `iterations` 0: until precise or out of time. `warmup`
-    None: by a changepoint test, at least least_warmup's. `tuned`
-    None: this machine's table. `table`: a file for bench.tune's. Without `keeps_run` the command
-    only prints. `method`: what METHOD options say, where it is not the default."""
+    None: by a changepoint test, at least 4 calls per rank or 5 ms. `tuned` None: this machine's
+    table. `table`: a file for bench.tune's. Without `keeps_run` the command only prints. `method`:
+    what METHOD options say, where it is not the default."""
 
     command: str
     timeout_s: float = 30.0
@@ -252,7 +252,7 @@ def add_datatypes(
         "-d",
         "--datatype",
         type=parse,
-        default=parse(default),
+        default=default,
         metavar="A,B",
         dest="datatypes",
         help=f"{names} ({default})",
@@ -315,7 +315,7 @@ def add_sizes(
         "-b",
         "--minbytes",
         type=size_bytes,
-        default=size_bytes(smallest),
+        default=smallest,
         metavar="SIZE",
         help=f"smallest size, such as 4096, 16K or 1M ({smallest})",
     )
@@ -323,7 +323,7 @@ def add_sizes(
         "-e",
         "--maxbytes",
         type=size_bytes,
-        default=size_bytes(largest),
+        default=largest,
         metavar="SIZE",
         help=f"largest size ({largest})",
     )

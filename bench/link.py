@@ -123,20 +123,6 @@ def sets_of_pairs(nodes: Sequence[Sequence[int]]) -> dict[str, list[Pairs]]:
     }
 
 
-def open_link(session: Session, size_bytes: int) -> Link:
-    """Buffers of this size on all ranks. Raises Refusal if a host's ranks map no memory."""
-    near = session.world.node or session.world
-    peers = near.mapped
-    require_memory(session, size_bytes)
-    send, receive = (peers.register(size_bytes) for _ in range(2))
-    arguments = peers.arguments(send.address, receive.address, 0, 0)
-    peers.locate(send.address, arguments.sends)
-    peers.locate(receive.address, arguments.receives)
-    buffers = Buffers(send, receive, session.options.seed)
-    transfer = Transfer(arguments, -1, -1)
-    return Link(session, near, buffers, transfer, shared_engine(near))
-
-
 class Measurement:
     """One measurement of the link: `pairs` of ranks move `size_bytes` in one launch.
 
@@ -211,7 +197,7 @@ class Measurement:
                 LINK, count, DATATYPE, "none", send.address, receive.address, shape=shape
             )
             iteration = case_iteration(self.world, self.link.buffers, case, operation)
-            iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
+            iteration.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
         ranks = sorted({*chain(*self.pairs)})
         iteration.ranks = (self.source,) if self.is_alone else tuple(ranks)
         return iteration
@@ -377,16 +363,39 @@ class LibraryPingPong(LibraryMessage):
 
 
 MEASUREMENTS: tuple[type[Measurement], ...] = (
-    *(Push, Pull, EnginePush, BothDirections, LocalCopy, DisjointPairs, PingPong),
-    *(Stores, Loads, StoresAndLoads, FencedStores, UnfencedStores, DependentLoads),
-    *(GraphKernel, LibraryMessage, LibraryBothDirections, LibraryPingPong),
+    Push,
+    Pull,
+    EnginePush,
+    BothDirections,
+    LocalCopy,
+    DisjointPairs,
+    PingPong,
+    Stores,
+    Loads,
+    StoresAndLoads,
+    FencedStores,
+    UnfencedStores,
+    DependentLoads,
+    GraphKernel,
+    LibraryMessage,
+    LibraryBothDirections,
+    LibraryPingPong,
 )
 
 
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
-    """All measurements, and the parts of every benchmark's bound at one size. Raises Refusal."""
+    """All measurements, over buffers of the largest size, and the parts of every benchmark's bound
+    at one size. Raises Refusal, also if a host's ranks map no memory."""
     communicator, world = session.communicator, session.world
-    link = open_link(session, sizes[-1])
+    near = world.node or world
+    peers = near.mapped
+    require_memory(session, sizes[-1])
+    send, receive = (peers.register(sizes[-1]) for _ in range(2))
+    arguments = peers.arguments(send.address, receive.address, 0, 0)
+    peers.locate(send.address, arguments.sends)
+    peers.locate(receive.address, arguments.receives)
+    buffers, engine = Buffers(send, receive, session.options.seed), shared_engine(near)
+    link = Link(session, near, buffers, Transfer(arguments, -1, -1), engine)
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
     at_sizes = {
         "every": sizes,
@@ -408,7 +417,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 datatype=DATATYPE.name,
                 redop="none",
                 algorithm=kind.key,
-                memory=link.near.mapped.kind,
+                memory=peers.kind,
             )
             measurement = kind(link, pairs, size)
             if issubclass(kind, LibraryMessage):
@@ -423,7 +432,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 iteration.text = f"{kind.key} {ranks} {size} B"
             suite.add(header, iteration)
     with communicator.all_or_none():
-        suite.link_parts[contended] = link_parts(link.near, link.buffers, contended, link.engine)
+        suite.link_parts[contended] = link_parts(near, buffers, contended, engine)
     return suite
 
 

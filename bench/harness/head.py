@@ -19,15 +19,14 @@ from reports.store.schema import Run
 
 
 class Machine(NamedTuple):
-    """The facts of rank 0's host, the ranks, their GPUs (None on CPUs), ids of hardware and
-    software, and the names of the hosts by rank, which a run does not store."""
+    """The facts of rank 0's host, the ranks, their GPUs (None on CPUs), and ids of hardware and
+    software."""
 
     facts: environment.Environment
     ranks: list[dict[str, Any]]
     gpus: dict[str, Any] | None
     machine_id: str
     software_id: str
-    hostnames: Sequence[str] = ()
 
 
 def examine(session: Session) -> Machine:
@@ -74,9 +73,7 @@ def examine(session: Session) -> Machine:
             f"The hosts differ: ranks {' '.join(others)} have other hardware or software than "
             "rank 0, and this run stores the facts of its host."
         )
-    machine: Machine = communicator.broadcast(
-        Machine(facts, ranks, gpus, *ids, communicator.host_names)
-    )
+    machine: Machine = communicator.broadcast(Machine(facts, ranks, gpus, *ids))
     return machine
 
 
@@ -148,11 +145,12 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     return method
 
 
-def names_of_hosts(machine: Machine) -> str:
-    """A line that tells the user which host has which label; "" for one host."""
+def names_of_hosts(machine: Machine, host_names: Sequence[str]) -> str:
+    """A line that tells the user which host has which label, from their names by rank, which a run
+    does not store; "" for one host."""
     names = {
         rank["node"] or f"host {rank['host'] + 1}": name
-        for rank, name in zip(machine.ranks, machine.hostnames, strict=True)
+        for rank, name in zip(machine.ranks, host_names, strict=True)
     }
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""

@@ -1,4 +1,4 @@
-"""One iteration of a case: its steps and its schedule. `timing` gives its actions to the
+"""One iteration of a case: its steps, and when it runs. `timing` gives its actions to the
 native loop of a CPU, or to the stream of a GPU."""
 
 import ctypes
@@ -44,26 +44,17 @@ CHAIN_LINKS = {
 
 
 @dataclass
-class Schedule:
-    """When an iteration runs, and how often. Blocks of one `group` take turns close together, in
-    every `every`-th round. The pilot measures `iteration_s`, the time of one iteration, and the
-    `warmup`; `count` are the timed iterations of a block."""
-
-    group: str = ""
-    every: int = 1
-    iteration_s: float = 0.0
-    warmup: int = 1
-    count: int = 1
-
-
-@dataclass
 class Iteration:
     """The steps of one iteration. An isolated iteration writes the send buffer, meets the other
     ranks, and times `operation` and then `consume`. A chained one (`chain_calls` > 0) times a chain
     of `consume` alone and a chain of operation and `consume`, each after a meeting.
 
     `number` is the case's, -1 for a part of the link. Only the times of `ranks` count, from the
-    arrival of `movers` on; empty means all ranks."""
+    arrival of `movers` on; empty means all ranks.
+
+    Blocks of one `group` take turns close together, in every `every`-th round. The pilot measures
+    `duration_s`, the time of one iteration, and the `warmup`; `count` are the timed iterations of a
+    block."""
 
     text: str
     prepare: Step
@@ -79,7 +70,11 @@ class Iteration:
     ranks: tuple[int, ...] = ()
     movers: tuple[int, ...] = ()
     keep: list[Any] = field(default_factory=list)  # objects that the steps point into
-    schedule: Schedule = field(default_factory=Schedule)
+    group: str = ""
+    every: int = 1
+    duration_s: float = 0.0
+    warmup: int = 1
+    count: int = 1
 
     def actions(self, meet: Step) -> list[Action]:
         """The one description of an iteration, which both executors follow."""

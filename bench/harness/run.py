@@ -125,7 +125,8 @@ def measure(
     status = status or concluded
     communicator.broadcast(status)
     print_out(text(result, brief=True))
-    print_out(f"{head.names_of_hosts(machine)}run: {result.path}\n{last_words}")
+    hosts = head.names_of_hosts(machine, communicator.host_names)
+    print_out(f"{hosts}run: {result.path}\n{last_words}")
     return status
 
 
@@ -160,8 +161,17 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
     while active:
         for size, visited in visits(suite, active, round_, options.seed):
             if visited is not None:
-                where = suite.iterations[visited].text
-                store_block(run, visited, round_)
+                iteration = suite.iterations[visited]
+                where = iteration.text
+                if options.iterations:
+                    left = options.iterations - run.timed[visited]
+                    iteration.count = min(iteration.count, left)
+                datatype = DATATYPES[suite.headers[visited].datatype]
+                measured = measure_block(session, iteration, round_, datatype)
+                if measured and run.file:
+                    block, rows = measured
+                    run.file.append(block)
+                    run.samples.setdefault(visited, []).append(rows)
             else:
                 where = "the link"
                 record = measure_link(session, suite.link_parts[size], size, round_)
@@ -175,20 +185,6 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
                 return
         round_ += 1
         active = policy.go_on(run, cases, round_)
-
-
-def store_block(run: RunInProgress, number: int, round_: int) -> None:
-    """Measures one block of a case; rank 0 puts it on disk."""
-    iteration, requested = run.suite.iterations[number], run.session.options.iterations
-    schedule = iteration.schedule
-    if requested:
-        schedule.count = min(schedule.count, requested - run.timed[number])
-    datatype = DATATYPES[run.suite.headers[number].datatype]
-    measured = measure_block(run.session, iteration, round_, datatype)
-    if measured is not None and run.file:
-        block, rows = measured
-        run.file.append(block)
-        run.samples.setdefault(number, []).append(rows)
 
 
 def agreed_stop(run: RunInProgress, deadline_s: float) -> bool:

@@ -16,25 +16,22 @@ LEAST_GROUP_ROUNDS = 16  # of a slow group: six even rounds give an interval in 
 
 def fewest_iterations(iteration: Iteration) -> int:
     """Of a block: three for a median; one chain of 160 calls, or one as long as a whole block."""
-    is_long = iteration.chain_calls or iteration.schedule.iteration_s > LONGEST_BLOCK_S
+    is_long = iteration.chain_calls or iteration.duration_s > LONGEST_BLOCK_S
     return 1 if is_long else 3
 
 
 def block_cost_s(iteration: Iteration, checks: int, block_s: float) -> float:
     """The seconds that a block of `block_s` timed seconds takes altogether."""
-    schedule = iteration.schedule
-    timed = max(fewest_iterations(iteration), block_s / schedule.iteration_s)
-    return 0.001 + schedule.iteration_s * (timed + schedule.warmup + 2 * checks)
+    timed = max(fewest_iterations(iteration), block_s / iteration.duration_s)
+    return 0.001 + iteration.duration_s * (timed + iteration.warmup + 2 * checks)
 
 
 def warm_up_alike(iterations: Sequence[Iteration]) -> None:
     """Gives every case of a group the group's longest warm-up, of at most a pilot's length, because
     their times are subtracted: a pilot from warm caches finds too short a warm-up."""
-    for own in (iteration.schedule for iteration in iterations if iteration.schedule.group):
-        longest = max(
-            each.schedule.warmup for each in iterations if each.schedule.group == own.group
-        )
-        own.warmup = max(own.warmup, min(longest, int(PILOT_S / own.iteration_s)))
+    for own in (iteration for iteration in iterations if iteration.group):
+        longest = max(each.warmup for each in iterations if each.group == own.group)
+        own.warmup = max(own.warmup, min(longest, int(PILOT_S / own.duration_s)))
 
 
 def fit_rounds(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int) -> int:
@@ -43,7 +40,7 @@ def fit_rounds(iterations: Sequence[Iteration], checks: int, budget_s: float, ro
     see odd and even rounds), down to LEAST_GROUP_ROUNDS."""
     cost_s = defaultdict[str, float](float)
     for iteration in iterations:
-        if group := iteration.schedule.group:
+        if group := iteration.group:
             cost_s[group] += block_cost_s(iteration, checks, 0.0)
     every = dict.fromkeys(cost_s, 1)
     while sum(cost_s[group] / every[group] for group in every) * rounds > budget_s:
@@ -56,8 +53,7 @@ def fit_rounds(iterations: Sequence[Iteration], checks: int, budget_s: float, ro
         else:
             break
     for iteration in iterations:
-        schedule = iteration.schedule
-        schedule.every = every.get(schedule.group, schedule.every)
+        iteration.every = every.get(iteration.group, iteration.every)
     return rounds
 
 
@@ -68,8 +64,7 @@ def set_block_lengths(
 
     def cost_s(length_s: float) -> float:
         return rounds * sum(
-            block_cost_s(iteration, checks, length_s) / iteration.schedule.every
-            for iteration in iterations
+            block_cost_s(iteration, checks, length_s) / iteration.every for iteration in iterations
         )
 
     lengths_s = np.geomspace(LONGEST_BLOCK_S, 2e-4, 40)
@@ -77,11 +72,10 @@ def set_block_lengths(
         (length_s for length_s in lengths_s if cost_s(length_s) <= budget_s), lengths_s[-1]
     )
     for iteration in iterations:
-        schedule = iteration.schedule
-        schedule.count = max(fewest_iterations(iteration), int(length_s / schedule.iteration_s))
+        iteration.count = max(fewest_iterations(iteration), int(length_s / iteration.duration_s))
         if requested:
-            most = max(1, int(LONGEST_BLOCK_S / schedule.iteration_s))
-            schedule.count = min(-(-requested // rounds), most)
+            most = max(1, int(LONGEST_BLOCK_S / iteration.duration_s))
+            iteration.count = min(-(-requested // rounds), most)
 
 
 def visits(
@@ -91,11 +85,11 @@ def visits(
     (None) at random, so that compared blocks stand close in time. Returns sizes and cases."""
     groups: dict[tuple[int, str], list[int | None]] = {}
     for number in active:
-        size, schedule = suite.headers[number].size_bytes, suite.iterations[number].schedule
-        phase = round_ if schedule.group else number + round_  # a group's cases run together
-        if round_ and phase % schedule.every:
+        size, iteration = suite.headers[number].size_bytes, suite.iterations[number]
+        phase = round_ if iteration.group else number + round_  # a group's cases run together
+        if round_ and phase % iteration.every:
             continue
-        groups.setdefault((size, schedule.group), []).append(number)
+        groups.setdefault((size, iteration.group), []).append(number)
     order = random.Random(f"{seed} {round_}").sample(list(groups), len(groups))
     visited: list[tuple[int, int | None]] = []
     for size, group in order:

@@ -109,7 +109,8 @@ class Session:
 def start(
     options: RunOptions, work: Callable[[Session], int], features: Sequence[Feature] = ()
 ) -> NoReturn:
-    """Does `work` on all ranks, and exits with the status that they agreed on."""
+    """Does `work` on all ranks, and exits with the status that they agreed on; an exception on one
+    rank ends all ranks."""
     guard = start_rank()
     limit_s = max(options.timeout_s, START_S)
     signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
@@ -124,21 +125,32 @@ def start(
     try:
         require_one_run(communicator, options)
         watchdog = start_watchdog(communicator, options, guard)
-        watchdog.flight.progress = progress
     except Refusal as refusal:
-        say_once(options, str(refusal), communicator)
-        status = USAGE
-    else:
-        late.cancel()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        status = guarded(
-            options,
-            communicator,
-            watchdog,
-            lambda: work(open_session(options, communicator, watchdog, features)),
-        )
-        communicator.finish()
-        watchdog.close()
+        say_once(communicator, options, str(refusal))
+        print_out("")
+        sys.exit(USAGE)
+    late.cancel()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    flight = watchdog.flight
+    flight.progress = progress
+    try:
+        try:
+            status = work(open_session(options, communicator, watchdog, features))
+        except Refusal as refusal:
+            say_once(communicator, options, str(refusal))
+            status = {WrongResult: WRONG, Mistake: USAGE}.get(type(refusal), CANNOT)
+        # The normal end: the watchdogs see all ranks reach it, then the records go.
+        flight.note("finished", case=None, block=None, text="")
+        communicator.barrier()
+    except Exception as error:  # noqa: BLE001 - any fault of one rank must end the others
+        if isinstance(error, communicator.mpi.Exception):  # a peer was killed: the witness says so
+            time.sleep(2 * LOOK_S)
+        # A full disk, full memory or a lost GPU is not a bug, and its sentence is enough.
+        expected = isinstance(error, OSError | ResultError | DeviceError | MemoryError)
+        trace = "" if expected else f"\n{traceback.format_exc().rstrip()}"
+        watchdog.end(flight.record, "failed", WRONG, f": {type(error).__name__}: {error}{trace}")
+    communicator.finish()
+    watchdog.close()
     print_out("")
     sys.exit(status)
 
@@ -159,33 +171,6 @@ def end_start(options: RunOptions, limit_s: float) -> None:
         start_witness(folder, {launched_rank() or 0: os.getpid()}, platform.node())
     time.sleep(1)  # the launcher would kill rank 0 before it has spoken
     os._exit(WRONG)
-
-
-def guarded(
-    options: RunOptions,
-    communicator: Communicator,
-    watchdog: Watchdog,
-    work: Callable[[], int],
-) -> int:
-    """Does `work`; an exception on one rank ends all ranks."""
-    flight = watchdog.flight
-    try:
-        try:
-            status = work()
-        except Refusal as refusal:
-            say_once(options, str(refusal), communicator)
-            status = {WrongResult: WRONG, Mistake: USAGE}.get(type(refusal), CANNOT)
-        # The normal end: the watchdogs see all ranks reach it, then the records go.
-        flight.note("finished", case=None, block=None, text="")
-        communicator.barrier()
-        return status
-    except Exception as error:  # noqa: BLE001 - any fault of one rank must end the others
-        if isinstance(error, communicator.mpi.Exception):  # a peer was killed: the witness says so
-            time.sleep(2 * LOOK_S)
-        # A full disk, full memory or a lost GPU is not a bug, and its sentence is enough.
-        expected = isinstance(error, OSError | ResultError | DeviceError | MemoryError)
-        trace = "" if expected else f"\n{traceback.format_exc().rstrip()}"
-        watchdog.end(flight.record, "failed", WRONG, f": {type(error).__name__}: {error}{trace}")
 
 
 def open_session(
@@ -247,13 +232,10 @@ def require_memory(session: Session, buffer_bytes: int) -> None:
         raise Refusal(sentence)
 
 
-def say_once(options: RunOptions, sentence: str, communicator: Communicator | None = None) -> None:
-    """Says it on rank 0 alone: by the communicator, unless MPI started each rank as a world of its
-    own, otherwise by the launcher's variables."""
-    is_first = not launched_rank()
-    if communicator and communicator.size > 1:
-        is_first = communicator.rank == 0
-    if is_first:
+def say_once(communicator: Communicator, options: RunOptions, sentence: str) -> None:
+    """Says it on rank 0 alone: by the launcher's variables if MPI started each rank as a world of
+    its own."""
+    if not (communicator.rank if communicator.size > 1 else launched_rank()):
         say(f"{BENCH}{options.command}", sentence)
 
 
@@ -265,19 +247,18 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
             "one alone: start them with the mpirun that came with it, or in a job of Slurm with "
             "srun --mpi=pmi2 (for Open MPI --mpi=pmix)"
         )
-    lines = communicator.all_gather([options.command, *sys.argv[1:]])
-    program = program_digest("bench", *MEASURED) if communicator.hosts > 1 else VERSION
-    programs = communicator.all_gather(program)
-    name, first = communicator.rank_name, communicator.rank_name(0)
-    for rank, (line, program) in enumerate(zip(lines, programs, strict=True)):
-        if program != programs[0]:
+    own_program = program_digest("bench", *MEASURED) if communicator.hosts > 1 else VERSION
+    started = communicator.all_gather((own_program, [options.command, *sys.argv[1:]]))
+    name, (first_program, first_line) = communicator.rank_name, started[0]
+    for rank, (program, line) in enumerate(started):
+        if program != first_program:
             raise Refusal(
-                f"{name(rank)} runs Wiretax {program}, and {first} Wiretax "
-                f"{programs[0]}: install one version on all hosts"
+                f"{name(rank)} runs Wiretax {program}, and {name(0)} Wiretax "
+                f"{first_program}: install one version on all hosts"
             )
-        if line != lines[0]:
+        if line != first_line:
             raise Refusal(
-                f"{name(rank)} was started with other options than {first}, and a "
+                f"{name(rank)} was started with other options than {name(0)}, and a "
                 "run has one command line"
             )
     with communicator.all_or_none(ValueError):

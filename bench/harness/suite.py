@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
-from typing import Any
 
 from bench import STARTED_S
 from bench.harness.console import FINE, print_out
@@ -97,8 +96,43 @@ def bind_cases(
 ) -> Suite:
     """The cases of the run, bound if they can be, as long as time is left to measure them. All
     ranks call it. Raises Refusal."""
-    suite = Suite()
+    suite, communicator = Suite(), session.communicator
     late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s
+
+    def add(world: World, case: CollectiveCase, algorithm: Algorithm) -> None:
+        # Nothing if nobody requested the case and it cannot be.
+        chain_calls, reason = axes.chain_calls if case.mode == "chained" else 0, None
+        if chain_calls:
+            reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
+        if reason and axes.mode is None:
+            return
+        # A library's ranks talk to each other here, so a failed one cannot be waited for.
+        with nullcontext() if not algorithm.needs_peers else communicator.all_or_none():
+            operation = algorithm.bind(world, case)
+        if isinstance(operation, Unsupported):
+            if operation.depends_on_size and not axes.requested:
+                return
+            reason = operation.reason
+        elif chain_calls:
+            entries = max(communicator.all_gather(operation.step.entries))
+            if session.world.graph:
+                chain_calls = min(chain_calls, max(1, MOST_GRAPH_ENTRIES // entries))
+            elif chain_calls * entries > MOST_CHAINED_ENTRIES:
+                reason = (
+                    "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
+                )
+        header = header_of(session, world, case, algorithm, operation)
+        header.calls = chain_calls or 1
+        if isinstance(operation, Unsupported) or reason:
+            suite.add(header, Unsupported(reason or ""))
+            return
+        with communicator.all_or_none():
+            iteration = make_iteration(case, operation, chain_calls)
+            for feature in session.features:
+                iteration = feature.change(session, case, iteration)
+        iteration.text = f"{algorithm.name} {case.size_bytes} B {case.mode}"
+        suite.add(header, iteration)
+
     for case in cases:
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
@@ -107,14 +141,11 @@ def bind_cases(
             variants = algorithm.variants_in(session.world)
             placed = axes.for_library(case) if algorithm.is_library else case
             is_late = bool(suite.iterations) and time.monotonic() > late_s
-            suite.is_cut_short = session.communicator.broadcast(is_late)
+            suite.is_cut_short = communicator.broadcast(is_late)
             if suite.is_cut_short:
                 return suite
             for world, variant, mode in product(worlds, variants, modes):
-                varied = replace(placed, variant=variant, mode=mode)
-                bound = _bound(session, axes, world, varied, algorithm, make_iteration)
-                if bound:
-                    suite.add(*bound)
+                add(world, replace(placed, variant=variant, mode=mode), algorithm)
     return suite
 
 
@@ -123,46 +154,6 @@ def worlds_for(algorithm: Algorithm, world: World) -> Sequence[World]:
     if algorithm.is_baseline or algorithm.base in (AUTO, STABLE):
         return [world]
     return [world, *world.other_memory]
-
-
-def _bound(
-    session: Session,
-    axes: Axes,
-    world: World,
-    case: CollectiveCase,
-    algorithm: Algorithm,
-    make_iteration: MakeIteration,
-) -> tuple[CaseHeader, Iteration | Unsupported] | None:
-    # None if nobody requested the case and it cannot be.
-    communicator = session.communicator
-    chain_calls, reason = axes.chain_calls if case.mode == "chained" else 0, None
-    if chain_calls:
-        reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
-    if reason and axes.mode is None:
-        return None
-    # A library's ranks talk to each other here, so a failed one cannot be waited for.
-    with nullcontext() if not algorithm.needs_peers else communicator.all_or_none():
-        operation = algorithm.bind(world, case)
-    if isinstance(operation, Unsupported):
-        if operation.depends_on_size and not axes.requested:
-            return None
-        reason = operation.reason
-    elif chain_calls:
-        entries = max(communicator.all_gather(operation.step.entries))
-        if session.world.graph:
-            chain_calls = min(chain_calls, max(1, MOST_GRAPH_ENTRIES // entries))
-        elif chain_calls * entries > MOST_CHAINED_ENTRIES:
-            reason = "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
-    header = header_of(session, world, case, algorithm, operation)
-    header.calls = chain_calls or 1
-    if isinstance(operation, Unsupported) or reason:
-        return header, Unsupported(reason or "")
-    with communicator.all_or_none():
-        iteration = make_iteration(case, operation, chain_calls)
-        for feature in session.features:
-            iteration = feature.change(session, case, iteration)
-    iteration.text = f"{algorithm.name} {case.size_bytes} B {case.mode}"
-    return header, iteration
 
 
 def header_of(
@@ -196,34 +187,29 @@ def header_of(
         algorithm = operation.chosen or algorithm
         if case.collective.reduces:
             header.sums_in_rank_order = algorithm.sums_in_rank_order
-    if world is session.world:  # the link was measured in its memory
-        header.bound_parts = bound_parts(world, case, algorithm)
+    # What bounds the algorithm's time from below: flags and bytes. The link is measured in the
+    # session's memory alone. Ranks that share a GPU share its memory, which serves all at once.
+    is_bounded = world is session.world and not world.node and world.device.sharers == 1
+    if is_bounded and (traffic := algorithm.traffic(world.ranks, case)):
+        header.bound_parts = {
+            "hops": traffic.hops,
+            "stages": traffic.stages,
+            # In place nothing moves from one buffer to the other.
+            "memory_bytes": 0 if case.in_place else traffic.memory_bytes,
+        }
+        if algorithm.pushes and not world.device.is_cpu:
+            header.bound_parts["pushes"] = True
     return header
-
-
-def bound_parts(world: World, case: CollectiveCase, algorithm: Algorithm) -> dict[str, Any] | None:
-    """What bounds the algorithm's time from below: flags and bytes. None if that is not known, as
-    with ranks that share a GPU, whose memory serves all of them at once."""
-    is_shared = world.device.sharers > 1
-    traffic = None if world.node or is_shared else algorithm.traffic(world.ranks, case)
-    if not traffic:
-        return None
-    # In place nothing moves from one buffer to the other.
-    memory_bytes = 0 if case.in_place else traffic.memory_bytes
-    parts = {"hops": traffic.hops, "stages": traffic.stages, "memory_bytes": memory_bytes}
-    if algorithm.pushes and not world.device.is_cpu:
-        parts["pushes"] = True
-    return parts
 
 
 def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
     """Adds the link's parts at each measured size, in mapped memory. Raises Refusal."""
-    world, headers = session.world, [suite.headers[number] for number in suite.iterations]
+    world = session.world
     if isinstance(world.peers, Unsupported):
         return
     engine = shared_engine(world)
     with session.communicator.all_or_none():
-        for size in sorted({header.size_bytes for header in headers}):
+        for size in sorted({suite.headers[number].size_bytes for number in suite.iterations}):
             if parts := link_parts(world, buffers, size, engine):
                 suite.link_parts[size] = parts
 
@@ -273,7 +259,7 @@ def prepare(
         suite.others_every = OTHERS_EVERY
         for number, iteration in suite.iterations.items():
             if suite.headers[number].algorithm not in compared:
-                iteration.schedule.every = OTHERS_EVERY
+                iteration.every = OTHERS_EVERY
     suite.named = named
     say_absent(session, suite)
     add_link_parts(session, suite, buffers)
@@ -286,7 +272,9 @@ def say_absent(session: Session, suite: Suite) -> None:
     for name in suite.named:
         own = [header for header in suite.headers if header.algorithm == name]
         if own and all(header.status == "unsupported" for header in own):
-            say_once(session.options, f"{name} is not measured: {own[0].reason}")
+            say_once(
+                session.communicator, session.options, f"{name} is not measured: {own[0].reason}"
+            )
 
 
 def sweep_cases(
@@ -294,7 +282,6 @@ def sweep_cases(
 ) -> Iterator[CollectiveCase]:
     """Every datatype and operation, at every size in every shape."""
     collective = sweep.collective
-    ranks = session.communicator.size
     shapes: Sequence[Shape] = collective.shapes
     for feature in session.features:
         shapes = feature.shapes(shapes)
@@ -302,7 +289,7 @@ def sweep_cases(
         sweep.datatypes, sweep.redops, sweep.sizes, shapes
     ):
         datatype = DATATYPES[name]
-        count = collective.count(requested_bytes, ranks, datatype)
+        count = collective.count(requested_bytes, session.communicator.size, datatype)
         case = CollectiveCase(collective, count, datatype, redop, 0, 0, sweep.in_place, shape=shape)
         yield buffers.place(session.world, case)
 

@@ -73,15 +73,10 @@ def times_us(iteration: Iteration, stamps: Sequence[Stamps], clock_shared: bool)
     return Times(time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us)
 
 
-def least_warmup(ranks: int, chain_calls: int, iteration_s: float) -> int:
-    """The iterations in which each line of the slabs moves twice, within CACHE_WARMUP_S."""
-    return min(4 * ranks // max(1, chain_calls), int(CACHE_WARMUP_S / iteration_s))
-
-
 def pilot(session: Session, iteration: Iteration) -> None:
     """Measures how long an iteration takes and how many warm up, as rank 0 sees it."""
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
-    schedule, count, warmup = iteration.schedule, 1, 0
+    count, warmup = 1, 0
     while count:
         start_s = time.perf_counter()
         stamps = perform(session, iteration, Counts(1, count))
@@ -92,19 +87,11 @@ def pilot(session: Session, iteration: Iteration) -> None:
             times = times_us(iteration, gathered, session.world.shares_clock(iteration.ranks))
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
-        schedule.iteration_s, warmup, count = session.communicator.broadcast(verdict)
-    least = least_warmup(session.communicator.size, iteration.chain_calls, schedule.iteration_s)
+        iteration.duration_s, warmup, count = session.communicator.broadcast(verdict)
+    calls = 4 * session.communicator.size // max(1, iteration.chain_calls)
+    least = min(calls, int(CACHE_WARMUP_S / iteration.duration_s))
     fixed = session.options.warmup
-    schedule.warmup = min(MOST_WARMUP, max(1 + warmup, least)) if fixed is None else fixed
-
-
-@dataclass(frozen=True)
-class RankBlock:
-    """One rank's part of a block, between two round trips of the flag."""
-
-    stamps: Stamps
-    wrong: Wrong | None
-    trips_ns: tuple[float, float]
+    iteration.warmup = min(MOST_WARMUP, max(1 + warmup, least)) if fixed is None else fixed
 
 
 def measure_block(
@@ -113,26 +100,25 @@ def measure_block(
     """Measures a block. Rank 0 gets its record, and samples (block, rank, time, consume, arrival
     skew). Raises DeviceError as `perform` does."""
     flight, communicator, checks = session.flight, session.communicator, session.options.checks
-    schedule = iteration.schedule
     flight.note("timed loop", case=iteration.number, block=block, text=iteration.text)
     if iteration.wrong:
         iteration.wrong.write(np.zeros(WRONG_BYTES, np.uint8))
     if iteration.fill_margins:
         session.world.device.caller(iteration.fill_margins)()
     before_ns = session.round_trip_ns()
-    stamps = perform(session, iteration, Counts(schedule.warmup + checks, schedule.count, checks))
+    stamps = perform(session, iteration, Counts(iteration.warmup + checks, iteration.count, checks))
     trips_ns, wrong = (before_ns, session.round_trip_ns()), None
     if checks and iteration.wrong:
         wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
     flight.note("gather")
-    gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns))
+    gathered = communicator.gather((stamps, wrong, trips_ns))
     flight.note("store")
     if gathered is None:
         return None
     shares_clock = session.world.shares_clock(iteration.ranks)
     record, samples = block_record(iteration, block, gathered, shares_clock)
-    wrongs = [part.wrong for part in gathered if part.wrong is not None]
-    if len(wrongs) == len(gathered):
+    wrongs = [of_rank for _, of_rank, _ in gathered if of_rank is not None]
+    if wrong is not None:
         record.n_wrong = sum(wrong.elements for wrong in wrongs)
         record.first_wrong = first_wrong(wrongs, datatype)
     return record, samples
@@ -145,10 +131,15 @@ def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] 
 
 
 def block_record(
-    iteration: Iteration, block: int, parts: Sequence[RankBlock], clock_shared: bool
+    iteration: Iteration,
+    block: int,
+    parts: Sequence[tuple[Stamps, Wrong | None, tuple[float, float]]],
+    clock_shared: bool,
 ) -> tuple[Block, np.ndarray[Any, Any]]:
-    """The record and the samples of a block from all ranks' parts."""
-    times = times_us(iteration, [part.stamps for part in parts], clock_shared)
+    """The record and the samples of a block from each rank's stamps, its count of wrong elements if
+    it checks, and the flag's round trips before and after."""
+    stamps, _, trips_ns = zip(*parts, strict=True)
+    times = times_us(iteration, stamps, clock_shared)
     chained = iteration.chain_calls > 0
     calls = max(1, iteration.chain_calls) / iteration.scale
     time, after = times.time / calls, times.after / calls
@@ -158,14 +149,14 @@ def block_record(
         block=block,
         round=block,
         n=len(time),
-        warmup=iteration.schedule.warmup,
+        warmup=iteration.warmup,
         time_us=float(np.median(time)),
         mean_us=float(time.mean()),
         total_us=float(np.median(time if chained else time + after)),
         consume_us=None if chained else after_us,
         chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
-        link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]),
+        link_rtt_ns=link_rtt_ns(trips_ns),
     )
     n_ranks, n = times.time_by_rank.shape
     consume = np.full((n_ranks, n), np.nan) if chained else times.after_by_rank
@@ -187,7 +178,7 @@ def measure_link(
     flight.note("link probe", case=None, block=round_, text=f"{size_bytes} B")
     before_ns = session.round_trip_ns()
     stamps = {
-        name: perform(session, part, Counts(part.schedule.warmup, part.schedule.count))
+        name: perform(session, part, Counts(part.warmup, part.count))
         for name, part in parts.items()
     }
     after_ns = session.round_trip_ns()

@@ -68,7 +68,7 @@ def bind_forms(
     say_absent(session, suite)
     for number, iteration in suite.iterations.items():
         header = suite.headers[number]
-        iteration.schedule.group = str(header.shape)
+        iteration.group = str(header.shape)
         if header.algorithm == "compute":  # it sums nothing, so its result is partial
             iteration.check, iteration.wrong = nothing(session.world), None
     return suite

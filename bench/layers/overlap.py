@@ -113,7 +113,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         session.flight.note("try numbers of chunks", case=first.number, text=first.text)
         chunks = fastest(session, candidates)
         best = candidates[chunks]
-        best.number, best.text, best.schedule = first.number, first.text, first.schedule
+        best.number, best.text, best.group = first.number, first.text, first.group
         suite.headers[best.number].chosen = "1 chunk" if chunks == 1 else f"{chunks} chunks"
         suite.iterations[best.number] = best
     for header in suite.headers:  # a case counts the elements of one rank

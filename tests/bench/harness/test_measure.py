@@ -8,7 +8,7 @@ import pytest
 
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
-from bench.harness.timing import RankBlock, block_record
+from bench.harness.timing import block_record
 from collectives.collective import DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
@@ -32,9 +32,7 @@ STAMPS = [
 
 
 def block_of(clock_shared: bool = True, chain_calls: int = 0):
-    parts = [
-        RankBlock(stamps, None, (100.0 + rank, 110.0 + rank)) for rank, stamps in enumerate(STAMPS)
-    ]
+    parts = [(stamps, None, (100.0 + rank, 110.0 + rank)) for rank, stamps in enumerate(STAMPS)]
     return block_record(iteration_of(chain_calls), 3, parts, clock_shared)
 
 
@@ -57,7 +55,7 @@ def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_c
 
 def test_one_slow_iteration_changes_the_mean_of_a_block_but_not_its_time():
     stamps = np.array([[0, 1000, 1000, 1000], [0, 9000, 9000, 9000], [0, 2000, 2000, 2000]])
-    record, _ = block_record(iteration_of(), 0, [RankBlock(stamps, None, (1.0, 1.0))], True)
+    record, _ = block_record(iteration_of(), 0, [(stamps, None, (1.0, 1.0))], True)
     assert (record.time_us, record.mean_us) == (2.0, 4.0)
 
 
@@ -77,8 +75,7 @@ def test_a_chains_time_is_per_call_and_has_no_consume_time():
 
 def test_wrong_elements_of_all_ranks_count(monkeypatch):
     gathered = [
-        RankBlock(stamps, Wrong(n, 40, 1184), (0.0, 0.0))
-        for stamps, n in zip(STAMPS, (3, 4), strict=True)
+        (stamps, Wrong(n, 40, 1184), (0.0, 0.0)) for stamps, n in zip(STAMPS, (3, 4), strict=True)
     ]
     session, iteration = mock.MagicMock(), iteration_of()
     session.communicator.all_gather = lambda word: [word]

@@ -23,7 +23,7 @@ from bench.harness import head, options, tuned
 from bench.harness.command import requested_sizes
 from bench.harness.console import FINE, WRONG, print_out
 from bench.harness.iteration import allocated
-from bench.harness.options import Parser, SweepOptions
+from bench.harness.options import SweepOptions
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, start
 from bench.harness.suite import worlds_for
 from bench.layers.forms import of_features
@@ -35,7 +35,6 @@ from bench.stability.subject import MARGIN_BYTES, Subject, without_last
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal, launched_ranks
 from collectives.layers.fused import COLLECTIVE, peer_forms
-from collectives.operation import Algorithm
 from collectives.registry import ALGORITHMS, by_default, in_order
 from kernels.devices.device import DeviceError
 from reports.store.bits import SUFFIX, Bits, compare_launch
@@ -49,23 +48,19 @@ KNOWN = {
 MOST_BYTES = 64 << 20  # rank 0 draws the data of all ranks
 
 
-def algorithms_of(bits: SweepOptions, session: Session) -> list[Algorithm]:
-    """All that `auto` chooses among, or the named ones; and the peers. Raises Mistake."""
-    name = bits.collective.name
-    listed = [*FORMS[name].values()] if name in FORMS else by_default(name, session.world)
-    if bits.algorithms:
-        listed = in_order(bits.algorithms, [*KNOWN[name].values()])
-    peers = of_features(session)
-    return [*listed, *(peer_forms(name, peers).values() if name in FORMS else peers)]
-
-
 def subjects(
     bits: SweepOptions, session: Session
 ) -> Iterator[tuple[Subject, Subject, Subject | None]]:
     """Each algorithm in each variant and datatype; the same with other buffers and another
     communicator; and the same between all ranks but the last, on these. Raises Refusal."""
     world, communicator, seed = session.world, session.communicator, session.options.seed
-    kind, algorithms = KINDS.get(bits.collective.name, Subject), algorithms_of(bits, session)
+    collective, peers = bits.collective.name, of_features(session)
+    kind, is_fused = KINDS.get(collective, Subject), collective in FORMS
+    # All that `auto` chooses among, or the named ones; and the peers.
+    algorithms = [*FORMS[collective].values()] if is_fused else by_default(collective, world)
+    if bits.algorithms:
+        algorithms = in_order(bits.algorithms, [*KNOWN[collective].values()])
+    algorithms += peer_forms(collective, peers).values() if is_fused else peers
     row_bytes = kind.row_elements * max(DATATYPES[name].size_bytes for name in bits.datatypes)
     room_bytes = max(row_bytes, *bits.sizes) + MARGIN_BYTES
     require_memory(session, 6 * room_bytes)
@@ -99,8 +94,8 @@ def subjects(
 
 
 def compare_bits(bits: SweepOptions, session: Session) -> int:
-    """Measures all rows, and reports. Returns the exit status, the same on every rank. Raises
-    Refusal."""
+    """Measures all rows, compares with the newest launch of the same in the folder, and reports.
+    Returns the exit status, the same on every rank. Raises Refusal, ResultError."""
     communicator, options = session.communicator, session.options
     session.flight.note("describe the machine", text="")
     machine = head.examine(session)
@@ -117,6 +112,8 @@ def compare_bits(bits: SweepOptions, session: Session) -> int:
     if lacking:
         session.notes.append(f"cannot run here, as --algorithm NAME explains: {names}")
     if communicator.rank == 0:
+        from reports.tables.bits import text  # not at the top: other ranks never print
+
         record = Bits(
             run_id=session.flight.folder.stem,
             version=program_digest(*MEASURED),
@@ -134,36 +131,13 @@ def compare_bits(bits: SweepOptions, session: Session) -> int:
             notes=session.notes,
             elapsed_s=time.monotonic() - STARTED_S,
         )
-        store(record, Path(options.out))
+        folder = Path(options.out)
+        compare_launch(record, folder)
+        path = folder / f"{record.run_id}{SUFFIX}"
+        write_whole(path, msgspec.json.encode(record))
+        print_out(f"{text(record)}bits: {path}\n")
     communicator.barrier()
     return WRONG if any(row.sizes and row.reason for row in rows) else FINE
-
-
-def store(record: Bits, folder: Path) -> None:
-    """Compares with the newest launch of the same in the folder, writes the record into it, and
-    prints it. Raises ResultError."""
-    from reports.tables.bits import text  # not at the top: other ranks never print
-
-    compare_launch(record, folder)
-    path = folder / f"{record.run_id}{SUFFIX}"
-    write_whole(path, msgspec.json.encode(record))
-    print_out(f"{text(record)}bits: {path}\n")
-
-
-def bits_parser() -> Parser:
-    parser, add, how, _ = options.rank_parser(
-        "bits",
-        "Tells what changes the bits of a sum, finds its order, and measures its error.",
-        f"{on_ranks(4, 'bits')} -d half --algorithm two_shot,library",
-        "nothing is kept",
-    )
-    options.add_collective(add, [*KNOWN], "all but lossy ones")
-    options.add_sizes(add, "4M", 2, "64")
-    rounding_types = partial(options.comma_separated, rounding_type)
-    options.add_datatypes(add, "float", rounding_types, "float, half, bfloat16 or double")
-    Peers.add_options(add)
-    options.add_run_options(how, max_time_s=None)
-    return parser
 
 
 def rounding_type(text: str) -> str:
@@ -176,7 +150,18 @@ def rounding_type(text: str) -> str:
 
 def main() -> NoReturn:
     """The command, from its command line to its exit status; 2 and one sentence for a mistake."""
-    parser = bits_parser()
+    parser, add, how, _ = options.rank_parser(
+        "bits",
+        "Tells what changes the bits of a sum, finds its order, and measures its error.",
+        f"{on_ranks(4, 'bits')} -d half --algorithm two_shot,library",
+        "nothing is kept",
+    )
+    options.add_collective(add, [*KNOWN], "all but lossy ones")
+    options.add_sizes(add, "4M", 2, "64")
+    rounding_types = partial(options.comma_separated, rounding_type)
+    options.add_datatypes(add, "float", rounding_types, "float, half, bfloat16 or double")
+    Peers.add_options(add)
+    options.add_run_options(how, max_time_s=None)
     namespace = parser.parse_args()
     collective = (COLLECTIVES | COLLECTIVE)[namespace.collective]
     sizes = requested_sizes(parser, namespace)

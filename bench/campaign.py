@@ -33,10 +33,23 @@ def run_campaign(options: CampaignOptions) -> int:
 
 
 def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
-    """Makes all launches. Of a campaign that is refused before they are compared nothing stays.
-    Raises Incomparable after the pilot for a difference that is not `allowed`."""
+    """Makes all launches. Of a campaign that is refused before they are compared nothing stays. The
+    files of revisions are there while they run: where nobody else can write, who could run code as
+    this user in the campaign's folder. Raises Incomparable after the pilot for a difference that is
+    not `allowed`."""
+    variants = campaign.options.variants.values()
+    private = private_folder() if any(map(campaign.revision_folder, variants)) else None
     try:
-        launch_all(campaign, allowed)
+        with TemporaryDirectory(
+            "-revisions", dir=private, ignore_cleanup_errors=True
+        ) as campaign.revisions:
+            for variant in variants:
+                if folder := campaign.revision_folder(variant):
+                    check_out(variant, folder)
+            run_pilot(campaign)
+            announce(campaign, allowed)
+            run_pairs(campaign)
+            campaign.record(CampaignEnd(status="complete"))
     except Incomparable:
         campaign.discard()
         raise
@@ -45,23 +58,6 @@ def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
         if stop.exit_status in (USAGE, CANNOT) and is_early:
             campaign.discard()
         raise
-
-
-def launch_all(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
-    """Makes all launches. The files of revisions are there while they run: where nobody else can
-    write, who could run code as this user in the campaign's folder."""
-    variants = campaign.options.variants.values()
-    private = private_folder() if any(map(campaign.revision_folder, variants)) else None
-    with TemporaryDirectory(
-        "-revisions", dir=private, ignore_cleanup_errors=True
-    ) as campaign.revisions:
-        for variant in variants:
-            if folder := campaign.revision_folder(variant):
-                check_out(variant, folder)
-        run_pilot(campaign)
-        announce(campaign, allowed)
-        run_pairs(campaign)
-        campaign.record(CampaignEnd(status="complete"))
 
 
 def main(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> int:

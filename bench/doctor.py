@@ -29,7 +29,8 @@ NO_GPU = (
 
 
 def main() -> NoReturn:
-    """Prints the page; exits with 0, with 2 for a wrong command line, with 3 without a GPU."""
+    """Prints the page, and exits with 0, with 2 for a wrong command line, with 3 without a GPU; or
+    climbs the ladder, and exits with its status."""
     parser = Parser(
         prog=f"{BENCH}doctor",
         usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--ladder [DIR]]",
@@ -49,7 +50,24 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     sys.excepthook = end_all
     if arguments.ladder is not None:
-        climb_ladder(parser, arguments.ladder, arguments.quiet)
+        from bench.harness.ladder import climb  # needs numpy
+        from bench.harness.session import start
+
+        folder = Path(arguments.ladder).expanduser()
+        if not arguments.ladder or folder.is_file():
+            wrong = f"{arguments.ladder} is a file: " if arguments.ladder else ""
+            parser.error(f"argument --ladder: {wrong}name a folder")
+        if (launched_ranks() or 1) < 2:
+            parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
+        run = RunOptions(
+            "doctor",
+            timeout_s=STEP_S,
+            device="gpu",
+            memory="host_staged",
+            out=str(folder),
+            quiet=arguments.quiet,
+        )
+        start(run, climb)
     progress = Progress("doctor", arguments.quiet)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
     progress.show("examine the GPUs and their links")
@@ -69,28 +87,6 @@ def end_all(*error: Any) -> None:
     """Shows an error, and ends this rank: at the end of MPI it would wait for the others."""
     sys.__excepthook__(*error)
     os._exit(WRONG)
-
-
-def climb_ladder(parser: Parser, folder: str, quiet: bool) -> NoReturn:
-    """Climbs, and exits with the status."""
-    from bench.harness.ladder import climb  # needs numpy
-    from bench.harness.session import start
-
-    path = Path(folder).expanduser()
-    if not folder or path.is_file():
-        wrong = f"{folder} is a file: " if folder else ""
-        parser.error(f"argument --ladder: {wrong}name a folder")
-    if (launched_ranks() or 1) < 2:
-        parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
-    run = RunOptions(
-        "doctor",
-        timeout_s=STEP_S,
-        device="gpu",
-        memory="host_staged",
-        out=str(path),
-        quiet=quiet,
-    )
-    start(run, climb)
 
 
 def say(communicator: Communicator | None, text: str) -> None:

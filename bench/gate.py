@@ -59,7 +59,16 @@ def run_gate(argv: Sequence[str] | None) -> int:
     with answered(folder) as (inside, status_file):
         if mistake:
             raise mistake
-        launch(campaign_options, values.allow)
+        campaign = OpenCampaign(campaign_options, ANSWER, "gate")
+        try:
+            run_launches(campaign, values.allow)
+        except NothingInCommon as error:
+            raise Stop(UNUSABLE, str(error)) from error
+        except Stop as stop:  # a side is why the launches cannot be finished
+            is_refused = stop.exit_status == USAGE and not campaign.finished("pilot")
+            if stop.is_of_variant and not is_refused:
+                raise Stop(UNUSABLE, str(stop)) from stop
+            raise
         sides = str(folder / "base"), str(folder / "head")
         outcome = judge(*sides, values.allow, values.min_effect)
         write_answer(inside, status_file, outcome)
@@ -102,21 +111,6 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
     return campaign_options, values
-
-
-def launch(campaign_options: CampaignOptions, allowed: Sequence[str]) -> None:
-    """Makes the launches. Raises Stop with UNUSABLE if a side is why they cannot be finished, but
-    for a first launch that refuses its command line; and as campaigns do."""
-    campaign = OpenCampaign(campaign_options, ANSWER, "gate")
-    try:
-        run_launches(campaign, allowed)
-    except NothingInCommon as error:
-        raise Stop(UNUSABLE, str(error)) from error
-    except Stop as stop:
-        is_refused = stop.exit_status == USAGE and not campaign.finished("pilot")
-        if stop.is_of_variant and not is_refused:
-            raise Stop(UNUSABLE, str(stop)) from stop
-        raise
 
 
 @contextmanager

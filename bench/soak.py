@@ -20,7 +20,7 @@ import numpy as np
 from bench.harness import options, verify
 from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.iteration import Buffers, come_late, nothing
-from bench.harness.options import Parser, SweepOptions
+from bench.harness.options import SweepOptions
 from bench.harness.sampler import Sampler, SoakLaunch, SoakSequence
 from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
@@ -188,7 +188,8 @@ def first_wrong(batch: list[SoakLaunch], wrongs: tuple[list[Wrong], ...]) -> str
     return f"{text}, launch {wrong.iteration}: {describe_wrong(wrong)}"
 
 
-def soak_parser() -> Parser:
+def main() -> NoReturn:
+    """The soak, from its command line to its exit status; 2 and one sentence for a mistake."""
     parser, add, how, _ = options.rank_parser(
         "soak",
         "Launches random mixtures of everything, checks every result, and times nothing.",
@@ -208,12 +209,6 @@ def soak_parser() -> Parser:
     options.add_datatypes(add, "all")
     options.add_redops(add, None)
     options.add_run_options(how, max_time_s=None)  # --soak is the time
-    return parser
-
-
-def main() -> NoReturn:
-    """The soak, from its command line to its exit status; 2 and one sentence for a mistake."""
-    parser = soak_parser()
     namespace = parser.parse_args()
     collective = COLLECTIVES[namespace.collective]
     smallest, largest = namespace.minbytes, namespace.maxbytes

@@ -104,31 +104,28 @@ def store(
     return f"{left}table: {path}{more}\n", FINE
 
 
-def winners_of(table: str | None, program: str, result: Result) -> list[Winner]:
-    """The winners, by what an earlier launch found."""
-    path = Path(table) if table else tuned.default_path(result.run)
-    rows = tuned.own_rows(path, result.run, program)
-    return find_winners(result, search.found_before(result, rows))
-
-
 def main() -> NoReturn:
     """The search, from its command line to its exit status."""
     run_options, sizes, namespace = parse()
+    table = run_options.table
     program = program_digest(*MEASURED)  # of the code that is measured: it may change meanwhile
 
-    def work(session: Session) -> int:
-        conclude = (
-            (lambda result: (audited(result), FINE))
-            if namespace.audit
-            else partial(store, run_options.table, program, sizes)
-        )
-        winners = (
-            find_winners if namespace.audit else partial(winners_of, run_options.table, program)
-        )
-        policy = RunPolicy(16, search.go_on, conclude, winners)
-        return measure(session, partial(prepare, sizes, namespace.stable), policy)
+    def conclude(result: Result) -> tuple[str, int]:
+        if namespace.audit:
+            return audited(result), FINE
+        return store(table, program, sizes, result)
 
-    start(run_options, work)
+    def winners(result: Result) -> list[Winner]:
+        """By what an earlier launch found, too, unless only `auto` is audited."""
+        if namespace.audit:
+            return find_winners(result)
+        path = Path(table) if table else tuned.default_path(result.run)
+        rows = tuned.own_rows(path, result.run, program)
+        return find_winners(result, search.found_before(result, rows))
+
+    policy = RunPolicy(16, search.go_on, conclude, winners)
+    suite = partial(prepare, sizes, namespace.stable)
+    start(run_options, lambda session: measure(session, suite, policy))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -28,12 +27,16 @@ OTHERS_LOOK_S = 2.0  # in which other hosts read `ended`, before `clear_up` take
 
 def main(folder: Path, pids: dict[int, int], host: str) -> None:
     """Sees a run to its end on this host. `host`: its name in a run on several hosts, or empty."""
-    launchers = launchers_of(pids.values()) if host else []
+    launchers = set[psutil.Process]()  # of this host's ranks, in which they run
+    for pid in pids.values() if host else ():
+        with contextlib.suppress(psutil.Error):  # it has gone
+            above = psutil.Process(pid).parents()
+            launchers |= {each for each in above if each.name() in LAUNCHERS}
     watch(folder, pids, host)
     if launchers and (folder / "ended").exists():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a launcher waits for its ranks' pipes
         is_cut_off = UNREACHABLE in (folder / "ended").read_text()
-        end_launchers(launchers, CUT_OFF_S if is_cut_off else LAUNCHER_ENDS_S)
+        end_launchers([*launchers], CUT_OFF_S if is_cut_off else LAUNCHER_ENDS_S)
     if host and (folder / "ended").exists() and not folder.with_suffix(".jsonl").exists():
         time.sleep(OTHERS_LOOK_S)
     clear_up(folder)
@@ -67,16 +70,6 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
             for pid in guards[rank], pids[rank]:
                 if state_of(pid) == psutil.STATUS_STOPPED:  # the launcher would wait forever
                     os.kill(pid, signal.SIGKILL)
-
-
-def launchers_of(pids: Iterable[int]) -> list[psutil.Process]:
-    """The launchers of these processes on this host, in which they run."""
-    launchers = set[psutil.Process]()
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):  # it has gone
-            above = psutil.Process(pid).parents()
-            launchers |= {each for each in above if each.name() in LAUNCHERS}
-    return [*launchers]
 
 
 def end_launchers(launchers: list[psutil.Process], patience_s: float) -> None:

@@ -114,7 +114,7 @@ def test_a_gate_whose_disk_is_full_leaves_no_pass_but_a_status(disk_of, monkeypa
         with (disk.at / "filler").open("ab") as file:
             file.truncate(file.tell() - 20_000)  # enough for the summary
 
-    monkeypatch.setattr(gate, "launch", launch)
+    monkeypatch.setattr(gate, "run_launches", launch)
     assert gate.main(["--base=true", "--head=true", "--out", str(folder), "--quiet"]) == 2
     assert (folder / "status").read_text() == "2\n"
     texts = [path.read_text(errors="replace") for path in folder.glob("*.*")]

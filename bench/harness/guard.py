@@ -4,7 +4,6 @@ Any code in a rank can end it: a library calls exit(0), a kernel crashes. No lau
 for a fault, and one that sees a rank die kills the others before they have spoken. The guard sees
 how its rank has ended, names it, and exits with the status of the run."""
 
-import contextlib
 import ctypes
 import json
 import mmap
@@ -13,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def start_rank() -> mmap.mmap:
             return
         if not told[0]:  # within MPI's start no handler runs in the rank
             os._exit(INTERRUPTED)
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.kill(rank, number)
 
     for number in SIGNALS:
@@ -52,7 +52,7 @@ def start_rank() -> mmap.mmap:
     os._exit(status_of(code, Path(os.fsdecode(told[:].rstrip(b"\0")))))
 
 
-def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:
+def start_witness(folder: Path, pids: dict[int, int], host: str) -> None:
     """Starts this host's witness: a process in its own session that exits after the ranks. `host`:
     the host's name in a run on several hosts."""
     script, null = Path(__file__).with_name("witness.py"), subprocess.DEVNULL
@@ -76,7 +76,7 @@ def status_of(code: int, record: Path) -> int:
         time.sleep(PEER_S)
     # When a rank's pipes close, MPICH's launcher kills the other ranks, and the exit status may
     # become that signal. `sleep` keeps this rank's pipes open until the others have exited.
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         subprocess.Popen(["sleep", str(LAUNCHER_S)], close_fds=False)
     if not record_end(folder, rank, why, f"rank {rank}", WRONG):
         return code if code == INTERRUPTED else WRONG

@@ -81,12 +81,27 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     """The head of the run. All ranks call it."""
     world, options = session.world, session.options
     communicator, peers = world.communicator, world.shared
-    memory = {"behaved": f"none: {peers.reason}"} if isinstance(peers, Unsupported) else peers.types
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
     notes = [*session.notes]
     if session.place.oversubscribed:
         notes.append("Ranks share cores: they take turns, and the scheduler decides the times.")
-    notes.append(peer_memory(world))
+    # How ranks reach each other's memory.
+    if isinstance(peers, Unsupported):
+        memory = {"behaved": f"none: {peers.reason}"}
+        notes.append(f"Peer memory is not mapped: {peers.reason}.")
+    else:
+        memory, places, between = peers.types, "", ""
+        refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
+        flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
+        is_shared = peers.kind == "same_device"
+        shared = " Ranks share a GPU, so no time here measures a wire." if is_shared else ""
+        if isinstance(world.peers, Unsupported):
+            places, reason = " within each host", world.peers.reason
+            between = f" Between hosts {world.library.name} moves the data: {reason}."
+        notes.append(
+            f"Peer memory is {peers.kind}{places} ({memory['data']}) and was probed in every "
+            f"direction within one launch.{shared}{flush}{refusals}{between}"
+        )
     world_facts: dict[str, Any] = {
         "size": communicator.size,
         "hosts": communicator.hosts,
@@ -154,22 +169,3 @@ def names_of_hosts(machine: Machine, host_names: Sequence[str]) -> str:
     }
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
-
-
-def peer_memory(world: World) -> str:
-    """A sentence on how ranks reach each other's memory."""
-    peers = world.shared
-    if isinstance(peers, Unsupported):
-        return f"Peer memory is not mapped: {peers.reason}."
-    refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
-    flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
-    is_shared = peers.kind == "same_device"
-    shared = " Ranks share a GPU, so no time here measures a wire." if is_shared else ""
-    places, between = "", ""
-    if isinstance(world.peers, Unsupported):
-        places, reason = " within each host", world.peers.reason
-        between = f" Between hosts {world.library.name} moves the data: {reason}."
-    return (
-        f"Peer memory is {peers.kind}{places} ({peers.types['data']}) and was probed in every "
-        f"direction within one launch.{shared}{flush}{refusals}{between}"
-    )

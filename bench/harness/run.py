@@ -118,8 +118,29 @@ def measure(
 
     stolen = steal_share(ticks_before, cpu_ticks(cpus_here))
     errors = sorted({*chain(*new_errors)})
-    note = f"PCIe errors during the run (AER): {', '.join(errors)}" if errors else None
-    result = finish(run, run.file, stolen, note, policy)
+    notes = [f"PCIe errors during the run (AER): {', '.join(errors)}"] if errors else []
+    left = suite.iterations.keys() - run.samples
+    reason = None
+    if run.interrupted:
+        reason = "interrupted"
+    elif left:
+        reason = f"time ran out before {len(left)} of {len(suite.iterations)} cases were measured"
+    elif suite.is_cut_short:
+        reason = "time ran out before all cases were compiled"
+    tried = {case.algorithm for n, case in enumerate(suite.headers) if n not in left}
+    lost = [name for name in suite.named if name not in tried]
+    if lost and reason and not run.interrupted:
+        notes.append(f"not measured: {', '.join(lost)} (time ran out)")
+    kept = run.samples if options.samples else {}
+    samples = {number: np.concatenate(rows) for number, rows in kept.items()}
+    end = End(
+        status="incomplete" if reason else "complete",
+        reason=reason,
+        elapsed_s=time.monotonic() - STARTED_S,
+        steal_share=stolen,
+        note="; ".join(notes) or None,
+    )
+    result = run.file.finish(samples, end, policy.find_winners)
     status = exit_status(run, result)
     last_words, concluded = policy.conclude(result)
     status = status or concluded
@@ -195,34 +216,6 @@ def agreed_stop(run: RunInProgress, deadline_s: float) -> bool:
     votes = run.session.communicator.all_gather(vote)
     run.interrupted = any(interrupted for interrupted, _ in votes)
     return run.interrupted or bool(votes[0][1])
-
-
-def finish(
-    run: RunInProgress, file: RunFile, stolen: float | None, note: str | None, policy: RunPolicy
-) -> Result:
-    """Builds the cases and ends the file, on rank 0."""
-    total, reason = len(run.suite.iterations), None
-    if run.interrupted:
-        reason = "interrupted"
-    elif len(run.samples) < total:
-        reason = f"time ran out before {total - len(run.samples)} of {total} cases were measured"
-    elif run.suite.is_cut_short:
-        reason = "time ran out before all cases were compiled"
-    left = run.suite.iterations.keys() - run.samples
-    tried = {case.algorithm for n, case in enumerate(run.suite.headers) if n not in left}
-    lost = [name for name in run.suite.named if name not in tried]
-    if lost and reason and not run.interrupted:
-        note = "; ".join(filter(None, [note, f"not measured: {', '.join(lost)} (time ran out)"]))
-    kept = run.samples if run.session.options.samples else {}
-    samples = {number: np.concatenate(rows) for number, rows in kept.items()}
-    end = End(
-        status="incomplete" if reason else "complete",
-        reason=reason,
-        elapsed_s=time.monotonic() - STARTED_S,
-        steal_share=stolen,
-        note=note,
-    )
-    return file.finish(samples, end, policy.find_winners)
 
 
 def exit_status(run: RunInProgress, result: Result) -> int:

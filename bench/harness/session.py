@@ -120,8 +120,7 @@ def start(
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
     compile_cache.listeners.append(progress.compiling)
-    parser = Parser(prog=f"{BENCH}{options.command}")
-    communicator = parser.start_mpi(options.mpi_thread_level)
+    communicator = Parser(prog=f"{BENCH}{options.command}").start_mpi(options.mpi_thread_level)
     try:
         require_one_run(communicator, options)
         watchdog = start_watchdog(communicator, options, guard)
@@ -158,7 +157,8 @@ def start(
 def end_start(options: RunOptions, limit_s: float) -> None:
     """Ends a rank whose MPI still waits for other ranks. The first that runs says so."""
     signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
-    time.sleep(2 * min(launched_rank() or 0, 2))  # where a lower rank spoke, the launcher ends this
+    rank = launched_rank() or 0
+    time.sleep(2 * min(rank, 2))  # where a lower rank spoke, the launcher ends this
     say(
         f"{BENCH}{options.command}",
         f"MPI has not started all {launched_ranks() or 1} ranks in {limit_s:g} s: a rank, a host "
@@ -167,8 +167,8 @@ def end_start(options: RunOptions, limit_s: float) -> None:
     )
     with suppress(OSError):  # over a cut link the launcher would wait for minutes
         folder = Path(tempfile.mkdtemp(suffix=".flight"))
-        record_end(folder, launched_rank() or 0, "did not start MPI", "its start", WRONG)
-        start_witness(folder, {launched_rank() or 0: os.getpid()}, platform.node())
+        record_end(folder, rank, "did not start MPI", "its start", WRONG)
+        start_witness(folder, {rank: os.getpid()}, platform.node())
     time.sleep(1)  # the launcher would kill rank 0 before it has spoken
     os._exit(WRONG)
 

@@ -84,12 +84,6 @@ class Axes:
     chain_calls: int = CHAIN_CALLS
     for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case
 
-    def modes(self, size_bytes: int, algorithm: Algorithm) -> list[str]:
-        is_chained = size_bytes <= MOST_CHAINED_BYTES and self.in_chains(algorithm)
-        if self.mode == "both" or (self.mode is None and is_chained):
-            return ["isolated", "chained"]
-        return [self.mode or "isolated"]
-
 
 def bind_cases(
     session: Session, axes: Axes, cases: Iterable[CollectiveCase], make_iteration: MakeIteration
@@ -137,7 +131,10 @@ def bind_cases(
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
             worlds = worlds_for(algorithm, session.world)
-            modes = axes.modes(case.size_bytes, algorithm)
+            is_chained = case.size_bytes <= MOST_CHAINED_BYTES and axes.in_chains(algorithm)
+            modes = [axes.mode or "isolated"]
+            if axes.mode == "both" or (axes.mode is None and is_chained):
+                modes = ["isolated", "chained"]
             variants = algorithm.variants_in(session.world)
             placed = axes.for_library(case) if algorithm.is_library else case
             is_late = bool(suite.iterations) and time.monotonic() > late_s

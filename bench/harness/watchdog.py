@@ -4,13 +4,13 @@ records of all.
 The first of the watchdogs to see a fault writes `<run>.flight/ended` and prints one sentence. The
 others see that file, and all ranks exit with its status."""
 
-import contextlib
 import os
 import select
 import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from psutil import STATUS_RUNNING, STATUS_STOPPED
@@ -62,7 +62,7 @@ class Watchdog:
         if record_end(self.flight.folder, culprit["rank"], why, by, status):
             say("wiretax", sentence_on(culprit, why) + details)
             for pid in self.pids.values():
-                with contextlib.suppress(ProcessLookupError):
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)  # a stopped rank must exit itself
         self._leave_if_ended()
         os._exit(status)
@@ -78,7 +78,7 @@ class Watchdog:
         """Removes the record after a normal end."""
         self.exiting.acquire()
         self._leave_if_ended()  # this rank was stopped
-        with contextlib.suppress(OSError):  # other ranks have not closed yet
+        with suppress(OSError):  # other ranks have not closed yet
             self.flight.remove()
 
     def _watch(self) -> None:

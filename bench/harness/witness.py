@@ -4,7 +4,6 @@ ranks have exited.
 `guard` runs this file as a script. It imports nothing of the project, to start in tens of
 milliseconds."""
 
-import contextlib
 import json
 import os
 import select
@@ -12,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -27,16 +27,26 @@ OTHERS_LOOK_S = 2.0  # in which other hosts read `ended`, before `clear_up` take
 
 def main(folder: Path, pids: dict[int, int], host: str) -> None:
     """Sees a run to its end on this host. `host`: its name in a run on several hosts, or empty."""
-    launchers = set[psutil.Process]()  # of this host's ranks, in which they run
+    launchers = list[psutil.Process]()  # of this host's ranks, in which they run
     for pid in pids.values() if host else ():
-        with contextlib.suppress(psutil.Error):  # it has gone
+        with suppress(psutil.Error):  # it has gone
             above = psutil.Process(pid).parents()
-            launchers |= {each for each in above if each.name() in LAUNCHERS}
+            launchers += [each for each in above if each.name() in LAUNCHERS]
     watch(folder, pids, host)
     if launchers and (folder / "ended").exists():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a launcher waits for its ranks' pipes
         is_cut_off = UNREACHABLE in (folder / "ended").read_text()
-        end_launchers([*launchers], CUT_OFF_S if is_cut_off else LAUNCHER_ENDS_S)
+        patience_s = CUT_OFF_S if is_cut_off else LAUNCHER_ENDS_S
+        # Those that outlive the ranks by this time end, and their remote shells: over a cut link
+        # they would wait for minutes.
+        for number in signal.SIGTERM, signal.SIGKILL:
+            _, launchers = psutil.wait_procs(launchers, patience_s)
+            patience_s = LAUNCHER_OBEYS_S
+            for launcher in launchers:
+                with suppress(psutil.Error):
+                    shells = [each for each in launcher.children() if each.name() in REMOTE_SHELLS]
+                    for process in [*shells, launcher]:
+                        process.send_signal(number)
     if host and (folder / "ended").exists() and not folder.with_suffix(".jsonl").exists():
         time.sleep(OTHERS_LOOK_S)
     clear_up(folder)
@@ -64,25 +74,12 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
             has_record = (folder / f"rank-{rank}").exists()
             if has_record and record_end(folder, rank, SILENT, by="witness", status=1):
                 name = f"rank {rank} on {host}" if host else f"rank {rank}"
-                with contextlib.suppress(OSError):  # the launcher has gone
+                with suppress(OSError):  # the launcher has gone
                     print(f"wiretax: {name} {SILENT}", file=sys.stderr)
         for rank in [] if dead else alive.values():
             for pid in guards[rank], pids[rank]:
                 if state_of(pid) == psutil.STATUS_STOPPED:  # the launcher would wait forever
                     os.kill(pid, signal.SIGKILL)
-
-
-def end_launchers(launchers: list[psutil.Process], patience_s: float) -> None:
-    """Ends the launchers that outlive the ranks of a failed run by this time, and their remote
-    shells: over a cut link they would wait for minutes."""
-    for number in signal.SIGTERM, signal.SIGKILL:
-        _, launchers = psutil.wait_procs(launchers, patience_s)
-        patience_s = LAUNCHER_OBEYS_S
-        for launcher in launchers:
-            with contextlib.suppress(psutil.Error):
-                shells = [each for each in launcher.children() if each.name() in REMOTE_SHELLS]
-                for process in [*shells, launcher]:
-                    process.send_signal(number)
 
 
 def record_end(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
@@ -97,7 +94,7 @@ def record_end(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
 
 def state_of(pid: int) -> str | None:
     """The state of a process, as psutil names it; None if it is gone."""
-    with contextlib.suppress(psutil.Error):
+    with suppress(psutil.Error):
         return psutil.Process(pid).status()
     return None
 
@@ -108,12 +105,12 @@ def clear_up(folder: Path) -> None:
     if not run.is_file() or b'"kind":"end"' in b"".join(run.read_bytes().splitlines()[-1:]):
         shutil.rmtree(folder, ignore_errors=True)
     for path in folder.parent.glob(f"{folder.stem}.*.part"):
-        with contextlib.suppress(OSError):  # gone, or another user's
+        with suppress(OSError):  # gone, or another user's
             path.unlink()
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(OSError):  # a kernel before 5.3 has no pidfds
+    with suppress(OSError):  # a kernel before 5.3 has no pidfds
         main(
             Path(sys.argv[1]),
             {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},

@@ -46,7 +46,7 @@ def sweep_parser(
         f"{on_ranks(2, command)} -e 1M -d half --algorithm auto,library",
         "the results so far are kept",
     )
-    parser.set_defaults(collective=collective.name, redops=["none"], stable=False)
+    parser.set_defaults(collective=collective, redops=["none"], stable=False)
     options.add_sizes(what, "32M", 2)
     what(
         "--sizes",
@@ -127,7 +127,7 @@ def sweep_options(
     """The options, or the end of the process with status 2 and one sentence."""
     parsed = [feature.parse(parser, namespace) for feature in features]
     active = [feature for feature in parsed if feature]
-    collective = COLLECTIVES[namespace.collective]
+    collective: Collective = namespace.collective
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
     sizes = requested_sizes(parser, namespace, allow_zero=True)

@@ -156,31 +156,6 @@ class Segments:
     tables: Array
 
 
-def margins(case: CollectiveCase, ranks: int, inputs: Pattern) -> list[Pattern]:
-    """What lies in front of and behind the case's buffers, where nobody may write: the inputs'
-    table, shifted. So these areas differ, also between ranks, and a copy that is too long shows."""
-    sizes = [count * case.segment_bytes for count in case.collective.segments(ranks)]
-    areas = [*zip(sizes, (case.send, case.receive), MARGINS, strict=True)]
-    if case.in_place:  # the smaller buffer lies in the larger one
-        areas = [max(areas)]
-    return [
-        Pattern(
-            start,
-            inputs.tables + place * inputs.element_bytes,
-            1,
-            MARGIN_BYTES,
-            inputs.table_bytes,
-            1,
-            inputs.element_bytes,
-            inputs.wrong,
-            inputs.watch,
-            place,
-        )
-        for size, buffer, front in areas
-        for place, start in enumerate((buffer - MARGIN_BYTES, buffer + size), front)
-    ]
-
-
 def nothing(world: World) -> Step:
     """A launch that does nothing."""
     kernel = world.device.loop_kernels().kernel("nothing")
@@ -292,8 +267,28 @@ def checked_iteration(
             checks += [write, operation.step]
         checks.append(replace(write, kernel=check.kernel))
     if isinstance(owner, Buffers) and owner.margin_bytes:
-        areas = margins(case, world.ranks, write.argument)
-        fills = [replace(write, argument=area) for area in areas]
+        # In front of and behind the case's buffers, where nobody may write, lies the inputs' table,
+        # shifted. So these areas differ, also between ranks, and a copy that is too long shows.
+        sizes = [count * case.segment_bytes for count in case.collective.segments(world.ranks)]
+        areas = [*zip(sizes, (case.send, case.receive), MARGINS, strict=True)]
+        if case.in_place:  # the smaller buffer lies in the larger one
+            areas = [max(areas)]
+        table: Pattern = write.argument
+        for size_bytes, buffer, front in areas:
+            for place, start in enumerate((buffer - MARGIN_BYTES, buffer + size_bytes), front):
+                area = Pattern(
+                    start,
+                    table.tables + place * size,
+                    1,
+                    MARGIN_BYTES,
+                    table.table_bytes,
+                    1,
+                    size,
+                    table.wrong,
+                    table.watch,
+                    place,
+                )
+                fills.append(replace(write, argument=area))
         checks += [replace(fill, kernel=check.kernel) for fill in fills]
     consume = consume_step(world, case, "read_own", elements)
     return Iteration(
@@ -336,11 +331,10 @@ def link_parts(
         return Step(kernels.kernel(entry), arguments, device.blocks_for(pass_bytes))
 
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Iteration:
-        operation = Operation(timed)
         return Iteration(
             f"link {timed.kernel.name} {size_bytes} B",
             prepare,
-            operation,
+            Operation(timed),
             consume,
             idle,
             scale=size_bytes / timed_bytes,

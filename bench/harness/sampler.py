@@ -83,8 +83,7 @@ class Sampler:
     ) -> None:
         self.session, self.soak = session, soak
         self.draw, self.buffers = draw, buffers
-        every = exact(soak.collective.name, session.communicator.hosts)
-        self.algorithms = soak.algorithms or every
+        self.algorithms = soak.algorithms or exact(soak.collective.name, session.communicator.hosts)
         # Every requested datatype and operation at least once; each further pair would compile.
         types = [DATATYPES[name] for name in draw.sample(soak.datatypes, len(soak.datatypes))]
         redops = draw.sample(soak.redops, len(soak.redops))

@@ -206,8 +206,7 @@ def measure_empty_launch(session: Session) -> None:
     world = session.world
     session.flight.note("empty launches", text="")
     idle = nothing(world)
-    operation = Operation(idle)
-    empty = Iteration("nothing", idle, operation, idle, idle)
+    empty = Iteration("nothing", idle, Operation(idle), idle, idle)
     gathered = session.communicator.gather(perform(session, empty, Counts(20, 100)))
     if gathered is not None:
         session.overhead_us = float(np.median(times_us(empty, gathered, world.clock_shared).time))

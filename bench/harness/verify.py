@@ -62,21 +62,6 @@ def first_wrong(counts: Sequence[Wrong], datatype: Datatype) -> FirstWrong | Non
     return None
 
 
-def _factors(datatype: Datatype, seed: list[int]) -> list[float]:
-    # No factor equals one of the two before it, around the period. Eight even ones are 0 in 8 bits.
-    choices: list[float] = [2.0, -2.0, 0.5, -0.5] if datatype.is_float else [2, -2, 3, -3]
-    if not datatype.is_float and datatype.size_bytes == 1:
-        choices = [3, -3, 5, -5]
-    draw = np.random.default_rng(seed)
-    table = choices[:2]
-    while len(table) < PERIOD:
-        banned = {*table[-2:], *(table[:2] if len(table) >= PERIOD - 2 else ())}
-        allowed = [factor for factor in choices if factor not in banned]
-        allowed = allowed or [factor for factor in choices if factor != table[-1]]
-        table.append(allowed[int(draw.integers(len(allowed)))])
-    return table
-
-
 @dataclass(frozen=True)
 class Data:
     """The contents of all ranks' buffers: one period of each segment, (ranks, segments, 31). The
@@ -104,14 +89,25 @@ class Data:
         """A period of a rank's data for a segment, decoded, (31,): neighbours differ, none neutral
         (in sums of fp8, none neutral)."""
         datatype, adds = self.datatype, self.redop in ("sum", "avg")
+        number_type = np.float64 if datatype.is_float else np.int64
+        draw = np.random.default_rng([self.seed, rank, segment])
         if self.redop == "prod":
-            factors = _factors(datatype, [self.seed, rank, segment])
-            return np.array(factors, np.float64 if datatype.is_float else np.int64)
+            # No factor equals one of the two before it, around the period. Eight even ones are 0 in
+            # 8 bits.
+            choices: list[float] = [2.0, -2.0, 0.5, -0.5] if datatype.is_float else [2, -2, 3, -3]
+            if not datatype.is_float and datatype.size_bytes == 1:
+                choices = [3, -3, 5, -5]
+            factors = choices[:2]
+            while len(factors) < PERIOD:
+                banned = {*factors[-2:], *(factors[:2] if len(factors) >= PERIOD - 2 else ())}
+                allowed = [factor for factor in choices if factor not in banned]
+                allowed = allowed or [factor for factor in choices if factor != factors[-1]]
+                factors.append(allowed[int(draw.integers(len(allowed)))])
+            return np.array(factors, number_type)
         first = 7 * rank + 5 * segment + self.seed
         numbers = 1 + ((rank + 1) * np.arange(PERIOD) + first) % PERIOD
         exact = 8 if datatype.float8 else EXACT_SUMS.get(datatype.name, 1 << 24)
         if adds and datatype.is_float and (datatype.float8 or PERIOD * self.ranks > exact):
-            draw = np.random.default_rng([self.seed, rank, segment])
             most = max(1, exact // self.ranks)
             return draw.choice([-1.0, 1.0], PERIOD) * draw.integers(1, most + 1, PERIOD)
         compares = self.redop in COMPARE
@@ -126,7 +122,7 @@ class Data:
             # sign errs.
             middle = 1 << 8 * datatype.size_bytes - 1 if datatype.is_unsigned else 0
             numbers += middle - PERIOD // 2
-        table = numbers.astype(np.float64 if datatype.is_float else np.int64)
+        table = numbers.astype(number_type)
         if self.ignores_nan and compares and datatype.is_float:
             table[rank % PERIOD] = np.nan
         return table

@@ -26,10 +26,9 @@ def run_campaign(options: CampaignOptions) -> int:
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
     compare_status = reports(["compare", str(options.folder), *allowed])
     print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")
-    if compare_status:
+    if compare_status or any(side.wrong_cases for side in read_sides([str(options.folder)])):
         return WRONG
-    is_wrong = any(side.wrong_cases for side in read_sides([str(options.folder)]))
-    return WRONG if is_wrong else FINE
+    return FINE
 
 
 def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:

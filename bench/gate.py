@@ -51,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_gate(argv: Sequence[str] | None) -> int:
     """Launches, judges, writes and prints the answer, and returns the exit status. Raises one of
     FAILURES, after it wrote that answer, or if the folder is not new."""
-    folder, mistake = folder_of(argv), None
+    # The folder for the answer, whatever else the command line says.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", nargs="?")
+    folder, mistake = Path(parser.parse_known_args(argv)[0].out or "gate"), None
     try:
         campaign_options, values = read_options(argv)
     except Stop as stop:
@@ -64,7 +67,9 @@ def run_gate(argv: Sequence[str] | None) -> int:
             run_launches(campaign, values.allow)
         except NothingInCommon as error:
             raise Stop(UNUSABLE, str(error)) from error
-        except Stop as stop:  # a side is why the launches cannot be finished
+        except Stop as stop:
+            # A side is why the launches cannot be finished, but for a first launch that refuses its
+            # command line.
             is_refused = stop.exit_status == USAGE and not campaign.finished("pilot")
             if stop.is_of_variant and not is_refused:
                 raise Stop(UNUSABLE, str(stop)) from stop
@@ -74,13 +79,6 @@ def run_gate(argv: Sequence[str] | None) -> int:
         write_answer(inside, status_file, outcome)
         print_out(f"{as_text(outcome)}\n")
         return outcome.status
-
-
-def folder_of(argv: Sequence[str] | None) -> Path:
-    """The folder for the answer, whatever else the command line says."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--out", nargs="?")
-    return Path(parser.parse_known_args(argv)[0].out or "gate")
 
 
 def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.Namespace]:

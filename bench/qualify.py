@@ -130,8 +130,9 @@ def times_us(folder: Path) -> dict[Key, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.qualify` and returns the exit status."""
-    name = f"{BENCH}qualify"
-    return run_command(name, lambda: run_qualify(argv), "the qualification", "interrupted")
+    return run_command(
+        f"{BENCH}qualify", lambda: run_qualify(argv), "the qualification", "interrupted"
+    )
 
 
 if __name__ == "__main__":

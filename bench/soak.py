@@ -21,7 +21,7 @@ from bench.harness import options, verify
 from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.iteration import Buffers, come_late, nothing
 from bench.harness.options import SweepOptions
-from bench.harness.sampler import Sampler, SoakLaunch, SoakSequence
+from bench.harness.sampler import Sampler, SoakSequence
 from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, REDOPS
@@ -29,7 +29,7 @@ from collectives.communicator import Refusal
 from collectives.operation import World
 from collectives.peer_buffer import PeerBuffer, set_epoch, skip_launches
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import Action, Counts, DeviceError, Phase, Step, Wrong
+from kernels.devices.device import Action, Counts, DeviceError, Phase, Step
 from reports.store.program import on_ranks
 from reports.store.wrong import describe_wrong
 
@@ -170,22 +170,16 @@ def soak(soak: SweepOptions, session: Session) -> int:
             f"and the epoch went{passed} to {epoch}\n"
         )
         if wrong_elements:
-            say("wiretax", first_wrong(launches, wrongs))
+            located = [
+                (wrong, launch.iteration.text)
+                for launch, by_rank in zip(launches, zip(*wrongs, strict=True), strict=True)
+                if (wrong := verify.first_wrong(by_rank, launch.case.datatype))
+            ]
+            wrong, text = min(located, key=lambda each: each[0].iteration)
+            say("wiretax", f"{text}, launch {wrong.iteration}: {describe_wrong(wrong)}")
     if wrong_elements:
         return WRONG
     return FINE if is_over else INTERRUPTED
-
-
-def first_wrong(batch: list[SoakLaunch], wrongs: tuple[list[Wrong], ...]) -> str:
-    """The earliest wrong launch, with its element."""
-    located = [
-        (verify.first_wrong(by_rank, launch.case.datatype), launch.iteration.text)
-        for launch, by_rank in zip(batch, zip(*wrongs, strict=True), strict=True)
-    ]
-    wrong, text = min(
-        ((wrong, text) for wrong, text in located if wrong), key=lambda each: each[0].iteration
-    )
-    return f"{text}, launch {wrong.iteration}: {describe_wrong(wrong)}"
 
 
 def main() -> NoReturn:

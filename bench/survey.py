@@ -69,13 +69,7 @@ def make_parser(
         dest="max_time_s",
         help="seconds for all steps (900; 600 where ranks share a GPU; 180 with --quick)",
     )
-    option(
-        "--device",
-        choices=("auto", "cuda", "hip", "cpu"),
-        default="auto",
-        metavar="DEVICE",
-        help="auto, cuda, hip or cpu (auto)",
-    )
+    options.add_device(option)
     option(
         "--out",
         type=Path,
@@ -172,9 +166,14 @@ def run_survey(survey: Survey) -> int:
         for step in survey.steps
         if step.status != "done"
     ]
-    next_line = f"next: {page.next_command(survey, survey.folder)[1]}"
-    ends = next_line, f"page: {survey.folder / page.PAGE}", f"archive: {survey.archive}\n"
-    print_out("\n".join([made.title, *failed, *ends]))
+    lines = [
+        made.title,
+        *failed,
+        f"next: {page.next_command(survey, survey.folder)[1]}",
+        f"page: {survey.folder / page.PAGE}",
+        f"archive: {survey.archive}\n",
+    ]
+    print_out("\n".join(lines))
     statuses = {step.status for step in survey.steps}
     if is_interrupted:
         return INTERRUPTED
@@ -202,14 +201,7 @@ def run_steps(survey: Survey) -> None:
             launch(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
         else:
             survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
-    spend_the_rest(survey, end_s)
-    for step in survey.steps:
-        if step.command in READS:
-            launch(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
-
-
-def spend_the_rest(survey: Survey, end_s: float) -> None:
-    """Launches once more, in turn, what has further launches, as long as one fits the time."""
+    # What has further launches is launched once more, in turn, as long as one fits the time.
     firsts = [step for step in survey.steps if step.again and step.is_measured]
     while firsts:
         ready = min(firsts, key=lambda step: len(survey.launches(step.name)))
@@ -219,11 +211,14 @@ def spend_the_rest(survey: Survey, end_s: float) -> None:
         # The first launch has more cases than the further ones.
         planned_s = last.elapsed_s * further.share / last.share
         if left_s < LAUNCH_MARGIN * planned_s:
-            return
+            break
         survey.steps.append(further)
         launch(survey, further, max(planned_s, steps.LEAST_STEP_S), left_s)
         if not further.is_measured:
             firsts.remove(ready)
+    for step in survey.steps:
+        if step.command in READS:
+            launch(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
 
 
 def launch(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:

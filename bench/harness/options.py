@@ -308,6 +308,16 @@ def add_quiet(add: AddOption) -> None:
     add("--quiet", action="store_true", help="print no progress on standard error")
 
 
+def add_device(add: AddOption) -> None:
+    add(
+        "--device",
+        choices=("auto", "cuda", "hip", "cpu"),
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cuda, hip or cpu (auto)",
+    )
+
+
 def add_sizes(
     add: AddOption, largest: str, factor: int | None = None, smallest: str = "16K"
 ) -> None:
@@ -369,14 +379,7 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         metavar="N",
         help="seed of data and order (0)",
     )
-    add(
-        "--device",
-        changes=CASES,
-        choices=("auto", "cuda", "hip", "cpu"),
-        default="auto",
-        metavar="DEVICE",
-        help="auto, cuda, hip or cpu (auto)",
-    )
+    add_device(partial(add, changes=CASES))
     add(
         "--memory",
         changes=CASES,

@@ -178,8 +178,9 @@ class Measurement:
         operation = Operation(nothing(self.world))
         launching = [self.source] if self.is_alone else self.ranks
         if self.source in self.ranks and self.own in launching:
-            operation = Operation(self.step(), keep=self.link)
+            operation = Operation(self.step())
         iteration = self.timed(operation)
+        iteration.keep.append(self.link)
         if self.is_checked:
             iteration.movers = tuple(pair[self.mover] for pair in self.pairs)
         return iteration

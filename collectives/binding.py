@@ -10,7 +10,7 @@ import numpy as np
 
 from collectives.operation import NOT_MAPPED, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.probe import UNCACHED
-from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Memory, Step
+from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Step
 
 # From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times
 # at 2 MiB. A copy loses (docs/experiments/performance.md). No effect on a GPU.
@@ -106,16 +106,15 @@ def run_sequence(world: World, operations: Sequence[Operation]) -> Operation:
 
     parts = tuple(operation.step for operation in operations)
     step = replace(world.device.sequence(parts), parts=parts)
-    return Operation(step, failure=partial(first_failure, operations), keep=operations)
+    return Operation(step, failure=partial(first_failure, operations))
 
 
-def place_structure(world: World, arguments: Arguments, structure: Any) -> Memory:
-    """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, and
-    makes `arguments` point to it. The caller keeps the memory. Raises DeviceError."""
-    memory = world.device.private(ctypes.sizeof(structure))
+def place_structure(world: World, arguments: Arguments, structure: Any) -> None:
+    """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, to
+    which `arguments` point, and which they keep. Raises DeviceError."""
+    memory = arguments.memory = world.device.private(ctypes.sizeof(structure))
     arguments.more, structure.ranks = memory.address, arguments
     memory.write(np.frombuffer(structure, np.uint8))
-    return memory
 
 
 def chunk_that_fits(world: World, case: CollectiveCase, room_bytes: float) -> int:

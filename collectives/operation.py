@@ -74,7 +74,6 @@ class Operation:
     chosen: "Algorithm | None" = None
     choice: str | None = None
     failure: Callable[[], str | None] = field(default=lambda: None)
-    keep: Any = None  # objects that the step points into
     ignores_nan: bool = False
     own_case: CollectiveCase | None = None
     expected_sum: Callable[[Array], Array] | None = None

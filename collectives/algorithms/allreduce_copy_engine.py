@@ -150,7 +150,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
             f"a launch of {step.entries} kernels, copies and events is too long "
             "for a stream: its chunks are too short"
         )
-    return Operation(step, keep=(rooms, module), ignores_nan=True)
+    return Operation(step, ignores_nan=True)
 
 
 def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
@@ -164,7 +164,7 @@ def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
         rooms = inboxes(peers, "one_shot", size_bytes)
     except Refusal as refused:
         return Unsupported(str(refused))
-    inbox = world.device.private(size_bytes) if is_staged else None
+    inbox = arguments.inbox = world.device.private(size_bytes) if is_staged else None
     # Flags lie in front of a room: `taken`, then an `arrived` for each piece.
     own, other = rooms[rank].address, rooms[1 - rank].address
     out, back = (own if is_staged else other) + FLAGS_BYTES, other + FLAGS_BYTES
@@ -188,7 +188,7 @@ def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
     module = engine_module(world, build_macros(world, case))
     steps.append(_add_all(world, case, module, arguments, size_bytes))
     steps.append(engine.store(other, 0))
-    return Operation(world.device.sequence(steps), keep=(rooms, inbox), ignores_nan=True)
+    return Operation(world.device.sequence(steps), ignores_nan=True)
 
 
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:

@@ -121,12 +121,12 @@ def row_stride(row_bytes: int) -> int:
     return (row_bytes + 63) // 64 * 64
 
 
-def _with_routing(
-    world: World, case: RoutedCase, arguments: Arguments, step_tokens: int = 0
-) -> list[object]:
-    routing = Routing.from_buffer_copy(case.tables.structure)
-    routing.step_tokens = step_tokens
-    return [place_structure(world, arguments, routing), case.tables]
+def _place_routing(
+    world: World, tables: Tables, arguments: Arguments, step_tokens: int = 0
+) -> None:
+    routing = Routing.from_buffer_copy(tables.structure)
+    routing.step_tokens, arguments.tables = step_tokens, tables
+    place_structure(world, arguments, routing)
 
 
 def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
@@ -142,10 +142,9 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     bound = bind_kernel(world, case, "experts/alltoall_routed", f"{way}_{direction}", chunk_bytes)
     if isinstance(bound, Unsupported):
         return bound
-    keep = _with_routing(world, case, bound.step.argument, step_tokens)
+    _place_routing(world, case.tables, bound.step.argument, step_tokens)
     # A block handles whole tokens.
-    step = replace(bound.step, blocks=world.device.blocks_for(chunk_bytes))
-    return Operation(step, keep=keep)
+    return Operation(replace(bound.step, blocks=world.device.blocks_for(chunk_bytes)))
 
 
 def _bind_library(world: World, case: CollectiveCase) -> Bound:
@@ -153,14 +152,13 @@ def _bind_library(world: World, case: CollectiveCase) -> Bound:
     assert isinstance(case, RoutedCase)
     rank, routing, routes = world.rank, case.tables.structure, case.tables.routes
     arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=rank)
-    keep = _with_routing(world, case, arguments)
+    _place_routing(world, case.tables, arguments)
     macros = {"WT_WORLD": str(world.ranks), "WT_ELEMENT": case.datatype.element}
     module = world.device.compile("experts/routed_records", macros, structures=(Routing,))
     blocks = world.device.blocks_for(case.segment_bytes * int(routes.tokens_of.max()))
 
     def launch(name: str) -> Operation:
-        step = Step(module.kernel(name), arguments, blocks)
-        return Operation(step, keep=keep)
+        return Operation(Step(module.kernel(name), arguments, blocks))
 
     stride = row_stride(case.segment_bytes)
     out = routing.out, routes.between[rank] * stride

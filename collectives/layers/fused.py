@@ -143,11 +143,10 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
             return NOT_MAPPED
         entry = "allreduce_rmsnorm_pull_registered"
     module = _compile(world, case, "allreduce_rmsnorm", Norm, {})
-    memory = place_structure(world, arguments, structure)
+    place_structure(world, arguments, structure)
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
-    step = Step(module.kernel(entry), arguments, blocks)
-    return Operation(step, keep=memory)
+    return Operation(Step(module.kernel(entry), arguments, blocks))
 
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
@@ -170,10 +169,9 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
     macros = {"WT_TOKENS": str(case.tokens), "WT_WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
-    structure = Gemv.from_buffer_copy(case.layer)
-    memory = place_structure(world, arguments, structure)
+    place_structure(world, arguments, Gemv.from_buffer_copy(case.layer))
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
-    return Operation(step, keep=memory)
+    return Operation(step)
 
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:

@@ -113,8 +113,7 @@ def matmuls(
         lambda error: f"the matmul fails: {error}",
         ENTRIES * max(1, len(collectives)),
     )
-    failure = partial(first_failure, [operation, *collectives])
-    return replace(operation, failure=failure, keep=collectives)
+    return replace(operation, failure=partial(first_failure, [operation, *collectives]))
 
 
 def _collectives(world: World, case: MatmulCase, algorithm: Algorithm, chunks: int) -> list[Bound]:

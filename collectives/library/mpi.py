@@ -4,7 +4,6 @@ Tables say what MPI can reduce. Never try it inside a job: MPICH aborts the job 
 
 from collections.abc import Sequence
 from ctypes import c_long
-from dataclasses import replace
 
 import numpy as np
 
@@ -107,7 +106,7 @@ class MpiLibrary(Library):
             parts = [np.ascontiguousarray(n, np.int32) for n in (sizes, np.cumsum(sizes) - sizes)]
             arguments += [address, *(part.ctypes.data for part in parts), byte]
             arrays += parts
-        return replace(self._call("Alltoallv", *arguments, self.comm), keep=arrays)
+        return self._call("Alltoallv", *arguments, self.comm, keep=arrays)
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
         own = max((each.size_bytes for group in groups for each in group), default=0)
@@ -118,25 +117,25 @@ class MpiLibrary(Library):
     def _group(self, world: World, messages: Sequence[Message]) -> Operation:
         """Begins the sends, then waits for the receives, then for the sends."""
         sends, receives, waits = list[Operation](), list[Operation](), list[Operation]()
-        requests = [self.mpi.Request() for _ in messages]
-        for message, request in zip(messages, requests, strict=True):
+        for message in messages:
             byte = self.ranks.handle("BYTE")
             arguments = message.address, message.size_bytes, byte, message.peer, 0, self.comm
             if message.is_sent:
+                request = self.mpi.Request()
                 handle = int(self.mpi._addressof(request))
-                sends.append(self._call("Isend", *arguments, handle))
+                sends.append(self._call("Isend", *arguments, handle, keep=request))
                 waits.append(self._call("Wait", handle, self.status_address))
             else:
                 receives.append(self._call("Recv", *arguments, self.status_address))
-        calls = [*sends, *receives, *waits]
-        return replace(run_sequence(world, calls), keep=(calls, requests))
+        return run_sequence(world, [*sends, *receives, *waits])
 
     def barrier(self, world: World) -> Step:
         return self._call("Barrier", self.comm).step
 
-    def _call(self, name: str, *arguments: int) -> Operation:
-        """A call of MPI_`name`."""
+    def _call(self, name: str, *arguments: int, keep: object = None) -> Operation:
+        """A call of MPI_`name`; `keep` is what its arguments point into."""
         call = LibraryCall(self.ranks.function(f"MPI_{name}"), (c_long * 9)(*arguments))
+        call.keep = keep
 
         def failure() -> str | None:
             error = call.failed

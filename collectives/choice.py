@@ -30,6 +30,7 @@ from collectives.operation import (
 from collectives.table import WrittenTables, best_row, row_of
 
 AUTO, STABLE = "auto", "auto_stable"
+BETWEEN_HOSTS = Unsupported("between hosts the library chooses the order of a sum")
 
 # Between CPU cores, in ns a byte, fitted on three processors (docs/experiments/performance.md): a
 # read of a peer, of the own input, and a store into a line that another core holds.
@@ -40,11 +41,6 @@ OVERSUBSCRIBED_NS = 2e3  # a flag's round trip where peers take turns on a core
 def kinds_of(world: World) -> str:
     """The kinds of memory that the ranks have, as in tables: `mapped,host_staged`."""
     return ",".join(each.memory for each in (world, *world.other_memory))
-
-
-def in_words(world: World, over: World, algorithm: Algorithm) -> str:
-    """A choice, such as `two_shot+nt`; with its memory where the ranks have several kinds."""
-    return algorithm.build.named(algorithm.base, over.memory if world.other_memory else None)
 
 
 def facts_of(world: World, case: CollectiveCase) -> dict[str, Any]:
@@ -85,22 +81,27 @@ def ranked(
     stable: bool = False,
 ) -> Iterator[tuple[World, Algorithm]]:
     """The algorithms for a case, each over its memory, in the order in which `auto` tries them, or
-    `auto_stable` does: those of the user's rows, of the suite's `own`, and by the model's cost."""
-    facts = facts_of(world, case) | {"stable": stable}
+    `auto_stable` does: those of the user's rows, of the suite's `own`, those that lead, and the
+    others by the model's cost."""
+    worlds, facts = (world, *world.other_memory), facts_of(world, case) | {"stable": stable}
     for table in (world.rows, own):
         rows = [row for row in table if row.algorithm.sums_in_rank_order or not stable]
         row = best_row(rows, case.collective.name, case.segment_bytes, facts)
         if row:
-            worlds = world, *world.other_memory
             over = next((each for each in worlds if each.memory == row.memory), world)
             # In place the lines of the receive buffer have just been read.
             if not (case.in_place and case.collective.reduces):
                 yield over, row.algorithm
             build = replace(row.algorithm.build, stream_receive=False)  # it takes any size
             yield over, replace(row.algorithm, build=build)
-    yield from by_cost(
-        world, case, [each for each in algorithms if each.sums_in_rank_order or not stable]
-    )
+    known = [each for each in algorithms if each.sums_in_rank_order or not stable]
+    places = [
+        (not leads, cost_us(over, each, case), over, each)
+        for over in worlds
+        for leads, each in modelled(over, case, known)
+    ]
+    for _, _, over, algorithm in sorted(places, key=lambda place: place[:2]):
+        yield over, algorithm
 
 
 def modelled(
@@ -127,19 +128,6 @@ def modelled(
         if not algorithm.needs_peers or case.variant in algorithm.variants:
             build = Build(stream_slab=is_direct and not case.in_place)
             yield leads, replace(algorithm, build=build)
-
-
-def by_cost(
-    world: World, case: CollectiveCase, algorithms: Sequence[Algorithm]
-) -> list[tuple[World, Algorithm]]:
-    """The modelled algorithms over each kind of memory, those that lead and then the fastest by the
-    model first."""
-    places = [
-        (not leads, cost_us(over, each, case), over, each)
-        for over in (world, *world.other_memory)
-        for leads, each in modelled(over, case, algorithms)
-    ]
-    return [place[2:] for place in sorted(places, key=lambda place: place[:2])]
 
 
 def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
@@ -185,38 +173,33 @@ def bind_best(
     for over, algorithm in ranked(world, case, algorithms, own, stable):
         bound = algorithm.bind(over, case)
         if isinstance(bound, Operation):
-            return replace(bound, chosen=algorithm, choice=in_words(world, over, algorithm))
+            memory = over.memory if world.other_memory else None
+            name = algorithm.build.named(algorithm.base, memory)
+            return replace(bound, chosen=algorithm, choice=name)
         if refusal in (None, ONE_HOST):
             refusal = bound
     assert refusal, "auto chooses among some algorithms"
     return refusal
 
 
-def refuses_hosts(world: World, case: CollectiveCase) -> Unsupported | None:
-    """Why `auto_stable` has no choice between hosts."""
-    if world.node:
-        return Unsupported("between hosts the library chooses the order of a sum")
-    return None
-
-
-def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
+def auto(algorithms: tuple[Algorithm, ...]) -> Algorithm:
     """Performs each case by the algorithm that is chosen for it."""
     return Algorithm(
         AUTO,
         "the best for the size: as measured here by tuning, or elsewhere, or a guess",
-        partial(bind_best, tuple(algorithms), False),
+        partial(bind_best, algorithms, False),
         variants=("copied", "registered"),
     )
 
 
-def auto_stable(algorithms: Sequence[Algorithm]) -> Algorithm:
+def auto_stable(algorithms: tuple[Algorithm, ...]) -> Algorithm:
     """As `auto`, by an algorithm that sums in rank order."""
-    return Algorithm(
-        STABLE,
-        "auto without algorithms whose bits depend on an element's place",
-        partial(bind_best, tuple(algorithms), True),
-        refuses=refuses_hosts,
-        variants=("copied", "registered"),
+    return replace(
+        auto(algorithms),
+        base=STABLE,
+        about="auto without algorithms whose bits depend on an element's place",
+        perform=partial(bind_best, algorithms, True),
+        refuses=lambda world, case: BETWEEN_HOSTS if world.node else None,
         sums_in_rank_order=True,
         by_default=lambda world: False,
     )

@@ -28,10 +28,11 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
     """The algorithms of `algorithms`, between the library and `auto`."""
     every = {}
     for collective, its in algorithms.listed().items():
-        autos = [choice.auto([*its.values()])]
+        ours = tuple(its.values())
+        listed = [LIBRARY, *ours, choice.auto(ours)]
         if COLLECTIVES[collective].reduces:
-            autos.append(choice.auto_stable([*its.values()]))
-        every[collective] = {each.name: each for each in (LIBRARY, *its.values(), *autos)}
+            listed.append(choice.auto_stable(ours))
+        every[collective] = {each.name: each for each in listed}
     return every
 
 

@@ -45,6 +45,7 @@ FACTS: dict[str, Any] = {
 }
 # Those that vary over the cases of a run.
 CASE_FACTS = "variant", "mode", "in_place", "way", "stable"
+RANK_FACTS = [fact for fact in FACTS if fact not in CASE_FACTS]
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
 Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name
 
@@ -128,15 +129,13 @@ def written(rows: Iterable[ChoiceRow]) -> str:
     """The text of a file with these rows. Values of JSON are values of TOML."""
     tables: dict[str, list[str]] = {}
     for row in rows:
-        shared = {fact: value for fact, value in row.where.items() if fact not in CASE_FACTS}
-        of_case = {fact: value for fact, value in row.where.items() if fact in CASE_FACTS}
-        lines = tables.setdefault(as_facts(shared), [])
+        lines = tables.setdefault(as_facts(row.where, RANK_FACTS), [])
         lines += [
             "[[table.rows]]",
             f"collective = {as_text(row.collective)}",
             f"algorithm = {as_text(row.algorithm.name)}",
             f"size_bytes = {as_text(row.size_bytes)}",
-            f"where = {as_facts(of_case)}",
+            f"where = {as_facts(row.where, CASE_FACTS)}",
             *([f"memory = {as_text(row.memory)}"] if row.memory else []),
             *([f"candidate = {as_text(row.candidate)}"] if row.candidate else []),
             f"runs = {as_text(row.runs)}",
@@ -149,9 +148,9 @@ def written(rows: Iterable[ChoiceRow]) -> str:
     )
 
 
-def as_facts(facts: Mapping[str, Any]) -> str:
-    """An inline table, its facts in the order of `FACTS`."""
-    texts = [f"{fact} = {as_text(facts[fact])}" for fact in FACTS if fact in facts]
+def as_facts(where: Mapping[str, Any], facts: Iterable[str]) -> str:
+    """An inline table of those of the facts that `where` has."""
+    texts = [f"{fact} = {as_text(where[fact])}" for fact in facts if fact in where]
     return f"{{ {', '.join(texts)} }}"
 
 

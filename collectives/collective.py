@@ -207,10 +207,6 @@ def ordered(shape: Shape, rank: int, ranks: int, send: Call, receive: Call) -> l
     return calls[:1] if shape.get("way") == "one_way" else calls
 
 
-def _receives_from_partner(shape: Shape, rank: int, ranks: int) -> bool:
-    return partner(rank, ranks) != rank and (shape["way"] == "ping_pong" or rank % 2 == 1)
-
-
 _NO_RETURN = "a chain must return its data to their senders; use round_trip"
 COLLECTIVES = {
     collective.name: collective
@@ -244,7 +240,9 @@ COLLECTIVES = {
             lambda sent, _, __: sent[[partner(rank, len(sent)) for rank in range(len(sent))]],
             cut=False,
             shapes=({"way": "one_way"}, {"way": "ping_pong"}),
-            receives=_receives_from_partner,
+            receives=lambda shape, rank, ranks: (
+                partner(rank, ranks) != rank and (shape["way"] == "ping_pong" or rank % 2 == 1)
+            ),
             least_bytes=lambda segment, ranks: (segment, 0),
             no_place="a message cannot be received in place",
             no_chain={

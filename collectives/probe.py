@@ -66,7 +66,13 @@ def probe_ordinary(peers: PeerBuffer) -> str | None:
     with ExitStack() as undo:
         own = peers.communicator, peers.device, peers.sharing
         slabs = share(*own, slab_bytes(peers.device), undo, ordinary=True)
-        sentence = _later(replace(peers, slabs=slabs))
+        ordinary = replace(peers, slabs=slabs)
+        sentences = (
+            show(ordinary, "show_later", number, size_bytes)
+            for size_bytes in (PROBE_BYTES, LONG_BYTES, PROBE_BYTES)
+            for number in range(LAUNCHES)  # in the third, a place has had other contents
+        )
+        sentence = next(filter(None, sentences), None)
     peers.waits.forget()
     return sentence
 
@@ -101,15 +107,6 @@ def wire_speed(peers: PeerBuffer) -> WireSpeed:
     store_gb_s, read_gb_s, own_gb_s = (WIRE_BYTES / 1e3 / by_rank.T[:3]).tolist()
     trip_ns = by_rank.max(0)[3].item()
     return WireSpeed(trip_ns, min(store_gb_s), min(read_gb_s), tuple(own_gb_s))
-
-
-def _later(peers: PeerBuffer) -> str | None:
-    """The first complaint of launches in a row: short, long and short again."""
-    for size_bytes in (PROBE_BYTES, LONG_BYTES, PROBE_BYTES):
-        for number in range(LAUNCHES):  # in the third, a place has had other contents
-            if sentence := show(peers, "show_later", number, size_bytes):
-                return sentence
-    return None
 
 
 def show(

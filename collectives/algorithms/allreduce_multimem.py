@@ -109,28 +109,23 @@ def _passed(communicator: Communicator, descriptor: int) -> int:
         return descriptor if communicator.rank == 0 else copies[communicator.rank - 1].detach()
 
 
-def _one_shot_traffic(ranks: int, case: CollectiveCase) -> Traffic:
-    return Traffic(1, ((0, case.segment_bytes),), case.segment_bytes)
-
-
-def _two_shot_traffic(ranks: int, case: CollectiveCase) -> Traffic:
-    own = case.segment_bytes // ranks
-    return Traffic(2, ((own, own),), case.segment_bytes)
-
-
 through_switch = partial(KernelAlgorithm, refuses=_refuses, is_modelled=False)
-ENTRIES = "one_shot_multimem", "two_shot_multimem"
-ONE_SHOT = through_switch(
-    ENTRIES[0],
-    "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
-    partial(_bind, ENTRIES[0]),
-    _one_shot_traffic,
-    limits=Limits(wins_below=4 << 20),
-)
-TWO_SHOT = through_switch(
-    ENTRIES[1],
-    "each rank reads one segment's sum, and the NVSwitch stores it to all (NVLS)",
-    partial(_bind, ENTRIES[1]),
-    _two_shot_traffic,
-)
-ALGORITHMS = {"all_reduce": (ONE_SHOT, TWO_SHOT)}
+ALGORITHMS = {
+    "all_reduce": (
+        through_switch(
+            "one_shot_multimem",
+            "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
+            partial(_bind, "one_shot_multimem"),
+            lambda ranks, case: Traffic(1, ((0, case.segment_bytes),), case.segment_bytes),
+            limits=Limits(wins_below=4 << 20),
+        ),
+        through_switch(
+            "two_shot_multimem",
+            "each rank reads one segment's sum, and the NVSwitch stores it to all (NVLS)",
+            partial(_bind, "two_shot_multimem"),
+            lambda ranks, case: Traffic(
+                2, ((case.segment_bytes // ranks,) * 2,), case.segment_bytes
+            ),
+        ),
+    )
+}

@@ -15,6 +15,7 @@ BLOCK = 32  # elements that share a scale
 GPU_PACK_BYTES = 16
 DATATYPES = ("float32", "float16", "bfloat16")
 LOSS_ELEMENTS = 1 << 16  # of a figure of the loss
+KINDS = {"normal": 1, "outlier channels": 32}  # of data, with the factor of each 64th element
 
 
 @dataclass(frozen=True)
@@ -99,23 +100,16 @@ def signal_to_noise_db(
     """10 log10(sum of squares of the exact result / of the error) in dB, by kind of data; the exact
     result sums the stored inputs in fp64. It depends on no machine."""
     ratios_db = {}
-    for number, kind in enumerate(("normal", "outlier channels")):
-        inputs = np.stack(
-            [_random_elements(kind, datatype, [number, rank]) for rank in range(ranks)]
-        )
+    for number, (kind, outlier) in enumerate(KINDS.items()):
+        draws = [np.random.default_rng([number, rank]) for rank in range(ranks)]
+        values = np.stack([draw.normal(size=LOSS_ELEMENTS) for draw in draws])
+        values[:, ::64] *= outlier
+        inputs = datatype.decode(datatype.encode(values))
         exact = combined(list(inputs), redop)
         result = wire.expected_sum(redop, inputs.reshape(ranks, -1, BLOCK)).ravel()
         noise = np.sum((datatype.decode(datatype.encode(result)) - exact) ** 2)
         ratios_db[kind] = round(float(10 * np.log10(np.sum(exact**2) / noise)), 1)
     return ratios_db
-
-
-def _random_elements(kind: str, datatype: Datatype, seed: list[int]) -> Array:
-    """Normal; or every 64th channel 32 times as large. As they are stored, decoded."""
-    values = np.random.default_rng(seed).normal(size=LOSS_ELEMENTS)
-    if kind == "outlier channels":
-        values[::64] *= 32
-    return datatype.decode(datatype.encode(values))
 
 
 WIRES = (WireFormat(8), WireFormat(6), WireFormat(4))

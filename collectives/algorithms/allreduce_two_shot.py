@@ -7,7 +7,7 @@ from functools import partial
 
 from collectives.binding import binder
 from collectives.collective import Traffic
-from collectives.operation import CollectiveCase, KernelAlgorithm, World
+from collectives.operation import CollectiveCase, KernelAlgorithm
 from collectives.traffic import two_shot_traffic
 
 MOST_HELD_BYTES = 512 << 10  # of a buffer, in a core's cache when others store into it
@@ -24,10 +24,6 @@ TWO_SHOT = KernelAlgorithm(
 )
 
 
-def _not_between_two_cores(world: World) -> bool:
-    return not (world.device.is_cpu and world.ranks == 2)
-
-
 PUSH = replace(
     TWO_SHOT,
     base="two_shot_push",
@@ -36,7 +32,8 @@ PUSH = replace(
     perform=binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096),
     moves=partial(two_shot_traffic, pushes=True),
     pushes=True,
-    by_default=_not_between_two_cores,  # there a push gains little over a pull
+    # Between two cores a push gains little over a pull.
+    by_default=lambda world: not (world.device.is_cpu and world.ranks == 2),
 )
 
 

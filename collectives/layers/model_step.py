@@ -113,31 +113,13 @@ class StepWeights:
 
     def hold(self, numbers: Sequence[int], first: int, ranks: int) -> list[Matrix]:
         """Matrices on the device, with the columns of `ranks` ranks from rank `first` on."""
-        period = len(LAYERS) * self.held
-        parts = {
-            layer: np.ascontiguousarray(
-                self.stored[layer][:, first * inner : (first + ranks) * inner]
-            )
-            for layer, inner in self.inner.items()
-        }
-        distinct = sorted({number % period for number in numbers})
-        memory = self.world.device.private(sum(parts[self.layer(n)].nbytes for n in distinct))
-        self.keep.append(memory)
-        offset = 0
-        matrices: dict[int, Matrix] = {}
-        for number in distinct:
+        period, matrices = len(LAYERS) * self.held, dict[int, Matrix]()
+        for number in sorted({number % period for number in numbers}):
             layer = self.layer(number)
-            part, shift = parts[layer], self.rotation(number)
-            last, others = part[len(part) - shift :], part[: len(part) - shift]
-            memory.write(last, offset)
-            memory.write(others, offset + last.nbytes)
-            matrices[number] = Matrix(
-                memory.address + offset,
-                first * self.inner[layer],
-                ranks * self.inner[layer],
-                self.stride(layer),
-            )
-            offset += part.nbytes
+            start, columns = first * self.inner[layer], ranks * self.inner[layer]
+            part = self.stored[layer][:, start : start + columns]
+            address = self.on_device(np.roll(part, self.rotation(number), axis=0))
+            matrices[number] = Matrix(address, start, columns, self.stride(layer))
         return [matrices[number % period] for number in numbers]
 
     def layer(self, number: int) -> str:

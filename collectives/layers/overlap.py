@@ -16,7 +16,7 @@ The matmul is the vendor's, through numpy or CuPy. The overlapped collective is 
 second stream of a GPU."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,11 +53,11 @@ class MatmulCase(CollectiveCase):
     between: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Overlapped(Operation):
     """An operation for each number of chunks; only a trial shows the fastest."""
 
-    by_chunks: Mapping[int, Operation] = field(default_factory=dict)
+    by_chunks: Mapping[int, Operation]
 
 
 ALONE = {

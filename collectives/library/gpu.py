@@ -87,12 +87,6 @@ def reduces_float8(arch: str) -> bool:
     return arch.startswith(("sm_9", "sm_1", "gfx950", "gfx12"))
 
 
-def detailed(operation: Operation, choice: str) -> Operation:
-    """The operation with this choice before what the library ran for it."""
-    ran = operation.choice
-    return replace(operation, choice=f"{choice}: {ran}" if ran and ran != choice else choice)
-
-
 class NcclLibrary(Library):
     """NCCL or RCCL, or the reason why it cannot be used; or an `opened` library like them."""
 
@@ -371,7 +365,9 @@ class NcclLibrary(Library):
         if library.version >= CONFIGURED_SINCE and label != "registered":
             words = label.replace("plain", "")
             label = self._fastest(world, case, [label, *(f"{words} {n}".strip() for n in CTAS)])
-        return detailed(self._labelled(case, label), "default" if label == "plain" else label)
+        operation, choice = self._labelled(case, label), "default" if label == "plain" else label
+        ran = operation.choice
+        return replace(operation, choice=f"{choice}: {ran}" if ran and ran != choice else choice)
 
     def _fastest(self, world: World, case: CollectiveCase, labels: Sequence[str]) -> str:
         """The label whose slowest rank is fastest, launched as the case is: single or in a row,
@@ -397,8 +393,7 @@ class NcclLibrary(Library):
                 library.refused[label] = f"{label} is out: {str(error).rstrip('.')}."
                 continue
             row = [step] * calls
-            timed = self.device.replayed(*row) if world.graph else self.device.sequence(row)
-            steps[label] = timed
+            steps[label] = self.device.replayed(*row) if world.graph else self.device.sequence(row)
         if not steps:
             raise DeviceError(" ".join(library.refused.values()))
         times_us = [

@@ -118,8 +118,8 @@ class Nccl:
 
     def agree(self, complaint: str) -> None:
         """Raises DeviceError on all ranks, with one sentence, if any rank has a complaint."""
-        complaints = [(text, rank) for rank, text in enumerate(self.ranks.all_gather(complaint))]
-        if failures := [failure for failure in complaints if failure[0]]:
+        every = enumerate(self.ranks.all_gather(complaint))
+        if failures := [(text, rank) for rank, text in every if text]:
             # To the other ranks a failed rank is only a remote process that has exited.
             text, rank = min(failures, key=lambda failure: "remote process" in failure[0])
             raise DeviceError(f"rank {self.ranks.ranks[rank]}: {text}")
@@ -275,18 +275,12 @@ def find_library(vendor: str) -> str:
     raise DeviceError(f"{kind} is not installed: {source}")
 
 
-def load(name: str) -> ctypes.CDLL:
-    calls = ctypes.CDLL(name)
-    for function in (calls.ncclGetErrorString, calls.ncclGetLastError):
-        function.restype = ctypes.c_char_p
-    return calls
-
-
 def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
     """Loads this device's library on all ranks, in one version. Raises Refusal."""
     (kind, *_, oldest), number = LIBRARIES[device.name], ctypes.c_int()
     with ranks.all_or_none():
-        calls = load(find_library(device.name))
+        calls = ctypes.CDLL(find_library(device.name))
+        calls.ncclGetErrorString.restype = calls.ncclGetLastError.restype = ctypes.c_char_p
         calls.ncclGetVersion(ctypes.byref(number))
     versions, sharing = zip(*ranks.all_gather((number.value, device.sharers)), strict=True)
     if len(releases := set(map(release, versions))) > 1:
@@ -316,12 +310,12 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
 
 def transports(text: str) -> dict[str, list[str]]:
     """The transports between ranks in a log: {"0 -> 1": ["P2P/CUMEM"], ...}."""
-    line = re.compile(
+    line = (
         r"(?:Channel|Ring) \d+(?:/\d+)? : (\d+)(?:\[\w+\])? -> (\d+)(?:\[\w+\])? "
         r"(?:\[(?:send|receive)\] )?via (P2P/direct pointer\S*|direct shared memory|\S+)"
     )
     by_pair: dict[str, list[str]] = {}
-    for source, target, transport in dict.fromkeys(line.findall(text)):
+    for source, target, transport in dict.fromkeys(re.findall(line, text)):
         by_pair.setdefault(f"{source} -> {target}", []).append(transport)
     return by_pair
 

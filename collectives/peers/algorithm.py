@@ -64,7 +64,10 @@ def open_peers(
 
 def notes_on(file: PeerFile, world: World) -> Iterator[str]:
     """Sentences for the head of the run on a file of Python. All ranks call it."""
-    if call_us := empty_call_us(world):
+    if world.device.is_cpu:  # a GPU's clock runs behind the calls
+        step = python_operation(world, "an empty call", lambda: None, str).step
+        median_us = world.device.time_us(step, EMPTY_CALLS, world.watch)
+        call_us = max(world.communicator.all_gather(median_us))
         yield (
             f"An empty Python function takes {call_us:.2f} us here (median of {EMPTY_CALLS} calls "
             f"from the same loop); every time of {file.identity} has such a call in it."
@@ -159,13 +162,3 @@ def result_or_reason(file: PeerFile, world: World, work: Callable[[], T]) -> T |
     _, text, rank = min(failed)
     is_everywhere = {failure and failure[1] for failure in failures} == {text}
     return Unsupported(text if is_everywhere else f"rank {rank}: {text}")
-
-
-def empty_call_us(world: World) -> float:
-    """The median time of a Python function that does nothing, called as a peer's is, on the slowest
-    rank. 0 on a GPU, whose clock runs behind the calls. All ranks call it."""
-    if not world.device.is_cpu:
-        return 0.0
-    step = python_operation(world, "an empty call", lambda: None, str).step
-    median_us = world.device.time_us(step, EMPTY_CALLS, world.watch)
-    return float(max(world.communicator.all_gather(median_us)))

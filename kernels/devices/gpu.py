@@ -101,7 +101,7 @@ class GpuDevice(GpuStream, Device):
         self.sharers, self.xp, runtime = sharers, self.cupy, self.runtime
         with self.calling("opening the device"):
             properties = runtime.getDeviceProperties(self.ordinal)
-            version = ".".join(map(str, self.cupy.cuda.nvrtc.getVersion()))
+            self.compiler_version = self.cupy.cuda.nvrtc.getVersion()
         self.arch = (
             properties["gcnArchName"].decode().split(":")[0]
             if runtime.is_hip
@@ -110,6 +110,7 @@ class GpuDevice(GpuStream, Device):
         # hipRTC never changes its own version number, so the runtime's version stands beside it.
         runtime_version = release(runtime.runtimeGetVersion())
         compiler = "hipRTC" if runtime.is_hip else "NVRTC"
+        version = ".".join(map(str, self.compiler_version))
         self.compiler = f"{compiler} {version}, runtime {runtime_version}"
         # One block a multiprocessor is always resident; ranks that share a GPU share the blocks.
         multiprocessors = properties["multiProcessorCount"]
@@ -283,10 +284,8 @@ class GpuDevice(GpuStream, Device):
     def multicast(self, ranks: int, size_bytes: int) -> GpuMulticast:
         if self.name == "hip":
             return super().multicast(ranks, size_bytes)
-        with self.calling("asking NVRTC's version"):
-            nvrtc = self.cupy.cuda.nvrtc.getVersion()
         # Without HAS_MULTIMEM of platform_cuda.h a kernel would use the address as if plain.
-        if int(self.arch.removeprefix("sm_")) < 90 or nvrtc < (12, 2):
+        if int(self.arch.removeprefix("sm_")) < 90 or self.compiler_version < (12, 2):
             raise DeviceError(
                 f"multimem needs sm_90 and NVRTC 12.2 or newer; here are {self.arch} and "
                 f"{self.compiler}"

@@ -52,8 +52,7 @@ def whole_parts(steps: Sequence[Step]) -> Iterator[Step]:
 
 
 class GpuStream:
-    """A GPU, by its PCI bus id, and its stream. The gate's kernel polls `pinned_gate`; `origin` is
-    the first event of the last iteration."""
+    """A GPU, by its PCI bus id, and its stream. The gate's kernel polls `pinned_gate`."""
 
     def __init__(self, pci_bus_id: str) -> None:
         self.cupy, self.pci_bus_id = load_cupy(), pci_bus_id
@@ -71,7 +70,6 @@ class GpuStream:
         self.graphs: dict[tuple[Step, ...], Step] = {}
         self.most_graph_nodes: int | None = None
         self.launched = weakref.WeakSet[Step]()
-        self.origin: Any = None
 
     def calling(self, call: str) -> Any:
         return calling(f"on GPU {self.pci_bus_id}, {call}")
@@ -80,10 +78,9 @@ class GpuStream:
         """Calls a function that CuPy lacks in the driver's own library. Raises DeviceError."""
         with self.calling(name):
             status = driver_library(self.name)[name](*wide(arguments))
-            if status == OUT_OF_MEMORY:
-                raise RuntimeError(f"error {status} OutOfMemory")
             if status:
-                raise RuntimeError(f"error {status}")
+                name = " OutOfMemory" if status == OUT_OF_MEMORY else ""
+                raise RuntimeError(f"error {status}{name}")
 
     def driver_value(self, name: str, *arguments: Any) -> int:
         """What such a function writes to its first argument, which `arguments` leave out."""
@@ -101,8 +98,8 @@ class GpuStream:
 
     def load(self, module: Module) -> None:
         """Takes the kernels of iteration.cu that frame an iteration."""
-        self.begin, self.hold, self.nothing = (
-            module.kernel(name) for name in ("begin_iteration", "hold", "nothing")
+        self.begin, self.hold, self.nothing = map(
+            module.kernel, ("begin_iteration", "hold", "nothing")
         )
 
     def watch(self, record: Watch) -> Watch:
@@ -214,10 +211,10 @@ class GpuStream:
         return event
 
     def _stamps_ns(self, events: dict[int, Any]) -> list[int]:
-        self.origin = next(iter(events.values()), None)
+        origin = next(iter(events.values()), None)
         stamps_ns = [0] * STAMPS
         for column, event in events.items():
-            stamps_ns[column] = round(1e6 * self.cupy.cuda.get_elapsed_time(self.origin, event))
+            stamps_ns[column] = round(1e6 * self.cupy.cuda.get_elapsed_time(origin, event))
         return stamps_ns
 
     def _close_gate(self, watch: Watch) -> None:

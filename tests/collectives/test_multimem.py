@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from collectives.algorithms.allreduce_multimem import COMBINED, ENTRIES
+from collectives.algorithms.allreduce_multimem import COMBINED
 from collectives.collective import DATATYPES, REDOPS
 from tests import fake_gpu
 from tests.bench.launches import launch, stored
@@ -16,6 +16,7 @@ from tests.kernels.kernel_code import kernels_in
 from tests.launch import ROOT, assert_right, few
 
 STEM = "allreduce_multimem"
+ENTRIES = "one_shot_multimem", "two_shot_multimem"
 
 
 OPTIONS = "-b 4K -e 4K -n 2 -w 0 --max-time 90 --mode isolated --algorithm"
@@ -29,9 +30,10 @@ def started(folder, device="cuda", **faults):
 
 def performed(ranks, examples, folder=ROOT):
     """Draws sums with tails, shifts and launches in a row; the number that was performed."""
-    words = str(ranks), "cuda", "auto", *ENTRIES
-    environment = fake_gpu.environment(multicast=1, count=ranks)
-    return assert_right(ranks, "collective", examples, *words, tree=folder, **environment)
+    how = fake_gpu.environment(multicast=1, count=ranks)
+    return assert_right(
+        ranks, "collective", examples, str(ranks), "cuda", "auto", *ENTRIES, tree=folder, **how
+    )
 
 
 @pytest.mark.parametrize("ranks", few([3, 2, 4], 1))

@@ -16,6 +16,7 @@ from kernels.devices.device import (
     Module,
     Step,
     Transfer,
+    of_type,
 )
 
 LEAST_BYTES = 1 << 20  # below, a copy takes longer to start than to move the bytes
@@ -30,7 +31,7 @@ FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 class Mark(ctypes.Structure):
     """`Mark` of allreduce_copy_engine.cu."""
 
-    _fields_ = [("ranks", Arguments), ("peers", c_long), ("step", c_long)]
+    _fields_ = [("ranks", Arguments), *of_type(c_long, "peers", "step")]
 
 
 def shared_engine(world: World) -> CopyEngine | None:

@@ -23,7 +23,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step
+from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step, of_type
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
 WAYS = ("dispatch", "combine", "round_trip")
@@ -35,23 +35,21 @@ class Routing(ctypes.Structure):
 
     _fields_ = [
         ("ranks", Arguments),
-        ("tokens", c_long),
-        ("most_tokens", c_long),
-        ("experts", c_long),
-        ("top_k", c_long),
-        ("most_rows", c_long),
-        ("step_tokens", c_long),
-        ("owner", c_void_p),
-        ("tokens_of", c_void_p),
-        ("choices", c_void_p),
-        ("counting", c_void_p),
-        ("first", c_void_p),
-        ("came", c_void_p),
-        ("rows", c_void_p),
-        ("out", c_void_p),
-        ("in_", c_void_p),
-        ("record", c_void_p),
-        ("arrived", c_void_p),
+        *of_type(c_long, "tokens", "most_tokens", "experts", "top_k", "most_rows", "step_tokens"),
+        *of_type(
+            c_void_p,
+            "owner",
+            "tokens_of",
+            "choices",
+            "counting",
+            "first",
+            "came",
+            "rows",
+            "out",
+            "in_",
+            "record",
+            "arrived",
+        ),
     ]
 
 

@@ -22,7 +22,7 @@ from collectives.operation import (
 )
 from collectives.peer_buffer import PeerBuffer
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
+from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step, of_type
 
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
 BLOCK_THREADS = 256  # of a GEMV
@@ -41,12 +41,8 @@ class Norm(ctypes.Structure):
 
     _fields_ = [
         ("ranks", Arguments),
-        ("residual", c_void_p),
-        ("residual_out", c_void_p),
-        ("weight", c_void_p),
-        ("hidden", c_long),
-        ("tokens", c_long),
-        ("step_tokens", c_long),
+        *of_type(c_void_p, "residual", "residual_out", "weight"),
+        *of_type(c_long, "hidden", "tokens", "step_tokens"),
         ("epsilon", c_double),
     ]
 
@@ -56,13 +52,8 @@ class Gemv(ctypes.Structure):
 
     _fields_ = [
         ("ranks", Arguments),
-        ("weights", c_void_p),
-        ("activations", c_void_p),
-        ("row_scales", c_void_p),
-        ("hidden", c_long),
-        ("inner", c_long),
-        ("stride", c_long),
-        ("copies", c_long),
+        *of_type(c_void_p, "weights", "activations", "row_scales"),
+        *of_type(c_long, "hidden", "inner", "stride", "copies"),
     ]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from collectives.communicator import Communicator, Refusal
-from kernels.devices.device import DeviceError
+from kernels.devices.device import DeviceError, of_type
 from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import wide
 
@@ -45,16 +45,12 @@ class Config(ctypes.Structure):
 
     _fields_ = [
         ("size", ctypes.c_size_t),
-        ("magic", ctypes.c_uint),
-        ("version", ctypes.c_uint),
-        *((name, ctypes.c_int) for name in ("blocking", "cgaClusterSize", "minCTAs", "maxCTAs")),
+        *of_type(ctypes.c_uint, "magic", "version"),
+        *of_type(ctypes.c_int, "blocking", "cgaClusterSize", "minCTAs", "maxCTAs"),
         ("netName", ctypes.c_void_p),
-        *((name, ctypes.c_int) for name in ("splitShare", "trafficClass")),
+        *of_type(ctypes.c_int, "splitShare", "trafficClass"),
         ("commName", ctypes.c_void_p),
-        *(
-            (name, ctypes.c_int)
-            for name in ("collnetEnable", "CTAPolicy", "shrinkShare", "nvlsCTAs")
-        ),
+        *of_type(ctypes.c_int, "collnetEnable", "CTAPolicy", "shrinkShare", "nvlsCTAs"),
     ]
 
     @classmethod

@@ -30,6 +30,7 @@ from kernels.devices.device import (
     Step,
     Structures,
     Watch,
+    of_type,
 )
 from kernels.devices.shared_memory import HostMemory
 
@@ -40,11 +41,8 @@ class NativeAction(ctypes.Structure):
     """`NativeAction` of loop_cpu.cpp: a function and its argument, or a stamp."""
 
     _fields_ = [
-        ("run", c_void_p),
-        ("argument", c_void_p),
-        ("phase", c_long),
-        ("stamp", c_long),
-        ("call", c_long),
+        *of_type(c_void_p, "run", "argument"),
+        *of_type(c_long, "phase", "stamp", "call"),
     ]
 
 
@@ -55,9 +53,7 @@ class NativeBlock(ctypes.Structure):
         ("actions", c_void_p),
         ("n_actions", c_long),
         ("check", NativeAction),
-        ("warmup", c_long),
-        ("timed", c_long),
-        ("checks", c_long),
+        *of_type(c_long, "warmup", "timed", "checks"),
         ("stamps_ns", c_void_p),
         ("done", c_long),
         ("watch", c_void_p),

@@ -37,24 +37,27 @@ class OutOfMemory(DeviceError):
     """A device has no memory left; another way of sharing memory would not help."""
 
 
+def of_type(kind: Any, *names: str) -> list[tuple[str, Any]]:
+    """Fields of a structure that follow one another and have one type."""
+    return [(name, kind) for name in names]
+
+
 class Watch(ctypes.Structure):
     """A rank's progress, and why a wait ended early; `sync.h` names the writer of each field."""
 
-    _fields_ = [
-        (name, c_uint64)
-        for name in (
-            "stop",
-            "timed_out",
-            "peer",
-            "block",
-            "seen",
-            "wanted",
-            "iteration",
-            "calls",
-            "phase",
-            "epoch",
-        )
-    ]
+    _fields_ = of_type(
+        c_uint64,
+        "stop",
+        "timed_out",
+        "peer",
+        "block",
+        "seen",
+        "wanted",
+        "iteration",
+        "calls",
+        "phase",
+        "epoch",
+    )
 
 
 class Line(ctypes.Structure):
@@ -67,9 +70,7 @@ class Own(ctypes.Structure):
     """The counters that only one rank uses, its launches and meetings, and its peers' registers."""
 
     _fields_ = [
-        ("epoch", Line),
-        ("ticket", Line),
-        ("meetings", Line),
+        *of_type(Line, "epoch", "ticket", "meetings"),
         ("hdp_flush", Line * MOST_RANKS),
     ]
 
@@ -84,20 +85,13 @@ class Arguments(ctypes.Structure):
     """The argument of every kernel that talks to peers."""
 
     _fields_ = [
-        ("send", c_void_p),
-        ("receive", c_void_p),
-        ("count", c_long),
-        ("chunk_bytes", c_long),
-        ("half_bytes", c_long),
+        *of_type(c_void_p, "send", "receive"),
+        *of_type(c_long, "count", "chunk_bytes", "half_bytes"),
         ("timeout_ns", c_uint64),
-        ("rank", c_long),
-        ("yields", c_long),
-        ("slab", c_void_p * MOST_RANKS),
-        ("control", c_void_p * MOST_RANKS),
-        ("watch", c_void_p),
-        ("own", c_void_p),
-        ("sends", c_void_p * MOST_RANKS),
-        ("receives", c_void_p * MOST_RANKS),
+        *of_type(c_long, "rank", "yields"),
+        *of_type(c_void_p * MOST_RANKS, "slab", "control"),
+        *of_type(c_void_p, "watch", "own"),
+        *of_type(c_void_p * MOST_RANKS, "sends", "receives"),
         ("more", c_void_p),
     ]
 
@@ -110,9 +104,7 @@ class Transfer(ctypes.Structure):
 
     _fields_ = [
         ("ranks", Arguments),
-        ("to", c_long),
-        ("from_", c_long),
-        ("bytes", c_long),
+        *of_type(c_long, "to", "from_", "bytes"),
     ]
 
 
@@ -120,15 +112,9 @@ class Pattern(ctypes.Structure):
     """A buffer of segments that each repeat a table, shifted by the iteration."""
 
     _fields_ = [
-        ("buffer", c_void_p),
-        ("tables", c_void_p),
-        ("segments", c_long),
-        ("segment_bytes", c_long),
-        ("table_bytes", c_long),
-        ("period", c_long),
-        ("element_bytes", c_long),
-        ("wrong", c_void_p),
-        ("watch", c_void_p),
+        *of_type(c_void_p, "buffer", "tables"),
+        *of_type(c_long, "segments", "segment_bytes", "table_bytes", "period", "element_bytes"),
+        *of_type(c_void_p, "wrong", "watch"),
         ("place", c_uint64),
     ]
 
@@ -136,9 +122,7 @@ class Pattern(ctypes.Structure):
 class Wrong(ctypes.Structure):
     """How many elements a check counted as wrong, and where the first one is, with its bits."""
 
-    _fields_ = [
-        (name, c_uint64) for name in ("elements", "iteration", "offset", "expected", "got", "place")
-    ]
+    _fields_ = of_type(c_uint64, "elements", "iteration", "offset", "expected", "got", "place")
 
 
 WRONG_BYTES = ctypes.sizeof(Wrong)
@@ -149,8 +133,7 @@ class Gate(ctypes.Structure):
 
     _fields_ = [
         ("opened", c_void_p),
-        ("wanted", c_uint64),
-        ("timeout_ns", c_uint64),
+        *of_type(c_uint64, "wanted", "timeout_ns"),
         ("watch", c_void_p),
     ]
 

@@ -99,14 +99,23 @@ def first_failure(operations: Sequence[Operation]) -> str | None:
     return next(filter(None, (operation.failure() for operation in operations)), None)
 
 
-def run_sequence(world: World, operations: Sequence[Operation]) -> Operation:
-    """Runs the operations in sequence; a single one is returned unchanged."""
-    if len(operations) == 1:
-        return operations[0]
+def run_sequence(world: World, bounds: Sequence[Bound]) -> Bound:
+    """The operations in sequence as one, with the first choice among theirs, or the first reason
+    why one of them cannot be bound. A single one is returned unchanged."""
+    if len(bounds) == 1:
+        return bounds[0]
 
+    operations = list[Operation]()
+    for bound in bounds:
+        if isinstance(bound, Unsupported):
+            return bound
+        if bound.own_case:
+            return Unsupported("its input lies in buffers of its own, where no compute writes")
+        operations.append(bound)
     parts = tuple(operation.step for operation in operations)
     step = replace(world.device.sequence(parts), parts=parts)
-    return Operation(step, failure=partial(first_failure, operations))
+    choice = next((each.choice for each in operations if each.choice), None)
+    return Operation(step, choice=choice, failure=partial(first_failure, operations))
 
 
 def place_structure(world: World, arguments: Arguments, structure: Any) -> None:

@@ -22,7 +22,6 @@ from collectives.operation import (
     Bound,
     ChoiceRow,
     CollectiveCase,
-    KernelAlgorithm,
     Operation,
     Unsupported,
     World,
@@ -118,9 +117,7 @@ def modelled(
         if not algorithm.limits.wins(world, case.segment_bytes):
             continue
         is_direct = is_registered and "copied" not in algorithm.variants
-        over_slabs = (
-            is_registered and isinstance(algorithm, KernelAlgorithm) and "slabs" in algorithm.varies
-        )
+        over_slabs = is_registered and "slabs" in algorithm.varies
         if over_slabs:
             yield leads, replace(algorithm, build=Build(slabs=True))
         if (over_slabs or is_direct) and case.mode == "chained":

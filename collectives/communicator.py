@@ -188,10 +188,10 @@ class Communicator:
 
     def gather(self, item: Any) -> list[Any] | None:
         """All ranks' items on rank 0, None elsewhere."""
-        return self.world.gather(item, 0)
+        return self.world.gather(item)
 
     def broadcast(self, item: Any) -> Any:
-        return self.world.bcast(item, 0)
+        return self.world.bcast(item)
 
     def barrier(self) -> None:
         self.world.Barrier()
@@ -236,7 +236,3 @@ class Communicator:
     def handle(self, name: str) -> int:
         """The C handle of `FLOAT`, `SUM`, `COMM_WORLD`, ...: 4 bytes in MPICH, 8 in Open MPI."""
         return int(self.mpi._handleof(getattr(self.mpi, name)))
-
-    @property
-    def world_handle(self) -> int:
-        return int(self.mpi._handleof(self.world))

@@ -73,7 +73,7 @@ class Operation:
     step: Step
     chosen: "Algorithm | None" = None
     choice: str | None = None
-    failure: Callable[[], str | None] = field(default=lambda: None)
+    failure: Callable[[], str | None] = lambda: None
     ignores_nan: bool = False
     own_case: CollectiveCase | None = None
     expected_sum: Callable[[Array], Array] | None = None
@@ -183,6 +183,10 @@ class World:
         return self.peers
 
 
+# An address, and the bytes for or from each rank, multiples of 8, which lie back to back there.
+Parts = tuple[int, Array]
+
+
 @dataclass(frozen=True)
 class Message:
     """Bytes at an address, for `peer` if it `is_sent`, otherwise from `peer`."""
@@ -208,14 +212,8 @@ class Library(ABC):
         """Binds a case in one of `variants`."""
 
     @abstractmethod
-    def bind_exchange(
-        self,
-        world: World,
-        send: tuple[int, Array],
-        receive: tuple[int, Array],
-    ) -> Bound:
-        """Binds a variable all-to-all of bytes. `send` and `receive` are an address and the bytes
-        for or from each rank, multiples of 8, which lie back to back there."""
+    def bind_exchange(self, world: World, send: Parts, receive: Parts) -> Bound:
+        """Binds a variable all-to-all."""
 
     @abstractmethod
     def among(self, communicator: Communicator) -> "Library":
@@ -313,6 +311,7 @@ class Algorithm:
     | `spans_hosts` | for ranks on several hosts |
     | `sums_in_rank_order` | adds an element's inputs in the order of the ranks, and rounds once |
     | `pushes` | it stores into peers' memory |
+    | `varies` | what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs` |
     """
 
     base: str
@@ -328,6 +327,7 @@ class Algorithm:
     spans_hosts: bool = False
     sums_in_rank_order: bool = False
     pushes: bool = False
+    varies: tuple[str, ...] = ()
     peer: Performer | None = None
     build: Build = field(default_factory=Build)
 
@@ -404,10 +404,7 @@ class LibraryAlgorithm(Algorithm):
 @dataclass(frozen=True)
 class KernelAlgorithm(Algorithm):
     """A kernel over the mapped memory of its peers. Variant `copied` works over slabs, `registered`
-    over users' buffers. `varies`: what bench.tune varies: `stores` (around the caches), `chunks`,
-    `grid`, `slabs`."""
-
-    varies: tuple[str, ...] = ()
+    over users' buffers."""
 
     needs_peers: ClassVar[bool] = True
 

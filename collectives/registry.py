@@ -56,8 +56,7 @@ def exact(collective: str, hosts: int) -> list[Algorithm]:
 def by_default(collective: str, world: World) -> list[Algorithm]:
     """The algorithms of a run that names none."""
     ours = exact(collective, world.communicator.hosts)
-    library = ALGORITHMS[collective][LIBRARY.base]
-    return [library, *(algorithm for algorithm in ours if algorithm.by_default(world))]
+    return [LIBRARY, *(algorithm for algorithm in ours if algorithm.by_default(world))]
 
 
 def in_order(chosen: Sequence[Algorithm], among: Sequence[Algorithm]) -> list[Algorithm]:

@@ -17,10 +17,11 @@ from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
 from bench.layers.forms import LayerOptions, fastest, scale_for
+from collectives.binding import run_sequence
 from collectives.collective import DATATYPES, Array
 from collectives.communicator import Mistake, Refusal
 from collectives.layers import model_step
-from collectives.layers.fused import WEIGHTS, sequence
+from collectives.layers.fused import WEIGHTS
 from collectives.layers.model_step import StepWeights, TokenBatch
 from collectives.layers.overlap import require_matmul
 from collectives.models import LAYERS, MODELS
@@ -117,7 +118,7 @@ def require_time(session: Session, batch: TokenBatch) -> None:
     """Raises Refusal if the time would be over before a split is timed, by the time of one layer:
     a model can be too large for a slow device."""
     first = batch.weights.shares[: len(LAYERS)]
-    layer = sequence(session.world, batch.unsplit_layers(first))
+    layer = run_sequence(session.world, batch.unsplit_layers(first))
     if isinstance(layer, Unsupported):  # each split says so
         return
     call = session.world.device.caller(layer.step)

@@ -13,7 +13,7 @@ from collectives.algorithms import listed
 from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
+from collectives.operation import Algorithm, Bound, CollectiveCase, Unsupported, World
 
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
 
@@ -39,15 +39,10 @@ def bind(world: World, case: CollectiveCase) -> Bound:
     with world.communicator.all_or_none(Refusal):
         scattered, gathered = bind_within(node, scatter), bind_within(node, gather)
     summed = bind_flat(between(world, rail), replace(shard, send=place, receive=place))
-    operations, reason = list[Operation](), None
-    for bound in (scattered, summed, gathered):
-        if isinstance(bound, Unsupported):
-            reason = reason or bound.reason
-        else:
-            operations.append(bound)
-    if reason := world.communicator.first_reason(reason):
-        return Unsupported(reason)
-    return run_sequence(world, operations)
+    bound = run_sequence(world, [scattered, summed, gathered])
+    own = bound.reason if isinstance(bound, Unsupported) else None
+    reason = world.communicator.first_reason(own)
+    return Unsupported(reason) if reason else bound
 
 
 def bind_within(node: World, case: CollectiveCase) -> Bound:

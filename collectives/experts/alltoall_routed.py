@@ -4,7 +4,7 @@ of ours that pack and unpack them (routed_records.cu), and is told all routes in
 
 import ctypes
 from ctypes import c_long, c_void_p
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -63,12 +63,12 @@ class Tables:
     memories: list[Memory]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoutedCase(CollectiveCase):
     """Rows of `count` elements: this rank's tokens, at `send` before a dispatch and at `receive`
     after a combine, and the experts' rows in `tables.rows`."""
 
-    tables: Tables = field(kw_only=True)
+    tables: Tables
 
 
 def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> Tables:
@@ -161,15 +161,13 @@ def _bind_library(world: World, case: CollectiveCase) -> Bound:
     stride = row_stride(case.segment_bytes)
     out = routing.out, routes.between[rank] * stride
     in_ = routing.in_, routes.between[:, rank] * stride
-    operations: list[Operation] = []
+    bounds = list[Bound]()
     for way, rows, ends in (("dispatch", "tokens", (out, in_)), ("combine", "parts", (in_, out))):
         if case.shape["way"] not in (way, "round_trip"):
             continue
         exchanged = world.library.bind_exchange(world, *ends)
-        if isinstance(exchanged, Unsupported):
-            return exchanged
-        operations += [launch(f"pack_{rows}"), exchanged, launch(f"unpack_{rows}")]
-    return run_sequence(world, operations)
+        bounds += [launch(f"pack_{rows}"), exchanged, launch(f"unpack_{rows}")]
+    return run_sequence(world, bounds)
 
 
 def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
@@ -213,8 +211,7 @@ FLAT = Algorithm("flat", LIBRARY.about, _bind_library, _traffic, spans_hosts=Tru
 
 
 def _bind_auto(world: World, case: CollectiveCase) -> Bound:
-    ours = PULL if world.device.is_cpu else PUSH
-    algorithm = FLAT if world.node else ours
+    algorithm = FLAT if world.node else PULL if world.device.is_cpu else PUSH
     bound = algorithm.bind(world, case)
     if isinstance(bound, Unsupported):
         return bound

@@ -2,7 +2,7 @@
 the forms that `bench.layers` compares: compute alone, in separate launches, and in one launch."""
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from ctypes import c_double, c_long, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,11 +83,10 @@ def _compile(
     case: CollectiveCase,
     stem: str,
     structure: type[ctypes.Structure],
-    macros: dict[str, str],
+    **macros: str,
 ) -> Module:
-    ranks = mapped_here(world).communicator.size
     macros = {
-        "WT_WORLD": str(ranks),
+        "WT_WORLD": str(mapped_here(world).communicator.size),
         "WT_ELEMENT": case.datatype.element,
         **macros,
         **case.build.slab_macros,
@@ -133,7 +132,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         if not peers.locate(case.send, arguments.sends):
             return NOT_MAPPED
         entry = "allreduce_rmsnorm_pull_registered"
-    module = _compile(world, case, "allreduce_rmsnorm", Norm, {})
+    module = _compile(world, case, "allreduce_rmsnorm", Norm)
     place_structure(world, arguments, structure)
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
@@ -142,7 +141,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.summed))
-    return sequence(world, [reduce, norm(world, case, case.summed)])
+    return run_sequence(world, [reduce, norm(world, case, case.summed)])
 
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
@@ -158,8 +157,10 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
             depends_on_size=True,
         )
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
-    macros = {"WT_TOKENS": str(case.tokens), "WT_WEIGHT": WEIGHTS[case.weight_type].element}
-    module = _compile(world, case, "gemv_allreduce", Gemv, macros)
+    element = WEIGHTS[case.weight_type].element
+    module = _compile(
+        world, case, "gemv_allreduce", Gemv, WT_TOKENS=str(case.tokens), WT_WEIGHT=element
+    )
     place_structure(world, arguments, Gemv.from_buffer_copy(case.layer))
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
     return Operation(step)
@@ -167,7 +168,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.receive))
-    return sequence(world, [gemv(world, case), reduce])
+    return run_sequence(world, [gemv(world, case), reduce])
 
 
 def all_reduce(case: CollectiveCase, send: int, receive: int) -> CollectiveCase:
@@ -181,19 +182,6 @@ def all_reduce(case: CollectiveCase, send: int, receive: int) -> CollectiveCase:
         variant=case.variant,
         build=case.build,
     )
-
-
-def sequence(world: World, bounds: Sequence[Bound]) -> Bound:
-    """The operations in sequence as one, or the first reason why one of them cannot be bound."""
-    operations: list[Operation] = []
-    for bound in bounds:
-        if isinstance(bound, Unsupported):
-            return bound
-        if bound.own_case:
-            return Unsupported("its input lies in buffers of its own, where no compute writes")
-        operations.append(bound)
-    choice = next((each.choice for each in operations if each.choice), None)
-    return replace(run_sequence(world, operations), choice=choice)
 
 
 def then_form(algorithm: Algorithm, then: Then) -> Algorithm:

@@ -19,6 +19,7 @@ from functools import partial
 
 import numpy as np
 
+from collectives.binding import run_sequence
 from collectives.collective import Array, Datatype
 from collectives.layers import fused
 from collectives.layers.overlap import array_of, matmuls
@@ -72,7 +73,7 @@ class StepWeights:
         self.numbers = range(len(LAYERS) * self.layers)  # of all matrices, in order
         rank, ranks = self.world.rank, self.world.ranks
         self.inner = {layer: self.model.columns(layer, ranks, self.scale) for layer in LAYERS}
-        self.stored, self.row_scale = self.draw()
+        self.draw()
         hidden = self.model.hidden
         self.row_scales = self.on_device(np.full(hidden, self.row_scale, np.float32))
         self.norm_weight = self.store(np.ones(hidden))
@@ -81,9 +82,8 @@ class StepWeights:
         self.shares = self.hold(self.numbers, rank, 1)
         self.stage = self.hold(stage if ranks > 1 else (), 0, ranks)
 
-    def draw(self) -> tuple[dict[str, Array], float]:
-        """All ranks' columns of a matrix of each layer, the same on every rank, as they are stored,
-        and the scale of their rows."""
+    def draw(self) -> None:
+        """Draws all ranks' columns of a matrix of each layer, the same on every rank."""
         generator, is_float = np.random.default_rng(self.seed), self.weight_type.is_float
         drawn = dict[str, Array]()
         for layer, inner in self.inner.items():
@@ -91,16 +91,15 @@ class StepWeights:
             drawn[layer] = generator.standard_normal((self.model.hidden, columns), np.float32)
             drawn[layer] /= np.float32(np.sqrt(columns))
         largest = max(max(matrix.max(), -matrix.min()) for matrix in drawn.values())
-        scale = 1.0 if is_float else float(largest) / 127
+        self.row_scale = 1.0 if is_float else float(largest) / 127
 
         def encoded(rows: Array) -> Array:
-            return self.weight_type.encode(rows if is_float else np.rint(rows / scale))
+            return self.weight_type.encode(rows if is_float else np.rint(rows / self.row_scale))
 
-        stored = {
+        self.stored = {
             layer: np.vstack([encoded(rows) for rows in np.array_split(matrix, ROW_BLOCKS)])
             for layer, matrix in drawn.items()
         }
-        return stored, scale
 
     def store(self, values: Array) -> int:
         """The address of these values on the device, as they travel between ranks."""
@@ -231,7 +230,7 @@ def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
     fused_sum = form == "gemv_allreduce"
-    return fused.sequence(weights.world, batch.layers(weights.shares, after, fused_sum))
+    return run_sequence(world, batch.layers(weights.shares, after, fused_sum))
 
 
 def sendrecv(
@@ -280,7 +279,7 @@ def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: fl
             ]
         source = (rank - 1) % ranks if previous < len(batches) else -1
         operations.append(sendrecv(weights, send, inboxes[r].address, count, target, source))
-    return fused.sequence(weights.world, operations)
+    return run_sequence(weights.world, operations)
 
 
 def normed(residual: Array) -> Array:

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from collectives.algorithms import listed
-from collectives.binding import first_failure, python_operation
+from collectives.binding import first_failure, python_operation, run_sequence
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
-from collectives.layers.fused import forms, sequence
+from collectives.layers.fused import forms
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from kernels.devices.device import Step
 
@@ -144,7 +144,7 @@ def _compute(world: World, case: MatmulCase) -> Operation:
 
 def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
     bounds = [_compute(world, case), *_collectives(world, case, algorithm, 1)]
-    return sequence(world, bounds if case.collective.reduces else bounds[::-1])
+    return run_sequence(world, bounds if case.collective.reduces else bounds[::-1])
 
 
 def _bind_fused(world: World, case: MatmulCase) -> Bound:

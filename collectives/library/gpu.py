@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.collective import COLLECTIVES, DATATYPES, Array, ordered, partner
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
 from collectives.library.nccl import CONFIGURED_SINCE, Nccl, environment, open_nccl
@@ -23,6 +23,7 @@ from collectives.operation import (
     Library,
     Message,
     Operation,
+    Parts,
     Unsupported,
     World,
 )
@@ -43,7 +44,7 @@ TYPES = {
     "float8_e4m3": 10,
     "float8_e5m2": 11,
 }
-OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
+OPS = {redop: number for number, redop in enumerate(REDOPS)}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a
@@ -149,12 +150,7 @@ class NcclLibrary(Library):
         except DeviceError as error:  # all ranks raise it
             return Unsupported(str(error))
 
-    def bind_exchange(
-        self,
-        world: World,
-        send: tuple[int, Array],
-        receive: tuple[int, Array],
-    ) -> Bound:
+    def bind_exchange(self, world: World, send: Parts, receive: Parts) -> Bound:
         messages = [
             Message(is_sent, peer, int(end - size), int(size))
             for is_sent, (address, sizes) in ((True, send), (False, receive))

@@ -16,6 +16,7 @@ from collectives.operation import (
     Library,
     Message,
     Operation,
+    Parts,
     Unsupported,
     World,
 )
@@ -32,7 +33,6 @@ TYPES = {
 }
 MPICH_5_TYPES = {"float16": "FLOAT16_T"}  # measured: MPICH 5.0.2 reduces its MPIX_C_FLOAT16
 MOST_COUNT = 2**31 - 1  # of a C int
-OPS = {"sum": "SUM", "prod": "PROD", "min": "MIN", "max": "MAX"}
 
 Call = tuple[str, tuple[int, ...]]  # a function without its MPI_, and its arguments
 
@@ -46,7 +46,7 @@ class MpiLibrary(Library):
     def __init__(self, communicator: Communicator, device: Device) -> None:
         assert isinstance(device, CpuDevice)
         self.ranks, self.device, self.name = communicator, device, communicator.library
-        self.mpi, self.comm = communicator.mpi, communicator.world_handle
+        self.mpi, self.comm = communicator.mpi, int(communicator.mpi._handleof(communicator.world))
         self.status = self.mpi.Status()  # its address stands in the calls
         self.status_address = int(self.mpi._addressof(self.status))
 
@@ -62,8 +62,9 @@ class MpiLibrary(Library):
             count = case.count
             if not (type_name := types_of(self.name).get(case.datatype.name, "")):
                 return Unsupported(f"{self.name} does not reduce {case.datatype.name}")
-            if not (op_name := OPS.get(case.redop, "")):
-                return Unsupported(f"MPI has no {case.redop}")
+            if case.redop == "avg":
+                return Unsupported("MPI has no avg")
+            op_name = case.redop.upper()
         if count > MOST_COUNT:
             return Unsupported(f"MPI counts up to {MOST_COUNT}")
         if case.in_place and case.collective.name == "reduce_scatter":
@@ -93,12 +94,7 @@ class MpiLibrary(Library):
         named = calls[case.collective.name]
         return run_sequence(world, [self._call(name, *arguments) for name, arguments in named])
 
-    def bind_exchange(
-        self,
-        world: World,
-        send: tuple[int, Array],
-        receive: tuple[int, Array],
-    ) -> Operation:
+    def bind_exchange(self, world: World, send: Parts, receive: Parts) -> Operation:
         """MPI_Alltoallv."""
         byte = self.ranks.handle("BYTE")
         arguments, arrays = list[int](), list[Array]()
@@ -114,7 +110,7 @@ class MpiLibrary(Library):
             return Unsupported(f"MPI counts up to {MOST_COUNT}")
         return run_sequence(world, [self._group(world, group) for group in groups])
 
-    def _group(self, world: World, messages: Sequence[Message]) -> Operation:
+    def _group(self, world: World, messages: Sequence[Message]) -> Bound:
         """Begins the sends, then waits for the receives, then for the sends."""
         sends, receives, waits = list[Operation](), list[Operation](), list[Operation]()
         for message in messages:

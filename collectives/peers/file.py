@@ -9,7 +9,7 @@ import importlib.util
 import re
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -200,14 +200,15 @@ def read_source(option: str, path: Path) -> bytes:
 
 def declared(tree: ast.Module, path: Path) -> Peer:
     """The constants of a file. Raises Mistake for a value of another type, or an unknown one."""
-    kinds = {field.name: type(getattr(Peer(""), field.name)) for field in fields(Peer)}
-    values: dict[str, Any] = {"title": path.stem}
+    defaults = vars(Peer(path.stem))
+    values = dict[str, Any](title=path.stem)
     for node in tree.body:
         if not isinstance(node, ast.Assign):
             continue
         for name in [target.id for target in node.targets if isinstance(target, ast.Name)]:
-            if not name.isupper() or (kind := kinds.get(name.lower())) is None:
+            if not name.isupper() or name.lower() not in defaults:
                 continue
+            kind = type(defaults[name.lower()])
             try:
                 value = ast.literal_eval(node.value)
             except (ValueError, TypeError):  # TypeError: a set of lists

@@ -170,7 +170,7 @@ class CpuDevice(Device):
 
     def __init__(self) -> None:
         self.compiler, self.arch, self.facts = compiler_version(), cpu_model()[0], {}
-        self.loaded: dict[tuple[str, tuple[tuple[str, str], ...]], CpuModule] = {}
+        self.loaded: dict[object, CpuModule] = {}
         source = Path(__file__).with_name("loop_cpu.cpp")
         structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))

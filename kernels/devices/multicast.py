@@ -18,8 +18,7 @@ class GpuMulticast:
     turn: one `create`, then all `join`, then all `bind`. Raises DeviceError."""
 
     def __init__(self, device: GpuStream, ranks: int, size_bytes: int) -> None:
-        self.device, self.own, self.address, self.undo = device, 0, 0, ExitStack()
-        self.object, value_of = 0, device.driver_value
+        self.device, self.undo, value_of = device, ExitStack(), device.driver_value
         self.number = value_of("cuDeviceGetByPCIBusId", device.pci_bus_id.encode())
         if not value_of("cuDeviceGetAttribute", MULTICAST_SUPPORTED, self.number):
             raise DeviceError(

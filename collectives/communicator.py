@@ -228,11 +228,6 @@ class Communicator:
         on_host = f" on {self.host_names[rank]}" if self is self.whole and self.hosts > 1 else ""
         return f"rank {self.ranks[rank]}{on_host}"
 
-    def function(self, name: str) -> int:
-        """The address of an MPI function in the library that mpi4py loaded."""
-        function = getattr(ctypes.CDLL(self.mpi.__file__), name)
-        return ctypes.cast(function, ctypes.c_void_p).value or 0
-
     def handle(self, name: str) -> int:
         """The C handle of `FLOAT`, `SUM`, `COMM_WORLD`, ...: 4 bytes in MPICH, 8 in Open MPI."""
         return int(self.mpi._handleof(getattr(self.mpi, name)))

@@ -286,14 +286,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Performer:
-    """Who else performs an algorithm, such as `vLLM 0.33.0`, and which collectives."""
-
-    identity: str
-    collectives: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Algorithm:
     """A way to perform a collective, and all that is known about it. The commands, bench.tune, the
     soak, `auto` and the layers read it here; no other file names an algorithm.
@@ -311,6 +303,7 @@ class Algorithm:
     | `spans_hosts` | for ranks on several hosts |
     | `sums_in_rank_order` | adds an element's inputs in the order of the ranks, and rounds once |
     | `pushes` | it stores into peers' memory |
+    | `peer` | who else performs it, such as `vLLM 0.33.0`, and which `peer_collectives` |
     | `varies` | what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs` |
     """
 
@@ -328,7 +321,8 @@ class Algorithm:
     sums_in_rank_order: bool = False
     pushes: bool = False
     varies: tuple[str, ...] = ()
-    peer: Performer | None = None
+    peer: str | None = None
+    peer_collectives: tuple[str, ...] = ()
     build: Build = field(default_factory=Build)
 
     needs_peers: ClassVar[bool] = False  # mapped memory of its peers
@@ -346,9 +340,7 @@ class Algorithm:
 
     def performer(self, world: World) -> str | None:
         """The library or the peer that performs it, with its version; None for ours."""
-        if self.peer:
-            return self.peer.identity
-        return world.library.name if self.is_library else None
+        return world.library.name if self.is_library else self.peer
 
     def variants_in(self, world: World) -> tuple[str, ...]:
         return self.variants or (world.plain_variant,)

@@ -115,7 +115,16 @@ def open_world(
     `host_staged` or both; of both the first is `peers`. Raises Refusal if memory cannot be
     shared."""
     kinds = [modes_of(device, kind) for kind in memory.split(",")]
-    library = _open_library(communicator, device)
+    # Not at the top: a run loads one device and one library.
+    library: Library
+    if device.is_cpu:
+        from collectives.library.mpi import MpiLibrary
+
+        library = MpiLibrary(communicator, device)
+    else:
+        from collectives.library.gpu import NcclLibrary
+
+        library = NcclLibrary(communicator, device)
     if communicator.hosts == 1:
         mapped = [_map_peers(communicator, device, waits, modes) for modes in kinds]
         first, *others = (
@@ -164,14 +173,3 @@ def _map_peers(
         return connect(communicator, device, waits, modes)
     except ProbeFailed as failure:
         return Unsupported(str(failure))
-
-
-def _open_library(communicator: Communicator, device: Device) -> Library:
-    # Not at the top: a run loads one device and one library.
-    if device.name == "cpu":
-        from collectives.library.mpi import MpiLibrary
-
-        return MpiLibrary(communicator, device)
-    from collectives.library.gpu import NcclLibrary
-
-    return NcclLibrary(communicator, device)

@@ -199,12 +199,11 @@ def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorit
     perform the fused collective themselves."""
     listed = list[Algorithm]()
     for peer in peers:
-        performs = peer.peer.collectives if peer.peer else ()
-        if "all_reduce" in performs:
+        if "all_reduce" in peer.peer_collectives:
             # A kernel refuses other collectives, and the case of its form is another one.
             form = then_form(peer, THEN[collective])
             listed.append(replace(form, refuses=lambda world, case: None))
-        if collective in performs:
+        if collective in peer.peer_collectives:
             listed.append(replace(peer, base=f"fused_{peer.base}", moves=lambda ranks, case: None))
     return {form.base: form for form in listed}
 

@@ -92,12 +92,13 @@ class StepWeights:
             drawn[layer] /= np.float32(np.sqrt(columns))
         largest = max(max(matrix.max(), -matrix.min()) for matrix in drawn.values())
         self.row_scale = 1.0 if is_float else float(largest) / 127
-
-        def encoded(rows: Array) -> Array:
-            return self.weight_type.encode(rows if is_float else np.rint(rows / self.row_scale))
-
         self.stored = {
-            layer: np.vstack([encoded(rows) for rows in np.array_split(matrix, ROW_BLOCKS)])
+            layer: np.vstack(
+                [
+                    self.weight_type.encode(rows if is_float else np.rint(rows / self.row_scale))
+                    for rows in np.array_split(matrix, ROW_BLOCKS)
+                ]
+            )
             for layer, matrix in drawn.items()
         }
 

@@ -344,8 +344,7 @@ class NcclLibrary(Library):
                 status = library.calls.ncclCommWindowRegister(*wide([handle, *place]))
                 library.agree(library.complaint("ncclCommWindowRegister", status))
                 # A library that cannot make windows here reports success and returns none.
-                made = all(self.ranks.all_gather(bool(window)))
-                self.windows[memory.address] = made
+                self.windows[memory.address] = all(self.ranks.all_gather(bool(window)))
             if not self.windows[memory.address]:
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 

@@ -2,6 +2,7 @@
 
 Tables say what MPI can reduce. Never try it inside a job: MPICH aborts the job on MPIX_BFLOAT16."""
 
+import ctypes
 from collections.abc import Sequence
 from ctypes import c_long
 
@@ -130,7 +131,9 @@ class MpiLibrary(Library):
 
     def _call(self, name: str, *arguments: int, keep: object = None) -> Operation:
         """A call of MPI_`name`; `keep` is what its arguments point into."""
-        call = LibraryCall(self.ranks.function(f"MPI_{name}"), (c_long * 9)(*arguments))
+        function = getattr(ctypes.CDLL(self.mpi.__file__), f"MPI_{name}")
+        address = ctypes.cast(function, ctypes.c_void_p).value
+        call = LibraryCall(address, (c_long * 9)(*arguments))
         call.keep = keep
 
         def failure() -> str | None:

@@ -181,15 +181,14 @@ class Nccl:
         if name not in FUNCTIONS or not hasattr(self.calls, "rcclGetAlgoInfo"):
             return None
         _, _, count, kind, *_ = arguments
-        algorithm, protocol, channels = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        results = map(ctypes.byref, (algorithm, protocol, channels))
-        call = self.communicators[label], FUNCTIONS[name], count, kind, 0, 0, 1, *results
-        status = self.calls.rcclGetAlgoInfo(*wide(call))
+        results = [ctypes.c_int() for _ in range(3)]
+        call = self.communicators[label], FUNCTIONS[name], count, kind, 0, 0, 1
+        status = self.calls.rcclGetAlgoInfo(*wide([*call, *map(ctypes.byref, results)]))
+        algorithm, protocol, channels = (result.value for result in results)
         # RCCL has further algorithms behind NCCL's.
-        if status or not (0 <= algorithm.value < len(ALGORITHMS) and 0 <= protocol.value < 3):
+        if status or not (0 <= algorithm < len(ALGORITHMS) and 0 <= protocol < 3):
             return None
-        ran = f"{ALGORITHMS[algorithm.value]} {PROTOCOLS[protocol.value]}"
-        return f"{ran}, at most {counted(channels.value)}"
+        return f"{ALGORITHMS[algorithm]} {PROTOCOLS[protocol]}, at most {counted(channels)}"
 
 
 def release(version: int) -> str:

@@ -12,15 +12,7 @@ from typing import TypeVar
 
 from collectives.binding import python_operation
 from collectives.communicator import Mistake
-from collectives.operation import (
-    Algorithm,
-    Bound,
-    CollectiveCase,
-    Operation,
-    Performer,
-    Unsupported,
-    World,
-)
+from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.peers.case import PeerCase, PeerWorld, Refused
 from collectives.peers.file import PeerFile, read
 from collectives.peers.kernel import read_kernel
@@ -114,7 +106,8 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During)
         bind,
         LIBRARY.moves,
         variants=peer.variants,
-        peer=Performer(file.identity, peer.collectives),
+        peer=file.identity,
+        peer_collectives=peer.collectives,
     )
 
 
@@ -126,9 +119,8 @@ def bound(file: PeerFile, world: World, case: CollectiveCase, ranks: PeerWorld) 
     entries = getattr(function, "entries", ENTRIES)
     operation = python_operation(world, file.peer.title, function, file.sentence_about, entries)
     step = replace(operation.step, after_capture=getattr(function, "after_capture", None))
-    own_case = None
-    if own := getattr(function, "buffers", None):
-        own_case = replace(case, send=own[0], receive=own[1])
+    own = getattr(function, "buffers", None)
+    own_case = replace(case, send=own[0], receive=own[1]) if own else None
     world.device.caller(step)()
     if world.graph and not operation.failure():
         world.device.caller(world.device.replayed(step))()

@@ -12,14 +12,7 @@ from pathlib import Path
 from collectives.binding import binder
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Mistake
-from collectives.operation import (
-    Bound,
-    CollectiveCase,
-    KernelAlgorithm,
-    Performer,
-    Unsupported,
-    World,
-)
+from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Unsupported, World
 from collectives.peers.file import read_source
 from collectives.registry import LIBRARY
 from kernels.devices.compile_cache import SOURCES, source_with_headers
@@ -78,5 +71,6 @@ def read_kernel(name: str) -> KernelAlgorithm:
         LIBRARY.moves,
         refuses,
         variants=("copied", "registered") if words["registered"] else ("copied",),
-        peer=Performer(identity, (collective,)),
+        peer=identity,
+        peer_collectives=(collective,),
     )

@@ -1,6 +1,6 @@
 """Every algorithm by collective and name. A run's table lists them in this order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from collectives import algorithms, choice
 from collectives.collective import COLLECTIVES, Traffic
@@ -59,7 +59,7 @@ def by_default(collective: str, world: World) -> list[Algorithm]:
     return [LIBRARY, *(algorithm for algorithm in ours if algorithm.by_default(world))]
 
 
-def in_order(chosen: Sequence[Algorithm], among: Sequence[Algorithm]) -> list[Algorithm]:
-    """The chosen algorithms in the order of the others, builds of one in their own order."""
-    order = [algorithm.base for algorithm in among]
+def in_order(chosen: Sequence[Algorithm], names: Iterable[str]) -> list[Algorithm]:
+    """The chosen algorithms in the order of these names, builds of one in their own order."""
+    order = [*names]
     return sorted(chosen, key=lambda algorithm: order.index(algorithm.base))

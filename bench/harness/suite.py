@@ -225,7 +225,7 @@ def prepare(
     buffers, library_buffers = allocated(world, seed, room, MARGIN_BYTES)
     listed = by_default(sweep.collective.name, world)
     if sweep.algorithms:
-        listed = in_order(sweep.algorithms, list(ALGORITHMS[sweep.collective.name].values()))
+        listed = in_order(sweep.algorithms, ALGORITHMS[sweep.collective.name])
     named = [algorithm.name for algorithm in sweep.algorithms or ()]
     if sweep.stable and STABLE not in named:
         listed.append(ALGORITHMS[sweep.collective.name][STABLE])

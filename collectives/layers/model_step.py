@@ -293,13 +293,14 @@ def reference(weights: StepWeights, residual: Array) -> Array:
     of a matrix: one would take minutes for a model of 70B."""
     tokens, cores = len(residual), os.cpu_count() or 1
     flat = np.full(tokens * max(map(weights.stride, LAYERS)), PAD)
-
-    def decoded(stored: Array) -> Array:
-        return weights.weight_type.decode(stored) * weights.row_scale
-
     with ThreadPoolExecutor(cores) as pool:
         matrices = {
-            layer: list(pool.map(decoded, np.array_split(stored, cores)))
+            layer: list(
+                pool.map(
+                    lambda rows: weights.weight_type.decode(rows) * weights.row_scale,
+                    np.array_split(stored, cores),
+                )
+            )
             for layer, stored in weights.stored.items()
         }
         for number in weights.numbers:

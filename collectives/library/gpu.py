@@ -160,10 +160,12 @@ class NcclLibrary(Library):
         return self.bind_messages(world, [messages])
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
-        names = {True: "ncclSend", False: "ncclRecv"}
         calls: list[list[Call]] = [
             [
-                (names[each.is_sent], (each.address, each.size_bytes, TYPES["int8"], each.peer))
+                (
+                    "ncclSend" if each.is_sent else "ncclRecv",
+                    (each.address, each.size_bytes, TYPES["int8"], each.peer),
+                )
                 for each in group
             ]
             for group in groups

@@ -57,7 +57,10 @@ class PeerWorld:
     @cached_property
     def group(self) -> Any:
         """A gloo group of all ranks, which call this together."""
-        address = self.mpi.bcast(free_address())  # before anything that can fail
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+        address = self.mpi.bcast(f"tcp://127.0.0.1:{port}")  # before anything that can fail
         distributed = self.torch.distributed
         if not distributed.is_initialized():
             distributed.init_process_group(
@@ -68,12 +71,6 @@ class PeerWorld:
                 rank=self.rank,
             )
         return distributed.group.WORLD
-
-
-def free_address() -> str:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
 class PeerCase:

@@ -17,7 +17,6 @@ from kernels.devices.device import (
     MOST_BLOCKS,
     Bytes,
     CopyEngine,
-    Device,
     DeviceError,
     Macros,
     Memory,
@@ -90,7 +89,7 @@ class GpuMemory:
             self.free()
 
 
-class GpuDevice(GpuStream, Device):
+class GpuDevice(GpuStream):
     """One GPU, used by `sharers` ranks. Raises DeviceError where the driver refuses a call."""
 
     is_cpu = False

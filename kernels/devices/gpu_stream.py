@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.devices.device import Action, Counts, Gate, Kernel, Module, Stamps, Step, Watch
+from kernels.devices.device import Action, Counts, Device, Gate, Kernel, Module, Stamps, Step, Watch
 from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordinals, wide
 
 # Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
@@ -51,7 +51,7 @@ def whole_parts(steps: Sequence[Step]) -> Iterator[Step]:
         yield from whole_parts(step.parts) if step.parts else [step]
 
 
-class GpuStream:
+class GpuStream(Device):
     """A GPU, by its PCI bus id, and its stream. The gate's kernel polls `pinned_gate`."""
 
     def __init__(self, pci_bus_id: str) -> None:
@@ -68,7 +68,6 @@ class GpuStream:
         self.pinned_watch = Watch.from_address(self.pinned(Watch))
         self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
         self.graphs: dict[tuple[Step, ...], Step] = {}
-        self.most_graph_nodes: int | None = None
         self.launched = weakref.WeakSet[Step]()
 
     def calling(self, call: str) -> Any:

@@ -153,11 +153,8 @@ class Communicator:
         self.world, self.rank, self.size = world, world.rank, world.size
         self.node = world.Split_type(self.mpi.COMM_TYPE_SHARED)
         self.local_rank = self.node.rank
-        leaders = world.allgather(self.node.bcast(self.rank))
-        self.nodes = [
-            tuple(rank for rank in range(self.size) if leaders[rank] == leader)
-            for leader in sorted(set(leaders))
-        ]
+        own_node = tuple(self.node.allgather(self.rank))
+        self.nodes: list[tuple[int, ...]] = sorted(set(world.allgather(own_node)))
         self.hosts = len(self.nodes)
         self.host_names: list[str] = world.allgather(platform.node())  # of each rank
 

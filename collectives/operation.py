@@ -410,14 +410,13 @@ class KernelAlgorithm(Algorithm):
 
     def feasible(self, world: World, case: CollectiveCase) -> Unsupported | None:
         case = self.built_case(case)
-        is_cut_off = case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES
         if isinstance(world.peers, Unsupported):
             return world.peers
         if case.variant not in self.variants:
             return NOT_IN_VARIANT[case.variant]
         if refusal := self.refuses(world, case) or self.limits.refusal(case, world.ranks):
             return refusal
-        if case.build.stream_receive and is_cut_off:
+        if case.build.stream_receive and (case.receive | case.segment_bytes) % PACK_BYTES:
             return NO_WHOLE_PACKS
         shown = world.peers.shown
         if shown.no_reads and not self.pushes:

@@ -122,7 +122,7 @@ class GpuDevice(GpuStream):
         self.sharing = SHARING[self.name]
         self.may_flush_hdp = runtime.is_hip
         self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
-        self.load(self.loop_kernels())
+        self.load()
         self.facts = {
             "gpu": properties["name"].decode(),
             "pci_bus_id": pci_bus_id,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.devices.device import Action, Counts, Device, Gate, Kernel, Module, Stamps, Step, Watch
+from kernels.devices.device import Action, Counts, Device, Gate, Kernel, Stamps, Step, Watch
 from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordinals, wide
 
 # Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
@@ -95,10 +95,10 @@ class GpuStream(Device):
         ctypes.memset(address, 0, ctypes.sizeof(kind))
         return address
 
-    def load(self, module: Module) -> None:
+    def load(self) -> None:
         """Takes the kernels of iteration.cu that frame an iteration."""
         self.begin, self.hold, self.nothing = map(
-            module.kernel, ("begin_iteration", "hold", "nothing")
+            self.loop_kernels().kernel, ("begin_iteration", "hold", "nothing")
         )
 
     def watch(self, record: Watch) -> Watch:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, ordered, partner
+from collectives.collective import COLLECTIVES, DATATYPES, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
 from collectives.library.nccl import CONFIGURED_SINCE, Nccl, environment, open_nccl
@@ -44,7 +44,7 @@ TYPES = {
     "float8_e4m3": 10,
     "float8_e5m2": 11,
 }
-OPS = {redop: number for number, redop in enumerate(REDOPS)}
+OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a

@@ -119,7 +119,7 @@ DATATYPE_ALIASES = {
     "fp8_e4m3": "float8_e4m3",
     "fp8_e5m2": "float8_e5m2",
 }
-REDOPS = ("sum", "prod", "max", "min", "avg")
+REDOPS = ("sum", "prod", "max", "min", "avg")  # in the order of nccl-tests
 # Without NaN, as NCCL and RCCL compare; MPI's depends on the rank that has it.
 COMPARE = {"min": np.fmin, "max": np.fmax}
 COMBINE = {"sum": np.add, "avg": np.add, "prod": np.multiply, **COMPARE}

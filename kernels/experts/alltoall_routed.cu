@@ -11,65 +11,60 @@ struct Slot {
   Choice* choices;
   int* counts;
 };
-DEVICE Slot slot_at(const Arguments& a, const Routing& r, char* at) {
-  char* choices = at + r.step_tokens * row_stride(a);
+DEVICE Slot slot_at(const Routing& r, char* at) {
+  char* choices = at + r.step_tokens * r.row_stride();
   return {at, (Choice*)choices, (int*)(choices + r.step_tokens * r.top_k * sizeof(Choice))};
 }
 
 // Returns the step after its last.
 template <Path PATH>
-DEVICE long dispatch(const Launch& launch) {
-  const Arguments& a = launch.a;
-  const Routing& r = routing_of(a);
-  const int* counting = number_choices(r);
+DEVICE long dispatch(const Launch& launch, const Routing& r) {
+  const long rank = r.ranks.rank, stride = r.row_stride();
+  const int* counting = r.number_choices();
   const auto give = [&](long reader, long start, long n, char* at) {
-    const Slot slot = slot_at(a, r, at);
+    const Slot slot = slot_at(r, at);
     if (start == 0)
       for (long e = thread_in_block(); e < r.experts; e += threads_in_block())
         slot.counts[e] = counting[e];
     for_tokens_of_block(start, smaller(start + n, r.tokens), [&](long t) {
-      const Choice* choices = choices_of(r, r.choices, t);
-      Choice* sent = choices_of(r, slot.choices, t - start);
+      const Choice* choices = r.choices_of(r.choices, t);
+      Choice* sent = r.choices_of(slot.choices, t - start);
       for (long c = thread_in_block(); c < r.top_k; c += threads_in_block()) sent[c] = choices[c];
-      if (is_for(r, choices, reader))
-        copy(Slab{slot.rows + (t - start) * row_stride(a)}, own_row(a, t), a.count, this_block());
+      if (r.is_for(choices, reader))
+        copy(Slab{slot.rows + (t - start) * stride}, r.own_row(t), r.ranks.count, this_block());
     });
   };
   const auto take = [&](long start, long n, auto inbox) {
-    const auto counts_of = [&](long s) {
-      return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts;
-    };
-    if (start == 0) place_rows(a, r, counts_of);
+    if (start == 0)
+      r.place_rows([&](long s) { return s == rank ? counting : slot_at(r, inbox(s)).counts; });
     const auto take_from = [&](long s) {
       for_tokens_of_block(start, smaller(start + n, r.tokens_of[s]), [&](long t) {
-        if (s == a.rank) return store_token(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));
-        const Slot slot = slot_at(a, r, inbox(s));
-        store_token(a, r, s, t, choices_of(r, slot.choices, t - start),
-                    slot.rows + (t - start) * row_stride(a));
+        if (s == rank) return r.store_token(s, t, r.choices_of(r.choices, t), r.own_row(t));
+        const Slot slot = slot_at(r, inbox(s));
+        r.store_token(s, t, r.choices_of(slot.choices, t - start),
+                      slot.rows + (t - start) * stride);
       });
     };
-    for_each_peer(a, take_from, 0);
+    for_each_peer(r.ranks, take_from, 0);
   };
   return exchange_from<PATH, ONE>(launch, 0, r.most_tokens, r.step_tokens, give, take);
 }
 
 template <Path PATH>
-DEVICE void combine(const Launch& launch, long step) {
-  const Arguments& a = launch.a;
-  const Routing& r = routing_of(a);
-  const long stride = row_stride(a);
+DEVICE void combine(const Launch& launch, const Routing& r, long step) {
+  const long stride = r.row_stride();
   const auto give = [&](long reader, long start, long n, char* slot) {
     for_tokens_of_block(start, smaller(start + n, r.tokens_of[reader]), [&](long t) {
-      if (is_for(r, choices_of(r, r.came, reader * r.most_tokens + t), a.rank))
-        weighted_sum(a, r, Slab{slot + (t - start) * stride},
-                     [&](auto term) { local_terms(a, r, reader, t, term); });
+      if (r.is_for(r.choices_of(r.came, reader * r.most_tokens + t), r.ranks.rank))
+        r.weighted_sum(Slab{slot + (t - start) * stride},
+                       [&](auto term) { r.local_terms(reader, t, term); });
     });
   };
   const auto take = [&](long start, long n, auto inbox) {
     for_tokens_of_block(start, smaller(start + n, r.tokens), [&](long t) {
       const auto part_of = [&](long peer) { return inbox(peer) + (t - start) * stride; };
-      weighted_sum(a, r, Output{a.receive + t * row_bytes(a)},
-                   [&](auto term) { all_terms(a, r, t, part_of, term); });
+      r.weighted_sum(Output{r.ranks.receive + t * r.row_bytes()},
+                     [&](auto term) { r.all_terms(t, part_of, term); });
     });
   };
   exchange_from<PATH, ONE>(launch, step, r.most_tokens, r.step_tokens, give, take);
@@ -78,11 +73,12 @@ DEVICE void combine(const Launch& launch, long step) {
 enum Way { DISPATCH, COMBINE, ROUND_TRIP };
 template <Way WAY, Path PATH>
 DEVICE void route(const Arguments& launched) {
-  const Launch launch(routing_of(launched).ranks);
+  const Routing& r = more_of<Routing>(launched);
+  const Launch launch(r.ranks);
   long step = 0;
-  if (WAY != COMBINE) step = dispatch<PATH>(launch);
+  if (WAY != COMBINE) step = dispatch<PATH>(launch, r);
   block_barrier();  // without it a thread would add rows that another thread has yet to store
-  if (WAY != DISPATCH) combine<PATH>(launch, step);
+  if (WAY != DISPATCH) combine<PATH>(launch, r, step);
   launch.leave();
 }
 

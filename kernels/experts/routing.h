@@ -26,124 +26,120 @@ struct Routing {
   char *out, *in;      // rows of this rank's tokens, and the rows that arrive
   const int* record;   // [WT_WORLD][most_tokens]: a token's row in `out`, or -1
   const int* arrived;  // [WT_WORLD][most_tokens]: its row in `in`, or -1
-};
 
-DEVICE const Routing& routing_of(const Arguments& a) { return *(const Routing*)a.more; }
-DEVICE long row_bytes(const Arguments& a) { return a.count * ELEMENT_BYTES; }
-DEVICE long row_stride(const Arguments& a) { return stride_of(row_bytes(a)); }
-DEVICE const char* own_row(const Arguments& a, long token) { return a.send + token * row_bytes(a); }
-DEVICE Choice* choices_of(const Routing& r, Choice* all, long t) { return all + t * r.top_k; }
+  DEVICE long row_bytes() const { return ranks.count * ELEMENT_BYTES; }
+  DEVICE long row_stride() const { return stride_of(row_bytes()); }
+  DEVICE const char* own_row(long token) const { return ranks.send + token * row_bytes(); }
+  DEVICE Choice* choices_of(Choice* all, long t) const { return all + t * top_k; }
 
-// True if `rank` has an expert among these choices of a token.
-DEVICE bool is_for(const Routing& r, const Choice* choices, long rank) {
-  bool any = false;
-  for (int c = 0; c < r.top_k; ++c) any |= r.owner[choices[c].expert] == rank;
-  return any;
-}
-
-// Sets the `place` of this rank's choices and returns their number for each expert. Every block
-// counts for itself. A thread reads all choices and writes those for the experts that it counts.
-DEVICE const int* number_choices(const Routing& r) {
-  int* counting = r.counting + block() * r.experts;
-  const unsigned self = thread_in_block(), team = threads_in_block();
-  for (long e = self; e < r.experts; e += team) counting[e] = 0;
-  for (long i = 0; i < r.tokens * r.top_k; ++i) {
-    const unsigned e = r.choices[i].expert;
-    if (e % team == self) r.choices[i].place = counting[e]++;
+  // True if `rank` has an expert among these choices of a token.
+  DEVICE bool is_for(const Choice* token, long rank) const {
+    bool any = false;
+    for (int c = 0; c < top_k; ++c) any |= owner[token[c].expert] == rank;
+    return any;
   }
-  block_barrier();
-  return counting;
-}
 
-// Computes `first`. counts_of(rank) gives that rank's number of choices of each expert.
-template <class Counts>
-DEVICE void place_rows(const Arguments& a, const Routing& r, Counts counts_of) {
-  const unsigned self = thread_in_block(), team = threads_in_block();
-  int row = 0;
-  for (unsigned e = 0; e < r.experts; ++e) {
-    if (r.owner[e] != a.rank) continue;
-    for (long s = 0; s < WT_WORLD; ++s) {
-      if (e % team == self) r.first[s * r.experts + e] = row;
-      row += counts_of(s)[e];
+  // Sets the `place` of this rank's choices and returns their number for each expert. Every block
+  // counts for itself. A thread reads all choices and writes those for the experts that it counts.
+  DEVICE const int* number_choices() const {
+    int* counts = counting + block() * experts;
+    const ThreadGroup team = this_block();
+    for (long e = team.thread; e < experts; e += team.threads) counts[e] = 0;
+    for (long i = 0; i < tokens * top_k; ++i) {
+      const unsigned e = choices[i].expert;
+      if (e % team.threads == team.thread) choices[i].place = counts[e]++;
     }
+    block_barrier();
+    return counts;
   }
-  block_barrier();
-}
 
-// Copies a token of rank `from` into its rows here, noted in `came`. After a time-out the choices
-// are old contents of the slot: no number in them may lead out of a buffer.
-DEVICE void store_token(const Arguments& a, const Routing& r, long from, long token,
-                        const Choice* choices, const char* row) {
-  Choice* came = choices_of(r, r.came, from * r.most_tokens + token);
-  for (int c = 0; c < r.top_k; ++c) {
-    Choice x = choices[c];
-    if ((unsigned)x.expert >= r.experts) x.expert = 0;
-    const bool is_here = r.owner[x.expert] == a.rank;
-    x.place = is_here ? r.first[from * r.experts + x.expert] + x.place : -1;
-    if ((unsigned)x.place >= r.most_rows) x.place = -1;
-    if (thread_in_block() == 0) came[c] = x;
-    if (x.place < 0) continue;
-    copy(Output{r.rows + x.place * row_bytes(a)}, row, a.count, this_block());
-  }
-}
-
-// Calls term(row, weight) for the rows here of a token of rank `from`.
-template <class Term>
-DEVICE void local_terms(const Arguments& a, const Routing& r, long from, long token, Term term) {
-  const Choice* came = choices_of(r, r.came, from * r.most_tokens + token);
-  for (int c = 0; c < r.top_k; ++c) {
-    if (came[c].place < 0) continue;
-    term(r.rows + came[c].place * row_bytes(a), came[c].weight);
-  }
-}
-
-// Calls term(row, weight) for the parts of the result of this rank's token, in rank order: the
-// weighted sum part_of(peer) of each peer that has one, and each row here.
-template <class Part, class Term>
-DEVICE void all_terms(const Arguments& a, const Routing& r, long token, Part part_of, Term term) {
-  const Choice* came = choices_of(r, r.came, a.rank * r.most_tokens + token);
-  // Not unrolled: a GPU lacks registers for eight ranks' terms.
-  const int ranks = rematerialized(WT_WORLD);
-  for (int d = 0, c = 0; d < ranks;) {
-    const char* row = nullptr;
-    float weight = 1;
-    if (d != a.rank) {
-      if (is_for(r, came, d)) row = part_of(d);
-      ++d;
-    } else if (c == r.top_k) {
-      ++d;
-    } else {
-      if (came[c].place >= 0) {
-        row = r.rows + came[c].place * row_bytes(a);
-        weight = came[c].weight;
+  // Computes `first`. counts_of(rank) gives that rank's number of choices of each expert.
+  template <class Counts>
+  DEVICE void place_rows(Counts counts_of) const {
+    const ThreadGroup team = this_block();
+    int row = 0;
+    for (unsigned e = 0; e < experts; ++e) {
+      if (owner[e] != ranks.rank) continue;
+      for (long s = 0; s < WT_WORLD; ++s) {
+        if (e % team.threads == team.thread) first[s * experts + e] = row;
+        row += counts_of(s)[e];
       }
-      ++c;
     }
-    if (row) term(row, weight);
+    block_barrier();
   }
-}
 
-// The sum of row * weight over each_term(term), in fp32 (fp64 for Float64), rounded once. It starts
-// from -0, because -0 + x is x for every x. All loads of a term come before its additions.
-template <class To, class EachTerm>
-DEVICE void weighted_sum(const Arguments& a, const Routing& r, To to, EachTerm each_term) {
-  const bool aligned = to.aligned() && is_aligned(r.rows) && is_aligned(r.rows + row_bytes(a));
-  for_places<4>(a.count, aligned, this_block(), [&](auto place) INLINED {
-    constexpr int N = decltype(place)::COUNT;
-    Element::values sum[N];
-    for (int k = 0; k < N; ++k) {
-      sum[k] = Element::widen(pack{});
-      for (auto& lane : sum[k].v) lane = -lane;
+  // Copies a token of rank `from` into its rows here, noted in `came`. After a time-out the choices
+  // are old contents of the slot: no number in them may lead out of a buffer.
+  DEVICE void store_token(long from, long token, const Choice* chosen, const char* row) const {
+    Choice* noted = choices_of(came, from * most_tokens + token);
+    for (int c = 0; c < top_k; ++c) {
+      Choice x = chosen[c];
+      if ((unsigned)x.expert >= experts) x.expert = 0;
+      const bool is_here = owner[x.expert] == ranks.rank;
+      x.place = is_here ? first[from * experts + x.expert] + x.place : -1;
+      if ((unsigned)x.place >= most_rows) x.place = -1;
+      if (thread_in_block() == 0) noted[c] = x;
+      if (x.place < 0) continue;
+      copy(Output{rows + x.place * row_bytes()}, row, ranks.count, this_block());
     }
-    each_term([&](const char* row, float weight) {
-      pack loaded[N];
-      for (int k = 0; k < N; ++k) loaded[k] = place.load(row, k);
-      loads_first<N>();
-      for (int k = 0; k < N; ++k) {
-        const auto next = Element::widen(loaded[k]);
-        for (unsigned j = 0; j < VALUES; ++j) sum[k].v[j] += next.v[j] * weight;
+  }
+
+  // Calls term(row, weight) for the rows here of a token of rank `from`.
+  template <class Term>
+  DEVICE void local_terms(long from, long token, Term term) const {
+    const Choice* noted = choices_of(came, from * most_tokens + token);
+    for (int c = 0; c < top_k; ++c)
+      if (noted[c].place >= 0) term(rows + noted[c].place * row_bytes(), noted[c].weight);
+  }
+
+  // Calls term(row, weight) for the parts of the result of this rank's token, in rank order: the
+  // weighted sum part_of(peer) of each peer that has one, and each row here.
+  template <class Part, class Term>
+  DEVICE void all_terms(long token, Part part_of, Term term) const {
+    const Choice* noted = choices_of(came, ranks.rank * most_tokens + token);
+    // Not unrolled: a GPU lacks registers for eight ranks' terms.
+    const int end = rematerialized(WT_WORLD);
+    for (int d = 0, c = 0; d < end;) {
+      const char* row = nullptr;
+      float weight = 1;
+      if (d != ranks.rank) {
+        if (is_for(noted, d)) row = part_of(d);
+        ++d;
+      } else if (c == top_k) {
+        ++d;
+      } else {
+        if (noted[c].place >= 0) {
+          row = rows + noted[c].place * row_bytes();
+          weight = noted[c].weight;
+        }
+        ++c;
       }
+      if (row) term(row, weight);
+    }
+  }
+
+  // The sum of row * weight over each_term(term), in fp32 (fp64 for Float64), rounded once. It
+  // starts from -0, because -0 + x is x for every x. All loads of a term come before its additions.
+  template <class To, class EachTerm>
+  DEVICE void weighted_sum(To to, EachTerm each_term) const {
+    const bool aligned = to.aligned() && is_aligned(rows) && is_aligned(rows + row_bytes());
+    for_places<4>(ranks.count, aligned, this_block(), [&](auto place) INLINED {
+      constexpr int N = decltype(place)::COUNT;
+      Element::values sum[N];
+      for (auto& values : sum) {
+        values = Element::widen(pack{});
+        for (auto& lane : values.v) lane = -lane;
+      }
+      each_term([&](const char* row, float weight) {
+        pack loaded[N];
+        for (int k = 0; k < N; ++k) loaded[k] = place.load(row, k);
+        loads_first<N>();
+        for (int k = 0; k < N; ++k) {
+          const auto next = Element::widen(loaded[k]);
+          for (unsigned j = 0; j < VALUES; ++j) sum[k].v[j] += next.v[j] * weight;
+        }
+      });
+      for (int k = 0; k < N; ++k) to.put(place, k, Element::narrow(sum[k]));
     });
-    for (int k = 0; k < N; ++k) to.put(place, k, Element::narrow(sum[k]));
-  });
-}
+  }
+};

@@ -27,7 +27,5 @@ RANK_KERNEL(two_shot_multimem) {
     reduce_multimem(AllSlabs{multicast(a, sums(a.rank))}, multicast(a, input(a.rank)),
                     packs * PACK_ELEMENTS);
   };
-  in_rounds<MULTICASTS, EVERY>(
-      a, [&](Segment s, char* to) { copy_in_segment(a, s, to); }, add,
-      [&](Segment s, const char* sums) { copy_out_segment(a, s, sums); });
+  in_rounds<MULTICASTS, EVERY>(a, add);
 }

@@ -24,9 +24,6 @@ template <Transfer TRANSFER, bool REGISTERED>
 DEVICE void two_shot(const Arguments& a) {
   constexpr bool READS_USERS = REGISTERED && TRANSFER == PULLS;
   constexpr bool STORES_USERS = REGISTERED && TRANSFER == PUSHES;
-  const auto copy_in = [&](Segment s, char* to) {
-    if (!READS_USERS) copy_in_segment(a, s, to);
-  };
   const auto add = [&](Segment s, auto input, auto sums) INLINED {
     const long at = s.start * ELEMENT_BYTES;
     Sources<WT_WORLD> inputs;  // by hand: with inputs_of_all gfx942 spills, registered and 8 ranks
@@ -41,10 +38,7 @@ DEVICE void two_shot(const Arguments& a) {
       return Slab{STORES_USERS ? a.receives[reader] + at : sums(reader)};
     });
   };
-  const auto copy_out = [&](Segment s, const char* sums) {
-    if (!STORES_USERS) copy_out_segment(a, s, sums);
-  };
-  in_rounds<TRANSFER, OTHERS>(a, copy_in, add, copy_out);
+  in_rounds<TRANSFER, OTHERS, !READS_USERS, !STORES_USERS>(a, add);
 }
 
 RANK_KERNEL(two_shot_push) { two_shot<PUSHES, false>(a); }

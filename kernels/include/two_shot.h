@@ -13,14 +13,6 @@
 enum Segments { EVERY, OTHERS };  // that A and C copy: with or without the own segment, the first
 enum Transfer { PULLS, PUSHES, MULTICASTS };
 
-// A's and C's copies of a whole segment.
-DEVICE void copy_in_segment(const Arguments& a, Segment s, char* to) {
-  copy(Slab{to}, a.send + s.start * ELEMENT_BYTES, s.count);
-}
-DEVICE void copy_out_segment(const Arguments& a, Segment s, const char* sums) {
-  copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
-}
-
 // Calls copy_in(s, to), add(s, input, sums) and copy_out(s, from) for segments of units of UNIT
 // elements, at most `most` of them in a chunk. input(rank) is where that rank copied its part, and
 // sums(reader) the place of the sums that `reader` reads; without PUSHES all readers share one.
@@ -69,10 +61,17 @@ DEVICE void in_rounds(const Arguments& a, long most, long segment_bytes, CopyIn 
   launch.leave();
 }
 
-// The same for segments of whole packs, stored as they are.
-template <Transfer TRANSFER, Segments FIRST, class CopyIn, class Add, class CopyOut>
-DEVICE void in_rounds(const Arguments& a, CopyIn copy_in, Add add, CopyOut copy_out) {
+// The same for segments of whole packs, copied as they are, or not copied.
+template <Transfer TRANSFER, Segments FIRST, bool COPIES_IN = true, bool COPIES_OUT = true,
+          class Add>
+DEVICE void in_rounds(const Arguments& a, Add add) {
   const long most = a.chunk_bytes / ELEMENT_BYTES;
+  const auto copy_in = [&](Segment s, char* to) {
+    if (COPIES_IN) copy(Slab{to}, a.send + s.start * ELEMENT_BYTES, s.count);
+  };
+  const auto copy_out = [&](Segment s, const char* sums) {
+    if (COPIES_OUT) copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
+  };
   in_rounds<TRANSFER, FIRST, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
                                             copy_in, add, copy_out);
 }

@@ -10,31 +10,30 @@
 #include "include/exchange.h"
 #include "include/norm.h"
 
-KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
-  const Norm& n = more_of<Norm>(launched);
-  const Arguments& a = n.ranks;
+RANK_KERNEL(allreduce_rmsnorm_pull) {
+  const Norm& n = more_of<Norm>(a);
   const long row_bytes = n.hidden * ELEMENT_BYTES, stride = stride_of(row_bytes);
-  const Launch launch(a);
+  const Launch launch(n.ranks);
   const auto give = [&](long, long start, long tokens, char* slot) {
     for_tokens_of_block(start, start + tokens, [&](long t) {
-      copy(Slab{slot + (t - start) * stride}, a.send + t * row_bytes, n.hidden, this_block());
+      copy(Slab{slot + (t - start) * stride}, n.ranks.send + t * row_bytes, n.hidden, this_block());
     });
   };
   const auto take = [&](long start, long tokens, auto inbox) {
     for_tokens_of_block(start, start + tokens, [&](long t) {
       const auto from_peer = [&](int r) { return inbox(r) + (t - start) * stride; };
-      norm_row<WT_WORLD>(n, t, inputs_of_all(a, a.send + t * row_bytes, from_peer));
+      norm_row<WT_WORLD>(n, t, inputs_of_all(n.ranks, n.ranks.send + t * row_bytes, from_peer));
     });
   };
   exchange_from<PULL, ALL>(launch, 0, n.tokens, n.step_tokens, give, take);
   launch.leave();
 }
 
-KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
-  const Norm& n = more_of<Norm>(launched);
-  const Arguments& a = n.ranks;
-  in_users_buffers(a, [&] {
-    const Sources<WT_WORLD> all = inputs_of_all(a, a.send, [&](int r) { return a.sends[r]; });
+RANK_KERNEL(allreduce_rmsnorm_pull_registered) {
+  const Norm& n = more_of<Norm>(a);
+  in_users_buffers(n.ranks, [&] {
+    const Sources<WT_WORLD> all =
+        inputs_of_all(n.ranks, n.ranks.send, [&](int r) { return n.ranks.sends[r]; });
     for_tokens_of_block(0, n.tokens, [&](long t) {
       Sources<WT_WORLD> rows = all;
       for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
@@ -44,8 +43,8 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
 }
 
 // The compute alone: `send` is the sum.
-KERNEL add_rmsnorm(LAUNCHED_WITH(Arguments) launched) {
-  const Norm& n = more_of<Norm>(launched);
+RANK_KERNEL(add_rmsnorm) {
+  const Norm& n = more_of<Norm>(a);
   for_tokens_of_block(0, n.tokens, [&](long t) {
     norm_row<1>(n, t, Sources<1>{{n.ranks.send + t * n.hidden * ELEMENT_BYTES}});
   });

@@ -20,24 +20,23 @@ struct Norm {
 
 constexpr int PACKS_AT_ONCE = WT_WORLD <= 4 ? 4 : 2;  // a GPU has 128 registers a thread
 
-// A token's row, in work by one block. `aligned`: all its buffers start at a pack.
-struct Row {
-  const char *residual, *weight;
-  char *residual_out, *normed;
-  long hidden;
-  bool aligned;
-};
-
-// Returns the sum of the squares, of which a thread adds up those of its places one by one.
+// All passes over one token's row, by one block.
 template <int SOURCES>
-DEVICE float add(const Row& row, const Sources<SOURCES>& inputs) {
+DEVICE void norm_row(const Norm& n, long token, const Sources<SOURCES>& inputs) {
+  const long start = token * n.hidden * ELEMENT_BYTES;
+  const char *residual = n.residual + start, *weight = n.weight;
+  char *residual_out = n.residual_out + start, *normed = n.ranks.receive + start;
+  const long hidden = n.hidden;
+  const bool aligned = inputs.aligned() && is_aligned(residual) && is_aligned(residual_out) &&
+                       is_aligned(normed) && is_aligned(weight);
+  // A thread adds up the squares of its places one by one.
   floats squares = {};
-  for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
+  for_places<PACKS_AT_ONCE>(hidden, aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
     pack sum[N], old[N];
     for (int k = 0; k < N; ++k) {
       sum[k] = combined<SOURCES>([&](int s) { return at.load(inputs.at[s], k); });
-      old[k] = at.load(row.residual, k);
+      old[k] = at.load(residual, k);
     }
     loads_first<N*(SOURCES + 1)>();
     for (int k = 0; k < N; ++k) {
@@ -45,44 +44,26 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs) {
       const auto y = Element::widen(old[k]);
       for (unsigned j = 0; j < VALUES; ++j) x.v[j] += y.v[j];
       const pack narrow = Element::narrow(x);
-      at.store(row.residual_out, k, narrow);
+      at.store(residual_out, k, narrow);
       x = Element::widen(narrow);
       for (floats rounded_x : x.v) squares = plus_square(squares, rounded_x);
     }
   });
-  return sum_over_block(squares);
-}
-
-DEVICE void scale(const Row& row, float factor) {
-  for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
+  const float mean = sum_over_block(squares) / (float)hidden;
+  const float factor = 1.0f / square_root(mean + (float)n.epsilon);
+  for_places<PACKS_AT_ONCE>(hidden, aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
     pack old[N], weights[N];
     for (int k = 0; k < N; ++k) {
-      old[k] = at.load(row.residual_out, k);
-      weights[k] = at.load(row.weight, k);
+      old[k] = at.load(residual_out, k);
+      weights[k] = at.load(weight, k);
     }
     loads_first<2 * N>();
     for (int k = 0; k < N; ++k) {
       auto x = Element::widen(old[k]);
       const auto w = Element::widen(weights[k]);
       for (unsigned j = 0; j < VALUES; ++j) x.v[j] = x.v[j] * factor * w.v[j];
-      at.store(row.normed, k, Element::narrow(x));
+      at.store(normed, k, Element::narrow(x));
     }
   });
-}
-
-// All passes over one token's row, by one block.
-template <int SOURCES>
-DEVICE void norm_row(const Norm& n, long token, const Sources<SOURCES>& inputs) {
-  const long start = token * n.hidden * ELEMENT_BYTES;
-  Row row;
-  row.residual = n.residual + start;
-  row.residual_out = n.residual_out + start;
-  row.normed = n.ranks.receive + start;
-  row.weight = n.weight;
-  row.hidden = n.hidden;
-  row.aligned = inputs.aligned() && is_aligned(row.residual) && is_aligned(row.residual_out) &&
-                is_aligned(row.normed) && is_aligned(row.weight);
-  const float mean = add(row, inputs) / (float)n.hidden;
-  scale(row, 1.0f / square_root(mean + (float)n.epsilon));
 }

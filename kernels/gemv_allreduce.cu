@@ -7,13 +7,6 @@
 // are those of `gemv` and a one-shot all-reduce.
 #include "include/gemv.h"
 
-// This block's rows of the whole matrix.
-DEVICE Segment rows_of_block(const Gemv& g) {
-  const long share = (g.hidden / ROWS + blocks() - 1) / blocks() * ROWS;
-  const long first = smaller(block() * share, g.hidden);
-  return {first, smaller(first + share, g.hidden) - first};
-}
-
 #define GEMV_KERNEL(name) \
   extern "C" __global__ UP_TO_256_THREADS void name(LAUNCHED_WITH(Arguments) launched)
 
@@ -21,12 +14,12 @@ GEMV_KERNEL(gemv_allreduce) {
   const Gemv& g = more_of<Gemv>(launched);
   const Arguments& a = g.ranks;
   const Launch launch(a);
-  const Segment rows = rows_of_block(g);
+  const Segment rows = g.rows_of_block();
   const auto parts = [&](long writer, long reader) {
     const Place place = place_between(writer, reader, true, launch.use_of(0, 1));
     return launch.half_of(place.slab) + place.slot * (WT_TOKENS * g.hidden * ELEMENT_BYTES);
   };
-  compute_rows(g, rows, [&](long at, pack part) {
+  g.compute_rows(rows, [&](long at, pack part) {
     Element::store_sums(a.receive + at, part);
     for_each_peer(a, [&](long reader) { Element::store_sums(parts(a.rank, reader) + at, part); });
   });
@@ -44,6 +37,6 @@ GEMV_KERNEL(gemv_allreduce) {
 GEMV_KERNEL(gemv) {
   const Gemv& g = more_of<Gemv>(launched);
   char* to = const_cast<char*>(g.ranks.send);
-  compute_rows(g, rows_of_block(g),
-               [&](long at, pack sums) { Element::store_sums(to + at, sums); });
+  g.compute_rows(g.rows_of_block(),
+                 [&](long at, pack sums) { Element::store_sums(to + at, sums); });
 }

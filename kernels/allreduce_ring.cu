@@ -8,19 +8,6 @@
 
 constexpr int SUMMED = WT_WORLD - 1, HOPS = SUMMED + WT_WORLD;  // SUMMED completes a segment
 
-DEVICE void hop(const Arguments& a, int s, long start, long n, const char* received, Slab sent) {
-  const Segment segment = segment_of(n, (a.rank - s + 2 * WT_WORLD) % WT_WORLD);
-  const long at = (start + segment.start) * ELEMENT_BYTES;
-  const Output output{a.receive + at};
-  const Sources<2> sum{{received, a.send + at}};
-  if (WT_WORLD == 1) return copy(output, a.send + at, segment.count);
-  if (s == 0) return copy(sent, a.send + at, segment.count);
-  if (s < SUMMED) return reduce<PARTIAL>(sent, sum, segment.count);
-  if (s == SUMMED) return reduce(OutputAndSlab{output, sent}, sum, segment.count);
-  if (s < HOPS - 1) return copy(OutputAndSlab{output, sent}, received, segment.count);
-  copy(output, received, segment.count);
-}
-
 // Chunk k enters in round k and passes one hop per round: the right neighbour receives in hop
 // s+1 what was sent in hop s. The slot (of two) that round b overwrites was read in round b-1.
 RANK_KERNEL(ring) {
@@ -35,6 +22,18 @@ RANK_KERNEL(ring) {
     if constexpr (SWAPS) rank = slab_of_use(rank, launch.use_of(chunk, chunks));
     return launch.half_of(rank) + (s * 2 + chunk % 2) * slot_bytes;
   };
+  const auto hop = [&](int s, long start, long n, const char* received, Slab sent) INLINED {
+    const Segment segment = segment_of(n, (a.rank - s + 2 * WT_WORLD) % WT_WORLD);
+    const long at = (start + segment.start) * ELEMENT_BYTES;
+    const Output output{a.receive + at};
+    const Sources<2> sum{{received, a.send + at}};
+    if (WT_WORLD == 1) return copy(output, a.send + at, segment.count);
+    if (s == 0) return copy(sent, a.send + at, segment.count);
+    if (s < SUMMED) return reduce<PARTIAL>(sent, sum, segment.count);
+    if (s == SUMMED) return reduce(OutputAndSlab{output, sent}, sum, segment.count);
+    if (s < HOPS - 1) return copy(OutputAndSlab{output, sent}, received, segment.count);
+    copy(output, received, segment.count);
+  };
   for (long round = 0; round < rounds; ++round) {
     // Left has sent the data of this round; right has read the slots that this round overwrites.
     if (round > 0) launch.wait(round, neighbours);
@@ -42,7 +41,7 @@ RANK_KERNEL(ring) {
       const long chunk = round - s;
       if (chunk < 0 || chunk >= chunks) continue;
       const char* received = s > 0 ? inbox(a.rank, s - 1, chunk) : nullptr;
-      hop(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
+      hop(s, chunk * most, smaller(most, a.count - chunk * most), received,
           Slab{inbox(right, s, chunk)});
     }
     if (round < rounds - 1) launch.signal(round + 1, neighbours);

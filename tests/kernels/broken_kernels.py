@@ -97,7 +97,7 @@ AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].valu
 # two-shot, and in packets.
 GIVE = "give(reader, start, n, slot(reader, a.rank));"
 MARKED = "Packet::packet(data[0], epoch)"
-HOP, SENT = "hop(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
+HOP, SENT = "hop(s, chunk * most,", "Slab{inbox(right, s, chunk)});"
 INPUT = "copy_in(part(round, owner), input(a.rank, round, owner));"
 ENTER_STORES = "DEVICE void show(const Arguments& a) {\n  const Launch launch(a);\n"
 ENCODE, SEND = "const pack p = own(i);", "store_packets_system(packets_of(a, reader)"

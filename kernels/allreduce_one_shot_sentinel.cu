@@ -19,11 +19,9 @@ struct Sentinel {
   static constexpr unsigned ROOM = (unsigned)(MOST_RANKS * PACKET_BYTES / WT_WORLD / 64 * 8);
 
   static DEVICE pack sent(pack p) {
-    u64 x[sizeof(pack) / 8];
-    copy_bits(x, &p, sizeof p);
-    for (u64& word : x) word = ~word ? word : word >> 1;
-    copy_bits(&p, x, sizeof p);
-    return p;
+    auto x = reinterpret<Pieces<u64>>(p);
+    for (u64& word : x.of) word = ~word ? word : word >> 1;
+    return reinterpret<pack>(x);
   }
   static DEVICE u64 packet(word data, unsigned) { return ~data; }
   static DEVICE word data(u64 packet) { return ~packet; }

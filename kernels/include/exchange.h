@@ -32,7 +32,7 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
   const Arguments& a = launch.a;
   constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
   constexpr int SLOTS = SHARED ? 1 : WT_WORLD;
-  constexpr int GIVES = SHARED && WT_WORLD > 1 ? 1 : WT_WORLD - 1;
+  constexpr int END = SHARED && WT_WORLD > 1 ? 2 : WT_WORLD;
   const long steps = (count + most - 1) / most;
   long start = 0;
   do {
@@ -44,7 +44,7 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
       return launch.half_of(place.slab) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
     };
     const auto give_to = [&](long reader) { give(reader, start, n, slot(reader, a.rank)); };
-    for_each_peer(a, give_to, 1, 1 + GIVES);
+    for_each_peer(a, give_to, 1, END);
     launch.signal(step + 1);
     meanwhile(start, n);
     launch.wait(step + 1);
@@ -88,12 +88,12 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
         return segment_for<READERS>(a, a.sends.selected(writer), a.rank, at);
       });
     };
-    const auto take_all = [&] { in_parts(a.count, take_part); };
-    const auto copy_all = [&] { in_parts(a.count, copy_own); };
-    in_users_buffers(a, take_all, copy_all);
+    in_users_buffers(
+        a, [&] { in_parts(a.count, take_part); }, [&] { in_parts(a.count, copy_own); });
   } else {
     // On a CPU what all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
-    constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WT_WORLD > 1;
+    // A GPU's packs would need both addresses aligned.
+    constexpr bool BOTH = ON_CPU && READERS == ALL && WT_WORLD > 1;
     const Launch launch(a);
     exchange_from<PATH, READERS>(
         launch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,

@@ -18,14 +18,14 @@ struct Float32 : Plain<floats, unsigned> {
   static DEVICE void in_order(words w, floats* to) { *to = reinterpret<floats>(w); }
   static DEVICE void store_sums(char* at, pack sums) { store_aligned_pack(at, 0, sums); }
 };
-struct Float64 : Plain<doubles, u64> {};
-struct Int32 : Plain<ints, unsigned> {};
-struct Int64 : Plain<longs, u64> {};
+typedef Plain<doubles, u64> Float64;
+typedef Plain<ints, unsigned> Int32;
+typedef Plain<longs, u64> Int64;
 struct Int8 : Plain<int8s, unsigned char> {
   // The elements of a register as fp32, in the order of memory.
   static DEVICE void in_order(words w, floats* to) { widen_chars(w, to); }
 };
-struct Uint8 : Plain<uint8s, unsigned char> {};
+typedef Plain<uint8s, unsigned char> Uint8;
 
 // fp8, four elements per word, computed with in fp32.
 template <class Format>
@@ -53,8 +53,8 @@ struct Coded {
     return p;
   }
 };
-struct Float8_e4m3 : Coded<E4m3> {};
-struct Float8_e5m2 : Coded<E5m2> {};
+typedef Coded<E4m3> Float8_e4m3;
+typedef Coded<E5m2> Float8_e5m2;
 
 // A 16-bit type, two elements per word, computed with in fp32. Like Float32, it has also
 //   in_order: the elements of a register as fp32, in the order of memory (low and high may not be)
@@ -94,11 +94,8 @@ struct Bfloat16 : Widened<Bfloat16> {
   static DEVICE void store_sums(char* at, pack sums) { store_bfloat16s(at, sums); }
 };
 
-struct PackBits {
-  u64 of[sizeof(pack) / 8];
-};
 DEVICE bool differ(pack x, pack y) {
-  const PackBits a = reinterpret<PackBits>(x), b = reinterpret<PackBits>(y);
+  const auto a = reinterpret<Pieces<u64>>(x), b = reinterpret<Pieces<u64>>(y);
   u64 bits = 0;
   for (unsigned k = 0; k < sizeof(pack) / 8; ++k) bits |= a.of[k] ^ b.of[k];
   return bits != 0;
@@ -110,12 +107,6 @@ struct Unscaled {
     return a;
   }
 };
-struct Sum : Unscaled {
-  template <class Lane>
-  static DEVICE Lane combine(Lane a, Lane b) {
-    return a + b;  // the sum
-  }
-};
 #define UNSCALED(Name, result)                   \
   struct Name : Unscaled {                       \
     template <class Lane>                        \
@@ -123,6 +114,7 @@ struct Sum : Unscaled {
       return result;                             \
     }                                            \
   };
+UNSCALED(Sum, a + b)
 UNSCALED(Prod, a* b)
 UNSCALED(Min, least_of(a, b))
 UNSCALED(Max, most_of(a, b))
@@ -258,9 +250,15 @@ template <int BATCH, class Each>
 DEVICE void for_places(long count, bool aligned, ThreadGroup team, Each each) {
   const unsigned packs = aligned ? (unsigned)(count / PACK_ELEMENTS) : 0;
   const unsigned step = (unsigned)rematerialized((int)team.threads);
-  unsigned i = walk_pages<BATCH>(team.thread, packs, [&](unsigned pack, unsigned page) INLINED {
-    each(Packs<BATCH>{pack, page});
-  });
+  unsigned i = team.thread;
+  // Prefetchers of a CPU stop at the end of a page and restart a few lines into the next. Four
+  // pages at once keep more memory busy: 1.15 to 1.24 times as fast from 4 MiB on, 1.1 times as
+  // long in cache.
+  if constexpr (ON_CPU && WT_SEVERAL_PAGES) {
+    constexpr unsigned PAGE_PACKS = 4096 / OWN_PACK_BYTES;
+    for (; i + BATCH * PAGE_PACKS <= packs; i += BATCH * PAGE_PACKS)
+      for (unsigned k = i; k < i + PAGE_PACKS; ++k) each(Packs<BATCH>{k, PAGE_PACKS});
+  }
   for (; i + (BATCH - 1) * step < packs; i += BATCH * step) each(Packs<BATCH>{i, step});
   for (; i < packs; i += step) each(Packs<1>{i, step});
   for (; i * PACK_ELEMENTS < count; i += step)

@@ -23,9 +23,6 @@
 // A conditional of array elements would select an address, which keeps the array in memory.
 DEVICE words selected(bool first, words x, words y) { return first ? x : y; }
 
-struct UnitElements {
-  Element::bits of[PACK_ELEMENTS];
-};
 // Loads unit i of a user's buffer; elements from `count` on are zeros.
 template <int BYTES>
 DEVICE pack load_unit(const char* from, int i, int count) {
@@ -34,11 +31,11 @@ DEVICE pack load_unit(const char* from, int i, int count) {
   const int n = count - i * N;
   if (n >= N && BYTES == sizeof(pack)) return load_pack(from, i);
   if (n >= N && (u64)at % 8 == 0) {
-    PackBits words = {};
+    Pieces<u64> words = {};
     for (int k = 0; k < BYTES / 8; ++k) words.of[k] = load_as<u64>(at + 8 * k);
     return reinterpret<pack>(words);
   }
-  UnitElements part = {};
+  Pieces<Element::bits> part = {};
   UNROLLED
   for (int k = 0; k < N; ++k)
     if (k < n) part.of[k] = ((const volatile Element::bits*)at)[k];
@@ -51,11 +48,11 @@ DEVICE void store_unit(char* to, int i, int count, pack p) {
   const int n = count - i * N;
   if (n >= N && BYTES == sizeof(pack)) return store_pack(to, i, p);
   if (n >= N && (u64)at % 8 == 0) {
-    const PackBits words = reinterpret<PackBits>(p);
+    const auto words = reinterpret<Pieces<u64>>(p);
     for (int k = 0; k < BYTES / 8; ++k) store_as(at + 8 * k, words.of[k]);
     return;
   }
-  const UnitElements part = reinterpret<UnitElements>(p);
+  const auto part = reinterpret<Pieces<Element::bits>>(p);
   UNROLLED
   for (int k = 0; k < N; ++k)
     if (k < n) ((volatile Element::bits*)at)[k] = part.of[k];
@@ -72,28 +69,6 @@ DEVICE void store_unit(char* to, int i, int count, pack p) {
 DEVICE u64* packets_of(const Arguments& a, long reader) {
   return (u64*)(a.slab.at_use(reader) + 2 * a.half_bytes);
 }
-template <class Packet>
-DEVICE u64 wanted(unsigned epoch) {
-  return Packet::seen(Packet::packet(0, epoch), epoch);
-}
-
-// The packets of UNITS units from each peer, in a thread's registers. Peer k is rank k, or k +
-// 1 from this rank on.
-template <int UNITS>
-struct Received {
-  static constexpr int PEERS = WT_WORLD > 1 ? WT_WORLD - 1 : 1;
-  u64 packets[UNITS][PEERS][2];
-
-  // Calls each(unit, peer, its two packets).
-  template <class Each>
-  DEVICE void for_each(Each each) {
-    UNROLLED
-    for (int u = 0; u < UNITS; ++u) {
-      UNROLLED
-      for (int k = 0; k < WT_WORLD - 1; ++k) each(u, k, packets[u][k]);
-    }
-  }
-};
 
 // A thread stores two packets at once, contiguous over the wave, and loads all packets of a poll
 // before it waits.
@@ -106,6 +81,7 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
                 "the packets of all writers lie behind the halves");
   constexpr int BYTES = 2 * sizeof(word);
   constexpr int UNITS = WT_WORLD > 4 ? 1 : 2;  // of a thread at once; LL has two
+  constexpr int PEERS = WT_WORLD > 1 ? WT_WORLD - 1 : 1;
   const Launch launch(a);
   const unsigned epoch = launch.epoch;
   const int rank = (int)a.rank, step = (int)threads(), count = (int)a.count;
@@ -123,7 +99,7 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
   }
   u64* const mine = packets_of(a, rank);
   for (int first = (int)thread(); first < units; first += UNITS * step) {
-    pack inputs[UNITS], peers[UNITS][Received<UNITS>::PEERS] = {};
+    pack inputs[UNITS], peers[UNITS][PEERS] = {};
     // Behind the end a thread takes its first unit again; another thread may reset its own.
     const auto unit = [&](int u) {
       const int own = first + u * step;
@@ -134,12 +110,20 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
     const auto place = [&](int here, int u, int k) {
       return mine + Packet::offset(k + (k >= here), epoch) + unit(u) * 2;
     };
-    Received<UNITS> received;
+    // Of each unit from each peer, in registers. Peer k is rank k, or k + 1 from this rank on.
+    // for_each calls each(unit, peer, its two packets).
+    u64 packets[UNITS][PEERS][2];
+    const auto for_each = [&](auto each) INLINED {
+      UNROLLED
+      for (int u = 0; u < UNITS; ++u) {
+        UNROLLED
+        for (int k = 0; k < WT_WORLD - 1; ++k) each(u, k, packets[u][k]);
+      }
+    };
     const auto poll = [&](u64&) {
-      received.for_each(
-          [&](int u, int k, u64(&two)[2]) { load_packets_system(two, place(rank, u, k)); });
+      for_each([&](int u, int k, u64(&two)[2]) { load_packets_system(two, place(rank, u, k)); });
       bool missing = false;
-      received.for_each([&](int, int, u64(&two)[2]) {
+      for_each([&](int, int, u64(&two)[2]) {
         missing |= Packet::missing(two[0], epoch);
         missing |= Packet::missing(two[1], epoch);
       });
@@ -148,7 +132,7 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
     spin(a, poll, [&](u64) {
       u64 late = 0;
       int from = 0;
-      received.for_each([&](int, int k, u64(&two)[2]) {
+      for_each([&](int, int k, u64(&two)[2]) {
         UNROLLED
         for (u64 packet : two) {
           const bool is_late = Packet::missing(packet, epoch);
@@ -156,10 +140,11 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
           from = is_late ? k : from;
         }
       });
-      give_up(a, from + (from >= rank), Packet::seen(late, epoch), wanted<Packet>(epoch));
+      give_up(a, from + (from >= rank), Packet::seen(late, epoch),
+              Packet::seen(Packet::packet(0, epoch), epoch));
     });
     const int here = rematerialized(rank);
-    received.for_each([&](int u, int k, u64(&two)[2]) {
+    for_each([&](int u, int k, u64(&two)[2]) {
       const word data[2] = {Packet::data(two[0]), Packet::data(two[1])};
       copy_bits(&peers[u][k], data, sizeof data);
       const u64 zeros[2] = {};

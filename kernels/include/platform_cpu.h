@@ -36,15 +36,6 @@ typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
 typedef unsigned half_words __attribute__((vector_size(VECTOR_BYTES / 2)));
 typedef unsigned short shorts __attribute__((vector_size(VECTOR_BYTES / 2)));
 typedef signed char chars __attribute__((vector_size(VECTOR_BYTES / 4)));
-struct two_half_words {
-  half_words low, high;
-};
-struct two_shorts {
-  shorts low, high;
-};
-struct four_chars {
-  chars of[4];
-};
 #define copy_bits __builtin_memcpy
 #include "register.h"
 
@@ -217,19 +208,6 @@ constexpr long DIRTIED_BYTES = 16384;
 DEVICE void dirty_lines(const char* at, long bytes) {
   for (long i = 0; i < bytes; i += 64) *(volatile char*)(at + i) = 0;
 }
-// Calls each(pack, step) for batches of BATCH packs, `step` apart, of `packs`; returns the first
-// pack that is left. Prefetchers stop at the end of a page and restart a few lines into the next.
-// Four pages at once keep more memory busy: 1.15 to 1.24 times as fast from 4 MiB on, 1.1 times as
-// long in cache.
-template <int BATCH, class Each>
-DEVICE unsigned walk_pages(unsigned first, unsigned packs, Each each) {
-  constexpr unsigned PAGE_PACKS = 4096 / VECTOR_BYTES;
-  if (WT_SEVERAL_PAGES)
-    for (; first + BATCH * PAGE_PACKS <= packs; first += BATCH * PAGE_PACKS)
-      for (unsigned i = first; i < first + PAGE_PACKS; ++i) each(i, PAGE_PACKS);
-  return first;
-}
-constexpr bool COPIES_TO_BOTH = true;  // in one pass, into a slab and the receive buffer
 // A pack at any address; a CPU needs no pieces.
 template <class>
 DEVICE pack load_pieces(const char* from) {
@@ -250,9 +228,11 @@ DEVICE void store_as(void* p, T x, Stores = CACHED) {
   *(volatile T*)p = x;
 }
 
-DEVICE floats low_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).low); }
+DEVICE floats low_halves(words w) {
+  return floats_from_halves(reinterpret<Pieces<half_words>>(w).of[0]);
+}
 DEVICE floats high_halves(words w) {
-  return floats_from_halves(reinterpret<two_half_words>(w).high);
+  return floats_from_halves(reinterpret<Pieces<half_words>>(w).of[1]);
 }
 // A shuffle. Through memory, a load would span two stores, which takes a two-shot 1.2 to 1.5 times.
 DEVICE words halves(floats low, floats high) {
@@ -270,12 +250,12 @@ DEVICE words bfloat16s(floats low, floats high) {
 }
 // The elements of a register, in the order of memory.
 DEVICE void widen_bfloat16s(words w, floats* to) {
-  const two_shorts h = reinterpret<two_shorts>(w);
-  to[0] = reinterpret<floats>(__builtin_convertvector(h.low, words) << 16);
-  to[1] = reinterpret<floats>(__builtin_convertvector(h.high, words) << 16);
+  const auto h = reinterpret<Pieces<shorts>>(w);
+  for (int i = 0; i < 2; ++i)
+    to[i] = reinterpret<floats>(__builtin_convertvector(h.of[i], words) << 16);
 }
 DEVICE void widen_chars(words w, floats* to) {
-  const four_chars q = reinterpret<four_chars>(w);
+  const auto q = reinterpret<Pieces<chars>>(w);
   for (int i = 0; i < 4; ++i) to[i] = __builtin_convertvector(ints_from_chars(q.of[i]), floats);
 }
 // Store a pack of fp32 as 16-bit elements, which take half a pack.

@@ -53,18 +53,9 @@ constexpr long PREFETCH_BYTES = 0, STORE_PREFETCH_BYTES = 0, DIRTIED_BYTES = 0;
 DEVICE void prefetch(const char*, long) {}
 DEVICE void prefetch_for_store(const char*, long) {}
 DEVICE void dirty_lines(const char*, long) {}
-template <int BATCH, class Each>
-DEVICE unsigned walk_pages(unsigned first, unsigned, Each) {
-  return first;
-}
-constexpr bool COPIES_TO_BOTH = false;  // packs of a pass would need both addresses aligned
 DEVICE bool copied_as_string(char*, const char*, long) { return false; }
 
 // A pack in pieces; the address must be a multiple of a piece's size.
-template <class Piece>
-struct Pieces {
-  Piece of[16 / sizeof(Piece)];
-};
 template <class Piece>
 DEVICE pack load_pieces(const char* from) {
   Pieces<Piece> x;
@@ -74,7 +65,7 @@ DEVICE pack load_pieces(const char* from) {
 }
 template <class Piece>
 DEVICE void store_pieces(char* to, pack p) {
-  const Pieces<Piece> x = reinterpret<Pieces<Piece>>(p);
+  const auto x = reinterpret<Pieces<Piece>>(p);
   UNROLLED
   for (unsigned k = 0; k < 16 / sizeof(Piece); ++k) ((volatile Piece*)to)[k] = x.of[k];
 }

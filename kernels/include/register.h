@@ -5,6 +5,11 @@ struct alignas(REGISTERS * sizeof(words)) pack {
   words r[REGISTERS];
 };
 constexpr long OWN_PACK_BYTES = sizeof(pack);  // of this machine; PACK_BYTES of the widest one
+// The parts of a pack, in the order of memory.
+template <class Piece>
+struct Pieces {
+  Piece of[sizeof(pack) / sizeof(Piece)];
+};
 template <class To, class From>
 DEVICE To reinterpret(From from) {
   static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");

@@ -16,21 +16,20 @@ struct Pattern {
   Wrong* wrong;
   const Watch* watch;
   u64 place;
+
+  // Calls each(piece of the buffer, its expected content, bytes) for the pieces of this block.
+  template <class Each>
+  DEVICE void for_pieces(Each each) const {
+    const u64 iteration = *(volatile const u64*)&watch->iteration;
+    const char* table = tables + (long)(iteration % (u64)period) * element_bytes;
+    for (long s = 0; s < segments; ++s, table += table_bytes + period * element_bytes)
+      for (long at = block() * table_bytes; at < segment_bytes; at += blocks() * table_bytes)
+        each(buffer + s * segment_bytes + at, table, smaller(segment_bytes - at, table_bytes));
+  }
 };
 
-// Calls each(piece of the buffer, its expected content, bytes) for the pieces of this block.
-template <class Each>
-DEVICE void for_pieces(const Pattern& p, Each each) {
-  const u64 iteration = *(volatile const u64*)&p.watch->iteration;
-  const char* table = p.tables + (long)(iteration % (u64)p.period) * p.element_bytes;
-  for (long s = 0; s < p.segments; ++s, table += p.table_bytes + p.period * p.element_bytes)
-    for (long at = block() * p.table_bytes; at < p.segment_bytes; at += blocks() * p.table_bytes)
-      each(p.buffer + s * p.segment_bytes + at, table,
-           smaller(p.segment_bytes - at, p.table_bytes));
-}
-
 KERNEL write_pattern(LAUNCHED_WITH(Pattern) p) {
-  for_pieces(p, [](char* to, const char* table, long bytes) {
+  p.for_pieces([](char* to, const char* table, long bytes) {
     const long packs = bytes / OWN_PACK_BYTES;
     for (long i = thread_in_block(); i < packs; i += threads_in_block())
       store_pack<unsigned char>(to, i, load_pack<unsigned char>(table, i));
@@ -47,7 +46,7 @@ DEVICE u64 bits_of(const char* element, long bytes) {
 
 // Counts wrong elements. The thread that raises the count from 0 reports the place.
 KERNEL count_wrong(LAUNCHED_WITH(Pattern) p) {
-  for_pieces(p, [&](const char* got, const char* table, long bytes) {
+  p.for_pieces([&](const char* got, const char* table, long bytes) {
     const long packs = bytes / OWN_PACK_BYTES;
     for (long i = thread_in_block(); i * OWN_PACK_BYTES < bytes; i += threads_in_block()) {
       const auto pack_of = [&](const char* bytes) { return load_pack<unsigned char>(bytes, i); };
@@ -109,4 +108,4 @@ KERNEL note_time(LAUNCHED_WITH(Gate) g) {
   if (thread() == 0) g.opened[g.watch->iteration % g.wanted] = clock_ns();
 }
 
-KERNEL nothing(LAUNCHED_WITH(Gate) g) { (void)g; }
+KERNEL nothing(LAUNCHED_WITH(Gate)) {}

@@ -8,8 +8,7 @@ template <Path PATH>
 DEVICE void move(const Transfer& t) {
   const Arguments& a = t.ranks;
   const Launch launch(a);
-  const int other = (int)(PATH == PUSH ? t.to : t.from);
-  const int awaited = (int)(PATH == PUSH ? t.from : t.to);
+  const long other = PATH == PUSH ? t.to : t.from, awaited = PATH == PUSH ? t.from : t.to;
   if (other >= 0) {
     const char* from = PATH == PUSH ? a.send : a.sends.selected(other);
     char* to = PATH == PUSH ? a.receives.selected(other) : a.receive;

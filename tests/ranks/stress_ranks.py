@@ -86,7 +86,8 @@ def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) ->
     flight = FlightRecord(None, world.communicator.rank)
     flight.watch = watch
     options = RunOptions("stress", timeout_s, seed=seed, device=device, keeps_run=False)
-    return Session(options, world, Watchdog(flight, timeout_s, {}), Place(False, []))
+    # A short time-out is for waits: a busy machine compiles for longer.
+    return Session(options, world, Watchdog(flight, max(timeout_s, 30), {}), Place(False, []))
 
 
 def program(session: Session, hand: Sequence[SoakLaunch], launches: int) -> list[Action]:

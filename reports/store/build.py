@@ -162,7 +162,7 @@ def _bound_us(case: Case, run: Run, links: Sequence[LinkBlock]) -> NDArray[np.fl
         for stored_bytes, read_bytes in parts.get("stages", [])
     ]
     amounts = {
-        "hop": parts["hops"],
+        "hop": parts.get("hops", 0),
         store: sum(stored for stored, _ in stages),
         "peer_read": sum(read for _, read in stages),
         "memory": parts.get("memory_bytes", 0),

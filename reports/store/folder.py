@@ -110,7 +110,10 @@ def _read_all(paths: Sequence[Path]) -> list[Found]:
 
     workers = min(os.cpu_count() or 1, 1 + len(paths) // CHUNK_RUNS)
     with ProcessPoolExecutor(workers, get_context("fork"), initializer=_begin_worker) as pool:
-        return list(pool.map(_read_one, paths, chunksize=CHUNK_RUNS))
+        try:
+            return list(pool.map(_read_one, paths, chunksize=CHUNK_RUNS))
+        except RecursionError:  # a stranger's run is nested too deeply for a pipe
+            return list(map(_read_one, paths))
 
 
 def _begin_worker() -> None:

@@ -164,7 +164,8 @@ class RunFile:
             blocks, n_rows = np.unique(rows[:, 0], return_counts=True)
             n_blocks = min(len(blocks), iterations * ranks // n_rows.max())
             chosen = np.linspace(0, len(blocks) - 1, n_blocks).round().astype(int)
-            kept[str(number)] = rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32)
+            if n_blocks:
+                kept[str(number)] = rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32)
 
         if kept:
             content = io.BytesIO()

@@ -111,7 +111,8 @@ def tell_apart(sides: Sequence[Side]) -> None:
     if len({side.label for side in sides}) < len(sides):
         folder = os.path.commonpath([os.path.abspath(side.place) for side in sides])
         for side in sides:
-            side.label = os.path.relpath(side.place, folder)
+            if (below := os.path.relpath(side.place, folder)) != ".":
+                side.label = below
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:

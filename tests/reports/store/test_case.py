@@ -83,6 +83,7 @@ CHAINED = {"mode": "chained", "calls": 160}
         (PUSHES, {"peer_read_us": 60.0, "memory_us": 0.0, "push_us": 5.0}, {}, 0.5 + 2.5),
         (PUSHES, {"memory_us": 0.0, "push_us": 5.0, "engine_us": 4.0}, {}, 0.5 + 2.0),
         (PUSHES, {"memory_us": 0.0}, {}, None),
+        ({"bound_parts": {"memory_bytes": 3 * SIZE}}, {"memory_us": 3.0}, {}, 9.0),  # a stranger's
         # The chain alone, without collectives.
         (CHAINED, {}, {"chain_only_us": 1.25}, 8.5 + 1.25),
     ],

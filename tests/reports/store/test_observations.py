@@ -145,3 +145,13 @@ def test_a_large_folder_is_read_by_several_processes(results, monkeypatch):
     alone = [entry.path for entry in read_store(results).entries]
     monkeypatch.setattr(folders, "CHUNK_RUNS", 2)
     assert [entry.path for entry in read_store(Path(results)).entries] == alone
+
+
+def test_a_run_that_no_pipe_carries_does_not_hide_the_others(tmp_path, monkeypatch):
+    paths = [write(tmp_path, number) for number in range(3)]
+    nested = '"shape":{"x":' + '{"x":' * 900 + "0" + "}" * 901
+    text = paths[0].read_text()
+    assert '"shape":null' in text
+    paths[0].write_text(text.replace('"shape":null', nested))
+    monkeypatch.setattr(folders, "CHUNK_RUNS", 1)
+    assert {entry.path for entry in read_store(tmp_path).entries} >= {*paths[1:]}

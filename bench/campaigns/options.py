@@ -41,6 +41,7 @@ HARMLESS_WORD = re.compile(
 # else from the command itself. A shell's ${name} is none.
 PLACEHOLDER = re.compile(r"(?<!\$)\{([a-z]+)(?::([^{}]*))?\}")
 OF_CAMPAIGN, OF_SIZES = ("out", "seed"), ("min", "max", "sizes")
+FORMS = [f"{{{name}}}" for name in OF_CAMPAIGN] + [f"{{{name}:X}}" for name in OF_SIZES]
 EPILOG = f"""\
 example:
   {RUN}{BENCH}campaign --budget 10m --revision old=HEAD~1 \\
@@ -166,8 +167,7 @@ def parse_variant(text: str) -> Variant:
             known = OF_CAMPAIGN if found[2] is None else OF_SIZES
             if found[1] not in known:
                 raise ArgumentTypeError(
-                    f"variant {name}: {found[0]} is no placeholder; known are "
-                    "{out} {seed} {min:X} {max:X} {sizes:X}"
+                    f"variant {name}: {found[0]} is no placeholder; known are {' '.join(FORMS)}"
                 )
         return Variant(name, [], command, variables_by_name)
     launcher, arguments = command[: ends[0]], command[ends[0] :]

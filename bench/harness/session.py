@@ -249,7 +249,8 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
         )
     own_program = program_digest("bench", *MEASURED) if communicator.hosts > 1 else VERSION
     started = communicator.all_gather((own_program, [options.command, *sys.argv[1:]]))
-    name, (first_program, first_line) = communicator.rank_name, started[0]
+    name = communicator.rank_name
+    first_program, first_line = started[0]
     for rank, (program, line) in enumerate(started):
         if program != first_program:
             raise Refusal(

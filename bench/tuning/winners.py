@@ -72,7 +72,7 @@ def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -
     again = {heat for heat in found.keys() & tested if chosen[heat].name == found[heat][0]}
     # The standard deviation between launches of the log of a gain.
     logs = np.log([tested[heat][0] / found[heat][1] for heat in again])
-    spread = np.sqrt(np.sum(logs**2) / (2 * len(again) or 1))
+    spread = np.sqrt(np.mean(logs**2) / 2) if again else 0.0
     winners = list[Winner]()
     for heat, candidates in sorted(settled.items()):
         if not candidates:

@@ -104,10 +104,10 @@ def signal_to_noise_db(
         draws = [np.random.default_rng([number, rank]) for rank in range(ranks)]
         values = np.stack([draw.normal(size=LOSS_ELEMENTS) for draw in draws])
         values[:, ::64] *= outlier
-        inputs = datatype.decode(datatype.encode(values))
+        inputs = datatype.rounded(values)
         exact = combined(list(inputs), redop)
         result = wire.expected_sum(redop, inputs.reshape(ranks, -1, BLOCK)).ravel()
-        noise = np.sum((datatype.decode(datatype.encode(result)) - exact) ** 2)
+        noise = np.sum((datatype.rounded(result) - exact) ** 2)
         ratios_db[kind] = round(float(10 * np.log10(np.sum(exact**2) / noise)), 1)
     return ratios_db
 

@@ -78,8 +78,8 @@ class GpuStream(Device):
         with self.calling(name):
             status = driver_library(self.name)[name](*wide(arguments))
             if status:
-                name = " OutOfMemory" if status == OUT_OF_MEMORY else ""
-                raise RuntimeError(f"error {status}{name}")
+                kind = " OutOfMemory" if status == OUT_OF_MEMORY else ""
+                raise RuntimeError(f"error {status}{kind}")
 
     def driver_value(self, name: str, *arguments: Any) -> int:
         """What such a function writes to its first argument, which `arguments` leave out."""

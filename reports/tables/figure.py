@@ -218,8 +218,10 @@ def shown_keys(by_key: Mapping[Key, Sequence[Case]], named: Sequence[str]) -> li
             for case in cases
             if key[0] in names
         )
-        winners = {size: key for size, _, key in reversed(costs)}
-        return Counter(reversed(winners.values())).most_common(1)[0][0]
+        cheapest = dict[int, Key]()  # by size
+        for size, _, key in costs:
+            cheapest.setdefault(size, key)
+        return Counter(cheapest.values()).most_common(1)[0][0]
 
     names = {name for name, _ in by_key}
     others = names - {"library", "auto"}

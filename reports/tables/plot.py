@@ -38,8 +38,9 @@ def draw_sweep(result: Result, path: Path) -> None:
     shown = [line for line in lines if line.is_shown]
     title = ("" if result.complete else "INCOMPLETE. ") + headline([result], points)
 
-    with figure(path, len(quantities[:2]), PANEL_IN, title, footer(result, lines)) as panels:
-        for axes, quantity in zip(panels, quantities, strict=False):
+    drawn = quantities[:2]
+    with figure(path, len(drawn), PANEL_IN, title, footer(result, lines)) as panels:
+        for axes, quantity in zip(panels, drawn, strict=True):
             draw_against_size(axes, shown, quantity)
 
 
@@ -77,8 +78,11 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     time."""
     ratios, nothing = speed_ups(result), (np.nan, np.nan, np.nan)
     factor = bus_factor(cases[0].collective, result.run.world_size)
-    falling = sorted(cases, key=lambda case: case.bound_us or 0, reverse=True)
-    bounds_us = {case.size_bytes: case.bound_us for case in falling if case.bound_us}
+    bounds_us = dict[int, float]()  # the least at each size
+    for case in cases:
+        if case.bound_us:
+            least_us = bounds_us.get(case.size_bytes, case.bound_us)
+            bounds_us[case.size_bytes] = min(case.bound_us, least_us)
 
     def speed_up(case: Case) -> tuple[float, float, float]:
         if case.algorithm == "library":

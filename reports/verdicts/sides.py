@@ -107,7 +107,8 @@ class Side:
 
 
 def tell_apart(sides: Sequence[Side]) -> None:
-    """Labels the sides by their places below the folder of all, if two have the same label."""
+    """Labels the sides by their places below the folder of all, if two have the same label. A side
+    that is this folder keeps its own."""
     if len({side.label for side in sides}) < len(sides):
         folder = os.path.commonpath([os.path.abspath(side.place) for side in sides])
         for side in sides:

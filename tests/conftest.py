@@ -63,6 +63,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if is_file and "mark.alone" not in collection_path.read_text() else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Takes files from both ends in turn: two of tests/bench at once would leave cores idle."""
+    paths = list(dict.fromkeys(item.path for item in items))
+    turn = {path: min(2 * i, 2 * (len(paths) - i) - 1) for i, path in enumerate(paths)}
+    items.sort(key=lambda item: turn[item.path])
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
     """A function that makes tests read /proc and /sys below a folder, and returns the folder."""

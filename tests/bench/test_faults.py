@@ -149,7 +149,7 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s):
 
     The last stopped rank waits for the first stopped rank before SIGSTOP, and again after SIGCONT.
     """
-    run = Launch(out, "--algorithm one_shot_ll -n 20000")
+    run = Launch(out, "--algorithm one_shot_ll -n 6000")
     ranks = wait_for(lambda: run.blocks() > 2 and run.ranks())
     for victim in victims:
         run.signal(ranks[victim], signal.SIGSTOP)

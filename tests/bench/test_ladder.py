@@ -96,7 +96,8 @@ def test_wrong_results_in_host_memory_end_the_climb(tmp_path):
 
 def test_after_a_climb_that_never_returned_the_next_one_says_how_far_it_came(tmp_path):
     """The machine was reset, or the launcher ended it."""
-    command = [MPIRUN, "-n", "2", sys.executable, "-m", "bench.doctor", "--ladder", tmp_path]
+    patient = IMPATIENT.replace("0.5", "60")
+    command = [MPIRUN, "-n", "2", sys.executable, "-c", patient, "--ladder", tmp_path]
     with marked(**environment(corrupt_ipc=0)) as variables:  # its rung waits for a flag
         process = subprocess.Popen(
             command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,5 +1,5 @@
 // The parts of an all-reduce, one at a time, for the state of the link and the lower bound:
-// barrier, flag, stores, reads, local copies. chain_link* make the next input of a chain of calls.
+// barrier, flag, stores, reads, local copies. chain_link makes the next input of a chain of calls.
 #include "include/digest.h"
 
 DEVICE void note_epoch(const Arguments& a, unsigned epoch) {
@@ -110,21 +110,17 @@ struct NextSend {
     send.put(place, k, Element::narrow(v));
   }
 };
-// For SENT and RECEIVED segments of `count` elements.
-template <int SENT, int RECEIVED>
-DEVICE void make_next_send(const Arguments& a) {
-  const long segment_bytes = a.count * ELEMENT_BYTES, own = a.rank % SENT;
+// A segment of `count` elements, or one for each rank: `chunk_bytes` apart in the send buffer and
+// `half_bytes` apart in the receive buffer, 0 where there is one.
+RANK_KERNEL(chain_link) {
   const short offset = (a.rank == 0) - (a.rank == WT_WORLD - 1);
-  for (long d = 1; d <= SENT; ++d) {  // its own last: in place, the others are made from it
-    const long segment = (own + d) % SENT, from = (segment + a.rank + 1) % RECEIVED;
+  const long segments = a.chunk_bytes ? WT_WORLD : 1;
+  for (long d = 1; d <= segments; ++d) {  // its own last: in place, the others are made from it
+    const long segment = a.chunk_bytes ? (a.rank + d) % WT_WORLD : 0;
+    const long from = (segment + a.rank + 1) % WT_WORLD;
     in_parts(a.count, [&](long at, long count) {
-      char* send = const_cast<char*>(a.send) + segment * segment_bytes + at;
-      const char* result = a.receive + from * segment_bytes + at;
-      copy(NextSend{{send}, offset}, result, count);
+      char* send = const_cast<char*>(a.send) + segment * a.chunk_bytes + at;
+      copy(NextSend{{send}, offset}, a.receive + from * a.half_bytes + at, count);
     });
   }
 }
-RANK_KERNEL(chain_link) { make_next_send<1, 1>(a); }
-RANK_KERNEL(chain_link_gathered) { make_next_send<1, WT_WORLD>(a); }
-RANK_KERNEL(chain_link_scattered) { make_next_send<WT_WORLD, 1>(a); }
-RANK_KERNEL(chain_link_exchanged) { make_next_send<WT_WORLD, WT_WORLD>(a); }

@@ -34,13 +34,6 @@ STREAMED_BYTES = 8 << 20  # through memory; below, stores around the caches take
 FAR_BYTES = 2 << 20  # where a CPU core walks several pages at once: 1.0-1.1x; 0.9x at 256 KiB
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
 ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
-# Entries of link_probe.cu by whether the send and the receive buffer hold a segment for each rank.
-CHAIN_LINKS = {
-    (False, False): "chain_link",
-    (False, True): "chain_link_gathered",
-    (True, False): "chain_link_scattered",
-    (True, True): "chain_link_exchanged",
-}
 
 
 @dataclass
@@ -200,28 +193,29 @@ def case_iteration(
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
     iteration = checked_iteration(world, case, operation, sent, received, buffers)
     if chain_calls:
-        entry = CHAIN_LINKS[collective.sends_all, collective.receives_all]
+        strides = (
+            collective.sends_all * case.segment_bytes,
+            collective.receives_all * case.segment_bytes,
+        )
         iteration.chain_calls = chain_calls
-        iteration.consume = consume_step(world, case, entry, case.count)
+        iteration.consume = consume_step(world, case, "chain_link", case.count, strides)
     return iteration
 
 
-def consume_step(world: World, case: CollectiveCase, entry: str, count: int) -> Step:
-    """An entry of link_probe.cu over `count` elements of a case's buffers."""
+def consume_step(
+    world: World, case: CollectiveCase, entry: str, count: int, strides: tuple[int, int] = (0, 0)
+) -> Step:
+    """An entry of link_probe.cu over `count` elements of a case's buffers; of all their segments,
+    if they are these bytes apart."""
     ranks, watch = world.ranks, ctypes.addressof(world.watch)
-    arguments = Arguments(
-        rank=world.rank, send=case.send, receive=case.receive, count=count, watch=watch
-    )
+    arguments = Arguments(case.send, case.receive, count, *strides, rank=world.rank, watch=watch)
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
     redop = build_macros(world, case).get("WT_REDOP", "Max")
     kernels = probe_kernels(
         world.device, min(ranks, MOST_RANKS), WT_ELEMENT=case.datatype.element, WT_REDOP=redop
     )
-    moved_bytes = count * case.datatype.size_bytes
-    if entry in CHAIN_LINKS.values():  # these go over all segments
-        moved_bytes *= max(case.collective.segments(ranks))
-    blocks = world.device.blocks_for(moved_bytes)
-    return Step(kernels.kernel(entry), arguments, blocks)
+    moved_bytes = count * case.datatype.size_bytes * (ranks if any(strides) else 1)
+    return Step(kernels.kernel(entry), arguments, world.device.blocks_for(moved_bytes))
 
 
 def checked_iteration(

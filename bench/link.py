@@ -3,13 +3,14 @@
 docs/link.md says how each figure is measured. Figures are a pair's, or of several pairs at once."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, combinations, permutations, product
 
 from bench.harness import options
 from bench.harness.command import requested_sizes
-from bench.harness.iteration import Buffers, Iteration, case_iteration, link_parts, nothing
+from bench.harness.iteration import Buffers, Iteration, case_iteration, nothing
 from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import Session, require_memory, start
@@ -18,7 +19,7 @@ from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
-from collectives.probe import SHARED_PING_PONGS, probe_kernels
+from collectives.probe import SHARED_PING_PONGS
 from kernels.devices.device import PEER_STRUCTURES, CopyEngine, Step, Transfer
 from reports.store.program import on_ranks
 from reports.store.schema import CaseHeader
@@ -58,7 +59,8 @@ LINK = Collective(
 class Link:
     """What a launch on this host needs. `near` is the world of its ranks; `buffers` are this
     rank's, registered. `transfer`, the argument of a launch without its count and its two ranks,
-    has the buffers of all ranks as mapped here. `engine` is None unless each rank has one."""
+    has the buffers of all ranks as mapped here, and their whole lines. `engine` is None unless each
+    rank has one."""
 
     session: Session
     near: World
@@ -100,15 +102,10 @@ def matchings(ranks: Sequence[int]) -> list[Pairs]:
 def sets_of_pairs(nodes: Sequence[Sequence[int]]) -> dict[str, list[Pairs]]:
     """The pairs of ranks that are measured at once: within the hosts (near) and between them (far),
     one way or both ways; each rank with itself; several pairs of a host."""
-    host_of = {rank: host for host, node in enumerate(nodes) for rank in node}
-    place_of = {rank: place for node in nodes for place, rank in enumerate(node)}
-    ranks = sorted(host_of)
+    ranks = sorted(chain(*nodes))
+    partners = product if len(ranks) <= MOST_FAR_RANKS else zip
     near = [pair for node in nodes for pair in permutations(node, 2)]
-    far = [
-        (a, b)
-        for a, b in permutations(ranks, 2)
-        if host_of[a] != host_of[b] and (len(ranks) <= MOST_FAR_RANKS or place_of[a] == place_of[b])
-    ]
+    far = [pair for hosts in permutations(nodes, 2) for pair in partners(*hosts)]
 
     def both_ways(pairs: list[tuple[int, int]]) -> list[Pairs]:
         return [((a, b), (b, a)) for a, b in pairs if a < b]
@@ -127,16 +124,17 @@ class Measurement:
     """One measurement of the link: `pairs` of ranks move `size_bytes` in one launch.
 
     `key` is the algorithm of its cases. It takes the sets of pairs `among` those of `sets_of_pairs`
-    and the sizes `at` of `prepare`. Its kernel, `entry` of `file`, is performed by one block
-    `repeats` times, or at 0 by many blocks once. All ranks of the host launch it, since its flags
-    advance all epochs, unless the source `is_alone`, whose clock then counts. A destination checks
-    the data if it `is_checked`; the arrival of the `mover` of each pair begins the time."""
+    and the sizes `at` of `prepare`, where all ranks have what it `needs`. Its kernel in `file`,
+    `entry` or that of its key, is performed by one block `repeats` times, or at 0 by many blocks
+    once. All ranks of the host launch it, since its flags advance all epochs, unless the source
+    `is_alone`, whose clock then counts. A destination checks the data if it `is_checked`; the
+    arrival of the `mover` of each pair begins the time."""
 
     key: str
-    among, at = "near", "every"
-    file, entry = "link", "link_push"
+    among, at, needs = "near", "every", "nothing"
+    file, entry = "link", ""
     repeats, mover = 0, 0
-    is_alone, is_checked, reads = False, True, False
+    is_alone, is_checked = False, True
 
     def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
         self.link, self.pairs, self.size_bytes = link, pairs, size_bytes
@@ -144,11 +142,6 @@ class Measurement:
         self.own, (self.source, self.target) = self.world.rank, pairs[0]
         self.ranks = link.near.communicator.ranks  # of this host
         self.scale = 1 / max(1, self.repeats)
-
-    @classmethod
-    def is_here(cls, link: Link) -> bool:
-        """Whether this rank can take part. A measurement is left out unless all ranks can."""
-        return not (cls.reads and link.near.mapped.shown.no_reads)
 
     @staticmethod
     def shape(pairs: Pairs) -> Shape:
@@ -159,6 +152,8 @@ class Measurement:
         """The argument of the kernel: a launch numbers the ranks of its host."""
         transfer = Transfer.from_buffer_copy(self.link.transfer)
         transfer.ranks.count = self.repeats or self.size_bytes // DATATYPE.size_bytes
+        if self.size_bytes:
+            transfer.bytes = max(0, self.size_bytes - LINE_BYTES)  # a flag has the last line
         for source, target in self.pairs:
             if self.own == source:
                 transfer.to = self.ranks.index(target)
@@ -171,18 +166,16 @@ class Measurement:
         macros, structures = {"WT_WORLD": str(len(self.ranks))}, (*PEER_STRUCTURES, Transfer)
         kernels = self.device.compile(self.file, macros, structures)
         blocks = 1 if self.repeats else self.device.blocks_for(self.size_bytes)
-        return Step(kernels.kernel(self.entry), self.transfer(), blocks)
+        return Step(kernels.kernel(self.entry or f"link_{self.key}"), self.transfer(), blocks)
 
     def iteration(self) -> Iteration | Unsupported:
         """What is timed. All ranks call it. Raises DeviceError, MemoryError."""
         operation = Operation(nothing(self.world))
-        launching = [self.source] if self.is_alone else self.ranks
-        if self.source in self.ranks and self.own in launching:
+        if self.source in ([self.own] if self.is_alone else self.ranks):
             operation = Operation(self.step())
         iteration = self.timed(operation)
         iteration.keep.append(self.link)
-        if self.is_checked:
-            iteration.movers = tuple(pair[self.mover] for pair in self.pairs)
+        iteration.movers = tuple(pair[self.mover] for pair in self.pairs)
         return iteration
 
     def timed(self, operation: Operation) -> Iteration:
@@ -209,35 +202,27 @@ class Push(Measurement):
 
 
 class Pull(Measurement):
-    key, entry, mover, reads = "pull", "link_pull", 1, True
+    key, needs, mover = "pull", "reads", 1
 
 
 class EnginePush(Measurement):
-    key = "engine_push"
-
-    @staticmethod
-    def is_here(link: Link) -> bool:
-        return link.engine is not None
+    key, needs = "engine_push", "engines"
 
     def step(self) -> Step:
-        assert self.link.engine, "is_here"
+        assert self.link.engine, "needs"
         return pushed(self.link.near, self.link.engine, self.transfer())
 
 
 class BothDirections(Measurement):
-    key, among = "both_directions", "near_both"
+    key, among, entry = "both_directions", "near_both", "link_push"
 
 
 class LocalCopy(Measurement):
     key, among, is_alone = "local_copy", "own", True
 
-    def step(self) -> Step:
-        kernel = probe_kernels(self.device, len(self.ranks)).kernel("copy_local")
-        return Step(kernel, self.transfer().ranks, self.device.blocks_for(self.size_bytes))
-
 
 class DisjointPairs(Measurement):
-    key, among, at = "disjoint_pairs", "disjoint", "contended"
+    key, among, at, entry = "disjoint_pairs", "disjoint", "contended", "link_push"
 
     @staticmethod
     def shape(pairs: Pairs) -> Shape:
@@ -245,7 +230,7 @@ class DisjointPairs(Measurement):
 
 
 class PingPong(Measurement):  # so many that launching and stamping do not show
-    key, among, at, entry = "ping_pong", "near_both", "none", "link_ping_pong"
+    key, among, at = "ping_pong", "near_both", "none"
     repeats, is_checked = 500, False
 
     def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
@@ -264,46 +249,32 @@ class WirePart(Measurement):
 
 
 class Stores(WirePart):
-    key, entry = "stores", "link_stores"
+    key = "stores"
 
 
 class Loads(WirePart):
-    key, entry, reads = "loads", "link_loads", True
+    key, needs = "loads", "reads"
 
 
 class StoresAndLoads(WirePart):
-    key, entry, reads = "stores_and_loads", "link_both_streams", True
+    key, needs = "stores_and_loads", "reads"
 
 
 class FencedStores(WirePart):
-    key, at, entry, repeats = "fenced_stores", "message", "link_fenced_stores", 200
-
-    def transfer(self) -> Transfer:
-        transfer = super().transfer()
-        transfer.bytes = max(0, self.size_bytes - LINE_BYTES)  # the flag has the last line
-        return transfer
+    key, at, repeats = "fenced_stores", "message", 200
 
 
 class UnfencedStores(FencedStores):
-    key, entry = "unfenced_stores", "link_unfenced_stores"
+    key = "unfenced_stores"
 
 
 class DependentLoads(WirePart):
-    key, at, entry, repeats = "dependent_loads", "none", "link_dependent_loads", 200
-    reads = True
-
-    def transfer(self) -> Transfer:
-        transfer = super().transfer()
-        transfer.bytes = max(1, self.link.buffers.send.size_bytes // LINE_BYTES) * LINE_BYTES
-        return transfer
+    key, at, needs, repeats = "dependent_loads", "none", "reads", 200
 
 
-class GraphKernel(DependentLoads):  # without a load
-    key = "graph_kernel"
-
-    @staticmethod
-    def is_here(link: Link) -> bool:
-        return not link.near.device.reason_against_graphs()
+class GraphKernel(WirePart):  # of loads, without a load
+    key, at, needs, repeats = "graph_kernel", "none", "graphs", 200
+    entry = "link_dependent_loads"
 
     def step(self) -> Step:
         step = super().step()
@@ -385,8 +356,8 @@ MEASUREMENTS: tuple[type[Measurement], ...] = (
 
 
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
-    """All measurements, over buffers of the largest size, and the parts of every benchmark's bound
-    at one size. Raises Refusal, also if a host's ranks map no memory."""
+    """All measurements, over buffers of the largest size. Raises Refusal, also if a host's ranks
+    map no memory."""
     communicator, world = session.communicator, session.world
     near = world.node or world
     peers = near.mapped
@@ -396,7 +367,15 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     peers.locate(send.address, arguments.sends)
     peers.locate(receive.address, arguments.receives)
     buffers, engine = Buffers(send, receive, session.options.seed), shared_engine(near)
-    link = Link(session, near, buffers, Transfer(arguments, -1, -1), engine)
+    lines_bytes = max(1, sizes[-1] // LINE_BYTES) * LINE_BYTES
+    link = Link(session, near, buffers, Transfer(arguments, -1, -1, lines_bytes), engine)
+    has = {
+        "nothing": True,
+        "reads": not peers.shown.no_reads,
+        "engines": engine is not None,
+        "graphs": not near.device.reason_against_graphs(),
+    }
+    ranks_have = communicator.all_gather(has)
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
     at_sizes = {
         "every": sizes,
@@ -407,8 +386,8 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     }
     suite, sets = Suite(), sets_of_pairs(communicator.nodes)
     session.flight.note("compile", text="link")
-    here = communicator.all_gather([kind.is_here(link) for kind in MEASUREMENTS])
-    for kind, is_here in zip(MEASUREMENTS, map(all, zip(*here, strict=True)), strict=True):
+    for kind in MEASUREMENTS:
+        is_here = all(rank_has[kind.needs] for rank_has in ranks_have)
         for size, pairs in product(at_sizes[kind.at], sets[kind.among] if is_here else []):
             header = CaseHeader(
                 collective=LINK.name,
@@ -420,20 +399,16 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 algorithm=kind.key,
                 memory=peers.kind,
             )
-            measurement = kind(link, pairs, size)
-            if issubclass(kind, LibraryMessage):
+            is_far = issubclass(kind, LibraryMessage)
+            if is_far:
                 header.library, header.memory = world.library.name, "private"
-                # The library's ranks talk to each other here: a failed one cannot be waited for.
-                iteration = measurement.iteration()
-            else:
-                with communicator.all_or_none():
-                    iteration = measurement.iteration()
+            # A library's ranks talk to each other here: a failed one cannot be waited for.
+            with nullcontext() if is_far else communicator.all_or_none():
+                iteration = kind(link, pairs, size).iteration()
             if isinstance(iteration, Iteration):
                 ranks = "-".join(map(str, kind.shape(pairs).values()))
                 iteration.text = f"{kind.key} {ranks} {size} B"
             suite.add(header, iteration)
-    with communicator.all_or_none():
-        suite.link_parts[contended] = link_parts(near, buffers, contended, engine)
     return suite
 
 

@@ -1,6 +1,7 @@
 // The link alone: moves one rank's registered buffer into another's, or bounces a flag between two.
 // The rank that moves the elements (push: the sender, pull: the receiver) then signals the other.
-// All ranks meet before each launch, so its buffers are free; all launch, to advance their epochs.
+// All ranks meet before each launch, so its buffers are free; all launch, to advance their epochs,
+// but for a local copy, which a rank makes alone.
 #include "include/transfer.h"
 
 // No rank leaves before everything has moved.
@@ -21,6 +22,7 @@ DEVICE void move(const Transfer& t) {
 
 KERNEL link_push(LAUNCHED_WITH(Transfer) t) { move<PUSH>(t); }
 KERNEL link_pull(LAUNCHED_WITH(Transfer) t) { move<PULL>(t); }
+KERNEL link_local_copy(LAUNCHED_WITH(Transfer) t) { copy_message(t.ranks); }
 
 // `to` and `from` are the partner. `count` round trips; the lower rank begins each.
 KERNEL link_ping_pong(LAUNCHED_WITH(Transfer) t) {

@@ -1,6 +1,6 @@
 // The parts of a wire, by one rank alone over the buffers of another: no flag, nobody else
 // launches.
-//   stores, loads, both_streams: the wire up, down, and of both at once
+//   stores, loads, stores_and_loads: the wire up, down, and of both at once
 //   dependent_loads: a read's round trip; without a load, a kernel's time in a graph
 //   fenced_stores less unfenced_stores: the time until stores have drained
 // In host memory all cross PCIe, also on a shared GPU.
@@ -26,7 +26,7 @@ KERNEL link_loads(LAUNCHED_WITH(Transfer) t) {
   in_parts(t.ranks.count, [&](long at, long n) { copy(Digest{&digest}, source(t) + at, n); });
   use(t.ranks, digest);
 }
-KERNEL link_both_streams(LAUNCHED_WITH(Transfer) t) {
+KERNEL link_stores_and_loads(LAUNCHED_WITH(Transfer) t) {
   in_parts(t.ranks.count,
            [&](long at, long n) { copy(Output{target(t) + at}, source(t) + at, n); });
 }

@@ -98,7 +98,7 @@ def measure(
     communicator.barrier()
     if not suite.iterations:
         raise Refusal(f"no case can be measured: {suite.headers[0].reason}")
-    if suite.link_parts and not session.world.clock_shared:
+    if not session.world.clock_shared:
         measure_empty_launch(session)
     run_head = head.describe(session, machine, suite)
     run = RunInProgress(session, suite, STARTED_S + options.max_time_s - CLOSING_S)

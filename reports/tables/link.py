@@ -12,23 +12,22 @@ from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import number, plain_table, shares_places, size_text
 
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
-# The title and the unit of each matrix, with the size and the library that moves the data.
+# The title of each matrix, with the size and the library that moves the data.
 MATRICES = {
-    "push": ("push, {size}: row stores into column; diagonal: local copy", "GB/s"),
-    "pull": ("pull, {size}: column reads from row", "GB/s"),
-    "engine_push": ("push by copy engine, {size}: row copies into column", "GB/s"),
-    "both_directions": ("both directions at once, {size}: each", "GB/s"),
-    "ping_pong": ("flag, one way", "ns"),
-    "send_library": ("message by {library}, {size}: row sends to column", "GB/s"),
-    "both_directions_library": ("both directions at once by {library}, {size}: each", "GB/s"),
-    "ping_pong_library": ("message of one element by {library}, one way", "ns"),
+    "push": "push, {size}: row stores into column; diagonal: local copy",
+    "pull": "pull, {size}: column reads from row",
+    "engine_push": "push by copy engine, {size}: row copies into column",
+    "both_directions": "both directions at once, {size}: each",
+    "ping_pong": "flag",
+    "send_library": "message by {library}, {size}: row sends to column",
+    "both_directions_library": "both directions at once by {library}, {size}: each",
+    "ping_pong_library": "message of one element by {library}",
 }
-SYMMETRIC = [name for name in MATRICES if name.startswith(("both", "ping"))]
 LATENCIES, ONE_WAY = ("ping_pong", "ping_pong_library"), ("pull", "push", "send_library")
 # In the headline: the slowest of each kind.
 LABELS = {
-    "push": "push",
-    "send_library": "between hosts",
+    "push": "{size} push",
+    "send_library": "{size} between hosts",
     "ping_pong": "flag",
     "ping_pong_library": "message",
 }
@@ -57,6 +56,13 @@ def shown_in(result: Result) -> Shown:
     return grouped(shown, attrgetter("algorithm"))
 
 
+def figure_of(case: Case) -> tuple[float, str]:
+    """Its latency or its bandwidth, with the unit."""
+    if case.algorithm in LATENCIES:
+        return 1e3 * US(case), "ns one way"
+    return case.size_bytes / US(case) / 1e3, "GB/s"
+
+
 def pair_of(case: Case) -> tuple[int, int]:
     """The ranks from which and to which it transfers."""
     shape = case.shape or {}
@@ -72,15 +78,15 @@ def render(result: Result) -> str:
     library = next((case.library for case in result.cases if case.library), "the library")
     shown["push"] = [*shown.get("push", []), *shown.get("local_copy", [])]
 
-    for algorithm, (title, unit) in MATRICES.items():
+    for algorithm, title in MATRICES.items():
         cells = dict[tuple[int, int], str]()
         for case in shown.get(algorithm, []):
-            size, us, (src, dst) = case.size_bytes, US(case), pair_of(case)
-            cells[src, dst] = number(size / us / 1e3 if unit == "GB/s" else 1e3 * us)
-            if algorithm in SYMMETRIC:
+            (figure, unit), (src, dst) = figure_of(case), pair_of(case)
+            cells[src, dst] = number(figure)
+            if algorithm.startswith(("both", "ping")):
                 cells[dst, src] = cells[src, dst]
         if cells:
-            title = title.format(size=size_text(size), library=library)
+            title = title.format(size=size_text(case.size_bytes), library=library)
             rows = [[str(src), *(cells.get((src, dst), "-") for dst in ranks)] for src in ranks]
             tables.append((f"{title}, {unit}", plain_table(["", *map(str, ranks)], rows)))
 
@@ -93,12 +99,8 @@ def points(result: Result) -> list[Point]:
     for algorithm, label in LABELS.items():
         if cases := shown.get(algorithm):
             slowest = max(cases, key=US)
-            size, us = slowest.size_bytes, US(slowest)
-            figures.append(
-                Point(label, 1e3 * us, "ns one way")
-                if algorithm in LATENCIES
-                else Point(f"{size_text(size)} {label}", size / us / 1e3, "GB/s")
-            )
+            label = label.format(size=size_text(slowest.size_bytes))
+            figures.append(Point(label, *figure_of(slowest)))
 
     return figures
 

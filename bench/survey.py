@@ -6,17 +6,17 @@ of the all-reduce. A folder receives the runs, what each step printed, and one p
 holds it all, to send. If a step fails, the survey says so and goes on."""
 
 import argparse
-import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.launches import check_new, run_command, run_to_end, with_status
+from bench.campaigns.launches import check_new, run_command
 from bench.campaigns.options import Stop, launching_parser, parse_alone, time_text
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, print_out
@@ -24,7 +24,7 @@ from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use
 from bench.surveys import mps, steps
-from bench.surveys.steps import READS, RESULTS, Survey, SurveyStep
+from bench.surveys.steps import RESULTS, Survey, SurveyStep
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
 from reports.store.arguments import positive_number
@@ -33,8 +33,6 @@ from reports.store.writing import check_named
 
 FULL_S, SHARED_S, QUICK_S = 900.0, 600.0, 180.0
 CLOSING_SHARE, MOST_CLOSING_S = 0.1, 30.0  # to end a step that hangs, for reports and the page
-OPENING_S = 60.0  # for a process that opens a GPU
-LAUNCH_MARGIN = 1.2  # a further launch begins only if it can take so many times as long as planned
 EPILOG = f"""\
 example:
   {RUN}{BENCH}survey --quick
@@ -90,8 +88,8 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
         raise Stop(CANNOT, "there is no mpirun, which starts the ranks: pip install mpich")
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = arguments.out or Path(f"results/survey-{started}")
-    named = folder if folder.name not in ("", "..") else folder.resolve()
     check_new(folder)
+    named = folder.resolve()
     archive = named.with_name(f"{named.name}.tar.gz")
     check_new(archive)
     usual_s = QUICK_S if arguments.quick else SHARED_S if shares_gpus else FULL_S
@@ -102,7 +100,6 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
         ranks,
         mpirun,
         vendor,
-        arguments.device,
         arguments.quick,
         STARTED_S + max_time_s,
         steps.plan(vendor, arguments.quick, shares_gpus),
@@ -133,13 +130,6 @@ def find_gpus(device: str) -> tuple[str, list[str]]:
     return vendor, bus_ids
 
 
-def opened_gpu() -> str | None:
-    """Why a new process cannot use the GPU; None if it can."""
-    command = [sys.executable, "-c", "import cupy; cupy.cuda.runtime.malloc(1)"]
-    status, last_line = run_to_end(command, Path("/"), os.environ, OPENING_S)
-    return with_status(last_line, status) if status else None
-
-
 def run_survey(survey: Survey) -> int:
     """Runs the steps, writes page and archive, and returns the exit status. Raises OSError,
     ResultError if page or archive cannot be written."""
@@ -147,7 +137,7 @@ def run_survey(survey: Survey) -> int:
 
     is_interrupted = False
     try:
-        with mps.service(opened_gpu) if survey.shares_gpus else nullcontext("") as sentence:
+        with mps.service() if survey.shares_gpus else nullcontext("") as sentence:
             survey.remarks.extend(filter(None, [sentence]))
             for remark in survey.remarks:
                 survey.progress.write(remark)
@@ -183,41 +173,40 @@ def run_survey(survey: Survey) -> int:
 
 
 def run_steps(survey: Survey) -> None:
-    """Gives each launch its share of the time that is left, then makes further ones, and lets the
-    reports read what was measured."""
+    """Gives each first launch its share of the time that is left, keeps theirs for the planned
+    further ones, makes as many of these as fit, and lets the reports read what was measured."""
     total_s = survey.deadline_s - STARTED_S
     closing_s = min(CLOSING_SHARE * total_s, MOST_CLOSING_S)
     end_s = survey.deadline_s - closing_s
-    planned = [step for step in survey.steps if step.command not in READS]
-    for place, step in enumerate(planned):
+    firsts = [step for step in survey.steps if not step.reads]
+    repeated = [step for step in firsts if step.again and not survey.is_quick]
+    kept = sum(each.again["number"] * each.again["share"] for each in repeated)
+    for place, step in enumerate(firsts):
         left_s = end_s - time.monotonic()
-        share_s = left_s * step.share / sum(each.share for each in planned[place:])
-        has_time = share_s >= steps.LEAST_STEP_S
-        if step.launch > 1 and not (has_time and survey.may_succeed(step)):
-            survey.steps.remove(step)  # or earlier launches failed, and this one would too
-        elif step.name == "confirm" and not (survey.inside / steps.TABLE).exists():
-            survey.steps.remove(step)  # there are no candidates to confirm
-        elif has_time:
+        share_s = left_s * step.share / (kept + sum(each.share for each in firsts[place:]))
+        if share_s >= steps.LEAST_STEP_S:
             launch(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
         else:
             survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
-    # What has further launches is launched once more, in turn, as long as one fits the time.
-    firsts = [step for step in survey.steps if step.again and step.is_measured]
-    while firsts:
-        ready = min(firsts, key=lambda step: len(survey.launches(step.name)))
-        last = survey.launches(ready.name)[-1]
-        number = max(step.launch for step in survey.steps if step.name == ready.name)
-        further, left_s = ready.next_launch(number + 1), end_s - time.monotonic()
-        # The first launch has more cases than the further ones.
-        planned_s = last.elapsed_s * further.share / last.share
-        if left_s < LAUNCH_MARGIN * planned_s:
-            break
+    # In turn, as long as one fits the time. What lacked only time has compiled its kernels.
+    turns = deque(
+        (step, step)
+        for step in firsts
+        if step.again and (step.is_measured or steps.NO_TIME in step.sentence)
+    )
+    while turns:
+        first, last = turns.popleft()
+        further, left_s = first.next_launch(last.launch + 1), end_s - time.monotonic()
+        # The first launch may have more cases than the further ones.
+        planned_s = max(last.elapsed_s * further.share / last.share, steps.LEAST_STEP_S)
+        if left_s < steps.MEASURING_SHARE * planned_s:
+            continue
         survey.steps.append(further)
-        launch(survey, further, max(planned_s, steps.LEAST_STEP_S), left_s)
-        if not further.is_measured:
-            firsts.remove(ready)
+        launch(survey, further, planned_s, left_s)
+        if further.is_measured:
+            turns.append((first, further))
     for step in survey.steps:
-        if step.command in READS:
+        if step.reads:
             launch(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
 
 

@@ -1,30 +1,30 @@
 """NVIDIA's Multi-Process Service (MPS): with it ranks on one GPU run at once, else in turn."""
 
 import os
-import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+from bench.campaigns.launches import run_to_end, with_status
 from bench.harness.console import say
 from reports.store.program import BENCH
 
 CONTROL = "nvidia-cuda-mps-control"
 LIMIT_S = 20.0
+OPENING_S = 60.0  # for a process that opens a GPU
 WITHOUT = "ranks that share one of NVIDIA's GPUs take turns of milliseconds"
 
 
 @contextmanager
-def service(opened_gpu: Callable[[], str | None]) -> Iterator[str]:
-    """Starts the service and ends it, unless it runs already; yields a sentence about it.
-    `opened_gpu` opens the GPU in a process of its own, and says why it cannot: a container may
-    start the service and keep its clients out."""
+def service() -> Iterator[str]:
+    """Starts the service and ends it, unless it runs already; yields a sentence about it. A
+    container may start the service and keep its clients out."""
     # The usual folder for its logs is root's.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:
-        if not shutil.which(CONTROL):
-            yield f"There is no {CONTROL}: {WITHOUT}."
-        elif failure_of(command="get_server_list\n") is None:  # it fails without the service
+        if failure_of(command="get_server_list\n") is None:  # it fails without the service
             yield "MPS ran already, and ranks share the GPU through it."
         elif refusal := failure_of("-d", CUDA_MPS_LOG_DIRECTORY=logs):
             yield f"MPS does not start ({refusal}): {WITHOUT}."
@@ -37,6 +37,13 @@ def service(opened_gpu: Callable[[], str | None]) -> Iterator[str]:
                     yield f"{said}: {WITHOUT}."
                 else:
                     yield "The survey started MPS, and ranks share the GPU through it."
+
+
+def opened_gpu() -> str | None:
+    """Why a new process cannot use the GPU; None if it can."""
+    command = [sys.executable, "-c", "import cupy; cupy.cuda.runtime.malloc(1)"]
+    status, last_line = run_to_end(command, Path("/"), os.environ, OPENING_S)
+    return with_status(last_line, status) if status else None
 
 
 def end() -> None:

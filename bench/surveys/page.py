@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bench.surveys.steps import (
     LOGS,
-    READS,
     RESULTS,
     TABLE,
     Survey,
@@ -130,7 +129,7 @@ def model_sentences(survey: Survey) -> list[str]:
     sentences += [
         f"{step.title}: {step.sentence}."
         for step in survey.steps
-        if step.command in READS and step.is_measured
+        if step.reads and step.is_measured
     ]
     sentences += [
         f"A decode step of {shape.get('model')}, {point.label}, split over {survey.ranks} ranks, "

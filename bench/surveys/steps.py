@@ -38,8 +38,6 @@ SYSTEM_FOLDERS = "dev|etc|lib|lib64|opt|proc|sys|usr"
 # A folder that could name a user or a project; the system's own folders tell nobody anything.
 PRIVATE_FOLDER = re.compile(rf"(?<![\w/.>])~?/(?!(?:{SYSTEM_FOLDERS})/)(?:[^\s/'\":,;()]+/)+")
 PLANS = msgspec.toml.decode(Path(__file__).with_name("steps.toml").read_bytes())
-# The steps whose runs a command of `reports` reads; without the first one's it has nothing to say.
-READS = {"advise": ("allreduce",), "predict": ("link_host", "host_graph")}
 Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "not run"]
 
 
@@ -54,6 +52,7 @@ class SurveyStep:
     share: float = 1.0
     quick: str | None = None
     again: dict[str, Any] = field(default_factory=dict)
+    reads: Sequence[str] = ()
     gpus_only: bool = False
     launch: int = 1
     status: Status = "not run"
@@ -89,7 +88,6 @@ class Survey:
     ranks: int
     mpirun: str
     vendor: str
-    device: str
     is_quick: bool
     deadline_s: float
     steps: list[SurveyStep]
@@ -111,12 +109,6 @@ class Survey:
         """The launches of a step that measured something."""
         return [step for step in self.steps if step.name == name and step.is_measured]
 
-    def may_succeed(self, further: SurveyStep) -> bool:
-        """Whether an earlier launch measured something, or lacked only time, as when kernels are
-        compiled for the first time."""
-        earlier = [step for step in self.steps if step.name == further.name and step.elapsed_s]
-        return any(step.is_measured or NO_TIME in step.sentence for step in earlier)
-
     @property
     def shown(self) -> list[SurveyStep]:
         """Of each step its first launch that measured something, or its first."""
@@ -132,22 +124,16 @@ class Survey:
 
 
 def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[SurveyStep]:
-    """The launches in their order: each step once, the further ones in turn, and what reads their
-    runs."""
+    """The first launches in their order, and what reads their runs."""
     rows = PLANS["shared" if shares_gpus else "separate"]
     steps = [SurveyStep(**row) for row in rows if vendor or not row.get("gpus_only")]
-    if is_quick:
-        return [
-            replace(step, line=f"{step.line} {step.quick}".rstrip())
-            for step in steps
-            if step.quick is not None
-        ]
-    further = [
-        step.next_launch(number)
+    if not is_quick:
+        return steps
+    return [
+        replace(step, line=f"{step.line} {step.quick}".rstrip())
         for step in steps
-        for number in range(2, step.again.get("number", 0) + 2)
+        if step.quick is not None
     ]
-    return sorted([*steps, *further], key=lambda step: (step.command in READS, step.launch))
 
 
 def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[str]) -> list[str]:
@@ -157,10 +143,7 @@ def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[s
     if step.command == "doctor":
         ranks = 1 if survey.shares_gpus else survey.ranks
         return [mpirun, "-n", str(ranks), *words] if survey.vendor else words
-    if survey.device != "auto":
-        words.append(f"--device={survey.device}")
-    if survey.shares_gpus:
-        words.append("--ranks-share-gpus")
+    words += [f"--device={survey.vendor or 'cpu'}", *["--ranks-share-gpus"] * survey.shares_gpus]
     return [mpirun, "-n", str(survey.ranks), *words]
 
 
@@ -169,19 +152,15 @@ def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
     that it reads. Raises ResultError without a run, and for a GPU whose data sheet the advisor
     lacks."""
     folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
-    if step.command in READS:
-        names = READS[step.command]
-        if not survey.runs(names[0]):
-            raise ResultError(f"the step {names[0]} has no run to read")
-        words = [*module_command(REPORTS_PACKAGE), *step.line.split()]
-        if step.command == "advise":
-            name, gpu = gpu_of(survey)
-            if gpu is None:
-                raise ResultError(
-                    f"reports/advice/specs.toml has no data sheet of {name or 'this CPU'}"
-                )
-            words += ["--gpu", gpu.name, "--gpus", str(survey.ranks), "--run"]
-        return [*words, *(str(path) for name in names for path in survey.runs(name))]
+    if step.reads:
+        if not survey.runs(step.reads[0]):
+            raise ResultError(f"the step {step.reads[0]} has no run to read")
+        name, gpu = gpu_of(survey)
+        if gpu is None:
+            raise ResultError(f"reports/advice/specs.toml has no data sheet of {name}")
+        words = step.line.format(gpu=gpu.name, ranks=survey.ranks).split()
+        runs = (str(path) for name in step.reads for path in survey.runs(name))
+        return [*module_command(REPORTS_PACKAGE), *words, *runs]
     module = module_command(f"{BENCH_PACKAGE}.{step.command}")
     words = launch_of(survey, step, survey.mpirun, module)
     if step.command == "doctor":
@@ -208,16 +187,12 @@ def gpu_of(survey: Survey) -> tuple[str, Gpu | None]:
 
 def to_type(survey: Survey, step: SurveyStep) -> str:
     """The command that runs the step again."""
-    command = step.command
-    if command in READS:
-        folder = f"{survey.folder.resolve().name}/{RESULTS}"
-        runs = " ".join(f"{folder}/{name}/*.jsonl" for name in READS[command])
-        gpu = gpu_of(survey)[1]
-        line = f"{RUN}{REPORTS} {step.line} --gpu {gpu.name if gpu else 'NAME'}"
-        if command == "advise":
-            line += f" --gpus {survey.ranks} --run"
-        return f"{line} {runs}"
-    return " ".join(launch_of(survey, step, "mpirun", [f"{RUN}{BENCH}{command}"]))
+    if step.reads:
+        gpu, folder = gpu_of(survey)[1], f"{survey.folder.resolve().name}/{RESULTS}"
+        line = step.line.format(gpu=gpu.name if gpu else "NAME", ranks=survey.ranks)
+        runs = " ".join(f"{folder}/{name}/*.jsonl" for name in step.reads)
+        return f"{RUN}{REPORTS} {line} {runs}"
+    return " ".join(launch_of(survey, step, "mpirun", [f"{RUN}{BENCH}{step.command}"]))
 
 
 def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:

@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.campaigns.launches import run_to_end
-from bench.survey import opened_gpu
 from bench.surveys import mps
 from collectives.communicator import find_mpirun
 from collectives.registry import exact
@@ -276,7 +275,7 @@ def main() -> None:
     if unknown := {*names} - {each.name for each in questions}:
         sys.exit(f"there is no question {min(unknown)}")
     is_shared = options.one_card and options.vendor == "cuda"
-    with mps.service(opened_gpu) if is_shared else nullcontext("") as sentence:
+    with mps.service() if is_shared else nullcontext("") as sentence:
         print(sentence, flush=True)
         for question in questions:
             if question.name in names and question.vendor in ("", options.vendor):

@@ -39,11 +39,14 @@ def calls(tmp_path, monkeypatch):
         (False, "error 805", "-d quit", "MPS starts, and no process opens the GPU through it (err"),
     ],
 )
-def test_ranks_get_mps_for_the_time_of_the_survey(calls, runs, refusal, expected, said):
+def test_ranks_get_mps_for_the_time_of_the_survey(
+    calls, monkeypatch, runs, refusal, expected, said
+):
     """A service of the user's keeps running. Without it ranks would take turns of milliseconds."""
     if runs:
         calls.with_suffix(".runs").touch()
-    with mps.service(lambda: refusal) as sentence:
+    monkeypatch.setattr(mps, "opened_gpu", lambda: refusal)
+    with mps.service() as sentence:
         assert sentence.startswith(said)
         assert calls.read_text().split() == ["get_server_list", *expected.split()]
     assert calls.read_text().split()[1:] == ([] if runs else ["-d", "quit"])

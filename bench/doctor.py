@@ -7,7 +7,6 @@ that hang the host, --ladder tests in steps instead, and keeps on disk how far i
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.harness.console import CANNOT, FINE, WRONG, print_out
@@ -53,10 +52,6 @@ def main() -> NoReturn:
         from bench.harness.ladder import climb  # needs numpy
         from bench.harness.session import start
 
-        folder = Path(arguments.ladder).expanduser()
-        if not arguments.ladder or folder.is_file():
-            wrong = f"{arguments.ladder} is a file: " if arguments.ladder else ""
-            parser.error(f"argument --ladder: {wrong}name a folder")
         if (launched_ranks() or 1) < 2:
             parser.error(f"--ladder climbs between GPUs: {on_ranks(2, 'doctor')} --ladder")
         run = RunOptions(
@@ -64,7 +59,7 @@ def main() -> NoReturn:
             timeout_s=STEP_S,
             device="gpu",
             memory="host_staged",
-            out=str(folder),
+            out=os.path.expanduser(arguments.ladder),
             quiet=arguments.quiet,
         )
         start(run, climb)

@@ -321,10 +321,8 @@ def or_cannot(task: str) -> Iterator[None]:
 def reserve_run(options: RunOptions) -> str:
     """Checks that all files can be written, and reserves the run's name. Raises ResultError."""
     folder = Path(options.out)
-    if not options.out:
-        raise ResultError("--out is empty: name a folder, which receives the run")
-    if os.path.isfile(folder):  # a Path raises for a name that is too long
-        raise ResultError(f"--out {folder} is a file: name a folder, which receives the run")
+    if not options.out or os.path.isfile(folder):  # a Path raises for a name that is too long
+        raise ResultError(f"{options.out!r} is no folder, which receives the run: name one")
     with or_cannot(f"write {folder}"), opened(folder) as inside:
         with tempfile.TemporaryFile(dir=inside) as file:
             file.write(bytes(LEAST_FREE_BYTES))

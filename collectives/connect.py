@@ -5,11 +5,10 @@ If one rank cannot use a mode, or its memory fails the probe, all ranks try the 
 import ctypes
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, share, slab_bytes, write_own
-from collectives.probe import ProbeFailed, probe, probe_ordinary, wire_speed
+from collectives.probe import ProbeFailed, probe, wire_speed
 from kernels.devices.device import Control, Device, Own
 
 # Opening memory fails with error 17 where containers share no network, through which ROCm passes it
@@ -52,7 +51,7 @@ def connect(
         try:
             peers = map_peers(communicator, device, waits, sharing, undo)
             peers.refusals, peers.requested = refusals, modes[0]
-            peers.shown = replace(probe(peers), no_registered=probe_ordinary(peers))
+            peers.shown = probe(peers)
             has_another = any(mode.startswith("mapped") for mode in modes[number + 1 :])
             if has_another and peers.shown.no_reads:  # other memory may show reads too
                 raise ProbeFailed(peers.shown.no_reads)

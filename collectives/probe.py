@@ -43,8 +43,8 @@ def probe(peers: PeerBuffer) -> ProbeResult:
     """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
     ProbeFailed if data that were pushed before a flag are not there after it. What else fails is
     in the answer: packets (RCCL's hung in host memory on gfx12: rocm-systems pull 7183), reads of
-    peers' memory, which some hosts do not route (open-gpu-kernel-modules issue 1253), and stores
-    into uncached memory without a write-back."""
+    peers' memory, which some hosts do not route (open-gpu-kernel-modules issue 1253), registered
+    buffers, and stores into uncached memory without a write-back."""
     if sentence := show(peers, "show_stores"):
         raise ProbeFailed(sentence)
     no_reads = None if peers.device.is_cpu else show(peers, "show_reads")
@@ -53,8 +53,9 @@ def probe(peers: PeerBuffer) -> ProbeResult:
         show(peers, "show_stores", macros=UNCACHED)
         or (not no_reads and show(peers, "show_reads", macros=UNCACHED))
     )
+    no_registered = probe_ordinary(peers)
     peers.waits.forget()
-    return ProbeResult(no_packets, no_reads, writes_back=writes_back)
+    return ProbeResult(no_packets, no_reads, no_registered, writes_back)
 
 
 def probe_ordinary(peers: PeerBuffer) -> str | None:
@@ -72,9 +73,7 @@ def probe_ordinary(peers: PeerBuffer) -> str | None:
             for size_bytes in (PROBE_BYTES, LONG_BYTES, PROBE_BYTES)
             for number in range(LAUNCHES)  # in the third, a place has had other contents
         )
-        sentence = next(filter(None, sentences), None)
-    peers.waits.forget()
-    return sentence
+        return next(filter(None, sentences), None)
 
 
 def ping_pong(peers: PeerBuffer, trip_ns: Memory) -> Step:

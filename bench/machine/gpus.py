@@ -22,7 +22,6 @@ from kernels.devices.device import Device, Watch
 if TYPE_CHECKING:
     from collectives.library.gpu import NcclLibrary
 
-PEER_TIMEOUT_S = 30.0
 UNCACHED_SINCE = 7, 2  # ROCm, on gfx1200 and gfx1201
 SHM = "/dev/shm"
 LOADS = 10  # measurements of the wire, by whose end links and clocks are up
@@ -162,10 +161,9 @@ def examine_library(world: World) -> list[str]:
         return [f"{refusal}."]
 
     notes: list[str] = world.library.describe(world)["notes"]
-
-    reason = operation.reason.rstrip(".") if isinstance(operation, Unsupported) else ""
-    is_noted = any(reason in note or note.rstrip(".") in reason for note in notes)
-    return notes if is_noted or not reason else [f"{reason}.", *notes]
+    if isinstance(operation, Unsupported) and operation.reason not in " ".join(notes):
+        notes.insert(0, operation.reason)
+    return notes
 
 
 def open_linked(
@@ -185,7 +183,7 @@ def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
         gpu, _ = open_linked(communicator, "gpu", share_gpus=False)
         with communicator.all_or_none():
             watch = gpu.watch(Watch())
-        waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)
+        waits = WaitPolicy(watch, pin(communicator).oversubscribed)
         world = open_world(communicator, gpu, waits)
 
         wire = None

@@ -196,18 +196,9 @@ class Sampler:
 
             iteration = case_iteration(world, self.buffers, case, operation)
 
-        words = [
-            collective.name,
-            algorithm.name,
-            case.variant,
-            *map(str, shape.values()),
-            datatype.name,
-            redop,
-            f"{case.size_bytes} B",
-        ]
-
-        if in_place:
-            words.append("in place")
-
-        iteration.text = " ".join(words)
+        way, place = "".join(f" {value}" for value in shape.values()), " in place" * in_place
+        iteration.text = (
+            f"{collective.name} {algorithm.name} {case.variant}{way} {datatype.name} {redop} "
+            f"{case.size_bytes} B{place}"
+        )
         return SoakLaunch(case, iteration, algorithm.name)

@@ -27,7 +27,7 @@ from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, REDOPS
 from collectives.communicator import Refusal
 from collectives.operation import World
-from collectives.peer_buffer import PeerBuffer, skip_launches
+from collectives.peer_buffer import PeerBuffer, set_epoch, skip_launches
 from collectives.registry import ALGORITHMS
 from kernels.devices.device import Action, Counts, DeviceError, Phase, Step
 from reports.store.program import on_ranks
@@ -133,7 +133,8 @@ def soak(soak: SweepOptions, session: Session) -> int:
     if not batch:
         raise Refusal("--soak: none of these algorithms can do that here")
     communicator.barrier()
-    skip_launches(peers, START_EPOCH)
+    set_epoch(peers, START_EPOCH)
+    communicator.barrier()
     runner = Runner(session)
     begun_s = communicator.broadcast(time.monotonic())  # rank 0's clock decides
     sampled_s = 0.0  # after that

@@ -15,6 +15,7 @@ from kernels.devices.device import (
     MOST_RANKS,
     PACKETS_BYTES,
     Arguments,
+    Control,
     Device,
     DeviceError,
     Memory,
@@ -212,3 +213,13 @@ def skip_launches(peers: PeerBuffer, launches: int) -> None:
     own = Own.from_buffer_copy(bytes(peers.own.read()))
     own.epoch.value += launches
     peers.own.write(np.frombuffer(bytes(own), np.uint8))
+
+
+def set_epoch(peers: PeerBuffer, epoch: int) -> None:
+    """Makes `epoch` the epoch of the last launch. All ranks call it, between two barriers."""
+    control = Control()
+    for flags in control.flags:
+        for flag in flags:
+            flag.value = epoch << 32
+    write_own(peers, epoch)
+    peers.controls[peers.communicator.rank].write(np.frombuffer(bytes(control), np.uint8))

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from collectives.operation import Operation, Unsupported
-from collectives.peer_buffer import skip_launches
+from collectives.peer_buffer import set_epoch
 from collectives.registry import ALGORITHMS
 from tests.collectives.collective_examples import (
     ROOM_BYTES,
@@ -60,7 +60,7 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *n
         and (not names or {example.collective.name, example.algorithm} & {*names})
     ]
     if not isinstance(peers, Unsupported):  # the epoch wraps halfway
-        skip_launches(peers, 2**32 - 1 - (len(fixed) or int(examples)) // 2)
+        set_epoch(peers, 2**32 - 1 - (len(fixed) or int(examples)) // 2)
         communicator.barrier()
     for example in fixed:
         error = problem(example, inputs(example, communicator.size))

@@ -20,7 +20,7 @@ from collectives.build import Build
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import CollectiveCase, Operation, Unsupported, World
-from collectives.peer_buffer import skip_launches
+from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING, connect, launch, same_on_all_ranks
 
@@ -266,7 +266,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
     world, watch = connect(30.0, device, memory, WT_STREAM_SLAB=seed % 2)
     assert not isinstance(world.peers, Unsupported)
     bed = open_bed(world)
-    skip_launches(world.peers, 2**32 - 1 - examples // 2)  # the epoch wraps halfway
+    set_epoch(world.peers, 2**32 - 1 - examples // 2)  # the epoch wraps halfway
     world.communicator.barrier()
     if world.device.is_cpu and "allreduce_rmsnorm" in kernels:
         wrong = same_on_all_ranks(world, watch, wrong_squares(bed))

@@ -38,7 +38,7 @@ from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS
 from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
-from collectives.peer_buffer import PeerBuffer, WaitPolicy, WireSpeed, slab_bytes, write_own
+from collectives.peer_buffer import PeerBuffer, WaitPolicy, WireSpeed, set_epoch, slab_bytes
 from collectives.probe import probe_kernels
 from collectives.registry import ALGORITHMS
 from kernels.devices.cpu import FLAGS, CpuDevice
@@ -294,7 +294,7 @@ def open_bed(
         own = allocate(ctypes.sizeof(Own))
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
         peers.wire = WIRE
-        write_own(peers, START_EPOCH)
+        set_epoch(peers, START_EPOCH)
         worlds.append(World(communicator, device, peers, cast(Any, None), waits.watch))
     return Bed(worlds, seed, random.Random(seed), plant)
 

@@ -31,7 +31,7 @@ from collectives.experts import routing
 from collectives.experts.alltoall_routed import PULL, PUSH, WAYS
 from collectives.layers.fused import FUSED
 from collectives.operation import Operation
-from collectives.peer_buffer import PeerBuffer, skip_launches
+from collectives.peer_buffer import PeerBuffer, set_epoch
 from collectives.registry import ALGORITHMS, exact
 from collectives.table import parsed
 from kernels.devices.device import Action, Counts, Memory
@@ -61,7 +61,7 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
         hand += plain_launches(session, draw, plain)
 
     assert isinstance(world.peers, PeerBuffer)
-    skip_launches(world.peers, START_EPOCH)
+    set_epoch(world.peers, START_EPOCH)
     communicator.barrier()
     actions, idle = program(session, hand, launches), nothing(world)
     middle = len(actions) // launches * (launches // 2)

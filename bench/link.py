@@ -363,7 +363,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     peers = near.mapped
     require_memory(session, sizes[-1])
     send, receive = (peers.register(sizes[-1]) for _ in range(2))
-    arguments = peers.arguments(send.address, receive.address, 0, 0)
+    arguments = peers.arguments(send.address, receive.address)
     peers.locate(send.address, arguments.sends)
     peers.locate(receive.address, arguments.receives)
     buffers, engine = Buffers(send, receive, session.options.seed), shared_engine(near)

@@ -120,7 +120,9 @@ class PeerBuffer:
             "hdp_flush": "before each flag" if any(self.hdp_flush) else "none",
         }
 
-    def arguments(self, send: int, receive: int, count: int, chunk_bytes: int) -> Arguments:
+    def arguments(
+        self, send: int = 0, receive: int = 0, count: int = 0, chunk_bytes: int = 0
+    ) -> Arguments:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
         pointers = ctypes.c_void_p * MOST_RANKS
         return Arguments(

@@ -5,7 +5,7 @@ flag, and later launches find what earlier ones stored in ordinary memory? And h
 An allocator may ignore the requested type of memory. A stale cache shows only at the second use, so
 the rounds write new contents to the same addresses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import compress
@@ -14,7 +14,7 @@ import numpy as np
 
 from collectives.communicator import Refusal
 from collectives.peer_buffer import PeerBuffer, ProbeResult, WireSpeed, share, slab_bytes
-from kernels.devices.device import MOST_RANKS, PEER_STRUCTURES, Device, Memory, Module, Step
+from kernels.devices.device import MOST_RANKS, PEER_STRUCTURES, Device, Module, Step
 
 PROBE_BYTES = 4096  # written by each access at a time
 LONG_BYTES = 64 << 10  # the same, for launches between short ones
@@ -76,13 +76,20 @@ def probe_ordinary(peers: PeerBuffer) -> str | None:
         return next(filter(None, sentences), None)
 
 
-def ping_pong(peers: PeerBuffer, trip_ns: Memory) -> Step:
-    """Bounces a flag between pairs of ranks, and stores the round trip in ns, 8 B, on each rank; 0
-    without a partner."""
+def ping_pong(peers: PeerBuffer) -> Callable[[], float]:
+    """A function that bounces a flag between pairs of ranks, and returns this rank's round trip in
+    ns; 0 without a partner. All ranks call it. Raises DeviceError."""
+    trip_ns = peers.device.private(8)
     trips = SHARED_PING_PONGS if peers.kind == "same_device" else PING_PONGS
     kernels = probe_kernels(peers.device, peers.communicator.size)
-    arguments = peers.arguments(0, trip_ns.address, trips, 0)
-    return Step(kernels.kernel("flag_ping_pong"), arguments)
+    arguments = peers.arguments(receive=trip_ns.address, count=trips)
+    bounce = peers.device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))
+
+    def measure() -> float:
+        bounce()
+        return float(trip_ns.read().view(np.uint64)[0])
+
+    return measure
 
 
 def wire_speed(peers: PeerBuffer) -> WireSpeed:
@@ -99,13 +106,11 @@ def wire_speed(peers: PeerBuffer) -> WireSpeed:
             )
             for entry in ("push_out", "read_peer", "copy_local")
         ]
-        device.caller(ping_pong(peers, buffer))()
-        trip_ns = int(buffer.read(0, 8).view(np.uint64)[0])
+        trip_ns = ping_pong(peers)()
         buffer.close()
-    by_rank = np.array(communicator.all_gather([*times_us, trip_ns]))
-    store_gb_s, read_gb_s, own_gb_s = (WIRE_BYTES / 1e3 / by_rank.T[:3]).tolist()
-    trip_ns = by_rank.max(0)[3].item()
-    return WireSpeed(trip_ns, min(store_gb_s), min(read_gb_s), tuple(own_gb_s))
+    by_rank = communicator.all_gather((trip_ns, *(WIRE_BYTES / 1e3 / us for us in times_us)))
+    trips_ns, store_gb_s, read_gb_s, own_gb_s = zip(*by_rank, strict=True)
+    return WireSpeed(max(trips_ns), min(store_gb_s), min(read_gb_s), own_gb_s)
 
 
 def show(

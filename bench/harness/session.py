@@ -21,8 +21,6 @@ from pathlib import Path
 from statistics import median
 from typing import NoReturn
 
-import numpy as np
-
 from bench import VERSION
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.feature import Feature
@@ -42,7 +40,7 @@ from collectives.peer_buffer import WaitPolicy
 from collectives.probe import ping_pong, probe_kernels
 from collectives.world import open_world
 from kernels.devices import compile_cache
-from kernels.devices.device import DeviceError, Memory, Step
+from kernels.devices.device import DeviceError, Step
 from kernels.devices.owners import opened
 from kernels.devices.shared_memory import available_bytes
 from reports.store.program import BENCH
@@ -83,27 +81,23 @@ class Session:
             if isinstance(self.world.peers, Unsupported):
                 return self.world.library.barrier(self.world)
             kernels = probe_kernels(self.world.device, self.communicator.size)
-            return Step(kernels.kernel("meet"), self.world.mapped.arguments(0, 0, 0, 0))
+            return Step(kernels.kernel("meet"), self.world.mapped.arguments())
 
     @cached_property
-    def link_probe(self) -> tuple[Step, Memory] | None:
-        """Bounces a flag between pairs of ranks, and stores the round trip in ns; None where no
+    def link_probe(self) -> Callable[[], float]:
+        """Bounces a flag between pairs of ranks, and returns the round trip in ns; 0 where no
         memory is mapped. All ranks make it together. Raises Refusal."""
         if isinstance(self.world.peers, Unsupported):
-            return None
+            return lambda: 0.0
         with self.communicator.all_or_none():
-            trip_ns = self.world.device.private(8)
-            return ping_pong(self.world.mapped, trip_ns), trip_ns
+            return ping_pong(self.world.mapped)
 
     def round_trip_ns(self) -> float:
         """This rank's round trip of the flag; 0 without a partner or mapped memory."""
-        if self.link_probe is None:
-            return 0.0
-        step, trip_ns = self.link_probe
-        self.world.device.caller(step)()
+        trip_ns = self.link_probe()
         if self.flight.watch.timed_out:
             self.watchdog.wait_for_end()
-        return float(trip_ns.read().view(np.uint64)[0])
+        return trip_ns
 
 
 def start(

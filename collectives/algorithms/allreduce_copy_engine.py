@@ -76,7 +76,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
         rooms = inboxes(peers, "two_shot", ranks * segment_bytes)
     except Refusal as refused:
         return Unsupported(str(refused))
-    arguments = peers.arguments(case.send, case.receive, case.count, 0)
+    arguments = peers.arguments(case.send, case.receive, case.count)
     if not peers.locate(case.receive, arguments.receives):
         return NOT_MAPPED
     most = case.build.chunk_bytes or max(LEAST_PIECE_BYTES, -(-segment_bytes // PIECES))
@@ -156,7 +156,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
 def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
     peers, rank, size_bytes = world.mapped, world.rank, case.segment_bytes
     is_staged = peers.kind == "host_staged"
-    arguments = peers.arguments(case.send, case.receive, case.count, 0)
+    arguments = peers.arguments(case.send, case.receive, case.count)
     if is_staged and peers.locate(case.send, arguments.sends):
         return BETWEEN_HOSTS
     try:

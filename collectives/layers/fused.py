@@ -156,7 +156,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
             f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
             depends_on_size=True,
         )
-    arguments = peers.arguments(case.send, case.receive, case.count, 0)
+    arguments = peers.arguments(case.send, case.receive, case.count)
     element = WEIGHTS[case.weight_type].element
     module = _compile(
         world, case, "gemv_allreduce", Gemv, WT_TOKENS=str(case.tokens), WT_WEIGHT=element

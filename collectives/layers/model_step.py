@@ -245,7 +245,7 @@ def sendrecv(
         ends = (True, target, send), (False, source, receive)
         messages = [Message(*end, size_bytes) for end in ends if end[1] >= 0]
         return world.library.bind_messages(world, [messages])
-    arguments = world.mapped.arguments(send, receive, count, 0)
+    arguments = world.mapped.arguments(send, receive, count)
     is_mapped = world.mapped.locate(receive, arguments.receives)
     assert is_mapped, "a stage receives into memory that all ranks have mapped"
     macros = {"WT_WORLD": str(world.ranks), "WT_ELEMENT": weights.datatype.element}

@@ -2,6 +2,8 @@
 
 With --experts it is routed, as in a mixture of experts: the lines that name `experts` do that."""
 
+from functools import partial
+
 from bench.features import FEATURES
 from bench.harness.command import run_sweep, sweep_options, sweep_parser
 from bench.harness.options import CASES
@@ -19,5 +21,5 @@ if __name__ == "__main__":
     namespace = parser.parse_args()
     options = sweep_options(parser, namespace, FEATURES)
     if batch := experts.parse(parser, namespace):
-        experts.run(batch, *options)
+        run_sweep(*options, partial(experts.prepare, batch))
     run_sweep(*options)

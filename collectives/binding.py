@@ -1,10 +1,10 @@
 """Binds a case to an entry of a kernel file."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Step
 # From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times
 # at 2 MiB. A copy loses (docs/experiments/performance.md). No effect on a GPU.
 SEVERAL_PAGES_BYTES = 8 << 20
+Key = TypeVar("Key")
 
 
 def binder(
@@ -118,12 +119,48 @@ def run_sequence(world: World, bounds: Sequence[Bound]) -> Bound:
     return Operation(step, choice=choice, failure=partial(first_failure, operations))
 
 
+def fastest(world: World, steps: Mapping[Key, Step], rounds: int, calls: int) -> Key:
+    """The step that takes the slowest rank the shortest time, launched as a case is, from a graph
+    or not. They take turns, so a disturbance hits all. All ranks call it."""
+    device = world.device
+    launched = [device.replayed(step) if world.graph else step for step in steps.values()]
+    times_us = [
+        [device.time_us(step, calls, world.watch) for step in launched] for _ in range(rounds)
+    ]
+    slowest_us = np.max(world.communicator.all_gather(np.median(times_us, axis=0)), axis=0)
+    return list(steps)[int(np.argmin(slowest_us))]
+
+
 def place_structure(world: World, arguments: Arguments, structure: Any) -> None:
     """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, to
     which `arguments` point, and which they keep. Raises DeviceError."""
     memory = arguments.memory = world.device.private(ctypes.sizeof(structure))
     arguments.more, structure.ranks = memory.address, arguments
     memory.write(np.frombuffer(structure, np.uint8))
+
+
+def launch_with(
+    world: World,
+    case: CollectiveCase,
+    arguments: Arguments,
+    structure: Any,
+    stem: str,
+    entry: str,
+    blocks: int,
+    threads: int | None = None,
+    **macros: str,
+) -> Operation:
+    """An entry of kernels/<stem>.cu that reads `structure`. Raises DeviceError."""
+    macros |= {"WT_WORLD": str(world.ranks), "WT_ELEMENT": case.datatype.element}
+    macros |= case.build.slab_macros
+    module = world.device.compile(stem, macros, (*PEER_STRUCTURES, type(structure)))
+    place_structure(world, arguments, structure)
+    return Operation(Step(module.kernel(entry, threads), arguments, blocks))
+
+
+def row_stride(row_bytes: int) -> int:
+    """`stride_of` of exchange.h: the bytes of a row in a slot."""
+    return (row_bytes + 63) // 64 * 64
 
 
 def chunk_that_fits(world: World, case: CollectiveCase, room_bytes: float) -> int:

@@ -1,9 +1,9 @@
 """The command line of the benchmarks of one collective over sizes."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
@@ -19,15 +19,22 @@ def main(command: str, collective: str, about: str, features: Sequence[type[Feat
     run_sweep(*sweep_options(parser, parser.parse_args(), features))
 
 
-def run_sweep(run: RunOptions, sweep: SweepOptions, features: Sequence[Feature]) -> NoReturn:
-    """Runs the sweep, or lists its algorithms, and exits."""
-    from bench.harness.run import measure  # not at the top: --help needs no more modules
+def run_sweep(
+    run: RunOptions,
+    sweep: SweepOptions,
+    features: Sequence[Feature],
+    prepare: Callable[..., Any] | None = None,
+) -> NoReturn:
+    """Runs the sweep, or what `prepare(sweep, session)` makes of it, or lists its algorithms, and
+    exits."""
+    from bench.harness import suite  # not at the top: --help needs no more modules
+    from bench.harness.run import measure
     from bench.harness.session import start
-    from bench.harness.suite import list_algorithms, prepare
 
     if not run.keeps_run:
-        start(run, partial(list_algorithms, sweep), features)
-    start(run, lambda session: measure(session, partial(prepare, sweep)), features)
+        start(run, partial(suite.list_algorithms, sweep), features)
+    cases = partial(prepare or suite.prepare, sweep)
+    start(run, lambda session: measure(session, cases), features)
 
 
 def sweep_parser(

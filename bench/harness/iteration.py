@@ -225,7 +225,6 @@ def checked_iteration(
     inputs: Segments,
     outputs: Segments,
     owner: object,
-    repeats: int = verify.REPEATS,
 ) -> Iteration:
     """Writes inputs, performs the operation, reads and checks outputs, and that out of place the
     inputs, and margins that `owner` has, are as before. Raises DeviceError."""
@@ -236,7 +235,8 @@ def checked_iteration(
     kernels, blocks, keep = device.loop_kernels(), device.blocks_for(most_bytes), [owner, wrong]
 
     def over(part: Segments, entry: str, place: int) -> Step:
-        # `repeats` periods can start anywhere in the first one.
+        # The periods of a table can start anywhere in the first one.
+        repeats = verify.REPEATS if len(part.tables) < verify.REPEATS else verify.FEW_REPEATS
         table = device.store(np.tile(part.tables, repeats + 1))
         keep.append(table)
         pattern = Pattern(

@@ -19,7 +19,7 @@ from kernels.devices.device import Wrong
 from reports.store.schema import FirstWrong
 
 PERIOD = 31  # a prime: no chunk, segment or pack is a multiple, so data at a wrong offset mismatch
-REPEATS = 64
+REPEATS, FEW_REPEATS = 64, 8  # of a period in a table; few if there are many tables
 # Whole numbers up to these are exact; in e5m2 up to 8, in float32 up to 2^24.
 EXACT_SUMS = {"bfloat16": 256, "float16": 2048}
 FP8_CODES = 0x30  # of fp8: those that follow are finite and not tiny

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -15,15 +15,15 @@ from bench.harness.run import RunInProgress, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.layers import fused, overlap, step_splits
-from bench.layers.forms import LayerOptions
+from bench.layers.forms import FORMS, LayerOptions
 from collectives.collective import DATATYPE_ALIASES
 from collectives.communicator import launched_ranks
-from collectives.layers.fused import FUSED, WEIGHTS
-from collectives.layers.overlap import CHUNKS, OVERLAPPED
+from collectives.layers.fused import WEIGHTS
+from collectives.layers.overlap import CHUNKS
 from collectives.models import MODELS
-from collectives.operation import Algorithm
 from reports.store.program import on_ranks
 
+WIRE = "float32", "float16", "bfloat16"  # types of elements there
 up_to_4096, up_to_8 = (partial(whole_number, 1, most=most) for most in (4096, 8))
 # Many short blocks close in time, so that a disturbance hits both sides of a difference.
 ROUNDS = 256
@@ -46,29 +46,6 @@ def option(*flags: str, **settings: Any) -> Option:
     return lambda add: add(*flags, **settings)
 
 
-def one_model(default: str = "llama-3.1-70b") -> Option:
-    names = list(MODELS)
-    return option(
-        "--model",
-        type=partial(name_among, "model", names),
-        default=default,
-        metavar="NAME",
-        help=f"{', '.join(names[:-1])} or {names[-1]} ({default})",
-    )
-
-
-def datatype_of_wire(default: str = "float") -> Option:
-    names = "float32", "float16", "bfloat16"
-    return option(
-        "-d",
-        "--datatype",
-        default=default,
-        metavar="TYPE",
-        type=partial(name_among, "datatype", names, aliases=DATATYPE_ALIASES),
-        help=f"type on the wire: float, half or bfloat16 ({default})",
-    )
-
-
 def counts(flag: str, number: Callable[[str], int], default: str, text: str) -> Option:
     return option(
         flag,
@@ -88,15 +65,6 @@ def tokens_of_matmul(text: str) -> int:
             f"{tokens} is not a multiple of {unit}: of {max(CHUNKS)} chunks times the ranks"
         )
     return tokens
-
-
-def algorithms(forms: Mapping[str, Algorithm]) -> Option:
-    return option(
-        "--algorithm",
-        type=partial(comma_separated, partial(options.algorithm, forms)),
-        metavar="A,B",
-        help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",
-    )
 
 
 SCALE = option(
@@ -126,22 +94,24 @@ DIFFERENCES = RunPolicy(ROUNDS, until_time_is_up)
 
 @dataclass(frozen=True)
 class Command:
-    """`graph`, `warmup`: defaults."""
+    """`options` are its own; `model`, `datatype`, `graph`, `warmup`: defaults."""
 
     about: str
-    options: Sequence[Option]
     prepare: Callable[[LayerOptions, Session], Suite]
+    options: Sequence[Option]
+    model: str = "llama-3.1-70b"
+    datatype: str = "float"
     policy: RunPolicy = DIFFERENCES
     max_time_s: float = 60.0
     graph: int | None = 0
     warmup: int | None = None
 
 
-def matmul_command(name: str, about: str) -> Command:
+def matmul_command(about: str) -> Command:
     return Command(
         f"Times {about}, overlapped and {HIDES}",
+        overlap.prepare,
         (
-            one_model("llama-3.1-8b"),
             SCALE,
             counts(
                 "--tokens",
@@ -149,11 +119,9 @@ def matmul_command(name: str, about: str) -> Command:
                 "256,1024,4096",
                 "tokens of a prefill, in multiples of 8 chunks times the ranks",
             ),
-            datatype_of_wire(),
-            algorithms(OVERLAPPED[name]),
         ),
+        "llama-3.1-8b",
         # On a CPU an iteration of 4,096 tokens takes 0.1 s; a difference needs a dozen blocks.
-        overlap.prepare,
         max_time_s=240.0,
     )
 
@@ -161,8 +129,8 @@ def matmul_command(name: str, about: str) -> Command:
 COMMANDS = {
     "allreduce_rmsnorm": Command(
         f"Times all-reduce + residual + RMSNorm, fused and {HIDES}",
+        fused.prepare_norm,
         (
-            one_model(),
             option(
                 "--hidden",
                 type=partial(whole_number, 1, most=1 << 20),
@@ -170,46 +138,39 @@ COMMANDS = {
                 help="elements of a token (the model's)",
             ),
             counts("--tokens", up_to_4096, "1,16,256,2048", "tokens at once"),
-            datatype_of_wire(),
-            algorithms(FUSED["allreduce_rmsnorm"]),
         ),
         # A round of all forms with 2048 tokens takes two CPU cores 5 s; 60 s hold too few.
-        fused.prepare_norm,
         max_time_s=120.0,
     ),
     "gemv_allreduce": Command(
         f"Times GEMV + all-reduce, fused and {HIDES}",
+        fused.prepare_gemv,
         (
-            one_model(),
             SCALE,
             counts("--tokens", up_to_8, "1", "chats that decode at once, with a token each"),
-            datatype_of_wire(),
             WEIGHT_TYPE,
-            algorithms(FUSED["gemv_allreduce"]),
         ),
-        fused.prepare_gemv,
     ),
-    "gemm_reduce_scatter": matmul_command("gemm_reduce_scatter", "matmul + reduce-scatter"),
-    "allgather_gemm": matmul_command("allgather_gemm", "all-gather + matmul"),
+    "gemm_reduce_scatter": matmul_command("matmul + reduce-scatter"),
+    "allgather_gemm": matmul_command("all-gather + matmul"),
     "decode": Command(
         f"Times a whole decode step of a model: {SPLIT} and as a pipeline.",
+        step_splits.prepare,
         (
-            one_model(),
             SCALE,
             counts(
                 "--slots", up_to_8, "1,2", "chats that decode at once, with a token per step each"
             ),
-            datatype_of_wire("half"),
             WEIGHT_TYPE,
         ),
-        step_splits.prepare,
+        datatype="half",
         policy=RunPolicy(),
         graph=None,
     ),
     "prefill": Command(
         f"Times a prefill step of a model: {SPLIT} and as a pipeline.",
+        step_splits.prepare,
         (
-            one_model(),
             SCALE,
             option(
                 "--tokens",
@@ -225,12 +186,10 @@ COMMANDS = {
                 metavar="N",
                 help="timed layers, a multiple of the ranks (4)",
             ),
-            datatype_of_wire(),
         ),
+        policy=RunPolicy(),
+        max_time_s=110.0,
         # The checked iteration warms up, and an iteration takes a quarter of a second.
-        step_splits.prepare,
-        RunPolicy(),
-        110.0,
         warmup=0,
     ),
 }
@@ -239,13 +198,35 @@ COMMANDS = {
 def parse(
     name: str, features: Sequence[type[Feature]] = ()
 ) -> tuple[RunOptions, LayerOptions, list[Feature]]:
-    command = COMMANDS[name]
+    command, forms, models = COMMANDS[name], FORMS.get(name), list(MODELS)
     example = f"{on_ranks(2, name)} --model llama-3.1-8b"
     parser, what, how, output = options.rank_parser(
         name, command.about, example, "the results so far are stored"
     )
+    what(
+        "--model",
+        type=partial(name_among, "model", models),
+        default=command.model,
+        metavar="NAME",
+        help=f"{', '.join(models[:-1])} or {models[-1]} ({command.model})",
+    )
     for add_to in command.options:
         add_to(what)
+    what(
+        "-d",
+        "--datatype",
+        default=command.datatype,
+        metavar="TYPE",
+        type=partial(name_among, "datatype", WIRE, aliases=DATATYPE_ALIASES),
+        help=f"type on the wire: float, half or bfloat16 ({command.datatype})",
+    )
+    if forms:
+        what(
+            "--algorithm",
+            type=partial(comma_separated, partial(options.algorithm, forms)),
+            metavar="A,B",
+            help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",
+        )
     for feature in features:
         feature.add_options(what)
     options.add_iterations(how, "as many as fit the time", command.graph)

@@ -1,22 +1,20 @@
 """bench.alltoall --experts: sends a batch of tokens to the ranks of their experts (dispatch), their
 results back (combine), or does both over experts that change nothing (round_trip)."""
 
-from argparse import ArgumentParser, Namespace
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import NoReturn
 
 import numpy as np
 
 from bench.harness import options, verify
-from bench.harness.feature import Feature
-from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
-from bench.harness.options import AddOption, RunOptions, SweepOptions
-from bench.harness.run import measure
-from bench.harness.session import Session, start
-from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
+from bench.harness.iteration import Iteration, Segments, checked_iteration, consume_step
+from bench.harness.options import AddOption, SweepOptions
+from bench.harness.session import Session
+from bench.harness.suite import Axes, Suite, bind_cases
 from collectives.collective import DATATYPES, Array, Datatype, Shape
 from collectives.communicator import Refusal
 from collectives.experts import routing
@@ -25,7 +23,6 @@ from collectives.experts.routing import Routes
 from collectives.operation import CollectiveCase, Operation
 
 MOST_BYTES = 1 << 30  # MPI_Alltoallv has 32-bit offsets
-REPEATS = 8  # of a row's table; there are many rows
 CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts
 
 
@@ -38,6 +35,13 @@ class ExpertOptions:
     tokens: int = 1024
     hidden: int = 4096
     skew: Sequence[str] = ("uniform", "zipf:1.2")
+
+
+def skew_name(text: str) -> str:
+    """`uniform` or `zipf:1.2`."""
+    if not re.fullmatch(r"uniform|zipf:\d{1,2}(\.\d+)?", text):
+        raise ArgumentTypeError(f"{text!r} is not a skew such as uniform or zipf:1.2")
+    return text
 
 
 def add_options(add: AddOption) -> None:
@@ -55,7 +59,7 @@ def add_options(add: AddOption) -> None:
         )
     add(
         "--skew",
-        type=partial(options.comma_separated, str),
+        type=partial(options.comma_separated, skew_name),
         metavar="A,B",
         help="with --experts: how unevenly tokens choose them: uniform or zipf:S "
         "(uniform,zipf:1.2)",
@@ -74,15 +78,13 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
             parser.error(f"--{name.replace('_', '-')} is for a routed all-to-all: add --experts N")
         return None
     batch = ExpertOptions(**values)
-    datatype = DATATYPES[namespace.datatypes[0]]
+    first, *others = (DATATYPES[name] for name in namespace.datatypes)
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
     has_sizes = namespace.sizes or sizes != (16 << 10, 32 << 20, 2)
     mistakes = {
-        "with --experts -d takes one datatype": len(namespace.datatypes) > 1,
-        f"the weights of experts are fractions, and {datatype.name} has none": (
-            not datatype.is_float
+        "with --experts -d takes one of float, half, bfloat16 and double": (
+            others or first.float8 or not first.is_float
         ),
-        f"rows of tokens cannot be {datatype.name}: choose half or bfloat16": datatype.float8,
         f"--top-k {batch.top_k} is more than the {batch.experts} experts": (
             batch.top_k > batch.experts
         ),
@@ -94,22 +96,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     for mistake, is_made in mistakes.items():
         if is_made:
             parser.error(mistake)
-    try:
-        for skew in batch.skew:
-            routing.exponent_of(skew)
-    except ValueError as error:
-        parser.error(f"--skew: {error}")
     return batch
-
-
-def run(
-    batch: ExpertOptions,
-    run_options: RunOptions,
-    sweep: SweepOptions,
-    features: Sequence[Feature],
-) -> NoReturn:
-    """Measures the routed all-to-all with the options of a sweep, and exits."""
-    start(run_options, lambda session: measure(session, partial(prepare, batch, sweep)), features)
 
 
 def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
@@ -136,7 +123,6 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         tables = {
             skew: make_tables(world, routes, rows, row_bytes) for skew, routes in batches.items()
         }
-    buffers = Buffers(send, receive, seed)
     shapes: Sequence[Shape] = [{"way": way, **vars(batch)} for way in WAYS]
     for feature in session.features:
         shapes = feature.shapes(shapes)
@@ -166,7 +152,8 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         sweep.mode,
         chain_calls=CHAIN_ROUND_TRIPS,
     )
-    suite = bind_cases(session, axes, cases(), partial(routed_iteration, session, buffers))
+    make_iteration = partial(routed_iteration, session, (send, receive))
+    suite = bind_cases(session, axes, cases(), make_iteration)
     for header in suite.headers:
         routes, way = batches[header.shape["skew"]], header.shape["way"]
         dispatched, combined = routes.between.sum(axis=1), routes.between.sum(axis=0)
@@ -174,12 +161,11 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         leaving_bytes = [int(rows) * row_bytes for rows in sums[way]]
         header.routing = {**routes.imbalance(), "leaving_bytes": leaving_bytes}
         header.count = tokens_bytes // datatype.size_bytes
-    add_link_parts(session, suite, buffers)
     return suite
 
 
 def routed_iteration(
-    session: Session, buffers: Buffers, case: CollectiveCase, operation: Operation, chain_calls: int
+    session: Session, keep: object, case: CollectiveCase, operation: Operation, chain_calls: int
 ) -> Iteration:
     assert isinstance(case, RoutedCase)
     sent, expected = source_and_target(
@@ -187,7 +173,7 @@ def routed_iteration(
         case.datatype,
         case.shape["way"],
         max(1, chain_calls),
-        buffers.seed,
+        session.options.seed,
         session.communicator.rank,
     )
     iteration = checked_iteration(
@@ -196,8 +182,7 @@ def routed_iteration(
         operation,
         Segments(case.send, case.segment_bytes, case.datatype.encode(sent)),
         Segments(case.receive, case.segment_bytes, case.datatype.encode(expected)),
-        buffers,
-        REPEATS,
+        keep,
     )
     if chain_calls:
         iteration.chain_calls, count = chain_calls, len(expected) * case.count

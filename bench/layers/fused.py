@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.harness.iteration import Iteration, Segments, checked_iteration, own_buffers
+from bench.harness.iteration import Segments, own_buffers
 from bench.harness.session import Session, require_memory
 from bench.harness.suite import Suite
 from bench.harness.verify import PERIOD, Data
@@ -14,7 +14,7 @@ from bench.layers.forms import LayerOptions, bind_forms, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.models import LAYERS, MODELS
-from collectives.operation import CollectiveCase, Operation
+from collectives.operation import CollectiveCase
 from kernels.devices.device import Memory
 
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
@@ -77,21 +77,20 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
             size_bytes=size_bytes,
         )
 
-    def for_library(case: CollectiveCase) -> CollectiveCase:
-        return norm_case(case.shape["tokens"], *own)
-
-    def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
-        return checked_iteration(
-            world,
-            case,
-            operation,
+    def contents(case: CollectiveCase) -> tuple[Segments, Segments]:
+        return (
             Segments(case.send, case.size_bytes, inputs),
             Segments(case.receive, case.size_bytes, outputs),
-            keep,
         )
 
-    cases = [norm_case(tokens, *memories) for tokens in options.tokens]
-    return bind_forms(session, options, cases, iteration, for_library)
+    return bind_forms(
+        session,
+        options,
+        [norm_case(tokens, *memories) for tokens in options.tokens],
+        contents,
+        keep,
+        lambda case: norm_case(case.shape["tokens"], *own),
+    )
 
 
 def matrix(rows: int, inner: int, rank: int, seed: int) -> Array:
@@ -134,7 +133,8 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     hidden, size, most_tokens = model.hidden, datatype.size_bytes, max(options.tokens)
     scale = scale_for(options, session)
     inner = {layer: model.columns(layer, ranks, float(scale)) for layer in LAYERS}
-    row_scale = ROW_SCALE if options.weights == "int8" else 1.0
+    weight_type = fused.WEIGHTS[options.weights]
+    row_scale = 1.0 if weight_type.is_float else ROW_SCALE
     with world.communicator.all_or_none():
         send, receive = memories = [
             world.library.allocate(world, most_tokens * hidden * size) for _ in range(2)
@@ -144,12 +144,9 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
         activations = world.device.private(most_tokens * max(inner.values()) * size)
     keep = [send, receive, scales, activations]
 
-    def for_library(case: CollectiveCase) -> CollectiveCase:
-        return replace(case, send=own[0].address, receive=own[1].address)
-
     def cases() -> Iterator[CollectiveCase]:
         for layer, columns in inner.items():
-            stored = fused.WEIGHTS[options.weights].encode(matrix(hidden, columns, rank, seed))
+            stored = weight_type.encode(matrix(hidden, columns, rank, seed))
             copies = 1 if world.device.is_cpu else max(1, WEIGHT_BYTES // stored.nbytes)
             with world.communicator.all_or_none():
                 weights = world.device.store(np.tile(stored, (copies, 1)))
@@ -174,24 +171,25 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
                     send.address,
                     receive.address,
                     layer=gemv,
-                    tokens=tokens,
+                    weight_type=weight_type,
                     shape={**shape, "tokens": tokens, "scale": str(scale)},
                     size_bytes=tokens * hidden * size,
-                    weight_type=options.weights,
                 )
 
-    def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
-        assert isinstance(case, fused.GemvCase)
-        drawn = drawn_activations(ranks, case.tokens, seed)
+    def contents(case: fused.GemvCase) -> tuple[Segments, Segments]:
+        drawn = drawn_activations(ranks, case.shape["tokens"], seed)
         outputs = summed_products(case.layer.inner, drawn, seed) * row_scale
         row_bytes = case.layer.inner * size
-        return checked_iteration(
-            world,
-            case,
-            operation,
+        return (
             Segments(case.layer.activations, row_bytes, datatype.encode(drawn[rank])),
             Segments(case.receive, hidden * size, datatype.encode(outputs)),
-            keep,
         )
 
-    return bind_forms(session, options, cases(), iteration, for_library)
+    return bind_forms(
+        session,
+        options,
+        cases(),
+        contents,
+        keep,
+        lambda case: replace(case, send=own[0].address, receive=own[1].address),
+    )

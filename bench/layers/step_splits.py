@@ -16,8 +16,8 @@ from bench.harness.iteration import Iteration, consume_step, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
-from bench.layers.forms import LayerOptions, fastest, scale_for
-from collectives.binding import run_sequence
+from bench.layers.forms import LayerOptions, scale_for
+from collectives.binding import fastest, run_sequence
 from collectives.collective import DATATYPES, Array
 from collectives.communicator import Mistake, Refusal
 from collectives.layers import model_step
@@ -33,6 +33,7 @@ from reports.tables.sentences import number
 
 MEMORY_SHARE = 0.6  # of the free memory, for matrices
 FIRST_STEPS = 10  # of a batch, at least: each split is checked, and forms are tried
+TRIES = 5  # of each form; the first one warms up
 MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 elements of 16 bits
 # Of a token's error / the result, both as root mean squares: 160 sums are rounded, and the residual
 # after each: half of this at most. A step that lacks one of 160 layers is off by 0.08.
@@ -46,7 +47,8 @@ TENSOR_FORMS = {
 def prepare(options: LayerOptions, session: Session) -> Suite:
     """Every split of a step, for each size of a batch. Raises Refusal."""
     model, datatype = MODELS[options.model], DATATYPES[options.datatype]
-    is_prefill, ranks = session.options.command == "prefill", session.communicator.size
+    world, communicator, ranks = session.world, session.communicator, session.world.ranks
+    is_prefill = session.options.command == "prefill"
     layers, batches = options.layers or model.layers, options.tokens
     if model.layers % layers:
         raise Mistake(
@@ -56,26 +58,26 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     if layers % ranks:
         raise Refusal(f"{layers} layers do not divide into {ranks} equal stages")
     if is_prefill:
-        require_matmul(session.world, datatype)
+        require_matmul(world, datatype)
         batches = batches or [MESSAGE_BYTES // (model.hidden * datatype.size_bytes)]
     # As many distinct matrices as fit, of a rank's GPU, or of a rank's part of its host: the least
     # of all ranks. Each rank holds a share of each layer, and a stage's layers.
     weight_type = datatype if is_prefill else WEIGHTS[options.weights]
-    scale, device = scale_for(options, session), session.world.device
+    scale, device = scale_for(options, session), world.device
     columns = sum(model.columns(layer, ranks, float(scale)) for layer in LAYERS)
     layer_bytes = columns * model.hidden * weight_type.size_bytes
-    host_bytes = psutil.virtual_memory().available / len(session.communicator.node_gather(None))
+    host_bytes = psutil.virtual_memory().available / len(communicator.node_gather(None))
     free_bytes = device.facts.get("memory_bytes", 0) / device.sharers or host_bytes
-    room_bytes = MEMORY_SHARE * min(session.communicator.all_gather(free_bytes))
+    room_bytes = MEMORY_SHARE * min(communicator.all_gather(free_bytes))
     held = min(layers, int(room_bytes / (min(ranks, 2) * layer_bytes)))
     if held < ranks:
         raise Refusal(
             f"a rank's share of a layer has {layer_bytes} B, and the memory has no room for {ranks}"
         )
     session.flight.note("draw the weights", text=options.model)
-    with session.communicator.all_or_none():
+    with communicator.all_or_none():
         weights = StepWeights(
-            session.world,
+            world,
             model,
             layers,
             held,
@@ -100,17 +102,19 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     suite = Suite()
     for tokens in batches:
         session.flight.note("plan the splits", text=f"{tokens} tokens")
-        with session.communicator.all_or_none():
+        with communicator.all_or_none():
             batch = TokenBatch(weights, tokens)
         require_time(session, batch)
         draw = np.random.default_rng([session.options.seed, tokens])
         start = draw.standard_normal((tokens, model.hidden))
-        expected = model_step.reference(weights, start) if session.communicator.rank == 0 else None
-        expected = session.communicator.broadcast(expected)
+        expected = model_step.reference(weights, start) if world.rank == 0 else None
+        expected = communicator.broadcast(expected)
         step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
         splits = SplitCases(session, batch, start, expected, step_shape, suite)
         splits.add_by_tensor()
-        splits.add_pipeline(1 if is_prefill else min(tokens, ranks))
+        # As many groups as ranks, or fewer if they would not be equal.
+        most = 1 if is_prefill else ranks
+        splits.add_pipeline(max(n for n in range(1, most + 1) if tokens % n == 0))
     return suite
 
 
@@ -118,15 +122,11 @@ def require_time(session: Session, batch: TokenBatch) -> None:
     """Raises Refusal if the time would be over before a split is timed, by the time of one layer:
     a model can be too large for a slow device."""
     first = batch.weights.shares[: len(LAYERS)]
-    layer = run_sequence(session.world, batch.unsplit_layers(first))
+    layer = run_sequence(session.world, batch.layers_alone(first))
     if isinstance(layer, Unsupported):  # each split says so
         return
-    call = session.world.device.caller(layer.step)
-    call()  # warms up
-    started_s = time.monotonic()
-    call()
-    now_s = time.monotonic()
-    own_s = batch.weights.layers * (now_s - started_s), now_s - STARTED_S
+    layer_us = session.world.device.time_us(layer.step, 3, session.world.watch)
+    own_s = batch.weights.layers * layer_us / 1e6, time.monotonic() - STARTED_S
     step_s, passed_s = np.max(session.communicator.all_gather(own_s), axis=0)
     left_s = session.options.max_time_s - passed_s
     if left_s < FIRST_STEPS * step_s:
@@ -160,45 +160,36 @@ class SplitCases:
         prepare = self.prepare(
             [(batch.activations, model_step.normed(self.start)), (residual, self.start)]
         )
-        compute = model_step.split_by_tensor(batch, "compute", "copied")
-        self.add("compute", compute, prepare, None, self.expected)
-        names = ("auto",) if self.session.world.node else TENSOR_FORMS[self.session.options.command]
+        world = self.session.world
+        shares = batch.layers_alone(batch.weights.shares)
+        self.add("compute", run_sequence(world, shares), prepare)
+        names = ("auto",) if world.node else TENSOR_FORMS[self.session.options.command]
         forms = {
-            name: model_step.split_by_tensor(batch, *name)
-            for name in product(names, ("registered", "copied"))
-            if name != ("gemv_allreduce", "registered")  # its parts are stored into slabs
+            form: model_step.split_by_tensor(batch, *form)
+            for form in product(names, ("registered", "copied"))
+            if form != ("gemv_allreduce", "registered")  # its parts are stored into slabs
         }
-        idle = nothing(self.session.world)
-        candidates = {
-            name: Iteration(" ".join(name), prepare, bound, idle, idle)
-            for name, bound in forms.items()
-            if isinstance(bound, Operation)
-        }
-        best = fastest(self.session, candidates) if candidates else next(iter(forms))
-        bound = forms[best]
-        chosen = (bound.choice if isinstance(bound, Operation) else None) or best[0]
-        end = prepare, residual, self.expected
-        self.add("tensor_parallel", bound, *end, chosen=chosen, variant=best[1])
-        library = self.session.world.library.name
-        for variant in LIBRARY.variants_in(self.session.world):
+        steps = {form: each.step for form, each in forms.items() if isinstance(each, Operation)}
+        best = fastest(world, steps, TRIES, 1) if steps else ("auto", "copied")
+        bound, end, (name, variant) = forms[best], (prepare, (residual, self.expected)), best
+        chosen = getattr(bound, "choice", None) or name
+        self.add("tensor_parallel", bound, *end, chosen=chosen, variant=variant)
+        for variant in LIBRARY.variants_in(world):
             bound = model_step.split_by_tensor(batch, "library", variant)
+            library = world.library.name
             self.add("tensor_parallel_library", bound, *end, library=library, variant=variant)
 
     def add_pipeline(self, groups: int) -> None:
         """The batch in equal groups; rank 0 checks the first one's result. If only some layers are
         timed, only their share of the residual is handed on; the check hands on all of it."""
         weights, world, tokens = self.batch.weights, self.session.world, len(self.start) // groups
-        ranks, is_first = world.ranks, world.rank == 0
-        if ranks == 1 or len(self.start) % groups:
-            refusal = (
-                "one rank makes no pipeline"
-                if ranks == 1
-                else f"{len(self.start)} chats do not divide evenly into {groups} stages"
-            )
-            self.add("pipeline_parallel", Unsupported(refusal), nothing(world), None, self.expected)
+        is_first = world.rank == 0
+        if world.ranks == 1:
+            refusal = Unsupported("one rank makes no pipeline")
+            self.add("pipeline_parallel", refusal, nothing(world))
             return
         inbox = world.device.private if world.node else world.mapped.register
-        inboxes = [inbox(self.batch.size_bytes // groups) for _ in range(ranks)]
+        inboxes = [inbox(self.batch.size_bytes // groups) for _ in range(world.ranks)]
         weights.keep.append(inboxes)
         batches = (
             [self.batch] if groups == 1 else [TokenBatch(weights, tokens) for _ in range(groups)]
@@ -212,8 +203,7 @@ class SplitCases:
             "pipeline_parallel",
             model_step.pipeline(batches, inboxes, 1 / self.scale),
             self.prepare([(result, first)]),
-            result if is_first else None,
-            expected[:tokens],
+            (result, expected[:tokens]) if is_first else None,
             checked,
         )
 
@@ -235,13 +225,12 @@ class SplitCases:
         algorithm: str,
         bound: Bound,
         prepare: Step,
-        result: int | None,
-        expected: Array,
+        end: tuple[int, Array] | None = None,
         checked: Operation | None = None,
         **facts: Any,
     ) -> None:
-        """Adds a split, whose step begins with `prepare`. Its first result lies at `result`, None
-        on a rank without one, and must be `expected` within the rounding. `checked` is what to
+        """Adds a split, whose step begins with `prepare`. `end`, None on a rank without a result,
+        is where the first one lies, and what it must be within the rounding. `checked` is what to
         check instead, if `bound` computes only a part."""
         weights, world, device = self.batch.weights, self.session.world, self.session.world.device
         size_bytes, datatype = self.batch.size_bytes, weights.datatype
@@ -266,8 +255,11 @@ class SplitCases:
         device.caller(prepare)()
         world.communicator.barrier()
         device.caller((checked or bound).step)()
+        if world.watch.timed_out:
+            self.session.watchdog.wait_for_end()
         world.communicator.barrier()
-        if result is not None:
+        if end:
+            result, expected = end
             # A copy of the first result, which every later one must equal.
             first = device.private(expected.size * datatype.size_bytes)
             weights.keep.append(first)

@@ -126,7 +126,7 @@ class GemvSubject(Subject):
             copies=1,
         )
         fields = vars(case) | {"send": buffers.products.address}
-        gemv = GemvCase(**fields, layer=layer, tokens=case.count // INNER, weight_type=WEIGHTS.name)
+        gemv = GemvCase(**fields, layer=layer, weight_type=WEIGHTS)
         return super().bind_way(gemv, way)
 
 

@@ -10,8 +10,15 @@ from functools import partial
 import numpy as np
 
 from collectives import choice
-from collectives.binding import bind_kernel, chunk_that_fits, place_structure, run_sequence
-from collectives.collective import Array, Traffic
+from collectives.binding import (
+    bind_kernel,
+    chunk_that_fits,
+    launch_with,
+    place_structure,
+    row_stride,
+    run_sequence,
+)
+from collectives.collective import Array
 from collectives.experts.routing import Routes
 from collectives.operation import (
     Algorithm,
@@ -23,7 +30,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step, of_type
+from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, of_type
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
 WAYS = ("dispatch", "combine", "round_trip")
@@ -55,10 +62,9 @@ class Routing(ctypes.Structure):
 
 @dataclass
 class Tables:
-    """One rank's tables for a batch, in device memory. `rows` are those of its experts."""
+    """One rank's tables for a batch, in device memory, and the rows of its experts."""
 
     routes: Routes
-    rows: Memory
     structure: Routing
     memories: list[Memory]
 
@@ -66,7 +72,7 @@ class Tables:
 @dataclass(frozen=True, kw_only=True)
 class RoutedCase(CollectiveCase):
     """Rows of `count` elements: this rank's tokens, at `send` before a dispatch and at `receive`
-    after a combine, and the experts' rows in `tables.rows`."""
+    after a combine, and the experts' rows in `tables`."""
 
     tables: Tables
 
@@ -74,7 +80,7 @@ class RoutedCase(CollectiveCase):
 def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> Tables:
     """Fills the tables of this rank. Raises DeviceError."""
     rank, ranks, most = world.rank, routes.ranks, int(routes.tokens_of.max())
-    top_k, memories = routes.chosen.shape[1], list[Memory]()
+    top_k, memories = routes.chosen.shape[1], [rows]
 
     def on_device(array: Array) -> int:
         memories.append(world.device.store(array))
@@ -106,7 +112,7 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
         record=on_device(_numbered(sent)),
         arrived=on_device(_numbered(arriving)),
     )
-    return Tables(routes, rows, structure, memories)
+    return Tables(routes, structure, memories)
 
 
 def _numbered(selected: Array) -> Array:
@@ -115,32 +121,22 @@ def _numbered(selected: Array) -> Array:
     return np.where(selected, numbers, -1).astype(np.int32)
 
 
-def row_stride(row_bytes: int) -> int:
-    return (row_bytes + 63) // 64 * 64
-
-
-def _place_routing(
-    world: World, tables: Tables, arguments: Arguments, step_tokens: int = 0
-) -> None:
-    routing = Routing.from_buffer_copy(tables.structure)
-    routing.step_tokens, arguments.tables = step_tokens, tables
-    place_structure(world, arguments, routing)
-
-
 def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     assert isinstance(case, RoutedCase)
-    way, routes = case.shape["way"], case.tables.routes
+    way, tables = case.shape["way"], case.tables
     chunk_bytes = chunk_that_fits(world, case, world.mapped.half_bytes / (2 * world.ranks))
-    token_bytes = row_stride(case.segment_bytes) + routes.chosen.shape[1] * CHOICE.itemsize
-    step_tokens = (chunk_bytes - 4 * routes.experts) // token_bytes
-    if step_tokens < 1:
+    routing = tables.structure
+    token_bytes = row_stride(case.segment_bytes) + routing.top_k * CHOICE.itemsize
+    routing.step_tokens = (chunk_bytes - 4 * routing.experts) // token_bytes
+    if routing.step_tokens < 1:
         return Unsupported(
             f"a row of {case.segment_bytes} B is longer than a slot of {chunk_bytes} B"
         )
     bound = bind_kernel(world, case, "experts/alltoall_routed", f"{way}_{direction}", chunk_bytes)
     if isinstance(bound, Unsupported):
         return bound
-    _place_routing(world, case.tables, bound.step.argument, step_tokens)
+    bound.step.argument.tables = tables  # keeps them
+    place_structure(world, bound.step.argument, routing)
     # A block handles whole tokens.
     return Operation(replace(bound.step, blocks=world.device.blocks_for(chunk_bytes)))
 
@@ -150,14 +146,9 @@ def _bind_library(world: World, case: CollectiveCase) -> Bound:
     assert isinstance(case, RoutedCase)
     rank, routing, routes = world.rank, case.tables.structure, case.tables.routes
     arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=rank)
-    _place_routing(world, case.tables, arguments)
-    macros = {"WT_WORLD": str(world.ranks), "WT_ELEMENT": case.datatype.element}
-    module = world.device.compile("experts/routed_records", macros, structures=(Routing,))
-    blocks = world.device.blocks_for(case.segment_bytes * int(routes.tokens_of.max()))
-
-    def launch(name: str) -> Operation:
-        return Operation(Step(module.kernel(name), arguments, blocks))
-
+    arguments.tables = case.tables  # keeps them
+    blocks = world.device.blocks_for(case.segment_bytes * routing.most_tokens)
+    own = world, case, arguments, routing, "experts/routed_records"
     stride = row_stride(case.segment_bytes)
     out = routing.out, routes.between[rank] * stride
     in_ = routing.in_, routes.between[:, rank] * stride
@@ -166,56 +157,35 @@ def _bind_library(world: World, case: CollectiveCase) -> Bound:
         if case.shape["way"] not in (way, "round_trip"):
             continue
         exchanged = world.library.bind_exchange(world, *ends)
-        bounds += [launch(f"pack_{rows}"), exchanged, launch(f"unpack_{rows}")]
+        packed, unpacked = (launch_with(*own, f"{do}_{rows}", blocks) for do in ("pack", "unpack"))
+        bounds += [packed, exchanged, unpacked]
     return run_sequence(world, bounds)
-
-
-def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
-    """What the busiest rank stores and reads; and the most bytes that a rank copies for tokens
-    that stay on it, each row of a dispatch, each token of a combine."""
-    assert isinstance(case, RoutedCase)
-    routes, way, row_bytes = case.tables.routes, case.shape["way"], case.segment_bytes
-    stays = routes.owner[routes.chosen] == routes.home[:, None]
-    copies = stays.any(axis=1) if way == "combine" else stays.sum(axis=1)
-    copied = int(np.bincount(routes.home, copies, ranks).max())
-    leaving, coming = routes.between.sum(axis=1), routes.between.sum(axis=0)
-    busiest = int(np.argmax(leaving + coming))
-    stored, read = int(leaving[busiest]) * row_bytes, int(coming[busiest]) * row_bytes
-    dispatch = ((stored, 0), (0, read))
-    combine = ((read, 0), (0, stored))
-    stages = {"dispatch": dispatch, "combine": combine, "round_trip": dispatch + combine}[way]
-    return Traffic(len(stages) // 2, stages, copied * row_bytes)
 
 
 PUSH = KernelAlgorithm(
     "direct_push",
     "each rank stores tokens and sums into their reader's slab",
     partial(_bind, "push"),
-    _traffic,
     pushes=True,
 )
 PULL = KernelAlgorithm(
     "direct_pull",
     "each rank stores tokens and sums into its own slab; readers read them from it",
     partial(_bind, "pull"),
-    _traffic,
 )
 LIBRARY = LibraryAlgorithm(
     "library",
     "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our kernels that pack and unpack",
     _bind_library,
-    _traffic,
     variants=("plain", "graph"),
 )
-FLAT = Algorithm("flat", LIBRARY.about, _bind_library, _traffic, spans_hosts=True)  # for auto
+FLAT = Algorithm("flat", LIBRARY.about, _bind_library, spans_hosts=True)  # for auto
 
 
 def _bind_auto(world: World, case: CollectiveCase) -> Bound:
     algorithm = FLAT if world.node else PULL if world.device.is_cpu else PUSH
     bound = algorithm.bind(world, case)
-    if isinstance(bound, Unsupported):
-        return bound
-    return replace(bound, chosen=algorithm, choice=algorithm.name)
+    return replace(bound, choice=algorithm.name) if isinstance(bound, Operation) else bound
 
 
 AUTO = Algorithm(

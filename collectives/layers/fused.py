@@ -8,23 +8,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from collectives.binding import chunk_that_fits, place_structure, run_sequence
-from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.binding import chunk_that_fits, launch_with, row_stride, run_sequence
+from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
     NOT_MAPPED,
     Algorithm,
     Bound,
     CollectiveCase,
     KernelAlgorithm,
-    Operation,
     Unsupported,
     World,
 )
-from collectives.peer_buffer import PeerBuffer
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step, of_type
+from kernels.devices.device import Arguments, of_type
 
-ROW_ALIGNMENT = 64  # bytes; of a row in a slab
 BLOCK_THREADS = 256  # of a GEMV
 EPSILON = 1e-5
 WEIGHTS = {name: DATATYPES[name] for name in ("float16", "bfloat16", "int8")}
@@ -69,39 +66,17 @@ class NormCase(CollectiveCase):
 
 @dataclass(frozen=True, kw_only=True)
 class GemvCase(CollectiveCase):
-    """A matrix of `layer.hidden` rows for `tokens` tokens. This rank has `layer.inner` of its
-    columns, stored as `weight_type` (one of WEIGHTS); `send` gets its products, `receive` the sums.
-    The `copies` of the weights are used in turn, so that weights come from memory as in a model."""
+    """A matrix of `layer.hidden` rows for some tokens. This rank has `layer.inner` of its columns,
+    stored as `weight_type` (one of WEIGHTS); `send` gets its products, `receive` the sums. The
+    `copies` of the weights are used in turn, so that weights come from memory as in a model."""
 
     layer: Gemv
-    tokens: int
-    weight_type: str
-
-
-def _compile(
-    world: World,
-    case: CollectiveCase,
-    stem: str,
-    structure: type[ctypes.Structure],
-    **macros: str,
-) -> Module:
-    macros = {
-        "WT_WORLD": str(mapped_here(world).communicator.size),
-        "WT_ELEMENT": case.datatype.element,
-        **macros,
-        **case.build.slab_macros,
-    }
-    return world.device.compile(stem, macros, (*PEER_STRUCTURES, structure))
-
-
-def mapped_here(world: World) -> PeerBuffer:
-    """The memory that the ranks of this host map. The compute alone uses only this rank's part."""
-    assert not isinstance(world.shared, Unsupported), "a fused benchmark begins with mapped memory"
-    return world.shared
+    weight_type: Datatype
 
 
 def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
-    """Adds the residual to sums, and normalises. All ranks call it. Raises DeviceError.
+    """Adds the residual to sums, and normalises. All ranks call it. Raises DeviceError, and Refusal
+    without mapped memory, of which the compute alone uses this rank's part.
 
     | `sums` | variant | kernel |
     |---|---|---|
@@ -109,34 +84,27 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     | None | copied | allreduce_rmsnorm_pull: of the parts of all ranks, over slabs |
     | None | registered | allreduce_rmsnorm_pull_registered: the same, over the ranks' buffers |
     """
-    if sums is None and isinstance(world.peers, Unsupported):
-        return world.peers
-    peers = mapped_here(world)
-    structure = Norm.from_buffer_copy(case.norm)
+    world, structure = world.node or world, case.norm
     structure.tokens, structure.epsilon = case.count // structure.hidden, EPSILON
-    row_bytes = structure.hidden * case.datatype.size_bytes
-    entry, chunk_bytes = "add_rmsnorm", 0
-    is_registered = sums is None and case.variant == "registered"
-    if sums is None and not is_registered:
-        entry = "allreduce_rmsnorm_pull"
-        chunk_bytes = chunk_that_fits(world, case, peers.half_bytes / 2)
-    structure.step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
-    if chunk_bytes and not structure.step_tokens:
-        return Unsupported(
-            f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B", depends_on_size=True
-        )
-    arguments = peers.arguments(
-        case.send if sums is None else sums, case.receive, case.count, chunk_bytes
-    )
-    if is_registered:
+    peers, entry = world.mapped, "add_rmsnorm"
+    arguments = peers.arguments(sums or case.send, case.receive, case.count)
+    if sums is None and case.variant == "registered":
+        entry = "allreduce_rmsnorm_pull_registered"
         if not peers.locate(case.send, arguments.sends):
             return NOT_MAPPED
-        entry = "allreduce_rmsnorm_pull_registered"
-    module = _compile(world, case, "allreduce_rmsnorm", Norm)
-    place_structure(world, arguments, structure)
+    elif sums is None:
+        entry = "allreduce_rmsnorm_pull"
+        row_bytes = structure.hidden * case.datatype.size_bytes
+        arguments.chunk_bytes = chunk_that_fits(world, case, peers.half_bytes / 2)
+        structure.step_tokens = arguments.chunk_bytes // row_stride(row_bytes)
+        if not structure.step_tokens:
+            return Unsupported(
+                f"a token's {row_bytes} B are more than a slot of {arguments.chunk_bytes} B",
+                depends_on_size=True,
+            )
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
-    return Operation(Step(module.kernel(entry), arguments, blocks))
+    return launch_with(world, case, arguments, structure, "allreduce_rmsnorm", entry, blocks)
 
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
@@ -146,24 +114,25 @@ def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bo
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     """This rank's products; `fused`: in one launch with their all-reduce, which all ranks call.
-    Raises DeviceError."""
-    if fused and isinstance(world.peers, Unsupported):
-        return world.peers
-    ranks, entry = world.ranks, "gemv_allreduce" if fused else "gemv"
-    peers = mapped_here(world)
-    if fused and ranks * case.segment_bytes > peers.half_bytes:
+    Raises DeviceError and Refusal as `norm` does."""
+    world = world.node or world
+    if fused and world.ranks * case.segment_bytes > world.mapped.half_bytes:
         return Unsupported(
-            f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
+            f"{world.ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
             depends_on_size=True,
         )
-    arguments = peers.arguments(case.send, case.receive, case.count)
-    element = WEIGHTS[case.weight_type].element
-    module = _compile(
-        world, case, "gemv_allreduce", Gemv, WT_TOKENS=str(case.tokens), WT_WEIGHT=element
+    return launch_with(
+        world,
+        case,
+        world.mapped.arguments(case.send, case.receive, case.count),
+        case.layer,
+        "gemv_allreduce",
+        "gemv_allreduce" if fused else "gemv",
+        world.device.blocks_for(1 << 30),
+        BLOCK_THREADS,
+        WT_TOKENS=str(case.count // case.layer.hidden),
+        WT_WEIGHT=case.weight_type.element,
     )
-    place_structure(world, arguments, Gemv.from_buffer_copy(case.layer))
-    step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
-    return Operation(step)
 
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:
@@ -188,9 +157,9 @@ def then_form(algorithm: Algorithm, then: Then) -> Algorithm:
     return replace(
         algorithm,
         base=f"then_{algorithm.base}",
-        about=f"compute and {algorithm.base}, one after the other",
         perform=partial(then, algorithm),
-        moves=lambda ranks, case: None,
+        moves=Algorithm.moves,
+        refuses=Algorithm.refuses,  # what it binds has a case of its own
     )
 
 
@@ -200,11 +169,9 @@ def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorit
     listed = list[Algorithm]()
     for peer in peers:
         if "all_reduce" in peer.peer_collectives:
-            # A kernel refuses other collectives, and the case of its form is another one.
-            form = then_form(peer, THEN[collective])
-            listed.append(replace(form, refuses=lambda world, case: None))
+            listed.append(then_form(peer, THEN[collective]))
         if collective in peer.peer_collectives:
-            listed.append(replace(peer, base=f"fused_{peer.base}", moves=lambda ranks, case: None))
+            listed.append(replace(peer, base=f"fused_{peer.base}", moves=Algorithm.moves))
     return {form.base: form for form in listed}
 
 
@@ -213,21 +180,19 @@ def forms(
     alone: Bind,
     then: Then,
     fused: Bind,
-    about: str,
     variants: tuple[str, ...] = ("copied", "registered"),
+    kind: type[KernelAlgorithm] = KernelAlgorithm,
 ) -> dict[str, Algorithm]:
-    """Compute alone, then each algorithm of a collective, or fused, in these variants; compute has
-    no bound."""
-    listed: list[Algorithm] = [Algorithm("compute", "the compute alone", alone)]
-    listed += [
-        then_form(algorithm, then)
-        for algorithm in ALGORITHMS[collective].values()
-        if not algorithm.is_lossy
+    """Compute alone, then each algorithm of a collective, or fused, in these variants."""
+    listed = [
+        Algorithm("compute", "compute alone", alone),
+        *(
+            then_form(algorithm, then)
+            for algorithm in ALGORITHMS[collective].values()
+            if not algorithm.is_lossy
+        ),
+        kind("fused", "both at once", fused, variants=variants, sums_in_rank_order=True),
     ]
-    about = f"compute and {collective} {about}"
-    listed.append(
-        KernelAlgorithm("fused", about, fused, variants=variants, sums_in_rank_order=True)
-    )
     return {form.base: form for form in listed}
 
 
@@ -241,14 +206,12 @@ FUSED = {
         lambda world, case: norm(world, case, case.send),
         _reduce_then_norm,
         norm,
-        "in one launch",
     ),
     "gemv_allreduce": forms(
         "all_reduce",
         gemv,
         _gemv_then_reduce,
         partial(gemv, fused=True),
-        "in one launch",
         ("copied",),
     ),
 }

@@ -202,8 +202,7 @@ class TokenBatch:
             self.parts,
             self.sums,
             layer=layer,
-            tokens=self.tokens,
-            weight_type=weights.weight_type.name,
+            weight_type=weights.weight_type,
         )
         return fused.gemv(world, case, fused_sum)
 
@@ -216,17 +215,17 @@ class TokenBatch:
             for operation in (self.multiply(matrix, fused_sum), *after)
         ]
 
-    def unsplit_layers(self, matrices: Sequence[Matrix]) -> list[Bound]:
-        """Layers with all columns on this rank: their products are the sums."""
+    def layers_alone(self, matrices: Sequence[Matrix]) -> list[Bound]:
+        """Layers that take this rank's products for the sums: it has all columns, or computes
+        alone."""
         return self.layers(matrices, [fused.norm(self.weights.world, self.norm_case(), self.parts)])
 
 
 def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:
-    """A step in which every rank has a share of each matrix. `form` is an all-reduce, a fused
-    kernel, or `compute` without the sum. All ranks call it. Raises DeviceError."""
+    """A step in which every rank has a share of each matrix. `form` is an all-reduce or a fused
+    kernel. All ranks call it. Raises DeviceError."""
     weights, world, case = batch.weights, batch.weights.world, batch.norm_case(variant)
-    sums = {"allreduce_rmsnorm": None, "compute": batch.parts}.get(form, batch.sums)
-    after = [fused.norm(world, case, sums)]
+    after = [fused.norm(world, case, None if form == "allreduce_rmsnorm" else batch.sums)]
     if form in ALGORITHMS["all_reduce"]:
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
@@ -276,7 +275,7 @@ def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: fl
             case = batch.norm_case(residual=inboxes[r - 1].address)
             operations += [
                 fused.norm(weights.world, case, zeros),
-                *batch.unsplit_layers(weights.stage),
+                *batch.layers_alone(weights.stage),
             ]
         source = (rank - 1) % ranks if previous < len(batches) else -1
         operations.append(sendrecv(weights, send, inboxes[r].address, count, target, source))
@@ -295,12 +294,7 @@ def reference(weights: StepWeights, residual: Array) -> Array:
     flat = np.full(tokens * max(map(weights.stride, LAYERS)), PAD)
     with ThreadPoolExecutor(cores) as pool:
         matrices = {
-            layer: list(
-                pool.map(
-                    lambda rows: weights.weight_type.decode(rows) * weights.row_scale,
-                    np.array_split(stored, cores),
-                )
-            )
+            layer: list(pool.map(weights.weight_type.decode, np.array_split(stored, cores)))
             for layer, stored in weights.stored.items()
         }
         for number in weights.numbers:
@@ -309,5 +303,6 @@ def reference(weights: StepWeights, residual: Array) -> Array:
             rows = flat[: tokens * weights.stride(layer)].reshape(tokens, -1)
             rows = rows[:, : weights.stored[layer].shape[1]]
             outputs = list(pool.map(lambda part, rows=rows: rows @ part.T, matrices[layer]))
-            residual = residual + np.roll(np.hstack(outputs), weights.rotation(number), axis=1)
+            products = np.hstack(outputs) * weights.row_scale
+            residual = residual + np.roll(products, weights.rotation(number), axis=1)
     return residual

@@ -15,7 +15,7 @@ gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk 
 The matmul is the vendor's, through numpy or CuPy. The overlapped collective is `direct_pull`, in a
 second stream of a GPU."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,7 +27,15 @@ from collectives.binding import first_failure, python_operation, run_sequence
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers.fused import forms
-from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    CollectiveCase,
+    KernelAlgorithm,
+    Operation,
+    Unsupported,
+    World,
+)
 from kernels.devices.device import Step
 
 CHUNKS = (1, 2, 4, 8)
@@ -53,11 +61,11 @@ class MatmulCase(CollectiveCase):
     between: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Overlapped(Operation):
-    """An operation for each number of chunks; only a trial shows the fastest."""
+class Overlapping(KernelAlgorithm):
+    """Has a variant for each number of chunks, VARIANTS, where it can run."""
 
-    by_chunks: Mapping[int, Operation]
+    def variants_in(self, world: World) -> tuple[str, ...]:
+        return self.variants[: 1 if world.device.is_cpu or world.node else None]
 
 
 ALONE = {
@@ -65,11 +73,18 @@ ALONE = {
     "allgather_gemm": COLLECTIVES["all_gather"],
 }
 COLLECTIVE = {name: replace(collective, name=name) for name, collective in ALONE.items()}
+# What the collective works over, and the number of chunks.
+VARIANTS = {
+    f"{variant} in {chunks} chunks" if chunks > 1 else variant: (variant, chunks)
+    for variant in ("copied", "registered")
+    for chunks in CHUNKS
+}
 
 
-def own_tokens(rank: int, ranks: int, tokens: int, chunks: int) -> Array:
+def own_tokens(rank: int, ranks: int, case: MatmulCase) -> Array:
     """The token in each row that gemm_reduce_scatter leaves on a rank, [tokens / ranks]."""
-    return np.arange(tokens).reshape(chunks, ranks, -1)[:, rank].ravel()
+    _, chunks = VARIANTS.get(case.variant, ("", 1))
+    return np.arange(case.tokens).reshape(chunks, ranks, -1)[:, rank].ravel()
 
 
 def require_matmul(world: World, datatype: Datatype) -> None:
@@ -86,14 +101,18 @@ def array_of(world: World, datatype: Datatype, address: int, *shape: int) -> Any
     return world.device.array(address, shape, np.dtype(datatype.storage))
 
 
-def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int) -> Call:
-    """`rows` rows from the address `source` times the weights, into `target`."""
-    array = partial(array_of, world, case.datatype)
+def _matmul(
+    world: World, case: MatmulCase, rows: int, source: int, start: int = 0, to: int = 0
+) -> Call:
+    """`rows` rows of `source` from row `start` on times the weights: rows of the products from row
+    `to` on."""
+    size, array = case.datatype.size_bytes, partial(array_of, world, case.datatype)
+    products = case.between if case.collective.reduces else case.receive
     return partial(
         world.device.xp.matmul,
-        array(source, rows, case.inner),
+        array(source + start * case.inner * size, rows, case.inner),
         array(case.weights, case.inner, case.columns),
-        out=array(target, rows, case.columns),
+        out=array(products + to * case.columns * size, rows, case.columns),
     )
 
 
@@ -116,7 +135,9 @@ def matmuls(
     return replace(operation, failure=partial(first_failure, [operation, *collectives]))
 
 
-def _collectives(world: World, case: MatmulCase, algorithm: Algorithm, chunks: int) -> list[Bound]:
+def _collectives(
+    world: World, case: MatmulCase, algorithm: Algorithm, variant: str, chunks: int = 1
+) -> list[Bound]:
     reduces, part_bytes = case.collective.reduces, case.segment_bytes // chunks
     bounds: list[Bound] = []
     for chunk in range(chunks):
@@ -129,21 +150,19 @@ def _collectives(world: World, case: MatmulCase, algorithm: Algorithm, chunks: i
             case.redop,
             between if reduces else own,
             own if reduces else between,
-            variant=case.variant,
+            variant=variant,
         )
         bounds.append(algorithm.bind(world, part))
     return bounds
 
 
 def _compute(world: World, case: MatmulCase) -> Operation:
-    source, target = (
-        (case.send, case.between) if case.collective.reduces else (case.between, case.receive)
-    )
-    return matmuls(world, [_matmul(world, case, case.tokens, source, target)])
+    source = case.send if case.collective.reduces else case.between
+    return matmuls(world, [_matmul(world, case, case.tokens, source)])
 
 
 def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
-    bounds = [_compute(world, case), *_collectives(world, case, algorithm, 1)]
+    bounds = [_compute(world, case), *_collectives(world, case, algorithm, case.variant)]
     return run_sequence(world, bounds if case.collective.reduces else bounds[::-1])
 
 
@@ -153,16 +172,13 @@ def _bind_fused(world: World, case: MatmulCase) -> Bound:
     if not (algorithm := listed()[ALONE[case.collective.name].name].get("direct_pull")):
         return Unsupported("it needs direct_pull, which is not here")
     overlap = _reduce_beside if case.collective.reduces else _gather_beside
-    by_chunks = dict[int, Operation]()
-    for chunks in CHUNKS:
-        operations = list[Operation]()
-        for bound in _collectives(world, case, algorithm, chunks):
-            if isinstance(bound, Unsupported):
-                return bound
-            operations.append(bound)
-        beside = [world.device.beside([each.step]) for each in operations]
-        by_chunks[chunks] = matmuls(world, overlap(world, case, beside), operations)
-    return Overlapped(by_chunks[1].step, by_chunks=by_chunks)
+    operations = list[Operation]()
+    for bound in _collectives(world, case, algorithm, *VARIANTS[case.variant]):
+        if isinstance(bound, Unsupported):
+            return bound
+        operations.append(bound)
+    beside = [world.device.beside([each.step]) for each in operations]
+    return matmuls(world, overlap(world, case, beside), operations)
 
 
 def _enqueued(step: Step) -> Call:
@@ -172,42 +188,27 @@ def _enqueued(step: Step) -> Call:
 def _reduce_beside(
     world: World, case: MatmulCase, collectives: Sequence[tuple[Step, Step]]
 ) -> list[Call]:
-    rows, size = case.tokens // len(collectives), case.datatype.size_bytes
-    calls: list[Call] = []
-    for row, (begun, _) in zip(range(0, case.tokens, rows), collectives, strict=True):
-        calls += [
-            _matmul(
-                world,
-                case,
-                rows,
-                case.send + row * case.inner * size,
-                case.between + row * case.columns * size,
-            ),
-            _enqueued(begun),
-        ]
+    rows, calls = case.tokens // len(collectives), list[Call]()
+    for chunk, (begun, _) in enumerate(collectives):
+        row = chunk * rows
+        calls += [_matmul(world, case, rows, case.send, row, row), _enqueued(begun)]
     return [*calls, _enqueued(collectives[-1][1])]  # they run in order
 
 
 def _gather_beside(
     world: World, case: MatmulCase, collectives: Sequence[tuple[Step, Step]]
 ) -> list[Call]:
-    rank, ranks, size = world.rank, world.ranks, case.datatype.size_bytes
+    rank, ranks = world.rank, world.ranks
     own_rows = case.tokens // ranks
     rows = own_rows // len(collectives)
-
-    def result(row: int) -> int:
-        return case.receive + row * case.columns * size
-
     calls: list[Call] = [_enqueued(begun) for begun, _ in collectives]
-    calls.append(_matmul(world, case, own_rows, case.send, result(rank * own_rows)))
+    calls.append(_matmul(world, case, own_rows, case.send, to=rank * own_rows))
     for chunk, (_, ended) in enumerate(collectives):
         calls.append(_enqueued(ended))
         for peer in range(ranks):
             if peer != rank:
-                gathered = case.between + (chunk * ranks + peer) * rows * case.inner * size
-                calls.append(
-                    _matmul(world, case, rows, gathered, result(peer * own_rows + chunk * rows))
-                )
+                start, to = (chunk * ranks + peer) * rows, peer * own_rows + chunk * rows
+                calls.append(_matmul(world, case, rows, case.between, start, to))
     return calls
 
 
@@ -217,7 +218,8 @@ OVERLAPPED = {
         _compute,
         _bind_then,
         _bind_fused,
-        "in chunks, one communicated while the next is multiplied",
+        tuple(VARIANTS),
+        Overlapping,
     )
     for name, collective in ALONE.items()
 }

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from collectives.binding import fastest
 from collectives.collective import COLLECTIVES, DATATYPES, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
@@ -367,8 +368,8 @@ class NcclLibrary(Library):
         return replace(operation, choice=f"{choice}: {ran}" if ran and ran != choice else choice)
 
     def _fastest(self, world: World, case: CollectiveCase, labels: Sequence[str]) -> str:
-        """The label whose slowest rank is fastest, launched as the case is: single or in a row,
-        from a graph or not. Raises DeviceError on all ranks."""
+        """The label that is fastest, launched as the case is: single or in a row. Raises
+        DeviceError on all ranks."""
         library, steps = self.nccl, dict[str, Step]()
         calls = CHAINED_CALLS if case.mode == "chained" else 1
         for label in labels:
@@ -389,13 +390,7 @@ class NcclLibrary(Library):
                 library.logs.pop(label, None)
                 library.refused[label] = f"{label} is out: {str(error).rstrip('.')}."
                 continue
-            row = [step] * calls
-            steps[label] = self.device.replayed(*row) if world.graph else self.device.sequence(row)
+            steps[label] = self.device.sequence([step] * calls)
         if not steps:
             raise DeviceError(" ".join(library.refused.values()))
-        times_us = [
-            [self.device.time_us(step, TUNING_CALLS, world.watch) for step in steps.values()]
-            for _ in range(TUNING_ROUNDS)
-        ]
-        slowest_us = np.max(self.ranks.all_gather(np.median(times_us, axis=0)), axis=0)
-        return list(steps)[int(np.argmin(slowest_us))]
+        return fastest(world, steps, TUNING_ROUNDS, TUNING_CALLS)

@@ -55,8 +55,8 @@ def groups(result: Result) -> list[tuple[list[Case], Forms]]:
 
 
 def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
-    """The best form of each kind. A name has the variant if several competed, and the build or the
-    number of chunks."""
+    """The best form of each kind. A name has the variant if several competed, and what was chosen
+    for it."""
 
     def kind_of(case: Case) -> str:
         kind = case.algorithm.partition("+")[0]
@@ -73,8 +73,8 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
             name = f"{name.partition('_')[0]} {chosen.library}"
         if len({case.variant for case in rivals if case.algorithm == chosen.algorithm}) > 1:
             name += f" {chosen.variant}"
-        if detail := (chosen.chosen or "").removeprefix(chosen.algorithm).removeprefix("+"):
-            name += f", {detail}"
+        if chosen.chosen:
+            name += f", {chosen.chosen}"
         forms[kind] = Form(name, chosen, report[chosen.case])
 
     return forms
@@ -121,9 +121,6 @@ def render(result: Result) -> str:
         tables.append((title(cases[0]), plain_table(HEADINGS, rows)))
         verdicts.append(verdict(result, cases[0], forms))
 
-    if result.run.hosts != 1 and not is_step(result.cases[0]):
-        verdicts = ["No fused form spans hosts: its ranks must map each other's memory."]
-
     types = ", ".join(sorted({case.datatype for case in result.cases}))
     work = f"{types} on the wire, isolated; seed {result.run.seed}"
     return lay_out_run(result, headline([result], points), [work, UNITS], tables, verdicts)
@@ -135,16 +132,16 @@ def points(result: Result) -> list[Point]:
     figures = []
     for cases, forms in groups(result):
         own, other = ((TENSOR,), PIPELINE) if is_step(cases[0]) else ((FUSED, OURS), LIBRARY)
-        measured = [kind for kind in own if kind in forms]
-        if measured:
-            kind = min(measured, key=lambda kind: forms[kind].median_us)
+        timed = {forms[kind].median_us: kind for kind in own if kind in forms}
+        if timed:
+            time_us, kind = min(timed.items())
             ratio, library = compare(forms, other, kind, np.divide), None
             if other in forms:
                 library = forms[other].case.library or "pipeline parallel"
             figures.append(
                 Point(
                     label(cases[0]),
-                    forms[kind].median_us,
+                    time_us,
                     "us",
                     ratio_value(ratio),
                     without_version(library),
@@ -158,11 +155,6 @@ def points(result: Result) -> list[Point]:
 def is_step(case: Case) -> bool:
     """Whether the case is a step of decode or prefill."""
     return "layers" in (case.shape or {})
-
-
-def calls(case: Case) -> int:
-    """The number of all-reduces in a step split by tensor."""
-    return 2 * int(case.shape["layers"])
 
 
 def label(case: Case) -> str:
@@ -181,7 +173,7 @@ def title(case: Case) -> str:
 
 def verdict(result: Result, case: Case, forms: Forms) -> str:
     """The form or the split to use at this shape."""
-    work = sentences.spoken(title(case).partition(";")[0])
+    work = title(case).partition(";")[0]
     if is_step(case):
         return f"{label(case)}: {_faster_split(result, case, forms)}"
 
@@ -215,9 +207,10 @@ def _faster_split(result: Result, case: Case, forms: Forms) -> str:
     elif (ratio[2] or np.inf) * EVEN_RATIO < 1:
         faster = "PP is faster"
 
-    here_us, flip_us = (interval[0] / calls(case) for interval in (exposed, flip))
+    calls = 2 * int(case.shape["layers"])  # all-reduces of a step split by tensor
+    here_us, flip_us = (interval[0] / calls for interval in (exposed, flip))
     change = (
-        f"The answer flips where each of {calls(case)} all-reduces exposes {number(flip_us)} us; "
+        f"The answer flips where each of {calls} all-reduces exposes {number(flip_us)} us; "
         f"here it exposes {number(here_us)} us."
     )
 

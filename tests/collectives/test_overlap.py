@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from reports.tables.show import text
+from collectives.layers.overlap import VARIANTS
 from tests.bench.launches import run
 from tests.fake_gpu import fake_nccl
 from tests.launch import few, printed
@@ -31,4 +31,5 @@ def test_a_run_names_its_number_of_chunks_on_a_fake_gpu(tmp_path):
     environment = fake_nccl.environment(vendor="cuda", gpu={"closed": 1})
     said, result = run(tmp_path, options, command="allgather_gemm", ranks=1, **environment)
     assert "tokens 32, hidden 4096, columns 128, scale" in said
-    assert re.search(r"copied +[1248] chunks? ", text(result, long=True))  # names may be folded
+    assert re.search(r"\nfused (copied|registered)( in [248] chunks)? +\d", said)
+    assert {case.variant for case in result.cases if case.algorithm == "fused"} == {*VARIANTS}

@@ -241,8 +241,7 @@ def gemv_example(
         "sum",
         bed.rooms["send"].address,
         bed.clear("receive"),
-        tokens=tokens,
-        weight_type=weight_type,
+        weight_type=DATATYPES[weight_type],
         layer=layer,
     )
     bed.perform("gemv_allreduce", "fused", case, times)

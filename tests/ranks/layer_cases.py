@@ -16,9 +16,11 @@ from bench.layers.experts import source_and_target
 from collectives.collective import COLLECTIVES, Datatype
 from collectives.experts.alltoall_routed import RoutedCase, make_tables
 from collectives.experts.routing import Routes
-from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused import COLLECTIVE, FUSED, WEIGHTS, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, World
 from kernels.devices.device import Memory
+
+INT8 = WEIGHTS["int8"]
 
 
 @dataclass
@@ -117,13 +119,13 @@ def gemv_item(
     cases = []
     for world, activations, receive in zip(bed.worlds, inputs, outputs, strict=True):
         matrix = fused.matrix(hidden, inner, world.communicator.rank, bed.seed)
-        weights = world.device.store(matrix.astype(np.int8))
+        weights = world.device.store(INT8.encode(matrix))
         scales = world.device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
         bed.keep += [weights, scales]
         layer = Gemv(hidden=hidden, inner=inner, stride=inner, copies=1, activations=activations)
         layer.weights, layer.row_scales = weights.address, scales.address
         form: tuple[Any, ...] = (kernel, tokens * hidden, datatype, "sum", 0, receive)
-        cases.append(GemvCase(*form, layer=layer, tokens=tokens, weight_type="int8"))
+        cases.append(GemvCase(*form, layer=layer, weight_type=INT8))
 
     def contents(case: GemvCase, rank: int) -> Any:
         activations = fused.drawn_activations(bed.ranks, tokens, bed.seed)

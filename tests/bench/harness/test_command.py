@@ -64,9 +64,9 @@ doctor --list -> unrecognized arguments: --list
 alltoall --experts 0 -> '0' is not a whole number of at least 1
 alltoall --experts 4 --top-k 5 -> --top-k 5 is more than the 4 experts
 alltoall --experts 4 --skew warm:1 -> 'warm:1' is not a skew such as uniform or zipf:1.2
-alltoall --experts 4 -d int32 -> the weights of experts are fractions, and int32 has none
-alltoall --experts 4 -d f8e4m3 -> rows of tokens cannot be float8_e4m3: choose half or bfloat16
-alltoall --experts 4 -d half,float -> with --experts -d takes one datatype
+alltoall --experts 4 -d int32 -> with --experts -d takes one of float, half, bfloat16 and double
+alltoall --experts 4 -d f8e4m3 -> with --experts -d takes one of float, half, bfloat16 and double
+alltoall --experts 4 -d half,float -> with --experts -d takes one of float, half, bfloat16 and
 alltoall --experts 4 --sizes 1M -> with --experts the size is --tokens times --hidden
 alltoall --tokens 64 -> --tokens is for a routed all-to-all: add --experts N
 bits -d int32 -> int32 adds exactly in any order: no bits can differ

@@ -40,7 +40,7 @@ split = model_step.split_by_tensor
 
 def without_last_layer(batch, form, variant):
     shares = batch.weights.shares
-    batch.weights.shares = shares if form == "compute" else shares[:-1]
+    batch.weights.shares = shares[:-1]
     bound = split(batch, form, variant)
     batch.weights.shares = shares
     return bound

@@ -42,9 +42,9 @@ def test_exposed_time_is_the_difference_within_a_round(tmp_path):
 
 
 def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
-    """In the rounds that choose it, the chosen form looks better than it is. A row names the
-    build."""
-    result = Made(tmp_path, chosen={"fused copied": "fused+nt"}).run(
+    """In the rounds that choose it, the chosen form looks better than it is. A row names what was
+    chosen for it."""
+    result = Made(tmp_path, chosen={"fused copied": "two_shot"}).run(
         {
             COMPUTE: always(10.0),
             "then_one_shot_pull copied": always(13.0),
@@ -54,7 +54,7 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
         }
     )
     forms = groups(result)[0][1]
-    names = ["compute", "then_one_shot_pull", "fused copied, nt"]
+    names = ["compute", "then_one_shot_pull", "fused copied, two_shot"]
     assert [form.name for form in forms.values()] == names
     assert list(forms[FUSED].report_us) == [0, 2, 4, 6, 8, 10]
     assert compare(forms, FUSED, COMPUTE) == (30.0, 30.0, 30.0)

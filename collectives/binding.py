@@ -131,14 +131,6 @@ def fastest(world: World, steps: Mapping[Key, Step], rounds: int, calls: int) ->
     return list(steps)[int(np.argmin(slowest_us))]
 
 
-def place_structure(world: World, arguments: Arguments, structure: Any) -> None:
-    """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, to
-    which `arguments` point, and which they keep. Raises DeviceError."""
-    memory = arguments.memory = world.device.private(ctypes.sizeof(structure))
-    arguments.more, structure.ranks = memory.address, arguments
-    memory.write(np.frombuffer(structure, np.uint8))
-
-
 def launch_with(
     world: World,
     case: CollectiveCase,
@@ -150,11 +142,15 @@ def launch_with(
     threads: int | None = None,
     **macros: str,
 ) -> Operation:
-    """An entry of kernels/<stem>.cu that reads `structure`. Raises DeviceError."""
-    macros |= {"WT_WORLD": str(world.ranks), "WT_ELEMENT": case.datatype.element}
-    macros |= case.build.slab_macros
+    """An entry of kernels/<stem>.cu that reads a structure of its own, with `arguments` as its
+    `ranks`, in device memory, to which `arguments` point, and which they keep. Raises
+    DeviceError."""
+    # The bits of a row must not depend on the length of all rows.
+    macros = build_macros(world, case) | {"WT_SEVERAL_PAGES": "0"} | macros
     module = world.device.compile(stem, macros, (*PEER_STRUCTURES, type(structure)))
-    place_structure(world, arguments, structure)
+    memory = arguments.memory = world.device.private(ctypes.sizeof(structure))
+    arguments.more, structure.ranks = memory.address, arguments
+    memory.write(np.frombuffer(structure, np.uint8))
     return Operation(Step(module.kernel(entry, threads), arguments, blocks))
 
 

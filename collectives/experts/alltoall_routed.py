@@ -10,14 +10,7 @@ from functools import partial
 import numpy as np
 
 from collectives import choice
-from collectives.binding import (
-    bind_kernel,
-    chunk_that_fits,
-    launch_with,
-    place_structure,
-    row_stride,
-    run_sequence,
-)
+from collectives.binding import chunk_that_fits, launch_with, row_stride, run_sequence
 from collectives.collective import Array
 from collectives.experts.routing import Routes
 from collectives.operation import (
@@ -132,13 +125,18 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
         return Unsupported(
             f"a row of {case.segment_bytes} B is longer than a slot of {chunk_bytes} B"
         )
-    bound = bind_kernel(world, case, "experts/alltoall_routed", f"{way}_{direction}", chunk_bytes)
-    if isinstance(bound, Unsupported):
-        return bound
-    bound.step.argument.tables = tables  # keeps them
-    place_structure(world, bound.step.argument, routing)
-    # A block handles whole tokens.
-    return Operation(replace(bound.step, blocks=world.device.blocks_for(chunk_bytes)))
+    arguments = world.mapped.arguments(case.send, case.receive, case.count, chunk_bytes)
+    arguments.tables = tables  # keeps them
+    return launch_with(
+        world,
+        case,
+        arguments,
+        routing,
+        "experts/alltoall_routed",
+        f"{way}_{direction}",
+        world.device.blocks_for(chunk_bytes),  # a block handles whole tokens
+        case.build.threads,
+    )
 
 
 def _bind_library(world: World, case: CollectiveCase) -> Bound:

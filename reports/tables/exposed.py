@@ -132,16 +132,16 @@ def points(result: Result) -> list[Point]:
     figures = []
     for cases, forms in groups(result):
         own, other = ((TENSOR,), PIPELINE) if is_step(cases[0]) else ((FUSED, OURS), LIBRARY)
-        timed = {forms[kind].median_us: kind for kind in own if kind in forms}
-        if timed:
-            time_us, kind = min(timed.items())
+        measured = [kind for kind in own if kind in forms]
+        if measured:
+            kind = min(measured, key=lambda kind: forms[kind].median_us)
             ratio, library = compare(forms, other, kind, np.divide), None
             if other in forms:
                 library = forms[other].case.library or "pipeline parallel"
             figures.append(
                 Point(
                     label(cases[0]),
-                    time_us,
+                    forms[kind].median_us,
                     "us",
                     ratio_value(ratio),
                     without_version(library),
@@ -155,6 +155,11 @@ def points(result: Result) -> list[Point]:
 def is_step(case: Case) -> bool:
     """Whether the case is a step of decode or prefill."""
     return "layers" in (case.shape or {})
+
+
+def calls(case: Case) -> int:
+    """The number of all-reduces in a step split by tensor."""
+    return 2 * int(case.shape["layers"])
 
 
 def label(case: Case) -> str:
@@ -207,10 +212,9 @@ def _faster_split(result: Result, case: Case, forms: Forms) -> str:
     elif (ratio[2] or np.inf) * EVEN_RATIO < 1:
         faster = "PP is faster"
 
-    calls = 2 * int(case.shape["layers"])  # all-reduces of a step split by tensor
-    here_us, flip_us = (interval[0] / calls for interval in (exposed, flip))
+    here_us, flip_us = (interval[0] / calls(case) for interval in (exposed, flip))
     change = (
-        f"The answer flips where each of {calls} all-reduces exposes {number(flip_us)} us; "
+        f"The answer flips where each of {calls(case)} all-reduces exposes {number(flip_us)} us; "
         f"here it exposes {number(here_us)} us."
     )
 

@@ -149,6 +149,7 @@ def launch_with(
     macros = build_macros(world, case) | {"WT_SEVERAL_PAGES": "0"} | macros
     module = world.device.compile(stem, macros, (*PEER_STRUCTURES, type(structure)))
     memory = arguments.memory = world.device.private(ctypes.sizeof(structure))
+    arguments.structure = structure  # keeps what it points to
     arguments.more, structure.ranks = memory.address, arguments
     memory.write(np.frombuffer(structure, np.uint8))
     return Operation(Step(module.kernel(entry, threads), arguments, blocks))

@@ -25,19 +25,17 @@ RANK_KERNEL(allreduce_rmsnorm_pull) {
       norm_row<WT_WORLD>(n, t, inputs_of_all(n.ranks, n.ranks.send + t * row_bytes, from_peer));
     });
   };
-  exchange_from<PULL, ALL>(launch, 0, n.tokens, n.step_tokens, give, take);
+  exchange_from<PULL, ALL>(launch, 0, n.tokens, n.ranks.chunk_bytes / stride, give, take);
   launch.leave();
 }
 
 RANK_KERNEL(allreduce_rmsnorm_pull_registered) {
   const Norm& n = more_of<Norm>(a);
   in_users_buffers(n.ranks, [&] {
-    const Sources<WT_WORLD> all =
-        inputs_of_all(n.ranks, n.ranks.send, [&](int r) { return n.ranks.sends[r]; });
     for_tokens_of_block(0, n.tokens, [&](long t) {
-      Sources<WT_WORLD> rows = all;
-      for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
-      norm_row<WT_WORLD>(n, t, rows);
+      const long at = t * n.hidden * ELEMENT_BYTES;
+      const auto from_peer = [&](int r) { return n.ranks.sends[r] + at; };
+      norm_row<WT_WORLD>(n, t, inputs_of_all(n.ranks, n.ranks.send + at, from_peer));
     });
   });
 }

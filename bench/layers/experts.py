@@ -139,7 +139,8 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
                 (rows if shape["way"] == "dispatch" else receive).address,
                 shape={**shape, "skew": skew},  # one of the batch's
                 size_bytes=send.size_bytes,
-                tables=of_skew,
+                routes=batches[skew],
+                routing=of_skew,
             )
 
     known = {algorithm.base: algorithm for algorithm in (*ALGORITHMS, FLAT)}
@@ -158,7 +159,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         routes, way = batches[header.shape["skew"]], header.shape["way"]
         dispatched, combined = routes.between.sum(axis=1), routes.between.sum(axis=0)
         sums = {"dispatch": dispatched, "combine": combined, "round_trip": dispatched + combined}
-        leaving_bytes = [int(rows) * row_bytes for rows in sums[way]]
+        leaving_bytes = (sums[way] * row_bytes).tolist()
         header.routing = {**routes.imbalance(), "leaving_bytes": leaving_bytes}
         header.count = tokens_bytes // datatype.size_bytes
     return suite
@@ -169,7 +170,7 @@ def routed_iteration(
 ) -> Iteration:
     assert isinstance(case, RoutedCase)
     sent, expected = source_and_target(
-        case.tables.routes,
+        case.routes,
         case.datatype,
         case.shape["way"],
         max(1, chain_calls),

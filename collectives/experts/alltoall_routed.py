@@ -30,9 +30,10 @@ WAYS = ("dispatch", "combine", "round_trip")
 
 
 class Routing(ctypes.Structure):
-    """`Routing` of routing.h, which explains each field: a rank's tables for a batch. CHOICE is
-    `Choice` there."""
+    """`Routing` of routing.h, which explains each field: a rank's tables for a batch, in these
+    `memories`, with the rows of its experts. CHOICE is `Choice` there."""
 
+    memories: list[Memory]
     _fields_ = [
         ("ranks", Arguments),
         *of_type(c_long, "tokens", "most_tokens", "experts", "top_k", "most_rows", "step_tokens"),
@@ -53,24 +54,16 @@ class Routing(ctypes.Structure):
     ]
 
 
-@dataclass
-class Tables:
-    """One rank's tables for a batch, in device memory, and the rows of its experts."""
-
-    routes: Routes
-    structure: Routing
-    memories: list[Memory]
-
-
 @dataclass(frozen=True, kw_only=True)
 class RoutedCase(CollectiveCase):
     """Rows of `count` elements: this rank's tokens, at `send` before a dispatch and at `receive`
-    after a combine, and the experts' rows in `tables`."""
+    after a combine, and the experts' rows in `routing`."""
 
-    tables: Tables
+    routes: Routes
+    routing: Routing
 
 
-def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> Tables:
+def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> Routing:
     """Fills the tables of this rank. Raises DeviceError."""
     rank, ranks, most = world.rank, routes.ranks, int(routes.tokens_of.max())
     top_k, memories = routes.chosen.shape[1], [rows]
@@ -87,7 +80,7 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
     token, choice = routes.rows_of(rank)
     came["place"][home[token], place[token], choice] = np.arange(len(token))
     sent, arriving = routes.leaving[rank], routes.leaving[:, rank]
-    structure = Routing(
+    routing = Routing(
         tokens=int(routes.tokens_of[rank]),
         most_tokens=most,
         experts=routes.experts,
@@ -105,7 +98,8 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
         record=on_device(_numbered(sent)),
         arrived=on_device(_numbered(arriving)),
     )
-    return Tables(routes, structure, memories)
+    routing.memories = memories
+    return routing
 
 
 def _numbered(selected: Array) -> Array:
@@ -116,9 +110,8 @@ def _numbered(selected: Array) -> Array:
 
 def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     assert isinstance(case, RoutedCase)
-    way, tables = case.shape["way"], case.tables
+    way, routing = case.shape["way"], case.routing
     chunk_bytes = chunk_that_fits(world, case, world.mapped.half_bytes / (2 * world.ranks))
-    routing = tables.structure
     token_bytes = row_stride(case.segment_bytes) + routing.top_k * CHOICE.itemsize
     routing.step_tokens = (chunk_bytes - 4 * routing.experts) // token_bytes
     if routing.step_tokens < 1:
@@ -126,7 +119,6 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
             f"a row of {case.segment_bytes} B is longer than a slot of {chunk_bytes} B"
         )
     arguments = world.mapped.arguments(case.send, case.receive, case.count, chunk_bytes)
-    arguments.tables = tables  # keeps them
     return launch_with(
         world,
         case,
@@ -142,9 +134,8 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
 def _bind_library(world: World, case: CollectiveCase) -> Bound:
     """For each direction: pack rows, exchange them, unpack them."""
     assert isinstance(case, RoutedCase)
-    rank, routing, routes = world.rank, case.tables.structure, case.tables.routes
+    rank, routing, routes = world.rank, case.routing, case.routes
     arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=rank)
-    arguments.tables = case.tables  # keeps them
     blocks = world.device.blocks_for(case.segment_bytes * routing.most_tokens)
     own = world, case, arguments, routing, "experts/routed_records"
     stride = row_stride(case.segment_bytes)

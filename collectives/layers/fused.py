@@ -34,12 +34,12 @@ Then = Callable[[Algorithm, World, Any], Bound]
 
 
 class Norm(ctypes.Structure):
-    """`Norm` of norm.h: the rows that follow an all-reduce, and the tokens of a step."""
+    """`Norm` of norm.h: the rows that follow an all-reduce."""
 
     _fields_ = [
         ("ranks", Arguments),
         *of_type(c_void_p, "residual", "residual_out", "weight"),
-        *of_type(c_long, "hidden", "tokens", "step_tokens"),
+        *of_type(c_long, "hidden", "tokens"),
         ("epsilon", c_double),
     ]
 
@@ -96,8 +96,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         entry = "allreduce_rmsnorm_pull"
         row_bytes = structure.hidden * case.datatype.size_bytes
         arguments.chunk_bytes = chunk_that_fits(world, case, peers.half_bytes / 2)
-        structure.step_tokens = arguments.chunk_bytes // row_stride(row_bytes)
-        if not structure.step_tokens:
+        if arguments.chunk_bytes < row_stride(row_bytes):
             return Unsupported(
                 f"a token's {row_bytes} B are more than a slot of {arguments.chunk_bytes} B",
                 depends_on_size=True,

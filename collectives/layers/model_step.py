@@ -22,7 +22,7 @@ import numpy as np
 from collectives.binding import run_sequence
 from collectives.collective import Array, Datatype
 from collectives.layers import fused
-from collectives.layers.overlap import array_of, matmuls
+from collectives.layers.overlap import array_of, matmul
 from collectives.models import LAYERS, Model
 from collectives.operation import Bound, Message, Operation, World
 from collectives.registry import ALGORITHMS
@@ -184,7 +184,7 @@ class TokenBatch:
             left = rows[:, matrix.first : matrix.first + matrix.columns]
             right = array(matrix.address, weights.model.hidden, matrix.columns).T
             result = array(self.parts, self.tokens, weights.model.hidden)
-            return matmuls(world, [partial(world.device.xp.matmul, left, right, out=result)])
+            return matmul(world, left, right, result)
         layer = fused.Gemv(
             hidden=weights.model.hidden,
             inner=matrix.columns,

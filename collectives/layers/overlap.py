@@ -15,7 +15,7 @@ gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk 
 The matmul is the vendor's, through numpy or CuPy. The overlapped collective is `direct_pull`, in a
 second stream of a GPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -39,8 +39,7 @@ from collectives.operation import (
 from kernels.devices.device import Step
 
 CHUNKS = (1, 2, 4, 8)
-ENTRIES = 16  # of a GPU's stream for a chunk: seven peers' matmuls of two launches, and events
-Call = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
+ENTRIES = 4  # of a matmul in a GPU's stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,38 +100,27 @@ def array_of(world: World, datatype: Datatype, address: int, *shape: int) -> Any
     return world.device.array(address, shape, np.dtype(datatype.storage))
 
 
-def _matmul(
+def matmul(world: World, left: Any, right: Any, out: Any) -> Operation:
+    """The vendor's, of arrays of the device, into `out`."""
+    function = partial(world.device.xp.matmul, left, right, out=out)
+    return python_operation(
+        world, "matmul", function, lambda error: f"the matmul fails: {error}", ENTRIES
+    )
+
+
+def _rows(
     world: World, case: MatmulCase, rows: int, source: int, start: int = 0, to: int = 0
-) -> Call:
+) -> Operation:
     """`rows` rows of `source` from row `start` on times the weights: rows of the products from row
     `to` on."""
     size, array = case.datatype.size_bytes, partial(array_of, world, case.datatype)
     products = case.between if case.collective.reduces else case.receive
-    return partial(
-        world.device.xp.matmul,
+    return matmul(
+        world,
         array(source + start * case.inner * size, rows, case.inner),
         array(case.weights, case.inner, case.columns),
-        out=array(products + to * case.columns * size, rows, case.columns),
+        array(products + to * case.columns * size, rows, case.columns),
     )
-
-
-def matmuls(
-    world: World, calls: Sequence[Call], collectives: Sequence[Operation] = ()
-) -> Operation:
-    """These calls in order; a GPU has them in its stream or graph."""
-
-    def perform() -> None:
-        for call in calls:
-            call()
-
-    operation = python_operation(
-        world,
-        "matmul and collective",
-        perform,
-        lambda error: f"the matmul fails: {error}",
-        ENTRIES * max(1, len(collectives)),
-    )
-    return replace(operation, failure=partial(first_failure, [operation, *collectives]))
 
 
 def _collectives(
@@ -158,7 +146,7 @@ def _collectives(
 
 def _compute(world: World, case: MatmulCase) -> Operation:
     source = case.send if case.collective.reduces else case.between
-    return matmuls(world, [_matmul(world, case, case.tokens, source)])
+    return _rows(world, case, case.tokens, source)
 
 
 def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
@@ -172,44 +160,42 @@ def _bind_fused(world: World, case: MatmulCase) -> Bound:
     if not (algorithm := listed()[ALONE[case.collective.name].name].get("direct_pull")):
         return Unsupported("it needs direct_pull, which is not here")
     overlap = _reduce_beside if case.collective.reduces else _gather_beside
-    operations = list[Operation]()
+    beside = list[tuple[Step, Step]]()
     for bound in _collectives(world, case, algorithm, *VARIANTS[case.variant]):
         if isinstance(bound, Unsupported):
             return bound
-        operations.append(bound)
-    beside = [world.device.beside([each.step]) for each in operations]
-    return matmuls(world, overlap(world, case, beside), operations)
-
-
-def _enqueued(step: Step) -> Call:
-    return partial(step.kernel.function, step.blocks, step.argument)
+        beside.append(world.device.beside([bound.step]))
+    operations = overlap(world, case, beside)
+    # As one part: no graph may end between a collective's begin and its end.
+    step = world.device.sequence([each.step for each in operations])
+    return Operation(step, failure=partial(first_failure, operations))
 
 
 def _reduce_beside(
     world: World, case: MatmulCase, collectives: Sequence[tuple[Step, Step]]
-) -> list[Call]:
-    rows, calls = case.tokens // len(collectives), list[Call]()
+) -> list[Operation]:
+    rows, operations = case.tokens // len(collectives), list[Operation]()
     for chunk, (begun, _) in enumerate(collectives):
         row = chunk * rows
-        calls += [_matmul(world, case, rows, case.send, row, row), _enqueued(begun)]
-    return [*calls, _enqueued(collectives[-1][1])]  # they run in order
+        operations += [_rows(world, case, rows, case.send, row, row), Operation(begun)]
+    return [*operations, Operation(collectives[-1][1])]  # they run in order
 
 
 def _gather_beside(
     world: World, case: MatmulCase, collectives: Sequence[tuple[Step, Step]]
-) -> list[Call]:
+) -> list[Operation]:
     rank, ranks = world.rank, world.ranks
     own_rows = case.tokens // ranks
     rows = own_rows // len(collectives)
-    calls: list[Call] = [_enqueued(begun) for begun, _ in collectives]
-    calls.append(_matmul(world, case, own_rows, case.send, to=rank * own_rows))
+    operations = [Operation(begun) for begun, _ in collectives]
+    operations.append(_rows(world, case, own_rows, case.send, to=rank * own_rows))
     for chunk, (_, ended) in enumerate(collectives):
-        calls.append(_enqueued(ended))
+        operations.append(Operation(ended))
         for peer in range(ranks):
             if peer != rank:
                 start, to = (chunk * ranks + peer) * rows, peer * own_rows + chunk * rows
-                calls.append(_matmul(world, case, rows, case.between, start, to))
-    return calls
+                operations.append(_rows(world, case, rows, case.between, start, to))
+    return operations
 
 
 OVERLAPPED = {

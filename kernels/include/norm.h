@@ -14,7 +14,6 @@ struct Norm {
   char* residual_out;    // [tokens][hidden]; may be `residual`
   const char* weight;    // [hidden]
   long hidden, tokens;
-  long step_tokens;  // tokens that are handed over in one step
   double epsilon;
 };
 

@@ -68,7 +68,8 @@ def routed_item(
             rows.address if way == "combine" else send,
             rows.address if way == "dispatch" else receive,
             shape={"way": way},
-            tables=make_tables(world, routes, rows, row_bytes),
+            routes=routes,
+            routing=make_tables(world, routes, rows, row_bytes),
             **options,
         )
         cases.append(case)

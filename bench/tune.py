@@ -19,8 +19,7 @@ from bench.harness.command import requested_sizes
 from bench.harness.console import CANNOT, FINE
 from bench.harness.options import RunOptions
 from bench.harness.run import RunPolicy, measure
-from bench.harness.session import MEASURED, Session, program_digest, start
-from bench.harness.suite import Suite
+from bench.harness.session import MEASURED, program_digest, start
 from bench.tuning import search
 from bench.tuning.audit import audited
 from bench.tuning.winners import find_winners
@@ -58,19 +57,13 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
     sizes = requested_sizes(parser, namespace)
     parser.require_ranks()
     try:
-        if namespace.table and os.path.isfile(namespace.table) and os.path.getsize(namespace.table):
-            tuned.any_table(Path(namespace.table))  # no other file of the user is replaced
+        path = Path(namespace.table) if namespace.table else tuned.default_folder()
+        if os.path.isfile(path) and os.path.getsize(path):
+            tuned.read(path)  # no other file of the user is replaced
     except ResultError as error:
         parser.error(f"--table: {error}")
     table = None if namespace.audit else "none"
     return options.run_options(namespace, tuned=table), sizes, namespace
-
-
-def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
-    with session.communicator.all_or_none(ResultError):  # before anything is measured
-        if not session.options.table:
-            tuned.default_folder()
-    return search.prepare(sizes, stable, session)
 
 
 def store(
@@ -83,16 +76,12 @@ def store(
     rows = [search.row_of(result, each) for each in result.winners if each.is_settled]
     decided = {row.size_bytes[0] for row in rows}
     decided -= {each.size_bytes for each in result.winners if not each.is_settled}
-    open_ = [
-        size_text(size)
-        for size in sizes
-        if search.case_of(size, "", "").segment_bytes not in decided
-    ]
+    open_ = [size_text(size) for size in sizes if size not in decided]
     left = f"INCOMPLETE: too few rounds at {some(open_)}{more_time(result)}\n" if open_ else ""
     if not rows:
         return f"{left}table: none\n", CANNOT
     run = result.run
-    path = Path(table) if table else tuned.default_path(run)
+    path = tuned.path_of(table, run)
     head = tuned.Head(run.machine_id, run.software_id, run.run_id, program)
     tuned.add(path, head, rows)
     waiting = sum(not winner.is_confirmed for winner in result.winners)
@@ -119,12 +108,11 @@ def main() -> NoReturn:
         """By what an earlier launch found, too, unless only `auto` is audited."""
         if namespace.audit:
             return find_winners(result)
-        path = Path(table) if table else tuned.default_path(result.run)
-        rows = tuned.own_rows(path, result.run, program)
+        rows = tuned.own_rows(tuned.path_of(table, result.run), result.run, program)
         return find_winners(result, search.found_before(result, rows))
 
-    policy = RunPolicy(16, search.go_on, conclude, winners)
-    suite = partial(prepare, sizes, namespace.stable)
+    policy = RunPolicy(go_on=search.go_on, conclude=conclude, find_winners=winners)
+    suite = partial(search.prepare, sizes, namespace.stable)
     start(run_options, lambda session: measure(session, suite, policy))
 
 

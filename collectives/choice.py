@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from collectives.build import Build
-from collectives.communicator import Refusal
 from collectives.names import BuildName
 from collectives.operation import (
     ONE_HOST,
@@ -26,7 +25,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.table import WrittenTables, best_row, row_of
+from collectives.table import Table, best_row, parsed
 
 AUTO, STABLE = "auto", "auto_stable"
 BETWEEN_HOSTS = Unsupported("between hosts the library chooses the order of a sum")
@@ -65,11 +64,11 @@ def facts_of(world: World, case: CollectiveCase) -> dict[str, Any]:
 
 
 @cache
-def shipped_tables() -> WrittenTables:
-    """The suite's own tables. Raises msgspec.DecodeError."""
+def shipped_rows() -> list[ChoiceRow]:
+    """The rows of the suite's own tables."""
     files = sorted(resources.files(__package__).joinpath("tables").iterdir(), key=str)
-    read = [msgspec.toml.decode(file.read_bytes(), type=WrittenTables) for file in files]
-    return WrittenTables([table for tables in read for table in tables.table])
+    tables = [msgspec.toml.decode(file.read_bytes(), type=Table) for file in files]
+    return [row for table in tables for row in table.row]
 
 
 def ranked(
@@ -81,23 +80,24 @@ def ranked(
 ) -> Iterator[tuple[World, Algorithm]]:
     """The algorithms for a case, each over its memory, in the order in which `auto` tries them, or
     `auto_stable` does: those of the user's rows, of the suite's `own`, those that lead, and the
-    others by the model's cost."""
+    others by the model's cost. Rows of algorithms that are not here are passed over."""
     worlds, facts = (world, *world.other_memory), facts_of(world, case) | {"stable": stable}
+    known = {each.base: each for each in algorithms if each.sums_in_rank_order or not stable}
     for table in (world.rows, own):
-        rows = [row for row in table if row.algorithm.sums_in_rank_order or not stable]
+        rows = [row for row in table if BuildName.parse(row.algorithm).algorithm in known]
         row = best_row(rows, case.collective.name, case.segment_bytes, facts)
         if row:
             over = next((each for each in worlds if each.memory == row.memory), world)
+            algorithm = parsed(row.algorithm, known)
             # In place the lines of the receive buffer have just been read.
             if not (case.in_place and case.collective.reduces):
-                yield over, row.algorithm
-            build = replace(row.algorithm.build, stream_receive=False)  # it takes any size
-            yield over, replace(row.algorithm, build=build)
-    known = [each for each in algorithms if each.sums_in_rank_order or not stable]
+                yield over, algorithm
+            build = replace(algorithm.build, stream_receive=False)  # it takes any size
+            yield over, replace(algorithm, build=build)
     places = [
         (not leads, cost_us(over, each, case), over, each)
         for over in worlds
-        for leads, each in modelled(over, case, known)
+        for leads, each in modelled(over, case, known.values())
     ]
     for _, _, over, algorithm in sorted(places, key=lambda place: place[:2]):
         yield over, algorithm
@@ -146,28 +146,12 @@ def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
     return (traffic.hops * wire.round_trip_ns / 2 + moved_ns) / 1e3
 
 
-@cache
-def shipped_rows(collective: str, algorithms: tuple[Algorithm, ...]) -> list[ChoiceRow]:
-    """The rows of the suite's own tables for a collective, but for those of algorithms that are not
-    here. Raises Refusal."""
-    known = {algorithm.name: algorithm for algorithm in algorithms}
-    try:
-        return [
-            row_of(row, table.where, {collective: known})
-            for table in shipped_tables().table
-            for row in table.rows
-            if row.collective == collective and BuildName.parse(row.algorithm).algorithm in known
-        ]
-    except (ValueError, RecursionError, msgspec.DecodeError) as error:
-        raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
-
-
 def bind_best(
     algorithms: tuple[Algorithm, ...], stable: bool, world: World, case: CollectiveCase
 ) -> Bound:
     """Binds the first algorithm that can be, in the order of `ranked`. Raises Refusal."""
-    own, refusal = shipped_rows(case.collective.name, algorithms), None
-    for over, algorithm in ranked(world, case, algorithms, own, stable):
+    refusal = None
+    for over, algorithm in ranked(world, case, algorithms, shipped_rows(), stable):
         bound = algorithm.bind(over, case)
         if isinstance(bound, Operation):
             memory = over.memory if world.other_memory else None

@@ -2,9 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+import msgspec
 
 from collectives.build import Build, cpu_builds, gpu_builds
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
@@ -12,6 +14,7 @@ from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PACK_BYTES, Device, Memory, Step, Watch
 
+Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has: longer ones have a chain on request
 
 
@@ -83,20 +86,20 @@ class Operation:
 Bound = Operation | Unsupported  # the reason is a value for the table, not a crash
 
 
-@dataclass(frozen=True)
-class ChoiceRow:
+class ChoiceRow(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A line of a table for `auto`: at sizes from `size_bytes[0]` to `size_bytes[1]` the runs with
-    these ids measured `algorithm` as best, over `memory` if ranks have several kinds. `where` has
-    the facts under which that holds, each a value or the least and the most (`table.FACTS`).
-    `candidate` has the name of a build that another launch found to be faster, and its gain."""
+    these ids measured `algorithm`, such as `two_shot+nt+128K`, as best, over `memory` if ranks have
+    several kinds. `where` has the facts under which that holds, each a value or the least and the
+    most (`table.Facts`). `candidate` has the name of a build that another launch found to be
+    faster, and its gain."""
 
     collective: str
-    algorithm: "Algorithm"
+    algorithm: str
     size_bytes: tuple[int, int]
-    where: Mapping[str, Any]
+    where: dict[str, Any]
     runs: Sequence[str] = ()
     memory: str | None = None
-    candidate: tuple[str, float] | None = None
+    candidate: tuple[str, Number] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,13 @@
 """Tables for `auto`: rows that say which algorithm runs measured as best, and under which facts.
 
-A TOML file has a table for each set of facts about ranks and their machine. The suite's own files,
-in `tables/`, are from docs/experiments/suite_tables.py, a user's from bench.tune:
+The suite's own files, in `tables/`, are from docs/experiments/suite_tables.py, a user's from
+bench.tune:
 
-    [[table]]
-    where = { device = "cpu", memory = "mapped", ranks = 2, round_trip_ns = [180, 270] }
-
-    [[table.rows]]
+    [[row]]
+    where = { device = "cpu", memory = "mapped", ranks = 2, variant = "copied", mode = "isolated" }
     collective = "all_reduce"
     algorithm = "two_shot+nt"
-    size_bytes = [65536, 1048576]
-    where = { variant = "copied", mode = "isolated" }
+    size_bytes = [65536,1048576]
     runs = ["2026-11-27T10-02-11Z-tune-0a1b2c"]
 """
 
@@ -22,100 +19,58 @@ import msgspec
 
 from collectives.build import Build
 from collectives.names import BuildName
-from collectives.operation import Algorithm, ChoiceRow
+from collectives.operation import Algorithm, ChoiceRow, Number
 
-Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 # The least and the most.
 Range = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
-# The facts that a row may require, and what each may be.
-FACTS: dict[str, Any] = {
-    "device": str,  # cpu or gpu
-    "memory": str,  # mapped, host_staged or same_device; "mapped,host_staged" if ranks have both
-    "ranks": float | Range,
-    "hosts": float | Range,
-    "variant": str,
-    "mode": str,
-    "in_place": bool,
-    "way": str,
-    "round_trip_ns": Range,  # of a flag between two CPU cores
-    "l1_bytes": float | Range,  # of a CPU core, for data
-    "l2_bytes": float | Range,
-    "oversubscribed": bool,  # whether ranks outnumber cores and take turns
-    "stable": bool,  # true in rows for `auto_stable` alone
-}
-# Those that vary over the cases of a run.
-CASE_FACTS = "variant", "mode", "in_place", "way", "stable"
-RANK_FACTS = [fact for fact in FACTS if fact not in CASE_FACTS]
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
 Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name
 
 
-Where = dict[str, str | bool | int | float | list[float]]
+class Facts(msgspec.Struct, forbid_unknown_fields=True):
+    """The facts that a row may require, and what each may be."""
+
+    device: str = ""  # cpu or gpu
+    memory: str = ""  # mapped, host_staged, same_device; "mapped,host_staged" if ranks have both
+    ranks: float | Range = 0
+    hosts: float | Range = 0
+    variant: str = ""
+    mode: str = ""
+    in_place: bool = False
+    way: str = ""
+    round_trip_ns: Range = []  # of a flag between two CPU cores
+    l1_bytes: float | Range = 0  # of a CPU core, for data
+    l2_bytes: float | Range = 0
+    oversubscribed: bool = False  # whether ranks outnumber cores and take turns
+    stable: bool = False  # true in rows for `auto_stable` alone
 
 
-class WrittenRow(msgspec.Struct, forbid_unknown_fields=True):
-    """A row as a file has it. `where`: the facts about the case that it requires."""
+class Table(msgspec.Struct):
+    """The rows of a file, which may say more."""
 
-    collective: str
-    algorithm: str
-    size_bytes: tuple[int, int]
-    runs: list[str]
-    where: Where = {}
-    memory: str | None = None
-    candidate: tuple[str, Number] | None = None
-
-
-class WrittenTable(msgspec.Struct, forbid_unknown_fields=True):
-    """Rows that require the same facts about the ranks and their machine."""
-
-    where: Where
-    rows: list[WrittenRow]
-
-
-class WrittenTables(msgspec.Struct, forbid_unknown_fields=True):
-    """The tables of a file."""
-
-    table: list[WrittenTable] = []
+    row: list[ChoiceRow]
 
 
 def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
-    """The algorithm that `two_shot+nt+128K` means. Raises ValueError for a wrong word, KeyError for
-    an unknown name."""
+    """The algorithm that `two_shot+nt+128K` means. Raises ValueError for a wrong word."""
     name = BuildName.parse(text)
     if name.memory:
         raise ValueError(f"the name of an algorithm has no memory: {name.memory}")
+    if name.algorithm not in known:
+        raise ValueError(f"{name.algorithm!r} is not one of the algorithms {', '.join(known)}")
     return known[name.algorithm].built(Build.parse(name.words))
 
 
-def rows_of(tables: WrittenTables, known: Known) -> list[ChoiceRow]:
-    """The rows of a file. Raises ValueError, or msgspec.ValidationError, for one without a
-    meaning."""
-    return [row_of(row, table.where, known) for table in tables.table for row in table.rows]
-
-
-def row_of(row: WrittenRow, shared: Where, known: Known) -> ChoiceRow:
-    """A row of a table whose rows all require the facts `shared`. Raises as `rows_of`."""
-    if row.collective not in known:
-        raise ValueError(f"{row.collective!r} is not one of {', '.join(known)}")
-    try:
-        algorithm = parsed(row.algorithm, known[row.collective])
-    except KeyError:
-        names = ", ".join(known[row.collective])
-        raise ValueError(
-            f"{row.collective} has no algorithm {row.algorithm!r}: it has {names}"
-        ) from None
-    check_algorithm(algorithm)
-    least, most = row.size_bytes
-    if not 0 < least <= most < 1 << 63:
-        raise ValueError(f"sizes from {least} to {most} B")
-    where = shared | row.where
-    if unknown := set(where) - set(FACTS):
-        raise ValueError(f"{min(unknown)!r} is not one of the facts {', '.join(FACTS)}")
-    for fact, value in where.items():
-        msgspec.convert(value, FACTS[fact])
-    return ChoiceRow(
-        row.collective, algorithm, row.size_bytes, where, row.runs, row.memory, row.candidate
-    )
+def check(rows: Iterable[ChoiceRow], known: Known) -> None:
+    """Raises ValueError, or msgspec.ValidationError, for a row without a meaning."""
+    for row in rows:
+        if row.collective not in known:
+            raise ValueError(f"{row.collective!r} is not one of {', '.join(known)}")
+        check_algorithm(parsed(row.algorithm, known[row.collective]))
+        least, most = row.size_bytes
+        if not 0 < least <= most < 1 << 63:
+            raise ValueError(f"sizes from {least} to {most} B")
+        msgspec.convert(row.where, Facts)
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
@@ -126,36 +81,28 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
 
 def written(rows: Iterable[ChoiceRow]) -> str:
-    """The text of a file with these rows. Values of JSON are values of TOML."""
-    tables: dict[str, list[str]] = {}
+    """The text of a file with these rows."""
+    lines = list[str]()
     for row in rows:
-        lines = tables.setdefault(as_facts(row.where, RANK_FACTS), [])
-        lines += [
-            "[[table.rows]]",
-            f"collective = {as_text(row.collective)}",
-            f"algorithm = {as_text(row.algorithm.name)}",
-            f"size_bytes = {as_text(row.size_bytes)}",
-            f"where = {as_facts(row.where, CASE_FACTS)}",
-            *([f"memory = {as_text(row.memory)}"] if row.memory else []),
-            *([f"candidate = {as_text(row.candidate)}"] if row.candidate else []),
-            f"runs = {as_text(row.runs)}",
-            "",
-        ]
-    return "\n".join(
-        line
-        for where, lines in tables.items()
-        for line in ("[[table]]", f"where = {where}", "", *lines)
-    )
+        fields = msgspec.to_builtins(row)
+        where = ", ".join(lines_of(fields.pop("where")))
+        lines += ["[[row]]", f"where = {{ {where} }}", *lines_of(fields), ""]
+    return "\n".join(lines)
 
 
-def as_facts(where: Mapping[str, Any], facts: Iterable[str]) -> str:
-    """An inline table of those of the facts that `where` has."""
-    texts = [f"{fact} = {as_text(where[fact])}" for fact in facts if fact in where]
-    return f"{{ {', '.join(texts)} }}"
+def lines_of(fields: Mapping[str, Any]) -> list[str]:
+    """The fields as TOML. Values of JSON are values of TOML."""
+    return [f"{name} = {as_text(value)}" for name, value in fields.items()]
 
 
 def as_text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def case_of(row: ChoiceRow) -> str:
+    """What a row is for, in any state of the link."""
+    where = {fact: value for fact, value in row.where.items() if fact != "round_trip_ns"}
+    return as_text((row.collective, row.size_bytes, sorted(where.items())))
 
 
 def best_row(

@@ -15,6 +15,7 @@ from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
 from collectives.choice import kinds_of
 from collectives.operation import ChoiceRow, Unsupported, World
+from collectives.table import case_of
 from reports.store.schema import Run
 
 
@@ -146,15 +147,10 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     if world.graph:
         method["graph"] = 1
 
-    def case_of(row: ChoiceRow) -> tuple[Any, ...]:
-        where = row.where
-        return row.size_bytes, where["variant"], where.get("mode", ""), "stable" in where
-
     rows = sorted(
-        rows_here(world),
-        key=lambda row: (case_of(row), row.where.get("round_trip_ns", [0.0])),
+        rows_here(world), key=lambda row: (case_of(row), row.where.get("round_trip_ns", [0.0]))
     )
-    choices = [(*case_of(row), row.algorithm.name) for row in rows]
+    choices = [(case_of(row), row.algorithm) for row in rows]
     if choices and any(header.chosen and not header.library for header in suite.headers):
         method["tuned"] = hashlib.sha256(repr(choices).encode()).hexdigest()[:7]
     return method

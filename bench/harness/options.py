@@ -172,10 +172,9 @@ def name_among(kind: str, names: Sequence[str], text: str, aliases: Mapping[str,
 
 def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
     """The algorithm that `two_shot+nt+128K` means."""
-    name = BuildName.parse(text)
-    base = name_among("algorithm", list(known), name.algorithm)
+    name_among("algorithm", list(known), BuildName.parse(text).algorithm)
     try:
-        return parsed(str(name._replace(algorithm=base)), known)
+        return parsed(text, known)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 

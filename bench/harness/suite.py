@@ -216,7 +216,8 @@ def prepare(
     session: Session,
     algorithms: Callable[[int], Sequence[Algorithm]] | None = None,
 ) -> Suite:
-    """The suite of a sweep. `algorithms(size_bytes)` replaces its own. Raises Refusal."""
+    """The suite of a sweep. `algorithms(size_bytes)` replaces its own, and leaves out the parts of
+    a bound. Raises Refusal."""
     world = session.world
     largest = max(sweep.sizes)
     require_memory(session, largest)
@@ -259,7 +260,8 @@ def prepare(
                 iteration.every = OTHERS_EVERY
     suite.named = named
     say_absent(session, suite)
-    add_link_parts(session, suite, buffers)
+    if not algorithms:
+        add_link_parts(session, suite, buffers)
     return suite
 
 

@@ -4,7 +4,7 @@ by the code that made it unless --tuned names it."""
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from collectives.choice import kinds_of
 from collectives.communicator import Mistake, Refusal
 from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
-from collectives.table import WrittenTables, as_text, rows_of, written
+from collectives.table import Table, case_of, check, lines_of, written
 from reports.store.blocks import same_state
 from reports.store.program import BENCH, on_ranks
 from reports.store.result import ResultError, content_of
@@ -47,43 +47,38 @@ def default_folder() -> Path:
     return home / "wiretax"
 
 
-def default_path(machine: Machine | Run) -> Path:
-    """This machine's table. Raises ResultError."""
+def path_of(name: str | None, machine: Machine | Run) -> Path:
+    """The named table, or this machine's. Raises ResultError."""
+    if name:
+        return Path(name)
     return default_folder() / f"tuned-{machine.machine_id}-{machine.software_id}.toml"
 
 
-def any_table(path: Path) -> tuple[Head, dict[str, Any]]:
-    """The head of any machine's table in a file, and its rows as the file has them. Raises
-    ResultError."""
+def read(path: Path, machine: Machine | Head | Run | None = None) -> tuple[Head, dict[str, Any]]:
+    """The head of a table, and what its file has. Raises ResultError, also for the table of another
+    machine than this one or of other software."""
     try:
-        tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
-        head = msgspec.convert(
-            {each.name: tables.pop(each.name, None) for each in fields(Head)}, Head
-        )
+        content = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
+        head = msgspec.convert(content, Head)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
-    return head, tables
-
-
-def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any]]:
-    """The same of this machine's table. Raises ResultError, also for another machine's or other
-    software's."""
-    head, tables = any_table(path)
-    named, here = (f"{each.machine_id}, {each.software_id}" for each in (head, machine))
-    if named != here:
+    named, here = (each and f"{each.machine_id}, {each.software_id}" for each in (head, machine))
+    if here and named != here:
         raise ResultError(
             f"{path} was made on another machine or with other software "
             f"({named}; this is {here}): run {BENCH}tune here"
         )
-    return head, tables
+    return head, content
 
 
-def load(path: Path, tables: dict[str, Any]) -> list[ChoiceRow]:
-    """The rows of the tables that `read` found in a file. Raises ResultError."""
+def load(path: Path, content: dict[str, Any]) -> list[ChoiceRow]:
+    """The rows in what `read` found in a file. Raises ResultError."""
     try:
-        return rows_of(msgspec.convert(tables, WrittenTables), ALGORITHMS)
+        rows = msgspec.convert(content, Table).row
+        check(rows, ALGORITHMS)
     except (ValueError, msgspec.MsgspecError) as error:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error
+    return rows
 
 
 def add(path: Path, head: Head, found: Sequence[ChoiceRow]) -> None:
@@ -91,65 +86,57 @@ def add(path: Path, head: Head, found: Sequence[ChoiceRow]) -> None:
     other sizes, modes or states of the link stay. Another machine's table is replaced. Raises
     OSError, ResultError."""
     older = own_rows(path, head, head.program)
-    lines = [f"{name} = {as_text(value)}" for name, value in vars(head).items()]
     rows = [*found, *(row for row in older if not any(is_for_same_cases(row, a) for a in found))]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_named(path, "\n".join([*lines, "", written(rows)]).encode())
+    write_named(path, "\n".join([*lines_of(vars(head)), "", written(rows)]).encode())
 
 
 def own_rows(path: Path, machine: Head | Run, program: str) -> list[ChoiceRow]:
     """The rows of this machine's table in a file by this program; none of another one."""
     with suppress(ResultError):
-        head, tables = read(path, machine)
+        head, content = read(path, machine)
         if head.program == program:
-            return load(path, tables)
+            return load(path, content)
     return []
 
 
 def is_for_same_cases(a: ChoiceRow, b: ChoiceRow) -> bool:
     """Whether both are for one size, variant and mode in one state of the link."""
     trips_ns = [row.where.get("round_trip_ns", [1.0])[0] for row in (a, b)]
-
-    def key(row: ChoiceRow) -> tuple[Any, ...]:
-        where = {name: value for name, value in row.where.items() if name != "round_trip_ns"}
-        return row.collective, row.size_bytes, where
-
-    return key(a) == key(b) and bool(same_state(*trips_ns))
+    return case_of(a) == case_of(b) and bool(same_state(*trips_ns))
 
 
-def find(name: str | None, machine: Machine, ranks: int) -> tuple[Path, dict[str, Any], str]:
-    """The named table, or this machine's if this code made it, as the file has it, and a sentence
-    on its origin, or on why it is not used: a choice can be wrong for changed kernels. Raises
+def find(name: str | None, machine: Machine, ranks: int) -> tuple[list[ChoiceRow], str]:
+    """The rows of the named table, or of this machine's if this code made it, and a sentence on
+    their origin, or on why they are not used: a choice can be wrong for changed kernels. Raises
     ResultError."""
-    path = Path(name) if name else default_path(machine)
+    path = path_of(name, machine)
     if not name and not os.path.exists(path):
-        return path, {}, ""
-    (head, tables), code = read(path, machine), program_digest(*MEASURED)
+        return [], ""
+    (head, content), code = read(path, machine), program_digest(*MEASURED)
     origin = f"the table that {BENCH}tune made in {head.run_id} with Wiretax {head.program}"
     if head.program == code:
-        return path, tables, f"auto uses {origin}."
+        return load(path, content), f"auto uses {origin}."
     if name:
-        return path, tables, f"auto uses {origin}; this code is {code}."
+        return load(path, content), f"auto uses {origin}; this code is {code}."
     unused = f"auto uses its defaults, not {origin}: this code is {code}. For a new one"
-    return path, {}, f"{unused}: {on_ranks(ranks, 'tune')}"
+    return [], f"{unused}: {on_ranks(ranks, 'tune')}"
 
 
 def use_table(session: Session, machine: Machine) -> None:
     """Gives the session's world the table of `find`. Raises Refusal, Mistake for a named table."""
     name, communicator = session.options.tuned, session.communicator
     ranks = communicator.size
-    found = Path(), dict[str, Any](), ""
+    found = list[ChoiceRow](), ""
     try:
         with communicator.all_or_none(ResultError):
             if communicator.rank == 0 and name != "none":
                 found = find(name, machine, ranks)
-        path, tables, sentence = communicator.broadcast(found)
-        with communicator.all_or_none(ResultError):
-            rows = load(path, tables)
     except Refusal as refusal:
         if not name:
             raise
         raise Mistake(f"--tuned: {refusal}") from refusal
+    rows, sentence = communicator.broadcast(found)
     session.world = replace(session.world, rows=rows)
     if rows and not rows_here(session.world):
         sentence = (

@@ -17,7 +17,7 @@ def audited(result: Result) -> str:
     """The tables and the mean."""
     rows: dict[str, list[list[str]]] = {}
     regrets: list[float] = []
-    heats = heats_of(result.cases, result.counted.costs_us, range(len(result.cases)))
+    heats = heats_of(result.cases, result.counted.costs_us)
     for heat, candidates in sorted(heats.items()):
         auto = next((each for each in candidates if each.is_untuned), None)
         enough = [each for each in candidates if len(each.rounds) >= LEAST_ROUNDS]

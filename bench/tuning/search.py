@@ -12,11 +12,10 @@ from bench.harness.suite import prepare as prepare_sweep
 from bench.tuning.winners import FINALISTS, Candidate, Heat, find_winners, heats_of
 from collectives import choice
 from collectives.algorithms import listed
-from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.collective import COLLECTIVES
 from collectives.names import BuildName
-from collectives.operation import Algorithm, ChoiceRow, CollectiveCase, World
+from collectives.operation import MOST_CHAINED_BYTES, Algorithm, ChoiceRow, World
 from collectives.registry import ALGORITHMS
-from collectives.table import parsed
 from reports.store.blocks import STATE_RATIO, count_blocks
 from reports.store.schema import Result, Winner
 
@@ -28,9 +27,9 @@ OURS = [*listed()["all_reduce"].values()]
 
 def candidates(world: World, size_bytes: int) -> list[Algorithm]:
     """The builds to try at a size; of several hosts the algorithms between hosts."""
+    ours = [each for each in OURS if each.spans_hosts == bool(world.node)]
     if world.node:
-        return [algorithm for algorithm in OURS if algorithm.spans_hosts]
-    ours = [algorithm for algorithm in OURS if not algorithm.spans_hosts]
+        return ours
     builds = [
         build
         for over in (world, *world.other_memory)
@@ -38,13 +37,6 @@ def candidates(world: World, size_bytes: int) -> list[Algorithm]:
         for build in algorithm.candidates(over, size_bytes)
     ]
     return [*{build.name: build for build in builds}.values()]
-
-
-def case_of(size_bytes: int, variant: str, calls: str) -> CollectiveCase:
-    """A case of the search, without buffers."""
-    all_reduce, float32 = COLLECTIVES["all_reduce"], DATATYPES["float32"]
-    count = size_bytes // float32.size_bytes
-    return CollectiveCase(all_reduce, count, float32, "sum", 0, 0, variant=variant, mode=calls)
 
 
 def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
@@ -56,11 +48,8 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
         ordered = [each for each in every if each.sums_in_rank_order or not stable]
         return [KNOWN[choice.STABLE if stable else choice.AUTO], *ordered]
 
-    suite = prepare_sweep(
-        SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes), session, tried
-    )
-    suite.link_parts.clear()
-    return suite
+    sweep = SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes)
+    return prepare_sweep(sweep, session, tried)
 
 
 def go_on(run: RunInProgress, active: list[int], rounds: int) -> list[int]:
@@ -69,7 +58,7 @@ def go_on(run: RunInProgress, active: list[int], rounds: int) -> list[int]:
     chosen: set[int] = set()
     if run.file:
         costs_us = count_blocks(run.file.blocks).costs_us
-        for heat in heats_of(run.suite.headers, costs_us, run.suite.iterations).values():
+        for heat in heats_of(run.suite.headers, costs_us).values():
             chosen |= survivors(heat)
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
@@ -105,12 +94,10 @@ def row_of(result: Result, winner: Winner) -> ChoiceRow:
         where["in_place"] = False
     # A size that was measured in one mode serves both; but a chain over registered buffers is
     # another case than one call.
-    if is_registered or any(
-        (each.size_bytes, each.mode) == (size, "chained") for each in result.cases
-    ):
+    if is_registered or size <= MOST_CHAINED_BYTES:
         where["mode"] = winner.mode
     name = BuildName.parse(winner.name)
-    algorithm = parsed(str(name._replace(memory=None)), KNOWN)
+    algorithm = str(name._replace(memory=None))
     candidate = (winner.candidate, winner.gain[0]) if winner.candidate and winner.gain else None
     runs = [result.run.run_id]
     return ChoiceRow("all_reduce", algorithm, (size, size), where, runs, name.memory, candidate)

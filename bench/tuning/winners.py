@@ -3,7 +3,7 @@ link. The untuned `auto` is a candidate. The odd rounds choose another one, and 
 it: in those that chose it, luck would be a gain. A second launch confirms it: the place of ranks
 and buffers favours builds too."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -49,8 +49,7 @@ class Candidate:
 
 def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -> list[Winner]:
     """The winner of each heat. An earlier launch `found` these candidates and their gains."""
-    right = [case.case for case in result.cases if case.status == "ok"]
-    heats = heats_of(result.cases, result.counted.costs_us, right)
+    heats = heats_of(result.cases, result.counted.costs_us)
     settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}
     untuned = {
         heat: candidate
@@ -97,15 +96,14 @@ def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -
     return winners
 
 
-def heats_of(
-    cases: Sequence[CaseFields], costs_us: RoundCosts, numbers: Iterable[int]
-) -> dict[Heat, list[Candidate]]:
-    """The candidates that compete, of these numbers, with their costs by round, and without those
-    that the untuned `auto` also runs."""
+def heats_of(cases: Sequence[CaseFields], costs_us: RoundCosts) -> dict[Heat, list[Candidate]]:
+    """The candidates that compete, with their costs by round, without those that failed or that the
+    untuned `auto` also runs."""
     several = len({case.memory for case in cases if not case.library}) > 1
     heats = dict[Heat, list[Candidate]]()
-    for number in numbers:
-        case = cases[number]
+    for number, case in enumerate(cases):
+        if case.status != "ok":
+            continue
         heat = Heat(case.variant, case.size_bytes, case.mode)
         name = BuildName.parse(case.algorithm)
         runs = str(name._replace(memory=case.memory if several else None))

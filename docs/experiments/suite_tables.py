@@ -100,7 +100,7 @@ def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: 
     try:
         algorithm = parsed(name, ALGORITHMS[collective])
         check_algorithm(algorithm)
-    except (KeyError, ValueError):
+    except ValueError:
         return False
     if facts["device"] == "gpu":
         return True
@@ -163,10 +163,9 @@ def merged(cells: Sequence[Cell], where: dict[str, Any]) -> Iterable[ChoiceRow]:
     ]
     for name, stretch in groupby(zip(chosen, cells, strict=True), key=itemgetter(0)):
         alike = [cell for _, cell in stretch]
-        algorithm = parsed(name, ALGORITHMS[alike[0].collective])
         sizes = alike[0].size_bytes, alike[-1].size_bytes
         runs = sorted({run for cell in alike for run in cell.runs})
-        yield ChoiceRow(alike[0].collective, algorithm, sizes, where, runs)
+        yield ChoiceRow(alike[0].collective, name, sizes, where, runs)
 
 
 def raises_regret(row: ChoiceRow, rows: Sequence[ChoiceRow], cells: Sequence[Cell]) -> bool:
@@ -179,7 +178,7 @@ def raises_regret(row: ChoiceRow, rows: Sequence[ChoiceRow], cells: Sequence[Cel
                 best_row(table, cell.collective, cell.size_bytes, facts) for table in (rows, others)
             )
             if chosen is row and instead:
-                pairs.append([cell.ratios.get(each.algorithm.name) for each in (row, instead)])
+                pairs.append([cell.ratios.get(each.algorithm) for each in (row, instead)])
     ratios = np.array([pair for pair in pairs if all(pair)])
     with_row, without = ratios.mean(axis=0) if len(ratios) else (1.0, 1.0)
     return bool(with_row > without)

@@ -40,11 +40,9 @@ def render(result: Result) -> str:
 
 def points(result: Result) -> list[Point]:
     """The headline's figures: the best of one variant and mode at the smallest and the largest
-    size, and its gain; of a size with a quantised one too, the exact one, which stands before."""
+    size, and its gain."""
     found = grouped(result.winners, lambda winner: (winner.mode != "isolated", winner.variant))
-    alike = found[min(found)] if found else []
-    best = {winner.size_bytes: winner for winner in reversed(alike)}
-    ends = sorted({min(best), max(best)}) if best else []
+    first, *others = found[min(found)] if found else [None]
     return [
         Point(
             f"{size_text(each.size_bytes)} {each.variant} {each.mode}",
@@ -53,5 +51,5 @@ def points(result: Result) -> list[Point]:
             each.gain[0] if each.gain and each.is_confirmed else None,
             "untuned",
         )
-        for each in map(best.__getitem__, ends)
+        for each in filter(None, [first, *others[-1:]])
     ]

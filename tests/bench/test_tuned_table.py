@@ -8,16 +8,17 @@ import pytest
 from bench.harness import tuned
 from bench.harness.head import Machine
 from bench.harness.session import MEASURED, program_digest
-from collectives.choice import shipped_tables
+from collectives.choice import shipped_rows
+from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
-from collectives.table import as_text, rows_of
+from collectives.table import check, lines_of, written
 from reports.store.result import ResultError
 from tests.bench.launches import launch
 
 MACHINE = Machine({}, [], None, "a1b2c3", "d4e5f6")
 HEAD = tuned.Head("a1b2c3", "d4e5f6", "2026-tune", "1.0 (a)")
 WHERE = {"variant": "copied", "memory": "mapped", "ranks": 2, "hosts": 1}
-ROW = {"algorithm": "ring", "size_bytes": [16384, 16384], "where": WHERE, "runs": []}
+ROW = {"algorithm": "ring", "size_bytes": (16384, 16384), "where": WHERE}
 
 
 # -- the table of a run
@@ -29,11 +30,7 @@ def loaded(path):
 
 def text(head=HEAD, **row):
     """A table with one row, in the words of the file."""
-    lines = [f"{name} = {as_text(value)}" for name, value in vars(head).items()]
-    row = ROW | row
-    where = ", ".join(f"{fact} = {as_text(value)}" for fact, value in row.pop("where").items())
-    lines += ["[[table]]", f"where = {{ {where} }}", "[[table.rows]]", 'collective = "all_reduce"']
-    return "\n".join([*lines, *(f"{name} = {as_text(value)}" for name, value in row.items())])
+    return "\n".join([*lines_of(vars(head)), written([ChoiceRow("all_reduce", **ROW | row)])])
 
 
 @pytest.mark.parametrize(
@@ -45,8 +42,14 @@ def text(head=HEAD, **row):
         ),
         (text(algorithm="two_shot+fast"), "bench.tune: 'fast' is not one of nt, ntr"),
         (text(algorithm="two_shot_int8"), "bench.tune: auto does not choose two_shot_int8"),
-        (text(where=WHERE | {"weather": "fine"}), ": 'weather' is not one of the facts device, "),
-        (text(where=WHERE | {"ranks": ["two"]}), "bench.tune: Expected `float`, got `str`"),
+        (
+            text(where=WHERE | {"weather": "fine"}),
+            "bench.tune: Object contains unknown field `weather`",
+        ),
+        (
+            text(where=WHERE | {"ranks": ["two"]}),
+            "bench.tune: Expected `array` of length >= 2 - at `$.ranks`",
+        ),
         ("deep = " + "[" * 100_000, "is not a table of bench.tune: "),
         ("k = 1\n" * 200_000, "its 1 MB are more than the 1 MB that are read"),
         (text(size_bytes=[16384, 1]), "bench.tune: sizes from 16384 to 1 B"),
@@ -67,7 +70,7 @@ def test_a_table_moves_no_cursor_and_one_that_is_a_pipe_is_refused(tmp_path):
     table = tmp_path / "hostile.toml"
     table.write_text(text(replace(HEAD, run_id="\x1b[2J")))
     used = "auto uses the table that bench.tune made in ?[2J"
-    assert tuned.find(str(table), MACHINE, 2)[2].startswith(used)
+    assert tuned.find(str(table), MACHINE, 2)[1].startswith(used)
     os.mkfifo(tmp_path / "table.toml")
     with pytest.raises(ResultError, match="it is not an ordinary file"):
         loaded(tmp_path / "table.toml")
@@ -77,15 +80,15 @@ def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, mon
     """A table of another checkout was used silently: it chose up to 1.35 times slower than the
     best."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    own, path = program_digest(*MEASURED), tuned.default_path(MACHINE)
+    own, path = program_digest(*MEASURED), tuned.path_of(None, MACHINE)
     other = "0.1.0 (0000000)"
-    assert tuned.find(None, MACHINE, 2) == (path, {}, "")
+    assert tuned.find(None, MACHINE, 2) == ([], "")
 
     def found(name, program, **row):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text(replace(HEAD, program=program), **row))
-        path_found, tables, sentence = tuned.find(name, MACHINE, 2)
-        return [row.algorithm.name for row in tuned.load(path_found, tables)], sentence
+        rows, sentence = tuned.find(name, MACHINE, 2)
+        return [row.algorithm for row in rows], sentence
 
     assert found(None, own)[0] == ["ring"]
     names, sentence = found(None, other)
@@ -96,8 +99,9 @@ def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, mon
 
 
 def test_the_suites_own_tables_hold_what_a_row_may_hold():
-    rows = rows_of(shipped_tables(), ALGORITHMS)
+    rows = shipped_rows()
     assert rows
+    check(rows, ALGORITHMS)
     assert all(row.runs for row in rows), "a row without a run that supports it"
 
 

@@ -19,7 +19,6 @@ from bench.harness import tuned
 from bench.harness.console import CANNOT, print_out, say
 from bench.harness.head import Machine
 from collectives.operation import ChoiceRow
-from collectives.registry import ALGORITHMS
 from reports import __main__ as program
 from reports.site.dashboard import MARKER
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, ResultError
@@ -211,7 +210,7 @@ def load(argv: list[str]) -> int:
 def add_to_table(argv: list[str]) -> int:
     """What bench.tune does with the table of an earlier run."""
     head = tuned.Head("a1b2c3", "d4e5f6", "now", "0.1.0 (1a2b3c4)")
-    ring = ChoiceRow("all_reduce", ALGORITHMS["all_reduce"]["ring"], (4096, 4096), {"ranks": 2})
+    ring = ChoiceRow("all_reduce", "ring", (4096, 4096), {"ranks": 2})
     try:
         with mock.patch.object(tuned, "write_named"):  # it waits for the reader of a pipe
             tuned.add(Path(argv[1]), head, [ring])

@@ -146,7 +146,7 @@ def soak(soak: SweepOptions, session: Session) -> int:
         if before > LAUNCHES_TO_WRAP:
             runner.repeat_aged(batch, peers)
         failure = first_failure([launch.iteration.operation for launch in launches])
-        mine = [launch.wrong() for launch in launches]
+        mine = [launch.iteration.read_wrong() for launch in launches]
         votes = communicator.all_gather((mine, session.watchdog.interrupted_s is not None, failure))
         wrongs, interrupted, failures = zip(*votes, strict=True)
         for rank, sentence in enumerate(failures):

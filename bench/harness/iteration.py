@@ -27,6 +27,7 @@ from kernels.devices.device import (
     Pattern,
     Phase,
     Step,
+    Wrong,
 )
 
 WORD_BYTES = 4  # an element of link_probe.cu, where no case sets another
@@ -47,7 +48,7 @@ class Iteration:
 
     Blocks of one `group` take turns close together, in every `every`-th round. The pilot measures
     `duration_s`, the time of one iteration, and the `warmup`; `count` are the timed iterations of a
-    block."""
+    block. Rank 0 has the `samples` of all blocks if the user wants them."""
 
     text: str
     prepare: Step
@@ -68,6 +69,12 @@ class Iteration:
     duration_s: float = 0.0
     warmup: int = 1
     count: int = 1
+    samples: list[Array] = field(default_factory=list)
+
+    def read_wrong(self) -> Wrong:
+        """What the check has counted on this rank."""
+        assert self.wrong
+        return Wrong.from_buffer_copy(bytes(self.wrong.read()))
 
     def actions(self, meet: Step) -> list[Action]:
         """The one description of an iteration, which both executors follow."""
@@ -267,21 +274,12 @@ def checked_iteration(
         areas = [*zip(sizes, (case.send, case.receive), MARGINS, strict=True)]
         if case.in_place:  # the smaller buffer lies in the larger one
             areas = [max(areas)]
-        table: Pattern = write.argument
         for size_bytes, buffer, front in areas:
             for place, start in enumerate((buffer - MARGIN_BYTES, buffer + size_bytes), front):
-                area = Pattern(
-                    start,
-                    table.tables + place * size,
-                    1,
-                    MARGIN_BYTES,
-                    table.table_bytes,
-                    1,
-                    size,
-                    table.wrong,
-                    table.watch,
-                    place,
-                )
+                area = Pattern.from_buffer_copy(write.argument)
+                area.buffer, area.segments, area.segment_bytes = start, 1, MARGIN_BYTES
+                area.tables += place * size
+                area.period, area.place = 1, place
                 fills.append(replace(write, argument=area))
         checks += [replace(fill, kernel=check.kernel) for fill in fills]
     consume = consume_step(world, case, "read_own", elements)

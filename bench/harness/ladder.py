@@ -63,7 +63,7 @@ def all_reduces(session: Session, is_graph: bool = False, stall_ns: int = 0) -> 
 
     world.device.run(sequence.actions(late), idle, Counts(ROUNDS, 0), world.watch)
     for launch in launches:
-        if wrong := launch.wrong().elements:
+        if wrong := launch.iteration.read_wrong().elements:
             return f"{wrong} wrong elements in all-reduces of {launch.case.size_bytes} B"
     return None
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench import STARTED_S
 from bench.harness import head, tuned
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out, say
+from bench.harness.iteration import Iteration
 from bench.harness.schedule import fit_rounds, set_block_lengths, visits, warm_up_alike
 from bench.harness.session import Session
 from bench.harness.suite import Suite
@@ -22,7 +22,7 @@ from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
 from reports.store.blocks import count_blocks
-from reports.store.schema import End, Result, Winner
+from reports.store.schema import Block, End, LinkBlock, Result, Winner
 from reports.store.stats import autocorrelation, is_precise
 from reports.store.writing import RunFile
 from reports.store.wrong import where_wrong
@@ -36,15 +36,14 @@ CLOSING_S = 1.0  # for cases and table
 
 @dataclass
 class RunInProgress:
-    """A run in progress on this rank. Rank 0 has `file`, and the samples so far."""
+    """A run in progress on this rank. Rank 0 has `file`."""
 
     session: Session
     suite: Suite
     deadline_s: float
     file: RunFile | None = None
     interrupted: bool = False
-    timed: Counter[int] = field(default_factory=Counter)  # iterations by case
-    samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+    timed: Counter[int] = field(default_factory=Counter)  # iterations that count, by case
 
 
 def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
@@ -119,7 +118,7 @@ def measure(
     stolen = steal_share(ticks_before, cpu_ticks(cpus_here))
     errors = sorted({*chain(*new_errors)})
     notes = [f"PCIe errors during the run (AER): {', '.join(errors)}"] if errors else []
-    left = suite.iterations.keys() - run.samples
+    left = suite.iterations.keys() - {block.case for block in run.file.blocks}
     reason = None
     if run.interrupted:
         reason = "interrupted"
@@ -127,12 +126,14 @@ def measure(
         reason = f"time ran out before {len(left)} of {len(suite.iterations)} cases were measured"
     elif suite.is_cut_short:
         reason = "time ran out before all cases were compiled"
-    tried = {case.algorithm for n, case in enumerate(suite.headers) if n not in left}
-    lost = [name for name in suite.named if name not in tried]
+    lost = {*suite.named} - {case.algorithm for case in suite.headers}
     if lost and reason and not run.interrupted:
-        notes.append(f"not measured: {', '.join(lost)} (time ran out)")
-    kept = run.samples if options.samples else {}
-    samples = {number: np.concatenate(rows) for number, rows in kept.items()}
+        notes.append(f"not measured: {', '.join(sorted(lost))} (time ran out)")
+    samples = {
+        str(number): np.concatenate(iteration.samples)
+        for number, iteration in suite.iterations.items()
+        if iteration.samples
+    }
     end = End(
         status="incomplete" if reason else "complete",
         reason=reason,
@@ -155,21 +156,17 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
     """Pilots, then rounds of blocks in seeded random order until no case is left or time is up.
     Cases whose pilot would not leave half of the time are not measured."""
     session, options, suite = run.session, run.session.options, run.suite
-    iterations = [part for parts in suite.link_parts.values() for part in parts.values()]
-    for part in iterations:
-        pilot(session, part)
-        if agreed_stop(run, run.deadline_s):
-            return
-    cases: list[int] = []
+    parts = [part for parts in suite.link_parts.values() for part in parts.values()]
+    iterations = list[Iteration]()
     half_s = (time.monotonic() + run.deadline_s) / 2
-    for number, iteration in suite.iterations.items():
+    for iteration in (*parts, *suite.iterations.values()):
         pilot(session, iteration)
-        cases.append(number)
+        iterations.append(iteration)
         if agreed_stop(run, half_s):
             break
     if run.interrupted:
         return
-    iterations += [suite.iterations[number] for number in cases]
+    cases = [each.number for each in iterations if each.number >= 0]
     warm_up_alike(iterations)
     left_s = 0.85 * (run.deadline_s - time.monotonic())
     budget_s, rounds = session.communicator.broadcast(left_s), REQUESTED_ROUNDS
@@ -188,16 +185,14 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
                     left = options.iterations - run.timed[visited]
                     iteration.count = min(iteration.count, left)
                 datatype = DATATYPES[suite.headers[visited].datatype]
-                measured = measure_block(session, iteration, round_, datatype)
-                if measured and run.file:
-                    block, rows = measured
-                    run.file.append(block)
-                    run.samples.setdefault(visited, []).append(rows)
+                record: Block | LinkBlock | None = measure_block(
+                    session, iteration, round_, datatype
+                )
             else:
                 where = "the link"
                 record = measure_link(session, suite.link_parts[size], size, round_)
-                if record and run.file:
-                    run.file.append(record)
+            if record and run.file:
+                run.file.append(record)
             left_s = run.deadline_s - time.monotonic()
             session.flight.progress.show(
                 "measure", f"round {round_ + 1}, {where}, at most {left_s:.0f} s left"
@@ -227,7 +222,7 @@ def exit_status(run: RunInProgress, result: Result) -> int:
             number, sentence = place
             say("wiretax", f"{run.suite.iterations[number].text}, {sentence}")
         return WRONG
-    if not run.samples:
+    if not result.blocks:
         say(
             "wiretax",
             "time ran out before a case was measured: what was compiled is kept, so run it again, "

@@ -13,7 +13,7 @@ from bench.harness.session import Session
 from collectives.collective import DATATYPES, Datatype
 from collectives.operation import Algorithm, CollectiveCase, Unsupported, World
 from collectives.registry import exact
-from kernels.devices.device import NEXT_ITERATION, PACK_BYTES, Action, Gate, Phase, Step, Wrong
+from kernels.devices.device import NEXT_ITERATION, PACK_BYTES, Action, Gate, Phase, Step
 
 SEQUENCES = 8  # in a batch
 MORE_LAUNCHES = 9  # at most, after the first three of a sequence
@@ -41,10 +41,6 @@ class SoakLaunch:
             Action(iteration.check, Phase.CHECK),
         ]
         return [NEXT_ITERATION, *actions[2:4]] if self.is_bare else actions
-
-    def wrong(self) -> Wrong:
-        assert self.iteration.wrong
-        return Wrong.from_buffer_copy(bytes(self.iteration.wrong.read()))
 
     def close(self) -> None:
         """Frees the data, but not the buffers."""

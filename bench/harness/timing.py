@@ -14,9 +14,9 @@ import numpy as np
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.verify import first_wrong
-from collectives.collective import Datatype
+from collectives.collective import Array, Datatype
 from collectives.operation import Operation
-from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps, Wrong
+from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps
 from reports.store.schema import Block, LinkBlock
 from reports.store.stats import warmup_length
 
@@ -46,9 +46,11 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
 
 @dataclass(frozen=True)
 class Times:
-    """Microseconds by iteration: `time` of the operation (last exit minus last arrival on a shared
-    clock, otherwise the slowest rank's), `after` of the next step; both also [rank, iteration]."""
+    """Microseconds by iteration, of a chain per call: `time` of the operation (last exit minus last
+    arrival on a shared clock, otherwise the slowest rank's), `after` of the next step; both also
+    [rank, iteration], by these `ranks`."""
 
+    ranks: Sequence[int]
     time: Floats
     after: Floats
     skew: Floats
@@ -62,15 +64,16 @@ def times_us(iteration: Iteration, stamps: Sequence[Stamps], clock_shared: bool)
     ranks = iteration.ranks or tuple(range(len(stamps)))
     stamps_ns = np.stack([stamps[rank] for rank in ranks])
     arrived_ns, skew_us = stamps_ns[:, :, ARRIVED], np.full(stamps_ns.shape[1], np.nan)
-    after_us = (stamps_ns[:, :, DONE] - stamps_ns[:, :, BEGUN]) / 1e3
+    unit_ns = 1e3 * max(1, iteration.chain_calls) / iteration.scale
+    after_us = (stamps_ns[:, :, DONE] - stamps_ns[:, :, BEGUN]) / unit_ns
     if clock_shared:
         if len(ranks) > 1 or len(stamps) == 1:
             skew_us = np.ptp(arrived_ns, axis=0) / 1e3
         arrived_ns = arrived_ns[[ranks.index(rank) for rank in iteration.movers or ranks]].max(
             axis=0
         )
-    time_us = (stamps_ns[:, :, LEFT] - arrived_ns) / 1e3
-    return Times(time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us)
+    time_us = (stamps_ns[:, :, LEFT] - arrived_ns) / unit_ns
+    return Times(ranks, time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us)
 
 
 def pilot(session: Session, iteration: Iteration) -> None:
@@ -96,9 +99,8 @@ def pilot(session: Session, iteration: Iteration) -> None:
 
 def measure_block(
     session: Session, iteration: Iteration, block: int, datatype: Datatype
-) -> tuple[Block, np.ndarray[Any, Any]] | None:
-    """Measures a block. Rank 0 gets its record, and samples (block, rank, time, consume, arrival
-    skew). Raises DeviceError as `perform` does."""
+) -> Block | None:
+    """Measures a block. Rank 0 gets its record. Raises DeviceError as `perform` does."""
     flight, communicator, checks = session.flight, session.communicator, session.options.checks
     flight.note("timed loop", case=iteration.number, block=block, text=iteration.text)
     if iteration.wrong:
@@ -107,21 +109,23 @@ def measure_block(
         session.world.device.caller(iteration.fill_margins)()
     before_ns = session.round_trip_ns()
     stamps = perform(session, iteration, Counts(iteration.warmup + checks, iteration.count, checks))
-    trips_ns, wrong = (before_ns, session.round_trip_ns()), None
-    if checks and iteration.wrong:
-        wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
+    trips_ns = before_ns, session.round_trip_ns()
+    wrong = iteration.read_wrong() if checks and iteration.wrong else None
     flight.note("gather")
     gathered = communicator.gather((stamps, wrong, trips_ns))
     flight.note("store")
     if gathered is None:
         return None
-    shares_clock = session.world.shares_clock(iteration.ranks)
-    record, samples = block_record(iteration, block, gathered, shares_clock)
-    wrongs = [of_rank for _, of_rank, _ in gathered if of_rank is not None]
+    all_stamps, wrongs, all_trips_ns = zip(*gathered, strict=True)
+    times = times_us(iteration, all_stamps, session.world.shares_clock(iteration.ranks))
+    if session.options.samples:
+        iteration.samples.append(samples_of(iteration, block, times))
+    record = block_record(iteration, block, times)
+    record.link_rtt_ns = link_rtt_ns(all_trips_ns)
     if wrong is not None:
-        record.n_wrong = sum(wrong.elements for wrong in wrongs)
+        record.n_wrong = sum(of_rank.elements for of_rank in wrongs)
         record.first_wrong = first_wrong(wrongs, datatype)
-    return record, samples
+    return record
 
 
 def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
@@ -130,44 +134,32 @@ def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] 
     return (float(before), float(after)) if before or after else None
 
 
-def block_record(
-    iteration: Iteration,
-    block: int,
-    parts: Sequence[tuple[Stamps, Wrong | None, tuple[float, float]]],
-    clock_shared: bool,
-) -> tuple[Block, np.ndarray[Any, Any]]:
-    """The record and the samples of a block from each rank's stamps, its count of wrong elements if
-    it checks, and the flag's round trips before and after."""
-    stamps, _, trips_ns = zip(*parts, strict=True)
-    times = times_us(iteration, stamps, clock_shared)
+def block_record(iteration: Iteration, block: int, times: Times) -> Block:
+    """The record of a block, without what was checked and the link's round trips."""
     chained = iteration.chain_calls > 0
-    calls = max(1, iteration.chain_calls) / iteration.scale
-    time, after = times.time / calls, times.after / calls
-    after_us, skew_us = float(np.median(after)), float(np.median(times.skew))
-    record = Block(
+    after_us, skew_us = float(np.median(times.after)), float(np.median(times.skew))
+    return Block(
         case=iteration.number,
         block=block,
         round=block,
-        n=len(time),
+        n=len(times.time),
         warmup=iteration.warmup,
-        time_us=float(np.median(time)),
-        mean_us=float(time.mean()),
-        total_us=float(np.median(time if chained else time + after)),
+        time_us=float(np.median(times.time)),
+        mean_us=float(times.time.mean()),
+        total_us=float(np.median(times.time if chained else times.time + times.after)),
         consume_us=None if chained else after_us,
         chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
-        link_rtt_ns=link_rtt_ns(trips_ns),
     )
-    n_ranks, n = times.time_by_rank.shape
-    consume = np.full((n_ranks, n), np.nan) if chained else times.after_by_rank
-    columns = [
-        np.full(n_ranks * n, block),
-        np.repeat(iteration.ranks or np.arange(n_ranks), n),
-        times.time_by_rank.ravel() / calls,
-        consume.ravel(),
-        np.tile(times.skew, n_ranks),
-    ]
-    return record, np.stack(columns, axis=1).astype(np.float32)
+
+
+def samples_of(iteration: Iteration, block: int, times: Times) -> Array:
+    """The iterations of all ranks: block, rank, time, consume, arrival skew."""
+    ranks, consume = np.array(times.ranks)[:, None], times.after_by_rank
+    if iteration.chain_calls:
+        consume = np.full_like(consume, np.nan)
+    columns = np.broadcast_arrays(block, ranks, times.time_by_rank, consume, times.skew)
+    return np.stack(columns, axis=-1).reshape(-1, len(columns)).astype(np.float32)
 
 
 def measure_link(
@@ -190,8 +182,8 @@ def measure_link(
     for name, part in parts.items():
         stamps_of_part = [by_name[name] for by_name, _ in gathered]
         times = times_us(part, stamps_of_part, session.world.clock_shared)
-        median_us = float(np.median(times.time)) - session.overhead_us
-        medians_us[name] = max(median_us, 0.0) * part.scale
+        median_us = float(np.median(times.time)) - session.overhead_us * part.scale
+        medians_us[name] = max(median_us, 0.0)
     return LinkBlock(
         size_bytes=size_bytes,
         round=round_,

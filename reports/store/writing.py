@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from kernels.devices.owners import is_ours, opened, shown
 from reports.store.blocks import count_blocks, describe_link
@@ -21,8 +20,16 @@ from reports.store.build import build_cases
 from reports.store.result import ENDED_EARLY, ResultError
 from reports.store.schema import Block, End, LinkBlock, Result, Run, Winner
 
-MAX_SAMPLES_BYTES = 40_000_000
-Samples = Mapping[int, NDArray[np.floating[Any]]]  # by case, as docs/results.md describes
+
+def sync_names(folder: Path) -> None:
+    """The names in the folder survive a power cut; unreadable folders and some file systems refuse
+    this."""
+    with contextlib.suppress(OSError):
+        listing = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(listing)
+        finally:
+            os.close(listing)
 
 
 def to_line(record: msgspec.Struct) -> bytes:
@@ -147,29 +154,20 @@ class RunFile:
 
     def finish(
         self,
-        samples: Samples,
+        samples: Mapping[str, Any],
         end: End,
         find_winners: Callable[[Result], Sequence[Winner]] = lambda result: (),
     ) -> Result:
-        """Builds the cases; writes `samples`, of as many blocks over the run as fit, into
-        `<run_id>.npz`, and cases, winners and end. Returns the run as `read` does. Raises
-        ResultError."""
+        """Builds the cases; writes `samples`, arrays by case as docs/results.md describes them, if
+        there are any, into `<run_id>.npz`, and cases, winners and end. Returns the run as `read`
+        does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
         counted = count_blocks(self.blocks)
         cases = build_cases(self.run, counted, self.blocks, self.link_blocks, reason)
-        ranks, kept = self.run.world_size, dict[str, Any]()
-        iterations = min(20_000, MAX_SAMPLES_BYTES // (len(cases) * ranks * 5 * 4))
 
-        for number, rows in samples.items():
-            blocks, n_rows = np.unique(rows[:, 0], return_counts=True)
-            n_blocks = min(len(blocks), iterations * ranks // n_rows.max())
-            chosen = np.linspace(0, len(blocks) - 1, n_blocks).round().astype(int)
-            if n_blocks:
-                kept[str(number)] = rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32)
-
-        if kept:
+        if samples:
             content = io.BytesIO()
-            np.savez(content, **kept)
+            np.savez(content, **samples)
             write_whole(self.path.with_suffix(".npz"), content.getvalue())
 
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]

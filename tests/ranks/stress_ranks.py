@@ -70,7 +70,7 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
         actions[middle:],
     ):  # in the first part, all steps are new to a GPU's stream
         world.device.run(part, idle, Counts(1, 0), watch)
-    wrong_elements = sum(launch.wrong().elements for launch in hand)
+    wrong_elements = sum(launch.iteration.read_wrong().elements for launch in hand)
     everyone = communicator.all_gather((watch.iteration, wrong_elements, bool(watch.timed_out)))
     if communicator.rank == 0:
         iterations, wrong, timed_out = zip(*everyone, strict=True)

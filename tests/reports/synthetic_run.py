@@ -244,7 +244,7 @@ def write_run(folder: Path, **fields: Any) -> Result:
         return read(file.path)
     reason = None if sweep.status == "complete" else "interrupted"
     kept = samples if sweep.keeps_samples else {}
-    joined = {number: np.concatenate(rows) for number, rows in kept.items()}
+    joined = {str(number): np.concatenate(rows) for number, rows in kept.items()}
     end = End(status=sweep.status, reason=reason, elapsed_s=52.0)
     return file.finish(joined, end)
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
-from bench.harness.timing import block_record
+from bench.harness.timing import block_record, link_rtt_ns, samples_of, times_us
 from collectives.collective import DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
@@ -31,9 +31,9 @@ STAMPS = [
 ]
 
 
-def block_of(clock_shared: bool = True, chain_calls: int = 0):
-    parts = [(stamps, None, (100.0 + rank, 110.0 + rank)) for rank, stamps in enumerate(STAMPS)]
-    return block_record(iteration_of(chain_calls), 3, parts, clock_shared)
+def block_of(clock_shared: bool = True, chain_calls: int = 0, stamps=STAMPS):
+    iteration = iteration_of(chain_calls)
+    return block_record(iteration, 3, times_us(iteration, stamps, clock_shared))
 
 
 def first_wrong(*elements: int):
@@ -42,31 +42,32 @@ def first_wrong(*elements: int):
 
 
 def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_consumer():
-    record, rows = block_of()
+    record = block_of()
     assert (record.case, record.block, record.round, record.n) == (7, 3, 3, 2)
     assert record.time_us == np.median([3.0 - 1.3, 12.0 - 10.0])
     assert record.consume_us == np.median([1.2, 0.4])
     assert record.total_us == pytest.approx(np.median([1.7 + 1.2, 2.0 + 0.4]))
     assert record.arrival_skew_us == np.median([0.3, 0.0])
-    assert record.link_rtt_ns == (101.0, 111.0), "the slowest pair"
+    assert link_rtt_ns([(100.0, 110.0), (101.0, 109.0)]) == (101.0, 110.0), "the slowest pair"
+    rows = samples_of(iteration_of(), 3, times_us(iteration_of(), STAMPS, True))
     assert rows.shape == (4, 5)
     assert rows[2] == pytest.approx([3, 1, 1.6, 1.2, 0.3])
 
 
 def test_one_slow_iteration_changes_the_mean_of_a_block_but_not_its_time():
     stamps = np.array([[0, 1000, 1000, 1000], [0, 9000, 9000, 9000], [0, 2000, 2000, 2000]])
-    record, _ = block_record(iteration_of(), 0, [(stamps, None, (1.0, 1.0))], True)
+    record = block_of(stamps=[stamps])
     assert (record.time_us, record.mean_us) == (2.0, 4.0)
 
 
 def test_without_a_shared_clock_a_time_is_the_slowest_ranks_time():
-    record, _ = block_of(clock_shared=False)
+    record = block_of(clock_shared=False)
     assert record.time_us == np.median([2.0, 2.0])
     assert record.arrival_skew_us is None
 
 
 def test_a_chains_time_is_per_call_and_has_no_consume_time():
-    record, _ = block_of(chain_calls=10)
+    record = block_of(chain_calls=10)
     assert record.time_us == pytest.approx(np.median([1.7, 2.0]) / 10)
     assert record.total_us == record.time_us
     assert record.consume_us is None
@@ -84,12 +85,12 @@ def test_wrong_elements_of_all_ranks_count(monkeypatch):
     monkeypatch.setattr(timing, "perform", lambda *_: STAMPS[0])
     measured = timing.measure_block(session, iteration, 3, DATATYPES["float32"])
     assert measured
-    assert measured[0].n_wrong == 7
+    assert measured.n_wrong == 7
 
 
 def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     assert first_wrong(0, 0) is None
-    block = block_of()[0]
+    block = block_of()
     block.first_wrong = first_wrong(0, 4)
     assert where_wrong([block]) == (
         7,

@@ -27,7 +27,7 @@ from bench.surveys import mps, steps
 from bench.surveys.steps import RESULTS, Survey, SurveyStep
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
-from reports.store.arguments import positive_number
+from reports.store.arguments import positive_number, whole_number
 from reports.store.program import BENCH, RUN
 from reports.store.writing import check_named
 
@@ -52,7 +52,7 @@ def make_parser(
     option(
         "-n",
         "--ranks",
-        type=partial(options.whole_number, 1, most=MOST_RANKS),
+        type=partial(whole_number, 1, most=MOST_RANKS),
         metavar="N",
         help="ranks of each launch (one per GPU that CuPy can use, at least two; ranks above the "
         "GPUs' number share them, through MPS)",

@@ -19,12 +19,12 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench.harness.console import USAGE
-from bench.harness.options import Parser, add_quiet, duration_s, whole_number
+from bench.harness.options import Parser, add_quiet, duration_s
 from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
-from reports.store.arguments import percent
+from reports.store.arguments import percent, whole_number
 from reports.store.program import BENCH, RUN, misspelt, on_ranks
 from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 

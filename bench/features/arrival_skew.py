@@ -1,14 +1,13 @@
 """Arrival skew: one rank arrives late at each collective, as after uneven compute."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
-from bench.harness.options import CASES, AddOption, Parser, comma_separated
+from bench.harness.options import CASES, AddOption, Parser, comma_separated, duration_s
 from collectives.collective import Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import CollectiveCase
@@ -21,11 +20,8 @@ MOST_LATE_US = 100_000
 
 
 def delay_us(text: str) -> float:
-    """`0`, `5us`, `1.5ms`, or plain microseconds; to the nanosecond."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms)?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 0, 5us or 1.5ms")
-    delay = round(float(match[1]) * (1e3 if match[2] == "ms" else 1.0), 3)
+    """`0`, `5us` or `1.5ms`, to the nanosecond."""
+    delay = 0.0 if text == "0" else round(1e6 * duration_s(text), 3)
     if delay > MOST_LATE_US:
         raise argparse.ArgumentTypeError(f"{text} is above the longest, {MOST_LATE_US // 1000}ms")
     return delay

@@ -4,7 +4,8 @@ a run does anyway; another value is refused."""
 from functools import partial
 
 from bench.harness.feature import Feature
-from bench.harness.options import NOTHING, AddOption, whole_number
+from bench.harness.options import NOTHING, AddOption
+from reports.store.arguments import whole_number
 
 PROCESS = "a rank is one process with one thread and one GPU or core; for more start more ranks (1)"
 # As in nccl-tests 2.19.6, with the least and the most value.

@@ -10,6 +10,7 @@ from bench.harness.feature import Feature
 from bench.harness.options import METHOD, Parser, RunOptions, SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from collectives.operation import Algorithm
+from reports.store.arguments import whole_number
 from reports.store.program import BENCH, on_ranks
 
 
@@ -91,7 +92,7 @@ def sweep_parser(
     for feature in features:
         feature.add_options(partial(what, changes=METHOD))  # each declares what it changes
 
-    few = partial(options.whole_number, 0, most=options.MOST_CHECKS)
+    few = partial(whole_number, 0, most=options.MOST_CHECKS)
     options.add_iterations(how, "until they are precise or time is up")
     how(
         "-w",
@@ -132,16 +133,11 @@ def sweep_options(
     parser: Parser, namespace: argparse.Namespace, features: Sequence[type[Feature]]
 ) -> tuple[RunOptions, SweepOptions, Sequence[Feature]]:
     """The options, or the end of the process with status 2 and one sentence."""
-    parsed = [feature.parse(parser, namespace) for feature in features]
-    active = [feature for feature in parsed if feature]
+    active = [found for each in features if (found := each.parse(parser, namespace))]
     collective: Collective = namespace.collective
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
     sizes = requested_sizes(parser, namespace, allow_zero=True)
-    rounds = any(DATATYPES[name].is_float for name in namespace.datatypes)
-    if namespace.stable and not (rounds and {*namespace.redops} - {"min", "max"}):
-        of = f"{' and '.join(namespace.redops)} of {' and '.join(namespace.datatypes)}"
-        parser.error(f"--stable: nothing rounds in {of}, so every order gives the same bits")
     if namespace.keeps_run:
         parser.require_ranks()
     mode = next((feature.mode for feature in active if feature.mode), namespace.mode)

@@ -20,7 +20,7 @@ from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refus
 from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
-from reports.store.arguments import positive_number
+from reports.store.arguments import positive_number, whole_number
 from reports.store.case import size_of
 from reports.store.program import BENCH, has_colours, misspelt, on_ranks
 
@@ -208,20 +208,12 @@ def named_algorithms(
         parser.error(f"--algorithm: {error}")
 
 
-def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
-    if not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    if int(text) > most:
-        raise argparse.ArgumentTypeError(f"{text} is above the most, {most}")
-    return int(text)
-
-
 def duration_s(text: str) -> float:
-    """`90s`, `10m` or `2h`, in seconds."""
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smh])", text)
+    """`90s`, `10m` or `2h`, also `5us` or `1.5ms`, in seconds."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)(us|ms|s|m|h)", text)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 5us, 90s, 10m or 2h")
+    return float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def comma_separated(parse: Callable[[str], Any], text: str) -> list[Any]:
@@ -438,7 +430,6 @@ def add_graph_options(add: AddOption, graph: int | None = 0) -> None:
         "--graph-nodes",
         type=partial(whole_number, 1),
         metavar="N",
-        dest="graph_nodes",
         help="at most N kernels in a graph (100 on gfx12, otherwise any number)",
     )
 

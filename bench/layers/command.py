@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import AddOption, RunOptions, comma_separated, name_among, whole_number
+from bench.harness.options import AddOption, RunOptions, comma_separated, name_among
 from bench.harness.run import RunInProgress, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
@@ -21,6 +21,7 @@ from collectives.communicator import launched_ranks
 from collectives.layers.fused import WEIGHTS
 from collectives.layers.overlap import CHUNKS
 from collectives.models import MODELS
+from reports.store.arguments import whole_number
 from reports.store.program import on_ranks
 
 WIRE = "float32", "float16", "bfloat16"  # types of elements there

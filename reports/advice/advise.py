@@ -22,7 +22,7 @@ from reports.advice.specs import (
     model_of,
 )
 from reports.advice.wire import Wire
-from reports.store.arguments import positive_number, whole
+from reports.store.arguments import positive_number, whole_number
 from reports.store.program import BENCH, answer
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(
             name,
             metavar=unit,
-            type=partial(whole, least, most),
+            type=partial(whole_number, least, most=most),
             default=default,
             help=f"{text} (%(default)s)",
         )

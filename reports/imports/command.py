@@ -11,7 +11,7 @@ from typing import Any
 
 from reports.imports.logged import LoggedTest, collective_of
 from reports.imports.runs import FORMATS, content_of_run, digest_of, find_tests, run_of
-from reports.store.arguments import whole
+from reports.store.arguments import whole_number
 from reports.store.case import BUS_FACTORS, UNKNOWN
 from reports.store.program import complain, write_json
 from reports.store.result import ResultError, content_of
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranks",
         metavar="N",
-        type=partial(whole, 1, 10**9 - 1),
+        type=partial(whole_number, 1, most=10**9 - 1),
         help="the number of ranks, where a log does not say",
     )
     parser.add_argument(

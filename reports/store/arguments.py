@@ -7,8 +7,8 @@ from contextlib import suppress
 from reports.store.untrusted import printable
 
 
-def whole(least: int, most: int, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(
             f"{printable(text)!r} is not a whole number from {least} to {most}"
         )

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
-from reports.store.arguments import percent, positive_number, whole
+from reports.store.arguments import percent, positive_number, whole_number
 from reports.store.program import answer, complain
 from reports.store.result import ResultError
 from reports.tables.sentences import interval_text, lay_out, number, plain_table
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "--calls",
         metavar="N",
-        type=partial(whole, 1, 10**6),
+        type=partial(whole_number, 1, most=10**6),
         help="calls in a token, such as 161",
     )
 

@@ -49,9 +49,9 @@ BAD = f"""
 --revision c=HEAD -> no variant is named c
 --revision b=no-such-branch -> argument --revision: no-such-branch:
 --revision b=--help -> argument --revision: --help:
---budget 10 -> '10' is not a time such as 90s, 10m or 2h
+--budget 10 -> '10' is not a time such as 5us, 90s, 10m or 2h
 --budget 0m -> '0m' is not a time
---pairs 0 -> '0' is not a whole number of at least 1
+--pairs 0 -> '0' is not a whole number from 1 to
 --margin none -> 'none' is not a number of percent
 --pears 3 -> unknown option --pears: did you mean --pairs?
 """

@@ -22,13 +22,13 @@ allreduce -b 1M -e 64K -> begin at 1048576 B, above their end at 65536 B
 allreduce -b 1 -e 1K -> 1 B hold no float32
 allreduce --sizes 16K, -> '' is not a size
 allreduce --sizes 16K,6 -d double -> 6 B hold no float64, which has 8 B
-allreduce -c 100000 -> 100000 is above the most, 1000
+allreduce -c 100000 -> '100000' is not a whole number from 0 to 1000
 allreduce -T 1e12 -> seconds above 0, and at most 1000000
-allreduce -f 1 -> '1' is not a whole number of at least 2
-allreduce -g 8 -> argument -g/--ngpus: 8 is above the most, 1
+allreduce -f 1 -> '1' is not a whole number from 2 to 2147483648
+allreduce -g 8 -> argument -g/--ngpus: '8' is not a whole number from 1 to 1
 allreduce -a 2 -> unrecognized arguments: -a 2
 allreduce -F 1 -> unrecognized arguments: -F 1
-allreduce -g many -> is not a whole number of at least 1
+allreduce -g many -> is not a whole number from 1 to 1
 allreduce --algorithm two_shott,library -> unknown algorithm 'two_shott': did you mean two_shot?
 allreduce --algorithm two_shot+fast -> algorithm 'two_shot+fast': 'fast' is not one of nt, ntr,
 allreduce --algorithm two_shot+2K+4K -> '4K' sets chunk_bytes a second time
@@ -43,25 +43,23 @@ allreduce --maxtime 5 -> unknown option --maxtime: did you mean --max-time?
 allreduce --output=/tmp -> unknown option --output: did you mean --out?
 bits --algo ring -> unknown option --algo: did you mean --algorithm?
 allreduce --bogus -> unrecognized arguments: --bogus
-allreduce --stable -d int32 -> --stable: nothing rounds in sum of int32, so every order gives the
-reduce_scatter --stable -o min,max -> --stable: nothing rounds in min and max of float32, so every
 allgather --stable -> unrecognized arguments: --stable
 allgather -o sum -> unrecognized arguments: -o sum
 allgather --algorithm two_shot -> unknown algorithm 'two_shot'
 alltoall --in-place -> --in-place: an all-to-all has no in-place form
-alltoall --arrival-skew 5s -> '5s' is not a time such as 0, 5us or 1.5ms
-alltoall --arrival-skew nan -> 'nan' is not a time such as 0, 5us or 1.5ms
+alltoall --arrival-skew 5s -> 5s is above the longest, 100ms
+alltoall --arrival-skew nan -> 'nan' is not a time such as 5us, 90s, 10m or 2h
 alltoall --arrival-skew 100.1ms -> 100.1ms is above the longest, 100ms
-alltoall --arrival-skew 5 --mode both -> --arrival-skew and --cold are of single calls
+alltoall --arrival-skew 5us --mode both -> --arrival-skew and --cold are of single calls
 allreduce --cold --mode chained -> --arrival-skew and --cold are of single calls
-soak --soak 10 -> argument --soak: '10' is not a time such as 90s, 10m or 2h
+soak --soak 10 -> argument --soak: '10' is not a time such as 5us, 90s, 10m or 2h
 soak --in-place -> unrecognized arguments: --in-place
 soak --algorithm rong -> --algorithm: unknown algorithm 'rong': did you mean ring?
 soak -e 0 -> the sizes begin at 1 B, above their end at 0 B
 soak -b 8 -e 4 -> the sizes begin at 8 B, above their end at 4 B
 link -b 2 -> 2 B hold no float32, which has 4 B
 doctor --list -> unrecognized arguments: --list
-alltoall --experts 0 -> '0' is not a whole number of at least 1
+alltoall --experts 0 -> '0' is not a whole number from 1 to
 alltoall --experts 4 --top-k 5 -> --top-k 5 is more than the 4 experts
 alltoall --experts 4 --skew warm:1 -> 'warm:1' is not a skew such as uniform or zipf:1.2
 alltoall --experts 4 -d int32 -> with --experts -d takes one of float, half, bfloat16 and double
@@ -78,20 +76,20 @@ decode --model llama-3.1-71b -> --model: unknown model 'llama-3.1-71b': did you 
 prefill -d int32 -> unknown datatype 'int32': choose from float32
 gemm_reduce_scatter -d double -> unknown datatype 'double': choose from float32, float16, bfloat16
 decode --max-time 0 -> '0' is not a number of seconds above 0
-prefill --tokens 0 -> '0' is not a whole number of at least 1
-prefill --tokens 4097 -> 4097 is above the most, 4096
+prefill --tokens 0 -> '0' is not a whole number from 1 to
+prefill --tokens 4097 -> '4097' is not a whole number from 1 to 4096
 allreduce_rmsnorm --algorithm fussed -> unknown algorithm 'fussed': did you mean fused?
 allreduce_rmsnorm --algorithm fused,one -> unknown algorithm 'one'
-allreduce_rmsnorm --hidden 1048577 -> 1048577 is above the most, 1048576
-gemv_allreduce --tokens 1,9 -> 9 is above the most, 8
+allreduce_rmsnorm --hidden 1048577 -> '1048577' is not a whole number from 1 to 1048576
+gemv_allreduce --tokens 1,9 -> '9' is not a whole number from 1 to 8
 gemv_allreduce --weights int4 -> unknown type of weights 'int4': did you mean int8?
 gemv_allreduce --weights float -> unknown type of weights 'float': did you mean float16?
-gemm_reduce_scatter --tokens 65537 -> 65537 is above the most, 65536
+gemm_reduce_scatter --tokens 65537 -> '65537' is not a whole number from 1 to 65536
 allgather_gemm --tokens 256,100 -> 100 is not a multiple of 16: of 8 chunks times the ranks
 prefill --scale 0 -> '0' is not a fraction such as 1/64, above 0 and at most 1
 decode --scale 2 -> '2' is not a fraction such as 1/64, above 0 and at most 1
 decode --scale 1/0 -> '1/0' is not a fraction
-decode --slots 1,9 -> 9 is above the most, 8
+decode --slots 1,9 -> '9' is not a whole number from 1 to 8
 """
 BAD_LINES = [row.split(" -> ") for row in BAD.strip().splitlines()]
 

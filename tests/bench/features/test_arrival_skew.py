@@ -55,7 +55,7 @@ def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, 
 
 def test_a_delay_of_0_is_the_ordinary_case():
     """A run with delays must be comparable with earlier runs."""
-    assert [delay_us(text) for text in ("0", "0us", "0ms", "5", "1.5ms")] == [0, 0, 0, 5, 1500]
+    assert [delay_us(text) for text in ("0", "5us", "1.5ms")] == [0, 5, 1500]
     for collective in COLLECTIVES.values():
         assert ArrivalSkew((0.0,)).shapes(collective.shapes) == list(collective.shapes)
 

@@ -112,7 +112,8 @@ def best_thread_level() -> str:
 
 
 class Communicator:
-    """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order.
+    """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order; this
+    rank's is `host`.
     `whole` are all ranks of the run, `ranks` the numbers of these ranks there.
     `thread_level` None: the fastest for these ranks and cores. Raises Refusal before MPI is up if
     its library cannot start, and Mistake if it does not speak to the launcher."""
@@ -155,7 +156,7 @@ class Communicator:
         self.local_rank = self.node.rank
         own_node = tuple(self.node.allgather(self.rank))
         self.nodes: list[tuple[int, ...]] = sorted(set(world.allgather(own_node)))
-        self.hosts = len(self.nodes)
+        self.host, self.hosts = self.nodes.index(own_node), len(self.nodes)
         self.host_names: list[str] = world.allgather(platform.node())  # of each rank
 
     def among(self, ranks: Sequence[int]) -> "Communicator":

@@ -41,16 +41,23 @@ def map_peers(
 
 
 def connect(
-    communicator: Communicator, device: Device, waits: WaitPolicy, modes: Sequence[str]
+    communicator: Communicator,
+    device: Device,
+    waits: WaitPolicy,
+    modes: Sequence[str],
+    probes: bool = True,
 ) -> PeerBuffer:
-    """Allocates, maps and probes in the first mode that works. Raises Refusal if memory is
-    short or no mode works, and ProbeFailed if mapped memory failed a probe."""
+    """Allocates, maps and probes in the first mode that works; the ladder `probes` by itself.
+    Raises Refusal if memory is short or no mode works, and ProbeFailed if mapped memory failed a
+    probe."""
     refusals, probe_failed = list[str](), False
     for number, sharing in enumerate(modes):
         undo = ExitStack()
         try:
             peers = map_peers(communicator, device, waits, sharing, undo)
             peers.refusals, peers.requested = refusals, modes[0]
+            if not probes:
+                return peers
             peers.shown = probe(peers)
             has_another = any(mode.startswith("mapped") for mode in modes[number + 1 :])
             if has_another and peers.shown.no_reads:  # other memory may show reads too

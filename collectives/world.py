@@ -144,8 +144,7 @@ def open_world(
 
 def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     """The world of this host's ranks. Its memory is mapped on all hosts or on none."""
-    ranks = next(ranks for ranks in world.communicator.nodes if world.rank in ranks)
-    node = world.among(ranks, world.peers)
+    node = world.among(world.communicator.nodes[world.communicator.host], world.peers)
     peers: PeerBuffer | Unsupported
     try:
         peers = _map_peers(node.communicator, world.device, waits, modes)

@@ -64,7 +64,6 @@ class FlightRecord:
             **state,
             "step": step,
             "steps": self.state["steps"] + 1,
-            "time": time.time(),
             "noted_s": time.monotonic(),
             "counters": COUNTERS,
         }

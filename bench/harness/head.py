@@ -40,12 +40,9 @@ def examine(session: Session) -> Machine:
         "source": "MPI_Query_thread",
         "status": "ok",
     }
-    host = next(
-        number for number, ranks in enumerate(communicator.nodes) if communicator.rank in ranks
-    )
     rank: dict[str, Any] = {
         "rank": communicator.rank,
-        "host": host,
+        "host": communicator.host,
         "node": node.label(communicator),
         "device": device.name,
         "arch": device.arch,
@@ -91,18 +88,21 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
         memory = {"behaved": f"none: {peers.reason}"}
         notes.append(f"Peer memory is not mapped: {peers.reason}.")
     else:
-        memory, places, between = peers.types, "", ""
-        refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
-        flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
-        is_shared = peers.kind == "same_device"
-        shared = " Ranks share a GPU, so no time here measures a wire." if is_shared else ""
-        if isinstance(world.peers, Unsupported):
-            places, reason = " within each host", world.peers.reason
-            between = f" Between hosts {world.library.name} moves the data: {reason}."
+        memory = peers.types
         notes.append(
-            f"Peer memory is {peers.kind}{places} ({memory['data']}) and was probed in every "
-            f"direction within one launch.{shared}{flush}{refusals}{between}"
+            f"Peer memory is {peers.kind} ({memory['data']}) and was probed in every direction "
+            "within one launch."
         )
+        if peers.kind == "same_device":
+            notes.append("Ranks share a GPU, so no time here measures a wire.")
+        if any(peers.hdp_flush):
+            notes.append("A writer flushes its peer's HDP before a flag.")
+        if peers.refusals:
+            notes.append(f"Better was refused: {'; '.join(peers.refusals)}.")
+        if isinstance(world.peers, Unsupported):
+            notes.append(
+                f"Between hosts {world.library.name} moves the data: {world.peers.reason}."
+            )
     world_facts: dict[str, Any] = {
         "size": communicator.size,
         "hosts": communicator.hosts,

@@ -5,9 +5,7 @@ reset how far the climb came: each rung's name is on disk before the rung starts
 All rungs are first climbed in host memory, the control: if they fail there, the peers are not to
 blame."""
 
-import os
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +17,14 @@ from bench.harness.sampler import SoakLaunch, SoakSequence, captured
 from bench.harness.session import Session
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Refusal
-from collectives.connect import map_peers
+from collectives.connect import connect
 from collectives.operation import CollectiveCase, Unsupported, World
 from collectives.probe import show
 from collectives.registry import ALGORITHMS
 from collectives.world import modes_of
 from kernels.devices.device import Counts, DeviceError
 from reports.store.result import read_flight
+from reports.store.writing import sync_names
 
 if TYPE_CHECKING:
     from collectives.library.gpu import NcclLibrary
@@ -70,16 +69,10 @@ def all_reduces(session: Session, is_graph: bool = False, stall_ns: int = 0) -> 
 
 def map_peer_memory(session: Session) -> None:
     """From here on the session's world has the peers' memory, unprobed. Raises Refusal."""
-    world, refusals = session.world, list[str]()
-    for sharing in modes_of(world.device, "mapped"):
-        own = world.communicator, world.device, world.mapped.waits
-        try:
-            session.world = replace(world, peers=map_peers(*own, sharing, ExitStack()))
-            register(session.world)
-            return
-        except Refusal as refusal:
-            refusals.append(str(refusal))
-    raise Refusal("; ".join(dict.fromkeys(refusals)))
+    world, modes = session.world, modes_of(session.world.device, "mapped")
+    own = world.communicator, world.device, world.mapped.waits
+    session.world = replace(world, peers=connect(*own, modes, probes=False))
+    register(session.world)
 
 
 def register(world: World) -> None:
@@ -158,11 +151,8 @@ def climb(session: Session) -> int:
     if is_first:
         print_out("".join(unfinished(own)))
         run.touch()
-    for folder in own, own.parent:  # the names of the records
-        with suppress(OSError):  # some file systems refuse this
-            descriptor = os.open(folder, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+    for folder in own, own.parent:
+        sync_names(folder)
 
     statuses = set[int]()
     for name, work in RUNGS.items():

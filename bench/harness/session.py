@@ -178,14 +178,13 @@ def open_session(
     flight.note("open the device")
     device, notes = open_linked(communicator, options.device, options.ranks_share_gpus)
     device.most_graph_nodes = options.graph_nodes or device.most_graph_nodes
-    if options.hdp_flush == "off":
-        with communicator.all_or_none():
-            device.leave_hdp()
     # Only CPU ranks are pinned: a GPU library's threads would inherit their rank's single core.
     unpinned = Place(False, sorted(os.sched_getaffinity(0)))
     place = pin(communicator) if device.is_cpu else unpinned
     flight.note("map the peers")
     with communicator.all_or_none():
+        if options.hdp_flush == "off":
+            device.leave_hdp()
         flight.watch = device.watch(flight.watch)
         refusal = device.reason_against_graphs() if options.graph != 0 else None
         if options.graph and refusal:
@@ -315,8 +314,10 @@ def or_cannot(task: str) -> Iterator[None]:
 def reserve_run(options: RunOptions) -> str:
     """Checks that all files can be written, and reserves the run's name. Raises ResultError."""
     folder = Path(options.out)
-    if not options.out or os.path.isfile(folder):  # a Path raises for a name that is too long
-        raise ResultError(f"{options.out!r} is no folder, which receives the run: name one")
+    if not options.out:
+        raise ResultError("the folder's name is empty: name a folder, which receives the run")
+    if os.path.isfile(folder):  # a Path raises for a name that is too long
+        raise ResultError(f"{folder} is a file: name a folder, which receives the run")
     with or_cannot(f"write {folder}"), opened(folder) as inside:
         with tempfile.TemporaryFile(dir=inside) as file:
             file.write(bytes(LEAST_FREE_BYTES))

@@ -231,8 +231,6 @@ def prepare(
     if sweep.stable and STABLE not in named:
         listed.append(ALGORITHMS[sweep.collective.name][STABLE])
         named.append(STABLE)
-    if sweep.stable and session.communicator.size <= 2:
-        session.notes.append("Up to two ranks a sum has one order: auto_stable has auto's bits.")
     for feature in session.features:
         of_feature = feature.algorithms(session)
         listed += of_feature.values()

@@ -129,13 +129,7 @@ class RunFile:
             finally:
                 part.unlink(missing_ok=True)
 
-            # The name survives a power cut; unreadable folders and some file systems refuse this.
-            with contextlib.suppress(OSError):
-                listing = os.open(inside, os.O_RDONLY)
-                try:
-                    os.fsync(listing)
-                finally:
-                    os.close(listing)
+            sync_names(inside)
 
         return created
 

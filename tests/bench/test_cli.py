@@ -63,8 +63,8 @@ def test_what_this_machine_cannot_run_is_refused_in_one_line(tmp_path, options, 
 @pytest.mark.parametrize(
     ("folder", "sentence"),
     [
-        ("", "'' is no folder, which receives the run: name one"),
-        (__file__, f"'{re.escape(__file__)}' is no folder, which receives the run: name one"),
+        ("", "name is empty: name a folder"),
+        (__file__, rf"{re.escape(__file__)} is a file: name a folder"),
         (f"{__file__}/results", "cannot write .*results"),  # also for root
     ],
 )

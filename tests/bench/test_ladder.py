@@ -59,7 +59,7 @@ def test_a_climb_in_which_all_works_ends_with_0_and_leaves_nothing(tmp_path):
         (
             {"peer": 0},
             3,
-            "peer memory: mapped: refused (rank 0: the driver refuses peer access",
+            "peer memory: mapped: refused (mapped: rank 0: the driver refuses peer access",
             "",
         ),
         (  # the control: the peers are not tried, nor blamed

@@ -163,11 +163,10 @@ def soak(soak: SweepOptions, session: Session) -> int:
             batch, batches, sampled_s = sampler.sample(), batches + 1, soaked_s
     if communicator.rank == 0:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
-        passed = " past 2^32" if epoch < START_EPOCH else ""
         print_out(
             f"soak: {total} launches in {soaked_s:.0f} s, {wrong_elements} wrong elements; "
             f"{batches} batches, each algorithm at least {min(runner.launches.values())} times, "
-            f"and the epoch went{passed} to {epoch}\n"
+            f"and the epoch went to {epoch}\n"
         )
         if wrong_elements:
             located = [

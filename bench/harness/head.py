@@ -13,8 +13,7 @@ from bench.machine.diagnosis import summary
 from bench.machine.gpu_state import throttle_reasons
 from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
-from collectives.choice import kinds_of
-from collectives.operation import ChoiceRow, Unsupported, World
+from collectives.operation import Unsupported
 from collectives.table import case_of
 from reports.store.schema import Run
 
@@ -132,12 +131,6 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     )
 
 
-def rows_here(world: World) -> list[ChoiceRow]:
-    """The rows of the table that are for these ranks and their memory."""
-    here = {"memory": kinds_of(world), "ranks": world.ranks, "hosts": world.communicator.hosts}
-    return [row for row in world.rows if here.items() <= row.where.items()]
-
-
 def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     """How the cases are measured, where not by default: what the options of METHOD say. For a graph
     and a table, whose defaults depend on the machine, it says what the run used: the table as a
@@ -147,9 +140,7 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     if world.graph:
         method["graph"] = 1
 
-    rows = sorted(
-        rows_here(world), key=lambda row: (case_of(row), row.where.get("round_trip_ns", [0.0]))
-    )
+    rows = sorted(world.rows, key=lambda row: (case_of(row), row.where.get("round_trip_ns", [0.0])))
     choices = [(case_of(row), row.algorithm) for row in rows]
     if choices and any(header.chosen and not header.library for header in suite.headers):
         method["tuned"] = hashlib.sha256(repr(choices).encode()).hexdigest()[:7]
@@ -163,5 +154,5 @@ def names_of_hosts(machine: Machine, host_names: Sequence[str]) -> str:
         rank["node"] or f"host {rank['host'] + 1}": name
         for rank, name in zip(machine.ranks, host_names, strict=True)
     }
-    texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
-    return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
+    texts = ", ".join(f"{label} is {name}" for label, name in names.items())
+    return f"hosts: {texts}\n" if len(names) > 1 else ""

@@ -15,7 +15,7 @@ from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out, s
 from bench.harness.iteration import Iteration
 from bench.harness.schedule import fit_rounds, set_block_lengths, visits, warm_up_alike
 from bench.harness.session import Session
-from bench.harness.suite import Suite
+from bench.harness.suite import Suite, say_absent
 from bench.harness.timing import measure_block, measure_empty_launch, measure_link, pilot
 from bench.machine import pci
 from bench.machine.environment import cpu_ticks, steal_share
@@ -97,6 +97,7 @@ def measure(
     communicator.barrier()
     if not suite.iterations:
         raise Refusal(f"no case can be measured: {suite.headers[0].reason}")
+    say_absent(session, suite)
     if not session.world.clock_shared:
         measure_empty_launch(session)
     run_head = head.describe(session, machine, suite)

@@ -90,10 +90,9 @@ def visits(
         if round_ and phase % iteration.every:
             continue
         groups.setdefault((size, iteration.group), []).append(number)
-    order = random.Random(f"{seed} {round_}").sample(list(groups), len(groups))
+    draw = random.Random(f"{seed} {round_}")  # alike on all ranks
     visited: list[tuple[int, int | None]] = []
-    for size, group in order:
+    for size, group in draw.sample(list(groups), len(groups)):
         members = groups[size, group] + [None] * (size in suite.link_parts)
-        draw = random.Random(f"{seed} {round_} {size}")  # alike on all ranks
         visited += [(size, member) for member in draw.sample(members, len(members))]
     return visited

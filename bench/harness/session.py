@@ -190,8 +190,6 @@ def open_session(
         if options.graph and refusal:
             raise DeviceError(f"-G: {refusal}")
     graph = options.graph != 0 and not refusal
-    if options.graph_nodes and not graph:
-        raise Refusal("--graph-nodes: nothing is launched from a graph here; -G 1 does that")
     if graph and device.most_graph_nodes and not options.graph_nodes:
         notes.append(
             f"Graphs hold at most {device.most_graph_nodes} kernels: longer ones read stale values "

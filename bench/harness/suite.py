@@ -257,7 +257,6 @@ def prepare(
             if suite.headers[number].algorithm not in compared:
                 iteration.every = OTHERS_EVERY
     suite.named = named
-    say_absent(session, suite)
     if not algorithms:
         add_link_parts(session, suite, buffers)
     return suite

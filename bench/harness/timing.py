@@ -169,25 +169,22 @@ def measure_link(
     flight = session.flight
     flight.note("link probe", case=None, block=round_, text=f"{size_bytes} B")
     before_ns = session.round_trip_ns()
-    stamps = {
-        name: perform(session, part, Counts(part.warmup, part.count))
-        for name, part in parts.items()
-    }
-    after_ns = session.round_trip_ns()
+    stamps = [perform(session, part, Counts(part.warmup, part.count)) for part in parts.values()]
+    trips_ns = before_ns, session.round_trip_ns()
     flight.note("gather")
-    gathered = session.communicator.gather((stamps, (before_ns, after_ns)))
+    gathered = session.communicator.gather((stamps, trips_ns))
     if gathered is None:
         return None
+    all_stamps, all_trips_ns = zip(*gathered, strict=True)
     medians_us: dict[str, Any] = {}
-    for name, part in parts.items():
-        stamps_of_part = [by_name[name] for by_name, _ in gathered]
-        times = times_us(part, stamps_of_part, session.world.clock_shared)
+    for (name, part), of_ranks in zip(parts.items(), zip(*all_stamps, strict=True), strict=True):
+        times = times_us(part, of_ranks, session.world.clock_shared)
         median_us = float(np.median(times.time)) - session.overhead_us * part.scale
         medians_us[name] = max(median_us, 0.0)
     return LinkBlock(
         size_bytes=size_bytes,
         round=round_,
-        link_rtt_ns=link_rtt_ns([trips_ns for _, trips_ns in gathered]),
+        link_rtt_ns=link_rtt_ns(all_trips_ns),
         **medians_us,
     )
 

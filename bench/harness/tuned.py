@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bench.harness.head import Machine, rows_here
+from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
 from collectives.choice import kinds_of
 from collectives.communicator import Mistake, Refusal
@@ -124,9 +124,10 @@ def find(name: str | None, machine: Machine, ranks: int) -> tuple[list[ChoiceRow
 
 
 def use_table(session: Session, machine: Machine) -> None:
-    """Gives the session's world the table of `find`. Raises Refusal, Mistake for a named table."""
+    """Gives the session's world those rows of `find` that are for these ranks and their memory.
+    Raises Refusal, Mistake for a named table."""
     name, communicator = session.options.tuned, session.communicator
-    ranks = communicator.size
+    memory, ranks, hosts = kinds_of(session.world), communicator.size, communicator.hosts
     found = list[ChoiceRow](), ""
     try:
         with communicator.all_or_none(ResultError):
@@ -137,10 +138,12 @@ def use_table(session: Session, machine: Machine) -> None:
             raise
         raise Mistake(f"--tuned: {refusal}") from refusal
     rows, sentence = communicator.broadcast(found)
-    session.world = replace(session.world, rows=rows)
-    if rows and not rows_here(session.world):
+    here = {"memory": memory, "ranks": ranks, "hosts": hosts}
+    own = [row for row in rows if here.items() <= row.where.items()]
+    session.world = replace(session.world, rows=own)
+    if rows and not own:
         sentence = (
-            f"auto uses its defaults: nothing was tuned over {kinds_of(session.world)} memory with "
-            f"{ranks} ranks on {counted(communicator.hosts, 'host')}: {on_ranks(ranks, 'tune')}"
+            f"auto uses its defaults: nothing was tuned over {memory} memory with {ranks} ranks on "
+            f"{counted(hosts, 'host')}: {on_ranks(ranks, 'tune')}"
         )
     session.notes += filter(None, [sentence])

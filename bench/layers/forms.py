@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.harness.iteration import Iteration, Segments, checked_iteration, nothing
 from bench.harness.session import Session
-from bench.harness.suite import Axes, Suite, bind_cases, say_absent
+from bench.harness.suite import Axes, Suite, bind_cases
 from collectives.layers.fused import FUSED, peer_forms
 from collectives.layers.overlap import OVERLAPPED
 from collectives.operation import Algorithm, CollectiveCase, Operation
@@ -64,7 +64,6 @@ def bind_forms(
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, iteration)
     suite.named = [form.name for form in [*options.algorithm, *peers]]
-    say_absent(session, suite)
     for number, made in suite.iterations.items():
         header = suite.headers[number]
         made.group = str(header.shape)

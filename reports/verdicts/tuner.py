@@ -84,8 +84,8 @@ def tuner(arguments: argparse.Namespace) -> int:
     cells = library_cells(judged)
     cells = cells.assign(settings=cells.side.map(settings))
     is_json = arguments.format == "json"
-    in_table: Any = [columns_of(cell) for cell in cells.itertuples()]
-    rows = fastest(cells.assign(value=cells.settings if is_json else in_table))
+    values: Any = cells.settings if is_json else [columns_of(cell) for cell in cells.itertuples()]
+    rows = fastest(cells.assign(value=values))
     if not cells.is_faster.any():
         sentence = f"nothing is FASTER than {baseline.name} at any size"
         if np.isinf(cells.high).all():
@@ -123,13 +123,12 @@ def settings_by_label(sides: Sequence[Side]) -> dict[str, dict[str, str]]:
     default, settings = recorded(sides[0]), dict[str, dict[str, str]]()
     for side in sides[1:]:
         own = recorded(side)
-        names = sorted(name for name in {*own, *default} if own.get(name) != default.get(name))
-        if kept := [name for name in names if name in default]:
+        if kept := [name for name, value in default.items() if own.get(name) != value]:
             raise ResultError(
                 f"{sides[0].name} sets {kept[0]}={default[kept[0]]}: the first side must be the "
                 "library's default"
             )
-        values = {name: own[name] for name in names}
+        values = {name: value for name, value in sorted(own.items()) if name not in default}
         if "<set>" in values.values():
             complain(f"{side.label}: a value of its settings was not stored: left out")
         elif values:

@@ -135,7 +135,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
 
 def test_a_survey_that_cannot_begin_is_refused(tmp_path, refused, monkeypatch):
     folder = tmp_path / "survey"
-    ranks = "argument -n/--ranks: 9 is above the most, 8"
+    ranks = "argument -n/--ranks: '9' is not a whole number from 1 to 8"
     assert refused(main, "--out", folder, "-n", "9") == (2, ranks)
     monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))  # GPUs that cannot be used
     status, refusal = refused(main, "--out", folder)

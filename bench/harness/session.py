@@ -12,8 +12,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -45,7 +45,7 @@ from kernels.devices.owners import opened
 from kernels.devices.shared_memory import available_bytes
 from reports.store.program import BENCH
 from reports.store.result import ResultError
-from reports.store.writing import check_named
+from reports.store.writing import check_named, write_errors
 
 SOURCES = ".py", ".cu", ".cpp", ".h"
 MEASURED = "collectives", "kernels"  # the packages whose code is measured
@@ -283,7 +283,7 @@ def start_watchdog(communicator: Communicator, options: RunOptions, guard: mmap.
     pids = dict(communicator.node_gather((rank, os.getpid())))
     hosts = communicator.host_names if communicator.hosts > 1 else []
     try:
-        with communicator.all_or_none(ResultError), or_cannot(f"watch over the ranks in {folder}"):
+        with communicator.all_or_none(ResultError, RuntimeError), write_errors(folder):
             if not folder.is_dir():
                 raise ResultError(
                     f"this host does not see the results folder {options.out} of "
@@ -300,28 +300,17 @@ def start_watchdog(communicator: Communicator, options: RunOptions, guard: mmap.
         raise
 
 
-@contextmanager
-def or_cannot(task: str) -> Iterator[None]:
-    """Raises ResultError if the operating system prevents the task."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # threading raises RuntimeError
-        raise ResultError(f"cannot {task}: {getattr(error, 'strerror', error)}") from error
-
-
 def reserve_run(options: RunOptions) -> str:
     """Checks that all files can be written, and reserves the run's name. Raises ResultError."""
     folder = Path(options.out)
     if not options.out:
         raise ResultError("the folder's name is empty: name a folder, which receives the run")
-    if os.path.isfile(folder):  # a Path raises for a name that is too long
-        raise ResultError(f"{folder} is a file: name a folder, which receives the run")
-    with or_cannot(f"write {folder}"), opened(folder) as inside:
+    with write_errors(folder), opened(folder) as inside:
         with tempfile.TemporaryFile(dir=inside) as file:
             file.write(bytes(LEAST_FREE_BYTES))
         if options.table:
-            with or_cannot(f"write {options.table}"):
-                check_named(Path(options.table))
+            with write_errors(table := Path(options.table)):
+                check_named(table)
         while True:
             now = datetime.now(timezone.utc)
             # Names in order of time, also within a second: the last one of a folder is its newest.

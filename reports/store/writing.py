@@ -44,7 +44,7 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_file = path.parent.is_file()
+        is_file = os.path.isfile(path.parent)  # a Path raises for a name that is too long
         reason = f"{path.parent} is a file, not a folder" if is_file else error.strerror
         raise ResultError(f"{shown(str(path))} cannot be written: {reason}") from error
 

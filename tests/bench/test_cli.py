@@ -64,8 +64,11 @@ def test_what_this_machine_cannot_run_is_refused_in_one_line(tmp_path, options, 
     ("folder", "sentence"),
     [
         ("", "name is empty: name a folder"),
-        (__file__, rf"{re.escape(__file__)} is a file: name a folder"),
-        (f"{__file__}/results", "cannot write .*results"),  # also for root
+        (__file__, rf"{re.escape(__file__)} cannot be written: Not a directory"),
+        (
+            f"{__file__}/results",
+            "results cannot be written: .* is a file, not a folder",
+        ),  # also for root
     ],
 )
 def test_a_folder_that_cannot_be_is_refused_at_once(folder, sentence):

@@ -80,7 +80,7 @@ def test_a_run_that_cannot_be_stored_does_not_start(disk_of, why):
     before = files(disk.at)
     done = launch(results, SMALL)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"bench.allreduce: rank 0: cannot write {results}: {why}\n"
+    assert done.stderr == f"bench.allreduce: rank 0: {results} cannot be written: {why}\n"
     assert files(disk.at) == before
 
 

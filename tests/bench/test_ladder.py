@@ -160,7 +160,7 @@ def test_a_rung_that_does_not_return_is_given_up(tmp_path):
     [
         (2, "new", 3, "bench.doctor: no GPU driver is here"),
         (1, "new", 2, "--ladder climbs between GPUs: mpirun -n 2"),
-        (2, "file", 2, "file' is no folder, which receives the run: name one"),
+        (2, "file", 2, "file cannot be written: Not a directory"),
     ],
 )
 def test_what_cannot_begin_is_one_sentence(tmp_path, ranks, folder, status, sentence):

@@ -236,7 +236,8 @@ def test_an_unwritable_table_or_another_file_is_refused_before_the_search(tmp_pa
     assert (done.returncode, done.stdout, notes.read_text()) == (2, "", "mine\n")
     assert "notes.txt is not a table of bench.tune" in done.stderr
     done = launch(tmp_path, "-b 16K -e 16K --table /nowhere/table.json", command="tune")
-    refusal = "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
+    why = "cannot be written: No such file or directory"
+    refusal = f"bench.tune: rank 0: /nowhere/table.json {why}\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", refusal)
 
 

@@ -24,7 +24,6 @@ from collectives.operation import Algorithm, ChoiceRow, Number
 # The least and the most.
 Range = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
-Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name
 
 
 class Facts(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,8 +60,9 @@ def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
     return known[name.algorithm].built(Build.parse(name.words))
 
 
-def check(rows: Iterable[ChoiceRow], known: Known) -> None:
-    """Raises ValueError, or msgspec.ValidationError, for a row without a meaning."""
+def check(rows: Iterable[ChoiceRow], known: Mapping[str, Mapping[str, Algorithm]]) -> None:
+    """Raises ValueError, or msgspec.ValidationError, for a row without a meaning. `known`: the
+    algorithms by collective and name."""
     for row in rows:
         if row.collective not in known:
             raise ValueError(f"{row.collective!r} is not one of {', '.join(known)}")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from bench.harness.console import CANNOT, STATUS_TEXT, USAGE, say
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
@@ -36,10 +36,8 @@ METHOD = "method"  # how all cases are measured: `Run.method` has the value unle
 NOTHING = "nothing"  # nothing that is measured, only how long, how precisely, or what is printed
 
 
-class AddOption(Protocol):
-    """Adds an option to a group, as argparse's `add_argument`, and declares what it changes."""
-
-    def __call__(self, *flags: str, changes: str = "", **settings: Any) -> object: ...
+# Adds an option to a group as `add_argument` does; its `changes` says what the option changes.
+AddOption = Callable[..., object]
 
 
 class Parser(argparse.ArgumentParser):

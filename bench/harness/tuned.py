@@ -106,7 +106,7 @@ def is_for_same_cases(a: ChoiceRow, b: ChoiceRow) -> bool:
     return case_of(a) == case_of(b) and bool(same_state(*trips_ns))
 
 
-def find(name: str | None, machine: Machine, ranks: int) -> tuple[list[ChoiceRow], str]:
+def find(name: str | None, machine: Machine) -> tuple[list[ChoiceRow], str]:
     """The rows of the named table, or of this machine's if this code made it, and a sentence on
     their origin, or on why they are not used: a choice can be wrong for changed kernels. Raises
     ResultError."""
@@ -120,7 +120,7 @@ def find(name: str | None, machine: Machine, ranks: int) -> tuple[list[ChoiceRow
     if name:
         return load(path, content), f"auto uses {origin}; this code is {code}."
     unused = f"auto uses its defaults, not {origin}: this code is {code}. For a new one"
-    return [], f"{unused}: {on_ranks(ranks, 'tune')}"
+    return [], f"{unused}: {on_ranks(len(machine.ranks), 'tune')}"
 
 
 def use_table(session: Session, machine: Machine) -> None:
@@ -132,7 +132,7 @@ def use_table(session: Session, machine: Machine) -> None:
     try:
         with communicator.all_or_none(ResultError):
             if communicator.rank == 0 and name != "none":
-                found = find(name, machine, ranks)
+                found = find(name, machine)
     except Refusal as refusal:
         if not name:
             raise

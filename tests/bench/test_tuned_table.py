@@ -70,7 +70,7 @@ def test_a_table_moves_no_cursor_and_one_that_is_a_pipe_is_refused(tmp_path):
     table = tmp_path / "hostile.toml"
     table.write_text(text(replace(HEAD, run_id="\x1b[2J")))
     used = "auto uses the table that bench.tune made in ?[2J"
-    assert tuned.find(str(table), MACHINE, 2)[1].startswith(used)
+    assert tuned.find(str(table), MACHINE)[1].startswith(used)
     os.mkfifo(tmp_path / "table.toml")
     with pytest.raises(ResultError, match="it is not an ordinary file"):
         loaded(tmp_path / "table.toml")
@@ -82,12 +82,12 @@ def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, mon
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     own, path = program_digest(*MEASURED), tuned.path_of(None, MACHINE)
     other = "0.1.0 (0000000)"
-    assert tuned.find(None, MACHINE, 2) == ([], "")
+    assert tuned.find(None, MACHINE) == ([], "")
 
     def found(name, program, **row):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text(replace(HEAD, program=program), **row))
-        rows, sentence = tuned.find(name, MACHINE, 2)
+        rows, sentence = tuned.find(name, MACHINE)
         return [row.algorithm for row in rows], sentence
 
     assert found(None, own)[0] == ["ring"]

@@ -84,20 +84,21 @@ class Session:
             return Step(kernels.kernel("meet"), self.world.mapped.arguments())
 
     @cached_property
-    def link_probe(self) -> Callable[[], float]:
-        """Bounces a flag between pairs of ranks, and returns the round trip in ns; 0 where no
-        memory is mapped. All ranks make it together. Raises Refusal."""
+    def round_trip_ns(self) -> Callable[[], float]:
+        """Bounces a flag between pairs of ranks, and returns this rank's round trip; 0 without a
+        partner or mapped memory. All ranks make it together. Raises Refusal."""
         if isinstance(self.world.peers, Unsupported):
             return lambda: 0.0
         with self.communicator.all_or_none():
-            return ping_pong(self.world.mapped)
+            bounce = ping_pong(self.world.mapped)
 
-    def round_trip_ns(self) -> float:
-        """This rank's round trip of the flag; 0 without a partner or mapped memory."""
-        trip_ns = self.link_probe()
-        if self.flight.watch.timed_out:
-            self.watchdog.wait_for_end()
-        return trip_ns
+        def measure() -> float:
+            trip_ns = bounce()
+            if self.flight.watch.timed_out:
+                self.watchdog.wait_for_end()
+            return trip_ns
+
+        return measure
 
 
 def start(
@@ -200,7 +201,7 @@ def open_session(
     session = Session(options, world, watchdog, place, features, notes)
     if device.is_cpu:  # `auto` chooses by it, once
         flight.note("compile", text="the link's probe")
-        _ = session.link_probe
+        _ = session.round_trip_ns
         flight.note("measure the link", text="")
         trip_ns = median(session.round_trip_ns() for _ in range(PROBES))
         trip_ns = communicator.broadcast(trip_ns)

@@ -6,10 +6,17 @@ from functools import partial
 
 import numpy as np
 
-from reports.store.stats import ar1
 from reports.trends.changes import LevelChange, judge
 from reports.verdicts.verdict import Floats
-from tests.calibration.synthetic import LAUNCH_EXCESS, Figure, Rng, Simulation, deviates, outliers
+from tests.calibration.synthetic import (
+    LAUNCH_EXCESS,
+    Figure,
+    Rng,
+    Simulation,
+    ar1,
+    deviates,
+    outliers,
+)
 
 N_SERIES, RUNS = 84, 100  # of a history
 # Spreads, the run after the step by which `history` must raise an alarm, and how often.

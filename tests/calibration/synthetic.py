@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.special import bdtrik, betainccinv, betaincinv
 
 from reports.store.observations import MIN_BLOCKS
-from reports.store.stats import ar1
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -58,6 +57,15 @@ def outliers(rng: Rng, shape: tuple[int, ...], excess: float) -> Floats:
 def blocks(rng: Rng, shape: tuple[int, ...], rho: float) -> Floats:
     """AR(1) series along the last axis, each value normal with variance 1."""
     return ar1(rng.standard_normal(shape, dtype=np.float32), rho)
+
+
+def ar1(noise: Floats, rho: Any) -> Floats:
+    """Turns independent values of one variance, (..., n), into an AR(1) with it, in place."""
+    innovation = np.sqrt(1 - np.square(rho))
+    for i in range(1, noise.shape[-1]):
+        noise[..., i] = rho * noise[..., i - 1] + innovation * noise[..., i]
+
+    return noise
 
 
 def link_sequences(rng: Rng, launches: int, rounds: int, states: int) -> Ints:

@@ -11,7 +11,7 @@ START, END = "<!-- figures: python -m tests.figures_table -->\n", "<!-- end of f
 
 
 def table() -> str:
-    metrics = {gauge.column.removesuffix("_median"): gauge.name for gauge in gauges()}
+    metrics = {column.removesuffix("_median"): name for name, column, *_ in gauges()}
     rows = [
         f"| `{name}` | {shown.heading} | {shown.meaning} | {_code(metrics.get(name))} |\n"
         for name, shown in FIGURES.items()

@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -76,14 +76,10 @@ def export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def as_csv(rows: Iterable[Mapping[Any, Any]]) -> str:
+def as_csv(rows: Iterable[dict[Any, Any]]) -> str:
     """A header and these rows, in which no cell is a formula, without the columns that are empty
     throughout; empty without rows."""
-    cells = [
-        {spreadsheet_cell(name): spreadsheet_cell(value) for name, value in row.items()}
-        for row in rows
-    ]
-    table = pd.DataFrame(cells, dtype=object)
+    table = pd.DataFrame(rows, dtype=object).map(spreadsheet_cell)
     table = table.loc[:, (table.notna() & (table != "")).any()]
     return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 
@@ -122,39 +118,30 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
         )
         cases.append((labels, at_s, row))
 
-    for gauge in gauges():
+    for name, column, unit, scale, meaning in gauges():
         lines += [
-            f"# TYPE {gauge.name} gauge",
-            *([f"# UNIT {gauge.name} {gauge.unit}"] if gauge.unit else []),
-            f"# HELP {gauge.name} {gauge.meaning}",
+            f"# TYPE {name} gauge",
+            *([f"# UNIT {name} {unit}"] if unit else []),
+            f"# HELP {name} {meaning}",
         ]
         series: dict[str, dict[int, float]] = defaultdict(dict)
         for labels, at_s, row in cases:
-            if row.get(gauge.column) is not None:
-                series[labels][at_s] = row[gauge.column] * gauge.scale
+            if row.get(column) is not None:
+                series[labels][at_s] = row[column] * scale
         for labels, points in series.items():
             shown = sorted(points)[-1 if is_textfile else 0 :]
             lines += [
-                f"{gauge.name}{{{labels}}} {points[at_s]:.12g}{'' if is_textfile else f' {at_s}'}"
+                f"{name}{{{labels}}} {points[at_s]:.12g}{'' if is_textfile else f' {at_s}'}"
                 for at_s in shown
             ]
 
     return "\n".join([*lines, "# EOF\n"])
 
 
-class Gauge(NamedTuple):
-    """A metric: its name, the column of its values, their scale to the base unit, a sentence."""
-
-    name: str
-    column: str
-    unit: str
-    scale: float
-    meaning: str
-
-
-def gauges() -> Iterator[Gauge]:
-    """The figures that schema.FIGURES names as gauges; of a summary the median, and the ends of its
-    interval; and those of its run."""
+def gauges() -> Iterator[tuple[str, str, str, float, str]]:
+    """The metrics of a case that schema.FIGURES names as gauges, of a summary the median and the
+    ends of its interval, and those of its run: of each the name, the column of its values, the base
+    unit, the scale to it, and a sentence."""
     for field, shown in FIGURES.items():
         if not shown.gauge:
             continue
@@ -162,8 +149,8 @@ def gauges() -> Iterator[Gauge]:
         parts = PARTS if field in SUMMARIES else {"": ("", "")}
         for part, (word, about) in parts.items():
             name = "_".join(filter(None, ["wiretax", shown.gauge, word, unit]))
-            yield Gauge(name, field + part, unit, scale, f"{about}{shown.meaning}.")
+            yield name, field + part, unit, scale, f"{about}{shown.meaning}."
     about = "Start of the run that measured the case, since 1970."
-    yield Gauge("wiretax_run_timestamp_seconds", "measured_s", "seconds", 1.0, about)
+    yield "wiretax_run_timestamp_seconds", "measured_s", "seconds", 1.0, about
     about = "1 if the run is complete, otherwise 0."
-    yield Gauge("wiretax_run_complete", "is_complete", "", 1.0, about)
+    yield "wiretax_run_complete", "is_complete", "", 1.0, about

@@ -3,7 +3,6 @@ sizes, and the choice of the few lines that are drawn."""
 
 import io
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,17 +171,16 @@ def label_ends(axes: Any, letters: int = LABEL_LETTERS) -> None:
 @dataclass
 class DrawnLine:
     """A line of a picture or a chart: the cases of an algorithm, smallest size first. `role` is its
-    colour. `is_named`: the command line names it; `is_shown`: a picture draws it."""
+    colour. `is_shown`: a picture draws it."""
 
     name: str
     role: str
     cases: list[Case]
-    is_named: bool
     is_shown: bool
 
     @property
     def width(self) -> float:
-        return 2.6 if self.is_named else 1.8 if self.role in ("library", "ours") else 1.2
+        return 1.8 if self.role in ("library", "ours") else 1.2
 
 
 def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
@@ -198,7 +196,6 @@ def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
             + (f" {variant}" if algorithms.count(algorithm) > 1 else ""),
             role,
             own,
-            algorithm in named,
             (algorithm, variant) in shown,
         )
         for (algorithm, variant), role in zip(keys, roles_of(algorithms), strict=True)
@@ -208,20 +205,12 @@ def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
 
 def shown_keys(by_key: Mapping[Key, Sequence[Case]], named: Sequence[str]) -> list[Key]:
     """`auto`, the library, what was named, and the best other algorithm of ours, each in its best
-    variant: the best is cheapest at most sizes. `auto` in all its variants, as the headline takes
-    the best at each size."""
+    variant: the cheapest at the largest size. `auto` in all its variants, as the headline takes the
+    best at each size."""
 
     def best(*names: str) -> Key:
-        costs = sorted(
-            (case.size_bytes, cost_us(case) or np.inf, key)
-            for key, cases in by_key.items()
-            for case in cases
-            if key[0] in names
-        )
-        cheapest = dict[int, Key]()  # by size
-        for size, _, key in costs:
-            cheapest.setdefault(size, key)
-        return Counter(cheapest.values()).most_common(1)[0][0]
+        last = {key: cases[-1] for key, cases in by_key.items() if key[0] in names}
+        return min(last, key=lambda key: (-last[key].size_bytes, cost_us(last[key]) or 0))
 
     names = {name for name, _ in by_key}
     others = names - {"library", "auto"}

@@ -13,7 +13,7 @@ from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import cost_us, named_in, shown_cases, speed_ups, views
-from reports.tables.sentences import counted, machine, shape_words, start_time, type_text
+from reports.tables.sentences import machine, shape_words, start_time, type_text
 
 PANEL_IN = 4.75, 3.6
 
@@ -45,18 +45,16 @@ def draw_sweep(result: Result, path: Path) -> None:
 
 
 def footer(result: Result, lines: Sequence[DrawnLine]) -> str:
-    """What was measured, where and when, and what is not drawn."""
+    """What was measured, where and when."""
     case = lines[0].cases[0]
     operation = type_text(case)
     place = "in place" if case.in_place else "out of place"
-    hidden = sum(not line.is_shown for line in lines)
     costs = [each.total_us or each.time_us for line in lines for each in line.cases]
     parts = [
         ", ".join([operation, case.mode, *shape_words(case.shape), place]),
         machine(result).partition(": ")[2],
         start_time(result.run),
         *["bands: 95 % intervals in this launch"] * any(cost and cost.ci_low for cost in costs),
-        *([f"{counted(hidden, 'more line')} in the table of --long"] if hidden else []),
     ]
     return "; ".join(parts)
 

@@ -13,6 +13,7 @@ import msgspec
 
 SCHEMA = 1
 Bounded = Annotated[float, msgspec.Meta(gt=-1e15, lt=1e15)]  # so that no sum or ratio overflows
+Measured = Bounded | None  # None where it was not
 NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
@@ -161,11 +162,11 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     n: Count
     warmup: Count | None = None  # iterations before these
     time_us: NotNegative
-    mean_us: Bounded | None = None
-    consume_us: Bounded | None = None
+    mean_us: Measured = None
+    consume_us: Measured = None
     total_us: NotNegative | None = None
-    arrival_skew_us: Bounded | None = None
-    chain_only_us: Bounded | None = None
+    arrival_skew_us: Measured = None
+    chain_only_us: Measured = None
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
     n_wrong: Count | None = None
     first_wrong: FirstWrong | None = None
@@ -181,12 +182,12 @@ class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"
 
     size_bytes: Count
     round: int
-    copy_in_us: Bounded | None = None  # into a slab
-    push_us: Bounded | None = None  # into the next rank's slab, on GPUs
-    engine_us: Bounded | None = None  # the same by copy engines
-    peer_read_us: Bounded | None = None  # of bytes that a peer has just written
-    memory_us: Bounded | None = None  # through the memory system
-    memory_nt_us: Bounded | None = None  # the same with stores around the caches
+    copy_in_us: Measured = None  # into a slab
+    push_us: Measured = None  # into the next rank's slab, on GPUs
+    engine_us: Measured = None  # the same by copy engines
+    peer_read_us: Measured = None  # of bytes that a peer has just written
+    memory_us: Measured = None  # through the memory system
+    memory_nt_us: Measured = None  # the same with stores around the caches
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
 
 
@@ -195,9 +196,9 @@ class Summary(msgspec.Struct, kw_only=True):
     the `mean` over iterations, None if unknown."""
 
     median: Bounded
-    mean: Bounded | None = None
-    ci_low: Bounded | None = None
-    ci_high: Bounded | None = None
+    mean: Measured = None
+    ci_low: Measured = None
+    ci_high: Measured = None
     n_blocks: int | None = None
 
 
@@ -233,10 +234,10 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
         Summary | None, Shown("rtt ns", "round trip of a flag before and after the blocks")
     ] = None
     alg_bw_gb_s: Annotated[
-        Bounded | None, Shown("algbw GB/s", "`size_bytes` / `time_us`, as nccl-tests defines it")
+        Measured, Shown("algbw GB/s", "`size_bytes` / `time_us`, as nccl-tests defines it")
     ] = None
     bus_bw_gb_s: Annotated[
-        Bounded | None,
+        Measured,
         Shown(
             "busbw GB/s",
             "bus bandwidth as nccl-tests defines it: algbw x 2(n-1)/n for an all-reduce",
@@ -244,10 +245,10 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
         ),
     ] = None
     bound_us: Annotated[
-        Bounded | None, Shown("bound us", "least time of the algorithm by the machine's parts")
+        Measured, Shown("bound us", "least time of the algorithm by the machine's parts")
     ] = None
     share_of_bound: Annotated[
-        Bounded | None,
+        Measured,
         Shown("of bound", "time of the bound over the time of the collective", "share_of_bound"),
     ] = None
     suspect: bool = False
@@ -278,7 +279,7 @@ class Winner(msgspec.Struct, kw_only=True, tag="winner", tag_field="kind"):
     name: str
     cost_us: NotNegative
     candidate: str | None = None
-    gain: tuple[Bounded, Bounded | None, Bounded | None] | None = None
+    gain: tuple[Bounded, Measured, Measured] | None = None
     is_settled: bool = True
 
     @property
@@ -290,10 +291,10 @@ class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     status: str
     reason: str | None = None
     n_wrong: Count | None = None
-    elapsed_s: Bounded | None = None
-    rtt_ns: Bounded | None = None  # a flag's round trip in the run's state of the link
+    elapsed_s: Measured = None
+    rtt_ns: Measured = None  # a flag's round trip in the run's state of the link
     left_out_blocks: Count = 0  # of other states
-    steal_share: Bounded | None = None
+    steal_share: Measured = None
     note: str | None = None  # what went on meanwhile
 
 

@@ -1,22 +1,19 @@
 """`python -m reports COMMAND`. Exit status: 0 fine, 2 for an unusable command line or file, 4 for
 runs that cannot be compared, with one sentence on standard error; `regress` has more."""
 
-import argparse
 import importlib
 import io
 import os
 import signal
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
-from reports.store.program import BENCH, REPORTS, RUN, complain, misspelt
-from reports.store.untrusted import printable
+from reports.store.arguments import OneLineParser, unknown
+from reports.store.program import BENCH, REPORTS, RUN, complain
 
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
@@ -96,25 +93,6 @@ COMMANDS = {
 }
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Refuses a command line in one sentence, without the usage. `words` are the command line's,
-    and `options` those of the command, which an unknown word may mean."""
-
-    words: Sequence[str] = ()
-    options: Mapping[str, argparse.Action] = {}
-
-    def error(self, message: str) -> NoReturn:
-        sentence = misspelt(self.words, self.options) or message
-        self.exit(2, f"{self.prog}: {printable(sentence)}\n")
-
-
-def unknown_command(name: str, commands: Iterable[str]) -> str:
-    """A sentence that suggests the command that the name may mean."""
-    near = get_close_matches(name, commands, 1)
-    hint = f"did you mean {near[0]}?" if near else "--help lists the commands"
-    return f"unknown command {name!r}: {hint}"
-
-
 def open_closed_streams() -> None:
     """Opens /dev/null for a closed standard stream, where Python has None."""
     for name in ("stdout", "stderr"):
@@ -122,53 +100,57 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the process
 
 
+ABOUT = {name: about for name, (_, about, _) in COMMANDS.items()}
+
+
+def lines_of(commands: Mapping[str, str]) -> list[str]:
+    """The commands and what each does, for a help text of 80 columns."""
+    return [
+        fill(about, 80, initial_indent=f"  {name:20} ", subsequent_indent=" " * 23)
+        for name, about in commands.items()
+    ]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs the command that the words name; returns its exit status. Raises what it raises."""
+    name, prog = argv[0] if argv else "", f"{RUN}{REPORTS}"
+    if name in ("-h", "--help"):
+        usage = f"usage: {prog} COMMAND [OPTION ...]\n\nReads stored runs.\n"
+        print("\n".join([usage, *lines_of(ABOUT)]))
+        return 0
+    if name not in COMMANDS:
+        OneLineParser(prog=prog).error(unknown("command", name, [*COMMANDS]))
+
+    module_name, about, example = COMMANDS[name]
+    parser = OneLineParser(
+        prog=f"{prog} {name}",
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog=f"example: {prog} {name} {example}",
+    )
+    parser.set_defaults(command=name)
+    module = importlib.import_module(f"{__package__}.{module_name}")
+    module.add_arguments(parser)
+    if name not in ("export", "tuner"):
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object (docs/results.md)"
+        )
+    function = "import_logs" if name == "import" else name  # `import` is no name in Python
+    status: int = getattr(module, function)(parser.parse_args(argv[1:]))
+    return status
+
+
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
     from reports.store.result import ResultError  # not at the top: --help needs no numpy
 
     open_closed_streams()
-    parser = OneLineParser(
-        prog=f"{RUN}{REPORTS}",
-        description="Reads stored runs.",
-        epilog=f"example: {RUN}{REPORTS} show results/RUN.jsonl --plot run.svg",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        parser.error(unknown_command(argv[0], COMMANDS))
-
-    for name, (module_name, about, example) in COMMANDS.items():
-        subparser = commands.add_parser(
-            name,
-            help=about,
-            description=f"{about[0].upper()}{about[1:]}.",
-            epilog=f"example: {RUN}{REPORTS} {name} {example}",
-        )
-        if argv[:1] == [name]:  # the modules of other commands are not imported
-            module = importlib.import_module(f"{__package__}.{module_name}")
-            module.add_arguments(subparser)
-            if name not in ("export", "tuner"):
-                subparser.add_argument(
-                    "--json", action="store_true", help="print one JSON object (docs/results.md)"
-                )
-            function = "import_logs" if name == "import" else name  # `import` is no name in Python
-            subparser.set_defaults(run_command=getattr(module, function))
-            for each in (parser, subparser):
-                each.words, each.options = argv, subparser._option_string_actions
-
-    arguments = parser.parse_args(argv)
-    given = Counter(word.partition("=")[0] for word in argv)
-    for option, action in parser.options.items():
-        if given[option] > 1 and type(action) is argparse._StoreAction:
-            parser.error(f"{option} stands there {given[option]} times, and takes one value")
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Otherwise, unbuffered, a reader that leaves would change the status; and a name that the
         # terminal's encoding lacks would end the report.
         sys.stdout.reconfigure(write_through=False, errors="replace")
 
-    status: int = 0
+    status = 0
     try:
-        status = arguments.run_command(arguments)
+        status = run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except ResultError as error:
         complain(str(error))

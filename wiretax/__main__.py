@@ -9,18 +9,19 @@ import re
 import runpy
 import signal
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from textwrap import fill
 from typing import NoReturn
 
 from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
 from bench.harness.console import CANNOT, FINE, USAGE, print_out, say
 from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank, name_library
-from reports.__main__ import COMMANDS as REPORTS
+from reports.__main__ import ABOUT as REPORTS
+from reports.__main__ import lines_of
 from reports.__main__ import main as run_report
-from reports.__main__ import unknown_command
+from reports.store.arguments import unknown, whole
 
 TORCHRUN = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
@@ -53,11 +54,8 @@ GROUPS = {
         "campaign": "launches two commands in turn, and compares them",
         "gate": "tells whether a command has become slower than another: for pipelines",
     },
-    "Stored runs": {name: about for name, (_, about, _) in REPORTS.items()},
 }
-BENCHMARKS = [
-    name for title, commands in GROUPS.items() if title != "Stored runs" for name in commands
-]
+BENCHMARKS = [name for commands in GROUPS.values() for name in commands]
 COMMANDS = [*BENCHMARKS, *REPORTS]
 HELP = """\
 usage: wiretax COMMAND [-n RANKS] [OPTION ...]
@@ -78,12 +76,8 @@ be compared"""
 
 def help_text() -> str:
     lines = [HELP]
-    for title, commands in GROUPS.items():
-        lines += ["", f"{title}:"]
-        for name, about in commands.items():
-            lines.append(
-                fill(about, 80, initial_indent=f"  {name:20} ", subsequent_indent=" " * 23)
-            )
+    for title, commands in {**GROUPS, "Stored runs": REPORTS}.items():
+        lines += ["", f"{title}:", *lines_of(commands)]
     return "\n".join([*lines, ENDING])
 
 
@@ -157,10 +151,10 @@ def complete() -> list[str]:
     parser.add_argument("command", choices=COMMANDS)
     if command not in COMMANDS:
         argcomplete.autocomplete(parser)
+    os.environ["_ARGCOMPLETE"] = "2"  # the line of its parser begins with the second word
     if command in BENCHMARKS:
         from bench.harness.options import Parser
 
-        os.environ["_ARGCOMPLETE"] = "2"  # the line of this parser begins with the second word
         setattr(Parser, "error", argparse.ArgumentParser.error)  # noqa: B010 - which only raises
     setattr(  # noqa: B010
         argparse.ArgumentParser,
@@ -172,17 +166,13 @@ def complete() -> list[str]:
 
 def take_ranks(command: str, arguments: list[str]) -> tuple[int | None, list[str]]:
     """The number of `-n` or `--ranks`, None without, and the other arguments."""
-    ranks, rest = None, list[str]()
-    words = iter(arguments)
-    for word in words:
-        if match := re.fullmatch(r"(?:-n|--ranks=)(\d+)|-n|--ranks", word):
-            text = match[1] or next(words, "")
-            if not re.fullmatch(r"[1-9]\d*", text):
-                refuse(command, f"{word} needs a number of ranks of at least 1")
-            ranks = int(text)
-        else:
-            rest.append(word)
-    return ranks, rest
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-n", "--ranks", type=partial(whole, 1, 999))
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        refuse(command, str(error))
+    return options.ranks, rest
 
 
 def gpu_count(arguments: list[str]) -> int:
@@ -261,8 +251,7 @@ def main() -> int:
     elif command in BENCHMARKS:
         run_benchmark(command, line)
     else:
-        name_one = "name a command: wiretax --help lists them"
-        refuse("", unknown_command(command, COMMANDS) if command else name_one)
+        refuse("", unknown("command", command, COMMANDS))
     return 0
 
 

@@ -25,7 +25,7 @@ from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
 from reports.store.arguments import percent, whole_number
-from reports.store.program import BENCH, RUN, misspelt, on_ranks
+from reports.store.program import BENCH, RUN, on_ranks
 from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
@@ -71,7 +71,7 @@ class LaunchingParser(Parser):
     def error(self, message: str, status: int = USAGE) -> NoReturn:
         if is_rank():
             super().error(message, status)
-        raise Stop(status, misspelt(self.words, self._option_string_actions) or message)
+        raise Stop(status, self.meant(message))
 
 
 def is_rank() -> bool:

@@ -4,10 +4,8 @@ The options have the names that nccl-tests uses. Bad input ends the process with
 rank waits for another; only rank 0 prints the reason."""
 
 import argparse
-import difflib
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +18,9 @@ from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refus
 from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
-from reports.store.arguments import positive_number, whole_number
+from reports.store.arguments import OneLineParser, positive_number, unknown, whole_number
 from reports.store.case import size_of
-from reports.store.program import BENCH, has_colours, misspelt, on_ranks
+from reports.store.program import BENCH, has_colours, on_ranks
 
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
@@ -40,13 +38,12 @@ NOTHING = "nothing"  # nothing that is measured, only how long, how precisely, o
 AddOption = Callable[..., object]
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(OneLineParser):
     """Prints once for all ranks, and reports a mistake in one line. `of_method` are the names of
     the options that change METHOD."""
 
     def __init__(self, **settings: Any) -> None:
         self.of_method = set[str]()
-        self.words: Sequence[str] = ()
         super().__init__(allow_abbrev=False, **settings)
 
     def group(self, title: str, changes: str = METHOD) -> AddOption:
@@ -63,7 +60,6 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The options, with those of METHOD that are not at their defaults in `method`."""
-        self.words = sys.argv[1:] if args is None else args
         namespace, rest = super().parse_known_args(args, namespace)
         namespace.method = {
             name: value
@@ -77,9 +73,8 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
-        message = misspelt(self.words, self._option_string_actions) or message
         if not launched_rank():
-            say(self.prog, message)
+            say(self.prog, self.meant(message))
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
         os._exit(status)  # without MPI_Finalize: MPI is not up yet, or others would wait
@@ -163,9 +158,7 @@ def name_among(kind: str, names: Sequence[str], text: str, aliases: Mapping[str,
     if name in names:
         return name
     accepted = [*names, *(alias for alias, meaning in aliases.items() if meaning in names)]
-    near = difflib.get_close_matches(text.lower(), accepted, 1)
-    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
-    raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}: {hint}")
+    raise argparse.ArgumentTypeError(unknown(kind, text, accepted))
 
 
 def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:

@@ -1,10 +1,37 @@
-"""Numbers on command lines, for `type` of argparse."""
+"""Command lines: refusals in one sentence, and numbers, for `type` of argparse."""
 
 import argparse
 import re
+from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
+from typing import NoReturn
 
 from reports.store.untrusted import printable
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses a command line in one sentence, without the usage."""
+
+    def meant(self, message: str) -> str:
+        """The message, or of unknown options a sentence on the first that may mean another."""
+        known = self._option_string_actions
+        for word in message.partition("unrecognized arguments:")[2].split():
+            option = word.partition("=")[0]
+            longer = [name for name in known if name.startswith(option)]
+            if near := longer or get_close_matches(option, known, 1, 0.76):
+                return f"unknown option {option}: did you mean {near[0]}?"
+        return message
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(self.meant(message))}\n")
+
+
+def unknown(kind: str, text: str, names: Sequence[str]) -> str:
+    """A sentence that suggests which of the names the text may mean."""
+    near = get_close_matches(text.lower(), names, 1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+    return f"unknown {kind} {text!r}: {hint}"
 
 
 def whole_number(least: int, text: str, most: int = 1 << 31) -> int:

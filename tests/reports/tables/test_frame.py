@@ -74,10 +74,10 @@ def test_show_without_a_file_shows_the_newest_run_below_results(
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("shw", "unknown command 'shw': did you mean show?"),
-        ("show --plott=a.svg", "unknown option --plott: did you mean --plot?"),
-        ("show --bogus", "unrecognized arguments: --bogus"),
+        ("shw", ": unknown command 'shw': did you mean show?"),
+        ("show --plott=a.svg", " show: unknown option --plott: did you mean --plot?"),
+        ("show --bogus", " show: unrecognized arguments: --bogus"),
     ],
 )
 def test_a_mistyped_command_or_option_gets_a_suggestion(reports, line, sentence):
-    assert reports(*line.split()) == (2, "", f"python -m reports: {sentence}\n")
+    assert reports(*line.split()) == (2, "", f"python -m reports{sentence}\n")

@@ -79,7 +79,7 @@ def test_cases_are_rows_of_the_table_and_the_json_with_our_figures(work):
         r"benchmark 'allreduce 64 KiB isolated, 2 ranks': 3 tests",
         # a ratio is left out where its interval is too wide
         r"\nallreduce: 16 KiB \S+ us( \(\S+x MPICH.*\))?, 64 KiB \S+ GB/s( \(.*\))?\n"
-        r"  the run: results/pytest-",
+        r"  runs: results/pytest-",
     ):
         assert re.search(line, printed), printed
     rows = rows_of(folder)
@@ -105,7 +105,7 @@ def test_cases_are_rows_of_the_table_and_the_json_with_our_figures(work):
 
 
 def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(tmp_path):
-    """Through the command `regress`, over six launches of either side."""
+    """As `regress` judges six launches of either side."""
     slow = {"effect": lambda case: 1.5, "seed": 1}
     baseline = write_launches(tmp_path / "baseline", 6)
     judge(write_launches(tmp_path / "same", 6, seed=2), str(baseline))
@@ -114,7 +114,7 @@ def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(tmp_path)
         judge(write_launches(tmp_path / "slow", 6, **slow), str(baseline))
     with pytest.raises(pytest.skip.Exception, match=r"^INCONCLUSIVE: "):
         judge(write_launches(tmp_path / "one", 1, **slow), str(baseline))
-    with pytest.raises(pytest.fail.Exception, match=r"^reports: no run file at .*/nowhere$"):
+    with pytest.raises(pytest.fail.Exception, match=r"^no run file at .*/nowhere$"):
         judge(baseline, str(tmp_path / "nowhere"))
 
 

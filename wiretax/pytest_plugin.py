@@ -5,13 +5,11 @@ another harness, such as nccl-tests. Tests of your own launch one with the fixtu
 loads it with `-p wiretax.pytest_plugin`. At its top it imports nothing of ours, because importing
 `bench` changes the environment."""
 
-import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -50,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option(
         "--wiretax-launches",
         metavar="N",
-        type=positive,
+        type=int,
         help=f"launches of a command (1; {LAUNCHES_OF_A_VERDICT} with a baseline)",
     )
 
@@ -58,12 +56,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def fail(sentence: str) -> NoReturn:
     """Fails the test with this sentence alone."""
     raise pytest.fail.Exception(sentence, pytrace=False) from None
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise ArgumentTypeError(f"{text!r} is not a number of launches")
-    return int(text)
 
 
 @pytest.hookimpl(tryfirst=True)  # so that -k and --benchmark-only see these tests
@@ -139,14 +131,6 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
     return load(folder)
 
 
-def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
-    """Runs `wiretax` in a process of its own: an interpreter that has MPI cannot start ranks."""
-    from reports.interpreter import module_command
-
-    command = [*module_command("wiretax"), *words]
-    return subprocess.run(command, env=os.environ | QUIET, text=True, capture_output=True)
-
-
 def launch(command: str, launches: int) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
     Fails the test if a launch fails."""
@@ -165,24 +149,20 @@ def launch(command: str, launches: int) -> Path:
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = Path(tempfile.mkdtemp(prefix=f"pytest-{started}-", dir=options.out))
     is_foreign = words[0] not in BENCHMARKS and shutil.which(words[0])
-    ours = [*module_command("wiretax"), *words, "--out", str(folder)]
+    program, into = module_command("wiretax"), ("--out", str(folder))
     for _ in range(launches):
         with tempfile.TemporaryDirectory() as private:  # where nobody can put a link
-            log, output, errors = (
-                Path(private, name) for name in ("log", "log.out.txt", "log.err.txt")
-            )
-            status, last_line = run_to_end(
-                split(command) if is_foreign else ours, None, os.environ | QUIET, log=log
-            )
-            for file in (output, errors):  # which pytest shows if the test fails
-                print(read_bytes(file).decode(errors="replace"), end="")
-            if is_foreign and not status:
-                done = run_wiretax("import", str(output), "--out", str(folder))
-                print(done.stdout, done.stderr, sep="", end="")
-                last_line = f"{done.stderr or done.stdout}".strip().rpartition("\n")[2]
-                status = done.returncode or 2 * bool(done.stderr)  # rows it cannot read
-        if status:
-            fail(with_status(last_line, status))
+            steps = [[*program, *words, *into]]
+            if is_foreign:
+                steps = [split(command), [*program, "import", f"{private}/0.out.txt", *into]]
+            for place, step in enumerate(steps):
+                log = Path(private, str(place))
+                status, last_line = run_to_end(step, None, os.environ | QUIET, log=log)
+                for stream in ("out", "err"):  # which pytest shows if the test fails
+                    said = read_bytes(log.with_suffix(f".{stream}.txt"))
+                    print(said.decode(errors="replace"), end="")
+                if status:
+                    fail(with_status(last_line, status))
     if not any(folder.glob("*.jsonl")):
         fail(f"wiretax {command} stored no run")
     return folder
@@ -214,8 +194,7 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
         fail("\n".join([*side.notes, *faults]))
     results = side.launches
     lines = node.config.stash.setdefault(LINES, [])
-    runs = "run" if len(results) == 1 else "runs"
-    lines += [headline_of(*results), f"  the {runs}: {folder}"]
+    lines += [headline_of(*results), f"  runs: {folder}"]
     rows, metadata = list[Any](), cast(Any, stats.Metadata)  # without types
     measured: dict[Any, list[Any]] = {}
     for result in results:
@@ -245,8 +224,6 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
                 extra_info={
                     "bus_bw_gb_s": [case.bus_bw_gb_s for case in cases],
                     "n_wrong": [case.n_wrong for case in cases],
-                    "library": case.library,
-                    "chosen": case.chosen,
                     "runs": list(paths),
                 },
                 cprofile_stats=None,
@@ -263,13 +240,15 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
 
 def judge(folder: Path, baseline: str) -> None:
     """Fails the test with the verdict of `regress`, or skips it if that is not enough data."""
-    done = run_wiretax("regress", "--json", "--baseline", baseline, "--current", str(folder))
-    if done.stdout:
-        outcome = json.loads(done.stdout)
-        sentence = "\n".join([outcome["headline"], *outcome["findings"]])
-    else:
-        sentence = done.stderr.strip()
-    if done.returncode == NOT_ENOUGH_DATA:
+    from reports.store.result import ResultError
+    from reports.verdicts import regress
+
+    try:
+        outcome = regress.judge(baseline, str(folder))
+    except ResultError as error:
+        fail(str(error))
+    sentence = "\n".join([outcome.headline, *outcome.findings])
+    if outcome.status == NOT_ENOUGH_DATA:
         pytest.skip(sentence)
-    if done.returncode:
+    if outcome.status:
         fail(sentence)

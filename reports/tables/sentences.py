@@ -348,6 +348,7 @@ def plain_table(
             heading,
             justify="left" if heading.strip() in LEFT else "right",
             no_wrap=heading.strip() not in LEFT,
+            overflow="fold",
             vertical="bottom",
         )
 
@@ -358,42 +359,33 @@ def plain_table(
 
 
 def fitting(table: "Table") -> "list[Table]":
-    """The table, or as many as it takes for none to be wider than TABLE_WIDTH, each behind the
-    columns that name a row. Words are folded first; a figure is never cut."""
+    """The table, or as many as it takes for none to be wider than TABLE_WIDTH once its words are
+    folded, each behind the columns that name a row. A figure is never cut."""
     columns, n_keys = table.columns, 1
     while n_keys < len(columns) and columns[n_keys].header in KEYS:
         n_keys += 1
     keys = columns[:n_keys]
     parts = [keys]
     for column in columns[n_keys:]:
-        if _least_width([*parts[-1], column]) > TABLE_WIDTH and parts[-1] is not keys:
+        least = sum(map(_least_width, [*parts[-1], column])) + len(parts[-1])
+        if least > TABLE_WIDTH and parts[-1] is not keys:
             parts.append(keys)
         parts[-1] = [*parts[-1], column]
 
     tables = [copy(table) for _ in parts]
     for part, own in zip(tables, parts, strict=True):
         part.caption = table.caption if part is tables[0] else None
-        part.columns, room = [], max(0, TABLE_WIDTH - _least_width(own))
-        for column in own:
-            least, most = _widths(column)
-            width = min(most, least + room)
-            room -= width - least
-            part.columns.append(replace(column, _index=len(part.columns), width=width))
+        part.columns = [replace(column, _index=place) for place, column in enumerate(own)]
 
     return tables
 
 
-def _least_width(columns: "Sequence[Column]") -> int:
-    """With a space between columns."""
-    return sum(1 + _widths(column)[0] for column in columns) - 1
-
-
-def _widths(column: "Column") -> tuple[int, int]:
-    """The least width of a column, by its longest word if it may be folded, and the greatest."""
+def _least_width(column: "Column") -> int:
+    """The least width of a column, by its longest word if it may be folded."""
     text = "\n".join(map(str, (column.header, *column.cells)))
     most = max(map(len, text.split("\n")))
-    words = text.split("\n") if column.no_wrap else text.split()
-    return min(most, max([LEAST_FOLDED, *map(len, words)])), most
+    words = [] if column.no_wrap else text.split()
+    return min(most, max([LEAST_FOLDED, *map(len, words)])) if words else most
 
 
 def painted(text: str) -> str:
@@ -437,7 +429,7 @@ def lay_out(
     for title, table in tables:
         for part in fitting(table):
             console.print(f"\n{title}" if title else "", width=WIDTH)
-            console.print(part)
+            console.print(part, width=TABLE_WIDTH)
             title = ""
 
     console.print()

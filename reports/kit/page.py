@@ -29,7 +29,7 @@ WORDS = {
     "worse": "slower, slow, worse, wrong, fail, failed, regression, unusable, wrong results",
     "better": "faster, better, pass, done",
     "unsure": "inconclusive, undecided, unverified, suspect, too early, noisy, within, "
-    "unreplicated, disturbed, incomplete, differs, not clearly different, too few blocks",
+    "unreplicated, disturbed, incomplete, differs, unclear, too few blocks",
     "steady": "same, steady, complete, n/a, even, fine",
 }
 ROLES = {word: role for role, words in WORDS.items() for word in words.split(", ")}

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from reports.kit.chart import Chart, Curve
-from reports.kit.page import Banner, Page, Row, Section
+from reports.kit.page import ROLES, Banner, Page, Row, Section
 from reports.store.result import read
 from reports.store.schema import Case, Result
 from reports.tables import run_text, show
 from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine
 from reports.tables.plot import Quantity, drawn_of
-from reports.tables.rows import default_rows, ratio_text, speed_ups, views
+from reports.tables.rows import default_rows, ratio_text, speed_ups, verdict_of, views
 from reports.tables.sentences import (
     algorithm_of,
     command_of,
@@ -84,10 +84,9 @@ def banner_of(result: Result) -> Banner:
     if not points:
         return Banner("Nothing was measured", show.headline_of(result), facts, "unsure")
 
-    first, role = points[0], "steady" if result.complete else "unsure"
-    if result.complete and first.ratio and not first.doubt:
-        role = "better" if first.ratio > 1 else "worse"
-
+    first = points[0]
+    verdict = str(verdict_of(first.ratio)) if result.complete else "incomplete"
+    role = ROLES.get(verdict, "steady")
     word = f"{number(first.value)} {first.unit} at {first.label}"
     return Banner(word, show.headline_of(result), facts, role)
 
@@ -107,7 +106,7 @@ def sweep_sections(result: Result) -> list[Section]:
             "library / ours [95 %]": ratio_text(row.ratio),
             "verdict": f"WRONG: {', '.join(row.wrong)}, {counted(row.n_wrong, 'element')}"
             if row.n_wrong
-            else row.verdict or "-",
+            else verdict_of(row.ratio) or "-",
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
         }
         for row in default_rows(result, views(result)[0])

@@ -72,7 +72,6 @@ def read(path: Path | str) -> Result:
         blocks,
         link_blocks,
         ends[-1] if ends else None,
-        read_flight(path.with_suffix(".flight")),
         of_kind(Winner, lines),
     )
 

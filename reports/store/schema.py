@@ -394,7 +394,6 @@ class Result:
     blocks: list[Block] = field(default_factory=list)  # all, counted or not
     link_blocks: list[LinkBlock] = field(default_factory=list)
     end: End | None = None  # None if the run was cut off
-    flight: Flight | None = None
     winners: list[Winner] = field(default_factory=list)  # of bench.tune
 
     @property

@@ -22,10 +22,10 @@ def leads(result: Result) -> bool:
 def without_links(result: Result) -> Result:
     """The run as it is shown: where the chain leads, its calls less a link. A run that is already
     so stays as it is."""
-    if not leads(result):
+    links_us = _links_us(result) if leads(result) else {}
+    if not links_us:
         return result
 
-    links_us = _links_us(result)
     by_case = {
         number: [_block(block, links_us.get(number, 0.0)) for block in blocks]
         for number, blocks in result.counted.by_case.items()

@@ -15,9 +15,9 @@ from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
 from reports.tables.headline import Point, headline
-from reports.tables.rows import costs_of, fastest_cases, ratio_text, ratio_value
+from reports.tables.rows import costs_of, fastest_cases, ratio_text, verdict_of
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import EVEN_RATIO, interval_text, number, plain_table, without_version
+from reports.tables.sentences import interval_text, number, plain_table, without_version
 
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"
@@ -143,9 +143,8 @@ def points(result: Result) -> list[Point]:
                     label(cases[0]),
                     forms[kind].median_us,
                     "us",
-                    ratio_value(ratio),
+                    ratio,
                     without_version(library),
-                    "unclear" if ratio and (ratio[1] or 0) <= 1 <= (ratio[2] or np.inf) else "",
                 )
             )
 
@@ -155,11 +154,6 @@ def points(result: Result) -> list[Point]:
 def is_step(case: Case) -> bool:
     """Whether the case is a step of decode or prefill."""
     return "layers" in (case.shape or {})
-
-
-def calls(case: Case) -> int:
-    """The number of all-reduces in a step split by tensor."""
-    return 2 * int(case.shape["layers"])
 
 
 def label(case: Case) -> str:
@@ -187,13 +181,11 @@ def verdict(result: Result, case: Case, forms: Forms) -> str:
         return f"{work}: not all forms were measured."
 
     name = sentences.spoken(forms[OURS].name.replace("then_", "unfused ", 1))
+    words = f"fused and {name} do not clearly differ ({interval_text(gain)} us)"
     if (gain[1] or 0) > 0:
         words = f"fused exposes {interval_text(gain)} us less than {name}"
     elif (gain[2] or 0) < 0:
-        loss = compare(forms, FUSED, OURS)
-        words = f"fused exposes {interval_text(loss)} us more than {name}"
-    else:
-        words = f"fused and {name} do not clearly differ ({interval_text(gain)} us)"
+        words = f"fused exposes {interval_text(compare(forms, FUSED, OURS))} us more than {name}"
 
     return f"{work}: {words}."
 
@@ -206,15 +198,12 @@ def _faster_split(result: Result, case: Case, forms: Forms) -> str:
     if ratio is None or exposed is None or flip is None:
         return "no verdict, compute, tensor and pipeline have no round in common."
 
-    faster = "no clear difference"
-    if (ratio[1] or 0) > EVEN_RATIO:
-        faster = "TP is faster"
-    elif (ratio[2] or np.inf) * EVEN_RATIO < 1:
-        faster = "PP is faster"
-
-    here_us, flip_us = (interval[0] / calls(case) for interval in (exposed, flip))
+    words = {"faster": "TP is faster", "slower": "PP is faster"}
+    faster = words.get(str(verdict_of(ratio)), "no clear difference")
+    calls = 2 * case.shape["layers"]
+    here_us, flip_us = (interval[0] / calls for interval in (exposed, flip))
     change = (
-        f"The answer flips where each of {calls(case)} all-reduces exposes {number(flip_us)} us; "
+        f"The answer flips where each of {calls} all-reduces exposes {number(flip_us)} us; "
         f"here it exposes {number(here_us)} us."
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.store.case import key_of
 from reports.store.schema import Result
+from reports.store.stats import Interval
 from reports.tables.chains import leads, without_links
 from reports.tables.rows import (
     TOO_FEW,
@@ -16,7 +17,7 @@ from reports.tables.rows import (
     default_rows,
     interval_of,
     is_noisy,
-    ratio_value,
+    verdict_of,
     views,
 )
 from reports.tables.sentences import (
@@ -33,15 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """A figure of the headline; `ratio`: ours is this many times as fast as `other`. `doubt`: why
-    the ratio says little, such as `unclear`, for an interval that contains 1."""
+    """A figure of the headline; `ratio`: ours is this many times as fast as `other`. A verdict that
+    says little, such as `unclear`, stands behind it."""
 
     label: str
     value: float
     unit: str
-    ratio: float | None = None
+    ratio: Interval | None = None
     other: str = ""
-    doubt: str = ""
 
 
 def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]) -> str:
@@ -62,25 +62,25 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     for key, point in max(launches, key=len, default={}).items():
         points = [launch[key] for launch in launches if key in launch]
         text = f"{point.label} {_short(median(each.value for each in points))} {point.unit}"
-        if ratios := [each.ratio for each in points if each.ratio]:
+        ratios = [each.ratio[0] for each in points if each.ratio and not is_noisy(each.ratio)]
+        if ratios:
             other = f" {point.other}" if point.other != named else ""
-            doubt = point.doubt
+            verdict = verdict_of(point.ratio)
             if len(ratios) > 1:
-                doubt = "unclear" if min(ratios) <= 1 <= max(ratios) else ""
-            text += f" ({', '.join(filter(None, [f'{_short(median(ratios))}x{other}', doubt]))})"
+                verdict = UNCLEAR if min(ratios) <= 1 <= max(ratios) else None
+            doubt = f", {verdict}" if verdict in (TOO_FEW, UNCLEAR) else ""
+            text += f" ({_short(median(ratios))}x{other}{doubt})"
             named = point.other
         texts.append(text)
 
     return start + (", ".join(texts) or "nothing was measured")
 
 
-def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]:
+def points(result: Result) -> list[Point]:
     """The headline's figures: the time of decode's size, or else of the smallest, and the busbw of
-    the largest, which may be in the second view; `rows` of the first view, if they are known."""
-    if rows is None:
-        result = without_links(result)
-        rows = default_rows(result, views(result)[0])
-
+    the largest, which may be in the second view."""
+    result = without_links(result)
+    rows = default_rows(result, views(result)[0])
     timed = [row for row in rows if (row.ours_us or row.library_us) is not None]
     if not timed:
         return []
@@ -109,9 +109,8 @@ def _point(row: SizeRow, bus_bw_gb_s: float | None = None) -> Point:
         row.label,
         bus_bw_gb_s or row.ours_us or row.library_us or 0.0,
         unit,
-        ratio_value(row.ratio),
+        row.ratio,
         name,
-        {TOO_FEW: TOO_FEW, UNCLEAR: "unclear"}.get(row.verdict or "", ""),
     )
 
 
@@ -137,10 +136,10 @@ def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:
 
 
 def ends(sizes_bytes: Iterable[int]) -> list[int]:
-    """Decode's size, or else the smallest, and the largest."""
+    """Decode's size, or else the smallest, and the largest; [] without sizes."""
     sizes = sorted(sizes_bytes)
-    small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in sizes else sizes[0]
-    return list(dict.fromkeys([small, sizes[-1]]))
+    small = [TOKEN_CALL_SIZE_BYTES] if TOKEN_CALL_SIZE_BYTES in sizes else sizes[:1]
+    return list(dict.fromkeys([*small, *sizes[-1:]]))
 
 
 def _short(value: float) -> str:

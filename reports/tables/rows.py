@@ -30,7 +30,7 @@ BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 STABLE = "auto_stable"
-TOO_FEW, UNCLEAR = "too few blocks", "not clearly different"  # verdicts
+TOO_FEW, UNCLEAR = "too few blocks", "unclear"  # verdicts
 
 View = tuple[str, Any]  # a mode and a shape: one table
 interval_of = attrgetter("ratio", "low", "high")  # of a cell of a comparison
@@ -75,24 +75,6 @@ class SizeRow:
             return str((case.shape or {}).get("metric", spoken(algorithm_of(case))))
         return self.skew or size_text(self.size_bytes)
 
-    @property
-    def verdict(self) -> str | None:
-        """Whether ours is faster than the library, in words; None if nothing can be said."""
-        if self.ratio is None:
-            return None
-
-        middle, low, high = self.ratio
-        if low is None or high is None:
-            return TOO_FEW
-        if is_noisy(self.ratio):
-            return None
-        if low > 1 and middle > EVEN_RATIO:
-            return "faster"
-        if high < 1 and middle * EVEN_RATIO < 1:
-            return "slower"
-
-        return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else UNCLEAR
-
 
 def is_noisy(ratio: Interval) -> bool:
     """Whether the interval is too wide to say anything."""
@@ -103,9 +85,20 @@ def is_noisy(ratio: Interval) -> bool:
     return high > (TOO_WIDE if low <= 1 <= high else TOO_WIDE_ANYWHERE) * low
 
 
-def ratio_value(ratio: Interval | None) -> float | None:
-    """The median of a ratio; None without one, and if it is too noisy."""
-    return None if ratio is None or is_noisy(ratio) else ratio[0]
+def verdict_of(ratio: Interval | None) -> str | None:
+    """Whether ours is faster than the library, in words; None if nothing can be said."""
+    if ratio is None or is_noisy(ratio):
+        return None
+
+    middle, low, high = ratio
+    if low is None or high is None:
+        return TOO_FEW
+    if low > 1 and middle > EVEN_RATIO:
+        return "faster"
+    if high < 1 and middle * EVEN_RATIO < 1:
+        return "slower"
+
+    return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else UNCLEAR
 
 
 def ratio_text(interval: Interval | None) -> str:
@@ -261,10 +254,11 @@ def fastest_cases(
     difference, the halves disagree as often as they agree."""
     fastest, report = list[Case | None](), dict[int, Rounds]()
     for each in map(_candidates, competing):
-        case, of_even = (_best(each, costs, parity) for parity in (1, 0))
+        odd, even = (_rounds_of(each, costs, parity) for parity in (1, 0))
+        case = _best(each, odd)
         fastest.append(case)
         if case:
-            own = costs[case.case] if case is of_even else _rounds_of([case], costs, 0)[case.case]
+            own = (costs if case is _best(each, even) else even)[case.case]
             report[case.case] = min(own, report.get(case.case, own), key=len)
 
     return fastest, report
@@ -318,10 +312,9 @@ def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
     return wrong[:1] or measured or cases[:1]
 
 
-def _best(cases: Sequence[Case], costs: RoundCosts, parity: int) -> Case | None:
-    """The case with the lowest median over odd rounds, or over even ones (0)."""
-    half = _rounds_of(cases, costs, parity)
-    return min(cases, key=lambda case: _median_us(case, half) or float("inf"), default=None)
+def _best(cases: Sequence[Case], costs: RoundCosts) -> Case | None:
+    """The case with the lowest median over these rounds."""
+    return min(cases, key=lambda case: _median_us(case, costs) or float("inf"), default=None)
 
 
 def _median_us(case: Case | None, costs: RoundCosts) -> float | None:

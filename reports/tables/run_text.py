@@ -9,6 +9,7 @@ from rich.table import Table
 
 from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN, typed
+from reports.store.result import read_flight
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
 from reports.store.wrong import where_wrong
@@ -50,7 +51,7 @@ def opening(result: Result) -> list[str]:
 
 def _stopped_first(result: Result) -> list[str]:
     """Where the rank was that stopped first, if the flight recorder knows it."""
-    flight = None if result.complete else result.flight
+    flight = None if result.complete else read_flight(result.path.with_suffix(".flight"))
     ended = (flight and flight.ended) or {}
     if not flight or not isinstance(ended.get("rank"), int):
         return []

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -77,8 +76,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             first_rows = first_rows or rows
             tables += _default_tables(", ".join(words), result, rows)
 
-    title = headline([result], partial(points, rows=first_rows))
-    lines = head(result, first, first_rows)
+    title, lines = headline([result], points), head(result, first, first_rows)
     return lay_out_run(result, title, lines, tables, published_line(result), brief)
 
 

@@ -3,7 +3,7 @@ search stored them."""
 
 from reports.store.grouped import grouped
 from reports.store.schema import Result
-from reports.tables.headline import Point, headline
+from reports.tables.headline import Point, ends, headline
 from reports.tables.rows import ratio_text
 from reports.tables.run_text import opening
 from reports.tables.sentences import lay_out, number, plain_table, size_text
@@ -39,17 +39,18 @@ def render(result: Result) -> str:
 
 
 def points(result: Result) -> list[Point]:
-    """The headline's figures: the best of one variant and mode at the smallest and the largest
-    size, and its gain."""
+    """The headline's figures: the best of one variant and mode at the first and the last of `ends`,
+    and its gain; of a size with a quantised one too, the exact one, which stands before."""
     found = grouped(result.winners, lambda winner: (winner.mode != "isolated", winner.variant))
-    first, *others = found[min(found)] if found else [None]
+    alike = found[min(found)] if found else []
+    best = {winner.size_bytes: winner for winner in reversed(alike)}
     return [
         Point(
             f"{size_text(each.size_bytes)} {each.variant} {each.mode}",
             each.cost_us,
             "us",
-            each.gain[0] if each.gain and each.is_confirmed else None,
+            each.gain if each.is_confirmed else None,
             "untuned",
         )
-        for each in filter(None, [first, *others[-1:]])
+        for each in map(best.__getitem__, ends(best))
     ]

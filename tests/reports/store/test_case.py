@@ -8,6 +8,7 @@ from reports.store.blocks import count_blocks
 from reports.store.build import build_cases
 from reports.store.schema import Block, CaseHeader, LinkBlock
 from reports.store.stats import autocorrelation, median_interval
+from tests.calibration.synthetic import ar1
 from tests.reports.synthetic_run import head_of
 
 pytestmark = pytest.mark.unit
@@ -139,9 +140,7 @@ def test_where_the_link_never_settles_every_block_counts():
 def test_intervals_allow_for_the_correlation_of_blocks_over_all_cases():
     """Otherwise intervals would be too narrow wherever the machine drifts during a run."""
     rng, rho = np.random.default_rng(3), 0.8
-    noise = rng.normal(size=(30, 12))
-    for turn in range(1, 12):
-        noise[:, turn] = rho * noise[:, turn - 1] + np.sqrt(1 - rho**2) * noise[:, turn]
+    noise = ar1(rng.normal(size=(30, 12)), rho)
     times_us = (20 * np.exp(0.02 * noise)).tolist()
     blocks = [block for case, times in enumerate(times_us) for block in blocks_of(times, case=case)]
     estimate = autocorrelation(times_us)

@@ -12,7 +12,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.store.manifest import MANIFEST, read_manifest
-from reports.store.result import ResultError, read
+from reports.store.result import ResultError, read, read_flight
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import ONE, write_run
 from tests.reports.synthetic_site import write_hostile
@@ -93,7 +93,7 @@ def test_a_flight_record_that_is_a_link_or_a_pipe_is_not_read(tmp_path):
     (tmp_path / "secret").write_text('{"case": 0, "step": "secret"}')
     (folder / "rank-0").symlink_to(tmp_path / "secret")
     os.mkfifo(folder / "rank-1")
-    flight = read(path).flight
+    flight = read_flight(folder)
     assert flight is not None
     assert flight.ranks == {}
 

@@ -6,8 +6,7 @@ from drawing import BLACK, BLUE, GREEN, PURPLE, RED, label_sizes, legend_below, 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.advice.specs import GPUS
-from reports.advice.wire import AS_GIVEN, GIVEN_SPREAD, Wire
+from reports.advice.wire import GIVEN_SPREAD, Wire
 
 GREY = "#888888"
 
@@ -196,11 +195,7 @@ def draw_another_owner(calls: pd.DataFrame) -> Figure:
     wire, sizes = Wire(3.0, 2.9, 12.0, 2), np.geomspace(2 << 10, 512 << 10, 60)
     names = {"one_shot_push": ("one-shot", RED), "two_shot_push": ("two-shot", BLUE)}
     for kernel, (name, colour) in names.items():
-        spans = [
-            wire.parts.between_cards(AS_GIVEN, GPUS["r9700"], kernel, int(size), 4, wire.cards)
-            for size in sizes
-        ]
-        us = np.array([span[0] for span in spans if span is not None])
+        us = np.array([wire.time_us(kernel, int(size), 4) for size in sizes])
         low, high = us * (1 - GIVEN_SPREAD), us * (1 + GIVEN_SPREAD)
         axes.fill_between(sizes / 1024, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(sizes / 1024, us, color=colour, label=f"{name}: formula, +-{GIVEN_SPREAD:.0%}")

@@ -37,15 +37,16 @@ BEFORE_TRUSTING_IT = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", metavar="NAME", help="such as llama-3.1-70b; see collectives/models.toml")
-    add("--config", metavar="FILE", type=Path, help="or the config.json of a Hugging Face model")
+    model = parser.add_mutually_exclusive_group(required=True).add_argument
+    model("--model", metavar="NAME", help="such as llama-3.1-70b; see collectives/models.toml")
+    model("--config", metavar="FILE", type=Path, help="or the config.json of a Hugging Face model")
     add(
         "--weights",
         metavar="TYPE",
         default="q4",
         help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB (%(default)s)",
     )
-    add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
+    add("--gpu", metavar="NAME", required=True, help="such as r9700, rtx4090, h100-nvl")
     add(
         "--run",
         metavar="RUN",
@@ -106,17 +107,11 @@ def wire(text: str) -> Wire:
 def load_of(arguments: argparse.Namespace) -> Deployment:
     """The model, its GPUs and the times of their all-reduces. Raises ResultError for names and
     options that do not go together."""
-    if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
-        raise ResultError(
-            "advise needs --gpu, such as r9700, and either --model, such as llama-3.1-70b, or "
-            "--config"
-        )
-
     gpu = gpu_of(arguments.gpu)
-    if arguments.model:
-        model = find("model", MODELS, arguments.model)
-    else:
+    if arguments.config:
         model = model_of(arguments.config)
+    else:
+        model = find("model", MODELS, arguments.model)
 
     link = own_link = link_between(gpu, arguments.gpus)
     if arguments.link:
@@ -128,7 +123,7 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
         raise ResultError("--tpot-ms needs --run, all-reduces that were measured, and two GPUs")
 
     if arguments.wire:
-        times = arguments.wire.times(arguments.gpus, gpu, model.all_reduce_bytes(arguments.batch))
+        times = arguments.wire.times(arguments.gpus, model.all_reduce_bytes(arguments.batch))
     elif arguments.run:
         launches = read_launches(arguments.run, arguments.gpus)
         if launches.wrong:
@@ -325,26 +320,25 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
         return "nothing fits."
     spans = {name: split.figures[figure] for name, split in splits.items()}
     is_rate = figure.endswith("per_s")
-    power, scale, bound = 1, 1.0, "at most {} tokens/s"
-    if not is_rate:
-        power, scale, bound = -1, 1e-3, "at least {} ms"
-    ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)
+    speeds = spans if is_rate else {name: 1 / span for name, span in spans.items()}
+    ordered = sorted(speeds, key=lambda name: -speeds[name][0])
     close = [
         name
         for name in ordered
-        if min((spans[ordered[0]] / spans[name]) ** power) < serving.LEAST_RANKED_RATIO
+        if min(speeds[ordered[0]] / speeds[name]) < serving.LEAST_RANKED_RATIO
     ]
-    # Replicas and a single card come first, since they need no link.
-    simple = [name for name in close if splits[name].replicas > 1 or splits[name].gpus == 1]
-    first = [*simple, *ordered][0]
-    answer = f"{first}, {bound.format(number(spans[first][0] * scale))}"
+    # Replicas come first, since they need no link.
+    first = [*(name for name in close if splits[name].replicas > 1), *ordered][0]
+    value = spans[first][0]
+    bound = f"at most {number(value)} tokens/s" if is_rate else f"at least {number(value / 1e3)} ms"
+    answer = f"{first}, {bound}"
     equals = " and ".join(name for name in close if name != first)
     if equals:
         answer += f" (no clear difference from {equals}: perhaps less than 10 %)"
     after = next((name for name in ordered if name not in close), None)
 
     if after is not None:
-        gain = (spans[first] / spans[after]) ** power
+        gain = speeds[first] / speeds[after]
         answer += f", {span_text(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
 
     return f"{answer}."

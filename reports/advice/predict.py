@@ -1,16 +1,15 @@
 """`predict`: what a second card of a kind would do, from runs of one. Every figure is PREDICTED."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span, span_text
-from reports.advice.serving import Deployment, break_even_us, rate
+from reports.advice.serving import Deployment, break_even_us
 from reports.advice.specs import GB, MODELS, ROUTES, engine_text, find, gpu_of, sheet_of
 from reports.advice.wire import (
-    CHECKED,
     FORMULA_OVER_MEASURED,
     SIZES,
     Parts,
@@ -44,44 +43,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Two cards joined in one way: the fastest algorithm with a checked formula and the time by
-    size, all all-reduces of a token, and, without an `obstacle`, the rates of one chat by each
-    split, and the all-reduce time at which these are equal."""
+    """Two cards joined in one `way`: of each size the algorithm with the least time that has a
+    checked formula, and this time; all all-reduces of a token; and, without an `obstacle`, the
+    rates of one chat by each split, and the all-reduce time at which these are equal."""
 
-    fastest: Mapping[int, tuple[str, Span]]
+    way: str
+    all_reduces: list[dict[str, Any]]
     token_ms: Span
     obstacle: str | None
     tensor_tokens_per_s: Any = None
     pipeline_tokens_per_s: Any = None
     break_even_us: Any = None
 
+    @property
+    def spans(self) -> dict[int, Span]:
+        """The times by size."""
+        return {each["size_bytes"]: each["us"] for each in self.all_reduces}
 
-def predictions(parts: Parts, load: Deployment, error: Span) -> dict[str, Prediction]:
+
+def predictions(parts: Parts, load: Deployment, error: Span) -> list[Prediction]:
     """The prediction for each way to join two cards that the parts tell of, by formulas with this
     error."""
-    model, made = load.model, dict[str, Prediction]()
+    model, made = load.model, list[Prediction]()
     token_bytes = model.all_reduce_bytes(1)
-    sizes = sorted({*SIZES, token_bytes})
     ways = list(TITLES)
     if not load.gpu.peer_access:  # the driver joins its slots by host memory alone: it comes first
         ways.sort(key=lambda way: way != HOST)
     for way in ways:
         if way == HOST and parts.is_shared_in_turns:
             continue
-        fastest = dict[int, tuple[str, Span]]()
-        for size in sizes:
-            name, span = parts.fastest(CHECKED, ROUTES.get(way), load.gpu, size)
-            fastest[size] = name, span * error
-        spans = {size: span for size, (_, span) in fastest.items()}
-        times = ReduceTimes(2, "PREDICTED", spans)
-        tensor = replace(load, times=times, tensor=2)
+        all_reduces, spans = list[dict[str, Any]](), dict[int, Span]()
+        for size in sorted({*SIZES, token_bytes}):
+            name, us = parts.fastest(ROUTES.get(way), load.gpu, size)
+            spans[size] = us * error
+            all_reduces.append({"size_bytes": size, "algorithm": name, "us": spans[size]})
+        tensor = replace(load, times=ReduceTimes(2, "PREDICTED", spans), tensor=2)
         pipeline = replace(tensor, tensor=1, stages=2)
         token_ms = model.all_reduces * spans[token_bytes] / 1e3
         obstacle, figures = tensor.obstacle or pipeline.obstacle, []
         if not obstacle:
-            rates = [rate(1, split.decode_us(1)) for split in (tensor, pipeline)]
+            rates = [split.figures["tokens_per_s"] for split in (tensor, pipeline)]
             figures = [*rates, break_even_us(tensor, pipeline)]
-        made[way] = Prediction(fastest, token_ms, obstacle, *figures)
+        made.append(Prediction(way, all_reduces, token_ms, obstacle, *figures))
 
     return made
 
@@ -109,17 +112,6 @@ def predict(arguments: argparse.Namespace) -> int:
         checks = []
 
     made, model = predictions(parts, load, error_of(checks)), load.model
-    ways = [
-        {
-            "way": way,
-            "all_reduces": [
-                {"size_bytes": size, "algorithm": name, "us": span}
-                for size, (name, span) in each.fastest.items()
-            ],
-            **{name: value for name, value in vars(each).items() if name != "fastest"},
-        }
-        for way, each in made.items()
-    ]
     answer(
         arguments,
         text_of(parts, load, made, checks, notes),
@@ -127,9 +119,9 @@ def predict(arguments: argparse.Namespace) -> int:
         gpu=load.gpu.name,
         model=model.name,
         weights_bytes=load.weights_bytes,
-        parts=vars(parts),
-        predicted=ways,
-        checks=[check._asdict() for check in checks],
+        parts=parts,
+        predicted=made,
+        checks=checks,
         notes=notes,
     )
     return 0
@@ -138,19 +130,19 @@ def predict(arguments: argparse.Namespace) -> int:
 def text_of(
     parts: Parts,
     load: Deployment,
-    made: Mapping[str, Prediction],
+    made: Sequence[Prediction],
     checks: Sequence[Tested],
     notes: Sequence[str],
 ) -> str:
     """The prediction for the first way in a sentence, and all ways in tables."""
-    (first, best), *_ = made.items()
-    model, title = load.model, f"{'over' if first == HOST else 'at'} {TITLES[first]}"
+    model, best = load.model, made[0]
+    title = f"{'over' if best.way == HOST else 'at'} {TITLES[best.way]}"
     size = model.all_reduce_bytes(1)
     card = printable(parts.card)
     origin = "" if sheet_of(parts.card) == load.gpu else f", from parts of {card}"
     headline = (
         f"PREDICTED for two {load.gpu.name} {title}{origin}: an all-reduce of "
-        f"{size_text(size)} takes {span_text(best.fastest[size][1], ' us')}"
+        f"{size_text(size)} takes {span_text(best.spans[size], ' us')}"
     )
     if not best.obstacle:
         headline += (
@@ -159,33 +151,34 @@ def text_of(
         )
 
     measured = {
-        "a load's round trip": (parts.load, "us"),
-        "a flag one way, host memory": (parts.flag, "us"),
-        "drain of stores before a flag": (parts.drain, "us"),
-        "a kernel in a graph": (parts.kernel, "us"),
-        "stores": (1e-3 / parts.store_byte[ENDS_SWAPPED], "GB/s"),
-        "loads": (1e-3 / parts.load_byte[ENDS_SWAPPED], "GB/s"),
-        "both at once, each": (1e-3 / parts.both_byte[ENDS_SWAPPED], "GB/s"),
+        "a load's round trip": parts.load,
+        "a flag one way, host memory": parts.flag,
+        "drain of stores before a flag": parts.drain,
+        "a kernel in a graph": parts.kernel,
     }
-    rows = [[name, span_text(span), unit] for name, (span, unit) in measured.items()]
+    moved = {
+        "stores": parts.store_byte,
+        "loads": parts.load_byte,
+        "both at once, each": parts.both_byte,
+    }
+    rows = [[name, span_text(us), "us"] for name, us in measured.items()]
+    rows += [[name, span_text(1e-3 / byte[ENDS_SWAPPED]), "GB/s"] for name, byte in moved.items()]
     tables = [("Parts of the wire, measured on the one card", plain_table(["", "", ""], rows))]
 
-    # The all-reduce of a token, a large one, and all of a token.
-    headings = ["", size_text(size), size_text(LARGE), f"{model.all_reduces} a token, ms"]
+    # The all-reduce of a token, a large one, and all of a token; then one chat.
+    call, large = f"{size_text(size)}\nus", f"{size_text(LARGE)}\nus"
+    headings = ["", call, large, f"{model.all_reduces} a token\nms"]
     rows = []
-    for way, each in made.items():
-        spans = each.fastest[size][1], each.fastest[LARGE][1], each.token_ms
-        rows.append([TITLES[way], *map(span_text, spans)])
-    tables.append(("An all-reduce of two cards, us, PREDICTED", plain_table(headings, rows)))
-
+    for each in made:
+        spans = [each.spans[size], each.spans[LARGE], each.token_ms]
+        rows.append([TITLES[each.way], *map(span_text, spans)])
     if not best.obstacle:
-        headings = ["", "tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
-        rows = []
-        for way, each in made.items():
-            rates = map(span_text, (each.tensor_tokens_per_s, each.pipeline_tokens_per_s))
-            rows.append([TITLES[way], *rates, number(each.break_even_us)])
-        table = plain_table(headings, rows)
-        tables.append((f"One chat of {model.name}, at most, PREDICTED", table))
+        headings += ["tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
+        for row, each in zip(rows, made, strict=True):
+            rates = each.tensor_tokens_per_s, each.pipeline_tokens_per_s
+            row += [*map(span_text, rates), number(each.break_even_us)]
+    title = "An all-reduce of two cards, and the rates of a chat at most, PREDICTED"
+    tables.append((title, plain_table(headings, rows)))
 
     if checks:
         rows = [

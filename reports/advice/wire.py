@@ -1,5 +1,6 @@
-"""The parts of a wire, from runs of `bench.link` on one card or as given, and the all-reduces of
-cards that it joins, by formulas over these parts and what each algorithm moves (docs/advise.md).
+"""The parts of a wire, from runs of `bench.link` on one card, and the all-reduces of two cards that
+it joins; a wire in four figures, and those of its cards. Both by formulas over these and what each
+algorithm moves (docs/advise.md).
 
 Host memory that a GPU maps crosses PCIe for every access: so one card has all parts."""
 
@@ -37,23 +38,20 @@ SIZES = [1 << power for power in range(10, 28)]
 # Seven times of another owner's kernels lie within 18 % of what the formulas say of them
 # (tests/reports/advice/test_wire.py).
 GIVEN_SPREAD = 0.2
-ONES = [1.0] * 3
-AS_GIVEN = Route("the given wire", ONES, ONES, ONES)
+OVER_GIVEN = "one_shot_push", "two_shot_push", "ring"  # of which one is the fastest
 
 LL = "one_shot_ll"  # its data show by themselves that they arrived
 # The algorithms whose formulas were checked, on an H100 through host memory, and the least and the
 # most that these say over what was measured (tests/reports/advice/test_predict.py).
 CHECKED = LL, "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push"
 FORMULA_OVER_MEASURED = 0.91, 1.13
-WITH_FORMULA = *CHECKED, "ring"
 ALGORITHMS = registry.ALGORITHMS["all_reduce"]
 
 
 def traffic_of(name: str, size_bytes: int, ranks: int = 2) -> Traffic | None:
-    """What each rank moves in an all-reduce; None if there is no such algorithm, or if it has no
-    room for it."""
-    all_reduce, algorithm = COLLECTIVES["all_reduce"], ALGORITHMS.get(name)
-    if not algorithm or size_bytes > algorithm.limits.most(ranks):
+    """What each rank moves in an all-reduce; None of a size that the algorithm does not take."""
+    all_reduce, algorithm = COLLECTIVES["all_reduce"], ALGORITHMS[name]
+    if size_bytes > algorithm.limits.most(ranks):
         return None
     case = CollectiveCase(all_reduce, size_bytes, DATATYPES["int8"], "sum", send=0, receive=0)
     return algorithm.traffic(ranks, case)
@@ -80,21 +78,10 @@ class Parts:
         """Whether the ranks did not run at once: then no flag tells of the wire."""
         return bool(self.flag[0] > TAKE_TURNS * self.load[0])
 
-    def between_cards(
-        self, route: Route, gpu: Gpu, name: str, size_bytes: int, ranks: int = 2, cards: int = 1
-    ) -> Span | None:
-        """The time of an all-reduce in us, of which `cards` share each link of this route; None of
-        a size that the algorithm does not take. What a rank stores into its own memory, and loads
-        from there, is local: at worst all inputs and the sum are not hidden. `crowd` is how many
-        times the bytes of a card's own link pass the narrowest link, through which each of these
-        cards reaches the others; the ranks of a ring are in order, so that only one of them does.
-        """
-        traffic = traffic_of(name, size_bytes, ranks)
-        if not traffic:
-            return None
-
+    def between_cards(self, route: Route, gpu: Gpu, name: str, traffic: Traffic) -> Span:
+        """The time of an all-reduce of two cards in us. What a rank stores into its own memory, and
+        loads from there, is local: at worst both inputs and the sum are not hidden."""
         hop = np.maximum(self.load - MEMORY_US, 0) * route.hop
-        local = np.array([0, 0, (ranks + 1) / gpu.bandwidth_gb_s / 1e3])
         stored_bytes, loaded_bytes = map(sum, zip(*traffic.stages, strict=True))
         if ALGORITHMS[name].pushes:
             wait = 0.0 if name == LL else self.drain  # before the flag
@@ -104,44 +91,14 @@ class Parts:
             moved_bytes, byte = loaded_bytes, self.load_byte / route.load
 
         byte[2] = max(byte[2], self.both_byte[2])  # at worst both directions are busy
-        crowd = 1.0 if name == "ring" else max(1.0, cards * (ranks - cards) / (ranks - 1))
-        moved = moved_bytes * byte * crowd
-        waits = traffic.hops * (hop + wait)
-        return np.asarray(self.kernel + waits + moved + size_bytes * local)
+        us = self.kernel + traffic.hops * (hop + wait) + moved_bytes * byte
+        us[2] += 3 * traffic.memory_bytes / gpu.bandwidth_gb_s / 1e3
+        return us
 
-    def fastest(
-        self,
-        names: Sequence[str],
-        route: Route | None,
-        gpu: Gpu,
-        size_bytes: int,
-        ranks: int = 2,
-        cards: int = 1,
-    ) -> tuple[str, Span]:
-        """The algorithm with the least typical time, of those with these names that take this size,
-        by a route or, with None, through host memory; and the least of all times in each column:
-        where a route is at its worst, bench.tune takes another one."""
-        spans = dict[str, Span]()
-        for name in names:
-            span = (
-                self.between_cards(route, gpu, name, size_bytes, ranks, cards)
-                if route
-                else self.through_host(name, size_bytes)
-            )
-            if span is not None:
-                spans[name] = span
-
-        name = min(spans, key=lambda name: spans[name][0])
-        return name, np.min(list(spans.values()), axis=0)
-
-    def through_host(self, name: str, size_bytes: int, cards: int = 2) -> Span | None:
-        """The time of an all-reduce of two ranks through host memory, on two cards or on one, whose
-        wire then has the bytes of both; None of a size that the algorithm does not take. Typically
-        only the stores and loads of one stage overlap, at best both are always busy."""
-        traffic = traffic_of(name, size_bytes)
-        if not traffic:
-            return None
-
+    def through_host(self, name: str, traffic: Traffic, cards: int = 2) -> Span:
+        """The time of an all-reduce of two ranks through host memory in us, on two cards or on one,
+        whose wire then has the bytes of both. Typically only the stores and loads of one stage
+        overlap, at best both are always busy."""
         store, load, both = (span[0] for span in (self.store_byte, self.load_byte, self.both_byte))
         typical = sum(
             min(stage) * both + (stage[0] - min(stage)) * store + (stage[1] - min(stage)) * load
@@ -155,6 +112,20 @@ class Parts:
         waits = self.load + traffic.hops * (self.flag + fence)
         return self.kernel + waits + np.array([typical, best, worst]) * 2 / cards
 
+    def fastest(self, route: Route | None, gpu: Gpu, size_bytes: int) -> tuple[str, Span]:
+        """The checked algorithm with the least typical time in us of an all-reduce of two cards, by
+        a route or, with None, through host memory; and the least of all times in each column: where
+        a route is at its worst, bench.tune takes another one."""
+        spans = {
+            name: self.between_cards(route, gpu, name, traffic)
+            if route
+            else self.through_host(name, traffic)
+            for name in CHECKED
+            if (traffic := traffic_of(name, size_bytes))
+        }
+        name = min(spans, key=lambda name: spans[name][0])
+        return name, np.min(list(spans.values()), axis=0)
+
 
 class Wire(NamedTuple):
     """A wire in four figures: us of a kernel in a graph; us of a handshake, from the store of a
@@ -165,25 +136,31 @@ class Wire(NamedTuple):
     gb_s: float
     cards: int = 1
 
-    @property
-    def parts(self) -> Parts:
-        none, byte_us = np.zeros(3), np.full(3, 1e-3 / self.gb_s)
-        kernel, load = np.full(3, self.kernel_us), np.full(3, self.handshake_us + MEMORY_US)
-        return Parts("", 0, kernel, load, load, none, byte_us, byte_us, byte_us)
+    def time_us(self, name: str, size_bytes: int, gpus: int) -> float:
+        """Of an all-reduce. `crowd` is how many times the bytes of a card's own link pass the
+        narrowest link, through which each of these cards reaches the others; the ranks of a ring
+        are in order, so that only one of them does."""
+        traffic = traffic_of(name, size_bytes, gpus)
+        assert traffic, "it takes every size"
+        stored_bytes = sum(stored for stored, _ in traffic.stages)
+        crowd = 1.0 if name == "ring" else max(1.0, self.cards * (gpus - self.cards) / (gpus - 1))
+        waits_us = self.kernel_us + traffic.hops * self.handshake_us
+        return waits_us + stored_bytes * crowd / self.gb_s / 1e3
 
-    def times(self, gpus: int, gpu: Gpu, size_bytes: int) -> ReduceTimes:
+    def times(self, gpus: int, size_bytes: int) -> ReduceTimes:
         """The fastest algorithm at each size, one of them `size_bytes`. Raises ResultError if there
         are fewer GPUs than two or than share a link."""
         least = max(2, self.cards)
         if gpus < least:
             raise ResultError(f"--wire joins at least {least} GPUs, not {gpus}")
 
-        spread, spans = [1.0, 1 - GIVEN_SPREAD, 1 + GIVEN_SPREAD], dict[int, Span]()
+        spread, spans = np.array([1, 1 - GIVEN_SPREAD, 1 + GIVEN_SPREAD]), dict[int, Span]()
         fastest = dict[str, int]()  # the least size of each
 
         for size in sorted({*SIZES, size_bytes}):
-            name, span = self.parts.fastest(WITH_FORMULA, AS_GIVEN, gpu, size, gpus, self.cards)
-            spans[size] = span[0] * np.array(spread)
+            times_us = {name: self.time_us(name, size, gpus) for name in OVER_GIVEN}
+            name = min(times_us, key=lambda name: times_us[name])
+            spans[size] = times_us[name] * spread
             fastest.setdefault(name, size)
 
         by = ", ".join(f"{name} from {size_text(size)}" for name, size in fastest.items())
@@ -279,7 +256,8 @@ def span_of(case: Case) -> Span:
     return np.array([time.median, time.ci_low or time.median, time.ci_high or time.median])
 
 
-class Tested(NamedTuple):
+@dataclass
+class Tested:
     """An all-reduce on the card itself, and what the same parts say of it, in us."""
 
     algorithm: str
@@ -308,15 +286,14 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
         and case.mode == "chained"
         and case.memory == "host_staged"
         and case.time_us
-        and case.algorithm in WITH_FORMULA
+        and case.algorithm in CHECKED
     )
     checks = []
     measured = grouped(chains, attrgetter("algorithm", "size_bytes"))
     for (name, size_bytes), own in sorted(measured.items()):
-        one_card = parts.through_host(name, size_bytes, cards=1)
-        if one_card is not None:
+        if traffic := traffic_of(name, size_bytes):
             measured_us = float(np.median([span_of(case)[0] for case in own]))
-            model_us = float((one_card + parts.kernel)[0])
+            model_us = float((parts.through_host(name, traffic, cards=1) + parts.kernel)[0])
             checks.append(Tested(name, size_bytes, measured_us, model_us))
 
     return checks

@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports.advice.specs import GPUS
-from reports.advice.wire import AS_GIVEN, GIVEN_SPREAD, Wire
+from reports.advice.wire import GIVEN_SPREAD, Wire
 from tests.reports.advice.test_advise import advise, answer, refusal
 from tests.reports.advice.test_serving import CONFIG
 
@@ -25,11 +24,9 @@ MOST_SPREAD = 0.25
 def test_seven_times_of_another_owners_kernels_are_in_the_range():
     theirs = pd.read_csv(THEIRS, comment="#")
     assert len(theirs) == 7
-    parts = Wire(3.0, 2.9, 12.0).parts
+    wire = Wire(3.0, 2.9, 12.0, cards=2)
     for us, name, size in zip(theirs.time_us, theirs.kernel, theirs.size_bytes, strict=True):
-        span = parts.between_cards(AS_GIVEN, GPUS["r9700"], name, size, ranks=4, cards=2)
-        assert span is not None
-        assert abs(us / span[0] - 1) < GIVEN_SPREAD, (name, size)
+        assert abs(us / wire.time_us(name, size, gpus=4) - 1) < GIVEN_SPREAD, (name, size)
 
 
 def test_advise_predicts_the_best_of_these_times(tmp_path):

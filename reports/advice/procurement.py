@@ -21,12 +21,12 @@ from reports.advice.reduce_times import (
 from reports.advice.serving import REACHED
 from reports.advice.specs import gpu_of
 from reports.kit.chart import forest
-from reports.kit.page import Banner, Card, Cell, Page, Row, Section, role_of, to_html
+from reports.kit.page import Banner, Page, Row, Section, role_of, to_html
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, REPORTS, RUN, answer, on_ranks
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
+from reports.tables.sentences import counted, lay_out, plain_table, some, start_time
 from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
@@ -44,15 +44,14 @@ WORST_LAST = [*SAID]
 
 @dataclass
 class Appraisal:
-    """A candidate with its all-reduces, its figures, as all candidates have them, a verdict and its
-    reason for each requirement, and doubts about its figures."""
+    """A candidate with its all-reduces, its figures, of which all candidates have the same, a
+    verdict and its reason for each requirement, and doubts about its figures."""
 
     name: str
     offer: Offer
     launches: AllReduceLaunches
-    figures: list[Figure]
-    verdicts: dict[str, tuple[str, str]]
-    required: list[tuple[Requirement, Figure]]
+    figures: dict[FigureKey, Figure]
+    verdicts: dict[Requirement, tuple[str, str]]
     notes: list[str]
 
     @property
@@ -60,10 +59,6 @@ class Appraisal:
         """The verdict on all requirements: the worst, where undecided is worse than a pass."""
         words = {word for word, _ in self.verdicts.values()}
         return max(words, key=WORST_LAST.index, default="N/A")
-
-    @property
-    def price(self) -> str:
-        return f"{self.offer.price.amount:g} {self.offer.price.currency}"
 
     @property
     def run_ids(self) -> list[str]:
@@ -108,7 +103,20 @@ def procure(arguments: argparse.Namespace) -> int:
         as_text(procurement),
         headline=procurement.headline,
         verdicts=procurement.verdicts,
-        candidates=[_record(appraisal) for appraisal in procurement.appraisals],
+        candidates=[
+            {
+                "name": each.name,
+                "gpu": each.offer.gpu,
+                "gpus": each.offer.gpus,
+                "run_ids": each.run_ids,
+                "figures": each.figures.values(),
+                "requirements": [
+                    {"requirement": requirement.text, "verdict": verdict, "reason": reason}
+                    for requirement, (verdict, reason) in each.verdicts.items()
+                ],
+            }
+            for each in procurement.appraisals
+        ],
         sentences=procurement.sentences,
     )
     if procurement.verdicts["FAIL"]:
@@ -164,11 +172,11 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
     word, texts = nearest[0].word, list[str]()
     for currency, own in grouped(nearest, lambda each: each.offer.price.currency).items():
         best = min(own, key=lambda each: each.offer.price.amount)
-        text = f"{best.name} for {best.price}"
+        text = f"{best.name} for {best.offer.price.amount:g} {currency}"
         if len(own) > 1:
             text += f", the cheapest of {len(own)} in {currency},"
         lacks = [
-            requirement for requirement, verdict in best.verdicts.items() if verdict[0] == word
+            requirement.text for requirement, verdict in best.verdicts.items() if verdict[0] == word
         ]
         texts.append(text + SAID[word].format(some(lacks)))
 
@@ -193,59 +201,51 @@ def _appraise(
             verdict = "FAIL", f"wrong results in {', '.join(launches.wrong)}"
         elif hardware and figure.value is not None:
             verdict = "UNDECIDED", hardware.partition(":")[0].rstrip(".")
-        verdicts[requirement.text] = verdict
+        verdicts[requirement] = verdict
 
-    every = [*figures.values(), *candidates.money(offer, figures.values())]
-    required = [(each, figures[each.figure]) for each in requirements]
-    return Appraisal(name, offer, launches, every, verdicts, required, notes)
+    money = candidates.money(offer, figures.values())
+    figures |= {(figure.unit, figure.name): figure for figure in money}
+    return Appraisal(name, offer, launches, figures, verdicts, notes)
 
 
 def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches) -> tuple[str, str]:
     """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
     misses the limit, or if one GPU's data sheet does; UNVERIFIED for an upper limit of tokens that
     meets it, and for a published range of which some meets the limit."""
-    n, unit = len(launches.runs), figure.unit
     if figure.value is None:
         words = {candidates.ONE_GPU: "N/A", candidates.DOES_NOT_FIT: "FAIL"}
         return words.get(figure.note, "UNDECIDED"), figure.note
 
+    n, text = len(launches.runs), " ".join(figure.text.split())
+    ends = figure.value, figure.low, figure.high
+    met = {requirement.is_met(end) for end in ends if end is not None}
     if figure.note == candidates.DATA_SHEET:
-        is_met = requirement.is_met(figure.value)
-        return (
-            "UNVERIFIED" if is_met else "FAIL",
-            f"{figure.text} {'meets' if is_met else 'misses'} it, by its data sheet",
-        )
-
-    if figure.low is None or figure.high is None:
+        return "UNVERIFIED" if all(met) else "FAIL", f"{text}, by its data sheet"
+    if figure.low is None:
         return "UNDECIDED", f"{counted(n, 'launch')}; {LEAST_LAUNCHES} are needed"
-
-    reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
-    if unit == "tok/s":
-        reason = f"at most {reason}"
-
-    low_meets, high_meets = requirement.is_met(figure.low), requirement.is_met(figure.high)
     if candidates.PUBLISHED in figure.note:
-        word = "UNVERIFIED" if low_meets or high_meets else "UNDECIDED"
-        return word, f"{' '.join(figure.text.split())} of other machines"
+        return "UNVERIFIED" if any(met) else "UNDECIDED", f"{text} of other machines"
 
-    if low_meets == high_meets:
-        met = "UNVERIFIED" if unit == "tok/s" else "PASS"
-        return met if low_meets else "FAIL", reason
-
-    return "UNDECIDED", reason
+    word = "UNVERIFIED" if figure.unit == "tok/s" else "PASS"
+    if not all(met):
+        word = "UNDECIDED" if any(met) else "FAIL"
+    return word, f"{text} over {n} launches"
 
 
 def _rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
     """A row for each requirement and for each figure, with a cell for each candidate."""
     rows = [
-        {"figure": requirement}
+        {"figure": requirement.text}
         | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
         for requirement in appraisals[0].verdicts
     ]
-    runs = {each.name: str(len(each.run_ids)) for each in appraisals}
+    runs = {}
+    for each in appraisals:
+        logs = [start_time(run.run) for run in each.launches.runs if run.run.imported_from]
+        runs[each.name] = f"{len(each.run_ids)}\n{some(logs)}".rstrip()
     rows.append({"figure": "runs"} | runs)
 
-    for figures in zip(*(each.figures for each in appraisals), strict=True):
+    for figures in zip(*(each.figures.values() for each in appraisals), strict=True):
         cells = [f"{figure.text}\n{figure.note}" for figure in figures]
         rows.append({"figure": figures[0].name} | dict(zip(runs, cells, strict=True)))
 
@@ -267,7 +267,6 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
     """The page for `procure --html`: the candidates side by side."""
     appraisals = procurement.appraisals
     counts = ", ".join(f"{n} {word}" for word, n in procurement.verdicts.items())
-    appraisals = sorted(appraisals, key=lambda each: -WORST_LAST.index(each.word))
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
     return Page(
         f"Procurement: {procurement.headline}",
@@ -278,13 +277,12 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         ),
         [
             Section("What to do next", [next_step(procurement)]),
-            Section("Candidates", cards=list(map(_card, appraisals))),
             Section("Each figure beside its requirement", rows=_points(procurement)),
             Section(
                 "Requirements, and figures with their intervals over launches",
-                rows=_rows(procurement.appraisals),
+                rows=_rows(appraisals),
             ),
-            Section("How to read this", procurement.sentences, folded=True),
+            Section("How to read this", procurement.sentences),
         ],
         reproduce={
             "command, without folders": f"{RUN}{REPORTS} procure {quote(printable(spec.name))}",
@@ -310,55 +308,19 @@ def next_step(procurement: Procurement) -> str:
 
 def _points(procurement: Procurement) -> list[Row]:
     """Each candidate's figure with its interval as shares of each requirement's limit."""
-    rows, shares, roles = list[dict[str, Cell]](), list[list[float]](), list[str]()
+    rows, shares = list[dict[str, str]](), list[list[float]]()
     for each in procurement.appraisals:
-        for requirement, figure in each.required:
+        for requirement, (word, _) in each.verdicts.items():
+            figure = each.figures[requirement.figure]
             if figure.value is not None:
                 ends = [figure.value, figure.low or figure.value, figure.high or figure.value]
-                word = each.verdicts[requirement.text][0]
                 shares.append([end / requirement.limit - 1 for end in ends])
-                roles.append(role_of(word))
                 rows.append(
                     {"requirement": requirement.text, "candidate": each.name, "verdict": word}
                 )
 
     if not rows:
         return []
+    roles = [role_of(row["verdict"]) for row in rows]
     heading, drawings = forest(shares, roles, words="below | above")
     return [row | {heading: drawing} for row, drawing in zip(rows, drawings, strict=True)]
-
-
-def _card(appraisal: Appraisal) -> Card:
-    """A candidate: its price, a chip for each requirement, the failed ones first, and doubts; the
-    table has its figures."""
-    by_word = sorted(appraisal.verdicts.items(), key=lambda each: -WORST_LAST.index(each[1][0]))
-    lines: list[Cell] = [
-        [verdict, f"{requirement}: {reason}"] for requirement, (verdict, reason) in by_word
-    ]
-    logs = [start_time(run.run) for run in appraisal.launches.runs if run.run.imported_from]
-    return Card(
-        appraisal.name,
-        appraisal.price,
-        appraisal.word,
-        [
-            f"price of {appraisal.offer.price.date.isoformat()}",
-            *lines,
-            *appraisal.notes,
-            *filter(None, [some(logs)]),
-        ],
-    )
-
-
-def _record(appraisal: Appraisal) -> dict[str, object]:
-    """A candidate for `--json`."""
-    return {
-        "name": appraisal.name,
-        "gpu": appraisal.offer.gpu,
-        "gpus": appraisal.offer.gpus,
-        "run_ids": appraisal.run_ids,
-        "figures": list(map(vars, appraisal.figures)),
-        "requirements": [
-            {"requirement": requirement, "verdict": verdict, "reason": reason}
-            for requirement, (verdict, reason) in appraisal.verdicts.items()
-        ],
-    }

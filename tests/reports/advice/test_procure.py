@@ -70,7 +70,8 @@ def verdict_of(procurement, machine=0):
 
 
 def figure(procurement, name, machine=0):
-    return next(item for item in procurement.appraisals[machine].figures if item.name == name)
+    figures = procurement.appraisals[machine].figures.values()
+    return next(item for item in figures if item.name == name)
 
 
 @pytest.mark.parametrize(

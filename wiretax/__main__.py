@@ -21,7 +21,7 @@ from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank,
 from reports.__main__ import ABOUT as REPORTS
 from reports.__main__ import lines_of
 from reports.__main__ import main as run_report
-from reports.store.arguments import unknown, whole
+from reports.store.arguments import unknown, whole_number
 
 TORCHRUN = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
@@ -167,7 +167,7 @@ def complete() -> list[str]:
 def take_ranks(command: str, arguments: list[str]) -> tuple[int | None, list[str]]:
     """The number of `-n` or `--ranks`, None without, and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("-n", "--ranks", type=partial(whole, 1, 999))
+    parser.add_argument("-n", "--ranks", type=partial(whole_number, 1, most=999))
     try:
         options, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:

@@ -4,13 +4,12 @@ import argparse
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from reports.advice.specs import GPUS, find, link_between, sheet_of
-from reports.kit.chart import Chart, Curve
+from reports.kit.chart import chart_of
 from reports.kit.page import Banner, Page, Section, to_html
 from reports.references.published import PublishedCall, calls, cards, cards_named, near_size, select
 from reports.store.case import size_of
@@ -20,15 +19,17 @@ from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables import figure
 from reports.tables.beside_published import LARGE_BYTES, THIS_RUN, amounts, own_calls
+from reports.tables.figure import WIDEST_IN, DrawnLine, figure
 from reports.tables.headline import ends
+from reports.tables.plot import Quantity, draw_against_size
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, plain_table, size_text
 from reports.tables.show import read_newest
 
 SIZES = TOKEN_CALL_SIZE_BYTES, 32 << 20  # decode of one token, a chunk of prefill
 # Kinds of algorithms, with the role of their colour.
 ROLE_OF_KIND = {"library": "library", "tuned": "line-3", "lossy": "line-1"}
+FOOTER = "black: a library, amber: a tuned kernel, pink: a lossy one, blue: this run"
 BAD = 1.1  # times the median of the published times
 SLOT_CAUSES = (
     "no peer access between the cards, a slot of eight lanes or of an older generation, or ACS, "
@@ -127,11 +128,20 @@ def expect(arguments: argparse.Namespace) -> int:
     rows, listed = rows_of(answers, texts), [*texts.values()]
     title = f"{question}, published {question.collective}"
     if arguments.plot:
-        draw(arguments.plot, f"{question}: {sentences[0]}", chart_of(question))
+        quantity, lines = drawn_of(question)
+        size_in = WIDEST_IN, max(5.0, 0.3 * len(lines))  # two lines of letters for each name
+        finding = f"{question}: {sentences[0]}"
+        with figure(arguments.plot, 1, size_in, finding, FOOTER) as [axes]:
+            draw_against_size(axes, lines, quantity, letters=50)
     if arguments.html:
+        said, command = "Find out what limits this machine:", on_ranks(question.gpus, "link")
+        if not question.own:
+            said = "Measure such a machine, and put its figures beside these:"
+            measure = f"{on_ranks(question.gpus, 'allreduce')} --out results"
+            command = f"{measure}\n{RUN}{REPORTS} expect results"
         sections = [
-            next_step(question),
-            Section("Published points", charts=[chart_of(question)]),
+            Section("What to do next", [said], text=command),
+            Section("Published points", charts=[chart_of(*drawn_of(question))]),
             Section("Figures", sentences, rows=rows),
             Section("Sources", listed),
         ]
@@ -139,9 +149,9 @@ def expect(arguments: argparse.Namespace) -> int:
         write_named(arguments.html, to_html(page).encode())
 
     tables = [("", plain_table(rows[0], rows))] if rows else []
-    said = lay_out([title], sentences, tables, listed)
+    text = lay_out([title], sentences, tables, listed)
     facts = {name: getattr(question, name) for name in ("name", "gpus", "hosts", "own")}
-    answer(arguments, said, **facts, answers=[*map(vars, answers)], sentences=sentences)
+    answer(arguments, text, **facts, answers=answers, sentences=sentences)
     return 0
 
 
@@ -223,17 +233,6 @@ def places(answer: Answer) -> Iterator[str]:
             yield f"What usually explains that: {causes}. {BENCH}doctor shows the links."
 
 
-def next_step(question: Question) -> Section:
-    """To measure such a machine, or to examine it."""
-    said, command = "Find out what limits this machine:", on_ranks(question.gpus, "link")
-    if not question.own:
-        said = "Measure such a machine, and put its figures beside these:"
-        command = (
-            f"{on_ranks(question.gpus, 'allreduce')} --out results\n{RUN}{REPORTS} expect results"
-        )
-    return Section("What to do next", [said], text=command)
-
-
 def sources(answers: Sequence[Answer]) -> dict[str, str]:
     """What to know of each source, behind its number."""
     texts = dict[str, str]()
@@ -264,7 +263,7 @@ def rows_of(answers: Sequence[Answer], texts: Mapping[str, str]) -> list[dict[st
     ]
 
 
-def chart_of(question: Question) -> Chart:
+def drawn_of(question: Question) -> tuple[Quantity, list[DrawnLine]]:
     """The published times of the same machine at all sizes, or of the nearest, and the run's.
     Raises ResultError without any."""
     figures = next((rows for _, rows in question.levels(ROLE_OF_KIND) if rows), [])
@@ -272,30 +271,15 @@ def chart_of(question: Question) -> Chart:
     if not shown:
         raise ResultError(f"nothing is published near {question}: there is nothing to draw")
 
-    sizes = sorted({row.size_bytes or 0 for row in shown})
-    curves = dict[str, Curve]()
-    for row in shown:
+    def series_of(row: PublishedCall) -> tuple[str, str, str]:
         words = row.source.partition("/")[0] + ":", row.library, row.version, row.variant
         name = f"{' '.join(filter(None, words))}, {row.mode}, {row.gpus}x {row.gpu}"
-        role = "ours" if row.source == THIS_RUN else ROLE_OF_KIND[row.kind]
-        new = Curve(name, role, np.full(len(sizes), np.nan))
-        curve = curves.setdefault(name + row.source + row.machine, new)
-        curve.points[0, sizes.index(row.size_bytes or 0)] = row.us
+        return name, row.source, row.machine
+
+    shown.sort(key=attrgetter("size_bytes"))
+    lines = []
+    for (name, source, _), own in grouped(shown, series_of).items():
+        role = "ours" if source == THIS_RUN else ROLE_OF_KIND[own[0].kind]
+        lines.append(DrawnLine(name, role, own, True))
     title = f"Time of a call of {question.collective}"
-    return Chart(title, sizes, [*curves.values()], "us")
-
-
-def draw(path: Path, title: str, chart: Chart) -> None:
-    """Draws published times as points with their names, those of the run as bold lines. Raises
-    ResultError for a file that cannot be written."""
-    height_in = max(5.0, 0.3 * len(chart.lines))  # two lines of letters for each name
-    footer = "black: a library, amber: a tuned kernel, pink: a lossy one, blue: this run"
-    with figure.figure(path, 1, (figure.WIDEST_IN, height_in), title, footer) as [axes]:
-        for line in chart.lines:
-            width = 2.6 if line.role == "ours" else 0.5
-            drawn = np.isfinite(line.points[0])
-            points = np.array(chart.x)[drawn], line.points[0, drawn]
-            axes.plot(*points, "o-", color=line.role, label=line.name, lw=width, ms=2 + width)
-        axes.set_title(f"{chart.title}, {chart.unit}")
-        figure.dress(axes, list(map(int, chart.x)))
-        figure.label_ends(axes, 50)
+    return Quantity(title, "us", lambda row: (row.us, row.us, row.us), {}), lines

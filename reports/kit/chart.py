@@ -12,6 +12,8 @@ from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 
 from reports.store.untrusted import printable_in
+from reports.tables.figure import DrawnLine
+from reports.tables.plot import Quantity
 
 LEAST_MARKS, MOST_MARKS = 3, 120  # of a line over time; of a sparkline, the newest
 MOST_LETTERS = 15  # of a name at the end of a line
@@ -57,27 +59,18 @@ class Curve:
 
 
 @dataclass
-class ChangeMark:
-    """A change before the first position of `at`, with its interval, the others; `role` is `worse`
-    or `better`."""
-
-    at: Sequence[float]
-    role: str
-    text: str
-
-
-@dataclass
 class Chart:
-    """Lines in a `unit` over `x`: sizes in `bytes`, or seconds since 1970 (`time`).
-    `links` are the files of pages about the positions. `ends` says what the ends of intervals are,
-    `word` is the verdict."""
+    """Lines in a `unit` over `x`: sizes in `bytes`, or seconds since 1970 (`time`). `steps` are
+    changes: `at` has the first position after one and the ends of its interval, `role` is `worse`
+    or `better`, and `text` stands above it. `links` are the files of pages about the positions.
+    `ends` says what the ends of intervals are, `word` is the verdict."""
 
     title: str
     x: Sequence[float]
     lines: Sequence[Curve]
     unit: str
     kind: str = "bytes"
-    steps: Sequence[ChangeMark] = ()
+    steps: Sequence[dict[str, Any]] = ()
     links: Sequence[str] = ()
     ends: str = "95 %"
     word: str = ""
@@ -105,9 +98,25 @@ class Chart:
                 vars(line) | {"name": self.label(number), "points": _numbers(line.points)}
                 for number, line in enumerate(self.lines)
             ],
-            "steps": list(map(vars, self.steps)),
         }
         return htmlsafe_json_dumps(printable_in(data), separators=(",", ":"))
+
+
+def chart_of(quantity: Quantity, lines: Sequence[DrawnLine]) -> Chart:
+    """Each line's figures and the ends of their intervals at each size, and the bound."""
+    drawn, sizes = [], sorted({case.size_bytes for line in lines for case in line.cases})
+    for line in lines:
+        points = np.full((3, len(sizes)), np.nan)
+        for case in line.cases:
+            points[:, sizes.index(case.size_bytes)] = quantity.of(case)
+        if np.isfinite(points).any():
+            drawn.append(Curve(line.name, line.role, points, line.is_shown))
+
+    if quantity.bounds:
+        bounds = np.array([quantity.bounds.get(size, np.nan) for size in sizes])
+        drawn.append(Curve("bound", "bound", bounds))
+
+    return Chart(quantity.title, sizes, drawn, quantity.unit)
 
 
 def signs(text: str) -> str:

@@ -47,32 +47,26 @@ function barOf(place, items) {
   return bar;
 }
 
-// Numbers and sizes go by their value, before texts.
-function valueOf({ textContent }) {
-  const form = /^\s*([-+]?\d[\d.]*)(?:\s([KMG])iB|\s|%|$)/;
-  const [, number = Infinity, scale] = form.exec(textContent) ?? [];
-  return number * (SCALES[scale] ?? 1);
-}
-
-function addSorting(table, rows) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => buttonIn(head, () => {
-    const sign = head.ariaSort === "ascending" ? -1 : 1;
-    for (const each of heads) each.ariaSort = null;
-    head.ariaSort = sign > 0 ? "ascending" : "descending";
-    const order = (a, b) => valueOf(a) - valueOf(b) || a.textContent.localeCompare(b.textContent);
-    rows.sort((a, b) => sign * order(a.cells[column], b.cells[column]));
-    table.tBodies[0].append(...rows);
-  }));
+// Sizes and other numbers go by their value, texts by their letters.
+function order({ textContent: a }, { textContent: b }) {
+  const value = (text) => parseFloat(text) * (SCALES[/[KMG](?=iB)/.exec(text)?.[0]] ?? 1);
+  return value(a) - value(b) || a.localeCompare(b);
 }
 
 for (const table of document.querySelectorAll(".box > table")) {
   const rows = [...table.tBodies[0].rows];
+  const heads = [...table.tHead.rows[0].cells];
   buttonIn(barOf(table.parentNode, rows), () => {
     getSelection().selectAllChildren(table);
     document.execCommand("copy");
   }, "Copy");
-  addSorting(table, rows);
+  heads.forEach((head, column) => buttonIn(head, () => {
+    const sign = head.ariaSort === "ascending" ? -1 : 1;
+    for (const each of heads) each.ariaSort = null;
+    head.ariaSort = sign > 0 ? "ascending" : "descending";
+    rows.sort((a, b) => sign * order(a.cells[column], b.cells[column]));
+    table.tBodies[0].append(...rows);
+  }));
 }
 
 for (const grid of document.querySelectorAll(".grid")) barOf(grid, [...grid.children]);

@@ -66,7 +66,6 @@ class Card:
     figure: str
     word: str = ""
     lines: Sequence[Cell] = ()
-    spark: str = ""
 
 
 @dataclass
@@ -83,7 +82,7 @@ class Section:
 
     @property
     def id(self) -> str:
-        """For links, the address of a filter, and the name of the table's file."""
+        """For links, and the address of a filter."""
         return re.sub(r"\W+", "-", self.heading).strip("-").lower()
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from reports.kit.chart import LEAST_MARKS, ChangeMark, Chart, Curve, signs, spark
+from reports.kit.chart import LEAST_MARKS, Chart, Curve, signs, spark
 from reports.kit.page import Banner, Cell, Page, Row, Section, command_after
 from reports.site import shared
 from reports.site.run_page import run_page
@@ -27,7 +27,7 @@ from reports.tables.sentences import (
     number,
     to_repeat,
 )
-from reports.trends.changes import LEAST_BASE, MIN_RUNS, LevelChange
+from reports.trends.changes import LEAST_BASE, MIN_RUNS
 from reports.trends.history import KEY, History, closing, failed_text, seen_change
 from reports.trends.series import Event, Series
 from reports.verdicts.again import gate_command
@@ -151,30 +151,18 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
     return page
 
 
-def leading(event: Event) -> tuple[Series, LevelChange]:
-    """The largest change of a case of ours, if one changed."""
-    ours = [change for change in event.changes if not change[0].case.library]
-    return [*ours, *event.changes][0]
-
-
-def sides_of(event: Event) -> list[str]:
-    """The runs between which the change lies."""
-    series, step = leading(event)
-    return [series.run_ids[at] for at in (step.low - 1, step.high)]
-
-
 def where(event: Event) -> Cell:
     """The place of a change, and the runs between which it lies."""
-    series, _ = leading(event)
     last, first = (
-        (f"{time_of(run):%Y-%m-%d %H:%M}", shared.file_name("run", run)) for run in sides_of(event)
+        (f"{time_of(run):%Y-%m-%d %H:%M}", shared.file_name("run", run)) for run in event.sides
     )
-    return [f"{series.place}; 95 % sure: between", last, "and", first, "UTC."]
+    return [f"{event.series.place}; 95 % sure: between", last, "and", first, "UTC."]
 
 
 def history_page(history: History) -> Page:
     """The changes, a chart for each size, and all series."""
-    panels = panels_of(history.series)
+    drawn = [each for each in history.series if len(each.run_ids) >= LEAST_MARKS]
+    panels = grouped(drawn, lambda each: f"{each.panel}, {each.node}" if each.node else each.panel)
     shown = sorted(panels, key=lambda title: min(map(_rank, panels[title])))[:MOST_PANELS]
     charts = [panel_chart(title, panels[title]) for title in shown]
 
@@ -209,27 +197,20 @@ def history_page(history: History) -> Page:
     )
 
 
-def panels_of(series: Sequence[Series]) -> dict[str, list[Series]]:
-    """The series that are long enough to draw, by the title of their chart."""
-    drawn = [each for each in series if len(each.run_ids) >= LEAST_MARKS]
-    return grouped(drawn, lambda each: f"{each.panel}, {each.node}" if each.node else each.panel)
-
-
 def _rank(series: Series) -> int:
     return WORST_FIRST.index(series.word)
 
 
 def event_section(event: Event) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
-    series, _ = leading(event)
-    said: list[Cell] = [where(event), *event.sentences[1:]]
+    said: list[Cell] = [where(event), *event.facts]
     if (hidden := len(event.changes) - MOST_CHANGES) > 0:
         said.append(f"{counted(hidden, 'more case')} changed here.")
 
     return Section(
         event.finding,
         said,
-        charts=[panel_chart(series.label, [series])],
+        charts=[panel_chart(event.series.label, [event.series])],
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )
 
@@ -251,8 +232,7 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
     group = 1 + (len(runs) - 1) // MOST_POINTS
     groups = frame.groupby(np.arange(len(runs)) // group)
     points = np.stack([groups.median(), groups.min(), groups.max()])
-    # A clock that was wrong must not turn a line back.
-    seconds = np.maximum.accumulate([*map(_seconds, runs[::group])]).tolist()
+    seconds = [*map(_seconds, runs[::group])]
     roles = roles_of([each.case.algorithm for each in members])
     lines = [
         Curve(
@@ -270,11 +250,11 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
     found = [(each, step) for each in shown for step in each.steps]
     found.sort(key=lambda change: abs(change[1].log_ratio[0]))  # the largest is the last
     steps = {
-        each.run_ids[step.first]: ChangeMark(
-            [_seconds(each.run_ids[at]) for at in (step.first, step.low, step.high)],
-            step.word,
-            signs(f"{each.name} {step.word} {np.expm1(step.log_ratio[0]):+.1%}"),
-        )
+        each.run_ids[step.first]: {
+            "at": [_seconds(each.run_ids[at]) for at in (step.first, step.low, step.high)],
+            "role": step.word,
+            "text": signs(f"{each.name} {step.word} {np.expm1(step.log_ratio[0]):+.1%}"),
+        }
         for each, step in found
     }
     links = [shared.file_name("run", run) for run in runs[::group]]

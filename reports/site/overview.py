@@ -16,18 +16,14 @@ from reports.site.history_page import (
     WORST_FIRST,
     banner_of,
     event_section,
-    leading,
     missing,
     newest,
-    panel_chart,
-    panels_of,
     part_of,
     standing,
 )
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
 from reports.store.result import time_of
-from reports.store.schema import CaseHeader
 from reports.tables.sentences import (
     IMPORT,
     TOKEN_CALL_SIZE_BYTES,
@@ -38,7 +34,7 @@ from reports.tables.sentences import (
     start_time,
     to_repeat,
 )
-from reports.trends.history import KEY, draw_series, standing_wrong
+from reports.trends.history import KEY, draw_series
 from reports.trends.series import Series
 from reports.verdicts.page import ORDER
 
@@ -51,7 +47,6 @@ Pages = Mapping[str, Page]
 
 def overview_page(store: shared.Store, pages: Pages) -> Page:
     """The overview of a site with these other pages, by file."""
-    wrong = standing_wrong(store.contents)  # also of campaigns
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
@@ -61,14 +56,12 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     events = standing(store.history)
     keys = [KEY(events[0].series)] if events else [*store.groups][-1:]
     lead = _first(store, keys[0]) if keys else None
-    panels = panels_of(store.series[KEY(lead)]) if lead and len(cards) < 3 else {}
-    charts = [panel_chart(*panel) for panel in panels.items() if lead in panel[1]]
     sections = [
         Section(
             "Wrong results that no correct run has followed",
-            rows=[_run_row(entry, pages) for entry in wrong],
+            rows=[_run_row(entry, pages) for entry in store.history.wrong],
         ),
-        Section("Machines and benchmarks", cards=cards, charts=charts),
+        Section("Machines and benchmarks", cards=cards),
         Section(
             "Campaigns and other reports",
             rows=[
@@ -91,20 +84,21 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     banners = [
         replace(page.banner, facts=[*page.banner.facts, (page.title, page.file)]) for page in others
     ]
-    if own := _banner(store, wrong):
+    if own := _banner(store):
         # A finding of others comes before "too early", which finds nothing.
         banners.insert(len(banners) if own.word == TOO_EARLY else 0, own)
     # The worst of all reports, the runs' own before others.
     banner = min(banners, key=lambda each: ORDER.index(each.role))
     # The picture shows what the banner says: the runs over time, or nothing.
-    draw = partial(draw_series, series=lead) if lead and banner is own and not wrong else None
+    is_found = banner is own and not store.history.wrong
+    draw = partial(draw_series, series=lead) if lead and is_found else None
     title = "Wiretax: all runs and their verdicts"
     return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
 
 
-def _banner(store: shared.Store, wrong: dict[Entry, list[CaseHeader]]) -> Banner | None:
+def _banner(store: shared.Store) -> Banner | None:
     """The answer of the runs; None for campaigns alone."""
-    if wrong:
+    if wrong := store.history.wrong:
         last, own = [*wrong.items()][-1]
         cases = some(list(map(describe, own)))
         where = f"{last.run.benchmark} on {machine_name(last.run)}"
@@ -140,7 +134,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
     figure, when = page.banner.word, start_time(run)
     lines: list[Cell] = [page.banner.sentence]
-    series, drawn = _first(store, key), ""
+    series = _first(store, key)
     if key in store.series and status == "complete":
         part = part_of(store.history, key)
         if not run.imported_from:
@@ -157,10 +151,10 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     if len(nodes) > 1:
         lines.append((counted(len(nodes), "node"), FLEET))
     if series and (drawn := spark(series.costs_us, series.steps)):
-        lines.append(f"{series.label}, {counted(len(series.costs_us), 'run')}:")
+        lines += [f"{series.label}, {counted(len(series.costs_us), 'run')}:", drawn]
 
     name = f"{key[1]} on {machine_name(run)}", history if history in pages else page.file
-    return Card(name, figure, status, lines, drawn)
+    return Card(name, figure, status, lines)
 
 
 def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
@@ -168,7 +162,7 @@ def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
     own = store.series.get(key, [])
     for event in standing(store.history):
         if event.series in own:
-            return leading(event)[0]
+            return event.series
     if len({each.node for each in own}) != 1:
         return None
 

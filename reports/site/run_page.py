@@ -1,19 +1,15 @@
 """The page of one run: its headline, its speed and time against size, a row for each size, and,
 folded, what explains them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from reports.kit.chart import Chart, Curve
+from reports.kit.chart import chart_of
 from reports.kit.page import ROLES, Banner, Page, Row, Section
 from reports.store.result import read
 from reports.store.schema import Case, Result
 from reports.tables import run_text, show
 from reports.tables.chains import without_links
-from reports.tables.figure import DrawnLine
-from reports.tables.plot import Quantity, drawn_of
+from reports.tables.plot import drawn_of
 from reports.tables.rows import default_rows, ratio_text, speed_ups, verdict_of, views
 from reports.tables.sentences import (
     algorithm_of,
@@ -96,7 +92,7 @@ def sweep_sections(result: Result) -> list[Section]:
     size, of the first view."""
     result = without_links(result)
     lines, quantities = drawn_of(result)
-    charts = [_chart(quantity, lines) for quantity in quantities]
+    charts = [chart_of(quantity, lines) for quantity in quantities]
     best = "best, us" if result.run.imported_from else "ours, us"
     rows = [
         {
@@ -115,20 +111,3 @@ def sweep_sections(result: Result) -> list[Section]:
         Section("Speed and time at each size", charts=charts),
         Section("Each size", rows=rows),
     ]
-
-
-def _chart(quantity: Quantity, lines: Sequence[DrawnLine]) -> Chart:
-    """Each line's figures and the ends of their intervals at each size, and the bound."""
-    drawn, sizes = [], sorted({case.size_bytes for line in lines for case in line.cases})
-    for line in lines:
-        points = np.full((3, len(sizes)), np.nan)
-        for case in line.cases:
-            points[:, sizes.index(case.size_bytes)] = quantity.of(case)
-        if np.isfinite(points).any():
-            drawn.append(Curve(line.name, line.role, points, line.is_shown))
-
-    if quantity.bounds:
-        bounds = np.array([quantity.bounds.get(size, np.nan) for size in sizes])
-        drawn.append(Curve("bound", "bound", bounds))
-
-    return Chart(quantity.title, sizes, drawn, quantity.unit)

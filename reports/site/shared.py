@@ -9,7 +9,6 @@ from pathlib import Path
 from reports.store.folder import COPY, Contents, read_store
 from reports.store.grouped import grouped
 from reports.store.observations import Entry
-from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted
 from reports.trends.history import KEY, History, history_of
@@ -53,12 +52,9 @@ def find(folder: Path) -> Store:
             if copy.left_out == COPY
         ),
     ]
-    history = History({}, [])
-    if runs or campaigns:
-        try:
-            history = history_of(contents)
-        except ResultError as error:
-            left_out.append(f"There is no history: {error}")
+    history = history_of(contents)
+    if (runs or campaigns) and not history.runs:
+        left_out.append("; ".join(["There is no history: no run is usable", *history.skipped]))
 
     return Store(contents, runs, campaigns, list(map(printable, left_out)), history)
 

@@ -65,7 +65,7 @@ STYLE: Any = {
 }
 WIDEST_IN = 13.5  # a picture
 TITLE, QUIET = 12, 8  # sizes of letters in points
-LABEL_LETTERS, LABEL_PITCH = 24, 11  # letters and points of a line of a label
+LABEL_PITCH = 11  # points of a line of a label
 MOST_TICKS = 7  # of sizes on an axis
 MOST_NAMED = 4  # algorithms of the command line in a picture; the best has the fifth hue
 
@@ -129,7 +129,7 @@ def fold(text: str, width_in: float, size: float = 10) -> str:
     return textwrap.fill(text, int(width_in * 120 / size), break_on_hyphens=False)
 
 
-def label_ends(axes: Any, letters: int = LABEL_LETTERS) -> None:
+def label_ends(axes: Any, letters: int) -> None:
     """Writes the label of each line, so many letters wide, to the right of the axes, none over
     another. To be called when all lines are drawn."""
     from scipy.optimize import isotonic_regression
@@ -170,12 +170,12 @@ def label_ends(axes: Any, letters: int = LABEL_LETTERS) -> None:
 
 @dataclass
 class DrawnLine:
-    """A line of a picture or a chart: the cases of an algorithm, smallest size first. `role` is its
-    colour. `is_shown`: a picture draws it."""
+    """A line of a picture or a chart: the cases of an algorithm, or published figures, smallest
+    size first. `role` is its colour. `is_shown`: a picture draws it."""
 
     name: str
     role: str
-    cases: list[Case]
+    cases: Sequence[Any]
     is_shown: bool
 
     @property

@@ -24,7 +24,7 @@ class Quantity(NamedTuple):
 
     title: str
     unit: str
-    of: Callable[[Case], tuple[float, float, float]]
+    of: Callable[[Any], tuple[float, float, float]]
     bounds: dict[int, float]
 
 
@@ -119,8 +119,10 @@ def _interval(summary: Any) -> tuple[float, float, float]:
     return median_us, max(summary.ci_low or median_us, 1e-9), summary.ci_high or median_us
 
 
-def draw_against_size(axes: Any, lines: Sequence[DrawnLine], quantity: Quantity) -> None:
-    """Lines with their intervals as bands, and the bound."""
+def draw_against_size(
+    axes: Any, lines: Sequence[DrawnLine], quantity: Quantity, letters: int = 24
+) -> None:
+    """Lines with their intervals as bands, and the bound; labels so many letters wide."""
     for line in lines:
         figures = np.transpose([quantity.of(case) for case in line.cases])
         has_figure = np.isfinite(figures[0])
@@ -146,4 +148,4 @@ def draw_against_size(axes: Any, lines: Sequence[DrawnLine], quantity: Quantity)
 
     axes.set_title(f"{quantity.title}, {quantity.unit}")
     dress(axes, sorted({case.size_bytes for line in lines for case in line.cases}))
-    label_ends(axes)
+    label_ends(axes, letters)

@@ -20,7 +20,14 @@ from reports.store.observations import MIN_BLOCKS, Entry, alike_of, method_of, t
 from reports.store.program import answer
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
-from reports.tables.sentences import counted, interval_text, left_out_lines, painted, some, wrapped
+from reports.tables.sentences import (
+    counted,
+    interval_text,
+    lay_out,
+    left_out_lines,
+    plain_table,
+    some,
+)
 from reports.trends.slow_nodes import (
     EQUAL,
     LEAST_LAUNCHES,
@@ -34,7 +41,6 @@ from reports.trends.slow_nodes import (
 )
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
-ROW = "{:<34.34} {:>5}  {:<8} {}"
 
 
 class Node(msgspec.Struct):
@@ -153,16 +159,14 @@ def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:
     """The node or the pair that a case measured, and the key that it shares with its peers; None
     if it spans more nodes."""
     key, ends = key_of(case), sorted(run.nodes)
-    shape = case.shape if isinstance(case.shape, dict) else {}
+    shape, ranks = case.shape or {}, run.ranks
 
-    if {"src", "dst"} <= shape.keys():
-        ranks = run.ranks
+    if "src" in shape and "dst" in shape:
         if max(shape["src"], shape["dst"]) >= len(ranks):
             return None
         ends = sorted({ranks[shape[end]]["node"] for end in ("src", "dst")})
         if len(ends) == 2:
-            rest = {name: part for name, part in shape.items() if name not in ("src", "dst")}
-            key = (*key_of(case, ("shape",)), str(rest))
+            key = key_of(case, ("shape",))
 
     return (PAIR.join(ends), key) if len(ends) <= 2 else None
 
@@ -203,18 +207,19 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
     logs = rows.groupby(["node", "run", "size", "peer"]).log.median()
     of_peers = logs.groupby(["node", "peer"]).median().groupby("peer").median()
     excess = logs.sub(of_peers, level="peer").groupby(["node", "run", "size"]).mean().unstack()
-    seen, run = screen(excess, p), entries[-1].run
+    seen, by_size, detectable = screen(excess, p)
     nodes = [
         Node(
             row.Index,
             row.launches,
             row.verdict,
             (row.slower, row.low, row.high),
-            seen.by_size.loc[row.Index].tolist(),
+            by_size.loc[row.Index].tolist(),
             [share for at in excess.loc[row.Index].index if (share := entries[at].disturbance)],
         )
-        for row in seen.nodes.itertuples()
+        for row in seen.itertuples()
     ]
+    run = entries[-1].run
     for node in nodes:
         if len(node.disturbed) == node.runs and node.verdict == SLOW:
             node.verdict = SUSPECT
@@ -224,7 +229,7 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
 
     if PAIR in nodes[0].node:
         slow = [n.node for n in nodes if n.verdict != EQUAL and len(n.disturbed) < n.runs]
-        kind, explained = "pair", slow_ends(slow, [*seen.nodes.index])
+        kind, explained = "pair", slow_ends(slow, [*seen.index])
 
     return EqualNodes(
         run.machine_id,
@@ -232,8 +237,8 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
         run.world_size,
         method_of(run),
         kind,
-        seen.by_size.columns.tolist(),
-        seen.detectable,
+        by_size.columns.tolist(),
+        detectable,
         nodes,
         explained,
     )
@@ -255,7 +260,7 @@ def fleet(arguments: argparse.Namespace) -> int:
     fleet = fleet_of(read_store(arguments.folder))
     answer(
         arguments,
-        painted("\n".join(text_of(fleet))),
+        text_of(fleet),
         status=fleet.status,
         headline=headline(fleet),
         wrong=fleet.wrong,
@@ -310,21 +315,21 @@ def summary(group: EqualNodes) -> list[str]:
     return said
 
 
-def text_of(fleet: Fleet) -> list[str]:
-    lines = wrapped([headline(fleet)])
-    for verdict, of_node in (("WRONG", fleet.wrong), ("FAILED", fleet.failed)):
-        texts = [f"{node} ({some(runs, 1)})" for node, runs in of_node.items()]
-        lines += wrapped([f"{verdict}: {some(texts)}"] if texts else [])
-
+def text_of(fleet: Fleet) -> str:
+    bad = {"WRONG": fleet.wrong, "FAILED": fleet.failed}
+    head = [
+        f"{verdict}: {some([f'{node} ({some(runs, 1)})' for node, runs in of_node.items()])}"
+        for verdict, of_node in bad.items()
+        if of_node
+    ]
+    tables = []
     for group in fleet.groups:
-        n_named = sum(node.verdict != EQUAL for node in group.nodes)
-        lines += ["", *wrapped(summary(group))]
-        if n_named:
-            lines.append(ROW.format(group.kind, "runs", "", "slower [95 %]"))
-        for node in group.nodes[:n_named]:
-            lines.append(ROW.format(node.node, node.runs, node.verdict, node.slower))
-        if rest := [node.excess[0] for node in group.nodes[n_named:]]:
-            other = f"{len(rest)} other {group.kind}s" if n_named else f"all {group.kind}s"
-            lines.append(f"{other}: {min(rest):+.1%} to {max(rest):+.1%} slower than the median")
+        said, named = summary(group), [node for node in group.nodes if node.verdict != EQUAL]
+        if rest := [node.excess[0] for node in group.nodes[len(named) :]]:
+            other = f"{len(rest)} other {group.kind}s" if named else f"all {group.kind}s"
+            said.append(f"{other}: {min(rest):+.1%} to {max(rest):+.1%} slower than the median")
+        headings = ["", "runs", "", "slower [95 %]"] if named else []
+        rows = [[node.node, str(node.runs), node.verdict, node.slower] for node in named]
+        tables.append(("\n".join(said), plain_table(headings, rows)))
 
-    return [*lines, *wrapped(fleet.left_out)]
+    return lay_out([headline(fleet)], head, tables, fleet.left_out)

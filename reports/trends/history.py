@@ -3,7 +3,6 @@ change."""
 
 import argparse
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,22 +25,21 @@ from reports.store.observations import (
     in_one_state,
     world_of,
 )
-from reports.store.program import complain, write_json
+from reports.store.program import answer, complain
 from reports.store.result import ResultError, by_time, time_of
 from reports.store.schema import CaseHeader, Run
 from reports.store.untrusted import printable
-from reports.tables.figure import LABEL_PITCH, figure, fold
+from reports.tables.figure import figure, fold
 from reports.tables.sentences import (
-    WIDTH,
     counted,
     describe,
+    lay_out,
     left_out_lines,
     machine_name,
-    painted,
+    plain_table,
     recorded_facts,
     some,
     without_version,
-    wrapped,
 )
 from reports.trends.changes import LEAST_BASE, judge
 from reports.trends.series import Event, Series, series_of
@@ -56,7 +54,7 @@ KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 # The picture: its panels.
 PANEL_IN = 4.5, 2.4
 MOST_PANELS = 6
-WORDS_SHARE = 0.36  # of the width of a panel
+LABEL_SHARE = 0.1  # of its height, a line of words
 
 
 @dataclass
@@ -129,20 +127,17 @@ def failed_text(own: Sequence[Entry]) -> str:
 
 
 def history_of(contents: Contents) -> History:
-    """The history of these runs. Raises ResultError without a usable run."""
+    """The history of these runs, of which none may be usable."""
     left_out = [(entry.path, entry.left_out) for entry in contents.entries]
     skipped = left_out_lines([*contents.left_out, *left_out])
     entries = {entry.run.run_id: entry for entry in contents.entries if not entry.left_out}
-
-    if not entries:
-        raise ResultError("; ".join([f"{contents.folder} has no usable run", *skipped]))
-
     history = History(
         {run_id: entry.run for run_id, entry in entries.items()},
         skipped,
         {run_id: entry.disturbance for run_id, entry in entries.items() if entry.disturbance},
+        wrong=standing_wrong(contents),
+        failed=newest_failed(contents),
     )
-    history.wrong, history.failed = standing_wrong(contents), newest_failed(contents)
 
     for (variant, node, *_), group in grouped(
         entries.values(),
@@ -177,19 +172,19 @@ def add_events(history: History) -> None:
             series.mark_disturbed(history.disturbed)
         steps = ((series, step) for series in panel for step in series.steps)
         for place, own in grouped(steps, lambda change: change[1].first).items():
-            own.sort(key=lambda change: -abs(change[1].log_ratio[0]))
+            own.sort(key=lambda each: (bool(each[0].case.library), -abs(each[1].log_ratio[0])))
             ends = np.median([(step.low, step.high) for _, step in own], axis=0)
             low, high = ends.astype(int).tolist()
             run_ids = panel[0].run_ids
             start = max(low - FACT_RUNS, 0)
             facts = [*map(facts_of, run_ids[start : high + FACT_RUNS])]
-            between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
-            said = [between, *changes_of_facts(facts, low - start, high - start)]
-            versions = facts[low - start - 1]["version"], facts[high - start]["version"]
+            sides = run_ids[low - 1], run_ids[high]
+            said = changes_of_facts(facts, low - start, high - start)
+            versions = [facts_of(side)["version"] for side in sides]
             commits = [re.sub(r".*\((\w+).*", r"\1", version) for version in versions]
             if len({*commits}) == 1:
                 commits = []
-            history.events.append(Event(run_ids[place], own, len(panel), said, commits))
+            history.events.append(Event(run_ids[place], sides, own, len(panel), said, commits))
 
     history.events.sort(
         key=lambda event: (
@@ -233,6 +228,9 @@ def history(arguments: argparse.Namespace) -> int:
     for --since and --json, otherwise 0. Raises ResultError for a folder without runs, for an
     unknown run, and if the picture cannot be drawn."""
     history = history_of(read_store(arguments.folder))
+    if not history.runs:
+        problem = f"{arguments.folder} has no usable run"
+        raise ResultError("; ".join([problem, *history.skipped]))
     unusable = chain(history.wrong, *history.failed)
     later = known = {*history.runs, *(entry.run.run_id for entry in unusable)}
     if since := arguments.since:
@@ -256,33 +254,30 @@ def history(arguments: argparse.Namespace) -> int:
     elif arguments.plot:
         complain(f"nothing changed, so {arguments.plot} is not drawn")
 
-    if arguments.json:
-        events = [
-            {
-                "run": event.run,
-                "machine_id": event.series.machine_id,
-                "node": event.series.node,
-                "benchmark": event.series.benchmark,
-                "headline": event.finding,
-                "alarm": event.is_alarm,
-                "cases": [series.label for series, _ in event.changes],
-                "sentences": event.sentences,
-            }
-            for event in history.events
-        ]
-        write_json(
-            "history",
-            runs=len(history.runs),
-            wrong=[entry.run.run_id for entry in history.wrong],
-            incomplete=[entry.run.run_id for entry in chain(*history.failed)],
-            left_out=history.skipped,
-            disturbed=history.disturbed,
-            events=events,
-            series=[series.record() for series in history.series],
-        )
-    else:
-        print(painted("\n".join(text_of(history))))
-
+    events = [
+        {
+            "run": event.run,
+            "machine_id": event.series.machine_id,
+            "node": event.series.node,
+            "benchmark": event.series.benchmark,
+            "headline": event.finding,
+            "alarm": event.is_alarm,
+            "cases": [series.label for series, _ in event.changes],
+            "sentences": event.sentences,
+        }
+        for event in history.events
+    ]
+    answer(
+        arguments,
+        text_of(history),
+        runs=len(history.runs),
+        wrong=[entry.run.run_id for entry in history.wrong],
+        incomplete=[entry.run.run_id for entry in chain(*history.failed)],
+        left_out=history.skipped,
+        disturbed=history.disturbed,
+        events=events,
+        series=[series.record() for series in history.series],
+    )
     is_bad = history.wrong or any(
         step.word == "worse" and series.since(step) in later
         for series in history.series
@@ -340,34 +335,29 @@ def seen_change(history: History) -> float:
     return float(np.expm1(3 * np.median(spreads)))
 
 
-def text_of(history: History) -> list[str]:
-    machines = {run.machine_id for run in history.runs.values()}
-    words = Counter(series.word for series in history.series)
-    counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
-    wrong = [
+def text_of(history: History) -> str:
+    """The findings, and a table for each event."""
+    bold = [
         f"WRONG RESULTS: {counted(len(history.wrong), 'run')} that no correct run has followed, "
         f"the last {entry.run.run_id}: {some(list(map(describe, cases)))}"
         for entry, cases in [*history.wrong.items()][-1:]
     ]
-    lines = wrapped(
-        [
-            *wrong,
-            *(f"INCOMPLETE: {failed_text(own)}" for own in history.failed),
-            headline(history),
-            f"runs {len(history.runs)}, machines {len(machines)}, last "
-            f"run {[*history.runs][-1]}; series: {counts or 'none changed'}.",
-            *closing(history),
-        ]
+    bold += [f"INCOMPLETE: {failed_text(own)}" for own in history.failed]
+    machines = {run.machine_id for run in history.runs.values()}
+    words = Counter(series.word for series in history.series)
+    counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
+    state = (
+        f"runs {len(history.runs)}, machines {len(machines)}, last run {[*history.runs][-1]}; "
+        f"series: {counts or 'none changed'}."
     )
-
+    tables = []
     for event in history.events:
         place = f"{event.series.place}, first at {event.run}."
-        lines += ["", *wrapped([event.finding, place, *event.sentences])]
-        for series, step in event.changes[:8]:
-            row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<9} {0}".format(*series.row(step).values())
-            lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * 6)
+        rows = [series.row(step) for series, step in event.changes[:8]]
+        said = "\n".join([event.finding, place, *event.sentences])
+        tables.append((said, plain_table(rows[0], rows)))
 
-    return lines
+    return lay_out([*bold, headline(history)], [state, *closing(history)], tables, [])
 
 
 def plot(events: Sequence[Event], target: Path) -> None:
@@ -398,24 +388,21 @@ def draw_series(axes: Any, series: Series) -> None:
 
     for row, step in enumerate(series.steps):
         at = step.first - 0.5
-        is_right = at > (1 - WORDS_SHARE) * len(costs_us)
+        is_right = at > len(costs_us) / 2
         axes.axvspan(step.low - 0.5, step.high - 0.5, color=step.word, alpha=0.18, linewidth=0)
         axes.axvline(at, color=step.word)
-        axes.annotate(
+        axes.text(
+            at - 0.5 if is_right else at + 0.5,
+            1 - LABEL_SHARE * row,
             f"{step.word} {np.expm1(step.log_ratio[0]):+.1%}",
-            (at, 1),
-            (-4 if is_right else 4, -2 - LABEL_PITCH * row),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
+            transform=axes.get_xaxis_transform(),
             color=step.word,
             weight="bold",
-            bbox={"color": "page", "pad": 1},
             ha="right" if is_right else "left",
             va="top",
         )
 
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + (0.1 + 0.1 * len(series.steps)) * (high - low))  # room for the words
+    axes.margins(y=LABEL_SHARE * (1 + len(series.steps)))  # room for the words
     ticks = np.linspace(0, len(costs_us) - 1, 3, dtype=int)
     axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks])
     axes.set_title(fold(f"{series.label}, us", 0.9 * PANEL_IN[0]))

@@ -160,25 +160,32 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
 
 @dataclass
 class Event:
-    """Steps of series of one machine and benchmark, the largest first, out of `n_series`. `run` is
-    the first run after them; `sentences` say how certain that is and what else changed there;
-    `commits` are those before and after, if they differ."""
+    """Steps of series of one machine and benchmark, ours before the library's, each the largest
+    first, out of `n_series`. `run` is the first run after them, and they lie between the two runs
+    `sides` (95 %); `facts` say what else changed there; `commits` are those before and after, if
+    they differ."""
 
     run: str
+    sides: tuple[str, str]
     changes: list[tuple[Series, LevelChange]]
     n_series: int
-    sentences: list[str]
+    facts: list[str]
     commits: list[str]
 
     @property
     def series(self) -> Series:
-        """The series with the largest step."""
+        """The series with the largest step of ours, if any."""
         return self.changes[0][0]
 
     @property
     def word(self) -> str:
-        """`worse` or `better`, as the largest step is."""
+        """`worse` or `better`, as this step is."""
         return self.changes[0][1].word
+
+    @property
+    def sentences(self) -> list[str]:
+        """How certain its place is, and what else changed there."""
+        return [f"It lies between {' and '.join(self.sides)} (95 %).", *self.facts]
 
     @property
     def is_alarm(self) -> bool:
@@ -191,8 +198,8 @@ class Event:
     @property
     def finding(self) -> str:
         """`1 MiB auto and 2 MiB auto take 8.9% longer since 20 Nov 2026, 1a2b3c4 -> 9f8e7d6`, of
-        the cases of ours that changed as the largest did, if any, and whether the library did: then
-        it was not the code. At the end why it is no alarm, if it is none."""
+        the cases of ours that changed as the first did, or of the library, and whether both did:
+        then it was not the code. At the end why it is no alarm, if it is none."""
         alike = [change for change in self.changes if change[1].word == self.word]
         ours = [change for change in alike if not change[0].case.library]
         changes = ours or alike

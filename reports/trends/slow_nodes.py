@@ -3,7 +3,6 @@ over all sizes; `slow_ends` names nodes by their slow pairs. Costs are logarithm
 a screen reports are shares of the cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,27 +25,20 @@ REPORT_P = 0.05  # chance of any alarm in a report on fleets without a slow node
 CLIP, KEPT, FREEDOM = 2.0, 0.7737, 0.75
 
 
-@dataclass
-class Screen:
-    """Nodes against their peers, in two DataFrames. `nodes` has a row for each, by its name:
-    `launches`; `slower`, the share by which it is slower than the median node over all sizes, with
-    a 95 % interval from `low` to `high`; `verdict`. `by_size` has that share at each size
-    (nodes, sizes), NaN if it was not measured. `detectable` is the slowdown (0.03: 3 %)
-    that would be found in four of five fleets."""
-
-    nodes: Any
-    by_size: Any
-    detectable: float
-
-
-def screen(log_costs: pd.DataFrame, p: float) -> Screen:
+def screen(log_costs: pd.DataFrame, p: float) -> tuple[Any, Any, float]:
     """Screens four or more nodes by their launches: `log_costs` has a row for each (node, launch)
     and a column for each size, NaN where nothing was measured. `p` is the chance of any alarm if no
     node is slow.
 
     A node's value is the median of its launches. It is compared with the median node, in robust
     standard deviations of all nodes, by Student's test; Bonferroni's correction covers the nodes.
-    Fewer than three launches cannot tell a slow node from disturbed launches."""
+    Fewer than three launches cannot tell a slow node from disturbed launches.
+
+    Returns two DataFrames and a figure. The first has a row for each node, by its name: `launches`;
+    `slower`, the share by which it is slower than the median node over all sizes, with a 95 %
+    interval from `low` to `high`; `verdict`. The second has that share at each size, (nodes,
+    sizes), NaN if it was not measured. The figure is the slowdown (0.03: 3 %) that would be found
+    in four of five fleets."""
     of_node = log_costs.groupby(level=0).median()
     excess = of_node - of_node.median()
     level = excess.mean(axis=1)
@@ -76,7 +68,7 @@ def screen(log_costs: pd.DataFrame, p: float) -> Screen:
         }
     )
     found = np.expm1(np.median(limits) + ndtri(POWER) * np.median(errors))
-    return Screen(nodes, np.expm1(excess), max(float(found), LEAST_SLOWDOWN))
+    return nodes, np.expm1(excess), max(float(found), LEAST_SLOWDOWN)
 
 
 def _limits(values: pd.Series, noise: float, share: Floats, p: float) -> tuple[Floats, Floats]:

@@ -70,7 +70,7 @@ def screened(logs: Floats, p: float = REPORT_P) -> pd.DataFrame:
     n_nodes, launches, sizes = logs.shape
     index = pd.MultiIndex.from_product([range(n_nodes), range(launches)])
     rows = pd.DataFrame(logs.reshape(-1, sizes), index)
-    screened: pd.DataFrame = screen(rows.dropna(how="all"), p).nodes
+    screened: pd.DataFrame = screen(rows.dropna(how="all"), p)[0]
     return screened
 
 

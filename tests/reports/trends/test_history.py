@@ -92,7 +92,8 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(
     assert "Changed there: software_id: old -> new?[2J" in text
     assert "os.kernel: 6.12 -> 6.18?|<script>" in text
     assert "os.load" not in text
-    assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
+    row = r"16 KiB two_shot worse [\d.]+ [\d.]+ \+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\]"
+    assert re.search(row, text)
     assert "series: 3 worse, 1 steady." in text
 
 

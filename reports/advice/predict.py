@@ -66,10 +66,8 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> list[Prediction]
     error."""
     model, made = load.model, list[Prediction]()
     token_bytes = model.all_reduce_bytes(1)
-    ways = list(TITLES)
-    if not load.gpu.peer_access:  # the driver joins its slots by host memory alone: it comes first
-        ways.sort(key=lambda way: way != HOST)
-    for way in ways:
+    is_host_first = not load.gpu.peer_access  # the driver joins its slots by host memory alone
+    for way in sorted(TITLES, key=lambda way: is_host_first and way != HOST):
         if way == HOST and parts.is_shared_in_turns:
             continue
         all_reduces, spans = list[dict[str, Any]](), dict[int, Span]()

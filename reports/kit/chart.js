@@ -45,32 +45,28 @@ function pressed({ plot, data: { x, links } }, event) {
   event.preventDefault();
 }
 
-// The name of each line at its end, none over another, and none below the plot.
-function drawNames({ ctx, bbox, series, valToPos, data }, pixel) {
-  const [, last] = series[0].idxs;
-  const ends = series.flatMap(({ name, show, stroke }, n) => {
-    const value = show && name && data[n].slice(0, last + 1).findLast((each) => each !== null);
-    return value ? [{ y: valToPos(value, "y", true), name, colour: stroke() }] : [];
-  });
-  let least = bbox.top, most = bbox.top + bbox.height - 12 * pixel * ends.length;
-  ctx.textAlign = "left";
-  for (const { y, name, colour } of ends.sort((a, b) => a.y - b.y)) {
-    most += 12 * pixel;
-    least = Math.max(least, Math.min(y, most));
-    ctx.fillStyle = colour;
-    ctx.fillText(name, bbox.left + bbox.width + 6 * pixel, least);
-    least += 12 * pixel;
-  }
-}
-
-// What uPlot does not: the names of lines, and the changes.
+// What uPlot does not: the name of each line at its end, none over another, and none below the
+// plot; and the changes.
 function drawMarks(plot, steps, colour) {
-  const { ctx, bbox: { left, top, width, height } } = plot;
+  const { ctx, series, data, bbox: { left, top, width, height } } = plot;
   const pixel = devicePixelRatio;
   ctx.save();
   ctx.font = `${11 * pixel}px system-ui`;
   ctx.textBaseline = "middle";
-  drawNames(plot, pixel);
+  ctx.textAlign = "left";
+  const [, last] = series[0].idxs;
+  const ends = series.flatMap(({ name, show, stroke }, n) => {
+    const value = show && name && data[n].slice(0, last + 1).findLast((each) => each !== null);
+    return value ? [{ y: plot.valToPos(value, "y", true), name, colour: stroke() }] : [];
+  });
+  let least = top, most = top + height - 12 * pixel * ends.length;
+  for (const { y, name, colour } of ends.sort((a, b) => a.y - b.y)) {
+    most += 12 * pixel;
+    least = Math.max(least, Math.min(y, most));
+    ctx.fillStyle = colour;
+    ctx.fillText(name, left + width + 6 * pixel, least);
+    least += 12 * pixel;
+  }
   for (const [n, { at, role, text }] of steps.entries()) {
     const [first, ...ends] = at.map((value) => plot.valToPos(value, "x", true));
     if (first < left || first > left + width) continue;
@@ -148,21 +144,6 @@ function reader(figure, { kind, unit, x, lines, links }) {
   };
 }
 
-// Makes the names in the table switch their lines, and shows the other names on demand.
-function addSwitches(figure, { plot, data: { lines } }) {
-  figure.querySelectorAll("tbody th").forEach((name, n) => {
-    const button = buttonIn(name, () => {
-      const show = button.ariaPressed !== "true";
-      button.ariaPressed = show;
-      plot.series.forEach(({ line }, at) => line === n && plot.setSeries(at, { show }));
-    });
-    button.ariaPressed = lines[n].shown;
-  });
-  if (lines.some(({ shown }) => !shown)) {
-    buttonIn(figure, () => figure.classList.toggle("all"), "More lines");
-  }
-}
-
 function draw(figure) {
   const data = JSON.parse(figure.querySelector("script").textContent);
   const { x, kind, steps, lines, isLog } = data;
@@ -205,7 +186,18 @@ function draw(figure) {
   }, values, place);
   const chart = { plot, data };
   charts.push(chart);
-  addSwitches(figure, chart);
+  // The names in the table switch their lines, and the other names come on demand.
+  figure.querySelectorAll("tbody th").forEach((name, n) => {
+    const button = buttonIn(name, () => {
+      const show = button.ariaPressed !== "true";
+      button.ariaPressed = show;
+      plot.series.forEach(({ line }, at) => line === n && plot.setSeries(at, { show }));
+    });
+    button.ariaPressed = lines[n].shown;
+  });
+  if (lines.some(({ shown }) => !shown)) {
+    buttonIn(figure, () => figure.classList.toggle("all"), "More lines");
+  }
   place.addEventListener("keydown", (event) => pressed(chart, event));
   new ResizeObserver(() => plot.setSize({ width: width(), height: HEIGHT })).observe(place);
   figure.classList.add("live");

@@ -20,8 +20,10 @@ from reports.store.untrusted import printable
 from reports.tables import figure
 
 FOLDER = Path(__file__).parent
+VERDICT_SIGNS = {"worse": "✗", "better": "✓", "unsure": "?"}
 COLOURS = [
-    f":root {{ --{role}: light-dark({light}, {dark}); }} .{role} {{ --role: var(--{role}); }}"
+    f":root {{ --{role}: light-dark({light}, {dark}); }} "
+    f'.{role} {{ --role: var(--{role}); --sign: "{VERDICT_SIGNS.get(role, "=")} "; }}'
     for role, (light, dark) in figure.ROLES.items()
 ]
 # The verdicts, statuses and reasons of each class.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, compress, dropwhile, zip_longest
+from itertools import chain, compress, dropwhile
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -361,17 +361,16 @@ def text_of(history: History) -> str:
 
 
 def plot(events: Sequence[Event], target: Path) -> None:
-    """Draws the first series that changed, the largest change of each event in turn, into a
-    file. Raises ResultError if the file cannot be written."""
-    by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
-    changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
+    """Draws the first series of each event into a file. Raises ResultError if the file cannot be
+    written."""
+    changed = list(dict.fromkeys(event.series for event in events))
     shown = changed[:MOST_PANELS]
     title = events[0].finding
     if len(events) > 1:
         title += f"; {counted(len(events) - 1, 'more event')}"
     footer = (
-        f"{len(shown)} of {len(changed)} series that changed; {events[0].series.place}; a dot a "
-        "run, lines: medians between changes; bands: 95 % intervals of a change's place"
+        f"a series of each change, {len(shown)} of {len(changed)}; {events[0].series.place}; "
+        "a dot a run, lines: medians between changes; bands: 95 % intervals of a change's place"
     )
     with figure(target, len(shown), PANEL_IN, title, footer) as panels:
         for axes, series in zip(panels, shown, strict=True):

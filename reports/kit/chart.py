@@ -172,10 +172,9 @@ def forest(
         parts = [grid]
         if np.isfinite(value):
             parts.append(_path(role, f"M{low:.1f} 12H{high:.1f}"))
-        if row.min() < -160:
-            parts.append(_path(role, "M-148 6l-8 6l8 6"))
-        if row.max() > 160:
-            parts.append(_path(role, "M148 6l8 6l-8 6"))
+        for side in (-1, 1):
+            if (side * row).max() > 160:
+                parts.append(_path(role, f"M{side * 148} 6l{side * 8} 6l{side * -8} 6"))
         if -160 <= row[0] <= 160:
             parts.append(_path(f"{role} end", f"M{value:.1f} 12h0"))
         drawings.append(

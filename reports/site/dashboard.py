@@ -13,7 +13,7 @@ from pathlib import Path
 from kernels.devices.owners import open_folder
 from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview, shared
-from reports.site.history_page import history_page, page_beside, part_of, standing
+from reports.site.history_page import history_page, page_beside, part_of
 from reports.store import untrusted
 from reports.store.program import REPORTS, RUN, answer, complain
 from reports.store.result import ResultError, end_with_parent
@@ -120,7 +120,7 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
         yield shared.file_name("compare", str(path)), "", partial(campaign_page, path)
 
     newest = {node: entry.run.run_id for entry in store.runs for node in entry.run.nodes}
-    sides = {run_id for event in standing(store.history) for run_id in event.sides}
+    sides = {run_id for event in store.history.standing for run_id in event.sides}
     if len(newest) > 1:
         fleet = fleet_of(store.contents)
         sides |= {newest[node] for node in fleet_page.named_in(fleet) if node in newest}

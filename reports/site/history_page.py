@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import attrgetter
 
 import numpy as np
 import pandas as pd
@@ -53,16 +52,6 @@ def part_of(history: History, key: tuple[str, str]) -> History:
     )
 
 
-def standing(history: History) -> list[Event]:
-    """The changes that no later one has replaced, the worse ones first, then the newest."""
-    events = [
-        event
-        for event in history.events
-        if any(series.last_alarm is step for series, step in event.changes)
-    ]
-    return sorted(events, key=attrgetter("word", "run"), reverse=True)
-
-
 def banner_of(history: History) -> Banner:
     """Did anything get worse, where, since when, how sure?"""
     words = Counter(series.word for series in history.series)
@@ -72,7 +61,7 @@ def banner_of(history: History) -> Banner:
     said = f"The newest of {n_runs}, {last.benchmark} on {machine_name(last)}:"
     facts: list[Cell] = [[f"Cases: {counts or 'none'}. {said}", newest(history)]]
     failed = [f"{failed_text(own)}." for own in reversed(history.failed)]
-    events = standing(history)
+    events = history.standing
     if failed and not any(event.word == "worse" for event in events):
         return Banner("INCOMPLETE", failed[0], [*failed[1:], *facts])
     facts[:0] = failed
@@ -139,7 +128,7 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
     changes = [
         share for series in history.series if (share := series.beside_level(run.run_id)) is not None
     ]
-    past = [event for event in standing(history) if by_time(run.run_id) >= by_time(event.run)]
+    past = [event for event in history.standing if by_time(run.run_id) >= by_time(event.run)]
     said: list[Cell] = [[event.word, (event.finding, file)] for event in past]
     if changes:
         change = np.median(changes)  # the largest of many is noise
@@ -167,7 +156,7 @@ def history_page(history: History) -> Page:
     charts = [panel_chart(title, panels[title]) for title in shown]
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
-    current = standing(history)
+    current = history.standing
     rest = [event for event in history.events if event not in current]
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
         hint = f"`{RUN}{REPORTS} history --json` has all"

@@ -19,7 +19,6 @@ from reports.site.history_page import (
     missing,
     newest,
     part_of,
-    standing,
 )
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
@@ -53,7 +52,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
     others.reverse()  # the newest first
     # The case of the worst change, or else of the newest headline.
-    events = standing(store.history)
+    events = store.history.standing
     keys = [KEY(events[0].series)] if events else [*store.groups][-1:]
     lead = _first(store, keys[0]) if keys else None
     sections = [
@@ -142,7 +141,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
         status = min((each.word for each in part.series), key=WORST_FIRST.index)
         if series and (step := series.last_alarm):
             place = f"{series.label} since {time_of(series.run_ids[step.first]):%-d %b %Y}"
-            lines = [place, f"{figure}, {lines[0]}"]
+            lines.insert(0, place)
             status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
         elif status == TOO_EARLY.lower():
             lines.append(missing(part))
@@ -160,7 +159,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
 def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
     """The series of the worst change, or else of the headline, which several nodes have not."""
     own = store.series.get(key, [])
-    for event in standing(store.history):
+    for event in store.history.standing:
         if event.series in own:
             return event.series
     if len({each.node for each in own}) != 1:

@@ -54,7 +54,6 @@ def run_page(path: Path) -> Page:
     sections += [
         Section("As the run printed it", text=show.text(result), folded=len(sections) > 1),
         Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
-        Section("Notes", run.notes, folded=True),
         Section("Environment", rows=facts, folded=True),
     ]
     ids = {name: getattr(run, name) for name in ("version", "run_id", "machine_id", "software_id")}

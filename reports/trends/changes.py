@@ -154,9 +154,9 @@ def neighbours(firsts: Iterable[int], runs: int) -> Iterator[tuple[int, int, int
 
 def levels_between(values: Floats, firsts: Sequence[Iterable[int]]) -> Floats:
     """The level of each run: the median between two steps of its series."""
-    levels = np.zeros_like(values) + np.median(values, axis=1, keepdims=True)
+    levels = np.empty_like(values)
     for series, own in enumerate(map(sorted, firsts)):
-        for start, stop in pairwise([0, *own, values.shape[1]] if own else []):
+        for start, stop in pairwise([0, *own, values.shape[1]]):
             levels[series, start:stop] = np.median(values[series, start:stop])
 
     return levels

@@ -73,6 +73,16 @@ class History:
     failed: list[list[Entry]] = field(default_factory=list)
     rho: float | None = None
 
+    @property
+    def standing(self) -> list[Event]:
+        """The changes that no later one has replaced, the worse ones first, then the newest."""
+        events = [
+            event
+            for event in self.events
+            if any(series.last_alarm is step for series, step in event.changes)
+        ]
+        return sorted(events, key=attrgetter("word", "run"), reverse=True)
+
 
 def variant_of(contents: Contents, entry: Entry) -> str:
     """The variant of a campaign that a run is of, or ""."""

@@ -115,7 +115,7 @@ class GemvSubject(Subject):
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
         buffers = self.buffers
         assert isinstance(buffers, GemvBuffers)
-        if way.shifts:
+        if any(way.shift):
             return ALIGNED
         layer = Gemv(
             weights=buffers.weights.address,

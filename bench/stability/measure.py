@@ -1,7 +1,7 @@
 """What changes the bits of an algorithm: it is performed in many ways, size by size."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
 from math import inf
@@ -11,9 +11,10 @@ import numpy as np
 
 from bench.stability.inputs import MOST, POSITIVE, SIGNED, difference, error_of
 from bench.stability.order import Explainer, changes
-from bench.stability.subject import Subject, Way
+from bench.stability.subject import PLAIN, Subject, Way
 from collectives.collective import Array
 from collectives.communicator import Refusal
+from collectives.operation import Unsupported
 from reports.store.bits import Difference, Part, RowBits, SizeBits, Threshold
 
 LONG_BYTES = 256 << 10  # from here on one rank a size comes late, in turn
@@ -25,17 +26,14 @@ LONG_BLOCKS = 4096  # and in a message of so many
 NO_SUM = "no sum"
 # One of INVARIANCES, a result, None where it cannot be, and what it must equal.
 Comparisons = Iterator[tuple[str, Array | None, Array]]
-Differences = dict[str, Difference]  # by the names of INVARIANCES
 Orders = list[tuple[int, str]]  # from which element on which order
 
 
 def ways_of(subject: Subject) -> list[tuple[str, Way]]:
     """The ways to perform it on the same data, with the names of INVARIANCES."""
-    ranks = range(subject.ranks)
-    alike, ragged = [(1, 0) for _ in ranks], [(rank % 3, rank % 2) for rank in ranks]
     ways = [
-        ("align", Way(tuple(alike))),
-        ("align", Way(tuple(ragged))),
+        ("align", Way((1, 0))),
+        ("align", Way((2 + subject.rank % 3, subject.rank % 2))),
         ("in-place", Way(in_place=True)),
         ("chain", Way(calls=CHAIN_CALLS)),
     ]
@@ -45,20 +43,45 @@ def ways_of(subject: Subject) -> list[tuple[str, Way]]:
     return ways
 
 
-def comparisons_of(subject: Subject, plain: Array, number: int) -> Comparisons:
-    """The results of a size in each way, with what they must equal; `number` counts sizes."""
-    inputs, following = subject.inputs(plain.size), (subject.rank + 1) % subject.ranks
+def comparisons_of(
+    subject: Subject,
+    other: Subject,
+    fewer: Subject | None,
+    plain: Array,
+    longest: Array,
+    number: int,
+) -> Comparisons:
+    """The results of a size in each way, with what they must equal. `number` counts sizes, from the
+    `longest` one down; `other` and `fewer` are those of `measure_row`."""
+    communicator, count, alone = subject.world.communicator, plain.size, None
+    inputs, following = subject.inputs(count), (subject.rank + 1) % subject.ranks
     late: list[int | None] = [None, *range(subject.ranks)]
-    if subject.size_bytes(plain.size) > LONG_BYTES:
+    if subject.size_bytes(count) > LONG_BYTES:
         late = [number % subject.ranks]
     for rank in late:
         yield "run", subject.result(inputs, late=rank), plain
     if not subject.collective.cut:
-        yield "ranks", plain, subject.world.communicator.broadcast(plain)
+        yield "ranks", plain, communicator.broadcast(plain)
     yield from repeated_blocks(subject, inputs)
     for name, way in ways_of(subject):
         yield name, subject.result(inputs, way), plain
-    yield "order", subject.result(subject.inputs(plain.size, rank=following)), plain
+    yield "order", subject.result(subject.inputs(count, rank=following)), plain
+    if count < longest.size:
+        yield "size", longest[:count], plain
+    if any(communicator.all_gather(subject.failure())):
+        return  # anew it could not be bound
+    if not number % EVERY_SIZE:
+        for each in (other, replace(subject)):
+            yield "history", each.result(inputs), plain
+    # The last rank adds zeros; all ranks but the last, as `fewer`, must have the same result
+    # without that rank. A peer's file is started on all ranks.
+    if subject.ranks > 2 and not subject.algorithm.peer:
+        is_last = subject.rank == subject.ranks - 1
+        padded = subject.plain(np.zeros_like(inputs) if is_last else inputs)
+        with communicator.all_or_none(Refusal):
+            if fewer:
+                alone = fewer.result(fewer.inputs(count))
+        yield "fewer", alone, padded
 
 
 def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
@@ -77,28 +100,16 @@ def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
     yield "place", blocks, np.broadcast_to(first, blocks.shape)
 
 
-def compare(subject: Subject, comparisons: Comparisons) -> Differences:
-    """The differences on this rank, without what could not be compared."""
-    # The magnitudes of a row's sums are not known here.
-    rounding = inf if subject.row_elements else subject.rounding * subject.ranks * MOST
-    return together(
-        {name: difference(got, plain, subject.datatype, rounding)}
-        for name, got, plain in comparisons
-        if got is not None
-    )
-
-
-def together(every: Iterable[Differences]) -> Differences:
+def together(found: Iterable[tuple[str, Difference]]) -> dict[str, Difference]:
     """The sum of the differences of each name."""
-    total = Differences()
-    for found in every:
-        for name, each in found.items():
-            total[name] = total.get(name, Difference()) + each
+    total = dict[str, Difference]()
+    for name, each in found:
+        total[name] = total.get(name, Difference()) + each
     return total
 
 
 def own_orders(subject: Subject, explainer: Explainer, got: Array) -> Orders:
-    """The order of each part of this rank's result, or NO_SUM. Where all ranks have the same
+    """The order of each window of this rank's result, or NO_SUM. Where all ranks have the same
     result, the first explains it. What is no plain sum has none."""
     count, datatype = got.size, subject.datatype
     if subject.rank and not (subject.collective.cut or subject.row_elements):
@@ -115,10 +126,9 @@ def own_orders(subject: Subject, explainer: Explainer, got: Array) -> Orders:
 
 
 def parts_of(every: Sequence[Orders]) -> list[Part]:
-    """The parts of a message from those that the ranks explain."""
-    of_orders = groupby(chain(*every), key=itemgetter(1))
-    firsts = (next(parts) for _, parts in of_orders)
-    return [Part(first=first, order=order) for first, order in firsts]
+    """The parts of a message from the windows that the ranks explain."""
+    windows = chain(*every)
+    return [Part(first=next(own)[0], order=order) for order, own in groupby(windows, itemgetter(1))]
 
 
 def measure_row(
@@ -128,51 +138,58 @@ def measure_row(
     with other buffers and another communicator; `fewer` is it between all ranks but the last, on
     these. Raises Refusal."""
     row, explainer, flight = subject.row(), Explainer(subject.datatype), subject.session.flight
-    results = dict[int, Array]()
-    ways = [way for _, way in ways_of(subject)]
-    for number, size_bytes in enumerate(sizes):
-        count = subject.count(size_bytes)
-        if count in results:
-            continue
+    results, ways = list[Array](), [PLAIN, *(way for _, way in ways_of(subject))]
+    # The magnitudes of a row's sums are not known here.
+    rounding = inf if subject.row_elements else subject.rounding * subject.ranks * MOST
+    counts = sorted({*map(subject.count, sizes)}, reverse=True)
+    for number, count in enumerate(counts):
+        size_bytes = subject.size_bytes(count)
         text = f"{row.name} {row.datatype} {size_bytes} B"
         flight.note("bits", text=text)
         flight.progress.show("compare", text)
-        if refusal := subject.refusal(count, ways):
-            row.reason = row.reason or refusal
+        operation = subject.bind(count, ways)
+        if isinstance(operation, Unsupported):
+            row.reason = row.reason or operation.reason
             continue
-        results[count] = plain = subject.plain(subject.inputs(count))
-        compared = compare(subject, comparisons_of(subject, plain, number))
+        plain = subject.plain(subject.inputs(count))
+        results.append(plain)
+        compared = [
+            (name, difference(got, expected, subject.datatype, rounding))
+            for name, got, expected in comparisons_of(
+                subject, other, fewer, plain, results[0], number
+            )
+            if got is not None
+        ]
         digest = hashlib.sha256(plain.tobytes()).digest()
         orders = own_orders(subject, explainer, plain)
         every = subject.world.communicator.all_gather((digest, compared, orders, subject.failure()))
         digests, all_compared, all_orders, failures = zip(*every, strict=True)
-        row.sizes.append(
-            SizeBits(
-                size_bytes=subject.size_bytes(count),
-                digest=hashlib.sha256(b"".join(digests)).hexdigest()[:16],
-                parts=parts_of(all_orders),
-                compared=together(all_compared),
-                chosen=subject.chosen(count),
-            )
+        found = SizeBits(
+            size_bytes=size_bytes,
+            digest=hashlib.sha256(b"".join(digests)).hexdigest()[:16],
+            parts=parts_of(all_orders),
+            compared=together(chain(*all_compared)),
+            chosen=operation.choice,
         )
+        row.sizes.insert(0, found)
         if any(failures):  # of a library; a peer's failure stops loops
             row.reason, subject.world.watch.stop = next(filter(None, failures)), 0
             return row
     if not results:
         return row
-    compare_sizes(subject, other, fewer, row, results)
     row.thresholds = thresholds(subject, explainer, row)
     row.reason = wrong_in(row)
     if subject.row_elements or row.reason:  # no sums
         return row
     # The errors of a message on rank 0.
-    below = [count for count in results if subject.size_bytes(count) <= ERROR_BYTES]
-    count = max(below, default=min(results))
+    counts = [result.size for result in results]
+    below = (count for count in counts if subject.size_bytes(count) <= ERROR_BYTES)
+    count = next(below, counts[-1])
     for signs in (POSITIVE, SIGNED):
         got = subject.plain(subject.inputs(count, signs))[:ERROR_ELEMENTS]
         parts = subject.datatype.decode(subject.parts(count, signs)[:, : got.size])
-        found = error_of(parts, got, subject.datatype)
-        row.errors[signs] = subject.world.communicator.broadcast(found)
+        error = error_of(parts, got, subject.datatype)
+        row.errors[signs] = subject.world.communicator.broadcast(error)
     return row
 
 
@@ -188,42 +205,6 @@ def wrong_in(row: RowBits) -> str | None:
     return None
 
 
-def compare_sizes(
-    subject: Subject,
-    other: Subject,
-    fewer: Subject | None,
-    row: RowBits,
-    results: Mapping[int, Array],
-) -> None:
-    """Adds to each size how its result differs from the start of the longest one and on one rank
-    fewer, and to some how it differs after other communicators."""
-    longest, own = results[max(results)], list[Differences]()
-
-    def comparisons(number: int, count: int, result: Array) -> Comparisons:
-        inputs, alone = subject.inputs(count), None
-        if count < longest.size:
-            yield "size", longest[:count], result
-        if not number % EVERY_SIZE:
-            for each in (other, replace(subject)):
-                yield "history", each.result(inputs), result
-        # The last rank adds zeros; all ranks but the last, as `fewer`, must have the same result
-        # without that rank. A peer's file is started on all ranks.
-        if subject.ranks > 2 and not subject.algorithm.peer:
-            is_last = subject.rank == subject.ranks - 1
-            padded = subject.plain(np.zeros_like(inputs) if is_last else inputs)
-            with subject.world.communicator.all_or_none(Refusal):
-                if fewer:
-                    alone = fewer.result(fewer.inputs(count))
-            yield "fewer", alone, padded
-
-    for number, (count, result) in enumerate(results.items()):
-        subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B again")
-        own.append(compare(subject, comparisons(number, count, result)))
-    every = subject.world.communicator.all_gather(own)
-    for size, found in zip(row.sizes, zip(*every, strict=True), strict=True):
-        size.compared |= together(found)
-
-
 def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Threshold]:
     """The sizes from which on other orders sum."""
     known = {subject.count(size.size_bytes): size.parts for size in row.sizes if size.parts}
@@ -231,7 +212,7 @@ def thresholds(subject: Subject, explainer: Explainer, row: RowBits) -> list[Thr
     def orders(count: int) -> list[str] | None:
         if count not in known:
             subject.session.flight.note("bits", text=f"{row.name} {subject.size_bytes(count)} B")
-            if subject.refusal(count):
+            if isinstance(subject.bind(count, [PLAIN]), Unsupported):
                 return None
             own = own_orders(subject, explainer, subject.plain(subject.inputs(count)))
             known[count] = parts_of(subject.world.communicator.all_gather(own))

@@ -3,8 +3,7 @@ rounds differently, so over some tens of elements only one has the bits of the r
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import groupby, pairwise
-from operator import itemgetter
+from itertools import pairwise
 
 import numpy as np
 
@@ -86,8 +85,9 @@ def find_tree(parts: Array, got: Array, datatype: Datatype) -> Tree | None:
 
 
 def windows(count: int) -> list[slice]:
-    """Pieces of a message of `count` elements, one in each of equal parts of it."""
-    number = max(1, min(MOST_WINDOWS, count // LEAST_ELEMENTS))
+    """Pieces of a message of `count` elements, LEAST_ELEMENTS or more, one in each of equal parts
+    of it."""
+    number = min(MOST_WINDOWS, count // LEAST_ELEMENTS)
     edges = np.linspace(0, count, number + 1).astype(int)
     found = list[slice]()
     for at, (low, high) in enumerate(pairwise(edges.tolist())):
@@ -121,7 +121,7 @@ class Explainer:
         return text(found)
 
     def explain(self, parts: Array, got: Array) -> list[tuple[int, str]]:
-        """The first element and the order of each part of a message, from stored parts, (ranks,
+        """The first element and the order of each window of a message, from stored parts, (ranks,
         elements), and the stored result; [] for a message that is too short to tell. A window
         without an order between two with different ones lies over the border of two parts."""
         if got.size < LEAST_ELEMENTS:
@@ -133,14 +133,14 @@ class Explainer:
             for place in places
         ]
         around = zip(["", *orders], orders, [*orders[1:], ""], strict=False)
-        kept = [
+        found = [
             (place.start, order)
             for place, (before, order, after) in zip(places, around, strict=True)
             if order != UNEXPLAINED or before == after or {"", UNEXPLAINED} & {before, after}
         ]
-        if got.size < TELLS and any(order == UNEXPLAINED for _, order in kept):
+        if got.size < TELLS and any(order == UNEXPLAINED for _, order in found):
             return []
-        return [next(parts) for _, parts in groupby(kept, key=itemgetter(1))]
+        return found
 
 
 def changes(

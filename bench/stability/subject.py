@@ -28,10 +28,10 @@ FUSED = Unsupported("a fused form computes in fp32, without float64, and out of 
 
 @dataclass(frozen=True)
 class Way:
-    """`shifts`: the elements by which the send and the receive buffer of each rank begin later;
+    """`shift`: the elements by which the send and the receive buffer of this rank begin later;
     `calls`: so many at once, of which the last one counts."""
 
-    shifts: tuple[tuple[int, int], ...] = ()
+    shift: tuple[int, int] = (0, 0)
     in_place: bool = False
     calls: int = 1
     replayed: bool = False
@@ -133,24 +133,25 @@ class Subject:
         segment = self.rank if self.collective.sends_all else 0
         return np.stack([self.sent(rank, segment, count, signs) for rank in range(self.ranks)])
 
-    def bind(self, count: int, ways: Sequence[Way]) -> None:
+    def bind(self, count: int, ways: Sequence[Way]) -> Bound:
         """Binds the case of so many elements in each of these ways, together: ranks that outnumber
-        their cores agree slowly. Raises Refusal."""
+        their cores agree slowly. Returns the first one. Raises Refusal."""
         communicator = self.world.communicator
-        new = [way for way in ways if (count, way) not in self.bound]
-        # A library's ranks talk to each other here, so a failed one cannot be waited for.
-        with communicator.all_or_none() if self.algorithm.needs_peers else nullcontext():
-            bounds = [self.bind_way(self.case(count, way), way) for way in new]
-        refusals = [bound if isinstance(bound, Unsupported) else None for bound in bounds]
-        every = communicator.all_gather(refusals)  # an address may suit some ranks alone
-        for way, bound, refused in zip(new, bounds, zip(*every, strict=True), strict=True):
-            self.bound[count, way] = next(filter(None, refused), bound)
+        if new := [way for way in ways if (count, way) not in self.bound]:
+            # A library's ranks talk to each other here, so a failed one cannot be waited for.
+            with communicator.all_or_none() if self.algorithm.needs_peers else nullcontext():
+                bounds = [self.bind_way(self.case(count, way), way) for way in new]
+            refusals = [bound if isinstance(bound, Unsupported) else None for bound in bounds]
+            every = communicator.all_gather(refusals)  # an address may suit some ranks alone
+            for way, bound, refused in zip(new, bounds, zip(*every, strict=True), strict=True):
+                self.bound[count, way] = next(filter(None, refused), bound)
+        return self.bound[count, ways[0]]
 
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
         if self.row_elements and (way.in_place or self.datatype.size_bytes > 4):
             return FUSED
         bound, device = self.algorithm.bind(self.world, case), self.world.device
-        if isinstance(bound, Unsupported) or (way.calls == 1 and not way.replayed):
+        if isinstance(bound, Unsupported):
             return bound
         step = bound.step if way.calls == 1 else device.sequence([bound.step] * way.calls)
         step = device.replayed(step) if way.replayed else step
@@ -168,18 +169,14 @@ class Subject:
             self.variant,
         )
         case = self.buffers.place(self.world, case)
-        if not way.shifts:
-            return case
-        send, receive = (shift * self.datatype.size_bytes for shift in way.shifts[self.rank])
+        send, receive = (elements * self.datatype.size_bytes for elements in way.shift)
         return replace(case, send=case.send + send, receive=case.receive + receive)
 
     def result(self, inputs: Array, way: Way = PLAIN, late: int | None = None) -> Array | None:
         """This rank's result of stored inputs, (segments, count), while rank `late` comes late;
         None where the algorithm cannot. Raises Refusal."""
         count = inputs.shape[1]
-        if (count, way) not in self.bound:
-            self.bind(count, [way])
-        case, operation = self.case(count, way), self.bound[count, way]
+        case, operation = self.case(count, way), self.bind(count, [way])
         if isinstance(operation, Unsupported):
             return None
         receive = self.buffers.receive
@@ -196,26 +193,14 @@ class Subject:
         return receive.read(offset, case.segment_bytes).view(self.datatype.storage)
 
     def plain(self, inputs: Array) -> Array:
-        """This rank's result in the plain way, of which `refusal` knows nothing. Raises Refusal."""
+        """This rank's result in the plain way, which it can. Raises Refusal."""
         result = self.result(inputs)
         assert result is not None
         return result
 
-    def refusal(self, count: int, ways: Sequence[Way] = ()) -> str | None:
-        """Why it cannot perform so many elements in the plain way; also binds other ways. Raises
-        Refusal."""
-        self.bind(count, [PLAIN, *ways])
-        bound = self.bound[count, PLAIN]
-        return bound.reason if isinstance(bound, Unsupported) else None
-
     def failure(self) -> str | None:
         """A library's sentence on an earlier call of this rank."""
         return first_failure([each for each in self.bound.values() if isinstance(each, Operation)])
-
-    def chosen(self, count: int) -> str | None:
-        """What `auto` or a library chose for this size."""
-        bound = self.bound[count, PLAIN]
-        return bound.choice if isinstance(bound, Operation) else None
 
     def row(self) -> RowBits:
         """The row of this algorithm, without sizes."""

@@ -5,7 +5,9 @@ import pytest
 
 from bench.stability import order
 from bench.stability.inputs import difference, draw
+from bench.stability.measure import parts_of
 from collectives.collective import DATATYPES
+from reports.store.bits import Part
 
 pytestmark = pytest.mark.unit
 
@@ -28,7 +30,7 @@ def test_every_tree_is_recognised(ranks):
     assert len({*map(order.text, trees)}) == len(trees) == [1, 3, 15, 105][ranks - 2]
     for tree in trees:
         found = order.Explainer(FLOAT).explain(parts, summed(FLOAT, tree, parts))
-        assert found == [(0, order.text(tree))]
+        assert parts_of([found]) == [Part(first=0, order=order.text(tree))]
 
 
 def test_half_types_round_once_or_at_each_sum_and_nothing_explains_another_result():
@@ -36,9 +38,8 @@ def test_half_types_round_once_or_at_each_sum_and_nothing_explains_another_resul
     exact = BFLOAT16.encode(BFLOAT16.decode(parts).sum(axis=0))
     each = summed(BFLOAT16, (((0, 1), 2), 3), parts)
     explain = order.Explainer(BFLOAT16).explain
-    assert explain(parts, exact) == [(0, "rounded once")]
-    assert explain(parts, each) == [(0, "0+1+2+3")]
-    assert explain(parts, each ^ 1) == [(0, "no order explains")]
+    for got, name in ((exact, "rounded once"), (each, "0+1+2+3"), (each ^ 1, "no order explains")):
+        assert parts_of([explain(parts, got)]) == [Part(first=0, order=name)]
     assert explain(parts[:, :9], each[:9]) == []  # other orders may have these bits too
 
 

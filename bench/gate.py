@@ -12,19 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bench.campaign import run_launches
 from bench.campaigns.launches import FAILURES, OpenCampaign, check_new, ending_of, run_command
 from bench.campaigns.options import CampaignOptions, Stop, launching_parser, parse
+from bench.campaigns.stages import run_launches
 from bench.harness.console import INTERRUPTED, USAGE, print_out
 from kernels.devices.owners import opened
-from reports.store.arguments import percent
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.writing import write_whole
-from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, failed
+from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome
 from reports.verdicts.judge import NothingInCommon
-from reports.verdicts.regress import as_text, judge, write_files
-from reports.verdicts.sides import add_allow
+from reports.verdicts.regress import add_rule, as_text, judge, write_files
 from reports.verdicts.verdict import MIN_PAIRS
 
 NAME = f"{BENCH}gate"
@@ -57,12 +55,12 @@ def run_gate(argv: Sequence[str] | None) -> int:
     folder, mistake = Path(parser.parse_known_args(argv)[0].out or "gate"), None
     try:
         campaign_options, values = read_options(argv)
-    except Stop as stop:
-        mistake = stop
+    except (Stop, OSError) as error:
+        mistake = error
     with answered(folder) as (inside, status_file):
         if mistake:
             raise mistake
-        campaign = OpenCampaign(campaign_options, ANSWER, "gate")
+        campaign = OpenCampaign(campaign_options, "gate")
         try:
             run_launches(campaign, values.allow)
         except NothingInCommon as error:
@@ -95,13 +93,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     option("--head", metavar="COMMAND", required=True, help="the command as it is now")
     option("--budget", metavar="TIME", default="10m", help="time for all launches (10m)")
     option("--out", metavar="DIR", default="gate", help="a new folder for runs and pages (gate)")
-    option(
-        "--min-effect",
-        type=percent,
-        metavar="PERCENT",
-        help="an estimate below this passes",
-    )
-    add_allow(parser)
+    add_rule(parser)
     values, rest = parser.parse_known_args(argv)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
     words = [*variants, "--budget", values.budget, "--out", values.out, *rest]
@@ -127,7 +119,7 @@ def answered(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
                 status, sentence = ending_of(error, *ENDINGS)
                 set_status(folder, status_file, status)
                 with suppress(ResultError):  # the disk may be full
-                    write_answer(folder, status_file, failed(sentence, status))
+                    write_answer(folder, status_file, Outcome(status, sentence))
                 raise
 
 

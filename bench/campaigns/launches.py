@@ -1,10 +1,12 @@
-"""A campaign's folder with its manifest, and one launch: command line, time limits, outcome.
+"""A campaign's folder with its manifest, and one launch: command line, time limits, outcome. What
+another harness prints, such as nccl-tests or a user's script, becomes an ordinary run.
 
 No process that a launch starts outlives it."""
 
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -21,17 +23,17 @@ from typing import Any, Literal, NoReturn, TextIO, cast
 import msgspec
 
 from bench.campaigns import guard
-from bench.campaigns.foreign import output_files, read_output
 from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Stop, Variant
-from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, USAGE, WRONG, print_out, say
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, USAGE, WRONG, say
 from bench.harness.progress import Progress
-from bench.machine.environment import cpu_ticks, steal_share
-from kernels.devices.owners import open_folder, shown
+from bench.machine import environment, node
+from kernels.devices.owners import open_folder, opened, shown
 from reports.__main__ import open_closed_streams
-from reports.imports.runs import content_of_run
+from reports.imports.runs import content_of_run, find_tests, run_of
 from reports.store.manifest import MANIFEST, Launch, Manifest
 from reports.store.program import typed
-from reports.store.result import ResultError, read
+from reports.store.result import ResultError, content_of, read
+from reports.store.schema import End, Result
 from reports.store.untrusted import read_bytes
 from reports.store.writing import to_line, write_whole
 
@@ -112,27 +114,18 @@ def check_new(path: Path, beside: Container[str] = ()) -> None:
 
 
 class OpenCampaign:
-    """A campaign in its new folder, whose names are those of `open_folder`, and which may have
-    files `beside`. Raises Stop if the folder is not new, OSError."""
+    """A campaign in its new folder, whose names are those of `open_folder`. Raises OSError."""
 
-    def __init__(
-        self, options: CampaignOptions, beside: Container[str] = (), command: str = "campaign"
-    ) -> None:
+    def __init__(self, options: CampaignOptions, command: str = "campaign") -> None:
         self.options, self.pairs = options, options.head.pairs
         self.started_s = time.monotonic()
         self.progress = Progress(command, options.quiet)
         self.revisions = ""  # the folder of their files, while there are any
-        check_new(options.folder, beside)
         self.folder = open_folder(options.folder)
         self.folder_of = cache(lambda variant_name: open_folder(self.folder / variant_name))
         self.file = (self.folder / MANIFEST).open("xb")
         self.manifest = Manifest(self.folder, options.head)
         self.record(options.head)
-
-    def tell(self, sentence: str) -> None:
-        """Writes a sentence about the course of the campaign, unless it is quiet."""
-        if not self.options.quiet:
-            print_out(f"{sentence}\n", sys.stderr)
 
     def record(self, line: msgspec.Struct) -> None:
         """Adds a line to the manifest; returns when it is on disk."""
@@ -166,7 +159,7 @@ class OpenCampaign:
 def run_to_end(
     command: Sequence[str],
     folder: Path | None,
-    environment: Mapping[str, str],
+    variables: Mapping[str, str],
     limit_s: float | None = None,
     log: Path | None = None,
 ) -> tuple[int, str]:
@@ -191,7 +184,7 @@ def run_to_end(
                 assert process.stdin
                 ending.callback(process.wait)  # last
                 ending.callback(process.stdin.close)  # has the guard end the command
-                process.stdin.write(json.dumps([{**environment}, ENDINGS]).encode() + b"\n")
+                process.stdin.write(json.dumps([{**variables}, ENDINGS]).encode() + b"\n")
                 process.stdin.flush()
             try:
                 process.wait(limit_s)
@@ -255,10 +248,9 @@ def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
                 return None
         except ResultError as error:
             reason = str(error)
-    reason = reason[:1000]  # the time grows with its square
-    reason = re.sub(r"\S*[/@\\]\S*|\S+:\S+|\d+(\.\d+){3}\S*", "<set>", reason)
-    reason = re.sub(rf"\b{re.escape(socket.gethostname())}\b", "<set>", reason)[:300]
-    return with_status(reason, status)
+    places = rf"\S*[/@\\]\S*|\S+:\S+|\d+(\.\d+){{3}}\S*|\b{re.escape(socket.gethostname())}\b"
+    # The time grows with the square of the letters.
+    return with_status(re.sub(places, "<set>", reason[:1000])[:300], status)
 
 
 def retry_launch(
@@ -325,26 +317,75 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
         raise Stop(record.exit or USAGE, f"variant {variant.name}: {last_line}", True)
 
 
+def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[Result, list[str]]:
+    """The run that a launch's output describes: its file {out}, or else its standard output; and
+    sentences on rows that could not be read. Raises ResultError without timings or without the
+    number of ranks, ValueError for a bad name of this node."""
+    files = [log.with_suffix(suffix) for suffix in (".file.txt", ".out.txt")]
+    content = content_of(files[not files[0].is_file()])
+    found = find_tests(Path("its output"), content)
+    tests = [test for test in found if test.rows]
+    if not tests:
+        raise ResultError("its output has no timings, only the head of a table")
+    for test in tests:
+        test.world_size = test.world_size or options.ranks
+        if not test.world_size:
+            raise ResultError("its output names no number of ranks: say how many: --ranks N")
+
+    facts, started = environment.describe(), time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    library = f"{tests[0].format} {tests[0].library}"
+    machine_id, software_id = environment.identities(facts, library, "")
+    result = run_of(
+        tests,
+        f"{started}-{variant.name}-{secrets.token_hex(3)}",
+        "its output",
+        machine_id=machine_id,
+        software_id=software_id,
+        environment=facts,
+        argv=variant.recorded().argv,
+        imported_from=f"variant {variant.name}",
+    )
+    if result.run.hosts in (None, 1):
+        label = node.chosen_name() or node.host_label()
+        for rank in result.run.ranks:
+            rank["node"] = label
+    lacks, unread = [str(test.reason) for test in found if test.status == "failed"], list[str]()
+    if lines := sorted(line for test in found for line in test.unread):
+        # A wrong one would be among them.
+        unread = [f"rows that could not be read: {len(lines)}, the first in line {lines[0]}"]
+        lacks += unread
+        unread += result.run.notes[1:]  # the first is on its clock
+    if lacks and result.complete:
+        result.end = End(status="incomplete", reason=lacks[0])
+    return result, unread
+
+
 def launch_foreign(
     campaign: OpenCampaign, variant: Variant, seed: int, limit_s: float
 ) -> tuple[int, str, Path | None, list[str]]:
     """Launches another harness's command. Returns its exit status, its last line or why there is no
-    run, its run, and sentences on rows that could not be read. The status is 1 if results are
-    wrong, as of a command of ours, unless it died. A command that fails without wrong results has
-    no run."""
-    options = campaign.options
-    folder = campaign.folder_of(variant.name)
-    number = len(campaign.manifest.launches) + 1
-    with output_files(options, folder / f"launch-{number}.output") as log:
-        values = {"out": f"{log.absolute()}.file.txt", "seed": str(seed)} | options.settings
+    run, its run, and sentences on rows that could not be read. A command that fails without wrong
+    results has no run."""
+    options, folder = campaign.options, campaign.folder_of(variant.name)
+    # Nobody else can put a link here while the command writes. Its output can hold a whole
+    # environment.
+    with tempfile.TemporaryDirectory(prefix="wiretax-") as private:
+        log = Path(private, "launch")
+        values = {"out": f"{log}.file.txt", "seed": str(seed)} | options.settings
         command = [
             PLACEHOLDER.sub(lambda found: values.get(found[1], found[2]), word)
             for word in variant.arguments
         ]
-        ticks, started_s = cpu_ticks(), time.monotonic()
-        environment = variant.environment(None)
-        status, last_line = run_to_end(command, None, environment, limit_s, log)
-        elapsed_s, steal = time.monotonic() - started_s, steal_share(ticks, cpu_ticks())
+        ticks, started_s = environment.cpu_ticks(), time.monotonic()
+        status, last_line = run_to_end(command, None, variant.environment(None), limit_s, log)
+        elapsed_s = time.monotonic() - started_s
+        steal = environment.steal_share(ticks, environment.cpu_ticks())
+        if options.keeps_output:
+            number = len(campaign.manifest.launches) + 1
+            with opened(folder / f"launch-{number}.output") as kept:
+                for file in filter(Path.is_file, log.parent.iterdir()):
+                    with (kept / file.name).open("xb") as copy:
+                        shutil.copyfile(file, f"/proc/self/fd/{copy.fileno()}")
         try:
             result, unread = read_output(options, variant, log)
             if result.end:
@@ -352,11 +393,8 @@ def launch_foreign(
             content = content_of_run(result)
         except (ResultError, ValueError) as error:
             return status, last_line if status else str(error), None, []
-    is_wrong = any(case.status == "wrong" for case in result.cases)
-    if status and not is_wrong:
+    if status and all(case.status != "wrong" for case in result.cases):
         return status, last_line, None, []
     run = folder / result.path
     write_whole(run, content)
-    if is_wrong:
-        status = status or WRONG
     return status, last_line, run, unread

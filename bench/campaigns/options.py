@@ -154,26 +154,24 @@ def parse_variant(text: str) -> Variant:
         )
     variables = list(takewhile(re.compile(r"[A-Za-z_]\w*=").match, words))
     command = words[len(variables) :]
-    ends = [
+    if not command:
+        raise ArgumentTypeError(f"variant {name} has no command: {line}")
+    ends = (
         end
         for end, (word, module) in enumerate(pairwise(command), 2)
         if (word == "-m" and module.startswith("bench.")) or Path(word).name == "wiretax"
-    ]
-    variables_by_name = dict(word.split("=", 1) for word in variables)
-    if not ends:
-        if not command:
-            raise ArgumentTypeError(f"variant {name} has no command: {line}")
+    )
+    end = next(ends, 0)
+    launcher, arguments = command[:end], command[end:]
+    if not launcher:
         for found in PLACEHOLDER.finditer(" ".join(command)):
-            known = OF_CAMPAIGN if found[2] is None else OF_SIZES
-            if found[1] not in known:
+            if found[1] not in (OF_CAMPAIGN if found[2] is None else OF_SIZES):
                 raise ArgumentTypeError(
                     f"variant {name}: {found[0]} is no placeholder; known are {' '.join(FORMS)}"
                 )
-        return Variant(name, [], command, variables_by_name)
-    launcher, arguments = command[: ends[0]], command[ends[0] :]
-    if reserved := next(filter(RESERVED_WORD.fullmatch, [launcher[-1], *arguments]), None):
+    elif reserved := next(filter(RESERVED_WORD.fullmatch, [launcher[-1], *arguments]), None):
         raise ArgumentTypeError(f"variant {name}: a campaign cannot launch {reserved}")
-    return Variant(name, launcher, arguments, variables_by_name)
+    return Variant(name, launcher, arguments, dict(word.split("=", 1) for word in variables))
 
 
 def parse_setting(text: str) -> tuple[str, str]:
@@ -185,11 +183,10 @@ def parse_setting(text: str) -> tuple[str, str]:
 
 
 def parse_revision(text: str) -> tuple[str, str]:
-    """The name and the commit's hash of `NAME=REV`, in the repository of the current folder."""
+    """The name and the commit's hash of `NAME=REV`, in the repository of the current folder. Raises
+    OSError without git."""
     name, revision = split_name(text)
     words = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
-    if not shutil.which("git"):
-        raise ArgumentTypeError("revisions are read by git, which was not found")
     answer = subprocess.run(["git", *words], capture_output=True, text=True)
     if answer.returncode:
         reason = answer.stderr or "no such revision"

@@ -1,22 +1,55 @@
-"""The stages of a campaign: the pilot and its forecast, then the pairs."""
+"""The launches of a campaign: the pilot and its forecast, then the pairs."""
 
 import random
 import time
 from collections.abc import Sequence
+from operator import attrgetter
+from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 
-from bench.campaigns.launches import ATTEMPTS, OpenCampaign, retry_launch
+from bench.campaigns.launches import ATTEMPTS, OpenCampaign, check_out, retry_launch
 from bench.campaigns.options import MORE_PILOTS, Stop, time_text
 from bench.harness.console import CANNOT, USAGE, WRONG
+from kernels.devices.owners import private_folder
+from reports.store.grouped import grouped
+from reports.store.manifest import CampaignEnd
 from reports.store.observations import entry_of, in_one_state
 from reports.store.program import typed
 from reports.store.result import read
-from reports.verdicts.judge import compare
-from reports.verdicts.pairs import log_costs
-from reports.verdicts.sides import COMPARABLE, Side, read_sides
+from reports.verdicts.judge import Incomparable, compare
+from reports.verdicts.sides import COMPARABLE, Side, log_costs, read_sides
 from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
+
+
+def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
+    """Makes all launches. Of a campaign that is refused before they are compared nothing stays. The
+    files of revisions are there while they run: where nobody else can write, who could run code as
+    this user in the campaign's folder. Raises Incomparable after the pilot for a difference that is
+    not `allowed`."""
+    variants = campaign.options.variants.values()
+    private = private_folder() if any(map(campaign.revision_folder, variants)) else None
+    try:
+        with TemporaryDirectory(
+            "-revisions", dir=private, ignore_cleanup_errors=True
+        ) as campaign.revisions:
+            for variant in variants:
+                if folder := campaign.revision_folder(variant):
+                    check_out(variant, folder)
+            run_pilot(campaign)
+            announce(campaign, allowed)
+            run_pairs(campaign)
+            campaign.record(CampaignEnd(status="complete"))
+    except Incomparable:
+        campaign.discard()
+        raise
+    except Stop as stop:
+        is_early = not stop.is_of_variant or not campaign.finished("pilot")
+        if stop.exit_status in (USAGE, CANNOT) and is_early:
+            campaign.discard()
+        raise
 
 
 def run_pilot(campaign: OpenCampaign) -> None:
@@ -37,19 +70,19 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
     """Says how long the campaign takes and which difference it can see. Raises ResultError for
     variants without a common case or with a difference that is not `allowed`, Stop for pilots that
     are too short."""
-    options, head = campaign.options, campaign.options.head
-    pilots, launch_s = [], []
-    for name in options.variants:
-        finished = [launch for launch in campaign.finished("pilot") if launch.variant == name]
-        launch_s.append(float(np.median([launch.elapsed_s for launch in finished])))
-        runs = [read(campaign.folder / str(launch.run)) for launch in finished]
-        pilots.append(Side(name, runs))
-    pairs = campaign.pairs = pairs_in_budget(campaign, sum(launch_s))
-    all_s = pairs * sum(launch_s)
-    campaign.tell(f"{pairs} pairs, {np.mean(launch_s):.1f} s per launch: {time_text(all_s)}")
+    head, progress = campaign.options.head, campaign.progress
+    finished = grouped(campaign.finished("pilot"), attrgetter("variant"))
+    pair_s = sum(median(launch.elapsed_s for launch in own) for own in finished.values())
+    pilots = [
+        Side(name, [read(campaign.folder / str(launch.run)) for launch in own])
+        for name, own in finished.items()
+    ]
+    pairs = campaign.pairs = pairs_in_budget(campaign, pair_s)
+    all_s = pairs * pair_s
+    progress.write(f"{pairs} pairs, {pair_s / len(pilots):.1f} s per launch: {time_text(all_s)}")
     compared = compare(pilots, allowed)
     for sentence in dict.fromkeys(line for each in compared for line in each.caveats):
-        campaign.tell(sentence)
+        progress.write(sentence)
     n_cells = len(compared[0].cells)
     logs = log_costs(in_one_state([entry_of(launch) for launch in pilots[0].launches])[0])
     if logs.empty and all(case.status == "wrong" for case in pilots[0].cases):
@@ -61,24 +94,17 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
             "needs more time (--budget, --max-time) or fewer cases",
         )
     effects, twice = (resolvable_effects(logs, n * pairs, head.margin, n_cells) for n in (1, 2))
-    effect, needed = max(effects, default=np.inf), pairs_needed(n_cells)
+    needed = pairs_needed(n_cells)
     if pairs < needed:
         found = "show only a large difference in one" if pairs >= MIN_PAIRS else "decide none"
-        spent_s = time.monotonic() - campaign.started_s
-        budget = ""
-        if options.budget_s:
-            seconds = f"{spent_s + needed * sum(launch_s):.0f}s"
-            budget = f" and {typed('--budget', seconds)}"
-        campaign.tell(
-            f"{pairs} pairs {found} of {n_cells} cells: it takes "
-            f"{needed} ({typed('--pairs', needed)}{budget})."
+        progress.write(
+            f"{pairs} pairs {found} of {n_cells} cells: it takes {needed} "
+            f"({typed('--pairs', needed)}), and a budget for them."
         )
-    elif np.isinf(effect):
-        campaign.tell("No two pilots have five blocks of a case in one state of the link.")
-    else:
-        campaign.tell(
-            f"In {time_text(all_s)} this machine finds a slowdown of {effect:.1%} four times in "
-            f"five ({np.median(effects):.1%} at half of the sizes); with twice the "
+    elif len(effects):
+        progress.write(
+            f"In {time_text(all_s)} this machine finds a slowdown of {max(effects):.1%} four "
+            f"times in five ({np.median(effects):.1%} at half of the sizes); with twice the "
             f"pairs, in {time_text(2 * all_s)}, {max(twice):.1%}."
         )
 
@@ -118,7 +144,7 @@ def run_pairs(campaign: OpenCampaign) -> None:
         more = min(lacking, 2 * pairs - last)
         if more > 0:
             pair_s = sum(launch.elapsed_s for launch in campaign.finished("first")) / last
-            campaign.tell(
+            campaign.progress.write(
                 f"half of the cells lack {lacking} pairs in one state of the link: {more} more, "
                 f"{time_text(more * pair_s)}"
             )
@@ -135,18 +161,14 @@ def shared_pairs(campaign: OpenCampaign) -> int:
 
 def run_rounds(campaign: OpenCampaign, pairs: range) -> None:
     """Launches each variant once per pair."""
-    options = campaign.options
-    drawn = orders([*options.variants], len(pairs), f"{options.head.seed} {pairs.start}")
-    for pair, order in zip(pairs, drawn, strict=True):
-        for place, name in enumerate(order):
+    for pair in pairs:
+        names = order_of([*campaign.options.variants], pair, campaign.options.head.seed)
+        for place, name in enumerate(names):
             retry_launch(campaign, "first", pair, place, name)
 
 
-def orders(names: Sequence[str], rounds: int, seed: str) -> list[list[str]]:
-    """The order of the names in each round. Every other round mirrors the round before, so each
+def order_of(names: Sequence[str], pair: int, seed: int) -> list[str]:
+    """The order of the names in a pair, from 1 on. Every even one mirrors the one before, so each
     name runs before any other as often as after it, and a steady drift favours none."""
-    drawn: list[list[str]] = []
-    for number in range(0, rounds, 2):
-        order = random.Random(f"{seed} {number}").sample(names, len(names))
-        drawn += [order, order[::-1]]
-    return drawn[:rounds]
+    order = random.Random(f"{seed} {(pair + 1) // 2}").sample(names, len(names))
+    return order if pair % 2 else order[::-1]

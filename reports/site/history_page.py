@@ -29,7 +29,7 @@ from reports.tables.sentences import (
 from reports.trends.changes import LEAST_BASE, MIN_RUNS
 from reports.trends.history import KEY, History, closing, failed_text, seen_change
 from reports.trends.series import Event, Series
-from reports.verdicts.again import gate_command
+from reports.verdicts.page import gate_command
 
 WORST_FIRST = ("worse", "suspect", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page

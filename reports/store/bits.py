@@ -2,6 +2,7 @@
 gives at each size, and what changes them. docs/results.md describes the fields."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -185,11 +186,15 @@ def read_bits(path: Path) -> Bits:
     return record
 
 
+def unequal(one: Bits, other: Bits, names: Sequence[str] = COMPARABLE) -> list[str]:
+    """The facts that must be equal and differ."""
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
+
+
 def compare_launch(record: Bits, folder: Path) -> None:
     """Compares each size of each row with the newest launch in the folder that has the same, by
     their digests: `launch` counts sizes, not elements. A file that is no record is left out, with a
     note."""
-    same = *COMPARABLE, "software_id", "version"
     wanted = record.sizes
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         if not wanted:
@@ -199,7 +204,7 @@ def compare_launch(record: Bits, folder: Path) -> None:
         except ResultError as error:
             record.notes.append(f"left out: {error}")
             continue
-        if any(getattr(earlier, name) != getattr(record, name) for name in same):
+        if unequal(earlier, record, (*COMPARABLE, "software_id", "version")):
             continue
         for key, size in earlier.sizes.items():
             if now := wanted.pop(key, None):

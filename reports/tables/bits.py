@@ -4,7 +4,6 @@ bits of no row."""
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from math import nan
 from statistics import fmean
 from typing import Any
 
@@ -66,8 +65,8 @@ def changing_in(rows: Sequence[RowBits]) -> list[str]:
 
 
 def share_of(sizes: Sequence[Difference]) -> float:
-    """The mean over the sizes of the share of elements that differ; nan without sizes."""
-    return fmean(each.differ / each.elements for each in sizes) if sizes else nan
+    """The mean over the sizes of the share of elements that differ."""
+    return fmean(each.differ / each.elements for each in sizes)
 
 
 def share_text(name: str, sizes: Sequence[Difference]) -> str:
@@ -128,47 +127,46 @@ def headline(record: Bits) -> str:
     )
 
 
-def cells_of(groups: Sequence[Sequence[RowBits]], names: Sequence[str]) -> list[dict[str, str]]:
-    """The texts of each of `groups_of` by their headings: what was compared, and, of sums, the
+def texts_of(groups: Sequence[Sequence[RowBits]]) -> list[dict[str, str]]:
+    """The texts of each of `groups_of` by their headings: what changes bits, and, of sums, the
     error and the order."""
-    is_sum, cells = any(row.errors for row, *_ in groups), []
-    for row, *_ in groups:
-        texts = {name: share_text(name, row.differences.get(name, [])) for name in names}
-        if is_sum:
+    rows = [row for row, *_ in groups]
+    names, types, every = changing_in(rows), {row.datatype for row in rows}, []
+    for row, *others in groups:
+        texts = {"algorithm": row.name + (f" and {len(others)} more" if others else "")}
+        if len(types) > 1:
+            texts["type"] = row.datatype
+        texts |= {name: share_text(name, row.differences.get(name, [])) for name in names}
+        if any(each.errors for each in rows):
             positive, signed = row.errors.get("positive"), row.errors.get("signed")
             texts["error"] = number(positive.mean_ulp) if positive else "-"
             texts["right"] = f"{signed.right:.0%}" if signed else "-"
             texts["sum"] = orders_text(row)
-        cells.append(texts)
+        every.append(texts)
 
-    return cells
+    return every
+
+
+def sentences_of(groups: Sequence[Sequence[RowBits]]) -> list[str]:
+    """The sizes at which rows add in another order, and the names of the further rows."""
+    thresholds = filter(None, (threshold_sentence(row) for row, *_ in groups))
+    alike = [
+        f"the same bits as {first.name}: {', '.join(row.name for row in others)}"
+        for first, *others in groups
+        if others
+    ]
+    return [*dict.fromkeys([*thresholds, *alike])]
 
 
 def text(record: Bits) -> str:
     """The record in at most MOST_LINES lines, and why rows failed; ends with a newline."""
-    rows = record.measured
-    names, head = changing_in(rows), [HEAD, f"same in every row: {', '.join(steady_in(rows))}"]
-    tables, sentences = [], list[str]()
-    by_type = grouped(groups_of(rows), lambda group: group[0].datatype)
-
-    for datatype, groups in by_type.items():
-        cells = cells_of(groups, names)
-        listed = [
-            {"algorithm": some([row.name for row in own], 1)} | texts
-            for own, texts in zip(groups, cells, strict=True)
-        ]
-        most = max(1, MOST_ROWS // len(by_type))
-        tables.append((datatype, plain_table(listed[0], listed[:most])))
-        if len(listed) > most:
-            sentences.append(f"{len(listed) - most} more rows of {datatype}")
-        sentences += filter(None, (threshold_sentence(own[0]) for own in groups))
-        sentences += [
-            f"the same bits as {first.name}: {', '.join(row.name for row in others)}"
-            for first, *others in groups
-            if others
-        ]
-
+    groups = groups_of(record.measured)
+    rows = texts_of(groups)
+    head = [HEAD, f"same in every row: {', '.join(steady_in(record.measured))}"]
+    tables = [("", plain_table(rows[0], rows[:MOST_ROWS]))]
+    more = [f"{len(rows) - MOST_ROWS} more rows"] if len(rows) > MOST_ROWS else []
     reasons = [f"{row.name}: {row.reason}" for row in record.rows if row.reason]
     lines = lay_out([headline(record)], head, tables, []).splitlines()
-    shown = that_fit([*sentences, *record.notes], MOST_LINES - len(lines))
+    said = [*more, *sentences_of(groups), *record.notes]
+    shown = that_fit(said, MOST_LINES - len(lines))
     return "\n".join([*lines[:MOST_LINES], *wrapped([*reasons, *shown]), ""])

@@ -5,8 +5,8 @@ line names its baseline's runs. After an interruption one of two baselines is co
 import argparse
 import fcntl
 import os
+import time
 from contextlib import suppress
-from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
@@ -78,7 +78,7 @@ def accept(arguments: argparse.Namespace) -> int:
     try:
         entry = msgspec.convert(
             {
-                "when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+                "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "machine_id": machine_id,
                 "run_ids": [run.run_id for run in runs],
                 "reason": arguments.reason,

@@ -2,7 +2,6 @@
 `--require` names; as text, JUnit, Markdown and HTML."""
 
 import argparse
-import re
 import shlex
 from collections.abc import Sequence
 from operator import attrgetter
@@ -13,31 +12,35 @@ import msgspec
 
 from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
-from reports.store.bits import COMPARABLE, INVARIANCES, SUFFIX, Bits, RowBits, read_bits
+from reports.store.bits import INVARIANCES, SUFFIX, Bits, RowBits, read_bits, unequal
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, answer, on_ranks
 from reports.store.result import ResultError, time_of
 from reports.store.writing import write_named
 from reports.tables.bits import (
     HEAD,
-    cells_of,
-    changing_in,
+    MOST_LINES,
     groups_of,
     headline,
     moved_in,
+    sentences_of,
     share_of,
-    share_text,
     steady_in,
     text,
-    threshold_sentence,
+    texts_of,
 )
-from reports.tables.sentences import counted, size_text, some, wrapped
+from reports.tables.sentences import counted, size_text, some, that_fit, wrapped
 from reports.verdicts.judge import Incomparable
-from reports.verdicts.markdown import folded, heading, listed, table_of
-from reports.verdicts.regress import add_files, as_junit, write_page
+from reports.verdicts.regress import (
+    add_files,
+    as_junit,
+    folded,
+    heading,
+    listed,
+    table_of,
+    write_page,
+)
 
-MOST_FINDINGS = 12
-NEWEST = Path("results")
 KEEP = "cp RECORD BASELINES/"
 
 
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RECORD",
         type=Path,
         nargs="*",
-        default=[NEWEST],
+        default=[Path("results")],
         help=f"records of {BENCH}bits, whose rows stand together, such as those of other libraries "
         "and settings; of a folder the newest (results)",
     )
@@ -114,7 +117,7 @@ def bits(arguments: argparse.Namespace) -> int:
     elif checks:
         line = f"SAME: {counted(len(checks), 'check')} passed"
 
-    findings = [check.text for check in failed[:MOST_FINDINGS]]
+    findings = [check.text for check in failed]
     if arguments.junit:
         rows = [
             (each.row, f"bits.{each.against}", "changed" if each.failed else "", each.text)
@@ -122,7 +125,9 @@ def bits(arguments: argparse.Namespace) -> int:
         ]
         write_named(arguments.junit, as_junit("bits", rows, [line, *notes]).encode())
     if arguments.markdown:
-        table = folded("rows of equal bits together", table_of(groups_in(record)))
+        groups = groups_of(record.measured)
+        lines = [*listed(sentences_of(groups)), "", *table_of(texts_of(groups))]
+        table = folded("rows of equal bits together", lines)
         said = listed([*findings, *notes, headline(record)])
         sign = "✗" if failed else "✓"
         lines = [*heading(f"{sign} {line}"), "", *said, "", *table, ""]
@@ -132,9 +137,7 @@ def bits(arguments: argparse.Namespace) -> int:
 
     printed = text(record)
     if arguments.require or arguments.baseline:
-        if hidden := len(failed) - len(findings):
-            findings.append(f"{hidden} more")
-        printed = "\n".join(wrapped([line, *findings, *notes]))
+        printed = "\n".join(wrapped(that_fit([line, *findings, *notes], MOST_LINES)))
     told = [check._asdict() for check in checks]
     answer(arguments, printed, headline=line, checks=told, notes=notes, record=record)
     return 1 if failed else 0
@@ -142,7 +145,7 @@ def bits(arguments: argparse.Namespace) -> int:
 
 def newest(path: Path) -> Path:
     """The record, or the newest one in a folder. Raises ResultError without one."""
-    if not path.is_dir() and path != NEWEST:
+    if path.suffix == ".json":
         return path
     if not (files := sorted(path.glob(f"*{SUFFIX}"))):
         raise ResultError(f"{path} holds no record yet: type {on_ranks(4, 'bits')}")
@@ -193,11 +196,6 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
     return baseline
 
 
-def unequal(one: Bits, other: Bits) -> list[str]:
-    """The facts that must be equal and differ."""
-    return [name for name in COMPARABLE if getattr(one, name) != getattr(other, name)]
-
-
 def required_of(row: RowBits, name: str) -> Check:
     """Whether the row keeps its bits; one that has not compared it, or lacks another `launch` of a
     size, fails."""
@@ -210,8 +208,7 @@ def required_of(row: RowBits, name: str) -> Check:
         if name in size.compared and size.compared[name].differ
     ]
     if sizes:
-        share = " at ".join(share_text(name, found).splitlines()[::-1])
-        said = f": {share} {INVARIANCES[name]}: {some(sizes)}"
+        said = f" changes its bits {INVARIANCES[name]}: at {some(sizes)}"
     elif lacks:
         said = f" was not compared {INVARIANCES[name]}"
         said += f": {row.reason}" if row.reason else ""
@@ -281,21 +278,6 @@ def facts(row: RowBits) -> set[tuple[str, int, bool]]:
     }
 
 
-def groups_in(record: Bits) -> list[dict[str, str]]:
-    """Rows of equal bits together, as the command prints them, with the further names in small
-    print."""
-    names, groups = changing_in(record.measured), groups_of(record.measured)
-    every = cells_of(groups, names)
-    return [
-        {
-            "row": f"{first.name}\n{', '.join(row.name for row in others)}",
-            "type": first.datatype,
-            **cells,
-        }
-        for (first, *others), cells in zip(groups, every, strict=True)
-    ]
-
-
 def dated(record: Bits) -> str:
     """The version and the time of a record."""
     time = time_of(record.run_id)
@@ -310,55 +292,46 @@ def page_of(
     baseline: Bits | None = None,
 ) -> Page:
     """The verdict; what to do next, which is to keep these bits, or after a failure to repeat the
-    record or to read the commits between two versions; what failed; and the rows in groups."""
-    failed = [check for check in checks if check.failed]
+    record; what failed; and the rows in groups."""
+    failed = [check.text for check in checks if check.failed]
     command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
     todo, to_type = "Keep these bits, to tell when they change:", KEEP
     if failed:
         todo, to_type = "Repeat the record, to see if it is chance:", command
-        versions = [each.version for each in (baseline, record) if each]
-        commits = [found[1] for each in versions if (found := re.search(r"\((\w+)", each))]
-        if len({*commits}) == 2:
-            todo = "Find out which commit it was:"
-            to_type = f"git log --oneline {'..'.join(commits)}"
 
     rows = record.measured
-    moved = moved_in(rows)
+    groups, moved = groups_of(rows), moved_in(rows)
     word, _, sentence = line.partition(": ")
     if not checks:
         word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
     role = "worse" if failed else "better" if checks else "steady"
     said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
-    said += filter(None, map(threshold_sentence, rows))
     compared_in = {name for row in rows for name in row.differences}
-    meanings: list[Row] = [
-        {"column": name, "compared": text if name in compared_in else f"not compared: {text}"}
-        for name, text in INVARIANCES.items()
-    ]
-    picture: list[Row] = [
-        cells
+    pictures: list[Row] = [
+        texts
         | {
-            name: heat(share_of(sizes), cells[name], 1)
-            for name, sizes in own[0].differences.items()
-            if name in cells
+            name: heat(share_of(sizes), texts[name], 1)
+            for name, sizes in row.differences.items()
+            if name in texts
         }
-        for cells, own in zip(groups_in(record), groups_of(rows), strict=True)
+        for texts, (row, *_) in zip(texts_of(groups), groups, strict=True)
     ]
     sections = [
         Section("What to do next", [todo], text=to_type),
-        Section("What failed", [check.text for check in failed]),
+        Section("What failed", failed),
         Section(
             "What changes the bits: rows of equal bits together",
-            [*said, *notes, *record.notes],
-            rows=picture,
+            [*said, *sentences_of(groups), *notes, *record.notes],
+            rows=pictures,
         ),
-        Section("What was compared", rows=meanings),
+        Section(
+            "What was compared",
+            [f"{name}: {text}" for name, text in INVARIANCES.items() if name in compared_in],
+        ),
     ]
     facts = [f"{headline(record)}."] if checks else []
     if baseline:
         facts.append(f"Baseline: {dated(baseline)}.")
-    if moved:  # the headline names the first
-        facts.append(f"Changed: {', '.join(dict.fromkeys(row.name for row in moved))}.")
     facts.append(f"Machine {record.machine_id}, {dated(record)}.")
     ids = {
         name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")

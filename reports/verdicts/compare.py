@@ -10,7 +10,7 @@ from reports.store.result import ResultError
 from reports.tables.sentences import interval_text, lay_out, number, plain_table
 from reports.verdicts import judge
 from reports.verdicts.judge import Comparison
-from reports.verdicts.render import closing, opening, rows_of, sentences
+from reports.verdicts.render import rows_of, sentences
 from reports.verdicts.sides import add_allow, notes_of, read_sides
 from reports.verdicts.verdict import FASTER, SLOWER
 
@@ -93,7 +93,6 @@ def worth(comparison: Comparison, tpot_ms: float, calls: int) -> list[str]:
 
 
 def as_text(comparison: Comparison, values: Sequence[str]) -> str:
-    """The table between its sentences; `values` are those of `worth`."""
+    """The table below its sentences; `values` are those of `worth`."""
     rows = rows_of(comparison)
-    table = plain_table(rows[0], rows)
-    return lay_out([], opening(comparison), [("", table)], [*closing(comparison), *values])
+    return lay_out([], sentences(comparison), [("", plain_table(rows[0], rows))], values)

@@ -11,8 +11,7 @@ from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
 from reports.store.folder import read_store
 from reports.store.observations import alike_of, entry_of, in_one_state
-from reports.verdicts.pairs import log_costs
-from reports.verdicts.sides import Side
+from reports.verdicts.sides import Side, log_costs
 from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, evidence
 
 MIN_DAYS = 5  # fewer days know their spread too badly

@@ -36,17 +36,21 @@ MOST_LISTED = 5  # cells and faults
 
 @dataclass
 class Outcome:
-    """The gate's result: the exit status, one sentence, a sentence on each reason why the current
-    is unusable, further sentences, and the cells of the comparison, worst first. A cell has the
-    word `outcome` and its figures as `text`."""
+    """The gate's result: the exit status, one sentence, further sentences, and the cells of the
+    comparison, worst first. A cell has the word `outcome` and its figures as `text`. Without a
+    comparison the sentence says why the gate could not judge."""
 
     status: int
     sentence: str
-    faults: Sequence[str]
     findings: list[str] = field(default_factory=list)
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparison: Comparison | None = None
     min_effect: float | None = None
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """A sentence on each reason why the sides cannot be judged."""
+        return self.comparison.faults if self.comparison else [self.sentence]
 
     @property
     def headline(self) -> str:
@@ -55,11 +59,6 @@ class Outcome:
     @property
     def word(self) -> str:
         return WORDS.get(self.status, "NOT JUDGED")
-
-
-def failed(sentence: str, status: int) -> Outcome:
-    """The outcome of a gate that could not judge, and why."""
-    return Outcome(status, sentence, [sentence])
 
 
 def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
@@ -120,7 +119,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         f"the slowdown to exclude: {must_rule_out:.1%}, {source}",
         what_ran(comparison),
     ]
-    return Outcome(status, sentence, faults, findings, cells, comparison, min_effect)
+    return Outcome(status, sentence, findings, cells, comparison, min_effect)
 
 
 def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:

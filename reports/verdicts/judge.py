@@ -16,13 +16,16 @@ from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.sentences import counted, some, spoken, type_text
 from reports.verdicts import days, verdict
-from reports.verdicts.pairs import Pair, find_ratios, is_interleaved, pairs_of
 from reports.verdicts.sides import (
     COMPARABLE,
+    Pair,
     Side,
     case_names,
     deaths_of,
     faults_between,
+    find_ratios,
+    is_interleaved,
+    pairs_of,
     tell_apart,
     titles_of,
 )
@@ -333,13 +336,13 @@ def _judge(
         ],
         "",
     )
-    fields = pd.DataFrame(map(attrgetter(*CASE_KEY), cases), columns=list(CASE_KEY))
+    names = [*CASE_KEY, "chosen"]
+    fields = pd.DataFrame(map(attrgetter(*names), cases), columns=names)
     cells = cells.join(times).join(fields).assign(name=case_names(cases))
     # Another harness times the code that is compared, although its maker is a library.
     is_imported = any(launch.run.imported_from for side in sides for launch in side.launches)
     cells["is_library"] = [
         bool(case.library) and not is_imported and not is_peer(case) for case in cases
     ]
-    cells["chosen"] = [case.chosen for case in cases]
     cells["title"] = cells["case"] = titles_of(cases)
     return cells.assign(place=pd.factorize(cells.name)[0])

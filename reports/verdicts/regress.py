@@ -2,28 +2,33 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import join
+from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
 from reports.store.arguments import percent
 from reports.store.program import REPORTS, RUN, answer
 from reports.store.result import ResultError
+from reports.store.untrusted import markdown_text
 from reports.store.writing import write_named
 from reports.tables.figure import can_draw
 from reports.tables.sentences import painted, that_fit, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
-from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide, failed
+from reports.verdicts.gate import INCONCLUSIVE, PASS, STATUSES, UNUSABLE, Outcome, decide
 from reports.verdicts.judge import NothingInCommon, compare
-from reports.verdicts.markdown import as_markdown
 from reports.verdicts.page import verdict_page
-from reports.verdicts.render import notes
+from reports.verdicts.render import notes, rows_of, sentences
 from reports.verdicts.sides import add_allow, faults_of, notes_of, side_of
 
 MOST_LINES = 22  # a screen has 24
+MOST_SHOWN = 6  # cells of a comment on a pull request, in view
+MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
+MOST_LETTERS = 60  # of its heading, which a phone shows in two lines
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # The elements of JUnit for the outcomes that have one.
 TAGS = {
@@ -49,16 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="named likewise; if possible, of the same campaign",
     )
-    option(
+    add_rule(parser)
+    add_files(parser)
+    meanings = ", ".join(f"{status} {meaning}" for status, meaning in enumerate(STATUSES))
+    parser.epilog = f"{parser.epilog}; exit status: {meanings}"
+
+
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """Adds what a gate takes for a regression, and for comparable."""
+    parser.add_argument(
         "--min-effect",
         metavar="PERCENT",
         type=percent,
         help="an estimate below this passes (what the launches decide)",
     )
     add_allow(parser)
-    add_files(parser)
-    meanings = ", ".join(f"{status} {meaning}" for status, meaning in enumerate(STATUSES))
-    parser.epilog = f"{parser.epilog}; exit status: {meanings}"
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +91,7 @@ def regress(arguments: argparse.Namespace) -> int:
             arguments.baseline, arguments.current, arguments.allow, arguments.min_effect
         )
     except ResultError as error:
-        write_files(failed(str(error), error.exit_status), *files)
+        write_files(Outcome(error.exit_status, str(error)), *files)
         raise
 
     write_files(outcome, *files)
@@ -119,7 +129,7 @@ def judge(
     except ResultError as error:
         if not faults and not isinstance(error, NothingInCommon):
             raise
-        return failed("; ".join([*faults[:1], str(error)]), UNUSABLE)
+        return Outcome(UNUSABLE, "; ".join([*faults[:1], str(error)]))
 
 
 def write_files(
@@ -180,6 +190,58 @@ def as_junit(name: str, rows: Iterable[tuple[str, str, str, str]], said: Sequenc
             SubElement(case, TAGS[word], type=word, message=text)
 
     return NOT_XML.sub("?", tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"
+
+
+def as_markdown(outcome: Outcome) -> str:
+    """The outcome, the largest effects, and the whole table folded: at most 20 lines are in
+    view."""
+    sign = {PASS: "✓", INCONCLUSIVE: "?"}.get(outcome.status, "✗")
+    lines = heading(f"{sign} {outcome.headline}")
+    if comparison := outcome.comparison:
+        figures = headline_of(*comparison.variant.launches)
+        title, *said = sentences(comparison)
+        rows = rows_of(comparison)
+        if len(rows) > MOST_ROWS:
+            said.append(f"{len(rows) - MOST_ROWS} more rows do not fit here")
+
+        table = [
+            f"### {markdown_text(title)}",
+            "",
+            *listed(said),
+            "",
+            *table_of(rows[:MOST_ROWS]),
+        ]
+        lines += ["", f"**{markdown_text(figures)}**", "", *listed(outcome.findings), ""]
+        cells = comparison.cells[comparison.is_judged & comparison.cells.high.notna()]
+        cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
+        if largest := [rows[at] for at in cells.index[:MOST_SHOWN]]:
+            lines += table_of(largest)
+        lines += ["", *folded("all cells", table)]
+
+    return "\n".join([*lines, ""])
+
+
+def heading(text: str) -> list[str]:
+    """The beginning of a verdict as a heading, and below it the whole, if that is longer."""
+    title, *rest = textwrap.wrap(text, MOST_LETTERS - len(" ..."), break_on_hyphens=False)
+    if not rest:
+        return [f"## {markdown_text(title)}"]
+    return [f"## {markdown_text(title)} ...", "", markdown_text(text)]
+
+
+def listed(texts: Sequence[str]) -> list[str]:
+    return [f"- {markdown_text(text)}" for text in texts]
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of a table of rows by their headings."""
+    cells = [[*rows[0]], *([*row.values()] for row in rows)]
+    lines = [f"| {' | '.join(markdown_text(str(text)) for text in texts)} |" for texts in cells]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def folded(summary: str, lines: Sequence[str]) -> list[str]:
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
 
 
 def write_page(page: Page, path: Path) -> None:

@@ -63,26 +63,19 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """All sentences on a comparison, the headline first."""
-    return [*opening(comparison), *closing(comparison)]
-
-
-def opening(comparison: Comparison) -> list[str]:
-    """The sentences before the table: what was found, what was compared, and notes."""
+    """What was found and compared, notes, the number of cells with each verdict, and notes on
+    single cells; the headline first."""
+    cells = comparison.cells
+    titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return [
         headline(comparison),
         what_ran(comparison),
         "ratio = variant / baseline; above 1, the variant is slower",
         *comparison.caveats,
         *notes(comparison),
+        counts(comparison),
+        *(f"note: {note}: {some(names)}" for note, names in titles.items()),
     ]
-
-
-def closing(comparison: Comparison) -> list[str]:
-    """The number of cells with each verdict, and notes on single cells."""
-    cells = comparison.cells
-    titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
-    return [counts(comparison)] + [f"note: {note}: {some(names)}" for note, names in titles.items()]
 
 
 def counts(comparison: Comparison) -> str:

@@ -1,10 +1,11 @@
-"""The sides of a comparison, read from runs, folders, globs and campaigns."""
+"""The sides of a comparison, read from runs, folders, globs and campaigns, and the pairs of their
+launches."""
 
 import argparse
 import glob
 import os
 import shlex
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,13 +13,18 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from reports.store.case import CASE_KEY, is_own_work, key_of
+import numpy as np
+import pandas as pd
+
+from reports.store.blocks import in_main_state
+from reports.store.case import CASE_KEY, Key, is_own_work, key_of
 from reports.store.grouped import grouped
 from reports.store.manifest import MANIFEST, Launch, Manifest, VariantRecord, read_manifest
-from reports.store.observations import method_of, world_of
+from reports.store.observations import Entry, entry_of, method_of, table, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
 from reports.tables.sentences import fact, shape_text, sized, spoken, type_text
+from reports.verdicts.verdict import Floats
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -106,6 +112,9 @@ class Side:
         return str(self.campaign.folder / self.name) if self.campaign else self.name
 
 
+Pair = tuple[Result, Result]  # a launch of the baseline, and one of the variant
+
+
 def tell_apart(sides: Sequence[Side]) -> None:
     """Labels the sides by their places below the folder of all, if two have the same label. A side
     that is this folder keeps its own."""
@@ -169,8 +178,6 @@ def side_of(argument: str) -> Side:
     for file in sorted(files):
         if file.is_symlink() and file != path:
             side.notes.append(f"{file} is a link, which is not followed: left out")
-        elif file.is_file() and not file.stat().st_size:
-            side.notes.append(f"{file} is empty: left out")
         else:
             _add_launch(side, file)
 
@@ -261,17 +268,12 @@ def incomplete_runs(side: Side) -> list[str]:
 
 def uneven_cases(side: Side) -> list[str]:
     """A sentence on each case that some launches lack: they may have ended early."""
-    cases, have = dict[Any, Case](), Counter[Any]()
-    for launch in side.launches:
-        own = {key_of(case): case for case in launch.cases}
-        cases |= own
-        have.update([*own])
-
-    titles = titles_of([*cases.values()])
+    have = grouped((case for launch in side.launches for case in launch.cases), key_of).values()
+    titles = titles_of([own[-1] for own in have])
     return [
-        f"{title} is in {n} of {len(side.launches)} launches of {side.label}"
-        for title, n in zip(titles, have.values(), strict=True)
-        if n < len(side.launches)
+        f"{title} is in {len(own)} of {len(side.launches)} launches of {side.label}"
+        for title, own in zip(titles, have, strict=True)
+        if len(own) < len(side.launches)
     ]
 
 
@@ -311,3 +313,58 @@ def case_names(cases: Sequence[CaseFields]) -> list[str]:
         names.append(" ".join([algorithm, *texts]))
 
     return names
+
+
+def is_interleaved(baseline: Side, variant: Side) -> bool:
+    """Whether the sides are of one campaign, whose launches ran in turn."""
+    campaigns = [side.campaign for side in (baseline, variant) if side.campaign]
+    return len({each.campaign.campaign_id for each in campaigns}) < len(campaigns)
+
+
+def pairs_of(baseline: Side, variant: Side) -> tuple[list[Pair], int]:
+    """The launches that ran in turn; and the number of those that are no pairs, because the link
+    was in another state. Without a common campaign the newest launches on each node that both sides
+    have, because nodes with equal hardware differ too."""
+    if is_interleaved(baseline, variant):
+        common = sorted(baseline.of_pair.keys() & variant.of_pair.keys())
+        both = [(baseline.of_pair[pair], variant.of_pair[pair]) for pair in common]
+    else:
+        nodes = [{launch.run.node for launch in side.launches} for side in (baseline, variant)]
+        shared = sorted(node for node in nodes[0] & nodes[1] if node)
+        both = [
+            pair
+            for node in shared or (None,)
+            for pair in zip(_newest(baseline, node), _newest(variant, node), strict=False)
+        ]
+
+    pairs = [pair for pair in both if in_main_state(pair).all()]
+    return pairs, len(both) - len(pairs)
+
+
+def _newest(side: Side, node: str | None) -> list[Result]:
+    """The launches on this node (None: on any), the newest first."""
+    return [launch for launch in side.launches[::-1] if node in (None, launch.run.node)]
+
+
+def log_costs(entries: Sequence[Entry]) -> pd.DataFrame:
+    """The rows of `table`, with the case's `size_bytes` and the log of its cost."""
+    rows, planned = table(entries)
+    size_bytes = [case.size_bytes for case in planned.values()]
+    return rows.assign(size_bytes=np.array(size_bytes)[rows.key], log_cost=np.log(rows.cost_us))
+
+
+def find_ratios(
+    pairs: Sequence[Pair], keys: Sequence[Key], without: Sequence[str]
+) -> tuple[Floats, pd.DataFrame]:
+    """The log ratio of each case and pair, (keys, pairs), NaN for a case that one of both lacks.
+    And a row for each case with the medians over its pairs: `baseline_us` and `variant_us`."""
+    rows, planned = table([entry_of(launch) for pair in pairs for launch in pair], without)
+    rows["pair"], rows["side"] = divmod(rows.run, 2)
+    costs_us = rows.pivot(index=["key", "pair"], columns="side", values="cost_us")
+    both_us: Any = costs_us.reindex(columns=range(2)).dropna()
+    place_of = {key: place for place, key in enumerate(planned)}
+    places = [place_of.get(key, -1) for key in keys]
+    log_ratios = np.log(both_us[1] / both_us[0]).unstack()
+    medians_us = both_us.groupby("key").median().reindex(places).reset_index(drop=True)
+    medians_us.columns = ["baseline_us", "variant_us"]
+    return log_ratios.reindex(places, columns=range(len(pairs))).to_numpy(), medians_us

@@ -76,7 +76,7 @@ def finished(tmp_path_factory):
         tree=f"{TREE}=recursive_doubling API_TOKEN=s3cret {QUICK}",
     )
     options = [*variants, "--pairs", "1", "--seed", "5"]
-    status, out, err = run(folder, *options)
+    status, out, err = run(folder, *options, WIRETAX_QUIET="")
     assert status == 0, err
     return folder, out, err
 
@@ -84,7 +84,7 @@ def finished(tmp_path_factory):
 def test_a_campaign_from_its_pilot_to_its_table(finished):
     """The pairs are complete, and variables reach the ranks."""
     folder, out, err = finished
-    assert "\n1 pairs decide none of 3 cells: it takes 8" in err
+    assert "] 1 pairs decide none of 3 cells: it takes 8" in err
     assert f"\ncampaign: {folder} (6 launches)\n" in out
 
     manifest = read_manifest(folder)

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from reports.store.manifest import read_manifest
-from reports.verdicts.again import NEXT
 from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, WORDS
-from reports.verdicts.page import campaign_page
+from reports.verdicts.page import NEXT, campaign_page
 from reports.verdicts.regress import judge
 from tests.reports.synthetic_campaign import (
     no_effect,

@@ -14,7 +14,7 @@ import pytest
 from reports.__main__ import main
 from reports.verdicts.gate import UNREADABLE, decide
 from reports.verdicts.judge import compare
-from reports.verdicts.markdown import as_markdown
+from reports.verdicts.regress import as_markdown
 from reports.verdicts.sides import read_sides
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign, write_launches

@@ -3,16 +3,37 @@
 1. The pilot launches each variant, and the first twice more: it shows times and their spread.
 2. Pairs of launches follow; one look at all of them decides."""
 
+import random
 import sys
+import time
 from collections.abc import Sequence
+from operator import attrgetter
+from statistics import median
+from tempfile import TemporaryDirectory
 
-from bench.campaigns.launches import OpenCampaign, check_new, run_command
-from bench.campaigns.options import CampaignOptions, parse
-from bench.campaigns.stages import run_launches
-from bench.harness.console import FINE, WRONG
+import numpy as np
+import pandas as pd
+
+from bench.campaigns.launches import (
+    ATTEMPTS,
+    OpenCampaign,
+    check_new,
+    check_out,
+    retry_launch,
+    run_command,
+)
+from bench.campaigns.options import MORE_PILOTS, CampaignOptions, Stop, parse, time_text
+from bench.harness.console import CANNOT, FINE, USAGE, WRONG
+from kernels.devices.owners import private_folder
 from reports.__main__ import main as reports
-from reports.store.program import BENCH
-from reports.verdicts.sides import COMPARABLE, read_sides
+from reports.store.grouped import grouped
+from reports.store.manifest import CampaignEnd
+from reports.store.observations import entry_of, in_one_state
+from reports.store.program import BENCH, typed
+from reports.store.result import read
+from reports.verdicts.judge import Incomparable, compare
+from reports.verdicts.sides import COMPARABLE, Side, log_costs, read_sides
+from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
 
 
 def run_campaign(options: CampaignOptions) -> int:
@@ -27,6 +48,156 @@ def run_campaign(options: CampaignOptions) -> int:
     if compare_status or any(side.wrong_cases for side in read_sides([str(options.folder)])):
         return WRONG
     return FINE
+
+
+def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
+    """Makes all launches. Of a campaign that is refused before they are compared nothing stays. The
+    files of revisions are there while they run: where nobody else can write, who could run code as
+    this user in the campaign's folder. Raises Incomparable after the pilot for a difference that is
+    not `allowed`."""
+    variants = campaign.options.variants.values()
+    private = private_folder() if any(map(campaign.revision_folder, variants)) else None
+    try:
+        with TemporaryDirectory(
+            "-revisions", dir=private, ignore_cleanup_errors=True
+        ) as campaign.revisions:
+            for variant in variants:
+                if folder := campaign.revision_folder(variant):
+                    check_out(variant, folder)
+            run_pilot(campaign)
+            announce(campaign, allowed)
+            run_pairs(campaign)
+            campaign.record(CampaignEnd(status="complete"))
+    except Incomparable:
+        campaign.discard()
+        raise
+    except Stop as stop:
+        is_early = not stop.is_of_variant or not campaign.finished("pilot")
+        if stop.exit_status in (USAGE, CANNOT) and is_early:
+            campaign.discard()
+        raise
+
+
+def run_pilot(campaign: OpenCampaign) -> None:
+    """Launches each variant, and the first twice more. Raises Stop for one that cannot run."""
+    names = [*campaign.options.variants]
+    for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
+        if not retry_launch(campaign, "pilot", 0, place, name):
+            reason = campaign.manifest.launches[-1].reason
+            raise Stop(
+                WRONG,
+                f"variant {name} cannot run: it died {ATTEMPTS} times, the last time "
+                f"with: {reason}",
+                True,
+            )
+
+
+def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
+    """Says how long the campaign takes and which difference it can see. Raises ResultError for
+    variants without a common case or with a difference that is not `allowed`, Stop for pilots that
+    are too short."""
+    head, progress = campaign.options.head, campaign.progress
+    finished = grouped(campaign.finished("pilot"), attrgetter("variant"))
+    pair_s = sum(median(launch.elapsed_s for launch in own) for own in finished.values())
+    pilots = [
+        Side(name, [read(campaign.folder / str(launch.run)) for launch in own])
+        for name, own in finished.items()
+    ]
+    pairs = campaign.pairs = pairs_in_budget(campaign, pair_s)
+    all_s = pairs * pair_s
+    progress.write(f"{pairs} pairs, {pair_s / len(pilots):.1f} s per launch: {time_text(all_s)}")
+    compared = compare(pilots, allowed)
+    for sentence in dict.fromkeys(line for each in compared for line in each.caveats):
+        progress.write(sentence)
+    n_cells = len(compared[0].cells)
+    logs = log_costs(in_one_state([entry_of(launch) for launch in pilots[0].launches])[0])
+    if logs.empty and all(case.status == "wrong" for case in pilots[0].cases):
+        raise Stop(WRONG, f"variant {pilots[0].name}: all its results are wrong", True)
+    if logs.empty:
+        raise Stop(
+            CANNOT,
+            "no pilot has five blocks of a case in one state of the link: a launch "
+            "needs more time (--budget, --max-time) or fewer cases",
+        )
+    effects, twice = (resolvable_effects(logs, n * pairs, head.margin, n_cells) for n in (1, 2))
+    needed = pairs_needed(n_cells)
+    if pairs < needed:
+        found = "show only a large difference in one" if pairs >= MIN_PAIRS else "decide none"
+        progress.write(
+            f"{pairs} pairs {found} of {n_cells} cells: it takes {needed} "
+            f"({typed('--pairs', needed)}), and a budget for them."
+        )
+    elif len(effects):
+        progress.write(
+            f"In {time_text(all_s)} this machine finds a slowdown of {max(effects):.1%} four "
+            f"times in five ({np.median(effects):.1%} at half of the sizes); with twice the "
+            f"pairs, in {time_text(2 * all_s)}, {max(twice):.1%}."
+        )
+
+
+def pairs_in_budget(campaign: OpenCampaign, pair_s: float) -> int:
+    """The pairs that the rest of the budget allows, where launches of other harnesses take the time
+    that they take. Raises Stop if these are too few for a verdict."""
+    options, pairs = campaign.options, campaign.options.head.pairs
+    if options.budget_s is None or not any(each.is_foreign for each in options.variants.values()):
+        return pairs
+    spent_s = time.monotonic() - campaign.started_s
+    least = min(pairs, MIN_PAIRS)
+    fitting = int((options.budget_s - spent_s) / pair_s)
+    if fitting < least:
+        raise Stop(
+            USAGE,
+            f"--budget: {least} pairs of {pair_s:.1f} s, after pilots of {spent_s:.0f} s, need at "
+            f"least {time_text(np.ceil(spent_s + least * pair_s))}",
+        )
+    return min(pairs, fitting)
+
+
+def run_pairs(campaign: OpenCampaign) -> None:
+    """Runs all pairs, and at most as many again to replace pairs that share no state of the link.
+    Raises Stop for a variant without a finished launch."""
+    pairs, last = campaign.pairs, 0
+    more = pairs
+    while more > 0:
+        campaign.pairs = last + more
+        run_rounds(campaign, range(last + 1, campaign.pairs + 1))
+        last = campaign.pairs
+        finished = {launch.variant for launch in campaign.finished("first")}
+        if lost := [name for name in campaign.options.variants if name not in finished]:
+            sentence = f"variant {lost[0]}: none of its launches after the pilot finished"
+            raise Stop(WRONG, sentence, True)
+        lacking = pairs - shared_pairs(campaign)  # times do not decide on more pairs
+        more = min(lacking, 2 * pairs - last)
+        if more > 0:
+            pair_s = sum(launch.elapsed_s for launch in campaign.finished("first")) / last
+            campaign.progress.write(
+                f"half of the cells lack {lacking} pairs in one state of the link: {more} more, "
+                f"{time_text(more * pair_s)}"
+            )
+
+
+def shared_pairs(campaign: OpenCampaign) -> int:
+    """The number of pairs that half of the cells have in one state of the link. No pair mends a
+    cell that was wrong."""
+    compared = compare(read_sides([str(campaign.folder)]), list(COMPARABLE))
+    cells = pd.concat([each.cells for each in compared])
+    pairs = cells.pairs[~cells.is_wrong]
+    return int(pairs.median()) if len(pairs) else campaign.pairs
+
+
+def run_rounds(campaign: OpenCampaign, pairs: range) -> None:
+    """Launches each variant once per pair."""
+    for pair in pairs:
+        names = order_of([*campaign.options.variants], pair, campaign.options.head.seed)
+        for place, name in enumerate(names):
+            retry_launch(campaign, "first", pair, place, name)
+
+
+def order_of(names: Sequence[str], pair: int, seed: int) -> list[str]:
+    """The order of the names in a pair, from 1 on. Every even one mirrors the one before, so each
+    name runs before any other as often as after it, and a steady drift favours none."""
+    order = random.Random(f"{seed} {(pair + 1) // 2}").sample(names, len(names))
+    return order if pair % 2 else order[::-1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from bench.campaign import run_launches
 from bench.campaigns.launches import FAILURES, OpenCampaign, check_new, ending_of, run_command
 from bench.campaigns.options import CampaignOptions, Stop, launching_parser, parse
-from bench.campaigns.stages import run_launches
 from bench.harness.console import INTERRUPTED, USAGE, print_out
 from kernels.devices.owners import opened
 from reports.store.program import BENCH, RUN

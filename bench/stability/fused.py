@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.harness.iteration import Buffers
-from bench.stability.inputs import draw
 from bench.stability.subject import Subject, Way
+from bench.stability.sums import draw
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Bound, CollectiveCase, Unsupported, World

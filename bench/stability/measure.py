@@ -9,9 +9,8 @@ from operator import itemgetter
 
 import numpy as np
 
-from bench.stability.inputs import MOST, POSITIVE, SIGNED, difference, error_of
-from bench.stability.order import Explainer, changes
 from bench.stability.subject import PLAIN, Subject, Way
+from bench.stability.sums import MOST, POSITIVE, SIGNED, Explainer, changes, difference, error_of
 from collectives.collective import Array
 from collectives.communicator import Refusal
 from collectives.operation import Unsupported
@@ -86,13 +85,13 @@ def comparisons_of(
 
 def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
     """A block that repeats in all segments: all its sums must be alike."""
-    segments, count = inputs.shape
+    count = inputs.shape[1]
     block = LONG_BLOCK if count >= LONG_BLOCKS else BLOCK
     block = min(subject.row_elements or block, count)
     if inputs.size < 2 * block:
         return
     repeated = np.resize(inputs[0, :block], count)
-    got = subject.plain(np.stack([repeated] * segments))
+    got = subject.plain(np.resize(repeated, inputs.shape))
     blocks = got[: count // block * block].reshape(-1, block)
     first = blocks[0]
     if subject.collective.cut:

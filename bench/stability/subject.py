@@ -12,7 +12,7 @@ import numpy as np
 from bench.harness.iteration import Buffers
 from bench.harness.session import Session
 from bench.machine.environment import settings_of
-from bench.stability.inputs import MANTISSA_BITS, SIGNED, draw
+from bench.stability.sums import MANTISSA_BITS, SIGNED, draw
 from collectives.binding import first_failure
 from collectives.collective import Array, Collective, Datatype
 from collectives.communicator import Refusal

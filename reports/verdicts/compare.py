@@ -1,18 +1,43 @@
-"""The command `compare`: each side against the first, as tables of at most 80 columns or JSON."""
+"""The command `compare`: each side against the first, as tables of at most 80 columns or JSON. The
+gate and the pages use its words, too: `rows_of` has the texts of a table, `sentences` those above
+it."""
 
 import argparse
+import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from reports.store.arguments import percent, positive_number, whole_number
 from reports.store.program import answer, complain
 from reports.store.result import ResultError
-from reports.tables.sentences import interval_text, lay_out, number, plain_table
+from reports.tables.headline import ratios_text
+from reports.tables.rows import interval_of, is_noisy
+from reports.tables.sentences import (
+    MOST_STEAL_SHARE,
+    counted,
+    interval_text,
+    lay_out,
+    number,
+    plain_table,
+    size_text,
+    some,
+)
 from reports.verdicts import judge
-from reports.verdicts.judge import Comparison
-from reports.verdicts.render import rows_of, sentences
+from reports.verdicts.judge import (
+    CONTROL_CELL,
+    FINE_CELL,
+    OPEN_CELL,
+    SLOWER_CELL,
+    WRONG_CELL,
+    Comparison,
+)
 from reports.verdicts.sides import add_allow, notes_of, read_sides
-from reports.verdicts.verdict import FASTER, SLOWER
+from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,3 +121,157 @@ def as_text(comparison: Comparison, values: Sequence[str]) -> str:
     """The table below its sentences; `values` are those of `worth`."""
     rows = rows_of(comparison)
     return lay_out([], sentences(comparison), [("", plain_table(rows[0], rows))], values)
+
+
+def rows_of(comparison: Comparison) -> list[dict[str, str]]:
+    """The texts of each cell by their headings: the ratio is `1.049 [1.047 1.052]`, variant over
+    baseline. A cell without a verdict is `within +-1.2%`, as far as its interval reaches from 1, or
+    `undecided`; launches that did not run in turn do not tell which side is slower, only that a
+    cell `differs`."""
+    cells: Any = comparison.cells.itertuples()
+    rows = []
+    for cell in cells:
+        word, ratio = str(cell.verdict), interval_of(cell)
+        text = interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
+        if cell.is_wrong:
+            word = "WRONG"
+        elif word == AMBIGUOUS:
+            is_open = np.isnan(cell.low) or is_noisy(ratio)
+            word = "undecided" if is_open else f"within +-{max(cell.high - 1, 1 - cell.low):.1%}"
+        elif word in (SLOWER, FASTER) and not comparison.is_interleaved:
+            word = "differs"
+        rows.append(
+            {
+                "algorithm": cell.name,
+                "size": size_text(cell.size_bytes),
+                "base us": number(cell.baseline_us),
+                "variant us": number(cell.variant_us),
+                "ratio [95 %]": "too noisy" if is_noisy(ratio) else text,
+                "verdict": word,
+                "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
+                "pairs": str(cell.pairs),
+            }
+        )
+
+    return rows
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """What was found and compared, notes, the number of cells with each verdict, and notes on
+    single cells; the headline first."""
+    cells = comparison.cells
+    titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
+    return [
+        headline(comparison),
+        what_ran(comparison),
+        "ratio = variant / baseline; above 1, the variant is slower",
+        *comparison.caveats,
+        *notes(comparison),
+        counts(comparison),
+        *(f"note: {note}: {some(names)}" for note, names in titles.items()),
+    ]
+
+
+def counts(comparison: Comparison) -> str:
+    """The number of cells with each verdict."""
+    words = Counter(row["verdict"].split(" +-")[0] for row in rows_of(comparison)).most_common()
+    found = ", ".join(f"{word} {count}" for word, count in words)
+    cells, margin = counted(len(comparison.cells), "cell"), f"{comparison.margin:.1%}"
+    return f"{found}; of {cells}; SLOWER, FASTER: different from 0, estimated beyond {margin}"
+
+
+def headline(comparison: Comparison) -> str:
+    """Why no gate can judge, if so; what was found, and the ratios of judged cells at two sizes."""
+    faults = comparison.faults
+    unusable = f"UNUSABLE: {some(faults, 1)}" if faults else ""
+    found = summary(comparison, comparison.resolved_slowdown)
+    cells, baseline, variant = comparison.cells, comparison.baseline, comparison.variant
+    ratios = ratios_text(cells[comparison.is_judged], baseline.label, variant.label)
+    return "; ".join(filter(None, [unusable, found, ratios]))
+
+
+def summary(comparison: Comparison, slowdown: float) -> str:
+    """One sentence on the judged cells: the wrong and the slower ones, those in which this
+    `slowdown` could hide, the unchecked and the faster ones, and the slowdown that the others
+    exclude; then whether the library's moved."""
+    cells, meanings = comparison.cells, comparison.outcomes(comparison.margin, slowdown)
+    wrong, slower, undecided, others, library = (
+        cells[meanings == each]
+        for each in (WRONG_CELL, SLOWER_CELL, OPEN_CELL, FINE_CELL, CONTROL_CELL)
+    )
+    faster = others[others.verdict == FASTER]
+    moved = library[library.verdict.isin([SLOWER, FASTER])]
+
+    found = list[str]()
+    if len(wrong):
+        found.append(f"WRONG: {some([*wrong.title])}")
+    if len(slower):
+        found.append(difference(comparison, slower))
+
+    if len(undecided):
+        found.append(f"{some([*undecided.title])} undecided")
+    where = " in the other cells" if found else ""
+    found += comparison.unchecked
+    if len(faster):
+        found.append(difference(comparison, faster))
+    if others.high.notna().any():
+        found.append(f"no slowdown of {max(others.high.max() - 1, 0):.1%} or more{where}")
+    if len(moved):
+        found.append(
+            f"the machine or a setting moved: {len(moved)} of {len(library)} cells of the library, "
+            f"which the code cannot change, differ ({some([*moved.title])})"
+        )
+
+    return "; ".join(found)
+
+
+def difference(comparison: Comparison, cells: pd.DataFrame) -> str:
+    """`SLOWER up to 4.9%: 16 KiB two-shot, 1 MiB two-shot` of cells with one verdict, the largest
+    difference first."""
+    cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
+    largest = f"{abs(cells.ratio.iloc[0] - 1):.1%}"
+    if len(cells) > 1:
+        largest = f"up to {largest}"
+    if not comparison.is_interleaved:
+        largest += " by machine or code"
+
+    return f"{cells.verdict.iloc[0]} {largest}: {some([*cells.title])}"
+
+
+def what_ran(comparison: Comparison) -> str:
+    """The two sides, with the commit or else the version of each, the number of launches, and how
+    they were paired."""
+    variant, baseline = (
+        f"{side.label} ({side.commit[:12] or side.launches[-1].run.version})"
+        for side in (comparison.variant, comparison.baseline)
+    )
+    launches = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"
+    if not comparison.is_interleaved:
+        launches = (
+            f"{counted(len(comparison.variant.launches), 'launch')} against "
+            f"{len(comparison.baseline.launches)}, not interleaved: machine or code may cause a "
+            "difference"
+        )
+    elif not comparison.is_finished:
+        launches += "; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
+
+    return f"{variant} against {baseline}, the baseline: {launches}"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Notes on its runs, once without their figures: the load, for example, differs between
+    launches."""
+    launches = comparison.variant.launches + comparison.baseline.launches
+    of_runs = {
+        re.sub(r"[\d.]+", "", note): note
+        for launch in launches
+        for note in launch.run.notes
+        if not note.startswith("Peer memory")
+    }
+    shown = [*of_runs.values()]
+    steal = max((launch.end.steal_share or 0 for launch in launches if launch.end), default=0)
+
+    if steal > MOST_STEAL_SHARE:
+        shown.append(f"The hypervisor withheld up to {steal:.1%} of a launch's CPU time.")
+
+    return [f"note: {note}" for note in shown]

@@ -9,8 +9,8 @@ import pandas as pd
 from reports.store.program import BENCH, REPORTS, RUN, typed
 from reports.store.result import ResultError
 from reports.tables.sentences import some
+from reports.verdicts.compare import rows_of, summary, what_ran
 from reports.verdicts.judge import MOST_RESOLVABLE, OPEN_CELL, SLOWER_CELL, Comparison
-from reports.verdicts.render import rows_of, summary, what_ran
 from reports.verdicts.verdict import FASTER, MOST_PAIRS, SLOWER
 
 # The exit status, and what it means.

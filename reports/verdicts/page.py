@@ -16,7 +16,7 @@ from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.store.program import BENCH, RUN
 from reports.tables.sentences import before_command, machine, recorded_facts, start_time
 from reports.tables.show import headline_of
-from reports.verdicts import render
+from reports.verdicts.compare import counts, rows_of, sentences, what_ran
 from reports.verdicts.gate import (
     INCONCLUSIVE,
     INTERRUPTED,
@@ -73,9 +73,9 @@ def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = 
         sides = first.baseline, *(each.variant for each in judged)
         last = first.variant.launches[-1]
         facts = [
-            f"{render.what_ran(first)}.",
+            f"{what_ran(first)}.",
             f"{machine(last)}, {start_time(last.run)}.",
-            f"{render.counts(first)}.",
+            f"{counts(first)}.",
             headline_of(*first.variant.launches),
             *facts,
             *said,
@@ -84,7 +84,7 @@ def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = 
         sections += [
             Section(
                 f"What explains {each.variant.label}: all sentences",
-                render.sentences(each),
+                sentences(each),
                 folded=True,
             )
             for each in judged
@@ -141,7 +141,7 @@ def gate_command(
 def sorted_cells(comparison: Comparison) -> pd.DataFrame:
     """The cells with their `text` and `role`, grouped by verdict, the largest effect first, the
     library's as a control last."""
-    rows = render.rows_of(comparison)
+    rows = rows_of(comparison)
     roles = [role_of(row["verdict"]) for row in rows]
     cells = comparison.cells.assign(
         text=pd.Series(rows),

@@ -19,10 +19,10 @@ from reports.tables.figure import can_draw
 from reports.tables.sentences import painted, that_fit, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
+from reports.verdicts.compare import notes, rows_of, sentences
 from reports.verdicts.gate import INCONCLUSIVE, PASS, STATUSES, UNUSABLE, Outcome, decide
 from reports.verdicts.judge import NothingInCommon, compare
 from reports.verdicts.page import verdict_page
-from reports.verdicts.render import notes, rows_of, sentences
 from reports.verdicts.sides import add_allow, faults_of, notes_of, side_of
 
 MOST_LINES = 22  # a screen has 24

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.campaigns import stages
+from bench import campaign as stages
 from bench.campaigns.launches import OpenCampaign
 from bench.campaigns.options import parse
 from reports.store.manifest import Launch

@@ -28,9 +28,8 @@ from bench.harness.session import MEASURED, Session, program_digest, require_mem
 from bench.harness.suite import worlds_for
 from bench.layers.forms import of_features
 from bench.machine.environment import scrub_argv
-from bench.stability.fused import FORMS, KINDS
 from bench.stability.measure import measure_row
-from bench.stability.subject import MARGIN_BYTES, Subject, without_last
+from bench.stability.subject import FORMS, KINDS, MARGIN_BYTES, Subject, without_last
 from bench.stability.sums import DATA, MANTISSA_BITS
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal, launched_ranks

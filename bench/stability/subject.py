@@ -1,4 +1,8 @@
-"""One algorithm, performed once on given inputs in a given way."""
+"""One algorithm, performed once on given inputs in a given way.
+
+An all-reduce with compute, in one launch and in several, is a subject too: a message is some
+tokens, whose rows must not change with the other tokens of the batch. All ranks have the same
+weights, so that exchanged data are the same sums in another order."""
 
 import math
 import sys
@@ -14,16 +18,26 @@ from bench.harness.session import Session
 from bench.machine.environment import settings_of
 from bench.stability.sums import MANTISSA_BITS, SIGNED, draw
 from collectives.binding import first_failure
-from collectives.collective import Array, Collective, Datatype
+from collectives.collective import DATATYPES, Array, Collective, Datatype
 from collectives.communicator import Refusal
 from collectives.connect import connect
+from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
+from kernels.devices.device import Memory
 from reports.store.bits import RowBits
 
 MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
 LATE_S = 0.002  # longer than a short collective
-FUSED = Unsupported("a fused form computes in fp32, without float64, and out of place")
+NOT_FUSED = Unsupported("a fused form computes in fp32, without float64, and out of place")
+FORMS = {
+    name: {base: form for base, form in forms.items() if base != "compute"}
+    for name, forms in FUSED.items()
+}
+HIDDEN = 4096  # elements of a token's row in a norm
+RESIDUAL, WEIGHT = 1000, 1001  # whose data these are, where ranks have theirs
+INNER = 1024  # rows and columns of a matrix: calls take a CPU well below 1 ms
+WEIGHTS = DATATYPES["float16"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +163,7 @@ class Subject:
 
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
         if self.row_elements and (way.in_place or self.datatype.size_bytes > 4):
-            return FUSED
+            return NOT_FUSED
         bound, device = self.algorithm.bind(self.world, case), self.world.device
         if isinstance(bound, Unsupported):
             return bound
@@ -216,3 +230,114 @@ class Subject:
             setting=settings_of() if uses_library else None,
             sizes=[],
         )
+
+
+def drawn(subject: Subject, whose: int, count: int, datatype: Datatype) -> Array:
+    """Data that all ranks have, as they are stored, decoded."""
+    return datatype.rounded(draw((subject.buffers.seed, whose), count))
+
+
+@dataclass
+class NormBuffers(Buffers):
+    """Also the residual of each token, which is the same row, their sums, the sums without it, and
+    the weight."""
+
+    residual: Memory
+    residual_out: Memory
+    summed: Memory
+    weight: Memory
+
+
+@dataclass
+class NormSubject(Subject):
+    """Its buffers are NormBuffers."""
+
+    row_elements = HIDDEN
+
+    @staticmethod
+    def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
+        send, seed, device = buffers.send, buffers.seed, world.device
+        row, weight = (datatype.encode(draw((seed, whose), HIDDEN)) for whose in (RESIDUAL, WEIGHT))
+        return NormBuffers(
+            send,
+            buffers.receive,
+            seed,
+            residual=device.store(np.resize(row, send.size_bytes // datatype.size_bytes)),
+            residual_out=device.private(send.size_bytes),
+            summed=world.library.allocate(world, send.size_bytes),
+            weight=device.store(weight),
+        )
+
+    def exact(self, count: int) -> tuple[Array, Array]:
+        row, weight = (drawn(self, whose, HIDDEN, self.datatype) for whose in (RESIDUAL, WEIGHT))
+        parts, magnitudes = (each.reshape(-1, HIDDEN) for each in super().exact(count))
+        total, magnitude = parts + row, magnitudes + np.abs(row)
+        factor = weight / np.sqrt(np.mean(total**2, axis=1, keepdims=True) + EPSILON)
+        return (total * factor).ravel(), (magnitude * np.abs(factor)).ravel()
+
+    def case(self, count: int, way: Way) -> CollectiveCase:
+        buffers = self.buffers
+        assert isinstance(buffers, NormBuffers)
+        norm = Norm(
+            hidden=HIDDEN,
+            residual=buffers.residual.address,
+            residual_out=buffers.residual_out.address,
+            weight=buffers.weight.address,
+            epsilon=EPSILON,
+        )
+        return NormCase(**vars(super().case(count, way)), norm=norm, summed=buffers.summed.address)
+
+
+@dataclass
+class GemvBuffers(Buffers):
+    """Also the weights, and this rank's products; the send buffer has its activations."""
+
+    weights: Memory
+    products: Memory
+
+
+@dataclass
+class GemvSubject(Subject):
+    """Its buffers are GemvBuffers."""
+
+    row_elements = INNER
+    most_rows = 8
+
+    @staticmethod
+    def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
+        send, seed = buffers.send, buffers.seed
+        return GemvBuffers(
+            send,
+            buffers.receive,
+            seed,
+            weights=world.device.store(WEIGHTS.encode(draw((seed, WEIGHT), INNER * INNER))),
+            products=world.library.allocate(world, send.size_bytes),
+        )
+
+    def exact(self, count: int) -> tuple[Array, Array]:
+        weights = drawn(self, WEIGHT, INNER * INNER, WEIGHTS).reshape(INNER, INNER)
+        total, magnitude = (each.reshape(-1, INNER) for each in super().exact(count))
+        return (total @ weights.T).ravel(), (magnitude @ np.abs(weights).T).ravel()
+
+    def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
+        buffers = self.buffers
+        assert isinstance(buffers, GemvBuffers)
+        if any(way.shift):
+            return NOT_FUSED  # it reads aligned activations
+        layer = Gemv(
+            weights=buffers.weights.address,
+            activations=case.send,
+            hidden=INNER,
+            inner=INNER,
+            stride=INNER,
+            copies=1,
+        )
+        fields = vars(case) | {"send": buffers.products.address}
+        gemv = GemvCase(**fields, layer=layer, weight_type=WEIGHTS)
+        return super().bind_way(gemv, way)
+
+
+KINDS: dict[str, type[Subject]] = {
+    "allreduce_rmsnorm": NormSubject,
+    "gemv_allreduce": GemvSubject,
+}

@@ -15,7 +15,8 @@ RANK_KERNEL(one_shot_multimem) {
         fence_aliases();
       },
       [&](long start, long n, auto inbox) {
-        reduce_multimem(Output{a.receive + start * ELEMENT_BYTES}, multicast(a, inbox(a.rank)), n);
+        reduce(Output{a.receive + start * ELEMENT_BYTES}, AllInputs{multicast(a, inbox(a.rank))},
+               n);
       });
   launch.leave();
 }
@@ -24,8 +25,8 @@ RANK_KERNEL(one_shot_multimem) {
 RANK_KERNEL(two_shot_multimem) {
   const auto add = [&](Segment s, auto input, auto sums) {
     const long packs = (s.count + PACK_ELEMENTS - 1) / PACK_ELEMENTS;
-    reduce_multimem(AllSlabs{multicast(a, sums(a.rank))}, multicast(a, input(a.rank)),
-                    packs * PACK_ELEMENTS);
+    reduce(AllSlabs{multicast(a, sums(a.rank))}, AllInputs{multicast(a, input(a.rank))},
+           packs * PACK_ELEMENTS);
   };
   in_rounds<MULTICASTS, EVERY>(a, add);
 }

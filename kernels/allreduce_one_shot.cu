@@ -4,6 +4,4 @@
 // push, while a rank sends at most 512 KiB and the packets of one_shot_ll have no room.
 #include "include/exchange.h"
 
-RANK_KERNEL(one_shot_push) { exchange_and_reduce<PUSH, ALL>(a); }
-RANK_KERNEL(one_shot_pull) { exchange_and_reduce<PULL, ALL>(a); }
-RANK_KERNEL(one_shot_pull_registered) { exchange_and_reduce<REGISTERED, ALL>(a); }
+EXCHANGE_KERNELS(one_shot, exchange_and_reduce, ALL)

@@ -7,7 +7,7 @@
 struct Marked {
   typedef unsigned word;
   static constexpr bool RESETS = false;
-  static constexpr unsigned ROOM = (unsigned)(PACKET_BYTES / 8);
+  static constexpr unsigned START = 0, ROOM = (unsigned)(PACKET_BYTES / 8);
 
   // The epoch, but not 0, the contents of zeroed memory: epoch 1 has the other half.
   static DEVICE unsigned mark_of(unsigned epoch) { return epoch ? epoch : 1; }
@@ -15,11 +15,6 @@ struct Marked {
   static DEVICE u64 packet(word data, unsigned epoch) { return (u64)mark_of(epoch) << 32 | data; }
   static DEVICE word data(u64 packet) { return (word)packet; }
   static DEVICE bool missing(u64 packet, unsigned epoch) { return packet >> 32 != mark_of(epoch); }
-  // In two halves, as half_of has them.
-  static constexpr DEVICE unsigned offset(int writer, unsigned epoch) {
-    return ((epoch & 1) * MOST_RANKS + writer) * ROOM;
-  }
-  static DEVICE u64 seen(u64 packet, unsigned) { return packet >> 32 << 32; }
 };
 
 RANK_KERNEL(one_shot_ll) { all_reduce_in_packets<Marked>(a); }

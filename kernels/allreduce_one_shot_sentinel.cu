@@ -15,8 +15,8 @@
 struct Sentinel {
   typedef u64 word;
   static constexpr bool RESETS = true;
-  // A writer's room in each half, in packets.
-  static constexpr unsigned ROOM = (unsigned)(MOST_RANKS * PACKET_BYTES / WT_WORLD / 64 * 8);
+  static constexpr unsigned START = 2 * MOST_RANKS * PACKET_BYTES / 8;  // behind the packets of LL
+  static constexpr unsigned ROOM = MOST_RANKS * PACKET_BYTES / WT_WORLD / 64 * 8;
 
   static DEVICE pack sent(pack p) {
     auto x = reinterpret<Pieces<u64>>(p);
@@ -26,11 +26,6 @@ struct Sentinel {
   static DEVICE u64 packet(word data, unsigned) { return ~data; }
   static DEVICE word data(u64 packet) { return ~packet; }
   static DEVICE bool missing(u64 packet, unsigned) { return packet == 0; }
-  // Behind the packets of LL.
-  static constexpr DEVICE unsigned offset(int writer, unsigned epoch) {
-    return 2 * MOST_RANKS * (unsigned)(PACKET_BYTES / 8) + ((epoch & 1) * WT_WORLD + writer) * ROOM;
-  }
-  static DEVICE u64 seen(u64 packet, unsigned epoch) { return stamp(epoch, packet != 0); }
 };
 
 RANK_KERNEL(one_shot_sentinel) { all_reduce_in_packets<Sentinel>(a); }

@@ -13,14 +13,14 @@ constexpr int SUMMED = WT_WORLD - 1, HOPS = SUMMED + WT_WORLD;  // SUMMED comple
 RANK_KERNEL(ring) {
   const Launch launch(a);
   const long left = (a.rank + WT_WORLD - 1) % WT_WORLD, right = (a.rank + 1) % WT_WORLD;
-  const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
+  const unsigned neighbours = (1u << left | 1u << right) & launch.peers;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
   const long slot_bytes = segment_of(most, 0).count * ELEMENT_BYTES;
   // An empty message too has rounds enough for each rank to wait, through others, for all.
   const long rounds = (chunks > 0 ? chunks : 1) + HOPS - 1;
   const auto inbox = [&](long rank, long s, long chunk) {
-    if constexpr (SWAPS) rank = slab_of_use(rank, launch.use_of(chunk, chunks));
-    return launch.half_of(rank) + (s * 2 + chunk % 2) * slot_bytes;
+    const long slab = slab_of_use(rank, launch.use_of(chunk, chunks));
+    return launch.half_of(slab) + (s * 2 + chunk % 2) * slot_bytes;
   };
   const auto hop = [&](int s, long start, long n, const char* received, Slab sent) INLINED {
     const Segment segment = segment_of(n, (a.rank - s + 2 * WT_WORLD) % WT_WORLD);

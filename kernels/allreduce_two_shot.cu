@@ -53,18 +53,19 @@ RANK_KERNEL(two_shot_registered) { two_shot<PULLS, true>(a); }
 // since stores fetch lines almost one by one. Stores around the caches need no lines: prefetches
 // would make them 1.2 to 1.4 times as long between cores without a common cache, where `auto` uses
 // them.
+constexpr long PREFETCHED_BYTES = 2048;
 RANK_KERNEL(two_shot_direct_registered) {
   const Segment own = segment_of(a.count, a.rank);
   const auto sum = [&](long part, long n) {
     const long at = own.start * ELEMENT_BYTES + part, bytes = n * ELEMENT_BYTES;
     const auto place_for = [&](long reader) { return Slab{a.receives.selected(reader) + at}; };
     if (!WT_STREAM_SLAB && WT_WORLD > 1)
-      prefetch_for_store(place_for((a.rank + 1) % WT_WORLD).at + bytes,
-                         own.count * ELEMENT_BYTES - part - bytes);
+      prefetch<true>(place_for((a.rank + 1) % WT_WORLD).at + bytes,
+                     smaller(PREFETCHED_BYTES, own.count * ELEMENT_BYTES - part - bytes));
     const auto inputs = inputs_of_all(a, a.send + at, [&](int r) { return a.sends[r] + at; });
     sum_and_spread(a, at, n, inputs, place_for);
   };
   in_users_buffers(a, [&] {
-    in_parts<ON_CPU ? STORE_PREFETCH_BYTES / ELEMENT_BYTES : MOST_ELEMENTS>(own.count, sum);
+    in_parts<ON_CPU ? PREFETCHED_BYTES / ELEMENT_BYTES : MOST_ELEMENTS>(own.count, sum);
   });
 }

@@ -16,8 +16,7 @@ GEMV_KERNEL(gemv_allreduce) {
   const Launch launch(a);
   const Segment rows = g.rows_of_block();
   const auto parts = [&](long writer, long reader) {
-    const Place place = place_between(writer, reader, true, launch.use_of(0, 1));
-    return launch.half_of(place.slab) + place.slot * (WT_TOKENS * g.hidden * ELEMENT_BYTES);
+    return launch.place(writer, reader, true, false, 0, 1, WT_TOKENS * g.hidden * ELEMENT_BYTES);
   };
   g.compute_rows(rows, [&](long at, pack part) {
     Element::store_sums(a.receive + at, part);

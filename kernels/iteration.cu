@@ -30,11 +30,8 @@ struct Pattern {
 
 KERNEL write_pattern(LAUNCHED_WITH(Pattern) p) {
   p.for_pieces([](char* to, const char* table, long bytes) {
-    const long packs = bytes / OWN_PACK_BYTES;
-    for (long i = thread_in_block(); i < packs; i += threads_in_block())
-      store_pack<unsigned char>(to, i, load_pack<unsigned char>(table, i));
-    for (long b = packs * OWN_PACK_BYTES + thread_in_block(); b < bytes; b += threads_in_block())
-      to[b] = table[b];
+    for (long i = thread_in_block(); i * OWN_PACK_BYTES < bytes; i += threads_in_block())
+      store_pack<unsigned char>(to, i, bytes, load_pack<unsigned char>(table, i, bytes));
   });
 }
 
@@ -47,10 +44,9 @@ DEVICE u64 bits_of(const char* element, long bytes) {
 // Counts wrong elements. The thread that raises the count from 0 reports the place.
 KERNEL count_wrong(LAUNCHED_WITH(Pattern) p) {
   p.for_pieces([&](const char* got, const char* table, long bytes) {
-    const long packs = bytes / OWN_PACK_BYTES;
     for (long i = thread_in_block(); i * OWN_PACK_BYTES < bytes; i += threads_in_block()) {
-      const auto pack_of = [&](const char* bytes) { return load_pack<unsigned char>(bytes, i); };
-      if (i < packs && !differ(pack_of(got), pack_of(table))) continue;
+      const auto pack_of = [&](const char* at) { return load_pack<unsigned char>(at, i, bytes); };
+      if (!differ(pack_of(got), pack_of(table))) continue;
       const long start = i * OWN_PACK_BYTES, end = smaller(bytes, start + OWN_PACK_BYTES);
       unsigned wrong = 0;
       long first = 0;
@@ -101,11 +97,6 @@ KERNEL come_late(LAUNCHED_WITH(Arguments) a) {
     cpu_relax();
     if (a.yields) yield();
   }
-}
-
-// Stores the time in the iteration's slot of `wanted`: docs/experiments/estimator.py.
-KERNEL note_time(LAUNCHED_WITH(Gate) g) {
-  if (thread() == 0) g.opened[g.watch->iteration % g.wanted] = clock_ns();
 }
 
 KERNEL nothing(LAUNCHED_WITH(Gate)) {}

@@ -13,7 +13,7 @@ DEVICE void move(const Transfer& t) {
   if (other >= 0) {
     const char* from = PATH == PUSH ? a.send : a.sends.selected(other);
     char* to = PATH == PUSH ? a.receives.selected(other) : a.receive;
-    in_parts(a.count, [&](long at, long n) { copy(Output{to + at}, from + at, n); });
+    copy_message(to, from, a.count);
     launch.signal(1, 1u << other);
   }
   if (awaited >= 0) launch.wait(1, 1u << awaited);

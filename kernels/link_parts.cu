@@ -27,8 +27,7 @@ KERNEL link_loads(LAUNCHED_WITH(Transfer) t) {
   use(t.ranks, digest);
 }
 KERNEL link_stores_and_loads(LAUNCHED_WITH(Transfer) t) {
-  in_parts(t.ranks.count,
-           [&](long at, long n) { copy(Output{target(t) + at}, source(t) + at, n); });
+  copy_message(target(t), source(t), t.ranks.count);
 }
 
 // One thread loads `count` words: where the next one is depends on the last.

@@ -70,7 +70,7 @@ RANK_KERNEL(push_out) { store_into(a, (a.rank + 1) % WT_WORLD); }
 // Reads `count` elements that the next rank stored with its last copy_in.
 RANK_KERNEL(read_peer) {
   words digest = {};
-  for_chunks(Launch(a, (unsigned)a.own->epoch.value), (a.rank + 1) % WT_WORLD,
+  for_chunks(Launch(a, 0), (a.rank + 1) % WT_WORLD,
              [&](const char* slot, long, long n) { copy(Digest{&digest}, slot, n); });
   use(a, digest);
 }
@@ -83,7 +83,7 @@ RANK_KERNEL(read_own) {
 }
 
 // Copies from the send to the receive buffer, as every all-reduce that is not in place must.
-RANK_KERNEL(copy_local) { copy_message(a); }
+RANK_KERNEL(copy_local) { copy_message(a.receive, a.send, a.count); }
 
 // A chain's next input, from a result. A sum is divided by WT_WORLD, so that it does not grow; rank
 // 0 adds one and the last rank subtracts one: ranks' data differ, and the sum stays the same.

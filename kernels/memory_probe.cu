@@ -148,7 +148,7 @@ RANK_KERNEL(show_reads) {
 // Compares, unless `count` is 0, what the launch before stored.
 RANK_KERNEL(show_later) {
   if constexpr (!ON_CPU) {
-    const Launch launch(a), last(a, launch.epoch - 1);
+    const Launch launch(a), last(a, 0);
     launch.meet(1);
     if (a.count) Round{last, 1}.compare_all<BOTH>();
     launch.meet(2);

@@ -3,7 +3,15 @@
 // through slots in turn: the receiver signals each chunk that it has read, which frees the slot.
 #include "include/exchange.h"
 
-// The slots of a half of a slab that chunks pass through in turn.
+// Stores into each line that this core has just read, as long as they lie in its first-level cache.
+// An EPYC hands a line that one core has changed to the next that stores into it up to 6 times as
+// fast between far cores, and twice as fast between near ones, as one of which both have copies.
+constexpr long DIRTIED_BYTES = 16384;
+DEVICE void dirty_lines(char* at, long bytes) {
+  for (long i = 0; i < bytes; i += 64) *(volatile char*)(at + i) = 0;
+}
+
+// Chunks pass in turn through slots of a half of a slab.
 //   build            slots                 in the slab of              a launch begins
 //   without SWAPS  8                     reader (push), writer       at the first
 //   swap, one way    of 256 KiB, 6 at least    (pull)                  where the last but one ended
@@ -13,60 +21,39 @@
 // store into again. Two windows of 512 KiB fill a second-level cache of 1 MiB: some blocks took 2.5
 // times as long.
 template <Path PATH, int MESSAGES>
-struct Slots {
-  static constexpr bool ANSWERED = SWAPS && MESSAGES > 1;
-  static constexpr long WINDOW_BYTES = ANSWERED ? 512 << 10 : 256 << 10, LEAST = 6;
-  static_assert(WINDOW_BYTES <= HALF_BYTES, "the slots lie in a half");
-  const Launch& launch;
-  const long chunks;
-  const long count = SWAPS ? WINDOW_BYTES / smaller(launch.a.chunk_bytes, WINDOW_BYTES / LEAST) : 8;
-
-  DEVICE long first() const {
-    return SWAPS && !ANSWERED ? (launch.epoch >> 1) * chunks % count : 0;
-  }
-  // Counted up: a division costs a CPU 1.1 times as long. gfx942 has no register for a counter.
-  DEVICE long after(long slot) const { return slot + 1 < count ? slot + 1 : 0; }
-  DEVICE char* at(bool sends, long chunk, long slot) const {
-    const long rank = launch.a.rank, reader = sends ? rank ^ 1 : rank;
-    const long first_reader = ANSWERED ? rank | 1 : reader;  // of a message; its answer stays there
-    const long owner = PATH == PUSH ? first_reader : first_reader ^ 1;
-    const long place = SWAPS ? slot : chunk % count;
-    return launch.half_of(owner) + place * launch.a.chunk_bytes;
-  }
-  DEVICE bool stored_again(long chunk) const {
-    return SWAPS && (!ANSWERED || chunk + count < chunks);
-  }
-};
-
-template <Path PATH, int MESSAGES>
 DEVICE void send_receive(const Arguments& a) {
+  constexpr bool ANSWERED = SWAPS && MESSAGES > 1;
+  constexpr long WINDOW_BYTES = ANSWERED ? 512 << 10 : 256 << 10, LEAST = 6;
+  static_assert(WINDOW_BYTES <= HALF_BYTES, "the slots lie in a half");
   const Launch launch(a);
   const long partner = a.rank ^ 1;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-  const Slots<PATH, MESSAGES> slots{launch, chunks};
+  const long slots = SWAPS ? WINDOW_BYTES / smaller(a.chunk_bytes, WINDOW_BYTES / LEAST) : 8;
   // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
   // pair would overwrite data that this pair still reads in a launch of another collective.
   launch.signal(1);
   for (long message = 0; message < MESSAGES && partner < WT_WORLD; ++message) {
     const bool sends = (a.rank & 1) == message;
-    long slot = slots.first();
-    for (long chunk = 0; chunk < chunks; ++chunk, slot = slots.after(slot)) {
+    const long reader = sends ? partner : a.rank;
+    const long first_reader = ANSWERED ? a.rank | 1 : reader;  // of a message; its answer stays
+    const long owner = PATH == PUSH ? first_reader : first_reader ^ 1;
+    long slot = SWAPS && !ANSWERED ? (launch.epoch >> 1) * chunks % slots : 0;
+    for (long chunk = 0; chunk < chunks; ++chunk) {
       const long start = chunk * most, n = smaller(most, a.count - start);
       const long done = 2 + message * chunks + chunk;  // the step that ends this chunk
+      char* place = launch.half_of(owner) + (SWAPS ? slot : chunk % slots) * a.chunk_bytes;
+      // Counted up: a division costs a CPU 1.1 times as long. gfx942 has no register for a counter.
+      slot = slot + 1 < slots ? slot + 1 : 0;
       if (sends) {
-        if (chunk >= slots.count) launch.wait(done - slots.count, 1u << partner);
-        copy(Slab{slots.at(sends, chunk, slot)}, a.send + start * ELEMENT_BYTES, n);
+        if (chunk >= slots) launch.wait(done - slots, 1u << partner);
+        copy(Slab{place}, a.send + start * ELEMENT_BYTES, n);
       } else {
         launch.wait(done, 1u << partner);
-        const char* from = slots.at(sends, chunk, slot);
-        char* to = a.receive + start * ELEMENT_BYTES;
-        if constexpr (DIRTIED_BYTES == 0)
-          copy(Output{to}, from, n);
-        else
-          in_parts<DIRTIED_BYTES / ELEMENT_BYTES>(n, [&](long at, long m) {
-            copy(Output{to + at}, from + at, m);
-            if (slots.stored_again(chunk)) dirty_lines(from + at, m * ELEMENT_BYTES);
-          });
+        const bool stored_again = SWAPS && (!ANSWERED || chunk + slots < chunks);
+        in_parts<ON_CPU ? DIRTIED_BYTES / ELEMENT_BYTES : MOST_ELEMENTS>(n, [&](long at, long m) {
+          copy(Output{a.receive + start * ELEMENT_BYTES + at}, place + at, m);
+          if (stored_again) dirty_lines(place + at, m * ELEMENT_BYTES);
+        });
       }
       launch.signal(done, 1u << partner);
     }
@@ -96,8 +83,7 @@ DEVICE void send_receive_registered(const Arguments& a) {
     const char* from = sends ? a.send : a.sends.selected(partner);
     char* to = sends ? a.receives.selected(partner) : a.receive;
     const long start = (sends ? first : 0) * ELEMENT_BYTES;
-    in_parts(sends ? a.count - first : first,
-             [&](long at, long n) { copy(Output{to + start + at}, from + start + at, n); });
+    copy_message(to + start, from + start, sends ? a.count - first : first);
     launch.signal(2 + message, 1u << partner);
     launch.wait(2 + message, 1u << partner);
   }

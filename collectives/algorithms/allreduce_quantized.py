@@ -78,7 +78,7 @@ class WireFormat:
             "allreduce_two_shot_quantized",
             form.replace("two_shot", "two_shot_quantized"),
             room / self.wire_bytes(BLOCK),
-            WT_WIRE_FORMAT=f"Int{self.bits}Blocks",
+            WT_WIRE_BITS=str(self.bits),
             **slab_macros(world, case),
         )
         if isinstance(bound, Unsupported):

@@ -283,7 +283,7 @@ class GpuDevice(GpuStream):
     def multicast(self, ranks: int, size_bytes: int) -> GpuMulticast:
         if self.name == "hip":
             return super().multicast(ranks, size_bytes)
-        # Without HAS_MULTIMEM of platform_cuda.h a kernel would use the address as if plain.
+        # Elsewhere platform.h leaves the accesses of a multicast address out.
         if int(self.arch.removeprefix("sm_")) < 90 or self.compiler_version < (12, 2):
             raise DeviceError(
                 f"multimem needs sm_90 and NVRTC 12.2 or newer; here are {self.arch} and "

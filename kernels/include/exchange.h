@@ -31,17 +31,13 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
                           Take take, Meanwhile meanwhile = {}) {
   const Arguments& a = launch.a;
   constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
-  constexpr int SLOTS = SHARED ? 1 : WT_WORLD;
   constexpr int END = SHARED && WT_WORLD > 1 ? 2 : WT_WORLD;
   const long steps = (count + most - 1) / most;
   long start = 0;
   do {
     const long n = smaller(most, count - start);
     const auto slot = [&](long reader, long writer) {
-      const unsigned use = launch.use_of(step, steps);
-      const Place place = SHARED ? Place{slab_of_use(writer, use), 0}
-                                 : place_between(writer, reader, PATH == PUSH, use);
-      return launch.half_of(place.slab) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
+      return launch.place(writer, reader, PATH == PUSH, SHARED, step, steps, a.chunk_bytes);
     };
     const auto give_to = [&](long reader) { give(reader, start, n, slot(reader, a.rank)); };
     for_each_peer(a, give_to, 1, END);
@@ -68,19 +64,18 @@ DEVICE void in_users_buffers(const Arguments& a, Take take, Meanwhile meanwhile 
   launch.leave();
 }
 
-// `at` bytes into the segment of `count` elements that `reader` gets out of a rank's send buffer.
-template <Readers READERS>
-DEVICE const char* segment_for(const Arguments& a, const char* send, long reader, long at) {
-  return (READERS == ONE ? send + reader * a.count * ELEMENT_BYTES : send) + at;
+// `at` bytes into a rank's segment of `count` elements, in a buffer with one for each or for all.
+template <Readers READERS, class Byte>
+DEVICE Byte* segment_for(const Arguments& a, Byte* buffer, long rank, long at) {
+  return (READERS == ONE ? buffer + rank * a.count * ELEMENT_BYTES : buffer) + at;
 }
 
-// A launch that only hands over segments. own_place(at): where `at` bytes into this rank's own
-// segment go, or null. Then calls take(at, n, from) for n elements: from(writer) has them.
-template <Path PATH, Readers READERS, class OwnPlace, class Take>
-DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
-  const auto copy_own = [&](long at, long n) {
-    const char* own = segment_for<READERS>(a, a.send, a.rank, at);
-    if (char* to = own_place(at)) copy(Output{to}, own, n);
+// A launch that only hands over segments, and copies this rank's own to `own` unless that is null.
+// Then calls take(at, n, from) for n elements `at` bytes into a segment: from(writer) has them.
+template <Path PATH, Readers READERS, class Take>
+DEVICE void exchange(const Arguments& a, char* own, Take take) {
+  const auto copy_own = [&](long at, long n) INLINED {
+    if (own) copy(Output{own + at}, segment_for<READERS>(a, a.send, a.rank, at), n);
   };
   if constexpr (PATH == REGISTERED) {
     const auto take_part = [&](long at, long n) {
@@ -99,15 +94,14 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
         launch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,
         [&](long reader, long start, long n, char* slot) {
           const long at = start * ELEMENT_BYTES;
-          char* to = BOTH && reader == (a.rank + 1) % WT_WORLD ? own_place(at) : nullptr;
           const char* from = segment_for<READERS>(a, a.send, reader, at);
-          if (to)
-            copy(OutputAndSlab{{to}, {slot}}, from, n);
+          if (BOTH && own && reader == (a.rank + 1) % WT_WORLD)
+            copy(OutputAndSlab{{own + at}, {slot}}, from, n);
           else
             copy(Slab{slot}, from, n);
         },
         [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); },
-        [&](long start, long n) {
+        [&](long start, long n) INLINED {
           if (!BOTH) copy_own(start * ELEMENT_BYTES, n);
         });
     launch.leave();
@@ -117,8 +111,7 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
 // Reduces the segments that all ranks have for this rank, in rank order and rounded once.
 template <Path PATH, Readers READERS>
 DEVICE void exchange_and_reduce(const Arguments& a) {
-  const auto nowhere = [](long) -> char* { return nullptr; };
-  exchange<PATH, READERS>(a, nowhere, [&](long at, long n, auto from) {
+  exchange<PATH, READERS>(a, nullptr, [&](long at, long n, auto from) {
     const char* own = segment_for<READERS>(a, a.send, a.rank, at);
     reduce(Output{a.receive + at}, inputs_of_all(a, own, from), n);
   });
@@ -127,13 +120,17 @@ DEVICE void exchange_and_reduce(const Arguments& a) {
 // Stores the segments that all ranks have for this rank one after another, in rank order.
 template <Path PATH, Readers READERS>
 DEVICE void exchange_and_gather(const Arguments& a) {
-  const auto place = [&](long writer, long at) {
-    return a.receive + writer * a.count * ELEMENT_BYTES + at;
-  };
-  const bool in_place = segment_for<READERS>(a, a.send, a.rank, 0) == place(a.rank, 0);
-  exchange<PATH, READERS>(
-      a, [&](long at) { return in_place ? nullptr : place(a.rank, at); },
-      [&](long at, long n, auto from) {
-        for_each_peer(a, [&](long writer) { copy(Output{place(writer, at)}, from(writer), n); });
-      });
+  char* own = segment_for<ONE>(a, a.receive, a.rank, 0);
+  const bool in_place = segment_for<READERS>(a, a.send, a.rank, 0) == own;
+  exchange<PATH, READERS>(a, in_place ? nullptr : own, [&](long at, long n, auto from) {
+    for_each_peer(a, [&](long writer) {
+      copy(Output{segment_for<ONE>(a, a.receive, writer, at)}, from(writer), n);
+    });
+  });
 }
+
+// The entries NAME_push, NAME_pull and NAME_pull_registered of a collective.
+#define EXCHANGE_KERNELS(NAME, exchange_and_do, READERS)          \
+  RANK_KERNEL(NAME##_push) { exchange_and_do<PUSH, READERS>(a); } \
+  RANK_KERNEL(NAME##_pull) { exchange_and_do<PULL, READERS>(a); } \
+  RANK_KERNEL(NAME##_pull_registered) { exchange_and_do<REGISTERED, READERS>(a); }

@@ -11,28 +11,22 @@ DEVICE words clamped_magnitude(unsigned limit_bits, floats x) {
 template <int MANTISSA, unsigned BIAS, unsigned LARGEST>
 struct Float8 {
   static constexpr int SHIFT = 23 - MANTISSA;
-  // As bits of fp32: the largest value, the least normal one, and 2^k with the steps below it.
+  // As bits of fp32: the largest value, and the least normal one.
   static constexpr unsigned LARGEST_BITS = (LARGEST << SHIFT) + ((127 - BIAS) << 23);
   static constexpr unsigned NORMAL_BITS = (128 - BIAS) << 23;
-  static constexpr unsigned STEPS_BITS = (151 - BIAS - MANTISSA) << 23;
   static constexpr unsigned NAN_CODE = 0x7f, LAST_EXPONENT = NAN_CODE >> MANTISSA;
 
-  // The nearest finite codes, ties to even; a value beyond LARGEST becomes LARGEST. For normal
-  // results `normal` rounds the bits of fp32. Others have the steps of fp32 at 2^k, which `small`
-  // adds. Each is clamped to the boundary on the other's side; their sum gives the code.
-  static DEVICE words finite_codes(floats x) {
-    const words size = clamped_magnitude(LARGEST_BITS, x), boundary = words{} + NORMAL_BITS;
-    const words high = most_of(size, boundary);
-    const words normal = (high + ((1u << (SHIFT - 1)) - 1) + (high >> SHIFT & 1u)) >> SHIFT;
-    const floats low = reinterpret<floats>(least_of(size, boundary));
-    const words small = reinterpret<words>(low + reinterpret<float>(STEPS_BITS));
-    const words code = normal + small - (STEPS_BITS + (NORMAL_BITS >> SHIFT));
-    return code | (reinterpret<words>(x) >> 24 & 0x80u);
-  }
-  // With NaN for NaN, and LARGEST for infinity: as cvt.rn.satfinite of PTX, but for a NaN's sign.
+  // The nearest codes, ties to even; a value beyond LARGEST, also infinity, becomes LARGEST, and
+  // NaN becomes NaN: as cvt.rn.satfinite of PTX, but for a NaN's sign. The sum with 2^SHIFT times
+  // the power of two below a value, or the least normal one, counts the value in steps of its code.
   static DEVICE words codes(floats x) {
+    const words size = clamped_magnitude(LARGEST_BITS, x);
+    const words above = most_of(size & 0x7f800000u, words{} + NORMAL_BITS) - NORMAL_BITS;
+    const words power = above + (NORMAL_BITS + (SHIFT << 23));
+    const floats sum = reinterpret<floats>(size) + reinterpret<floats>(power);
+    const words code = reinterpret<words>(sum) - power + (above >> SHIFT);
     const words is_nan = (0x7f800000u - magnitude(x)) >> 31;
-    return finite_codes(x) + is_nan * (NAN_CODE - LARGEST);
+    return (code | (reinterpret<words>(x) >> 24 & 0x80u)) + is_nan * (NAN_CODE - LARGEST);
   }
   // Of the low byte of each lane. The exponent of fp32 is 127 - BIAS higher, but the last one's.
   static DEVICE floats values(words codes) {

@@ -27,69 +27,57 @@ struct Int8 : Plain<int8s, unsigned char> {
 };
 typedef Plain<uint8s, unsigned char> Uint8;
 
-// fp8, four elements per word, computed with in fp32.
-template <class Format>
-struct Coded {
-  typedef unsigned char bits;
-  struct values {
-    floats v[4 * REGISTERS];
-  };
-  static DEVICE values widen(pack p) {
-    values v;
-    UNROLLED
-    for (int i = 0; i < REGISTERS; ++i) {
-      UNROLLED
-      for (int k = 0; k < 4; ++k) v.v[4 * i + k] = Format::values(p.r[i] >> 8 * k);
-    }
-    return v;
-  }
-  static DEVICE pack narrow(values v) {
-    pack p = {};
-    UNROLLED
-    for (int i = 0; i < REGISTERS; ++i) {
-      UNROLLED
-      for (int k = 0; k < 4; ++k) p.r[i] |= Format::codes(v.v[4 * i + k]) << 8 * k;
-    }
-    return p;
-  }
-};
-typedef Coded<E4m3> Float8_e4m3;
-typedef Coded<E5m2> Float8_e5m2;
-
-// A 16-bit type, two elements per word, computed with in fp32. Like Float32, it has also
-//   in_order: the elements of a register as fp32, in the order of memory (low and high may not be)
+// A type with several elements in a word, computed with in fp32: `unpacked` and `packed` change a
+// register between both. Like Float32, one of 16 bits has also
+//   in_order: the elements of a register as fp32, in the order of memory (of a CPU's bf16 alone
+//     `unpacked` has another)
 //   store_sums: stores a pack of fp32 as elements
-template <class Type>
+template <class Type, class Bits>
 struct Widened {
-  typedef unsigned short bits;
+  typedef Bits bits;
+  static constexpr int IN_WORD = 4 / sizeof(bits);
   struct values {
-    floats v[2 * REGISTERS];
+    floats v[IN_WORD * REGISTERS];
   };
   static DEVICE values widen(pack p) {
     values v;
-    for (int i = 0; i < REGISTERS; ++i) {
-      v.v[2 * i] = Type::low(p.r[i]);
-      v.v[2 * i + 1] = Type::high(p.r[i]);
-    }
+    for (int i = 0; i < REGISTERS; ++i) Type::unpacked(p.r[i], v.v + IN_WORD * i);
     return v;
   }
   static DEVICE pack narrow(values v) {
     pack p;
-    for (int i = 0; i < REGISTERS; ++i) p.r[i] = Type::join(v.v[2 * i], v.v[2 * i + 1]);
+    for (int i = 0; i < REGISTERS; ++i) p.r[i] = Type::packed(v.v + IN_WORD * i);
     return p;
   }
+  static DEVICE void in_order(words w, floats* to) { Type::unpacked(w, to); }
 };
-struct Float16 : Widened<Float16> {
-  static DEVICE floats low(words w) { return low_halves(w); }
-  static DEVICE floats high(words w) { return high_halves(w); }
-  static DEVICE words join(floats low, floats high) { return halves(low, high); }
-  static DEVICE void in_order(words w, floats* to) { to[0] = low(w), to[1] = high(w); }
+template <class Format>
+struct Coded : Widened<Coded<Format>, unsigned char> {
+  static DEVICE void unpacked(words w, floats* to) {
+    UNROLLED
+    for (int k = 0; k < 4; ++k) to[k] = Format::values(w >> 8 * k);
+  }
+  static DEVICE words packed(const floats* from) {
+    words w = {};
+    UNROLLED
+    for (int k = 0; k < 4; ++k) w |= Format::codes(from[k]) << 8 * k;
+    return w;
+  }
+};
+typedef Coded<E4m3> Float8_e4m3;
+typedef Coded<E5m2> Float8_e5m2;
+struct Float16 : Widened<Float16, unsigned short> {
+  static DEVICE void unpacked(words w, floats* to) {
+    to[0] = low_halves(w), to[1] = high_halves(w);
+  }
+  static DEVICE words packed(const floats* from) { return halves(from[0], from[1]); }
   static DEVICE void store_sums(char* at, pack sums) { store_halves(at, sums); }
 };
-struct Bfloat16 : Widened<Bfloat16> {
-  static DEVICE floats low(words w) { return reinterpret<floats>(w << 16); }
-  static DEVICE floats high(words w) { return reinterpret<floats>(w & 0xffff0000u); }
-  static DEVICE words join(floats low, floats high) { return bfloat16s(low, high); }
+struct Bfloat16 : Widened<Bfloat16, unsigned short> {
+  static DEVICE void unpacked(words w, floats* to) {
+    to[0] = reinterpret<floats>(w << 16), to[1] = reinterpret<floats>(w & 0xffff0000u);
+  }
+  static DEVICE words packed(const floats* from) { return bfloat16s(from[0], from[1]); }
   static DEVICE void in_order(words w, floats* to) { widen_bfloat16s(w, to); }
   static DEVICE void store_sums(char* at, pack sums) { store_bfloat16s(at, sums); }
 };
@@ -101,23 +89,21 @@ DEVICE bool differ(pack x, pack y) {
   return bits != 0;
 }
 
-struct Unscaled {
-  template <class Lane>
-  static DEVICE Lane finish(Lane a) {
-    return a;
-  }
-};
-#define UNSCALED(Name, result)                   \
-  struct Name : Unscaled {                       \
+#define COMBINES(Name, result)                   \
+  struct Name {                                  \
     template <class Lane>                        \
     static DEVICE Lane combine(Lane a, Lane b) { \
       return result;                             \
     }                                            \
+    template <class Lane>                        \
+    static DEVICE Lane finish(Lane a) {          \
+      return a;                                  \
+    }                                            \
   };
-UNSCALED(Sum, a + b)
-UNSCALED(Prod, a* b)
-UNSCALED(Min, least_of(a, b))
-UNSCALED(Max, most_of(a, b))
+COMBINES(Sum, a + b)
+COMBINES(Prod, a* b)
+COMBINES(Min, least_of(a, b))
+COMBINES(Max, most_of(a, b))
 struct Avg : Sum {
   static DEVICE floats finish(floats a) { return a * (1.0f / WT_WORLD); }
   static DEVICE doubles finish(doubles a) { return a * (1.0 / WT_WORLD); }
@@ -134,15 +120,20 @@ constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
 // Limit of one `reduce`: a GPU's access adds a 32-bit offset; 64 bits take half of all registers.
 constexpr long MOST_ELEMENTS = 1L << 28;
 
-// Pack i of a buffer that may start at any multiple of a piece's size.
-template <class Piece = Element::bits>
-DEVICE pack load_pack(const char* from, long i) {
+// Pack i of a user's buffer of `count` pieces, at any multiple of a piece's size; behind the end
+// are zeros.
+template <class Piece>
+DEVICE pack load_pack(const char* from, long i, long count) {
   const char* at = from + i * OWN_PACK_BYTES;
+  const long left = count - i * Pieces<Piece>::COUNT;
+  if (left < Pieces<Piece>::COUNT) return load_pieces<Piece>(at, (int)left);
   return is_aligned(at) ? load_aligned_pack(at, 0) : load_pieces<Piece>(at);
 }
-template <class Piece = Element::bits>
-DEVICE void store_pack(char* to, long i, pack p) {
+template <class Piece>
+DEVICE void store_pack(char* to, long i, long count, pack p) {
   char* at = to + i * OWN_PACK_BYTES;
+  const long left = count - i * Pieces<Piece>::COUNT;
+  if (left < Pieces<Piece>::COUNT) return store_pieces<Piece>(at, p, (int)left);
   is_aligned(at) ? store_aligned_pack(at, 0, p) : store_pieces<Piece>(at, p);
 }
 
@@ -190,11 +181,16 @@ DEVICE long smaller(long a, long b) { return a < b ? a : b; }
 
 template <int SOURCES>
 struct Sources {
+  static constexpr int COUNT = SOURCES;
   const char* at[SOURCES];
   DEVICE bool aligned() const {
     bool all = true;
     for (const char* source : at) all &= is_aligned(source);
     return all;
+  }
+  template <class Place>
+  DEVICE pack load(Place place, int s, int k) const {
+    return place.load(at[s], k);
   }
 };
 // The inputs of all ranks, in rank order: `own` for this rank, from_peer(rank) for the others.
@@ -229,18 +225,17 @@ struct Packs {
 };
 struct SingleElement {
   static constexpr int COUNT = 1;
-  unsigned element;
-  DEVICE unsigned at() const { return element * (unsigned)ELEMENT_BYTES; }
+  unsigned at;  // in bytes
   DEVICE pack load(const char* from, int) const {
     pack p = {};
-    const Element::bits e = *(const volatile Element::bits*)(from + at());
+    const Element::bits e = *(const volatile Element::bits*)(from + at);
     copy_bits(&p, &e, sizeof e);
     return p;
   }
   DEVICE void store(char* to, int, pack p, Stores = CACHED) const {
     Element::bits e;
     copy_bits(&e, &p, sizeof e);
-    *(volatile Element::bits*)(to + at()) = e;
+    *(volatile Element::bits*)(to + at) = e;
   }
 };
 
@@ -263,13 +258,14 @@ DEVICE void for_places(long count, bool aligned, ThreadGroup team, Each each) {
   for (; i < packs; i += step) each(Packs<1>{i, step});
   for (; i * PACK_ELEMENTS < count; i += step)
     for (unsigned e = i * (unsigned)PACK_ELEMENTS; e < smaller(count, (i + 1) * PACK_ELEMENTS); ++e)
-      each(SingleElement{e});
+      each(SingleElement{e * (unsigned)ELEMENT_BYTES});
 }
 
 // Reduces `count` elements of each source into `to`; a single source is copied. All loads of a
 // batch precede its stores: the compiler must not reorder them, since the buffers could overlap.
-template <Finish FINISH = COMPLETE, int SOURCES, class To>
-DEVICE void reduce(To to, Sources<SOURCES> from, long count, ThreadGroup team = whole_grid()) {
+template <Finish FINISH = COMPLETE, class To, class From>
+DEVICE void reduce(To to, From from, long count, ThreadGroup team = whole_grid()) {
+  constexpr int SOURCES = From::COUNT;
   // A GPU thread has 128 registers, and sums of fp8 take twice as many as sums of halves.
   constexpr int MOST_PACKS = SOURCES * REGISTERS <= 16 ? 4 : 2;
   constexpr int BATCH = SOURCES > 1 && VALUES > 8 ? MOST_PACKS / 2 : MOST_PACKS;
@@ -289,23 +285,20 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, ThreadGroup team = 
     }
     UNROLLED
     for (int k = 0; k < N; ++k)
-      batch[k] = combined<SOURCES, FINISH>([&](int s) { return place.load(from.at[s], k); });
+      batch[k] = combined<SOURCES, FINISH>([&](int s) { return from.load(place, s, k); });
     if (N > 1) loads_first<N * SOURCES>();
     UNROLLED
     for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
   });
 }
 template <class To>
-DEVICE bool copied_as_string(To, const char*, long) {
-  return false;
-}
-DEVICE bool copied_as_string(Destination<CACHED> to, const char* from, long count) {
-  return copied_as_string(to.at, from, count * ELEMENT_BYTES);
-}
-template <class To>
 DEVICE void copy(To to, const char* from, long count, ThreadGroup team = whole_grid()) {
-  if (copied_as_string(to, from, count)) return;
   reduce(to, Sources<1>{{from}}, count, team);
+}
+DEVICE void copy(Destination<CACHED> to, const char* from, long count,
+                 ThreadGroup team = whole_grid()) {
+  if (!copied_as_string(to.at, from, count * ELEMENT_BYTES))
+    reduce(to, Sources<1>{{from}}, count, team);
 }
 
 // Calls body(offset in bytes, elements) for parts of a message that one `reduce` can take.
@@ -314,8 +307,9 @@ DEVICE void in_parts(long count, Body body) {
   for (long start = 0; start < count; start += MOST)
     body(start * ELEMENT_BYTES, smaller(count - start, MOST));
 }
-DEVICE void copy_message(const Arguments& a) {
-  in_parts(a.count, [&](long at, long n) { copy(Output{a.receive + at}, a.send + at, n); });
+// Copies a message of any length into a user's buffer.
+DEVICE void copy_message(char* to, const char* from, long count) {
+  in_parts(count, [&](long at, long n) { copy(Output{to + at}, from + at, n); });
 }
 
 // Cuts `count` elements into WT_WORLD segments of whole units; the last may be short or empty.

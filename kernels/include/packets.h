@@ -26,36 +26,21 @@ DEVICE words selected(bool first, words x, words y) { return first ? x : y; }
 // Loads unit i of a user's buffer; elements from `count` on are zeros.
 template <int BYTES>
 DEVICE pack load_unit(const char* from, int i, int count) {
+  if (BYTES == sizeof(pack)) return load_pack<Element::bits>(from, i, count);
   constexpr int N = BYTES / ELEMENT_BYTES;
   const char* at = from + i * BYTES;
-  const int n = count - i * N;
-  if (n >= N && BYTES == sizeof(pack)) return load_pack(from, i);
-  if (n >= N && (u64)at % 8 == 0) {
-    Pieces<u64> words = {};
-    for (int k = 0; k < BYTES / 8; ++k) words.of[k] = load_as<u64>(at + 8 * k);
-    return reinterpret<pack>(words);
-  }
-  Pieces<Element::bits> part = {};
-  UNROLLED
-  for (int k = 0; k < N; ++k)
-    if (k < n) part.of[k] = ((const volatile Element::bits*)at)[k];
-  return reinterpret<pack>(part);
+  const int left = count - i * N, n = left < N ? left : N;
+  if (n < N || BYTES > 8 || (u64)at % 8) return load_pieces<Element::bits>(at, n);
+  return reinterpret<pack>(Pieces<u64>{{load_as<u64>(at)}});
 }
 template <int BYTES>
 DEVICE void store_unit(char* to, int i, int count, pack p) {
+  if (BYTES == sizeof(pack)) return store_pack<Element::bits>(to, i, count, p);
   constexpr int N = BYTES / ELEMENT_BYTES;
   char* at = to + i * BYTES;
-  const int n = count - i * N;
-  if (n >= N && BYTES == sizeof(pack)) return store_pack(to, i, p);
-  if (n >= N && (u64)at % 8 == 0) {
-    const auto words = reinterpret<Pieces<u64>>(p);
-    for (int k = 0; k < BYTES / 8; ++k) store_as(at + 8 * k, words.of[k]);
-    return;
-  }
-  const auto part = reinterpret<Pieces<Element::bits>>(p);
-  UNROLLED
-  for (int k = 0; k < N; ++k)
-    if (k < n) ((volatile Element::bits*)at)[k] = part.of[k];
+  const int left = count - i * N, n = left < N ? left : N;
+  if (n < N || BYTES > 8 || (u64)at % 8) return store_pieces<Element::bits>(at, p, n);
+  store_as(at, reinterpret<Pieces<u64>>(p).of[0]);
 }
 
 // A Packet defines:
@@ -63,9 +48,9 @@ DEVICE void store_unit(char* to, int i, int count, pack p) {
 //   packet(data, epoch), data(packet): a packet, and back
 //   missing(packet, epoch): whether the packet of this launch has yet to arrive
 //   sent(p): a pack of data as all ranks use it
-//   ROOM, offset(writer, epoch): of a writer's packets behind a slab's halves, in packets
+//   START: where its packets begin behind a slab's halves; ROOM: a writer's, in each of two halves
+//     as half_of has them; both in packets
 //   RESETS: whether the reader writes zeros back, for the next launch but one
-//   seen(packet, epoch): a stamp for the sentence about a time-out
 DEVICE u64* packets_of(const Arguments& a, long reader) {
   return (u64*)(a.slab.at_use(reader) + 2 * a.half_bytes);
 }
@@ -77,16 +62,18 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
   typedef typename Packet::word word;
   static_assert(WT_MOST_BYTES / sizeof(word) + 2 <= Packet::ROOM,
                 "a writer's room holds the longest message, in whole units");
-  static_assert((Packet::offset(WT_WORLD - 1, 1) + Packet::ROOM) * 8 <= PACKETS_BYTES,
+  static_assert((Packet::START + 2 * WT_WORLD * Packet::ROOM) * 8 <= PACKETS_BYTES,
                 "the packets of all writers lie behind the halves");
   constexpr int BYTES = 2 * sizeof(word);
   constexpr int UNITS = WT_WORLD > 4 ? 1 : 2;  // of a thread at once; LL has two
-  constexpr int PEERS = WT_WORLD > 1 ? WT_WORLD - 1 : 1;
   const Launch launch(a);
   const unsigned epoch = launch.epoch;
   const int rank = (int)a.rank, step = (int)threads(), count = (int)a.count;
   const int packed = (count * (int)ELEMENT_BYTES + BYTES - 1) / BYTES;
   const int units = packed ? packed : 1;  // an empty message too: a launch waits for every peer
+  const auto offset = [&](int writer) {
+    return Packet::START + ((epoch & 1) * WT_WORLD + writer) * Packet::ROOM;
+  };
   const auto own = [&](int i) { return Packet::sent(load_unit<BYTES>(a.send, i, count)); };
   for (int i = (int)thread(); i < units; i += step) {
     const pack p = own(i);
@@ -94,12 +81,12 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
     copy_bits(data, &p, sizeof data);
     const u64 two[2] = {Packet::packet(data[0], epoch), Packet::packet(data[1], epoch)};
     for_each_peer(a, [&](long reader) {
-      store_packets_system(packets_of(a, reader) + Packet::offset(rank, epoch) + i * 2, two);
+      store_packets_system(packets_of(a, reader) + offset(rank) + i * 2, two);
     });
   }
   u64* const mine = packets_of(a, rank);
   for (int first = (int)thread(); first < units; first += UNITS * step) {
-    pack inputs[UNITS], peers[UNITS][PEERS] = {};
+    pack inputs[UNITS], peers[UNITS][WT_WORLD] = {};
     // Behind the end a thread takes its first unit again; another thread may reset its own.
     const auto unit = [&](int u) {
       const int own = first + u * step;
@@ -108,11 +95,11 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
     UNROLLED
     for (int u = 0; u < UNITS; ++u) inputs[u] = own(unit(u));
     const auto place = [&](int here, int u, int k) {
-      return mine + Packet::offset(k + (k >= here), epoch) + unit(u) * 2;
+      return mine + offset(k + (k >= here)) + unit(u) * 2;
     };
     // Of each unit from each peer, in registers. Peer k is rank k, or k + 1 from this rank on.
     // for_each calls each(unit, peer, its two packets).
-    u64 packets[UNITS][PEERS][2];
+    u64 packets[UNITS][WT_WORLD][2];
     const auto for_each = [&](auto each) INLINED {
       UNROLLED
       for (int u = 0; u < UNITS; ++u) {
@@ -120,28 +107,19 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
         for (int k = 0; k < WT_WORLD - 1; ++k) each(u, k, packets[u][k]);
       }
     };
+    const auto any_missing = [&](const u64(&two)[2]) {
+      return Packet::missing(two[0], epoch) | Packet::missing(two[1], epoch);
+    };
     const auto poll = [&](u64&) {
       for_each([&](int u, int k, u64(&two)[2]) { load_packets_system(two, place(rank, u, k)); });
       bool missing = false;
-      for_each([&](int, int, u64(&two)[2]) {
-        missing |= Packet::missing(two[0], epoch);
-        missing |= Packet::missing(two[1], epoch);
-      });
+      for_each([&](int, int, u64(&two)[2]) { missing |= any_missing(two); });
       return !missing;
     };
     spin(a, poll, [&](u64) {
-      u64 late = 0;
-      int from = 0;
-      for_each([&](int, int k, u64(&two)[2]) {
-        UNROLLED
-        for (u64 packet : two) {
-          const bool is_late = Packet::missing(packet, epoch);
-          late = is_late ? packet : late;
-          from = is_late ? k : from;
-        }
-      });
-      give_up(a, from + (from >= rank), Packet::seen(late, epoch),
-              Packet::seen(Packet::packet(0, epoch), epoch));
+      int late = 0;
+      for_each([&](int, int k, u64(&two)[2]) { late = any_missing(two) ? k : late; });
+      give_up(a, late + (late >= rank), launch.stamp(0), launch.stamp(1));
     });
     const int here = rematerialized(rank);
     for_each([&](int u, int k, u64(&two)[2]) {
@@ -155,13 +133,11 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
       const int i = first + u * step, now = rematerialized(rank);
       if (i >= units) break;
       const auto input_of = [&](int r) {
-        // Places in `peers`: of a rank before this one, and of a later one.
-        const int below = r < WT_WORLD - 1 ? r : 0;
-        const int above = r > 0 ? r - 1 : 0;
+        const int above = r > 0 ? r - 1 : 0;  // place in `peers` of a rank behind this one
         pack p;
         UNROLLED
         for (int j = 0; j < REGISTERS; ++j) {
-          const words of_peer = selected(r < now, peers[u][below].r[j], peers[u][above].r[j]);
+          const words of_peer = selected(r < now, peers[u][r].r[j], peers[u][above].r[j]);
           p.r[j] = selected(r == now, inputs[u].r[j], of_peer);
         }
         return p;

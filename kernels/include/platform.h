@@ -18,8 +18,8 @@
 #ifndef WT_TOKENS  // tokens, 1 to 8, that one pass over a matrix serves
 #define WT_TOKENS 1
 #endif
-#ifndef WT_WIRE_FORMAT  // Int8Blocks Int6Blocks Int4Blocks: see quantize.h
-#define WT_WIRE_FORMAT Int8Blocks
+#ifndef WT_WIRE_BITS  // of a code, 8, 6 or 4: see quantize.h
+#define WT_WIRE_BITS 8
 #endif
 #ifndef WT_STREAM_SLAB  // 1: stores into the slab bypass the caches
 #define WT_STREAM_SLAB 0
@@ -61,13 +61,20 @@ constexpr Stores RECEIVE_STORES = WT_STREAM_RECEIVE ? STREAMED : CACHED;
 #include "platform_cpu.h"
 #endif
 
-#ifndef HAS_MULTIMEM
-#define HAS_MULTIMEM false
+#ifndef __CUDACC__
+DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
+  for (int k = 0; k < 2; ++k) x[k] = load_flag_system(p + k);
+}
 #endif
-#ifndef LOAD_MULTIMEM_PACK
+#ifndef __HIP__  // what AMD's compiler alone needs to be told
+DEVICE int rematerialized(int x) { return x; }
+constexpr bool ARGUMENTS_IN_HOST_MEMORY = false;
+template <int LOADS>
+DEVICE void loads_first() {}
+#endif
+#ifndef LOAD_MULTIMEM_PACK  // no rank has a multicast address
 #define LOAD_MULTIMEM_PACK(x, from, op, type) ((void)x, (void)from)
 #define LOAD_MULTIMEM_WORD LOAD_MULTIMEM_PACK
-#endif
-#ifndef MULTIMEM_PART  // a rank's part of a multicast address, for the software GPU of the tests
-#define MULTIMEM_PART(address, rank) ((void)(rank), address)
+DEVICE void store_multimem(char*, pack) {}
+DEVICE void fence_alias() {}
 #endif

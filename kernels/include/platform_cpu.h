@@ -23,13 +23,7 @@ constexpr int REGISTERS = 1;
 #endif
 // Separate types, no template: g++ 12 silently drops a vector_size that depends on a parameter.
 #define VECTOR vector_size(VECTOR_BYTES)
-typedef unsigned words __attribute__((VECTOR));
-typedef float floats __attribute__((VECTOR));
-typedef double doubles __attribute__((VECTOR));
-typedef int ints __attribute__((VECTOR));
-typedef long long longs __attribute__((VECTOR));
-typedef signed char int8s __attribute__((VECTOR));
-typedef unsigned char uint8s __attribute__((VECTOR));
+#define LANES __attribute__((VECTOR))
 typedef unsigned any_words __attribute__((VECTOR, aligned(1), may_alias));
 typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
 
@@ -70,13 +64,15 @@ DEVICE void cpu_relax() {}
 DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
 
-#define CONVERT(to, from, constraint, instruction, operands) \
-  to out;                                                    \
-  asm(instruction operands : "=v"(out) : constraint(from));  \
-  return out;
+#define CONVERTS(name, To, From, constraint, instruction) \
+  DEVICE To name(From from) {                             \
+    To to;                                                \
+    asm(instruction : "=v"(to) : constraint(from));       \
+    return to;                                            \
+  }
 #if defined(__AVX2__)
 // In assembly: g++ 12 converts byte by byte.
-DEVICE ints ints_from_chars(chars c){CONVERT(ints, c, "vm", "vpmovsxbd", " %1, %0")}
+CONVERTS(ints_from_chars, ints, chars, "vm", "vpmovsxbd %1, %0")
 #else
 DEVICE ints ints_from_chars(chars c) { return __builtin_convertvector(c, ints); }
 #endif
@@ -91,11 +87,8 @@ DEVICE void stream_pack(char* buffer, unsigned i, pack x) { ((aligned_words*)buf
 
 #if defined(__F16C__)
 // g++ 12 does not vectorise conversions of _Float16; integer code takes 2.6 to 4 times as long.
-DEVICE floats floats_from_halves(half_words h){
-    CONVERT(floats, h, "vm", "vcvtph2ps", " %1, %0")} DEVICE half_words
-    halves_from_floats(floats f) {
-  CONVERT(half_words, f, "v", "vcvtps2ph", " $0, %1, %0")
-}
+CONVERTS(floats_from_halves, floats, half_words, "vm", "vcvtph2ps %1, %0")
+CONVERTS(halves_from_floats, half_words, floats, "v", "vcvtps2ph $0, %1, %0")
 #else  // slow, and correct wherever the compiler supports _Float16
 typedef _Float16 float16s __attribute__((vector_size(VECTOR_BYTES / 2)));
 DEVICE floats floats_from_halves(half_words h) {
@@ -108,13 +101,15 @@ DEVICE half_words halves_from_floats(floats f) {
 
 #if defined(__AVX512BF16__)
 typedef unsigned short all_shorts __attribute__((VECTOR));
+DEVICE unsigned short subnormals(floats x) {
+  unsigned short lanes;
+  asm("vfpclassps $0x20, %1, %0" : "=k"(lanes) : "v"(x));
+  return lanes;
+}
 // Rounds to bf16, into the lower and the upper half of each word, with an instruction that takes
 // subnormal numbers for 0. Does nothing and returns false if a number is subnormal.
 DEVICE bool rounded_at_once(floats low, floats high, words& both) {
-  unsigned short low_subnormal, high_subnormal;
-  asm("vfpclassps $0x20, %1, %0" : "=k"(low_subnormal) : "v"(low));
-  asm("vfpclassps $0x20, %1, %0" : "=k"(high_subnormal) : "v"(high));
-  if (low_subnormal | high_subnormal) return false;
+  if (subnormals(low) | subnormals(high)) return false;
   all_shorts h;
   asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(h) : "v"(low), "v"(high));
   both = reinterpret<words>(__builtin_shufflevector(h, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
@@ -130,10 +125,6 @@ DEVICE int thread_in_block() { return 0; }
 DEVICE int threads_in_block() { return 1; }
 DEVICE int block() { return 0; }
 DEVICE int blocks() { return 1; }
-DEVICE int rematerialized(int x) { return x; }
-constexpr bool ARGUMENTS_IN_HOST_MEMORY = false;
-template <int LOADS>
-DEVICE void loads_first() {}
 DEVICE void evaluate_now(floats&) {}
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
@@ -141,14 +132,10 @@ DEVICE u64 load_flag_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_A
 DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
   for (int k = 0; k < 2; ++k) store_release_system(p + k, x[k]);
 }
-DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
-  for (int k = 0; k < 2; ++k) x[k] = load_flag_system(p + k);
-}
 DEVICE void fence_acquire_system() {}
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
-DEVICE void fence_alias() {}
 // A release store orders all earlier stores but non-temporal ones. For others a fence would only
 // delay a launch until its last store reaches the peer: 0.1 to 0.5 us per flag.
 DEVICE void drain_stores() {
@@ -193,31 +180,9 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, Stores stores =
 // then takes 0.8 times as long from the lines of a far core, and as long as before from those of a
 // near one. Walking several pages does without.
 constexpr long PREFETCH_BYTES = WT_SEVERAL_PAGES ? 0 : 4096;
+template <bool FOR_STORES = false>
 DEVICE void prefetch(const char* at, long bytes) {
-  for (long i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
-}
-// Fetches lines to store into from the core that holds them, at most STORE_PREFETCH_BYTES.
-constexpr long STORE_PREFETCH_BYTES = 2048;
-DEVICE void prefetch_for_store(const char* at, long bytes) {
-  for (long i = 0; i < bytes && i < STORE_PREFETCH_BYTES; i += 64) __builtin_prefetch(at + i, 1);
-}
-// Stores into each line that this core has just read, as long as they lie in its first-level cache.
-// An EPYC hands a line that one core has changed to the next that stores into it up to 6 times as
-// fast between far cores, and twice as fast between near ones, as one of which both have copies.
-constexpr long DIRTIED_BYTES = 16384;
-DEVICE void dirty_lines(const char* at, long bytes) {
-  for (long i = 0; i < bytes; i += 64) *(volatile char*)(at + i) = 0;
-}
-// A pack at any address; a CPU needs no pieces.
-template <class>
-DEVICE pack load_pieces(const char* from) {
-  pack p;
-  copy_bits(&p, from, sizeof p);
-  return p;
-}
-template <class>
-DEVICE void store_pieces(char* to, pack p) {
-  copy_bits(to, &p, sizeof p);
+  for (long i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, FOR_STORES);
 }
 template <class T>
 DEVICE T load_as(const void* p) {
@@ -260,9 +225,8 @@ DEVICE void widen_chars(words w, floats* to) {
 }
 // Store a pack of fp32 as 16-bit elements, which take half a pack.
 DEVICE void store_halves(char* at, pack p) {
-  const floats f = reinterpret<floats>(p.r[0]);
-  const words w = halves(f, f);
-  copy_bits(at, &w, sizeof w / 2);
+  const half_words h = halves_from_floats(reinterpret<floats>(p.r[0]));
+  copy_bits(at, &h, sizeof h);
 }
 DEVICE void store_bfloat16s(char* at, pack p) {
   const words rounded = rounded_to_bfloat16(reinterpret<floats>(p.r[0]));

@@ -14,10 +14,6 @@
 #define POLL_FLAG "ld.acquire.sys.global.u64"
 #define FENCE_ACQUIRE ""
 #endif
-// multimem, with sums in fp32, needs sm_90 and PTX 8.2. Elsewhere no rank has a multicast address.
-#if __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1202
-#define HAS_MULTIMEM true
-#endif
 
 // One block may use all registers, 128 per thread; the default, 40, keeps fewer loads in flight.
 #define UP_TO_512_THREADS __launch_bounds__(512, 1)
@@ -26,10 +22,6 @@ DEVICE int thread_in_block() { return threadIdx.x; }
 DEVICE int threads_in_block() { return blockDim.x; }
 DEVICE int block() { return blockIdx.x; }
 DEVICE int blocks() { return gridDim.x; }
-DEVICE int rematerialized(int x) { return x; }
-constexpr bool ARGUMENTS_IN_HOST_MEMORY = false;
-template <int LOADS>
-DEVICE void loads_first() {}
 DEVICE void evaluate_now(floats& x) { asm volatile("" : "+f"(x)); }
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
@@ -79,8 +71,10 @@ DEVICE pack load_16_bytes(const void* p) {
 }
 STORES_PACK(store_16_bytes, "st.global.v4.u32")
 STORES_PACK(stream_16_bytes, "st.global.cs.v4.u32")
-DEVICE void store_16_bytes_system(void* p, pack x) { store_16_bytes(p, x); }  // on AMD alone
-// At a multicast address: see multimem.h. Relaxed, as a cache could serve a weak access.
+#define store_16_bytes_system store_16_bytes  // another one on AMD alone
+// At a multicast address: see multimem.h. Relaxed, as a cache could serve a weak access. Sums in
+// fp32 need sm_90 and PTX 8.2.
+#if __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1202
 #define LOAD_MULTIMEM_WORD(x, from, op, type)                                    \
   asm volatile("multimem.ld_reduce.relaxed.sys.global." op "." type " %0, [%1];" \
                : "=r"(x)                                                         \
@@ -90,6 +84,7 @@ DEVICE void store_16_bytes_system(void* p, pack x) { store_16_bytes(p, x); }  //
   LOAD_PACK(x, from, "multimem.ld_reduce.relaxed.sys.global." op ".v4." type)
 STORES_PACK(store_multimem, "multimem.st.relaxed.sys.global.v4.f32")
 DEVICE void fence_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
+#endif
 template <class T>
 DEVICE T load_as(const void* p);
 #define ACCESS(T, type, constraint)                                                       \

@@ -6,13 +6,7 @@
 #define NO_UNROLL _Pragma("unroll 1")  // for a loop with a body that fills all registers
 #define LAUNCHED_WITH(T) const T       // the one argument of a kernel: by value
 constexpr int REGISTERS = 4;           // per pack
-typedef unsigned words;
-typedef float floats;
-typedef double doubles;
-typedef int ints;
-typedef long long longs;
-typedef signed char int8s;
-typedef unsigned char uint8s;
+#define LANES                          // a register has one
 #if defined(__CUDACC__)
 #include "platform_cuda.h"
 #else
@@ -49,26 +43,10 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, Stores stores =
 }
 
 // Its threads have enough loads under way, and its stores do not wait for lines.
-constexpr long PREFETCH_BYTES = 0, STORE_PREFETCH_BYTES = 0, DIRTIED_BYTES = 0;
+constexpr long PREFETCH_BYTES = 0;
+template <bool = false>
 DEVICE void prefetch(const char*, long) {}
-DEVICE void prefetch_for_store(const char*, long) {}
-DEVICE void dirty_lines(const char*, long) {}
 DEVICE bool copied_as_string(char*, const char*, long) { return false; }
-
-// A pack in pieces; the address must be a multiple of a piece's size.
-template <class Piece>
-DEVICE pack load_pieces(const char* from) {
-  Pieces<Piece> x;
-  UNROLLED
-  for (unsigned k = 0; k < 16 / sizeof(Piece); ++k) x.of[k] = ((const volatile Piece*)from)[k];
-  return reinterpret<pack>(x);
-}
-template <class Piece>
-DEVICE void store_pieces(char* to, pack p) {
-  const auto x = reinterpret<Pieces<Piece>>(p);
-  UNROLLED
-  for (unsigned k = 0; k < 16 / sizeof(Piece); ++k) ((volatile Piece*)to)[k] = x.of[k];
-}
 
 // The nearest bf16, ties to even, in the upper half of the word. In integers: hardware conversions
 // differ on denormals. Arithmetic made every NaN quiet, and the minimum keeps its carry out of the

@@ -55,7 +55,6 @@ DEVICE void block_barrier() {
   __builtin_amdgcn_s_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
-DEVICE void fence_alias() {}
 // One wave's write-back covers the stores of a block's waves that are in L2, no store in flight.
 DEVICE void drain_stores() { asm volatile(WAIT_FOR_STORES ::: "memory"); }
 DEVICE void finish_resets() { drain_stores(); }  // stores of system scope
@@ -83,10 +82,6 @@ DEVICE void store_16_bytes_system(void* p, const T& x) {
   asm volatile(STORE_16_BYTES_SYSTEM ::"v"(p), "v"(four) : "memory");
 }
 DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) { store_16_bytes_system(p, x); }
-DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
-  for (int k = 0; k < 2; ++k)
-    x[k] = __hip_atomic_load((const GLOBAL u64*)p + k, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
-}
 DEVICE u64 load_flag_system(const u64* p) {
   return __hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }

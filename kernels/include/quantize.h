@@ -6,31 +6,24 @@
 #pragma once
 #include "pack.h"
 
-// The nearest integer, ties to even, clamped to +-limit, in the low bits of each lane: 1.5 * 2^23
-// leaves no bits for a fraction. The clamp keeps a compiler from fusing this sum with a product in
-// x; in integers it needs no masks, for which AMD has too few scalar registers.
-DEVICE words rounded(unsigned limit_bits, floats x) {
-  const words sign = reinterpret<words>(x) & 0x80000000u;
-  const floats clamped = reinterpret<floats>(clamped_magnitude(limit_bits, x) | sign);
-  return reinterpret<words>(clamped + 12582912.0f);
-}
-
 // codes() encodes scaled elements; values() decodes the low BITS of each lane, ignoring the others.
-template <int WIDTH, unsigned LIMIT_BITS>
-struct IntBlocks {
-  static constexpr int BITS = WIDTH;
+struct Wire {
+  static constexpr int BITS = WT_WIRE_BITS;
   static constexpr unsigned MASK = (1u << BITS) - 1, HALF = 1u << (BITS - 1);
   static constexpr float LARGEST = HALF - 1;
-  static DEVICE words codes(floats x) { return rounded(LIMIT_BITS, x) & MASK; }
+  // The nearest integer, ties to even, clamped to +-LARGEST: 1.5 * 2^23 leaves no bits for a
+  // fraction. The clamp keeps a compiler from fusing this sum with a product in x; in integers it
+  // needs no masks, for which AMD has too few scalar registers.
+  static DEVICE words codes(floats x) {
+    const words sign = reinterpret<words>(x) & 0x80000000u;
+    const words clamped = clamped_magnitude(reinterpret<unsigned>(LARGEST), x) | sign;
+    return reinterpret<words>(reinterpret<floats>(clamped) + 12582912.0f) & MASK;
+  }
   static DEVICE floats values(words codes) {  // puts code + HALF in the low bits of 2^23
     return reinterpret<floats>((codes & MASK) ^ (0x4b000000u + HALF)) - (8388608.0f + HALF);
   }
 };
-typedef IntBlocks<8, 0x42fe0000u> Int8Blocks;  // the limits are 127, 31, 7, as bits of a float
-typedef IntBlocks<6, 0x41f80000u> Int6Blocks;
-typedef IntBlocks<4, 0x40e00000u> Int4Blocks;
 
-typedef WT_WIRE_FORMAT Wire;
 // A thread handles a unit at once: one block, or on a CPU enough blocks for a register of codes.
 constexpr long BLOCK_ELEMENTS = 32;
 constexpr int BLOCK_FLOATS = BLOCK_ELEMENTS * 4 / sizeof(floats);
@@ -49,12 +42,10 @@ struct WideUnit {
 };
 struct CodedUnit {
   words codes[CODE_WORDS];
-  unsigned scales[BLOCKS];
+  unsigned short scales[BLOCKS];
 };
 
-DEVICE floats scale_in_lanes(unsigned half) {
-  return low_halves(words{} + (half & 0xffffu) * 0x10001u);
-}
+DEVICE floats scale_in_lanes(unsigned short half) { return low_halves(words{} + half * 0x10001u); }
 
 DEVICE CodedUnit quantized(const WideUnit& x) {
   CodedUnit q = {};
@@ -68,8 +59,7 @@ DEVICE CodedUnit quantized(const WideUnit& x) {
     const words nan = words{} + 0x7fff7fffu;
     const words nearest = halves(exact, exact);
     const words up = low_halves(nearest) < exact ? nearest + 0x10001u : nearest;
-    const words positive = up & 0x7fff7fffu;
-    const words scale = positive < 0x7c000000u ? positive : nan;
+    const words scale = up < 0x7c000000u ? up : nan;
     copy_bits(&q.scales[b], &scale, sizeof q.scales[b]);
     const floats stored = low_halves(scale);
     const floats inverse = stored > floats{} ? 1.0f / stored : floats{};
@@ -137,8 +127,7 @@ struct CodedSlab {
       store_as(this->rest(u), rest, SLAB_STORES);
     }
     UNROLLED
-    for (int b = 0; b < BLOCKS; ++b)
-      store_as(scale(u, b), (unsigned short)q.scales[b], SLAB_STORES);
+    for (int b = 0; b < BLOCKS; ++b) store_as(scale(u, b), q.scales[b], SLAB_STORES);
   }
 };
 DEVICE unsigned units_of(long count) {

@@ -102,7 +102,6 @@ DEVICE const T& more_of(const Arguments& a) {
 DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_block(); }
 DEVICE long threads() { return (long)blocks() * threads_in_block(); }
 
-DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
 // At least `wanted`, and of this launch or the next, as no peer is further ahead: a block that
 // short messages do not use has old flags. Right also where the epoch wraps at 2^32.
 DEVICE bool reached(u64 seen, u64 wanted) {
@@ -168,30 +167,23 @@ DEVICE void fence_aliases() {
   if (thread_in_block() == 0) fence_alias();
 }
 
-// The slab and slot where `writer` leaves what `reader` alone reads. Without SWAPS: a push leaves
-// it in its reader's slab, in the writer's slot, and a pull the other way round.
-struct Place {
-  long slab, slot;
-};
-DEVICE Place place_between(long writer, long reader, bool pushes, unsigned use) {
-  const bool at_reader = SWAPS ? pushes != (use & 1) : pushes;
-  return at_reader ? Place{reader, writer} : Place{writer, reader};
-}
 // The slab where `writer` leaves what all others read, and, on a ring, what its neighbour reads in
 // the slab of `writer` + 1: at its next use this is where the rank itself has read.
 DEVICE long slab_of_use(long writer, unsigned use) {
   return SWAPS ? (int)((unsigned)writer + WT_WORLD - use % WT_WORLD) % WT_WORLD : writer;
 }
 
-// This rank's launch: its epoch is the last launch's plus one. Peers are given by one bit each.
+// This rank's launch: its epoch is the last launch's plus one, or that epoch with `ahead` = 0.
+// Peers are given by one bit each.
 struct Launch {
   const Arguments& a;
   const unsigned epoch, peers;
-  DEVICE Launch(const Arguments& a, unsigned epoch)
-      : a(a), epoch(epoch), peers(((1u << WT_WORLD) - 1) & ~(1u << a.rank)) {}
-  DEVICE explicit Launch(const Arguments& a) : Launch(a, (unsigned)a.own->epoch.value + 1) {}
+  DEVICE explicit Launch(const Arguments& a, unsigned ahead = 1)
+      : a(a),
+        epoch((unsigned)a.own->epoch.value + ahead),
+        peers(((1u << WT_WORLD) - 1) & ~(1u << a.rank)) {}
 
-  DEVICE u64 stamp(long step) const { return ::stamp(epoch, step); }
+  DEVICE u64 stamp(long step) const { return (u64)epoch << 32 | (u64)step; }
 
   // Tells the peers that this block has made all its stores before `step`. The barrier waits for
   // all threads; then one wave's release makes the stores of the whole block visible. The host data
@@ -242,6 +234,17 @@ struct Launch {
   DEVICE unsigned use_of(long step, long steps) const {
     const long uses = (steps + 1 - (step & 1)) >> 1;  // below: wraps in no launch
     return (epoch >> 1) % (2 * WT_WORLD) * (unsigned)uses + (unsigned)(step >> 1);
+  }
+  // The place of `bytes` where `writer` leaves, in a step of `steps`, what `reader` alone reads, or
+  // all if it is `shared`. Without SWAPS: a push leaves it in its reader's slab, in the writer's
+  // slot, and a pull the other way round.
+  DEVICE char* place(long writer, long reader, bool pushes, bool shared, long step, long steps,
+                     long bytes) const {
+    const unsigned use = use_of(step, steps);
+    const bool at_reader = SWAPS ? pushes != (use & 1) : pushes;
+    const long slab = shared ? slab_of_use(writer, use) : at_reader ? reader : writer;
+    const long slot = shared ? step & 1 : (step & 1) * WT_WORLD + (at_reader ? writer : reader);
+    return half_of(slab) + slot * bytes;
   }
 
   // The last block to leave advances the epoch: before, another block could enter the next launch.

@@ -22,19 +22,12 @@ DEVICE void in_rounds(const Arguments& a, long most, long segment_bytes, CopyIn 
   const Launch launch(a);
   const int chunks = (int)((a.count + most - 1) / most);
   // A half of a slab: two chunks of input, two segments of sums; without PULLS two of each owner.
-  const auto use = [&](long chunk) {  // a multicast address reaches the same place of all slabs
-    return TRANSFER == MULTICASTS ? 0 : launch.use_of(chunk, chunks);
-  };
   const auto input = [&](long writer, long chunk, long owner) {
-    const Place place = place_between(writer, owner, TRANSFER == PUSHES, use(chunk));
-    const long slot = (chunk & 1) * WT_WORLD + place.slot;
-    return launch.half_of(place.slab) + slot * segment_bytes;
+    return launch.place(writer, owner, TRANSFER == PUSHES, false, chunk, chunks, segment_bytes);
   };
   const auto sums = [&](long owner, long chunk, long reader) {
-    const Place place = TRANSFER == PULLS ? Place{slab_of_use(owner, use(chunk)), 0}
-                                          : place_between(owner, reader, true, use(chunk));
-    const long slot = TRANSFER != PULLS ? (chunk & 1) * WT_WORLD + place.slot : chunk & 1;
-    return launch.half_of(place.slab) + (2 * WT_WORLD + slot) * segment_bytes;
+    return launch.place(owner, reader, true, TRANSFER == PULLS, chunk, chunks, segment_bytes) +
+           2 * WT_WORLD * segment_bytes;
   };
   const auto part = [&](long chunk, long segment) {
     const Segment s = segment_of<UNIT>(smaller(most, a.count - chunk * most), segment);

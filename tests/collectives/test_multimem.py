@@ -109,7 +109,7 @@ def test_what_has_an_instruction_is_offered_and_nothing_else(name, redop):
 
 
 def test_a_single_16_bit_element_is_shifted_out_of_the_word_that_the_switch_sums():
-    """The software GPU has no such instruction, and sums element by element."""
+    """The software GPU has no such instruction, and sums by words of its own."""
     text = compiled(STEM, "sm_90", (("WT_ELEMENT", "Bfloat16"), ("WT_REDOP", "Sum"))).text
     entry = text[text.index(f".entry {ENTRIES[0]}") : text.index(f".entry {ENTRIES[1]}")]
     words = re.findall(r"multimem.ld_reduce[\w.:]*\.bf16x2 (%r\d+),", entry)

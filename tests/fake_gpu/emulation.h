@@ -36,7 +36,16 @@ void gpu_stored(const void* at);
 unsigned long long gpu_clock_ns();
 char* gpu_multimem_part(const void* address, int part);
 }
-#define MULTIMEM_PART(address, part) gpu_multimem_part(address, part)
+#define LOAD_MULTIMEM_PACK(x, from, op, type) \
+  x = combined<WT_WORLD>(                     \
+      [&](int part) INLINED { return load_aligned_pack(gpu_multimem_part(from, part), 0); })
+#define LOAD_MULTIMEM_WORD(x, from, op, type)                           \
+  x = combined<WT_WORLD>([&](int part) INLINED {                        \
+        return load_pieces<unsigned>(gpu_multimem_part(from, part), 1); \
+      }).r[0]
+#define store_multimem(at, p) \
+  for (int part = 0; part < WT_WORLD; ++part) store_aligned_pack(gpu_multimem_part(at, part), 0, p)
+#define fence_alias() ((void)0)
 
 #define __builtin_amdgcn_workitem_id_x() (gpu_lane()->thread)
 #define __builtin_amdgcn_workgroup_size_x() (gpu_lane()->threads)

@@ -148,8 +148,7 @@ PATCHES = {
     "without the fence before the flag": [Patch(SYNC, "  drain_stores();\n", "")],
     "without the epoch flip": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
-        Patch(LL, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),
-        Patch(SENTINEL, "(epoch & 1) * WT_WORLD", "0 * WT_WORLD"),
+        Patch(PACKETS, "(epoch & 1) * WT_WORLD", "0 * WT_WORLD"),
     ],
     # The bug of another project's kernels: blocks that short messages do not use count fewer
     # launches, and then use another half. A rank's own flags, which nobody writes, hold the counts.

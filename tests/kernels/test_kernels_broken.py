@@ -52,7 +52,7 @@ def test_each_instruction_of_the_protocol_is_needed(architecture, letters):
             assert broken(left, architecture), letter
 
 
-REDUCED = "combined<SOURCES, FINISH>([&](int s) { return place.load(from.at[s], k); })"
+REDUCED = "combined<SOURCES, FINISH>([&](int s) { return from.load(place, s, k); })"
 EARLY = PACK, f"batch[k] = {REDUCED};", f"to.put(place, k, batch[k] = {REDUCED});"
 
 
@@ -70,7 +70,7 @@ def test_a_wait_after_each_packet_is_detected(tmp_path):
     assert packets("allreduce_one_shot_ll", "gfx942", folder) == [True, False]
 
 
-INDEXED = (PACK, "place.load(from.at[s], k)", "place.load(from.at[(s + team.thread) % SOURCES], k)")
+INDEXED = (PACK, "from.load(place, s, k)", "from.load(place, (s + team.thread) % SOURCES, k)")
 MISFITS = {
     "a dynamic index in PTX": ("sm_90", *INDEXED),
     "few vector registers": ("gfx1201", HIP, "amdgpu_waves_per_eu(2, 4)", "amdgpu_num_vgpr(32)"),

@@ -25,6 +25,7 @@ from tests.launch import FULL, few
 
 FILES = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.cu"))
 ENTRY = r"^(?:\w+_KERNEL\(|KERNEL\s+)(\w+)"
+EXCHANGE = r"^EXCHANGE_KERNELS\((\w+)"  # has three
 NO_COLLECTIVES = (
     "link",
     "link_parts",
@@ -87,7 +88,10 @@ each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_entry_is_compiled_without_a_stack_and_loads_much_at_once(stem, architecture):
     """Main loops start several loads of 16 bytes before they store."""
     built = compiled(stem, architecture)
-    entries = re.findall(ENTRY, (SOURCES / f"{stem}.cu").read_text(), re.MULTILINE)
+    source = (SOURCES / f"{stem}.cu").read_text()
+    entries = re.findall(ENTRY, source, re.MULTILINE)
+    for name in re.findall(EXCHANGE, source, re.MULTILINE):
+        entries += [f"{name}_push", f"{name}_pull", f"{name}_pull_registered"]
     assert entries
     assert sorted(entries) == [r.kernel for r in built.kernels]
     assert sorted(entries) == sorted(kernels_in(built.text, architecture))
@@ -173,12 +177,12 @@ TYPES = (
     "WT_ELEMENT=Uint8 WT_REDOP=Avg",
 )
 FORMATS = [
-    (QUANTIZED, macros("WT_WIRE_FORMAT=Int8Blocks", *WIDE)),
+    (QUANTIZED, macros("WT_WIRE_BITS=8", *WIDE)),
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=8", *WIDE)),
-    (QUANTIZED, macros("WT_WIRE_FORMAT=Int6Blocks", *WIDE)),
-    (QUANTIZED, macros("WT_WIRE_FORMAT=Int4Blocks")),
-    (QUANTIZED, macros("WT_WIRE_FORMAT=Int4Blocks WT_ELEMENT=Float16 WT_WORLD=3")),
-    (QUANTIZED, macros("WT_WIRE_FORMAT=Int6Blocks WT_ELEMENT=Float16 WT_WORLD=3")),
+    (QUANTIZED, macros("WT_WIRE_BITS=6", *WIDE)),
+    (QUANTIZED, macros("WT_WIRE_BITS=4")),
+    (QUANTIZED, macros("WT_WIRE_BITS=4 WT_ELEMENT=Float16 WT_WORLD=3")),
+    (QUANTIZED, macros("WT_WIRE_BITS=6 WT_ELEMENT=Float16 WT_WORLD=3")),
     (GEMV, macros("WT_WEIGHT=Bfloat16 WT_TOKENS=8")),
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=5 WT_ELEMENT=Float16")),
 ]

@@ -105,8 +105,7 @@ def heats_of(cases: Sequence[CaseFields], costs_us: RoundCosts) -> dict[Heat, li
         if case.status != "ok":
             continue
         heat = Heat(case.variant, case.size_bytes, case.mode)
-        name = BuildName.parse(case.algorithm)
-        runs = str(name._replace(memory=case.memory if several else None))
+        runs = str(BuildName(case.algorithm, memory=case.memory if several else None))
         is_untuned = case.algorithm in UNTUNED
         if is_untuned:
             runs = case.chosen or case.algorithm

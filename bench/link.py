@@ -185,12 +185,10 @@ class Measurement:
             idle = nothing(self.world)
             iteration = Iteration("", idle, operation, idle, idle, scale=self.scale)
         else:
-            send, receive = self.link.buffers.send, self.link.buffers.receive
-            count, shape = self.size_bytes // DATATYPE.size_bytes, {"pairs": self.pairs}
-            case = CollectiveCase(
-                LINK, count, DATATYPE, "none", send.address, receive.address, shape=shape
-            )
-            iteration = case_iteration(self.world, self.link.buffers, case, operation)
+            count, buffers = self.size_bytes // DATATYPE.size_bytes, self.link.buffers
+            case = CollectiveCase(LINK, count, DATATYPE, "none", 0, 0, shape={"pairs": self.pairs})
+            case = buffers.place(self.world, case)
+            iteration = case_iteration(self.world, buffers, case, operation)
             iteration.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
         ranks = sorted({*chain(*self.pairs)})
         iteration.ranks = (self.source,) if self.is_alone else tuple(ranks)

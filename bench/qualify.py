@@ -58,15 +58,15 @@ def run_qualify(argv: Sequence[str] | None) -> int:
     faults = [fault for step in survey.steps for fault in faults_of(step, trusted)]
     measured = [case for step in survey.steps if step.result for case in step.result.cases]
     compared = sum(key_of(case) in trusted for case in measured if least_us(case))
-    if trusted and not compared:
+    is_incomparable = trusted and not compared
+    if is_incomparable:
         say(
             f"{BENCH}qualify",
             f"nothing of the trusted machine could be compared: {arguments.expect} has no case "
             "that has an interval here too; another device, or too little time?",
         )
     ended = {step.status for step in survey.steps}
-    is_inconclusive = ended != {"done"} or (trusted and not compared)
-    status = WRONG if faults else CANNOT if is_inconclusive else FINE
+    status = WRONG if faults else CANNOT if is_incomparable or ended != {"done"} else FINE
     steps = {step.name: f"{step.status}: {step.sentence}" for step in survey.steps}
     facts = {"schema": 1, "status": status, "faults": faults, "compared": compared, "steps": steps}
     for bus_id in find_gpus(arguments.device)[1] or [""]:

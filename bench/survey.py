@@ -146,9 +146,6 @@ def run_survey(survey: Survey) -> int:
             signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:  # `interrupt` ignores later signals
         is_interrupted = True
-        for step in survey.steps:
-            if step.status == "not run":
-                step.sentence = "the survey was interrupted before"
         survey.progress.write("interrupted; the page and the archive will hold what was measured")
     made = page.write(survey, is_interrupted)
     failed = [
@@ -213,16 +210,11 @@ def run_steps(survey: Survey) -> None:
 def launch(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:
     """Performs a step and tells how it began and ended."""
     name = step.log.replace("_", " ")
-    survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
+    rest = time_text(max(0.0, survey.deadline_s - time.monotonic()))
+    survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {rest} left")
     steps.perform(survey, step, share_s, left_s)
     took = time_text(step.elapsed_s)
-    survey.progress.write(
-        f"{name}: {step.status} after {took}, {step.sentence}; {left_text(survey)}"
-    )
-
-
-def left_text(survey: Survey) -> str:
-    return f"{time_text(max(0.0, survey.deadline_s - time.monotonic()))} left"
+    survey.progress.write(f"{name}: {step.status} after {took}, {step.sentence}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

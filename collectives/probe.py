@@ -47,7 +47,7 @@ def probe(peers: PeerBuffer) -> ProbeResult:
     buffers, and stores into uncached memory without a write-back."""
     if sentence := show(peers, "show_stores"):
         raise ProbeFailed(sentence)
-    no_reads = None if peers.device.is_cpu else show(peers, "show_reads")
+    no_reads = show(peers, "show_reads")
     no_packets = show(peers, "show_packets")
     writes_back = not peers.sharing.endswith(" uncached") or bool(
         show(peers, "show_stores", macros=UNCACHED)

@@ -60,7 +60,10 @@ PRIVACY = (
 def page_of(survey: Survey, is_interrupted: bool) -> Page:
     """The headline, what was measured, a row for each step with what to type if it failed, the page
     of the headline's run, and what each step printed."""
-    shown = survey.shown
+    # Of each step its first launch that measured something, or its first.
+    shown = [
+        next(iter(survey.launches(step.name)), step) for step in survey.steps if step.launch == 1
+    ]
     measured = {step.name: step.result for step in shown if first_point(step.result)}
     first = next((measured[name] for name in HEADLINES if name in measured), None)
     page = Page(

@@ -56,7 +56,7 @@ class SurveyStep:
     gpus_only: bool = False
     launch: int = 1
     status: Status = "not run"
-    sentence: str = "the time ran out before"
+    sentence: str = "its turn never came"
     elapsed_s: float = 0.0
     result: Result | None = None
 
@@ -108,13 +108,6 @@ class Survey:
     def launches(self, name: str) -> list[SurveyStep]:
         """The launches of a step that measured something."""
         return [step for step in self.steps if step.name == name and step.is_measured]
-
-    @property
-    def shown(self) -> list[SurveyStep]:
-        """Of each step its first launch that measured something, or its first."""
-        return [
-            next(iter(self.launches(step.name)), step) for step in self.steps if step.launch == 1
-        ]
 
     def results(self, name: str) -> list[Result]:
         return [step.result for step in self.launches(name) if step.result]

@@ -76,9 +76,10 @@ class Runner:
         length = min(self.slice_length, MOST_A_PROGRAM)
         repeats, start_s = self.slice_length // length, time.monotonic()
         self.perform(self.order.choices(batch, k=length), repeats)
-        drawn, times_s = repeats * length, (start_s, time.monotonic())
-        start_s, now_s = self.session.communicator.broadcast(times_s)
-        self.slice_length = max(1, min(2 * drawn, int(drawn * SLICE_S / (now_s - start_s))))
+        drawn = repeats * length
+        now_s = time.monotonic()
+        now_s, slice_s = self.session.communicator.broadcast((now_s, now_s - start_s))
+        self.slice_length = max(1, min(2 * drawn, int(drawn * SLICE_S / slice_s)))
         return float(now_s)
 
     def repeat_aged(self, batch: list[SoakSequence], peers: PeerBuffer) -> None:

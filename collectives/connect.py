@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from collectives.communicator import Communicator, Refusal
+from collectives.operation import Unsupported
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, share, slab_bytes, write_own
 from collectives.probe import ProbeFailed, probe, wire_speed
-from kernels.devices.device import Control, Device, Own
+from kernels.devices.device import MOST_RANKS, Control, Device, Own
 
 # Opening memory fails with error 17 where containers share no network, through which ROCm passes it
 # (ROCm/rocm-aic pull request 88), and on kernels without AMD's own driver (ROCm/ROCR-Runtime issue
@@ -46,10 +47,11 @@ def connect(
     waits: WaitPolicy,
     modes: Sequence[str],
     probes: bool = True,
-) -> PeerBuffer:
-    """Allocates, maps and probes in the first mode that works; the ladder `probes` by itself.
-    Raises Refusal if memory is short or no mode works, and ProbeFailed if mapped memory failed a
-    probe."""
+) -> PeerBuffer | Unsupported:
+    """Allocates, maps and probes in the first mode that works, the ladder `probes` by itself; why
+    not, if mapped memory failed a probe. Raises Refusal if memory is short or no mode works."""
+    if communicator.size > MOST_RANKS:
+        return Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
     refusals, probe_failed = list[str](), False
     for number, sharing in enumerate(modes):
         undo = ExitStack()
@@ -79,4 +81,6 @@ def connect(
             waits.forget()
             remedy = REMEDY if any(words in str(refusal) for words in SHARING) else ""
             refusals.append(f"{sharing}: {refusal}{remedy}")
-    raise (ProbeFailed if probe_failed else Refusal)("; ".join(refusals))
+    if probe_failed:
+        return Unsupported("; ".join(refusals))
+    raise Refusal("; ".join(refusals))

@@ -7,9 +7,8 @@ from collectives.communicator import Communicator, Refusal
 from collectives.connect import connect
 from collectives.operation import Library, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
-from collectives.probe import ProbeFailed
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import MOST_RANKS, Device, DeviceError
+from kernels.devices.device import Device, DeviceError
 
 
 def open_device(
@@ -126,7 +125,7 @@ def open_world(
 
         library = NcclLibrary(communicator, device)
     if communicator.hosts == 1:
-        mapped = [_map_peers(communicator, device, waits, modes) for modes in kinds]
+        mapped = [connect(communicator, device, waits, modes) for modes in kinds]
         first, *others = (
             World(communicator, device, peers, library, waits.watch, graph) for peers in mapped
         )
@@ -145,9 +144,8 @@ def open_world(
 def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     """The world of this host's ranks. Its memory is mapped on all hosts or on none."""
     node = world.among(world.communicator.nodes[world.communicator.host], world.peers)
-    peers: PeerBuffer | Unsupported
     try:
-        peers = _map_peers(node.communicator, world.device, waits, modes)
+        peers = connect(node.communicator, world.device, waits, modes)
     except Refusal as refusal:
         peers = Unsupported(str(refusal))
     reason = peers.reason if isinstance(peers, Unsupported) else None
@@ -161,14 +159,3 @@ def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
                 f"for rank {kinds.index(other)}; --memory host_staged is alike"
             )
     return replace(node, peers=peers)
-
-
-def _map_peers(
-    communicator: Communicator, device: Device, waits: WaitPolicy, modes: Sequence[str]
-) -> PeerBuffer | Unsupported:
-    if communicator.size > MOST_RANKS:
-        return Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
-    try:
-        return connect(communicator, device, waits, modes)
-    except ProbeFailed as failure:
-        return Unsupported(str(failure))

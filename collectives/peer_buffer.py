@@ -218,8 +218,8 @@ def skip_launches(peers: PeerBuffer, launches: int) -> None:
 
 
 def set_epoch(peers: PeerBuffer, epoch: int) -> None:
-    """Makes `epoch` the epoch of the last launch, of all flags too: after the wrap the epochs of the
-    probe return. All ranks call it, between two barriers."""
+    """Makes `epoch` the epoch of the last launch, and of the flags, since after the wrap the epochs
+    of the probe return. All ranks call it, between two barriers."""
     control = Control()
     for flags in control.flags:
         for flag in flags:

@@ -241,12 +241,11 @@ def test_a_benchmark_accepts_the_command_line_of_each_open_question(monkeypatch,
             assert (options.max_time_s, options.ranks_share_gpus) == (5.0, is_one_card)
 
 
-def survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s, end="exit 0", begin=""):
+def survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s, end="exit 0"):
     """A survey whose launcher takes the next run of the folder `made`, in place of a launch."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     launcher = tmp_path / "mpirun"
     launcher.write_text(f"""#!/bin/sh
-{begin}
 for word; do
     case $word in --out=*) out="${{word#--out=}}" && mkdir -p "$out";; esac
 done
@@ -254,10 +253,7 @@ for made in {tmp_path}/made/*.jsonl; do mv "$made" "$out" && break; done || exit
 {end}
 """)
     launcher.chmod(0o755)
-    folder = tmp_path / "survey"
-    for name in ("logs", "results"):
-        (folder / name).mkdir(parents=True)
-    return survey_of(folder, steps, launcher, left_s)
+    return survey_of(tmp_path / "survey", steps, launcher, left_s)
 
 
 def quick_steps(*names, vendor=""):

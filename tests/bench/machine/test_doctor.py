@@ -53,7 +53,7 @@ def test_a_recorded_idle_card_is_not_reported_as_slow_but_its_small_bar_is(exami
     assert none(facts, "BAR")
 
 
-def test_a_recorded_switch_with_acs_is_named_with_the_command_that_turns_it_off(examined, machine):
+def test_a_recorded_switch_with_acs_is_named_with_the_command_that_turns_it_off(examined):
     facts = examined(*PLX)
     sentence = only(problems(facts), "ACS", ", ".join(PORTS))
     assert "setpci -s 0000:0b:00.0 ECAP_ACS+6.w=0000; setpci -s 0000:0b:10.0" in sentence

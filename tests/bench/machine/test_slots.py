@@ -84,7 +84,7 @@ def test_pcie_errors_are_counted_at_the_ports_above_too(examined, count, shown, 
     assert any("PCIe errors" in unknown for unknown in unknowns(facts)) == (not count)
 
 
-def test_a_card_that_belongs_to_a_virtual_machine_is_told(examined, machine, tmp_path):
+def test_a_card_that_belongs_to_a_virtual_machine_is_told(machine, tmp_path):
     """On the machine's host, without any library of GPUs."""
     root = lay_out(tmp_path / "host", RADEON[0])
     device = root / f"{DEVICES}/0000:03:00.0"

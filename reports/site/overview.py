@@ -33,7 +33,7 @@ from reports.tables.sentences import (
     start_time,
     to_repeat,
 )
-from reports.trends.history import KEY, draw_series
+from reports.trends.history import draw_series
 from reports.trends.series import Series
 from reports.verdicts.page import ORDER
 
@@ -51,10 +51,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
     others.reverse()  # the newest first
-    # The case of the worst change, or else of the newest headline.
     events = store.history.standing
-    keys = [KEY(events[0].series)] if events else [*store.groups][-1:]
-    lead = _first(store, keys[0]) if keys else None
     sections = [
         Section(
             "Wrong results that no correct run has followed",
@@ -88,9 +85,9 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
         banners.insert(len(banners) if own.word == TOO_EARLY else 0, own)
     # The worst of all reports, the runs' own before others.
     banner = min(banners, key=lambda each: ORDER.index(each.role))
-    # The picture shows what the banner says: the runs over time, or nothing.
-    is_found = banner is own and not store.history.wrong
-    draw = partial(draw_series, series=lead) if lead and is_found else None
+    # The picture shows what the banner says: the case that changed, or nothing.
+    is_found = events and banner is own and not store.history.wrong
+    draw = partial(draw_series, series=events[0].series) if is_found else None
     title = "Wiretax: all runs and their verdicts"
     return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
 

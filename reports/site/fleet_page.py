@@ -35,7 +35,7 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
         )
     else:
         word = "No node differs" if fleet.groups else "Too few nodes"
-        sentence = sentence[:1].upper() + sentence[1:]
+        sentence = sentence.capitalize()  # it names none
 
     bad: list[Cell] = [
         [verdict, *((node, shared.file_name("run", runs[-1])) for node, runs in of_node.items())]

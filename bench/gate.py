@@ -25,7 +25,6 @@ from reports.verdicts.judge import NothingInCommon
 from reports.verdicts.regress import add_rule, as_text, judge, write_files
 from reports.verdicts.verdict import MIN_PAIRS
 
-NAME = f"{BENCH}gate"
 ENDINGS = "the gate cannot be written", "interrupted"
 STATUS = "status"
 FILES = {"markdown": "summary.md", "junit": "junit.xml", "html": "index.html"}
@@ -43,7 +42,7 @@ exit status, also in the file status of the folder:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.gate` and returns the exit status."""
-    return run_command(NAME, lambda: run_gate(argv), *ENDINGS)
+    return run_command(f"{BENCH}gate", lambda: run_gate(argv), *ENDINGS)
 
 
 def run_gate(argv: Sequence[str] | None) -> int:
@@ -97,7 +96,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     values, rest = parser.parse_known_args(argv)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
     words = [*variants, "--budget", values.budget, "--out", values.out, *rest]
-    campaign_options = parse(words, NAME)
+    campaign_options = parse(words)
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
     return campaign_options, values

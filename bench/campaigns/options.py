@@ -314,11 +314,10 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse(argv: Sequence[str] | None = None, name: str = f"{BENCH}campaign") -> CampaignOptions:
+def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     """The campaign's options, with as many of the pairs as the budget allows. Raises Stop for bad
-    ones, and if too few pairs for a verdict fit; `name` is the command that the user typed."""
+    ones, and if too few pairs for a verdict fit."""
     parser = make_parser()
-    parser.prog = name
     values = parse_alone(parser, argv, "a campaign")
     commits = dict(values.revision)
     variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]

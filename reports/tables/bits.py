@@ -99,12 +99,6 @@ def orders_text(row: RowBits) -> str:
     return f"{len(orders)} orders{by_place}: {listed}"
 
 
-def threshold_sentence(row: RowBits) -> str:
-    """From which sizes on a row adds in another order; empty without."""
-    sizes = [f"{each.size_bytes:,} B" for each in row.thresholds]
-    return f"! {row.name} adds in another order from {some(sizes, 6)} on" if sizes else ""
-
-
 def moved_in(rows: Sequence[RowBits]) -> list[RowBits]:
     """The rows whose bits change, other than by the order of the ranks."""
     return [row for row in rows if {*changes(row)} - {"order"}]
@@ -149,13 +143,14 @@ def texts_of(groups: Sequence[Sequence[RowBits]]) -> list[dict[str, str]]:
 
 def sentences_of(groups: Sequence[Sequence[RowBits]]) -> list[str]:
     """The sizes at which rows add in another order, and the names of the further rows."""
-    thresholds = filter(None, (threshold_sentence(row) for row, *_ in groups))
-    alike = [
-        f"the same bits as {first.name}: {', '.join(row.name for row in others)}"
-        for first, *others in groups
-        if others
-    ]
-    return [*dict.fromkeys([*thresholds, *alike])]
+    said = list[str]()
+    for first, *others in groups:
+        if sizes := [f"{each.size_bytes:,} B" for each in first.thresholds]:
+            said.append(f"! {first.name} adds in another order from {some(sizes, 6)} on")
+        if others:
+            said.append(f"the same bits as {first.name}: {', '.join(row.name for row in others)}")
+
+    return [*dict.fromkeys(said)]
 
 
 def text(record: Bits) -> str:

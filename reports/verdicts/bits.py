@@ -289,7 +289,7 @@ def page_of(
     line: str,
     checks: Sequence[Check],
     notes: Sequence[str],
-    baseline: Bits | None = None,
+    baseline: Bits | None,
 ) -> Page:
     """The verdict; what to do next, which is to keep these bits, or after a failure to repeat the
     record; what failed; and the rows in groups."""

@@ -157,12 +157,17 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """What was found and compared, notes, the number of cells with each verdict, and notes on
-    single cells; the headline first."""
-    cells = comparison.cells
+    """The headline, which is why no gate can judge, if so, what was found, and the ratios of judged
+    cells at two sizes; what was compared, notes, the number of cells with each verdict, and notes
+    on single cells."""
+    cells, faults = comparison.cells, comparison.faults
+    unusable = f"UNUSABLE: {some(faults, 1)}" if faults else ""
+    found = summary(comparison, comparison.resolved_slowdown)
+    labels = comparison.baseline.label, comparison.variant.label
+    ratios = ratios_text(cells[comparison.is_judged], *labels)
     titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return [
-        headline(comparison),
+        "; ".join(filter(None, [unusable, found, ratios])),
         what_ran(comparison),
         "ratio = variant / baseline; above 1, the variant is slower",
         *comparison.caveats,
@@ -178,16 +183,6 @@ def counts(comparison: Comparison) -> str:
     found = ", ".join(f"{word} {count}" for word, count in words)
     cells, margin = counted(len(comparison.cells), "cell"), f"{comparison.margin:.1%}"
     return f"{found}; of {cells}; SLOWER, FASTER: different from 0, estimated beyond {margin}"
-
-
-def headline(comparison: Comparison) -> str:
-    """Why no gate can judge, if so; what was found, and the ratios of judged cells at two sizes."""
-    faults = comparison.faults
-    unusable = f"UNUSABLE: {some(faults, 1)}" if faults else ""
-    found = summary(comparison, comparison.resolved_slowdown)
-    cells, baseline, variant = comparison.cells, comparison.baseline, comparison.variant
-    ratios = ratios_text(cells[comparison.is_judged], baseline.label, variant.label)
-    return "; ".join(filter(None, [unusable, found, ratios]))
 
 
 def summary(comparison: Comparison, slowdown: float) -> str:

@@ -28,7 +28,8 @@ def test_every_tree_is_recognised(ranks):
     assert len({*map(sums.text, trees)}) == len(trees) == [1, 3, 15, 105][ranks - 2]
     for tree in trees:
         found = sums.Explainer(FLOAT).explain(parts, summed(FLOAT, tree, parts))
-        assert (found[0][0], {name for _, name in found}) == (0, {sums.text(tree)})
+        assert found[0] == (0, sums.text(tree))
+        assert len({order for _, order in found}) == 1
 
 
 def test_half_types_round_once_or_at_each_sum_and_nothing_explains_another_result():

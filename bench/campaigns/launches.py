@@ -280,11 +280,11 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     it would."""
     options, variant = campaign.options, campaign.options.variants[record.variant]
     folder, tree = campaign.folder_of(variant.name), campaign.revision_folder(variant)
-    limit_s = options.budget_s or LONGEST_PILOT_S
-    is_pilot = record.stage == "pilot"
+    stage, limit_s = "pilot", options.budget_s or LONGEST_PILOT_S
+    is_pilot = record.stage == stage
     if not is_pilot:
+        stage = f"pair {record.pair} of {campaign.pairs}"
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    stage = "pilot" if is_pilot else f"pair {record.pair} of {campaign.pairs}"
     campaign.progress.show(f"{stage}, {variant.name}")
     started_s, seed, unread = time.monotonic(), options.head.seed + record.pair, list[str]()
     if variant.is_foreign:

@@ -329,21 +329,15 @@ def pairs_of(baseline: Side, variant: Side) -> tuple[list[Pair], int]:
         common = sorted(baseline.of_pair.keys() & variant.of_pair.keys())
         both = [(baseline.of_pair[pair], variant.of_pair[pair]) for pair in common]
     else:
-        nodes = [{launch.run.node for launch in side.launches} for side in (baseline, variant)]
-        shared = sorted(node for node in nodes[0] & nodes[1] if node)
-        both = [
-            pair
-            for node in shared or (None,)
-            for pair in zip(_newest(baseline, node), _newest(variant, node), strict=False)
-        ]
+        newest = baseline.launches[::-1], variant.launches[::-1]
+        theirs, ours = (grouped(own, lambda launch: launch.run.node) for own in newest)
+        shared = sorted(node for node in theirs.keys() & ours.keys() if node)
+        both = [pair for node in shared for pair in zip(theirs[node], ours[node], strict=False)]
+        if not shared:
+            both = [*zip(*newest, strict=False)]
 
     pairs = [pair for pair in both if in_main_state(pair).all()]
     return pairs, len(both) - len(pairs)
-
-
-def _newest(side: Side, node: str | None) -> list[Result]:
-    """The launches on this node (None: on any), the newest first."""
-    return [launch for launch in side.launches[::-1] if node in (None, launch.run.node)]
 
 
 def log_costs(entries: Sequence[Entry]) -> pd.DataFrame:

@@ -31,14 +31,16 @@ template <class Piece>
 DEVICE pack load_pieces(const char* from, int count = Pieces<Piece>::COUNT) {
   Pieces<Piece> x = {};
   UNROLLED
-  for (int k = 0; k < x.COUNT && k < count; ++k) x.of[k] = ((const volatile Piece*)from)[k];
+  for (int k = 0; k < x.COUNT; ++k)
+    if (k < count) x.of[k] = ((const volatile Piece*)from)[k];
   return reinterpret<pack>(x);
 }
 template <class Piece>
 DEVICE void store_pieces(char* to, pack p, int count = Pieces<Piece>::COUNT) {
   const auto x = reinterpret<Pieces<Piece>>(p);
   UNROLLED
-  for (int k = 0; k < x.COUNT && k < count; ++k) ((volatile Piece*)to)[k] = x.of[k];
+  for (int k = 0; k < x.COUNT; ++k)
+    if (k < count) ((volatile Piece*)to)[k] = x.of[k];
 }
 // Of two lanes. The platforms' own, of floats, are NaN only if both are, as those of NCCL and RCCL.
 template <class Lane>

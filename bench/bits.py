@@ -59,7 +59,7 @@ def subjects(
     algorithms = [*FORMS[collective].values()] if is_fused else by_default(collective, world)
     if bits.algorithms:
         algorithms = in_order(bits.algorithms, KNOWN[collective])
-    algorithms += peer_forms(collective, peers).values() if is_fused else peers
+    algorithms += peer_forms(collective, peers) if is_fused else peers
     row_bytes = kind.row_elements * max(DATATYPES[name].size_bytes for name in bits.datatypes)
     room_bytes = max(row_bytes, *bits.sizes) + MARGIN_BYTES
     require_memory(session, 6 * room_bytes)

@@ -58,7 +58,7 @@ def bind_forms(
 
     forms = FORMS[session.options.command]
     chosen = options.algorithm or [forms[name] for name in USUAL]
-    peers = peer_forms(session.options.command, of_features(session)).values()
+    peers = peer_forms(session.options.command, of_features(session))
     listed = list(dict.fromkeys([forms["compute"], *chosen, *peers]))
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)

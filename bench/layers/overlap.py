@@ -75,9 +75,10 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
 
     def contents(case: overlap.MatmulCase) -> tuple[Segments, Segments]:
         drawn = fused.drawn_activations(ranks, case.tokens, seed)
-        if reduces:
-            rows = overlap.own_tokens(rank, ranks, case)
-            source, target = drawn[rank], fused.summed_products(case.inner, drawn, seed)[rows]
+        if reduces:  # one of `ranks` equal parts of each chunk
+            _, chunks = overlap.VARIANTS.get(case.variant, ("", 1))
+            parts = np.split(fused.summed_products(case.inner, drawn, seed), chunks * ranks)
+            source, target = drawn[rank], np.concatenate(parts[rank::ranks])
         else:
             source = np.split(drawn[0], ranks)[rank]
             target = fused.products(case.inner, drawn[0], rank, seed)

@@ -3,13 +3,12 @@ against float64, and from then on bit by bit against its first result."""
 
 import ctypes
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
-import psutil
 
 from bench import STARTED_S
 from bench.harness.iteration import Iteration, consume_step, nothing
@@ -28,6 +27,7 @@ from collectives.models import LAYERS, MODELS
 from collectives.operation import Bound, Operation, Unsupported
 from collectives.registry import LIBRARY
 from kernels.devices.device import WRONG_BYTES, Pattern, Step
+from kernels.devices.shared_memory import available_bytes
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import number
 
@@ -66,7 +66,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     scale, device = scale_for(options, session), world.device
     columns = sum(model.columns(layer, ranks, float(scale)) for layer in LAYERS)
     layer_bytes = columns * model.hidden * weight_type.size_bytes
-    host_bytes = psutil.virtual_memory().available / len(communicator.node_gather(None))
+    host_bytes = available_bytes() / len(communicator.node_gather(None))
     free_bytes = device.facts.get("memory_bytes", 0) / device.sharers or host_bytes
     room_bytes = MEMORY_SHARE * min(communicator.all_gather(free_bytes))
     held = min(layers, int(room_bytes / (min(ranks, 2) * layer_bytes)))
@@ -157,9 +157,8 @@ class SplitCases:
     def add_by_tensor(self) -> None:
         """Each leaves the whole result on each rank."""
         batch, residual = self.batch, self.batch.residual
-        prepare = self.prepare(
-            [(batch.activations, model_step.normed(self.start)), (residual, self.start)]
-        )
+        normed = model_step.normed(self.start)
+        prepare = self.prepare({batch.activations: normed, residual: self.start})
         world = self.session.world
         shares = batch.layers_alone(batch.weights.shares)
         self.add("compute", run_sequence(world, shares), prepare)
@@ -191,9 +190,7 @@ class SplitCases:
         inbox = world.device.private if world.node else world.mapped.register
         inboxes = [inbox(self.batch.size_bytes // groups) for _ in range(world.ranks)]
         weights.keep.append(inboxes)
-        batches = (
-            [self.batch] if groups == 1 else [TokenBatch(weights, tokens) for _ in range(groups)]
-        )
+        batches = [TokenBatch(weights, tokens) for _ in range(groups)]
         checked = model_step.pipeline(batches, inboxes) if self.scale > 1 else None
         assert not isinstance(checked, Unsupported)
         first, expected, result = self.start[:tokens], self.expected, inboxes[-1].address
@@ -202,17 +199,17 @@ class SplitCases:
         self.add(
             "pipeline_parallel",
             model_step.pipeline(batches, inboxes, 1 / self.scale),
-            self.prepare([(result, first)]),
+            self.prepare({result: first}),
             (result, expected[:tokens]) if is_first else None,
             checked,
         )
 
-    def prepare(self, initial: Sequence[tuple[int, Array]]) -> Step:
+    def prepare(self, initial: Mapping[int, Array]) -> Step:
         """Stores these values at their addresses."""
         weights = self.batch.weights
         writes = [
             self.probe("copy_local", weights.store(values), address, values.size)
-            for address, values in initial
+            for address, values in initial.items()
         ]
         return self.session.world.device.sequence(writes)
 

@@ -162,7 +162,7 @@ def then_form(algorithm: Algorithm, then: Then) -> Algorithm:
     )
 
 
-def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorithm]:
+def peer_forms(collective: str, peers: Iterable[Algorithm]) -> list[Algorithm]:
     """The forms of these peers: their all-reduce after or before the compute, and those that
     perform the fused collective themselves."""
     listed = list[Algorithm]()
@@ -171,7 +171,7 @@ def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorit
             listed.append(then_form(peer, THEN[collective]))
         if collective in peer.peer_collectives:
             listed.append(replace(peer, base=f"fused_{peer.base}", moves=Algorithm.moves))
-    return {form.base: form for form in listed}
+    return listed
 
 
 def forms(

@@ -226,11 +226,10 @@ def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:
     kernel. All ranks call it. Raises DeviceError."""
     weights, world, case = batch.weights, batch.weights.world, batch.norm_case(variant)
     after = [fused.norm(world, case, None if form == "allreduce_rmsnorm" else batch.sums)]
-    if form in ALGORITHMS["all_reduce"]:
+    if algorithm := ALGORITHMS["all_reduce"].get(form):
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
-        after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
-    fused_sum = form == "gemv_allreduce"
-    return run_sequence(world, batch.layers(weights.shares, after, fused_sum))
+        after.insert(0, algorithm.bind(world, reduce))
+    return run_sequence(world, batch.layers(weights.shares, after, form == "gemv_allreduce"))
 
 
 def sendrecv(
@@ -256,7 +255,8 @@ def sendrecv(
 def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:
     """A step of all micro-batches through the stages of a pipeline, one stage a rank, with the same
     number of layers each. Only this share of a residual is sent on, where only this share of the
-    layers is timed. All ranks call it. Raises DeviceError.
+    layers is timed. Nothing writes the batches' `sums`: they are zeros. All ranks call it. Raises
+    DeviceError.
 
     In round r rank k computes batch (r - k) mod ranks, if it exists, and sends the residual into
     the next rank's inbox r. So every stage with a batch works from the begin of a step to its
@@ -270,13 +270,11 @@ def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: fl
         send, target = 0, -1
         if own < len(batches):
             batch, target = batches[own], (rank + 1) % ranks
-            send, zeros = batch.residual, weights.store(np.zeros(batch.count))
             # The norm of the received residual plus zeros, which also copies it to `residual`.
             case = batch.norm_case(residual=inboxes[r - 1].address)
-            operations += [
-                fused.norm(weights.world, case, zeros),
-                *batch.layers_alone(weights.stage),
-            ]
+            first = fused.norm(weights.world, case, batch.sums)
+            operations += [first, *batch.layers_alone(weights.stage)]
+            send = batch.residual
         source = (rank - 1) % ranks if previous < len(batches) else -1
         operations.append(sendrecv(weights, send, inboxes[r].address, count, target, source))
     return run_sequence(weights.world, operations)

@@ -10,7 +10,7 @@ while the next one is multiplied. `bench.layers.overlap` measures it.
 | chunk c | the c-th of `chunks` equal parts of the tokens | the c-th part of each rank's tokens |
 | also overlaps | | the matmul of a rank's own tokens |
 
-gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk (`own_tokens`).
+gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk.
 
 The matmul is the vendor's, through numpy or CuPy. The overlapped collective is `direct_pull`, in a
 second stream of a GPU."""
@@ -24,7 +24,7 @@ import numpy as np
 
 from collectives.algorithms import listed
 from collectives.binding import first_failure, python_operation, run_sequence
-from collectives.collective import COLLECTIVES, Array, Datatype
+from collectives.collective import COLLECTIVES, Datatype
 from collectives.communicator import Refusal
 from collectives.layers.fused import forms
 from collectives.operation import (
@@ -78,12 +78,6 @@ VARIANTS = {
     for variant in ("copied", "registered")
     for chunks in CHUNKS
 }
-
-
-def own_tokens(rank: int, ranks: int, case: MatmulCase) -> Array:
-    """The token in each row that gemm_reduce_scatter leaves on a rank, [tokens / ranks]."""
-    _, chunks = VARIANTS.get(case.variant, ("", 1))
-    return np.arange(case.tokens).reshape(chunks, ranks, -1)[:, rank].ravel()
 
 
 def require_matmul(world: World, datatype: Datatype) -> None:

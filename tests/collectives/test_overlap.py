@@ -1,7 +1,5 @@
 """A matmul that overlaps with a collective: its results, and the commands."""
 
-import re
-
 import pytest
 
 from collectives.layers.overlap import VARIANTS
@@ -31,5 +29,5 @@ def test_a_run_names_its_number_of_chunks_on_a_fake_gpu(tmp_path):
     environment = fake_nccl.environment(vendor="cuda", gpu={"closed": 1})
     said, result = run(tmp_path, options, command="allgather_gemm", ranks=1, **environment)
     assert "tokens 32, hidden 4096, columns 128, scale" in said
-    assert re.search(r"\nfused (copied|registered)( in [248] chunks)? +\d", said)
-    assert {case.variant for case in result.cases if case.algorithm == "fused"} == {*VARIANTS}
+    assert any(f"\nfused {variant} " in said for variant in VARIANTS)
+    assert {case.variant for case in result.cases} == {*VARIANTS}

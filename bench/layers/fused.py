@@ -65,10 +65,8 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
             epsilon=fused.EPSILON,
         )
         return fused.NormCase(
-            fused.COLLECTIVE["allreduce_rmsnorm"],
             tokens * hidden,
             datatype,
-            "sum",
             send.address,
             receive.address,
             norm=norm,
@@ -164,10 +162,8 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
             shape |= {"inner": columns, "weights": options.weights}
             for tokens in options.tokens:
                 yield fused.GemvCase(
-                    fused.COLLECTIVE["gemv_allreduce"],
                     tokens * hidden,
                     datatype,
-                    "sum",
                     send.address,
                     receive.address,
                     layer=gemv,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from collectives.binding import chunk_that_fits, launch_with, row_stride, run_sequence
-from collectives.collective import COLLECTIVES, DATATYPES, Datatype
+from collectives.collective import COLLECTIVES, DATATYPES, Collective, Datatype
 from collectives.operation import (
     NOT_MAPPED,
     Algorithm,
@@ -60,6 +60,8 @@ class NormCase(CollectiveCase):
     `receive`, which overlaps no other buffer, gets the norm. `norm` has the other addresses, but of
     the sums between a collective and the norm, which lie at `summed`."""
 
+    collective: Collective = COLLECTIVE["allreduce_rmsnorm"]
+    redop: str = "sum"
     norm: Norm
     summed: int
 
@@ -70,6 +72,8 @@ class GemvCase(CollectiveCase):
     stored as `weight_type` (one of WEIGHTS); `send` gets its products, `receive` the sums. The
     `copies` of the weights are used in turn, so that weights come from memory as in a model."""
 
+    collective: Collective = COLLECTIVE["gemv_allreduce"]
+    redop: str = "sum"
     layer: Gemv
     weight_type: Datatype
 

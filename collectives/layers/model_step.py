@@ -164,10 +164,8 @@ class TokenBatch:
             residual_out=self.residual,
         )
         return fused.NormCase(
-            fused.COLLECTIVE["allreduce_rmsnorm"],
             self.count,
             self.weights.datatype,
-            "sum",
             self.parts,
             self.activations,
             variant=variant,
@@ -195,10 +193,8 @@ class TokenBatch:
             activations=self.activations + matrix.first * weights.datatype.size_bytes,
         )
         case = fused.GemvCase(
-            fused.COLLECTIVE["gemv_allreduce"],
             self.count,
             weights.datatype,
-            "sum",
             self.parts,
             self.sums,
             layer=layer,

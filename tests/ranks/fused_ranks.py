@@ -18,7 +18,7 @@ import numpy as np
 
 from collectives.build import Build
 from collectives.collective import DATATYPES, Array, Datatype
-from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory
@@ -145,10 +145,8 @@ class NormExample:
 def norm_case(tokens: int, hidden: int, datatype: Datatype, variant: str, build: Build) -> NormCase:
     """An all-reduce of rows and their norms, in buffers that `NormExample` finds."""
     return NormCase(
-        COLLECTIVE["allreduce_rmsnorm"],
         tokens * hidden,
         datatype,
-        "sum",
         0,
         0,
         variant=variant,
@@ -195,8 +193,7 @@ def wrong_squares(bed: Bed) -> str | None:
     values = np.zeros((ranks + 1, rows, 128), np.float32)
     values[0] = 1
     values[0, :, 64:] = np.random.default_rng(1).uniform(1, 2, (rows, 1))
-    kernel, build = COLLECTIVE["allreduce_rmsnorm"], Build()
-    case = NormCase(kernel, rows * 128, float32, "sum", 0, 0, norm=Norm(), summed=0, build=build)
+    case = NormCase(rows * 128, float32, 0, 0, norm=Norm(), summed=0)
     example = NormExample(case, values, np.ones(128, np.float32), [0] * 5, False)
     number = values[0, :, 64]
     wants = []
@@ -235,10 +232,8 @@ def gemv_example(
     layer.row_scales = bed.fill("residual", scales[rank])
     layer.activations = bed.fill("summed", inputs[rank])
     case = GemvCase(
-        COLLECTIVE["gemv_allreduce"],
         tokens * hidden,
         datatype,
-        "sum",
         bed.rooms["send"].address,
         bed.clear("receive"),
         weight_type=DATATYPES[weight_type],

@@ -16,7 +16,7 @@ from bench.layers.experts import source_and_target
 from collectives.collective import COLLECTIVES, Datatype
 from collectives.experts.alltoall_routed import RoutedCase, make_tables
 from collectives.experts.routing import Routes
-from collectives.layers.fused import COLLECTIVE, FUSED, WEIGHTS, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused import FUSED, WEIGHTS, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, World
 from kernels.devices.device import Memory
 
@@ -91,14 +91,14 @@ def norm_item(
     the rank's part, and the sum behind the normed rows."""
     weight = bed.worlds[0].device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
     bed.keep.append(weight)
-    kernel, size = COLLECTIVE["allreduce_rmsnorm"], tokens * weight.size_bytes
+    size = tokens * weight.size_bytes
     sends, receives = (bed.buffers(2 * size, datatype.size_bytes) for _ in range(2))
     cases = []
     for send, receive in zip(sends, receives, strict=True):
         norm = Norm(hidden=hidden, residual=send + size, residual_out=receive + size)
         norm.weight = weight.address
-        form: tuple[Any, ...] = (kernel, tokens * hidden, datatype, "sum", send, receive)
-        cases.append(NormCase(*form, norm=norm, summed=0, **options))
+        count = tokens * hidden
+        cases.append(NormCase(count, datatype, send, receive, norm=norm, summed=0, **options))
 
     def contents(case: NormCase, rank: int) -> Any:
         parts, residual, total = fused.tables_of_norm(datatype, bed.ranks, bed.seed)
@@ -115,7 +115,7 @@ def gemv_item(
     bed: LocalRanks, name: str, datatype: Datatype, tokens: int, hidden: int, inner: int
 ) -> None:
     """A matrix of +1 and -1 times a few tokens, and the all-reduce."""
-    size, kernel = datatype.size_bytes, COLLECTIVE["gemv_allreduce"]
+    size, count = datatype.size_bytes, tokens * hidden
     inputs, outputs = (bed.buffers(tokens * width * size) for width in (inner, hidden))
     cases = []
     for world, activations, receive in zip(bed.worlds, inputs, outputs, strict=True):
@@ -125,8 +125,7 @@ def gemv_item(
         bed.keep += [weights, scales]
         layer = Gemv(hidden=hidden, inner=inner, stride=inner, copies=1, activations=activations)
         layer.weights, layer.row_scales = weights.address, scales.address
-        form: tuple[Any, ...] = (kernel, tokens * hidden, datatype, "sum", 0, receive)
-        cases.append(GemvCase(*form, layer=layer, weight_type=INT8))
+        cases.append(GemvCase(count, datatype, 0, receive, layer=layer, weight_type=INT8))
 
     def contents(case: GemvCase, rank: int) -> Any:
         activations = fused.drawn_activations(bed.ranks, tokens, bed.seed)

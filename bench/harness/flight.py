@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.progress import Progress
-from kernels.devices.device import PHASES, Watch
+from kernels.devices.device import Watch
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES
 
 COUNTERS = [field[0] for field in Watch._fields_]
@@ -95,17 +95,3 @@ class FlightRecord:
         self.watch = self.page_watch  # the device frees its own
         (self.folder / f"rank-{self.state['rank']}").unlink()
         self.folder.rmdir()
-
-
-def sentence_on(culprit: dict[str, Any], why: str) -> str:
-    """Which rank ended a run, why, and where it was. `culprit`: its record."""
-    counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
-    place = [
-        culprit["text"],
-        "" if block is None else f"block {block}",
-        f"step {culprit['step']}",
-        PHASES[phase] if phase else "",
-        f"epoch {counters['epoch']}",
-        f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
-    ]
-    return f"{culprit['name']} {why}: {', '.join(filter(None, place))}"

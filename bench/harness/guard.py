@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.console import INTERRUPTED, SIGNALS, WRONG, say
-from bench.harness.flight import sentence_on
 from bench.harness.witness import record_end
 from collectives.communicator import LAUNCHER, launched_rank
-from reports.store.result import read_flight
+from reports.store.result import read_flight, sentence_on
 
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
 LAUNCHER_S = 0.4  # by then the other ranks have exited
@@ -80,7 +79,6 @@ def status_of(code: int, record: Path) -> int:
         subprocess.Popen(["sleep", str(LAUNCHER_S)], close_fds=False)
     if not record_end(folder, rank, why, f"rank {rank}", WRONG):
         return code if code == INTERRUPTED else WRONG
-    flight = read_flight(folder)
-    if flight and rank in flight.ranks:
-        say("wiretax", sentence_on(flight.ranks[rank], why))
+    if page := read_flight(folder).ranks.get(rank):
+        say("wiretax", sentence_on(page, why))
     return WRONG

@@ -138,8 +138,8 @@ def unfinished(own: Path) -> list[str]:
         f"The climb {path} has not ended: {record.get('name')} was in its step "
         f"{record.get('step')}.\n"
         for path in sorted(own.parent.glob("*-doctor-*.flight"))
-        if path != own and (flight := read_flight(path))
-        for record in flight.ranks.values()
+        if path != own
+        for record in read_flight(path).ranks.values()
     ]
 
 

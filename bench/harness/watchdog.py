@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 from psutil import STATUS_RUNNING, STATUS_STOPPED
 
 from bench.harness.console import INTERRUPTED, SIGNALS, WRONG, say
-from bench.harness.flight import ALONE, LOOK_S, FlightRecord, sentence_on
+from bench.harness.flight import ALONE, LOOK_S, FlightRecord
 from bench.harness.neighbours import ANSWER_S, SILENCES, Neighbours
 from bench.harness.witness import UNREACHABLE, record_end, state_of
-from reports.store.result import read_flight
+from reports.store.result import read_flight, sentence_on
 
 GRACE_S = 0.6  # a kernel's wait knows more, so it times out first
 INTERRUPT_S = 1.3  # from Ctrl-C to the end, even if a rank waits
@@ -115,8 +115,7 @@ class Watchdog:
             watch.peer, watch.peer
         )  # a kernel counts those of this host
         states = {rank: state_of(pid) for rank, pid in self.pids.items()}
-        seen = read_flight(self.flight.folder)
-        records = seen.ranks if seen else {self.rank: self.flight.record}
+        records = read_flight(self.flight.folder).ranks or {self.rank: self.flight.record}
 
         def order(rank: int) -> tuple[Any, ...]:
             """Stopped ranks come first, then those furthest behind; of several one that sleeps,
@@ -152,10 +151,10 @@ class Watchdog:
     def _lost(self, host: str) -> tuple[dict[str, Any], str]:
         """The record of the first rank on a lost host, or what this rank knows in its place; why
         the run ends."""
-        rank, seen = self.hosts.index(host), read_flight(self.flight.folder)
+        rank, seen = self.hosts.index(host), read_flight(self.flight.folder).ranks
         known = self.flight.record | {"rank": rank, "name": f"rank {rank} on {host}"}
         why = f"{UNREACHABLE} for {self.timeout_s:g} s, because its host does not answer"
-        return seen.ranks.get(rank, known) if seen else known, why
+        return seen.get(rank, known), why
 
     def _leave_if_ended(self) -> None:
         folder = self.flight.folder
@@ -163,10 +162,10 @@ class Watchdog:
             return
         self.exiting.acquire()
         time.sleep(LOOK_S)  # by then `ended` is written
-        seen = read_flight(folder)
-        if not seen or not seen.ended:  # a full disk leaves the file empty
+        ended = read_flight(folder).ended
+        if not ended:  # a full disk leaves the file empty
             os._exit(WRONG)
-        ended, by = seen.ended, seen.ended["by"]
+        by = ended["by"]
         is_other_host = self.hosts and by not in [f"rank {rank}" for rank in self.pids]
         if is_other_host and ended["why"].startswith(UNREACHABLE):
             # Who ended the run has said so, but not across the link that is cut.

@@ -61,8 +61,7 @@ class Entry:
     def running(self) -> bool:
         """Whether it has no end, its flight record names no rank that ended, and it was written to
         in the last QUIET_S."""
-        flight = None if self.end else read_flight(self.path.with_suffix(".flight"))
-        has_ended = self.end or (flight and flight.ended)
+        has_ended = self.end or read_flight(self.path.with_suffix(".flight")).ended
         return not has_ended and time.time() - self.path.stat().st_mtime < QUIET_S
 
     @property

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from kernels.devices.device import PHASES
 from reports.store import untrusted
 from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import build_cases
@@ -180,18 +181,13 @@ def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
     return [record for record in records if isinstance(record, kind)]
 
 
-def read_flight(folder: Path) -> Flight | None:
+def read_flight(folder: Path) -> Flight:
     """The flight records in `folder`, a page of each rank: JSON, zeros, and at COUNTERS_OFFSET the
-    64-bit counters that it names. None without a readable folder. Leaves out torn pages."""
-    if folder.is_symlink():
-        return None
+    64-bit counters that it names. Leaves out torn pages, and all without a readable folder."""
+    flight, paths = Flight(), list[Path]()
+    with suppress(OSError):  # a run that ends removes its folder
+        paths = [] if folder.is_symlink() else sorted(folder.iterdir())
 
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError:  # a run that ends removes its folder
-        return None
-
-    flight = Flight(ranks={}, ended=None)
     for path in paths:
         try:
             content = untrusted.read_bytes(path, follow=False, most_bytes=PAGE_BYTES)
@@ -205,11 +201,26 @@ def read_flight(folder: Path) -> Flight | None:
             counters = np.frombuffer(content, "<u8", len(names), COUNTERS_OFFSET).tolist()
             page["counters"] = dict(zip(map(str, names), counters, strict=True))
         if path.name == "ended":
-            flight.ended = page or None
+            flight.ended = page
         elif page and path.name.startswith("rank-") and path.name[5:].isdecimal():
             flight.ranks[int(path.name[5:])] = page
 
     return flight
+
+
+def sentence_on(record: dict[str, Any], why: str) -> str:
+    """Which rank ended a run, why, and where it was, by its flight record. A damaged one raises
+    KeyError, IndexError or TypeError."""
+    counters, block, phase = record["counters"], record["block"], record["counters"]["phase"]
+    place = [
+        record["text"],
+        "" if block is None else f"block {block}",
+        f"step {record['step']}",
+        PHASES[phase] if phase else "",
+        f"epoch {counters['epoch']}",
+        f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
+    ]
+    return f"{record['name']} {why}: {', '.join(filter(None, place))}"
 
 
 def time_of(run_id: str) -> datetime | None:

@@ -3,13 +3,14 @@ its figures."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from math import ceil
 
 from rich.table import Table
 
 from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN, typed
-from reports.store.result import read_flight
+from reports.store.result import read_flight, sentence_on
 from reports.store.schema import Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
 from reports.store.wrong import where_wrong
@@ -51,23 +52,15 @@ def opening(result: Result) -> list[str]:
 
 def _stopped_first(result: Result) -> list[str]:
     """Where the rank was that stopped first, if the flight recorder knows it."""
-    flight = None if result.complete else read_flight(result.path.with_suffix(".flight"))
-    ended = (flight and flight.ended) or {}
-    if not flight or not isinstance(ended.get("rank"), int):
+    flight = read_flight(result.path.with_suffix(".flight"))
+    rank = flight.ended.get("rank")
+    if result.complete or not isinstance(rank, int):
         return []
 
-    page = flight.ranks.get(ended["rank"], {})
-    words, case = [f"rank {ended['rank']}"], page.get("case")
-
-    if isinstance(case, int) and 0 <= case < len(result.cases):
-        words.append(f"case {case} ({describe(result.cases[case])})")
-
-    words += [f"{name} {page[name]}" for name in ("block", "step") if page.get(name) is not None]
-    if "epoch" in page.get("counters", {}):
-        words.append(f"epoch {page['counters']['epoch']}")
-
-    reason = f" ({ended['why']})" if ended.get("why") else ""
-    return [f"stopped first: {', '.join(words)}{reason}"]
+    said = f"rank {rank} {flight.ended.get('why', 'ended')}"
+    with suppress(KeyError, IndexError, TypeError):
+        said = sentence_on(flight.ranks[rank], flight.ended["why"])
+    return [f"stopped first: {said}"]
 
 
 def link_lines(result: Result) -> list[str]:

@@ -122,7 +122,7 @@ def test_after_a_climb_that_never_returned_the_next_one_says_how_far_it_came(tmp
 def steps(folder):
     """The steps of all ranks whose flight records are in the folder."""
     flights = map(read_flight, folder.glob("*.flight"))
-    return [record["step"] for flight in flights if flight for record in flight.ranks.values()]
+    return [record["step"] for flight in flights for record in flight.ranks.values()]
 
 
 def end(mark):

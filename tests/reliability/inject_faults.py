@@ -139,7 +139,7 @@ def judge(
             re.match(place, sentence) for sentence in sentences
         )
         wants["the run is not shown as cut off by the rank"] = not runs or re.search(
-            rf"(?s)INCOMPLETE.*stopped first: rank {victim}, .*epoch \d", show(out)
+            rf"(?s)INCOMPLETE.*stopped first: rank {victim} .*epoch \d", show(out)
         )
     broken = [failure for failure, holds in wants.items() if not holds]
     if broken:

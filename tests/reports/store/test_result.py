@@ -180,16 +180,17 @@ def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):
     path = write_run(tmp_path, **SMALL, finish=False).path
     flight = path.with_suffix(".flight")
     flight.mkdir()
-    line = {"rank": 1, "case": 1, "block": 3, "step": "store", "counters": ["phase", "epoch"]}
-    numbers = b"".join(number.to_bytes(8, "little") for number in (2, 2**32 - 1))
+    line = {"name": "rank 1", "text": "case 1 (auto 16384 B isolated)", "block": 3, "step": "store"}
+    line["counters"] = ["phase", "epoch", "calls"]
+    numbers = b"".join(number.to_bytes(8, "little") for number in (2, 2**32 - 1, 0))
     page = json.dumps(line).encode().ljust(2048, b"\0") + numbers.ljust(2048, b"\0")
     (flight / "rank-0").write_bytes(b'{"rank":0,"case":1,"blo')
     (flight / "ended").write_text('{"rank": 1, "why": "was killed", "by": "watcher"}')
-    place = "rank 1, case 1 (auto 16 KiB isolated), block 3, step store"
+    place = "case 1 (auto 16384 B isolated), block 3, step store, barrier, epoch 4294967295"
     for content, stopped in (
-        (page, f"{place}, epoch 4294967295 (was killed)"),
-        (page[:2056], f"{place} (was killed)"),  # cut in the middle of its numbers
-        (page + b"\0", "rank 1 (was killed)"),  # not a page of a flight record
+        (page, f"rank 1 was killed: {place}"),
+        (page[:2056], "rank 1 was killed"),  # cut in the middle of its numbers
+        (page + b"\0", "rank 1 was killed"),  # not a page of a flight record
     ):
         (flight / "rank-1").write_bytes(content)
         assert f"stopped first: {stopped}\n" in render(read(path))

@@ -132,7 +132,8 @@ class OpenCampaign:
         self.file.write(to_line(line))
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.manifest.add(line)
+        if isinstance(line, Launch):
+            self.manifest.launches.append(line)
 
     def discard(self) -> None:
         """Removes what it wrote: it was refused, and may be typed again."""

@@ -62,13 +62,6 @@ class Manifest:
     end: CampaignEnd | None = None  # without it, the campaign was interrupted
     foreign: list[Path] = field(default_factory=list)  # runs and links that it did not write
 
-    def add(self, record: msgspec.Struct) -> None:
-        """Adds the next line."""
-        if isinstance(record, Launch):
-            self.launches.append(record)
-        elif isinstance(record, CampaignEnd):
-            self.end = record
-
 
 def read_manifest(folder: Path | str) -> Manifest:
     """The campaign in `folder`, without an incomplete last line. Raises ResultError for a file that
@@ -76,23 +69,23 @@ def read_manifest(folder: Path | str) -> Manifest:
     path = Path(folder) / MANIFEST
     records = read_lines(path, "manifest", (Campaign, Launch, CampaignEnd), SCHEMA)
 
-    manifest, own = Manifest(path.parent, of_kind(Campaign, records)[0]), {path}
-    for record in records:
-        if isinstance(record, Launch) and record.run is not None:
-            run, problem = path.parent / record.run, None
-            if Path(record.run).is_absolute() or ".." in Path(record.run).parts:
+    [campaign], launches, own = of_kind(Campaign, records), of_kind(Launch, records), {path}
+    for launch in launches:
+        if launch.run is not None:
+            run, problem = path.parent / launch.run, None
+            if Path(launch.run).is_absolute() or ".." in Path(launch.run).parts:
                 problem = "is outside the campaign"
             elif not run.is_file():
                 problem = "is not there"
             elif run in own:
                 problem = "belongs to another launch"
             if problem:
-                raise ResultError(f"{path}: the run {record.run} {problem}")
+                raise ResultError(f"{path}: the run {launch.run} {problem}")
             own.add(run)
-        manifest.add(record)
 
-    manifest.foreign = [file for file, _ in run_files(path.parent) if file not in own]
-    return manifest
+    foreign = [file for file, _ in run_files(path.parent) if file not in own]
+    end = next(iter(of_kind(CampaignEnd, records)), None)
+    return Manifest(path.parent, campaign, launches, end, foreign)
 
 
 def run_files(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -20,11 +20,6 @@ from reports.store.untrusted import MOST_BYTES, printable
 from reports.store.writing import write_whole
 
 MACHINE = "[A-Za-z][A-Za-z0-9._-]{0,63}"  # also a folder of `accept`
-LACKS = {
-    "collective": "without the name of a collective: --collective NAME says which",
-    "ranks": "without a number of ranks (no busbw, sizes as printed): --ranks N says how many",
-    "machine": "without a GPU's name (comparable with no other log): --machine NAME says whose",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,9 +90,6 @@ def import_logs(arguments: argparse.Namespace) -> int:
         write_json("import", tests=records)
     else:
         print("".join(map(sentence, records)), end="")
-        for fact, lack in LACKS.items():
-            if n := sum(not record[fact] for record in records):
-                print(f"{n} of {len(records)} tests {lack}")
 
     return status
 
@@ -148,7 +140,11 @@ def store(
 
 
 def sentence(record: dict[str, Any]) -> str:
-    """A line: `a.log: nccl-tests all_reduce: ranks 2, rows 25, complete: FILE`."""
+    """A line: `a.log: nccl-tests all_reduce: ranks 2, rows 25, complete: FILE`, and what to add for
+    facts that the log does not say."""
     test = f"{record['log']}: {record['format']} {record['collective'] or UNKNOWN}"
     facts = f"ranks {record['ranks'] or UNKNOWN}, rows {record['rows']}, {record['status']}"
-    return f"{test}: {facts}: {record['file']}\n"
+    unsaid = " ".join(
+        f"--{name}" for name in ("collective", "ranks", "machine") if not record[name]
+    )
+    return f"{test}: {facts}: {record['file']}{unsaid and f'; not in the log: {unsaid}'}\n"

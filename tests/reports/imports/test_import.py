@@ -84,7 +84,7 @@ def test_an_import_is_shown_like_a_run(tmp_path, capsys):
 def test_an_unknown_number_of_ranks_has_no_bandwidth_until_somebody_says_it(tmp_path, capsys):
     log = put(tmp_path / "b.log", TABLE + ROW_8 + FOOTER)
     (path,) = imported(tmp_path / "out", log)
-    assert "--ranks N says how many" in capsys.readouterr().out
+    assert "--ranks" in capsys.readouterr().out
     assert main(["show", str(path)]) == 0
     assert "an unknown number of ranks on" in capsys.readouterr().out
     assert read(path).cases[0].bus_bw_gb_s is None
@@ -98,7 +98,7 @@ def test_logs_that_name_no_gpu_are_of_one_machine_only_if_somebody_says_so(tmp_p
     logs = [put(tmp_path / f"{us}.log", table.format(us)) for us in ("20", "26")]
     paths = imported(tmp_path / "out", *logs)
     out = capsys.readouterr().out
-    assert "2 of 2 tests without a GPU's name (comparable with no other log): --machine" in out
+    assert out.count("; not in the log: --ranks --machine\n") == 2
     assert len({read(path).run.machine_id for path in paths}) == 2
     assert main(["compare", *map(str, paths)]) == 4
     (refusal,) = capsys.readouterr().err.splitlines()
@@ -108,11 +108,11 @@ def test_logs_that_name_no_gpu_are_of_one_machine_only_if_somebody_says_so(tmp_p
     assert imported(tmp_path / "out", *logs, *facts) == paths
     out = capsys.readouterr().out
     assert "all_gather: ranks 4, rows 1, complete: " in out
-    assert "without" not in out
+    assert "not in the log" not in out
     assert {read(path).run.machine_id for path in paths} == {"rack-7"}
     assert {main(["import", str(logs[0]), "--machine", name]) for name in ("../x", "")} == {2}
     imported(tmp_path / "both", put(tmp_path / "both.log", WHOLE + table.format("20")))
-    assert "1 of 2 tests without a GPU's name" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("--machine\n") == 1
 
 
 def test_nights_of_logs_are_a_gate_and_a_series(tmp_path, capsys):

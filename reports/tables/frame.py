@@ -64,32 +64,32 @@ def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
 
 
 def case_rows(run: Result) -> Iterator[Row]:
-    """A row for each case: the facts of its run, its cells, and the path of its file."""
-    facts, place = run_facts(run), {"path": str(run.path)}
+    """A row for each case: the facts of its run, and its cells."""
+    facts = run_facts(run)
     for case in run.cases:
-        yield (
-            facts
-            | {name: cell_of(getattr(case, field), part) for name, (field, part) in CELLS.items()}
-            | place
-        )
+        yield facts | {
+            name: cell_of(getattr(case, field), part) for name, (field, part) in CELLS.items()
+        }
 
 
 def run_facts(run: Result) -> Row:
     """What all rows of a run share; None for what it lacks. Rows of imports name their log."""
     head = run.run
-    names = ("machine_id", "node", "software_id", "version")
     return {
         "run_id": head.run_id,
+        "path": str(run.path),
         "started": time_of(head.run_id),
         "benchmark": head.benchmark,
         "hosts": head.world.get("hosts"),
         "gpus": ", ".join(sorted({*head.gpus})) or None,
         "world_size": head.world_size,
         "imported_from": head.imported_from or None,
-        **{name: getattr(head, name) for name in names},
+        "machine_id": head.machine_id,
+        "node": head.node,
+        "software_id": head.software_id,
+        "version": head.version,
         "method": method_of(head),
         "run_status": run.end.status if run.end else "cut off",
-        "left_out": None,
     }
 
 

@@ -47,7 +47,7 @@ class Point:
 def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]) -> str:
     """The headline of a run, or of several launches: medians, and ratios that
     are clear if all launches are on one side of 1. Wrong results replace the figures."""
-    start = f"{results[-1].run.benchmark}: " if results else ""
+    start = f"{results[-1].run.benchmark}: "
     cases = [case for result in results for case in result.cases]
     # Launches of one plan share its cases; a log may have one case twice.
     if wrong := {(case.case, key_of(case)) for case in cases if case.status == "wrong"}:
@@ -59,7 +59,7 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     ]
     texts, named = list[str](), ""
 
-    for key, point in max(launches, key=len, default={}).items():
+    for key, point in max(launches, key=len).items():
         points = [launch[key] for launch in launches if key in launch]
         text = f"{point.label} {_short(median(each.value for each in points))} {point.unit}"
         ratios = [each.ratio[0] for each in points if each.ratio and not is_noisy(each.ratio)]
@@ -92,8 +92,7 @@ def points(result: Result) -> list[Point]:
     figures, large = [_point(small)], timed[-1]
     if large is not small:
         case = large.ours or large.library
-        has_bus_bw = case and result.run.world_size > 1 and not large.skew
-        figures.append(_point(large, case.bus_bw_gb_s if case and has_bus_bw else None))
+        figures.append(_point(large, case.bus_bw_gb_s if case and not large.skew else None))
 
     return figures
 

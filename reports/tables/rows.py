@@ -164,11 +164,6 @@ def named_in(result: Result) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def imbalance(case: Case) -> float:
-    """The load of the busiest rank over the mean load; 1 for a case without routing."""
-    return (case.routing["rank_max_over_mean"] if case.routing else None) or 1.0
-
-
 def costs_of(result: Result) -> RoundCosts:
     """The costs by case and round; none of a wrong case."""
     costs = result.counted.costs_us
@@ -196,8 +191,10 @@ def ratios_of(case: Case | None, other: Case | None, costs: RoundCosts) -> NDArr
 def default_rows(result: Result, view: View) -> list[SizeRow]:
     """The rows of a view by size; rows of one size by skew, the most even first. Another harness's
     library is its subject: `ours`."""
-    costs = costs_of(result)
-    shown = sorted(shown_cases(result, view), key=lambda case: (case.size_bytes, imbalance(case)))
+    costs, shown = costs_of(result), shown_cases(result, view)
+    shown.sort(
+        key=lambda case: (case.size_bytes, (case.routing or {}).get("rank_max_over_mean", 1))
+    )
     groups = grouped(shown, lambda case: (case.size_bytes, (case.shape or {}).get("skew")))
     rivals, names, is_imported = {}, named_in(result), result.run.imported_from
     for key, cases in groups.items():

@@ -99,18 +99,18 @@ def autocorrelation(series: Sequence[ArrayLike]) -> float:
     if not by_length:
         return 0.0
 
-    estimates = np.concatenate([_lag_1(np.array(logs)) for logs in by_length.values()])
+    estimates = list[float]()
+    for logs in by_length.values():  # (series, n) at once
+        deviations = _calm_deviations(np.array(logs))
+        squares = np.sum(deviations**2, axis=-1)
+        lagged = np.sum(deviations[:, 1:] * deviations[:, :-1], axis=-1)
+        estimates += np.divide(
+            lagged, squares, out=np.zeros_like(lagged), where=squares > 0
+        ).tolist()
+
     hidden = np.mean([1 / n for n, logs in by_length.items() for _ in logs])
     rho = (np.mean(estimates) + hidden) / (1 - 4 * hidden)
     return float(np.clip(rho + hidden * rho**4, 0, 0.95))
-
-
-def _lag_1(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The correlation at lag 1 of each series, shape (series, n)."""
-    deviations = _calm_deviations(logs)
-    squares = np.sum(deviations**2, axis=-1)
-    lagged = np.sum(deviations[..., 1:] * deviations[..., :-1], axis=-1)
-    return np.asarray(np.divide(lagged, squares, out=np.zeros_like(lagged), where=squares > 0))
 
 
 def warmup_length(times: ArrayLike) -> int:

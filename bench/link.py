@@ -20,7 +20,7 @@ from collectives.communicator import launched_ranks
 from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
 from collectives.probe import SHARED_PING_PONGS
-from kernels.devices.device import PEER_STRUCTURES, CopyEngine, Step, Transfer
+from kernels.devices.device import CopyEngine, Step, Transfer
 from reports.store.program import on_ranks
 from reports.store.schema import CaseHeader
 
@@ -163,10 +163,9 @@ class Measurement:
 
     def step(self) -> Step:
         """This rank's launch. Raises DeviceError."""
-        macros, structures = {"WT_WORLD": str(len(self.ranks))}, (*PEER_STRUCTURES, Transfer)
-        kernels = self.device.compile(self.file, macros, structures)
         blocks = 1 if self.repeats else self.device.blocks_for(self.size_bytes)
-        return Step(kernels.kernel(self.entry or f"link_{self.key}"), self.transfer(), blocks)
+        entry, transfer, ranks = self.entry or f"link_{self.key}", self.transfer(), len(self.ranks)
+        return self.device.step(self.file, entry, transfer, blocks, WT_WORLD=ranks)
 
     def iteration(self) -> Iteration | Unsupported:
         """What is timed. All ranks call it. Raises DeviceError, MemoryError."""

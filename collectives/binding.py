@@ -10,7 +10,7 @@ import numpy as np
 
 from collectives.operation import NOT_MAPPED, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.probe import UNCACHED
-from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Step
+from kernels.devices.device import PACK_BYTES, Arguments, Step
 
 # From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times
 # at 2 MiB. A copy loses (docs/experiments/performance.md). No effect on a GPU.
@@ -30,7 +30,7 @@ def binder(
     return bind
 
 
-def slab_macros(world: World, case: CollectiveCase) -> dict[str, str]:
+def slab_macros(world: World, case: CollectiveCase) -> dict[str, int]:
     """For a kernel that stores by `Slab` alone: its flags need no write-back of the caches, if they
     hold no line of a slab. They may hold lines of a registered buffer."""
     is_cached = case.variant != "copied" or world.mapped.shown.writes_back
@@ -38,7 +38,12 @@ def slab_macros(world: World, case: CollectiveCase) -> dict[str, str]:
 
 
 def bind_kernel(
-    world: World, case: CollectiveCase, stem: str, entry: str, room_bytes: float, **macros: str
+    world: World,
+    case: CollectiveCase,
+    stem: str,
+    entry: str,
+    room_bytes: float,
+    **macros: str | int,
 ) -> Bound:
     """Binds an entry of `kernels/<stem>.cu`; a chunk may take up to `room_bytes`. All ranks call
     it for a registered variant. Raises DeviceError."""
@@ -51,9 +56,10 @@ def bind_kernel(
             and peers.locate(case.receive, arguments.receives)
         ):
             return NOT_MAPPED
-    module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
+    macros |= build_macros(world, case)
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
-    step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
+    blocks = min(blocks, build.blocks or blocks)
+    step = world.device.step(stem, entry, arguments, blocks, build.threads, **macros)
     return Operation(step, ignores_nan=True)
 
 
@@ -63,15 +69,18 @@ def without_gpus(world: World, lacks: str) -> Unsupported | None:
     return on_cpus if world.device.is_cpu else None
 
 
-def build_macros(world: World, case: CollectiveCase) -> dict[str, str]:
-    ranks = world.ranks
-    macros = {"WT_WORLD": str(ranks), "WT_ELEMENT": case.datatype.element}
+def build_macros(world: World, case: CollectiveCase) -> dict[str, str | int]:
+    macros: dict[str, str | int] = {
+        "WT_WORLD": world.ranks,
+        "WT_ELEMENT": case.datatype.element,
+        "WT_STREAM_SLAB": int(case.build.stream_slab),
+        "WT_STREAM_RECEIVE": int(case.build.stream_receive),
+    }
     if case.collective.reduces:
+        buffer_bytes = case.segment_bytes * max(case.collective.segments(world.ranks))
         macros["WT_REDOP"] = case.redop.capitalize()
-    buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
-    is_long_sum = case.collective.reduces and buffer_bytes >= SEVERAL_PAGES_BYTES
-    flags = {"WT_STREAM_RECEIVE": case.build.stream_receive, "WT_SEVERAL_PAGES": is_long_sum}
-    return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
+        macros["WT_SEVERAL_PAGES"] = int(buffer_bytes >= SEVERAL_PAGES_BYTES)
+    return macros
 
 
 def python_operation(
@@ -140,19 +149,18 @@ def launch_with(
     entry: str,
     blocks: int,
     threads: int | None = None,
-    **macros: str,
+    **macros: str | int,
 ) -> Operation:
     """An entry of kernels/<stem>.cu that reads a structure of its own, with `arguments` as its
     `ranks`, in device memory, to which `arguments` point, and which they keep. Raises
     DeviceError."""
     # The bits of a row must not depend on the length of all rows.
-    macros = build_macros(world, case) | {"WT_SEVERAL_PAGES": "0"} | macros
-    module = world.device.compile(stem, macros, (*PEER_STRUCTURES, type(structure)))
+    macros = build_macros(world, case) | {"WT_SEVERAL_PAGES": 0} | macros
     memory = arguments.memory = world.device.private(ctypes.sizeof(structure))
     arguments.structure = structure  # keeps what it points to
     arguments.more, structure.ranks = memory.address, arguments
     memory.write(np.frombuffer(structure, np.uint8))
-    return Operation(Step(module.kernel(entry, threads), arguments, blocks))
+    return Operation(world.device.step(stem, entry, arguments, blocks, threads, **macros))
 
 
 def row_stride(row_bytes: int) -> int:

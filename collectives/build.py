@@ -31,11 +31,6 @@ class Build:
     slabs: bool = False
 
     @property
-    def slab_macros(self) -> dict[str, str]:
-        """What a kernel is compiled with for its use of slabs."""
-        return {"WT_STREAM_SLAB": "1"} if self.stream_slab else {}
-
-    @property
     def words(self) -> tuple[str, ...]:
         """What `parse` reads: none for the default."""
         words = [word for word, name in FLAGS.items() if getattr(self, name)]

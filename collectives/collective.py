@@ -35,9 +35,9 @@ class Float8:
         """The nearest codes, ties to even. Values beyond the largest become the largest, as in
         cvt.rn.satfinite of PTX."""
         finite = self.values[: self.largest + 1]
-        size = np.fmin(np.abs(values), finite[-1])
-        step = np.exp2(np.maximum(np.frexp(size)[1] - 1, 1 - self.bias) - self.mantissa_bits)
-        codes = np.searchsorted(finite, np.rint(size / step) * step)
+        middles, size = (finite[1:] + finite[:-1]) / 2, np.abs(values)
+        below, above = np.searchsorted(middles, size), np.searchsorted(middles, size, "right")
+        codes = np.where(below % 2, above, below)
         size_codes = np.where(np.isnan(values), 0x7F, codes)
         signed: Array = (size_codes | np.signbit(values) << 7).astype(np.uint8)
         return signed

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from copy import copy
 from ctypes import c_int
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -39,12 +39,9 @@ VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "
 
 
 class Refusal(Exception):
-    """Some rank cannot continue. All ranks raise it, with one sentence and the names of all ranks'
-    exceptions."""
+    """Some rank cannot continue. All ranks raise it, with one sentence."""
 
-    def __init__(self, sentence: str, types: frozenset[str] = frozenset()) -> None:
-        super().__init__(sentence)
-        self.types = types
+    lacks_memory = False  # a rank's device has none left
 
 
 class Mistake(Refusal):
@@ -113,8 +110,9 @@ def best_thread_level() -> str:
 
 class Communicator:
     """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order; this
-    rank's is `host`.
-    `whole` are all ranks of the run, `ranks` the numbers of these ranks there.
+    rank's is `host`. `whole` are all ranks of the run, `ranks` the numbers of these ranks there.
+    Rank 0 of `gather` gets all items, others None; `node_gather` has the items of this host's
+    ranks.
     `thread_level` None: the fastest for these ranks and cores. Raises Refusal before MPI is up if
     its library cannot start, and Mistake if it does not speak to the launcher."""
 
@@ -146,15 +144,15 @@ class Communicator:
             communicator.Set_errhandler(MPI.ERRORS_RETURN)
         self._join(MPI.COMM_WORLD)
         self.whole, self.ranks = self, [*range(self.size)]
-        self.launched = launched_ranks() or 1
         levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
         self.thread_level = levels[MPI.Query_thread()]
 
     def _join(self, world: "MPI.Intracomm") -> None:
         self.world, self.rank, self.size = world, world.rank, world.size
-        self.node = world.Split_type(self.mpi.COMM_TYPE_SHARED)
-        self.local_rank = self.node.rank
-        own_node = tuple(self.node.allgather(self.rank))
+        self.all_gather, self.gather, self.broadcast = world.allgather, world.gather, world.bcast
+        self.barrier, node = world.Barrier, world.Split_type(self.mpi.COMM_TYPE_SHARED)
+        self.node_gather, self.local_rank = node.allgather, node.rank
+        own_node = tuple(node.allgather(self.rank))
         self.nodes: list[tuple[int, ...]] = sorted(set(world.allgather(own_node)))
         self.host, self.hosts = self.nodes.index(own_node), len(self.nodes)
         self.host_names: list[str] = world.allgather(platform.node())  # of each rank
@@ -173,26 +171,9 @@ class Communicator:
         name = next((VENDORS[word] for word in VENDORS if word in text), self.mpi.get_vendor()[0])
         return f"{name} {version.group() if version else 'of unknown version'}"
 
-    def all_gather(self, item: Any) -> list[Any]:
-        return self.world.allgather(item)
-
     def first_reason(self, reason: str | None) -> str | None:
         """The reason of the first rank that has one, on every rank; None if no rank has one."""
         return next(filter(None, self.all_gather(reason)), None)
-
-    def node_gather(self, item: Any) -> list[Any]:
-        """The items of this host's ranks, in the order of their local ranks."""
-        return self.node.allgather(item)
-
-    def gather(self, item: Any) -> list[Any] | None:
-        """All ranks' items on rank 0, None elsewhere."""
-        return self.world.gather(item)
-
-    def broadcast(self, item: Any) -> Any:
-        return self.world.bcast(item)
-
-    def barrier(self) -> None:
-        self.world.Barrier()
 
     def finish(self) -> None:
         """Ends MPI, which waits for all ranks. It bypasses mpi4py, which holds the interpreter's
@@ -216,16 +197,13 @@ class Communicator:
             failure = name, str(error), type(error).__name__, kind
         if failed := list(filter(None, self.all_gather(failure))):
             name, sentence, _, kind = failed[0]
-            types = frozenset(type_name for _, _, type_name, _ in failed)
             is_everywhere = len(failed) == self.whole.size and len({own[1:] for own in failed}) == 1
-            raise kind(sentence if is_everywhere else name + sentence, types)
+            refusal = kind(sentence if is_everywhere else name + sentence)
+            refusal.lacks_memory = any(own[2] == "OutOfMemory" for own in failed)
+            raise refusal
 
     def rank_name(self, rank: int) -> str:
         """`rank 2`, and of a run on several hosts `rank 2 on wt2`. A part names no host, because
         runs store its sentences."""
         on_host = f" on {self.host_names[rank]}" if self is self.whole and self.hosts > 1 else ""
         return f"rank {self.ranks[rank]}{on_host}"
-
-    def handle(self, name: str) -> int:
-        """The C handle of `FLOAT`, `SUM`, `COMM_WORLD`, ...: 4 bytes in MPICH, 8 in Open MPI."""
-        return int(self.mpi._handleof(getattr(self.mpi, name)))

@@ -75,7 +75,7 @@ def connect(
             return peers
         except Refusal as refusal:
             undo.close()
-            if "OutOfMemory" in refusal.types:
+            if refusal.lacks_memory:
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
             waits.forget()

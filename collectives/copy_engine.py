@@ -1,24 +1,24 @@
 """A GPU's copy engines between ranks, with the signals of kernels/allreduce_copy_engine.cu."""
 
-import ctypes
 from contextlib import suppress
 from ctypes import c_long
+from functools import partial
 
 from collectives.communicator import Refusal
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import (
     HALF_BYTES,
-    PEER_STRUCTURES,
     Arguments,
     CopyEngine,
     Memory,
-    Module,
+    Shared,
     Step,
     Transfer,
     of_type,
 )
 
+FILE = "allreduce_copy_engine"  # of kernels/
 LEAST_BYTES = 1 << 20  # below, a copy takes longer to start than to move the bytes
 FLOAT_BYTES = 4  # an element of bench.link
 MARK_THREADS = 32
@@ -28,10 +28,10 @@ BETWEEN_HOSTS = Unsupported("between host memories the driver copies with the CP
 FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 
 
-class Mark(ctypes.Structure):
+class Mark(Shared):
     """`Mark` of allreduce_copy_engine.cu."""
 
-    _fields_ = [("ranks", Arguments), *of_type(c_long, "peers", "step")]
+    _fields_ = (("ranks", Arguments), *of_type(c_long, "peers", "step"))
 
 
 def shared_engine(world: World) -> CopyEngine | None:
@@ -68,19 +68,16 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
     """This rank's part in a transfer between registered buffers, as link.cu makes it with stores,
     by the engines. Ranks without a part only launch."""
     arguments = transfer.ranks
-    module = engine_module(world, {"WT_WORLD": str(world.ranks)})
-    announce, await_copies, leave = (
-        module.kernel(entry, MARK_THREADS) for entry in ("announce", "await_copies", "leave")
-    )
+    launch = partial(world.device.step, FILE, threads=MARK_THREADS, WT_WORLD=world.ranks)
     steps = list[Step]()
     if transfer.to >= 0:
         target, size_bytes = int(arguments.receives[transfer.to]), FLOAT_BYTES * arguments.count
-        signal = Step(announce, Mark(arguments, 1 << transfer.to, 1))
+        signal = launch("announce", Mark(arguments, 1 << transfer.to, 1))
         moved = engine.copy(target, int(arguments.send), size_bytes)
         steps += world.device.beside([moved, signal])
     if transfer.from_ >= 0:
-        steps.append(Step(await_copies, Mark(arguments, 1 << transfer.from_, 1)))
-    return world.device.sequence([*steps, Step(leave, arguments)])
+        steps.append(launch("await_copies", Mark(arguments, 1 << transfer.from_, 1)))
+    return world.device.sequence([*steps, launch("leave", arguments)])
 
 
 def pushed_to_slab(
@@ -97,7 +94,3 @@ def pushed_to_slab(
         for start in range(0, copied_bytes, room)
     ]
     return world.device.sequence(world.device.beside(copies)), copied_bytes
-
-
-def engine_module(world: World, macros: dict[str, str]) -> Module:
-    return world.device.compile("allreduce_copy_engine", macros, (*PEER_STRUCTURES, Mark))

@@ -178,6 +178,14 @@ class World:
         """The kind of the peers' memory, as in tables."""
         return "mapped" if isinstance(self.shared, Unsupported) else self.shared.kind
 
+    def allocate(self, size_bytes: int) -> Memory:
+        """A buffer for every variant, mapped if possible. Raises DeviceError and Refusal."""
+        peers = self.shared
+        # A library would be slow in host_staged memory.
+        if isinstance(peers, Unsupported) or peers.kind == "host_staged":
+            return self.device.private(size_bytes)
+        return peers.register(size_bytes)
+
     @property
     def mapped(self) -> PeerBuffer:
         """The peers' memory. Raises Refusal if it is not mapped."""
@@ -231,15 +239,7 @@ class Library(ABC):
     def barrier(self, world: World) -> Step:
         """A barrier for ranks that cannot map each other's memory. Raises DeviceError."""
 
-    def allocate(self, world: World, size_bytes: int) -> Memory:
-        """A buffer for every variant, mapped if possible. Raises DeviceError and Refusal."""
-        peers = world.shared
-        # A library would be slow in host_staged memory.
-        if isinstance(peers, Unsupported) or peers.kind == "host_staged":
-            return world.device.private(size_bytes)
-        return peers.register(size_bytes)
-
-    def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
+    def allocate_own(self, size_bytes: int) -> Memory | None:
         """A buffer from the library's own allocator for its own cases; None if it has none. Raises
         DeviceError."""
         return None

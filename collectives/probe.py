@@ -14,7 +14,7 @@ import numpy as np
 
 from collectives.communicator import Refusal
 from collectives.peer_buffer import PeerBuffer, ProbeResult, WireSpeed, share, slab_bytes
-from kernels.devices.device import MOST_RANKS, PEER_STRUCTURES, Device, Module, Step
+from kernels.devices.device import MOST_RANKS
 
 PROBE_BYTES = 4096  # written by each access at a time
 LONG_BYTES = 64 << 10  # the same, for launches between short ones
@@ -28,15 +28,11 @@ WIRE_BYTES, WIRE_CALLS = 2 << 20, 5  # of stores and reads that time the wire
 PING_PONGS = 100
 SHARED_PING_PONGS = 4  # ranks that share a GPU take turns of milliseconds
 LAUNCHES = 4  # of a size; each compares what the one before has stored
-UNCACHED = {"WT_UNCACHED_SLAB": "1"}  # a build whose flags do not wait for a write-back
+UNCACHED = {"WT_UNCACHED_SLAB": 1}  # a build whose flags do not wait for a write-back
 
 
 class ProbeFailed(Refusal):
     """Peers' memory can be mapped, but a read returns other bytes than were written."""
-
-
-def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
-    return device.compile("link_probe", {"WT_WORLD": str(ranks), **macros}, PEER_STRUCTURES)
 
 
 def probe(peers: PeerBuffer) -> ProbeResult:
@@ -81,9 +77,11 @@ def ping_pong(peers: PeerBuffer) -> Callable[[], float]:
     ns; 0 without a partner. All ranks call it. Raises DeviceError."""
     trip_ns = peers.device.private(8)
     trips = SHARED_PING_PONGS if peers.kind == "same_device" else PING_PONGS
-    kernels = probe_kernels(peers.device, peers.communicator.size)
     arguments = peers.arguments(receive=trip_ns.address, count=trips)
-    bounce = peers.device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))
+    step = peers.device.step(
+        "link_probe", "flag_ping_pong", arguments, WT_WORLD=peers.communicator.size
+    )
+    bounce = peers.device.caller(step)
 
     def measure() -> float:
         bounce()
@@ -97,15 +95,14 @@ def wire_speed(peers: PeerBuffer) -> WireSpeed:
     All ranks call it, and get the same. Raises Refusal."""
     device, communicator = peers.device, peers.communicator
     with communicator.all_or_none():
-        kernels, buffer = probe_kernels(device, communicator.size), device.private(WIRE_BYTES)
+        buffer = device.private(WIRE_BYTES)
         arguments = peers.arguments(buffer.address, buffer.address, WIRE_BYTES // 4, WIRE_BYTES)
         blocks = device.blocks_for(WIRE_BYTES)
-        times_us = [
-            device.time_us(
-                Step(kernels.kernel(entry), arguments, blocks), WIRE_CALLS, peers.waits.watch
-            )
+        steps = [
+            device.step("link_probe", entry, arguments, blocks, WT_WORLD=communicator.size)
             for entry in ("push_out", "read_peer", "copy_local")
         ]
+        times_us = [device.time_us(step, WIRE_CALLS, peers.waits.watch) for step in steps]
         trip_ns = ping_pong(peers)()
         buffer.close()
     by_rank = communicator.all_gather((trip_ns, *(WIRE_BYTES / 1e3 / us for us in times_us)))
@@ -118,7 +115,7 @@ def show(
     entry: str,
     rounds: int | None = None,
     size_bytes: int = PROBE_BYTES,
-    macros: Mapping[str, str] = {},
+    macros: Mapping[str, int] = {},
     writers: int = 0,
 ) -> str | None:
     """Runs a kernel of the probe, and says what was missing or wrong first; None if all was right.
@@ -126,17 +123,17 @@ def show(
     next call whether a wait timed out. Raises Refusal."""
     communicator, device = peers.communicator, peers.device
     peers.waits.forget()
-    macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1", **macros}
+    macros = {"WT_WORLD": communicator.size, "WT_STREAM_SLAB": 1, **macros}
     blocks = min(PROBE_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
     shape = len(MEMORY_ACCESSES), len(PATHS), MOST_RANKS  # of the counts of wrong packs or packets
     with communicator.all_or_none():  # all have compiled before the first rank waits
-        kernel = device.compile("memory_probe", macros, PEER_STRUCTURES).kernel(entry)
-    with communicator.all_or_none():
         wrong = device.private(4 * int(np.prod(shape)))
         count = PROBE_ROUNDS[device.is_cpu] if rounds is None else rounds
         arguments = peers.arguments(writers, wrong.address, count, size_bytes)
         arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
-        device.caller(Step(kernel, arguments, blocks))()
+        step = device.step("memory_probe", entry, arguments, blocks, **macros)
+    with communicator.all_or_none():
+        device.caller(step)()
         counts = wrong.read().view(np.uint32).reshape(shape)
         wrong.close()
     own, sentence = communicator.rank_name(communicator.rank), None

@@ -10,11 +10,9 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.verify import MARGIN_BYTES, MARGINS, SEND
-from collectives.binding import build_macros
 from collectives.collective import Array
 from collectives.copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.operation import CollectiveCase, Operation, World
-from collectives.probe import probe_kernels
 from kernels.devices.device import (
     MOST_RANKS,
     NEXT_ITERATION,
@@ -133,14 +131,14 @@ class Buffers:
 
 def own_buffers(world: World, memories: Sequence[Memory]) -> list[Memory]:
     """A buffer from the library's allocator in place of each, if it has one. Raises DeviceError."""
-    return [world.library.allocate_own(world, memory.size_bytes) or memory for memory in memories]
+    return [world.library.allocate_own(memory.size_bytes) or memory for memory in memories]
 
 
 def allocated(world: World, seed: int, size_bytes: int, margin_bytes: int = 0) -> list[Buffers]:
     """Two buffers for ours, and two for the library, from its own allocator if it has one; the size
     is with both margins. Raises Refusal."""
     with world.communicator.all_or_none():
-        memories = [world.library.allocate(world, size_bytes) for _ in range(2)]
+        memories = [world.allocate(size_bytes) for _ in range(2)]
         own = own_buffers(world, memories)
     return [
         Buffers(send, receive, seed, margin_bytes=margin_bytes) for send, receive in (memories, own)
@@ -158,14 +156,13 @@ class Segments:
 
 def nothing(world: World) -> Step:
     """A launch that does nothing."""
-    kernel = world.device.loop_kernels().kernel("nothing")
-    return Step(kernel, Gate(watch=ctypes.addressof(world.watch)))
+    return world.device.loop_step("nothing", Gate(watch=ctypes.addressof(world.watch)))
 
 
 def come_late(world: World, delay_ns: int = 0) -> Step:
     """A launch that only waits, and so delays this rank."""
     arguments = Arguments(timeout_ns=delay_ns, yields=world.oversubscribed)
-    return Step(world.device.loop_kernels().kernel("come_late"), arguments)
+    return world.device.loop_step("come_late", arguments)
 
 
 def case_iteration(
@@ -217,12 +214,17 @@ def consume_step(
     ranks, watch = world.ranks, ctypes.addressof(world.watch)
     arguments = Arguments(case.send, case.receive, count, *strides, rank=world.rank, watch=watch)
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
-    redop = build_macros(world, case).get("WT_REDOP", "Max")
-    kernels = probe_kernels(
-        world.device, min(ranks, MOST_RANKS), WT_ELEMENT=case.datatype.element, WT_REDOP=redop
-    )
+    redop = case.redop.capitalize() if case.collective.reduces else "Max"
     moved_bytes = count * case.datatype.size_bytes * (ranks if any(strides) else 1)
-    return Step(kernels.kernel(entry), arguments, world.device.blocks_for(moved_bytes))
+    return world.device.step(
+        "link_probe",
+        entry,
+        arguments,
+        world.device.blocks_for(moved_bytes),
+        WT_WORLD=min(ranks, MOST_RANKS),
+        WT_ELEMENT=case.datatype.element,
+        WT_REDOP=redop,
+    )
 
 
 def checked_iteration(
@@ -239,7 +241,7 @@ def checked_iteration(
     wrong = device.private(WRONG_BYTES)
     elements = len(outputs.tables) * outputs.segment_bytes // size
     most_bytes = max(len(part.tables) * part.segment_bytes for part in (inputs, outputs))
-    kernels, blocks, keep = device.loop_kernels(), device.blocks_for(most_bytes), [owner, wrong]
+    blocks, keep = device.blocks_for(most_bytes), [owner, wrong]
 
     def over(part: Segments, entry: str, place: int) -> Step:
         # The periods of a table can start anywhere in the first one.
@@ -258,7 +260,7 @@ def checked_iteration(
             ctypes.addressof(world.watch),
             place,
         )
-        return Step(kernels.kernel(entry), pattern, blocks)
+        return device.loop_step(entry, pattern, blocks)
 
     write = over(inputs, "write_pattern", SEND)
     check = over(outputs, "count_wrong", 0)
@@ -266,7 +268,7 @@ def checked_iteration(
     if not case.in_place:
         if case.mode == "chained":  # its calls have overwritten the inputs: one more
             checks += [write, operation.step]
-        checks.append(replace(write, kernel=check.kernel))
+        checks.append(replace(write, function=check.function))
     if isinstance(owner, Buffers) and owner.margin_bytes:
         # In front of and behind the case's buffers, where nobody may write, lies the inputs' table,
         # shifted. So these areas differ, also between ranks, and a copy that is too long shows.
@@ -281,7 +283,7 @@ def checked_iteration(
                 area.tables += place * size
                 area.period, area.place = 1, place
                 fills.append(replace(write, argument=area))
-        checks += [replace(fill, kernel=check.kernel) for fill in fills]
+        checks += [replace(fill, function=check.function) for fill in fills]
     consume = consume_step(world, case, "read_own", elements)
     return Iteration(
         "",
@@ -313,18 +315,18 @@ def link_parts(
     chunk_bytes = min(device.most_chunk_bytes, peers.half_bytes // 2)
     through_slab = min(copied_bytes, 2 * chunk_bytes)
     is_far = device.is_cpu and copied_bytes >= FAR_BYTES
-    macros = {"WT_SEVERAL_PAGES": "1"} if is_far else {}
+    macros = {"WT_WORLD": world.ranks} | ({"WT_SEVERAL_PAGES": 1} if is_far else {})
 
-    def step(entry: str, timed_bytes: int, pass_bytes: int, **stores: str) -> Step:
-        kernels = probe_kernels(device, world.ranks, **macros, **stores)
+    def step(entry: str, timed_bytes: int, pass_bytes: int, **stores: int) -> Step:
         arguments = peers.arguments(
             buffers.send.address, buffers.receive.address, timed_bytes // WORD_BYTES, chunk_bytes
         )
-        return Step(kernels.kernel(entry), arguments, device.blocks_for(pass_bytes))
+        blocks = device.blocks_for(pass_bytes)
+        return device.step("link_probe", entry, arguments, blocks, **macros, **stores)
 
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Iteration:
         return Iteration(
-            f"link {timed.kernel.name} {size_bytes} B",
+            f"link {timed.name} {size_bytes} B",
             prepare,
             Operation(timed),
             consume,
@@ -345,7 +347,7 @@ def link_parts(
         "memory_us": part(copy_local, idle, idle, copied_bytes),
     }
     if device.is_cpu and copied_bytes >= STREAMED_BYTES:
-        copy_around = step("copy_local", copied_bytes, copied_bytes, WT_STREAM_RECEIVE="1")
+        copy_around = step("copy_local", copied_bytes, copied_bytes, WT_STREAM_RECEIVE=1)
         parts["memory_nt_us"] = part(copy_around, idle, idle, copied_bytes)
     if not device.is_cpu:
         parts["push_us"] = part(push_out, idle, use_buffers, through_slab)

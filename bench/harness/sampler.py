@@ -64,7 +64,7 @@ class SoakSequence(NamedTuple):
 def captured(world: World, launches: list[SoakLaunch]) -> SoakSequence:
     """The launches as one graph, or as few as the device allows."""
     watch = ctypes.addressof(world.watch)
-    begin = Step(world.device.loop_kernels().kernel("begin_iteration"), Gate(watch=watch))
+    begin = world.device.loop_step("begin_iteration", Gate(watch=watch))
     actions = SoakSequence(launches).actions(come_late(world))
     steps = [action.step or begin for action in actions]
     return SoakSequence(launches, world.device.replayed(*steps))

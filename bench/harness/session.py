@@ -37,7 +37,7 @@ from bench.machine.placement import Place, pin
 from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
-from collectives.probe import ping_pong, probe_kernels
+from collectives.probe import ping_pong
 from collectives.world import open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Step
@@ -80,8 +80,8 @@ class Session:
         with self.communicator.all_or_none():
             if isinstance(self.world.peers, Unsupported):
                 return self.world.library.barrier(self.world)
-            kernels = probe_kernels(self.world.device, self.communicator.size)
-            return Step(kernels.kernel("meet"), self.world.mapped.arguments())
+            arguments, ranks = self.world.mapped.arguments(), self.communicator.size
+            return self.world.device.step("link_probe", "meet", arguments, WT_WORLD=ranks)
 
     @cached_property
     def round_trip_ns(self) -> Callable[[], float]:
@@ -185,7 +185,12 @@ def open_session(
     flight.note("map the peers")
     with communicator.all_or_none():
         if options.hdp_flush == "off":
-            device.leave_hdp()
+            if not device.may_flush_hdp:
+                raise Refusal(
+                    f"--hdp-flush off: the {device.name} device has no host data path to flush; "
+                    "AMD GPUs have"
+                )
+            device.may_flush_hdp = False
         flight.watch = device.watch(flight.watch)
         refusal = device.reason_against_graphs() if options.graph != 0 else None
         if options.graph and refusal:
@@ -233,9 +238,10 @@ def say_once(communicator: Communicator, options: RunOptions, sentence: str) -> 
 
 def require_one_run(communicator: Communicator, options: RunOptions) -> None:
     """Raises Refusal if these ranks cannot form one run."""
-    if options.keeps_run and communicator.size == 1 and communicator.launched > 1:
+    announced = launched_ranks() or 1
+    if options.keeps_run and communicator.size == 1 and announced > 1:
         raise Refusal(
-            f"{communicator.launched} ranks are announced, and {communicator.library} sees this "
+            f"{announced} ranks are announced, and {communicator.library} sees this "
             "one alone: start them with the mpirun that came with it, or in a job of Slurm with "
             "srun --mpi=pmi2 (for Open MPI --mpi=pmix)"
         )

@@ -118,8 +118,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         )
     with world.communicator.all_or_none():
         send, receive, rows = (
-            world.library.allocate(world, size_bytes)
-            for size_bytes in (tokens_bytes, tokens_bytes, rows_bytes)
+            world.allocate(size_bytes) for size_bytes in (tokens_bytes, tokens_bytes, rows_bytes)
         )
         tables = {
             skew: make_tables(world, routes, rows, row_bytes) for skew, routes in batches.items()

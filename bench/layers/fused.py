@@ -44,9 +44,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     row_bytes, most_tokens = hidden * datatype.size_bytes, max(options.tokens)
     require_memory(session, 3 * most_tokens * row_bytes)
     with world.communicator.all_or_none():
-        memories = [
-            world.library.allocate(world, rows * most_tokens * row_bytes) for rows in (2, 2, 1)
-        ]
+        memories = [world.allocate(rows * most_tokens * row_bytes) for rows in (2, 2, 1)]
         own = own_buffers(world, memories)
         weight = world.device.store(datatype.encode(np.full(hidden, NORM_WEIGHT)))
     keep = *memories, weight
@@ -134,9 +132,7 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     weight_type = fused.WEIGHTS[options.weights]
     row_scale = 1.0 if weight_type.is_float else ROW_SCALE
     with world.communicator.all_or_none():
-        send, receive = memories = [
-            world.library.allocate(world, most_tokens * hidden * size) for _ in range(2)
-        ]
+        send, receive = memories = [world.allocate(most_tokens * hidden * size) for _ in range(2)]
         own = own_buffers(world, memories)
         scales = world.device.store(np.full(hidden, row_scale, np.float32))
         activations = world.device.private(most_tokens * max(inner.values()) * size)

@@ -31,8 +31,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     }
     with world.communicator.all_or_none():
         between, part = (
-            world.library.allocate(world, tokens * hidden * size)
-            for tokens in (most_tokens, most_tokens // ranks)
+            world.allocate(tokens * hidden * size) for tokens in (most_tokens, most_tokens // ranks)
         )
         other = device.private(most_tokens * max(widths.values()) * size)
         # The compute alone reads ungathered activations here, and zeros would be faster.

@@ -283,8 +283,8 @@ class SplitCases:
                     wrong.address,
                     ctypes.addressof(world.watch),
                 )
-                kernel = device.loop_kernels().kernel("count_wrong")
-                check = Step(kernel, pattern, device.blocks_for(first.size_bytes))
+                blocks = device.blocks_for(first.size_bytes)
+                check = device.loop_step("count_wrong", pattern, blocks)
         if complaint := world.communicator.first_reason(mistake):
             raise WrongResult(complaint)
         iteration = Iteration(

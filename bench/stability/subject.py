@@ -264,7 +264,7 @@ class NormSubject(Subject):
             seed,
             residual=device.store(np.resize(row, send.size_bytes // datatype.size_bytes)),
             residual_out=device.private(send.size_bytes),
-            summed=world.library.allocate(world, send.size_bytes),
+            summed=world.allocate(send.size_bytes),
             weight=device.store(weight),
         )
 
@@ -311,7 +311,7 @@ class GemvSubject(Subject):
             buffers.receive,
             seed,
             weights=world.device.store(WEIGHTS.encode(draw((seed, WEIGHT), INNER * INNER))),
-            products=world.library.allocate(world, send.size_bytes),
+            products=world.allocate(send.size_bytes),
         )
 
     def exact(self, count: int) -> tuple[Array, Array]:

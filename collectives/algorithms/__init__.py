@@ -13,11 +13,10 @@ from collectives.operation import Algorithm
 def listed() -> dict[str, dict[str, Algorithm]]:
     """What the modules list, by collective and name: those between hosts last, lossy ones before
     them."""
-    found: dict[str, list[Algorithm]] = {name: [] for name in COLLECTIVES}
-    for module in pkgutil.iter_modules(__path__):
-        of_module = importlib.import_module(f"{__name__}.{module.name}").ALGORITHMS
-        for collective, its in of_module.items():
-            found[collective] += its
-    for its in found.values():
+    names, found = [module.name for module in pkgutil.iter_modules(__path__)], {}
+    modules = [importlib.import_module(f"{__name__}.{name}").ALGORITHMS for name in names]
+    for collective in COLLECTIVES:
+        its = [each for module in modules for each in module.get(collective, ())]
         its.sort(key=lambda algorithm: (algorithm.spans_hosts, algorithm.is_lossy))
-    return {name: {each.base: each for each in its} for name, its in found.items()}
+        found[collective] = {each.base: each for each in its}
+    return found

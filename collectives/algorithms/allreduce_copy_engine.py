@@ -27,13 +27,13 @@ from collectives.collective import Traffic
 from collectives.communicator import Refusal
 from collectives.copy_engine import (
     BETWEEN_HOSTS,
+    FILE,
     FLAGS_BYTES,
     LEAST_BYTES,
     MARK_THREADS,
     MOST_ENTRIES,
     Mark,
     arrival,
-    engine_module,
     engine_of,
     inboxes,
 )
@@ -48,7 +48,7 @@ from collectives.operation import (
     World,
 )
 from collectives.traffic import direct_traffic
-from kernels.devices.device import MOST_RANKS, PACK_BYTES, Arguments, Module, Step
+from kernels.devices.device import MOST_RANKS, PACK_BYTES, Arguments, Step
 
 LEAST_PIECE_BYTES = 128 << 10  # a copy takes a few microseconds to start
 PIECES = 4  # of a segment: a sum of one piece runs beside the copy of the next
@@ -56,12 +56,10 @@ STAGED_PIECE_BYTES = 512 << 10  # 10 us over a slot of PCIe 5, beside 2 or 3 us 
 STAGED_PIECES = 32  # at most
 
 
-def _add_all(
-    world: World, case: CollectiveCase, module: Module, arguments: Arguments, size_bytes: int
-) -> Step:
-    blocks = world.device.blocks_for(size_bytes)
-    kernel = module.kernel("add_all", case.build.threads)
-    return Step(kernel, arguments, min(blocks, case.build.blocks or blocks))
+def _add_all(world: World, case: CollectiveCase, arguments: Arguments, size_bytes: int) -> Step:
+    blocks, build = world.device.blocks_for(size_bytes), case.build
+    blocks, macros = min(blocks, build.blocks or blocks), build_macros(world, case)
+    return world.device.step(FILE, "add_all", arguments, blocks, build.threads, **macros)
 
 
 def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
@@ -81,7 +79,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
         return NOT_MAPPED
     most = case.build.chunk_bytes or max(LEAST_PIECE_BYTES, -(-segment_bytes // PIECES))
     pieces = range(0, segment_bytes, -(-most // PACK_BYTES) * PACK_BYTES)
-    module = engine_module(world, build_macros(world, case))
+    macros = build_macros(world, case)
     # First the next rank: otherwise all would copy to rank 0 first.
     others = [(rank + distance) % ranks for distance in range(1, ranks)]
 
@@ -99,7 +97,8 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
 
     def mark(entry: str, number: int) -> Step:
         bits = sum(1 << peer for peer in others)
-        return Step(module.kernel(entry, MARK_THREADS), Mark(arguments, bits, number))
+        mark = Mark(arguments, bits, number)
+        return world.device.step(FILE, entry, mark, 1, MARK_THREADS, **macros)
 
     def announced(number: int) -> list[Step]:
         if memops:
@@ -132,7 +131,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
             summed.send, summed.receive = case.send + start, case.receive + start
             summed.count = size_bytes // case.datatype.size_bytes
             summed.sends[:ranks] = [slot(rank, writer) + offset for writer in range(ranks)]
-            steps.append(_add_all(world, case, module, summed, size_bytes))
+            steps.append(_add_all(world, case, summed, size_bytes))
             moved = [
                 engine.copy(arguments.receives[peer] + start, case.receive + start, size_bytes)
                 for peer in others
@@ -143,7 +142,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
         steps.append(begun)
     steps += [*awaited(last), ended]
     if not memops:
-        steps.append(Step(module.kernel("leave", MARK_THREADS), arguments))
+        steps.append(world.device.step(FILE, "leave", arguments, 1, MARK_THREADS, **macros))
     step = world.device.sequence(steps)
     if step.entries > MOST_ENTRIES:
         return Unsupported(
@@ -185,8 +184,7 @@ def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
         begun, ended = world.device.beside(sends)
         steps = [begun, *receives, ended]
     arguments.sends[1 - rank] = inbox.address if inbox else own + FLAGS_BYTES
-    module = engine_module(world, build_macros(world, case))
-    steps.append(_add_all(world, case, module, arguments, size_bytes))
+    steps.append(_add_all(world, case, arguments, size_bytes))
     steps.append(engine.store(other, 0))
     return Operation(world.device.sequence(steps), ignores_nan=True)
 

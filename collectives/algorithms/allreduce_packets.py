@@ -19,9 +19,7 @@ SENTINEL = Limits(most_bytes_of_ranks=512 << 10)
 def _bind(base: str, limits: Limits, world: World, case: CollectiveCase) -> Bound:
     room_bytes = int(limits.most(world.ranks))
     # The kernel checks when it is compiled that a writer's room holds as much.
-    return bind_kernel(
-        world, case, f"allreduce_{base}", base, room_bytes, WT_MOST_BYTES=str(room_bytes)
-    )
+    return bind_kernel(world, case, f"allreduce_{base}", base, room_bytes, WT_MOST_BYTES=room_bytes)
 
 
 def _ll_traffic(ranks: int, case: CollectiveCase) -> Traffic:

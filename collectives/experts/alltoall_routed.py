@@ -2,7 +2,6 @@
 (kernels/experts/alltoall_routed.cu) and by the library. The library exchanges rows between kernels
 of ours that pack and unpack them (routed_records.cu), and is told all routes in advance."""
 
-import ctypes
 from ctypes import c_long, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,18 +22,18 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, of_type
+from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Shared, of_type
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
 WAYS = ("dispatch", "combine", "round_trip")
 
 
-class Routing(ctypes.Structure):
+class Routing(Shared):
     """`Routing` of routing.h, which explains each field: a rank's tables for a batch, in these
     `memories`, with the rows of its experts. CHOICE is `Choice` there."""
 
     memories: list[Memory]
-    _fields_ = [
+    _fields_ = (
         ("ranks", Arguments),
         *of_type(c_long, "tokens", "most_tokens", "experts", "top_k", "most_rows", "step_tokens"),
         *of_type(
@@ -51,7 +50,7 @@ class Routing(ctypes.Structure):
             "record",
             "arrived",
         ),
-    ]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Compute fused with a collective: RMSNorm after an all-reduce, and a GEMV before one. FUSED has
 the forms that `bench.layers` compares: compute alone, in separate launches, and in one launch."""
 
-import ctypes
 from collections.abc import Callable, Iterable
 from ctypes import c_double, c_long, c_void_p
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from collectives.operation import (
     World,
 )
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import Arguments, of_type
+from kernels.devices.device import Arguments, Shared, of_type
 
 BLOCK_THREADS = 256  # of a GEMV
 EPSILON = 1e-5
@@ -33,25 +32,25 @@ Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of Collect
 Then = Callable[[Algorithm, World, Any], Bound]
 
 
-class Norm(ctypes.Structure):
+class Norm(Shared):
     """`Norm` of norm.h: the rows that follow an all-reduce."""
 
-    _fields_ = [
+    _fields_ = (
         ("ranks", Arguments),
         *of_type(c_void_p, "residual", "residual_out", "weight"),
         *of_type(c_long, "hidden", "tokens"),
         ("epsilon", c_double),
-    ]
+    )
 
 
-class Gemv(ctypes.Structure):
+class Gemv(Shared):
     """`Gemv` of gemv.h: a rank's part of a linear layer."""
 
-    _fields_ = [
+    _fields_ = (
         ("ranks", Arguments),
         *of_type(c_void_p, "weights", "activations", "row_scales"),
         *of_type(c_long, "hidden", "inner", "stride", "copies"),
-    ]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
         "gemv_allreduce" if fused else "gemv",
         world.device.blocks_for(1 << 30),
         BLOCK_THREADS,
-        WT_TOKENS=str(case.count // case.layer.hidden),
+        WT_TOKENS=case.count // case.layer.hidden,
         WT_WEIGHT=case.weight_type.element,
     )
 

@@ -26,7 +26,7 @@ from collectives.layers.overlap import array_of, matmul
 from collectives.models import LAYERS, Model
 from collectives.operation import Bound, Message, Operation, World
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
+from kernels.devices.device import Memory, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
 SHIFT_ROWS = 37  # between the matrices of two layers, which have the same rows in another order
@@ -146,8 +146,7 @@ class TokenBatch:
         self.count = self.tokens * weights.model.hidden
         self.size_bytes = self.count * size
         memories = [
-            world.library.allocate(world, count * size)
-            for count in (self.count, self.count, self.count, elements)
+            world.allocate(count * size) for count in (self.count, self.count, self.count, elements)
         ]
         memories[-1].write(weights.datatype.encode(np.full(elements, PAD)))
         weights.keep.append(memories)
@@ -242,9 +241,15 @@ def sendrecv(
     arguments = world.mapped.arguments(send, receive, count)
     is_mapped = world.mapped.locate(receive, arguments.receives)
     assert is_mapped, "a stage receives into memory that all ranks have mapped"
-    macros = {"WT_WORLD": str(world.ranks), "WT_ELEMENT": weights.datatype.element}
-    kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")
-    step = Step(kernel, Transfer(arguments, target, source), world.device.blocks_for(size_bytes))
+    transfer, blocks = Transfer(arguments, target, source), world.device.blocks_for(size_bytes)
+    step = world.device.step(
+        "link",
+        "link_push",
+        transfer,
+        blocks,
+        WT_WORLD=world.ranks,
+        WT_ELEMENT=weights.datatype.element,
+    )
     return Operation(step)
 
 

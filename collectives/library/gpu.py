@@ -28,7 +28,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, Step
+from kernels.devices.device import Device, DeviceError, Memory, Step
 from kernels.devices.gpu import GpuDevice, GpuMemory
 from kernels.devices.gpu_driver import wide
 
@@ -124,7 +124,7 @@ class NcclLibrary(Library):
         plain = world.plain_variant
         return (plain, "tuned") if self.is_rccl else (plain, "registered", "tuned")
 
-    def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
+    def allocate_own(self, size_bytes: int) -> Memory | None:
         """Memory from ncclMemAlloc, as only that can be registered; peers cannot map it."""
         library = self.opened
         if not library or self.is_rccl:
@@ -202,17 +202,6 @@ class NcclLibrary(Library):
         transports = {
             label: nccl.transports("".join(log[label] for log in logs)) for label in library.logs
         }
-        return {
-            "library": library.name,
-            "file": library.file,
-            "transports": {label: pairs for label, pairs in transports.items() if pairs},
-            "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
-            "notes": self._notes(library, transports, world.memory),
-        }
-
-    def _notes(
-        self, library: Nccl, transports: dict[str, dict[str, list[str]]], memory: str
-    ) -> list[str]:
         notes = list(library.refused.values())
         if self.memories:
             notes.append(
@@ -236,7 +225,7 @@ class NcclLibrary(Library):
                 "peer-to-peer baseline. Where our kernels reach the peers, unset "
                 "NCCL_P2P_DISABLE or export NCCL_P2P_LEVEL=SYS."
             )
-        if memory == "host_staged" and self.device.sharers > 1:
+        if world.memory == "host_staged" and self.device.sharers > 1:
             notes.append(
                 f"Ranks share a GPU, so {library.name} moves data within its memory, and our "
                 "algorithms through the host: their ratio compares two kinds of memory."
@@ -244,7 +233,13 @@ class NcclLibrary(Library):
         if used:
             notes.append(f"{library.name} uses {', '.join(dict(used))}.")
         notes.append(f"{library.name} is {library.file}.")
-        return notes
+        return {
+            "library": library.name,
+            "file": library.file,
+            "transports": {label: pairs for label, pairs in transports.items() if pairs},
+            "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
+            "notes": notes,
+        }
 
     def _groups(self, case: CollectiveCase) -> list[list[Call]]:
         rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
@@ -312,11 +307,7 @@ class NcclLibrary(Library):
             first = next((call for group in groups for call in group), None)
             choice = first and library.planned(label, *first)
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
-        step = (
-            Step(Kernel(title, enqueue), None, entries=len(calls))
-            if names
-            else Step(self.device.nothing, Gate())
-        )
+        step = Step(title, enqueue, None, entries=len(calls)) if names else self.device.nothing
         choice = self.ranks.broadcast(choice)  # only rank 0 logs it
         return Operation(step, choice=choice, failure=failure)
 

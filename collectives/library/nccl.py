@@ -12,7 +12,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -213,51 +212,40 @@ def counted(channels: int) -> str:
     return "1 channel" if channels == 1 else f"{channels} channels"
 
 
-def library_of_torch(vendor: str) -> str | None:
+def library_of_torch(vendor: str) -> tuple[str | None, str]:
     """The path, or the name for the system's, of the library that torch loads, without the seconds
-    that torch takes to load; None without such a torch. Its wheels for CUDA name NVIDIA's package
-    in their RPATH (pytorch's .ci/manywheel, 2025-11). Those for ROCm bring RCCL with a HIP of their
-    own, which cannot share streams with the HIP that CuPy loads."""
-    folder, file = torch_folder(), LIBRARIES[vendor][1]
-    if not (folder / f"lib/libtorch_{vendor}.so").exists() or brings_rccl():
-        return None
-    wheel = folder.parent / "nvidia/nccl/lib" / file
-    with contextlib.suppress(OSError):
+    that torch takes to load, or None without such a torch; and how ours then stands to torch's, in
+    words. Its wheels for CUDA name NVIDIA's package in their RPATH (pytorch's .ci/manywheel,
+    2025-11). Those for ROCm bring RCCL with a HIP of their own, which cannot share streams with the
+    HIP that CuPy loads."""
+    spec, file = find_spec("torch"), LIBRARIES[vendor][1]
+    folder = Path((spec and spec.origin) or "/nowhere").parent
+    if any(folder.glob("lib/librccl.so*")):
+        return None, "; torch loads another, with a HIP of its own"
+    if (folder / f"lib/libtorch_{vendor}.so").exists():
+        wheel = folder.parent / "nvidia/nccl/lib" / file
         name = str(wheel) if wheel.exists() else file
-        ctypes.CDLL(name)
-        return name
-    return None
-
-
-def torch_folder() -> Path:
-    spec = find_spec("torch")
-    return Path((spec and spec.origin) or "/nowhere").parent
-
-
-def brings_rccl() -> bool:
-    return any(torch_folder().glob("lib/librccl.so*"))
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            return name, ", which torch loads too"
+    return None, ""
 
 
 def loaded_file(vendor: str) -> str:
     """The file of the library that this process has loaded, from its package's folder on, and how
-    it stands to torch. Of a path elsewhere only the name, since a home names a user."""
+    it stands to torch's. Of a path elsewhere only the name, since a home names a user."""
     stem = LIBRARIES[vendor][1].split(".so")[0]
     paths = re.findall(rf"/\S*/{stem}\.so\S*", Path("/proc/self/maps").read_text())
     path = re.sub(r"^.*/(?:site|dist)-packages/", "", paths[0] if paths else "an unknown file")
     if path.startswith("/") and not path.startswith(("/usr/", "/opt/", "/lib")):
         path = Path(path).name
-    with contextlib.suppress(PackageNotFoundError):
-        if library_of_torch(vendor):
-            return f"{path}, which torch {version('torch')} loads too"
-        if brings_rccl():
-            return f"{path}; torch {version('torch')} loads another, with a HIP of its own"
-    return path
+    return path + library_of_torch(vendor)[1]
 
 
 def find_library(vendor: str) -> str:
     """The name or path of the shared library, which a package has loaded. Raises DeviceError."""
     kind, file, source, _ = LIBRARIES[vendor]
-    if name := library_of_torch(vendor):
+    if name := library_of_torch(vendor)[0]:
         return name
     if vendor == "cuda":
         with contextlib.suppress(ImportError, RuntimeError):  # it cannot load the library

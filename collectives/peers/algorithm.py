@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 from collectives.binding import python_operation
@@ -76,20 +76,21 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During)
     call = LOAD if file.is_shipped else CALL  # projects compile in their first calls
     peer, versions = file.peer, world.communicator.all_gather(file.version)
     refusal = file.reason_against_world(world, versions)
-    started: list[PeerWorld | Unsupported] = [Unsupported(refusal)] if refusal else []
     sentences = notes_on(file, world)  # a generator, which gives them once
 
+    @cache
+    def started() -> PeerWorld | Unsupported:
+        if refusal:
+            return Unsupported(refusal)
+        with during(LOAD):  # no rank begins to talk to the others before all have loaded it
+            module = result_or_reason(file, world, file.load)
+        if isinstance(module, Unsupported):
+            return module
+        with during(call):
+            return result_or_reason(file, world, partial(PeerWorld, world, module))
+
     def bind(world: World, case: CollectiveCase) -> Bound:
-        if not started:
-            with during(LOAD):  # no rank begins to talk to the others before all have loaded it
-                module = result_or_reason(file, world, file.load)
-            with during(call):
-                started.append(
-                    module
-                    if isinstance(module, Unsupported)
-                    else result_or_reason(file, world, partial(PeerWorld, world, module))
-                )
-        ranks = started[0]
+        ranks = started()
         if isinstance(ranks, Unsupported):
             return ranks
         if reason := file.reason_against(case):

@@ -12,7 +12,6 @@ bench.allreduce's; NCCL takes part with NCCL_MULTI_RANK_GPU_ENABLE=1."""
 import ctypes
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -44,9 +43,8 @@ def framed(actions: Sequence[Action], first: Step, last: Step) -> list[Action]:
 def measured(session: Session, iteration: Iteration, slots: Memory) -> tuple[Times, Times, Times]:
     """This rank's intervals between events, arrivals and exits."""
     device, watch = session.world.device, session.flight.watch
-    kernel = device.compile(str(Path(__file__).with_suffix("")), {}).kernel("note_time")
     first, last = (
-        Step(kernel, Gate(address, SLOTS, watch=ctypes.addressof(watch)))
+        device.loop_step("note_time", Gate(address, SLOTS, watch=ctypes.addressof(watch)))
         for address in (slots.address, slots.address + 8 * SLOTS)
     )
     actions = framed(iteration.actions(session.meet), first, last)

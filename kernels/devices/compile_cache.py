@@ -1,23 +1,31 @@
 """Compiles a kernel file once for all ranks and runs, to `$XDG_CACHE_HOME/wiretax`. A binary's name
 has its SHA-256 digest: a file that does not match is compiled anew and never loaded."""
 
+import ctypes
 import fcntl
 import hashlib
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kernels.devices.device import DeviceError, Macros, Structures, layout_checks
+from kernels.devices import device
+from kernels.devices.device import DeviceError, Macros, Shared
 from kernels.devices.owners import REMEDY, private_folder
 
 SOURCES = Path(__file__).parents[1]  # kernels/
 LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk
-MOST_COMPILE_S = 3600  # after which an unfinished file is nobody's
+
+# NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
+OFFSET_OF = """
+#ifdef __CUDACC_RTC__
+#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)
+#else
+#define OFFSET_OF __builtin_offsetof
+#endif"""
 
 listeners: list[Callable[[str], None]] = []  # get the name of a file that is about to be compiled
 
@@ -46,6 +54,25 @@ def source_with_headers(source: Path) -> list[Path]:
     return paths
 
 
+def layout_checks(text: str) -> str:
+    """C++ text that compares with Python's the constants of device.py, and the sizes and offsets of
+    each structure, that a kernel file with this text has too."""
+    facts = {name: value for name, value in vars(device).items() if f" {name} = " in text}
+    for structure in Shared.__subclasses__():
+        name = structure.__name__
+        if f"struct {name} {{" not in text:
+            continue
+        for field, *_ in structure._fields_:
+            member = f"OFFSET_OF({name}, {field.rstrip('_')})"
+            facts[member] = getattr(structure, field).offset
+        facts[f"sizeof({name})"] = ctypes.sizeof(structure)
+    checks = (
+        f'static_assert({fact} == {value}, "{fact} is {value} in Python and not in C++");'
+        for fact, value in facts.items()
+    )
+    return "\n".join([OFFSET_OF, *checks])
+
+
 def cache_folder() -> Path:
     """The cache's folder, as `private_folder` has it. Raises CompileError."""
     try:
@@ -69,17 +96,16 @@ def compile_once(
     source: Path,
     inputs: Sequence[str],
     macros: Macros,
-    structures: Structures,
     build: Callable[[Path, list[str], str], object],
 ) -> Path:
     """The binary of `source`, from the cache or written by `build(path, options, checks)`, where
     `options` define the macros and `checks` is C++ text that follows the source. `inputs`: flags,
     compiler, CPU. Raises CompileError if `build` does or if the cache cannot be used."""
     options = [f"-D{name}={macros[name]}" for name in sorted(macros)]
-    checks = layout_checks(structures)
-    key = hashlib.sha256("\0".join([*inputs, *options, checks]).encode())
-    for path in source_with_headers(source):
-        key.update(path.name.encode() + b"\0" + path.read_bytes())
+    paths = source_with_headers(source)
+    names, texts = [path.name for path in paths], [path.read_text() for path in paths]
+    checks = layout_checks("".join(texts))
+    key = hashlib.sha256("\0".join([*inputs, *options, checks, *names, *texts]).encode())
     folder, name = cache_folder(), f"{source.stem}-{key.hexdigest()[:24]}"
     unfinished = folder / f"{secrets.token_hex(8)}.part"
     if binary := cached_file(folder, name):
@@ -93,10 +119,6 @@ def compile_once(
             return binary
         for damaged in folder.glob(f"{name}-*"):
             damaged.unlink()
-        # Hosts that share the folder over NFS do not share the lock: a young file may be theirs.
-        for leftover in folder.glob("*.part"):
-            if leftover.stat().st_mtime < time.time() - MOST_COMPILE_S:
-                leftover.unlink()
         build(unfinished, options, checks)
         digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
         return unfinished.replace(folder / f"{name}-{digest}")

@@ -23,12 +23,11 @@ from kernels.devices.device import (
     Counts,
     Device,
     DeviceError,
-    Kernel,
     Macros,
     Phase,
+    Shared,
     Stamps,
     Step,
-    Structures,
     Watch,
     of_type,
 )
@@ -37,33 +36,19 @@ from kernels.devices.shared_memory import HostMemory
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
 
 
-class NativeAction(ctypes.Structure):
+class NativeAction(Shared):
     """`NativeAction` of loop_cpu.cpp: a function and its argument, or a stamp."""
 
-    _fields_ = [
+    _fields_ = (
         *of_type(c_void_p, "run", "argument"),
         *of_type(c_long, "phase", "stamp", "call"),
-    ]
+    )
 
 
-class NativeBlock(ctypes.Structure):
-    """`NativeBlock` of loop_cpu.cpp: a block of iterations."""
-
-    _fields_ = [
-        ("actions", c_void_p),
-        ("n_actions", c_long),
-        ("check", NativeAction),
-        *of_type(c_long, "warmup", "timed", "checks"),
-        ("stamps_ns", c_void_p),
-        ("done", c_long),
-        ("watch", c_void_p),
-    ]
-
-
-class LibraryCall(ctypes.Structure):
+class LibraryCall(Shared):
     """`LibraryCall` of loop_cpu.cpp: a library's function, its arguments, and the last error."""
 
-    _fields_ = [("function", c_void_p), ("arguments", c_long * 9), ("failed", c_long)]
+    _fields_ = (("function", c_void_p), ("arguments", c_long * 9), ("failed", c_long))
 
 
 def native_actions(actions: Sequence[Action]) -> Any:
@@ -72,7 +57,7 @@ def native_actions(actions: Sequence[Action]) -> Any:
     rows.actions = actions
     for row, action in zip(rows, actions, strict=True):
         if action.step:
-            row.run = action.step.kernel.function
+            row.run = action.step.function
             row.argument = ctypes.addressof(action.step.argument)
         row.phase, row.stamp, row.call = action.phase, action.stamp, action.call
     return rows
@@ -124,8 +109,9 @@ def cache_bytes(index: int) -> int:
     return 0
 
 
-def compile_kernel(source: Path, macros: Macros, structures: Structures = ()) -> Path:
-    """`source`, compiled with -D for each macro. Raises CompileError with the first complaint."""
+def load(source: Path, macros: Macros) -> ctypes.CDLL:
+    """`source`, compiled with -D for each macro, as a shared library of this process. Raises
+    CompileError with the first complaint."""
     compiler = find_compiler()
 
     def build(path: Path, options: list[str], checks: str) -> None:
@@ -143,20 +129,7 @@ def compile_kernel(source: Path, macros: Macros, structures: Structures = ()) ->
             )
 
     inputs = [*compiler, compiler_version(), *cpu_model(), *FLAGS]
-    return compile_once(source, inputs, macros, structures, build)
-
-
-class CpuModule:
-    """A kernel file, loaded as a shared library of this process."""
-
-    def __init__(self, path: Path) -> None:
-        self.library = ctypes.CDLL(str(path))
-        self.stem = path.name.partition("-")[0]
-
-    def kernel(self, name: str, threads: int | None = None) -> Kernel:
-        if not hasattr(self.library, name):
-            raise DeviceError(f"{self.stem}.cu has no RANK_KERNEL({name})")
-        return Kernel(name, ctypes.cast(getattr(self.library, name), c_void_p).value)
+    return ctypes.CDLL(str(compile_once(source, inputs, macros, build)))
 
 
 class CpuDevice(Device):
@@ -170,19 +143,20 @@ class CpuDevice(Device):
 
     def __init__(self) -> None:
         self.compiler, self.arch, self.facts = compiler_version(), cpu_model()[0], {}
-        self.loaded: dict[object, CpuModule] = {}
-        source = Path(__file__).with_name("loop_cpu.cpp")
-        structures = NativeAction, NativeBlock, LibraryCall
-        self.loop = CpuModule(compile_kernel(source, {}, structures))
+        self.loaded = {}
+        self.loop = load(Path(__file__).with_name("loop_cpu.cpp"), {})
         self.l1_bytes, self.l2_bytes = cache_bytes(0), cache_bytes(2)
         self.last_level_bytes = self.l2_bytes + cache_bytes(3)  # where L3 holds what L2 evicts
 
-    def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> CpuModule:
-        key = stem, tuple(sorted(macros.items()))
-        if key not in self.loaded:
-            path = compile_kernel(SOURCES / f"{stem}.cu", macros, structures)
-            self.loaded[key] = CpuModule(path)
-        return self.loaded[key]
+    def load(self, stem: str, macros: Macros) -> ctypes.CDLL:
+        return load(SOURCES / f"{stem}.cu", macros)
+
+    def function(self, loaded: ctypes.CDLL, entry: str, threads: int | None = None) -> Any:
+        try:
+            return ctypes.cast(getattr(loaded, entry), c_void_p).value
+        except AttributeError as error:
+            stem = Path(loaded._name).name.partition("-")[0]
+            raise DeviceError(f"{stem}.cu has no RANK_KERNEL({entry})") from error
 
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> HostMemory:
         return shared_memory.allocate(size_bytes)
@@ -203,12 +177,6 @@ class CpuDevice(Device):
         memory = (ctypes.c_char * size_bytes).from_address(address)
         return np.frombuffer(memory, dtype).reshape(shape)
 
-    def blocks_for(self, size_bytes: int) -> int:
-        return 1
-
-    def reason_against_graphs(self) -> str | None:
-        return "the cpu device has no graphs; only GPUs have them"
-
     def run(
         self,
         actions: Sequence[Action],
@@ -217,32 +185,27 @@ class CpuDevice(Device):
         watch: Watch,
         graph: bool = False,
     ) -> Stamps:
-        stamps_ns = np.zeros((counts.timed, 4), np.int64)
-        listed, last = native_actions(actions), Action(check, Phase.CHECK)
-        block = NativeBlock(
-            ctypes.addressof(listed),
-            len(listed),
-            native_actions([last])[0],
-            counts.warmup,
-            counts.timed,
-            counts.checks,
-            stamps_ns.ctypes.data,
-            0,
-            ctypes.addressof(watch),
+        stamps_ns = np.zeros((counts.timed + 1, 4), np.int64)
+        numbers = len(actions), counts.warmup, counts.timed, counts.checks
+        done = self.loop.run_block(
+            native_actions([*actions, Action(check, Phase.CHECK)]),
+            *map(c_long, numbers),
+            c_void_p(stamps_ns.ctypes.data),
+            ctypes.byref(watch),
         )
-        self.loop.library.run_block(ctypes.byref(block))
-        return stamps_ns[: block.done]
+        return stamps_ns[:done]
 
     def sequence(self, steps: Sequence[Step]) -> Step:
         ended = [*map(Action, steps), Action()]  # the last one runs nothing
-        return Step(self.loop.kernel("run_sequence"), native_actions(ended))
+        function = self.function(self.loop, "run_sequence")
+        return Step("steps in a row", function, native_actions(ended))
 
     def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
         callback: Any = ctypes.CFUNCTYPE(None)(function)
         unread: Any = c_long()
         unread.callback = callback  # the step keeps its argument alive
-        return Step(Kernel(name, ctypes.cast(callback, c_void_p).value), unread)
+        return Step(name, ctypes.cast(callback, c_void_p).value, unread)
 
     def caller(self, step: Step) -> Callable[[], None]:
-        function = ctypes.CFUNCTYPE(None, c_void_p)(step.kernel.function)
+        function = ctypes.CFUNCTYPE(None, c_void_p)(step.function)
         return lambda: function(ctypes.addressof(step.argument))

@@ -12,18 +12,16 @@ import numpy as np
 if TYPE_CHECKING:
     from kernels.devices.multicast import GpuMulticast
 
-# Of sync.h, which must agree: see layout_checks.
+# Of sync.h, which must agree: compile_cache.py compares them.
 MOST_RANKS = 8
 MOST_BLOCKS = 128
 PACK_BYTES = 64  # of the widest CPU
 HALF_BYTES = 4 << 20  # of a slab, at least
 PACKET_BYTES = 66 << 10  # a writer's room for packets in each half
 PACKETS_BYTES = 4 * MOST_RANKS * PACKET_BYTES  # behind a slab's halves: with marks, with sentinels
-CONSTANTS = "MOST_RANKS", "MOST_BLOCKS", "PACK_BYTES", "HALF_BYTES", "PACKET_BYTES", "PACKETS_BYTES"
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
-Macros = Mapping[str, str]  # what a build defines with -D, by name
-Structures = Sequence[type[ctypes.Structure]]  # that kernels share with Python
+Macros = Mapping[str, str | int]  # what a build defines with -D, by name
 
 
 class DeviceError(Exception):
@@ -42,7 +40,12 @@ def of_type(kind: Any, *names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names]
 
 
-class Watch(ctypes.Structure):
+class Shared(ctypes.Structure):
+    """A structure of a kernel file, with the same name and fields, where `in` is `in_`. Each
+    compilation compares them."""
+
+
+class Watch(Shared):
     """A rank's progress, and why a wait ended early; `sync.h` names the writer of each field."""
 
     _fields_ = of_type(
@@ -63,28 +66,28 @@ class Watch(ctypes.Structure):
 class Line(ctypes.Structure):
     """A value with 128 bytes to itself."""
 
-    _fields_ = [("value", c_uint64), ("rest", c_char * 120)]
+    _fields_ = (("value", c_uint64), ("rest", c_char * 120))
 
 
-class Own(ctypes.Structure):
+class Own(Shared):
     """The counters that only one rank uses, its launches and meetings, and its peers' registers."""
 
-    _fields_ = [
+    _fields_ = (
         *of_type(Line, "epoch", "ticket", "meetings"),
         ("hdp_flush", Line * MOST_RANKS),
-    ]
+    )
 
 
-class Control(ctypes.Structure):
+class Control(Shared):
     """A rank's control block: the flags that its peers write."""
 
-    _fields_ = [("meet", Line * MOST_RANKS), ("flags", Line * MOST_RANKS * MOST_BLOCKS)]
+    _fields_ = (("meet", Line * MOST_RANKS), ("flags", Line * MOST_RANKS * MOST_BLOCKS))
 
 
-class Arguments(ctypes.Structure):
+class Arguments(Shared):
     """The argument of every kernel that talks to peers."""
 
-    _fields_ = [
+    _fields_ = (
         *of_type(c_void_p, "send", "receive"),
         *of_type(c_long, "count", "chunk_bytes", "half_bytes"),
         ("timeout_ns", c_uint64),
@@ -93,33 +96,30 @@ class Arguments(ctypes.Structure):
         *of_type(c_void_p, "watch", "own"),
         *of_type(c_void_p * MOST_RANKS, "sends", "receives"),
         ("more", c_void_p),
-    ]
+    )
 
 
-PEER_STRUCTURES = (Arguments, Control, Own, Watch)
-
-
-class Transfer(ctypes.Structure):
+class Transfer(Shared):
     """A rank's part in moving buffers between ranks."""
 
-    _fields_ = [
+    _fields_ = (
         ("ranks", Arguments),
         *of_type(c_long, "to", "from_", "bytes"),
-    ]
+    )
 
 
-class Pattern(ctypes.Structure):
+class Pattern(Shared):
     """A buffer of segments that each repeat a table, shifted by the iteration."""
 
-    _fields_ = [
+    _fields_ = (
         *of_type(c_void_p, "buffer", "tables"),
         *of_type(c_long, "segments", "segment_bytes", "table_bytes", "period", "element_bytes"),
         *of_type(c_void_p, "wrong", "watch"),
         ("place", c_uint64),
-    ]
+    )
 
 
-class Wrong(ctypes.Structure):
+class Wrong(Shared):
     """How many elements a check counted as wrong, and where the first one is, with its bits."""
 
     _fields_ = of_type(c_uint64, "elements", "iteration", "offset", "expected", "got", "place")
@@ -128,61 +128,14 @@ class Wrong(ctypes.Structure):
 WRONG_BYTES = ctypes.sizeof(Wrong)
 
 
-class Gate(ctypes.Structure):
+class Gate(Shared):
     """Holds a GPU's stream back until the host has filled it with a batch of iterations."""
 
-    _fields_ = [
+    _fields_ = (
         ("opened", c_void_p),
         *of_type(c_uint64, "wanted", "timeout_ns"),
         ("watch", c_void_p),
-    ]
-
-
-ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
-
-
-# NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
-OFFSET_OF = """
-#ifdef __CUDACC_RTC__
-#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)
-#else
-#define OFFSET_OF __builtin_offsetof
-#endif"""
-
-
-def layout_checks(structures: Structures) -> str:
-    """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`; with
-    Arguments the CONSTANTS too."""
-    facts = dict[str, int]()
-    for structure in structures:
-        name = structure.__name__
-        for field, *_ in structure._fields_:
-            member = f"OFFSET_OF({name}, {field.rstrip('_')})"
-            facts[member] = getattr(structure, field).offset
-        facts[f"sizeof({name})"] = ctypes.sizeof(structure)
-    if Arguments in structures:
-        facts |= {name: globals()[name] for name in CONSTANTS}
-    checks = (
-        f'static_assert({fact} == {value}, "{fact} is {value} in Python and not in C++");'
-        for fact, value in facts.items()
     )
-    return "\n".join([OFFSET_OF, *checks])
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """An entry of a module. On the CPU `function` is the address of a C function that takes a
-    pointer to its argument; on a GPU a Python function of (blocks, argument) that launches it."""
-
-    name: str
-    function: Any
-
-
-class Module(Protocol):
-    """A compiled kernel file."""
-
-    def kernel(self, name: str, threads: int | None = None) -> Kernel:
-        """The entry with this name, launched on a GPU with at most `threads` threads a block."""
 
 
 class Memory(Protocol):
@@ -204,12 +157,14 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One thing that an iteration does: `kernel(argument)` on `blocks` blocks of a GPU, which puts
-    at most `entries` entries into the stream. It keeps `argument` alive. All ranks call
+    """One thing that an iteration does. On the CPU `function` is the address of a C function that
+    takes a pointer to `argument`; on a GPU a Python function of (blocks, argument), which puts at
+    most `entries` entries into the stream. It keeps `argument` alive. All ranks call
     `after_capture` once a graph has captured it, before they launch the graph. There each of its
     `parts` may lie in a graph of its own."""
 
-    kernel: Kernel
+    name: str
+    function: Any
     argument: Any
     blocks: int = 1
     entries: int = 1
@@ -282,6 +237,7 @@ class Device(Protocol):
     is_cpu: bool  # a peer's memory is as near as the rank's own, and ranks share a clock
     sharers: int = 1  # ranks on it
     over_xgmi: Collection[str] = ()  # bus ids of peers without a PCIe link, as the kernel says
+    may_flush_hdp: bool = False  # a peer's host data path may have to be flushed
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_graph_nodes: int | None = None  # kernels in a graph; None: any number
     most_chunk_bytes: int  # the largest useful chunk of a message
@@ -289,18 +245,41 @@ class Device(Protocol):
     l2_bytes: int = 0  # and its second
     last_level_bytes: int = 0  # the last cache before memory; 0 if nobody knows
     facts: dict[str, Any]  # for readers of results
+    loaded: dict[object, Any]  # by a file and its macros
     xp: Any  # the array module of its memory, numpy or cupy
 
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Device memory as an array of `xp`."""
 
-    def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> Module:
-        """`kernels/<stem>.cu` with -D for each macro. `structures` are those that the kernels share
-        with Python. Raises CompileError with the compiler's first complaint."""
+    def load(self, stem: str, macros: Macros) -> Any:
+        """`kernels/<stem>.cu` with -D for each macro. Raises CompileError with the compiler's first
+        complaint."""
 
-    def loop_kernels(self) -> Module:
-        """The kernels of iteration.cu, for buffers at any address."""
-        return self.compile("iteration", {"WT_ELEMENT": "Uint8"}, ITERATION_STRUCTURES)
+    def function(self, loaded: Any, entry: str, threads: int | None) -> Any:
+        """A step's function: an entry of a loaded file, launched on a GPU with at most `threads`
+        threads a block."""
+
+    def step(
+        self,
+        stem: str,
+        entry: str,
+        argument: Any,
+        blocks: int = 1,
+        threads: int | None = None,
+        **macros: str | int,
+    ) -> Step:
+        """A launch of an entry of `kernels/<stem>.cu`, as `load` and `function` have it. A file is
+        loaded once with the same macros."""
+        if self.flushes_hdp:
+            macros["WT_HDP_FLUSH"] = 1
+        key = stem, tuple(sorted(macros.items()))
+        if key not in self.loaded:
+            self.loaded[key] = self.load(stem, macros)
+        return Step(entry, self.function(self.loaded[key], entry, threads), argument, blocks)
+
+    def loop_step(self, entry: str, argument: Any, blocks: int = 1) -> Step:
+        """A launch of iteration.cu, for buffers at any address."""
+        return self.step("iteration", entry, argument, blocks, WT_ELEMENT="Uint8")
 
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> Memory:
         """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next
@@ -324,14 +303,11 @@ class Device(Protocol):
 
     def blocks_for(self, size_bytes: int) -> int:
         """The number of blocks for one pass over this many bytes; the same on every rank."""
+        return 1
 
     def reason_against_graphs(self) -> str | None:
         """Why operations cannot be launched from a captured graph; None where they can."""
-
-    def leave_hdp(self) -> None:
-        """Flushes no peer's host data path. Raises DeviceError on a device without one."""
-        sentence = f"the {self.name} device has no host data path to flush; AMD GPUs have"
-        raise DeviceError(f"--hdp-flush off: {sentence}")
+        return f"the {self.name} device has no graphs; only GPUs have them"
 
     def copy_engine(self, memops: bool = False) -> CopyEngine:
         """The device's DMA engines, with `memops` also flags. Raises DeviceError without."""

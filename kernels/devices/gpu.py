@@ -22,7 +22,6 @@ from kernels.devices.device import (
     Memory,
     OutOfMemory,
     Step,
-    Structures,
 )
 from kernels.devices.gpu_driver import (
     AMD_MODULE,
@@ -32,7 +31,7 @@ from kernels.devices.gpu_driver import (
     ordinals,
     release,
 )
-from kernels.devices.gpu_stream import MAPPED, PORTABLE, GpuModule, GpuStream
+from kernels.devices.gpu_stream import MAPPED, PORTABLE, GpuStream
 from kernels.devices.multicast import GpuMulticast
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
@@ -122,7 +121,8 @@ class GpuDevice(GpuStream):
         self.sharing = SHARING[self.name]
         self.may_flush_hdp = runtime.is_hip
         self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
-        self.load()
+        self.loaded = {}
+        self.take_kernels()
         self.facts = {
             "gpu": properties["name"].decode(),
             "pci_bus_id": pci_bus_id,
@@ -134,12 +134,24 @@ class GpuDevice(GpuStream):
             "cupy": self.cupy.__version__,
         }
 
-    def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> GpuModule:
-        if self.flushes_hdp:
-            macros = {**macros, "WT_HDP_FLUSH": "1"}
-        path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros, structures)
+    def load(self, stem: str, macros: Macros) -> Any:
+        path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros)
         with self.calling(f"loading {stem}"):
-            return GpuModule(self.cupy.RawModule(path=str(path)), self.threads, self.calling)
+            return self.cupy.RawModule(path=str(path))
+
+    def function(self, loaded: Any, entry: str, threads: int | None) -> Any:
+        threads = min(threads or self.threads, self.threads)
+        with self.calling(f"looking up {entry}"):
+            function = loaded.get_function(entry)
+            # This query loads the kernel; a first launch would wait for that behind a closed gate.
+            _ = function.num_regs
+
+        def enqueue(blocks: int, argument: Any) -> None:
+            # CuPy passes an array of size 1 by value.
+            value = np.frombuffer(argument, np.dtype((np.void, ctypes.sizeof(argument))))
+            function((blocks,), (threads,), (value,))
+
+        return enqueue
 
     def copy(self, target: int, source: int, size_bytes: int, direction: int) -> None:
         with self.calling(f"copying {size_bytes} B"):
@@ -229,11 +241,6 @@ class GpuDevice(GpuStream):
             if link.value != XGMI:
                 address = self.driver_value("hipDeviceGetAttribute", HDP_MEM_FLUSH_CNTL, peer)
         return address if address >> 32 else 0  # a driver that knows it as a number writes 32 bits
-
-    def leave_hdp(self) -> None:
-        if not self.may_flush_hdp:
-            super().leave_hdp()
-        self.may_flush_hdp = False
 
     def private(self, size_bytes: int) -> Memory:
         return self.allocate_as("", max(size_bytes, 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
-from kernels.devices.device import DeviceError, Macros, OutOfMemory, Structures
+from kernels.devices.device import DeviceError, Macros, OutOfMemory
 
 DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}
 DEVICE_NODES = "/dev/nvidiactl", "/dev/kfd"
@@ -119,14 +119,7 @@ def compiler_flags(arch: str) -> list[str]:
     return [f"--gpu-architecture={arch}", "-default-device", "-std=c++17"]
 
 
-def compile_kernel(
-    cupy: Any,
-    arch: str,
-    compiler: str,
-    stem: str,
-    macros: Macros,
-    structures: Structures = (),
-) -> Path:
+def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Macros) -> Path:
     """`kernels/<stem>.cu`, compiled by NVRTC or hipRTC for an `arch` such as sm_90 or gfx1201. Our
     own cache keeps it, because CuPy's cache key ignores our headers. Raises CompileError."""
     source, flags = SOURCES / f"{stem}.cu", compiler_flags(arch)
@@ -135,7 +128,7 @@ def compile_kernel(
     def write_binary(path: Path, options: list[str], checks: str) -> None:
         path.write_bytes(build(cupy.cuda.nvrtc, source, [*flags, *options], refusal, checks)[1])
 
-    return compile_once(source, [compiler, *flags], macros, structures, write_binary)
+    return compile_once(source, [compiler, *flags], macros, write_binary)
 
 
 def build(

@@ -3,12 +3,13 @@
 import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from kernels.devices.device import Action, Counts, Device, Gate, Kernel, Stamps, Step, Watch
+from kernels.devices.device import Action, Counts, Device, Gate, Stamps, Step, Watch
 from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordinals, wide
 
 # Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
@@ -20,29 +21,6 @@ PORTABLE, MAPPED = 1, 2  # host allocations: for all devices of the process, in 
 # hipEventDisableSystemFence: other events write L2 back, which then counts as the kernel's time.
 HIP_WITHOUT_FENCE = 0x20000000
 HIP_COHERENT = 0x40000000  # otherwise a running kernel may not see the host's writes
-
-
-@dataclass(eq=False)
-class GpuModule:
-    """A kernel file, loaded. A launch has at most `threads` threads per block."""
-
-    module: Any
-    threads: int
-    calling: Callable[[str], Any]
-
-    def kernel(self, name: str, threads: int | None = None) -> Kernel:
-        threads = min(threads or self.threads, self.threads)
-        with self.calling(f"looking up {name}"):
-            function = self.module.get_function(name)
-            # This query loads the kernel; a first launch would wait for that behind a closed gate.
-            self.registers = function.num_regs
-
-        def enqueue(blocks: int, argument: Any) -> None:
-            # CuPy passes an array of size 1 by value.
-            value = np.frombuffer(argument, np.dtype((np.void, ctypes.sizeof(argument))))
-            function((blocks,), (threads,), (value,))
-
-        return Kernel(name, enqueue)
 
 
 def whole_parts(steps: Sequence[Step]) -> Iterator[Step]:
@@ -64,10 +42,10 @@ class GpuStream(Device):
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
             self.stream.use()
         self.second: Any = None  # of higher priority, made when it is needed
-        self.pinned_gate = Gate.from_address(self.pinned(Gate))
-        self.pinned_watch = Watch.from_address(self.pinned(Watch))
+        self.pinned_gate: Gate = self.pinned(Gate)
+        self.pinned_watch: Watch = self.pinned(Watch)
         self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
-        self.graphs: dict[tuple[Step, ...], Step] = {}
+        self.graph_of = cache(self.replayed)
         self.launched = weakref.WeakSet[Step]()
 
     def calling(self, call: str) -> Any:
@@ -87,26 +65,25 @@ class GpuStream(Device):
         self.driver(name, ctypes.byref(value), *arguments)
         return value.value
 
-    def pinned(self, kind: type[ctypes.Structure]) -> int:
-        """The address, for kernels and the host, of a zeroed structure in memory of the host."""
+    def pinned(self, kind: type[ctypes.Structure]) -> Any:
+        """A zeroed structure in memory of the host, at the same address for kernels."""
         flags = PORTABLE | MAPPED | (HIP_COHERENT if self.name == "hip" else 0)
         with self.calling("hostAlloc"):
             address = int(self.runtime.hostAlloc(ctypes.sizeof(kind), flags))
         ctypes.memset(address, 0, ctypes.sizeof(kind))
-        return address
+        return kind.from_address(address)
 
-    def load(self) -> None:
-        """Takes the kernels of iteration.cu that frame an iteration."""
-        self.begin, self.hold, self.nothing = map(
-            self.loop_kernels().kernel, ("begin_iteration", "hold", "nothing")
-        )
+    def take_kernels(self) -> None:
+        """Takes the launches of iteration.cu that frame an iteration."""
+        entries = "begin_iteration", "hold", "nothing"
+        self.begin, self.hold, self.nothing = (self.loop_step(entry, Gate()) for entry in entries)
 
     def watch(self, record: Watch) -> Watch:
         return self.pinned_watch
 
     def enqueue(self, *steps: Step) -> None:
         for step in steps:
-            step.kernel.function(step.blocks, step.argument)
+            step.function(step.blocks, step.argument)
 
     def captured(self, *steps: Step) -> Any:
         self.stream.begin_capture()
@@ -119,7 +96,7 @@ class GpuStream(Device):
 
     def reason_against_graphs(self) -> str | None:
         try:
-            self.captured(Step(self.nothing, Gate())).launch(self.stream)
+            self.captured(self.nothing).launch(self.stream)
             self.stream.synchronize()
         except RuntimeError as error:
             return f"CuPy cannot capture a graph on GPU {self.pci_bus_id}: {error}"
@@ -134,10 +111,7 @@ class GpuStream(Device):
                 pending.append(action.step)
                 continue
             if pending:
-                steps = tuple(pending)
-                if steps not in self.graphs:
-                    self.graphs[steps] = self.replayed(*steps)
-                shown.append(Action(self.graphs[steps]))
+                shown.append(Action(self.graph_of(*pending)))
                 pending = []
             is_timed ^= action.stamp >= 0
             shown.append(action)
@@ -193,7 +167,7 @@ class GpuStream(Device):
                 self.enqueue(action.step)
             elif action.stamp < 0:
                 note = Gate(wanted=action.call, watch=ctypes.addressof(watch))
-                self.enqueue(Step(self.begin, note))
+                self.enqueue(replace(self.begin, argument=note))
             else:
                 events[action.stamp] = self._stamp()
                 events[action.stamp].record(self.stream)
@@ -219,14 +193,9 @@ class GpuStream(Device):
     def _close_gate(self, watch: Watch) -> None:
         """Launches from now on wait for `_open_gate`."""
         self.gates += 1
-        self.enqueue(
-            Step(
-                self.hold,
-                Gate(
-                    ctypes.addressof(self.pinned_gate), self.gates, HOLD_NS, ctypes.addressof(watch)
-                ),
-            )
-        )
+        opened, stopped = ctypes.addressof(self.pinned_gate), ctypes.addressof(watch)
+        gate = Gate(opened, self.gates, HOLD_NS, stopped)
+        self.enqueue(replace(self.hold, argument=gate))
 
     def _open_gate(self) -> None:
         """Lets the stream run. Raises RuntimeError if the gate gave up: launches would be timed."""
@@ -237,15 +206,15 @@ class GpuStream(Device):
 
     def caller(self, step: Step) -> Callable[[], None]:
         def call() -> None:
-            with self.calling(step.kernel.name):
+            with self.calling(step.name):
                 self.enqueue(step)
                 self.stream.synchronize()
 
         return call
 
     def sequence(self, steps: Sequence[Step]) -> Step:
-        kernel = Kernel("steps in a row", lambda blocks, argument: self.enqueue(*steps))
-        return Step(kernel, None, entries=sum(step.entries for step in steps))
+        entries = sum(step.entries for step in steps)
+        return self.python("steps in a row", lambda: self.enqueue(*steps), entries)
 
     def beside(self, steps: Sequence[Step]) -> tuple[Step, Step]:
         with self.calling("making a second stream"):
@@ -269,18 +238,19 @@ class GpuStream(Device):
         return self.python("steps beside", enqueue, entries), wait
 
     def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
-        return Step(Kernel(name, lambda blocks, argument: function()), None, entries=entries)
+        return Step(name, lambda blocks, argument: function(), None, entries=entries)
 
     def replayed(self, *steps: Step) -> Step:
-        graphs, first = [self.captured(*part) for part in self._cut(steps)], steps[0]
+        graphs = [self.captured(*part) for part in self._cut(steps)]
 
-        def launch(blocks: int, argument: Any) -> None:
+        def launch() -> None:
             for graph in graphs:
                 graph.launch(self.stream)
 
         # As many as fill a stream: each launch has a gate of its own. NCCL 2.32, with two ranks on
         # one H100, made the host wait at a graph's second launch for the end of its first.
-        return Step(Kernel(first.kernel.name, launch), steps, first.blocks, entries=MOST_QUEUED)
+        step = self.python(steps[0].name, launch, MOST_QUEUED)
+        return replace(step, argument=steps)  # which it keeps alive
 
     def _cut(self, steps: Sequence[Step]) -> list[list[Step]]:
         """The steps, or their parts, in groups that fit a graph each."""

@@ -13,16 +13,6 @@ struct NativeAction {
 
 constexpr int STAMPS = 4;
 
-struct NativeBlock {
-  const NativeAction* actions;
-  long n_actions;
-  NativeAction check;
-  long warmup, timed, checks;
-  long long* stamps_ns;  // [timed][STAMPS]
-  long done;             // timed iterations that ran before a stop
-  Watch* watch;
-};
-
 // The watch keeps the number of the last call until the next iteration begins: a rank that has
 // finished its chain must not look further behind than one that is still in it.
 static void perform(const NativeAction& action, volatile Watch* watch, long long* stamps_ns) {
@@ -37,22 +27,21 @@ static void perform(const NativeAction& action, volatile Watch* watch, long long
     stamps_ns[action.stamp] = (long long)clock_ns();
 }
 
-extern "C" void run_block(NativeBlock* block) {
-  const NativeBlock b = *block;
-  volatile Watch* watch = b.watch;
-  block->done = 0;
-  for (long i = 0; i < b.warmup + b.timed + b.checks && !watch->stop; ++i) {
-    long long stamps_ns[STAMPS] = {};
-    for (long k = 0; k < b.n_actions && !watch->stop; ++k) perform(b.actions[k], watch, stamps_ns);
-    const bool is_timed = i >= b.warmup && i < b.warmup + b.timed;
-    if (is_timed && !watch->stop) {
-      for (int k = 0; k < STAMPS; ++k) b.stamps_ns[STAMPS * block->done + k] = stamps_ns[k];
-      ++block->done;
-    }
-    const bool is_checked = i < b.checks || i >= b.warmup + b.timed;
-    if (is_checked && !watch->stop) perform(b.check, watch, stamps_ns);
+// Runs a block of iterations. The check follows their `n_actions` actions. `stamps_ns` has a row
+// for each timed iteration and one for all others. Returns the timed iterations before a stop.
+extern "C" int run_block(const NativeAction* actions, long n_actions, long warmup, long timed,
+                         long checks, long long* stamps_ns, volatile Watch* watch) {
+  int done = 0;
+  for (long i = 0; i < warmup + timed + checks && !watch->stop; ++i) {
+    long long* row = stamps_ns + STAMPS * done;
+    for (long k = 0; k < n_actions && !watch->stop; ++k) perform(actions[k], watch, row);
+    const bool is_timed = i >= warmup && i < warmup + timed;
+    if (is_timed && !watch->stop) ++done;
+    const bool is_checked = i < checks || i >= warmup + timed;
+    if (is_checked && !watch->stop) perform(actions[n_actions], watch, row);
   }
   watch->phase = 0;
+  return done;
 }
 
 // Several functions one after another, as one step; an action without a function ends them.

@@ -18,43 +18,39 @@ class GpuMulticast:
     turn: one `create`, then all `join`, then all `bind`. Raises DeviceError."""
 
     def __init__(self, device: GpuStream, ranks: int, size_bytes: int) -> None:
-        self.device, self.undo, value_of = device, ExitStack(), device.driver_value
-        self.number = value_of("cuDeviceGetByPCIBusId", device.pci_bus_id.encode())
-        if not value_of("cuDeviceGetAttribute", MULTICAST_SUPPORTED, self.number):
+        self.driver, self.value_of, self.undo = device.driver, device.driver_value, ExitStack()
+        self.number = self.value_of("cuDeviceGetByPCIBusId", device.pci_bus_id.encode())
+        if not self.value_of("cuDeviceGetAttribute", MULTICAST_SUPPORTED, self.number):
             raise DeviceError(
                 "the driver offers no multicast: this GPU is on no NVSwitch that can sum"
             )
         wanted = self._properties(ranks, size_bytes)
-        self.unit_bytes = value_of("cuMulticastGetGranularity", wanted, RECOMMENDED)
+        self.unit_bytes = self.value_of("cuMulticastGetGranularity", wanted, RECOMMENDED)
         self.size_bytes = -(-size_bytes // self.unit_bytes) * self.unit_bytes
         self.properties = self._properties(ranks, self.size_bytes)
 
     def create(self) -> int:
         """A descriptor of a new multicast object, for all ranks; the caller closes it."""
-        created = self.device.driver_value("cuMulticastCreate", self.properties)
+        created = self.value_of("cuMulticastCreate", self.properties)
         try:
-            return self.device.driver_value(
-                "cuMemExportToShareableHandle", created, FILE_DESCRIPTOR, 0
-            )
+            return self.value_of("cuMemExportToShareableHandle", created, FILE_DESCRIPTOR, 0)
         finally:  # the descriptor keeps the object
-            self.device.driver("cuMemRelease", created)
+            self.driver("cuMemRelease", created)
 
     def join(self, descriptor: int) -> None:
         """Adds this GPU to the object."""
-        self.object = self.device.driver_value(
-            "cuMemImportFromShareableHandle", descriptor, FILE_DESCRIPTOR
-        )
-        self.undo.callback(self.device.driver, "cuMemRelease", self.object)
-        self.device.driver("cuMulticastAddDevice", self.object, self.number)
+        self.object = self.value_of("cuMemImportFromShareableHandle", descriptor, FILE_DESCRIPTOR)
+        self.undo.callback(self.driver, "cuMemRelease", self.object)
+        self.driver("cuMulticastAddDevice", self.object, self.number)
 
     def bind(self) -> None:
         """Puts memory of this GPU behind the object, and maps both."""
         properties = struct.pack("iiiiQQ", PINNED, FILE_DESCRIPTOR, ON_DEVICE, self.number, 0, 0)
-        memory = self.device.driver_value("cuMemCreate", self.size_bytes, properties, 0)
-        self.undo.callback(self.device.driver, "cuMemRelease", memory)
-        self.device.driver("cuMulticastBindMem", self.object, 0, memory, 0, self.size_bytes, 0)
+        memory = self.value_of("cuMemCreate", self.size_bytes, properties, 0)
+        self.undo.callback(self.driver, "cuMemRelease", memory)
+        self.driver("cuMulticastBindMem", self.object, 0, memory, 0, self.size_bytes, 0)
         self.undo.callback(
-            self.device.driver, "cuMulticastUnbind", self.object, self.number, 0, self.size_bytes
+            self.driver, "cuMulticastUnbind", self.object, self.number, 0, self.size_bytes
         )
         self.own, self.address = self._map(memory), self._map(self.object)
 
@@ -65,11 +61,11 @@ class GpuMulticast:
     def _map(self, handle: int) -> int:
         size_bytes = self.size_bytes
         access = struct.pack("iii", ON_DEVICE, self.number, READ_AND_WRITE)
-        address = self.device.driver_value("cuMemAddressReserve", size_bytes, self.unit_bytes, 0, 0)
-        self.undo.callback(self.device.driver, "cuMemAddressFree", address, size_bytes)
-        self.device.driver("cuMemMap", address, size_bytes, 0, handle, 0)
-        self.undo.callback(self.device.driver, "cuMemUnmap", address, size_bytes)
-        self.device.driver("cuMemSetAccess", address, size_bytes, access, 1)
+        address = self.value_of("cuMemAddressReserve", size_bytes, self.unit_bytes, 0, 0)
+        self.undo.callback(self.driver, "cuMemAddressFree", address, size_bytes)
+        self.driver("cuMemMap", address, size_bytes, 0, handle, 0)
+        self.undo.callback(self.driver, "cuMemUnmap", address, size_bytes)
+        self.driver("cuMemSetAccess", address, size_bytes, access, 1)
         return address
 
     def _properties(self, ranks: int, size_bytes: int) -> bytes:

@@ -1,16 +1,15 @@
 """An emulated GPU: the project's Device over machine.py. Its memory is the host's, so processes can
 share it."""
 
-import ctypes
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import Kernel, Step
+from kernels.devices.device import Macros, Step
 from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
 from tests.kernels.kernel_resources import HIP, PRELUDE, clang
 
@@ -19,20 +18,6 @@ FLAGS = [*HIP, "-O3", "-std=c++17", "-S", "-Xclang", "-emit-obj"]
 # Never unloaded, because decoded instructions are known by their addresses.
 CODE: dict[Path, CodeObject] = {}
 LOADING = threading.Lock()
-
-
-class EmulatedModule:
-    def __init__(self, code: CodeObject, device: "EmulatedDevice") -> None:
-        self.code, self.device = code, device
-
-    def kernel(self, name: str, threads: int | None = None) -> Kernel:
-        kernel, device = self.code.kernels[name], self.device
-        threads = min(threads or device.threads, device.threads)
-
-        def enqueue(blocks: int, argument: Any) -> None:
-            device.stream.append(Launch(kernel, blocks, threads, bytes(argument)))
-
-        return Kernel(name, enqueue)
 
 
 class EmulatedDevice(CpuDevice):
@@ -56,12 +41,7 @@ class EmulatedDevice(CpuDevice):
         self.compiler = compiler_version()
         self.stream: list[Launch] = []
 
-    def compile(
-        self,
-        stem: str,
-        macros: Mapping[str, str],
-        structures: Sequence[type[ctypes.Structure]] = (),
-    ) -> Any:
+    def load(self, stem: str, macros: Macros) -> Any:
         source = self.kernels / f"{stem}.cu"
 
         def build(path: Path, options: list[str], checks: str) -> None:
@@ -74,13 +54,21 @@ class EmulatedDevice(CpuDevice):
                 raise CompileError(f"{source.name} does not compile for {self.arch}: {complaint}")
 
         inputs = [self.arch, self.compiler, PRELUDE.read_text(), *FLAGS]
-        path = compile_once(source, inputs, macros, structures, build)
+        path = compile_once(source, inputs, macros, build)
         with (
             LOADING
         ):  # ranks bind in parallel: a second copy would be freed, and its address used again
             if path not in CODE:
                 CODE[path] = CodeObject(path, self.arch)
-        return EmulatedModule(CODE[path], self)
+        return CODE[path]
+
+    def function(self, loaded: Any, entry: str, threads: int | None = None) -> Any:
+        kernel, threads = loaded.kernels[entry], min(threads or self.threads, self.threads)
+
+        def enqueue(blocks: int, argument: Any) -> None:
+            self.stream.append(Launch(kernel, blocks, threads, bytes(argument)))
+
+        return enqueue
 
     def blocks_for(self, size_bytes: int) -> int:
         return max(1, min(self.most_blocks, -(-size_bytes // (16 * self.threads))))
@@ -92,7 +80,7 @@ class EmulatedDevice(CpuDevice):
 
     def caller(self, step: Step) -> Callable[[], None]:
         def call() -> None:
-            step.kernel.function(step.blocks, step.argument)
+            step.function(step.blocks, step.argument)
             self.machine.run([self.launches()])
 
         return call
@@ -100,6 +88,6 @@ class EmulatedDevice(CpuDevice):
     def sequence(self, steps: Sequence[Step]) -> Step:
         def enqueue(blocks: int, argument: Any) -> None:
             for step in steps:
-                step.kernel.function(step.blocks, step.argument)
+                step.function(step.blocks, step.argument)
 
-        return Step(Kernel("steps in a row", enqueue), None)
+        return Step("steps in a row", enqueue, None)

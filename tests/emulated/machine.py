@@ -25,7 +25,8 @@ from types import ModuleType
 from typing import Any
 
 from kernels.devices.compile_cache import cache_folder
-from kernels.devices.cpu import compile_kernel, cpu_model
+from kernels.devices.cpu import cpu_model, load
+from kernels.devices.device import Shared
 from tests.kernels.kernel_resources import NoCompiler, clang
 from tests.launch import ROOT
 
@@ -128,22 +129,20 @@ def stored(to_program: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return load_or_compile
 
 
-class Instruction(ctypes.Structure):
+class Instruction(Shared):
     """`Instruction` of execute.cpp."""
 
-    _fields_ = [
+    _fields_ = (
         ("run", ctypes.c_void_p),
         ("parameters", ctypes.c_uint8 * 6),
         ("kind", ctypes.c_uint8),
         ("size", ctypes.c_uint8),
-    ]
+    )
 
 
 @cache
 def native_loop() -> Any:
-    function = ctypes.CDLL(
-        str(compile_kernel(Path(__file__).with_name("execute.cpp"), {}, (Instruction,)))
-    ).execute
+    function = load(Path(__file__).with_name("execute.cpp"), {}).execute
     pointer = ctypes.c_void_p
     function.argtypes = [pointer, pointer, pointer, ctypes.c_uint64, ctypes.c_long]
     function.restype = ctypes.c_long

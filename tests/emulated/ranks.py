@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, cast
 
 from collectives.communicator import Refusal
 from collectives.peer_buffer import PeerBuffer
-from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES
-from kernels.devices.device import ITERATION_STRUCTURES, DeviceError, Gate, Step
+from kernels.devices.device import DeviceError, Gate, Step
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, open_bed
@@ -56,7 +55,7 @@ def open_ranks(
 
 
 def enqueue(step: Step) -> None:
-    step.kernel.function(step.blocks, step.argument)
+    step.function(step.blocks, step.argument)
 
 
 def late_ranks(bed: Bed) -> str | None:
@@ -77,11 +76,9 @@ def run_items(bed: Bed, launches: int) -> dict[str, int]:
     order = random.Random(bed.seed).sample([*bed.items] * launches, launches * len(bed.items))
     for rank, world in enumerate(bed.worlds):
         peers = cast(PeerBuffer, world.peers)
-        loop = world.device.compile("iteration", {}, ITERATION_STRUCTURES)
-        begin = Step(loop.kernel("begin_iteration"), Gate(watch=ctypes.addressof(world.watch)))
-        enqueue(
-            Step(probe_kernels(world.device, bed.ranks).kernel("meet"), peers.arguments(0, 0, 0, 0))
-        )
+        begin = world.device.loop_step("begin_iteration", Gate(watch=ctypes.addressof(world.watch)))
+        arguments = peers.arguments(0, 0, 0, 0)
+        enqueue(world.device.step("link_probe", "meet", arguments, WT_WORLD=bed.ranks))
         for name in order:
             for step in [begin, *bed.items[name][rank][0]]:
                 enqueue(step)

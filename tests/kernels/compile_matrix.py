@@ -4,8 +4,8 @@ The oldest NVRTC comes from PyPI, into the user's cache; clang 19 and 22 stand f
 6.3 to 7. The newest NVRTC, which the locks name, is that of test_kernels_compile."""
 
 import ctypes
+import importlib
 import multiprocessing
-import re
 import shutil
 import subprocess
 import sys
@@ -14,16 +14,17 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from collectives.copy_engine import Mark
-from collectives.experts.alltoall_routed import Routing
-from collectives.layers.fused import Gemv, Norm
 from kernels.devices import gpu_driver
-from kernels.devices.compile_cache import CompileError, cache_folder, source_with_headers
-from kernels.devices.device import ITERATION_STRUCTURES, PEER_STRUCTURES, Transfer, layout_checks
+from kernels.devices.compile_cache import (
+    CompileError,
+    cache_folder,
+    layout_checks,
+    source_with_headers,
+)
 from tests.kernels.kernel_resources import PRELUDE, hip_assembly
 
-# The structures that Python shares with kernels.
-STRUCTURES = {*PEER_STRUCTURES, *ITERATION_STRUCTURES, Transfer, Norm, Gemv, Routing, Mark}
+for name in "copy_engine", "experts.alltoall_routed", "layers.fused":  # have structures of kernels
+    importlib.import_module(f"collectives.{name}")
 # CuPy 14 takes the NVRTC of any CUDA 12 or 13.
 OLDEST_NVRTC = "nvidia-cuda-nvrtc-cu12==12.0.76"
 CLANGS = "clang-19", "clang-22"
@@ -105,18 +106,8 @@ nvrtc_of = cache(Nvrtc)
 PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
-def shared_with(source: Path) -> list[type[ctypes.Structure]]:
-    """The structures of Python that the file has too."""
-    text = "".join(path.read_text() for path in source_with_headers(source))
-    return [
-        s
-        for s in sorted(STRUCTURES, key=lambda s: s.__name__)
-        if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)
-    ]
-
-
 def layouts(source: Path) -> str:
-    return layout_checks(shared_with(source))
+    return layout_checks("".join(path.read_text() for path in source_with_headers(source)))
 
 
 def nvrtc_code(wheel: str, source: Path, flags: list[str], refusal: str, checks: str) -> str:

@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kernels.devices import device
+from kernels.devices import compile_cache, device
 from kernels.devices.compile_cache import (
     CompileError,
     cache_folder,
@@ -18,16 +19,15 @@ from kernels.devices.compile_cache import (
     compile_once,
     source_with_headers,
 )
-from kernels.devices.cpu import CpuDevice, CpuModule, compile_kernel
-from kernels.devices.device import PEER_STRUCTURES
+from kernels.devices.cpu import CpuDevice, load
 from tests.another_user import as_root
 from tests.launch import ROOT
 
 LOAD = """
 import sys
 from pathlib import Path
-from kernels.devices.cpu import CpuModule, compile_kernel
-print(CpuModule(compile_kernel(Path(sys.argv[1]), {})).library.answer())
+from kernels.devices.cpu import load
+print(load(Path(sys.argv[1]), {}).answer())
 """
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 NAMELESS = 54321
@@ -109,7 +109,7 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
 
     def build(flags="-O3", compiler="c++ 1"):
         inputs = [compiler, flags]
-        return compile_once(source, inputs, {}, (), lambda path, *_: path.write_text("code"))
+        return compile_once(source, inputs, {}, lambda path, *_: path.write_text("code"))
 
     first = build()
     assert build() == first
@@ -121,7 +121,7 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
 def test_a_failed_compile_leaves_no_file_and_shows_the_compilers_message(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu: .*Nonsense"):
-        CpuDevice().compile("allreduce_ring", {"WT_ELEMENT": "Nonsense"})
+        CpuDevice().load("allreduce_ring", {"WT_ELEMENT": "Nonsense"})
     assert not list((tmp_path / "wiretax").glob("allreduce_ring*"))
 
 
@@ -199,44 +199,36 @@ struct Lines { Line first; Line others[2][3]; };
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 
-def structure(name, **fields):
-    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
-
-
-PAIR = structure("Pair", from_=POINTER, count=LONG, in_=INT)
-LINE = structure("Line", value=ctypes.c_uint64, rest=ctypes.c_char * 120)
-MOVED = structure("Pair", count=LONG, from_=POINTER, in_=INT)
+LINE: Any = type("Line", (ctypes.Structure,), {"_fields_": [("value", LONG), ("rest", INT * 30)]})
 LAYOUTS = [
-    (PAIR, None),
-    (structure("Lines", first=LINE, others=LINE * 3 * 2), None),
-    (structure("Pair", from_=POINTER, count=LONG, in_=INT, more=LONG), "more"),
-    (MOVED, "OFFSET_OF(Pair, count) is 0 in Python and not in C++"),
-    (structure("Pair", from_=POINTER, count=LONG), "sizeof(Pair) is 16 in Python and not in C++"),
+    ("Pair", {"from_": POINTER, "count": LONG, "in_": INT}, None),
+    ("Lines", {"first": LINE, "others": LINE * 3 * 2}, None),
+    ("Pair", {"from_": POINTER, "count": LONG, "in_": INT, "more": LONG}, "more"),
+    (
+        "Pair",
+        {"count": LONG, "from_": POINTER, "in_": INT},
+        "OFFSET_OF(Pair, count) is 0 in Python and not in C++",
+    ),
+    ("Pair", {"from_": POINTER, "count": LONG}, "sizeof(Pair) is 16 in Python and not in C++"),
 ]
 
 
-def check_on_cpu(source: Path, checked: type[ctypes.Structure]) -> None:
-    assert CpuModule(compile_kernel(source, {}, [checked])).kernel("answer").function
-
-
-@pytest.fixture
-def shared_source(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source = tmp_path / "shared.cu"
-    source.write_text(f"{SHARED}#ifndef __CUDACC__\n{SOURCE}#endif\n")
-    return source
-
-
-@pytest.mark.parametrize(("checked", "complaint"), LAYOUTS)
+@pytest.mark.parametrize(("name", "fields", "complaint"), LAYOUTS)
 def test_a_structure_with_another_layout_in_python_is_refused_by_name(
-    shared_source, checked, complaint
+    tmp_path, monkeypatch, name, fields, complaint
 ):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source, base = tmp_path / "shared.cu", type("Shared", (ctypes.Structure,), {})
+    source.write_text(f"{SHARED}#ifndef __CUDACC__\n{SOURCE}#endif\n")
+    monkeypatch.setattr(compile_cache, "Shared", base)
+    structure = type(name, (base,), {"_fields_": [*fields.items()]})
+    assert base.__subclasses__() == [structure]
     if complaint is None:
-        check_on_cpu(shared_source, checked)
+        assert load(source, {}).answer() == 42
         return
     sentence = rf"cannot compile shared\.cu: .*error: .*{re.escape(complaint)}"
     with pytest.raises(CompileError, match=sentence) as refusal:
-        check_on_cpu(shared_source, checked)
+        load(source, {})
     assert "Pair" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -245,8 +237,8 @@ def test_a_constant_or_a_capacity_that_differs_from_pythons_is_refused_by_name(
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(CompileError, match="a writer's room holds the longest message"):
+        CpuDevice().load("allreduce_one_shot_ll", {"WT_MOST_BYTES": 65536})
     monkeypatch.setattr(device, "HALF_BYTES", 1 << 20)
     with pytest.raises(CompileError, match="HALF_BYTES is 1048576 in Python and not in C"):
-        CpuDevice().compile("alltoall", {}, PEER_STRUCTURES)
-    with pytest.raises(CompileError, match="a writer's room holds the longest message"):
-        CpuDevice().compile("allreduce_one_shot_ll", {"WT_MOST_BYTES": "65536"})
+        CpuDevice().load("alltoall", {})

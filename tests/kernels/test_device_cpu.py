@@ -11,7 +11,7 @@ from bench.harness.iteration import ARRIVED, DONE, LEFT, Iteration
 from collectives.operation import Operation
 from kernels.devices.compile_cache import CompileError
 from kernels.devices.cpu import CpuDevice, compiler_version, find_compiler
-from kernels.devices.device import WRONG_BYTES, Counts, Gate, Kernel, Pattern, Step, Watch, Wrong
+from kernels.devices.device import WRONG_BYTES, Counts, Gate, Pattern, Step, Watch, Wrong
 
 
 def test_the_compiler_in_cxx_must_exist(monkeypatch):
@@ -43,7 +43,7 @@ def test_each_wrong_element_counts_once_at_every_position(element_bytes):
     broken[at, draw.integers(0, element_bytes, 40)] ^= 1
     sizes = segments, count * element_bytes, table, 31, element_bytes
     pattern = Pattern(got.address, stored.address, *sizes, wrong.address, ctypes.addressof(watch))
-    check = device.caller(Step(device.compile("iteration", {}).kernel("count_wrong"), pattern))
+    check = device.caller(device.loop_step("count_wrong", pattern))
     for data, n, first in (
         (right, 0, 0),
         (broken, 40, min(at)),
@@ -71,10 +71,8 @@ def test_the_pattern_of_another_iteration_is_wrong_everywhere():
     pattern = Pattern(
         buffer.address, tables.address, *sizes, wrong.address, ctypes.addressof(watch)
     )
-    module = device.compile("iteration", {})
     write, check = (
-        device.caller(Step(module.kernel(name), pattern))
-        for name in ("write_pattern", "count_wrong")
+        device.caller(device.loop_step(name, pattern)) for name in ("write_pattern", "count_wrong")
     )
     watch.iteration = 40
     write()
@@ -95,7 +93,7 @@ def test_only_iterations_after_the_warm_up_are_timed():
 
         callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(note)
         callbacks.append(callback)
-        return Step(Kernel(name, ctypes.cast(callback, ctypes.c_void_p).value), Gate())
+        return Step(name, ctypes.cast(callback, ctypes.c_void_p).value, Gate())
 
     prepare, meet, operation, consume, check = map(
         step, ("prepare", "meet", "operation", "consume", "check")

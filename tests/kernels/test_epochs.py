@@ -3,14 +3,14 @@ many launches ago that was. Epochs are set, so no test has to launch 2^31 times.
 
 import ctypes
 from itertools import product
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from collectives.peer_buffer import PeerBuffer, write_own
-from kernels.devices.cpu import CpuDevice, compile_kernel
-from kernels.devices.device import HALF_BYTES, PACKETS_BYTES, PEER_STRUCTURES, Control, Step
+from kernels.devices.cpu import CpuDevice, load
+from kernels.devices.device import HALF_BYTES, PACKETS_BYTES, Control
 from tests.ranks.sanitized_ranks import open_bed
 
 pytestmark = pytest.mark.unit
@@ -30,7 +30,7 @@ def test_a_flag_is_reached_in_its_launch_and_in_the_next_alone(tmp_path):
         '#include "include/sync.h"\n'
         'extern "C" int is_reached(u64 seen, u64 wanted) { return reached(seen, wanted); }\n'
     )
-    is_reached = ctypes.CDLL(str(compile_kernel(source, {}))).is_reached
+    is_reached = load(source, {}).is_reached
     is_reached.argtypes = ctypes.c_uint64, ctypes.c_uint64
     for own, ahead, step, wanted in product(
         OWN, (0, 1, 2, 3, *(-age for age in OLD)), (0, 1, 2, 2**32 - 1), (0, 1, 2**32 - 1)
@@ -46,8 +46,7 @@ class Pair:
     def __init__(self, stem: str, entry: str) -> None:
         device = CpuDevice()
         bed = open_bed([device] * 2, 1, timeout_s=1e-6)
-        macros = {"WT_WORLD": "2", "WT_ELEMENT": "Float32", "WT_REDOP": "Sum"}
-        kernel = device.compile(stem, macros, PEER_STRUCTURES).kernel(entry)
+        macros: dict[str, Any] = {"WT_WORLD": 2, "WT_ELEMENT": "Float32", "WT_REDOP": "Sum"}
         buffers = [device.private(4 * COUNT) for _ in range(3)]
         self.peers = [cast(PeerBuffer, world.peers) for world in bed.worlds]
         self.keep, self.launches = buffers, []
@@ -55,7 +54,7 @@ class Pair:
             at = buffers[-1].address, buffers[rank].address
             arguments = peers.arguments(*at, COUNT, CHUNK_BYTES)
             arguments.yields = False  # nobody comes
-            self.launches.append(device.caller(Step(kernel, arguments)))
+            self.launches.append(device.caller(device.step(stem, entry, arguments, **macros)))
 
     def launch(self, rank: int, epoch: int, waits: bool) -> bool:
         """Launches a rank alone in an epoch. Returns whether it waited in vain; without `waits` it

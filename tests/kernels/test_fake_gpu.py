@@ -13,7 +13,7 @@ from tests.launch import python
 OPENED = """
 import ctypes, mmap
 import numpy as np
-from kernels.devices.device import Arguments, Step
+from kernels.devices.device import Arguments
 from kernels.devices.gpu import DeviceError, GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 device = GpuDevice(visible_gpus()[1][0])
@@ -24,8 +24,8 @@ memory = device.store(np.zeros(4096, np.uint8))
 WILD_POINTER = """
 pages = np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8)
 wild = pages.ctypes.data + pages.nbytes // 2
-copy = device.compile("link_probe", {}).kernel("copy_local")
-launch = device.caller(Step(copy, Arguments(send=wild, receive=memory.address, count=16)))
+arguments = Arguments(send=wild, receive=memory.address, count=16)
+launch = device.caller(device.step("link_probe", "copy_local", arguments))
 try:
     launch()
 except DeviceError as error:

@@ -10,7 +10,7 @@ import pytest
 
 from kernels.devices import shared_memory
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import Pattern, Step, Watch, Wrong
+from kernels.devices.device import Pattern, Watch, Wrong
 from tests.launch import SLOW_TEST, printed
 from tests.ranks.large_ranks import MAP_NORESERVE
 
@@ -39,7 +39,7 @@ def checked(pattern_address: int, size_bytes: int, wrong: Wrong) -> None:
         ctypes.addressof(wrong),
         ctypes.addressof(watch),
     )
-    device.caller(Step(device.loop_kernels().kernel("count_wrong"), pattern))()
+    device.caller(device.loop_step("count_wrong", pattern))()
 
 
 def test_a_wrong_element_beyond_4_gib_is_counted_at_its_place(zeros):

@@ -17,8 +17,7 @@ from collectives.algorithms import allreduce_copy_engine as forms
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import CollectiveCase, Limits, Operation, World
-from collectives.probe import probe_kernels
-from kernels.devices.device import Kernel, Memory, Step
+from kernels.devices.device import Memory, Step
 from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
@@ -27,12 +26,12 @@ NAME, GRAPH, FAULT, MEMORY = sys.argv[1:]
 (FORM,) = (form for form in forms.ALGORITHMS["all_reduce"] if form.base == NAME)
 FORM = replace(FORM, limits=Limits())
 SIZES, ROUNDS = (4096, 5000), 2
-NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
+NOTHING = Step("nothing", lambda blocks, argument: None, None)
 
 
 def leave_out(fault: str) -> None:
-    def step(kernel, *arguments):
-        return NOTHING if kernel.name == "await_copies" else Step(kernel, *arguments)
+    def step(self, stem, entry, *words, **macros):
+        return NOTHING if entry == "await_copies" else plain(self, stem, entry, *words, **macros)
 
     held = list[Step]()
 
@@ -56,10 +55,11 @@ def leave_out(fault: str) -> None:
     elif fault == "reset":  # a flag stays up for the next launch
         cast(Any, forms).arrival = lambda engine, flag: [engine.wait(flag, 1)]
     elif fault == "flag":  # a sum does not wait for its inputs
-        cast(Any, forms).Step = step
+        plain = GpuDevice.step
+        cast(Any, GpuDevice).step = step
     elif fault == "join":  # a launch ends before its copies
-        plain = GpuDevice.beside
-        cast(Any, GpuDevice).beside = lambda self, steps: (plain(self, steps)[0], NOTHING)
+        beside = GpuDevice.beside
+        cast(Any, GpuDevice).beside = lambda self, steps: (beside(self, steps)[0], NOTHING)
 
 
 class Bed:
@@ -85,8 +85,8 @@ class Bed:
         return operation.step
 
     def copying(self, source: int, target: int, size_bytes: int) -> Step:
-        kernel = probe_kernels(self.device, self.ranks).kernel("copy_local")
-        return Step(kernel, self.world.mapped.arguments(source, target, size_bytes // 4, 0))
+        arguments = self.world.mapped.arguments(source, target, size_bytes // 4, 0)
+        return self.device.step("link_probe", "copy_local", arguments, WT_WORLD=self.ranks)
 
     def launch(self, steps: list[Step], inputs: list[np.ndarray], at: int) -> None:
         """Writes this rank's input to an address of its send or receive buffer, and launches."""

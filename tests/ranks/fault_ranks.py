@@ -28,7 +28,7 @@ from bench.features import FEATURES
 from bench.harness.iteration import Iteration
 from bench.harness.watchdog import Watchdog
 from collectives.communicator import launched_rank
-from kernels.devices.device import Kernel, Step
+from kernels.devices.device import Step
 from reports.store.writing import RunFile
 
 STALL_S = 60.0
@@ -93,7 +93,7 @@ def iteration_with(point: str, call: int, fault):
         iteration: Iteration = make(*arguments)
         native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         whole = iteration.check if point == "check" else iteration.operation.step
-        function = native(whole.kernel.function)
+        function = native(whole.function)
 
         def passage(argument) -> None:
             fault()
@@ -101,9 +101,7 @@ def iteration_with(point: str, call: int, fault):
 
         entry = native(passage)
         iteration.keep.append(entry)
-        step = Step(
-            Kernel("struck", ctypes.cast(entry, ctypes.c_void_p).value or 0), whole.argument
-        )
+        step = Step("struck", ctypes.cast(entry, ctypes.c_void_p).value, whole.argument)
         if point == "check":
             iteration.check = step
         else:

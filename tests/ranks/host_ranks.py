@@ -21,7 +21,7 @@ def count_bytes(world: World, name: str, size: str, calls: str) -> None:
     """The bytes of a call of the all-reduce, less those that leave in the same time without
     calls."""
     communicator, all_reduce = world.communicator, COLLECTIVES["all_reduce"]
-    send, receive = (world.library.allocate(world, int(size)) for _ in range(2))
+    send, receive = (world.allocate(int(size)) for _ in range(2))
     case = CollectiveCase(
         all_reduce, int(size) // 4, DATATYPES["float32"], "sum", send.address, receive.address
     )

@@ -15,10 +15,10 @@ from collectives.operation import Unsupported
 from collectives.peer_buffer import WaitPolicy
 from collectives.registry import ALGORITHMS
 from collectives.world import open_device, open_world
-from kernels.devices.device import Counts, DeviceError, Kernel, Step, Watch
+from kernels.devices.device import Counts, DeviceError, Step, Watch
 from tests.collectives.collective_examples import MARGIN_BYTES, Buffers, Example, inputs
 
-NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
+NOTHING = Step("nothing", lambda blocks, argument: None, None)
 
 
 def main(requests: list[dict]) -> list[dict]:
@@ -38,9 +38,7 @@ def result_of(request: dict, world, watch: Watch) -> dict:
     collective = COLLECTIVES[request.get("collective", "all_reduce")]
     size = 8 * max(request["counts"]) * max(collective.segments(communicator.size)) + MARGIN_BYTES
     report: dict = {"results": {}, "chosen": {}}
-    memories = [
-        library.allocate_own(world, size) or library.allocate(world, size) for _ in range(2)
-    ]
+    memories = [library.allocate_own(size) or world.allocate(size) for _ in range(2)]
     report["memory"] = memories[0].type
     # Odd ranks have the addresses in reverse order.
     send, receive = memories[:: -1 if communicator.rank % 2 else 1]

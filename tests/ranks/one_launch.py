@@ -7,6 +7,7 @@ link or a second process.
 import ctypes
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,7 +16,7 @@ import numpy as np
 from collectives.operation import Unsupported
 from collectives.registry import ALGORITHMS
 from kernels.devices import gpu_driver
-from kernels.devices.device import Arguments, Step
+from kernels.devices.device import Arguments
 from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, check
@@ -45,7 +46,9 @@ def main(examples: int, seed: int, ranks: int) -> None:
             return None
         steps = [operation.step for operation in operations]
         everyone.write(np.frombuffer(b"".join(bytes(step.argument) for step in steps), np.uint8))
-        step = Step(steps[0].kernel, Arguments(more=everyone.address), ranks * steps[0].blocks)
+        step = replace(
+            steps[0], argument=Arguments(more=everyone.address), blocks=ranks * steps[0].blocks
+        )
         launch(device, step, 1 if example.in_place else example.launches)
         for r, world in enumerate(bed.worlds):
             if world.watch.timed_out:

@@ -61,7 +61,7 @@ def check(world: World, command: str, datatype: Datatype) -> None:
     rank, ranks = world.communicator.rank, world.communicator.size
     reduces = command == "gemm_reduce_scatter"
     size = TOKENS * max(INNER, COLUMNS) * datatype.size_bytes
-    memories = [world.library.allocate(world, size) for _ in range(3)]
+    memories = [world.allocate(size) for _ in range(3)]
     send, between, receive = memories
     weights = world.device.private(INNER * COLUMNS * datatype.size_bytes)
     weights.write(datatype.encode(integers(7, rank, rows=INNER, columns=COLUMNS)))

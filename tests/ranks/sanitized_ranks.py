@@ -39,7 +39,6 @@ from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS
 from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, WireSpeed, set_epoch, slab_bytes
-from collectives.probe import probe_kernels
 from collectives.registry import ALGORITHMS
 from kernels.devices.cpu import FLAGS, CpuDevice
 from kernels.devices.device import (
@@ -306,10 +305,8 @@ def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
     Python's locks between them.
     """
     peers = cast(PeerBuffer, bed.worlds[rank].peers)
-    meet = Step(
-        probe_kernels(bed.worlds[rank].device, bed.ranks).kernel("meet"),
-        peers.arguments(0, 0, 0, 0),
-    )
+    arguments = peers.arguments(0, 0, 0, 0)
+    meet = peers.device.step("link_probe", "meet", arguments, WT_WORLD=bed.ranks)
     actions = [Action(meet)]
     for name in order:
         actions += [NEXT_ITERATION, *(Action(step) for step in bed.items[name][rank][0])]

@@ -1,7 +1,6 @@
 """Shared code of the test programs that run as ranks: a world, and launches."""
 
-import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -46,16 +45,14 @@ def connect(
 
 def compile_with(device: Device, macros: Mapping[str, int]) -> None:
     """Add these macros to every later build of a kernel under test."""
-    compile_plain = device.compile
-    settings = {name: str(value) for name, value in macros.items() if value}  # 0 is the default
+    plain = device.step
+    settings = {name: value for name, value in macros.items() if value}  # 0 is the default
 
-    def compile_kernels(
-        stem: str, own_macros: Mapping[str, str], structures: Sequence[type[ctypes.Structure]] = ()
-    ) -> Any:
+    def step(stem: str, *words: Any, **own_macros: Any) -> Step:
         more = {} if stem in WITHOUT_MACROS else settings
-        return compile_plain(stem, {**own_macros, **more}, structures)
+        return plain(stem, *words, **{**own_macros, **more})
 
-    device.compile = compile_kernels  # type: ignore
+    device.step = step  # type: ignore
 
 
 def launch(device: Device, step: Step, times: int) -> None:
@@ -64,7 +61,7 @@ def launch(device: Device, step: Step, times: int) -> None:
         if device.is_cpu:
             device.caller(step)()
         else:
-            step.kernel.function(step.blocks, step.argument)
+            step.function(step.blocks, step.argument)
     device.caller(step)()
 
 

@@ -11,12 +11,12 @@ from bench.harness.iteration import Iteration
 from bench.harness.timing import block_record, link_rtt_ns, samples_of, times_us
 from collectives.collective import DATATYPES
 from collectives.operation import Operation
-from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
+from kernels.devices.device import WRONG_BYTES, Step, Wrong
 from reports.store.wrong import where_wrong
 
 pytestmark = pytest.mark.unit
 
-NOTHING = Step(Kernel("nothing", 0), None)
+NOTHING = Step("nothing", 0, None)
 
 
 def iteration_of(chain_calls: int = 0) -> Iteration:

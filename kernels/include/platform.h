@@ -62,6 +62,7 @@ constexpr Stores RECEIVE_STORES = WT_STREAM_RECEIVE ? STREAMED : CACHED;
 #endif
 
 #ifndef __CUDACC__
+DEVICE void fence_alias() {}
 DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
   for (int k = 0; k < 2; ++k) x[k] = load_flag_system(p + k);
 }
@@ -76,5 +77,4 @@ DEVICE void loads_first() {}
 #define LOAD_MULTIMEM_PACK(x, from, op, type) ((void)x, (void)from)
 #define LOAD_MULTIMEM_WORD LOAD_MULTIMEM_PACK
 DEVICE void store_multimem(char*, pack) {}
-DEVICE void fence_alias() {}
 #endif

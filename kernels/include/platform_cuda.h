@@ -83,8 +83,8 @@ STORES_PACK(stream_16_bytes, "st.global.cs.v4.u32")
 #define LOAD_MULTIMEM_PACK(x, from, op, type) \
   LOAD_PACK(x, from, "multimem.ld_reduce.relaxed.sys.global." op ".v4." type)
 STORES_PACK(store_multimem, "multimem.st.relaxed.sys.global.v4.f32")
-DEVICE void fence_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
 #endif
+DEVICE void fence_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
 template <class T>
 DEVICE T load_as(const void* p);
 #define ACCESS(T, type, constraint)                                                       \

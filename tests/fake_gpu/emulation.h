@@ -3,10 +3,8 @@
 #pragma once
 #define __HIP__ 1
 #define __device__
-#define __host__
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __launch_bounds__(...)
 // A function that begins with such an array returns it. Here it returns the block's array, as
 // blocks share a thread.
 #define __shared__             \
@@ -36,16 +34,15 @@ void gpu_stored(const void* at);
 unsigned long long gpu_clock_ns();
 char* gpu_multimem_part(const void* address, int part);
 }
-#define LOAD_MULTIMEM_PACK(x, from, op, type) \
-  x = combined<WT_WORLD>(                     \
-      [&](int part) INLINED { return load_aligned_pack(gpu_multimem_part(from, part), 0); })
-#define LOAD_MULTIMEM_WORD(x, from, op, type)                           \
-  x = combined<WT_WORLD>([&](int part) INLINED {                        \
-        return load_pieces<unsigned>(gpu_multimem_part(from, part), 1); \
-      }).r[0]
+// Of a pack or of a word.
+#define LOAD_MULTIMEM_PACK(x, from, op, type)                                  \
+  const pack sums = combined<WT_WORLD>([&](int part) INLINED {                 \
+    return load_pieces<unsigned>(gpu_multimem_part(from, part), sizeof x / 4); \
+  });                                                                          \
+  memcpy(&x, &sums, sizeof x)
+#define LOAD_MULTIMEM_WORD LOAD_MULTIMEM_PACK
 #define store_multimem(at, p) \
   for (int part = 0; part < WT_WORLD; ++part) store_aligned_pack(gpu_multimem_part(at, part), 0, p)
-#define fence_alias() ((void)0)
 
 #define __builtin_amdgcn_workitem_id_x() (gpu_lane()->thread)
 #define __builtin_amdgcn_workgroup_size_x() (gpu_lane()->threads)
@@ -57,7 +54,6 @@ char* gpu_multimem_part(const void* address, int part);
 #define __builtin_amdgcn_sched_group_barrier(...) ((void)0)
 #define __builtin_amdgcn_sched_barrier(...) ((void)0)
 #define __builtin_amdgcn_readfirstlane(uniform) (uniform)
-#define __builtin_amdgcn_s_sleep(cycles) gpu_give_way()
 #define __builtin_amdgcn_fence(order, scope) gpu_fence(order, scope)
 #define __hip_atomic_store(p, v, order, scope) \
   (__atomic_store_n(p, v, order), gpu_stored((const void*)(p)))
@@ -84,5 +80,3 @@ asm(".macro s_waitcnt all:vararg\n.endm\n"
     "mov %rbp, %rsp\n pop %rbp\n pop %r11\n pop %rdi\n lea 128(%rsp), %rsp\n.endm");
 // At 100 MHz, as on the hardware.
 #define __builtin_readsteadycounter() (gpu_clock_ns() / 10)
-#define __builtin_amdgcn_s_memrealtime() (gpu_clock_ns() / 10)
-#define __builtin_amdgcn_s_sendmsg_rtnl(message) (gpu_clock_ns() / 10)

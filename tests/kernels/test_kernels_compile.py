@@ -176,7 +176,6 @@ TYPES = (
     "WT_ELEMENT=Uint8 WT_REDOP=Avg",
 )
 FORMATS = [
-    (QUANTIZED, macros("WT_WIRE_BITS=8", *WIDE)),
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=8", *WIDE)),
     (QUANTIZED, macros("WT_WIRE_BITS=6", *WIDE)),
     (QUANTIZED, macros("WT_WIRE_BITS=4")),
@@ -190,7 +189,7 @@ TYPED = [
     for stem in ("allreduce_two_shot", "reduce_scatter", "allgather", "link_probe")
     for words in TYPES
 ]
-VARIANTS = [*FORMATS[:4], *TYPED[:2], *FORMATS[4:], *TYPED[2:]]
+VARIANTS = [*FORMATS[:3], *TYPED[:2], *FORMATS[3:], *TYPED[2:]]
 
 
 STREAMING = {

@@ -1,13 +1,15 @@
 """Timing lines, a protocol for any program: one JSON object a line, among other lines if need be.
 docs/judge.md describes the fields."""
 
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Annotated
 
 import msgspec
 
 from reports.imports.logged import LoggedTest, check
-from reports.store.result import NOT_JSON
+from reports.store.result import NOT_JSON, ResultError
 from reports.store.schema import LEAST_US, Count, Positive, Shape
 
 MARK, FORMAT = '"time_us"', "timing-lines"
@@ -16,7 +18,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z][\w.-]{0,63}\Z")]
 Time = Annotated[float, msgspec.Meta(ge=LEAST_US, lt=1e15)]
 
 
-class TimingLine(msgspec.Struct, forbid_unknown_fields=True):
+class TimingLine(msgspec.Struct):
     """The bytes of all ranks as nccl-tests counts them, and the time of the slowest rank in us;
     several times are several blocks, of `n` iterations each. Work that is no collective has a
     `name` and a `shape`."""
@@ -40,13 +42,17 @@ class TimingLine(msgspec.Struct, forbid_unknown_fields=True):
 
 
 OF_CASE = "size_bytes", "in_place", "datatype", "redop", "algorithm", "shape"
+# Without `n`, which is a dimension of a matmul too.
+KNOWN = {name.replace("_", ""): name for name in TimingLine.__struct_fields__ if name != "n"}
 
 
 def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
     """A test for each collective or name, and number of ranks, in the order of their first line;
-    and why the first line that cannot be read is none. Raises ResultError for too many rows."""
+    and why the first line that cannot be read is none. Raises ResultError for an unknown field that
+    looks like one that its line lacks, or like `n_wrong`, and for too many rows."""
     tests: dict[tuple[str, int | None], LoggedTest] = {}
     unread, fault, n_bytes, n_rows = list[int](), "", 0, 0
+    seen = {*TimingLine.__struct_fields__}
 
     for number, text in enumerate(lines, 1):
         if MARK not in text:
@@ -54,11 +60,20 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
         check("bytes of JSON", n_bytes := n_bytes + len(text))
         text = text[text.find("{") :].strip()
         try:
-            line = msgspec.json.decode(text, type=TimingLine)
+            fields = msgspec.json.decode(text)
+            line = msgspec.convert(fields, TimingLine)
         except NOT_JSON as error:
             unread.append(number)
             fault = fault or f"line {number} is no timing line ({error})"
             continue
+        for name in {field[:64] for field in fields} - seen:
+            check("names of fields", len(seen))
+            seen.add(name)
+            word = re.sub(r"[\W_]", "", name.lower())
+            near = ["nwrong"] if "wrong" in word else get_close_matches(word, KNOWN, 1, 0.75)
+            for known in map(KNOWN.get, near):
+                if known == "n_wrong" or known not in fields:
+                    raise ResultError(f"line {number} has {name!r}: do you mean `{known}`?")
         key = line.collective or line.name, line.ranks
         test = tests.setdefault(key, LoggedTest(FORMAT, number, STATISTIC, *key))
         case = {name: getattr(line, name) for name in OF_CASE}
@@ -70,10 +85,10 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
             test.add(number, case, line.n, time_us=time_us, n_wrong=n_wrong)
             n_wrong = None  # of all blocks together
 
+    for test in tests.values():
+        test.set_status()
     for test in [*tests.values()][:1]:
         test.unread = unread
         test.notes += filter(None, [fault])
-    for test in tests.values():
-        test.set_status()
 
     return [*tests.values()], fault

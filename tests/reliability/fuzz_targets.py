@@ -168,7 +168,7 @@ def write_logs(root: Path) -> None:
         "osu": OSU + "4 20.05\n8 9.02\n",
         "imb": IMB + "4 1000 1.5\n8 1000 1.6\n",
         "lines": '{"size_bytes": 8, "time_us": [5.0, 6], "ranks": 2, "shape": {"a": 1}}\n' * 2
-        + '{"size_bytes": 8, "time_us": 5, "ranks": 2, "n_wrong": 0}\n',
+        + '{"size_bytes": 8, "time_us": 5, "ranks": 2, "n_wrong": 0, "host": "a"}\n',
     }
     for name, text in texts.items():
         (logs / name).write_text(text)

@@ -41,14 +41,27 @@ def test_timing_lines_are_read_among_other_lines():
         {"name": "a\x1b[2J"},
         {"shape": {"a": [1]}},
         {"n_wrong": -1},
-        {"n_wrong": 0, "wrong_elements": 7},
-        {"nwrong\x1b[2J\n": 7},
     ],
 )
 def test_a_timing_line_with_a_bad_field_is_named(fields):
     tests = read_tests(line() + line(**fields))
     assert [test.unread for test in tests] == [[2]]
     assert tests[0].notes[0].startswith("line 2 is no timing line (")
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"n_wrong": 0, "wrong_elements": 7}, "n_wrong"),
+        ({"dtype": "float16"}, "datatype"),
+        ({"nwrong\x1b[2J\n": 7}, "n_wrong"),
+    ],
+)
+def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, capsys):
+    """Its program counts wrong elements, and nobody would read them."""
+    log = put(tmp_path / "a.log", line() + "done\n" + line(**fields))
+    told = refused(tmp_path, capsys, log)
+    assert told.endswith(f": line 3 has {[*fields][-1]!r}: do you mean `{name}`?\n")
 
 
 def test_wrong_elements_make_the_run_fail(tmp_path, capsys):
@@ -68,8 +81,8 @@ HOSTILE = {
     ),
     "one list": (lambda: line(time_us=[5] * 4_000_000), "more than 50,000 rows"),
     "depth": (
-        lambda: line().replace("}", ',"shape":' + "[" * 5_000_000),
-        "line 1 is no timing line (",
+        lambda: line().replace("}", ',"x":' + "[" * 5_000_000),
+        "line 1 is no timing line (maximum",
     ),
 }
 

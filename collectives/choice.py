@@ -25,7 +25,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.table import Table, best_row, parsed
+from collectives.table import Tables, best_row, parsed
 
 AUTO, STABLE = "auto", "auto_stable"
 BETWEEN_HOSTS = Unsupported("between hosts the library chooses the order of a sum")
@@ -67,8 +67,8 @@ def facts_of(world: World, case: CollectiveCase) -> dict[str, Any]:
 def shipped_rows() -> list[ChoiceRow]:
     """The rows of the suite's own tables."""
     files = sorted(resources.files(__package__).joinpath("tables").iterdir(), key=str)
-    tables = [msgspec.toml.decode(file.read_bytes(), type=Table) for file in files]
-    return [row for table in tables for row in table.row]
+    contents = [msgspec.toml.decode(file.read_bytes(), type=Tables) for file in files]
+    return [row for tables in contents for row in tables.rows]
 
 
 def ranked(

@@ -1,13 +1,16 @@
 """Tables for `auto`: rows that say which algorithm runs measured as best, and under which facts.
 
-The suite's own files, in `tables/`, are from docs/experiments/suite_tables.py, a user's from
-bench.tune:
+A file has a table for each set of facts about ranks and their machine. The suite's own files, in
+`tables/`, are from docs/experiments/suite_tables.py, a user's from bench.tune:
 
-    [[row]]
-    where = { device = "cpu", memory = "mapped", ranks = 2, variant = "copied", mode = "isolated" }
+    [[table]]
+    where = { device = "cpu", memory = "mapped", ranks = 2, round_trip_ns = [180.0,270.0] }
+
+    [[table.rows]]
     collective = "all_reduce"
     algorithm = "two_shot+nt"
     size_bytes = [65536,1048576]
+    where = { variant = "copied", mode = "isolated" }
     runs = ["2026-11-27T10-02-11Z-tune-0a1b2c"]
 """
 
@@ -16,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from collectives.build import Build
 from collectives.names import BuildName
@@ -23,6 +27,7 @@ from collectives.operation import Algorithm, ChoiceRow, Number
 
 # The least and the most.
 Range = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
+CASE_FACTS = "variant", "mode", "in_place", "way", "stable"  # these vary over the cases of a run
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
 
 
@@ -44,10 +49,25 @@ class Facts(msgspec.Struct, forbid_unknown_fields=True):
     stable: bool = False  # true in rows for `auto_stable` alone
 
 
-class Table(msgspec.Struct):
-    """The rows of a file, which may say more."""
+class Table(msgspec.Struct, forbid_unknown_fields=True):
+    """Rows that require the same facts about the ranks and their machine."""
 
-    row: list[ChoiceRow]
+    where: dict[str, Any]
+    rows: list[ChoiceRow]
+
+
+class Tables(msgspec.Struct):
+    """A file, which may say more."""
+
+    table: list[Table] = []
+
+    @property
+    def rows(self) -> list[ChoiceRow]:
+        return [
+            replace(row, where=table.where | row.where)
+            for table in self.table
+            for row in table.rows
+        ]
 
 
 def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
@@ -82,17 +102,27 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
 def written(rows: Iterable[ChoiceRow]) -> str:
     """The text of a file with these rows."""
-    lines = list[str]()
+    tables: dict[str, list[str]] = {}
     for row in rows:
-        fields = msgspec.to_builtins(row)
-        where = ", ".join(lines_of(fields.pop("where")))
-        lines += ["[[row]]", f"where = {{ {where} }}", *lines_of(fields), ""]
-    return "\n".join(lines)
+        shared = {fact: row.where[fact] for fact in row.where if fact not in CASE_FACTS}
+        own = {fact: row.where[fact] for fact in row.where if fact in CASE_FACTS}
+        where = inline(shared)
+        lines = tables.setdefault(where, ["[[table]]", f"where = {where}", ""])
+        fields = msgspec.to_builtins(replace(row, where=own))
+        lines += ["[[table.rows]]", *lines_of(fields), ""]
+    return "\n".join(line for lines in tables.values() for line in lines)
+
+
+def inline(fields: Mapping[str, Any]) -> str:
+    return f"{{ {', '.join(lines_of(fields))} }}"
 
 
 def lines_of(fields: Mapping[str, Any]) -> list[str]:
-    """The fields as TOML. Values of JSON are values of TOML."""
-    return [f"{name} = {as_text(value)}" for name, value in fields.items()]
+    """The fields as TOML. Values of JSON are values of TOML, but for tables."""
+    return [
+        f"{name} = {inline(value) if isinstance(value, dict) else as_text(value)}"
+        for name, value in fields.items()
+    ]
 
 
 def as_text(value: Any) -> str:

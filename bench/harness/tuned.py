@@ -16,7 +16,7 @@ from collectives.choice import kinds_of
 from collectives.communicator import Mistake, Refusal
 from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
-from collectives.table import Table, case_of, check, lines_of, written
+from collectives.table import Tables, case_of, check, lines_of, written
 from reports.store.blocks import same_state
 from reports.store.program import BENCH, on_ranks
 from reports.store.result import ResultError, content_of
@@ -74,7 +74,7 @@ def read(path: Path, machine: Machine | Head | Run | None = None) -> tuple[Head,
 def load(path: Path, content: dict[str, Any]) -> list[ChoiceRow]:
     """The rows in what `read` found in a file. Raises ResultError."""
     try:
-        rows = msgspec.convert(content, Table).row
+        rows = msgspec.convert(content, Tables).rows
         check(rows, ALGORITHMS)
     except (ValueError, msgspec.MsgspecError) as error:
         raise ResultError(f"{path} is not a table of {BENCH}tune: {error}") from error

@@ -22,7 +22,9 @@ DEVICE void move(const Transfer& t) {
 
 KERNEL link_push(LAUNCHED_WITH(Transfer) t) { move<PUSH>(t); }
 KERNEL link_pull(LAUNCHED_WITH(Transfer) t) { move<PULL>(t); }
-KERNEL link_local_copy(LAUNCHED_WITH(Transfer) t) { copy_message(t.ranks); }
+KERNEL link_local_copy(LAUNCHED_WITH(Transfer) t) {
+  copy_message(t.ranks.receive, t.ranks.send, t.ranks.count);
+}
 
 // `to` and `from` are the partner. `count` round trips; the lower rank begins each.
 KERNEL link_ping_pong(LAUNCHED_WITH(Transfer) t) {

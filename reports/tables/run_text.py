@@ -35,9 +35,8 @@ def opening(result: Result) -> list[str]:
         reason = result.end.reason if result.end else None
         lines.append(f"INCOMPLETE: {reason or 'the run was cut off'}.")
 
-    has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
     wrong = [
-        f"{describe(case)}{f' {type_text(case)}' if has_types else ''} ({case.n_wrong} elements)"
+        f"{describe(case)} {type_text(case)} ({case.n_wrong} elements)"
         for case in result.cases
         if case.status == "wrong"
     ]

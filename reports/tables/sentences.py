@@ -26,14 +26,11 @@ from reports.store.untrusted import printable
 
 if TYPE_CHECKING:  # rich takes 20 ms, and ranks that print nothing need these words too
     from rich.table import Column, Table
-    from rich.text import Text
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
-# Of sentences, and of tables, which no reader follows from line to line.
-WIDTH = TABLE_WIDTH = 80
-if sys.stdout.isatty():
-    TABLE_WIDTH = max(WIDTH, shutil.get_terminal_size().columns)
-    WIDTH = min(TABLE_WIDTH, 120)
+WIDTH = 80
+if sys.stdout.isatty():  # up to 120: nobody follows longer lines
+    WIDTH = max(WIDTH, min(shutil.get_terminal_size().columns, 120))
 IMPORT = f"{RUN}{REPORTS} import"
 UNSTORED = re.compile(r"<(?:path|set)(?: of \w+)?>")  # in a stored command
 MOST_HOSTS = 8  # that a line names
@@ -327,7 +324,7 @@ def that_fit(sentences: Iterable[str], room: int) -> list[str]:
 
 def plain_table(
     headings: Iterable[str],
-    rows: "Iterable[Iterable[str | Text]]",
+    rows: Iterable[Iterable[str]],
     footnotes: Iterable[str] = (),
 ) -> "Table":
     """A table without lines from the headings, the cells of each row, also by their headings, and
@@ -359,7 +356,7 @@ def plain_table(
 
 
 def fitting(table: "Table") -> "list[Table]":
-    """The table, or as many as it takes for none to be wider than TABLE_WIDTH once its words are
+    """The table, or as many as it takes for none to be wider than WIDTH once its words are
     folded, each behind the columns that name a row. A figure is never cut."""
     columns, n_keys = table.columns, 1
     while n_keys < len(columns) and columns[n_keys].header in KEYS:
@@ -368,7 +365,7 @@ def fitting(table: "Table") -> "list[Table]":
     parts = [keys]
     for column in columns[n_keys:]:
         least = sum(map(_least_width, [*parts[-1], column])) + len(parts[-1])
-        if least > TABLE_WIDTH and parts[-1] is not keys:
+        if least > WIDTH and parts[-1] is not keys:
             parts.append(keys)
         parts[-1] = [*parts[-1], column]
 
@@ -411,7 +408,7 @@ def lay_out(
     text = io.StringIO()
     console = Console(
         file=text,
-        width=1000,  # a table has its own
+        width=WIDTH,
         force_terminal=has_colours(),
         highlight=False,
         markup=False,
@@ -421,20 +418,20 @@ def lay_out(
     for line in bold:
         # Scripts search for the rank that stopped first: its line stays whole.
         is_whole = line.startswith("stopped first")
-        console.print(line, style="bold", soft_wrap=is_whole, width=WIDTH)
+        console.print(line, style="bold", soft_wrap=is_whole)
 
     for line in head:
-        console.print(line, width=WIDTH)
+        console.print(line)
 
     for title, table in tables:
         for part in fitting(table):
-            console.print(f"\n{title}" if title else "", width=WIDTH)
-            console.print(part, width=TABLE_WIDTH)
+            console.print(f"\n{title}" if title else "")
+            console.print(part)
             title = ""
 
     console.print()
     for line in sentences:
-        console.print(line, width=WIDTH)
+        console.print(line)
 
     laid = "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
     return painted(laid) + "\n"

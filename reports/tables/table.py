@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from reports.store.case import is_own_work, is_peer, late_us
 from reports.store.grouped import grouped
@@ -50,7 +49,7 @@ STAMPS_SHARE = 0.25
 FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
 LEFT_OUT = "mode", FIGURES["alg_bw_gb_s"].heading
 
-Cells = dict[str, str | Text]  # of a row, by their headings
+Cells = dict[str, str]  # of a row, by their headings
 
 
 def render(result: Result, long: bool = False, brief: bool = False) -> str:
@@ -133,9 +132,9 @@ def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list
     return tables
 
 
-def filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def filled(rows: Sequence[Cells]) -> list[Cells]:
     """The rows, by their headings, without columns that are empty throughout."""
-    names = {name for row in rows for name, cell in row.items() if str(cell) != "-"}
+    names = {name for row in rows for name, cell in row.items() if cell != "-"}
     return [{name: cell for name, cell in row.items() if name in names} for row in rows]
 
 
@@ -177,14 +176,12 @@ def _cells(row: SizeRow, ours: str, is_work: bool) -> Cells:
         cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
         cells["of\nbound"] = _share_of_bound(row.ours)
 
-    whose = "\n".join([*row.wrong, count(row.n_wrong)])
-    cells["\n#wrong"] = Text(whose, style="bold red" if row.wrong else "")
+    cells["\n#wrong"] = "\n".join([*row.wrong, count(row.n_wrong)])
     return cells
 
 
-def _cost(case: Case | None, median_us: float | None) -> str | Text:
-    is_wrong = case and case.status == "wrong"
-    return Text("WRONG", style="bold red") if is_wrong else number(median_us)
+def _cost(case: Case | None, median_us: float | None) -> str:
+    return "WRONG" if case and case.status == "wrong" else number(median_us)
 
 
 def _share_of_bound(case: Case | None) -> str:
@@ -267,7 +264,7 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
     return tables
 
 
-def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> list[dict[str, str]]:
+def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> list[Cells]:
     """The cells of each case by their headings, without figures that no case has; `ratios` of
     `speed_ups`."""
     rows = []

@@ -75,7 +75,7 @@ def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
 
     result = write_run(tmp_path, sizes=SIZES[:2], change=wrong)
     text = render(result)
-    assert text.startswith("WRONG RESULTS: auto 16 KiB isolated (2 elements).")
+    assert text.startswith("WRONG RESULTS: auto 16 KiB isolated float32 sum (2 elements).")
     rows = rows_of(text)
     assert rows["16 KiB"][1:] == ["WRONG", "one_shot_push", "-", "-", "-", "2"]
 

@@ -111,7 +111,7 @@ def headline(record: Bits) -> str:
     sizes = [size.size_bytes for row in rows for size in row.sizes]
     datatypes = ", ".join(dict.fromkeys(row.datatype for row in rows))
     moved = [row.name for row in moved_in(rows)]
-    failed = [row.name for row in rows if row.reason]
+    failed = [row.name for row in record.failed]
     found = f"the bits of {some([*dict.fromkeys(moved)])} change" if moved else "no bits change"
     if failed:
         found += f"; {some(failed)} failed"

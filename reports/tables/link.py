@@ -9,7 +9,7 @@ from reports.store.grouped import grouped
 from reports.store.schema import Case, Result
 from reports.tables.headline import Point, headline
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import number, plain_table, shares_places, size_text
+from reports.tables.sentences import number, plain_table, shape_text, shares_places, size_text
 
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
 # The title of each matrix, with the size and the library that moves the data.
@@ -108,11 +108,8 @@ def points(result: Result) -> list[Point]:
 def findings(result: Result) -> list[str]:
     """The run in sentences: slow pairs and directions, latencies, and the cost of contention."""
     shown, is_shared = shown_in(result), shares_places(result.run.ranks)
-    name = "GPU{} to GPU{}" if result.run.gpus else "rank{} to rank{}"
-    sentences = ["Pairs are not compared: ranks share a GPU or a core."]
-
-    if not is_shared:
-        sentences = _slow_transfers(shown, name)
+    shared = ["Pairs are not compared: ranks share a GPU or a core."]
+    sentences = shared if is_shared else _slow_transfers(shown)
 
     for algorithm, words in (
         ("ping_pong", "A flag takes at least {} ns one way ({}), the floor of any collective."),
@@ -120,15 +117,13 @@ def findings(result: Result) -> list[str]:
     ):
         if cases := shown.get(algorithm):
             nearest = min(cases, key=US)
-            pair = name.format(*pair_of(nearest))
-            sentences.append(words.format(number(1e3 * US(nearest)), pair))
+            sentences.append(words.format(number(1e3 * US(nearest)), shape_text(nearest.shape)))
 
     return sentences if is_shared else [*sentences, *_contention(measured(result))]
 
 
-def _slow_transfers(shown: Shown, name: str) -> list[str]:
-    """The slowest transfer of each kind from one rank to another, or why they are not compared;
-    `name` is the form of a pair's."""
+def _slow_transfers(shown: Shown) -> list[str]:
+    """The slowest transfer of each kind from one rank to another, or why they are not compared."""
     kinds = (shown.get(algorithm, []) for algorithm in (*LATENCIES, *ONE_WAY))
     several = [cases for cases in kinds if len(cases) > 1]
     comparable = [cases for cases in several if all(map(HIGH_US, cases))]
@@ -140,7 +135,7 @@ def _slow_transfers(shown: Shown, name: str) -> list[str]:
         fastest, *_, slowest = sorted(cases, key=US)
         ratio = US(slowest) / US(fastest)
         if (LOW_US(slowest) or 0) > HIGH_US(fastest) and ratio > SLOWER:
-            pair, other = (name.format(*pair_of(case)) for case in (slowest, fastest))
+            pair, other = (shape_text(case.shape) for case in (slowest, fastest))
             sentences.append(
                 f"{pair} is {ratio:.1f}x slower than {other} by {slowest.algorithm}, "
                 f"{size_text(slowest.size_bytes)}."

@@ -16,14 +16,7 @@ from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables import chains
-from reports.tables.sentences import (
-    EVEN_RATIO,
-    algorithm_of,
-    digits,
-    interval_text,
-    size_text,
-    spoken,
-)
+from reports.tables.sentences import EVEN_RATIO, algorithm_of, interval_text, size_text, spoken
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
 BEATEN_BY = 1.05
@@ -102,13 +95,8 @@ def verdict_of(ratio: Interval | None) -> str | None:
 
 
 def ratio_text(interval: Interval | None) -> str:
-    """A ratio as `1.93 [1.88 1.97]`, at most 16 columns."""
-    if interval and is_noisy(interval):
-        return "too noisy"
-
-    return interval_text(
-        interval, lambda value: ">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
-    )
+    """A ratio as `1.93 [1.88 1.97]`."""
+    return "too noisy" if interval and is_noisy(interval) else interval_text(interval)
 
 
 def cost_us(case: Case) -> float | None:

@@ -42,7 +42,7 @@ def opening(result: Result) -> list[str]:
     ]
 
     if wrong:
-        lines.append(f"WRONG RESULTS: {some(wrong, 3, ' cases')}.")
+        lines.append(f"WRONG RESULTS: {some(wrong)}.")
         first = where_wrong(result.blocks)
         lines += [f"First in case {first[0]}, {first[1]}."] if first else []
 

@@ -76,20 +76,17 @@ def tick_text(size_bytes: int) -> str:
     return re.sub(" |i?B", "", size_text(size_bytes))
 
 
-def digits(value: float) -> int:
-    """The decimals that show a value with three significant digits; 0 from 100 on."""
-    size = abs(value)
-    return 2 if size < 9.995 else 1 if size < 99.95 else 0
-
-
 def number(value: float | None) -> str:
     """Three significant digits or more, in at most seven columns; `-` for None and NaN."""
     if value is None or math.isnan(value):
         return "-"
     if 0 < value < 0.0995:
         return f"{value:.2g}"
+    if value >= 9_999_999.5:
+        return f"{value:.1e}"
 
-    return f"{value:.1e}" if value >= 9_999_999.5 else f"{value:.{digits(value)}f}"
+    size = abs(value)
+    return f"{value:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
 
 
 def interval_text(interval: Interval | None, text_of: Callable[[Any], str] = number) -> str:
@@ -110,9 +107,9 @@ def count(elements: int | None) -> str:
     return "-" if elements is None else str(elements)
 
 
-def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
+def some(names: Sequence[str], most: int = 3) -> str:
     """The first names with commas, and the number of the rest."""
-    more = f" and {len(names) - most} more{rest}" if len(names) > most else ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 

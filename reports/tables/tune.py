@@ -14,7 +14,7 @@ HEADINGS = ["size", "variant", "us", "best", "gain [95 %]"]
 def render(result: Result) -> str:
     """A table for each mode with a line for each size and variant; ends with a newline."""
     head = [
-        "what auto takes, in us with reading the result; ?: a second launch must confirm",
+        "what auto takes, in us of a call with reading the result; ?: a second launch must confirm",
         "gain: untuned auto over this, in rounds that did not choose; -: auto stays",
     ]
     tables = []
@@ -30,8 +30,7 @@ def render(result: Result) -> str:
             for winner in result.winners
             if winner.mode == calls
         ]
-        title = "chained: a call of a chain" if calls == "chained" else calls
-        tables.append((title, plain_table(HEADINGS, rows)))
+        tables.append((calls, plain_table(HEADINGS, rows)))
     if not tables:
         head = ["no winner: the run ended before its search did"]
 

@@ -128,7 +128,7 @@ def test_a_degraded_pair_is_named(tmp_path):
     """In a matrix of 56 figures, a reader would miss the one card in an x4 slot."""
     result = made_up(tmp_path, 4, lambda src, dst: 25.0 / (5.1 if {src, dst} == {0, 1} else 1))
     printed = words(text(result))
-    sentence = r"GPU[01] to GPU[01] is 5\.[012]x slower than GPU\d to GPU\d by push, 64 MiB"
+    sentence = r"rank [01] to rank [01] is 5\.[012]x slower than rank \d to rank \d by push, 64 MiB"
     assert re.search(sentence, printed), printed
 
 
@@ -142,7 +142,7 @@ def test_a_slow_pair_of_hosts_is_named_and_a_network_is_not_held_against_a_link(
     even = words(text(over_hosts("even", lambda src, dst: 20.0)))
     assert "No pair is more than 1.25x slower than another." in even
     slow = over_hosts("slow", lambda src, dst: 5.0 if (src, dst) == (1, 2) else 20.0)
-    sentence = r"GPU1 to GPU2 is 4\.\dx slower than GPU\d to GPU\d by send_library, 64 MiB"
+    sentence = r"rank 1 to rank 2 is 4\.\dx slower than rank \d to rank \d by send_library, 64 MiB"
     assert re.search(sentence, words(text(slow))), text(slow)
 
 
@@ -168,4 +168,4 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     engine = [case for case in result.cases if case.algorithm == "engine_push"]
     assert {tuple(case.shape.values()) for case in engine} == {(0, 1), (1, 0)}
     assert "push by copy engine, 16 KiB: row copies into column" in printed
-    assert "(GPU0 to GPU1)" in printed
+    assert "(rank 0 to rank 1)" in printed

@@ -167,7 +167,7 @@ def complete() -> list[str]:
 def take_ranks(command: str, arguments: list[str]) -> tuple[int | None, list[str]]:
     """The number of `-n` or `--ranks`, None without, and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("-n", "--ranks", type=partial(whole_number, 1, most=999))
+    parser.add_argument("-n", "--ranks", type=partial(whole_number, 1))
     try:
         options, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:

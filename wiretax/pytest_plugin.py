@@ -8,7 +8,6 @@ loads it with `-p wiretax.pytest_plugin`. At its top it imports nothing of ours,
 import os
 import shutil
 import tempfile
-import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
@@ -146,8 +145,7 @@ def launch(command: str, launches: int) -> Path:
     if not words or words[0] in ("doctor", *STARTERS, *COMMANDS):
         raise ValueError("a test launches a benchmark that stores a run, such as allreduce")
     options.out.mkdir(parents=True, exist_ok=True)
-    started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-    folder = Path(tempfile.mkdtemp(prefix=f"pytest-{started}-", dir=options.out))
+    folder = Path(tempfile.mkdtemp(prefix="pytest-", dir=options.out))
     is_foreign = words[0] not in BENCHMARKS and shutil.which(words[0])
     program, into = module_command("wiretax"), ("--out", str(folder))
     for _ in range(launches):

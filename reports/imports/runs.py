@@ -169,19 +169,16 @@ def run_of(
 
     harness = first.format.split()[0]
     names = {(test.collective or UNKNOWN).replace("all_", "all") for test in tests}
-    head: dict[str, Any] = {
-        "benchmark": names.pop() if len(names) == 1 else harness,
-        "version": first.format,
-        "argv": [],
-        "seed": 0,
-        "machine_id": machine_id,
-        "software_id": digest_of(first.format, first.library or ""),
-        "environment": {},
-        "imported_from": file,
-    }
     ranks = range(min(sizes[0], 4096))  # so that a hostile number fills no memory
     run = Run(
         run_id=run_id,
+        benchmark=names.pop() if len(names) == 1 else harness,
+        version=first.format,
+        argv=[],
+        seed=0,
+        machine_id=machine_id,
+        software_id=digest_of(first.format, first.library or ""),
+        environment={},
         cases=[header for _, header in planned.values()],
         world={
             "size": sizes[0],
@@ -189,8 +186,9 @@ def run_of(
             "ranks": [{"rank": rank, "gpu": first.gpus.get(rank)} for rank in ranks],
         },
         method={"harness": harness, "statistic": first.statistic},
-        **head | facts,
+        imported_from=file,
     )
+    run = msgspec.structs.replace(run, **facts)
     run.notes.append(LOST.format(first.format, first.statistic))
     run.notes += [note for test in tests for note in test.notes]
     counted = count_blocks(blocks)

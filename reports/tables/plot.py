@@ -47,10 +47,9 @@ def draw_sweep(result: Result, path: Path) -> None:
 def footer(result: Result, lines: Sequence[DrawnLine]) -> str:
     """What was measured, where and when."""
     case = lines[0].cases[0]
-    operation = type_text(case)
     place = "in place" if case.in_place else "out of place"
     parts = [
-        ", ".join([operation, case.mode, *shape_words(case.shape), place]),
+        ", ".join([type_text(case), case.mode, *shape_words(case.shape), place]),
         machine(result).partition(": ")[2],
         start_time(result.run),
         "bands: 95 % intervals in this launch",

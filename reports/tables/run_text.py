@@ -46,25 +46,20 @@ def opening(result: Result) -> list[str]:
         first = where_wrong(result.blocks)
         lines += [f"First in case {first[0]}, {first[1]}."] if first else []
 
-    return lines + _stopped_first(result)
-
-
-def _stopped_first(result: Result) -> list[str]:
-    """Where the rank was that stopped first, if the flight recorder knows it."""
     flight = read_flight(result.path.with_suffix(".flight"))
     rank = flight.ended.get("rank")
-    if result.complete or not isinstance(rank, int):
-        return []
+    if not result.complete and isinstance(rank, int):
+        said = f"rank {rank} {flight.ended.get('why', 'ended')}"
+        with suppress(KeyError, IndexError, TypeError):
+            said = sentence_on(flight.ranks[rank], flight.ended["why"])
+        lines.append(f"stopped first: {said}")
 
-    said = f"rank {rank} {flight.ended.get('why', 'ended')}"
-    with suppress(KeyError, IndexError, TypeError):
-        said = sentence_on(flight.ranks[rank], flight.ended["why"])
-    return [f"stopped first: {said}"]
+    return lines
 
 
 def link_lines(result: Result) -> list[str]:
     """The state of the link during the run, and how many blocks were in others."""
-    counted, n = result.counted, len(result.blocks)
+    counted = result.counted
     if not counted.is_settled:
         return ["link: its flag round trip never settled; every block counts"]
     if not counted.rtt_ns:
@@ -72,8 +67,8 @@ def link_lines(result: Result) -> list[str]:
 
     line = f"link: flag round trip {counted.rtt_ns:.0f} ns"
     if counted.left_out:
-        share = f"{counted.left_out / n:.0%} of the blocks"
-        line += f"; {share} were in another state, and do not count"
+        share = counted.left_out / len(result.blocks)
+        line += f"; {share:.0%} of the blocks were in another state, and do not count"
     return [line]
 
 

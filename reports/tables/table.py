@@ -198,8 +198,7 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 
     if cases:
         case = cases[0]
-        operation = type_text(case)
-        words = [operation, mode, *shape_words(shape)]
+        words = [type_text(case), mode, *shape_words(shape)]
         if case.collective != "sendrecv":
             words.append("in place" if case.in_place else "out of place")
         libraries = [row.library.library or "the library" for row in rows if row.library]

@@ -236,18 +236,16 @@ def shares_places(ranks: Sequence[Any]) -> bool:
 
 
 def fact(run: Run, name: str) -> str | None:
-    """A fact about the environment of a run; None if it is unknown."""
-    text = environment_of(run).get(name, "-")
-    return None if text == "-" else text
+    """A fact about the environment of a run; None if the run does not have it."""
+    return environment_of(run).get(name)
 
 
 def environment_of(run: Run) -> dict[str, str]:
-    """The facts of a run's environment as text, by name; `-` for an unknown one."""
-    facts = {
-        name: fact.get("value") if isinstance(fact, dict) else fact
+    """The facts of a run's environment as text, by name."""
+    return {
+        name: str(fact.get("value") if isinstance(fact, dict) else fact)
         for name, fact in run.environment.items()
     }
-    return {name: "-" if value is None else str(value) for name, value in facts.items()}
 
 
 def recorded_facts(run: Run) -> dict[str, str]:

@@ -59,8 +59,7 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
     except ResultError as error:
         raise ResultError(f"{path}: {error}") from error
 
-    is_script = text.startswith("#!") and not any(test.rows for test in tests)
-    if is_script or not tests:
+    if not tests or (text.startswith("#!") and not any(test.rows for test in tests)):
         raise ResultError(f"{path} has no timings; known are {FORMATS}")
 
     return tests

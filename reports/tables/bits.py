@@ -93,9 +93,8 @@ def orders_text(row: RowBits) -> str:
     if len(orders) < 2:
         return orders[0] if orders else "too short to tell"
 
-    is_by_place = any(len(size.parts) > 1 for size in row.sizes)
+    by_place = " by place" * any(len(size.parts) > 1 for size in row.sizes)
     listed = textwrap.shorten("; ".join(orders), MOST_LETTERS, placeholder=" ...")
-    by_place = " by place" if is_by_place else ""
     return f"{len(orders)} orders{by_place}: {listed}"
 
 

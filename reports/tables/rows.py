@@ -236,9 +236,12 @@ def fastest_cases(
 ) -> tuple[list[Case | None], RoundCosts]:
     """The fastest case of each list by odd rounds, and the costs to report: of all rounds if it is
     the fastest by even ones too, or else of even ones. Neither favours the chosen case: without a
-    difference, the halves disagree as often as they agree."""
+    difference, the halves disagree as often as they agree. A wrong case is chosen before all
+    others, so that readers see it."""
     fastest, report = list[Case | None](), dict[int, Rounds]()
-    for each in map(_candidates, competing):
+    for cases in competing:
+        wrong = [case for case in cases if case.status == "wrong"]
+        each = wrong[:1] or [case for case in cases if cost_us(case) is not None] or cases[:1]
         odd, even = (_rounds_of(each, costs, parity) for parity in (1, 0))
         case = _best(each, odd)
         fastest.append(case)
@@ -288,13 +291,6 @@ def speed_ups(result: Result) -> dict[int, Interval | None]:
 
     rho = autocorrelation([ratios_of(*pair) for pair in pairs.values()])
     return {number: _ratio(*pair, rho) for number, pair in pairs.items()}
-
-
-def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
-    """A wrong case, so that readers see it; else the measured cases; else the first case."""
-    wrong = [case for case in cases if case.status == "wrong"]
-    measured = [case for case in cases if cost_us(case) is not None]
-    return wrong[:1] or measured or cases[:1]
 
 
 def _best(cases: Sequence[Case], costs: RoundCosts) -> Case | None:

@@ -64,18 +64,10 @@ def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
 
 
 def case_rows(run: Result) -> Iterator[Row]:
-    """A row for each case: the facts of its run, and its cells."""
-    facts = run_facts(run)
-    for case in run.cases:
-        yield facts | {
-            name: cell_of(getattr(case, field), part) for name, (field, part) in CELLS.items()
-        }
-
-
-def run_facts(run: Result) -> Row:
-    """What all rows of a run share; None for what it lacks. Rows of imports name their log."""
+    """A row for each case: the facts of its run, None for what it lacks, and its cells. Rows of
+    imports name their log."""
     head = run.run
-    return {
+    facts = {
         "run_id": head.run_id,
         "path": str(run.path),
         "started": time_of(head.run_id),
@@ -91,6 +83,10 @@ def run_facts(run: Result) -> Row:
         "method": method_of(head),
         "run_status": run.end.status if run.end else "cut off",
     }
+    for case in run.cases:
+        yield facts | {
+            name: cell_of(getattr(case, field), part) for name, (field, part) in CELLS.items()
+        }
 
 
 def cell_of(value: Any, part: str) -> Any:

@@ -4,7 +4,7 @@ In a checkout the folders bench, collectives, kernels and reports stand beside t
 puts them inside this package when it builds a wheel."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if sys.argv[0] == "-m":  # a command begins; pytest too imports this package, and no other of ours
     from reports.interpreter import require_packages
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from os import PathLike
 
     import pandas as pd
+
+    from bench import VERSION as __version__
+
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """The version. Importing `bench` changes the environment, and pytest imports this package."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bench import VERSION
+
+    return VERSION
 
 
 def load(path: "str | PathLike[str]") -> "pd.DataFrame":

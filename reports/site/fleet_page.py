@@ -1,5 +1,7 @@
 """The page about the nodes of a store: a heat map of each against its peers, the worst first."""
 
+from itertools import chain
+
 from reports.kit.chart import forest, heat
 from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
 from reports.site import shared
@@ -39,7 +41,7 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
 
     bad: list[Cell] = [
         [verdict, *((node, shared.file_name("run", runs[-1])) for node, runs in of_node.items())]
-        for verdict, of_node in (("WRONG", fleet.wrong), ("FAILED", fleet.failed))
+        for verdict, of_node in fleet.bad.items()
         if of_node
     ]
     sections = [
@@ -52,7 +54,7 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
 
 def named_in(fleet: Fleet) -> list[str]:
     """The nodes to look at, also those of a pair."""
-    named = [*fleet.wrong, *fleet.failed]
+    named = [*chain(*fleet.bad.values())]
     for group in fleet.groups:
         named += [node.node for node in group.nodes if node.verdict != EQUAL]
 

@@ -92,12 +92,11 @@ class EqualNodes(msgspec.Struct):
 
 @dataclass
 class Fleet:
-    """The groups of a store; by node, the runs with wrong results, and those that failed on a node
-    without any that finished; sentences on what is left out."""
+    """The groups of a store; by node, `bad` has the runs with WRONG results, and those that FAILED
+    on a node without any that finished; sentences on what is left out."""
 
     groups: list[EqualNodes]
-    wrong: dict[str, list[str]]
-    failed: dict[str, list[str]]
+    bad: dict[str, dict[str, list[str]]]
     left_out: list[str]
     nodes: set[str]
 
@@ -106,7 +105,7 @@ class Fleet:
         """FOUND if a node is wrong, failed or slow; UNDECIDED if some node should run once more, or
         no group has enough nodes."""
         is_slow = any(group.explained or group.named(SLOW) for group in self.groups)
-        if self.wrong or self.failed or is_slow:
+        if any(self.bad.values()) or is_slow:
             return FOUND
 
         is_open = any(group.named(SUSPECT) for group in self.groups)
@@ -119,7 +118,7 @@ def fleet_of(contents: Contents) -> Fleet:
     finished = {
         node for entry in contents.entries if not entry.left_out for node in entry.run.nodes
     }
-    wrong, failed = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    bad: dict[str, dict[str, list[str]]] = {"WRONG": defaultdict(list), "FAILED": defaultdict(list)}
     counting, nodes = list[Entry](), set[str]()
 
     for entry in contents.entries:
@@ -130,9 +129,9 @@ def fleet_of(contents: Contents) -> Fleet:
             reason = "still running"
         lost = [node for node in run.nodes if reason == INCOMPLETE and node not in finished]
         for node in lost:
-            failed[node].append(run.run_id)
+            bad["FAILED"][node].append(run.run_id)
         for node in run.nodes if reason == WRONG else ():
-            wrong[node].append(run.run_id)
+            bad["WRONG"][node].append(run.run_id)
         if not reason:
             counting.append(entry)
         elif reason != WRONG and not lost:
@@ -144,7 +143,7 @@ def fleet_of(contents: Contents) -> Fleet:
     families = [family for entries in alike for family in _families(entries, left_out)]
     groups = [_group(*family, REPORT_P / len(families)) for family in families]
     groups.sort(key=lambda group: -len(group.nodes))
-    fleet = Fleet(groups, wrong, failed, left_out_lines(left_out), nodes)
+    fleet = Fleet(groups, bad, left_out_lines(left_out), nodes)
 
     if not nodes:
         problem = (
@@ -177,16 +176,15 @@ def _families(
     """The observations of runs that were measured alike, on nodes and on pairs: rows of
     `observations.table` with the `node` or pair, and the `peer`, the number of the key that it
     shares with its peers. `left_out` gets the runs that cannot be used."""
-    rows, planned = table(entries)
-    numbers, peers = {key: number for number, key in enumerate(planned)}, dict[Any, int]()
+    (rows, _), peers = table(entries), dict[Any, int]()
     cases = [
-        (at, numbers[key], place[0], peers.setdefault(place[1], len(peers)), case.size_bytes)
+        (at, number, place[0], peers.setdefault(place[1], len(peers)), case.size_bytes)
         for at, entry in enumerate(entries)
-        for case, key in zip(entry.run.cases, entry.keys, strict=True)
+        for number, case in enumerate(entry.run.cases)
         if (place := place_of(case, entry.run))
     ]
-    places = pd.DataFrame(cases, columns=["run", "key", "node", "peer", "size"])
-    rows = rows.merge(places, on=["run", "key"])
+    places = pd.DataFrame(cases, columns=["run", "case", "node", "peer", "size"])
+    rows = rows.merge(places, on=["run", "case"])
 
     for run in sorted({*range(len(entries))} - {*rows.run}):
         reason = f"without a case of {MIN_BLOCKS} blocks on at most two nodes"
@@ -263,8 +261,8 @@ def fleet(arguments: argparse.Namespace) -> int:
         text_of(fleet),
         status=fleet.status,
         headline=headline(fleet),
-        wrong=fleet.wrong,
-        failed=fleet.failed,
+        wrong=fleet.bad["WRONG"],
+        failed=fleet.bad["FAILED"],
         groups=fleet.groups,
         left_out=fleet.left_out,
     )
@@ -273,8 +271,7 @@ def fleet(arguments: argparse.Namespace) -> int:
 
 def headline(fleet: Fleet) -> str:
     """`n07 WRONG; n31 SLOW +5.1% [+3.9% +6.2%]; of 200 nodes`, worst first."""
-    parts = [f"{some([*fleet.wrong])} WRONG"] if fleet.wrong else []
-    parts += [f"{some([*fleet.failed])} FAILED"] if fleet.failed else []
+    parts = [f"{some([*nodes])} {verdict}" for verdict, nodes in fleet.bad.items() if nodes]
 
     for group in fleet.groups:
         for node, slow in group.explained.items():
@@ -316,10 +313,9 @@ def summary(group: EqualNodes) -> list[str]:
 
 
 def text_of(fleet: Fleet) -> str:
-    bad = {"WRONG": fleet.wrong, "FAILED": fleet.failed}
     head = [
         f"{verdict}: {some([f'{node} ({some(runs, 1)})' for node, runs in of_node.items()])}"
-        for verdict, of_node in bad.items()
+        for verdict, of_node in fleet.bad.items()
         if of_node
     ]
     tables = []

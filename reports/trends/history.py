@@ -244,14 +244,13 @@ def history(arguments: argparse.Namespace) -> int:
     unusable = chain(history.wrong, *history.failed)
     later = known = {*history.runs, *(entry.run.run_id for entry in unusable)}
     if since := arguments.since:
-        if re.fullmatch(r"\d{4}-\d\d-\d\d", since):
-            since = min((run_id for run_id in known if run_id >= since), default=since)
-        if since not in known:
+        later = {run_id for run_id in known if run_id >= since}
+        is_day = later and re.fullmatch(r"\d{4}-\d\d-\d\d", since)
+        if since not in known and not is_day:
             raise ResultError(
                 f"--since {since}: name the id of a usable run here, or a day that is not after "
                 "all of them, such as 2026-11-20"
             )
-        later = {run_id for run_id in known if by_time(run_id) >= by_time(since)}
         history.events = [event for event in history.events if event.run in later]
         history.series = [each for each in history.series if each.since(each.last_step) in later]
         history.wrong = {
@@ -260,7 +259,7 @@ def history(arguments: argparse.Namespace) -> int:
         history.failed = [own for own in history.failed if own[-1].run.run_id in later]
 
     if arguments.plot and history.events:
-        plot(history.events, arguments.plot)
+        plot(history, arguments.plot)
     elif arguments.plot:
         complain(f"nothing changed, so {arguments.plot} is not drawn")
 
@@ -370,19 +369,16 @@ def text_of(history: History) -> str:
     return lay_out([*bold, headline(history)], [state, *closing(history)], tables, [])
 
 
-def plot(events: Sequence[Event], target: Path) -> None:
+def plot(history: History, target: Path) -> None:
     """Draws the first series of each event into a file. Raises ResultError if the file cannot be
     written."""
-    changed = list(dict.fromkeys(event.series for event in events))
+    changed = list(dict.fromkeys(event.series for event in history.events))
     shown = changed[:MOST_PANELS]
-    title = events[0].finding
-    if len(events) > 1:
-        title += f"; {counted(len(events) - 1, 'more event')}"
     footer = (
-        f"a series of each change, {len(shown)} of {len(changed)}; {events[0].series.place}; "
+        f"a series of each change, {len(shown)} of {len(changed)}; {changed[0].place}; "
         "a dot a run, lines: medians between changes; bands: 95 % intervals of a change's place"
     )
-    with figure(target, len(shown), PANEL_IN, title, footer) as panels:
+    with figure(target, len(shown), PANEL_IN, headline(history), footer) as panels:
         for axes, series in zip(panels, shown, strict=True):
             draw_series(axes, series)
 

@@ -164,10 +164,12 @@ def table(
     return rows.drop_duplicates(["run", "key"], keep="last").sort_index(), planned
 
 
-def costs_of(entries: Sequence[Entry]) -> tuple[NDArray[np.float64], dict[Key, CaseHeader]]:
+def costs_of(
+    entries: Sequence[Entry], without: Sequence[str] = ()
+) -> tuple[NDArray[np.float64], dict[Key, CaseHeader]]:
     """The costs in us of these runs, which were measured alike, (runs, keys), NaN without an
     observation; and the case of each column by its key, as in `table`."""
-    rows, planned = table(entries)
+    rows, planned = table(entries, without)
     costs_us = np.full((len(entries), len(planned)), np.nan)
     costs_us[rows.run, rows.key] = rows.cost_us
     return costs_us, planned

@@ -91,12 +91,10 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
     )
 
 
-def spread_between_days(
-    baseline: Side, current: Side, log_ratios: Floats, groups: Sequence[Any]
-) -> DaySpread:
+def spread_between_days(baseline: Side, current: Side) -> DaySpread | None:
     """The spread between the days of the runs in the folders of both sides that count and measured
     the same things as the baseline, without the current side's runs: a slowdown must not hide
-    itself. Below five days `assumed_spread`."""
+    itself. None below five days."""
     own = {launch.run.run_id for launch in current.launches}
     facts = alike_of(entry_of(baseline.launches[0]))
     folders = {launch.path.parent for launch in baseline.launches + current.launches}
@@ -113,22 +111,22 @@ def spread_between_days(
     entries, _ = in_one_state([*others.values()])
     logs = log_costs(entries)
     logs["day"] = np.array([entry.run.run_id[:10] for entry in entries])[logs.run]
-    return spread_of(logs, log_ratios, groups)
+    return spread_of(logs)
 
 
-def spread_of(logs: pd.DataFrame, log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
+def spread_of(logs: pd.DataFrame) -> DaySpread | None:
     """The spread between days of logs of costs: a row has a case's `key`, its `day` and `log_cost`.
     Medians and median absolute deviations, because a launch that an event slows, or a day that is
     unlike all others, must not set it. They are pooled over the cases. A day is assumed to shift
     all cases as much as it shifts each, so that half of the variance is common to k cases; a pooled
     variance then varies like one with 4 k / (k + 3) degrees of freedom for each day but one
-    (Satterthwaite), and here like one with fewer. Below five days `assumed_spread`."""
+    (Satterthwaite), and here like one with fewer. None below five days."""
     by_day = logs.groupby(["key", "day"]).log_cost
     levels = by_day.median().unstack()
     levels = levels.loc[:, levels.notna().mean() > 0.5].dropna()
     n_cases, n_days = levels.shape
     if n_days < MIN_DAYS or not n_cases:
-        return assumed_spread(log_ratios, groups)
+        return None
 
     within = (logs.log_cost - by_day.transform("median")).abs().groupby([logs.key, logs.day])
     between = levels.sub(levels.median(axis=1), axis=0).abs().median(axis=1)

@@ -321,7 +321,7 @@ def _judge(
         cells = verdict.evidence(log_ratios, comparison.margin)
     else:
         groups = [(case.algorithm, case.variant) for case in cases]
-        spread = days.spread_between_days(*sides, log_ratios, groups)
+        spread = days.spread_between_days(*sides) or days.assumed_spread(log_ratios, groups)
         if n_pairs >= MIN_PAIRS:
             comparison.caveats.append(spread.source)
         cells = spread.evidence(log_ratios, comparison.margin)

@@ -5,7 +5,7 @@ import argparse
 import glob
 import os
 import shlex
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from reports.store.blocks import in_main_state
 from reports.store.case import CASE_KEY, Key, is_own_work, key_of
 from reports.store.grouped import grouped
 from reports.store.manifest import MANIFEST, Launch, Manifest, VariantRecord, read_manifest
-from reports.store.observations import Entry, entry_of, method_of, table, world_of
+from reports.store.observations import Entry, costs_of, entry_of, method_of, table, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
 from reports.tables.sentences import fact, shape_text, sized, spoken, type_text
@@ -297,19 +297,20 @@ def titles_of(cases: Sequence[CaseFields]) -> list[str]:
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
-    rows, names = list[tuple[str, dict[str, str]]](), list[str]()
-    seen = defaultdict[Any, set[str | None]](set)
+    rows = []
     for case in cases:
         fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
         place = "in place" if case.in_place else "out of place"
         algorithm = f"{case.collective} {case.algorithm}" if is_own_work(case) else case.algorithm
         fields |= {"shape": shape_text(case.shape), "in_place": place}
         rows.append((algorithm, fields))
-        for name, text in fields.items():
-            seen[algorithm, name] |= {text} - {None}
 
+    # How many texts a field has among the cases of an algorithm.
+    every = {(algorithm, *field) for algorithm, fields in rows for field in fields.items()}
+    n_texts = Counter(field[:2] for field in every)
+    names = []
     for algorithm, fields in rows:
-        texts = [text for name, text in fields.items() if text and len(seen[algorithm, name]) > 1]
+        texts = [text for name, text in fields.items() if text and n_texts[algorithm, name] > 1]
         names.append(" ".join([algorithm, *texts]))
 
     return names
@@ -352,13 +353,14 @@ def find_ratios(
 ) -> tuple[Floats, pd.DataFrame]:
     """The log ratio of each case and pair, (keys, pairs), NaN for a case that one of both lacks.
     And a row for each case with the medians over its pairs: `baseline_us` and `variant_us`."""
-    rows, planned = table([entry_of(launch) for pair in pairs for launch in pair], without)
-    rows["pair"], rows["side"] = divmod(rows.run, 2)
-    costs_us = rows.pivot(index=["key", "pair"], columns="side", values="cost_us")
-    both_us: Any = costs_us.reindex(columns=range(2)).dropna()
+    launches = [entry_of(launch) for pair in pairs for launch in pair]
+    costs_us, planned = costs_of(launches, without)
     place_of = {key: place for place, key in enumerate(planned)}
     places = [place_of.get(key, -1) for key in keys]
-    log_ratios = np.log(both_us[1] / both_us[0]).unstack()
-    medians_us = both_us.groupby("key").median().reindex(places).reset_index(drop=True)
-    medians_us.columns = ["baseline_us", "variant_us"]
-    return log_ratios.reindex(places, columns=range(len(pairs))).to_numpy(), medians_us
+    us = pd.DataFrame(costs_us).reindex(columns=places).to_numpy()
+    log_ratios = np.log(us[1::2] / us[::2])
+    medians_us = {
+        name: pd.DataFrame(own).where(np.isfinite(log_ratios)).median()
+        for name, own in (("baseline_us", us[::2]), ("variant_us", us[1::2]))
+    }
+    return log_ratios.T, pd.DataFrame(medians_us)

@@ -98,7 +98,7 @@ def kept_baselines(
         key, day, _ = np.indices(store.shape)
         columns = {"key": key, "day": day, "log_cost": store}
         table = pd.DataFrame({name: values.ravel() for name, values in columns.items()})
-        between = days.spread_of(table, ratios, GROUPS)
+        between = days.spread_of(table) or days.assumed_spread(ratios, GROUPS)
         cells = verdict.decide(between.evidence(ratios, MARGIN), MARGIN, days.FAMILY_P)
         covered.append(float(np.mean((cells.log_low <= truth) & (truth <= cells.log_high))))
         comparison = comparison_of(cells)

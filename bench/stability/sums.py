@@ -76,11 +76,8 @@ def error_of(parts: Array, got: Array, datatype: Datatype) -> Error:
     exact, decoded = exact_sums(parts), datatype.decode(got)
     error = np.abs(exact_sums(np.vstack([parts, -decoded])))
     ulp = np.exp2(np.frexp(exact)[1] - 1.0 - MANTISSA_BITS[datatype.name])
-    right = datatype.rounded(exact) == decoded
-    return Error(
-        mean_ulp=float((error / ulp).mean()),
-        right=float(right.mean()),
-    )
+    is_right = datatype.rounded(exact) == decoded
+    return Error(mean_ulp=float((error / ulp).mean()), right=float(is_right.mean()))
 
 
 def splits(ranks: int) -> Iterator[tuple[int, int]]:

@@ -54,7 +54,7 @@ def find(folder: Path) -> Store:
     ]
     history = history_of(contents)
     if (runs or campaigns) and not history.runs:
-        left_out.append("; ".join(["There is no history: no run is usable", *history.skipped]))
+        left_out += history.skipped
 
     return Store(contents, runs, campaigns, list(map(printable, left_out)), history)
 

@@ -333,12 +333,5 @@ def page_of(
     if baseline:
         facts.append(f"Baseline: {dated(baseline)}.")
     facts.append(f"Machine {record.machine_id}, {dated(record)}.")
-    ids = {
-        name: getattr(record, name) for name in ("version", "run_id", "machine_id", "software_id")
-    }
-    return Page(
-        line,
-        Banner(word, f"{sentence}.", facts, role),
-        sections,
-        {"command": command, **ids},
-    )
+    origin = {"command": command, "run_id": record.run_id}
+    return Page(line, Banner(word, f"{sentence}.", facts, role), sections, origin)

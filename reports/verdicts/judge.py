@@ -214,7 +214,7 @@ def _compare(
     )
     cases = {key: of_variant[key] for key in of_baseline if key in of_variant}
     if not cases:
-        raise NothingInCommon(f"{names} have no case in common")
+        raise NothingInCommon(f"{names} have no case in common in launches that finished")
     every = of_baseline | of_variant
     title_of = dict(zip(every, titles_of([*every.values()]), strict=True))
     if lost := [title_of[key] for key in of_baseline if key not in of_variant]:

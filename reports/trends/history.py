@@ -60,17 +60,17 @@ LABEL_SHARE = 0.1  # of its height, a line of words
 @dataclass
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the share of
-    the CPU time that was withheld from disturbed runs; the events, largest first; what
-    `standing_wrong` and `newest_failed` find; the largest correlation of neighbouring runs, None if
-    no series is long enough."""
+    the CPU time that was withheld from disturbed runs; what `standing_wrong` and `newest_failed`
+    find; the series, and the events, largest first; the largest correlation of neighbouring runs,
+    None if no series is long enough."""
 
     runs: dict[str, Run]
     skipped: list[str]
-    disturbed: dict[str, float] = field(default_factory=dict)
+    disturbed: dict[str, float]
+    wrong: dict[Entry, list[CaseHeader]]
+    failed: list[list[Entry]]
     series: list[Series] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    wrong: dict[Entry, list[CaseHeader]] = field(default_factory=dict)
-    failed: list[list[Entry]] = field(default_factory=list)
     rho: float | None = None
 
     @property
@@ -145,8 +145,8 @@ def history_of(contents: Contents) -> History:
         {run_id: entry.run for run_id, entry in entries.items()},
         skipped,
         {run_id: entry.disturbance for run_id, entry in entries.items() if entry.disturbance},
-        wrong=standing_wrong(contents),
-        failed=newest_failed(contents),
+        standing_wrong(contents),
+        newest_failed(contents),
     )
 
     for (variant, node, *_), group in grouped(

@@ -33,12 +33,12 @@ class Series:
     case: CaseHeader
     machine_id: str
     benchmark: str
+    node: str | None
+    place: str
     run_ids: Sequence[str]
     costs_us: Floats
     steps: list[LevelChange] = field(default_factory=list)
     quiet: str = "too early"
-    node: str | None = None
-    place: str = ""
 
     @property
     def last_step(self) -> LevelChange | None:
@@ -151,10 +151,10 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
                 case,
                 run.machine_id,
                 run.benchmark,
+                run.node,
+                place,
                 run_ids[is_there].tolist(),
                 own_us[is_there],
-                node=run.node,
-                place=place,
             )
 
 

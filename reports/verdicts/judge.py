@@ -77,12 +77,12 @@ class Comparison:
     baseline: Side
     variant: Side
     margin: float
+    pairs: list[Pair]
+    is_interleaved: bool  # of one campaign, whose launches ran in turn
+    allowed: list[str]
+    faults: list[str]
     caveats: list[str] = field(default_factory=list)
-    allowed: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
-    is_interleaved: bool = False  # of one campaign, whose launches ran in turn
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -188,8 +188,8 @@ def _compare(
         baseline,
         variant,
         margin,
-        pairs=pairs,
-        is_interleaved=is_interleaved(baseline, variant),
+        pairs,
+        is_interleaved(baseline, variant),
         allowed=[*differences],
         faults=faults_between(baseline, variant),
     )

@@ -33,7 +33,7 @@ HARD = [Scenario("outliers", outliers=True), Scenario("unequal noise", unequal=0
 
 def comparison_of(cells: pd.DataFrame) -> Comparison:
     cells = with_ratios(cells).assign(is_library=False, is_wrong=False)
-    return Comparison(Side("", []), Side("", []), MARGIN, cells=cells)
+    return Comparison(Side("", []), Side("", []), MARGIN, [], False, [], [], cells=cells)
 
 
 def status_of(comparison: Comparison, fails_from: float, must_rule_out: float) -> int:

@@ -39,7 +39,9 @@ def test_very_many_runs_are_a_few_points_with_their_range():
     runs = [f"{day:%Y-%m-%dT%H-%M-%SZ}-allreduce-{n}" for n, day in enumerate(days)]
     costs_us = np.full(10_000, 5.0)
     costs_us[1234] = 50.0
-    series = Series("16 KiB auto", "16 KiB", "auto", CASE, "m", "allreduce", runs, costs_us, [])
+    series = Series(
+        "16 KiB auto", "16 KiB", "auto", CASE, "m", "allreduce", None, "", runs, costs_us
+    )
     chart = panel_chart("16 KiB, us", [series])
     assert len(chart.x) <= MOST_POINTS
     middle, low, high = chart.lines[0].points

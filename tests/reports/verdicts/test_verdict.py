@@ -72,7 +72,10 @@ def side_by_side(*tables):
             Side("base", [], campaign),
             Side("new", []),
             0.01,
+            [],
             is_interleaved=True,
+            allowed=[],
+            faults=[],
             cells=with_ratios(evidence(table)).assign(is_library=False, title="16 KiB"),
         )
         for table in tables

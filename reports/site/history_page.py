@@ -191,14 +191,10 @@ def _rank(series: Series) -> int:
 
 
 def event_section(event: Event) -> Section:
-    """A change: the runs on both sides, its largest case over time, and the cases with it."""
-    said: list[Cell] = [where(event), *event.facts]
-    if (hidden := len(event.changes) - MOST_CHANGES) > 0:
-        said.append(f"{counted(hidden, 'more case')} changed here.")
-
+    """A change: the runs on both sides, its largest case over time, and the largest with it."""
     return Section(
         event.finding,
-        said,
+        [where(event), *event.facts],
         charts=[panel_chart(event.series.label, [event.series])],
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )

@@ -10,7 +10,6 @@ import numpy as np
 from reports.kit.chart import spark
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, command_after
 from reports.site import shared
-from reports.site.fleet_page import FLEET
 from reports.site.history_page import (
     TOO_EARLY,
     WORST_FIRST,
@@ -143,9 +142,6 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
         elif status == TOO_EARLY.lower():
             lines.append(missing(part))
     lines.append(when)
-    nodes = {node for entry in entries for node in entry.run.nodes}
-    if len(nodes) > 1:
-        lines.append((counted(len(nodes), "node"), FLEET))
     if series and (drawn := spark(series.costs_us, series.steps)):
         lines += [f"{series.label}, {counted(len(series.costs_us), 'run')}:", drawn]
 

@@ -15,7 +15,7 @@ from reports.kit.page import Banner, Page, Row, Section
 from reports.store.bits import INVARIANCES, SUFFIX, Bits, RowBits, read_bits, unequal
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, answer, on_ranks
-from reports.store.result import ResultError, time_of
+from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.bits import (
     HEAD,
@@ -278,12 +278,6 @@ def facts(row: RowBits) -> set[tuple[str, int, bool]]:
     }
 
 
-def dated(record: Bits) -> str:
-    """The version and the time of a record."""
-    time = time_of(record.run_id)
-    return f"Wiretax {record.version}, {f'{time:%Y-%m-%d %H:%M} UTC' if time else record.run_id}"
-
-
 def page_of(
     record: Bits,
     line: str,
@@ -331,7 +325,7 @@ def page_of(
     ]
     facts = [f"{headline(record)}."] if checks else []
     if baseline:
-        facts.append(f"Baseline: {dated(baseline)}.")
-    facts.append(f"Machine {record.machine_id}, {dated(record)}.")
-    origin = {"command": command, "run_id": record.run_id}
-    return Page(line, Banner(word, f"{sentence}.", facts, role), sections, origin)
+        facts.append(f"Baseline: {baseline.run_id}, Wiretax {baseline.version}.")
+    facts.append(f"{record.run_id}, Wiretax {record.version}, machine {record.machine_id}.")
+    banner = Banner(word, f"{sentence}.", facts, role)
+    return Page(line, banner, sections, {"command": command})

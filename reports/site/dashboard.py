@@ -21,6 +21,7 @@ from reports.store.writing import write_errors, write_whole
 from reports.tables.figure import can_draw
 from reports.tables.sentences import counted
 from reports.trends.fleet import fleet_of
+from reports.trends.history import KEY
 from reports.verdicts.page import campaign_page
 
 NOT_SHOWN = "Cannot be shown"
@@ -111,9 +112,10 @@ def build(store: shared.Store, command: str) -> list[Page]:
 def plan_pages(store: shared.Store) -> Iterator[Job]:
     """Each page but the overview. Pages of their own have the newest runs of each machine and
     benchmark, the runs on both sides of a change, and the newest run of a node to look at."""
-    for key in store.series:
+    keys = dict.fromkeys(map(KEY, store.history.series))
+    for key in keys:
         part = part_of(store.history, key)
-        name = "History" if len(store.series) == 1 else ""
+        name = "History" if len(keys) == 1 else ""
         yield shared.history_file(*key), name, partial(history_page, part)
 
     for path in store.campaigns:

@@ -32,7 +32,7 @@ from reports.tables.sentences import (
     start_time,
     to_repeat,
 )
-from reports.trends.history import draw_series
+from reports.trends.history import History, draw_series
 from reports.trends.series import Series
 from reports.verdicts.page import ORDER
 
@@ -129,9 +129,9 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
     figure, when = page.banner.word, start_time(run)
     lines: list[Cell] = [page.banner.sentence]
-    series = _first(store, key)
-    if key in store.series and status == "complete":
-        part = part_of(store.history, key)
+    part = part_of(store.history, key)
+    series = _first(part)
+    if part.series and status == "complete":
         if not run.imported_from:
             when = newest(part)
         status = min((each.word for each in part.series), key=WORST_FIRST.index)
@@ -149,17 +149,15 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     return Card(name, figure, status, lines)
 
 
-def _first(store: shared.Store, key: tuple[str, str]) -> Series | None:
+def _first(history: History) -> Series | None:
     """The series of the worst change, or else of the headline, which several nodes have not."""
-    own = store.series.get(key, [])
-    for event in store.history.standing:
-        if event.series in own:
-            return event.series
-    if len({each.node for each in own}) != 1:
+    if events := history.standing:
+        return events[0].series
+    if len({each.node for each in history.series}) != 1:
         return None
 
     return min(
-        own,
+        history.series,
         key=lambda each: (
             each.case.size_bytes != TOKEN_CALL_SIZE_BYTES,
             each.case.mode != "isolated",

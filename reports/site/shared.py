@@ -12,7 +12,6 @@ from reports.store.observations import Entry
 from reports.store.untrusted import printable
 from reports.tables.sentences import counted
 from reports.trends.history import KEY, History, history_of
-from reports.trends.series import Series
 
 
 @dataclass
@@ -25,11 +24,6 @@ class Store:
     campaigns: list[Path]
     left_out: list[str]
     history: History
-
-    @cached_property
-    def series(self) -> dict[tuple[str, str], list[Series]]:
-        """The series by machine and benchmark."""
-        return grouped(self.history.series, KEY)
 
     @cached_property
     def groups(self) -> dict[tuple[str, str], list[Entry]]:

@@ -4,9 +4,10 @@ docs/link.md says how each figure is measured. Figures are a pair's, or of sever
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, combinations, permutations, product
+from typing import Any
 
 from bench.harness import options
 from bench.harness.command import requested_sizes
@@ -34,7 +35,6 @@ SLOW_EVERY = 4  # rounds between blocks of larger sizes, which take a second
 FEW_RANKS = 3  # up to this many, every size is affordable
 MESSAGE_BYTES = 16 << 10  # in front of a fence: of a model's decode
 LINE_BYTES = 256  # no line of a cache is longer
-FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
 MOST_FAR_RANKS = 8  # with more, only ranks at the same place of their hosts exchange messages
 Pairs = tuple[tuple[int, int], ...]  # (source, destination)
 Messages = list[Message]
@@ -56,6 +56,64 @@ LINK = Collective(
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A measurement of the link: pairs of ranks move bytes at once.
+
+    `key` is the algorithm of its cases. It takes the sets of pairs `among` those of `sets_of_pairs`
+    and the sizes `at` of `prepare`, where all ranks have what it `needs`. Within a host its kernel,
+    `entry` or that of its key, is performed by one block `repeats` times, or at 0 by many blocks
+    once; all ranks launch it, since its flags advance all epochs, unless the source `is_alone`,
+    whose clock then counts. Repeats are round trips, of which the half is timed, but of a part of a
+    wire. The arrival of the `mover` of each pair begins the time."""
+
+    key: str
+    among: str = "near"
+    at: str = "every"
+    needs: str = "nothing"
+    entry: str = ""
+    repeats: int = 0
+    mover: int = 0
+    is_alone: bool = False
+    is_part: bool = False
+
+    @property
+    def is_far(self) -> bool:
+        """Whether messages of the library move the bytes, between hosts."""
+        return self.among.startswith("far")
+
+    def shape(self, pairs: Pairs) -> Shape:
+        """The place of the pairs in the key of their case."""
+        if self.among == "disjoint":
+            return {"pairs": [list(pair) for pair in pairs]}
+        return {"src": pairs[0][0], "dst": pairs[0][1]}
+
+
+# A part of a wire: a kernel of the source alone, over the buffers of another rank. Nobody checks
+# its data: other cases write the buffers anew.
+part = partial(Kind, is_alone=True, is_part=True)
+MEASUREMENTS = (
+    Kind("push"),
+    Kind("pull", needs="reads", mover=1),
+    Kind("engine_push", needs="engines"),
+    Kind("both_directions", "near_both", entry="link_push"),
+    Kind("local_copy", "own", is_alone=True),
+    Kind("disjoint_pairs", "disjoint", "contended", entry="link_push"),
+    # So many that launching and stamping do not show.
+    Kind("ping_pong", "near_both", "none", repeats=500),
+    part("stores", at="contended"),
+    part("loads", at="contended", needs="reads"),
+    part("stores_and_loads", at="contended", needs="reads"),
+    part("fenced_stores", at="message", repeats=200),
+    part("unfenced_stores", at="message", repeats=200),
+    part("dependent_loads", at="none", needs="reads", repeats=200),
+    part("graph_kernel", at="none", needs="graphs", entry="link_dependent_loads", repeats=200),
+    Kind("send_library", "far", is_alone=True),
+    Kind("both_directions_library", "far_both"),
+    Kind("ping_pong_library", "far_both", "element", repeats=10, is_alone=True),
+)
+
+
+@dataclass(frozen=True)
 class Link:
     """What a launch on this host needs. `near` is the world of its ranks; `buffers` are this
     rank's, registered. `transfer`, the argument of a launch without its count and its two ranks,
@@ -67,6 +125,88 @@ class Link:
     buffers: Buffers
     transfer: Transfer
     engine: CopyEngine | None
+
+    def iteration(self, kind: Kind, pairs: Pairs, size_bytes: int) -> Iteration | Unsupported:
+        """What is timed where these pairs move so many bytes. All ranks call it. Raises
+        DeviceError, MemoryError."""
+        world, source = self.session.world, pairs[0][0]
+        idle, late, keep = nothing(world), None, list[Any]([self])
+        operation: Operation | Unsupported = Operation(idle)
+        if kind.is_far:
+            memory = world.device.private(2 * DATATYPE.size_bytes)
+            arrive, operation = (
+                world.library.bind_messages(world, groups)
+                for groups in self.messages(kind, pairs[0], size_bytes, memory.address)
+            )
+            if isinstance(arrive, Unsupported):
+                return arrive
+            late, keep = arrive.step, [self, memory, arrive]
+        elif source in ([world.rank] if kind.is_alone else self.near.communicator.ranks):
+            operation = Operation(self.step(kind, pairs, size_bytes))
+        if isinstance(operation, Unsupported):
+            return operation
+        if kind.is_part or kind.repeats:
+            one_way = max(1, kind.repeats * (1 if kind.is_part else 2))
+            iteration = Iteration("", idle, operation, idle, idle, scale=1 / one_way)
+        else:
+            # The source rewrites the data, and the destination reads and checks them: the lines
+            # that a push stores into, or a pull reads, lie where a real exchange leaves them.
+            count = size_bytes // DATATYPE.size_bytes
+            case = CollectiveCase(LINK, count, DATATYPE, "none", 0, 0, shape={"pairs": pairs})
+            case = self.buffers.place(world, case)
+            iteration = case_iteration(world, self.buffers, case, operation)
+            iteration.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
+        iteration.late = late
+        iteration.keep += keep
+        iteration.ranks = (source,)
+        if not kind.is_alone:
+            iteration.ranks = tuple(sorted({*chain(*pairs)}))
+            iteration.movers = tuple(pair[kind.mover] for pair in pairs)
+        return iteration
+
+    def step(self, kind: Kind, pairs: Pairs, size_bytes: int) -> Step:
+        """This rank's launch, which numbers the ranks of its host. Raises DeviceError."""
+        device, ranks, own = self.near.device, self.near.communicator.ranks, self.session.world.rank
+        transfer, is_replayed = Transfer.from_buffer_copy(self.transfer), kind.needs == "graphs"
+        if not is_replayed:  # a kernel of loads, without a load
+            transfer.ranks.count = kind.repeats or size_bytes // DATATYPE.size_bytes
+        if size_bytes:
+            transfer.bytes = max(0, size_bytes - LINE_BYTES)  # a flag has the last line
+        for source, target in pairs:
+            if own == source:
+                transfer.to = ranks.index(target)
+            if own == target:
+                transfer.from_ = ranks.index(source)
+        if kind.needs == "engines":
+            assert self.engine, "needs"
+            return pushed(self.near, self.engine, transfer)
+        step = device.step(
+            "link_parts" if kind.is_part else "link",
+            kind.entry or f"link_{kind.key}",
+            transfer,
+            1 if kind.repeats else device.blocks_for(size_bytes),
+            WT_WORLD=len(ranks),
+        )
+        return device.replayed(*[step] * kind.repeats) if is_replayed else step
+
+    def messages(
+        self, kind: Kind, pair: tuple[int, int], size_bytes: int, address: int
+    ) -> tuple[list[Messages], list[Messages]]:
+        """This rank's messages with a rank that has no common clock, a group at once: both first
+        exchange an element, which tells that the other has arrived. One way, the source's clock
+        runs until the destination has answered with an element. Elements lie at `address`."""
+        own, buffers = self.session.world.rank, self.buffers
+        if own not in pair:
+            return [], []
+        peer, element_bytes = sum(pair) - own, DATATYPE.size_bytes
+        answer = Message(True, peer, address, element_bytes)
+        its_answer = Message(False, peer, address + element_bytes, element_bytes)
+        send = Message(True, peer, buffers.send.address, size_bytes)
+        receive = Message(False, peer, buffers.receive.address, size_bytes)
+        groups = [[send, receive]]
+        if kind.is_alone:
+            groups = [[send], [its_answer]] if own == pair[0] else [[receive], [answer]]
+        return [[answer, its_answer]], groups * max(1, kind.repeats)
 
 
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
@@ -120,238 +260,6 @@ def sets_of_pairs(nodes: Sequence[Sequence[int]]) -> dict[str, list[Pairs]]:
     }
 
 
-class Measurement:
-    """One measurement of the link: `pairs` of ranks move `size_bytes` in one launch.
-
-    `key` is the algorithm of its cases. It takes the sets of pairs `among` those of `sets_of_pairs`
-    and the sizes `at` of `prepare`, where all ranks have what it `needs`. Its kernel in `file`,
-    `entry` or that of its key, is performed by one block `repeats` times, or at 0 by many blocks
-    once. All ranks of the host launch it, since its flags advance all epochs, unless the source
-    `is_alone`, whose clock then counts. A destination checks the data if it `is_checked`; the
-    arrival of the `mover` of each pair begins the time."""
-
-    key: str
-    among, at, needs = "near", "every", "nothing"
-    file, entry = "link", ""
-    repeats, mover = 0, 0
-    is_alone, is_checked = False, True
-
-    def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
-        self.link, self.pairs, self.size_bytes = link, pairs, size_bytes
-        self.world, self.device = link.session.world, link.near.device
-        self.own, (self.source, self.target) = self.world.rank, pairs[0]
-        self.ranks = link.near.communicator.ranks  # of this host
-        self.scale = 1 / max(1, self.repeats)
-
-    @staticmethod
-    def shape(pairs: Pairs) -> Shape:
-        """The place of the pairs in the key of their case."""
-        return {"src": pairs[0][0], "dst": pairs[0][1]}
-
-    def transfer(self) -> Transfer:
-        """The argument of the kernel: a launch numbers the ranks of its host."""
-        transfer = Transfer.from_buffer_copy(self.link.transfer)
-        transfer.ranks.count = self.repeats or self.size_bytes // DATATYPE.size_bytes
-        if self.size_bytes:
-            transfer.bytes = max(0, self.size_bytes - LINE_BYTES)  # a flag has the last line
-        for source, target in self.pairs:
-            if self.own == source:
-                transfer.to = self.ranks.index(target)
-            if self.own == target:
-                transfer.from_ = self.ranks.index(source)
-        return transfer
-
-    def step(self) -> Step:
-        """This rank's launch. Raises DeviceError."""
-        blocks = 1 if self.repeats else self.device.blocks_for(self.size_bytes)
-        entry, transfer, ranks = self.entry or f"link_{self.key}", self.transfer(), len(self.ranks)
-        return self.device.step(self.file, entry, transfer, blocks, WT_WORLD=ranks)
-
-    def iteration(self) -> Iteration | Unsupported:
-        """What is timed. All ranks call it. Raises DeviceError, MemoryError."""
-        operation = Operation(nothing(self.world))
-        if self.source in ([self.own] if self.is_alone else self.ranks):
-            operation = Operation(self.step())
-        iteration = self.timed(operation)
-        iteration.keep.append(self.link)
-        iteration.movers = tuple(pair[self.mover] for pair in self.pairs)
-        return iteration
-
-    def timed(self, operation: Operation) -> Iteration:
-        """Checked data are rewritten by the source, moved, and read by the destination: the lines
-        that a push stores into, or a pull reads, lie where a real exchange leaves them."""
-        if not self.is_checked:
-            idle = nothing(self.world)
-            iteration = Iteration("", idle, operation, idle, idle, scale=self.scale)
-        else:
-            count, buffers = self.size_bytes // DATATYPE.size_bytes, self.link.buffers
-            case = CollectiveCase(LINK, count, DATATYPE, "none", 0, 0, shape={"pairs": self.pairs})
-            case = buffers.place(self.world, case)
-            iteration = case_iteration(self.world, buffers, case, operation)
-            iteration.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
-        ranks = sorted({*chain(*self.pairs)})
-        iteration.ranks = (self.source,) if self.is_alone else tuple(ranks)
-        return iteration
-
-
-class Push(Measurement):
-    key = "push"
-
-
-class Pull(Measurement):
-    key, needs, mover = "pull", "reads", 1
-
-
-class EnginePush(Measurement):
-    key, needs = "engine_push", "engines"
-
-    def step(self) -> Step:
-        assert self.link.engine, "needs"
-        return pushed(self.link.near, self.link.engine, self.transfer())
-
-
-class BothDirections(Measurement):
-    key, among, entry = "both_directions", "near_both", "link_push"
-
-
-class LocalCopy(Measurement):
-    key, among, is_alone = "local_copy", "own", True
-
-
-class DisjointPairs(Measurement):
-    key, among, at, entry = "disjoint_pairs", "disjoint", "contended", "link_push"
-
-    @staticmethod
-    def shape(pairs: Pairs) -> Shape:
-        return {"pairs": [list(pair) for pair in pairs]}
-
-
-class PingPong(Measurement):  # so many that launching and stamping do not show
-    key, among, at = "ping_pong", "near_both", "none"
-    repeats, is_checked = 500, False
-
-    def __init__(self, link: Link, pairs: Pairs, size_bytes: int) -> None:
-        if link.near.memory == "same_device":
-            self.repeats = SHARED_PING_PONGS
-        super().__init__(link, pairs, size_bytes)
-        self.scale /= 2
-
-
-class WirePart(Measurement):
-    """A part of a wire: a kernel of the source alone, over the buffers of another rank. Nobody
-    checks its data: other cases write the buffers anew."""
-
-    at, file = "contended", "link_parts"
-    is_alone, is_checked = True, False
-
-
-class Stores(WirePart):
-    key = "stores"
-
-
-class Loads(WirePart):
-    key, needs = "loads", "reads"
-
-
-class StoresAndLoads(WirePart):
-    key, needs = "stores_and_loads", "reads"
-
-
-class FencedStores(WirePart):
-    key, at, repeats = "fenced_stores", "message", 200
-
-
-class UnfencedStores(FencedStores):
-    key = "unfenced_stores"
-
-
-class DependentLoads(WirePart):
-    key, at, needs, repeats = "dependent_loads", "none", "reads", 200
-
-
-class GraphKernel(WirePart):  # of loads, without a load
-    key, at, needs, repeats = "graph_kernel", "none", "graphs", 200
-    entry = "link_dependent_loads"
-
-    def step(self) -> Step:
-        step = super().step()
-        step.argument.ranks.count = 0
-        return self.device.replayed(*[step] * self.repeats)
-
-
-class LibraryMessage(Measurement):
-    """A message of the library between two ranks without a common clock. So both first exchange an
-    element, which tells that the other has arrived; one way, the source's clock runs until the
-    destination has answered with an element."""
-
-    key, among, is_alone = "send_library", "far", True
-
-    def groups(self, data: Messages, elements: Messages) -> list[Messages]:
-        """This rank's messages, a group at once: `data` or `elements`, to send and to receive."""
-        (send, receive), (one_element, its_answer) = data, elements
-        return [[send], [its_answer]] if self.own == self.source else [[receive], [one_element]]
-
-    def iteration(self) -> Iteration | Unsupported:
-        library, buffers, element_bytes = self.world.library, self.link.buffers, DATATYPE.size_bytes
-        peer = {self.source: self.target, self.target: self.source}.get(self.own, -1)
-        memory = self.world.device.private(2 * element_bytes)
-        elements = [
-            Message(True, peer, memory.address, element_bytes),
-            Message(False, peer, memory.address + element_bytes, element_bytes),
-        ]
-        data = [
-            Message(True, peer, buffers.send.address, self.size_bytes),
-            Message(False, peer, buffers.receive.address, self.size_bytes),
-        ]
-        groups = self.groups(data, elements)
-        arrive = library.bind_messages(self.world, [elements] if peer >= 0 else [])
-        operation = library.bind_messages(self.world, groups if peer >= 0 else [])
-        if isinstance(arrive, Unsupported):
-            return arrive
-        if isinstance(operation, Unsupported):
-            return operation
-        iteration = self.timed(operation)
-        iteration.late = arrive.step
-        iteration.keep += [memory, arrive, operation]
-        return iteration
-
-
-class LibraryBothDirections(LibraryMessage):
-    key, among, is_alone = "both_directions_library", "far_both", False
-
-    def groups(self, data: Messages, elements: Messages) -> list[Messages]:
-        return [data]
-
-
-class LibraryPingPong(LibraryMessage):
-    key, among, at, is_checked = "ping_pong_library", "far_both", "element", False
-    repeats = 2 * FAR_TRIPS
-
-    def groups(self, data: Messages, elements: Messages) -> list[Messages]:
-        return super().groups(elements, elements) * FAR_TRIPS
-
-
-MEASUREMENTS: tuple[type[Measurement], ...] = (
-    Push,
-    Pull,
-    EnginePush,
-    BothDirections,
-    LocalCopy,
-    DisjointPairs,
-    PingPong,
-    Stores,
-    Loads,
-    StoresAndLoads,
-    FencedStores,
-    UnfencedStores,
-    DependentLoads,
-    GraphKernel,
-    LibraryMessage,
-    LibraryBothDirections,
-    LibraryPingPong,
-)
-
-
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
     """All measurements, over buffers of the largest size. Raises Refusal, also if a host's ranks
     map no memory."""
@@ -384,6 +292,8 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     suite, sets = Suite(), sets_of_pairs(communicator.nodes)
     session.flight.note("compile", text="link")
     for kind in MEASUREMENTS:
+        if kind.key == "ping_pong" and near.memory == "same_device":
+            kind = replace(kind, repeats=SHARED_PING_PONGS)
         is_here = all(rank_has[kind.needs] for rank_has in ranks_have)
         for size, pairs in product(at_sizes[kind.at], sets[kind.among] if is_here else []):
             header = CaseHeader(
@@ -396,12 +306,11 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 algorithm=kind.key,
                 memory=peers.kind,
             )
-            is_far = issubclass(kind, LibraryMessage)
-            if is_far:
+            if kind.is_far:
                 header.library, header.memory = world.library.name, "private"
             # A library's ranks talk to each other here: a failed one cannot be waited for.
-            with nullcontext() if is_far else communicator.all_or_none():
-                iteration = kind(link, pairs, size).iteration()
+            with nullcontext() if kind.is_far else communicator.all_or_none():
+                iteration = link.iteration(kind, pairs, size)
             if isinstance(iteration, Iteration):
                 ranks = "-".join(map(str, kind.shape(pairs).values()))
                 iteration.text = f"{kind.key} {ranks} {size} B"

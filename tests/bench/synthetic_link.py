@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.link import MEASUREMENTS, LibraryMessage, sets_of_pairs
+from bench.link import MEASUREMENTS, sets_of_pairs
 from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import RunFile
 from tests.reports.synthetic_run import without_fsync
@@ -30,7 +30,7 @@ def headers_of(nodes: Sequence[Sequence[int]]) -> list[CaseHeader]:
                     count=size // 4,
                     datatype="float32",
                     redop="none",
-                    library="NCCL 2.28.3" if issubclass(kind, LibraryMessage) else None,
+                    library="NCCL 2.28.3" if kind.is_far else None,
                 )
             )
     return cases

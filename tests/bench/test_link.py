@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from bench.link import MEASUREMENTS, WirePart, matchings
+from bench.link import MEASUREMENTS, matchings
 from reports.tables.show import text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
@@ -20,14 +20,14 @@ from functools import partial
 import bench.link as link
 from bench.harness.run import measure
 from bench.harness.session import start
-transfer, message, (options, sizes) = link.Push.transfer, link.Message, link.parse()
+step, message, (options, sizes) = link.Link.step, link.Message, link.parse()
 {}
 start(replace(options, iterations=1),
       lambda session: measure(session, partial(link.prepare, sizes)))
 """
 LINK = COUNTED.format("")
 SMALL = "-e 16K --max-time 80"
-ALONE = {kind.key for kind in MEASUREMENTS if issubclass(kind, WirePart) and kind.among == "near"}
+ALONE = {kind.key for kind in MEASUREMENTS if kind.is_part}
 TWO_HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}  # MPICH sees a host for each rank
 
 
@@ -66,12 +66,12 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path):
     [
         (
             """
-def shorter(push):
-    made = transfer(push)
-    made.ranks.count -= 1
+def shorter(self, kind, *where):
+    made = step(self, kind, *where)
+    made.argument.ranks.count -= kind.key == "push"
     return made
 
-link.Push.transfer = shorter
+link.Link.step = shorter
 """,
             "push",
             {},

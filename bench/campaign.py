@@ -44,7 +44,7 @@ def run_campaign(options: CampaignOptions) -> int:
     run_launches(campaign, [*COMPARABLE])  # the user chose: the table lists every difference
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
     compare_status = reports(["compare", str(options.folder), *allowed])
-    print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")
+    print(f"campaign: {options.folder} ({len(campaign.launches)} launches)")
     if compare_status or any(side.wrong_cases for side in read_sides([str(options.folder)])):
         return WRONG
     return FINE
@@ -83,7 +83,7 @@ def run_pilot(campaign: OpenCampaign) -> None:
     names = [*campaign.options.variants]
     for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
         if not retry_launch(campaign, "pilot", 0, place, name):
-            reason = campaign.manifest.launches[-1].reason
+            reason = campaign.launches[-1].reason
             raise Stop(
                 WRONG,
                 f"variant {name} cannot run: it died {ATTEMPTS} times, the last time "

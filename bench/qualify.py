@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import median
 
 from bench.campaigns.launches import run_command
-from bench.campaigns.options import Stop, parse_alone
+from bench.campaigns.options import Stop
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out, say
 from bench.machine.gpu_state import serial
 from bench.survey import find_gpus, make_parser, open_survey, run_steps
-from bench.surveys.steps import NO_TIME, PLANS, SurveyStep
+from bench.surveys.steps import NO_TIME, SurveyStep
 from reports.advice.expect import BAD, answer_to, question_of_run
 from reports.references.published import select
 from reports.store.case import Key, key_of
@@ -47,12 +47,11 @@ def run_qualify(argv: Sequence[str] | None) -> int:
         metavar="FOLDER",
         help=f"the --out of a machine that you trust: no time may be {SLOW} times its own",
     )
-    arguments = parse_alone(parser, argv, "a qualification")
+    arguments = parser.parse_args(argv)
     if arguments.ranks == 1:
         raise Stop(USAGE, "one rank has no link and adds nothing: give -n 2 or more")
     trusted = times_us(arguments.expect) if arguments.expect else {}
     survey = open_survey(arguments, "qualify")
-    survey.steps[:] = [SurveyStep(**row) for row in PLANS["qualify"]]
     run_steps(survey)
 
     faults = [fault for step in survey.steps for fault in faults_of(step, trusted)]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import STARTED_S
 from bench.campaigns.launches import check_new, run_command
-from bench.campaigns.options import Stop, launching_parser, parse_alone, time_text
+from bench.campaigns.options import Stop, launching_parser, time_text
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, print_out
 from bench.harness.options import Parser
@@ -79,7 +79,8 @@ def make_parser(
 
 
 def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Survey:
-    """The survey in its new folder. Raises Stop if it cannot begin, OSError."""
+    """The survey in its new folder, of the plan with the command's name or that fits the GPUs.
+    Raises Stop if it cannot begin, OSError."""
     vendor, gpus = find_gpus(arguments.device)
     ranks = arguments.ranks or max(2, min(len(gpus), MOST_RANKS))
     shares_gpus = 0 < len(gpus) < ranks
@@ -94,6 +95,7 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
     check_new(archive)
     usual_s = QUICK_S if arguments.quick else SHARED_S if shares_gpus else FULL_S
     max_time_s = arguments.max_time_s or usual_s
+    plan = "shared" if shares_gpus else "separate"
     survey = Survey(
         folder,
         archive,
@@ -102,7 +104,7 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
         vendor,
         arguments.quick,
         STARTED_S + max_time_s,
-        steps.plan(vendor, arguments.quick, shares_gpus),
+        steps.plan(command if command in steps.PLANS else plan, vendor, arguments.quick),
         Progress(command, arguments.quiet),
         shares_gpus,
         [sentence for bus_id in gpus if (sentence := in_use(bus_id))],
@@ -221,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.survey` and returns the exit status."""
     return run_command(
         f"{BENCH}survey",
-        lambda: run_survey(open_survey(parse_alone(make_parser(), argv, "a survey"))),
+        lambda: run_survey(open_survey(make_parser().parse_args(argv))),
         "the survey",
         "interrupted before the first step",
     )

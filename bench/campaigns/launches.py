@@ -30,7 +30,7 @@ from bench.machine import environment, node
 from kernels.devices.owners import open_folder, opened, shown
 from reports.__main__ import open_closed_streams
 from reports.imports.runs import content_of_run, find_tests, run_of
-from reports.store.manifest import MANIFEST, Launch, Manifest
+from reports.store.manifest import MANIFEST, Launch
 from reports.store.program import typed
 from reports.store.result import ResultError, content_of, read
 from reports.store.schema import End, Result
@@ -124,7 +124,7 @@ class OpenCampaign:
         self.folder = open_folder(options.folder)
         self.folder_of = cache(lambda variant_name: open_folder(self.folder / variant_name))
         self.file = (self.folder / MANIFEST).open("xb")
-        self.manifest = Manifest(self.folder, options.head)
+        self.launches = list[Launch]()
         self.record(options.head)
 
     def record(self, line: msgspec.Struct) -> None:
@@ -133,7 +133,7 @@ class OpenCampaign:
         self.file.flush()
         os.fsync(self.file.fileno())
         if isinstance(line, Launch):
-            self.manifest.launches.append(line)
+            self.launches.append(line)
 
     def discard(self) -> None:
         """Removes what it wrote: it was refused, and may be typed again."""
@@ -148,7 +148,7 @@ class OpenCampaign:
         """The finished launches of this stage."""
         return [
             launch
-            for launch in self.manifest.launches
+            for launch in self.launches
             if launch.status == "finished" and launch.stage == stage
         ]
 
@@ -382,7 +382,7 @@ def launch_foreign(
         elapsed_s = time.monotonic() - started_s
         steal = environment.steal_share(ticks, environment.cpu_ticks())
         if options.keeps_output:
-            number = len(campaign.manifest.launches) + 1
+            number = len(campaign.launches) + 1
             with opened(folder / f"launch-{number}.output") as kept:
                 for file in filter(Path.is_file, log.parent.iterdir()):
                     with (kept / file.name).open("xb") as copy:

@@ -66,17 +66,10 @@ class Stop(Exception):
 
 
 class LaunchingParser(Parser):
-    """Raises Stop for a mistake, but in a rank: there it ends the process, as its base does."""
+    """Raises Stop for a mistake."""
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
-        if is_rank():
-            super().error(message, status)
         raise Stop(status, self.meant(message))
-
-
-def is_rank() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return launched_rank() is not None and "SLURM_PROCID" not in os.environ  # every job sets it
 
 
 @dataclass(frozen=True)
@@ -218,23 +211,18 @@ def time_text(seconds: float) -> str:
 
 
 def launching_parser(command: str, usage: str, about: str | None, epilog: str) -> LaunchingParser:
-    """The parser of a command that starts mpirun itself."""
-    return LaunchingParser(
+    """The parser of a command that starts mpirun itself; under mpirun, where each rank would start
+    it, the end of the process."""
+    parser = LaunchingParser(
         prog=f"{BENCH}{command}",
         epilog=epilog,
         usage=f"{RUN}{BENCH}{command} {usage}",
         description=about,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
     )
-
-
-def parse_alone(parser: Parser, argv: Sequence[str] | None, subject: str) -> argparse.Namespace:
-    """The options; under mpirun, where each rank would start mpirun, the end of the process. Raises
-    Stop."""
-    values = parser.parse_args(argv)
-    if is_rank():
-        parser.error(f"{subject} starts mpirun itself: run it without mpirun")
-    return values
+    if launched_rank() is not None and "SLURM_PROCID" not in os.environ:  # every job sets it
+        Parser.error(parser, "it starts mpirun itself: run it without mpirun")
+    return parser
 
 
 def make_parser() -> Parser:
@@ -318,7 +306,7 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     """The campaign's options, with as many of the pairs as the budget allows. Raises Stop for bad
     ones, and if too few pairs for a verdict fit."""
     parser = make_parser()
-    values = parse_alone(parser, argv, "a campaign")
+    values = parser.parse_args(argv)
     commits = dict(values.revision)
     variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]
     check_variants(parser, variants, commits)

@@ -16,7 +16,7 @@ import msgspec
 
 from bench import __name__ as BENCH_PACKAGE
 from bench.campaigns.launches import run_to_end, with_status
-from bench.harness.console import CANNOT, FINE, WRONG
+from bench.harness.console import FINE, WRONG
 from bench.harness.progress import QUIET, Progress
 from kernels.devices.owners import open_folder
 from reports import __name__ as REPORTS_PACKAGE
@@ -116,10 +116,9 @@ class Survey:
         return [result.path for result in self.results(name)]
 
 
-def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[SurveyStep]:
-    """The first launches in their order, and what reads their runs."""
-    rows = PLANS["shared" if shares_gpus else "separate"]
-    steps = [SurveyStep(**row) for row in rows if vendor or not row.get("gpus_only")]
+def plan(name: str, vendor: str, is_quick: bool) -> list[SurveyStep]:
+    """The first launches of a plan in their order, and what reads their runs."""
+    steps = [SurveyStep(**row) for row in PLANS[name] if vendor or not row.get("gpus_only")]
     if not is_quick:
         return steps
     return [
@@ -130,14 +129,14 @@ def plan(vendor: str, is_quick: bool, shares_gpus: bool = False) -> list[SurveyS
 
 
 def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[str]) -> list[str]:
-    """The launch of a benchmark. The doctor runs without `mpirun` where there are no GPUs, and as
-    one rank where ranks share one."""
-    words = [*program, *step.line.split()[1:]]
-    if step.command == "doctor":
-        ranks = 1 if survey.shares_gpus else survey.ranks
-        return [mpirun, "-n", str(ranks), *words] if survey.vendor else words
-    words += [f"--device={survey.vendor or 'cpu'}", *["--ranks-share-gpus"] * survey.shares_gpus]
-    return [mpirun, "-n", str(survey.ranks), *words]
+    """The launch of a benchmark; of the doctor as one rank where ranks share a GPU."""
+    words, ranks = [*program, *step.line.split()[1:]], survey.ranks
+    if step.command != "doctor":
+        words.append(f"--device={survey.vendor or 'cpu'}")
+        words += ["--ranks-share-gpus"] * survey.shares_gpus
+    elif survey.shares_gpus:
+        ranks = 1
+    return [mpirun, "-n", str(ranks), *words]
 
 
 def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
@@ -229,8 +228,6 @@ def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> 
         exit_status == WRONG and "wrong" in step.sentence.lower()
     ):
         step.status = "wrong"
-    elif exit_status == CANNOT and step.command == "doctor" and not survey.vendor:
-        step.status, step.sentence = "done", "the survey is of the CPU"
 
 
 def last_words(survey: Survey, step: SurveyStep) -> str:

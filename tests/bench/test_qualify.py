@@ -55,7 +55,7 @@ def qualified(tmp_path, monkeypatch, capsys):
 def test_a_machine_is_accepted_or_rejected_by_a_trusted_one(qualified, tmp_path):
     status, [line], err = qualified("good")
     assert (status, line["status"], line["faults"], err) == (0, 0, [], "")
-    assert list(line["steps"]) == ["doctor", "link", "allreduce", "bits"]
+    assert list(line["steps"]) == ["link", "allreduce", "bits"]
     assert {"serial", "bus_id", "schema"} <= line.keys()
     same = qualified("same", "--expect", tmp_path / "good", scale=1.1)
     assert (same[0], same[1][0]["faults"], same[1][0]["compared"]) == (0, [], 6)

@@ -87,34 +87,30 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> list[Prediction]
     return made
 
 
-def load_of(arguments: argparse.Namespace, parts: Parts) -> Deployment:
-    """One chat on one card of this kind. Raises ResultError for unknown names."""
+def predict(arguments: argparse.Namespace) -> int:
+    """Prints the prediction and returns 0. Raises ResultError for runs that are not one card's, or
+    lack a part, and for unknown names."""
+    results, notes = runs_of_one_card(arguments.runs)
+    parts = parts_of(results, notes)
     gpu = gpu_of(arguments.gpu) if arguments.gpu else sheet_of(parts.card)
     if gpu is None:
         raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
 
     model, times = find("model", MODELS, arguments.model), ReduceTimes(2, "PREDICTED")
-    return Deployment(model, gpu, printable(arguments.weights), times, context=4096)
-
-
-def predict(arguments: argparse.Namespace) -> int:
-    """Prints the prediction and returns 0. Raises ResultError for runs that are not one card's, or
-    lack a part."""
-    results, notes = runs_of_one_card(arguments.runs)
-    parts = parts_of(results, notes)
-    load, checks = load_of(arguments, parts), checks_of(parts, results)
+    load = Deployment(model, gpu, printable(arguments.weights), times, context=4096)
+    checks = checks_of(parts, results)
     if parts.is_shared_in_turns:
         notes.append(
             "Host memory is left out: a flag waited for the scheduler. MPS lets ranks run at once."
         )
         checks = []
 
-    made, model = predictions(parts, load, error_of(checks)), load.model
+    made = predictions(parts, load, error_of(checks))
     answer(
         arguments,
         text_of(parts, load, made, checks, notes),
         card=parts.card,
-        gpu=load.gpu.name,
+        gpu=gpu.name,
         model=model.name,
         weights_bytes=load.weights_bytes,
         parts=parts,

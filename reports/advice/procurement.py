@@ -98,9 +98,13 @@ def procure(arguments: argparse.Namespace) -> int:
         page = procure_page(procurement, arguments.spec)
         write_named(arguments.html, to_html(page).encode())
 
+    appraisals = procurement.appraisals
+    table = plain_table(["", *(each.name for each in appraisals)], _rows(appraisals))
+    for column in table.columns:
+        column.no_wrap, column.vertical = False, "top"
     answer(
         arguments,
-        as_text(procurement),
+        lay_out([f"{procurement.headline}."], [], [("", table)], procurement.sentences),
         headline=procurement.headline,
         verdicts=procurement.verdicts,
         candidates=[
@@ -115,7 +119,7 @@ def procure(arguments: argparse.Namespace) -> int:
                     for requirement, (verdict, reason) in each.verdicts.items()
                 ],
             }
-            for each in procurement.appraisals
+            for each in appraisals
         ],
         sentences=procurement.sentences,
     )
@@ -252,22 +256,22 @@ def _rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
     return rows
 
 
-def as_text(procurement: Procurement) -> str:
-    """At most 80 columns."""
-    appraisals = procurement.appraisals
-    names = ["", *(each.name for each in appraisals)]
-    table = plain_table(names, _rows(appraisals))
-    for column in table.columns:
-        column.no_wrap, column.vertical = False, "top"
-
-    return lay_out([f"{procurement.headline}."], [], [("", table)], procurement.sentences)
-
-
 def procure_page(procurement: Procurement, spec: Path) -> Page:
     """The page for `procure --html`: the candidates side by side."""
     appraisals = procurement.appraisals
     counts = ", ".join(f"{n} {word}" for word, n in procurement.verdicts.items())
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
+    undecided = [each for each in appraisals if each.word == "UNDECIDED"]
+    to_do = "Nothing: these launches decide every requirement."
+    if undecided:
+        command = f"{on_ranks(undecided[0].offer.gpus, 'allreduce')} --out {undecided[0].name}"
+        names = some([each.name for each in undecided])
+        to_do = f"On {names}, add launches until they decide: {command}"
+    elif "UNVERIFIED" in procurement.verdicts:
+        to_do = (
+            "Measure tok/s with an engine, since these are upper limits, and what else nobody "
+            f"measured on the machines themselves: {RUN}{BENCH}survey"
+        )
     return Page(
         f"Procurement: {procurement.headline}",
         Banner(
@@ -276,7 +280,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             [counts],
         ),
         [
-            Section("What to do next", [next_step(procurement)]),
+            Section("What to do next", [to_do]),
             Section("Each figure beside its requirement", rows=_points(procurement)),
             Section(
                 "Requirements, and figures with their intervals over launches",
@@ -289,21 +293,6 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             "run ids": "\n".join(runs),
         },
     )
-
-
-def next_step(procurement: Procurement) -> str:
-    """What would decide more requirements."""
-    undecided = [each for each in procurement.appraisals if each.word == "UNDECIDED"]
-    if undecided:
-        command = f"{on_ranks(undecided[0].offer.gpus, 'allreduce')} --out {undecided[0].name}"
-        names = some([each.name for each in undecided])
-        return f"On {names}, add launches until they decide: {command}"
-    if "UNVERIFIED" in procurement.verdicts:
-        return (
-            "Measure tok/s with an engine, since these are upper limits, and what else nobody "
-            f"measured on the machines themselves: {RUN}{BENCH}survey"
-        )
-    return "Nothing: these launches decide every requirement."
 
 
 def _points(procurement: Procurement) -> list[Row]:

@@ -82,7 +82,7 @@ def run_pilot(campaign: OpenCampaign) -> None:
     """Launches each variant, and the first twice more. Raises Stop for one that cannot run."""
     names = [*campaign.options.variants]
     for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
-        if not retry_launch(campaign, "pilot", 0, place, name):
+        if not retry_launch(campaign, 0, place, name):
             reason = campaign.launches[-1].reason
             raise Stop(
                 WRONG,
@@ -190,7 +190,7 @@ def run_rounds(campaign: OpenCampaign, pairs: range) -> None:
     for pair in pairs:
         names = order_of([*campaign.options.variants], pair, campaign.options.head.seed)
         for place, name in enumerate(names):
-            retry_launch(campaign, "first", pair, place, name)
+            retry_launch(campaign, pair, place, name)
 
 
 def order_of(names: Sequence[str], pair: int, seed: int) -> list[str]:

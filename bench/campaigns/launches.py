@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 import msgspec
 
@@ -48,7 +48,6 @@ MPIRUN_ADDS = re.compile(
     r"|^This typically refers to a problem with your application\.\n.*?suggestions$"
 )
 TIMED_OUT = 124  # the status of a command that exits with 0 when it is ended, as of `timeout`
-StageName = Literal["pilot", "first"]
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
 ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0))
 FAILURES = (Stop, ResultError, OSError, MemoryError, KeyboardInterrupt)
@@ -144,7 +143,7 @@ class OpenCampaign:
         with suppress(OSError):  # a gate's answer is there
             self.options.folder.rmdir()
 
-    def finished(self, stage: StageName) -> list[Launch]:
+    def finished(self, stage: str) -> list[Launch]:
         """The finished launches of this stage."""
         return [
             launch
@@ -254,13 +253,12 @@ def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
     return with_status(re.sub(places, "<set>", reason[:1000])[:300], status)
 
 
-def retry_launch(
-    campaign: OpenCampaign, stage: StageName, pair: int, place: int, name: str
-) -> bool:
-    """Launches a variant until a launch finishes, at most three times; whether one finished."""
+def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> bool:
+    """Launches a variant until a launch finishes, at most three times; whether one finished. The
+    pilot is pair 0."""
     for attempt in range(1, ATTEMPTS + 1):
         record = Launch(
-            stage=stage,
+            stage="first" if pair else "pilot",
             pair=pair,
             place=place,
             variant=name,
@@ -282,7 +280,7 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     options, variant = campaign.options, campaign.options.variants[record.variant]
     folder, tree = campaign.folder_of(variant.name), campaign.revision_folder(variant)
     stage, limit_s = "pilot", options.budget_s or LONGEST_PILOT_S
-    is_pilot = record.stage == stage
+    is_pilot = not record.pair
     if not is_pilot:
         stage = f"pair {record.pair} of {campaign.pairs}"
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
@@ -350,12 +348,12 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[
         label = node.chosen_name() or node.host_label()
         for rank in result.run.ranks:
             rank["node"] = label
-    lacks, unread = [str(test.reason) for test in found if test.status == "failed"], list[str]()
+    # A wrong row would be among those that could not be read.
+    lacks = [str(test.reason) for test in found if test.status == "failed" or test.unread]
+    unread = list[str]()
     if lines := sorted(line for test in found for line in test.unread):
-        # A wrong one would be among them.
-        unread = [f"rows that could not be read: {len(lines)}, the first in line {lines[0]}"]
-        lacks += unread
-        unread += result.run.notes[1:]  # the first is on its clock
+        many = f"rows that could not be read: {len(lines)}, the first in line {lines[0]}"
+        unread = [many, *result.run.notes[1:]]  # the first note is on its clock
     if lacks and result.complete:
         result.end = End(status="incomplete", reason=lacks[0])
     return result, unread

@@ -143,7 +143,8 @@ def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
     """`mpirun`, this interpreter and the step's module with its options, or a report and the runs
     that it reads. Raises ResultError without a run, and for a GPU whose data sheet the advisor
     lacks."""
-    folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
+    folder = survey.folder.resolve()
+    table = folder / TABLE
     if step.reads:
         if not survey.runs(step.reads[0]):
             raise ResultError(f"the step {step.reads[0]} has no run to read")

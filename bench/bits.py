@@ -155,7 +155,8 @@ def main() -> NoReturn:
         f"{on_ranks(4, 'bits')} -d half --algorithm two_shot,library",
         "nothing is kept",
     )
-    options.add_collective(add, [*KNOWN], "all but lossy ones")
+    options.add_collective(add, [*KNOWN])
+    options.add_algorithms(add, "only these (all but lossy ones)")
     options.add_sizes(add, "4M", 2, "64")
     rounding_types = partial(options.comma_separated, rounding_type)
     options.add_datatypes(add, "float", rounding_types, "float, half, bfloat16 or double")

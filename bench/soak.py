@@ -197,7 +197,8 @@ def main() -> NoReturn:
         dest="max_time_s",
         help="how long to soak, such as 90s, 10m or 2h (10m)",
     )
-    options.add_collective(add, [*COLLECTIVES], "all of ours but lossy ones")
+    options.add_collective(add, [*COLLECTIVES])
+    options.add_algorithms(add, "only these (all of ours but lossy ones)")
     options.add_sizes(add, "2344K", smallest="1")  # 300,007 elements of 8 B
     options.add_datatypes(add, "all")
     options.add_redops(add, None)

@@ -4,6 +4,7 @@ In a mixture of experts a token uses the layers of `top_k` experts, and their ou
 count as one layer with `top_k` times the columns, and those of an expert that all tokens share. Of
 layers with several kinds of attention, all are as wide as most of them."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,7 @@ class Model(msgspec.Struct, kw_only=True, rename=FIELDS):
         """The elements in an MLP, of a mixture in each expert's."""
         return self.expert or self.dense
 
-    def columns(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
+    def columns(self, layer: str, ranks: int = 1, scale: float | Fraction = 1) -> int:
         """A rank's inputs (row-parallel) or outputs (column-parallel), in units of UNIT_COLUMNS."""
         intermediate = self.top_k * self.intermediate + self.shared
         total = {

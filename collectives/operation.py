@@ -147,11 +147,6 @@ class World:
         """The memory that this host's ranks map."""
         return self.node.peers if self.node else self.peers
 
-    @property
-    def clock_shared(self) -> bool:
-        """Whether time stamps of all ranks can be compared."""
-        return self.shares_clock()
-
     def shares_clock(self, ranks: Sequence[int] = ()) -> bool:
         """Whether time stamps of these ranks (default: all) can be compared: CPU ranks of one host
         that map each other's memory. Clocks of hosts are never compared."""

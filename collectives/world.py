@@ -26,36 +26,34 @@ def open_device(
         if refusal := communicator.first_reason(refusal):
             device, _ = open_device(communicator, "cpu", share_gpus)
             return device, [f"--device auto chose the CPU: {refusal}."]
-    with communicator.all_or_none():
-        if refusal:
-            raise DeviceError(refusal)
     device = _open_gpu(communicator, chosen, share_gpus)
     return device, [f"--device auto chose {device.name}."] if name == "auto" else []
 
 
 def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str | None]:
-    """The GPUs for the ranks of this host by their PCI bus ids, or a sentence that says why they
-    have none. Under mpirun each rank sees all GPUs, under Slurm perhaps one. Raises Refusal if
-    `auto` would choose the CPU beside a GPU."""
+    """The GPUs for the ranks of this host by their PCI bus ids, or a sentence that says why `auto`
+    chooses the CPU. Under mpirun each rank sees all GPUs, under Slurm perhaps one. Raises Refusal
+    without GPUs, for `auto` only beside a GPU."""
     # Not at the top: a CPU run loads nothing that belongs to GPUs.
     from kernels.devices import gpu_driver
 
     refusal, visible = None, list[str]()
-    try:
-        vendor, visible = gpu_driver.visible_gpus()
-        if name not in ("auto", "gpu", vendor):
-            raise DeviceError(
-                f"there is no {name} device here: the installed CuPy is built for {vendor}"
-            )
-    except DeviceError as error:
-        refusal = str(error)
     with communicator.all_or_none():
-        # Nobody measures a CPU beside a GPU by accident.
-        if refusal and name == "auto" and (node := gpu_driver.gpu_node()):
-            raise DeviceError(
-                f"a GPU is here ({node}) and cannot be used: {refusal}; to measure the CPU add "
-                "--device cpu"
-            )
+        try:
+            vendor, visible = gpu_driver.visible_gpus()
+            if name not in ("auto", "gpu", vendor):
+                raise DeviceError(
+                    f"there is no {name} device here: the installed CuPy is built for {vendor}"
+                )
+        except DeviceError as error:
+            if name != "auto":
+                raise
+            refusal = str(error)
+            if node := gpu_driver.gpu_node():  # nobody measures a CPU beside a GPU by accident
+                raise DeviceError(
+                    f"a GPU is here ({node}) and cannot be used: {refusal}; to measure the CPU add "
+                    "--device cpu"
+                ) from error
     if not all(by_rank := communicator.node_gather(visible)):
         return [], refusal
     return [gpus[rank % len(gpus)] for rank, gpus in enumerate(by_rank)], refusal

@@ -72,7 +72,7 @@ class ArrivalSkew(Feature):
         # The rank that is delayed: the last one that receives anything.
         late = max(rank for rank in range(world.ranks) if receives(rank, world.ranks))
         # Of stamps that cannot be compared only the late rank's contain no waiting for others.
-        iteration.ranks = () if world.clock_shared else (late,)
+        iteration.ranks = () if world.shares_clock() else (late,)
         if world.rank == late:
             iteration.late = come_late(world, round(1e3 * late_us))
         return iteration

@@ -9,7 +9,6 @@ from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import METHOD, Parser, RunOptions, SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
-from collectives.operation import Algorithm
 from reports.store.arguments import whole_number
 from reports.store.program import BENCH, on_ranks
 
@@ -42,12 +41,6 @@ def sweep_parser(
     command: str, collective: Collective, about: str, features: Sequence[type[Feature]]
 ) -> Parser:
     """The parser of `python -m bench.<command>`."""
-
-    def algorithm(text: str) -> Algorithm:
-        from collectives.registry import ALGORITHMS  # not at the top: --help needs no more modules
-
-        return options.algorithm(ALGORITHMS[collective.name], text)
-
     parser, what, how, output = options.rank_parser(
         command,
         about,
@@ -70,12 +63,7 @@ def sweep_parser(
             action="store_true",
             help="also time auto_stable, whose bits depend on neither size nor place",
         )
-    what(
-        "--algorithm",
-        type=partial(options.comma_separated, algorithm),
-        metavar="A,B",
-        help="only these; --list names them (all but lossy ones)",
-    )
+    options.add_algorithms(what, "only these; --list names them (all but lossy ones)")
     what(
         "--in-place",
         action="store_true",
@@ -133,8 +121,12 @@ def sweep_options(
     parser: Parser, namespace: argparse.Namespace, features: Sequence[type[Feature]]
 ) -> tuple[RunOptions, SweepOptions, Sequence[Feature]]:
     """The options, or the end of the process with status 2 and one sentence."""
-    active = [found for each in features if (found := each.parse(parser, namespace))]
+    from collectives.registry import ALGORITHMS  # not at the top: --help needs no more modules
+
     collective: Collective = namespace.collective
+    known = ALGORITHMS[collective.name]
+    algorithms = options.named_algorithms(parser, known, namespace.algorithm)
+    active = [found for each in features if (found := each.parse(parser, namespace))]
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
     sizes = requested_sizes(parser, namespace, allow_zero=True)
@@ -150,7 +142,7 @@ def sweep_options(
         namespace.datatypes,
         namespace.redops,
         sizes,
-        namespace.algorithm,
+        algorithms,
         namespace.in_place,
         mode,
         namespace.stable,

@@ -29,12 +29,11 @@ ALONE = (
     "load the peer",
     "allocate",
     "draw the weights",
-    "reference",
     "plan the splits",
     "results",
 )
 # The steps that `Progress` shows. `measure_all` shows the rounds.
-SHOWN = (*ALONE, "pilot", "draw the routes", "try numbers of chunks")
+SHOWN = (*ALONE, "pilot", "draw the routes")
 
 
 class FlightRecord:

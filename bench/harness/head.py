@@ -123,7 +123,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
         environment=machine.facts,
         memory=memory,
         link={"overhead_us": session.overhead_us, "auto_rtt_ns": world.round_trip_ns},
-        clock_shared=world.clock_shared,
+        clock_shared=world.shares_clock(),
         cases=suite.headers,
         world=world_facts,
         method=method_of(session, suite),

@@ -128,14 +128,14 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Which cases of a collective a command has. `algorithms` None or empty: the usual ones.
+    """Which cases of a collective a command has. Without `algorithms` the usual ones.
     `stable`: also `auto_stable`."""
 
     collective: Collective
     datatypes: Sequence[str]
     redops: Sequence[str]
     sizes: tuple[int, ...]
-    algorithms: Sequence[Algorithm] | None = None
+    algorithms: Sequence[Algorithm] = ()
     in_place: bool = False
     mode: str | None = None
     stable: bool = False
@@ -161,18 +161,7 @@ def name_among(kind: str, names: Sequence[str], text: str, aliases: Mapping[str,
     raise argparse.ArgumentTypeError(unknown(kind, text, accepted))
 
 
-def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
-    """The algorithm that `two_shot+nt+128K` means."""
-    name_among("algorithm", list(known), BuildName.parse(text).algorithm)
-    try:
-        return parsed(text, known)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
-
-
-def add_collective(add: AddOption, names: Sequence[str], algorithms_text: str) -> None:
-    """One of these collectives, and names of algorithms, which `named_algorithms` looks up once the
-    collective is known."""
+def add_collective(add: AddOption, names: Sequence[str]) -> None:
     add(
         "--collective",
         choices=names,
@@ -180,23 +169,32 @@ def add_collective(add: AddOption, names: Sequence[str], algorithms_text: str) -
         metavar="NAME",
         help=f"{', '.join(names)} (all_reduce)",
     )
+
+
+def add_algorithms(add: AddOption, text: str) -> None:
+    """Names of algorithms, which `named_algorithms` looks up once the collective is known."""
     add(
         "--algorithm",
         metavar="A,B",
         type=partial(comma_separated, str),
         default=[],
-        help=f"only these ({algorithms_text})",
+        help=text,
     )
 
 
 def named_algorithms(
     parser: Parser, known: Mapping[str, Algorithm], names: Sequence[str]
 ) -> list[Algorithm]:
-    """What `--algorithm` names, or the end of the process with status 2 and one sentence."""
-    try:
-        return [algorithm(known, name) for name in names]
-    except argparse.ArgumentTypeError as error:
-        parser.error(f"--algorithm: {error}")
+    """What `--algorithm` names, as in `two_shot+nt+128K`, or the end of the process with status 2
+    and one sentence."""
+    algorithms = list[Algorithm]()
+    for name in names:
+        try:
+            name_among("algorithm", list(known), BuildName.parse(name).algorithm)
+            algorithms.append(parsed(name, known))
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            parser.error(f"--algorithm {name}: {error}")
+    return algorithms
 
 
 def duration_s(text: str) -> float:

@@ -101,7 +101,7 @@ def measure(
     if not suite.iterations:
         raise Refusal(f"no case can be measured: {suite.headers[0].reason}")
     say_absent(session, suite)
-    if not session.world.clock_shared:
+    if not session.world.shares_clock():
         measure_empty_launch(session)
     run_head = head.describe(session, machine, suite)
     run = RunInProgress(session, suite, STARTED_S + options.max_time_s - CLOSING_S)

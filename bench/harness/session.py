@@ -325,6 +325,4 @@ def reserve_run(options: RunOptions) -> str:
             run_id = f"{now:%Y-%m-%dT%H-%M-%SZ}-{options.command}-{token}"
             with suppress(FileExistsError):
                 (inside / f"{run_id}.flight").mkdir(mode=0o755)
-                if not (inside / f"{run_id}.jsonl").exists():
-                    return run_id
-                (inside / f"{run_id}.flight").rmdir()
+                return run_id

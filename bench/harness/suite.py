@@ -227,7 +227,7 @@ def prepare(
     listed = by_default(sweep.collective.name, world)
     if sweep.algorithms:
         listed = in_order(sweep.algorithms, ALGORITHMS[sweep.collective.name])
-    named = [algorithm.name for algorithm in sweep.algorithms or ()]
+    named = [algorithm.name for algorithm in sweep.algorithms]
     if sweep.stable and STABLE not in named:
         listed.append(ALGORITHMS[sweep.collective.name][STABLE])
         named.append(STABLE)
@@ -240,7 +240,7 @@ def prepare(
     compared = AUTO, LIBRARY.base
     axes = Axes(
         algorithms or (lambda size_bytes: listed),
-        sweep.algorithms is not None,
+        bool(sweep.algorithms),
         sweep.mode,
         lambda each: compares_all or not world.device.is_cpu or each.base in compared,
         for_library=partial(library_buffers.place, world),
@@ -294,14 +294,10 @@ def list_algorithms(sweep: SweepOptions, session: Session) -> int:
     """Prints every algorithm, and why one is not available here; on rank 0. Returns the status."""
     world = session.world
     size = 8 * 32 * world.ranks  # whole blocks of the quantised forms in each segment
-    buffers = Buffers(world.device.private(size), world.device.private(size), 0)
+    buffers, _ = allocated(world, 0, size)
     case = next(sweep_cases(replace(sweep, sizes=(size,)), session, buffers))
     for algorithm in ALGORITHMS[sweep.collective.name].values():
-        bound = (
-            algorithm.bind(world, case)
-            if algorithm.variants != ("registered",)
-            else algorithm.feasible(world, replace(case, variant="registered"))
-        )
+        bound = algorithm.bind(world, replace(case, variant=algorithm.variants_in(world)[0]))
         why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""
         if world.rank == 0:
             print_out(f"{algorithm.name:22} {algorithm.about}{why}\n")

@@ -15,7 +15,7 @@ from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothi
 from bench.harness.session import Session
 from bench.harness.verify import first_wrong
 from collectives.collective import Array, Datatype
-from collectives.operation import Operation
+from collectives.operation import Operation, World
 from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps
 from reports.store.schema import Block, LinkBlock
 from reports.store.stats import warmup_length
@@ -58,7 +58,7 @@ class Times:
     after_by_rank: Floats
 
 
-def times_us(iteration: Iteration, stamps: Sequence[Stamps], clock_shared: bool) -> Times:
+def times_us(iteration: Iteration, stamps: Sequence[Stamps], world: World) -> Times:
     """The times from all ranks' stamps. Only the stamps of the iteration's `ranks` count, from the
     arrival of its `movers` on: a rank without a part in a transfer may arrive when it is over."""
     ranks = iteration.ranks or tuple(range(len(stamps)))
@@ -66,7 +66,7 @@ def times_us(iteration: Iteration, stamps: Sequence[Stamps], clock_shared: bool)
     arrived_ns, skew_us = stamps_ns[:, :, ARRIVED], np.full(stamps_ns.shape[1], np.nan)
     unit_ns = 1e3 * max(1, iteration.chain_calls) / iteration.scale
     after_us = (stamps_ns[:, :, DONE] - stamps_ns[:, :, BEGUN]) / unit_ns
-    if clock_shared:
+    if world.shares_clock(iteration.ranks):
         if len(ranks) > 1 or len(stamps) == 1:
             skew_us = np.ptp(arrived_ns, axis=0) / 1e3
         arrived_ns = arrived_ns[[ranks.index(rank) for rank in iteration.movers or ranks]].max(
@@ -87,7 +87,7 @@ def pilot(session: Session, iteration: Iteration) -> None:
         verdict = None
         gathered = session.communicator.gather(stamps)
         if gathered is not None:
-            times = times_us(iteration, gathered, session.world.shares_clock(iteration.ranks))
+            times = times_us(iteration, gathered, session.world)
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
         iteration.duration_s, warmup, count = session.communicator.broadcast(verdict)
@@ -117,7 +117,7 @@ def measure_block(
     if gathered is None:
         return None
     all_stamps, wrongs, all_trips_ns = zip(*gathered, strict=True)
-    times = times_us(iteration, all_stamps, session.world.shares_clock(iteration.ranks))
+    times = times_us(iteration, all_stamps, session.world)
     if session.options.samples:
         iteration.samples.append(samples_of(iteration, block, times))
     record = block_record(iteration, block, times)
@@ -178,7 +178,7 @@ def measure_link(
     all_stamps, all_trips_ns = zip(*gathered, strict=True)
     medians_us: dict[str, Any] = {}
     for (name, part), of_ranks in zip(parts.items(), zip(*all_stamps, strict=True), strict=True):
-        times = times_us(part, of_ranks, session.world.clock_shared)
+        times = times_us(part, of_ranks, session.world)
         median_us = float(np.median(times.time)) - session.overhead_us * part.scale
         medians_us[name] = max(median_us, 0.0)
     return LinkBlock(
@@ -198,4 +198,4 @@ def measure_empty_launch(session: Session) -> None:
     empty = Iteration("nothing", idle, Operation(idle), idle, idle)
     gathered = session.communicator.gather(perform(session, empty, Counts(20, 100)))
     if gathered is not None:
-        session.overhead_us = float(np.median(times_us(empty, gathered, world.clock_shared).time))
+        session.overhead_us = float(np.median(times_us(empty, gathered, world).time))

@@ -115,12 +115,13 @@ def find(name: str | None, machine: Machine) -> tuple[list[ChoiceRow], str]:
         return [], ""
     (head, content), code = read(path, machine), program_digest(*MEASURED)
     origin = f"the table that {BENCH}tune made in {head.run_id} with Wiretax {head.program}"
-    if head.program == code:
-        return load(path, content), f"auto uses {origin}."
-    if name:
-        return load(path, content), f"auto uses {origin}; this code is {code}."
-    unused = f"auto uses its defaults, not {origin}: this code is {code}. For a new one"
-    return [], f"{unused}: {on_ranks(len(machine.ranks), 'tune')}"
+    here = "" if head.program == code else f"; this code is {code}"
+    if name or not here:
+        return load(path, content), f"auto uses {origin}{here}."
+    return [], (
+        f"auto uses its defaults, not {origin}{here}. For a new one: "
+        f"{on_ranks(len(machine.ranks), 'tune')}"
+    )
 
 
 def use_table(session: Session, machine: Machine) -> None:

@@ -222,11 +222,9 @@ def parse(
         help=f"type on the wire: float, half or bfloat16 ({command.datatype})",
     )
     if forms:
-        what(
-            "--algorithm",
-            type=partial(comma_separated, partial(options.algorithm, forms)),
-            metavar="A,B",
-            help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",
+        options.add_algorithms(
+            what,
+            "fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",
         )
     for feature in features:
         feature.add_options(what)
@@ -234,15 +232,17 @@ def parse(
     options.add_run_options(how, command.max_time_s)
     options.add_samples(output)
     namespace = parser.parse_args()
+    if forms:
+        namespace.algorithm = options.named_algorithms(parser, forms, namespace.algorithm)
     parser.require_ranks()
     fields = {
         field: value
         for field, value in vars(namespace).items()
         if field in LayerOptions.__dataclass_fields__ and value is not None
     }
-    parsed = [feature.parse(parser, namespace) for feature in features]
+    active = [found for each in features if (found := each.parse(parser, namespace))]
     run_options = options.run_options(namespace, warmup=command.warmup)
-    return run_options, LayerOptions(**fields), [feature for feature in parsed if feature]
+    return run_options, LayerOptions(**fields), active
 
 
 def main(name: str, features: Sequence[type[Feature]] = ()) -> NoReturn:

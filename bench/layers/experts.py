@@ -149,7 +149,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     ]
     axes = Axes(
         lambda size_bytes: listed,
-        sweep.algorithms is not None,
+        bool(sweep.algorithms),
         sweep.mode,
         chain_calls=CHAIN_ROUND_TRIPS,
     )

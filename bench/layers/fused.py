@@ -60,7 +60,6 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
             residual=send.address + size_bytes,
             weight=weight.address,
             residual_out=receive.address + size_bytes,
-            epsilon=fused.EPSILON,
         )
         return fused.NormCase(
             tokens * hidden,
@@ -128,7 +127,7 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     rank, ranks, seed = world.rank, world.ranks, session.options.seed
     hidden, size, most_tokens = model.hidden, datatype.size_bytes, max(options.tokens)
     scale = scale_for(options, session)
-    inner = {layer: model.columns(layer, ranks, float(scale)) for layer in LAYERS}
+    inner = {layer: model.columns(layer, ranks, scale) for layer in LAYERS}
     weight_type = fused.WEIGHTS[options.weights]
     row_scale = 1.0 if weight_type.is_float else ROW_SCALE
     with world.communicator.all_or_none():

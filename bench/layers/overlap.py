@@ -26,7 +26,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     most_tokens = max(options.tokens)
     # Of each layer: the dimension of its matrix that the ranks share.
     widths = {
-        layer: model.columns(layer, ranks, float(scale))
+        layer: model.columns(layer, ranks, scale)
         for layer in (LAYERS if reduces else COLUMN_LAYERS)
     }
     with world.communicator.all_or_none():

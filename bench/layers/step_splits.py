@@ -64,7 +64,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     # of all ranks. Each rank holds a share of each layer, and a stage's layers.
     weight_type = datatype if is_prefill else WEIGHTS[options.weights]
     scale, device = scale_for(options, session), world.device
-    columns = sum(model.columns(layer, ranks, float(scale)) for layer in LAYERS)
+    columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
     layer_bytes = columns * model.hidden * weight_type.size_bytes
     host_bytes = available_bytes() / len(communicator.node_gather(None))
     free_bytes = device.facts.get("memory_bytes", 0) / device.sharers or host_bytes
@@ -81,7 +81,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
             model,
             layers,
             held,
-            float(scale),
+            scale,
             datatype,
             weight_type,
             is_prefill,

@@ -283,7 +283,6 @@ class NormSubject(Subject):
             residual=buffers.residual.address,
             residual_out=buffers.residual_out.address,
             weight=buffers.weight.address,
-            epsilon=EPSILON,
         )
         return NormCase(**vars(super().case(count, way)), norm=norm, summed=buffers.summed.address)
 

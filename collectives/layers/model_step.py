@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -61,7 +62,7 @@ class StepWeights:
     model: Model
     layers: int
     held: int
-    scale: float
+    scale: Fraction
     datatype: Datatype
     weight_type: Datatype
     uses_matmul: bool

@@ -30,9 +30,9 @@ allreduce -a 2 -> unrecognized arguments: -a 2
 allreduce -F 1 -> unrecognized arguments: -F 1
 allreduce -g many -> is not a whole number from 1 to 1
 allreduce --algorithm two_shott,library -> unknown algorithm 'two_shott': did you mean two_shot?
-allreduce --algorithm two_shot+fast -> algorithm 'two_shot+fast': 'fast' is not one of nt, ntr,
+allreduce --algorithm two_shot+fast -> --algorithm two_shot+fast: 'fast' is not one of nt, ntr,
 allreduce --algorithm two_shot+2K+4K -> '4K' sets chunk_bytes a second time
-allreduce --algorithm library+nt -> algorithm 'library+nt': library is not ours to build
+allreduce --algorithm library+nt -> --algorithm library+nt: library is not ours to build
 allreduce -d fp8 -> unknown datatype 'fp8': choose from float
 allreduce -d flaot -> unknown datatype 'flaot': did you mean float?
 allreduce -o summ -> unknown operation 'summ': did you mean sum?
@@ -54,7 +54,7 @@ alltoall --arrival-skew 5us --mode both -> --arrival-skew and --cold are of sing
 allreduce --cold --mode chained -> --arrival-skew and --cold are of single calls
 soak --soak 10 -> argument --soak: '10' is not a time such as 5us, 90s, 10m or 2h
 soak --in-place -> unrecognized arguments: --in-place
-soak --algorithm rong -> --algorithm: unknown algorithm 'rong': did you mean ring?
+soak --algorithm rong -> unknown algorithm 'rong': did you mean ring?
 soak -e 0 -> the sizes begin at 1 B, above their end at 0 B
 soak -b 8 -e 4 -> the sizes begin at 8 B, above their end at 4 B
 link -b 2 -> 2 B hold no float32, which has 4 B

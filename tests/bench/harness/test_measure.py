@@ -31,9 +31,13 @@ STAMPS = [
 ]
 
 
+def times(iteration: Iteration, stamps=STAMPS, clock_shared: bool = True):
+    return times_us(iteration, stamps, mock.Mock(shares_clock=lambda _: clock_shared))
+
+
 def block_of(clock_shared: bool = True, chain_calls: int = 0, stamps=STAMPS):
     iteration = iteration_of(chain_calls)
-    return block_record(iteration, 3, times_us(iteration, stamps, clock_shared))
+    return block_record(iteration, 3, times(iteration, stamps, clock_shared))
 
 
 def first_wrong(*elements: int):
@@ -49,7 +53,7 @@ def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_c
     assert record.total_us == pytest.approx(np.median([1.7 + 1.2, 2.0 + 0.4]))
     assert record.arrival_skew_us == np.median([0.3, 0.0])
     assert link_rtt_ns([(100.0, 110.0), (101.0, 109.0)]) == (101.0, 110.0), "the slowest pair"
-    rows = samples_of(iteration_of(), 3, times_us(iteration_of(), STAMPS, True))
+    rows = samples_of(iteration_of(), 3, times(iteration_of()))
     assert rows.shape == (4, 5)
     assert rows[2] == pytest.approx([3, 1, 1.6, 1.2, 0.3])
 

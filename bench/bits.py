@@ -34,7 +34,7 @@ from bench.stability.sums import DATA, MANTISSA_BITS
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal, launched_ranks
 from collectives.layers.fused import COLLECTIVE, peer_forms
-from collectives.registry import ALGORITHMS, by_default, in_order
+from collectives.registry import ALGORITHMS, by_default
 from kernels.devices.device import DeviceError
 from reports.store.bits import SUFFIX, Bits, compare_launch
 from reports.store.program import on_ranks
@@ -56,9 +56,8 @@ def subjects(
     collective, peers = bits.collective.name, of_features(session)
     kind, is_fused = KINDS.get(collective, Subject), collective in FORMS
     # All that `auto` chooses among, or the named ones; and the peers.
-    algorithms = [*FORMS[collective].values()] if is_fused else by_default(collective, world)
-    if bits.algorithms:
-        algorithms = in_order(bits.algorithms, KNOWN[collective])
+    usual = FORMS[collective].values() if is_fused else by_default(collective, world)
+    algorithms = [*(bits.algorithms or usual)]
     algorithms += peer_forms(collective, peers) if is_fused else peers
     row_bytes = kind.row_elements * max(DATATYPES[name].size_bytes for name in bits.datatypes)
     room_bytes = max(row_bytes, *bits.sizes) + MARGIN_BYTES

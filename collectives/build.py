@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from collectives.names import BuildName
-
 # The words without a number, and the field that each sets.
 FLAGS = {"nt": "stream_slab", "ntr": "stream_receive", "slabs": "slabs"}
 # The words with a number, by their last letter: the field, and the unit.
@@ -39,10 +37,6 @@ class Build:
                 words.append(f"{number // unit}{letter}")
         words.sort(key=lambda word: word == "slabs")  # last
         return tuple(words)
-
-    def named(self, algorithm: str, memory: str | None = None) -> str:
-        """`two_shot+nt+128K over host_staged`; the memory only where there are several kinds."""
-        return str(BuildName(algorithm, self.words, memory))
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> "Build":

@@ -155,8 +155,8 @@ def bind_best(
         bound = algorithm.bind(over, case)
         if isinstance(bound, Operation):
             memory = over.memory if world.other_memory else None
-            name = algorithm.build.named(algorithm.base, memory)
-            return replace(bound, chosen=algorithm, choice=name)
+            name = BuildName(algorithm.name, memory=memory)
+            return replace(bound, chosen=algorithm, choice=str(name))
         if refusal in (None, ONE_HOST):
             refusal = bound
     assert refusal, "auto chooses among some algorithms"

@@ -87,17 +87,6 @@ def launched_ranks() -> int | None:
     return _number_in(SIZE_VARIABLES)
 
 
-def require_launcher(library: str) -> None:
-    """Raises Mistake for an MPICH without PMIx below a launcher that speaks PMIx alone: it would
-    abort. `library` describes itself."""
-    is_pmix = "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ
-    if is_pmix and library.startswith("MPICH Version") and "pmix" not in library:
-        raise Mistake(
-            "this MPICH does not speak PMIx, which the launcher speaks: start the ranks with the "
-            "mpirun that came with MPICH, or in a job of Slurm with srun --mpi=pmi2"
-        )
-
-
 def best_thread_level() -> str:
     """The thread level at which MPI is fastest, decided before MPI is up. MULTIPLE, the default of
     mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when ranks outnumber cores,
@@ -129,7 +118,15 @@ class Communicator:
                 from mpi4py import MPI
 
             self.mpi = MPI
-            require_launcher(MPI.Get_library_version())
+            # An MPICH without PMIx would abort below a launcher that speaks PMIx alone.
+            is_pmix = "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ
+            version = MPI.Get_library_version()
+            if is_pmix and version.startswith("MPICH Version") and "pmix" not in version:
+                raise Mistake(
+                    "this MPICH does not speak PMIx, which the launcher speaks: start the ranks "
+                    "with the mpirun that came with MPICH, or in a job of Slurm with srun "
+                    "--mpi=pmi2"
+                )
             level = getattr(MPI, f"THREAD_{(thread_level or best_thread_level()).upper()}")
             # It waits for all ranks, and bypasses mpi4py as `finish` does.
             library = ctypes.CDLL(MPI.__file__)

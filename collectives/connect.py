@@ -24,23 +24,6 @@ REMEDY = (
 SHARING = "ipcGetMemHandle", "ipcOpenMemHandle", "cannot be opened"  # refused, for these causes
 
 
-def map_peers(
-    communicator: Communicator, device: Device, waits: WaitPolicy, sharing: str, undo: ExitStack
-) -> PeerBuffer:
-    """Allocates and maps in one mode, without a probe. All ranks call it, and `undo` if it fails.
-    Raises Refusal."""
-    controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
-    slabs = share(communicator, device, sharing, slab_bytes(device), undo)
-    with communicator.all_or_none():
-        own = device.private(ctypes.sizeof(Own))
-        undo.callback(own.close)
-    peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
-    device.flushes_hdp = any(peers.hdp_flush)
-    with communicator.all_or_none():
-        write_own(peers, 0)
-    return peers
-
-
 def connect(
     communicator: Communicator,
     device: Device,
@@ -56,7 +39,15 @@ def connect(
     for number, sharing in enumerate(modes):
         undo = ExitStack()
         try:
-            peers = map_peers(communicator, device, waits, sharing, undo)
+            controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
+            slabs = share(communicator, device, sharing, slab_bytes(device), undo)
+            with communicator.all_or_none():
+                own = device.private(ctypes.sizeof(Own))
+                undo.callback(own.close)
+            peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
+            device.flushes_hdp = any(peers.hdp_flush)
+            with communicator.all_or_none():
+                write_own(peers, 0)
             peers.refusals, peers.requested = refusals, modes[0]
             if not probes:
                 return peers

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -11,6 +11,7 @@ import msgspec
 from collectives.build import Build, cpu_builds, gpu_builds
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Refusal
+from collectives.names import BuildName
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PACK_BYTES, Device, Memory, Step, Watch
 
@@ -329,7 +330,7 @@ class Algorithm:
     @property
     def name(self) -> str:
         """With the words of its build: `two_shot+nt+128K`."""
-        return self.build.named(self.base)
+        return str(BuildName(self.base, self.build.words))
 
     @property
     def is_baseline(self) -> bool:
@@ -375,10 +376,11 @@ class Algorithm:
             return []
         if self.is_lossy or not self.by_default(world):
             return []
-        return [replace(self, build=build) for build in self.builds(world, size_bytes)]
-
-    def builds(self, world: World, size_bytes: int) -> Iterable[Build]:
-        return [Build()]
+        if world.device.is_cpu:
+            builds = cpu_builds(self.varies, size_bytes)
+        else:
+            builds = gpu_builds(self.varies, size_bytes, world.memory)
+        return [replace(self, build=build) for build in builds]
 
 
 @dataclass(frozen=True)
@@ -422,8 +424,3 @@ class KernelAlgorithm(Algorithm):
         if shown.no_registered and case.variant == "registered":
             return Unsupported(shown.no_registered)
         return None
-
-    def builds(self, world: World, size_bytes: int) -> Iterable[Build]:
-        if world.device.is_cpu:
-            return cpu_builds(self.varies, size_bytes)
-        return gpu_builds(self.varies, size_bytes, world.memory)

@@ -1,6 +1,4 @@
-"""Every algorithm by collective and name. A run's table lists them in this order."""
-
-from collections.abc import Iterable, Sequence
+"""Every algorithm by collective and name. The table of a run that names none has this order."""
 
 from collectives import algorithms, choice
 from collectives.collective import COLLECTIVES, Traffic
@@ -57,9 +55,3 @@ def by_default(collective: str, world: World) -> list[Algorithm]:
     """The algorithms of a run that names none."""
     ours = exact(collective, world.communicator.hosts)
     return [LIBRARY, *(algorithm for algorithm in ours if algorithm.by_default(world))]
-
-
-def in_order(chosen: Sequence[Algorithm], names: Iterable[str]) -> list[Algorithm]:
-    """The chosen algorithms in the order of these names, builds of one in their own order."""
-    order = [*names]
-    return sorted(chosen, key=lambda algorithm: order.index(algorithm.base))

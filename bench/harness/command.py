@@ -155,15 +155,16 @@ def requested_sizes(
 ) -> tuple[int, ...]:
     """The sizes in bytes, in whole elements of every type, ascending; or the end of the process."""
     smallest, largest = namespace.minbytes, namespace.maxbytes
-    if largest < smallest and not namespace.sizes:
+    sizes = list[int](namespace.sizes or ())
+    if largest < smallest and not sizes:
         parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
     widest = max(map(DATATYPES.__getitem__, namespace.datatypes), key=lambda each: each.size_bytes)
     element_bytes = widest.size_bytes
-    for size in namespace.sizes or [smallest]:
+    for size in sizes or [smallest]:
         if size < element_bytes and (size or not allow_zero):
             parser.error(f"{size} B hold no {widest.name}, which has {element_bytes} B")
-    chosen, size = list[int](namespace.sizes or ()), smallest
+    size = smallest
     while not namespace.sizes and size <= largest:
-        chosen.append(size)
+        sizes.append(size)
         size = size * namespace.stepfactor or element_bytes  # after 0 comes one element
-    return tuple(sorted({size // element_bytes * element_bytes for size in chosen}))
+    return tuple(sorted({size // element_bytes * element_bytes for size in sizes}))

@@ -78,15 +78,12 @@ class FlightRecord:
         yield
         self.note(around)
 
-    def image(self) -> bytes:
-        """The page with the counters of now."""
-        if self.watch is not self.page_watch:  # kernels of a GPU cannot write into the page
-            ctypes.pointer(self.page_watch)[0] = self.watch
-        return bytes(self.page)
-
     @property
     def record(self) -> dict[str, Any]:
-        """The record in the form that `read_flight` returns."""
+        """The record in the form that `read_flight` returns, with the counters of now, which the
+        page gets too."""
+        if self.watch is not self.page_watch:  # kernels of a GPU cannot write into the page
+            ctypes.pointer(self.page_watch)[0] = self.watch
         return self.state | {"counters": {name: getattr(self.watch, name) for name in COUNTERS}}
 
     def remove(self) -> None:

@@ -77,7 +77,7 @@ def status_of(code: int, record: Path) -> int:
     # become that signal. `sleep` keeps this rank's pipes open until the others have exited.
     with suppress(OSError):
         subprocess.Popen(["sleep", str(LAUNCHER_S)], close_fds=False)
-    if not record_end(folder, rank, why, f"rank {rank}", WRONG):
+    if not record_end(folder, rank, why, rank):
         return code if code == INTERRUPTED else WRONG
     if page := read_flight(folder).ranks.get(rank):
         say("wiretax", sentence_on(page, why))

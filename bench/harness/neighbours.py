@@ -12,7 +12,7 @@ from contextlib import suppress
 
 PORT = 9  # discard: usually closed, and a refusal is an answer
 ANSWER_S = 1.0
-SILENCES = 2  # in a row: one lost packet is no cut link
+ASKED = 2  # times before a host counts as lost: one lost packet is no cut link
 
 
 class Neighbours:
@@ -20,8 +20,8 @@ class Neighbours:
     whose firewall drops the question, silence would say nothing."""
 
     def __init__(self) -> None:
-        self.addresses, self.silences = dict[str, str](), dict[str, int]()  # by host
-        self.asked_s = 0.0
+        self.addresses = dict[str, str]()  # by host
+        self.were_silent, self.asked_s = list[str](), 0.0
 
     def find(self, hosts: Iterable[str]) -> None:
         """Fills in the addresses, within seconds."""
@@ -38,12 +38,12 @@ class Neighbours:
         return silent_hosts(self.addresses)
 
     def lost(self) -> list[str]:
-        """The hosts that were silent several times in a row. It asks once a second at most."""
+        """The hosts that are silent for the second time in a row. It asks once a second at most."""
         if not self.addresses or time.monotonic() < self.asked_s + ANSWER_S:
             return []
         self.asked_s = time.monotonic()
-        self.silences = {host: self.silences.get(host, 0) + 1 for host in self.silent()}
-        return [host for host, number in self.silences.items() if number == SILENCES]
+        before, self.were_silent = self.were_silent, self.silent()
+        return [host for host in self.were_silent if host in before]
 
 
 def silent_hosts(addresses: dict[str, str]) -> list[str]:

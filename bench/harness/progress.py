@@ -39,10 +39,6 @@ class Progress:
         self.due_s = 0.0
         self.show(self.phase, f"compile {file_name}")
 
-    def show_again(self) -> None:
-        """Shows the current phase if the last line is old enough: the watchdog, in long steps."""
-        self.show(self.phase, self.details)
-
     def write(self, text: str) -> None:
         """Writes a line."""
         if not self.is_silent:

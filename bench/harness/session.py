@@ -162,7 +162,7 @@ def end_start(options: RunOptions, limit_s: float) -> None:
     )
     with suppress(OSError):  # over a cut link the launcher would wait for minutes
         folder = Path(tempfile.mkdtemp(suffix=".flight"))
-        record_end(folder, rank, "did not start MPI", "its start", WRONG)
+        record_end(folder, rank, "did not start MPI")
         start_witness(folder, {rank: os.getpid()}, platform.node())
     time.sleep(1)  # the launcher would kill rank 0 before it has spoken
     os._exit(WRONG)
@@ -209,8 +209,7 @@ def open_session(
         _ = session.round_trip_ns
         flight.note("measure the link", text="")
         trip_ns = median(session.round_trip_ns() for _ in range(PROBES))
-        trip_ns = communicator.broadcast(trip_ns)
-        session.world = replace(world, round_trip_ns=trip_ns)
+        session.world = replace(world, round_trip_ns=communicator.broadcast(trip_ns))
     return session
 
 

@@ -33,7 +33,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.registry import ALGORITHMS, LIBRARY, by_default, in_order
+from collectives.registry import ALGORITHMS, LIBRARY, by_default
 from reports.store.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
@@ -199,18 +199,6 @@ def header_of(
     return header
 
 
-def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
-    """Adds the link's parts at each measured size, in mapped memory. Raises Refusal."""
-    world = session.world
-    if isinstance(world.peers, Unsupported):
-        return
-    engine = shared_engine(world)
-    with session.communicator.all_or_none():
-        for size in sorted({suite.headers[number].size_bytes for number in suite.iterations}):
-            if parts := link_parts(world, buffers, size, engine):
-                suite.link_parts[size] = parts
-
-
 def prepare(
     sweep: SweepOptions,
     session: Session,
@@ -224,9 +212,7 @@ def prepare(
     session.flight.note("allocate", text=f"{largest} B")
     room, seed = largest + 2 * MARGIN_BYTES, session.options.seed
     buffers, library_buffers = allocated(world, seed, room, MARGIN_BYTES)
-    listed = by_default(sweep.collective.name, world)
-    if sweep.algorithms:
-        listed = in_order(sweep.algorithms, ALGORITHMS[sweep.collective.name])
+    listed = [*(sweep.algorithms or by_default(sweep.collective.name, world))]
     named = [algorithm.name for algorithm in sweep.algorithms]
     if sweep.stable and STABLE not in named:
         listed.append(ALGORITHMS[sweep.collective.name][STABLE])
@@ -257,8 +243,13 @@ def prepare(
             if suite.headers[number].algorithm not in compared:
                 iteration.every = OTHERS_EVERY
     suite.named = named
-    if not algorithms:
-        add_link_parts(session, suite, buffers)
+    if algorithms or isinstance(world.peers, Unsupported):
+        return suite
+    engine = shared_engine(world)
+    with session.communicator.all_or_none():
+        for size in sorted({suite.headers[number].size_bytes for number in suite.iterations}):
+            if parts := link_parts(world, buffers, size, engine):
+                suite.link_parts[size] = parts
     return suite
 
 

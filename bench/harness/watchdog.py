@@ -17,7 +17,7 @@ from psutil import STATUS_RUNNING, STATUS_STOPPED
 
 from bench.harness.console import INTERRUPTED, SIGNALS, WRONG, say
 from bench.harness.flight import ALONE, LOOK_S, FlightRecord
-from bench.harness.neighbours import ANSWER_S, SILENCES, Neighbours
+from bench.harness.neighbours import ANSWER_S, ASKED, Neighbours
 from bench.harness.witness import UNREACHABLE, record_end, state_of
 from reports.store.result import read_flight, sentence_on
 
@@ -58,8 +58,7 @@ class Watchdog:
 
     def end(self, culprit: dict[str, Any], why: str, status: int, details: str = "") -> NoReturn:
         """Ends the run by the fault of a rank, unless another rank did so first."""
-        by = f"rank {self.rank}"
-        if record_end(self.flight.folder, culprit["rank"], why, by, status):
+        if record_end(self.flight.folder, culprit["rank"], why, self.rank, status):
             say("wiretax", sentence_on(culprit, why) + details)
             for pid in self.pids.values():
                 with suppress(ProcessLookupError):
@@ -82,7 +81,7 @@ class Watchdog:
             self.flight.remove()
 
     def _watch(self) -> None:
-        flight, image, still_s = self.flight, b"", 0.0
+        flight, record, still_s = self.flight, dict[str, Any](), 0.0
         while True:
             signals = select.select([] if self.interrupted_s else [self.signals], [], [], LOOK_S)[0]
             if signals:
@@ -90,20 +89,20 @@ class Watchdog:
             self._leave_if_ended()
             if self.interrupted_s and time.monotonic() - self.interrupted_s > INTERRUPT_S:
                 self.end(flight.record, "was interrupted", INTERRUPTED)
-            if flight.state["step"] in ALONE:  # nothing is timed
-                flight.progress.show_again()
+            if flight.state["step"] in ALONE:  # nothing is timed: a line follows now and then
+                flight.progress.show(flight.progress.phase, flight.progress.details)
 
             # Looks are counted: the time in which a job is suspended does not count.
-            last_image, image = image, flight.image()
+            last, record = record, flight.record
             is_held_up = self.held_up_in is not None
-            still_s = still_s + LOOK_S if image == last_image or is_held_up else 0.0
+            still_s = still_s + LOOK_S if record == last or is_held_up else 0.0
             if self.hosts and still_s > self.timeout_s / 2:
                 flight.page.flush()  # over NFS other hosts see what has left this one
             if still_s > self.timeout_s - ANSWER_S + (VERDICT_S if self.rank else 0):
                 if lost := self.neighbours.lost():
                     self.end(*self._lost(lost[0]), WRONG)
             else:
-                self.neighbours.silences = {}
+                self.neighbours.were_silent = []
             if is_held_up or still_s > self.timeout_s + GRACE_S:
                 self._end_if_stuck(still_s)
 
@@ -129,7 +128,7 @@ class Watchdog:
         is_stopped = states.get(culprit["rank"]) == STATUS_STOPPED
         if self.hosts and not is_stopped:  # another host may still name the rank
             asks = self.rank == min(self.pids)
-            wait_s = VERDICT_S if asks else 2 * VERDICT_S + SILENCES * ANSWER_S
+            wait_s = VERDICT_S if asks else 2 * VERDICT_S + ASKED * ANSWER_S
             if still_s < self.timeout_s + GRACE_S + wait_s:
                 return
         is_alone = culprit["step"] in ALONE and not is_stopped
@@ -166,11 +165,10 @@ class Watchdog:
         if not ended:  # a full disk leaves the file empty
             os._exit(WRONG)
         by = ended["by"]
-        is_other_host = self.hosts and by not in [f"rank {rank}" for rank in self.pids]
-        if is_other_host and ended["why"].startswith(UNREACHABLE):
+        if self.hosts and by not in self.pids and ended["why"].startswith(UNREACHABLE):
             # Who ended the run has said so, but not across the link that is cut.
             silent = self.neighbours.silent()
-            if self.hosts[int(by.split()[1])] in silent:
+            if self.hosts[by] in silent:
                 say("wiretax", sentence_on(*self._lost(silent[0])))
             elif not self.neighbours.addresses:  # the launcher would end the rank that asks
                 time.sleep(ANSWER_S + VERDICT_S)

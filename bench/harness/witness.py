@@ -66,13 +66,13 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
             deaths.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
             alive[pidfd] = rank
         except (psutil.Error, ProcessLookupError):
-            record_end(folder, rank, SILENT, by="witness", status=1)
+            record_end(folder, rank, SILENT)
     while alive:
         dead = deaths.poll(LEFT_BEHIND_S if len(alive) < len(pids) else None)
         for rank in [alive.pop(pidfd) for pidfd, _ in dead]:
             # A rank that has finished removes its record.
             has_record = (folder / f"rank-{rank}").exists()
-            if has_record and record_end(folder, rank, SILENT, by="witness", status=1):
+            if has_record and record_end(folder, rank, SILENT):
                 name = f"rank {rank} on {host}" if host else f"rank {rank}"
                 with suppress(OSError):  # the launcher has gone
                     print(f"wiretax: {name} {SILENT}", file=sys.stderr)
@@ -82,8 +82,9 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
                     os.kill(pid, signal.SIGKILL)
 
 
-def record_end(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
-    """Writes that `rank` ended the run into `ended`. Returns False if another process has."""
+def record_end(folder: Path, rank: int, why: str, by: int | None = None, status: int = 1) -> bool:
+    """Writes that `rank` ended the run into `ended`. Returns False if another process has. `by`:
+    the rank that says so, if it is one."""
     try:
         with (folder / "ended").open("x") as file:
             json.dump({"rank": rank, "why": why, "by": by, "status": status}, file)

@@ -209,7 +209,7 @@ def parse(
         type=partial(name_among, "model", models),
         default=command.model,
         metavar="NAME",
-        help=f"{', '.join(models[:-1])} or {models[-1]} ({command.model})",
+        help=f"{', '.join(models)} ({command.model})",
     )
     for add_to in command.options:
         add_to(what)

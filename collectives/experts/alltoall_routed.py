@@ -65,12 +65,7 @@ class RoutedCase(CollectiveCase):
 def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> Routing:
     """Fills the tables of this rank. Raises DeviceError."""
     rank, ranks, most = world.rank, routes.ranks, int(routes.tokens_of.max())
-    top_k, memories = routes.chosen.shape[1], [rows]
-
-    def on_device(array: Array) -> int:
-        memories.append(world.device.store(array))
-        return memories[-1].address
-
+    top_k = routes.chosen.shape[1]
     home, place = routes.home, routes.place
     came = np.zeros((ranks, most, top_k), CHOICE)
     came["place"] = -1
@@ -79,25 +74,29 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> R
     token, choice = routes.rows_of(rank)
     came["place"][home[token], place[token], choice] = np.arange(len(token))
     sent, arriving = routes.leaving[rank], routes.leaving[:, rank]
+    arrays = {
+        "owner": routes.owner.astype(np.int32),
+        "tokens_of": routes.tokens_of.astype(np.int32),
+        "choices": came[rank, : routes.tokens_of[rank]],
+        "counting": np.zeros((MOST_BLOCKS, routes.experts), np.int32),
+        "first": np.zeros((ranks, routes.experts), np.int32),
+        "came": came,
+        "out": np.zeros(sent.sum() * row_stride(row_bytes), np.uint8),
+        "in_": np.zeros(arriving.sum() * row_stride(row_bytes), np.uint8),
+        "record": _numbered(sent),
+        "arrived": _numbered(arriving),
+    }
+    memories = {name: world.device.store(array) for name, array in arrays.items()}
     routing = Routing(
         tokens=int(routes.tokens_of[rank]),
         most_tokens=most,
         experts=routes.experts,
         top_k=top_k,
         most_rows=len(token),
-        owner=on_device(routes.owner.astype(np.int32)),
-        tokens_of=on_device(routes.tokens_of.astype(np.int32)),
-        choices=on_device(came[rank, : routes.tokens_of[rank]]),
-        counting=on_device(np.zeros((MOST_BLOCKS, routes.experts), np.int32)),
-        first=on_device(np.zeros((ranks, routes.experts), np.int32)),
-        came=on_device(came),
         rows=rows.address,
-        out=on_device(np.zeros(sent.sum() * row_stride(row_bytes), np.uint8)),
-        in_=on_device(np.zeros(arriving.sum() * row_stride(row_bytes), np.uint8)),
-        record=on_device(_numbered(sent)),
-        arrived=on_device(_numbered(arriving)),
+        **{name: memory.address for name, memory in memories.items()},
     )
-    routing.memories = memories
+    routing.memories = [rows, *memories.values()]
     return routing
 
 

@@ -44,11 +44,12 @@ def connect(
             with communicator.all_or_none():
                 own = device.private(ctypes.sizeof(Own))
                 undo.callback(own.close)
-            peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
+            peers = PeerBuffer(
+                communicator, device, slabs, controls, own, waits, sharing, refusals, modes[0]
+            )
             device.flushes_hdp = any(peers.hdp_flush)
             with communicator.all_or_none():
                 write_own(peers, 0)
-            peers.refusals, peers.requested = refusals, modes[0]
             if not probes:
                 return peers
             peers.shown = probe(peers)
@@ -57,12 +58,11 @@ def connect(
                 raise ProbeFailed(peers.shown.no_reads)
             if not device.is_cpu:
                 peers.wire = wire_speed(peers)
-            for use, reason in (
-                ("reads of peers' memory", peers.shown.no_reads),
-                ("registered buffers", peers.shown.no_registered),
-            ):
-                if reason:
-                    refusals.append(f"{use}: {reason}")
+            unused = {
+                "reads of peers' memory": peers.shown.no_reads,
+                "registered buffers": peers.shown.no_registered,
+            }
+            refusals += [f"{use}: {reason}" for use, reason in unused.items() if reason]
             return peers
         except Refusal as refusal:
             undo.close()

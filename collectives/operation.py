@@ -247,14 +247,12 @@ class Library(ABC):
 
 @dataclass(frozen=True)
 class Limits:
-    """The segments that an algorithm takes: from `least_bytes` to `most_bytes`, and to
-    `most_bytes_of_ranks` over all ranks; a multiple of `whole_elements`. From `wins_below` on
-    another one is always faster, and between two GPUs from `pair_wins_below` on. Up to
-    `leads_up_to`, over the mapped memory of other GPUs, none is."""
+    """The segments that an algorithm takes: from `least_bytes` to `most(ranks)` bytes, a multiple
+    of `whole_elements`. From `wins_below` on another one is always faster, and between two GPUs
+    from `pair_wins_below` on. Up to `leads_up_to`, over other GPUs' mapped memory, none is."""
 
     least_bytes: int = 0
-    most_bytes: float = math.inf
-    most_bytes_of_ranks: float = math.inf
+    most: Callable[[int], float] = lambda ranks: math.inf
     whole_elements: int = 1
     wins_below: float = math.inf
     pair_wins_below: float = 0
@@ -268,10 +266,6 @@ class Limits:
         """Whether a segment of this size may be fastest by this algorithm."""
         is_pair = world.ranks == 2 and not world.device.is_cpu
         return size_bytes < max(self.wins_below, self.pair_wins_below if is_pair else 0)
-
-    def most(self, ranks: int) -> float:
-        """The largest segment in bytes."""
-        return min(self.most_bytes, self.most_bytes_of_ranks / ranks)
 
     def refusal(self, case: CollectiveCase, ranks: int) -> Unsupported | None:
         reason = None

@@ -81,7 +81,7 @@ ALGORITHMS = {
             binder("allreduce_mine", "mine", lambda ranks: 2),
             partial(direct_traffic, copies=1),
             varies=("stores",),
-            limits=Limits(most_bytes=1 << 20),
+            limits=Limits(most=lambda ranks: 1 << 20),
         ),
     )
 }

@@ -130,8 +130,8 @@ def measure_block(
 
 def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
     """The longest round trips before and after, over all ranks; None if no rank measured one."""
-    before, after = np.max(trips_ns, axis=0)
-    return (float(before), float(after)) if before or after else None
+    before, after = np.max(trips_ns, axis=0).tolist()
+    return (before, after) if before or after else None
 
 
 def block_record(iteration: Iteration, block: int, times: Times) -> Block:

@@ -12,8 +12,8 @@ from collectives.collective import Traffic
 from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import direct_traffic
 
-LL = Limits(most_bytes=32 << 10, leads_up_to=16 << 10)
-SENTINEL = Limits(most_bytes_of_ranks=512 << 10)
+LL = Limits(most=lambda ranks: 32 << 10, leads_up_to=16 << 10)
+SENTINEL = Limits(most=lambda ranks: (512 << 10) / ranks)
 
 
 def _bind(base: str, limits: Limits, world: World, case: CollectiveCase) -> Bound:

@@ -41,12 +41,11 @@ def open_peers(
     contents += [(f"{kernel.base}.cu", kernel.about) for kernel in kernels]
     every = ranks.all_gather(contents)
     for rank, theirs in enumerate(every):
-        for (name, first), (_, other) in zip(every[0], theirs, strict=True):
-            if first != other:
-                raise Mistake(
-                    f"{name} has other content on {ranks.rank_name(rank)} than on "
-                    f"{ranks.rank_name(0)}"
-                )
+        if changed := sorted({*theirs} - {*every[0]}):
+            raise Mistake(
+                f"{changed[0][0]} has other content on {ranks.rank_name(rank)} than on "
+                f"{ranks.rank_name(0)}"
+            )
     peers = {file.name: algorithm_of(file, world, notes, during) for file in python}
     peers |= {kernel.base: kernel for kernel in kernels}
     if len(peers) < len(names):

@@ -5,7 +5,6 @@ import faulthandler
 import hashlib
 import importlib.abc
 import importlib.metadata
-import importlib.util
 import re
 import sys
 from contextlib import suppress
@@ -58,7 +57,7 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class PeerFile(importlib.abc.InspectLoader):
+class PeerFile(importlib.abc.SourceLoader):
     """A file that declares a Peer; `name` is its algorithm's. It loads its own module: the bytes
     that the digest is of, since a compiled file beside them may be older."""
 
@@ -140,11 +139,11 @@ class PeerFile(importlib.abc.InspectLoader):
             raise Mistake(f"--peer {self.path.name} has no function bind(case)")
         return module
 
-    def get_source(self, fullname: str) -> str:
-        return importlib.util.decode_source(self.source)
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
 
-    def get_code(self, fullname: str) -> Any:
-        return self.source_to_code(self.source, str(self.path))
+    def get_data(self, path: str | bytes) -> bytes:
+        return self.source
 
     def sentence_about(self, error: BaseException) -> str:
         """One sentence about an error, without paths: with its line in this file, or with the
@@ -205,10 +204,12 @@ def declared(tree: ast.Module, path: Path) -> Peer:
     for node in tree.body:
         if not isinstance(node, ast.Assign):
             continue
-        for name in [target.id for target in node.targets if isinstance(target, ast.Name)]:
-            if not name.isupper() or name.lower() not in defaults:
+        for target in node.targets:
+            constant = getattr(target, "id", "")
+            name = constant.lower()
+            if not constant.isupper() or name not in defaults:
                 continue
-            kind = type(defaults[name.lower()])
+            kind = type(defaults[name])
             try:
                 value = ast.literal_eval(node.value)
             except (ValueError, TypeError):  # TypeError: a set of lists
@@ -216,16 +217,16 @@ def declared(tree: ast.Module, path: Path) -> Peer:
             value = (value,) if kind is tuple and isinstance(value, str) else value
             if type(value) is not kind:
                 raise Mistake(
-                    f"--peer {path.name}, line {node.lineno}: {name} is not a constant "
+                    f"--peer {path.name}, line {node.lineno}: {constant} is not a constant "
                     f"of type {kind.__name__}"
                 )
-            allowed = KNOWN.get(name.lower())
+            allowed = KNOWN.get(name)
             if allowed and (unknown := [item for item in value if item not in allowed]):
                 raise Mistake(
                     f"--peer {path.name}, line {node.lineno}: unknown {unknown[0]!r} in "
-                    f"{name}: choose from {', '.join(allowed)}"
+                    f"{constant}: choose from {', '.join(allowed)}"
                 )
-            values[name.lower()] = value
+            values[name] = value
     if not 0 < len(values["title"]) <= MOST_TITLE or not values["title"].isprintable():
         raise Mistake(f"--peer {path.name}: TITLE is not one short line of text")
     return Peer(**values)

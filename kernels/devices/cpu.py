@@ -5,6 +5,7 @@ import ctypes
 import mmap
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -93,9 +94,8 @@ def compiler_version() -> str:
 @cache
 def cpu_model() -> tuple[str, str]:
     """The CPU's model, and its features, which -march=native uses."""
-    lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
-    pairs = (line.partition(":") for line in lines)
-    facts = {name.strip(): value.strip() for name, _, value in pairs}
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    facts = dict(re.findall(r"^(.*?)\s*: (.*\S)", first, re.MULTILINE))
     model = facts.get("model name") or facts.get("CPU part") or platform.machine()
     return model, facts.get("flags") or facts.get("Features") or ""
 
@@ -201,10 +201,9 @@ class CpuDevice(Device):
         return Step("steps in a row", function, native_actions(ended))
 
     def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
-        callback: Any = ctypes.CFUNCTYPE(None)(function)
-        unread: Any = c_long()
-        unread.callback = callback  # the step keeps its argument alive
-        return Step(name, ctypes.cast(callback, c_void_p).value, unread)
+        callback = ctypes.CFUNCTYPE(None)(function)
+        # It ignores its argument, which the step keeps alive.
+        return Step(name, ctypes.cast(callback, c_void_p).value, callback)
 
     def caller(self, step: Step) -> Callable[[], None]:
         function = ctypes.CFUNCTYPE(None, c_void_p)(step.function)

@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from collectives.communicator import Communicator, Refusal
-from kernels.devices.device import DeviceError, of_type
+from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import wide
 
@@ -37,30 +38,18 @@ class UniqueId(ctypes.Structure):
 
 UNDEFINED, MAGIC = -(2**31), 0xCAFEBEEF
 CONFIGURED_SINCE = 22700
+# size, magic and version; blocking and cgaClusterSize; minCTAs and maxCTAs; netName, splitShare,
+# trafficClass and commName; collnetEnable, CTAPolicy, shrinkShare and nvlsCTAs.
+CONFIG = "NII2i2iP2iP4i"
 
 
-class Config(ctypes.Structure):
-    """ncclConfig_t of 2.27, which later versions take by its size."""
-
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        *of_type(ctypes.c_uint, "magic", "version"),
-        *of_type(ctypes.c_int, "blocking", "cgaClusterSize", "minCTAs", "maxCTAs"),
-        ("netName", ctypes.c_void_p),
-        *of_type(ctypes.c_int, "splitShare", "trafficClass"),
-        ("commName", ctypes.c_void_p),
-        *of_type(ctypes.c_int, "collnetEnable", "CTAPolicy", "shrinkShare", "nvlsCTAs"),
-    ]
-
-    @classmethod
-    def of(cls, blocks: str | None) -> "Config":
-        """The defaults, but for this number of blocks. NCCL reads the variables of the same meaning
-        once in a process."""
-        integers = (each[0] for each in cls._fields_ if each[1] is ctypes.c_int)
-        values = dict.fromkeys(integers, UNDEFINED)
-        if blocks:
-            values["minCTAs"] = values["maxCTAs"] = int(blocks)
-        return cls(ctypes.sizeof(cls), MAGIC, CONFIGURED_SINCE, **values)
+def configuration(blocks: str | None) -> bytes:
+    """ncclConfig_t of 2.27, which later versions take by its size: the defaults, but for this
+    number of blocks. NCCL reads the variables of the same meaning once in a process."""
+    ctas = int(blocks) if blocks else UNDEFINED
+    head = struct.calcsize(CONFIG), MAGIC, CONFIGURED_SINCE
+    cluster, names = (UNDEFINED, UNDEFINED), (0, UNDEFINED, UNDEFINED, 0)
+    return struct.pack(CONFIG, *head, *cluster, ctas, ctas, *names, *[UNDEFINED] * 4)
 
 
 # Numbers of RCCL's nccl_common.h.
@@ -83,7 +72,7 @@ Group = list[tuple[str, Callable[..., int], list[Any]]]
 class Nccl:
     """NCCL or RCCL, loaded by all ranks. The labels of communicators are `plain`, `registered`,
     or settings such as `NCCL_PROTO=LL CTAs=4`: variables that the environment has while one is
-    made, and `CTAs` of its Config."""
+    made, and `CTAs` of its configuration."""
 
     ranks: Communicator
     calls: ctypes.CDLL
@@ -125,14 +114,14 @@ class Nccl:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
         settings = dict(word.split("=") for word in label.split() if "=" in word)
-        config = Config.of(settings.pop("CTAs", None))
+        config = configuration(settings.pop("CTAs", None))
         with environment(settings), self.logging(label):
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
             self.agree(self.complaint("ncclGetUniqueId", status))
             unique = UniqueId.from_buffer_copy(self.ranks.broadcast(bytes(unique)))
             status = self.calls.ncclCommInitRankConfig(
-                ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank, ctypes.byref(config)
+                ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank, config
             )
             self.agree(self.complaint("ncclCommInitRankConfig", status))
         self.communicators[label] = handle

@@ -41,7 +41,7 @@ class GpuStream(Device):
             runtime.setDevice(self.ordinal)
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
             self.stream.use()
-        self.second: Any = None  # of higher priority, made when it is needed
+            self.second = self.cupy.cuda.Stream(non_blocking=True, priority=-1)
         self.pinned_gate: Gate = self.pinned(Gate)
         self.pinned_watch: Watch = self.pinned(Watch)
         self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
@@ -217,21 +217,18 @@ class GpuStream(Device):
         return self.python("steps in a row", lambda: self.enqueue(*steps), entries)
 
     def beside(self, steps: Sequence[Step]) -> tuple[Step, Step]:
-        with self.calling("making a second stream"):
-            second = self.second = self.second or self.cupy.cuda.Stream(
-                non_blocking=True, priority=-1
-            )
+        with self.calling("making events"):
             begun, ended = (self.cupy.cuda.Event(disable_timing=True) for _ in range(2))
 
         def enqueue() -> None:
             begun.record(self.stream)
-            second.wait_event(begun)
-            second.use()  # CuPy's `with` would end with its default stream
+            self.second.wait_event(begun)
+            self.second.use()  # CuPy's `with` would end with its default stream
             try:
                 self.enqueue(*steps)
             finally:
                 self.stream.use()
-            ended.record(second)
+            ended.record(self.second)
 
         entries = 3 + sum(step.entries for step in steps)
         wait = self.python("end of the steps beside", lambda: self.stream.wait_event(ended))
@@ -241,7 +238,12 @@ class GpuStream(Device):
         return Step(name, lambda blocks, argument: function(), None, entries=entries)
 
     def replayed(self, *steps: Step) -> Step:
-        graphs = [self.captured(*part) for part in self._cut(steps)]
+        """Each graph has as many of the steps, or of their parts, as surely fit."""
+        parts = [*whole_parts(steps)]
+        most = len(parts)
+        if self.most_graph_nodes:
+            most = max(1, self.most_graph_nodes // max(part.entries for part in parts))
+        graphs = [self.captured(*parts[at : at + most]) for at in range(0, len(parts), most)]
 
         def launch() -> None:
             for graph in graphs:
@@ -251,16 +253,3 @@ class GpuStream(Device):
         # one H100, made the host wait at a graph's second launch for the end of its first.
         step = self.python(steps[0].name, launch, MOST_QUEUED)
         return replace(step, argument=steps)  # which it keeps alive
-
-    def _cut(self, steps: Sequence[Step]) -> list[list[Step]]:
-        """The steps, or their parts, in groups that fit a graph each."""
-        if self.most_graph_nodes is None:
-            return [[*steps]]
-        groups, room = [list[Step]()], self.most_graph_nodes
-        for step in whole_parts(steps):
-            if step.entries > room and groups[-1]:
-                groups.append([])
-                room = self.most_graph_nodes
-            groups[-1].append(step)
-            room -= step.entries
-        return groups

@@ -63,12 +63,6 @@ def bind_kernel(
     return Operation(step, ignores_nan=True)
 
 
-def without_gpus(world: World, lacks: str) -> Unsupported | None:
-    """The refusal on a CPU. Its default table omits it."""
-    on_cpus = Unsupported(f"the cpu device has no {lacks}", depends_on_size=True)
-    return on_cpus if world.device.is_cpu else None
-
-
 def build_macros(world: World, case: CollectiveCase) -> dict[str, str | int]:
     macros: dict[str, str | int] = {
         "WT_WORLD": world.ranks,

@@ -13,8 +13,11 @@ from collectives.operation import Algorithm
 def listed() -> dict[str, dict[str, Algorithm]]:
     """What the modules list, by collective and name: those between hosts last, lossy ones before
     them."""
-    names, found = [module.name for module in pkgutil.iter_modules(__path__)], {}
-    modules = [importlib.import_module(f"{__name__}.{name}").ALGORITHMS for name in names]
+    modules = [
+        importlib.import_module(f"{__name__}.{module.name}").ALGORITHMS
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    found = {}
     for collective in COLLECTIVES:
         its = [each for module in modules for each in module.get(collective, ())]
         its.sort(key=lambda algorithm: (algorithm.spans_hosts, algorithm.is_lossy))

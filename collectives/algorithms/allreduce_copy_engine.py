@@ -22,7 +22,7 @@ piece waits for anything but the peer's last launch."""
 from dataclasses import replace
 from functools import partial
 
-from collectives.binding import build_macros, without_gpus
+from collectives.binding import build_macros
 from collectives.collective import Traffic
 from collectives.communicator import Refusal
 from collectives.copy_engine import (
@@ -84,10 +84,11 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
     others = [(rank + distance) % ranks for distance in range(1, ranks)]
 
     def part(segment: int, offset: int) -> tuple[int, int]:
-        """The place of a segment's piece in a buffer, and its size, both in bytes."""
-        start = min(segment * segment_bytes + offset, case.segment_bytes)
+        """The place of a segment's piece in a buffer, and its size, both in bytes; no piece has 0
+        or less."""
+        start = segment * segment_bytes + offset
         end = min(start + pieces.step, (segment + 1) * segment_bytes, case.segment_bytes)
-        return start, max(0, end - start)
+        return start, end - start
 
     def slot(owner: int, writer: int) -> int:
         return rooms[owner].address + FLAGS_BYTES + writer * segment_bytes
@@ -117,7 +118,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
             engine.copy(slot(peer, rank) + offset, case.send + start, size_bytes)
             for peer in others
             for start, size_bytes in [part(peer, offset)]
-            if size_bytes
+            if size_bytes > 0
         ]
         begun, _ = world.device.beside([*moved, *announced(number)])
         steps.append(begun)
@@ -126,10 +127,9 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
         start, size_bytes = part(rank, offset)
         steps += awaited(number)
         moved = []
-        if size_bytes:
-            summed = Arguments.from_buffer_copy(arguments)
-            summed.send, summed.receive = case.send + start, case.receive + start
-            summed.count = size_bytes // case.datatype.size_bytes
+        if size_bytes > 0:
+            count = size_bytes // case.datatype.size_bytes
+            summed = peers.arguments(case.send + start, case.receive + start, count)
             summed.sends[:ranks] = [slot(rank, writer) + offset for writer in range(ranks)]
             steps.append(_add_all(world, case, summed, size_bytes))
             moved = [
@@ -190,8 +190,9 @@ def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
 
 
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
-    if refusal := without_gpus(world, "copy engines; GPUs have them"):
-        return refusal
+    if world.device.is_cpu:
+        reason = "the cpu device has no copy engines; GPUs have them"
+        return Unsupported(reason, depends_on_size=True)
     if case.variant == "copied" and world.ranks != 2:  # one-shot
         return Unsupported("it is for two ranks", depends_on_size=True)
     if case.variant == "registered" and world.memory == "host_staged":

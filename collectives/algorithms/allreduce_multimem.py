@@ -8,9 +8,9 @@ import os
 from dataclasses import replace
 from functools import partial
 from multiprocessing.reduction import DupFd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from collectives.binding import bind_kernel, without_gpus
+from collectives.binding import bind_kernel
 from collectives.collective import Traffic
 from collectives.communicator import Communicator, Refusal
 from collectives.operation import (
@@ -22,9 +22,10 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import MOST_RANKS
+from kernels.devices.device import MOST_RANKS, DeviceError
 
 if TYPE_CHECKING:
+    from kernels.devices.gpu import GpuDevice
     from kernels.devices.multicast import GpuMulticast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
@@ -56,8 +57,9 @@ def _bind(entry: str, world: World, case: CollectiveCase) -> Bound:
 
 
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
-    if refusal := without_gpus(world, "multicast; NVIDIA GPUs on an NVSwitch have it"):
-        return refusal
+    if (name := world.device.name) != "cuda":
+        reason = f"the {name} device has no multicast; NVIDIA GPUs on an NVSwitch have it"
+        return Unsupported(reason, depends_on_size=True)
     if world.ranks == 1:
         return Unsupported("a single rank has no peer to sum with", depends_on_size=True)
     if world.memory == "same_device":
@@ -72,7 +74,8 @@ def _shared_slabs(world: World) -> "GpuMulticast | str":
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
         with communicator.all_or_none():
-            slabs = world.device.multicast(communicator.size, 2 * world.mapped.half_bytes)
+            device = cast("GpuDevice", world.device)
+            slabs = device.multicast(communicator.size, 2 * world.mapped.half_bytes)
             undo.callback(slabs.close)
         _connect(communicator, slabs)
     except Refusal as refusal:
@@ -82,31 +85,24 @@ def _shared_slabs(world: World) -> "GpuMulticast | str":
 
 
 def _connect(communicator: Communicator, slabs: "GpuMulticast") -> None:
-    """Binds every rank's memory to one multicast object. Raises Refusal."""
-    descriptor = -1
-    try:
-        with communicator.all_or_none():
-            if communicator.rank == 0:
-                descriptor = slabs.create()
-        descriptor = _passed(communicator, descriptor)
-        with communicator.all_or_none():
+    """Binds every rank's memory to one multicast object, whose descriptor each rank gets from
+    rank 0's process. Raises Refusal."""
+    process, copies = multiprocessing.current_process(), list[Any]()
+    process.authkey = communicator.broadcast(bytes(process.authkey))
+    with communicator.all_or_none(DeviceError, OSError):
+        if communicator.rank == 0:
+            created = slabs.create()
+            copies = [DupFd(created) for _ in range(communicator.size)]
+            os.close(created)
+    copies = communicator.broadcast(copies)
+    with communicator.all_or_none(DeviceError, OSError):
+        descriptor = copies[communicator.rank].detach()
+        try:
             slabs.join(descriptor)
-    finally:
-        if descriptor >= 0:
+        finally:
             os.close(descriptor)
     with communicator.all_or_none():  # all have joined
         slabs.bind()
-
-
-def _passed(communicator: Communicator, descriptor: int) -> int:
-    """Rank 0's file descriptor in each rank's process. Raises Refusal."""
-    process = multiprocessing.current_process()
-    process.authkey = communicator.broadcast(bytes(process.authkey))
-    with communicator.all_or_none(OSError):
-        copies = [DupFd(descriptor) for _ in range(1, communicator.size) if descriptor >= 0]
-    copies = communicator.broadcast(copies)
-    with communicator.all_or_none(OSError):
-        return descriptor if communicator.rank == 0 else copies[communicator.rank - 1].detach()
 
 
 through_switch = partial(KernelAlgorithm, refuses=_refuses, is_modelled=False)

@@ -5,12 +5,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ctypes import c_char, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from kernels.devices.multicast import GpuMulticast
 
 # Of sync.h, which must agree: compile_cache.py compares them.
 MOST_RANKS = 8
@@ -312,12 +309,6 @@ class Device(Protocol):
     def copy_engine(self, memops: bool = False) -> CopyEngine:
         """The device's DMA engines, with `memops` also flags. Raises DeviceError without."""
         raise DeviceError(f"the {self.name} device has no copy engines; GPUs have them")
-
-    def multicast(self, ranks: int, size_bytes: int) -> "GpuMulticast":
-        """This rank's part of memory behind a multicast address. Raises DeviceError without."""
-        raise DeviceError(
-            f"the {self.name} device has no multicast; NVIDIA GPUs on an NVSwitch have it"
-        )
 
     def run(
         self,

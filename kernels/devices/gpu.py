@@ -276,10 +276,8 @@ class GpuDevice(GpuStream):
             return int(self.cupy.cuda.get_current_stream().ptr)
 
         def copy(target: int, source: int, size_bytes: int) -> Step:
-            def enqueue() -> None:
-                self.runtime.memcpyAsync(target, source, size_bytes, kind, current())
-
-            return self.python(f"copy of {size_bytes} B", enqueue)
+            place = target, source, size_bytes
+            return self.python("copy", lambda: self.runtime.memcpyAsync(*place, kind, current()))
 
         def on_flag(name: str, flags: int, address: int, value: int) -> Step:
             return self.python(name, lambda: self.driver(name, current(), address, value, flags))
@@ -288,8 +286,7 @@ class GpuDevice(GpuStream):
         return CopyEngine(copy, store, partial(on_flag, "cuStreamWaitValue32_v2", waits))
 
     def multicast(self, ranks: int, size_bytes: int) -> GpuMulticast:
-        if self.name == "hip":
-            return super().multicast(ranks, size_bytes)
+        """This rank's part of memory behind a multicast address of CUDA. Raises DeviceError."""
         # Elsewhere platform.h leaves the accesses of a multicast address out.
         if int(self.arch.removeprefix("sm_")) < 90 or self.compiler_version < (12, 2):
             raise DeviceError(

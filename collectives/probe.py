@@ -20,7 +20,6 @@ PROBE_BYTES = 4096  # written by each access at a time
 LONG_BYTES = 64 << 10  # the same, for launches between short ones
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 # As memory_probe.cu numbers them. A pack has 16 B on a GPU and a vector's width on a CPU.
-PATHS = "pushed to", "left for"
 MEMORY_ACCESSES = "2 B", "4 B", "a pack", "a streamed pack", "a polled packet"
 PROBE_ROUNDS = {True: 16, False: 64}  # by is_cpu: a loaded CPU may run one rank at a time
 PROBE_BLOCKS = 8  # on as many multiprocessors, with a cache each
@@ -125,7 +124,7 @@ def show(
     peers.waits.forget()
     macros = {"WT_WORLD": communicator.size, "WT_STREAM_SLAB": 1, **macros}
     blocks = min(PROBE_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
-    shape = len(MEMORY_ACCESSES), len(PATHS), MOST_RANKS  # of the counts of wrong packs or packets
+    shape = len(MEMORY_ACCESSES), MOST_RANKS  # of the counts of wrong packs or packets
     with communicator.all_or_none():  # all have compiled before the first rank waits
         wrong = device.private(4 * int(np.prod(shape)))
         count = PROBE_ROUNDS[device.is_cpu] if rounds is None else rounds
@@ -137,18 +136,16 @@ def show(
         counts = wrong.read().view(np.uint32).reshape(shape)
         wrong.close()
     own, sentence = communicator.rank_name(communicator.rank), None
-    stale = np.argwhere(counts.sum(0)).tolist()  # path and writer
+    stale = np.flatnonzero(counts.sum(0)).tolist()  # writers
     if peers.waits.watch.timed_out:
         signal = "packet" if entry == "show_packets" else "flag"
         peer = communicator.rank_name(peers.waits.watch.peer)
         sentence = f"a {signal} from {peer} never arrived in the memory of {own}"
     elif stale:
-        path, writer = stale[0]
-        accesses = compress(MEMORY_ACCESSES, counts[:, path, writer])
+        accesses = compress(MEMORY_ACCESSES, counts[:, stale[0]])
         where = "in ordinary memory" if entry == "show_later" else "within one launch"
         sentence = (
             f"{where} {own} read old or wrong data after the flag of "
-            f"{communicator.rank_name(writer)}: in what it {PATHS[path]} {own}, by accesses of "
-            f"{', '.join(accesses)}"
+            f"{communicator.rank_name(stale[0])}, by accesses of {', '.join(accesses)}"
         )
     return communicator.first_reason(sentence)

@@ -87,40 +87,38 @@ RANK_KERNEL(copy_local) { copy_message(a.receive, a.send, a.count); }
 
 // A chain's next input, from a result. A sum is divided by WT_WORLD, so that it does not grow; rank
 // 0 adds one and the last rank subtracts one: ranks' data differ, and the sum stays the same.
-template <class Op, class Lane>
-DEVICE Lane next_of(Op, Lane a, short) {
-  return a;
-}
-// Not a product, which only some compilers fuse with the sum: results would differ.
-template <class Lane>
-DEVICE Lane next_of(Sum, Lane a, short offset) {
-  return a / WT_WORLD + offset;
-}
-DEVICE int8s next_of(Sum, int8s a, short offset) { return a / WT_WORLD + (signed char)offset; }
-DEVICE uint8s next_of(Sum, uint8s a, short offset) { return a / WT_WORLD + (unsigned char)offset; }
 struct NextSend {
   Output send;
-  short offset;
+  bool adds, subtracts;
+  template <class Op, class Lane>
+  DEVICE Lane next_of(Op, Lane a) const {
+    return a;
+  }
+  // Not a product, which only some compilers fuse with the sum: results would differ.
+  template <class Lane>
+  DEVICE Lane next_of(Sum, Lane a) const {
+    return a / WT_WORLD + adds - subtracts;
+  }
   DEVICE bool aligned() const { return send.aligned(); }
   template <class Place>
   DEVICE void put(Place place, int k, pack p) const {
     auto v = Element::widen(p);
     UNROLLED
-    for (auto& lane : v.v) lane = next_of(WT_REDOP{}, lane, offset);
+    for (auto& lane : v.v) lane = next_of(WT_REDOP{}, lane);
     send.put(place, k, Element::narrow(v));
   }
 };
 // A segment of `count` elements, or one for each rank: `chunk_bytes` apart in the send buffer and
 // `half_bytes` apart in the receive buffer, 0 where there is one.
 RANK_KERNEL(chain_link) {
-  const short offset = (a.rank == 0) - (a.rank == WT_WORLD - 1);
+  const bool adds = a.rank == 0, subtracts = a.rank == WT_WORLD - 1;
   const long segments = a.chunk_bytes ? WT_WORLD : 1;
   for (long d = 1; d <= segments; ++d) {  // its own last: in place, the others are made from it
     const long segment = a.chunk_bytes ? (a.rank + d) % WT_WORLD : 0;
     const long from = (segment + a.rank + 1) % WT_WORLD;
     in_parts(a.count, [&](long at, long count) {
       char* send = const_cast<char*>(a.send) + segment * a.chunk_bytes + at;
-      copy(NextSend{{send}, offset}, a.receive + from * a.half_bytes + at, count);
+      copy(NextSend{{send}, adds, subtracts}, a.receive + from * a.half_bytes + at, count);
     });
   }
 }

@@ -7,7 +7,7 @@
 #include "include/pack.h"
 
 constexpr int ACCESSES = 4;  // before the packets
-constexpr int PUSHED = 0, PULLED = 1, PATHS = 2, BOTH = 2;
+enum Slabs { OURS, THEIRS, BOTH };  // that a rank compares: its own, the writer's
 
 template <class Piece>
 struct InPieces {
@@ -62,9 +62,9 @@ struct Round {
     const unsigned t = reads ? threads_in_block() - 1 - thread_in_block() : thread_in_block();
     for (unsigned i = t; i < items; i += threads_in_block()) each(first + i);
   }
-  // Counts an item with old or foreign contents: receive[access][path][writer], 32 bits each.
-  DEVICE void count_wrong(int access, int path, long writer) const {
-    add_relaxed_device((unsigned*)a.receive + (access * PATHS + path) * MOST_RANKS + writer, 1);
+  // Counts an item with old or foreign contents: receive[access][writer], 32 bits each.
+  DEVICE void count_wrong(int access, long writer) const {
+    add_relaxed_device((unsigned*)a.receive + access * MOST_RANKS + writer, 1);
   }
 
   DEVICE void store_in_all() const {
@@ -77,20 +77,20 @@ struct Round {
     };
     for_each_peer(a, store_for, 0);
   }
-  template <int PATH>
+  template <Slabs SLABS>
   DEVICE void compare_all() const {
     for_each_peer(a, [&](long writer) {
       const auto compare = [&](long owner, int access, auto by) {
         const char* from = region(owner, writer, access);
         for_items(sizeof(pack), true, [&](unsigned i) {
           if (differ(by.load(from + i * sizeof(pack)), pattern(writer, owner, i)))
-            count_wrong(access, owner == a.rank ? PUSHED : PULLED, writer);
+            count_wrong(access, writer);
         });
       };
       if (writers(a) >> writer & 1)
         for_accesses([&](int access, auto by) {
-          if (PATH != PULLED) compare(a.rank, access, by);
-          if (PATH != PUSHED) compare(writer, access, by);
+          if (SLABS != THEIRS) compare(a.rank, access, by);
+          if (SLABS != OURS) compare(writer, access, by);
         });
     });
   }
@@ -118,7 +118,7 @@ struct Round {
         };
         spin(a, poll, [&](u64 seen) { give_up(a, (int)writer, seen, number); });
         for (unsigned k = 0; k < 2; ++k)
-          if (x[k] != packet(writer, a.rank, 2 * i + k)) count_wrong(ACCESSES, PUSHED, writer);
+          if (x[k] != packet(writer, a.rank, 2 * i + k)) count_wrong(ACCESSES, writer);
       });
     });
   }
@@ -126,7 +126,7 @@ struct Round {
 
 // Runs `count` rounds over regions of `chunk_bytes`, one round unless all ranks store. A build with
 // WT_STREAM_SLAB has the fence that streamed stores need before a flag.
-template <int PATH>
+template <Slabs SLABS>
 DEVICE void show(const Arguments& a) {
   const Launch launch(a);
   for (unsigned step = 1; step <= (unsigned)a.count; ++step) {
@@ -136,14 +136,14 @@ DEVICE void show(const Arguments& a) {
       launch.signal(step);
     }
     launch.wait(step, launch.peers & writers(a));
-    round.compare_all<PATH>();
+    round.compare_all<SLABS>();
   }
   launch.leave();
 }
 // CPUs read what they can write, and compile nothing for the others.
-RANK_KERNEL(show_stores) { show<ON_CPU ? BOTH : PUSHED>(a); }
+RANK_KERNEL(show_stores) { show<ON_CPU ? BOTH : OURS>(a); }
 RANK_KERNEL(show_reads) {
-  if constexpr (!ON_CPU) show<PULLED>(a);
+  if constexpr (!ON_CPU) show<THEIRS>(a);
 }
 // Compares, unless `count` is 0, what the launch before stored.
 RANK_KERNEL(show_later) {

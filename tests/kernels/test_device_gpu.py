@@ -68,8 +68,8 @@ def measured(folder, options, **arguments):
             (
                 "cuda --memory mapped",
                 {"corrupt_ipc": 4096},
-                "mapped: within one launch rank 0 read old or wrong data after the flag of rank 1: "
-                "in what it pushed to rank 0, by accesses of 2 B.*; ranks without memory in common "
+                "mapped: within one launch rank 0 read old or wrong data after the flag of rank 1, "
+                "by accesses of 2 B.*; ranks without memory in common "
                 "need the GPUs' library to meet: NCCL is not installed",
             ),
             (

@@ -82,11 +82,13 @@ def register(world: World) -> None:
 
 def call_library(session: Session) -> str | None:
     library = cast("NcclLibrary", session.world.library)
-    with session.communicator.all_or_none():
-        operation = library.bind_smallest(session.world)
     if not library.opened:
         raise Refusal(library.missing)
-    return operation.reason if isinstance(operation, Unsupported) else None
+    try:
+        library.smallest()
+    except DeviceError as error:
+        return str(error)
+    return None
 
 
 # What is tried, in this order, in both memories; it says what is wrong. Even ranks have odd peers.

@@ -17,7 +17,7 @@ from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.probe import wire_speed
 from collectives.world import open_device, open_world
-from kernels.devices.device import Device, Watch
+from kernels.devices.device import Device, DeviceError, Watch
 
 if TYPE_CHECKING:
     from collectives.library.gpu import NcclLibrary
@@ -154,16 +154,14 @@ def examine_peers(
 
 def examine_library(world: World) -> list[str]:
     """Sentences on NCCL or RCCL from its first all-reduce: transport, settings, failure."""
+    reason = ""
     try:
-        with world.communicator.all_or_none():
-            operation = cast("NcclLibrary", world.library).bind_smallest(world)
-    except Refusal as refusal:
-        return [f"{refusal}."]
+        cast("NcclLibrary", world.library).smallest()
+    except DeviceError as error:
+        reason = str(error)
 
     notes: list[str] = world.library.describe(world)["notes"]
-    if isinstance(operation, Unsupported) and operation.reason not in " ".join(notes):
-        notes.insert(0, operation.reason)
-    return notes
+    return notes if reason in " ".join(notes) else [reason, *notes]
 
 
 def open_linked(

@@ -176,22 +176,21 @@ class NcclLibrary(Library):
         except DeviceError as error:
             return Unsupported(str(error))
 
-    def bind_smallest(self, world: World) -> Bound:
-        """Binds an all-reduce of one element. Raises DeviceError."""
+    def smallest(self) -> Step:
+        """An all-reduce of one element. Raises DeviceError, on all ranks."""
         at = self.device.private(4).address
         case = CollectiveCase(COLLECTIVES["all_reduce"], 1, DATATYPES["int32"], "sum", at, at, True)
-        return self.bind(world, case)
+        return self._labelled(case, "plain").step
 
     def barrier(self, world: World) -> Step:
         """An all-reduce of one element: no rank leaves it before all ranks have entered."""
-        operation = self.bind_smallest(world)
-        if isinstance(operation, Unsupported):
+        try:
+            return self.smallest()
+        except DeviceError as error:
             why = world.peers.reason if isinstance(world.peers, Unsupported) else ""
             raise DeviceError(
-                f"{why}; ranks without memory in common need the GPUs' library to "
-                f"meet: {operation.reason}"
-            )
-        return operation.step
+                f"{why}; ranks without memory in common need the GPUs' library to meet: {error}"
+            ) from error
 
     def describe(self, world: World) -> dict[str, Any]:
         library = self.opened
@@ -352,9 +351,8 @@ class NcclLibrary(Library):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         label = self._fastest(world, case, ["plain", *TUNINGS[self.device.name]])
         if library.version >= CONFIGURED_SINCE and label != "registered":
-            words = label.replace("plain", "")
-            label = self._fastest(world, case, [label, *(f"{words} {n}".strip() for n in CTAS)])
-        operation, choice = self._labelled(case, label), "default" if label == "plain" else label
+            label = self._fastest(world, case, [label, *(f"{label} {n}" for n in CTAS)])
+        operation, choice = self._labelled(case, label), label.replace("plain", "default")
         ran = operation.choice
         return replace(operation, choice=f"{choice}: {ran}" if ran and ran != choice else choice)
 

@@ -136,7 +136,8 @@ class Gate(Shared):
 
 
 class Memory(Protocol):
-    """Device memory, mapped in this process. A peer opens its `handle`; `type`: its allocator."""
+    """Device memory, mapped in this process. A peer opens the `handle` of what this process has
+    allocated; `type` names the allocator."""
 
     address: int
     size_bytes: int

@@ -186,14 +186,14 @@ class GpuDevice(GpuStream):
         except DeviceError:
             memory.close()
             raise
-        memory.handle = f"{self.pci_bus_id} {ipc} {memory.type}".encode()
+        memory.handle = f"{self.pci_bus_id} {ipc}".encode()
         memory.size_bytes = size_bytes
         return memory
 
     def open(self, handle: bytes, size_bytes: int, sharing: str) -> Memory:
         if sharing == "host_staged":
             return self._staged(shared_memory.open_shared(handle, size_bytes))
-        owner, ipc, type = handle.decode().split(maxsplit=2)
+        owner, ipc = handle.decode().split()
         with self.calling(f"asking about GPU {owner}"):
             seen = ordinals(self.runtime)
             if owner not in seen and owner not in self.over_xgmi and self.may_flush_hdp:
@@ -215,14 +215,8 @@ class GpuDevice(GpuStream):
                 address = self.runtime.ipcOpenMemHandle(bytes.fromhex(ipc), LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # of address space, which host_staged memory does not need
             raise DeviceError(str(error)) from error
-        memory = GpuMemory(
-            self,
-            address,
-            size_bytes,
-            type,
-            lambda: self.runtime.ipcCloseMemHandle(address),
-            handle,
-        )
+        close = partial(self.runtime.ipcCloseMemHandle, address)
+        memory = GpuMemory(self, address, size_bytes, "a peer's", close)
         if self.may_flush_hdp and peer != self.ordinal:
             memory.flush_register = self._hdp_register(peer)
         return memory

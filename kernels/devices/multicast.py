@@ -19,7 +19,7 @@ class GpuMulticast:
 
     def __init__(self, device: GpuStream, ranks: int, size_bytes: int) -> None:
         self.driver, self.value_of, self.undo = device.driver, device.driver_value, ExitStack()
-        self.number = self.value_of("cuDeviceGetByPCIBusId", device.pci_bus_id.encode())
+        self.number = device.ordinal  # also the driver's
         if not self.value_of("cuDeviceGetAttribute", MULTICAST_SUPPORTED, self.number):
             raise DeviceError(
                 "the driver offers no multicast: this GPU is on no NVSwitch that can sum"

@@ -98,7 +98,7 @@ def open_shared(handle: bytes, size_bytes: int) -> HostMemory:
         try:
             if os.pread(fd, len(stamp), stamp_offset(size_bytes)) != stamp.encode():
                 raise DeviceError(f"the memory {path} is not the one that its handle names")
-            return HostMemory(mmap.mmap(fd, 0), size_bytes, handle, MEMFD)
+            return HostMemory(mmap.mmap(fd, 0), size_bytes, type=MEMFD)
         finally:
             os.close(fd)
     except OSError as error:

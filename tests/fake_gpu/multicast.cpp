@@ -83,10 +83,6 @@ static Part* own_part(Record* record) {
 }
 
 extern "C" {
-int cuDeviceGetByPCIBusId(int* device, const char* bus_id) {
-  ENTER;
-  return *device = (int)(strtol(bus_id + 5, nullptr, 16) - 0x41) / 0x20, 0;
-}
 int cuDeviceGetAttribute(int* value, int attribute, int) {
   ENTER;
   if (attribute == 98) return *value = setting("FAKE_GPU_FLUSHES", 0) != 0, 0;

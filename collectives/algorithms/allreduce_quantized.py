@@ -65,10 +65,9 @@ class WireFormat:
         return Unsupported(f"only sum and avg of {', '.join(DATATYPES)} can be quantised")
 
     def bind(self, form: str, world: World, case: CollectiveCase) -> Bound:
-        is_aligned = world.device.is_cpu or (case.send | case.receive) % GPU_PACK_BYTES == 0
-        reason = None if is_aligned else f"a GPU needs buffers at multiples of {GPU_PACK_BYTES} B"
-        if reason := world.communicator.first_reason(reason):
-            return Unsupported(reason)
+        is_shifted = not world.device.is_cpu and (case.send | case.receive) % GPU_PACK_BYTES
+        if any(world.communicator.all_gather(is_shifted)):
+            return Unsupported(f"a GPU needs buffers at multiples of {GPU_PACK_BYTES} B")
         # Two chunks of input and, pushed, two of sums, as codes and scales; each segment is rounded
         # up by 256 B at most.
         room = (world.mapped.half_bytes - 8192) / 4 * BLOCK * case.datatype.size_bytes

@@ -119,7 +119,7 @@ class Nccl:
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
             self.agree(self.complaint("ncclGetUniqueId", status))
-            unique = UniqueId.from_buffer_copy(self.ranks.broadcast(bytes(unique)))
+            unique = self.ranks.broadcast(unique)
             status = self.calls.ncclCommInitRankConfig(
                 ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank, config
             )

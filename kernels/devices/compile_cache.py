@@ -45,11 +45,9 @@ def source_with_headers(source: Path) -> list[Path]:
     paths = [source]
     for path in paths:  # the loop also visits the headers that it appends
         for name in re.findall(r'^\s*#include "([^"]+)"', path.read_text(), re.MULTILINE):
-            header = path.parent / name
-            if not header.is_file():  # a kernel from outside includes ours
-                header = SOURCES / name
-            if header.is_file() and header not in paths:
-                paths.append(header)
+            for header in path.parent / name, SOURCES / name:  # a kernel from outside includes ours
+                if header.is_file() and header not in paths:
+                    paths.append(header)
     return paths
 
 

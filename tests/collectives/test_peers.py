@@ -85,6 +85,16 @@ def test_torch_is_timed_and_checked_in_a_chain_on_a_fake_gpu(tmp_path):
     assert {"one_shot", "two_shot", "one_shot_symmetric"} <= {case.variant for case in timed}
 
 
+def test_a_sum_before_the_norm_registers_the_buffers_of_its_graph_on_a_fake_gpu(tmp_path):
+    """Both are one step, and the graph has its parts."""
+    words = "--tokens 1 --hidden 64 -n 2 --max-time 60 --algorithm fused --peer vllm -G 1"
+    command = "-m", "bench.allreduce_rmsnorm", *words.split(), "--out", str(tmp_path)
+    done = mpirun(2, *command, timeout_s=200, **fake_peers.environment())
+    assert done.returncode == 0, done.stderr
+    (case,) = (case for case in stored(tmp_path).cases if case.algorithm == "then_vllm")
+    assert (case.status, case.n_wrong) == ("ok", 0)
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     few(

@@ -35,8 +35,7 @@ def read_kernel(name: str) -> KernelAlgorithm:
         raise Mistake(f"{option}: its first line does not declare it: {FORM}")
     collective, chunks = words["collective"], int(words["chunks"] or 2)
     if collective not in COLLECTIVES:
-        known = ", ".join(COLLECTIVES)
-        raise Mistake(f"{option}: unknown {collective!r}: choose from {known}")
+        raise Mistake(f"{option}: unknown {collective!r}: choose from {', '.join(COLLECTIVES)}")
     path = path.resolve()
     digest = hashlib.sha256()
     for each in source_with_headers(path):

@@ -6,7 +6,7 @@
 // cache shows. `show_later` compares in the next launch, as registered buffers are read.
 #include "include/pack.h"
 
-constexpr int ACCESSES = 4;  // before the packets
+constexpr int ACCESSES = 4;         // before the packets
 enum Slabs { OURS, THEIRS, BOTH };  // that a rank compares: its own, the writer's
 
 template <class Piece>

@@ -1,11 +1,13 @@
 """`python -m reports COMMAND`. Exit status: 0 fine, 2 for an unusable command line or file, 4 for
 runs that cannot be compared, with one sentence on standard error; `regress` has more."""
 
+import argparse
 import importlib
 import io
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
@@ -135,7 +137,12 @@ def run(argv: Sequence[str]) -> int:
             "--json", action="store_true", help="print one JSON object (docs/results.md)"
         )
     function = "import_logs" if name == "import" else name  # `import` is no name in Python
-    status: int = getattr(module, function)(parser.parse_args(argv[1:]))
+    arguments = parser.parse_args(argv[1:])
+    given = Counter(word.partition("=")[0] for word in argv)
+    for option, action in parser._option_string_actions.items():
+        if given[option] > 1 and type(action) is argparse._StoreAction:
+            parser.error(f"{option} stands there {given[option]} times, and takes one value")
+    status: int = getattr(module, function)(arguments)
     return status
 
 

@@ -184,6 +184,10 @@ BAD_OUTPUTS = {
         "cat slow.log",
         r"\S+ is incomplete in 1 of 1 launches: the run itself",
     ),
+    "one of two rows": (
+        rf"""printf %s\\n '{TIMED}}}' '{TIMED.replace("5.0", '"x"')}}}'""",
+        r"reports: \S+: rows that could not be read: 1",
+    ),
     "a row that cannot be read": (
         "cat unread.log",
         r"reports: \S+: rows that could not be .*: 12 ",

@@ -348,11 +348,10 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[
         label = node.chosen_name() or node.host_label()
         for rank in result.run.ranks:
             rank["node"] = label
-    # A wrong row would be among those that could not be read.
-    lacks = [str(test.reason) for test in found if test.status == "failed" or test.unread]
-    unread = list[str]()
+    lacks, unread = [str(test.reason) for test in found if test.status == "failed"], list[str]()
     if lines := sorted(line for test in found for line in test.unread):
         many = f"rows that could not be read: {len(lines)}, the first in line {lines[0]}"
+        lacks.append(many)  # a wrong one would be among them
         unread = [many, *result.run.notes[1:]]  # the first note is on its clock
     if lacks and result.complete:
         result.end = End(status="incomplete", reason=lacks[0])

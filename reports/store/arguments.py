@@ -16,7 +16,8 @@ class OneLineParser(argparse.ArgumentParser):
     def meant(self, message: str) -> str:
         """The message, or of unknown options a sentence on the first that may mean another."""
         known = self._option_string_actions
-        for word in message.partition("unrecognized arguments:")[2].split():
+        words = message.partition("unrecognized arguments:")[2].split()
+        for word in words[: words.index("--") if "--" in words else None]:
             option = word.partition("=")[0]
             longer = [name for name in known if name.startswith(option)]
             if near := longer or get_close_matches(option, known, 1, 0.76):

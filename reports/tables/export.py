@@ -79,7 +79,8 @@ def export(arguments: argparse.Namespace) -> int:
 def as_csv(rows: Iterable[dict[Any, Any]]) -> str:
     """A header and these rows, in which no cell is a formula, without the columns that are empty
     throughout; empty without rows."""
-    table = pd.DataFrame(rows, dtype=object).map(spreadsheet_cell)
+    cells = [{name: spreadsheet_cell(value) for name, value in row.items()} for row in rows]
+    table = pd.DataFrame(cells, dtype=object)
     table = table.loc[:, (table.notna() & (table != "")).any()]
     return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 

@@ -82,6 +82,7 @@ def case_rows(run: Result) -> Iterator[Row]:
         "version": head.version,
         "method": method_of(head),
         "run_status": run.end.status if run.end else "cut off",
+        "left_out": None,
     }
     for case in run.cases:
         yield facts | {

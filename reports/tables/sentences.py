@@ -28,9 +28,11 @@ if TYPE_CHECKING:  # rich takes 20 ms, and ranks that print nothing need these w
     from rich.table import Column, Table
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
-WIDTH = 80
-if sys.stdout.isatty():  # up to 120: nobody follows longer lines
-    WIDTH = max(WIDTH, min(shutil.get_terminal_size().columns, 120))
+# Of sentences, and of tables, which no reader follows from line to line.
+WIDTH = TABLE_WIDTH = 80
+if sys.stdout.isatty():
+    TABLE_WIDTH = max(WIDTH, shutil.get_terminal_size().columns)
+    WIDTH = min(TABLE_WIDTH, 120)
 IMPORT = f"{RUN}{REPORTS} import"
 UNSTORED = re.compile(r"<(?:path|set)(?: of \w+)?>")  # in a stored command
 MOST_HOSTS = 8  # that a line names
@@ -241,11 +243,12 @@ def fact(run: Run, name: str) -> str | None:
 
 
 def environment_of(run: Run) -> dict[str, str]:
-    """The facts of a run's environment as text, by name."""
-    return {
-        name: str(fact.get("value") if isinstance(fact, dict) else fact)
+    """The facts of a run's environment as text, by name, without those that it lacks."""
+    values = {
+        name: fact.get("value") if isinstance(fact, dict) else fact
         for name, fact in run.environment.items()
     }
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def recorded_facts(run: Run) -> dict[str, str]:
@@ -351,7 +354,7 @@ def plain_table(
 
 
 def fitting(table: "Table") -> "list[Table]":
-    """The table, or as many as it takes for none to be wider than WIDTH once its words are
+    """The table, or as many as it takes for none to be wider than TABLE_WIDTH once its words are
     folded, each behind the columns that name a row. A figure is never cut."""
     columns, n_keys = table.columns, 1
     while n_keys < len(columns) and columns[n_keys].header in KEYS:
@@ -360,7 +363,7 @@ def fitting(table: "Table") -> "list[Table]":
     parts = [keys]
     for column in columns[n_keys:]:
         least = sum(map(_least_width, [*parts[-1], column])) + len(parts[-1])
-        if least > WIDTH and parts[-1] is not keys:
+        if least > TABLE_WIDTH and parts[-1] is not keys:
             parts.append(keys)
         parts[-1] = [*parts[-1], column]
 
@@ -403,7 +406,7 @@ def lay_out(
     text = io.StringIO()
     console = Console(
         file=text,
-        width=WIDTH,
+        width=TABLE_WIDTH,
         force_terminal=has_colours(),
         highlight=False,
         markup=False,
@@ -413,10 +416,10 @@ def lay_out(
     for line in bold:
         # Scripts search for the rank that stopped first: its line stays whole.
         is_whole = line.startswith("stopped first")
-        console.print(line, style="bold", soft_wrap=is_whole)
+        console.print(line, style="bold", soft_wrap=is_whole, width=WIDTH)
 
     for line in head:
-        console.print(line)
+        console.print(line, width=WIDTH)
 
     for title, table in tables:
         for part in fitting(table):
@@ -426,7 +429,7 @@ def lay_out(
 
     console.print()
     for line in sentences:
-        console.print(line)
+        console.print(line, width=WIDTH)
 
     laid = "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
     return painted(laid) + "\n"

@@ -30,6 +30,7 @@ from reports.tables.bits import (
     texts_of,
 )
 from reports.tables.sentences import counted, size_text, some, that_fit, wrapped
+from reports.tables.show import NEWEST
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.regress import (
     add_files,
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RECORD",
         type=Path,
         nargs="*",
-        default=[Path("results")],
+        default=[NEWEST],
         help=f"records of {BENCH}bits, whose rows stand together, such as those of other libraries "
         "and settings; of a folder the newest (results)",
     )
@@ -145,7 +146,7 @@ def bits(arguments: argparse.Namespace) -> int:
 
 def newest(path: Path) -> Path:
     """The record, or the newest one in a folder. Raises ResultError without one."""
-    if path.suffix == ".json":
+    if not path.is_dir() and path != NEWEST:
         return path
     if not (files := sorted(path.glob(f"*{SUFFIX}"))):
         raise ResultError(f"{path} holds no record yet: type {on_ranks(4, 'bits')}")

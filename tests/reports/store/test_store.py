@@ -20,7 +20,9 @@ def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path):
         if not runs.is_dir():
             continue
         store = shared.find(runs)
-        assert all("left out, incomplete" in sentence for sentence in store.left_out), store.left_out
+        assert all("left out, incomplete" in sentence for sentence in store.left_out), (
+            store.left_out
+        )
         complete = [entry for entry in store.runs if entry.complete]
         n_blocks = store_writers.BLOCKS * store_writers.CASES
         assert {entry.n_blocks for entry in complete} <= {n_blocks}

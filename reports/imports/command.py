@@ -19,6 +19,11 @@ from reports.store.schema import UNDATED
 from reports.store.untrusted import MOST_BYTES, printable
 from reports.store.writing import write_whole
 
+UNSAID = {
+    "collective": "--collective NAME",
+    "ranks": "--ranks N (without it no busbw)",
+    "machine": "--machine NAME (without it comparable with no other log)",
+}
 MACHINE = "[A-Za-z][A-Za-z0-9._-]{0,63}"  # also a folder of `accept`
 
 
@@ -144,7 +149,6 @@ def sentence(record: dict[str, Any]) -> str:
     facts that the log does not say."""
     test = f"{record['log']}: {record['format']} {record['collective'] or UNKNOWN}"
     facts = f"ranks {record['ranks'] or UNKNOWN}, rows {record['rows']}, {record['status']}"
-    unsaid = " ".join(
-        f"--{name}" for name in ("collective", "ranks", "machine") if not record[name]
-    )
-    return f"{test}: {facts}: {record['file']}{unsaid and f'; not in the log: {unsaid}'}\n"
+    unsaid = [option for name, option in UNSAID.items() if not record[name]]
+    wanted = f"; add what the log does not say: {' '.join(unsaid)}" if unsaid else ""
+    return f"{test}: {facts}: {record['file']}{wanted}\n"

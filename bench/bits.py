@@ -29,7 +29,7 @@ from bench.harness.suite import worlds_for
 from bench.layers.forms import of_features
 from bench.machine.environment import scrub_argv
 from bench.stability.measure import measure_row
-from bench.stability.subject import FORMS, KINDS, MARGIN_BYTES, Subject, without_last
+from bench.stability.subject import FUSED_FORMS, KINDS, MARGIN_BYTES, Subject, without_last
 from bench.stability.sums import DATA, MANTISSA_BITS
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal, launched_ranks
@@ -42,7 +42,7 @@ from reports.store.writing import write_whole
 
 KNOWN = {
     **{name: ALGORITHMS[name] for name, each in COLLECTIVES.items() if each.reduces},
-    **FORMS,
+    **FUSED_FORMS,
 }
 MOST_BYTES = 64 << 20  # rank 0 draws the data of all ranks
 
@@ -54,9 +54,9 @@ def subjects(
     communicator; and the same between all ranks but the last, on these. Raises Refusal."""
     world, communicator, seed = session.world, session.communicator, session.options.seed
     collective, peers = bits.collective.name, of_features(session)
-    kind, is_fused = KINDS.get(collective, Subject), collective in FORMS
+    kind, is_fused = KINDS.get(collective, Subject), collective in FUSED_FORMS
     # All that `auto` chooses among, or the named ones; and the peers.
-    usual = FORMS[collective].values() if is_fused else by_default(collective, world)
+    usual = FUSED_FORMS[collective].values() if is_fused else by_default(collective, world)
     algorithms = [*(bits.algorithms or usual)]
     algorithms += peer_forms(collective, peers) if is_fused else peers
     row_bytes = kind.row_elements * max(DATATYPES[name].size_bytes for name in bits.datatypes)

@@ -31,8 +31,9 @@ def connect(
     modes: Sequence[str],
     probes: bool = True,
 ) -> PeerBuffer | Unsupported:
-    """Allocates, maps and probes in the first mode that works, the ladder `probes` by itself; why
-    not, if mapped memory failed a probe. Raises Refusal if memory is short or no mode works."""
+    """The peers' memory, in the first mode in which it can be allocated and mapped and stands the
+    probes, if it `probes` (the ladder does so itself); Unsupported if mapped memory failed a probe.
+    Raises Refusal if memory is short or no mode works."""
     if communicator.size > MOST_RANKS:
         return Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
     refusals, probe_failed = list[str](), False

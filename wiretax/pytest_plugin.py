@@ -156,10 +156,13 @@ def launch(command: str, launches: int) -> Path:
             for place, step in enumerate(steps):
                 log = Path(private, str(place))
                 status, last_line = run_to_end(step, None, os.environ | QUIET, log=log)
-                for stream in ("out", "err"):  # which pytest shows if the test fails
-                    said = read_bytes(log.with_suffix(f".{stream}.txt"))
-                    print(said.decode(errors="replace"), end="")
-                if status or (place and said):  # the import names rows that it cannot read
+                output, errors = (
+                    read_bytes(log.with_suffix(suffix)) for suffix in (".out.txt", ".err.txt")
+                )
+                # pytest shows it if the test fails.
+                print((output + errors).decode(errors="replace"), end="")
+                is_unread = place > 0 and errors  # the import names rows that it cannot read
+                if status or is_unread:
                     fail(with_status(last_line, status or 2))
     if not any(folder.glob("*.jsonl")):
         fail(f"wiretax {command} stored no run")

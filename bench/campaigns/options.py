@@ -41,7 +41,7 @@ HARMLESS_WORD = re.compile(
 # else from the command itself. A shell's ${name} is none.
 PLACEHOLDER = re.compile(r"(?<!\$)\{([a-z]+)(?::([^{}]*))?\}")
 OF_CAMPAIGN, OF_SIZES = ("out", "seed"), ("min", "max", "sizes")
-FORMS = [f"{{{name}}}" for name in OF_CAMPAIGN] + [f"{{{name}:X}}" for name in OF_SIZES]
+PLACEHOLDERS = [f"{{{name}}}" for name in OF_CAMPAIGN] + [f"{{{name}:X}}" for name in OF_SIZES]
 EPILOG = f"""\
 example:
   {RUN}{BENCH}campaign --budget 10m --revision old=HEAD~1 \\
@@ -159,8 +159,9 @@ def parse_variant(text: str) -> Variant:
     if not launcher:
         for found in PLACEHOLDER.finditer(" ".join(command)):
             if found[1] not in (OF_CAMPAIGN if found[2] is None else OF_SIZES):
+                known = " ".join(PLACEHOLDERS)
                 raise ArgumentTypeError(
-                    f"variant {name}: {found[0]} is no placeholder; known are {' '.join(FORMS)}"
+                    f"variant {name}: {found[0]} is no placeholder; known are {known}"
                 )
     elif reserved := next(filter(RESERVED_WORD.fullmatch, [launcher[-1], *arguments]), None):
         raise ArgumentTypeError(f"variant {name}: a campaign cannot launch {reserved}")

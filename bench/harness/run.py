@@ -89,10 +89,7 @@ def measure(
     communicator, flight, options = session.communicator, session.flight, session.options
     flight.note("describe the machine", text="")
     machine = head.examine(session)
-    _ = (
-        session.meet,
-        session.round_trip_ns,
-    )  # a machine without them is refused before there is a file
+    _ = session.meet, session.round_trip_ns  # without them a machine is refused before any file
     tuned.use_table(session, machine)
     flight.note("plan the cases")
     suite = prepare(session)

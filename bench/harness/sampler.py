@@ -192,9 +192,11 @@ class Sampler:
 
             iteration = case_iteration(world, self.buffers, case, operation)
 
-        way, place = "".join(f" {value}" for value in shape.values()), " in place" * in_place
+        way = "".join(f" {value}" for value in shape.values())
         iteration.text = (
             f"{collective.name} {algorithm.name} {case.variant}{way} {datatype.name} {redop} "
-            f"{case.size_bytes} B{place}"
+            f"{case.size_bytes} B"
         )
+        if in_place:
+            iteration.text += " in place"
         return SoakLaunch(case, iteration, algorithm.name)

@@ -170,8 +170,9 @@ class SplitCases:
         }
         steps = {form: each.step for form, each in forms.items() if isinstance(each, Operation)}
         best = fastest(world, steps, TRIES, 1) if steps else ("auto", "copied")
-        bound, end, (name, variant) = forms[best], (prepare, (residual, self.expected)), best
+        bound, (name, variant) = forms[best], best
         chosen = getattr(bound, "choice", None) or name
+        end = prepare, (residual, self.expected)
         self.add("tensor_parallel", bound, *end, chosen=chosen, variant=variant)
         for variant in LIBRARY.variants_in(world):
             bound = model_step.split_by_tensor(batch, "library", variant)

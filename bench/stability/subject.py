@@ -30,7 +30,7 @@ from reports.store.bits import RowBits
 MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
 LATE_S = 0.002  # longer than a short collective
 NOT_FUSED = Unsupported("a fused form computes in fp32, without float64, and out of place")
-FORMS = {
+FUSED_FORMS = {
     name: {base: form for base, form in forms.items() if base != "compute"}
     for name, forms in FUSED.items()
 }

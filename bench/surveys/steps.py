@@ -133,7 +133,8 @@ def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[s
     words, ranks = [*program, *step.line.split()[1:]], survey.ranks
     if step.command != "doctor":
         words.append(f"--device={survey.vendor or 'cpu'}")
-        words += ["--ranks-share-gpus"] * survey.shares_gpus
+        if survey.shares_gpus:
+            words.append("--ranks-share-gpus")
     elif survey.shares_gpus:
         ranks = 1
     return [mpirun, "-n", str(ranks), *words]

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from kernels.devices.device import PHASES
 from reports.store import untrusted
 from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import build_cases
@@ -211,7 +210,10 @@ def read_flight(folder: Path) -> Flight:
 def sentence_on(record: dict[str, Any], why: str) -> str:
     """Which rank ended a run, why, and where it was, by its flight record. A damaged one raises
     KeyError, IndexError or TypeError."""
-    counters, block, phase = record["counters"], record["block"], record["counters"]["phase"]
+    from kernels.devices.device import PHASES  # not at the top: few runs end early
+
+    counters, block = record["counters"], record["block"]
+    phase = counters["phase"]
     place = [
         record["text"],
         "" if block is None else f"block {block}",

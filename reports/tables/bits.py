@@ -93,7 +93,8 @@ def orders_text(row: RowBits) -> str:
     if len(orders) < 2:
         return orders[0] if orders else "too short to tell"
 
-    by_place = " by place" * any(len(size.parts) > 1 for size in row.sizes)
+    is_by_place = any(len(size.parts) > 1 for size in row.sizes)
+    by_place = " by place" if is_by_place else ""
     listed = textwrap.shorten("; ".join(orders), MOST_LETTERS, placeholder=" ...")
     return f"{len(orders)} orders{by_place}: {listed}"
 

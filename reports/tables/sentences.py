@@ -87,8 +87,8 @@ def number(value: float | None) -> str:
     if value >= 9_999_999.5:
         return f"{value:.1e}"
 
-    size = abs(value)
-    return f"{value:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
+    decimals = sum(abs(value) < limit for limit in (9.995, 99.95))
+    return f"{value:.{decimals}f}"
 
 
 def interval_text(interval: Interval | None, text_of: Callable[[Any], str] = number) -> str:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import campaign as stages
+from bench import campaign
 from bench.campaigns.launches import OpenCampaign
 from bench.campaigns.options import parse
 from reports.store.manifest import Launch
@@ -24,8 +24,8 @@ def finished(variant, pair):
 def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
     """A variant that always ran first would pay for the cold machine and look slower."""
     names = [f"v{number}" for number in range(names)]
-    drawn = [stages.order_of(names, pair, seed) for pair in range(1, rounds + 1)]
-    assert drawn[-1] == stages.order_of(names, rounds, seed)
+    drawn = [campaign.order_of(names, pair, seed) for pair in range(1, rounds + 1)]
+    assert drawn[-1] == campaign.order_of(names, rounds, seed)
     assert [sorted(order) for order in drawn] == [names] * rounds
     whole = drawn[: rounds // 2 * 2]
     for name in names:
@@ -45,11 +45,11 @@ def test_pairs_without_a_common_state_of_the_link_are_replaced_over_faked_launch
     """A link whose state changes would leave too few pairs. `shared` pairs have a state in common
     after each turn; at most as many pairs again are made."""
     ends, shared = [], iter(shared)
-    monkeypatch.setattr(stages, "run_rounds", lambda campaign, _: ends.append(campaign.pairs))
-    monkeypatch.setattr(stages, "shared_pairs", lambda campaign: next(shared))
+    monkeypatch.setattr(campaign, "run_rounds", lambda launches, _: ends.append(launches.pairs))
+    monkeypatch.setattr(campaign, "shared_pairs", lambda _: next(shared))
     options = [*named(a=QUICK, b=QUICK), "--out", str(tmp_path / "c")]
-    campaign = OpenCampaign(parse(options))
-    for name in campaign.options.variants:
-        campaign.record(finished(name, 1))
-    stages.run_pairs(campaign)
+    opened = OpenCampaign(parse(options))
+    for name in opened.options.variants:
+        opened.record(finished(name, 1))
+    campaign.run_pairs(opened)
     assert ends == made

@@ -29,7 +29,7 @@ from bench.tuning.winners import find_winners
 schedule.LONGEST_BLOCK_S = 2e-3
 from collectives.table import parsed
 go_on = search.go_on
-search.go_on = lambda run, active, rounds: go_on(run, active, rounds) if rounds < 60 else []
+search.go_on = lambda run, active, rounds: go_on(run, active, rounds) if rounds < 30 else []
 names = "one_shot_pull", "two_shot_direct+nt"
 search.candidates = lambda world, size: [parsed(name, search.KNOWN) for name in names]
 tune.main()
@@ -243,7 +243,7 @@ def test_an_unwritable_table_or_another_file_is_refused_before_the_search(tmp_pa
 
 def test_a_search_that_finds_nothing_does_not_look_like_one_that_tuned(tmp_path):
     """A script would go on to measure an untuned `auto`."""
-    program = FEW_CANDIDATES.replace("< 60", "< 1")
+    program = FEW_CANDIDATES.replace("< 30", "< 1")
     options = "-b 16K -e 64K --max-time 15 --table"
     done = launch(tmp_path / "tune", options, tmp_path / "table.toml", program=program)
     assert (done.returncode, (tmp_path / "table.toml").exists()) == (3, False)

@@ -69,7 +69,7 @@ class LaunchingParser(Parser):
     """Raises Stop for a mistake."""
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
-        raise Stop(status, self.meant(message))
+        raise Stop(status, message)
 
 
 @dataclass(frozen=True)

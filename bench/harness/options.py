@@ -74,7 +74,7 @@ class Parser(OneLineParser):
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
         if not launched_rank():
-            say(self.prog, self.meant(message))
+            say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
         os._exit(status)  # without MPI_Finalize: MPI is not up yet, or others would wait

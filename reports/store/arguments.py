@@ -2,10 +2,12 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import NoReturn
+from itertools import takewhile
+from typing import Any, NoReturn
 
 from reports.store.untrusted import printable
 
@@ -13,26 +15,31 @@ from reports.store.untrusted import printable
 class OneLineParser(argparse.ArgumentParser):
     """Refuses a command line in one sentence, without the usage."""
 
-    def meant(self, message: str) -> str:
-        """The message, or of unknown options a sentence on the first that may mean another."""
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options. The first unknown one that may mean another is refused before argparse finds
+        another mistake, such as that the other is missing."""
+        args = sys.argv[1:] if args is None else args
         known = self._option_string_actions
-        words = message.partition("unrecognized arguments:")[2].split()
-        for word in words[: words.index("--") if "--" in words else None]:
+        for word in takewhile("--".__ne__, args):
             option = word.partition("=")[0]
+            # `-n5` is -n, and has its value.
+            if not re.match("--?[A-Za-z]", word) or {option, option[:2]} & known.keys():
+                continue
             longer = [name for name in known if name.startswith(option)]
-            if near := longer or get_close_matches(option, known, 1, 0.76):
-                return f"unknown option {option}: did you mean {near[0]}?"
-        return message
+            is_short = longer and self.allow_abbrev  # argparse knows which option it means
+            if not is_short and (near := longer or get_close_matches(option, known, 1, 0.76)):
+                self.error(f"unknown option {option}: did you mean {near[0]}?")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printable(self.meant(message))}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 def unknown(kind: str, text: str, names: Sequence[str]) -> str:
-    """A sentence that suggests which of the names the text may mean."""
+    """A sentence that suggests which of the names the text may mean, or that there is none."""
     near = get_close_matches(text.lower(), names, 1)
     hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
-    return f"unknown {kind} {text!r}: {hint}"
+    return f"unknown {kind} {text!r}: {hint}" if text else f"missing {kind}: {hint}"
 
 
 def whole_number(least: int, text: str, most: int = 1 << 31) -> int:

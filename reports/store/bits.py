@@ -165,6 +165,11 @@ class Bits(msgspec.Struct, kw_only=True):
         return [row for row in self.rows if row.sizes]
 
     @property
+    def reasons(self) -> list[str]:
+        """Why rows stopped or have no sizes."""
+        return [f"{row.name}: {row.reason}" for row in self.rows if row.reason]
+
+    @property
     def failed(self) -> list[RowBits]:
         """The measured rows that stopped: whatever they have not compared, nobody knows."""
         return [row for row in self.measured if row.reason]

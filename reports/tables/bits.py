@@ -160,8 +160,7 @@ def text(record: Bits) -> str:
     head = [HEAD, f"same in every row: {', '.join(steady_in(record.measured))}"]
     tables = [("", plain_table(rows[0], rows[:MOST_ROWS]))]
     more = [f"{len(rows) - MOST_ROWS} more rows"] if len(rows) > MOST_ROWS else []
-    reasons = [f"{row.name}: {row.reason}" for row in record.rows if row.reason]
     lines = lay_out([headline(record)], head, tables, []).splitlines()
     said = [*more, *sentences_of(groups), *record.notes]
     shown = that_fit(said, MOST_LINES - len(lines))
-    return "\n".join([*lines[:MOST_LINES], *wrapped([*reasons, *shown]), ""])
+    return "\n".join([*lines[:MOST_LINES], *wrapped([*record.reasons, *shown]), ""])

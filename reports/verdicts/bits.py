@@ -25,6 +25,7 @@ from reports.tables.bits import (
     moved_in,
     sentences_of,
     share_of,
+    share_text,
     steady_in,
     text,
     texts_of,
@@ -209,7 +210,8 @@ def required_of(row: RowBits, name: str) -> Check:
         if name in size.compared and size.compared[name].differ
     ]
     if sizes:
-        said = f" changes its bits {INVARIANCES[name]}: at {some(sizes)}"
+        share = ", ".join(share_text(name, found).splitlines())
+        said = f" changes its bits {INVARIANCES[name]}: {share}, at {some(sizes)}"
     elif lacks:
         said = f" was not compared {INVARIANCES[name]}"
         said += f": {row.reason}" if row.reason else ""
@@ -287,12 +289,14 @@ def page_of(
     baseline: Bits | None,
 ) -> Page:
     """The verdict; what to do next, which is to keep these bits, or after a failure to repeat the
-    record; what failed; and the rows in groups."""
+    record, also if another version is why; what failed; and the rows in groups."""
     failed = [check.text for check in checks if check.failed]
     command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
     todo, to_type = "Keep these bits, to tell when they change:", KEEP
     if failed:
         todo, to_type = "Repeat the record, to see if it is chance:", command
+        if baseline and baseline.version != record.version:
+            todo = f"Wiretax changed from {baseline.version} to {record.version}. {todo}"
 
     rows = record.measured
     groups, moved = groups_of(rows), moved_in(rows)
@@ -321,12 +325,20 @@ def page_of(
         ),
         Section(
             "What was compared",
-            [f"{name}: {text}" for name, text in INVARIANCES.items() if name in compared_in],
+            [
+                *(
+                    f"{name}: {'' if name in compared_in else 'not compared, '}{text}"
+                    for name, text in INVARIANCES.items()
+                ),
+                *record.reasons,
+            ],
         ),
     ]
     facts = [f"{headline(record)}."] if checks else []
     if baseline:
         facts.append(f"Baseline: {baseline.run_id}, Wiretax {baseline.version}.")
+    if moved:  # of which the headline names the first
+        facts.append(f"Changed: {', '.join(dict.fromkeys(row.name for row in moved))}.")
     facts.append(f"{record.run_id}, Wiretax {record.version}, machine {record.machine_id}.")
     banner = Banner(word, f"{sentence}.", facts, role)
     return Page(line, banner, sections, {"command": command})

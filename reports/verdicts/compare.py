@@ -39,6 +39,9 @@ from reports.verdicts.judge import (
 from reports.verdicts.sides import add_allow, notes_of, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
+# Notes of a run on how its ranks reach each other's memory; others say what its figures mean.
+HOW_SHARED = "Peer memory", "A writer flushes", "Better was refused"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
@@ -261,7 +264,7 @@ def notes(comparison: Comparison) -> list[str]:
         re.sub(r"[\d.]+", "", note): note
         for launch in launches
         for note in launch.run.notes
-        if not note.startswith("Peer memory")
+        if not note.startswith(HOW_SHARED)
     }
     shown = [*of_runs.values()]
     steal = max((launch.end.steal_share or 0 for launch in launches if launch.end), default=0)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import wiretax
+from reports.__main__ import COMMANDS
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 
@@ -75,7 +76,8 @@ def test_show_without_a_file_shows_the_newest_run_below_results(
     ("line", "sentence"),
     [
         ("shw", ": unknown command 'shw': did you mean show?"),
-        ("show --plott=a.svg", " show: unknown option --plott: did you mean --plot?"),
+        ("", f": missing command: choose from {', '.join(COMMANDS)}"),
+        ("accept --base x --reasn=y", " accept: unknown option --reasn: did you mean --reason?"),
         ("show --bogus", " show: unrecognized arguments: --bogus"),
     ],
 )

@@ -128,6 +128,7 @@ def test_a_record_with_a_size_twice_is_refused(baseline, edited, report):
 )
 def test_what_a_row_has_not_compared_it_lacks(edited, report, name, edit):
     assert report(edited(), "--require", "run") == (0, "SAME: 2 checks passed")
+    assert "2 of 2 sizes, 31 % 2 ULP, at 1 KiB" in report(edited(), "--require", "size")[1]
     status, said = report(edited(edit), "--require", name)
     assert (status, said.startswith("CHANGED: "), "ring (float32) " in said) == (1, True, True)
 
@@ -144,7 +145,10 @@ def test_a_record_with_a_failed_row_is_shown_as_such(edited, report, tmp_path):
     page = tmp_path / "page.html"
     status, said = report(edited(failed), "--html", page)
     assert (status, "ring: RuntimeError: the sum is lost" in said) == (1, True)
-    assert "ring (float32) failed: RuntimeError: the sum is lost" in page.read_text()
+    text = page.read_text()
+    assert "ring (float32) failed: RuntimeError: the sum is lost" in text
+    assert "Changed: ring." in text
+    assert "graph: not compared, from a graph" in text
 
 
 def test_another_version_is_the_same_row(edited, report):

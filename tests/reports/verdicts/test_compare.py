@@ -85,9 +85,11 @@ def test_single_launches_and_their_copies_are_unreplicated(two, compared, tmp_pa
         for copy in range(8):
             shutil.copy(run, tmp_path / run.stem / f"copy-{copy}.jsonl")
         (tmp_path / run.stem / "link.jsonl").symlink_to(run)
+        (tmp_path / run.stem / "empty.jsonl").touch()
     status, out, err = compared(*(tmp_path / run.stem for run in two))
     assert (status, "is a copy of the run" in err) == (0, True)
     assert "link.jsonl is a link, which is not followed: left out" in err
+    assert "empty.jsonl is empty: left out" in err
     rows = rows_of(out)
     assert {row[3] for row in rows.values()} == {"unreplicated"}
     assert all("[" not in " ".join(row) for row in rows.values())

@@ -82,27 +82,23 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
     entries = dict[Path, Entry]()
     try:
         file = memoryview(untrusted.read_bytes(_file_of(folder), follow=False))
-        if hmac.digest(CODE, file[DIGEST_BYTES:], "sha256") != file[:DIGEST_BYTES]:
+        digest, content = file[:DIGEST_BYTES], file[DIGEST_BYTES:]
+        if hmac.digest(CODE, content, "sha256") != digest:
             return {}
-        fields = untrusted.printable_in(msgspec.msgpack.decode(file[DIGEST_BYTES:]))
-        texts, runs = msgspec.convert(fields, Content)
-        texts = [
-            msgspec.json.encode(untrusted.printable_in(msgspec.json.decode(text))) for text in texts
-        ]
 
+        texts, runs = msgspec.msgpack.decode(content, type=Content)
         for saved in runs:
             path = folder / os.fsdecode(saved.path)
-            if stamps.get(path) != saved.stamp:
-                continue
-            cases, keys = plan_of(texts[saved.cases])
-            head = _decoded(texts[saved.head], Run)
-            run = msgspec.structs.replace(head, run_id=saved.run_id, cases=cases)
-            statuses, right = _decoded(texts[saved.results], Statuses)
-            observed = np.frombuffer(saved.observed, OBSERVED)
-            entries[path] = Entry(
-                path, run, keys, saved.end, statuses, right, saved.n_blocks, observed
-            )
-    except (OSError, ValueError, RecursionError, IndexError):  # there is none yet, or it is damaged
+            if stamps.get(path) == saved.stamp:
+                cases, keys = plan_of(texts[saved.cases])
+                head = _decoded(texts[saved.head], Run)
+                run = msgspec.structs.replace(head, run_id=saved.run_id, cases=cases)
+                statuses, right = _decoded(texts[saved.results], Statuses)
+                observed = np.frombuffer(saved.observed, OBSERVED)
+                entries[path] = Entry(
+                    path, run, keys, saved.end, statuses, right, saved.n_blocks, observed
+                )
+    except (OSError, RecursionError):  # there is none yet, or a stranger's run is nested too deeply
         return {}
 
     return entries

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.arguments import percent, positive_number, whole_number
-from reports.store.program import answer, complain
+from reports.store.program import answer
 from reports.store.result import ResultError
 from reports.tables.headline import ratios_text
 from reports.tables.rows import interval_of, is_noisy
@@ -36,7 +36,7 @@ from reports.verdicts.judge import (
     WRONG_CELL,
     Comparison,
 )
-from reports.verdicts.sides import add_allow, notes_of, read_sides
+from reports.verdicts.sides import add_allow, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
 # Notes of a run on how its ranks reach each other's memory; others say what its figures mean.
@@ -81,8 +81,6 @@ def compare(arguments: argparse.Namespace) -> int:
 
     sides = read_sides(arguments.sides)
     comparisons = judge.compare(sides, arguments.allow, arguments.margin)
-
-    complain(*notes_of(sides))
 
     values = [
         worth(each, arguments.tpot_ms, arguments.calls) if arguments.calls else []

@@ -25,6 +25,7 @@ from reports.verdicts.sides import (
     faults_between,
     find_ratios,
     is_interleaved,
+    notes_of,
     pairs_of,
     tell_apart,
     titles_of,
@@ -63,9 +64,9 @@ class NothingInCommon(ResultError):
 class Comparison:
     """A side against the baseline. `allowed` names the facts that `--allow` let differ; `faults`
     say why no gate can judge: those between the sides, and cases that the variant lacks;
-    `unchecked` has sentences on results that one side did not check, `caveats` on launches that
-    died, allowed differences, fields of the cases in which the sides differ, such as the algorithm,
-    new cases, copies, nodes and days.
+    `unchecked` has sentences on results that one side did not check, `caveats` on runs that are
+    left out or incomplete, launches that died, allowed differences, fields of the cases in which
+    the sides differ, such as the algorithm, new cases, copies, nodes and days.
 
     `cells` has a row for each case, by name and size: its fields and `chosen`; its size and `name`
     as `title`, and as `case` for JSON; `ratio`, variant over baseline, with its 95 % interval from
@@ -194,6 +195,7 @@ def _compare(
         faults=faults_between(baseline, variant),
     )
     caveats = comparison.caveats
+    caveats += dict.fromkeys([*notes_of([baseline]), *variant.notes])
     caveats += [*deaths_of(sides), *differences.values()]
     caveats += copies_in([*baseline.launches, *variant.launches])
     if n_apart:

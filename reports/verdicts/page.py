@@ -27,7 +27,7 @@ from reports.verdicts.gate import (
     decide,
 )
 from reports.verdicts.judge import Comparison, compare
-from reports.verdicts.sides import COMPARABLE, Side, deaths_of, notes_of, read_sides
+from reports.verdicts.sides import COMPARABLE, Side, read_sides
 from reports.verdicts.verdict import MOST_PAIRS
 
 ORDER = "worse", "unsure", "better", "steady"  # roles
@@ -52,12 +52,11 @@ def campaign_page(folder: Path) -> Page:
     outcomes.sort(key=lambda each: ORDER.index(role_of(each.word)))
     names = ", ".join(side.label for side in variants[1:])
     title = f"{folder.name}: {names} against {variants[0].label}"
-    return verdict_page(title, outcomes, [*deaths_of(variants), *notes_of(variants)])
+    return verdict_page(title, outcomes)
 
 
-def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = ()) -> Page:
-    """The first outcome, what else was `said`, what to do next, and each comparison with what
-    explains it."""
+def verdict_page(title: str, outcomes: Sequence[Outcome]) -> Page:
+    """The first outcome, what to do next, and each comparison with what explains it."""
     worst, *others = outcomes
     todo, command = NEXT.get(worst.status, NOT_JUDGED), next_command(worst)
     next_step = before_command(todo, command) if command else f"{todo}."
@@ -78,7 +77,6 @@ def verdict_page(title: str, outcomes: Sequence[Outcome], said: Sequence[str] = 
             f"{counts(first)}.",
             headline_of(*first.variant.launches),
             *facts,
-            *said,
         ]
         sections += [*map(forest, judged), _differences(sides)]
         sections += [

@@ -23,7 +23,7 @@ from reports.verdicts.compare import notes, rows_of, sentences
 from reports.verdicts.gate import INCONCLUSIVE, PASS, STATUSES, UNUSABLE, Outcome, decide
 from reports.verdicts.judge import NothingInCommon, compare
 from reports.verdicts.page import verdict_page
-from reports.verdicts.sides import add_allow, faults_of, notes_of, side_of
+from reports.verdicts.sides import add_allow, faults_of, side_of
 
 MOST_LINES = 22  # a screen has 24
 MOST_SHOWN = 6  # cells of a comment on a pull request, in view
@@ -120,7 +120,6 @@ def judge(
 
         theirs = baseline_side(baseline, ours)
         (comparison,) = compare([theirs, ours], allowed)
-        comparison.caveats += [*ours.notes, *notes_of([theirs])]
         if comparison.cells.is_library.all():
             raise ResultError(
                 f"every cell is the library's, which no gate judges: `{REPORTS} compare` shows them"

@@ -11,6 +11,7 @@ import pandas as pd
 
 from reports.store.case import CASE_KEY, is_peer, key_of
 from reports.store.grouped import grouped
+from reports.store.observations import costs_of, entry_of
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.schema import Result
@@ -23,7 +24,6 @@ from reports.verdicts.sides import (
     case_names,
     deaths_of,
     faults_between,
-    find_ratios,
     is_interleaved,
     notes_of,
     pairs_of,
@@ -71,8 +71,8 @@ class Comparison:
     `cells` has a row for each case, by name and size: its fields and `chosen`; its size and `name`
     as `title`, and as `case` for JSON; `ratio`, variant over baseline, with its 95 % interval from
     `low` to `high`; the columns of `decide`; `is_library`: the case times a library, which the
-    compared code cannot change; `is_wrong`: some launch had it wrong; and those of `find_ratios`.
-    A missing figure is NaN.
+    compared code cannot change; `is_wrong`: some launch had it wrong; `baseline_us` and
+    `variant_us`, medians over its pairs. A missing figure is NaN.
     """
 
     baseline: Side
@@ -317,7 +317,13 @@ def _judge(
 ) -> pd.DataFrame:
     """The cells of these `cases` by the ratios and times of their keys, without verdicts."""
     sides, n_pairs = (comparison.baseline, comparison.variant), len(comparison.pairs)
-    log_ratios, times = find_ratios(comparison.pairs, keys, without)
+    launches = [entry_of(launch) for pair in comparison.pairs for launch in pair]
+    costs_us, planned = costs_of(launches, without)
+    places = {key: place for place, key in enumerate(planned)}
+    us = pd.DataFrame(costs_us.T).reindex([places.get(key, -1) for key in keys]).to_numpy()
+    baseline_us, variant_us = us[:, ::2], us[:, 1::2]
+    log_ratios = np.log(variant_us / baseline_us)  # NaN for a case that one of both lacks
+    has_both = np.isfinite(log_ratios)
 
     if comparison.is_interleaved:
         cells = verdict.evidence(log_ratios, comparison.margin)
@@ -328,7 +334,10 @@ def _judge(
             comparison.caveats.append(spread.source)
         cells = spread.evidence(log_ratios, comparison.margin)
 
-    cells = with_ratios(cells)
+    cells = with_ratios(cells).assign(
+        baseline_us=pd.DataFrame(baseline_us).where(has_both).median(axis=1),
+        variant_us=pd.DataFrame(variant_us).where(has_both).median(axis=1),
+    )
     lost = (n_pairs - cells.pairs).astype(str) + f" of {n_pairs}"
     cells["note"] = np.select(
         [cells.pairs < n_pairs, cells.pairs < MIN_PAIRS],
@@ -340,7 +349,7 @@ def _judge(
     )
     names = [*CASE_KEY, "chosen"]
     fields = pd.DataFrame(map(attrgetter(*names), cases), columns=names)
-    cells = cells.join(times).join(fields).assign(name=case_names(cases))
+    cells = cells.join(fields).assign(name=case_names(cases))
     # Another harness times the code that is compared, although its maker is a library.
     is_imported = any(launch.run.imported_from for side in sides for launch in side.launches)
     cells["is_library"] = [

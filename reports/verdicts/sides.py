@@ -17,14 +17,13 @@ import numpy as np
 import pandas as pd
 
 from reports.store.blocks import in_main_state
-from reports.store.case import CASE_KEY, Key, is_own_work, key_of
+from reports.store.case import CASE_KEY, is_own_work, key_of
 from reports.store.grouped import grouped
 from reports.store.manifest import MANIFEST, Launch, Manifest, VariantRecord, read_manifest
-from reports.store.observations import Entry, costs_of, entry_of, method_of, table, world_of
+from reports.store.observations import Entry, method_of, table, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
 from reports.tables.sentences import fact, shape_text, sized, spoken, type_text
-from reports.verdicts.verdict import Floats
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -348,21 +347,3 @@ def log_costs(entries: Sequence[Entry]) -> pd.DataFrame:
     rows, planned = table(entries)
     size_bytes = [case.size_bytes for case in planned.values()]
     return rows.assign(size_bytes=np.array(size_bytes)[rows.key], log_cost=np.log(rows.cost_us))
-
-
-def find_ratios(
-    pairs: Sequence[Pair], keys: Sequence[Key], without: Sequence[str]
-) -> tuple[Floats, pd.DataFrame]:
-    """The log ratio of each case and pair, (keys, pairs), NaN for a case that one of both lacks.
-    And a row for each case with the medians over its pairs: `baseline_us` and `variant_us`."""
-    launches = [entry_of(launch) for pair in pairs for launch in pair]
-    costs_us, planned = costs_of(launches, without)
-    place_of = {key: place for place, key in enumerate(planned)}
-    places = [place_of.get(key, -1) for key in keys]
-    us = pd.DataFrame(costs_us).reindex(columns=places).to_numpy()
-    log_ratios = np.log(us[1::2] / us[::2])
-    medians_us = {
-        name: pd.DataFrame(own).where(np.isfinite(log_ratios)).median()
-        for name, own in (("baseline_us", us[::2]), ("variant_us", us[1::2]))
-    }
-    return log_ratios.T, pd.DataFrame(medians_us)

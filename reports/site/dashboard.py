@@ -118,7 +118,7 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
         name = "History" if len(keys) == 1 else ""
         yield shared.history_file(*key), name, partial(history_page, part)
 
-    for path in store.campaigns:
+    for path in store.contents.campaigns:
         yield shared.file_name("compare", str(path)), "", partial(campaign_page, path)
 
     newest = {node: entry.run.run_id for entry in store.runs for node in entry.run.nodes}

@@ -105,7 +105,7 @@ def _banner(store: shared.Store) -> Banner | None:
         ]
         return Banner("WRONG RESULTS", sentence, facts)
 
-    if store.campaigns and not store.runs:
+    if store.contents.campaigns and not store.runs:
         return None
     if store.history.runs:
         banner = banner_of(store.history)

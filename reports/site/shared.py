@@ -16,12 +16,11 @@ from reports.trends.history import KEY, History, history_of
 
 @dataclass
 class Store:
-    """The content of a folder: runs (oldest first, without those of campaigns), folders of
-    campaigns, sentences about files that are left out, and the history of all runs."""
+    """The content of a folder: runs (oldest first, without those of campaigns), sentences about
+    files that are left out, and the history of all runs."""
 
     contents: Contents
     runs: list[Entry]
-    campaigns: list[Path]
     left_out: list[str]
     history: History
 
@@ -35,7 +34,7 @@ class Store:
 def find(folder: Path) -> Store:
     """The runs below `folder`. Raises ResultError if `folder` is not a folder."""
     contents = read_store(folder)
-    campaigns = [path.parent for path in contents.manifests]
+    campaigns = contents.campaigns
     entries = [run for run in contents.entries if {*run.path.parents}.isdisjoint(campaigns)]
     runs = [run for run in entries if run.left_out != COPY]
     left_out = [
@@ -50,7 +49,7 @@ def find(folder: Path) -> Store:
     if (runs or campaigns) and not history.runs:
         left_out += history.skipped
 
-    return Store(contents, runs, campaigns, list(map(printable, left_out)), history)
+    return Store(contents, runs, list(map(printable, left_out)), history)
 
 
 def file_name(kind: str, name: str) -> str:

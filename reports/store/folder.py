@@ -25,12 +25,12 @@ TIMELESS = "without a time in its run_id"
 
 @dataclass
 class Contents:
-    """The content of a folder: its runs in order of time; manifests of campaigns; links, folders
+    """The content of a folder: its runs in order of time; the folders of campaigns; links, folders
     and files that are left out, and why, in few words and each in a sentence."""
 
     folder: Path
     entries: list[Entry] = field(default_factory=list)
-    manifests: list[Path] = field(default_factory=list)
+    campaigns: list[Path] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
@@ -46,7 +46,7 @@ def read_store(folder: Path) -> Contents:
             store.left_out.append((path, problem))
             store.complaints.append(f"{path} is {problem}")
         elif path.name == MANIFEST:
-            store.manifests.append(path)
+            store.campaigns.append(path.parent)
         else:
             try:
                 status = path.stat()

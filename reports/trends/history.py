@@ -16,7 +16,6 @@ import numpy as np
 
 from reports.store.folder import COPY, INCOMPLETE, WRONG, Contents, read_store
 from reports.store.grouped import grouped
-from reports.store.manifest import MANIFEST
 from reports.store.observations import (
     MIN_BLOCKS,
     MOST_STEAL,
@@ -87,7 +86,7 @@ class History:
 def variant_of(contents: Contents, entry: Entry) -> str:
     """The variant of a campaign that a run is of, or ""."""
     side = entry.path.parent
-    return printable(side.name) if side.parent / MANIFEST in contents.manifests else ""
+    return printable(side.name) if side.parent in contents.campaigns else ""
 
 
 def standing_wrong(contents: Contents) -> dict[Entry, list[CaseHeader]]:

@@ -33,15 +33,7 @@ from reports.tables.bits import (
 from reports.tables.sentences import counted, size_text, some, that_fit, wrapped
 from reports.tables.show import NEWEST
 from reports.verdicts.judge import Incomparable
-from reports.verdicts.regress import (
-    add_files,
-    as_junit,
-    folded,
-    heading,
-    listed,
-    table_of,
-    write_page,
-)
+from reports.verdicts.regress import add_files, as_junit, to_markdown, write_page
 
 KEEP = "cp RECORD BASELINES/"
 
@@ -127,13 +119,10 @@ def bits(arguments: argparse.Namespace) -> int:
         ]
         write_named(arguments.junit, as_junit("bits", rows, [line, *notes]).encode())
     if arguments.markdown:
-        groups = groups_of(record.measured)
-        lines = [*listed(sentences_of(groups)), "", *table_of(texts_of(groups))]
-        table = folded("rows of equal bits together", lines)
-        said = listed([*findings, *notes, headline(record)])
-        sign = "✗" if failed else "✓"
-        lines = [*heading(f"{sign} {line}"), "", *said, "", *table, ""]
-        write_named(arguments.markdown, "\n".join(lines).encode())
+        groups, title = groups_of(record.measured), f"{'✗' if failed else '✓'} {line}"
+        said = [*findings, *notes, headline(record)]
+        content = to_markdown(title, said, sentences_of(groups), texts_of(groups))
+        write_named(arguments.markdown, content.encode())
     if arguments.html:
         write_page(page_of(record, line, checks, notes, baseline), arguments.html)
 

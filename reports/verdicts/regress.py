@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import join
-from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
@@ -19,14 +18,14 @@ from reports.tables.figure import can_draw
 from reports.tables.sentences import painted, that_fit, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
-from reports.verdicts.compare import notes, rows_of, sentences
+from reports.verdicts.compare import notes, sentences
 from reports.verdicts.gate import INCONCLUSIVE, PASS, STATUSES, UNUSABLE, Outcome, decide
 from reports.verdicts.judge import NothingInCommon, compare
-from reports.verdicts.page import verdict_page
+from reports.verdicts.page import sorted_cells, verdict_page
 from reports.verdicts.sides import add_allow, faults_of, side_of
 
 MOST_LINES = 22  # a screen has 24
-MOST_SHOWN = 6  # cells of a comment on a pull request, in view
+MOST_SHOWN = 6  # rows of a comment on a pull request, in view
 MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
 MOST_LETTERS = 60  # of its heading, which a phone shows in two lines
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -192,55 +191,48 @@ def as_junit(name: str, rows: Iterable[tuple[str, str, str, str]], said: Sequenc
 
 
 def as_markdown(outcome: Outcome) -> str:
-    """The outcome, the largest effects, and the whole table folded: at most 20 lines are in
-    view."""
+    """The outcome, and the cells in the order of the page."""
     sign = {PASS: "✓", INCONCLUSIVE: "?"}.get(outcome.status, "✗")
-    lines = heading(f"{sign} {outcome.headline}")
-    if comparison := outcome.comparison:
-        figures = headline_of(*comparison.variant.launches)
-        title, *said = sentences(comparison)
-        rows = rows_of(comparison)
-        if len(rows) > MOST_ROWS:
-            said.append(f"{len(rows) - MOST_ROWS} more rows do not fit here")
+    title, comparison = f"{sign} {outcome.headline}", outcome.comparison
+    if not comparison:
+        return to_markdown(title)
 
-        table = [
-            f"### {markdown_text(title)}",
-            "",
-            *listed(said),
-            "",
-            *table_of(rows[:MOST_ROWS]),
-        ]
-        lines += ["", f"**{markdown_text(figures)}**", "", *listed(outcome.findings), ""]
-        cells = comparison.cells[comparison.is_judged & comparison.cells.high.notna()]
-        cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
-        if largest := [rows[at] for at in cells.index[:MOST_SHOWN]]:
-            lines += table_of(largest)
-        lines += ["", *folded("all cells", table)]
+    said = [headline_of(*comparison.variant.launches), *outcome.findings]
+    return to_markdown(title, said, sentences(comparison), [*sorted_cells(comparison).text])
+
+
+def to_markdown(
+    title: str,
+    said: Sequence[str] = (),
+    details: Sequence[str] = (),
+    rows: Sequence[Mapping[str, str]] = (),
+) -> str:
+    """A verdict: the beginning of its title as a heading, and the whole, if that is longer;
+    sentences; the first rows of a table, by their headings; and folded, details and all rows. At
+    most 20 lines are in view."""
+    first, *rest = textwrap.wrap(title, MOST_LETTERS - len(" ..."), break_on_hyphens=False)
+    lines = [f"## {markdown_text(first)}"]
+    if rest:
+        lines = [f"{lines[0]} ...", "", markdown_text(title)]
+    lines += ["", *_listed(said), ""]
+    if rows:
+        hidden = len(rows) - MOST_ROWS
+        more = [f"{hidden} more rows do not fit here"] if hidden > 0 else []
+        lines += [*_table_of(rows[:MOST_SHOWN]), "", "<details><summary>all rows</summary>", ""]
+        lines += [*_listed([*details, *more]), "", *_table_of(rows[:MOST_ROWS]), "", "</details>"]
 
     return "\n".join([*lines, ""])
 
 
-def heading(text: str) -> list[str]:
-    """The beginning of a verdict as a heading, and below it the whole, if that is longer."""
-    title, *rest = textwrap.wrap(text, MOST_LETTERS - len(" ..."), break_on_hyphens=False)
-    if not rest:
-        return [f"## {markdown_text(title)}"]
-    return [f"## {markdown_text(title)} ...", "", markdown_text(text)]
-
-
-def listed(texts: Sequence[str]) -> list[str]:
+def _listed(texts: Sequence[str]) -> list[str]:
     return [f"- {markdown_text(text)}" for text in texts]
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table_of(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """The lines of a table of rows by their headings."""
     cells = [[*rows[0]], *([*row.values()] for row in rows)]
-    lines = [f"| {' | '.join(markdown_text(str(text)) for text in texts)} |" for texts in cells]
+    lines = [f"| {' | '.join(map(markdown_text, texts))} |" for texts in cells]
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
-
-
-def folded(summary: str, lines: Sequence[str]) -> list[str]:
-    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
 
 
 def write_page(page: Page, path: Path) -> None:

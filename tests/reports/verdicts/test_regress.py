@@ -91,7 +91,7 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     title, *_ = text.split("\n")
     assert re.fullmatch(r"## ✗ REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; .* \.\.\.", title)
     assert len(title) <= len("## ") + 60
-    assert re.search(rf"\n\n✗ {expected}.*\n\n\*\*{figures}\*\*\n", text)
+    assert re.search(rf"\n\n✗ {expected}.*\n\n- {figures}\n", text)
     assert re.search(r"\| two_shot \| 16 KiB \|.*\| SLOWER \|", text)
     assert len(text.partition("<details>")[0].splitlines()) <= 20
 

@@ -226,21 +226,14 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
         )
         raise ResultError("; ".join([lack, *notes]))
 
-    us = {name: spread_of(map(span_of, found[name])) for name in MEASURED}
-    byte_us = {
-        name: spread_of(span_of(case) / case.size_bytes for case in found[name]) for name in MOVED
+    spans = {
+        name: spread_of(span_of(case) / (case.size_bytes if name in MOVED else 1) for case in own)
+        for name, own in found.items()
     }
-    return Parts(
-        card=timed[0][0].ranks[0]["gpu"],
-        launches=len({run.run_id for run, _ in timed}),
-        kernel=us["graph_kernel"],
-        load=us["dependent_loads"],
-        flag=us["ping_pong"],
-        drain=np.maximum(us["fenced_stores"] - us["unfenced_stores"][ENDS_SWAPPED], 0),
-        store_byte=byte_us["stores"],
-        load_byte=byte_us["loads"],
-        both_byte=byte_us["stores_and_loads"],
-    )
+    kernel, load, flag, fenced, unfenced = (spans[name] for name in MEASURED)
+    drain = np.maximum(fenced - unfenced[ENDS_SWAPPED], 0)
+    card, launches = timed[0][0].ranks[0]["gpu"], len({run.run_id for run, _ in timed})
+    return Parts(card, launches, kernel, load, flag, drain, *(spans[name] for name in MOVED))
 
 
 def spread_of(spans: Iterable[Span]) -> Span:

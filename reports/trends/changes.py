@@ -6,9 +6,8 @@ which neighbouring runs have the correlation `rho`. An innovation is what a run 
 the run before. It counts so little that outliers alone do not pass. Arrays are (series, runs) or,
 of innovations, (series, runs - 1). docs/experiments/history.md has the method and its sources."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -200,26 +199,21 @@ def find_steps(values: Floats, noise: Noise, alpha: float, edge: int) -> list[Pl
 
     for series in np.flatnonzero(scores > 1).tolist():
         own, of_own = units[[series]], noise.of(series)
-        start, firsts = 0, split(partial(best_steps, own, of_own, alpha, edge), edge, 0, runs)
-        for _, first, stop in neighbours(firsts, runs):
+        firsts, segments = list[int](), [(0, runs)]
+        while segments:  # binary segmentation
+            start, stop = segments.pop()
+            if stop - start >= 2 * edge:
+                [score], [first] = best_steps(own, of_own, alpha, edge, start, stop)
+                if score > 1:
+                    firsts.append(int(first))
+                    segments += [(start, first), (first, stop)]
+
+        start = 0
+        for _, first, stop in neighbours(sorted(firsts), runs):
             start, low, high = place_of(own[:, start : stop - 1], of_own, start, first)
             found[series][start] = low, high
 
     return found
-
-
-def split(
-    best: Callable[[int, int], tuple[Any, Any]], edge: int, start: int, stop: int
-) -> list[int]:
-    """The first runs after steps, by binary segmentation while the best score exceeds 1."""
-    if stop - start < 2 * edge:
-        return []
-
-    [score], [first] = best(start, stop)
-    if score <= 1:
-        return []
-
-    return [*split(best, edge, start, first), int(first), *split(best, edge, first, stop)]
 
 
 def best_steps(

@@ -20,8 +20,9 @@ from reports.advice.reduce_times import (
     wire_factor,
 )
 from reports.advice.serving import Deployment
-from reports.advice.specs import MODELS, close_names, convert, find, gpu_of, link_between
+from reports.advice.specs import MODELS, convert, find, gpu_of, link_between
 from reports.references.published import Positive
+from reports.store.arguments import unknown
 from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
 from reports.store.untrusted import printable_in
@@ -147,8 +148,8 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
         if unit != "tok/s":
             label = size_of(match[1])
         elif label not in spec.models:
-            hint = close_names(match[1], spec.models)
-            raise ResultError(f"{path}: [models] lacks the model of {text!r}{hint}")
+            problem = unknown("model in [models]", match[1], [*spec.models])
+            raise ResultError(f"{path}: {text!r}: {problem}")
         return Requirement(text, (unit, label), float(match[2]))
 
     raise ResultError(

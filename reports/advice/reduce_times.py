@@ -3,7 +3,6 @@
 Up to 512 KiB the time is the mean of a chain of dependent calls, which a decode step pays; above
 it, a single call and the reading of its result."""
 
-import glob
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from reports.references.published import PublishedCall, calls, select
 from reports.store.case import BUS_FACTORS, CASE_KEY
 from reports.store.folder import WRONG, in_order
 from reports.store.grouped import grouped
-from reports.store.manifest import runs_by_time
+from reports.store.manifest import files_of
 from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
 from reports.store.program import BENCH, REPORTS
 from reports.store.result import ResultError, read
@@ -104,16 +103,6 @@ def read_launches(
 
     runs, others = in_one_state(runs)
     return AllReduceLaunches(runs, wrong, [*notes, *others], _one_way(runs), confidence)
-
-
-def files_of(name: str | Path) -> list[Path]:
-    path = Path(name)
-    files = runs_by_time(path) if path.is_dir() else sorted(map(Path, glob.glob(str(name))))
-
-    if not files:
-        raise ResultError(f"no run at {name}")
-
-    return files
 
 
 def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:

@@ -1,9 +1,8 @@
 """GPUs and links by name from `specs.toml`, models from the table in `collectives` or from a
 `config.json` on disk."""
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from collectives.models import ROWS, Count, Model
+from reports.store.arguments import unknown
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.schema import NotNegative
 from reports.store.untrusted import printable
@@ -148,14 +148,7 @@ def find(kind: str, known: Mapping[str, Spec], name: str) -> Spec:
     if key in known:
         return known[key]
 
-    hint = close_names(key, known) or f"; known are {', '.join(sorted(known))}"
-    raise ResultError(f"unknown {kind} {printable(name[:80])!r}{hint}")
-
-
-def close_names(name: str, names: Iterable[str]) -> str:
-    """`; did you mean A or B?`, empty if no name is close."""
-    close = difflib.get_close_matches(name, sorted(names), cutoff=0.4)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    raise ResultError(unknown(kind, printable(name[:80]), sorted(known)))
 
 
 MODELS, GPUS = entries(ROWS, Transformer), entries(SECTIONS["gpus"], Gpu)

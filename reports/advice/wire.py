@@ -15,10 +15,11 @@ import numpy as np
 from collectives import registry
 from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.operation import CollectiveCase
-from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span, files_of
+from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
 from reports.advice.specs import Gpu, Route
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
+from reports.store.manifest import files_of
 from reports.store.observations import entry_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read

@@ -1,6 +1,7 @@
 """Reads `campaign.jsonl` in a campaign's folder, which bench.campaign writes. Lines are only
 added."""
 
+import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -110,3 +111,15 @@ def runs_by_time(folder: Path) -> list[Path]:
     """The files of runs below a folder, by the time in the name."""
     files = [path for path, problem in run_files(folder) if not problem and path.name != MANIFEST]
     return sorted(files, key=lambda path: by_time(path.name))
+
+
+def files_of(name: str | Path) -> list[Path]:
+    """The run of this name, those below this folder, or those that a glob finds. Raises ResultError
+    without one."""
+    path = Path(name)
+    files = runs_by_time(path) if path.is_dir() else sorted(map(Path, glob.glob(str(name))))
+
+    if not files:
+        raise ResultError(f"no run at {name}")
+
+    return files

@@ -15,9 +15,10 @@ import pandas as pd
 from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, key_of
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
+from reports.store.manifest import files_of
 from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
 from reports.store.program import answer, complain
-from reports.store.result import ResultError
+from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.store.stats import Interval
 from reports.tables.sentences import (
@@ -31,7 +32,6 @@ from reports.tables.sentences import (
     type_text,
 )
 from reports.verdicts.judge import Incomparable
-from reports.verdicts.sides import notes_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS, Floats, Integers, evidence
 
 MIN_SIZES = 3  # of a line
@@ -191,17 +191,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign",
+        help="launches of one thing: runs, folders (also of a campaign's variant), quoted globs",
     )
 
 
 def fit(arguments: argparse.Namespace) -> int:
     """Prints the fits and returns 0. Raises Incomparable for runs of different things, ResultError
     if a file cannot be read, and if there is nothing to fit."""
-    sides = [side_of(argument) for argument in arguments.runs]
-    results = [result for side in sides for result in side.launches]
-    fits, left_out = fits_of(results)
-    notes = notes_of(sides) + left_out
+    results = [read(file) for name in arguments.runs for file in files_of(name)]
+    fits, notes = fits_of(results)
 
     if not fits:
         problem = "nothing to fit: no case has three sizes with five blocks"

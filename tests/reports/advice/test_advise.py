@@ -193,7 +193,7 @@ def test_one_stream_is_judged_alone():
 @pytest.mark.parametrize(
     ("words", "refused"),
     [
-        ("--model llama-70b --gpu r9700", "unknown model 'llama-70b'; did you mean llama-3"),
+        ("--model llama-70b --gpu r9700", "unknown model 'llama-70b': did you mean llama-3"),
         (
             f"{TWO} --link nvlink4",
             "nobody published RCCL from 1 B to 32 KiB over NVLink, which nvlink4 is",

@@ -200,7 +200,7 @@ def test_the_headline_names_who_meets_the_order_at_what_price_or_what_fails(laun
 PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"
 BAD = [
     (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`"),
-    ("gpu = 'r9700'", "gpu = 'r9800'", "unknown GPU 'r9800'; did you mean r9700"),
+    ("gpu = 'r9700'", "gpu = 'r9800'", "unknown GPU 'r9800': did you mean r9700"),
     ("gpus = 2", "gpus = 4", "a run of 2 ranks, not of 4"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
     ("requirements = []", "requirements", "is not TOML"),

@@ -159,7 +159,6 @@ def to_html(page: Page, pages: Mapping[str, str] = {}, clean: Callable[[str], st
 def banner_png(page: Page) -> bytes:
     """The banner, 1200 x 630 pixels: chats show that picture with a link to the page."""
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
     banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
     texts = (banner.word, 32), (banner.sentence, 18)
@@ -169,8 +168,6 @@ def banner_png(page: Page) -> bytes:
     drawing.text(0.05, 0.8, sentence, size=18, verticalalignment="top")
     if page.draw:
         page.draw(drawing.add_axes((0.08, 0.1, 0.88, 0.34)))
-        for text in drawing.findobj(Text):
-            text.set_text(signs(text.get_text()))
 
     content = io.BytesIO()
     drawing.savefig(content, format="png")

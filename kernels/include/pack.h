@@ -120,21 +120,27 @@ constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
 // Limit of one `reduce`: a GPU's access adds a 32-bit offset; 64 bits take half of all registers.
 constexpr long MOST_ELEMENTS = 1L << 28;
 
-// Pack i of a user's buffer of `count` pieces, at any multiple of a piece's size; behind the end
-// are zeros.
-template <class Piece>
-DEVICE pack load_pack(const char* from, long i, long count) {
-  const char* at = from + i * OWN_PACK_BYTES;
-  const long left = count - i * Pieces<Piece>::COUNT;
-  if (left < Pieces<Piece>::COUNT) return load_pieces<Piece>(at, (int)left);
-  return is_aligned(at) ? load_aligned_pack(at, 0) : load_pieces<Piece>(at);
+// Part i of a user's buffer of `count` pieces, at any multiple of a piece's size, as the first
+// BYTES of a pack; behind the end are zeros.
+template <class Piece, int BYTES = sizeof(pack), class Index>
+DEVICE pack load_pack(const char* from, Index i, Index count) {
+  constexpr int N = BYTES / sizeof(Piece);
+  const char* at = from + i * BYTES;
+  const Index left = count - i * N;
+  if (left < N) return load_pieces<Piece>(at, (int)left);
+  if (BYTES == sizeof(pack) && is_aligned(at)) return load_aligned_pack(at, 0);
+  if (BYTES > 8 || (u64)at % 8) return load_pieces<Piece>(at, N);
+  return reinterpret<pack>(Pieces<u64>{{load_as<u64>(at)}});
 }
-template <class Piece>
-DEVICE void store_pack(char* to, long i, long count, pack p) {
-  char* at = to + i * OWN_PACK_BYTES;
-  const long left = count - i * Pieces<Piece>::COUNT;
-  if (left < Pieces<Piece>::COUNT) return store_pieces<Piece>(at, p, (int)left);
-  is_aligned(at) ? store_aligned_pack(at, 0, p) : store_pieces<Piece>(at, p);
+template <class Piece, int BYTES = sizeof(pack), class Index>
+DEVICE void store_pack(char* to, Index i, Index count, pack p) {
+  constexpr int N = BYTES / sizeof(Piece);
+  char* at = to + i * BYTES;
+  const Index left = count - i * N;
+  if (left < N) return store_pieces<Piece>(at, p, (int)left);
+  if (BYTES == sizeof(pack) && is_aligned(at)) return store_aligned_pack(at, 0, p);
+  if (BYTES > 8 || (u64)at % 8) return store_pieces<Piece>(at, p, N);
+  store_as(at, reinterpret<Pieces<u64>>(p).of[0]);
 }
 
 // Destinations of a reduction. A user's buffer may start anywhere.

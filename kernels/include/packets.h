@@ -23,26 +23,6 @@
 // A conditional of array elements would select an address, which keeps the array in memory.
 DEVICE words selected(bool first, words x, words y) { return first ? x : y; }
 
-// Loads unit i of a user's buffer; elements from `count` on are zeros.
-template <int BYTES>
-DEVICE pack load_unit(const char* from, int i, int count) {
-  if (BYTES == sizeof(pack)) return load_pack<Element::bits>(from, i, count);
-  constexpr int N = BYTES / ELEMENT_BYTES;
-  const char* at = from + i * BYTES;
-  const int left = count - i * N, n = left < N ? left : N;
-  if (n < N || BYTES > 8 || (u64)at % 8) return load_pieces<Element::bits>(at, n);
-  return reinterpret<pack>(Pieces<u64>{{load_as<u64>(at)}});
-}
-template <int BYTES>
-DEVICE void store_unit(char* to, int i, int count, pack p) {
-  if (BYTES == sizeof(pack)) return store_pack<Element::bits>(to, i, count, p);
-  constexpr int N = BYTES / ELEMENT_BYTES;
-  char* at = to + i * BYTES;
-  const int left = count - i * N, n = left < N ? left : N;
-  if (n < N || BYTES > 8 || (u64)at % 8) return store_pieces<Element::bits>(at, p, n);
-  store_as(at, reinterpret<Pieces<u64>>(p).of[0]);
-}
-
 // A Packet defines:
 //   word: the data of one packet
 //   packet(data, epoch), data(packet): a packet, and back
@@ -74,7 +54,9 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
   const auto offset = [&](int writer) {
     return Packet::START + ((epoch & 1) * WT_WORLD + writer) * Packet::ROOM;
   };
-  const auto own = [&](int i) { return Packet::sent(load_unit<BYTES>(a.send, i, count)); };
+  const auto own = [&](int i) {
+    return Packet::sent(load_pack<Element::bits, BYTES>(a.send, i, count));
+  };
   for (int i = (int)thread(); i < units; i += step) {
     const pack p = own(i);
     word data[2];
@@ -142,7 +124,7 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
         }
         return p;
       };
-      store_unit<BYTES>(a.receive, i, count, combined<WT_WORLD>(input_of));
+      store_pack<Element::bits, BYTES>(a.receive, i, count, combined<WT_WORLD>(input_of));
     }
   }
   if (Packet::RESETS) finish_resets();

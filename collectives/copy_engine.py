@@ -1,22 +1,12 @@
 """A GPU's copy engines between ranks, with the signals of kernels/allreduce_copy_engine.cu."""
 
 from contextlib import suppress
-from ctypes import c_long
 from functools import partial
 
 from collectives.communicator import Refusal
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import (
-    HALF_BYTES,
-    Arguments,
-    CopyEngine,
-    Memory,
-    Shared,
-    Step,
-    Transfer,
-    of_type,
-)
+from kernels.devices.device import HALF_BYTES, CopyEngine, Memory, Shared, Step, Transfer, fields_of
 
 FILE = "allreduce_copy_engine"  # of kernels/
 LEAST_BYTES = 1 << 20  # below, a copy takes longer to start than to move the bytes
@@ -31,7 +21,7 @@ FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 class Mark(Shared):
     """`Mark` of allreduce_copy_engine.cu."""
 
-    _fields_ = (("ranks", Arguments), *of_type(c_long, "peers", "step"))
+    _fields_ = fields_of("Mark", "allreduce_copy_engine.cu")
 
 
 def shared_engine(world: World) -> CopyEngine | None:

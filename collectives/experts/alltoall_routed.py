@@ -2,7 +2,6 @@
 (kernels/experts/alltoall_routed.cu) and by the library. The library exchanges rows between kernels
 of ours that pack and unpack them (routed_records.cu), and is told all routes in advance."""
 
-from ctypes import c_long, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,7 +21,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Shared, of_type
+from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Shared, fields_of
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
 WAYS = ("dispatch", "combine", "round_trip")
@@ -33,24 +32,7 @@ class Routing(Shared):
     `memories`, with the rows of its experts. CHOICE is `Choice` there."""
 
     memories: list[Memory]
-    _fields_ = (
-        ("ranks", Arguments),
-        *of_type(c_long, "tokens", "most_tokens", "experts", "top_k", "most_rows", "step_tokens"),
-        *of_type(
-            c_void_p,
-            "owner",
-            "tokens_of",
-            "choices",
-            "counting",
-            "first",
-            "came",
-            "rows",
-            "out",
-            "in_",
-            "record",
-            "arrived",
-        ),
-    )
+    _fields_ = fields_of("Routing", "experts/routing.h")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 the forms that `bench.layers` compares: compute alone, in separate launches, and in one launch."""
 
 from collections.abc import Callable, Iterable
-from ctypes import c_double, c_long, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from collectives.operation import (
     World,
 )
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import Arguments, Shared, of_type
+from kernels.devices.device import Shared, fields_of
 
 BLOCK_THREADS = 256  # of a GEMV
 EPSILON = 1e-5
@@ -35,22 +34,13 @@ Then = Callable[[Algorithm, World, Any], Bound]
 class Norm(Shared):
     """`Norm` of norm.h: the rows that follow an all-reduce."""
 
-    _fields_ = (
-        ("ranks", Arguments),
-        *of_type(c_void_p, "residual", "residual_out", "weight"),
-        *of_type(c_long, "hidden", "tokens"),
-        ("epsilon", c_double),
-    )
+    _fields_ = fields_of("Norm", "include/norm.h")
 
 
 class Gemv(Shared):
     """`Gemv` of gemv.h: a rank's part of a linear layer."""
 
-    _fields_ = (
-        ("ranks", Arguments),
-        *of_type(c_void_p, "weights", "activations", "row_scales"),
-        *of_type(c_long, "hidden", "inner", "stride", "copies"),
-    )
+    _fields_ = fields_of("Gemv", "include/gemv.h")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from collectives.communicator import Mistake
 from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Unsupported, World
 from collectives.peers.file import read_source
 from collectives.registry import LIBRARY
-from kernels.devices.compile_cache import SOURCES, source_with_headers
-from kernels.devices.device import DeviceError, OutOfMemory
+from kernels.devices.compile_cache import source_with_headers
+from kernels.devices.device import SOURCES, DeviceError, OutOfMemory
 
 FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered] [in_place]"
 

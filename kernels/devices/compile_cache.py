@@ -12,19 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kernels.devices import device
-from kernels.devices.device import DeviceError, Macros, Shared
+from kernels.devices.device import SOURCES, DeviceError, Macros, Shared
 from kernels.devices.owners import REMEDY, private_folder
 
-SOURCES = Path(__file__).parents[1]  # kernels/
 LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk
-
-# NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
-OFFSET_OF = """
-#ifdef __CUDACC_RTC__
-#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)
-#else
-#define OFFSET_OF __builtin_offsetof
-#endif"""
 
 listeners: list[Callable[[str], None]] = []  # get the name of a file that is about to be compiled
 
@@ -52,22 +43,21 @@ def source_with_headers(source: Path) -> list[Path]:
 
 
 def layout_checks(text: str) -> str:
-    """C++ text that compares with Python's the constants of device.py, and the sizes and offsets of
-    each structure, that a kernel file with this text has too."""
-    facts = {name: value for name, value in vars(device).items() if f" {name} = " in text}
+    """C++ text that compares with Python's the constants of device.py, and the size of each
+    structure, that a kernel file with this text has too."""
+    facts = {
+        name: value
+        for name, value in vars(device).items()
+        if isinstance(value, int) and f" {name} = " in text
+    }
     for structure in Shared.__subclasses__():
-        name = structure.__name__
-        if f"struct {name} {{" not in text:
-            continue
-        for field, *_ in structure._fields_:
-            member = f"OFFSET_OF({name}, {field.rstrip('_')})"
-            facts[member] = getattr(structure, field).offset
-        facts[f"sizeof({name})"] = ctypes.sizeof(structure)
+        if f"struct {structure.__name__} {{" in text:
+            facts[f"sizeof({structure.__name__})"] = ctypes.sizeof(structure)
     checks = (
         f'static_assert({fact} == {value}, "{fact} is {value} in Python and not in C++");'
         for fact, value in facts.items()
     )
-    return "\n".join([OFFSET_OF, *checks])
+    return "\n" + "\n".join(checks)
 
 
 def cache_folder() -> Path:

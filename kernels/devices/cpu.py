@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from kernels.devices import shared_memory
-from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
+from kernels.devices.compile_cache import CompileError, compile_once, first_complaint
 from kernels.devices.device import (
+    SOURCES,
     Action,
     Counts,
     Device,
@@ -30,7 +31,7 @@ from kernels.devices.device import (
     Stamps,
     Step,
     Watch,
-    of_type,
+    fields_of,
 )
 from kernels.devices.shared_memory import HostMemory
 
@@ -40,16 +41,13 @@ FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
 class NativeAction(Shared):
     """`NativeAction` of loop_cpu.cpp: a function and its argument, or a stamp."""
 
-    _fields_ = (
-        *of_type(c_void_p, "run", "argument"),
-        *of_type(c_long, "phase", "stamp", "call"),
-    )
+    _fields_ = fields_of("NativeAction", "devices/loop_cpu.cpp")
 
 
 class LibraryCall(Shared):
     """`LibraryCall` of loop_cpu.cpp: a library's function, its arguments, and the last error."""
 
-    _fields_ = (("function", c_void_p), ("arguments", c_long * 9), ("failed", c_long))
+    _fields_ = fields_of("LibraryCall", "devices/loop_cpu.cpp")
 
 
 def native_actions(actions: Sequence[Action]) -> Any:

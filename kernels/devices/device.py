@@ -1,14 +1,18 @@
 """The Device protocol, and the structures of `sync.h`, `link.cu` and `iteration.cu` in Python."""
 
 import ctypes
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ctypes import c_char, c_long, c_uint64, c_void_p
+from ctypes import c_char, c_double, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
+from keyword import iskeyword
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+SOURCES = Path(__file__).parents[1]  # kernels/
 # Of sync.h, which must agree: compile_cache.py compares them.
 MOST_RANKS = 8
 MOST_BLOCKS = 128
@@ -32,94 +36,85 @@ class OutOfMemory(DeviceError):
     """A device has no memory left; another way of sharing memory would not help."""
 
 
-def of_type(kind: Any, *names: str) -> list[tuple[str, Any]]:
-    """Fields of a structure that follow one another and have one type."""
-    return [(name, kind) for name in names]
-
-
-class Shared(ctypes.Structure):
-    """A structure of a kernel file, with the same name and fields, where `in` is `in_`. Each
-    compilation compares them."""
-
-
-class Watch(Shared):
-    """A rank's progress, and why a wait ended early; `sync.h` names the writer of each field."""
-
-    _fields_ = of_type(
-        c_uint64,
-        "stop",
-        "timed_out",
-        "peer",
-        "block",
-        "seen",
-        "wanted",
-        "iteration",
-        "calls",
-        "phase",
-        "epoch",
-    )
-
-
 class Line(ctypes.Structure):
     """A value with 128 bytes to itself."""
 
     _fields_ = (("value", c_uint64), ("rest", c_char * 120))
 
 
+# The types of fields, and the numbers of elements, in kernel files.
+KINDS: dict[str, Any] = {
+    "u64": c_uint64,
+    "long": c_long,
+    "double": c_double,
+    "Line": Line,
+    "PeerPointers": c_void_p * MOST_RANKS,
+}
+NUMBERS = {"MOST_RANKS": MOST_RANKS, "MOST_BLOCKS": MOST_BLOCKS}
+
+
+class Shared(ctypes.Structure):
+    """A structure of a kernel file, with the same name. Each compilation compares the sizes."""
+
+
+def fields_of(structure: str, source: str) -> list[tuple[str, Any]]:
+    """The fields of a structure of `kernels/<source>`, as they are declared there: one or several
+    a line, of one type. All pointers are void ones, and `in` is `in_`."""
+    kinds = KINDS | {each.__name__: each for each in Shared.__subclasses__()}
+    text = re.sub(" *//.*", "", (SOURCES / source).read_text())
+    body = text.partition(f"struct {structure} {{")[2].partition("\n}")[0]
+    fields = list[tuple[str, Any]]()
+    line = re.compile(r"^  (?:const )?(\w+)(\*|<.+>)? (.+);$", re.MULTILINE)
+    for kind, mark, names in line.findall(body):
+        for declared in names.split(", "):
+            name, *numbers = re.findall(r"\w+", declared)
+            field = c_void_p if "*" in mark + declared else kinds[kind]
+            for number in reversed(numbers):
+                field *= NUMBERS.get(number) or int(number)
+            fields.append((f"{name}_" if iskeyword(name) else name, field))
+    return fields
+
+
+class Watch(Shared):
+    """A rank's progress, and why a wait ended early; `sync.h` names the writer of each field."""
+
+    _fields_ = fields_of("Watch", "include/sync.h")
+
+
 class Own(Shared):
     """The counters that only one rank uses, its launches and meetings, and its peers' registers."""
 
-    _fields_ = (
-        *of_type(Line, "epoch", "ticket", "meetings"),
-        ("hdp_flush", Line * MOST_RANKS),
-    )
+    _fields_ = fields_of("Own", "include/sync.h")
 
 
 class Control(Shared):
     """A rank's control block: the flags that its peers write."""
 
-    _fields_ = (("meet", Line * MOST_RANKS), ("flags", Line * MOST_RANKS * MOST_BLOCKS))
+    _fields_ = fields_of("Control", "include/sync.h")
 
 
 class Arguments(Shared):
     """The argument of every kernel that talks to peers."""
 
-    _fields_ = (
-        *of_type(c_void_p, "send", "receive"),
-        *of_type(c_long, "count", "chunk_bytes", "half_bytes"),
-        ("timeout_ns", c_uint64),
-        *of_type(c_long, "rank", "yields"),
-        *of_type(c_void_p * MOST_RANKS, "slab", "control"),
-        *of_type(c_void_p, "watch", "own"),
-        *of_type(c_void_p * MOST_RANKS, "sends", "receives"),
-        ("more", c_void_p),
-    )
+    _fields_ = fields_of("Arguments", "include/sync.h")
 
 
 class Transfer(Shared):
     """A rank's part in moving buffers between ranks."""
 
-    _fields_ = (
-        ("ranks", Arguments),
-        *of_type(c_long, "to", "from_", "bytes"),
-    )
+    _fields_ = fields_of("Transfer", "include/transfer.h")
 
 
 class Pattern(Shared):
     """A buffer of segments that each repeat a table, shifted by the iteration."""
 
-    _fields_ = (
-        *of_type(c_void_p, "buffer", "tables"),
-        *of_type(c_long, "segments", "segment_bytes", "table_bytes", "period", "element_bytes"),
-        *of_type(c_void_p, "wrong", "watch"),
-        ("place", c_uint64),
-    )
+    _fields_ = fields_of("Pattern", "iteration.cu")
 
 
 class Wrong(Shared):
     """How many elements a check counted as wrong, and where the first one is, with its bits."""
 
-    _fields_ = of_type(c_uint64, "elements", "iteration", "offset", "expected", "got", "place")
+    _fields_ = fields_of("Wrong", "iteration.cu")
 
 
 WRONG_BYTES = ctypes.sizeof(Wrong)
@@ -128,11 +123,7 @@ WRONG_BYTES = ctypes.sizeof(Wrong)
 class Gate(Shared):
     """Holds a GPU's stream back until the host has filled it with a batch of iterations."""
 
-    _fields_ = (
-        ("opened", c_void_p),
-        *of_type(c_uint64, "wanted", "timeout_ns"),
-        ("watch", c_void_p),
-    )
+    _fields_ = fields_of("Gate", "iteration.cu")
 
 
 class Memory(Protocol):

@@ -3,8 +3,9 @@
 #include "../include/sync.h"
 
 // Runs a function; or stores the time in column `stamp`; or, below 0, begins the next iteration.
+typedef void Function(void*);
 struct NativeAction {
-  void (*run)(void*);
+  Function* run;
   void* argument;
   long phase;
   long stamp;
@@ -51,8 +52,9 @@ extern "C" void run_sequence(const NativeAction* action) {
 
 // A call of a library's function, with up to nine arguments; it ignores those that it does not
 // declare. Handles are 4 bytes in MPICH and 8 in Open MPI, but as arguments all take 8 bytes.
+typedef int LibraryFunction(long, long, long, long, long, long, long, long, long);
 struct LibraryCall {
-  int (*function)(long, long, long, long, long, long, long, long, long);
+  LibraryFunction* function;
   long arguments[9];
   long failed;
 };

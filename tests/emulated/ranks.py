@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from collectives.communicator import Refusal
 from collectives.peer_buffer import PeerBuffer
-from kernels.devices.compile_cache import SOURCES
-from kernels.devices.device import DeviceError, Gate, Step
+from kernels.devices.device import SOURCES, DeviceError, Gate, Step
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, open_bed

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from collectives.collective import DATATYPES
-from kernels.devices.compile_cache import SOURCES
 from kernels.devices.cpu import FLAGS, find_compiler
+from kernels.devices.device import SOURCES
 
 PROGRAM = """
 #include "platform.h"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kernels.devices import gpu_driver
-from kernels.devices.compile_cache import SOURCES, CompileError
+from kernels.devices.compile_cache import CompileError
+from kernels.devices.device import SOURCES
 from tests.kernels import compile_matrix, kernel_code
 from tests.kernels.compile_matrix import CLANGS, OLDEST_NVRTC, clang_of, code, install
 from tests.kernels.gpu_builds import cached, sources

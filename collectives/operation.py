@@ -109,8 +109,8 @@ class World:
     `library` is the one to compare with. `rows` is bench.tune's table for this machine.
     `round_trip_ns` is that of a flag between two CPU ranks, as measured before the first case; 0
     without such ranks, and on GPUs. `other_memory` are worlds of the same ranks over other kinds of
-    memory. If the ranks are on several hosts, `node` is the world of this host's ranks; `parts`
-    keeps worlds of ranks between hosts."""
+    memory. If the ranks are on several hosts, `node` is the world of this host's ranks, and `rail`
+    that of one rank of each host, this rank among them, if each host has as many."""
 
     communicator: Communicator
     device: Device
@@ -122,7 +122,7 @@ class World:
     round_trip_ns: float = 0.0
     other_memory: Sequence["World"] = ()
     node: "World | None" = None
-    parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
+    rail: "World | None" = None
 
     @property
     def rank(self) -> int:
@@ -166,7 +166,7 @@ class World:
             library=self.library.among(communicator),
             other_memory=(),
             node=None,
-            parts={},
+            rail=None,
         )
 
     @property

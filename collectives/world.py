@@ -135,8 +135,11 @@ def open_world(
         "(if these are containers of one host: docs/cluster.md says what to type)",
         depends_on_size=True,
     )
-    world = World(communicator, device, unmapped, library, waits.watch, graph)
-    return replace(world, node=_open_node(world, waits, kinds[0]))
+    world, rail = World(communicator, device, unmapped, library, waits.watch, graph), None
+    if len({*map(len, communicator.nodes)}) == 1:
+        own = [ranks[communicator.local_rank] for ranks in communicator.nodes]
+        rail = world.among(own, unmapped)
+    return replace(world, node=_open_node(world, waits, kinds[0]), rail=rail)
 
 
 def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:

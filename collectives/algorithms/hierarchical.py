@@ -15,22 +15,13 @@ from collectives.collective import COLLECTIVES
 from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Bound, CollectiveCase, Unsupported, World
 
-BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
-
-
-def between(world: World, ranks: tuple[int, ...]) -> World:
-    """The world of some ranks, one of each host, without mapped memory; they call it together."""
-    if ranks not in world.parts:
-        world.parts[ranks] = world.among(ranks, BETWEEN_HOSTS)
-    return world.parts[ranks]
-
 
 def bind(world: World, case: CollectiveCase) -> Bound:
     """Binds a reduce-scatter here, the all-reduce of this rank's shard along its rail and an
     all-gather here, on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
-    assert world.node
-    node = world.node
-    rail = tuple(ranks[node.rank] for ranks in world.communicator.nodes)
+    node, rail = world.node, world.rail
+    assert node
+    assert rail
     shard = replace(case, count=case.count // node.ranks, in_place=True)
     place = case.receive + node.rank * shard.segment_bytes
     scatter = replace(shard, collective=COLLECTIVES["reduce_scatter"], receive=place)
@@ -38,7 +29,7 @@ def bind(world: World, case: CollectiveCase) -> Bound:
     # Our kernels first: a rank without a compiler must not let another wait in the library.
     with world.communicator.all_or_none(Refusal):
         scattered, gathered = bind_within(node, scatter), bind_within(node, gather)
-    summed = bind_flat(between(world, rail), replace(shard, send=place, receive=place))
+    summed = bind_flat(rail, replace(shard, send=place, receive=place))
     bound = run_sequence(world, [scattered, summed, gathered])
     own = bound.reason if isinstance(bound, Unsupported) else None
     reason = world.communicator.first_reason(own)
@@ -58,21 +49,20 @@ def bind_within(node: World, case: CollectiveCase) -> Bound:
 
 def bind_flat(world: World, case: CollectiveCase) -> Bound:
     """The library's plain call."""
-    return world.library.bind(world, replace(case, variant=world.library.variants(world)[0]))
+    return world.library.bind(world, replace(case, variant=world.plain_variant))
 
 
 def _refuses(world: World, case: CollectiveCase) -> Unsupported | None:
     assert world.node
     if isinstance(world.node.peers, Unsupported):
         return world.node.peers
-    numbers = {len(ranks) for ranks in world.communicator.nodes}
-    if len(numbers) > 1:
+    ranks = world.node.ranks
+    if not world.rail:
         return Unsupported("the hosts have different numbers of ranks")
-    if numbers == {1}:
+    if ranks == 1:
         return Unsupported("each host has one rank", depends_on_size=True)
     if case.redop == "avg":
         return Unsupported("a mean of the hosts' means rounds twice")
-    ranks = world.node.ranks
     if case.count % ranks:
         reason = f"{case.count} elements have no equal shards for {ranks} ranks"
         return Unsupported(reason, depends_on_size=True)

@@ -45,13 +45,15 @@ def measured(result: Result) -> list[Case]:
 
 
 def shown_in(result: Result) -> Shown:
-    """The latencies, which have one size, and the others at one size: the largest at which every
-    push, pull and message has an interval, or else the largest."""
+    """The latencies, which have one size, and the others at one size: where most pushes, pulls and
+    messages have an interval, or else a time; the largest of several such."""
     every = measured(result)
-    one_way = [case for case in every if case.algorithm in ONE_WAY]
-    unsure = {case.size_bytes for case in one_way if not HIGH_US(case)}
-    sizes = {case.size_bytes for case in one_way} - unsure or {case.size_bytes for case in every}
-    alike = 0, max(sizes, default=0)
+
+    def figures(size: int) -> tuple[int, int, int]:
+        own = [case for case in every if case.size_bytes == size and case.algorithm in ONE_WAY]
+        return sum(bool(HIGH_US(case)) for case in own), len(own), size
+
+    alike = 0, max({case.size_bytes for case in every}, key=figures, default=0)
     shown = (case for case in every if case.algorithm in LATENCIES or case.size_bytes in alike)
     return grouped(shown, attrgetter("algorithm"))
 

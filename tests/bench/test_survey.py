@@ -25,6 +25,7 @@ from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.__main__ import main as reports_main
 from reports.interpreter import module_command
+from reports.kit.chart import signs
 from tests.another_user import as_root, give, link_of_nobody
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
@@ -81,7 +82,7 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     assert failure == "Link, failed: no memory is left, says a test in <path>/file.py"
     assert re.match(r"allreduce: \d+ KiB \d", headline)
     assert (page_line, archive_line) == (f"page: {folder}/index.html", f"archive: {folder}.tar.gz")
-    assert f"<title>{headline}</title>" in page
+    assert f"<title>{signs(headline)}</title>" in page
     sentence = "no memory is left, says a test in &lt;path&gt;/file.py"
     assert sentence in page
     assert "mpirun -n 2 python -m bench.link" in page

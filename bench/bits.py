@@ -29,7 +29,15 @@ from bench.harness.suite import worlds_for
 from bench.layers.forms import of_features
 from bench.machine.environment import scrub_argv
 from bench.stability.measure import measure_row
-from bench.stability.subject import FUSED_FORMS, KINDS, MARGIN_BYTES, Subject, without_last
+from bench.stability.subject import (
+    COMPUTES,
+    FUSED_FORMS,
+    LEAST_BYTES,
+    MARGIN_BYTES,
+    Compute,
+    Subject,
+    without_last,
+)
 from bench.stability.sums import DATA, MANTISSA_BITS
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal, launched_ranks
@@ -54,40 +62,46 @@ def subjects(
     communicator; and the same between all ranks but the last, on these. Raises Refusal."""
     world, communicator, seed = session.world, session.communicator, session.options.seed
     collective, peers = bits.collective.name, of_features(session)
-    kind, is_fused = KINDS.get(collective, Subject), collective in FUSED_FORMS
+    compute_over, is_fused = COMPUTES.get(collective), collective in FUSED_FORMS
     # All that `auto` chooses among, or the named ones; and the peers.
     usual = FUSED_FORMS[collective].values() if is_fused else by_default(collective, world)
     algorithms = [*(bits.algorithms or usual)]
     algorithms += peer_forms(collective, peers) if is_fused else peers
-    row_bytes = kind.row_elements * max(DATATYPES[name].size_bytes for name in bits.datatypes)
-    room_bytes = max(row_bytes, *bits.sizes) + MARGIN_BYTES
+    room_bytes = max(LEAST_BYTES, *bits.sizes) + MARGIN_BYTES
     require_memory(session, 6 * room_bytes)
     session.flight.note("allocate", text=f"{room_bytes} B")
     other_library = world.library.among(communicator.among(range(communicator.size)))
     few = without_last(world)
     worlds = [world, world, few] if few else [world, world]
     with communicator.all_or_none(Refusal):
-        rooms = [allocated(each, seed, room_bytes) for each in worlds]
+        buffers = [allocated(each, seed, room_bytes) for each in worlds]
     for name in bits.datatypes:
         datatype = DATATYPES[name]
         with communicator.all_or_none(DeviceError, MemoryError, Refusal):
             rooms = [
-                [kind.beside(buffers, each, datatype) for buffers in pair]
-                for each, pair in zip(worlds, rooms, strict=True)
+                [
+                    (each, compute_over(over, each, datatype) if compute_over else Compute())
+                    for each in pair
+                ]
+                for over, pair in zip(worlds, buffers, strict=True)
             ]
         for algorithm in algorithms:
             own, others, *fewer = (pair[algorithm.is_library] for pair in rooms)
             for over, variant in product(
                 worlds_for(algorithm, world), algorithm.variants_in(world)
             ):
-                subject = kind(session, over, own, bits.collective, algorithm, variant, datatype)
-                anew = replace(over, library=other_library)
+                subject = partial(
+                    Subject,
+                    session,
+                    collective=bits.collective,
+                    algorithm=algorithm,
+                    variant=variant,
+                    datatype=datatype,
+                )
                 yield (
-                    subject,
-                    replace(subject, world=anew, buffers=others),
-                    replace(subject, world=few, buffers=fewer[0])
-                    if few and over is world
-                    else None,
+                    subject(over, *own),
+                    subject(replace(over, library=other_library), *others),
+                    subject(few, *fewer[0]) if few and over is world else None,
                 )
 
 

@@ -7,7 +7,7 @@ weights, so that exchanged data are the same sums in another order."""
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +24,6 @@ from collectives.connect import connect
 from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import Memory
 from reports.store.bits import RowBits
 
 MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
@@ -35,6 +34,7 @@ FUSED_FORMS = {
     for name, forms in FUSED.items()
 }
 HIDDEN = 4096  # elements of a token's row in a norm
+LEAST_BYTES = HIDDEN * 8  # of a buffer: a row of any type
 RESIDUAL, WEIGHT = 1000, 1001  # whose data these are, where ranks have theirs
 INNER = 1024  # rows and columns of a matrix: calls take a CPU well below 1 ms
 WEIGHTS = DATATYPES["float16"]
@@ -71,29 +71,37 @@ def without_last(world: World) -> World | None:
     return few
 
 
+@dataclass(frozen=True)
+class Compute:
+    """What follows the exchange of rows of `row_elements`, at most `most_rows` of them; by default
+    plain sums of elements. `fused(case)` is the case with it, `exact(sums, magnitudes)` makes the
+    results from the sums, (rows, row_elements), and those of all magnitudes. `is_aligned`: it reads
+    aligned rows."""
+
+    row_elements: int = 0
+    fused: Callable[[CollectiveCase], CollectiveCase] = lambda case: case
+    exact: Callable[[Array, Array], tuple[Array, Array]] = lambda sums, magnitudes: (
+        sums,
+        magnitudes,
+    )
+    most_rows: int = sys.maxsize
+    is_aligned: bool = False
+
+
 @dataclass
 class Subject:
-    """An algorithm in a variant and a datatype. All ranks call each method together. If elements
-    are no plain sums, `row_elements` belong together, and a message has `most_rows` of these. A
-    copy binds its cases anew."""
-
-    row_elements = 0
-    most_rows = sys.maxsize
+    """An algorithm in a variant and a datatype. All ranks call each method together. A copy binds
+    its cases anew."""
 
     session: Session
     world: World
     buffers: Buffers
+    compute: Compute
     collective: Collective
     algorithm: Algorithm
     variant: str
     datatype: Datatype
     bound: dict[tuple[int, Way], Bound] = field(default_factory=dict, init=False)
-
-    @staticmethod
-    def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
-        """The buffers, and what it needs beside them. All ranks call it. Raises DeviceError and
-        Refusal."""
-        return buffers
 
     @property
     def rank(self) -> int:
@@ -102,6 +110,11 @@ class Subject:
     @property
     def ranks(self) -> int:
         return self.world.ranks
+
+    @property
+    def row_elements(self) -> int:
+        """The elements that belong together if they are no plain sums, otherwise 0."""
+        return self.compute.row_elements
 
     @property
     def rounding(self) -> float:
@@ -118,13 +131,18 @@ class Subject:
         """What this rank gets of plain inputs, (count,), computed in float64; and the same of all
         magnitudes."""
         parts = self.datatype.decode(self.parts(count))
-        return parts.sum(axis=0), np.abs(parts).sum(axis=0)
+        sums = (
+            each.sum(axis=0).reshape(-1, self.row_elements or count)
+            for each in (parts, np.abs(parts))
+        )
+        result, magnitude = self.compute.exact(*sums)
+        return result.ravel(), magnitude.ravel()
 
     def count(self, size_bytes: int) -> int:
         """The elements of a segment, of whole rows, at least one."""
         count = self.collective.count(size_bytes, self.ranks, self.datatype)
         unit = self.row_elements or 1
-        return min(self.most_rows, max(1, count // unit)) * unit
+        return min(self.compute.most_rows, max(1, count // unit)) * unit
 
     def size_bytes(self, count: int) -> int:
         """The size of a message of `count` elements in a segment, as nccl-tests counts it."""
@@ -162,9 +180,12 @@ class Subject:
         return self.bound[count, ways[0]]
 
     def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
+        device = self.world.device
         if self.row_elements and (way.in_place or self.datatype.size_bytes > 4):
             return NOT_FUSED
-        bound, device = self.algorithm.bind(self.world, case), self.world.device
+        if self.compute.is_aligned and any(way.shift):
+            return NOT_FUSED
+        bound = self.algorithm.bind(self.world, self.compute.fused(case))
         if isinstance(bound, Unsupported):
             return bound
         step = bound.step if way.calls == 1 else device.sequence([bound.step] * way.calls)
@@ -232,111 +253,55 @@ class Subject:
         )
 
 
-def drawn(subject: Subject, whose: int, count: int, datatype: Datatype) -> Array:
-    """Data that all ranks have, as they are stored, decoded."""
-    return datatype.rounded(draw((subject.buffers.seed, whose), count))
+def norm(world: World, buffers: Buffers, datatype: Datatype) -> Compute:
+    """The residual, which is the same row for each token, and the norm of the sums with it."""
+    device, size_bytes = world.device, buffers.send.size_bytes
+    row, weight = (
+        datatype.rounded(draw((buffers.seed, whose), HIDDEN)) for whose in (RESIDUAL, WEIGHT)
+    )
+    rows = np.resize(row, size_bytes // datatype.size_bytes)
+    residual, stored = (device.store(datatype.encode(each)) for each in (rows, weight))
+    residual_out, summed = device.private(size_bytes), world.allocate(size_bytes)
 
-
-@dataclass
-class NormBuffers(Buffers):
-    """Also the residual of each token, which is the same row, their sums, the sums without it, and
-    the weight."""
-
-    residual: Memory
-    residual_out: Memory
-    summed: Memory
-    weight: Memory
-
-
-@dataclass
-class NormSubject(Subject):
-    """Its buffers are NormBuffers."""
-
-    row_elements = HIDDEN
-
-    @staticmethod
-    def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
-        send, seed, device = buffers.send, buffers.seed, world.device
-        row, weight = (datatype.encode(draw((seed, whose), HIDDEN)) for whose in (RESIDUAL, WEIGHT))
-        return NormBuffers(
-            send,
-            buffers.receive,
-            seed,
-            residual=device.store(np.resize(row, send.size_bytes // datatype.size_bytes)),
-            residual_out=device.private(send.size_bytes),
-            summed=world.allocate(send.size_bytes),
-            weight=device.store(weight),
-        )
-
-    def exact(self, count: int) -> tuple[Array, Array]:
-        row, weight = (drawn(self, whose, HIDDEN, self.datatype) for whose in (RESIDUAL, WEIGHT))
-        parts, magnitudes = (each.reshape(-1, HIDDEN) for each in super().exact(count))
-        total, magnitude = parts + row, magnitudes + np.abs(row)
-        factor = weight / np.sqrt(np.mean(total**2, axis=1, keepdims=True) + EPSILON)
-        return (total * factor).ravel(), (magnitude * np.abs(factor)).ravel()
-
-    def case(self, count: int, way: Way) -> CollectiveCase:
-        buffers = self.buffers
-        assert isinstance(buffers, NormBuffers)
+    def with_norm(case: CollectiveCase) -> CollectiveCase:
         norm = Norm(
             hidden=HIDDEN,
-            residual=buffers.residual.address,
-            residual_out=buffers.residual_out.address,
-            weight=buffers.weight.address,
+            residual=residual.address,
+            residual_out=residual_out.address,
+            weight=stored.address,
         )
-        return NormCase(**vars(super().case(count, way)), norm=norm, summed=buffers.summed.address)
+        return NormCase(**vars(case), norm=norm, summed=summed.address)
+
+    def exact(sums: Array, magnitudes: Array) -> tuple[Array, Array]:
+        total, magnitude = sums + row, magnitudes + np.abs(row)
+        factor = weight / np.sqrt(np.mean(total**2, axis=1, keepdims=True) + EPSILON)
+        return total * factor, magnitude * np.abs(factor)
+
+    return Compute(HIDDEN, with_norm, exact)
 
 
-@dataclass
-class GemvBuffers(Buffers):
-    """Also the weights, and this rank's products; the send buffer has its activations."""
+def gemv(world: World, buffers: Buffers, datatype: Datatype) -> Compute:
+    """The products of a matrix with the send buffer's rows, which are activations."""
+    stored = WEIGHTS.encode(draw((buffers.seed, WEIGHT), INNER * INNER))
+    matrix = WEIGHTS.decode(stored).reshape(INNER, INNER).T
+    weights, products = world.device.store(stored), world.allocate(buffers.send.size_bytes)
 
-    weights: Memory
-    products: Memory
-
-
-@dataclass
-class GemvSubject(Subject):
-    """Its buffers are GemvBuffers."""
-
-    row_elements = INNER
-    most_rows = 8
-
-    @staticmethod
-    def beside(buffers: Buffers, world: World, datatype: Datatype) -> Buffers:
-        send, seed = buffers.send, buffers.seed
-        return GemvBuffers(
-            send,
-            buffers.receive,
-            seed,
-            weights=world.device.store(WEIGHTS.encode(draw((seed, WEIGHT), INNER * INNER))),
-            products=world.allocate(send.size_bytes),
-        )
-
-    def exact(self, count: int) -> tuple[Array, Array]:
-        weights = drawn(self, WEIGHT, INNER * INNER, WEIGHTS).reshape(INNER, INNER)
-        total, magnitude = (each.reshape(-1, INNER) for each in super().exact(count))
-        return (total @ weights.T).ravel(), (magnitude @ np.abs(weights).T).ravel()
-
-    def bind_way(self, case: CollectiveCase, way: Way) -> Bound:
-        buffers = self.buffers
-        assert isinstance(buffers, GemvBuffers)
-        if any(way.shift):
-            return NOT_FUSED  # it reads aligned activations
+    def with_gemv(case: CollectiveCase) -> CollectiveCase:
         layer = Gemv(
-            weights=buffers.weights.address,
+            weights=weights.address,
             activations=case.send,
             hidden=INNER,
             inner=INNER,
             stride=INNER,
             copies=1,
         )
-        fields = vars(case) | {"send": buffers.products.address}
-        gemv = GemvCase(**fields, layer=layer, weight_type=WEIGHTS)
-        return super().bind_way(gemv, way)
+        fields = vars(case) | {"send": products.address}
+        return GemvCase(**fields, layer=layer, weight_type=WEIGHTS)
+
+    def exact(sums: Array, magnitudes: Array) -> tuple[Array, Array]:
+        return sums @ matrix, magnitudes @ np.abs(matrix)
+
+    return Compute(INNER, with_gemv, exact, most_rows=8, is_aligned=True)
 
 
-KINDS: dict[str, type[Subject]] = {
-    "allreduce_rmsnorm": NormSubject,
-    "gemv_allreduce": GemvSubject,
-}
+COMPUTES = {"allreduce_rmsnorm": norm, "gemv_allreduce": gemv}

@@ -33,12 +33,6 @@ def examine(session: Session) -> Machine:
     """This machine, alike on all ranks."""
     world, cpus = session.world, session.place.cpus
     communicator, device = world.communicator, world.device
-    facts = environment.describe(device.compiler)
-    facts["mpi.thread_level"] = {
-        "value": communicator.thread_level,
-        "source": "MPI_Query_thread",
-        "status": "ok",
-    }
     rank: dict[str, Any] = {
         "rank": communicator.rank,
         "host": communicator.host,
@@ -53,16 +47,13 @@ def examine(session: Session) -> Machine:
     if bus_id:
         rank["throttle"] = throttle_reasons(bus_id)
     ranks = communicator.all_gather(rank)
-    facts |= environment.gpu_facts(ranks)
+    values = {"mpi.thread_level": communicator.thread_level, **environment.of_gpus(ranks)}
     gpus = examine_peers(communicator, device, world.peers) if bus_id else None
     if gpus:
         links = {pair["path"] for pair in gpus["pairs"]}
         links |= {describe_rate(gpu["card"]) for gpu in gpus["gpus"]}
-        facts["gpu.links"] = {
-            "value": sorted(links),
-            "source": "/sys/bus/pci/devices, NVML, KFD",
-            "status": "unknown" if "unknown" in links else "ok",
-        }
+        values["gpu.links"] = sorted(links)
+    facts = environment.describe(device.compiler, values)
     ids = environment.identities(facts, world.library.name, device.compiler)
     all_ids = communicator.all_gather(ids)
     if others := [str(rank) for rank, own in enumerate(all_ids) if own != all_ids[0]]:

@@ -33,8 +33,9 @@ _PATH_OPTIONS = ("--out", "--table", "--tuned")
 _CPUS = "sys/devices/system/cpu"
 
 
-def describe(compiler: str = "") -> Environment:
-    """The facts of this host by name; shares from 0 to 1. `compiler` is the device's."""
+def describe(compiler: str = "", more: Mapping[str, Any] = {}) -> Environment:
+    """The facts of this host by name; shares from 0 to 1. `compiler` is the device's; `more` are
+    values that only a run knows, None if unknown."""
     load = read("proc/loadavg").split()
     values = {
         **_cpu_values(),
@@ -47,15 +48,11 @@ def describe(compiler: str = "") -> Environment:
         "numpy.version": version("numpy"),
         "mpi4py.version": version("mpi4py"),
         "compiler": re.sub(r"\S*[/:@\\]\S*", "<set>", compiler),
+        **{
+            f"env.{name}": scrub_value(os.environ[name]) for name in VARIABLES if name in os.environ
+        },
+        **more,
     }
-    values |= {
-        f"env.{name}": scrub_value(os.environ[name]) for name in VARIABLES if name in os.environ
-    }
-    return _facts(values)
-
-
-def _facts(values: Mapping[str, Any]) -> Environment:
-    """The facts with these values, None or empty if unknown."""
     facts: Environment = {}
     for name, value in values.items():
         where = FACTS.get(name, {"source": "environment variable"})
@@ -143,8 +140,8 @@ def settings_of(collective: str = "") -> str | None:
     return " ".join(f"{name}={scrub_value(os.environ[name])}" for name in names) or None
 
 
-def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
-    """The GPUs of a run, from the facts of its ranks; {} on CPUs."""
+def of_gpus(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of a run's GPUs for `describe`, from the facts of its ranks; {} on CPUs."""
     gpus = [rank for rank in ranks if "gpu" in rank]
     if not gpus:
         return {}
@@ -156,7 +153,7 @@ def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
     throttles = [gpu.get("throttle") for gpu in gpus]
     reasons = {reason for throttle in throttles for reason in throttle or ()}
     known = None if None in throttles else " ".join(sorted(reasons)) or "none"
-    return _facts(values | {"gpu.throttle_reasons": known})
+    return values | {"gpu.throttle_reasons": known}
 
 
 def numa_node(cpu: int) -> int | None:

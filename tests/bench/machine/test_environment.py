@@ -12,8 +12,8 @@ import pytest
 from bench.machine.environment import (
     cpu_ticks,
     describe,
-    gpu_facts,
     identities,
+    of_gpus,
     scrub_argv,
     scrub_value,
     steal_share,
@@ -170,6 +170,7 @@ def test_throttling_of_gpus_is_a_fact_and_a_threat():
     """A GPU at its power cap would be compared with a GPU at full clock."""
     software = {"driver": "1", "runtime": "2", "module": "nvidia 4", "cupy": "3"}
     reasons = ["SwPowerCap"], ["SwPowerCap", "HwSlowdown"]
-    facts = gpu_facts([{"gpu": "H200", "throttle": of_gpu, **software} for of_gpu in reasons])
+    of_ranks = [{"gpu": "H200", "throttle": of_gpu, **software} for of_gpu in reasons]
+    facts = describe(more=of_gpus(of_ranks))
     assert facts["gpu.throttle_reasons"]["value"] == "HwSlowdown SwPowerCap"
     assert any("HwSlowdown SwPowerCap" in sentence for sentence in threats(facts))

@@ -121,27 +121,21 @@ def _pair(reader: Facts, owner: Facts, amd_gpus: Mapping[str, KfdGpu]) -> Facts:
     }
 
 
-def uncached_memory(arch: str, runtime: str) -> str | None:
-    """What is known of uncached memory in this release of ROCm; None for other GPUs than gfx120x.
-    The probe judges it, whatever the release."""
-    if not arch.startswith("gfx120"):
-        return None
-
-    if tuple(map(int, runtime.split(".")[:2])) >= UNCACHED_SINCE:
-        return f"ROCm {runtime} gives {arch} the uncached memory that is requested"
-    return (
-        f"ROCm {runtime} gives {arch} fine-grained memory where uncached is requested: 7.2 and "
-        "newer do not (ROCm/rocm-systems pull request 1670)"
-    )
-
-
 def examine_peers(
     communicator: Communicator, device: Device, peers: PeerBuffer | Unsupported
 ) -> Facts:
     """The facts of the GPUs of this host's ranks, and of their peer memory. All ranks call it."""
     ranks = communicator.node_gather(device.facts)
     facts = examine([of_rank["pci_bus_id"] for of_rank in ranks])
-    facts["uncached"] = uncached_memory(device.arch, device.facts["runtime"])
+    release = device.facts["runtime"]
+    if device.arch.startswith("gfx120"):
+        memory = "the uncached memory that is requested"
+        if tuple(map(int, release.split(".")[:2])) < UNCACHED_SINCE:
+            memory = (
+                "fine-grained memory where uncached is requested: 7.2 and newer do not "
+                "(ROCm/rocm-systems pull request 1670)"
+            )
+        facts["uncached"] = f"ROCm {release} gives {device.arch} {memory}"
 
     vendor = {"cuda": pci.NVIDIA, "hip": pci.AMD}[device.name]
     for gpu, of_rank in zip(facts["gpus"], ranks, strict=True):

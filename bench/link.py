@@ -177,8 +177,7 @@ class Link:
                 transfer.to = ranks.index(target)
             if own == target:
                 transfer.from_ = ranks.index(source)
-        if kind.needs == "engines":
-            assert self.engine, "needs"
+        if self.engine and kind.needs == "engines":
             return pushed(self.near, self.engine, transfer)
         step = device.step(
             "link_parts" if kind.is_part else "link",

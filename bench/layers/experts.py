@@ -166,9 +166,8 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
 
 
 def routed_iteration(
-    session: Session, keep: object, case: CollectiveCase, operation: Operation, chain_calls: int
+    session: Session, keep: object, case: RoutedCase, operation: Operation, chain_calls: int
 ) -> Iteration:
-    assert isinstance(case, RoutedCase)
     sent, expected = source_and_target(
         case.routes,
         case.datatype,

@@ -4,6 +4,7 @@ of ours that pack and unpack them (routed_records.cu), and is told all routes in
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -88,8 +89,7 @@ def _numbered(selected: Array) -> Array:
     return np.where(selected, numbers, -1).astype(np.int32)
 
 
-def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
-    assert isinstance(case, RoutedCase)
+def _bind(direction: str, world: World, case: RoutedCase) -> Bound:
     way, routing = case.shape["way"], case.routing
     chunk_bytes = chunk_that_fits(world, case, world.mapped.half_bytes / (2 * world.ranks))
     token_bytes = row_stride(case.segment_bytes) + routing.top_k * CHOICE.itemsize
@@ -111,9 +111,8 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     )
 
 
-def _bind_library(world: World, case: CollectiveCase) -> Bound:
-    """For each direction: pack rows, exchange them, unpack them."""
-    assert isinstance(case, RoutedCase)
+def _bind_library(world: World, case: Any) -> Bound:
+    """For each direction of a RoutedCase: pack rows, exchange them, unpack them."""
     rank, routing, routes = world.rank, case.routing, case.routes
     arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=rank)
     blocks = world.device.blocks_for(case.segment_bytes * routing.most_tokens)

@@ -12,20 +12,6 @@ from collectives.collective import Array
 MOST_EXPERTS, MOST_CHOICES = 1024, 16  # the largest models of 2026 have 512 and 10
 
 
-def choose(skew: str, experts: int, tokens: int, top_k: int, seed: int) -> Array:
-    """Different experts for each token, (tokens, top_k): draws without replacement, by the Gumbel
-    trick (Kool, van Hoof and Welling, 2019)."""
-    draw = np.random.default_rng(seed)
-    exponent = float(skew.partition(":")[2] or 0)
-    likely = -exponent * np.log(np.arange(1, experts + 1))
-    # Row by row: all keys of many tokens and experts would need gigabytes.
-    chosen = [
-        np.argpartition(-likely - draw.gumbel(size=experts), top_k - 1)[:top_k]
-        for _ in range(tokens)
-    ]
-    return np.array(chosen, np.int32)
-
-
 @dataclass(frozen=True)
 class Routes:
     """A batch of tokens and the experts that they chose. Tokens and experts are split over the
@@ -75,9 +61,17 @@ class Routes:
 
 
 def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:
-    """A batch. The weights of a token are different powers of two: sums are exact, and
+    """A batch. Each token chooses different experts: draws without replacement, by the Gumbel trick
+    (Kool, van Hoof and Welling, 2019). Its weights are different powers of two: sums are exact, and
     none is right with another expert's weight."""
-    chosen = choose(skew, experts, tokens, top_k, seed)
+    generator, exponent = np.random.default_rng(seed), float(skew.partition(":")[2] or 0)
+    likely = -exponent * np.log(np.arange(1, experts + 1))
+    # Row by row: all keys of many tokens and experts would need gigabytes.
+    rows = [
+        np.argpartition(-likely - generator.gumbel(size=experts), top_k - 1)[:top_k]
+        for _ in range(tokens)
+    ]
+    chosen = np.array(rows, np.int32)
     halves = 0.5 ** np.arange(1, top_k + 1)
     weights = np.random.default_rng([seed, 1]).permuted(np.tile(halves, (tokens, 1)), axis=1)
     owner = np.arange(experts) * ranks // experts

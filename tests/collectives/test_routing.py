@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectives.experts.routing import MOST_CHOICES, choose, draw
+from collectives.experts.routing import MOST_CHOICES, draw
 
 pytestmark = pytest.mark.unit
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 def test_no_token_chooses_an_expert_twice(experts, top_k, tokens, seed):
     top_k = min(top_k, experts)
     for skew in ("uniform", "zipf:0", "zipf:1.2", "zipf:99"):
-        chosen = choose(skew, experts, tokens, top_k, seed)
+        chosen = draw(skew, 1, experts, tokens, top_k, seed).chosen
         assert chosen.shape == (tokens, top_k)
         assert 0 <= chosen.min() <= chosen.max() < experts
         assert all(len(set(of_token)) == top_k for of_token in chosen.tolist())
@@ -23,7 +23,7 @@ def test_no_token_chooses_an_expert_twice(experts, top_k, tokens, seed):
 
 def test_experts_are_as_likely_as_the_skew_says():
     def counts(skew, top_k):
-        chosen = choose(skew, 4, 10_000, top_k, seed=0)
+        chosen = draw(skew, 1, 4, 10_000, top_k, seed=0).chosen
         return np.bincount(chosen.ravel(), minlength=4).tolist()
 
     assert counts("uniform", 2) == pytest.approx([5000] * 4, rel=0.05)

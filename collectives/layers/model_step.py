@@ -228,32 +228,6 @@ def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:
     return run_sequence(world, batch.layers(weights.shares, after, form == "gemv_allreduce"))
 
 
-def sendrecv(
-    weights: StepWeights, send: int, receive: int, count: int, target: int, source: int
-) -> Bound:
-    """Sends `count` elements to rank `target` and receives as many from rank `source`, as
-    MPI_Sendrecv does; -1: none. With ranks on several hosts the library does it. All ranks call
-    it."""
-    world, size_bytes = weights.world, count * weights.datatype.size_bytes
-    if world.node:
-        ends = (True, target, send), (False, source, receive)
-        messages = [Message(*end, size_bytes) for end in ends if end[1] >= 0]
-        return world.library.bind_messages(world, [messages])
-    arguments = world.mapped.arguments(send, receive, count)
-    is_mapped = world.mapped.locate(receive, arguments.receives)
-    assert is_mapped, "a stage receives into memory that all ranks have mapped"
-    transfer, blocks = Transfer(arguments, target, source), world.device.blocks_for(size_bytes)
-    step = world.device.step(
-        "link",
-        "link_push",
-        transfer,
-        blocks,
-        WT_WORLD=world.ranks,
-        WT_ELEMENT=weights.datatype.element,
-    )
-    return Operation(step)
-
-
 def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:
     """A step of all micro-batches through the stages of a pipeline, one stage a rank, with the same
     number of layers each. Only this share of a residual is sent on, where only this share of the
@@ -261,25 +235,43 @@ def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: fl
     DeviceError.
 
     In round r rank k computes batch (r - k) mod ranks, if it exists, and sends the residual into
-    the next rank's inbox r. So every stage with a batch works from the begin of a step to its
-    end."""
+    the next rank's inbox r; with ranks on several hosts the library does it. So every stage with a
+    batch works from the begin of a step to its end."""
     weights = batches[0].weights
-    rank, ranks = weights.world.rank, weights.world.ranks
+    world, datatype = weights.world, weights.datatype
+    rank, ranks = world.rank, world.ranks
     count = int(batches[0].count * share)
+    size_bytes = count * datatype.size_bytes
     operations: list[Bound] = []
     for r in range(ranks):
         own, previous = (r - rank) % ranks, (r - rank + 1) % ranks  # batches of these ranks
-        send, target = 0, -1
+        send, target = 0, -1  # none
         if own < len(batches):
             batch, target = batches[own], (rank + 1) % ranks
             # The norm of the received residual plus zeros, which also copies it to `residual`.
             case = batch.norm_case(residual=inboxes[r - 1].address)
-            first = fused.norm(weights.world, case, batch.sums)
+            first = fused.norm(world, case, batch.sums)
             operations += [first, *batch.layers_alone(weights.stage)]
             send = batch.residual
         source = (rank - 1) % ranks if previous < len(batches) else -1
-        operations.append(sendrecv(weights, send, inboxes[r].address, count, target, source))
-    return run_sequence(weights.world, operations)
+        receive = inboxes[r].address
+        if world.node:
+            ends = (True, target, send), (False, source, receive)
+            messages = [Message(*end, size_bytes) for end in ends if end[1] >= 0]
+            operations.append(world.library.bind_messages(world, [messages]))
+            continue
+        arguments = world.mapped.arguments(send, receive, count)
+        world.mapped.locate(receive, arguments.receives)  # which all ranks have mapped
+        step = world.device.step(
+            "link",
+            "link_push",
+            Transfer(arguments, target, source),
+            world.device.blocks_for(size_bytes),
+            WT_WORLD=ranks,
+            WT_ELEMENT=datatype.element,
+        )
+        operations.append(Operation(step))
+    return run_sequence(world, operations)
 
 
 def normed(residual: Array) -> Array:

@@ -15,7 +15,6 @@ gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk.
 The matmul is the vendor's, through numpy or CuPy. The overlapped collective is `direct_pull`, in a
 second stream of a GPU."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -153,43 +152,30 @@ def _bind_fused(world: World, case: MatmulCase) -> Bound:
         return Unsupported("a CPU has no second stream, which would move a chunk; GPUs have one")
     if not (algorithm := listed()[ALONE[case.collective.name].name].get("direct_pull")):
         return Unsupported("it needs direct_pull, which is not here")
-    overlap = _reduce_beside if case.collective.reduces else _gather_beside
     beside = list[tuple[Step, Step]]()
     for bound in _collectives(world, case, algorithm, *VARIANTS[case.variant]):
         if isinstance(bound, Unsupported):
             return bound
         beside.append(world.device.beside([bound.step]))
-    operations = overlap(world, case, beside)
+    rank, rows, operations = world.rank, case.tokens // len(beside), list[Operation]()
+    if case.collective.reduces:
+        for chunk, (begun, _) in enumerate(beside):
+            row = chunk * rows
+            operations += [_rows(world, case, rows, case.send, row, row), Operation(begun)]
+        operations.append(Operation(beside[-1][1]))  # they run in order
+    else:
+        own_rows, rows = case.tokens // world.ranks, rows // world.ranks
+        operations += [Operation(begun) for begun, _ in beside]
+        operations.append(_rows(world, case, own_rows, case.send, to=rank * own_rows))
+        for chunk, (_, ended) in enumerate(beside):
+            operations.append(Operation(ended))
+            for peer in range(world.ranks):
+                if peer != rank:
+                    start, to = (chunk * world.ranks + peer) * rows, peer * own_rows + chunk * rows
+                    operations.append(_rows(world, case, rows, case.between, start, to))
     # As one part: no graph may end between a collective's begin and its end.
     step = world.device.sequence([each.step for each in operations])
     return Operation(step, failure=partial(first_failure, operations))
-
-
-def _reduce_beside(
-    world: World, case: MatmulCase, collectives: Sequence[tuple[Step, Step]]
-) -> list[Operation]:
-    rows, operations = case.tokens // len(collectives), list[Operation]()
-    for chunk, (begun, _) in enumerate(collectives):
-        row = chunk * rows
-        operations += [_rows(world, case, rows, case.send, row, row), Operation(begun)]
-    return [*operations, Operation(collectives[-1][1])]  # they run in order
-
-
-def _gather_beside(
-    world: World, case: MatmulCase, collectives: Sequence[tuple[Step, Step]]
-) -> list[Operation]:
-    rank, ranks = world.rank, world.ranks
-    own_rows = case.tokens // ranks
-    rows = own_rows // len(collectives)
-    operations = [Operation(begun) for begun, _ in collectives]
-    operations.append(_rows(world, case, own_rows, case.send, to=rank * own_rows))
-    for chunk, (_, ended) in enumerate(collectives):
-        operations.append(Operation(ended))
-        for peer in range(ranks):
-            if peer != rank:
-                start, to = (chunk * ranks + peer) * rows, peer * own_rows + chunk * rows
-                operations.append(_rows(world, case, rows, case.between, start, to))
-    return operations
 
 
 OVERLAPPED = {

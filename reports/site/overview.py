@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from reports.kit.chart import spark
+from reports.kit.chart import LEAST_MARKS, spark
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, command_after
 from reports.site import shared
 from reports.site.history_page import (
@@ -17,6 +17,7 @@ from reports.site.history_page import (
     event_section,
     missing,
     newest,
+    panel_chart,
     part_of,
 )
 from reports.store.observations import Entry
@@ -38,7 +39,7 @@ from reports.verdicts.page import ORDER
 
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 PICTURE = "index.png"
-MOST_EVENTS = 6  # on the page
+MOST_CHARTS = 6  # on the page, of changes or else of machines and benchmarks
 
 Pages = Mapping[str, Page]
 
@@ -51,12 +52,20 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
     others.reverse()  # the newest first
     events = store.history.standing
+    # Where nothing changed, the case of each headline shows how steady it is.
+    keys = [] if events else [*store.groups][-MOST_CHARTS:]
+    quiet = filter(None, (_first(part_of(store.history, key)) for key in keys))
+    charts = [
+        panel_chart(f"{each.label}, {each.place}", [each])
+        for each in quiet
+        if len(each.run_ids) >= LEAST_MARKS
+    ]
     sections = [
         Section(
             "Wrong results that no correct run has followed",
             rows=[_run_row(entry, pages) for entry in store.history.wrong],
         ),
-        Section("Machines and benchmarks", cards=cards),
+        Section("Machines and benchmarks", cards=cards, charts=charts),
         Section(
             "Campaigns and other reports",
             rows=[
@@ -68,7 +77,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
                 for page in others
             ],
         ),
-        *map(event_section, events[:MOST_EVENTS]),
+        *map(event_section, events[:MOST_CHARTS]),
         Section("Left out", store.left_out),
         Section(
             f"The newest {MOST_RUNS} runs of each machine and benchmark",
@@ -162,6 +171,7 @@ def _first(history: History) -> Series | None:
             each.case.size_bytes != TOKEN_CALL_SIZE_BYTES,
             each.case.mode != "isolated",
             each.case.algorithm != "auto",
+            bool(each.case.library),
         ),
     )
 

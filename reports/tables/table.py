@@ -17,7 +17,6 @@ from reports.tables.chains import leads, without_links
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
     SUSPECT,
-    Named,
     SizeRow,
     View,
     default_rows,
@@ -105,29 +104,33 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 
 
 def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list[tuple[str, Table]]:
-    """The table of a view; and one of each further named algorithm and peer, without a title. No
+    """The table of a view; and one of the further named algorithms and peers, without a title. No
     column is empty."""
     named, peers = list(rows[0].named), {case.library for case in result.cases if is_peer(case)}
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     own = [name for name in named if name not in peers]
     name = "auto" if is_auto else own[0] if len(own) == 1 else "best"
-    named = [other for other in named if other != name]
     is_work = all(is_own_work(case) for row in rows if (case := row.ours or row.library))
     cells = filled([_cells(row, name, is_work) for row in rows])
     if f"{name}\nus" not in cells[0]:  # the name would stand for the library's algorithm
         for texts in cells:
             texts.pop("\nalgorithm", None)
     tables = [(title, plain_table(cells[0], cells, marks(rows)))]
-    sizes = next(iter(cells[0]))
-    for other in named:
-        further = filled(
-            [
-                {sizes: own[sizes]} | _named_cells(row.named[other], other, name)
-                for own, row in zip(cells, rows, strict=True)
-            ]
-        )
-        if len(further[0]) > 1:
-            tables.append(("", plain_table(further[0], further)))
+    further = [
+        {
+            next(iter(cells[0])).strip(): row.label,
+            "algorithm": other,
+            "us": _cost(each.case, each.us),
+            "library/this": ratio_text(each.from_library),
+            f"{name}/this": ratio_text(each.from_ours),
+        }
+        for row in rows
+        for other, each in row.named.items()
+        if other != name
+    ]
+    if any(each["us"] != "-" for each in further):
+        further = filled(further)
+        tables.append(("", plain_table(further[0], further)))
 
     return tables
 
@@ -136,16 +139,6 @@ def filled(rows: Sequence[Cells]) -> list[Cells]:
     """The rows, by their headings, without columns that are empty throughout."""
     names = {name for row in rows for name, cell in row.items() if cell != "-"}
     return [{name: cell for name, cell in row.items() if name in names} for row in rows]
-
-
-def _named_cells(named: Named, name: str, ours: str) -> Cells:
-    """The cells of a named algorithm by their headings; `ours` is the name of ours."""
-    name = name.replace(" over ", "\nover ")
-    return {
-        f"{name}\nus": _cost(named.case, named.us),
-        f"library/\n{name}": ratio_text(named.from_library),
-        f"{ours}/\n{name}": ratio_text(named.from_ours),
-    }
 
 
 def _cells(row: SizeRow, ours: str, is_work: bool) -> Cells:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from reports.store.grouped import grouped
 from reports.store.result import ResultError
@@ -130,37 +129,30 @@ def fold(text: str, width_in: float, size: float = 10) -> str:
 
 
 def label_ends(axes: Any, letters: int) -> None:
-    """Writes the label of each line, so many letters wide, to the right of the axes, none over
-    another. To be called when all lines are drawn."""
-    from scipy.optimize import isotonic_regression
-
+    """Writes the label of each line, so many letters wide, to the right of the axes: as high as the
+    line ends, or below the label above. To be called when all lines are drawn."""
     axes.figure.draw_without_rendering()
-    scale = 72 / axes.figure.dpi  # pixels in points
     heights = {
-        line: scale * (axes.transData.transform(line.get_xydata()[-1])[1] - axes.bbox.y0)
+        line: axes.transData.transform(line.get_xydata()[-1])[1] - axes.bbox.y0
         for line in axes.lines
         if not line.get_label().startswith("_")  # matplotlib's own name
     }
-    lines = sorted(heights, key=lambda line: heights[line])
-    ends = np.array([heights[line] for line in lines])
-    texts = [textwrap.fill(line.get_label(), letters) for line in lines]
-    needed = LABEL_PITCH * np.array([1 + text.count("\n") for text in texts])
-    # Stacked labels touch each other; what is added to their heights must not fall.
-    stacked = needed.cumsum() - needed / 2
-    added = isotonic_regression(ends - stacked).x
-    room = max(scale * axes.bbox.height - needed.sum(), 0)
-
-    for line, text, height in zip(lines, texts, stacked + added.clip(0, room), strict=True):
+    free = inf  # points up to the label above
+    for line in sorted(heights, key=lambda line: heights[line], reverse=True):
+        text, color = textwrap.fill(line.get_label(), letters), line.get_color()
+        half = LABEL_PITCH / 2 * (1 + text.count("\n"))
+        height = min(72 / axes.figure.dpi * heights[line], free - half)
+        free = height - half
         axes.annotate(
             text,
             line.get_xydata()[-1],
             (1.04, height),
             textcoords=("axes fraction", "axes points"),
-            color=line.get_color(),
+            color=color,
             va="center",
             arrowprops={
                 "arrowstyle": "-",
-                "color": line.get_color(),
+                "color": color,
                 "linewidth": 0.5,
                 "relpos": (0, 0.5),
                 "shrinkA": 1,
@@ -208,17 +200,16 @@ def shown_keys(by_key: Mapping[Key, Sequence[Case]], named: Sequence[str]) -> li
     variant: the cheapest at the largest size. `auto` in all its variants, as the headline takes the
     best at each size."""
 
-    def best(*names: str) -> Key:
-        last = {key: cases[-1] for key, cases in by_key.items() if key[0] in names}
-        return min(last, key=lambda key: (-last[key].size_bytes, cost_us(last[key]) or 0))
+    def last_cost(key: Key) -> tuple[int, float]:
+        case = by_key[key][-1]
+        return -case.size_bytes, cost_us(case) or 0
 
-    names = {name for name, _ in by_key}
-    others = names - {"library", "auto"}
-    wanted = ["auto", "library", *named[:MOST_NAMED]]
-    if others:
-        wanted.append(best(*others)[0])
-
-    shown = [best(name) for name in dict.fromkeys(wanted) if name in names]
+    best = dict[str, Key]()
+    for key in sorted(by_key, key=last_cost):
+        best.setdefault(key[0], key)
+    others = [name for name in best if name not in ("library", "auto")]
+    wanted = dict.fromkeys(["auto", "library", *named[:MOST_NAMED], *others[:1]])
+    shown = [best[name] for name in wanted if name in best]
     return shown + [key for key in by_key if key[0] == "auto" and key not in shown]
 
 

@@ -74,11 +74,8 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     time."""
     ratios, nothing = speed_ups(result), (np.nan, np.nan, np.nan)
     factor = bus_factor(cases[0].collective, result.run.world_size)
-    bounds_us = dict[int, float]()  # the least at each size
-    for case in cases:
-        if case.bound_us:
-            least_us = bounds_us.get(case.size_bytes, case.bound_us)
-            bounds_us[case.size_bytes] = min(case.bound_us, least_us)
+    bounds = ((case.size_bytes, case.bound_us) for case in cases if case.bound_us)
+    bounds_us = dict(sorted(bounds, reverse=True))  # the least at each size, which is the last
 
     def speed_up(case: Case) -> tuple[float, float, float]:
         if case.algorithm == "library":

@@ -189,20 +189,21 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
         others = [case for case in cases if case.algorithm != "library" or is_imported]
         own = [case for case in others if not is_peer(case)]
         auto = [case for case in own if case.algorithm == "auto"]
+        exact = [case for case in own if case.snr_db is None]
         competing = [
             [case for case in cases if case not in others],
-            auto or [case for case in own if case.snr_db is None] or own,
+            auto or exact or own,
             *([case for case in others if algorithm_of(case) == name] for name in names),
         ]
         (library, ours, *best_named), report = fastest_cases(competing, costs)
-        rivals[key] = library, ours, best_named, report
+        rivals[key] = library, ours, best_named, exact, report
 
     rho = autocorrelation(
-        [ratios_of(library, ours, report) for library, ours, _, report in rivals.values()]
+        [ratios_of(library, ours, report) for library, ours, _, _, report in rivals.values()]
     )
     rows = []
 
-    for key, (library, ours, best_named, report) in rivals.items():
+    for key, (library, ours, best_named, exact, report) in rivals.items():
         counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
         named = {
             name: Named(
@@ -221,7 +222,7 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
                 _median_us(library, report),
                 _median_us(ours, report),
                 _ratio(library, ours, report, rho),
-                _better(ours, groups[key], costs, rho),
+                _better(ours, exact, costs, rho),
                 sum(counts) if counts else None,
                 list(dict.fromkeys(algorithm_of(case) for case in groups[key] if case.n_wrong)),
                 named,
@@ -253,19 +254,17 @@ def fastest_cases(
 
 
 def _better(
-    ours: Case | None, cases: Sequence[Case], costs: RoundCosts, rho: float
+    ours: Case | None, exact: Sequence[Case], costs: RoundCosts, rho: float
 ) -> tuple[str, float] | None:
-    """The fastest other algorithm, of `fastest_cases`, if it beats `auto`, and its factor."""
+    """The fastest other of our exact algorithms, if it beats `auto`, and its factor."""
     if ours is None or ours.algorithm != "auto":
         return None
 
     others = [
         case
-        for case in cases
+        for case in exact
         if cost_us(case) is not None
-        and case.snr_db is None
-        and case.algorithm not in ("library", "auto")
-        and not is_peer(case)
+        and case.algorithm != "auto"
         and ours.chosen not in (case.algorithm, f"{case.algorithm} over {case.memory}")
     ]
     (fastest,), report = fastest_cases([others], costs)
@@ -284,7 +283,7 @@ def speed_ups(result: Result) -> dict[int, Interval | None]:
     costs, pairs = costs_of(result), {}
     for cases in grouped(result.cases, lambda case: (work_of(case), case.in_place)).values():
         rivals = [case for case in cases if case.algorithm == "library"]
-        for case in cases if rivals else ():
+        for case in cases:
             if case.algorithm != "library":
                 (library, own), report = fastest_cases([rivals, [case]], costs)
                 pairs[case.case] = library, own, report

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from reports.store.case import bus_factor
-from reports.store.schema import Count, Positive
+from reports.store.schema import Count
 from reports.store.untrusted import read_bytes
 
 FOLDER = Path(__file__).parent
@@ -24,7 +24,7 @@ FABRIC = (
 )
 
 Kind = Literal["library", "tuned", "lossy"]
-Figure = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
 
 
 class Published(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -32,7 +32,7 @@ class Published(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
     machine: str
     gpu: str
-    gpus: Positive
+    gpus: Count
     fabric: Annotated[str, msgspec.Meta(pattern=FABRIC)] = "unknown"
     version: str = ""
     power_w: str = ""
@@ -58,8 +58,8 @@ class PublishedCall(Published, kw_only=True, frozen=True):
     collective: str
     datatype: str = ""
     size_bytes: Count | None = None
-    time_us: Figure | None = None
-    busbw_gb_s: Figure | None = None
+    time_us: Positive | None = None
+    busbw_gb_s: Positive | None = None
 
     @property
     def generation(self) -> str:
@@ -93,8 +93,8 @@ class PublishedServing(Published, kw_only=True, frozen=True):
     drafter: str = ""
     streams: Count | None = None
     context_tokens: Count | None = None
-    decode_tok_s: Figure | None = None
-    prefill_tok_s: Figure | None = None
+    decode_tok_s: Positive | None = None
+    prefill_tok_s: Positive | None = None
 
 
 AnyRow = TypeVar("AnyRow", PublishedCall, PublishedServing)

@@ -54,11 +54,10 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     events = store.history.standing
     # Where nothing changed, the case of each headline shows how steady it is.
     keys = [] if events else [*store.groups][-MOST_CHARTS:]
-    quiet = filter(None, (_first(part_of(store.history, key)) for key in keys))
     charts = [
-        panel_chart(f"{each.label}, {each.place}", [each])
-        for each in quiet
-        if len(each.run_ids) >= LEAST_MARKS
+        panel_chart(f"{lead.label}, {lead.place}", [lead])
+        for key in keys
+        if (lead := _first(part_of(store.history, key))) and len(lead.run_ids) >= LEAST_MARKS
     ]
     sections = [
         Section(

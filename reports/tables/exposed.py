@@ -135,18 +135,10 @@ def points(result: Result) -> list[Point]:
         measured = [kind for kind in own if kind in forms]
         if measured:
             kind = min(measured, key=lambda kind: forms[kind].median_us)
-            ratio, library = compare(forms, other, kind, np.divide), None
-            if other in forms:
-                library = forms[other].case.library or "pipeline parallel"
-            figures.append(
-                Point(
-                    label(cases[0]),
-                    forms[kind].median_us,
-                    "us",
-                    ratio,
-                    without_version(library),
-                )
-            )
+            ratio = compare(forms, other, kind, np.divide)
+            library = (ratio and forms[other].case.library) or "pipeline parallel"
+            time_us = forms[kind].median_us
+            figures.append(Point(label(cases[0]), time_us, "us", ratio, without_version(library)))
 
     return [*figures[:1], *figures[1:][-1:]]
 

@@ -4,32 +4,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reports.store.case import key_of
 from reports.store.schema import Result
 from reports.store.stats import Interval
 from reports.tables.chains import leads, without_links
-from reports.tables.rows import (
-    TOO_FEW,
-    UNCLEAR,
-    SizeRow,
-    default_rows,
-    interval_of,
-    is_noisy,
-    verdict_of,
-    views,
-)
-from reports.tables.sentences import (
-    TOKEN_CALL_SIZE_BYTES,
-    number,
-    size_text,
-    spoken,
-    without_version,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
+from reports.tables.rows import TOO_FEW, UNCLEAR, SizeRow, default_rows, is_noisy, verdict_of, views
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, without_version
 
 
 @dataclass(frozen=True)
@@ -99,9 +81,8 @@ def points(result: Result) -> list[Point]:
 
 def _point(row: SizeRow, bus_bw_gb_s: float | None = None) -> Point:
     """The row's bus bandwidth, or without one its time."""
-    name, unit = without_version(row.library.library if row.library else None), "us"
-    if bus_bw_gb_s:
-        unit = "GB/s"
+    name = without_version(row.library.library if row.library else None)
+    unit = "GB/s" if bus_bw_gb_s else "us"
     if row.ours_us is None:
         unit += f" by {name}"
     return Point(
@@ -111,27 +92,6 @@ def _point(row: SizeRow, bus_bw_gb_s: float | None = None) -> Point:
         row.ratio,
         name,
     )
-
-
-def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:
-    """`head takes 1.00x the time of base at 16 KiB, 0.97x at 8 MiB (auto)`: of the isolated cells
-    of `auto`, or else the median of all algorithms; empty if no cell has a ratio, or all are too
-    noisy."""
-    cells = cells[cells.ratio > 0]
-    cells = cells.loc[[not is_noisy(interval_of(cell)) for cell in cells.itertuples()]]
-
-    for name, value in (("algorithm", "auto"), ("mode", "isolated")):
-        cells = cells[cells[name] == value] if value in {*cells[name]} else cells
-
-    at_size = cells.groupby("size_bytes").ratio.median()
-    if at_size.empty:
-        return ""
-
-    texts = [f"{at_size[size]:.2f}x at {size_text(size)}" for size in ends(at_size.index)]
-    texts[0] = texts[0].replace(" at", f" the time of {baseline} at", 1)
-    names = {*cells.algorithm}
-    of = spoken(min(names)) if len(names) == 1 else f"median of {len(names)} algorithms"
-    return f"{variant} takes {', '.join(texts)} ({of})"
 
 
 def ends(sizes_bytes: Iterable[int]) -> list[int]:

@@ -216,13 +216,15 @@ def machine(result: Result) -> str:
 def hosts_text(run: Run) -> str:
     """`2 hosts (node-3f: 0 1, node-a2: 2 3)`, each with its ranks, if the run says where they were:
     by its name, its label, or as `host 1`."""
-    ranks, numbers_of = run.ranks, dict[str, list[str]]()
-    for number, rank in enumerate(ranks):
-        if rank.get("host") is not None:
-            name = rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}"
-            numbers_of.setdefault(name, []).append(str(number))
-
-    texts = [f"{name}: {' '.join(numbers)}" for name, numbers in numbers_of.items()]
+    named = [
+        (rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}", str(number))
+        for number, rank in enumerate(run.ranks)
+        if rank.get("host") is not None
+    ]
+    texts = [
+        f"{name}: {' '.join(number for _, number in own)}"
+        for name, own in grouped(named, itemgetter(0)).items()
+    ]
     hosts = f"{run.hosts} hosts"
     return f"{hosts} ({some(texts, MOST_HOSTS)})" if texts else hosts
 

@@ -15,7 +15,6 @@ import pandas as pd
 from reports.store.arguments import percent, positive_number, whole_number
 from reports.store.program import answer
 from reports.store.result import ResultError
-from reports.tables.headline import ratios_text
 from reports.tables.rows import interval_of, is_noisy
 from reports.tables.sentences import (
     MOST_STEAL_SHARE,
@@ -158,17 +157,14 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """The headline, which is why no gate can judge, if so, what was found, and the ratios of judged
-    cells at two sizes; what was compared, notes, the number of cells with each verdict, and notes
-    on single cells."""
+    """The headline, which is why no gate can judge, if so, and what was found; what was compared,
+    notes, the number of cells with each verdict, and notes on single cells."""
     cells, faults = comparison.cells, comparison.faults
     unusable = f"UNUSABLE: {some(faults, 1)}" if faults else ""
     found = summary(comparison, comparison.resolved_slowdown)
-    labels = comparison.baseline.label, comparison.variant.label
-    ratios = ratios_text(cells[comparison.is_judged], *labels)
     titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return [
-        "; ".join(filter(None, [unusable, found, ratios])),
+        "; ".join(filter(None, [unusable, found])),
         what_ran(comparison),
         "ratio = variant / baseline; above 1, the variant is slower",
         *comparison.caveats,

@@ -18,7 +18,7 @@ MATRICES = {
     "pull": "pull, {size}: column reads from row",
     "engine_push": "push by copy engine, {size}: row copies into column",
     "both_directions": "both directions at once, {size}: each",
-    "ping_pong": "flag",
+    "ping_pong": "flag, the floor of any collective",
     "send_library": "message by {library}, {size}: row sends to column",
     "both_directions_library": "both directions at once by {library}, {size}: each",
     "ping_pong_library": "message of one element by {library}",
@@ -108,20 +108,10 @@ def points(result: Result) -> list[Point]:
 
 
 def findings(result: Result) -> list[str]:
-    """The run in sentences: slow pairs and directions, latencies, and the cost of contention."""
-    shown, is_shared = shown_in(result), shares_places(result.run.ranks)
-    shared = ["Pairs are not compared: ranks share a GPU or a core."]
-    sentences = shared if is_shared else _slow_transfers(shown)
-
-    for algorithm, words in (
-        ("ping_pong", "A flag takes at least {} ns one way ({}), the floor of any collective."),
-        ("ping_pong_library", "Between hosts an element takes at least {} ns one way ({})."),
-    ):
-        if cases := shown.get(algorithm):
-            nearest = min(cases, key=US)
-            sentences.append(words.format(number(1e3 * US(nearest)), shape_text(nearest.shape)))
-
-    return sentences if is_shared else [*sentences, *_contention(measured(result))]
+    """The run in sentences: slow pairs and directions, and the cost of contention."""
+    if shares_places(result.run.ranks):
+        return ["Pairs are not compared: ranks share a GPU or a core."]
+    return [*_slow_transfers(shown_in(result)), *_contention(measured(result))]
 
 
 def _slow_transfers(shown: Shown) -> list[str]:

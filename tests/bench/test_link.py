@@ -168,4 +168,4 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     engine = [case for case in result.cases if case.algorithm == "engine_push"]
     assert {tuple(case.shape.values()) for case in engine} == {(0, 1), (1, 0)}
     assert "push by copy engine, 16 KiB: row copies into column" in printed
-    assert "(rank 0 to rank 1)" in printed
+    assert "flag, the floor of any collective, ns one way" in printed

@@ -41,9 +41,6 @@ from reports.tables.sentences import (
     type_text,
 )
 
-# From this share of the shortest isolated time on, stamps and an empty launch hide a difference
-# between algorithms; on AMD's GPUs they take microseconds.
-STAMPS_SHARE = 0.25
 # Columns that stand in the title if all cells are alike, and those that others make superfluous.
 FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
 LEFT_OUT = "mode", FIGURES["alg_bw_gb_s"].heading
@@ -70,7 +67,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
         for view in views(part):
             rows = default_rows(part, view)
             words = [] if cases[0] is result.cases[0] else [type_name]
-            words += _title(result, view, rows)
+            words += _title(result, view)
             first_rows = first_rows or rows
             tables += _default_tables(", ".join(words), result, rows)
 
@@ -78,7 +75,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     return lay_out_run(result, title, lines, tables, published_line(result), brief)
 
 
-def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
+def _title(result: Result, view: View) -> list[str]:
     """What a table shows that the first one does not, and what its times contain."""
     mode, shape = view
     first_shape = views(result)[0][1]
@@ -92,10 +89,8 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
         send_buffer = f"{'less' if leads(result) else 'with'} its next send buffer"
         words.append(f"chained: {calls} dependent calls; us, busbw of a call {send_buffer}")
 
-    stamps_us = 0.0 if result.run.clock_shared else result.run.link.get("overhead_us", 0.0)
-    shortest_us = min((row.ours_us for row in rows if row.ours_us), default=0.0)
-
-    if mode == "isolated" and stamps_us > STAMPS_SHARE * shortest_us > 0:
+    stamps_us = result.run.link.get("overhead_us")
+    if mode == "isolated" and stamps_us:
         words.append(
             f"isolated: two stamps and an empty launch take {number(stamps_us)} us of each time"
         )

@@ -134,6 +134,10 @@ def test_a_bad_command_line_is_one_sentence(tmp_path):
     assert "Traceback" not in done.stdout
     for sentence in commands.values():
         assert re.search(f"^{sentence}$", done.stdout, re.MULTILINE), done.stdout
+    done = run_pytest(tmp_path, "--wiretax", COMMAND, "--wiretax-launches", "-1")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    sentence = "ERROR: --wiretax-launches: '-1' is not a whole number from 1 to 9999\n"
+    assert (done.stdout + done.stderr).strip() == sentence.strip()
 
 
 def test_the_plugin_changes_nothing_for_others(tmp_path):

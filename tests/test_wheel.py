@@ -139,10 +139,10 @@ def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
     ("line", "variables", "sentence"),
     [
         (
-            "allreduce -n 9",
+            "allreduce -n 99999999999",
             {},
-            "wiretax allreduce: 9 ranks are more than the 8 that are supported; --iters is the "
-            "number of iterations",
+            "wiretax allreduce: ranks: '99999999999' is not a whole number from 1 to 8; --iters is "
+            "the number of iterations",
         ),
         (
             "allreduce -n 20",

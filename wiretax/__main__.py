@@ -9,7 +9,6 @@ import re
 import runpy
 import signal
 import sys
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -164,14 +163,13 @@ def complete() -> list[str]:
     return [command, *rest]
 
 
-def take_ranks(command: str, arguments: list[str]) -> tuple[int | None, list[str]]:
-    """The number of `-n` or `--ranks`, None without, and the other arguments."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("-n", "--ranks", type=partial(whole_number, 1))
-    try:
-        options, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        refuse(command, str(error))
+def take_ranks(command: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """What `-n` or `--ranks` says, None without, and the other arguments."""
+    from bench.harness.options import Parser
+
+    parser = Parser(prog=f"wiretax {command}", add_help=False)
+    parser.add_argument("-n", "--ranks")
+    options, rest = parser.parse_known_args(arguments)
     return options.ranks, rest
 
 
@@ -202,26 +200,25 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
-    ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
+    asked, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
     runs_nothing = {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
     alone = command in STARTERS or runs_nothing
     started = None if runs_nothing else torchrun_ranks(command)
-    if ranks and (started or is_rank()):
+    if asked is not None and (started or is_rank()):
         refuse(
             command,
-            f"the launcher has chosen the number of ranks: leave out -n {ranks}; "
-            f"--iters {ranks} is the number of iterations",
+            f"the launcher has chosen the number of ranks: leave out -n {asked}; "
+            f"--iters {asked} is the number of iterations",
         )
     if not alone and (started or not is_rank()):
         from kernels.devices.device import MOST_RANKS
 
-        ranks = ranks or started
-        if ranks and ranks > MOST_RANKS:
-            refuse(
-                command,
-                f"{ranks} ranks are more than the {MOST_RANKS} that are supported; "
-                "--iters is the number of iterations",
-            )
+        ranks, number = 0, started if asked is None else asked
+        if number is not None:
+            try:
+                ranks = whole_number(1, str(number), MOST_RANKS)
+            except argparse.ArgumentTypeError as error:
+                refuse(command, f"ranks: {error}; --iters is the number of iterations")
         gpus = 0 if ranks else gpu_count(rest)
         if gpus > MOST_RANKS:
             more = f"{MOST_RANKS} ranks for {gpus} GPUs: more are not supported"

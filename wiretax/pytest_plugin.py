@@ -6,6 +6,7 @@ loads it with `-p wiretax.pytest_plugin`. At its top it imports nothing of ours,
 `bench` changes the environment."""
 
 import os
+import re
 import shutil
 import tempfile
 from argparse import ArgumentParser
@@ -47,9 +48,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option(
         "--wiretax-launches",
         metavar="N",
-        type=int,
+        type=launch_count,
         help=f"launches of a command (1; {LAUNCHES_OF_A_VERDICT} with a baseline)",
     )
+
+
+def launch_count(text: str) -> int:
+    """The number of launches. Raises pytest.UsageError, which ends pytest with one sentence."""
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise pytest.UsageError(
+            f"--wiretax-launches: {text!r} is not a whole number from 1 to 9999"
+        )
+    return int(text)
 
 
 def fail(sentence: str) -> NoReturn:

@@ -64,7 +64,7 @@ HOSTS += "several hosts with mpirun or srun"
     [
         (HALF, CANNOT.format("RANK=0 WORLD_SIZE=2 LOCAL_RANK= LOCAL_WORLD_SIZE=2")),
         ({"RANK": "two"}, CANNOT.format(TWO)),
-        (MANY, f"{'9' * 20} ranks are more than the 8 that are supported; --iters is the number"),
+        (MANY, f"ranks: '{'9' * 20}' is not a whole number from 1 to 8; --iters is the number"),
         ({"WORLD_SIZE": "4"}, HOSTS),
     ],
 )

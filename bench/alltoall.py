@@ -4,22 +4,19 @@ With --experts it is routed, as in a mixture of experts: the lines that name `ex
 
 from functools import partial
 
-from bench.features import FEATURES
-from bench.harness.command import run_sweep, sweep_options, sweep_parser
 from bench.harness.options import CASES
 from bench.layers import experts
-from collectives.collective import COLLECTIVES
+from bench.sweep import run_sweep, sweep_options, sweep_parser
 
 if __name__ == "__main__":
     parser = sweep_parser(
         "alltoall",
-        COLLECTIVES["alltoall"],
+        "alltoall",
         "Times all-to-all at each size beside the library's, and checks the results.",
-        FEATURES,
     )
     experts.add_options(parser.group("experts", CASES))
     namespace = parser.parse_args()
-    options = sweep_options(parser, namespace, FEATURES)
+    options = sweep_options(parser, namespace)
     if batch := experts.parse(parser, namespace):
         run_sweep(*options, partial(experts.prepare, batch))
     run_sweep(*options)

@@ -20,13 +20,11 @@ import msgspec
 from bench import STARTED_S
 from bench.features.peers import Peers
 from bench.harness import head, options, tuned
-from bench.harness.command import requested_sizes
 from bench.harness.console import FINE, WRONG, print_out
 from bench.harness.iteration import allocated
 from bench.harness.options import SweepOptions
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, start
-from bench.harness.suite import worlds_for
-from bench.layers.forms import of_features
+from bench.harness.suite import of_features, worlds_for
 from bench.machine.environment import scrub_argv
 from bench.stability.measure import measure_row
 from bench.stability.subject import (
@@ -39,6 +37,7 @@ from bench.stability.subject import (
     without_last,
 )
 from bench.stability.sums import DATA, MANTISSA_BITS
+from bench.sweep import requested_sizes
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal, launched_ranks
 from collectives.layers.fused import COLLECTIVE, peer_forms

@@ -10,12 +10,12 @@ from itertools import chain, combinations, permutations, product
 from typing import Any
 
 from bench.harness import options
-from bench.harness.command import requested_sizes
 from bench.harness.iteration import Buffers, Iteration, case_iteration, nothing
 from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import Session, require_memory, start
 from bench.harness.suite import Suite
+from bench.sweep import requested_sizes
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.copy_engine import pushed, shared_engine

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench.harness import options, tuned
-from bench.harness.command import requested_sizes
 from bench.harness.console import CANNOT, FINE
 from bench.harness.options import RunOptions
 from bench.harness.run import RunPolicy, measure
 from bench.harness.session import MEASURED, program_digest, start
+from bench.sweep import requested_sizes
 from bench.tuning import search
 from bench.tuning.audit import audited
 from bench.tuning.winners import find_winners

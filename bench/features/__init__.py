@@ -4,13 +4,7 @@ To remove a feature, delete its file and its line here."""
 
 from bench.features.arrival_skew import ArrivalSkew
 from bench.features.cold import Cold
-from bench.features.nccl_flags import NcclFlags
 from bench.features.peers import Peers
 from bench.harness.feature import Feature
 
-FEATURES: tuple[type[Feature], ...] = (
-    ArrivalSkew,
-    Cold,
-    NcclFlags,
-    Peers,
-)
+FEATURES: tuple[type[Feature], ...] = (ArrivalSkew, Cold, Peers)

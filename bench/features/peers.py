@@ -2,7 +2,7 @@
 Python calls, and `--kernel mine.cu`, a kernel in our device API."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,8 +53,9 @@ class Peers(Feature):
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":
         return cls(namespace.peers) if namespace.peers else None
 
-    def algorithms(self, session: "Session") -> Mapping[str, Algorithm]:
+    def algorithms(self, session: "Session") -> Iterable[Algorithm]:
         # Not at the top: --help needs no more modules.
         from collectives.peers.algorithm import open_peers
 
-        return open_peers(session.world, self.names, session.notes, session.flight.during)
+        during = session.flight.during
+        return open_peers(session.world, self.names, session.notes, during).values()

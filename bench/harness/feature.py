@@ -3,7 +3,7 @@
 A feature is a file of `bench/features/` and a line in its `__init__`; all else works without."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.harness.options import AddOption, Parser
@@ -27,15 +27,15 @@ class Feature:
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Feature | None":
         """The feature as the command line requests it; None if it does not."""
-        return cls()
+        raise NotImplementedError
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """The shapes to measure, given the shapes of the collective."""
         return list(shapes)
 
-    def algorithms(self, session: "Session") -> Mapping[str, Algorithm]:
-        """Algorithms by name beside the collective's own. All ranks call it."""
-        return {}
+    def algorithms(self, session: "Session") -> Iterable[Algorithm]:
+        """Algorithms beside the collective's own. All ranks call it."""
+        return ()
 
     def change(
         self, session: "Session", case: CollectiveCase, iteration: "Iteration"

@@ -1,9 +1,8 @@
 """A run: the cases, rounds of blocks until each case is precise, the file, the table."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -43,34 +42,31 @@ class RunInProgress:
     deadline_s: float
     file: RunFile | None = None
     interrupted: bool = False
-    timed: Counter[int] = field(default_factory=Counter)  # iterations that count, by case
 
 
 def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
     """The cases that need another round: those with fewer iterations than -n or, without it, those
-    whose interval on rank 0 is too wide."""
+    whose interval is too wide."""
     requested = run.session.options.iterations
     if rounds < LEAST_ROUNDS and not requested:
         return cases
-    by_case = count_blocks(run.file.blocks if run.file else []).by_case
+    assert run.file
+    by_case = count_blocks(run.file.blocks).by_case
     if requested:
         timed = {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
-        run.timed = run.session.communicator.broadcast(Counter(timed))
-        return [number for number in cases if run.timed[number] < requested]
+        return [number for number in cases if timed.get(number, 0) < requested]
     medians_us = {number: [block.cost_us for block in blocks] for number, blocks in by_case.items()}
     rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
-    imprecise = [number for number in cases if not is_precise(medians_us.get(number, []), rho)]
-    return list(run.session.communicator.broadcast(imprecise))
+    return [number for number in cases if not is_precise(medians_us.get(number, []), rho)]
 
 
 @dataclass(frozen=True)
 class RunPolicy:
-    """How a command spends its time. `rounds` should fit it. After each round
-    `go_on(run, cases, rounds)` returns, on all ranks, which of the cases have another: also one
-    that had enough blocks before most were in another state of the link. On rank 0
-    `find_winners(result)` returns what the run stores beside its cases, and
-    `conclude(result)` the last lines of the output, and the exit status of a run that was
-    measured."""
+    """How a command spends its time. `rounds` should fit it. All the rest runs on rank 0: after
+    each round `go_on(run, cases, rounds)` returns which of the cases have another, also one that
+    had enough blocks before most were in another state of the link; `find_winners(result)` returns
+    what the run stores beside its cases, and `conclude(result)` the last lines of the output, and
+    the exit status of a run that was measured."""
 
     rounds: int = LEAST_ROUNDS
     go_on: Callable[[RunInProgress, list[int], int], list[int]] = unfinished
@@ -182,9 +178,6 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
             if visited is not None:
                 iteration = suite.iterations[visited]
                 where = iteration.text
-                if options.iterations:
-                    left = options.iterations - run.timed[visited]
-                    iteration.count = min(iteration.count, left)
                 datatype = DATATYPES[suite.headers[visited].datatype]
                 record: Block | LinkBlock | None = measure_block(
                     session, iteration, round_, datatype
@@ -201,7 +194,9 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
             if agreed_stop(run, run.deadline_s):
                 return
         round_ += 1
-        active = policy.go_on(run, cases, round_)
+        if run.file:
+            active = policy.go_on(run, cases, round_)
+        active = session.communicator.broadcast(active)
 
 
 def agreed_stop(run: RunInProgress, deadline_s: float) -> bool:

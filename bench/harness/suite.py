@@ -146,6 +146,11 @@ def bind_cases(
     return suite
 
 
+def of_features(session: Session) -> list[Algorithm]:
+    """The algorithms that features add, such as peers. All ranks call it."""
+    return [each for feature in session.features for each in feature.algorithms(session)]
+
+
 def worlds_for(algorithm: Algorithm, world: World) -> Sequence[World]:
     """The kinds of memory over which to measure: `auto` chooses one, a library uses none."""
     if algorithm.is_baseline or algorithm.base in (AUTO, STABLE):
@@ -212,15 +217,9 @@ def prepare(
     session.flight.note("allocate", text=f"{largest} B")
     room, seed = largest + 2 * MARGIN_BYTES, session.options.seed
     buffers, library_buffers = allocated(world, seed, room, MARGIN_BYTES)
-    listed = [*(sweep.algorithms or by_default(sweep.collective.name, world))]
-    named = [algorithm.name for algorithm in sweep.algorithms]
-    if sweep.stable and STABLE not in named:
-        listed.append(ALGORITHMS[sweep.collective.name][STABLE])
-        named.append(STABLE)
-    for feature in session.features:
-        of_feature = feature.algorithms(session)
-        listed += of_feature.values()
-        named += of_feature
+    stable = [ALGORITHMS[sweep.collective.name][STABLE]] if sweep.stable else []
+    named = list(dict.fromkeys([*sweep.algorithms, *stable, *of_features(session)]))
+    listed = named if sweep.algorithms else [*by_default(sweep.collective.name, world), *named]
     # Of a default run the table compares these. On a GPU a chain is what a model runs.
     compares_all = bool(named or algorithms)
     compared = AUTO, LIBRARY.base
@@ -242,7 +241,7 @@ def prepare(
         for number, iteration in suite.iterations.items():
             if suite.headers[number].algorithm not in compared:
                 iteration.every = OTHERS_EVERY
-    suite.named = named
+    suite.named = [algorithm.name for algorithm in named]
     if algorithms or isinstance(world.peers, Unsupported):
         return suite
     engine = shared_engine(world)

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.harness.iteration import Iteration, Segments, checked_iteration, nothing
 from bench.harness.session import Session
-from bench.harness.suite import Axes, Suite, bind_cases
+from bench.harness.suite import Axes, Suite, bind_cases, of_features
 from collectives.layers.fused import FUSED, peer_forms
 from collectives.layers.overlap import OVERLAPPED
 from collectives.operation import Algorithm, CollectiveCase, Operation
@@ -34,11 +34,6 @@ class LayerOptions:
 
 def scale_for(options: LayerOptions, session: Session) -> Fraction:
     return options.scale or (CPU_SCALE if session.world.device.is_cpu else Fraction(1))
-
-
-def of_features(session: Session) -> list[Algorithm]:
-    """The algorithms that features add, such as peers. All ranks call it."""
-    return [each for feature in session.features for each in feature.algorithms(session).values()]
 
 
 def bind_forms(

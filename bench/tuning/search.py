@@ -53,14 +53,11 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
 
 
 def go_on(run: RunInProgress, active: list[int], rounds: int) -> list[int]:
-    """The cases that have another round, by rank 0's figures. Cases of one size, variant and mode
-    compete. A candidate that `auto` also runs does not go on."""
-    chosen: set[int] = set()
-    if run.file:
-        costs_us = count_blocks(run.file.blocks).costs_us
-        for heat in heats_of(run.suite.headers, costs_us).values():
-            chosen |= survivors(heat)
-    return list(run.session.communicator.broadcast(sorted(chosen)))
+    """The cases that have another round. Cases of one size, variant and mode compete. A candidate
+    that `auto` also runs does not go on."""
+    assert run.file
+    heats = heats_of(run.suite.headers, count_blocks(run.file.blocks).costs_us)
+    return sorted(set[int]().union(*map(survivors, heats.values())))
 
 
 def survivors(heat: list[Candidate]) -> set[int]:

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.console import FINE, WRONG, print_out, say
 from bench.harness.iteration import ARRIVED, LEFT, Iteration, stamp
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, start
 from bench.harness.suite import prepare
-from collectives.collective import COLLECTIVES
+from bench.sweep import sweep_options, sweep_parser
 from collectives.communicator import Refusal
 from kernels.devices.device import Action, Counts, Gate, Memory, Step
 
@@ -100,8 +99,8 @@ def work(sweep: SweepOptions, session: Session) -> int:
 
 
 def main() -> None:
-    parser = sweep_parser("estimator", COLLECTIVES["all_reduce"], str(__doc__), ())
-    run, sweep, features = sweep_options(parser, parser.parse_args([*DEFAULTS, *sys.argv[1:]]), ())
+    parser = sweep_parser("estimator", "all_reduce", str(__doc__))
+    run, sweep, features = sweep_options(parser, parser.parse_args([*DEFAULTS, *sys.argv[1:]]))
     start(run, lambda session: work(sweep, session), features)
 
 

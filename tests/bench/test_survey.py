@@ -14,14 +14,12 @@ from typing import Any
 import pytest
 
 from bench import link, tune
-from bench.features import FEATURES
-from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.progress import Progress
 from bench.layers import command as layers
 from bench.survey import main, run_survey
 from bench.surveys.page import write
 from bench.surveys.steps import Survey, SurveyStep, command_line, plan, without_names
-from collectives.collective import COLLECTIVES
+from bench.sweep import sweep_options, sweep_parser
 from kernels.devices import gpu_driver
 from reports.__main__ import main as reports_main
 from reports.interpreter import module_command
@@ -201,9 +199,9 @@ def parsed(monkeypatch, command, words):
     """The options that a benchmark reads from a command line, which it must accept."""
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setattr(sys, "argv", [command, *words])
-    parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", FEATURES)
+    parser = sweep_parser("allreduce", "all_reduce", "")
     parse: dict[str, Any] = {
-        "allreduce": lambda: sweep_options(parser, parser.parse_args(), FEATURES),
+        "allreduce": lambda: sweep_options(parser, parser.parse_args()),
         "link": link.parse,
         "tune": tune.parse,
         "decode": lambda: layers.parse("decode"),

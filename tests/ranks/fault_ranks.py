@@ -19,12 +19,11 @@ from functools import partial
 
 import psutil
 
-import bench.harness.command
 import bench.harness.run
 import bench.harness.session
 import bench.harness.suite
 import bench.harness.timing
-from bench.features import FEATURES
+import bench.sweep
 from bench.harness.iteration import Iteration
 from bench.harness.watchdog import Watchdog
 from collectives.communicator import launched_rank
@@ -134,7 +133,7 @@ def main(rank: int, point: str, call: int, effect: str) -> None:
     elif launched_rank() == rank:
         with_fault = iteration_with(point, call, fault)
         setattr(bench.harness.suite, "case_iteration", with_fault)  # noqa: B010
-    bench.harness.command.main("allreduce", "all_reduce", "All-reduce with a fault.", FEATURES)
+    bench.sweep.main("allreduce", "all_reduce", "All-reduce with a fault.")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ import errno
 import struct
 
 import bench.harness.session
-from bench.features import FEATURES
-from bench.harness.command import main
+from bench.sweep import main
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -42,4 +41,4 @@ if __name__ == "__main__":
         return start_watchdog(*arguments)
 
     bench.harness.session.start_watchdog = refused
-    main("allreduce", "all_reduce", "All-reduce on an old kernel.", FEATURES)
+    main("allreduce", "all_reduce", "All-reduce on an old kernel.")

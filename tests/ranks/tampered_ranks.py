@@ -7,8 +7,7 @@ or `gone` (a descriptor that is not open)."""
 import re
 import sys
 
-from bench.features import FEATURES
-from bench.harness.command import main
+from bench.sweep import main
 from collectives.communicator import launched_rank
 from kernels.devices import shared_memory
 
@@ -29,4 +28,4 @@ if __name__ == "__main__":
         kind = sys.argv[1]
         shared_memory.allocate = lambda size_bytes: tampered(kind, size_bytes)
     sys.argv[1:] = sys.argv[2:]
-    main("allreduce", "all_reduce", "All-reduce while rank 1 shares wrong memory.", FEATURES)
+    main("allreduce", "all_reduce", "All-reduce while rank 1 shares wrong memory.")

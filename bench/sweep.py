@@ -5,18 +5,30 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from bench.features import FEATURES
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import METHOD, Parser, RunOptions, SweepOptions
+from bench.harness.options import METHOD, NOTHING, Parser, RunOptions, SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from reports.store.arguments import whole_number
 from reports.store.program import BENCH, on_ranks
 
+PROCESS = "a rank is one process with one thread and one GPU or core; for more start more ranks (1)"
+# Flags of nccl-tests 2.19.6 that have nothing to choose here, for scripts that pass them, with the
+# least and the most value: what a run does anyway.
+NCCL_FLAGS = (
+    ("-g", "--ngpus", 1, 1, f"no effect: {PROCESS}"),
+    ("-t", "--nthreads", 1, 1, "no effect, as -g (1)"),
+    ("-m", "--agg_iters", 1, 1, "no effect: --mode chained times calls in a row (1)"),
+    ("-r", "--root", 0, 99, "no effect: there is no root (0)"),
+    ("-R", "--local_register", 0, 2, "no effect: registered buffers are measured too (0)"),
+)
 
-def main(command: str, collective: str, about: str, features: Sequence[type[Feature]]) -> NoReturn:
+
+def main(command: str, collective: str, about: str) -> NoReturn:
     """`python -m bench.<command>` of a collective, from its command line to its exit status."""
-    parser = sweep_parser(command, COLLECTIVES[collective], about, features)
-    run_sweep(*sweep_options(parser, parser.parse_args(), features))
+    parser = sweep_parser(command, collective, about)
+    run_sweep(*sweep_options(parser, parser.parse_args()))
 
 
 def run_sweep(
@@ -37,10 +49,9 @@ def run_sweep(
     start(run, lambda session: measure(session, cases), features)
 
 
-def sweep_parser(
-    command: str, collective: Collective, about: str, features: Sequence[type[Feature]]
-) -> Parser:
-    """The parser of `python -m bench.<command>`."""
+def sweep_parser(command: str, name: str, about: str) -> Parser:
+    """The parser of `python -m bench.<command>`, of the collective with this name."""
+    collective = COLLECTIVES[name]
     parser, what, how, output = options.rank_parser(
         command,
         about,
@@ -77,8 +88,11 @@ def sweep_parser(
         "chained up to 512K; on CPUs only auto and the library, if none is named)",
     )
 
-    for feature in features:
+    for feature in FEATURES:
         feature.add_options(partial(what, changes=METHOD))  # each declares what it changes
+    for short, long, least, most, text in NCCL_FLAGS:
+        number = partial(whole_number, least, most=most)
+        what(short, long, changes=NOTHING, type=number, metavar="N", help=text)
 
     few = partial(whole_number, 0, most=options.MOST_CHECKS)
     options.add_iterations(how, "until they are precise or time is up")
@@ -118,7 +132,7 @@ def sweep_parser(
 
 
 def sweep_options(
-    parser: Parser, namespace: argparse.Namespace, features: Sequence[type[Feature]]
+    parser: Parser, namespace: argparse.Namespace
 ) -> tuple[RunOptions, SweepOptions, Sequence[Feature]]:
     """The options, or the end of the process with status 2 and one sentence."""
     from collectives.registry import ALGORITHMS  # not at the top: --help needs no more modules
@@ -126,7 +140,7 @@ def sweep_options(
     collective: Collective = namespace.collective
     known = ALGORITHMS[collective.name]
     algorithms = options.named_algorithms(parser, known, namespace.algorithm)
-    active = [found for each in features if (found := each.parse(parser, namespace))]
+    active = [found for each in FEATURES if (found := each.parse(parser, namespace))]
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
     sizes = requested_sizes(parser, namespace, allow_zero=True)

@@ -14,14 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from bench.campaigns.launches import (
-    ATTEMPTS,
-    OpenCampaign,
-    check_new,
-    check_out,
-    retry_launch,
-    run_command,
-)
+from bench.campaigns.launches import OpenCampaign, check_new, check_out, retry_launch, run_command
 from bench.campaigns.options import MORE_PILOTS, CampaignOptions, Stop, parse, time_text
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG
 from kernels.devices.owners import private_folder
@@ -55,16 +48,17 @@ def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
     files of revisions are there while they run: where nobody else can write, who could run code as
     this user in the campaign's folder. Raises Incomparable after the pilot for a difference that is
     not `allowed`."""
-    variants = campaign.options.variants.values()
-    private = private_folder() if any(map(campaign.revision_folder, variants)) else None
+    variants = campaign.options.variants
+    private = private_folder() if any(map(campaign.revision_folder, variants.values())) else None
     try:
         with TemporaryDirectory(
             "-revisions", dir=private, ignore_cleanup_errors=True
         ) as campaign.revisions:
-            for variant in variants:
+            for variant in variants.values():
                 if folder := campaign.revision_folder(variant):
                     check_out(variant, folder)
-            run_pilot(campaign)
+            names = [*variants]
+            run_round(campaign, 0, [*names, *[names[0]] * MORE_PILOTS])
             announce(campaign, allowed)
             run_pairs(campaign)
             campaign.record(CampaignEnd(status="complete"))
@@ -78,18 +72,11 @@ def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
         raise
 
 
-def run_pilot(campaign: OpenCampaign) -> None:
-    """Launches each variant, and the first twice more. Raises Stop for one that cannot run."""
-    names = [*campaign.options.variants]
-    for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
-        if not retry_launch(campaign, 0, place, name):
-            reason = campaign.launches[-1].reason
-            raise Stop(
-                WRONG,
-                f"variant {name} cannot run: it died {ATTEMPTS} times, the last time "
-                f"with: {reason}",
-                True,
-            )
+def run_round(campaign: OpenCampaign, pair: int, names: Sequence[str]) -> None:
+    """Launches these variants one after the other. The pilot is pair 0. Raises Stop for a variant
+    whose pilot cannot run."""
+    for place, name in enumerate(names):
+        retry_launch(campaign, pair, place, name)
 
 
 def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
@@ -156,14 +143,15 @@ def pairs_in_budget(campaign: OpenCampaign, pair_s: float) -> int:
 def run_pairs(campaign: OpenCampaign) -> None:
     """Runs all pairs, and at most as many again to replace pairs that share no state of the link.
     Raises Stop for a variant without a finished launch."""
-    pairs, last = campaign.pairs, 0
+    names, pairs, last = [*campaign.options.variants], campaign.pairs, 0
     more = pairs
     while more > 0:
         campaign.pairs = last + more
-        run_rounds(campaign, range(last + 1, campaign.pairs + 1))
+        for pair in range(last + 1, campaign.pairs + 1):
+            run_round(campaign, pair, order_of(names, pair, campaign.options.head.seed))
         last = campaign.pairs
         finished = {launch.variant for launch in campaign.finished("first")}
-        if lost := [name for name in campaign.options.variants if name not in finished]:
+        if lost := [name for name in names if name not in finished]:
             sentence = f"variant {lost[0]}: none of its launches after the pilot finished"
             raise Stop(WRONG, sentence, True)
         lacking = pairs - shared_pairs(campaign)  # times do not decide on more pairs
@@ -183,14 +171,6 @@ def shared_pairs(campaign: OpenCampaign) -> int:
     cells = pd.concat([each.cells for each in compared])
     pairs = cells.pairs[~cells.is_wrong]
     return int(pairs.median()) if len(pairs) else campaign.pairs
-
-
-def run_rounds(campaign: OpenCampaign, pairs: range) -> None:
-    """Launches each variant once per pair."""
-    for pair in pairs:
-        names = order_of([*campaign.options.variants], pair, campaign.options.head.seed)
-        for place, name in enumerate(names):
-            retry_launch(campaign, pair, place, name)
 
 
 def order_of(names: Sequence[str], pair: int, seed: int) -> list[str]:

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
@@ -59,23 +59,6 @@ def interrupt(*_: Any) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-@contextmanager
-def signals_wait() -> Iterator[None]:
-    """Delays `interrupt` to the end of the block: Python drops what a signal raises within a fork,
-    and the signals after it would be ignored."""
-    waiting: list[int] = []
-    delayed = [number for number in SIGNALS if signal.getsignal(number) is interrupt]
-    for number in delayed:
-        signal.signal(number, lambda number, _: waiting.append(number))
-    try:
-        yield
-    finally:
-        for number in delayed:
-            signal.signal(number, interrupt)
-        if waiting:
-            interrupt()
 
 
 def run_command(name: str, run: Callable[[], int], subject: str, interrupted: str) -> int:
@@ -172,20 +155,23 @@ def run_to_end(
     with open_output(log, "out") as output, open_output(log, "err") as errors:
         reason = None
         with ExitStack() as ending:
-            with signals_wait():
-                process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", guard.__file__, *command],
-                    cwd=folder,
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=errors,
-                    start_new_session=True,
-                )
-                assert process.stdin
-                ending.callback(process.wait)  # last
-                ending.callback(process.stdin.close)  # has the guard end the command
-                process.stdin.write(json.dumps([{**variables}, ENDINGS]).encode() + b"\n")
-                process.stdin.flush()
+            # They wait: Python drops what a signal raises within a fork.
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            ending.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, *command],
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+            )
+            assert process.stdin
+            ending.callback(process.wait)  # last
+            ending.callback(process.stdin.close)  # has the guard end the command
+            process.stdin.write(json.dumps([{**variables}, ENDINGS]).encode() + b"\n")
+            process.stdin.flush()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             try:
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:
@@ -253,9 +239,9 @@ def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
     return with_status(re.sub(places, "<set>", reason[:1000])[:300], status)
 
 
-def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> bool:
-    """Launches a variant until a launch finishes, at most three times; whether one finished. The
-    pilot is pair 0."""
+def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> None:
+    """Launches a variant until a launch finishes, at most three times. The pilot is pair 0. Raises
+    Stop for a variant whose pilot cannot run."""
     for attempt in range(1, ATTEMPTS + 1):
         record = Launch(
             stage="first" if pair else "pilot",
@@ -268,9 +254,15 @@ def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> bo
         )
         launch_once(campaign, record)
         if record.status == "finished":
-            return True
+            return
         say(f"{name}, attempt {attempt}", str(record.reason))
-    return False
+    if not pair:
+        raise Stop(
+            WRONG,
+            f"variant {name} cannot run: it died {ATTEMPTS} times, the last time with: "
+            f"{record.reason}",
+            True,
+        )
 
 
 def launch_once(campaign: OpenCampaign, record: Launch) -> None:

@@ -37,10 +37,10 @@ from collectives.registry import ALGORITHMS, LIBRARY, by_default
 from reports.store.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
-MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
+# Longer operations have shorter chains: a stream holds 1,000 entries, also those between the calls.
 # Behind a gate an H200 took a graph of 2,880 copies, flags and kernels, and waited for ever at one
-# of 4,480: longer operations have shorter chains.
-MOST_GRAPH_ENTRIES = 2880
+# of 4,480.
+MOST_STREAM_ENTRIES, MOST_GRAPH_ENTRIES = 640, 2880
 OTHERS_EVERY = 3  # odd, so that they see odd and even rounds
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[CollectiveCase, Operation, int], Iteration]
@@ -109,12 +109,8 @@ def bind_cases(
             reason = operation.reason
         elif chain_calls:
             entries = max(communicator.all_gather(operation.step.entries))
-            if session.world.graph:
-                chain_calls = min(chain_calls, max(1, MOST_GRAPH_ENTRIES // entries))
-            elif chain_calls * entries > MOST_CHAINED_ENTRIES:
-                reason = (
-                    "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
-                )
+            most = MOST_GRAPH_ENTRIES if session.world.graph else MOST_STREAM_ENTRIES
+            chain_calls = min(chain_calls, max(1, most // entries))
         header = header_of(session, world, case, algorithm, operation)
         header.calls = chain_calls or 1
         if isinstance(operation, Unsupported) or reason:

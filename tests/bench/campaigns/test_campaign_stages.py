@@ -45,11 +45,14 @@ def test_pairs_without_a_common_state_of_the_link_are_replaced_over_faked_launch
     """A link whose state changes would leave too few pairs. `shared` pairs have a state in common
     after each turn; at most as many pairs again are made."""
     ends, shared = [], iter(shared)
-    monkeypatch.setattr(campaign, "run_rounds", lambda launches, _: ends.append(launches.pairs))
+    monkeypatch.setattr(
+        campaign, "run_round", lambda launches, pair, _: ends.append((launches.pairs, pair))
+    )
     monkeypatch.setattr(campaign, "shared_pairs", lambda _: next(shared))
     options = [*named(a=QUICK, b=QUICK), "--out", str(tmp_path / "c")]
     opened = OpenCampaign(parse(options))
     for name in opened.options.variants:
         opened.record(finished(name, 1))
     campaign.run_pairs(opened)
-    assert ends == made
+    assert list(dict.fromkeys(end for end, _ in ends)) == made
+    assert [pair for _, pair in ends] == list(range(1, made[-1] + 1))

@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 NOT_STARTED, SIGNALLED = 127, 128  # as shells say; a signal's number is added
 MOST_S = 3.0  # to end what a command leaves
 CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -55,9 +54,8 @@ def end_at_eof(process: subprocess.Popen[bytes], endings: list[tuple[int, float]
 
 
 def main() -> None:
-    for number in SIGNALS:  # the command's group gets them
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the command's group gets them
         signal.signal(number, lambda *_: None)  # unlike SIG_IGN, not for the command
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # which who started this has blocked
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     environment, endings = json.loads(sys.stdin.buffer.readline())

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
@@ -59,6 +59,23 @@ def interrupt(*_: Any) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Delays `interrupt` to the end of the block: Python drops what a signal raises within a fork,
+    and the signals after it would be ignored. A mask would serve the main thread alone."""
+    waiting: list[int] = []
+    delayed = [number for number in SIGNALS if signal.getsignal(number) is interrupt]
+    for number in delayed:
+        signal.signal(number, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        for number in delayed:
+            signal.signal(number, interrupt)
+        if waiting:
+            interrupt()
 
 
 def run_command(name: str, run: Callable[[], int], subject: str, interrupted: str) -> int:
@@ -155,23 +172,20 @@ def run_to_end(
     with open_output(log, "out") as output, open_output(log, "err") as errors:
         reason = None
         with ExitStack() as ending:
-            # They wait: Python drops what a signal raises within a fork.
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            ending.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, *command],
-                cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=errors,
-                start_new_session=True,
-            )
-            assert process.stdin
-            ending.callback(process.wait)  # last
-            ending.callback(process.stdin.close)  # has the guard end the command
-            process.stdin.write(json.dumps([{**variables}, ENDINGS]).encode() + b"\n")
-            process.stdin.flush()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            with signals_wait():
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", guard.__file__, *command],
+                    cwd=folder,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+                assert process.stdin
+                ending.callback(process.wait)  # last
+                ending.callback(process.stdin.close)  # has the guard end the command
+                process.stdin.write(json.dumps([{**variables}, ENDINGS]).encode() + b"\n")
+                process.stdin.flush()
             try:
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:

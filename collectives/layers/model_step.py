@@ -261,7 +261,8 @@ def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: fl
             operations.append(world.library.bind_messages(world, [messages]))
             continue
         arguments = world.mapped.arguments(send, receive, count)
-        world.mapped.locate(receive, arguments.receives)  # which all ranks have mapped
+        is_mapped = world.mapped.locate(receive, arguments.receives)
+        assert is_mapped, "a stage receives into memory that all ranks have mapped"
         step = world.device.step(
             "link",
             "link_push",

@@ -31,7 +31,6 @@ class Saved(msgspec.Struct, array_like=True):
     stamp: Stamp
     run_id: str
     end: End | None
-    n_blocks: int
     head: int
     cases: int
     results: int
@@ -64,7 +63,6 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
                 stamps[entry.path],
                 run.run_id,
                 entry.end,
-                entry.n_blocks,
                 place_of(head),
                 place_of(run.cases),
                 place_of((entry.statuses, entry.right)),
@@ -95,9 +93,7 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
                 run = msgspec.structs.replace(head, run_id=saved.run_id, cases=cases)
                 statuses, right = _decoded(texts[saved.results], Statuses)
                 observed = np.frombuffer(saved.observed, OBSERVED)
-                entries[path] = Entry(
-                    path, run, keys, saved.end, statuses, right, saved.n_blocks, observed
-                )
+                entries[path] = Entry(path, run, keys, saved.end, statuses, right, observed)
     except (OSError, RecursionError):  # there is none yet, or a stranger's run is nested too deeply
         return {}
 

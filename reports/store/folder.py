@@ -18,7 +18,7 @@ from reports.store.result import ResultError, by_time, end_with_parent, read, ti
 
 CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
-Found = Entry | tuple[Path, str]  # a run, or a file and why it holds none
+Found = Entry | str  # a run, or why a file holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
 TIMELESS = "without a time in its run_id"
 
@@ -60,13 +60,12 @@ def read_store(folder: Path) -> Contents:
     known = cache.read(folder, stamps) if is_cached else {}
     missing = sorted(stamps.keys() - known.keys())
 
-    for found in _read_all(missing):
+    for path, found in zip(missing, _read_all(missing), strict=True):
         if isinstance(found, Entry):
-            known[found.path] = found
+            known[path] = found
         else:
-            path, complaint = found
             store.left_out.append((path, "not a run that can be read"))
-            store.complaints.append(complaint)
+            store.complaints.append(found)
 
     if is_cached and not known.keys().isdisjoint(missing):
         with suppress(ResultError, OSError):  # a cache spares time, and nothing else
@@ -78,14 +77,14 @@ def read_store(folder: Path) -> Contents:
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """The runs in order of time, each with the reason why it does not count. Of copies of a run the
-    one with the most blocks counts, if possible a complete one."""
+    one with the most blocks that count does, if possible a complete one."""
     ordered, by_id = list[Entry](), grouped(entries, lambda entry: entry.run.run_id)
     for run_id in sorted(by_id, key=by_time):
         best, *copies = sorted(
             by_id[run_id],
             key=lambda entry: (
                 not entry.complete,
-                -entry.n_blocks,
+                -entry.observed["n_blocks"].sum(),
                 entry.path.stem != run_id,
                 str(entry.path),
             ),
@@ -126,4 +125,4 @@ def _read_one(path: Path) -> Found:
     try:
         return entry_of(read(path))
     except ResultError as error:
-        return path, str(error)
+        return str(error)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from reports.store.result import ResultError, by_time, of_kind, read_lines
+from reports.store.schema import Line, Positive
 
 SCHEMA = 1
 MANIFEST = "campaign.jsonl"
@@ -26,19 +27,19 @@ class VariantRecord(msgspec.Struct, kw_only=True):
     environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
+class Campaign(Line, kw_only=True):
     schema: int = SCHEMA
     campaign_id: str
     version: str
     seed: int
-    pairs: Annotated[int, msgspec.Meta(ge=1)]
+    pairs: Positive
     margin: Annotated[float, msgspec.Meta(gt=0, lt=1)]  # 0.01 is 1 %
     variants: Annotated[
         list[VariantRecord], msgspec.Meta(min_length=1)
     ]  # the first is the baseline
 
 
-class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
+class Launch(Line, kw_only=True):
     stage: Literal["pilot", "first"]
     pair: int  # of launches that ran one after the other
     place: int
@@ -51,7 +52,7 @@ class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
     reason: str | None = None
 
 
-class CampaignEnd(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
+class CampaignEnd(Line, kw_only=True, tag="end"):
     status: str
 
 

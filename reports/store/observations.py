@@ -49,7 +49,6 @@ class Entry:
     end: End | None
     statuses: tuple[str, ...]
     right: tuple[bool, ...]
-    n_blocks: int
     observed: NDArray[Any]
     left_out: str = ""
 
@@ -116,7 +115,6 @@ def entry_of(result: Result) -> Entry:
         result.end,
         tuple(case.status for case in result.cases),
         tuple(case.status == "ok" and case.n_wrong == 0 for case in result.cases),
-        len(result.blocks),
         observed[observed["cost_us"] > 0],
     )
 

@@ -19,7 +19,18 @@ from reports.store import untrusted
 from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import build_cases
 from reports.store.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
-from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run, Winner
+from reports.store.schema import (
+    SCHEMA,
+    Block,
+    Case,
+    End,
+    Flight,
+    Line,
+    LinkBlock,
+    Result,
+    Run,
+    Winner,
+)
 from reports.store.wrong import mark_wrong
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
@@ -27,7 +38,7 @@ MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 ENDED_EARLY = "the run ended first"
 NOT_JSON = ValueError, RecursionError  # as msgspec raises them
-Kind = TypeVar("Kind", bound=msgspec.Struct)
+Kind = TypeVar("Kind", bound=Line)
 KEY_OF = attrgetter(*CASE_KEY)
 
 
@@ -98,24 +109,21 @@ def read(path: Path | str) -> Result:
     return result
 
 
-def read_lines(
-    path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]], schema: int
-) -> list[msgspec.Struct]:
+def read_lines(path: Path, file_type: str, kinds: Sequence[type[Line]], schema: int) -> list[Line]:
     """The records of `kinds`, the head's first, without lines of other kinds and an incomplete last
     line. Raises ResultError for a line that does not fit `schema`; `file_type` names the file."""
-    records: list[msgspec.Struct] = []
+    records: list[Line] = []
     head = kinds[0].__struct_config__.tag
     by_tag = {each.__struct_config__.tag: each for each in kinds}
     first, _, rest = content_of(path, MOST_RUN_BYTES).partition(b"\n")
     # Almost every file can be decoded at once. Errors, and what is rare, come from the loop.
-    others: list[msgspec.Struct] | None = None
-
-    if len(rest) <= MOST_LINE_BYTES and b'"schema"' not in rest:
+    others: list[Line] = []
+    if len(rest) <= MOST_LINE_BYTES:
         with suppress(*NOT_JSON):
             if _is_plain(rest):
-                others = _decoder(*kinds[1:]).decode_lines(rest)
+                others, rest = _decoder(*kinds[1:]).decode_lines(rest), b""
 
-    lines = [first] if others is not None else [first, *rest.split(b"\n")]
+    lines = [first, *rest.split(b"\n")]
     for number, line in enumerate(lines, 1):
         place = f"{path}, line {number}"
         if not line:
@@ -152,11 +160,11 @@ def read_lines(
     if not records:
         raise ResultError(f"{path} is empty, not a {file_type}")
 
-    return records + (others or [])
+    return records + others
 
 
 @cache
-def _decoder(*kinds: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
+def _decoder(*kinds: type[Line]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(reduce(or_, kinds))
 
 
@@ -176,7 +184,7 @@ def _is_plain(text: bytes) -> bool:
     return True
 
 
-def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
+def of_kind(kind: type[Kind], records: Sequence[Line]) -> list[Kind]:
     return [record for record in records if isinstance(record, kind)]
 
 

@@ -23,6 +23,10 @@ RoundCosts = Mapping[int, Rounds]  # by case
 LinkRank = Annotated[int, msgspec.Meta(ge=0, lt=256)]  # a matrix of more takes too long to show
 
 
+class Line(msgspec.Struct, tag_field="kind", tag=str.lower):
+    """A record that is a line of a file, and says in `kind` which one: the name of its class."""
+
+
 class Timed(msgspec.Struct):
     """A record with times. Decoding one refuses a time that is neither 0 nor at least LEAST_US."""
 
@@ -85,7 +89,7 @@ class CaseHeader(CaseFields, kw_only=True):
 UNDATED = "The log has no date: the run has that of its file."
 
 
-class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
+class Run(Line, kw_only=True):
     """The head of a run: the world, the machine and the planned cases. Only a run of another
     harness has `imported_from`, the name of its log or variant; its `version` is the harness's. It
     may lack cases, and its world has size 0 where that is unknown."""
@@ -153,7 +157,7 @@ class FirstWrong(msgspec.Struct, kw_only=True):
     did: str = "got"
 
 
-class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
+class Block(Timed, Line, kw_only=True):
     """One block of one case: medians over its `n` iterations; for a chain over chains, per call."""
 
     case: int
@@ -177,7 +181,7 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
         return self.time_us if self.total_us is None else self.total_us
 
 
-class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"):
+class LinkBlock(Line, kw_only=True, tag="link_block"):
     """The machine's parts at one size, all ranks at once: times to copy or read `size_bytes`."""
 
     size_bytes: Count
@@ -202,36 +206,39 @@ class Summary(msgspec.Struct, kw_only=True):
     n_blocks: int | None = None
 
 
-class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
+Summarised = Summary | None  # None where it was not measured
+
+
+class Case(CaseFields, Line, kw_only=True):
     """The results of a case, from its blocks that count: those in the run's state of the link."""
 
     case: int
     time_us: Annotated[
-        Summary | None,
+        Summarised,
         Shown("time us", "time of the collective alone, of the slowest rank", "collective_time"),
     ] = None
     consume_us: Annotated[
-        Summary | None, Shown("consume us", "time to read the result; null in a chain")
+        Summarised, Shown("consume us", "time to read the result; null in a chain")
     ] = None
     total_us: Annotated[
-        Summary | None,
+        Summarised,
         Shown("total us", "time of the collective and of reading its result", "collective_total"),
     ] = None
     arrival_skew_us: Annotated[
-        Summary | None, Shown("skew us", "time from the first arrival of a rank to the last")
+        Summarised, Shown("skew us", "time from the first arrival of a rank to the last")
     ] = None
     chain_only_us: Annotated[
-        Summary | None,
+        Summarised,
         Shown("chain only us", "time to make the next send buffer in a chain, alone"),
     ] = None
     compute_us: Annotated[
-        Summary | None, Shown("compute us", "time of the compute alone, in common rounds")
+        Summarised, Shown("compute us", "time of the compute alone, in common rounds")
     ] = None
     exposed_us: Annotated[
-        Summary | None, Shown("exposed us", "additional time of communication beside compute")
+        Summarised, Shown("exposed us", "additional time of communication beside compute")
     ] = None
     link_rtt_ns: Annotated[
-        Summary | None, Shown("rtt ns", "round trip of a flag before and after the blocks")
+        Summarised, Shown("rtt ns", "round trip of a flag before and after the blocks")
     ] = None
     alg_bw_gb_s: Annotated[
         Measured, Shown("algbw GB/s", "`size_bytes` / `time_us`, as nccl-tests defines it")
@@ -267,7 +274,7 @@ FIGURES: dict[str, Shown] = {
 }
 
 
-class Winner(msgspec.Struct, kw_only=True, tag="winner", tag_field="kind"):
+class Winner(Line, kw_only=True):
     """What `auto` takes for calls of a size by bench.tune, and its cost. `candidate` is what seems
     faster than the untuned choice: the same once a second launch has confirmed it. `gain` is the
     untuned choice's cost over the candidate's, with the interval. `is_settled`: the rounds sufficed
@@ -287,7 +294,7 @@ class Winner(msgspec.Struct, kw_only=True, tag="winner", tag_field="kind"):
         return self.candidate in (None, self.name)
 
 
-class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
+class End(Line, kw_only=True):
     status: str
     reason: str | None = None
     n_wrong: Count | None = None

@@ -12,6 +12,7 @@ import msgspec
 
 from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
+from reports.store.arguments import unknown
 from reports.store.bits import INVARIANCES, SUFFIX, Bits, RowBits, read_bits, unequal
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, answer, on_ranks
@@ -82,9 +83,7 @@ def required(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in INVARIANCES:
-            raise argparse.ArgumentTypeError(
-                f"unknown {name!r}: choose from {', '.join(INVARIANCES)}"
-            )
+            raise argparse.ArgumentTypeError(unknown("change", name, [*INVARIANCES]))
     return names
 
 

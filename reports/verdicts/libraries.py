@@ -13,14 +13,12 @@ import pandas as pd
 from reports.store.blocks import in_main_state
 from reports.store.program import answer, complain
 from reports.store.result import ResultError
-from reports.store.schema import Result
 from reports.tables.rows import default_rows, interval_of, ratio_text
 from reports.tables.sentences import number, size_text
 from reports.verdicts.judge import with_ratios
 from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
 from reports.verdicts.verdict import MIN_PAIRS, evidence
 
-MODES = "isolated", "chained"
 CELL = ["mode", "size_bytes", "library"]
 
 
@@ -49,7 +47,20 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     Launches in another state of the link than most do not count."""
     launches = [(side.name, launch) for side in sides for launch in side.launches]
     is_in = in_main_state([launch for _, launch in launches])
-    rows = [row for name, launch in compress(launches, is_in) for row in _rows(name, launch)]
+    rows = [
+        {
+            "library": row.library.library or name,
+            "variant": name,
+            "mode": mode,
+            "size_bytes": row.size_bytes,
+            "library_us": row.library_us,
+            "log_ratio": np.log(row.ratio[0]),
+        }
+        for name, launch in compress(launches, is_in)
+        for mode in ("isolated", "chained")
+        for row in default_rows(launch, (mode, None))
+        if row.library and row.ratio and row.library_us
+    ]
     if not rows:
         raise ResultError("no launch measured a library beside ours")
 
@@ -58,23 +69,6 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     medians = measured.groupby(key)[["library_us"]].median().reset_index()
     cells = medians.join(with_ratios(evidence(log_ratios.to_numpy())))
     return cells.sort_values([*CELL, "library_us"], kind="stable").groupby(CELL).head(1)
-
-
-def _rows(variant: str, launch: Result) -> list[dict[str, Any]]:
-    """The libraries of a launch, by mode and size."""
-    return [
-        {
-            "library": row.library.library or variant,
-            "variant": variant,
-            "mode": mode,
-            "size_bytes": row.size_bytes,
-            "library_us": row.library_us,
-            "log_ratio": np.log(row.ratio[0]),
-        }
-        for mode in MODES
-        for row in default_rows(launch, (mode, None))
-        if row.library and row.ratio and row.library_us
-    ]
 
 
 def tables_of(cells: pd.DataFrame) -> list[str]:

@@ -113,7 +113,7 @@ def procure(arguments: argparse.Namespace) -> int:
                 "gpu": each.offer.gpu,
                 "gpus": each.offer.gpus,
                 "run_ids": each.run_ids,
-                "figures": each.figures.values(),
+                "figures": [*each.figures.values()],
                 "requirements": [
                     {"requirement": requirement.text, "verdict": verdict, "reason": reason}
                     for requirement, (verdict, reason) in each.verdicts.items()

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,8 +74,6 @@ def _builtin(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Path):
         return printable(str(value))
-    if isinstance(value, Iterable):
-        return list(value)
 
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 

@@ -52,11 +52,9 @@ def key_of(case: CaseFields, without: Sequence[str] = ()) -> Key:
     )
 
 
-def work_of(case: Case) -> str:
+def work_of(case: Case) -> Key:
     """The work of a case without its algorithm: cases with equal work are comparable."""
-    return repr(
-        (case.collective, case.shape, case.size_bytes, case.datatype, case.redop, case.mode)
-    )
+    return key_of(case, ("variant", "memory", "in_place", "algorithm", "library"))
 
 
 def is_peer(case: CaseFields) -> bool:

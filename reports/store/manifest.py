@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from reports.store.result import ResultError, by_time, of_kind, read_lines
+from reports.store.result import ResultError, by_time, read_lines
 from reports.store.schema import Line, Positive
 
 SCHEMA = 1
@@ -71,7 +71,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     path = Path(folder) / MANIFEST
     records = read_lines(path, "manifest", (Campaign, Launch, CampaignEnd), SCHEMA)
 
-    [campaign], launches, own = of_kind(Campaign, records), of_kind(Launch, records), {path}
+    [campaign], launches, own = records[Campaign], records[Launch], {path}
     for launch in launches:
         if launch.run is not None:
             run, problem = path.parent / launch.run, None
@@ -86,7 +86,7 @@ def read_manifest(folder: Path | str) -> Manifest:
             own.add(run)
 
     foreign = [file for file, _ in run_files(path.parent) if file not in own]
-    end = next(iter(of_kind(CampaignEnd, records)), None)
+    end = next(iter(records[CampaignEnd]), None)
     return Manifest(path.parent, campaign, launches, end, foreign)
 
 

@@ -4,13 +4,14 @@ the records; `writing` writes them."""
 import ctypes
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cache, reduce
 from operator import attrgetter, or_
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from reports.store import untrusted
 from reports.store.blocks import count_blocks, describe_link
 from reports.store.build import build_cases
 from reports.store.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
+from reports.store.grouped import grouped
 from reports.store.schema import (
     SCHEMA,
     Block,
@@ -38,7 +40,6 @@ MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 ENDED_EARLY = "the run ended first"
 NOT_JSON = ValueError, RecursionError  # as msgspec raises them
-Kind = TypeVar("Kind", bound=Line)
 KEY_OF = attrgetter(*CASE_KEY)
 
 
@@ -72,8 +73,8 @@ def read(path: Path | str) -> Result:
     so. Raises ResultError for a file that is no run, is damaged earlier or has a newer schema."""
     path = Path(path)
     lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, Winner, End), SCHEMA)
-    [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
-    blocks, link_blocks = of_kind(Block, lines), of_kind(LinkBlock, lines)
+    [run], cases, ends = lines[Run], lines[Case], lines[End]
+    blocks, link_blocks = lines[Block], lines[LinkBlock]
     counted = count_blocks(blocks)
     result = Result(
         path,
@@ -83,7 +84,7 @@ def read(path: Path | str) -> Result:
         blocks,
         link_blocks,
         ends[-1] if ends else None,
-        of_kind(Winner, lines),
+        lines[Winner],
     )
 
     try:
@@ -109,9 +110,12 @@ def read(path: Path | str) -> Result:
     return result
 
 
-def read_lines(path: Path, file_type: str, kinds: Sequence[type[Line]], schema: int) -> list[Line]:
-    """The records of `kinds`, the head's first, without lines of other kinds and an incomplete last
-    line. Raises ResultError for a line that does not fit `schema`; `file_type` names the file."""
+def read_lines(
+    path: Path, file_type: str, kinds: Sequence[type[Line]], schema: int
+) -> defaultdict[Any, list[Any]]:
+    """The records by their kinds, without lines of other kinds and an incomplete last line; the
+    first kind is the head's. Raises ResultError for a line that does not fit `schema`; `file_type`
+    names the file."""
     records: list[Line] = []
     head = kinds[0].__struct_config__.tag
     by_tag = {each.__struct_config__.tag: each for each in kinds}
@@ -160,7 +164,7 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[Line]], schema: 
     if not records:
         raise ResultError(f"{path} is empty, not a {file_type}")
 
-    return records + others
+    return defaultdict(list, grouped(records + others, type))
 
 
 @cache
@@ -182,10 +186,6 @@ def _is_plain(text: bytes) -> bool:
         start = quote + 1
 
     return True
-
-
-def of_kind(kind: type[Kind], records: Sequence[Line]) -> list[Kind]:
-    return [record for record in records if isinstance(record, kind)]
 
 
 def read_flight(folder: Path) -> Flight:

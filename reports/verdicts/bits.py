@@ -4,9 +4,9 @@
 import argparse
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -36,10 +36,9 @@ from reports.tables.show import NEWEST
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.regress import add_files, as_junit, to_markdown, write_page
 
-KEEP = "cp RECORD BASELINES/"
 
-
-class Check(NamedTuple):
+@dataclass
+class Check:
     """A row against the baseline, or against something required, which `failed` or not."""
 
     row: str
@@ -128,8 +127,7 @@ def bits(arguments: argparse.Namespace) -> int:
     printed = text(record)
     if arguments.require or arguments.baseline:
         printed = "\n".join(wrapped(that_fit([line, *findings, *notes], MOST_LINES)))
-    told = [check._asdict() for check in checks]
-    answer(arguments, printed, headline=line, checks=told, notes=notes, record=record)
+    answer(arguments, printed, headline=line, checks=checks, notes=notes, record=record)
     return 1 if failed else 0
 
 
@@ -280,7 +278,7 @@ def page_of(
     record, also if another version is why; what failed; and the rows in groups."""
     failed = [check.text for check in checks if check.failed]
     command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
-    todo, to_type = "Keep these bits, to tell when they change:", KEEP
+    todo, to_type = "Keep these bits, to tell when they change:", "cp RECORD BASELINES/"
     if failed:
         todo, to_type = "Repeat the record, to see if it is chance:", command
         if baseline and baseline.version != record.version:

@@ -22,13 +22,12 @@ class OneLineParser(argparse.ArgumentParser):
         known = self._option_string_actions
         for word in takewhile("--".__ne__, args):
             option = word.partition("=")[0]
-            # `-n5` is -n, and has its value.
-            if not re.match("--?[A-Za-z]", word) or {option, option[:2]} & known.keys():
-                continue
-            longer = [name for name in known if name.startswith(option)]
-            is_short = longer and self.allow_abbrev  # argparse knows which option it means
-            if not is_short and (near := longer or get_close_matches(option, known, 1, 0.76)):
-                self.error(f"unknown option {option}: did you mean {near[0]}?")
+            if option.startswith("--") and option not in known:
+                longer = [name for name in known if name.startswith(option)]
+                is_short = longer and self.allow_abbrev  # argparse knows which one it means
+                near = longer or get_close_matches(option, known, 1, 0.76)
+                if near and not is_short:
+                    self.error(f"unknown option {option}: did you mean {near[0]}?")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -98,12 +98,11 @@ def spread_between_days(baseline: Side, current: Side) -> DaySpread | None:
     own = {launch.run.run_id for launch in current.launches}
     facts = alike_of(entry_of(baseline.launches[0]))
     folders = {launch.path.parent for launch in baseline.launches + current.launches}
-    contents = [read_store(folder) for folder in (folders if len(own) >= MIN_PAIRS else ())]
     others = {
         entry.run.run_id: entry
-        for store in contents
-        for entry in store.entries
-        if entry.path.parent == store.folder
+        for folder in (folders if len(own) >= MIN_PAIRS else ())
+        for entry in read_store(folder).entries
+        if entry.path.parent == folder
         and entry.run.run_id not in own
         and not entry.left_out
         and alike_of(entry) == facts

@@ -170,10 +170,10 @@ def columns_of(cell: Any) -> tuple[str, str, int] | None:
     """Algorithm, protocol and channels as the table names them: those that ran, or else those of
     the settings. None for what it has no names or columns for."""
     settings = cell.settings
-    names = settings.get("NCCL_ALGO", ""), settings.get("NCCL_PROTO", "")
+    names: Sequence[str] = (settings.get("NCCL_ALGO", ""), settings.get("NCCL_PROTO", ""))
     if cell.chosen:
         found = RAN.match(cell.chosen)
-        names = (found[1], found[2]) if found else ("", "")
+        names = found.groups() if found else ("", "")
 
     algorithm, protocol = (name.lower().replace("_", "") for name in names)
     least = settings.get(LEAST_CHANNELS, "")

@@ -142,8 +142,7 @@ def run(argv: Sequence[str]) -> int:
     for option, action in parser._option_string_actions.items():
         if given[option] > 1 and type(action) is argparse._StoreAction:
             parser.error(f"{option} stands there {given[option]} times, and takes one value")
-    status: int = getattr(module, function)(arguments)
-    return status
+    return int(getattr(module, function)(arguments))
 
 
 def main(argv: list[str] | None = None) -> int:

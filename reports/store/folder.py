@@ -80,7 +80,7 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
     one with the most blocks that count does, if possible a complete one."""
     ordered, by_id = list[Entry](), grouped(entries, lambda entry: entry.run.run_id)
     for run_id in sorted(by_id, key=by_time):
-        best, *copies = sorted(
+        own = sorted(
             by_id[run_id],
             key=lambda entry: (
                 not entry.complete,
@@ -89,9 +89,9 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
                 str(entry.path),
             ),
         )
-        for entry in (best, *copies):
+        for entry in own:
             problems = {
-                COPY: entry is not best,
+                COPY: entry is not own[0],
                 WRONG: "wrong" in entry.statuses,
                 INCOMPLETE: not entry.complete,
                 TIMELESS: time_of(run_id) is None,

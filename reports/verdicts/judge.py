@@ -14,7 +14,6 @@ from reports.store.grouped import grouped
 from reports.store.observations import costs_of, entry_of
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
-from reports.store.schema import Result
 from reports.tables.sentences import counted, some, spoken, type_text
 from reports.verdicts import days, verdict
 from reports.verdicts.sides import (
@@ -197,7 +196,14 @@ def _compare(
     caveats = comparison.caveats
     caveats += dict.fromkeys([*notes_of([baseline]), *variant.notes])
     caveats += [*deaths_of(sides), *differences.values()]
-    caveats += copies_in([*baseline.launches, *variant.launches])
+    launches = [*baseline.launches, *variant.launches]
+    alike = grouped(launches, lambda launch: str((launch.blocks, launch.end)))
+    caveats += [
+        f"{some([copy.run.run_id for copy in copies])} have the same times in each block: copies "
+        "of a run agree with each other"
+        for copies in alike.values()
+        if len(copies) > 1
+    ]
     if n_apart:
         left_out = f"{counted(n_apart, 'pair')} left out"
         caveats.append(f"{left_out}: between their launches the link changed its state")
@@ -289,17 +295,6 @@ def decide_together(family: Sequence[Comparison]) -> None:
             large, is_open = 1 + comparison.resolved_slowdown, cells.verdict == AMBIGUOUS
             cells.loc[is_open & (cells.low > large), "verdict"] = SLOWER
             cells.loc[is_open & (cells.high < 1 / large), "verdict"] = FASTER
-
-
-def copies_in(launches: Sequence[Result]) -> list[str]:
-    """Sentences on launches with equal content, as a copy with another run_id has."""
-    alike = grouped(launches, lambda launch: str((launch.blocks, launch.end)))
-    return [
-        f"{some([copy.run.run_id for copy in copies])} have the same times in each block: copies "
-        "of a run agree with each other"
-        for copies in alike.values()
-        if len(copies) > 1
-    ]
 
 
 def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:

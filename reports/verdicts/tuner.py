@@ -33,8 +33,6 @@ LEAST_CHANNELS, MOST_CHANNELS = "NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS"
 IN_COLUMNS = {"NCCL_ALGO", "NCCL_PROTO", LEAST_CHANNELS, MOST_CHANNELS}
 RAN = re.compile(r"(\w+) (\w+), ")  # in `chosen`
 ANY = -1  # of a column
-SETTING = ["collective", "min_bytes", "max_bytes", "settings"]
-MEASURED = ["size_bytes", "ratio", "low", "high", "pairs", "variant", "chosen"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +98,7 @@ def tuner(arguments: argparse.Namespace) -> int:
         baseline=baseline.name,
         nodes=run.world.get("hosts"),
         ranks=run.world_size,
-        rows=rows.assign(variant=rows.side)[SETTING + MEASURED],
+        rows=rows.assign(variant=rows.side).drop(columns=["side", "value"]),
     )
     return 0
 

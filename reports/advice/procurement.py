@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
@@ -297,13 +298,13 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
 
 def _points(procurement: Procurement) -> list[Row]:
     """Each candidate's figure with its interval as shares of each requirement's limit."""
-    rows, shares = list[dict[str, str]](), list[list[float]]()
+    rows, shares = list[dict[str, str]](), list[Any]()
     for each in procurement.appraisals:
         for requirement, (word, _) in each.verdicts.items():
             figure = each.figures[requirement.figure]
             if figure.value is not None:
-                ends = [figure.value, figure.low or figure.value, figure.high or figure.value]
-                shares.append([end / requirement.limit - 1 for end in ends])
+                ends = figure.value, figure.low, figure.high
+                shares.append([end and end / requirement.limit - 1 for end in ends])
                 rows.append(
                     {"requirement": requirement.text, "candidate": each.name, "verdict": word}
                 )

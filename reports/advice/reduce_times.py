@@ -42,8 +42,6 @@ HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before ot
 # Of n GPUs the bytes that each sends per message byte, 2 (n-1) / n: the minimum of any all-reduce
 # (Patarasuk and Yuan, JPDC 69:2, 2009).
 wire_factor = BUS_FACTORS["all_reduce"]
-# How an all-reduce of a size was measured.
-WAY = [name for name in CASE_KEY if name not in ("collective", "redop", "shape")]
 
 Span = NDArray[np.float64]  # a value and the ends of its interval, the value if they are unknown
 ENDS_SWAPPED = [0, 2, 1]  # of a span, so that its reciprocal or its negative is one too
@@ -60,7 +58,7 @@ class AllReduceLaunches:
     """All-reduces of one machine: its runs that count; the names of runs with wrong results;
     sentences on runs that do not count. `times` has a row for each launch and
     size: `run` (its place in `runs`), `size_bytes`, `cost_us` with reading the result, `time_us`
-    of the collective alone, and how it was measured (WAY)."""
+    of the collective alone, and the fields of its key."""
 
     runs: Sequence[Entry]
     wrong: list[str]
@@ -118,15 +116,13 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
     is_sum = (rows.collective == "all_reduce") & rows.redop.eq("sum")
     is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(names)
     rows = rows[is_plain & (rows.size_bytes > 0)]
-    ways = rows.groupby(WAY, dropna=False)
-    rows["way"] = ways.ngroup()
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
     rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= LATENCY_BOUND_BYTES)
     rows["copied"] = rows.variant != "registered"
-    rows = rows[ways["run"].transform("nunique") == len(runs)]
-    order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "way"]
+    rows = rows[rows.groupby("key")["run"].transform("nunique") == len(runs)]
+    order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "key"]
     best = rows.sort_values(order).drop_duplicates("size_bytes")
-    return rows[rows.way.isin(best.way)]
+    return rows[rows.key.isin(best.key)]
 
 
 @dataclass

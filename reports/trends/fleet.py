@@ -127,16 +127,15 @@ def fleet_of(contents: Contents) -> Fleet:
             reason = "without the label of a node"
         elif reason == INCOMPLETE and entry.running:
             reason = "still running"
-        lost = [node for node in run.nodes if reason == INCOMPLETE and node not in finished]
-        for node in lost:
-            bad["FAILED"][node].append(run.run_id)
-        for node in run.nodes if reason == WRONG else ():
-            bad["WRONG"][node].append(run.run_id)
+        word = {WRONG: "WRONG", INCOMPLETE: "FAILED"}.get(reason, "")
+        named = [node for node in run.nodes if word and (reason == WRONG or node not in finished)]
+        for node in named:
+            bad[word][node].append(run.run_id)
         if not reason:
             counting.append(entry)
-        elif reason != WRONG and not lost:
+        elif not named:
             left_out.append((entry.path, reason))
-        if reason in ("", WRONG, INCOMPLETE):
+        if word or not reason:
             nodes.update(run.nodes)
 
     alike = grouped(counting, alike_of).values()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.grouped import grouped
 from reports.store.observations import Entry, costs_of, method_of
 from reports.store.result import time_of
 from reports.store.schema import CaseHeader
@@ -120,30 +119,30 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
     is empty, outside. The runs of one side of a campaign are one point, named by the first."""
     run = entries[0].run
     costs_us, planned = costs_of(entries)
-    cases = [*planned.values()]
-    # The library's version, in the last value of a key, may change within a series.
-    keys = [(*key[:-1], without_version(key[-1])) for key in planned]
-    columns = grouped(range(len(keys)), keys.__getitem__).values()
-    newest = [cases[own[-1]] for own in columns]
+    # The library's version, in the last value of a key, may change within a series. Each run has
+    # one version, so one cost.
+    keys = pd.Series([(*key[:-1], without_version(key[-1])) for key in planned])
+    newest = [*dict(zip(keys, planned.values(), strict=True)).values()]
     place = f"{run.benchmark} on {machine_name(run)}" + (f", node {run.node}" if run.node else "")
-    ids = pd.Series([entry.run.run_id for entry in entries])
-    points = [str(entry.path.parent) for entry in entries] if variant else ids
-    run_ids = ids.groupby(points, sort=False).first().to_numpy()
-    costs_us = pd.DataFrame(costs_us).groupby(points, sort=False).median().to_numpy()
+    firsts = dict[Any, str]()
+    points = [
+        firsts.setdefault(entry.path.parent if variant else entry, entry.run.run_id)
+        for entry in entries
+    ]
+    costs = pd.DataFrame(costs_us).groupby(points, sort=False).median()
+    costs = costs.T.groupby(keys.factorize()[0]).max().T
 
-    for name, case, own in sorted(
-        zip(case_names(newest), newest, columns, strict=True),
+    for name, case, (_, every_us) in sorted(
+        zip(case_names(newest), newest, costs.items(), strict=True),
         key=lambda each: (each[1].size_bytes, each[0]),
     ):
-        # Each run has one version of a library, so one column.
-        own_us = np.fmax.reduce(costs_us[:, own], axis=1)
-        is_there = np.isfinite(own_us)
+        own_us = every_us.dropna()
         method = run.method.get("harness") or method_of(run)
         in_panel = " ".join(word for word in name.split(" ") if word != case.mode)
         if case.library:
             in_panel = in_panel.replace(case.algorithm, case.library, 1)
 
-        if is_there.any():
+        if len(own_us):
             yield Series(
                 sized(case, " ".join(filter(None, [name, method, variant]))),
                 sized(case, " ".join(filter(None, [case.mode, method, variant]))),
@@ -153,8 +152,8 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
                 run.benchmark,
                 run.node,
                 place,
-                run_ids[is_there].tolist(),
-                own_us[is_there],
+                own_us.index.tolist(),
+                own_us.to_numpy(),
             )
 
 

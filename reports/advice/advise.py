@@ -318,9 +318,9 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
     """The best split, those that do not clearly differ from it, and its gain over the next one."""
     if not splits:
         return "nothing fits."
-    spans = {name: split.figures[figure] for name, split in splits.items()}
     is_rate = figure.endswith("per_s")
-    speeds = spans if is_rate else {name: 1 / span for name, span in spans.items()}
+    power = 1 if is_rate else -1
+    speeds = {name: split.figures[figure] ** power for name, split in splits.items()}
     ordered = sorted(speeds, key=lambda name: -speeds[name][0])
     close = [
         name
@@ -329,8 +329,10 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
     ]
     # Replicas come first, since they need no link.
     first = [*(name for name in close if splits[name].replicas > 1), *ordered][0]
-    value = spans[first][0]
-    bound = f"at most {number(value)} tokens/s" if is_rate else f"at least {number(value / 1e3)} ms"
+    value = speeds[first][0]
+    bound = (
+        f"at most {number(value)} tokens/s" if is_rate else f"at least {number(1e-3 / value)} ms"
+    )
     answer = f"{first}, {bound}"
     equals = " and ".join(name for name in close if name != first)
     if equals:

@@ -4,7 +4,7 @@ change."""
 import argparse
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, compress, dropwhile
@@ -188,7 +188,7 @@ def add_events(history: History) -> None:
             start = max(low - FACT_RUNS, 0)
             facts = [*map(facts_of, run_ids[start : high + FACT_RUNS])]
             sides = run_ids[low - 1], run_ids[high]
-            said = changes_of_facts(facts, low - start, high - start)
+            said = [*changes_of_facts(facts, low - start, high - start)]
             versions = [facts_of(side)["version"] for side in sides]
             commits = [re.sub(r".*\((\w+).*", r"\1", version) for version in versions]
             if len({*commits}) == 1:
@@ -203,19 +203,16 @@ def add_events(history: History) -> None:
     )
 
 
-def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> list[str]:
+def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> Iterator[str]:
     """A sentence on each fact that changed at a run from `low` to `high`; without facts that often
     change, such as the load."""
-    changed = list[str]()
     for name in dict.fromkeys(name for of_run in facts for name in of_run):
         texts = [of_run.get(name, "nothing") for of_run in facts]
         at = [place for place in range(1, len(texts)) if texts[place] != texts[place - 1]]
         near = [place for place in at if low <= place <= high]
         if near and len(at) <= MOST_FACT_CHANGES:
             before, after = texts[near[0] - 1 : near[0] + 1]
-            changed.append(f"Changed there: {name}: {before:.48} -> {after:.48}")
-
-    return changed
+            yield f"Changed there: {name}: {before:.48} -> {after:.48}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

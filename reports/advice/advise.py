@@ -1,10 +1,10 @@
 """`advise`: how to split a model over GPUs, and the all-reduce time at which the answer changes."""
 
 import argparse
-import re
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from reports.advice import serving
@@ -93,15 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def wire(text: str) -> Wire:
     """`3,2.9,12,2`"""
-    if not re.fullmatch(r"(\d{1,6}(\.\d{1,6})?,){2}\d{1,6}(\.\d{1,6})?(,[1-9]\d?)?", text):
+    try:
+        return msgspec.convert(text.split(","), Wire, strict=False)
+    except msgspec.ValidationError as error:
         raise argparse.ArgumentTypeError(
-            f"{printable(text)!r} is not a kernel's us, a handshake's us and GB/s such as 3,2.9,12"
-        )
-
-    kernel_us, handshake_us, gb_s, *cards = map(float, text.split(","))
-    if not gb_s:
-        raise argparse.ArgumentTypeError("a link of 0 GB/s joins nothing")
-    return Wire(kernel_us, handshake_us, gb_s, *map(int, cards))
+            f"{printable(text)!r} is not a kernel's us, a handshake's us and GB/s such as "
+            f"3,2.9,12 ({error})"
+        ) from error
 
 
 def load_of(arguments: argparse.Namespace) -> Deployment:

@@ -17,13 +17,14 @@ from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.operation import CollectiveCase
 from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
 from reports.advice.specs import Gpu, Route
+from reports.references import published
 from reports.store.folder import in_order
 from reports.store.grouped import grouped
 from reports.store.manifest import files_of
 from reports.store.observations import entry_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
-from reports.store.schema import Case, Result
+from reports.store.schema import Case, NotNegative, Positive, Result
 from reports.tables.sentences import left_out_lines, number, size_text
 
 MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
@@ -132,10 +133,10 @@ class Wire(NamedTuple):
     """A wire in four figures: us of a kernel in a graph; us of a handshake, from the store of a
     flag until a peer has seen it; GB/s one way of the narrowest link; the cards that share it."""
 
-    kernel_us: float
-    handshake_us: float
-    gb_s: float
-    cards: int = 1
+    kernel_us: NotNegative
+    handshake_us: NotNegative
+    gb_s: published.Positive
+    cards: Positive = 1
 
     def time_us(self, name: str, size_bytes: int, gpus: int) -> float:
         """Of an all-reduce. `crowd` is how many times the bytes of a card's own link pass the

@@ -56,7 +56,7 @@ def test_advise_predicts_the_best_of_these_times(tmp_path):
     [
         ("--wire 3,2.9", "'3,2.9' is not a kernel's us, a handshake's us and GB/s"),
         ("--wire nan,2.9,12", "'nan,2.9,12' is not a kernel's us"),
-        ("--wire 3,2.9,0.0", "a link of 0 GB/s joins nothing"),
+        ("--wire 3,2.9,0.0", "GB/s such as 3,2.9,12 (Expected `float` > 0.0"),
         ("--wire 3,2.9,12,5", "--wire joins at least 5 GPUs, not 4"),
         ("--wire 3,2.9,12 --link pcie3x16", "one of --run, --link and --wire"),
     ],

@@ -86,7 +86,7 @@ function drawMarks(plot, steps, colour) {
 // the levels between its changes, if it has dots.
 function seriesOf({ x, lines }, colour) {
   const series = [{}], bands = [], values = [x];
-  lines.forEach(({ name, role, shown: show, levels, points: [middle, ...ends] }, line) => {
+  lines.forEach(({ name, role, shown: show, levels: [level], points: [middle, ...ends] }, line) => {
     const stroke = () => colour(role);
     const add = (numbers, options) => {
       const points = { show: false };
@@ -95,14 +95,13 @@ function seriesOf({ x, lines }, colour) {
     };
     const points = { size: 4, fill: stroke, show: true };
     const dash = role === "bound" ? [6, 4] : [];
-    add(middle, { name, points, dash, ...(levels.length && { paths: () => null }) });
+    add(middle, { name, points, dash, ...(level && { paths: () => null }) });
     if (ends.length) {
       const at = series.length;
       bands.push({ series: [at + 1, at], fill: () => colour(role).replace(")", ", 0.2)") });
       for (const end of ends) add(end, { width: 0 });
     }
-    const level = (at) => levels.find(([start, stop]) => start <= at && at <= stop)?.[2] ?? null;
-    if (levels.length) add(x.map(level), { paths: uPlot.paths.stepped({ align: 1 }) });
+    if (level) add(level, { paths: uPlot.paths.stepped({ align: 1 }) });
   });
   return { series, bands, values };
 }

@@ -44,13 +44,13 @@ SIGNS = (
 class Curve:
     """A line of a chart: its values, or these and the ends of their intervals, (3, n); NaN where it
     has a gap. `role` is a class of page.css. A line that is not `shown` waits for a click. With
-    `levels`, which are (start, stop, value), its values are dots."""
+    `levels`, (1, n), its values are dots."""
 
     name: str
     role: str
     points: NDArray[np.float64]
     shown: bool = True
-    levels: Sequence[tuple[float, float, float]] = ()
+    levels: ArrayLike = ()
 
     def __post_init__(self) -> None:
         self.points = np.atleast_2d(self.points)
@@ -95,7 +95,12 @@ class Chart:
         data = vars(self) | {
             "isLog": self.kind == "bytes" and max(values, default=0) > 10 * min(values, default=0),
             "lines": [
-                vars(line) | {"name": self.label(number), "points": _numbers(line.points)}
+                vars(line)
+                | {
+                    "name": self.label(number),
+                    "points": _numbers(line.points),
+                    "levels": _numbers(line.levels),
+                }
                 for number, line in enumerate(self.lines)
             ],
         }
@@ -202,9 +207,9 @@ def _path(role: str, points: str) -> str:
     return f'<path class="{role}" d="{points}"/>'
 
 
-def _numbers(points: NDArray[np.float64]) -> list[list[float | None]]:
+def _numbers(rows: ArrayLike) -> list[list[float | None]]:
     """Five digits of each value, which JSON needs not exceed; None for a gap."""
     return [
         [float(f"{value:.5g}") if np.isfinite(value) else None for value in row]
-        for row in points.tolist()
+        for row in np.asarray(rows).tolist()
     ]

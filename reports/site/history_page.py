@@ -211,25 +211,26 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
         if each is fastest or each.case.algorithm in ("library", "auto") or each.last_step
     ]
     members = sorted(members, key=lambda each: each not in shown)
-    columns = {at: pd.Series(each.costs_us, list(each.run_ids)) for at, each in enumerate(members)}
-    frame = pd.DataFrame(columns).sort_index()  # by time, with which a run id begins
-    runs = [*frame.index]
+
+    def frame_of(values: str) -> pd.DataFrame:
+        """These values of each series by its run, in order of time, with which a run id begins."""
+        columns = {
+            at: pd.Series(getattr(each, values), list(each.run_ids))
+            for at, each in enumerate(members)
+        }
+        return pd.DataFrame(columns).sort_index()
+
+    costs_us = frame_of("costs_us")
+    runs = [*costs_us.index]
     group = 1 + (len(runs) - 1) // MOST_POINTS
-    groups = frame.groupby(np.arange(len(runs)) // group)
+    places = np.arange(len(runs)) // group
+    groups = costs_us.groupby(places)
     points = np.stack([groups.median(), groups.min(), groups.max()])
+    levels = frame_of("levels").groupby(places).first().to_numpy()
     seconds = [*map(_seconds, runs[::group])]
     roles = roles_of([each.case.algorithm for each in members])
     lines = [
-        Curve(
-            each.name,
-            role,
-            points[:, :, at],
-            each in shown,
-            [
-                (_seconds(each.run_ids[start]), _seconds(each.run_ids[stop - 1]), level_us)
-                for start, stop, level_us in each.levels
-            ],
-        )
+        Curve(each.name, role, points[:, :, at], each in shown, [levels[:, at]])
         for at, (each, role) in enumerate(zip(members, roles, strict=True))
     ]
     found = [(each, step) for each in shown for step in each.steps]

@@ -384,8 +384,7 @@ def draw_series(axes: Any, series: Series) -> None:
     costs_us, run_ids = series.costs_us, series.run_ids
     role = "library" if series.case.library else "ours"
     axes.plot(costs_us, "o", markersize=3, color=role, alpha=0.5, markeredgewidth=0)
-    for start, stop, level_us in series.levels:
-        axes.hlines(level_us, start - 0.5, stop - 0.5, color=role)
+    axes.plot(series.levels, drawstyle="steps-mid", color=role)
 
     for row, step in enumerate(series.steps):
         at = step.first - 0.5

@@ -3,7 +3,6 @@ launches of one side of a campaign ran close together in time: they are one poin
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -14,7 +13,7 @@ from reports.store.observations import Entry, costs_of, method_of
 from reports.store.result import time_of
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import interval_text, machine_name, number, sized, without_version
-from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, neighbours
+from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, levels_between, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
 
@@ -58,13 +57,9 @@ class Series:
         return self.run_ids[step.first] if step else None
 
     @property
-    def levels(self) -> list[tuple[int, int, float]]:
-        """The medians between changes, each with its first run and the one after its last."""
-        places = [0, *(step.first for step in self.steps), len(self.costs_us)]
-        return [
-            (start, stop, float(np.median(self.costs_us[start:stop])))
-            for start, stop in pairwise(places)
-        ]
+    def levels(self) -> Floats:
+        """Of each run, the median between the changes around it."""
+        return levels_between(self.costs_us[None], [[step.first for step in self.steps]]).ravel()
 
     def beside_level(self, run_id: str) -> float | None:
         """The share by which a run took longer than the median of up to eight runs before it, of

@@ -83,7 +83,9 @@ def tree(folder: Path, *names: str, breaks_probe: bool = False) -> Path:
     kernels = copy_kernels(folder, [patch for name in names for patch in PATCHES[name]])
     (kernels / "whole").symlink_to(ROOT / "kernels")
     for name in WHOLE[:-1] if breaks_probe else WHOLE:
-        (kernels / name).write_text(f'#include "{"../" * name.count("/")}whole/{name}"\n')
+        whole = (kernels / name).read_text()  # where Python reads the fields of structures
+        path = f"{'../' * name.count('/')}whole/{name}"
+        (kernels / name).write_text(f'#include "{path}"\n/*\n{whole}*/\n')
     for name in UNCHANGED:
         (folder / name).symlink_to(ROOT / name)
     return folder

@@ -25,16 +25,9 @@ def binder(
 
     def bind(world: World, case: CollectiveCase) -> Bound:
         room_bytes = (world.mapped.half_bytes - rest_bytes) / chunks(world.ranks)
-        return bind_kernel(world, case, stem, entry, room_bytes, **slab_macros(world, case))
+        return bind_kernel(world, case, stem, entry, room_bytes)
 
     return bind
-
-
-def slab_macros(world: World, case: CollectiveCase) -> dict[str, int]:
-    """For a kernel that stores by `Slab` alone: its flags need no write-back of the caches, if they
-    hold no line of a slab. They may hold lines of a registered buffer."""
-    is_cached = case.variant != "copied" or world.mapped.shown.writes_back
-    return {} if is_cached else UNCACHED
 
 
 def bind_kernel(
@@ -45,8 +38,9 @@ def bind_kernel(
     room_bytes: float,
     **macros: str | int,
 ) -> Bound:
-    """Binds an entry of `kernels/<stem>.cu`; a chunk may take up to `room_bytes`. All ranks call
-    it for a registered variant. Raises DeviceError."""
+    """Binds an entry of `kernels/<stem>.cu` that stores into slabs by `Slab` or in packets alone; a
+    chunk may take up to `room_bytes`. All ranks call it for a registered variant. Raises
+    DeviceError."""
     peers, build, chunk_bytes = world.mapped, case.build, chunk_that_fits(world, case, room_bytes)
     arguments = peers.arguments(case.send, case.receive, case.count, chunk_bytes)
     if case.variant == "registered":
@@ -56,6 +50,8 @@ def bind_kernel(
             and peers.locate(case.receive, arguments.receives)
         ):
             return NOT_MAPPED
+    elif not peers.shown.writes_back:  # no cache holds a line of a slab, as of users' buffers
+        macros |= UNCACHED
     macros |= build_macros(world, case)
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     blocks = min(blocks, build.blocks or blocks)

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from collectives.binding import bind_kernel, slab_macros
+from collectives.binding import bind_kernel
 from collectives.collective import Traffic
 from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, World
 from collectives.traffic import HOPS
@@ -17,8 +17,8 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
     if world.device.is_cpu and not case.build.chunk_bytes:
         wanted_bytes = max(LEAST_CHUNK_BYTES, case.segment_bytes // CHUNKS)
         room_bytes = min(wanted_bytes, MOST_CHUNK_BYTES)
-    entry, macros = f"{case.shape['way']}_{direction}", slab_macros(world, case)
-    return bind_kernel(world, case, "sendrecv", entry, room_bytes, **macros)
+    entry = f"{case.shape['way']}_{direction}"
+    return bind_kernel(world, case, "sendrecv", entry, room_bytes)
 
 
 def _traffic(ranks: int, case: CollectiveCase) -> Traffic:

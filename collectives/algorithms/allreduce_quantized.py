@@ -6,7 +6,7 @@ from functools import cache, partial, reduce
 
 import numpy as np
 
-from collectives.binding import bind_kernel, slab_macros
+from collectives.binding import bind_kernel
 from collectives.collective import Array, Datatype, Traffic, combined
 from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Limits, Unsupported, World
 from collectives.traffic import two_shot_traffic
@@ -41,22 +41,20 @@ class WireFormat:
         step by step and rounds each step to float32."""
         with np.errstate(all="ignore"):
             largest = np.abs(blocks).max(-1, keepdims=True, initial=0)
-            exact = largest * np.float32(1 / np.float32(self.largest))
+            exact = largest * (1 / self.largest)
             scale = exact.astype(np.float16)
-            next_scale = np.nextafter(scale, np.float16(np.inf))
-            scale = np.where(scale.astype(np.float32) < exact, next_scale, scale)
-            scale = np.where(np.isfinite(scale), scale, np.float16(np.nan)).astype(np.float32)
-            scaled = blocks * np.where(scale > 0, np.float32(1) / scale, np.float32(0))
-            size = np.fmin(np.abs(scaled), np.float32(self.largest))
-            code = np.copysign(np.rint(size), scaled).astype(np.float32)
-            return np.asarray((code + np.float32(0)) * scale)  # no -0
+            scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
+            scale = np.where(np.isfinite(scale), scale, np.nan).astype(np.float32)
+            scaled = blocks * np.where(scale > 0, 1 / scale, np.float32(0))
+            code = np.copysign(np.rint(np.fmin(np.abs(scaled), self.largest)), scaled)
+            return np.asarray((code + 0) * scale)  # no -0
 
     def expected_sum(self, redop: str, inputs: Array) -> Array:
         """The result from all ranks' decoded blocks, (ranks, ..., BLOCK), as float32."""
         with np.errstate(all="ignore"):
             total: Array = reduce(np.add, map(self.rounded, inputs.astype(np.float32)))
             if redop == "avg":
-                total = total * np.float32(1 / np.float32(len(inputs)))
+                total = total * (1 / len(inputs))
             return self.rounded(total)
 
     def refuses(self, world: World, case: CollectiveCase) -> Unsupported | None:
@@ -78,7 +76,6 @@ class WireFormat:
             form.replace("two_shot", "two_shot_quantized"),
             room / self.wire_bytes(BLOCK),
             WT_WIRE_BITS=str(self.bits),
-            **slab_macros(world, case),
         )
         if isinstance(bound, Unsupported):
             return bound

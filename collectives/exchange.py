@@ -1,7 +1,9 @@
 """The forms of collectives that hand segments over directly, as kernels/include/exchange.h does:
 entries `<entry>_push`, `_pull` and `_pull_registered` of a kernel file."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from collectives.binding import binder
 from collectives.operation import KernelAlgorithm
@@ -9,21 +11,28 @@ from collectives.traffic import direct_traffic
 
 
 def exchange_forms(
-    stem: str, entry: str, push: str, pull: str, shares_slot: bool = False, sums: bool = False
+    stem: str,
+    entry: str,
+    push: str,
+    pull: str,
+    shares_slot: bool = False,
+    base: str = "direct",
+    varies: tuple[str, ...] = ("stores", "chunks", "grid"),
+    **facts: Any,
 ) -> tuple[KernelAlgorithm, ...]:
-    """Both forms, described by `push` and `pull`. `shares_slot`: all readers of a pull read the
-    same slot. `sums`: they add in rank order."""
-    form = partial(KernelAlgorithm, sums_in_rank_order=sums, varies=("stores", "chunks", "grid"))
+    """Both forms, `<base>_push` and `<base>_pull`, described by `push` and `pull`, with these facts
+    of an Algorithm. `shares_slot`: all readers of a pull read the same slot."""
+    form: Callable[..., KernelAlgorithm] = partial(KernelAlgorithm, varies=varies, **facts)
     return (
         form(
-            "direct_push",
+            f"{base}_push",
             push,
             binder(stem, f"{entry}_push", lambda ranks: 2 * ranks),
             direct_traffic,
             pushes=True,
         ),
         form(
-            "direct_pull",
+            f"{base}_pull",
             pull,
             binder(stem, f"{entry}_pull", lambda ranks: 2 if shares_slot else 2 * ranks),
             partial(direct_traffic, copies=1) if shares_slot else direct_traffic,

@@ -2,11 +2,8 @@
 
 Wins for short messages: one step costs half a round trip less than two."""
 
-from functools import partial
-
-from collectives.binding import binder
-from collectives.operation import CollectiveCase, KernelAlgorithm, Limits, Unsupported, World
-from collectives.traffic import direct_traffic
+from collectives.exchange import exchange_forms
+from collectives.operation import CollectiveCase, Limits, Unsupported, World
 
 
 def _refuses_in_place(world: World, case: CollectiveCase) -> Unsupported | None:
@@ -15,26 +12,18 @@ def _refuses_in_place(world: World, case: CollectiveCase) -> Unsupported | None:
     return None
 
 
-in_one_shot = partial(
-    KernelAlgorithm,
-    varies=("grid", "slabs"),
-    # Two ranks move as many bytes as in two shots, with a flag less.
-    limits=Limits(wins_below=4 << 20, pair_wins_below=(32 << 20) + 1),
-    sums_in_rank_order=True,
-)
-PUSH = in_one_shot(
-    "one_shot_push",
-    "each rank stores its input into every peer's slab and sums all",
-    binder("allreduce_one_shot", "one_shot_push", lambda ranks: 2 * ranks),
-    direct_traffic,
-    pushes=True,
-)
-PULL = in_one_shot(
-    "one_shot_pull",
-    "each rank stores its input into its own slab, reads every peer's and sums all",
-    binder("allreduce_one_shot", "one_shot_pull", lambda ranks: 2),
-    partial(direct_traffic, copies=1),
-    _refuses_in_place,
-    variants=("copied", "registered"),
-)
-ALGORITHMS = {"all_reduce": (PUSH, PULL)}
+ALGORITHMS = {
+    "all_reduce": exchange_forms(
+        "allreduce_one_shot",
+        "one_shot",
+        "each rank stores its input into every peer's slab and sums all",
+        "each rank stores its input into its own slab, reads every peer's and sums all",
+        shares_slot=True,
+        base="one_shot",
+        varies=("grid", "slabs"),
+        refuses=_refuses_in_place,
+        # Two ranks move as many bytes as in two shots, with a flag less.
+        limits=Limits(wins_below=4 << 20, pair_wins_below=(32 << 20) + 1),
+        sums_in_rank_order=True,
+    )
+}

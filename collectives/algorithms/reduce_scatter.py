@@ -9,6 +9,6 @@ ALGORITHMS = {
         "reduce_scatter",
         "each rank stores every segment into its owner's slab; owners sum",
         "each rank stores all segments into its own slab; owners read and sum",
-        sums=True,
+        sums_in_rank_order=True,
     )
 }

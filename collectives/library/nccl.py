@@ -76,7 +76,7 @@ class Nccl:
 
     ranks: Communicator
     calls: ctypes.CDLL
-    kind: str
+    name: str
     version: int
     file: str  # where the library is, in words
     environment: dict[str, str] = field(default_factory=dict)
@@ -85,10 +85,6 @@ class Nccl:
     logs: dict[str, str] = field(default_factory=dict)  # the log text of each communicator
     refused: dict[str, str] = field(default_factory=dict)  # why a label is not used
     resets_log: bool = False  # whether it can begin and end its log at any time
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {release(self.version)}"
 
     def complaint(self, call: str, status: int) -> str:
         """The error message for a failed call, without paths and addresses; "" for success."""
@@ -257,8 +253,8 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
     versions, sharing = zip(*ranks.all_gather((number.value, device.sharers)), strict=True)
     if len(releases := set(map(release, versions))) > 1:
         raise Refusal(f"ranks have {kind} {' and '.join(sorted(releases))}")
-    sharers = max(sharing)
-    nccl = Nccl(ranks, calls, kind, number.value, loaded_file(device.name))
+    sharers, name = max(sharing), f"{kind} {release(number.value)}"
+    nccl = Nccl(ranks, calls, name, number.value, loaded_file(device.name))
     if nccl.version < oldest:
         raise Refusal(f"{nccl.name} is older than {release(oldest)}")
     if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:

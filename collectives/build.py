@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 # The words without a number, and the field that each sets.
 FLAGS = {"nt": "stream_slab", "ntr": "stream_receive", "slabs": "slabs"}
@@ -55,6 +55,24 @@ class Build:
                 raise ValueError(f"{word!r} sets {name} a second time")
             fields[name] = value
         return cls(**fields)
+
+
+class BuildName(NamedTuple):
+    """An algorithm, the words of its build, and the memory where a run has several kinds."""
+
+    algorithm: str
+    words: tuple[str, ...] = ()
+    memory: str | None = None
+
+    def __str__(self) -> str:
+        name = "+".join((self.algorithm, *self.words))
+        return f"{name} over {self.memory}" if self.memory else name
+
+    @classmethod
+    def parse(cls, text: str) -> "BuildName":
+        name, _, memory = text.partition(" over ")
+        algorithm, *words = name.split("+")
+        return cls(algorithm, tuple(words), memory or None)
 
 
 def cpu_builds(varies: Sequence[str], size_bytes: int) -> Iterator[Build]:

@@ -13,8 +13,7 @@ from typing import Any
 
 import msgspec
 
-from collectives.build import Build
-from collectives.names import BuildName
+from collectives.build import Build, BuildName
 from collectives.operation import (
     ONE_HOST,
     Algorithm,
@@ -114,7 +113,7 @@ def modelled(
         leads = algorithm.limits.leads(world, case.segment_bytes)
         if algorithm.is_lossy or not (algorithm.is_modelled or leads):
             continue
-        if not algorithm.limits.wins(world, case.segment_bytes):
+        if case.segment_bytes >= algorithm.limits.wins_below(world):
             continue
         is_direct = is_registered and "copied" not in algorithm.variants
         over_slabs = is_registered and "slabs" in algorithm.varies

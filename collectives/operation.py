@@ -8,10 +8,9 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from collectives.build import Build, cpu_builds, gpu_builds
+from collectives.build import Build, BuildName, cpu_builds, gpu_builds
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Refusal
-from collectives.names import BuildName
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PACK_BYTES, Device, Memory, Step, Watch
 
@@ -248,24 +247,18 @@ class Library(ABC):
 @dataclass(frozen=True)
 class Limits:
     """The segments that an algorithm takes: from `least_bytes` to `most(ranks)` bytes, a multiple
-    of `whole_elements`. From `wins_below` on another one is always faster, and between two GPUs
-    from `pair_wins_below` on. Up to `leads_up_to`, over other GPUs' mapped memory, none is."""
+    of `whole_elements`. From `wins_below(world)` on another one is always faster. Up to
+    `leads_up_to`, over other GPUs' mapped memory, none is."""
 
     least_bytes: int = 0
     most: Callable[[int], float] = lambda ranks: math.inf
     whole_elements: int = 1
-    wins_below: float = math.inf
-    pair_wins_below: float = 0
+    wins_below: Callable[[World], float] = lambda world: math.inf
     leads_up_to: int = 0
 
     def leads(self, world: World, size_bytes: int) -> bool:
         is_wire = world.memory == "mapped" and not world.device.is_cpu
         return is_wire and size_bytes <= self.leads_up_to
-
-    def wins(self, world: World, size_bytes: int) -> bool:
-        """Whether a segment of this size may be fastest by this algorithm."""
-        is_pair = world.ranks == 2 and not world.device.is_cpu
-        return size_bytes < max(self.wins_below, self.pair_wins_below if is_pair else 0)
 
     def refusal(self, case: CollectiveCase, ranks: int) -> Unsupported | None:
         reason = None
@@ -366,7 +359,9 @@ class Algorithm:
 
     def candidates(self, world: World, size_bytes: int) -> "list[Algorithm]":
         """The builds that bench.tune tries at a size over this world's memory."""
-        if size_bytes > self.limits.most(world.ranks) or not self.limits.wins(world, size_bytes):
+        if size_bytes > self.limits.most(world.ranks) or size_bytes >= self.limits.wins_below(
+            world
+        ):
             return []
         if self.is_lossy or not self.by_default(world):
             return []

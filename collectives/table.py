@@ -21,8 +21,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import replace
 
-from collectives.build import Build
-from collectives.names import BuildName
+from collectives.build import Build, BuildName
 from collectives.operation import Algorithm, ChoiceRow, Number
 
 # The least and the most.

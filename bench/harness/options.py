@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 from bench.harness.console import CANNOT, STATUS_TEXT, USAGE, say
+from collectives.build import BuildName
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
 from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refusal, launched_rank
-from collectives.names import BuildName
 from collectives.operation import Algorithm
 from collectives.table import parsed
 from reports.store.arguments import OneLineParser, positive_number, unknown, whole_number

@@ -12,8 +12,8 @@ from bench.harness.suite import prepare as prepare_sweep
 from bench.tuning.winners import FINALISTS, Candidate, Heat, find_winners, heats_of
 from collectives import choice
 from collectives.algorithms import listed
+from collectives.build import BuildName
 from collectives.collective import COLLECTIVES
-from collectives.names import BuildName
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, ChoiceRow, World
 from collectives.registry import ALGORITHMS
 from reports.store.blocks import STATE_RATIO, count_blocks

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from collectives.names import BuildName
+from collectives.build import BuildName
 from reports.store.blocks import paired
 from reports.store.schema import CaseFields, Result, RoundCosts, Rounds, Winner
 from reports.store.stats import autocorrelation, median_interval

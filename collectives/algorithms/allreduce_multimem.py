@@ -113,7 +113,7 @@ ALGORITHMS = {
             "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
             partial(_bind, "one_shot_multimem"),
             lambda ranks, case: Traffic(1, ((0, case.segment_bytes),), case.segment_bytes),
-            limits=Limits(wins_below=4 << 20),
+            limits=Limits(wins_below=lambda world: 4 << 20),
         ),
         through_switch(
             "two_shot_multimem",

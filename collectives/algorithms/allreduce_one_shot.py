@@ -6,6 +6,12 @@ from collectives.exchange import exchange_forms
 from collectives.operation import CollectiveCase, Limits, Unsupported, World
 
 
+def _wins_below(world: World) -> int:
+    """Two GPUs move as many bytes as in two shots, with a flag less."""
+    is_pair = world.ranks == 2 and not world.device.is_cpu
+    return (32 << 20) + 1 if is_pair else 4 << 20
+
+
 def _refuses_in_place(world: World, case: CollectiveCase) -> Unsupported | None:
     if case.in_place and case.variant == "registered":
         return Unsupported("in place a result would overwrite inputs that peers have yet to read")
@@ -22,8 +28,7 @@ ALGORITHMS = {
         base="one_shot",
         varies=("grid", "slabs"),
         refuses=_refuses_in_place,
-        # Two ranks move as many bytes as in two shots, with a flag less.
-        limits=Limits(wins_below=4 << 20, pair_wins_below=(32 << 20) + 1),
+        limits=Limits(wins_below=_wins_below),
         sums_in_rank_order=True,
     )
 }

@@ -45,8 +45,6 @@ struct CodedUnit {
   unsigned short scales[BLOCKS];
 };
 
-DEVICE floats scale_in_lanes(unsigned short half) { return low_halves(words{} + half * 0x10001u); }
-
 DEVICE CodedUnit quantized(const WideUnit& x) {
   CodedUnit q = {};
   UNROLLED
@@ -81,7 +79,8 @@ DEVICE WideUnit dequantized(const CodedUnit& q) {
     const int word = k * Wire::BITS / 32, shift = k * Wire::BITS % 32;
     words code = q.codes[word] >> shift;
     if (shift + Wire::BITS > 32) code |= q.codes[word + 1] << (32 - shift);
-    x.f[k] = Wire::values(code) * scale_in_lanes(q.scales[k / BLOCK_FLOATS]);
+    const words scale = words{} + q.scales[k / BLOCK_FLOATS] * 0x10001u;  // in both halves
+    x.f[k] = Wire::values(code) * low_halves(scale);
   }
   return x;
 }

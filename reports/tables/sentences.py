@@ -15,7 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collectives.names import BuildName
+from collectives.build import BuildName
 from reports.store.case import is_own_work, is_peer
 from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN, has_colours, on_ranks

@@ -31,10 +31,6 @@ NOT_IN_VARIANT = {
     "copied": Unsupported("its sums go straight into registered buffers"),
     "registered": Unsupported("it works over slabs alone"),
 }
-NO_WHOLE_PACKS = Unsupported(
-    "stores around the caches take whole packs, which must divide the receive buffer's address "
-    "and a segment's size"
-)
 ONE_HOST = Unsupported("its ranks are on one host", depends_on_size=True)
 
 
@@ -329,13 +325,15 @@ class Algorithm:
         return world.library.name if self.is_library else self.peer
 
     def variants_in(self, world: World) -> tuple[str, ...]:
-        return self.variants or (world.plain_variant,)
+        return ("registered",) if self.build.slabs else self.variants or (world.plain_variant,)
 
     def built(self, build: Build) -> "Algorithm":
         """The algorithm in this build. Raises ValueError for one that it cannot have."""
-        if build != Build():
+        if build != Build() and not self.needs_peers:
             raise ValueError(f"{self.base} is not ours to build")
-        return self
+        if build.slabs and "copied" not in self.variants:
+            raise ValueError(f"{self.base} uses no slabs")
+        return replace(self, build=build)
 
     def bind(self, world: World, case: CollectiveCase) -> Bound:
         """All ranks call it. Raises DeviceError."""
@@ -389,14 +387,6 @@ class KernelAlgorithm(Algorithm):
 
     needs_peers: ClassVar[bool] = True
 
-    def variants_in(self, world: World) -> tuple[str, ...]:
-        return ("registered",) if self.build.slabs else self.variants
-
-    def built(self, build: Build) -> Algorithm:
-        if build.slabs and "copied" not in self.variants:
-            raise ValueError(f"{self.base} uses no slabs")
-        return replace(self, build=build)
-
     def feasible(self, world: World, case: CollectiveCase) -> Unsupported | None:
         case = self.built_case(case)
         if isinstance(world.peers, Unsupported):
@@ -406,7 +396,10 @@ class KernelAlgorithm(Algorithm):
         if refusal := self.refuses(world, case) or self.limits.refusal(case, world.ranks):
             return refusal
         if case.build.stream_receive and (case.receive | case.segment_bytes) % PACK_BYTES:
-            return NO_WHOLE_PACKS
+            return Unsupported(
+                "stores around the caches take whole packs, which must divide the receive "
+                "buffer's address and a segment's size"
+            )
         shown = world.peers.shown
         if shown.no_reads and not self.pushes:
             return Unsupported(shown.no_reads)

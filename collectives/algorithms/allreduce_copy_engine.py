@@ -79,9 +79,10 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
         return NOT_MAPPED
     most = case.build.chunk_bytes or max(LEAST_PIECE_BYTES, -(-segment_bytes // PIECES))
     pieces = range(0, segment_bytes, -(-most // PACK_BYTES) * PACK_BYTES)
-    macros = build_macros(world, case)
+    launch = partial(world.device.step, FILE, threads=MARK_THREADS, WT_WORLD=ranks)
     # First the next rank: otherwise all would copy to rank 0 first.
     others = [(rank + distance) % ranks for distance in range(1, ranks)]
+    bits = sum(1 << peer for peer in others)
 
     def part(segment: int, offset: int) -> tuple[int, int]:
         """The place of a segment's piece in a buffer, and its size, both in bytes; no piece has 0
@@ -96,20 +97,15 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
     def flag(owner: int, writer: int, number: int) -> int:
         return rooms[owner].address + 4 * (MOST_RANKS * number + writer)
 
-    def mark(entry: str, number: int) -> Step:
-        bits = sum(1 << peer for peer in others)
-        mark = Mark(arguments, bits, number)
-        return world.device.step(FILE, entry, mark, 1, MARK_THREADS, **macros)
-
     def announced(number: int) -> list[Step]:
         if memops:
             return [engine.store(flag(peer, rank, number), 1) for peer in others]
-        return [mark("announce", number)]
+        return [launch("announce", Mark(arguments, bits, number))]
 
     def awaited(number: int) -> list[Step]:
         if memops:
             return [step for peer in others for step in arrival(engine, flag(rank, peer, number))]
-        return [mark("await_copies", number)]
+        return [launch("await_copies", Mark(arguments, bits, number))]
 
     # In the order in which the host puts them into the streams: copies follow all sums so far.
     steps = list[Step]()
@@ -142,7 +138,7 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
         steps.append(begun)
     steps += [*awaited(last), ended]
     if not memops:
-        steps.append(world.device.step(FILE, "leave", arguments, 1, MARK_THREADS, **macros))
+        steps.append(launch("leave", arguments))
     step = world.device.sequence(steps)
     if step.entries > MOST_ENTRIES:
         return Unsupported(

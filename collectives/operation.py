@@ -151,13 +151,12 @@ class World:
         on_one_host = any({*ranks} <= {*node} for node in self.communicator.nodes)
         return self.device.is_cpu and is_mapped and on_one_host
 
-    def among(self, ranks: Sequence[int], peers: PeerBuffer | Unsupported) -> "World":
-        """The world of some ranks, which call it together, over this memory alone."""
+    def among(self, ranks: Sequence[int]) -> "World":
+        """The world of some ranks, which call it together, over the memory of `peers` alone."""
         communicator = self.communicator.among(ranks)
         return replace(
             self,
             communicator=communicator,
-            peers=peers,
             library=self.library.among(communicator),
             other_memory=(),
             node=None,

@@ -138,13 +138,13 @@ def open_world(
     world, rail = World(communicator, device, unmapped, library, waits.watch, graph), None
     if len({*map(len, communicator.nodes)}) == 1:
         own = [ranks[communicator.local_rank] for ranks in communicator.nodes]
-        rail = world.among(own, unmapped)
+        rail = world.among(own)
     return replace(world, node=_open_node(world, waits, kinds[0]), rail=rail)
 
 
 def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     """The world of this host's ranks. Its memory is mapped on all hosts or on none."""
-    node = world.among(world.communicator.nodes[world.communicator.host], world.peers)
+    node = world.among(world.communicator.nodes[world.communicator.host])
     try:
         peers = connect(node.communicator, world.device, waits, modes)
     except Refusal as refusal:

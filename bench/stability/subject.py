@@ -61,7 +61,7 @@ def without_last(world: World) -> World | None:
     few = None
     with every.all_or_none(Refusal):
         if every.rank in rest and len(rest) > 1:
-            few = world.among(rest, world.peers)
+            few = world.among(rest)
             # No agreement of these ranks needs the last one.
             few.communicator.whole = few.communicator
             if isinstance(world.peers, PeerBuffer):

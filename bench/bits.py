@@ -61,11 +61,11 @@ def subjects(
     communicator; and the same between all ranks but the last, on these. Raises Refusal."""
     world, communicator, seed = session.world, session.communicator, session.options.seed
     collective, peers = bits.collective.name, of_features(session)
-    compute_over, is_fused = COMPUTES.get(collective), collective in FUSED_FORMS
+    compute_over = COMPUTES.get(collective)
     # All that `auto` chooses among, or the named ones; and the peers.
-    usual = FUSED_FORMS[collective].values() if is_fused else by_default(collective, world)
+    usual = FUSED_FORMS[collective].values() if compute_over else by_default(collective, world)
     algorithms = [*(bits.algorithms or usual)]
-    algorithms += peer_forms(collective, peers) if is_fused else peers
+    algorithms += peer_forms(collective, peers) if compute_over else peers
     room_bytes = max(LEAST_BYTES, *bits.sizes) + MARGIN_BYTES
     require_memory(session, 6 * room_bytes)
     session.flight.note("allocate", text=f"{room_bytes} B")

@@ -23,8 +23,6 @@ ERROR_BYTES, ERROR_ELEMENTS = 64 << 10, 8192  # of the message whose errors coun
 BLOCK, LONG_BLOCK = 16, 256  # elements that repeat in a message,
 LONG_BLOCKS = 4096  # and in a message of so many
 NO_SUM = "no sum"
-# One of INVARIANCES, a result, None where it cannot be, and what it must equal.
-Comparisons = Iterator[tuple[str, Array | None, Array]]
 Orders = list[tuple[int, str]]  # from which element on which order
 
 
@@ -49,9 +47,10 @@ def comparisons_of(
     plain: Array,
     longest: Array,
     number: int,
-) -> Comparisons:
-    """The results of a size in each way, with what they must equal. `number` counts sizes, from the
-    `longest` one down; `other` and `fewer` are those of `measure_row`."""
+) -> Iterator[tuple[str, Array | None, Array]]:
+    """The results of a size in each way: one of INVARIANCES, the result, None where it cannot be,
+    and what it must equal. `number` counts sizes, from the `longest` one down; `other` and `fewer`
+    are those of `measure_row`."""
     communicator, count, alone = subject.world.communicator, plain.size, None
     inputs, following = subject.inputs(count), (subject.rank + 1) % subject.ranks
     late: list[int | None] = [None, *range(subject.ranks)]
@@ -61,7 +60,15 @@ def comparisons_of(
         yield "run", subject.result(inputs, late=rank), plain
     if not subject.collective.cut:
         yield "ranks", plain, communicator.broadcast(plain)
-    yield from repeated_blocks(subject, inputs)
+    # A block that repeats in all segments: all its sums must be alike.
+    block = LONG_BLOCK if count >= LONG_BLOCKS else BLOCK
+    block = min(subject.row_elements or block, count)
+    if inputs.size >= 2 * block:
+        repeated = np.resize(inputs[0, :block], count)
+        got = subject.plain(np.resize(repeated, inputs.shape))
+        blocks = got[: count // block * block].reshape(-1, block)
+        first = communicator.broadcast(blocks[0]) if subject.collective.cut else blocks[0]
+        yield "place", blocks, np.broadcast_to(first, blocks.shape)
     for name, way in ways_of(subject):
         yield name, subject.result(inputs, way), plain
     yield "order", subject.result(subject.inputs(count, rank=following)), plain
@@ -81,22 +88,6 @@ def comparisons_of(
             if fewer:
                 alone = fewer.result(fewer.inputs(count))
         yield "fewer", alone, padded
-
-
-def repeated_blocks(subject: Subject, inputs: Array) -> Comparisons:
-    """A block that repeats in all segments: all its sums must be alike."""
-    count = inputs.shape[1]
-    block = LONG_BLOCK if count >= LONG_BLOCKS else BLOCK
-    block = min(subject.row_elements or block, count)
-    if inputs.size < 2 * block:
-        return
-    repeated = np.resize(inputs[0, :block], count)
-    got = subject.plain(np.resize(repeated, inputs.shape))
-    blocks = got[: count // block * block].reshape(-1, block)
-    first = blocks[0]
-    if subject.collective.cut:
-        first = subject.world.communicator.broadcast(first)
-    yield "place", blocks, np.broadcast_to(first, blocks.shape)
 
 
 def together(found: Iterable[tuple[str, Difference]]) -> dict[str, Difference]:

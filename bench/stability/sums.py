@@ -43,19 +43,14 @@ def draw(seed: tuple[int, ...], count: int) -> Array:
     return numbers
 
 
-def place_on_line(stored: Array, datatype: Datatype) -> Array:
-    """The place of each stored float among all floats of its type, 0 for +0 and -0."""
-    bits = stored.view(f"i{datatype.size_bytes}").astype(np.int64)
-    least = -(1 << 8 * datatype.size_bytes - 1)
-    places: Array = np.where(bits < 0, least - bits, bits)
-    return places
-
-
 def difference(one: Array, other: Array, datatype: Datatype, rounding: float | Array) -> Difference:
     """How two stored results of one shape differ; beyond `rounding` one is wrong."""
-    integers = f"u{datatype.size_bytes}"
+    integers = f"i{datatype.size_bytes}"
     differs = one.view(integers) != other.view(integers)
-    places = [place_on_line(each[differs], datatype) for each in (one, other)]
+    bits = [each[differs].view(integers).astype(np.int64) for each in (one, other)]
+    # The place of each among all floats of its type, 0 for +0 and -0.
+    least = -(1 << 8 * datatype.size_bytes - 1)
+    places = [np.where(own < 0, least - own, own) for own in bits]
     with np.errstate(invalid="ignore"):  # of NaN and infinity, which are wrong
         apart = np.abs(datatype.decode(one[differs]) - datatype.decode(other[differs]))
     return Difference(

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from bench import STARTED_S
 from bench.campaigns.launches import check_new, run_command
-from bench.campaigns.options import Stop, launching_parser, time_text
+from bench.campaigns.options import Stop, launching_parser
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, print_out
 from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use
 from bench.surveys import mps, steps
-from bench.surveys.steps import RESULTS, Survey, SurveyStep
+from bench.surveys.steps import RESULTS, Survey, perform
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
 from reports.store.arguments import positive_number, whole_number
@@ -184,7 +184,7 @@ def run_steps(survey: Survey) -> None:
         left_s = end_s - time.monotonic()
         share_s = left_s * step.share / (kept + sum(each.share for each in firsts[place:]))
         if share_s >= steps.LEAST_STEP_S:
-            launch(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
+            perform(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
         else:
             survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
     # In turn, as long as one fits the time. What lacked only time has compiled its kernels.
@@ -201,22 +201,12 @@ def run_steps(survey: Survey) -> None:
         if left_s < steps.MEASURING_SHARE * planned_s:
             continue
         survey.steps.append(further)
-        launch(survey, further, planned_s, left_s)
+        perform(survey, further, planned_s, left_s)
         if further.is_measured:
             turns.append((first, further))
     for step in survey.steps:
         if step.reads:
-            launch(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
-
-
-def launch(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:
-    """Performs a step and tells how it began and ended."""
-    name = step.log.replace("_", " ")
-    rest = time_text(max(0.0, survey.deadline_s - time.monotonic()))
-    survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {rest} left")
-    steps.perform(survey, step, share_s, left_s)
-    took = time_text(step.elapsed_s)
-    survey.progress.write(f"{name}: {step.status} after {took}, {step.sentence}")
+            perform(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import msgspec
 
 from bench import __name__ as BENCH_PACKAGE
 from bench.campaigns.launches import run_to_end, with_status
+from bench.campaigns.options import time_text
 from bench.harness.console import FINE, WRONG
 from bench.harness.progress import QUIET, Progress
 from kernels.devices.owners import open_folder
@@ -190,46 +191,52 @@ def to_type(survey: Survey, step: SurveyStep) -> str:
 
 
 def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:
-    """Launches the step for about `share_s` seconds, ends it when it takes far longer, and sets its
-    status and sentence."""
-    limit_s = min(1.5 * share_s + GRACE_S, left_s)
+    """Launches the step for about `share_s` seconds, ends it when it takes far longer, sets its
+    status and sentence, and tells how it began and ended."""
+    name, limit_s = step.log.replace("_", " "), min(1.5 * share_s + GRACE_S, left_s)
+    rest = time_text(max(0.0, survey.deadline_s - time.monotonic()))
+    survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {rest} left")
     try:
         command = command_line(survey, step, MEASURING_SHARE * share_s)
     except ResultError as error:
         step.status, step.sentence = "failed", str(error)
-        return
-    step.status, step.sentence = "interrupted", "interrupted"
-    log, started_s = survey.logs / step.log, time.monotonic()
-    environment = os.environ | {QUIET: "1"}
-    runs = survey.folder / RESULTS / step.name
-    before = set(runs.glob("*.jsonl"))
-    try:
-        exit_status, last_line = run_to_end(command, None, environment, limit_s, log)
-    finally:
-        step.elapsed_s = time.monotonic() - started_s
-        with suppress(ResultError):
-            for path in set(runs.glob("*.jsonl")) - before:
-                step.result = read(path)
-    complaint = sentence_of(log) or with_status(last_line, exit_status)
-    if step.elapsed_s >= limit_s:
-        complaint = f"{last_line}; {sentence_of(log)}".removesuffix("; ")
-    result = step.result
-    step.status, step.sentence = "failed", without_names(printable(complaint))
-    if exit_status == FINE:
-        step.status = "done"
-        step.sentence = headline_of(result) if result else last_words(survey, step)
-        if step.sentence.endswith("nothing was measured"):
-            step.status, step.sentence = "failed", f"{step.sentence}: {NO_TIME}"
-        elif result and not result.complete:
-            step.status = "incomplete"
-            step.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
-        for name, cases in grouped(result.cases if result else [], attrgetter("library")).items():
-            if name and all(case.status == "unsupported" for case in cases):  # NCCL wants two GPUs
-                step.sentence += f"; {name} was not measured: {cases[0].reason}"
-    elif (result and any(case.status == "wrong" for case in result.cases)) or (
-        exit_status == WRONG and "wrong" in step.sentence.lower()
-    ):
-        step.status = "wrong"
+    else:
+        step.status, step.sentence = "interrupted", "interrupted"
+        log, started_s = survey.logs / step.log, time.monotonic()
+        environment = os.environ | {QUIET: "1"}
+        runs = survey.folder / RESULTS / step.name
+        before = set(runs.glob("*.jsonl"))
+        try:
+            exit_status, last_line = run_to_end(command, None, environment, limit_s, log)
+        finally:
+            step.elapsed_s = time.monotonic() - started_s
+            with suppress(ResultError):
+                for path in set(runs.glob("*.jsonl")) - before:
+                    step.result = read(path)
+        complaint = sentence_of(log) or with_status(last_line, exit_status)
+        if step.elapsed_s >= limit_s:
+            complaint = f"{last_line}; {sentence_of(log)}".removesuffix("; ")
+        result = step.result
+        cases = result.cases if result else []
+        step.status, step.sentence = "failed", without_names(printable(complaint))
+        if exit_status == FINE:
+            step.status = "done"
+            step.sentence = headline_of(result) if result else last_words(survey, step)
+            if step.sentence.endswith("nothing was measured"):
+                step.status, step.sentence = "failed", f"{step.sentence}: {NO_TIME}"
+            elif result and not result.complete:
+                step.status = "incomplete"
+                step.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
+            for library, own in grouped(cases, attrgetter("library")).items():
+                # NCCL wants two GPUs.
+                if library and all(case.status == "unsupported" for case in own):
+                    step.sentence += f"; {library} was not measured: {own[0].reason}"
+        elif any(case.status == "wrong" for case in cases) or (
+            exit_status == WRONG and "wrong" in step.sentence.lower()
+        ):
+            step.status = "wrong"
+    took = time_text(step.elapsed_s)
+    survey.progress.write(f"{name}: {step.status} after {took}, {step.sentence}")
 
 
 def last_words(survey: Survey, step: SurveyStep) -> str:

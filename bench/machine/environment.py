@@ -36,9 +36,33 @@ _CPUS = "sys/devices/system/cpu"
 def describe(compiler: str = "", more: Mapping[str, Any] = {}) -> Environment:
     """The facts of this host by name; shares from 0 to 1. `compiler` is the device's; `more` are
     values that only a run knows, None if unknown."""
+    cpuinfo = _cpuinfo()
+    model = cpuinfo.get("model name")
+    if model is None and "CPU part" in cpuinfo:  # Arm numbers its cores instead of naming them
+        model = f"implementer {cpuinfo.get('CPU implementer')} part {cpuinfo['CPU part']}"
+    core_lists = set(map(read, files.ROOT.glob(SIBLINGS.format("[0-9]*"))))
+    governors = set(map(read, files.ROOT.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")))
+    no_turbo, boost = read(f"{_CPUS}/intel_pstate/no_turbo"), read(f"{_CPUS}/cpufreq/boost")
+    turbo = no_turbo == "0" if no_turbo else boost and boost == "1"
+    nodes = list(files.ROOT.glob("sys/devices/system/node/node[0-9]*"))
+    # Such as "L1d 32K x 2, L2 1024K x 2, L3 32768K x 1": the size of a cache and their number.
+    caches: dict[str, set[str]] = {}
+    for path in files.ROOT.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
+        level, kind, size, shared_by = (
+            read(path / name) for name in ("level", "type", "size", "shared_cpu_list")
+        )
+        suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
+        caches.setdefault(f"L{level}{suffix} {size}", set()).add(shared_by)
+    counted = (f"{name} x {len(sharers)}" for name, sharers in sorted(caches.items()))
     load = read("proc/loadavg").split()
     values = {
-        **_cpu_values(),
+        "cpu.model": model,
+        "cpu.cores": len(core_lists) or None,
+        "cpu.logical": os.sysconf("SC_NPROCESSORS_ONLN"),
+        "cpu.caches": ", ".join(counted),
+        "cpu.governor": " ".join(sorted(governors)),
+        "cpu.turbo": turbo,
+        "numa.nodes": len(nodes) or None,
         "os.kernel": platform.release(),
         "os.virtualisation": virtualisation(),
         "os.load_1min": float(load[0]) if load else None,
@@ -165,39 +189,6 @@ def numa_node(cpu: int) -> int | None:
 def _cpuinfo() -> dict[str, str]:
     """The fields of the last CPU."""
     return dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", read("proc/cpuinfo"), re.MULTILINE))
-
-
-def _cpu_values() -> dict[str, Any]:
-    cpuinfo = _cpuinfo()
-    model = cpuinfo.get("model name")
-    if model is None and "CPU part" in cpuinfo:  # Arm numbers its cores instead of naming them
-        model = f"implementer {cpuinfo.get('CPU implementer')} part {cpuinfo['CPU part']}"
-    core_lists = set(map(read, files.ROOT.glob(SIBLINGS.format("[0-9]*"))))
-    governors = set(map(read, files.ROOT.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")))
-    no_turbo, boost = read(f"{_CPUS}/intel_pstate/no_turbo"), read(f"{_CPUS}/cpufreq/boost")
-    turbo = no_turbo == "0" if no_turbo else boost and boost == "1"
-    nodes = list(files.ROOT.glob("sys/devices/system/node/node[0-9]*"))
-    return {
-        "cpu.model": model,
-        "cpu.cores": len(core_lists) or None,
-        "cpu.logical": os.sysconf("SC_NPROCESSORS_ONLN"),
-        "cpu.caches": _caches(),
-        "cpu.governor": " ".join(sorted(governors)),
-        "cpu.turbo": turbo,
-        "numa.nodes": len(nodes) or None,
-    }
-
-
-def _caches() -> str:
-    """Such as "L1d 32K x 2, L2 1024K x 2, L3 32768K x 1": the size of a cache and their number."""
-    caches: dict[str, set[str]] = {}
-    for path in files.ROOT.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
-        level, kind, size, shared_by = (
-            read(path / name) for name in ("level", "type", "size", "shared_cpu_list")
-        )
-        suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
-        caches.setdefault(f"L{level}{suffix} {size}", set()).add(shared_by)
-    return ", ".join(f"{name} x {len(sharers)}" for name, sharers in sorted(caches.items()))
 
 
 def virtualisation() -> str | None:

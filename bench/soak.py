@@ -27,7 +27,7 @@ from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, REDOPS
 from collectives.communicator import Refusal
 from collectives.operation import World
-from collectives.peer_buffer import PeerBuffer, set_epoch, skip_launches
+from collectives.peer_buffer import set_epoch, skip_launches
 from collectives.registry import ALGORITHMS
 from kernels.devices.device import Action, Counts, DeviceError, Phase, Step
 from reports.store.program import on_ranks
@@ -81,14 +81,6 @@ class Runner:
         now_s, slice_s = self.session.communicator.broadcast((now_s, now_s - start_s))
         self.slice_length = max(1, min(2 * drawn, int(drawn * SLICE_S / slice_s)))
         return float(now_s)
-
-    def repeat_aged(self, batch: list[SoakSequence], peers: PeerBuffer) -> None:
-        """Makes a sequence twice, each launch one of AGES after itself. A timeout ends the run."""
-        again = self.order.choice(batch)
-        self.perform([again])
-        self.session.communicator.barrier()
-        skip_launches(peers, self.order.choice(AGES) - len(again.launches))
-        self.perform([again])
 
     def perform(self, program: list[SoakSequence], repeats: int = 1) -> None:
         """Makes these launches. A timeout ends the run."""
@@ -144,7 +136,12 @@ def soak(soak: SweepOptions, session: Session) -> int:
         session.flight.note("soak", block=batches, text=f"{before} launches")
         soaked_s = runner.run(batch) - begun_s
         if before > LAUNCHES_TO_WRAP:
-            runner.repeat_aged(batch, peers)
+            # A sequence twice, each launch one of AGES after itself.
+            again = runner.order.choice(batch)
+            runner.perform([again])
+            communicator.barrier()
+            skip_launches(peers, runner.order.choice(AGES) - len(again.launches))
+            runner.perform([again])
         failure = first_failure([launch.iteration.operation for launch in launches])
         mine = [launch.iteration.read_wrong() for launch in launches]
         votes = communicator.all_gather((mine, session.watchdog.interrupted_s is not None, failure))

@@ -1,7 +1,7 @@
 """What changes the bits of an algorithm: it is performed in many ways, size by size."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
 from math import inf
@@ -90,14 +90,6 @@ def comparisons_of(
         yield "fewer", alone, padded
 
 
-def together(found: Iterable[tuple[str, Difference]]) -> dict[str, Difference]:
-    """The sum of the differences of each name."""
-    total = dict[str, Difference]()
-    for name, each in found:
-        total[name] = total.get(name, Difference()) + each
-    return total
-
-
 def own_orders(subject: Subject, explainer: Explainer, got: Array) -> Orders:
     """The order of each window of this rank's result, or NO_SUM. Where all ranks have the same
     result, the first explains it. What is no plain sum has none."""
@@ -154,11 +146,14 @@ def measure_row(
         orders = own_orders(subject, explainer, plain)
         every = subject.world.communicator.all_gather((digest, compared, orders, subject.failure()))
         digests, all_compared, all_orders, failures = zip(*every, strict=True)
+        differences = dict[str, Difference]()
+        for name, of_rank in chain(*all_compared):
+            differences[name] = differences.get(name, Difference()) + of_rank
         found = SizeBits(
             size_bytes=size_bytes,
             digest=hashlib.sha256(b"".join(digests)).hexdigest()[:16],
             parts=parts_of(all_orders),
-            compared=together(chain(*all_compared)),
+            compared=differences,
             chosen=operation.choice,
         )
         row.sizes.insert(0, found)

@@ -23,11 +23,9 @@ from reports.kit.page import Banner, Page, Section, to_html
 from reports.site.run_page import run_page
 from reports.store.program import BENCH, REPORTS, RUN
 from reports.store.result import ResultError
-from reports.store.schema import Result
 from reports.store.untrusted import read_bytes
 from reports.store.writing import write_whole
 from reports.tables import show
-from reports.tables.headline import Point
 from reports.tables.sentences import number
 from reports.tables.show import kind_of
 
@@ -64,7 +62,11 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     shown = [
         next(iter(survey.launches(step.name)), step) for step in survey.steps if step.launch == 1
     ]
-    measured = {step.name: step.result for step in shown if first_point(step.result)}
+    measured = {
+        step.name: step.result
+        for step in shown
+        if step.result and kind_of(step.result).points(step.result)
+    }
     first = next((measured[name] for name in HEADLINES if name in measured), None)
     page = Page(
         "Survey: nothing was measured",
@@ -107,11 +109,6 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     return page
 
 
-def first_point(result: Result | None) -> list[Point]:
-    """The first figure of a run that measured some."""
-    return kind_of(result).points(result)[:1] if result else []
-
-
 def model_sentences(survey: Survey) -> list[str]:
     """Tokens/s of a 70B model: by the spec's arithmetic, as the reports say, and as a decode step
     was measured."""
@@ -143,7 +140,7 @@ def model_sentences(survey: Survey) -> list[str]:
             else f", with {shape.get('scale')} of each matrix: no figure of the whole model."
         )
         for result in survey.results("decode")
-        for point in first_point(result)
+        for point in kind_of(result).points(result)[:1]
         for shape in [result.cases[0].shape or {}]
     ]
     hint = ": a survey without --quick measures one" if survey.is_quick else ""

@@ -27,7 +27,6 @@ from reports.store.untrusted import read_bytes
 from reports.store.writing import write_whole
 from reports.tables import show
 from reports.tables.sentences import number
-from reports.tables.show import kind_of
 
 PAGE = "index.html"
 # The first that was measured; of ranks that share a GPU the chain from a graph, as a model decodes.
@@ -65,7 +64,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     measured = {
         step.name: step.result
         for step in shown
-        if step.result and kind_of(step.result).points(step.result)
+        if step.result and show.kind_of(step.result).points(step.result)
     }
     first = next((measured[name] for name in HEADLINES if name in measured), None)
     page = Page(
@@ -140,7 +139,7 @@ def model_sentences(survey: Survey) -> list[str]:
             else f", with {shape.get('scale')} of each matrix: no figure of the whole model."
         )
         for result in survey.results("decode")
-        for point in kind_of(result).points(result)[:1]
+        for point in show.kind_of(result).points(result)[:1]
         for shape in [result.cases[0].shape or {}]
     ]
     hint = ": a survey without --quick measures one" if survey.is_quick else ""

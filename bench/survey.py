@@ -9,7 +9,6 @@ import argparse
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -188,13 +187,12 @@ def run_steps(survey: Survey) -> None:
         else:
             survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
     # In turn, as long as one fits the time. What lacked only time has compiled its kernels.
-    turns = deque(
+    turns = [
         (step, step)
         for step in firsts
         if step.again and (step.is_measured or steps.NO_TIME in step.sentence)
-    )
-    while turns:
-        first, last = turns.popleft()
+    ]
+    for first, last in turns:  # to which each launch adds the next one
         further, left_s = first.next_launch(last.launch + 1), end_s - time.monotonic()
         # The first launch may have more cases than the further ones.
         planned_s = max(last.elapsed_s * further.share / last.share, steps.LEAST_STEP_S)

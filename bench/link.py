@@ -156,7 +156,8 @@ class Link:
             case = self.buffers.place(world, case)
             iteration = case_iteration(world, self.buffers, case, operation)
             iteration.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
-        iteration.late = late
+        ranks = "-".join(map(str, kind.shape(pairs).values()))
+        iteration.text, iteration.late = f"{kind.key} {ranks} {size_bytes} B", late
         iteration.keep += keep
         iteration.ranks = (source,)
         if not kind.is_alone:
@@ -309,11 +310,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 header.library, header.memory = world.library.name, "private"
             # A library's ranks talk to each other here: a failed one cannot be waited for.
             with nullcontext() if kind.is_far else communicator.all_or_none():
-                iteration = link.iteration(kind, pairs, size)
-            if isinstance(iteration, Iteration):
-                ranks = "-".join(map(str, kind.shape(pairs).values()))
-                iteration.text = f"{kind.key} {ranks} {size} B"
-            suite.add(header, iteration)
+                suite.add(header, link.iteration(kind, pairs, size))
     return suite
 
 

@@ -19,8 +19,7 @@ from bench.machine import files
 from bench.machine.files import read
 from bench.machine.placement import SIBLINGS, cores
 
-Fact = dict[str, Any]
-Environment = dict[str, Fact]
+Environment = dict[str, dict[str, Any]]  # facts by name
 
 TABLES = msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes())
 SETTINGS = [prefix + name for prefix, names in TABLES["settings"].items() for name in names.split()]

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 from bench.machine import pci
 from bench.machine.environment import virtualisation
@@ -18,9 +18,6 @@ from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.probe import wire_speed
 from collectives.world import open_device, open_world
 from kernels.devices.device import Device, DeviceError, Watch
-
-if TYPE_CHECKING:
-    from collectives.library.gpu import NcclLibrary
 
 UNCACHED_SINCE = 7, 2  # ROCm, on gfx1200 and gfx1201
 SHM = "/dev/shm"
@@ -148,13 +145,14 @@ def examine_peers(
 
 def examine_library(world: World) -> list[str]:
     """Sentences on NCCL or RCCL from its first all-reduce: transport, settings, failure."""
+    library: Any = world.library  # of GPUs
     reason = ""
     try:
-        cast("NcclLibrary", world.library).smallest()
+        library.smallest()
     except DeviceError as error:
         reason = str(error)
 
-    notes: list[str] = world.library.describe(world)["notes"]
+    notes: list[str] = library.describe(world)["notes"]
     return notes if reason in " ".join(notes) else [reason, *notes]
 
 

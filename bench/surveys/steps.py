@@ -253,10 +253,9 @@ def last_words(survey: Survey, step: SurveyStep) -> str:
 def sentence_of(log: Path) -> str:
     """The sentence that a command printed before it ended, after those on what it left out; MPI may
     print lines of its own."""
-    lines = log_text(log, "err").splitlines()
-    form = r"(?:bench\.|reports\b|wiretax\b)[^:]*: (?!\S+ is not measured: )(.*)"
-    spoken = (re.fullmatch(form, line) for line in lines)
-    return next((match[1] for match in spoken if match), "")
+    form = r"^(?:bench\.|reports\b|wiretax\b)[^:\n]*: (?!\S+ is not measured: )(.*)$"
+    match = re.search(form, log_text(log, "err"), re.MULTILINE)
+    return match[1] if match else ""
 
 
 def log_text(log: Path, stream: str) -> str:

@@ -77,9 +77,8 @@ class Runner:
         repeats, start_s = self.slice_length // length, time.monotonic()
         self.perform(self.order.choices(batch, k=length), repeats)
         drawn = repeats * length
-        now_s = time.monotonic()
-        now_s, slice_s = self.session.communicator.broadcast((now_s, now_s - start_s))
-        self.slice_length = max(1, min(2 * drawn, int(drawn * SLICE_S / slice_s)))
+        now_s, start_s = self.session.communicator.broadcast((time.monotonic(), start_s))
+        self.slice_length = max(1, min(2 * drawn, int(drawn * SLICE_S / (now_s - start_s))))
         return float(now_s)
 
     def perform(self, program: list[SoakSequence], repeats: int = 1) -> None:

@@ -109,8 +109,10 @@ def own_orders(subject: Subject, explainer: Explainer, got: Array) -> Orders:
 
 def parts_of(every: Sequence[Orders]) -> list[Part]:
     """The parts of a message from the windows that the ranks explain."""
-    windows = chain(*every)
-    return [Part(first=next(own)[0], order=order) for order, own in groupby(windows, itemgetter(1))]
+    return [
+        Part(first=next(own)[0], order=order)
+        for order, own in groupby(chain(*every), itemgetter(1))
+    ]
 
 
 def measure_row(

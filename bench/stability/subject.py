@@ -80,10 +80,7 @@ class Compute:
 
     row_elements: int = 0
     fused: Callable[[CollectiveCase], CollectiveCase] = lambda case: case
-    exact: Callable[[Array, Array], tuple[Array, Array]] = lambda sums, magnitudes: (
-        sums,
-        magnitudes,
-    )
+    exact: Callable[[Array, Array], tuple[Array, ...]] = lambda *both: both
     most_rows: int = sys.maxsize
     is_aligned: bool = False
 

@@ -41,9 +41,8 @@ from reports.tables.sentences import (
     type_text,
 )
 
-# Columns that stand in the title if all cells are alike, and those that others make superfluous.
-FOLDED = ("type", "variant", "place", "chosen", "#wrong", "blocks", "status")
-LEFT_OUT = "mode", FIGURES["alg_bw_gb_s"].heading
+# Columns that stand in the title if all cells are alike.
+FOLDED = ("mode", "type", "variant", "place", "chosen", "#wrong", "blocks", "status")
 
 Cells = dict[str, str]  # of a row, by their headings
 
@@ -241,8 +240,8 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
         cases.sort(key=lambda case: (case.size_bytes, case.in_place))
         rows = long_rows(cases, ratios)
         alike = [name for name in FOLDED if len({row[name] for row in rows if name in row}) == 1]
-        title = ", ".join([mode, *(f"{name} {rows[0][name]}" for name in alike)])
-        names = [name for name in rows[0] if name not in (*alike, *LEFT_OUT)]
+        title = ", ".join(f"{name} {rows[0][name]}" for name in alike)
+        names = [name for name in rows[0] if name not in alike]
         cells = ([row[name] for name in names] for row in rows)
         footnotes = [SUSPECT] if any(case.suspect for case in cases) else []
         headings = (name.replace(" ", "\n", 1) for name in names)

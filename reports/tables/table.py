@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from reports.store.case import is_own_work, is_peer, late_us
+from reports.store.case import is_own_work, late_us
 from reports.store.grouped import grouped
 from reports.store.schema import FIGURES, Case, Result, Summary
 from reports.store.stats import Interval
@@ -68,7 +68,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             words = [] if cases[0] is result.cases[0] else [type_name]
             words += _title(result, view)
             first_rows = first_rows or rows
-            tables += _default_tables(", ".join(words), result, rows)
+            tables += _default_tables(", ".join(words), rows)
 
     title, lines = headline([result], points), head(result, first, first_rows)
     return lay_out_run(result, title, lines, tables, published_line(result), brief)
@@ -97,13 +97,11 @@ def _title(result: Result, view: View) -> list[str]:
     return words
 
 
-def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list[tuple[str, Table]]:
-    """The table of a view; and one of the further named algorithms and peers, without a title. No
-    column is empty."""
-    named, peers = list(rows[0].named), {case.library for case in result.cases if is_peer(case)}
+def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Table]]:
+    """The table of a view; and one of what is named beside ours, without a title. No column is
+    empty."""
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
-    own = [name for name in named if name not in peers]
-    name = "auto" if is_auto else own[0] if len(own) == 1 else "best"
+    name = "auto" if is_auto else "best"
     is_work = all(is_own_work(case) for row in rows if (case := row.ours or row.library))
     cells = filled([_cells(row, name, is_work) for row in rows])
     if f"{name}\nus" not in cells[0]:  # the name would stand for the library's algorithm
@@ -120,7 +118,7 @@ def _default_tables(title: str, result: Result, rows: Sequence[SizeRow]) -> list
         }
         for row in rows
         for other, each in row.named.items()
-        if other != name
+        if each.case is not row.ours
     ]
     if any(each["us"] != "-" for each in further):
         further = filled(further)

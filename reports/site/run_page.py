@@ -99,9 +99,7 @@ def sweep_sections(result: Result) -> list[Section]:
             best: number(row.ours_us),
             "library, us": number(row.library_us),
             "library / ours [95 %]": ratio_text(row.ratio),
-            "verdict": f"WRONG: {', '.join(row.wrong)}, {counted(row.n_wrong, 'element')}"
-            if row.n_wrong
-            else verdict_of(row.ratio) or "-",
+            "verdict": "WRONG" if row.n_wrong else verdict_of(row.ratio) or "-",
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
         }
         for row in default_rows(result, views(result)[0])

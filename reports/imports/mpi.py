@@ -41,15 +41,14 @@ IMB_TITLE = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
 # time, and its megabyte had 2^20 bytes until 2018.
 FIGURE = re.compile(
     r"(?P<ignored>mbytes)|(?P<size>size|bytes)|(?P<n>iterations|repetitions)|(?P<min>min)|"
-    r"(?P<max>max)|(?P<mb_s>mb/s)|(?P<validation>validation)|(?P<defects>defects)|"
+    r"(?P<max>max)|(?P<mb_s>mb/s)|(?P<wrong>validation|defects)|"
     r"(?P<mean>latency|[(\[][mu]?s(?:ec)?[)\]])"
 )
 # How a figure is read; others are a `number`. How many elements are wrong is not printed.
 READ: dict[str, Any] = {
     "size": whole_number,
     "n": whole_number,
-    "validation": {"Pass": 0, "Fail": 1}.get,
-    "defects": lambda word: int(number(word) > 0),
+    "wrong": lambda word: int(word == "Fail" or (word != "Pass" and number(word) > 0)),
 }
 # A message of a launcher or the system: the run was ended. OSU prints no footer that would lack.
 ENDED = re.compile(
@@ -126,7 +125,7 @@ class MpiTest(LoggedTest):
             values.get("n", 1),
             time_us=time_us,
             mean_us=mean_us,
-            n_wrong=values.get("validation", values.get("defects")),
+            n_wrong=values.get("wrong"),
         )
 
     def finish(self) -> None:

@@ -150,8 +150,7 @@ def _cells(row: SizeRow, ours: str, is_work: bool) -> Cells:
     cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
     if case and not case.routing:
         name = row.ours.chosen or algorithm_of(row.ours) if row.ours else "-"
-        name = re.sub(r"\+\S+", "", name).replace(" over ", "\nover ")
-        cells["\nalgorithm"] = name + mark
+        cells["\nalgorithm"] = re.sub(r"\+\S+", "", name) + mark
 
     cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
     if case and late_us(case.shape):

@@ -13,11 +13,20 @@ from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_peer, w
 from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, median_interval
-from reports.tables import sentences
 from reports.tables.headline import Point, headline
 from reports.tables.rows import costs_of, fastest_cases, ratio_text, verdict_of
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import interval_text, number, plain_table, without_version
+from reports.tables.sentences import (
+    count,
+    counted,
+    interval_text,
+    number,
+    plain_table,
+    shape_words,
+    size_text,
+    spoken,
+    without_version,
+)
 
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"
@@ -111,19 +120,22 @@ def render(result: Result) -> str:
             exposed, hidden = exposed_us(forms, kind), "-"
             if exposed and library and library[0] > 0 and not form.case.library:
                 hidden = f"{(library[0] - exposed[0]) / library[0]:.0%}"
-            time, wrong = number(form.median_us), sentences.count(form.case.n_wrong)
+            time, wrong = number(form.median_us), count(form.case.n_wrong)
             rows.append([form.name, time, interval_text(exposed), hidden, wrong])
         rows += [
-            [case.algorithm, "WRONG", "-", "-", sentences.count(case.n_wrong)]
+            [case.algorithm, "WRONG", "-", "-", count(case.n_wrong)]
             for case in cases
             if case.status == "wrong"
         ]
-        tables.append((title(cases[0]), plain_table(HEADINGS, rows)))
-        verdicts.append(verdict(result, cases[0], forms))
+        case = cases[0]
+        work = ", ".join(shape_words(case.shape))
+        tables.append((f"{work}; {size_text(case.size_bytes)}", plain_table(HEADINGS, rows)))
+        use = _faster_split(result, case, forms) if is_step(case) else _faster_form(forms)
+        verdicts.append(f"{label(case) if is_step(case) else work}: {use}")
 
     types = ", ".join(sorted({case.datatype for case in result.cases}))
-    work = f"{types} on the wire, isolated; seed {result.run.seed}"
-    return lay_out_run(result, headline([result], points), [work, UNITS], tables, verdicts)
+    head = [f"{types} on the wire, isolated; seed {result.run.seed}", UNITS]
+    return lay_out_run(result, headline([result], points), head, tables, verdicts)
 
 
 def points(result: Result) -> list[Point]:
@@ -152,34 +164,25 @@ def label(case: Case) -> str:
     """`256 tokens`, `1 slot`, or else the size."""
     for noun in ("token", "slot"):
         if n := (case.shape or {}).get(f"{noun}s"):
-            return sentences.counted(n, noun)
+            return counted(n, noun)
 
-    return sentences.size_text(case.size_bytes)
-
-
-def title(case: Case) -> str:
-    """`model llama-3.1-70b, layer qkv, tokens 256, hidden 8192, columns 128, scale 1/64; 8 MiB`."""
-    return f"{', '.join(sentences.shape_words(case.shape))}; {sentences.size_text(case.size_bytes)}"
+    return size_text(case.size_bytes)
 
 
-def verdict(result: Result, case: Case, forms: Forms) -> str:
-    """The form or the split to use at this shape."""
-    work = title(case).partition(";")[0]
-    if is_step(case):
-        return f"{label(case)}: {_faster_split(result, case, forms)}"
-
+def _faster_form(forms: Forms) -> str:
+    """The form to use."""
     gain = compare(forms, OURS, FUSED)
     if gain is None or COMPUTE not in forms:
-        return f"{work}: not all forms were measured."
+        return "not all forms were measured."
 
-    name = sentences.spoken(forms[OURS].name.replace("then_", "unfused ", 1))
+    name = spoken(forms[OURS].name.replace("then_", "unfused ", 1))
     words = f"fused and {name} do not clearly differ ({interval_text(gain)} us)"
     if (gain[1] or 0) > 0:
         words = f"fused exposes {interval_text(gain)} us less than {name}"
     elif (gain[2] or 0) < 0:
         words = f"fused exposes {interval_text(compare(forms, FUSED, OURS))} us more than {name}"
 
-    return f"{work}: {words}."
+    return f"{words}."
 
 
 def _faster_split(result: Result, case: Case, forms: Forms) -> str:

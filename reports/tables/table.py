@@ -102,8 +102,8 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
     empty."""
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     name = "auto" if is_auto else "best"
-    is_work = all(is_own_work(case) for row in rows if (case := row.ours or row.library))
-    cells = filled([_cells(row, name, is_work) for row in rows])
+    label = "size\n" if rows[-1].size_bytes else "work\n"
+    cells = filled([_cells(row, label, name) for row in rows])
     if f"{name}\nus" not in cells[0]:  # the name would stand for the library's algorithm
         for texts in cells:
             texts.pop("\nalgorithm", None)
@@ -133,10 +133,11 @@ def filled(rows: Sequence[Cells]) -> list[Cells]:
     return [{name: cell for name, cell in row.items() if name in names} for row in rows]
 
 
-def _cells(row: SizeRow, ours: str, is_work: bool) -> Cells:
-    """The cells of a row by their headings; a routed row shows the load that its skew makes."""
+def _cells(row: SizeRow, label: str, ours: str) -> Cells:
+    """The cells of a row by their headings, of which these two are given; a routed row shows the
+    load that its skew makes."""
     case, mark = row.ours or row.library, "*" if row.better else ""
-    cells: Cells = {"work\n" if is_work else "size\n": row.label}
+    cells: Cells = {label: row.label}
 
     if case and case.routing:
         cells = {

@@ -85,14 +85,12 @@ def case_rows(run: Result) -> Iterator[Row]:
         "left_out": None,
     }
     for case in run.cases:
-        yield facts | {
-            name: cell_of(getattr(case, field), part) for name, (field, part) in CELLS.items()
-        }
-
-
-def cell_of(value: Any, part: str) -> Any:
-    """A part of a summary, None without one; an object as JSON, which can be a key."""
-    if part:
-        return getattr(value, part, None)
-
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+        row = dict(facts)
+        for name, (field, part) in CELLS.items():
+            value = getattr(case, field)
+            if part:
+                value = getattr(value, part, None)  # None without a summary
+            elif isinstance(value, dict):
+                value = json.dumps(value, sort_keys=True)  # which can be a key
+            row[name] = value
+        yield row

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from kernels.devices.owners import open_folder
 from reports.kit.page import Banner, Page, banner_png, to_html
-from reports.site import fleet_page, overview, shared
+from reports.site import fleet_page, overview
 from reports.site.history_page import history_page, page_beside, part_of
+from reports.site.shared import Store, file_name, find, history_file
 from reports.store import untrusted
 from reports.store.program import REPORTS, RUN, answer, complain
 from reports.store.result import ResultError, end_with_parent
@@ -50,7 +51,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     results, site = arguments.results, arguments.out
     command = shlex.join(["dashboard", results.name or ".", "-o", site.name])
 
-    store = shared.find(results)
+    store = find(results)
     with write_errors(site):
         folder = open_folder(site)
         former = claim(folder)
@@ -90,7 +91,7 @@ def claim(site: Path) -> set[str]:
     return set(re.findall(r"[A-Za-z0-9-]+\.(?:html|png)", former))
 
 
-def build(store: shared.Store, command: str) -> list[Page]:
+def build(store: Store, command: str) -> list[Page]:
     """Make every page, several at a time, the overview last. Adds to `store.left_out` what cannot
     be shown."""
     global _jobs
@@ -109,17 +110,17 @@ def build(store: shared.Store, command: str) -> list[Page]:
     return [*pages, index]
 
 
-def plan_pages(store: shared.Store) -> Iterator[Job]:
+def plan_pages(store: Store) -> Iterator[Job]:
     """Each page but the overview. Pages of their own have the newest runs of each machine and
     benchmark, the runs on both sides of a change, and the newest run of a node to look at."""
     keys = dict.fromkeys(map(KEY, store.history.series))
     for key in keys:
         part = part_of(store.history, key)
         name = "History" if len(keys) == 1 else ""
-        yield shared.history_file(*key), name, partial(history_page, part)
+        yield history_file(*key), name, partial(history_page, part)
 
     for path in store.contents.campaigns:
-        yield shared.file_name("compare", str(path)), "", partial(campaign_page, path)
+        yield file_name("compare", str(path)), "", partial(campaign_page, path)
 
     newest = {node: entry.run.run_id for entry in store.runs for node in entry.run.nodes}
     sides = {run_id for event in store.history.standing for run_id in event.sides}
@@ -133,7 +134,7 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
         for at, entry in enumerate(entries):
             run_id = entry.run.run_id
             if at >= len(entries) - overview.MOST_RUNS or run_id in sides:
-                yield shared.file_name("run", run_id), "", partial(page_beside, part, entries, at)
+                yield file_name("run", run_id), "", partial(page_beside, part, entries, at)
 
 
 def make_page(number: int, finish: Callable[[Page], None]) -> Page:

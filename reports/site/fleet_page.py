@@ -4,7 +4,7 @@ from itertools import chain
 
 from reports.kit.chart import forest, heat
 from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
-from reports.site import shared
+from reports.site.shared import file_name
 from reports.store.folder import Contents
 from reports.store.program import BENCH, RUN
 from reports.tables.sentences import counted, size_text, some, start_time
@@ -21,7 +21,7 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
     role = {FINE: "steady", FOUND: "worse"}.get(fleet.status, "unsure")
     sentence = headline(fleet)
     links = {
-        node: (node, shared.file_name("run", entry.run.run_id))
+        node: (node, file_name("run", entry.run.run_id))
         for entry in contents.entries
         for node in entry.run.nodes
     }
@@ -40,7 +40,7 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
         sentence = sentence.capitalize()  # it names none
 
     bad: list[Cell] = [
-        [verdict, *((node, shared.file_name("run", runs[-1])) for node, runs in of_node.items())]
+        [verdict, *((node, file_name("run", runs[-1])) for node, runs in of_node.items())]
         for verdict, of_node in fleet.bad.items()
         if of_node
     ]

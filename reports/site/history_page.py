@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from reports.kit.chart import LEAST_MARKS, Chart, Curve, signs, spark
 from reports.kit.page import Banner, Cell, Page, Row, Section, command_after
-from reports.site import shared
 from reports.site.run_page import run_page
+from reports.site.shared import file_name, history_file
 from reports.store.grouped import grouped
 from reports.store.observations import Entry
 from reports.store.program import REPORTS, RUN
@@ -120,10 +120,10 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
     """The page of the run `at` this place of a machine and benchmark, with links to its neighbours,
     the changes since which it runs, and how it stands against the level of up to eight before."""
     page, run = run_page(entries[at].path), entries[at].run
-    file = shared.history_file(*KEY(run))
+    file = history_file(*KEY(run))
     page.near = [("History", file)]
     for name, others in (("Previous run", entries[:at][-1:]), ("Next run", entries[at + 1 :][:1])):
-        page.near += [(name, shared.file_name("run", other.run.run_id)) for other in others]
+        page.near += [(name, file_name("run", other.run.run_id)) for other in others]
 
     changes = [
         share for series in history.series if (share := series.beside_level(run.run_id)) is not None
@@ -142,9 +142,7 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
 
 def where(event: Event) -> Cell:
     """The place of a change, and the runs between which it lies."""
-    last, first = (
-        (f"{time_of(run):%Y-%m-%d %H:%M}", shared.file_name("run", run)) for run in event.sides
-    )
+    last, first = ((f"{time_of(run):%Y-%m-%d %H:%M}", file_name("run", run)) for run in event.sides)
     return [f"{event.series.place}; 95 % sure: between", last, "and", first, "UTC."]
 
 
@@ -243,7 +241,7 @@ def panel_chart(title: str, members: Sequence[Series]) -> Chart:
         }
         for each, step in found
     }
-    links = [shared.file_name("run", run) for run in runs[::group]]
+    links = [file_name("run", run) for run in runs[::group]]
     ends = f"least, most of {group} runs"
     word = min(members, key=_rank).word
     return Chart(

@@ -9,7 +9,6 @@ import numpy as np
 
 from reports.kit.chart import LEAST_MARKS, spark
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, command_after
-from reports.site import shared
 from reports.site.history_page import (
     TOO_EARLY,
     WORST_FIRST,
@@ -20,6 +19,7 @@ from reports.site.history_page import (
     panel_chart,
     part_of,
 )
+from reports.site.shared import Store, file_name, history_file, status_text
 from reports.store.observations import Entry
 from reports.store.program import on_ranks
 from reports.store.result import time_of
@@ -44,7 +44,7 @@ MOST_CHARTS = 6  # on the page, of changes or else of machines and benchmarks
 Pages = Mapping[str, Page]
 
 
-def overview_page(store: shared.Store, pages: Pages) -> Page:
+def overview_page(store: Store, pages: Pages) -> Page:
     """The overview of a site with these other pages, by file."""
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
@@ -99,14 +99,14 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
     return Page(title, banner, sections, file="index.html", picture=PICTURE, draw=draw)
 
 
-def _banner(store: shared.Store) -> Banner | None:
+def _banner(store: Store) -> Banner | None:
     """The answer of the runs; None for campaigns alone."""
     if wrong := store.history.wrong:
         last, own = [*wrong.items()][-1]
         cases = some(list(map(describe, own)))
         where = f"{last.run.benchmark} on {machine_name(last.run)}"
         sentence = f"{where}: {cases}, and no correct run has followed."
-        newest_wrong = start_time(last.run), shared.file_name("run", last.run.run_id)
+        newest_wrong = start_time(last.run), file_name("run", last.run.run_id)
         facts: list[Cell] = [
             [f"{counted(len(wrong), 'run')}, the last:", newest_wrong],
             command_after(*to_repeat(last.run, "Next, to repeat it")),
@@ -131,10 +131,10 @@ def _banner(store: shared.Store) -> Banner | None:
     return Banner(TOO_EARLY, found, todo)
 
 
-def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:
+def _card(store: Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:
     """A machine and benchmark: the case that changed, or else the headline of its newest run."""
-    run, status = entries[-1].run, shared.status_text(entries[-1])
-    page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
+    run, status = entries[-1].run, status_text(entries[-1])
+    page, history = pages[file_name("run", run.run_id)], history_file(*key)
     figure, when = page.banner.word, start_time(run)
     lines: list[Cell] = [page.banner.sentence]
     part = part_of(store.history, key)
@@ -177,13 +177,13 @@ def _first(history: History) -> Series | None:
 
 def _run_row(entry: Entry, pages: Pages) -> Row:
     run = entry.run
-    file = shared.file_name("run", run.run_id)
+    file = file_name("run", run.run_id)
     page = pages.get(file)
     return {
         "when": (start_time(run), file),
         "benchmark": run.benchmark,
         "figures": f"{page.banner.word}\n{page.banner.sentence}" if page else "-",
-        "status": shared.status_text(entry),
+        "status": status_text(entry),
         "machine": run.machine_id,
         "node": run.node or "-",
     }

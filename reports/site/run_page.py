@@ -31,9 +31,6 @@ def run_page(path: Path) -> Page:
     """The page of a run. Raises ResultError."""
     result = read(path)
     run = result.run
-    cases = sorted(
-        result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
-    )
     wrong: list[Row] = [
         {
             "case": describe(case),
@@ -53,7 +50,7 @@ def run_page(path: Path) -> Page:
     ]
     sections += [
         Section("As the run printed it", text=show.text(result), folded=len(sections) > 1),
-        Section("Every cell", rows=long_rows(cases, speed_ups(result)), folded=True),
+        Section("Every cell", rows=long_rows(result.cases, speed_ups(result)), folded=True),
         Section("Environment", rows=facts, folded=True),
     ]
     ids = {name: getattr(run, name) for name in ("version", "run_id", "machine_id", "software_id")}

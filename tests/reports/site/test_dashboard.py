@@ -189,8 +189,8 @@ def test_only_the_newest_runs_have_pages(tmp_path, monkeypatch):
     site = make_site(tmp_path / "results", tmp_path / "site")
     names = sorted(page.name[4:23] for page in site.glob("run-*.html"))
     assert names == ["2026-11-20T06-15-01", "2026-11-20T06-15-02"]
-    captions = re.findall("<figcaption>(.*?) on ", (site / "index.html").read_text())
-    assert captions == ["16 KiB two-shot, allreduce"]  # nothing changed
+    # Nothing changed.
+    assert "<figcaption>16 KiB two-shot, allreduce on" in (site / "index.html").read_text()
 
 
 def test_the_vendored_library_is_the_one_that_was_looked_at():

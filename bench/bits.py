@@ -184,9 +184,9 @@ def main() -> NoReturn:
     if launched_ranks() == 1:
         parser.error(f"one rank adds nothing: {on_ranks(4, 'bits')}")
     bits = SweepOptions(collective, namespace.datatypes, ["sum"], sizes, algorithms)
-    peers = Peers.parse(parser, namespace)
-    run = options.run_options(namespace, tuned=None)
-    start(run, partial(compare_bits, bits), [peers] if peers else [])
+    peers = Peers.parse(namespace)
+    run = options.run_options(namespace, tuned=None, features=[peers] if peers else [])
+    start(run, partial(compare_bits, bits))
 
 
 if __name__ == "__main__":

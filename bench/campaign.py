@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench.campaigns.launches import OpenCampaign, check_new, check_out, retry_launch, run_command
-from bench.campaigns.options import MORE_PILOTS, CampaignOptions, Stop, parse, time_text
+from bench.campaigns.options import MORE_PILOTS, Stop, parse, time_text
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG
 from kernels.devices.owners import private_folder
 from reports.__main__ import main as reports
@@ -29,9 +30,10 @@ from reports.verdicts.sides import COMPARABLE, Side, log_costs, read_sides
 from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
 
 
-def run_campaign(options: CampaignOptions) -> int:
+def run_campaign(argv: Sequence[str] | None) -> int:
     """Makes the launches, prints the comparison, and returns the exit status. Raises one of
     FAILURES."""
+    options = parse(argv)
     check_new(options.folder)
     campaign = OpenCampaign(options)
     run_launches(campaign, [*COMPARABLE])  # the user chose: the table lists every difference
@@ -180,15 +182,7 @@ def order_of(names: Sequence[str], pair: int, seed: int) -> list[str]:
     return order if pair % 2 else order[::-1]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `python -m bench.campaign` and returns the exit status."""
-    return run_command(
-        f"{BENCH}campaign",
-        lambda: run_campaign(parse(argv)),
-        "the campaign cannot be written",
-        "interrupted; finished launches are kept",
-    )
-
+main = partial(run_command, f"{BENCH}campaign", run_campaign)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +26,6 @@ from reports.verdicts.judge import NothingInCommon
 from reports.verdicts.regress import add_rule, as_text, judge, write_files
 from reports.verdicts.verdict import MIN_PAIRS
 
-ENDINGS = "the gate cannot be written", "interrupted"
 STATUS = "status"
 FILES = {"markdown": "summary.md", "junit": "junit.xml", "html": "index.html"}
 ANSWER = STATUS, *FILES.values(), "index.html.png"
@@ -38,11 +38,6 @@ example:
 
 exit status, also in the file status of the folder:
 """
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `python -m bench.gate` and returns the exit status."""
-    return run_command(f"{BENCH}gate", lambda: run_gate(argv), *ENDINGS)
 
 
 def run_gate(argv: Sequence[str] | None) -> int:
@@ -115,7 +110,7 @@ def answered(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
             try:
                 yield folder, status_file
             except FAILURES as error:
-                status, sentence = ending_of(error, *ENDINGS)
+                status, sentence = ending_of(error)
                 set_status(folder, status_file, status)
                 with suppress(ResultError):  # the disk may be full
                     write_answer(folder, status_file, Outcome(status, sentence))
@@ -147,6 +142,8 @@ def set_status(folder: Path, status_file: BinaryIO, status: int) -> None:
     with suppress(ResultError):
         write_whole(folder / STATUS, line)
 
+
+main = partial(run_command, f"{BENCH}gate", run_gate)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,6 +6,7 @@ held against published ones of equal machines, and against those of a machine th
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -127,12 +128,7 @@ def times_us(folder: Path) -> dict[Key, float]:
     return times
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `python -m bench.qualify` and returns the exit status."""
-    return run_command(
-        f"{BENCH}qualify", lambda: run_qualify(argv), "the qualification", "interrupted"
-    )
-
+main = partial(run_command, f"{BENCH}qualify", run_qualify)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,6 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -207,15 +206,11 @@ def run_steps(survey: Survey) -> None:
             perform(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `python -m bench.survey` and returns the exit status."""
-    return run_command(
-        f"{BENCH}survey",
-        lambda: run_survey(open_survey(make_parser().parse_args(argv))),
-        "the survey",
-        "interrupted before the first step",
-    )
-
+main = partial(
+    run_command,
+    f"{BENCH}survey",
+    lambda argv: run_survey(open_survey(make_parser().parse_args(argv))),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

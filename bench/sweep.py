@@ -1,13 +1,12 @@
 """The command line of the benchmarks of one collective over sizes."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
 from bench.features import FEATURES
 from bench.harness import options
-from bench.harness.feature import Feature
 from bench.harness.options import METHOD, NOTHING, Parser, RunOptions, SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from reports.store.arguments import whole_number
@@ -34,7 +33,6 @@ def main(command: str, collective: str, about: str) -> NoReturn:
 def run_sweep(
     run: RunOptions,
     sweep: SweepOptions,
-    features: Sequence[Feature],
     prepare: Callable[..., Any] | None = None,
 ) -> NoReturn:
     """Runs the sweep, or what `prepare(sweep, session)` makes of it, or lists its algorithms, and
@@ -44,9 +42,9 @@ def run_sweep(
     from bench.harness.session import start
 
     if not run.keeps_run:
-        start(run, partial(suite.list_algorithms, sweep), features)
+        start(run, partial(suite.list_algorithms, sweep))
     cases = partial(prepare or suite.prepare, sweep)
-    start(run, lambda session: measure(session, cases), features)
+    start(run, lambda session: measure(session, cases))
 
 
 def sweep_parser(command: str, name: str, about: str) -> Parser:
@@ -131,16 +129,14 @@ def sweep_parser(command: str, name: str, about: str) -> Parser:
     return parser
 
 
-def sweep_options(
-    parser: Parser, namespace: argparse.Namespace
-) -> tuple[RunOptions, SweepOptions, Sequence[Feature]]:
+def sweep_options(parser: Parser, namespace: argparse.Namespace) -> tuple[RunOptions, SweepOptions]:
     """The options, or the end of the process with status 2 and one sentence."""
     from collectives.registry import ALGORITHMS  # not at the top: --help needs no more modules
 
     collective: Collective = namespace.collective
     known = ALGORITHMS[collective.name]
     algorithms = options.named_algorithms(parser, known, namespace.algorithm)
-    active = [found for each in FEATURES if (found := each.parse(parser, namespace))]
+    active = [found for each in FEATURES if (found := each.parse(namespace))]
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
     sizes = requested_sizes(parser, namespace, allow_zero=True)
@@ -161,7 +157,7 @@ def sweep_options(
         mode,
         namespace.stable,
     )
-    return options.run_options(namespace), sweep, active
+    return options.run_options(namespace, features=active), sweep
 
 
 def requested_sizes(

@@ -78,29 +78,33 @@ def signals_wait() -> Iterator[None]:
             interrupt()
 
 
-def run_command(name: str, run: Callable[[], int], subject: str, interrupted: str) -> int:
-    """Runs a command that starts launches, and returns its exit status; a failure is one sentence.
-    `subject`: what an error without a file's name is about."""
+def run_command(
+    name: str, run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None
+) -> int:
+    """Runs a command that starts launches on its command line, and returns its exit status; a
+    failure is one sentence."""
     open_closed_streams()
     for number in SIGNALS:
         signal.signal(number, interrupt)
     try:
-        return run()
+        return run(argv)
     except FAILURES as error:
-        status, sentence = ending_of(error, subject, interrupted)
+        status, sentence = ending_of(error)
     say(name, sentence)
     return status
 
 
-def ending_of(error: BaseException, subject: str, interrupted: str) -> tuple[int, str]:
+def ending_of(error: BaseException) -> tuple[int, str]:
     """The exit status and the sentence of a command that one of FAILURES ends."""
     if isinstance(error, (Stop, ResultError)):
         return error.exit_status, shown(str(error))
-    if isinstance(error, OSError):
-        return USAGE, shown(f"{error.filename or subject}: {error.strerror}")
+    if isinstance(error, OSError):  # of an open file it has no name
+        return USAGE, shown(
+            f"{error.filename or 'the results cannot be written'}: {error.strerror}"
+        )
     if isinstance(error, MemoryError):
         return USAGE, "the memory is full"
-    return INTERRUPTED, interrupted
+    return INTERRUPTED, "interrupted; finished launches are kept"
 
 
 def check_new(path: Path, beside: Container[str] = ()) -> None:

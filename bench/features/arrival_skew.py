@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
-from bench.harness.options import CASES, AddOption, Parser, comma_separated, duration_s
+from bench.harness.options import CASES, AddOption, comma_separated, duration_s
 from collectives.collective import Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import CollectiveCase
@@ -24,6 +24,8 @@ def delay_us(text: str) -> float:
     delay = 0.0 if text == "0" else round(1e6 * duration_s(text), 3)
     if delay > MOST_LATE_US:
         raise argparse.ArgumentTypeError(f"{text} is above the longest, {MOST_LATE_US // 1000}ms")
+    if delay and launched_ranks() == 1:
+        raise argparse.ArgumentTypeError("one rank waits for nobody")
     return delay
 
 
@@ -45,12 +47,8 @@ class ArrivalSkew(Feature):
         )
 
     @classmethod
-    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "ArrivalSkew | None":
-        if not namespace.arrival_skew:
-            return None
-        if launched_ranks() == 1 and any(namespace.arrival_skew):
-            parser.error("--arrival-skew: one rank waits for nobody")
-        return cls(namespace.arrival_skew)
+    def parse(cls, namespace: argparse.Namespace) -> "ArrivalSkew | None":
+        return cls(namespace.arrival_skew) if namespace.arrival_skew else None
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [
@@ -59,14 +57,12 @@ class ArrivalSkew(Feature):
             for delay_us in self.delays_us
         ]
 
-    def change(
-        self, session: "Session", case: CollectiveCase, iteration: "Iteration"
-    ) -> "Iteration":
+    def change(self, session: "Session", case: CollectiveCase, iteration: "Iteration") -> None:
         from bench.harness.iteration import come_late  # not at the top: --help would load it
 
         late_us = case.shape.get("arrival_skew_us")
         if not late_us:
-            return iteration
+            return
         world = session.world
         receives = partial(case.collective.receives, case.shape)
         # The rank that is delayed: the last one that receives anything.
@@ -75,4 +71,3 @@ class ArrivalSkew(Feature):
         iteration.ranks = () if world.shares_clock() else (late,)
         if world.rank == late:
             iteration.late = come_late(world, round(1e3 * late_us))
-        return iteration

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
-from bench.harness.options import CASES, AddOption, Parser
+from bench.harness.options import CASES, AddOption
 from collectives.collective import Shape
 from collectives.operation import CollectiveCase
 from kernels.devices.device import DeviceError, Memory
@@ -37,15 +37,13 @@ class Cold(Feature):
         )
 
     @classmethod
-    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Cold | None":
+    def parse(cls, namespace: argparse.Namespace) -> "Cold | None":
         return cls() if namespace.cold else None
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [{**shape, "caches": "cold"} for shape in shapes]
 
-    def change(
-        self, session: "Session", case: CollectiveCase, iteration: "Iteration"
-    ) -> "Iteration":
+    def change(self, session: "Session", case: CollectiveCase, iteration: "Iteration") -> None:
         from bench.harness.iteration import consume_step  # not at the top: --help would load it
 
         world, device = session.world, session.world.device
@@ -54,4 +52,4 @@ class Cold(Feature):
         other = self.other = self.other or device.private(FLUSHED * device.last_level_bytes)
         count = other.size_bytes // case.datatype.size_bytes
         flush = consume_step(world, replace(case, receive=other.address), "read_own", count)
-        return replace(iteration, prepare=device.sequence([iteration.prepare, flush]))
+        iteration.prepare = device.sequence([iteration.prepare, flush])

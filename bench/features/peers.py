@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
-from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
+from bench.harness.options import CASES, AddOption, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import shipped_names
 
@@ -50,7 +50,7 @@ class Peers(Feature):
             )
 
     @classmethod
-    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":
+    def parse(cls, namespace: argparse.Namespace) -> "Peers | None":
         return cls(namespace.peers) if namespace.peers else None
 
     def algorithms(self, session: "Session") -> Iterable[Algorithm]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from bench.harness.options import AddOption, Parser
+from bench.harness.options import AddOption
 from collectives.collective import Shape
 from collectives.operation import Algorithm, CollectiveCase
 
@@ -25,7 +25,7 @@ class Feature:
         """Adds the feature's options, each with the `changes` that it makes, to a group."""
 
     @classmethod
-    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Feature | None":
+    def parse(cls, namespace: argparse.Namespace) -> "Feature | None":
         """The feature as the command line requests it; None if it does not."""
         raise NotImplementedError
 
@@ -37,8 +37,5 @@ class Feature:
         """Algorithms beside the collective's own. All ranks call it."""
         return ()
 
-    def change(
-        self, session: "Session", case: CollectiveCase, iteration: "Iteration"
-    ) -> "Iteration":
-        """The iteration of a case with this feature. Raises DeviceError."""
-        return iteration
+    def change(self, session: "Session", case: CollectiveCase, iteration: "Iteration") -> None:
+        """Changes the iteration of a case. Raises DeviceError."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.harness.console import CANNOT, STATUS_TEXT, USAGE, say
 from collectives.build import BuildName
@@ -21,6 +21,9 @@ from collectives.table import parsed
 from reports.store.arguments import OneLineParser, positive_number, unknown, whole_number
 from reports.store.case import size_of
 from reports.store.program import BENCH, has_colours, on_ranks
+
+if TYPE_CHECKING:  # it imports this module
+    from bench.harness.feature import Feature
 
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
@@ -101,7 +104,8 @@ class RunOptions:
     many kernels in one as the device takes. `iterations` 0: until precise or out of time. `warmup`
     None: by a changepoint test, at least 4 calls per rank or 5 ms. `tuned` None: this machine's
     table. `table`: a file for bench.tune's. Without `keeps_run` the command only prints. `method`:
-    what METHOD options say, where it is not the default."""
+    what METHOD options say, where it is not the default. `features`: the optional parts that the
+    command line requests."""
 
     command: str
     timeout_s: float = 30.0
@@ -124,6 +128,7 @@ class RunOptions:
     quiet: bool = False
     keeps_run: bool = True
     method: Mapping[str, Any] = field(default_factory=dict)
+    features: "Sequence[Feature]" = ()
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,6 @@ def measure(
         return int(communicator.broadcast(None))
     from reports.tables.show import text  # not at the top: other ranks never print
 
-    stolen = steal_share(ticks_before, cpu_ticks(cpus_here))
     errors = sorted({*chain(*new_errors)})
     notes = [f"PCIe errors during the run (AER): {', '.join(errors)}"] if errors else []
     left = suite.iterations.keys() - {block.case for block in run.file.blocks}
@@ -135,13 +134,12 @@ def measure(
         status="incomplete" if reason else "complete",
         reason=reason,
         elapsed_s=time.monotonic() - STARTED_S,
-        steal_share=stolen,
+        steal_share=steal_share(ticks_before, cpu_ticks(cpus_here)),
         note="; ".join(notes) or None,
     )
     result = run.file.finish(samples, end, policy.find_winners)
-    status = exit_status(run, result)
     last_words, concluded = policy.conclude(result)
-    status = status or concluded
+    status = exit_status(run, result) or concluded
     communicator.broadcast(status)
     print_out(text(result, brief=True))
     hosts = head.names_of_hosts(machine, communicator.host_names)

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -23,7 +23,6 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
-from bench.harness.feature import Feature
 from bench.harness.flight import LOOK_S, FlightRecord
 from bench.harness.guard import start_rank, start_witness
 from bench.harness.options import Parser, RunOptions
@@ -62,7 +61,6 @@ class Session:
     world: World
     watchdog: Watchdog
     place: Place
-    features: Sequence[Feature] = ()
     notes: list[str] = field(default_factory=list)  # sentences for the head of the run
     overhead_us: float = 0.0  # of an empty collective in each time, on rank 0
 
@@ -101,9 +99,7 @@ class Session:
         return measure
 
 
-def start(
-    options: RunOptions, work: Callable[[Session], int], features: Sequence[Feature] = ()
-) -> NoReturn:
+def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on; an exception on one
     rank ends all ranks."""
     guard = start_rank()
@@ -120,7 +116,7 @@ def start(
         require_one_run(communicator, options)
         watchdog = start_watchdog(communicator, options, guard)
     except Refusal as refusal:
-        say_once(communicator, options, str(refusal))
+        say_once(options, str(refusal))
         print_out("")
         sys.exit(USAGE)
     late.cancel()
@@ -129,9 +125,9 @@ def start(
     flight.progress = progress
     try:
         try:
-            status = work(open_session(options, communicator, watchdog, features))
+            status = work(open_session(options, communicator, watchdog))
         except Refusal as refusal:
-            say_once(communicator, options, str(refusal))
+            say_once(options, str(refusal))
             status = {WrongResult: WRONG, Mistake: USAGE}.get(type(refusal), CANNOT)
         # The normal end: the watchdogs see all ranks reach it, then the records go.
         flight.note("finished", case=None, block=None, text="")
@@ -172,7 +168,6 @@ def open_session(
     options: RunOptions,
     communicator: Communicator,
     watchdog: Watchdog,
-    features: Sequence[Feature],
 ) -> Session:
     """Opens the device, pins this rank and maps the peers. Raises Refusal."""
     flight = watchdog.flight
@@ -203,7 +198,7 @@ def open_session(
         )
     waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
-    session = Session(options, world, watchdog, place, features, notes)
+    session = Session(options, world, watchdog, place, notes)
     if device.is_cpu:  # `auto` chooses by it, once
         flight.note("compile", text="the link's probe")
         _ = session.round_trip_ns
@@ -228,10 +223,10 @@ def require_memory(session: Session, buffer_bytes: int) -> None:
         raise Refusal(sentence)
 
 
-def say_once(communicator: Communicator, options: RunOptions, sentence: str) -> None:
-    """Says it on rank 0 alone: by the launcher's variables if MPI started each rank as a world of
-    its own."""
-    if not (communicator.rank if communicator.size > 1 else launched_rank()):
+def say_once(options: RunOptions, sentence: str) -> None:
+    """Says it on rank 0 alone: by the launcher's variables, since MPI may have started each rank as
+    a world of its own."""
+    if not launched_rank():
         say(f"{BENCH}{options.command}", sentence)
 
 

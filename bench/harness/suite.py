@@ -118,8 +118,8 @@ def bind_cases(
             return
         with communicator.all_or_none():
             iteration = make_iteration(case, operation, chain_calls)
-            for feature in session.features:
-                iteration = feature.change(session, case, iteration)
+            for feature in session.options.features:
+                feature.change(session, case, iteration)
         iteration.text = f"{algorithm.name} {case.size_bytes} B {case.mode}"
         suite.add(header, iteration)
 
@@ -144,7 +144,7 @@ def bind_cases(
 
 def of_features(session: Session) -> list[Algorithm]:
     """The algorithms that features add, such as peers. All ranks call it."""
-    return [each for feature in session.features for each in feature.algorithms(session)]
+    return [each for feature in session.options.features for each in feature.algorithms(session)]
 
 
 def worlds_for(algorithm: Algorithm, world: World) -> Sequence[World]:
@@ -254,9 +254,7 @@ def say_absent(session: Session, suite: Suite) -> None:
     for name in suite.named:
         own = [header for header in suite.headers if header.algorithm == name]
         if own and all(header.status == "unsupported" for header in own):
-            say_once(
-                session.communicator, session.options, f"{name} is not measured: {own[0].reason}"
-            )
+            say_once(session.options, f"{name} is not measured: {own[0].reason}")
 
 
 def sweep_cases(
@@ -265,7 +263,7 @@ def sweep_cases(
     """Every datatype and operation, at every size in every shape."""
     collective = sweep.collective
     shapes: Sequence[Shape] = collective.shapes
-    for feature in session.features:
+    for feature in session.options.features:
         shapes = feature.shapes(shapes)
     for name, redop, requested_bytes, shape in product(
         sweep.datatypes, sweep.redops, sweep.sizes, shapes

@@ -196,9 +196,7 @@ COMMANDS = {
 }
 
 
-def parse(
-    name: str, features: Sequence[type[Feature]] = ()
-) -> tuple[RunOptions, LayerOptions, list[Feature]]:
+def parse(name: str, features: Sequence[type[Feature]] = ()) -> tuple[RunOptions, LayerOptions]:
     command, forms, models = COMMANDS[name], FORMS.get(name), list(MODELS)
     example = f"{on_ranks(2, name)} --model llama-3.1-8b"
     parser, what, how, output = options.rank_parser(
@@ -240,17 +238,17 @@ def parse(
         for field, value in vars(namespace).items()
         if field in LayerOptions.__dataclass_fields__ and value is not None
     }
-    active = [found for each in features if (found := each.parse(parser, namespace))]
-    run_options = options.run_options(namespace, warmup=command.warmup)
-    return run_options, LayerOptions(**fields), active
+    active = [found for each in features if (found := each.parse(namespace))]
+    run_options = options.run_options(namespace, warmup=command.warmup, features=active)
+    return run_options, LayerOptions(**fields)
 
 
 def main(name: str, features: Sequence[type[Feature]] = ()) -> NoReturn:
-    run_options, layer_options, active = parse(name, features)
+    run_options, layer_options = parse(name, features)
 
     def prepare(session: Session) -> Suite:
         world = session.world
         _ = (world.node or world).mapped  # refused here, before anything is allocated
         return COMMANDS[name].prepare(layer_options, session)
 
-    start(run_options, lambda session: measure(session, prepare, COMMANDS[name].policy), active)
+    start(run_options, lambda session: measure(session, prepare, COMMANDS[name].policy))

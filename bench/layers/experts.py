@@ -124,7 +124,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
             skew: make_tables(world, routes, rows, row_bytes) for skew, routes in batches.items()
         }
     shapes: Sequence[Shape] = [{"way": way, **vars(batch)} for way in WAYS]
-    for feature in session.features:
+    for feature in session.options.features:
         shapes = feature.shapes(shapes)
 
     def cases() -> Iterator[CollectiveCase]:

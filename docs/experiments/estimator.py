@@ -100,8 +100,8 @@ def work(sweep: SweepOptions, session: Session) -> int:
 
 def main() -> None:
     parser = sweep_parser("estimator", "all_reduce", str(__doc__))
-    run, sweep, features = sweep_options(parser, parser.parse_args([*DEFAULTS, *sys.argv[1:]]))
-    start(run, lambda session: work(sweep, session), features)
+    run, sweep = sweep_options(parser, parser.parse_args([*DEFAULTS, *sys.argv[1:]]))
+    start(run, lambda session: work(sweep, session))
 
 
 if __name__ == "__main__":

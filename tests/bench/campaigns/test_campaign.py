@@ -15,7 +15,7 @@ import pytest
 
 from bench.campaign import main, run_campaign
 from bench.campaigns import launches
-from bench.campaigns.options import Stop, parse
+from bench.campaigns.options import Stop
 from reports.store.manifest import MANIFEST, CampaignEnd, read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, TIMED, named
@@ -227,7 +227,7 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
     monkeypatch.setattr(launches, "time", SimpleNamespace(monotonic=lambda: sum(limits_s)))
     argv = ["--out", str(tmp_path / "c"), *named(a=QUICK, b=QUICK), "--budget", "5m"]
     with pytest.raises(Stop, match="--budget: variant a has not ended in 300 s: it hang"):
-        run_campaign(parse(argv))
+        run_campaign(argv)
     assert limits_s == [300]
 
 

@@ -142,5 +142,5 @@ def test_a_name_on_the_command_line_does_not_control_the_terminal(refusal):
 @pytest.mark.parametrize("command", ["allreduce", "sendrecv"])
 def test_one_rank_waits_for_nobody(refusal, command):
     assert refusal(f"{command} --arrival-skew 0,5us", ranks=1) == (
-        f"bench.{command}: --arrival-skew: one rank waits for nobody\n"
+        f"bench.{command}: argument --arrival-skew: one rank waits for nobody\n"
     )

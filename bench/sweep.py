@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from bench.features import FEATURES
 from bench.harness import options
-from bench.harness.options import METHOD, NOTHING, Parser, RunOptions, SweepOptions
+from bench.harness.options import NOTHING, Parser, RunOptions, SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from reports.store.arguments import whole_number
 from reports.store.program import BENCH, on_ranks
@@ -87,7 +87,7 @@ def sweep_parser(command: str, name: str, about: str) -> Parser:
     )
 
     for feature in FEATURES:
-        feature.add_options(partial(what, changes=METHOD))  # each declares what it changes
+        feature.add_options(what)
     for short, long, least, most, text in NCCL_FLAGS:
         number = partial(whole_number, least, most=most)
         what(short, long, changes=NOTHING, type=number, metavar="N", help=text)

@@ -295,19 +295,31 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
         stage = f"pair {record.pair} of {campaign.pairs}"
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
     campaign.progress.show(f"{stage}, {variant.name}")
-    started_s, seed, unread = time.monotonic(), options.head.seed + record.pair, list[str]()
-    if variant.is_foreign:
-        record.exit, last_line, run, unread = launch_foreign(campaign, variant, seed, limit_s)
-    else:
-        runs_before = set(folder.glob("*.jsonl"))
-        command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", str(seed)]
-        command += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
-        command += variant.arguments  # the last of two equal options counts: the command's own one
-        record.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
-        run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-        if not (record.exit or run):
-            last_line = "it stored no run"
-    record.elapsed_s = time.monotonic() - started_s
+    seed, why, unread = str(options.head.seed + record.pair), "it stored no run", list[str]()
+    runs_before = set(folder.glob("*.jsonl"))
+    # Nobody else can put a link here while the command writes. Its output can hold a whole
+    # environment.
+    with tempfile.TemporaryDirectory(prefix="wiretax-") as private:
+        log = Path(private, "launch")
+        if variant.is_foreign:
+            values = {"out": f"{log}.file.txt", "seed": seed} | options.settings
+            command = [
+                PLACEHOLDER.sub(lambda found: values.get(found[1], found[2]), word)
+                for word in variant.arguments
+            ]
+        else:  # the last of two equal options counts: the command's own one
+            command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", seed]
+            command += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
+            command += variant.arguments
+        ticks, started_s = environment.cpu_ticks(), time.monotonic()
+        record.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s, log)
+        record.elapsed_s = time.monotonic() - started_s
+        if variant.is_foreign:
+            steal = environment.steal_share(ticks, environment.cpu_ticks())
+            why, unread = import_output(campaign, record, log, steal)
+    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
+    if not (record.exit or run):
+        last_line = why
     record.run = f"{variant.name}/{run.name}" if run else None
     record.reason = failure_of(record.exit, last_line, run)
     record.status = "died" if record.reason else "finished"
@@ -368,41 +380,25 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[
     return result, unread
 
 
-def launch_foreign(
-    campaign: OpenCampaign, variant: Variant, seed: int, limit_s: float
-) -> tuple[int, str, Path | None, list[str]]:
-    """Launches another harness's command. Returns its exit status, its last line or why there is no
-    run, its run, and sentences on rows that could not be read. A command that fails without wrong
-    results has no run."""
-    options, folder = campaign.options, campaign.folder_of(variant.name)
-    # Nobody else can put a link here while the command writes. Its output can hold a whole
-    # environment.
-    with tempfile.TemporaryDirectory(prefix="wiretax-") as private:
-        log = Path(private, "launch")
-        values = {"out": f"{log}.file.txt", "seed": str(seed)} | options.settings
-        command = [
-            PLACEHOLDER.sub(lambda found: values.get(found[1], found[2]), word)
-            for word in variant.arguments
-        ]
-        ticks, started_s = environment.cpu_ticks(), time.monotonic()
-        status, last_line = run_to_end(command, None, variant.environment(None), limit_s, log)
-        elapsed_s = time.monotonic() - started_s
-        steal = environment.steal_share(ticks, environment.cpu_ticks())
-        if options.keeps_output:
-            number = len(campaign.launches) + 1
-            with opened(folder / f"launch-{number}.output") as kept:
-                for file in filter(Path.is_file, log.parent.iterdir()):
-                    with (kept / file.name).open("xb") as copy:
-                        shutil.copyfile(file, f"/proc/self/fd/{copy.fileno()}")
-        try:
-            result, unread = read_output(options, variant, log)
-            if result.end:
-                result.end.elapsed_s, result.end.steal_share = elapsed_s, steal
-            content = content_of_run(result)
-        except (ResultError, ValueError) as error:
-            return status, last_line if status else str(error), None, []
-    if status and all(case.status != "wrong" for case in result.cases):
-        return status, last_line, None, []
-    run = folder / result.path
-    write_whole(run, content)
-    return status, last_line, run, unread
+def import_output(
+    campaign: OpenCampaign, record: Launch, log: Path, steal_share: float | None
+) -> tuple[str, list[str]]:
+    """Stores what another harness's command printed as a run, unless it failed without wrong
+    results. Returns why there is no run, and sentences on rows that could not be read."""
+    options, folder = campaign.options, campaign.folder_of(record.variant)
+    if options.keeps_output:
+        number = len(campaign.launches) + 1
+        with opened(folder / f"launch-{number}.output") as kept:
+            for file in filter(Path.is_file, log.parent.iterdir()):
+                with (kept / file.name).open("xb") as copy:
+                    shutil.copyfile(file, f"/proc/self/fd/{copy.fileno()}")
+    try:
+        result, unread = read_output(options, options.variants[record.variant], log)
+        if result.end:
+            result.end.elapsed_s, result.end.steal_share = record.elapsed_s, steal_share
+        content = content_of_run(result)
+    except (ResultError, ValueError) as error:
+        return str(error), []
+    if not record.exit or any(case.status == "wrong" for case in result.cases):
+        write_whole(folder / result.path, content)
+    return "", unread

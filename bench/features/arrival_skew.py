@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
-from bench.harness.options import CASES, AddOption, comma_separated, duration_s
+from bench.harness.options import AddOption, comma_separated, duration_s
 from collectives.collective import Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import CollectiveCase
@@ -40,7 +40,6 @@ class ArrivalSkew(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--arrival-skew",
-            changes=CASES,
             type=partial(comma_separated, delay_us),
             metavar="A,B",
             help="delay one rank by these times, such as 0,5us,1.5ms; isolated mode only (none)",

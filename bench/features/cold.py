@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
-from bench.harness.options import CASES, AddOption
+from bench.harness.options import AddOption
 from collectives.collective import Shape
 from collectives.operation import CollectiveCase
 from kernels.devices.device import DeviceError, Memory
@@ -31,7 +31,6 @@ class Cold(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--cold",
-            changes=CASES,
             action="store_true",
             help="flush the caches before each iteration; isolated mode only",
         )

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
-from bench.harness.options import CASES, AddOption, comma_separated, name_among
+from bench.harness.options import AddOption, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import shipped_names
 
@@ -42,7 +42,6 @@ class Peers(Feature):
             add(
                 flag,
                 action="extend",
-                changes=CASES,
                 type=partial(comma_separated, name),
                 dest="peers",
                 metavar="A,B",

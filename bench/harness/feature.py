@@ -22,7 +22,8 @@ class Feature:
 
     @staticmethod
     def add_options(add: AddOption) -> None:
-        """Adds the feature's options, each with the `changes` that it makes, to a group."""
+        """Adds the feature's options to the group `what`: one that changes no case, but how all are
+        measured, with `changes=METHOD`."""
 
     @classmethod
     def parse(cls, namespace: argparse.Namespace) -> "Feature | None":

@@ -219,7 +219,7 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
     """Without this limit, a CI pipeline would wait silently for its own time-out."""
     limits_s = []
 
-    def stands_still(command, at, variables, limit_s):
+    def stands_still(command, at, variables, limit_s, log):
         limits_s.append(limit_s)
         return 137, f"took longer than {limit_s:.0f} s"
 

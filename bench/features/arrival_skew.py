@@ -2,18 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
+from bench.harness.iteration import Iteration, come_late
 from bench.harness.options import AddOption, comma_separated, duration_s
 from collectives.collective import Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import CollectiveCase
 
 if TYPE_CHECKING:
-    from bench.harness.iteration import Iteration
     from bench.harness.session import Session
 
 MOST_LATE_US = 100_000
@@ -29,11 +28,10 @@ def delay_us(text: str) -> float:
     return delay
 
 
-@dataclass(frozen=True)
 class ArrivalSkew(Feature):
-    """Every case once for each delay; a delay of 0 is the case itself."""
+    """Every case once for each delay in us, its value; a delay of 0 is the case itself."""
 
-    delays_us: Sequence[float]
+    option = "arrival_skew"
     mode = "isolated"  # a rank arrives at a chain, not at each of its calls
 
     @staticmethod
@@ -45,20 +43,14 @@ class ArrivalSkew(Feature):
             help="delay one rank by these times, such as 0,5us,1.5ms; isolated mode only (none)",
         )
 
-    @classmethod
-    def parse(cls, namespace: argparse.Namespace) -> "ArrivalSkew | None":
-        return cls(namespace.arrival_skew) if namespace.arrival_skew else None
-
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [
             {**shape, "arrival_skew_us": delay_us} if delay_us else shape
             for shape in shapes
-            for delay_us in self.delays_us
+            for delay_us in self.value
         ]
 
-    def change(self, session: "Session", case: CollectiveCase, iteration: "Iteration") -> None:
-        from bench.harness.iteration import come_late  # not at the top: --help would load it
-
+    def change(self, session: "Session", case: CollectiveCase, iteration: Iteration) -> None:
         late_us = case.shape.get("arrival_skew_us")
         if not late_us:
             return

@@ -2,29 +2,28 @@
 as compute that uses other memory would. Then a collective finds its buffers and slabs in memory;
 only the flags of the meeting are in a cache."""
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
+from bench.harness.iteration import Iteration, consume_step
 from bench.harness.options import AddOption
 from collectives.collective import Shape
 from collectives.operation import CollectiveCase
 from kernels.devices.device import DeviceError, Memory
 
 if TYPE_CHECKING:
-    from bench.harness.iteration import Iteration
     from bench.harness.session import Session
 
 FLUSHED = 2  # times the last-level cache: a pass of its size alone leaves some of the older lines
 
 
-@dataclass
 class Cold(Feature):
     """Every case with cold caches. `other` is the memory that is read."""
 
     other: Memory | None = None
+    option = "cold"
     mode = "isolated"  # only the first call of a chain would be cold
 
     @staticmethod
@@ -35,16 +34,10 @@ class Cold(Feature):
             help="flush the caches before each iteration; isolated mode only",
         )
 
-    @classmethod
-    def parse(cls, namespace: argparse.Namespace) -> "Cold | None":
-        return cls() if namespace.cold else None
-
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [{**shape, "caches": "cold"} for shape in shapes]
 
-    def change(self, session: "Session", case: CollectiveCase, iteration: "Iteration") -> None:
-        from bench.harness.iteration import consume_step  # not at the top: --help would load it
-
+    def change(self, session: "Session", case: CollectiveCase, iteration: Iteration) -> None:
         world, device = session.world, session.world.device
         if not device.last_level_bytes:
             raise DeviceError("--cold: the system does not say how large the last-level cache is")

@@ -3,7 +3,6 @@ Python calls, and `--kernel mine.cu`, a kernel in our device API."""
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,11 +26,10 @@ def kernel_name(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
 class Peers(Feature):
-    """The peers with these names. A case's library is the peer with its version."""
+    """The peers with these names, its value. A case's library is the peer with its version."""
 
-    names: list[str]
+    option = "peers"
 
     @staticmethod
     def add_options(add: AddOption) -> None:
@@ -48,13 +46,9 @@ class Peers(Feature):
                 help=f"also time these: your {text} (none)",
             )
 
-    @classmethod
-    def parse(cls, namespace: argparse.Namespace) -> "Peers | None":
-        return cls(namespace.peers) if namespace.peers else None
-
     def algorithms(self, session: "Session") -> Iterable[Algorithm]:
         # Not at the top: --help needs no more modules.
         from collectives.peers.algorithm import open_peers
 
         during = session.flight.during
-        return open_peers(session.world, self.names, session.notes, during).values()
+        return open_peers(session.world, self.value, session.notes, during).values()

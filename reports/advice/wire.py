@@ -24,7 +24,8 @@ from reports.store.manifest import files_of
 from reports.store.observations import entry_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
-from reports.store.schema import Case, NotNegative, Positive, Result
+from reports.store.schema import NotNegative, Positive, Result
+from reports.tables.plot import span_of
 from reports.tables.sentences import left_out_lines, number, size_text
 
 MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
@@ -229,7 +230,10 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
         raise ResultError("; ".join([lack, *notes]))
 
     spans = {
-        name: spread_of(span_of(case) / (case.size_bytes if name in MOVED else 1) for case in own)
+        name: spread_of(
+            np.array(span_of(case.time_us)) / (case.size_bytes if name in MOVED else 1)
+            for case in own
+        )
         for name, own in found.items()
     }
     kernel, load, flag, fenced, unfenced = (spans[name] for name in MEASURED)
@@ -242,13 +246,6 @@ def spread_of(spans: Iterable[Span]) -> Span:
     """The median of some spans, and their least and largest end."""
     every = np.array(list(spans))
     return np.array([np.median(every[:, 0]), every[:, 1].min(), every[:, 2].max()])
-
-
-def span_of(case: Case) -> Span:
-    """A case's median and its interval, or the median alone."""
-    time = case.time_us
-    assert time, "its status is ok"
-    return np.array([time.median, time.ci_low or time.median, time.ci_high or time.median])
 
 
 @dataclass
@@ -287,7 +284,7 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     measured = grouped(chains, attrgetter("algorithm", "size_bytes"))
     for (name, size_bytes), own in sorted(measured.items()):
         if traffic := traffic_of(name, size_bytes):
-            measured_us = float(np.median([span_of(case)[0] for case in own]))
+            measured_us = float(np.median([span_of(case.time_us)[0] for case in own]))
             model_us = float((parts.through_host(name, traffic, cards=1) + parts.kernel)[0])
             checks.append(Tested(name, size_bytes, measured_us, model_us))
 

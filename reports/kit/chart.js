@@ -132,8 +132,8 @@ function reader(figure, { kind, unit, x, lines, links }) {
   return ({ cursor: { idx, _lock: isHeld }, series: [{ idxs }] }) => {
     const at = idx ?? idxs[1];
     const where = FORMS[kind](x[at]);
-    const link = links[at] && make("a", { href: links[at], textContent: where });
-    head.cells[0].replaceChildren(link || where);
+    const link = { href: links[at], textContent: where };
+    head.cells[0].replaceChildren(links[at] ? make("a", link) : where);
     figure.classList.toggle("held", isHeld);
     lines.forEach(({ points }, n) => {
       const [value, ...ends] = points.map(({ [at]: each }) => each && valueText(each, unit));

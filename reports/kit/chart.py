@@ -195,7 +195,7 @@ def heat(share: float, text: str = "", hottest: float = HOTTEST) -> Markup:
         return Markup("-")
 
     depth = round(DEEPEST * min(max(share, 0) / hottest, 1))
-    cell = Markup('<i class="heat worse" style="--heat:{}%">{}</i>')
+    cell = Markup('<div class="heat worse" style="--heat:{}%">{}</div>')
     return cell.format(depth, signs(text or f"{share:+.1%}"))
 
 

@@ -37,7 +37,7 @@ WORDS = {
 ROLES = {word: role for role, words in WORDS.items() for word in words.split(", ")}
 
 # `5.23`, `3.65 us`, `+5.0% [+4.1% +5.9%]`, a cell of a heat map.
-NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<i class=.heat")
+NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<div class=.heat")
 
 # A text, with small print below its first line; a text and its link to a page; a drawing; or a row
 # of these.

@@ -85,12 +85,12 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
         return middle, low or middle, high or middle
 
     def bus_bw(case: Case) -> tuple[float, float, float]:
-        middle, low, high = _interval(case.time_us)
+        middle, low, high = span_of(case.time_us)
         scale = case.size_bytes * factor / 1e3
         return scale / middle, scale / high, scale / low
 
     def time(case: Case) -> tuple[float, float, float]:
-        return _interval(case.total_us or case.time_us)
+        return span_of(case.total_us or case.time_us)
 
     bounds_gb_s = {size: size * factor / us / 1e3 for size, us in bounds_us.items()}
     is_read = any(case.consume_us for case in cases)
@@ -108,7 +108,7 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     ]
 
 
-def _interval(summary: Any) -> tuple[float, float, float]:
+def span_of(summary: Any) -> tuple[float, float, float]:
     """The median and the ends of its interval, the median for a missing end, in microseconds."""
     median_us = max(summary.median, 1e-9)
     return median_us, max(summary.ci_low or median_us, 1e-9), summary.ci_high or median_us

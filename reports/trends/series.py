@@ -83,7 +83,7 @@ class Series:
     def record(self) -> dict[str, Any]:
         """The series for `--json`; the change is a share of the cost, with its 95 % interval."""
         step = self.last_step
-        change = np.expm1(step.log_ratio).round(5).tolist() if step else None
+        change = np.expm1(step.log_ratio).round(5) if step else None
         return {
             "case": self.label,
             "machine_id": self.machine_id,
@@ -94,7 +94,7 @@ class Series:
             "since": self.since(step),
             "change": change,
             "runs": len(self.costs_us),
-            "last_us": float(self.costs_us[-1]),
+            "last_us": self.costs_us[-1],
         }
 
     def row(self, step: LevelChange) -> dict[str, str]:

@@ -226,7 +226,12 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
                 fullname=f"{node.nodeid}[{title}]",
                 param=title,
                 group=f"{benchmark} {size} {case.mode}, {ranks} ranks",
-                params=None,
+                params={
+                    "size_bytes": case.size_bytes,
+                    "algorithm": case.algorithm,
+                    "mode": case.mode,
+                    "ranks": ranks,
+                },
                 extra_info={
                     "bus_bw_gb_s": [case.bus_bw_gb_s for case in cases],
                     "n_wrong": [case.n_wrong for case in cases],

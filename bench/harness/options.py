@@ -404,7 +404,7 @@ def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> 
         default=0,
         metavar="N",
         dest="iterations",
-        help=f"timed iterations per case, in 12 equal blocks; 0: {default_text} (0)",
+        help=f"timed iterations per case, in 12 blocks; 0: {default_text} (0)",
     )
     add_graph_options(add, graph)
 

@@ -1,8 +1,9 @@
 """A run: the cases, rounds of blocks until each case is precise, the file, the table."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class RunInProgress:
     deadline_s: float
     file: RunFile | None = None
     interrupted: bool = False
+    timed: Counter[int] = field(default_factory=Counter)  # iterations that count, by case
 
 
 def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
@@ -53,8 +55,10 @@ def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
     assert run.file
     by_case = count_blocks(run.file.blocks).by_case
     if requested:
-        timed = {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
-        return [number for number in cases if timed.get(number, 0) < requested]
+        run.timed = Counter(
+            {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
+        )
+        return [number for number in cases if run.timed[number] < requested]
     medians_us = {number: [block.cost_us for block in blocks] for number, blocks in by_case.items()}
     rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
     return [number for number in cases if not is_precise(medians_us.get(number, []), rho)]
@@ -176,6 +180,9 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
             if visited is not None:
                 iteration = suite.iterations[visited]
                 where = iteration.text
+                if options.iterations:
+                    left = options.iterations - run.timed[visited]
+                    iteration.count = min(iteration.count, left)
                 datatype = DATATYPES[suite.headers[visited].datatype]
                 record: Block | LinkBlock | None = measure_block(
                     session, iteration, round_, datatype
@@ -194,7 +201,7 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
         round_ += 1
         if run.file:
             active = policy.go_on(run, cases, round_)
-        active = session.communicator.broadcast(active)
+        active, run.timed = session.communicator.broadcast((active, run.timed))
 
 
 def agreed_stop(run: RunInProgress, deadline_s: float) -> bool:

@@ -99,8 +99,8 @@ class RowBits(msgspec.Struct, kw_only=True):
     library: str | None = None
     setting: str | None = None
     sizes: list[SizeBits]
-    thresholds: list[Threshold] = msgspec.field(default_factory=list)
-    errors: dict[str, Error] = msgspec.field(default_factory=dict)
+    thresholds: list[Threshold] = []
+    errors: dict[str, Error] = {}
     reason: str | None = None
 
     @property
@@ -151,7 +151,7 @@ class Bits(msgspec.Struct, kw_only=True):
     software_id: str
     environment: dict[str, Any]
     rows: list[RowBits]
-    notes: list[str] = msgspec.field(default_factory=list)
+    notes: list[str] = []
     elapsed_s: NotNegative
 
     @property

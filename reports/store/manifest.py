@@ -4,7 +4,7 @@ added."""
 import glob
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +24,7 @@ class VariantRecord(msgspec.Struct, kw_only=True):
     name: str
     argv: list[str]
     revision: str | None = None
-    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    environment: dict[str, str] = {}
 
 
 class Campaign(Line, kw_only=True):
@@ -60,9 +60,9 @@ class CampaignEnd(Line, kw_only=True, tag="end"):
 class Manifest:
     folder: Path
     campaign: Campaign
-    launches: list[Launch] = field(default_factory=list)
-    end: CampaignEnd | None = None  # without it, the campaign was interrupted
-    foreign: list[Path] = field(default_factory=list)  # runs and links that it did not write
+    launches: list[Launch]
+    end: CampaignEnd | None  # without it, the campaign was interrupted
+    foreign: list[Path]  # runs and links that it did not write
 
 
 def read_manifest(folder: Path | str) -> Manifest:

@@ -104,11 +104,11 @@ class Run(Line, kw_only=True):
     software_id: str
     environment: dict[str, Any]
     world: dict[str, Any]
-    method: dict[str, Any] = msgspec.field(default_factory=dict)
+    method: dict[str, Any] = {}
     cases: list[CaseHeader]
-    memory: dict[str, Any] = msgspec.field(default_factory=dict)
-    notes: Annotated[list[str], msgspec.Meta(max_length=100)] = msgspec.field(default_factory=list)
-    link: dict[str, Any] = msgspec.field(default_factory=dict)
+    memory: dict[str, Any] = {}
+    notes: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+    link: dict[str, Any] = {}
     clock_shared: bool = True
     imported_from: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -312,9 +312,9 @@ class Counted:
     blocks share a state that all count."""
 
     by_case: dict[int, list[Block]]
-    rtt_ns: float = 0.0
-    left_out: int = 0
-    is_settled: bool = True
+    rtt_ns: float
+    left_out: int
+    is_settled: bool
 
     @cached_property
     def costs_us(self) -> RoundCosts:
@@ -398,7 +398,7 @@ class Result:
     run: Run
     cases: list[Case]
     counted: Counted
-    blocks: list[Block] = field(default_factory=list)  # all, counted or not
+    blocks: list[Block]  # all, counted or not
     link_blocks: list[LinkBlock] = field(default_factory=list)
     end: End | None = None  # None if the run was cut off
     winners: list[Winner] = field(default_factory=list)  # of bench.tune

@@ -98,7 +98,7 @@ def next_command(outcome: Outcome) -> str:
     more are what it lacks, and the time for them."""
     status, comparison = outcome.status, outcome.comparison
     campaign = comparison and comparison.baseline.campaign
-    if status == PASS or not comparison or not campaign or not comparison.variant.command:
+    if status == PASS or not comparison or not campaign or not comparison.variant.typed:
         return ""
 
     base, head = (

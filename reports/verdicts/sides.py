@@ -87,21 +87,20 @@ class Side:
         return [launch for launch in launches if launch.variant == self.name]
 
     @property
-    def command(self) -> VariantRecord | None:
-        """The campaign's record of its command."""
+    def command(self) -> VariantRecord:
+        """The campaign's record of its command; an empty one outside of a campaign."""
         variants = self.campaign.campaign.variants if self.campaign else []
-        return next((each for each in variants if each.name == self.name), None)
+        none = VariantRecord(name=self.name, argv=[])
+        return next((each for each in variants if each.name == self.name), none)
 
     @property
     def commit(self) -> str:
         """The commit that its campaign ran it from; "" for the code as it was there."""
-        return (self.command and self.command.revision) or ""
+        return self.command.revision or ""
 
     @property
     def typed(self) -> str:
         """Its variables and its command as a shell takes them; "" outside of a campaign."""
-        if not self.command:
-            return ""
         variables = map("=".join, self.command.environment.items())
         return shlex.join([*variables, *self.command.argv])
 

@@ -110,7 +110,7 @@ def recorded(side: Side) -> dict[str, str]:
         for name, text in environment_of(side.launches[0].run).items()
         if name.startswith("env.")
     }
-    return facts | (side.command.environment if side.command else {})
+    return facts | side.command.environment
 
 
 def settings_by_label(sides: Sequence[Side]) -> dict[str, dict[str, str]]:

@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+
+import msgspec
 
 from reports.store import cache
 from reports.store.cache import Stamp
@@ -23,16 +24,15 @@ COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
 TIMELESS = "without a time in its run_id"
 
 
-@dataclass
-class Contents:
+class Contents(msgspec.Struct):
     """The content of a folder: its runs in order of time; the folders of campaigns; links, folders
     and files that are left out, and why, in few words and each in a sentence."""
 
     folder: Path
-    entries: list[Entry] = field(default_factory=list)
-    campaigns: list[Path] = field(default_factory=list)
-    left_out: list[tuple[Path, str]] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    entries: list[Entry] = []
+    campaigns: list[Path] = []
+    left_out: list[tuple[Path, str]] = []
+    complaints: list[str] = []
 
 
 def read_store(folder: Path) -> Contents:

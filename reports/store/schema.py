@@ -325,10 +325,9 @@ class Counted:
         }
 
 
-@dataclass
-class Flight:
-    ranks: dict[int, dict[str, Any]] = field(default_factory=dict)  # the last record of each
-    ended: dict[str, Any] = field(default_factory=dict)  # the first rank that ended
+class Flight(msgspec.Struct):
+    ranks: dict[int, dict[str, Any]] = {}  # the last record of each
+    ended: dict[str, Any] = {}  # the first rank that ended
 
 
 # Types of the parts that the records leave open, as reports rely on them; a file may contain more.

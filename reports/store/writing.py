@@ -7,7 +7,6 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,15 +100,14 @@ def write_whole(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
-@dataclass
-class RunFile:
+class RunFile(msgspec.Struct):
     """The open file of a run. Every line is on disk when `append` returns."""
 
     path: Path
     run: Run
     file: BinaryIO
-    blocks: list[Block] = field(default_factory=list)
-    link_blocks: list[LinkBlock] = field(default_factory=list)
+    blocks: list[Block] = []
+    link_blocks: list[LinkBlock] = []
 
     @classmethod
     def create(cls, folder: Path, run: Run) -> "RunFile":

@@ -1,8 +1,8 @@
 """The rule of the gate: is the current slower than the baseline?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -34,16 +34,15 @@ WORDS = {
 MOST_LISTED = 5  # cells and faults
 
 
-@dataclass
-class Outcome:
+class Outcome(msgspec.Struct):
     """The gate's result: the exit status, one sentence, further sentences, and the cells of the
     comparison, worst first. A cell has the word `outcome` and its figures as `text`. Without a
     comparison the sentence says why the gate could not judge."""
 
     status: int
     sentence: str
-    findings: list[str] = field(default_factory=list)
-    cells: pd.DataFrame = field(default_factory=pd.DataFrame)
+    findings: list[str] = []
+    cells: pd.DataFrame = msgspec.field(default_factory=pd.DataFrame)
     comparison: Comparison | None = None
     min_effect: float | None = None
 

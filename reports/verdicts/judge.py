@@ -2,10 +2,10 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -59,8 +59,7 @@ class NothingInCommon(ResultError):
     """Comparable sides without a common case."""
 
 
-@dataclass
-class Comparison:
+class Comparison(msgspec.Struct):
     """A side against the baseline. `allowed` names the facts that `--allow` let differ; `faults`
     say why no gate can judge: those between the sides, and cases that the variant lacks;
     `unchecked` has sentences on results that one side did not check, `caveats` on runs that are
@@ -81,9 +80,9 @@ class Comparison:
     is_interleaved: bool  # of one campaign, whose launches ran in turn
     allowed: list[str]
     faults: list[str]
-    caveats: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    cells: pd.DataFrame = field(default_factory=pd.DataFrame)
+    caveats: list[str] = []
+    unchecked: list[str] = []
+    cells: pd.DataFrame = msgspec.field(default_factory=pd.DataFrame)
 
     @property
     def is_finished(self) -> bool:

@@ -8,11 +8,11 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -44,8 +44,7 @@ ACCEPTED = "accepted.jsonl"  # of a folder of `accept`, whose runs are in folder
 UNNAMED = "size_bytes", "algorithm", "library"  # fields of a case that its name leaves to others
 
 
-@dataclass
-class Side:
+class Side(msgspec.Struct):
     """Launches of the same thing, a run each. `name` is that of the variant in the `campaign` that
     paired them, and `of_pair` has its launches by the number of the pair; `others` has the runs of
     its pilots and of launches that died, which are not judged, by their paths and what they were;
@@ -55,9 +54,10 @@ class Side:
     name: str
     launches: list[Result]
     campaign: Manifest | None = None
-    of_pair: dict[int, Result] = field(default_factory=dict)
-    others: dict[str, Result] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    of_pair: dict[int, Result] = {}
+    others: dict[str, Result] = {}
+    notes: list[str] = []
+    label: str = ""
 
     def __post_init__(self) -> None:
         self.label = "/".join(self.name.split("/")[-2:])

@@ -133,14 +133,13 @@ def signs(text: str) -> str:
     return text
 
 
-def spark(values: ArrayLike, steps: Sequence[Any] = ()) -> Markup:
+def spark(values: NDArray[np.float64], steps: Sequence[Any] = ()) -> Markup:
     """The newest values as a line with a dot at its end, and a line at each step."""
-    every = np.asarray(values, dtype=float)
-    if len(every) < LEAST_MARKS:
+    if len(values) < LEAST_MARKS:
         return Markup("")
 
-    shown = every[-MOST_MARKS:]
-    hidden, last = len(every) - len(shown), len(shown) - 1
+    shown = values[-MOST_MARKS:]
+    hidden, last = len(values) - len(shown), len(shown) - 1
     logs = np.log(shown / np.median(shown))
     ends = min(-LEAST_SPAN, logs.min()), max(LEAST_SPAN, logs.max())
     ys = np.interp(logs, ends, (32, 0))

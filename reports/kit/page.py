@@ -84,7 +84,7 @@ class Section:
 
     @property
     def id(self) -> str:
-        """For links, and the address of a filter."""
+        """For the address of a filter."""
         return re.sub(r"\W+", "-", self.heading).strip("-").lower()
 
     @property

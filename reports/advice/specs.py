@@ -193,19 +193,11 @@ def gpu_of(name: str) -> Gpu:
 def weights_of(model: Transformer, text: str) -> float:
     """The bytes of a model's weights: of a type such as q4, or a size such as 42.5GB. Raises
     ResultError."""
-    size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", text, re.IGNORECASE)
-    if size:
-        weights_bytes = float(size[1]) * GB
-    else:
-        weights_bytes = (
-            model.parameters
-            * find("weights, neither a type nor a size such as 42.5GB,", BITS, text)
-            / 8
-        )
-
-    if not weights_bytes:
-        raise ResultError("a model of 0 GB has no weights")
-    return weights_bytes
+    form = r"(?=.*[1-9])([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB"
+    if size := re.fullmatch(form, text, re.IGNORECASE):
+        return float(size[1]) * GB
+    kind = "weights, neither a type nor a size above 0 such as 42.5GB,"
+    return model.parameters * find(kind, BITS, text) / 8
 
 
 def convert(raw: Any, kind: type[Spec], place: str) -> Spec:

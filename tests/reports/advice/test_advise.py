@@ -200,7 +200,7 @@ def test_one_stream_is_judged_alone():
         ),
         (f"{TWO} --link pcie5x8", "--link pcie5x8 changes nothing: what is published of RCCL"),
         (f"{TWO} --gpu=rtx5090", "--gpu stands there 2 times, and takes one value"),
-        (f"{TWO} --weights 42", "weights, neither a type nor a size such as 42.5GB, '42'"),
+        (f"{TWO} --weights 42", "weights, neither a type nor a size above 0 such as 42.5GB, '42'"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(words, refused):

@@ -4,7 +4,6 @@ the fields. Times are in microseconds, flag round trips in nanoseconds, sizes in
 in 1e9 bytes/s."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_type_hints
@@ -305,8 +304,7 @@ class End(Line, kw_only=True):
     note: str | None = None  # what went on meanwhile
 
 
-@dataclass(frozen=True)
-class Counted:
+class Counted(msgspec.Struct, frozen=True, dict=True):
     """The blocks that count by case, in the order of the run; the round trip of a flag in the run's
     state in ns, 0 without probes; and how many blocks are left out. `is_settled`: false if so few
     blocks share a state that all count."""
@@ -391,16 +389,15 @@ class OpenParts(msgspec.Struct):
     bound_parts: BoundParts | None = None
 
 
-@dataclass
-class Result:
+class Result(msgspec.Struct):
     path: Path
     run: Run
     cases: list[Case]
     counted: Counted
     blocks: list[Block]  # all, counted or not
-    link_blocks: list[LinkBlock] = field(default_factory=list)
+    link_blocks: list[LinkBlock] = []
     end: End | None = None  # None if the run was cut off
-    winners: list[Winner] = field(default_factory=list)  # of bench.tune
+    winners: list[Winner] = []  # of bench.tune
 
     @property
     def complete(self) -> bool:

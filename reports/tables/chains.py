@@ -1,10 +1,9 @@
 """The chain from a graph: what GPUs do when a model decodes, so the first table of their runs. Its
 times are shown less the links of the chain, the kernels that make the next input."""
 
-from dataclasses import replace
 from math import inf
 
-import msgspec
+from msgspec.structs import replace
 
 from reports.store.build import build_cases
 from reports.store.schema import LEAST_US, Block, Result
@@ -69,4 +68,4 @@ def _block(block: Block, link_us: float) -> Block:
         for name in TIMES
         if (us := getattr(block, name)) is not None
     }
-    return msgspec.structs.replace(block, chain_only_us=None, **less)
+    return replace(block, chain_only_us=None, **less)

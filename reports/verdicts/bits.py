@@ -222,6 +222,8 @@ def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
     notes = [f"the baseline lacks rows or sizes of {some(new)}"] if new else []
     if baseline.machine_id != record.machine_id:
         notes.append(f"the baseline is of machine {baseline.machine_id}")
+    if baseline.version != record.version:
+        notes.append(f"the baseline is of Wiretax {baseline.version}, this of {record.version}")
     return checks, notes
 
 
@@ -313,7 +315,7 @@ def page_of(
             "What was compared",
             [
                 *(
-                    f"{name}: {'' if name in compared_in else 'not compared, '}{text}"
+                    f"{name}: {text}{'' if name in compared_in else ' (not compared)'}"
                     for name, text in INVARIANCES.items()
                 ),
                 *record.reasons,

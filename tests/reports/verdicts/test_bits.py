@@ -148,7 +148,7 @@ def test_a_record_with_a_failed_row_is_shown_as_such(edited, report, tmp_path):
     text = page.read_text()
     assert "ring (float32) failed: RuntimeError: the sum is lost" in text
     assert "Changed: ring." in text
-    assert "graph: not compared, from a graph" in text
+    assert "graph: from a graph (not compared)" in text
 
 
 def test_another_version_is_the_same_row(edited, report):

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -190,7 +189,7 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     from reports.store.grouped import grouped
     from reports.tables.sentences import size_text
     from reports.tables.show import headline_of
-    from reports.verdicts.sides import case_names, faults_of, side_of, uneven_cases
+    from reports.verdicts.sides import Side, case_names, faults_of, side_of, uneven_cases
 
     side = side_of(str(folder))
     measured_names = {case.algorithm for case in side.cases}
@@ -200,7 +199,7 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
         if is_peer(case) and case.algorithm not in measured_names
     }
     for own in grouped(side.launches, lambda launch: launch.run.benchmark).values():
-        absent |= {*uneven_cases(replace(side, launches=own))}  # a launch stores a run of each
+        absent |= {*uneven_cases(Side(side.name, own))}  # a launch stores a run of each
     if faults := [*faults_of(side), *sorted(absent)]:
         fail("\n".join([*side.notes, *faults]))
     results = side.launches

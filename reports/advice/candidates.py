@@ -181,9 +181,8 @@ def figures_of(
         span, note = None, ONE_GPU if gpus == 1 else "not in its runs, or in too few blocks"
         if isinstance(label, str):
             name, workload = label, spec.models[label]
-            model = find("model", MODELS, workload.model)
             deployment = Deployment(
-                model,
+                find("model", MODELS, workload.model),
                 gpu,
                 workload.weights,
                 times,

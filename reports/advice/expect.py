@@ -271,15 +271,14 @@ def drawn_of(question: Question) -> tuple[Quantity, list[DrawnLine]]:
     if not shown:
         raise ResultError(f"nothing is published near {question}: there is nothing to draw")
 
-    def series_of(row: PublishedCall) -> tuple[str, str, str]:
-        words = row.source.partition("/")[0] + ":", row.library, row.version, row.variant
-        name = f"{' '.join(filter(None, words))}, {row.mode}, {row.gpus}x {row.gpu}"
-        return name, row.source, row.machine
-
     shown.sort(key=attrgetter("size_bytes"))
     lines = []
-    for (name, source, _), own in grouped(shown, series_of).items():
-        role = "ours" if source == THIS_RUN else ROLE_OF_KIND[own[0].kind]
+    alike = attrgetter("source", "library", "version", "variant", "mode", "gpus", "gpu", "machine")
+    for own in grouped(shown, alike).values():
+        row = own[0]
+        words = row.source.partition("/")[0] + ":", row.library, row.version, row.variant
+        name = f"{' '.join(filter(None, words))}, {row.mode}, {row.gpus}x {row.gpu}"
+        role = "ours" if row.source == THIS_RUN else ROLE_OF_KIND[row.kind]
         lines.append(DrawnLine(name, role, own, True))
     title = f"Time of a call of {question.collective}"
     return Quantity(title, "us", lambda row: (row.us, row.us, row.us), {}), lines

@@ -147,9 +147,9 @@ def spark(values: NDArray[np.float64], steps: Sequence[Any] = ()) -> Markup:
     box = f'viewBox="{-last / 40} -4 {1.05 * last} 40" preserveAspectRatio="none"'
     return _drawing(
         f'class="spark" aria-hidden="true" {box}',
-        *(_path(step.word, f"M{step.first - hidden - 0.5} -4v40") for step in steps),
-        _path("ours", f"M{line}"),
-        _path("ours end", f"M{last} {ys[-1]:.1f}h0"),
+        "".join(_path(step.word, f"M{step.first - hidden - 0.5} -4v40") for step in steps)
+        + _path("ours", f"M{line}")
+        + _path("ours end", f"M{last} {ys[-1]:.1f}h0"),
     )
 
 
@@ -173,17 +173,15 @@ def forest(
     drawings = []
     for role, row in zip(roles, scale * logs, strict=True):
         value, low, high = np.clip(np.where(np.isnan(row), row[0], row), -156, 156)
-        parts = [grid]
+        drawn = grid
         if np.isfinite(value):
-            parts.append(_path(role, f"M{low:.1f} 12H{high:.1f}"))
+            drawn += _path(role, f"M{low:.1f} 12H{high:.1f}")
         for side in (-1, 1):
             if (side * row).max() > 160:
-                parts.append(_path(role, f"M{side * 148} 6l{side * 8} 6l{side * -8} 6"))
+                drawn += _path(role, f"M{side * 148} 6l{side * 8} 6l{side * -8} 6")
         if -160 <= row[0] <= 160:
-            parts.append(_path(f"{role} end", f"M{value:.1f} 12h0"))
-        drawings.append(
-            _drawing('class="range" aria-hidden="true" viewBox="-160 0 320 24"', *parts)
-        )
+            drawn += _path(f"{role} end", f"M{value:.1f} 12h0")
+        drawings.append(_drawing('class="range" aria-hidden="true" viewBox="-160 0 320 24"', drawn))
 
     return heading, drawings
 
@@ -198,8 +196,8 @@ def heat(share: float, text: str = "", hottest: float = HOTTEST) -> Markup:
     return cell.format(depth, signs(text or f"{share:+.1%}"))
 
 
-def _drawing(attributes: str, *parts: str) -> Markup:
-    return Markup(f"<svg {attributes}>{''.join(parts)}</svg>")
+def _drawing(attributes: str, paths: str) -> Markup:
+    return Markup(f"<svg {attributes}>{paths}</svg>")
 
 
 def _path(role: str, points: str) -> str:

@@ -70,11 +70,6 @@ class AllReduceLaunches:
     def have_intervals(self) -> bool:
         return len(self.runs) >= LEAST_LAUNCHES
 
-    @property
-    def gpus(self) -> list[str]:
-        """The names of the GPUs of all ranks that have one."""
-        return [gpu for run in self.runs for gpu in run.run.gpus]
-
 
 def read_launches(
     names: Iterable[str | Path], gpus: int, confidence: float = CONFIDENCE
@@ -280,11 +275,11 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
 
     names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype
-    place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
+    run = launches.runs[0].run
+    place = ", ".join(dict.fromkeys(run.gpus)) or "ranks without a GPU's name"
     count = counted(n, "launch")
     if not launches.have_intervals:
         count += ", no interval"
-    run = launches.runs[0].run
     harness, hosts = run.method.get("harness"), run.hosts
     origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
@@ -314,7 +309,7 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
             f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
             f"{bandwidth}, as published."
         )
-    elif launches.gpus and not problem:
+    elif run.gpus and not problem:
         expected = link_between(gpu, gpus) if gpu.peer else link
         bus_gb_s = wire_factor(gpus) * size / spans_of(launches, "time_us")[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
@@ -331,14 +326,12 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
 
 def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     """A sentence if the ranks ran on something else than this GPU; None otherwise."""
-    if any(rank.get("device") == "cpu" for run in launches.runs for rank in run.run.ranks):
+    runs = [entry.run for entry in launches.runs]
+    if any(rank.get("device") == "cpu" for run in runs for rank in run.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
 
-    if any(shares_places(run.run.ranks) for run in launches.runs):
+    if any(shares_places(run.ranks) for run in runs):
         return "The ranks share a card: no link between cards was measured; see predict."
 
-    for name in launches.gpus:
-        if sheet_of(name) != gpu:
-            return f"The times come from {name}, not from {gpu.name}."
-
-    return None
+    others = [name for run in runs for name in run.gpus if sheet_of(name) != gpu]
+    return f"The times come from {others[0]}, not from {gpu.name}." if others else None

@@ -1,6 +1,7 @@
 """The ways to serve a model with GPUs: whether they fit, their latency and their throughput, by the
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -8,7 +9,7 @@ from math import ceil
 import numpy as np
 
 from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
-from reports.advice.specs import ELEMENT_BYTES, GB, Gpu, Transformer, weights_of
+from reports.advice.specs import BITS, ELEMENT_BYTES, GB, Gpu, Transformer, find
 from reports.tables.sentences import counted, number
 
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
@@ -52,8 +53,12 @@ class Deployment:
 
     @cached_property
     def weights_bytes(self) -> float:
-        """Raises ResultError for weights that are neither a type nor a size."""
-        return weights_of(self.model, self.weights)
+        """Of a type such as q4, or a size such as 42.5GB. Raises ResultError for neither."""
+        form = r"(?=.*[1-9])([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB"
+        if size := re.fullmatch(form, self.weights, re.IGNORECASE):
+            return float(size[1]) * GB
+        kind = "weights, neither a type nor a size above 0 such as 42.5GB,"
+        return self.model.parameters * find(kind, BITS, self.weights) / 8
 
     @property
     def tflops(self) -> float:

@@ -190,16 +190,6 @@ def gpu_of(name: str) -> Gpu:
     return sheet_of(name) or find("GPU", GPUS, name)
 
 
-def weights_of(model: Transformer, text: str) -> float:
-    """The bytes of a model's weights: of a type such as q4, or a size such as 42.5GB. Raises
-    ResultError."""
-    form = r"(?=.*[1-9])([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB"
-    if size := re.fullmatch(form, text, re.IGNORECASE):
-        return float(size[1]) * GB
-    kind = "weights, neither a type nor a size above 0 such as 42.5GB,"
-    return model.parameters * find(kind, BITS, text) / 8
-
-
 def convert(raw: Any, kind: type[Spec], place: str) -> Spec:
     """`raw` as a structure. Raises ResultError, which names `place`."""
     try:

@@ -89,7 +89,10 @@ def verdict_page(title: str, outcomes: Sequence[Outcome]) -> Page:
         ]
         draw = partial(draw_cells, comparison=first)
 
-    return Page(title, Banner(worst.word, f"{worst.sentence}.", facts), sections, draw=draw)
+    sentence = worst.sentence
+    if not sentence.endswith("?"):  # "did you mean --budget?"
+        sentence += "."
+    return Page(title, Banner(worst.word, sentence, facts), sections, draw=draw)
 
 
 def next_command(outcome: Outcome) -> str:

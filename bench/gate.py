@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bench.campaign import run_launches
-from bench.campaigns.launches import FAILURES, OpenCampaign, check_new, ending_of, run_command
+from bench.campaigns.launches import (
+    FAILURES,
+    OpenCampaign,
+    check_new,
+    ending_of,
+    run_command,
+    signals_wait,
+)
 from bench.campaigns.options import CampaignOptions, Stop, launching_parser, parse
 from bench.harness.console import INTERRUPTED, USAGE, print_out
 from kernels.devices.owners import opened
@@ -120,12 +127,14 @@ def answered(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 def write_answer(folder: Path, status_file: BinaryIO, outcome: Outcome) -> None:
     """Writes the files, and the status last. Raises ResultError after removing the files: those
     that fitted onto a full disk could tell of another outcome."""
-    try:
-        write_files(outcome, **{form: folder / name for form, name in FILES.items()})
-    except ResultError:
-        remove_files(folder)
-        raise
-    set_status(folder, status_file, outcome.status)
+    # Signals wait: once its import is interrupted, the library that draws cannot be loaded again.
+    with signals_wait():
+        try:
+            write_files(outcome, **{form: folder / name for form, name in FILES.items()})
+        except ResultError:
+            remove_files(folder)
+            raise
+        set_status(folder, status_file, outcome.status)
 
 
 def remove_files(folder: Path) -> None:

@@ -122,7 +122,7 @@ def read_lines(
     first, _, rest = content_of(path, MOST_RUN_BYTES).partition(b"\n")
     # Almost every file can be decoded at once. Errors, and what is rare, come from the loop.
     others: list[Line] = []
-    if len(rest) <= MOST_LINE_BYTES:
+    if len(rest) <= MOST_LINE_BYTES and b'"schema"' not in rest:
         with suppress(*NOT_JSON):
             if _is_plain(rest):
                 others, rest = _decoder(*kinds[1:]).decode_lines(rest), b""

@@ -176,8 +176,6 @@ def side_of(argument: str) -> Side:
     for file in sorted(files):
         if file.is_symlink() and file != path:
             side.notes.append(f"{file} is a link, which is not followed: left out")
-        elif file.is_file() and not file.stat().st_size:
-            side.notes.append(f"{file} is empty: left out")
         else:
             _add_launch(side, file)
 

@@ -15,6 +15,7 @@ import pytest
 from bench.gate import main as gate
 from bench.gate import read_options
 from reports.__main__ import main as reports
+from reports.kit.page import banner_png
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
 from tests.reports.imports.test_serving import VLLM
@@ -187,6 +188,21 @@ def test_a_gate_that_is_stopped_while_it_judges_leaves_no_pass(tmp_path, side, m
     assert judged(folder, side(), side(), "--min-effect", "20") == 130
     assert "INTERRUPTED" in (folder / "summary.md").read_text()
     assert not [text for text in folder.glob("*.*") if "PASS" in text.read_text(errors="replace")]
+
+
+def test_a_gate_that_is_stopped_while_it_writes_has_written_all(tmp_path, side, monkeypatch):
+    """An import of matplotlib that a signal ended cannot be repeated: the answer had none."""
+    folder, drawn = tmp_path / "gate", []
+
+    def stop(page):
+        signal.raise_signal(signal.SIGINT)
+        drawn.append(banner_png(page))
+        return drawn[-1]
+
+    monkeypatch.setattr("reports.verdicts.regress.banner_png", stop)
+    assert judged(folder, side(), side(), "--min-effect", "20") == 130
+    assert "INTERRUPTED" in (folder / "summary.md").read_text()
+    assert len(drawn) == 2  # of the verdict, and of the interruption
 
 
 def test_a_gate_that_is_killed_takes_everything_along(tmp_path, side):

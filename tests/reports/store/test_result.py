@@ -117,6 +117,7 @@ def test_a_file_of_many_lines_or_without_cases_or_of_a_newer_schema_is_refused(t
     [
         (b'"time_us":', b'"time_us":NaN,"was":', "line 2"),
         (b'"round":0', b'"round":"first"', "line 2"),
+        (b'"round":0', b'"schema":2,"round":0', "line 2: schema 2 is newer"),
         (
             b'"total_us":{"median":',
             b'"total_us":{"median":5e-324,"was":',

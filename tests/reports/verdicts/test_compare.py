@@ -85,17 +85,26 @@ def test_single_launches_and_their_copies_are_unreplicated(two, compared, tmp_pa
         for copy in range(8):
             shutil.copy(run, tmp_path / run.stem / f"copy-{copy}.jsonl")
         (tmp_path / run.stem / "link.jsonl").symlink_to(run)
-        (tmp_path / run.stem / "empty.jsonl").touch()
     status, out, _ = compared(*(tmp_path / run.stem for run in two))
     text = " ".join(out.split())
     assert (status, "is a copy of the run" in text) == (0, True)
     assert "link.jsonl is a link, which is not followed: left out" in text
-    assert "empty.jsonl is empty: left out" in text
     rows = rows_of(out)
     assert {row[3] for row in rows.values()} == {"unreplicated"}
     assert all("[" not in " ".join(row) for row in rows.values())
     assert "bench.campaign" in text
     assert "unreplicated 6; of 6 cells" in text
+
+
+def test_a_side_with_an_empty_file_is_refused(two, compared, tmp_path):
+    """Of the launch that could not store its run, nobody knows how it went."""
+    for run in two:
+        (tmp_path / run.stem).mkdir()
+        shutil.copy(run, tmp_path / run.stem)
+    empty = tmp_path / run.stem / "empty.jsonl"
+    empty.touch()
+    status, _, err = compared(*(tmp_path / run.stem for run in two))
+    assert (status, f"{empty} is empty, not a run file" in err) == (2, True)
 
 
 def test_launches_in_different_states_of_the_link_are_no_pairs(tmp_path, compared):

@@ -130,21 +130,24 @@ def fold(text: str, width_in: float, size: float = 10) -> str:
 
 def label_ends(axes: Any, letters: int) -> None:
     """Writes the label of each line, so many letters wide, to the right of the axes: as high as the
-    line ends, or below the label above. To be called when all lines are drawn."""
+    line ends, or below the label above, with room for those below. To be called when all lines are
+    drawn."""
     axes.figure.draw_without_rendering()
+    scale = 72 / axes.figure.dpi  # pixels in points
     heights = {
-        line: axes.transData.transform(line.get_xydata()[-1])[1] - axes.bbox.y0
+        line: scale * (axes.transData.transform(line.get_xydata()[-1])[1] - axes.bbox.y0)
         for line in axes.lines
         if not line.get_label().startswith("_")  # matplotlib's own name
     }
-    free = inf  # points up to the label above
+    texts = {line: textwrap.fill(line.get_label(), letters) for line in heights}
+    needed = {line: LABEL_PITCH * (1 + text.count("\n")) for line, text in texts.items()}
+    free, below = inf, sum(needed.values())  # points up to the label above, and of all below it
     for line in sorted(heights, key=lambda line: heights[line], reverse=True):
-        text, color = textwrap.fill(line.get_label(), letters), line.get_color()
-        half = LABEL_PITCH / 2 * (1 + text.count("\n"))
-        height = min(72 / axes.figure.dpi * heights[line], free - half)
-        free = height - half
+        color, half = line.get_color(), needed[line] / 2
+        height = min(max(heights[line], below - half), free - half)
+        free, below = height - half, below - 2 * half
         axes.annotate(
-            text,
+            texts[line],
             line.get_xydata()[-1],
             (1.04, height),
             textcoords=("axes fraction", "axes points"),

@@ -73,8 +73,12 @@ def store(
     output, which name the other sizes, and the exit status. Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
         return "table: none\n", FINE
-    rows = [search.row_of(result, each) for each in result.winners if each.is_settled]
-    decided = {row.size_bytes[0] for row in rows}
+    settled = [each for each in result.winners if each.is_settled]
+    # What `auto` chose in another state of the link, and a candidate beat, it would not choose now.
+    low_ns, high_ns = search.state_range(result.counted.rtt_ns)
+    is_for_state = low_ns <= result.run.link["auto_rtt_ns"] <= high_ns
+    rows = [search.row_of(result, each) for each in settled if each.is_confirmed or is_for_state]
+    decided = {each.size_bytes for each in settled}
     decided -= {each.size_bytes for each in result.winners if not each.is_settled}
     open_ = [size_text(size) for size in sizes if size not in decided]
     left = f"INCOMPLETE: too few rounds at {some(open_)}{more_time(result)}\n" if open_ else ""

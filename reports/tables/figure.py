@@ -141,7 +141,10 @@ def label_ends(axes: Any, letters: int) -> None:
     }
     texts = {line: textwrap.fill(line.get_label(), letters) for line in heights}
     needed = {line: LABEL_PITCH * (1 + text.count("\n")) for line, text in texts.items()}
-    free, below = inf, sum(needed.values())  # points up to the label above, and of all below it
+    free, below = (
+        inf,
+        sum(needed.values(), 0.0),
+    )  # points up to the label above, and of all below it
     for line in sorted(heights, key=lambda line: heights[line], reverse=True):
         color, half = line.get_color(), needed[line] / 2
         height = min(max(heights[line], below - half), free - half)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
+from bench import tune
 from bench.harness import tuned
 from bench.tuning import search
 from bench.tuning.audit import audited
@@ -285,6 +286,34 @@ def test_auto_uses_the_choices_that_the_search_stored(search_done, tmp_path):
     made = f"bench.tune made in {head.run_id} with Wiretax {head.program}"
     assert f"auto uses the table that {made}." in result.run.notes
     assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
+
+
+def test_what_auto_chose_for_another_state_of_the_link_is_not_stored_if_it_lost(
+    search_done, tmp_path
+):
+    """A table kept a build for 441 ns that took 2.5 times as long at the run's 100 ns."""
+    result, table = search_done[1], str(tmp_path / "table.toml")
+    lost, held = (
+        Winner(
+            variant="copied",
+            size_bytes=size_bytes,
+            mode="isolated",
+            name=result.winners[0].name,
+            cost_us=2.5,
+            candidate=candidate,
+            gain=(2.5, 2.4, 2.6) if candidate else None,
+        )
+        for size_bytes, candidate in ((1024, "ring"), (2048, None))
+    )
+
+    def stored(factor):
+        link = {"auto_rtt_ns": factor * result.counted.rtt_ns}
+        run = replace(result.run, link=link)
+        tune.store(table, "p", (1024, 2048), replace(result, run=run, winners=[lost, held]))
+        return [row.size_bytes[0] for row in loaded(tmp_path / "table.toml", run)]
+
+    assert stored(4.0) == [2048]
+    assert stored(1.1) == [1024, 2048]
 
 
 def test_a_search_for_stable_bits_tries_sums_in_rank_order_and_keeps_the_rows_of_auto(

@@ -100,7 +100,7 @@ DEVICE bool differ(pack x, pack y) {
       return a;                                  \
     }                                            \
   };
-COMBINES(Sum, a + b)
+COMBINES(Sum, a + b)  // the sum
 COMBINES(Prod, a* b)
 COMBINES(Min, least_of(a, b))
 COMBINES(Max, most_of(a, b))

@@ -23,6 +23,7 @@ from bench.sweep import requested_sizes
 from bench.tuning import search
 from bench.tuning.audit import audited
 from bench.tuning.winners import find_winners
+from reports.store.blocks import same_state
 from reports.store.program import on_ranks
 from reports.store.result import ResultError
 from reports.store.schema import Result, Winner
@@ -75,8 +76,8 @@ def store(
         return "table: none\n", FINE
     settled = [each for each in result.winners if each.is_settled]
     # What `auto` chose in another state of the link, and a candidate beat, it would not choose now.
-    low_ns, high_ns = search.state_range(result.counted.rtt_ns)
-    is_for_state = low_ns <= result.run.link["auto_rtt_ns"] <= high_ns
+    run, rtt_ns = result.run, result.counted.rtt_ns
+    is_for_state = not run.clock_shared or bool(same_state(run.link["auto_rtt_ns"], rtt_ns))
     rows = [search.row_of(result, each) for each in settled if each.is_confirmed or is_for_state]
     decided = {each.size_bytes for each in settled}
     decided -= {each.size_bytes for each in result.winners if not each.is_settled}
@@ -84,7 +85,6 @@ def store(
     left = f"INCOMPLETE: too few rounds at {some(open_)}{more_time(result)}\n" if open_ else ""
     if not rows:
         return f"{left}table: none\n", CANNOT
-    run = result.run
     path = tuned.path_of(table, run)
     head = tuned.Head(run.machine_id, run.software_id, run.run_id, program)
     tuned.add(path, head, rows)

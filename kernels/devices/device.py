@@ -61,11 +61,11 @@ def fields_of(structure: str, source: str) -> list[tuple[str, Any]]:
     """The fields of a structure of `kernels/<source>`, as they are declared there: one or several
     a line, of one type. All pointers are void ones, and `in` is `in_`."""
     kinds = KINDS | {each.__name__: each for each in Shared.__subclasses__()}
-    text = re.sub(" *//.*", "", (SOURCES / source).read_text())
+    text = (SOURCES / source).read_text()
     body = text.partition(f"struct {structure} {{")[2].partition("\n}")[0]
     fields = list[tuple[str, Any]]()
     line = re.compile(r"^  (?:const )?(\w+)(\*|<.+>)? (.+);$", re.MULTILINE)
-    for kind, mark, names in line.findall(body):
+    for kind, mark, names in line.findall(re.sub(" *//.*", "", body)):
         for declared in names.split(", "):
             name, *numbers = re.findall(r"\w+", declared)
             field = c_void_p if "*" in mark + declared else kinds[kind]

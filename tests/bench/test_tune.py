@@ -21,7 +21,7 @@ from reports.tables.tune import render
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
 
-# A search that ends after 20 rounds of short blocks, however busy the machine is.
+# A search that ends after 30 rounds of short blocks, however busy the machine is.
 FEW_CANDIDATES = """
 import bench.tune as tune
 from bench.harness import schedule

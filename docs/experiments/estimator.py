@@ -7,11 +7,15 @@ card share its clock. Here a kernel beside each event stores that clock: event, 
 kernel, event. The true time is from the last arrival to the last exit, by the kernels. The table
 has quantiles of two differences to it: of the longest interval between events, which also holds
 both kernels, and of the longest interval between a rank's kernels. Further options are
-bench.allreduce's; NCCL takes part with NCCL_MULTI_RANK_GPU_ENABLE=1."""
+bench.allreduce's; NCCL takes part with NCCL_MULTI_RANK_GPU_ENABLE=1. Below the table are the
+library with the channels of each of its communicators, and the variables that are set."""
 
 import ctypes
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +24,13 @@ from bench.harness.iteration import ARRIVED, LEFT, Iteration, stamp
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, start
 from bench.harness.suite import prepare
+from bench.machine.environment import VARIABLES, scrub_value
 from bench.sweep import sweep_options, sweep_parser
 from collectives.communicator import Refusal
 from kernels.devices.device import Action, Counts, Gate, Memory, Step
 
 DEFAULTS = ["-b", "16K", "-e", "1M", "-f", "4", "--mode", "isolated", "--algorithm", "auto,library"]
+KERNELS = str(Path(__file__).with_suffix(""))  # estimator.cu, beside this file
 WARMUP, TIMED = 20, 300
 SLOTS = WARMUP + TIMED
 QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
@@ -43,7 +49,7 @@ def measured(session: Session, iteration: Iteration, slots: Memory) -> tuple[Tim
     """This rank's intervals between events, arrivals and exits."""
     device, watch = session.world.device, session.flight.watch
     first, last = (
-        device.loop_step("note_time", Gate(address, SLOTS, watch=ctypes.addressof(watch)))
+        device.step(KERNELS, "note_time", Gate(address, SLOTS, watch=ctypes.addressof(watch)))
         for address in (slots.address, slots.address + 8 * SLOTS)
     )
     actions = framed(iteration.actions(session.meet), first, last)
@@ -69,6 +75,20 @@ def row(intervals: Times, arrived: Times, left: Times) -> str:
     return " ".join(columns)
 
 
+def settings(library: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
+    """What the figures hold for, from the facts of a run's head. Without it a library that was
+    limited would pass for one at its best."""
+    channels = [
+        f"{counts.get('coll', 'unknown')} of {label}"
+        for label, counts in library.get("channels", {}).items()
+    ]
+    known = [f"{name}={scrub_value(variables[name])}" for name in VARIABLES if name in variables]
+    return [
+        f"library: {library['library']}; channels: {', '.join(channels) or 'unknown'}",
+        f"variables: {' '.join(known) or 'none'}",
+    ]
+
+
 def work(sweep: SweepOptions, session: Session) -> int:
     """Measures and prints each case. Raises Refusal where ranks have several clocks."""
     device, communicator = session.world.device, session.communicator
@@ -92,6 +112,7 @@ def work(sweep: SweepOptions, session: Session) -> int:
         except ValueError as error:
             say("estimator", f"{name.strip()}: {error}")
             status = WRONG
+    lines += settings(session.world.library.describe(session.world), os.environ)
     if communicator.rank == 0:
         lines.append(f"the clock's least step: {min(steps)} ns")
         print_out("\n".join(lines) + "\n")

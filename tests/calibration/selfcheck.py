@@ -117,6 +117,25 @@ def launch_coverage(scenario: Scenario, cases: int, rng: Rng, n: int) -> list[Fi
     ]
 
 
+def one_launch_alarms(spread: float, rng: Rng, n: int) -> list[Figure]:
+    """The share of equal cells that differ between two launches, judged by the intervals within
+    them: why a verdict takes a campaign. It has no limit."""
+    shares, shape = list[float](), (n, 2, JUDGED_CASES, ROUNDS)
+    within = spread * blocks(rng, shape, PLAIN.rho).astype(float)
+    own = synthetic.between_launches(within, spread) * rng.standard_normal((*shape[:3], 1))
+    for baseline, variant in np.exp(within + own):
+        ratios = variant / baseline
+        rho = stats.autocorrelation(list(ratios))
+        judged = [stats.median_interval(case, rho=rho) for case in ratios]
+        called = [
+            abs(np.log(ratio)) > np.log1p(verdict.DEFAULT_MARGIN)
+            and not (low or 0) <= 1 <= (high or np.inf)
+            for ratio, low, high in judged
+        ]
+        shares.append(float(np.mean(called)))
+    return [Figure(f"spread {spread * 100:g} %: cells called", shares)]
+
+
 RHOS = (0.0, 0.3, 0.6, 0.9)
 CLAIMS: dict[str, list[Simulation]] = {
     "A/A: FASTER or SLOWER": [partial(false_alarms, scenario) for scenario in NULLS],
@@ -140,6 +159,9 @@ CLAIMS: dict[str, list[Simulation]] = {
     **calibrated_gates.CLAIMS,
     **calibrated_trends.CLAIMS,
     **calibrated_fleets.CLAIMS,
+    "One launch against one, by the intervals within them": [
+        partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)
+    ],
 }
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from reports.store import stats
@@ -15,7 +16,7 @@ from tests.calibration import selfcheck
 from tests.calibration.calibrated_trends import NORMAL, RUNS, alarms
 from tests.calibration.selfcheck import false_alarms, launch_coverage
 from tests.calibration.synthetic import Scenario
-from tests.launch import FULL, few
+from tests.launch import FULL, ROOT, few
 
 WIDE, CORRELATED = Scenario("spread 3 %", spread=0.03), Scenario("rho 0.6", rho=0.6)
 
@@ -29,6 +30,15 @@ def test_a_new_seed_passes_at_reduced_scale(monkeypatch, capsys):
     assert (status, printed.err) == (0, ""), printed.out
     assert re.fullmatch(r"pass: \d+ figures meet their limits \(seed \d+, \d+ s\)", outcome)
     assert max(map(len, rows)) <= 80
+
+
+def test_a_stored_rate_names_the_command_that_makes_it():
+    """README quoted rates of claims that the calibration no longer had."""
+    rates = pd.read_csv(ROOT / "docs/experiments/data/calibration_rates.csv", comment="#")
+    assert {*rates[rates.made_by == "today"].group} <= selfcheck.CLAIMS.keys()
+    others = {*rates.made_by} - {"today"}
+    page = (ROOT / "docs/experiments/calibration.md").read_text()
+    assert all(re.fullmatch(r"[0-9a-f]{8}", commit) and commit in page for commit in others)
 
 
 def no_correction_for_many_cells(monkeypatch):

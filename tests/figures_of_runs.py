@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -300,6 +301,36 @@ def step_ms(case: Case) -> float:
     return case.total_us.median / 1e3
 
 
+def fused_forms() -> Cell:
+    """The exposed time of the fused form, and of the best separate one."""
+    norm, gemv = runs("h100")["ea53fc"], runs("h100")["7aae43"]
+    norms = [exposed(norm, size, "tokens", tokens) for size, tokens in NORMS]
+    layers = "attention_output", "mlp_down"
+    gemvs = [exposed(gemv, "32K", "layer", layer) for layer in layers]
+    zero = Figure(0)  # that the paired differences exclude
+    return [*chain(*norms), zero, *chain(*gemvs)]
+
+
+NORMS = ("32K", 1), ("512K", 16), ("8M", 256), ("64M", 2048)
+
+
+def exposed(result: Result, size: str, name: str, value: object) -> list[Figure]:
+    own = [
+        case
+        for case in result.cases
+        if case.size_bytes == size_of(size) and case.shape[name] == value and case.exposed_us
+    ]
+    fused, separate = (
+        [
+            case.exposed_us.median
+            for case in own
+            if case.exposed_us and (case.algorithm == "fused") == is_fused
+        ]
+        for is_fused in (True, False)
+    )
+    return [Figure(min(times), result.run) for times in (fused, separate)]
+
+
 # CPU cores.
 
 
@@ -420,12 +451,16 @@ def searched_settings() -> Cell:
     return [*[NOWHERE] * 4, *span([*intel_mpi("near"), *intel_mpi("far")])]
 
 
-# By the first words of a paragraph of README, less sizes, versions, dates and what is in code.
-PROSE: dict[str, Callable[[], Cell]] = {
-    "NCCL has no row": nccl_on_h100,
-    "**Two cores": searched_settings,
-    "- **One launch is no verdict.**": one_launch_each,
-    **{first: partial(lambda own: readme_bullets()[own], first) for first in readme_bullets()},
+# By page and the first words of a paragraph, less sizes, versions, dates and what is in code.
+PROSE: dict[tuple[str, str], Callable[[], Cell]] = {
+    (README, "NCCL has no row"): nccl_on_h100,
+    (README, "**Two cores"): searched_settings,
+    (README, "- **One launch is no verdict.**"): one_launch_each,
+    (GPU, "- **Fused all-reduce and RMSNorm**"): fused_forms,
+    **{
+        (README, first): partial(lambda own: readme_bullets()[own], first)
+        for first in readme_bullets()
+    },
 }
 
 # By page and the first words of the table's head.

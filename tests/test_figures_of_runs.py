@@ -178,22 +178,27 @@ def test_another_setting_would_be_noticed():
                     assert claims(others, head, cell)
 
 
-def paragraphs() -> list[tuple[str, str]]:
-    """Those of README with measured figures, each with its section."""
+def paragraphs(page: str) -> list[str]:
+    """Those with measured figures."""
     return [
-        (section, paragraph)
-        for section in sections(README)
+        paragraph
+        for section in sections(page)
         for paragraph in re.split(r"\n\n|\n(?=- )", section)
         if not paragraph.startswith("|") and MEASURED.search(paragraph)
     ]
 
 
-def test_the_text_of_readme_has_the_figures_of_its_runs():
-    """The paragraph on tensor parallelism is checked by test_figures.py."""
-    whole = (ROOT / README).read_text()
-    for _, paragraph in paragraphs():
-        if paragraph.startswith("**Does tensor parallelism"):
-            continue
-        (cell,) = [cell() for first, cell in PROSE.items() if paragraph.startswith(first)]
-        assert differences(numbers(paragraph), cell) == [], paragraph
-        assert complaints(whole, cell) == [], paragraph
+@pytest.mark.parametrize(("page", "first"), PROSE)
+def test_a_paragraph_has_the_figures_of_its_runs(page, first):
+    (paragraph,) = [each for each in paragraphs(page) if each.startswith(first)]
+    cell = PROSE[page, first]()
+    told = numbers(paragraph)
+    assert differences(told, cell) == []
+    assert complaints((ROOT / page).read_text(), cell) == []
+    assert differences([*told, "1"], cell)
+
+
+def test_every_paragraph_of_readme_with_measured_figures_has_a_source():
+    """test_figures.py compares the one on tensor parallelism with docs/answer.md."""
+    known = *[first for page, first in PROSE if page == README], "**Does tensor parallelism"
+    assert [each for each in paragraphs(README) if not each.startswith(known)] == []

@@ -14,6 +14,7 @@ from reports.tables.table import render
 from tests import figures_table
 from tests.launch import ROOT, end_of
 from tests.reports.synthetic_run import write_run
+from tests.test_locks import PROJECT
 
 pytestmark = pytest.mark.unit
 
@@ -104,3 +105,49 @@ def test_files_and_make_targets_in_the_readme_exist():
 def test_the_readme_stays_short():
     """Nobody reads a longer one."""
     assert len(README.splitlines()) <= 160
+
+
+def test_tests_that_pages_name_exist():
+    """A page once said that a test checks its promises, and nothing did any more."""
+    own = [page for page in PAGES if page.name != "references.md"]  # which quotes others' paths
+    for page in own:
+        for line in page.read_text().splitlines():
+            if "git show" not in line and " at commit " not in line:
+                paths = re.findall(r"(?<![\w./-])tests/[\w/]+\.\w+", line)
+                assert [path for path in paths if not (ROOT / path).exists()] == [], page
+
+
+def test_pages_say_the_same_of_what_the_tests_take():
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/testing.md")]
+    lines = [
+        line for page in pages for line in page.read_text().splitlines() if "make test" in line
+    ]
+    told = {found[0] for line in lines if (found := re.findall(r"about (\w+) minutes", line))}
+    assert told == {"ten"}
+
+
+def test_the_page_of_peers_names_those_that_nobody_has_run():
+    page = " ".join((ROOT / "docs/judge.md").read_text().split())
+    (told,) = re.findall(r"and (`flashinfer_pcie`[^.;]*), which nobody has run yet", page)
+    unverified = {
+        path.stem
+        for path in (ROOT / "examples/peers").glob("*.py")
+        if "UNVERIFIED = True" in path.read_text()
+    }
+    assert {*re.findall(r"`(\w+)`", told)} == unverified
+
+
+def test_the_page_of_dependencies_names_each_package():
+    extras = PROJECT["optional-dependencies"].values()
+    packages = {
+        re.split(r"[\[>=;~! ]", each)[0]
+        for group in [PROJECT["dependencies"], *extras]
+        for each in group
+    }
+    page = (ROOT / "docs/dependencies.md").read_text()
+    assert {each for each in packages - {"wiretax"} if f"`{each}" not in page} == set()
+
+
+def test_nothing_is_timed_where_bits_are_compared(help_texts):
+    assert "also time" not in help_texts["bench.bits"]
+    assert "also measure these" in help_texts["bench.bits"]

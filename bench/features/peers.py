@@ -43,7 +43,7 @@ class Peers(Feature):
                 type=partial(comma_separated, name),
                 dest="peers",
                 metavar="A,B",
-                help=f"also time these: your {text} (none)",
+                help=f"also measure these: your {text} (none)",
             )
 
     def algorithms(self, session: "Session") -> Iterable[Algorithm]:

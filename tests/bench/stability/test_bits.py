@@ -136,6 +136,24 @@ def test_two_ranks_have_one_order_and_halves_and_reduce_scatter_are_compared(tmp
     assert {changes(row) for row in rows} == {()}
 
 
+@pytest.mark.parametrize(
+    ("collective", "promised"),
+    [
+        ("allreduce_rmsnorm", {"run", "ranks", "size", "place", "fewer"}),
+        ("gemv_allreduce", {"run", "ranks", "fewer"}),
+    ],
+)
+def test_a_fused_form_keeps_the_bits_that_its_page_promises(tmp_path, collective, promised):
+    """A model then answers alike whether it runs on two GPUs or on three."""
+    words = f"--collective {collective} -b 16K -e 64K -f 4 --algorithm fused --quiet"
+    done = bits(tmp_path, words, ranks=3)
+    assert (done.returncode, done.stderr) == (0, "")
+    for row in record_of(tmp_path).rows:
+        assert len(row.sizes) == 2
+        assert promised <= row.differences.keys()
+        assert promised.isdisjoint(changes(row))
+
+
 RING_IN_GRAPHS = """
 from dataclasses import replace
 from bench.bits import main

@@ -26,6 +26,8 @@ RANK_VARIABLES = (
     "SLURM_PROCID",
     "MV2_COMM_WORLD_RANK",
 )
+# What torchrun sets, with LOCAL_WORLD_SIZE, which other launchers set too.
+TORCHRUN_VARIABLES = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "MV2_COMM_WORLD_SIZE")
 LOCAL_SIZE_VARIABLES = (
     "MPI_LOCALNRANKS",
@@ -81,6 +83,13 @@ def name_library(mpirun: str | None) -> bool:
 
 def launched_rank() -> int | None:
     return _number_in(RANK_VARIABLES)
+
+
+def in_slurm_step() -> bool:
+    """Whether srun has started this process. The script of a Slurm job also has a SLURM_PROCID, and
+    a step number that Slurm reserves, or none."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return "SLURM_PROCID" in os.environ and step.isdecimal() and int(step) < 1 << 31
 
 
 def launched_ranks() -> int | None:

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
 from reports.store.arguments import OneLineParser, unknown
-from reports.store.program import BENCH, REPORTS, RUN, complain
+from reports.store.program import BENCH, REPORTS, RUN, complain, speaks
 
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
@@ -145,6 +145,17 @@ def run(argv: Sequence[str]) -> int:
     return int(getattr(module, function)(arguments))
 
 
+def main_of_rank(argv: list[str] | None = None) -> int:
+    """As `main`. Under a launcher every rank judges, so that each has the true exit status, and one
+    prints."""
+    open_closed_streams()
+    if not speaks():
+        nobody = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nobody, stream)
+    return main(argv)
+
+
 def main(argv: list[str] | None = None) -> int:
     from reports.store.result import ResultError  # not at the top: --help needs no numpy
 
@@ -175,4 +186,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of_rank())

@@ -16,13 +16,18 @@ from typing import NoReturn
 from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
 from bench.harness.console import CANNOT, FINE, USAGE, print_out, say
-from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank, name_library
+from collectives.communicator import (
+    RANK_VARIABLES,
+    TORCHRUN_VARIABLES,
+    find_mpirun,
+    in_slurm_step,
+    name_library,
+)
 from reports.__main__ import ABOUT as REPORTS
 from reports.__main__ import lines_of
-from reports.__main__ import main as run_report
+from reports.__main__ import main_of_rank as run_report
 from reports.store.arguments import unknown, whole_number
 
-TORCHRUN = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
@@ -98,34 +103,29 @@ def refuse(command: str, sentence: str) -> NoReturn:
 
 
 def is_rank() -> bool:
-    """Whether a launcher has started this process. The script of a Slurm job also has a
-    SLURM_PROCID, and a step number that Slurm reserves, or none."""
+    """Whether a launcher has started this process."""
     launchers = [variable for variable in RANK_VARIABLES if variable in os.environ]
-    if launchers == ["SLURM_PROCID"]:
-        step = os.environ.get("SLURM_STEP_ID", "")
-        return step.isdecimal() and int(step) < 1 << 31
-    return bool(launchers)
+    return in_slurm_step() if launchers == ["SLURM_PROCID"] else bool(launchers)
 
 
 def torchrun_ranks(command: str) -> int | None:
-    """How many ranks torchrun, or whatever sets its variables, asks for; None without it. The first
-    process of a host starts all of them, and the others end here."""
-    given = {name: os.environ.get(name, "") for name in TORCHRUN}
+    """How many ranks torchrun, or whatever sets its variables, asks for; None without it. Refuses
+    variables that are not all there or contradict each other."""
+    given = {name: os.environ.get(name, "") for name in TORCHRUN_VARIABLES}
     launchers = os.environ.keys() & {*RANK_VARIABLES} - {"SLURM_PROCID"}
     if not any(given.values()) or launchers:
         return None
 
-    given["LOCAL_WORLD_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE") or given["WORLD_SIZE"]
-    numbers = [int(word) if word.isdecimal() else -1 for word in given.values()]
+    given["LOCAL_WORLD_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE", "")
+    numbers = [int(word) if re.fullmatch("[0-9]{1,30}", word) else -1 for word in given.values()]
     rank, ranks, local_rank, local_ranks = numbers
-    if not 0 <= local_rank <= rank < ranks or not local_rank < local_ranks <= ranks:
+    is_possible = 0 <= local_rank <= rank < ranks and local_rank < local_ranks <= ranks
+    if not is_possible or (local_ranks == ranks and local_rank != rank):
         refuse(
             command,
             f"torchrun's variables cannot be {' '.join(map('='.join, given.items()))}: start this "
             f"with torchrun, or unset {' '.join(given)}",
         )
-    if local_rank:
-        sys.exit(FINE)
     if local_ranks < ranks:
         refuse(
             command,
@@ -198,12 +198,31 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
     os.execv(mpirun, [mpirun, "-n", str(ranks), sys.executable, *program, command, *arguments])
 
 
+def end_after_options(command: str) -> None:
+    """Has the benchmark end once it has read its options, with the status of bad ones: torchrun's
+    first process starts all ranks."""
+    from bench.harness import session
+    from bench.harness.options import Parser
+
+    def end(*_: object) -> NoReturn:
+        sys.exit(FINE)
+
+    def end_doctor(parser: Parser) -> NoReturn:
+        argparse.ArgumentParser.parse_args(parser)
+        sys.exit(FINE)
+
+    for place, name in ((Parser, "require_ranks"), (session, "start")):  # of --list no ranks
+        setattr(place, name, end)
+    if command == "doctor":
+        setattr(Parser, "parse_args", end_doctor)  # noqa: B010 - it needs no ranks
+
+
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
     asked, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
     runs_nothing = {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
     alone = command in STARTERS or runs_nothing
-    started = None if runs_nothing else torchrun_ranks(command)
+    started = None if alone else torchrun_ranks(command)
     if asked is not None and (started or is_rank()):
         refuse(
             command,
@@ -223,7 +242,9 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
         if gpus > MOST_RANKS:
             more = f"{MOST_RANKS} ranks for {gpus} GPUs: more are not supported"
             say(f"wiretax {command}", more)
-        if ranks or gpus or command != "doctor":
+        if started and os.environ["LOCAL_RANK"].strip("0"):
+            end_after_options(command)
+        elif ranks or gpus or command != "doctor":
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
     sys.argv[1:] = rest
     runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)
@@ -244,7 +265,7 @@ def main() -> int:
     elif command in REPORTS and (
         command not in BENCHMARKS or (line and not line[0].startswith("-"))
     ):  # a benchmark of the same name takes options alone
-        return 0 if launched_rank() else run_report([command, *line])  # rank 0 reports
+        return run_report([command, *line])
     elif command in BENCHMARKS:
         run_benchmark(command, line)
     else:

@@ -15,17 +15,22 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bench import VERSION
-from bench.harness.console import USAGE
+from bench.harness.console import USAGE, say
 from bench.harness.options import Parser, add_quiet, duration_s
 from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
-from collectives.communicator import launched_rank
+from collectives.communicator import (
+    RANK_VARIABLES,
+    TORCHRUN_VARIABLES,
+    in_slurm_step,
+    launched_rank,
+)
 from reports.store import manifest
 from reports.store.arguments import percent, whole_number
-from reports.store.program import BENCH, RUN, on_ranks
+from reports.store.program import BENCH, RUN, on_ranks, speaks
 from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
@@ -66,7 +71,13 @@ class Stop(Exception):
 
 
 class LaunchingParser(Parser):
-    """Raises Stop for a mistake."""
+    """Raises Stop for a mistake. Ends the process below a launcher, unless it asks for help."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else args
+        if not {"-h", "--help"}.intersection(words):
+            refuse_launcher(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
         raise Stop(status, message)
@@ -211,19 +222,31 @@ def time_text(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+def refuse_launcher(parser: Parser) -> None:
+    """Ends the process with status 2 if each rank of a launcher would start mpirun. In a step of
+    Slurm each task may: srun starts one on each node to accept, and one is an interactive shell,
+    whose other variables are srun's too."""
+    torchrun = [name for name in TORCHRUN_VARIABLES if os.environ.get(name)]
+    others = [] if in_slurm_step() else [*RANK_VARIABLES]
+    names = torchrun or [name for name in others if os.environ.get(name) and "SLURM" not in name]
+    if not names:
+        return
+    launcher = "torchrun" if torchrun else "mpirun"
+    sentence = f"it starts mpirun itself: run it without {launcher}, or unset {' '.join(names)}"
+    if launched_rank() and speaks():
+        say(parser.prog, sentence)
+    Parser.error(parser, sentence)
+
+
 def launching_parser(command: str, usage: str, about: str | None, epilog: str) -> LaunchingParser:
-    """The parser of a command that starts mpirun itself; under mpirun, where each rank would start
-    it, the end of the process."""
-    parser = LaunchingParser(
+    """The parser of a command that starts mpirun itself."""
+    return LaunchingParser(
         prog=f"{BENCH}{command}",
         epilog=epilog,
         usage=f"{RUN}{BENCH}{command} {usage}",
         description=about,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
     )
-    if launched_rank() is not None and "SLURM_PROCID" not in os.environ:  # every job sets it
-        Parser.error(parser, "it starts mpirun itself: run it without mpirun")
-    return parser
 
 
 def make_parser() -> Parser:

@@ -20,7 +20,7 @@ from collectives.operation import Algorithm
 from collectives.table import parsed
 from reports.store.arguments import OneLineParser, positive_number, unknown, whole_number
 from reports.store.case import size_of
-from reports.store.program import BENCH, has_colours, on_ranks
+from reports.store.program import BENCH, has_colours, on_ranks, speaks
 
 if TYPE_CHECKING:  # it imports this module
     from bench.harness.feature import Feature
@@ -72,12 +72,13 @@ class Parser(OneLineParser):
         return namespace, rest
 
     def print_help(self, file: Any = None) -> None:
-        if not launched_rank():
+        if speaks():
             super().print_help(file)
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
         if not launched_rank():
-            say(self.prog, message)
+            if speaks():  # torchrun's other ranks do not
+                say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
         os._exit(status)  # without MPI_Finalize: MPI is not up yet, or others would wait

@@ -18,7 +18,7 @@ from reports.site.shared import Store, file_name, find, history_file
 from reports.store import untrusted
 from reports.store.program import REPORTS, RUN, answer, complain
 from reports.store.result import ResultError, end_with_parent
-from reports.store.writing import write_errors, write_whole
+from reports.store.writing import locked, write_errors, write_whole
 from reports.tables.figure import can_draw
 from reports.tables.sentences import counted
 from reports.trends.fleet import fleet_of
@@ -54,8 +54,22 @@ def dashboard(arguments: argparse.Namespace) -> int:
     store = find(results)
     with write_errors(site):
         folder = open_folder(site)
+    with locked(folder):
+        pages = write_pages(store, f"{RUN}{REPORTS} {command}", site, folder)
+
+    complain(*store.left_out)
+
+    index, names = site / pages[-1].file, [page.file for page in pages]
+    said = f"{untrusted.printable(str(index))}: {counted(len(pages), 'page')}"
+    answer(arguments, said, index=index, pages=names, left_out=store.left_out)
+    return 0
+
+
+def write_pages(store: Store, command: str, site: Path, folder: Path) -> list[Page]:
+    """Make and write the pages in the open folder of the site. Raises ResultError."""
+    with write_errors(site):
         former = claim(folder)
-    pages = build(store, f"{RUN}{REPORTS} {command}")
+    pages = build(store, command)
 
     files = {page.file: page.html.encode(errors="replace") for page in pages}
     if can_draw():
@@ -68,12 +82,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     for name in former - files.keys():
         (folder / name).unlink(missing_ok=True)
 
-    complain(*store.left_out)
-
-    index, names = site / pages[-1].file, [page.file for page in pages]
-    said = f"{untrusted.printable(str(index))}: {counted(len(pages), 'page')}"
-    answer(arguments, said, index=index, pages=names, left_out=store.left_out)
-    return 0
+    return pages
 
 
 def claim(site: Path) -> set[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from collectives.communicator import launched_rank
 from reports.store.untrusted import printable
 
 IS_CHECKOUT = __name__ == "reports.store.program"
@@ -21,6 +22,7 @@ RUN, BENCH, REPORTS = (
     ("python -m ", "bench.", "reports") if IS_CHECKOUT else ("", "wiretax ", "wiretax")
 )
 LAUNCHERS = "mpiexec", "mpirun", "mpiexec.hydra", "prterun", "orterun"
+DAEMONS = "hydra_pmi_proxy", "prted", "orted", "slurmstepd", "torchrun"  # the launchers' on a host
 SCHEMA = 1  # of --json; grows when the meaning of a field changes
 
 
@@ -76,6 +78,24 @@ def _builtin(value: Any) -> Any:
         return printable(str(value))
 
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def speaks() -> bool:
+    """Whether this process prints what every rank of a launch would print: the first rank does, and
+    a process that has another's variables and no launcher above it, or whose output has a file of
+    its own."""
+    is_first = not launched_rank() and os.environ.get("RANK", "0") in ("", "0")
+    if is_first or os.path.isfile("/proc/self/fd/1"):
+        return True
+
+    import psutil  # takes 20 ms
+
+    try:
+        names = {parent.name() for parent in psutil.Process().parents()}
+    except psutil.Error:
+        return True
+
+    return not names.intersection(LAUNCHERS + DAEMONS)
 
 
 def has_colours() -> bool:

@@ -1,6 +1,7 @@
 """Writes the file of a run while it measures, with samples beside it, and whole files at once."""
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -29,6 +30,19 @@ def sync_names(folder: Path) -> None:
             os.fsync(listing)
         finally:
             os.close(listing)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps another process out that does the same in this folder, such as another rank of the
+    launch. Some file systems have no locks. Raises OSError without the folder."""
+    inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(inside, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(inside)
 
 
 def to_line(record: msgspec.Struct) -> bytes:

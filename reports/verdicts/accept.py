@@ -3,10 +3,9 @@ FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one mov
 line names its baseline's runs. After an interruption one of two baselines is complete."""
 
 import argparse
-import fcntl
 import os
 import time
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ from reports.store.bits import Name
 from reports.store.program import answer, complain
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.untrusted import read_bytes
-from reports.store.writing import write_whole
+from reports.store.writing import locked, write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.gate import UNUSABLE
 from reports.verdicts.judge import Incomparable, differing
@@ -88,7 +87,10 @@ def accept(arguments: argparse.Namespace) -> int:
     except msgspec.ValidationError as error:
         raise ResultError(f"an id of {current.name} cannot name a file: {error}") from error
 
-    former = [baseline_side(str(folder), current)] if machine_id in _run_ids(folder) else []
+    former = list[Side]()
+    with locked(folder) if folder.is_dir() else nullcontext():
+        if machine_id in _run_ids(folder):
+            former = [baseline_side(str(folder), current)]
     differing([*former, current], arguments.allow)
     _store(folder, entry, current)
 
@@ -98,8 +100,9 @@ def accept(arguments: argparse.Namespace) -> int:
 
 
 def _store(folder: Path, entry: Acceptance, current: Side) -> None:
-    """Writes the runs, then the entry, and then removes the previous runs. Raises ResultError, also
-    for a link in place of the machine's folder: it may come with a store and lead out of it."""
+    """Writes the runs, then the entry, and then removes the previous runs. What is the newest entry
+    already adds no line: every rank of a launch accepts. Raises ResultError, also for a link in
+    place of the machine's folder: it may come with a store and lead out of it."""
     own, log = folder / entry.machine_id, folder / ACCEPTED
     try:
         own.mkdir(parents=True, exist_ok=True)
@@ -107,25 +110,30 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
     except OSError as error:
         raise ResultError(f"{own} is no folder of its own: {error.strerror}") from error
 
-    whole = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    machine = Path(f"/proc/self/fd/{inside}")  # whatever takes the folder's name meanwhile
     try:
-        machine = Path(f"/proc/self/fd/{inside}")  # whatever takes the folder's name meanwhile
-        with suppress(OSError):  # some file systems have no locks
-            fcntl.flock(whole, fcntl.LOCK_EX)  # two at once would lose a line
-        for launch in current.launches:
-            file = machine / f"{launch.run.run_id}.jsonl"
-            write_whole(file, read_bytes(launch.path))
+        with locked(folder):
+            for launch in current.launches:
+                file = machine / f"{launch.run.run_id}.jsonl"
+                write_whole(file, read_bytes(launch.path))
 
-        former = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
-        lines = *former.splitlines(), msgspec.json.encode(entry), b""
-        write_whole(log, b"\n".join(lines))
+            former = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
+            lines = former.splitlines()
+            if not lines or not _is_same(lines[-1], entry):
+                write_whole(log, b"\n".join([*lines, msgspec.json.encode(entry), b""]))
 
-        for file in machine.glob("*.jsonl*"):
-            if file.stem not in entry.run_ids:
-                file.unlink()
+            for file in machine.glob("*.jsonl*"):
+                if file.stem not in entry.run_ids:
+                    file.unlink()
     finally:
         os.close(inside)
-        os.close(whole)
+
+
+def _is_same(line: bytes, entry: Acceptance) -> bool:
+    """Whether a line is this move, made at another time."""
+    return msgspec.structs.replace(msgspec.json.decode(line, type=Acceptance), when="") == (
+        msgspec.structs.replace(entry, when="")
+    )
 
 
 def baseline_side(argument: str, current: Side) -> Side:

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
+from collectives.communicator import TORCHRUN_VARIABLES
 from tests.bench.faulty_runs import blocks_in, processes, wait_for
 from tests.launch import ROOT
-from wiretax.__main__ import TORCHRUN, torchrun_ranks
+from wiretax.__main__ import torchrun_ranks
 
 LAUNCHED = {name: value for name, value in os.environ.items() if not name.startswith("PMI")}
 SWEEP = "allreduce --sizes 16K --mode isolated --algorithm ring --iters 2"
@@ -24,7 +25,7 @@ def started(cwd, options="", **variables):
 
 
 def variables(rank):
-    given = dict(zip(TORCHRUN, (str(rank), "2", str(rank)), strict=True))
+    given = dict(zip(TORCHRUN_VARIABLES, (str(rank), "2", str(rank)), strict=True))
     return given | {"LOCAL_WORLD_SIZE": "2"}
 
 
@@ -42,16 +43,15 @@ def test_the_first_process_starts_the_ranks_and_the_other_ends(tmp_path):
 
 
 def test_the_size_of_a_host_alone_is_nothing_and_help_needs_no_ranks(tmp_path):
-    """Other launchers set it too. Without it all ranks are of this host."""
+    """Other launchers set it too."""
     for own in ({"LOCAL_WORLD_SIZE": "2"}, {"RANK": "0"}):
         process = started(tmp_path, "--help", **own)
         assert "usage: " in process.communicate(timeout=60)[0]
-    second = started(tmp_path, **variables(1) | {"LOCAL_WORLD_SIZE": ""})
-    assert second.communicate(timeout=60) == ("", "")
 
 
 CANNOT = "torchrun's variables cannot be {}: start this with torchrun, or unset "
 CANNOT += "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE"
+OF_RANK_0 = "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0"
 HALF = {"LOCAL_RANK": "", "LOCAL_WORLD_SIZE": ""}
 TWO = "RANK=two WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2"
 MANY = {"WORLD_SIZE": "9" * 20, "LOCAL_WORLD_SIZE": "9" * 20}
@@ -62,8 +62,13 @@ HOSTS += "several hosts with mpirun or srun"
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        (HALF, CANNOT.format("RANK=0 WORLD_SIZE=2 LOCAL_RANK= LOCAL_WORLD_SIZE=2")),
+        (HALF, CANNOT.format("RANK=0 WORLD_SIZE=2 LOCAL_RANK= LOCAL_WORLD_SIZE=")),
+        ({"LOCAL_WORLD_SIZE": ""}, CANNOT.format(f"{OF_RANK_0} LOCAL_WORLD_SIZE=")),
+        ({"LOCAL_WORLD_SIZE": "0"}, CANNOT.format(f"{OF_RANK_0} LOCAL_WORLD_SIZE=0")),
         ({"RANK": "two"}, CANNOT.format(TWO)),
+        ({"RANK": "2"}, CANNOT.format("RANK=2 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2")),
+        ({"RANK": "1"}, CANNOT.format("RANK=1 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2")),
+        ({"RANK": "-1"}, CANNOT.format("RANK=-1 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2")),
         (MANY, f"ranks: '{'9' * 20}' is not a whole number from 1 to 8; --iters is the number"),
         ({"WORLD_SIZE": "4"}, HOSTS),
     ],

@@ -15,9 +15,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from bench.campaigns.launches import OpenCampaign, check_new, check_out, retry_launch, run_command
+from bench.campaigns.launches import OpenCampaign, check_new, retry_launch, run_command
 from bench.campaigns.options import MORE_PILOTS, Stop, parse, time_text
-from bench.harness.console import CANNOT, FINE, USAGE, WRONG
+from bench.campaigns.revisions import check_out, unmeasured_changes
+from bench.harness.console import CANNOT, FINE, USAGE, WRONG, say
 from kernels.devices.owners import private_folder
 from reports.__main__ import main as reports
 from reports.store.grouped import grouped
@@ -58,7 +59,9 @@ def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
         ) as campaign.revisions:
             for variant in variants.values():
                 if folder := campaign.revision_folder(variant):
-                    check_out(variant, folder)
+                    campaign.programs[variant.name] = check_out(variant, folder)
+            if sentence := unmeasured_changes(variants.values()):
+                say(f"{BENCH}{campaign.progress.command}", sentence)
             names = [*variants]
             run_round(campaign, 0, [*names, *[names[0]] * MORE_PILOTS])
             announce(campaign, allowed)

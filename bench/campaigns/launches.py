@@ -34,7 +34,6 @@ from reports.store.manifest import MANIFEST, Launch
 from reports.store.program import typed
 from reports.store.result import ResultError, content_of, read
 from reports.store.schema import End, Result
-from reports.store.untrusted import read_bytes
 from reports.store.writing import to_line, write_whole
 
 ATTEMPTS = 3
@@ -51,7 +50,6 @@ TIMED_OUT = 124  # the status of a command that exits with 0 when it is ended, a
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
 ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0))
 FAILURES = (Stop, ResultError, OSError, MemoryError, KeyboardInterrupt)
-ROOT = Path(__file__).parents[2]
 
 
 def interrupt(*_: Any) -> NoReturn:
@@ -125,6 +123,7 @@ class OpenCampaign:
         self.started_s = time.monotonic()
         self.progress = Progress(command, options.quiet)
         self.revisions = ""  # the folder of their files, while there are any
+        self.programs = dict[str, str]()  # of variants with a revision, the digest of its code
         self.folder = open_folder(options.folder)
         self.folder_of = cache(lambda variant_name: open_folder(self.folder / variant_name))
         self.file = (self.folder / MANIFEST).open("xb")
@@ -222,28 +221,6 @@ def open_output(log: Path | None, stream: str) -> TextIO:
     return log.with_suffix(f".{stream}.txt").open("x+", errors="replace")  # never through a link
 
 
-def check_out(variant: Variant, folder: Path) -> None:
-    """Writes the files of the variant's commit, with a virtual environment if it needs other
-    packages than this tree. Raises Stop."""
-    subject = f"variant {variant.name}"
-    folder.mkdir(parents=True)
-    files = b""
-    for command in (["git", "archive", str(variant.commit)], ["tar", "-x", "-C", str(folder)]):
-        done = subprocess.run(command, input=files, capture_output=True)
-        if done.returncode:
-            raise Stop(WRONG, f"{subject}: {done.stderr.decode(errors='replace').strip()}", True)
-        files = done.stdout
-    package = "wiretax" if "wiretax" in map(os.path.basename, variant.launcher) else "bench"
-    if not (folder / package).is_dir():  # the package of this tree would run
-        raise Stop(USAGE, f"{subject}: its revision has no {package}", True)
-    locks = [root / "locks/runtime.lock" for root in (folder, ROOT)]
-    theirs, ours = (read_bytes(lock) if lock.is_file() else b"" for lock in locks)
-    if theirs not in (b"", ours):
-        status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))
-        if status:
-            raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}", True)
-
-
 def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
     """Why a launch did not finish, without paths and hosts; None if it did, with any results."""
     reason = last_line
@@ -256,6 +233,13 @@ def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
     places = rf"\S*[/@\\]\S*|\S+:\S+|\d+(\.\d+){{3}}\S*|\b{re.escape(socket.gethostname())}\b"
     # The time grows with the square of the letters.
     return with_status(re.sub(places, "<set>", reason[:1000])[:300], status)
+
+
+def ran_revision(campaign: OpenCampaign, variant: Variant, run: Path) -> bool:
+    """Whether the code that a run names is that of the variant's revision, if it has one. Older
+    code names none."""
+    told, expected = read(run).run.program, campaign.programs.get(variant.name)
+    return not told or not expected or told == expected
 
 
 def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> None:
@@ -323,8 +307,13 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
         last_line = why
     record.run = f"{variant.name}/{run.name}" if run else None
     record.reason = failure_of(record.exit, last_line, run)
+    is_other_code = not (record.reason or run is None or ran_revision(campaign, variant, run))
+    if is_other_code:
+        record.reason = "it imported other code than its revision has"
     record.status = "died" if record.reason else "finished"
     campaign.record(record)
+    if is_other_code:
+        raise Stop(WRONG, f"variant {variant.name}: {record.reason}", True)
     if is_pilot and options.budget_s and record.elapsed_s >= limit_s:
         raise Stop(
             USAGE,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise, takewhile
@@ -333,7 +333,7 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     values = parser.parse_args(argv)
     commits = dict(values.revision)
     variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]
-    check_variants(parser, variants, commits)
+    check_variants(parser, variants, values.revision)
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     pairs, launch_s = values.pairs, None
     if values.budget and not all(variant.is_foreign for variant in variants):
@@ -369,9 +369,13 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     )
 
 
-def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:
+def check_variants(
+    parser: Parser, variants: Sequence[Variant], commits: Sequence[tuple[str, str]]
+) -> None:
     """Raises Stop unless the variants can be launched and compared."""
-    names = [variant.name for variant in variants]
+    names, revised = [variant.name for variant in variants], [name for name, _ in commits]
+    if twice := [name for name in revised if revised.count(name) > 1]:
+        parser.error(f"--revision: {twice[0]} stands there twice, and a variant has one revision")
     for variant in variants:
         program = [*variant.launcher, *variant.arguments][0]
         if names.count(variant.name) > 1:
@@ -380,7 +384,7 @@ def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterabl
             parser.error(f"variant {variant.name}: {program} was not found")
     if len(names) < 2:
         parser.error("a campaign compares at least two variants: give --variant twice")
-    for name in commits:
+    for name in revised:
         if name not in names:
             parser.error(f"--revision: no variant is named {name}")
         if variants[names.index(name)].is_foreign:

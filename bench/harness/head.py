@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench import VERSION
-from bench.harness.session import Session
+from bench.harness.session import PACKAGES, Session, imported_from, source_digest
 from bench.harness.suite import Suite
 from bench.machine import environment, node
 from bench.machine.diagnosis import summary
@@ -107,6 +107,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
         run_id=session.flight.folder.stem,
         benchmark=options.command,
         version=VERSION,
+        program=source_digest(*map(imported_from, PACKAGES))[:12],
         argv=environment.scrub_argv(sys.argv[1:]),
         seed=options.seed,
         machine_id=machine.machine_id,

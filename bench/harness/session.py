@@ -48,6 +48,7 @@ from reports.store.writing import check_named, write_errors
 
 SOURCES = ".py", ".cu", ".cpp", ".h"
 MEASURED = "collectives", "kernels"  # the packages whose code is measured
+PACKAGES = "bench", *MEASURED, "reports"
 START_S = 20.0  # for MPI to start all ranks
 LEAST_FREE_BYTES = 1 << 20  # for the head, the flight records and some blocks
 PROBES = 31  # of the link for `auto`: their median ignores a slow one
@@ -260,15 +261,27 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
 
 def program_digest(*packages: str) -> str:
     """The version of this program and a digest of its sources: checkouts share a version."""
-    root, digest = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted(
-        path
-        for package in packages
-        for path in (root / package).rglob("*.*")
+    return f"{VERSION} ({source_digest(*map(imported_from, packages))[:7]})"
+
+
+def imported_from(package: str) -> Path:
+    """The folder from which this process imported a package of ours."""
+    above = __name__.partition("bench.")[0]  # `wiretax.` in a wheel
+    return Path(sys.modules[above + package].__path__[0])
+
+
+def source_digest(*folders: Path) -> str:
+    """A digest of the names and sources in these folders of packages."""
+    digest = hashlib.sha256()
+    sources = {
+        path.relative_to(folder.parent): path
+        for folder in folders
+        for path in folder.rglob("*.*")
         if path.suffix in SOURCES
-    ):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return f"{VERSION} ({digest.hexdigest()[:7]})"
+    }
+    for name in sorted(sources):
+        digest.update(f"{name}\n".encode() + sources[name].read_bytes())
+    return digest.hexdigest()
 
 
 def start_watchdog(communicator: Communicator, options: RunOptions, guard: mmap.mmap) -> Watchdog:

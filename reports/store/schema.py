@@ -97,6 +97,7 @@ class Run(Line, kw_only=True):
     run_id: str
     benchmark: str
     version: str
+    program: str = ""  # a digest of the sources that ran
     argv: list[str]
     seed: int
     machine_id: str

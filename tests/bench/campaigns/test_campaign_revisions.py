@@ -6,11 +6,12 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 
-from bench.campaigns.launches import check_out
 from bench.campaigns.options import Stop, parse
+from bench.campaigns.revisions import check_out, unmeasured_changes
 from reports.store.manifest import read_manifest
 from reports.store.result import read
 from tests.another_user import NOBODY, as_root, give, said_as
@@ -29,7 +30,10 @@ ONE_PAIR = "--pairs", "1"
 def git(folder, *words):
     identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
     done = subprocess.run(
-        ["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True
+        ["git", "-C", str(folder), *identity, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 
@@ -118,3 +122,99 @@ def test_a_revision_that_needs_other_packages_makes_its_own_environment(
     failed = r"variant base: `make setup` of its revision failed: make(\[\d\])?: \*\*\* "
     with pytest.raises(Stop, match=failed):
         check_out(base, tmp_path / "again")
+
+
+def test_a_revision_has_each_file_of_its_commit_whatever_attributes_say(
+    tmp_path, repository, monkeypatch
+):
+    """`git archive` leaves out and changes files by attributes, also by ones that no commit has,
+    and the current checkout had them: its code was measured under the revision's hash."""
+    (repository / ".gitattributes").write_text("collectives/** export-ignore\n*.txt export-subst\n")
+    (repository / "bench/note.txt").write_text("$Format:%H$\r\n")
+    (repository / "bench/program").write_text("#!/bin/sh\n")
+    (repository / "bench/program").chmod(0o755)
+    (repository / "bench/link").symlink_to("../reports")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "two")
+    (repository / ".git/info/attributes").write_text("reports/** export-ignore\n* text eol=crlf\n")
+    monkeypatch.chdir(repository)
+    base = parse(OF_HEAD).variants["base"]
+    folder = tmp_path / "out"
+    check_out(base, folder)
+    for name in git(repository, "ls-tree", "-r", "--name-only", "HEAD").splitlines():
+        committed = git(repository, "rev-parse", f"HEAD:{name}")
+        is_link = (folder / name).is_symlink()
+        assert is_link == (name == "bench/link")
+        if not is_link:
+            assert git(repository, "hash-object", "--no-filters", folder / name) == committed
+    assert os.access(folder / "bench/program", os.X_OK)
+    assert (folder / "bench/note.txt").read_bytes() == b"$Format:%H$\r\n"
+
+
+@pytest.mark.parametrize("removed", ["collectives", "kernels/__init__.py"])
+def test_what_a_revision_lacks_is_not_imported_from_the_checkout(
+    tmp_path, repository, monkeypatch, removed
+):
+    git(repository, "rm", "-qr", removed)
+    git(repository, "commit", "-qm", "without")
+    git(repository, "checkout", "-q", "HEAD~1", "--", removed)
+    monkeypatch.chdir(repository)
+    base, folder = parse(OF_HEAD).variants["base"], tmp_path / "out"
+    check_out(base, folder)
+    package = removed.partition("/")[0]
+    line = [sys.executable, "-c", f"import bench, reports, {package}"]
+    variables = base.environment(folder) | {"PYTHONPATH": f"{folder}:{repository}"}
+    done = subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True)
+    assert f"ImportError: this revision has no package {package}" in done.stderr
+
+
+def test_a_submodule_or_a_link_out_of_a_revision_is_refused(tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    (repository / "bench/away").symlink_to(ROOT / "bench")
+    git(repository, "add", "bench/away")
+    git(repository, "commit", "-qm", "two")
+    with pytest.raises(Stop, match="the link bench/away leads out of its revision"):
+        check_out(parse(OF_HEAD).variants["base"], tmp_path / "one")
+    commit = git(repository, "rev-parse", "HEAD")
+    git(repository, "update-index", "--add", "--cacheinfo", f"160000,{commit},third/party")
+    git(repository, "commit", "-qm", "three")
+    refused = r"^variant base: its revision has submodules, .*: third/party$"
+    with pytest.raises(Stop, match=refused):
+        check_out(parse(OF_HEAD).variants["base"], tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_launch_that_imports_other_code_than_its_revision_is_refused(tmp_path, repository):
+    """Here mpirun starts the ranks in another checkout, whose code Python finds first."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(repository, elsewhere)
+    code = elsewhere / "collectives/operation.py"
+    code.write_text(f"{code.read_text()}# another line\n")
+    moved = LIBRARY.replace("mpirun", f"mpirun -wdir {elsewhere}")
+    options = *named(base=LIBRARY, head=moved), "--revision", "base=HEAD", "--revision", "head=HEAD"
+    variables = {"PYTHONPATH": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    status, out, err = run(tmp_path / "c", *options, *ONE_PAIR, tree=repository, **variables)
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        "bench.campaign: uncommitted changes are not measured: variant base is HEAD as committed",
+        "bench.campaign: variant head: it imported other code than its revision has",
+    ]
+    base, head = read_manifest(tmp_path / "c").launches
+    assert (base.status, head.status) == ("finished", "died")
+    digests = [read(tmp_path / "c" / str(launch.run)).run.program for launch in (base, head)]
+    assert len({*digests}) == 2
+    assert all(re.fullmatch("[0-9a-f]{12}", digest) for digest in digests)
+
+
+def test_changes_that_no_variant_runs_are_told(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    both = [*OF_HEAD, "--revision", "head=HEAD"]
+    assert unmeasured_changes(parse(both).variants.values()) == (
+        "uncommitted changes are not measured: variant base is HEAD as committed"
+    )
+    assert not unmeasured_changes(parse(OF_HEAD).variants.values()), "variant head runs them"
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "two")
+    assert not unmeasured_changes(parse(both).variants.values())
+    (repository / "bench/new.py").touch()
+    assert unmeasured_changes(parse(both).variants.values())

@@ -28,7 +28,7 @@ refuse() {
 }
 
 [ "${BASE:-}" ] || refuse "no base: name the command as it was, or with COMMAND its revision"
-command -v wiretax >/dev/null || refuse "there is no wiretax in PATH: pip install wiretax"
+command -v wiretax >/dev/null || refuse "there is no wiretax in PATH: in a checkout of it type pip install ."
 if [ "${COMMAND:-}" ]; then
   [[ $COMMAND == *'{tree}'* ]] || refuse "COMMAND has no {tree}: both revisions would run the same files"
   trees=$(mktemp -d)

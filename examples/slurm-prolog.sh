@@ -2,7 +2,7 @@
 # Qualifies a node before a job: `Prolog=/etc/slurm/wiretax-prolog.sh` and `PrologFlags=Alloc` in
 # slurm.conf. Slurm drains a node whose prolog ends with another status than 0. Here only a rejected
 # machine does: one that could not be measured in the time runs its job.
-wiretax=${WIRETAX:-/opt/wiretax/bin/wiretax}    # as root sees it: pip install wiretax in a venv
+wiretax=${WIRETAX:-/opt/wiretax/bin/wiretax}    # as root sees it: a venv with `pip install .` of a checkout
 log=${WIRETAX_LOG:-/var/log/wiretax-qualify.jsonl}
 export HYDRA_LAUNCHER=fork HYDRA_RMK=user       # MPICH starts its ranks itself, not through srun
 export HOME="${HOME:-/root}"

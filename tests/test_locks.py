@@ -36,7 +36,7 @@ def make(*words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engines_own_packages_satisfy_ours(engine):
-    """`pip install wiretax`, with the extra of its CUDA, must change none of them."""
+    """`pip install .`, with the extra of its CUDA, must change none of them."""
     pins = ENGINES[engine]
     cuda = next(name[-2:] for name in pins if name.startswith("nvidia-nccl-cu"))
     ours = map(Requirement, [*PROJECT["dependencies"], *EXTRAS[f"cuda{cuda}"]])

@@ -19,7 +19,8 @@ AMD_MODULE = Path("/sys/module/amdgpu/version")
 NVIDIA_MODULE = Path("/sys/module/nvidia/version")
 # Extras of the wheel, or environments of a checkout, which has no package around its folders.
 INSTALL = (
-    "pip install 'wiretax[cuda13]', wiretax[cuda12] (as nvidia-smi says) or wiretax[rocm]"
+    "in a checkout of Wiretax `pip install '.[cuda13]'`, '.[cuda12]' (as nvidia-smi says) or "
+    "'.[rocm]'"
     if __name__.startswith("wiretax.")
     else "`make allreduce GPU=cuda13`, GPU=cuda12 (as nvidia-smi says) or GPU=rocm"
 )

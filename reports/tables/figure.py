@@ -94,7 +94,7 @@ def figure(
     when. Raises ResultError for another suffix or a file that cannot be written, and without
     matplotlib."""
     if not can_draw():
-        raise ResultError("pictures are drawn by matplotlib: pip install 'wiretax[reports]'")
+        raise ResultError("pictures are drawn by matplotlib: pip install 'matplotlib>=3.10'")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

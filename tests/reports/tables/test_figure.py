@@ -18,13 +18,13 @@ def test_only_a_sweep_over_sizes_has_a_picture(tmp_path, capsys, name):
 def test_without_matplotlib_a_picture_is_a_sentence_and_pages_have_none(
     tmp_path, monkeypatch, capsys
 ):
-    """As after `pip install wiretax`, which leaves out what only pictures need."""
+    """As after `pip install .`, which leaves out what only pictures need."""
     monkeypatch.setattr("reports.tables.figure.find_spec", lambda name: None)
     results, picture, site = tmp_path / "results", tmp_path / "run.svg", tmp_path / "site"
     results.mkdir()
     write_benchmark(results, "allreduce")
     assert main(["show", str(results), "--plot", str(picture)]) == 2
-    sentence = "reports: pictures are drawn by matplotlib: pip install 'wiretax[reports]'\n"
+    sentence = "reports: pictures are drawn by matplotlib: pip install 'matplotlib>=3.10'\n"
     assert capsys.readouterr().err == sentence
     assert not picture.exists()
     assert main(["dashboard", str(results), "--out", str(site)]) == 0

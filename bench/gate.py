@@ -40,7 +40,8 @@ EPILOG = f"""\
 further options, such as --pairs, --ranks or --revision base=REV, are those of {BENCH}campaign
 
 example:
-  {RUN}{BENCH}gate --budget 10m --base "old/all_reduce_perf -b 16K -e 32M -f 2" \\
+  {RUN}{BENCH}gate --budget 10m --min-effect 5 \\
+    --base "old/all_reduce_perf -b 16K -e 32M -f 2" \\
     --head "new/all_reduce_perf -b 16K -e 32M -f 2"
 
 exit status, also in the file status of the folder:

@@ -4,8 +4,9 @@
 #   COMMAND      what each revision runs: {tree} in it is the folder with that revision's files
 #   BUILD        a line for bash in each of these folders, before anything is measured
 #   BUDGET       time for all launches (10m)
+#   MIN_EFFECT   the slowdown in percent that fails, and that a pass excludes in every cell (5)
 #   OUT          a new folder for status, summary.md, junit.xml and index.html (gate)
-#   OPTIONS      further options of `wiretax gate`, such as --pairs 12 --min-effect 2
+#   OPTIONS      further options of `wiretax gate`, such as --pairs 12
 # Its exit status is the gate's, but on GitHub 3 (not enough data to tell) is a warning, and then it is 0.
 set -euo pipefail
 out=${OUT:-gate}
@@ -47,7 +48,8 @@ fi
 
 # A runner that cancels the job ends this shell: the gate has to end its launches first.
 # shellcheck disable=SC2086  # options are several words
-wiretax gate --base "$BASE" --head "$HEAD" --budget "${BUDGET:-10m}" --out "$out" ${OPTIONS:-} &
+wiretax gate --base "$BASE" --head "$HEAD" --budget "${BUDGET:-10m}" --out "$out" \
+  --min-effect "${MIN_EFFECT:-5}" ${OPTIONS:-} &
 trap 'kill $!' INT TERM
 status=0
 wait $! || status=$?

@@ -56,7 +56,7 @@ def act(work, on_github=True, **inputs):
     outside |= github if on_github else {}
     for step in ACTION["runs"]["steps"]:
         given = {
-            name: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda match: values[match[1]], text)
+            name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda match: values[match[1]], text)
             for name, text in step["env"].items()
         }
         done = subprocess.run(
@@ -78,6 +78,7 @@ def test_a_slower_head_fails_and_the_outputs_name_the_files(work):
     assert outputs.keys() == ACTION["outputs"].keys()
     assert all((work / path).is_file() for name, path in outputs.items() if name != "status")
     assert "SLOWER" in summary
+    assert "estimated at 5.0% or more" in summary, "min-effect is 5 by default"
     trees = subprocess.run(["git", "worktree", "list"], cwd=work, capture_output=True, text=True)
     assert trees.stdout.count("\n") == 1, "the folders of the revisions have gone"
 

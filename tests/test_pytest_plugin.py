@@ -108,7 +108,10 @@ def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(tmp_path)
     """As `regress` judges six launches of either side."""
     slow = {"effect": lambda case: 1.5, "seed": 1}
     baseline = write_launches(tmp_path / "baseline", 6)
-    judge(write_launches(tmp_path / "same", 6, seed=2), str(baseline))
+    same = write_launches(tmp_path / "same", 6, seed=2)
+    judge(same, str(baseline), min_effect=0.2)
+    with pytest.raises(pytest.skip.Exception, match=r"slowdown of 5\.0% could hide"):
+        judge(same, str(baseline))
     slower = r"^REGRESSION: SLOWER up to 50\.\d% .*estimated at 1\.0% or more \(exit status 1\)\n"
     with pytest.raises(pytest.fail.Exception, match=slower):
         judge(write_launches(tmp_path / "slow", 6, **slow), str(baseline))

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -45,6 +45,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail if the launches are slower than these: a folder of `accept`, or of runs",
     )
     option(
+        "--wiretax-min-effect",
+        metavar="PERCENT",
+        type=slowdown,
+        help="the slowdown that fails, and that a pass excludes in every case (1 fails, a pass "
+        "excludes 5)",
+    )
+    option(
         "--wiretax-launches",
         metavar="N",
         type=launch_count,
@@ -59,6 +66,16 @@ def launch_count(text: str) -> int:
             f"--wiretax-launches: {text!r} is not a whole number from 1 to 9999"
         )
     return int(text)
+
+
+def slowdown(text: str) -> float:
+    """A share from a percentage. Raises pytest.UsageError."""
+    from reports.store.arguments import percent
+
+    try:
+        return percent(text)
+    except ArgumentTypeError as error:
+        raise pytest.UsageError(f"--wiretax-min-effect: {error}") from None
 
 
 def fail(sentence: str) -> NoReturn:
@@ -133,7 +150,7 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
         fail(f"wiretax {command}: {error}")
     session.benchmarks += rows_of(node, folder)
     if baseline:
-        judge(folder, baseline)
+        judge(folder, baseline, config.getoption("wiretax_min_effect"))
     from wiretax import load
 
     return load(folder)
@@ -248,13 +265,13 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     return rows
 
 
-def judge(folder: Path, baseline: str) -> None:
+def judge(folder: Path, baseline: str, min_effect: float | None = None) -> None:
     """Fails the test with the verdict of `regress`, or skips it if that is not enough data."""
     from reports.store.result import ResultError
     from reports.verdicts import regress
 
     try:
-        outcome = regress.judge(baseline, str(folder))
+        outcome = regress.judge(baseline, str(folder), min_effect=min_effect)
     except ResultError as error:
         fail(str(error))
     sentence = "\n".join([outcome.headline, *outcome.findings])

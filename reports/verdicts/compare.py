@@ -157,14 +157,20 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """The headline, which is why no gate can judge, if so, and what was found; what was compared,
-    notes, the number of cells with each verdict, and notes on single cells."""
-    cells, faults = comparison.cells, comparison.faults
+    """The headline, which is why no gate can judge, if so, and what was found; then what explains
+    it."""
+    faults = comparison.faults
     unusable = f"UNUSABLE: {some(faults, 1)}" if faults else ""
-    found = summary(comparison, comparison.resolved_slowdown)
+    found = summary(comparison, comparison.slowdown_to_exclude)
+    return ["; ".join(filter(None, [unusable, found])), *explanations(comparison)]
+
+
+def explanations(comparison: Comparison) -> list[str]:
+    """What was compared, notes, the number of cells with each verdict, and notes on single
+    cells."""
+    cells = comparison.cells
     titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return [
-        "; ".join(filter(None, [unusable, found])),
         what_ran(comparison),
         "ratio = variant / baseline; above 1, the variant is slower",
         *comparison.caveats,
@@ -182,10 +188,11 @@ def counts(comparison: Comparison) -> str:
     return f"{found}; of {cells}; SLOWER, FASTER: different from 0, estimated beyond {margin}"
 
 
-def summary(comparison: Comparison, slowdown: float) -> str:
-    """One sentence on the judged cells: the wrong and the slower ones, those in which this
-    `slowdown` could hide, the unchecked and the faster ones, and the slowdown that the others
-    exclude; then whether the library's moved."""
+def summary(comparison: Comparison, slowdown: float, is_named: bool = False) -> str:
+    """One sentence on the judged cells: the wrong and the slower ones, flags that go with the side,
+    cells in which this `slowdown` could hide, the unchecked and the faster ones, and the slowdown
+    that the others exclude, which is `slowdown` if the reader has read it (`is_named`); then
+    whether the library's moved."""
     cells, meanings = comparison.cells, comparison.outcomes(comparison.margin, slowdown)
     wrong, slower, undecided, others, library = (
         cells[meanings == each]
@@ -199,14 +206,17 @@ def summary(comparison: Comparison, slowdown: float) -> str:
         found.append(f"WRONG: {some([*wrong.title])}")
     if len(slower):
         found.append(difference(comparison, slower))
-
+    if comparison.flags:
+        found.append(comparison.flags)
     if len(undecided):
         found.append(f"{some([*undecided.title])} undecided")
-    where = " in the other cells" if found else ""
+    where = " in the other cells" if len(wrong) or len(slower) or len(undecided) else ""
     found += comparison.unchecked
     if len(faster):
         found.append(difference(comparison, faster))
-    if others.high.notna().any():
+    if others.high.notna().any() and is_named:
+        found.append("the other cells exclude it")
+    elif others.high.notna().any():
         found.append(f"no slowdown of {max(others.high.max() - 1, 0):.1%} or more{where}")
     if len(moved):
         found.append(

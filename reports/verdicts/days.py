@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
 from reports.store.folder import read_store
-from reports.store.observations import alike_of, entry_of, in_one_state
+from reports.store.observations import Entry, alike_of, entry_of, in_one_state
 from reports.verdicts.sides import Side, log_costs
 from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, evidence
 
@@ -92,9 +92,17 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
 
 
 def spread_between_days(baseline: Side, current: Side) -> DaySpread | None:
-    """The spread between the days of the runs in the folders of both sides that count and measured
-    the same things as the baseline, without the current side's runs: a slowdown must not hide
-    itself. None below five days."""
+    """The spread between the days of `other_entries`: without the current side's runs, because a
+    slowdown must not hide itself. None below five days."""
+    entries, _ = in_one_state(other_entries(baseline, current))
+    logs = log_costs(entries)
+    logs["day"] = np.array([entry.run.run_id[:10] for entry in entries])[logs.run]
+    return spread_of(logs)
+
+
+def other_entries(baseline: Side, current: Side) -> list[Entry]:
+    """The runs in the folders of both sides that count and measured the same things as the
+    baseline, without the current side's; none beside a current side that is too short to judge."""
     own = {launch.run.run_id for launch in current.launches}
     facts = alike_of(entry_of(baseline.launches[0]))
     folders = {launch.path.parent for launch in baseline.launches + current.launches}
@@ -107,10 +115,7 @@ def spread_between_days(baseline: Side, current: Side) -> DaySpread | None:
         and not entry.left_out
         and alike_of(entry) == facts
     }
-    entries, _ = in_one_state([*others.values()])
-    logs = log_costs(entries)
-    logs["day"] = np.array([entry.run.run_id[:10] for entry in entries])[logs.run]
-    return spread_of(logs)
+    return [*others.values()]
 
 
 def spread_of(logs: pd.DataFrame) -> DaySpread | None:

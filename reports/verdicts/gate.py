@@ -10,8 +10,14 @@ from reports.store.program import BENCH, REPORTS, RUN, typed
 from reports.store.result import ResultError
 from reports.tables.sentences import some
 from reports.verdicts.compare import rows_of, summary, what_ran
-from reports.verdicts.judge import MOST_RESOLVABLE, OPEN_CELL, SLOWER_CELL, Comparison
-from reports.verdicts.verdict import FASTER, MOST_PAIRS, SLOWER
+from reports.verdicts.judge import (
+    DEFAULT_EFFECT,
+    MOST_RESOLVABLE,
+    OPEN_CELL,
+    SLOWER_CELL,
+    Comparison,
+)
+from reports.verdicts.verdict import FASTER, MIN_PAIRS, MOST_PAIRS, SLOWER
 
 # The exit status, and what it means.
 PASS, REGRESSION, UNREADABLE, INCONCLUSIVE, INCOMPARABLE, UNUSABLE = range(6)
@@ -45,6 +51,7 @@ class Outcome(msgspec.Struct):
     cells: pd.DataFrame = msgspec.field(default_factory=pd.DataFrame)
     comparison: Comparison | None = None
     min_effect: float | None = None
+    must_exclude: float | None = None
 
     @property
     def faults(self) -> Sequence[str]:
@@ -62,14 +69,15 @@ class Outcome(msgspec.Struct):
 
 def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
-    certain slowdown beyond the margin counts, and the resolvable one must be ruled out. Raises
+    certain slowdown beyond the margin counts, and `slowdown_to_exclude` must be ruled out. Raises
     ResultError if it is below the margin."""
     # The slowdown that counts, and the one that must be ruled out.
-    fails_from = comparison.margin
-    must_rule_out = comparison.resolved_slowdown
+    fails_from, must_rule_out = comparison.margin, comparison.slowdown_to_exclude
     source = f"which these launches decide, at most {MOST_RESOLVABLE:.0%}"
     if comparison.cells.high.isna().all():
         source = "the margin, but so few pairs exclude nothing"
+    if not comparison.is_interleaved:
+        source = "the default beside a kept baseline"
     if min_effect:
         fails_from, must_rule_out, source = min_effect, min_effect, "of --min-effect"
     if fails_from < comparison.margin:
@@ -87,8 +95,9 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     of_cells = f"of {len(judged)} cells"
     faults = comparison.faults
 
-    # The first that applies.
-    found = summary(comparison, must_rule_out)
+    # The first that applies. A status has one exclusion: what could hide, or what could not.
+    is_open = len(undecided) > 0 and not len(slower)
+    found = summary(comparison, must_rule_out, is_named=is_open)
     if SLOWER in {*judged.verdict}:
         beyond = f"different from 0 and estimated at {fails_from:.1%} or more"
         found += f"; {len(slower)} {of_cells} {beyond}"
@@ -98,9 +107,10 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         status, sentence = REGRESSION, found
     elif len(undecided):
         can_hide = f"in {len(undecided)} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
-        status, sentence = INCONCLUSIVE, f"{can_hide}; {found}"
+        status, sentence = INCONCLUSIVE, f"{can_hide}; {found}{_blindness(comparison)}"
     else:
-        status, sentence = PASS, found
+        blind = f"; smaller ones could hide{_blindness(comparison)}"
+        status, sentence = PASS, found + blind * comparison.is_interleaved
 
     # What else a reader needs.
     findings = [*dict.fromkeys([*comparison.caveats, *faults[1:MOST_LISTED]])]
@@ -114,27 +124,64 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
             f" `{RUN}{REPORTS} accept` moves it"
         )
 
-    findings += [
-        f"the slowdown to exclude: {must_rule_out:.1%}, {source}",
-        what_ran(comparison),
-    ]
-    return Outcome(status, sentence, findings, cells, comparison, min_effect)
+    if status in (INCONCLUSIVE, UNUSABLE):
+        findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
+    findings.append(what_ran(comparison))
+    return Outcome(status, sentence, findings, cells, comparison, min_effect, must_rule_out)
+
+
+def exclusion_of(outcome: Outcome) -> dict[str, float | int | None]:
+    """What a gate excludes, for JSON: the slowdown that it had to, as a share; the smallest that
+    every judged cell does; and how many pairs would exclude DEFAULT_EFFECT, unless the launches did
+    not run in turn. Null if unknown."""
+    comparison, excluded, pairs = outcome.comparison, None, None
+    if comparison:
+        excluded = comparison.excluded
+        if comparison.is_interleaved:
+            pairs = pairs_excluding(comparison, DEFAULT_EFFECT)
+    return {
+        "must_exclude": outcome.must_exclude,
+        "excluded": excluded,
+        f"pairs_excluding_{100 * DEFAULT_EFFECT:.0f}_percent": pairs,
+    }
+
+
+def _blindness(comparison: Comparison) -> str:
+    """Beside launches in turn that do not exclude DEFAULT_EFFECT: how many pairs would."""
+    if not comparison.is_interleaved or comparison.excluded < DEFAULT_EFFECT:
+        return ""
+    pairs = pairs_excluding(comparison, DEFAULT_EFFECT)
+    number = f"about {pairs} pairs" if pairs else "no affordable number of pairs"
+    return f", and {number} would exclude {DEFAULT_EFFECT:.0%}"
+
+
+def pairs_excluding(comparison: Comparison, slowdown: float) -> int | None:
+    """The pairs with which all judged cells would exclude this slowdown; None if not even
+    MOST_PAIRS would."""
+    pairs = _pairs_needed(comparison.cells[comparison.is_judged], slowdown)
+    return max(int(pairs), MIN_PAIRS) if pairs <= MOST_PAIRS else None
+
+
+def _pairs_needed(cells: pd.DataFrame, slowdown: float) -> float:
+    """The pairs with which the intervals of these cells would end below this slowdown: the end of
+    an interval comes nearer with the root of the number of pairs. Infinite if a cell's estimate is
+    beyond it, or has no interval."""
+    reach = (cells.log_high - cells.log_ratio) / (np.log1p(slowdown) - cells.log_ratio)
+    return float(np.ceil(cells.pairs * reach.where(reach > 0, np.inf) ** 2).max())
 
 
 def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:
-    """What would decide these cells, in which this slowdown can hide: the end of an interval comes
-    nearer with the root of the number of pairs."""
+    """What would decide these cells, in which this slowdown can hide."""
+    larger = typed("--min-effect", "PERCENT")
     if not comparison.is_interleaved:
-        return f"launches in turn decide more: {RUN}{BENCH}campaign"
+        in_turn = f"{RUN}{BENCH}campaign"
+        return f"launches in turn decide more: {in_turn}; so does a larger {larger}"
 
-    reach = (cells.log_high - cells.log_ratio) / (np.log1p(slowdown) - cells.log_ratio)
-    needed = np.ceil(cells.pairs * reach.where(reach > 0, np.inf) ** 2)
-    pairs = max(needed.max(), cells.pairs.max() + 1)  # those that there are did not decide
-
+    needed = _pairs_needed(cells, slowdown)
+    pairs = max(needed, cells.pairs.max() + 1)  # those that there are did not decide
     if not np.isfinite(pairs):
         return f"more pairs decide more: {typed('--pairs', 'N')}, or {typed('--budget', 'TIME')}"
     if pairs > MOST_PAIRS:
-        larger = typed("--min-effect", "PERCENT")
         return f"no affordable number of pairs decides; a larger slowdown to exclude does: {larger}"
 
     return f"about {pairs:.0f} pairs would decide: {typed('--pairs', f'{pairs:.0f}')}"

@@ -29,6 +29,7 @@ from reports.verdicts.sides import (
     tell_apart,
     titles_of,
 )
+from reports.verdicts.states import judged_pairs
 from reports.verdicts.verdict import (
     AMBIGUOUS,
     DEFAULT_MARGIN,
@@ -47,6 +48,9 @@ WRONG_CELL, CONTROL_CELL = "wrong", "control"
 SLOWER_CELL, OPEN_CELL, FINE_CELL = "regression", "inconclusive", ""
 MOST_LETTERS = 60  # of a fact that differs, such as a run's many types
 MOST_RESOLVABLE = 0.25  # a gate with a wider margin would pass what nobody accepts
+# What a gate beside a kept baseline must exclude: a margin that follows the spread between days
+# passed +5 %.
+DEFAULT_EFFECT = 0.05
 
 
 class Incomparable(ResultError):
@@ -64,7 +68,8 @@ class Comparison(msgspec.Struct):
     say why no gate can judge: those between the sides, and cases that the variant lacks;
     `unchecked` has sentences on results that one side did not check, `caveats` on runs that are
     left out or incomplete, launches that died, allowed differences, fields of the cases in which
-    the sides differ, such as the algorithm, new cases, copies, nodes and days.
+    the sides differ, such as the algorithm, new cases, copies, nodes and days. `flags` tells that
+    the state of the link goes with the side.
 
     `cells` has a row for each case, by name and size: its fields and `chosen`; its size and `name`
     as `title`, and as `case` for JSON; `ratio`, variant over baseline, with its 95 % interval from
@@ -82,6 +87,7 @@ class Comparison(msgspec.Struct):
     faults: list[str]
     caveats: list[str] = []
     unchecked: list[str] = []
+    flags: str = ""
     cells: pd.DataFrame = msgspec.field(default_factory=pd.DataFrame)
 
     @property
@@ -104,6 +110,20 @@ class Comparison(msgspec.Struct):
         cells = self.cells[self.is_judged]
         effects = verdict.detectable(cells, INTERVAL_P, 0.0, POWER ** (1 / len(cells)))
         return min(np.max(effects[np.isfinite(effects)], initial=self.margin), MOST_RESOLVABLE)
+
+    @property
+    def slowdown_to_exclude(self) -> float:
+        """What a gate must exclude unless the user says it: what the launches resolve, or beside a
+        kept baseline DEFAULT_EFFECT."""
+        if self.is_interleaved:
+            return self.resolved_slowdown
+        return max(DEFAULT_EFFECT, self.margin)
+
+    @property
+    def excluded(self) -> float:
+        """The slowdown that every judged cell excludes; NaN if one has no interval."""
+        highest: Any = self.cells.high[self.is_judged].max(skipna=False)
+        return max(float(highest) - 1, 0.0)
 
     def outcomes(self, fails_from: float, must_rule_out: float) -> "pd.Series[str]":
         """What each cell means: `wrong` if it was so in a launch, `control` if it is a library's,
@@ -182,15 +202,17 @@ def _compare(
     if both := set.intersection(*runs):
         raise ResultError(f"{min(both)} is a run of {names}: compared with itself")
 
-    pairs, n_apart = pairs_of(baseline, variant)
+    in_turn = is_interleaved(baseline, variant)
+    judged = judged_pairs(pairs_of(baseline, variant), baseline, variant, in_turn)
     comparison = Comparison(
         baseline,
         variant,
         margin,
-        pairs,
-        is_interleaved(baseline, variant),
+        judged.pairs,
+        in_turn,
         allowed=[*differences],
         faults=faults_between(baseline, variant),
+        flags=judged.finding,
     )
     caveats = comparison.caveats
     caveats += dict.fromkeys([*notes_of([baseline]), *variant.notes])
@@ -203,9 +225,8 @@ def _compare(
         for copies in alike.values()
         if len(copies) > 1
     ]
-    if n_apart:
-        left_out = f"{counted(n_apart, 'pair')} left out"
-        caveats.append(f"{left_out}: between their launches the link changed its state")
+    if judged.left_out:
+        caveats.append(judged.left_out)
 
     # The fields in which all cases of one side differ from all of the other.
     without = ["library"]

@@ -16,7 +16,7 @@ from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.store.program import BENCH, RUN
 from reports.tables.sentences import before_command, machine, recorded_facts, start_time
 from reports.tables.show import headline_of
-from reports.verdicts.compare import counts, rows_of, sentences, what_ran
+from reports.verdicts.compare import counts, explanations, rows_of, what_ran
 from reports.verdicts.gate import (
     INCONCLUSIVE,
     INTERRUPTED,
@@ -36,7 +36,7 @@ MOST_DRAWN = 6  # cells, in a picture
 LEAST_LAUNCH_S = 5  # that bench.gate takes
 # What to do next after each outcome.
 NEXT = {
-    PASS: "Nothing: every case excludes the slowdown to exclude, so this can be merged or kept",
+    PASS: "Nothing: every case excludes such a slowdown, so this can be merged or kept",
     REGRESSION: "Find out what made these cases slower, among what differs",
     INCONCLUSIVE: "Measure again, longer or fewer sizes, as what was found says",
     UNUSABLE: "Mend the side that is named and measure again",
@@ -82,7 +82,7 @@ def verdict_page(title: str, outcomes: Sequence[Outcome]) -> Page:
         sections += [
             Section(
                 f"What explains {each.variant.label}: all sentences",
-                sentences(each),
+                explanations(each),
                 folded=True,
             )
             for each in judged

@@ -18,8 +18,16 @@ from reports.tables.figure import can_draw
 from reports.tables.sentences import painted, that_fit, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
-from reports.verdicts.compare import notes, sentences
-from reports.verdicts.gate import INCONCLUSIVE, PASS, STATUSES, UNUSABLE, Outcome, decide
+from reports.verdicts.compare import explanations, notes
+from reports.verdicts.gate import (
+    INCONCLUSIVE,
+    PASS,
+    STATUSES,
+    UNUSABLE,
+    Outcome,
+    decide,
+    exclusion_of,
+)
 from reports.verdicts.judge import NothingInCommon, compare
 from reports.verdicts.page import sorted_cells, verdict_page
 from reports.verdicts.sides import add_allow, faults_of, side_of
@@ -65,7 +73,8 @@ def add_rule(parser: argparse.ArgumentParser) -> None:
         "--min-effect",
         metavar="PERCENT",
         type=percent,
-        help="an estimate below this passes (what the launches decide)",
+        help="the slowdown that fails, and that a pass excludes in every cell (1 fails; a pass "
+        "excludes what the launches decide, beside a kept baseline 5)",
     )
     add_allow(parser)
 
@@ -101,6 +110,7 @@ def regress(arguments: argparse.Namespace) -> int:
         headline=outcome.headline,
         findings=outcome.findings,
         faults=outcome.faults,
+        **exclusion_of(outcome),
         cells=outcome.cells,
     )
     return outcome.status
@@ -198,7 +208,7 @@ def as_markdown(outcome: Outcome) -> str:
         return to_markdown(title)
 
     said = [headline_of(*comparison.variant.launches), *outcome.findings]
-    return to_markdown(title, said, sentences(comparison), [*sorted_cells(comparison).text])
+    return to_markdown(title, said, explanations(comparison), [*sorted_cells(comparison).text])
 
 
 def to_markdown(

@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import in_main_state
 from reports.store.case import CASE_KEY, is_own_work, key_of
 from reports.store.grouped import grouped
 from reports.store.manifest import MANIFEST, Launch, Manifest, VariantRecord, read_manifest
@@ -320,23 +319,19 @@ def is_interleaved(baseline: Side, variant: Side) -> bool:
     return len({each.campaign.campaign_id for each in campaigns}) < len(campaigns)
 
 
-def pairs_of(baseline: Side, variant: Side) -> tuple[list[Pair], int]:
-    """The launches that ran in turn; and the number of those that are no pairs, because the link
-    was in another state. Without a common campaign the newest launches on each node that both sides
-    have, because nodes with equal hardware differ too."""
+def pairs_of(baseline: Side, variant: Side) -> list[Pair]:
+    """The launches that ran in turn. Without a common campaign the newest launches on each node
+    that both sides have, because nodes with equal hardware differ too."""
     if is_interleaved(baseline, variant):
         common = sorted(baseline.of_pair.keys() & variant.of_pair.keys())
-        both = [(baseline.of_pair[pair], variant.of_pair[pair]) for pair in common]
-    else:
-        newest = baseline.launches[::-1], variant.launches[::-1]
-        theirs, ours = (grouped(own, lambda launch: launch.run.node) for own in newest)
-        shared = sorted(node for node in theirs.keys() & ours.keys() if node)
-        both = [pair for node in shared for pair in zip(theirs[node], ours[node], strict=False)]
-        if not shared:
-            both = [*zip(*newest, strict=False)]
+        return [(baseline.of_pair[pair], variant.of_pair[pair]) for pair in common]
 
-    pairs = [pair for pair in both if in_main_state(pair).all()]
-    return pairs, len(both) - len(pairs)
+    newest = baseline.launches[::-1], variant.launches[::-1]
+    theirs, ours = (grouped(own, lambda launch: launch.run.node) for own in newest)
+    shared = sorted(node for node in theirs.keys() & ours.keys() if node)
+    if not shared:
+        return [*zip(*newest, strict=False)]
+    return [pair for node in shared for pair in zip(theirs[node], ours[node], strict=False)]
 
 
 def log_costs(entries: Sequence[Entry]) -> pd.DataFrame:

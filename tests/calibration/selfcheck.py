@@ -1,7 +1,7 @@
 """`make calibrate`, or `python -m tests.calibration.selfcheck`: compares every rate that the
 verdicts promise with its limit (docs/calibration.md). Synthetic launches go through statistics that
-judge real launches; `calibrated_gates` checks `regress`, `calibrated_trends` histories,
-`calibrated_fleets` fleets."""
+judge real launches; `calibrated_gates` checks `regress`, `calibrated_states` its states of
+the link, `calibrated_trends` histories, `calibrated_fleets` fleets."""
 
 import argparse
 import os
@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from reports.store import stats
 from reports.store.result import end_with_parent
 from reports.verdicts import verdict
-from tests.calibration import calibrated_fleets, calibrated_gates, calibrated_trends, synthetic
+from tests.calibration import (
+    calibrated_fleets,
+    calibrated_gates,
+    calibrated_states,
+    calibrated_trends,
+    synthetic,
+)
 from tests.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulation, blocks
 
 REPLICATIONS, BATCH = 4000, 100  # of tables, and how many of them are simulated at once
@@ -157,6 +163,7 @@ CLAIMS: dict[str, list[Simulation]] = {
         partial(launch_coverage, FLIPPING, CELLS),
     ],
     **calibrated_gates.CLAIMS,
+    **calibrated_states.CLAIMS,
     **calibrated_trends.CLAIMS,
     **calibrated_fleets.CLAIMS,
     "One launch against one, by the intervals within them": [

@@ -1,6 +1,8 @@
 """The gate, `python -m reports regress`: its exit status, its text, and the files that it
 writes."""
 
+import html
+import json
 import os
 import re
 import shutil
@@ -17,7 +19,13 @@ from reports.verdicts.judge import compare
 from reports.verdicts.regress import as_markdown
 from reports.verdicts.sides import read_sides
 from tests.launch import ROOT
-from tests.reports.synthetic_campaign import no_effect, slower, write_campaign, write_launches
+from tests.reports.synthetic_campaign import (
+    SMALL,
+    no_effect,
+    slower,
+    write_campaign,
+    write_launches,
+)
 from tests.reports.synthetic_run import mark_wrong, rewrite_head
 from tests.reports.verdicts.test_compare import DIFFERENT
 
@@ -48,6 +56,12 @@ def forms(folder):
     return [["--junit", files[0], "--markdown", files[1], "--html", files[2]], files]
 
 
+def text_of(file):
+    """What a reader of the file sees, without the tags."""
+    text = html.unescape(re.sub("<[^>]+>", "", file.read_text()))
+    return text.replace("\xa0%", "%").replace("\xa0", " ")
+
+
 @pytest.fixture(scope="module")
 def slowed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slowed") / "campaign"
@@ -65,7 +79,7 @@ def copied(alike, tmp_path):
 
 
 def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
-    options, (junit, markdown, html) = forms(tmp_path)
+    options, (junit, markdown, page_file) = forms(tmp_path)
     status, printed = judge(capsys, slowed, *options)
     assert status == 1
     expected = (
@@ -95,10 +109,10 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert re.search(r"\| two_shot \| 16 KiB \|.*\| SLOWER \|", text)
     assert len(text.partition("<details>")[0].splitlines()) <= 20
 
-    page = html.read_text()
+    page = page_file.read_text()
     assert {"REGRESSION: SLOWER", "<svg"} <= {*re.findall("REGRESSION: SLOWER|<svg", page)}
     assert '<meta property="og:image" content="page.html.png">' in page
-    picture = html.with_name("page.html.png").read_bytes()
+    picture = page_file.with_name("page.html.png").read_bytes()
     assert struct.unpack(">II", picture[16:24]) == (1200, 630)
 
 
@@ -117,7 +131,8 @@ def test_markdown_stays_below_githubs_limit_and_escapes_names(alike):
 def test_two_equal_variants_pass_and_a_run_is_not_compared_with_itself(alike, capsys):
     status, printed = judge(capsys, alike)
     assert status == 0
-    assert re.match(r"PASS: no slowdown of 0\.\d% or more \(exit status 0\)", printed)
+    expected = r"PASS: no slowdown of 0\.\d% or more; smaller ones could hide \(exit status 0\)"
+    assert re.match(expected, printed)
     status, printed = gate(capsys, alike / "main", alike / "main")
     assert (status, "compared with itself" in printed) == (2, True)
 
@@ -173,6 +188,58 @@ def test_an_inconclusive_result_says_what_decides(tmp_path, capsys):
     variants = ALIKE | {"new": slower(1.4)}  # estimated at 0.997 %: "about 23439 pairs" hid 1 %
     close = write_campaign(tmp_path / "close", variants, spread=0.03, sizes=[16384])
     assert "no affordable number of pairs decides" in judge(capsys, close, "--min-effect", "1")[1]
+
+
+@pytest.mark.parametrize("min_effect", [None, 20])
+def test_a_live_gate_has_one_exclusion_and_says_which_pairs_exclude_five_percent(
+    tmp_path, capsys, reports, min_effect
+):
+    """A slowdown of 6.6 % or more was excluded, and "the slowdown to exclude: 13.3 %"."""
+    noisy = write_campaign(tmp_path / "noisy", ALIKE, spread=0.06)
+    options, files = forms(tmp_path)
+    words = ["--min-effect", min_effect] if min_effect else []
+    status, printed = judge(capsys, noisy, *options, *words)
+    assert status == 0
+    expected = (
+        r"PASS: no slowdown of (\d\.\d)% or more; smaller ones could hide, "
+        r"and about (\d+) pairs would exclude 5%"
+    )
+    ((excluded, pairs),) = re.findall(expected, printed)
+    for text in (printed, *map(text_of, files)):
+        assert f"about {pairs} pairs would exclude 5%" in text
+        assert {*re.findall(r"slowdown[ a-z]*(?: of|:) (\d+\.\d)%", text)} == {excluded}
+    sides = ["--baseline", str(noisy / "main"), "--current", str(noisy / "new")]
+    status, out, _ = reports("regress", *sides, *map(str, words), "--json")
+    told = json.loads(out)
+    assert (status, f"{told['excluded']:.1%}") == (0, f"{excluded}%")
+    assert (told["pairs_excluding_5_percent"], told["must_exclude"] > 0.1) == (int(pairs), True)
+    needed = write_campaign(tmp_path / "more", ALIKE, spread=0.06, pairs=int(1.3 * int(pairs)))
+    assert "would exclude 5%" not in judge(capsys, needed)[1]
+
+
+def test_a_live_gate_that_decides_little_does_not_pass(tmp_path, capsys):
+    noisy = write_campaign(tmp_path / "noisy", ALIKE, spread=0.3)
+    status, printed = judge(capsys, noisy)
+    assert status == 3
+    assert "the slowdown to exclude: 25.0%, which these launches decide, at most 25%" in printed
+    assert "pairs would exclude 5%" in printed.partition("(exit status 3)")[0]
+
+
+def test_five_percent_never_pass_beside_a_kept_baseline(tmp_path, capsys):
+    """The gate passed, without "a slowdown of 11.9 % or more", while the cells were 1.051: its
+    margin followed the spread between days."""
+    many = {"sizes": [16384 << step for step in range(8)], "algorithms": SMALL["algorithms"][1:]}
+    base = write_launches(tmp_path / "base", 12, **many)
+    new = write_launches(tmp_path / "new", 12, seed=1, effect=lambda case: 1.05, **many)
+    options, files = forms(tmp_path)
+    status, printed = gate(capsys, base, new, *options)
+    assert status == 3
+    assert re.match(r"INCONCLUSIVE: in 16 of 16 cells a slowdown of 5\.0% could hide; ", printed)
+    assert "the slowdown to exclude: 5.0%, the default beside a kept baseline" in printed
+    assert all("a slowdown of 5.0% could hide" in text_of(file) for file in files)
+    status, printed = gate(capsys, base, new, "--min-effect", 15)
+    assert (status, printed.startswith("PASS: no slowdown of 1")) == (0, True)
+    assert "to exclude" not in printed
 
 
 def test_improvements_of_a_commit_pass_and_move_no_baseline(tmp_path, capsys):

@@ -23,6 +23,7 @@ from bench.sweep import requested_sizes
 from bench.tuning import search
 from bench.tuning.audit import audited
 from bench.tuning.winners import find_winners
+from kernels.devices.owners import make_private
 from reports.store.blocks import same_state
 from reports.store.program import on_ranks
 from reports.store.result import ResultError
@@ -86,6 +87,8 @@ def store(
     if not rows:
         return f"{left}table: none\n", CANNOT
     path = tuned.path_of(table, run)
+    if table is None:
+        make_private(path.parent)
     head = tuned.Head(run.machine_id, run.software_id, run.run_id, program)
     tuned.add(path, head, rows)
     waiting = sum(not winner.is_confirmed for winner in result.winners)

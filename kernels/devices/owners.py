@@ -1,7 +1,9 @@
 """Folders that other users may own or write. What this user runs or believes lies where nobody else
 can write; what is only written goes into the folder that was opened, whatever takes its name."""
 
+import grp
 import os
+import pwd
 import re
 import stat
 from collections.abc import Iterator
@@ -30,15 +32,47 @@ def private_folder() -> Path:
                 raise OSError(
                     0, f"other users can replace what is in {exposed}: chmod go-w that folder"
                 )
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
         status = folder.stat()
-        if is_link or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        if is_link or status.st_uid != os.getuid() or others_write(folder, status):
             raise OSError(0, "it belongs to another user, is a link or others can write it")
         folder.chmod(0o700)
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
         reason = f"{getattr(error, 'strerror', error)}; {REMEDY}"
         raise OSError(0, reason, f"{cache}/wiretax") from error
     return folder
+
+
+def make_private(folder: Path) -> None:
+    """Makes the folder if it is missing, and those above it: for this user alone. With `parents`,
+    mkdir would make those by the umask, and with one of 002 another user could write to them."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def others_write(folder: Path, status: os.stat_result) -> bool:
+    """Whether the mode of a folder lets somebody write to it who is neither its owner nor root."""
+    if not status.st_mode & 0o022:
+        return False
+    with suppress(OSError):  # this file system has no such lists
+        if "system.posix_acl_access" in os.listxattr(folder):
+            return True  # the mode has the rights of all whom the list names as those of the group
+    return bool(status.st_mode & 0o002) or not is_own_group(status.st_gid)
+
+
+def is_own_group(gid: int) -> bool:
+    """Whether a group is this user's alone, as Linux distributions make one for each user: the
+    primary group, with the user's name or number, of which nobody else is a member."""
+    try:
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    members = {*group.gr_mem, *(each.pw_name for each in pwd.getpwall() if each.pw_gid == gid)}
+    is_of_user = group.gr_name == user.pw_name or gid == user.pw_uid
+    return gid == user.pw_gid and is_of_user and members <= {user.pw_name}
 
 
 def exposed_parent(path: Path) -> Path | None:
@@ -49,8 +83,8 @@ def exposed_parent(path: Path) -> Path | None:
     with suppress(FileNotFoundError):  # this user will make what is missing
         for folder in reversed(path.parents):
             status = folder.stat()
-            is_shared = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
-            if is_shared or not is_ours(status):
+            is_sticky = status.st_mode & stat.S_ISVTX
+            if not (is_ours(status) and (is_sticky or not others_write(folder, status))):
                 return folder
             if status.st_uid == os.getuid() and not status.st_mode & 0o011:
                 break

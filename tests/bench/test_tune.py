@@ -1,6 +1,7 @@
 """The search for the best build of each size, and what it stores for `auto`."""
 
 import json
+import os
 import re
 from types import SimpleNamespace
 from typing import Any, cast
@@ -314,6 +315,21 @@ def test_what_auto_chose_for_another_state_of_the_link_is_not_stored_if_it_lost(
 
     assert stored(4.0) == [2048]
     assert stored(1.1) == [1024, 2048]
+
+
+def test_the_folders_of_the_table_are_made_for_this_user_alone(search_done, tmp_path, monkeypatch):
+    """By the umask of Ubuntu's users ~/.local was one that other users could write to."""
+    result = search_done[1]
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = os.umask(0o002)
+    try:
+        said, _ = tune.store(None, "p", (16384,), result)
+    finally:
+        os.umask(before)
+    assert f"table: {tmp_path}/.local/share/wiretax/tuned-" in said
+    for folder in (".local", ".local/share", ".local/share/wiretax"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_search_for_stable_bits_tries_sums_in_rank_order_and_keeps_the_rows_of_auto(

@@ -112,6 +112,7 @@ def test_a_cache_that_another_user_could_write_is_not_believed(
     cached, open_folder, monkeypatch, whose
 ):
     """As root with a user's HOME: a figure that nobody measured was reported."""
+    (open_folder / "home").mkdir(mode=0o755)  # else nobody could enter it
     monkeypatch.setenv("XDG_CACHE_HOME", str(open_folder / "home" / "cache"))
     assert [files_read(cached) for _ in range(2)] == [10, 1]
     folder = open_folder / "home" / "cache" / "wiretax"

@@ -62,8 +62,7 @@ class Routes:
 
 def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:
     """A batch. Each token chooses different experts: draws without replacement, by the Gumbel trick
-    (Kool, van Hoof and Welling, 2019). Its weights are different powers of two: sums are exact, and
-    none is right with another expert's weight."""
+    (Kool, van Hoof and Welling, 2019). Its weights are those of `weights_of`, in random order."""
     generator, exponent = np.random.default_rng(seed), float(skew.partition(":")[2] or 0)
     likely = -exponent * np.log(np.arange(1, experts + 1))
     # Row by row: all keys of many tokens and experts would need gigabytes.
@@ -72,8 +71,8 @@ def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int
         for _ in range(tokens)
     ]
     chosen = np.array(rows, np.int32)
-    halves = 0.5 ** np.arange(1, top_k + 1)
-    weights = np.random.default_rng([seed, 1]).permuted(np.tile(halves, (tokens, 1)), axis=1)
+    in_order = np.tile(weights_of(top_k), (tokens, 1))
+    weights = np.random.default_rng([seed, 1]).permuted(in_order, axis=1)
     owner = np.arange(experts) * ranks // experts
     tokens_of = np.diff(np.arange(ranks + 1) * tokens // ranks)
     home = np.repeat(np.arange(ranks), tokens_of)
@@ -93,3 +92,13 @@ def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int
         leaving,
         leaving.sum(axis=2),
     )
+
+
+def weights_of(top_k: int) -> Array:
+    """Different weights, so that no sum is right with another expert's weight: 1, 2, ... units and
+    the rest of a power of two, 256 at most. They add up to 1, so a chain does not shrink a token.
+    Its element, an integer up to 31 or what half or bfloat16 makes of it, times 256 has at most 19
+    bits: no sum in fp32 rounds, in whatever order it adds."""
+    units = 1 << (top_k * (top_k + 1) // 2 - 1).bit_length()
+    first = np.arange(1, top_k)
+    return np.append(first, units - first.sum()) / units

@@ -9,7 +9,7 @@ from tests.fake_gpu import fake_nccl
 from tests.launch import count, few, printed
 
 FEW = "--max-time 40 -n 2"
-SMALL = "--experts 8 --top-k 3 --tokens 40 --hidden 96"  # unlike two, three choices weigh unequally
+SMALL = "--experts 8 --top-k 3 --tokens 40 --hidden 96"
 
 
 @pytest.mark.parametrize("ranks", few([2, 3, 1, 5], 2))
@@ -63,6 +63,16 @@ def test_every_direction_and_skew_is_measured_beside_the_library_with_right_resu
     }
     why = {case.reason for case in result.cases if case.status == "unsupported"}
     assert why == {"a chain must return its data to their senders; use round_trip"}
+
+
+@pytest.mark.parametrize("top_k", [3, 8])
+def test_a_chain_in_float_is_right_with_many_choices(tmp_path, top_k):
+    """The library's too: weights that do not add up to 1 made all of them look wrong."""
+    words = f"--experts 8 --top-k {top_k} --tokens 8 --hidden 96 --skew uniform --mode chained"
+    _, result = measured(tmp_path, f"{words} -d float")
+    cases = [case for case in result.cases if case.status == "ok"]
+    assert {case.algorithm for case in cases} >= {"library", "direct_push", "direct_pull"}
+    assert {(case.mode, case.n_wrong) for case in cases} == {("chained", 0)}
 
 
 def test_imbalance_and_sent_bytes_are_printed_beside_the_time(skewed):

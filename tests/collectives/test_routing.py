@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectives.experts.routing import MOST_CHOICES, draw
+from bench.layers.experts import CHAIN_ROUND_TRIPS, source_and_target
+from collectives.collective import DATATYPES
+from collectives.experts.routing import MOST_CHOICES, draw, weights_of
 
 pytestmark = pytest.mark.unit
 
@@ -44,3 +46,27 @@ def test_tokens_and_experts_are_split_in_order_and_some_ranks_may_have_none():
     assert routes.owner.tolist() == [0, 2]
     rows = [len(routes.rows_of(rank)[0]) for rank in range(4)]
     assert rows == [*np.bincount(routes.chosen.ravel(), minlength=2).repeat(2) * [1, 0, 1, 0]]
+
+
+def test_weights_differ_and_add_up_to_one_in_any_order():
+    """Two equal weights could be exchanged unseen."""
+    for top_k in range(1, MOST_CHOICES + 1):
+        weights = weights_of(top_k)
+        assert len(set(weights.tolist())) == top_k
+        assert weights.min() > 0
+        for order in (weights, weights[::-1]):
+            total = np.float32(0)
+            for weight in order.astype(np.float32) * np.float32(31):
+                total += weight
+            assert total == 31
+
+
+@pytest.mark.parametrize("datatype", ["float32", "float64"])
+@pytest.mark.parametrize("top_k", [2, 3, 8, 16])
+def test_a_chain_of_round_trips_returns_each_token(top_k, datatype):
+    """Sums that round made MPICH and all our kernels look wrong: the reference rounds elsewhere."""
+    routes = draw("uniform", 2, 16, 8, top_k, seed=0)
+    trips = DATATYPES[datatype], "round_trip", CHAIN_ROUND_TRIPS
+    for rank in range(2):
+        sent, expected = source_and_target(routes, *trips, 0, rank)
+        assert np.array_equal(sent, expected)

@@ -19,7 +19,7 @@ from kernels.devices.device import Memory
 
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
 NORM_WEIGHT = 1.5
-ROW_SCALE = 0.5  # of int8 weights: exact in every datatype
+ROW_SCALE = 0.5  # of products with int8 weights: exact in every datatype
 SUMMED = 8.0  # sums plus residual are this or its negative, so all rows have one mean of squares
 
 
@@ -101,6 +101,15 @@ def matrix(rows: int, inner: int, rank: int, seed: int) -> Array:
     return period[np.arange(rows) % PERIOD]
 
 
+def scaled_rows(weight_type: Datatype, rows: int, seed: int) -> tuple[Array, Array]:
+    """By row, what multiplies the elements of `matrix`, (rows, 1), and the scale of the row. With
+    int8 both differ by row, and their product is ROW_SCALE; else it is 1."""
+    if weight_type.is_float:
+        return np.ones((rows, 1)), np.ones(rows, np.float32)
+    factors = fused.row_factors(rows, seed)
+    return factors[:, None], np.float32(ROW_SCALE) / factors
+
+
 def drawn_activations(ranks: int, tokens: int, seed: int) -> Array:
     """One period of every rank's activations for each token, (ranks, tokens, 31)."""
     draw = np.random.default_rng([seed, tokens])
@@ -130,16 +139,17 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     inner = {layer: model.columns(layer, ranks, scale) for layer in LAYERS}
     weight_type = fused.WEIGHTS[options.weights]
     row_scale = 1.0 if weight_type.is_float else ROW_SCALE
+    factors, row_scales = scaled_rows(weight_type, hidden, seed)
     with world.communicator.all_or_none():
         send, receive = memories = [world.allocate(most_tokens * hidden * size) for _ in range(2)]
         own = own_buffers(world, memories)
-        scales = world.device.store(np.full(hidden, row_scale, np.float32))
+        scales = world.device.store(row_scales)
         activations = world.device.private(most_tokens * max(inner.values()) * size)
     keep = [send, receive, scales, activations]
 
     def cases() -> Iterator[CollectiveCase]:
         for layer, columns in inner.items():
-            stored = weight_type.encode(matrix(hidden, columns, rank, seed))
+            stored = weight_type.encode(matrix(hidden, columns, rank, seed) * factors)
             copies = 1 if world.device.is_cpu else max(1, WEIGHT_BYTES // stored.nbytes)
             with world.communicator.all_or_none():
                 weights = world.device.store(np.tile(stored, (copies, 1)))

@@ -38,6 +38,9 @@ MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 ele
 # Of a token's error / the result, both as root mean squares: 160 sums are rounded, and the residual
 # after each: half of this at most. A step that lacks one of 160 layers is off by 0.08.
 TOLERANCE = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.06}
+# The largest error of an element, in TOLERANCE: rounding made at most 2.0 in 1.3 million simulated
+# elements of 160 sums, 2.5 in measured ones. An element whose row is 0 lacks about its whole size.
+LARGEST = 4.0
 TENSOR_FORMS = {
     "decode": ("gemv_allreduce", "allreduce_rmsnorm", "auto"),
     "prefill": ("auto", "allreduce_rmsnorm"),
@@ -116,6 +119,21 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         most = 1 if is_prefill else ranks
         splits.add_pipeline(max(n for n in range(1, most + 1) if tokens % n == 0))
     return suite
+
+
+def complaint_of(values: Array, expected: Array, tolerance: float) -> str | None:
+    """What is wrong with the residual after a step, (tokens, hidden); None if it is right within
+    the rounding. The rounding of an element grows with its size and with that of all others."""
+    errors, mean_square = values - expected, np.mean(expected**2)
+    of_token = np.sqrt(np.max(np.mean(errors**2, axis=-1)) / mean_square)
+    if not of_token <= tolerance:
+        return f"is off by {of_token:.2g} of its result's root mean square"
+    of_elements = np.abs(errors) / np.sqrt(mean_square + expected**2)
+    token, element = np.unravel_index(np.argmax(of_elements), of_elements.shape)
+    at = token, element
+    if not of_elements[at] <= LARGEST * tolerance:
+        return f"has {values[at]:.3g} as element {element} of token {token}, not {expected[at]:.3g}"
+    return None
 
 
 def require_time(session: Session, batch: TokenBatch) -> None:
@@ -264,13 +282,8 @@ class SplitCases:
             device.caller(self.probe("copy_local", result, first.address, expected.size))()
             stored: Array = first.read().view(datatype.storage)[: expected.size]
             values = datatype.decode(stored).reshape(expected.shape)
-            squares = np.mean((values - expected) ** 2, axis=-1) / np.mean(expected**2)
-            error = float(np.sqrt(np.max(squares)))
-            if not error <= TOLERANCE[datatype.name]:
-                mistake = (
-                    f"{text} is off by {error:.2g} of its result's root mean square, so it is not "
-                    "timed"
-                )
+            if wrong_part := complaint_of(values, expected, TOLERANCE[datatype.name]):
+                mistake = f"{text} {wrong_part}, so it is not timed"
             consume = self.probe("read_own", result, result, expected.size)
             if checked is None:
                 pattern = Pattern(

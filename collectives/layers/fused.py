@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from collectives.binding import chunk_that_fits, launch_with, row_stride, run_sequence
-from collectives.collective import COLLECTIVES, DATATYPES, Collective, Datatype
+from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective, Datatype
 from collectives.operation import (
     NOT_MAPPED,
     Algorithm,
@@ -29,6 +31,13 @@ COLLECTIVE = {
 }
 Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of CollectiveCase
 Then = Callable[[Algorithm, World, Any], Bound]
+
+
+def row_factors(rows: int, seed: int) -> Array:
+    """By row of an int8 matrix, a factor of its scale. They differ, so that a product with the
+    scale of another row is wrong by a power of two and not only by a few per cent."""
+    factors = np.array([1, 2, 4, 8], np.float32)
+    return np.asarray(np.random.default_rng(seed).choice(factors, rows))
 
 
 class Norm(Shared):

@@ -36,9 +36,11 @@ ROW_BLOCKS = 64  # of a matrix, encoded one after another: the whole needs sever
 
 @dataclass(frozen=True)
 class Matrix:
-    """Columns of a layer's matrix from `first` on; activations every `stride` elements."""
+    """Columns of a layer's matrix from `first` on, with the scale of each row at `row_scales`;
+    activations every `stride` elements."""
 
     address: int
+    row_scales: int
     first: int
     columns: int
     stride: int
@@ -55,6 +57,7 @@ class StepWeights:
     |---|---|
     | `inner` | by layer, the columns of one rank |
     | `stored` | by layer, the encoded matrix that all layers of this kind rotate |
+    | `row_scales` | by layer, the scale of each row of `stored`; 1 for floating point |
     | `shares` | this rank's columns of every matrix |
     | `stage` | the whole matrices of this rank's stage of a pipeline |"""
 
@@ -75,9 +78,7 @@ class StepWeights:
         rank, ranks = self.world.rank, self.world.ranks
         self.inner = {layer: self.model.columns(layer, ranks, self.scale) for layer in LAYERS}
         self.draw()
-        hidden = self.model.hidden
-        self.row_scales = self.on_device(np.full(hidden, self.row_scale, np.float32))
-        self.norm_weight = self.store(np.ones(hidden))
+        self.norm_weight = self.store(np.ones(self.model.hidden))
         of_stage = len(self.numbers) // ranks
         stage = self.numbers[rank * of_stage : (rank + 1) * of_stage]
         self.shares = self.hold(self.numbers, rank, 1)
@@ -85,23 +86,24 @@ class StepWeights:
 
     def draw(self) -> None:
         """Draws all ranks' columns of a matrix of each layer, the same on every rank."""
-        generator, is_float = np.random.default_rng(self.seed), self.weight_type.is_float
-        drawn = dict[str, Array]()
+        generator, hidden = np.random.default_rng(self.seed), self.model.hidden
+        self.stored, self.row_scales = dict[str, Array](), dict[str, Array]()
         for layer, inner in self.inner.items():
             columns = self.world.ranks * inner
-            drawn[layer] = generator.standard_normal((self.model.hidden, columns), np.float32)
-            drawn[layer] /= np.float32(np.sqrt(columns))
-        largest = max(max(matrix.max(), -matrix.min()) for matrix in drawn.values())
-        self.row_scale = 1.0 if is_float else float(largest) / 127
-        self.stored = {
-            layer: np.vstack(
-                [
-                    self.weight_type.encode(rows if is_float else np.rint(rows / self.row_scale))
-                    for rows in np.array_split(matrix, ROW_BLOCKS)
-                ]
-            )
-            for layer, matrix in drawn.items()
-        }
+            matrix = generator.standard_normal((hidden, columns), np.float32)
+            matrix /= np.float32(np.sqrt(columns))
+            scales = np.ones(hidden, np.float32)
+            if not self.weight_type.is_float:
+                largest = np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
+                scales = largest / np.float32(127) * fused.row_factors(hidden, self.seed)
+            self.row_scales[layer] = scales
+            blocks = (np.array_split(each, ROW_BLOCKS) for each in (matrix, scales[:, None]))
+            self.stored[layer] = np.vstack([*map(self.encode_rows, *blocks)])
+
+    def encode_rows(self, rows: Array, scales: Array) -> Array:
+        """Rows of a matrix as they are stored, divided by their scales."""
+        is_float = self.weight_type.is_float
+        return self.weight_type.encode(rows if is_float else np.rint(rows / scales))
 
     def store(self, values: Array) -> int:
         """The address of these values on the device, as they travel between ranks."""
@@ -119,8 +121,14 @@ class StepWeights:
             layer = self.layer(number)
             start, columns = first * self.inner[layer], ranks * self.inner[layer]
             part = self.stored[layer][:, start : start + columns]
-            address = self.on_device(np.roll(part, self.rotation(number), axis=0))
-            matrices[number] = Matrix(address, start, columns, self.stride(layer))
+            rotation = self.rotation(number)
+            matrices[number] = Matrix(
+                self.on_device(np.roll(part, rotation, axis=0)),
+                self.on_device(np.roll(self.row_scales[layer], rotation)),
+                start,
+                columns,
+                self.stride(layer),
+            )
         return [matrices[number % period] for number in numbers]
 
     def layer(self, number: int) -> str:
@@ -189,7 +197,7 @@ class TokenBatch:
             stride=matrix.stride,
             copies=1,
             weights=matrix.address,
-            row_scales=weights.row_scales,
+            row_scales=matrix.row_scales,
             activations=self.activations + matrix.first * weights.datatype.size_bytes,
         )
         case = fused.GemvCase(
@@ -296,6 +304,6 @@ def reference(weights: StepWeights, residual: Array) -> Array:
             rows = flat[: tokens * weights.stride(layer)].reshape(tokens, -1)
             rows = rows[:, : weights.stored[layer].shape[1]]
             outputs = list(pool.map(lambda part, rows=rows: rows @ part.T, matrices[layer]))
-            products = np.hstack(outputs) * weights.row_scale
+            products = np.hstack(outputs) * weights.row_scales[layer]
             residual = residual + np.roll(products, weights.rotation(number), axis=1)
     return residual

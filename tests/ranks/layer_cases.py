@@ -120,8 +120,9 @@ def gemv_item(
     cases = []
     for world, activations, receive in zip(bed.worlds, inputs, outputs, strict=True):
         matrix = fused.matrix(hidden, inner, world.communicator.rank, bed.seed)
-        weights = world.device.store(INT8.encode(matrix))
-        scales = world.device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
+        factors, row_scales = fused.scaled_rows(INT8, hidden, bed.seed)
+        weights = world.device.store(INT8.encode(matrix * factors))
+        scales = world.device.store(row_scales)
         bed.keep += [weights, scales]
         layer = Gemv(hidden=hidden, inner=inner, stride=inner, copies=1, activations=activations)
         layer.weights, layer.row_scales = weights.address, scales.address

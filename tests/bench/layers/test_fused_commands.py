@@ -57,6 +57,43 @@ def test_a_step_that_lacks_a_layer_is_wrong_although_bfloat16_rounds(tmp_path):
     assert "so it is not timed" in done.stderr
 
 
+# Row 3000 of every matrix, whose sum feeds no layer, becomes 0 or gets the scale of another row.
+WRONG_ROW = """from bench.layers.command import main
+from kernels.devices.cpu import CpuDevice
+store = CpuDevice.store
+
+def of_wrong_row(device, array):
+    array = array.copy()
+    if WHERE == 2 and array.ndim == 2 and len(array) > 3000:
+        array[3000] = 0
+    if WHERE == 1 and array.ndim == 1 and array.dtype == "float32" and len(array) > 3000:
+        array[3000] = next((scale for scale in array if scale != array[3000]), array[3000])
+    return store(device, array)
+
+CpuDevice.store = of_wrong_row
+main(COMMAND)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "where"),
+    [
+        ("decode", "--slots 2 -d bfloat16", 2),
+        ("decode", "--slots 2 -d bfloat16 --weights int8", 1),
+        ("gemv_allreduce", "--weights int8 -d bf16", 1),
+    ],
+)
+def test_one_row_of_a_matrix_that_is_zero_or_has_a_wrong_scale_is_noticed(
+    tmp_path, command, options, where
+):
+    """One of 4096 elements changes the root mean square of a token by 1.6 % of it."""
+    program = WRONG_ROW.replace("COMMAND", repr(command)).replace("WHERE", str(where))
+    done = launch(tmp_path, SMALL, *options.split(), program=program)
+    assert done.returncode == 1, done.stdout + done.stderr
+    complaint = "as element 3000 of token " if command == "decode" else "WRONG RESULTS"
+    assert complaint in done.stdout + done.stderr
+
+
 TENSOR_PARALLEL = {"tensor_parallel", "tensor_parallel_library"}
 # The options of a small run and the forms that it measures besides the compute alone. On a CPU,
 # small messages have only one_shot_pull and the library; MPICH has no bfloat16.

@@ -141,7 +141,7 @@ def test_a_survey_that_cannot_begin_is_refused(tmp_path, refused, monkeypatch):
     status, refusal = refused(main, "--out", folder)
     assert (status, refusal.endswith("; to measure the CPU add --device cpu")) == (3, True), refusal
     monkeypatch.setenv("PMI_RANK", "0")
-    launcher = "it starts mpirun itself: run it without mpirun"
+    launcher = "it starts mpirun itself: run it without mpirun, or unset PMI_RANK"
     assert refused(main, "--out", folder) == (2, launcher)
     assert [*tmp_path.iterdir()] == []
 

@@ -1,10 +1,12 @@
 """Timing lines, a protocol for any program: one JSON object a line, among other lines if need be.
 docs/judge.md describes the fields."""
 
+import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -41,7 +43,24 @@ class TimingLine(msgspec.Struct):
         msgspec.convert(self.shape, Shape | None)
 
 
+# Names that speak of correctness: by any part of them, without what separates their words; or by a
+# word alone, perhaps behind a count or a question, such as `n_bad` and `isOk`.
+SPEAKS = re.compile(
+    "wrong|correct(?!ion)|error|mismatch|fail|invalid|validat|valid$|verif|corrupt|accura|exact"
+    "|identical|passed|(?:max|abs|rel)diff|(?:all|is|bit|bitwise)(?:equal|close)"
+)
+SPEAKS_ALONE = re.compile(
+    "(?:n|num|no|is|has|all|max|abs|rel)*"
+    "(?:errs?|bad|nans?|ok|okay|check|checks|checked|match|matches|matched|success\\w*|verdict)"
+)
+# Names of a verdict only beside a number or a truth: `{"pass": "backward"}` is a phase.
+MAY_SPEAK = "pass", "result", "status"
+VERDICT = re.compile(
+    "(?:not?)?(?:pass(?:ed)?|fail(?:ed|ures?)?|wrong|(?:in)?correct|errors?|mismatch(?:es)?|invalid"
+    "|corrupt(?:ed)?|ok|bad|success(?:ful)?)"
+)
 OF_CASE = "size_bytes", "in_place", "datatype", "redop", "algorithm", "shape"
+KNOWN_FIELDS = {*TimingLine.__struct_fields__}
 # Without `n`, which is a dimension of a matmul too.
 KNOWN = {name.replace("_", ""): name for name in TimingLine.__struct_fields__ if name != "n"}
 
@@ -49,10 +68,11 @@ KNOWN = {name.replace("_", ""): name for name in TimingLine.__struct_fields__ if
 def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
     """A test for each collective or name, and number of ranks, in the order of their first line;
     and why the first line that cannot be read is none. Raises ResultError for an unknown field that
-    looks like one that its line lacks, or like `n_wrong`, and for too many rows."""
+    looks like one that its line lacks, for correctness that is told otherwise than by `n_wrong`,
+    for a field that stands twice in a line, and for too many rows."""
     tests: dict[tuple[str, int | None], LoggedTest] = {}
     unread, fault, n_bytes, n_rows = list[int](), "", 0, 0
-    seen = {*TimingLine.__struct_fields__}
+    seen = {*KNOWN_FIELDS}
 
     for number, text in enumerate(lines, 1):
         if MARK not in text:
@@ -62,16 +82,20 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
         try:
             fields = msgspec.json.decode(text)
             line = msgspec.convert(fields, TimingLine)
+            doubled = doubled_names(text)
         except NOT_JSON as error:
             unread.append(number)
             fault = fault or f"line {number} is no timing line ({error})"
             continue
+        if doubled:
+            raise ResultError(f"line {number} has {doubled[0][:64]!r} twice")
+        if spoken := verdicts_of(fields):
+            raise ResultError(f"line {number} has {spoken[0][:64]!r}: do you mean `n_wrong`?")
         for name in {field[:64] for field in fields} - seen:
             check("names of fields", len(seen))
             seen.add(name)
             word = re.sub(r"[\W_]", "", name.lower())
-            near = ["nwrong"] if "wrong" in word else get_close_matches(word, KNOWN, 1, 0.75)
-            for known in map(KNOWN.get, near):
+            for known in map(KNOWN.get, get_close_matches(word, KNOWN, 1, 0.75)):
                 if known == "n_wrong" or known not in fields:
                     raise ResultError(f"line {number} has {name!r}: do you mean `{known}`?")
         key = line.collective or line.name, line.ranks
@@ -92,3 +116,45 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
         test.notes += filter(None, [fault])
 
     return [*tests.values()], fault
+
+
+def doubled_names(text: str) -> list[str]:
+    """The names that an object of this JSON has more than once; a parser takes one of each."""
+    doubled = list[str]()
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        names = Counter(name for name, _ in pairs)
+        doubled.extend(name for name, n in names.items() if n > 1)
+
+    json.loads(text, object_pairs_hook=note)
+    return doubled
+
+
+def verdicts_of(fields: dict[str, Any]) -> list[str]:
+    """The unknown fields of a line, and those within them and within its shape, whose name or text
+    says whether a result is right."""
+    unknown = {name: each for name, each in fields.items() if name not in KNOWN_FIELDS}
+    found, parts = list[str](), [unknown, fields.get("shape")]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        elif isinstance(part, dict):
+            parts += part.values()
+            found += [name for name, value in part.items() if speaks_of_correctness(name, value)]
+    return found
+
+
+def speaks_of_correctness(name: str, value: Any) -> bool:
+    if isinstance(value, str) and VERDICT.fullmatch("".join(words_of(value))):
+        return True
+    words = words_of(name)
+    if isinstance(value, int) and words[-1:] and words[-1] in MAY_SPEAK:
+        return True
+    parts = [*words, *re.split(r"[\W\d_]+", name.lower())]  # `NaN` is one word
+    return bool(SPEAKS.search("".join(words)) or any(map(SPEAKS_ALONE.fullmatch, parts)))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of `nWrong`, `n_wrong` or `N-WRONG`, in small letters."""
+    return [word.lower() for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text[:64])]

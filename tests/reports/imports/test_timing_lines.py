@@ -1,6 +1,7 @@
 """Tests the timing lines that any program may print."""
 
 import json
+import re
 import resource
 
 import pytest
@@ -62,6 +63,55 @@ def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, 
     log = put(tmp_path / "a.log", line() + "done\n" + line(**fields))
     told = refused(tmp_path, capsys, log)
     assert told.endswith(f": line 3 has {[*fields][-1]!r}: do you mean `{name}`?\n")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"correct": False},
+        {"correct": True},  # refused at the first launch, not at the one that is wrong
+        {"passed": "FAILED"},
+        {"errors": 5},
+        {"mismatches": 7},
+        {"n_wrong": 0, "max_abs_err": 0.5},
+        {"isOk": 0},
+        {"bitwise_equal": False},
+        {"NaN_count": 3},
+        {"validation": {"rank": 1, "elements": 4}},
+        {"check1": {"ranks": [{"failures": 3}]}},
+        {"result": "FAILED"},
+        {"pass": False},
+        {"status": 1},
+        {"shape": {"tokens": 64, "errors": 5}},
+    ],
+)
+def test_correctness_is_told_by_n_wrong_alone(fields, tmp_path, capsys):
+    """A program whose results were wrong passed a gate, because it said so in words of its own."""
+    log = put(tmp_path / "a.log", line() + line(**fields))
+    assert re.search(
+        r": line 2 has '\w+': do you mean `n_wrong`\?\n$", refused(tmp_path, capsys, log)
+    )
+
+
+def test_other_facts_of_a_program_may_stand_in_a_line():
+    facts = {"device": "H100", "pass": "backward", "valid_tokens": 5, "clock_correction_us": 0.1}
+    facts |= {"equal_splits": True, "mode": "exact", "status": "running", "p99_us": [5.5, {}]}
+    [test] = read_tests(line(**facts, shape={"pass": "forward"}))
+    assert (len(test.rows), test.unread) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("n_wrong", '{"size_bytes":1024,"time_us":5.0,"n_wrong":9,"n_wrong":0}'),
+        ("time_us", '{"size_bytes":1024,"time_us":50.0,"time_us":5.0}'),
+        ("tokens", '{"size_bytes":0,"time_us":5.0,"shape":{"tokens":1,"tokens":2}}'),
+    ],
+)
+def test_a_doubled_field_is_refused(name, text, tmp_path, capsys):
+    """Parsers take the last one, so that a later 0 hid nine wrong elements."""
+    log = put(tmp_path / "a.log", line() + text + "\n")
+    assert refused(tmp_path, capsys, log).endswith(f": line 2 has '{name}' twice\n")
 
 
 def test_wrong_elements_make_the_run_fail(tmp_path, capsys):

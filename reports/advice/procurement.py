@@ -25,6 +25,7 @@ from reports.kit.chart import forest
 from reports.kit.page import Banner, Page, Row, Section, role_of, to_html
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, REPORTS, RUN, answer, on_ranks
+from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.sentences import counted, lay_out, plain_table, some, start_time
@@ -193,6 +194,11 @@ def _appraise(
     name: str, offer: Offer, spec: Spec, requirements: Sequence[Requirement], confidence: float
 ) -> Appraisal:
     launches = read_launches(offer.runs, offer.gpus, confidence)
+    for run in launches.runs:
+        if any(rank.get("device") == "cpu" for rank in run.run.ranks):
+            raise ResultError(
+                f"candidate {name} has gpu = {offer.gpu!r}, and {run.path} ran on CPU cores"
+            )
     of_models: list[FigureKey] = [("tok/s", model) for model in spec.models]
     keys = dict.fromkeys([*ALWAYS, *of_models, *(each.figure for each in requirements)])
     figures, notes = candidates.figures_of(offer, launches, spec, keys)
@@ -204,13 +210,15 @@ def _appraise(
         verdict = judge(requirement, figure, launches)
         if launches.wrong:
             verdict = "FAIL", f"wrong results in {', '.join(launches.wrong)}"
+        elif launches.faults and verdict[0] in ("PASS", "UNVERIFIED"):
+            verdict = "UNDECIDED", launches.faults[0]
         elif hardware and figure.value is not None:
             verdict = "UNDECIDED", hardware.partition(":")[0].rstrip(".")
         verdicts[requirement] = verdict
 
     money = candidates.money(offer, figures.values())
     figures |= {(figure.unit, figure.name): figure for figure in money}
-    return Appraisal(name, offer, launches, figures, verdicts, notes)
+    return Appraisal(name, offer, launches, figures, verdicts, [*notes, *launches.faults])
 
 
 def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches) -> tuple[str, str]:

@@ -33,10 +33,12 @@ from reports.tables.sentences import (
     start_time,
 )
 from reports.trends.fit import LATENCY_BOUND_BYTES
+from reports.verdicts.sides import copies_among, faults_of_runs
 
 LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
 SMALL = 32 << 10  # bytes; published times up to here are latencies
 LEAST_MACHINES = 3  # of which a published figure is typical
+RENAMED = "a run once more, with another run_id"
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
 HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
 # Of n GPUs the bytes that each sends per message byte, 2 (n-1) / n: the minimum of any all-reduce
@@ -55,13 +57,14 @@ def span_text(span: Span, unit: str = "") -> str:
 
 @dataclass
 class AllReduceLaunches:
-    """All-reduces of one machine: its runs that count; the names of runs with wrong results;
-    sentences on runs that do not count. `times` has a row for each launch and
-    size: `run` (its place in `runs`), `size_bytes`, `cost_us` with reading the result, `time_us`
-    of the collective alone, and the fields of its key."""
+    """All-reduces of one machine: its runs that count; the names of runs with wrong results; why
+    its runs cannot vouch for it (`faults`); sentences on runs that do not count. `times` has a row
+    for each launch and size: `run` (its place in `runs`), `size_bytes`, `cost_us` with reading the
+    result, `time_us` of the collective alone, and the fields of its key."""
 
     runs: Sequence[Entry]
     wrong: list[str]
+    faults: list[str]
     notes: list[str]
     times: pd.DataFrame
     confidence: float  # of their intervals
@@ -76,7 +79,10 @@ def read_launches(
 ) -> AllReduceLaunches:
     """The all-reduces of the runs, folders and globs with these names. Raises ResultError for a
     name without a run, and for all-reduces over another number of ranks or on several machines."""
-    entries = in_order(entry_of(read(file)) for name in names for file in files_of(name))
+    names = [*names]
+    results = [read(file) for name in names for file in files_of(name)]
+    faults = faults_of_runs(results, " ".join(map(str, names)))
+    entries = in_order(map(entry_of, results))
     wrong = [entry.run.run_id for entry in entries if entry.left_out == WRONG]
     notes = left_out_lines((entry.path, entry.left_out) for entry in entries)
     runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
@@ -94,8 +100,14 @@ def read_launches(
             f"logs without a GPU's name are of one: {REPORTS} import --machine NAME"
         )
 
+    counting = {run.path for run in runs}
+    for _, *once_more in copies_among([each for each in results if each.path in counting]):
+        paths = {copy.path for copy in once_more}
+        runs = [run for run in runs if run.path not in paths]
+        notes += left_out_lines((path, RENAMED) for path in sorted(paths))
+
     runs, others = in_one_state(runs)
-    return AllReduceLaunches(runs, wrong, [*notes, *others], _one_way(runs), confidence)
+    return AllReduceLaunches(runs, wrong, faults, [*notes, *others], _one_way(runs), confidence)
 
 
 def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """`tuner --format vllm`, `sglang` and `flashinfer`: the size up to which an engine's own all-reduce
 beats the library, as a row of the table that the engine reads. Both are timed in each run."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from reports.tables.frame import read_rows
 from reports.tables.sentences import size_text
 from reports.verdicts import verdict
 from reports.verdicts.judge import Incomparable, with_ratios
+from reports.verdicts.sides import copies_told, faults_of_runs
 
+# The architecture of NVIDIA's GPUs: sm_90; sm_90a and sm_100f name the same one with its features.
+COMPUTE_CAPABILITY = re.compile(r"sm_([1-9]\d?)(\d)[af]?", re.ASCII)
 CASE = ["size_bytes", "datatype", "redop", "mode", "in_place"]
 
 
@@ -46,20 +50,24 @@ ENGINES = {
 
 def engine_table(paths: Sequence[str], name: str) -> str:
     """The row of these runs, behind lines on what was measured; without a row if the kernel does
-    not win at the smallest size. Raises ResultError for runs that cannot be read or were wrong, of
-    GPUs of another maker than NVIDIA, or without the library and the kernel, Incomparable for
-    unequal runs."""
+    not win at the smallest size. Raises ResultError for runs that cannot be read or that no gate
+    would judge, of GPUs of another maker than NVIDIA, or without the library and the kernel,
+    Incomparable for unequal runs."""
     (algorithm, source, row), unreadable = ENGINES[name], list[str]()
     frame = pd.DataFrame(read_rows([*map(Path, paths)], unreadable))
     if bad := [*unreadable, *(frame.path[frame.status == "wrong"] + " has wrong results")]:
         raise ResultError(bad[0])
+    results = [read(file) for file in frame.path.unique()]
+    if faults := [*faults_of_runs(results, " ".join(paths)), *copies_told(results)]:
+        raise ResultError(f"no row, because {faults[0]}")
     frame = frame[frame.left_out.isna() & (frame.collective == "all_reduce")]
     if len(frame[["machine_id", "world_size", "method"]].drop_duplicates()) > 1:
         raise Incomparable("not comparable: the runs differ in machine, ranks or method")
     cells = against_library(frame, algorithm)
-    run = read(Path(frame.path.iloc[0])).run
-    arch = str(run.ranks[0].get("arch"))
-    if not arch.startswith("sm_"):
+    run = next(result.run for result in results if str(result.path) == frame.path.iloc[0])
+    arch = " and ".join(sorted({str(rank.get("arch")) for rank in run.ranks})) or "unknown"
+    capability = COMPUTE_CAPABILITY.fullmatch(arch)
+    if not capability:
         raise ResultError(f"{name} reads its table on GPUs of NVIDIA alone, and this is {arch}")
 
     runs = frame.run_id.unique()
@@ -72,7 +80,7 @@ def engine_table(paths: Sequence[str], name: str) -> str:
         for size in sizes.itertuples()
     ]
     if won := sizes.size_bytes[sizes.wins.cummin()].tolist():
-        major, minor = divmod(int(arch.removeprefix("sm_")), 10)
+        major, minor = capability.groups()
         # Sizes are multiples of 16, so that this is the first above the last that won.
         limits = {"mib": won[-1] / (1 << 20), "below": won[-1] + 16}
         lines.append(row.format(major=major, minor=minor, ranks=run.world_size, **limits))

@@ -21,6 +21,7 @@ from reports.verdicts.sides import (
     Pair,
     Side,
     case_names,
+    copies_told,
     deaths_of,
     faults_between,
     is_interleaved,
@@ -217,14 +218,7 @@ def _compare(
     caveats = comparison.caveats
     caveats += dict.fromkeys([*notes_of([baseline]), *variant.notes])
     caveats += [*deaths_of(sides), *differences.values()]
-    launches = [*baseline.launches, *variant.launches]
-    alike = grouped(launches, lambda launch: str((launch.blocks, launch.end)))
-    caveats += [
-        f"{some([copy.run.run_id for copy in copies])} have the same times in each block: copies "
-        "of a run agree with each other"
-        for copies in alike.values()
-        if len(copies) > 1
-    ]
+    caveats += copies_told([*baseline.launches, *variant.launches])
     if judged.left_out:
         caveats.append(judged.left_out)
 

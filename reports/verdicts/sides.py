@@ -22,7 +22,7 @@ from reports.store.manifest import MANIFEST, Launch, Manifest, VariantRecord, re
 from reports.store.observations import Entry, method_of, table, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
-from reports.tables.sentences import fact, shape_text, sized, spoken, type_text
+from reports.tables.sentences import fact, shape_text, sized, some, spoken, type_text
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -40,6 +40,7 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
     "version": lambda result: result.run.version,
 }
 ACCEPTED = "accepted.jsonl"  # of a folder of `accept`, whose runs are in folders of machines
+TELLING_BLOCKS = 5  # times of two decimals do not all agree by chance
 UNNAMED = "size_bytes", "algorithm", "library"  # fields of a case that its name leaves to others
 
 
@@ -260,6 +261,59 @@ def incomplete_runs(side: Side) -> list[str]:
         f"{side.label} is incomplete in {len(own)} of {len(side.launches)} launches: {why} "
         f"(the first: {own[0].path})"
         for why, own in alike.items()
+    ]
+
+
+def faults_of_runs(results: Sequence[Result], name: str) -> list[str]:
+    """Why these runs, of this name, cannot vouch for what they measured: what `faults_of` finds in
+    them and in the campaigns that they belong to, launches that died there, and all-reduces that
+    nobody checked."""
+    ordered = sorted(results, key=lambda result: result.complete)
+    runs = {result.run.run_id: result for result in ordered}.values()  # of copies a complete one
+    folders = dict.fromkeys(result.path.parent for result in results)
+    campaigns = [folder for folder in folders if (folder.parent / MANIFEST).is_file()]
+    others = Side(name, [result for result in runs if result.path.parent not in campaigns])
+    faults = list[str]()
+    for side in [others, *(side_of(str(folder)) for folder in campaigns)]:
+        faults += [*faults_of(side), *deaths_of([side]), *unchecked_all_reduces(side)]
+    return faults
+
+
+def unchecked_all_reduces(side: Side) -> list[str]:
+    """A sentence on launches that did not check the results of an all-reduce."""
+    unchecked = [
+        launch
+        for launch in side.launches
+        if any(
+            case.collective == "all_reduce" and case.status == "ok" and case.n_wrong is None
+            for case in launch.cases
+        )
+    ]
+    return [
+        f"{side.label} did not check its results in {len(unchecked)} of {len(side.launches)} "
+        f"launches (the first: {launch.path})"
+        for launch in unchecked[:1]
+    ]
+
+
+def copies_among(launches: Sequence[Result]) -> list[list[Result]]:
+    """Launches with the same times in each block: one run under several ids. The few rounded times
+    of another harness may agree by chance."""
+    telling = [
+        launch
+        for launch in launches
+        if len(launch.blocks) >= (TELLING_BLOCKS if launch.run.imported_from else 1)
+    ]
+    alike = grouped(telling, lambda launch: str(launch.blocks)).values()
+    return [own for own in alike if len(own) > 1]
+
+
+def copies_told(launches: Sequence[Result]) -> list[str]:
+    """A sentence on each run that is among these launches under several ids."""
+    return [
+        f"{some([copy.run.run_id for copy in copies])} have the same times in each block: copies "
+        "of a run agree with each other"
+        for copies in copies_among(launches)
     ]
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from reports.__main__ import main
 from reports.advice.procurement import evaluate
+from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
+from reports.store.writing import to_line
 from tests.launch import ROOT
 from tests.reports.synthetic_run import ranks_of, rewrite_head, write_run
 
@@ -156,23 +158,93 @@ def test_a_candidate_without_runs_has_the_published_range_and_never_passes(
     assert "ASSUMED, not measured: a latency of" in " ".join(procurement.sentences)
 
 
-def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
-    """Otherwise a buyer could choose a fast box that gives wrong results."""
+def test_a_wrong_result_fails_and_an_incomplete_launch_passes_nothing(tmp_path):
+    """Otherwise a buyer could choose a fast box that gives wrong results, or whose launches die."""
     path = spec(tmp_path, ["16K <= 8 us"])
-    write_launches(tmp_path / "box", 1, first=5, finish=False)
+    write_launches(tmp_path / "box", 20, first=5, finish=False)
     write_launches(tmp_path / "box", 5)
     procurement = evaluate(path)
-    assert procurement.headline == "box for 5200 EUR meets every requirement"
+    verdict, reason = verdict_of(procurement)
+    assert (verdict, "is incomplete in 20 of 25 launches: it was cut off" in reason) == (
+        "UNDECIDED",
+        True,
+    )
     assert len(procurement.appraisals[0].run_ids) == 5
-    assert any("left out, incomplete: 1 (" in line for line in procurement.sentences)
+    assert any("left out, incomplete: 20 (" in line for line in procurement.sentences)
+    assert verdict_of(evaluate(spec(tmp_path, ["16K <= 1 us"])))[0] == "FAIL"
 
     def one_wrong(block):
         block.n_wrong = 3 if block.case == 1 else 0
         return block
 
-    write_launches(tmp_path / "box", 1, first=6, change=one_wrong)
+    write_launches(tmp_path / "box", 1, first=30, change=one_wrong)
     verdict, reason = verdict_of(evaluate(path))
     assert (verdict, reason[:16]) == ("FAIL", "wrong results in")
+
+
+def test_a_machine_whose_launches_died_passes_nothing(tmp_path, capsys):
+    """Its campaign launched again what had died, until six launches had finished."""
+    folder = tmp_path / "delivered"
+    write_launches(folder / "box", 6)
+    runs = sorted((folder / "box").glob("2026*.jsonl"))
+    fields = {"stage": "first", "place": 0, "variant": "box", "elapsed_s": 5.0}
+    launches = [
+        Launch(**fields, pair=0, attempt=number, status="died", reason="rank 1 was lost")
+        for number in range(20)
+    ]
+    launches += [
+        Launch(**fields, pair=pair, attempt=0, status="finished", run=f"box/{run.name}")
+        for pair, run in enumerate(runs)
+    ]
+    campaign = Campaign(
+        campaign_id="delivered-1",
+        version="0.1.0",
+        seed=0,
+        pairs=6,
+        margin=0.01,
+        variants=[VariantRecord(name="box", argv=["true"])],
+    )
+    records = [campaign, *launches, CampaignEnd(status="complete")]
+    (folder / MANIFEST).write_bytes(b"".join(map(to_line, records)))
+    for runs_named in ("delivered/box/*.jsonl", "delivered"):
+        text = ONE_BOX.replace("box/*.jsonl", runs_named)
+        path = spec(tmp_path, ["16K <= 8 us"], text)
+        verdict, reason = verdict_of(evaluate(path))
+        told = "box died in 20 of 26 launches, the last time with: rank 1 was lost"
+        assert (verdict, reason) == ("UNDECIDED", told)
+        assert ask(capsys, path)[0] == 3
+
+
+def test_results_that_nobody_checked_pass_nothing(tmp_path):
+    def unchecked(block):
+        block.n_wrong = None
+        return block
+
+    write_launches(tmp_path / "box", 6, change=unchecked)
+    verdict, reason = verdict_of(evaluate(spec(tmp_path, ["16K <= 8 us"])))
+    assert verdict == "UNDECIDED"
+    assert "did not check its results in 6 of 6 launches (the first: " in reason
+
+
+def test_one_run_under_seven_ids_is_one_launch(tmp_path, capsys):
+    write_launches(tmp_path / "box", 1)
+    [first] = (tmp_path / "box").glob("2026*.jsonl")
+    for number in range(1, 7):
+        copy = first.with_name(f"2026-11-20T07-15-{number:02}Z-allreduce-1a2b3c.jsonl")
+        copy.write_bytes(first.read_bytes())
+        rewrite_head(copy, run_id=copy.stem)
+    path = spec(tmp_path, ["16K <= 8 us"])
+    assert verdict_of(evaluate(path)) == ("UNDECIDED", "1 launch; 5 are needed")
+    assert "left out, a run once more, with another run_id: 6 (" in ask(capsys, path)[1]
+
+
+def test_a_run_on_cpu_cores_is_refused(tmp_path, capsys):
+    """It was said to meet every requirement, perhaps, of a machine with two R9700s."""
+    write_launches(tmp_path / "box", 6, gpu=None)
+    status, out, error = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
+    assert (status, out) == (2, "")
+    assert "candidate box has gpu = 'r9700', and " in error
+    assert error.endswith(" ran on CPU cores\n")
 
 
 def test_the_headline_names_who_meets_the_order_at_what_price_or_what_fails(launches, capsys):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from tests.reports.synthetic_run import mark_wrong, rewrite, run_id, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, run_id, write_run
 
 pytestmark = pytest.mark.unit
 
 SIZES = [16384, 65536, 1 << 20, 4 << 20]
 
 
-def stored(folder, kernel="vllm", least=1 << 20, arch="sm_90", runs=10, sizes=SIZES):
+def stored(folder, kernel="vllm", least=1 << 20, arch="sm_90", runs=10, sizes=SIZES, first=0):
     """Runs in which the kernel takes 0.7 of the library's time up to a size, and 1.3 above; the
     runs' files."""
     draw, paths = np.random.default_rng(3), []
@@ -30,7 +30,7 @@ def stored(folder, kernel="vllm", least=1 << 20, arch="sm_90", runs=10, sizes=SI
         for rank in line.get("world", {}).get("ranks", []):
             rank["arch"] = arch
 
-    for night in range(runs):
+    for night in range(first, first + runs):
         fields = {"algorithms": ["library", "one_shot_push"], "modes": ["isolated"], "n": 2}
         run = write_run(
             folder, **fields, sizes=sizes, us=us, n_blocks=6, run_id=run_id(night), seed=night
@@ -107,3 +107,35 @@ def test_runs_that_prove_nothing_are_refused(tmp_path, tuner):
     )
     mark_wrong(stored(tmp_path / "wrong", **small)[0])
     assert "has wrong results" in refusal(tmp_path / "wrong")
+    stored(tmp_path / "half", **small)
+    for path in stored(tmp_path / "half", first=2, **small):
+        path.write_bytes(path.read_bytes().rpartition(b'{"kind":"end"')[0])
+    told = "no row, because "
+    assert f"{told}h/half is incomplete in 2 of 4 launches" in refusal(tmp_path / "half").replace(
+        f"{tmp_path.name}/", "h/"
+    )
+    for path in stored(tmp_path / "blind", **small):
+        rewrite(path, lambda line: line.pop("n_wrong", None))
+    assert "blind did not check its results in 2 of 2 launches" in refusal(tmp_path / "blind")
+    [path] = stored(tmp_path / "copied", runs=1, sizes=SIZES[:1])
+    copy = path.with_name(f"{run_id(5)}.jsonl")
+    copy.write_bytes(path.read_bytes())
+    rewrite_head(copy, run_id=copy.stem)
+    assert "have the same times in each block: copies" in refusal(tmp_path / "copied")
+
+
+@pytest.mark.parametrize(
+    ("arch", "row"),
+    [
+        ("sm_90a", 'setdefault("9.0", {})[2] = 16400'),
+        ("sm_100f", 'setdefault("10.0", {})[2] = 16400'),
+        ("sm_x", "on GPUs of NVIDIA alone, and this is sm_x"),
+        ("sm_9", "on GPUs of NVIDIA alone, and this is sm_9"),
+    ],
+)
+def test_the_architecture_may_name_its_features(tmp_path, tuner, arch, row):
+    """`sm_90a` was a traceback."""
+    stored(tmp_path, arch=arch, sizes=SIZES[:1])
+    status, rows, _, err = tuner(tmp_path, "--format", "vllm")
+    assert row in "".join([*rows, err])
+    assert (status, err.count("\n")) == ((0, 0) if rows else (2, 1))

@@ -1,83 +1,133 @@
 """Accepts or rejects this machine: doctor, link, all-reduces, bits, PCIe errors, within minutes.
 
 It prints a JSON line for each GPU by its serial number, or one for a host without GPUs. Figures are
-held against published ones of equal machines, and against those of a machine that you trust."""
+held against published ones of equal machines, against those of a machine that you trust, and to
+your limits; without a machine or a limit of yours nothing is accepted."""
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from math import inf
 from pathlib import Path
 from statistics import median
 
 from bench.campaigns.launches import run_command
 from bench.campaigns.options import Stop
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out, say
+from bench.harness.options import Parser
 from bench.machine.gpu_state import serial
 from bench.survey import find_gpus, make_parser, open_survey, run_steps
-from bench.surveys.steps import NO_TIME, SurveyStep
+from bench.surveys import criteria
+from bench.surveys.criteria import Findings
+from bench.surveys.steps import NO_TIME, PLANS, SurveyStep
+from reports.advice.candidates import Requirement
 from reports.advice.expect import BAD, answer_to, question_of_run
 from reports.references.published import select
-from reports.store.case import Key, key_of
-from reports.store.manifest import run_files
+from reports.store.case import size_of
 from reports.store.program import BENCH, RUN
-from reports.store.result import read
-from reports.store.schema import Case
 from reports.tables.beside_published import own_calls
-from reports.tables.sentences import describe, number
+from reports.tables.sentences import number
+from reports.verdicts.sides import add_allow
 
-SLOW = 1.25  # times a trusted machine's: launches of one machine differ by less
 EPILOG = f"""\
-example:
+examples:
+  {RUN}{BENCH}qualify --max-time 600 --min "32M >= 20 GB/s" > verdict.jsonl
   {RUN}{BENCH}qualify --max-time 600 --expect trusted > verdict.jsonl
 
 exit status, also in each line:
-  0 accepted; 1 rejected: a step failed, a result was wrong, PCIe errors came, or a
-  time is too long; 2 the command line, or files that cannot be written; 3 this
-  machine cannot run it, time ran out, or no time could be compared with the
-  trusted machine's; 130 interrupted"""
+  0 accepted; 1 rejected: a step failed, a result was wrong, PCIe errors came, a
+  figure is beyond its limit, or a card is missing; 2 the command line, or files
+  that cannot be written; 3 undecided: this machine cannot run it, time ran out,
+  there is no criterion, or one could not be compared; 130 interrupted"""
+NO_CRITERION = (
+    "nothing says how fast this machine must be: give --expect FOLDER or --min '32M >= 20 GB/s'"
+)
 
 
-def run_qualify(argv: Sequence[str] | None) -> int:
-    """Measures, prints the lines, and returns the status. Raises Stop, ResultError, OSError."""
+def make_qualify_parser() -> Parser:
     parser = make_parser("qualify", __doc__, EPILOG)
     parser.add_argument(
         "--expect",
         type=Path,
         metavar="FOLDER",
-        help=f"the --out of a machine that you trust: no time may be {SLOW} times its own",
+        help="the --out of a machine that you trust, or a folder of several: no time may be above "
+        f"{criteria.SLOW} times its median over their runs",
     )
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--min",
+        type=criteria.limit,
+        metavar="LIMIT",
+        action="append",
+        default=[],
+        dest="limits",
+        help="the least busbw of an all-reduce ('32M >= 20 GB/s') or its longest time ('16K <= 50 "
+        "us'), as its table prints them; may be repeated",
+    )
+    add_allow(parser)
+    return parser
+
+
+def run_qualify(argv: Sequence[str] | None) -> int:
+    """Measures, prints the lines, and returns the status. Raises Stop, ResultError, OSError."""
+    arguments = make_qualify_parser().parse_args(argv)
     if arguments.ranks == 1:
         raise Stop(USAGE, "one rank has no link and adds nothing: give -n 2 or more")
-    trusted = times_us(arguments.expect) if arguments.expect else {}
+    check_sizes(arguments.limits)
+    trusted = criteria.read_trusted(arguments.expect) if arguments.expect else []
+    bus_ids, findings = find_gpus(arguments.device)[1], Findings()
+    if arguments.device != "cpu":
+        findings.faults += criteria.missing_cards(trusted, len(bus_ids))
+        is_meant = bus_ids or findings.faults or trusted
+        if not is_meant:
+            raise Stop(CANNOT, "no GPU can be used here; to qualify the CPU add --device cpu")
     survey = open_survey(arguments, "qualify")
-    run_steps(survey)
+    if bus_ids or not findings.faults:
+        run_steps(survey)
 
-    faults = [fault for step in survey.steps for fault in faults_of(step, trusted)]
-    measured = [case for step in survey.steps if step.result for case in step.result.cases]
-    compared = sum(key_of(case) in trusted for case in measured if least_us(case))
-    is_incomparable = trusted and not compared
-    if is_incomparable:
-        say(
-            f"{BENCH}qualify",
+    own = [step.result for step in survey.steps if step.result]
+    for step in survey.steps:
+        findings.faults += faults_of(step)
+    criteria.hold_against(findings, trusted, own, arguments.allow)
+    criteria.hold_to(findings, arguments.limits, own)
+    undecided = findings.undecided
+    if trusted and not findings.compared:
+        undecided.insert(
+            0,
             f"nothing of the trusted machine could be compared: {arguments.expect} has no case "
-            "that has an interval here too; another device, or too little time?",
+            "that was measured alike here; another device, or too little time?",
         )
-    ended = {step.status for step in survey.steps}
-    status = WRONG if faults else CANNOT if is_incomparable or ended != {"done"} else FINE
-    steps = {step.name: f"{step.status}: {step.sentence}" for step in survey.steps}
-    facts = {"schema": 1, "status": status, "faults": faults, "compared": compared, "steps": steps}
-    for bus_id in find_gpus(arguments.device)[1] or [""]:
+    elif not findings.compared:
+        undecided.insert(0, NO_CRITERION)
+    undecided += [f"{step.name} {step.status}" for step in survey.steps if step.status != "done"]
+    status = WRONG if findings.faults else CANNOT if undecided else FINE
+    if status == CANNOT:
+        say(f"{BENCH}qualify", "; ".join(undecided[:2]))
+
+    facts = {
+        "schema": 1,
+        "status": status,
+        "faults": findings.faults,
+        "undecided": undecided,
+        "compared": findings.compared,
+        "steps": {step.name: f"{step.status}: {step.sentence}" for step in survey.steps},
+    }
+    for bus_id in bus_ids or [""]:
         print_out(f"{json.dumps(facts | {'serial': serial(bus_id), 'bus_id': bus_id})}\n")
     return status
 
 
-def faults_of(step: SurveyStep, trusted: Mapping[Key, float]) -> Iterator[str]:
+def check_sizes(limits: Sequence[Requirement]) -> None:
+    """Raises Stop for a limit of a size that the all-reduces leave out."""
+    [line] = [row["line"] for row in PLANS["qualify"] if row["name"] == "allreduce"]
+    names: list[str] = line.partition("--sizes ")[2].split()[0].split(",")
+    for requirement in limits:
+        if requirement.figure[1] not in [size_of(name) for name in names]:
+            raise Stop(USAGE, f"--min {requirement.text!r}: all-reduces are of {', '.join(names)}")
+
+
+def faults_of(step: SurveyStep) -> Iterator[str]:
     """Sentences on a step that failed or found wrong results, on PCIe errors while it ran, and on
-    times whose interval is beyond SLOW times the trusted machine's, or beyond BAD times the median
-    of what is published."""
+    times beyond BAD times the median of what is published."""
     lacks_time = NO_TIME in step.sentence or "took longer" in step.sentence  # as `run_to_end` says
     if step.status == "wrong" or (step.status == "failed" and not lacks_time):
         yield f"{step.name} {step.status}: {step.sentence}"
@@ -85,13 +135,6 @@ def faults_of(step: SurveyStep, trusted: Mapping[Key, float]) -> Iterator[str]:
         return
     if step.result.end and step.result.end.note:
         yield f"{step.name}: {step.result.end.note}"
-    for case in step.result.cases:
-        expected_us = trusted.get(key_of(case), inf)
-        if least_us(case) > SLOW * expected_us:
-            yield (
-                f"{describe(case)}: at least {number(least_us(case))} us, on the trusted machine "
-                f"{number(expected_us)} us"
-            )
     if not own_calls(step.result):  # of GPUs of one model, one a rank
         return
     question = question_of_run(step.result)
@@ -105,27 +148,6 @@ def faults_of(step: SurveyStep, trusted: Mapping[Key, float]) -> Iterator[str]:
                 f"{call.kind} at {size_bytes} B: {number(call.us)} us, published for equal "
                 f"machines are {number(usual_us)} us"
             )
-
-
-def least_us(case: Case) -> float:
-    """The low end of the interval of a case's time; 0 without one."""
-    return (case.time_us and case.time_us.ci_low) or 0.0
-
-
-def times_us(folder: Path) -> dict[Key, float]:
-    """The times with intervals of a folder's runs by case. Raises Stop without any, ResultError."""
-    times = {
-        key_of(case): case.time_us.median
-        for path, _ in run_files(folder)
-        for case in read(path).cases
-        if case.time_us and least_us(case)
-    }
-    if not times:
-        raise Stop(
-            USAGE,
-            f"{folder} has no run of a machine to compare with, or too few blocks for intervals",
-        )
-    return times
 
 
 main = partial(run_command, f"{BENCH}qualify", run_qualify)

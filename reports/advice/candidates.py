@@ -139,23 +139,31 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
     )
 
 
-def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
+def requirement_of(text: str) -> Requirement | None:
+    """The requirement in one of the forms; None for another text."""
     for unit, form in FORMS.items():
         match = re.fullmatch(form, text.strip(), re.ASCII)
-        if not match or not float(match[2]):
-            continue
-        label: int | str = match[1]
-        if unit != "tok/s":
-            label = size_of(match[1])
-        elif label not in spec.models:
-            problem = unknown("model in [models]", match[1], [*spec.models])
-            raise ResultError(f"{path}: {text!r}: {problem}")
-        return Requirement(text, (unit, label), float(match[2]))
+        if match and float(match[2]):
+            label = match[1] if unit == "tok/s" else size_of(match[1])
+            return Requirement(text, (unit, label), float(match[2]))
 
-    raise ResultError(
-        f"{path}: the requirement {text!r} has none of the three forms: "
-        "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s"
-    )
+    return None
+
+
+def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
+    requirement = requirement_of(text)
+    if requirement is None:
+        raise ResultError(
+            f"{path}: the requirement {text!r} has none of the three forms: "
+            "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s"
+        )
+
+    unit, label = requirement.figure
+    if unit == "tok/s" and label not in spec.models:
+        problem = unknown("model in [models]", str(label), [*spec.models])
+        raise ResultError(f"{path}: {text!r}: {problem}")
+
+    return requirement
 
 
 def figures_of(

@@ -173,9 +173,15 @@ def costs_of(
     return costs_us, planned
 
 
+def cards_of(run: Run) -> set[tuple[Any, Any]]:
+    """The GPUs that its ranks use, by host and bus id."""
+    return {(rank.get("host"), bus_id) for rank in run.ranks if (bus_id := rank.get("pci_bus_id"))}
+
+
 def world_of(run: Run) -> str:
     """The number of ranks, of hosts (or of ranks on each of several hosts), and what the ranks run
-    on: `8 ranks, hosts 1, 8x hip gfx942 AMD Instinct MI300X`."""
+    on: `8 ranks, hosts 1, 8x hip gfx942 AMD Instinct MI300X`, if ranks share cards also how many
+    there are."""
     ranks, hosts = run.ranks, run.hosts
     if hosts != 1:
         hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
@@ -184,7 +190,9 @@ def world_of(run: Run) -> str:
         " ".join(filter(None, map(rank.get, ("device", "arch", "gpu")))) for rank in ranks
     )
     places = [f"{n}x {kind or 'unknown'}" for kind, n in sorted(kinds.items())]
-    return f"{run.world_size} ranks, hosts {hosts}, {' and '.join(places)}"
+    n_cards = len(cards_of(run))
+    shared = f", sharing {n_cards}" if 0 < n_cards < len(ranks) else ""
+    return f"{run.world_size} ranks, hosts {hosts}, {' and '.join(places)}{shared}"
 
 
 def method_of(run: Run) -> str:

@@ -1,20 +1,22 @@
 """Tests `bench.qualify`: what rejects a machine, one line a card, and the scripts that call it."""
 
 import json
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from bench import qualify
-from bench.survey import make_parser
 from bench.surveys.steps import SurveyStep
+from reports.store import observations
 from reports.store.result import read
 from reports.store.schema import End
 from tests.launch import ROOT
 from tests.reports.advice.test_expect import gpu_run
-from tests.reports.synthetic_run import mark_wrong, run_id, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite_head, run_id, world_of, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -37,9 +39,9 @@ def qualified(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bench.survey.find_mpirun", lambda: str(launcher))
     monkeypatch.setattr("bench.campaigns.launches.signal.signal", lambda *_: None)
 
-    def ask(name, *words, scale=1.0, wrong=False):
+    def ask(name, *words, wrong=False, **made):
         for number in range(3):
-            fields = {**SMALL, "n_blocks": 8, "scale": scale, "seed": number}
+            fields = {**SMALL, "n_blocks": 8, "seed": number, **made}
             run = write_run(tmp_path / "made", run_id=run_id(number, name), **fields)
             if wrong:
                 mark_wrong(run.path)
@@ -52,13 +54,35 @@ def qualified(tmp_path, monkeypatch, capsys):
     return ask
 
 
-def test_a_machine_is_accepted_or_rejected_by_a_trusted_one(qualified, tmp_path):
+@pytest.fixture
+def trusted(tmp_path):
+    """A function that writes runs of a trusted machine, and returns their folder."""
+
+    def write(name="trusted", runs=1, **made):
+        folder = tmp_path / name
+        for number in range(runs):
+            fields = {**SMALL, "n_blocks": 8, "seed": number, **made}
+            write_run(folder, run_id=run_id(len([*folder.glob("*.jsonl")]), name), **fields)
+        return folder
+
+    return write
+
+
+def test_without_a_criterion_nothing_is_accepted(qualified):
+    """A machine that nothing was compared with was accepted."""
     status, [line], err = qualified("good")
-    assert (status, line["status"], line["faults"], err) == (0, 0, [], "")
+    assert (status, line["status"], line["faults"], line["compared"]) == (3, 3, [], 0)
     assert list(line["steps"]) == ["link", "allreduce", "bits"]
     assert {"serial", "bus_id", "schema"} <= line.keys()
+    assert line["undecided"][0].startswith("nothing says how fast this machine must be: give ")
+    assert line["undecided"][0] in err
+    assert qualified("slow", "--min", "16K <= 1 us", wrong=True)[0] == 1
+
+
+def test_a_machine_is_accepted_or_rejected_by_a_trusted_one(qualified, tmp_path):
+    qualified("good")
     same = qualified("same", "--expect", tmp_path / "good", scale=1.1)
-    assert (same[0], same[1][0]["faults"], same[1][0]["compared"]) == (0, [], 6)
+    assert (same[0], same[1][0]["faults"], same[1][0]["compared"], same[2]) == (0, [], 6, "")
     other = write_run(tmp_path / "other", **SMALL | {"sizes": [4096]}, n_blocks=8).path
     status, _, err = qualified("lost", "--expect", other.parent)
     assert (status, "nothing of the trusted machine could be compared" in err) == (3, True)
@@ -70,12 +94,124 @@ def test_a_machine_is_accepted_or_rejected_by_a_trusted_one(qualified, tmp_path)
     assert (status, line["steps"]["link"].partition(":")[0]) == (1, "wrong")
 
 
+def test_few_blocks_reject_a_slow_machine_and_accept_none(qualified, trusted):
+    """The slower a machine, the fewer its blocks: 32 MiB a hundred times slower passed."""
+    both = {"sizes": [16384, 32 << 20], "n_blocks": 3}
+    folder = trusted(sizes=both["sizes"])
+    status, [line], _ = qualified("slow", "--expect", folder, scale=100.0, **both)
+    assert (status, len(line["faults"])) == (1, 12)
+    assert any(fault.startswith("auto 32 MiB isolated: ") for fault in line["faults"])
+    status, [line], err = qualified("few", "--expect", folder, **both)
+    assert (status, line["faults"], line["compared"]) == (3, [], 12)
+    assert "; too few blocks here for an interval" in err
+
+
+def test_a_trusted_case_that_is_absent_here_is_undecided(qualified, trusted):
+    folder = trusted(sizes=[16384, 32 << 20])
+    status, [line], err = qualified("half", "--expect", folder)
+    assert (status, line["compared"]) == (3, 6)
+    assert "auto 32 MiB isolated was not measured here" in err
+
+
+def test_only_equal_machines_ranks_and_versions_are_compared(qualified, trusted):
+    """Eight ranks were compared with two, and one machine with another."""
+    kinds = {
+        "world": {"world__ranks": world_of(8)["ranks"], "world__size": 8},
+        "machine": {"machine_id": "000000"},
+        "version": {"version": "0.0.9"},
+        "method": {"method": {"checks": 0}},
+    }
+    for name, changes in kinds.items():
+        folder = trusted(name)
+        for path in folder.glob("*.jsonl"):
+            rewrite_head(path, **changes)
+        status, [line], err = qualified(f"of-{name}", "--expect", folder)
+        assert (status, line["faults"], line["compared"]) == (3, [], 0)
+        assert f"allreduce: not comparable: {name} differs: " in err
+        assert qualified(f"as-{name}", "--expect", folder, "--allow", name)[0] == 0
+
+
+def test_the_median_over_trusted_runs_counts(qualified, trusted):
+    """The last of several alone decided, here a slow one."""
+    folder = trusted(runs=2)
+    trusted(scale=10.0)
+    assert qualified("slow", "--expect", folder, scale=1.6)[0] == 1
+    assert qualified("same", "--expect", folder)[0] == 0
+
+
+def test_a_machine_with_fewer_cards_is_rejected(qualified, trusted, monkeypatch):
+    folder = trusted()
+    cards = [f"0000:0{number}:00.0" for number in range(8)]
+    ranks = [
+        {"rank": rank, "device": "cuda", "pci_bus_id": card} for rank, card in enumerate(cards)
+    ]
+    for path in folder.glob("*.jsonl"):
+        rewrite_head(path, world__ranks=ranks, world__size=8)
+    monkeypatch.setattr(qualify, "serial", lambda _: None)
+    for here, sentence in (
+        (cards[1:], "only 7 of the trusted machine's 8 GPUs can be used here"),
+        ([], "only 0 of the trusted machine's 8 GPUs can be used here"),
+    ):
+        for module in ("bench.qualify", "bench.survey"):
+            monkeypatch.setattr(f"{module}.find_gpus", lambda _, here=here: ("", here))
+        status, lines, _ = qualified(f"has-{len(here)}", "--device", "auto", "--expect", folder)
+        assert (status, lines[0]["faults"]) == (1, [sentence])
+        assert len(lines) == max(len(here), 1)
+
+
+def test_cards_that_ranks_share_are_another_world(tmp_path):
+    """Eight ranks on seven cards were as good as eight on eight."""
+    run = write_run(tmp_path, **SMALL).run
+    cards = [{"device": "cuda", "host": 0, "pci_bus_id": f"{number}"} for number in range(2)]
+    run.world["ranks"] = cards
+    assert ", sharing" not in observations.world_of(run)
+    run.world["ranks"] = cards[:1] * 2
+    assert observations.world_of(run).endswith("2x cuda, sharing 1")
+
+
+@pytest.mark.parametrize(
+    ("limit", "blocks", "expected"),
+    [
+        ("32M >= 0.5 GB/s", 8, 0),
+        ("16K <= 50 us", 8, 0),
+        ("32M >= 900 GB/s", 8, 1),
+        ("32M >= 900 GB/s", 3, 1),
+        ("16K <= 0.5 us", 8, 1),
+        ("32M >= 0.5 GB/s", 3, 3),
+    ],
+)
+def test_a_limit_accepts_or_rejects(qualified, limit, blocks, expected):
+    made = {"sizes": [16384, 32 << 20], "n_blocks": blocks}
+    status, [line], _ = qualified("one", "--min", limit, **made)
+    assert (status, line["compared"]) == (expected, 1)
+    assert all(text.startswith(f"{limit}: ") for text in line["faults"] + line["undecided"])
+
+
+def test_a_limit_between_the_ends_or_without_a_figure_is_undecided(qualified):
+    made = {"sizes": [16384], "us": lambda case, block: 10.0 + block.round}  # 13.5 [11 16]
+    status, [line], _ = qualified("one", "--min", "16K <= 14 us", **made)
+    assert (status, line["faults"]) == (3, [])
+    assert "16K <= 14 us: 16 KiB has 13.5 us; the interval reaches " in line["undecided"][0]
+    status, [line], _ = qualified("two", "--min", "32M >= 1 GB/s", **made)
+    assert (status, line["undecided"][-1]) == (3, "32M >= 1 GB/s: not measured")
+
+
+def test_the_cpu_is_measured_only_if_it_is_meant(tmp_path, monkeypatch, capsys):
+    """A node whose driver was not loaded was accepted by the speed of its cores."""
+    monkeypatch.setattr("bench.campaigns.launches.signal.signal", lambda *_: None)
+    monkeypatch.setattr(qualify, "find_gpus", lambda _: ("", []))
+    words = ["--quiet", "--out", str(tmp_path / "q"), "--min", "32M >= 1 GB/s"]
+    assert qualify.main(words) == 3
+    told = "bench.qualify: no GPU can be used here; to qualify the CPU add --device cpu\n"
+    assert capsys.readouterr() == ("", told)
+
+
 def test_each_card_has_a_line_with_its_serial_number(qualified, monkeypatch):
     """An inventory by serial number takes the line of a card."""
     cards = {"0000:03:00.0": "1324021012345", "0000:83:00.0": None}
     monkeypatch.setattr(qualify, "find_gpus", lambda _: ("hip", [*cards]))
     monkeypatch.setattr(qualify, "serial", cards.get)
-    status, lines, _ = qualified("two")
+    status, lines, _ = qualified("two", "--min", "16K <= 50 us")
     assert status == 0
     assert [(line["bus_id"], line["serial"]) for line in lines] == [*cards.items()]
 
@@ -85,7 +221,7 @@ def test_a_time_behind_published_ones_and_pcie_errors_reject(tmp_path):
         step = SurveyStep("allreduce", "", "allreduce", status="done")
         step.result = read(gpu_run(tmp_path / str(us), lambda size: us))
         step.result.end = End(status="complete", note=None if us < 100 else "PCIe errors: 3")
-        return [*qualify.faults_of(step, {})]
+        return [*qualify.faults_of(step)]
 
     assert faults(20.0) == []
     late, *others = faults(5000.0)
@@ -106,13 +242,18 @@ def test_a_time_behind_published_ones_and_pcie_errors_reject(tmp_path):
 def test_a_step_without_enough_time_rejects_no_machine(status, sentence, is_fault):
     """A prolog on a loaded node must not drain it."""
     step = SurveyStep("bits", "", "bits", status=status, sentence=sentence)
-    assert bool([*qualify.faults_of(step, {})]) == is_fault
+    assert bool([*qualify.faults_of(step)]) == is_fault
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("--expect", "empty"), "empty has no run of a machine to compare with"),
+        (("--expect", "few"), "few has too few blocks for an interval of auto 16 KiB isolated"),
+        (("--expect", "cut"), "cut is of no machine to trust: cut is incomplete in 1 of 1"),
+        (("--min", "64K >= 5 GB/s"), "--min '64K >= 5 GB/s': all-reduces are of 16K, 32M"),
+        (("--min", "32M > 5 GB/s"), "'32M > 5 GB/s' is no limit such as '32M >= 20 GB/s' (busbw)"),
+        (("--min", "70b >= 5 tok/s"), "'70b >= 5 tok/s' is no limit such as "),
         (("--out", "empty/.."), "is there already"),
         (("-n", "1"), "one rank has no link and adds nothing: give -n 2 or more"),
     ],
@@ -121,7 +262,11 @@ def test_what_cannot_begin_is_one_sentence(tmp_path, monkeypatch, capsys, words,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("bench.campaigns.launches.signal.signal", lambda *_: None)
     (tmp_path / "empty").mkdir()
-    assert qualify.main(["--device", "cpu", "--out", "q", *words]) == 2
+    write_run(tmp_path / "few", **SMALL, n_blocks=3)
+    write_run(tmp_path / "cut", **SMALL, finish=False)
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(qualify.main(["--device", "cpu", "--out", "q", *words]))
+    assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert (out, sentence in err, err.count("\n")) == ("", True, 1)
 
@@ -136,6 +281,7 @@ def test_only_a_rejected_node_is_drained_by_the_prolog(tmp_path, status, ended):
     variables = {"WIRETAX": str(stub), "WIRETAX_LOG": str(log), "PATH": "/usr/bin:/bin"}
     assert subprocess.run(script, env=variables).returncode == ended
     assert log.read_text().startswith("fork qualify --quiet --max-time 60 --out ")
+    assert " --min 32M >= 20 GB/s " in log.read_text()
     assert log.read_text().endswith("--expect trusted\n")
 
 
@@ -143,6 +289,8 @@ def test_the_commands_in_the_kubernetes_file_are_accepted():
     job, pod = yaml.safe_load_all((ROOT / "examples/kubernetes.yaml").read_text())
     words = job["spec"]["template"]["spec"]["containers"][0]["command"]
     script = pod["spec"]["initContainers"][0]["command"][-1].partition("exec ")[2]
-    for line in (words, script.split()):
+    for line in (words, shlex.split(script)):
         assert line[:2] == ["wiretax", "qualify"]
-        assert make_parser("qualify").parse_args(line[2:]).out == Path(line[-1])
+        options = qualify.make_qualify_parser().parse_args(line[2:])
+        assert options.out == Path(line[-1])
+        assert options.limits

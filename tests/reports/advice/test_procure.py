@@ -3,6 +3,7 @@ figures."""
 
 import math
 import re
+from typing import Any
 
 import pytest
 
@@ -187,7 +188,7 @@ def test_a_machine_whose_launches_died_passes_nothing(tmp_path, capsys):
     folder = tmp_path / "delivered"
     write_launches(folder / "box", 6)
     runs = sorted((folder / "box").glob("2026*.jsonl"))
-    fields = {"stage": "first", "place": 0, "variant": "box", "elapsed_s": 5.0}
+    fields: dict[str, Any] = {"stage": "first", "place": 0, "variant": "box", "elapsed_s": 5.0}
     launches = [
         Launch(**fields, pair=0, attempt=number, status="died", reason="rank 1 was lost")
         for number in range(20)

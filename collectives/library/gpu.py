@@ -227,7 +227,8 @@ class NcclLibrary(Library):
         if world.memory == "host_staged" and self.device.sharers > 1:
             notes.append(
                 f"Ranks share a GPU, so {library.name} moves data within its memory, and our "
-                "algorithms through the host: their ratio compares two kinds of memory."
+                "algorithms through the host: their ratio would compare two kinds of memory, and "
+                "is not shown."
             )
         if used:
             notes.append(f"{library.name} uses {', '.join(dict(used))}.")

@@ -22,7 +22,7 @@ from reports.store.writing import write_named
 from reports.tables.beside_published import LARGE_BYTES, THIS_RUN, amounts, own_calls
 from reports.tables.figure import WIDEST_IN, DrawnLine, figure
 from reports.tables.headline import ends
-from reports.tables.plot import Quantity, draw_against_size
+from reports.tables.plot import Quantity, draw_against_size, span_of
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, plain_table, size_text
 from reports.tables.show import read_newest
 
@@ -281,4 +281,4 @@ def drawn_of(question: Question) -> tuple[Quantity, list[DrawnLine]]:
         role = "ours" if row.source == THIS_RUN else ROLE_OF_KIND[row.kind]
         lines.append(DrawnLine(name, role, own, True))
     title = f"Time of a call of {question.collective}"
-    return Quantity(title, "us", lambda row: (row.us, row.us, row.us), {}), lines
+    return Quantity(title, "us", lambda row: span_of((row.us, None, None)), {}), lines

@@ -25,7 +25,7 @@ from reports.store.observations import entry_of
 from reports.store.program import on_ranks
 from reports.store.result import ResultError, read
 from reports.store.schema import NotNegative, Positive, Result
-from reports.tables.plot import span_of
+from reports.tables.plot import time_span_of
 from reports.tables.sentences import left_out_lines, number, size_text
 
 MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
@@ -231,7 +231,7 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
 
     spans = {
         name: spread_of(
-            np.array(span_of(case.time_us)) / (case.size_bytes if name in MOVED else 1)
+            np.array(time_span_of(case.time_us)) / (case.size_bytes if name in MOVED else 1)
             for case in own
         )
         for name, own in found.items()
@@ -243,9 +243,10 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
 
 
 def spread_of(spans: Iterable[Span]) -> Span:
-    """The median of some spans, and their least and largest end."""
+    """The median of some spans, and their least and largest end, or median where a span has no
+    ends."""
     every = np.array(list(spans))
-    return np.array([np.median(every[:, 0]), every[:, 1].min(), every[:, 2].max()])
+    return np.array([np.median(every[:, 0]), np.nanmin(every), np.nanmax(every)])
 
 
 @dataclass
@@ -284,7 +285,7 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     measured = grouped(chains, attrgetter("algorithm", "size_bytes"))
     for (name, size_bytes), own in sorted(measured.items()):
         if traffic := traffic_of(name, size_bytes):
-            measured_us = float(np.median([span_of(case.time_us)[0] for case in own]))
+            measured_us = float(np.median([time_span_of(case.time_us)[0] for case in own]))
             model_us = float((parts.through_host(name, traffic, cards=1) + parts.kernel)[0])
             checks.append(Tested(name, size_bytes, measured_us, model_us))
 

@@ -99,7 +99,7 @@ function seriesOf({ x, lines }, colour) {
     if (ends.length) {
       const at = series.length;
       bands.push({ series: [at + 1, at], fill: () => colour(role).replace(")", ", 0.2)") });
-      for (const end of ends) add(end, { width: 0 });
+      for (const end of ends) add(end, { width: 0, spanGaps: false });
     }
     if (level) add(level, { paths: uPlot.paths.stepped({ align: 1 }) });
   });
@@ -137,7 +137,8 @@ function reader(figure, { kind, unit, x, lines, links }) {
     figure.classList.toggle("held", isHeld);
     lines.forEach(({ points }, n) => {
       const [value, ...ends] = points.map(({ [at]: each }) => each && valueText(each, unit));
-      const interval = value && ends.length ? ` [${ends.join(" ")}]` : "";
+      const known = ends.filter(Boolean).join(" ") || "-";
+      const interval = value && ends.length ? ` [${known}]` : "";
       rows[n].cells[1].textContent = (value ?? "-") + interval;
     });
   };

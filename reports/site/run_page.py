@@ -4,13 +4,25 @@ folded, what explains them."""
 from pathlib import Path
 
 from reports.kit.chart import chart_of
-from reports.kit.page import ROLES, Banner, Page, Row, Section
+from reports.kit.page import Banner, Page, Row, Section
 from reports.store.result import read
 from reports.store.schema import Case, Result
 from reports.tables import run_text, show
 from reports.tables.chains import without_links
 from reports.tables.plot import drawn_of
-from reports.tables.rows import default_rows, ratio_text, speed_ups, verdict_of, views
+from reports.tables.rows import (
+    TOO_FEW,
+    UNCLEAR,
+    UNLIKE,
+    SizeRow,
+    are_unlike,
+    bound_notes,
+    default_rows,
+    ratio_text,
+    speed_ups,
+    verdict_of,
+    views,
+)
 from reports.tables.sentences import (
     algorithm_of,
     command_of,
@@ -45,12 +57,13 @@ def run_page(path: Path) -> Page:
         sections.append(Section("What to do next", [said], text=command))
     if is_sweep(result):
         sections += sweep_sections(result)
+    every_cell = long_rows(result.cases, speed_ups(result))
     facts: list[Row] = [
         {"name": name, "value": text[:500]} for name, text in environment_of(run).items()
     ]
     sections += [
         Section("As the run printed it", text=show.text(result), folded=len(sections) > 1),
-        Section("Every cell", rows=long_rows(result.cases, speed_ups(result)), folded=True),
+        Section("Every cell", bound_notes(result.cases), rows=every_cell, folded=True),
         Section("Environment", rows=facts, folded=True),
     ]
     ids = {name: getattr(run, name) for name in ("version", "run_id", "machine_id", "software_id")}
@@ -62,8 +75,8 @@ def wrong_in(result: Result) -> list[Case]:
 
 
 def banner_of(result: Result) -> Banner:
-    """The first figure of the headline, the headline, and what limits it; the role is that of the
-    first ratio to the library."""
+    """The first figure of the headline, the headline, and what limits it. Its role says at most
+    that the figures are unsure: one launch is no verdict."""
     facts = [
         f"{machine(result)}. Run: {start_time(result.run)}.",
         *run_text.link_lines(result),
@@ -77,10 +90,18 @@ def banner_of(result: Result) -> Banner:
         return Banner("Nothing was measured", show.headline_of(result), facts, "unsure")
 
     first = points[0]
-    verdict = str(verdict_of(first.ratio)) if result.complete else "incomplete"
-    role = ROLES.get(verdict, "steady")
+    is_sure = result.complete and verdict_of(first.ratio) not in (TOO_FEW, UNCLEAR)
+    role = "steady" if is_sure else "unsure"
     word = f"{number(first.value)} {first.unit} at {first.label}"
     return Banner(word, show.headline_of(result), facts, role)
+
+
+def remark_on(row: SizeRow) -> str:
+    """What a reader must know of a row. One launch is no verdict, so none is here."""
+    if row.n_wrong:
+        return "WRONG"
+    word = verdict_of(row.ratio)
+    return word if word in (TOO_FEW, UNCLEAR) else "-"
 
 
 def sweep_sections(result: Result) -> list[Section]:
@@ -90,18 +111,20 @@ def sweep_sections(result: Result) -> list[Section]:
     lines, quantities = drawn_of(result)
     charts = [chart_of(quantity, lines) for quantity in quantities]
     best = "best, us" if result.run.imported_from else "ours, us"
+    sizes = default_rows(result, views(result)[0])
+    has_unlike = any(are_unlike(result.run, row.library, row.ours) for row in sizes)
     rows = [
         {
             "size": row.label,
             best: number(row.ours_us),
             "library, us": number(row.library_us),
             "library / ours [95 %]": ratio_text(row.ratio),
-            "verdict": "WRONG" if row.n_wrong else verdict_of(row.ratio) or "-",
+            "remark": remark_on(row),
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
         }
-        for row in default_rows(result, views(result)[0])
+        for row in sizes
     ]
     return [
         Section("Speed and time at each size", charts=charts),
-        Section("Each size", rows=rows),
+        Section("Each size", [UNLIKE] * has_unlike, rows=rows),
     ]

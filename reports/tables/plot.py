@@ -19,8 +19,9 @@ PANEL_IN = 4.75, 3.6
 
 
 class Quantity(NamedTuple):
-    """What a chart shows: the median of a case and the ends of its interval, NaN without a figure;
-    and the lowest bound of all algorithms at each size, from the measured parts of the machine."""
+    """What a chart shows: the median of a case and the ends of its interval, NaN where one is
+    missing; and the lowest bound of all algorithms at each size, from the measured parts of the
+    machine."""
 
     title: str
     unit: str
@@ -72,25 +73,23 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     """What can be drawn of cases of one view: the speed-up, if a library was measured; the busbw,
     but not of one rank or with a late rank, because the time then includes the wait for it; the
     time."""
-    ratios, nothing = speed_ups(result), (np.nan, np.nan, np.nan)
+    ratios = speed_ups(result)
     factor = bus_factor(cases[0].collective, result.run.world_size)
     bounds = ((case.size_bytes, case.bound_us) for case in cases if case.bound_us)
     bounds_us = dict(sorted(bounds, reverse=True))  # the least at each size, which is the last
 
     def speed_up(case: Case) -> tuple[float, float, float]:
         if case.algorithm == "library":
-            return 1, 1, 1
-
-        middle, low, high = ratios.get(case.case) or nothing
-        return middle, low or middle, high or middle
+            return span_of((1, None, None))
+        return span_of(ratios.get(case.case) or (None, None, None))
 
     def bus_bw(case: Case) -> tuple[float, float, float]:
-        middle, low, high = span_of(case.time_us)
+        middle, low, high = time_span_of(case.time_us)
         scale = case.size_bytes * factor / 1e3
         return scale / middle, scale / high, scale / low
 
     def time(case: Case) -> tuple[float, float, float]:
-        return span_of(case.total_us or case.time_us)
+        return time_span_of(case.total_us or case.time_us)
 
     bounds_gb_s = {size: size * factor / us / 1e3 for size, us in bounds_us.items()}
     is_read = any(case.consume_us for case in cases)
@@ -108,10 +107,16 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     ]
 
 
-def span_of(summary: Any) -> tuple[float, float, float]:
-    """The median and the ends of its interval, the median for a missing end, in microseconds."""
-    median_us = max(summary.median, 1e-9)
-    return median_us, max(summary.ci_low or median_us, 1e-9), summary.ci_high or median_us
+def span_of(interval: Sequence[float | None]) -> tuple[float, float, float]:
+    """A figure and the ends of its interval, NaN for what is missing; above 0, as axes are
+    logarithmic."""
+    middle, low, high = (np.nan if each is None else max(each, 1e-9) for each in interval)
+    return middle, low, high
+
+
+def time_span_of(summary: Any) -> tuple[float, float, float]:
+    """The same of a summary of times, in microseconds."""
+    return span_of((summary.median, summary.ci_low, summary.ci_high))
 
 
 def draw_against_size(

@@ -13,17 +13,30 @@ from numpy.typing import NDArray
 from reports.store.blocks import paired
 from reports.store.case import is_own_work, is_peer, late_us, work_of
 from reports.store.grouped import grouped
-from reports.store.schema import Case, Result, RoundCosts, Rounds
+from reports.store.schema import Case, Result, RoundCosts, Rounds, Run
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables import chains
-from reports.tables.sentences import EVEN_RATIO, algorithm_of, interval_text, size_text, spoken
+from reports.tables.sentences import (
+    EVEN_RATIO,
+    algorithm_of,
+    interval_text,
+    shares_places,
+    size_text,
+    spoken,
+)
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
+UNLESS = ", unless the intervals overlap"
+UNLIKE = (
+    "Ranks share a GPU: the library moves data within its memory, ours through the host, so no "
+    "ratio compares them."
+)
 BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 STABLE = "auto_stable"
-TOO_FEW, UNCLEAR = "too few blocks", "unclear"  # verdicts
+FASTER, SLOWER, EVEN = CLEAR = "faster", "slower", "even"  # what a ratio says
+TOO_FEW, UNCLEAR = "too few blocks", "unclear"
 
 View = tuple[str, Any]  # a mode and a shape: one table
 interval_of = attrgetter("ratio", "low", "high")  # of a cell of a comparison
@@ -87,16 +100,43 @@ def verdict_of(ratio: Interval | None) -> str | None:
     if low is None or high is None:
         return TOO_FEW
     if low > 1 and middle > EVEN_RATIO:
-        return "faster"
+        return FASTER
     if high < 1 and middle * EVEN_RATIO < 1:
-        return "slower"
+        return SLOWER
 
-    return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else UNCLEAR
+    return EVEN if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else UNCLEAR
 
 
 def ratio_text(interval: Interval | None) -> str:
     """A ratio as `1.93 [1.88 1.97]`."""
     return "too noisy" if interval and is_noisy(interval) else interval_text(interval)
+
+
+def beats_bound(case: Case) -> bool:
+    """Whether its table shows more than 100 % of its bound: by chance, or it is suspect."""
+    return case.suspect or round(case.share_of_bound or 0, 2) > 1
+
+
+def bound_notes(cases: Iterable[Case | None]) -> list[str]:
+    """The footnote of the marks behind shares of the bound."""
+    over = [case for case in cases if case and beats_bound(case)]
+    return [SUSPECT + UNLESS * (not all(case.suspect for case in over))] if over else []
+
+
+def are_unlike(run: Run, case: Case | None, other: Case | None) -> bool:
+    """Whether the ratio of two cases would compare two kinds of memory: ranks share a GPU, and one
+    of the cases, which is ours, goes through the host, while a library or a peer moves data within
+    the GPU's memory."""
+    if case is None or other is None or not shares_places(run.ranks):
+        return False
+    is_ours, through_host = (
+        {bool(each.library) for each in (case, other)},
+        {
+            each.memory == "host_staged" or (each.chosen or "").endswith(" over host_staged")
+            for each in (case, other)
+        },
+    )
+    return len(is_ours) == len(through_host) == 2
 
 
 def cost_us(case: Case) -> float | None:
@@ -203,14 +243,17 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
     )
     rows = []
 
+    def ratio(case: Case | None, other: Case | None, report: RoundCosts) -> Interval | None:
+        return None if are_unlike(result.run, case, other) else _ratio(case, other, report, rho)
+
     for key, (library, ours, best_named, exact, report) in rivals.items():
         counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
         named = {
             name: Named(
                 case,
                 _median_us(case, report),
-                _ratio(library, case, report, rho),
-                _ratio(ours, case, report, rho),
+                ratio(library, case, report),
+                ratio(ours, case, report),
             )
             for name, case in zip(names, best_named, strict=True)
         }
@@ -221,7 +264,7 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
                 ours,
                 _median_us(library, report),
                 _median_us(ours, report),
-                _ratio(library, ours, report, rho),
+                ratio(library, ours, report),
                 _better(ours, exact, costs, rho),
                 sum(counts) if counts else None,
                 list(dict.fromkeys(algorithm_of(case) for case in groups[key] if case.n_wrong)),
@@ -278,15 +321,16 @@ def _better(
 
 
 def speed_ups(result: Result) -> dict[int, Interval | None]:
-    """The cost of the library's best variant over that of every other case of the same work, by the
-    number of the case."""
+    """The cost of the library's best variant over that of every other case of the same work that
+    is not unlike it, by the number of the case."""
     costs, pairs = costs_of(result), {}
     for cases in grouped(result.cases, lambda case: (work_of(case), case.in_place)).values():
         rivals = [case for case in cases if case.algorithm == "library"]
         for case in cases:
             if case.algorithm != "library":
                 (library, own), report = fastest_cases([rivals, [case]], costs)
-                pairs[case.case] = library, own, report
+                if not are_unlike(result.run, library, own):
+                    pairs[case.case] = library, own, report
 
     rho = autocorrelation([ratios_of(*pair) for pair in pairs.values()])
     return {number: _ratio(*pair, rho) for number, pair in pairs.items()}

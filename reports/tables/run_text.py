@@ -11,7 +11,7 @@ from rich.table import Table
 from reports.store.grouped import grouped
 from reports.store.program import REPORTS, RUN, typed
 from reports.store.result import read_flight, sentence_on
-from reports.store.schema import Result
+from reports.store.schema import Case, Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
 from reports.store.wrong import where_wrong
 from reports.tables.sentences import (
@@ -72,15 +72,18 @@ def link_lines(result: Result) -> list[str]:
     return [line]
 
 
-def footnotes(result: Result) -> list[str]:
-    """The conditions that limit the figures."""
+def footnotes(result: Result, unsettled: Sequence[Case] | None = None) -> list[str]:
+    """The conditions that limit the figures. `unsettled` are the cases in the tables without a
+    clear ratio, where ratios are what these show."""
     notes = []
-    measured = [case for case in result.cases if case.time_us]
+    what = "cases" if unsettled is None else "cases in these tables without a clear ratio"
+    cases = result.cases if unsettled is None else unsettled
+    measured = [case for case in cases if case.time_us]
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
     if few and (more := more_time(result)):
         notes.append(
-            f"time ran out: {few} of {len(measured)} cases have fewer than "
+            f"time ran out: {few} of {len(measured)} {what} have fewer than "
             f"{MIN_PRECISE_BLOCKS} blocks{more}"
         )
 
@@ -123,14 +126,15 @@ def lay_out_run(
     tables: Iterable[tuple[str, Table]],
     conclusions: Iterable[str],
     brief: bool = False,
+    unsettled: Sequence[Case] | None = None,
 ) -> str:
     """The whole text; or `brief` in MOST_LINES with the two lines of the paths: the first table
-    with its parts that have no title, what was not measured, the footnotes, and as much as fits of
-    the other tables, the conclusions and the notes."""
+    with its parts that have no title, what was not measured, the footnotes (with `unsettled`, as
+    there), and as much as fits of the other tables, the conclusions and the notes."""
     bold, head = [*opening(result), headline], [machine(result), *head]
     head += link_lines(result)
     notes = [f"note: {note}" for note in result.run.notes]
-    sentences, below = [*unmeasured_lines(result), *footnotes(result)], list(conclusions)
+    sentences, below = [*unmeasured_lines(result), *footnotes(result, unsettled)], list(conclusions)
     if not brief:
         return lay_out(bold, [*head, *notes], tables, [*sentences, *below])
 

@@ -16,13 +16,16 @@ from reports.tables.beside_published import published_line
 from reports.tables.chains import leads, without_links
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
-    SUSPECT,
+    CLEAR,
     SizeRow,
     View,
+    beats_bound,
+    bound_notes,
     default_rows,
     ratio_text,
     shown_cases,
     speed_ups,
+    verdict_of,
     views,
 )
 from reports.tables.run_text import lay_out_run, opening
@@ -56,7 +59,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
 
     result = without_links(result)
     first, tables = views(result)[0], list[tuple[str, Table]]()
-    first_rows = list[SizeRow]()
+    all_rows = list[list[SizeRow]]()
 
     # The cases of the run's collective by datatype and operation, such as `int8 sum`.
     own = (case for case in result.cases if case.collective == result.cases[0].collective)
@@ -67,11 +70,28 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             rows = default_rows(part, view)
             words = [] if cases[0] is result.cases[0] else [type_name]
             words += _title(result, view)
-            first_rows = first_rows or rows
+            all_rows.append(rows)
             tables += _default_tables(", ".join(words), rows)
 
-    title, lines = headline([result], points), head(result, first, first_rows)
-    return lay_out_run(result, title, lines, tables, published_line(result), brief)
+    title, lines = headline([result], points), head(result, first, all_rows[0])
+    every = [row for rows in all_rows for row in rows]
+    open_cases = unsettled(every) if any(row.ratio for row in every) else None
+    return lay_out_run(result, title, lines, tables, published_line(result), brief, open_cases)
+
+
+def unsettled(rows: Iterable[SizeRow]) -> list[Case]:
+    """The cases of these rows whose ratio to the library, or to ours, is not clear."""
+    ratios = [
+        (case, ratio)
+        for row in rows
+        for case, ratio in (
+            (row.library, row.ratio),
+            (row.ours, row.ratio),
+            *((each.case, each.from_library or each.from_ours) for each in row.named.values()),
+        )
+    ]
+    found = {case.case: case for case, ratio in ratios if case and verdict_of(ratio) not in CLEAR}
+    return [*found.values()]
 
 
 def _title(result: Result, view: View) -> list[str]:
@@ -173,7 +193,7 @@ def _share_of_bound(case: Case | None) -> str:
     if case is None or case.share_of_bound is None:
         return "-"
 
-    return f"{min(case.share_of_bound, 9.99):.0%}" + "!" * case.suspect
+    return f"{min(case.share_of_bound, 9.99):.0%}" + "!" * beats_bound(case)
 
 
 def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
@@ -226,7 +246,7 @@ def marks(rows: Sequence[SizeRow]) -> list[str]:
         if row.better
     ]
     lines = ["* another variant beat auto by more than 5 %: " + some(better, 4)]
-    return lines * bool(better) + [SUSPECT] * any(row.ours and row.ours.suspect for row in rows)
+    return lines * bool(better) + bound_notes(row.ours for row in rows)
 
 
 def long_tables(result: Result) -> list[tuple[str, Table]]:
@@ -241,9 +261,8 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
         title = ", ".join(f"{name} {rows[0][name]}" for name in alike)
         names = [name for name in rows[0] if name not in alike]
         cells = ([row[name] for name in names] for row in rows)
-        footnotes = [SUSPECT] if any(case.suspect for case in cases) else []
         headings = (name.replace(" ", "\n", 1) for name in names)
-        tables.append((title, plain_table(headings, cells, footnotes)))
+        tables.append((title, plain_table(headings, cells, bound_notes(cases))))
 
     return tables
 

@@ -18,7 +18,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from bench.gate import read_options
 from reports.__main__ import main
+from reports.kit.page import to_html
 from reports.site import history_page
+from reports.site.run_page import run_page
 from reports.store.manifest import MANIFEST
 from tests.launch import few
 from tests.reports.synthetic_campaign import no_effect, write_campaign
@@ -307,6 +309,28 @@ def test_a_wrong_case_says_where_and_how_to_repeat_it(browser, machines):
     chips = {chip.text: chip.get_attribute("class") for chip in seen(browser, "#each-size .chip")}
     assert set(chips.values()) == {"chip worse", "chip unsure"}
     assert chips["too few blocks"] == "chip unsure"
+
+
+def test_a_missing_interval_is_a_dash_in_the_table_beside_a_chart(browser, tmp_path):
+    """It printed the median twice in its place."""
+    result = write_run(
+        tmp_path,
+        sizes=[16384, 1 << 20],
+        algorithms=["library", "auto"],
+        modes=["isolated"],
+        change=lambda block: block if block.case > 1 or block.round < 3 else None,
+    )
+    page = tmp_path / "run.html"
+    page.write_text(to_html(run_page(result.path)))
+    show(browser, page)
+    wait_for_chart(browser, ".chart:nth-of-type(3)")
+    for number, unit in ((1, ""), (2, ""), (3, " µs")):
+        chart = all_of(browser, f".chart:nth-of-type({number})")[0]
+        row = chart.find_element(By.CSS_SELECTOR, ".readout tbody tr")
+        figure = rf"\d+(\.\d+)?{unit}"
+        assert re.fullmatch(rf"auto {figure} \[{figure} {figure}\]", row.text)
+        chart.find_element(By.CSS_SELECTOR, ".plot").send_keys(Keys.ARROW_LEFT)
+        assert re.fullmatch(rf"auto {figure} \[-\]", row.text)
 
 
 def test_every_interval_is_inside_of_the_forest(browser, pages):

@@ -6,6 +6,7 @@ import pytest
 
 from reports.store.result import read
 from reports.tables.chains import without_links
+from reports.tables.rows import speed_ups
 from reports.tables.sentences import size_text
 from reports.tables.table import render
 from tests.reports.archived import unpack
@@ -231,3 +232,51 @@ def test_too_few_blocks_say_how_to_get_more(tmp_path):
     assert "MPICH, too few blocks)" in text
     assert "have fewer than 10 blocks: --max-time " in text
     assert "not clearly" not in text
+
+
+def test_cases_of_two_kinds_of_memory_have_no_ratio(tmp_path):
+    """Two ranks on one H200: ours went through the host, NCCL stayed within the card's memory, and
+    the table called ours 0.59 times as fast."""
+    folder = unpack(tmp_path, "h200-card")
+    result = read(folder / "2026-11-28T19-10-01Z-allreduce-8ca307.jsonl")
+    text = render(result)
+    assert "two kinds of memory" in " ".join(text.split())
+    assert text.startswith("allreduce: 16 KiB 11 us, 32 MiB 18 GB/s\n")
+    assert rows_of(text)["32 MiB"][:2] == ["102", "1841"]
+    for words in (text, render(result, long=True)):
+        assert "library/" not in words
+        assert not re.search(r"0\.\d+x", words)
+    assert not any(speed_ups(result).values())
+
+    # Peers on one card, whose memory ours shares, are alike.
+    peers = read(folder / "2026-11-28T19-06-53Z-allreduce-1ffef4.jsonl")
+    assert "best/this" in render(peers)
+
+
+def test_every_share_above_100_percent_has_its_mark(tmp_path):
+    """Rows of 104 to 119 % stood there without one, because the intervals overlap."""
+    result = read(unpack(tmp_path, "xeon") / "2026-11-26T11-04-48Z-allreduce-8eb6ab.jsonl")
+    assert not any(case.suspect for case in result.cases)
+    text = render(result)
+    shares = re.findall(r"\s(\d+)%(!?)\s", text)
+    assert [share for share, _ in shares if int(share) > 100] == ["113", "105", "117", "119"]
+    assert all((mark == "!") == (int(share) > 100) for share, mark in shares)
+    note = "allows: suspect, unless the intervals overlap"
+    assert note in " ".join(text.split())
+    assert note in " ".join(render(result, long=True).split())
+
+
+def test_few_blocks_count_where_they_leave_a_ratio_open(tmp_path):
+    """`84 of 138 cases have fewer than 10 blocks` stood below a table in which all was clear: the
+    other algorithms, which it does not show, had few."""
+    text = shown(
+        tmp_path / "clear",
+        n_blocks=12,
+        change=lambda block: block if block.case % 6 < 2 or block.round < 3 else None,
+    )
+    assert "blocks" not in text
+    few = shown(
+        tmp_path / "few", n_blocks=7, us=lambda case, block: 20 + block.round * (block.case + 1) % 5
+    )
+    said = "4 of 4 cases in these tables without a clear ratio have fewer than 10 blocks"
+    assert f"time ran out: {said}: --max-time 80" in " ".join(few.split())

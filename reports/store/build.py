@@ -74,7 +74,7 @@ def build_cases(
             setattr(case, name, figure)
         _set_bandwidth(case, run, links.get(case.size_bytes, ()))
 
-    _set_exposed(cases, counted.costs_us)
+    _set_exposed(cases, counted.costs_us, rho)
     return cases
 
 
@@ -97,8 +97,8 @@ def _figures(blocks: Sequence[Block], rho: float) -> dict[str, Summary]:
     return figures
 
 
-def _summary(values: ArrayLike, rho: float = 0.0) -> Summary:
-    median, low, high = median_interval(values, rho=rho)
+def _summary(values: ArrayLike, rho: float, are_differences: bool = False) -> Summary:
+    median, low, high = median_interval(values, rho, are_differences)
     return Summary(median=median, ci_low=low, ci_high=high, n_blocks=np.size(values))
 
 
@@ -194,18 +194,25 @@ def _bound_us(case: Case, run: Run, links: Sequence[LinkBlock]) -> NDArray[np.fl
     return np.asarray(bound_us)
 
 
-def _set_exposed(cases: Sequence[Case], costs_us: RoundCosts) -> None:
+def _set_exposed(cases: Sequence[Case], costs_us: RoundCosts, rho: float) -> None:
     """Fills in `compute_us` and `exposed_us`, the extra time of a form over its compute alone by
-    round: negative by chance, or if the reader gets the result of the compute alone slowly."""
+    round: negative by chance, or if the reader gets the result of the compute alone slowly. Times
+    have the correlation `rho`; what both of a round share cancels in their difference, whose
+    correlation is that of their ratio."""
     alone = {
         facts.work_of(case): case
         for case in cases
         if case.algorithm == facts.COMPUTE and case.status == "ok"
     }
+    pairs = list[tuple[Case, NDArray[np.float64], NDArray[np.float64]]]()
     for case in cases:
         compute = alone.get(facts.work_of(case))
         if compute and case.status == "ok" and case.algorithm.startswith(facts.COMMUNICATES):
             case_us, compute_us = paired(costs_us[case.case], costs_us[compute.case])
             if len(case_us):
-                case.compute_us = _summary(compute_us)
-                case.exposed_us = _summary(case_us - compute_us)
+                pairs.append((case, case_us, compute_us))
+
+    pair_rho = autocorrelation([case_us / compute_us for _, case_us, compute_us in pairs])
+    for case, case_us, compute_us in pairs:
+        case.compute_us = _summary(compute_us, rho)
+        case.exposed_us = _summary(case_us - compute_us, pair_rho, are_differences=True)

@@ -16,16 +16,17 @@ SIGMAS = 1.96  # of a normal distribution, to each side: 95 %
 MOST_HALF = float(np.log(1e6))  # of an interval of logarithms: a wider one tells nothing
 
 
-def median_interval(values: ArrayLike, rho: float = 0.0) -> Interval:
-    """(median, low, high) of `values` (shape (n,), above 0, any unit), whose neighbours have the
-    correlation `rho`; low and high bound the 95 % interval, which fewer than six lack. Raises
-    ValueError without values.
+def median_interval(values: ArrayLike, rho: float = 0.0, are_differences: bool = False) -> Interval:
+    """(median, low, high) of `values` (shape (n,), any unit; above 0 unless they `are_differences`
+    of such values), whose neighbours have the correlation `rho`; low and high bound the 95 %
+    interval, which fewer than six lack. Raises ValueError without values.
 
     The bounds are quantiles of the values, for any distribution (Le Boudec, "Performance Evaluation
     of Computer and Communication Systems", section 2.2): the number of values below their median is
     almost normal, with the variance of the signs of an AR(1), whose correlation at lag k is
     2/pi arcsin(rho^k) (Van Vleck and Middleton, Proc. IEEE 54, 1966). Values that weigh less than
-    six independent ones get Student's bounds, or none if these are beyond a factor of a million."""
+    six independent ones get Student's bounds: differences as they are, others of their logarithms,
+    or none if these are beyond a factor of a million."""
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
 
@@ -38,6 +39,9 @@ def median_interval(values: ArrayLike, rho: float = 0.0) -> Interval:
 
     rho = round(rho, 2)
     weight = n / sign_inflation(n, rho)  # as so many independent values
+    if weight < MIN_INTERVAL_VALUES and are_differences:
+        half = _student_half_width(ordered, rho)
+        return median, median - half, median + half
     if weight < MIN_INTERVAL_VALUES:
         is_positive = ordered[0] > 0
         half = _student_half_width(np.log(ordered), rho) if is_positive else np.inf
@@ -59,15 +63,15 @@ def sign_inflation(n: int, rho: float) -> float:
     return float(1 + 2 * np.sum((1 - lag / n) * 2 / np.pi * np.arcsin(rho**lag)))
 
 
-def _student_half_width(logs: NDArray[np.float64], rho: float) -> float:
+def _student_half_width(values: NDArray[np.float64], rho: float) -> float:
     """Half the interval of the median of an AR(1). Its variance is pi/2 times that of the mean;
     correlation lowers variance and degrees of freedom (Satterthwaite, Biometrics 2, 1946)."""
-    n = len(logs)
+    n = len(values)
     centred = np.eye(n) - 1 / n
     lags = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     covariance = centred @ rho**lags @ centred
     freedom = np.trace(covariance) ** 2 / np.sum(covariance**2)
-    variance = np.sum(_calm_deviations(logs) ** 2) / np.trace(covariance)
+    variance = np.sum(_calm_deviations(values) ** 2) / np.trace(covariance)
     # Student's quantile, to 1 % from three degrees of freedom on, and above it below (Wallace,
     # Annals of Mathematical Statistics 30, 1959): importing scipy would delay each run by 0.3 s.
     scale = SIGMAS * (8 * freedom + 3) / (8 * freedom + 1)

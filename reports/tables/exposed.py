@@ -12,9 +12,9 @@ from reports.store.blocks import paired
 from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_peer, work_of
 from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts, Rounds
-from reports.store.stats import Interval, median_interval
+from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.headline import Point, headline
-from reports.tables.rows import costs_of, fastest_cases, ratio_text, verdict_of
+from reports.tables.rows import TOO_FEW, are_unlike, costs_of, fastest_cases, ratio_text, verdict_of
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import (
     count,
@@ -37,16 +37,19 @@ UNITS = (
     "share of the library's exposed us. Odd rounds choose between variants; where even ones choose "
     "another, they alone report."
 )
+NO_VERDICT = "no verdict: the compute alone took longer than with its collective."
 HEADINGS = "", "us", "exposed us [95 %]", "hidden", "#wrong"
 
 
 @dataclass
 class Form:
-    """A row of the table. Costs are by round, of the rounds that `fastest_cases` reports."""
+    """A row of the table. Costs are by round, of the rounds that `fastest_cases` reports. `rho` is
+    the correlation of the ratio of two forms in neighbouring rounds."""
 
     name: str
     case: Case
     report_us: Rounds
+    rho: float = 0.0
 
     @property
     def median_us(self) -> float:
@@ -60,7 +63,20 @@ Forms = Mapping[str, Form]  # by kind: OURS, or the algorithm
 def groups(result: Result) -> list[tuple[list[Case], Forms]]:
     """The cases of each shape, in the order of the run, and its forms."""
     costs, shapes = costs_of(result), grouped(result.cases, work_of)
-    return [(cases, forms_of(cases, costs)) for cases in shapes.values()]
+    found = [(cases, forms_of(cases, costs)) for cases in shapes.values()]
+    rho = autocorrelation(
+        [
+            np.divide(*paired(form.report_us, first.report_us))
+            for _, forms in found
+            for first, *others in [[*forms.values()]]
+            for form in others
+        ]
+    )
+    for _, forms in found:
+        for form in forms.values():
+            form.rho = rho
+
+    return found
 
 
 def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
@@ -101,7 +117,10 @@ def compare(
         return None
 
     form_us, other_us = paired(forms[kind].report_us, forms[other].report_us)
-    return median_interval(operation(form_us, other_us)) if len(form_us) else None
+    if not len(form_us):
+        return None
+    rho, are_differences = forms[kind].rho, operation is np.subtract
+    return median_interval(operation(form_us, other_us), rho, are_differences)
 
 
 def exposed_us(forms: Forms, kind: str) -> Interval | None:
@@ -110,16 +129,28 @@ def exposed_us(forms: Forms, kind: str) -> Interval | None:
     return compare(forms, kind, COMPUTE) if communicates else None
 
 
+def is_below_zero(exposed: Interval | None) -> bool:
+    """Whether an exposed time is below 0 by more than chance: then its compute alone was disturbed,
+    or reads its result more slowly, and the time says nothing about communication."""
+    if exposed is None:
+        return False
+    middle, _, high = exposed
+    return (middle if high is None else high) < 0
+
+
 def render(result: Result) -> str:
     """A table for each shape, at most 80 columns, and the verdicts; ends with a newline."""
     tables, verdicts = [], []
     for cases, forms in groups(result):
         library = exposed_us(forms, LIBRARY) or exposed_us(forms, TENSOR_LIBRARY)
+        library_form = forms.get(LIBRARY) or forms.get(TENSOR_LIBRARY)
         rows = []
         for kind, form in forms.items():
             exposed, hidden = exposed_us(forms, kind), "-"
-            if exposed and library and library[0] > 0 and not form.case.library:
-                hidden = f"{(library[0] - exposed[0]) / library[0]:.0%}"
+            is_alike = library_form and not are_unlike(result.run, library_form.case, form.case)
+            if exposed and library and library[0] > 0 and is_alike and not form.case.library:
+                share = min(1 - exposed[0] / library[0], 1)
+                hidden = "-" if is_below_zero(exposed) else f"{share:.0%}"
             time, wrong = number(form.median_us), count(form.case.n_wrong)
             rows.append([form.name, time, interval_text(exposed), hidden, wrong])
         rows += [
@@ -148,6 +179,8 @@ def points(result: Result) -> list[Point]:
         if measured:
             kind = min(measured, key=lambda kind: forms[kind].median_us)
             ratio = compare(forms, other, kind, np.divide)
+            if ratio and are_unlike(result.run, forms[other].case, forms[kind].case):
+                ratio = None
             library = (ratio and forms[other].case.library) or "pipeline parallel"
             time_us = forms[kind].median_us
             figures.append(Point(label(cases[0]), time_us, "us", ratio, without_version(library)))
@@ -174,8 +207,12 @@ def _faster_form(forms: Forms) -> str:
     gain = compare(forms, OURS, FUSED)
     if gain is None or COMPUTE not in forms:
         return "not all forms were measured."
+    if any(is_below_zero(exposed_us(forms, kind)) for kind in (OURS, FUSED)):
+        return NO_VERDICT
 
     name = spoken(forms[OURS].name.replace("then_", "unfused ", 1))
+    if gain[1] is None:
+        return f"{TOO_FEW} to compare fused with {name} ({interval_text(gain)} us)."
     words = f"fused and {name} do not clearly differ ({interval_text(gain)} us)"
     if (gain[1] or 0) > 0:
         words = f"fused exposes {interval_text(gain)} us less than {name}"
@@ -192,14 +229,17 @@ def _faster_split(result: Result, case: Case, forms: Forms) -> str:
 
     if ratio is None or exposed is None or flip is None:
         return "no verdict, compute, tensor and pipeline have no round in common."
+    if is_below_zero(exposed):
+        return NO_VERDICT
 
-    words = {"faster": "TP is faster", "slower": "PP is faster"}
+    words = {"faster": "TP is faster", "slower": "PP is faster", TOO_FEW: f"{TOO_FEW} to say"}
     faster = words.get(str(verdict_of(ratio)), "no clear difference")
     calls = 2 * case.shape["layers"]
     here_us, flip_us = (interval[0] / calls for interval in (exposed, flip))
+    here = f"{number(here_us)} us" if here_us > 0 else "less than this run can measure"
     change = (
         f"The answer flips where each of {calls} all-reduces exposes {number(flip_us)} us; "
-        f"here it exposes {number(here_us)} us."
+        f"here it exposes {here}."
     )
 
     if flip_us <= 0:

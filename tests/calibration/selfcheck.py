@@ -1,7 +1,8 @@
 """`make calibrate`, or `python -m tests.calibration.selfcheck`: compares every rate that the
 verdicts promise with its limit (docs/calibration.md). Synthetic launches go through statistics that
-judge real launches; `calibrated_gates` checks `regress`, `calibrated_states` its states of
-the link, `calibrated_trends` histories, `calibrated_fleets` fleets."""
+judge real launches; `calibrated_layers` checks runs of compute with communication,
+`calibrated_gates` `regress`, `calibrated_states` its states of the link, `calibrated_trends`
+histories, `calibrated_fleets` fleets."""
 
 import argparse
 import os
@@ -15,12 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.harness.run import LEAST_ROUNDS
 from reports.store import stats
 from reports.store.result import end_with_parent
 from reports.verdicts import verdict
 from tests.calibration import (
     calibrated_fleets,
     calibrated_gates,
+    calibrated_layers,
     calibrated_states,
     calibrated_trends,
     synthetic,
@@ -29,6 +32,7 @@ from tests.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulatio
 
 REPLICATIONS, BATCH = 4000, 100  # of tables, and how many of them are simulated at once
 CELLS, JUDGED_CASES = 84, 12  # of a campaign, and of a launch
+STOPPED_CASES, MOST_ROUNDS = 24, 48  # of a run that stops when it is precise
 PAIRS = 27  # of a campaign
 EFFECT = 0.03
 PLAIN = Scenario("spread 1.5 %")
@@ -142,6 +146,27 @@ def one_launch_alarms(spread: float, rng: Rng, n: int) -> list[Figure]:
     return [Figure(f"spread {spread * 100:g} %: cells called", shares)]
 
 
+def stopped_coverage(rho: float, rng: Rng, n: int) -> list[Figure]:
+    """The same for runs whose cases have rounds until they are precise, as without -n. Without
+    limits, from a tenth of the replications."""
+    shares = list[float]()
+    for _ in range(n // 10):
+        logs = PLAIN.spread * blocks(rng, (STOPPED_CASES, MOST_ROUNDS), rho).astype(float)
+        times, rounds = np.exp(logs), np.full(STOPPED_CASES, LEAST_ROUNDS)
+        while True:
+            runs = [case[:count] for case, count in zip(times, rounds, strict=True)]
+            rho_found = stats.autocorrelation(runs)
+            is_open = np.array([not stats.is_precise(case, rho_found) for case in runs])
+            is_open &= rounds < MOST_ROUNDS
+            if not is_open.any():
+                break
+            rounds[is_open] += 1
+        intervals = [stats.median_interval(case, rho=rho_found) for case in runs]
+        covered = [(low or 0) <= 1 <= (high or np.inf) for _, low, high in intervals]
+        shares.append(float(np.mean(covered)))
+    return [Figure(f"rho {rho}, {STOPPED_CASES} cases", shares)]
+
+
 RHOS = (0.0, 0.3, 0.6, 0.9)
 CLAIMS: dict[str, list[Simulation]] = {
     "A/A: FASTER or SLOWER": [partial(false_alarms, scenario) for scenario in NULLS],
@@ -162,6 +187,8 @@ CLAIMS: dict[str, list[Simulation]] = {
         ),
         partial(launch_coverage, FLIPPING, CELLS),
     ],
+    "The same, if it stops when it is precise": [partial(stopped_coverage, rho) for rho in RHOS],
+    **calibrated_layers.CLAIMS,
     **calibrated_gates.CLAIMS,
     **calibrated_states.CLAIMS,
     **calibrated_trends.CLAIMS,

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.store import stats
+from reports.store import build, stats
+from reports.tables import exposed
 from reports.trends import changes
 from reports.verdicts import verdict
 from tests.calibration import selfcheck
+from tests.calibration.calibrated_layers import LAYER, equal_forms
 from tests.calibration.calibrated_trends import NORMAL, RUNS, alarms
 from tests.calibration.selfcheck import false_alarms, launch_coverage
 from tests.calibration.synthetic import Scenario
@@ -58,15 +60,21 @@ def runs_taken_for_independent(monkeypatch):
     )
 
 
+def rounds_taken_for_independent(monkeypatch):
+    for module in (build, exposed):
+        monkeypatch.setattr(module, "autocorrelation", lambda series: 0.0)
+
+
 # With just enough replications to fail: fewer widen the limits.
 BROKEN = [
     (blocks_taken_for_independent, partial(launch_coverage, CORRELATED, 84), 100),
+    (rounds_taken_for_independent, partial(equal_forms, LAYER, 0.7, 12), 200),
     (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS]), 120),
     (no_correction_for_many_cells, partial(false_alarms, WIDE), 200),
 ]
 
 
-@pytest.mark.parametrize(("breaks", "claim", "n"), few(BROKEN, 2))
+@pytest.mark.parametrize(("breaks", "claim", "n"), few(BROKEN, 3))
 def test_a_broken_statistic_is_caught_and_the_command_exits_with_1(
     breaks, claim, n, monkeypatch, capsys
 ):

@@ -3,12 +3,15 @@ the break-even time of a whole step."""
 
 import re
 
+import numpy as np
 import pytest
 
 from reports.store.case import COMPUTE
+from reports.store.stats import autocorrelation, median_interval
 from reports.tables.exposed import compare, groups
 from reports.tables.show import text
-from tests.reports.synthetic_together import FUSED, MPI, THEN, Made, always, layer, steps
+from tests.calibration.synthetic import ar1
+from tests.reports.synthetic_together import FUSED, MPI, STEP, THEN, Made, always, layer, steps
 
 pytestmark = pytest.mark.unit
 
@@ -108,3 +111,106 @@ def test_other_sentences_about_a_step(tmp_path, times, sentence):
     printed = words(steps(tmp_path, *times, devices=gpus))
     assert sentence in printed
     assert "share one memory" not in printed
+
+
+def drifting(costs_us, seed, rho=0.7):
+    """Costs by name that scatter by 2 %, with the correlation `rho` of neighbouring rounds."""
+    noise = ar1(np.random.default_rng(seed).standard_normal((len(costs_us), 12)), rho)
+    factors = np.exp(0.02 * noise)
+
+    def cost(us, of_form):
+        return lambda turn: float(us * of_form[turn])
+
+    return {
+        name: cost(us, of_form)
+        for (name, us), of_form in zip(costs_us.items(), factors, strict=True)
+    }
+
+
+def excludes(value, interval):
+    _, low, high = interval
+    return not low <= value <= high
+
+
+def difference_us(costs_us, name, other):
+    return [costs_us[name](turn) - costs_us[other](turn) for turn in range(12)]
+
+
+@pytest.mark.parametrize("seed", [8, 14])
+def test_equal_forms_do_not_differ_because_rounds_are_correlated(tmp_path, seed):
+    """As if rounds were independent, the interval of their difference excluded 0."""
+    costs_us = drifting({COMPUTE: 10.0, FUSED: 15.0, THEN: 15.0}, seed)
+    assert excludes(0, median_interval(difference_us(costs_us, THEN, FUSED)))
+    result = Made(tmp_path).run(costs_us)
+    assert "do not clearly differ" in words(result)
+
+    ratios = [
+        [costs_us[name](turn) / costs_us[COMPUTE](turn) for turn in range(12)]
+        for name in (FUSED, THEN)
+    ]
+    gap_us = difference_us(costs_us, FUSED, COMPUTE)
+    told = exposed(result).median, exposed(result).ci_low, exposed(result).ci_high
+    assert told == median_interval(gap_us, autocorrelation(ratios), are_differences=True)
+    assert told != median_interval(gap_us)
+
+
+@pytest.mark.parametrize("seed", [8, 14])
+def test_equal_splits_do_not_differ_because_rounds_are_correlated(tmp_path, seed):
+    costs_us = drifting({COMPUTE: 9e3, "tensor_parallel": 1e4, "pipeline_parallel": 1e4}, seed)
+    result = Made(tmp_path, benchmark="decode", shape=STEP).run(costs_us)
+    ratios = [
+        costs_us["pipeline_parallel"](turn) / costs_us["tensor_parallel"](turn)
+        for turn in range(12)
+    ]
+    assert abs(np.log(median_interval(ratios)[0])) > np.log(1.01)
+    assert excludes(1, median_interval(ratios))
+    assert "2 slots: no clear difference" in words(result)
+
+
+def test_an_exposed_time_below_0_is_no_verdict(tmp_path):
+    """The compute alone was slower than compute with its collective: something disturbed it."""
+    why = "no verdict: the compute alone took longer than with its collective."
+    printed = words(layer(tmp_path / "layer", **{FUSED: 9.0, MPI: 20.0}))
+    assert why in printed
+    assert "fused 9.00 -1.00 [-1.00 -1.00] - 0" in printed
+    assert "exposes" not in printed.partition("the run")[0]
+    printed = words(steps(tmp_path / "step", 13.0, 12.0, 20.0))
+    assert f"2 slots: {why}" in printed
+    assert "TP is faster" not in printed
+    assert "here it exposes" not in printed
+
+
+def test_an_exposed_time_below_0_by_chance_is_too_small_to_measure(tmp_path):
+    """The compute alone scatters around the time with the collective."""
+    ways = {
+        COMPUTE: lambda turn: 12_001.0 + 10 * (-1) ** turn,
+        "tensor_parallel": always(12_000.0),
+        "pipeline_parallel": always(20_000.0),
+    }
+    printed = words(Made(tmp_path, benchmark="decode", shape=STEP).run(ways))
+    assert "TP is faster, PP/TP 1.67 [1.67 1.67]." in printed
+    assert "here it exposes less than this run can measure." in printed
+
+
+def test_few_rounds_are_no_verdict(tmp_path):
+    forms = {COMPUTE: 10.0, FUSED: 11.0, THEN: 15.0}
+    made = Made(tmp_path / "layer", rounds=5)
+    printed = words(made.run({name: always(us) for name, us in forms.items()}))
+    assert "too few blocks to compare fused with unfused one-shot pull (4.00 us)." in printed
+    printed = words(steps(tmp_path / "step", 10.0, 12.0, 20.0, rounds=5))
+    assert "2 slots: too few blocks to say, PP/TP 1.67." in printed
+
+
+def test_forms_over_two_kinds_of_memory_have_no_ratio(tmp_path):
+    """On one card the library stays within its memory while ours goes through the host."""
+    result = layer(tmp_path, **{MPI: 20.0})
+    assert "90%" in words(result)
+    assert "(1.82x MPICH)" in words(result)
+    for case in result.cases:
+        case.memory = "private" if case.library else "host_staged"
+    for rank in result.run.world["ranks"]:
+        rank["pci_bus_id"] = "0000:00:06.0"
+    printed = words(result)
+    assert "90%" not in printed
+    assert "x MPICH" not in printed
+    assert "fused exposes 4.00 [4.00 4.00] us less" in printed

@@ -3,9 +3,9 @@
 // to in hops 1 to n-1, output from hop n-1 on. One rank sums each segment last, in rotated
 // order and rounded once per hop, so every rank gets the same bits.
 // With two ranks it is a two-shot, and takes as long. With more it moves the bytes of two-shot in
-// n-1 times as many steps: with four ranks on two cores it took 1.5 times as long as the fastest form
-// (median), in chains 2.0. It is for GPUs that reach only their neighbours at full speed, on which
-// nobody has measured it.
+// n-1 times as many steps: with four ranks on two cores it took 1.5 times as long as the fastest
+// form (median), in chains 2.0. It is for GPUs that reach only their neighbours at full speed, on
+// which nobody has measured it.
 #include "include/pack.h"
 
 constexpr int SUMMED = WT_WORLD - 1, HOPS = SUMMED + WT_WORLD;  // SUMMED completes a segment

@@ -73,7 +73,8 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             all_rows.append(rows)
             tables += _default_tables(", ".join(words), rows)
 
-    title, lines = headline([result], points), head(result, first, all_rows[0])
+    first_rows = next(filter(None, all_rows), [])
+    title, lines = headline([result], points), head(result, first, first_rows)
     every = [row for rows in all_rows for row in rows]
     open_cases = unsettled(every) if any(row.ratio for row in every) else None
     return lay_out_run(result, title, lines, tables, published_line(result), brief, open_cases)

@@ -29,9 +29,9 @@ from tests.reports.synthetic_bits import write_bits
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
+    write_box,
     write_campaign,
     write_launch,
-    write_launches,
 )
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import LOG
@@ -145,7 +145,7 @@ def write_corpus(root: Path) -> None:
     write_logs(root)
     (root / "models").mkdir()
     shutil.copy(CORPUS / "config.json", root / "models")
-    write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=5)
+    write_box(root / "boxes")
     shutil.copy(CORPUS / "SPEC.toml", root / "boxes")
     (root / "tables").mkdir()
     shutil.copy(CORPUS / "tuned.toml", root / "tables")

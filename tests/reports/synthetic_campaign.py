@@ -9,7 +9,15 @@ import numpy as np
 
 from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
 from reports.store.writing import to_line
-from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, cost_us, write_run
+from tests.reports.synthetic_run import (
+    FAST_NS,
+    SLOW_NS,
+    Sweep,
+    cost_us,
+    ranks_of,
+    rewrite_head,
+    write_run,
+)
 
 SMALL: dict[str, Any] = {
     "sizes": [16384, 65536],
@@ -65,6 +73,13 @@ def write_launches(folder, count, **options):
     for number in range(count):
         write_launch(folder, number, **options)
     return folder
+
+
+def write_box(folder):
+    """Writes two launches of a machine with two R9700s, which `reports procure` may judge."""
+    write_launches(folder, 2, sizes=[16384, 32 << 20], n_blocks=5)
+    for run in folder.glob("*.jsonl"):
+        rewrite_head(run, world__ranks=ranks_of("AMD Radeon AI PRO R9700"))
 
 
 def write_campaign(

@@ -15,7 +15,7 @@ from reports.tables.sentences import command_of
 from reports.verdicts.sides import read_sides
 from tests.launch import ROOT
 from tests.reports.synthetic_bits import write_bits
-from tests.reports.synthetic_campaign import no_effect, write_campaign, write_launches
+from tests.reports.synthetic_campaign import no_effect, write_box, write_campaign
 from tests.reports.synthetic_run import write_run
 
 pytestmark = pytest.mark.unit
@@ -48,7 +48,7 @@ def test_words_of_records_and_specifications_stay_words(tmp_path):
     path.write_bytes(msgspec.json.encode(record | {"argv": ["-e", EVIL]}))
     assert main(["bits", str(path), "--html", str(page)]) == 0
     assert shown_in(page)[3:] == ["python", "-m", "bench.bits", "-e", EVIL]
-    write_launches(tmp_path / "box", 2, sizes=[16384, 32 << 20], n_blocks=5)
+    write_box(tmp_path / "box")
     spec = shutil.copy(SPEC, tmp_path / "box" / f"{EVIL}.toml")
     main(["procure", "--html", str(page), str(spec)])
     assert shown_in(page)[4:] == [f"{EVIL}.toml"]

@@ -27,8 +27,9 @@ from reports.tables.sentences import (
     to_repeat,
 )
 from reports.trends.changes import LEAST_BASE, MIN_RUNS
+from reports.trends.events import Event
 from reports.trends.history import KEY, History, closing, failed_text, seen_change
-from reports.trends.series import Event, Series
+from reports.trends.series import Series
 from reports.verdicts.page import gate_command
 
 WORST_FIRST = ("worse", "suspect", "better", "noisy", "too early", "steady")
@@ -47,6 +48,7 @@ def part_of(history: History, key: tuple[str, str]) -> History:
         history,
         runs={run_id: run for run_id, run in history.runs.items() if is_own(run)},
         series=[*filter(is_own, history.series)],
+        links=[*filter(is_own, history.links)],
         events=[event for event in history.events if is_own(event.series)],
         failed=[own for own in history.failed if is_own(own[-1].run)],
     )
@@ -82,8 +84,9 @@ def banner_of(history: History) -> Banner:
         facts.append(command_after(*to_repeat(last, "Next, a run as the last was made", "--seed")))
         return Banner(word, missing(history), facts)
 
-    change = seen_change(history)
-    facts.append(f"Half of the cases would show a change of {change:.1%} within eight runs.")
+    if np.isfinite(change := seen_change(history)):
+        often = "within eight runs, in four of five times"
+        facts.append(f"Half of the cases would show a change of {change:.1%} alone {often}.")
     return Banner(word, f"No case changed over {n_runs}.", facts)
 
 
@@ -98,7 +101,7 @@ def check_of(event: Event, run: Run) -> Cell:
     """The gate between the commits of a change, by the command of its first run, at the sizes that
     changed."""
     command = command_of(run, "--seed", "--out", "-b", "-e", "--sizes")
-    if not event.series.case.shape:
+    if not (event.series.case.shape or event.is_of_link):
         sizes = [series.case.size_bytes for series, _ in event.changes]
         command += f" -b {min(sizes)} -e {max(sizes)}"
     base, head = ((commit, command) for commit in event.commits)
@@ -143,7 +146,8 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
 def where(event: Event) -> Cell:
     """The place of a change, and the runs between which it lies."""
     last, first = ((f"{time_of(run):%Y-%m-%d %H:%M}", file_name("run", run)) for run in event.sides)
-    return [f"{event.series.place}; 95 % sure: between", last, "and", first, "UTC."]
+    how = "" if event.is_of_link else "95 % sure: "
+    return [f"{event.series.place}; {how}between", last, "and", first, "UTC."]
 
 
 def history_page(history: History) -> Page:
@@ -169,7 +173,7 @@ def history_page(history: History) -> Page:
             "runs": str(len(series.costs_us)),
             "node": series.node or "-",
         }
-        for series in sorted(history.series, key=_rank)
+        for series in sorted([*history.links, *history.series], key=_rank)
     ]
     last = [*history.runs.values()][-1]
     return Page(

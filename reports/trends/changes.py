@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from reports.store.grouped import grouped
 from reports.store.stats import clipped
 from reports.verdicts.verdict import Floats
 
@@ -35,9 +36,17 @@ MARGIN = 1.1  # over the threshold, for the noise of the runs before
 PLACE_DROP = -2 * np.log(1 - np.sqrt(0.95))
 DIFFERENCE_FREEDOM = 2 / 3  # that a difference of neighbours adds (von Neumann, 1941)
 RHO_VARIANCE = 3.0  # of an estimated rho, times the runs, by simulation: 2 at rho 0, 3 at 0.4
+# What is assumed of rho before runs show it: of series, and how far the median over them differs.
+USUAL_RHO, RHO_SD, MIDDLE_RHO_SD = 0.3, 0.3, 0.2
+# By simulation, so that months without a change hold with few series and heavy tails: the factors
+# by which what is not known of rho, and outliers, lower the degrees of freedom.
+RHO_PRICE, TAIL_PRICE = 1.2, 1.0
+NORMAL_TAIL = 0.0027  # the share of normal values beyond three standard deviations
 MOST_RHO = 0.9
 LEAST_SPREAD = 1e-4  # of logarithms: 0.01 %
-NOISY_SPREAD = np.log(1.1) / 3  # of logarithms: a step of three spreads is found
+NOISY_STEP = np.log(1.1)  # a series where only larger ones would be found is not steady
+LATE_RUNS, POWER_DEVIATE = 8, 0.84  # a step is found so many runs after it in 80 % of cases
+MEDIAN_FOLLOWS = 2.5  # standard deviations, over the number of series
 
 SUSPECT, DISTURBED = "suspect", "disturbed"
 
@@ -72,26 +81,41 @@ class Noise(NamedTuple):
         return Noise(self.rho[[series]], self.spread[[series]], self.freedom)
 
 
+class Judgement(NamedTuple):
+    """The steps of each series in order of time, and its word if none counts; the smallest step of
+    each that would be found, a logarithm, (series,), and the smallest in all series, infinite for
+    few runs or series; and the correlation of neighbouring runs."""
+
+    steps: list[list[LevelChange]]
+    words: list[str]
+    smallest: Floats
+    common: float
+    rho: float
+
+
 Places = dict[int, tuple[int, int]]  # of steps: the first run after each, and its 95 % interval
 
 
-def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange], str]], float]:
-    """The steps of each series of `log_costs`, in order of time, and its word if none counts; then
-    the correlation of neighbouring runs. `n_series` counts the series that all calls test
+def judge(log_costs: Floats, n_series: int) -> Judgement:
+    """The steps of each series of `log_costs`. `n_series` counts the series that all calls test
     together."""
     values = log_costs - np.median(log_costs, axis=1, keepdims=True)
     n, runs = values.shape
-    noise, rest, shared = noise_of(values), values, Places()
+    middle, shared, common = np.zeros((1, runs)), Places(), np.inf
+    noise, rest = noise_of(values), values
     rho = noise.rho
 
     if n >= LEAST_SHARED:
         middle = np.median(values, axis=0, keepdims=True)
-        of_middle = noise_of(middle, float(noise_of(values - middle).rho.mean()))
+        least_rho = float(noise_of(values - middle).rho.mean())
+        of_middle = noise_of(middle, least_rho, RHO_PRICE * (3 / n) ** 2)
         alpha, rho = ALPHA * n / n_series, of_middle.rho
         [shared] = find_steps(middle, of_middle, alpha, SHARED_EDGE)
         if stands_out(middle, of_middle, shared, alpha):
             shared[runs - 1] = runs - 1, runs - 1
+        common = float(smallest_step(middle, of_middle, alpha, SHARED_EDGE)[0])
         noise = noise_of(values - levels_between(values, [shared] * n))
+        common = max(common, named_step(noise, runs))
         # Near runs only: those further off may have steps of the series' own.
         members = shared_steps(values, noise, shared, SPELL_RUNS)
         rest = values - levels_between(values, members)
@@ -108,22 +132,111 @@ def judge(log_costs: Floats, n_series: int) -> tuple[list[tuple[list[LevelChange
         }
         for places in found
     ]
-    steps = shared_steps(values - levels_between(rest, own), noise, shared, runs)
+    sizes, levels = own_steps(values, middle, own, shared)
+    steps = shared_steps(values - levels, noise, shared, runs)
+    for of_series, places, log_ratios in zip(steps, own, sizes, strict=True):
+        for first, log_ratio in zip(sorted(places), log_ratios, strict=True):
+            of_series[first] = LevelChange(first, *places[first], log_ratio)
 
-    for series, places in enumerate(own):
-        for start, first, stop in neighbours(places, runs):
-            [log_ratio], _ = sizes_of(rest[[series]], of_rest.of(series), start, first, stop)
-            steps[series][first] = LevelChange(first, *places[first], log_ratio)
+    smallest = smallest_step(rest, of_rest, ALPHA / n_series, EDGE)
+    words = np.where(smallest > NOISY_STEP, "noisy", "steady")
+    return Judgement(
+        [[of_series[first] for first in sorted(of_series)] for of_series in steps],
+        words.tolist() if runs >= MIN_RUNS else ["too early"] * n,
+        smallest,
+        common,
+        float(rho.mean()),
+    )
 
-    spreads = (noise.spread / np.sqrt(1 - noise.rho**2))[:, 0]
-    words = np.where(spreads > NOISY_SPREAD, "noisy", "steady")
-    return [
-        (
-            [of_series[first] for first in sorted(of_series)],
-            word if runs >= MIN_RUNS else "too early",
-        )
-        for of_series, word in zip(steps, words.tolist(), strict=True)
-    ], float(rho.mean())
+
+def own_steps(
+    values: Floats, middle: Floats, own: Sequence[Places], shared: Iterable[int]
+) -> tuple[list[Floats], Floats]:
+    """The log ratios of each series' own steps, (steps, 3), beside the median of the other series
+    without their own steps, if there are enough; and their levels, (series, runs)."""
+    n = len(values)
+    levels = np.zeros_like(values)
+    sizes = [np.empty((0, 3)) for _ in values]
+    if not any(own):
+        return sizes, levels
+
+    rest = values - middle
+    # The first fit takes a series' own steps out of what the others are compared with.
+    for _ in range(2 if n >= LEAST_SHARED else 1):
+        noise = noise_of(rest)
+        for series, places in enumerate(own):
+            if places:
+                firsts = sorted(places)
+                sizes[series] = fitted(rest[[series]], noise.of(series), firsts, shared)
+                is_after = np.arange(values.shape[1]) >= np.array(firsts)[:, None]
+                levels[series] = sizes[series][:, 0] @ is_after
+        if n >= LEAST_SHARED:
+            rest = values - medians_of_others(values - levels)
+
+    return sizes, levels
+
+
+def medians_of_others(values: Floats) -> Floats:
+    """For each series the median over the other ones, run by run."""
+    n = len(values)
+    ordered = np.sort(values, axis=0)
+    ranks = np.argsort(np.argsort(values, axis=0), axis=0)
+    low, high = (
+        np.take_along_axis(ordered, place + (ranks <= place), axis=0)
+        for place in ((n - 2) // 2, (n - 1) // 2)
+    )
+    return np.asarray((low + high) / 2)
+
+
+def fitted(values: Floats, noise: Noise, firsts: Sequence[int], others: Iterable[int]) -> Floats:
+    """The log ratios of a series' steps before the runs `firsts` with their 95 % intervals, (steps,
+    3), by one least-squares fit of these and of the `others`, which it may have as well."""
+    runs = values.shape[1]
+    places = [*firsts, *others]
+    ends = [0, *sorted(places), runs]
+    most = OUTLIER * noise.spread / np.sqrt(1 - noise.rho**2)
+    near = np.hstack([calm(values[:, start:stop], most) for start, stop in pairwise(ends)])
+    is_after = np.arange(runs) >= np.array([0, *places])[:, None]
+    design = innovations_of(is_after.astype(float), noise.rho).T
+    inverse = np.linalg.pinv(design.T @ design)
+    size = inverse @ design.T @ innovations_of(near, noise.rho)[0]
+    half = np.sqrt(np.diag(inverse)) * noise.spread[0, 0] * stdtrit(noise.freedom, 0.975)
+    return np.stack([size, size - half, size + half], axis=1)[1 : len(firsts) + 1]
+
+
+def smallest_step(values: Floats, noise: Noise, alpha: float, edge: int) -> Floats:
+    """The step of each series that is found in four of five times, LATE_RUNS after it."""
+    n, runs = values.shape
+    if runs < 2 * LATE_RUNS:
+        return np.full(n, np.inf)
+
+    # Such a step also raises what is taken for noise. One of many series counts little for rho.
+    is_after = np.arange(runs) >= runs - LATE_RUNS
+    stepped = noise_of(values + 10 * noise.spread * is_after)
+    share = 1 / max(n - 2, 1)
+    rho = noise.rho + share * (stepped.rho - noise.rho)
+    noise = Noise(rho, np.maximum(noise.spread, stepped.spread), noise.freedom)
+    first, limits = thresholds(noise, alpha, edge, runs)
+    at = np.flatnonzero(first == runs - LATE_RUNS)
+    units = np.zeros((n, runs - 1))
+    windows = (0, runs), (max(runs - LATE_RUNS - SPELL_RUNS, 0), runs)
+    errors = [gls(units, rho, first[at], *window)[1] for window in windows]
+    # By simulation: with few runs of few series the estimates are rough, and the median over few
+    # series follows the step of one of them.
+    is_beside = n >= LEAST_SHARED
+    rough = 1 + (12 * share if is_beside else 3) / runs
+    moved = MEDIAN_FOLLOWS / n / np.sqrt(1 - rho**2) if is_beside else 0.0
+    size = rough * (limits[at] + POWER_DEVIATE) * np.min(errors, axis=0) + moved
+    return np.asarray(size * noise.spread)[:, 0]
+
+
+def named_step(noise: Noise, runs: int) -> float:
+    """The step of all series that half of them are named for, LATE_RUNS after it."""
+    n = len(noise.spread)
+    at = np.array([max(runs - LATE_RUNS, 2)])
+    _, error = gls(np.zeros((n, runs - 1)), noise.rho, at, 0, runs)
+    limit = stdtrit(noise.freedom, 1 - MEMBER_ALPHA / n / 2)
+    return float(np.median(limit * error * noise.spread))
 
 
 def shared_steps(
@@ -154,28 +267,35 @@ def neighbours(firsts: Iterable[int], runs: int) -> Iterator[tuple[int, int, int
 def levels_between(values: Floats, firsts: Sequence[Iterable[int]]) -> Floats:
     """The level of each run: the median between two steps of its series."""
     levels = np.empty_like(values)
-    for series, own in enumerate(map(sorted, firsts)):
-        for start, stop in pairwise([0, *own, values.shape[1]]):
-            levels[series, start:stop] = np.median(values[series, start:stop])
+    # Most series have the same steps, or none.
+    for places, own in grouped(range(len(values)), lambda row: (*sorted(firsts[row]),)).items():
+        for start, stop in pairwise([0, *places, values.shape[1]]):
+            levels[own, start:stop] = np.median(values[own, start:stop], axis=1, keepdims=True)
 
     return levels
 
 
-def noise_of(values: Floats, least_rho: float = 0.0) -> Noise:
+def noise_of(values: Floats, least_rho: float | None = None, price: float = RHO_PRICE) -> Noise:
     """The noise of series, from differences of neighbours, of which a step disturbs one. Series
-    share what chance explains: an empirical Bayes estimate of rho, at least `least_rho`, and of the
-    variance (Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004)."""
-    runs = values.shape[1]
+    share what chance explains: an empirical Bayes estimate of rho and of the variance (Smyth,
+    Statistical Applications in Genetics and Molecular Biology 3, 2004). Their mean rho is shrunk
+    towards a usual one or, for the median over series, towards that of their deviations,
+    `least_rho`, below which it is not."""
+    n, runs = values.shape
     steps = clipped(np.diff(values), OUTLIER)
     squares = np.maximum(np.mean(steps**2, axis=1, keepdims=True), LEAST_SPREAD**2)
     # Neighbouring differences of an AR(1) have the correlation (rho - 1) / 2.
     rho = 1 + 2 * np.mean(steps[:, 1:] * steps[:, :-1], axis=1, keepdims=True) / squares
-    own_share = max(0.0, 1 - RHO_VARIANCE / runs / max(np.var(rho), 1e-9))
-    rho = np.clip(rho.mean() + own_share * (rho - rho.mean()), least_rho, MOST_RHO)
+    error = RHO_VARIANCE / runs
+    own_share = max(0.0, 1 - error / max(np.var(rho), 1e-9))
+    usual, scatter = (USUAL_RHO, RHO_SD) if least_rho is None else (least_rho, MIDDLE_RHO_SD)
+    trust = scatter**2 / (scatter**2 + error / n)
+    mean = usual + trust * (rho.mean() - usual)
+    rho = np.clip(mean + own_share * (rho - rho.mean()), least_rho or 0.0, MOST_RHO)
     steps = clipped(np.diff(innovations_of(values, rho)), OUTLIER)
     variance = np.maximum(np.mean(steps**2, axis=1, keepdims=True) / 2, LEAST_SPREAD**2)
     freedom = DIFFERENCE_FREEDOM * runs
-    if len(values) > 1:
+    if n > 1:
         # The logarithm of a variance has the variance 2 / degrees of freedom.
         excess = max(float(np.var(np.log(variance))) - 2 / freedom, 1e-9)
         prior = min(2 / excess, 2 * freedom)
@@ -183,7 +303,13 @@ def noise_of(values: Floats, least_rho: float = 0.0) -> Noise:
         variance = (freedom * variance + prior * shared) / (freedom + prior)
         freedom += prior
 
-    return Noise(rho, np.sqrt(variance), freedom)
+    # What is not known of rho: the variance of a level has the factor (1 + rho) / (1 - rho).
+    unknown = price * trust * error / np.sqrt(max(n - 2, 1)) / (1 - float(np.mean(rho)) ** 2) ** 2
+    # Heavy tails: differences beyond three standard deviations, more than chance and steps make.
+    units = np.abs(np.diff(innovations_of(values, rho))) / np.sqrt(2 * variance)
+    tails = np.mean(units > 3) - NORMAL_TAIL - 2 * np.sqrt(NORMAL_TAIL / units.size)
+    heavy = TAIL_PRICE * max(0.0, float(tails) - 4 / units.size)
+    return Noise(rho, np.sqrt(variance), 1 / (1 / freedom + unknown + heavy))
 
 
 def innovations_of(values: Floats, rho: Floats) -> Floats:
@@ -223,11 +349,7 @@ def best_steps(
     run. It is tested against all these runs and against those near it. `units` are innovations in
     standard deviations."""
     runs = stop - start
-    first = np.arange(edge, runs - edge + 1)
-    # The newest steps are the news, and an older one has more runs that show it (weighted
-    # Bonferroni: Genovese, Roeder and Wasserman, Biometrika 93, 2006).
-    share = 1 / np.maximum(runs - first, SPELL_RUNS) ** 2.0
-    limits = stdtrit(noise.freedom, 1 - alpha / 4 * share / share.sum())
+    first, limits = thresholds(noise, alpha, edge, runs)
     # Innovations as many as an edge has runs pass together, but not one fewer.
     later, total = 1 - noise.rho, runs - 1
     expected = 1 + (edge - 1) * later
@@ -238,6 +360,16 @@ def best_steps(
     deviates = [gls(segment, noise.rho, first, *window)[0] for window in ((0, runs), near)]
     scores = np.max(np.abs(deviates), axis=0) / limits
     return scores.max(axis=1), start + first[np.argmax(scores, axis=1)]
+
+
+def thresholds(noise: Noise, alpha: float, edge: int, runs: int) -> tuple[Any, Floats]:
+    """The first runs of the steps that are tested among so many runs, and their thresholds, in
+    standard errors."""
+    first = np.arange(edge, runs - edge + 1)
+    # The newest steps are the news, and an older one has more runs that show it (weighted
+    # Bonferroni: Genovese, Roeder and Wasserman, Biometrika 93, 2006).
+    share = 1 / np.maximum(runs - first, SPELL_RUNS) ** 2.0
+    return first, np.asarray(stdtrit(noise.freedom, 1 - alpha / 4 * share / share.sum()))
 
 
 def calm(units: Floats, most: float | Floats) -> Floats:

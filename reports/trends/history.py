@@ -4,11 +4,11 @@ change."""
 import argparse
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, compress, dropwhile
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,7 @@ import numpy as np
 
 from reports.store.folder import COPY, INCOMPLETE, WRONG, Contents, read_store
 from reports.store.grouped import grouped
-from reports.store.observations import (
-    MIN_BLOCKS,
-    MOST_STEAL,
-    Entry,
-    alike_of,
-    in_one_state,
-    world_of,
-)
+from reports.store.observations import MIN_BLOCKS, MOST_STEAL, Entry, alike_of, world_of
 from reports.store.program import answer, complain
 from reports.store.result import ResultError, by_time, time_of
 from reports.store.schema import CaseHeader, Run
@@ -40,15 +33,15 @@ from reports.tables.sentences import (
     some,
     without_version,
 )
-from reports.trends.changes import LEAST_BASE, judge
-from reports.trends.series import Event, Series, series_of
+from reports.trends.changes import judge
+from reports.trends.events import Event, add_creep, event_at
+from reports.trends.links import by_state, cost_beside, link_of
+from reports.trends.panels import in_own_runs, log_costs_of, panels_of
+from reports.trends.series import Series, series_of
 
-# Before and after an event: a fact that changes more often than this among them is no cause.
-FACT_RUNS, MOST_FACT_CHANGES = 10, 3
-# Of 84 series, up to this correlation of neighbouring runs (docs/calibration.md): the share of
-# months without a change that have an alarm at the most, and of steps of three spreads in one
-# series that are told within eight runs at the least.
-RATES = (0.0, 0.03, 0.95), (0.4, 0.03, 0.65), (0.7, 0.09, 0.35)
+# Up to this correlation of neighbouring runs, and from so many series on that are tested together:
+# the share of months without a change that have an alarm at the most (docs/calibration.md).
+RATES = (0.4, 6, 0.05), (0.4, 1, 0.06), (0.7, 24, 0.05), (0.7, 6, 0.10), (0.7, 1, 0.20)
 KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 # The picture: its panels.
 PANEL_IN = 4.5, 2.4
@@ -60,8 +53,11 @@ LABEL_SHARE = 0.1  # of its height, a line of words
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the share of
     the CPU time that was withheld from disturbed runs; what `standing_wrong` and `newest_failed`
-    find; the series, and the events, largest first; the largest correlation of neighbouring runs,
-    None if no series is long enough."""
+    find; the series; the round trips of links whose state changed; the events, those of links
+    first, then the largest. Of the series that are long enough to be tested: the largest
+    correlation of neighbouring runs, None if there are none; the fewest that are tested together;
+    and the smallest steps of all at once, and of each alone, that would be found, in
+    logarithms."""
 
     runs: dict[str, Run]
     skipped: list[str]
@@ -69,8 +65,12 @@ class History:
     wrong: dict[Entry, list[CaseHeader]]
     failed: list[list[Entry]]
     series: list[Series] = field(default_factory=list)
+    links: list[Series] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     rho: float | None = None
+    fewest: int = 0
+    common: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
 
     @property
     def standing(self) -> list[Event]:
@@ -148,71 +148,73 @@ def history_of(contents: Contents) -> History:
         newest_failed(contents),
     )
 
+    alike = list[list[Series]]()
+    facts_of = cache(lambda run_id: recorded_facts(history.runs[run_id]))
     for (variant, node, *_), group in grouped(
         entries.values(),
         lambda entry: (variant_of(contents, entry), entry.run.node, *alike_of(entry)),
     ).items():
-        group, notes = in_one_state(group)
+        link, kinds, current = link_of(group, variant)
+        groups, notes = by_state(group, kinds, current)
         skipped += [f"{node}: {note}" if node else note for note in notes]
-        history.series += series_of(group, variant)
+        alike += [[*series_of(own, variant, words)] for words, own in groups]
+        if link:
+            link.mark_disturbed(history.disturbed)
+            history.links.append(link)
+            for step in link.steps:
+                at = step.first
+                event = event_at(at, (at, at), link.run_ids, [(link, step)], 1, facts_of)
+                event.facts[:0] = cost_beside(group, *event.sides)
+                history.events.append(event)
 
+    history.series = [*chain(*alike)]
     n_results = sum(entry.statuses.count("ok") for entry in entries.values())
     if n_few := n_results - sum(len(entry.observed) for entry in entries.values()):
         skipped.append(
             f"left out, with fewer than {MIN_BLOCKS} blocks: {n_few} of {n_results} results"
         )
 
-    add_events(history)
+    add_events(history, alike, facts_of)
     return history
 
 
-def add_events(history: History) -> None:
-    """Series over the same runs are tested together; their steps at one run are one event."""
-    long = (series for series in history.series if len(series.costs_us) > LEAST_BASE)
-    panels = grouped(long, lambda each: (each.machine_id, each.node, each.benchmark, *each.run_ids))
-    n_series = sum(map(len, panels.values()))
-    facts_of = cache(lambda run_id: recorded_facts(history.runs[run_id]))
-    for panel in panels.values():
-        log_costs = np.log([series.costs_us for series in panel])
-        verdicts, rho = judge(log_costs, n_series)
-        history.rho = max(rho, history.rho or 0.0)
-        for series, judged in zip(panel, verdicts, strict=True):
-            series.steps, series.quiet = judged
+def add_events(
+    history: History, alike: Sequence[Sequence[Series]], facts_of: Callable[[str], dict[str, str]]
+) -> None:
+    """Series over about the same runs are tested together; their steps at one run are one event."""
+    order = {run_id: place for place, run_id in enumerate(history.runs)}
+    panels = [panel for each in alike for panel in panels_of(each, order)]
+    n_series = sum(len(panel) for panel, _ in panels)
+    for panel, run_ids in panels:
+        log_costs = log_costs_of(panel, run_ids)
+        judged = judge(log_costs, n_series)
+        history.rho = max(judged.rho, history.rho or 0.0)
+        history.fewest = min(len(panel), history.fewest or len(panel))
+        if np.isfinite(judged.common):
+            history.common.append(judged.common)
+        changes = []
+        for series, steps, word, smallest in zip(
+            panel, judged.steps, judged.words, judged.smallest.tolist(), strict=True
+        ):
+            places = in_own_runs(steps, series, run_ids)
+            series.steps, series.quiet = [step for _, step in places], word
+            series.smallest = smallest
+            history.alone.append(smallest)
             series.mark_disturbed(history.disturbed)
-        steps = ((series, step) for series in panel for step in series.steps)
-        for place, own in grouped(steps, lambda change: change[1].first).items():
+            changes += [(place, (series, step)) for place, step in places]
+        by_place = grouped(changes, itemgetter(0))
+        for place in sorted(by_place):
+            own = [change for _, change in by_place[place]]
             own.sort(key=lambda each: (bool(each[0].case.library), -abs(each[1].log_ratio[0])))
-            ends = np.median([(step.low, step.high) for _, step in own], axis=0)
-            low, high = ends.astype(int).tolist()
-            run_ids = panel[0].run_ids
-            start = max(low - FACT_RUNS, 0)
-            facts = [*map(facts_of, run_ids[start : high + FACT_RUNS])]
-            sides = run_ids[low - 1], run_ids[high]
-            said = [*changes_of_facts(facts, low - start, high - start)]
-            versions = [facts_of(side)["version"] for side in sides]
-            commits = [re.sub(r".*\((\w+).*", r"\1", version) for version in versions]
-            if len({*commits}) == 1:
-                commits = []
-            history.events.append(Event(run_ids[place], sides, own, len(panel), said, commits))
+            found = [step for steps in judged.steps for step in steps if step.first == place]
+            ends = np.median([(step.low, step.high) for step in found], axis=0).astype(int)
+            event = event_at(place, ends.tolist(), run_ids, own, len(panel), facts_of)
+            rows = [panel.index(series) for series, _ in own]
+            beside = log_costs[rows] - np.median(log_costs[rows], axis=1, keepdims=True)
+            add_creep(event, np.median(beside, axis=0), judged.steps[rows[0]], run_ids)
+            history.events.append(event)
 
-    history.events.sort(
-        key=lambda event: (
-            not event.is_alarm,
-            -sum(abs(step.log_ratio[0]) for _, step in event.changes),
-        )
-    )
-
-
-def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> Iterator[str]:
-    """A sentence on each fact that changed at a run from `low` to `high`; without facts that often
-    change, such as the load."""
-    for name in dict.fromkeys(name for of_run in facts for name in of_run):
-        texts = [of_run.get(name, "nothing") for of_run in facts]
-        at = [place for place in range(1, len(texts)) if texts[place] != texts[place - 1]]
-        near = [place for place in at if low <= place <= high]
-        if near and len(at) <= MOST_FACT_CHANGES:
-            before, after = texts[near[0] - 1 : near[0] + 1]
-            yield f"Changed there: {name}: {before:.48} -> {after:.48}"
+    history.events.sort(key=lambda event: (not event.is_alarm, not event.is_of_link, -event.weight))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -249,10 +251,19 @@ def history(arguments: argparse.Namespace) -> int:
             )
         history.events = [event for event in history.events if event.run in later]
         history.series = [each for each in history.series if each.since(each.last_step) in later]
+        history.links = [each for each in history.links if each.since(each.last_step) in later]
         history.wrong = {
             entry: cases for entry, cases in history.wrong.items() if entry.run.run_id in later
         }
         history.failed = [own for own in history.failed if own[-1].run.run_id in later]
+
+    status = 3 if history.failed else 0
+    if history.wrong or any(
+        step.word == "worse" and series.since(step) in later
+        for series in [*history.links, *history.series]
+        if (step := series.last_alarm)
+    ):
+        status = 1
 
     if arguments.plot and history.events:
         plot(history, arguments.plot)
@@ -274,23 +285,16 @@ def history(arguments: argparse.Namespace) -> int:
     ]
     answer(
         arguments,
-        text_of(history),
+        text_of(history, 0 if arguments.since else status),
         runs=len(history.runs),
         wrong=[entry.run.run_id for entry in history.wrong],
         incomplete=[entry.run.run_id for entry in chain(*history.failed)],
         left_out=history.skipped,
         disturbed=history.disturbed,
         events=events,
-        series=[series.record() for series in history.series],
+        series=[series.record() for series in [*history.links, *history.series]],
     )
-    is_bad = history.wrong or any(
-        step.word == "worse" and series.since(step) in later
-        for series in history.series
-        if (step := series.last_alarm)
-    )
-    if not (arguments.since or arguments.json):
-        return 0
-    return 1 if is_bad else 3 if history.failed else 0
+    return status if arguments.since or arguments.json else 0
 
 
 def headline(history: History) -> str:
@@ -302,13 +306,14 @@ def headline(history: History) -> str:
         runs = counted(len(history.runs), "complete run" if history.failed else "run")
         return f"no change over {runs}{''.join(suspects)}"
 
-    largest = ", the largest" if events[1:] else ""
+    largest = ", of the link" if events[0].is_of_link else ", the largest"
+    largest = largest if events[1:] else ""
     return f"{counted(len(events), 'change')}{largest}: {events[0].finding}"
 
 
 def closing(history: History) -> list[str]:
     """Sentences on the error rate, the disturbed runs and what is left out."""
-    texts = [rates(history.rho)] if history.rho is not None else []
+    texts = [] if history.rho is None else [rates(history.rho, history.fewest), seen(history)]
     if history.disturbed:
         texts.append(
             f"disturbed, above {MOST_STEAL:.0%} of the CPU time withheld by the hypervisor: "
@@ -318,30 +323,36 @@ def closing(history: History) -> list[str]:
     return [*texts, *history.skipped]
 
 
-def rates(rho: float) -> str:
-    """The error rates at this correlation of neighbouring runs."""
+def rates(rho: float, series: int) -> str:
+    """The rate of false alarms at this correlation of neighbouring runs, of so many series that are
+    tested together at the least."""
     text = f"Neighbouring runs have a correlation of {rho:.2f}"
-    for most, alarms, found in RATES:
-        if rho <= most:
-            return (
-                f"{text}: up to {most:g}, at most {alarms:.0%} of months without a change have an "
-                f"alarm, and at least {found:.0%} of steps of 3 spreads in one series are told "
-                "within eight runs."
-            )
+    for most, fewest, alarms in RATES:
+        if rho <= most and series >= fewest:
+            return f"{text}: at most {alarms:.0%} of months without a change have an alarm."
 
     return f"{text}, above {RATES[-1][0]:g}: no error rates were measured there."
 
 
+def seen(history: History) -> str:
+    """The smallest changes that this history would show."""
+    own = np.median(history.alone)
+    if own == np.inf:
+        return "With so few runs only large steps are found."
+    texts = [f"of {np.expm1(max(history.common)):.1%} in all cases"] if history.common else []
+    texts.append(f"of {np.expm1(own):.1%} in one case alone (the median case)")
+    return f"Steps {' and '.join(texts)} are found within eight runs, about four times in five."
+
+
 def seen_change(history: History) -> float:
-    """The change that would be told within eight runs in half of the cases: three robust spreads,
-    from the differences of neighbours, a share."""
-    logs = (np.log(series.costs_us) for series in history.series if len(series.costs_us) > 1)
-    spreads = [1.05 * np.median(np.abs(np.diff(each))) for each in logs]  # 1.4826 / sqrt(2)
-    return float(np.expm1(3 * np.median(spreads)))
+    """The change of a case alone that is found within eight runs in four of five times, the median
+    over the cases, a share; infinite if there are too few runs."""
+    return float(np.expm1(np.median([series.smallest for series in history.series])))
 
 
-def text_of(history: History) -> str:
-    """The findings, and a table for each event."""
+def text_of(history: History, status: int) -> str:
+    """The findings, and a table for each event; at the end the `status` with which a pipeline would
+    end, if this one hides it."""
     bold = [
         f"WRONG RESULTS: {counted(len(history.wrong), 'run')} that no correct run has followed, "
         f"the last {entry.run.run_id}: {some(list(map(describe, cases)))}"
@@ -362,7 +373,14 @@ def text_of(history: History) -> str:
         said = "\n".join([event.finding, place, *event.sentences])
         tables.append((said, plain_table(rows[0], rows)))
 
-    return lay_out([*bold, headline(history)], [state, *closing(history)], tables, [])
+    last = []
+    if status:
+        what = "something got worse" if status == 1 else "the newest runs failed"
+        last = [
+            f"The exit status is 0 although {what}: --since and --json, for pipelines, end with "
+            f"{status}."
+        ]
+    return lay_out([*bold, headline(history)], [state, *closing(history)], tables, last)
 
 
 def plot(history: History, target: Path) -> None:

@@ -10,18 +10,20 @@ import numpy as np
 import pandas as pd
 
 from reports.store.observations import Entry, costs_of, method_of
-from reports.store.result import time_of
-from reports.store.schema import CaseHeader
+from reports.store.schema import CaseHeader, Run
 from reports.tables.sentences import interval_text, machine_name, number, sized, without_version
-from reports.trends.changes import DISTURBED, SUSPECT, LevelChange, levels_between, neighbours
+from reports.trends.changes import DISTURBED, LevelChange, levels_between, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
+
+FLAG = "flag"  # the collective of the link's round trip as a series
 
 
 @dataclass(eq=False)
 class Series:
     """One case over runs, in order of time: `costs_us` are median costs.
-    `steps` are the changes between them; `quiet` is the verdict without any. `node` is the label of
+    `steps` are the changes between them; `quiet` is the verdict without any, and
+    `smallest` the log ratio of the smallest that would be found. `node` is the label of
     the host, if the runs have it, `place` names benchmark, machine and node. `case` is the newest
     run's. Series that differ in the algorithm alone share a `panel`, where each has a `name`."""
 
@@ -37,6 +39,7 @@ class Series:
     costs_us: Floats
     steps: list[LevelChange] = field(default_factory=list)
     quiet: str = "too early"
+    smallest: float = np.inf
 
     @property
     def last_step(self) -> LevelChange | None:
@@ -109,21 +112,29 @@ class Series:
         }
 
 
-def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
+def point_of(entry: Entry, variant: str) -> Any:
+    """What the runs of one point share: the side of a campaign, or nothing."""
+    return entry.path.parent if variant else entry
+
+
+def place_of(run: Run) -> str:
+    """`allreduce on AMD EPYC (1a2b3c4d), node n1`."""
+    return f"{run.benchmark} on {machine_name(run)}" + (f", node {run.node}" if run.node else "")
+
+
+def series_of(entries: Sequence[Entry], variant: str, link: str = "") -> Iterator[Series]:
     """The series of runs that were measured alike on a node, of a `variant` of campaigns or, if it
-    is empty, outside. The runs of one side of a campaign are one point, named by the first."""
+    is empty, outside, in a state of the `link` that their labels name. The runs of one side of a
+    campaign are one point, named by the first."""
     run = entries[0].run
     costs_us, planned = costs_of(entries)
     # The library's version, in the last value of a key, may change within a series. Each run has
     # one version, so one cost.
     keys = pd.Series([(*key[:-1], without_version(key[-1])) for key in planned])
     newest = [*dict(zip(keys, planned.values(), strict=True)).values()]
-    place = f"{run.benchmark} on {machine_name(run)}" + (f", node {run.node}" if run.node else "")
+    place = place_of(run)
     firsts = dict[Any, str]()
-    points = [
-        firsts.setdefault(entry.path.parent if variant else entry, entry.run.run_id)
-        for entry in entries
-    ]
+    points = [firsts.setdefault(point_of(entry, variant), entry.run.run_id) for entry in entries]
     costs = pd.DataFrame(costs_us).groupby(points, sort=False).median()
     costs = costs.T.groupby(keys.factorize()[0]).max().T
 
@@ -139,8 +150,8 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
 
         if len(own_us):
             yield Series(
-                sized(case, " ".join(filter(None, [name, method, variant]))),
-                sized(case, " ".join(filter(None, [case.mode, method, variant]))),
+                sized(case, " ".join(filter(None, [name, method, variant, link]))),
+                sized(case, " ".join(filter(None, [case.mode, method, variant, link]))),
                 in_panel,
                 case,
                 run.machine_id,
@@ -150,69 +161,3 @@ def series_of(entries: Sequence[Entry], variant: str) -> Iterator[Series]:
                 own_us.index.tolist(),
                 own_us.to_numpy(),
             )
-
-
-@dataclass
-class Event:
-    """Steps of series of one machine and benchmark, ours before the library's, each the largest
-    first, out of `n_series`. `run` is the first run after them, and they lie between the two runs
-    `sides` (95 %); `facts` say what else changed there; `commits` are those before and after, if
-    they differ."""
-
-    run: str
-    sides: tuple[str, str]
-    changes: list[tuple[Series, LevelChange]]
-    n_series: int
-    facts: list[str]
-    commits: list[str]
-
-    @property
-    def series(self) -> Series:
-        """The series with the largest step of ours, if any."""
-        return self.changes[0][0]
-
-    @property
-    def word(self) -> str:
-        """`worse` or `better`, as this step is."""
-        return self.changes[0][1].word
-
-    @property
-    def sentences(self) -> list[str]:
-        """How certain its place is, and what else changed there."""
-        return [f"It lies between {' and '.join(self.sides)} (95 %).", *self.facts]
-
-    @property
-    def is_alarm(self) -> bool:
-        return any(not step.doubt for _, step in self.changes)
-
-    @property
-    def is_suspect(self) -> bool:
-        return any(step.doubt == SUSPECT for _, step in self.changes)
-
-    @property
-    def finding(self) -> str:
-        """`1 MiB auto and 2 MiB auto take 8.9% longer since 20 Nov 2026, 1a2b3c4 -> 9f8e7d6`, of
-        the cases of ours that changed as the first did, or of the library, and whether both did:
-        then it was not the code. At the end why it is no alarm, if it is none."""
-        alike = [change for change in self.changes if change[1].word == self.word]
-        ours = [change for change in alike if not change[0].case.library]
-        changes = ours or alike
-        names = [sized(series.case, series.name) for series, _ in changes]
-        cases = " and ".join(names)
-        if len(self.changes) == self.n_series > 2:
-            cases = f"All {len(names)} cases"
-        elif names[2:]:
-            cases = f"{len(names)} of {self.n_series} cases"
-        change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))
-        verb = "take" if names[1:] else "takes"
-        more = "longer" if self.word == "worse" else "less"
-        text = f"{cases} {verb} {change:.1%} {more} since {time_of(self.run):%-d %b %Y}"
-        if self.commits:
-            text += f", {' -> '.join(self.commits)}"
-        if 0 < len(ours) < len(alike):
-            text += "; so does the library"
-        if self.is_suspect:
-            text += "; a suspect, no alarm until the next run confirms it"
-        elif not self.is_alarm:
-            text += "; no alarm: its runs were disturbed"
-        return text

@@ -56,7 +56,7 @@ def runs_taken_for_independent(monkeypatch):
     monkeypatch.setattr(
         changes,
         "noise_of",
-        lambda values, least_rho=0.0: noise_of(values)._replace(rho=np.zeros((len(values), 1))),
+        lambda values, *_: noise_of(values)._replace(rho=np.zeros((len(values), 1))),
     )
 
 

@@ -4,14 +4,20 @@ import json
 import re
 import shutil
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from reports.site.history_page import banner_of
 from reports.store.folder import read_store
+from reports.trends.changes import judge
 from reports.trends.history import history_of, seen_change
+from reports.trends.links import changes_of
+from tests.reports import synthetic_run
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import (
+    SLOW_NS,
     disturb,
     mark_wrong,
     rewrite,
@@ -189,6 +195,101 @@ def test_runs_in_another_state_of_the_link_do_not_count(tmp_path, history):
     text = history(tmp_path)[1]
     assert "series: 4 steady." in text
     assert "4 of 24 runs are left out: their link was in another state" in text
+
+
+def slower_link(folder, number, slowed):
+    """Writes a night's run in which the link's round trip is twice as long."""
+    with mock.patch.object(synthetic_run, "SLOW_NS", 2 * SLOW_NS):
+        write(folder, number, slowed)
+
+
+def test_a_link_that_stays_slower_is_an_alarm_from_its_second_run_on(tmp_path, history):
+    """Each state of the link is compared with itself: without its change nothing would be said of
+    nights that all take longer."""
+    slow = dict.fromkeys(range(4), 1.6)
+    for number in range(25):
+        write(tmp_path, number)
+    slower_link(tmp_path, 25, slow)
+    finding = "The round trip is 10[78]. ns since 26 Jan 2026, was 5[34]. ns"
+    status, text, _ = history(tmp_path, "--since", run_id(10))
+    assert re.match(f"no change over 26 runs, but: {finding}; a suspect", text)
+    assert status == 0
+    slower_link(tmp_path, 26, slow)
+    status, text, _ = history(tmp_path, "--since", run_id(10))
+    assert (status, bool(re.match(f"1 change: {finding}", text))) == (1, True), text
+    assert re.search(r"There the median of 4 cases changes by \+\d\d\.\d%", text)
+    status, out, _ = history(tmp_path, "--json")
+    link = json.loads(out)["series"][0]
+    assert (link["case"], link["verdict"], link["alarm"]) == ("flag round trip", "worse", True)
+    assert (status, link["change"][1:]) == (1, [None, None])
+    banner = banner_of(history_of(read_store(tmp_path)))
+    assert (banner.word, banner.role) == ("1 change for the worse", "worse")
+
+
+def test_runs_of_both_states_of_the_link_are_judged_each_with_their_own(tmp_path, history):
+    """Otherwise the nights of one state are not looked at, and a change among them is not told."""
+    for number in range(12):
+        write(tmp_path, number)
+    for number in range(12, 36):
+        slower_link(tmp_path, number, dict.fromkeys(range(4), 1.4 if number < 26 else 1.75))
+    text = history(tmp_path)[1]
+    assert re.match(r"2 changes, of the link: The round trip is ", text), text
+    assert re.search(r"All 2 cases take 2\d\.\d% longer since 27 Jan", text)
+    assert re.search(r"12 of 36 runs are compared with each other alone, as `link 5\d\d ns`", text)
+    assert "The exit status is 0 although something got worse: --since and --json" in text
+
+
+def test_a_restless_link_is_no_alarm_each_time_it_changes():
+    """Between the cores of some virtual machines it changes every few nights."""
+    states = np.repeat([1.0, 2.0] * 6, 3)
+    assert max(changes_of(states)[0]) < 15
+    assert changes_of(np.repeat([1.0, 2.0] * 6, [3] * 11 + [10]))[0][33] == ""
+
+
+def test_a_run_without_some_cases_parts_no_series_from_the_others(tmp_path, history):
+    """Tested apart, few series find less: five percent of the cells missing hid a change of all."""
+    for number in range(30):
+        cases = {"algorithms": ["library", "two_shot"] if number % 3 else ["library"]}
+        write(tmp_path, number, dict.fromkeys(range(4), SLOWED if number >= 24 else 1.0), **cases)
+    text = history(tmp_path)[1]
+    assert re.match(r"1 change: All 2 cases take 2\d\.\d% longer since 25 Jan 2026", text), text
+
+
+def test_a_slow_creep_is_told_with_its_whole_size(tmp_path, history):
+    """As steps it would read as a few percent, however much a case takes longer by now."""
+    for number in range(60):
+        grown = 1.3 ** min(max((number - 15) / 40, 0), 1)
+        write(tmp_path, number, dict.fromkeys(range(4), grown))
+    text = history(tmp_path)[1]
+    found = re.search(r"All 2 cases take (\d+\.\d)% longer since .{11}, little by little", text)
+    assert found, text
+    assert 26 < float(found[1]) < 34
+    assert re.search(r"It came little by little from \S+ to \S+: \+\d+\.\d% \[", text)
+
+
+def test_the_size_of_one_step_is_not_that_of_steps_in_all_series():
+    """It would be too small: the steps of all were taken out with a part of it."""
+    rng = np.random.default_rng(5)
+    values = 0.01 * rng.standard_normal((6, 100))
+    values[:, 30:45] += 0.10
+    values[:, 65:] += 0.08
+    values[0, 80:] += 0.05
+    steps = judge(values, 6).steps[0]
+    [(size, low, high)] = [step.log_ratio for step in steps if abs(step.first - 80) < 3]
+    assert low < 0.05 < high
+    assert 0.04 < size < 0.06
+
+
+def test_twenty_runs_show_a_step_of_eight_spreads_or_say_that_they_would_not():
+    """The correlation of so few runs is uncertain, and must not pass for their noise."""
+    rng = np.random.default_rng(6)
+    found = 0
+    for _ in range(40):
+        values = 0.006 * rng.standard_normal((4, 20)) + 0.05 * (np.arange(20) >= 10)
+        judged = judge(values, 4)
+        found += any(judged.steps)
+        assert any(judged.steps) or judged.common > 0.05
+    assert found >= 34
 
 
 def test_what_separates_series_is_in_their_labels(tmp_path):

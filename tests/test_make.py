@@ -60,6 +60,18 @@ def test_a_machine_without_a_compiler_is_told_before_anything_is_installed(check
     assert not (checkout / ".venv").exists()
 
 
+def test_without_an_emulator_a_person_skips_its_tests_and_ci_fails_with_a_sentence(tmp_path):
+    environment = {**os.environ, "WIRETAX_EMULATOR": str(tmp_path / "nowhere")}
+    done = run("make", "--no-print-directory", "test-emulated", env=environment)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+    assert (
+        f"skipped, because no emulator of AMD's instruction sets lies in {tmp_path}" in done.stdout
+    )
+    done = run(".ci/run", env=environment)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f"no emulator of AMD's instruction sets lies in {tmp_path}" in done.stderr
+
+
 def test_a_folder_of_another_user_is_left_alone():
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         shutil.copy(ROOT / "Makefile", folder)

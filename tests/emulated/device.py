@@ -1,6 +1,7 @@
 """An emulated GPU: the project's Device over machine.py. Its memory is the host's, so processes can
 share it."""
 
+import ctypes
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from kernels.devices.compile_cache import CompileError, compile_once, first_complaint
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import SOURCES, Macros, Step
+from kernels.devices.device import SOURCES, CopyEngine, DeviceError, Macros, Step
 from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
 from tests.kernels.kernel_resources import HIP, PRELUDE, clang
 
@@ -39,7 +40,7 @@ class EmulatedDevice(CpuDevice):
             kernels,
         )
         self.compiler = compiler_version()
-        self.stream: list[Launch] = []
+        self.stream: list[Launch | Callable[[], object]] = []
 
     def load(self, stem: str, macros: Macros) -> Any:
         source = self.kernels / f"{stem}.cu"
@@ -59,7 +60,7 @@ class EmulatedDevice(CpuDevice):
             LOADING
         ):  # ranks bind in parallel: a second copy would be freed, and its address used again
             if path not in CODE:
-                CODE[path] = CodeObject(path, self.arch)
+                CODE[path] = CodeObject(path, self.arch, stem)
         return CODE[path]
 
     def function(self, loaded: Any, entry: str, threads: int | None = None) -> Any:
@@ -73,7 +74,23 @@ class EmulatedDevice(CpuDevice):
     def blocks_for(self, size_bytes: int) -> int:
         return max(1, min(self.most_blocks, -(-size_bytes // (16 * self.threads))))
 
-    def launches(self) -> Iterator[Launch]:
+    def copy_engine(self, memops: bool = False) -> CopyEngine:
+        """Copies that the host makes in the stream's order: never beside a kernel of the rank."""
+        if memops:
+            raise DeviceError("HIP's streams have no such operations")
+
+        def copy(target: int, source: int, size_bytes: int) -> Step:
+            return self.python("copy", lambda: ctypes.memmove(target, source, size_bytes))
+
+        return CopyEngine(copy, self.never, self.never)
+
+    def never(self, address: int, value: int) -> Step:
+        raise AssertionError("a stream of CUDA's alone has this operation")
+
+    def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
+        return Step(name, lambda blocks, argument: self.stream.append(function), None)
+
+    def launches(self) -> Iterator[Launch | Callable[[], object]]:
         """Takes the stream's entries, in order."""
         entries, self.stream = self.stream, []
         yield from entries

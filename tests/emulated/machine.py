@@ -16,6 +16,7 @@ import secrets
 import struct
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -30,7 +31,7 @@ from kernels.devices.device import Shared
 from tests.kernels.kernel_resources import NoCompiler, clang
 from tests.launch import ROOT
 
-FAMILIES = {"gfx1100": "rdna3", "gfx1201": "rdna4", "gfx942": "cdna"}  # the emulator's names
+FAMILIES = {"gfx942": "cdna", "gfx1201": "rdna4", "gfx1100": "rdna3"}  # the emulator's names
 EMULATOR = Path(os.environ.get("WIRETAX_EMULATOR", ROOT.parent / "shared/emulator"))
 PACKAGES = (
     ROOT / f".venv-emulated/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
@@ -150,12 +151,12 @@ def native_loop() -> Any:
 
 
 class CodeObject:
-    """A kernel file's machine code in executable order: a relocatable ELF file, relocated in
-    place."""
+    """The machine code of `kernels/<stem>.cu` in executable order: a relocatable ELF file,
+    relocated in place."""
 
-    def __init__(self, path: Path, arch: str) -> None:
+    def __init__(self, path: Path, arch: str, stem: str) -> None:
         data = path.read_bytes()
-        self.arch = arch
+        self.arch, self.stem = arch, stem
         self.memory = ctypes.create_string_buffer(
             len(data) + 1024
         )  # the decoder reads beyond the last instruction
@@ -374,15 +375,18 @@ def decoded(address: int, arch: str) -> Instruction:
 
 class Machine:
     """Executes streams, one a rank. `clock` counts all instructions. `paces` are the ranks' in
-    turn: with 0.1 a rank falls behind others, which then poll ten times as often."""
+    turn: with 0.1 a rank falls behind others, which then poll ten times as often. `executed` has
+    the kernels that ran to their end, by file."""
 
     def __init__(self, seed: int = 0, paces: Sequence[float] = (1.0,)) -> None:
         self.paces = paces
         self.draw, self.clock = random.Random(seed), 0
+        self.executed = defaultdict[str, set[str]](set)
 
-    def run(self, streams: Sequence[Iterator[Launch]]) -> None:
-        """Runs all streams at once. A launch starts when the one before it in its stream has ended;
-        the streams know nothing of each other. Raises RuntimeError if they do not end."""
+    def run(self, streams: Sequence[Iterator[Launch | Callable[[], object]]]) -> None:
+        """Runs all streams at once. A launch starts when the one before it in its stream has ended,
+        and a function of Python is called then; the streams know nothing of each other. Raises
+        RuntimeError if they do not end."""
         waves: list[Wave] = []
         running = [0] * len(streams)
         pending = list(range(len(streams)))  # streams that may start their next launch
@@ -392,6 +396,9 @@ class Machine:
             while pending:
                 number = pending.pop()
                 item = next(streams[number], None)
+                while callable(item):
+                    item()
+                    item = next(streams[number], None)
                 pace = self.paces[number % len(self.paces)]
                 for wave in item.waves(pace) if item else ():
                     waves.append(wave)
@@ -428,6 +435,7 @@ class Machine:
             if address == emulator().ENDPGM_PC:
                 block.waves -= 1
                 block.release()
+                self.executed[code.stem].add(wave.launch.kernel.name)
                 return True
             place = (address - code.base) // 4
             instruction = code.instructions[place]

@@ -4,16 +4,18 @@ import ctypes
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from collectives.communicator import Refusal
-from collectives.peer_buffer import PeerBuffer
+from collectives.operation import Operation, Parts, World
 from kernels.devices.device import SOURCES, DeviceError, Gate, Step
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
-from tests.ranks.sanitized_ranks import Bed, open_bed
+from tests.ranks.sanitized_ranks import Bed, meeting, open_bed
 
+INBOX_BYTES = 1 << 19  # of the copy engines, for the largest case
 TIMEOUT_S = 0.5  # of the emulated clock: 50 million instructions
 
 
@@ -47,10 +49,30 @@ def open_ranks(
         EmulatedDevice(machine, grid.arch, grid.threads, grid.blocks, kernels)
         for _ in range(grid.ranks)
     ]
-    bed = open_bed(devices, seed, timeout_s=timeout_s)
+    bed = open_bed(devices, seed, timeout_s=timeout_s, library=Exchange())
+    inboxes: Any = [device.private(INBOX_BYTES) for device in devices]
     for world in bed.worlds:
+        world.mapped.inboxes["two_shot"] = [inboxes]
         cast(Any, world.communicator).all_or_none = refused
     return bed
+
+
+class Exchange:
+    """The part of a library that the routed all-to-all needs: parts of the ranks' buffers, each a
+    number of bytes for another rank, that the host copies while the ranks meet."""
+
+    def variants(self, world: World) -> tuple[str, ...]:
+        return ("plain",)
+
+    def bind_exchange(self, world: World, send: Parts, receive: Parts) -> Operation:
+        device, rank, at = world.device, world.rank, receive[0]
+        copies = list[Step]()
+        for address, sizes in world.communicator.all_gather(send):
+            source, size_bytes = address + int(sizes[:rank].sum()), int(sizes[rank])
+            move = partial(ctypes.memmove, at, source, size_bytes)
+            copies.append(device.python("copy", move))
+            at += size_bytes
+        return Operation(device.sequence([meeting(world), *copies, meeting(world)]))
 
 
 def enqueue(step: Step) -> None:
@@ -74,10 +96,8 @@ def run_items(bed: Bed, launches: int) -> dict[str, int]:
     Returns the number of wrong elements by item. The ranks meet once, at the start."""
     order = random.Random(bed.seed).sample([*bed.items] * launches, launches * len(bed.items))
     for rank, world in enumerate(bed.worlds):
-        peers = cast(PeerBuffer, world.peers)
         begin = world.device.loop_step("begin_iteration", Gate(watch=ctypes.addressof(world.watch)))
-        arguments = peers.arguments(0, 0, 0, 0)
-        enqueue(world.device.step("link_probe", "meet", arguments, WT_WORLD=bed.ranks))
+        enqueue(meeting(world))
         for name in order:
             for step in [begin, *bed.items[name][rank][0]]:
                 enqueue(step)

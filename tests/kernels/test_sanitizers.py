@@ -50,6 +50,13 @@ def test_a_sanitizer_finds_nothing_in_one_whole_kernel(kind):
     assert status == 0, complaints
 
 
+@pytest.mark.parametrize("kind", few(FLAGS, 1))
+def test_a_sanitizer_finds_nothing_in_the_probes_of_the_link_and_of_memory(kind):
+    report, complaints, status = sanitized(kind, 2, 1, "link")
+    assert status == 0, complaints
+    assert json.loads(report) == {"items": 9, "launches": 54, "wrong": {}, "timed_out": False}
+
+
 def finds(kind, complaint, *words, **options):
     """Asserts that the sanitizer complains about a one-shot kernel."""
     for seed in range(1, 9):  # chance decides if the ranks drift apart enough to show a race

@@ -2,9 +2,9 @@
 sanitizer's run-time into this Python.
 
 `sanitized_ranks.py RANKS SEED [short|misaligned] [ITEM ...]`; without an item: every entry of every
-kernel file that waits for a peer. $CXX names the compiler with the sanitizer's flags. A JSON line
-reports the number of launches and the items with wrong results; the sanitizer prints its reports on
-standard error.
+kernel file that waits for a peer, and the probes of the link. $CXX names the compiler with the
+sanitizer's flags. A JSON line reports the number of launches and the items with wrong results; the
+sanitizer prints its reports on standard error.
 
 malloc allocates every buffer at its exact size, so the sanitizer owns the first byte beyond it.
 Nothing orders one rank after another between launches: one native loop runs all of a rank's
@@ -30,6 +30,7 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.iteration import Segments, checked_iteration, nothing
+from bench.link import LINK
 from collectives.algorithms.allreduce_quantized import BLOCK, FORMS, WIRES
 from collectives.algorithms.allreduce_quantized import DATATYPES as QUANTIZED_DATATYPES
 from collectives.build import Build
@@ -39,9 +40,11 @@ from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS
 from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, WireSpeed, set_epoch, slab_bytes
+from collectives.probe import MEMORY_ACCESSES, PROBE_BYTES
 from collectives.registry import ALGORITHMS
 from kernels.devices.cpu import FLAGS, CpuDevice
 from kernels.devices.device import (
+    MOST_RANKS,
     NEXT_ITERATION,
     Action,
     Bytes,
@@ -51,6 +54,7 @@ from kernels.devices.device import (
     Memory,
     Own,
     Step,
+    Transfer,
     Watch,
 )
 from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
@@ -240,10 +244,12 @@ def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: CollectiveCase) 
 
 
 def routed_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """The dispatch of tokens to experts that change nothing, and the combine."""
+    """The dispatch of tokens to experts that change nothing, and the combine; also by the bed's
+    library, if it has one."""
     datatype = DATATYPES[("float32", "bfloat16", "float64", "float16")[bed.seed % 4]]
-    ours = [algorithm for algorithm in ROUTED if algorithm.name not in ("library", "auto")]
-    for algorithm, way in product(ours, WAYS):
+    left_out = ["auto"] if bed.worlds[0].library else ["auto", "library"]
+    algorithms = [algorithm for algorithm in ROUTED if algorithm.name not in left_out]
+    for algorithm, way in product(algorithms, WAYS):
         for variant in algorithm.variants_in(bed.worlds[0]):
             if wanted(name := f"routed {algorithm.name} {way} {variant}"):
                 hidden = bed.draw.choice([31, 248])
@@ -268,6 +274,109 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
         gemv_item(bed, name, datatype, 1 + bed.seed % 8, hidden, inner)
 
 
+def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
+    """The kernels of bench.link, of the link's state and bound, and the probe of memory. Ranks meet
+    before those that wait for nobody, as in a run."""
+    ring = [[rank, (rank + 1) % bed.ranks] for rank in range(bed.ranks)]
+    for entry, pairs in {
+        "link_push": ring,
+        "link_pull": ring,
+        "link_local_copy": [[rank, rank] for rank in range(bed.ranks)],
+    }.items():
+        if wanted(name := f"link {entry}"):
+            form = CollectiveCase(
+                LINK, 0, DATATYPES["float32"], "none", 0, 0, shape={"pairs": pairs}
+            )
+            moved = Algorithm(entry, "moves a buffer between ranks", partial(bind_transfer, entry))
+            plain_item(bed, name, moved, form)
+    unchecked = {"link parts": part_steps, "link state": state_steps}
+    for name, steps in unchecked.items():
+        if wanted(name):
+            addresses = zip(*(bed.buffers(8 << 10) for _ in range(2)), strict=True)
+            bed.items[name] = [
+                (steps(world, *at), None) for world, at in zip(bed.worlds, addresses, strict=True)
+            ]
+    for entry in ("show_stores", "show_reads", "show_later", "show_packets"):
+        if wanted(name := f"link {entry}"):
+            bed.items[name] = [probe_item(bed, world, entry) for world in bed.worlds]
+
+
+def meeting(world: World) -> Step:
+    return world.device.step("link_probe", "meet", world.mapped.arguments(), WT_WORLD=world.ranks)
+
+
+def bind_transfer(entry: str, world: World, case: CollectiveCase) -> Operation:
+    """A transfer of `case.count` elements between registered buffers, after all ranks have met."""
+    arguments = world.mapped.arguments(case.send, case.receive, case.count)
+    world.mapped.locate(case.send, arguments.sends)
+    world.mapped.locate(case.receive, arguments.receives)
+    sent = dict(case.shape["pairs"])
+    received = {target: source for source, target in sent.items()}
+    transfer = Transfer(arguments, sent[world.rank], received[world.rank])
+    blocks = world.device.blocks_for(case.segment_bytes)
+    step = world.device.step("link", entry, transfer, blocks, WT_WORLD=world.ranks)
+    return Operation(world.device.sequence([meeting(world), step]))
+
+
+def part_steps(world: World, send: int, receive: int) -> list[Step]:
+    """The parts of a wire, which meet nobody: over this rank's own buffers."""
+    arguments = world.mapped.arguments(count=15)
+    arguments.sends[world.rank], arguments.receives[world.rank] = send, receive
+    transfer = Transfer(arguments, world.rank, -1, 2 << 10)
+    streams = "stores", "loads", "stores_and_loads"
+    return [
+        world.device.step("link_parts", f"link_{part}", transfer, WT_WORLD=world.ranks)
+        for part in (*streams, "dependent_loads", "fenced_stores", "unfenced_stores")
+    ]
+
+
+def state_steps(world: World, send: int, receive: int) -> list[Step]:
+    """Flags between pairs of ranks, then the parts of an all-reduce."""
+    flags = world.mapped.arguments(receive=receive, count=40)
+    data = world.mapped.arguments(send, receive, 1023, 2 << 10)
+    own = world.mapped.arguments(send, receive, 1023)
+    own.half_bytes = 0  # between the results of segments: here is one
+    partner = partner if (partner := world.rank ^ 1) < world.ranks else -1
+    step, meet = partial(world.device.step, WT_WORLD=world.ranks), meeting(world)
+    return [
+        step("link_probe", "flag_ping_pong", flags),
+        meet,
+        step("link", "link_ping_pong", Transfer(flags, partner, partner)),
+        meet,
+        step("link_probe", "copy_in", data),
+        meet,
+        step("link_probe", "read_peer", data),
+        meet,
+        step("link_probe", "push_out", data),
+        meet,
+        *(step("link_probe", entry, own) for entry in ("read_own", "copy_local", "chain_link")),
+        meet,
+    ]
+
+
+def probe_item(bed: Bed, world: World, entry: str) -> tuple[list[Step], Any]:
+    """The probe's kernel, and its counts of what was old or wrong as one. `show_later` compares
+    what the launch before has stored."""
+    memory = bed.memory(4 * len(MEMORY_ACCESSES) * MOST_RANKS)
+    bed.keep.append(memory)
+    steps = [
+        world.device.step(
+            "memory_probe",
+            entry,
+            world.mapped.arguments(0, memory.address, rounds, PROBE_BYTES),
+            world.device.blocks_for(PROBE_BYTES),
+            WT_WORLD=world.ranks,
+        )
+        for rounds in ((0, 1, 1) if entry == "show_later" else (3,))
+    ]
+
+    def total() -> Bytes:
+        counts: Bytes = memory.read().view(np.uint32).sum(keepdims=True).view(np.uint8)
+        return counts
+
+    return steps, SimpleNamespace(read=total)
+
+
 def open_bed(
     devices: Sequence[Device],
     seed: int,
@@ -275,6 +384,7 @@ def open_bed(
     timeout_s: float = 30.0,
     allocate: Callable[[int], Any] = ExactMemory,
     sharing: str = "threads",
+    library: Any = None,
 ) -> Bed:
     """A rank in this process on each device; they map each other's slabs."""
     ranks = len(devices)
@@ -294,7 +404,7 @@ def open_bed(
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
         peers.wire = WIRE
         set_epoch(peers, START_EPOCH)
-        worlds.append(World(communicator, device, peers, cast(Any, None), waits.watch))
+        worlds.append(World(communicator, device, peers, library, waits.watch))
     return Bed(worlds, seed, random.Random(seed), plant)
 
 
@@ -320,7 +430,7 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
     device = ExactDevice()
     bed = open_bed([device] * ranks, seed, plant)
     watches = [world.watch for world in bed.worlds]
-    for make in (plain_items, routed_items, fused_items):
+    for make in (plain_items, routed_items, fused_items, link_items):
         make(bed, lambda name: not names or any(name.startswith(prefix) for prefix in names))
     order = bed.draw.sample(
         [name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items)

@@ -212,18 +212,21 @@ def source_and_target(
 
 
 def row_tables(rows: int, seed: list[int]) -> Array:
-    """One period of each row, decoded, (rows, 31); hardly any two rows are equal."""
+    """One period of each row, decoded, (rows, 31); hardly any two rows are equal. They begin with
+    -0, which a sum keeps only if it starts from -0."""
     drawn = np.random.default_rng(seed).integers(1, verify.PERIOD + 1, (rows, verify.PERIOD))
-    return drawn.astype(np.float64)
+    tables = drawn.astype(np.float64)
+    tables[:, 0] = -0.0
+    return tables
 
 
 def combined_rows(routes: Routes, datatype: Datatype, rows: Sequence[Array]) -> Array:
     """The weighted sum of every token's rows, (tokens, 31), from the rows of all ranks' experts. A
     rank rounds its part of a token to the type before it sends it."""
-    total = np.zeros((len(routes.chosen), verify.PERIOD))
+    total = np.full((len(routes.chosen), verify.PERIOD), -0.0)
     for rank, of_rank in enumerate(rows):
         token, choice = routes.rows_of(rank)
-        part = np.zeros_like(total)
+        part = np.full_like(total, -0.0)
         np.add.at(part, token, routes.weights[token, choice, None].astype(np.float64) * of_rank)
         rounded = datatype.rounded(part)
         total += np.where(routes.home[:, None] == rank, part, rounded)

@@ -56,9 +56,13 @@ def test_real_hosts_give_right_results_and_send_the_least_bytes(hosts, n):
 
 
 def test_auto_over_hosts_chooses_by_size_and_has_no_bound(tmp_path):
-    options = "--sizes 4K,64K --mode isolated -n 2 --algorithm auto,library"
-    cases = run(tmp_path, options, ranks=4, MPIR_CVAR_NUM_CLIQUES="2")[1].cases
+    options = "--sizes 4K,64K --op sum,avg --mode isolated -n 2"
+    words = f"{options} --algorithm auto,library,hierarchical"
+    every = run(tmp_path, words, ranks=4, MPIR_CVAR_NUM_CLIQUES="2")[1].cases
+    cases = [case for case in every if case.status != "unsupported"]
     assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}
     assert {case.share_of_bound for case in cases} == {None}
     chosen = {case.size_bytes: case.chosen for case in cases if case.algorithm == "auto"}
     assert chosen == {4096: "hierarchical", 65536: "hierarchical"}
+    refused = {(case.redop, case.reason) for case in every if case.algorithm == "hierarchical"}
+    assert refused == {("sum", None), ("avg", "a mean of the hosts' means rounds twice")}

@@ -103,3 +103,15 @@ def test_back_to_back_launches_are_right(vendor, launches, settings):
     others still read, such as tokens on their way to experts."""
     report = stressed(vendor, launches, 1, *settings)
     assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}
+
+
+CHUNKED = "two_shot+4K", "two_shot_push+4K", "one_shot_push+4K", "one_shot_pull+4K"
+
+
+@pytest.mark.parametrize("vendor", ["cuda", pytest.param(None, marks=REAL)])
+def test_back_to_back_launches_of_many_chunks_are_right(vendor):
+    """A slot is taken again while a slow peer may still read it. Between CPU cores a peer is hardly
+    ever slow enough to show a flag that comes before the copies."""
+    launches = count(120) if vendor else 1000
+    report = stressed(vendor, launches, 1, *CHUNKED)
+    assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}

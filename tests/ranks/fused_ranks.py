@@ -1,6 +1,5 @@
 """Run by mpirun: the fused kernels on random and on adversarial data. Compares each result bit for
-bit with separate launches of compute and collective, and norms with fp64; stress_ranks.py has
-products with exact results.
+bit with separate launches of compute and collective, and norms and products with fp64.
 
 `fused_ranks.py EXAMPLES SEED [DEVICE [MEMORY [KERNEL ...]]]`; without KERNEL both kernels take
 turns.
@@ -63,6 +62,20 @@ def wrong_of_norm(
     is_near = np.abs(normed - want) <= np.abs(want) * (u + CHAIN) + 1e-7
     wrong = (near.all(), "residual_out"), (is_near.all(), "normed rows")
     return next((f"{name} are not near fp64" for right, name in wrong if not right), None)
+
+
+def wrong_of_products(datatype: Datatype, values: list[Array], got: Array) -> str | None:
+    """Compares a rank's products with fp64's, rounded once to the type: `values` are the decoded
+    activations (tokens, terms), the matrix (hidden, terms) and the scales of its rows. At least
+    four lanes add up a row in fp32."""
+    activations, matrix, scales = values
+    chain = (matrix.shape[1] / 4 + 16) * 2.0**-24
+    error = chain * (np.abs(activations) @ np.abs(matrix).T * scales) + 1e-40
+    exact = activations @ matrix.T * scales
+    with np.errstate(over="ignore"):
+        least, most = (datatype.rounded(exact + sign * error) for sign in (-1, 1))
+    is_right = ((least <= got) & (got <= most)) | ~np.isfinite(exact)
+    return None if is_right.all() else "products are not near fp64"
 
 
 @dataclass
@@ -220,7 +233,7 @@ def gemv_example(
     tokens, times = 1 + turn % 8, int(draw.integers(1, 4))
     hidden = 64 * int(draw.choice([1, 2, 5, 16, 31]))
     inner = min(64 * int(draw.choice([1, 2, 3, 16, 60])), MOST // hidden // 64 * 64)
-    inputs, _ = drawn(draw, datatype, (ranks, tokens, inner))
+    inputs, plain = drawn(draw, datatype, (ranks, tokens, inner))
     if weight_type == "int8":
         weights = draw.integers(-127, 128, (ranks, hidden, inner)).astype(np.int8)
         scales = draw.lognormal(-4, 2, (ranks, hidden)).astype(np.float32)
@@ -234,7 +247,7 @@ def gemv_example(
     case = GemvCase(
         tokens * hidden,
         datatype,
-        bed.rooms["send"].address,
+        bed.clear("send"),
         bed.clear("receive"),
         weight_type=DATATYPES[weight_type],
         layer=layer,
@@ -244,7 +257,11 @@ def gemv_example(
     case = replace(case, receive=bed.clear("receive"))
     bed.perform("gemv_allreduce", "then_one_shot_pull", case)
     parted = bed.read("receive", datatype, (tokens, hidden))
-    wrong = None if alike(result, parted, datatype) else "other bits than two launches"
+    products = datatype.decode(bed.read("send", datatype, (tokens, hidden)))
+    matrix = DATATYPES[weight_type].decode(weights[rank])
+    values = [datatype.decode(inputs[rank])[plain], matrix, scales[rank].astype(np.float64)]
+    wrong = wrong_of_products(datatype, values, products[plain])
+    wrong = wrong or (None if alike(result, parted, datatype) else "other bits than two launches")
     shape = f"{tokens} x {inner} x {hidden}"
     description = f"gemv_allreduce {datatype.name} {weight_type} {shape} x {times}"
     return description, wrong, [result]

@@ -169,7 +169,7 @@ COMMANDS = {
         graph=None,
     ),
     "prefill": Command(
-        f"Times a prefill step of a model: {SPLIT} and as a pipeline.",
+        f"Times a prefill step of a model: {SPLIT} with sequence parallelism, and as a pipeline.",
         step_splits.prepare,
         (
             SCALE,

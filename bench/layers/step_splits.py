@@ -43,6 +43,7 @@ TOLERANCE = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.06}
 # bfloat16 elements of 160 sums, 2.5 in measured ones. An element whose row is 0 lacks about its
 # whole size.
 LARGEST = 4.0
+Form = tuple[str, str]  # an algorithm, or a fused kernel, and its variant
 TENSOR_FORMS = {
     "decode": ("gemv_allreduce", "allreduce_rmsnorm", "auto"),
     "prefill": ("auto", "allreduce_rmsnorm"),
@@ -117,6 +118,8 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
         splits = SplitCases(session, batch, start, expected, step_shape, suite)
         splits.add_by_tensor()
+        if is_prefill:
+            splits.add_by_sequence()
         # As many groups as ranks, or fewer if they would not be equal.
         most = 1 if is_prefill else ranks
         splits.add_pipeline(max(n for n in range(1, most + 1) if tokens % n == 0))
@@ -188,9 +191,7 @@ class SplitCases:
             for form in product(names, ("registered", "copied"))
             if form != ("gemv_allreduce", "registered")  # its parts are stored into slabs
         }
-        steps = {form: each.step for form, each in forms.items() if isinstance(each, Operation)}
-        best = fastest(world, steps, TRIES, 1) if steps else ("auto", "copied")
-        bound, (name, variant) = forms[best], best
+        bound, (name, variant) = self.fastest(forms)
         chosen = getattr(bound, "choice", None) or name
         end = prepare, (residual, self.expected)
         self.add("tensor_parallel", bound, *end, chosen=chosen, variant=variant)
@@ -198,6 +199,36 @@ class SplitCases:
             bound = model_step.split_by_tensor(batch, "library", variant)
             library = world.library.name
             self.add("tensor_parallel_library", bound, *end, library=library, variant=variant)
+
+    def add_by_sequence(self) -> None:
+        """Each leaves the residual of its own tokens on each rank."""
+        batch, residual, world = self.batch, self.batch.residual, self.session.world
+        normed = model_step.normed(self.start)
+        prepare = self.prepare({batch.activations: normed, residual: self.start})
+        own, end = residual + world.rank * batch.size_bytes // world.ranks, None
+        if batch.tokens % world.ranks == 0:
+            end = own, np.split(self.expected, world.ranks)[world.rank]
+        forms = {
+            ("auto", variant): model_step.split_by_sequence(batch, "auto", variant)
+            for variant in ("registered", "copied")
+        }
+        bound, (name, variant) = self.fastest(forms)
+        chosen = getattr(bound, "choice", None) or name
+        self.add("sequence_parallel", bound, prepare, end, chosen=chosen, variant=variant)
+        for variant in LIBRARY.variants_in(world):
+            bound = model_step.split_by_sequence(batch, "library", variant)
+            library = world.library.name
+            self.add(
+                "sequence_parallel_library", bound, prepare, end, library=library, variant=variant
+            )
+
+    def fastest(self, forms: Mapping[Form, Bound]) -> tuple[Bound, Form]:
+        """The fastest of these forms, and its name and variant."""
+        steps = {form: each.step for form, each in forms.items() if isinstance(each, Operation)}
+        best = ("auto", "copied")
+        if steps:
+            best = fastest(self.session.world, steps, TRIES, 1)
+        return forms[best], best
 
     def add_pipeline(self, groups: int) -> None:
         """The batch in equal groups; rank 0 checks the first one's result. If only some layers are

@@ -14,18 +14,18 @@ are the next tokens' norms, and behind the last norm constants."""
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 
 import numpy as np
 
 from collectives.binding import run_sequence
-from collectives.collective import Array, Datatype
+from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.overlap import array_of, matmul
 from collectives.models import LAYERS, Model
-from collectives.operation import Bound, Message, Operation, World
+from collectives.operation import Bound, CollectiveCase, Message, Operation, Unsupported, World
 from collectives.registry import ALGORITHMS
 from kernels.devices.device import Memory, Transfer
 
@@ -234,6 +234,44 @@ def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, algorithm.bind(world, reduce))
     return run_sequence(world, batch.layers(weights.shares, after, form == "gemv_allreduce"))
+
+
+def split_by_sequence(batch: TokenBatch, name: str, variant: str) -> Bound:
+    """As `split_by_tensor`, with sequence parallelism (Korthikanti et al. 2022): the sums are
+    scattered over the tokens, each rank adds the residual of its tokens and normalises them, and
+    the ranks gather the activations. `name` is the algorithm of both collectives. Each rank ends
+    with the residual of its tokens, in their place. All ranks call it. Raises DeviceError."""
+    weights, world, datatype = batch.weights, batch.weights.world, batch.weights.datatype
+    if batch.tokens % world.ranks:
+        return Unsupported(f"{batch.tokens} tokens do not divide among {world.ranks} ranks")
+    count = batch.count // world.ranks
+    residual = batch.residual + world.rank * count * datatype.size_bytes
+    scatter = CollectiveCase(
+        COLLECTIVES["reduce_scatter"],
+        count,
+        datatype,
+        "sum",
+        batch.parts,
+        batch.sums,
+        variant=variant,
+    )
+    # The norm overwrites this rank's parts, which nobody reads once their sums are scattered.
+    whole = batch.norm_case(variant, residual)
+    whole.norm.residual_out = residual
+    case = replace(whole, count=count, receive=batch.parts)
+    gather = replace(
+        scatter,
+        collective=COLLECTIVES["all_gather"],
+        redop="none",
+        send=batch.parts,
+        receive=batch.activations,
+    )
+    after = [
+        ALGORITHMS["reduce_scatter"][name].bind(world, scatter),
+        fused.norm(world, case, batch.sums),
+        ALGORITHMS["all_gather"][name].bind(world, gather),
+    ]
+    return run_sequence(world, batch.layers(weights.shares, after))
 
 
 def pipeline(batches: Sequence[TokenBatch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:

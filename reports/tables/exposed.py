@@ -30,7 +30,7 @@ from reports.tables.sentences import (
 
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"
-TENSOR_LIBRARY = "tensor_parallel_library"
+TENSOR_LIBRARY, SEQUENCE = "tensor_parallel_library", "sequence_parallel"
 UNITS = (
     "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
     "the same rounds, negative by chance or if the result reaches its reader faster; hidden = "
@@ -223,7 +223,8 @@ def _faster_form(forms: Forms) -> str:
 
 
 def _faster_split(result: Result, case: Case, forms: Forms) -> str:
-    """The faster split of the model, and the all-reduce time that changes the answer."""
+    """The faster split of the model, the all-reduce time that changes the answer, and what sequence
+    parallelism gains."""
     ratio = compare(forms, PIPELINE, TENSOR, np.divide)
     exposed, flip = compare(forms, TENSOR, COMPUTE), compare(forms, PIPELINE, COMPUTE)
 
@@ -247,4 +248,16 @@ def _faster_split(result: Result, case: Case, forms: Forms) -> str:
     if not result.run.gpus:
         change += " This holds for these cores, which share one memory; cards have one each."
 
-    return f"{faster}, PP/TP {ratio_text(ratio)}. {change}"
+    return f"{faster}, PP/TP {ratio_text(ratio)}. {change}{_by_sequence(forms)}"
+
+
+def _by_sequence(forms: Forms) -> str:
+    """Whether the split with sequence parallelism is faster than the one with all-reduces."""
+    ratio = compare(forms, SEQUENCE, TENSOR, np.divide)
+    if ratio is None:
+        return ""
+
+    # A ratio is the time of the second form over the first, of which the verdict speaks.
+    words = {"faster": "is slower", "slower": "is faster", "even": "is as fast"}
+    said = words.get(str(verdict_of(ratio)), "does not clearly differ")
+    return f" Sequence parallelism {said}, SP/TP {ratio_text(ratio)}."

@@ -97,7 +97,7 @@ def layer(folder, **costs_us):
     return Made(folder).run({name: always(us) for name, us in forms.items()})
 
 
-def steps(folder, compute_ms, tensor_ms, pipeline_ms, **words_of_run):
+def steps(folder, compute_ms, tensor_ms, pipeline_ms, sequence_ms=None, **words_of_run):
     ways = {
         COMPUTE: compute_ms,
         "tensor_parallel": tensor_ms,
@@ -105,6 +105,8 @@ def steps(folder, compute_ms, tensor_ms, pipeline_ms, **words_of_run):
         "pipeline_parallel": pipeline_ms,
         "one_rank": 30.0,
     }
+    if sequence_ms:
+        ways["sequence_parallel"] = sequence_ms
     chosen = {"tensor_parallel": "gemv_allreduce"}
     made = Made(folder, benchmark="decode", shape=STEP, chosen=chosen, **words_of_run)
     return made.run({name: always(1e3 * ms) for name, ms in ways.items()})

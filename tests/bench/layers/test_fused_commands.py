@@ -1,6 +1,8 @@
 """The commands that combine compute and communication: what a machine cannot run, and a small real
 run of each command, with correct results and a table that `show` reproduces from the run's file."""
 
+import re
+
 import pytest
 
 from reports.store.case import COMPUTE
@@ -57,6 +59,25 @@ def test_a_step_that_lacks_a_layer_is_wrong_although_bfloat16_rounds(tmp_path):
     assert "so it is not timed" in done.stderr
 
 
+# Scattered sums whose activations nobody gathers: each rank goes on with stale ones of the others.
+UNGATHERED = """from bench.layers.command import main
+from collectives.layers import model_step
+from collectives.operation import Operation
+from collectives.registry import ALGORITHMS
+from dataclasses import replace
+from bench.harness.iteration import nothing
+gathers = ALGORITHMS["all_gather"]
+gathers["auto"] = replace(gathers["auto"], perform=lambda world, case: Operation(nothing(world)))
+main("prefill")
+"""
+
+
+def test_a_split_by_sequence_that_gathers_no_activations_is_wrong(tmp_path):
+    done = launch(tmp_path, SMALL, "--tokens 4 --layers 2", program=UNGATHERED)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert re.search("sequence_parallel .* so it is not timed", done.stderr)
+
+
 # Row 3000 of every matrix, whose sum feeds no layer, becomes 0 or gets the scale of another row.
 WRONG_ROW = """from bench.layers.command import main
 from kernels.devices.cpu import CpuDevice
@@ -95,6 +116,7 @@ def test_one_row_of_a_matrix_that_is_zero_or_has_a_wrong_scale_is_noticed(
 
 
 TENSOR_PARALLEL = {"tensor_parallel", "tensor_parallel_library"}
+SEQUENCE_PARALLEL = {"sequence_parallel", "sequence_parallel_library"}
 # The options of a small run and the forms that it measures besides the compute alone. On a CPU,
 # small messages have only one_shot_pull and the library; MPICH has no bfloat16.
 RUNS = {
@@ -105,7 +127,7 @@ RUNS = {
     "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_auto"}),
     "gemm_reduce_scatter": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
     "decode": (f"{SMALL} --slots 2", TENSOR_PARALLEL),
-    "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL),
+    "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL | SEQUENCE_PARALLEL),
     "allgather_gemm": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
 }
 APART = {"pipeline_parallel"}  # forms without a collective

@@ -214,3 +214,22 @@ def test_forms_over_two_kinds_of_memory_have_no_ratio(tmp_path):
     assert "90%" not in printed
     assert "x MPICH" not in printed
     assert "fused exposes 4.00 [4.00 4.00] us less" in printed
+
+
+@pytest.mark.parametrize(
+    ("sequence_ms", "sentence"),
+    [
+        (11.0, "Sequence parallelism is faster, SP/TP 0.92 [0.92 0.92]."),
+        (13.0, "Sequence parallelism is slower, SP/TP 1.08 [1.08 1.08]."),
+        (12.0, "Sequence parallelism is as fast, SP/TP 1.00 [1.00 1.00]."),
+    ],
+)
+def test_the_split_with_sequence_parallelism_is_compared_with_all_reduces(
+    tmp_path, sequence_ms, sentence
+):
+    """Its exposed time is 1, 3 or 2 ms of the library's 14."""
+    printed = words(steps(tmp_path, 10.0, 12.0, 20.0, sequence_ms))
+    assert printed.endswith(sentence)
+    hidden = (14 - (sequence_ms - 10)) / 14
+    assert re.search(rf"sequence_parallel \d+ \d+ \[\d+ \d+\] {hidden:.0%} 0", printed), printed
+    assert "Sequence" not in words(steps(tmp_path / "decode", 10.0, 12.0, 20.0))

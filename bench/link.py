@@ -1,4 +1,5 @@
-"""The link between every two ranks: data and flags. `mpirun -n 2 python -m bench.link`
+"""The link between every two ranks: data, flags, and what a rank's own launch takes.
+`mpirun -n 2 python -m bench.link`
 
 docs/link.md says how each figure is measured. Figures are a pair's, or of several pairs at once."""
 
@@ -27,7 +28,7 @@ from reports.store.schema import CaseHeader
 
 ABOUT = (
     "Times the wire between every two ranks: push, pull, both ways at once, and flags; "
-    "between hosts, messages of the library."
+    "between hosts, messages of the library; and a launch with the wait for its end."
 )
 DATATYPE = DATATYPES["float32"]
 CONTENDED_BYTES = 16 << 20  # contention is measured at this size, or the largest below
@@ -64,7 +65,8 @@ class Kind:
     `entry` or that of its key, is performed by one block `repeats` times, or at 0 by many blocks
     once; all ranks launch it, since its flags advance all epochs, unless the source `is_alone`,
     whose clock then counts. Repeats are round trips, of which the half is timed, but of a part of a
-    wire. The arrival of the `mover` of each pair begins the time."""
+    wire. The arrival of the `mover` of each pair begins the time. A kind that `submits` times an
+    empty launch of the source and the wait for its end, by the clock of the host."""
 
     key: str
     among: str = "near"
@@ -75,6 +77,7 @@ class Kind:
     mover: int = 0
     is_alone: bool = False
     is_part: bool = False
+    submits: bool = False
 
     @property
     def is_far(self) -> bool:
@@ -91,6 +94,7 @@ class Kind:
 # A part of a wire: a kernel of the source alone, over the buffers of another rank. Nobody checks
 # its data: other cases write the buffers anew.
 part = partial(Kind, is_alone=True, is_part=True)
+submission = partial(part, among="own", at="none", submits=True)
 MEASUREMENTS = (
     Kind("push"),
     Kind("pull", needs="reads", mover=1),
@@ -107,6 +111,8 @@ MEASUREMENTS = (
     part("unfenced_stores", at="message", repeats=200),
     part("dependent_loads", at="none", needs="reads", repeats=200),
     part("graph_kernel", at="none", needs="graphs", entry="link_dependent_loads", repeats=200),
+    submission("submit_wait"),
+    submission("submit_wait_graph", needs="graphs"),
     Kind("send_library", "far", is_alone=True),
     Kind("both_directions_library", "far_both"),
     Kind("ping_pong_library", "far_both", "element", repeats=10, is_alone=True),
@@ -159,6 +165,8 @@ class Link:
         ranks = "-".join(map(str, kind.shape(pairs).values()))
         iteration.text, iteration.late = f"{kind.key} {ranks} {size_bytes} B", late
         iteration.keep += keep
+        # A CPU has no launch: its iteration is one without a collective.
+        iteration.from_host = kind.submits and not world.device.is_cpu
         iteration.ranks = (source,)
         if not kind.is_alone:
             iteration.ranks = tuple(sorted({*chain(*pairs)}))
@@ -168,6 +176,9 @@ class Link:
     def step(self, kind: Kind, pairs: Pairs, size_bytes: int) -> Step:
         """This rank's launch, which numbers the ranks of its host. Raises DeviceError."""
         device, ranks, own = self.near.device, self.near.communicator.ranks, self.session.world.rank
+        if kind.submits:
+            empty = nothing(self.near)
+            return device.replayed(empty) if kind.needs == "graphs" else empty
         transfer, is_replayed = Transfer.from_buffer_copy(self.transfer), kind.needs == "graphs"
         if not is_replayed:  # a kernel of loads, without a load
             transfer.ranks.count = kind.repeats or size_bytes // DATATYPE.size_bytes

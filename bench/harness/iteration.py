@@ -41,6 +41,8 @@ class Iteration:
     ranks, and times `operation` and then `consume`. A chained one (`chain_calls` > 0) times a chain
     of `consume` alone and a chain of operation and `consume`, each after a meeting.
 
+    One `from_host` times only the operation, which the host submits, and the wait for its end.
+
     `number` is the case's, -1 for a part of the link. Only the times of `ranks` count, from the
     arrival of `movers` on; empty means all ranks.
 
@@ -58,6 +60,7 @@ class Iteration:
     fill_margins: Step | None = None  # once a block: other cases write there
     late: Step | None = None  # delays this rank between the meeting and its first stamp
     chain_calls: int = 0
+    from_host: bool = False
     scale: float = 1.0  # from the timed part of a transfer to all of it
     ranks: tuple[int, ...] = ()
     movers: tuple[int, ...] = ()

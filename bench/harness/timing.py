@@ -16,7 +16,7 @@ from bench.harness.session import Session
 from bench.harness.verify import first_wrong
 from collectives.collective import Array, Datatype
 from collectives.operation import Operation, World
-from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps
+from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps, Step
 from reports.store.schema import Block, LinkBlock
 from reports.store.stats import warmup_length
 
@@ -33,8 +33,11 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     """Runs iterations; this rank's stamps in ns, [timed, 4]. A wait that timed out ends the run.
     Raises DeviceError, on this rank alone, with the sentence of a library that failed."""
     world, watch = session.world, session.flight.watch
-    actions = iteration.actions(session.meet)
-    stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
+    if iteration.from_host:
+        stamps = submitted(world, iteration.operation.step, counts)
+    else:
+        actions = iteration.actions(session.meet)
+        stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
     if failure := iteration.operation.failure():  # other ranks may wait for this one
         raise DeviceError(failure)
     if watch.timed_out:
@@ -42,6 +45,21 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     if not iteration.chain_calls:
         stamps[:, BEGUN] = stamps[:, LEFT]
     return stamps
+
+
+def submitted(world: World, step: Step, counts: Counts) -> Stamps:
+    """This rank's stamps, by the clock of the host, before it submits a step and after it has
+    waited for its end, as an engine in Python does."""
+    submit_and_wait, rows = world.device.caller(step), list[list[int]]()
+    for number in range(counts.total):
+        if world.watch.stop:
+            break
+        begun_ns = time.monotonic_ns()
+        submit_and_wait()
+        ended_ns = time.monotonic_ns()
+        if counts.is_timed(number):
+            rows.append([begun_ns, ended_ns, ended_ns, ended_ns])
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
 @dataclass(frozen=True)

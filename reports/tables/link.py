@@ -9,7 +9,14 @@ from reports.store.grouped import grouped
 from reports.store.schema import Case, Result
 from reports.tables.headline import Point, headline
 from reports.tables.run_text import lay_out_run
-from reports.tables.sentences import number, plain_table, shape_text, shares_places, size_text
+from reports.tables.sentences import (
+    interval_text,
+    number,
+    plain_table,
+    shape_text,
+    shares_places,
+    size_text,
+)
 
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
 # The title of each matrix, with the size and the library that moves the data.
@@ -31,6 +38,9 @@ LABELS = {
     "ping_pong": "flag",
     "ping_pong_library": "message",
 }
+# A launch of a rank and the wait for its end; and the all-reduces of one token of a 70B model: 80
+# layers, two each.
+SUBMIT, SUBMIT_GRAPH, A_TOKEN = "submit_wait", "submit_wait_graph", 160
 US, LOW_US, HIGH_US = (attrgetter(f"time_us.{part}") for part in ("median", "ci_low", "ci_high"))
 Shown = dict[str, list[Case]]  # by algorithm
 
@@ -108,10 +118,33 @@ def points(result: Result) -> list[Point]:
 
 
 def findings(result: Result) -> list[str]:
-    """The run in sentences: slow pairs and directions, and the cost of contention."""
+    """The run in sentences: slow pairs and directions, the cost of contention and of a launch."""
+    cases = measured(result)
+    launches = _submissions(cases, bool(result.run.gpus))
     if shares_places(result.run.ranks):
-        return ["Pairs are not compared: ranks share a GPU or a core."]
-    return [*_slow_transfers(shown_in(result)), *_contention(measured(result))]
+        return ["Pairs are not compared: ranks share a GPU or a core.", *launches]
+    return [*_slow_transfers(shown_in(result)), *_contention(cases), *launches]
+
+
+def _submissions(cases: Sequence[Case], are_gpus: bool) -> list[str]:
+    """What a launch and the wait for its end take the slowest rank, and those of a token."""
+    by_name = grouped(cases, attrgetter("algorithm"))
+    slowest = [max(by_name[name], key=US) for name in (SUBMIT, SUBMIT_GRAPH) if name in by_name]
+    if not slowest:
+        return []
+    us = ", from a graph ".join(f"{_us_text(case)} us" for case in slowest)
+    ms = ", from graphs ".join(f"{number(A_TOKEN * US(case) / 1e3)} ms" for case in slowest)
+    what = "A rank's launch and the wait for its end take"
+    if not are_gpus:
+        what = "A CPU launches nothing: an iteration without a collective takes"
+    return [
+        f"{what} at most {us}; {A_TOKEN} of them, one for each all-reduce of a token of a 70B "
+        f"model, {ms}."
+    ]
+
+
+def _us_text(case: Case) -> str:
+    return interval_text((US(case), LOW_US(case), HIGH_US(case)))
 
 
 def _slow_transfers(shown: Shown) -> list[str]:

@@ -12,12 +12,14 @@ from tests.reports.synthetic_run import without_fsync
 
 WITHIN_A_HOST = ("push", "pull", "ping_pong")
 BETWEEN_HOSTS = ("send_library", "ping_pong_library")
-SIZES = {"ping_pong": 0, "ping_pong_library": 4}  # the others move 64 MiB
+SUBMISSIONS_US = {"submit_wait": 33.0, "submit_wait_graph": 20.0}
+# The others move 64 MiB.
+SIZES = {"ping_pong": 0, "ping_pong_library": 4, **dict.fromkeys(SUBMISSIONS_US, 0)}
 
 
 def headers_of(nodes: Sequence[Sequence[int]]) -> list[CaseHeader]:
     cases = []
-    for name in (*WITHIN_A_HOST, *(BETWEEN_HOSTS if len(nodes) > 1 else ())):
+    for name in (*WITHIN_A_HOST, *SUBMISSIONS_US, *(BETWEEN_HOSTS if len(nodes) > 1 else ())):
         size = SIZES.get(name, 64 << 20)
         kind = next(kind for kind in MEASUREMENTS if kind.key == name)
         for pairs in sets_of_pairs(nodes)[kind.among]:
@@ -80,6 +82,7 @@ def made_up(
         for number, case in enumerate(cases):
             moving_us = case.size_bytes / gb_s(*(case.shape or {}).values()) / 1e3
             time_us = {0: one_way_us, 4: 20.0}.get(case.size_bytes, moving_us)
+            time_us = SUBMISSIONS_US.get(case.algorithm, time_us)
             file.append(
                 Block(
                     case=number,

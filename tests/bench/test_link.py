@@ -27,7 +27,7 @@ start(replace(options, iterations=1),
 """
 LINK = COUNTED.format("")
 SMALL = "-e 16K --max-time 80"
-ALONE = {kind.key for kind in MEASUREMENTS if kind.is_part}
+ALONE = {kind.key for kind in MEASUREMENTS if kind.is_part and not kind.submits}
 TWO_HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}  # MPICH sees a host for each rank
 
 
@@ -52,13 +52,15 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path):
         "both_directions": sizes * pairs // 2,
         "local_copy": sizes * ranks,
         "ping_pong": pairs // 2,
+        "submit_wait": ranks,
         **dict.fromkeys(ALONE - {"graph_kernel"}, pairs),  # a CPU has no graphs
     }
     for case in result.cases:
         assert case.status == "ok", case
-        unchecked = "ping_pong", *ALONE
+        unchecked = "ping_pong", "submit_wait", *ALONE
         assert case.n_wrong == (None if case.algorithm in unchecked else 0)
     assert printed.startswith(text(result))
+    assert "an iteration without a collective takes at most" in words(printed)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,8 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path):
             """
 def shorter(self, kind, *where):
     made = step(self, kind, *where)
-    made.argument.ranks.count -= kind.key == "push"
+    if kind.key == "push":
+        made.argument.ranks.count -= 1
     return made
 
 link.Link.step = shorter
@@ -99,7 +102,7 @@ def test_between_hosts_the_library_moves_the_data(tmp_path):
     printed, result = run(tmp_path, SMALL, program=LINK, **TWO_HOSTS)
     shapes = {(case.algorithm, *case.shape.values()) for case in result.cases}
     assert shapes == {
-        *(("local_copy", rank, rank) for rank in (0, 1)),
+        *((name, rank, rank) for name in ("local_copy", "submit_wait") for rank in (0, 1)),
         ("send_library", 0, 1),
         ("send_library", 1, 0),
         ("both_directions_library", 0, 1),
@@ -156,6 +159,18 @@ def test_similar_pairs_are_not_reported(tmp_path):
     assert "too few blocks" in printed
 
 
+def test_the_cost_of_a_launch_and_its_wait_is_told_for_a_token(tmp_path):
+    """An article takes 33 us for one of them, and so 5.3 ms for the 160 of a 70B model's token."""
+    printed = words(text(made_up(tmp_path, 2, lambda src, dst: 24.0)))
+    said = re.search(
+        r"take at most (\S+) \[\S+ \S+\] us, from a graph (\S+) \[\S+ \S+\] us; 160 of them, one for "
+        r"each all-reduce of a token of a 70B model, (\S+) ms, from graphs (\S+) ms\.",
+        printed,
+    )
+    assert said, printed
+    assert [*map(float, said.groups())] == pytest.approx([33.0, 20.0, 5.28, 3.2], rel=0.02)
+
+
 # -- simulated GPUs
 
 
@@ -169,3 +184,24 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     assert {tuple(case.shape.values()) for case in engine} == {(0, 1), (1, 0)}
     assert "push by copy engine, 16 KiB: row copies into column" in printed
     assert "flag, the floor of any collective, ns one way" in printed
+    assert re.search(
+        r"wait for its end take at most \S+ .*us, from a graph \S+ .*us;", words(printed)
+    )
+
+
+LATE = """
+from bench.harness.iteration import come_late
+link.nothing = lambda world: come_late(world, 3_000_000)
+"""
+
+
+def test_a_launch_is_timed_until_it_has_ended(tmp_path):
+    """An engine that waits for its launch gets it no earlier: here the kernel takes 3 ms."""
+    variables = fake_gpu.environment(count=1) | {"FAKE_NCCL_BINDING": "none"}
+    program = COUNTED.format(LATE)
+    _, result = run(tmp_path, SMALL, "--device cuda", program=program, ranks=1, **variables)
+    submitted = [case for case in result.cases if case.algorithm.startswith("submit_wait")]
+    assert {case.algorithm for case in submitted} == {"submit_wait", "submit_wait_graph"}
+    for case in submitted:
+        assert case.shape == {"src": 0, "dst": 0}
+        assert case.time_us.median >= 3000

@@ -120,6 +120,12 @@ def matmul_command(about: str) -> Command:
                 "256,1024,4096",
                 "tokens of a prefill, in multiples of 8 chunks times the ranks",
             ),
+            option(
+                "--footprint",
+                action="store_true",
+                help="time what the matmul and the collective lose to each other, each alone and "
+                "beside the other, in place of the usual forms",
+            ),
         ),
         "llama-3.1-8b",
         # On a CPU an iteration of 4,096 tokens takes 0.1 s; a difference needs a dozen blocks.

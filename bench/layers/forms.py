@@ -20,7 +20,8 @@ USUAL = "then_library", "then_auto", "fused"
 @dataclass(frozen=True)
 class LayerOptions:
     """The cases of a run: `tokens` are the sizes of batches, `layers` the timed layers (0: all).
-    `scale` None: by the device. Without `algorithm` the usual forms. `hidden` 0: the model's."""
+    `scale` None: by the device. Without `algorithm` the usual forms. `hidden` 0: the model's.
+    `footprint`: what a matmul and a collective lose to each other, not the usual forms."""
 
     datatype: str
     model: str
@@ -29,6 +30,7 @@ class LayerOptions:
     hidden: int = 0
     layers: int = 0
     weights: str = "float16"
+    footprint: bool = False
     algorithm: Sequence[Algorithm] = ()
 
 
@@ -52,7 +54,8 @@ def bind_forms(
         return checked_iteration(session.world, case, operation, *contents(case), keep)
 
     forms = FORMS[session.options.command]
-    chosen = options.algorithm or [forms[name] for name in USUAL]
+    usual = () if options.footprint else USUAL
+    chosen = options.algorithm or [forms[name] for name in usual]
     peers = peer_forms(session.options.command, of_features(session))
     listed = list(dict.fromkeys([forms["compute"], *chosen, *peers]))
     # A form that does not support a size is listed with its reason.

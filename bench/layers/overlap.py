@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.harness.iteration import Segments
+from bench.harness.iteration import Segments, checked_iteration
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.layers import fused
+from bench.layers.footprint import add_footprint
 from bench.layers.forms import LayerOptions, bind_forms, scale_for
 from collectives.collective import DATATYPES
 from collectives.layers import overlap
@@ -37,7 +38,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         # The compute alone reads ungathered activations here, and zeros would be faster.
         between.write(np.resize(datatype.encode(np.arange(1.0, 4.0)), most_tokens * hidden))
     send, receive = (other, part) if reduces else (part, other)
-    keep = [between, send, receive]
+    keep, listed = [between, send, receive], list[overlap.MatmulCase]()
 
     def cases() -> Iterator[CollectiveCase]:
         for layer, width in widths.items():
@@ -56,7 +57,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
                     "inner" if reduces else "columns": width,
                     "scale": str(scale),
                 }
-                yield overlap.MatmulCase(
+                case = overlap.MatmulCase(
                     collective,
                     tokens // ranks * hidden,
                     datatype,
@@ -71,6 +72,8 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
                     weights=weights.address,
                     between=between.address,
                 )
+                listed.append(case)
+                yield case
 
     def contents(case: overlap.MatmulCase) -> tuple[Segments, Segments]:
         drawn = fused.drawn_activations(ranks, case.tokens, seed)
@@ -89,4 +92,13 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     suite = bind_forms(session, options, cases(), contents, keep)
     for header in suite.headers:  # a case counts the elements of one rank
         header.count *= ranks
+    if options.footprint and not suite.is_cut_short:
+        add_footprint(
+            session,
+            suite,
+            listed,
+            lambda case, operation: checked_iteration(
+                world, case, operation, *contents(case), keep
+            ),
+        )
     return suite

@@ -13,10 +13,12 @@ SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 class Place(NamedTuple):
-    """Whether the host has more ranks than CPUs, and the CPUs that this rank may use."""
+    """Whether the host has more ranks than CPUs, the CPUs that this rank may use, and those where
+    a second thread of it may run, if each rank has a core for that."""
 
     oversubscribed: bool
     cpus: list[int]
+    beside: Sequence[int] = ()
 
 
 def pin(communicator: Communicator) -> Place:
@@ -28,13 +30,17 @@ def pin(communicator: Communicator) -> Place:
     ranks = enumerate(communicator.all_gather((host, allowed)))
     masks = {rank: mask for rank, (rank_host, mask) in ranks if rank_host == host}
     oversubscribed = len(set[int]().union(*masks.values())) < len(masks)
+    beside = list[int]()
     if all(mask == allowed for mask in masks.values()):
         # The first hardware thread of every core, then the second, ...
-        turns = chain(*zip_longest(*cores(allowed)))
+        by_core = cores(allowed)
+        turns = chain(*zip_longest(*by_core))
         in_turn = [cpu for cpu in turns if cpu is not None]
         index = sorted(masks).index(communicator.rank)
         os.sched_setaffinity(0, {in_turn[index % len(in_turn)]})
-    return Place(oversubscribed, sorted(os.sched_getaffinity(0)))
+        if 2 * len(masks) <= len(by_core):
+            beside = [in_turn[len(masks) + index]]
+    return Place(oversubscribed, sorted(os.sched_getaffinity(0)), beside)
 
 
 def cores(cpus: Sequence[int]) -> list[list[int]]:

@@ -137,13 +137,14 @@ def _collectives(
     return bounds
 
 
-def _compute(world: World, case: MatmulCase) -> Operation:
+def compute(world: World, case: MatmulCase) -> Operation:
+    """The whole matmul, without a collective."""
     source = case.send if case.collective.reduces else case.between
     return _rows(world, case, case.tokens, source)
 
 
 def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
-    bounds = [_compute(world, case), *_collectives(world, case, algorithm, case.variant)]
+    bounds = [compute(world, case), *_collectives(world, case, algorithm, case.variant)]
     return run_sequence(world, bounds if case.collective.reduces else bounds[::-1])
 
 
@@ -181,7 +182,7 @@ def _bind_fused(world: World, case: MatmulCase) -> Bound:
 OVERLAPPED = {
     name: forms(
         collective.name,
-        _compute,
+        compute,
         _bind_then,
         _bind_fused,
         tuple(VARIANTS),

@@ -8,7 +8,7 @@ import ctypes
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -279,27 +279,32 @@ class NcclLibrary(Library):
         library = self.nccl
         if label in library.refused:
             raise DeviceError(library.refused[label])
-        handle, stream = library.connect(label), self.device.stream.ptr
+        handle = library.connect(label)
         names = {name for group in groups for name, _ in group}
         # The title is the same on all ranks.
         title = next(iter(names - {"ncclSend", "ncclRecv"}), "ncclSend and ncclRecv")
-        calls = [
-            [
-                (name, getattr(library.calls, name), wide([*arguments, handle, stream]))
-                for name, arguments in group
+
+        @cache
+        def calls_in(stream: int) -> list[list[Any]]:
+            return [
+                [
+                    (name, getattr(library.calls, name), wide([*arguments, handle, stream]))
+                    for name, arguments in group
+                ]
+                for group in groups
             ]
-            for group in groups
-        ]
+
         failure = partial(library.failure, handle, title)
 
         def enqueue(blocks: int, argument: Any) -> None:
-            if complaint := library.perform(calls):
+            # The kernels' stream, or the second one, beside these.
+            if complaint := library.perform(calls_in(self.device.current_stream())):
                 raise DeviceError(complaint)
 
         # The first call makes the connections, and may never end.
         before = len(library.logs.get(label, ""))
         with library.logging(label):
-            library.agree(library.perform(calls))
+            library.agree(library.perform(calls_in(self.device.stream.ptr)))
             self._wait_for_first_call(label, title)
         library.agree(library.refused.get(label) or failure() or "")
         choice = nccl.decision(library.logs[label][before:])
@@ -307,7 +312,7 @@ class NcclLibrary(Library):
             first = next((call for group in groups for call in group), None)
             choice = first and library.planned(label, *first)
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
-        step = Step(title, enqueue, None, entries=len(calls)) if names else self.device.nothing
+        step = Step(title, enqueue, None, entries=len(groups)) if names else self.device.nothing
         choice = self.ranks.broadcast(choice)  # only rank 0 logs it
         return Operation(step, choice=choice, failure=failure)
 

@@ -266,15 +266,16 @@ class GpuDevice(GpuStream):
         if memops and self.driver_value("cuDeviceGetAttribute", CAN_FLUSH, self.ordinal):
             waits |= FLUSH
 
-        def current() -> int:
-            return int(self.cupy.cuda.get_current_stream().ptr)
-
         def copy(target: int, source: int, size_bytes: int) -> Step:
             place = target, source, size_bytes
-            return self.python("copy", lambda: self.runtime.memcpyAsync(*place, kind, current()))
+            return self.python(
+                "copy", lambda: self.runtime.memcpyAsync(*place, kind, self.current_stream())
+            )
 
         def on_flag(name: str, flags: int, address: int, value: int) -> Step:
-            return self.python(name, lambda: self.driver(name, current(), address, value, flags))
+            return self.python(
+                name, lambda: self.driver(name, self.current_stream(), address, value, flags)
+            )
 
         store = partial(on_flag, "cuStreamWriteValue32_v2", 0)
         return CopyEngine(copy, store, partial(on_flag, "cuStreamWaitValue32_v2", waits))

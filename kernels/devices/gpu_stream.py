@@ -65,6 +65,10 @@ class GpuStream(Device):
         self.driver(name, ctypes.byref(value), *arguments)
         return value.value
 
+    def current_stream(self) -> int:
+        """The stream of the calls now: the kernels', or within `beside` the second one."""
+        return int(self.cupy.cuda.get_current_stream().ptr)
+
     def pinned(self, kind: type[ctypes.Structure]) -> Any:
         """A zeroed structure in memory of the host, at the same address for kernels."""
         flags = PORTABLE | MAPPED | (HIP_COHERENT if self.name == "hip" else 0)

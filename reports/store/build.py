@@ -75,6 +75,7 @@ def build_cases(
         _set_bandwidth(case, run, links.get(case.size_bytes, ()))
 
     _set_exposed(cases, counted.costs_us, rho)
+    _set_beside(cases, counted)
     return cases
 
 
@@ -216,3 +217,25 @@ def _set_exposed(cases: Sequence[Case], costs_us: RoundCosts, rho: float) -> Non
     for case, case_us, compute_us in pairs:
         case.compute_us = _summary(compute_us, rho)
         case.exposed_us = _summary(case_us - compute_us, pair_rho, are_differences=True)
+
+
+def _set_beside(cases: Sequence[Case], counted: Counted) -> None:
+    """Fills in `beside_ratio`, by the time alone: the cost has the wait for the other work."""
+    measured = {
+        (facts.work_of(case), case.algorithm): case for case in cases if case.status == "ok"
+    }
+    times_us = {
+        number: {block.round: block.time_us for block in blocks}
+        for number, blocks in counted.by_case.items()
+    }
+    ratios = list[tuple[Case, NDArray[np.float64]]]()
+    for (work, algorithm), case in measured.items():
+        alone = measured.get((work, facts.alone_of(algorithm) or ""))
+        if alone:
+            beside_us, alone_us = paired(times_us[case.case], times_us[alone.case])
+            if len(beside_us):
+                ratios.append((case, beside_us / alone_us))
+
+    rho = autocorrelation([of_case for _, of_case in ratios])
+    for case, of_case in ratios:
+        case.beside_ratio = _summary(of_case, rho)

@@ -30,6 +30,8 @@ COMPUTE_BENCHMARKS = (
     "prefill",
 )
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
+# A collective alone, beside a matmul, and the matmul beside it (`--footprint`).
+COLLECTIVE_ALONE, BESIDE, COMPUTE_BESIDE = "collective_", "beside_", "compute_beside_"
 COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
 # busbw / algbw of n ranks, as in nccl-tests' PERFORMANCE.md.
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
@@ -60,6 +62,15 @@ def work_of(case: Case) -> Key:
 def is_peer(case: CaseFields) -> bool:
     """Whether another project than the run's library performed the case: `--peer`."""
     return case.library is not None and not case.algorithm.endswith("library")
+
+
+def alone_of(algorithm: str) -> str | None:
+    """The algorithm that is timed alone of one beside another; None of any other."""
+    if algorithm.startswith(COMPUTE_BESIDE):
+        return COMPUTE
+    if algorithm.startswith(BESIDE):
+        return COLLECTIVE_ALONE + algorithm.removeprefix(BESIDE)
+    return None
 
 
 def late_us(shape: Any) -> float:

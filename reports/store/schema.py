@@ -237,6 +237,10 @@ class Case(CaseFields, Line, kw_only=True):
     exposed_us: Annotated[
         Summarised, Shown("exposed us", "additional time of communication beside compute")
     ] = None
+    beside_ratio: Annotated[
+        Summarised,
+        Shown("beside / alone", "time beside the other work over the time alone, in common rounds"),
+    ] = None
     link_rtt_ns: Annotated[
         Summarised, Shown("rtt ns", "round trip of a flag before and after the blocks")
     ] = None

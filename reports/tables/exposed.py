@@ -13,6 +13,14 @@ from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_peer, w
 from reports.store.grouped import grouped
 from reports.store.schema import Case, Result, RoundCosts, Rounds
 from reports.store.stats import Interval, autocorrelation, median_interval
+from reports.tables.footprint import (
+    footprint_of,
+    is_footprint,
+    is_matmul,
+    name_of,
+    sentence_of,
+    table_of,
+)
 from reports.tables.headline import Point, headline
 from reports.tables.rows import TOO_FEW, are_unlike, costs_of, fastest_cases, ratio_text, verdict_of
 from reports.tables.run_text import lay_out_run
@@ -88,7 +96,8 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
         is_ours = kind.startswith("then_") and kind != LIBRARY and not is_peer(case)
         return OURS if is_ours else kind
 
-    forms, timed = {}, (case for case in cases if len(costs[case.case]) > 1)
+    forms = {}
+    timed = [case for case in cases if len(costs[case.case]) > 1 and not is_footprint(case)]
     for kind, rivals in grouped(timed, kind_of).items():
         (chosen,), report = fastest_cases([rivals], costs)
         if chosen is None or not report[chosen.case]:
@@ -162,6 +171,9 @@ def render(result: Result) -> str:
         work = ", ".join(shape_words(case.shape))
         tables.append((f"{work}; {size_text(case.size_bytes)}", plain_table(HEADINGS, rows)))
         use = _faster_split(result, case, forms) if is_step(case) else _faster_form(forms)
+        if beside := table_of(cases):
+            tables.append(("", beside))
+            use = sentence_of(cases) if {*forms} <= {COMPUTE} else f"{use} {sentence_of(cases)}"
         verdicts.append(f"{label(case) if is_step(case) else work}: {use}")
 
     types = ", ".join(sorted({case.datatype for case in result.cases}))
@@ -184,6 +196,10 @@ def points(result: Result) -> list[Point]:
             library = (ratio and forms[other].case.library) or "pipeline parallel"
             time_us = forms[kind].median_us
             figures.append(Point(label(cases[0]), time_us, "us", ratio, without_version(library)))
+        elif beside := footprint_of(cases):
+            first, _, factor = next((each for each in beside if is_matmul(each[0])), beside[0])
+            said = f"{label(cases[0])}: {name_of(first)}"
+            figures.append(Point(said, factor.median, "times its time alone"))
 
     return [*figures[:1], *figures[1:][-1:]]
 
@@ -259,5 +275,6 @@ def _by_sequence(forms: Forms) -> str:
 
     # A ratio is the time of the second form over the first, of which the verdict speaks.
     words = {"faster": "is slower", "slower": "is faster", "even": "is as fast"}
+    words[TOO_FEW] = "has too few blocks to be compared"
     said = words.get(str(verdict_of(ratio)), "does not clearly differ")
     return f" Sequence parallelism {said}, SP/TP {ratio_text(ratio)}."

@@ -163,8 +163,8 @@ def test_the_cost_of_a_launch_and_its_wait_is_told_for_a_token(tmp_path):
     """An article takes 33 us for one of them, and so 5.3 ms for the 160 of a 70B model's token."""
     printed = words(text(made_up(tmp_path, 2, lambda src, dst: 24.0)))
     said = re.search(
-        r"take at most (\S+) \[\S+ \S+\] us, from a graph (\S+) \[\S+ \S+\] us; 160 of them, one for "
-        r"each all-reduce of a token of a 70B model, (\S+) ms, from graphs (\S+) ms\.",
+        r"take at most (\S+) \[\S+ \S+\] us, from a graph (\S+) \[\S+ \S+\] us; 160 of them, one "
+        r"for each all-reduce of a token of a 70B model, (\S+) ms, from graphs (\S+) ms\.",
         printed,
     )
     assert said, printed

@@ -46,6 +46,7 @@ class Made:
     devices: list | None = None
     chosen: dict = field(default_factory=dict)
     wrong: dict = field(default_factory=dict)
+    waits: dict = field(default_factory=dict)  # by form, what its cost has beside its time
 
     @without_fsync
     def run(self, costs, finish=True):
@@ -62,7 +63,7 @@ class Made:
                         round=turn,
                         n=20,
                         time_us=total_us,
-                        total_us=total_us,
+                        total_us=total_us + self.waits.get(name, 0.0),
                         link_rtt_ns=self.trips(turn),
                         n_wrong=None if name == COMPUTE else self.wrong.get(name, 0),
                     )

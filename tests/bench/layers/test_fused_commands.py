@@ -7,7 +7,8 @@ import pytest
 
 from reports.store.case import COMPUTE
 from reports.tables.show import text
-from tests.bench.launches import launch, stored
+from tests import fake_gpu
+from tests.bench.launches import launch, run, stored
 from tests.launch import few
 
 TINY = "--model llama-3.1-8b --scale 1/1024"
@@ -158,3 +159,15 @@ def test_a_small_run_is_correct_and_shows_what_its_forms_expose(command, tmp_pat
     table = text(result)
     assert max(map(len, table.splitlines())) <= 80
     assert done.stdout == f"{table}run: {result.path}\n"
+
+
+def test_every_split_of_a_prefill_is_right_between_simulated_gpus(tmp_path):
+    """In a stream, a split with two collectives a layer could overtake its own norm."""
+    variables = fake_gpu.environment(vendor="hip", count=2) | {"FAKE_NCCL_BINDING": "none"}
+    options = f"{TINY} -n 1 --tokens 2 --layers 2 -d half --max-time 100 --device hip"
+    _, result = run(tmp_path, options, command="prefill", **variables)
+    right = {case.algorithm: case.n_wrong for case in result.cases if case.status == "ok"}
+    assert {name for name, n_wrong in right.items() if n_wrong == 0} >= {
+        "tensor_parallel",
+        "sequence_parallel",
+    }

@@ -49,10 +49,14 @@ class ndarray:
     order."""
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: Any = float, memptr: cuda.MemoryPointer | None = None
+        self,
+        shape: tuple[int, ...],
+        dtype: Any = float,
+        memptr: cuda.MemoryPointer | None = None,
+        strides: tuple[int, ...] | None = None,
     ) -> None:
         assert memptr, "nothing is allocated here"
-        self.shape, self.dtype, self.data = shape, np.dtype(dtype), memptr
+        self.shape, self.dtype, self.data, self.strides = shape, np.dtype(dtype), memptr, strides
 
     def view(self, dtype: Any) -> "ndarray":
         assert np.dtype(dtype).itemsize == self.dtype.itemsize
@@ -63,12 +67,26 @@ class ndarray:
         data = self.data.ptr, False
         return {"shape": self.shape, "typestr": self.dtype.str, "data": data, "version": 3}
 
+    def __getitem__(self, slices: tuple[slice, ...]) -> "ndarray":
+        return self._part(self._seen[slices])
+
+    @property
+    def T(self) -> "ndarray":
+        return self._part(self._seen.T)
+
+    def _part(self, part: np.ndarray) -> "ndarray":
+        """The array of this part of `_seen`, which nothing reads before its turn in a stream."""
+        place = self.data + (part.ctypes.data - self.data.ptr)
+        return ndarray(part.shape, self.dtype, place, part.strides)
+
     @property
     def _seen(self) -> np.ndarray:
         size_bytes = self.dtype.itemsize * int(np.prod(self.shape))
-        return np.frombuffer(
-            (ctypes.c_char * size_bytes).from_address(self.data.ptr), self.dtype
-        ).reshape(self.shape)
+        if self.strides:
+            ends = zip(self.shape, self.strides, strict=True)
+            size_bytes = self.dtype.itemsize + sum((n - 1) * stride for n, stride in ends)
+        memory = (ctypes.c_char * size_bytes).from_address(self.data.ptr)
+        return np.ndarray(self.shape, self.dtype, memory, strides=self.strides)
 
 
 def matmul(x1: ndarray, x2: ndarray, out: ndarray) -> ndarray:

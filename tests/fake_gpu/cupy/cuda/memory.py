@@ -10,4 +10,7 @@ class UnownedMemory:
 
 class MemoryPointer:
     def __init__(self, mem: UnownedMemory, offset: int) -> None:
-        self.ptr = mem.ptr + offset
+        self.mem, self.ptr = mem, mem.ptr + offset
+
+    def __add__(self, offset: int) -> "MemoryPointer":
+        return MemoryPointer(self.mem, self.ptr + offset - self.mem.ptr)

@@ -30,7 +30,7 @@ def test_calls_beside_other_work_run_meanwhile_and_are_awaited():
     """In a row, the first call would wait for work that comes after it."""
     device: Any = CpuDevice()
     works, seen = threading.Event(), list[bool]()
-    step = device.python("beside", lambda: seen.append(works.wait(30)))
+    step = device.python("beside", lambda: seen.append(works.wait(10)))
     begin, end = (device.caller(each) for each in beside(device, step, 3))
     for _ in range(2):
         works.clear()

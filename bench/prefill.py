@@ -1,5 +1,5 @@
 """A chunk of a prompt through a model's layers: split by tensor with our kernels and the library's,
-and in a pipeline. `mpirun -n 2 python -m bench.prefill`"""
+with sequence parallelism, and in a pipeline. `mpirun -n 2 python -m bench.prefill`"""
 
 from bench.layers.command import main
 

@@ -1,15 +1,19 @@
 """`--footprint`: a matmul and a collective beside each other, and what each loses."""
 
+import os
 import threading
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from bench.layers.footprint import beside
+from bench.machine import placement
 from kernels.devices.cpu import CpuDevice
 from reports.store.case import COMPUTE
 from reports.tables.show import text
 from tests.bench.launches import launch, run, stored
+from tests.bench.machines import write
 from tests.fake_gpu import fake_nccl
 from tests.reports.synthetic_together import Made, always
 
@@ -40,6 +44,31 @@ def test_calls_beside_other_work_run_meanwhile_and_are_awaited():
         works.set()
         end()
         assert seen == [True] * 3
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("ranks", "pinned", "spare"),
+    [(2, [0, 1], [[2], [3]]), (3, [0, 1, 2], [[], [], []]), (8, [*range(8)], [[]] * 8)],
+)
+def test_the_second_thread_of_a_rank_takes_a_core_that_no_rank_has(
+    tmp_path, machine, monkeypatch, ranks, pinned, spare
+):
+    """On the second hardware thread of a rank's core it would slow the rank. Either all ranks have
+    a core for it or none."""
+    allowed = [*range(8)]  # four cores of two threads
+    machine(
+        write(tmp_path, {placement.SIBLINGS.format(n): f"{n % 4},{n % 4 + 4}" for n in allowed})
+    )
+    masks, places = {}, []
+    for rank in range(ranks):
+        masks[0] = {*allowed}
+        monkeypatch.setattr(os, "sched_getaffinity", masks.get)
+        monkeypatch.setattr(os, "sched_setaffinity", masks.__setitem__)
+        gathered = SimpleNamespace(rank=rank, all_gather=lambda own: [own] * ranks)
+        places.append(placement.pin(cast(Any, gathered)))
+    assert [place.cpus for place in places] == [[cpu] for cpu in pinned]
+    assert [place.beside for place in places] == spare
 
 
 @pytest.mark.unit

@@ -1,6 +1,7 @@
 """Tests the software GPU that replaces CuPy's: its behaviour, and its interface against the real
 CuPy if installed."""
 
+import inspect
 import json
 import re
 from importlib.util import find_spec
@@ -51,7 +52,7 @@ def parameters(f):
 def members(c):
     return {n: parameters(m) for n, m in vars(c).items() if inspect.isfunction(m) and n[0] != "_"}
 functions = {}
-for name in ("runtime", "driver", "nvrtc"):
+for name in ("runtime", "driver", "nvrtc", "stream"):
     module = getattr(cupy.cuda, name)
     for n, v in vars(module).items():
         if n[0] != "_" and inspect.isfunction(v) and v.__module__ == module.__name__:
@@ -65,7 +66,9 @@ kinds = {
 }
 for kind, made in kinds.items():
     functions |= {f"{kind}.{n}": p for n, p in members(made).items()}
-print(json.dumps(functions))
+inits = {n: parameters(kinds[n].__init__) for n in ("cuda.Stream", "cuda.Event")}
+errors = {s: str(cupy.cuda.runtime.CUDARuntimeError(s)) for s in cupy._software.ERRORS}
+print(json.dumps([functions, inits, errors]))
 """
 
 
@@ -85,15 +88,20 @@ def documented_parameters(function):
 @pytest.mark.skipif(
     find_spec("cupy") is None, reason="CuPy is not installed, so there is nothing to compare with"
 )
-def test_every_name_of_the_fake_gpu_has_the_parameters_of_cupy():
+def test_every_name_of_the_fake_gpu_has_the_parameters_and_values_of_cupy():
     import cupy
 
     done = python(INTERFACE, **environment())
     assert done.returncode == 0, done.stderr
+    functions, inits, errors = json.loads(done.stdout)
     compared = 0
-    for path, parameters in json.loads(done.stdout).items():
+    for path, parameters in functions.items():
         module = cupy if path.startswith(("cuda", "Raw")) else cupy.cuda
         documented = documented_parameters(attribute(module, path))
         assert documented in (None, parameters), path
         compared += documented is not None
     assert compared > 25
+    for path, parameters in inits.items():
+        assert [*inspect.signature(attribute(cupy, path).__init__).parameters][1:] == parameters
+    assert len(errors) > 10
+    assert {s: str(cupy.cuda.runtime.CUDARuntimeError(int(s))) for s in errors} == errors

@@ -1,7 +1,8 @@
 """The compilers of GPU code that the extras allow, without a GPU.
 
-The oldest NVRTC comes from PyPI, into the user's cache; clang 19 and 22 stand for hipRTC of ROCm
-6.3 to 7. The newest NVRTC, which the locks name, is that of test_kernels_compile."""
+Older NVRTCs come from PyPI, into the user's cache; clang 19 and 22 stand for hipRTC of ROCm 6.3 to
+7, with the names of its implicit header. The newest NVRTC, which the locks name, is that of
+test_kernels_compile."""
 
 import ctypes
 import importlib
@@ -25,9 +26,16 @@ from tests.kernels.kernel_resources import PRELUDE, hip_assembly
 
 for name in "copy_engine", "experts.alltoall_routed", "layers.fused":  # have structures of kernels
     importlib.import_module(f"collectives.{name}")
-# CuPy 14 takes the NVRTC of any CUDA 12 or 13.
-OLDEST_NVRTC = "nvidia-cuda-nvrtc-cu12==12.0.76"
+# CuPy 14 takes the NVRTC of any CUDA 12 or 13; the oldest first.
+OLDER_NVRTC = (
+    "nvidia-cuda-nvrtc-cu12==12.0.76",
+    "nvidia-cuda-nvrtc==13.0.48",
+    "nvidia-cuda-nvrtc==13.2.78",
+)
 CLANGS = "clang-19", "clang-22"
+HIPRTC_NAMES, HIPRTC_FUNCTIONS = (
+    Path(__file__).with_name(name) for name in ("hiprtc_names.h", "hiprtc_functions.inc")
+)
 
 
 def install(wheel: str) -> Path:
@@ -125,7 +133,7 @@ def code(compiler: str, source: Path, architecture: str, *options: str) -> str:
     """PTX or assembly of a kernel file, made with the flags that a device uses. Raises
     CompileError."""
     if compiler in CLANGS:
-        headers = ["-include", str(PRELUDE)]
+        headers = ["-include", str(PRELUDE), "-include", str(HIPRTC_NAMES)]
         return hip_assembly(clang_of(compiler), source, architecture, [*headers, *options])
     flags = [*gpu_driver.compiler_flags(architecture), *options]
     refusal = f"{source.name} does not compile for {architecture}"

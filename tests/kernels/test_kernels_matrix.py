@@ -1,5 +1,6 @@
-"""Compiles every kernel file with the oldest NVRTC that the extras allow, and with the clangs of
-ROCm 6.3 and 7; `make test` lets the oldest clang read the files."""
+"""Compiles every kernel file with older NVRTCs that the extras allow, and with the clangs of ROCm 6.3
+and 7 beside the names that hipRTC declares; in `make test` with the oldest NVRTC, and the oldest
+clang only reads the files."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,13 +13,21 @@ from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import CompileError
 from kernels.devices.device import SOURCES
 from tests.kernels import compile_matrix, kernel_code
-from tests.kernels.compile_matrix import CLANGS, OLDEST_NVRTC, clang_of, code, install
+from tests.kernels.compile_matrix import (
+    CLANGS,
+    HIPRTC_FUNCTIONS,
+    HIPRTC_NAMES,
+    OLDER_NVRTC,
+    clang_of,
+    code,
+    install,
+)
 from tests.kernels.gpu_builds import cached, sources
 from tests.kernels.kernel_code import kernels_in
 from tests.kernels.test_kernels_compile import COLLECTIVES, FILES, HALVES, UNSYNCHRONISED, disorder
 from tests.launch import FULL, few
 
-NVRTC_CELLS = product((OLDEST_NVRTC,), ("sm_90", "sm_80"))
+NVRTC_CELLS = product(OLDER_NVRTC, ("sm_90", "sm_80"))
 CLANG_CELLS = product(CLANGS, ("gfx942", "gfx1201", "gfx1100"))
 
 
@@ -39,6 +48,7 @@ def flaws(compiler: str, architecture: str, stem: str) -> list[str]:
         return disorder(kernels, model)
 
     files = [__file__, compile_matrix.__file__, kernel_code.__file__]
+    files += [HIPRTC_NAMES, HIPRTC_FUNCTIONS] if compiler in CLANGS else []
     checks = [*(Path(str(file)).read_bytes() for file in files), FULL]
     checks += [compile_matrix.layouts(SOURCES / f"{stem}.cu"), sorted(UNSYNCHRONISED), HALVES]
     flags = gpu_driver.compiler_flags(architecture)
@@ -57,3 +67,26 @@ def test_every_file_compiles_and_orders_its_accesses(compiler, architecture):
     with ThreadPoolExecutor(2) as compilers:
         found = compilers.map(partial(flaws, compiler, architecture), FILES)
         assert dict(zip(FILES, found, strict=True)) == {stem: [] for stem in FILES}
+
+
+@pytest.mark.parametrize(
+    "clash",
+    [
+        "struct half2 { int low, high; };",
+        "enum { MASK1, MASK2 };",
+        "__device__ float root(float x) { return rsqrtf(x); }",
+        "__device__ float rsqrtf(float x) { return x; }",
+    ],
+)
+def test_a_name_that_hiprtc_already_declares_is_found(clash, tmp_path):
+    """clang alone would accept the first two and the last, and a user's hipRTC would not."""
+    source, clang = tmp_path / "clash.cu", CLANGS[0]
+    try:
+        clang_of(clang)
+    except CompileError as error:
+        pytest.skip(str(error))
+    source.write_text(clash)
+    with pytest.raises(CompileError, match=r"clash\.cu does not compile"):
+        code(clang, source, "gfx1201", "-fsyntax-only")
+    source.write_text("struct half_2 { int low, high; };")
+    code(clang, source, "gfx1201", "-fsyntax-only")

@@ -32,6 +32,33 @@ def test_every_tree_is_recognised(ranks):
         assert len({order for _, order in found}) == 1
 
 
+@pytest.mark.parametrize(
+    ("tree", "text"),
+    [
+        ((((((((0, 1), 2), 3), 4), 5), 6), 7), "0+1+2+3+4+5+6+7"),
+        ((0, ((((((1, 2), 3), 4), 5), 6), 7)), "1+2+3+4+5+6+7+0"),
+        ((((0, 1), (2, 3)), ((4, 5), (6, 7))), "((0+1)+(2+3))+((4+5)+(6+7))"),
+    ],
+)
+def test_trees_of_eight_ranks_are_found_among_135135(tree, text):
+    parts = stored(FLOAT, 8, 96)
+    assert sums.Explainer(FLOAT).explain(parts, summed(FLOAT, tree, parts))[0] == (0, text)
+
+
+def test_a_result_in_parts_has_the_order_of_each_part():
+    """As of a ring, whose parts each begin at another rank; no window lies within both."""
+    parts, trees = stored(FLOAT, 3, 30_000), [((0, 1), 2), (0, (1, 2)), ((0, 2), 1)]
+    thirds = np.split(parts, 3, axis=1)
+    got = np.concatenate(
+        [summed(FLOAT, tree, third) for tree, third in zip(trees, thirds, strict=True)]
+    )
+    first = dict[str, int]()
+    for at, order in sums.Explainer(FLOAT).explain(parts, got):
+        first.setdefault(order, at)
+    assert [*first] == ["0+1+2", "1+2+0", "0+2+1"]
+    assert all(abs(at - 10_000 * third) < 700 for third, at in enumerate(first.values()))
+
+
 def test_half_types_round_once_or_at_each_sum_and_nothing_explains_another_result():
     parts = stored(BFLOAT16, 4, 3000)
     exact = BFLOAT16.encode(BFLOAT16.decode(parts).sum(axis=0))

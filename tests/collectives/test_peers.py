@@ -1,6 +1,7 @@
 """Peers on the software GPU: real ranks, and stand-ins for vLLM, mscclpp and FlashInfer that sum
 for real."""
 
+import json
 import re
 
 import pytest
@@ -76,13 +77,62 @@ def test_a_case_that_does_not_fit_is_refused_with_the_reason(
         assert said.startswith(f"{TITLES[name].split()[0]} {reason}")
 
 
-def test_torch_is_timed_and_checked_in_a_chain_on_a_fake_gpu(tmp_path):
-    words = "--algorithm one_shot_push --peer torch_symmetric --mode chained -n 1"
-    done, result = run(tmp_path, *words.split())
+# Writes, for each case, how often an iteration launches which link of a chain.
+COUNTED_LINKS = """
+import atexit, json, os, runpy
+from collections import Counter
+from bench.harness import timing
+from kernels.devices.gpu import GpuDevice
+
+launched, of_case = Counter(), {}
+function, perform = GpuDevice.function, timing.perform
+
+def counted(device, loaded, entry, threads):
+    enqueue = function(device, loaded, entry, threads)
+    def launch(blocks, argument):
+        launched[f"{blocks} blocks, {argument.count} elements"] += 1
+        enqueue(blocks, argument)
+    return launch if entry == "chain_link" else enqueue
+
+def performed(session, iteration, counts):
+    launched.clear()
+    stamps = perform(session, iteration, counts)
+    of_case[iteration.number] = {link: n / counts.total for link, n in launched.items()}
+    if session.world.rank == 0:
+        with open(os.environ["LINKS_FILE"], "w") as file:
+            json.dump(of_case, file)
+    return stamps
+
+GpuDevice.function, timing.perform = counted, performed
+runpy.run_module("bench.allreduce", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "variants"),
+    few(
+        [
+            ("", {"one_shot", "two_shot", "one_shot_symmetric", "copied", "registered"}),
+            ("--in-place", {"two_shot_symmetric", "copied", "registered"}),
+        ],
+        1,
+    ),
+)
+def test_torch_and_ours_have_the_same_link_in_a_chain_on_a_fake_gpu(tmp_path, options, variants):
+    """Otherwise the difference of their times would be that of their links. All are checked."""
+    links = tmp_path / "links"
+    words = "--sizes 4K -w 0 --max-time 110 --mode chained -n 1 --peer torch_symmetric"
+    words += f" --algorithm one_shot_push,two_shot_direct {options}"
+    settings = {**fake_peers.environment(), "LINKS_FILE": str(links)}
+    done = mpirun(2, "-c", COUNTED_LINKS, *words.split(), "--out", str(tmp_path), **settings)
     assert done.returncode == 0, done.stderr
-    timed = [case for case in result.cases if case.status == "ok"]
+    timed = [case for case in stored(tmp_path).cases if case.status == "ok"]
     assert {case.n_wrong for case in timed} == {0}
-    assert {"one_shot", "two_shot", "one_shot_symmetric"} <= {case.variant for case in timed}
+    assert {case.variant for case in timed} == variants
+    of_case = json.loads(links.read_text())
+    launched = [of_case[str(case.case)] for case in timed]
+    assert [*launched[0].values()] == [2 * 160]  # of the chain without collectives, and with them
+    assert launched == [launched[0]] * len(timed)
 
 
 def test_a_sum_before_the_norm_registers_the_buffers_of_its_graph_on_a_fake_gpu(tmp_path):

@@ -7,6 +7,8 @@ namespaces to any user. Tests reach the files through /proc/PID/root.
 import subprocess
 from pathlib import Path
 
+from tests.launch import ROOT
+
 
 class Disk:
     """A tmpfs of `size_bytes`; `at` is its folder. Raises OSError if this machine forbids the
@@ -57,6 +59,12 @@ class Disk:
 
     def make_read_only(self) -> None:
         self._do(f"mount -o remount,ro '{self.mounted}'")
+
+    def inside(self, *command: object) -> list[str]:
+        """The command, wrapped so that the process sees the disk at `mounted`: for a program that
+        resolves its paths."""
+        enter = f"nsenter --target {self.shell.pid} --user --mount --preserve-credentials"
+        return [*enter.split(), "sh", "-c", 'cd "$0" && exec "$@"', str(ROOT), *map(str, command)]
 
     def close(self) -> None:
         """Unmount the disk; its files are lost."""

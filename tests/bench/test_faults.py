@@ -97,6 +97,25 @@ def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readabl
     assert "INCOMPLETE" in show(out)
 
 
+SLOW_COMPILER = r"""#!/bin/sh
+case "$*" in *loop_cpu.cpp*|*allreduce_ring*) sleep 2.5 ;; esac
+exec c++ "$@" $(case "$1" in --version) ;; *) echo -O0 ;; esac)
+"""
+
+
+def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out(out, tmp_path):
+    """Rank 0 compiles while it opens the device, and for each algorithm."""
+    compiler, cache = tmp_path / "compiler", tmp_path / "cache"
+    compiler.write_text(SLOW_COMPILER)
+    compiler.chmod(0o755)
+    run = Launch(out, RING, SHORT, "--timeout 1", CXX=str(compiler), XDG_CACHE_HOME=str(cache))
+    run.moment_s = time.monotonic()
+    done = run.end(patience_s=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run.took_s > 2 * 2.5
+    assert {path.suffix for path in (cache / "wiretax").iterdir()} == {""}
+
+
 # -- a rank that is stopped: `stop:0` stops rank 0 while it waits for the rank that sends the signal
 
 

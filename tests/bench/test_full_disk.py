@@ -2,6 +2,7 @@
 a documented status, former files stay complete, and no file is half written."""
 
 import re
+import sys
 import threading
 import time
 from typing import Any
@@ -10,10 +11,14 @@ import pytest
 
 from bench import gate
 from reports.__main__ import main
+from reports.store.manifest import MANIFEST, read_manifest
+from reports.store.result import read
 from reports.tables.show import text
+from tests.bench.campaigns.test_campaign_command import QUICK, named
 from tests.bench.faulty_runs import blocks_in
 from tests.bench.launches import launch, stored
 from tests.bench.small_disk import Disk
+from tests.launch import end_of
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import write_run
@@ -101,6 +106,23 @@ def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
     assert len(result.blocks) >= seen[0] > 2
     assert "INCOMPLETE: the run was cut off." in text(result)
     assert not half_written(disk.at)
+
+
+def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
+    disk = disk_of(8 << 20)
+    folder = disk.at / "campaign"
+    manifest = folder / MANIFEST
+    when(lambda: manifest.exists() and b'"finished"' in manifest.read_bytes(), disk.fill)
+    words = ["--out", disk.mounted / "campaign", "--pairs", "4", *named(a=QUICK, b=QUICK)]
+    done = end_of(*disk.inside(sys.executable, "-m", "bench.campaign", *words))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == done.stderr.count(FULL) == 1
+    assert done.stderr.startswith("bench.campaign: ")
+    launches = read_manifest(folder).launches
+    runs = [launch.run for launch in launches if launch.status == "finished"]
+    assert runs
+    assert all(read(folder / str(run)).complete for run in runs)
+    assert not half_written(folder)
 
 
 def test_a_gate_whose_disk_is_full_leaves_no_pass_but_a_status(disk_of, monkeypatch):

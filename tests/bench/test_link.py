@@ -1,9 +1,12 @@
 """`bench.link`: its measurements on real ranks, and its report on a pair of ranks that differs from
 the others."""
 
+import json
+import os
 import re
 from itertools import combinations
 
+import numpy as np
 import pytest
 
 from bench.link import MEASUREMENTS, matchings
@@ -11,6 +14,7 @@ from reports.tables.show import text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
 from tests.bench.synthetic_link import made_up
+from tests.launch import printed
 
 # bench.link, limited to an iteration of each case instead of by time, so that it also completes on
 # a slow machine.
@@ -111,6 +115,17 @@ def test_between_hosts_the_library_moves_the_data(tmp_path):
     assert {(case.status, case.n_wrong or 0) for case in result.cases} == {("ok", 0)}
     assert not result.run.clock_shared
     assert re.search("message by MPICH .*, 16 KiB: row sends to column", words(printed))
+
+
+@pytest.mark.alone
+def test_the_flag_is_as_fast_as_in_a_minimal_loop():
+    """Otherwise the reported latency floor would be the overhead of our loop. The test compares
+    quartiles, because on a shared machine either loop can lose its core."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    report = json.loads(printed(2, "-m", "tests.ranks.flag_ranks", "200"))
+    ours_ns, bare_ns = (np.percentile(report[name], 25) for name in ("ours_ns", "bare_ns"))
+    assert 1 / 3 < ours_ns / bare_ns < 1.5, (ours_ns, bare_ns)
 
 
 # -- which pairs are measured

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench.launches import run
 from tests.cluster import cluster, needs_hosts
-from tests.launch import FULL, few, mpirun
+from tests.launch import FULL, few, mpirun, printed
 
 RANKS = "tests/ranks/host_ranks.py"
 SIZE = 2 << 20
@@ -30,6 +30,17 @@ def assert_right(done):
 def test_every_collective_between_hosts_is_right(ranks, hosts):
     """MPICH deals the ranks to the hosts in turn."""
     assert_right(mpirun(ranks, *RIGHT, MPIR_CVAR_NUM_CLIQUES=str(hosts)))
+
+
+def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
+    said = printed(4, RANKS, "refused", MPIR_CVAR_NUM_CLIQUES="2", timeout_s=60).splitlines()
+    assert said[:3] == [
+        "register: ['rank 3: no room']",
+        "kernel: ['rank 3: no room']",
+        "messages: ['MPI counts up to 10']",
+    ]
+    differ = "the hosts differ: memory is mapped for rank 0 and host_staged for rank 1; "
+    assert said[3].startswith(f"kinds: ['{differ}")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ import os
 import pytest
 
 from kernels.devices.gpu_driver import visible_gpus
+from tests.bench.launches import run
 from tests.fake_gpu import environment
+from tests.kernels.broken_kernels import tree
 from tests.launch import ROOT, assert_right, count, few, printed, python
 
 VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "hip": "HIP_VISIBLE_DEVICES"}
@@ -115,3 +117,25 @@ def test_back_to_back_launches_of_many_chunks_are_right(vendor):
     launches = count(120) if vendor else 1000
     report = stressed(vendor, launches, 1, *CHUNKED)
     assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}
+
+
+@pytest.mark.parametrize("vendor", ["cuda", pytest.param(None, marks=REAL)])
+def test_without_the_wait_results_are_wrong(vendor, tmp_path):
+    """The negative control: how soon a wrong element is found is random."""
+    broken = tree(tmp_path / "tree", "without the wait")
+    names = "timeout_s=2", "one_shot_push", "two_shot"
+    reports = (stressed(vendor, 300, seed, *names, tree=broken) for seed in range(1, 25))
+    assert any(report["wrong_elements"] for report in reports)
+
+
+@pytest.mark.parametrize("vendor", ["hip", pytest.param(None, marks=REAL)])
+def test_a_run_file_is_written(vendor, tmp_path):
+    """Ranks that share a GPU take turns of milliseconds."""
+    device, variables = gpu(vendor)
+    words = "--sizes 64K --algorithm two_shot -n 10 -w 2 --mode isolated --max-time 45"
+    words += f" --ranks-share-gpus --device {device}"
+    said, result = run(tmp_path, words, **variables)
+    assert f"run: {result.path}" in said.splitlines()
+    assert result.complete
+    assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
+    assert {rank["device"] for rank in result.run.world["ranks"]} == {device}

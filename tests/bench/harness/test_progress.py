@@ -1,9 +1,11 @@
 """Progress on standard error: a line for each phase, and none if nobody wants it."""
 
+import json
 import re
 from typing import Any
 
-from tests.launch import ROOT, end_of
+from reports.store.result import read
+from tests.launch import ROOT, end_of, mpirun
 from tests.reliability.launch_matrix import AS_ROOT, SMALL, allreduce, command
 
 LINE = re.compile(r"\[allreduce \d+ s\] \S.*")
@@ -33,3 +35,49 @@ def test_each_phase_has_a_line_and_a_quiet_run_has_none(tmp_path, monkeypatch):
     line = command("mpich", 2, *allreduce(tmp_path / "quiet", *SMALL, "--quiet"))
     done = end_of(*line, **variables)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# Counts the lines inside and outside of timed work; each may follow the last one at once.
+COUNTED = """
+import json, runpy
+from bench.harness import progress, timing, watchdog
+from bench.harness.session import Session
+
+write, perform, trip = progress.Progress.write, timing.perform, Session.round_trip_ns.func
+place, lines = ["outside"], {"inside": 0, "outside": 0}
+
+def counted(shown, text):
+    lines[place[-1]] += not shown.is_silent
+    write(shown, text)
+
+def inside(function):
+    def wrapper(*arguments):
+        place.append("inside")
+        try:
+            return function(*arguments)
+        finally:
+            place.pop()
+    return wrapper
+
+progress.LINE_S, watchdog.LOOK_S = 0.0, 0.001
+progress.Progress.write, timing.perform = counted, inside(perform)
+Session.round_trip_ns = property(lambda session: inside(trip(session)))
+try:
+    runpy.run_module("bench.allreduce", run_name="__main__")
+finally:
+    if lines["outside"]:
+        print("lines", json.dumps(lines))
+"""
+
+
+def test_no_line_is_written_inside_timed_work(tmp_path, monkeypatch):
+    """Also none of the watchdog, which looks every millisecond here; the timed work is longer."""
+    monkeypatch.delenv("WIRETAX_QUIET")
+    words = "--sizes 1M --algorithm ring,library --mode isolated -n 60 --max-time 60".split()
+    done = mpirun(2, "-c", COUNTED, *words, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    [counts] = re.findall("^lines (.*)$", done.stdout, re.MULTILINE)
+    assert json.loads(counts)["inside"] == 0
+    assert json.loads(counts)["outside"] > 12
+    [result] = map(read, tmp_path.glob("*.jsonl"))
+    assert sum(block.n * block.mean_us for block in result.blocks) > 20e3

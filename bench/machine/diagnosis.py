@@ -8,6 +8,7 @@ from itertools import chain, product
 
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
+from kernels.devices.gpu_driver import LEGACY_IPC
 from reports.store.grouped import grouped
 from reports.store.program import BENCH, RUN, on_ranks
 
@@ -161,6 +162,11 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
             f"The PCIe paths of GPU {', '.join(rootless)} share no root complex, and peer access"
             " across root complexes is refused: move a card (lspci -tv shows the slots), or"
             f" {THROUGH_HOST}."
+        )
+    if facts["legacy_ipc"] and not facts["peers"] and not facts["refusals"]:
+        yield (
+            f"{LEGACY_IPC} is set, and hipIpcGetMemHandle then fails without AMD's own driver"
+            f" module: unset {LEGACY_IPC}."
         )
 
 

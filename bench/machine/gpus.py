@@ -18,6 +18,7 @@ from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.probe import wire_speed
 from collectives.world import open_device, open_world
 from kernels.devices.device import Device, DeviceError, Watch
+from kernels.devices.gpu_driver import legacy_ipc_fails
 
 UNCACHED_SINCE = 7, 2  # ROCm, on gfx1200 and gfx1201
 SHM = "/dev/shm"
@@ -43,6 +44,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "uncached": None,
         "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
         "virtualisation": virtualisation() or "unknown",
+        "legacy_ipc": any(gpu["vendor"] == pci.AMD for gpu in gpus) and legacy_ipc_fails(),
         "peers": None,
         "refusals": [],
     }

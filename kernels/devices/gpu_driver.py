@@ -16,6 +16,7 @@ DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}
 DEVICE_NODES = "/dev/nvidiactl", "/dev/kfd"
 # Only AMD's own driver module has a version file, not the amdgpu that belongs to a kernel.
 AMD_MODULE = Path("/sys/module/amdgpu/version")
+LEGACY_IPC = "HSA_ENABLE_IPC_MODE_LEGACY"  # ROCm's older IPC, which fails without AMD_MODULE
 NVIDIA_MODULE = Path("/sys/module/nvidia/version")
 # Extras of the wheel, or environments of a checkout, which has no package around its folders.
 INSTALL = (
@@ -26,14 +27,18 @@ INSTALL = (
 )
 
 
+def legacy_ipc_fails() -> bool:
+    """Whether the environment requests ROCm's older IPC, without AMD's own driver module."""
+    return os.environ.get(LEGACY_IPC, "0") != "0" and not AMD_MODULE.exists()
+
+
 @cache
 def load_cupy() -> Any:
     """The module `cupy`. Raises DeviceError with CuPy's own reason and what to install."""
     # RCCL's README asks for it if GPUs peer over PCIe; read when ROCm starts.
     os.environ.setdefault("HSA_FORCE_FINE_GRAIN_PCIE", "1")
-    # ROCm's older IPC fails without AMD's own driver module.
     if not AMD_MODULE.exists():
-        os.environ.setdefault("HSA_ENABLE_IPC_MODE_LEGACY", "0")
+        os.environ.setdefault(LEGACY_IPC, "0")
     try:
         return importlib.import_module("cupy")
     except Exception as error:

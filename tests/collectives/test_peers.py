@@ -3,6 +3,7 @@ for real."""
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_torch_and_ours_have_the_same_link_in_a_chain_on_a_fake_gpu(tmp_path, op
     links = tmp_path / "links"
     words = "--sizes 4K -w 0 --max-time 110 --mode chained -n 1 --peer torch_symmetric"
     words += f" --algorithm one_shot_push,two_shot_direct {options}"
-    settings = {**fake_peers.environment(), "LINKS_FILE": str(links)}
+    settings: dict[str, Any] = {**fake_peers.environment(), "LINKS_FILE": str(links)}
     done = mpirun(2, "-c", COUNTED_LINKS, *words.split(), "--out", str(tmp_path), **settings)
     assert done.returncode == 0, done.stderr
     timed = [case for case in stored(tmp_path).cases if case.status == "ok"]

@@ -1,6 +1,6 @@
-"""Compiles every kernel file with older NVRTCs that the extras allow, and with the clangs of ROCm 6.3
-and 7 beside the names that hipRTC declares; in `make test` with the oldest NVRTC, and the oldest
-clang only reads the files."""
+"""Compiles every kernel file with older NVRTCs that the extras allow, and with the clangs of ROCm
+6.3 and 7 beside the names that hipRTC declares; in `make test` with the oldest NVRTC, and the
+oldest clang only reads the files."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -47,9 +47,9 @@ def flaws(compiler: str, architecture: str, stem: str) -> list[str]:
         model = architecture if compiler in CLANGS or "fence.acquire.sys" in text else "sm_80"
         return disorder(kernels, model)
 
-    files = [__file__, compile_matrix.__file__, kernel_code.__file__]
+    files = [Path(str(file)) for file in (__file__, compile_matrix.__file__, kernel_code.__file__)]
     files += [HIPRTC_NAMES, HIPRTC_FUNCTIONS] if compiler in CLANGS else []
-    checks = [*(Path(str(file)).read_bytes() for file in files), FULL]
+    checks = [*(file.read_bytes() for file in files), FULL]
     checks += [compile_matrix.layouts(SOURCES / f"{stem}.cu"), sorted(UNSYNCHRONISED), HALVES]
     flags = gpu_driver.compiler_flags(architecture)
     try:

@@ -1,8 +1,8 @@
 """Run by mpirun on two ranks: the flag ping-pong of bench.link and a bare C loop in turn, on the
 same two cores, over lines of the same kind of memory.
 
-`flag_ranks.py PAIRS`; rank 0 prints a JSON line {"ours_ns": [...], "bare_ns": [...]} with one figure
-of each a pair.
+`flag_ranks.py PAIRS`; rank 0 prints a JSON line {"ours_ns": [...], "bare_ns": [...]} with one
+figure of each a pair.
 """
 
 import ctypes

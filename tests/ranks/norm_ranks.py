@@ -1,5 +1,5 @@
-"""Run by mpirun: prints a digest of the rows that the fused norm makes of some tokens, for each type
-and row length. Launches with two, three and four ranks print the same.
+"""Run by mpirun: prints a digest of the rows that the fused norm makes of some tokens, for each
+type and row length. Launches with two, three and four ranks print the same.
 
 `norm_ranks.py [DEVICE]`. The parts of the rows are zeros on all ranks but one; on every rank a row
 is the same in each form, batch and place.
@@ -46,7 +46,7 @@ def digest(bed: Bed, name: str, hidden: int) -> str:
         if not normed.any():
             normed[:] = found
         assert np.array_equal(found, normed[order][:tokens]), f"{where}: {name} x {hidden} differs"
-    return hashlib.sha256(normed).hexdigest()[:16]
+    return hashlib.sha256(normed.tobytes()).hexdigest()[:16]
 
 
 def main(device: str = "cpu") -> None:

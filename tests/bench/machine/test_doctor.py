@@ -4,13 +4,17 @@ The doctor must give the reason for each problem, must not show a guess as a fac
 useful advice.
 """
 
+import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bench.machine import gpu_state, pci
-from bench.machine.diagnosis import problems, summary, unknowns
+from bench.machine.diagnosis import page, problems, summary, unknowns
+from collectives.peer_buffer import WireSpeed
+from kernels.devices import gpu_driver
 from tests.bench.launches import run
 from tests.bench.machines import KFD_NODES, NO_PEERS, RTX5090S, VEGAS, none, only, with_acs, write
 from tests.fake_gpu import environment, fake_nccl
@@ -28,6 +32,7 @@ main()
 
 PLX = "acs_on_a_plx_switch", "0d:01.0", "11:01.0"
 PORTS = ("0000:0b:00.0", "0000:0b:10.0")
+MI210S = "two_mi210_across_sockets", "23:00.0", "83:00.0", "e4:00.0"
 
 
 def test_a_recorded_card_in_a_narrow_slot_is_reported_with_its_slowdown(examined):
@@ -71,7 +76,20 @@ def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(examined, status,
     assert facts["pairs"][0]["path"] == "PCIe, same root complex"
     sentence = only(problems(facts), "No peer access from GPU 0 to 1, 1 to 0", words)
     facts |= {"peers": "host_staged", "refusals": ["mapped: rank 0: the driver refuses"]}
-    assert sentence in summary(facts)
+    assert summary(facts) == [
+        "Between the GPUs: PCIe, same root complex.",
+        "GPU links at full speed: PCIe 5 x8 (card maximum: PCIe 5 x16).",
+        sentence,
+        "Some facts are unknown: python -m bench.doctor tells how to get them.",
+    ]
+
+
+def test_two_recorded_geforce_cards_are_told_to_go_through_the_host(examined):
+    card = {"name": "NVIDIA GeForce RTX 5090"}
+    cards = {"0000:01:00.0": card, "0000:03:00.0": card}
+    facts = examined(*RTX5090S, nvml_of=cards, status=2)
+    sentence = only(problems(facts), "No peer access from GPU 0 to 1, 1 to 0")
+    assert "It offers none between GeForce cards, PRO cards have it: measure through" in sentence
 
 
 ROOT_PORTS = "0000:00:01.1", "0000:00:01.3"
@@ -143,6 +161,36 @@ def test_the_reason_why_a_recorded_amd_pair_are_no_peers(examined, files, why):
     assert facts["pairs"][0]["path"] == "PCIe, below the same switch"
 
 
+def test_the_variable_of_public_images_is_named_before_a_run_fails(examined, monkeypatch):
+    monkeypatch.setattr(gpu_driver, "AMD_MODULE", Path("/sys/module/amdgpu/absent"))
+    amd = {f"sys/bus/pci/devices/0000:{bus}/vendor": "0x1002" for bus in RTX5090S[1:]}
+    assert none(examined(*RTX5090S, **amd), "LEGACY")
+    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "1")
+    facts = examined(*RTX5090S, **amd)
+    assert only(problems(facts), "module: unset HSA_ENABLE_IPC_MODE_LEGACY.")
+    assert none(facts | {"peers": "mapped"}, "LEGACY")
+    assert none(examined(*RTX5090S), "LEGACY")  # NVIDIA's cards
+
+
+@pytest.mark.parametrize(
+    ("cpu", "sentence"),
+    [
+        ("GenuineIntel\ncpu family\t: 6", "below different root ports, 0000:00:01.1 and"),
+        ("AuthenticAMD\ncpu family\t: 26", "the reason is unknown"),
+    ],
+)
+def test_amd_cards_below_different_recorded_root_ports(examined, cpu, sentence):
+    """Linux lets peers cross root ports of AMD's CPUs, and of few others."""
+    files = {f"sys/bus/pci/devices/0000:{bus}/vendor": "0x1002" for bus in RTX5090S[1:]}
+    files |= {
+        f"{KFD_NODES}/{bus}/properties": f"simd_count 64\np2p_links_count 0\nlocation_id {bus << 8}"
+        for bus in (1, 3)
+    }
+    files["proc/cpuinfo"] = f"vendor_id\t: {cpu}"
+    facts = examined(*RTX5090S, **files)
+    assert sentence in only(problems(facts), "No peer access from GPU 0 to 1, 1 to 0")
+
+
 def test_xgmi_of_the_recorded_pair_is_its_path(examined):
     links = {
         f"{KFD_NODES}/{n}/io_links/0/properties": f"type 11\nnode_from {n}\nnode_to {3 - n}"
@@ -155,12 +203,58 @@ def test_xgmi_of_the_recorded_pair_is_its_path(examined):
     assert none(facts, "peer")
 
 
+@pytest.mark.parametrize(("kind", "is_problem"), [("DMA-FQ", True), ("identity", False)])
+def test_a_translating_iommu_is_reported_with_its_remedy(examined, kind, is_problem):
+    iommu = {"sys/bus/pci/devices/0000:3f:00.0/iommu_group/type": kind}
+    told = [each for each in problems(examined(*VEGAS, **NO_PEERS, **iommu)) if "IOMMU" in each]
+    assert [each.endswith(" Boot with iommu=pt.") for each in told] == [True] * is_problem
+
+
+def test_refused_peers_without_a_common_root_complex_are_sent_to_another_slot(examined):
+    facts = examined(*MI210S)
+    facts |= {"refusals": ["mapped: rank 0: the driver refuses peer access"]}
+    sentence = only(problems(facts), "share no root complex")
+    assert sentence.startswith("The PCIe paths of GPU 0 and 1, 0 and 2, 1 and 2 share no root ")
+    assert "move a card (lspci -tv shows the slots), or measure through the host" in sentence
+
+
 # -- the machine
 
 
 def test_the_small_shm_of_a_container_is_a_problem(examined, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=64 << 20))
     assert only(problems(examined(*VEGAS[:2])), "/dev/shm holds 64 MiB", "--ipc=host")
+
+
+def test_a_slow_link_under_load_and_ranks_that_run_apart_are_told(examined):
+    facts = examined(*RTX5090S)
+    facts["gpus"][1]["now"] = facts["gpus"][1]["links"]["0000:03:00.0"][0], 1
+    assert none(facts, "under load")  # a link at rest may be slow
+    facts["wire"] = WireSpeed(1200.0, 5.0, 4.0, (900.0, 700.0))
+    sentence = only(problems(facts), "GPU 1 (0000:03:00.0) runs at PCIe 5 x1 under load")
+    assert "where both ends claim PCIe 5 x8: reseat the card, check the riser" in sentence
+    assert "own memory run at 900, 700 GB/s" in only(problems(facts), "Ranks differ apart from")
+    assert "a flag there and back 1.2 us" in page(facts)
+
+
+def test_what_the_kernel_and_a_virtual_machine_hide_is_told(examined):
+    facts = examined(*VEGAS, **NO_PEERS)
+    facts |= {"kernel": {"HSA_AMD_P2P": False, "PCI_P2PDMA": None}, "virtualisation": "kvm"}
+    facts["gpus"][0]["driver"] = "amdgpu"
+    assert only(problems(facts), "This kernel lacks CONFIG_HSA_AMD_P2P: AMD's GPUs are no peers")
+    assert only(unknowns(facts), "options of the kernel: run zgrep -E 'HSA_AMD_P2P|PCI_P2PDMA'")
+    assert only(unknowns(facts), "the host of this virtual machine (kvm)", "BAR addresses")
+    assert only(unknowns(examined(*RTX5090S)), "peer access: run mpirun -n 2 ", "topo -p2p r")
+
+
+@pytest.mark.parametrize(
+    "gpus", [("x570_chipset", "05:00.0", "0a:00.0"), VEGAS, MI210S, ("rdna4_in_x8_slot", "03:00.0")]
+)
+def test_the_page_fits_and_the_summary_is_short_for_every_recorded_machine(examined, gpus):
+    facts = examined(*gpus)
+    assert max(map(len, page(facts).splitlines())) <= 100
+    assert 1 <= len(summary(facts)) <= 4
+    json.dumps(facts)  # the head of a run stores the facts as JSON
 
 
 def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):
@@ -187,6 +281,14 @@ def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
     assert (done.returncode, done.stderr) == (3, "")
     for place in ("/sys/bus/pci/devices", "libcuda.so.1", "libamdhip64.so"):
         assert place in done.stdout
+
+
+def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
+    """The GPUs are examined even if no peer memory works."""
+    printed = doctor(**environment(fail="cuMemHostRegister_v2,ipcOpenMemHandle"))
+    assert re.search("0 reads 1 .* unknown", printed)
+    refused = "Peer memory was refused: mapped: rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle"
+    assert refused in " ".join(printed.split())
 
 
 def test_the_peer_memory_of_all_pairs_is_tested_on_a_fake_gpu():

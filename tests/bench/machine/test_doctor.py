@@ -4,6 +4,7 @@ The doctor must give the reason for each problem, must not show a guess as a fac
 useful advice.
 """
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -237,14 +238,28 @@ def test_a_slow_link_under_load_and_ranks_that_run_apart_are_told(examined):
     assert "a flag there and back 1.2 us" in page(facts)
 
 
-def test_what_the_kernel_and_a_virtual_machine_hide_is_told(examined):
-    facts = examined(*VEGAS, **NO_PEERS)
-    facts |= {"kernel": {"HSA_AMD_P2P": False, "PCI_P2PDMA": None}, "virtualisation": "kvm"}
+CONFIG = "CONFIG_HSA_AMD_P2P=y\n# CONFIG_PCI_P2PDMA is not set\nCONFIG_DMABUF_MOVE_NOTIFY=y\n"
+
+
+@pytest.mark.parametrize(
+    "files", [{"boot/config-6.1": CONFIG}, {"proc/config.gz": gzip.compress(CONFIG.encode())}, {}]
+)
+def test_an_option_that_the_kernel_lacks_or_hides_is_told(examined, files):
+    facts = examined(*VEGAS, **NO_PEERS, **{"proc/sys/kernel/osrelease": "6.1"}, **files)
     facts["gpus"][0]["driver"] = "amdgpu"
-    assert only(problems(facts), "This kernel lacks CONFIG_HSA_AMD_P2P: AMD's GPUs are no peers")
-    assert only(unknowns(facts), "options of the kernel: run zgrep -E 'HSA_AMD_P2P|PCI_P2PDMA'")
+    if not files:
+        assert none(facts, "This kernel lacks")
+        assert only(unknowns(facts), "options of the kernel: run zgrep -E 'HSA_AMD_P2P|PCI_P2PDMA")
+        return
+    lacks = "This kernel lacks CONFIG_PCI_P2PDMA: AMD's GPUs are no peers over PCIe then."
+    assert only(problems(facts), "This kernel lacks") == lacks
+    assert not any("options of the kernel" in each for each in unknowns(facts))
+
+
+def test_who_knows_what_is_hidden_here_is_told(examined):
+    facts = examined(*RTX5090S) | {"virtualisation": "kvm"}
     assert only(unknowns(facts), "the host of this virtual machine (kvm)", "BAR addresses")
-    assert only(unknowns(examined(*RTX5090S)), "peer access: run mpirun -n 2 ", "topo -p2p r")
+    assert only(unknowns(facts), "peer access: run mpirun -n 2 ", "topo -p2p r")
 
 
 @pytest.mark.parametrize(

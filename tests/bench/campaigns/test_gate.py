@@ -103,6 +103,23 @@ def test_failed_requests_are_unusable_in_every_report(tmp_path, capsys):
         assert re.match(rf"\s*<b>UNUSABLE</b>\s*<h1>{fault}", banner), page
 
 
+def test_a_serving_bench_that_got_slower_fails_and_its_cold_first_request_is_named(
+    tmp_path, capsys
+):
+    """A reviewer of a kernel asks for the engine's figures; a server that was not warm would be
+    compared by its start."""
+    paths = [tmp_path / "base.json", tmp_path / "head.json"]
+    for path, share in zip(paths, (1.0, 1.1), strict=True):
+        slowed = {name: VLLM[name] * share for name in ("median_tpot_ms", "mean_itl_ms")}
+        path.write_text(json.dumps(VLLM | slowed | {"mean_ttft_ms": 900.0}))
+    assert judged(tmp_path / "gate", *(f"cat {path}" for path in paths)) == 1
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert out.startswith("REGRESSION: SLOWER up to 10.0%: serving ")
+    first = out.partition(";")[0]
+    assert ("tpot" in first, "itl" in first, "ttft" in first) == (True, True, False)
+    assert "note: cold first request, perhaps: the mean is 900 ms to the first token" in out
+
+
 WRONG = {
     # A flaky kernel: the pilot is not judged, and a launch that died is repeated.
     "head's pilot": ("head", "wrong", 0, "a pilot"),

@@ -29,14 +29,23 @@ def test_seven_times_of_another_owners_kernels_are_in_the_range():
         assert abs(us / wire.time_us(name, size, gpus=4) - 1) < GIVEN_SPREAD, (name, size)
 
 
-def test_advise_predicts_the_best_of_these_times(tmp_path):
-    config = tmp_path / "config.json"
+def words_for(folder, wire):
+    config = folder / "config.json"
     config.write_text(json.dumps(CONFIG | {"hidden_size": 2560}))
-    words = f"--config {config} --gpu r9700 --gpus 4 --weights 40GB --wire {WIRE}"
-    for tokens, measured_us in BEST.items():
+    return f"--config {config} --gpu r9700 --gpus 4 --weights 40GB --wire {wire}"
+
+
+def predicted(words):
+    """The `all_reduce` of the JSON for each number of tokens of BEST."""
+    for tokens in BEST:
         status, text, _ = advise(f"{words} --batch {tokens} --json")
         assert status == 0
-        all_reduce = json.loads(text)["all_reduce"]
+        yield json.loads(text)["all_reduce"]
+
+
+def test_advise_predicts_the_best_of_these_times(tmp_path):
+    words = words_for(tmp_path, WIRE)
+    for measured_us, all_reduce in zip(BEST.values(), predicted(words), strict=True):
         assert all_reduce["is_assumed"]
         assert all_reduce["engine_calls"] == all_reduce["calls"] + 1
         value, low, high = all_reduce["us"]
@@ -49,6 +58,23 @@ def test_advise_predicts_the_best_of_these_times(tmp_path):
     # Their own cap between the two kernels is 16 KB.
     assert "two_shot_push from 32 KiB" in said
     assert "measured sizes" not in said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "3,2.9,12",  # as if each card had an uplink of its own
+        "0,2.9,12,2",
+        "3,0,12,2",
+        "3,5.8,12,2",
+        "3,2.9,15.75,2",  # the data sheet's
+    ],
+)
+def test_the_printed_range_is_too_narrow_for_a_wrong_wire(wrong, tmp_path):
+    """A range that holds any wire proves no formula."""
+    spans = [all_reduce["us"][1:] for all_reduce in predicted(words_for(tmp_path, wrong))]
+    is_inside = [low <= us <= high for us, (low, high) in zip(BEST.values(), spans, strict=True)]
+    assert not all(is_inside), spans
 
 
 @pytest.mark.parametrize(

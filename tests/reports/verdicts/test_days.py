@@ -37,6 +37,20 @@ def test_regress_takes_the_spread_from_five_other_days_or_says_what_it_assumes(t
     assert "days are assumed to differ by 2.0%" in gate(capsys, base, new)[1]
 
 
+def test_a_launch_that_an_event_slows_sets_neither_the_level_nor_the_scatter_of_its_day(
+    tmp_path, capsys
+):
+    """By means and plain variances such events would pass for the scatter of all launches, so that
+    any other day is a slowdown; or for the spread between days, which hides one."""
+    store = tmp_path / "nightly"
+    days = enumerate(zip((1.0, 1.04, 0.96, 1.02, 0.98), (1, 5, 2, 10, 3), strict=True), 1)
+    first, *_ = (on_day(day, store, shift, event) for day, (shift, event) in [*days])
+    status, printed = gate(capsys, first, on_day(6, store, 1.06))
+    assert (status in (0, 3), "estimated from 5 other days" in printed) == (True, True), printed
+    status, printed = gate(capsys, first, on_day(7, store, 1.3))
+    assert (status, "estimated from 6 other days" in printed) == (1, True), printed
+
+
 @pytest.mark.parametrize("spread", [0.3, 0.01])
 def test_a_gate_that_decides_little_does_not_pass(tmp_path, capsys, spread):
     """Launches that scatter by 30 %, or cells that are slower by 0 to 60 %: a margin that only

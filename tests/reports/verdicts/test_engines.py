@@ -4,9 +4,11 @@ engine's kernel."""
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from reports.__main__ import main
+from reports.verdicts.engines import CASE, against_library
 from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, run_id, write_run
 
 pytestmark = pytest.mark.unit
@@ -122,6 +124,18 @@ def test_runs_that_prove_nothing_are_refused(tmp_path, tuner):
     copy.write_bytes(path.read_bytes())
     rewrite_head(copy, run_id=copy.stem)
     assert "have the same times in each block: copies" in refusal(tmp_path / "copied")
+
+
+def test_equal_kernels_rarely_get_a_row():
+    """Eight sizes are eight chances: of campaigns of identical code at most 5 % may win at any."""
+    draw, wins = np.random.default_rng(1), []
+    cases = pd.MultiIndex.from_product([["library", "vllm"], range(8), range(12)])
+    table = pd.DataFrame(index=cases).rename_axis(["algorithm", "size_bytes", "run_id"])
+    table = table.reset_index().assign(**dict.fromkeys(CASE[1:], "x"), total_us_median=np.nan)
+    for _ in range(100):
+        table["time_us_median"] = draw.lognormal(0, 0.05, len(table))
+        wins.append(against_library(table, "vllm").wins.any())
+    assert np.mean(wins) <= 0.05
 
 
 @pytest.mark.parametrize(

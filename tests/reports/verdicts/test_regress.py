@@ -178,6 +178,16 @@ def test_too_few_pairs_never_pass(tmp_path, capsys):
     assert (skipped, [*suite.iter("failure")]) == (4 * ["inconclusive"], [])
 
 
+@pytest.mark.parametrize(("percent", "word", "expected"), [(900, "SLOWER", 1), (-90, "FASTER", 0)])
+def test_ten_times_the_time_is_decided_by_six_pairs(tmp_path, capsys, percent, word, expected):
+    """Among so many cells Holm's procedure decides none by six pairs, by however much they
+    differ."""
+    variants = {"main": no_effect, "new": slower(percent)}
+    folder = write_campaign(tmp_path / "far", variants, pairs=6, spread=0.05)
+    status, printed = judge(capsys, folder)
+    assert (status, f": {word} " in printed) == (expected, True), printed
+
+
 def test_an_inconclusive_result_says_what_decides(tmp_path, capsys):
     """In noise of 3 %, half a per cent more than the margin can hide."""
     noisy = write_campaign(tmp_path / "noisy", ALIKE, spread=0.03, sizes=[16384])

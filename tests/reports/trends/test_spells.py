@@ -27,21 +27,36 @@ def words_of(found):
     return {each["verdict"] for each in found["series"]}
 
 
+SIZES = [16384, 32768, 65536, 131072]
+CASES = range(2 * len(SIZES))
+
+
+def write_nights(folder, factor_of):
+    """Ninety nights that scatter by 1 %; `factor_of` a night and a case is on top."""
+    for night in range(90):
+        own = np.exp(np.random.default_rng([4, night]).normal(0, 0.01, len(CASES)))
+        slowed = {case: own[case] * factor_of(night, case) for case in CASES}
+        write(folder, night, slowed, sizes=SIZES, scale=1.0)
+
+
 def test_a_past_spell_of_all_cases_does_not_hide_the_change_of_one(tmp_path, answer):
     """Five nights on a warm machine blinded the report for months: a case that then got slower by
     5 % was never told."""
-    sizes = [16384, 32768, 65536, 131072]
-    every = range(2 * len(sizes))
-    for night in range(90):
-        own = np.exp(np.random.default_rng([4, night]).normal(0, 0.01, len(every)))
-        spell = 1.1 if 40 <= night < 45 else 1.0
-        slowed = {
-            case: spell * own[case] * (1.05 if (case, night >= 80) == (3, True) else 1.0)
-            for case in every
-        }
-        write(tmp_path, night, slowed, sizes=sizes, scale=1.0)
+
+    def factor(night, case):
+        spell = 1.2 if 40 <= night < 45 else 1.0
+        return spell * (1.05 if case == 3 and night >= 80 else 1.0)
+
+    write_nights(tmp_path, factor)
     status, found = answer(tmp_path, "--since", run_id(70))
     assert (status, [each["since"] for each in found["series"]]) == (1, [run_id(80)])
+
+
+def test_a_short_spell_of_one_case_is_told(tmp_path, answer):
+    """Beside the forty nights before and after it, a week of one case hardly counts."""
+    write_nights(tmp_path, lambda night, case: 1.06 if case == 3 and 40 <= night < 48 else 1.0)
+    _, found = answer(tmp_path)
+    assert {event["run"] for event in found["events"]} == {run_id(40), run_id(48)}
 
 
 def test_disturbed_nights_do_not_hide_that_the_next_ones_are_as_slow(tmp_path, answer):

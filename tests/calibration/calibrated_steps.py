@@ -19,8 +19,6 @@ FIRST = 40  # the run of the step
 STEPS = (10.0, 2, 0.95), (5.0, 3, 0.90), (3.0, 3, 0.75)
 # If 70 % of the variance is common to all series, or 3 % of the runs are slower.
 HARD_STEPS = STEPS[0], (5.0, 3, 0.88), (3.0, 8, 0.75)
-
-
 Steps = tuple[tuple[float, int, float], ...]
 
 

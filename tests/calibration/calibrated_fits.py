@@ -11,8 +11,8 @@ from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Si
 
 SIZES = np.array([16384 << step for step in range(12)])
 PARTS = {
-    "latency": SIZES[SIZES <= LATENCY_BOUND_BYTES],
-    "bandwidth": SIZES[SIZES > LATENCY_BOUND_BYTES],
+    "small": SIZES[SIZES <= LATENCY_BOUND_BYTES],
+    "large": SIZES[SIZES > LATENCY_BOUND_BYTES],
 }
 US_A_BYTE = 1e-4  # 10 GB/s
 
@@ -44,7 +44,7 @@ class Launches:
 
 def one_line(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     """Lines whose alpha is worth 22 to 512 KiB: how often the printed intervals contain the alpha
-    and the beta of the sizes that latency bounds and that bandwidth bounds."""
+    and the beta, of the small sizes, which latency bounds, and of the large ones."""
     covered: dict[str, list[bool]] = {
         f"{scatter}: {name}, {words}": [] for words in PARTS for name in ("alpha", "beta")
     }

@@ -18,7 +18,12 @@ from tests.calibration.calibrated_fits import Launches, one_line
 from tests.calibration.calibrated_layers import LAYER, equal_forms
 from tests.calibration.calibrated_steps import STEPS, alarms_in_time
 from tests.calibration.calibrated_trends import NORMAL, RUNS, alarms
-from tests.calibration.selfcheck import false_alarms, false_sameness, launch_coverage
+from tests.calibration.selfcheck import (
+    false_alarms,
+    false_sameness,
+    launch_coverage,
+    stopped_coverage,
+)
 from tests.calibration.synthetic import Scenario
 from tests.launch import FULL, ROOT, few
 
@@ -85,6 +90,7 @@ BROKEN = [
     (rounds_taken_for_independent, partial(equal_forms, LAYER, 0.7, 12), 200),
     (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS]), 120),
     (no_correction_for_many_cells, partial(false_alarms, WIDE), 200),
+    (blocks_taken_for_independent, partial(stopped_coverage, 0.6, 0.88), 400),
     (any_narrow_interval_is_the_same, partial(false_sameness, 0.01), 400),
     (intervals_of_fits_too_narrow, partial(one_line, Launches(10, 0.03)), 400),
     (alarms_a_run_too_late, partial(alarms_in_time, NORMAL[0], STEPS[:1]), 400),

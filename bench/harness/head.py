@@ -88,7 +88,10 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
         if any(peers.hdp_flush):
             notes.append("A writer flushes its peer's HDP before a flag.")
         if peers.refusals:
-            notes.append(f"Better was refused: {'; '.join(peers.refusals)}.")
+            notes.append(
+                "Faster ways to use the peers' memory do not work here: "
+                f"{'; '.join(peers.refusals)}."
+            )
         if isinstance(world.peers, Unsupported):
             notes.append(
                 f"Between hosts {world.library.name} moves the data: {world.peers.reason}."

@@ -165,10 +165,13 @@ def baseline_side(argument: str, current: Side) -> Side:
 
 def _run_ids(folder: Path) -> dict[str, set[str]]:
     path = folder / ACCEPTED
-    content = content_of(path, MOST_BYTES) if path.exists() else b""
-    try:
-        moves = msgspec.json.Decoder(Acceptance).decode_lines(content)
-    except NOT_JSON as error:
-        raise ResultError(f"{path} has a line that is not by `accept` ({error})") from error
+    lines = content_of(path, MOST_BYTES).splitlines() if path.exists() else []
+    run_ids = dict[str, set[str]]()
+    for number, line in enumerate(lines, 1):
+        try:
+            move = msgspec.json.decode(line, type=Acceptance)
+        except NOT_JSON as error:
+            raise ResultError(f"{path}, line {number}: not by `accept` ({error})") from error
+        run_ids[move.machine_id] = {*move.run_ids}
 
-    return {move.machine_id: {*move.run_ids} for move in moves}
+    return run_ids

@@ -39,7 +39,8 @@ from reports.verdicts.sides import add_allow, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
 # Notes of a run on how its ranks reach each other's memory; others say what its figures mean.
-HOW_SHARED = "Peer memory", "A writer flushes", "Better was refused"
+# Older runs have the last.
+HOW_SHARED = "Peer memory", "A writer flushes", "Faster ways to use", "Better was refused"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -48,6 +48,10 @@ ENGINES = {
 }
 
 
+# What all runs have alike, and the columns with it.
+ALIKE = {"machine": "machine_id", "ranks": "world_size", "method": "method"}
+
+
 def engine_table(paths: Sequence[str], name: str) -> str:
     """The row of these runs, behind lines on what was measured; without a row if the kernel does
     not win at the smallest size. Raises ResultError for runs that cannot be read or that no gate
@@ -61,8 +65,10 @@ def engine_table(paths: Sequence[str], name: str) -> str:
     if faults := [*faults_of_runs(results, " ".join(paths)), *copies_told(results)]:
         raise ResultError(f"no row, because {faults[0]}")
     frame = frame[frame.left_out.isna() & (frame.collective == "all_reduce")]
-    if len(frame[["machine_id", "world_size", "method"]].drop_duplicates()) > 1:
-        raise Incomparable("not comparable: the runs differ in machine, ranks or method")
+    for name, column in ALIKE.items():
+        if len(values := frame[column].unique()) > 1:
+            shown = " and ".join(str(value) or "default" for value in values[:2])
+            raise Incomparable(f"not comparable: the runs differ in {name}: {shown}")
     cells = against_library(frame, algorithm)
     run = next(result.run for result in results if str(result.path) == frame.path.iloc[0])
     arch = " and ".join(sorted({str(rank.get("arch")) for rank in run.ranks})) or "unknown"

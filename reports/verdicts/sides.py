@@ -18,7 +18,14 @@ import pandas as pd
 
 from reports.store.case import CASE_KEY, is_own_work, key_of
 from reports.store.grouped import grouped
-from reports.store.manifest import MANIFEST, Launch, Manifest, VariantRecord, read_manifest
+from reports.store.manifest import (
+    MANIFEST,
+    Launch,
+    Manifest,
+    VariantRecord,
+    read_manifest,
+    runs_by_time,
+)
 from reports.store.observations import Entry, method_of, table, world_of
 from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
@@ -180,7 +187,10 @@ def side_of(argument: str) -> Side:
             _add_launch(side, file)
 
     if not side.launches:
-        raise ResultError(f"no run file at {argument}")
+        deeper = (file.parent for file in runs_by_time(path) if file.name != ACCEPTED)
+        below = next(deeper, None)
+        elsewhere = f"; the folder {below} has one" if below else ""
+        raise ResultError(f"no run file at {argument}{elsewhere}")
 
     side.launches.sort(key=lambda launch: by_time(launch.run.run_id))
     return side

@@ -95,6 +95,7 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
     why = "the driver refuses peer access from GPU 0000:41:00.0 to GPU 0000:61"
     assert "Peer memory is host_staged" in said
     assert why in said
+    assert "Faster ways to use the peers' memory do not work here: mapped: " in said
     memory = result.run.memory
     assert {memory["flags"], memory["data"]} == {"registered host memory"}
     assert (memory["requested"], memory["behaved"]) == ("mapped", "host_staged")

@@ -76,6 +76,9 @@ def test_a_baseline_is_stored_by_machine_and_moved_and_used(baselines, accept, t
     assert "14 launches against 8, not interleaved" in printed
     hint = shlex.split(printed.partition("all cells: python -m reports ")[2])
     assert main(hint) == 0, hint
+    # `compare` reads runs, of which the folder of all machines holds none itself.
+    assert main(["compare", str(baselines), str(slowest)]) == 2
+    assert f"; the folder {baselines}/a1b2c3 has one\n" in capsys.readouterr().err
 
 
 def of_another_machine(folder, seed):
@@ -172,7 +175,7 @@ def test_a_damaged_list_of_baselines_is_one_sentence(baselines, accept, alike, c
         file.write('{"machine_id":\n')
     status, printed = gate(capsys, baselines, alike[1])
     assert status == 2
-    assert re.fullmatch(rf"reports: {baselines}/accepted\.jsonl has a line [^\n]+\n", printed)
+    assert re.fullmatch(rf"reports: {baselines}/accepted\.jsonl, line 2: [^\n]+\n", printed)
     assert accept(alike[0])[0] == 2
 
 

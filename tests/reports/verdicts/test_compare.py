@@ -138,7 +138,7 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, compared):
 
 
 def test_bad_input_is_one_sentence(two, compared, tmp_path):
-    base, _ = two
+    base, new = two
 
     def refused(*paths):
         status, out, err = compared(*paths)
@@ -147,6 +147,11 @@ def test_bad_input_is_one_sentence(two, compared, tmp_path):
 
     assert "no run file at" in refused(base, f"{tmp_path}/nothing-*.jsonl")
     assert "two sides" in refused(base)
+    inner = tmp_path / "outer" / "inner"
+    assert "has one" not in refused(base, inner.parent)
+    inner.mkdir(parents=True)
+    shutil.copy(new, inner)
+    assert f"; the folder {inner} has one" in refused(base, inner.parent)
 
 
 def test_sides_that_differ_in_everything_are_refused_in_one_short_sentence(tmp_path, compared):

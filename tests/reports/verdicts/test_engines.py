@@ -139,6 +139,20 @@ def test_equal_kernels_rarely_get_a_row():
 
 
 @pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"machine_id": "ffffff"}, "machine: a1b2c3 and ffffff"),
+        ({"method": {"warmup": 5}}, "method: default and warmup 5"),
+    ],
+)
+def test_runs_that_differ_are_refused_with_what_differs(tmp_path, tuner, fields, told):
+    rewrite_head(stored(tmp_path, runs=2, sizes=SIZES[:1])[1], **fields)
+    status, rows, _, err = tuner(tmp_path, "--format", "vllm")
+    assert (status, rows) == (4, [])
+    assert err == f"reports: not comparable: the runs differ in {told}\n"
+
+
+@pytest.mark.parametrize(
     ("arch", "row"),
     [
         ("sm_90a", 'setdefault("9.0", {})[2] = 16400'),

@@ -14,6 +14,7 @@ from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.schema import NotNegative
 
 SCHEMA, SUFFIX = 1, ".bits.json"
+ACCEPTED_BITS, ACCEPTED_NOTE = "bits", "accepted: "  # the folder of `accept`, and its reason
 COMPARABLE = "collective", "ranks", "hosts", "device", "seed", "data"  # equal in both records
 MOST_BYTES = 20_000_000
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]

@@ -1,19 +1,22 @@
 """The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back.
 FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one move. A machine's last
-line names its baseline's runs. After an interruption one of two baselines is complete."""
+line names its baseline's runs. After an interruption one of two baselines is complete. A record of
+bench.bits goes into FOLDER/bits/, in place of the one of the same kind, with the reason as a
+note."""
 
 import argparse
 import os
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
 
-from reports.store.bits import Name
-from reports.store.program import answer, complain
+from reports.store.bits import ACCEPTED_BITS, ACCEPTED_NOTE, SUFFIX, Name, read_bits
+from reports.store.program import BENCH, answer, complain
 from reports.store.result import NOT_JSON, ResultError, content_of
-from reports.store.untrusted import read_bytes
+from reports.store.untrusted import printable, read_bytes
 from reports.store.writing import locked, write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.gate import UNUSABLE
@@ -46,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--current",
         metavar="Y",
         required=True,
-        help="the new baseline of its machine: FOLDER/VARIANT of a campaign, or a folder or quoted "
-        "glob of runs",
+        help="the new baseline of its machine: FOLDER/VARIANT of a campaign, a folder or quoted "
+        f"glob of runs, or a record of {BENCH}bits",
     )
     option(
         "--reason", metavar="TEXT", required=True, help="why the baseline changes; this is stored"
@@ -61,6 +64,8 @@ def accept(arguments: argparse.Namespace) -> int:
     folder = arguments.baseline
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")
+    if arguments.current.endswith(SUFFIX):
+        return _accept_bits(arguments)
 
     current = side_of(arguments.current)
     if faults := faults_of(current):
@@ -99,34 +104,59 @@ def accept(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _store(folder: Path, entry: Acceptance, current: Side) -> None:
-    """Writes the runs, then the entry, and then removes the previous runs. What is the newest entry
-    already adds no line: every rank of a launch accepts. Raises ResultError, also for a link in
-    place of the machine's folder: it may come with a store and lead out of it."""
-    own, log = folder / entry.machine_id, folder / ACCEPTED
+def _accept_bits(arguments: argparse.Namespace) -> int:
+    """Makes a record of bits the baseline of its machine, collective, ranks and seed; returns 0, or
+    5 if one of its rows failed. Raises ResultError."""
+    record, folder = read_bits(Path(arguments.current)), arguments.baseline / ACCEPTED_BITS
+    if record.failed:
+        complain(f"{record.failed[0].name} failed: {record.failed[0].reason}")
+        return UNUSABLE
+
+    record.notes.append(f"{ACCEPTED_NOTE}{printable(arguments.reason)}")
+    kind = record.machine_id, record.collective, record.ranks, record.hosts, record.seed
+    name = "-".join(map(str, kind)) + SUFFIX
+    with _own_folder(folder) as inside:
+        write_whole(inside / name, msgspec.json.encode(record))
+
+    said = f"the bits of {record.run_id} are now the baseline in {folder / name}"
+    answer(arguments, said, folder=folder, run_id=record.run_id, reason=arguments.reason)
+    return 0
+
+
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[Path]:
+    """The folder, made if it is missing, by a path that stays the same whatever takes its name
+    meanwhile. Raises ResultError, also for a link in its place: it may come with a store and lead
+    out of it."""
     try:
-        own.mkdir(parents=True, exist_ok=True)
-        inside = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        folder.mkdir(parents=True, exist_ok=True)
+        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        raise ResultError(f"{own} is no folder of its own: {error.strerror}") from error
+        raise ResultError(f"{folder} is no folder of its own: {error.strerror}") from error
 
-    machine = Path(f"/proc/self/fd/{inside}")  # whatever takes the folder's name meanwhile
     try:
-        with locked(folder):
-            for launch in current.launches:
-                file = machine / f"{launch.run.run_id}.jsonl"
-                write_whole(file, read_bytes(launch.path))
-
-            former = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
-            lines = former.splitlines()
-            if not lines or not _is_same(lines[-1], entry):
-                write_whole(log, b"\n".join([*lines, msgspec.json.encode(entry), b""]))
-
-            for file in machine.glob("*.jsonl*"):
-                if file.stem not in entry.run_ids:
-                    file.unlink()
+        yield Path(f"/proc/self/fd/{inside}")
     finally:
         os.close(inside)
+
+
+def _store(folder: Path, entry: Acceptance, current: Side) -> None:
+    """Writes the runs, then the entry, and then removes the previous runs. What is the newest entry
+    already adds no line: every rank of a launch accepts. Raises ResultError."""
+    log = folder / ACCEPTED
+    with _own_folder(folder / entry.machine_id) as machine, locked(folder):
+        for launch in current.launches:
+            file = machine / f"{launch.run.run_id}.jsonl"
+            write_whole(file, read_bytes(launch.path))
+
+        former = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
+        lines = former.splitlines()
+        if not lines or not _is_same(lines[-1], entry):
+            write_whole(log, b"\n".join([*lines, msgspec.json.encode(entry), b""]))
+
+        for file in machine.glob("*.jsonl*"):
+            if file.stem not in entry.run_ids:
+                file.unlink()
 
 
 def _is_same(line: bytes, entry: Acceptance) -> bool:

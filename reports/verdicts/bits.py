@@ -13,9 +13,18 @@ import msgspec
 from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
 from reports.store.arguments import unknown
-from reports.store.bits import INVARIANCES, SUFFIX, Bits, RowBits, read_bits, unequal
+from reports.store.bits import (
+    ACCEPTED_BITS,
+    ACCEPTED_NOTE,
+    INVARIANCES,
+    SUFFIX,
+    Bits,
+    RowBits,
+    read_bits,
+    unequal,
+)
 from reports.store.grouped import grouped
-from reports.store.program import BENCH, answer, on_ranks
+from reports.store.program import BENCH, REPORTS, RUN, answer, on_ranks
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.bits import (
@@ -35,6 +44,8 @@ from reports.tables.sentences import counted, size_text, some, that_fit, wrapped
 from reports.tables.show import NEWEST
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.regress import add_files, as_junit, to_markdown, write_page
+
+ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason "..."'
 
 
 @dataclass
@@ -62,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         metavar="FILE",
         type=Path,
-        help="an earlier record, or a folder of records",
+        help="an earlier record, a folder of records, or a folder of `accept`",
     )
     option(
         "--require",
@@ -161,10 +172,12 @@ def check_comparable(one: Bits, other: Bits, place: str, other_place: str) -> No
 
 def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
     """The baseline in a file, or in a folder the newest one without failed rows of the same that
-    is, if possible, of the same machine and none of the records. Raises ResultError and
+    is, if possible, of the same machine, accepted, and none of the records. Raises ResultError and
     Incomparable."""
     record, own = records[0], {each.run_id: each.rows for each in records}
-    files = path.glob(f"*{SUFFIX}") if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = [*path.glob(f"*{SUFFIX}"), *path.glob(f"{ACCEPTED_BITS}/*{SUFFIX}")]
     if not (found := [each for each in map(read_bits, files) if not each.failed]):
         raise ResultError(f"{path} holds no record of {BENCH}bits without a failed row")
     baseline = max(
@@ -172,6 +185,7 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
         key=lambda each: (
             not unequal(each, record),
             each.machine_id == record.machine_id,
+            bool(reasons_of(each)),
             each.run_id not in own,
             each.run_id,
         ),
@@ -182,6 +196,11 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
         raise ResultError(f"{baseline.run_id} is the record and the baseline: keep another")
 
     return baseline
+
+
+def reasons_of(record: Bits) -> list[str]:
+    """What `accept` was told when the record became a baseline."""
+    return [note for note in record.notes if note.startswith(ACCEPTED_NOTE)]
 
 
 def required_of(row: RowBits, name: str) -> Check:
@@ -222,6 +241,7 @@ def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
     notes = [f"the baseline lacks rows or sizes of {some(new)}"] if new else []
     if baseline.machine_id != record.machine_id:
         notes.append(f"the baseline is of machine {baseline.machine_id}")
+    notes += [f"the baseline was {reason}" for reason in reasons_of(baseline)[-1:]]
     if baseline.version != record.version:
         notes.append(f"the baseline is of Wiretax {baseline.version}, this of {record.version}")
     return checks, notes
@@ -280,7 +300,7 @@ def page_of(
     record, also if another version is why; what failed; and the rows in groups."""
     failed = [check.text for check in checks if check.failed]
     command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
-    todo, to_type = "Keep these bits, to tell when they change:", "cp RECORD BASELINES/"
+    todo, to_type = "Keep these bits, to tell when they change:", ACCEPT
     if failed:
         todo, to_type = "Repeat the record, to see if it is chance:", command
         if baseline and baseline.version != record.version:

@@ -167,3 +167,62 @@ def test_a_record_with_a_failed_row_is_no_baseline(baseline, edited, report):
     assert (status, "no record of bench.bits without a failed row" in said) == (2, True)
     edited(run_id="2026-11-26-a")
     assert report(baseline, "--baseline", broken.parent) == (0, "SAME: 2 checks passed")
+
+
+def accept(reports, store, current, reason):
+    status, out, err = reports(
+        "accept", "--baseline", store, "--current", current, "--reason", reason
+    )
+    assert (out + err).count("\n") == 1
+    return status, out + err
+
+
+def test_the_accepted_record_is_the_baseline_until_another_is_accepted(
+    baseline, edited, report, reports, tmp_path
+):
+    """A newer record in the same folder does not move it, and the verdict says why it moved."""
+
+    def other_bits(record, ring):
+        ring["sizes"][1]["digest"] = "0123"
+
+    store, newer = tmp_path / "store", edited(other_bits)
+    status, said = accept(reports, store, baseline, "order of the ranks")
+    assert (status, "are now the baseline in " in said) == (0, True)
+    (store / newer.name).write_bytes(newer.read_bytes())
+    status, said = report(newer, "--baseline", store)
+    assert (status, said.startswith("CHANGED: 1 of 2 checks failed")) == (1, True)
+    assert "the baseline was accepted: order of the ranks" in said
+    assert accept(reports, store, newer, "a new ring")[0] == 0
+    assert len([*(store / "bits").iterdir()]) == 1
+    status, said = report(baseline, "--baseline", store)
+    assert (status, "the baseline was accepted: a new ring" in said) == (1, True)
+    # It is not in place of a record with other ranks.
+    accept(reports, store, edited(lambda record, ring: record.update(ranks=5)), "five")
+    assert report(baseline, "--baseline", store) == (status, said)
+
+
+@pytest.mark.parametrize("is_dangling", [False, True])
+def test_accept_refuses_a_link_in_place_of_the_folder(baseline, reports, tmp_path, is_dangling):
+    """A store may come from elsewhere, and lead there."""
+    elsewhere, store = tmp_path / "elsewhere", tmp_path / "store"
+    store.mkdir()
+    if not is_dangling:
+        elsewhere.mkdir()
+    (store / "bits").symlink_to(elsewhere)
+    status, said = accept(reports, store, baseline, "first")
+    assert (status, f"{store / 'bits'} is no folder of its own: " in said) == (2, True)
+    assert not elsewhere.exists() or not [*elsewhere.iterdir()]
+    (store / "bits").unlink()
+    assert accept(reports, store, baseline, "first")[0] == 0
+
+
+def test_accept_refuses_bits_that_cannot_be_a_baseline(edited, baseline, reports, tmp_path):
+    store = tmp_path / "store"
+    assert accept(reports, store, edited(failed), "first") == (
+        5,
+        "reports: ring failed: RuntimeError: the sum is lost\n",
+    )
+    assert accept(reports, store, baseline, " ")[0] == 2
+    status, said = accept(reports, store, tmp_path / "none.bits.json", "first")
+    assert (status, "none.bits.json" in said) == (2, True)
+    assert not store.exists()

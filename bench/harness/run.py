@@ -17,12 +17,12 @@ from bench.harness.schedule import fit_rounds, set_block_lengths, visits, warm_u
 from bench.harness.session import Session
 from bench.harness.suite import Suite, say_absent
 from bench.harness.timing import measure_block, measure_empty_launch, measure_link, pilot
-from bench.machine import pci
+from bench.machine import gpu_watch, pci
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
 from reports.store.blocks import count_blocks
-from reports.store.schema import Block, End, LinkBlock, Result, Winner
+from reports.store.schema import Block, End, LinkBlock, Result, WatchedGpu, Winner
 from reports.store.stats import autocorrelation, is_precise
 from reports.store.writing import RunFile
 from reports.store.wrong import where_wrong
@@ -43,7 +43,23 @@ class RunInProgress:
     deadline_s: float
     file: RunFile | None = None
     interrupted: bool = False
+    looks: list[gpu_watch.Look] = field(default_factory=list)  # at this rank's GPU, if it has one
     timed: Counter[int] = field(default_factory=Counter)  # iterations that count, by case
+
+    @property
+    def bus_id(self) -> str:
+        """The GPU of this rank; "" on CPUs."""
+        return str(self.session.world.device.facts.get("pci_bus_id", ""))
+
+    def look_at_gpu(self) -> None:
+        """Between blocks only: the driver's answer takes time, and could delay a launch."""
+        if self.bus_id:
+            self.looks.append(gpu_watch.look(self.bus_id))
+
+    def watched(self) -> list[WatchedGpu]:
+        """What the looks at this rank's GPU say."""
+        rank = self.session.communicator.rank
+        return [gpu_watch.watched(rank, self.bus_id, self.looks)] if self.looks else []
 
 
 def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
@@ -106,11 +122,13 @@ def measure(
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {*chain(*communicator.node_gather(session.place.cpus))}
     ticks_before = cpu_ticks(cpus_here)
-    gpu = [session.world.device.facts.get("pci_bus_id", "")]
-    errors_before = pci.errors(gpu)
+    errors_before = pci.errors([run.bus_id])
+    run.look_at_gpu()
     measure_all(run, policy)
+    run.look_at_gpu()
     flight.note("results", case=None, block=None, text="")
-    new_errors = communicator.all_gather(pci.new_errors(errors_before, pci.errors(gpu)))
+    new_errors = communicator.all_gather(pci.new_errors(errors_before, pci.errors([run.bus_id])))
+    gpus = communicator.all_gather(run.watched())
     if run.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
@@ -140,6 +158,7 @@ def measure(
         elapsed_s=time.monotonic() - STARTED_S,
         steal_share=steal_share(ticks_before, cpu_ticks(cpus_here)),
         note="; ".join(notes) or None,
+        gpus=[*chain(*gpus)],
     )
     result = run.file.finish(samples, end, policy.find_winners)
     last_words, concluded = policy.conclude(result)
@@ -199,6 +218,7 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
             if agreed_stop(run, run.deadline_s):
                 return
         round_ += 1
+        run.look_at_gpu()
         if run.file:
             active = policy.go_on(run, cases, round_)
         active, run.timed = session.communicator.broadcast((active, run.timed))

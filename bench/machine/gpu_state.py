@@ -43,7 +43,7 @@ def nvml() -> Any:
     return None
 
 
-def _ask(function: str, *arguments: Any) -> Any:
+def ask(function: str, *arguments: Any) -> Any:
     """The answer of NVML; None if it has no such function or refuses."""
     with suppress(Exception):
         return getattr(nvml(), function)(*arguments)
@@ -52,18 +52,18 @@ def _ask(function: str, *arguments: Any) -> Any:
 @cache
 def handle(bus_id: str) -> Any:
     """NVML's handle of a GPU; None if it does not know the GPU."""
-    return _ask("nvmlDeviceGetHandleByPciBusId", bus_id)
+    return ask("nvmlDeviceGetHandleByPciBusId", bus_id)
 
 
 def serial(bus_id: str) -> str | None:
     """A GPU's serial number, as amdgpu's unique_id; otherwise its UUID; None if no driver tells."""
-    own, uuid = (_ask(f"nvmlDeviceGet{name}", handle(bus_id)) for name in ("Serial", "UUID"))
+    own, uuid = (ask(f"nvmlDeviceGet{name}", handle(bus_id)) for name in ("Serial", "UUID"))
     return own or uuid or pci.attribute(bus_id, "unique_id") or None
 
 
 def throttle_reasons(bus_id: str) -> list[str] | None:
     """Why an NVIDIA GPU is slower than its clocks now; None where no driver tells."""
-    reasons = _ask("nvmlDeviceGetCurrentClocksEventReasons", handle(bus_id))
+    reasons = ask("nvmlDeviceGetCurrentClocksEventReasons", handle(bus_id))
     bits = {name: getattr(nvml(), f"nvmlClocksEventReason{name}", 0) for name in THROTTLES}
     return None if reasons is None else [name for name, bit in bits.items() if reasons & bit]
 
@@ -78,7 +78,7 @@ def in_use(bus_id: str) -> str | None:
         )
     else:
         rates, memory = (
-            _ask(f"nvmlDeviceGet{name}", gpu) for name in ("UtilizationRates", "MemoryInfo")
+            ask(f"nvmlDeviceGet{name}", gpu) for name in ("UtilizationRates", "MemoryInfo")
         )
         busy = rates.gpu if rates else 0
         used, total = (memory.used, memory.total) if memory else (0, 0)
@@ -97,17 +97,17 @@ def nvidia_gpu(bus_id: str) -> Facts:
     gpu = handle(bus_id)
     if gpu is None:
         return {}
-    memory = _ask("nvmlDeviceGetMemoryInfo", gpu)
-    bar1 = _ask("nvmlDeviceGetBAR1MemoryInfo", gpu)
-    ecc, cap_mw = (_ask(f"nvmlDeviceGet{name}", gpu) for name in ("EccMode", "EnforcedPowerLimit"))
-    clocks = [_ask("nvmlDeviceGetClockInfo", gpu, kind) for kind in (SM_CLOCK, MEMORY_CLOCK)]
+    memory = ask("nvmlDeviceGetMemoryInfo", gpu)
+    bar1 = ask("nvmlDeviceGetBAR1MemoryInfo", gpu)
+    ecc, cap_mw = (ask(f"nvmlDeviceGet{name}", gpu) for name in ("EccMode", "EnforcedPowerLimit"))
+    clocks = [ask("nvmlDeviceGetClockInfo", gpu, kind) for kind in (SM_CLOCK, MEMORY_CLOCK)]
     links = (_nvlink(gpu, link) for link in range(nvml().NVML_NVLINK_MAX_LINKS))
     facts = {
-        "name": _ask("nvmlDeviceGetName", gpu),
+        "name": ask("nvmlDeviceGetName", gpu),
         "memory_bytes": memory and memory.total,
         "bar_bytes": bar1 and bar1.bar1Total,
         "nvlinks": [link for link in links if link],
-        "vbios": _ask("nvmlDeviceGetVbiosVersion", gpu),
+        "vbios": ask("nvmlDeviceGetVbiosVersion", gpu),
         "ecc": ecc and bool(ecc[0]),
         "cap_w": cap_mw and cap_mw // 1000,
         "clocks_mhz": None if None in clocks else "/".join(map(str, clocks)),
@@ -128,31 +128,35 @@ def amd_card(bus_id: str) -> Facts:
             "hwmon/*/power1_cap",
         )
     )
-    tables = [pci.attribute(bus_id, f"pp_dpm_{kind}") for kind in ("sclk", "mclk")]
-    clocks = re.findall(r"(\d+)Mhz \*", "\n".join(tables))
     return {
         "memory_bytes": memory and int(memory),
         "memory_vendor": vendor,
         "vbios": vbios,
         "ecc": True if errors else None,  # amdgpu counts errors only where ECC is on
         "cap_w": cap_uw and int(cap_uw) // 10**6,
-        "clocks_mhz": "/".join(clocks) or None,
+        "clocks_mhz": amd_clocks(bus_id),
     }
+
+
+def amd_clocks(bus_id: str) -> str | None:
+    """The clocks of the cores and of the memory in MHz, joined by a slash; None if unknown."""
+    tables = [pci.attribute(bus_id, f"pp_dpm_{kind}") for kind in ("sclk", "mclk")]
+    return "/".join(re.findall(r"(\d+)Mhz \*", "\n".join(tables))) or None
 
 
 def _nvlink(gpu: Any, link: int) -> Facts | None:
     """Whether an NVLink is up, and its other end: a bus id, `switch`, None if unknown."""
-    up = _ask("nvmlDeviceGetNvLinkState", gpu, link)
+    up = ask("nvmlDeviceGetNvLinkState", gpu, link)
     if up is None:
         return None
-    end = _ask("nvmlDeviceGetNvLinkRemotePciInfo", gpu, link)
+    end = ask("nvmlDeviceGetNvLinkRemotePciInfo", gpu, link)
     bus_id = end and f"{end.domain:04x}:{end.bus:02x}:{end.device:02x}.0"
-    kind = _ask("nvmlDeviceGetNvLinkRemoteDeviceType", gpu, link)
+    kind = ask("nvmlDeviceGetNvLinkRemoteDeviceType", gpu, link)
     is_switch = kind == nvml().NVML_NVLINK_DEVICE_TYPE_SWITCH
     return {"up": up == nvml().NVML_FEATURE_ENABLED, "to": "switch" if is_switch else bus_id}
 
 
 def nvidia_peer_status(reader: str, owner: str) -> str:
     """Whether a GPU may read another GPU's memory: a key of PEER_STATUS, or `unknown`."""
-    status = _ask("nvmlDeviceGetP2PStatus", handle(reader), handle(owner), READ)
+    status = ask("nvmlDeviceGetP2PStatus", handle(reader), handle(owner), READ)
     return dict(enumerate(PEER_STATUS)).get(status, "unknown")

@@ -66,6 +66,13 @@ def attribute(bus_id: str, name: str) -> str:
     return next(map(files.read, _folder(bus_id).glob(name)), "") if bus_id else ""
 
 
+def content(bus_id: str, name: str) -> bytes:
+    """An attribute that is no text; empty if it is unknown."""
+    with suppress(OSError):
+        return (_folder(bus_id) / name).read_bytes()
+    return b""
+
+
 def gpu_bus_ids() -> list[str]:
     """All NVIDIA and AMD GPUs: display controllers, and AMD's processing accelerators."""
     kinds = {(NVIDIA, "0x03"), (AMD, "0x03"), (AMD, "0x12")}

@@ -80,6 +80,8 @@ def banner_of(result: Result) -> Banner:
     facts = [
         f"{machine(result)}. Run: {start_time(result.run)}.",
         *run_text.link_lines(result),
+        *run_text.gpu_lines(result),
+        *(f"{sentence}." for sentence in run_text.throttled_lines(result)),
     ]
     points = kind_of(result).points(result)
     if wrong := wrong_in(result):

@@ -298,6 +298,28 @@ class Winner(Line, kw_only=True):
         return self.candidate in (None, self.name)
 
 
+class GpuState(msgspec.Struct, kw_only=True):
+    """Clocks of the cores and of the memory, `1980/2619`, and power; None if unknown."""
+
+    clocks_mhz: str | None = None
+    power_w: NotNegative | None = None
+
+
+class WatchedGpu(msgspec.Struct, kw_only=True):
+    """A rank's GPU during a run: before its first block and after its last one; its least, median
+    and greatest power after a round; and why the driver slowed it down: for how long by the
+    driver's counters, and in how many of the `looks` after the rounds and the last block."""
+
+    rank: Count
+    bus_id: str
+    start: GpuState
+    end: GpuState
+    power_w: tuple[NotNegative, NotNegative, NotNegative] | None = None
+    looks: Count = 0
+    throttled_s: dict[str, NotNegative] = {}
+    throttled_looks: dict[str, Count] = {}
+
+
 class End(Line, kw_only=True):
     status: str
     reason: str | None = None
@@ -307,6 +329,7 @@ class End(Line, kw_only=True):
     left_out_blocks: Count = 0  # of other states
     steal_share: Measured = None
     note: str | None = None  # what went on meanwhile
+    gpus: list[WatchedGpu] = []  # one for each rank with a GPU
 
 
 class Counted(msgspec.Struct, frozen=True, dict=True):
@@ -407,6 +430,25 @@ class Result(msgspec.Struct):
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.status == "complete"
+
+    @property
+    def gpus(self) -> list[WatchedGpu]:
+        """The GPUs that it watched, each once: ranks can share one."""
+        host_of = {rank.get("rank"): rank.get("host") for rank in self.run.ranks}
+        gpus = self.end.gpus if self.end else []
+        return list({(host_of.get(gpu.rank), gpu.bus_id): gpu for gpu in reversed(gpus)}.values())[
+            ::-1
+        ]
+
+    @property
+    def power_w(self) -> tuple[float, float, float] | None:
+        """The least, median and greatest power of its GPUs after a round, each added up over all;
+        None if that of one is unknown."""
+        powers_w = [gpu.power_w for gpu in self.gpus]
+        if not powers_w or None in powers_w:
+            return None
+        low, middle, high = map(sum, zip(*filter(None, powers_w), strict=True))
+        return low, middle, high
 
     def check_open_parts(self) -> None:
         """Raises msgspec.ValidationError for a value that reports cannot work with."""

@@ -72,6 +72,43 @@ def link_lines(result: Result) -> list[str]:
     return [line]
 
 
+def gpu_lines(result: Result) -> list[str]:
+    """The clocks and the power of the GPUs from start to end, each GPU once."""
+    gpus, said = result.gpus, list[str]()
+    for unit, name in (("MHz", "clocks_mhz"), ("W", "power_w")):
+        ends = []
+        for when in ("start", "end"):
+            values = [getattr(getattr(gpu, when), name) for gpu in gpus]
+            known = [
+                f"{v:.0f}" if isinstance(v, float) else str(v) for v in values if v is not None
+            ]
+            ends.append(some(list(dict.fromkeys(known))))
+        if all(ends):
+            said.append(f"{ends[0]} {unit} at the start, {ends[1]} {unit} at the end")
+    if result.power_w:
+        low, middle, high = result.power_w
+        said.append(f"{middle:.0f} W [{low:.0f} {high:.0f}] in all after a round")
+    return [f"GPUs: {'; '.join(said)}"] if said else []
+
+
+def throttled_lines(result: Result) -> list[str]:
+    """A sentence on each GPU that its driver slowed down during the run."""
+    lines = []
+    for gpu in result.gpus:
+        whys = [f"{name} for {s:.3g} s" for name, s in sorted(gpu.throttled_s.items())]
+        whys += [
+            f"{name} in {n} of {gpu.looks} looks"
+            for name, n in sorted(gpu.throttled_looks.items())
+            if name not in gpu.throttled_s
+        ]
+        if whys:
+            lines.append(
+                f"GPU {gpu.bus_id} of rank {gpu.rank} was throttled during the run "
+                f"({', '.join(whys)}): other runs may be faster"
+            )
+    return lines
+
+
 def footnotes(result: Result, unsettled: Sequence[Case] | None = None) -> list[str]:
     """The conditions that limit the figures. `unsettled` are the cases in the tables without a
     clear ratio, where ratios are what these show."""
@@ -97,7 +134,7 @@ def footnotes(result: Result, unsettled: Sequence[Case] | None = None) -> list[s
     if result.end and result.end.note:
         notes.append(result.end.note)
 
-    return notes
+    return [*notes, *throttled_lines(result)]
 
 
 def unmeasured_lines(result: Result) -> list[str]:
@@ -132,7 +169,7 @@ def lay_out_run(
     with its parts that have no title, what was not measured, the footnotes (with `unsettled`, as
     there), and as much as fits of the other tables, the conclusions and the notes."""
     bold, head = [*opening(result), headline], [machine(result), *head]
-    head += link_lines(result)
+    head += [*link_lines(result), *gpu_lines(result)]
     notes = [f"note: {note}" for note in result.run.notes]
     sentences, below = [*unmeasured_lines(result), *footnotes(result, unsettled)], list(conclusions)
     if not brief:

@@ -17,7 +17,7 @@ from collectives.binding import fastest
 from collectives.collective import COLLECTIVES, DATATYPES, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
-from collectives.library.nccl import CONFIGURED_SINCE, Nccl, environment, open_nccl
+from collectives.library.nccl import WINDOWS_SINCE, Nccl, environment, open_nccl, release
 from collectives.operation import (
     Bound,
     CollectiveCase,
@@ -47,6 +47,7 @@ TYPES = {
 }
 OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
+FLOAT8_SINCE = 22400
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a
 # process (ncclTopoUserP2pLevel): in RCCL 2.21 and in the source of 2026.
@@ -83,10 +84,11 @@ def has_endless_ll(arch: str, version: int) -> bool:
     return arch.startswith("gfx12") and version < LL_REPAIRED_SINCE
 
 
-def reduces_float8(arch: str) -> bool:
+def reduces_float8(arch: str, version: int) -> bool:
     """Whether a library reduces fp8 as OCP defines it: NCCL's manual names sm_90, and gfx942 has
     other values for the same codes (FNUZ)."""
-    return arch.startswith(("sm_9", "sm_1", "gfx950", "gfx12"))
+    has_codes = arch.startswith(("sm_9", "sm_1", "gfx950", "gfx12"))
+    return has_codes and version >= FLOAT8_SINCE
 
 
 class NcclLibrary(Library):
@@ -142,7 +144,7 @@ class NcclLibrary(Library):
     def bind(self, world: World, case: CollectiveCase) -> Bound:
         try:
             arch, needs_float8 = self.device.arch, case.collective.reduces and case.datatype.float8
-            if needs_float8 and not reduces_float8(arch):
+            if needs_float8 and not reduces_float8(arch, self.nccl.version):
                 return Unsupported(f"{self.nccl.name} does not reduce fp8 on {arch}")
             if case.variant == "tuned":
                 return self._tuned(world, case)
@@ -330,6 +332,11 @@ class NcclLibrary(Library):
     def _register(self, case: CollectiveCase) -> None:
         """Makes symmetric windows of the case's buffers. Raises DeviceError on all ranks."""
         library = self.nccl
+        if library.version < WINDOWS_SINCE:
+            since = release(WINDOWS_SINCE)
+            raise DeviceError(
+                f"{library.name} has no symmetric windows: NCCL has them since {since}"
+            )
         handle = library.connect("registered")
         for address in (case.send, case.receive):  # all ranks make their windows in the same order
             memory = next(
@@ -356,7 +363,9 @@ class NcclLibrary(Library):
         if has_endless_ll(self.device.arch, library.version):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         label = self._fastest(world, case, ["plain", *TUNINGS[self.device.name]])
-        if library.version >= CONFIGURED_SINCE and label != "registered":
+        # RCCL 2.26 does not show what becomes of the number of blocks.
+        sets_blocks = not self.is_rccl or library.version >= WINDOWS_SINCE
+        if sets_blocks and label != "registered":
             label = self._fastest(world, case, [label, *(f"{label} {n}" for n in CTAS)])
         operation, choice = self._labelled(case, label), label.replace("plain", "default")
         ran = operation.choice

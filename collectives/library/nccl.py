@@ -23,9 +23,9 @@ from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import wide
 
 # By kind of device: the library's name and file, where it comes from, and the oldest: the first
-# NCCL with symmetric windows and a log that can end, RCCL of ROCm 7.0.
+# NCCL with ncclMemAlloc, RCCL of ROCm 7.0.
 LIBRARIES = {
-    "cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)", 22700),
+    "cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)", 21900),
     "hip": ("RCCL", "librccl.so.1", "it comes with ROCm, as the package rccl", 22600),
 }
 
@@ -37,19 +37,28 @@ class UniqueId(ctypes.Structure):
 
 
 UNDEFINED, MAGIC = -(2**31), 0xCAFEBEEF
-CONFIGURED_SINCE = 22700
+# The first with symmetric windows, with this ncclConfig_t, and with a log that can end: before, the
+# library closes it beside its own threads.
+WINDOWS_SINCE = 22700
 # size, magic and version; blocking and cgaClusterSize; minCTAs and maxCTAs; netName, splitShare,
 # trafficClass and commName; collnetEnable, CTAPolicy, shrinkShare and nvlsCTAs.
 CONFIG = "NII2i2iP2iP4i"
+# Of 2.17 to 2.26, whose compilers pad splitShare to the place of 2.26's trafficClass.
+OLD_CONFIG, OLD_CONFIG_SINCE = "NII2i2iP2i", 21700
 
 
-def configuration(blocks: str | None) -> bytes:
-    """ncclConfig_t of 2.27, which later versions take by its size: the defaults, but for this
-    number of blocks. NCCL reads the variables of the same meaning once in a process."""
+def configuration(blocks: str | None, version: int) -> bytes:
+    """ncclConfig_t for this version, of 2.27 for later ones, which take it by its size: the
+    defaults, but for this number of blocks. NCCL reads the variables of the same meaning once in a
+    process."""
     ctas = int(blocks) if blocks else UNDEFINED
-    head = struct.calcsize(CONFIG), MAGIC, CONFIGURED_SINCE
-    cluster, names = (UNDEFINED, UNDEFINED), (0, UNDEFINED, UNDEFINED, 0)
-    return struct.pack(CONFIG, *head, *cluster, ctas, ctas, *names, *[UNDEFINED] * 4)
+    form, since = CONFIG, WINDOWS_SINCE
+    if version < WINDOWS_SINCE:
+        form, since = OLD_CONFIG, OLD_CONFIG_SINCE
+    fields = [UNDEFINED, UNDEFINED, ctas, ctas, 0, UNDEFINED, UNDEFINED]
+    if form == CONFIG:
+        fields += [0, *[UNDEFINED] * 4]
+    return struct.pack(form, struct.calcsize(form), MAGIC, since, *fields)
 
 
 # Numbers of RCCL's nccl_common.h.
@@ -110,7 +119,7 @@ class Nccl:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
         settings = dict(word.split("=") for word in label.split() if "=" in word)
-        config = configuration(settings.pop("CTAs", None))
+        config = configuration(settings.pop("CTAs", None), self.version)
         with environment(settings), self.logging(label):
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
@@ -263,7 +272,8 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
             "2.30 on, NCCL_MULTI_RANK_GPU_ENABLE=1 lets NCCL try with two"
         )
     if "NCCL_DEBUG_FILE" not in os.environ:
-        resets = kind == "NCCL" and "NCCL_DEBUG" not in os.environ
+        resets = kind == "NCCL" and nccl.version >= WINDOWS_SINCE
+        resets = resets and "NCCL_DEBUG" not in os.environ
         nccl.resets_log = resets and hasattr(calls, "ncclResetDebugInit")
         # INIT logs channels, ENV the variables that were read, TUNING each call's algorithm.
         log = os.memfd_create("log")

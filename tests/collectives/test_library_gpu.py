@@ -6,11 +6,13 @@ and fails on request.
 
 import json
 import math
+import struct
 from typing import Any
 
 import pytest
 
 from collectives.library import gpu as library_gpu
+from collectives.library import nccl
 from collectives.library.gpu import has_endless_ll, reduces_float8
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, printed
@@ -156,7 +158,44 @@ def test_the_library_depends_on_the_installed_binding_on_a_fake_gpu(binding, is_
 
 
 def test_an_old_library_is_refused_on_a_fake_gpu():
-    assert outcomes(on_fake_gpus(version=22603)[0]) == {"NCCL 2.26.3 is older than 2.27.0"}
+    assert outcomes(on_fake_gpus(version=21803)[0]) == {"NCCL 2.18.3 is older than 2.19.0"}
+
+
+@pytest.mark.parametrize("version", few([22603, 21903], 1))
+def test_nccl_of_older_containers_is_a_baseline_on_a_fake_gpu(version):
+    """It lacks all-to-all, windows, the end of a log and a part of the configuration."""
+    name = f"NCCL {nccl.release(version)}"
+    requests: list[dict[str, Any]] = [
+        {"variants": ["plain", "registered", "tuned"]},
+        {"variants": ["plain"], "collective": "alltoall", "cases": ["float32 none out"]},
+    ]
+    for summed, moved in each_on_fake_gpus(requests, own=HASTY, version=version):
+        assert summed["results"] == {
+            f"plain {KEY}": RIGHT,
+            f"registered {KEY}": f"{name} has no symmetric windows: NCCL has them since 2.27.0",
+            f"tuned {KEY}": RIGHT,
+        }
+        # Nobody can end its log, so it does not say what it ran.
+        assert summed["chosen"][f"plain {KEY}"] is None
+        assert {*summed["head"]["transports"]} > {"plain", "NCCL_PROTO=LL", "NCCL_ALGO=Tree"}
+        assert any("CTAs=4" in label for label in summed["head"]["transports"])
+        assert (summed["head"]["library"], outcomes(moved)) == (name, {(None, None)})
+
+
+def test_the_configuration_of_each_version_has_its_size():
+    """By nccl.h of 2.19 to 2.26, and of 2.27."""
+    for version, size in ((21903, 48), (22603, 48), (22703, 72), (23203, 72)):
+        config = nccl.configuration("4", version)
+        assert len(config) == size
+        assert struct.unpack_from("NII4i", config) == (
+            size,
+            0xCAFEBEEF,
+            21700 if size == 48 else 22700,
+            nccl.UNDEFINED,
+            nccl.UNDEFINED,
+            4,
+            4,
+        )
 
 
 def test_without_windows_the_other_variants_still_run_on_a_fake_gpu():
@@ -246,5 +285,6 @@ def test_ranks_that_share_a_gpu_on_a_fake_gpu(allowed):
 
 
 def test_fp8_is_reduced_where_the_library_has_the_codes_of_ocp():
-    assert not any(reduces_float8(arch) for arch in ("sm_89", "gfx942", "gfx1100"))
-    assert all(reduces_float8(arch) for arch in ("sm_90", "sm_120", "gfx950", "gfx1201"))
+    assert not any(reduces_float8(arch, 22703) for arch in ("sm_89", "gfx942", "gfx1100"))
+    assert all(reduces_float8(arch, 22400) for arch in ("sm_90", "sm_120", "gfx950", "gfx1201"))
+    assert not reduces_float8("sm_90", 22304)

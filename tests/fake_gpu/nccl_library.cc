@@ -10,8 +10,8 @@
 //   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
 //   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
 // ALL_TO_ALL is the name of its all-to-all, because NCCL since 2.28 and RCCL use different names.
-// VERSION is the version that it reports by
-// default.
+// VERSION is the version that it reports by default. OLD leaves out what NCCL 2.19 lacks:
+// all-to-all, windows, the end of a log, and the later part of the configuration.
 #ifndef VERSION
 #define VERSION 23203
 #endif
@@ -299,15 +299,19 @@ int ncclGetUniqueId(UniqueId* id) {
   return 0;
 }
 
-// ncclConfig_t of 2.27.
+// ncclConfig_t of 2.27, or of 2.17. The real library ignores what is behind its own size.
 struct Config {
   size_t size;
   unsigned magic, version;
   int blocking, cga, least, most;
   const char* net;
+#ifdef OLD
+  int split;
+#else
   int split, traffic;
   const char* name;
   int collnet, policy, shrink, nvls;
+#endif
 };
 int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const Config* config) {
   if (config->magic != 0xcafebeef || config->size != sizeof(Config))
@@ -428,10 +432,12 @@ int ncclAllGather(const void* send, void* receive, size_t count, int type, Comm*
 }
 #define NAMED(x) NAMED_(x)
 #define NAMED_(x) #x
+#ifndef OLD
 int ALL_TO_ALL(const void* send, void* receive, size_t count, int type, Comm* c, void* stream) {
   return enqueue(NAMED(ALL_TO_ALL), stream,
                  {EVERY_TO_EVERY, c, (const char*)send, (char*)receive, count, type, 0, 0});
 }
+#endif
 int ncclSend(const void* send, size_t count, int type, int peer, Comm* c, void* stream) {
   return message("ncclSend", stream, {SEND, c, (const char*)send, nullptr, count, type, 0, peer});
 }
@@ -439,7 +445,9 @@ int ncclRecv(void* receive, size_t count, int type, int peer, Comm* c, void* str
   return message("ncclRecv", stream, {RECEIVE, c, nullptr, (char*)receive, count, type, 0, peer});
 }
 
+#ifndef OLD
 void ncclResetDebugInit() { unread = true; }
+#endif
 
 int rcclGetAlgoInfo(Comm* c, int, uint64_t, int, int, int, int, int* algorithm, int* protocol,
                     int* channels) {
@@ -457,6 +465,7 @@ int ncclMemAlloc(void** pointer, size_t bytes) {
 }
 int ncclMemFree(void* pointer) { return own_memory.erase(pointer), gpu_free(pointer); }
 
+#ifndef OLD
 int ncclCommWindowRegister(Comm* c, void* buffer, size_t bytes, void** window, int flags) {
   *window = nullptr;
   if (flags != 1 || !own_memory.count(buffer)) return fail(INVALID_ARGUMENT, "no symmetric memory");
@@ -465,6 +474,7 @@ int ncclCommWindowRegister(Comm* c, void* buffer, size_t bytes, void** window, i
     *window = buffer, c->windows.emplace_back((char*)buffer, bytes);
   return 0;
 }
+#endif
 // For tests only.
 int fake_nccl_windows(Comm* c) { return (int)c->windows.size(); }
 }

@@ -6,7 +6,8 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import fmean
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -25,8 +26,9 @@ from reports.references.published import Positive
 from reports.store.arguments import unknown
 from reports.store.case import size_of
 from reports.store.result import ResultError, content_of
+from reports.store.schema import NotNegative
 from reports.store.untrusted import printable_in
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import counted, number, size_text
 
 # The forms of a requirement by the unit of its limit.
 FORMS = {
@@ -52,6 +54,14 @@ class Price(SpecTable):
     date: datetime.date
 
 
+class Electricity(SpecTable):
+    """What a kilowatt-hour costs."""
+
+    amount: NotNegative
+    currency: Currency
+    per: Literal["kWh"]
+
+
 class Workload(SpecTable):
     """A model and its weights, named as in `advise`; one stream has `context` cached tokens."""
 
@@ -62,7 +72,8 @@ class Workload(SpecTable):
 
 class Offer(SpecTable):
     """A candidate: its GPUs and its runs (files, folders and globs, in the file relative to it).
-    `power_w` is the power of all GPUs in watts; None stands for the data sheet."""
+    `power_w` is the power of all GPUs in watts, where its runs do not tell it; None stands for the
+    data sheet."""
 
     gpu: str
     gpus: Annotated[int, msgspec.Meta(ge=1, le=1024)]
@@ -72,13 +83,20 @@ class Offer(SpecTable):
 
 
 class Spec(SpecTable):
-    """The whole file. `read_spec` converts each candidate, so that an error can name it."""
+    """The whole file. `read_spec` converts each candidate, so that an error can name it. The three
+    fields of COSTS, all or none, tell what tokens cost."""
 
     candidates: Annotated[dict[Name, Any], msgspec.Meta(min_length=1)]
     models: dict[Name, Workload] = {}
     requirements: list[str] = []
+    lifetime_years: Annotated[float, msgspec.Meta(gt=0, le=100)] | None = None
+    hours_per_day: Annotated[float, msgspec.Meta(gt=0, le=24)] | None = None
+    electricity: Electricity | None = None
 
 
+PER_MILLION = " per million tokens"
+COSTS = "lifetime_years", "hours_per_day", "electricity"
+DAYS_PER_YEAR = 365.25
 FigureKey = tuple[str, int | str]  # ("us", bytes), ("GB/s", bytes) or ("tok/s", model name)
 
 
@@ -115,6 +133,8 @@ class Figure:
 
         interval = "" if self.low is None else f"\n[{number(self.low)} {number(self.high)}]"
         most = "at most " if self.unit == "tok/s" else ""
+        if self.unit.endswith(PER_MILLION):
+            most = "at least "
         return f"{most}{number(self.value)} {self.unit}{interval}"
 
 
@@ -131,6 +151,18 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
     for name, fields in spec.candidates.items():
         offers[name] = convert(fields, Offer, f"{path}, candidate {name}")
         offers[name].runs = [str(path.parent / run) for run in offers[name].runs]
+
+    missing = [field for field in COSTS if getattr(spec, field) is None]
+    if missing and len(missing) < len(COSTS):
+        raise ResultError(f"{path}: the cost of tokens takes {', '.join(missing)} too")
+    if spec.electricity:
+        paid = spec.electricity.currency
+        for name, offer in offers.items():
+            if (currency := offer.price.currency) != paid:
+                raise ResultError(
+                    f"{path}, candidate {name}: its price is in {currency} and electricity in "
+                    f"{paid}, and nothing converts prices"
+                )
 
     return (
         spec,
@@ -226,9 +258,13 @@ def figures_of(
     return figures, list(times.notes if origin else launches.notes)
 
 
-def money(offer: Offer, figures: Iterable[Figure]) -> list[Figure]:
-    """The price, also of a token per second of each model, and the power."""
-    price = offer.price
+def money(
+    offer: Offer, spec: Spec, launches: AllReduceLaunches, figures: Iterable[Figure]
+) -> list[Figure]:
+    """The price, also of a token per second of each model; the power; and the cost of a million
+    tokens of each model, if the spec has COSTS."""
+    price, power = offer.price, power_of(offer, launches)
+    speeds = [figure for figure in figures if figure.unit == "tok/s"]
     costs = [
         Figure(
             f"{figure.name}, price",
@@ -236,13 +272,54 @@ def money(offer: Offer, figures: Iterable[Figure]) -> list[Figure]:
             "price by speed",
             figure.value and price.amount / figure.value,
         )
-        for figure in figures
-        if figure.unit == "tok/s"
+        for figure in speeds
     ]
-    source = "spec" if offer.power_w else "data sheet"
-    power_w = offer.power_w or offer.gpus * gpu_of(offer.gpu).tdp_w
+    if spec.electricity:
+        costs += [cost_of_tokens(speed, power, price, spec) for speed in speeds]
     return [
         Figure("price", price.currency, price.date.isoformat(), price.amount),
         *costs,
-        Figure("power of the GPUs", "W", source, power_w),
+        power,
     ]
+
+
+def power_of(offer: Offer, launches: AllReduceLaunches) -> Figure:
+    """The power of a candidate's GPUs: the mean over its runs of what they drew after each round,
+    between the least and the greatest of a round; else by the spec, else by the data sheet."""
+    name, unit = "power of the GPUs", "W"
+    measured = [
+        power_w for run in launches.runs if run.end and (power_w := run.end.power_w(run.run))
+    ]
+    if measured:
+        lows, medians, highs = zip(*measured, strict=True)
+        note = f"measured after rounds of all-reduces in {counted(len(measured), 'run')}, range"
+        if offer.power_w:
+            note += f"; spec: {number(offer.power_w)} W"
+        return Figure(name, unit, note, fmean(medians), min(lows), max(highs))
+    if offer.power_w:
+        return Figure(name, unit, "spec", offer.power_w)
+    return Figure(name, unit, "data sheet", offer.gpus * gpu_of(offer.gpu).tdp_w)
+
+
+def cost_of_tokens(speed: Figure, power: Figure, price: Price, spec: Spec) -> Figure:
+    """What a million tokens of one stream cost: the price over all seconds of work in the lifetime,
+    and the electricity of a second, by the tokens of a second."""
+    assert spec.electricity
+    assert spec.lifetime_years
+    assert spec.hours_per_day
+    work_s = spec.lifetime_years * DAYS_PER_YEAR * spec.hours_per_day * 3600
+    price_of_joule = spec.electricity.amount / 3.6e6
+
+    def cost(tokens_per_s: float | None, power_w: float | None) -> float | None:
+        if not tokens_per_s or power_w is None:
+            return None
+        return 1e6 * (price.amount / work_s + power_w * price_of_joule) / tokens_per_s
+
+    return Figure(
+        f"{speed.name}, million tokens",
+        f"{price.currency}{PER_MILLION}",
+        f"price and electricity, power: {power.note.partition(' after')[0]}",
+        cost(speed.value, power.value),
+        cost(speed.high, power.low or power.value),
+        cost(speed.low, power.high or power.value),
+    )

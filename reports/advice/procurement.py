@@ -160,6 +160,14 @@ def evaluate(path: Path) -> Procurement:
     ]
     if spec.models:
         sentences.append(f"tok/s are upper limits: {REACHED}.")
+    if spec.electricity and spec.models:
+        paid = spec.electricity
+        sentences.append(
+            f"A million tokens of one stream cost the price over {spec.lifetime_years:g} years of "
+            f"{spec.hours_per_day:g} hours a day, and the electricity of the GPUs at "
+            f"{paid.amount:g} {paid.currency} per kWh. They cost at least that: tok/s are upper "
+            "limits, and the host draws power too."
+        )
     sentences += [f"{each.name}: {note}" for each in appraisals for note in each.notes]
     return Procurement(*_headline(appraisals), counts, appraisals, sentences)
 
@@ -216,7 +224,7 @@ def _appraise(
             verdict = "UNDECIDED", hardware.partition(":")[0].rstrip(".")
         verdicts[requirement] = verdict
 
-    money = candidates.money(offer, figures.values())
+    money = candidates.money(offer, spec, launches, figures.values())
     figures |= {(figure.unit, figure.name): figure for figure in money}
     return Appraisal(name, offer, launches, figures, verdicts, [*notes, *launches.faults])
 

@@ -331,6 +331,23 @@ class End(Line, kw_only=True):
     note: str | None = None  # what went on meanwhile
     gpus: list[WatchedGpu] = []  # one for each rank with a GPU
 
+    def cards(self, run: Run) -> list[WatchedGpu]:
+        """The GPUs of this run, each once: ranks can share one."""
+        host_of = {rank.get("rank"): rank.get("host") for rank in run.ranks}
+        first_of = dict[Any, WatchedGpu]()
+        for gpu in self.gpus:
+            first_of.setdefault((host_of.get(gpu.rank), gpu.bus_id), gpu)
+        return [*first_of.values()]
+
+    def power_w(self, run: Run) -> tuple[float, float, float] | None:
+        """The least, median and greatest power of a GPU after a round, added up over the GPUs; None
+        if that of one is unknown."""
+        powers_w = [gpu.power_w for gpu in self.cards(run)]
+        if not powers_w or None in powers_w:
+            return None
+        low, middle, high = map(sum, zip(*filter(None, powers_w), strict=True))
+        return low, middle, high
+
 
 class Counted(msgspec.Struct, frozen=True, dict=True):
     """The blocks that count by case, in the order of the run; the round trip of a flag in the run's
@@ -430,25 +447,6 @@ class Result(msgspec.Struct):
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.status == "complete"
-
-    @property
-    def gpus(self) -> list[WatchedGpu]:
-        """The GPUs that it watched, each once: ranks can share one."""
-        host_of = {rank.get("rank"): rank.get("host") for rank in self.run.ranks}
-        gpus = self.end.gpus if self.end else []
-        return list({(host_of.get(gpu.rank), gpu.bus_id): gpu for gpu in reversed(gpus)}.values())[
-            ::-1
-        ]
-
-    @property
-    def power_w(self) -> tuple[float, float, float] | None:
-        """The least, median and greatest power of its GPUs after a round, each added up over all;
-        None if that of one is unknown."""
-        powers_w = [gpu.power_w for gpu in self.gpus]
-        if not powers_w or None in powers_w:
-            return None
-        low, middle, high = map(sum, zip(*filter(None, powers_w), strict=True))
-        return low, middle, high
 
     def check_open_parts(self) -> None:
         """Raises msgspec.ValidationError for a value that reports cannot work with."""

@@ -74,7 +74,9 @@ def link_lines(result: Result) -> list[str]:
 
 def gpu_lines(result: Result) -> list[str]:
     """The clocks and the power of the GPUs from start to end, each GPU once."""
-    gpus, said = result.gpus, list[str]()
+    if not result.end:
+        return []
+    gpus, said = result.end.cards(result.run), list[str]()
     for unit, name in (("MHz", "clocks_mhz"), ("W", "power_w")):
         ends = []
         for when in ("start", "end"):
@@ -85,8 +87,8 @@ def gpu_lines(result: Result) -> list[str]:
             ends.append(some(list(dict.fromkeys(known))))
         if all(ends):
             said.append(f"{ends[0]} {unit} at the start, {ends[1]} {unit} at the end")
-    if result.power_w:
-        low, middle, high = result.power_w
+    if power_w := result.end.power_w(result.run):
+        low, middle, high = power_w
         said.append(f"{middle:.0f} W [{low:.0f} {high:.0f}] in all after a round")
     return [f"GPUs: {'; '.join(said)}"] if said else []
 
@@ -94,7 +96,7 @@ def gpu_lines(result: Result) -> list[str]:
 def throttled_lines(result: Result) -> list[str]:
     """A sentence on each GPU that its driver slowed down during the run."""
     lines = []
-    for gpu in result.gpus:
+    for gpu in result.end.cards(result.run) if result.end else ():
         whys = [f"{name} for {s:.3g} s" for name, s in sorted(gpu.throttled_s.items())]
         whys += [
             f"{name} in {n} of {gpu.looks} looks"

@@ -52,7 +52,7 @@ def test_a_card_that_is_slow_in_the_middle_of_a_run_is_named_on_a_fake_gpu(
     assert (gpu.start, gpu.end) == (start, end)
     assert gpu.power_w == (120, (120 + last_w - 10) / 2, last_w - 10)
     assert f"1980/2619 MHz at the end; 110 W at the start, {last_w} W at the end; " in said
-    assert result.power_w == tuple(2 * each for each in gpu.power_w)
+    assert result.end.power_w(result.run) == tuple(2 * each for each in gpu.power_w)
 
 
 @pytest.mark.unit

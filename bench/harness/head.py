@@ -10,7 +10,7 @@ from bench.harness.session import PACKAGES, Session, imported_from, source_diges
 from bench.harness.suite import Suite
 from bench.machine import environment, node
 from bench.machine.diagnosis import summary
-from bench.machine.gpu_state import throttle_reasons
+from bench.machine.gpu_watch import look
 from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
 from collectives.operation import Unsupported
@@ -45,7 +45,7 @@ def examine(session: Session) -> Machine:
     }
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
-        rank["throttle"] = throttle_reasons(bus_id)
+        rank["throttle"] = look(bus_id).throttle
     ranks = communicator.all_gather(rank)
     values = {"mpi.thread_level": communicator.thread_level, **environment.of_gpus(ranks)}
     gpus = examine_peers(communicator, device, world.peers) if bus_id else None

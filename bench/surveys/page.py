@@ -35,6 +35,10 @@ SPEC = "spec.toml"
 SPEC_TEXT = """\
 # For {command}. Write your own requirements, the price of all cards, and what stands as NAME.
 requirements = ["16K <= 8 us", "32M >= 5 GB/s", "70b-q4 >= 25 tok/s"]
+# For the cost of a million tokens:
+# lifetime_years = 4
+# hours_per_day = 8
+# electricity = {{amount = 0.30, currency = "EUR", per = "kWh"}}
 
 [models]
 70b-q4 = {{model = "llama-3.1-70b", weights = "q4"}}

@@ -339,6 +339,11 @@ class End(Line, kw_only=True):
             first_of.setdefault((host_of.get(gpu.rank), gpu.bus_id), gpu)
         return [*first_of.values()]
 
+    @property
+    def was_throttled(self) -> bool:
+        """Whether the driver slowed down one of the GPUs."""
+        return any(gpu.throttled_s or gpu.throttled_looks for gpu in self.gpus)
+
     def power_w(self, run: Run) -> tuple[float, float, float] | None:
         """The least, median and greatest power of a GPU after a round, added up over the GPUs; None
         if that of one is unknown."""

@@ -277,4 +277,12 @@ def notes(comparison: Comparison) -> list[str]:
     if steal > MOST_STEAL_SHARE:
         shown.append(f"The hypervisor withheld up to {steal:.1%} of a launch's CPU time.")
 
+    throttled = [
+        f"{n} of {len(side.launches)} launches of {side.label}"
+        for side in (comparison.variant, comparison.baseline)
+        if (n := sum(bool(each.end and each.end.was_throttled) for each in side.launches))
+    ]
+    if throttled:
+        shown.append(f"A GPU was throttled during {' and '.join(throttled)}.")
+
     return [f"note: {note}" for note in shown]

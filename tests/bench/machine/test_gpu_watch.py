@@ -19,15 +19,16 @@ FOLDER = f"sys/bus/pci/devices/{AT}"
     ("driver", "words"),
     [
         # The driver counts: the card is well at each look.
-        ("counts,rank1:slow=3", "(SwPowerCap for 1.2 s): other runs may be faster"),
+        ("counts,rank1:slow=4", "(SwPowerCap for 1.2 s): other runs may be faster"),
         # Rank 0's is slow before the first block: the head says so.
-        ("rank0:slow=1,rank1:slow=3", "(SwPowerCap in 1 of "),
+        ("rank0:slow=1,rank1:slow=4", "(SwPowerCap in 1 of "),
     ],
 )
 def test_a_card_that_is_slow_in_the_middle_of_a_run_is_named_on_a_fake_gpu(
     tmp_path, monkeypatch, driver, words
 ):
-    """Each round has one look, none within timed work."""
+    """Each round has one look, none within timed work; two come before the first block, of which
+    the head has the first."""
     log = tmp_path / "log"
     monkeypatch.setenv("FAKE_NVML", driver)
     monkeypatch.setenv("FAKE_NVML_LOG", str(log))
@@ -38,7 +39,7 @@ def test_a_card_that_is_slow_in_the_middle_of_a_run_is_named_on_a_fake_gpu(
     asked = log.read_text().split("\n")
     looks = asked.count("rank 1")
     assert asked.count("rank 0") == looks
-    assert looks - rounds in (1, 2)  # the last round has none if time ran out in it
+    assert looks - rounds in (2, 3)  # the last round has none if time ran out in it
     assert len(result.blocks) > rounds
 
     named = [bool(gpu.throttled_s or gpu.throttled_looks) for gpu in result.end.gpus]
@@ -48,10 +49,11 @@ def test_a_card_that_is_slow_in_the_middle_of_a_run_is_named_on_a_fake_gpu(
 
     last_w = 100 + 10 * looks
     gpu = result.end.gpus[1]
-    start, end = (GpuState(clocks_mhz="1980/2619", power_w=each) for each in (110.0, last_w))
+    start, end = (GpuState(clocks_mhz="1980/2619", power_w=each) for each in (120.0, last_w))
     assert (gpu.start, gpu.end) == (start, end)
-    assert gpu.power_w == (120, (120 + last_w - 10) / 2, last_w - 10)
-    assert f"1980/2619 MHz at the end; 110 W at the start, {last_w} W at the end; " in said
+    assert gpu.power_w == (130, (130 + last_w - 10) / 2, last_w - 10)
+    assert ("throttled when the run began (SwPowerCap)" in said) == driver.startswith("rank0")
+    assert f"1980/2619 MHz at the end; 120 W at the start, {last_w} W at the end; " in said
     assert result.end.power_w(result.run) == tuple(2 * each for each in gpu.power_w)
 
 

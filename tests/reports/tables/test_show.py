@@ -4,13 +4,15 @@ import re
 
 import pytest
 
+from reports.site.run_page import banner_of
 from reports.store.result import read
+from reports.store.schema import GpuState, WatchedGpu
 from reports.tables.chains import without_links
 from reports.tables.rows import speed_ups
 from reports.tables.sentences import size_text
 from reports.tables.table import render
 from tests.reports.archived import unpack
-from tests.reports.synthetic_run import SIZES, rewrite_head, write_run
+from tests.reports.synthetic_run import ONE, SIZES, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -280,3 +282,35 @@ def test_few_blocks_count_where_they_leave_a_ratio_open(tmp_path):
     )
     said = "4 of 4 cases in these tables without a clear ratio have fewer than 10 blocks"
     assert f"time ran out: {said}: --max-time 80" in " ".join(few.split())
+
+
+def test_what_the_gpus_did_during_a_run_is_shown_once_for_each(tmp_path):
+    """Two ranks share the second card; without a driver's word nothing is said."""
+    result = write_run(tmp_path, **ONE)
+    assert result.end is not None
+    assert "GPUs:" not in render(result)
+    cards = [("03", (90.0, 100.0, 110.0)), ("06", (190.0, 200.0, 210.0))]
+    result.end.gpus = [
+        WatchedGpu(
+            rank=rank,
+            bus_id=f"0000:{cards[card][0]}:00.0",
+            start=GpuState(clocks_mhz="1980/2619", power_w=50),
+            end=GpuState(clocks_mhz="1755/2619" if card else "1980/2619", power_w=60),
+            power_w=cards[card][1],
+            looks=17,
+            throttled_s={"SwPowerCap": 1.5} if card else {},
+            throttled_looks={"SwPowerCap": 2, "HwSlowdown": 1} if card else {},
+        )
+        for rank, card in enumerate([0, 1, 1])
+    ]
+    said = " ".join(render(result).split())
+    assert (
+        "GPUs: 1980/2619 MHz at the start, 1980/2619, 1755/2619 MHz at the end; 50 W at the "
+        "start, 60 W at the end; 300 W [280 320] in all after a round" in said
+    )
+    named = (
+        "GPU 0000:06:00.0 of rank 1 was throttled during the run (SwPowerCap for 1.5 s, "
+        "HwSlowdown in 1 of 17 looks): other runs may be faster"
+    )
+    assert said.count("was throttled") == said.count(named) == 1
+    assert f"{named}." in banner_of(result).facts

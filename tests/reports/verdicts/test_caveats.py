@@ -6,7 +6,7 @@ import pytest
 
 from tests.reports.synthetic_campaign import write_launches
 from tests.reports.synthetic_log import write_log
-from tests.reports.synthetic_run import rewrite_head
+from tests.reports.synthetic_run import rewrite, rewrite_head
 
 pytestmark = pytest.mark.unit
 
@@ -58,3 +58,21 @@ def test_one_run_under_several_ids_is_told(places, tmp_path, reports):
     assert sentence in compared(sides, reports)
     copy.unlink()
     assert "the same times" not in compared(sides, reports)
+
+
+def test_launches_with_a_throttled_gpu_are_told_by_side(tmp_path, reports):
+    """The card, not the code, may have made one side slower."""
+    for seed, name in enumerate(("base", "new")):
+        write_launches(tmp_path / name, 6, seed=seed, sizes=[16384])
+    sides = tmp_path / "base", tmp_path / "new"
+    assert "A GPU was throttled" not in compared(sides, reports)
+    gpu = {"rank": 0, "bus_id": "0000:03:00.0", "start": {}, "end": {}}
+
+    def slow_down(line):
+        if line["kind"] == "end":
+            line["gpus"] = [gpu | {"throttled_s": {"Thermal": 0.5}}]
+
+    for run in sorted(sides[1].glob("*.jsonl"))[:2]:
+        rewrite(run, slow_down)
+    sentence = "A GPU was throttled during 2 of 6 launches of "
+    assert f"{sentence}{tmp_path.name}/new." in compared(sides, reports)

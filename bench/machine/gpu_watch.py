@@ -1,6 +1,6 @@
 """Looks at a GPU between blocks: its clocks, its power, and whether the driver slowed it down.
 
-A look takes about a millisecond and never stands within timed work. NVIDIA's driver, and AMD's on
+A look takes milliseconds and never stands within timed work. NVIDIA's driver, and AMD's on
 MI300, count the time for which they slowed a card down, so that a card that recovers between two
 looks is seen too. Of other cards only what a look finds is known."""
 

@@ -102,6 +102,9 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     campaign_options = parse(words)
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
+    if (least := values.min_effect) and least < campaign_options.head.margin:
+        margin = f"{campaign_options.head.margin:.2%}"
+        raise Stop(USAGE, f"--min-effect {least:.2%} is within the margin, {margin}")
     return campaign_options, values
 
 

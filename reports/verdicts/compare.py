@@ -189,11 +189,11 @@ def counts(comparison: Comparison) -> str:
     return f"{found}; of {cells}; SLOWER, FASTER: different from 0, estimated beyond {margin}"
 
 
-def summary(comparison: Comparison, slowdown: float, is_named: bool = False) -> str:
+def summary(comparison: Comparison, slowdown: float, exclusion: str | None = None) -> str:
     """One sentence on the judged cells: the wrong and the slower ones, flags that go with the side,
     cells in which this `slowdown` could hide, the unchecked and the faster ones, and the slowdown
-    that the others exclude, which is `slowdown` if the reader has read it (`is_named`); then
-    whether the library's moved."""
+    that the others exclude or, in its place, the words `exclusion`; then whether the library's
+    moved."""
     cells, meanings = comparison.cells, comparison.outcomes(comparison.margin, slowdown)
     wrong, slower, undecided, others, library = (
         cells[meanings == each]
@@ -215,10 +215,10 @@ def summary(comparison: Comparison, slowdown: float, is_named: bool = False) -> 
     found += comparison.unchecked
     if len(faster):
         found.append(difference(comparison, faster))
-    if others.high.notna().any() and is_named:
-        found.append("the other cells exclude it")
-    elif others.high.notna().any():
-        found.append(f"no slowdown of {max(others.high.max() - 1, 0):.1%} or more{where}")
+    if exclusion is None and others.high.notna().any():
+        exclusion = f"no slowdown of {max(others.high.max() - 1, 0):.1%} or more{where}"
+    if exclusion:
+        found.append(exclusion)
     if len(moved):
         found.append(
             f"the machine or a setting moved: {len(moved)} of {len(library)} cells of the library, "

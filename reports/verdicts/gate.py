@@ -12,6 +12,7 @@ from reports.tables.sentences import some
 from reports.verdicts.compare import rows_of, summary, what_ran
 from reports.verdicts.judge import (
     DEFAULT_EFFECT,
+    FINE_CELL,
     MOST_RESOLVABLE,
     OPEN_CELL,
     SLOWER_CELL,
@@ -96,8 +97,13 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     faults = comparison.faults
 
     # The first that applies. A status has one exclusion: what could hide, or what could not.
-    is_open = len(undecided) > 0 and not len(slower)
-    found = summary(comparison, must_rule_out, is_named=is_open)
+    exclusion = None
+    if len(undecided) and not len(slower):
+        excludes = (judged.outcome == FINE_CELL) & judged.high.notna()
+        exclusion = "the other cells exclude it" if excludes.any() else ""
+    elif SLOWER in {*judged.verdict} and not len(slower) and np.isfinite(comparison.excluded):
+        exclusion = f"no slowdown of {comparison.excluded:.1%} or more in any cell"
+    found = summary(comparison, must_rule_out, exclusion)
     if SLOWER in {*judged.verdict}:
         beyond = f"different from 0 and estimated at {fails_from:.1%} or more"
         found += f"; {len(slower)} {of_cells} {beyond}"
@@ -152,12 +158,14 @@ def _blindness(comparison: Comparison) -> str:
         return ""
     pairs = pairs_excluding(comparison, DEFAULT_EFFECT)
     number = f"about {pairs} pairs" if pairs else "no affordable number of pairs"
+    if not np.isfinite(comparison.excluded):
+        number = "more pairs than some cells have"
     return f", and {number} would exclude {DEFAULT_EFFECT:.0%}"
 
 
 def pairs_excluding(comparison: Comparison, slowdown: float) -> int | None:
     """The pairs with which all judged cells would exclude this slowdown; None if not even
-    MOST_PAIRS would."""
+    MOST_PAIRS would, or if a cell has too few for an interval."""
     pairs = _pairs_needed(comparison.cells[comparison.is_judged], slowdown)
     return max(int(pairs), MIN_PAIRS) if pairs <= MOST_PAIRS else None
 

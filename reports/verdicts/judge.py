@@ -256,9 +256,10 @@ def _compare(
     ]
     for side, keys, others in zip(sides, unchecked, unchecked[::-1], strict=True):
         if n := len((keys - others) & cases.keys()):
-            comparison.unchecked.append(
-                f"{side.label} has launches without a check of {counted(n, 'case')}"
-            )
+            sentence = f"{side.label} has launches without a check of {counted(n, 'case')}"
+            comparison.unchecked.append(sentence)
+            if side is variant:  # its results may be wrong, and those of the baseline were right
+                comparison.faults.append(f"{sentence}, and {baseline.label} has none")
 
     wrong = {
         key_of(case, without): f"wrong in launches of {side.label}"
@@ -294,7 +295,7 @@ def decide_together(family: Sequence[Comparison]) -> None:
         if is_interleaved and not comparison.is_finished:
             # Each look at a growing campaign would be another chance of a false verdict.
             cells.loc[is_found, "verdict"] = AMBIGUOUS
-        elif (is_weak := is_found & (cells.detectable > np.expm1(cells.log_ratio.abs()))).any():
+        elif (is_weak := is_found & ~(cells.detectable <= np.expm1(cells.log_ratio.abs()))).any():
             comparison.caveats.append(
                 f"the MDE exceeds the difference, which is then probably overestimated: "
                 f"{some([*cells.title[is_weak]])}"

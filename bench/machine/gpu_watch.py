@@ -40,13 +40,13 @@ UNKNOWN = 0xFFFFFFFF
 
 class Look(NamedTuple):
     """A GPU at a moment. `throttle`: why it is slowed down now, None if unknown. `counters`: how
-    long it was so far, in units of which a second has `per_s`, or of which there are `all`."""
+    long it was so far, in nanoseconds, or in cycles where `all_cycles` has the number of all."""
 
     at_s: float
     state: GpuState
     throttle: Sequence[str] | None
     counters: Mapping[str, int]
-    all: int = 0
+    all_cycles: int = 0
 
 
 def look(bus_id: str) -> Look:
@@ -107,15 +107,18 @@ def watched(rank: int, bus_id: str, looks: Sequence[Look]) -> WatchedGpu:
     first, *later = looks
     last, power_w = later[-1], [each.state.power_w for each in later[:-1]]
     known_w = [each for each in power_w if each is not None]
+    counts_cycles = last.all_cycles > 0
+    all_cycles = (last.all_cycles - first.all_cycles) % (1 << 32)
     per_s = 1e9
-    if last.all:
-        per_s = (last.all - first.all) % (1 << 32) / max(last.at_s - first.at_s, LEAST_S)
+    if counts_cycles:
+        per_s = all_cycles / max(last.at_s - first.at_s, LEAST_S)
     throttled_s = {}
-    for name in first.counters.keys() & last.counters.keys():
+    for name in sorted(first.counters.keys() & last.counters.keys()):
         units = last.counters[name] - first.counters[name]
-        if last.all:
+        if counts_cycles:
             units %= 1 << 32  # 32 bits overflow
-        if per_s and units / per_s >= LEAST_S:
+        is_possible = not counts_cycles or units <= all_cycles  # not if the driver began anew
+        if per_s and is_possible and units / per_s >= LEAST_S:
             throttled_s[name] = units / per_s
     seen = Counter(name for each in later for name in each.throttle or ())
     return WatchedGpu(

@@ -363,7 +363,7 @@ class NcclLibrary(Library):
         if has_endless_ll(self.device.arch, library.version):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         label = self._fastest(world, case, ["plain", *TUNINGS[self.device.name]])
-        # RCCL 2.26 does not show what becomes of the number of blocks.
+        # Nobody has tried numbers of blocks with RCCL 2.26.
         sets_blocks = not self.is_rccl or library.version >= WINDOWS_SINCE
         if sets_blocks and label != "registered":
             label = self._fastest(world, case, [label, *(f"{label} {n}" for n in CTAS)])

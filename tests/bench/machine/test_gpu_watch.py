@@ -116,6 +116,8 @@ def test_amdgpus_counters_are_shares_of_the_firmwares_cycles(amd):
         # 250 of 1,000 cycles in two seconds; the number of cycles overflowed.
         assert gpu.throttled_s == {"SocketPower": pytest.approx(0.5)}
         assert (gpu.rank, gpu.looks, gpu.throttled_looks) == (3, 2, {})
+        # The driver began anew: nobody knows.
+        assert watched(3, AT, [looks[1], amd(table(600, 5))]).throttled_s == {}
 
 
 @pytest.mark.unit

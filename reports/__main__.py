@@ -89,8 +89,8 @@ COMMANDS = {
     "dashboard": ("site.dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
     "fit": (
         "trends.fit",
-        "fits time = alpha + size / beta to runs",
-        "results/campaign-1a2b3c4d/main",
+        "fits time = alpha + size / beta to runs, and finds where one algorithm overtakes another",
+        "results/campaign-1a2b3c4d/main --plot fit.svg",
     ),
 }
 

@@ -32,7 +32,7 @@ from reports.tables.sentences import (
     size_text,
     start_time,
 )
-from reports.trends.fit import LATENCY_BOUND_BYTES
+from reports.trends.alpha_beta import LATENCY_BOUND_BYTES
 from reports.verdicts.sides import copies_among, faults_of_runs
 
 LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval

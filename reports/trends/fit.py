@@ -1,15 +1,11 @@
 """`fit`: fits time = alpha + size / beta to the latency-bound and the bandwidth-bound sizes of each
-algorithm. `times_us` is (launches, sizes), `sizes` (sizes,) in bytes, ascending. Nothing assumes a
-distribution of the launches."""
+algorithm, and finds the sizes at which one overtakes another."""
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from operator import attrgetter
-from typing import Any
+from pathlib import Path
 
-import msgspec
-import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, key_of
@@ -22,106 +18,19 @@ from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.store.stats import Interval
 from reports.tables.sentences import (
-    algorithm_of,
     interval_text,
     lay_out,
     left_out_lines,
     plain_table,
-    shape_words,
+    some,
+    spoken,
     tick_text,
-    type_text,
 )
+from reports.trends.alpha_beta import MIN_SIZES, Fit, Regime, regimes_of
+from reports.trends.crossovers import Crossover, crossovers_of
+from reports.trends.fit_figure import draw
 from reports.verdicts.judge import Incomparable
-from reports.verdicts.verdict import MIN_PAIRS, Floats, Integers, evidence
-
-MIN_SIZES = 3  # of a line
-LATENCY_BOUND_BYTES = 512 << 10  # up to here a call takes its start-up, above it its bytes
-
-
-class Regime(msgspec.Struct, kw_only=True):
-    """Measured sizes and the line that fits them best, a miss of 1 % at any size counting the same.
-    `worst_residual` is the largest distance of the launches' median from its own line, as a
-    share. A figure that is not above 0 with its whole interval is None."""
-
-    from_bytes: int
-    to_bytes: int
-    worst_residual: float
-    alpha_us: Interval | None
-    beta_gb_s: Interval | None
-
-
-class Fit(msgspec.Struct, kw_only=True):
-    """One algorithm. `times_us` are median costs: a column for each of `sizes_bytes`, and a row for
-    each launch of `run_ids`."""
-
-    machine_id: str
-    software_id: str
-    world_size: int
-    hosts: int | None
-    collective: str
-    shape: Any
-    datatype: str
-    redop: str
-    mode: str
-    in_place: bool
-    variant: str
-    memory: str
-    algorithm: str
-    library: str | None
-    run_ids: list[str]
-    sizes_bytes: list[int]
-    times_us: list[list[float]]
-    regimes: list[Regime]
-
-    @property
-    def title(self) -> str:
-        """`all_reduce, float32 sum, isolated, 2 ranks`."""
-        words = [
-            self.collective,
-            type_text(self),
-            self.mode,
-            *shape_words(self.shape),
-            *["in place"] * self.in_place,
-            f"{self.world_size} ranks"
-            + ("" if self.hosts in (1, None) else f" on {self.hosts} hosts"),
-        ]
-        return ", ".join(words)
-
-    @property
-    def name(self) -> str:
-        """`two_shot`, `two_shot registered`, `MPICH 5.0.2`."""
-        variant = f" {self.variant}" if self.variant not in ("copied", "plain") else ""
-        return (self.library or algorithm_of(self)) + variant
-
-
-def regime_of(sizes: Integers, times_us: Floats) -> Regime:
-    """The line through these times: each launch has its own, by least squares relative to the
-    median over launches, so that each size counts the same."""
-    median_us = np.median(times_us, axis=0)
-    fitted = partial(np.polyfit, sizes, deg=1, w=1 / median_us)
-    slope, alpha_us = map(resolved, fitted(times_us.T))
-    residuals = 1 - np.polyval(fitted(median_us), sizes) / median_us
-    beta_gb_s = None
-    if slope:
-        value, *ends = slope
-        high, low = (end and 1e-3 / end for end in ends)
-        beta_gb_s = 1e-3 / value, low, high
-    return Regime(
-        from_bytes=int(sizes[0]),
-        to_bytes=int(sizes[-1]),
-        worst_residual=float(np.max(np.abs(residuals))),
-        alpha_us=alpha_us,
-        beta_gb_s=beta_gb_s,
-    )
-
-
-def resolved(values: Floats) -> Interval | None:
-    """The figure of values of launches, Hodges and Lehmann's, as of log ratios, with its 95 %
-    interval, which six launches have; None if it is not above 0, with its whole interval."""
-    columns = ["log_ratio", "log_low", "log_high"]
-    [[value, low, high]] = evidence(values[None])[columns].to_numpy().tolist()
-    ends = (low, high) if np.isfinite(low) else (None, None)
-    return (value, *ends) if (ends[0] or value) > 0 else None
+from reports.verdicts.verdict import MIN_PAIRS
 
 
 def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
@@ -163,11 +72,6 @@ def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
             continue
 
         sizes, times_us = times.columns.to_numpy(), times.to_numpy()
-        # Latency-bound and bandwidth-bound sizes, or all if either are too few for a line.
-        at = int(np.searchsorted(sizes, LATENCY_BOUND_BYTES, side="right"))
-        parts = [slice(at), slice(at, None)]
-        if min(at, len(sizes) - at) < MIN_SIZES:
-            parts = [slice(None)]
         runs = [entries[row].run for row in times.index]
         fits.append(
             Fit(
@@ -179,7 +83,7 @@ def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:
                 hosts=runs[0].hosts,
                 sizes_bytes=sizes.tolist(),
                 times_us=times_us.tolist(),
-                regimes=[regime_of(sizes[part], times_us[:, part]) for part in parts],
+                regimes=regimes_of(sizes, times_us),
             )
         )
 
@@ -193,11 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="launches of one thing: runs, folders (also of a campaign's variant), quoted globs",
     )
+    parser.add_argument(
+        "--plot", metavar="OUT", type=Path, help="draw the times and the lines; .svg or .png"
+    )
 
 
 def fit(arguments: argparse.Namespace) -> int:
     """Prints the fits and returns 0. Raises Incomparable for runs of different things, ResultError
-    if a file cannot be read, and if there is nothing to fit."""
+    if a file cannot be read or drawn, and if there is nothing to fit."""
     results = [read(file) for name in arguments.runs for file in files_of(name)]
     fits, notes = fits_of(results)
 
@@ -211,31 +118,108 @@ def fit(arguments: argparse.Namespace) -> int:
             f"the launches are of {len(days)} days: days differ by more than launches of a day, "
             "which no interval here allows for"
         )
-    complain(*notes)
+    crossovers = crossovers_of(fits)
+    if arguments.plot:
+        draw(fits, crossovers, arguments.plot)
 
-    answer(arguments, text(fits), fits=fits)
+    complain(*notes)
+    answer(arguments, text(fits, crossovers), fits=fits, crossovers=crossovers)
     return 0
 
 
-def text(fits: Sequence[Fit]) -> str:
-    """A table for each title, with sentences below it, in 80 columns."""
+def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
+    """For each title a table of lines, one of n_1/2 and one of crossovers, with sentences below
+    them, in 80 columns."""
     texts = []
     for title, group in grouped(fits, attrgetter("title")).items():
-        rows = [
+        regimes = [(fit, regime) for fit in group for regime in fit.regimes]
+        lines = [
             {
                 "algorithm": fit.name,
                 "runs": str(len(fit.run_ids)),
-                "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
+                "sizes": sizes_text(regime),
                 "alpha us [95 %]": interval_text(regime.alpha_us),
                 "beta GB/s [95 %]": interval_text(regime.beta_gb_s),
                 "miss": f"{regime.worst_residual:.1%}",
             }
-            for fit in group
-            for regime in fit.regimes
+            for fit, regime in regimes
         ]
-        table = plain_table(rows[0], rows)
-        few = min(len(fit.run_ids) for fit in group) < MIN_PAIRS
-        sentences = [f"Fewer than {MIN_PAIRS} launches have no intervals."] if few else []
-        texts.append(lay_out([], [title], [("", table)], sentences))
+        halves = [
+            {
+                "algorithm": fit.name,
+                "sizes": sizes_text(regime),
+                "n_1/2 [95 %]": size_interval_text(regime.half_bytes) or "not resolved",
+                "": "extrapolated" if regime.is_half_extrapolated else "",
+            }
+            for fit, regime in regimes
+        ]
+        own = [each for each in crossovers if each.title == title]
+        overtakes = [
+            {
+                "algorithm": each.faster_above or "",
+                "overtakes": each.faster_below or "",
+                "at [95 %]": size_interval_text(each.size_bytes),
+            }
+            for each in own
+            if each.size_bytes
+        ]
+        tables = [("", plain_table(rows[0], rows)) for rows in (lines, halves, overtakes) if rows]
+        texts.append(lay_out([], [title], tables, [*remarks(group), *orders(own)]))
 
     return "\n".join(texts)
+
+
+def sizes_text(regime: Regime) -> str:
+    """`16K-512K`."""
+    return f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}"
+
+
+def size_interval_text(size_bytes: Interval | None) -> str:
+    """`62.5K [60.1K 64.8K]`; empty for None."""
+    return interval_text(size_bytes, lambda each: tick_text(round(each))) if size_bytes else ""
+
+
+def remarks(fits: Sequence[Fit]) -> list[str]:
+    """What the figures of these fits do not say."""
+    regimes = [regime for fit in fits for regime in fit.regimes]
+    few = min(len(fit.run_ids) for fit in fits) < MIN_PAIRS
+    remarks = {
+        f"Fewer than {MIN_PAIRS} launches have no intervals.": few,
+        "- or not resolved: the interval is not wholly above 0.": (
+            any(not regime.half_bytes for regime in regimes)
+        ),
+        "Extrapolated: this size is not among those of the line.": (
+            any(regime.is_half_extrapolated for regime in regimes)
+        ),
+    }
+    return [remark for remark, applies in remarks.items() if applies]
+
+
+def orders(crossovers: Sequence[Crossover]) -> list[str]:
+    """A sentence on the pairs without a crossover for each algorithm that is faster, and those of
+    which none is known to be."""
+    without = [each for each in crossovers if not each.size_bytes]
+
+    def others(pairs: Sequence[Crossover], faster: str | None) -> str:
+        names = [each.second if each.first == faster else each.first for each in pairs]
+        return some([*map(spoken, names)], 4)
+
+    texts = []
+    for faster, pairs in grouped(without, attrgetter("faster_below")).items():
+        if faster is None:
+            names = [f"{spoken(each.first)} and {spoken(each.second)}" for each in pairs]
+            texts.append(f"Which is faster is not resolved at any size: {some(names, 4)}.")
+            continue
+        wholly = [each for each in pairs if not each.open_bytes]
+        partly = [each for each in pairs if each.open_bytes]
+        if wholly:
+            texts.append(
+                f"Never within the measured sizes is {spoken(faster)} overtaken by: "
+                f"{others(wholly, faster)}."
+            )
+        if partly:
+            texts.append(
+                f"{spoken(faster)} is faster, but at some sizes not resolved, than: "
+                f"{others(partly, faster)}."
+            )
+    return texts

@@ -208,6 +208,7 @@ CLAIMS: dict[str, list[Simulation]] = {
     **calibrated_states.CLAIMS,
     **calibrated_trends.CLAIMS,
     **calibrated_fleets.CLAIMS,
+    **calibrated_fits.CLAIMS,
     "One launch against one, by the intervals within them": [
         partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)
     ],
@@ -216,7 +217,6 @@ CLAIMS: dict[str, list[Simulation]] = {
     ],
     **calibrated_events.CLAIMS,
     **calibrated_steps.CLAIMS,
-    **calibrated_fits.CLAIMS,
 }
 
 

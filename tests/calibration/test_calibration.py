@@ -14,7 +14,6 @@ from reports.tables import exposed
 from reports.trends import changes
 from reports.verdicts import verdict
 from tests.calibration import selfcheck
-from tests.calibration.calibrated_fits import Launches, one_line
 from tests.calibration.calibrated_layers import LAYER, equal_forms
 from tests.calibration.calibrated_steps import STEPS, alarms_in_time
 from tests.calibration.calibrated_trends import NORMAL, RUNS, alarms
@@ -76,10 +75,6 @@ def any_narrow_interval_is_the_same(monkeypatch):
     monkeypatch.setattr(verdict, "SAME_P", 0.2)
 
 
-def intervals_of_fits_too_narrow(monkeypatch):
-    monkeypatch.setattr(verdict, "INTERVAL_P", 0.1)
-
-
 def alarms_a_run_too_late(monkeypatch):
     monkeypatch.setattr(changes, "SHARED_EDGE", 4)
 
@@ -92,7 +87,6 @@ BROKEN = [
     (no_correction_for_many_cells, partial(false_alarms, WIDE), 200),
     (blocks_taken_for_independent, partial(stopped_coverage, 0.6, 0.88), 400),
     (any_narrow_interval_is_the_same, partial(false_sameness, 0.01), 400),
-    (intervals_of_fits_too_narrow, partial(one_line, Launches(10, 0.03)), 400),
     (alarms_a_run_too_late, partial(alarms_in_time, NORMAL[0], STEPS[:1]), 400),
 ]
 

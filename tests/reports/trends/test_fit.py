@@ -6,10 +6,13 @@ import re
 from functools import partial
 
 import msgspec
+import numpy as np
 import pytest
 
-from reports.trends.fit import Fit, fits_of, text
-from tests.reports.synthetic_campaign import write_launch
+from reports.trends.alpha_beta import Fit, half_bytes
+from reports.trends.crossovers import Crossover, crossovers_of
+from reports.trends.fit import fits_of, text
+from tests.reports.synthetic_campaign import no_effect, write_launch
 from tests.reports.synthetic_run import FAST_NS, cost_us, rewrite_head, run_id, write_run
 
 pytestmark = pytest.mark.unit
@@ -88,23 +91,28 @@ def test_a_start_up_that_is_not_resolved_has_no_figure(tmp_path, fit):
 def test_few_launches_give_no_interval(tmp_path):
     """An interval over one launch's blocks must not pass for an interval over launches."""
     fits, _ = fits_of(launches(tmp_path, 5))
-    assert "Fewer than 6 launches have no intervals." in text(fits)
+    printed = text(fits, crossovers_of(fits))
+    assert "Fewer than 6 launches have no intervals." in printed
+    assert "Which is faster is not resolved at any size: two-shot and ring, " in printed
     regime = fits[0].regimes[0]
     assert regime.alpha_us
-    assert regime.alpha_us[1:] == (None, None)
+    assert regime.half_bytes
+    assert regime.alpha_us[1:] == regime.half_bytes[1:] == (None, None)
     assert regime.beta_gb_s
 
 
 def test_the_command_prints_and_stores_and_warns_across_days(six, fit, tmp_path):
     """Launches of two days lie in two groups, which no interval allows for."""
     folder, (fits, _) = six[0].path.parent, fits_of(six)
-    assert fit(folder) == (0, text(fits), "")
+    found = crossovers_of(fits)
+    assert fit(folder) == (0, text(fits, found), "")
     other = tmp_path / "other.jsonl"
     other.write_bytes(six[0].path.read_bytes())
     rewrite_head(other, run_id=f"2027-01-01{run_id(8)[10:]}")
     assert "the launches are of 2 days" in fit(folder, other)[2]
     answer = json.loads(fit(folder, "--json")[1])
     assert msgspec.convert(answer["fits"], list[Fit]) == fits
+    assert msgspec.convert(answer["crossovers"], list[Crossover]) == found
 
 
 def test_bad_input_is_refused_in_one_sentence(six, tmp_path, fit):
@@ -119,6 +127,65 @@ def test_bad_input_is_refused_in_one_sentence(six, tmp_path, fit):
     for words, sentence in (
         ((tmp_path / "none.jsonl",), "none.jsonl"),
         ((cut,), "left out, incomplete: 1"),
+        ((six[0].path, "--plot", tmp_path / "fit.gif"), "a picture ends in .svg or .png"),
     ):
         status, _, err = fit(*words)
         assert (status, sentence in err, err.count("\n")) == (2, True, 1)
+
+
+def test_half_of_the_bandwidth_is_reached_at_alpha_times_beta(six, tmp_path):
+    """Where that size was not measured, the page must say so; where alpha has no figure, too."""
+    small = launches(tmp_path, 6, sizes=[1024 << step for step in range(10)], fast_rounds=range(5))
+    fits, _ = fits_of(small)
+    (regime,) = named(fits, "two_shot").regimes
+    assert has(regime.half_bytes, 7.1e3 * cost_us("two_shot", 0, FAST_NS, 2))
+    assert not regime.is_half_extrapolated
+    assert "extrapolated" not in text(fits, []).lower()
+    fits, _ = fits_of(six)
+    first, _ = named(fits, "two_shot").regimes
+    assert has(first.half_bytes, 7.1e3 * cost_us("two_shot", 0, FAST_NS, 2))
+    assert first.is_half_extrapolated
+    printed = text(fits, [])
+    assert re.search(r"two_shot +16K-512K +4\.\S+K \[\S+ \S+\] extrapolated", printed), printed
+    assert "Extrapolated: this size is not among those of the line." in printed
+    assert re.search(r"MPICH 5.0.2 +1M-8M +not resolved\n", printed), printed
+
+
+def test_launches_whose_line_does_not_rise_leave_half_of_the_bandwidth_open():
+    """A quotient by a slope of 0 or less was infinite or negative."""
+    alphas_us, slopes = np.full(10, 2.0), np.full(10, 1e-4)
+    slopes[0] = 0
+    assert half_bytes(alphas_us, slopes) == pytest.approx((2e4, 2e4, 4e4))
+    slopes[:6] = -1e-4
+    assert half_bytes(alphas_us, slopes) is None
+
+
+def crossing(below, above, below_gb_s, above_gb_s):
+    """The size at which the lines of `cost_us` meet."""
+    later_us = cost_us(above, 0, FAST_NS, 2) - cost_us(below, 0, FAST_NS, 2)
+    return later_us * 1e3 / (1 / below_gb_s - 1 / above_gb_s)
+
+
+def test_an_algorithm_that_overtakes_is_named_with_the_size(tmp_path, fit):
+    """The best algorithm depends on the size; which pairs have no such size, and where an order is
+    open, must be said too."""
+    made = {"algorithms": ["library", "one_shot_push", "two_shot", "ring"], "fast_rounds": range(5)}
+    fits, _ = fits_of(launches(tmp_path, 8, effect=no_effect, **made))
+    found = crossovers_of(fits)
+    first, second = (each for each in found if each.size_bytes)
+    assert (first.faster_below, first.faster_above) == ("MPICH 5.0.2", "one_shot_push")
+    assert (second.faster_below, second.faster_above) == ("two_shot", "ring")
+    assert has(first.size_bytes, crossing("library", "one_shot_push", 5.2, 6.4))
+    assert has(second.size_bytes, crossing("two_shot", "ring", 7.1, 7.6))
+    pairs = {(each.first, each.second): each for each in found}
+    never = pairs["one_shot_push", "two_shot"]
+    assert (never.faster_below, never.faster_above) == ("two_shot", "two_shot")
+    assert not never.open_bytes
+    picture = tmp_path / "fit.svg"
+    status, out, err = fit(tmp_path, "--plot", picture)
+    assert (status, err) == (0, "")
+    assert re.search(r"one_shot_push +MPICH 5.0.2 +\d\S+K \[\d\S+K \d\S+K\]\n", out), out
+    assert "Never within the measured sizes is two-shot overtaken by: " in out
+    drawn = picture.read_text()
+    for words in ("one-shot push overtakes MPICH 5.0.2 at ", "two-shot", "n_1/2", "8 launches"):
+        assert words in drawn

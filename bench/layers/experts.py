@@ -15,8 +15,9 @@ from bench.harness.iteration import Iteration, Segments, checked_iteration, cons
 from bench.harness.options import AddOption, SweepOptions
 from bench.harness.session import Session
 from bench.harness.suite import Axes, Suite, bind_cases
+from bench.layers.routes import MOST_TOKENS, PREFIX, digest_of, read_routes
 from collectives.collective import DATATYPES, Array, Datatype, Shape
-from collectives.communicator import Refusal
+from collectives.communicator import Mistake, Refusal
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS, FLAT, WAYS, RoutedCase, make_tables
 from collectives.experts.routing import Routes
@@ -29,7 +30,8 @@ CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts
 
 @dataclass(frozen=True)
 class ExpertOptions:
-    """A batch: `tokens` of all ranks that choose `top_k` of `experts` with each `skew`."""
+    """A batch: `tokens` of all ranks that choose `top_k` of `experts` with each `skew`. A file of
+    routes has its own `tokens` and `top_k`, which the other skews take."""
 
     experts: int
     top_k: int = 2
@@ -39,9 +41,12 @@ class ExpertOptions:
 
 
 def skew_name(text: str) -> str:
-    """`uniform` or `zipf:1.2`."""
-    if not re.fullmatch(r"uniform|zipf:\d{1,2}(\.\d+)?", text):
-        raise ArgumentTypeError(f"{text!r} is not a skew such as uniform or zipf:1.2")
+    """`uniform`, `zipf:1.2` or `file:routes.csv`."""
+    if not re.fullmatch(rf"uniform|zipf:\d{{1,2}}(\.\d+)?|{PREFIX}.+", text, re.DOTALL):
+        raise ArgumentTypeError(
+            f"{text!r} is not a skew such as uniform or zipf:1.2, nor a file such as "
+            f"{PREFIX}routes.csv"
+        )
     return text
 
 
@@ -49,7 +54,7 @@ def add_options(add: AddOption) -> None:
     for flag, most, text in (
         ("--experts", routing.MOST_EXPERTS, "route tokens to N experts on all ranks, and back"),
         ("--top-k", routing.MOST_CHOICES, "with --experts: experts per token (2)"),
-        ("--tokens", 1 << 16, "with --experts: tokens of all ranks (1024)"),
+        ("--tokens", MOST_TOKENS, "with --experts: tokens of all ranks (1024)"),
         ("--hidden", 1 << 20, "with --experts: elements per token (4096)"),
     ):
         add(
@@ -62,8 +67,8 @@ def add_options(add: AddOption) -> None:
         "--skew",
         type=partial(options.comma_separated, skew_name),
         metavar="A,B",
-        help="with --experts: how unevenly tokens choose them: uniform or zipf:S "
-        "(uniform,zipf:1.2)",
+        help="with --experts: how unevenly tokens choose them: uniform, zipf:S, or file:ROUTES, a "
+        "file with a line of experts for each token (uniform,zipf:1.2)",
     )
 
 
@@ -79,6 +84,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
             parser.error(f"--{name.replace('_', '-')} is for a routed all-to-all: add --experts N")
         return None
     batch = ExpertOptions(**values)
+    has_file = any(skew.startswith(PREFIX) for skew in batch.skew)
     first, *others = (DATATYPES[name] for name in namespace.datatypes)
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
     has_sizes = namespace.sizes or sizes != (16 << 10, 32 << 20, 2)
@@ -87,7 +93,10 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
             others or first.float8 or not first.is_float
         ),
         f"--top-k {batch.top_k} is more than the {batch.experts} experts": (
-            batch.top_k > batch.experts
+            batch.top_k > batch.experts and not has_file
+        ),
+        "a file of routes has tokens and experts per token: leave out --tokens and --top-k": (
+            has_file and not {"tokens", "top_k"}.isdisjoint(values)
         ),
         "with --experts the size is --tokens times --hidden: leave out the sizes": has_sizes,
         "--experts goes without --list, --peer and --kernel": (
@@ -105,10 +114,15 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     world, ranks, seed = session.world, session.communicator.size, session.options.seed
     datatype = DATATYPES[sweep.datatypes[0]]
     row_bytes = batch.hidden * datatype.size_bytes
+    batch, files = with_files(batch, session)
     batches: dict[str, Routes] = {}
     for skew in batch.skew:
         session.flight.note("draw the routes", text=skew)
-        batches[skew] = routing.draw(skew, ranks, batch.experts, batch.tokens, batch.top_k, seed)
+        batches[skew] = (
+            routing.split(files[skew], ranks, batch.experts, seed)
+            if skew in files
+            else routing.draw(skew, ranks, batch.experts, batch.tokens, batch.top_k, seed)
+        )
     most_rows = max(int(routes.rows["rank"].max()) for routes in batches.values())
     tokens_bytes, rows_bytes = -(-batch.tokens // ranks) * row_bytes, most_rows * row_bytes
     if max(tokens_bytes, rows_bytes) > MOST_BYTES:
@@ -163,6 +177,28 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         header.routing = {**routes.imbalance(), "leaving_bytes": leaving_bytes}
         header.count = tokens_bytes // datatype.size_bytes
     return suite
+
+
+def with_files(batch: ExpertOptions, session: Session) -> tuple[ExpertOptions, dict[str, Array]]:
+    """The batch as its files say, which it names by their digests; and what tokens chose in each.
+    Raises Mistake."""
+    files, skews = dict[str, Array](), list[str]()
+    for skew in batch.skew:
+        if skew.startswith(PREFIX):
+            session.flight.note("read the routes")
+            chosen = read_routes(session.communicator, skew, batch.experts)
+            skew = digest_of(chosen)
+            files[skew] = chosen
+        skews.append(skew)
+    shapes = [chosen.shape for chosen in files.values()]
+    for tokens, top_k in shapes:
+        if (tokens, top_k) != shapes[0]:
+            raise Mistake(
+                f"--skew has files of {shapes[0][0]} tokens with {shapes[0][1]} experts and of "
+                f"{tokens} with {top_k}: a run has one batch"
+            )
+        batch = replace(batch, tokens=tokens, top_k=top_k)
+    return replace(batch, skew=tuple(dict.fromkeys(skews))), files
 
 
 def routed_iteration(

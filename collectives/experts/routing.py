@@ -1,7 +1,8 @@
 """Draws a batch for a mixture of experts: which experts each token chooses, and the resulting load.
 
 All ranks draw the same batch. A `skew` says how likely a token chooses expert e, counted from 1:
-`uniform` makes all alike; `zipf:S` makes them likely in proportion to e^-S."""
+`uniform` makes all alike; `zipf:S` makes them likely in proportion to e^-S. A batch of real routes
+is split in the same way."""
 
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ class Routes:
 
 def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:
     """A batch. Each token chooses different experts: draws without replacement, by the Gumbel trick
-    (Kool, van Hoof and Welling, 2019). Its weights are those of `weights_of`, in random order."""
+    (Kool, van Hoof and Welling, 2019)."""
     generator, exponent = np.random.default_rng(seed), float(skew.partition(":")[2] or 0)
     likely = -exponent * np.log(np.arange(1, experts + 1))
     # Row by row: all keys of many tokens and experts would need gigabytes.
@@ -70,7 +71,13 @@ def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int
         np.argpartition(-likely - generator.gumbel(size=experts), top_k - 1)[:top_k]
         for _ in range(tokens)
     ]
-    chosen = np.array(rows, np.int32)
+    return split(np.array(rows, np.int32), ranks, experts, seed)
+
+
+def split(chosen: Array, ranks: int, experts: int, seed: int) -> Routes:
+    """The batch of tokens that chose these experts, (tokens, top_k). A token's weights are those of
+    `weights_of`, in random order."""
+    tokens, top_k = chosen.shape
     in_order = np.tile(weights_of(top_k), (tokens, 1))
     weights = np.random.default_rng([seed, 1]).permuted(in_order, axis=1)
     owner = np.arange(experts) * ranks // experts

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.bench.launches import run
+from tests.bench.launches import launch, run
 from tests.fake_gpu import fake_nccl
 from tests.launch import count, few, printed
 
@@ -90,3 +90,45 @@ def test_imbalance_and_sent_bytes_are_printed_beside_the_time(skewed):
 def test_a_rank_may_have_no_tokens_and_get_none(tmp_path):
     options = "--experts 2 --tokens 1 --top-k 1 --skew zipf:9 --hidden 257 --mode isolated"
     assert_all_ways_right(measured(tmp_path, options)[1])
+
+
+def test_a_batch_of_real_routes_is_read_from_a_file_and_stored_by_its_digest(tmp_path):
+    """The file decides tokens and choices. A run must hold no path of its machine."""
+    file = tmp_path / "their-batch.csv"
+    file.write_text("".join(f"{token % 2},{2 + token % 5},7\n" for token in range(10)))
+    words = f"--experts 8 --hidden 96 --mode isolated --skew uniform,file:{file}"
+    said, result = measured(tmp_path, f"{words} --algorithm auto,library")
+    assert_all_ways_right(result)
+    skews = {case.shape["skew"] for case in result.cases}
+    assert len(skews) == 2
+    (name,) = skews - {"uniform"}
+    assert name.startswith("file:")
+    assert (name in said, "their-batch" in said) == (True, False)
+    assert "their-batch" not in result.path.read_text()
+    assert {(case.shape["tokens"], case.shape["top_k"]) for case in result.cases} == {(10, 3)}
+    sent = {
+        case.shape["way"]: case.routing["leaving_bytes"]
+        for case in result.cases
+        if case.shape["skew"] == name
+    }
+    # Each token has expert 7, of rank 1, and expert 0 or 1, of rank 0.
+    assert sent["dispatch"] == [5 * 96 * 4, 5 * 96 * 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, " cannot be read: No such file or directory"),
+        ("0,1\n2\n", ": line 2 has 1 experts, and line 1 has 2"),
+    ],
+)
+def test_a_file_of_routes_that_cannot_be_used_ends_the_run_in_one_sentence(
+    tmp_path, content, sentence
+):
+    file = tmp_path / "routes.csv"
+    if content:
+        file.write_text(content)
+    done = launch(tmp_path, f"--experts 8 --hidden 96 --skew file:{file}", command="alltoall")
+    assert done.returncode == 2
+    assert done.stderr == f"bench.alltoall: --skew file:{file}{sentence}\n"
+    assert not [*tmp_path.glob("*.jsonl")]

@@ -62,6 +62,8 @@ doctor --list -> unrecognized arguments: --list
 alltoall --experts 0 -> '0' is not a whole number from 1 to
 alltoall --experts 4 --top-k 5 -> --top-k 5 is more than the 4 experts
 alltoall --experts 4 --skew warm:1 -> 'warm:1' is not a skew such as uniform or zipf:1.2
+alltoall --experts 4 --skew file: -> 'file:' is not a skew such as uniform or zipf:1.2, nor a file
+alltoall --experts 4 --skew file:a.csv --tokens 9 -> a file of routes has tokens and experts per
 alltoall --experts 4 -d int32 -> with --experts -d takes one of float, half, bfloat16 and double
 alltoall --experts 4 -d f8e4m3 -> with --experts -d takes one of float, half, bfloat16 and double
 alltoall --experts 4 -d half,float -> with --experts -d takes one of float, half, bfloat16 and

@@ -70,7 +70,8 @@ def sweep_parser(command: str, name: str, about: str) -> Parser:
         what(
             "--stable",
             action="store_true",
-            help="also time auto_stable, whose bits depend on neither size nor place",
+            help="also time auto_stable, whose bits depend on neither size nor place, and print "
+            "what it costs beside auto",
         )
     options.add_algorithms(what, "only these; --list names them (all but lossy ones)")
     what(

@@ -17,11 +17,14 @@ from reports.tables.chains import leads, without_links
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
     CLEAR,
+    STABLE,
+    Named,
     SizeRow,
     View,
     beats_bound,
     bound_notes,
     default_rows,
+    is_noisy,
     ratio_text,
     shown_cases,
     speed_ups,
@@ -48,6 +51,7 @@ from reports.tables.sentences import (
 FOLDED = ("mode", "type", "variant", "place", "chosen", "#wrong", "blocks", "status")
 
 Cells = dict[str, str]  # of a row, by their headings
+NO_PRICE = {"price\nus": "-", "price\n%": "-"}  # of stable bits
 
 
 def render(result: Result, long: bool = False, brief: bool = False) -> str:
@@ -134,6 +138,7 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
             next(iter(cells[0])).strip(): row.label,
             "algorithm": other,
             "us": _cost(each.case, each.us),
+            **(_price(each) if other == STABLE and name == "auto" else NO_PRICE),
             "library/this": ratio_text(each.from_library),
             f"{name}/this": ratio_text(each.from_ours),
         }
@@ -146,6 +151,18 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
         tables.append(("", plain_table(further[0], further)))
 
     return tables
+
+
+def _price(stable: Named) -> Cells:
+    """What sums in rank order cost beside `auto`, in the same rounds as their ratio; with a minus
+    where they take less."""
+    if stable.from_ours is None or stable.us is None or is_noisy(stable.from_ours):
+        return NO_PRICE
+    ratio, *ends = stable.from_ours
+    shares = ratio, *reversed(ends)
+    percent = [None if each is None else 100 * (1 / each - 1) for each in shares]
+    texts = interval_text((percent[0] or 0.0, percent[1], percent[2]), "{:.1f}".format)
+    return dict(zip(NO_PRICE, (number(stable.us * (1 - ratio)), texts), strict=True))
 
 
 def filled(rows: Sequence[Cells]) -> list[Cells]:

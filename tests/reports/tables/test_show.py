@@ -180,6 +180,30 @@ def test_a_run_with_auto_stable_says_what_stable_bits_cost_at_each_size(tmp_path
     assert float(stable[-3]) == pytest.approx(1 / 1.07, abs=0.015)
 
 
+def test_stable_bits_have_a_price_in_us_and_percent_of_auto(tmp_path):
+    """A serving engineer decides by both. `auto_stable` takes 7 % longer at 8 MiB, and runs what
+    `auto` runs at 16 KiB. Other algorithms have no price."""
+    algorithms = ["library", "auto", "auto_stable", "ring"]
+    fields = {"algorithms": algorithms, "modes": ["isolated"], "n_blocks": 16}
+    result = write_run(tmp_path, sizes=[16384, 8 << 20], **fields)
+    result.run.argv = ["--algorithm", "library,auto,ring", "--stable"]
+    second = render(result).split("\n\n")[2]
+    above, heading, *lines = second.splitlines()
+    rows = {(line.split()[0], line.split()[2]): line.split()[3:] for line in lines}
+    assert above.split() == ["price", "price"]
+    assert heading.split() == ["size", "algorithm", "us", "us", "%", "library/this", "auto/this"]
+    us, price_us, percent, low, high = (
+        float(cell.strip("[]")) for cell in rows["8", "auto_stable"][:5]
+    )
+    assert low < percent < high
+    assert percent == pytest.approx(7, abs=1.5)
+    assert price_us == pytest.approx(us * percent / (100 + percent), rel=0.02)
+    assert abs(float(rows["16", "auto_stable"][2])) < 2
+    assert rows["8", "ring"][1:3] == ["-", "-"]
+    usual = write_run(tmp_path / "usual", **fields | {"algorithms": ["library", "auto", "ring"]})
+    assert "price" not in render(usual)
+
+
 def median_of(case, name):
     return getattr(case, name).median
 

@@ -1,5 +1,7 @@
 """Every algorithm by collective and name. The table of a run that names none has this order."""
 
+from dataclasses import replace
+
 from collectives import algorithms, choice
 from collectives.collective import COLLECTIVES, Traffic
 from collectives.operation import Algorithm, CollectiveCase, LibraryAlgorithm, World
@@ -20,6 +22,7 @@ LIBRARY = LibraryAlgorithm(
     _library_traffic,
     variants=("plain", "graph", "registered", "tuned"),
 )
+BY_COPY_ENGINES = "all_gather", "alltoall"  # what NCCL can move without a block
 
 
 def _by_collective() -> dict[str, dict[str, Algorithm]]:
@@ -27,7 +30,8 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
     every = {}
     for collective, its in algorithms.listed().items():
         ours = tuple(its.values())
-        listed = [LIBRARY, *ours, choice.auto(ours)]
+        variants = LIBRARY.variants + ("zero_cta",) * (collective in BY_COPY_ENGINES)
+        listed = [replace(LIBRARY, variants=variants), *ours, choice.auto(ours)]
         if COLLECTIVES[collective].reduces:
             listed.append(choice.auto_stable(ours))
         every[collective] = {each.name: each for each in listed}
@@ -54,4 +58,5 @@ def exact(collective: str, hosts: int) -> list[Algorithm]:
 def by_default(collective: str, world: World) -> list[Algorithm]:
     """The algorithms of a run that names none."""
     ours = exact(collective, world.communicator.hosts)
-    return [LIBRARY, *(algorithm for algorithm in ours if algorithm.by_default(world))]
+    library = ALGORITHMS[collective][LIBRARY.name]
+    return [library, *(algorithm for algorithm in ours if algorithm.by_default(world))]

@@ -1,8 +1,9 @@
 """NCCL and RCCL, the baseline on GPUs: on the same buffers, stream and clock as our kernels.
 
 Variants: `plain`, or `graph` if the device launches from graphs; `registered`, on NCCL, with
-symmetric windows; `tuned`, with the fastest setting. Windows and each setting have their own
-communicator, so that they do not change the other variants."""
+symmetric windows; `tuned`, with the fastest setting; `zero_cta`, on NCCL, by copy engines where
+nothing is reduced. Windows and each setting have their own communicator, so that they do not change
+the other variants."""
 
 import ctypes
 import time
@@ -17,7 +18,14 @@ from collectives.binding import fastest
 from collectives.collective import COLLECTIVES, DATATYPES, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
-from collectives.library.nccl import WINDOWS_SINCE, Nccl, environment, open_nccl, release
+from collectives.library.nccl import (
+    COPY_ENGINES,
+    WINDOWS_SINCE,
+    Nccl,
+    environment,
+    open_nccl,
+    release,
+)
 from collectives.operation import (
     Bound,
     CollectiveCase,
@@ -64,6 +72,10 @@ TUNINGS = {
     ),
 }
 CTAS = "CTAs=1", "CTAs=4", "CTAs=16", "CTAs=32"  # blocks of the fastest of these
+# NCCL_CTA_POLICY_ZERO: from 2.28 on copy engines move data in symmetric windows of one host, with
+# CUDA 12.5, and otherwise a kernel does (ncclCeImplemented and its caller). NCCL logs the line when
+# a communicator first uses them.
+ZERO_CTA, ZERO_CTA_SINCE, ZERO_CTA_LINE = "CTAPolicy=2", 22800, "Init CE, rank"
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
 CHAINED_CALLS = 8  # of a launch that is timed for a chain
 FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
@@ -107,7 +119,9 @@ class NcclLibrary(Library):
         except Refusal as refusal:
             self.missing = str(refusal)
         self.memories: list[GpuMemory] = []
-        self.windows: dict[int, bool] = {}  # by a memory's address: whether NCCL made one of it
+        # By communicator and a memory's address: whether NCCL made a window of it.
+        self.windows: dict[tuple[str, int], bool] = {}
+        self.runs_kernel_for_zero_cta = False
 
     @property
     def nccl(self) -> Nccl:
@@ -124,7 +138,7 @@ class NcclLibrary(Library):
 
     def variants(self, world: World) -> tuple[str, ...]:
         plain = world.plain_variant
-        return (plain, "tuned") if self.is_rccl else (plain, "registered", "tuned")
+        return (plain, "tuned") if self.is_rccl else (plain, "registered", "tuned", "zero_cta")
 
     def allocate_own(self, size_bytes: int) -> Memory | None:
         """Memory from ncclMemAlloc, as only that can be registered; peers cannot map it."""
@@ -148,6 +162,8 @@ class NcclLibrary(Library):
                 return Unsupported(f"{self.nccl.name} does not reduce fp8 on {arch}")
             if case.variant == "tuned":
                 return self._tuned(world, case)
+            if case.variant == "zero_cta":
+                return self._zero_cta(case)
             label = "registered" if case.variant == "registered" else "plain"
             return self._labelled(case, label)
         except DeviceError as error:  # all ranks raise it
@@ -204,6 +220,11 @@ class NcclLibrary(Library):
             label: nccl.transports("".join(log[label] for log in logs)) for label in library.logs
         }
         notes = list(library.refused.values())
+        if self.runs_kernel_for_zero_cta:
+            notes.append(
+                f"{library.name} ran a kernel under its zero-CTA policy: its copy engines want "
+                "CUDA 12.5, symmetric windows and one NVLink domain."
+            )
         if self.memories:
             notes.append(
                 f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
@@ -273,8 +294,8 @@ class NcclLibrary(Library):
 
     def _labelled(self, case: CollectiveCase, label: str) -> Operation:
         """The case on the communicator with this label. Raises DeviceError on all ranks."""
-        if label == "registered":
-            self._register(case)
+        if label in ("registered", ZERO_CTA):
+            self._register(case, label)
         return self._operation(self._groups(case), label)
 
     def _operation(self, groups: list[list[Call]], label: str) -> Operation:
@@ -329,29 +350,46 @@ class NcclLibrary(Library):
         with self.device.calling(title):
             stream.synchronize()
 
-    def _register(self, case: CollectiveCase) -> None:
-        """Makes symmetric windows of the case's buffers. Raises DeviceError on all ranks."""
+    def _zero_cta(self, case: CollectiveCase) -> Operation:
+        """The case under the policy that takes no blocks where it can; `choice` says what moved the
+        data. Raises DeviceError on all ranks."""
+        library = self.nccl
+        if library.version < ZERO_CTA_SINCE:
+            raise DeviceError(f"{library.name} has no zero-CTA policy; 2.28 has")
+        operation = self._labelled(case, ZERO_CTA)
+        if not library.log:  # the user's log file has it
+            return operation
+        ran = operation.choice
+        is_used = self.ranks.broadcast(ZERO_CTA_LINE in library.logs[ZERO_CTA])
+        if ran == COPY_ENGINES or (ran is None and is_used):
+            return replace(operation, choice=COPY_ENGINES)
+        self.runs_kernel_for_zero_cta = True
+        return replace(operation, choice=f"a kernel: {ran}" if ran else "a kernel")
+
+    def _register(self, case: CollectiveCase, label: str) -> None:
+        """Makes symmetric windows of the case's buffers for the communicator with this label.
+        Raises DeviceError on all ranks."""
         library = self.nccl
         if library.version < WINDOWS_SINCE:
             since = release(WINDOWS_SINCE)
             raise DeviceError(
                 f"{library.name} has no symmetric windows: NCCL has them since {since}"
             )
-        handle = library.connect("registered")
+        handle = library.connect(label)
         for address in (case.send, case.receive):  # all ranks make their windows in the same order
             memory = next(
                 (m for m in self.memories if m.address <= address < m.address + m.size_bytes), None
             )
             if memory is None:
                 raise DeviceError("only buffers from NCCL's allocator make symmetric windows")
-            if memory.address not in self.windows:
+            if (label, memory.address) not in self.windows:
                 window = ctypes.c_void_p()
                 place = memory.address, memory.size_bytes, ctypes.byref(window), SYMMETRIC
                 status = library.calls.ncclCommWindowRegister(*wide([handle, *place]))
                 library.agree(library.complaint("ncclCommWindowRegister", status))
                 # A library that cannot make windows here reports success and returns none.
-                self.windows[memory.address] = all(self.ranks.all_gather(bool(window)))
-            if not self.windows[memory.address]:
+                self.windows[label, memory.address] = all(self.ranks.all_gather(bool(window)))
+            if not self.windows[label, memory.address]:
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
     def _tuned(self, world: World, case: CollectiveCase) -> Operation:

@@ -47,17 +47,17 @@ CONFIG = "NII2i2iP2iP4i"
 OLD_CONFIG, OLD_CONFIG_SINCE = "NII2i2iP2i", 21700
 
 
-def configuration(blocks: str | None, version: int) -> bytes:
+def configuration(blocks: str | None, policy: str | None, version: int) -> bytes:
     """ncclConfig_t for this version, of 2.27 for later ones, which take it by its size: the
-    defaults, but for this number of blocks. NCCL reads the variables of the same meaning once in a
-    process."""
-    ctas = int(blocks) if blocks else UNDEFINED
+    defaults, but for this number of blocks and this CTAPolicy, which the form of 2.27 has. NCCL
+    reads the variables of the same meaning once in a process."""
+    ctas, ctas_policy = (int(each) if each else UNDEFINED for each in (blocks, policy))
     form, since = CONFIG, WINDOWS_SINCE
     if version < WINDOWS_SINCE:
         form, since = OLD_CONFIG, OLD_CONFIG_SINCE
     fields = [UNDEFINED, UNDEFINED, ctas, ctas, 0, UNDEFINED, UNDEFINED]
     if form == CONFIG:
-        fields += [0, *[UNDEFINED] * 4]
+        fields += [0, UNDEFINED, ctas_policy, UNDEFINED, UNDEFINED]
     return struct.pack(form, struct.calcsize(form), MAGIC, since, *fields)
 
 
@@ -71,6 +71,7 @@ DECISION = re.compile(
     r" Bytes -> (?:Algo (\w+) proto (\w+) channel\{Lo\.\.Hi\}=\{(\d+)\.\.(\d+)\}"
     r"|Kernel (\w+) nchannels (\d+)|(?:cudaMemcpy|(?:Rail \S+ )?RMA proxy \+ CE))"
 )
+COPY_ENGINES = "copy engines"
 
 
 # Calls that progress together: each a name, a function and all its arguments.
@@ -81,7 +82,7 @@ Group = list[tuple[str, Callable[..., int], list[Any]]]
 class Nccl:
     """NCCL or RCCL, loaded by all ranks. The labels of communicators are `plain`, `registered`,
     or settings such as `NCCL_PROTO=LL CTAs=4`: variables that the environment has while one is
-    made, and `CTAs` of its configuration."""
+    made, and `CTAs` and `CTAPolicy` of its configuration."""
 
     ranks: Communicator
     calls: ctypes.CDLL
@@ -119,7 +120,8 @@ class Nccl:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
         settings = dict(word.split("=") for word in label.split() if "=" in word)
-        config = configuration(settings.pop("CTAs", None), self.version)
+        blocks, policy = settings.pop("CTAs", None), settings.pop("CTAPolicy", None)
+        config = configuration(blocks, policy, self.version)
         with environment(settings), self.logging(label):
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
@@ -306,7 +308,7 @@ def decision(text: str) -> str | None:
     algorithm, protocol, low, high, kernel, channels = lines[-1]
     if algorithm:
         return f"{algorithm} {protocol}, {counted(int(high) - int(low) + 1)}"
-    return f"{kernel}, {counted(int(channels))}" if kernel else "copy engines"
+    return f"{kernel}, {counted(int(channels))}" if kernel else COPY_ENGINES
 
 
 def channels(text: str) -> dict[str, int]:

@@ -185,7 +185,7 @@ def test_nccl_of_older_containers_is_a_baseline_on_a_fake_gpu(version):
 def test_the_configuration_of_each_version_has_its_size():
     """By nccl.h of 2.19 to 2.26, and of 2.27."""
     for version, size in ((21903, 48), (22603, 48), (22703, 72), (23203, 72)):
-        config = nccl.configuration("4", version)
+        config = nccl.configuration("4", None, version)
         assert len(config) == size
         assert struct.unpack_from("NII4i", config) == (
             size,
@@ -203,6 +203,47 @@ def test_without_windows_the_other_variants_still_run_on_a_fake_gpu():
     reason = "NCCL 2.32.3 makes no symmetric windows between these GPUs"
     assert report["results"] == {f"plain {KEY}": RIGHT, f"registered {KEY}": reason}
     assert "registered" not in report["head"]["transports"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "own", "chosen", "reason"),
+    [
+        ({}, {}, "copy engines", None),
+        ({"no_copy_engines": 1}, {}, "a kernel: AllGather_LD, 4 channels", None),
+        ({"version": 22703}, {}, None, "NCCL 2.27.3 has no zero-CTA policy; 2.28 has"),
+        ({"no_windows": 1}, {}, None, "NCCL 2.32.3 makes no symmetric windows between these GPUs"),
+        ({}, {"NCCL_DEBUG": "WARN"}, "copy engines", None),
+    ],
+    ids=["engines", "kernel", "old", "windows", "log"],
+)
+def test_the_zero_cta_policy_moves_data_and_says_what_moved_it_on_a_fake_gpu(
+    faults, own, chosen, reason
+):
+    """A kernel beside a matrix product takes blocks from it; copy engines take none. Windows of
+    another communicator do not serve this one."""
+    case = "float32 none out"
+    names = ["plain", "registered", "zero_cta"]
+    request = {"collective": "all_gather", "cases": [case], "variants": names}
+    report = on_fake_gpus(request=request, own=own, **faults)[0]
+    key = f"zero_cta {case} 1000"
+    assert report["results"][key] == (reason or RIGHT)
+    assert report["results"][f"plain {case} 1000"] == RIGHT
+    assert report["chosen"].get(key) == chosen
+    assert (report["windows"].get(library_gpu.ZERO_CTA, 0) > 0) == (reason is None)
+    assert not (report["chosen"].get(f"registered {case} 1000") or "").startswith("copy")
+    notes = [note for note in report["head"]["notes"] if "zero-CTA policy" in note]
+    assert len(notes) == (chosen or "").startswith("a kernel")
+
+
+def test_nccl_has_the_zero_cta_policy_where_copy_engines_can_move_all_on_a_fake_gpu():
+    """They add nothing, and NCCL sends and receives by kernels."""
+    requests: list[dict[str, Any]] = [
+        {"collective": name, "cases": [], "variants": None}
+        for name in ("all_gather", "alltoall", "sendrecv", "reduce_scatter", "all_reduce")
+    ]
+    [reports, _] = each_on_fake_gpus(requests)
+    has = ["zero_cta" in report["variants"] for report in reports]
+    assert has == [True, True, False, False, False]
 
 
 def tuned(choice, *words, **how):

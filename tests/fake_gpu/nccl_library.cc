@@ -6,6 +6,7 @@
 //   FAKE_NCCL_FAIL=call[:rankN]            this call fails
 //   FAKE_NCCL_WAY                          the connection between ranks in the log
 //   FAKE_NCCL_NO_WINDOWS=1                 no windows
+//   FAKE_NCCL_NO_COPY_ENGINES=1            a kernel under the zero-CTA policy, too
 //   FAKE_NCCL_DELAYS_US=default:1000,LL:0  the time of a call, by protocol or algorithm
 //   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
 //   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
@@ -116,7 +117,7 @@ struct Comm {
   Shared* shared;
   int ranks, rank, delay_us;
   std::string protocol, algorithm;
-  bool connected;
+  bool connected, zero_cta, copied;
   std::vector<std::pair<const char*, size_t>> windows;
   std::atomic<uint64_t> met, performed;
   std::atomic<int> asynchronous;
@@ -320,7 +321,7 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const 
   c->ranks = ranks, c->rank = rank, c->protocol = setting("NCCL_PROTO");
   const std::string algorithm = c->algorithm = setting("NCCL_ALGO");
   const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
-  c->delay_us = delay_of(chosen);
+  c->delay_us = delay_of(chosen), c->zero_cta = config->policy == 2;
   if (config->most > 0) c->delay_us += delay_of("CTAs" + std::to_string(config->most), 400);
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
   if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());
@@ -362,6 +363,13 @@ static int look_at(const char* name, Comm* c) {
         way.empty() ? "P2P/CUMEM" : way.c_str());
     c->connected = true;
   }
+  // As NCCL 2.28 and later under its zero-CTA policy.
+  const bool moves = !strcmp(name, "ncclAllGather") || !strcmp(name, "ncclAlltoAll");
+  if (moves && c->zero_cta && !c->windows.empty() && !c->copied &&
+      setting("FAKE_NCCL_NO_COPY_ENGINES") != "1") {
+    say("INIT", "Init CE, rank %d baseUCSymReadyPtr (nil), seq num 0", c->rank);
+    c->copied = true;
+  }
   return 0;
 }
 
@@ -376,7 +384,9 @@ static std::string upper(std::string text) {
 static void say_choice(const char* function, const Call& call) {
   const Comm& c = *call.comm;
   if (c.rank) return;
-  if (!c.windows.empty())
+  if (c.copied)
+    say("TUNING", "%s [Copy Engine]: %zu Bytes -> cudaMemcpy", function, call.bytes);
+  else if (!c.windows.empty())
     say("TUNING", "%s [Symmetric]: %zu Bytes -> Kernel %s_LD nchannels 4 nthreads 512 nWorks 1",
         function, call.bytes, function);
   else if (call.what != EVERY_TO_EVERY)

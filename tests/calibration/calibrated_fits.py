@@ -75,8 +75,8 @@ def line_coverage(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
             regime_of(SIZES[part], scatter.draw(rng, US_A_BYTE * (half + SIZES[part])))
             for part in (LATENCY_BOUND, BANDWIDTH_BOUND)
         )
-        printed = small.alpha_us, small.beta_gb_s, small.half_bytes
-        printed += large.alpha_us, large.beta_gb_s
+        of_small = small.alpha_us, small.beta_gb_s, small.half_bytes
+        printed = *of_small, large.alpha_us, large.beta_gb_s
         for name, interval, truth in zip(names, printed, truths + truths[:2], strict=True):
             if interval:
                 covered[name].append(contains(interval, truth))

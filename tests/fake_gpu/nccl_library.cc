@@ -321,7 +321,10 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const 
   c->ranks = ranks, c->rank = rank, c->protocol = setting("NCCL_PROTO");
   const std::string algorithm = c->algorithm = setting("NCCL_ALGO");
   const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
-  c->delay_us = delay_of(chosen), c->zero_cta = config->policy == 2;
+  c->delay_us = delay_of(chosen);
+#ifndef OLD
+  c->zero_cta = config->policy == 2;
+#endif
   if (config->most > 0) c->delay_us += delay_of("CTAs" + std::to_string(config->most), 400);
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
   if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());

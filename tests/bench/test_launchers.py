@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+from itertools import product
 from typing import Any, cast
 
 import psutil
@@ -70,7 +71,8 @@ def is_right(done, out, ranks):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "ranks"), few([("openmpi", 4), ("mpich", 1), ("openmpi", 2), ("openmpi", 1)], 1)
+    ("launcher", "ranks"),
+    few([*product(["openmpi"], (4, 1, 2, 8)), *product(["mpich"], (1, 2, 4, 8))], 1),
 )
 def test_any_number_of_ranks_makes_one_run(out, launcher, ranks):
     done = is_right(launched(command(launcher, ranks, *allreduce(out))), out, ranks)
@@ -95,6 +97,12 @@ def test_eight_ranks_with_large_messages_fit_a_containers_shared_memory(out):
     assert not any(case.n_wrong for case in result.cases)
     assert {case.size_bytes for case in result.cases if case.status == "ok"}, "nothing was measured"
     assert "Peer memory is mapped (memfd)" in done.stdout
+
+
+@SLOW_TEST
+@namespaces
+def test_open_mpi_needs_no_shared_memory_that_it_can_write(out):
+    is_right(launched([*with_shm("ro"), *command("openmpi", 2, *allreduce(out))]), out, 2)
 
 
 @namespaces

@@ -25,14 +25,14 @@ OF_SLURM = "srun", "slurmd", "slurmctld", "munged"
 def missing(*tools: str) -> str:
     """Why no hosts can be made here; empty if they can."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if not (SCRIPTS / "two_hosts.sh").exists():
+        return "no cluster here: the scripts that make its hosts are absent"
     if absent := [
         tool
         for tool in ("ip", "sshd", "ssh", "nsenter", *tools)
         if not shutil.which(tool, path=path)
     ]:
         return f"system tool absent: {', '.join(absent)}"
-    if not (SCRIPTS / "two_hosts.sh").exists():
-        return "no cluster here: the scripts that make its hosts are absent"
     if (
         os.geteuid()
         or subprocess.run(

@@ -60,6 +60,9 @@ def test_a_release_waits_for_all_tests():
     )
     assert "workflow_call" in ci[True]
     assert {"run": "make test"} in ci["jobs"]["test"]["steps"]
+    tools = ci["jobs"]["tools"]["steps"]
+    assert {"run": "tests/install_system_tools.sh"} in tools
+    assert "make test 2>&1" in tools[-1]["run"], "with the tools nothing may be skipped for them"
     jobs = release["jobs"]
     assert jobs["test"] == {"uses": "./.github/workflows/ci.yml"}
     assert jobs["build"]["needs"] == "test"

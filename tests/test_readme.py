@@ -6,6 +6,7 @@ the value after it, and lines break at other places. The tests therefore compare
 
 import re
 import sys
+from functools import cache
 
 import pytest
 
@@ -20,6 +21,11 @@ pytestmark = pytest.mark.unit
 
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Without references.md, which quotes others' paths.
+OURS = [page for page in PAGES if page.name != "references.md"]
+OURS += [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
 HELP = re.compile(r"^### ([\w. ]+)\n\n```\n(.*?)```\n", re.MULTILINE | re.DOTALL)
 OPTION_LINE = re.compile(r" {2,10}-| {11,}")
 
@@ -98,8 +104,7 @@ def test_files_and_make_targets_in_the_readme_exist():
     paths = re.findall(r"`((?:bench|collectives|docs|kernels|reports|tests)/[\w./]*)`", README)
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"allreduce", "test"} <= set(re.findall(r"\bmake (\w+)", README)) <= targets
+    assert {"allreduce", "test"} <= set(re.findall(r"\bmake (\w+)", README)) <= TARGETS
 
 
 def test_the_readme_stays_short():
@@ -107,14 +112,30 @@ def test_the_readme_stays_short():
     assert len(README.splitlines()) <= 160
 
 
-def test_tests_that_pages_name_exist():
+def lines_of_today(page):
+    """A page without its lines about a former commit."""
+    lines = page.read_text().splitlines()
+    return "\n".join(line for line in lines if not re.search(r"git show| at commit ", line))
+
+
+@pytest.mark.parametrize("page", OURS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_and_commands_that_pages_name_exist(page):
     """A page once said that a test checks its promises, and nothing did any more."""
-    own = [page for page in PAGES if page.name != "references.md"]  # which quotes others' paths
-    for page in own:
-        for line in page.read_text().splitlines():
-            if "git show" not in line and " at commit " not in line:
-                paths = re.findall(r"(?<![\w./-])tests/[\w/]+\.\w+", line)
-                assert [path for path in paths if not (ROOT / path).exists()] == [], page
+    text = lines_of_today(page)
+    paths = re.findall(r"(?<![\w./-])tests/[\w/]+\.\w+", text)
+    paths += [name.replace(".", "/") + ".py" for name in re.findall(r"-m\s+(tests[.\w]+\w)", text)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    names = set(re.findall(r"(?<![\w/.])test_\w+", text))
+    assert names - names_of_tests() == set()
+    assert set(re.findall(r"(?:`|^ *)make\s+([a-z][\w-]*)", text, re.MULTILINE)) - TARGETS == set()
+
+
+@cache
+def names_of_tests():
+    names = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        names |= {path.stem, *re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    return names
 
 
 def test_pages_say_the_same_of_what_the_tests_take():

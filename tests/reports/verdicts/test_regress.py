@@ -235,6 +235,30 @@ def test_a_live_gate_that_decides_little_does_not_pass(tmp_path, capsys):
     assert "pairs would exclude 5%" in printed.partition("(exit status 3)")[0]
 
 
+def test_cells_with_too_few_pairs_are_not_called_undecidable(tmp_path, capsys):
+    """No affordable number of pairs would exclude 5 %, the gate said, and that more pairs would."""
+    status, printed = judge(capsys, write_campaign(tmp_path / "few", ALIKE, pairs=4))
+    assert status == 3
+    assert "more pairs than some cells have would exclude 5%" in printed
+    assert "no affordable number" not in printed
+
+
+@pytest.mark.parametrize("pairs", [6, 27])
+def test_a_pass_with_a_small_slowdown_names_what_it_excludes(tmp_path, capsys, reports, pairs):
+    """It said only that smaller ones could hide."""
+    folder = write_campaign(tmp_path / "slow", {"main": no_effect, "new": slower(3)}, pairs=pairs)
+    status, printed = judge(capsys, folder, "--min-effect", 5)
+    pattern = (
+        r"PASS: SLOWER (3\.\d)%: 16 KiB two-shot; no slowdown of (\d\.\d)% or more in any cell; "
+        r"0 of \d cells different from 0 and estimated at 5\.0% or more; smaller ones could hide"
+    )
+    ((_, excluded),) = re.findall(pattern, printed)
+    assert status == 0
+    sides = ["--baseline", str(folder / "main"), "--current", str(folder / "new")]
+    told = json.loads(reports("regress", *sides, "--min-effect", "5", "--json")[1])
+    assert f"{told['excluded']:.1%}" == f"{excluded}%"
+
+
 def test_five_percent_never_pass_beside_a_kept_baseline(tmp_path, capsys):
     """The gate passed, without "a slowdown of 11.9 % or more", while the cells were 1.051: its
     margin followed the spread between days."""

@@ -40,7 +40,7 @@ def test_a_side_that_checks_nothing_beside_one_that_does_is_told(
     page = tmp_path / "a.html"
     said = reports("regress", "--baseline", sides[0], "--current", sides[1], "--html", page)
     assert sentence in " ".join(page.read_text().split())
-    unusable = f"UNUSABLE: .*{sentence}, and .*careful has none \(exit status 5\)"
+    unusable = rf"UNUSABLE: .*{sentence}, and .*careful has none \(exit status 5\)"
     told = re.search(unusable, " ".join(said[1].split())) is not None
     assert (said[0] == 5, told) == (is_head, is_head)
     write_side(lazy, *[0] * 6)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -43,21 +44,41 @@ class TimingLine(msgspec.Struct):
         msgspec.convert(self.shape, Shape | None)
 
 
-# Names that speak of correctness: by any part of them, without what separates their words; or by a
-# word alone, perhaps behind a count or a question, such as `n_bad` and `isOk`.
+# Names that speak of correctness: by any part of them, without what separates their words; by one
+# word, perhaps behind a count or a question, such as `n_bad` and `isOk`; or as a whole.
 SPEAKS = re.compile(
-    "wrong|correct(?!ion)|error|mismatch|fail|invalid|validat|valid$|verif|corrupt|accura|exact"
-    "|identical|passed|(?:max|abs|rel)diff|(?:all|is|bit|bitwise)(?:equal|close)"
+    "wrong|correct(?!ion)|error|mismatch|fail|invalid|validat|valid(?:ity)?$|verif|corrupt|accura"
+    "|exact|identical|passed|(?:max|abs|rel)diff|(?:all|is|bits?|bitwise)(?:equal|close)|unequal"
+    "|consisten(?:t|cy)$|golden|broken|defect|discrepan|within(?:tol|bound|limit)|rmse|infs?count"
+    "|bad(?:elem|val|result|word|byte|rank)"
 )
 SPEAKS_ALONE = re.compile(
     "(?:n|num|no|is|has|all|max|abs|rel)*"
     "(?:errs?|bad|nans?|ok|okay|check|checks|checked|match|matches|matched|success\\w*|verdict)"
 )
-# Names of a verdict only beside a number or a truth: `{"pass": "backward"}` is a phase.
-MAY_SPEAK = "pass", "result", "status"
-VERDICT = re.compile(
-    "(?:not?)?(?:pass(?:ed)?|fail(?:ed|ures?)?|wrong|(?:in)?correct|errors?|mismatch(?:es)?|invalid"
-    "|corrupt(?:ed)?|ok|bad|success(?:ful)?)"
+SPEAKS_WHOLE = re.compile(
+    "(?:n|num|no|is|has|are|all|max|abs|rel|bits?|result)*"
+    "(?:equal|good|right|faults?|infs?|same|diff(?:er(?:s|ences?|ent)?)?|diffs|deviations?)"
+    "(?:count|elements|elems)?"
+)
+# Names of a verdict only beside a number, a truth or a text with a verdict: `{"pass": "backward"}`
+# is a phase, and `{"results": [5.5]}` may be times.
+MAY_SPEAK = {"pass", "passes", "result", "status", "outcome"}
+MAY_SAY = {*MAY_SPEAK, "results"}
+# Words that tell of wrong results, or of a check, wherever they stand in a text.
+TELLING = (
+    "fail(?:s|ed|ing|ures?)?|wrong|incorrect(?:ly)?|errors?(?![ _-]*correct)|erroneous|nok|bad"
+    "|mismatch(?:e[sd])?|invalid|corrupt(?:ed|ion)?|unverified|verif(?:y|ied|ication)"
+    "|validat(?:ed|ion)"
+)
+PASSES = "pass(?:ed)?|ok|okay|correct|success(?:ful)?"
+# Words that do so in a text that is one verdict, or only under one of the names above.
+IS_VERDICT = re.compile(rf"(?:not?)?(?:{PASSES}|{TELLING})")
+IS_ANSWER = re.compile("yes|no|true|false|y|n")
+HAS_TELLING = re.compile(rf"(?<![a-z])(?:{TELLING})(?![a-z])")
+HAS_VERDICT = re.compile(
+    rf"(?<![a-z])(?<!forward )(?<!backward )(?:{PASSES}|{TELLING}|right|good|clean|exact|equal"
+    "|identical|match(?:e[sd])?|unequal|differ(?:s|ent|ences?)?|broken)(?![a-z])"
 )
 OF_CASE = "size_bytes", "in_place", "datatype", "redop", "algorithm", "shape"
 KNOWN_FIELDS = {*TimingLine.__struct_fields__}
@@ -131,28 +152,49 @@ def doubled_names(text: str) -> list[str]:
 
 
 def verdicts_of(fields: dict[str, Any]) -> list[str]:
-    """The unknown fields of a line, and those within them and within its shape, whose name or text
-    says whether a result is right."""
+    """The unknown fields of a line, and those within them and within its shape, whose name or value
+    says whether a result is right. An item of a list has the name of its list."""
     unknown = {name: each for name, each in fields.items() if name not in KNOWN_FIELDS}
-    found, parts = list[str](), [unknown, fields.get("shape")]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, list):
-            parts += part
-        elif isinstance(part, dict):
-            parts += part.values()
-            found += [name for name, value in part.items() if speaks_of_correctness(name, value)]
+    found, parts = list[str](), [*unknown.items(), *(fields.get("shape") or {}).items()]
+    for name, value in parts:
+        if name_speaks(name) or value_speaks(name, value):
+            found.append(name)
+        elif isinstance(value, list):
+            parts += [(name, each) for each in value]
+        elif isinstance(value, dict):
+            parts += value.items()
     return found
 
 
-def speaks_of_correctness(name: str, value: Any) -> bool:
-    if isinstance(value, str) and VERDICT.fullmatch("".join(words_of(value))):
-        return True
+@lru_cache  # a log has few names, and many lines
+def name_speaks(name: str) -> bool:
+    """Whether a field of this name says whether a result is right, whatever its value."""
     words = words_of(name)
-    if isinstance(value, int) and words[-1:] and words[-1] in MAY_SPEAK:
-        return True
+    joined = "".join(words)
     parts = [*words, *re.split(r"[\W\d_]+", name.lower())]  # `NaN` is one word
-    return bool(SPEAKS.search("".join(words)) or any(map(SPEAKS_ALONE.fullmatch, parts)))
+    return bool(
+        SPEAKS.search(joined)
+        or SPEAKS_WHOLE.fullmatch(joined)
+        or any(map(SPEAKS_ALONE.fullmatch, parts))
+    )
+
+
+def value_speaks(name: str, value: Any) -> bool:
+    """Whether this value of a field says whether a result is right."""
+    last = last_word(name)
+    if not isinstance(value, str):
+        return last in MAY_SPEAK and isinstance(value, int | float)
+
+    text, words = value.lower(), "".join(words_of(value))
+    if last not in MAY_SAY:
+        return bool(IS_VERDICT.fullmatch(words) or HAS_TELLING.search(text))
+    whole = IS_VERDICT.fullmatch(words) or IS_ANSWER.fullmatch(words)
+    return bool(whole or HAS_VERDICT.search(text))
+
+
+@lru_cache
+def last_word(name: str) -> str:
+    return ["", *words_of(name)][-1]
 
 
 def words_of(text: str) -> list[str]:

@@ -83,6 +83,19 @@ def test_a_field_that_looks_like_a_known_one_is_refused(fields, name, tmp_path, 
         {"pass": False},
         {"status": 1},
         {"shape": {"tokens": 64, "errors": 5}},
+        {"result": "FAILED: 3 mismatches"},
+        {"status": "wrong results"},
+        {"status": "bad result"},
+        {"status": "NOK"},
+        {"outcome": "all equal"},
+        {"message": "after the last launch of all of them the verification of the sums has failed"},
+        {"results": ["done", "FAILED"]},
+        {"result": {"a": ["FAILED"]}},
+        {"result": 0.0},
+        {"result": [0, 0]},
+        {"pass": "no"},
+        {"passes": False},
+        {"n_wrong": 0, "shape": {"result": "not-equal"}},
     ],
 )
 def test_correctness_is_told_by_n_wrong_alone(fields, tmp_path, capsys):
@@ -93,9 +106,44 @@ def test_correctness_is_told_by_n_wrong_alone(fields, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "equal",
+        "bits_equal",
+        "differs",
+        "n_diff",
+        "diff",
+        "difference",
+        "discrepancy",
+        "validity",
+        "inf_count",
+        "unequal",
+        "within_tolerance",
+        "good",
+        "right",
+        "consistent",
+        "golden",
+        "faults",
+        "defects",
+        "deviation",
+        "rmse",
+        "badelements",
+        "broken",
+    ],
+)
+def test_a_name_that_speaks_of_correctness_is_refused(name, tmp_path, capsys):
+    log = put(tmp_path / "a.log", line(n_wrong=0, **{name: 0}))
+    told = f": line 1 has '{name}': do you mean `n_wrong`?\n"
+    assert refused(tmp_path, capsys, log).endswith(told)
+
+
 def test_other_facts_of_a_program_may_stand_in_a_line():
     facts = {"device": "H100", "pass": "backward", "valid_tokens": 5, "clock_correction_us": 0.1}
     facts |= {"equal_splits": True, "mode": "exact", "status": "running", "p99_us": [5.5, {}]}
+    facts |= {"page_faults": 7, "time_diff_us": 0.5, "std_deviation": 0.1, "goodput": 9.0}
+    facts |= {"rtol": 1e-3, "results": [5.5], "note": "error-correcting memory", "step": "no"}
+    facts |= {"status": "second backward pass", "badge": 1}
     [test] = read_tests(line(**facts, shape={"pass": "forward"}))
     assert (len(test.rows), test.unread) == (1, [])
 

@@ -307,15 +307,27 @@ def unchecked_all_reduces(side: Side) -> list[str]:
 
 
 def copies_among(launches: Sequence[Result]) -> list[list[Result]]:
-    """Launches with the same times in each block: one run under several ids. The few rounded times
-    of another harness may agree by chance."""
+    """Launches with the same times in each block of each case: one run under several ids. The few
+    rounded times of another harness may agree by chance."""
     telling = [
         launch
         for launch in launches
         if len(launch.blocks) >= (TELLING_BLOCKS if launch.run.imported_from else 1)
     ]
-    alike = grouped(telling, lambda launch: str(launch.blocks)).values()
-    return [own for own in alike if len(own) > 1]
+    return [own for own in grouped(telling, _times_of).values() if len(own) > 1]
+
+
+def _times_of(launch: Result) -> Any:
+    """The times of each case in the order of its blocks. Of few different times, which may agree by
+    chance, everything that the blocks store."""
+    if len({block.time_us for block in launch.blocks}) < TELLING_BLOCKS:
+        return str(launch.blocks)
+
+    by_case = grouped(launch.blocks, lambda block: block.case)
+    return frozenset(
+        (key_of(launch.run.cases[number]), tuple(block.time_us for block in own))
+        for number, own in by_case.items()
+    )
 
 
 def copies_told(launches: Sequence[Result]) -> list[str]:

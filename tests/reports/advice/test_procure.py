@@ -118,6 +118,27 @@ def test_few_launches_and_copies_are_shown_but_never_judged(tmp_path, capsys):
     assert "left out, a run once more: 5 (copy0" in ask(capsys, path)[1]
 
 
+def test_copies_whose_other_figures_differ_count_once(tmp_path, capsys):
+    """Five of them passed as five launches."""
+    write_launches(tmp_path / "box", 1)
+    (first,) = (tmp_path / "box").glob("2026*.jsonl")
+    content = first.read_bytes()
+
+    for number in range(1, 6):
+
+        def change(line, number=number):
+            if line["kind"] == "block" and (line["case"], line["block"]) == (0, 0):
+                line["arrival_skew_us"] = 1 + number / 1000
+
+        copy = first.with_name(first.name.replace("-00Z", f"-{number:02}Z"))
+        copy.write_bytes(content)
+        rewrite_head(rewrite(copy, change), run_id=copy.stem)
+
+    path = spec(tmp_path, ["16K <= 8 us"])
+    assert verdict_of(evaluate(path)) == ("UNDECIDED", "1 launch; 5 are needed")
+    assert "left out, a run once more, with another run_id: 5" in ask(capsys, path)[1]
+
+
 def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path):
     """Otherwise two cards could not be asked beside one larger card, or a data sheet would pass as
     a measurement."""

@@ -337,7 +337,8 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
 
 
 def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
-    """A sentence if the ranks ran on something else than this GPU; None otherwise."""
+    """A sentence if the ranks ran on something else than this GPU, or do not say on what; None
+    otherwise."""
     runs = [entry.run for entry in launches.runs]
     if any(rank.get("device") == "cpu" for run in runs for rank in run.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
@@ -345,5 +346,12 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     if any(shares_places(run.ranks) for run in runs):
         return "The ranks share a card: no link between cards was measured; see predict."
 
-    others = [name for run in runs for name in run.gpus if sheet_of(name) != gpu]
-    return f"The times come from {others[0]}, not from {gpu.name}." if others else None
+    if others := [name for run in runs for name in run.gpus if sheet_of(name) != gpu]:
+        return f"The times come from {others[0]}, not from {gpu.name}."
+
+    if any(len(run.gpus) < run.world_size or not run.gpus for run in runs):
+        return (
+            f"The runs do not name each rank's GPU: nothing shows that this was {gpu.name}. Logs "
+            f"of nccl-tests and runs of {BENCH}allreduce name it."
+        )
+    return None

@@ -434,6 +434,30 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     assert (status, error) == (3, ""), out
 
 
+def test_logs_pass_only_if_they_name_the_gpus(tmp_path, capsys):
+    """Timing lines from CPU cores were said to meet every requirement for GPUs."""
+    path = spec(tmp_path, ["16K <= 8 us"])
+    for number, us in enumerate([5.0, 5.1, 4.9, 5.2, 5.05]):
+        line = {"collective": "all_reduce", "size_bytes": 16384, "time_us": us, "ranks": 2}
+        log = tmp_path / f"{number}.log"
+        log.write_text(json.dumps(line | {"n_wrong": 0}) + "\n")
+        where = "--machine", "box", "--out", str(tmp_path / "box")
+        assert main(["import", str(log), *where]) == 0
+
+    assert verdict_of(evaluate(path)) == ("UNDECIDED", "The runs do not name each rank's GPU")
+    status, out, _ = ask(capsys, path)
+    assert (status, "16 KiB 5.05 us" in out) == (3, True)
+    assert "nothing shows that this was r9700" in out
+
+    for run in (tmp_path / "box").iterdir():
+        rewrite_head(run, world__ranks=[{"rank": 0, "gpu": R9700}, {"rank": 1, "gpu": None}])
+    assert verdict_of(evaluate(path))[0] == "UNDECIDED"
+
+    for run in (tmp_path / "box").iterdir():
+        rewrite_head(run, world__ranks=[{"rank": rank, "gpu": R9700} for rank in range(2)])
+    assert verdict_of(evaluate(path)) == ("PASS", "5.05 us [4.91 5.19] over 5 launches")
+
+
 @pytest.mark.parametrize(
     ("ranks", "said"),
     [

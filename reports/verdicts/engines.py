@@ -2,7 +2,7 @@
 beats the library, as a row of the table that the engine reads. Both are timed in each run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import pandas as pd
 
 from reports.store.program import complain
 from reports.store.result import ResultError, read
+from reports.store.schema import Result
 from reports.tables.frame import read_rows
-from reports.tables.sentences import size_text
+from reports.tables.sentences import shares_places, size_text, some
 from reports.verdicts import verdict
 from reports.verdicts.judge import Incomparable, with_ratios
-from reports.verdicts.sides import copies_told, faults_of_runs
+from reports.verdicts.sides import COMPARABLE, copies_told, faults_of_runs
 
 # The architecture of NVIDIA's GPUs: sm_90; sm_90a and sm_100f name the same one with its features.
 COMPUTE_CAPABILITY = re.compile(r"sm_([1-9]\d?)(\d)[af]?", re.ASCII)
@@ -48,15 +49,19 @@ ENGINES = {
 }
 
 
-# What all runs have alike, and the columns with it.
-ALIKE = {"machine": "machine_id", "ranks": "world_size", "method": "method"}
+# What all runs have alike; their types may differ, which are cases of their own.
+ALIKE: dict[str, Callable[[Result], Any]] = {
+    "machine": COMPARABLE["machine"],
+    "ranks": lambda result: result.run.world_size,
+    **{name: read_fact for name, read_fact in COMPARABLE.items() if name != "type"},
+}
 
 
 def engine_table(paths: Sequence[str], name: str) -> str:
     """The row of these runs, behind lines on what was measured; without a row if the kernel does
     not win at the smallest size. Raises ResultError for runs that cannot be read or that no gate
-    would judge, of GPUs of another maker than NVIDIA, or without the library and the kernel,
-    Incomparable for unequal runs."""
+    would judge, whose ranks share a card or are on several hosts, of GPUs of another maker than
+    NVIDIA, or without the library and the kernel, Incomparable for unequal runs."""
     (algorithm, source, row), unreadable = ENGINES[name], list[str]()
     frame = pd.DataFrame(read_rows([*map(Path, paths)], unreadable))
     if bad := [*unreadable, *(frame.path[frame.status == "wrong"] + " has wrong results")]:
@@ -65,12 +70,15 @@ def engine_table(paths: Sequence[str], name: str) -> str:
     if faults := [*faults_of_runs(results, " ".join(paths)), *copies_told(results)]:
         raise ResultError(f"no row, because {faults[0]}")
     frame = frame[frame.left_out.isna() & (frame.collective == "all_reduce")]
-    for name, column in ALIKE.items():
-        if len(values := frame[column].unique()) > 1:
-            shown = " and ".join(str(value) or "default" for value in values[:2])
-            raise Incomparable(f"not comparable: the runs differ in {name}: {shown}")
+    paths_judged = {*frame.path}
+    judged = [result for result in results if str(result.path) in paths_judged]
+    check_alike(judged, algorithm)
     cells = against_library(frame, algorithm)
-    run = next(result.run for result in results if str(result.path) == frame.path.iloc[0])
+    run = judged[0].run
+    if shares_places(run.ranks):
+        raise ResultError("no row, because ranks share a card, and an engine has one for each rank")
+    if run.hosts != 1:
+        raise ResultError(f"no row, because the ranks are on {run.hosts} hosts: it is for one")
     arch = " and ".join(sorted({str(rank.get("arch")) for rank in run.ranks})) or "unknown"
     capability = COMPUTE_CAPABILITY.fullmatch(arch)
     if not capability:
@@ -96,6 +104,22 @@ def engine_table(paths: Sequence[str], name: str) -> str:
             f"{verdict.pairs_needed(len(cells))} runs"
         )
     return "\n".join(lines) + "\n"
+
+
+def check_alike(results: Sequence[Result], algorithm: str) -> None:
+    """Raises Incomparable if the runs differ in a fact, in the library or in the kernel."""
+
+    def versions_of(name: str) -> Callable[[Result], str]:
+        return lambda result: some(
+            sorted({case.library or "unknown" for case in result.cases if case.algorithm == name})
+        )
+
+    software = {"library": versions_of("library"), algorithm: versions_of(algorithm)}
+    for name, read_fact in (ALIKE | software).items():
+        values = [*dict.fromkeys(map(read_fact, results))]
+        if len(values) > 1:
+            shown = " and ".join(map(str, values[:2]))
+            raise Incomparable(f"not comparable: the runs differ in {name}: {shown}")
 
 
 def against_library(frame: pd.DataFrame, algorithm: str) -> pd.DataFrame:

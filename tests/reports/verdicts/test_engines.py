@@ -9,7 +9,14 @@ import pytest
 
 from reports.__main__ import main
 from reports.verdicts.engines import CASE, against_library
-from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, run_id, write_run
+from tests.reports.synthetic_run import (
+    mark_wrong,
+    rewrite,
+    rewrite_cases,
+    rewrite_head,
+    run_id,
+    write_run,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -143,6 +150,8 @@ def test_equal_kernels_rarely_get_a_row():
     [
         ({"machine_id": "ffffff"}, "machine: a1b2c3 and ffffff"),
         ({"method": {"warmup": 5}}, "method: default and warmup 5"),
+        ({"world__size": 4}, "ranks: 2 and 4"),
+        ({"version": "0.0.9"}, "version: 0.1.0 and 0.0.9"),
     ],
 )
 def test_runs_that_differ_are_refused_with_what_differs(tmp_path, tuner, fields, told):
@@ -150,6 +159,45 @@ def test_runs_that_differ_are_refused_with_what_differs(tmp_path, tuner, fields,
     status, rows, _, err = tuner(tmp_path, "--format", "vllm")
     assert (status, rows) == (4, [])
     assert err == f"reports: not comparable: the runs differ in {told}\n"
+
+
+@pytest.mark.parametrize("kernel", ["library", "vllm"])
+def test_runs_of_other_software_are_refused(tmp_path, tuner, kernel):
+    """Half of them with another version made one row."""
+
+    def change(case):
+        if case["algorithm"] == kernel:
+            case["library"] = "NCCL 2.20.0"
+
+    for path in stored(tmp_path, runs=10, sizes=SIZES[:1])[5:]:
+        rewrite_cases(path, change)
+    status, rows, _, err = tuner(tmp_path, "--format", "vllm")
+    assert (status, rows) == (4, [])
+    before = {"library": "MPICH 5.0.2", "vllm": "unknown"}[kernel]
+    assert err.endswith(f": the runs differ in {kernel}: {before} and NCCL 2.20.0\n")
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"pci_bus_id": "0000:06:00.0"}, "ranks share a card, and an engine has one for each rank"),
+        ({"hosts": 2}, "the ranks are on 2 hosts: it is for one"),
+    ],
+)
+def test_ranks_without_a_card_each_on_one_host_make_no_row(tmp_path, tuner, facts, told):
+    """An engine would take the limit for ranks with a card each."""
+    hosts = {key: facts[key] for key in ("hosts",) if key in facts}
+
+    def change(line):
+        if "world" in line:
+            line["world"] |= hosts
+            for rank in line["world"]["ranks"]:
+                rank |= {} if hosts else facts
+
+    for path in stored(tmp_path, sizes=SIZES[:1]):
+        rewrite(path, change)
+    status, rows, _, err = tuner(tmp_path, "--format", "vllm")
+    assert (status, rows, err) == (2, [], f"reports: no row, because {told}\n")
 
 
 @pytest.mark.parametrize(

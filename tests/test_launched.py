@@ -82,17 +82,16 @@ def status_of(monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("line", [*(f"{form} --nonsense" for form in FORMS), *LINES])
 def test_no_variable_of_a_launcher_turns_nonsense_into_success(status_of, tmp_path, capfd, line):
-    """RANK=1 turned each gate into a pass, PMI_RANK=1 each report. Of a benchmark rank 0 speaks."""
+    """RANK=1 turned each gate into a pass, PMI_RANK=1 each report, and silenced each benchmark."""
     name = line.removeprefix("bench.").removeprefix("wiretax ").split()[0]
     has_ranks = name in BENCHMARKS and name not in STARTERS
     for variables in LAUNCHED:
         is_script = variables == {"SLURM_PROCID": "1"} and line.startswith("wiretax")
         possible = {2, BECOMES_MPIRUN} if is_script and has_ranks else {2}
-        assert status_of(line, variables) in possible, variables
+        status = status_of(line, variables)
+        assert status in possible, variables
         out, said = capfd.readouterr()
-        assert out == "", variables
-        if not has_ranks or variables == TORCHRUN:
-            assert said.count("\n") == 1, variables
+        assert (out, said.count("\n")) == ("", int(status != BECOMES_MPIRUN)), variables
     folder = tmp_path / "gate"  # in a step of Slurm a gate answers what it refused
     assert not {*tmp_path.iterdir()} - {folder}
     assert not folder.exists() or (folder / "status").read_text() == "2\n"
@@ -124,17 +123,50 @@ def test_mpirun_in_the_script_of_a_job_of_slurm_is_seen(status_of, capfd):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("daemon", DAEMONS)
-def test_of_a_step_each_task_judges_and_one_speaks(tmp_path, daemon):
+@pytest.mark.parametrize("module", ["reports show nowhere", "bench.allreduce --nonsense"])
+def test_of_a_step_each_task_judges_and_one_speaks(tmp_path, daemon, module):
     """The daemon is a shell of its name."""
     above = tmp_path / daemon
     shutil.copy("/bin/sh", above)
-    line = f"'{sys.executable}' -m reports show nowhere; exit $?"
+    line = f"'{sys.executable}' -m {module}"
     end = partial(end_of, above, cwd=tmp_path, PYTHONPATH=str(ROOT), SLURM_STEP_ID="0")
     for task, lines in ((0, 1), (5, 0)):
-        done = end("-c", line, SLURM_PROCID=str(task))
+        done = end("-c", f"{line}; exit $?", SLURM_PROCID=str(task))
         assert (done.returncode, done.stderr.count("\n")) == (2, lines)
-    end("-c", f"({line}) >own 2>&1", SLURM_PROCID="5")  # its output has a file
+    own = f'/bin/sh -c "{line} >own 2>&1"; exit'  # the daemon has another output
+    end("-c", own, SLURM_PROCID="5")
     assert (tmp_path / "own").read_text().count("\n") == 1
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("module", ["reports show nowhere", "bench.allreduce --nonsense"])
+def test_a_rank_that_a_shell_kept_does_not_silence_the_first_rank(tmp_path, module):
+    """Only torchrun's processes have a RANK of their own."""
+    above = tmp_path / "hydra_pmi_proxy"
+    shutil.copy("/bin/sh", above)
+    line = f"'{sys.executable}' -m {module}; exit $?"
+    done = end_of(above, "-c", line, cwd=ROOT, RANK="1", PMI_RANK="0")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PMI_RANK": "1"},
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+        {"MV2_COMM_WORLD_RANK": "1"},
+        OF_A_STEP,
+    ],
+)
+def test_a_benchmark_with_another_ranks_variables_says_why_it_does_not_run(tmp_path, variables):
+    """PMI_RANK=1 ran one rank and stored a run; others were refused without a word."""
+    line = sys.executable, "-m", "wiretax", "allreduce", "--sizes", "16K", "--iters", "2"
+    done = end_of(*line, cwd=tmp_path, PYTHONPATH=str(ROOT), **variables)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "bench.allreduce: 2 ranks are announced, and " in done.stderr
+    ranks = " ".join(name for name in variables if name != "SLURM_STEP_ID")
+    assert done.stderr.endswith(f"if no launcher started this, unset {ranks}\n")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_on_all_ranks_of_mpirun_a_report_has_its_status_and_its_files_are_whole(tmp_path):

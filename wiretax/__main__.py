@@ -27,6 +27,7 @@ from reports.__main__ import ABOUT as REPORTS
 from reports.__main__ import lines_of
 from reports.__main__ import main_of_rank as run_report
 from reports.store.arguments import unknown, whole_number
+from reports.store.program import speaks
 
 STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
@@ -200,16 +201,24 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 
 def end_after_options(command: str) -> None:
     """Has the benchmark end once it has read its options, with the status of bad ones: torchrun's
-    first process starts all ranks."""
+    first process starts all ranks. A shell may have kept the variables, so it says so where no
+    torchrun is above."""
     from bench.harness import session
     from bench.harness.options import Parser
 
     def end(*_: object) -> NoReturn:
+        if speaks():
+            names = " ".join((*TORCHRUN_VARIABLES, "LOCAL_WORLD_SIZE"))
+            say(
+                f"wiretax {command}",
+                f"nothing was run here: LOCAL_RANK is {os.environ['LOCAL_RANK']}, and the process "
+                f"with LOCAL_RANK 0 starts all ranks; without torchrun, unset {names}",
+            )
         sys.exit(FINE)
 
     def end_doctor(parser: Parser) -> NoReturn:
         argparse.ArgumentParser.parse_args(parser)
-        sys.exit(FINE)
+        end()
 
     for place, name in ((Parser, "require_ranks"), (session, "start")):  # of --list no ranks
         setattr(place, name, end)

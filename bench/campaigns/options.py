@@ -18,19 +18,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench import VERSION
-from bench.harness.console import USAGE, say
+from bench.harness.console import USAGE
 from bench.harness.options import Parser, add_quiet, duration_s
 from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
-from collectives.communicator import (
-    RANK_VARIABLES,
-    TORCHRUN_VARIABLES,
-    in_slurm_step,
-    launched_rank,
-)
+from collectives.communicator import RANK_VARIABLES, TORCHRUN_VARIABLES, in_slurm_step
 from reports.store import manifest
 from reports.store.arguments import percent, whole_number
-from reports.store.program import BENCH, RUN, on_ranks, speaks
+from reports.store.program import BENCH, RUN, on_ranks
 from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 
 PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
@@ -233,8 +228,6 @@ def refuse_launcher(parser: Parser) -> None:
         return
     launcher = "torchrun" if torchrun else "mpirun"
     sentence = f"it starts mpirun itself: run it without {launcher}, or unset {' '.join(names)}"
-    if launched_rank() and speaks():
-        say(parser.prog, sentence)
     Parser.error(parser, sentence)
 
 

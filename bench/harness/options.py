@@ -76,9 +76,8 @@ class Parser(OneLineParser):
             super().print_help(file)
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
-        if not launched_rank():
-            if speaks():  # torchrun's other ranks do not
-                say(self.prog, message)
+        if speaks():
+            say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
         os._exit(status)  # without MPI_Finalize: MPI is not up yet, or others would wait

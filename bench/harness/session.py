@@ -33,7 +33,15 @@ from bench.harness.witness import record_end
 from bench.machine import node
 from bench.machine.gpus import open_linked
 from bench.machine.placement import Place, pin
-from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
+from collectives.communicator import (
+    RANK_VARIABLES,
+    SIZE_VARIABLES,
+    Communicator,
+    Mistake,
+    Refusal,
+    launched_rank,
+    launched_ranks,
+)
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
 from collectives.probe import ping_pong
@@ -42,7 +50,7 @@ from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Step
 from kernels.devices.owners import opened
 from kernels.devices.shared_memory import available_bytes
-from reports.store.program import BENCH
+from reports.store.program import BENCH, speaks
 from reports.store.result import ResultError
 from reports.store.writing import check_named, write_errors
 
@@ -117,7 +125,7 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
         require_one_run(communicator, options)
         watchdog = start_watchdog(communicator, options, guard)
     except Refusal as refusal:
-        say_once(options, str(refusal))
+        say_once(communicator, options, str(refusal))
         print_out("")
         sys.exit(USAGE)
     late.cancel()
@@ -128,7 +136,7 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
         try:
             status = work(open_session(options, communicator, watchdog))
         except Refusal as refusal:
-            say_once(options, str(refusal))
+            say_once(communicator, options, str(refusal))
             status = {WrongResult: WRONG, Mistake: USAGE}.get(type(refusal), CANNOT)
         # The normal end: the watchdogs see all ranks reach it, then the records go.
         flight.note("finished", case=None, block=None, text="")
@@ -224,21 +232,23 @@ def require_memory(session: Session, buffer_bytes: int) -> None:
         raise Refusal(sentence)
 
 
-def say_once(options: RunOptions, sentence: str) -> None:
-    """Says it on rank 0 alone: by the launcher's variables, since MPI may have started each rank as
-    a world of its own."""
-    if not launched_rank():
+def say_once(communicator: Communicator, options: RunOptions, sentence: str) -> None:
+    """Says it on rank 0 alone: by the launcher's variables where this process is alone, since MPI
+    may have started each rank as a world of its own."""
+    if communicator.rank == 0 and (communicator.size > 1 or speaks()):
         say(f"{BENCH}{options.command}", sentence)
 
 
 def require_one_run(communicator: Communicator, options: RunOptions) -> None:
     """Raises Refusal if these ranks cannot form one run."""
-    announced = launched_ranks() or 1
+    announced = max(launched_ranks() or 1, (launched_rank() or 0) + 1)
     if options.keeps_run and communicator.size == 1 and announced > 1:
+        names = [name for name in (*RANK_VARIABLES, *SIZE_VARIABLES) if os.environ.get(name)]
         raise Refusal(
             f"{announced} ranks are announced, and {communicator.library} sees this "
             "one alone: start them with the mpirun that came with it, or in a job of Slurm with "
-            "srun --mpi=pmi2 (for Open MPI --mpi=pmix)"
+            "srun --mpi=pmi2 (for Open MPI --mpi=pmix); if no launcher started this, unset "
+            f"{' '.join(names)}"
         )
     own_program = program_digest("bench", *MEASURED) if communicator.hosts > 1 else VERSION
     started = communicator.all_gather((own_program, [options.command, *sys.argv[1:]]))

@@ -254,7 +254,9 @@ def say_absent(session: Session, suite: Suite) -> None:
     for name in suite.named:
         own = [header for header in suite.headers if header.algorithm == name]
         if own and all(header.status == "unsupported" for header in own):
-            say_once(session.options, f"{name} is not measured: {own[0].reason}")
+            say_once(
+                session.communicator, session.options, f"{name} is not measured: {own[0].reason}"
+            )
 
 
 def sweep_cases(

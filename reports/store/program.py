@@ -10,19 +10,27 @@ import sys
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from collectives.communicator import launched_rank
 from reports.store.untrusted import printable
 
+if TYPE_CHECKING:
+    import psutil
+
 IS_CHECKOUT = __name__ == "reports.store.program"
 RUN, BENCH, REPORTS = (
     ("python -m ", "bench.", "reports") if IS_CHECKOUT else ("", "wiretax ", "wiretax")
 )
 LAUNCHERS = "mpiexec", "mpirun", "mpiexec.hydra", "prterun", "orterun"
-DAEMONS = "hydra_pmi_proxy", "prted", "orted", "slurmstepd", "torchrun"  # the launchers' on a host
+# The launchers' on a host; mpispawn is MVAPICH's.
+DAEMONS = "hydra_pmi_proxy", "prted", "orted", "mpispawn", "slurmstepd", "torchrun"
+# Torchrun's command line: of `python -m torch.distributed.run` no process has its name.
+TORCHRUN = re.compile(
+    r"\S*python\S*( -\w+)* (\S*/torchrun|torchrun|-m torch\.distributed\.(run|launch))( |$)"
+)
 SCHEMA = 1  # of --json; grows when the meaning of a field changes
 
 
@@ -84,18 +92,36 @@ def speaks() -> bool:
     """Whether this process prints what every rank of a launch would print: the first rank does, and
     a process that has another's variables and no launcher above it, or whose output has a file of
     its own."""
-    is_first = not launched_rank() and os.environ.get("RANK", "0") in ("", "0")
-    if is_first or os.path.isfile("/proc/self/fd/1"):
+    is_mpi_rank = bool(launched_rank())
+    if not is_mpi_rank and os.environ.get("RANK", "0") in ("", "0"):
         return True
 
     import psutil  # takes 20 ms
 
     try:
-        names = {parent.name() for parent in psutil.Process().parents()}
+        launchers = [
+            parent
+            for parent in psutil.Process().parents()
+            if is_torchrun(parent) or (is_mpi_rank and parent.name() in LAUNCHERS + DAEMONS)
+        ]
     except psutil.Error:
         return True
 
-    return not names.intersection(LAUNCHERS + DAEMONS)
+    if not launchers:
+        return True
+    own = "/proc/self/fd/1"
+    if not os.path.isfile(own):
+        return False
+    for launcher in launchers:  # torchrun hands its own output on
+        with suppress(OSError):
+            if os.path.samefile(own, f"/proc/{launcher.pid}/fd/1"):
+                return False
+    return True
+
+
+def is_torchrun(process: "psutil.Process") -> bool:
+    """Raises psutil.Error."""
+    return process.name() == "torchrun" or bool(TORCHRUN.match(" ".join(process.cmdline())))
 
 
 def has_colours() -> bool:

@@ -2,6 +2,7 @@
 ranks."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,13 +30,37 @@ def variables(rank):
     return given | {"LOCAL_WORLD_SIZE": "2"}
 
 
+NOT_HERE = (
+    "nothing was run here: LOCAL_RANK is 1, and the process with LOCAL_RANK 0 starts all ranks; "
+    "without torchrun, unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE"
+)
+
+
+@pytest.mark.parametrize("command", ["allreduce", "bits", "soak", "tune", "doctor"])
+def test_below_torchrun_the_other_processes_end_without_a_word(tmp_path, command):
+    """Also where torchrun's output is a file, which its processes share. The torch is a stand-in
+    that runs a command line; torch may give its process another name."""
+    program = tmp_path / "torch/distributed/run.py"
+    program.parent.mkdir(parents=True)
+    program.write_text("import subprocess, sys\nsys.exit(subprocess.call(sys.argv[1:]))\n")
+    script = shutil.copy(program, tmp_path / "torchrun")
+    environment = {**LAUNCHED, "PYTHONPATH": f"{ROOT}:{tmp_path}", **variables(1)}
+    for torchrun in (["-m", "torch.distributed.run"], ["-u", str(script)]):
+        line = [sys.executable, *torchrun, sys.executable, "-m", "wiretax", command]
+        with (tmp_path / "log").open("w+") as log:
+            assert not subprocess.call(line, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+            log.seek(0)
+            assert log.read() == ""
+
+
 def test_the_first_process_starts_the_ranks_and_the_other_ends(tmp_path):
-    """Also in a step of Slurm."""
+    """Also in a step of Slurm. Here no torchrun is above them: a shell may have kept the variables,
+    which made each benchmark a silent success."""
     slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NODELIST": "node"}
     second, first = (
         started(tmp_path, **variables(rank), **slurm, SLURM_PROCID="0") for rank in (1, 0)
     )
-    assert second.communicate(timeout=60) == ("", "")
+    assert second.communicate(timeout=60) == ("", f"wiretax allreduce: {NOT_HERE}\n")
     out, said = first.communicate(timeout=120)
     assert (first.returncode, second.returncode) == (0, 0), said
     assert "allreduce: 2 ranks on" in out

@@ -69,10 +69,11 @@ def write_tree(subject: str, commit: str, folder: Path) -> None:
             path.write_bytes(file)
             path.chmod(0o755 if mode == PROGRAM else 0o644)
     for path, target in links.items():  # last, so that no file goes through one
-        if not is_inside(path.parent / target, folder):
+        path.symlink_to(target)
+    for path in links:  # once all are there: one may lead through others
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
             sentence = f"the link {path.relative_to(folder)} leads out of its revision"
             raise Stop(USAGE, f"{subject}: {sentence}", True)
-        path.symlink_to(target)
 
 
 def is_inside(path: Path, folder: Path) -> bool:

@@ -184,6 +184,36 @@ def test_a_submodule_or_a_link_out_of_a_revision_is_refused(tmp_path, repository
     assert not (tmp_path / "two").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "is_out"),
+    [
+        ("deep/down/top/../outside.txt", True),
+        ("short/top/../outside.txt", True),
+        ("short/../../../locks/runtime.lock", False),  # only its text leads out
+        ("link", False),  # nothing can be read through it
+    ],
+)
+def test_a_link_that_leads_out_through_other_links_is_refused(
+    tmp_path, repository, monkeypatch, target, is_out
+):
+    """Each alone stays inside by its text, and a launch read files beside the revision."""
+    monkeypatch.chdir(repository)
+    (repository / "bench/deep/down").mkdir(parents=True)
+    (repository / "bench/deep/down/top").symlink_to("../../..")
+    (repository / "bench/short").symlink_to("deep/down")
+    (repository / "bench/link").symlink_to(target)
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "two")
+    (tmp_path / "outside.txt").write_text("outside")
+    base, folder = parse(OF_HEAD).variants["base"], tmp_path / "out"
+    if is_out:
+        with pytest.raises(Stop, match=r"^variant base: the link bench/link leads out of its rev"):
+            check_out(base, folder)
+    else:
+        check_out(base, folder)
+        assert os.readlink(folder / "bench/link") == target
+
+
 def test_a_launch_that_imports_other_code_than_its_revision_is_refused(tmp_path, repository):
     """Here mpirun starts the ranks in another checkout, whose code Python finds first."""
     elsewhere = tmp_path / "elsewhere"

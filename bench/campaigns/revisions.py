@@ -41,9 +41,11 @@ def check_out(variant: Variant, folder: Path) -> str:
 
 
 def write_tree(subject: str, commit: str, folder: Path) -> None:
-    """Writes each file of the commit's tree as the commit has it. `git archive` would leave out and
-    change what the attributes say, also those of .git/info/attributes. Raises Stop."""
-    listed = git(subject, "ls-tree", "-r", "-z", commit).split(b"\0")[:-1]
+    """Writes each file of Wiretax in the commit's tree as the commit has it. `git archive` would
+    leave out and change what the attributes say, also those of .git/info/attributes. Raises
+    Stop."""
+    tree = f"{commit}:{place_in(commit)}"
+    listed = git(subject, "ls-tree", "-r", "-z", "--full-tree", tree).split(b"\0")[:-1]
     entries = list[tuple[bytes, bytes, str]]()
     for line in listed:
         words, name = line.split(b"\t", 1)
@@ -76,6 +78,20 @@ def write_tree(subject: str, commit: str, folder: Path) -> None:
             raise Stop(USAGE, f"{subject}: {sentence}", True)
 
 
+def place_in(commit: str) -> str:
+    """The folder of the commit's tree that has Wiretax, such as `third_party/wiretax/`, or "" for
+    the top: the current folder's or the nearest above it."""
+    words = ["git", "rev-parse", "--show-prefix"]
+    shown = subprocess.run(words, capture_output=True).stdout.removesuffix(b"\n")
+    inside = Path(os.fsdecode(shown))
+    for folder in (inside, *inside.parents):
+        place = "" if folder == Path() else f"{folder}/"
+        exists = "git", "--no-replace-objects", "cat-file", "-e", f"{commit}:{place}bench"
+        if not subprocess.run(exists, capture_output=True).returncode:
+            return place
+    return ""
+
+
 def is_inside(path: Path, folder: Path) -> bool:
     return Path(os.path.normpath(path)).is_relative_to(folder)
 
@@ -96,7 +112,9 @@ def unmeasured_changes(variants: Iterable[Variant]) -> str:
     commits = {variant.commit for variant in own}
     if None in commits or not commits:
         return ""
-    words = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--", *IMPORTED, LOCK]
+    place = place_in("HEAD")
+    paths = [f":(top,literal){place}{name}" for name in (*IMPORTED, LOCK)]
+    words = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--", *paths]
     head, changes = (subprocess.run(each, capture_output=True, text=True).stdout for each in words)
     measured = [variant.name for variant in own if variant.commit == head.strip()]
     if not measured or not changes.strip():

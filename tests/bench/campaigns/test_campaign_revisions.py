@@ -151,6 +151,35 @@ def test_a_revision_has_each_file_of_its_commit_whatever_attributes_say(
     assert (folder / "bench/note.txt").read_bytes() == b"$Format:%H$\r\n"
 
 
+@pytest.mark.parametrize("place", ["", "third party/wiretax"])
+@pytest.mark.parametrize("inside", [".", "docs/wide", "bench"])
+def test_a_revision_is_all_of_wiretaxs_tree_from_any_folder_of_it(
+    tmp_path, repository, monkeypatch, place, inside
+):
+    """In docs it had no bench. A Wiretax in a larger repository is that folder alone, whose own
+    submodules alone count."""
+    root = repository
+    if place:
+        root = tmp_path / "larger" / place
+        shutil.copytree(repository, root, ignore=shutil.ignore_patterns(".git"))
+        git(tmp_path, "init", "-q", "larger")
+        git(root, "add", ".")
+        commit = git(repository, "rev-parse", "HEAD")
+        git(root, "update-index", "--add", "--cacheinfo", f"160000,{commit},other")
+        git(root, "commit", "-qm", "one")
+    (root / "docs/wide").mkdir(parents=True)
+    (root / "bench/__init__.py").write_text("VERSION = '2.2.2'\n")
+    monkeypatch.chdir(root / inside)
+    variants, folder = parse(OF_HEAD).variants, tmp_path / "out"
+    check_out(variants["base"], folder)
+    committed = git(root, "ls-tree", "-r", "--name-only", "HEAD", "bench", "reports").splitlines()
+    assert committed
+    assert all((folder / name).is_file() for name in committed)
+    assert "2.2.2" not in (folder / "bench/__init__.py").read_text()
+    measured = {"base": variants["base"]}
+    assert "uncommitted changes are not measured" in unmeasured_changes(measured.values())
+
+
 @pytest.mark.parametrize("removed", ["collectives", "kernels/__init__.py"])
 def test_what_a_revision_lacks_is_not_imported_from_the_checkout(
     tmp_path, repository, monkeypatch, removed

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bench.harness.console import CANNOT, STATUS_TEXT, USAGE, say
+from bench.harness.console import CANNOT, STATUS_TEXT, USAGE, print_out, say
 from collectives.build import BuildName
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
 from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refusal, launched_rank
@@ -72,8 +72,12 @@ class Parser(OneLineParser):
         return namespace, rest
 
     def print_help(self, file: Any = None) -> None:
-        if speaks():
-            super().print_help(file)
+        if not speaks():
+            return
+        try:
+            print_out(self.format_help(), file)
+        except OSError as error:
+            Parser.error(self, f"cannot write: {error.strerror}")  # a gate would write an answer
 
     def error(self, message: str, status: int = USAGE) -> NoReturn:
         if speaks():

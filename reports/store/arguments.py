@@ -30,6 +30,10 @@ class OneLineParser(argparse.ArgumentParser):
                     self.error(f"unknown option {option}: did you mean {near[0]}?")
         return super().parse_known_args(args, namespace)
 
+    def print_help(self, file: Any = None) -> None:
+        """Raises OSError; argparse would hide it, and take standard error for a closed output."""
+        print(self.format_help(), end="", file=file or sys.stdout, flush=True)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 

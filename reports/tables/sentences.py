@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # rich takes 20 ms, and ranks that print nothing need these w
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 # Of sentences, and of tables, which no reader follows from line to line.
 WIDTH = TABLE_WIDTH = 80
-if sys.stdout.isatty():
+if sys.stdout and sys.stdout.isatty():  # None if it is closed
     TABLE_WIDTH = max(WIDTH, shutil.get_terminal_size().columns)
     WIDTH = min(TABLE_WIDTH, 120)
 IMPORT = f"{RUN}{REPORTS} import"

@@ -44,6 +44,7 @@ RHO_PRICE, TAIL_PRICE = 1.2, 1.0
 NORMAL_TAIL = 0.0027  # the share of normal values beyond three standard deviations
 MOST_RHO = 0.9
 LEAST_SPREAD = 1e-4  # of logarithms: 0.01 %
+ROUNDING = 1e-12  # of logarithms, and more than that of numbers
 NOISY_STEP = np.log(1.1)  # a series where only larger ones would be found is not steady
 LATE_RUNS, POWER_DEVIATE = 8, 0.84  # a step is found so many runs after it in 80 % of cases
 MEDIAN_FOLLOWS = 2.5  # standard deviations, over the number of series
@@ -283,9 +284,12 @@ def noise_of(values: Floats, least_rho: float | None = None, price: float = RHO_
     `least_rho`, below which it is not."""
     n, runs = values.shape
     steps = clipped(np.diff(values), OUTLIER)
-    squares = np.maximum(np.mean(steps**2, axis=1, keepdims=True), LEAST_SPREAD**2)
-    # Neighbouring differences of an AR(1) have the correlation (rho - 1) / 2.
-    rho = 1 + 2 * np.mean(steps[:, 1:] * steps[:, :-1], axis=1, keepdims=True) / squares
+    squares = np.mean(steps**2, axis=1, keepdims=True)
+    # Neighbouring differences of an AR(1) have the correlation (rho - 1) / 2. Series that do not
+    # differ, but for rounding, show none.
+    products = np.mean(steps[:, 1:] * steps[:, :-1], axis=1, keepdims=True)
+    shows = squares > ROUNDING**2
+    rho = np.where(shows, 1 + 2 * products / np.where(shows, squares, 1.0), USUAL_RHO)
     error = RHO_VARIANCE / runs
     own_share = max(0.0, 1 - error / max(np.var(rho), 1e-9))
     usual, scatter = (USUAL_RHO, RHO_SD) if least_rho is None else (least_rho, MIDDLE_RHO_SD)

@@ -24,7 +24,7 @@ MOST_CHANGES, RESTLESS_RUNS = 3, 30
 NEAR_RUNS = 8  # on either side of a change
 
 
-def states_of(trips_ns: Floats) -> Floats:
+def states_in(trips_ns: Floats) -> Floats:
     """The states of the link that these round trips show, that of most runs first, each by its
     median round trip. All are above 0."""
     states, rest = list[float](), np.array(trips_ns, dtype=float)
@@ -76,7 +76,7 @@ def link_of(entries: Sequence[Entry], variant: str) -> tuple[Series | None, Floa
         return None, np.empty(0), 0.0
 
     run, trips_ns = entries[-1].run, np.array([*probed.values()])
-    kinds = states_of(trips_ns)
+    kinds = states_in(trips_ns)
     states = nearest(trips_ns, kinds)
     doubts, current = changes_of(states)
     steps = [

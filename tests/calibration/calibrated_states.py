@@ -33,7 +33,7 @@ ALL_SIZES = np.tile(np.linspace(1.0, 0.0, SIZES), CELLS // SIZES)
 SMALL_SIZES = np.ones(CELLS)
 
 
-def states_of(rng: Rng, shape: tuple[int, ...], slow: float, stay: float) -> Ints:
+def states_in(rng: Rng, shape: tuple[int, ...], slow: float, stay: float) -> Ints:
     """The state in each launch, in order of time along the last axis: a share of `slow` is in the
     slow one. A launch has the state of the one before with a chance of `stay`, else a new one."""
     drawn = (rng.random(shape) < slow).astype(np.int64)
@@ -59,7 +59,7 @@ def in_turn(
     replications."""
     failed, shifted = list[bool](), list[bool]()
     for _ in range(n // 8):
-        state = states_of(rng, (2 * PAIRS,), slow, stay).reshape(PAIRS, 2)
+        state = states_in(rng, (2 * PAIRS,), slow, stay).reshape(PAIRS, 2)
         first = np.repeat(rng.integers(2, size=-(-PAIRS // 2)), 2)[:PAIRS]
         first[1::2] = 1 - first[1::2]  # which side of a pair is launched first
         place = np.arange(PAIRS)
@@ -95,7 +95,7 @@ def beside_kept(
     failed, shifted = list[bool](), list[bool]()
     shape = (n_days + 1, NIGHT_LAUNCHES)
     for _ in range(n // 4):
-        state = states_of(rng, shape, slow, 0.0)
+        state = states_in(rng, shape, slow, 0.0)
         if not of_launch:
             state[:] = state[:, :1]
         is_variant = np.zeros((n_days + 1, 1))

@@ -9,7 +9,7 @@ import numpy as np
 from reports.trends.changes import LATE_RUNS, LevelChange, judge
 from reports.trends.creep import creep_of
 from reports.trends.history import RATES
-from reports.trends.links import changes_of, nearest, states_of
+from reports.trends.links import changes_of, nearest, states_in
 from reports.trends.panels import filled
 from reports.verdicts.verdict import Floats
 from tests.calibration.synthetic import (
@@ -222,7 +222,7 @@ def links(rng: Rng, n: int) -> list[Figure]:
 
 
 def of_link(trips_ns: Floats) -> dict[int, str]:
-    return changes_of(nearest(trips_ns, states_of(trips_ns)))[0]
+    return changes_of(nearest(trips_ns, states_in(trips_ns)))[0]
 
 
 NORMAL = [Runs(f"rho {rho:g}", rho) for rho in (0.0, 0.2, 0.4, 0.7)]

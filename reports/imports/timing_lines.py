@@ -68,7 +68,7 @@ MAY_SAY = {*MAY_SPEAK, "results"}
 # Words that tell of wrong results, or of a check, wherever they stand in a text.
 TELLING = (
     "fail(?:s|ed|ing|ures?)?|wrong|incorrect(?:ly)?|errors?(?![ _-]*correct)|erroneous|nok|bad"
-    "|mismatch(?:e[sd])?|invalid|corrupt(?:ed|ion)?|unverified|verif(?:y|ied|ication)"
+    "|mismatch(?:e[sd])?|invalid|corrupt(?:ed|ion)?|unverified|verif(?:ied|ication)"
     "|validat(?:ed|ion)"
 )
 PASSES = "pass(?:ed)?|ok|okay|correct|success(?:ful)?"

@@ -143,7 +143,7 @@ def test_other_facts_of_a_program_may_stand_in_a_line():
     facts |= {"equal_splits": True, "mode": "exact", "status": "running", "p99_us": [5.5, {}]}
     facts |= {"page_faults": 7, "time_diff_us": 0.5, "std_deviation": 0.1, "goodput": 9.0}
     facts |= {"rtol": 1e-3, "results": [5.5], "note": "error-correcting memory", "step": "no"}
-    facts |= {"status": "second backward pass", "badge": 1}
+    facts |= {"status": "second backward pass", "command": "./moe --no-verify", "badge": 1}
     [test] = read_tests(line(**facts, shape={"pass": "forward"}))
     assert (len(test.rows), test.unread) == (1, [])
 

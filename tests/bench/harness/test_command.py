@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,6 +122,10 @@ def refusal(monkeypatch, capfd, tmp_path):
         assert not list(tmp_path.iterdir())
         return first.err
 
+    launcher = SimpleNamespace(  # above these ranks, which share its output
+        pid=os.getpid(), name=lambda: "hydra_pmi_proxy", cmdline=list
+    )
+    monkeypatch.setattr("psutil.Process.parents", lambda _: [launcher])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session, "start", start)
     monkeypatch.setattr(os, "_exit", sys.exit)

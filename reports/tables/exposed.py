@@ -76,6 +76,7 @@ def groups(result: Result) -> list[tuple[list[Case], Forms]]:
         [
             np.divide(*paired(form.report_us, first.report_us))
             for _, forms in found
+            if forms
             for first, *others in [[*forms.values()]]
             for form in others
         ]

@@ -67,7 +67,8 @@ def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(form, ranks, grap
     ),
 )
 def test_a_flag_that_is_left_out_early_or_old_gives_wrong_sums_on_a_fake_gpu(form, fault, memory):
-    assert wrong_results(2, "1", fault, form, memory) > 0
+    """A copy may still end before its reader begins, so that a run of it is right by chance."""
+    assert any(wrong_results(2, "1", fault, form, memory) for _ in range(5))
 
 
 def test_copies_that_a_graph_does_not_join_are_found_on_a_fake_gpu():

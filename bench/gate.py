@@ -28,7 +28,7 @@ from kernels.devices.owners import opened
 from reports.store.program import BENCH, RUN
 from reports.store.result import ResultError
 from reports.store.writing import write_whole
-from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome
+from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, within_margin
 from reports.verdicts.judge import NothingInCommon
 from reports.verdicts.regress import add_rule, as_text, judge, write_files
 from reports.verdicts.verdict import MIN_PAIRS
@@ -102,9 +102,9 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     campaign_options = parse(words)
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
-    if (least := values.min_effect) and least < campaign_options.head.margin:
-        margin = f"{campaign_options.head.margin:.2%}"
-        raise Stop(USAGE, f"--min-effect {least:.2%} is within the margin, {margin}")
+    margin = campaign_options.head.margin
+    if sentence := within_margin(values.min_effect or margin, margin):
+        raise Stop(USAGE, sentence)
     return campaign_options, values
 
 

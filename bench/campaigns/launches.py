@@ -238,8 +238,8 @@ def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
 def ran_revision(campaign: OpenCampaign, variant: Variant, run: Path) -> bool:
     """Whether the code that a run names is that of the variant's revision, if it has one. Older
     code names none."""
-    told, expected = read(run).run.program, campaign.programs.get(variant.name)
-    return not told or not expected or told == expected
+    expected = campaign.programs.get(variant.name)
+    return not expected or read(run).run.program in ("", expected)
 
 
 def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> None:

@@ -114,7 +114,7 @@ def sweep_sections(result: Result) -> list[Section]:
     charts = [chart_of(quantity, lines) for quantity in quantities]
     best = "best, us" if result.run.imported_from else "ours, us"
     sizes = default_rows(result, views(result)[0])
-    has_unlike = any(are_unlike(result.run, row.library, row.ours) for row in sizes)
+    is_unlike = any(are_unlike(result.run, row.library, row.ours) for row in sizes)
     rows = [
         {
             "size": row.label,
@@ -128,5 +128,5 @@ def sweep_sections(result: Result) -> list[Section]:
     ]
     return [
         Section("Speed and time at each size", charts=charts),
-        Section("Each size", [UNLIKE] * has_unlike, rows=rows),
+        Section("Each size", [UNLIKE] if is_unlike else [], rows=rows),
     ]

@@ -275,7 +275,11 @@ def _by_sequence(forms: Forms) -> str:
         return ""
 
     # A ratio is the time of the second form over the first, of which the verdict speaks.
-    words = {"faster": "is slower", "slower": "is faster", "even": "is as fast"}
-    words[TOO_FEW] = "has too few blocks to be compared"
+    words = {
+        "faster": "is slower",
+        "slower": "is faster",
+        "even": "is as fast",
+        TOO_FEW: "has too few blocks to be compared",
+    }
     said = words.get(str(verdict_of(ratio)), "does not clearly differ")
     return f" Sequence parallelism {said}, SP/TP {ratio_text(ratio)}."

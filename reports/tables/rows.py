@@ -120,7 +120,9 @@ def beats_bound(case: Case) -> bool:
 def bound_notes(cases: Iterable[Case | None]) -> list[str]:
     """The footnote of the marks behind shares of the bound."""
     over = [case for case in cases if case and beats_bound(case)]
-    return [SUSPECT + UNLESS * (not all(case.suspect for case in over))] if over else []
+    if not over:
+        return []
+    return [SUSPECT if all(case.suspect for case in over) else SUSPECT + UNLESS]
 
 
 def are_unlike(run: Run, case: Case | None, other: Case | None) -> bool:

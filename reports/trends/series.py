@@ -21,11 +21,11 @@ FLAG = "flag"  # the collective of the link's round trip as a series
 
 @dataclass(eq=False)
 class Series:
-    """One case over runs, in order of time: `costs_us` are median costs.
-    `steps` are the changes between them; `quiet` is the verdict without any, and
-    `smallest` the log ratio of the smallest that would be found. `node` is the label of
-    the host, if the runs have it, `place` names benchmark, machine and node. `case` is the newest
-    run's. Series that differ in the algorithm alone share a `panel`, where each has a `name`."""
+    """One case over runs, in order of time: `costs_us` are median costs. `steps` are the changes
+    between them; `quiet` is the verdict without any, and `smallest` the log ratio of the smallest
+    that would be found. `node` is the label of the host, if the runs have it, `place` names
+    benchmark, machine and node. `case` is the newest run's. Series that differ in the algorithm
+    alone share a `panel`, where each has a `name`."""
 
     label: str
     panel: str

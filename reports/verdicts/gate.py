@@ -81,10 +81,8 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         source = "the default beside a kept baseline"
     if min_effect:
         fails_from, must_rule_out, source = min_effect, min_effect, "of --min-effect"
-    if fails_from < comparison.margin:
-        raise ResultError(
-            f"--min-effect {fails_from:.2%} is within the margin, {comparison.margin:.2%}"
-        )
+    if sentence := within_margin(fails_from, comparison.margin):
+        raise ResultError(sentence)
 
     texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
     outcomes = comparison.outcomes(fails_from, must_rule_out)
@@ -115,8 +113,9 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         can_hide = f"in {len(undecided)} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
         status, sentence = INCONCLUSIVE, f"{can_hide}; {found}{_blindness(comparison)}"
     else:
-        blind = f"; smaller ones could hide{_blindness(comparison)}"
-        status, sentence = PASS, found + blind * comparison.is_interleaved
+        status, sentence = PASS, found
+        if comparison.is_interleaved:
+            sentence += f"; smaller ones could hide{_blindness(comparison)}"
 
     # What else a reader needs.
     findings = [*dict.fromkeys([*comparison.caveats, *faults[1:MOST_LISTED]])]
@@ -134,6 +133,13 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
         findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
     findings.append(what_ran(comparison))
     return Outcome(status, sentence, findings, cells, comparison, min_effect, must_rule_out)
+
+
+def within_margin(min_effect: float, margin: float) -> str:
+    """A sentence if no gate can exclude a slowdown as small as this; otherwise ""."""
+    if min_effect >= margin:
+        return ""
+    return f"--min-effect {min_effect:.2%} is within the margin, {margin:.2%}"
 
 
 def exclusion_of(outcome: Outcome) -> dict[str, float | int | None]:

@@ -130,9 +130,11 @@ def test_only_the_owner_can_access_the_folder(tmp_path, monkeypatch):
     folder = cache_folder()
     folder.chmod(0o755)
     assert cache_folder().stat().st_mode & 0o777 == 0o700
+    modes = [0o702]
     if os.getuid() == 0:
         os.chown(folder, -1, NAMELESS)  # a group that may have members
-    for mode in (0o770, 0o702)[os.getuid() != 0 :]:
+        modes.append(0o770)
+    for mode in modes:
         folder.chmod(mode)
         with pytest.raises(
             CompileError, match="others can write it; set XDG_CACHE_HOME to a folder"
@@ -155,9 +157,11 @@ def test_a_folder_above_that_others_can_write_to_is_refused(open_folder, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "link"))
     (home / "cache").mkdir(parents=True)
     (home / "link").symlink_to("cache")
+    modes = [0o777]
     if os.getuid() == 0:
         os.chown(home, -1, NAMELESS)  # a group that may have members
-    for mode in (0o777, 0o775)[: 1 + (os.getuid() == 0)]:
+        modes.append(0o775)
+    for mode in modes:
         home.chmod(mode)
         with pytest.raises(CompileError, match=rf"replace what is in {home}: chmod go-w"):
             cache_folder()

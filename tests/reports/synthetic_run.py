@@ -291,6 +291,18 @@ def rewrite_head(run: Path, **changes: Any) -> None:
     run.write_bytes(msgspec.json.encode(record) + b"\n" + rest)
 
 
+def write_run_with_few_blocks(folder: Path) -> Result:
+    """Writes an all-reduce of two sizes, of which the small one has three blocks a case, and so no
+    interval."""
+    return write_run(
+        folder,
+        sizes=[16384, 1 << 20],
+        algorithms=["library", "auto"],
+        modes=["isolated"],
+        change=lambda block: block if block.case > 1 or block.round < 3 else None,
+    )
+
+
 def ranks_of(gpu: str, n: int = 2, **facts: str) -> list[Record]:
     """The ranks of a head, each on a GPU of this name, or with the same facts on one."""
     return [{"rank": rank, "device": "hip", "gpu": gpu, **facts} for rank in range(n)]

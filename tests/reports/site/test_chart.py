@@ -14,7 +14,7 @@ from reports.tables.plot import draw_sweep, drawn_of
 from reports.tables.rows import SUSPECT, UNLESS, UNLIKE
 from reports.trends.series import Series
 from tests.reports.archived import unpack
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import write_run, write_run_with_few_blocks
 
 pytestmark = pytest.mark.unit
 
@@ -71,13 +71,7 @@ def test_an_interval_that_leaves_the_scale_has_an_arrow():
 
 def test_a_missing_interval_is_not_invented(tmp_path):
     """Three blocks have none, and the chart's table printed their median twice in its place."""
-    result = write_run(
-        tmp_path,
-        sizes=[16384, 1 << 20],
-        algorithms=["library", "auto"],
-        modes=["isolated"],
-        change=lambda block: block if block.case > 1 or block.round < 3 else None,
-    )
+    result = write_run_with_few_blocks(tmp_path)
     lines, quantities = drawn_of(result)
     for quantity in quantities:
         chart = chart_of(quantity, lines)

@@ -25,7 +25,7 @@ from reports.store.manifest import MANIFEST
 from tests.launch import few
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import rewrite, rewrite_head, write_run
+from tests.reports.synthetic_run import rewrite, rewrite_head, write_run, write_run_with_few_blocks
 from tests.reports.synthetic_site import LOG, make_site, write_store
 
 AXE = "axe-core@4.14.1"
@@ -313,13 +313,7 @@ def test_a_wrong_case_says_where_and_how_to_repeat_it(browser, machines):
 
 def test_a_missing_interval_is_a_dash_in_the_table_beside_a_chart(browser, tmp_path):
     """It printed the median twice in its place."""
-    result = write_run(
-        tmp_path,
-        sizes=[16384, 1 << 20],
-        algorithms=["library", "auto"],
-        modes=["isolated"],
-        change=lambda block: block if block.case > 1 or block.round < 3 else None,
-    )
+    result = write_run_with_few_blocks(tmp_path)
     page = tmp_path / "run.html"
     page.write_text(to_html(run_page(result.path)))
     show(browser, page)

@@ -12,6 +12,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 FOLDERS = "bench", "collectives", "kernels", "reports"
+BELOW = "common", "record"  # of all of them: in `wiretax` also in a checkout
 
 
 def installed(source: str, name: str) -> str:
@@ -52,7 +53,7 @@ if __name__ == "__main__":
     else:
         setup(
             packages=[
-                *("wiretax", "wiretax.examples.peers"),
+                *("wiretax", *(f"wiretax.{name}" for name in BELOW), "wiretax.examples.peers"),
                 *(f"wiretax.{package}" for package in inner_packages()),
             ],
             package_dir={f"wiretax.{name}": name for name in (*FOLDERS, "examples")},

@@ -6,7 +6,6 @@ import sys
 import time
 from typing import Any, NoReturn
 
-VERSION = "0.1.0"
 STARTED_S = time.monotonic()
 
 
@@ -18,7 +17,7 @@ def end_interrupted(*_: Any) -> NoReturn:
 
 if sys.argv[0] == "-m":  # a command begins
     signal.signal(signal.SIGINT, end_interrupted)
-    from reports.interpreter import require_packages
+    from wiretax.common.interpreter import require_packages
 
     require_packages()
 

@@ -39,13 +39,14 @@ from bench.stability.subject import (
 from bench.stability.sums import DATA, MANTISSA_BITS
 from bench.sweep import requested_sizes
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
-from collectives.communicator import Refusal, launched_ranks
+from collectives.communicator import Refusal
 from collectives.layers.fused import COLLECTIVE, peer_forms
 from collectives.registry import ALGORITHMS, by_default
 from kernels.devices.device import DeviceError
-from reports.store.bits import SUFFIX, Bits, compare_launch
-from reports.store.program import on_ranks
-from reports.store.writing import write_whole
+from wiretax.common.launched import launched_ranks
+from wiretax.common.program import on_ranks
+from wiretax.record.bits_record import SUFFIX, Bits, compare_launch
+from wiretax.record.writing import write_whole
 
 KNOWN = {
     **{name: ALGORITHMS[name] for name, each in COLLECTIVES.items() if each.reduces},
@@ -123,7 +124,7 @@ def compare_bits(bits: SweepOptions, session: Session) -> int:
     if lacking:
         session.notes.append(f"cannot run here, as --algorithm NAME explains: {names}")
     if communicator.rank == 0:
-        from reports.tables.bits import text  # not at the top: other ranks never print
+        from reports.tables.bits_table import text  # not at the top: other ranks never print
 
         record = Bits(
             run_id=session.flight.folder.stem,

@@ -15,20 +15,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
+from bench.campaigns.campaign_options import MORE_PILOTS, Stop, parse, time_text
 from bench.campaigns.launches import OpenCampaign, check_new, retry_launch, run_command
-from bench.campaigns.options import MORE_PILOTS, Stop, parse, time_text
 from bench.campaigns.revisions import check_out, unmeasured_changes
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, say
-from kernels.devices.owners import private_folder
 from reports.__main__ import main as reports
-from reports.store.grouped import grouped
-from reports.store.manifest import CampaignEnd
-from reports.store.observations import entry_of, in_one_state
-from reports.store.program import BENCH, typed
-from reports.store.result import read
 from reports.verdicts.judge import Incomparable, compare
 from reports.verdicts.sides import COMPARABLE, Side, log_costs, read_sides
 from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
+from wiretax.common.grouped import grouped
+from wiretax.common.owners import private_folder
+from wiretax.common.program import BENCH, typed
+from wiretax.record.manifest import CampaignEnd
+from wiretax.record.observations import entry_of, in_one_state
+from wiretax.record.result import read
 
 
 def run_campaign(argv: Sequence[str] | None) -> int:

@@ -15,8 +15,9 @@ from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, open_and_examine
 from bench.machine.pci import gpu_bus_ids
-from collectives.communicator import Communicator, launched_rank, launched_ranks
-from reports.store.program import BENCH, RUN, on_ranks
+from collectives.communicator import Communicator
+from wiretax.common.launched import launched_rank, launched_ranks
+from wiretax.common.program import BENCH, RUN, on_ranks
 
 TIME_LIMIT_S = 120.0
 LADDER = "~/.cache/wiretax/ladder"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bench.campaign import run_launches
+from bench.campaigns.campaign_options import CampaignOptions, Stop, launching_parser, parse
 from bench.campaigns.launches import (
     FAILURES,
     OpenCampaign,
@@ -22,16 +23,15 @@ from bench.campaigns.launches import (
     run_command,
     signals_wait,
 )
-from bench.campaigns.options import CampaignOptions, Stop, launching_parser, parse
 from bench.harness.console import INTERRUPTED, USAGE, print_out
-from kernels.devices.owners import opened
-from reports.store.program import BENCH, RUN
-from reports.store.result import ResultError
-from reports.store.writing import write_whole
-from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, within_margin
+from reports.verdicts.gate_rule import STATUSES, UNUSABLE, Outcome, within_margin
 from reports.verdicts.judge import NothingInCommon
 from reports.verdicts.regress import add_rule, as_text, judge, write_files
 from reports.verdicts.verdict import MIN_PAIRS
+from wiretax.common.owners import opened
+from wiretax.common.program import BENCH, RUN
+from wiretax.record.result import ResultError
+from wiretax.record.writing import write_whole
 
 STATUS = "status"
 FILES = {"markdown": "summary.md", "junit": "junit.xml", "html": "index.html"}

@@ -18,13 +18,13 @@ from bench.harness.session import Session, require_memory, start
 from bench.harness.suite import Suite
 from bench.sweep import requested_sizes
 from collectives.collective import DATATYPES, Array, Collective, Shape
-from collectives.communicator import launched_ranks
 from collectives.copy_engine import pushed, shared_engine
 from collectives.operation import CollectiveCase, Message, Operation, Unsupported, World
 from collectives.probe import SHARED_PING_PONGS
 from kernels.devices.device import CopyEngine, Step, Transfer
-from reports.store.program import on_ranks
-from reports.store.schema import CaseHeader
+from wiretax.common.launched import launched_ranks
+from wiretax.common.program import on_ranks
+from wiretax.record.schema import CaseHeader
 
 ABOUT = (
     "Times the wire between every two ranks: push, pull, both ways at once, and flags; "

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from bench.campaigns.campaign_options import Stop
 from bench.campaigns.launches import run_command
-from bench.campaigns.options import Stop
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out, say
 from bench.harness.options import Parser
 from bench.machine.gpu_state import serial
@@ -23,11 +23,11 @@ from bench.surveys.steps import NO_TIME, PLANS, SurveyStep
 from reports.advice.candidates import Requirement
 from reports.advice.expect import BAD, answer_to, question_of_run
 from reports.references.published import select
-from reports.store.case import size_of
-from reports.store.program import BENCH, RUN
 from reports.tables.beside_published import own_calls
 from reports.tables.sentences import number
 from reports.verdicts.sides import add_allow
+from wiretax.common.program import BENCH, RUN
+from wiretax.record.case import size_of
 
 EPILOG = f"""\
 examples:

@@ -30,8 +30,8 @@ from collectives.operation import World
 from collectives.peer_buffer import set_epoch, skip_launches
 from collectives.registry import ALGORITHMS
 from kernels.devices.device import Action, Counts, DeviceError, Phase, Step
-from reports.store.program import on_ranks
-from reports.store.wrong import describe_wrong
+from wiretax.common.program import on_ranks
+from wiretax.record.wrong import describe_wrong
 
 MARGIN_BYTES = 64 << 10  # of a buffer: an element a rank, whole blocks, and a shift
 LAUNCHES_TO_WRAP = 1000

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
+from bench.campaigns.campaign_options import Stop, launching_parser
 from bench.campaigns.launches import check_new, run_command
-from bench.campaigns.options import Stop, launching_parser
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, print_out
 from bench.harness.options import Parser
@@ -25,9 +25,9 @@ from bench.surveys import mps, steps
 from bench.surveys.steps import RESULTS, Survey, perform
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
-from reports.store.arguments import positive_number, whole_number
-from reports.store.program import BENCH, RUN
-from reports.store.writing import check_named
+from wiretax.common.arguments import positive_number, whole_number
+from wiretax.common.program import BENCH, RUN
+from wiretax.record.writing import check_named
 
 FULL_S, SHARED_S, QUICK_S = 900.0, 600.0, 180.0
 CLOSING_SHARE, MOST_CLOSING_S = 0.1, 30.0  # to end a step that hangs, for reports and the page
@@ -133,7 +133,7 @@ def find_gpus(device: str) -> tuple[str, list[str]]:
 def run_survey(survey: Survey) -> int:
     """Runs the steps, writes page and archive, and returns the exit status. Raises OSError,
     ResultError if page or archive cannot be written."""
-    from bench.surveys import page  # not at the top: scipy and its kin take a second
+    from bench.surveys import survey_page  # not at the top: scipy and its kin take a second
 
     is_interrupted = False
     try:
@@ -147,7 +147,7 @@ def run_survey(survey: Survey) -> int:
     except KeyboardInterrupt:  # `interrupt` ignores later signals
         is_interrupted = True
         survey.progress.write("interrupted; the page and the archive will hold what was measured")
-    made = page.write(survey, is_interrupted)
+    made = survey_page.write(survey, is_interrupted)
     failed = [
         f"{step.title}, {step.status}: {step.sentence}"
         for step in survey.steps
@@ -156,8 +156,8 @@ def run_survey(survey: Survey) -> int:
     lines = [
         made.title,
         *failed,
-        f"next: {page.next_command(survey, survey.folder)[1]}",
-        f"page: {survey.folder / page.PAGE}",
+        f"next: {survey_page.next_command(survey, survey.folder)[1]}",
+        f"page: {survey.folder / survey_page.PAGE}",
         f"archive: {survey.archive}\n",
     ]
     print_out("\n".join(lines))

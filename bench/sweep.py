@@ -9,8 +9,8 @@ from bench.features import FEATURES
 from bench.harness import options
 from bench.harness.options import NOTHING, Parser, RunOptions, SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
-from reports.store.arguments import whole_number
-from reports.store.program import BENCH, on_ranks
+from wiretax.common.arguments import whole_number
+from wiretax.common.program import BENCH, on_ranks
 
 PROCESS = "a rank is one process with one thread and one GPU or core; for more start more ranks (1)"
 # Flags of nccl-tests 2.19.6 that have nothing to choose here, for scripts that pass them, with the

@@ -23,13 +23,13 @@ from bench.sweep import requested_sizes
 from bench.tuning import search
 from bench.tuning.audit import audited
 from bench.tuning.winners import find_winners
-from kernels.devices.owners import make_private
-from reports.store.blocks import same_state
-from reports.store.program import on_ranks
-from reports.store.result import ResultError
-from reports.store.schema import Result, Winner
 from reports.tables.run_text import more_time
 from reports.tables.sentences import counted, size_text, some
+from wiretax.common.owners import make_private
+from wiretax.common.program import on_ranks
+from wiretax.record.blocks import same_state
+from wiretax.record.result import ResultError
+from wiretax.record.schema import Result, Winner
 
 ABOUT = "Finds what auto should run on this machine, by size."
 

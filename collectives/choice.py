@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from collectives.auto_table import Tables, best_row, parsed
 from collectives.build import Build, BuildName
 from collectives.operation import (
     ONE_HOST,
@@ -24,7 +25,6 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from collectives.table import Tables, best_row, parsed
 
 AUTO, STABLE = "auto", "auto_stable"
 BETWEEN_HOSTS = Unsupported("between hosts the library chooses the order of a sum")

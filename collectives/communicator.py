@@ -7,35 +7,19 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from ctypes import c_int
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wiretax.common.launched import ranks_on_host
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
-# The launchers' variables, which a process can read before MPI is up.
-RANK_VARIABLES = (
-    "PMI_RANK",
-    "PMIX_RANK",
-    "OMPI_COMM_WORLD_RANK",
-    "SLURM_PROCID",
-    "MV2_COMM_WORLD_RANK",
-)
-# What torchrun sets, with LOCAL_WORLD_SIZE, which other launchers set too.
-TORCHRUN_VARIABLES = "RANK", "WORLD_SIZE", "LOCAL_RANK"
-SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "MV2_COMM_WORLD_SIZE")
-LOCAL_SIZE_VARIABLES = (
-    "MPI_LOCALNRANKS",
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "MV2_COMM_WORLD_LOCAL_SIZE",
-    "SLURM_STEP_TASKS_PER_NODE",
-    "SLURM_TASKS_PER_NODE",
-)
 LAUNCHER = os.getppid()  # later the parent is this rank's guard
 VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "Cray": "Cray MPICH"}
 
@@ -50,14 +34,6 @@ class Mistake(Refusal):
     """What the user asked for is wrong, such as a file that the command line names."""
 
     is_mistake = True
-
-
-def _number_in(variables: Iterable[str]) -> int | None:
-    """The number that the first of these variables starts with, such as 4 in Slurm's `4(x2)`."""
-    for variable in variables:
-        if match := re.match(r"\d+", os.environ.get(variable, "")):
-            return int(match[0])
-    return None
 
 
 def find_mpirun() -> str | None:
@@ -81,21 +57,6 @@ def name_library(mpirun: str | None) -> bool:
     return True
 
 
-def launched_rank() -> int | None:
-    return _number_in(RANK_VARIABLES)
-
-
-def in_slurm_step() -> bool:
-    """Whether srun has started this process. The script of a Slurm job also has a SLURM_PROCID, and
-    a step number that Slurm reserves, or none."""
-    step = os.environ.get("SLURM_STEP_ID", "")
-    return "SLURM_PROCID" in os.environ and step.isdecimal() and int(step) < 1 << 31
-
-
-def launched_ranks() -> int | None:
-    return _number_in(SIZE_VARIABLES)
-
-
 def best_thread_level() -> str:
     """The thread level at which MPI is fastest, decided before MPI is up. MULTIPLE, the default of
     mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when ranks outnumber cores,
@@ -103,7 +64,7 @@ def best_thread_level() -> str:
     FUNNELED, with any polling variables, and 1.5 ms at MULTIPLE."""
     # A bound rank sees only its own core; its launcher sees all of them.
     cores = max(len(os.sched_getaffinity(process)) for process in (0, LAUNCHER))
-    return "multiple" if (_number_in(LOCAL_SIZE_VARIABLES) or 1) > cores else "funneled"
+    return "multiple" if (ranks_on_host() or 1) > cores else "funneled"
 
 
 class Communicator:

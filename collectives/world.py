@@ -119,7 +119,7 @@ def open_world(
 
         library = MpiLibrary(communicator, device)
     else:
-        from collectives.library.gpu import NcclLibrary
+        from collectives.library.gpu_library import NcclLibrary
 
         library = NcclLibrary(communicator, device)
     if communicator.hosts == 1:

@@ -3,6 +3,6 @@
 import sys
 
 if sys.argv[0] == "-m":  # a command begins
-    from reports.interpreter import require_packages
+    from wiretax.common.interpreter import require_packages
 
     require_packages()

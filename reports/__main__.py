@@ -14,8 +14,8 @@ from textwrap import fill
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
-from reports.store.arguments import OneLineParser, unknown
-from reports.store.program import BENCH, REPORTS, RUN, complain, speaks
+from wiretax.common.arguments import OneLineParser, unknown
+from wiretax.common.program import BENCH, REPORTS, RUN, complain, speaks
 
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
@@ -26,7 +26,7 @@ COMMANDS = {
         "results/ --openmetrics",
     ),
     "import": (
-        "imports.command",
+        "imports.import_command",
         "imports logs of other benchmarks, such as nccl-tests, as runs",
         "slurm-1234.out",
     ),
@@ -41,7 +41,7 @@ COMMANDS = {
         "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml",
     ),
     "bits": (
-        "verdicts.bits",
+        "verdicts.bits_report",
         f"shows a record of {BENCH}bits, and whether a baseline has the same bits",
         "results/ --baseline baselines --require run,size",
     ),
@@ -157,7 +157,7 @@ def main_of_rank(argv: list[str] | None = None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    from reports.store.result import ResultError  # not at the top: --help needs no numpy
+    from wiretax.record.result import ResultError  # not at the top: --help needs no numpy
 
     open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):

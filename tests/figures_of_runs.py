@@ -14,13 +14,13 @@ from statistics import median
 
 import pandas as pd
 
-from reports.store.case import size_of
-from reports.store.result import read
-from reports.store.schema import Case, Result, Run
 from reports.tables.chains import without_links
 from reports.tables.rows import BEATEN_BY
 from tests.launch import ROOT
 from tests.reports.archived import unpack
+from wiretax.record.case import size_of
+from wiretax.record.result import read
+from wiretax.record.schema import Case, Result, Run
 
 DATA = ROOT / "docs/experiments/data"
 README, GPU, PERFORMANCE = "README.md", "docs/experiments/gpu.md", "docs/experiments/performance.md"

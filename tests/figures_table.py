@@ -1,10 +1,10 @@
 """`python -m tests.figures_table` writes the table of a case's figures into docs/results.md, from
-their declarations in reports/store/schema.py."""
+their declarations in wiretax/record/schema.py."""
 
 from pathlib import Path
 
-from reports.store.schema import FIGURES
 from reports.tables.export import gauges
+from wiretax.record.schema import FIGURES
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 START, END = "<!-- figures: python -m tests.figures_table -->\n", "<!-- end of figures -->\n"

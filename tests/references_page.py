@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable
 
 from reports.references.published import PublishedCall, calls, near_size, select, serving
-from reports.store.case import bus_factor
-from reports.store.grouped import grouped
-from reports.store.untrusted import markdown_text
 from reports.tables.sentences import number, size_text
+from wiretax.common.grouped import grouped
+from wiretax.common.untrusted import markdown_text
+from wiretax.record.case import bus_factor
 
 HEAD = """# Published figures
 

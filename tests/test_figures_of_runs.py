@@ -7,9 +7,9 @@ from functools import cache
 
 import pytest
 
-from reports.store.schema import Run
 from tests.figures_of_runs import GPU, PERFORMANCE, PROSE, README, TABLES, Cell, Row
 from tests.launch import ROOT
+from wiretax.record.schema import Run
 
 pytestmark = pytest.mark.unit
 

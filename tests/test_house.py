@@ -1,4 +1,4 @@
-"""Checks the imports and the shape of the core (bench, collectives, kernels) and reports."""
+"""Checks the imports and the shape of the packages."""
 
 import ast
 import re
@@ -12,8 +12,9 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parent.parent
 CORE = "bench", "collectives", "kernels"
-PACKAGES = (*CORE, "reports")
-EVERYTHING = (*PACKAGES, "wiretax", "tests", "docs")
+RECORD = "wiretax.common", "wiretax.record"
+PACKAGES = (*CORE, "reports", "wiretax")
+EVERYTHING = (*PACKAGES, "tests", "docs")
 
 MOST_FUNCTION_LINES = 100
 MOST_FILE_LINES = 500
@@ -25,17 +26,20 @@ FAKES = "fake_gpu", "fake_peers"  # have the signatures of the packages that the
 DESIGN = (ROOT / "docs/design.md").read_text()
 [DRAWN] = re.findall("^in reports: (.*)", DESIGN, re.MULTILINE)
 REPORTS = tuple(f"reports.{name}" for name in reversed(DRAWN.split(" -> ")))
-BENEATH = "collectives", "kernels"
+BENEATH = "collectives", "kernels", *RECORD
 GROUND = (*BENEATH, "reports", *REPORTS)
 HARNESS = ("bench.harness", "bench.machine", *GROUND)
 # The other rooms that each room may import. A module belongs to the room with the longest
 # matching name: collectives/library is part of "collectives", the commands bench/*.py of "bench".
 BELOW: dict[str, tuple[str, ...]] = {
-    "kernels": (),
-    "collectives": ("kernels",),
-    "collectives.layers": ("collectives", "kernels"),
-    "collectives.experts": ("collectives", "kernels"),
-    "collectives.peers": ("collectives", "kernels"),
+    "wiretax.common": (),
+    "wiretax.record": ("wiretax.common",),
+    "wiretax": ("bench", "bench.campaigns", *HARNESS),  # the command, and pytest's plugin
+    "kernels": RECORD,
+    "collectives": BENEATH,
+    "collectives.layers": BENEATH,
+    "collectives.experts": BENEATH,
+    "collectives.peers": BENEATH,
     "reports": (*BENEATH, *REPORTS),
     **{room: (*BENEATH, *REPORTS[:number]) for number, room in enumerate(REPORTS)},
     "bench.machine": GROUND,
@@ -51,14 +55,14 @@ BELOW: dict[str, tuple[str, ...]] = {
         *("bench.campaigns", "collectives.layers", *HARNESS),
     ),
 }
-# `bench` alone is its __init__.py with the version, which every room of bench may read.
-VERSION = "bench"
+# `wiretax` alone is its __init__.py with the version, and `bench` alone has its name.
+NAMES = "wiretax", "bench"
 OURS = (*PACKAGES, "tests")
 
 # Modules that read files otherwise: the door, sources, tables beside a module, and the kernel's
 # files. The witness imports nothing of ours, and reads what its own run has written.
 OWN_READERS = {
-    "bench/campaigns/guard.py",
+    "bench/campaigns/launch_guard.py",
     "bench/harness/session.py",
     "bench/harness/witness.py",
     "bench/machine/environment.py",
@@ -67,7 +71,7 @@ OWN_READERS = {
     "bench/surveys/steps.py",
     "reports/advice/specs.py",
     "reports/kit/page.py",
-    "reports/store/untrusted.py",
+    "wiretax/common/untrusted.py",
 }
 
 
@@ -121,9 +125,27 @@ def test_imports_point_downwards():
         wrong |= {
             f"{module} imports {name}"
             for name in imported(parsed(path))
-            if name.split(".")[0] in OURS and name != VERSION and room(name) not in allowed
+            if name.split(".")[0] in OURS and name not in NAMES and room(name) not in allowed
         }
     assert not wrong
+
+
+def test_the_public_door_imports_no_room():
+    """`import wiretax` takes no time, and `load` reads a run where nothing can measure one."""
+    names = {*imported(parsed(Path("wiretax/__init__.py")))}
+    assert {name for name in names if name.split(".")[0] in OURS} == {
+        "wiretax.common.interpreter",
+        "wiretax.record.frame",
+    }
+
+
+def test_a_file_has_a_name_of_its_own():
+    """But a command, whose name its user types, can share that of its algorithms."""
+    named: dict[str, list[Path]] = {}
+    for path in files(*PACKAGES):
+        if path.stem not in ("__init__", "__main__") and path.parts[:-1] != ("bench",):
+            named.setdefault(path.stem, []).append(path)
+    assert not [paths for paths in named.values() if len(paths) > 1]
 
 
 def test_one_module_imports_mpi():
@@ -137,7 +159,7 @@ def test_one_module_imports_mpi():
 
 def test_no_file_makes_code_run():
     """A file of a stranger is data: nothing unpickles, evaluates or gives a line to a shell."""
-    for path in files(*PACKAGES, "wiretax"):
+    for path in files(*PACKAGES):
         assert not {"pickle", "marshal", "shelve", "yaml"}.intersection(imported(parsed(path))), (
             path
         )
@@ -148,7 +170,7 @@ def test_no_file_makes_code_run():
 
 
 def test_files_from_outside_come_through_one_door():
-    """`reports.store.untrusted` checks the kind and the size of a file, and follows no link."""
+    """`wiretax.common.untrusted` checks the kind and the size of a file, and follows no link."""
     calls = {
         (path.as_posix(), call)
         for path in files("bench", "reports", "wiretax")

@@ -12,12 +12,12 @@ import pytest
 
 from bench.harness import session
 from bench.harness.options import Parser
-from collectives.communicator import RANK_VARIABLES
 from reports.__main__ import COMMANDS as REPORTS
-from reports.store.program import DAEMONS
 from tests.launch import ROOT, end_of, mpirun
 from tests.reports.synthetic_campaign import write_launches
 from wiretax.__main__ import BENCHMARKS, STARTERS, main
+from wiretax.common.launched import RANK_VARIABLES
+from wiretax.common.program import DAEMONS
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 WHOLE = TORCHRUN | {"LOCAL_WORLD_SIZE": "2"}

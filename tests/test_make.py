@@ -18,7 +18,7 @@ from tests.launch import MPIRUN, ROOT
 pytestmark = pytest.mark.unit
 
 BASE_PYTHON = f"PYTHON={Path(sys.base_prefix, 'bin/python3')}"
-FIRST_FILES = "reports/__init__.py", "reports/interpreter.py", "bench/__init__.py"
+FIRST_FILES = "reports/__init__.py", "wiretax/common/interpreter.py", "bench/__init__.py"
 
 
 def run(*words, cwd=ROOT, **options):

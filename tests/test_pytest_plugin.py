@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.store.result import read
 from tests.launch import ROOT, end_of
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import write_launches
 from wiretax.pytest_plugin import judge
+from wiretax.record.result import read
 
 SHORT = "--mode isolated --max-time 60 --iters 24"
 COMMAND = f"allreduce -n 2 --sizes 16K,64K --algorithm one_shot_pull,library {SHORT}"

@@ -22,7 +22,8 @@ import msgspec, numpy
 for path in sorted(Path("collectives/algorithms").glob("[a-z]*.py")):
     hidden = path.rename(path.with_suffix(".hidden"))
     if not (child := os.fork()):
-        import bench.allreduce, bench.link, bench.soak, bench.layers.command, bench.layers.experts
+        import bench.allreduce, bench.link, bench.soak
+        import bench.layers.experts, bench.layers.layers_command
         from bench.tuning import search
         from collectives.choice import shipped_rows
         shipped_rows()

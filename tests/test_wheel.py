@@ -14,11 +14,11 @@ import pytest
 
 from collectives.communicator import find_mpirun, name_library
 from reports.__main__ import COMMANDS as REPORTS
-from reports.interpreter import module_command
 from setup import FOLDERS, installed
 from tests.launch import MPIRUN, ROOT, SLOW_TEST
 from tests.test_house import imported
 from wiretax.__main__ import BENCHMARKS, gpu_count, is_rank
+from wiretax.common.interpreter import module_command
 
 SOURCES = [
     path for folder in (*FOLDERS, "wiretax") for path in sorted((ROOT / folder).rglob("*.py"))

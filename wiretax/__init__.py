@@ -4,10 +4,10 @@ In a checkout the folders bench, collectives, kernels and reports stand beside t
 puts them inside this package when it builds a wheel."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if sys.argv[0] == "-m":  # a command begins; pytest too imports this package, and no other of ours
-    from reports.interpreter import require_packages
+    from wiretax.common.interpreter import require_packages
 
     require_packages()
 
@@ -16,18 +16,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from bench import VERSION as __version__
-
 __all__ = ["__version__", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    """The version. Importing `bench` changes the environment, and pytest imports this package."""
-    if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bench import VERSION
-
-    return VERSION
+__version__ = "0.1.0"
 
 
 def load(path: "str | PathLike[str]") -> "pd.DataFrame":
@@ -53,6 +43,6 @@ def load(path: "str | PathLike[str]") -> "pd.DataFrame":
     Figures that were not measured are missing (NaN or None). `frame.attrs["unreadable"]` names
     files of a folder that were left out.
     Raises ValueError, in one sentence, if no run can be read."""
-    from reports.tables.frame import load_frame  # not at the top: pandas takes half a second
+    from wiretax.record.frame import load_frame  # not at the top: pandas takes half a second
 
     return load_frame(path)

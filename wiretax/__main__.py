@@ -13,21 +13,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
-from bench import VERSION
 from bench import __name__ as BENCH_PACKAGE
 from bench.harness.console import CANNOT, FINE, USAGE, print_out, say
-from collectives.communicator import (
-    RANK_VARIABLES,
-    TORCHRUN_VARIABLES,
-    find_mpirun,
-    in_slurm_step,
-    name_library,
-)
+from collectives.communicator import find_mpirun, name_library
 from reports.__main__ import ABOUT as REPORTS
 from reports.__main__ import lines_of
 from reports.__main__ import main_of_rank as run_report
-from reports.store.arguments import unknown, whole_number
-from reports.store.program import speaks
+from wiretax import __version__
+from wiretax.common.arguments import unknown, whole_number
+from wiretax.common.launched import RANK_VARIABLES, TORCHRUN_VARIABLES, in_slurm_step
+from wiretax.common.program import speaks
 
 STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
 GROUPS = {
@@ -270,7 +265,7 @@ def main() -> int:
     if command in ("-h", "--help"):
         return put(help_text())
     elif command in ("-V", "--version"):
-        return put(f"wiretax {VERSION}")
+        return put(f"wiretax {__version__}")
     elif command in REPORTS and (
         command not in BENCHMARKS or (line and not line[0].startswith("-"))
     ):  # a benchmark of the same name takes options alone

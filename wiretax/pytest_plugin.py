@@ -70,7 +70,7 @@ def launch_count(text: str) -> int:
 
 def slowdown(text: str) -> float:
     """A share from a percentage. Raises pytest.UsageError."""
-    from reports.store.arguments import percent
+    from wiretax.common.arguments import percent
 
     try:
         return percent(text)
@@ -136,8 +136,8 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
         pytest.skip("pytest-benchmark is disabled or runs beside other tests: nothing is launched")
     baseline = baseline or config.getoption("wiretax_baseline")
     launches = config.getoption("wiretax_launches") or (LAUNCHES_OF_A_VERDICT if baseline else 1)
-    from reports.store.result import ResultError
     from reports.verdicts.sides import ACCEPTED, side_of
+    from wiretax.record.result import ResultError
 
     if baseline and not (Path(baseline) / ACCEPTED).exists():
         try:  # before minutes of launches
@@ -161,9 +161,9 @@ def launch(command: str, launches: int) -> Path:
     Fails the test if a launch fails."""
     from bench.campaigns.launches import run_to_end, with_status
     from reports.__main__ import COMMANDS
-    from reports.interpreter import module_command
-    from reports.store.untrusted import read_bytes
     from wiretax.__main__ import BENCHMARKS, STARTERS
+    from wiretax.common.interpreter import module_command
+    from wiretax.common.untrusted import read_bytes
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("results"))
@@ -202,11 +202,11 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     that of a command may which ended with status 0, or if a peer ran in no case."""
     from pytest_benchmark import stats
 
-    from reports.store.case import is_peer, key_of
-    from reports.store.grouped import grouped
     from reports.tables.sentences import size_text
     from reports.tables.show import headline_of
     from reports.verdicts.sides import Side, case_names, faults_of, side_of, uneven_cases
+    from wiretax.common.grouped import grouped
+    from wiretax.record.case import is_peer, key_of
 
     side = side_of(str(folder))
     measured_names = {case.algorithm for case in side.cases}
@@ -267,8 +267,8 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
 
 def judge(folder: Path, baseline: str, min_effect: float | None = None) -> None:
     """Fails the test with the verdict of `regress`, or skips it if that is not enough data."""
-    from reports.store.result import ResultError
     from reports.verdicts import regress
+    from wiretax.record.result import ResultError
 
     try:
         outcome = regress.judge(baseline, str(folder), min_effect=min_effect)

@@ -22,19 +22,19 @@ from typing import Any, NoReturn, TextIO, cast
 
 import msgspec
 
-from bench.campaigns import guard
-from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Stop, Variant
+from bench.campaigns import launch_guard
+from bench.campaigns.campaign_options import PLACEHOLDER, CampaignOptions, Stop, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, USAGE, WRONG, say
 from bench.harness.progress import Progress
 from bench.machine import environment, node
-from kernels.devices.owners import open_folder, opened, shown
 from reports.__main__ import open_closed_streams
 from reports.imports.runs import content_of_run, find_tests, run_of
-from reports.store.manifest import MANIFEST, Launch
-from reports.store.program import typed
-from reports.store.result import ResultError, content_of, read
-from reports.store.schema import End, Result
-from reports.store.writing import to_line, write_whole
+from wiretax.common.owners import open_folder, opened, shown
+from wiretax.common.program import typed
+from wiretax.record.manifest import MANIFEST, Launch
+from wiretax.record.result import ResultError, content_of, read
+from wiretax.record.schema import End, Result
+from wiretax.record.writing import to_line, write_whole
 
 ATTEMPTS = 3
 GRACE_S = 60.0
@@ -178,7 +178,7 @@ def run_to_end(
         with ExitStack() as ending:
             with signals_wait():
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", guard.__file__, *command],
+                    [sys.executable, "-I", "-S", launch_guard.__file__, *command],
                     cwd=folder,
                     stdin=subprocess.PIPE,
                     stdout=output,

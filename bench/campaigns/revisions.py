@@ -6,14 +6,14 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.campaigns.campaign_options import Stop, Variant
 from bench.campaigns.launches import run_to_end
-from bench.campaigns.options import Stop, Variant
 from bench.harness.console import USAGE, WRONG
-from bench.harness.session import PACKAGES, source_digest
-from reports.store.untrusted import read_bytes
+from bench.harness.session import MEASURED, PACKAGES, source_digest
+from wiretax.common.untrusted import read_bytes
 
 ROOT = Path(__file__).parents[2]
-IMPORTED = *PACKAGES, "wiretax"
+IMPORTED = "bench", *MEASURED, "reports", "wiretax"
 LOCK = "locks/runtime.lock"
 SUBMODULE, LINK, PROGRAM = b"160000", b"120000", b"100755"  # modes in a tree of git
 STANDS_IN = "raise ImportError('this revision has no package {}')\n"
@@ -37,7 +37,7 @@ def check_out(variant: Variant, folder: Path) -> str:
         status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))
         if status:
             raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}", True)
-    return source_digest(*(folder / name for name in PACKAGES))[:12]
+    return source_digest(*(folder / name.replace(".", "/") for name in PACKAGES))[:12]
 
 
 def write_tree(subject: str, commit: str, folder: Path) -> None:

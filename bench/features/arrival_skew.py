@@ -9,8 +9,8 @@ from bench.harness.feature import Feature
 from bench.harness.iteration import Iteration, come_late
 from bench.harness.options import AddOption, comma_separated, duration_s
 from collectives.collective import Shape
-from collectives.communicator import launched_ranks
 from collectives.operation import CollectiveCase
+from wiretax.common.launched import launched_ranks
 
 if TYPE_CHECKING:
     from bench.harness.session import Session

@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from reports.store.untrusted import printable
+from wiretax.common.untrusted import printable
 
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # that end a command in order

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.harness.progress import Progress
 from kernels.devices.device import Watch
-from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES
+from wiretax.record.flight_records import COUNTERS_OFFSET, PAGE_BYTES
 
 COUNTERS = [field[0] for field in Watch._fields_]
 LOOK_S = 0.1  # between two looks of a watchdog

@@ -18,8 +18,9 @@ from typing import Any
 
 from bench.harness.console import INTERRUPTED, SIGNALS, WRONG, say
 from bench.harness.witness import record_end
-from collectives.communicator import LAUNCHER, launched_rank
-from reports.store.result import read_flight, sentence_on
+from collectives.communicator import LAUNCHER
+from wiretax.common.launched import launched_rank
+from wiretax.record.flight_records import read_flight, sentence_on
 
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
 LAUNCHER_S = 0.4  # by then the other ranks have exited

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench import VERSION
 from bench.harness.session import PACKAGES, Session, imported_from, source_digest
 from bench.harness.suite import Suite
 from bench.machine import environment, node
@@ -13,9 +12,10 @@ from bench.machine.diagnosis import summary
 from bench.machine.gpu_watch import look
 from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
+from collectives.auto_table import case_of
 from collectives.operation import Unsupported
-from collectives.table import case_of
-from reports.store.schema import Run
+from wiretax import __version__
+from wiretax.record.schema import Run
 
 
 class Machine(NamedTuple):
@@ -109,7 +109,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     return Run(
         run_id=session.flight.folder.stem,
         benchmark=options.command,
-        version=VERSION,
+        version=__version__,
         program=source_digest(*map(imported_from, PACKAGES))[:12],
         argv=environment.scrub_argv(sys.argv[1:]),
         seed=options.seed,

@@ -23,11 +23,11 @@ from collectives.probe import show
 from collectives.registry import ALGORITHMS
 from collectives.world import modes_of
 from kernels.devices.device import Counts, DeviceError
-from reports.store.result import read_flight
-from reports.store.writing import sync_names
+from wiretax.record.flight_records import read_flight
+from wiretax.record.writing import sync_names
 
 if TYPE_CHECKING:
-    from collectives.library.gpu import NcclLibrary
+    from collectives.library.gpu_library import NcclLibrary
 
 SIZES_BYTES = 16, 4 << 20, 16
 ROUNDS = 10

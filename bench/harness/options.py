@@ -13,14 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.harness.console import CANNOT, STATUS_TEXT, USAGE, print_out, say
+from collectives.auto_table import parsed
 from collectives.build import BuildName
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
-from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refusal, launched_rank
+from collectives.communicator import THREAD_LEVELS, Communicator, Mistake, Refusal
 from collectives.operation import Algorithm
-from collectives.table import parsed
-from reports.store.arguments import OneLineParser, positive_number, unknown, whole_number
-from reports.store.case import size_of
-from reports.store.program import BENCH, has_colours, on_ranks, speaks
+from wiretax.common.arguments import OneLineParser, positive_number, unknown, whole_number
+from wiretax.common.launched import launched_rank
+from wiretax.common.program import BENCH, has_colours, on_ranks, speaks
+from wiretax.record.case import size_of
 
 if TYPE_CHECKING:  # it imports this module
     from bench.harness.feature import Feature

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from bench import STARTED_S
 from bench.harness.console import print_out
-from collectives.communicator import launched_rank
+from wiretax.common.launched import launched_rank
 
 QUIET = "WIRETAX_QUIET"  # set by programs that read a benchmark's standard error
 LINE_S = 10.0

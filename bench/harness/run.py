@@ -21,11 +21,11 @@ from bench.machine import gpu_watch, pci
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
-from reports.store.blocks import count_blocks
-from reports.store.schema import Block, End, LinkBlock, Result, WatchedGpu, Winner
-from reports.store.stats import autocorrelation, is_precise
-from reports.store.writing import RunFile
-from reports.store.wrong import where_wrong
+from wiretax.record.blocks import count_blocks
+from wiretax.record.schema import Block, End, LinkBlock, Result, WatchedGpu, Winner
+from wiretax.record.stats import autocorrelation, is_precise
+from wiretax.record.writing import RunFile
+from wiretax.record.wrong import where_wrong
 
 REQUESTED_ROUNDS = 12  # of -n
 # A best of many is chosen on odd rounds, and six even ones in one state of the link, which changes

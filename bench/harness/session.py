@@ -21,7 +21,6 @@ from pathlib import Path
 from statistics import median
 from typing import NoReturn
 
-from bench import VERSION
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.flight import LOOK_S, FlightRecord
 from bench.harness.guard import start_rank, start_witness
@@ -33,30 +32,24 @@ from bench.harness.witness import record_end
 from bench.machine import node
 from bench.machine.gpus import open_linked
 from bench.machine.placement import Place, pin
-from collectives.communicator import (
-    RANK_VARIABLES,
-    SIZE_VARIABLES,
-    Communicator,
-    Mistake,
-    Refusal,
-    launched_rank,
-    launched_ranks,
-)
+from collectives.communicator import Communicator, Mistake, Refusal
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
 from collectives.probe import ping_pong
 from collectives.world import open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Step
-from kernels.devices.owners import opened
 from kernels.devices.shared_memory import available_bytes
-from reports.store.program import BENCH, speaks
-from reports.store.result import ResultError
-from reports.store.writing import check_named, write_errors
+from wiretax import __version__
+from wiretax.common.launched import RANK_VARIABLES, SIZE_VARIABLES, launched_rank, launched_ranks
+from wiretax.common.owners import opened
+from wiretax.common.program import BENCH, speaks
+from wiretax.record.result import ResultError
+from wiretax.record.writing import check_named, write_errors
 
 SOURCES = ".py", ".cu", ".cpp", ".h"
 MEASURED = "collectives", "kernels"  # the packages whose code is measured
-PACKAGES = "bench", *MEASURED, "reports"
+PACKAGES = "bench", *MEASURED, "reports", "wiretax.common", "wiretax.record"
 START_S = 20.0  # for MPI to start all ranks
 LEAST_FREE_BYTES = 1 << 20  # for the head, the flight records and some blocks
 PROBES = 31  # of the link for `auto`: their median ignores a slow one
@@ -250,7 +243,7 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
             "srun --mpi=pmi2 (for Open MPI --mpi=pmix); if no launcher started this, unset "
             f"{' '.join(names)}"
         )
-    own_program = program_digest("bench", *MEASURED) if communicator.hosts > 1 else VERSION
+    own_program = program_digest("bench", *MEASURED) if communicator.hosts > 1 else __version__
     started = communicator.all_gather((own_program, [options.command, *sys.argv[1:]]))
     name = communicator.rank_name
     first_program, first_line = started[0]
@@ -271,13 +264,14 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
 
 def program_digest(*packages: str) -> str:
     """The version of this program and a digest of its sources: checkouts share a version."""
-    return f"{VERSION} ({source_digest(*map(imported_from, packages))[:7]})"
+    return f"{__version__} ({source_digest(*map(imported_from, packages))[:7]})"
 
 
 def imported_from(package: str) -> Path:
     """The folder from which this process imported a package of ours."""
     above = __name__.partition("bench.")[0]  # `wiretax.` in a wheel
-    return Path(sys.modules[above + package].__path__[0])
+    name = package if package.startswith("wiretax.") else above + package
+    return Path(sys.modules[name].__path__[0])
 
 
 def source_digest(*folders: Path) -> str:

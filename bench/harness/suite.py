@@ -34,7 +34,7 @@ from collectives.operation import (
     World,
 )
 from collectives.registry import ALGORITHMS, LIBRARY, by_default
-from reports.store.schema import CaseHeader
+from wiretax.record.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
 # Longer operations have shorter chains: a stream holds 1,000 entries, also those between the calls.

@@ -17,8 +17,8 @@ from bench.harness.verify import first_wrong
 from collectives.collective import Array, Datatype
 from collectives.operation import Operation, World
 from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps, Step
-from reports.store.schema import Block, LinkBlock
-from reports.store.stats import warmup_length
+from wiretax.record.schema import Block, LinkBlock
+from wiretax.record.stats import warmup_length
 
 PILOT_S = 0.02
 # After another case the cache lines of the slabs are in the caches of other cores: the next three

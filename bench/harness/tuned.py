@@ -12,18 +12,18 @@ import msgspec
 
 from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
+from collectives.auto_table import Tables, case_of, check, lines_of, written
 from collectives.choice import kinds_of
 from collectives.communicator import Mistake, Refusal
 from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
-from collectives.table import Tables, case_of, check, lines_of, written
-from reports.store.blocks import same_state
-from reports.store.program import BENCH, on_ranks
-from reports.store.result import ResultError, content_of
-from reports.store.schema import Run
-from reports.store.untrusted import printable_in
-from reports.store.writing import write_named
 from reports.tables.sentences import counted
+from wiretax.common.program import BENCH, on_ranks
+from wiretax.common.untrusted import printable_in
+from wiretax.record.blocks import same_state
+from wiretax.record.result import ResultError, content_of
+from wiretax.record.schema import Run
+from wiretax.record.writing import write_named
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from collectives.collective import COMPARE, Array, Collective, Datatype, Shape, combined, quotient
 from collectives.communicator import Refusal
 from kernels.devices.device import Wrong
-from reports.store.schema import FirstWrong
+from wiretax.record.schema import FirstWrong
 
 PERIOD = 31  # a prime: no chunk, segment or pack is a multiple, so data at a wrong offset mismatch
 REPEATS, FEW_REPEATS = 64, 8  # of a period in a table; few if there are many tables

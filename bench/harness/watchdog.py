@@ -19,7 +19,7 @@ from bench.harness.console import INTERRUPTED, SIGNALS, WRONG, say
 from bench.harness.flight import ALONE, LOOK_S, FlightRecord
 from bench.harness.neighbours import ANSWER_S, ASKED, Neighbours
 from bench.harness.witness import UNREACHABLE, record_end, state_of
-from reports.store.result import read_flight, sentence_on
+from wiretax.record.flight_records import read_flight, sentence_on
 
 GRACE_S = 0.6  # a kernel's wait knows more, so it times out first
 INTERRUPT_S = 1.3  # from Ctrl-C to the end, even if a rank waits

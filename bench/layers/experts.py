@@ -22,7 +22,7 @@ from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS, FLAT, WAYS, RoutedCase, make_tables
 from collectives.experts.routing import Routes
 from collectives.operation import CollectiveCase, Operation
-from reports.store.arguments import whole_number
+from wiretax.common.arguments import whole_number
 
 MOST_BYTES = 1 << 30  # MPI_Alltoallv has 32-bit offsets
 CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts

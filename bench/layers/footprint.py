@@ -32,7 +32,7 @@ from collectives.operation import Algorithm, CollectiveCase, Operation, Unsuppor
 from collectives.registry import ALGORITHMS, LIBRARY
 from kernels.devices.device import Device, Step
 from kernels.devices.gpu_stream import MOST_QUEUED
-from reports.store.case import BESIDE, COLLECTIVE_ALONE, COMPUTE, COMPUTE_BESIDE
+from wiretax.record.case import BESIDE, COLLECTIVE_ALONE, COMPUTE, COMPUTE_BESIDE
 
 TRIES = 5  # calls of each, which tell how long it takes
 OUTLASTS = 2.0  # times as long as what is timed, so that both may become slower

@@ -11,8 +11,8 @@ import numpy as np
 from collectives.collective import Array
 from collectives.communicator import Communicator, Mistake
 from collectives.experts.routing import MOST_CHOICES
-from kernels.devices.owners import THEIRS, is_ours, opened
-from reports.store.untrusted import printable, read_bytes
+from wiretax.common.owners import THEIRS, is_ours, opened
+from wiretax.common.untrusted import printable, read_bytes
 
 MOST_TOKENS = 1 << 16
 MOST_BYTES = 8 << 20  # 16 experts of four digits for each of the most tokens

@@ -28,8 +28,8 @@ from collectives.operation import Bound, Operation, Unsupported
 from collectives.registry import LIBRARY
 from kernels.devices.device import WRONG_BYTES, Pattern, Step
 from kernels.devices.shared_memory import available_bytes
-from reports.store.schema import CaseHeader
 from reports.tables.sentences import number
+from wiretax.record.schema import CaseHeader
 
 MEMORY_SHARE = 0.6  # of the free memory, for matrices
 FIRST_STEPS = 10  # of a batch, at least: each split is checked, and forms are tried

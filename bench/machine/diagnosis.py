@@ -9,8 +9,8 @@ from itertools import chain, product
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
 from kernels.devices.gpu_driver import LEGACY_IPC
-from reports.store.grouped import grouped
-from reports.store.program import BENCH, RUN, on_ranks
+from wiretax.common.grouped import grouped
+from wiretax.common.program import BENCH, RUN, on_ranks
 
 WIDTH = 100
 SMALL_SHM_BYTES = 1 << 30

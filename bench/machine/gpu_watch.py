@@ -20,7 +20,7 @@ from bench.machine.gpu_state import (
     handle,
     throttle_reasons,
 )
-from reports.store.schema import GpuState, WatchedGpu
+from wiretax.record.schema import GpuState, WatchedGpu
 
 # Counters in nanoseconds, by NVML_PERF_POLICY_* of nvmlDeviceGetViolationStatus and by
 # NVML_FI_DEV_CLOCKS_EVENT_REASON_* of nvmlDeviceGetFieldValues, which older drivers lack.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.machine import files
 from collectives.communicator import Communicator
-from reports.store.grouped import grouped
+from wiretax.common.grouped import grouped
 
 SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 

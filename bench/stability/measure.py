@@ -14,7 +14,7 @@ from bench.stability.sums import MOST, POSITIVE, SIGNED, Explainer, changes, dif
 from collectives.collective import Array
 from collectives.communicator import Refusal
 from collectives.operation import Unsupported
-from reports.store.bits import Difference, Part, RowBits, SizeBits, Threshold
+from wiretax.record.bits_record import Difference, Part, RowBits, SizeBits, Threshold
 
 LONG_BYTES = 256 << 10  # from here on one rank a size comes late, in turn
 CHAIN_CALLS = 8

@@ -24,7 +24,7 @@ from collectives.connect import connect
 from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
-from reports.store.bits import RowBits
+from wiretax.record.bits_record import RowBits
 
 MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
 LATE_S = 0.002  # longer than a short collective

@@ -11,7 +11,7 @@ import numpy as np
 
 from collectives.collective import Array, Datatype
 from kernels.devices.device import MOST_RANKS
-from reports.store.bits import Difference, Error
+from wiretax.record.bits_record import Difference, Error
 
 # The raw integers of PCG64 are part of numpy's promise; what its Generator makes of them is not.
 DATA, MOST = "PCG64 raw, magnitudes 1 to 16, one message of each size", 16

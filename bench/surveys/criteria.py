@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from bench.campaigns.options import Stop
+from bench.campaigns.campaign_options import Stop
 from bench.harness.console import USAGE
 from reports.advice.candidates import Requirement, requirement_of
-from reports.store.case import Key, key_of
-from reports.store.grouped import grouped
-from reports.store.manifest import runs_by_time
-from reports.store.observations import cards_of
-from reports.store.result import read
-from reports.store.schema import Case, Result, Summary
 from reports.tables.sentences import describe, number, size_text, some
 from reports.verdicts.judge import Incomparable, differing
 from reports.verdicts.sides import Side, faults_of
+from wiretax.common.grouped import grouped
+from wiretax.record.case import Key, key_of
+from wiretax.record.manifest import runs_by_time
+from wiretax.record.observations import cards_of
+from wiretax.record.result import read
+from wiretax.record.schema import Case, Result, Summary
 
 SLOW = 1.25  # times a trusted machine's: launches of one machine differ by less
 TRUSTED, HERE = "the trusted machine", "this machine"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.campaigns.launches import run_to_end, with_status
 from bench.harness.console import say
-from reports.store.program import BENCH
+from wiretax.common.program import BENCH
 
 CONTROL = "nvidia-cuda-mps-control"
 LIMIT_S = 20.0

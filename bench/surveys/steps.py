@@ -15,20 +15,20 @@ from typing import Any, Literal
 import msgspec
 
 from bench import __name__ as BENCH_PACKAGE
+from bench.campaigns.campaign_options import time_text
 from bench.campaigns.launches import run_to_end, with_status
-from bench.campaigns.options import time_text
 from bench.harness.console import FINE, WRONG
 from bench.harness.progress import QUIET, Progress
-from kernels.devices.owners import open_folder
 from reports import __name__ as REPORTS_PACKAGE
 from reports.advice.specs import Gpu, sheet_of
-from reports.interpreter import module_command
-from reports.store.grouped import grouped
-from reports.store.program import BENCH, REPORTS, RUN
-from reports.store.result import ResultError, read
-from reports.store.schema import Result
-from reports.store.untrusted import printable, read_bytes
 from reports.tables.show import headline_of
+from wiretax.common.grouped import grouped
+from wiretax.common.interpreter import module_command
+from wiretax.common.owners import open_folder
+from wiretax.common.program import BENCH, REPORTS, RUN
+from wiretax.common.untrusted import printable, read_bytes
+from wiretax.record.result import ResultError, read
+from wiretax.record.schema import Result
 
 MEASURING_SHARE = 0.9  # of a step's time; in the rest it starts, and prints
 LEAST_STEP_S = 1.0

@@ -6,8 +6,8 @@ from statistics import mean, median
 import numpy as np
 
 from bench.tuning.winners import gains, heats_of, turns
-from reports.store.schema import Result
 from reports.tables.sentences import lay_out, plain_table, size_text
+from wiretax.record.schema import Result
 
 LEAST_ROUNDS = 6  # of the best
 HEADINGS = "size", "auto/\nbest", "auto", "best"

@@ -16,8 +16,8 @@ from collectives.build import BuildName
 from collectives.collective import COLLECTIVES
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, ChoiceRow, World
 from collectives.registry import ALGORITHMS
-from reports.store.blocks import STATE_RATIO, count_blocks
-from reports.store.schema import Result, Winner
+from wiretax.record.blocks import STATE_RATIO, count_blocks
+from wiretax.record.schema import Result, Winner
 
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists

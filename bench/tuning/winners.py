@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collectives.build import BuildName
-from reports.store.blocks import paired
-from reports.store.schema import CaseFields, Result, RoundCosts, Rounds, Winner
-from reports.store.stats import autocorrelation, median_interval
+from wiretax.record.blocks import paired
+from wiretax.record.schema import CaseFields, Result, RoundCosts, Rounds, Winner
+from wiretax.record.stats import autocorrelation, median_interval
 
 CONFIRMED = 1.645  # standard deviations between launches: 5 % of equal builds gain as much
 FINALISTS = 4

@@ -1,5 +1,5 @@
 """A matmul that overlaps with a collective, as in prefill: one chunk of the tokens is communicated
-while the next one is multiplied. `bench.layers.overlap` measures it.
+while the next one is multiplied. `bench.layers.overlap_cases` measures it.
 
 | | gemm_reduce_scatter | allgather_gemm |
 |---|---|---|

@@ -13,8 +13,8 @@ from typing import TypeVar
 from collectives.binding import python_operation
 from collectives.communicator import Mistake
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
-from collectives.peers.case import PeerCase, PeerWorld, Refused
 from collectives.peers.file import PeerFile, read
+from collectives.peers.interface import PeerCase, PeerWorld, Refused
 from collectives.peers.kernel import read_kernel
 from collectives.registry import LIBRARY
 from kernels.devices.device import DeviceError

@@ -29,9 +29,9 @@ from figures_answer import (
 from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
 from reports.advice.specs import GB, engine_calls
 from reports.references.published import PublishedCall, PublishedServing, calls, select, serving
-from reports.store.grouped import grouped
 from reports.tables.sentences import number, size_text
 from tests.references_page import address, span
+from wiretax.common.grouped import grouped
 
 PAGE = HERE.parent / "answer.md"
 Q4_K_M_BITS = 4.8  # of Llama 2 70B: llama.cpp, tools/quantize/README.md

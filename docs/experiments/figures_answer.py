@@ -13,11 +13,11 @@ from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
 from reports.advice.specs import GPUS, MODELS, link_between
 from reports.references.published import PublishedCall, calls, near_size, select
-from reports.store.grouped import grouped
-from reports.store.observations import method_of
-from reports.store.result import Result, read
 from reports.tables.sentences import size_text
 from tests.reports.archived import unpack
+from wiretax.common.grouped import grouped
+from wiretax.record.observations import method_of
+from wiretax.record.result import Result, read
 
 MODEL, CARD, WEIGHTS, CONTEXT = MODELS["llama-3.1-70b"], GPUS["r9700"], "40GB", 4096
 TOKEN_BYTES, CHUNK_BYTES = MODEL.all_reduce_bytes(1), MODEL.all_reduce_bytes(CHUNK_TOKENS)

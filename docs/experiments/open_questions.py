@@ -20,7 +20,7 @@ from bench.campaigns.launches import run_to_end
 from bench.surveys import mps
 from collectives.communicator import find_mpirun
 from collectives.registry import exact
-from reports.interpreter import module_command
+from wiretax.common.interpreter import module_command
 
 LONGEST = 1.5  # times its limit, until a launch is ended
 GRACE_S = 15.0  # for a launch that starts slowly

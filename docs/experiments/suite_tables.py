@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from bench.tuning.winners import heats_of
+from collectives.auto_table import best_row, check_algorithm, parsed, written
 from collectives.build import cpu_builds
 from collectives.operation import ChoiceRow, KernelAlgorithm
 from collectives.registry import ALGORITHMS
-from collectives.table import best_row, check_algorithm, parsed, written
-from reports.store.blocks import STATE_RATIO, same_state
-from reports.store.result import read
-from reports.store.schema import Result
+from wiretax.record.blocks import STATE_RATIO, same_state
+from wiretax.record.result import read
+from wiretax.record.schema import Result
 
 NEAR_BEST = 1.04  # builds up to this ratio to the best are as good: rows then share one
 LEAST_ROUNDS = 6  # of a build, for it to count

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kernels.devices import device
 from kernels.devices.device import SOURCES, DeviceError, Macros, Shared
-from kernels.devices.owners import REMEDY, private_folder
+from wiretax.common.owners import REMEDY, private_folder
 
 LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk
 

@@ -170,16 +170,9 @@ class CopyEngine(NamedTuple):
     wait: Callable[[int, int], Step]  # until the address has the value, without a time limit
 
 
-# Where in an iteration a rank is; the watch holds the number.
+# Where in an iteration a rank is; the watch holds the number. The words are in
+# wiretax/record/flight_records.py.
 Phase = IntEnum("Phase", "IDLE PREPARE MEET OPERATION CONSUME CHECK", start=0)
-PHASES = (
-    "idle",
-    "writing the send buffer",
-    "barrier",
-    "the collective",
-    "reading the result",
-    "check",
-)
 
 
 class Action(NamedTuple):

@@ -22,11 +22,11 @@ from reports.advice.specs import (
     model_of,
 )
 from reports.advice.wire import Wire
-from reports.store.arguments import positive_number, whole_number
-from reports.store.program import BENCH, answer
-from reports.store.result import ResultError
-from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
+from wiretax.common.arguments import positive_number, whole_number
+from wiretax.common.program import BENCH, answer
+from wiretax.common.untrusted import printable
+from wiretax.record.result import ResultError
 
 MOST_GPUS = 64
 BEFORE_TRUSTING_IT = (

@@ -23,12 +23,12 @@ from reports.advice.reduce_times import (
 from reports.advice.serving import Deployment
 from reports.advice.specs import MODELS, convert, find, gpu_of, link_between
 from reports.references.published import Positive
-from reports.store.arguments import unknown
-from reports.store.case import size_of
-from reports.store.result import ResultError, content_of
-from reports.store.schema import NotNegative
-from reports.store.untrusted import printable_in
 from reports.tables.sentences import counted, number, size_text
+from wiretax.common.arguments import unknown
+from wiretax.common.untrusted import printable_in
+from wiretax.record.case import size_of
+from wiretax.record.result import ResultError, content_of
+from wiretax.record.schema import NotNegative
 
 # The forms of a requirement by the unit of its limit.
 FORMS = {

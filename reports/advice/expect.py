@@ -12,19 +12,19 @@ from reports.advice.specs import GPUS, find, link_between, sheet_of
 from reports.kit.chart import chart_of
 from reports.kit.page import Banner, Page, Section, to_html
 from reports.references.published import PublishedCall, calls, cards, cards_named, near_size, select
-from reports.store.case import size_of
-from reports.store.grouped import grouped
-from reports.store.program import BENCH, REPORTS, RUN, answer, on_ranks
-from reports.store.result import ResultError
-from reports.store.schema import Result
-from reports.store.untrusted import printable
-from reports.store.writing import write_named
 from reports.tables.beside_published import LARGE_BYTES, THIS_RUN, amounts, own_calls
 from reports.tables.figure import WIDEST_IN, DrawnLine, figure
 from reports.tables.headline import ends
 from reports.tables.plot import Quantity, draw_against_size, span_of
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, plain_table, size_text
 from reports.tables.show import read_newest
+from wiretax.common.grouped import grouped
+from wiretax.common.program import BENCH, REPORTS, RUN, answer, on_ranks
+from wiretax.common.untrusted import printable
+from wiretax.record.case import size_of
+from wiretax.record.result import ResultError
+from wiretax.record.schema import Result
+from wiretax.record.writing import write_named
 
 SIZES = TOKEN_CALL_SIZE_BYTES, 32 << 20  # decode of one token, a chunk of prefill
 # Kinds of algorithms, with the role of their colour.

@@ -19,10 +19,10 @@ from reports.advice.wire import (
     parts_of,
     runs_of_one_card,
 )
-from reports.store.program import BENCH, answer
-from reports.store.result import ResultError
-from reports.store.untrusted import printable
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
+from wiretax.common.program import BENCH, answer
+from wiretax.common.untrusted import printable
+from wiretax.record.result import ResultError
 
 LARGE = 32 << 20
 HOST = "host_memory"

@@ -23,13 +23,13 @@ from reports.advice.serving import REACHED
 from reports.advice.specs import gpu_of
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Page, Row, Section, role_of, to_html
-from reports.store.grouped import grouped
-from reports.store.program import BENCH, REPORTS, RUN, answer, on_ranks
-from reports.store.result import ResultError
-from reports.store.untrusted import printable
-from reports.store.writing import write_named
 from reports.tables.sentences import counted, lay_out, plain_table, some, start_time
 from reports.verdicts.verdict import FAMILY_P
+from wiretax.common.grouped import grouped
+from wiretax.common.program import BENCH, REPORTS, RUN, answer, on_ranks
+from wiretax.common.untrusted import printable
+from wiretax.record.result import ResultError
+from wiretax.record.writing import write_named
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
 ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]

@@ -16,13 +16,6 @@ from scipy.special import stdtrit
 
 from reports.advice.specs import LINKS, CardLink, Gpu, link_between, sheet_of
 from reports.references.published import PublishedCall, calls, select
-from reports.store.case import BUS_FACTORS, CASE_KEY
-from reports.store.folder import WRONG, in_order
-from reports.store.grouped import grouped
-from reports.store.manifest import files_of
-from reports.store.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
-from reports.store.program import BENCH, REPORTS
-from reports.store.result import ResultError, read
 from reports.tables.beside_published import COMPARED_BYTES, LARGE_BYTES, amounts
 from reports.tables.sentences import (
     counted,
@@ -34,6 +27,13 @@ from reports.tables.sentences import (
 )
 from reports.trends.alpha_beta import LATENCY_BOUND_BYTES
 from reports.verdicts.sides import copies_among, faults_of_runs
+from wiretax.common.grouped import grouped
+from wiretax.common.program import BENCH, REPORTS
+from wiretax.record.case import BUS_FACTORS, CASE_KEY
+from wiretax.record.folder import WRONG, in_order
+from wiretax.record.manifest import files_of
+from wiretax.record.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
+from wiretax.record.result import ResultError, read
 
 LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
 SMALL = 32 << 10  # bytes; published times up to here are latencies

@@ -10,10 +10,10 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from collectives.models import ROWS, Count, Model
-from reports.store.arguments import unknown
-from reports.store.result import NOT_JSON, ResultError, content_of
-from reports.store.schema import NotNegative
-from reports.store.untrusted import printable
+from wiretax.common.arguments import unknown
+from wiretax.common.untrusted import printable
+from wiretax.record.result import NOT_JSON, ResultError, content_of
+from wiretax.record.schema import NotNegative
 
 GB = 1e9
 ELEMENT_BYTES = 2  # an activation in fp16 or bf16

@@ -18,15 +18,15 @@ from collectives.operation import CollectiveCase
 from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
 from reports.advice.specs import Gpu, Route
 from reports.references import published
-from reports.store.folder import in_order
-from reports.store.grouped import grouped
-from reports.store.manifest import files_of
-from reports.store.observations import entry_of
-from reports.store.program import on_ranks
-from reports.store.result import ResultError, read
-from reports.store.schema import NotNegative, Positive, Result
 from reports.tables.plot import time_span_of
 from reports.tables.sentences import left_out_lines, number, size_text
+from wiretax.common.grouped import grouped
+from wiretax.common.program import on_ranks
+from wiretax.record.folder import in_order
+from wiretax.record.manifest import files_of
+from wiretax.record.observations import entry_of
+from wiretax.record.result import ResultError, read
+from wiretax.record.schema import NotNegative, Positive, Result
 
 MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
 # A read's round trip goes on from the root complex into memory, a store into another card does not:

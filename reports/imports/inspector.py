@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from reports.imports.logged import LoggedTest, collective_of
-from reports.store.result import ResultError
-from reports.store.schema import Count, NotNegative, Positive
+from wiretax.record.result import ResultError
+from wiretax.record.schema import Count, NotNegative, Positive
 
 MARK, VERSION = "inspector_output_format_version", "v4."
 CAVEAT = (

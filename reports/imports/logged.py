@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from reports.store.result import ResultError
-from reports.store.schema import Block
+from wiretax.record.result import ResultError
+from wiretax.record.schema import Block
 
 # What the time of a row is.
 MEAN = "mean over iterations"

@@ -24,7 +24,7 @@ from reports.imports.logged import (
     unit_us,
     whole_number,
 )
-from reports.store.case import UNKNOWN
+from wiretax.record.case import UNKNOWN
 
 PROGRAM = re.compile(
     r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|"

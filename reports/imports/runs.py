@@ -20,16 +20,16 @@ from reports.imports.logged import (
     dates_of,
     separator_of,
 )
-from reports.imports.mpi import parse_mpi
+from reports.imports.mpi_logs import parse_mpi
 from reports.imports.nccl_tests import parse_nccl, test_of_report
-from reports.imports.serving import parse_serving
+from reports.imports.serving_logs import parse_serving
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
-from reports.store.blocks import count_blocks
-from reports.store.build import build_cases
-from reports.store.case import UNKNOWN, is_own_work
-from reports.store.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
-from reports.store.schema import Block, CaseHeader, End, Result, Run
-from reports.store.writing import to_line
+from wiretax.record.blocks import count_blocks
+from wiretax.record.case import UNKNOWN, is_own_work
+from wiretax.record.result import MOST_LINE_BYTES, MOST_RUN_BYTES, ResultError
+from wiretax.record.schema import Block, CaseHeader, End, Result, Run
+from wiretax.record.summarise import build_cases
+from wiretax.record.writing import to_line
 
 JSON_FORMATS = (
     "nccl-tests -J, vllm bench serve or latency, SGLang's bench_serving, llama-bench and NCCL's "

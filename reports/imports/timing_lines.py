@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import msgspec
 
 from reports.imports.logged import LoggedTest, check
-from reports.store.result import NOT_JSON, ResultError
-from reports.store.schema import LEAST_US, Count, Positive, Shape
+from wiretax.record.result import NOT_JSON, ResultError
+from wiretax.record.schema import LEAST_US, Count, Positive, Shape
 
 MARK, FORMAT = '"time_us"', "timing-lines"
 STATISTIC = "median over blocks, slowest rank"

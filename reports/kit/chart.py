@@ -11,9 +11,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 
-from reports.store.untrusted import printable_in
 from reports.tables.figure import DrawnLine
 from reports.tables.plot import Quantity
+from wiretax.common.untrusted import printable_in
 
 LEAST_MARKS, MOST_MARKS = 3, 120  # of a line over time; of a sparkline, the newest
 MOST_LETTERS = 15  # of a name at the end of a line

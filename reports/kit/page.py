@@ -16,8 +16,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports.kit.chart import Chart, signs
-from reports.store.untrusted import printable
 from reports.tables import figure
+from wiretax.common.untrusted import printable
 
 FOLDER = Path(__file__).parent
 VERDICT_SIGNS = {"worse": "✗", "better": "✓", "unsure": "?"}

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from reports.store.case import bus_factor
-from reports.store.schema import Count
-from reports.store.untrusted import read_bytes
+from wiretax.common.untrusted import read_bytes
+from wiretax.record.case import bus_factor
+from wiretax.record.schema import Count
 
 FOLDER = Path(__file__).parent
 # Of PCIe and NVLink the generation, of PCIe also the lanes, as far as the source says.

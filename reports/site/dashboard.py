@@ -10,20 +10,20 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from kernels.devices.owners import open_folder
 from reports.kit.page import Banner, Page, banner_png, to_html
 from reports.site import fleet_page, overview
 from reports.site.history_page import history_page, page_beside, part_of
 from reports.site.shared import Store, file_name, find, history_file
-from reports.store import untrusted
-from reports.store.program import REPORTS, RUN, answer, complain
-from reports.store.result import ResultError, end_with_parent
-from reports.store.writing import locked, write_errors, write_whole
 from reports.tables.figure import can_draw
 from reports.tables.sentences import counted
 from reports.trends.fleet import fleet_of
 from reports.trends.history import KEY
-from reports.verdicts.page import campaign_page
+from reports.verdicts.verdict_pages import campaign_page
+from wiretax.common import untrusted
+from wiretax.common.owners import open_folder
+from wiretax.common.program import REPORTS, RUN, answer, complain
+from wiretax.record.result import ResultError, end_with_parent
+from wiretax.record.writing import locked, write_errors, write_whole
 
 NOT_SHOWN = "Cannot be shown"
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names

@@ -5,11 +5,11 @@ from itertools import chain
 from reports.kit.chart import forest, heat
 from reports.kit.page import Banner, Cell, Page, Row, Section, role_of
 from reports.site.shared import file_name
-from reports.store.folder import Contents
-from reports.store.program import BENCH, RUN
 from reports.tables.sentences import counted, size_text, some, start_time
 from reports.trends.fleet import FINE, FOUND, EqualNodes, Fleet, headline, summary
 from reports.trends.slow_nodes import EQUAL, LEAST_SLOWDOWN, PAIR
+from wiretax.common.program import BENCH, RUN
+from wiretax.record.folder import Contents
 
 FLEET = "fleet.html"
 

@@ -12,11 +12,6 @@ from reports.kit.chart import LEAST_MARKS, Chart, Curve, signs, spark
 from reports.kit.page import Banner, Cell, Page, Row, Section, command_after
 from reports.site.run_page import run_page
 from reports.site.shared import file_name, history_file
-from reports.store.grouped import grouped
-from reports.store.observations import Entry
-from reports.store.program import REPORTS, RUN
-from reports.store.result import by_time, time_of
-from reports.store.schema import Run
 from reports.tables.figure import roles_of
 from reports.tables.sentences import (
     before_command,
@@ -30,7 +25,12 @@ from reports.trends.changes import LEAST_BASE, MIN_RUNS
 from reports.trends.events import Event
 from reports.trends.history import KEY, History, closing, failed_text, seen_change
 from reports.trends.series import Series
-from reports.verdicts.page import gate_command
+from reports.verdicts.verdict_pages import gate_command
+from wiretax.common.grouped import grouped
+from wiretax.common.program import REPORTS, RUN
+from wiretax.record.observations import Entry
+from wiretax.record.result import by_time, time_of
+from wiretax.record.schema import Run
 
 WORST_FIRST = ("worse", "suspect", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page

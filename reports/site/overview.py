@@ -20,9 +20,6 @@ from reports.site.history_page import (
     part_of,
 )
 from reports.site.shared import Store, file_name, history_file, status_text
-from reports.store.observations import Entry
-from reports.store.program import on_ranks
-from reports.store.result import time_of
 from reports.tables.sentences import (
     IMPORT,
     TOKEN_CALL_SIZE_BYTES,
@@ -35,7 +32,10 @@ from reports.tables.sentences import (
 )
 from reports.trends.history import History, draw_series
 from reports.trends.series import Series
-from reports.verdicts.page import ORDER
+from reports.verdicts.verdict_pages import ORDER
+from wiretax.common.program import on_ranks
+from wiretax.record.observations import Entry
+from wiretax.record.result import time_of
 
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 PICTURE = "index.png"

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from reports.kit.chart import chart_of
 from reports.kit.page import Banner, Page, Row, Section
-from reports.store.result import read
-from reports.store.schema import Case, Result
 from reports.tables import run_text, show
 from reports.tables.chains import without_links
 from reports.tables.plot import drawn_of
@@ -37,6 +35,8 @@ from reports.tables.sentences import (
 )
 from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
+from wiretax.record.result import read
+from wiretax.record.schema import Case, Result
 
 
 def run_page(path: Path) -> Page:

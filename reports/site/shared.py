@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from reports.store.folder import COPY, Contents, read_store
-from reports.store.grouped import grouped
-from reports.store.observations import Entry
-from reports.store.untrusted import printable
 from reports.tables.sentences import counted
 from reports.trends.history import KEY, History, history_of
+from wiretax.common.grouped import grouped
+from wiretax.common.untrusted import printable
+from wiretax.record.folder import COPY, Contents, read_store
+from wiretax.record.observations import Entry
 
 
 @dataclass

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from reports.references.published import Kind, PublishedCall, calls, cards_named, select
-from reports.store.case import bus_factor
-from reports.store.grouped import grouped
-from reports.store.schema import Result
 from reports.tables.chains import without_links
 from reports.tables.sentences import environment_of, number, shares_places, size_text
+from wiretax.common.grouped import grouped
+from wiretax.record.case import bus_factor
+from wiretax.record.schema import Result
 
 THIS_RUN = "this run"
 LARGE_BYTES = 1 << 20  # from here on a figure is a bandwidth

@@ -5,8 +5,8 @@ from math import inf
 
 from msgspec.structs import replace
 
-from reports.store.build import build_cases
-from reports.store.schema import LEAST_US, Block, Result
+from wiretax.record.schema import LEAST_US, Block, Result
+from wiretax.record.summarise import build_cases
 
 TIMES = "time_us", "total_us", "mean_us"
 

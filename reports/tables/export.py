@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from reports.store.case import CASE_KEY
-from reports.store.program import complain
-from reports.store.result import ResultError, content_of
-from reports.store.schema import FIGURES
-from reports.store.untrusted import spreadsheet_cell
-from reports.store.writing import write_whole
-from reports.tables.frame import SUMMARIES, read_rows
+from wiretax.common.program import complain
+from wiretax.common.untrusted import spreadsheet_cell
+from wiretax.record.case import CASE_KEY
+from wiretax.record.frame import SUMMARIES, read_rows
+from wiretax.record.result import ResultError, content_of
+from wiretax.record.schema import FIGURES
+from wiretax.record.writing import write_whole
 
 # The base unit of a figure by the end of its name, and the scale to it.
 UNITS = {

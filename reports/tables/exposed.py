@@ -8,12 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.blocks import paired
-from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_peer, work_of
-from reports.store.grouped import grouped
-from reports.store.schema import Case, Result, RoundCosts, Rounds
-from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.footprint import (
+from reports.tables.footprint_table import (
     footprint_of,
     is_footprint,
     is_matmul,
@@ -35,6 +30,11 @@ from reports.tables.sentences import (
     spoken,
     without_version,
 )
+from wiretax.common.grouped import grouped
+from wiretax.record.blocks import paired
+from wiretax.record.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_peer, work_of
+from wiretax.record.schema import Case, Result, RoundCosts, Rounds
+from wiretax.record.stats import Interval, autocorrelation, median_interval
 
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"

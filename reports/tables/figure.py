@@ -11,12 +11,12 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from reports.store.grouped import grouped
-from reports.store.result import ResultError
-from reports.store.schema import Case
-from reports.store.writing import write_named
 from reports.tables.rows import cost_us
 from reports.tables.sentences import algorithm_of, tick_text
+from wiretax.common.grouped import grouped
+from wiretax.record.result import ResultError
+from wiretax.record.schema import Case
+from wiretax.record.writing import write_named
 
 # On light and on dark; pages have them as variables. docs/design-pages.md has their meaning.
 ROLES = {

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from reports.store.case import key_of
-from reports.store.schema import Result
-from reports.store.stats import Interval
 from reports.tables.chains import leads, without_links
 from reports.tables.rows import TOO_FEW, UNCLEAR, SizeRow, default_rows, is_noisy, verdict_of, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, without_version
+from wiretax.record.case import key_of
+from wiretax.record.schema import Result
+from wiretax.record.stats import Interval
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reports.store.case import bus_factor, late_us
-from reports.store.result import ResultError
-from reports.store.schema import Case, Result
 from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import cost_us, named_in, shown_cases, speed_ups, views
 from reports.tables.sentences import machine, shape_words, start_time, type_text
+from wiretax.record.case import bus_factor, late_us
+from wiretax.record.result import ResultError
+from wiretax.record.schema import Case, Result
 
 PANEL_IN = 4.75, 3.6
 

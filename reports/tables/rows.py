@@ -10,11 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.blocks import paired
-from reports.store.case import is_own_work, is_peer, late_us, work_of
-from reports.store.grouped import grouped
-from reports.store.schema import Case, Result, RoundCosts, Rounds, Run
-from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables import chains
 from reports.tables.sentences import (
     EVEN_RATIO,
@@ -24,6 +19,11 @@ from reports.tables.sentences import (
     size_text,
     spoken,
 )
+from wiretax.common.grouped import grouped
+from wiretax.record.blocks import paired
+from wiretax.record.case import is_own_work, is_peer, late_us, work_of
+from wiretax.record.schema import Case, Result, RoundCosts, Rounds, Run
+from wiretax.record.stats import Interval, autocorrelation, median_interval
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
 UNLESS = ", unless the intervals overlap"

@@ -8,12 +8,6 @@ from math import ceil
 
 from rich.table import Table
 
-from reports.store.grouped import grouped
-from reports.store.program import REPORTS, RUN, typed
-from reports.store.result import read_flight, sentence_on
-from reports.store.schema import Case, Result
-from reports.store.stats import MIN_PRECISE_BLOCKS
-from reports.store.wrong import where_wrong
 from reports.tables.sentences import (
     MOST_LINES,
     MOST_STEAL_SHARE,
@@ -26,6 +20,12 @@ from reports.tables.sentences import (
     with_variant,
     wrapped,
 )
+from wiretax.common.grouped import grouped
+from wiretax.common.program import REPORTS, RUN, typed
+from wiretax.record.flight_records import read_flight, sentence_on
+from wiretax.record.schema import Case, Result
+from wiretax.record.stats import MIN_PRECISE_BLOCKS
+from wiretax.record.wrong import where_wrong
 
 
 def opening(result: Result) -> list[str]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collectives.build import BuildName
-from reports.store.case import is_own_work, is_peer
-from reports.store.grouped import grouped
-from reports.store.program import REPORTS, RUN, has_colours, on_ranks
-from reports.store.result import time_of
-from reports.store.schema import UNDATED, CaseFields, Result, Run
-from reports.store.stats import Interval
-from reports.store.untrusted import printable
+from wiretax.common.grouped import grouped
+from wiretax.common.program import REPORTS, RUN, has_colours, on_ranks
+from wiretax.common.untrusted import printable
+from wiretax.record.case import is_own_work, is_peer
+from wiretax.record.result import time_of
+from wiretax.record.schema import UNDATED, CaseFields, Result, Run
+from wiretax.record.stats import Interval
 
 if TYPE_CHECKING:  # rich takes 20 ms, and ranks that print nothing need these words too
     from rich.table import Column, Table

@@ -7,21 +7,21 @@ from types import ModuleType
 
 import msgspec
 
-from reports.store.case import COMPUTE_BENCHMARKS
-from reports.store.manifest import runs_by_time
-from reports.store.program import answer, on_ranks
-from reports.store.result import ResultError, read
-from reports.store.schema import Result
-from reports.tables import exposed, link, table, tune
+from reports.tables import exposed, link_table, table, tune_table
 from reports.tables.headline import headline
 from reports.tables.plot import draw_sweep
+from wiretax.common.program import answer, on_ranks
+from wiretax.record.case import COMPUTE_BENCHMARKS
+from wiretax.record.manifest import runs_by_time
+from wiretax.record.result import ResultError, read
+from wiretax.record.schema import Result
 
 NEWEST = Path("results")  # where benchmarks put their runs
 
 
 # The benchmarks that are no sweep over sizes, with the module that has `render`, their text, and
 # `points`, the figures of their headline; `table` has those of a sweep.
-KINDS = {"link": link, "tune": tune, **dict.fromkeys(COMPUTE_BENCHMARKS, exposed)}
+KINDS = {"link": link_table, "tune": tune_table, **dict.fromkeys(COMPUTE_BENCHMARKS, exposed)}
 
 
 def kind_of(result: Result) -> ModuleType:

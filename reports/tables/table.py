@@ -7,10 +7,6 @@ from typing import Any
 from msgspec.structs import replace
 from rich.table import Table
 
-from reports.store.case import is_own_work, late_us
-from reports.store.grouped import grouped
-from reports.store.schema import FIGURES, Case, Result, Summary
-from reports.store.stats import Interval
 from reports.tables import sentences
 from reports.tables.beside_published import published_line
 from reports.tables.chains import leads, without_links
@@ -46,6 +42,10 @@ from reports.tables.sentences import (
     spoken,
     type_text,
 )
+from wiretax.common.grouped import grouped
+from wiretax.record.case import is_own_work, late_us
+from wiretax.record.schema import FIGURES, Case, Result, Summary
+from wiretax.record.stats import Interval
 
 # Columns that stand in the title if all cells are alike.
 FOLDED = ("mode", "type", "variant", "place", "chosen", "#wrong", "blocks", "status")

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from reports.store.stats import Interval
 from reports.tables.sentences import algorithm_of, shape_words, type_text
 from reports.verdicts.verdict import (
     INTERVAL_P,
@@ -17,6 +16,7 @@ from reports.verdicts.verdict import (
     evidence,
     signed_rank_cdf,
 )
+from wiretax.record.stats import Interval
 
 MIN_SIZES = 3  # of a line
 LATENCY_BOUND_BYTES = 512 << 10  # up to here a call takes its start-up, above it its bytes

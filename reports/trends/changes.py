@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from reports.store.grouped import grouped
-from reports.store.stats import clipped
 from reports.verdicts.verdict import Floats
+from wiretax.common.grouped import grouped
+from wiretax.record.stats import clipped
 
 LEAST_BASE = 10  # more runs are searched for steps
 MIN_RUNS = 20  # of a history that is steady; in a shorter one only large steps are found

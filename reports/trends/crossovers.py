@@ -9,11 +9,11 @@ from operator import attrgetter
 import msgspec
 import numpy as np
 
-from reports.store.grouped import grouped
-from reports.store.stats import Interval
 from reports.tables.rows import STABLE
 from reports.trends.alpha_beta import Fit, lines_through
 from reports.verdicts.verdict import Floats, Integers, evidence
+from wiretax.common.grouped import grouped
+from wiretax.record.stats import Interval
 
 CHOOSES = "auto", STABLE  # one of the others, which is fitted too
 FINE_STEPS = 64  # sizes within which a crossover is placed

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.store.result import time_of
 from reports.tables.sentences import interval_text, sized
 from reports.trends.changes import SUSPECT, LevelChange
 from reports.trends.creep import creep_of
 from reports.trends.series import FLAG, Series
 from reports.verdicts.verdict import Floats
+from wiretax.record.result import time_of
 
 # Before and after an event: a fact that changes more often than this among them is no cause.
 FACT_RUNS, MOST_FACT_CHANGES = 10, 3

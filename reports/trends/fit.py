@@ -8,15 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, key_of
-from reports.store.folder import in_order
-from reports.store.grouped import grouped
-from reports.store.manifest import files_of
-from reports.store.observations import alike_of, costs_of, entry_of, in_one_state
-from reports.store.program import answer, complain
-from reports.store.result import ResultError, read
-from reports.store.schema import Result
-from reports.store.stats import Interval
 from reports.tables.sentences import (
     interval_text,
     lay_out,
@@ -31,6 +22,15 @@ from reports.trends.crossovers import Crossover, crossovers_of
 from reports.trends.fit_figure import draw
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.verdict import MIN_PAIRS
+from wiretax.common.grouped import grouped
+from wiretax.common.program import answer, complain
+from wiretax.record.case import CASE_KEY, COMPUTE_BENCHMARKS, key_of
+from wiretax.record.folder import in_order
+from wiretax.record.manifest import files_of
+from wiretax.record.observations import alike_of, costs_of, entry_of, in_one_state
+from wiretax.record.result import ResultError, read
+from wiretax.record.schema import Result
+from wiretax.record.stats import Interval
 
 
 def fits_of(results: Sequence[Result]) -> tuple[list[Fit], list[str]]:

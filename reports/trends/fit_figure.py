@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.grouped import grouped
-from reports.store.stats import Interval
 from reports.tables.figure import dress, figure, label_ends, roles_of
 from reports.tables.sentences import counted, number, spoken, tick_text
 from reports.trends.alpha_beta import Fit, Regime, lines_through
 from reports.trends.crossovers import Crossover
+from wiretax.common.grouped import grouped
+from wiretax.record.stats import Interval
 
 PANEL_IN = 6.2, 3.8
 MOST_LINES = 6  # of a panel

@@ -13,13 +13,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.case import key_of
-from reports.store.folder import INCOMPLETE, WRONG, Contents, read_store
-from reports.store.grouped import grouped
-from reports.store.observations import MIN_BLOCKS, Entry, alike_of, method_of, table
-from reports.store.program import answer
-from reports.store.result import ResultError
-from reports.store.schema import CaseFields, Run
 from reports.tables.sentences import (
     counted,
     interval_text,
@@ -39,6 +32,13 @@ from reports.trends.slow_nodes import (
     screen,
     slow_ends,
 )
+from wiretax.common.grouped import grouped
+from wiretax.common.program import answer
+from wiretax.record.case import key_of
+from wiretax.record.folder import INCOMPLETE, WRONG, Contents, read_store
+from wiretax.record.observations import MIN_BLOCKS, Entry, alike_of, method_of, table
+from wiretax.record.result import ResultError
+from wiretax.record.schema import CaseFields, Run
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
 

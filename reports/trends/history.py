@@ -14,13 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.folder import COPY, INCOMPLETE, WRONG, Contents, read_store
-from reports.store.grouped import grouped
-from reports.store.observations import MIN_BLOCKS, MOST_STEAL, Entry, alike_of, world_of
-from reports.store.program import answer, complain
-from reports.store.result import ResultError, by_time, time_of
-from reports.store.schema import CaseHeader, Run
-from reports.store.untrusted import printable
 from reports.tables.figure import figure, fold
 from reports.tables.sentences import (
     counted,
@@ -38,6 +31,13 @@ from reports.trends.events import Event, add_creep, event_at
 from reports.trends.links import by_state, cost_beside, link_of
 from reports.trends.panels import in_own_runs, log_costs_of, panels_of
 from reports.trends.series import Series, series_of
+from wiretax.common.grouped import grouped
+from wiretax.common.program import answer, complain
+from wiretax.common.untrusted import printable
+from wiretax.record.folder import COPY, INCOMPLETE, WRONG, Contents, read_store
+from wiretax.record.observations import MIN_BLOCKS, MOST_STEAL, Entry, alike_of, world_of
+from wiretax.record.result import ResultError, by_time, time_of
+from wiretax.record.schema import CaseHeader, Run
 
 # Up to this correlation of neighbouring runs, and from so many series on that are tested together:
 # the share of months without a change that have an alarm at the most (docs/calibration.md).

@@ -9,14 +9,14 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 from numpy.typing import ArrayLike
 
-from reports.store.blocks import main_state
-from reports.store.grouped import grouped
-from reports.store.observations import Entry, costs_of
-from reports.store.schema import CaseHeader
 from reports.tables.sentences import counted
 from reports.trends.changes import LEAST_BASE, SPELL_RUNS, SUSPECT, LevelChange, neighbours
 from reports.trends.series import FLAG, Series, place_of, point_of
 from reports.verdicts.verdict import Floats
+from wiretax.common.grouped import grouped
+from wiretax.record.blocks import main_state
+from wiretax.record.observations import Entry, costs_of
+from wiretax.record.schema import CaseHeader
 
 # A link that changed more often than this within so many runs is restless, as between the cores of
 # some virtual machines: a change of it counts only if it lasts for SPELL_RUNS.

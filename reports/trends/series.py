@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.observations import Entry, costs_of, method_of
-from reports.store.schema import CaseHeader, Run
 from reports.tables.sentences import interval_text, machine_name, number, sized, without_version
 from reports.trends.changes import DISTURBED, LevelChange, levels_between, neighbours
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
+from wiretax.record.observations import Entry, costs_of, method_of
+from wiretax.record.schema import CaseHeader, Run
 
 FLAG = "flag"  # the collective of the link's round trip as a series
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
-from reports.store.stats import clipped
 from reports.verdicts.verdict import POWER, Floats
+from wiretax.record.stats import clipped
 
 SLOW, SUSPECT, EQUAL = "SLOW", "SUSPECT", "fine"
 PAIR = "+"  # between the labels of a pair

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import msgspec
 
-from reports.store.bits import ACCEPTED_BITS, ACCEPTED_NOTE, SUFFIX, Name, read_bits
-from reports.store.program import BENCH, answer, complain
-from reports.store.result import NOT_JSON, ResultError, content_of
-from reports.store.untrusted import printable, read_bytes
-from reports.store.writing import locked, write_whole
 from reports.tables.sentences import counted
-from reports.verdicts.gate import UNUSABLE
+from reports.verdicts.gate_rule import UNUSABLE
 from reports.verdicts.judge import Incomparable, differing
 from reports.verdicts.sides import ACCEPTED, Side, add_allow, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
+from wiretax.common.program import BENCH, answer, complain
+from wiretax.common.untrusted import printable, read_bytes
+from wiretax.record.bits_record import ACCEPTED_BITS, ACCEPTED_NOTE, SUFFIX, Name, read_bits
+from wiretax.record.result import NOT_JSON, ResultError, content_of
+from wiretax.record.writing import locked, write_whole
 
 MOST_BYTES = 20_000_000  # of some 30,000 moves of baselines
 

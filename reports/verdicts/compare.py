@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.arguments import percent, positive_number, whole_number
-from reports.store.program import answer
-from reports.store.result import ResultError
 from reports.tables.rows import interval_of, is_noisy
 from reports.tables.sentences import (
     MOST_STEAL_SHARE,
@@ -37,6 +34,9 @@ from reports.verdicts.judge import (
 )
 from reports.verdicts.sides import add_allow, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
+from wiretax.common.arguments import percent, positive_number, whole_number
+from wiretax.common.program import answer
+from wiretax.record.result import ResultError
 
 # Notes of a run on how its ranks reach each other's memory; others say what its figures mean.
 # Older runs have the last.

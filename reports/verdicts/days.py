@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
-from reports.store.folder import read_store
-from reports.store.observations import Entry, alike_of, entry_of, in_one_state
 from reports.verdicts.sides import Side, log_costs
 from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, evidence
+from wiretax.record.folder import read_store
+from wiretax.record.observations import Entry, alike_of, entry_of, in_one_state
 
 MIN_DAYS = 5  # fewer days know their spread too badly
 WIDER_P = 0.05  # cells that scatter more than this chance allows replace the prior

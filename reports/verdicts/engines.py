@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.program import complain
-from reports.store.result import ResultError, read
-from reports.store.schema import Result
-from reports.tables.frame import read_rows
 from reports.tables.sentences import shares_places, size_text, some
 from reports.verdicts import verdict
 from reports.verdicts.judge import Incomparable, with_ratios
 from reports.verdicts.sides import COMPARABLE, copies_told, faults_of_runs
+from wiretax.common.program import complain
+from wiretax.record.frame import read_rows
+from wiretax.record.result import ResultError, read
+from wiretax.record.schema import Result
 
 # The architecture of NVIDIA's GPUs: sm_90; sm_90a and sm_100f name the same one with its features.
 COMPUTE_CAPABILITY = re.compile(r"sm_([1-9]\d?)(\d)[af]?", re.ASCII)

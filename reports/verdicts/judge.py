@@ -9,11 +9,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, is_peer, key_of
-from reports.store.grouped import grouped
-from reports.store.observations import costs_of, entry_of
-from reports.store.program import BENCH, RUN
-from reports.store.result import ResultError
 from reports.tables.sentences import counted, some, spoken, type_text
 from reports.verdicts import days, verdict
 from reports.verdicts.sides import (
@@ -43,6 +38,11 @@ from reports.verdicts.verdict import (
     SLOWER,
     UNREPLICATED,
 )
+from wiretax.common.grouped import grouped
+from wiretax.common.program import BENCH, RUN
+from wiretax.record.case import CASE_KEY, is_peer, key_of
+from wiretax.record.observations import costs_of, entry_of
+from wiretax.record.result import ResultError
 
 # What a cell means for a gate.
 WRONG_CELL, CONTROL_CELL = "wrong", "control"

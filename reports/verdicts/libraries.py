@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import in_main_state
-from reports.store.program import answer, complain
-from reports.store.result import ResultError
 from reports.tables.rows import default_rows, interval_of, ratio_text
 from reports.tables.sentences import number, size_text
 from reports.verdicts.judge import with_ratios
 from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
 from reports.verdicts.verdict import MIN_PAIRS, evidence
+from wiretax.common.program import answer, complain
+from wiretax.record.blocks import in_main_state
+from wiretax.record.result import ResultError
 
 CELL = ["mode", "size_bytes", "library"]
 

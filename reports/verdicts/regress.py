@@ -9,17 +9,12 @@ from shlex import join
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
-from reports.store.arguments import percent
-from reports.store.program import REPORTS, RUN, answer
-from reports.store.result import ResultError
-from reports.store.untrusted import markdown_text
-from reports.store.writing import write_named
 from reports.tables.figure import can_draw
 from reports.tables.sentences import painted, that_fit, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts.accept import baseline_side
 from reports.verdicts.compare import explanations, notes
-from reports.verdicts.gate import (
+from reports.verdicts.gate_rule import (
     INCONCLUSIVE,
     PASS,
     STATUSES,
@@ -29,8 +24,13 @@ from reports.verdicts.gate import (
     exclusion_of,
 )
 from reports.verdicts.judge import NothingInCommon, compare
-from reports.verdicts.page import sorted_cells, verdict_page
 from reports.verdicts.sides import add_allow, faults_of, side_of
+from reports.verdicts.verdict_pages import sorted_cells, verdict_page
+from wiretax.common.arguments import percent
+from wiretax.common.program import REPORTS, RUN, answer
+from wiretax.common.untrusted import markdown_text
+from wiretax.record.result import ResultError
+from wiretax.record.writing import write_named
 
 MOST_LINES = 22  # a screen has 24
 MOST_SHOWN = 6  # rows of a comment on a pull request, in view

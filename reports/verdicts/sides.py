@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, is_own_work, key_of
-from reports.store.grouped import grouped
-from reports.store.manifest import (
+from reports.tables.sentences import fact, shape_text, sized, some, spoken, type_text
+from wiretax.common.grouped import grouped
+from wiretax.record.case import CASE_KEY, is_own_work, key_of
+from wiretax.record.manifest import (
     MANIFEST,
     Launch,
     Manifest,
@@ -26,10 +27,9 @@ from reports.store.manifest import (
     read_manifest,
     runs_by_time,
 )
-from reports.store.observations import Entry, method_of, table, world_of
-from reports.store.result import ResultError, by_time, read
-from reports.store.schema import Case, CaseFields, Result
-from reports.tables.sentences import fact, shape_text, sized, some, spoken, type_text
+from wiretax.record.observations import Entry, method_of, table, world_of
+from wiretax.record.result import ResultError, by_time, read
+from wiretax.record.schema import Case, CaseFields, Result
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import bdtr
 
-from reports.store.blocks import STATE_RATIO, same_state
 from reports.tables.sentences import counted
 from reports.verdicts.days import other_entries
 from reports.verdicts.sides import Pair, Side
 from reports.verdicts.verdict import Bools, Floats, evidence
+from wiretax.record.blocks import STATE_RATIO, same_state
 
 SIDE_P = 0.035  # two-sided: six pairs that agree are enough (0.031)
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.program import complain, write_json
-from reports.store.result import ResultError
 from reports.tables.sentences import environment_of, size_text, some
 from reports.verdicts.engines import ENGINES, engine_table
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides
 from reports.verdicts.verdict import FASTER
+from wiretax.common.program import complain, write_json
+from wiretax.record.result import ResultError
 
 # RCCL's src/plugin/tuner/csv_tuner.cc (ROCm/rocm-systems pull request 4503) reads the table of
 # NCCL's plugins/tuner/example. Both skip lines with #; a header would be a row of NCCL's.

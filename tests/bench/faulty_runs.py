@@ -10,9 +10,9 @@ from contextlib import suppress
 
 import psutil
 
-from reports.store.result import read
 from reports.tables.show import text
 from tests.launch import MPIRUN, ROOT
+from wiretax.record.result import read
 
 TIMEOUT_S = 1.5
 PROMISED_S = TIMEOUT_S + 2

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from reports.store.result import read
-from reports.store.schema import Result
 from tests.launch import MPIRUN, ROOT, end_of
+from wiretax.record.result import read
+from wiretax.record.schema import Result
 
 
 @contextmanager

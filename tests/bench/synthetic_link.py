@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.link import MEASUREMENTS, sets_of_pairs
-from reports.store.schema import Block, CaseHeader, End, Result, Run
-from reports.store.writing import RunFile
 from tests.reports.synthetic_run import without_fsync
+from wiretax.record.schema import Block, CaseHeader, End, Result, Run
+from wiretax.record.writing import RunFile
 
 WITHIN_A_HOST = ("push", "pull", "ping_pong")
 BETWEEN_HOSTS = ("send_library", "ping_pong_library")

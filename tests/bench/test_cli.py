@@ -10,11 +10,11 @@ from bench.harness.session import reserve_run
 from collectives.registry import ALGORITHMS
 from kernels.devices.shared_memory import available_bytes
 from reports.__main__ import main
-from reports.store.result import ResultError
 from reports.tables.export import as_csv
-from reports.tables.frame import case_rows
 from tests.bench.launches import launch, run
 from tests.launch import mpirun
+from wiretax.record.frame import case_rows
+from wiretax.record.result import ResultError
 
 OURS = (
     "one_shot_push",

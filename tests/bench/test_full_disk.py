@@ -11,8 +11,6 @@ import pytest
 
 from bench import gate
 from reports.__main__ import main
-from reports.store.manifest import MANIFEST, read_manifest
-from reports.store.result import read
 from reports.tables.show import text
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 from tests.bench.faulty_runs import blocks_in
@@ -22,6 +20,8 @@ from tests.launch import end_of
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import write_run
+from wiretax.record.manifest import MANIFEST, read_manifest
+from wiretax.record.result import read
 
 SMALL = "-b 16K -e 16K --mode isolated --algorithm ring,library --max-time 20"
 FULL = "No space left on device"

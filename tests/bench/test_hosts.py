@@ -46,7 +46,7 @@ def test_the_soak_runs_between_hosts(tmp_path):
 
 
 ENDS_EARLY = """
-from bench.layers.command import main
+from bench.layers.layers_command import main
 from collectives.layers import model_step
 message = model_step.Message
 model_step.Message = lambda sent, peer, address, size: message(sent, peer, address, size - 64)

@@ -13,11 +13,11 @@ import pytest
 
 from bench.harness.ladder import RUNGS, rung
 from kernels.devices.device import Watch
-from reports.store.result import read_flight
 from tests.bench.faulty_runs import soon_s, wait_for
 from tests.bench.launches import marked
 from tests.fake_gpu import environment, fake_nccl
 from tests.launch import MPIRUN, mpirun
+from wiretax.record.flight_records import read_flight
 
 IMPATIENT = """
 from bench.doctor import main

@@ -11,12 +11,12 @@ import yaml
 
 from bench import qualify
 from bench.surveys.steps import SurveyStep
-from reports.store import observations
-from reports.store.result import read
-from reports.store.schema import End
 from tests.launch import ROOT
 from tests.reports.advice.test_expect import gpu_run
 from tests.reports.synthetic_run import mark_wrong, rewrite_head, run_id, world_of, write_run
+from wiretax.record import observations
+from wiretax.record.result import read
+from wiretax.record.schema import End
 
 pytestmark = pytest.mark.unit
 

@@ -15,14 +15,13 @@ import pytest
 
 from bench import link, tune
 from bench.harness.progress import Progress
-from bench.layers import command as layers
+from bench.layers import layers_command as layers
 from bench.survey import main, run_survey
-from bench.surveys.page import write
 from bench.surveys.steps import Survey, SurveyStep, command_line, plan, without_names
+from bench.surveys.survey_page import write
 from bench.sweep import sweep_options, sweep_parser
 from kernels.devices import gpu_driver
 from reports.__main__ import main as reports_main
-from reports.interpreter import module_command
 from reports.kit.chart import signs
 from tests.another_user import as_root, give, link_of_nobody
 from tests.bench.faulty_runs import wait_for
@@ -31,6 +30,7 @@ from tests.launch import ROOT, SLOW_TEST
 from tests.reports.advice.test_procure import R9700, write_launches
 from tests.reports.synthetic_run import mark_wrong, write_run
 from wiretax import load
+from wiretax.common.interpreter import module_command
 
 # Python imports a sitecustomize at its start. This one breaks the benchmark that FAULT names.
 FAULTY = """

@@ -4,7 +4,7 @@ import pytest
 
 from bench import survey
 from bench.surveys import mps
-from bench.surveys.page import write
+from bench.surveys.survey_page import write
 
 # As the real one: the service keeps what it inherits, and numbers the GPUs that it sees anew.
 CONTROL = """#!/bin/sh

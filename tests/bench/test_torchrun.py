@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from collectives.communicator import TORCHRUN_VARIABLES
 from tests.bench.faulty_runs import blocks_in, processes, wait_for
 from tests.launch import ROOT
 from wiretax.__main__ import torchrun_ranks
+from wiretax.common.launched import TORCHRUN_VARIABLES
 
 LAUNCHED = {name: value for name, value in os.environ.items() if not name.startswith("PMI")}
 SWEEP = "allreduce --sizes 16K --mode isolated --algorithm ring --iters 2"

@@ -14,13 +14,13 @@ from bench.harness import tuned
 from bench.tuning import search
 from bench.tuning.audit import audited
 from bench.tuning.winners import FINALISTS, Candidate, find_winners
+from collectives.auto_table import parsed
 from collectives.operation import ChoiceRow
-from collectives.table import parsed
-from reports.store.blocks import count_blocks
-from reports.store.schema import Block, Winner
-from reports.tables.tune import render
+from reports.tables.tune_table import render
 from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
+from wiretax.record.blocks import count_blocks
+from wiretax.record.schema import Block, Winner
 
 # A search that ends after 30 rounds of short blocks, however busy the machine is.
 FEW_CANDIDATES = """
@@ -29,7 +29,7 @@ from bench.harness import schedule
 from bench.tuning import search
 from bench.tuning.winners import find_winners
 schedule.LONGEST_BLOCK_S = 2e-3
-from collectives.table import parsed
+from collectives.auto_table import parsed
 go_on = search.go_on
 search.go_on = lambda run, active, rounds: go_on(run, active, rounds) if rounds < 30 else []
 names = "one_shot_pull", "two_shot_direct+nt"

@@ -8,12 +8,12 @@ import pytest
 from bench.harness import tuned
 from bench.harness.head import Machine
 from bench.harness.session import MEASURED, program_digest
+from collectives.auto_table import check, lines_of, written
 from collectives.choice import shipped_rows
 from collectives.operation import ChoiceRow
 from collectives.registry import ALGORITHMS
-from collectives.table import check, lines_of, written
-from reports.store.result import ResultError
 from tests.bench.launches import launch
+from wiretax.record.result import ResultError
 
 MACHINE = Machine({}, [], None, "a1b2c3", "d4e5f6")
 HEAD = tuned.Head("a1b2c3", "d4e5f6", "2026-tune", "1.0 (a)")

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.stats import Interval
 from reports.trends.alpha_beta import Fit, Regime, regime_of
 from reports.trends.crossovers import Crossover, crossovers_of
 from reports.verdicts.verdict import MIN_PAIRS, Floats
 from tests.calibration.synthetic import LAUNCH_EXCESS, Figure, Rng, Simulation, deviates, outliers
+from wiretax.record.stats import Interval
 
 SIZES = 16384 << np.arange(12)
 LATENCY_BOUND, BANDWIDTH_BOUND = slice(6), slice(6, None)  # small sizes and large ones

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.blocks import count_blocks
-from reports.store.build import build_cases
-from reports.store.case import COMPUTE
-from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.tables import exposed
 from tests.calibration.synthetic import Figure, Floats, Rng, Simulation, blocks
 from tests.reports.synthetic_run import head_of
+from wiretax.record.blocks import count_blocks
+from wiretax.record.case import COMPUTE
+from wiretax.record.schema import Block, CaseHeader, End, Result, Run
+from wiretax.record.summarise import build_cases
 
 SPREAD = 0.02  # of the log of a block's cost
 RHOS = (0.0, 0.3, 0.5, 0.7)

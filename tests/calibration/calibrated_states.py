@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from reports.store.blocks import main_state
 from reports.verdicts import days, states, verdict
 from reports.verdicts.verdict import DEFAULT_MARGIN as MARGIN
 from tests.calibration.calibrated_gates import (
@@ -21,6 +20,7 @@ from tests.calibration.calibrated_gates import (
     status_of,
 )
 from tests.calibration.synthetic import Figure, Floats, Ints, Rng, Simulation
+from wiretax.record.blocks import main_state
 
 TRIP_SPREAD = 0.02  # of a launch's round trip, in one state
 STATE_TRIPS = 5.0  # times as long is the round trip in the slow state

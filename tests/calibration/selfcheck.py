@@ -18,8 +18,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.harness.run import LEAST_ROUNDS
-from reports.store import stats
-from reports.store.result import end_with_parent
 from reports.verdicts import verdict
 from tests.calibration import (
     calibrated_events,
@@ -33,6 +31,8 @@ from tests.calibration import (
     synthetic,
 )
 from tests.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulation, blocks
+from wiretax.record import stats
+from wiretax.record.result import end_with_parent
 
 REPLICATIONS, BATCH = 4000, 100  # of tables, and how many of them are simulated at once
 CELLS, JUDGED_CASES = 84, 12  # of a campaign, and of a launch

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrik, betainccinv, betaincinv
 
-from reports.store.observations import MIN_BLOCKS
+from wiretax.record.observations import MIN_BLOCKS
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]

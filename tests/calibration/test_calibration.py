@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.store import build, stats
 from reports.tables import exposed
 from reports.trends import changes
 from reports.verdicts import verdict
@@ -25,6 +24,7 @@ from tests.calibration.selfcheck import (
 )
 from tests.calibration.synthetic import Scenario
 from tests.launch import FULL, ROOT, few
+from wiretax.record import stats, summarise
 
 WIDE, CORRELATED = Scenario("spread 3 %", spread=0.03), Scenario("rho 0.6", rho=0.6)
 
@@ -67,7 +67,7 @@ def runs_taken_for_independent(monkeypatch):
 
 
 def rounds_taken_for_independent(monkeypatch):
-    for module in (build, exposed):
+    for module in (summarise, exposed):
         monkeypatch.setattr(module, "autocorrelation", lambda series: 0.0)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from collectives.auto_table import parsed
 from collectives.choice import ranked, shipped_rows
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
 from collectives.operation import Algorithm, ChoiceRow, CollectiveCase, Unsupported
 from collectives.peer_buffer import ProbeResult, WireSpeed
 from collectives.registry import ALGORITHMS
-from collectives.table import parsed
 
 pytestmark = pytest.mark.unit
 

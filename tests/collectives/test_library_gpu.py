@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from collectives.library import gpu as library_gpu
+from collectives.library import gpu_library as library_gpu
 from collectives.library import nccl
-from collectives.library.gpu import has_endless_ll, reduces_float8
+from collectives.library.gpu_library import has_endless_ll, reduces_float8
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, printed
 

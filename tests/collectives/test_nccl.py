@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from collectives.library import gpu as library_gpu
+from collectives.library import gpu_library as library_gpu
 from collectives.library import nccl
 from tests.launch import ROOT, python
 

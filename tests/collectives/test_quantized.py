@@ -9,10 +9,10 @@ import pytest
 
 from collectives.algorithms.allreduce_quantized import ALGORITHMS as QUANTIZED
 from collectives.algorithms.allreduce_quantized import WIRES
+from collectives.auto_table import check_algorithm, parsed
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import CollectiveCase, Unsupported
 from collectives.registry import ALGORITHMS
-from collectives.table import check_algorithm, parsed
 from reports.tables.table import render
 from tests.bench.launches import run
 from tests.collectives.collective_examples import usual_names

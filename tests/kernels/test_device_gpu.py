@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from reports.store.result import read
 from tests import fake_gpu
 from tests.bench.launches import launch, stored
 from tests.bench.test_cli import assert_refused
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, python
+from wiretax.record.result import read
 
 # Without warm-up, which takes seconds on the software GPU.
 LEAN = "--mode isolated -n 2 -w 0 --max-time 30"

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from kernels.devices.owners import private_folder
 from tests.launch import ROOT
+from wiretax.common.owners import private_folder
 
 pytestmark = pytest.mark.unit
 
 NOBODY = 65534
-FOLDER = "from kernels.devices.owners import private_folder; print(private_folder())"
+FOLDER = "from wiretax.common.owners import private_folder; print(private_folder())"
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ import bench.harness.timing
 import bench.sweep
 from bench.harness.iteration import Iteration
 from bench.harness.watchdog import Watchdog
-from collectives.communicator import launched_rank
 from kernels.devices.device import Step
-from reports.store.writing import RunFile
+from wiretax.common.launched import launched_rank
+from wiretax.record.writing import RunFile
 
 STALL_S = 60.0
 LATE_S = 0.3  # by then the other ranks wait

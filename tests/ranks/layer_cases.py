@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness.iteration import Segments
-from bench.layers import fused
+from bench.layers import fused_cases
 from bench.layers.experts import source_and_target
 from collectives.collective import COLLECTIVES, Datatype
 from collectives.experts.alltoall_routed import RoutedCase, make_tables
@@ -89,7 +89,7 @@ def norm_item(
 ) -> None:
     """All-reduce, residual and RMSNorm of rows with one mean of squares. The residual lies behind
     the rank's part, and the sum behind the normed rows."""
-    weight = bed.worlds[0].device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
+    weight = bed.worlds[0].device.store(datatype.encode(np.full(hidden, fused_cases.NORM_WEIGHT)))
     bed.keep.append(weight)
     size = tokens * weight.size_bytes
     sends, receives = (bed.buffers(2 * size, datatype.size_bytes) for _ in range(2))
@@ -101,8 +101,8 @@ def norm_item(
         cases.append(NormCase(count, datatype, send, receive, norm=norm, summed=0, **options))
 
     def contents(case: NormCase, rank: int) -> Any:
-        parts, residual, total = fused.tables_of_norm(datatype, bed.ranks, bed.seed)
-        tables = np.stack([parts[rank], residual]), np.stack([fused.normed(total), total])
+        parts, residual, total = fused_cases.tables_of_norm(datatype, bed.ranks, bed.seed)
+        tables = np.stack([parts[rank], residual]), np.stack([fused_cases.normed(total), total])
         return (
             Segments(address, case.segment_bytes, datatype.encode(table))
             for address, table in zip((case.send, case.receive), tables, strict=True)
@@ -119,8 +119,8 @@ def gemv_item(
     inputs, outputs = (bed.buffers(tokens * width * size) for width in (inner, hidden))
     cases = []
     for world, activations, receive in zip(bed.worlds, inputs, outputs, strict=True):
-        matrix = fused.matrix(hidden, inner, world.communicator.rank, bed.seed)
-        factors, row_scales = fused.scaled_rows(INT8, hidden, bed.seed)
+        matrix = fused_cases.matrix(hidden, inner, world.communicator.rank, bed.seed)
+        factors, row_scales = fused_cases.scaled_rows(INT8, hidden, bed.seed)
         weights = world.device.store(INT8.encode(matrix * factors))
         scales = world.device.store(row_scales)
         bed.keep += [weights, scales]
@@ -129,8 +129,8 @@ def gemv_item(
         cases.append(GemvCase(count, datatype, 0, receive, layer=layer, weight_type=INT8))
 
     def contents(case: GemvCase, rank: int) -> Any:
-        activations = fused.drawn_activations(bed.ranks, tokens, bed.seed)
-        results = fused.summed_products(inner, activations, bed.seed) * fused.ROW_SCALE
+        activations = fused_cases.drawn_activations(bed.ranks, tokens, bed.seed)
+        results = fused_cases.summed_products(inner, activations, bed.seed) * fused_cases.ROW_SCALE
         return (
             Segments(case.layer.activations, inner * size, datatype.encode(activations[rank])),
             Segments(case.receive, hidden * size, datatype.encode(results)),

@@ -9,7 +9,7 @@ from itertools import product
 from bench.harness.iteration import Iteration
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator, Refusal
-from collectives.library import gpu as library_gpu
+from collectives.library import gpu_library as library_gpu
 from collectives.library.nccl import Nccl
 from collectives.operation import Unsupported
 from collectives.peer_buffer import WaitPolicy

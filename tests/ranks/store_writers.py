@@ -21,8 +21,8 @@ import msgspec
 
 from bench.harness import session as command
 from bench.harness.options import RunOptions
-from reports.store.result import ResultError
 from tests.reports.synthetic_run import write_run
+from wiretax.record.result import ResultError
 
 NAMES = 48
 BLOCKS = 10

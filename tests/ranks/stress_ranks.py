@@ -26,6 +26,7 @@ from bench.harness.session import Session
 from bench.harness.watchdog import Watchdog
 from bench.machine.placement import Place
 from bench.soak import MARGIN_BYTES, delay_steps
+from collectives.auto_table import parsed
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import PULL, PUSH, WAYS
@@ -33,7 +34,6 @@ from collectives.layers.fused import FUSED
 from collectives.operation import Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from collectives.registry import ALGORITHMS, exact
-from collectives.table import parsed
 from kernels.devices.device import Action, Counts, Memory
 from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
 from tests.ranks.world import connect

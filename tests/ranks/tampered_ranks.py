@@ -8,8 +8,8 @@ import re
 import sys
 
 from bench.sweep import main
-from collectives.communicator import launched_rank
 from kernels.devices import shared_memory
+from wiretax.common.launched import launched_rank
 
 allocate = shared_memory.allocate
 

@@ -43,7 +43,6 @@ from hypothesis import strategies as st
 
 from bench.harness.console import CANNOT
 from reports import __main__ as program
-from reports.store.untrusted import UNPRINTABLE
 from tests.reliability.damage import FORMS, changed, put_form
 from tests.reliability.fuzz_targets import (
     CORPUS,
@@ -55,6 +54,7 @@ from tests.reliability.fuzz_targets import (
     perform,
     write_corpus,
 )
+from wiretax.common.untrusted import UNPRINTABLE
 
 MOST_BYTES = 10**9
 MOST_MAPPED_BYTES = 4 * MOST_BYTES  # a guard for the machine; most of it is never touched

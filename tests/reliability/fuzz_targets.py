@@ -21,7 +21,6 @@ from bench.harness.head import Machine
 from collectives.operation import ChoiceRow
 from reports import __main__ as program
 from reports.site.dashboard import MARKER
-from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, ResultError
 from tests.reports.imports.test_import_damage import GATHER, IMB, OSU
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_benchmarks import BENCHMARKS, write_benchmark
@@ -35,6 +34,8 @@ from tests.reports.synthetic_campaign import (
 )
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import LOG
+from wiretax.record.flight_records import COUNTERS_OFFSET, PAGE_BYTES
+from wiretax.record.result import ResultError
 
 CORPUS = Path(__file__).parent / "corpus"
 SIZES = [4096, 16384, 1 << 20]

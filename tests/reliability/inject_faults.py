@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.harness.session import START_S
-from reports.store.result import read
 from tests.bench.faulty_runs import (
     PROMISED_S,
     SOON_S,
@@ -30,6 +29,7 @@ from tests.bench.faulty_runs import (
     show,
     wait_for,
 )
+from wiretax.record.result import read
 
 LONGEST_S = 6.0  # from the launch to a signal; most runs have ended by then
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}

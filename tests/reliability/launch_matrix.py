@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from reports.store.result import read
-from reports.store.schema import Result
 from tests.launch import ROOT
+from wiretax.record.result import read
+from wiretax.record.schema import Result
 
 CORES = len(os.sched_getaffinity(0))
 NOBODY = 65534

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import shutil
 
-from reports.store.case import COMPUTE
 from tests.bench.synthetic_link import made_up
 from tests.reports.synthetic_run import rewrite_cases, rewrite_head, write_run
 from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always
+from wiretax.record.case import COMPUTE
 
 COLUMNS = {name: value for name, value in LAYER.items() if name != "inner"} | {"columns": 256}
 PREFILL = {name: value for name, value in STEP.items() if name != "slots"} | {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from reports.store.bits import Bits, Difference, Error, Part, RowBits, SizeBits, Threshold
+from wiretax.record.bits_record import Bits, Difference, Error, Part, RowBits, SizeBits, Threshold
 
 
 def write_bits(folder: Path, orders: tuple[str, str] = ("0+1+2", "1+2+0")) -> Path:

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
-from reports.store.writing import to_line
 from tests.reports.synthetic_run import (
     FAST_NS,
     SLOW_NS,
@@ -18,6 +16,8 @@ from tests.reports.synthetic_run import (
     rewrite_head,
     write_run,
 )
+from wiretax.record.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
+from wiretax.record.writing import to_line
 
 SMALL: dict[str, Any] = {
     "sizes": [16384, 65536],

@@ -14,9 +14,9 @@ from unittest import mock
 import msgspec
 import numpy as np
 
-from reports.store.result import read
-from reports.store.schema import Block, CaseHeader, End, LinkBlock, Result, Run
-from reports.store.writing import RunFile
+from wiretax.record.result import read
+from wiretax.record.schema import Block, CaseHeader, End, LinkBlock, Result, Run
+from wiretax.record.writing import RunFile
 
 # A run of one case.
 ONE: dict[str, Any] = {

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reports.store.case import COMPUTE
-from reports.store.result import read
-from reports.store.schema import Block, CaseHeader, End
-from reports.store.writing import RunFile
 from tests.reports.synthetic_run import head_of, without_fsync
+from wiretax.record.case import COMPUTE
+from wiretax.record.result import read
+from wiretax.record.schema import Block, CaseHeader, End
+from wiretax.record.writing import RunFile
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
 LAYER = {

@@ -15,12 +15,12 @@ import pytest
 
 from bench.campaign import main, run_campaign
 from bench.campaigns import launches
-from bench.campaigns.options import Stop
-from reports.store.manifest import MANIFEST, CampaignEnd, read_manifest
-from reports.store.result import read
+from bench.campaigns.campaign_options import Stop
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, TIMED, named
 from tests.bench.faulty_runs import blocks_in, wait_for
 from tests.bench.launches import watched
+from wiretax.record.manifest import MANIFEST, CampaignEnd, read_manifest
+from wiretax.record.result import read
 
 
 def started(folder, *options, **more):

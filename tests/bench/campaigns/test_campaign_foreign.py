@@ -9,10 +9,10 @@ import pytest
 
 from bench.campaign import main
 from reports.__main__ import main as reports
-from reports.store.manifest import read_manifest
 from tests.bench.campaigns.test_campaign import made, run
 from tests.bench.campaigns.test_campaign_command import TIMED, named
 from tests.reports.imports.test_import_formats import WHOLE
+from wiretax.record.manifest import read_manifest
 
 # Prints timing lines of a program whose launches differ by 1 % and whose blocks do.
 PROGRAM = """

@@ -2,9 +2,9 @@
 
 import pytest
 
-from reports.store.manifest import MANIFEST, Campaign, Launch, VariantRecord, read_manifest
-from reports.store.result import ResultError
-from reports.store.writing import to_line
+from wiretax.record.manifest import MANIFEST, Campaign, Launch, VariantRecord, read_manifest
+from wiretax.record.result import ResultError
+from wiretax.record.writing import to_line
 
 pytestmark = pytest.mark.unit
 

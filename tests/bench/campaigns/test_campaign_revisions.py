@@ -10,15 +10,15 @@ import sys
 
 import pytest
 
-from bench.campaigns.options import Stop, parse
+from bench.campaigns.campaign_options import Stop, parse
 from bench.campaigns.revisions import check_out, unmeasured_changes
-from reports.store.manifest import read_manifest
-from reports.store.result import read
 from tests.another_user import NOBODY, as_root, give, said_as
 from tests.bench.campaigns.test_campaign import run, started
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 from tests.bench.faulty_runs import wait_for
 from tests.launch import NEEDS_GIT, ROOT
+from wiretax.record.manifest import read_manifest
+from wiretax.record.result import read
 
 pytestmark = NEEDS_GIT
 
@@ -43,13 +43,14 @@ def repository(tmp_path):
     """Our code as a repository with one commit. The version is 9.9.9 in the commit and 1.1.1 in the
     uncommitted files."""
     tree = tmp_path / "tree"
-    for layer in ("bench", "collectives", "kernels", "reports"):
+    for layer in ("bench", "collectives", "kernels", "reports", "wiretax"):
         shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__"))
     (tree / "locks").mkdir()
     shutil.copy(ROOT / "locks/runtime.lock", tree / "locks")
-    version = tree / "bench" / "__init__.py"
+    version = tree / "wiretax" / "__init__.py"
     for number in ("9.9.9", "1.1.1"):
-        version.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{number}"', version.read_text()))
+        text = re.sub(r'__version__ = ".*"', f'__version__ = "{number}"', version.read_text())
+        version.write_text(text)
         assert number in version.read_text()
         if number == "9.9.9":
             git(tmp_path, "init", "-q", "tree")

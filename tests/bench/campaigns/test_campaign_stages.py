@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import campaign
+from bench.campaigns.campaign_options import parse
 from bench.campaigns.launches import OpenCampaign
-from bench.campaigns.options import parse
-from reports.store.manifest import Launch
 from tests.bench.campaigns.test_campaign_command import QUICK, named
+from wiretax.record.manifest import Launch
 
 pytestmark = pytest.mark.unit
 

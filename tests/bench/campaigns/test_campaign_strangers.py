@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from bench.gate import main as gate
-from reports.store.manifest import read_manifest
 from tests.another_user import NOBODY, as_root, give
 from tests.bench.campaigns.test_campaign import run
 from tests.bench.campaigns.test_campaign_command import named
+from wiretax.record.manifest import read_manifest
 
 pytestmark = as_root
 

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from reports.__main__ import main as reports
-from reports.store.manifest import MANIFEST, read_manifest
 from tests.bench.campaigns.test_campaign import run
 from tests.bench.campaigns.test_campaign_command import named
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, PLACES
 from tests.reports.synthetic_run import mark_wrong
+from wiretax.record.manifest import MANIFEST, read_manifest
 
 # LL takes 0.7 of the default's time up to 64 KiB, then 1.5; Tree 0.8 at all sizes but 256 KiB.
 # Tree is luckily faster by 0.6 % at 256 KiB, which is no verdict.

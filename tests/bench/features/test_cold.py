@@ -1,8 +1,8 @@
 """Tests `--cold`, which makes the caches forget the buffers: times grow, results stay right."""
 
-from reports.store.case import key_of
 from tests.bench.launches import blocks_of, run
 from tests.fake_gpu import fake_nccl
+from wiretax.record.case import key_of
 
 QUICK = "--sizes 256K -w 4 --max-time 60 --quiet"
 

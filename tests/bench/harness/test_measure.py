@@ -12,7 +12,7 @@ from bench.harness.timing import block_record, link_rtt_ns, samples_of, times_us
 from collectives.collective import DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Step, Wrong
-from reports.store.wrong import where_wrong
+from wiretax.record.wrong import where_wrong
 
 pytestmark = pytest.mark.unit
 

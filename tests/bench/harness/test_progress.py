@@ -4,9 +4,9 @@ import json
 import re
 from typing import Any
 
-from reports.store.result import read
 from tests.launch import ROOT, end_of, mpirun
 from tests.reliability.launch_matrix import AS_ROOT, SMALL, allreduce, command
+from wiretax.record.result import read
 
 LINE = re.compile(r"\[allreduce \d+ s\] \S.*")
 

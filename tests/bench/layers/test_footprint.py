@@ -10,12 +10,12 @@ import pytest
 from bench.layers.footprint import beside
 from bench.machine import placement
 from kernels.devices.cpu import CpuDevice
-from reports.store.case import COMPUTE
 from reports.tables.show import text
 from tests.bench.launches import launch, run, stored
 from tests.bench.machines import write
 from tests.fake_gpu import fake_nccl
 from tests.reports.synthetic_together import Made, always
+from wiretax.record.case import COMPUTE
 
 FORMS = {
     f"{kind}_{name}"
@@ -104,7 +104,7 @@ def test_a_loss_is_the_time_beside_over_the_time_alone(tmp_path):
 
 # `auto` leaves out the last element.
 SHORT = """from dataclasses import replace
-from bench.layers.command import main
+from bench.layers.layers_command import main
 from collectives.registry import ALGORITHMS
 auto = ALGORITHMS["reduce_scatter"]["auto"]
 short = lambda world, case: auto.bind(world, replace(case, count=case.count - 1))
@@ -132,7 +132,7 @@ def test_a_collective_beside_a_matmul_is_checked(tmp_path):
 # Notes the streams of the library's calls.
 STREAMS = """import os
 from pathlib import Path
-from bench.layers.command import main
+from bench.layers.layers_command import main
 from collectives.library.nccl import Nccl
 perform = Nccl.perform
 

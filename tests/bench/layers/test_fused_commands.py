@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from reports.store.case import COMPUTE
 from reports.tables.show import text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
 from tests.launch import few
+from wiretax.record.case import COMPUTE
 
 TINY = "--model llama-3.1-8b --scale 1/1024"
 
@@ -37,7 +37,7 @@ def test_an_option_this_machine_cannot_run_is_refused_once(
 SMALL = f"{TINY} -n 6 --max-time 100"
 
 
-SHORT = """from bench.layers.command import main
+SHORT = """from bench.layers.layers_command import main
 from collectives.layers import model_step
 split = model_step.split_by_tensor
 
@@ -61,7 +61,7 @@ def test_a_step_that_lacks_a_layer_is_wrong_although_bfloat16_rounds(tmp_path):
 
 
 # Scattered sums whose activations nobody gathers: each rank goes on with stale ones of the others.
-UNGATHERED = """from bench.layers.command import main
+UNGATHERED = """from bench.layers.layers_command import main
 from collectives.layers import model_step
 from collectives.operation import Operation
 from collectives.registry import ALGORITHMS
@@ -80,7 +80,7 @@ def test_a_split_by_sequence_that_gathers_no_activations_is_wrong(tmp_path):
 
 
 # Row 3000 of every matrix, whose sum feeds no layer, becomes 0 or gets the scale of another row.
-WRONG_ROW = """from bench.layers.command import main
+WRONG_ROW = """from bench.layers.layers_command import main
 from kernels.devices.cpu import CpuDevice
 store = CpuDevice.store
 

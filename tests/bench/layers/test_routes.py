@@ -9,8 +9,8 @@ import pytest
 
 from bench.layers.routes import MOST_TOKENS, chosen_in, content_of, digest_of
 from collectives.experts.routing import MOST_CHOICES, split
-from kernels.devices.owners import THEIRS
 from tests.another_user import as_root, link_of_nobody
+from wiretax.common.owners import THEIRS
 
 pytestmark = pytest.mark.unit
 

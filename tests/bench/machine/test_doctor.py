@@ -22,7 +22,7 @@ from tests.fake_gpu import environment, fake_nccl
 from tests.launch import few, mpirun
 
 QUICK_LIBRARY = """
-import collectives.library.gpu as library
+import collectives.library.gpu_library as library
 from bench.doctor import main
 library.FIRST_CALL_S = 1.0
 main()

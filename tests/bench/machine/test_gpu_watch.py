@@ -7,9 +7,9 @@ import pytest
 
 from bench.machine import gpu_watch
 from bench.machine.gpu_watch import Look, look, watched
-from reports.store.schema import GpuState
 from tests.bench.machines import write
 from tests.kernels.test_device_gpu import measured
+from wiretax.record.schema import GpuState
 
 AT = "0000:03:00.0"
 FOLDER = f"sys/bus/pci/devices/{AT}"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from reports.__main__ import main
-from reports.store.bits import INVARIANCES, read_bits
-from reports.tables.bits import changes, orders_text
+from reports.tables.bits_table import changes, orders_text
 from tests.bench.launches import launch
 from tests.fake_gpu import fake_nccl
+from wiretax.record.bits_record import INVARIANCES, read_bits
 
 bits = partial(launch, command="bits")
 FLIPPING = Path(__file__).with_name("flipping.py")

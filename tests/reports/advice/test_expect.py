@@ -7,9 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from reports.advice import expect
-from reports.store.result import read
 from tests.launch import ROOT
 from tests.reports.synthetic_run import mark_wrong, ranks_of, rewrite_head, write_run
+from wiretax.record.result import read
 
 SIZES = [16384, 1 << 20, 32 << 20]
 

@@ -10,10 +10,10 @@ import pytest
 
 from reports.__main__ import main
 from reports.advice.procurement import evaluate
-from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
-from reports.store.writing import to_line
 from tests.launch import ROOT
 from tests.reports.synthetic_run import ranks_of, rewrite, rewrite_head, write_run
+from wiretax.record.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
+from wiretax.record.writing import to_line
 
 pytestmark = pytest.mark.unit
 

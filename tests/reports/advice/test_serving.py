@@ -13,7 +13,7 @@ from reports.advice.reduce_times import wire_factor
 from reports.advice.serving import REACHED, Deployment
 from reports.advice.specs import GB
 from reports.references import published
-from reports.store.result import ResultError
+from wiretax.record.result import ResultError
 
 pytestmark = pytest.mark.unit
 

@@ -9,9 +9,9 @@ import pytest
 from reports.__main__ import main
 from reports.imports.logged import LoggedTest
 from reports.imports.runs import run_of
-from reports.store.result import read
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE
 from tests.reports.synthetic_log import DATE, write_log
+from wiretax.record.result import read
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from reports.imports import logged
-from reports.imports import mpi as import_mpi
+from reports.imports import mpi_logs as import_mpi
 from reports.imports.runs import find_tests
-from reports.store.result import read
 from tests.reports.imports.test_import import imported, put
 from tests.reports.imports.test_import_formats import (
     BOTH,
@@ -25,6 +24,7 @@ from tests.reports.imports.test_import_formats import (
     halves,
     only,
 )
+from wiretax.record.result import read
 
 pytestmark = pytest.mark.unit
 

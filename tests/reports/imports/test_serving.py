@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from reports.store.result import read
 from reports.tables.show import headline_of
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, only
+from wiretax.record.result import read
 
 pytestmark = pytest.mark.unit
 

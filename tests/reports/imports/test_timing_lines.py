@@ -7,9 +7,9 @@ import resource
 import pytest
 
 from reports.__main__ import main
-from reports.store.result import read
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
+from wiretax.record.result import read
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ import pytest
 from msgspec import ValidationError, structs
 
 from reports.references.published import PublishedCall, calls, cards_named, read_table, serving
-from reports.store.case import bus_factor
 from tests import references_page
 from tests.launch import ROOT
+from wiretax.record.case import bus_factor
 
 pytestmark = pytest.mark.unit
 

@@ -9,12 +9,12 @@ import pytest
 from reports.kit.chart import Chart, Curve, chart_of, forest
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.site.run_page import run_page
-from reports.store.schema import CaseHeader
 from reports.tables.plot import draw_sweep, drawn_of
 from reports.tables.rows import SUSPECT, UNLESS, UNLIKE
 from reports.trends.series import Series
 from tests.reports.archived import unpack
 from tests.reports.synthetic_run import write_run, write_run_with_few_blocks
+from wiretax.record.schema import CaseHeader
 
 pytestmark = pytest.mark.unit
 

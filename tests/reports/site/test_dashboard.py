@@ -12,11 +12,11 @@ from reports.kit.page import to_html
 from reports.site import overview
 from reports.site.dashboard import MARKER
 from reports.site.history_page import history_page
-from reports.store.folder import read_store
 from reports.trends.history import history_of
 from tests.launch import ROOT
 from tests.reports.synthetic_run import rewrite_cases, write_run
 from tests.reports.synthetic_site import HOSTILE, make_site
+from wiretax.record.folder import read_store
 
 SMALL = {
     "sizes": [16384],

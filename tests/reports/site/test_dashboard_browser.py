@@ -21,12 +21,12 @@ from reports.__main__ import main
 from reports.kit.page import to_html
 from reports.site import history_page
 from reports.site.run_page import run_page
-from reports.store.manifest import MANIFEST
 from tests.launch import few
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import rewrite, rewrite_head, write_run, write_run_with_few_blocks
 from tests.reports.synthetic_site import LOG, make_site, write_store
+from wiretax.record.manifest import MANIFEST
 
 AXE = "axe-core@4.14.1"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"

@@ -8,15 +8,15 @@ import shutil
 import msgspec
 import pytest
 
-from bench.campaigns.options import parse_variant
+from bench.campaigns.campaign_options import parse_variant
 from reports.__main__ import main
-from reports.store.manifest import read_manifest
 from reports.tables.sentences import command_of
 from reports.verdicts.sides import read_sides
 from tests.launch import ROOT
 from tests.reports.synthetic_bits import write_bits
 from tests.reports.synthetic_campaign import no_effect, write_box, write_campaign
 from tests.reports.synthetic_run import write_run
+from wiretax.record.manifest import read_manifest
 
 pytestmark = pytest.mark.unit
 

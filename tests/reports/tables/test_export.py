@@ -13,11 +13,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from reports.__main__ import main
-from reports.store.result import read
 from reports.tables.export import gauges
 from tests.launch import ROOT
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
+from wiretax.record.result import read
 
 LABELS = "size_bytes", "algorithm", "mode"
 SIZES, ALGORITHMS = (16384, 33554432), ("library", "auto")

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from reports.store.case import COMPUTE
-from reports.store.stats import autocorrelation, median_interval
 from reports.tables.exposed import compare, groups
 from reports.tables.show import text
 from tests.calibration.synthetic import ar1
 from tests.reports.synthetic_together import FUSED, MPI, STEP, THEN, Made, always, layer, steps
+from wiretax.record.case import COMPUTE
+from wiretax.record.stats import autocorrelation, median_interval
 
 pytestmark = pytest.mark.unit
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from reports.store.result import read
 from reports.tables.rows import default_rows
 from reports.tables.sentences import MOST_LINES, without_version
 from reports.tables.show import headline_of, text
 from tests.reports.synthetic_run import SIZES, mark_wrong, write_run
+from wiretax.record.result import read
 
 
 @pytest.fixture(scope="module")

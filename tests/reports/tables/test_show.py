@@ -5,14 +5,14 @@ import re
 import pytest
 
 from reports.site.run_page import banner_of
-from reports.store.result import read
-from reports.store.schema import GpuState, WatchedGpu
 from reports.tables.chains import without_links
 from reports.tables.rows import speed_ups
 from reports.tables.sentences import size_text
 from reports.tables.table import render
 from tests.reports.archived import unpack
 from tests.reports.synthetic_run import ONE, SIZES, rewrite_head, write_run
+from wiretax.record.result import read
+from wiretax.record.schema import GpuState, WatchedGpu
 
 pytestmark = pytest.mark.unit
 

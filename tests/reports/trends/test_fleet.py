@@ -9,10 +9,10 @@ from itertools import combinations
 import pytest
 
 from reports.site.fleet_page import fleet_page
-from reports.store.folder import read_store
 from reports.trends.fleet import fleet_of
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import disturb, mark_wrong
+from wiretax.record.folder import read_store
 
 NODES = [f"n{number:02d}" for number in range(12)]
 

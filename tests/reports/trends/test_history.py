@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from reports.site.history_page import banner_of
-from reports.store.folder import read_store
 from reports.trends.changes import judge
 from reports.trends.history import history_of, seen_change
 from reports.trends.links import changes_of
@@ -25,6 +24,7 @@ from tests.reports.synthetic_run import (
     run_id,
     write_run,
 )
+from wiretax.record.folder import read_store
 
 pytestmark = pytest.mark.unit
 

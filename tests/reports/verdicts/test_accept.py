@@ -14,12 +14,12 @@ import pytest
 
 import reports.verdicts.accept
 from reports.__main__ import main
-from reports.store.writing import write_whole
 from tests.bench.faulty_runs import wait_for
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import slower, write_launches
 from tests.reports.synthetic_run import rewrite_head
 from tests.reports.verdicts.test_regress import gate
+from wiretax.record.writing import write_whole
 
 pytestmark = pytest.mark.unit
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from reports.store.manifest import read_manifest
-from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, WORDS
-from reports.verdicts.page import NEXT, campaign_page
+from reports.verdicts.gate_rule import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, WORDS
 from reports.verdicts.regress import judge
+from reports.verdicts.verdict_pages import NEXT, campaign_page
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
@@ -21,6 +20,7 @@ from tests.reports.synthetic_campaign import (
 )
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import mark_wrong, rewrite_head
+from wiretax.record.manifest import read_manifest
 
 pytestmark = pytest.mark.unit
 

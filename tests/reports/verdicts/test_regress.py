@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reports.__main__ import main
-from reports.verdicts.gate import UNREADABLE, decide
+from reports.verdicts.gate_rule import UNREADABLE, decide
 from reports.verdicts.judge import compare
 from reports.verdicts.regress import as_markdown
 from reports.verdicts.sides import read_sides

@@ -1,0 +1,384 @@
+"""The options of a campaign and its variants."""
+
+import argparse
+import os
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench.harness.console import USAGE
+from bench.harness.options import Parser, add_quiet, duration_s
+from bench.harness.progress import QUIET
+from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
+from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
+from wiretax import __version__
+from wiretax.common.arguments import percent, whole_number
+from wiretax.common.launched import RANK_VARIABLES, TORCHRUN_VARIABLES, in_slurm_step
+from wiretax.common.program import BENCH, RUN, on_ranks
+from wiretax.record import manifest
+
+PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
+MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread
+LEAST_LAUNCH_S = 4.0
+# These store no run, or not in the campaign's folder.
+RESERVED_WORD = re.compile(r"(bench\.)?(campaign|soak|survey)|--(out|list|soak)(=.*)?")
+HARMLESS_WORD = re.compile(
+    r"wiretax|mpi(run|exec)|python[\d.]*|\w+_perf|osu_\w+|IMB-\w+|\w+\.(py|sh)|"
+    r"--?[A-Za-z][a-z-]*|\d{1,4}|\d+([.:]\d+)?[KMG]?B?|\{[a-z]+(:[\d.:,KMGB]*)?\}"
+)
+# In another harness's command; {out} and {seed} come from the campaign, the others from --set, or
+# else from the command itself. A shell's ${name} is none.
+PLACEHOLDER = re.compile(r"(?<!\$)\{([a-z]+)(?::([^{}]*))?\}")
+OF_CAMPAIGN, OF_SIZES = ("out", "seed"), ("min", "max", "sizes")
+PLACEHOLDERS = [f"{{{name}}}" for name in OF_CAMPAIGN] + [f"{{{name}:X}}" for name in OF_SIZES]
+EPILOG = f"""\
+example:
+  {RUN}{BENCH}campaign --budget 10m --revision old=HEAD~1 \\
+    --variant old="{on_ranks(2, "allreduce")} -e 1M" \\
+    --variant new="{on_ranks(2, "allreduce")} -e 1M"
+  {RUN}{BENCH}campaign --pairs 10 \\
+    --variant old="old/all_reduce_perf -b {{min:16K}} -e {{max:8M}} -f 2 -J {{out}}" \\
+    --variant new="new/all_reduce_perf -b {{min:16K}} -e {{max:8M}} -f 2 -J {{out}}"
+
+exit status:
+  0 done; 1 a variant cannot run, or a result was wrong; 2 bad command line;
+  3 this machine cannot run it; 130 interrupted"""
+
+
+class Stop(Exception):
+    """The command ends with an exit status and one sentence. `is_of_variant`: a variant's launch or
+    its revision is why."""
+
+    def __init__(self, exit_status: int, sentence: str, is_of_variant: bool = False) -> None:
+        super().__init__(sentence)
+        self.exit_status, self.is_of_variant = exit_status, is_of_variant
+
+
+class LaunchingParser(Parser):
+    """Raises Stop for a mistake. Ends the process below a launcher, unless it asks for help."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else args
+        if not {"-h", "--help"}.intersection(words):
+            refuse_launcher(self)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str, status: int = USAGE) -> NoReturn:
+        raise Stop(status, message)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A command under a name: `launcher` ends with `-m bench.SOMETHING` or `wiretax SOMETHING`,
+    whose options `arguments` are; it is empty if the command is another harness's. `commit` is its
+    revision; None: the code of this tree."""
+
+    name: str
+    launcher: list[str]
+    arguments: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is another harness's command."""
+        return not self.launcher
+
+    def environment(self, folder: Path | None) -> dict[str, str]:
+        """With this interpreter's programs in PATH, behind the programs of a revision's folder. A
+        launch shows no progress: the campaign reads its last line. That of another harness is the
+        user's own."""
+        environment = dict(os.environ)
+        if self.is_foreign:
+            return environment | self.variables
+        programs = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
+        if folder:
+            programs.insert(0, str(folder / ".venv" / "bin"))
+            modules = f"{folder}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+            # A rank that is ending could make the removed folder again for its bytecode.
+            environment |= {"PYTHONPATH": modules, "PYTHONDONTWRITEBYTECODE": "1"}
+        return environment | {"PATH": os.pathsep.join(programs), QUIET: "1"} | self.variables
+
+    def recorded(self) -> manifest.VariantRecord:
+        """The variant for the manifest. Before the benchmark's own words only options and counts
+        stay: a launcher's other values can hold host names or secrets."""
+        words, ours = self.launcher[:-1], [*self.launcher[-1:], *self.arguments]
+        if self.is_foreign:
+            words, ours = ours, words
+        names = [Path(word).name for word in words]
+        argv = [name if HARMLESS_WORD.fullmatch(name) else "<set>" for name in names]
+        argv += scrub_argv(ours)
+        values = {
+            name: scrub_value(value) for name, value in self.variables.items() if name in VARIABLES
+        }
+        return manifest.VariantRecord(
+            name=self.name, argv=argv, revision=self.commit, environment=values
+        )
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """The parts of `NAME=VALUE`."""
+    name, _, value = text.partition("=")
+    if not value.strip():
+        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def parse_variant(text: str) -> Variant:
+    """The variant of `NAME=[VARIABLE=VALUE ...] COMMAND`. Its name also names a folder."""
+    name, line = split_name(text)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,39}", name) or name == manifest.MANIFEST:
+        raise ArgumentTypeError(f"{name!r} cannot be a variant's name")
+    try:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)  # a word for each operator
+        lexer.whitespace_split, lexer.commenters = True, ""
+        words = list(lexer)
+    except ValueError as error:
+        raise ArgumentTypeError(f"variant {name}: {error}: {line}") from None
+    if operator := next(filter(re.compile("[();<>|&]+").fullmatch, words), None):
+        raise ArgumentTypeError(
+            f"variant {name}: no shell runs it, so {operator} would be an argument: put it into "
+            "a script, or sh -c '...'"
+        )
+    variables = list(takewhile(re.compile(r"[A-Za-z_]\w*=").match, words))
+    command = words[len(variables) :]
+    if not command:
+        raise ArgumentTypeError(f"variant {name} has no command: {line}")
+    ends = (
+        end
+        for end, (word, module) in enumerate(pairwise(command), 2)
+        if (word == "-m" and module.startswith("bench.")) or Path(word).name == "wiretax"
+    )
+    end = next(ends, 0)
+    launcher, arguments = command[:end], command[end:]
+    if not launcher:
+        for found in PLACEHOLDER.finditer(" ".join(command)):
+            if found[1] not in (OF_CAMPAIGN if found[2] is None else OF_SIZES):
+                known = " ".join(PLACEHOLDERS)
+                raise ArgumentTypeError(
+                    f"variant {name}: {found[0]} is no placeholder; known are {known}"
+                )
+    elif reserved := next(filter(RESERVED_WORD.fullmatch, [launcher[-1], *arguments]), None):
+        raise ArgumentTypeError(f"variant {name}: a campaign cannot launch {reserved}")
+    return Variant(name, launcher, arguments, dict(word.split("=", 1) for word in variables))
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """The name and the value of `NAME=X`, for the placeholder {NAME:...}."""
+    name, value = split_name(text)
+    if name not in OF_SIZES:
+        raise ArgumentTypeError(f"{name!r} is none of {', '.join(OF_SIZES)}")
+    return name, value
+
+
+def parse_revision(text: str) -> tuple[str, str]:
+    """The name and the commit's hash of `NAME=REV`, in the repository of the current folder. Raises
+    OSError without git."""
+    name, revision = split_name(text)
+    words = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    answer = subprocess.run(["git", *words], capture_output=True, text=True)
+    if answer.returncode:
+        reason = answer.stderr or "no such revision"
+        raise ArgumentTypeError(f"{revision}: {reason.splitlines()[0]}")
+    return name, answer.stdout.strip()
+
+
+@dataclass(frozen=True)
+class CampaignOptions:
+    """A campaign as the user describes it. `variants` by name begin with the baseline. `head` is
+    the first line of the manifest. `launch_s` is the part of the budget for a launch, None if no
+    variant can be told it. `settings` are values of placeholders; `ranks` is their number, where
+    another harness does not print it."""
+
+    variants: dict[str, Variant]
+    head: manifest.Campaign
+    folder: Path
+    budget_s: float | None
+    launch_s: float | None
+    quiet: bool
+    settings: dict[str, str]
+    ranks: int | None
+    keeps_output: bool
+
+
+def time_text(seconds: float) -> str:
+    """A duration such as `80 s` or `12 min`."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def refuse_launcher(parser: Parser) -> None:
+    """Ends the process with status 2 if each rank of a launcher would start mpirun. In a step of
+    Slurm each task may: srun starts one on each node to accept, and one is an interactive shell,
+    whose other variables are srun's too."""
+    torchrun = [name for name in TORCHRUN_VARIABLES if os.environ.get(name)]
+    others = [] if in_slurm_step() else [*RANK_VARIABLES]
+    names = torchrun or [name for name in others if os.environ.get(name) and "SLURM" not in name]
+    if not names:
+        return
+    launcher = "torchrun" if torchrun else "mpirun"
+    sentence = f"it starts mpirun itself: run it without {launcher}, or unset {' '.join(names)}"
+    Parser.error(parser, sentence)
+
+
+def launching_parser(command: str, usage: str, about: str | None, epilog: str) -> LaunchingParser:
+    """The parser of a command that starts mpirun itself."""
+    return LaunchingParser(
+        prog=f"{BENCH}{command}",
+        epilog=epilog,
+        usage=f"{RUN}{BENCH}{command} {usage}",
+        description=about,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+    )
+
+
+def make_parser() -> Parser:
+    """The parser of `python -m bench.campaign`."""
+    parser = launching_parser(
+        "campaign",
+        '--variant NAME="COMMAND" ... [OPTION ...]',
+        "Launches commands in turn, pair by pair, and reports the cases in which they\n"
+        "differ from the first.",
+        EPILOG,
+    )
+    option = parser.add_argument
+    option(
+        "--variant",
+        type=parse_variant,
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="twice or more; environment variables go before the command",
+    )
+    option(
+        "--revision",
+        type=parse_revision,
+        action="append",
+        default=[],
+        metavar="NAME=REV",
+        help="run this variant with the code of git revision REV",
+    )
+    option(
+        "--budget",
+        type=duration_s,
+        metavar="TIME",
+        help="time for all launches: 90s, 10m, 2h (none: each launch takes its --max-time)",
+    )
+    option(
+        "--set",
+        type=parse_setting,
+        action="append",
+        default=[],
+        metavar="NAME=X",
+        help="X in place of the value of {min:...}, {max:...} or {sizes:...} in a command",
+    )
+    option(
+        "--ranks",
+        type=partial(whole_number, 1, most=10**6),
+        metavar="N",
+        help="the number of ranks, where another harness does not print it",
+    )
+    option(
+        "--keep-output",
+        action="store_true",
+        help="keep what another harness printed, beside the run of each launch",
+    )
+    option(
+        "--pairs",
+        type=partial(whole_number, 1, most=MOST_PAIRS),
+        default=PAIRS,
+        metavar="N",
+        help=f"launches of each variant, in turn ({PAIRS})",
+    )
+    option(
+        "--margin",
+        type=percent,
+        default=0.01,
+        metavar="PERCENT",
+        help="ignore differences up to this (1)",
+    )
+    option(
+        "--seed",
+        type=partial(whole_number, 0),
+        default=0,
+        metavar="N",
+        help="seed of the order; that of a pair is this plus its number (0)",
+    )
+    option("--out", metavar="FOLDER", help="a new folder (results/campaign-TIME)")
+    add_quiet(option)
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
+    """The campaign's options, with as many of the pairs as the budget allows. Raises Stop for bad
+    ones, and if too few pairs for a verdict fit."""
+    parser = make_parser()
+    values = parser.parse_args(argv)
+    commits = dict(values.revision)
+    variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]
+    check_variants(parser, variants, values.revision)
+    started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    pairs, launch_s = values.pairs, None
+    if values.budget and not all(variant.is_foreign for variant in variants):
+        least, sides = min(pairs, MIN_PAIRS), len(variants)
+        pairs = min(pairs, int((values.budget / LEAST_LAUNCH_S - MORE_PILOTS) / sides) - 1)
+        launches = sides * (1 + max(pairs, least)) + MORE_PILOTS
+        if pairs < least:
+            parser.error(
+                f"--budget: {launches} launches, of {least} pairs and the pilots, need at least "
+                f"{time_text(LEAST_LAUNCH_S * launches)}"
+            )
+        launch_s = values.budget / launches
+    head = manifest.Campaign(
+        campaign_id=f"{started}-campaign-{secrets.token_hex(4)}",
+        version=__version__,
+        seed=values.seed,
+        pairs=pairs,
+        margin=values.margin,
+        variants=[each.recorded() for each in variants],
+    )
+    folder = Path(values.out or f"results/campaign-{started}")
+    by_name = {variant.name: variant for variant in variants}
+    return CampaignOptions(
+        by_name,
+        head,
+        folder,
+        values.budget,
+        launch_s,
+        values.quiet,
+        dict(values.set),
+        values.ranks,
+        values.keep_output,
+    )
+
+
+def check_variants(
+    parser: Parser, variants: Sequence[Variant], commits: Sequence[tuple[str, str]]
+) -> None:
+    """Raises Stop unless the variants can be launched and compared."""
+    names, revised = [variant.name for variant in variants], [name for name, _ in commits]
+    if twice := [name for name in revised if revised.count(name) > 1]:
+        parser.error(f"--revision: {twice[0]} stands there twice, and a variant has one revision")
+    for variant in variants:
+        program = [*variant.launcher, *variant.arguments][0]
+        if names.count(variant.name) > 1:
+            parser.error(f"two variants are named {variant.name}")
+        if not shutil.which(program, path=variant.environment(None)["PATH"]):
+            parser.error(f"variant {variant.name}: {program} was not found")
+    if len(names) < 2:
+        parser.error("a campaign compares at least two variants: give --variant twice")
+    for name in revised:
+        if name not in names:
+            parser.error(f"--revision: no variant is named {name}")
+        if variants[names.index(name)].is_foreign:
+            parser.error(f"--revision: variant {name} runs no code of this repository's revisions")

@@ -1,0 +1,151 @@
+"""Parses the JSON of serving benches: `vllm bench serve` and `vllm bench latency`, SGLang's
+bench_serving, llama-bench. A case is a figure (`metric`) at these prompts and this concurrency.
+docs/import.md says which field is which time, and in which source the format was looked up."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from statistics import median
+from typing import Annotated, Any
+
+import msgspec
+
+from reports.imports.logged import LoggedTest
+from reports.imports.timing_lines import Time
+from wiretax.common.untrusted import printable
+from wiretax.record.schema import Count, NotNegative, Positive
+
+COLD = "cold first request"
+COLD_WAVE = 3.0  # times the later requests' median; a queue's first request waits for no other
+COLD_SAMPLE = 1.5  # times the longest later sample
+Times = Annotated[list[Time], msgspec.Meta(min_length=1)]
+Fields = dict[str, Any]
+DATES = "%Y%m%d-%H%M%S", "%Y-%m-%dT%H:%M:%SZ"  # vLLM's, in its host's time; llama-bench's
+OF_CASE = {
+    "model": "model_id",
+    "model_type": "model_type",
+    "dataset": "dataset_name",
+    "prompts": "num_prompts",
+    "rate": "request_rate",
+    "concurrency": "max_concurrency",
+    "input_len": "random_input_len",
+    "output_len": "random_output_len",
+    "prompt": "n_prompt",
+    "generated": "n_gen",
+    "depth": "n_depth",
+    "split": "split_mode",
+}
+
+
+class Served(msgspec.Struct):
+    """A result of `vllm bench serve` or of SGLang's bench_serving. `ttfts` has the seconds of each
+    request, in the order in which they were sent."""
+
+    backend: str
+    duration: NotNegative
+    completed: Count
+    total_output_tokens: Count
+    num_prompts: Positive | None = None
+    max_concurrency: Positive | None = None
+    mean_ttft_ms: NotNegative = 0.0
+    median_ttft_ms: NotNegative = 0.0
+    median_tpot_ms: NotNegative = 0.0
+    mean_itl_ms: NotNegative = 0.0
+    median_e2el_ms: NotNegative = 0.0
+    median_e2e_latency_ms: NotNegative = 0.0
+    ttfts: list[NotNegative] = []
+
+
+def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
+    """A test for each harness whose results these are; [] for other JSON. Raises ValidationError
+    for a field of another type than the harness writes."""
+    tests = dict[str, LoggedTest]()
+    for line, document in enumerate(documents, 1):
+        mark = next((mark for mark in READERS if mark in document), None)
+        if not mark:
+            return []
+        name, read = READERS[mark]
+        # The one rank is the client; llama-bench lists its GPUs.
+        new = LoggedTest(name, line, "median", "serving", world_size=1)
+        test = tests.setdefault(name, new)
+        if gpus := document.get("gpu_info"):
+            test.gpus[0] = printable(str(gpus))[:200]
+        read(test, line, document)
+        for layout in DATES:
+            with suppress(ValueError):
+                written = str(document.get("date") or document.get("test_time"))
+                test.date = datetime.strptime(written, layout)
+
+    return [*tests.values()]
+
+
+def read_served(test: LoggedTest, line: int, document: Fields) -> None:
+    served = msgspec.convert(document, Served)
+    test.statistic = "median over requests; mean for itl and output_token"
+    prompts, wave = served.num_prompts or served.completed, served.max_concurrency or 1
+    times_ms = {
+        "ttft": served.median_ttft_ms,
+        "tpot": served.median_tpot_ms,
+        "itl": served.mean_itl_ms,  # tokens that arrive together make the median nearly 0
+        "e2el": served.median_e2el_ms or served.median_e2e_latency_ms,
+    }
+    if served.total_output_tokens:
+        times_ms["output_token"] = 1e3 * served.duration / served.total_output_tokens
+    if served.completed < prompts:
+        test.reason = f"{prompts - served.completed} of {prompts} requests failed"
+    for metric, time_ms in times_ms.items():
+        if time_ms and served.completed:
+            case = case_of(served.backend, metric, document | {"num_prompts": prompts})
+            time_us = msgspec.convert(1e3 * time_ms, Time)
+            test.add(line, case, served.completed, time_us=time_us)
+
+    first, later = served.ttfts[:wave], served.ttfts[wave:]
+    cold_ms, usual_ms, which = served.mean_ttft_ms, served.median_ttft_ms, ", perhaps: the mean is"
+    if later:
+        cold_ms, usual_ms = 1e3 * min(first), 1e3 * median(later)
+        which = f": each of the first {wave} waited at least"
+    if cold_ms > COLD_WAVE * usual_ms > 0:
+        test.notes.append(
+            f"{COLD}{which} {cold_ms:.0f} ms to the first token, the median {usual_ms:.0f} ms"
+        )
+
+
+def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
+    """Reads seconds of vLLM's batches, which it does not name, or nanoseconds of llama-bench's
+    repetitions; each becomes a block. Names a first one that took far longer than the others."""
+    is_llama = "samples_ns" in document
+    samples = msgspec.convert(document["samples_ns" if is_llama else "latencies"], list[float])
+    times_us = msgspec.convert([each * (1e-3 if is_llama else 1e6) for each in samples], Times)
+    case = case_of("llama.cpp" if is_llama else "vllm", "latency", document)
+    for time_us in times_us:
+        test.add(line, case, time_us=time_us)
+    first, *later = times_us
+    if len(later) > 1 and first > COLD_SAMPLE * max(later):
+        test.notes.append(
+            f"{COLD}: the first took {first / 1e3:.1f} ms, none after it more than "
+            f"{max(later) / 1e3:.1f} ms"
+        )
+
+
+def case_of(algorithm: str, metric: str, document: Fields) -> Fields:
+    """The fields of a case. A file may be anybody's: its texts are cut and made printable. Of a
+    model's path only the name stays."""
+    shape = {
+        name: printable(str(text).rpartition("/")[2])[:64]
+        for name, field in OF_CASE.items()
+        if (text := document.get(field)) is not None
+    }
+    return {
+        "size_bytes": 0,
+        "algorithm": printable(algorithm)[:64],
+        "shape": {"metric": metric} | shape,
+    }
+
+
+# By a field that only this harness writes: its name, and its reader.
+READERS = {
+    "total_output_tokens_retokenized": ("sglang-bench-serving", read_served),
+    "tokenizer_id": ("vllm-bench-serve", read_served),
+    "avg_latency": ("vllm-bench-latency", read_batches),
+    "samples_ns": ("llama-bench", read_batches),
+}

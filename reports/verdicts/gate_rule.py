@@ -1,0 +1,201 @@
+"""The rule of the gate: is the current slower than the baseline?"""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from reports.tables.sentences import some
+from reports.verdicts.compare import rows_of, summary, what_ran
+from reports.verdicts.judge import (
+    DEFAULT_EFFECT,
+    FINE_CELL,
+    MOST_RESOLVABLE,
+    OPEN_CELL,
+    SLOWER_CELL,
+    Comparison,
+)
+from reports.verdicts.verdict import FASTER, MIN_PAIRS, MOST_PAIRS, SLOWER
+from wiretax.common.program import BENCH, REPORTS, RUN, typed
+from wiretax.record.result import ResultError
+
+# The exit status, and what it means.
+PASS, REGRESSION, UNREADABLE, INCONCLUSIVE, INCOMPARABLE, UNUSABLE = range(6)
+STATUSES = [
+    "no regression",
+    "regression",
+    "the command line or a file",
+    "not enough data to tell",
+    "not comparable",
+    "a side is wrong, died, is incomplete or lacks a case",
+]
+INTERRUPTED = 130
+WORDS = {
+    PASS: "PASS",
+    REGRESSION: "REGRESSION",
+    INCONCLUSIVE: "INCONCLUSIVE",
+    UNUSABLE: "UNUSABLE",
+    INTERRUPTED: "INTERRUPTED",
+}
+MOST_LISTED = 5  # cells and faults
+
+
+class Outcome(msgspec.Struct):
+    """The gate's result: the exit status, one sentence, further sentences, and the cells of the
+    comparison, worst first. A cell has the word `outcome` and its figures as `text`. Without a
+    comparison the sentence says why the gate could not judge."""
+
+    status: int
+    sentence: str
+    findings: list[str] = []
+    cells: pd.DataFrame = msgspec.field(default_factory=pd.DataFrame)
+    comparison: Comparison | None = None
+    min_effect: float | None = None
+    must_exclude: float | None = None
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """A sentence on each reason why the sides cannot be judged."""
+        return self.comparison.faults if self.comparison else [self.sentence]
+
+    @property
+    def headline(self) -> str:
+        return f"{self.word}: {self.sentence} (exit status {self.status})"
+
+    @property
+    def word(self) -> str:
+        return WORDS.get(self.status, "NOT JUDGED")
+
+
+def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
+    """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
+    certain slowdown beyond the margin counts, and `slowdown_to_exclude` must be ruled out. Raises
+    ResultError if it is below the margin."""
+    # The slowdown that counts, and the one that must be ruled out.
+    fails_from, must_rule_out = comparison.margin, comparison.slowdown_to_exclude
+    source = f"which these launches decide, at most {MOST_RESOLVABLE:.0%}"
+    if comparison.cells.high.isna().all():
+        source = "the margin, but so few pairs exclude nothing"
+    if not comparison.is_interleaved:
+        source = "the default beside a kept baseline"
+    if min_effect:
+        fails_from, must_rule_out, source = min_effect, min_effect, "of --min-effect"
+    if sentence := within_margin(fails_from, comparison.margin):
+        raise ResultError(sentence)
+
+    texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
+    outcomes = comparison.outcomes(fails_from, must_rule_out)
+    cells = comparison.cells.assign(text=texts, outcome=outcomes)
+    judged = cells[comparison.is_judged]
+    faster = judged[judged.verdict == FASTER].sort_values("ratio")
+    cells = cells.sort_values("ratio", ascending=False, kind="stable")
+    slower, undecided = cells[cells.outcome == SLOWER_CELL], cells[cells.outcome == OPEN_CELL]
+    of_cells = f"of {len(judged)} cells"
+    faults = comparison.faults
+
+    # The first that applies. A status has one exclusion: what could hide, or what could not.
+    exclusion = None
+    if len(undecided) and not len(slower):
+        excludes = (judged.outcome == FINE_CELL) & judged.high.notna()
+        exclusion = "the other cells exclude it" if excludes.any() else ""
+    elif SLOWER in {*judged.verdict} and not len(slower) and np.isfinite(comparison.excluded):
+        exclusion = f"no slowdown of {comparison.excluded:.1%} or more in any cell"
+    found = summary(comparison, must_rule_out, exclusion)
+    if SLOWER in {*judged.verdict}:
+        beyond = f"different from 0 and estimated at {fails_from:.1%} or more"
+        found += f"; {len(slower)} {of_cells} {beyond}"
+    if faults:
+        status, sentence = UNUSABLE, some(faults, 1)
+    elif len(slower):
+        status, sentence = REGRESSION, found
+    elif len(undecided):
+        can_hide = f"in {len(undecided)} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
+        status, sentence = INCONCLUSIVE, f"{can_hide}; {found}{_blindness(comparison)}"
+    else:
+        status, sentence = PASS, found
+        if comparison.is_interleaved:
+            sentence += f"; smaller ones could hide{_blindness(comparison)}"
+
+    # What else a reader needs.
+    findings = [*dict.fromkeys([*comparison.caveats, *faults[1:MOST_LISTED]])]
+    listed = pd.concat([slower, undecided])[:MOST_LISTED]
+    findings.extend(listed.title + ": " + listed.text)
+    if status == INCONCLUSIVE:
+        findings.append(_remedy(comparison, undecided, must_rule_out))
+    if len(faster) and not comparison.is_interleaved:  # which keeps no baseline
+        findings.append(
+            f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some([*faster.title])};"
+            f" `{RUN}{REPORTS} accept` moves it"
+        )
+
+    if status in (INCONCLUSIVE, UNUSABLE):
+        findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
+    findings.append(what_ran(comparison))
+    return Outcome(status, sentence, findings, cells, comparison, min_effect, must_rule_out)
+
+
+def within_margin(min_effect: float, margin: float) -> str:
+    """A sentence if no gate can exclude a slowdown as small as this; otherwise ""."""
+    if min_effect >= margin:
+        return ""
+    return f"--min-effect {min_effect:.2%} is within the margin, {margin:.2%}"
+
+
+def exclusion_of(outcome: Outcome) -> dict[str, float | int | None]:
+    """What a gate excludes, for JSON: the slowdown that it had to, as a share; the smallest that
+    every judged cell does; and how many pairs would exclude DEFAULT_EFFECT, unless the launches did
+    not run in turn. Null if unknown."""
+    comparison, excluded, pairs = outcome.comparison, None, None
+    if comparison:
+        excluded = comparison.excluded
+        if comparison.is_interleaved:
+            pairs = pairs_excluding(comparison, DEFAULT_EFFECT)
+    return {
+        "must_exclude": outcome.must_exclude,
+        "excluded": excluded,
+        f"pairs_excluding_{100 * DEFAULT_EFFECT:.0f}_percent": pairs,
+    }
+
+
+def _blindness(comparison: Comparison) -> str:
+    """Beside launches in turn that do not exclude DEFAULT_EFFECT: how many pairs would."""
+    if not comparison.is_interleaved or comparison.excluded < DEFAULT_EFFECT:
+        return ""
+    pairs = pairs_excluding(comparison, DEFAULT_EFFECT)
+    number = f"about {pairs} pairs" if pairs else "no affordable number of pairs"
+    if not np.isfinite(comparison.excluded):
+        number = "more pairs than some cells have"
+    return f", and {number} would exclude {DEFAULT_EFFECT:.0%}"
+
+
+def pairs_excluding(comparison: Comparison, slowdown: float) -> int | None:
+    """The pairs with which all judged cells would exclude this slowdown; None if not even
+    MOST_PAIRS would, or if a cell has too few for an interval."""
+    pairs = _pairs_needed(comparison.cells[comparison.is_judged], slowdown)
+    return max(int(pairs), MIN_PAIRS) if pairs <= MOST_PAIRS else None
+
+
+def _pairs_needed(cells: pd.DataFrame, slowdown: float) -> float:
+    """The pairs with which the intervals of these cells would end below this slowdown: the end of
+    an interval comes nearer with the root of the number of pairs. Infinite if a cell's estimate is
+    beyond it, or has no interval."""
+    reach = (cells.log_high - cells.log_ratio) / (np.log1p(slowdown) - cells.log_ratio)
+    return float(np.ceil(cells.pairs * reach.where(reach > 0, np.inf) ** 2).max())
+
+
+def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:
+    """What would decide these cells, in which this slowdown can hide."""
+    larger = typed("--min-effect", "PERCENT")
+    if not comparison.is_interleaved:
+        in_turn = f"{RUN}{BENCH}campaign"
+        return f"launches in turn decide more: {in_turn}; so does a larger {larger}"
+
+    needed = _pairs_needed(cells, slowdown)
+    pairs = max(needed, cells.pairs.max() + 1)  # those that there are did not decide
+    if not np.isfinite(pairs):
+        return f"more pairs decide more: {typed('--pairs', 'N')}, or {typed('--budget', 'TIME')}"
+    if pairs > MOST_PAIRS:
+        return f"no affordable number of pairs decides; a larger slowdown to exclude does: {larger}"
+
+    return f"about {pairs:.0f} pairs would decide: {typed('--pairs', f'{pairs:.0f}')}"

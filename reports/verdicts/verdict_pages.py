@@ -1,0 +1,195 @@
+"""The pages of the gate and of campaigns: the verdict, what to do next, and the forest plot, which
+is a table with a drawing in each row."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from shlex import join
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from reports.kit.chart import forest as forest_of
+from reports.kit.page import Banner, Page, Row, Section, role_of
+from reports.tables.sentences import before_command, machine, recorded_facts, start_time
+from reports.tables.show import headline_of
+from reports.verdicts.compare import counts, explanations, rows_of, what_ran
+from reports.verdicts.gate_rule import (
+    INCONCLUSIVE,
+    INTERRUPTED,
+    PASS,
+    REGRESSION,
+    UNUSABLE,
+    Outcome,
+    decide,
+)
+from reports.verdicts.judge import Comparison, compare
+from reports.verdicts.sides import COMPARABLE, Side, read_sides
+from reports.verdicts.verdict import MOST_PAIRS
+from wiretax.common.program import BENCH, RUN
+
+ORDER = "worse", "unsure", "better", "steady"  # roles
+FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
+MOST_DRAWN = 6  # cells, in a picture
+LEAST_LAUNCH_S = 5  # that bench.gate takes
+# What to do next after each outcome.
+NEXT = {
+    PASS: "Nothing: every case excludes such a slowdown, so this can be merged or kept",
+    REGRESSION: "Find out what made these cases slower, among what differs",
+    INCONCLUSIVE: "Measure again, longer or fewer sizes, as what was found says",
+    UNUSABLE: "Mend the side that is named and measure again",
+    INTERRUPTED: "Start it again, in a new folder",
+}
+NOT_JUDGED = "Mend what is named and start it again"
+
+
+def campaign_page(folder: Path) -> Page:
+    """A campaign: the gate's outcome for each variant, the worst first. Raises ResultError."""
+    variants = read_sides([str(folder)])
+    outcomes = [*map(decide, compare(variants, list(COMPARABLE)))]
+    outcomes.sort(key=lambda each: ORDER.index(role_of(each.word)))
+    names = ", ".join(side.label for side in variants[1:])
+    title = f"{folder.name}: {names} against {variants[0].label}"
+    return verdict_page(title, outcomes)
+
+
+def verdict_page(title: str, outcomes: Sequence[Outcome]) -> Page:
+    """The first outcome, what to do next, and each comparison with what explains it."""
+    worst, *others = outcomes
+    todo, command = NEXT.get(worst.status, NOT_JUDGED), next_command(worst)
+    next_step = before_command(todo, command) if command else f"{todo}."
+    sections = [
+        Section("What to do next", [next_step], text=command),
+        Section("What was found", worst.findings),
+    ]
+    facts = [f"{other.word}: {other.sentence}" for other in others]
+    draw = None
+
+    if judged := [each.comparison for each in outcomes if each.comparison]:
+        first = judged[0]
+        sides = first.baseline, *(each.variant for each in judged)
+        last = first.variant.launches[-1]
+        facts = [
+            f"{what_ran(first)}.",
+            f"{machine(last)}, {start_time(last.run)}.",
+            f"{counts(first)}.",
+            headline_of(*first.variant.launches),
+            *facts,
+        ]
+        sections += [*map(forest, judged), _differences(sides)]
+        sections += [
+            Section(
+                f"What explains {each.variant.label}: all sentences",
+                explanations(each),
+                folded=True,
+            )
+            for each in judged
+        ]
+        draw = partial(draw_cells, comparison=first)
+
+    sentence = worst.sentence
+    if not sentence.endswith("?"):  # "did you mean --budget?"
+        sentence += "."
+    return Page(title, Banner(worst.word, sentence, facts), sections, draw=draw)
+
+
+def next_command(outcome: Outcome) -> str:
+    """After a regression the commits between the sides; nothing if all is well, or without a
+    campaign that knows its commands; otherwise the same gate once more, with twice the pairs if
+    more are what it lacks, and the time for them."""
+    status, comparison = outcome.status, outcome.comparison
+    campaign = comparison and comparison.baseline.campaign
+    if status == PASS or not comparison or not campaign or not comparison.variant.typed:
+        return ""
+
+    base, head = (
+        (side.commit[:9], side.typed) for side in (comparison.baseline, comparison.variant)
+    )
+    if status == REGRESSION:
+        is_between = base[0] and head[0] not in ("", base[0])
+        return f"git log --oneline {base[0]}..{head[0]}" if is_between else ""
+
+    settings = campaign.campaign
+    pairs = min(MOST_PAIRS, settings.pairs * (2 if status == INCONCLUSIVE else 1))
+    launch_s = max(LEAST_LAUNCH_S, fmean(each.elapsed_s for each in campaign.launches))
+    return gate_command(
+        base,
+        head,
+        comparison.allowed,
+        budget=f"{1 + launch_s * (pairs + 2) // 30:.0f}m",  # with two pairs of pilots
+        pairs=pairs,
+        seed=settings.seed,
+        margin=f"{100 * settings.margin:g}",
+        **{"min-effect": f"{100 * outcome.min_effect:g}"} if outcome.min_effect else {},
+    )
+
+
+def gate_command(
+    base: tuple[str, str], head: tuple[str, str], allowed: Sequence[str] = (), **options: object
+) -> str:
+    """The gate of two sides, each the commit that it runs, or "", and its command. What was not
+    stored says whose it is: otherwise both sides would look alike."""
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += [word for name in allowed for word in ("--allow", name)]
+    for name, (commit, command) in {"base": base, "head": head}.items():
+        words += ["--revision", f"{name}={commit}"] if commit else []
+        words += [f"--{name}", re.sub("<(path|set)>", rf"<\1 of {name}>", command)]
+    return f"{RUN}{BENCH}gate {join(words)}"
+
+
+def sorted_cells(comparison: Comparison) -> pd.DataFrame:
+    """The cells with their `text` and `role`, grouped by verdict, the largest effect first, the
+    library's as a control last."""
+    rows = rows_of(comparison)
+    roles = [role_of(row["verdict"]) for row in rows]
+    cells = comparison.cells.assign(
+        text=pd.Series(rows),
+        role=pd.Categorical(roles, ORDER, ordered=True),
+        effect=-comparison.cells.log_ratio.abs().fillna(0),
+        is_control=~comparison.is_judged,
+    )
+    return cells.sort_values(["is_control", "role", "effect"], kind="stable")
+
+
+def draw_cells(axes: Any, comparison: Comparison) -> None:
+    """The first cells: by how much each is slower, with its interval."""
+    cells = sorted_cells(comparison)[:MOST_DRAWN]
+    rows, ends = range(len(cells)), abs(cells[["low", "high"]].T - cells.ratio).to_numpy()
+    axes.barh(rows, cells.ratio - 1, xerr=ends, color=cells.role)
+    axes.set_yticks(rows, cells.title.str[:30])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter("{x:+.1%}")
+    axes.set_xlabel("faster | slower")
+    axes.set_position((0.3, 0.14, 0.64, 0.34))
+
+
+def forest(comparison: Comparison) -> Section:
+    """A row for each cell, with a drawing."""
+    cells = sorted_cells(comparison)
+    shares = cells[["ratio", "low", "high"]].to_numpy() - 1
+    heading, drawings = forest_of(shares, list(cells.role), comparison.margin)
+    pairs: Any = zip(cells.itertuples(), drawings, strict=True)
+    rows: list[Row] = [
+        {
+            "case": cell.title,
+            "verdict": cell.text["verdict"] + ("\ncontrol" if cell.is_control else ""),
+            "ratio [95 %]": cell.text["ratio [95 %]"],
+            heading: drawing,
+            **{name: cell.text[name] for name in FIGURES},
+        }
+        for cell, drawing in pairs
+    ]
+    return Section(f"Cells of {comparison.variant.label}, the largest effect first", rows=rows)
+
+
+def _differences(variants: Sequence[Side]) -> Section:
+    """The facts on machine, software and environment that are not the same in the last launches of
+    all sides."""
+    facts = pd.DataFrame({side.label: recorded_facts(side.launches[-1].run) for side in variants})
+    facts = facts.fillna("-").map(lambda text: text[:500])
+    facts = facts[facts.nunique(axis=1) > 1].rename_axis("fact").reset_index()
+    rows: Any = facts.to_dict("records")
+    same = "Machine, software and environment are the same on all sides."
+    return Section("What differs", [] if rows else [same], rows=rows)

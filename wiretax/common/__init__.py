@@ -1,0 +1,1 @@
+"""What all rooms use: names of commands, command lines, launchers, untrusted files, folders."""

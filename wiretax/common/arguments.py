@@ -1,0 +1,68 @@
+"""Command lines: refusals in one sentence, and numbers, for `type` of argparse."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from itertools import takewhile
+from typing import Any, NoReturn
+
+from wiretax.common.untrusted import printable
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses a command line in one sentence, without the usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options. The first unknown one that may mean another is refused before argparse finds
+        another mistake, such as that the other is missing."""
+        args = sys.argv[1:] if args is None else args
+        known = self._option_string_actions
+        for word in takewhile("--".__ne__, args):
+            option = word.partition("=")[0]
+            if option.startswith("--") and option not in known:
+                longer = [name for name in known if name.startswith(option)]
+                is_short = longer and self.allow_abbrev  # argparse knows which one it means
+                near = longer or get_close_matches(option, known, 1, 0.76)
+                if near and not is_short:
+                    self.error(f"unknown option {option}: did you mean {near[0]}?")
+        return super().parse_known_args(args, namespace)
+
+    def print_help(self, file: Any = None) -> None:
+        """Raises OSError; argparse would hide it, and take standard error for a closed output."""
+        print(self.format_help(), end="", file=file or sys.stdout, flush=True)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+
+def unknown(kind: str, text: str, names: Sequence[str]) -> str:
+    """A sentence that suggests which of the names the text may mean, or that there is none."""
+    near = get_close_matches(text.lower(), names, 1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+    return f"unknown {kind} {text!r}: {hint}" if text else f"missing {kind}: {hint}"
+
+
+def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(
+            f"{printable(text)!r} is not a whole number from {least} to {most}"
+        )
+
+    return int(text)
+
+
+def positive_number(unit: str, most: int, text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) <= most:
+            return float(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not a number of {unit} above 0, and at most {most}"
+    )
+
+
+def percent(text: str) -> float:
+    """A percentage as a share."""
+    return positive_number("percent", 100, text) / 100

@@ -1,0 +1,207 @@
+"""The observations of runs, which every report on many runs groups and joins.
+
+An observation is a case of a run: the medians over its blocks that count. `folder.read_store` says
+which runs of a folder count and in which order; `table` makes one DataFrame of them."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import compress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from wiretax.record.blocks import main_state
+from wiretax.record.case import Key, key_of
+from wiretax.record.flight_records import read_flight
+from wiretax.record.schema import CaseHeader, End, Result, Run
+
+MIN_BLOCKS = 5  # of a case, to count
+# A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
+# cases take longer by as much, which is the order of the changes that reports look for.
+MOST_STEAL = 0.05
+QUIET_S = 900  # a run without an end that was not written to for so long was cut off
+
+
+# An observation: the number of the case, the number of its blocks that count, and the medians of
+# their cost and of the time of the collective alone.
+OBSERVED = np.dtype(
+    [("case", np.int32), ("n_blocks", np.int32), ("cost_us", np.float64), ("time_us", np.float64)]
+)
+
+
+@dataclass(eq=False)
+class Entry:
+    """A run in a store. `keys`, `statuses` and `right` are of its cases: `right` says which were
+    checked and not wrong. `observed` has its observations, (n,) of OBSERVED. `left_out` says why
+    the run does not count in reports on many runs, and is empty if it does."""
+
+    path: Path
+    run: Run
+    keys: tuple[Key, ...]
+    end: End | None
+    statuses: tuple[str, ...]
+    right: tuple[bool, ...]
+    observed: NDArray[Any]
+    left_out: str = ""
+
+    @property
+    def complete(self) -> bool:
+        return self.end is not None and self.end.status == "complete"
+
+    @property
+    def running(self) -> bool:
+        """Whether it has no end, its flight record names no rank that ended, and it was written to
+        in the last QUIET_S."""
+        has_ended = self.end or read_flight(self.path.with_suffix(".flight")).ended
+        return not has_ended and time.time() - self.path.stat().st_mtime < QUIET_S
+
+    @property
+    def rtt_ns(self) -> float:
+        """A flag's round trip in its state of the link; 0 without probes."""
+        return (self.end and self.end.rtt_ns) or 0.0
+
+    @property
+    def disturbance(self) -> float:
+        """The share of the CPU time that the hypervisor withheld; 0 up to MOST_STEAL."""
+        share = (self.end and self.end.steal_share) or 0.0
+        return share if share > MOST_STEAL else 0.0
+
+    @property
+    def wrong(self) -> list[CaseHeader]:
+        """The cases with wrong results."""
+        return [
+            case
+            for case, status in zip(self.run.cases, self.statuses, strict=True)
+            if status == "wrong"
+        ]
+
+
+@lru_cache(maxsize=1024)
+def plan_of(text: bytes) -> tuple[list[CaseHeader], tuple[Key, ...]]:
+    """Planned cases in JSON, as one object for all runs that have them, and their keys: a folder
+    has many runs of few plans."""
+    cases = msgspec.json.decode(text, type=list[CaseHeader])
+    return cases, tuple(map(key_of, cases))
+
+
+def entry_of(result: Result) -> Entry:
+    """The entry of a run that was read. Its observations are those of each case with status ok and
+    at least MIN_BLOCKS blocks, or one of another harness, which may print one mean of all its
+    iterations."""
+    least, by_case = 1 if result.run.imported_from else MIN_BLOCKS, result.counted.by_case
+    rows = []
+    for case in result.cases:
+        blocks = by_case.get(case.case, ())
+        if case.status == "ok" and len(blocks) >= least:
+            cost_us = median(block.cost_us for block in blocks)
+            rows.append(
+                (case.case, len(blocks), cost_us, median(block.time_us for block in blocks))
+            )
+
+    observed = np.array(rows, OBSERVED)
+    cases, keys = plan_of(msgspec.json.encode(result.run.cases))
+    return Entry(
+        result.path,
+        msgspec.structs.replace(result.run, cases=cases),
+        keys,
+        result.end,
+        tuple(case.status for case in result.cases),
+        tuple(case.status == "ok" and case.n_wrong == 0 for case in result.cases),
+        observed[observed["cost_us"] > 0],
+    )
+
+
+def in_one_state(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """The runs in the state of the link that most of these are in, and a sentence on the others."""
+    rtt_ns, is_in = main_state([entry.rtt_ns for entry in entries])
+    own, notes = list(compress(entries, is_in)), list[str]()
+    if others := [entry.rtt_ns for entry in compress(entries, ~is_in)]:
+        notes.append(
+            f"{len(others)} of {len(entries)} runs are left out: their link was in another state, "
+            f"with a flag's round trip of {median(others):.0f} ns instead of {rtt_ns:.0f} ns"
+        )
+
+    return own, notes
+
+
+def table(
+    entries: Sequence[Entry], without: Sequence[str] = ()
+) -> tuple[pd.DataFrame, dict[Key, CaseHeader]]:
+    """The observations of these runs, which were measured alike, in one DataFrame:
+
+    - `run`: the place of the run in `entries`;
+    - `case`, its number there, and `key`, the place of its key in the second value;
+    - `n_blocks`, the median of their costs `cost_us`, and `time_us`, that of the collective alone.
+
+    A run has one row for a key. And the cases by their keys, which leave out the fields `without`,
+    as the last of these runs planned them."""
+    planned, numbers = dict[Key, CaseHeader](), dict[Key, int]()
+    plans: dict[int, NDArray[np.int64]] = {}  # by the identity of a plan, which runs share
+    for entry in entries:
+        if id(entry.keys) not in plans:
+            keys = [key_of(case, without) for case in entry.run.cases]
+            planned |= zip(keys, entry.run.cases, strict=True)
+            places = [numbers.setdefault(key, len(numbers)) for key in keys]
+            plans[id(entry.keys)] = np.array(places, dtype=np.int64)
+
+    runs = [entry.observed for entry in entries]
+    keys_of_rows = [plans[id(entry.keys)][entry.observed["case"]] for entry in entries]
+    rows = pd.DataFrame(np.concatenate([np.empty(0, OBSERVED), *runs]))
+    rows["run"] = np.repeat(np.arange(len(runs)), list(map(len, runs)))
+    rows["key"] = np.concatenate([np.empty(0, np.int64), *keys_of_rows])
+    # Of two cases that are one without some fields, the one with more blocks counts.
+    rows = rows.sort_values("n_blocks", kind="stable")
+    return rows.drop_duplicates(["run", "key"], keep="last").sort_index(), planned
+
+
+def costs_of(
+    entries: Sequence[Entry], without: Sequence[str] = ()
+) -> tuple[NDArray[np.float64], dict[Key, CaseHeader]]:
+    """The costs in us of these runs, which were measured alike, (runs, keys), NaN without an
+    observation; and the case of each column by its key, as in `table`."""
+    rows, planned = table(entries, without)
+    costs_us = np.full((len(entries), len(planned)), np.nan)
+    costs_us[rows.run, rows.key] = rows.cost_us
+    return costs_us, planned
+
+
+def cards_of(run: Run) -> set[tuple[Any, Any]]:
+    """The GPUs that its ranks use, by host and bus id."""
+    return {(rank.get("host"), bus_id) for rank in run.ranks if (bus_id := rank.get("pci_bus_id"))}
+
+
+def world_of(run: Run) -> str:
+    """The number of ranks, of hosts (or of ranks on each of several hosts), and what the ranks run
+    on: `8 ranks, hosts 1, 8x hip gfx942 AMD Instinct MI300X`, if ranks share cards also how many
+    there are."""
+    ranks, hosts = run.ranks, run.hosts
+    if hosts != 1:
+        hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
+
+    kinds = Counter(
+        " ".join(filter(None, map(rank.get, ("device", "arch", "gpu")))) for rank in ranks
+    )
+    places = [f"{n}x {kind or 'unknown'}" for kind, n in sorted(kinds.items())]
+    n_cards = len(cards_of(run))
+    shared = f", sharing {n_cards}" if 0 < n_cards < len(ranks) else ""
+    return f"{run.world_size} ranks, hosts {hosts}, {' and '.join(places)}{shared}"
+
+
+def method_of(run: Run) -> str:
+    """How the cases were measured, where not by default: `checks 0, warmup 5`."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(run.method.items()))
+
+
+def alike_of(entry: Entry) -> tuple[Any, ...]:
+    """What runs that can be compared share: machine, world, benchmark, and method, which has the
+    statistic of another harness."""
+    run = entry.run
+    return run.machine_id, world_of(run), run.benchmark, method_of(run)

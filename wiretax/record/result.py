@@ -1,0 +1,188 @@
+"""Reads the files of runs, complete or cut off. `schema` describes the records; `writing` writes
+them."""
+
+import ctypes
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import cache, reduce
+from operator import attrgetter, or_
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from wiretax.common import untrusted
+from wiretax.common.grouped import grouped
+from wiretax.record.blocks import count_blocks, describe_link
+from wiretax.record.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
+from wiretax.record.schema import SCHEMA, Block, Case, End, Line, LinkBlock, Result, Run, Winner
+from wiretax.record.summarise import build_cases
+from wiretax.record.wrong import mark_wrong
+
+MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
+MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
+ENDED_EARLY = "the run ended first"
+NOT_JSON = ValueError, RecursionError  # as msgspec raises them
+KEY_OF = attrgetter(*CASE_KEY)
+
+
+class ResultError(Exception):
+    """A file that cannot be read or written, in one sentence that names it."""
+
+    exit_status = 2  # of a command that fails with it
+
+
+def content_of(path: Path, most_bytes: int = untrusted.MOST_BYTES) -> bytes:
+    """The content of a regular file. Raises ResultError if it cannot be read or is too long."""
+    try:
+        content = untrusted.read_bytes(path, most_bytes=most_bytes)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+
+    if content.count(b"\n") > MOST_LINES:
+        raise ResultError(f"{path} has more than the {MOST_LINES:,} lines that are read")
+
+    return content
+
+
+def end_with_parent() -> None:
+    """Initializes a pool's process, which would wait forever once its parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def read(path: Path | str) -> Result:
+    """The run in the file `path`, incomplete if its last line is; a case is wrong if any line says
+    so. Raises ResultError for a file that is no run, is damaged earlier or has a newer schema."""
+    path = Path(path)
+    lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, Winner, End), SCHEMA)
+    [run], cases, ends = lines[Run], lines[Case], lines[End]
+    blocks, link_blocks = lines[Block], lines[LinkBlock]
+    counted = count_blocks(blocks)
+    result = Result(
+        path,
+        run,
+        cases,
+        counted,
+        blocks,
+        link_blocks,
+        ends[-1] if ends else None,
+        lines[Winner],
+    )
+
+    try:
+        result.check_open_parts()
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{path} is not a run file of schema {SCHEMA} ({error})") from error
+
+    possible = {run.benchmark} if run.benchmark in COMPUTE_BENCHMARKS else BUS_FACTORS.keys()
+    unknown = {header.collective for header in run.cases} - possible
+    if unknown and not run.imported_from:
+        raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
+    if any(not 0 <= block.case < len(run.cases) for block in blocks):
+        raise ResultError(f"{path}: a block belongs to a case that was not planned")
+
+    if not ends:
+        result.cases = build_cases(run, counted, blocks, link_blocks, reason=ENDED_EARLY)
+    elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
+        raise ResultError(f"{path}: its cases differ from the planned ones")
+
+    mark_wrong(result.cases, blocks, *ends)
+    if result.end:
+        describe_link(result.end, counted)
+    return result
+
+
+def read_lines(
+    path: Path, file_type: str, kinds: Sequence[type[Line]], schema: int
+) -> defaultdict[Any, list[Any]]:
+    """The records by their kinds, without lines of other kinds and an incomplete last line; the
+    first kind is the head's. Raises ResultError for a line that does not fit `schema`; `file_type`
+    names the file."""
+    records: list[Line] = []
+    head = kinds[0].__struct_config__.tag
+    by_tag = {each.__struct_config__.tag: each for each in kinds}
+    first, _, rest = content_of(path, MOST_RUN_BYTES).partition(b"\n")
+    # Almost every file can be decoded at once. Errors, and what is rare, come from the loop.
+    others: list[Line] = []
+    if len(rest) <= MOST_LINE_BYTES and b'"schema"' not in rest:
+        with suppress(*NOT_JSON):
+            if _is_plain(rest):
+                others, rest = _decoder(*kinds[1:]).decode_lines(rest), b""
+
+    lines = [first, *rest.split(b"\n")]
+    for number, line in enumerate(lines, 1):
+        place = f"{path}, line {number}"
+        if not line:
+            continue
+        if len(line) > MOST_LINE_BYTES:
+            raise ResultError(
+                f"{place}: its {len(line) / 1e6:.0f} MB are more than the "
+                f"{MOST_LINE_BYTES / 1e6:.0f} MB that are read"
+            )
+        try:
+            raw = msgspec.json.decode(line)
+            raw = raw if _is_plain(line) else untrusted.printable_in(raw)
+        except NOT_JSON as error:
+            if number == len(lines) and records:
+                break
+            raise ResultError(f"{place}: not a line of a {file_type} ({error})") from error
+        tag = raw.get("kind") if isinstance(raw, dict) else None
+        if (tag == head) == bool(records):
+            raise ResultError(f"{place}: a {file_type} has one `{head}` line, its first")
+        if not isinstance(tag, str) or tag not in by_tag:
+            continue
+        if isinstance(newer := raw.get("schema"), int) and newer > schema:
+            raise ResultError(
+                f"{place}: schema {newer} is newer than this program's "
+                f"{schema}; use a newer program"
+            )
+        try:
+            records.append(msgspec.convert(raw, by_tag[tag]))
+        except msgspec.ValidationError as error:
+            raise ResultError(
+                f"{place}: not a `{tag}` line of schema {schema} ({error})"
+            ) from error
+
+    if not records:
+        raise ResultError(f"{path} is empty, not a {file_type}")
+
+    return defaultdict(list, grouped(records + others, type))
+
+
+@cache
+def _decoder(*kinds: type[Line]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(reduce(or_, kinds))
+
+
+def _is_plain(text: bytes) -> bool:
+    """Whether `printable_in` would leave all strings of this JSON as they are: it has no escape
+    sequence, and nowhere too many letters without a quotation mark."""
+    if not text.isascii() or b"\\" in text or b"\x7f" in text:
+        return False
+
+    start = 0
+    while len(text) - start > untrusted.MOST_LETTERS:
+        quote = text.rfind(b'"', start, start + untrusted.MOST_LETTERS)
+        if quote < 0:
+            return False
+        start = quote + 1
+
+    return True
+
+
+def time_of(run_id: str) -> datetime | None:
+    """The UTC start time in a run_id, if it has one."""
+    try:
+        return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%S%z")
+    except ValueError:
+        return None
+
+
+def by_time(run_id: str) -> tuple[bool, str]:
+    """The key that sorts runs by time, oldest first; runs without a time come first."""
+    return time_of(run_id) is not None, run_id

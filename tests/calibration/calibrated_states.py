@@ -27,6 +27,9 @@ STATE_TRIPS = 5.0  # times as long is the round trip in the slow state
 DAY_SPREAD = 0.02
 MIXED = 0.05, 0.2, 0.5  # shares of launches, or of days, in the slow state
 FALSE, OPEN = (0.0, 0.05), (0.0, 1.0)
+# Where one day in twenty is slow, 36 % of stores of 20 days have none: its first one is a change by
+# all that the store knows. 4.3 % of 4,000 gates had status 1.
+RARE = 0.0, 0.065
 # What a cell's time takes of a change of the round trip: all at the smallest size, nothing at the
 # largest; or all in every cell, if only small sizes are measured.
 ALL_SIZES = np.tile(np.linspace(1.0, 0.0, SIZES), CELLS // SIZES)
@@ -145,7 +148,8 @@ CLAIMS: dict[str, list[Simulation]] = {
     ],
     "The link changes its state, kept: 1": [
         *(partial(beside_kept, 1.0, slow, True, 1, SMALL_SIZES, FALSE) for slow in MIXED),
-        *(partial(beside_kept, 1.0, slow, False, 20, SMALL_SIZES, FALSE) for slow in MIXED),
+        partial(beside_kept, 1.0, 0.05, False, 20, SMALL_SIZES, RARE),
+        *(partial(beside_kept, 1.0, slow, False, 20, SMALL_SIZES, FALSE) for slow in MIXED[1:]),
         partial(beside_kept, 1.0, 0.05, False, 10, SMALL_SIZES, OPEN),
         partial(beside_kept, 1.0, 0.2, False, 1, ALL_SIZES, OPEN),
         partial(beside_kept, 1.0, 0.2, False, 1, SMALL_SIZES, OPEN),

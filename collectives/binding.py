@@ -146,8 +146,8 @@ def launch_with(
     DeviceError."""
     # The bits of a row must not depend on the length of all rows.
     macros = build_macros(world, case) | {"WT_SEVERAL_PAGES": 0} | macros
-    memory = arguments.memory = world.device.private(ctypes.sizeof(structure))
-    arguments.structure = structure  # keeps what it points to
+    memory = world.device.private(ctypes.sizeof(structure))
+    arguments.keeps = memory, structure
     arguments.more, structure.ranks = memory.address, arguments
     memory.write(np.frombuffer(structure, np.uint8))
     return Operation(world.device.step(stem, entry, arguments, blocks, threads, **macros))

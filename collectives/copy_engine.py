@@ -1,12 +1,14 @@
 """A GPU's copy engines between ranks, with the signals of kernels/allreduce_copy_engine.cu."""
 
 from contextlib import suppress
+from ctypes import c_long
 from functools import partial
 
 from collectives.communicator import Refusal
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import HALF_BYTES, CopyEngine, Memory, Shared, Step, Transfer, fields_of
+from kernels.devices.device import HALF_BYTES, Arguments, CopyEngine, Memory, Step, Transfer
+from kernels.devices.layout import Shared
 
 FILE = "allreduce_copy_engine"  # of kernels/
 LEAST_BYTES = 1 << 20  # below, a copy takes longer to start than to move the bytes
@@ -18,10 +20,10 @@ BETWEEN_HOSTS = Unsupported("between host memories the driver copies with the CP
 FLAGS_BYTES = 64 << 10  # in front of an inbox: 32-bit flags of CUDA's streams
 
 
-class Mark(Shared):
-    """`Mark` of allreduce_copy_engine.cu."""
+class Mark(Shared, file="allreduce_copy_engine.cu"):
+    """A signal to some peers, or a wait for theirs; `peers` has one bit each."""
 
-    _fields_ = fields_of("Mark", "allreduce_copy_engine.cu")
+    _fields_ = (("ranks", Arguments), ("peers", c_long), ("step", c_long))
 
 
 def shared_engine(world: World) -> CopyEngine | None:

@@ -159,7 +159,8 @@ def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
         rooms = inboxes(peers, "one_shot", size_bytes)
     except Refusal as refused:
         return Unsupported(str(refused))
-    inbox = arguments.inbox = world.device.private(size_bytes) if is_staged else None
+    inbox = world.device.private(size_bytes) if is_staged else None
+    arguments.keeps = inbox
     # Flags lie in front of a room: `taken`, then an `arrived` for each piece.
     own, other = rooms[rank].address, rooms[1 - rank].address
     out, back = (own if is_staged else other) + FLAGS_BYTES, other + FLAGS_BYTES

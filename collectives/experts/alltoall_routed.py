@@ -2,6 +2,7 @@
 (kernels/experts/alltoall_routed.cu) and by the library. The library exchanges rows between kernels
 of ours that pack and unpack them (routed_records.cu), and is told all routes in advance."""
 
+from ctypes import c_long, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,18 +23,37 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Shared, fields_of
+from kernels.devices.device import MOST_BLOCKS, Arguments, Memory
+from kernels.devices.layout import Shared
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
 WAYS = ("dispatch", "combine", "round_trip")
 
 
-class Routing(Shared):
-    """`Routing` of routing.h, which explains each field: a rank's tables for a batch, in these
-    `memories`, with the rows of its experts. CHOICE is `Choice` there."""
+class Routing(Shared, file="experts/routing.h"):
+    """A rank's tables for a batch, and the rows of its experts; routing.h explains each field.
+    CHOICE is `Choice` there."""
 
-    memories: list[Memory]
-    _fields_ = fields_of("Routing", "experts/routing.h")
+    _fields_ = (
+        ("ranks", Arguments),
+        ("tokens", c_long),
+        ("most_tokens", c_long),
+        ("experts", c_long),
+        ("top_k", c_long),
+        ("most_rows", c_long),
+        ("step_tokens", c_long),
+        ("owner", c_void_p),
+        ("tokens_of", c_void_p),
+        ("choices", c_void_p),
+        ("counting", c_void_p),
+        ("first", c_void_p),
+        ("came", c_void_p),
+        ("rows", c_void_p),
+        ("out", c_void_p),
+        ("in_", c_void_p),
+        ("record", c_void_p),
+        ("arrived", c_void_p),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +99,7 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> R
         rows=rows.address,
         **{name: memory.address for name, memory in memories.items()},
     )
-    routing.memories = [rows, *memories.values()]
+    routing.keeps = [rows, *memories.values()]
     return routing
 
 

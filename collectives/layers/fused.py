@@ -2,6 +2,7 @@
 the forms that `bench.layers` compares: compute alone, in separate launches, and in one launch."""
 
 from collections.abc import Callable, Iterable
+from ctypes import c_double, c_long, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +21,8 @@ from collectives.operation import (
     World,
 )
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import Shared, fields_of
+from kernels.devices.device import Arguments
+from kernels.devices.layout import Shared
 
 BLOCK_THREADS = 256  # of a GEMV
 EPSILON = 1e-5
@@ -40,16 +42,33 @@ def row_factors(rows: int, seed: int) -> Array:
     return np.asarray(np.random.default_rng(seed).choice(factors, rows))
 
 
-class Norm(Shared):
-    """`Norm` of norm.h: the rows that follow an all-reduce."""
+class Norm(Shared, file="include/norm.h"):
+    """The rows that follow an all-reduce."""
 
-    _fields_ = fields_of("Norm", "include/norm.h")
+    _fields_ = (
+        ("ranks", Arguments),
+        ("residual", c_void_p),
+        ("residual_out", c_void_p),
+        ("weight", c_void_p),
+        ("hidden", c_long),
+        ("tokens", c_long),
+        ("epsilon", c_double),
+    )
 
 
-class Gemv(Shared):
-    """`Gemv` of gemv.h: a rank's part of a linear layer."""
+class Gemv(Shared, file="include/gemv.h"):
+    """A rank's part of a linear layer."""
 
-    _fields_ = fields_of("Gemv", "include/gemv.h")
+    _fields_ = (
+        ("ranks", Arguments),
+        ("weights", c_void_p),
+        ("activations", c_void_p),
+        ("row_scales", c_void_p),
+        ("hidden", c_long),
+        ("inner", c_long),
+        ("stride", c_long),
+        ("copies", c_long),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Unsupp
 from collectives.peers.file import read_source
 from collectives.registry import LIBRARY
 from kernels.devices.compile_cache import source_with_headers
-from kernels.devices.device import SOURCES, DeviceError, OutOfMemory
+from kernels.devices.device import DeviceError, OutOfMemory
+from kernels.devices.layout import SOURCES
 
 FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered] [in_place]"
 

@@ -1,7 +1,6 @@
 """Compiles a kernel file once for all ranks and runs, to `$XDG_CACHE_HOME/wiretax`. A binary's name
 has its SHA-256 digest: a file that does not match is compiled anew and never loaded."""
 
-import ctypes
 import fcntl
 import hashlib
 import os
@@ -11,8 +10,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kernels.devices import device
-from kernels.devices.device import SOURCES, DeviceError, Macros, Shared
+from kernels.devices.device import CONSTANTS, DeviceError, Macros
+from kernels.devices.layout import SOURCES, layout_checks
 from wiretax.common.owners import REMEDY, private_folder
 
 LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk
@@ -42,22 +41,16 @@ def source_with_headers(source: Path) -> list[Path]:
     return paths
 
 
-def layout_checks(text: str) -> str:
-    """C++ text that compares with Python's the constants of device.py, and the size of each
-    structure, that a kernel file with this text has too."""
-    facts = {
-        name: value
-        for name, value in vars(device).items()
-        if isinstance(value, int) and f" {name} = " in text
-    }
-    for structure in Shared.__subclasses__():
-        if f"struct {structure.__name__} {{" in text:
-            facts[f"sizeof({structure.__name__})"] = ctypes.sizeof(structure)
-    checks = (
-        f'static_assert({fact} == {value}, "{fact} is {value} in Python and not in C++");'
-        for fact, value in facts.items()
-    )
-    return "\n" + "\n".join(checks)
+def checks_of(sources: Sequence[Path]) -> str:
+    """C++ text to follow a kernel file: it compares with Python's the constants and structures that
+    these files, the kernel's and its headers, declare."""
+    lines = list[str]()
+    if any(path.samefile(SOURCES / "include/sync.h") for path in sources):
+        lines = [
+            f'static_assert({name} == {value}, "{name} is {value} in Python and not in C++");'
+            for name, value in CONSTANTS.items()
+        ]
+    return "\n" + "\n".join([*lines, layout_checks(sources)])
 
 
 def cache_folder() -> Path:
@@ -90,7 +83,7 @@ def compile_once(
     options = [f"-D{name}={macros[name]}" for name in sorted(macros)]
     paths = source_with_headers(source)
     names, texts = [path.name for path in paths], [path.read_text() for path in paths]
-    checks = layout_checks("".join(texts))
+    checks = checks_of(paths)
     key = hashlib.sha256("\0".join([*inputs, *options, checks, *names, *texts]).encode())
     folder, name = cache_folder(), f"{source.stem}-{key.hexdigest()[:24]}"
     unfinished = folder / f"{secrets.token_hex(8)}.part"

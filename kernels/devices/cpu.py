@@ -20,34 +20,38 @@ import numpy as np
 from kernels.devices import shared_memory
 from kernels.devices.compile_cache import CompileError, compile_once, first_complaint
 from kernels.devices.device import (
-    SOURCES,
     Action,
     Counts,
     Device,
     DeviceError,
     Macros,
     Phase,
-    Shared,
     Stamps,
     Step,
     Watch,
-    fields_of,
 )
+from kernels.devices.layout import SOURCES, Shared
 from kernels.devices.shared_memory import HostMemory
 
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
 
 
-class NativeAction(Shared):
-    """`NativeAction` of loop_cpu.cpp: a function and its argument, or a stamp."""
+class NativeAction(Shared, file="devices/loop_cpu.cpp"):
+    """A function and its argument, or a stamp."""
 
-    _fields_ = fields_of("NativeAction", "devices/loop_cpu.cpp")
+    _fields_ = (
+        ("run", c_void_p),
+        ("argument", c_void_p),
+        ("phase", c_long),
+        ("stamp", c_long),
+        ("call", c_long),
+    )
 
 
-class LibraryCall(Shared):
-    """`LibraryCall` of loop_cpu.cpp: a library's function, its arguments, and the last error."""
+class LibraryCall(Shared, file="devices/loop_cpu.cpp"):
+    """A library's function, its arguments, and the last error."""
 
-    _fields_ = fields_of("LibraryCall", "devices/loop_cpu.cpp")
+    _fields_ = (("function", c_void_p), ("arguments", c_long * 9), ("failed", c_long))
 
 
 def native_actions(actions: Sequence[Action]) -> Any:

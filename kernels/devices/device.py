@@ -1,25 +1,31 @@
 """The Device protocol, and the structures of `sync.h`, `link.cu` and `iteration.cu` in Python."""
 
 import ctypes
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ctypes import c_char, c_double, c_long, c_uint64, c_void_p
+from ctypes import c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
-from keyword import iskeyword
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-SOURCES = Path(__file__).parents[1]  # kernels/
-# Of sync.h, which must agree: compile_cache.py compares them.
+from kernels.devices.layout import Shared
+
+# Of sync.h: see CONSTANTS.
 MOST_RANKS = 8
 MOST_BLOCKS = 128
 PACK_BYTES = 64  # of the widest CPU
 HALF_BYTES = 4 << 20  # of a slab, at least
 PACKET_BYTES = 66 << 10  # a writer's room for packets in each half
 PACKETS_BYTES = 4 * MOST_RANKS * PACKET_BYTES  # behind a slab's halves: with marks, with sentinels
+CONSTANTS = {  # each compilation compares them with those of sync.h
+    "MOST_RANKS": MOST_RANKS,
+    "MOST_BLOCKS": MOST_BLOCKS,
+    "PACK_BYTES": PACK_BYTES,
+    "HALF_BYTES": HALF_BYTES,
+    "PACKET_BYTES": PACKET_BYTES,
+    "PACKETS_BYTES": PACKETS_BYTES,
+}
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
 Macros = Mapping[str, str | int]  # what a build defines with -D, by name
@@ -36,94 +42,121 @@ class OutOfMemory(DeviceError):
     """A device has no memory left; another way of sharing memory would not help."""
 
 
-class Line(ctypes.Structure):
+class Line(Shared, file="include/sync.h"):
     """A value with 128 bytes to itself."""
 
-    _fields_ = (("value", c_uint64), ("rest", c_char * 120))
+    _fields_ = (("value", c_uint64), ("rest", c_uint64 * 15))
 
 
-# The types of fields, and the numbers of elements, in kernel files.
-KINDS: dict[str, Any] = {
-    "u64": c_uint64,
-    "long": c_long,
-    "double": c_double,
-    "Line": Line,
-    "PeerPointers": c_void_p * MOST_RANKS,
-}
-NUMBERS = {"MOST_RANKS": MOST_RANKS, "MOST_BLOCKS": MOST_BLOCKS}
-
-
-class Shared(ctypes.Structure):
-    """A structure of a kernel file, with the same name. Each compilation compares the sizes."""
-
-
-def fields_of(structure: str, source: str) -> list[tuple[str, Any]]:
-    """The fields of a structure of `kernels/<source>`, as they are declared there: one or several
-    a line, of one type. All pointers are void ones, and `in` is `in_`."""
-    kinds = KINDS | {each.__name__: each for each in Shared.__subclasses__()}
-    text = (SOURCES / source).read_text()
-    body = text.partition(f"struct {structure} {{")[2].partition("\n}")[0]
-    fields = list[tuple[str, Any]]()
-    line = re.compile(r"^  (?:const )?(\w+)(\*|<.+>)? (.+);$", re.MULTILINE)
-    for kind, mark, names in line.findall(re.sub(" *//.*", "", body)):
-        for declared in names.split(", "):
-            name, *numbers = re.findall(r"\w+", declared)
-            field = c_void_p if "*" in mark + declared else kinds[kind]
-            for number in reversed(numbers):
-                field *= NUMBERS.get(number) or int(number)
-            fields.append((f"{name}_" if iskeyword(name) else name, field))
-    return fields
-
-
-class Watch(Shared):
+class Watch(Shared, file="include/sync.h"):
     """A rank's progress, and why a wait ended early; `sync.h` names the writer of each field."""
 
-    _fields_ = fields_of("Watch", "include/sync.h")
+    _fields_ = (
+        ("stop", c_uint64),
+        ("timed_out", c_uint64),
+        ("peer", c_uint64),
+        ("block", c_uint64),
+        ("seen", c_uint64),
+        ("wanted", c_uint64),
+        ("iteration", c_uint64),
+        ("calls", c_uint64),
+        ("phase", c_uint64),
+        ("epoch", c_uint64),
+    )
 
 
-class Own(Shared):
+class Own(Shared, file="include/sync.h"):
     """The counters that only one rank uses, its launches and meetings, and its peers' registers."""
 
-    _fields_ = fields_of("Own", "include/sync.h")
+    _fields_ = (
+        ("epoch", Line),
+        ("ticket", Line),
+        ("meetings", Line),
+        ("hdp_flush", Line * MOST_RANKS),
+    )
 
 
-class Control(Shared):
+class Control(Shared, file="include/sync.h"):
     """A rank's control block: the flags that its peers write."""
 
-    _fields_ = fields_of("Control", "include/sync.h")
+    _fields_ = (("meet", Line * MOST_RANKS), ("flags", Line * MOST_RANKS * MOST_BLOCKS))
 
 
-class Arguments(Shared):
+class Arguments(Shared, file="include/sync.h"):
     """The argument of every kernel that talks to peers."""
 
-    _fields_ = fields_of("Arguments", "include/sync.h")
+    _fields_ = (
+        ("send", c_void_p),
+        ("receive", c_void_p),
+        ("count", c_long),
+        ("chunk_bytes", c_long),
+        ("half_bytes", c_long),
+        ("timeout_ns", c_uint64),
+        ("rank", c_long),
+        ("yields", c_long),
+        ("slab", c_void_p * MOST_RANKS),
+        ("control", c_void_p * MOST_RANKS),
+        ("watch", c_void_p),
+        ("own", c_void_p),
+        ("sends", c_void_p * MOST_RANKS),
+        ("receives", c_void_p * MOST_RANKS),
+        ("more", c_void_p),
+    )
 
 
-class Transfer(Shared):
+class Transfer(Shared, file="include/transfer.h"):
     """A rank's part in moving buffers between ranks."""
 
-    _fields_ = fields_of("Transfer", "include/transfer.h")
+    _fields_ = (
+        ("ranks", Arguments),
+        ("to", c_long),
+        ("from_", c_long),
+        ("bytes", c_long),
+    )
 
 
-class Pattern(Shared):
+class Pattern(Shared, file="iteration.cu"):
     """A buffer of segments that each repeat a table, shifted by the iteration."""
 
-    _fields_ = fields_of("Pattern", "iteration.cu")
+    _fields_ = (
+        ("buffer", c_void_p),
+        ("tables", c_void_p),
+        ("segments", c_long),
+        ("segment_bytes", c_long),
+        ("table_bytes", c_long),
+        ("period", c_long),
+        ("element_bytes", c_long),
+        ("wrong", c_void_p),
+        ("watch", c_void_p),
+        ("place", c_uint64),
+    )
 
 
-class Wrong(Shared):
+class Wrong(Shared, file="iteration.cu"):
     """How many elements a check counted as wrong, and where the first one is, with its bits."""
 
-    _fields_ = fields_of("Wrong", "iteration.cu")
+    _fields_ = (
+        ("elements", c_uint64),
+        ("iteration", c_uint64),
+        ("offset", c_uint64),
+        ("expected", c_uint64),
+        ("got", c_uint64),
+        ("place", c_uint64),
+    )
+
+
+class Gate(Shared, file="iteration.cu"):
+    """Holds a GPU's stream back until the host has filled it with a batch of iterations."""
+
+    _fields_ = (
+        ("opened", c_void_p),
+        ("wanted", c_uint64),
+        ("timeout_ns", c_uint64),
+        ("watch", c_void_p),
+    )
 
 
 WRONG_BYTES = ctypes.sizeof(Wrong)
-
-
-class Gate(Shared):
-    """Holds a GPU's stream back until the host has filled it with a batch of iterations."""
-
-    _fields_ = fields_of("Gate", "iteration.cu")
 
 
 class Memory(Protocol):

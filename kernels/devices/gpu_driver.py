@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kernels.devices.compile_cache import CompileError, compile_once, first_complaint
-from kernels.devices.device import SOURCES, DeviceError, Macros, OutOfMemory
+from kernels.devices.device import DeviceError, Macros, OutOfMemory
+from kernels.devices.layout import SOURCES
 
 DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}
 DEVICE_NODES = "/dev/nvidiactl", "/dev/kfd"

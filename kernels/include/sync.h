@@ -20,7 +20,7 @@
 #pragma once
 #include "platform.h"
 
-// device.py has the same values: layout_checks there compares them.
+// device.py has the same values and structures: each compilation compares them (layout.py).
 constexpr int MOST_RANKS = 8;
 constexpr int MOST_BLOCKS = 128;
 constexpr long PACK_BYTES = 64;          // of the widest machine
@@ -34,7 +34,7 @@ constexpr bool SWAPS = ON_CPU;  // ranks write next where they read last: see us
 
 // 128 bytes: the CPU's prefetcher and the GPU fetch cache lines in pairs.
 struct alignas(128) Line {
-  u64 value;
+  u64 value, rest[15];
 };
 
 // A rank's own counters, on its device: a graph replays correctly, and no atomic crosses the wire.

@@ -10,7 +10,8 @@ from typing import Any
 
 from kernels.devices.compile_cache import CompileError, compile_once, first_complaint
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import SOURCES, CopyEngine, DeviceError, Macros, Step
+from kernels.devices.device import CopyEngine, DeviceError, Macros, Step
+from kernels.devices.layout import SOURCES
 from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
 from tests.kernels.kernel_resources import HIP, PRELUDE, clang
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from kernels.devices.compile_cache import cache_folder
 from kernels.devices.cpu import cpu_model, load
-from kernels.devices.device import Shared
+from kernels.devices.layout import Shared
 from tests.kernels.kernel_resources import NoCompiler, clang
 from tests.launch import ROOT
 
@@ -130,8 +130,8 @@ def stored(to_program: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return load_or_compile
 
 
-class Instruction(Shared):
-    """`Instruction` of execute.cpp."""
+class Instruction(Shared, file=str(Path(__file__).with_name("execute.cpp"))):
+    """A function, and the numbers of its buffers."""
 
     _fields_ = (
         ("run", ctypes.c_void_p),

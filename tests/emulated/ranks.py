@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, cast
 
 from collectives.communicator import Refusal
 from collectives.operation import Operation, Parts, World
-from kernels.devices.device import SOURCES, DeviceError, Gate, Step
+from kernels.devices.device import DeviceError, Gate, Step
+from kernels.devices.layout import SOURCES
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, meeting, open_bed

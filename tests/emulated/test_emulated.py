@@ -14,7 +14,7 @@ import pytest
 from collectives.algorithms import allreduce_copy_engine
 from collectives.operation import Limits
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import SOURCES
+from kernels.devices.layout import SOURCES
 from tests.emulated import machine
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.ranks import Grid, late_ranks, open_ranks, run_items

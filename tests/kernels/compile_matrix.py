@@ -16,12 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from kernels.devices import gpu_driver
-from kernels.devices.compile_cache import (
-    CompileError,
-    cache_folder,
-    layout_checks,
-    source_with_headers,
-)
+from kernels.devices.compile_cache import CompileError, cache_folder, checks_of, source_with_headers
 from tests.kernels.kernel_resources import PRELUDE, hip_assembly
 
 for name in "copy_engine", "experts.alltoall_routed", "layers.fused":  # have structures of kernels
@@ -115,7 +110,7 @@ PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
 def layouts(source: Path) -> str:
-    return layout_checks("".join(path.read_text() for path in source_with_headers(source)))
+    return checks_of(source_with_headers(source))
 
 
 def nvrtc_code(wheel: str, source: Path, flags: list[str], refusal: str, checks: str) -> str:

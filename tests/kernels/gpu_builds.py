@@ -20,7 +20,7 @@ import pytest
 
 from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import cache_folder
-from kernels.devices.device import SOURCES
+from kernels.devices.layout import SOURCES
 from tests.kernels import kernel_resources as resources
 from tests.kernels.kernel_code import innermost_loops, kernels_in, loads_at_once, wide_loads
 from tests.kernels.kernel_resources import Built, NoCompiler, Resources, compile_for

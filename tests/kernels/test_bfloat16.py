@@ -10,7 +10,7 @@ import pytest
 
 from collectives.collective import DATATYPES
 from kernels.devices.cpu import FLAGS, find_compiler
-from kernels.devices.device import SOURCES
+from kernels.devices.layout import SOURCES
 
 PROGRAM = """
 #include "platform.h"

@@ -1,16 +1,14 @@
-"""The compile cache loads only its own binaries, compiles once, and checks the structures that C++
-and Python share."""
+"""The compile cache loads only its own binaries, compiles once, and compares constants that C++ and
+Python share."""
 
 import ctypes
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kernels.devices import compile_cache, device
 from kernels.devices.compile_cache import (
     CompileError,
     cache_folder,
@@ -18,8 +16,8 @@ from kernels.devices.compile_cache import (
     compile_once,
     source_with_headers,
 )
-from kernels.devices.cpu import CpuDevice, load
-from kernels.devices.device import fields_of
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.device import CONSTANTS
 from tests.another_user import as_root
 from tests.launch import ROOT
 
@@ -197,50 +195,12 @@ def test_a_cache_folder_that_cannot_be_made_is_reported(tmp_path, monkeypatch):
         cache_folder()
 
 
-SHARED = """#include "include/sync.h"
-struct Pair {
-  Line lines[MOST_BLOCKS][3];
-  const char *from, *to;  // long more;
-  PeerPointers<const char> in;
-  double share;
-  long rest[5];
-  DEVICE long sum() const {
-    long sum = 0;
-    return sum;
-  }
-};
-#define AT(field) __builtin_offsetof(Pair, field)
-extern "C" long offsets[] = {AT(lines), AT(from), AT(to), AT(in), AT(share), AT(rest)};
-"""
-
-
-def test_a_structure_is_read_from_its_file_and_one_of_another_size_is_refused_by_name(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source, base = tmp_path / "shared.cu", type("Shared", (ctypes.Structure,), {})
-    source.write_text(SHARED)
-    fields = fields_of("Pair", str(source))
-    assert [name for name, _ in fields] == ["lines", "from_", "to", "in_", "share", "rest"]
-    monkeypatch.setattr(compile_cache, "Shared", base)
-    pair: Any = type("Pair", (base,), {"_fields_": fields})
-    offsets = (ctypes.c_long * len(fields)).in_dll(load(source, {}), "offsets")
-    assert [*offsets] == [getattr(pair, name).offset for name, _ in fields]
-
-    longer = type("Pair", (base,), {"_fields_": [*fields, ("more", ctypes.c_long)]})
-    complaint = rf"sizeof\(Pair\) is {ctypes.sizeof(longer)} in Python and not in C\+\+"
-    sentence = rf"cannot compile shared\.cu: .*error: .*{complaint}"
-    with pytest.raises(CompileError, match=sentence) as refusal:
-        load(source, {})
-    assert "\n" not in str(refusal.value)
-
-
 def test_a_constant_or_a_capacity_that_differs_from_pythons_is_refused_by_name(
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompileError, match="a writer's room holds the longest message"):
         CpuDevice().load("allreduce_one_shot_ll", {"WT_MOST_BYTES": 65536})
-    monkeypatch.setattr(device, "HALF_BYTES", 1 << 20)
+    monkeypatch.setitem(CONSTANTS, "HALF_BYTES", 1 << 20)
     with pytest.raises(CompileError, match="HALF_BYTES is 1048576 in Python and not in C"):
         CpuDevice().load("alltoall", {})

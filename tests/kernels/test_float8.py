@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from collectives.collective import DATATYPES
-from kernels.devices.device import SOURCES
+from kernels.devices.layout import SOURCES
 from tests.kernels.test_bfloat16 import BITS, compiled
 
 # What a GPU has in place of vectors.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.devices.device import SOURCES
+from kernels.devices.layout import SOURCES
 from tests.kernels.broken_kernels import CUDA, HIP, SYNC, Patch, copy_kernels
 from tests.kernels.gpu_builds import (
     WIDE,

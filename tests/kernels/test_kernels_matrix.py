@@ -11,7 +11,7 @@ import pytest
 
 from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import CompileError
-from kernels.devices.device import SOURCES
+from kernels.devices.layout import SOURCES
 from tests.kernels import compile_matrix, kernel_code
 from tests.kernels.compile_matrix import (
     CLANGS,

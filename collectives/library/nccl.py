@@ -9,9 +9,9 @@ import ctypes
 import importlib
 import os
 import re
-import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from ctypes import c_char_p, c_int, c_size_t, c_uint
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,28 +37,60 @@ class UniqueId(ctypes.Structure):
 
 
 UNDEFINED, MAGIC = -(2**31), 0xCAFEBEEF
-# The first with symmetric windows, with this ncclConfig_t, and with a log that can end: before, the
-# library closes it beside its own threads.
+# The first with symmetric windows, with all of Configuration, and with a log that can end: before,
+# the library closes it beside its own threads.
 WINDOWS_SINCE = 22700
-# size, magic and version; blocking and cgaClusterSize; minCTAs and maxCTAs; netName, splitShare,
-# trafficClass and commName; collnetEnable, CTAPolicy, shrinkShare and nvlsCTAs.
-CONFIG = "NII2i2iP2iP4i"
-# Of 2.17 to 2.26, whose compilers pad splitShare to the place of 2.26's trafficClass.
-OLD_CONFIG, OLD_CONFIG_SINCE = "NII2i2iP2i", 21700
+OLD_CONFIGURATION_SINCE = 21700
+
+
+class Configuration(ctypes.Structure):
+    """ncclConfig_t of NCCL 2.27; later versions take it by its size. Versions 2.17 to 2.26 take the
+    fields before commName: those without trafficClass have padding in its place."""
+
+    _fields_ = (
+        ("size", c_size_t),
+        ("magic", c_uint),
+        ("version", c_uint),
+        ("blocking", c_int),  # since 2.14
+        ("cgaClusterSize", c_int),  # this and the next three since 2.17
+        ("minCTAs", c_int),
+        ("maxCTAs", c_int),
+        ("netName", c_char_p),
+        ("splitShare", c_int),  # since 2.18
+        ("trafficClass", c_int),  # since 2.26
+        ("commName", c_char_p),  # this and all that follow since 2.27
+        ("collnetEnable", c_int),
+        ("CTAPolicy", c_int),
+        ("shrinkShare", c_int),
+        ("nvlsCTAs", c_int),
+    )
 
 
 def configuration(blocks: str | None, policy: str | None, version: int) -> bytes:
-    """ncclConfig_t for this version, of 2.27 for later ones, which take it by its size: the
-    defaults, but for this number of blocks and this CTAPolicy, which the form of 2.27 has. NCCL
-    reads the variables of the same meaning once in a process."""
-    ctas, ctas_policy = (int(each) if each else UNDEFINED for each in (blocks, policy))
-    form, since = CONFIG, WINDOWS_SINCE
+    """ncclConfig_t for this version of NCCL: the defaults, but for this number of blocks and, from
+    2.27 on, this CTAPolicy. NCCL reads the variables of the same meaning once in a process."""
+    ctas = int(blocks) if blocks else UNDEFINED
+    config = Configuration(
+        size=ctypes.sizeof(Configuration),
+        magic=MAGIC,
+        version=WINDOWS_SINCE,
+        blocking=UNDEFINED,
+        cgaClusterSize=UNDEFINED,
+        minCTAs=ctas,
+        maxCTAs=ctas,
+        netName=None,
+        splitShare=UNDEFINED,
+        trafficClass=UNDEFINED,
+        commName=None,
+        collnetEnable=UNDEFINED,
+        CTAPolicy=int(policy) if policy else UNDEFINED,
+        shrinkShare=UNDEFINED,
+        nvlsCTAs=UNDEFINED,
+    )
     if version < WINDOWS_SINCE:
-        form, since = OLD_CONFIG, OLD_CONFIG_SINCE
-    fields = [UNDEFINED, UNDEFINED, ctas, ctas, 0, UNDEFINED, UNDEFINED]
-    if form == CONFIG:
-        fields += [0, UNDEFINED, ctas_policy, UNDEFINED, UNDEFINED]
-    return struct.pack(form, struct.calcsize(form), MAGIC, since, *fields)
+        config.version = OLD_CONFIGURATION_SINCE
+        config.size = Configuration.commName.offset
+    return bytes(config)[: config.size]
 
 
 # Numbers of RCCL's nccl_common.h.

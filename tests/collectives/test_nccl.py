@@ -1,5 +1,6 @@
 """Reading the logs of NCCL and RCCL, recorded on real machines; the real header and library."""
 
+import ctypes
 import importlib.metadata
 import re
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 from collectives.library import gpu_library as library_gpu
 from collectives.library import nccl
+from kernels.devices.cpu import load
 from tests.launch import ROOT, python
 
 pytestmark = pytest.mark.unit
@@ -116,6 +118,41 @@ def test_calls_and_constants_match_the_real_header():
         assert re.search(rf"\bnccl{name}\s*=\s*{number}\b", header), name
     assert re.search(rf"#define NCCL_WIN_COLL_SYMMETRIC 0x0?{library_gpu.SYMMETRIC}\b", header)
     assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
+
+
+def places_in_cpp(structure: str, fields: list[str], folder: Path) -> list[int]:
+    """The offset of each field, and the size, of the C++ structure `Config` with this text."""
+    source = folder / "config.cpp"
+    offsets = ", ".join(f"__builtin_offsetof(Config, {field})" for field in fields)
+    source.write_text(
+        "typedef unsigned long size_t;\n"
+        f'{structure}\nextern "C" long places[] = {{{offsets}, sizeof(Config)}};\n'
+    )
+    return list((ctypes.c_long * (len(fields) + 1)).in_dll(load(source, {}), "places"))
+
+
+FIELDS = [name for name, *_ in nccl.Configuration._fields_]
+PLACES = [getattr(nccl.Configuration, name).offset for name in FIELDS]
+
+
+def test_the_configuration_lies_in_memory_as_in_the_fake_nccl(tmp_path):
+    """Which has the fields of 2.27, or of 2.18."""
+    library = (ROOT / "tests/fake_gpu/nccl_library.cc").read_text()
+    [fake] = re.findall(r"struct Config \{.*?^\};", library, re.DOTALL | re.MULTILINE)
+    whole = [*PLACES, ctypes.sizeof(nccl.Configuration)]
+    assert places_in_cpp(fake, FIELDS, tmp_path) == whole
+    old = FIELDS.index("trafficClass")
+    size = len(nccl.configuration(None, None, nccl.WINDOWS_SINCE - 1))
+    assert places_in_cpp(f"#define OLD\n{fake}", FIELDS[:old], tmp_path) == [*PLACES[:old], size]
+
+
+def test_the_configuration_lies_in_memory_as_in_the_real_header(tmp_path):
+    header = file_of_nccl("nccl.h").read_text()
+    declaration = r"typedef struct ncclConfig_v\d+ (\{.*?^\}) ncclConfig_t;"
+    [real] = re.findall(declaration, header, re.DOTALL | re.MULTILINE)
+    later = re.findall(r"(\w+);", real)[len(FIELDS) :]  # fields of versions after 2.27 follow ours
+    assert re.findall(r"(\w+);", real) == [*FIELDS, *later]
+    assert places_in_cpp(f"struct Config {real};", FIELDS, tmp_path)[:-1] == PLACES
 
 
 def test_the_fake_packages_match_the_real_ones():

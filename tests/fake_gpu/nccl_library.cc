@@ -304,14 +304,14 @@ int ncclGetUniqueId(UniqueId* id) {
 struct Config {
   size_t size;
   unsigned magic, version;
-  int blocking, cga, least, most;
-  const char* net;
+  int blocking, cgaClusterSize, minCTAs, maxCTAs;
+  const char* netName;
 #ifdef OLD
-  int split;
+  int splitShare;
 #else
-  int split, traffic;
-  const char* name;
-  int collnet, policy, shrink, nvls;
+  int splitShare, trafficClass;
+  const char* commName;
+  int collnetEnable, CTAPolicy, shrinkShare, nvlsCTAs;
 #endif
 };
 int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const Config* config) {
@@ -323,9 +323,9 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const 
   const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
   c->delay_us = delay_of(chosen);
 #ifndef OLD
-  c->zero_cta = config->policy == 2;
+  c->zero_cta = config->CTAPolicy == 2;
 #endif
-  if (config->most > 0) c->delay_us += delay_of("CTAs" + std::to_string(config->most), 400);
+  if (config->maxCTAs > 0) c->delay_us += delay_of("CTAs" + std::to_string(config->maxCTAs), 400);
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
   if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());
   const int file = shm_open(id.internal, O_RDWR | O_CREAT, 0600);

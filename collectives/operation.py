@@ -284,6 +284,9 @@ class Algorithm:
     | `spans_hosts` | for ranks on several hosts |
     | `sums_in_rank_order` | adds an element's inputs in the order of the ranks, and rounds once |
     | `pushes` | it stores into peers' memory |
+    | `flags_in_data` | its data show that they arrived: no flag has to follow them |
+    | `to_neighbours` | each rank sends to one other rank, and all ranks in a circle |
+    | `formulas` | which of docs/advise.md hold: "parts" (checked on a GPU), "wire" |
     | `peer` | who else performs it, such as `vLLM 0.33.0`, and which `peer_collectives` |
     | `varies` | what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs` |
     """
@@ -301,6 +304,9 @@ class Algorithm:
     spans_hosts: bool = False
     sums_in_rank_order: bool = False
     pushes: bool = False
+    flags_in_data: bool = False
+    to_neighbours: bool = False
+    formulas: tuple[str, ...] = ()
     varies: tuple[str, ...] = ()
     peer: str | None = None
     peer_collectives: tuple[str, ...] = ()

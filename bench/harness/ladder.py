@@ -15,12 +15,12 @@ from bench.harness.console import CANNOT, FINE, WRONG, print_out
 from bench.harness.iteration import Buffers, case_iteration, come_late, nothing
 from bench.harness.sampler import SoakLaunch, SoakSequence, captured
 from bench.harness.session import Session
+from collectives.algorithms import general
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Refusal
 from collectives.connect import connect
 from collectives.operation import CollectiveCase, Unsupported, World
 from collectives.probe import show
-from collectives.registry import ALGORITHMS
 from collectives.world import modes_of
 from kernels.devices.device import Counts, DeviceError
 from wiretax.record.flight_records import read_flight
@@ -46,8 +46,10 @@ def all_reduces(session: Session, is_graph: bool = False, stall_ns: int = 0) -> 
     send, receive = (memories[world.rank] for memories in world.mapped.registered)
     buffers = Buffers(send, receive, 0)
     launches = []
-    with world.communicator.all_or_none(DeviceError, KeyError):
-        algorithm = ALGORITHMS["all_reduce"]["one_shot_push"]  # its file is optional
+    with world.communicator.all_or_none(DeviceError):
+        algorithm = general("all_reduce", pushes=True, variant="copied")
+        if isinstance(algorithm, Unsupported):
+            raise DeviceError(algorithm.reason)
         late = come_late(world, 0 if world.rank else stall_ns)
         for size_bytes in SIZES_BYTES:
             count, collective = size_bytes // 4, COLLECTIVES["all_reduce"]

@@ -6,7 +6,7 @@ import pkgutil
 from functools import cache
 
 from collectives.collective import COLLECTIVES
-from collectives.operation import Algorithm
+from collectives.operation import Algorithm, Unsupported
 
 
 @cache
@@ -23,3 +23,14 @@ def listed() -> dict[str, dict[str, Algorithm]]:
         its.sort(key=lambda algorithm: (algorithm.spans_hosts, algorithm.is_lossy))
         found[collective] = {each.base: each for each in its}
     return found
+
+
+def general(collective: str, pushes: bool, variant: str) -> Algorithm | Unsupported:
+    """The first algorithm over peers' memory that suits every case, as `auto` takes it without a
+    table, in this variant; one that pushes, or one that does not."""
+    for algorithm in listed()[collective].values():
+        suits = algorithm.needs_peers and algorithm.is_modelled and variant in algorithm.variants
+        if suits and algorithm.pushes == pushes:
+            return algorithm
+    way = "stores into" if pushes else "reads"
+    return Unsupported(f"no {collective} that {way} peers' memory is here ({variant})")

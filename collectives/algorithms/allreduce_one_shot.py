@@ -2,6 +2,8 @@
 
 Wins for short messages: one step costs half a round trip less than two."""
 
+from dataclasses import replace
+
 from collectives.exchange import exchange_forms
 from collectives.operation import CollectiveCase, Limits, Unsupported, World
 
@@ -18,17 +20,21 @@ def _refuses_in_place(world: World, case: CollectiveCase) -> Unsupported | None:
     return None
 
 
+PUSH, PULL = exchange_forms(
+    "allreduce_one_shot",
+    "one_shot",
+    "each rank stores its input into every peer's slab and sums all",
+    "each rank stores its input into its own slab, reads every peer's and sums all",
+    shares_slot=True,
+    base="one_shot",
+    varies=("grid", "slabs"),
+    refuses=_refuses_in_place,
+    limits=Limits(wins_below=_wins_below),
+    sums_in_rank_order=True,
+)
 ALGORITHMS = {
-    "all_reduce": exchange_forms(
-        "allreduce_one_shot",
-        "one_shot",
-        "each rank stores its input into every peer's slab and sums all",
-        "each rank stores its input into its own slab, reads every peer's and sums all",
-        shares_slot=True,
-        base="one_shot",
-        varies=("grid", "slabs"),
-        refuses=_refuses_in_place,
-        limits=Limits(wins_below=_wins_below),
-        sums_in_rank_order=True,
+    "all_reduce": (
+        replace(PUSH, formulas=("parts", "wire")),
+        replace(PULL, formulas=("parts",)),
     )
 }

@@ -41,6 +41,7 @@ def _refuses_integers(world: World, case: CollectiveCase) -> Unsupported | None:
 in_packets = partial(
     KernelAlgorithm,
     pushes=True,
+    flags_in_data=True,
     by_default=lambda world: not world.device.is_cpu,
     is_modelled=False,
     sums_in_rank_order=True,
@@ -54,6 +55,7 @@ ALGORITHMS = {
             _ll_traffic,
             _refuses_memory,
             limits=LL,
+            formulas=("parts",),
         ),
         in_packets(
             "one_shot_sentinel",

@@ -25,6 +25,8 @@ RING = KernelAlgorithm(
     binder("allreduce_ring", "ring", lambda ranks: 4, 4096),
     _traffic,
     pushes=True,
+    to_neighbours=True,
+    formulas=("wire",),
     varies=("chunks", "grid"),
     is_modelled=False,
 )

@@ -20,6 +20,7 @@ TWO_SHOT = KernelAlgorithm(
     two_shot_traffic,
     variants=("copied", "registered"),
     sums_in_rank_order=True,
+    formulas=("parts",),
     varies=("stores", "chunks", "grid", "slabs"),
 )
 
@@ -32,6 +33,7 @@ PUSH = replace(
     perform=binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096),
     moves=partial(two_shot_traffic, pushes=True),
     pushes=True,
+    formulas=("parts", "wire"),
     # Between two cores a push gains little over a pull.
     by_default=lambda world: not (world.device.is_cpu and world.ranks == 2),
 )

@@ -9,7 +9,7 @@ A rail is one rank of each host, with the same local rank; so every host needs a
 
 from dataclasses import replace
 
-from collectives.algorithms import listed
+from collectives.algorithms import general
 from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Refusal
@@ -39,10 +39,9 @@ def bind(world: World, case: CollectiveCase) -> Bound:
 def bind_within(node: World, case: CollectiveCase) -> Bound:
     """Raises Refusal on all ranks of the host."""
     reads = node.device.is_cpu or case.variant == "registered"
-    name = "direct_pull" if reads else "direct_push"
-    algorithm = listed()[case.collective.name].get(name)
-    if not algorithm:
-        return Unsupported(f"within a host it needs {name}, which is not here")
+    algorithm = general(case.collective.name, not reads, case.variant)
+    if isinstance(algorithm, Unsupported):
+        return algorithm
     with node.communicator.all_or_none():
         return algorithm.bind(node, case)
 

@@ -12,8 +12,8 @@ while the next one is multiplied. `bench.layers.overlap_cases` measures it.
 
 gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk.
 
-The matmul is the vendor's, through numpy or CuPy. The overlapped collective is `direct_pull`, in a
-second stream of a GPU."""
+The matmul is the vendor's, through numpy or CuPy. The overlapped collective reads peers' memory, as
+`direct_pull` does, in a second stream of a GPU."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.algorithms import listed
+from collectives.algorithms import general
 from collectives.binding import first_failure, python_operation, run_sequence
 from collectives.collective import COLLECTIVES, Datatype
 from collectives.communicator import Refusal
@@ -151,10 +151,12 @@ def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
 def _bind_fused(world: World, case: MatmulCase) -> Bound:
     if world.device.is_cpu:
         return Unsupported("a CPU has no second stream, which would move a chunk; GPUs have one")
-    if not (algorithm := listed()[ALONE[case.collective.name].name].get("direct_pull")):
-        return Unsupported("it needs direct_pull, which is not here")
+    variant, chunks = VARIANTS[case.variant]
+    algorithm = general(ALONE[case.collective.name].name, pushes=False, variant=variant)
+    if isinstance(algorithm, Unsupported):
+        return algorithm
     beside = list[tuple[Step, Step]]()
-    for bound in _collectives(world, case, algorithm, *VARIANTS[case.variant]):
+    for bound in _collectives(world, case, algorithm, variant, chunks):
         if isinstance(bound, Unsupported):
             return bound
         beside.append(world.device.beside([bound.step]))

@@ -41,14 +41,13 @@ SIZES = [1 << power for power in range(10, 28)]
 # Seven times of another owner's kernels lie within 18 % of what the formulas say of them
 # (tests/reports/advice/test_wire.py).
 GIVEN_SPREAD = 0.2
-OVER_GIVEN = "one_shot_push", "two_shot_push", "ring"  # of which one is the fastest
-
-LL = "one_shot_ll"  # its data show by themselves that they arrived
+ALGORITHMS = registry.ALGORITHMS["all_reduce"]
+# Those that a wire's formula compares.
+OVER_GIVEN = [name for name, each in ALGORITHMS.items() if "wire" in each.formulas]
 # The algorithms whose formulas were checked, on an H100 through host memory, and the least and the
 # most that these say over what was measured (tests/reports/advice/test_predict.py).
-CHECKED = LL, "one_shot_push", "one_shot_pull", "two_shot", "two_shot_push"
+CHECKED = [name for name, each in ALGORITHMS.items() if "parts" in each.formulas]
 FORMULA_OVER_MEASURED = 0.91, 1.13
-ALGORITHMS = registry.ALGORITHMS["all_reduce"]
 
 
 def traffic_of(name: str, size_bytes: int, ranks: int = 2) -> Traffic | None:
@@ -81,13 +80,19 @@ class Parts:
         """Whether the ranks did not run at once: then no flag tells of the wire."""
         return bool(self.flag[0] > TAKE_TURNS * self.load[0])
 
+    def drain_of(self, name: str) -> Span:
+        """How long an algorithm's stores take to end before its flag, in us."""
+        if ALGORITHMS[name].flags_in_data:
+            return np.zeros(3)
+        return self.drain
+
     def between_cards(self, route: Route, gpu: Gpu, name: str, traffic: Traffic) -> Span:
         """The time of an all-reduce of two cards in us. What a rank stores into its own memory, and
         loads from there, is local: at worst both inputs and the sum are not hidden."""
         hop = np.maximum(self.load - MEMORY_US, 0) * route.hop
         stored_bytes, loaded_bytes = map(sum, zip(*traffic.stages, strict=True))
         if ALGORITHMS[name].pushes:
-            wait = 0.0 if name == LL else self.drain  # before the flag
+            wait = self.drain_of(name)
             moved_bytes, byte = stored_bytes, self.store_byte / route.store
         else:
             wait = self.load * route.hop  # a read of the peer's memory after the flag
@@ -111,8 +116,7 @@ class Parts:
         in_turn, both_byte = self.store_byte + self.load_byte, self.both_byte
         best = crossed_bytes * min(both_byte[1], in_turn[1])
         worst = crossed_bytes * max(2 * both_byte[2], in_turn[2])
-        fence = 0.0 if name == LL else self.drain
-        waits = self.load + traffic.hops * (self.flag + fence)
+        waits = self.load + traffic.hops * (self.flag + self.drain_of(name))
         return self.kernel + waits + np.array([typical, best, worst]) * 2 / cards
 
     def fastest(self, route: Route | None, gpu: Gpu, size_bytes: int) -> tuple[str, Span]:
@@ -141,12 +145,14 @@ class Wire(NamedTuple):
 
     def time_us(self, name: str, size_bytes: int, gpus: int) -> float:
         """Of an all-reduce. `crowd` is how many times the bytes of a card's own link pass the
-        narrowest link, through which each of these cards reaches the others; the ranks of a ring
-        are in order, so that only one of them does."""
+        narrowest link, through which each of these cards reaches the others; ranks that send to
+        their neighbours alone are in order, so that only one of them does."""
         traffic = traffic_of(name, size_bytes, gpus)
         assert traffic, "it takes every size"
         stored_bytes = sum(stored for stored, _ in traffic.stages)
-        crowd = 1.0 if name == "ring" else max(1.0, self.cards * (gpus - self.cards) / (gpus - 1))
+        crowd = 1.0
+        if not ALGORITHMS[name].to_neighbours:
+            crowd = max(crowd, self.cards * (gpus - self.cards) / (gpus - 1))
         waits_us = self.kernel_us + traffic.hops * self.handshake_us
         return waits_us + stored_bytes * crowd / self.gb_s / 1e3
 
@@ -156,6 +162,8 @@ class Wire(NamedTuple):
         least = max(2, self.cards)
         if gpus < least:
             raise ResultError(f"--wire joins at least {least} GPUs, not {gpus}")
+        if not OVER_GIVEN:
+            raise ResultError("--wire: no all-reduce here has a formula over a wire")
 
         spread, spans = np.array([1, 1 - GIVEN_SPREAD, 1 + GIVEN_SPREAD]), dict[int, Span]()
         fastest = dict[str, int]()  # the least size of each
@@ -238,6 +246,8 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
     }
     kernel, load, flag, fenced, unfenced = (spans[name] for name in MEASURED)
     drain = np.maximum(fenced - unfenced[ENDS_SWAPPED], 0)
+    if not CHECKED:
+        raise ResultError("no all-reduce here has a formula over these parts")
     card, launches = timed[0][0].ranks[0]["gpu"], len({run.run_id for run, _ in timed})
     return Parts(card, launches, kernel, load, flag, drain, *(spans[name] for name in MOVED))
 

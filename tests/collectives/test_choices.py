@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from collectives import algorithms
 from collectives.auto_table import parsed
 from collectives.choice import ranked, shipped_rows
 from collectives.collective import COLLECTIVES, DATATYPES
@@ -197,6 +198,28 @@ def test_a_collective_gives_its_least_bytes_and_its_reason_against_a_chain():
     assert "range" in reason("all_reduce", "prod")
     assert "rounds in float8_e5m2" in reason("all_reduce", "sum", "float8_e5m2")
     assert reason("alltoall", way="combine")
+
+
+@pytest.mark.parametrize(
+    ("collective", "pushes", "variant", "name"),
+    [
+        ("all_reduce", True, "copied", "one_shot_push"),
+        ("all_gather", True, "copied", "direct_push"),
+        ("all_gather", False, "registered", "direct_pull"),
+        ("reduce_scatter", False, "copied", "direct_pull"),
+        ("all_gather", True, "registered", None),
+    ],
+)
+def test_what_needs_any_algorithm_gets_one_that_suits_every_case(collective, pushes, variant, name):
+    """The ladder, the forms between hosts, and the overlap with a matmul name none."""
+    found = algorithms.general(collective, pushes, variant)
+    if name:
+        assert isinstance(found, Algorithm)
+        assert found.base == name
+    else:
+        assert found == Unsupported(
+            "no all_gather that stores into peers' memory is here (registered)"
+        )
 
 
 def test_a_table_of_versions_gives_the_types_that_a_library_reduces():

@@ -1,7 +1,8 @@
 // One-shot all-reduce in packets of 4 bytes of data and the launch's epoch (NCCL's LL protocol).
-// Each rank sends 2 (n-1) S bytes. Wins between GPUs, over device memory, up to 32 KiB of data
-// while a rank sends packets for at most 64 KiB: they spare a flag. Packets are compared for
-// equality, so nothing else writes their region.
+// Each rank sends 2 (n-1) S bytes, and no flag. Wins in chains of 16 KiB between two ranks in one
+// H200's memory: 4.2 us, one-shot push 4.9. Over host memory it ties: 8.4 and 8.5 us. Nobody has
+// measured two GPUs, where `auto` takes it up to 16 KiB. Packets are compared for equality, so
+// nothing else writes their region.
 #include "include/packets.h"
 
 struct Marked {

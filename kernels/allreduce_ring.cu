@@ -2,10 +2,12 @@
 // right neighbour. A chunk has one segment per rank and passes 2n-1 hops: sent in hop 0, added
 // to in hops 1 to n-1, output from hop n-1 on. One rank sums each segment last, in rotated
 // order and rounded once per hop, so every rank gets the same bits.
-// With two ranks it is a two-shot, and takes as long. With more it moves the bytes of two-shot in
-// n-1 times as many steps: with four ranks on two cores it took 1.5 times as long as the fastest
-// form (median), in chains 2.0. It is for GPUs that reach only their neighbours at full speed, on
-// which nobody has measured it.
+// Wins nowhere that was measured. With two ranks it is a two-shot, and takes as long: the row that
+// names it in collectives/tables/gpu.toml, for 16 MiB in one H100's memory, is a tie (50.7 us,
+// two_shot 51.0, two_shot_push 50.4). With more it moves the bytes of two-shot in n-1 times as many
+// steps: with four ranks on two cores it took 1.5 times as long as the fastest form (median), in
+// chains 2.0. It is for GPUs that reach only their neighbours at full speed, on which nobody has
+// measured it.
 #include "include/pack.h"
 
 constexpr int SUMMED = WT_WORLD - 1, HOPS = SUMMED + WT_WORLD;  // SUMMED completes a segment

@@ -1,6 +1,8 @@
-// Two-shot all-reduce: see two_shot.h. Wins over one-shot where bytes count more than a round trip:
-// on two CPU cores from 256 B for each ns of a flag's round trip on, with more ranks from 32 KiB
-// on, on GPUs (push) if a rank would send more than 512 KiB in one shot.
+// Two-shot all-reduce: see two_shot.h. Wins for longer messages than one-shot does (copied,
+// collectives/tables/): between two cores of a CPU from 16 KiB to 1 MiB on, the longer their round
+// trip the later; among four ranks on two cores from 64 KiB on (push, then pull); between two ranks
+// on one H100 from 8 MiB on, in single calls, and through host memory from 4 MiB on (push). Nobody
+// has measured two GPUs.
 //   pull: an owner reads the inputs in their writers' slabs; registered, in the users' buffers
 //   push: inputs go into the owners' slabs and sums into all slabs; registered, sums go into the
 //     users' receive buffers: peers have begun by then, as the owner has their part of the chunk

@@ -1,6 +1,7 @@
 """All-reduces summed by an NVSwitch (NVLS). See kernels/allreduce_multimem.cu.
 
-All ranks' slabs lie behind one multicast address, serve all cases, and are made for the first."""
+All ranks' slabs lie behind one multicast address, serve all cases, and are made for the first.
+Not measured yet: they should win from three ranks on, as a link's bytes do not grow with them."""
 
 import contextlib
 import multiprocessing

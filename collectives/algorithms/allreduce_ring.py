@@ -1,10 +1,12 @@
 """Ring all-reduce: every rank passes segments to its right. See kernels/allreduce_ring.cu. It sums
 in rotated order and rounds once a hop, so at most n-1 times; one- and two-shot forms round once.
 
-With two ranks it is a two-shot, and takes as long. With more it moves the bytes of two-shot in n-1
-times as many steps: with four ranks on two cores it took 1.5 times as long as the fastest form
-(median), in chains 2.0. It is for GPUs that reach only their neighbours at full speed, on which
-nobody has measured it."""
+Wins nowhere that was measured. With two ranks it is a two-shot, and takes as long: the row that
+names it in collectives/tables/gpu.toml, for 16 MiB in one H100's memory, is a tie (50.7 us,
+two_shot 51.0, two_shot_push 50.4). With more it moves the bytes of two-shot in n-1 times as many
+steps: with four ranks on two cores it took 1.5 times as long as the fastest form (median), in
+chains 2.0. It is for GPUs that reach only their neighbours at full speed, on which nobody has
+measured it."""
 
 from collectives.binding import binder
 from collectives.collective import Traffic

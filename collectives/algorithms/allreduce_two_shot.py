@@ -1,6 +1,10 @@
 """Two-shot all-reduce: reduce-scatter, then all-gather. See kernels/allreduce_two_shot.cu.
 
-Wins for long messages: each rank sums 1/ranks of the data, and sends each byte twice at most."""
+Wins for longer messages than one-shot does (copied, collectives/tables/), as each rank sums 1/ranks
+of the data, and sends each byte twice at most: between two cores of a CPU from 16 KiB to 1 MiB on,
+the longer their round trip the later; among four ranks on two cores from 64 KiB on (push, then
+pull); between two ranks on one GPU from 8 MiB on, in single calls, and through host memory from 4
+MiB on (push). Nobody has measured two GPUs."""
 
 from dataclasses import replace
 from functools import partial

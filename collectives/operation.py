@@ -241,9 +241,16 @@ class Library(ABC):
 
 @dataclass(frozen=True)
 class Limits:
-    """The segments that an algorithm takes: from `least_bytes` to `most(ranks)` bytes, a multiple
-    of `whole_elements`. From `wins_below(world)` on another one is always faster. Up to
-    `leads_up_to`, over other GPUs' mapped memory, none is."""
+    """The segments that an algorithm takes, and the sizes in bytes at which `auto` prefers it.
+
+    | limit | meaning |
+    |---|---|
+    | `least_bytes` | it refuses shorter segments |
+    | `most(ranks)` | it refuses longer segments |
+    | `whole_elements` | it refuses segments that are no multiple of so many elements |
+    | `wins_below(world)` | another one is faster from this size on: `auto` takes that |
+    | `leads_up_to` | between GPUs that map each other's memory `auto` takes it up to this size |
+    """
 
     least_bytes: int = 0
     most: Callable[[int], float] = lambda ranks: math.inf

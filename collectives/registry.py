@@ -30,8 +30,10 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
     every = {}
     for collective, its in algorithms.listed().items():
         ours = tuple(its.values())
-        variants = LIBRARY.variants + ("zero_cta",) * (collective in BY_COPY_ENGINES)
-        listed = [replace(LIBRARY, variants=variants), *ours, choice.auto(ours)]
+        library = LIBRARY
+        if collective in BY_COPY_ENGINES:
+            library = replace(LIBRARY, variants=(*LIBRARY.variants, "zero_cta"))
+        listed = [library, *ours, choice.auto(ours)]
         if COLLECTIVES[collective].reduces:
             listed.append(choice.auto_stable(ours))
         every[collective] = {each.name: each for each in listed}

@@ -190,8 +190,10 @@ def case_iteration(
         operation.ignores_nan,
     )
     sends, receives = collective.segments(ranks)
-    sends *= collective.sends(case.shape, rank)
-    receives *= collective.receives(case.shape, rank, ranks)
+    if not collective.sends(case.shape, rank):
+        sends = 0
+    if not collective.receives(case.shape, rank, ranks):
+        receives = 0
     values, result = data.sent(), data.received(case.shape)
     if chain_calls:
         values = data.chain_sent()
@@ -201,8 +203,8 @@ def case_iteration(
     iteration = checked_iteration(world, case, operation, sent, received, buffers)
     if chain_calls:
         strides = (
-            collective.sends_all * case.segment_bytes,
-            collective.receives_all * case.segment_bytes,
+            case.segment_bytes if collective.sends_all else 0,
+            case.segment_bytes if collective.receives_all else 0,
         )
         iteration.chain_calls = chain_calls
         iteration.consume = consume_step(world, case, "chain_link", case.count, strides)

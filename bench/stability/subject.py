@@ -1,8 +1,9 @@
-"""One algorithm, performed once on given inputs in a given way.
+"""What `bench.bits` examines: one algorithm, which runs once, on given inputs, in a given way.
 
-An all-reduce with compute, in one launch and in several, is a subject too: a message is some
-tokens, whose rows must not change with the other tokens of the batch. All ranks have the same
-weights, so that exchanged data are the same sums in another order."""
+It may be an all-reduce with compute before or after it, in one launch or in several. Its message is
+then a batch of tokens, a row each, and a token's row must not depend on the other tokens. All ranks
+have the same weights there: if ranks exchange their inputs, the exact result stays the same, and
+only the order of the additions changes."""
 
 import math
 import sys

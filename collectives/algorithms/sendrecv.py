@@ -24,9 +24,12 @@ def _bind(direction: str, world: World, case: CollectiveCase) -> Bound:
 def _traffic(ranks: int, case: CollectiveCase) -> Traffic:
     """Hop by hop. Over registered buffers both ranks of a pair can move half of the message, and a
     flag before the first hop tells that the buffers are free."""
-    registered, hops = case.variant == "registered", HOPS[case.shape["way"]]
-    moved = case.segment_bytes // 2 if registered else case.segment_bytes
-    return Traffic(hops + registered, ((moved, moved),) * hops if ranks > 1 else (), 0)
+    hops = HOPS[case.shape["way"]]
+    flags, moved = hops, case.segment_bytes
+    if case.variant == "registered":
+        flags, moved = hops + 1, case.segment_bytes // 2
+    stages = ((moved, moved),) * hops if ranks > 1 else ()
+    return Traffic(flags, stages, 0)
 
 
 ALGORITHMS = {

@@ -1,6 +1,7 @@
 """Algorithms come and go with their files. Each test changes a copy of the project and runs the
 copy."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -64,32 +65,14 @@ def test_the_file_of_an_algorithm_goes_without_a_trace(tmp_path):
     assert "unknown algorithm 'two_shot_int8'" in done.stderr
 
 
-# A new all-reduce: its kernel, and what it says of itself.
-KERNEL = """
-#include "include/exchange.h"
-
-RANK_KERNEL(mine) { exchange_and_reduce<PULL, ALL>(a); }
-"""
-ALGORITHM = """
-from functools import partial
-
-from collectives.binding import binder
-from collectives.operation import KernelAlgorithm, Limits
-from collectives.traffic import direct_traffic
-
-ALGORITHMS = {
-    "all_reduce": (
-        KernelAlgorithm(
-            "mine",
-            "each rank reads every slab",
-            binder("allreduce_mine", "mine", lambda ranks: 2),
-            partial(direct_traffic, copies=1),
-            varies=("stores",),
-            limits=Limits(most=lambda ranks: 1 << 20),
-        ),
+# The files of the algorithm in docs/add-algorithm.md, by path.
+EXAMPLE = dict(
+    re.findall(
+        r"^`([\w/]+\.(?:cu|py))`:\n\n```\S+\n(.*?)^```$",
+        (ROOT / "docs/add-algorithm.md").read_text(),
+        re.DOTALL | re.MULTILINE,
     )
-}
-"""
+)
 SIX_ROUNDS = """
 import bench.tune as tune
 from bench.harness import schedule
@@ -103,8 +86,9 @@ tune.main()
 def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     """The command line, --list, bench.tune, the soak and the layers find it without an edit."""
     tree, out = copy_of_the_project(tmp_path / "tree"), tmp_path / "results"
-    (tree / "collectives" / "algorithms" / "allreduce_mine.py").write_text(ALGORITHM)
-    (tree / "kernels" / "allreduce_mine.cu").write_text(KERNEL)
+    assert [*EXAMPLE] == ["kernels/allreduce_mine.cu", "collectives/algorithms/allreduce_mine.py"]
+    for path, text in EXAMPLE.items():
+        (tree / path).write_text(text)
 
     listed = launch(out, "--list", tree=tree, ranks=None)
     assert "mine                   each rank reads every slab\n" in listed.stdout

@@ -1,4 +1,4 @@
-"""Loads NCCL or RCCL, makes its communicators and reads its log, for gpu.py.
+"""Loads NCCL or RCCL, makes its communicators and reads its log, for gpu_library.py.
 
 Its C functions are called by address, as MPI's are: a Python package would charge its own overhead
 to the baseline. Beside torch it is the library that torch loads. Otherwise nccl4py brings NCCL if

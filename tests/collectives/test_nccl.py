@@ -109,7 +109,7 @@ def file_of_nccl(wanted: str) -> Path:
 def test_calls_and_constants_match_the_real_header():
     header = file_of_nccl("nccl.h").read_text()
     called = "".join(
-        (ROOT / f"collectives/library/{name}.py").read_text() for name in ("nccl", "gpu")
+        (ROOT / f"collectives/library/{name}.py").read_text() for name in ("nccl", "gpu_library")
     )
     for call in {*re.findall(r'(?:calls\.|")(nccl[A-Z]\w+)', called)} - {"ncclAllToAll"}:  # RCCL's
         assert re.search(rf"\b{call}\b", header), call

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kernels.devices.device import CONSTANTS, DeviceError, Macros
+from kernels.devices.device import CONSTANTS, Arguments, DeviceError, Macros
 from kernels.devices.layout import SOURCES, layout_checks
 from wiretax.common.owners import REMEDY, private_folder
 
@@ -44,13 +44,13 @@ def source_with_headers(source: Path) -> list[Path]:
 def checks_of(sources: Sequence[Path]) -> str:
     """C++ text to follow a kernel file: it compares with Python's the constants and structures that
     these files, the kernel's and its headers, declare."""
-    lines = list[str]()
-    if any(path.samefile(SOURCES / "include/sync.h") for path in sources):
+    files, lines = {path.resolve() for path in sources}, list[str]()
+    if Arguments.file in files:  # sync.h
         lines = [
             f'static_assert({name} == {value}, "{name} is {value} in Python and not in C++");'
             for name, value in CONSTANTS.items()
         ]
-    return "\n" + "\n".join([*lines, layout_checks(sources)])
+    return "\n" + "\n".join([*lines, layout_checks(files)])
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Collection
 from ctypes import c_double, c_long, c_uint8, c_uint64, c_void_p
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ class Shared(ctypes.Structure):
 
     def __init_subclass__(cls, file: str) -> None:
         super().__init_subclass__()
-        cls.file = SOURCES / file
+        cls.file = (SOURCES / file).resolve()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not hasattr(type(self), name):
@@ -86,7 +87,8 @@ def type_in_cpp(kind: Any) -> str:
     return name + lengths
 
 
-def comparisons(structure: type[Shared]) -> list[str]:
+@cache
+def comparisons(structure: type[Shared]) -> str:
     """C++ that does not compile unless the structure has these fields, each with this type and at
     this place, no others, and no padding, where another would find room. If C++ lacks a name, the
     sentence is the compiler's."""
@@ -107,13 +109,10 @@ def comparisons(structure: type[Shared]) -> list[str]:
         f"static_assert(sizeof({name}) == {total_bytes}, "
         f'"the fields of {name} have {total_bytes} bytes in Python and not in C++");'
     )
-    return lines
+    return "\n".join(lines) + "\n"
 
 
-def layout_checks(sources: Collection[Path]) -> str:
-    """C++ text to follow a kernel file: it compares with Python's the structures that these files,
-    the kernel's and its headers, declare."""
-    files = {path.resolve() for path in sources}
-    shared = [each for each in Shared.__subclasses__() if each.file.resolve() in files]
-    lines = [line for structure in shared for line in comparisons(structure)]
-    return COMPARISON + "\n".join(lines) + "\n" if lines else ""
+def layout_checks(files: Collection[Path]) -> str:
+    """C++ text that compares with Python's the structures that these files declare."""
+    texts = [comparisons(each) for each in Shared.__subclasses__() if each.file in files]
+    return COMPARISON + "".join(texts) if texts else ""

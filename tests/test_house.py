@@ -46,13 +46,14 @@ BELOW: dict[str, tuple[str, ...]] = {
     "bench.harness": ("bench.machine", *GROUND),
     "bench.features": ("collectives.peers", *HARNESS),
     "bench.campaigns": HARNESS,
+    "bench.links": HARNESS,
     "bench.stability": ("collectives.layers", *HARNESS),
     "bench.surveys": ("bench.campaigns", *HARNESS),
     "bench.layers": ("collectives.layers", "collectives.experts", *HARNESS),
     "bench.tuning": HARNESS,
     "bench": (
         *("bench.layers", "bench.features", "bench.stability", "bench.surveys", "bench.tuning"),
-        *("bench.campaigns", "collectives.layers", *HARNESS),
+        *("bench.links", "bench.campaigns", "collectives.layers", *HARNESS),
     ),
 }
 # `wiretax` alone is its __init__.py with the version, and `bench` alone has its name.

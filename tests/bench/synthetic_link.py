@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.link import MEASUREMENTS, sets_of_pairs
+from bench.link import MEASUREMENTS
 from tests.reports.synthetic_run import without_fsync
 from wiretax.record.schema import Block, CaseHeader, End, Result, Run
 from wiretax.record.writing import RunFile
@@ -22,7 +22,7 @@ def headers_of(nodes: Sequence[Sequence[int]]) -> list[CaseHeader]:
     for name in (*WITHIN_A_HOST, *SUBMISSIONS_US, *(BETWEEN_HOSTS if len(nodes) > 1 else ())):
         size = SIZES.get(name, 64 << 20)
         kind = next(kind for kind in MEASUREMENTS if kind.key == name)
-        for pairs in sets_of_pairs(nodes)[kind.among]:
+        for pairs in kind.groups(nodes):
             cases.append(
                 CaseHeader(
                     collective="link",
@@ -32,7 +32,7 @@ def headers_of(nodes: Sequence[Sequence[int]]) -> list[CaseHeader]:
                     count=size // 4,
                     datatype="float32",
                     redop="none",
-                    library="NCCL 2.28.3" if kind.is_far else None,
+                    library="NCCL 2.28.3" if kind.is_by_library else None,
                 )
             )
     return cases

@@ -9,7 +9,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from bench.link import MEASUREMENTS, matchings
+from bench.link import MEASUREMENTS
+from bench.links.pairs import matchings
+from bench.links.parts import Part
 from reports.tables.show import text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
@@ -24,14 +26,15 @@ from functools import partial
 import bench.link as link
 from bench.harness.run import measure
 from bench.harness.session import start
-step, message, (options, sizes) = link.Link.step, link.Message, link.parse()
+from bench.links import messages, submissions, transfers
+options, sizes = link.parse()
 {}
 start(replace(options, iterations=1),
       lambda session: measure(session, partial(link.prepare, sizes)))
 """
 LINK = COUNTED.format("")
 SMALL = "-e 16K --max-time 80"
-ALONE = {kind.key for kind in MEASUREMENTS if kind.is_part and not kind.submits}
+ALONE = {kind.key for kind in MEASUREMENTS if isinstance(kind, Part)}
 TWO_HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}  # MPICH sees a host for each rank
 
 
@@ -72,19 +75,28 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path):
     [
         (
             """
-def shorter(self, kind, *where):
-    made = step(self, kind, *where)
-    if kind.key == "push":
+class Shorter(transfers.Push):
+    def step(self, link, pairs, size_bytes):
+        made = super().step(link, pairs, size_bytes)
         made.argument.ranks.count -= 1
-    return made
+        return made
 
-link.Link.step = shorter
+link.MEASUREMENTS = Shorter(), *link.MEASUREMENTS[1:]
 """,
             "push",
             {},
         ),
         (
-            "link.Message = lambda sent, peer, at, n: message(sent, peer, at, n - 4 * (n > 4))",
+            """
+message = messages.Message
+
+def shorter(is_sent, peer, address, size_bytes):
+    if size_bytes > 4:
+        size_bytes -= 4
+    return message(is_sent, peer, address, size_bytes)
+
+messages.Message = shorter
+""",
             "send_library",
             TWO_HOSTS,
         ),
@@ -206,7 +218,7 @@ def test_link_runs_between_simulated_gpus(tmp_path):
 
 LATE = """
 from bench.harness.iteration import come_late
-link.nothing = lambda world: come_late(world, 3_000_000)
+submissions.nothing = lambda world: come_late(world, 3_000_000)
 """
 
 

@@ -18,10 +18,10 @@ from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.timing import perform, times_us
 from bench.harness.watchdog import Watchdog
-from bench.link import MEASUREMENTS, Link
+from bench.links.measurement import RankLink
+from bench.links.transfers import PingPong
 from bench.machine.placement import pin
 from collectives.communicator import Communicator
-from collectives.operation import Unsupported
 from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
 from kernels.devices.cpu import load
@@ -45,10 +45,10 @@ def main(pairs: int) -> None:
     peers.locate(send.address, arguments.sends)
     peers.locate(receive.address, arguments.receives)
     transfer = Transfer(arguments, -1, -1, SIZE_BYTES)
-    link = Link(session, world, Buffers(send, receive, 0), transfer, None)
-    [kind] = [kind for kind in MEASUREMENTS if kind.key == "ping_pong"]
-    iteration = link.iteration(kind, ((0, 1), (1, 0)), 0)
-    assert not isinstance(iteration, Unsupported)
+    link = RankLink(session, world, Buffers(send, receive, 0), transfer, None)
+    measurement = PingPong()
+    iteration = measurement.iteration(link, ((0, 1), (1, 0)), 0)
+    trips = measurement.round_trips(link)
     bare = load(Path(__file__).with_name("ping_pong.cpp"), {}).bare_ping_pong
     bare.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
     bare.restype = ctypes.c_double
@@ -57,7 +57,7 @@ def main(pairs: int) -> None:
         send.write(np.zeros(1, np.uint64))
         communicator.barrier()
         lines = arguments.sends[1 - rank], arguments.sends[rank]
-        bare_ns.append(bare(*lines, kind.repeats, rank == 0))
+        bare_ns.append(bare(*lines, trips, rank == 0))
         stamps = communicator.gather(perform(session, iteration, Counts(0, 1)))
         if stamps is not None:
             ours_ns.append(1e3 * float(times_us(iteration, stamps, world).time[0]))

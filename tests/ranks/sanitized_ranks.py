@@ -30,7 +30,7 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.iteration import Segments, checked_iteration, nothing
-from bench.link import LINK
+from bench.links.measurement import LINK
 from collectives.algorithms.allreduce_quantized import BLOCK, FORMS, WIRES
 from collectives.algorithms.allreduce_quantized import DATATYPES as QUANTIZED_DATATYPES
 from collectives.build import Build

@@ -2,6 +2,7 @@
 sentences that name the slow pair."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
 from operator import attrgetter
 
@@ -19,18 +20,33 @@ from wiretax.common.grouped import grouped
 from wiretax.record.schema import Case, Result
 
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
-# The title of each matrix, with the size and the library that moves the data.
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """How the cases of an algorithm are shown, from rank (row) to rank (column): the title, with
+    their size and the library that moves the data; as latencies, or as bandwidths. A case `of_both`
+    directions stands in both of their cells."""
+
+    title: str
+    is_latency: bool = False
+    of_both: bool = False
+
+
 MATRICES = {
-    "push": "push, {size}: row stores into column; diagonal: local copy",
-    "pull": "pull, {size}: column reads from row",
-    "engine_push": "push by copy engine, {size}: row copies into column",
-    "both_directions": "both directions at once, {size}: each",
-    "ping_pong": "flag, the floor of any collective",
-    "send_library": "message by {library}, {size}: row sends to column",
-    "both_directions_library": "both directions at once by {library}, {size}: each",
-    "ping_pong_library": "message of one element by {library}",
+    "push": Matrix("push, {size}: row stores into column; diagonal: local copy"),
+    "pull": Matrix("pull, {size}: column reads from row"),
+    "engine_push": Matrix("push by copy engine, {size}: row copies into column"),
+    "both_directions": Matrix("both directions at once, {size}: each", of_both=True),
+    "ping_pong": Matrix("flag, the floor of any collective", is_latency=True, of_both=True),
+    "send_library": Matrix("message by {library}, {size}: row sends to column"),
+    "both_directions_library": Matrix(
+        "both directions at once by {library}, {size}: each", of_both=True
+    ),
+    "ping_pong_library": Matrix(
+        "message of one element by {library}", is_latency=True, of_both=True
+    ),
 }
-LATENCIES, ONE_WAY = ("ping_pong", "ping_pong_library"), ("pull", "push", "send_library")
 # In the headline: the slowest of each kind.
 LABELS = {
     "push": "{size} push",
@@ -38,6 +54,8 @@ LABELS = {
     "ping_pong": "flag",
     "ping_pong_library": "message",
 }
+LATENCIES = [name for name, matrix in MATRICES.items() if matrix.is_latency]
+ONE_WAY = "pull", "push", "send_library"
 # A launch of a rank and the wait for its end; and the all-reduces of one token of a 70B model: 80
 # layers, two each.
 SUBMIT, SUBMIT_GRAPH, A_TOKEN = "submit_wait", "submit_wait_graph", 160
@@ -63,8 +81,10 @@ def shown_in(result: Result) -> Shown:
         own = [case for case in every if case.size_bytes == size and case.algorithm in ONE_WAY]
         return sum(bool(HIGH_US(case)) for case in own), len(own), size
 
-    alike = 0, max({case.size_bytes for case in every}, key=figures, default=0)
-    shown = (case for case in every if case.algorithm in LATENCIES or case.size_bytes in alike)
+    size_bytes = max({case.size_bytes for case in every}, key=figures, default=0)
+    shown = [
+        case for case in every if case.algorithm in LATENCIES or case.size_bytes in (0, size_bytes)
+    ]
     return grouped(shown, attrgetter("algorithm"))
 
 
@@ -90,15 +110,15 @@ def render(result: Result) -> str:
     library = next((case.library for case in result.cases if case.library), "the library")
     shown["push"] = [*shown.get("push", []), *shown.get("local_copy", [])]
 
-    for algorithm, title in MATRICES.items():
+    for algorithm, matrix in MATRICES.items():
         cells = dict[tuple[int, int], str]()
         for case in shown.get(algorithm, []):
             (figure, unit), (src, dst) = figure_of(case), pair_of(case)
             cells[src, dst] = number(figure)
-            if algorithm.startswith(("both", "ping")):
+            if matrix.of_both:
                 cells[dst, src] = cells[src, dst]
         if cells:
-            title = title.format(size=size_text(case.size_bytes), library=library)
+            title = matrix.title.format(size=size_text(case.size_bytes), library=library)
             rows = [[str(src), *(cells.get((src, dst), "-") for dst in ranks)] for src in ranks]
             tables.append((f"{title}, {unit}", plain_table(["", *map(str, ranks)], rows)))
 

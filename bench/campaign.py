@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from bench.campaigns.campaign_options import MORE_PILOTS, Stop, parse, time_text
-from bench.campaigns.launches import OpenCampaign, check_new, retry_launch, run_command
+from bench.campaigns.ending import run_command
+from bench.campaigns.launches import retry_launch
+from bench.campaigns.open_campaign import OpenCampaign, check_new
 from bench.campaigns.revisions import check_out, unmeasured_changes
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, say
 from reports.__main__ import main as reports

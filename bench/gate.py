@@ -15,14 +15,8 @@ from typing import BinaryIO
 
 from bench.campaign import run_launches
 from bench.campaigns.campaign_options import CampaignOptions, Stop, launching_parser, parse
-from bench.campaigns.launches import (
-    FAILURES,
-    OpenCampaign,
-    check_new,
-    ending_of,
-    run_command,
-    signals_wait,
-)
+from bench.campaigns.ending import FAILURES, ending_of, run_command, signals_wait
+from bench.campaigns.open_campaign import OpenCampaign, check_new
 from bench.harness.console import INTERRUPTED, USAGE, print_out
 from reports.verdicts.gate_rule import STATUSES, UNUSABLE, Outcome, within_margin
 from reports.verdicts.judge import NothingInCommon

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.campaigns.campaign_options import Stop
-from bench.campaigns.launches import run_command
+from bench.campaigns.ending import run_command
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out, say
 from bench.harness.options import Parser
 from bench.machine.gpu_state import serial

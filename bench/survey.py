@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench import STARTED_S
 from bench.campaigns.campaign_options import Stop, launching_parser
-from bench.campaigns.launches import check_new, run_command
+from bench.campaigns.ending import run_command
+from bench.campaigns.open_campaign import check_new
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, print_out
 from bench.harness.options import Parser

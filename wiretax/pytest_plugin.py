@@ -159,7 +159,7 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
 def launch(command: str, launches: int) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
     Fails the test if a launch fails."""
-    from bench.campaigns.launches import run_to_end, with_status
+    from bench.campaigns.processes import run_to_end, with_status
     from reports.__main__ import COMMANDS
     from wiretax.__main__ import BENCHMARKS, STARTERS
     from wiretax.common.interpreter import module_command

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.campaigns.campaign_options import Stop, Variant
-from bench.campaigns.launches import run_to_end
+from bench.campaigns.processes import run_to_end
 from bench.harness.console import USAGE, WRONG
 from bench.harness.session import MEASURED, PACKAGES, source_digest
 from wiretax.common.untrusted import read_bytes

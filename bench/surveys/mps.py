@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.campaigns.launches import run_to_end, with_status
+from bench.campaigns.processes import run_to_end, with_status
 from bench.harness.console import say
 from wiretax.common.program import BENCH
 

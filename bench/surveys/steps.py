@@ -16,7 +16,7 @@ import msgspec
 
 from bench import __name__ as BENCH_PACKAGE
 from bench.campaigns.campaign_options import time_text
-from bench.campaigns.launches import run_to_end, with_status
+from bench.campaigns.processes import run_to_end, with_status
 from bench.harness.console import FINE, WRONG
 from bench.harness.progress import QUIET, Progress
 from reports import __name__ as REPORTS_PACKAGE

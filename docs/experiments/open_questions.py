@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.campaigns.launches import run_to_end
+from bench.campaigns.processes import run_to_end
 from bench.surveys import mps
 from collectives.communicator import find_mpirun
 from collectives.registry import exact

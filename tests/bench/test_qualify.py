@@ -37,7 +37,7 @@ def qualified(tmp_path, monkeypatch, capsys):
     launcher.write_text(LAUNCHER.replace("MADE", str(tmp_path / "made")))
     launcher.chmod(0o755)
     monkeypatch.setattr("bench.survey.find_mpirun", lambda: str(launcher))
-    monkeypatch.setattr("bench.campaigns.launches.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bench.campaigns.ending.signal.signal", lambda *_: None)
 
     def ask(name, *words, wrong=False, **made):
         for number in range(3):
@@ -198,7 +198,7 @@ def test_a_limit_between_the_ends_or_without_a_figure_is_undecided(qualified):
 
 def test_the_cpu_is_measured_only_if_it_is_meant(tmp_path, monkeypatch, capsys):
     """A node whose driver was not loaded was accepted by the speed of its cores."""
-    monkeypatch.setattr("bench.campaigns.launches.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bench.campaigns.ending.signal.signal", lambda *_: None)
     monkeypatch.setattr(qualify, "find_gpus", lambda _: ("", []))
     words = ["--quiet", "--out", str(tmp_path / "q"), "--min", "32M >= 1 GB/s"]
     assert qualify.main(words) == 3
@@ -260,7 +260,7 @@ def test_a_step_without_enough_time_rejects_no_machine(status, sentence, is_faul
 )
 def test_what_cannot_begin_is_one_sentence(tmp_path, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.campaigns.launches.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bench.campaigns.ending.signal.signal", lambda *_: None)
     (tmp_path / "empty").mkdir()
     write_run(tmp_path / "few", **SMALL, n_blocks=3)
     write_run(tmp_path / "cut", **SMALL, finish=False)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from bench.campaign import main, run_campaign
-from bench.campaigns import launches
+from bench.campaigns import launches, processes
 from bench.campaigns.campaign_options import Stop
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, TIMED, named
 from tests.bench.faulty_runs import blocks_in, wait_for
@@ -171,8 +171,8 @@ def test_a_launch_that_hangs_is_killed_with_all_its_processes(
     still = script(
         tmp_path / "still", f"trap '' INT TERM; sleep 300 & echo $! >{tmp_path}/pid; {ends}"
     )
-    monkeypatch.setattr(launches, "ENDINGS", [(number, 0.2) for number, _ in launches.ENDINGS])
-    assert launches.run_to_end(shlex.split(still), None, os.environ, limit_s) == outcome
+    monkeypatch.setattr(processes, "ENDINGS", [(number, 0.2) for number, _ in processes.ENDINGS])
+    assert processes.run_to_end(shlex.split(still), None, os.environ, limit_s) == outcome
     pid = int((tmp_path / "pid").read_text())
     wait_for(
         lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
@@ -205,7 +205,7 @@ Please see the FAQ page for debugging suggestions
 def test_a_reason_says_how_a_launch_died_below_its_own_last_line(tmp_path, said, ending, reason):
     (tmp_path / "said").write_text(said)
     words = ["sh", "-c", f"cat {tmp_path}/said >&2; {ending}"]
-    status, last_line = launches.run_to_end(words, None, os.environ)
+    status, last_line = processes.run_to_end(words, None, os.environ)
     assert launches.failure_of(status, last_line, None) == reason
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bench import campaign
 from bench.campaigns.campaign_options import parse
-from bench.campaigns.launches import OpenCampaign
+from bench.campaigns.open_campaign import OpenCampaign
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 from wiretax.record.manifest import Launch
 

@@ -86,7 +86,9 @@ def subjects(
                 for over, pair in zip(worlds, buffers, strict=True)
             ]
         for algorithm in algorithms:
-            own, others, *fewer = (pair[algorithm.is_library] for pair in rooms)
+            own, others, *fewer = [
+                for_library if algorithm.is_library else ours for ours, for_library in rooms
+            ]
             for over, variant in product(
                 worlds_for(algorithm, world), algorithm.variants_in(world)
             ):

@@ -99,8 +99,11 @@ def run_qualify(argv: Sequence[str] | None) -> int:
     elif not findings.compared:
         undecided.insert(0, NO_CRITERION)
     undecided += [f"{step.name} {step.status}" for step in survey.steps if step.status != "done"]
-    status = WRONG if findings.faults else CANNOT if undecided else FINE
-    if status == CANNOT:
+    status = FINE
+    if findings.faults:
+        status = WRONG
+    elif undecided:
+        status = CANNOT
         say(f"{BENCH}qualify", "; ".join(undecided[:2]))
 
     facts = {

@@ -92,8 +92,11 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
     named = folder.resolve()
     archive = named.with_name(f"{named.name}.tar.gz")
     check_new(archive)
-    usual_s = QUICK_S if arguments.quick else SHARED_S if shares_gpus else FULL_S
-    max_time_s = arguments.max_time_s or usual_s
+    max_time_s = SHARED_S if shares_gpus else FULL_S
+    if arguments.quick:
+        max_time_s = QUICK_S
+    if arguments.max_time_s:
+        max_time_s = arguments.max_time_s
     plan = "shared" if shares_gpus else "separate"
     survey = Survey(
         folder,

@@ -78,11 +78,13 @@ class BuildName(NamedTuple):
 def cpu_builds(varies: Sequence[str], size_bytes: int) -> Iterator[Build]:
     """The builds that ever beat all others by 3 % at a size, on two processors
     (docs/experiments/performance.md)."""
-    most = 4 if size_bytes >= 1 << 20 else 2 if size_bytes >= 64 << 10 else 1
-    stores = STORES[:most] if "stores" in varies else STORES[:1]
-    is_cut = "chunks" in varies and size_bytes >= 512 << 10
-    for chunk_bytes in (None, 128 << 10) if is_cut else (None,):
-        for slab, receive in stores:
+    most_stores, chunks = 1, list[int | None]([None])
+    if "stores" in varies and size_bytes >= 64 << 10:
+        most_stores = 4 if size_bytes >= 1 << 20 else 2
+    if "chunks" in varies and size_bytes >= 512 << 10:
+        chunks.append(128 << 10)
+    for chunk_bytes in chunks:
+        for slab, receive in STORES[:most_stores]:
             yield Build(slab, receive, chunk_bytes=chunk_bytes)
         if "slabs" in varies:
             yield Build(chunk_bytes=chunk_bytes, slabs=True)
@@ -93,7 +95,9 @@ def gpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[
     Stores around the caches pay for long results alone: their reader loses more than the writer
     gains."""
     is_host = memory == "host_staged"
-    stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
+    most_stores = 1
+    if "stores" in varies and not is_host:
+        most_stores = 4 if size_bytes >= 1 << 20 else 2
     shapes = [Build()]
     if "chunks" in varies:
         shapes += [Build(chunk_bytes=each) for each in GPU_CHUNK_BYTES if each < size_bytes]
@@ -101,6 +105,6 @@ def gpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[
         if is_host:
             shapes.append(Build(blocks=2))
         shapes += [Build(blocks=8), Build(blocks=32), Build(threads=256)]
-    for slab, receive in stores if "stores" in varies and not is_host else STORES[:1]:
+    for slab, receive in STORES[:most_stores]:
         for shape in shapes:
             yield replace(shape, stream_slab=slab, stream_receive=receive)

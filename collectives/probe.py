@@ -21,7 +21,7 @@ LONG_BYTES = 64 << 10  # the same, for launches between short ones
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 # As memory_probe.cu numbers them. A pack has 16 B on a GPU and a vector's width on a CPU.
 MEMORY_ACCESSES = "2 B", "4 B", "a pack", "a streamed pack", "a polled packet"
-PROBE_ROUNDS = {True: 16, False: 64}  # by is_cpu: a loaded CPU may run one rank at a time
+CPU_ROUNDS, GPU_ROUNDS = 16, 64  # a loaded CPU may run one rank at a time
 PROBE_BLOCKS = 8  # on as many multiprocessors, with a cache each
 WIRE_BYTES, WIRE_CALLS = 2 << 20, 5  # of stores and reads that time the wire
 PING_PONGS = 100
@@ -127,8 +127,9 @@ def show(
     shape = len(MEMORY_ACCESSES), MOST_RANKS  # of the counts of wrong packs or packets
     with communicator.all_or_none():  # all have compiled before the first rank waits
         wrong = device.private(4 * int(np.prod(shape)))
-        count = PROBE_ROUNDS[device.is_cpu] if rounds is None else rounds
-        arguments = peers.arguments(writers, wrong.address, count, size_bytes)
+        if rounds is None:
+            rounds = CPU_ROUNDS if device.is_cpu else GPU_ROUNDS
+        arguments = peers.arguments(writers, wrong.address, rounds, size_bytes)
         arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
         step = device.step("memory_probe", entry, arguments, blocks, **macros)
     with communicator.all_or_none():

@@ -17,7 +17,7 @@ from kernels.devices.device import NEXT_ITERATION, PACK_BYTES, Action, Gate, Pha
 
 SEQUENCES = 8  # in a batch
 MORE_LAUNCHES = 9  # at most, after the first three of a sequence
-LATE_NS = {True: 20_000, False: 200_000}  # at most, in a sequence, by is_cpu
+CPU_LATE_NS, GPU_LATE_NS = 20_000, 200_000  # at most, in a sequence
 
 
 @dataclass
@@ -33,14 +33,13 @@ class SoakLaunch:
 
     def actions(self, delay: Step) -> list[Action]:
         iteration = self.iteration
-        actions = [
-            NEXT_ITERATION,
-            Action(iteration.prepare, Phase.PREPARE),
-            Action(iteration.late or delay, Phase.MEET),
-            Action(iteration.operation.step, Phase.OPERATION),
-            Action(iteration.check, Phase.CHECK),
-        ]
-        return [NEXT_ITERATION, *actions[2:4]] if self.is_bare else actions
+        late = Action(iteration.late or delay, Phase.MEET)
+        launch = Action(iteration.operation.step, Phase.OPERATION)
+        if self.is_bare:
+            return [NEXT_ITERATION, late, launch]
+        prepare = Action(iteration.prepare, Phase.PREPARE)
+        check = Action(iteration.check, Phase.CHECK)
+        return [NEXT_ITERATION, prepare, late, launch, check]
 
     def close(self) -> None:
         """Frees the data, but not the buffers."""
@@ -128,11 +127,12 @@ class Sampler:
         algorithms = draw.choice([self.algorithms, [draw.choice(self.algorithms)]])
         is_late = draw.randrange(world.communicator.size) == world.communicator.rank
 
+        most_ns = CPU_LATE_NS if world.device.is_cpu else GPU_LATE_NS
         launches = []
         for size in sizes:
             algorithm = draw.choice(algorithms)
             count = self.draw_count(datatype, *size)
-            late_ns = int(draw.uniform(-1, 1) * LATE_NS[world.device.is_cpu])
+            late_ns = int(draw.uniform(-1, 1) * most_ns)
             if launch := self.launch(algorithm, datatype, redop, count):
                 launch.is_bare = draw.random() < 0.3
                 launch.iteration.late = come_late(world, max(0, late_ns) if is_late else 0)

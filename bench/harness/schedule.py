@@ -93,6 +93,8 @@ def visits(
     draw = random.Random(f"{seed} {round_}")  # alike on all ranks
     visited: list[tuple[int, int | None]] = []
     for size, group in draw.sample(list(groups), len(groups)):
-        members = groups[size, group] + [None] * (size in suite.link_parts)
+        members = groups[size, group]
+        if size in suite.link_parts:
+            members = [*members, None]
         visited += [(size, member) for member in draw.sample(members, len(members))]
     return visited

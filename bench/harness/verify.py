@@ -99,7 +99,9 @@ class Data:
                 choices = [3, -3, 5, -5]
             factors = choices[:2]
             while len(factors) < PERIOD:
-                banned = {*factors[-2:], *(factors[:2] if len(factors) >= PERIOD - 2 else ())}
+                banned = {*factors[-2:]}
+                if len(factors) >= PERIOD - 2:
+                    banned |= {*factors[:2]}
                 allowed = [factor for factor in choices if factor not in banned]
                 allowed = allowed or [factor for factor in choices if factor != factors[-1]]
                 factors.append(allowed[int(draw.integers(len(allowed)))])
@@ -111,12 +113,18 @@ class Data:
             most = max(1, exact // self.ranks)
             return draw.choice([-1.0, 1.0], PERIOD) * draw.integers(1, most + 1, PERIOD)
         compares = self.redop in COMPARE
-        if datatype.float8:  # the upper half of the codes is negative
-            numbers = datatype.decode(numbers + FP8_CODES + 128 * (compares & numbers % 2))
+        if datatype.float8:
+            codes = numbers + FP8_CODES
+            if compares:
+                codes += 128 * (numbers % 2)  # the upper half of the codes is negative
+            numbers = datatype.decode(codes)
         elif not datatype.is_float and self.redop == "avg":
             # One remainder in all: a lost one would hide a wrong contribution.
-            numbers = numbers * self.ranks + (rank == 0)
-            numbers *= 1 if datatype.is_unsigned else -1  # where rounding down is not towards 0
+            numbers = numbers * self.ranks
+            if rank == 0:
+                numbers += 1
+            if not datatype.is_unsigned:
+                numbers = -numbers  # where rounding down is not towards 0
         elif compares:
             # On both sides of 0, or of an unsigned type's middle, where a comparison of the other
             # sign errs.
@@ -179,6 +187,9 @@ class Data:
         sends, receives = self.collective.segments(self.ranks)
         table = result[[(segment + rank + 1) % receives for segment in range(sends)]]
         if self.redop == "sum" and self.collective.reduces:
-            offset = int(rank == 0) - int(rank == self.ranks - 1)
-            table = quotient(table, self.ranks) + offset
+            table = quotient(table, self.ranks)
+            if rank == 0:
+                table = table + 1
+            if rank == self.ranks - 1:
+                table = table - 1
         return table

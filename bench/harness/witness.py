@@ -28,10 +28,11 @@ OTHERS_LOOK_S = 2.0  # in which other hosts read `ended`, before `clear_up` take
 def main(folder: Path, pids: dict[int, int], host: str) -> None:
     """Sees a run to its end on this host. `host`: its name in a run on several hosts, or empty."""
     launchers = list[psutil.Process]()  # of this host's ranks, in which they run
-    for pid in pids.values() if host else ():
-        with suppress(psutil.Error):  # it has gone
-            above = psutil.Process(pid).parents()
-            launchers += [each for each in above if each.name() in LAUNCHERS]
+    if host:
+        for pid in pids.values():
+            with suppress(psutil.Error):  # it has gone
+                above = psutil.Process(pid).parents()
+                launchers += [each for each in above if each.name() in LAUNCHERS]
     watch(folder, pids, host)
     if launchers and (folder / "ended").exists():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a launcher waits for its ranks' pipes
@@ -76,7 +77,9 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
                 name = f"rank {rank} on {host}" if host else f"rank {rank}"
                 with suppress(OSError):  # the launcher has gone
                     print(f"wiretax: {name} {SILENT}", file=sys.stderr)
-        for rank in [] if dead else alive.values():
+        if dead:
+            continue
+        for rank in alive.values():
             for pid in guards[rank], pids[rank]:
                 if state_of(pid) == psutil.STATUS_STOPPED:  # the launcher would wait forever
                     os.kill(pid, signal.SIGKILL)

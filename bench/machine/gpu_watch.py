@@ -50,6 +50,7 @@ class Look(NamedTuple):
 
 
 def look(bus_id: str) -> Look:
+    """What the driver of a GPU says of it now."""
     return _amd_look(bus_id) if handle(bus_id) is None else _nvidia_look(bus_id)
 
 
@@ -87,17 +88,19 @@ def _amd_look(bus_id: str) -> Look:
             return ()
         return struct.unpack_from(form, metrics, offset)
 
-    throttle = None
-    for [status] in filter(None, [word("<Q", COMMON_STATUS_AT.get(version))]):
+    throttle, counters, cycles = None, dict[str, int](), UNKNOWN
+    if words := word("<Q", COMMON_STATUS_AT.get(version)):
+        [status] = words
         if status != UNKNOWN << 32 | UNKNOWN:
             throttle = [name for name, bits in COMMON_BITS.items() if status & bits]
-    for [status] in filter(None, [word("<I", STATUS_AT.get(version))]):
+    if words := word("<I", STATUS_AT.get(version)):
+        [status] = words
         if status != UNKNOWN:
             throttle = [f"status {status:#x}"] if status else []
-    cycles, *residencies = word("<6I", CYCLES_AT.get(version)) or (UNKNOWN,)
-    if cycles == UNKNOWN:
-        residencies = []
-    counters = dict(zip(RESIDENCIES, residencies, strict=False))
+    if words := word("<6I", CYCLES_AT.get(version)):
+        cycles, *residencies = words
+        if cycles != UNKNOWN:
+            counters = dict(zip(RESIDENCIES, residencies, strict=True))
     known = {name: value for name, value in counters.items() if value != UNKNOWN}
     return Look(time.monotonic(), state, throttle, known, cycles)
 

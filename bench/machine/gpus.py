@@ -3,7 +3,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -79,12 +79,20 @@ def _gpu(bus_id: str, amd_gpu: KfdGpu | None) -> Facts:
         "target": pci.target_speed(port),
         "bar": bar and hex(bar),
         "bar_bytes": bar_bytes,
-        "atomics": False if False in states else None if None in states else True,
+        "atomics": get_through(states),
         "refusing": ", ".join(port for port, passes in atomics.items() if passes is False),
         "errors": sum(counted.values()) if counted else None,
         **amd_card(bus_id),
         **nvidia_gpu(bus_id),
     }
+
+
+def get_through(states: Collection[bool | None]) -> bool | None:
+    """Whether AtomicOps get through all ports, of which each lets them through, does not, or is
+    unknown (None)."""
+    if False in states:
+        return False
+    return None if None in states else True
 
 
 def _pair(reader: Facts, owner: Facts, amd_gpus: Mapping[str, KfdGpu]) -> Facts:
@@ -179,8 +187,9 @@ def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
         world = open_world(communicator, gpu, waits)
 
         wire = None
-        for _ in range(LOADS if isinstance(world.peers, PeerBuffer) else 0):
-            wire = wire_speed(world.mapped)
+        if isinstance(world.peers, PeerBuffer):
+            for _ in range(LOADS):
+                wire = wire_speed(world.peers)
         return examine_peers(communicator, gpu, world.peers) | {"wire": wire}, world
     except Refusal as refusal:
         reason = str(refusal).removesuffix(".")

@@ -190,7 +190,9 @@ def driver(bus_id: str) -> str | None:
 def acs_redirects(bus_id: str) -> bool | None:
     """Whether ACS at a port sends peer traffic up to the CPU; None if only root may read it."""
     acs = _capability(bus_id, ACS_CAPABILITY, True)
-    return bool(acs[6] & ACS_REDIRECTS) if acs else None if acs is None else False
+    if acs is None:
+        return None
+    return bool(acs) and bool(acs[6] & ACS_REDIRECTS)
 
 
 def _register(bus_id: str, offset: int) -> int | None:

@@ -6,6 +6,7 @@ beyond the limit, decides nothing: the slower a machine is, the fewer blocks it 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 
@@ -146,9 +147,12 @@ def hold_to(findings: Findings, limits: Sequence[Requirement], own: Sequence[Res
         if not figures:
             findings.undecided.append(f"{requirement.text}: not measured")
             continue
-        is_time = unit == "us"
-        best = (min if is_time else max)(figures, key=lambda figure: figure.median)
-        worst = best.ci_high if is_time else best.ci_low
+        if unit == "us":
+            best = min(figures, key=attrgetter("median"))
+            worst = best.ci_high
+        else:
+            best = max(figures, key=attrgetter("median"))
+            worst = best.ci_low
         findings.compared += 1
         sentence = (
             f"{requirement.text}: {size_text(int(size_bytes))} has {number(best.median)} {unit}"

@@ -72,4 +72,6 @@ def failure_of(*options: str, command: str = "", **variables: str) -> str | None
             return f"{CONTROL}: {error}"
         said.seek(0)
         lines = [line.strip() for line in said if line.strip()]
-    return (lines[-1] if lines else f"exit status {done.returncode}") if done.returncode else None
+    if done.returncode == 0:
+        return None
+    return lines[-1] if lines else f"exit status {done.returncode}"

@@ -22,10 +22,12 @@ from reports.advice.reduce_times import CONFIDENCE, read_launches
 from reports.kit.page import Banner, Page, Section, to_html
 from reports.site.run_page import run_page
 from reports.tables import show
+from reports.tables.headline import Point
 from reports.tables.sentences import number
 from wiretax.common.program import BENCH, REPORTS, RUN
 from wiretax.common.untrusted import read_bytes
 from wiretax.record.result import ResultError
+from wiretax.record.schema import Result
 from wiretax.record.writing import write_whole
 
 PAGE = "index.html"
@@ -135,19 +137,25 @@ def model_sentences(survey: Survey) -> list[str]:
         if step.reads and step.is_measured
     ]
     sentences += [
-        f"A decode step of {shape.get('model')}, {point.label}, split over {survey.ranks} ranks, "
-        f"took {number(point.value / 1e3)} ms here"
-        + (
-            f": {number(1e6 / point.value)} tokens/s of a chat."
-            if shape.get("scale") == "1"
-            else f", with {shape.get('scale')} of each matrix: no figure of the whole model."
-        )
+        decode_sentence(result, point, survey.ranks)
         for result in survey.results("decode")
         for point in show.kind_of(result).points(result)[:1]
-        for shape in [result.cases[0].shape or {}]
     ]
     hint = ": a survey without --quick measures one" if survey.is_quick else ""
     return sentences or [f"No decode step of a 70B model was measured{hint}."]
+
+
+def decode_sentence(result: Result, point: Point, ranks: int) -> str:
+    """What the headline's figure of a decode step means for a chat."""
+    shape = result.cases[0].shape or {}
+    model, scale = shape.get("model"), shape.get("scale")
+    took = (
+        f"A decode step of {model}, {point.label}, split over {ranks} ranks, took "
+        f"{number(point.value / 1e3)} ms here"
+    )
+    if scale == "1":
+        return f"{took}: {number(1e6 / point.value)} tokens/s of a chat."
+    return f"{took}, with {scale} of each matrix: no figure of the whole model."
 
 
 def next_command(survey: Survey, folder: Path) -> tuple[str, str]:

@@ -110,12 +110,12 @@ def _bind(world: World, case: CollectiveCase, memops: bool = False) -> Bound:
     # In the order in which the host puts them into the streams: copies follow all sums so far.
     steps = list[Step]()
     for number, offset in enumerate(pieces):
-        moved = [
-            engine.copy(slot(peer, rank) + offset, case.send + start, size_bytes)
-            for peer in others
-            for start, size_bytes in [part(peer, offset)]
-            if size_bytes > 0
-        ]
+        moved = list[Step]()
+        for peer in others:
+            start, size_bytes = part(peer, offset)
+            if size_bytes > 0:
+                to = slot(peer, rank) + offset
+                moved.append(engine.copy(to, case.send + start, size_bytes))
         begun, _ = world.device.beside([*moved, *announced(number)])
         steps.append(begun)
     last = len(pieces)  # the one flag behind all sums

@@ -47,8 +47,10 @@ def _direct_traffic(ranks: int, case: CollectiveCase) -> Traffic:
     own = case.segment_bytes // ranks
     others = case.segment_bytes - own
     stored = 0 if case.in_place else others  # in place into lines that have just been read
-    stages = ((0, others), *([(stored, 0)] if stored else [])) if ranks > 1 else ()
-    return Traffic(2, stages, case.segment_bytes, own, min(stored, MOST_HELD_BYTES))
+    stages = [(0, others)] if ranks > 1 else []
+    if stored:
+        stages.append((stored, 0))
+    return Traffic(2, tuple(stages), case.segment_bytes, own, min(stored, MOST_HELD_BYTES))
 
 
 DIRECT = KernelAlgorithm(

@@ -171,7 +171,9 @@ FLAT = Algorithm("flat", LIBRARY.about, _bind_library, spans_hosts=True)  # for 
 
 
 def _bind_auto(world: World, case: CollectiveCase) -> Bound:
-    algorithm = FLAT if world.node else PULL if world.device.is_cpu else PUSH
+    algorithm: Algorithm = PULL if world.device.is_cpu else PUSH
+    if world.node:
+        algorithm = FLAT
     bound = algorithm.bind(world, case)
     return replace(bound, choice=algorithm.name) if isinstance(bound, Operation) else bound
 

@@ -91,7 +91,9 @@ class PeerCase:
         self.variant, self.shape = case.variant, dict(case.shape)
         array = partial(world.device.array, dtype=case.datatype.storage)
         segments = case.collective.segments(self.ranks)
-        shapes = [(number, case.count)[number == 1 :] for number in segments]
+        shapes: list[tuple[int, ...]] = [
+            (case.count,) if number == 1 else (number, case.count) for number in segments
+        ]
         if norm := getattr(case, "norm", None):
             shapes = [(case.count // norm.hidden, norm.hidden)] * 2
             self.residual, self.residual_out = (

@@ -117,7 +117,8 @@ class GpuStream(Device):
             if pending:
                 shown.append(Action(self.graph_of(*pending)))
                 pending = []
-            is_timed ^= action.stamp >= 0
+            if action.stamp >= 0:
+                is_timed = not is_timed
             shown.append(action)
         return shown
 

@@ -214,5 +214,6 @@ def compare_launch(record: Bits, folder: Path) -> None:
             continue
         for key, size in earlier.sizes.items():
             if now := wanted.pop(key, None):
-                changed = int(now.digest != size.digest)
-                now.compared["launch"] = Difference(elements=1, differ=changed)
+                now.compared["launch"] = Difference(elements=1)
+                if now.digest != size.digest:
+                    now.compared["launch"].differ = 1

@@ -11,6 +11,7 @@ two seconds a new batch is drawn over the same buffers; the first one compiles e
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn
@@ -21,7 +22,7 @@ from bench.harness import options, verify
 from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.iteration import Buffers, come_late, nothing
 from bench.harness.options import SweepOptions
-from bench.harness.sampler import Sampler, SoakSequence
+from bench.harness.sampler import Sampler, SoakLaunch, SoakSequence
 from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, REDOPS
@@ -29,7 +30,7 @@ from collectives.communicator import Refusal
 from collectives.operation import World
 from collectives.peer_buffer import set_epoch, skip_launches
 from collectives.registry import ALGORITHMS
-from kernels.devices.device import Action, Counts, DeviceError, Phase, Step
+from kernels.devices.device import Action, Counts, DeviceError, Phase, Step, Wrong
 from wiretax.common.program import on_ranks
 from wiretax.record.wrong import describe_wrong
 
@@ -165,16 +166,22 @@ def soak(soak: SweepOptions, session: Session) -> int:
             f"and the epoch went to {epoch}\n"
         )
         if wrong_elements:
-            located = [
-                (wrong, launch.iteration.text)
-                for launch, by_rank in zip(launches, zip(*wrongs, strict=True), strict=True)
-                if (wrong := verify.first_wrong(by_rank, launch.case.datatype))
-            ]
-            wrong, text = min(located, key=lambda each: each[0].iteration)
-            say("wiretax", f"{text}, launch {wrong.iteration}: {describe_wrong(wrong)}")
+            say_first_wrong(launches, wrongs)
     if wrong_elements:
         return WRONG
     return FINE if is_over else INTERRUPTED
+
+
+def say_first_wrong(launches: Sequence[SoakLaunch], wrongs: Sequence[Sequence[Wrong]]) -> None:
+    """Says which launch was the first with a wrong element, and where. `wrongs` are what the checks
+    counted, by rank and launch."""
+    located = [
+        (wrong, launch.iteration.text)
+        for launch, by_rank in zip(launches, zip(*wrongs, strict=True), strict=True)
+        if (wrong := verify.first_wrong(by_rank, launch.case.datatype))
+    ]
+    wrong, text = min(located, key=lambda each: each[0].iteration)
+    say("wiretax", f"{text}, launch {wrong.iteration}: {describe_wrong(wrong)}")
 
 
 def main() -> NoReturn:

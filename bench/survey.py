@@ -9,6 +9,7 @@ import argparse
 import signal
 import sys
 import time
+from collections import deque
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -189,13 +190,15 @@ def run_steps(survey: Survey) -> None:
             perform(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
         else:
             survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
-    # In turn, as long as one fits the time. What lacked only time has compiled its kernels.
-    turns = [
+    # In turn, as long as one fits the time: each step with its last launch. What lacked only time
+    # has compiled its kernels.
+    turns = deque(
         (step, step)
         for step in firsts
         if step.again and (step.is_measured or steps.NO_TIME in step.sentence)
-    ]
-    for first, last in turns:  # to which each launch adds the next one
+    )
+    while turns:
+        first, last = turns.popleft()
         further, left_s = first.next_launch(last.launch + 1), end_s - time.monotonic()
         # The first launch may have more cases than the further ones.
         planned_s = max(last.elapsed_s * further.share / last.share, steps.LEAST_STEP_S)

@@ -30,14 +30,17 @@ def check_out(variant: Variant, folder: Path) -> str:
     for name in IMPORTED:  # otherwise Python would find the package of the current checkout
         if not (folder / name / "__init__.py").exists() and not (folder / f"{name}.py").exists():
             (folder / f"{name}.py").write_text(STANDS_IN.format(name))
-    theirs, ours = (
-        read_bytes(root / LOCK) if (root / LOCK).is_file() else b"" for root in (folder, ROOT)
-    )
-    if theirs not in (b"", ours):
+    if lock_of(folder) not in (b"", lock_of(ROOT)):
         status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))
         if status:
             raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}", True)
     return source_digest(*(folder / name.replace(".", "/") for name in PACKAGES))[:12]
+
+
+def lock_of(root: Path) -> bytes:
+    """The pinned packages that a tree needs; b"" if it pins none, as an early revision."""
+    lock = root / LOCK
+    return read_bytes(lock) if lock.is_file() else b""
 
 
 def write_tree(subject: str, commit: str, folder: Path) -> None:

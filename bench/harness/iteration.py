@@ -305,9 +305,15 @@ def checked_iteration(
 def link_parts(
     world: World, buffers: Buffers, size_bytes: int, engine: CopyEngine | None
 ) -> dict[str, Iteration]:
-    """The parts at one size: copy into a slab, read a peer's new data, copy through memory, long
-    messages between cores also around the caches; and, if peers are far, store into a peer's slab,
-    and copy there by `engine`, if that can pay. None below a word. Raises DeviceError.
+    """The parts of the bound at one size, by the fields of a LinkBlock; none below a word. Raises
+    DeviceError.
+
+    copy_in_us    a rank copies into its slab
+    peer_read_us  it reads what a peer has just stored into its own
+    memory_us     it copies through memory
+    memory_nt_us  it does so around the caches: long messages of CPU cores
+    push_us       it stores into a peer's slab: GPUs
+    engine_us     its copy engine does, where there is one and it can pay
 
     As in an all-reduce, a slot is stored into after the peer has read it and read after the peer
     has stored into it, and the caches also hold a send and a receive buffer. At most two chunks are

@@ -82,15 +82,17 @@ def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
 
 @dataclass(frozen=True)
 class RunPolicy:
-    """How a command spends its time. `rounds` should fit it. All the rest runs on rank 0: after
-    each round `go_on(run, cases, rounds)` returns which of the cases have another, also one that
-    had enough blocks before most were in another state of the link; `find_winners(result)` returns
-    what the run stores beside its cases, and `conclude(result)` the last lines of the output, and
-    the exit status of a run that was measured."""
+    """How a command spends its time, and what it makes of the result. The functions run on rank 0
+    alone."""
 
-    rounds: int = LEAST_ROUNDS
+    rounds: int = LEAST_ROUNDS  # that blocks are made short enough for
+    # Called after each round with the run, all its cases and the number of rounds so far; returns
+    # the cases of the next round. A case that had enough blocks can return: if most blocks turn out
+    # to be in another state of the link, fewer of its blocks count.
     go_on: Callable[[RunInProgress, list[int], int], list[int]] = unfinished
+    # The last lines of the output, and the exit status of a run that was measured.
     conclude: Callable[[Result], tuple[str, int]] = lambda result: ("", FINE)
+    # What the run stores beside its cases.
     find_winners: Callable[[Result], Sequence[Winner]] = lambda result: ()
 
 

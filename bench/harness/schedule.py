@@ -35,9 +35,10 @@ def warm_up_alike(iterations: Sequence[Iteration]) -> None:
 
 
 def fit_rounds(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int) -> int:
-    """Returns the number of rounds that fit the budget. Where even the shortest blocks of all
-    groups do not fit `rounds` times, slow groups run only in every k-th round (k odd, so that they
-    see odd and even rounds), down to LEAST_GROUP_ROUNDS."""
+    """The number of rounds that fit the budget in seconds, and `every` of the iterations. That is
+    `rounds`, if the shortest blocks of all groups fit as often. Otherwise the most expensive groups
+    run in every third, fifth, ... round alone (odd, so that they see odd and even rounds), as long
+    as each keeps LEAST_GROUP_ROUNDS; if that is not enough, there are fewer rounds."""
     cost_s = defaultdict[str, float](float)
     for iteration in iterations:
         if group := iteration.group:

@@ -226,8 +226,8 @@ def require_memory(session: Session, buffer_bytes: int) -> None:
 
 
 def say_once(communicator: Communicator, options: RunOptions, sentence: str) -> None:
-    """Says it on rank 0 alone: by the launcher's variables where this process is alone, since MPI
-    may have started each rank as a world of its own."""
+    """Prints a sentence once for all ranks. If MPI has started each rank as a world of its own,
+    each is the rank 0 of its world: then the launcher's variables tell which one prints."""
     if communicator.rank == 0 and (communicator.size > 1 or speaks()):
         say(f"{BENCH}{options.command}", sentence)
 

@@ -48,16 +48,16 @@ MakeIteration = Callable[[CollectiveCase, Operation, int], Iteration]
 
 @dataclass
 class Suite:
-    """All headers; iterations of the cases that can run here, by number; link parts by size; the
-    algorithms that the command line names. Without any, those other than the library and `auto`,
-    which its table compares, run in every `others_every`-th round."""
+    """The cases of a run, and how often they run."""
 
-    headers: list[CaseHeader] = field(default_factory=list)
-    iterations: dict[int, Iteration] = field(default_factory=dict)
+    headers: list[CaseHeader] = field(default_factory=list)  # of all cases, by number
+    iterations: dict[int, Iteration] = field(default_factory=dict)  # of those that can run here
     is_cut_short: bool = False  # no time was left to compile further cases
-    link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
+    link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)  # by size in bytes
+    # The table of a run that names no algorithm compares the library and `auto`. A case of another
+    # algorithm then runs in one of so many rounds.
     others_every: int = 1
-    named: Sequence[str] = ()
+    named: Sequence[str] = ()  # the algorithms that the command line names
 
     def add(self, header: CaseHeader, iteration: Iteration | Unsupported) -> None:
         """Adds a case, or lists why it is not measured."""
@@ -72,16 +72,17 @@ class Suite:
 
 @dataclass(frozen=True)
 class Axes:
-    """What varies over the cases of a run. `algorithms(size_bytes)` are those of a size; with
-    `requested` the command line names them, and a size that one does not support is listed.
-    `mode` None: isolated, and those of `in_chains` chained up to MOST_CHAINED_BYTES.
-    `for_library(case)` is the case on the library's own buffers."""
+    """What varies over the cases of a run."""
 
-    algorithms: Callable[[int], Sequence[Algorithm]]
+    algorithms: Callable[[int], Sequence[Algorithm]]  # those of a size in bytes
+    # The command line names the algorithms: a size that one does not support is listed.
     requested: bool = False
+    # `isolated`, `chained` or `both`. None: all isolated, and up to MOST_CHAINED_BYTES those of
+    # `in_chains` chained as well.
     mode: str | None = None
     in_chains: Callable[[Algorithm], bool] = lambda algorithm: True
     chain_calls: int = CHAIN_CALLS
+    # The same case on the library's own buffers.
     for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case
 
 

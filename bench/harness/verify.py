@@ -65,7 +65,8 @@ def first_wrong(counts: Sequence[Wrong], datatype: Datatype) -> FirstWrong | Non
 @dataclass(frozen=True)
 class Data:
     """The contents of all ranks' buffers: one period of each segment, (ranks, segments, 31). The
-    blocks of a lossy operation must be longer: then each holds all values and loses alike."""
+    blocks that a lossy operation scales must be longer than a period: then each holds all values of
+    the period, and rounds them as every other block does."""
 
     collective: Collective
     datatype: Datatype

@@ -119,7 +119,8 @@ def threats(env: Environment, ranks: Sequence[tuple[int, Collection[int]]] = ())
     for name, row in FACTS.items():
         if "threat" in row and name in values:
             value, harmless = values[name], row["harmless"]
-            if value != harmless if isinstance(value, str) else value > harmless:
+            is_harmless = value == harmless if isinstance(value, str) else value <= harmless
+            if not is_harmless:
                 yield row["threat"].format(value)
     if values.get("cpu.logical", 0) > values.get("cpu.cores", float("inf")):
         yield "Hardware threads share cores (SMT): other work on a rank's core slows it down."

@@ -48,9 +48,11 @@ def comparisons_of(
     longest: Array,
     number: int,
 ) -> Iterator[tuple[str, Array | None, Array]]:
-    """The results of a size in each way: one of INVARIANCES, the result, None where it cannot be,
-    and what it must equal. `number` counts sizes, from the `longest` one down; `other` and `fewer`
-    are those of `measure_row`."""
+    """Performs a message of as many elements as `plain` in every way that must not change its bits.
+    Yields of each its name, one of INVARIANCES; this rank's result, None if the algorithm cannot;
+    and the result that it must equal. `plain` and `longest` are the results in the plain way, of
+    this message and of the longest one. `number` counts the sizes, from the longest down; `other`
+    and `fewer` are those of `measure_row`. All ranks call it."""
     communicator, count, alone = subject.world.communicator, plain.size, None
     inputs, following = subject.inputs(count), (subject.rank + 1) % subject.ranks
     late: list[int | None] = [None, *range(subject.ranks)]
@@ -118,9 +120,12 @@ def parts_of(every: Sequence[Orders]) -> list[Part]:
 def measure_row(
     subject: Subject, other: Subject, fewer: Subject | None, sizes: Sequence[int]
 ) -> RowBits:
-    """The sizes, in bytes, that an algorithm can. `other` is the same one between the same ranks,
-    with other buffers and another communicator; `fewer` is it between all ranks but the last, on
-    these. Raises Refusal."""
+    """Examines an algorithm at each of these sizes, in bytes, but those that it cannot perform: the
+    digest of its result, the order of its sums, and which ways changed how many bits. Then the
+    sizes from which on its sums have another order, and its errors. `other` is the same algorithm
+    between the same ranks, with other buffers and another communicator; `fewer` is it between all
+    ranks but the last, None where this rank is not one of them. All ranks call it. Raises
+    Refusal."""
     row, explainer, flight = subject.row(), Explainer(subject.datatype), subject.session.flight
     results, ways = list[Array](), [PLAIN, *(way for _, way in ways_of(subject))]
     # The magnitudes of a row's sums are not known here.

@@ -201,42 +201,53 @@ def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> 
     except ResultError as error:
         step.status, step.sentence = "failed", str(error)
     else:
-        step.status, step.sentence = "interrupted", "interrupted"
-        log, started_s = survey.logs / step.log, time.monotonic()
-        environment = os.environ | {QUIET: "1"}
-        runs = survey.folder / RESULTS / step.name
-        before = set(runs.glob("*.jsonl"))
-        try:
-            exit_status, last_line = run_to_end(command, None, environment, limit_s, log)
-        finally:
-            step.elapsed_s = time.monotonic() - started_s
-            with suppress(ResultError):
-                for path in set(runs.glob("*.jsonl")) - before:
-                    step.result = read(path)
-        complaint = sentence_of(log) or with_status(last_line, exit_status)
-        if step.elapsed_s >= limit_s:
-            complaint = f"{last_line}; {sentence_of(log)}".removesuffix("; ")
-        result = step.result
-        cases = result.cases if result else []
-        step.status, step.sentence = "failed", without_names(printable(complaint))
-        if exit_status == FINE:
-            step.status = "done"
-            step.sentence = headline_of(result) if result else last_words(survey, step)
-            if step.sentence.endswith("nothing was measured"):
-                step.status, step.sentence = "failed", f"{step.sentence}: {NO_TIME}"
-            elif result and not result.complete:
-                step.status = "incomplete"
-                step.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
-            for library, own in grouped(cases, attrgetter("library")).items():
-                # NCCL wants two GPUs.
-                if library and all(case.status == "unsupported" for case in own):
-                    step.sentence += f"; {library} was not measured: {own[0].reason}"
-        elif any(case.status == "wrong" for case in cases) or (
-            exit_status == WRONG and "wrong" in step.sentence.lower()
-        ):
-            step.status = "wrong"
+        run_step(survey, step, command, limit_s)
     took = time_text(step.elapsed_s)
     survey.progress.write(f"{name}: {step.status} after {took}, {step.sentence}")
+
+
+def run_step(survey: Survey, step: SurveyStep, command: Sequence[str], limit_s: float) -> None:
+    """Runs a step's command, and sets the step's time, run, status and sentence."""
+    step.status, step.sentence = "interrupted", "interrupted"
+    log, started_s = survey.logs / step.log, time.monotonic()
+    environment = os.environ | {QUIET: "1"}
+    runs = survey.folder / RESULTS / step.name
+    before = set(runs.glob("*.jsonl"))
+    try:
+        exit_status, last_line = run_to_end(command, None, environment, limit_s, log)
+    finally:
+        step.elapsed_s = time.monotonic() - started_s
+        with suppress(ResultError):
+            for path in set(runs.glob("*.jsonl")) - before:
+                step.result = read(path)
+    if exit_status == FINE:
+        note_finding(survey, step)
+        return
+
+    complaint = sentence_of(log) or with_status(last_line, exit_status)
+    if step.elapsed_s >= limit_s:
+        complaint = f"{last_line}; {sentence_of(log)}".removesuffix("; ")
+    step.status, step.sentence = "failed", without_names(printable(complaint))
+    says_wrong = exit_status == WRONG and "wrong" in step.sentence.lower()
+    if says_wrong or (step.result and any(case.status == "wrong" for case in step.result.cases)):
+        step.status = "wrong"
+
+
+def note_finding(survey: Survey, step: SurveyStep) -> None:
+    """Sets the status of a step whose command exited with 0, and what it found as its sentence."""
+    result = step.result
+    step.status = "done"
+    step.sentence = headline_of(result) if result else last_words(survey, step)
+    if step.sentence.endswith("nothing was measured"):
+        step.status, step.sentence = "failed", f"{step.sentence}: {NO_TIME}"
+    elif result and not result.complete:
+        step.status = "incomplete"
+        step.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
+    cases = result.cases if result else []
+    for library, own in grouped(cases, attrgetter("library")).items():
+        # NCCL wants two GPUs.
+        if library and all(case.status == "unsupported" for case in own):
+            step.sentence += f"; {library} was not measured: {own[0].reason}"
 
 
 def last_words(survey: Survey, step: SurveyStep) -> str:

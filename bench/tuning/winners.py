@@ -48,7 +48,10 @@ class Candidate:
 
 
 def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -> list[Winner]:
-    """The winner of each heat. An earlier launch `found` these candidates and their gains."""
+    """The winner of each heat: the untuned choice of `auto`, unless a candidate was faster in two
+    launches, by more than equal builds are by luck (CONFIRMED). `found` are the candidates of an
+    earlier launch and their gains. A candidate that is faster here for the first time is named in
+    its heat's winner, and the next launch tests it."""
     heats = heats_of(result.cases, result.counted.costs_us)
     settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}
     untuned = {

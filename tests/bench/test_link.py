@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.link import MEASUREMENTS
-from bench.links.pairs import matchings
+from bench.links.pairs import between_hosts, both_ways, matchings, within_hosts
 from bench.links.parts import Part
 from reports.tables.show import text
 from tests import fake_gpu
@@ -149,6 +149,19 @@ def test_disjoint_pairs_are_disjoint_and_complete(ranks):
     assert all(len({rank for pair in pairs for rank in pair}) == 2 * len(pairs) for pairs in sets)
     complete = set(combinations(range(ranks), 2)) if ranks > 3 else set()
     assert {pair for pairs in sets for pair in pairs} == complete
+
+
+def test_with_many_ranks_only_counterparts_of_two_hosts_exchange_messages():
+    """All pairs of hundreds of ranks would take hours."""
+    few, many = [range(4), range(4, 8)], [range(8), range(8, 16)]
+    assert len(between_hosts(few)) == 2 * 4 * 4
+    counterparts = [((rank, rank + 8),) for rank in range(8)]
+    assert between_hosts(many)[:8] == counterparts
+    assert len(between_hosts(many)) == 2 * 8
+    assert both_ways(between_hosts(many)) == [
+        ((low, high), (high, low)) for [(low, high)] in counterparts
+    ]
+    assert len(within_hosts(many)) == 2 * 8 * 7
 
 
 # -- the report

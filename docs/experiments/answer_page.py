@@ -272,7 +272,7 @@ def markdown_table(heading: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 def prompt_s(tensor: Deployment) -> float:
-    return float(tensor.figures["prompt_us"][0]) / 1e6
+    return tensor.figures["prompt_us"].value / 1e6
 
 
 def figures() -> dict[str, str]:
@@ -354,8 +354,8 @@ def of_prefill(small_us: Sequence[float]) -> dict[str, str]:
     amd_us = chunk_us["R9700"] + chunk_us["RX 7900 XT"]
     seconds = MODEL.all_reduces / 1e6
     worst, best = (of_two(max(small_us), of(chunk_us["R9700"])) for of in (max, min))
-    rates = [float(load.figures["prompt_tokens_per_s"][0]) for load in (worst, best)]
-    layer_rate = float(by_layer(best).figures["prompt_tokens_per_s"][0])
+    rates = [load.figures["prompt_tokens_per_s"].value for load in (worst, best)]
+    layer_rate = by_layer(best).figures["prompt_tokens_per_s"].value
     riser = {"source": "daimonionnn", "machine": "B450 ITX, riser x8/x4/x4"}
     narrow = served(**riser, split="tp2")
     most = in_note(narrow, r"about \d+ to (\d+)")

@@ -4,13 +4,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from drawing import BLACK, BLUE, GREEN, ORANGE, panels
 from matplotlib.figure import Figure
 
 from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
+from reports.advice.spans import as_span
 from reports.advice.specs import GPUS, MODELS, link_between
 from reports.references.published import PublishedCall, calls, near_size, select
 from reports.tables.sentences import size_text
@@ -32,7 +32,7 @@ KINDS = {
 
 def of_two(token_us: float, chunk_us: float = 0.0, weights: str = WEIGHTS) -> Deployment:
     """The 70B split by tensor over two cards whose all-reduces take these times."""
-    spans = {TOKEN_BYTES: np.full(3, token_us), CHUNK_BYTES: np.full(3, chunk_us)}
+    spans = {TOKEN_BYTES: as_span(token_us), CHUNK_BYTES: as_span(chunk_us)}
     times = ReduceTimes(2, "published", spans)
     return Deployment(MODEL, CARD, weights, times, context=CONTEXT, tensor=2)
 
@@ -40,7 +40,7 @@ def of_two(token_us: float, chunk_us: float = 0.0, weights: str = WEIGHTS) -> De
 def advised(weights: str = WEIGHTS) -> Deployment:
     """The same with the all-reduce of a token that `advise` assumes."""
     times = assumed_times(2, CARD, link_between(CARD, 2))
-    return of_two(times(TOKEN_BYTES)[0], weights=weights)
+    return of_two(times(TOKEN_BYTES).value, weights=weights)
 
 
 def by_layer(tensor: Deployment) -> Deployment:
@@ -48,7 +48,7 @@ def by_layer(tensor: Deployment) -> Deployment:
 
 
 def step_ms(load: Deployment) -> float:
-    return float(load.decode_us(1)[0]) / 1e3
+    return load.decode_us(1).value / 1e3
 
 
 def small_calls() -> dict[str, list[PublishedCall]]:

@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from reports.advice import serving
-from reports.advice.reduce_times import assumed_times, measured_times, read_launches, span_text
+from reports.advice.reduce_times import assumed_times, measured_times, read_launches
 from reports.advice.serving import Deployment, rate
+from reports.advice.spans import Span
 from reports.advice.specs import (
     GB,
     LINKS,
@@ -167,16 +167,16 @@ def advise(arguments: argparse.Namespace) -> int:
     ]
     rows = []
     for name, split in possible.items():
-        step_us, prompt_us, tokens, prompt_tokens = split.figures.values()
+        figures = split.figures
         rows.append(
             [
                 name,
                 number(split.memory_bytes(load.batch) / GB),
-                number(step_us[0] / 1e3),
-                span_text(rate(1, step_us)),
-                "-" if split.lack(load.slots) else number(tokens[0]),
-                number(prompt_us[0] / 1e3),
-                number(prompt_tokens[0]),
+                number(figures["step_us"].value / 1e3),
+                rate(1, figures["step_us"]).text(),
+                "-" if split.lack(load.slots) else number(figures["tokens_per_s"].value),
+                number(figures["prompt_us"].value / 1e3),
+                number(figures["prompt_tokens_per_s"].value),
             ]
         )
 
@@ -191,7 +191,6 @@ def advise(arguments: argparse.Namespace) -> int:
         [("", plain_table(headings, rows))] if rows else [],
         [*obstacles, *rest, *(["", BEFORE_TRUSTING_IT] if load.gpus > 1 else [])],
     )
-    # A span is [value, low, high].
     all_reduce = {
         "source": load.times.source,
         "is_assumed": not arguments.run,
@@ -254,7 +253,7 @@ def _question(load: Deployment) -> list[str]:
         f"all-reduce: {load.times.source}",
         *load.times.notes,
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
-        f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms. "
+        f"{calls} x {each_us.text(' us')}{origin} = {number(calls * each_us.value / 1e3)} ms. "
         f"{engine_text(model)}.",
     ]
 
@@ -266,12 +265,12 @@ def _share_of_token(load: Deployment, tpot_ms: float) -> str:
     each_us = load.times(load.model.all_reduce_bytes(load.batch))
     all_ms, one_ms = calls * each_us / 1e3, calls / 1e3
     text = (
-        f"measured: {number(tpot_ms)} ms a token, of which {calls} x {span_text(each_us, ' us')} "
-        f"= {span_text(all_ms, ' ms')} are {span_text(100 * all_ms / tpot_ms, ' %')}; a "
+        f"measured: {number(tpot_ms)} ms a token, of which {calls} x {each_us.text(' us')} "
+        f"= {all_ms.text(' ms')} are {(100 * all_ms / tpot_ms).text(' %')}; a "
         f"microsecond less a call is {number(one_ms)} ms, {number(100 * one_ms / tpot_ms)} %, if "
         "no call overlaps with compute. Waiting for a late rank comes on top, whatever the link."
     )
-    if all_ms[1] > tpot_ms:
+    if all_ms.low > tpot_ms:
         text += " They do not fit into the token: these are not its all-reduces."
     return text
 
@@ -298,7 +297,7 @@ def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[s
     if tensor not in possible or not others:
         return sentences
 
-    other = min(others, key=lambda name: possible[name].figures["step_us"][0])
+    other = min(others, key=lambda name: possible[name].figures["step_us"].value)
     even_us = serving.break_even_us(possible[tensor], possible[other])
     if even_us <= 0:
         sentence = f"No all-reduce is fast enough for {tensor} to win the latency of decode."
@@ -306,7 +305,7 @@ def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[s
         sentence = (
             f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
             f"{size_text(size)} takes {number(even_us)} us; here it takes "
-            f"{span_text(load.times(size), ' us')}."
+            f"{load.times(size).text(' us')}."
         )
 
     return [*sentences, sentence]
@@ -316,21 +315,22 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
     """The best split, those that do not clearly differ from it, and its gain over the next one."""
     if not splits:
         return "nothing fits."
+    speeds = {name: split.figures[figure] for name, split in splits.items()}
     is_rate = figure.endswith("per_s")
-    power = 1 if is_rate else -1
-    speeds = {name: split.figures[figure] ** power for name, split in splits.items()}
-    ordered = sorted(speeds, key=lambda name: -speeds[name][0])
+    if not is_rate:
+        speeds = {name: 1 / us for name, us in speeds.items()}
+    ordered = sorted(speeds, key=lambda name: -speeds[name].value)
+    fastest = speeds[ordered[0]]
     close = [
-        name
-        for name in ordered
-        if min(speeds[ordered[0]] / speeds[name]) < serving.LEAST_RANKED_RATIO
+        name for name in ordered if _gain(fastest, speeds[name]).low < serving.LEAST_RANKED_RATIO
     ]
     # Replicas come first, since they need no link.
-    first = [*(name for name in close if splits[name].replicas > 1), *ordered][0]
-    value = speeds[first][0]
-    bound = (
-        f"at most {number(value)} tokens/s" if is_rate else f"at least {number(1e-3 / value)} ms"
-    )
+    replicas = [name for name in close if splits[name].replicas > 1]
+    first = replicas[0] if replicas else ordered[0]
+    if is_rate:
+        bound = f"at most {number(speeds[first].value)} tokens/s"
+    else:
+        bound = f"at least {number(1e-3 / speeds[first].value)} ms"
     answer = f"{first}, {bound}"
     equals = " and ".join(name for name in close if name != first)
     if equals:
@@ -338,7 +338,15 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
     after = next((name for name in ordered if name not in close), None)
 
     if after is not None:
-        gain = speeds[first] / speeds[after]
-        answer += f", {span_text(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
+        answer += f", {_gain(speeds[first], speeds[after]).text('x')} {after}"
 
     return f"{answer}."
+
+
+def _gain(fast: Span, slow: Span) -> Span:
+    """How many times as fast the first is. Both have the same all-reduces: where those are at one
+    end, they are for both, so that the ratio has no end of one beside the other end of the other.
+    """
+    value = fast.value / slow.value
+    at_ends = fast.low / slow.low, fast.high / slow.high
+    return Span(value, min(value, *at_ends), max(value, *at_ends))

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from reports.advice.reduce_times import (
-    ENDS_SWAPPED,
     AllReduceLaunches,
     assumed_times,
     measured_times,
@@ -247,12 +246,12 @@ def figures_of(
                 if unit == "GB/s":
                     # Without reading the result, as nccl-tests defines busbw.
                     alone_us = spans_of(launches, "time_us")[label]
-                    span = wire_factor(gpus) * label / alone_us[ENDS_SWAPPED] / 1e3
+                    span = wire_factor(gpus) * label / alone_us / 1e3
         figure = Figure(name, unit, note)
         if span is not None:
-            figure.value, *ends = span.tolist()
+            figure.value = span.value
             if launches.have_intervals or is_published:
-                figure.low, figure.high = ends
+                figure.low, figure.high = span.low, span.high
         figures[unit, label] = figure
 
     return figures, list(times.notes if origin else launches.notes)

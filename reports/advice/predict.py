@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span, span_text
+from reports.advice.reduce_times import ReduceTimes
 from reports.advice.serving import Deployment, break_even_us
+from reports.advice.spans import Span
 from reports.advice.specs import GB, MODELS, ROUTES, engine_text, find, gpu_of, sheet_of
 from reports.advice.wire import (
     FORMULA_OVER_MEASURED,
@@ -51,9 +52,9 @@ class Prediction:
     all_reduces: list[dict[str, Any]]
     token_ms: Span
     obstacle: str | None
-    tensor_tokens_per_s: Any = None
-    pipeline_tokens_per_s: Any = None
-    break_even_us: Any = None
+    tensor_tokens_per_s: Span | None = None
+    pipeline_tokens_per_s: Span | None = None
+    break_even_us: float | None = None
 
     @property
     def spans(self) -> dict[int, Span]:
@@ -78,11 +79,17 @@ def predictions(parts: Parts, load: Deployment, error: Span) -> list[Prediction]
         tensor = replace(load, times=ReduceTimes(2, "PREDICTED", spans), tensor=2)
         pipeline = replace(tensor, tensor=1, stages=2)
         token_ms = model.all_reduces * spans[token_bytes] / 1e3
-        obstacle, figures = tensor.obstacle or pipeline.obstacle, []
-        if not obstacle:
-            rates = [split.figures["tokens_per_s"] for split in (tensor, pipeline)]
-            figures = [*rates, break_even_us(tensor, pipeline)]
-        made.append(Prediction(way, all_reduces, token_ms, obstacle, *figures))
+        prediction = Prediction(
+            way, all_reduces, token_ms, obstacle=tensor.obstacle or pipeline.obstacle
+        )
+        if not prediction.obstacle:
+            prediction = replace(
+                prediction,
+                tensor_tokens_per_s=tensor.figures["tokens_per_s"],
+                pipeline_tokens_per_s=pipeline.figures["tokens_per_s"],
+                break_even_us=break_even_us(tensor, pipeline),
+            )
+        made.append(prediction)
 
     return made
 
@@ -136,12 +143,12 @@ def text_of(
     origin = "" if sheet_of(parts.card) == load.gpu else f", from parts of {card}"
     headline = (
         f"PREDICTED for two {load.gpu.name} {title}{origin}: an all-reduce of "
-        f"{size_text(size)} takes {span_text(best.spans[size], ' us')}"
+        f"{size_text(size)} takes {best.spans[size].text(' us')}"
     )
-    if not best.obstacle:
+    if best.tensor_tokens_per_s and best.pipeline_tokens_per_s:
         headline += (
-            f"; {model.name} decodes at most {span_text(best.tensor_tokens_per_s)} tokens/s of one "
-            f"chat by tensor, {span_text(best.pipeline_tokens_per_s)} by pipeline"
+            f"; {model.name} decodes at most {best.tensor_tokens_per_s.text()} tokens/s of one "
+            f"chat by tensor, {best.pipeline_tokens_per_s.text()} by pipeline"
         )
 
     measured = {
@@ -155,8 +162,8 @@ def text_of(
         "loads": parts.load_byte,
         "both at once, each": parts.both_byte,
     }
-    rows = [[name, span_text(us), "us"] for name, us in measured.items()]
-    rows += [[name, span_text(1e-3 / byte[ENDS_SWAPPED]), "GB/s"] for name, byte in moved.items()]
+    rows = [[name, us.text(), "us"] for name, us in measured.items()]
+    rows += [[name, (1e-3 / us_a_byte).text(), "GB/s"] for name, us_a_byte in moved.items()]
     tables = [("Parts of the wire, measured on the one card", plain_table(["", "", ""], rows))]
 
     # The all-reduce of a token, a large one, and all of a token; then one chat.
@@ -165,12 +172,13 @@ def text_of(
     rows = []
     for each in made:
         spans = [each.spans[size], each.spans[LARGE], each.token_ms]
-        rows.append([TITLES[each.way], *map(span_text, spans)])
+        row = [TITLES[each.way], *(span.text() for span in spans)]
+        if each.tensor_tokens_per_s and each.pipeline_tokens_per_s:
+            row += [each.tensor_tokens_per_s.text(), each.pipeline_tokens_per_s.text()]
+            row.append(number(each.break_even_us))
+        rows.append(row)
     if not best.obstacle:
         headings += ["tokens/s\nby tensor", "tokens/s\nby pipeline", "equal at\nus a call"]
-        for row, each in zip(rows, made, strict=True):
-            rates = each.tensor_tokens_per_s, each.pipeline_tokens_per_s
-            row += [*map(span_text, rates), number(each.break_even_us)]
     title = "An all-reduce of two cards, and the rates of a chat at most, PREDICTED"
     tables.append((title, plain_table(headings, rows)))
 

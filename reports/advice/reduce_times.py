@@ -9,11 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from reports.advice.spans import Span
 from reports.advice.specs import LINKS, CardLink, Gpu, link_between, sheet_of
 from reports.references.published import PublishedCall, calls, select
 from reports.tables.beside_published import COMPARED_BYTES, LARGE_BYTES, amounts
@@ -44,15 +45,6 @@ HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before ot
 # Of n GPUs the bytes that each sends per message byte, 2 (n-1) / n: the minimum of any all-reduce
 # (Patarasuk and Yuan, JPDC 69:2, 2009).
 wire_factor = BUS_FACTORS["all_reduce"]
-
-Span = NDArray[np.float64]  # a value and the ends of its interval, the value if they are unknown
-ENDS_SWAPPED = [0, 2, 1]  # of a span, so that its reciprocal or its negative is one too
-
-
-def span_text(span: Span, unit: str = "") -> str:
-    """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
-    value, low, high = map(number, span)
-    return value + unit + (f" [{low} {high}]" if low != high else "")
 
 
 @dataclass
@@ -142,7 +134,7 @@ class ReduceTimes:
     gpus: int
     source: str
     spans: dict[int, Span] = field(default_factory=dict)
-    gb_s: Span | None = None  # the fastest before the slowest, as of times
+    gb_s: Span | None = None
     notes: list[str] = field(default_factory=list)
     hosts: int | None = 1
 
@@ -162,9 +154,11 @@ class ReduceTimes:
 
         largest, largest_us = sizes[-1], self.spans[sizes[-1]]
         if size_bytes < largest:
-            logs_us = np.log([self.spans[size] for size in sizes]).T
-            at_us = [np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in logs_us]
-            return np.exp(at_us), " between measured sizes"
+            times_us = [msgspec.structs.astuple(self.spans[size]) for size in sizes]
+            logs_us = [
+                np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in np.log(times_us).T
+            ]
+            return Span(*np.exp(logs_us).tolist()), " between measured sizes"
 
         origin = f", ASSUMED to grow with the bytes from {size_text(largest)} on"
         if self.gb_s is None:
@@ -219,16 +213,16 @@ def typical(
 
     medians = [median(map(value_of, own)) for own in machines.values()]
     values = [*map(value_of, found)]
-    span = np.array([median(medians), min(values), max(values)])
+    span = Span(median(medians), min(values), max(values))
     return span, f"{len(found)} figures over {fabric}"
 
 
 def assumed_gb_s(gpus: int, gpu: Gpu, link: CardLink) -> tuple[Span, str]:
-    """The busbw of large messages, which no link exceeds, the fastest before the slowest, and its
-    origin. Raises ResultError if nobody published one."""
+    """The busbw of large messages, which no link exceeds, and its origin. Raises ResultError if
+    nobody published one."""
     span, figures = typical(gpus, gpu, link, COMPARED_BYTES / 2, COMPARED_BYTES * 2, "GB/s")
-    span = np.minimum(span, link.total_gb_s(gpus))
-    return span[ENDS_SWAPPED], f"{span_text(span, ' GB/s')} by {figures}"
+    span = span.at_most(link.total_gb_s(gpus))
+    return span, f"{span.text(' GB/s')} by {figures}"
 
 
 def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
@@ -238,7 +232,7 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     latency_us, figures = typical(gpus, gpu, link, 1, SMALL, "us")
     gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
     source = (
-        f"ASSUMED, not measured: a latency of {span_text(latency_us, ' us')} by {figures}, and "
+        f"ASSUMED, not measured: a latency of {latency_us.text(' us')} by {figures}, and "
         f"from there on {bandwidth}, published of {name} (docs/references.md)"
     )
     sheet = (
@@ -276,7 +270,9 @@ def spans_of(launches: AllReduceLaunches, column: str) -> dict[int, Span]:
         reach = quantile * by_size.sem()
 
     spans = np.exp(np.stack([logs_us, logs_us - reach, logs_us + reach], axis=1))
-    return dict(zip(logs_us.index.tolist(), spans, strict=True))
+    return {
+        size: Span(*ends) for size, ends in zip(logs_us.index.tolist(), spans.tolist(), strict=True)
+    }
 
 
 def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
@@ -323,7 +319,7 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
         )
     elif run.gpus and not problem:
         expected = link_between(gpu, gpus) if gpu.peer else link
-        bus_gb_s = wire_factor(gpus) * size / spans_of(launches, "time_us")[size][0] / 1e3
+        bus_gb_s = wire_factor(gpus) * size / spans_of(launches, "time_us")[size].value / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
             why = "as through host memory or over fewer lanes"
             if expected.name == gpu.peer:

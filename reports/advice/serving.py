@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
-import numpy as np
-
-from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
+from reports.advice.reduce_times import ReduceTimes
+from reports.advice.spans import Span, as_span
 from reports.advice.specs import BITS, ELEMENT_BYTES, GB, Gpu, Transformer, find
 from reports.tables.sentences import counted, number
 
@@ -26,7 +25,7 @@ REACHED = (
 
 def rate(tokens: float, us: Span) -> Span:
     """Tokens per second of a pass of `tokens`."""
-    return 1e6 * tokens / us[ENDS_SWAPPED]
+    return 1e6 * tokens / us
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,13 @@ class Deployment:
         streams, one for each stage of each replica, are all in flight."""
         groups = self.stages * self.replicas
         group = ceil(streams / min(groups, streams))
-        us = np.full(3, self.work_us(group, self.kv_bytes(group)) / self.tensor)
+        us = as_span(self.work_us(group, self.kv_bytes(group)) / self.tensor)
         message_bytes = self.model.all_reduce_bytes(group)
 
         if self.tensor > 1:
-            us = us + self.model.all_reduces * self.times(message_bytes)
+            us += self.model.all_reduces * self.times(message_bytes)
         if self.stages > 1:  # a hand-off counts as an all-reduce of its bytes, an upper bound
-            us = us + self.stages * self.times(message_bytes)
+            us += self.stages * self.times(message_bytes)
 
         return us
 
@@ -116,17 +115,17 @@ class Deployment:
         attention = 2 * self.prompt**2 * model.heads * model.global_head_dim * model.kv_layers
         work_us = chunks * self.work_us(tokens)
         work_us += attention / self.tflops / 1e6
-        us = np.full(3, work_us / self.tensor)
+        us = as_span(work_us / self.tensor)
 
         if self.tensor > 1:
-            us = us + chunks * model.all_reduces * self.times(model.all_reduce_bytes(tokens))
+            us += chunks * model.all_reduces * self.times(model.all_reduce_bytes(tokens))
         if self.stages == 1:
             return us, rate(self.replicas * self.prompt, us)
 
         # The first chunk passes all stages and the hand-offs between them; the others follow.
         stage_us = us / chunks / self.stages
         handoff_us = self.times(model.all_reduce_bytes(tokens))
-        period_us = np.maximum(stage_us, handoff_us)
+        period_us = stage_us.at_least(handoff_us)
         first_us = self.stages * stage_us + (self.stages - 1) * handoff_us
         return first_us + (chunks - 1) * period_us, rate(tokens, period_us)
 
@@ -178,6 +177,6 @@ def all_splits(load: Deployment) -> dict[str, Deployment]:
 def break_even_us(tensor: Deployment, other: Deployment) -> float:
     """The time of an all-reduce at which both splits decode equally fast, the other's messages
     unchanged; not above 0 if no all-reduce is fast enough."""
-    each_us = tensor.times(tensor.model.all_reduce_bytes(tensor.batch))[0]
-    gain_us = other.figures["step_us"][0] - tensor.figures["step_us"][0]
-    return float(each_us + gain_us / tensor.model.all_reduces)
+    each_us = tensor.times(tensor.model.all_reduce_bytes(tensor.batch)).value
+    gain_us = other.figures["step_us"].value - tensor.figures["step_us"].value
+    return each_us + gain_us / tensor.model.all_reduces

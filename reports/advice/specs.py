@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from collectives.models import ROWS, Count, Model
+from reports.advice.spans import Cases
 from wiretax.common.arguments import unknown
 from wiretax.common.untrusted import printable
 from wiretax.record.result import NOT_JSON, ResultError, content_of
@@ -126,12 +127,12 @@ class CardLink:
 @dataclass(frozen=True)
 class Route:
     """A way between two cards, beside what one card reaches: how many times as long a hop takes,
-    and which shares of the bandwidth stores and loads have. Each is typical, best, worst."""
+    and which shares of the bandwidth stores and loads have."""
 
     title: str
-    hop: list[float]
-    store: list[float]
-    load: list[float]
+    hop: Cases
+    store: Cases
+    load: Cases
 
 
 SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())

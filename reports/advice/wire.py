@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from collectives import registry
 from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.operation import CollectiveCase
-from reports.advice.reduce_times import ENDS_SWAPPED, ReduceTimes, Span
+from reports.advice.reduce_times import ReduceTimes
+from reports.advice.spans import Cases, Span
 from reports.advice.specs import Gpu, Route
 from reports.references import published
 from reports.tables.plot import time_span_of
@@ -26,7 +28,7 @@ from wiretax.record.folder import in_order
 from wiretax.record.manifest import files_of
 from wiretax.record.observations import entry_of
 from wiretax.record.result import ResultError, read
-from wiretax.record.schema import NotNegative, Positive, Result
+from wiretax.record.schema import Case, NotNegative, Positive, Result
 
 MEASURE = f"{on_ranks(2, 'link')} --ranks-share-gpus --memory host_staged -e 16M measures them"
 # A read's round trip goes on from the root complex into memory, a store into another card does not:
@@ -78,51 +80,57 @@ class Parts:
     @property
     def is_shared_in_turns(self) -> bool:
         """Whether the ranks did not run at once: then no flag tells of the wire."""
-        return bool(self.flag[0] > TAKE_TURNS * self.load[0])
+        return self.flag.value > TAKE_TURNS * self.load.value
 
     def drain_of(self, name: str) -> Span:
         """How long an algorithm's stores take to end before its flag, in us."""
         if ALGORITHMS[name].flags_in_data:
-            return np.zeros(3)
+            return Span(0.0, low=0.0, high=0.0)
         return self.drain
 
     def between_cards(self, route: Route, gpu: Gpu, name: str, traffic: Traffic) -> Span:
         """The time of an all-reduce of two cards in us. What a rank stores into its own memory, and
         loads from there, is local: at worst both inputs and the sum are not hidden."""
-        hop = np.maximum(self.load - MEMORY_US, 0) * route.hop
+        hop_factor = route.hop.low_is_best()
+        hop = (self.load - MEMORY_US).at_least(0) * hop_factor
         stored_bytes, loaded_bytes = map(sum, zip(*traffic.stages, strict=True))
         if ALGORITHMS[name].pushes:
             wait = self.drain_of(name)
-            moved_bytes, byte = stored_bytes, self.store_byte / route.store
+            moved_bytes, byte = stored_bytes, self.store_byte / route.store.high_is_best()
         else:
-            wait = self.load * route.hop  # a read of the peer's memory after the flag
-            moved_bytes, byte = loaded_bytes, self.load_byte / route.load
+            wait = self.load * hop_factor  # a read of the peer's memory after the flag
+            moved_bytes, byte = loaded_bytes, self.load_byte / route.load.high_is_best()
 
-        byte[2] = max(byte[2], self.both_byte[2])  # at worst both directions are busy
+        # At worst both directions are busy.
+        byte = replace(byte, high=max(byte.high, self.both_byte.high))
         us = self.kernel + traffic.hops * (hop + wait) + moved_bytes * byte
-        us[2] += 3 * traffic.memory_bytes / gpu.bandwidth_gb_s / 1e3
-        return us
+        memory_us = 3 * traffic.memory_bytes / gpu.bandwidth_gb_s / 1e3
+        return replace(us, high=us.high + memory_us)
 
     def through_host(self, name: str, traffic: Traffic, cards: int = 2) -> Span:
         """The time of an all-reduce of two ranks through host memory in us, on two cards or on one,
         whose wire then has the bytes of both. Typically only the stores and loads of one stage
         overlap, at best both are always busy."""
-        store, load, both = (span[0] for span in (self.store_byte, self.load_byte, self.both_byte))
-        typical = sum(
-            min(stage) * both + (stage[0] - min(stage)) * store + (stage[1] - min(stage)) * load
-            for stage in traffic.stages
-        )
+        typical = 0.0
+        for stored_bytes, loaded_bytes in traffic.stages:
+            overlapping_bytes = min(stored_bytes, loaded_bytes)
+            typical += (
+                overlapping_bytes * self.both_byte.value
+                + (stored_bytes - overlapping_bytes) * self.store_byte.value
+                + (loaded_bytes - overlapping_bytes) * self.load_byte.value
+            )
         crossed_bytes = sum(stored for stored, _ in traffic.stages)
         in_turn, both_byte = self.store_byte + self.load_byte, self.both_byte
-        best = crossed_bytes * min(both_byte[1], in_turn[1])
-        worst = crossed_bytes * max(2 * both_byte[2], in_turn[2])
+        best = crossed_bytes * min(both_byte.low, in_turn.low)
+        worst = crossed_bytes * max(2 * both_byte.high, in_turn.high)
         waits = self.load + traffic.hops * (self.flag + self.drain_of(name))
-        return self.kernel + waits + np.array([typical, best, worst]) * 2 / cards
+        moves = Cases(typical, best, worst).low_is_best()
+        return self.kernel + waits + moves * 2 / cards
 
     def fastest(self, route: Route | None, gpu: Gpu, size_bytes: int) -> tuple[str, Span]:
         """The checked algorithm with the least typical time in us of an all-reduce of two cards, by
-        a route or, with None, through host memory; and the least of all times in each column: where
-        a route is at its worst, bench.tune takes another one."""
+        a route or, with None, through host memory; and the least of all times, end by end: where a
+        route is at its worst, bench.tune takes another one."""
         spans = {
             name: self.between_cards(route, gpu, name, traffic)
             if route
@@ -130,8 +138,11 @@ class Parts:
             for name in CHECKED
             if (traffic := traffic_of(name, size_bytes))
         }
-        name = min(spans, key=lambda name: spans[name][0])
-        return name, np.min(list(spans.values()), axis=0)
+        name = min(spans, key=lambda name: spans[name].value)
+        least = spans[name]
+        for span in spans.values():
+            least = least.at_most(span)
+        return name, least
 
 
 class Wire(NamedTuple):
@@ -165,7 +176,8 @@ class Wire(NamedTuple):
         if not OVER_GIVEN:
             raise ResultError("--wire: no all-reduce here has a formula over a wire")
 
-        spread, spans = np.array([1, 1 - GIVEN_SPREAD, 1 + GIVEN_SPREAD]), dict[int, Span]()
+        spread = Span(1, low=1 - GIVEN_SPREAD, high=1 + GIVEN_SPREAD)
+        spans = dict[int, Span]()
         fastest = dict[str, int]()  # the least size of each
 
         for size in sorted({*SIZES, size_bytes}):
@@ -237,26 +249,26 @@ def parts_of(results: Sequence[Result], notes: Sequence[str] = ()) -> Parts:
         )
         raise ResultError("; ".join([lack, *notes]))
 
-    spans = {
-        name: spread_of(
-            np.array(time_span_of(case.time_us)) / (case.size_bytes if name in MOVED else 1)
-            for case in own
-        )
-        for name, own in found.items()
-    }
+    spans = {name: spread_of(own) for name, own in found.items()}
     kernel, load, flag, fenced, unfenced = (spans[name] for name in MEASURED)
-    drain = np.maximum(fenced - unfenced[ENDS_SWAPPED], 0)
+    drain = (fenced - unfenced).at_least(0)
     if not CHECKED:
         raise ResultError("no all-reduce here has a formula over these parts")
     card, launches = timed[0][0].ranks[0]["gpu"], len({run.run_id for run, _ in timed})
     return Parts(card, launches, kernel, load, flag, drain, *(spans[name] for name in MOVED))
 
 
-def spread_of(spans: Iterable[Span]) -> Span:
-    """The median of some spans, and their least and largest end, or median where a span has no
-    ends."""
-    every = np.array(list(spans))
-    return np.array([np.median(every[:, 0]), np.nanmin(every), np.nanmax(every)])
+def spread_of(cases: Iterable[Case]) -> Span:
+    """The median of the cases' times, and their least and largest end, or time where a case has no
+    interval; in us, or in us a byte of what moves bytes."""
+    spans = []
+    for case in cases:
+        span = np.array(time_span_of(case.time_us))
+        if case.algorithm in MOVED:
+            span /= case.size_bytes
+        spans.append(span)
+    middles = [middle for middle, _, _ in spans]
+    return Span(float(np.median(middles)), float(np.nanmin(spans)), float(np.nanmax(spans)))
 
 
 @dataclass
@@ -273,7 +285,7 @@ def error_of(checks: Iterable[Tested]) -> Span:
     """The factor from a formula's time to a measured one, typically, at best and at worst: of the
     H100 and of these checks."""
     ratios = [*FORMULA_OVER_MEASURED, *(each.model_us / each.measured_us for each in checks)]
-    return np.array([1.0, 1 / max(ratios), 1 / min(ratios)])
+    return Span(1.0, low=1 / max(ratios), high=1 / min(ratios))
 
 
 def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
@@ -296,7 +308,7 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     for (name, size_bytes), own in sorted(measured.items()):
         if traffic := traffic_of(name, size_bytes):
             measured_us = float(np.median([time_span_of(case.time_us)[0] for case in own]))
-            model_us = float((parts.through_host(name, traffic, cards=1) + parts.kernel)[0])
+            model_us = (parts.through_host(name, traffic, cards=1) + parts.kernel).value
             checks.append(Tested(name, size_bytes, measured_us, model_us))
 
     return checks

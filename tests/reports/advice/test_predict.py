@@ -78,8 +78,8 @@ def test_published_times_of_two_cards_are_in_the_range(measured):
     for size, us in FLASHINFER.items():
         traffic = traffic_of("one_shot_push", size)
         span = parts.between_cards(ROUTES["root_complex"], GPUS["h100"], "one_shot_push", traffic)
-        assert span[1] <= us <= span[2], (size, span)
-        assert span[0] == pytest.approx(us, rel=MOST_ERROR), size
+        assert span.low <= us <= span.high, (size, span)
+        assert span.value == pytest.approx(us, rel=MOST_ERROR), size
 
 
 def test_the_parts_of_another_card_are_named(wire):

@@ -5,12 +5,12 @@ import json
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from reports.advice import specs
 from reports.advice.reduce_times import wire_factor
 from reports.advice.serving import REACHED, Deployment
+from reports.advice.spans import as_span
 from reports.advice.specs import GB
 from reports.references import published
 from wiretax.record.result import ResultError
@@ -22,11 +22,11 @@ MIXTRAL = specs.MODELS["mixtral-8x7b"]
 
 
 def always(us):
-    return lambda size_bytes: np.full(3, float(us))
+    return lambda size_bytes: as_span(float(us))
 
 
 def by_bytes(gb_s, gpus):
-    return lambda size_bytes: np.full(3, wire_factor(gpus) * size_bytes / gb_s / 1e3)
+    return lambda size_bytes: as_span(wire_factor(gpus) * size_bytes / gb_s / 1e3)
 
 
 R9700 = Deployment(LLAMA, specs.GPUS["r9700"], "40GB", always(0))
@@ -34,7 +34,7 @@ R9700 = Deployment(LLAMA, specs.GPUS["r9700"], "40GB", always(0))
 
 def prompt_us(prompt, times=None, **split):
     times = times or always(0)
-    return replace(R9700, prompt=prompt, times=times, **split).prompts()[0][0]
+    return replace(R9700, prompt=prompt, times=times, **split).prompts()[0].value
 
 
 def test_parameter_counts_match_the_published_ones():
@@ -63,7 +63,7 @@ def test_a_sliding_window_ends_the_growth_of_most_layers_caches():
 
 def test_the_prompt_of_2048_tokens_moves_5_gb():
     """Decode and prefill have different answers; one answer for both would mislead."""
-    wire_us = 160 * by_bytes(63, 2)(LLAMA.all_reduce_bytes(2048))[0]
+    wire_us = 160 * by_bytes(63, 2)(LLAMA.all_reduce_bytes(2048)).value
     assert wire_us == pytest.approx(85_200, rel=1e-3)
     # 2 x 70.55e9 x 2048 operations with weights, 2 x 2048^2 x 8192 x 80 of attention.
     compute_us = (2 * 70.552387584e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 191e6

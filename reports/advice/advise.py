@@ -185,16 +185,20 @@ def advise(arguments: argparse.Namespace) -> int:
         for name, split in splits.items()
         if (problem := split.obstacle or split.lack(load.slots))
     ]
+    closing = [*obstacles, *rest]
+    if load.gpus > 1:
+        closing += ["", BEFORE_TRUSTING_IT]
     said = lay_out(
         [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
         [*_question(load), *served],
         [("", plain_table(headings, rows))] if rows else [],
-        [*obstacles, *rest, *(["", BEFORE_TRUSTING_IT] if load.gpus > 1 else [])],
+        closing,
     )
+    size = model.all_reduce_bytes(load.batch)
     all_reduce = {
         "source": load.times.source,
         "is_assumed": not arguments.run,
-        "size_bytes": (size := model.all_reduce_bytes(load.batch)),
+        "size_bytes": size,
         "us": load.times(size) if load.gpus > 1 else None,
         "calls": model.all_reduces,
         "engine_calls": engine_calls(model),

@@ -266,12 +266,12 @@ def money(
     speeds = [figure for figure in figures if figure.unit == "tok/s"]
     costs = [
         Figure(
-            f"{figure.name}, price",
+            f"{speed.name}, price",
             f"{price.currency} per token/s",
             "price by speed",
-            figure.value and price.amount / figure.value,
+            price.amount / speed.value if speed.value else None,
         )
-        for figure in speeds
+        for speed in speeds
     ]
     if spec.electricity:
         costs += [cost_of_tokens(speed, power, price, spec) for speed in speeds]

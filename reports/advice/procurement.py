@@ -177,9 +177,13 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
     that are nearest to meeting every requirement, and what it lacks."""
 
     def distance(each: Appraisal) -> tuple[int, int]:
-        return WORST_LAST.index(each.word) or len(WORST_LAST), -[
-            word for word, _ in each.verdicts.values()
-        ].count("PASS")
+        """Of the same verdict the candidate that passes most is nearest; one of which nothing is
+        required is farther than any."""
+        words = [word for word, _ in each.verdicts.values()]
+        rank = WORST_LAST.index(each.word)
+        if each.word == "N/A":
+            rank = len(WORST_LAST)
+        return rank, -words.count("PASS")
 
     least = min(map(distance, appraisals))
     nearest = [each for each in appraisals if distance(each) == least]
@@ -320,7 +324,8 @@ def _points(procurement: Procurement) -> list[Row]:
             figure = each.figures[requirement.figure]
             if figure.value is not None:
                 ends = figure.value, figure.low, figure.high
-                shares.append([end and end / requirement.limit - 1 for end in ends])
+                # An end at 0 has no place on a logarithmic scale.
+                shares.append([end / requirement.limit - 1 if end else None for end in ends])
                 rows.append(
                     {"requirement": requirement.text, "candidate": each.name, "verdict": word}
                 )

@@ -62,7 +62,9 @@ class Deployment:
     @property
     def tflops(self) -> float:
         """The peak rate in fp8 if the weights are in fp8 and the GPU has one, otherwise in fp16."""
-        return (self.weights.lower() == "fp8" and self.gpu.fp8_tflops) or self.gpu.fp16_tflops
+        if self.weights.lower() == "fp8" and self.gpu.fp8_tflops:
+            return self.gpu.fp8_tflops
+        return self.gpu.fp16_tflops
 
     def kv_bytes(self, streams: float) -> float:
         """The cached keys and values of these streams."""

@@ -140,7 +140,9 @@ def clean_line(text: str) -> str:
     between separators stand in columns."""
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
-        text = "".join(char if char.isprintable() else " " * char.isspace() for char in text)
+        text = "".join(
+            " " if char.isspace() else char for char in text if char.isspace() or char.isprintable()
+        )
 
     while label := LABELS.match(text):
         text = text[label.end() :]

@@ -167,4 +167,6 @@ def _osu_name(words: str) -> str:
     """The store's name of the operation, otherwise the title's words: `osu_latency`."""
     base = re.sub(r"all-to-all([vw]?)(?: personalized exchange)?", r"alltoall\1", words.lower())
     name = re.sub("[^a-z]+", "_", base.removesuffix(" latency").removeprefix("mpi_"))
-    return (COLLECTIVE.fullmatch(name) and collective_of(name)) or f"osu_{name}"
+    if COLLECTIVE.fullmatch(name):
+        return collective_of(name) or name
+    return f"osu_{name}"

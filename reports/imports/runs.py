@@ -123,8 +123,10 @@ def tests_of_text(text: str) -> Sequence[LoggedTest]:
     dates = dict(dates_of(raw))
     dated = list(dates)
 
-    for test in tests if dates else ():
-        test.date = dates[dated[max(0, bisect(dated, test.first_line) - 1)]]
+    if dated:
+        for test in tests:
+            before = bisect(dated, test.first_line)
+            test.date = dates[dated[max(0, before - 1)]]
 
     return tests
 
@@ -158,7 +160,8 @@ def run_of(
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
             is_exact = header.size_bytes or is_own_work(header)
             is_block = is_exact and test.status != "incomplete"
-            key = not is_block and row.line, msgspec.json.encode(header)
+            line = None if is_block else row.line
+            key = line, msgspec.json.encode(header)
             block = row.block
             block.case, _ = planned.setdefault(key, (len(planned), header))
             block.block = block.round = len(blocks)
@@ -199,7 +202,9 @@ def run_of(
 
 
 def _header(test: LoggedTest, row: LoggedRow) -> CaseHeader:
-    size_bytes = row.case["size_bytes"] * ((test.world_size or 1) if test.is_per_rank else 1)
+    size_bytes = row.case["size_bytes"]
+    if test.is_per_rank:
+        size_bytes *= test.world_size or 1
     collective = test.collective or UNKNOWN
     fields = {"algorithm": "library", "count": size_bytes, "datatype": UNKNOWN} | row.case
     fields["redop"] = fields.get("redop") or ("sum" if "reduce" in collective else "none")

@@ -113,10 +113,13 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
 def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
     """Reads seconds of vLLM's batches, which it does not name, or nanoseconds of llama-bench's
     repetitions; each becomes a block. Names a first one that took far longer than the others."""
-    is_llama = "samples_ns" in document
-    samples = msgspec.convert(document["samples_ns" if is_llama else "latencies"], list[float])
-    times_us = msgspec.convert([each * (1e-3 if is_llama else 1e6) for each in samples], Times)
-    case = case_of("llama.cpp" if is_llama else "vllm", "latency", document)
+    if "samples_ns" in document:
+        engine, raw, unit_us = "llama.cpp", document["samples_ns"], 1e-3
+    else:
+        engine, raw, unit_us = "vllm", document["latencies"], 1e6
+    samples = msgspec.convert(raw, list[float])
+    times_us = msgspec.convert([each * unit_us for each in samples], Times)
+    case = case_of(engine, "latency", document)
     for time_us in times_us:
         test.add(line, case, time_us=time_us)
     first, *later = times_us

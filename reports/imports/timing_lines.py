@@ -98,7 +98,8 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
     for number, text in enumerate(lines, 1):
         if MARK not in text:
             continue
-        check("bytes of JSON", n_bytes := n_bytes + len(text))
+        n_bytes += len(text)
+        check("bytes of JSON", n_bytes)
         text = text[text.find("{") :].strip()
         try:
             fields = msgspec.json.decode(text)
@@ -116,15 +117,17 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
             check("names of fields", len(seen))
             seen.add(name)
             word = re.sub(r"[\W_]", "", name.lower())
-            for known in map(KNOWN.get, get_close_matches(word, KNOWN, 1, 0.75)):
-                if known == "n_wrong" or known not in fields:
-                    raise ResultError(f"line {number} has {name!r}: do you mean `{known}`?")
+            alike = get_close_matches(word, KNOWN, n=1, cutoff=0.75)
+            known = KNOWN[alike[0]] if alike else None
+            if known == "n_wrong" or (known and known not in fields):
+                raise ResultError(f"line {number} has {name!r}: do you mean `{known}`?")
         key = line.collective or line.name, line.ranks
         test = tests.setdefault(key, LoggedTest(FORMAT, number, STATISTIC, *key))
         case = {name: getattr(line, name) for name in OF_CASE}
         n_wrong = line.n_wrong
         times_us = line.time_us if isinstance(line.time_us, list) else [line.time_us]
-        check("rows", n_rows := n_rows + len(times_us))
+        n_rows += len(times_us)
+        check("rows", n_rows)
 
         for time_us in times_us:
             test.add(number, case, line.n, time_us=time_us, n_wrong=n_wrong)
@@ -132,11 +135,13 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
 
     for test in tests.values():
         test.set_status()
-    for test in [*tests.values()][:1]:
-        test.unread = unread
-        test.notes += filter(None, [fault])
+    found = [*tests.values()]
+    if found:
+        found[0].unread = unread
+        if fault:
+            found[0].notes.append(fault)
 
-    return [*tests.values()], fault
+    return found, fault
 
 
 def doubled_names(text: str) -> list[str]:
@@ -194,7 +199,8 @@ def value_speaks(name: str, value: Any) -> bool:
 
 @lru_cache
 def last_word(name: str) -> str:
-    return ["", *words_of(name)][-1]
+    words = words_of(name)
+    return words[-1] if words else ""
 
 
 def words_of(text: str) -> list[str]:

@@ -125,8 +125,10 @@ def page_beside(history: History, entries: Sequence[Entry], at: int) -> Page:
     page, run = run_page(entries[at].path), entries[at].run
     file = history_file(*KEY(run))
     page.near = [("History", file)]
-    for name, others in (("Previous run", entries[:at][-1:]), ("Next run", entries[at + 1 :][:1])):
-        page.near += [(name, file_name("run", other.run.run_id)) for other in others]
+    if at > 0:
+        page.near.append(("Previous run", file_name("run", entries[at - 1].run.run_id)))
+    if at + 1 < len(entries):
+        page.near.append(("Next run", file_name("run", entries[at + 1].run.run_id)))
 
     changes = [
         share for series in history.series if (share := series.beside_level(run.run_id)) is not None

@@ -88,8 +88,10 @@ def overview_page(store: Store, pages: Pages) -> Page:
         replace(page.banner, facts=[*page.banner.facts, (page.title, page.file)]) for page in others
     ]
     if own := _banner(store):
-        # A finding of others comes before "too early", which finds nothing.
-        banners.insert(len(banners) if own.word == TOO_EARLY else 0, own)
+        if own.word == TOO_EARLY:  # it finds nothing: what others find comes first
+            banners.append(own)
+        else:
+            banners.insert(0, own)
     # The worst of all reports, the runs' own before others.
     banner = min(banners, key=lambda each: ORDER.index(each.role))
     # The picture shows what the banner says: the case that changed, or nothing.

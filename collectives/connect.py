@@ -69,7 +69,8 @@ def connect(
             undo.close()
             if refusal.lacks_memory:
                 raise
-            probe_failed |= isinstance(refusal, ProbeFailed)
+            if isinstance(refusal, ProbeFailed):
+                probe_failed = True
             waits.forget()
             remedy = REMEDY if any(words in str(refusal) for words in SHARING) else ""
             refusals.append(f"{sharing}: {refusal}{remedy}")

@@ -99,8 +99,10 @@ def calling(action: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, RuntimeError) as error:
-        is_full = "MemoryAllocation" in str(error) or "OutOfMemory" in str(error)
-        raise (OutOfMemory if is_full else DeviceError)(f"{action} fails: {error}") from error
+        sentence = f"{action} fails: {error}"
+        if "MemoryAllocation" in str(error) or "OutOfMemory" in str(error):
+            raise OutOfMemory(sentence) from error
+        raise DeviceError(sentence) from error
 
 
 @cache

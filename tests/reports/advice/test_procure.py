@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reports.__main__ import main
-from reports.advice.procurement import evaluate
+from reports.advice.procurement import evaluate, procure_page
 from tests.launch import ROOT
 from tests.reports.synthetic_run import ranks_of, rewrite, rewrite_head, write_run
 from wiretax.record.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
@@ -473,3 +473,15 @@ def test_a_box_with_other_hardware_never_passes(tmp_path, capsys, ranks, said):
     status, out, _ = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
     assert status == 3
     assert said in out
+
+
+def test_an_end_at_0_is_not_drawn_at_the_limit(launches):
+    """Its share of the limit is no share, and at the limit it would look like a bare pass."""
+    path = spec(launches, ["16K <= 8 us"])
+    procurement = evaluate(path)
+    [appraisal] = procurement.appraisals
+    appraisal.figures["us", 16384].low = 0.0
+    (row,) = procure_page(procurement, path).sections[1].rows
+    drawing = next(str(cell) for heading, cell in row.items() if "lines at" in heading)
+    [(low, high)] = re.findall(r"M(-?[\d.]+) 12H(-?[\d.]+)", drawing)
+    assert float(low) < float(high) < 0, "3 us of 8 are left of the limit"

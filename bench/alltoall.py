@@ -4,7 +4,6 @@ With --experts it is routed, as in a mixture of experts: the lines that name `ex
 
 from functools import partial
 
-from bench.harness.options import CASES
 from bench.layers import experts
 from bench.sweep import run_sweep, sweep_options, sweep_parser
 
@@ -14,7 +13,7 @@ if __name__ == "__main__":
         "alltoall",
         "Times all-to-all at each size beside the library's, and checks the results.",
     )
-    experts.add_options(parser.group("experts", CASES))
+    experts.add_options(parser)
     namespace = parser.parse_args()
     options = sweep_options(parser, namespace)
     if batch := experts.parse(parser, namespace):

@@ -21,8 +21,10 @@ from bench import STARTED_S
 from bench.features.peers import Peers
 from bench.harness import head, options, tuned
 from bench.harness.console import FINE, WRONG, print_out
+from bench.harness.feature import add_features, requested
 from bench.harness.iteration import allocated
-from bench.harness.options import SweepOptions
+from bench.harness.options import RunOptions, SizeOptions, SweepOptions
+from bench.harness.parser import CASES, Option, fill, listed, name_among
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, start
 from bench.harness.suite import of_features, worlds_for
 from bench.machine.environment import scrub_argv
@@ -156,39 +158,46 @@ def compare_bits(bits: SweepOptions, session: Session) -> int:
 
 def rounding_type(text: str) -> str:
     """A datatype whose sums round in a way that is known."""
-    name = options.name_among("datatype", list(DATATYPES), text, DATATYPE_ALIASES)
+    name = name_among("datatype", list(DATATYPES), text, DATATYPE_ALIASES)
     if not DATATYPES[name].is_float:
         raise ArgumentTypeError(f"{name} adds exactly in any order: no bits can differ")
-    return options.name_among("datatype", list(MANTISSA_BITS), name)
+    return name_among("datatype", list(MANTISSA_BITS), name)
 
 
 def main() -> NoReturn:
     """The command, from its command line to its exit status; 2 and one sentence for a mistake."""
-    parser, add, how, _ = options.rank_parser(
+    parser = options.rank_parser(
         "bits",
         "Tells what changes the bits of a sum, finds its order, and measures its error.",
         f"{on_ranks(4, 'bits')} -d half --algorithm two_shot,library",
         "nothing is kept",
     )
-    options.add_collective(add, [*KNOWN])
-    options.add_algorithms(add, "only these (all but lossy ones)")
-    options.add_sizes(add, "4M", 2, "64")
-    rounding_types = partial(options.comma_separated, rounding_type)
-    options.add_datatypes(add, "float", rounding_types, "float, half, bfloat16 or double")
-    Peers.add_options(add)
-    options.add_run_options(how, max_time_s=None)
+    types = Option(
+        CASES,
+        ["-d", "--datatype"],
+        **listed(rounding_type),
+        default="float",
+        help="float, half, bfloat16 or double (%(default)s)",
+    )
+    collectives = options.collective_option([*KNOWN])
+    parser.add(SweepOptions, "algorithms", collective=collectives)
+    parser.add(SizeOptions)
+    parser.add_option("datatypes", types)
+    add_features(parser, [Peers])
+    options.add_run_options(parser)
+    parser.set_defaults(minbytes="64", maxbytes="4M", tuned=None)
+    parser.set_help(algorithms="only these (all but lossy ones)")
     namespace = parser.parse_args()
     collective = (COLLECTIVES | COLLECTIVE)[namespace.collective]
-    sizes = requested_sizes(parser, namespace)
+    sizes = requested_sizes(parser, fill(SizeOptions, namespace), namespace.datatypes)
     if max(sizes) > MOST_BYTES:
         parser.error(f"-e {namespace.maxbytes} is above the {MOST_BYTES >> 20}M that are compared")
-    algorithms = options.named_algorithms(parser, KNOWN[collective.name], namespace.algorithm)
+    algorithms = options.named_algorithms(parser, KNOWN[collective.name], namespace.algorithms)
     parser.require_ranks()
     if launched_ranks() == 1:
         parser.error(f"one rank adds nothing: {on_ranks(4, 'bits')}")
-    bits = SweepOptions(collective, namespace.datatypes, ["sum"], sizes, algorithms)
-    peers = Peers.parse(namespace)
-    run = options.run_options(namespace, tuned=None, features=[peers] if peers else [])
+    bits = fill(SweepOptions, namespace, collective=collective, sizes=sizes, algorithms=algorithms)
+    run = fill(RunOptions, namespace, features=requested([Peers], namespace))
     start(run, partial(compare_bits, bits))
 
 

@@ -10,7 +10,8 @@ import sys
 from typing import Any, NoReturn
 
 from bench.harness.console import CANNOT, FINE, WRONG, print_out
-from bench.harness.options import Parser, RunOptions, add_quiet
+from bench.harness.options import RunOptions
+from bench.harness.parser import Parser
 from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, open_and_examine
@@ -46,7 +47,7 @@ def main() -> NoReturn:
         help=f"climb from host memory to collectives between GPUs; each step's name is on disk in"
         f" DIR before it starts ({LADDER})",
     )
-    add_quiet(parser.add_argument)
+    parser.add(RunOptions, "quiet")
     arguments = parser.parse_args()
     sys.excepthook = end_all
     if arguments.ladder is not None:

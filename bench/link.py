@@ -8,9 +8,9 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import product
 
-from bench.harness import options
 from bench.harness.iteration import Buffers
-from bench.harness.options import RunOptions
+from bench.harness.options import RunOptions, SizeOptions, add_run_options, rank_parser
+from bench.harness.parser import fill
 from bench.harness.run import measure
 from bench.harness.session import Session, require_memory, start
 from bench.harness.suite import Suite
@@ -72,20 +72,16 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
     """The options and the sizes, or the end of the process with status 2 and one sentence."""
-    parser, what, how, output = options.rank_parser(
-        "link",
-        ABOUT,
-        f"{on_ranks(2, 'link')} --max-time 30",
-        "the results so far are kept",
-    )
+    example = f"{on_ranks(2, 'link')} --max-time 30"
+    parser = rank_parser("link", ABOUT, example, "the results so far are kept")
+    parser.add(SizeOptions)
+    add_run_options(parser, "max_time_s", "samples")
     factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128
-    options.add_sizes(what, "256M", factor)
-    options.add_run_options(how)
-    options.add_samples(output)
+    parser.set_defaults(maxbytes="256M", stepfactor=factor)
     namespace = parser.parse_args()
-    sizes = requested_sizes(parser, namespace)
+    sizes = requested_sizes(parser, fill(SizeOptions, namespace))
     parser.require_ranks()
-    return options.run_options(namespace), sizes
+    return fill(RunOptions, namespace), sizes
 
 
 def prepare(sizes: Sequence[int], session: Session) -> Suite:

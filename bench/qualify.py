@@ -14,7 +14,7 @@ from statistics import median
 from bench.campaigns.campaign_options import Stop
 from bench.campaigns.ending import run_command
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out, say
-from bench.harness.options import Parser
+from bench.harness.parser import Parser
 from bench.machine.gpu_state import serial
 from bench.survey import find_gpus, make_parser, open_survey, run_steps
 from bench.surveys import criteria

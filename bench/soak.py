@@ -21,7 +21,8 @@ import numpy as np
 from bench.harness import options, verify
 from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.iteration import Buffers, come_late, nothing
-from bench.harness.options import SweepOptions
+from bench.harness.options import RunOptions, SizeOptions, SweepOptions
+from bench.harness.parser import NOTHING, Option, duration_s, fill
 from bench.harness.sampler import Sampler, SoakLaunch, SoakSequence
 from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
@@ -186,26 +187,31 @@ def say_first_wrong(launches: Sequence[SoakLaunch], wrongs: Sequence[Sequence[Wr
 
 def main() -> NoReturn:
     """The soak, from its command line to its exit status; 2 and one sentence for a mistake."""
-    parser, add, how, _ = options.rank_parser(
+    parser = options.rank_parser(
         "soak",
         "Launches random mixtures of everything, checks every result, and times nothing.",
         f"{on_ranks(2, 'soak')} --soak 10m",
         "no wrong element so far",
     )
-    add(
-        "--soak",
-        type=options.duration_s,
-        default=600.0,
+    duration = Option(
+        NOTHING,
+        ["--soak"],
+        group="what",
+        type=duration_s,
+        default="10m",
         metavar="TIME",
-        dest="max_time_s",
-        help="how long to soak, such as 90s, 10m or 2h (10m)",
+        help="how long to soak, such as 90s, 10m or 2h (%(default)s)",
     )
-    options.add_collective(add, [*COLLECTIVES])
-    options.add_algorithms(add, "only these (all of ours but lossy ones)")
-    options.add_sizes(add, "2344K", smallest="1")  # 300,007 elements of 8 B
-    options.add_datatypes(add, "all")
-    options.add_redops(add, None)
-    options.add_run_options(how, max_time_s=None)  # --soak is the time
+    parser.add_option("max_time_s", duration)
+    collectives = options.collective_option([*COLLECTIVES])
+    parser.add(SweepOptions, "algorithms", collective=collectives)
+    parser.add(SizeOptions, "minbytes", "maxbytes")
+    parser.add(SweepOptions, "datatypes", "redops")
+    options.add_run_options(parser)
+    parser.set_defaults(minbytes="1", maxbytes="2344K")  # 300,007 elements of 8 B
+    parser.set_defaults(datatypes="all", redops="all")
+    parser.none_if_absent = ["redops"]
+    parser.set_help(algorithms="only these (all of ours but lossy ones)")
     namespace = parser.parse_args()
     collective = COLLECTIVES[namespace.collective]
     smallest, largest = namespace.minbytes, namespace.maxbytes
@@ -213,12 +219,18 @@ def main() -> NoReturn:
         parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
     if namespace.redops and not collective.reduces:
         parser.error(f"-o: {collective.name} reduces nothing")
-    algorithms = options.named_algorithms(parser, ALGORITHMS[collective.name], namespace.algorithm)
+    algorithms = options.named_algorithms(parser, ALGORITHMS[collective.name], namespace.algorithms)
     parser.require_ranks()
     redops = namespace.redops or (REDOPS if collective.reduces else ["none"])
-    sizes = smallest, largest
-    what = SweepOptions(collective, namespace.datatypes, redops, sizes, algorithms)
-    start(options.run_options(namespace), partial(soak, what))
+    what = fill(
+        SweepOptions,
+        namespace,
+        collective=collective,
+        redops=redops,
+        sizes=(smallest, largest),
+        algorithms=algorithms,
+    )
+    start(fill(RunOptions, namespace), partial(soak, what))
 
 
 if __name__ == "__main__":

@@ -18,16 +18,15 @@ from bench import STARTED_S
 from bench.campaigns.campaign_options import Stop, launching_parser
 from bench.campaigns.ending import run_command
 from bench.campaigns.open_campaign import check_new
-from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, print_out
-from bench.harness.options import Parser
+from bench.harness.options import RunOptions, seconds
+from bench.harness.parser import Parser, whole
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use
 from bench.surveys import mps, steps
 from bench.surveys.steps import RESULTS, Survey, perform
 from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
-from wiretax.common.arguments import positive_number, whole_number
 from wiretax.common.program import BENCH, RUN
 from wiretax.record.writing import check_named
 
@@ -52,8 +51,7 @@ def make_parser(
     option(
         "-n",
         "--ranks",
-        type=partial(whole_number, 1, most=MOST_RANKS),
-        metavar="N",
+        **whole(1, most=MOST_RANKS),
         help="ranks of each launch (one per GPU that CuPy can use, at least two; ranks above the "
         "GPUs' number share them, through MPS)",
     )
@@ -62,19 +60,19 @@ def make_parser(
     )
     option(
         "--max-time",
-        type=partial(positive_number, "seconds", options.MOST_S),
+        type=seconds,
         metavar="S",
         dest="max_time_s",
         help="seconds for all steps (900; 600 where ranks share a GPU; 180 with --quick)",
     )
-    options.add_device(option)
+    parser.add(RunOptions, "device")
     option(
         "--out",
         type=Path,
         metavar="FOLDER",
         help="a new folder; the archive is FOLDER.tar.gz (results/survey-TIME)",
     )
-    options.add_quiet(option)
+    parser.add(RunOptions, "quiet")
     return parser
 
 

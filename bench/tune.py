@@ -8,15 +8,16 @@ too, replaces its choice. A row serves the state of the link that the run was in
 rows are for `auto_stable` alone, beside those of `auto`. Over both kinds of GPU memory a row names
 its own."""
 
-import argparse
 import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from bench.harness import options, tuned
+from bench.harness import tuned
 from bench.harness.console import CANNOT, FINE
-from bench.harness.options import RunOptions
+from bench.harness.options import RunOptions, SizeOptions, add_run_options, rank_parser
+from bench.harness.parser import changes_cases, changes_nothing, fill
 from bench.harness.run import RunPolicy, measure
 from bench.harness.session import MEASURED, program_digest, start
 from bench.sweep import requested_sizes
@@ -34,29 +35,34 @@ from wiretax.record.schema import Result, Winner
 ABOUT = "Finds what auto should run on this machine, by size."
 
 
-def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
-    """The options, the sizes to search, and all that was parsed; or the end of the process with
-    status 2."""
-    parser, what, how, output = options.rank_parser(
-        "tune", ABOUT, f"{on_ranks(2, 'tune')} --max-time 300", "auto gets no table"
-    )
-    options.add_sizes(what, "32M", 4)
-    what(
-        "--audit",
-        action="store_true",
+@dataclass(frozen=True)
+class TuneOptions:
+    """What a search tries: the sizes in bytes, and which algorithms."""
+
+    sizes: tuple[int, ...]
+    audit: bool = changes_nothing(
+        ["--audit"],
+        group="what",
+        default=False,
         help="change no table: print how much longer auto takes than the best",
     )
-    what(
-        "--stable",
-        action="store_true",
+    stable: bool = changes_cases(
+        ["--stable"],
+        default=False,
         help="tune auto_stable: try only what sums in rank order",
     )
-    options.add_graph_options(how)
-    options.add_run_options(how, max_time_s=180.0)
-    output("--table", metavar="FILE", help="file for the table (where auto looks for it)")
-    options.add_samples(output)
+
+
+def parse() -> tuple[RunOptions, TuneOptions]:
+    """The options, or the end of the process with status 2."""
+    example = f"{on_ranks(2, 'tune')} --max-time 300"
+    parser = rank_parser("tune", ABOUT, example, "auto gets no table")
+    parser.add(SizeOptions)
+    parser.add(TuneOptions)
+    add_run_options(parser, "graph", "graph_nodes", "max_time_s", "table", "samples")
+    parser.set_defaults(stepfactor=4, max_time_s=180.0)
     namespace = parser.parse_args()
-    sizes = requested_sizes(parser, namespace)
+    sizes = requested_sizes(parser, fill(SizeOptions, namespace))
     parser.require_ranks()
     try:
         path = Path(namespace.table) if namespace.table else tuned.default_folder()
@@ -64,8 +70,8 @@ def parse() -> tuple[RunOptions, tuple[int, ...], argparse.Namespace]:
             tuned.read(path)  # no other file of the user is replaced
     except ResultError as error:
         parser.error(f"--table: {error}")
-    table = None if namespace.audit else "none"
-    return options.run_options(namespace, tuned=table), sizes, namespace
+    run_options = fill(RunOptions, namespace, tuned=None if namespace.audit else "none")
+    return run_options, fill(TuneOptions, namespace, sizes=sizes)
 
 
 def store(
@@ -102,24 +108,24 @@ def store(
 
 def main() -> NoReturn:
     """The search, from its command line to its exit status."""
-    run_options, sizes, namespace = parse()
+    run_options, options = parse()
     table = run_options.table
     program = program_digest(*MEASURED)  # of the code that is measured: it may change meanwhile
 
     def conclude(result: Result) -> tuple[str, int]:
-        if namespace.audit:
+        if options.audit:
             return audited(result), FINE
-        return store(table, program, sizes, result)
+        return store(table, program, options.sizes, result)
 
     def winners(result: Result) -> list[Winner]:
         """By what an earlier launch found, too, unless only `auto` is audited."""
-        if namespace.audit:
+        if options.audit:
             return find_winners(result)
         rows = tuned.own_rows(tuned.path_of(table, result.run), result.run, program)
         return find_winners(result, search.found_before(result, rows))
 
     policy = RunPolicy(go_on=search.go_on, conclude=conclude, find_winners=winners)
-    suite = partial(search.prepare, sizes, namespace.stable)
+    suite = partial(search.prepare, options.sizes, options.stable)
     start(run_options, lambda session: measure(session, suite, policy))
 
 

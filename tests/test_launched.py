@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from bench.harness import session
-from bench.harness.options import Parser
+from bench.harness.parser import Parser
 from reports.__main__ import COMMANDS as REPORTS
 from tests.launch import ROOT, end_of, mpirun
 from tests.reports.synthetic_campaign import write_launches

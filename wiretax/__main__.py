@@ -93,7 +93,7 @@ def put(text: str) -> int:
 
 def refuse(command: str, sentence: str) -> NoReturn:
     """Ends the process with status 2 and one sentence, which only rank 0 prints."""
-    from bench.harness.options import Parser  # not at the top: --help needs no numpy
+    from bench.harness.parser import Parser  # not at the top: --help needs no numpy
 
     Parser(prog=f"wiretax {command}".strip()).error(sentence)
 
@@ -148,7 +148,7 @@ def complete() -> list[str]:
         argcomplete.autocomplete(parser)
     os.environ["_ARGCOMPLETE"] = "2"  # the line of its parser begins with the second word
     if command in BENCHMARKS:
-        from bench.harness.options import Parser
+        from bench.harness.parser import Parser
 
         setattr(Parser, "error", argparse.ArgumentParser.error)  # noqa: B010 - which only raises
     setattr(  # noqa: B010
@@ -161,7 +161,7 @@ def complete() -> list[str]:
 
 def take_ranks(command: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     """What `-n` or `--ranks` says, None without, and the other arguments."""
-    from bench.harness.options import Parser
+    from bench.harness.parser import Parser
 
     parser = Parser(prog=f"wiretax {command}", add_help=False)
     parser.add_argument("-n", "--ranks")
@@ -199,7 +199,7 @@ def end_after_options(command: str) -> None:
     first process starts all ranks. A shell may have kept the variables, so it says so where no
     torchrun is above."""
     from bench.harness import session
-    from bench.harness.options import Parser
+    from bench.harness.parser import Parser
 
     def end(*_: object) -> NoReturn:
         if speaks():

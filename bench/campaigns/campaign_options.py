@@ -12,18 +12,19 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.harness.console import USAGE
-from bench.harness.options import Parser, add_quiet, duration_s
+from bench.harness.options import RunOptions
+from bench.harness.parser import Parser, changes_nothing, duration_s, fill, whole
 from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 from wiretax import __version__
-from wiretax.common.arguments import percent, whole_number
+from wiretax.common.arguments import percent
 from wiretax.common.launched import RANK_VARIABLES, TORCHRUN_VARIABLES, in_slurm_step
 from wiretax.common.program import BENCH, RUN, on_ranks
 from wiretax.record import manifest
@@ -196,20 +197,87 @@ def parse_revision(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class CampaignOptions:
-    """A campaign as the user describes it. `variants` by name begin with the baseline. `head` is
-    the first line of the manifest. `launch_s` is the part of the budget for a launch, None if no
-    variant can be told it. `settings` are values of placeholders; `ranks` is their number, where
-    another harness does not print it."""
+    """A campaign as the user describes it, with as many pairs as the budget allows. `variants` by
+    name begin with the baseline; `revisions` are commits by the name of a variant, `settings`
+    values of placeholders. `launch_s` is the part of the budget for a launch, None if no variant
+    can be told it."""
 
-    variants: dict[str, Variant]
-    head: manifest.Campaign
-    folder: Path
-    budget_s: float | None
-    launch_s: float | None
-    quiet: bool
-    settings: dict[str, str]
-    ranks: int | None
-    keeps_output: bool
+    variants: dict[str, Variant] = changes_nothing(
+        ["--variant"],
+        type=parse_variant,
+        action="append",
+        metavar="NAME=COMMAND",
+        help="twice or more; environment variables go before the command",
+    )
+    revisions: dict[str, str] = changes_nothing(
+        ["--revision"],
+        type=parse_revision,
+        action="append",
+        metavar="NAME=REV",
+        help="run this variant with the code of git revision REV",
+    )
+    budget_s: float | None = changes_nothing(
+        ["--budget"],
+        type=duration_s,
+        metavar="TIME",
+        help="time for all launches: 90s, 10m, 2h (none: each launch takes its --max-time)",
+    )
+    settings: dict[str, str] = changes_nothing(
+        ["--set"],
+        type=parse_setting,
+        action="append",
+        metavar="NAME=X",
+        help="X in place of the value of {min:...}, {max:...} or {sizes:...} in a command",
+    )
+    ranks: int | None = changes_nothing(
+        ["--ranks"],
+        **whole(1, most=10**6),
+        help="the number of ranks, where another harness does not print it",
+    )
+    keeps_output: bool = changes_nothing(
+        ["--keep-output"],
+        default=False,
+        help="keep what another harness printed, beside the run of each launch",
+    )
+    pairs: int = changes_nothing(
+        ["--pairs"],
+        **whole(1, most=MOST_PAIRS),
+        default=PAIRS,
+        help="launches of each variant, in turn (%(default)s)",
+    )
+    margin: float = changes_nothing(
+        ["--margin"],
+        type=percent,
+        default="1",
+        metavar="PERCENT",
+        help="ignore differences up to this (%(default)s)",
+    )
+    seed: int = changes_nothing(
+        ["--seed"],
+        **whole(0),
+        default=0,
+        help="seed of the order; that of a pair is this plus its number (%(default)s)",
+    )
+    folder: Path = changes_nothing(
+        ["--out"],
+        metavar="FOLDER",
+        help="a new folder (results/campaign-TIME)",
+    )
+    quiet: bool = False
+    started: str = ""
+    launch_s: float | None = None
+
+    @cached_property
+    def head(self) -> manifest.Campaign:
+        """The first line of the manifest."""
+        return manifest.Campaign(
+            campaign_id=f"{self.started}-campaign-{secrets.token_hex(4)}",
+            version=__version__,
+            seed=self.seed,
+            pairs=self.pairs,
+            margin=self.margin,
+            variants=[each.recorded() for each in self.variants.values()],
+        )
 
 
 def time_text(seconds: float) -> str:
@@ -251,71 +319,8 @@ def make_parser() -> Parser:
         "differ from the first.",
         EPILOG,
     )
-    option = parser.add_argument
-    option(
-        "--variant",
-        type=parse_variant,
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="twice or more; environment variables go before the command",
-    )
-    option(
-        "--revision",
-        type=parse_revision,
-        action="append",
-        default=[],
-        metavar="NAME=REV",
-        help="run this variant with the code of git revision REV",
-    )
-    option(
-        "--budget",
-        type=duration_s,
-        metavar="TIME",
-        help="time for all launches: 90s, 10m, 2h (none: each launch takes its --max-time)",
-    )
-    option(
-        "--set",
-        type=parse_setting,
-        action="append",
-        default=[],
-        metavar="NAME=X",
-        help="X in place of the value of {min:...}, {max:...} or {sizes:...} in a command",
-    )
-    option(
-        "--ranks",
-        type=partial(whole_number, 1, most=10**6),
-        metavar="N",
-        help="the number of ranks, where another harness does not print it",
-    )
-    option(
-        "--keep-output",
-        action="store_true",
-        help="keep what another harness printed, beside the run of each launch",
-    )
-    option(
-        "--pairs",
-        type=partial(whole_number, 1, most=MOST_PAIRS),
-        default=PAIRS,
-        metavar="N",
-        help=f"launches of each variant, in turn ({PAIRS})",
-    )
-    option(
-        "--margin",
-        type=percent,
-        default=0.01,
-        metavar="PERCENT",
-        help="ignore differences up to this (1)",
-    )
-    option(
-        "--seed",
-        type=partial(whole_number, 0),
-        default=0,
-        metavar="N",
-        help="seed of the order; that of a pair is this plus its number (0)",
-    )
-    option("--out", metavar="FOLDER", help="a new folder (results/campaign-TIME)")
-    add_quiet(option)
+    parser.add(CampaignOptions)
+    parser.add(RunOptions, "quiet")
     return parser
 
 
@@ -323,42 +328,35 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     """The campaign's options, with as many of the pairs as the budget allows. Raises Stop for bad
     ones, and if too few pairs for a verdict fit."""
     parser = make_parser()
-    values = parser.parse_args(argv)
-    commits = dict(values.revision)
-    variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]
-    check_variants(parser, variants, values.revision)
+    namespace = parser.parse_args(argv)
+    commits, pairs, launch_s = namespace.revisions or [], namespace.pairs, None
+    of_variant = dict(commits)
+    variants = [
+        replace(each, commit=of_variant.get(each.name)) for each in namespace.variants or []
+    ]
+    check_variants(parser, variants, commits)
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-    pairs, launch_s = values.pairs, None
-    if values.budget and not all(variant.is_foreign for variant in variants):
+    budget_s = namespace.budget_s
+    if budget_s and not all(variant.is_foreign for variant in variants):
         least, sides = min(pairs, MIN_PAIRS), len(variants)
-        pairs = min(pairs, int((values.budget / LEAST_LAUNCH_S - MORE_PILOTS) / sides) - 1)
+        pairs = min(pairs, int((budget_s / LEAST_LAUNCH_S - MORE_PILOTS) / sides) - 1)
         launches = sides * (1 + max(pairs, least)) + MORE_PILOTS
         if pairs < least:
             parser.error(
                 f"--budget: {launches} launches, of {least} pairs and the pilots, need at least "
                 f"{time_text(LEAST_LAUNCH_S * launches)}"
             )
-        launch_s = values.budget / launches
-    head = manifest.Campaign(
-        campaign_id=f"{started}-campaign-{secrets.token_hex(4)}",
-        version=__version__,
-        seed=values.seed,
+        launch_s = budget_s / launches
+    return fill(
+        CampaignOptions,
+        namespace,
+        variants={variant.name: variant for variant in variants},
+        revisions=of_variant,
+        settings=dict(namespace.settings or []),
         pairs=pairs,
-        margin=values.margin,
-        variants=[each.recorded() for each in variants],
-    )
-    folder = Path(values.out or f"results/campaign-{started}")
-    by_name = {variant.name: variant for variant in variants}
-    return CampaignOptions(
-        by_name,
-        head,
-        folder,
-        values.budget,
-        launch_s,
-        values.quiet,
-        dict(values.set),
-        values.ranks,
-        values.keep_output,
+        folder=Path(namespace.folder or f"results/campaign-{started}"),
+        started=started,
+        launch_s=launch_s,
     )
 
 

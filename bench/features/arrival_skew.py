@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
 from bench.harness.iteration import Iteration, come_late
-from bench.harness.options import AddOption, comma_separated, duration_s
+from bench.harness.parser import CASES, Option, duration_s, listed
 from collectives.collective import Shape
 from collectives.operation import CollectiveCase
 from wiretax.common.launched import launched_ranks
@@ -31,17 +31,16 @@ def delay_us(text: str) -> float:
 class ArrivalSkew(Feature):
     """Every case once for each delay in us, its value; a delay of 0 is the case itself."""
 
-    option = "arrival_skew"
-    mode = "isolated"  # a rank arrives at a chain, not at each of its calls
-
-    @staticmethod
-    def add_options(add: AddOption) -> None:
-        add(
-            "--arrival-skew",
-            type=partial(comma_separated, delay_us),
-            metavar="A,B",
+    name = "arrival_skew"
+    options = (
+        Option(
+            CASES,
+            ["--arrival-skew"],
+            **listed(delay_us),
             help="delay one rank by these times, such as 0,5us,1.5ms; isolated mode only (none)",
-        )
+        ),
+    )
+    mode = "isolated"  # a rank arrives at a chain, not at each of its calls
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
 from bench.harness.iteration import Iteration, consume_step
-from bench.harness.options import AddOption
+from bench.harness.parser import CASES, Option
 from collectives.collective import Shape
 from collectives.operation import CollectiveCase
 from kernels.devices.device import DeviceError, Memory
@@ -23,16 +23,16 @@ class Cold(Feature):
     """Every case with cold caches. `other` is the memory that is read."""
 
     other: Memory | None = None
-    option = "cold"
-    mode = "isolated"  # only the first call of a chain would be cold
-
-    @staticmethod
-    def add_options(add: AddOption) -> None:
-        add(
-            "--cold",
+    name = "cold"
+    options = (
+        Option(
+            CASES,
+            ["--cold"],
             action="store_true",
             help="flush the caches before each iteration; isolated mode only",
-        )
+        ),
+    )
+    mode = "isolated"  # only the first call of a chain would be cold
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [{**shape, "caches": "cold"} for shape in shapes]

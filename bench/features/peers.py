@@ -2,12 +2,11 @@
 Python calls, and `--kernel mine.cu`, a kernel in our device API."""
 
 import argparse
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature
-from bench.harness.options import AddOption, comma_separated, name_among
+from bench.harness.parser import CASES, Option, listed, name_among
 from collectives.operation import Algorithm
 from collectives.peers import shipped_names
 
@@ -26,25 +25,24 @@ def kernel_name(text: str) -> str:
     return text
 
 
+def names_option(flag: str, parse: Callable[[str], str], what: str) -> Option:
+    return Option(
+        CASES,
+        [flag],
+        action="extend",
+        **listed(parse),
+        help=f"also measure these: your {what} (none)",
+    )
+
+
 class Peers(Feature):
     """The peers with these names, its value. A case's library is the peer with its version."""
 
-    option = "peers"
-
-    @staticmethod
-    def add_options(add: AddOption) -> None:
-        for flag, name, text in (
-            ("--peer", peer_name, "FILE.py, or one of examples/peers, such as vllm"),
-            ("--kernel", kernel_name, "FILE.cu, which its first line declares"),
-        ):
-            add(
-                flag,
-                action="extend",
-                type=partial(comma_separated, name),
-                dest="peers",
-                metavar="A,B",
-                help=f"also measure these: your {text} (none)",
-            )
+    name = "peers"
+    options = (
+        names_option("--peer", peer_name, "FILE.py, or one of examples/peers, such as vllm"),
+        names_option("--kernel", kernel_name, "FILE.cu, which its first line declares"),
+    )
 
     def algorithms(self, session: "Session") -> Iterable[Algorithm]:
         # Not at the top: --help needs no more modules.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.iteration import Iteration
-from bench.harness.options import AddOption
+from bench.harness.parser import Option, Parser
 from collectives.collective import Shape
 from collectives.operation import Algorithm, CollectiveCase
 
@@ -16,25 +16,15 @@ if TYPE_CHECKING:  # no command line needs it
 
 
 class Feature:
-    """An optional part of a sweep, with the value of the option that requests it. A feature
+    """An optional part of a sweep, with the value of the options that request it. A feature
     overrides the methods that it needs."""
 
-    option: str  # the name of its value among those of the command line
+    name: str  # of its value among those of the command line
+    options: Sequence[Option]  # which make the value
     mode: str | None = None  # of the cases, which the command line may not change
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-    @staticmethod
-    def add_options(add: AddOption) -> None:
-        """Adds the feature's options to the group `what`: one that changes no case, but how all are
-        measured, with `changes=METHOD`."""
-
-    @classmethod
-    def parse(cls, namespace: argparse.Namespace) -> "Feature | None":
-        """The feature as the command line requests it; None if it does not."""
-        value = getattr(namespace, cls.option)
-        return cls(value) if value else None
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """The shapes to measure, given the shapes of the collective."""
@@ -46,3 +36,15 @@ class Feature:
 
     def change(self, session: "Session", case: CollectiveCase, iteration: Iteration) -> None:
         """Changes the iteration of a case. Raises DeviceError."""
+
+
+def add_features(parser: Parser, features: Iterable[type[Feature]]) -> None:
+    for feature in features:
+        for option in feature.options:
+            parser.add_option(feature.name, option)
+
+
+def requested(features: Iterable[type[Feature]], namespace: argparse.Namespace) -> list[Feature]:
+    """The features that the command line requests."""
+    values = vars(namespace)
+    return [feature(values[feature.name]) for feature in features if values[feature.name]]

@@ -24,7 +24,8 @@ from typing import NoReturn
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.flight import LOOK_S, FlightRecord
 from bench.harness.guard import start_rank, start_witness
-from bench.harness.options import Parser, RunOptions
+from bench.harness.options import RunOptions
+from bench.harness.parser import Parser
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import Watchdog

@@ -2,17 +2,18 @@
 results back (combine), or does both over experts that change nothing (round_trip)."""
 
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 
 import numpy as np
 
-from bench.harness import options, verify
+from bench.harness import verify
 from bench.harness.iteration import Iteration, Segments, checked_iteration, consume_step
-from bench.harness.options import AddOption, SweepOptions
+from bench.harness.options import SizeOptions, SweepOptions
+from bench.harness.parser import Parser, changes_cases, fill, listed, whole
 from bench.harness.session import Session
 from bench.harness.suite import Axes, Suite, bind_cases
 from bench.layers.routes import MOST_TOKENS, PREFIX, digest_of, read_routes
@@ -22,22 +23,9 @@ from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS, FLAT, WAYS, RoutedCase, make_tables
 from collectives.experts.routing import Routes
 from collectives.operation import CollectiveCase, Operation
-from wiretax.common.arguments import whole_number
 
 MOST_BYTES = 1 << 30  # MPI_Alltoallv has 32-bit offsets
 CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts
-
-
-@dataclass(frozen=True)
-class ExpertOptions:
-    """A batch: `tokens` of all ranks that choose `top_k` of `experts` with each `skew`. A file of
-    routes has its own `tokens` and `top_k`, which the other skews take."""
-
-    experts: int
-    top_k: int = 2
-    tokens: int = 1024
-    hidden: int = 4096
-    skew: Sequence[str] = ("uniform", "zipf:1.2")
 
 
 def skew_name(text: str) -> str:
@@ -50,34 +38,60 @@ def skew_name(text: str) -> str:
     return text
 
 
-def add_options(add: AddOption) -> None:
-    for flag, most, text in (
-        ("--experts", routing.MOST_EXPERTS, "route tokens to N experts on all ranks, and back"),
-        ("--top-k", routing.MOST_CHOICES, "with --experts: experts per token (2)"),
-        ("--tokens", MOST_TOKENS, "with --experts: tokens of all ranks (1024)"),
-        ("--hidden", 1 << 20, "with --experts: elements per token (4096)"),
-    ):
-        add(
-            flag,
-            type=partial(whole_number, 1, most=most),
-            metavar="N",
-            help=text,
-        )
-    add(
-        "--skew",
-        type=partial(options.comma_separated, skew_name),
-        metavar="A,B",
+expert_option = partial(changes_cases, group="experts")
+
+
+@dataclass(frozen=True)
+class ExpertOptions:
+    """A batch: `tokens` of all ranks that choose `top_k` of `experts` with each `skew`. A file of
+    routes has its own `tokens` and `top_k`, which the other skews take."""
+
+    experts: int = expert_option(
+        ["--experts"],
+        **whole(1, most=routing.MOST_EXPERTS),
+        help="route tokens to N experts on all ranks, and back",
+    )
+    top_k: int = expert_option(
+        ["--top-k"],
+        **whole(1, most=routing.MOST_CHOICES),
+        default=2,
+        help="with --experts: experts per token (%(default)s)",
+    )
+    tokens: int = expert_option(
+        ["--tokens"],
+        **whole(1, most=MOST_TOKENS),
+        default=1024,
+        help="with --experts: tokens of all ranks (%(default)s)",
+    )
+    hidden: int = expert_option(
+        ["--hidden"],
+        **whole(1, most=1 << 20),
+        default=4096,
+        help="with --experts: elements per token (%(default)s)",
+    )
+    skew: Sequence[str] = expert_option(
+        ["--skew"],
+        **listed(skew_name),
+        default="uniform,zipf:1.2",
         help="with --experts: how unevenly tokens choose them: uniform, zipf:S, or file:ROUTES, a "
-        "file with a line of experts for each token (uniform,zipf:1.2)",
+        "file with a line of experts for each token (%(default)s)",
     )
 
 
-def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
+def add_options(parser: Parser) -> None:
+    """Adds the options of a batch. Their values are None where the command line lacks them: without
+    --experts none of them may be there."""
+    parser.add_groups("experts")
+    parser.add(ExpertOptions)
+    parser.none_if_absent = [each.name for each in fields(ExpertOptions)]
+
+
+def parse(parser: Parser, namespace: Namespace) -> ExpertOptions | None:
     """The batch of a routed all-to-all, None without --experts. Bad input ends the program."""
     values = {
-        field: value
-        for field, value in vars(namespace).items()
-        if field in ExpertOptions.__dataclass_fields__ and value is not None
+        name: value
+        for name in parser.none_if_absent
+        if (value := getattr(namespace, name)) is not None
     }
     if namespace.experts is None:
         for name in values:
@@ -86,8 +100,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     batch = ExpertOptions(**values)
     has_file = any(skew.startswith(PREFIX) for skew in batch.skew)
     first, *others = (DATATYPES[name] for name in namespace.datatypes)
-    sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
-    has_sizes = namespace.sizes or sizes != (16 << 10, 32 << 20, 2)
+    has_sizes = namespace.sizes or fill(SizeOptions, namespace) != SizeOptions()
     mistakes = {
         "with --experts -d takes one of float, half, bfloat16 and double": (
             others or first.float8 or not first.is_float

@@ -1,37 +1,97 @@
 """What all layers' benchmarks share: options, and the forms of a case."""
 
+import argparse
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from bench.harness.iteration import Iteration, Segments, checked_iteration, nothing
+from bench.harness.parser import changes_cases, listed, name_among, whole
 from bench.harness.session import Session
 from bench.harness.suite import Axes, Suite, bind_cases, of_features
-from collectives.layers.fused import FUSED, peer_forms
+from collectives.collective import DATATYPE_ALIASES
+from collectives.layers.fused import FUSED, WEIGHTS, peer_forms
 from collectives.layers.overlap import OVERLAPPED
+from collectives.models import MODELS
 from collectives.operation import Algorithm, CollectiveCase, Operation
 
 FORMS = FUSED | OVERLAPPED
 CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
 USUAL = "then_library", "then_auto", "fused"
+WIRE = "float32", "float16", "bfloat16"  # types of elements there
+
+
+def fraction(text: str) -> Fraction:
+    """`1`, `1/64` or `0.25`."""
+    is_number = re.fullmatch(r"\d{1,9}(/[1-9]\d{0,8}|\.\d{1,9})?", text)
+    if not is_number or not 0 < Fraction(text) <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a fraction such as 1/64, above 0 and at most 1"
+        )
+    return Fraction(text)
 
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """The cases of a run: `tokens` are the sizes of batches, `layers` the timed layers (0: all).
-    `scale` None: by the device. Without `algorithm` the usual forms. `hidden` 0: the model's.
-    `footprint`: what a matmul and a collective lose to each other, not the usual forms."""
+    """The cases of a run. `tokens`, for which each command has its own option, are the sizes of
+    batches. `scale` None: by the device. `layers` 0: all. Without `algorithms` the usual forms."""
 
-    datatype: str
-    model: str
+    model: str = changes_cases(
+        ["--model"],
+        type=partial(name_among, "model", [*MODELS]),
+        default="llama-3.1-70b",
+        metavar="NAME",
+        help=f"{', '.join(MODELS)} (%(default)s)",
+    )
+    hidden: int = changes_cases(
+        ["--hidden"],
+        **whole(1, most=1 << 20),
+        default=0,
+        help="elements of a token (the model's)",
+    )
+    scale: Fraction | None = changes_cases(
+        ["--scale"],
+        type=fraction,
+        metavar="N",
+        help="shrink the matrices' columns, but no message (1/64 on a CPU, 1 on a GPU)",
+    )
     tokens: Sequence[int] = ()
-    scale: Fraction | None = None
-    hidden: int = 0
-    layers: int = 0
-    weights: str = "float16"
-    footprint: bool = False
-    algorithm: Sequence[Algorithm] = ()
+    weights: str = changes_cases(
+        ["--weights"],
+        type=partial(name_among, "type of weights", [*WEIGHTS], aliases=DATATYPE_ALIASES),
+        default="half",
+        metavar="TYPE",
+        help="half, bfloat16 or int8 with a scale a row (%(default)s)",
+    )
+    footprint: bool = changes_cases(
+        ["--footprint"],
+        default=False,
+        help="time what the matmul and the collective lose to each other, each alone and beside "
+        "the other, in place of the usual forms",
+    )
+    layers: int = changes_cases(
+        ["--layers"],
+        **whole(1, most=1000),
+        default=0,
+        help="timed layers, a multiple of the ranks (%(default)s)",
+    )
+    datatype: str = changes_cases(
+        ["-d", "--datatype"],
+        type=partial(name_among, "datatype", WIRE, aliases=DATATYPE_ALIASES),
+        default="float",
+        metavar="TYPE",
+        help="type on the wire: float, half or bfloat16 (%(default)s)",
+    )
+    # By name, until `named_algorithms` finds them.
+    algorithms: Sequence[Algorithm] = changes_cases(
+        ["--algorithm"],
+        **listed(str),
+        default=(),
+        help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",
+    )
 
 
 def scale_for(options: LayerOptions, session: Session) -> Fraction:
@@ -55,13 +115,13 @@ def bind_forms(
 
     forms = FORMS[session.options.command]
     usual = () if options.footprint else USUAL
-    chosen = options.algorithm or [forms[name] for name in usual]
+    chosen = options.algorithms or [forms[name] for name in usual]
     peers = peer_forms(session.options.command, of_features(session))
     listed = list(dict.fromkeys([forms["compute"], *chosen, *peers]))
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, iteration)
-    suite.named = [form.name for form in [*options.algorithm, *peers]]
+    suite.named = [form.name for form in [*options.algorithms, *peers]]
     for number, made in suite.iterations.items():
         header = suite.headers[number]
         made.group = str(header.shape)

@@ -48,7 +48,7 @@ def prepare(sizes: tuple[int, ...], stable: bool, session: Session) -> Suite:
         ordered = [each for each in every if each.sums_in_rank_order or not stable]
         return [KNOWN[choice.STABLE if stable else choice.AUTO], *ordered]
 
-    sweep = SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes)
+    sweep = SweepOptions(COLLECTIVES["all_reduce"], sizes)
     return prepare_sweep(sweep, session, tried)
 
 

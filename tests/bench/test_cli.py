@@ -81,7 +81,7 @@ def test_what_this_machine_cannot_run_is_refused_in_one_line(tmp_path, options, 
 def test_a_folder_that_cannot_be_is_refused_at_once(folder, sentence):
     """A traceback of rank 0 let the others wait for it for half a minute."""
     with pytest.raises(ResultError, match=sentence):
-        reserve_run(RunOptions("allreduce", 60.0, out=folder))
+        reserve_run(RunOptions("allreduce", timeout_s=60.0, out=folder))
 
 
 def test_runs_of_one_second_are_named_in_their_order(tmp_path):

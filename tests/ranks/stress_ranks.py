@@ -85,7 +85,7 @@ def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) ->
     world, watch = connect(timeout_s, device, settings.get("memory", "auto"), **macros)
     flight = FlightRecord(None, world.communicator.rank)
     flight.watch = watch
-    options = RunOptions("stress", timeout_s, seed=seed, device=device, keeps_run=False)
+    options = RunOptions("stress", timeout_s=timeout_s, seed=seed, device=device, keeps_run=False)
     # A short time-out is for waits: a busy machine compiles for longer.
     return Session(options, world, Watchdog(flight, max(timeout_s, 30), {}), Place(False, []))
 
@@ -122,7 +122,9 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
             each.name + draw.choice(CHUNKS) if each.needs_peers else each.name for each in ours
         ]
         algorithms = [parsed(name, known) for name in names or chunked]
-        soak = SweepOptions(collective, [datatype.name], [redop], (1, most_bytes), algorithms)
+        soak = SweepOptions(
+            collective, (1, most_bytes), [datatype.name], [redop], algorithms=algorithms
+        )
         samplers.append(Sampler(session, soak, draw, buffers))
     hand: list[SoakLaunch] = []
     while len(hand) < PLAIN_LAUNCHES:

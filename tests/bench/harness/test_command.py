@@ -54,6 +54,7 @@ alltoall --arrival-skew 100.1ms -> 100.1ms is above the longest, 100ms
 alltoall --arrival-skew 5us --mode both -> --arrival-skew and --cold are of single calls
 allreduce --cold --mode chained -> --arrival-skew and --cold are of single calls
 soak --soak 10 -> argument --soak: '10' is not a time such as 5us, 90s, 10m or 2h
+soak --collective alltoall -o all -> -o: alltoall reduces nothing
 soak --in-place -> unrecognized arguments: --in-place
 soak --algorithm rong -> unknown algorithm 'rong': did you mean ring?
 soak -e 0 -> the sizes begin at 1 B, above their end at 0 B
@@ -69,7 +70,9 @@ alltoall --experts 4 -d int32 -> with --experts -d takes one of float, half, bfl
 alltoall --experts 4 -d f8e4m3 -> with --experts -d takes one of float, half, bfloat16 and double
 alltoall --experts 4 -d half,float -> with --experts -d takes one of float, half, bfloat16 and
 alltoall --experts 4 --sizes 1M -> with --experts the size is --tokens times --hidden
+alltoall --experts 4 -e 1M -> with --experts the size is --tokens times --hidden
 alltoall --tokens 64 -> --tokens is for a routed all-to-all: add --experts N
+alltoall --top-k 2 -> --top-k is for a routed all-to-all: add --experts N
 bits -d int32 -> int32 adds exactly in any order: no bits can differ
 bits -d f8e4m3 -> unknown datatype 'float8_e4m3'
 bits -e 1G -> above the 64M that are compared

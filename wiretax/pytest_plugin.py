@@ -225,14 +225,16 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     rows, metadata = list[Any](), cast(Any, stats.Metadata)  # without types
     measured: dict[Any, list[Any]] = {}
     for result in results:
-        run, blocks_of = result.run, result.counted.by_case
+        run, counted = result.run, result.counted
         for case, name in zip(result.cases, case_names(run.cases), strict=True):
-            if blocks := blocks_of.get(case.case):
+            if blocks := counted.by_case.get(case.case):
                 key = run.benchmark, run.world_size, key_of(case)
-                measured.setdefault(key, []).append((case, name, blocks, str(result.path)))
+                costs_us = counted.costs_us[case.case].values()
+                launch = case, name, blocks[0].n, costs_us, str(result.path)
+                measured.setdefault(key, []).append(launch)
     for (benchmark, ranks, _), launches in measured.items():
-        cases, names, blocks_of_launches, paths = zip(*launches, strict=True)
-        case, blocks = cases[-1], list(chain(*blocks_of_launches))
+        cases, names, iterations, costs_of_launches, paths = zip(*launches, strict=True)
+        case = cases[-1]
         test = benchmark if isinstance(node, LaunchedItem) else node.name
         size = size_text(case.size_bytes)
         title = f"{size} {names[-1]}"
@@ -256,11 +258,11 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
                 cprofile_stats=None,
                 has_error=False,
             ),
-            iterations=blocks[0].n,
+            iterations=iterations[0],
             options={"timer": "wiretax"},
         )
-        for block in blocks:
-            row.stats.update(block.cost_us / 1e6)
+        for us in chain(*costs_of_launches):
+            row.stats.update(us / 1e6)
         rows.append(row)
     return rows
 

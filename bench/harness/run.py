@@ -69,13 +69,13 @@ def unfinished(run: RunInProgress, cases: list[int], rounds: int) -> list[int]:
     if rounds < LEAST_ROUNDS and not requested:
         return cases
     assert run.file
-    by_case = count_blocks(run.file.blocks).by_case
+    counted = count_blocks(run.file.run, run.file.blocks)
     if requested:
         run.timed = Counter(
-            {number: sum(block.n for block in blocks) for number, blocks in by_case.items()}
+            {number: sum(block.n for block in own) for number, own in counted.by_case.items()}
         )
         return [number for number in cases if run.timed[number] < requested]
-    medians_us = {number: [block.cost_us for block in blocks] for number, blocks in by_case.items()}
+    medians_us = {number: [*rounds.values()] for number, rounds in counted.costs_us.items()}
     rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
     return [number for number in cases if not is_precise(medians_us.get(number, []), rho)]
 

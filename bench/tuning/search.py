@@ -56,7 +56,8 @@ def go_on(run: RunInProgress, active: list[int], rounds: int) -> list[int]:
     """The cases that have another round. Cases of one size, variant and mode compete. A candidate
     that `auto` also runs does not go on."""
     assert run.file
-    heats = heats_of(run.suite.headers, count_blocks(run.file.blocks).costs_us)
+    counted = count_blocks(run.file.run, run.file.blocks)
+    heats = heats_of(run.suite.headers, counted.costs_us)
     return sorted(set[int]().union(*map(survivors, heats.values())))
 
 

@@ -290,7 +290,8 @@ def error_of(checks: Iterable[Tested]) -> Span:
 
 def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     """Chains of two ranks over host memory from a graph, where the runs have them: the median over
-    launches. A call of a chain has a second kernel, which makes the next input."""
+    launches, with the link: the formulas have no kernel that makes the next input, so they are
+    checked with a second kernel."""
     chains = (
         case
         for result in results
@@ -307,7 +308,8 @@ def checks_of(parts: Parts, results: Sequence[Result]) -> list[Tested]:
     measured = grouped(chains, attrgetter("algorithm", "size_bytes"))
     for (name, size_bytes), own in sorted(measured.items()):
         if traffic := traffic_of(name, size_bytes):
-            measured_us = float(np.median([time_span_of(case.time_us)[0] for case in own]))
+            stamped_us = [time_span_of(case.with_link_us or case.time_us)[0] for case in own]
+            measured_us = float(np.median(stamped_us))
             model_us = (parts.through_host(name, traffic, cards=1) + parts.kernel).value
             checks.append(Tested(name, size_bytes, measured_us, model_us))
 

@@ -193,7 +193,7 @@ def run_of(
     run = msgspec.structs.replace(run, **facts)
     run.notes.append(LOST.format(first.format, first.statistic))
     run.notes += [note for test in tests for note in test.notes]
-    counted = count_blocks(blocks)
+    counted = count_blocks(run, blocks)
     cases = build_cases(run, counted, blocks, [])
 
     bad = next((test for test in tests if test.status != "complete"), first)

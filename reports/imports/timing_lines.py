@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import msgspec
 
 from reports.imports.logged import LoggedTest, check
+from wiretax.record.open_parts import Shape
 from wiretax.record.result import NOT_JSON, ResultError
-from wiretax.record.schema import LEAST_US, Count, Positive, Shape
+from wiretax.record.schema import LEAST_US, Count, Positive
 
 MARK, FORMAT = '"time_us"', "timing-lines"
 STATISTIC = "median over blocks, slowest rank"

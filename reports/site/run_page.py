@@ -6,7 +6,6 @@ from pathlib import Path
 from reports.kit.chart import chart_of
 from reports.kit.page import Banner, Page, Row, Section
 from reports.tables import run_text, show
-from reports.tables.chains import without_links
 from reports.tables.plot import drawn_of
 from reports.tables.rows import (
     TOO_FEW,
@@ -15,6 +14,7 @@ from reports.tables.rows import (
     SizeRow,
     are_unlike,
     bound_notes,
+    cost_us,
     default_rows,
     ratio_text,
     speed_ups,
@@ -109,7 +109,6 @@ def remark_on(row: SizeRow) -> str:
 def sweep_sections(result: Result) -> list[Section]:
     """Charts of the speed against the library, of the busbw and of the time, and a row for each
     size, of the first view."""
-    result = without_links(result)
     lines, quantities = drawn_of(result)
     charts = [chart_of(quantity, lines) for quantity in quantities]
     best = "best, us" if result.run.imported_from else "ours, us"
@@ -118,8 +117,8 @@ def sweep_sections(result: Result) -> list[Section]:
     rows = [
         {
             "size": row.label,
-            best: number(row.ours_us),
-            "library, us": number(row.library_us),
+            best: number(cost_us(row.ours)),
+            "library, us": number(cost_us(row.library)),
             "library / ours [95 %]": ratio_text(row.ratio),
             "remark": remark_on(row),
             "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from reports.references.published import Kind, PublishedCall, calls, cards_named, select
-from reports.tables.chains import without_links
 from reports.tables.sentences import environment_of, number, shares_places, size_text
 from wiretax.common.grouped import grouped
 from wiretax.record.case import bus_factor
@@ -27,7 +26,6 @@ def own_calls(result: Result) -> list[PublishedCall]:
 
     [model] = models
     card = min(cards_named(model), default=model)
-    result = without_links(result)
     links = environment_of(result.run).get("gpu.links", "")
     slot = re.search(r"PCIe [1-6]( x\d+)?", links)
     every = []

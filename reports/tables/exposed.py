@@ -17,7 +17,15 @@ from reports.tables.footprint_table import (
     table_of,
 )
 from reports.tables.headline import Point, headline
-from reports.tables.rows import TOO_FEW, are_unlike, costs_of, fastest_cases, ratio_text, verdict_of
+from reports.tables.rows import (
+    TOO_FEW,
+    are_unlike,
+    cost_us,
+    costs_of,
+    fastest_cases,
+    ratio_text,
+    verdict_of,
+)
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import (
     count,
@@ -43,7 +51,7 @@ UNITS = (
     "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
     "the same rounds, negative by chance or if the result reaches its reader faster; hidden = "
     "share of the library's exposed us. Odd rounds choose between variants; where even ones choose "
-    "another, they alone report."
+    "another, exposed and hidden are of these alone."
 )
 NO_VERDICT = "no verdict: the compute alone took longer than with its collective."
 HEADINGS = "", "us", "exposed us [95 %]", "hidden", "#wrong"
@@ -51,8 +59,8 @@ HEADINGS = "", "us", "exposed us [95 %]", "hidden", "#wrong"
 
 @dataclass
 class Form:
-    """A row of the table. Costs are by round, of the rounds that `fastest_cases` reports. `rho` is
-    the correlation of the ratio of two forms in neighbouring rounds."""
+    """A row of the table. What is compared are costs by round, of the rounds that `fastest_cases`
+    reports. `rho` is the correlation of the ratio of two forms in neighbouring rounds."""
 
     name: str
     case: Case
@@ -60,9 +68,9 @@ class Form:
     rho: float = 0.0
 
     @property
-    def median_us(self) -> float:
-        """The median over the reported rounds."""
-        return float(np.median([*self.report_us.values()]))
+    def us(self) -> float:
+        """The figure of its case."""
+        return cost_us(self.case) or 0.0
 
 
 Forms = Mapping[str, Form]  # by kind: OURS, or the algorithm
@@ -72,15 +80,11 @@ def groups(result: Result) -> list[tuple[list[Case], Forms]]:
     """The cases of each shape, in the order of the run, and its forms."""
     costs, shapes = costs_of(result), grouped(result.cases, work_of)
     found = [(cases, forms_of(cases, costs)) for cases in shapes.values()]
-    rho = autocorrelation(
-        [
-            np.divide(*paired(form.report_us, first.report_us))
-            for _, forms in found
-            if forms
-            for first, *others in [[*forms.values()]]
-            for form in others
-        ]
-    )
+    ratios = list[NDArray[np.float64]]()
+    for _, forms in found:
+        rounds = [form.report_us for form in forms.values()]
+        ratios += [np.divide(*paired(other, rounds[0])) for other in rounds[1:]]
+    rho = autocorrelation(ratios)
     for _, forms in found:
         for form in forms.values():
             form.rho = rho
@@ -161,7 +165,7 @@ def render(result: Result) -> str:
             if exposed and library and library[0] > 0 and is_alike and not form.case.library:
                 share = min(1 - exposed[0] / library[0], 1)
                 hidden = "-" if is_below_zero(exposed) else f"{share:.0%}"
-            time, wrong = number(form.median_us), count(form.case.n_wrong)
+            time, wrong = number(form.us), count(form.case.n_wrong)
             rows.append([form.name, time, interval_text(exposed), hidden, wrong])
         rows += [
             [case.algorithm, "WRONG", "-", "-", count(case.n_wrong)]
@@ -190,12 +194,12 @@ def points(result: Result) -> list[Point]:
         own, other = ((TENSOR,), PIPELINE) if is_step(cases[0]) else ((FUSED, OURS), LIBRARY)
         measured = [kind for kind in own if kind in forms]
         if measured:
-            kind = min(measured, key=lambda kind: forms[kind].median_us)
+            kind = min(measured, key=lambda kind: forms[kind].us)
             ratio = compare(forms, other, kind, np.divide)
             if ratio and are_unlike(result.run, forms[other].case, forms[kind].case):
                 ratio = None
             library = (ratio and forms[other].case.library) or "pipeline parallel"
-            time_us = forms[kind].median_us
+            time_us = forms[kind].us
             figures.append(Point(label(cases[0]), time_us, "us", ratio, without_version(library)))
         elif beside := footprint_of(cases):
             first, _, factor = next((each for each in beside if is_matmul(each[0])), beside[0])

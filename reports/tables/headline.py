@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from reports.tables.chains import leads, without_links
-from reports.tables.rows import TOO_FEW, UNCLEAR, SizeRow, default_rows, is_noisy, verdict_of, views
+from reports.tables.rows import (
+    TOO_FEW,
+    UNCLEAR,
+    SizeRow,
+    cost_us,
+    default_rows,
+    is_noisy,
+    verdict_of,
+    views,
+)
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, without_version
 from wiretax.record.case import key_of
+from wiretax.record.chain_links import leads
 from wiretax.record.schema import Result
 from wiretax.record.stats import Interval
 
@@ -61,14 +70,14 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
 def points(result: Result) -> list[Point]:
     """The headline's figures: the time of decode's size, or else of the smallest, and the busbw of
     the largest, which may be in the second view."""
-    result = without_links(result)
     rows = default_rows(result, views(result)[0])
-    timed = [row for row in rows if (row.ours_us or row.library_us) is not None]
+    timed = [row for row in rows if _time_us(row)]
     if not timed:
         return []
     if leads(result):  # a chain has short messages alone
         further = default_rows(result, ("isolated", views(result)[0][1]))
-        timed += [row for row in further if row.size_bytes > timed[-1].size_bytes and row.ours_us]
+        longest = timed[-1].size_bytes
+        timed += [row for row in further if row.size_bytes > longest and cost_us(row.ours)]
 
     small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
     figures, large = [_point(small)], timed[-1]
@@ -79,19 +88,18 @@ def points(result: Result) -> list[Point]:
     return figures
 
 
+def _time_us(row: SizeRow) -> float:
+    """Our time, or without one the library's; 0 without both."""
+    return cost_us(row.ours) or cost_us(row.library) or 0.0
+
+
 def _point(row: SizeRow, bus_bw_gb_s: float | None = None) -> Point:
     """The row's bus bandwidth, or without one its time."""
     name = without_version(row.library.library if row.library else None)
     unit = "GB/s" if bus_bw_gb_s else "us"
-    if row.ours_us is None:
+    if cost_us(row.ours) is None:
         unit += f" by {name}"
-    return Point(
-        row.label,
-        bus_bw_gb_s or row.ours_us or row.library_us or 0.0,
-        unit,
-        row.ratio,
-        name,
-    )
+    return Point(row.label, bus_bw_gb_s or _time_us(row), unit, row.ratio, name)
 
 
 def ends(sizes_bytes: Iterable[int]) -> list[int]:

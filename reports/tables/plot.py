@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reports.tables.chains import without_links
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import cost_us, named_in, shown_cases, speed_ups, views
@@ -32,7 +31,7 @@ class Quantity(NamedTuple):
 def draw_sweep(result: Result, path: Path) -> None:
     """Draws the run into `path`. Raises ResultError for another suffix, a run without a measured
     case, or a file that cannot be written."""
-    lines, quantities = drawn_of(without_links(result))
+    lines, quantities = drawn_of(result)
     if not lines:
         raise ResultError(f"{result.path} has no measured case to draw")
 
@@ -91,20 +90,17 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     def time(case: Case) -> tuple[float, float, float]:
         return time_span_of(case.total_us or case.time_us)
 
-    bounds_gb_s = {size: size * factor / us / 1e3 for size, us in bounds_us.items()}
+    quantities = list[Quantity]()
+    if any(ratios.get(case.case) for case in cases):
+        quantities.append(Quantity("Times as fast as the library", "x", speed_up, {}))
+    if factor and not late_us(cases[0].shape):
+        bounds_gb_s = {size: size * factor / us / 1e3 for size, us in bounds_us.items()}
+        title = "Bus bandwidth, of the collective alone"
+        quantities.append(Quantity(title, "GB/s", bus_bw, bounds_gb_s))
+
     is_read = any(case.consume_us for case in cases)
-    return [
-        *[Quantity("Times as fast as the library", "x", speed_up, {})]
-        * any(ratios.get(case.case) for case in cases),
-        *[Quantity("Bus bandwidth, of the collective alone", "GB/s", bus_bw, bounds_gb_s)]
-        * bool(factor and not late_us(cases[0].shape)),
-        Quantity(
-            "Time of a call, with reading its result" if is_read else "Time of a call",
-            "us",
-            time,
-            bounds_us,
-        ),
-    ]
+    title = "Time of a call, with reading its result" if is_read else "Time of a call"
+    return [*quantities, Quantity(title, "us", time, bounds_us)]
 
 
 def span_of(interval: Sequence[float | None]) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
-"""The rows of the default table: the library beside our algorithm. A cost includes reading the
-result (`total_us`); costs of one round are paired. If several variants compete, one half of
-the rounds chooses and the other reports, so that the choice does not bias it (`fastest_cases`)."""
+"""The rows of the default table: the library beside our algorithm. A time is the figure of its
+case, which includes reading the result (`total_us`). A ratio is of costs of the same rounds, from
+the table of case x round (`Counted.costs_us`). If several variants compete, one half of the rounds
+chooses and the other gives the ratio, so that the choice does not bias it (`fastest_cases`)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.tables import chains
 from reports.tables.sentences import (
     EVEN_RATIO,
     algorithm_of,
@@ -22,7 +22,8 @@ from reports.tables.sentences import (
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import paired
 from wiretax.record.case import is_own_work, is_peer, late_us, work_of
-from wiretax.record.schema import Case, Result, RoundCosts, Rounds, Run
+from wiretax.record.chain_links import leads, ratio_with_link_error
+from wiretax.record.schema import Case, Counted, Result, RoundCosts, Rounds, Run
 from wiretax.record.stats import Interval, autocorrelation, median_interval
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
@@ -48,7 +49,6 @@ class Named:
     costs of the library and of ours over its own. None where nothing was measured."""
 
     case: Case | None
-    us: float | None
     from_library: Interval | None
     from_ours: Interval | None
 
@@ -65,8 +65,6 @@ class SizeRow:
     skew: str | None
     library: Case | None
     ours: Case | None
-    library_us: float | None
-    ours_us: float | None
     ratio: Interval | None
     better: tuple[str, float] | None
     n_wrong: int | None
@@ -141,10 +139,13 @@ def are_unlike(run: Run, case: Case | None, other: Case | None) -> bool:
     return len(is_ours) == len(through_host) == 2
 
 
-def cost_us(case: Case) -> float | None:
+def cost_us(case: Case | None) -> float | None:
     """The cost of a case in microseconds; None if it is wrong or was not measured."""
+    if case is None or case.status != "ok":
+        return None
+
     summary = case.total_us or case.time_us
-    return summary.median if summary and case.status == "ok" else None
+    return summary.median if summary else None
 
 
 def view_of(case: Case) -> View:
@@ -158,7 +159,7 @@ def views(result: Result) -> list[View]:
     Unsupported cases have a view only if nothing else ran."""
     cases = [case for case in result.cases if case.status != "unsupported"] or result.cases
     distinct = {repr(view_of(case)): view_of(case) for case in cases}
-    first = "chained" if chains.leads(result) else "isolated"
+    first = "chained" if leads(result) else "isolated"
     return sorted(
         distinct.values() or [("isolated", None)],  # another harness may have been cut off early
         key=lambda view: (view[0] != first, late_us(view[1])),
@@ -218,63 +219,77 @@ def ratios_of(case: Case | None, other: Case | None, costs: RoundCosts) -> NDArr
     return np.asarray(np.divide(*paired(costs[case.case], costs[other.case])))
 
 
+@dataclass
+class Contest:
+    """The cases of one size, or skew, and the fastest of each kind that competes: the library's,
+    ours, and one for each name of `named_in`. `exact` are our algorithms that lose no bits, and
+    `report` the costs from which ratios of the fastest are taken."""
+
+    cases: list[Case]
+    library: Case | None
+    ours: Case | None
+    named: dict[str, Case | None]
+    exact: list[Case]
+    report: RoundCosts
+
+
+def _contest(
+    cases: list[Case], names: Sequence[str], is_imported: bool, costs: RoundCosts
+) -> Contest:
+    """Another harness's library is its subject: `ours`."""
+    others = [case for case in cases if case.algorithm != "library" or is_imported]
+    own = [case for case in others if not is_peer(case)]
+    auto = [case for case in own if case.algorithm == "auto"]
+    exact = [case for case in own if case.snr_db is None]
+    competing = [
+        [case for case in cases if case not in others],
+        auto or exact or own,
+        *([case for case in others if algorithm_of(case) == name] for name in names),
+    ]
+    (library, ours, *best_named), report = fastest_cases(competing, costs)
+    named = dict(zip(names, best_named, strict=True))
+    return Contest(cases, library, ours, named, exact, report)
+
+
 def default_rows(result: Result, view: View) -> list[SizeRow]:
-    """The rows of a view by size; rows of one size by skew, the most even first. Another harness's
-    library is its subject: `ours`."""
-    costs, shown = costs_of(result), shown_cases(result, view)
-    shown.sort(
-        key=lambda case: (case.size_bytes, (case.routing or {}).get("rank_max_over_mean", 1))
+    """The rows of a view by size; rows of one size by skew, the most even first."""
+    costs, names = costs_of(result), named_in(result)
+    shown = sorted(
+        shown_cases(result, view),
+        key=lambda case: (case.size_bytes, (case.routing or {}).get("rank_max_over_mean", 1)),
     )
     groups = grouped(shown, lambda case: (case.size_bytes, (case.shape or {}).get("skew")))
-    rivals, names, is_imported = {}, named_in(result), result.run.imported_from
-    for key, cases in groups.items():
-        others = [case for case in cases if case.algorithm != "library" or is_imported]
-        own = [case for case in others if not is_peer(case)]
-        auto = [case for case in own if case.algorithm == "auto"]
-        exact = [case for case in own if case.snr_db is None]
-        competing = [
-            [case for case in cases if case not in others],
-            auto or exact or own,
-            *([case for case in others if algorithm_of(case) == name] for name in names),
-        ]
-        (library, ours, *best_named), report = fastest_cases(competing, costs)
-        rivals[key] = library, ours, best_named, exact, report
+    contests = [
+        _contest(cases, names, bool(result.run.imported_from), costs) for cases in groups.values()
+    ]
+    rho = autocorrelation([ratios_of(each.library, each.ours, each.report) for each in contests])
+    return [_row(result, contest, costs, rho) for contest in contests]
 
-    rho = autocorrelation(
-        [ratios_of(library, ours, report) for library, ours, _, _, report in rivals.values()]
+
+def _row(result: Result, contest: Contest, costs: RoundCosts, rho: float) -> SizeRow:
+    """The row of a contest; its ratios have the correlation `rho` between neighbouring rounds."""
+
+    def ratio(case: Case | None, other: Case | None) -> Interval | None:
+        if are_unlike(result.run, case, other):
+            return None
+        return _ratio(result.counted, case, other, contest.report, rho)
+
+    cases, ours = contest.cases, contest.ours
+    counts = [case.n_wrong for case in cases if case.n_wrong is not None]
+    return SizeRow(
+        size_bytes=cases[0].size_bytes,
+        skew=(cases[0].shape or {}).get("skew"),
+        library=contest.library,
+        ours=ours,
+        ratio=ratio(contest.library, ours),
+        better=_better(result.counted, ours, contest.exact, costs, rho),
+        n_wrong=sum(counts) if counts else None,
+        wrong=list(dict.fromkeys(algorithm_of(case) for case in cases if case.n_wrong)),
+        named={
+            name: Named(case, ratio(contest.library, case), ratio(ours, case))
+            for name, case in contest.named.items()
+        },
     )
-    rows = []
-
-    def ratio(case: Case | None, other: Case | None, report: RoundCosts) -> Interval | None:
-        return None if are_unlike(result.run, case, other) else _ratio(case, other, report, rho)
-
-    for key, (library, ours, best_named, exact, report) in rivals.items():
-        counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
-        named = {
-            name: Named(
-                case,
-                _median_us(case, report),
-                ratio(library, case, report),
-                ratio(ours, case, report),
-            )
-            for name, case in zip(names, best_named, strict=True)
-        }
-        rows.append(
-            SizeRow(
-                *key,
-                library,
-                ours,
-                _median_us(library, report),
-                _median_us(ours, report),
-                ratio(library, ours, report),
-                _better(ours, exact, costs, rho),
-                sum(counts) if counts else None,
-                list(dict.fromkeys(algorithm_of(case) for case in groups[key] if case.n_wrong)),
-                named,
-            )
-        )
-
-    return rows
 
 
 def fastest_cases(
@@ -299,7 +314,7 @@ def fastest_cases(
 
 
 def _better(
-    ours: Case | None, exact: Sequence[Case], costs: RoundCosts, rho: float
+    counted: Counted, ours: Case | None, exact: Sequence[Case], costs: RoundCosts, rho: float
 ) -> tuple[str, float] | None:
     """The fastest other of our exact algorithms, if it beats `auto`, and its factor."""
     if ours is None or ours.algorithm != "auto":
@@ -313,7 +328,7 @@ def _better(
         and ours.chosen not in (case.algorithm, f"{case.algorithm} over {case.memory}")
     ]
     (fastest,), report = fastest_cases([others], costs)
-    gain = _ratio(ours, fastest, {**costs, **report}, rho)
+    gain = _ratio(counted, ours, fastest, {**costs, **report}, rho)
 
     if fastest is None or gain is None or gain[0] <= BEATEN_BY or (gain[1] or 0) <= 1:
         return None
@@ -325,17 +340,21 @@ def _better(
 def speed_ups(result: Result) -> dict[int, Interval | None]:
     """The cost of the library's best variant over that of every other case of the same work that
     is not unlike it, by the number of the case."""
-    costs, pairs = costs_of(result), {}
+    costs, pairs = costs_of(result), list[tuple[Case, Case, RoundCosts]]()
     for cases in grouped(result.cases, lambda case: (work_of(case), case.in_place)).values():
         rivals = [case for case in cases if case.algorithm == "library"]
         for case in cases:
-            if case.algorithm != "library":
-                (library, own), report = fastest_cases([rivals, [case]], costs)
-                if not are_unlike(result.run, library, own):
-                    pairs[case.case] = library, own, report
+            if case.algorithm == "library":
+                continue
+            (library, _), report = fastest_cases([rivals, [case]], costs)
+            if library and not are_unlike(result.run, library, case):
+                pairs.append((library, case, report))
 
-    rho = autocorrelation([ratios_of(*pair) for pair in pairs.values()])
-    return {number: _ratio(*pair, rho) for number, pair in pairs.items()}
+    rho = autocorrelation([ratios_of(*pair) for pair in pairs])
+    return {
+        case.case: _ratio(result.counted, library, case, report, rho)
+        for library, case, report in pairs
+    }
 
 
 def _best(cases: Sequence[Case], costs: RoundCosts) -> Case | None:
@@ -343,22 +362,25 @@ def _best(cases: Sequence[Case], costs: RoundCosts) -> Case | None:
     return min(cases, key=lambda case: _median_us(case, costs) or float("inf"), default=None)
 
 
-def _median_us(case: Case | None, costs: RoundCosts) -> float | None:
+def _median_us(case: Case, costs: RoundCosts) -> float | None:
     """Median cost over these rounds; without a round, the cost of the case."""
-    if case is None:
-        return None
-
     costs_us = list(costs[case.case].values())
     return float(np.median(costs_us)) if costs_us else cost_us(case)
 
 
-def _ratio(case: Case | None, other: Case | None, costs: RoundCosts, rho: float) -> Interval | None:
+def _ratio(
+    counted: Counted, case: Case | None, other: Case | None, costs: RoundCosts, rho: float
+) -> Interval | None:
     """The paired ratio of two cases; of medians, without interval, if they share no round."""
-    ratios = ratios_of(case, other, costs)
-    if len(ratios):
-        return median_interval(ratios, rho=rho)
     if case is None or other is None:
         return None
 
+    ratios, link = ratios_of(case, other, costs), counted.links.get(case.case)
     case_us, other_us = cost_us(case), cost_us(other)
-    return (case_us / other_us, None, None) if case_us and other_us else None
+    if not len(ratios):
+        return (case_us / other_us, None, None) if case_us and other_us else None
+
+    interval = median_interval(ratios, rho=rho)
+    if link and case_us and other_us:
+        return ratio_with_link_error(interval, link, case_us, other_us)
+    return interval

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from reports.tables import sentences
 from reports.tables.beside_published import published_line
-from reports.tables.chains import leads, without_links
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
     CLEAR,
@@ -19,6 +18,7 @@ from reports.tables.rows import (
     View,
     beats_bound,
     bound_notes,
+    cost_us,
     default_rows,
     is_noisy,
     ratio_text,
@@ -44,11 +44,16 @@ from reports.tables.sentences import (
 )
 from wiretax.common.grouped import grouped
 from wiretax.record.case import is_own_work, late_us
+from wiretax.record.chain_links import leads
 from wiretax.record.schema import FIGURES, Case, Result, Summary
 from wiretax.record.stats import Interval
 
-# Columns that stand in the title if all cells are alike.
-FOLDED = ("mode", "type", "variant", "place", "chosen", "#wrong", "blocks", "status")
+# Columns that stand in the title if all cells are alike; figures declare it (`Shown.is_folded`).
+FOLDED = (
+    *("mode", "type", "variant", "place"),
+    *(shown.heading for shown in FIGURES.values() if shown.is_folded),
+    *("blocks", "status"),
+)
 
 Cells = dict[str, str]  # of a row, by their headings
 NO_PRICE = {"price\nus": "-", "price\n%": "-"}  # of stable bits
@@ -61,7 +66,6 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
         bold = [*opening(result), headline([result], points)]
         return lay_out(bold, [], long_tables(result), [])
 
-    result = without_links(result)
     first, tables = views(result)[0], list[tuple[str, Table]]()
     all_rows = list[list[SizeRow]]()
 
@@ -137,7 +141,7 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
         {
             next(iter(cells[0])).strip(): row.label,
             "algorithm": other,
-            "us": _cost(each.case, each.us),
+            "us": _cost(each.case),
             **(_price(each) if other == STABLE and name == "auto" else NO_PRICE),
             "library/this": ratio_text(each.from_library),
             f"{name}/this": ratio_text(each.from_ours),
@@ -156,13 +160,14 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
 def _price(stable: Named) -> Cells:
     """What sums in rank order cost beside `auto`, in the same rounds as their ratio; with a minus
     where they take less."""
-    if stable.from_ours is None or stable.us is None or is_noisy(stable.from_ours):
+    us = cost_us(stable.case)
+    if stable.from_ours is None or us is None or is_noisy(stable.from_ours):
         return NO_PRICE
     ratio, *ends = stable.from_ours
     shares = ratio, *reversed(ends)
     percent = [None if each is None else 100 * (1 / each - 1) for each in shares]
     texts = interval_text((percent[0] or 0.0, percent[1], percent[2]), "{:.1f}".format)
-    return dict(zip(NO_PRICE, (number(stable.us * (1 - ratio)), texts), strict=True))
+    return dict(zip(NO_PRICE, (number(us * (1 - ratio)), texts), strict=True))
 
 
 def filled(rows: Sequence[Cells]) -> list[Cells]:
@@ -175,27 +180,25 @@ def _cells(row: SizeRow, label: str, ours: str) -> Cells:
     """The cells of a row by their headings, of which these two are given; a routed row shows the
     load that its skew makes."""
     case, mark = row.ours or row.library, "*" if row.better else ""
+    routing = case.routing if case else None
     cells: Cells = {label: row.label}
-
-    if case and case.routing:
+    if routing:
         cells = {
             "\nskew": row.label + mark,
-            "experts\nmax/mean": number(case.routing.get("expert_max_over_mean")),
-            "ranks\nmax/mean": number(case.routing.get("rank_max_over_mean")),
-            "leaves\nMB": number(max(case.routing.get("leaving_bytes", [0])) / 1e6),
+            "experts\nmax/mean": number(routing.get("expert_max_over_mean")),
+            "ranks\nmax/mean": number(routing.get("rank_max_over_mean")),
+            "leaves\nMB": number(max(routing.get("leaving_bytes", [0])) / 1e6),
         }
 
-    cells["library\nus"] = _cost(row.library, row.library_us)
-    cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
-    if case and not case.routing:
-        name = row.ours.chosen or algorithm_of(row.ours) if row.ours else "-"
-        cells["\nalgorithm"] = re.sub(r"\+\S+", "", name) + mark
-
+    cells["library\nus"] = _cost(row.library)
+    cells[f"{ours}\nus"] = _cost(row.ours)
+    if not routing:
+        cells["\nalgorithm"] = _algorithm(row.ours) + mark
     cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
     if case and late_us(case.shape):
         waits = row.ours.arrival_skew_us if row.ours else None
         cells["waits\nus"] = number(waits.median if waits else None)
-    elif case and not case.routing:
+    elif not routing:
         cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
         cells["of\nbound"] = _share_of_bound(row.ours)
 
@@ -203,8 +206,15 @@ def _cells(row: SizeRow, label: str, ours: str) -> Cells:
     return cells
 
 
-def _cost(case: Case | None, median_us: float | None) -> str:
-    return "WRONG" if case and case.status == "wrong" else number(median_us)
+def _algorithm(ours: Case | None) -> str:
+    """What ran, without the parameters of its build."""
+    if ours is None:
+        return "-"
+    return re.sub(r"\+\S+", "", ours.chosen or algorithm_of(ours))
+
+
+def _cost(case: Case | None) -> str:
+    return "WRONG" if case and case.status == "wrong" else number(cost_us(case))
 
 
 def _share_of_bound(case: Case | None) -> str:
@@ -263,8 +273,10 @@ def marks(rows: Sequence[SizeRow]) -> list[str]:
         for row in rows
         if row.better
     ]
-    lines = ["* another variant beat auto by more than 5 %: " + some(better, 4)]
-    return lines * bool(better) + bound_notes(row.ours for row in rows)
+    notes = bound_notes(row.ours for row in rows)
+    if better:
+        notes.insert(0, f"* another variant beat auto by more than 5 %: {some(better, 4)}")
+    return notes
 
 
 def long_tables(result: Result) -> list[tuple[str, Table]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.tables.rows import default_rows, interval_of, ratio_text
+from reports.tables.rows import cost_us, default_rows, interval_of, ratio_text
 from reports.tables.sentences import number, size_text
 from reports.verdicts.judge import with_ratios
 from reports.verdicts.sides import Side, deaths_of, notes_of, read_sides, wrong_results
@@ -53,13 +53,13 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
             "variant": name,
             "mode": mode,
             "size_bytes": row.size_bytes,
-            "library_us": row.library_us,
+            "library_us": cost_us(row.library),
             "log_ratio": np.log(row.ratio[0]),
         }
         for name, launch in compress(launches, is_in)
         for mode in ("isolated", "chained")
         for row in default_rows(launch, (mode, None))
-        if row.library and row.ratio and row.library_us
+        if row.library and row.ratio and cost_us(row.library)
     ]
     if not rows:
         raise ResultError("no launch measured a library beside ours")

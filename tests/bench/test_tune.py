@@ -100,7 +100,7 @@ def searched_run(folder, blocks):
         )
         for turn, algorithm, us, state in blocks
     ]
-    result.counted = count_blocks(result.blocks)
+    result.counted = count_blocks(result.run, result.blocks)
     result.winners = find_winners(result)
     return result
 
@@ -116,7 +116,7 @@ def test_the_audit_says_what_auto_costs_over_the_best_in_lines_of_a_terminal(tmp
     assert re.search(row, text, re.MULTILINE)
     assert "auto: mean regret 20.0 %, largest 20 %, of 1 cells" in text
     result.blocks = result.blocks[:6]
-    result.counted = count_blocks(result.blocks)
+    result.counted = count_blocks(result.run, result.blocks)
     assert audited(result).startswith("audit: no case was measured")
 
 

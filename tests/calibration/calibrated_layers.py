@@ -57,7 +57,7 @@ class Plan:
             for case, of_case in enumerate(of_cases)
             for turn, us in enumerate(of_case)
         ]
-        counted = count_blocks(every)
+        counted = count_blocks(run, every)
         cases = build_cases(run, counted, every, [])
         return Result(Path("made.jsonl"), run, cases, counted, every, [], End(status="complete"))
 

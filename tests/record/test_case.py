@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from tests.calibration.synthetic import ar1
-from tests.reports.synthetic_run import head_of
+from tests.reports.synthetic_run import head_of, ranks_of
 from wiretax.record.blocks import count_blocks
-from wiretax.record.schema import Block, CaseHeader, LinkBlock
+from wiretax.record.chain_links import ratio_with_link_error
+from wiretax.record.schema import Block, CaseHeader, LinkBlock, Summary
 from wiretax.record.stats import autocorrelation, median_interval
 from wiretax.record.summarise import build_cases
 
@@ -52,7 +53,7 @@ def blocks_of(times, rtt_ns=500.0, case=0, **fields):
 
 def build(blocks, *planned, size=2, links=()):
     run = head_of(planned or [PLANNED], benchmark="allreduce", world={"size": size})
-    return build_cases(run, count_blocks(blocks), blocks, list(links))
+    return build_cases(run, count_blocks(run, blocks), blocks, list(links))
 
 
 def medians(cases):
@@ -96,6 +97,66 @@ def test_the_bound_is_of_the_parts_that_an_algorithm_uses(planned, link, block, 
     assert case.bound_us == (expected_us and pytest.approx(expected_us))
 
 
+GRAPH = {"method": {"graph": 1}, "world": {"size": 2, "ranks": ranks_of("NVIDIA H100")}}
+
+
+def chain_of(times, links):
+    """A case of a chain from a graph with these times of its blocks, and of its links."""
+    run = head_of([msgspec.structs.replace(PLANNED, **CHAINED)], benchmark="allreduce", **GRAPH)
+    blocks = blocks_of(times)
+    for block, link in zip(blocks, links, strict=True):
+        block.chain_only_us = link
+    [case] = build_cases(run, count_blocks(run, blocks), blocks, [LINK])
+    return case
+
+
+def parts_of(case, name):
+    """The median of a figure, and the ends of its interval."""
+    figure = getattr(case, name)
+    return figure.median, figure.ci_low, figure.ci_high
+
+
+def test_a_chain_from_a_graph_is_less_the_link_of_its_lower_mode():
+    """And so is its bound. Three of eight links are in the lower mode."""
+    case = chain_of([30.0] * 8, [8.0, 2.0, 8.1, 2.2, 7.9, 8.0, 2.1, 8.2])
+    assert (case.chain_only_us.median, case.chain_only_us.n_blocks) == (2.1, 3)
+    assert medians([case]) == [30.0 - 2.1]
+    assert case.with_link_us.median == 30.0
+    assert case.bound_us == pytest.approx(8.5)
+    assert case.share_of_bound == pytest.approx(8.5 / 27.9)
+    assert case.alg_bw_gb_s == pytest.approx(65536 / 27.9e-6 / 1e9)
+
+
+def test_the_error_of_a_link_is_in_the_interval_of_the_call():
+    """Half-widths add up in quadrature; where the link has no interval, the call has none."""
+    times = [30.0 + 0.1 * (7 * turn % 12) for turn in range(12)]
+    links = [2.0 + 0.02 * (5 * turn % 12) for turn in range(12)]
+    middle, low, high = np.array(median_interval(times))
+    link, link_low, link_high = np.array(median_interval(links))
+    case = chain_of(times, links)
+    assert parts_of(case, "chain_only_us") == pytest.approx((link, link_low, link_high))
+    assert parts_of(case, "time_us") == pytest.approx(
+        (
+            middle - link,
+            middle - link - np.hypot(middle - low, link_high - link),
+            middle - link + np.hypot(high - middle, link - link_low),
+        )
+    )
+    assert parts_of(chain_of(times, [2.0] * 5 + [8.0] * 7), "time_us")[1:] == (None, None)
+
+
+def test_the_error_of_a_link_moves_a_ratio_as_far_as_its_calls_differ():
+    link = Summary(median=1.5, ci_low=1.4, ci_high=1.6)
+    ratio = 2.0, 1.9, 2.1
+    assert ratio_with_link_error(ratio, link, 3.0, 3.0) == pytest.approx(ratio)
+    shift = 0.1 * (1 / 3 - 1 / 6)
+    down, up = np.hypot(np.log(2.0 / 1.9), shift), np.hypot(np.log(2.1 / 2.0), shift)
+    expected = 2.0, 2.0 * np.exp(-down), 2.0 * np.exp(up)
+    assert ratio_with_link_error(ratio, link, 6.0, 3.0) == pytest.approx(expected)
+    unknown = Summary(median=1.5)
+    assert ratio_with_link_error(ratio, unknown, 6.0, 3.0) == (2.0, None, None)
+
+
 def test_a_time_below_the_bound_is_suspect_unless_intervals_say_otherwise():
     parts = {"hops": 0, "stages": [[0, SIZE]]}
     planned = msgspec.structs.replace(PLANNED, bound_parts=parts)
@@ -130,10 +191,11 @@ def test_where_the_link_never_settles_every_block_counts():
     blocks = blocks_of([10.0] * 30)
     for block, trips in zip(blocks, np.exp(rng.uniform(4, 14, (30, 2))).tolist(), strict=True):
         block.link_rtt_ns = tuple(trips)
+    run = head_of([PLANNED], benchmark="allreduce")
     for settled in (0, 1):  # blocks
         for block in blocks[:settled]:
             block.link_rtt_ns = (100.0, 100.0)
-        counted = count_blocks(blocks)
+        counted = count_blocks(run, blocks)
         assert (counted.is_settled, counted.left_out, len(counted.by_case[0])) == (False, 0, 30)
 
 

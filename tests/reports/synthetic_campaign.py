@@ -3,6 +3,7 @@ real manifest, so that tests of comparisons need no hours of measuring."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,33 +93,42 @@ def write_campaign(
 ):
     """Writes a campaign of these variants: the first is the baseline. `options` maps a variant to
     the options of its launches, `common` has those of all."""
-    commands = [VariantRecord(name=name, argv=["mpirun", "-n", "2", "python"]) for name in variants]
-    campaign = Campaign(
-        campaign_id=f"{folder.name}-1",
-        version="0.1.0",
-        seed=0,
-        pairs=pairs,
-        margin=0.01,
-        variants=commands,
-    )
-    launches = []
+    runs = list[tuple[int, str, Path]]()
     order = [(pair, name) for pair in range(pairs) for name in variants]
     for number, (pair, name) in enumerate(order):
         own = {**common, **(options or {}).get(name, {})}
         result = write_launch(folder / name, number, effect=variants[name], **own)
-        launch = Launch(
+        runs.append((pair, name, result.path))
+    write_manifest(folder, [*variants], runs)
+    return folder
+
+
+def write_manifest(folder, variants, runs):
+    """Makes a complete campaign of runs below `folder`, each with its pair and its variant."""
+    campaign = Campaign(
+        campaign_id=f"{folder.name}-1",
+        version="0.1.0",
+        seed=0,
+        pairs=1 + max(pair for pair, *_ in runs),
+        margin=0.01,
+        variants=[
+            VariantRecord(name=name, argv=["mpirun", "-n", "2", "python"]) for name in variants
+        ],
+    )
+    launches = [
+        Launch(
             stage="first",
             pair=pair,
-            place=[*variants].index(name),
+            place=variants.index(name),
             variant=name,
             attempt=0,
             status="finished",
             exit=0,
             elapsed_s=5.0,
-            run=result.path.relative_to(folder).as_posix(),
+            run=path.relative_to(folder).as_posix(),
         )
-        launches.append(launch)
+        for pair, name, path in runs
+    ]
     (folder / MANIFEST).write_bytes(
         b"".join(map(to_line, [campaign, *launches, CampaignEnd(status="complete")]))
     )
-    return folder

@@ -91,6 +91,7 @@ class Sweep:
     n_blocks: int = 10
     n: int = 20
     fast_rounds: Sequence[int] = ()
+    gpu: str | None = None  # of the ranks, which launch chains from graphs
     us: Callable[[CaseHeader, Block], float] | None = None
     change: Change = lambda block: block
     scale: float = 1.0
@@ -134,6 +135,9 @@ class Sweep:
 
     def head(self) -> Run:
         facts = {"cpu.model": "AMD EPYC 9B45", "mpi.thread_level": "funneled"}
+        world, method = world_of(self.world_size), {}
+        if self.gpu:
+            world["ranks"], method["graph"] = ranks_of(self.gpu, self.world_size), 1
         return head_of(
             self.cases(),
             run_id=self.run_id,
@@ -144,7 +148,8 @@ class Sweep:
                 name: {"value": value, "source": "/proc", "status": "ok"}
                 for name, value in facts.items()
             },
-            world=world_of(self.world_size),
+            world=world,
+            method=method,
             notes=list(NOTES),
         )
 

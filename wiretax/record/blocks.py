@@ -12,20 +12,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wiretax.common.grouped import grouped
-from wiretax.record.schema import Block, Counted, End, LinkBlock, Result, Rounds
+from wiretax.record.chain_links import links_of
+from wiretax.record.schema import Block, Counted, End, LinkBlock, Result, Rounds, Run
 
 STATE_RATIO = 1.5  # of two round trips in one state, at the most
 CHANGED_RATIO = 1.3  # of the round trips before and after a block during which the link changed
 LEAST_SHARE = 1 / 3  # of the blocks in one state; below it the link never settled, and all count
 
 
-def count_blocks(blocks: Sequence[Block]) -> Counted:
-    """The blocks in the state of the link that most of them are in."""
+def count_blocks(run: Run, blocks: Sequence[Block]) -> Counted:
+    """The blocks of a run in the state of the link that most of them are in, and the links of its
+    chains."""
     trips_ns = np.array([round_trip_ns(block) for block in blocks], dtype=float)
     rtt_ns, counts = main_state(trips_ns)
     is_settled = bool(counts.sum() >= LEAST_SHARE * len(blocks))
     own = list(compress(blocks, counts | (not is_settled)))
-    return Counted(grouped(own, attrgetter("case")), rtt_ns, len(blocks) - len(own), is_settled)
+    by_case = grouped(own, attrgetter("case"))
+    links, left_out = links_of(run, by_case), len(blocks) - len(own)
+    return Counted(by_case, links, rtt_ns, left_out, is_settled)
 
 
 def describe_link(end: End, counted: Counted) -> None:
@@ -73,6 +77,10 @@ def same_state(trips_ns: ArrayLike, other_ns: ArrayLike) -> NDArray[np.bool_]:
 
 
 def paired(first: Rounds, second: Rounds) -> NDArray[np.float64]:
-    """Two costs in their common rounds, in order: shape (2, rounds)."""
-    rounds = sorted(first.keys() & second.keys())
+    """Two costs in their common rounds, in order, where both are above 0: shape (2, rounds)."""
+    rounds = [
+        number
+        for number in sorted(first.keys() & second.keys())
+        if first[number] > 0 and second[number] > 0
+    ]
     return np.array([[costs_us[number] for number in rounds] for costs_us in (first, second)])

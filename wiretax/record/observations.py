@@ -96,15 +96,14 @@ def entry_of(result: Result) -> Entry:
     """The entry of a run that was read. Its observations are those of each case with status ok and
     at least MIN_BLOCKS blocks, or one of another harness, which may print one mean of all its
     iterations."""
-    least, by_case = 1 if result.run.imported_from else MIN_BLOCKS, result.counted.by_case
+    least, counted = 1 if result.run.imported_from else MIN_BLOCKS, result.counted
     rows = []
     for case in result.cases:
-        blocks = by_case.get(case.case, ())
-        if case.status == "ok" and len(blocks) >= least:
-            cost_us = median(block.cost_us for block in blocks)
-            rows.append(
-                (case.case, len(blocks), cost_us, median(block.time_us for block in blocks))
-            )
+        costs_us = counted.costs_us.get(case.case, {})
+        if case.status == "ok" and len(costs_us) >= least:
+            times_us = counted.times_us[case.case]
+            medians_us = median(costs_us.values()), median(times_us.values())
+            rows.append((case.case, len(costs_us), *medians_us))
 
     observed = np.array(rows, OBSERVED)
     cases, keys = plan_of(msgspec.json.encode(result.run.cases))

@@ -19,7 +19,19 @@ from wiretax.common import untrusted
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import count_blocks, describe_link
 from wiretax.record.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
-from wiretax.record.schema import SCHEMA, Block, Case, End, Line, LinkBlock, Result, Run, Winner
+from wiretax.record.open_parts import check_open_parts
+from wiretax.record.schema import (
+    SCHEMA,
+    Block,
+    Case,
+    Counted,
+    End,
+    Line,
+    LinkBlock,
+    Result,
+    Run,
+    Winner,
+)
 from wiretax.record.summarise import build_cases
 from wiretax.record.wrong import mark_wrong
 
@@ -62,20 +74,8 @@ def read(path: Path | str) -> Result:
     lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, Winner, End), SCHEMA)
     [run], cases, ends = lines[Run], lines[Case], lines[End]
     blocks, link_blocks = lines[Block], lines[LinkBlock]
-    counted = count_blocks(blocks)
-    result = Result(
-        path,
-        run,
-        cases,
-        counted,
-        blocks,
-        link_blocks,
-        ends[-1] if ends else None,
-        lines[Winner],
-    )
-
     try:
-        result.check_open_parts()
+        check_open_parts(run, cases)
     except msgspec.ValidationError as error:
         raise ResultError(f"{path} is not a run file of schema {SCHEMA} ({error})") from error
 
@@ -86,15 +86,31 @@ def read(path: Path | str) -> Result:
     if any(not 0 <= block.case < len(run.cases) for block in blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
 
-    if not ends:
-        result.cases = build_cases(run, counted, blocks, link_blocks, reason=ENDED_EARLY)
+    counted = count_blocks(run, blocks)
+    end = ends[-1] if ends else None
+    if end is None:
+        cases = build_cases(run, counted, blocks, link_blocks, reason=ENDED_EARLY)
     elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
+    elif has_links(cases, counted):
+        built = build_cases(run, counted, blocks, link_blocks)
+        # What the run says of a case that is wrong, or was not measured, stands.
+        cases = [
+            again if case.status == again.status == "ok" and case.case in counted.links else case
+            for case, again in zip(cases, built, strict=True)
+        ]
 
-    mark_wrong(result.cases, blocks, *ends)
-    if result.end:
-        describe_link(result.end, counted)
-    return result
+    mark_wrong(cases, blocks, *ends)
+    if end:
+        describe_link(end, counted)
+    return Result(path, run, cases, counted, blocks, link_blocks, end, lines[Winner])
+
+
+def has_links(cases: Sequence[Case], counted: Counted) -> bool:
+    """Whether times of these cases contain the link of a leading chain, as older runs stored
+    them."""
+    of_chains = [case for case in cases if case.case in counted.links]
+    return any(case.time_us and case.with_link_us is None for case in of_chains)
 
 
 def read_lines(

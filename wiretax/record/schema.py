@@ -6,7 +6,7 @@ in 1e9 bytes/s."""
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import msgspec
 
@@ -19,7 +19,6 @@ Positive = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 LEAST_US = 1e-6  # a picosecond; ratios of shorter times overflow
 Rounds = Mapping[int, float]  # costs in microseconds by round
 RoundCosts = Mapping[int, Rounds]  # by case
-LinkRank = Annotated[int, msgspec.Meta(ge=0, lt=256)]  # a matrix of more takes too long to show
 
 
 class Line(msgspec.Struct, tag_field="kind", tag=str.lower):
@@ -40,12 +39,14 @@ class Timed(msgspec.Struct):
 
 class Shown(NamedTuple):
     """How a figure of a case is shown, declared beside its field: the heading of its column in
-    tables and pages; what it is, in docs/results.md and for Prometheus; and its name there after
-    `wiretax_`, if it is a gauge. CSV and JSON have the field's own name."""
+    tables and pages; what it is, in docs/results.md and for Prometheus; its name there after
+    `wiretax_`, if it is a gauge; and whether it stands in the title of a table all of whose cells
+    are alike. CSV and JSON have the field's own name."""
 
     heading: str
     meaning: str
     gauge: str | None = None
+    is_folded: bool = False
 
 
 class CaseFields(Timed, kw_only=True):
@@ -67,7 +68,7 @@ class CaseFields(Timed, kw_only=True):
     reason: str | None = None
     chosen: Annotated[
         str | None,
-        Shown("chosen", "what `auto` or a library ran"),
+        Shown("chosen", "what `auto` or a library ran", is_folded=True),
     ] = None
     calls: Positive = 1
     snr_db: Annotated[
@@ -210,12 +211,19 @@ Summarised = Summary | None  # None where it was not measured
 
 
 class Case(CaseFields, Line, kw_only=True):
-    """The results of a case, from its blocks that count: those in the run's state of the link."""
+    """The results of a case, from its blocks that count: those in the run's state of the link. Its
+    times are those of `Counted`; older runs lack `with_link_us`, and `read` builds such cases
+    anew."""
 
     case: int
     time_us: Annotated[
         Summarised,
-        Shown("time us", "time of the collective alone, of the slowest rank", "collective_time"),
+        Shown(
+            "time us",
+            "time of the collective alone, of the slowest rank; of a chain from a graph without "
+            "its link",
+            "collective_time",
+        ),
     ] = None
     consume_us: Annotated[
         Summarised, Shown("consume us", "time to read the result; null in a chain")
@@ -229,7 +237,15 @@ class Case(CaseFields, Line, kw_only=True):
     ] = None
     chain_only_us: Annotated[
         Summarised,
-        Shown("chain only us", "time to make the next send buffer in a chain, alone"),
+        Shown(
+            "chain only us",
+            "time to make the next send buffer in a chain, alone: its link; of a chain from a "
+            "graph, that of all cases of its size",
+        ),
+    ] = None
+    with_link_us: Annotated[
+        Summarised,
+        Shown("with link us", "time of a chain from a graph as it was stamped, with its link"),
     ] = None
     compute_us: Annotated[
         Summarised, Shown("compute us", "time of the compute alone, in common rounds")
@@ -265,7 +281,12 @@ class Case(CaseFields, Line, kw_only=True):
     suspect: bool = False
     n_wrong: Annotated[
         Count | None,
-        Shown("#wrong", "elements with wrong bits, null if none were checked", "wrong_elements"),
+        Shown(
+            "#wrong",
+            "elements with wrong bits, null if none were checked",
+            "wrong_elements",
+            is_folded=True,
+        ),
     ] = None
 
 
@@ -355,88 +376,45 @@ class End(Line, kw_only=True):
 
 
 class Counted(msgspec.Struct, frozen=True, dict=True):
-    """The blocks that count by case, in the order of the run; the round trip of a flag in the run's
-    state in ns, 0 without probes; and how many blocks are left out. `is_settled`: false if so few
-    blocks share a state that all count."""
+    """The blocks that count by case, in the order of the run, as they were stamped; the link of the
+    cases of a leading chain; the round trip of a flag in the run's state in ns, 0 without probes;
+    and how many blocks are left out. `is_settled`: false if so few blocks share a state that all
+    count.
+
+    `times_us` and `costs_us` are the table of case x round from which every report takes its times
+    and ratios: of a leading chain less its link."""
 
     by_case: dict[int, list[Block]]
+    links: dict[int, Summary]
     rtt_ns: float
     left_out: int
     is_settled: bool
 
     @cached_property
-    def costs_us(self) -> RoundCosts:
-        """The cost of each block that counts and is above 0, by case and round."""
+    def times_us(self) -> RoundCosts:
+        """The time of the collective alone in each block that counts, by case and round."""
         return {
-            case: {block.round: block.cost_us for block in blocks if block.cost_us > 0}
+            case: {block.round: self.less_link(case, block.time_us) for block in blocks}
             for case, blocks in self.by_case.items()
         }
+
+    @cached_property
+    def costs_us(self) -> RoundCosts:
+        """The time until the result is consumed, where that was measured, by case and round."""
+        return {
+            case: {block.round: self.less_link(case, block.cost_us) for block in blocks}
+            for case, blocks in self.by_case.items()
+        }
+
+    def less_link(self, case: int, us: float) -> float:
+        """What a call of this case took of a stamped time."""
+        link = self.links.get(case)
+        return max(us - link.median, LEAST_US) if link else us
 
 
 class Flight(msgspec.Struct):
     ranks: dict[int, dict[str, Any]] = {}  # the last record of each
     ended: dict[str, Any] = {}  # the first rank that ended
-
-
-# Types of the parts that the records leave open, as reports rely on them; a file may contain more.
-class Shape(TypedDict, total=False):
-    model: str
-    layer: str
-    scale: str
-    skew: str
-    way: Literal["one_way", "ping_pong", "dispatch", "combine", "round_trip"]
-    weights: Literal["int8", "float16", "bfloat16", "float32", "float64", "int32", "int64"]
-    src: LinkRank
-    dst: LinkRank
-    pairs: list[tuple[LinkRank, LinkRank]]
-    arrival_skew_us: float
-    hidden: Positive
-    inner: Positive | list[Positive]
-    layers: Positive
-    tokens: Positive
-    slots: Positive
-
-
-class BoundParts(TypedDict, total=False):
-    hops: NotNegative
-    memory_bytes: NotNegative
-    stages: list[tuple[NotNegative, NotNegative]]
-
-
-class RoutingFacts(TypedDict):
-    leaving_bytes: Annotated[list[NotNegative], msgspec.Meta(min_length=1)]
-    expert_max_over_mean: NotNegative
-    rank_max_over_mean: NotNegative
-
-
-class Rank(TypedDict, total=False):
-    rank: int
-    device: str
-    arch: str
-    cpus: list[int] | None
-    gpu: str | None
-    node: Annotated[str, msgspec.Meta(max_length=64)] | None
-    pci_bus_id: str | None
-
-
-# The parts of a shape that reports need, by benchmark, and of a case with routing.
-NEEDED = {
-    "decode": ("layers", "hidden", "inner", "weights", "slots"),
-    "prefill": ("layers", "tokens"),
-    "routing": ("way", "skew"),
-}
-
-
-class WorldFacts(msgspec.Struct):
-    size: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
-    ranks: list[Rank] = []
-    hosts: Positive | None = None
-
-
-class OpenParts(msgspec.Struct):
-    shape: Shape | None
-    routing: RoutingFacts | None
-    bound_parts: BoundParts | None = None
 
 
 class Result(msgspec.Struct):
@@ -452,17 +430,3 @@ class Result(msgspec.Struct):
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.status == "complete"
-
-    def check_open_parts(self) -> None:
-        """Raises msgspec.ValidationError for a value that reports cannot work with."""
-        run, cases = self.run, (*self.run.cases, *self.cases)
-        if not run.imported_from and not (run.cases and run.world.get("size")):
-            raise msgspec.ValidationError("it has no case, or no rank")
-        overhead_us = run.link.get("overhead_us", 0)
-        msgspec.convert((run.world, overhead_us), tuple[WorldFacts, NotNegative])
-        msgspec.convert(cases, list[OpenParts], from_attributes=True)
-
-        for case in () if run.imported_from else cases:
-            needed = NEEDED.get("routing" if case.routing else run.benchmark, ())
-            for name in sorted(set(needed).difference(case.shape or ())):
-                raise msgspec.ValidationError(f"a `shape` lacks `{name}`")

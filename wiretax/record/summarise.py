@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from wiretax.common.grouped import grouped
 from wiretax.record import case as facts
 from wiretax.record.blocks import paired, round_trip_ns, same_state
+from wiretax.record.chain_links import time_with_link_error
 from wiretax.record.schema import (
     Block,
     Case,
@@ -24,7 +25,7 @@ from wiretax.record.schema import (
 from wiretax.record.stats import autocorrelation, median_interval
 from wiretax.record.wrong import mark_wrong
 
-QUANTITIES = ("time_us", "consume_us", "total_us", "arrival_skew_us", "chain_only_us")
+STAMPED = ("consume_us", "arrival_skew_us", "chain_only_us")  # summaries of a block's own fields
 SIZE = attrgetter("size_bytes")
 ELSEWHERE = "the link was in another state whenever it was measured"
 
@@ -39,10 +40,7 @@ def build_cases(
     """One case for each case header of the run, in the same order, from the `counted` of its
     `blocks`. `reason` is the reason of cases without a block."""
     rho = autocorrelation(
-        [
-            [block.time_us for block in of_case if block.time_us > 0]
-            for of_case in counted.by_case.values()
-        ]
+        [[us for us in rounds.values() if us > 0] for rounds in counted.times_us.values()]
     )
     alike = [
         link
@@ -70,7 +68,7 @@ def build_cases(
 
     mark_wrong(cases, blocks)
     for case in measured:
-        for name, figure in _figures(counted.by_case[case.case], rho).items():
+        for name, figure in _figures(case.case, counted, rho).items():
             setattr(case, name, figure)
         _set_bandwidth(case, run, links.get(case.size_bytes, ()))
 
@@ -79,21 +77,35 @@ def build_cases(
     return cases
 
 
-def _figures(blocks: Sequence[Block], rho: float) -> dict[str, Summary]:
-    """The quantities of these blocks, without those that no block has, and `link_rtt_ns`."""
-    trips = [trip for block in blocks for trip in block.link_rtt_ns or ()]
-    figures = {"link_rtt_ns": Summary(median=float(np.median(trips)))} if trips else {}
-    for name in QUANTITIES:
-        field = "cost_us" if name == "total_us" else name
-        medians = [us for block in blocks if (us := getattr(block, field)) is not None]
-        if medians:
-            figures[name] = _summary(medians, rho)
+def _figures(case: int, counted: Counted, rho: float) -> dict[str, Summary]:
+    """The quantities of the blocks of a case that count, without those that no block has, and
+    `link_rtt_ns`."""
+    blocks, link = counted.by_case[case], counted.links.get(case)
+    figures = {
+        "time_us": _summary([*counted.times_us[case].values()], rho),
+        "total_us": _summary([*counted.costs_us[case].values()], rho),
+    }
+    for name in STAMPED:
+        if values := [us for block in blocks if (us := getattr(block, name)) is not None]:
+            figures[name] = _summary(values, rho)
+    if trips := [trip for block in blocks for trip in block.link_rtt_ns or ()]:
+        figures["link_rtt_ns"] = Summary(median=float(np.median(trips)))
+
+    if link:
+        figures = {
+            **figures,
+            "time_us": time_with_link_error(figures["time_us"], link),
+            "total_us": time_with_link_error(figures["total_us"], link),
+            "chain_only_us": link,
+            "with_link_us": _summary([block.time_us for block in blocks], rho),
+        }
 
     n = sum(block.n for block in blocks)
     if n and all(block.mean_us is not None for block in blocks):
         mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
-        for name in ("time_us",) if "consume_us" in figures else ("time_us", "total_us"):
-            figures[name].mean = mean_us
+        figures["time_us"].mean = counted.less_link(case, mean_us)
+        if "consume_us" not in figures:
+            figures["total_us"].mean = figures["time_us"].mean
 
     return figures
 
@@ -151,7 +163,7 @@ def _unit_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
 def _bound_us(case: Case, run: Run, links: Sequence[LinkBlock]) -> NDArray[np.float64] | None:
     """The lower bound of a case's time in us, and the low end of its interval, (2,): a flag hop
     (half a round trip) for each hop of the algorithm, the bytes that it moves, the launch, and the
-    chain without collectives. None if `links` lack a needed part."""
+    chain's link, where the time contains it. None if `links` lack a needed part."""
     parts = run.cases[case.case].bound_parts
     if parts is None:
         return None
@@ -188,7 +200,8 @@ def _bound_us(case: Case, run: Run, links: Sequence[LinkBlock]) -> NDArray[np.fl
     overhead_us = 0.0 if run.clock_shared else run.link.get("overhead_us", 0.0)
     bound_us = amounts["hop"] * costs_us["hop"] + overhead_us / case.calls + moving_us
 
-    if chain := case.chain_only_us:
+    chain = case.chain_only_us
+    if chain and case.with_link_us is None:  # the time contains it
         low_us = chain.median if chain.ci_low is None else chain.ci_low
         bound_us += chain.median, low_us
 
@@ -224,14 +237,11 @@ def _set_beside(cases: Sequence[Case], counted: Counted) -> None:
     measured = {
         (facts.work_of(case), case.algorithm): case for case in cases if case.status == "ok"
     }
-    times_us = {
-        number: {block.round: block.time_us for block in blocks}
-        for number, blocks in counted.by_case.items()
-    }
     ratios = list[tuple[Case, NDArray[np.float64]]]()
     for (work, algorithm), case in measured.items():
         alone = measured.get((work, facts.alone_of(algorithm) or ""))
         if alone:
+            times_us = counted.times_us
             beside_us, alone_us = paired(times_us[case.case], times_us[alone.case])
             if len(beside_us):
                 ratios.append((case, beside_us / alone_us))

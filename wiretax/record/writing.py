@@ -168,7 +168,7 @@ class RunFile(msgspec.Struct):
         there are any, into `<run_id>.npz`, and cases, winners and end. Returns the run as `read`
         does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
-        counted = count_blocks(self.blocks)
+        counted = count_blocks(self.run, self.blocks)
         cases = build_cases(self.run, counted, self.blocks, self.link_blocks, reason)
 
         if samples:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from reports.tables.rows import default_rows
+from reports.tables.rows import cost_us, default_rows
 from reports.tables.sentences import MOST_LINES, without_version
 from reports.tables.show import headline_of, text
 from tests.reports.synthetic_run import SIZES, mark_wrong, write_run
@@ -24,7 +24,7 @@ def test_the_headline_has_the_tables_figures(result):
     assert large.ratio
     assert large.ours
     expected = (
-        f"allreduce: 16 KiB {small.ours_us:.1f} us ({small.ratio[0]:.2f}x MPICH), "
+        f"allreduce: 16 KiB {cost_us(small.ours):.1f} us ({small.ratio[0]:.2f}x MPICH), "
         f"32 MiB {large.ours.bus_bw_gb_s:.1f} GB/s ({large.ratio[0]:.2f}x)"
     )
     assert headline_of(result) == expected

@@ -1,0 +1,110 @@
+"""The links of a chain: the kernels that make the next send buffer between two calls.
+
+The chain from a graph is what GPUs do when a model decodes, so it leads: it is the first table of a
+run, and its times are those of a call alone, without the link. A chain that is launched call by
+call keeps its links, which overlap with its calls.
+
+Nothing holds the ranks together while links run alone. On a shared card, links of 1 MiB took 2.2 us
+in some blocks and 8 us in others, more than a whole call with its link. So a link is the median of
+the blocks in its lower mode, of all rows of a size, which have the same link. The least of them
+would be too short and the call too long: docs/experiments/decisions.md has both by simulation."""
+
+from collections.abc import Mapping, Sequence
+from math import exp, hypot, log
+from operator import attrgetter
+from statistics import median
+
+import numpy as np
+from msgspec.structs import replace
+
+from wiretax.common.grouped import grouped
+from wiretax.record.case import key_of
+from wiretax.record.schema import LEAST_US, Block, Result, Run, Summary
+from wiretax.record.stats import Interval, autocorrelation, median_interval
+
+LOW_QUANTILE = 0.05  # one link in twenty may be the share of the lower mode
+MODE_RATIO = 1.5  # of two links in one mode, at the most
+ROW_FIELDS = ("variant", "memory", "algorithm", "library")  # in which rows of a size differ
+
+
+def takes_links_off(run: Run) -> bool:
+    """Whether the chains of this run lead."""
+    return bool(run.gpus and run.method.get("graph"))
+
+
+def leads(result: Result) -> bool:
+    """Whether the chain is the first table, and isolated calls, which contain two stamps and an
+    empty launch, the second."""
+    is_chained = any(case.mode == "chained" and case.time_us for case in result.cases)
+    return is_chained and takes_links_off(result.run)
+
+
+def links_of(run: Run, by_case: Mapping[int, Sequence[Block]]) -> dict[int, Summary]:
+    """The link, in us, of each case of a leading chain, by its number, from the blocks that count.
+    It has an interval from six rounds on."""
+    if not takes_links_off(run):
+        return {}
+
+    chained = [
+        number
+        for number, blocks in by_case.items()
+        if run.cases[number].mode == "chained" and any(block.chain_only_us for block in blocks)
+    ]
+    rows = grouped(chained, lambda number: key_of(run.cases[number], ROW_FIELDS))
+    low = [
+        _lower_mode([block for number in numbers for block in by_case[number]])
+        for numbers in rows.values()
+    ]
+    # Links of one round may have the same error, so rounds are the independent values.
+    rounds = [
+        [median(map(_link_us, blocks)) for blocks in grouped(own, attrgetter("round")).values()]
+        for own in low
+    ]
+    rho = autocorrelation(rounds)
+    links = dict[int, Summary]()
+    for numbers, blocks, series in zip(rows.values(), low, rounds, strict=True):
+        middle, ci_low, ci_high = median_interval(series, rho)
+        link = Summary(median=middle, ci_low=ci_low, ci_high=ci_high, n_blocks=len(blocks))
+        links |= dict.fromkeys(numbers, link)
+
+    return links
+
+
+def _link_us(block: Block) -> float:
+    return block.chain_only_us or 0.0
+
+
+def _lower_mode(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks whose link is in the lower mode, in the order of their rounds."""
+    timed = sorted((block for block in blocks if block.chain_only_us), key=attrgetter("round"))
+    links_us = [_link_us(block) for block in timed]
+    # An interpolated quantile would lie between the modes where one of 20 blocks is in the lower.
+    most_us = MODE_RATIO * np.quantile(links_us, LOW_QUANTILE, method="lower")
+    return [block for block in timed if _link_us(block) <= most_us]
+
+
+def time_with_link_error(time: Summary, link: Summary) -> Summary:
+    """A time from which the link was taken off, with the error of the link in its interval: both
+    are independent, so their half-widths add up in quadrature. No interval if one has none."""
+    if time.ci_low is None or time.ci_high is None or link.ci_low is None or link.ci_high is None:
+        return replace(time, ci_low=None, ci_high=None)
+
+    # A link that is longer than its estimate makes the call shorter.
+    down_us = hypot(time.median - time.ci_low, link.ci_high - link.median)
+    up_us = hypot(time.ci_high - time.median, link.median - link.ci_low)
+    return replace(time, ci_low=max(time.median - down_us, LEAST_US), ci_high=time.median + up_us)
+
+
+def ratio_with_link_error(
+    ratio: Interval, link: Summary, first_us: float, second_us: float
+) -> Interval:
+    """The interval of the ratio of two times, (a - L) / (b - L), with the error of their link L,
+    which shifts its logarithm by |1 / (b - L) - 1 / (a - L)| for each microsecond. No interval if
+    one has none."""
+    middle, low, high = ratio
+    if not low or not high or link.ci_low is None or link.ci_high is None:
+        return middle, None, None
+
+    shift = abs(1 / second_us - 1 / first_us) * (link.ci_high - link.ci_low) / 2
+    down, up = hypot(log(middle / low), shift), hypot(log(high / middle), shift)
+    return middle, middle * exp(-down), middle * exp(up)

@@ -1,9 +1,10 @@
 """`make calibrate`, or `python -m tests.calibration.selfcheck`: compares every rate that the
 verdicts promise with its limit (docs/calibration.md). Synthetic launches go through statistics that
 judge real launches; `calibrated_layers` checks runs of compute with communication,
-`calibrated_gates` `regress`, `calibrated_states` its states of the link, `calibrated_events` the
-same on a disturbed machine, `calibrated_trends` histories, `calibrated_steps` how soon they raise
-an alarm, `calibrated_fleets` fleets, `calibrated_fits` `fit`."""
+`calibrated_links` chains without their links, `calibrated_gates` `regress`, `calibrated_states` its
+states of the link, `calibrated_events` the same on a disturbed machine, `calibrated_trends`
+histories, `calibrated_steps` how soon they raise an alarm, `calibrated_fleets` fleets,
+`calibrated_fits` `fit`."""
 
 import argparse
 import os
@@ -25,6 +26,7 @@ from tests.calibration import (
     calibrated_fleets,
     calibrated_gates,
     calibrated_layers,
+    calibrated_links,
     calibrated_states,
     calibrated_steps,
     calibrated_trends,
@@ -217,6 +219,7 @@ CLAIMS: dict[str, list[Simulation]] = {
     ],
     **calibrated_events.CLAIMS,
     **calibrated_steps.CLAIMS,
+    **calibrated_links.CLAIMS,
 }
 
 

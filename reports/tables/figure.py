@@ -188,17 +188,15 @@ def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
     shown = shown_keys(by_key, named)
     keys = [*shown, *(key for key in by_key if key not in shown)]
     algorithms = [algorithm for algorithm, _ in keys]
-    return [
-        DrawnLine(
-            (own[0].library or algorithm)
-            + (f" {variant}" if algorithms.count(algorithm) > 1 else ""),
-            role,
-            own,
-            (algorithm, variant) in shown,
-        )
-        for (algorithm, variant), role in zip(keys, roles_of(algorithms), strict=True)
-        for own in [by_key[algorithm, variant]]
-    ]
+    lines = list[DrawnLine]()
+    for key, role in zip(keys, roles_of(algorithms), strict=True):
+        (algorithm, variant), own = key, by_key[key]
+        name = own[0].library or algorithm
+        if algorithms.count(algorithm) > 1:
+            name += f" {variant}"
+        lines.append(DrawnLine(name, role, own, key in shown))
+
+    return lines
 
 
 def shown_keys(by_key: Mapping[Key, Sequence[Case]], named: Sequence[str]) -> list[Key]:

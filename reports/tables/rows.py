@@ -375,7 +375,7 @@ def _ratio(
     if case is None or other is None:
         return None
 
-    ratios, link = ratios_of(case, other, costs), counted.links.get(case.case)
+    ratios, link = ratios_of(case, other, costs), counted.chain_links.get(case.case)
     case_us, other_us = cost_us(case), cost_us(other)
     if not len(ratios):
         return (case_us / other_us, None, None) if case_us and other_us else None

@@ -100,8 +100,9 @@ def interval_text(interval: Interval | None, text_of: Callable[[Any], str] = num
 
 def counted(n: int, noun: str) -> str:
     """`1 run`, `2 launches`."""
-    many = "es" if noun.endswith("ch") else "s"
-    return f"{n} {noun}{many * (n != 1)}"
+    if n == 1:
+        return f"{n} {noun}"
+    return f"{n} {noun}es" if noun.endswith("ch") else f"{n} {noun}s"
 
 
 def count(elements: int | None) -> str:

@@ -221,7 +221,8 @@ def _share_of_bound(case: Case | None) -> str:
     if case is None or case.share_of_bound is None:
         return "-"
 
-    return f"{min(case.share_of_bound, 9.99):.0%}" + "!" * beats_bound(case)
+    share = f"{min(case.share_of_bound, 9.99):.0%}"
+    return f"{share}!" if beats_bound(case) else share
 
 
 def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:

@@ -11,7 +11,7 @@ would be too short and the call too long: docs/experiments/decisions.md has both
 
 from collections.abc import Mapping, Sequence
 from math import exp, hypot, log
-from operator import attrgetter
+from operator import itemgetter
 from statistics import median
 
 import numpy as np
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from wiretax.common.grouped import grouped
 from wiretax.record.case import key_of
 from wiretax.record.schema import LEAST_US, Block, Result, Run, Summary
-from wiretax.record.stats import Interval, autocorrelation, median_interval
+from wiretax.record.stats import MOST_HALF, Interval, autocorrelation, median_interval
 
 LOW_QUANTILE = 0.05  # one link in twenty may be the share of the lower mode
 MODE_RATIO = 1.5  # of two links in one mode, at the most
@@ -48,39 +48,36 @@ def links_of(run: Run, by_case: Mapping[int, Sequence[Block]]) -> dict[int, Summ
     chained = [
         number
         for number, blocks in by_case.items()
-        if run.cases[number].mode == "chained" and any(block.chain_only_us for block in blocks)
+        if run.cases[number].mode == "chained" and any(map(_has_link, blocks))
     ]
-    rows = grouped(chained, lambda number: key_of(run.cases[number], ROW_FIELDS))
-    low = [
-        _lower_mode([block for number in numbers for block in by_case[number]])
-        for numbers in rows.values()
-    ]
-    # Links of one round may have the same error, so rounds are the independent values.
-    rounds = [
-        [median(map(_link_us, blocks)) for blocks in grouped(own, attrgetter("round")).values()]
-        for own in low
-    ]
-    rho = autocorrelation(rounds)
+    rows = grouped(chained, lambda number: key_of(run.cases[number], ROW_FIELDS)).values()
+    series_us = {
+        tuple(numbers): _link_of_rounds([block for number in numbers for block in by_case[number]])
+        for numbers in rows
+    }
+    rho = autocorrelation([*series_us.values()])
     links = dict[int, Summary]()
-    for numbers, blocks, series in zip(rows.values(), low, rounds, strict=True):
-        middle, ci_low, ci_high = median_interval(series, rho)
-        link = Summary(median=middle, ci_low=ci_low, ci_high=ci_high, n_blocks=len(blocks))
+    for numbers, rounds_us in series_us.items():
+        middle, low, high = median_interval(rounds_us, rho)
+        link = Summary(median=middle, ci_low=low, ci_high=high, n_blocks=len(rounds_us))
         links |= dict.fromkeys(numbers, link)
 
     return links
 
 
-def _link_us(block: Block) -> float:
-    return block.chain_only_us or 0.0
+def _has_link(block: Block) -> bool:
+    return (block.chain_only_us or 0.0) > 0
 
 
-def _lower_mode(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks whose link is in the lower mode, in the order of their rounds."""
-    timed = sorted((block for block in blocks if block.chain_only_us), key=attrgetter("round"))
-    links_us = [_link_us(block) for block in timed]
+def _link_of_rounds(blocks: Sequence[Block]) -> list[float]:
+    """The median of the links in the lower mode of each round that has one, in order, in us: links
+    of one round may have the same error, so rounds are the independent values."""
+    links_us = [(block.round, block.chain_only_us or 0.0) for block in filter(_has_link, blocks)]
     # An interpolated quantile would lie between the modes where one of 20 blocks is in the lower.
-    most_us = MODE_RATIO * np.quantile(links_us, LOW_QUANTILE, method="lower")
-    return [block for block in timed if _link_us(block) <= most_us]
+    quantile_us = np.quantile([us for _, us in links_us], LOW_QUANTILE, method="lower")
+    low = [(turn, us) for turn, us in links_us if us <= MODE_RATIO * quantile_us]
+    by_round = grouped(sorted(low), itemgetter(0))
+    return [median(us for _, us in of_round) for of_round in by_round.values()]
 
 
 def time_with_link_error(time: Summary, link: Summary) -> Summary:
@@ -100,11 +97,14 @@ def ratio_with_link_error(
 ) -> Interval:
     """The interval of the ratio of two times, (a - L) / (b - L), with the error of their link L,
     which shifts its logarithm by |1 / (b - L) - 1 / (a - L)| for each microsecond. No interval if
-    one has none."""
+    one has none, or if the shift is beyond a factor of a million."""
     middle, low, high = ratio
     if not low or not high or link.ci_low is None or link.ci_high is None:
         return middle, None, None
 
     shift = abs(1 / second_us - 1 / first_us) * (link.ci_high - link.ci_low) / 2
+    if shift > MOST_HALF:
+        return middle, None, None
+
     down, up = hypot(log(middle / low), shift), hypot(log(high / middle), shift)
     return middle, middle * exp(-down), middle * exp(up)

@@ -96,7 +96,9 @@ def read(path: Path | str) -> Result:
         built = build_cases(run, counted, blocks, link_blocks)
         # What the run says of a case that is wrong, or was not measured, stands.
         cases = [
-            again if case.status == again.status == "ok" and case.case in counted.links else case
+            again
+            if case.status == again.status == "ok" and case.case in counted.chain_links
+            else case
             for case, again in zip(cases, built, strict=True)
         ]
 
@@ -109,7 +111,7 @@ def read(path: Path | str) -> Result:
 def has_links(cases: Sequence[Case], counted: Counted) -> bool:
     """Whether times of these cases contain the link of a leading chain, as older runs stored
     them."""
-    of_chains = [case for case in cases if case.case in counted.links]
+    of_chains = [case for case in cases if case.case in counted.chain_links]
     return any(case.time_us and case.with_link_us is None for case in of_chains)
 
 

@@ -385,7 +385,7 @@ class Counted(msgspec.Struct, frozen=True, dict=True):
     and ratios: of a leading chain less its link."""
 
     by_case: dict[int, list[Block]]
-    links: dict[int, Summary]
+    chain_links: dict[int, Summary]
     rtt_ns: float
     left_out: int
     is_settled: bool
@@ -408,7 +408,7 @@ class Counted(msgspec.Struct, frozen=True, dict=True):
 
     def less_link(self, case: int, us: float) -> float:
         """What a call of this case took of a stamped time."""
-        link = self.links.get(case)
+        link = self.chain_links.get(case)
         return max(us - link.median, LEAST_US) if link else us
 
 

@@ -78,9 +78,9 @@ def build_cases(
 
 
 def _figures(case: int, counted: Counted, rho: float) -> dict[str, Summary]:
-    """The quantities of the blocks of a case that count, without those that no block has, and
-    `link_rtt_ns`."""
-    blocks, link = counted.by_case[case], counted.links.get(case)
+    """The quantities of a case, without those that no block has: times of a call from the table of
+    case x round, others from the blocks that count."""
+    blocks, link = counted.by_case[case], counted.chain_links.get(case)
     figures = {
         "time_us": _summary([*counted.times_us[case].values()], rho),
         "total_us": _summary([*counted.costs_us[case].values()], rho),
@@ -92,8 +92,7 @@ def _figures(case: int, counted: Counted, rho: float) -> dict[str, Summary]:
         figures["link_rtt_ns"] = Summary(median=float(np.median(trips)))
 
     if link:
-        figures = {
-            **figures,
+        figures |= {
             "time_us": time_with_link_error(figures["time_us"], link),
             "total_us": time_with_link_error(figures["total_us"], link),
             "chain_only_us": link,

@@ -39,7 +39,7 @@ def campaign(tmp_path_factory, archived):
     long."""
     folder, runs = tmp_path_factory.mktemp("campaign") / "copies", []
     lines = [msgspec.json.decode(line) for line in archived.path.read_bytes().splitlines()]
-    links_us = {number: link.median for number, link in archived.counted.links.items()}
+    links_us = {number: link.median for number, link in archived.counted.chain_links.items()}
     for pair, name in [(pair, name) for pair in range(PAIRS) for name in ("base", "slow")]:
         second = 10 + pair + 30 * (name == "slow")
         run_id = f"2026-11-26T19-44-{second}Z-allreduce-00000{pair}"
@@ -208,12 +208,24 @@ def test_a_stored_case_stands_as_it_is(tmp_path):
 
 
 def test_a_call_that_is_shorter_than_its_link_has_no_negative_time(tmp_path):
+    """Nor a ratio that says anything."""
+
     def change(block):
-        block.chain_only_us = 9.0
+        block.chain_only_us = 9.0 + 0.1 * (block.round % 3)
         return block
 
-    result = write_run(tmp_path, sizes=[16384], modes=["chained"], gpu="NVIDIA H100", change=change)
+    result = write_run(
+        tmp_path,
+        sizes=[16384],
+        modes=["chained"],
+        gpu="NVIDIA H100",
+        us=lambda case, block: 12.0 if case.algorithm == "library" else 8.0,
+        change=change,
+    )
     for case in read(result.path).cases:
         middle, low, high = parts_of(case, "time_us")
         assert 0 < low <= middle <= high
-    assert "chained: 160" in render(read(result.path))
+    [row] = default_rows(result, ("chained", None))
+    assert row.ratio
+    assert row.ratio[1:] == (None, None)
+    assert "chained: 160" in render(result)

@@ -29,6 +29,13 @@ def test_seven_times_of_another_owners_kernels_are_in_the_range():
         assert abs(us / wire.time_us(name, size, gpus=4) - 1) < GIVEN_SPREAD, (name, size)
 
 
+@pytest.mark.parametrize(("name", "crowd"), [("ring", 1), ("two_shot_push", 4 / 3)])
+def test_cards_behind_one_link_crowd_it_unless_each_sends_to_its_neighbour_alone(name, crowd):
+    """Of four cards, two behind the link: docs/advise.md has the formula."""
+    alone, shared = (Wire(1e-9, 1e-9, 12.0, cards).time_us(name, 1 << 27, 4) for cards in (1, 2))
+    assert shared / alone == pytest.approx(crowd)
+
+
 def words_for(folder, wire):
     config = folder / "config.json"
     config.write_text(json.dumps(CONFIG | {"hidden_size": 2560}))

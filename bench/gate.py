@@ -19,7 +19,7 @@ from bench.campaigns.ending import FAILURES, ending_of, run_command, signals_wai
 from bench.campaigns.open_campaign import OpenCampaign, check_new
 from bench.harness.console import INTERRUPTED, USAGE, print_out
 from reports.verdicts.gate_rule import STATUSES, UNUSABLE, Outcome, within_margin
-from reports.verdicts.judge import NothingInCommon
+from reports.verdicts.match import NothingInCommon
 from reports.verdicts.regress import add_rule, as_text, judge, write_files
 from reports.verdicts.verdict import MIN_PAIRS
 from wiretax.common.owners import opened

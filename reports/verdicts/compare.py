@@ -105,14 +105,18 @@ def worth(comparison: Comparison, tpot_ms: float, calls: int) -> list[str]:
     with the interval; cells whose calls do not fit into the token are left out."""
     cells = comparison.cells
     differs = comparison.is_judged & cells.verdict.isin([SLOWER, FASTER])
-    us = cells[["ratio", "low", "high"]].sub(1).mul(cells.baseline_us, axis=0)
-    is_short = calls * cells.baseline_us <= 1e3 * tpot_ms
-    ms, titles = calls / 1e3 * us[differs & is_short], cells.title[differs & is_short]
-    said = [
-        f"{title}: {interval_text(own, '{:+.3f}'.format)} ms by {calls} calls, "
-        f"{own[0] / tpot_ms:+.2%} of a token of {number(tpot_ms)} ms"
-        for title, own in zip(titles, ms.itertuples(index=False, name=None), strict=True)
-    ]
+    fits = calls * cells.baseline_us <= 1e3 * tpot_ms
+    chosen: Any = cells[differs & fits].itertuples()
+    said = list[str]()
+    for cell in chosen:
+        call_ms = cell.baseline_us / 1e3
+        ms, low, high = (
+            calls * call_ms * (ratio - 1) for ratio in (cell.ratio, cell.low, cell.high)
+        )
+        said.append(
+            f"{cell.title}: {interval_text((ms, low, high), '{:+.3f}'.format)} ms by {calls} "
+            f"calls, {ms / tpot_ms:+.2%} of a token of {number(tpot_ms)} ms"
+        )
     return said or [
         f"no cell is slower or faster whose {calls} calls fit into {number(tpot_ms)} ms"
     ]
@@ -124,31 +128,43 @@ def as_text(comparison: Comparison, values: Sequence[str]) -> str:
     return lay_out([], sentences(comparison), [("", plain_table(rows[0], rows))], values)
 
 
-def rows_of(comparison: Comparison) -> list[dict[str, str]]:
-    """The texts of each cell by their headings: the ratio is `1.049 [1.047 1.052]`, variant over
-    baseline. A cell without a verdict is `within +-1.2%`, as far as its interval reaches from 1, or
-    `undecided`; launches that did not run in turn do not tell which side is slower, only that a
-    cell `differs`."""
+def words_of(comparison: Comparison) -> list[str]:
+    """A word on each cell: its verdict, or `WRONG`, or without a verdict `within` the ends of its
+    interval, or `undecided`. Launches that did not run in turn do not tell which side is slower,
+    only that a cell `differs`."""
     cells: Any = comparison.cells.itertuples()
-    rows = []
+    words = []
     for cell in cells:
-        word, ratio = str(cell.verdict), interval_of(cell)
-        text = interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
+        word = str(cell.verdict)
         if cell.is_wrong:
             word = "WRONG"
         elif word == AMBIGUOUS:
-            is_open = np.isnan(cell.low) or is_noisy(ratio)
-            word = "undecided" if is_open else f"within +-{max(cell.high - 1, 1 - cell.low):.1%}"
+            is_open = np.isnan(cell.low) or is_noisy(interval_of(cell))
+            word = "undecided" if is_open else "within"
         elif word in (SLOWER, FASTER) and not comparison.is_interleaved:
             word = "differs"
+        words.append(word)
+    return words
+
+
+def rows_of(comparison: Comparison) -> list[dict[str, str]]:
+    """The texts of each cell by their headings: the ratio is `1.049 [1.047 1.052]`, variant over
+    baseline; the verdict is the cell's word, such as `within +-1.2%`, as far as its interval
+    reaches from 1."""
+    cells: Any = comparison.cells.itertuples()
+    rows = []
+    for cell, word in zip(cells, words_of(comparison), strict=True):
+        ratio = interval_of(cell)
+        ratio_text = interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
+        reach = max(cell.high - 1, 1 - cell.low)
         rows.append(
             {
                 "algorithm": cell.name,
                 "size": size_text(cell.size_bytes),
                 "base us": number(cell.baseline_us),
                 "variant us": number(cell.variant_us),
-                "ratio [95 %]": "too noisy" if is_noisy(ratio) else text,
-                "verdict": word,
+                "ratio [95 %]": "too noisy" if is_noisy(ratio) else ratio_text,
+                "verdict": f"within +-{reach:.1%}" if word == "within" else word,
                 "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
                 "pairs": str(cell.pairs),
             }
@@ -183,8 +199,8 @@ def explanations(comparison: Comparison) -> list[str]:
 
 def counts(comparison: Comparison) -> str:
     """The number of cells with each verdict."""
-    words = Counter(row["verdict"].split(" +-")[0] for row in rows_of(comparison)).most_common()
-    found = ", ".join(f"{word} {count}" for word, count in words)
+    words = Counter(words_of(comparison))
+    found = ", ".join(f"{word} {count}" for word, count in words.most_common())
     cells, margin = counted(len(comparison.cells), "cell"), f"{comparison.margin:.1%}"
     return f"{found}; of {cells}; SLOWER, FASTER: different from 0, estimated beyond {margin}"
 

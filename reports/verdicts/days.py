@@ -104,17 +104,16 @@ def other_entries(baseline: Side, current: Side) -> list[Entry]:
     """The runs in the folders of both sides that count and measured the same things as the
     baseline, without the current side's; none beside a current side that is too short to judge."""
     own = {launch.run.run_id for launch in current.launches}
+    if len(own) < MIN_PAIRS:
+        return []
+
     facts = alike_of(entry_of(baseline.launches[0]))
-    folders = {launch.path.parent for launch in baseline.launches + current.launches}
-    others = {
-        entry.run.run_id: entry
-        for folder in (folders if len(own) >= MIN_PAIRS else ())
-        for entry in read_store(folder).entries
-        if entry.path.parent == folder
-        and entry.run.run_id not in own
-        and not entry.left_out
-        and alike_of(entry) == facts
-    }
+    others = dict[str, Entry]()
+    for folder in {launch.path.parent for launch in baseline.launches + current.launches}:
+        for entry in read_store(folder).entries:
+            is_other = entry.path.parent == folder and entry.run.run_id not in own
+            if is_other and not entry.left_out and alike_of(entry) == facts:
+                others[entry.run.run_id] = entry
     return [*others.values()]
 
 

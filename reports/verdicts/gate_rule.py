@@ -1,6 +1,7 @@
 """The rule of the gate: is the current slower than the baseline?"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from reports.verdicts.judge import (
     OPEN_CELL,
     SLOWER_CELL,
     Comparison,
+    is_judged,
 )
 from reports.verdicts.verdict import FASTER, MIN_PAIRS, MOST_PAIRS, SLOWER
 from wiretax.common.program import BENCH, REPORTS, RUN, typed
@@ -41,10 +43,10 @@ WORDS = {
 MOST_LISTED = 5  # cells and faults
 
 
-class Outcome(msgspec.Struct):
-    """The gate's result: the exit status, one sentence, further sentences, and the cells of the
-    comparison, worst first. A cell has the word `outcome` and its figures as `text`. Without a
-    comparison the sentence says why the gate could not judge."""
+class Outcome(msgspec.Struct, frozen=True):
+    """The gate's result: the exit status, the sentence that is its reason, further sentences, and
+    the cells of the comparison, worst first. A cell has what it means as `outcome`, and its figures
+    as `text`. Without a comparison the sentence says why the gate could not judge."""
 
     status: int
     sentence: str
@@ -68,71 +70,118 @@ class Outcome(msgspec.Struct):
         return WORDS.get(self.status, "NOT JUDGED")
 
 
+class Rule(NamedTuple):
+    """What a gate fails, as shares: a certain slowdown estimated at `fails_from` or more; and what
+    it must rule out to pass, of which `source` says where that comes from."""
+
+    fails_from: float
+    must_rule_out: float
+    source: str
+
+
 def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
     certain slowdown beyond the margin counts, and `slowdown_to_exclude` must be ruled out. Raises
     ResultError if it is below the margin."""
-    # The slowdown that counts, and the one that must be ruled out.
-    fails_from, must_rule_out = comparison.margin, comparison.slowdown_to_exclude
-    source = f"which these launches decide, at most {MOST_RESOLVABLE:.0%}"
-    if comparison.cells.high.isna().all():
-        source = "the margin, but so few pairs exclude nothing"
-    if not comparison.is_interleaved:
-        source = "the default beside a kept baseline"
-    if min_effect:
-        fails_from, must_rule_out, source = min_effect, min_effect, "of --min-effect"
-    if sentence := within_margin(fails_from, comparison.margin):
+    rule = rule_of(comparison, min_effect)
+    if sentence := within_margin(rule.fails_from, comparison.margin):
         raise ResultError(sentence)
 
     texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
-    outcomes = comparison.outcomes(fails_from, must_rule_out)
+    outcomes = comparison.outcomes(rule.fails_from, rule.must_rule_out)
     cells = comparison.cells.assign(text=texts, outcome=outcomes)
-    judged = cells[comparison.is_judged]
-    faster = judged[judged.verdict == FASTER].sort_values("ratio")
     cells = cells.sort_values("ratio", ascending=False, kind="stable")
-    slower, undecided = cells[cells.outcome == SLOWER_CELL], cells[cells.outcome == OPEN_CELL]
-    of_cells = f"of {len(judged)} cells"
-    faults = comparison.faults
+    status = status_of(outcomes, comparison.faults)
+    return Outcome(
+        status,
+        sentence_of(status, comparison, rule, cells),
+        findings_of(status, comparison, rule, cells),
+        cells,
+        comparison,
+        min_effect,
+        rule.must_rule_out,
+    )
 
-    # The first that applies. A status has one exclusion: what could hide, or what could not.
-    exclusion = None
-    if len(undecided) and not len(slower):
-        excludes = (judged.outcome == FINE_CELL) & judged.high.notna()
-        exclusion = "the other cells exclude it" if excludes.any() else ""
-    elif SLOWER in {*judged.verdict} and not len(slower) and np.isfinite(comparison.excluded):
-        exclusion = f"no slowdown of {comparison.excluded:.1%} or more in any cell"
-    found = summary(comparison, must_rule_out, exclusion)
-    if SLOWER in {*judged.verdict}:
-        beyond = f"different from 0 and estimated at {fails_from:.1%} or more"
-        found += f"; {len(slower)} {of_cells} {beyond}"
+
+def rule_of(comparison: Comparison, min_effect: float | None) -> Rule:
+    """What fails: the user's `min_effect`, or what the launches can decide."""
+    if min_effect:
+        return Rule(min_effect, min_effect, "of --min-effect")
+    source = f"which these launches decide, at most {MOST_RESOLVABLE:.0%}"
+    if not comparison.is_interleaved:
+        source = "the default beside a kept baseline"
+    elif comparison.cells.high.isna().all():
+        source = "the margin, but so few pairs exclude nothing"
+    return Rule(comparison.margin, comparison.slowdown_to_exclude, source)
+
+
+def status_of(outcomes: "pd.Series[str]", faults: Sequence[str] = ()) -> int:
+    """The exit status for cells with these outcomes: the first that applies."""
     if faults:
-        status, sentence = UNUSABLE, some(faults, 1)
-    elif len(slower):
-        status, sentence = REGRESSION, found
-    elif len(undecided):
-        can_hide = f"in {len(undecided)} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
-        status, sentence = INCONCLUSIVE, f"{can_hide}; {found}{_blindness(comparison)}"
-    else:
-        status, sentence = PASS, found
-        if comparison.is_interleaved:
-            sentence += f"; smaller ones could hide{_blindness(comparison)}"
+        return UNUSABLE
+    if (outcomes == SLOWER_CELL).any():
+        return REGRESSION
+    if (outcomes == OPEN_CELL).any():
+        return INCONCLUSIVE
+    return PASS
 
-    # What else a reader needs.
-    findings = [*dict.fromkeys([*comparison.caveats, *faults[1:MOST_LISTED]])]
+
+def sentence_of(status: int, comparison: Comparison, rule: Rule, cells: pd.DataFrame) -> str:
+    """The reason of the status."""
+    if status == UNUSABLE:
+        return some(comparison.faults, 1)
+
+    judged = cells[is_judged(cells)]
+    of_cells = f"of {len(judged)} cells"
+    slower, undecided = (int((cells.outcome == each).sum()) for each in (SLOWER_CELL, OPEN_CELL))
+    found = summary(comparison, rule.must_rule_out, exclusion_in(comparison, cells))
+    if (judged.verdict == SLOWER).any():
+        beyond = f"different from 0 and estimated at {rule.fails_from:.1%} or more"
+        found += f"; {slower} {of_cells} {beyond}"
+    if status == INCONCLUSIVE:
+        can_hide = f"a slowdown of {rule.must_rule_out:.1%} could hide"
+        return f"in {undecided} {of_cells} {can_hide}; {found}{_blindness(comparison)}"
+    if status == PASS and comparison.is_interleaved:
+        return f"{found}; smaller ones could hide{_blindness(comparison)}"
+    return found
+
+
+def exclusion_in(comparison: Comparison, cells: pd.DataFrame) -> str | None:
+    """What takes the place of `summary`'s own words on the slowdown that the cells exclude; None if
+    those stand. An answer names one slowdown: the one that could hide, or the one that could
+    not."""
+    status = status_of(cells.outcome)
+    judged = cells[is_judged(cells)]
+    if status == INCONCLUSIVE:
+        excludes = (judged.outcome == FINE_CELL) & judged.high.notna()
+        return "the other cells exclude it" if excludes.any() else ""
+    is_within = (judged.verdict == SLOWER).any()  # a slowdown that is too small to count
+    if status == PASS and is_within and np.isfinite(comparison.excluded):
+        return f"no slowdown of {comparison.excluded:.1%} or more in any cell"
+    return None
+
+
+def findings_of(status: int, comparison: Comparison, rule: Rule, cells: pd.DataFrame) -> list[str]:
+    """What a reader needs beside the reason."""
+    caveats = [*comparison.caveats, *comparison.faults[1:MOST_LISTED]]
+    findings = [*dict.fromkeys(caveats)]
+    slower, undecided = (cells[cells.outcome == each] for each in (SLOWER_CELL, OPEN_CELL))
     listed = pd.concat([slower, undecided])[:MOST_LISTED]
     findings.extend(listed.title + ": " + listed.text)
     if status == INCONCLUSIVE:
-        findings.append(_remedy(comparison, undecided, must_rule_out))
+        findings.append(_remedy(comparison, undecided, rule.must_rule_out))
+
+    judged = cells[is_judged(cells)]
+    faster = judged[judged.verdict == FASTER].sort_values("ratio")
     if len(faster) and not comparison.is_interleaved:  # which keeps no baseline
         findings.append(
-            f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some([*faster.title])};"
-            f" `{RUN}{REPORTS} accept` moves it"
+            f"baseline is stale: FASTER in {len(faster)} of {len(judged)} cells: "
+            f"{some([*faster.title])}; `{RUN}{REPORTS} accept` moves it"
         )
-
     if status in (INCONCLUSIVE, UNUSABLE):
-        findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
+        findings.append(f"the slowdown to exclude: {rule.must_rule_out:.1%}, {rule.source}")
     findings.append(what_ran(comparison))
-    return Outcome(status, sentence, findings, cells, comparison, min_effect, must_rule_out)
+    return findings
 
 
 def within_margin(min_effect: float, margin: float) -> str:

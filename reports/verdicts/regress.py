@@ -23,7 +23,8 @@ from reports.verdicts.gate_rule import (
     decide,
     exclusion_of,
 )
-from reports.verdicts.judge import NothingInCommon, compare
+from reports.verdicts.judge import compare
+from reports.verdicts.match import NothingInCommon
 from reports.verdicts.sides import add_allow, faults_of, side_of
 from reports.verdicts.verdict_pages import sorted_cells, verdict_page
 from wiretax.common.arguments import percent

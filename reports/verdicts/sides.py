@@ -5,12 +5,10 @@ import argparse
 import glob
 import os
 import shlex
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -56,7 +54,7 @@ class Side(msgspec.Struct):
     paired them, and `of_pair` has its launches by the number of the pair; `others` has the runs of
     its pilots and of launches that died, which are not judged, by their paths and what they were;
     `notes` are sentences on missing, incomplete and foreign runs. Its `label` is the name, or the
-    last two parts of a path; `tell_apart` changes it."""
+    last two parts of a path, unless `tell_apart` has given it a longer one."""
 
     name: str
     launches: list[Result]
@@ -67,7 +65,7 @@ class Side(msgspec.Struct):
     label: str = ""
 
     def __post_init__(self) -> None:
-        self.label = "/".join(self.name.split("/")[-2:])
+        self.label = self.label or "/".join(self.name.split("/")[-2:])
 
     @property
     def cases(self) -> list[Case]:
@@ -77,10 +75,15 @@ class Side(msgspec.Struct):
         return list({key_of(case): case for case in measured}.values())
 
     @property
-    def wrong_cases(self) -> list[tuple[str, Case]]:
-        """The wrong cases of all launches, judged or not, each with its run."""
+    def wrong_cases(self) -> list["WrongCase"]:
+        """The wrong cases of all launches, judged or not."""
         runs = {str(launch.path): launch for launch in self.launches} | self.others
-        return [(run, case) for run in runs for case in runs[run].cases if case.status == "wrong"]
+        return [
+            WrongCase(name, case)
+            for name, run in runs.items()
+            for case in run.cases
+            if case.status == "wrong"
+        ]
 
     @property
     def died(self) -> list[Launch]:
@@ -117,17 +120,33 @@ class Side(msgspec.Struct):
         return str(self.campaign.folder / self.name) if self.campaign else self.name
 
 
-Pair = tuple[Result, Result]  # a launch of the baseline, and one of the variant
+class WrongCase(NamedTuple):
+    """A wrong case, and the run that has it: its path, and what it was if it is not judged."""
+
+    run: str
+    case: Case
 
 
-def tell_apart(sides: Sequence[Side]) -> None:
-    """Labels the sides by their places below the folder of all, if two have the same label. A side
-    that is this folder keeps its own."""
-    if len({side.label for side in sides}) < len(sides):
-        folder = os.path.commonpath([os.path.abspath(side.place) for side in sides])
-        for side in sides:
-            if (below := os.path.relpath(side.place, folder)) != ".":
-                side.label = below
+class Pair(NamedTuple):
+    """A launch of each side; of one campaign they ran one after the other."""
+
+    baseline: Result
+    variant: Result
+
+
+def tell_apart(sides: Sequence[Side]) -> list[Side]:
+    """The sides, labelled by their places below the folder of all if two have the same label. A
+    side that is this folder keeps its own."""
+    if len({side.label for side in sides}) == len(sides):
+        return [*sides]
+
+    folder = os.path.commonpath([os.path.abspath(side.place) for side in sides])
+    told_apart = list[Side]()
+    for side in sides:
+        below = os.path.relpath(side.place, folder)
+        label = side.label if below == "." else below
+        told_apart.append(msgspec.structs.replace(side, label=label))
+    return told_apart
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
@@ -175,12 +194,8 @@ def side_of(argument: str) -> Side:
     if (path.parent / MANIFEST).is_file() and path.is_dir():
         return _variant_side(read_manifest(path.parent), path.name)
 
-    matches = [Path(name) for name in glob.glob(argument) if name.endswith(".jsonl")]
-    inside = [file for file in path.glob("*.jsonl") if file.name != ACCEPTED]
-    files = [path] if path.is_file() else inside or matches
     side = Side(argument, [])
-
-    for file in sorted(files):
+    for file in _files_named(argument):
         if file.is_symlink() and file != path:
             side.notes.append(f"{file} is a link, which is not followed: left out")
         else:
@@ -194,6 +209,16 @@ def side_of(argument: str) -> Side:
 
     side.launches.sort(key=lambda launch: by_time(launch.run.run_id))
     return side
+
+
+def _files_named(argument: str) -> list[Path]:
+    """The run of this name, or those in this folder, or those that this glob finds."""
+    path = Path(argument)
+    if path.is_file():
+        return [path]
+    if inside := [file for file in path.glob("*.jsonl") if file.name != ACCEPTED]:
+        return sorted(inside)
+    return sorted(Path(name) for name in glob.glob(argument) if name.endswith(".jsonl"))
 
 
 def _variant_side(manifest: Manifest, variant: str) -> Side:
@@ -354,12 +379,17 @@ def wrong_results(side: Side) -> list[str]:
     """A sentence on each wrong case of all launches, with the first such run and what it got: the
     seed changes the values."""
     wrong = side.wrong_cases
-    titles = titles_of([*(case for _, case in wrong), *side.cases])
+    # A title names a case among all of the side's.
+    titles = titles_of([*(each.case for each in wrong), *side.cases])
+    by_title: dict[str, list[WrongCase]] = {}
+    for title, each in zip(titles, wrong, strict=False):
+        by_title.setdefault(title, []).append(each)
+
     total = len(side.launches) + len(side.others)
     return [
         f"{title} is wrong in {len(own)} of {total} launches of {side.label}: "
-        f"{own[0][1][1].reason} (the first: {own[0][1][0]})"
-        for title, own in grouped(zip(titles, wrong, strict=False), itemgetter(0)).items()
+        f"{own[0].case.reason} (the first: {own[0].run})"
+        for title, own in by_title.items()
     ]
 
 
@@ -370,23 +400,30 @@ def titles_of(cases: Sequence[CaseFields]) -> list[str]:
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
-    rows = []
-    for case in cases:
-        fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
-        place = "in place" if case.in_place else "out of place"
-        algorithm = f"{case.collective} {case.algorithm}" if is_own_work(case) else case.algorithm
-        fields |= {"shape": shape_text(case.shape), "in_place": place}
-        rows.append((algorithm, fields))
+    algorithms = [
+        f"{case.collective} {case.algorithm}" if is_own_work(case) else case.algorithm
+        for case in cases
+    ]
+    fields_of = [naming_fields(case) for case in cases]
+    texts_of: dict[tuple[str, str], set[str]] = {}  # by algorithm and field
+    for algorithm, fields in zip(algorithms, fields_of, strict=True):
+        for field, text in fields.items():
+            texts_of.setdefault((algorithm, field), set()).add(text)
 
-    # How many texts a field has among the cases of an algorithm.
-    every = {(algorithm, *field) for algorithm, fields in rows for field in fields.items()}
-    n_texts = Counter(field[:2] for field in every)
     names = []
-    for algorithm, fields in rows:
-        texts = [text for name, text in fields.items() if text and n_texts[algorithm, name] > 1]
-        names.append(" ".join([algorithm, *texts]))
-
+    for algorithm, fields in zip(algorithms, fields_of, strict=True):
+        telling = [
+            text for field, text in fields.items() if text and len(texts_of[algorithm, field]) > 1
+        ]
+        names.append(" ".join([algorithm, *telling]))
     return names
+
+
+def naming_fields(case: CaseFields) -> dict[str, str]:
+    """The texts that can tell a case from others of its algorithm, by its fields."""
+    fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
+    place = "in place" if case.in_place else "out of place"
+    return fields | {"shape": shape_text(case.shape), "in_place": place}
 
 
 def is_interleaved(baseline: Side, variant: Side) -> bool:
@@ -399,15 +436,15 @@ def pairs_of(baseline: Side, variant: Side) -> list[Pair]:
     """The launches that ran in turn. Without a common campaign the newest launches on each node
     that both sides have, because nodes with equal hardware differ too."""
     if is_interleaved(baseline, variant):
-        common = sorted(baseline.of_pair.keys() & variant.of_pair.keys())
-        return [(baseline.of_pair[pair], variant.of_pair[pair]) for pair in common]
+        numbers = sorted(baseline.of_pair.keys() & variant.of_pair.keys())
+        return [Pair(baseline.of_pair[number], variant.of_pair[number]) for number in numbers]
 
-    newest = baseline.launches[::-1], variant.launches[::-1]
-    theirs, ours = (grouped(own, lambda launch: launch.run.node) for own in newest)
-    shared = sorted(node for node in theirs.keys() & ours.keys() if node)
-    if not shared:
-        return [*zip(*newest, strict=False)]
-    return [pair for node in shared for pair in zip(theirs[node], ours[node], strict=False)]
+    theirs, ours = baseline.launches[::-1], variant.launches[::-1]  # the newest first
+    theirs_on, ours_on = (grouped(own, lambda launch: launch.run.node) for own in (theirs, ours))
+    nodes = sorted(node for node in theirs_on.keys() & ours_on.keys() if node)
+    if not nodes:
+        return [*map(Pair, theirs, ours)]
+    return [pair for node in nodes for pair in map(Pair, theirs_on[node], ours_on[node])]
 
 
 def log_costs(entries: Sequence[Entry]) -> pd.DataFrame:

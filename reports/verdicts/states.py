@@ -3,7 +3,6 @@
 Two launches in different states are no pair: the state changes every time. But if the state goes
 with the side, its code or its command changed the flags; then the pairs are judged."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy.special import bdtr
 
 from reports.tables.sentences import counted
 from reports.verdicts.days import other_entries
-from reports.verdicts.sides import Pair, Side
+from reports.verdicts.sides import Pair, Side, is_interleaved, pairs_of
 from reports.verdicts.verdict import Bools, Floats, evidence
 from wiretax.record.blocks import STATE_RATIO, same_state
 
@@ -27,22 +26,23 @@ class JudgedPairs(NamedTuple):
     left_out: str = ""
 
 
-def judged_pairs(
-    both: Sequence[Pair], baseline: Side, variant: Side, is_interleaved: bool
-) -> JudgedPairs:
+def judged_pairs(baseline: Side, variant: Side) -> JudgedPairs:
     """Of the pairs of these sides those that can be judged."""
+    both, in_turn = pairs_of(baseline, variant), is_interleaved(baseline, variant)
     trips_ns = np.array([[launch.counted.rtt_ns for launch in pair] for pair in both])
     trips_ns = np.where(trips_ns > 0, trips_ns, np.nan).reshape(-1, 2)  # 0 without probes
     log_trips = np.log(trips_ns[:, 1] / trips_ns[:, 0])
     shift = shift_of(log_trips)
-    varies = shift != 0 and not is_interleaved and changes_by_itself(baseline, variant)
-    is_judged = ~is_apart(log_trips, 0.0 if varies else shift)
+    varies = shift != 0 and not in_turn and changes_by_itself(baseline, variant)
+    if varies:
+        shift = 0.0  # which is chance, and not the variant's
+    is_judged = ~is_apart(log_trips, shift)
     pairs = [pair for pair, judged in zip(both, is_judged, strict=True) if judged]
 
     finding = left_out = ""
-    if shift and not varies:
+    if shift:
         base_ns, variant_ns = np.nanmedian(trips_ns, axis=0)
-        cause = "" if is_interleaved else ", by machine or code"
+        cause = "" if in_turn else ", by machine or code"
         finding = (
             f"a flag's round trip is {np.exp(shift):.2f} times as long{cause}: "
             f"{variant_ns:.0f} ns in {variant.label}, {base_ns:.0f} ns in {baseline.label}"

@@ -15,7 +15,7 @@ import pandas as pd
 from reports.tables.sentences import environment_of, size_text, some
 from reports.verdicts.engines import ENGINES, engine_table
 from reports.verdicts.judge import Comparison, compare
-from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides
+from reports.verdicts.sides import Side, add_allow, faults_between, notes_of, read_sides, tell_apart
 from reports.verdicts.verdict import FASTER
 from wiretax.common.program import complain, write_json
 from wiretax.record.result import ResultError
@@ -59,7 +59,7 @@ def tuner(arguments: argparse.Namespace) -> int:
     if arguments.format in ENGINES:
         sys.stdout.write(engine_table(arguments.runs, arguments.format))
         return 0
-    sides = read_sides(arguments.runs)
+    sides = tell_apart(read_sides(arguments.runs))
     baseline = sides[0]
     comparisons = compare(sides, arguments.allow)
     settings = settings_by_label(sides)

@@ -15,7 +15,7 @@ from reports.kit.chart import forest as forest_of
 from reports.kit.page import Banner, Page, Row, Section, role_of
 from reports.tables.sentences import before_command, machine, recorded_facts, start_time
 from reports.tables.show import headline_of
-from reports.verdicts.compare import counts, explanations, rows_of, what_ran
+from reports.verdicts.compare import counts, explanations, rows_of, what_ran, words_of
 from reports.verdicts.gate_rule import (
     INCONCLUSIVE,
     INTERRUPTED,
@@ -142,10 +142,9 @@ def gate_command(
 def sorted_cells(comparison: Comparison) -> pd.DataFrame:
     """The cells with their `text` and `role`, grouped by verdict, the largest effect first, the
     library's as a control last."""
-    rows = rows_of(comparison)
-    roles = [role_of(row["verdict"]) for row in rows]
+    roles = [role_of(word) for word in words_of(comparison)]
     cells = comparison.cells.assign(
-        text=pd.Series(rows),
+        text=pd.Series(rows_of(comparison)),
         role=pd.Categorical(roles, ORDER, ordered=True),
         effect=-comparison.cells.log_ratio.abs().fillna(0),
         is_control=~comparison.is_judged,

@@ -6,15 +6,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from reports.verdicts import days, verdict
-from reports.verdicts.judge import (
-    DEFAULT_EFFECT,
-    FINE_CELL,
-    OPEN_CELL,
-    SLOWER_CELL,
-    Comparison,
-    with_ratios,
-)
+from reports.verdicts import days, gate_rule, verdict
+from reports.verdicts.judge import DEFAULT_EFFECT, FINE_CELL, OPEN_CELL, Comparison, with_ratios
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import DEFAULT_MARGIN as MARGIN
 from reports.verdicts.verdict import resolvable_effects
@@ -45,8 +38,7 @@ def comparison_of(cells: pd.DataFrame) -> Comparison:
 
 def status_of(comparison: Comparison, fails_from: float, must_rule_out: float) -> int:
     """The exit status of `regress` for a comparison without faults."""
-    words = {*comparison.outcomes(fails_from, must_rule_out)}
-    return 1 if SLOWER_CELL in words else 3 if OPEN_CELL in words else 0
+    return gate_rule.status_of(comparison.outcomes(fails_from, must_rule_out))
 
 
 def draw_tables(scenario: Scenario, rng: Rng, n: int) -> Floats:

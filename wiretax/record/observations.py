@@ -5,7 +5,7 @@ which runs of a folder count and in which order; `table` makes one DataFrame of 
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import compress
@@ -92,9 +92,9 @@ def plan_of(text: bytes) -> tuple[list[CaseHeader], tuple[Key, ...]]:
     return cases, tuple(map(key_of, cases))
 
 
-def entry_of(result: Result) -> Entry:
-    """The entry of a run that was read. Its observations are those of each case with status ok and
-    at least MIN_BLOCKS blocks, or one of another harness, which may print one mean of all its
+def observed_of(result: Result) -> NDArray[Any]:
+    """The observations of a run, (n,) of OBSERVED: those of each case with status ok, a cost above
+    0 and at least MIN_BLOCKS blocks, or one of another harness, which may print one mean of all its
     iterations."""
     least, counted = 1 if result.run.imported_from else MIN_BLOCKS, result.counted
     rows = []
@@ -106,6 +106,21 @@ def entry_of(result: Result) -> Entry:
             rows.append((case.case, len(costs_us), *medians_us))
 
     observed = np.array(rows, OBSERVED)
+    return observed[observed["cost_us"] > 0]
+
+
+def observed_costs(result: Result, without: Sequence[str] = ()) -> Iterator[tuple[Key, float]]:
+    """The key and the cost in us of each observed case of a run. A key leaves out the fields
+    `without`: of two cases that have one key then, the one with more blocks comes last, and
+    counts."""
+    keys = [key_of(case, without) for case in result.run.cases]
+    observed = observed_of(result)
+    for each in observed[np.argsort(observed["n_blocks"], kind="stable")]:
+        yield keys[each["case"]], float(each["cost_us"])
+
+
+def entry_of(result: Result) -> Entry:
+    """The entry of a run that was read."""
     cases, keys = plan_of(msgspec.json.encode(result.run.cases))
     return Entry(
         result.path,
@@ -114,7 +129,7 @@ def entry_of(result: Result) -> Entry:
         result.end,
         tuple(case.status for case in result.cases),
         tuple(case.status == "ok" and case.n_wrong == 0 for case in result.cases),
-        observed[observed["cost_us"] > 0],
+        observed_of(result),
     )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from reports.__main__ import main
@@ -119,8 +120,8 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
 def test_markdown_stays_below_githubs_limit_and_escapes_names(alike):
     (comparison,) = compare(read_sides([str(alike)]))
     comparison.variant.label = "a|b<script>`*"
-    comparison.cells = comparison.cells.iloc[[-1] * 2000].reset_index(drop=True)
-    text = as_markdown(decide(comparison))
+    cells = comparison.cells.iloc[[-1] * 2000].reset_index(drop=True)
+    text = as_markdown(decide(msgspec.structs.replace(comparison, cells=cells)))
     assert len(text.encode()) < 60_000
     assert re.search(r"- \d+ more rows do not fit here", text)
     assert "a\\|b&lt;script&gt;\\`\\*" in text

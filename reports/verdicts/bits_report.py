@@ -47,6 +47,9 @@ from wiretax.record.writing import write_named
 
 ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason "..."'
 
+# These compare sizes with each other: at which sizes they were compared depends on the others.
+OVER_SIZES = "size", "history"
+
 
 @dataclass
 class Check:
@@ -171,9 +174,10 @@ def check_comparable(one: Bits, other: Bits, place: str, other_place: str) -> No
 
 
 def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
-    """The baseline in a file, or in a folder the newest one without failed rows of the same that
-    is, if possible, of the same machine, accepted, and none of the records. Raises ResultError and
-    Incomparable."""
+    """The record to compare with: the file, or of a folder the best record without a failed row.
+    In this order: one that measured the same, on the same machine, that `accept` stored, that is
+    none of these records, and the newest. Raises ResultError, Incomparable if even the best
+    measured something else."""
     record, own = records[0], {each.run_id: each.rows for each in records}
     files = [path]
     if path.is_dir():
@@ -204,8 +208,8 @@ def reasons_of(record: Bits) -> list[str]:
 
 
 def required_of(row: RowBits, name: str) -> Check:
-    """Whether the row keeps its bits; one that has not compared it, or lacks another `launch` of a
-    size, fails."""
+    """Whether the row keeps its bits under the change of this name. A row that was not compared
+    under it fails, as does one without another `launch` of each size."""
     found = row.differences.get(name, [])
     lacks = len(found) < (len(row.sizes) if name == "launch" else 1)
     said = f" keeps its bits {INVARIANCES[name]}"
@@ -263,7 +267,7 @@ def compared(before: RowBits, row: RowBits) -> Check:
         said.append(f"the bits of {len(changed)} of {all_sizes} changed, first at {place}")
     if lost := [size_text(was.size_bytes) for was, now in pairs if not now]:
         said.append(f"only the baseline has {some(lost)}")
-    elif other := {name for name, *_ in facts(before) - facts(row)}:
+    elif other := unlike_facts(facts_of(before), facts_of(row)):
         said.append(f"not compared, or with another outcome: {', '.join(sorted(other))}")
 
     same = f"the bits of {counted(len(pairs), 'size')} are the same"
@@ -274,19 +278,40 @@ def compared(before: RowBits, row: RowBits) -> Check:
     return Check(row.name, "baseline", bool(said), text)
 
 
-def facts(row: RowBits) -> set[tuple[str, int, bool]]:
-    """What must be the same in another launch: outcomes by size, and thresholds. Digests tell the
-    outcome of `launch` and `size`; the other sizes decide which ones have `size` and `history`."""
-    return {
-        *((name, 0, False) for name in {"size", "history"} & row.differences.keys()),
-        *(("threshold", each.size_bytes, True) for each in row.thresholds),
-        *(
-            (name, size.size_bytes, each.differ > 0)
+@dataclass(frozen=True)
+class Facts:
+    """What must be the same of a row in another launch, beside its digests, which tell the outcome
+    of `launch` and `size`: which of OVER_SIZES were compared, the sizes in bytes at which the order
+    of the sum changes, and whether what was compared at a size, by name and bytes, changed its
+    bits."""
+
+    over_sizes: set[str]
+    thresholds_bytes: set[int]
+    changed: dict[tuple[str, int], bool]
+
+
+def facts_of(row: RowBits) -> Facts:
+    return Facts(
+        over_sizes={*OVER_SIZES} & row.differences.keys(),
+        thresholds_bytes={each.size_bytes for each in row.thresholds},
+        changed={
+            (name, size.size_bytes): each.differ > 0
             for size in row.sizes
             for name, each in size.compared.items()
-            if each.elements and name not in ("launch", "size", "history")
-        ),
-    }
+            if each.elements and name not in ("launch", *OVER_SIZES)
+        },
+    )
+
+
+def unlike_facts(before: Facts, now: Facts) -> set[str]:
+    """The names of what is not compared any more, or has another outcome."""
+    names = before.over_sizes - now.over_sizes
+    if before.thresholds_bytes - now.thresholds_bytes:
+        names.add("threshold")
+    for (name, size_bytes), has_changed in before.changed.items():
+        if now.changed.get((name, size_bytes)) != has_changed:
+            names.add(name)
+    return names
 
 
 def page_of(
@@ -309,9 +334,15 @@ def page_of(
     rows = record.measured
     groups, moved = groups_of(rows), moved_in(rows)
     word, _, sentence = line.partition(": ")
-    if not checks:
-        word = f"{len(moved)} of {len(rows)} rows change their bits" if moved else "The same bits"
-    role = "worse" if failed else "better" if checks else "steady"
+    if not checks and moved:
+        word = f"{len(moved)} of {len(rows)} rows change their bits"
+    elif not checks:
+        word = "The same bits"
+    role = "steady"
+    if failed:
+        role = "worse"
+    elif checks:
+        role = "better"
     said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
     compared_in = {name for row in rows for name in row.differences}
     pictures: list[Row] = [

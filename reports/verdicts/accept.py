@@ -1,14 +1,16 @@
-"""The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back.
-FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one move. A machine's last
-line names its baseline's runs. After an interruption one of two baselines is complete. A record of
-bench.bits goes into FOLDER/bits/, in place of the one of the same kind, with the reason as a
-note."""
+"""The command `accept` makes runs the stored baseline of their machine; `baseline_side` reads it
+back.
+
+FOLDER/<machine_id>/ stores the runs, and each line of FOLDER/accepted.jsonl one move of a baseline:
+the last line of a machine names its runs. An interruption at any time leaves the old baseline whole
+or the new one. A record of bench.bits goes into FOLDER/bits/, in place of the one of the same kind,
+with the reason as a note."""
 
 import argparse
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -28,7 +30,8 @@ MOST_BYTES = 20_000_000  # of some 30,000 moves of baselines
 
 
 class Acceptance(msgspec.Struct):
-    """A move of a machine's baseline; older ones have its effects too."""
+    """A move of a machine's baseline to these runs. Lines of older versions also have `effects`,
+    how much each case changed, which nobody reads."""
 
     when: str
     machine_id: Name  # of a folder
@@ -92,16 +95,22 @@ def accept(arguments: argparse.Namespace) -> int:
     except msgspec.ValidationError as error:
         raise ResultError(f"an id of {current.name} cannot name a file: {error}") from error
 
-    former = list[Side]()
-    with locked(folder) if folder.is_dir() else nullcontext():
-        if machine_id in _run_ids(folder):
-            former = [baseline_side(str(folder), current)]
-    differing([*former, current], arguments.allow)
+    differing([*_former_baseline(folder, current), current], arguments.allow)
     _store(folder, entry, current)
 
     said = f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id}"
     answer(arguments, f"{said} in {folder}", folder=folder, **msgspec.to_builtins(entry))
     return 0
+
+
+def _former_baseline(folder: Path, current: Side) -> list[Side]:
+    """The baseline that the current side replaces, if its machine has one."""
+    if not folder.is_dir():
+        return []
+    with locked(folder):
+        if current.launches[0].run.machine_id not in _accepted_runs(folder):
+            return []
+        return [baseline_side(str(folder), current)]
 
 
 def _accept_bits(arguments: argparse.Namespace) -> int:
@@ -141,8 +150,8 @@ def _own_folder(folder: Path) -> Iterator[Path]:
 
 
 def _store(folder: Path, entry: Acceptance, current: Side) -> None:
-    """Writes the runs, then the entry, and then removes the previous runs. What is the newest entry
-    already adds no line: every rank of a launch accepts. Raises ResultError."""
+    """Writes the runs, then the entry, and then removes the previous runs. An entry that the newest
+    line has already adds none: every rank of a launch accepts. Raises ResultError."""
     log = folder / ACCEPTED
     with _own_folder(folder / entry.machine_id) as machine, locked(folder):
         for launch in current.launches:
@@ -161,16 +170,15 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
 
 def _is_same(line: bytes, entry: Acceptance) -> bool:
     """Whether a line is this move, made at another time."""
-    return msgspec.structs.replace(msgspec.json.decode(line, type=Acceptance), when="") == (
-        msgspec.structs.replace(entry, when="")
-    )
+    stored = msgspec.json.decode(line, type=Acceptance)
+    return msgspec.structs.replace(stored, when=entry.when) == entry
 
 
 def baseline_side(argument: str, current: Side) -> Side:
     """The side that `argument` names; in a folder of `accept`, the baseline of the current's
     machine. Raises Incomparable without one, ResultError without runs and for a damaged one."""
     folder, machine_id = Path(argument), current.launches[0].run.machine_id
-    run_ids = _run_ids(folder)
+    run_ids = _accepted_runs(folder)
 
     if not run_ids:
         return side_of(argument)
@@ -189,11 +197,13 @@ def baseline_side(argument: str, current: Side) -> Side:
             f"{folder / machine_id}: the accepted run {min(lost)} is not whole any more"
         )
 
-    side.launches = [launch for run_id, launch in whole.items() if run_id in accepted]
-    return side
+    launches = [launch for run_id, launch in whole.items() if run_id in accepted]
+    return msgspec.structs.replace(side, launches=launches)
 
 
-def _run_ids(folder: Path) -> dict[str, set[str]]:
+def _accepted_runs(folder: Path) -> dict[str, set[str]]:
+    """The ids of the runs of each machine's baseline, by the machine's id; {} without a store of
+    `accept`. Raises ResultError for a damaged one."""
     path = folder / ACCEPTED
     lines = content_of(path, MOST_BYTES).splitlines() if path.exists() else []
     run_ids = dict[str, set[str]]()

@@ -10,13 +10,13 @@ import re
 import shutil
 import tempfile
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from shlex import split
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import pytest
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 LAUNCHES_OF_A_VERDICT = 6  # with fewer no cell has a verdict
-NOT_ENOUGH_DATA = 3  # the exit status of `regress`
+UNREADABLE = 2  # the exit status for a file that cannot be read
 QUIET = {"WIRETAX_QUIET": "1"}  # standard error has sentences alone
 LINES = pytest.StashKey[list[str]]()
 
@@ -159,11 +159,9 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
 def launch(command: str, launches: int) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
     Fails the test if a launch fails."""
-    from bench.campaigns.processes import run_to_end, with_status
     from reports.__main__ import COMMANDS
     from wiretax.__main__ import BENCHMARKS, STARTERS
     from wiretax.common.interpreter import module_command
-    from wiretax.common.untrusted import read_bytes
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("results"))
@@ -176,39 +174,56 @@ def launch(command: str, launches: int) -> Path:
     program, into = module_command("wiretax"), ("--out", str(folder))
     for _ in range(launches):
         with tempfile.TemporaryDirectory() as private:  # where nobody can put a link
-            steps = [[*program, *words, *into]]
             if is_foreign:
-                steps = [split(command), [*program, "import", f"{private}/0.out.txt", *into]]
-            for place, step in enumerate(steps):
-                log = Path(private, str(place))
-                status, last_line = run_to_end(step, None, os.environ | QUIET, log=log)
-                output, errors = (
-                    read_bytes(log.with_suffix(suffix)) for suffix in (".out.txt", ".err.txt")
-                )
-                # pytest shows it if the test fails.
-                print((output + errors).decode(errors="replace"), end="")
-                is_unread = place > 0 and errors  # the import names rows that it cannot read
-                if status or is_unread:
-                    fail(with_status(last_line, status or 2))
+                output = Path(private, "0")
+                run_step(split(command), output)
+                words_of_import = [*program, "import", f"{output}.out.txt", *into]
+                # It names rows that it cannot read, and one of them could be a wrong one.
+                run_step(words_of_import, Path(private, "1"), may_complain=False)
+            else:
+                run_step([*program, *words, *into], Path(private, "0"))
     if not any(folder.glob("*.jsonl")):
         fail(f"wiretax {command} stored no run")
     return folder
 
 
-def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
-    """A row of pytest-benchmark for each measured case. A round is a block; its time is the
-    collective's with reading its result, as in our table, and the same blocks count. Several
-    launches of a case share a row. Fails the test if a run says that it is wrong or incomplete, as
-    that of a command may which ended with status 0, or if a peer ran in no case."""
-    from pytest_benchmark import stats
+def run_step(words: Sequence[str], log: Path, may_complain: bool = True) -> None:
+    """Runs a command to its end, with its output in `log`.out.txt and `log`.err.txt, and prints it:
+    pytest shows it if the test fails. Fails the test if the command does, or writes errors and may
+    not."""
+    from bench.campaigns.processes import run_to_end, with_status
+    from wiretax.common.untrusted import read_bytes
 
-    from reports.tables.sentences import size_text
+    status, last_line = run_to_end(words, None, os.environ | QUIET, log=log)
+    output, errors = (read_bytes(log.with_suffix(suffix)) for suffix in (".out.txt", ".err.txt"))
+    print((output + errors).decode(errors="replace"), end="")
+    if errors and not may_complain:
+        status = status or UNREADABLE
+    if status:
+        fail(with_status(last_line, status))
+
+
+def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
+    """A row of pytest-benchmark for each measured case, which several launches of it share. Fails
+    the test if a run says that it is wrong or incomplete, as that of a command may which ended with
+    status 0, or if a peer ran in no case."""
     from reports.tables.show import headline_of
-    from reports.verdicts.sides import Side, case_names, faults_of, side_of, uneven_cases
-    from wiretax.common.grouped import grouped
-    from wiretax.record.case import is_peer, key_of
+    from reports.verdicts.sides import side_of
 
     side = side_of(str(folder))
+    if faults := launch_faults(side):
+        fail("\n".join([*side.notes, *faults]))
+    lines = node.config.stash.setdefault(LINES, [])
+    lines += [headline_of(*side.launches), f"  runs: {folder}"]
+    return [row_of(node, launches) for launches in measured_cases(side.launches)]
+
+
+def launch_faults(side: Any) -> list[str]:
+    """Why the launches of this side do not count."""
+    from reports.verdicts.sides import Side, faults_of, uneven_cases
+    from wiretax.common.grouped import grouped
+    from wiretax.record.case import is_peer
+
     measured_names = {case.algorithm for case in side.cases}
     absent = {
         f"{case.algorithm} was not measured: {case.reason}"
@@ -217,59 +232,82 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     }
     for own in grouped(side.launches, lambda launch: launch.run.benchmark).values():
         absent |= {*uneven_cases(Side(side.name, own))}  # a launch stores a run of each
-    if faults := [*faults_of(side), *sorted(absent)]:
-        fail("\n".join([*side.notes, *faults]))
-    results = side.launches
-    lines = node.config.stash.setdefault(LINES, [])
-    lines += [headline_of(*results), f"  runs: {folder}"]
-    rows, metadata = list[Any](), cast(Any, stats.Metadata)  # without types
-    measured: dict[Any, list[Any]] = {}
+    return [*faults_of(side), *sorted(absent)]
+
+
+class Measured(NamedTuple):
+    """A case that a launch measured, its name among the cases of its run, the iterations of a block
+    and the cost of each block in us."""
+
+    case: Any
+    name: str
+    iterations: int
+    costs_us: Sequence[float]
+    result: Any
+
+
+def measured_cases(results: Sequence[Any]) -> list[list[Measured]]:
+    """The launches of each case that has blocks."""
+    from reports.verdicts.sides import case_names
+    from wiretax.record.case import key_of
+
+    measured: dict[Any, list[Measured]] = {}
     for result in results:
-        run, counted = result.run, result.counted
+        run = result.run
         for case, name in zip(result.cases, case_names(run.cases), strict=True):
-            if blocks := counted.by_case.get(case.case):
+            if blocks := result.counted.by_case.get(case.case):
                 key = run.benchmark, run.world_size, key_of(case)
-                costs_us = counted.costs_us[case.case].values()
-                launch = case, name, blocks[0].n, costs_us, str(result.path)
+                costs_us = [*result.counted.costs_us[case.case].values()]
+                launch = Measured(case, name, blocks[0].n, costs_us, result)
                 measured.setdefault(key, []).append(launch)
-    for (benchmark, ranks, _), launches in measured.items():
-        cases, names, iterations, costs_of_launches, paths = zip(*launches, strict=True)
-        case = cases[-1]
-        test = benchmark if isinstance(node, LaunchedItem) else node.name
-        size = size_text(case.size_bytes)
-        title = f"{size} {names[-1]}"
-        row = metadata(
-            SimpleNamespace(
-                name=f"{test}[{title}]",
-                fullname=f"{node.nodeid}[{title}]",
-                param=title,
-                group=f"{benchmark} {size} {case.mode}, {ranks} ranks",
-                params={
-                    "size_bytes": case.size_bytes,
-                    "algorithm": case.algorithm,
-                    "mode": case.mode,
-                    "ranks": ranks,
-                },
-                extra_info={
-                    "bus_bw_gb_s": [case.bus_bw_gb_s for case in cases],
-                    "n_wrong": [case.n_wrong for case in cases],
-                    "runs": list(paths),
-                },
-                cprofile_stats=None,
-                has_error=False,
-            ),
-            iterations=iterations[0],
-            options={"timer": "wiretax"},
-        )
-        for us in chain(*costs_of_launches):
-            row.stats.update(us / 1e6)
-        rows.append(row)
-    return rows
+    return [*measured.values()]
+
+
+def row_of(node: pytest.Item, launches: Sequence[Measured]) -> Any:
+    """The row of a case. A round is a block; its time is the collective's with reading its result,
+    as in our table, and the same blocks count."""
+    from pytest_benchmark import stats
+
+    from reports.tables.sentences import size_text
+
+    case, name, iterations, _, result = launches[-1]
+    benchmark, ranks = result.run.benchmark, result.run.world_size
+    test = benchmark if isinstance(node, LaunchedItem) else node.name
+    size = size_text(case.size_bytes)
+    title = f"{size} {name}"
+    metadata = cast(Any, stats.Metadata)  # without types
+    row = metadata(
+        SimpleNamespace(
+            name=f"{test}[{title}]",
+            fullname=f"{node.nodeid}[{title}]",
+            param=title,
+            group=f"{benchmark} {size} {case.mode}, {ranks} ranks",
+            params={
+                "size_bytes": case.size_bytes,
+                "algorithm": case.algorithm,
+                "mode": case.mode,
+                "ranks": ranks,
+            },
+            extra_info={
+                "bus_bw_gb_s": [each.case.bus_bw_gb_s for each in launches],
+                "n_wrong": [each.case.n_wrong for each in launches],
+                "runs": [str(each.result.path) for each in launches],
+            },
+            cprofile_stats=None,
+            has_error=False,
+        ),
+        iterations=iterations,
+        options={"timer": "wiretax"},
+    )
+    for us in chain(*(each.costs_us for each in launches)):
+        row.stats.update(us / 1e6)
+    return row
 
 
 def judge(folder: Path, baseline: str, min_effect: float | None = None) -> None:
     """Fails the test with the verdict of `regress`, or skips it if that is not enough data."""
     from reports.verdicts import regress
+    from reports.verdicts.gate_rule import INCONCLUSIVE, PASS
     from wiretax.record.result import ResultError
 
     try:
@@ -277,7 +315,7 @@ def judge(folder: Path, baseline: str, min_effect: float | None = None) -> None:
     except ResultError as error:
         fail(str(error))
     sentence = "\n".join([outcome.headline, *outcome.findings])
-    if outcome.status == NOT_ENOUGH_DATA:
+    if outcome.status == INCONCLUSIVE:
         pytest.skip(sentence)
-    if outcome.status:
+    if outcome.status != PASS:
         fail(sentence)

@@ -25,7 +25,7 @@ from reports.trends.changes import LEAST_BASE, MIN_RUNS
 from reports.trends.events import Event
 from reports.trends.history import KEY, History, closing, failed_text, seen_change
 from reports.trends.series import Series
-from reports.verdicts.verdict_pages import gate_command
+from reports.verdicts.verdict_pages import GateSide, gate_command
 from wiretax.common.grouped import grouped
 from wiretax.common.program import REPORTS, RUN
 from wiretax.record.observations import Entry
@@ -104,7 +104,7 @@ def check_of(event: Event, run: Run) -> Cell:
     if not (event.series.case.shape or event.is_of_link):
         sizes = [series.case.size_bytes for series, _ in event.changes]
         command += f" -b {min(sizes)} -e {max(sizes)}"
-    base, head = ((commit, command) for commit in event.commits)
+    base, head = (GateSide(commit, command) for commit in event.commits)
     gate = gate_command(base, head, budget="30m")
     return command_after(before_command("Check", gate), gate)
 

@@ -28,7 +28,7 @@ from reports.tables.bits_table import (
 from reports.tables.sentences import counted, size_text, some, that_fit, wrapped
 from reports.tables.show import NEWEST
 from reports.verdicts.judge import Incomparable
-from reports.verdicts.regress import add_files, as_junit, to_markdown, write_page
+from reports.verdicts.regress import JunitCase, add_files, as_junit, to_markdown, write_page
 from wiretax.common.arguments import unknown
 from wiretax.common.grouped import grouped
 from wiretax.common.program import BENCH, REPORTS, RUN, answer, on_ranks
@@ -125,11 +125,16 @@ def bits(arguments: argparse.Namespace) -> int:
 
     findings = [check.text for check in failed]
     if arguments.junit:
-        rows = [
-            (each.row, f"bits.{each.against}", "changed" if each.failed else "", each.text)
+        cases = [
+            JunitCase(
+                name=each.row,
+                group=f"bits.{each.against}",
+                word="changed" if each.failed else "",
+                text=each.text,
+            )
             for each in checks
         ]
-        write_named(arguments.junit, as_junit("bits", rows, [line, *notes]).encode())
+        write_named(arguments.junit, as_junit("bits", cases, [line, *notes]).encode())
     if arguments.markdown:
         groups, title = groups_of(record.measured), f"{'✗' if failed else '✓'} {line}"
         said = [*findings, *notes, headline(record)]

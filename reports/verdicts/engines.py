@@ -3,6 +3,7 @@ beats the library, as a row of the table that the engine reads. Both are timed i
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,41 @@ from reports.verdicts.sides import COMPARABLE, copies_told, faults_of_runs
 from wiretax.common.program import complain
 from wiretax.record.frame import read_rows
 from wiretax.record.result import ResultError, read
-from wiretax.record.schema import Result
+from wiretax.record.schema import Result, Run
 
 # The architecture of NVIDIA's GPUs: sm_90; sm_90a and sm_100f name the same one with its features.
 COMPUTE_CAPABILITY = re.compile(r"sm_([1-9]\d?)(\d)[af]?", re.ASCII)
 CASE = ["size_bytes", "datatype", "redop", "mode", "in_place"]
 
 
-# Of each engine: the algorithm of its kernel, as --peer names it; how the engine reads its table;
-# and the row.
+@dataclass(frozen=True)
+class Engine:
+    """An inference engine: the `algorithm` of its own all-reduce, as --peer names it; the file with
+    its table, and how it reads it; and a `row` of the table."""
+
+    algorithm: str
+    source: str
+    row: str
+
+
 ENGINES = {
-    "vllm": (
-        "vllm",
-        "vllm/distributed/device_communicators/all_reduce_utils.py of vLLM at 00d618aa, read "
-        "2026-11:\n# messages below this size, at most 8 MiB, if symmetric memory is on",
-        'CUSTOM_ALL_REDUCE_MAX_SIZES.setdefault("{major}.{minor}", {{}})[{ranks}] = {below}',
+    "vllm": Engine(
+        algorithm="vllm",
+        source="vllm/distributed/device_communicators/all_reduce_utils.py of vLLM at 00d618aa, "
+        "read 2026-11:\n# messages below this size, at most 8 MiB, if symmetric memory is on",
+        row='CUSTOM_ALL_REDUCE_MAX_SIZES.setdefault("{major}.{minor}", {{}})[{ranks}] = {below}',
     ),
-    "sglang": (
-        "torch_symmetric",
-        "srt/distributed/device_communicators/all_reduce_utils.py of SGLang at 25b38cc2, read "
-        "2026-11:\n# messages below this size, with --enable-torch-symm-mem",
-        "TORCH_SYMM_MEM_ALL_REDUCE_MAX_SIZES.setdefault({major}, {{}})[{ranks}] = {below}",
+    "sglang": Engine(
+        algorithm="torch_symmetric",
+        source="srt/distributed/device_communicators/all_reduce_utils.py of SGLang at 25b38cc2, "
+        "read 2026-11:\n# messages below this size, with --enable-torch-symm-mem",
+        row="TORCH_SYMM_MEM_ALL_REDUCE_MAX_SIZES.setdefault({major}, {{}})[{ranks}] = {below}",
     ),
-    "flashinfer": (
-        "flashinfer",
-        "vllm/compilation/passes/fusion/allreduce_rms_fusion.py of vLLM, read 2026-11:\n# messages "
-        "up to this size through FlashInfer",
-        "FI_ALLREDUCE_FUSION_MAX_SIZE_MB.setdefault({major}{minor}, {{}})[{ranks}] = {mib}\n"
+    "flashinfer": Engine(
+        algorithm="flashinfer",
+        source="vllm/compilation/passes/fusion/allreduce_rms_fusion.py of vLLM, read 2026-11:\n"
+        "# messages up to this size through FlashInfer",
+        row="FI_ALLREDUCE_FUSION_MAX_SIZE_MB.setdefault({major}{minor}, {{}})[{ranks}] = {mib}\n"
         "# or: vllm serve --compilation-config "
         """'{{"pass_config": {{"fi_allreduce_fusion_max_size_mb": {mib}}}}}'""",
     ),
@@ -62,30 +71,15 @@ def engine_table(paths: Sequence[str], name: str) -> str:
     not win at the smallest size. Raises ResultError for runs that cannot be read or that no gate
     would judge, whose ranks share a card or are on several hosts, of GPUs of another maker than
     NVIDIA, or without the library and the kernel, Incomparable for unequal runs."""
-    (algorithm, source, row), unreadable = ENGINES[name], list[str]()
-    frame = pd.DataFrame(read_rows([*map(Path, paths)], unreadable))
-    if bad := [*unreadable, *(frame.path[frame.status == "wrong"] + " has wrong results")]:
-        raise ResultError(bad[0])
-    results = [read(file) for file in frame.path.unique()]
-    if faults := [*faults_of_runs(results, " ".join(paths)), *copies_told(results)]:
-        raise ResultError(f"no row, because {faults[0]}")
-    frame = frame[frame.left_out.isna() & (frame.collective == "all_reduce")]
-    paths_judged = {*frame.path}
-    judged = [result for result in results if str(result.path) in paths_judged]
-    check_alike(judged, algorithm)
-    cells = against_library(frame, algorithm)
-    run = judged[0].run
-    if shares_places(run.ranks):
-        raise ResultError("no row, because ranks share a card, and an engine has one for each rank")
-    if run.hosts != 1:
-        raise ResultError(f"no row, because the ranks are on {run.hosts} hosts: it is for one")
-    arch = " and ".join(sorted({str(rank.get("arch")) for rank in run.ranks})) or "unknown"
-    capability = COMPUTE_CAPABILITY.fullmatch(arch)
-    if not capability:
-        raise ResultError(f"{name} reads its table on GPUs of NVIDIA alone, and this is {arch}")
+    engine = ENGINES[name]
+    frame, results = read_all_reduces(paths)
+    check_alike(results, engine.algorithm)
+    cells = against_library(frame, engine.algorithm)
+    run = results[0].run
+    major, minor = capability_of(run, name)
 
     runs = frame.run_id.unique()
-    lines = [f"# {source}", f"# {len(runs)} runs, {runs[0]} to {runs[-1]}"]
+    lines = [f"# {engine.source}", f"# {len(runs)} runs, {runs[0]} to {runs[-1]}"]
     groups = cells.groupby("size_bytes", as_index=False)
     sizes: Any = groups.agg({"ratio": "max", "high": "max", "wins": "all"})
     lines += [
@@ -93,17 +87,49 @@ def engine_table(paths: Sequence[str], name: str) -> str:
         f"{size.high:.3f}"
         for size in sizes.itertuples()
     ]
-    if won := sizes.size_bytes[sizes.wins.cummin()].tolist():
-        major, minor = capability.groups()
+    won = sizes.size_bytes[sizes.wins.cummin()].tolist()  # and at all sizes below
+    if won:
         # Sizes are multiples of 16, so that this is the first above the last that won.
         limits = {"mib": won[-1] / (1 << 20), "below": won[-1] + 16}
-        lines.append(row.format(major=major, minor=minor, ranks=run.world_size, **limits))
+        lines.append(engine.row.format(major=major, minor=minor, ranks=run.world_size, **limits))
     else:
         complain(
-            f"no row: {algorithm} is not proven faster at the smallest size; so many cells take "
-            f"{verdict.pairs_needed(len(cells))} runs"
+            f"no row: {engine.algorithm} is not proven faster at the smallest size; so many cells "
+            f"take {verdict.pairs_needed(len(cells))} runs"
         )
     return "\n".join(lines) + "\n"
+
+
+def read_all_reduces(paths: Sequence[str]) -> tuple[pd.DataFrame, list[Result]]:
+    """The cases of the all-reduces in these runs that count, as `wiretax.load` has them, and their
+    runs. Raises ResultError for runs that cannot be read or that no gate would judge."""
+    unreadable = list[str]()
+    frame = pd.DataFrame(read_rows([*map(Path, paths)], unreadable))
+    if bad := [*unreadable, *(frame.path[frame.status == "wrong"] + " has wrong results")]:
+        raise ResultError(bad[0])
+    results = [read(file) for file in frame.path.unique()]
+    if faults := [*faults_of_runs(results, " ".join(paths)), *copies_told(results)]:
+        raise ResultError(f"no row, because {faults[0]}")
+    frame = frame[frame.left_out.isna() & (frame.collective == "all_reduce")]
+    counting = {*frame.path}
+    return frame, [result for result in results if str(result.path) in counting]
+
+
+def capability_of(run: Run, engine_name: str) -> tuple[str, str]:
+    """The compute capability of the GPUs, major and minor. Raises ResultError for a world that the
+    engine's table has no row for."""
+    if shares_places(run.ranks):
+        raise ResultError("no row, because ranks share a card, and an engine has one for each rank")
+    if run.hosts != 1:
+        raise ResultError(f"no row, because the ranks are on {run.hosts} hosts: it is for one")
+    arch = " and ".join(sorted({str(rank.get("arch")) for rank in run.ranks})) or "unknown"
+    capability = COMPUTE_CAPABILITY.fullmatch(arch)
+    if not capability:
+        raise ResultError(
+            f"{engine_name} reads its table on GPUs of NVIDIA alone, and this is {arch}"
+        )
+    major, minor = capability.groups()
+    return major, minor
 
 
 def check_alike(results: Sequence[Result], algorithm: str) -> None:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import join
+from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.kit.page import Page, banner_png, to_html
@@ -173,30 +174,39 @@ def as_text(outcome: Outcome) -> str:
     return painted("\n".join(lines))
 
 
+class JunitCase(NamedTuple):
+    """A test case of JUnit. One that failed has one of TAGS as its `word`."""
+
+    name: str
+    group: str
+    word: str
+    text: str
+
+
 def gate_junit(outcome: Outcome) -> str:
     """The suite of a gate: a test case for the faults and for each cell, with names that every gate
     of this command has."""
     faults, said = "\n".join(outcome.faults), [outcome.headline]
-    rows = [("both sides can be judged", "gate", "unusable" if faults else "", faults)]
+    word = "unusable" if faults else ""
+    cases = [JunitCase("both sides can be judged", "gate", word, faults)]
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]
-        rows += zip(cells.title, groups, cells.outcome, cells.text, strict=True)
+        cases += map(JunitCase, cells.title, groups, cells.outcome, cells.text)
         said += [f"machine {run.machine_id}", *outcome.findings]
 
-    return as_junit("gate", rows, said)
+    return as_junit("gate", cases, said)
 
 
-def as_junit(name: str, rows: Iterable[tuple[str, str, str, str]], said: Sequence[str]) -> str:
-    """The suite of this name, with a test case for each row: its name and group, one of TAGS if it
-    failed, and a text; `?` replaces characters that XML cannot contain."""
-    suite = Element("testsuite", name=f"wiretax {name}")
+def as_junit(suite_name: str, cases: Iterable[JunitCase], said: Sequence[str]) -> str:
+    """The suite of these test cases; `?` replaces characters that XML cannot contain."""
+    suite = Element("testsuite", name=f"wiretax {suite_name}")
     SubElement(suite, "system-out").text = "\n".join(said)
 
-    for name, group, word, text in rows:
-        case = SubElement(suite, "testcase", name=name, classname=group, time="0")
-        if word in TAGS:
-            SubElement(case, TAGS[word], type=word, message=text)
+    for each in cases:
+        case = SubElement(suite, "testcase", name=each.name, classname=each.group, time="0")
+        if each.word in TAGS:
+            SubElement(case, TAGS[each.word], type=each.word, message=each.text)
 
     return NOT_XML.sub("?", tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"
 

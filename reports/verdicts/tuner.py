@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from math import isqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -80,7 +80,9 @@ def tuner(arguments: argparse.Namespace) -> int:
     cells = library_cells(judged)
     cells = cells.assign(settings=cells.side.map(settings))
     is_json = arguments.format == "json"
-    values: Any = cells.settings if is_json else [columns_of(cell) for cell in cells.itertuples()]
+    values: Any = cells.settings
+    if not is_json:
+        values = [tuning_of(cell) for cell in cells.itertuples()]
     rows = fastest(cells.assign(value=values))
     if not cells.is_faster.any():
         sentence = f"nothing is FASTER than {baseline.name} at any size"
@@ -164,9 +166,17 @@ def library_cells(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     return cells.loc[rows.high.idxmax()]
 
 
-def columns_of(cell: Any) -> tuple[str, str, int] | None:
-    """Algorithm, protocol and channels as the table names them: those that ran, or else those of
-    the settings. None for what it has no names or columns for."""
+class Tuning(NamedTuple):
+    """The columns of a row that say what the library shall run."""
+
+    algorithm: str
+    protocol: str
+    channels: int
+
+
+def tuning_of(cell: Any) -> Tuning | None:
+    """What ran in a cell, or else what its settings say, as the table names it. None for what the
+    table has no names or columns for."""
     settings = cell.settings
     names: Sequence[str] = (settings.get("NCCL_ALGO", ""), settings.get("NCCL_PROTO", ""))
     if cell.chosen:
@@ -179,7 +189,7 @@ def columns_of(cell: Any) -> tuple[str, str, int] | None:
     is_known = algorithm in ALGORITHMS and protocol in PROTOCOLS
     if not is_known or not settings.keys() <= IN_COLUMNS or cell.collective not in COLLECTIVES:
         return None
-    return ALGORITHMS[algorithm], protocol, channels
+    return Tuning(ALGORITHMS[algorithm], protocol, channels)
 
 
 def fastest(cells: pd.DataFrame) -> pd.DataFrame:
@@ -200,16 +210,19 @@ def fastest(cells: pd.DataFrame) -> pd.DataFrame:
         sizes = sorted({*own.size_bytes.tolist()})
         neighbours = zip([0, *sizes], sizes, [*sizes[1:], 4 * sizes[-1]], strict=False)
         ends = pd.DataFrame(
-            [
-                (max(-(-size // 2), isqrt(before * size) + 1), min(2 * size, isqrt(size * after)))
-                for before, size, after in neighbours
-            ],
-            sizes,
-            ["min_bytes", "max_bytes"],
+            [stands_for(*three) for three in neighbours], sizes, ["min_bytes", "max_bytes"]
         )
         rows.append(winners.join(ends, on="size_bytes"))
 
     return pd.concat(rows)
+
+
+def stands_for(before: int, size: int, after: int) -> tuple[int, int]:
+    """The first and the last size in bytes that a measured one stands for, between its measured
+    neighbours."""
+    half = (size + 1) // 2
+    first_above_the_middle = isqrt(before * size) + 1
+    return max(half, first_above_the_middle), min(2 * size, isqrt(size * after))
 
 
 def as_csv(baseline: Side, rows: pd.DataFrame) -> str:

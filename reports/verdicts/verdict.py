@@ -17,13 +17,12 @@ Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
 # The verdicts on a cell. SLOWER: the variant takes longer than the baseline.
-SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
-    "SLOWER",
-    "FASTER",
-    "SAME",
-    "AMBIGUOUS",
-    "unreplicated",
-)
+SLOWER = "SLOWER"
+FASTER = "FASTER"
+SAME = "SAME"
+AMBIGUOUS = "AMBIGUOUS"
+UNREPLICATED = "unreplicated"
+
 DEFAULT_MARGIN = 0.01  # a difference up to this share is none
 FAMILY_P = 0.025
 INTERVAL_P = 0.025  # one-sided, of the 95 % interval

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from shlex import join
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -105,14 +105,16 @@ def next_command(outcome: Outcome) -> str:
         return ""
 
     base, head = (
-        (side.commit[:9], side.typed) for side in (comparison.baseline, comparison.variant)
+        GateSide(side.commit[:9], side.typed) for side in (comparison.baseline, comparison.variant)
     )
     if status == REGRESSION:
-        is_between = base[0] and head[0] not in ("", base[0])
-        return f"git log --oneline {base[0]}..{head[0]}" if is_between else ""
+        is_between = base.commit and head.commit and base.commit != head.commit
+        return f"git log --oneline {base.commit}..{head.commit}" if is_between else ""
 
     settings = campaign.campaign
-    pairs = min(MOST_PAIRS, settings.pairs * (2 if status == INCONCLUSIVE else 1))
+    pairs = settings.pairs
+    if status == INCONCLUSIVE:
+        pairs = min(MOST_PAIRS, 2 * pairs)
     launch_s = max(LEAST_LAUNCH_S, fmean(each.elapsed_s for each in campaign.launches))
     return gate_command(
         base,
@@ -126,16 +128,25 @@ def next_command(outcome: Outcome) -> str:
     )
 
 
+class GateSide(NamedTuple):
+    """What a gate launches for a side: the commit that its command runs, "" for the code as it is,
+    and the command."""
+
+    commit: str
+    command: str
+
+
 def gate_command(
-    base: tuple[str, str], head: tuple[str, str], allowed: Sequence[str] = (), **options: object
+    base: GateSide, head: GateSide, allowed: Sequence[str] = (), **options: object
 ) -> str:
-    """The gate of two sides, each the commit that it runs, or "", and its command. What was not
-    stored says whose it is: otherwise both sides would look alike."""
+    """The gate of two sides. A word of a command that was not stored says whose it is: otherwise
+    both sides would look alike."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     words += [word for name in allowed for word in ("--allow", name)]
-    for name, (commit, command) in {"base": base, "head": head}.items():
-        words += ["--revision", f"{name}={commit}"] if commit else []
-        words += [f"--{name}", re.sub("<(path|set)>", rf"<\1 of {name}>", command)]
+    for name, side in {"base": base, "head": head}.items():
+        if side.commit:
+            words += ["--revision", f"{name}={side.commit}"]
+        words += [f"--{name}", re.sub("<(path|set)>", rf"<\1 of {name}>", side.command)]
     return f"{RUN}{BENCH}gate {join(words)}"
 
 

@@ -97,7 +97,7 @@ def standing_wrong(contents: Contents) -> dict[Entry, list[CaseHeader]]:
     for entry in reversed([each for each in since if each.left_out != COPY]):
         run = entry.run
         place = variant_of(contents, entry), run.node, run.machine_id, world_of(run), run.benchmark
-        keys = [(*place, *key[:-1], without_version(key[-1])) for key in entry.keys]
+        keys = [(*place, *key[:-1], without_version(key[-1])) for key in entry.plan.keys]
         if wrong := [
             case
             for key, case, status in zip(keys, run.cases, entry.statuses, strict=True)

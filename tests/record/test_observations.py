@@ -10,7 +10,7 @@ import pytest
 
 from reports.__main__ import main
 from tests.another_user import as_root, give, link_of_nobody
-from tests.reports.synthetic_run import mark_wrong, run_id, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite_cases, run_id, write_run
 from wiretax.record import cache
 from wiretax.record import folder as folders
 from wiretax.record.folder import CACHED_RUNS, read_store
@@ -146,6 +146,25 @@ def test_a_large_folder_is_read_by_several_processes(results, monkeypatch):
     alone = [entry.path for entry in read_store(results).entries]
     monkeypatch.setattr(folders, "CHUNK_RUNS", 2)
     assert [entry.path for entry in read_store(Path(results)).entries] == alone
+
+
+@pytest.mark.parametrize("chunk_runs", [2, 64])
+def test_runs_share_their_plan_however_they_were_read_but_none_that_differs(
+    results, monkeypatch, chunk_runs
+):
+    """Of 10,000 runs of 200 cases, each with its own, the cases take gigabytes. Runs whose keys are
+    equal may differ in what `auto` chose."""
+    monkeypatch.setattr(folders, "CHUNK_RUNS", chunk_runs)
+    monkeypatch.setattr(folders, "CACHED_RUNS", 4)
+    other = results / "week0" / f"{run_id(2)}.jsonl"
+    rewrite_cases(other, lambda case: case.update(chosen="ring"))
+    for _ in ("read", "from the cache"):
+        entries = read_store(results).entries
+        assert len({entry.plan.keys for entry in entries}) == 1
+        assert len({entry.plan for entry in entries}) == 2
+        assert all(entry.run.cases is entry.plan.cases for entry in entries)
+        [chosen] = {entry.path for entry in entries if entry.plan.cases[0].chosen}
+        assert chosen == other
 
 
 def test_a_run_that_no_pipe_carries_does_not_hide_the_others(tmp_path, monkeypatch):

@@ -3,8 +3,7 @@
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from wiretax.common import untrusted
 from wiretax.common.owners import private_folder
 from wiretax.record.observations import OBSERVED, Entry, plan_of
-from wiretax.record.schema import End, Run
+from wiretax.record.schema import CaseHeader, End, Run
 from wiretax.record.writing import write_whole
 
 DIGEST_BYTES = 32  # of SHA-256, at the head of the file
@@ -64,7 +63,7 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
                 run.run_id,
                 entry.end,
                 place_of(head),
-                place_of(run.cases),
+                place_of(entry.plan.cases),
                 place_of((entry.statuses, entry.right)),
                 entry.observed.tobytes(),
             )
@@ -85,21 +84,28 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
             return {}
 
         texts, runs = msgspec.msgpack.decode(content, type=Content)
-        for saved in runs:
-            path = folder / os.fsdecode(saved.path)
-            if stamps.get(path) == saved.stamp:
-                cases, keys = plan_of(texts[saved.cases])
-                head = _decoded(texts[saved.head], Run)
-                run = msgspec.structs.replace(head, run_id=saved.run_id, cases=cases)
-                statuses, right = _decoded(texts[saved.results], Statuses)
-                observed = np.frombuffer(saved.observed, OBSERVED)
-                entries[path] = Entry(path, run, keys, saved.end, statuses, right, observed)
+        fresh = {
+            path: saved
+            for saved in runs
+            if stamps.get(path := folder / os.fsdecode(saved.path)) == saved.stamp
+        }
+        heads = _decoded(texts, {saved.head for saved in fresh.values()}, Run)
+        results = _decoded(texts, {saved.results for saved in fresh.values()}, Statuses)
+        cases = _decoded(texts, {saved.cases for saved in fresh.values()}, list[CaseHeader])
+        plans = {place: plan_of(planned) for place, planned in cases.items()}
+        for path, saved in fresh.items():
+            plan = plans[saved.cases]
+            head = heads[saved.head]
+            run = msgspec.structs.replace(head, run_id=saved.run_id, cases=plan.cases)
+            statuses, right = results[saved.results]
+            observed = np.frombuffer(saved.observed, OBSERVED)
+            entries[path] = Entry(path, run, plan, saved.end, statuses, right, observed)
     except (OSError, RecursionError):  # there is none yet, or a stranger's run is nested too deeply
         return {}
 
     return entries
 
 
-@lru_cache(maxsize=4096)
-def _decoded(text: bytes, kind: Any) -> Any:
-    return msgspec.json.decode(text, type=kind)
+def _decoded(texts: Sequence[bytes], places: Iterable[int], kind: Any) -> dict[int, Any]:
+    """The values of the texts at these places, each of which many runs share."""
+    return {place: msgspec.json.decode(texts[place], type=kind) for place in places}

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -62,6 +63,7 @@ def read_store(folder: Path) -> Contents:
 
     for path, found in zip(missing, _read_all(missing), strict=True):
         if isinstance(found, Entry):
+            found.share_plan()
             known[path] = found
         else:
             store.left_out.append((path, "not a run that can be read"))
@@ -80,26 +82,33 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
     one with the most blocks that count does, if possible a complete one."""
     ordered, by_id = list[Entry](), grouped(entries, lambda entry: entry.run.run_id)
     for run_id in sorted(by_id, key=by_time):
-        own = sorted(
-            by_id[run_id],
-            key=lambda entry: (
-                not entry.complete,
-                -entry.observed["n_blocks"].sum(),
-                entry.path.stem != run_id,
-                str(entry.path),
-            ),
-        )
+        own = sorted(by_id[run_id], key=_rank_of_copy)
         for entry in own:
-            problems = {
-                COPY: entry is not own[0],
-                WRONG: "wrong" in entry.statuses,
-                INCOMPLETE: not entry.complete,
-                TIMELESS: time_of(run_id) is None,
-            }
-            entry.left_out = next((why for why, applies in problems.items() if applies), "")
+            entry.left_out = COPY if entry is not own[0] else _problem_of(entry)
             ordered.append(entry)
 
     return ordered
+
+
+def _rank_of_copy(entry: Entry) -> tuple[Any, ...]:
+    """The key that sorts the copies of a run: first the one that counts."""
+    return (
+        not entry.complete,
+        -entry.observed["n_blocks"].sum(),
+        entry.path.stem != entry.run.run_id,  # the original is named by its run_id
+        str(entry.path),
+    )
+
+
+def _problem_of(entry: Entry) -> str:
+    """Why a run that is no copy does not count, or "" if it does."""
+    if "wrong" in entry.statuses:
+        return WRONG
+    if not entry.complete:
+        return INCOMPLETE
+    if time_of(entry.run.run_id) is None:
+        return TIMELESS
+    return ""
 
 
 def _read_all(paths: Sequence[Path]) -> list[Found]:

@@ -4,10 +4,9 @@ An observation is a case of a run: the medians over its blocks that count. `fold
 which runs of a folder count and in which order; `table` makes one DataFrame of them."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import compress
 from pathlib import Path
 from statistics import median
@@ -38,19 +37,47 @@ OBSERVED = np.dtype(
 
 
 @dataclass(eq=False)
+class Plan:
+    """The planned cases of runs, and their keys."""
+
+    cases: list[CaseHeader]
+    keys: tuple[Key, ...]
+
+
+recent_plans = deque[Plan](maxlen=100)
+
+
+def plan_of(cases: list[CaseHeader]) -> Plan:
+    """The plan of these cases, one object for all runs whose cases are equal: a folder has many
+    runs of few plans, and a plan takes more memory than the observations of a run."""
+    for plan in recent_plans:
+        if plan.cases == cases:
+            return plan
+
+    plan = Plan(cases, tuple(map(key_of, cases)))
+    recent_plans.append(plan)
+    return plan
+
+
+@dataclass(eq=False)
 class Entry:
-    """A run in a store. `keys`, `statuses` and `right` are of its cases: `right` says which were
-    checked and not wrong. `observed` has its observations, (n,) of OBSERVED. `left_out` says why
-    the run does not count in reports on many runs, and is empty if it does."""
+    """A run in a store. `statuses` and `right` are of the cases of its `plan`: `right` says which
+    were checked and not wrong. `observed` has its observations, (n,) of OBSERVED. `left_out` says
+    why the run does not count in reports on many runs, and is empty if it does."""
 
     path: Path
     run: Run
-    keys: tuple[Key, ...]
+    plan: Plan
     end: End | None
     statuses: tuple[str, ...]
     right: tuple[bool, ...]
     observed: NDArray[Any]
     left_out: str = ""
+
+    def share_plan(self) -> None:
+        """Takes the plan that runs here share, for a run that another process read."""
+        self.plan = plan_of(self.plan.cases)
+        self.run.cases = self.plan.cases
 
     @property
     def complete(self) -> bool:
@@ -79,17 +106,9 @@ class Entry:
         """The cases with wrong results."""
         return [
             case
-            for case, status in zip(self.run.cases, self.statuses, strict=True)
+            for case, status in zip(self.plan.cases, self.statuses, strict=True)
             if status == "wrong"
         ]
-
-
-@lru_cache(maxsize=1024)
-def plan_of(text: bytes) -> tuple[list[CaseHeader], tuple[Key, ...]]:
-    """Planned cases in JSON, as one object for all runs that have them, and their keys: a folder
-    has many runs of few plans."""
-    cases = msgspec.json.decode(text, type=list[CaseHeader])
-    return cases, tuple(map(key_of, cases))
 
 
 def observed_of(result: Result) -> NDArray[Any]:
@@ -121,11 +140,11 @@ def observed_costs(result: Result, without: Sequence[str] = ()) -> Iterator[tupl
 
 def entry_of(result: Result) -> Entry:
     """The entry of a run that was read."""
-    cases, keys = plan_of(msgspec.json.encode(result.run.cases))
+    plan = plan_of(result.run.cases)
     return Entry(
         result.path,
-        msgspec.structs.replace(result.run, cases=cases),
-        keys,
+        msgspec.structs.replace(result.run, cases=plan.cases),
+        plan,
         result.end,
         tuple(case.status for case in result.cases),
         tuple(case.status == "ok" and case.n_wrong == 0 for case in result.cases),
@@ -155,19 +174,10 @@ def table(
     - `case`, its number there, and `key`, the place of its key in the second value;
     - `n_blocks`, the median of their costs `cost_us`, and `time_us`, that of the collective alone.
 
-    A run has one row for a key. And the cases by their keys, which leave out the fields `without`,
-    as the last of these runs planned them."""
-    planned, numbers = dict[Key, CaseHeader](), dict[Key, int]()
-    plans: dict[int, NDArray[np.int64]] = {}  # by the identity of a plan, which runs share
-    for entry in entries:
-        if id(entry.keys) not in plans:
-            keys = [key_of(case, without) for case in entry.run.cases]
-            planned |= zip(keys, entry.run.cases, strict=True)
-            places = [numbers.setdefault(key, len(numbers)) for key in keys]
-            plans[id(entry.keys)] = np.array(places, dtype=np.int64)
-
+    A run has one row for a key. And the cases by their keys, as `keys_of` has them."""
+    planned, places = keys_of(entries, without)
     runs = [entry.observed for entry in entries]
-    keys_of_rows = [plans[id(entry.keys)][entry.observed["case"]] for entry in entries]
+    keys_of_rows = [places[entry.plan][entry.observed["case"]] for entry in entries]
     rows = pd.DataFrame(np.concatenate([np.empty(0, OBSERVED), *runs]))
     rows["run"] = np.repeat(np.arange(len(runs)), list(map(len, runs)))
     rows["key"] = np.concatenate([np.empty(0, np.int64), *keys_of_rows])
@@ -180,11 +190,31 @@ def costs_of(
     entries: Sequence[Entry], without: Sequence[str] = ()
 ) -> tuple[NDArray[np.float64], dict[Key, CaseHeader]]:
     """The costs in us of these runs, which were measured alike, (runs, keys), NaN without an
-    observation; and the case of each column by its key, as in `table`."""
-    rows, planned = table(entries, without)
+    observation; and the case of each column by its key, as `keys_of` has them."""
+    planned, places = keys_of(entries, without)
     costs_us = np.full((len(entries), len(planned)), np.nan)
-    costs_us[rows.run, rows.key] = rows.cost_us
+    for of_run, entry in zip(costs_us, entries, strict=True):
+        # As in `table`: of two costs for a place, the last one is kept.
+        observed = entry.observed[np.argsort(entry.observed["n_blocks"], kind="stable")]
+        of_run[places[entry.plan][observed["case"]]] = observed["cost_us"]
+
     return costs_us, planned
+
+
+def keys_of(
+    entries: Sequence[Entry], without: Sequence[str]
+) -> tuple[dict[Key, CaseHeader], dict[Plan, NDArray[np.int64]]]:
+    """The cases that these runs planned by their keys, which leave out the fields `without`, each
+    as the newest plan has it; and the place of each case of a plan among these keys."""
+    planned, places = dict[Key, CaseHeader](), dict[Plan, NDArray[np.int64]]()
+    numbers = dict[Key, int]()
+    for plan in dict.fromkeys(entry.plan for entry in entries):
+        keys = [key_of(case, without) for case in plan.cases]
+        planned |= zip(keys, plan.cases, strict=True)
+        numbered = [numbers.setdefault(key, len(numbers)) for key in keys]
+        places[plan] = np.array(numbered, dtype=np.int64)
+
+    return planned, places
 
 
 def cards_of(run: Run) -> set[tuple[Any, Any]]:

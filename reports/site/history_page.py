@@ -155,7 +155,7 @@ def where(event: Event) -> Cell:
 def history_page(history: History) -> Page:
     """The changes, a chart for each size, and all series."""
     drawn = [each for each in history.series if len(each.run_ids) >= LEAST_MARKS]
-    panels = grouped(drawn, lambda each: f"{each.panel}, {each.node}" if each.node else each.panel)
+    panels = grouped(drawn, lambda each: f"{each.chart}, {each.node}" if each.node else each.chart)
     shown = sorted(panels, key=lambda title: min(map(_rank, panels[title])))[:MOST_PANELS]
     charts = [panel_chart(title, panels[title]) for title in shown]
 

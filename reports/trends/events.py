@@ -1,20 +1,29 @@
 """The events of a history: the changes of its series at one run."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from reports.tables.sentences import interval_text, sized
-from reports.trends.changes import SUSPECT, LevelChange
+from reports.trends.changes import SUSPECT, Judgement, LevelChange
 from reports.trends.creep import creep_of
+from reports.trends.panels import Panel
 from reports.trends.series import FLAG, Series
 from reports.verdicts.verdict import Floats
 from wiretax.record.result import time_of
 
 # Before and after an event: a fact that changes more often than this among them is no cause.
 FACT_RUNS, MOST_FACT_CHANGES = 10, 3
+
+
+class Change(NamedTuple):
+    """A step of a series, between runs of its own."""
+
+    series: Series
+    step: LevelChange
 
 
 @dataclass
@@ -27,7 +36,7 @@ class Event:
 
     run: str
     sides: tuple[str, str]
-    changes: list[tuple[Series, LevelChange]]
+    changes: list[Change]
     n_series: int
     facts: list[str]
     commits: list[str]
@@ -36,12 +45,12 @@ class Event:
     @property
     def series(self) -> Series:
         """The series with the largest step of ours, if any."""
-        return self.changes[0][0]
+        return self.changes[0].series
 
     @property
     def word(self) -> str:
         """`worse` or `better`, as this step is."""
-        return self.changes[0][1].word
+        return self.changes[0].step.word
 
     @property
     def sentences(self) -> list[str]:
@@ -85,8 +94,8 @@ class Event:
         then it was not the code. At the end why it is no alarm, if it is none."""
         if self.is_of_link:
             return self._with_doubt(self._of_link())
-        alike = [change for change in self.changes if change[1].word == self.word]
-        ours = [change for change in alike if not change[0].case.library]
+        alike = [change for change in self.changes if change.step.word == self.word]
+        ours = [change for change in alike if not change.series.case.library]
         changes = ours or alike
         names = [sized(series.case, series.name) for series, _ in changes]
         cases = " and ".join(names)
@@ -122,11 +131,45 @@ class Event:
         return text if self.is_alarm else f"{text}; no alarm: its runs were disturbed"
 
 
+def events_of(
+    panel: Panel,
+    judged: Judgement,
+    disturbed: Container[str],
+    facts_of: Callable[[str], dict[str, str]],
+) -> Iterator[Event]:
+    """The events of series that were judged together: the steps at each run, in order of time.
+    `disturbed` has the disturbed runs, and `facts_of` says what else is known of a run."""
+    run_ids, log_costs = [*panel.costs_us.columns], panel.log_costs
+    own_steps = panel.set_steps(judged, disturbed)
+    for place in sorted({place for steps in own_steps for place in steps}):
+        changes = [
+            Change(series, steps[place])
+            for series, steps in zip(panel.series, own_steps, strict=True)
+            if place in steps
+        ]
+        changes.sort(key=_order_in_event)
+        found = [step for steps in judged.steps for step in steps if step.first == place]
+        low, high = np.median([(step.low, step.high) for step in found], axis=0)
+        ends = int(low), int(high)
+        event = event_at(place, ends, run_ids, changes, len(panel.series), facts_of)
+
+        rows = [panel.series.index(change.series) for change in changes]
+        levels = np.median(log_costs[rows], axis=1, keepdims=True)
+        middle = np.median(log_costs[rows] - levels, axis=0)
+        add_creep(event, middle, judged.steps[rows[0]], run_ids)
+        yield event
+
+
+def _order_in_event(change: Change) -> tuple[bool, float]:
+    """Ours before the library's, each the largest first."""
+    return bool(change.series.case.library), -abs(change.step.log_ratio[0])
+
+
 def event_at(
     place: int,
     ends: Sequence[int],
     run_ids: Sequence[str],
-    changes: list[tuple[Series, LevelChange]],
+    changes: list[Change],
     n_series: int,
     facts_of: Callable[[str], dict[str, str]],
 ) -> Event:

@@ -4,11 +4,11 @@ change."""
 import argparse
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, compress, dropwhile
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from reports.tables.sentences import (
     some,
     without_version,
 )
-from reports.trends.changes import judge
-from reports.trends.events import Event, add_creep, event_at
+from reports.trends.changes import Judgement, judge
+from reports.trends.events import Change, Event, event_at, events_of
 from reports.trends.links import by_state, cost_beside, link_of
-from reports.trends.panels import in_own_runs, log_costs_of, panels_of
-from reports.trends.series import Series, series_of
+from reports.trends.panels import Panel, panel_of, tested_together
+from reports.trends.series import Series
 from wiretax.common.grouped import grouped
 from wiretax.common.program import answer, complain
 from wiretax.common.untrusted import printable
@@ -51,26 +51,27 @@ LABEL_SHARE = 0.1  # of its height, a line of words
 
 @dataclass
 class History:
-    """The runs of a folder by run id, in order of time; sentences on what is left out; the share of
-    the CPU time that was withheld from disturbed runs; what `standing_wrong` and `newest_failed`
-    find; the series; the round trips of links whose state changed; the events, those of links
-    first, then the largest. Of the series that are long enough to be tested: the largest
-    correlation of neighbouring runs, None if there are none; the fewest that are tested together;
-    and the smallest steps of all at once, and of each alone, that would be found, in
-    logarithms."""
+    """The runs of a folder by run id, in order of time, and what is found in them."""
 
     runs: dict[str, Run]
-    skipped: list[str]
-    disturbed: dict[str, float]
-    wrong: dict[Entry, list[CaseHeader]]
-    failed: list[list[Entry]]
+    skipped: list[str]  # sentences on what is left out
+    disturbed: dict[str, float]  # of disturbed runs, the share of the CPU time that was withheld
+    wrong: dict[Entry, list[CaseHeader]]  # as `standing_wrong` finds them
+    failed: list[list[Entry]]  # as `newest_failed` finds them
     series: list[Series] = field(default_factory=list)
-    links: list[Series] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    rho: float | None = None
-    fewest: int = 0
-    common: list[float] = field(default_factory=list)
-    alone: list[float] = field(default_factory=list)
+    links: list[Series] = field(default_factory=list)  # round trips of links that changed
+    events: list[Event] = field(default_factory=list)  # those of links first, then the largest
+    judged: list[Judgement] = field(default_factory=list)  # of series that were tested together
+
+    @property
+    def rho(self) -> float | None:
+        """The largest correlation of neighbouring runs; None if no series is long enough."""
+        return max((each.rho for each in self.judged), default=None)
+
+    @property
+    def fewest(self) -> int:
+        """The fewest series that were tested together."""
+        return min((len(each.steps) for each in self.judged), default=0)
 
     @property
     def standing(self) -> list[Event]:
@@ -78,7 +79,7 @@ class History:
         events = [
             event
             for event in self.events
-            if any(series.last_alarm is step for series, step in event.changes)
+            if any(change.series.last_alarm is change.step for change in event.changes)
         ]
         return sorted(events, key=attrgetter("word", "run"), reverse=True)
 
@@ -148,7 +149,7 @@ def history_of(contents: Contents) -> History:
         newest_failed(contents),
     )
 
-    alike = list[list[Series]]()
+    panels = list[Panel]()
     facts_of = cache(lambda run_id: recorded_facts(history.runs[run_id]))
     for (variant, node, *_), group in grouped(
         entries.values(),
@@ -157,62 +158,38 @@ def history_of(contents: Contents) -> History:
         link, kinds, current = link_of(group, variant)
         groups, notes = by_state(group, kinds, current)
         skipped += [f"{node}: {note}" if node else note for note in notes]
-        alike += [[*series_of(own, variant, words)] for words, own in groups]
+        panels += [panel_of(own, variant, words) for words, own in groups]
         if link:
             link.mark_disturbed(history.disturbed)
             history.links.append(link)
             for step in link.steps:
                 at = step.first
-                event = event_at(at, (at, at), link.run_ids, [(link, step)], 1, facts_of)
+                changes = [Change(link, step)]
+                event = event_at(at, (at, at), link.run_ids, changes, 1, facts_of)
                 event.facts[:0] = cost_beside(group, *event.sides)
                 history.events.append(event)
 
-    history.series = [*chain(*alike)]
+    history.series = [series for panel in panels for series in panel.series]
     n_results = sum(entry.statuses.count("ok") for entry in entries.values())
     if n_few := n_results - sum(len(entry.observed) for entry in entries.values()):
         skipped.append(
             f"left out, with fewer than {MIN_BLOCKS} blocks: {n_few} of {n_results} results"
         )
 
-    add_events(history, alike, facts_of)
+    add_events(history, panels, facts_of)
     return history
 
 
 def add_events(
-    history: History, alike: Sequence[Sequence[Series]], facts_of: Callable[[str], dict[str, str]]
+    history: History, panels: Sequence[Panel], facts_of: Callable[[str], dict[str, str]]
 ) -> None:
-    """Series over about the same runs are tested together; their steps at one run are one event."""
-    order = {run_id: place for place, run_id in enumerate(history.runs)}
-    panels = [panel for each in alike for panel in panels_of(each, order)]
-    n_series = sum(len(panel) for panel, _ in panels)
-    for panel, run_ids in panels:
-        log_costs = log_costs_of(panel, run_ids)
-        judged = judge(log_costs, n_series)
-        history.rho = max(judged.rho, history.rho or 0.0)
-        history.fewest = min(len(panel), history.fewest or len(panel))
-        if np.isfinite(judged.common):
-            history.common.append(judged.common)
-        changes = []
-        for series, steps, word, smallest in zip(
-            panel, judged.steps, judged.words, judged.smallest.tolist(), strict=True
-        ):
-            places = in_own_runs(steps, series, run_ids)
-            series.steps, series.quiet = [step for _, step in places], word
-            series.smallest = smallest
-            history.alone.append(smallest)
-            series.mark_disturbed(history.disturbed)
-            changes += [(place, (series, step)) for place, step in places]
-        by_place = grouped(changes, itemgetter(0))
-        for place in sorted(by_place):
-            own = [change for _, change in by_place[place]]
-            own.sort(key=lambda each: (bool(each[0].case.library), -abs(each[1].log_ratio[0])))
-            found = [step for steps in judged.steps for step in steps if step.first == place]
-            ends = np.median([(step.low, step.high) for step in found], axis=0).astype(int)
-            event = event_at(place, ends.tolist(), run_ids, own, len(panel), facts_of)
-            rows = [panel.index(series) for series, _ in own]
-            beside = log_costs[rows] - np.median(log_costs[rows], axis=1, keepdims=True)
-            add_creep(event, np.median(beside, axis=0), judged.steps[rows[0]], run_ids)
-            history.events.append(event)
+    """Judges the series, those over about the same runs together, and adds the events."""
+    together = [part for panel in panels for part in tested_together(panel)]
+    n_series = sum(len(part.series) for part in together)
+    for part in together:
+        judged = judge(part.log_costs, n_series)
+        history.judged.append(judged)
+        history.events += events_of(part, judged, history.disturbed, facts_of)
 
     history.events.sort(key=lambda event: (not event.is_alarm, not event.is_of_link, -event.weight))
 
@@ -239,31 +216,10 @@ def history(arguments: argparse.Namespace) -> int:
     if not history.runs:
         problem = f"{arguments.folder} has no usable run"
         raise ResultError("; ".join([problem, *history.skipped]))
-    unusable = chain(history.wrong, *history.failed)
-    later = known = {*history.runs, *(entry.run.run_id for entry in unusable)}
-    if since := arguments.since:
-        later = {run_id for run_id in known if run_id >= since}
-        is_day = later and re.fullmatch(r"\d{4}-\d\d-\d\d", since)
-        if since not in known and not is_day:
-            raise ResultError(
-                f"--since {since}: name the id of a usable run here, or a day that is not after "
-                "all of them, such as 2026-11-20"
-            )
-        history.events = [event for event in history.events if event.run in later]
-        history.series = [each for each in history.series if each.since(each.last_step) in later]
-        history.links = [each for each in history.links if each.since(each.last_step) in later]
-        history.wrong = {
-            entry: cases for entry, cases in history.wrong.items() if entry.run.run_id in later
-        }
-        history.failed = [own for own in history.failed if own[-1].run.run_id in later]
-
-    status = 3 if history.failed else 0
-    if history.wrong or any(
-        step.word == "worse" and series.since(step) in later
-        for series in [*history.links, *history.series]
-        if (step := series.last_alarm)
-    ):
-        status = 1
+    later = runs_since(history, arguments.since)
+    if arguments.since:
+        keep_since(history, later)
+    status = status_of(history, later)
 
     if arguments.plot and history.events:
         plot(history, arguments.plot)
@@ -278,7 +234,7 @@ def history(arguments: argparse.Namespace) -> int:
             "benchmark": event.series.benchmark,
             "headline": event.finding,
             "alarm": event.is_alarm,
-            "cases": [series.label for series, _ in event.changes],
+            "cases": [change.series.label for change in event.changes],
             "sentences": event.sentences,
         }
         for event in history.events
@@ -295,6 +251,45 @@ def history(arguments: argparse.Namespace) -> int:
         series=[series.record() for series in [*history.links, *history.series]],
     )
     return status if arguments.since or arguments.json else 0
+
+
+def runs_since(history: History, since: str | None) -> set[str]:
+    """The ids of the runs from this run or day on, or of all, also of unusable ones. Raises
+    ResultError if `since` is neither."""
+    unusable = chain(history.wrong, *history.failed)
+    known = {*history.runs, *(entry.run.run_id for entry in unusable)}
+    if not since or since in known:
+        return {run_id for run_id in known if run_id >= (since or "")}
+
+    later = {run_id for run_id in known if run_id >= since}
+    if not later or not re.fullmatch(r"\d{4}-\d\d-\d\d", since):
+        raise ResultError(
+            f"--since {since}: name the id of a usable run here, or a day that is not after "
+            "all of them, such as 2026-11-20"
+        )
+    return later
+
+
+def keep_since(history: History, later: Collection[str]) -> None:
+    """Leaves out of a history what did not happen in the runs `later`."""
+    history.events = [event for event in history.events if event.run in later]
+    history.series = [each for each in history.series if each.since(each.last_step) in later]
+    history.links = [each for each in history.links if each.since(each.last_step) in later]
+    history.failed = [own for own in history.failed if own[-1].run.run_id in later]
+    history.wrong = {
+        entry: cases for entry, cases in history.wrong.items() if entry.run.run_id in later
+    }
+
+
+def status_of(history: History, later: Collection[str]) -> int:
+    """The exit status for a pipeline that asks what happened in the runs `later`."""
+    if history.wrong:
+        return 1
+    for series in [*history.links, *history.series]:
+        alarm = series.last_alarm
+        if alarm and alarm.word == "worse" and series.since(alarm) in later:
+            return 1
+    return 3 if history.failed else 0
 
 
 def headline(history: History) -> str:
@@ -336,10 +331,11 @@ def rates(rho: float, series: int) -> str:
 
 def seen(history: History) -> str:
     """The smallest changes that this history would show."""
-    own = np.median(history.alone)
+    own = np.median(np.concatenate([each.smallest for each in history.judged]))
     if own == np.inf:
         return "With so few runs only large steps are found."
-    texts = [f"of {np.expm1(max(history.common)):.1%} in all cases"] if history.common else []
+    common = [each.common for each in history.judged if np.isfinite(each.common)]
+    texts = [f"of {np.expm1(max(common)):.1%} in all cases"] if common else []
     texts.append(f"of {np.expm1(own):.1%} in one case alone (the median case)")
     return f"Steps {' and '.join(texts)} are found within eight runs, about four times in five."
 
@@ -369,7 +365,7 @@ def text_of(history: History, status: int) -> str:
     tables = []
     for event in history.events:
         place = f"{event.series.place}, first at {event.run}."
-        rows = [series.row(step) for series, step in event.changes[:8]]
+        rows = [change.series.row(change.step) for change in event.changes[:8]]
         said = "\n".join([event.finding, place, *event.sentences])
         tables.append((said, plain_table(rows[0], rows)))
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from reports.tables.sentences import counted
 from reports.trends.changes import LEAST_BASE, SPELL_RUNS, SUSPECT, LevelChange, neighbours
-from reports.trends.series import FLAG, Series, place_of, point_of
+from reports.trends.series import FLAG, Series, label_of, place_of, point_of
 from reports.verdicts.verdict import Floats
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import main_state
@@ -93,7 +93,7 @@ def link_of(entries: Sequence[Entry], variant: str) -> tuple[Series | None, Floa
     case = CaseHeader(
         collective=FLAG, algorithm=FLAG, size_bytes=0, count=0, datatype="-", redop="-"
     )
-    label = " ".join(filter(None, ["flag round trip", variant]))
+    label = label_of("flag round trip", variant)
     facts = run.machine_id, run.benchmark, run.node, place_of(run)
     return (
         Series(label, label, FLAG, case, *facts, [*probed], trips_ns / 1e3, steps),

@@ -1,47 +1,127 @@
-"""Which series of runs that were measured alike are tested together, and what stands in for a run
-that lacks some of them."""
+"""Series of runs that were measured alike, over the runs that any of them has: which of them are
+tested together, and what stands in for a run that a series lacks."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from reports.trends.changes import LEAST_BASE, LevelChange
-from reports.trends.series import Series
+from reports.tables.sentences import sized, without_version
+from reports.trends.changes import LEAST_BASE, Judgement, LevelChange
+from reports.trends.series import Series, label_of, place_of, point_of
+from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
+from wiretax.record.observations import Entry, costs_of, method_of
 
-LEAST_COMMON = 0.5  # of the runs of two series, for one panel
+LEAST_COMMON = 0.5  # of the runs of two series that are tested together
 
 
-def panels_of(
-    series: Sequence[Series], order: Mapping[str, int]
-) -> Iterator[tuple[list[Series], list[str]]]:
-    """The series that are long enough, by panel, and the runs of each panel in their `order`. A
-    panel has the longest series that is left and those with about the same runs, so that a run
-    without some cases does not part them."""
-    rest = [each for each in series if len(each.run_ids) > LEAST_BASE]
-    while rest:
-        longest = {*max(rest, key=lambda each: len(each.run_ids)).run_ids}
-        panel = [
-            each
-            for each in rest
-            if len(longest & {*each.run_ids}) >= LEAST_COMMON * len(longest | {*each.run_ids})
-        ]
-        rest = [each for each in rest if each not in panel]
-        yield (
-            panel,
-            sorted({*longest}.union(*(each.run_ids for each in panel)), key=order.__getitem__),
+@dataclass
+class Panel:
+    """Series and their costs: `costs_us` has a row for each series, and a column for each run that
+    any of them has, by its id and in order of time; NaN where a series lacks the run."""
+
+    series: list[Series]
+    costs_us: pd.DataFrame
+
+    @property
+    def log_costs(self) -> Floats:
+        """The logarithms of the costs, (series, runs), with a value for each missing one."""
+        return filled(np.log(self.costs_us.to_numpy()))
+
+    def set_steps(
+        self, judged: Judgement, disturbed: Container[str]
+    ) -> list[dict[int, LevelChange]]:
+        """Gives each series what was found in it. Returns the steps of each by their places among
+        the runs of the panel."""
+        of_series = []
+        for row, series in enumerate(self.series):
+            steps = self._in_own_runs(row, judged.steps[row])
+            series.steps = [*steps.values()]
+            series.quiet = judged.words[row]
+            series.smallest = float(judged.smallest[row])
+            series.mark_disturbed(disturbed)
+            of_series.append(steps)
+
+        return of_series
+
+    def _in_own_runs(self, row: int, steps: Sequence[LevelChange]) -> dict[int, LevelChange]:
+        """Steps between runs of the panel as steps between those that the series of this row has;
+        without those before its first run or after its last."""
+        has_run = self.costs_us.iloc[row].notna()
+        own_before = [0, *np.cumsum(has_run).tolist()]  # runs of its own before each run
+        last = own_before[-1] - 1
+        own = {}
+        for step in steps:
+            first, low, high = (own_before[place] for place in (step.first, step.low, step.high))
+            if 0 < first <= last:
+                low, high = max(low, 1), min(high, last)
+                own[step.first] = replace(step, first=first, low=low, high=high)
+
+        return own
+
+
+def panel_of(entries: Sequence[Entry], variant: str, link: str = "") -> Panel:
+    """The series of runs that were measured alike on a node, of a `variant` of campaigns or, if it
+    is empty, outside, in a state of the `link` that their labels name. The runs of one side of a
+    campaign are one point, named by the first."""
+    costs_us, planned = costs_of(entries)
+    firsts = dict[Entry | Path, str]()
+    points = [firsts.setdefault(point_of(entry, variant), entry.run.run_id) for entry in entries]
+    # The library's version, in the last value of a key, may change within a series. Each run has
+    # one version, so one cost.
+    keys = pd.Series([(*key[:-1], without_version(key[-1])) for key in planned])
+    of_points = pd.DataFrame(costs_us).groupby(points, sort=False).median()
+    of_series = of_points.T.groupby(keys.factorize()[0]).max()
+
+    run = entries[0].run
+    method = run.method.get("harness") or method_of(run)
+    newest = [*dict(zip(keys, planned.values(), strict=True)).values()]
+    names = case_names(newest)
+    series, rows = [], []
+    for row in sorted(range(len(newest)), key=lambda row: (newest[row].size_bytes, names[row])):
+        case, own_us = newest[row], of_series.iloc[row].dropna()
+        if own_us.empty:
+            continue
+        in_chart = " ".join(word for word in names[row].split(" ") if word != case.mode)
+        if case.library:
+            in_chart = in_chart.replace(case.algorithm, case.library, 1)
+        rows.append(row)
+        series.append(
+            Series(
+                label=sized(case, label_of(names[row], method, variant, link)),
+                chart=sized(case, label_of(case.mode, method, variant, link)),
+                name=in_chart,
+                case=case,
+                machine_id=run.machine_id,
+                benchmark=run.benchmark,
+                node=run.node,
+                place=place_of(run),
+                run_ids=own_us.index.tolist(),
+                costs_us=own_us.to_numpy(),
+            )
         )
 
+    return Panel(series, of_series.iloc[rows])
 
-def log_costs_of(panel: Sequence[Series], run_ids: Sequence[str]) -> Floats:
-    """The logarithms of the costs of the series in these runs, (series, runs). A missing one is
-    what the others of the run say, and its series' deviation from them before and after."""
-    places = {run_id: place for place, run_id in enumerate(run_ids)}
-    logs = np.full((len(panel), len(run_ids)), np.nan)
-    for row, series in zip(logs, panel, strict=True):
-        row[[places[run_id] for run_id in series.run_ids]] = np.log(series.costs_us)
-    return filled(logs)
+
+def tested_together(panel: Panel) -> Iterator[Panel]:
+    """The series that are long enough, in panels that are tested each: the longest series that is
+    left, and those with about the same runs, so that a run without some cases does not part
+    them."""
+    has_run = panel.costs_us.notna().to_numpy()
+    n_runs = has_run.sum(axis=1)
+    rest = np.flatnonzero(n_runs > LEAST_BASE)
+    while len(rest):
+        longest = has_run[rest[np.argmax(n_runs[rest])]]
+        n_common = (has_run[rest] & longest).sum(axis=1)
+        n_either = (has_run[rest] | longest).sum(axis=1)
+        is_near = n_common >= LEAST_COMMON * n_either
+        rows, rest = rest[is_near], rest[~is_near]
+        costs_us = panel.costs_us.iloc[rows].dropna(axis="columns", how="all")
+        yield Panel([panel.series[row] for row in rows], costs_us)
 
 
 def filled(values: Floats) -> Floats:
@@ -58,20 +138,3 @@ def filled(values: Floats) -> Floats:
     for row, is_missing in zip(beside, missing, strict=True):
         row[is_missing] = np.interp(runs[is_missing], runs[~is_missing], row[~is_missing])
     return np.asarray(np.where(missing, levels + of_runs + beside, values))
-
-
-def in_own_runs(
-    steps: Sequence[LevelChange], series: Series, run_ids: Sequence[str]
-) -> list[tuple[int, LevelChange]]:
-    """The steps that a panel's runs show, which the series itself has runs before and after: the
-    place of each there, and the step with places among its own runs."""
-    has = np.isin(run_ids, series.run_ids)
-    before = np.concatenate([[0], np.cumsum(has)]).tolist()  # runs of its own before each
-    last = len(series.run_ids) - 1
-    own = []
-    for step in steps:
-        first, low, high = (before[place] for place in (step.first, step.low, step.high))
-        if 0 < first <= last:
-            ends = max(low, 1), min(high, last)
-            own.append((step.first, replace(step, first=first, low=ends[0], high=ends[1])))
-    return own

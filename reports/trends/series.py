@@ -1,19 +1,17 @@
 """The series of a history: one for each case, machine, node, benchmark, world and method. The
 launches of one side of a campaign ran close together in time: they are one point, their median."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from reports.tables.sentences import interval_text, machine_name, number, sized, without_version
+from reports.tables.sentences import interval_text, machine_name, number
 from reports.trends.changes import DISTURBED, LevelChange, levels_between, neighbours
-from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
-from wiretax.record.observations import Entry, costs_of, method_of
+from wiretax.record.observations import Entry
 from wiretax.record.schema import CaseHeader, Run
 
 FLAG = "flag"  # the collective of the link's round trip as a series
@@ -25,10 +23,10 @@ class Series:
     between them; `quiet` is the verdict without any, and `smallest` the log ratio of the smallest
     that would be found. `node` is the label of the host, if the runs have it, `place` names
     benchmark, machine and node. `case` is the newest run's. Series that differ in the algorithm
-    alone share a `panel`, where each has a `name`."""
+    alone share a `chart`, where each has a `name`."""
 
     label: str
-    panel: str
+    chart: str
     name: str
     case: CaseHeader
     machine_id: str
@@ -67,11 +65,11 @@ class Series:
     def beside_level(self, run_id: str) -> float | None:
         """The share by which a run took longer than the median of up to eight runs before it, of
         one level; None without such runs."""
-        if run_id not in self.run_ids:
+        at = self.run_ids.index(run_id) if run_id in self.run_ids else 0
+        if at == 0:
             return None
-        at = self.run_ids.index(run_id)
         start = max([0, at - 8, *(step.first for step in self.steps if step.first < at)])
-        return float(self.costs_us[at] / np.median(self.costs_us[start:at]) - 1) if at else None
+        return float(self.costs_us[at] / np.median(self.costs_us[start:at]) - 1)
 
     def mark_disturbed(self, disturbed: Container[str]) -> None:
         """Marks the steps to or from a level with disturbed runs only: they are no alarms."""
@@ -79,8 +77,8 @@ class Series:
         places = neighbours([step.first for step in self.steps], len(is_disturbed))
 
         for step, (start, first, stop) in zip(self.steps, places, strict=True):
-            sides = is_disturbed[start:first], is_disturbed[first:stop]
-            if any(map(all, sides)):
+            before, after = is_disturbed[start:first], is_disturbed[first:stop]
+            if all(before) or all(after):
                 step.doubt = DISTURBED
 
     def record(self) -> dict[str, Any]:
@@ -119,45 +117,10 @@ def point_of(entry: Entry, variant: str) -> Any:
 
 def place_of(run: Run) -> str:
     """`allreduce on AMD EPYC (1a2b3c4d), node n1`."""
-    return f"{run.benchmark} on {machine_name(run)}" + (f", node {run.node}" if run.node else "")
+    place = f"{run.benchmark} on {machine_name(run)}"
+    return f"{place}, node {run.node}" if run.node else place
 
 
-def series_of(entries: Sequence[Entry], variant: str, link: str = "") -> Iterator[Series]:
-    """The series of runs that were measured alike on a node, of a `variant` of campaigns or, if it
-    is empty, outside, in a state of the `link` that their labels name. The runs of one side of a
-    campaign are one point, named by the first."""
-    run = entries[0].run
-    costs_us, planned = costs_of(entries)
-    # The library's version, in the last value of a key, may change within a series. Each run has
-    # one version, so one cost.
-    keys = pd.Series([(*key[:-1], without_version(key[-1])) for key in planned])
-    newest = [*dict(zip(keys, planned.values(), strict=True)).values()]
-    place = place_of(run)
-    firsts = dict[Any, str]()
-    points = [firsts.setdefault(point_of(entry, variant), entry.run.run_id) for entry in entries]
-    costs = pd.DataFrame(costs_us).groupby(points, sort=False).median()
-    costs = costs.T.groupby(keys.factorize()[0]).max().T
-
-    for name, case, (_, every_us) in sorted(
-        zip(case_names(newest), newest, costs.items(), strict=True),
-        key=lambda each: (each[1].size_bytes, each[0]),
-    ):
-        own_us = every_us.dropna()
-        method = run.method.get("harness") or method_of(run)
-        in_panel = " ".join(word for word in name.split(" ") if word != case.mode)
-        if case.library:
-            in_panel = in_panel.replace(case.algorithm, case.library, 1)
-
-        if len(own_us):
-            yield Series(
-                sized(case, " ".join(filter(None, [name, method, variant, link]))),
-                sized(case, " ".join(filter(None, [case.mode, method, variant, link]))),
-                in_panel,
-                case,
-                run.machine_id,
-                run.benchmark,
-                run.node,
-                place,
-                own_us.index.tolist(),
-                own_us.to_numpy(),
-            )
+def label_of(*words: str) -> str:
+    """The words that are not empty, as one label."""
+    return " ".join(filter(None, words))

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.ndimage import median_filter
 from scipy.special import stdtrit
 
-from reports.trends.changes import OUTLIER, innovations_of, noise_of
+from reports.trends.changes import OUTLIER, noise_of
 from reports.verdicts.verdict import Floats
 
 LEAST_LENGTH = 8  # runs, of a creep: a shorter one is a step
@@ -31,41 +32,59 @@ def creep_of(log_costs: Floats, firsts: Sequence[int]) -> Creep | None:
     places and a size."""
     runs = len(log_costs)
     noise = noise_of(log_costs[None])
-    smooth = median_filter(log_costs, OUTLIER_WINDOW, mode="nearest")
-    most = OUTLIER * noise.spread[0, 0] / np.sqrt(1 - noise.rho[0, 0] ** 2)
-    calm = smooth + np.clip(log_costs - smooth, -most, most)
+    rho, spread = float(noise.rho[0, 0]), float(noise.spread[0, 0])
+    own = _centred(without_outliers(log_costs, OUTLIER * spread / np.sqrt(1 - rho**2)), rho)
 
-    def centred(values: Floats) -> Floats:
-        new = innovations_of(values, noise.rho)
-        return np.asarray(new - new.mean(axis=1, keepdims=True))
-
-    places = np.arange(runs)
-    [own] = centred(calm[None])
-    steps = centred((places >= np.array(firsts)[:, None]).astype(float))
+    is_after = np.arange(runs) >= np.array(firsts)[:, None]
+    steps = np.array([_centred(each, rho) for each in is_after.astype(float)])
     sizes, *_ = np.linalg.lstsq(steps.T, own, rcond=None)
-    ends = np.array(
-        [
-            (first, first + length)
-            for length in np.unique(np.geomspace(LEAST_LENGTH, runs, LENGTHS).astype(int))
-            for first in range(1, runs - length + 1)
-        ]
-        or [(1, runs)]
-    )
-    first, stop = ends.T[:, :, None]
-    ramps = centred(np.clip((places - first + 1) / (stop - first), 0, 1))
-    weights = np.sum(ramps**2, axis=1)
-    rest = np.sum(own**2) - (ramps @ own) ** 2 / weights
-    best = int(np.argmin(rest))
-    gain = runs * np.log(np.sum((own - sizes @ steps) ** 2) / rest[best])
-    if gain <= (3 - 2 * len(firsts)) * np.log(runs):
+    rest_of_steps = np.sum((own - sizes @ steps) ** 2)
+
+    lengths = np.unique(np.geomspace(LEAST_LENGTH, runs, LENGTHS).astype(int))
+    lengths = lengths[lengths < runs] if runs > LEAST_LENGTH else np.array([runs - 1])
+    creeps = pd.concat([_creeps(own, rho, length) for length in lengths.tolist()])
+    rest = np.sum(own**2) - creeps["weight"] * creeps["size"] ** 2
+    best = creeps.iloc[int(np.argmin(rest))]
+    least = rest.min()
+    if runs * np.log(rest_of_steps / least) <= (3 - 2 * len(firsts)) * np.log(runs):
         return None
 
     # Of each creep the sizes that are as likely (profile likelihood).
     deviate = stdtrit(noise.freedom, 0.975)
-    less_likely = runs * np.log(rest / rest[best]) / deviate**2
-    sizes = ramps @ own / weights
-    halves = deviate * noise.spread[0, 0] * np.sqrt(np.maximum(1 - less_likely, 0) / weights)
-    likely = less_likely < 1
-    low, high = np.min((sizes - halves)[likely]), np.max((sizes + halves)[likely])
-    first, last = int(ends[best, 0]), int(ends[best, 1]) - 1
-    return Creep(first, last, np.array([sizes[best], low, high]))
+    less_likely = runs * np.log(rest / least) / deviate**2
+    half = deviate * spread * np.sqrt(np.maximum(1 - less_likely, 0) / creeps["weight"])
+    is_likely = less_likely < 1
+    low = np.min((creeps["size"] - half)[is_likely])
+    high = np.max((creeps["size"] + half)[is_likely])
+    first, length = int(best["first"]), int(best["length"])
+    return Creep(first, first + length - 1, np.array([best["size"], low, high]))
+
+
+def without_outliers(log_costs: Floats, most: float) -> Floats:
+    """Values of which none is further than `most` from the median of those around it."""
+    smooth = median_filter(log_costs, OUTLIER_WINDOW, mode="nearest")
+    return np.asarray(smooth + np.clip(log_costs - smooth, -most, most))
+
+
+def _centred(values: Floats, rho: float) -> Floats:
+    """Innovations, (runs - 1,), less their mean."""
+    new = values[1:] - rho * values[:-1]
+    return np.asarray(new - new.mean())
+
+
+def _creeps(own: Floats, rho: float, length: int) -> pd.DataFrame:
+    """All creeps of this length, a row each: the `first` run; the `size` that fits `own`, which are
+    centred innovations, by least squares; and its `weight`, the sum of squares of the centred
+    innovations of a creep of size 1. These are a ramp, and then those of a level, so that sums
+    suffice: a matrix of all creeps takes 20 GB for 10,000 runs."""
+    ramp = np.arange(length + 1) / length
+    of_ramp, of_level = ramp[1:] - rho * ramp[:-1], 1 - rho
+    runs_after = np.arange(len(own) - length, -1, -1)
+    sum_after = np.cumsum(np.append(own, 0.0)[::-1])[::-1]  # from each innovation on
+    product = np.correlate(own, of_ramp) + of_level * sum_after[length:]
+    total = of_ramp.sum() + of_level * runs_after
+    weight = np.sum(of_ramp**2) + of_level**2 * runs_after - total**2 / len(own)
+    first = np.arange(1, len(runs_after) + 1)
+    return pd.DataFrame(
+        {"first": first, "length": length, "size": product / weight, "weight": weight}
+    )

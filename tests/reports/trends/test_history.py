@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tracemalloc
 from typing import Any
 from unittest import mock
 
@@ -11,6 +12,7 @@ import pytest
 
 from reports.site.history_page import banner_of
 from reports.trends.changes import judge
+from reports.trends.creep import creep_of
 from reports.trends.history import history_of, seen_change
 from reports.trends.links import changes_of
 from tests.reports import synthetic_run
@@ -265,6 +267,25 @@ def test_a_slow_creep_is_told_with_its_whole_size(tmp_path, history):
     assert found, text
     assert 26 < float(found[1]) < 34
     assert re.search(r"It came little by little from \S+ to \S+: \+\d+\.\d% \[", text)
+
+
+def test_a_creep_among_very_many_runs_takes_little_memory():
+    """All creeps of all lengths at once were a matrix of 20 GB for 10,000 runs."""
+    runs = np.arange(2000)
+    log_costs = 0.01 * np.random.default_rng(3).standard_normal(len(runs))
+    log_costs += 0.05 * np.clip((runs - 500) / 400, 0, 1)
+    tracemalloc.start()
+    try:
+        creep = creep_of(log_costs, [600, 700, 800])
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert creep
+    assert creep.first == pytest.approx(500, abs=50)
+    assert creep.last == pytest.approx(900, abs=50)
+    _, low, high = creep.log_ratio
+    assert low < 0.05 < high
+    assert peak_bytes < 50e6
 
 
 def test_the_size_of_one_step_is_not_that_of_steps_in_all_series():

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.ndimage import median_filter
 from scipy.special import stdtrit
 
-from reports.trends.changes import OUTLIER, noise_of
+from reports.trends.noise import OUTLIER, noise_of
 from reports.verdicts.verdict import Floats
 
 LEAST_LENGTH = 8  # runs, of a creep: a shorter one is a step
@@ -33,7 +33,8 @@ def creep_of(log_costs: Floats, firsts: Sequence[int]) -> Creep | None:
     runs = len(log_costs)
     noise = noise_of(log_costs[None])
     rho, spread = float(noise.rho[0, 0]), float(noise.spread[0, 0])
-    own = _centred(without_outliers(log_costs, OUTLIER * spread / np.sqrt(1 - rho**2)), rho)
+    most = OUTLIER * float(noise.run_spread[0, 0])
+    own = _centred(without_outliers(log_costs, most), rho)
 
     is_after = np.arange(runs) >= np.array(firsts)[:, None]
     steps = np.array([_centred(each, rho) for each in is_after.astype(float)])

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from reports.tables.sentences import counted
-from reports.trends.changes import LEAST_BASE, SPELL_RUNS, SUSPECT, LevelChange, neighbours
+from reports.trends.changes import LEAST_BASE, SUSPECT, LevelChange
 from reports.trends.series import FLAG, Series, label_of, place_of, point_of
+from reports.trends.step_test import SPELL_RUNS, neighbours
 from reports.verdicts.verdict import Floats
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import main_state

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from reports.tables.sentences import interval_text, machine_name, number
-from reports.trends.changes import DISTURBED, LevelChange, levels_between, neighbours
+from reports.trends.changes import DISTURBED, LevelChange, levels_between
+from reports.trends.step_test import neighbours
 from reports.verdicts.verdict import Floats
 from wiretax.record.observations import Entry
 from wiretax.record.schema import CaseHeader, Run

@@ -6,11 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from reports.trends.changes import LATE_RUNS, LevelChange, judge
+from reports.trends.changes import LevelChange, judge
 from reports.trends.creep import creep_of
 from reports.trends.history import RATES
 from reports.trends.links import changes_of, nearest, states_in
 from reports.trends.panels import filled
+from reports.trends.step_test import LATE_RUNS
 from reports.verdicts.verdict import Floats
 from tests.calibration.synthetic import (
     LAUNCH_EXCESS,

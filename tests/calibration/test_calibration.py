@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from reports.tables import exposed
-from reports.trends import changes
+from reports.trends import changes, noise, step_test
 from reports.verdicts import verdict
 from tests.calibration import selfcheck
 from tests.calibration.calibrated_layers import LAYER, equal_forms
@@ -58,12 +58,13 @@ def blocks_taken_for_independent(monkeypatch):
 
 
 def runs_taken_for_independent(monkeypatch):
-    noise_of = changes.noise_of
-    monkeypatch.setattr(
-        changes,
-        "noise_of",
-        lambda values, *_: noise_of(values)._replace(rho=np.zeros((len(values), 1))),
-    )
+    noise_of = noise.noise_of
+
+    def independent(values, *_):
+        return noise_of(values)._replace(rho=np.zeros((len(values), 1)))
+
+    for module in (changes, step_test):
+        monkeypatch.setattr(module, "noise_of", independent)
 
 
 def rounds_taken_for_independent(monkeypatch):

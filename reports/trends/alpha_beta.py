@@ -64,16 +64,13 @@ class Fit(msgspec.Struct, kw_only=True):
     @property
     def title(self) -> str:
         """`all_reduce, float32 sum, isolated, 2 ranks`."""
-        words = [
-            self.collective,
-            type_text(self),
-            self.mode,
-            *shape_words(self.shape),
-            *["in place"] * self.in_place,
-            f"{self.world_size} ranks"
-            + ("" if self.hosts in (1, None) else f" on {self.hosts} hosts"),
-        ]
-        return ", ".join(words)
+        words = [self.collective, type_text(self), self.mode, *shape_words(self.shape)]
+        if self.in_place:
+            words.append("in place")
+        ranks = f"{self.world_size} ranks"
+        if self.hosts not in (1, None):
+            ranks += f" on {self.hosts} hosts"
+        return ", ".join([*words, ranks])
 
     @property
     def name(self) -> str:
@@ -132,8 +129,14 @@ def resolved(values: Floats) -> list[Interval | None]:
     cells = evidence(values)
     figures = list[Interval | None]()
     for value, low, high in zip(cells.log_ratio, cells.log_low, cells.log_high, strict=True):
-        ends = (float(low), float(high)) if np.isfinite(low) else (None, None)
-        figures.append((float(value), *ends) if (ends[0] or value) > 0 else None)
+        has_interval = bool(np.isfinite(low))
+        least = low if has_interval else value
+        if least <= 0:
+            figures.append(None)
+        elif has_interval:
+            figures.append((float(value), float(low), float(high)))
+        else:
+            figures.append((float(value), None, None))
     return figures
 
 
@@ -148,8 +151,10 @@ def half_bytes(alphas_us: Floats, slopes: Floats) -> Interval | None:
     sizes = np.full(len(rising), np.inf)  # without a slope no size has half of the bandwidth
     np.divide(alphas_us[i] + alphas_us[j], rising, out=sizes, where=rising > 0)
     sizes.sort()
-    value, low, high = float(np.median(sizes)), None, None
-    if launches >= MIN_PAIRS:
-        k = int(np.searchsorted(signed_rank_cdf(launches), INTERVAL_P, side="right"))
-        low, high = float(sizes[k - 1]), float(sizes[-k])
-    return (value, low, high) if (low or value) > 0 and (high or value) < np.inf else None
+    value = float(np.median(sizes))
+    if launches < MIN_PAIRS:
+        return (value, None, None) if 0 < value < np.inf else None
+
+    k = int(np.searchsorted(signed_rank_cdf(launches), INTERVAL_P, side="right"))
+    low, high = float(sizes[k - 1]), float(sizes[-k])
+    return (value, low, high) if low > 0 and high < np.inf else None

@@ -61,15 +61,14 @@ Steps = dict[int, LevelChange]  # of a series, by their first runs
 
 
 class Judgement(NamedTuple):
-    """The steps of each series in order of time, and its word if none counts; the smallest step of
-    each that would be found, a logarithm, (series,), and the smallest in all series, infinite for
-    few runs or series; and the correlation of neighbouring runs."""
+    """What series that are tested together show. The smallest steps that would be found are
+    logarithms, infinite for few runs."""
 
-    steps: list[list[LevelChange]]
-    words: list[str]
-    smallest: Floats
-    common: float
-    rho: float
+    steps: list[list[LevelChange]]  # of each series in order of time
+    words: list[str]  # of each series, if no step of it counts: noisy, steady or too early
+    smallest: Floats  # step of each series that would be found, (series,)
+    common: float  # smallest step of all series; infinite for fewer than LEAST_SHARED
+    rho: float  # correlation of neighbouring runs
 
 
 class Middle(NamedTuple):
@@ -85,12 +84,14 @@ class Middle(NamedTuple):
 def judge(log_costs: Floats, n_series: int) -> Judgement:
     """The steps of each series of `log_costs`. `n_series` counts the series that all calls test
     together."""
+    # What the series share.
     values = log_costs - np.median(log_costs, axis=1, keepdims=True)
     n, runs = values.shape
     middle = steps_of_middle(values, n_series)
     noise = noise_of(values - levels_between(values, [middle.places] * n))
 
-    # Near runs only: those further off may have steps of the series' own.
+    # Where each has steps of its own: beside the median, without the shared steps that it has. By
+    # near runs only, as those further off may have steps of its own.
     members = shared_steps(values, noise, middle.places, SPELL_RUNS)
     rest = values - levels_between(values, members)
     rest = rest - middle_of(rest)
@@ -98,8 +99,14 @@ def judge(log_costs: Floats, n_series: int) -> Judgement:
     test = StepTest(rest, of_rest, ALPHA / n_series, EDGE)
     places = [_away_from(middle.places, own) for own in test.places()]
 
+    # Sizes: of its own steps first, without which the shared ones are judged over all runs.
     own_steps, own_levels = fit_own_steps(values, places, middle.places)
-    steps = shared_steps(values - own_levels, noise, middle.places, runs)
+    steps = []
+    every_shared = shared_steps(values - own_levels, noise, middle.places, runs)
+    for shared, own in zip(every_shared, own_steps, strict=True):
+        steps.append([step for _, step in sorted((shared | own).items())])
+
+    # What else would have been found.
     smallest = test.smallest()
     words = np.where(smallest > NOISY_STEP, "noisy", "steady")
     rho, common = noise.rho, np.inf
@@ -107,10 +114,7 @@ def judge(log_costs: Floats, n_series: int) -> Judgement:
         rho = middle.noise.rho
         common = max(middle.smallest, named_step(noise, runs))
     return Judgement(
-        [
-            [step for _, step in sorted((shared | own).items())]
-            for shared, own in zip(steps, own_steps, strict=True)
-        ],
+        steps,
         words.tolist() if runs >= MIN_RUNS else ["too early"] * n,
         smallest,
         common,

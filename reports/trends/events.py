@@ -26,21 +26,27 @@ class Change(NamedTuple):
     step: LevelChange
 
 
+class Crept(NamedTuple):
+    """A change that came little by little: the ids of its first and its last run, and the log ratio
+    over all of it with its 95 % interval, (3,)."""
+
+    first: str
+    last: str
+    log_ratio: Floats
+
+
 @dataclass
 class Event:
-    """Steps of series of one machine and benchmark, ours before the library's, each the largest
-    first, out of `n_series`. `run` is the first run after them, and they lie between the two runs
-    `sides` (95 %); `facts` say what else changed there; `commits` are those before and after, if
-    they differ. A change that came little by little has `crept`: its first and its last run, and
-    the log ratio over all of it, with its 95 % interval."""
+    """What changed at one run, in series of one machine and benchmark that were tested together.
+    Runs are named by their ids."""
 
-    run: str
-    sides: tuple[str, str]
-    changes: list[Change]
-    n_series: int
-    facts: list[str]
-    commits: list[str]
-    crept: tuple[str, str, Floats] | None = None
+    run: str  # the first one after the change
+    sides: tuple[str, str]  # the runs between which the change lies (95 %)
+    changes: list[Change]  # ours before the library's, each the largest first
+    n_series: int  # that were tested
+    facts: list[str]  # sentences on what else changed there
+    commits: list[str]  # before and after, if they differ
+    crept: Crept | None = None  # if these are the last of several steps of one creep
 
     @property
     def series(self) -> Series:
@@ -60,10 +66,10 @@ class Event:
             return [f"It lies between {sides}.", *self.facts]
         if not self.crept:
             return [f"It lies between {sides} (95 %).", *self.facts]
-        first, last, log_ratio = self.crept
-        whole = interval_text(tuple(np.expm1(log_ratio)), "{:+.1%}".format)
+        whole = interval_text(tuple(np.expm1(self.crept.log_ratio)), "{:+.1%}".format)
         return [
-            f"It came little by little from {first} to {last}: {whole} (95 %) in all.",
+            f"It came little by little from {self.crept.first} to {self.crept.last}: "
+            f"{whole} (95 %) in all.",
             f"Its last step lies between {sides} (95 %).",
             *self.facts,
         ]
@@ -80,7 +86,7 @@ class Event:
     def weight(self) -> float:
         """The sum of its changes, in logarithms."""
         if self.crept:
-            return float(abs(self.crept[2][0])) * len(self.changes)
+            return float(abs(self.crept.log_ratio[0])) * len(self.changes)
         return float(sum(abs(step.log_ratio[0]) for _, step in self.changes))
 
     @property
@@ -106,8 +112,8 @@ class Event:
         change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))
         since = self.run
         if self.crept:
-            since, _, whole = self.crept
-            change = abs(np.expm1(whole[0]))
+            since = self.crept.first
+            change = abs(np.expm1(self.crept.log_ratio[0]))
         verb = "take" if names[1:] else "takes"
         more = "longer" if self.word == "worse" else "less"
         text = f"{cases} {verb} {change:.1%} {more} since {time_of(since):%-d %b %Y}"
@@ -201,8 +207,8 @@ def add_creep(
     stop = steps[at + 1].first if at + 1 < len(steps) else len(run_ids)
     firsts = [step.first - start for step in steps[begin : at + 1]]
     if creep := creep_of(log_costs[start:stop], firsts):
-        ends = run_ids[start + creep.first], run_ids[start + creep.last]
-        event.crept = *ends, creep.log_ratio
+        first, last = run_ids[start + creep.first], run_ids[start + creep.last]
+        event.crept = Crept(first, last, creep.log_ratio)
 
 
 def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> Iterator[str]:

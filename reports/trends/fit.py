@@ -183,16 +183,14 @@ def remarks(fits: Sequence[Fit]) -> list[str]:
     """What the figures of these fits do not say."""
     regimes = [regime for fit in fits for regime in fit.regimes]
     few = min(len(fit.run_ids) for fit in fits) < MIN_PAIRS
-    remarks = {
-        f"Fewer than {MIN_PAIRS} launches have no intervals.": few,
-        "- or not resolved: the interval is not wholly above 0.": (
-            any(not regime.half_bytes for regime in regimes)
-        ),
-        "Extrapolated: this size is not among those of the line.": (
-            any(regime.is_half_extrapolated for regime in regimes)
-        ),
-    }
-    return [remark for remark, applies in remarks.items() if applies]
+    remarks = []
+    if few:
+        remarks.append(f"Fewer than {MIN_PAIRS} launches have no intervals.")
+    if any(not regime.half_bytes for regime in regimes):
+        remarks.append("- or not resolved: the interval is not wholly above 0.")
+    if any(regime.is_half_extrapolated for regime in regimes):
+        remarks.append("Extrapolated: this size is not among those of the line.")
+    return remarks
 
 
 def orders(crossovers: Sequence[Crossover]) -> list[str]:

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -34,7 +33,7 @@ from reports.trends.slow_nodes import (
 )
 from wiretax.common.grouped import grouped
 from wiretax.common.program import answer
-from wiretax.record.case import key_of
+from wiretax.record.case import Key, key_of
 from wiretax.record.folder import INCOMPLETE, WRONG, Contents, read_store
 from wiretax.record.observations import MIN_BLOCKS, Entry, alike_of, method_of, table
 from wiretax.record.result import ResultError
@@ -139,8 +138,8 @@ def fleet_of(contents: Contents) -> Fleet:
             nodes.update(run.nodes)
 
     alike = grouped(counting, alike_of).values()
-    families = [family for entries in alike for family in _families(entries, left_out)]
-    groups = [_group(*family, REPORT_P / len(families)) for family in families]
+    families = [(entries, rows) for entries in alike for rows in _families(entries, left_out)]
+    groups = [_group(entries, rows, REPORT_P / len(families)) for entries, rows in families]
     groups.sort(key=lambda group: -len(group.nodes))
     fleet = Fleet(groups, bad, left_out_lines(left_out), nodes)
 
@@ -153,36 +152,40 @@ def fleet_of(contents: Contents) -> Fleet:
     return fleet
 
 
-def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:
-    """The node or the pair that a case measured, and the key that it shares with its peers; None
-    if it spans more nodes."""
-    key, ends = key_of(case), sorted(run.nodes)
+def nodes_of(case: CaseFields, run: Run) -> list[str]:
+    """The nodes that a case measured: of a link its ends, of another case all of its run."""
     shape, ranks = case.shape or {}, run.ranks
-
-    if "src" in shape and "dst" in shape:
-        if max(shape["src"], shape["dst"]) >= len(ranks):
-            return None
-        ends = sorted({ranks[shape[end]]["node"] for end in ("src", "dst")})
-        if len(ends) == 2:
-            key = key_of(case, ("shape",))
-
-    return (PAIR.join(ends), key) if len(ends) <= 2 else None
+    if "src" not in shape or "dst" not in shape:
+        return sorted(run.nodes)
+    if max(shape["src"], shape["dst"]) >= len(ranks):
+        return []
+    return sorted({ranks[shape[end]]["node"] for end in ("src", "dst")})
 
 
-def _families(
-    entries: Sequence[Entry], left_out: list[tuple[Path, str]]
-) -> Iterator[tuple[Sequence[Entry], pd.DataFrame]]:
+def _families(entries: Sequence[Entry], left_out: list[tuple[Path, str]]) -> Iterator[pd.DataFrame]:
     """The observations of runs that were measured alike, on nodes and on pairs: rows of
-    `observations.table` with the `node` or pair, and the `peer`, the number of the key that it
-    shares with its peers. `left_out` gets the runs that cannot be used."""
-    (rows, _), peers = table(entries), dict[Any, int]()
-    cases = [
-        (at, number, place[0], peers.setdefault(place[1], len(peers)), case.size_bytes)
-        for at, entry in enumerate(entries)
-        for number, case in enumerate(entry.run.cases)
-        if (place := place_of(case, entry.run))
-    ]
-    places = pd.DataFrame(cases, columns=["run", "case", "node", "peer", "size"])
+    `observations.table` with the `size`, the `node` or pair, and the `peer`, the number of the key
+    that it shares with its peers. `left_out` gets the runs that cannot be used."""
+    rows, _ = table(entries)
+    peers, measured = dict[Key, int](), []
+    for at, entry in enumerate(entries):
+        for number, case in enumerate(entry.run.cases):
+            nodes = nodes_of(case, entry.run)
+            if len(nodes) not in (1, 2):
+                continue
+            # The peers of a link between two nodes are other ranks.
+            is_between = len(nodes) == 2 and "src" in (case.shape or {})
+            key = key_of(case, ("shape",) if is_between else ())
+            measured.append(
+                {
+                    "run": at,
+                    "case": number,
+                    "node": PAIR.join(nodes),
+                    "peer": peers.setdefault(key, len(peers)),
+                    "size": case.size_bytes,
+                }
+            )
+    places = pd.DataFrame(measured, columns=["run", "case", "node", "peer", "size"])
     rows = rows.merge(places, on=["run", "case"])
 
     for run in sorted({*range(len(entries))} - {*rows.run}):
@@ -191,7 +194,7 @@ def _families(
 
     for _, family in rows.groupby(rows.node.str.contains(PAIR, regex=False)):
         if family.node.nunique() >= LEAST_NODES:
-            yield entries, family
+            yield family
         else:
             reason = f"of fewer than {LEAST_NODES} nodes with equal hardware and runs"
             left_out += [(entries[run].path, reason) for run in family.run.unique()]
@@ -204,18 +207,20 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
     logs = rows.groupby(["node", "run", "size", "peer"]).log.median()
     of_peers = logs.groupby(["node", "peer"]).median().groupby("peer").median()
     excess = logs.sub(of_peers, level="peer").groupby(["node", "run", "size"]).mean().unstack()
-    seen, by_size, detectable = screen(excess, p)
-    nodes = [
-        Node(
-            row.Index,
-            row.launches,
-            row.verdict,
-            (row.slower, row.low, row.high),
-            by_size.loc[row.Index].tolist(),
-            [share for at in excess.loc[row.Index].index if (share := entries[at].disturbance)],
+    seen = screen(excess, p)
+    nodes = []
+    for row in seen.nodes.itertuples():
+        shares = [entries[at].disturbance for at in excess.loc[row.Index].index]
+        nodes.append(
+            Node(
+                node=row.Index,
+                runs=row.launches,
+                verdict=row.verdict,
+                excess=(row.slower, row.low, row.high),
+                by_size=seen.by_size.loc[row.Index].tolist(),
+                disturbed=[share for share in shares if share],
+            )
         )
-        for row in seen.itertuples()
-    ]
     run = entries[-1].run
     for node in nodes:
         if len(node.disturbed) == node.runs and node.verdict == SLOW:
@@ -226,18 +231,18 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
 
     if PAIR in nodes[0].node:
         slow = [n.node for n in nodes if n.verdict != EQUAL and len(n.disturbed) < n.runs]
-        kind, explained = "pair", slow_ends(slow, [*seen.index])
+        kind, explained = "pair", slow_ends(slow, [*seen.nodes.index])
 
     return EqualNodes(
-        run.machine_id,
-        run.benchmark,
-        run.world_size,
-        method_of(run),
-        kind,
-        by_size.columns.tolist(),
-        detectable,
-        nodes,
-        explained,
+        machine_id=run.machine_id,
+        benchmark=run.benchmark,
+        world_size=run.world_size,
+        method=method_of(run),
+        kind=kind,
+        sizes_bytes=seen.by_size.columns.tolist(),
+        detectable=seen.detectable,
+        nodes=nodes,
+        explained=explained,
     )
 
 

@@ -155,17 +155,16 @@ def history_of(contents: Contents) -> History:
         entries.values(),
         lambda entry: (variant_of(contents, entry), entry.run.node, *alike_of(entry)),
     ).items():
-        link, kinds, current = link_of(group, variant)
-        groups, notes = by_state(group, kinds, current)
+        link = link_of(group, variant)
+        groups, notes = by_state(group, link)
         skipped += [f"{node}: {note}" if node else note for note in notes]
-        panels += [panel_of(own, variant, words) for words, own in groups]
-        if link:
-            link.mark_disturbed(history.disturbed)
-            history.links.append(link)
-            for step in link.steps:
-                at = step.first
-                changes = [Change(link, step)]
-                event = event_at(at, (at, at), link.run_ids, changes, 1, facts_of)
+        panels += [panel_of(own, variant, words) for words, own in groups.items()]
+        if series := link.series:
+            series.mark_disturbed(history.disturbed)
+            history.links.append(series)
+            for step in series.steps:
+                at, changes = step.first, [Change(series, step)]
+                event = event_at(at, (at, at), series.run_ids, changes, 1, facts_of)
                 event.facts[:0] = cost_beside(group, *event.sides)
                 history.events.append(event)
 
@@ -301,9 +300,10 @@ def headline(history: History) -> str:
         runs = counted(len(history.runs), "complete run" if history.failed else "run")
         return f"no change over {runs}{''.join(suspects)}"
 
-    largest = ", of the link" if events[0].is_of_link else ", the largest"
-    largest = largest if events[1:] else ""
-    return f"{counted(len(events), 'change')}{largest}: {events[0].finding}"
+    which = ""
+    if events[1:]:
+        which = ", of the link" if events[0].is_of_link else ", the largest"
+    return f"{counted(len(events), 'change')}{which}: {events[0].finding}"
 
 
 def closing(history: History) -> list[str]:
@@ -349,11 +349,13 @@ def seen_change(history: History) -> float:
 def text_of(history: History, status: int) -> str:
     """The findings, and a table for each event; at the end the `status` with which a pipeline would
     end, if this one hides it."""
-    bold = [
-        f"WRONG RESULTS: {counted(len(history.wrong), 'run')} that no correct run has followed, "
-        f"the last {entry.run.run_id}: {some(list(map(describe, cases)))}"
-        for entry, cases in [*history.wrong.items()][-1:]
-    ]
+    bold = []
+    if history.wrong:
+        last, cases = [*history.wrong.items()][-1]
+        bold.append(
+            f"WRONG RESULTS: {counted(len(history.wrong), 'run')} that no correct run has "
+            f"followed, the last {last.run.run_id}: {some(list(map(describe, cases)))}"
+        )
     bold += [f"INCOMPLETE: {failed_text(own)}" for own in history.failed]
     machines = {run.machine_id for run in history.runs.values()}
     words = Counter(series.word for series in history.series)
@@ -369,14 +371,14 @@ def text_of(history: History, status: int) -> str:
         said = "\n".join([event.finding, place, *event.sentences])
         tables.append((said, plain_table(rows[0], rows)))
 
-    last = []
+    hidden = []
     if status:
         what = "something got worse" if status == 1 else "the newest runs failed"
-        last = [
+        hidden.append(
             f"The exit status is 0 although {what}: --since and --json, for pipelines, end with "
             f"{status}."
-        ]
-    return lay_out([*bold, headline(history)], [state, *closing(history)], tables, last)
+        )
+    return lay_out([*bold, headline(history)], [state, *closing(history)], tables, hidden)
 
 
 def plot(history: History, target: Path) -> None:

@@ -3,7 +3,8 @@ series of its own. A change of the state that lasts two runs is a change of the 
 alarm."""
 
 from collections.abc import Sequence
-from itertools import compress, pairwise
+from itertools import pairwise
+from typing import NamedTuple
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -43,6 +44,14 @@ def nearest(trips_ns: ArrayLike, states: Floats) -> Floats:
     return np.asarray(states[np.argmin(distances, axis=-1)])
 
 
+class Link(NamedTuple):
+    """The state of a link over runs that were measured alike."""
+
+    series: Series | None  # its round trips, if the state changed
+    states: Floats  # round trips in ns, that of most runs first; none without probes
+    current: float  # the state that it is in; 0 without probes
+
+
 def changes_of(states: Floats) -> tuple[dict[int, str], float]:
     """The first runs of states that last two runs or, with a doubt, that the newest run alone is
     in; and the newest state that lasted, or else the one of most runs."""
@@ -67,56 +76,64 @@ def changes_of(states: Floats) -> tuple[dict[int, str], float]:
     }, current
 
 
-def link_of(entries: Sequence[Entry], variant: str) -> tuple[Series | None, Floats, float]:
-    """The round trip of a flag over runs that were measured alike, if the link's state changed; its
-    states, that of most runs first; and the one that it is in. There are none without probes."""
+def link_of(entries: Sequence[Entry], variant: str) -> Link:
+    """The link by the round trips of a flag in runs that were measured alike."""
     points = grouped(entries, lambda entry: point_of(entry, variant)).values()
     trips = [main_state([entry.rtt_ns for entry in own])[0] for own in points]
     probed = {own[0].run.run_id: trip for own, trip in zip(points, trips, strict=True) if trip}
     if not probed:
-        return None, np.empty(0), 0.0
+        return Link(None, np.empty(0), 0.0)
 
     run, trips_ns = entries[-1].run, np.array([*probed.values()])
-    kinds = states_in(trips_ns)
-    states = nearest(trips_ns, kinds)
-    doubts, current = changes_of(states)
-    steps = [
+    states = states_in(trips_ns)
+    doubts, current = changes_of(nearest(trips_ns, states))
+    if not doubts:
+        return Link(None, states, current)
+
+    steps = []
+    for start, first, stop in neighbours(doubts, len(trips_ns)):
+        before, after = np.log(trips_ns[start:first]), np.log(trips_ns[first:stop])
         # A state is a factor apart: no interval says how sure that is.
-        LevelChange(first, first, first, np.array([after - before, np.nan, np.nan]), doubts[first])
-        for start, first, stop in neighbours(doubts, len(states))
-        for before, after in [
-            (np.median(np.log(trips_ns[start:first])), np.median(np.log(trips_ns[first:stop])))
-        ]
-    ]
-    if not steps:
-        return None, kinds, current
+        log_ratio = np.array([np.median(after) - np.median(before), np.nan, np.nan])
+        steps.append(LevelChange(first, first, first, log_ratio, doubts[first]))
 
     case = CaseHeader(
         collective=FLAG, algorithm=FLAG, size_bytes=0, count=0, datatype="-", redop="-"
     )
     label = label_of("flag round trip", variant)
-    facts = run.machine_id, run.benchmark, run.node, place_of(run)
-    return (
-        Series(label, label, FLAG, case, *facts, [*probed], trips_ns / 1e3, steps),
-        kinds,
-        current,
+    series = Series(
+        label=label,
+        chart=label,
+        name=FLAG,
+        case=case,
+        machine_id=run.machine_id,
+        benchmark=run.benchmark,
+        node=run.node,
+        place=place_of(run),
+        run_ids=[*probed],
+        costs_us=trips_ns / 1e3,
+        steps=steps,
     )
+    return Link(series, states, current)
 
 
-def by_state(
-    entries: Sequence[Entry], kinds: Floats, current: float
-) -> tuple[list[tuple[str, list[Entry]]], list[str]]:
-    """The runs in each state of the link that has enough of them to be searched for changes, those
-    in its `current` one first, each with words for the labels of its series; and sentences on the
-    others. A run without a probe is in the current state."""
-    states = [nearest(entry.rtt_ns, kinds) if entry.rtt_ns else current for entry in entries]
-    groups, notes = [("", list(compress(entries, [state == current for state in states])))], []
-    for state in kinds[kinds != current].tolist():
-        own = list(compress(entries, [each == state for each in states]))
+def by_state(entries: Sequence[Entry], link: Link) -> tuple[dict[str, list[Entry]], list[str]]:
+    """The runs in each state of the link that has enough of them to be searched for changes, by the
+    words for the labels of their series: none for those in its current state, which are first. And
+    sentences on the others. A run without a probe is in the current state."""
+    current = link.current
+
+    def state_of(entry: Entry) -> float:
+        return float(nearest(entry.rtt_ns, link.states)) if entry.rtt_ns else current
+
+    runs_in = grouped(entries, state_of)
+    groups, notes = {"": runs_in.get(current, [])}, []
+    for state in link.states[link.states != current].tolist():
+        own = runs_in.get(state, [])
         what = "are left out"
         if len(own) > LEAST_BASE:
             what = f"are compared with each other alone, as `link {state:.0f} ns`"
-            groups.append((f"link {state:.0f} ns", own))
+            groups[f"link {state:.0f} ns"] = own
         notes.append(
             f"{len(own)} of {len(entries)} runs {what}: their link was in another state, with a "
             f"flag's round trip of {state:.0f} ns instead of {current:.0f} ns"

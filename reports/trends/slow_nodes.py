@@ -3,7 +3,7 @@ over all sizes; `slow_ends` names nodes by their slow pairs. Costs are logarithm
 a screen reports are shares of the cost."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,20 +25,24 @@ REPORT_P = 0.05  # chance of any alarm in a report on fleets without a slow node
 CLIP, KEPT, FREEDOM = 2.0, 0.7737, 0.75
 
 
-def screen(log_costs: pd.DataFrame, p: float) -> tuple[Any, Any, float]:
+class Screening(NamedTuple):
+    """What launches of nodes show. `nodes` has a row for each, by its name: `launches`; `slower`,
+    the share by which it is slower than the median node over all sizes, with a 95 % interval from
+    `low` to `high`; `verdict`."""
+
+    nodes: Any  # a DataFrame, of whose rows pandas' types know nothing
+    by_size: Any  # a DataFrame: that share at each size, (nodes, sizes), NaN if it was not measured
+    detectable: float  # the slowdown (0.03: 3 %) that would be found in four of five fleets
+
+
+def screen(log_costs: pd.DataFrame, p: float) -> Screening:
     """Screens four or more nodes by their launches: `log_costs` has a row for each (node, launch)
     and a column for each size, NaN where nothing was measured. `p` is the chance of any alarm if no
     node is slow.
 
     A node's value is the median of its launches. It is compared with the median node, in robust
     standard deviations of all nodes, by Student's test; Bonferroni's correction covers the nodes.
-    Fewer than three launches cannot tell a slow node from disturbed launches.
-
-    Returns two DataFrames and a figure. The first has a row for each node, by its name: `launches`;
-    `slower`, the share by which it is slower than the median node over all sizes, with a 95 %
-    interval from `low` to `high`; `verdict`. The second has that share at each size, (nodes,
-    sizes), NaN if it was not measured. The figure is the slowdown (0.03: 3 %) that would be found
-    in four of five fleets."""
+    Fewer than three launches cannot tell a slow node from disturbed launches."""
     of_node = log_costs.groupby(level=0).median()
     excess = of_node - of_node.median()
     level = excess.mean(axis=1)
@@ -68,7 +72,7 @@ def screen(log_costs: pd.DataFrame, p: float) -> tuple[Any, Any, float]:
         }
     )
     found = np.expm1(np.median(limits) + ndtri(POWER) * np.median(errors))
-    return nodes, np.expm1(excess), max(float(found), LEAST_SLOWDOWN)
+    return Screening(nodes, np.expm1(excess), max(float(found), LEAST_SLOWDOWN))
 
 
 def _limits(values: pd.Series, noise: float, share: Floats, p: float) -> tuple[Floats, Floats]:
